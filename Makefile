@@ -1,0 +1,65 @@
+# Two commands: `make demo` runs the main job, `make test` runs all that CI runs. Both make .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO_OUTPUT ?= demo-output
+PACKAGES := protos edge_runtime coordinator firmware_tools
+
+.PHONY: demo test install lint types floors generated device-only unit test-slow protos clean help
+
+help:
+	@echo "make demo       pre-train, convert, and run six federated rounds on this machine"
+	@echo "make test       everything that CI runs: lint, types, floors, generated code, device-only install, tests"
+	@echo "make unit       the tests alone"
+	@echo "make test-slow  the tests that take longer than a minute each"
+	@echo "make protos     generate protos/v1 again after a change of the .proto file"
+
+# ---- installing
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+# ---- the main job
+
+demo: install
+	$(BIN)/coordinator demo --output $(DEMO_OUTPUT)
+
+# ---- what CI runs
+
+test: lint types floors generated device-only unit
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install
+	$(BIN)/mypy
+
+floors: install
+	$(BIN)/lint-imports
+
+generated: install
+	$(BIN)/buf lint
+	$(BIN)/buf breaking --against protos/baseline.binpb
+	$(BIN)/python tests/checks/generated_code.py
+
+device-only: install
+	$(BIN)/python tests/checks/device_only.py
+
+unit: install
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow
+
+# ---- for developers
+
+protos: install
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. protos/v1/edgejoule.proto
+
+clean:
+	rm -rf $(VENV) .venv-device build dist *.egg-info demo-output

@@ -1,0 +1,1 @@
+"""The coordinator: plans rounds, hands out budgets, folds updates, keeps state."""

@@ -1,0 +1,44 @@
+"""`coordinator check-plan`: everything that can be known of a plan before it runs. Needs no coordinator."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from coordinator import as_json
+from coordinator.commands.parts import add_json, example
+from coordinator.commands.start import read_plan
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "check-plan",
+        help="check a plan with its bundle and data, and say what would run",
+        **example("coordinator check-plan plans/fedavg.toml"),
+    )
+    parser.add_argument("plan", type=Path, metavar="PLAN.toml")
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check a plan."""
+    from coordinator.planning import prepare, summary
+
+    found = summary(prepare(read_plan(arguments.plan), arguments.plan.resolve().parent, where=str(arguments.plan)))
+    if arguments.json:
+        print(as_json.dump(found))
+        return 0
+    width = max(len(key) for key in found)
+    for key, value in found.items():
+        print(f"{key.replace('_', ' '):<{width}}  {_shown(value)}")
+    return 0
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} = {one:g}" for key, one in value.items()) or "-"
+    if isinstance(value, list):
+        return " x ".join(map(str, value)) or "equal"
+    return "-" if value is None else str(value)

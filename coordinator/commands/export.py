@@ -1,0 +1,45 @@
+"""`coordinator export`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from coordinator import as_json
+from coordinator.commands.parts import add_address, add_json, example, operator
+from coordinator.tables import percent
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "export",
+        help="write backbone and fine-tuned head as one integer model",
+        description="Writes one fully integer .tflite, whole or not at all. It is run on the held-out data first, and "
+        "refused (exit code 3) when it is worse than the float head by more than a point.",
+        **example("coordinator export digits -o model.tflite"),
+    )
+    parser.add_argument("which", metavar="RUN", help="an id, the beginning of one, or a name")
+    parser.add_argument("-o", "--output", required=True, type=Path, metavar="MODEL.tflite")
+    parser.add_argument(
+        "--head", default="", metavar="VERSION", help="a head of an earlier round (default: the newest)"
+    )
+    add_json(parser)
+    add_address(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Export a run."""
+    with operator(arguments) as connection:
+        summary = connection.export(arguments.which, arguments.output, arguments.head)
+    if arguments.json:
+        print(as_json.dump(as_json.export(summary, str(arguments.output))))
+        return 0
+    print(f"{arguments.output}: {summary.size_bytes} bytes, {summary.head_version}")
+    print(f"operators: {', '.join(summary.operators)}")
+    if summary.exported_accuracy is None:
+        print("accuracy: not checked, the held-out data are not there any more")
+    else:
+        print(f"accuracy: float head {percent(summary.float_accuracy)}, exported {percent(summary.exported_accuracy)}")
+    return 0

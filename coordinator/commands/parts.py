@@ -1,0 +1,43 @@
+"""What the commands share: where the coordinator is, and how an example is shown."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Any
+
+from coordinator.client import DEFAULT_ADDRESS, Operator
+from protos.errors import UsageError
+
+
+def example(line: str) -> dict[str, Any]:
+    """Arguments of a parser whose help ends with an example."""
+    return {
+        "epilog": f"example:\n  {line}",
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+        "allow_abbrev": False,
+    }
+
+
+def add_address(parser: argparse.ArgumentParser) -> None:
+    """Add `--coordinator`."""
+    parser.add_argument(
+        "--coordinator",
+        metavar="HOST:PORT",
+        default=os.environ.get("EDGEJOULE_COORDINATOR", DEFAULT_ADDRESS),
+        help=f"where it listens (default: EDGEJOULE_COORDINATOR, or {DEFAULT_ADDRESS})",
+    )
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add `--json`."""
+    parser.add_argument("--json", action="store_true", help="print JSON on stdout")
+
+
+def operator(arguments: argparse.Namespace) -> Operator:
+    """A connection to the coordinator that the command names."""
+    address: str = arguments.coordinator
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isascii() or not port.isdecimal():
+        raise UsageError(f"{address!r} is not HOST:PORT", where="--coordinator", fix=f"such as {DEFAULT_ADDRESS}")
+    return Operator(address)

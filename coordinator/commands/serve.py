@@ -1,0 +1,44 @@
+"""`coordinator serve`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+from pathlib import Path
+
+from coordinator.commands.parts import example
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "serve",
+        help="serve devices and operators until told to stop",
+        **example("coordinator serve --state /var/lib/edgejoule-coordinator"),
+    )
+    parser.add_argument("--state", required=True, type=Path, metavar="DIR", help="folder of all that must last")
+    parser.add_argument(
+        "--listen",
+        default=os.environ.get("EDGEJOULE_LISTEN", "127.0.0.1:50461"),
+        metavar="HOST:PORT",
+        help="loopback address; port 0 picks a free one (default 127.0.0.1:50461)",
+    )
+    parser.add_argument("--database", metavar="URL", help="SQLAlchemy URL; default: a SQLite file in the state folder")
+    parser.add_argument("--ready-file", type=Path, metavar="PATH", help="gets the bound address when serving")
+    parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve; 0 after SIGTERM or SIGINT."""
+    # Imported here, so that the other commands need neither a database nor a TFLite runtime.
+    from coordinator.server.serving import Settings, serve
+
+    logging.basicConfig(
+        level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
+    )
+    database = arguments.database or os.environ.get("EDGEJOULE_DATABASE")
+    asyncio.run(serve(Settings(arguments.state, arguments.listen, database, arguments.ready_file)))
+    return 0

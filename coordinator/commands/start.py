@@ -1,0 +1,104 @@
+"""`coordinator start`, and waiting for a run to end."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from coordinator import as_json
+from coordinator.client import Operator
+from coordinator.commands.parts import add_address, add_json, example, operator
+from coordinator.commands.status import spent_in
+from coordinator.status import RoundStatus, RunStatus
+from coordinator.tables import number, percent
+from protos.errors import CheckFailed, PlanError, WaitExpired
+
+POLL_S = 0.5
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "start",
+        help="start a run",
+        description="Starts the run of a plan. With --wait, shows each round and ends when the run does: exit code 0 "
+        "when it finished, 3 when it failed or was stopped.",
+        **example("coordinator start plans/fedavg.toml --wait"),
+    )
+    parser.add_argument("plan", type=Path, metavar="PLAN.toml")
+    parser.add_argument("--wait", action="store_true", help="wait until the run is over")
+    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="with --wait: give up waiting after this")
+    add_json(parser)
+    add_address(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Start, and wait when asked to."""
+    text = read_plan(arguments.plan)
+    with operator(arguments) as connection:
+        run_id = connection.start_run(text, arguments.plan.resolve().parent)
+        if not arguments.wait:
+            print(as_json.dump({"run_id": run_id}) if arguments.json else run_id)
+            return 0
+        print(f"run {run_id}", file=sys.stderr)
+        try:
+            status = wait(connection, run_id, timeout_s=arguments.timeout, quiet=arguments.json)
+        except KeyboardInterrupt:
+            print(f"the run goes on; end it with: coordinator stop {run_id}", file=sys.stderr)
+            raise
+    if arguments.json:
+        print(as_json.dump(as_json.run(status)))
+    if status.state != "finished":
+        raise CheckFailed(f"the run {status.state}: {status.reason}", where=run_id, fix="see the coordinator's log")
+    return 0
+
+
+def read_plan(path: Path) -> str:
+    """The text of a plan file.
+
+    Raises:
+        PlanError: it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise PlanError(f"cannot be read ({reason})", where=str(path), fix="check the path") from error
+
+
+def wait(connection: Operator, run_id: str, *, timeout_s: float | None, quiet: bool) -> RunStatus:
+    """Wait until a run is over, printing each round as it closes; returns all of it.
+
+    Raises:
+        WaitExpired: it is not over after ``timeout_s``; the run goes on.
+    """
+    end_s = None if timeout_s is None else time.monotonic() + timeout_s
+    shown, said = 0, ""
+    while True:
+        (status,) = connection.status(run_id, since_round=shown)
+        for one in status.rounds:
+            if one.state == "closed" and one.round >= shown:
+                if not quiet:
+                    print(line(one), flush=True)
+                shown = one.round + 1
+        if status.is_over:
+            return connection.status(run_id)[0]
+        if status.state == "waiting" and status.reason != said:
+            said = status.reason
+            print(f"waiting: {said}", file=sys.stderr, flush=True)
+        if end_s is not None and time.monotonic() >= end_s:
+            fix = "wait again with: coordinator status"
+            raise WaitExpired(f"not over after {timeout_s:g} s: {status.reason}", where=run_id, fix=fix)
+        time.sleep(POLL_S)
+
+
+def line(one: RoundStatus) -> str:
+    """One round in one line. It is printed as soon as the round closes, so the joules of sending are still to come."""
+    accepted = [device for device in one.devices if device.outcome == "accepted"]
+    return (
+        f"round {one.round}: accuracy {percent(one.accuracy)}, loss {number(one.loss, 4)}, "
+        f"{len(accepted)} of {len(one.devices)} devices, {spent_in(one)} J, {one.bytes_up} bytes up"
+    )

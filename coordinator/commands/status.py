@@ -1,0 +1,154 @@
+"""`coordinator status` and `coordinator devices`."""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+from coordinator import as_json
+from coordinator.commands.parts import add_address, add_json, example, operator
+from coordinator.status import DeviceStatus, RoundStatus, RunStatus
+from coordinator.tables import UNKNOWN, joules, percent, show
+from protos.energy import Phase
+
+_SPENT = (Phase.EMBED, Phase.TRAIN, Phase.ENCODE, Phase.SEND)
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add both commands."""
+    status = commands.add_parser(
+        "status",
+        help="show runs, or one run round by round",
+        description="Without RUN: every run. With RUN (an id, the beginning of one, or a name): its rounds.",
+        **example("coordinator status digits --json"),
+    )
+    status.add_argument("which", nargs="?", default="", metavar="RUN")
+    add_json(status)
+    add_address(status)
+    status.set_defaults(run=run_status)
+    devices = commands.add_parser(
+        "devices", help="show every device that ever joined", **example("coordinator devices --json")
+    )
+    add_json(devices)
+    add_address(devices)
+    devices.set_defaults(run=run_devices)
+
+
+def run_status(arguments: argparse.Namespace) -> int:
+    """Show runs."""
+    with operator(arguments) as connection:
+        found = connection.status(arguments.which)
+    if arguments.json:
+        one = bool(arguments.which)
+        print(as_json.dump(as_json.run(found[0]) if one else {"runs": [as_json.run(run) for run in found]}))
+    elif arguments.which:
+        show_run(found[0])
+    elif found:
+        show(
+            ["run", "name", "state", "round", "accuracy", ""],
+            [[run.run_id, run.name, run.state, _progress(run), _accuracy(run), run.reason] for run in found],
+        )
+    else:
+        print("no runs yet; start one with: coordinator start PLAN.toml")
+    return 0
+
+
+def show_run(run: RunStatus) -> None:
+    """One run as two tables: rounds, and devices in the newest round."""
+    reason = f" ({run.reason})" if run.reason else ""
+    show(
+        ["round", "state", "accuracy", "loss", "devices", "joules", "bytes up", "bytes down", "cut short"],
+        [_round_row(one) for one in run.rounds],
+        title=f"{run.run_id} {run.name}: {run.state}{reason}",
+    )
+    last = run.rounds[-1] if run.rounds else None
+    if last is not None and last.devices:
+        print()
+        show(
+            ["device", "outcome", "steps", "weight", "budget J", *(f"{phase} J" for phase in _SPENT)],
+            [
+                [
+                    one.device_id,
+                    one.outcome,
+                    f"{one.steps_done}/{one.steps_planned}",
+                    f"{one.weight:.3f}",
+                    "-" if one.budget_j is None else joules(one.budget_j),
+                    *(_phase_j(one.energy, phase) for phase in _SPENT),
+                ]
+                for one in last.devices
+            ],
+            title=f"devices in round {last.round}",
+        )
+
+
+def _round_row(one: RoundStatus) -> list[str]:
+    accepted = [device for device in one.devices if device.outcome == "accepted"]
+    cut = [device.device_id for device in accepted if device.stop_reason == "budget"]
+    return [
+        str(one.round),
+        one.state,
+        percent(one.accuracy),
+        "-" if one.loss is None else f"{one.loss:.4f}",
+        f"{len(accepted)}/{len(one.devices)}",
+        spent_in(one),
+        str(one.bytes_up),
+        str(one.bytes_down),
+        ", ".join(cut),
+    ]
+
+
+def spent_in(one: RoundStatus) -> str:
+    """Joules of a round over its accepted devices. The joules of sending come with the next call of a device: until
+    all have come, the figure is marked."""
+    accepted = [device for device in one.devices if device.outcome == "accepted"]
+    if not accepted:
+        return "-"
+    spent = [device.spent_j for device in accepted]
+    known = [j for j in spent if j is not None]
+    if len(known) < len(spent):
+        return UNKNOWN
+    sent = all(any(record.phase is Phase.SEND for record in device.energy) for device in accepted)
+    return joules(sum(known)) + ("" if sent else " (+ sending)")
+
+
+def _phase_j(energy: tuple, phase: Phase) -> str:  # type: ignore[type-arg]
+    return joules(next((one.energy_j for one in energy if one.phase is phase), None))
+
+
+def _progress(run: RunStatus) -> str:
+    closed = [one.round for one in run.rounds if one.state == "closed"]
+    return f"{max(closed, default=0)}/{run.rounds_planned}"
+
+
+def _accuracy(run: RunStatus) -> str:
+    return percent(next((one.accuracy for one in reversed(run.rounds) if one.state == "closed"), None))
+
+
+def run_devices(arguments: argparse.Namespace) -> int:
+    """Show devices."""
+    with operator(arguments) as connection:
+        found = connection.devices()
+    if arguments.json:
+        print(as_json.dump({"devices": [as_json.device(one) for one in found]}))
+    elif found:
+        show(
+            ["device", "state", "board", "engine", "meter", "examples", "joules", "seen"],
+            [_device_row(one) for one in found],
+        )
+    else:
+        print("no devices yet; start one with: edge-runtime run")
+    return 0
+
+
+def _device_row(one: DeviceStatus) -> list[str]:
+    unknown = f" (+ {one.unknown_phases} unknown)" if one.unknown_phases and one.energy_j is not None else ""
+    return [
+        one.device_id,
+        one.state,
+        one.board or UNKNOWN,
+        f"{one.engine.name} {one.engine.version} ({one.engine.delegate})",
+        " ".join(part for part in (one.meter.method, one.meter.sensor) if part),
+        str(one.train_examples),
+        joules(one.energy_j) + unknown,
+        f"{max(0.0, time.time() - one.last_seen_unix_s):.0f} s ago",
+    ]

@@ -1,0 +1,27 @@
+"""`coordinator stop`."""
+
+from __future__ import annotations
+
+import argparse
+
+from coordinator import as_json
+from coordinator.commands.parts import add_address, add_json, example, operator
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "stop", help="end a run; its heads and reports stay", **example("coordinator stop digits")
+    )
+    parser.add_argument("which", metavar="RUN", help="an id, the beginning of one, or a name")
+    add_json(parser)
+    add_address(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """End a run."""
+    with operator(arguments) as connection:
+        state = connection.stop_run(arguments.which)
+    print(as_json.dump({"state": state}) if arguments.json else state)
+    return 0

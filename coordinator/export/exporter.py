@@ -1,0 +1,164 @@
+"""Export: a bundle and a fine-tuned head become one integer .tflite, checked by running it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coordinator.export.assemble import assemble
+from coordinator.export.parity import Parity, parity
+from coordinator.export.quantise import DenseLayer
+from protos.atomic import write_whole
+from protos.errors import CheckFailed, StoreError, UsageError
+from protos.model.backbone import Backbone, quantise
+from protos.model.bundle import Bundle
+from protos.model.flatbuffer import OperatorCount, operators
+from protos.model.head_algebra import Tree, check_tree, fold_standardisation, logits_of
+
+NOTES_SCHEMA = "edgejoule.export/1"
+# How much accuracy an export may lose against the float head: one point.
+DEFAULT_LIMIT = 0.01
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written, and how good it is.
+
+    Attributes:
+        path: the file.
+        size_bytes: its size.
+        operators: its operators; none of them touches a float.
+        float_accuracy: of the float head on the integer backbone, 0..1; None when nothing was tested.
+        exported_accuracy: of the file, by running it; None when nothing was tested.
+        agreement: share of test examples on which both name the same class; None when nothing was tested.
+    """
+
+    path: Path
+    size_bytes: int
+    operators: tuple[OperatorCount, ...]
+    float_accuracy: float | None
+    exported_accuracy: float | None
+    agreement: float | None
+
+
+def export_model(
+    bundle: Bundle,
+    tree: Mapping[str, NDArray[Any]],
+    calibration_q: NDArray[Any],
+    out_path: str | Path,
+    *,
+    test_x: NDArray[Any] | None = None,
+    test_y: NDArray[np.int32] | None = None,
+    limit: float = DEFAULT_LIMIT,
+    softmax: bool = False,
+) -> ExportReport:
+    """Write the integer backbone and this head as one model, whole or not at all.
+
+    Args:
+        bundle: whose backbone and feature standardisation the head was trained with.
+        tree: the head as it travels, in standardised space.
+        calibration_q: [N, D] integer embeddings of this backbone, N >= 1; the ranges of the head follow from
+            them. A few hundred examples of all classes are enough.
+        out_path: where the file goes; its folder must exist.
+        test_x: [M, ...] raw held-out examples, uint8 or float32, M >= 1. With them the file is run before it is
+            written. Without them nothing is checked.
+        test_y: int32 [M].
+        limit: accuracy that may be lost against the float head, as a share. One example more is never
+            too many, however few there are.
+        softmax: end with probabilities instead of logits. The check is made on logits.
+
+    Raises:
+        CheckFailed: the exported model is worse than the limit allows; nothing is written.
+        UsageError: test_x without test_y, or the reverse.
+        ModelError, ShapeError, NonFiniteError: backbone, head, calibration or test data do not fit together.
+        StoreError: the file cannot be written.
+    """
+    path = Path(out_path)
+    if (test_x is None) != (test_y is None):
+        raise UsageError("test examples and labels go together", where="export", fix="give both or neither")
+    mean, scale = bundle.feature_affine()
+    plain = fold_standardisation(check_tree(tree, bundle.manifest.head.shapes(), where="head"), mean, scale)
+    backbone = _read(bundle.backbone_path)
+    layers, notes = layers_of(plain), _notes(bundle)
+    model = assemble(backbone, layers, calibration_q, notes=notes)
+    checked: Parity | None = None
+    if test_x is not None and test_y is not None:
+        checked = _check(bundle, plain, model, test_x, np.asarray(test_y, np.int32), limit, path)
+    if softmax:
+        model = assemble(backbone, layers, calibration_q, softmax=True, notes=notes)
+    try:
+        with write_whole(path) as file:
+            file.write(model)
+    except OSError as cause:
+        raise StoreError(
+            f"cannot be written ({cause.strerror or cause})", where=str(path), fix="choose another folder"
+        ) from cause
+    return ExportReport(
+        path=path,
+        size_bytes=len(model),
+        operators=operators(model),
+        float_accuracy=_share(checked.float_correct, checked) if checked else None,
+        exported_accuracy=_share(checked.exported_correct, checked) if checked else None,
+        agreement=checked.agreement if checked else None,
+    )
+
+
+def layers_of(plain: Tree) -> list[DenseLayer]:
+    """The layers of a plain head (standardisation folded in), from embedding to logits."""
+    last = DenseLayer(plain["out_kernel"], plain["out_bias"])
+    if "hidden_kernel" not in plain:
+        return [last]
+    return [DenseLayer(plain["hidden_kernel"], plain["hidden_bias"], relu=True), last]
+
+
+def _check(
+    bundle: Bundle,
+    plain: Tree,
+    model: bytes,
+    test_x: NDArray[Any],
+    test_y: NDArray[np.int32],
+    limit: float,
+    path: Path,
+) -> Parity:
+    manifest = bundle.manifest
+    runner = Backbone(bundle)
+    logits = logits_of(plain, runner.dequantise(runner.embed(test_x)))
+    examples = (quantise(x, manifest.backbone, manifest.preprocessing) for x in test_x)
+    found = parity(model, examples, logits, test_y)
+    assert found.float_correct is not None
+    assert found.exported_correct is not None
+    if found.float_correct - found.exported_correct > max(1.0, limit * found.count):
+        raise CheckFailed(
+            f"the exported model is right on {_share(found.exported_correct, found):.2%}, the float head on "
+            f"{_share(found.float_correct, found):.2%} of {found.count} examples, more than {limit:.2%} apart",
+            where=str(path),
+            fix="calibrate with more examples of all classes, or raise the limit",
+        )
+    return found
+
+
+def _share(correct: int | None, found: Parity) -> float:
+    return (correct or 0) / found.count
+
+
+def _notes(bundle: Bundle) -> dict[str, Any]:
+    manifest = bundle.manifest
+    return {
+        "schema": NOTES_SCHEMA,
+        "bundle_id": bundle.bundle_id,
+        "name": manifest.name,
+        "classes": list(manifest.classes),
+        "preprocessing": {"multiply": manifest.preprocessing.multiply, "add": manifest.preprocessing.add},
+    }
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as cause:
+        raise StoreError(f"cannot be read ({cause.strerror})", where=str(path), fix="copy the bundle again") from cause

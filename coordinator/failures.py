@@ -1,0 +1,69 @@
+"""Errors across the wire: an EdgejouleError on the coordinator is the same error for who called.
+
+The gRPC status says the kind, its details say the line, and trailing metadata carry the parts, so that the other end
+can raise the same class with the same exit code.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import grpc
+
+from protos import errors
+from protos.errors import EdgejouleError, UnreachableError
+
+METADATA_KEY = "edgejoule-error-bin"
+
+_CODES: dict[type[EdgejouleError], grpc.StatusCode] = {
+    errors.UsageError: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.CheckFailed: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.ConfigError: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.UnreachableError: grpc.StatusCode.UNAVAILABLE,
+    errors.IntegrityError: grpc.StatusCode.DATA_LOSS,
+    errors.StoreError: grpc.StatusCode.UNAVAILABLE,
+    errors.RefusedError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.WaitExpired: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors.UnknownRunError: grpc.StatusCode.NOT_FOUND,
+}
+_CLASSES = {
+    one.exit_code: one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, EdgejouleError)
+}
+
+
+def status_of(error: EdgejouleError) -> grpc.StatusCode:
+    """The gRPC status of an error; a bad argument unless the table says otherwise."""
+    for one in type(error).__mro__:
+        if one in _CODES:
+            return _CODES[one]
+    return grpc.StatusCode.INVALID_ARGUMENT
+
+
+def metadata_of(error: EdgejouleError) -> tuple[tuple[str, bytes], ...]:
+    """The parts of an error, as trailing metadata."""
+    parts = {"exit_code": error.exit_code, "what": error.what, "where": error.where, "fix": error.fix}
+    # Metadata are bounded (8 KiB by default); a line that long is no line.
+    cut = {key: value[:1000] if isinstance(value, str) else value for key, value in parts.items()}
+    return ((METADATA_KEY, json.dumps(cut).encode()),)
+
+
+def error_of(failure: Any, address: str) -> EdgejouleError:
+    """What a failed call means, on the side of the caller."""
+    for key, value in failure.trailing_metadata() or ():
+        if key == METADATA_KEY:
+            parts = json.loads(value)
+            kind = _CLASSES.get(parts["exit_code"], EdgejouleError)
+            return kind(parts["what"], where=parts["where"], fix=parts["fix"])
+    details = (failure.details() or "").strip()
+    where = f"coordinator {address}"
+    fix = "start it with `coordinator serve`, or give its address with --coordinator"
+    match failure.code():
+        case grpc.StatusCode.UNAVAILABLE:
+            return UnreachableError("no coordinator answers", where=where, fix=fix)
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            return UnreachableError("does not answer in time", where=where, fix=fix)
+        case grpc.StatusCode.CANCELLED:
+            return UnreachableError("ended while it was asked", where=where, fix=fix)
+        case code:
+            return EdgejouleError(f"{code.name.lower().replace('_', ' ')}: {details}", where=where)

@@ -1,0 +1,123 @@
+"""Who is here: devices by id, in the order in which they were last heard of.
+
+A device says hello with Join and goodbye with Leave. One that stays silent for `away_after_s` counts as away until
+it is heard again; one that works on an order is not silent but busy. Every operation is O(1), sweeping included: the
+quietest device is always the first.
+
+Times are seconds of a monotonic clock, given by the caller.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from protos.orders import DeviceCard
+
+AWAY_AFTER_S = 15.0
+# What one coordinator answers without effort; check-ins are spread so that no more come.
+CHECK_INS_PER_S = 100.0
+BUSY_PACE_S = 0.2
+IDLE_PACE_S = 1.0
+
+
+@dataclass
+class Member:
+    """A device that joined this coordinator since its start, or before and not yet again."""
+
+    card: DeviceCard
+    state: str  # present, away, left
+    seen_s: float
+    seen_unix_s: float
+
+
+class Fleet:
+    """The devices of a coordinator."""
+
+    def __init__(self) -> None:
+        self._members: dict[str, Member] = {}
+        self._by_silence: OrderedDict[str, None] = OrderedDict()
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter(self._members.values())
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def remember(self, card: DeviceCard, *, left: bool, seen_unix_s: float) -> None:
+        """A device known from before a restart: away until it is heard."""
+        self._members[card.device_id] = Member(card, "left" if left else "away", 0.0, seen_unix_s)
+
+    def join(self, card: DeviceCard, now_s: float, now_unix_s: float) -> None:
+        """A device introduced itself, for the first time or again."""
+        self._members[card.device_id] = Member(card, "present", now_s, now_unix_s)
+        self._touch(card.device_id)
+
+    def heard(self, device_id: str, session: str, now_s: float, now_unix_s: float) -> Member | None:
+        """A device called. None when it must join first: unknown, gone, another session, or known only from before
+        a restart."""
+        member = self._members.get(device_id)
+        if member is None or member.card.session != session or member.seen_s == 0.0 or member.state == "left":
+            return None
+        member.seen_s, member.seen_unix_s = now_s, now_unix_s
+        self._touch(device_id)
+        return member
+
+    def touch(self, device_id: str, now_s: float, now_unix_s: float) -> None:
+        """A report arrived: the device is alive."""
+        member = self._members.get(device_id)
+        if member is not None and member.seen_s:
+            member.seen_s, member.seen_unix_s = now_s, now_unix_s
+            if member.state == "present":
+                self._touch(device_id)
+
+    def get(self, device_id: str) -> Member | None:
+        """The device called so, or None."""
+        return self._members.get(device_id)
+
+    def leave(self, device_id: str, session: str, now_unix_s: float) -> bool:
+        """A device said goodbye; False when it is not known under this session."""
+        member = self._members.get(device_id)
+        if member is None or member.card.session != session:
+            return False
+        member.state, member.seen_unix_s = "left", now_unix_s
+        self._by_silence.pop(device_id, None)
+        return True
+
+    def sweep(self, now_s: float, busy: Callable[[str], bool]) -> list[str]:
+        """Find who fell silent, and mark them away. A busy device is looked at again later."""
+        silent: list[str] = []
+        for _ in range(len(self._by_silence)):
+            device_id = next(iter(self._by_silence))
+            member = self._members[device_id]
+            if now_s - member.seen_s < self.away_after_s:
+                break
+            if busy(device_id):
+                # Not silent but at work: counts as heard, so that the next sweep does not look at it first.
+                member.seen_s = now_s
+                self._by_silence.move_to_end(device_id)
+                continue
+            del self._by_silence[device_id]
+            member.state = "away"
+            silent.append(device_id)
+        return silent
+
+    @property
+    def present(self) -> int:
+        """How many devices are present."""
+        return len(self._by_silence)
+
+    def pace_s(self, *, busy: bool) -> float:
+        """How long a device is asked to wait before it calls again: longer for larger fleets."""
+        return max(BUSY_PACE_S if busy else IDLE_PACE_S, self.present / CHECK_INS_PER_S)
+
+    @property
+    def away_after_s(self) -> float:
+        """Silence after which a device counts as away."""
+        return max(AWAY_AFTER_S, 5 * self.pace_s(busy=False))
+
+    def _touch(self, device_id: str) -> None:
+        self._members[device_id].state = "present"
+        self._by_silence[device_id] = None
+        self._by_silence.move_to_end(device_id)

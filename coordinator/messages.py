@@ -1,0 +1,191 @@
+"""What an operator is shown, to messages and back: the operators' part of the translator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from coordinator.status import DeviceRound, DeviceStatus, ExportSummary, RoundStatus, RunStatus
+from protos import convert
+from protos.orders import StopReason
+from protos.v1 import edgejoule_pb2 as pb
+
+_STOPS = {
+    None: pb.STOP_REASON_UNSPECIFIED,
+    StopReason.COMPLETED: pb.STOP_REASON_COMPLETED,
+    StopReason.BUDGET: pb.STOP_REASON_BUDGET,
+    StopReason.DEADLINE: pb.STOP_REASON_DEADLINE,
+    StopReason.SHUTDOWN: pb.STOP_REASON_SHUTDOWN,
+}
+_STOP_OF = {number: stop for stop, number in _STOPS.items()}
+
+
+def runs_to(runs: Iterable[RunStatus], software_version: str) -> pb.GetStatusResponse:
+    """Runs as a message."""
+    return pb.GetStatusResponse(runs=[_run_to(run) for run in runs], software_version=software_version)
+
+
+def runs_from(message: pb.GetStatusResponse) -> list[RunStatus]:
+    """Runs from a message."""
+    return [_run_from(run) for run in message.runs]
+
+
+def _run_to(run: RunStatus) -> pb.RunStatus:
+    return pb.RunStatus(
+        run_id=run.run_id,
+        name=run.name,
+        state=run.state,
+        reason=run.reason,
+        plan_id=run.plan_id,
+        bundle_id=run.bundle_id,
+        rounds_planned=run.rounds_planned,
+        rounds=[_round_to(one) for one in run.rounds],
+        started_unix_s=run.started_unix_s,
+        finished_unix_s=run.finished_unix_s,
+    )
+
+
+def _run_from(message: pb.RunStatus) -> RunStatus:
+    return RunStatus(
+        run_id=message.run_id,
+        name=message.name,
+        state=message.state,
+        reason=message.reason,
+        plan_id=message.plan_id,
+        bundle_id=message.bundle_id,
+        rounds_planned=message.rounds_planned,
+        rounds=tuple(_round_from(one) for one in message.rounds),
+        started_unix_s=message.started_unix_s,
+        finished_unix_s=message.finished_unix_s if message.HasField("finished_unix_s") else None,
+    )
+
+
+def _round_to(one: RoundStatus) -> pb.RoundStatus:
+    return pb.RoundStatus(
+        round=one.round,
+        state=one.state,
+        accuracy=one.accuracy,
+        loss=one.loss,
+        bytes_up=one.bytes_up,
+        bytes_down=one.bytes_down,
+        devices=[_device_round_to(device) for device in one.devices],
+        opened_unix_s=one.opened_unix_s,
+        closed_unix_s=one.closed_unix_s,
+        head_version=one.head_version,
+    )
+
+
+def _round_from(message: pb.RoundStatus) -> RoundStatus:
+    return RoundStatus(
+        round=message.round,
+        state=message.state,
+        accuracy=message.accuracy if message.HasField("accuracy") else None,
+        loss=message.loss if message.HasField("loss") else None,
+        devices=tuple(_device_round_from(device) for device in message.devices),
+        opened_unix_s=message.opened_unix_s,
+        closed_unix_s=message.closed_unix_s if message.HasField("closed_unix_s") else None,
+        head_version=message.head_version,
+    )
+
+
+def _device_round_to(device: DeviceRound) -> pb.DeviceRound:
+    return pb.DeviceRound(
+        device_id=device.device_id,
+        outcome=device.outcome,
+        steps_planned=device.steps_planned,
+        steps_done=device.steps_done,
+        stop_reason=_STOPS[device.stop_reason],
+        budget_j=device.budget_j,
+        weight=device.weight,
+        bytes_up=device.bytes_up,
+        bytes_down=device.bytes_down,
+        energy=convert.energy_to(device.energy),
+        examples=device.examples,
+        loss=device.loss,
+        embedded=device.embedded,
+    )
+
+
+def _device_round_from(message: pb.DeviceRound) -> DeviceRound:
+    return DeviceRound(
+        device_id=message.device_id,
+        outcome=message.outcome,
+        steps_planned=message.steps_planned,
+        steps_done=message.steps_done,
+        stop_reason=_STOP_OF.get(message.stop_reason),
+        budget_j=message.budget_j if message.HasField("budget_j") else None,
+        weight=message.weight,
+        bytes_up=message.bytes_up,
+        bytes_down=message.bytes_down,
+        energy=convert.energy_from(message.energy),
+        examples=message.examples,
+        loss=message.loss if message.HasField("loss") else None,
+        embedded=message.embedded,
+    )
+
+
+def devices_to(devices: Iterable[DeviceStatus]) -> pb.ListDevicesResponse:
+    """Devices as a message."""
+    return pb.ListDevicesResponse(
+        devices=[
+            pb.DeviceStatus(
+                device_id=one.device_id,
+                state=one.state,
+                board=one.board,
+                engine=convert.engine_to(one.engine),
+                meter=convert.meter_to(one.meter),
+                software_version=one.software_version,
+                train_examples=one.train_examples,
+                test_examples=one.test_examples,
+                last_seen_unix_s=one.last_seen_unix_s,
+                energy_j=one.energy_j,
+                unknown_phases=one.unknown_phases,
+                budget_j=one.budget_j,
+            )
+            for one in devices
+        ]
+    )
+
+
+def devices_from(message: pb.ListDevicesResponse) -> list[DeviceStatus]:
+    """Devices from a message."""
+    return [
+        DeviceStatus(
+            device_id=one.device_id,
+            state=one.state,
+            board=one.board,
+            engine=convert.engine_from(one.engine),
+            meter=convert.meter_from(one.meter),
+            software_version=one.software_version,
+            train_examples=one.train_examples,
+            test_examples=one.test_examples,
+            last_seen_unix_s=one.last_seen_unix_s,
+            energy_j=one.energy_j if one.HasField("energy_j") else None,
+            unknown_phases=one.unknown_phases,
+            budget_j=one.budget_j if one.HasField("budget_j") else None,
+        )
+        for one in message.devices
+    ]
+
+
+def summary_to(summary: ExportSummary) -> pb.ExportSummary:
+    """An export summary as a message."""
+    return pb.ExportSummary(
+        size_bytes=summary.size_bytes,
+        sha256=summary.sha256,
+        head_version=summary.head_version,
+        float_accuracy=summary.float_accuracy,
+        exported_accuracy=summary.exported_accuracy,
+        operators=summary.operators,
+    )
+
+
+def summary_from(message: pb.ExportSummary) -> ExportSummary:
+    """An export summary from a message."""
+    return ExportSummary(
+        size_bytes=message.size_bytes,
+        sha256=message.sha256,
+        head_version=message.head_version,
+        float_accuracy=message.float_accuracy if message.HasField("float_accuracy") else None,
+        exported_accuracy=message.exported_accuracy if message.HasField("exported_accuracy") else None,
+        operators=tuple(message.operators),
+    )

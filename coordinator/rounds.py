@@ -1,0 +1,352 @@
+"""The round as a state machine: events in, actions out. No socket, no clock, no database.
+
+Rules kept here:
+
+* Round 1 opens when `devices` devices are present. A later round opens as soon as the devices of the round before
+  are back, or after `gather_s` with whoever is there.
+* All who are present when a round opens are ordered; who comes later takes part in the next one.
+* A round closes when nobody is left to wait for, or at its deadline, if a quorum has reported; otherwise it is
+  abandoned and tried again under the same number. Reports accepted before stay valid in the next attempt: the head
+  has not moved, so they are neither lost nor asked for twice.
+* The head moves only between :class:`Close` and :class:`Settled`. No round closes twice.
+
+Times are seconds of a monotonic clock, given by the caller.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+ATTEMPTS = 3
+GATHER_S = 10.0
+
+
+class State(StrEnum):
+    """What a run is doing. The last three are final."""
+
+    GATHERING = "gathering"
+    OPEN = "open"
+    SETTLING = "settling"
+    FINISHED = "finished"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+FINAL = frozenset({State.FINISHED, State.FAILED, State.STOPPED})
+
+
+@dataclass(frozen=True)
+class Rules:
+    """When rounds open and close.
+
+    Attributes:
+        rounds: rounds in all, >= 1.
+        devices: devices that must be present before round 1, >= 1.
+        quorum: share of the ordered devices whose reports make a round, 0 to 1; one report at least.
+        deadline_s: seconds from the opening of a round.
+        attempts: how often a round is opened before the run fails.
+        gather_s: how long a later round waits for the devices of the one before.
+    """
+
+    rounds: int
+    devices: int
+    quorum: float
+    deadline_s: float
+    attempts: int = ATTEMPTS
+    gather_s: float = GATHER_S
+
+    def needed(self, ordered: int) -> int:
+        """Reports that make a quorum of ``ordered`` devices.
+
+        >>> Rules(rounds=1, devices=1, quorum=0.5, deadline_s=1).needed(5)
+        3
+        """
+        return max(1, math.ceil(self.quorum * ordered - 1e-9))
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """A device is present and may take part."""
+
+    device_id: str
+
+
+@dataclass(frozen=True)
+class Left:
+    """A device said goodbye, went silent, or may not take part any more."""
+
+    device_id: str
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A report of the open round is on disk."""
+
+    device_id: str
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A report of the open round was not taken: asking the same device again would cost it the same joules."""
+
+    device_id: str
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Time has passed."""
+
+
+@dataclass(frozen=True)
+class Settled:
+    """The new head of the closed round is on disk."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """An operator ends the run."""
+
+
+@dataclass(frozen=True)
+class Broken:
+    """The run cannot go on."""
+
+    reason: str
+
+
+Event = Arrived | Left | Accepted | Refused | Tick | Settled | Stop | Broken
+
+
+@dataclass(frozen=True)
+class Open:
+    """Write down a round and hand out its orders. ``carried`` reported in an earlier attempt and need none."""
+
+    round: int
+    attempt: int
+    devices: tuple[str, ...]
+    carried: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Close:
+    """Make the new head from the reports, then answer with :class:`Settled`."""
+
+    round: int
+    reported: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Abandon:
+    """Too few reported. The round is tried again unless :class:`Fail` follows."""
+
+    round: int
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Finish:
+    """All rounds are done."""
+
+
+@dataclass(frozen=True)
+class Fail:
+    """The run ends without being done."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Halt:
+    """The run was stopped."""
+
+
+Action = Open | Close | Abandon | Finish | Fail | Halt
+
+
+class Machine:
+    """The rounds of one run.
+
+    Args:
+        rules: see :class:`Rules`.
+        round: the round to gather for, from 1.
+        expected: devices of the round before, which a round > 1 waits ``gather_s`` for.
+        now_s: the time.
+    """
+
+    def __init__(self, rules: Rules, *, round: int = 1, expected: Iterable[str] = (), now_s: float = 0.0) -> None:
+        self.rules = rules
+        self.round = round
+        self.attempt = 1
+        self.state = State.GATHERING
+        self.deadline_s = math.inf
+        # Dictionaries as ordered sets: the order of arrival must not depend on hashing.
+        self.present: dict[str, None] = {}
+        self.ordered: dict[str, None] = {}
+        self.reported: dict[str, None] = {}
+        # Ordered in an earlier attempt at this round: their reports still count.
+        self._earlier: set[str] = set()
+        self._waiting: set[str] = set()
+        self._expected = set(expected)
+        self._gather_until_s = now_s + rules.gather_s
+        self._stopping = False
+
+    @classmethod
+    def resume(
+        cls,
+        rules: Rules,
+        *,
+        round: int,
+        attempt: int,
+        ordered: Iterable[str],
+        reported: Iterable[str],
+        left: Iterable[str] = (),
+        now_s: float,
+    ) -> Machine:
+        """A machine in the middle of an open round, as after a restart. The deadline starts anew: no clock
+        survives a restart."""
+        machine = cls(rules, round=round, now_s=now_s)
+        machine.attempt = attempt
+        machine.state = State.OPEN
+        machine.ordered = dict.fromkeys(ordered)
+        machine.reported = dict.fromkeys(reported)
+        machine._waiting = set(machine.ordered) - set(machine.reported) - set(left)
+        machine.deadline_s = now_s + rules.deadline_s
+        return machine
+
+    @classmethod
+    def retry(
+        cls,
+        rules: Rules,
+        *,
+        round: int,
+        attempt: int,
+        ordered: Iterable[str],
+        reported: Iterable[str],
+        now_s: float,
+    ) -> Machine:
+        """A machine that gathers for a further attempt at a round, as after a restart. ``ordered`` are the devices
+        of the attempts before."""
+        machine = cls(rules, round=round, now_s=now_s)
+        machine._earlier = set(ordered)
+        machine.attempt = attempt
+        machine.reported = dict.fromkeys(reported)
+        return machine
+
+    def admits(self, device_id: str, now_s: float) -> bool:
+        """Whether a report of this device for the current round would count."""
+        return now_s < self.deadline_s and self._lacks(device_id)
+
+    def owes(self, device_id: str) -> bool:
+        """Whether the device was ordered in the open round and has not reported."""
+        return self.state is State.OPEN and device_id in self.ordered and device_id not in self.reported
+
+    def _lacks(self, device_id: str) -> bool:
+        if device_id in self.reported:
+            return False
+        asked = self.state is State.OPEN and device_id in self.ordered
+        return asked or (self.state in (State.OPEN, State.GATHERING) and device_id in self._earlier)
+
+    def step(self, event: Event, now_s: float) -> list[Action]:
+        """Take one event. O(1) unless a round opens or closes."""
+        if self.state in FINAL:
+            return []
+        match event:
+            case Arrived(device_id):
+                self.present[device_id] = None
+                if self.owes(device_id):
+                    self._waiting.add(device_id)
+            case Left(device_id):
+                self.present.pop(device_id, None)
+                self._expected.discard(device_id)
+                self._waiting.discard(device_id)
+            case Accepted(device_id):
+                if self._lacks(device_id):
+                    self.reported[device_id] = None
+                    if self.state is State.OPEN:
+                        self.ordered[device_id] = None
+                    self._waiting.discard(device_id)
+            case Refused(device_id):
+                self._waiting.discard(device_id)
+            case Settled():
+                return self._settled(now_s)
+            case Broken(reason):
+                self.state = State.FAILED
+                return [Fail(reason)]
+            case Stop():
+                return self._stop()
+            case Tick():
+                if self.state is State.GATHERING and self._may_open(now_s):
+                    return self._open(now_s)
+        if self.state is State.OPEN and (not self._waiting or now_s >= self.deadline_s):
+            return self._end(now_s)
+        return []
+
+    def _may_open(self, now_s: float) -> bool:
+        if self.round == 1 and self.attempt == 1:
+            return len(self.present) >= self.rules.devices
+        if not self.present and not self.reported:
+            return False
+        missed = self._expected - self.present.keys() - self.reported.keys()
+        return not missed or now_s >= self._gather_until_s
+
+    def _open(self, now_s: float) -> list[Action]:
+        carried = tuple(self.reported)
+        self.ordered = dict.fromkeys((*carried, *self.present))
+        self._waiting = set(self.ordered) - set(carried)
+        self.state = State.OPEN
+        self.deadline_s = now_s + self.rules.deadline_s
+        return [Open(self.round, self.attempt, tuple(self.ordered), carried)]
+
+    def _end(self, now_s: float) -> list[Action]:
+        missing = tuple(device for device in self.ordered if device not in self.reported)
+        if len(self.reported) >= self.rules.needed(len(self.ordered)):
+            self.state = State.SETTLING
+            return [Close(self.round, tuple(self.reported), missing)]
+        why = "the deadline passed" if self._waiting else "nobody is left to wait for"
+        reason = (
+            f"round {self.round}, attempt {self.attempt}: {why} with {len(self.reported)} of {len(self.ordered)} "
+            f"reports, {self.rules.needed(len(self.ordered))} needed"
+        )
+        actions: list[Action] = [Abandon(self.round, self.attempt, reason)]
+        if self.attempt >= self.rules.attempts:
+            self.state = State.FAILED
+            return [*actions, Fail(f"{reason}; given up after {self.attempt} attempts")]
+        self._earlier |= set(self.ordered)
+        self._gather(now_s, expected=missing)
+        self.attempt += 1
+        return actions
+
+    def _settled(self, now_s: float) -> list[Action]:
+        if self.state is not State.SETTLING:
+            return []
+        if self.round >= self.rules.rounds:
+            self.state = State.FINISHED
+            return [Finish()]
+        expected = tuple(self.ordered)
+        self.reported = {}
+        self._earlier = set()
+        self.round += 1
+        self.attempt = 1
+        self._gather(now_s, expected=expected)
+        return self._stop() if self._stopping else []
+
+    def _gather(self, now_s: float, *, expected: Iterable[str]) -> None:
+        self.state = State.GATHERING
+        self.deadline_s = math.inf
+        self.ordered = {}
+        self._waiting = set()
+        self._expected = set(expected)
+        self._gather_until_s = now_s + self.rules.gather_s
+
+    def _stop(self) -> list[Action]:
+        # A head that is being made is finished first: it was paid for.
+        if self.state is State.SETTLING:
+            self._stopping = True
+            return []
+        self.state = State.STOPPED
+        return [Halt()]

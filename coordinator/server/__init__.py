@@ -1,0 +1,1 @@
+"""The gRPC face: translate, delegate, translate back."""

@@ -1,0 +1,64 @@
+"""Wrappers around service methods: our errors become statuses, surprises become one logged line and INTERNAL."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
+
+import grpc
+
+from coordinator.failures import metadata_of, status_of
+from coordinator.server.uploads import OversizedError
+from protos.errors import EdgejouleError
+
+log = logging.getLogger("edgejoule.coordinator")
+
+R = TypeVar("R")
+
+
+def answered(method: Callable[[Any, Any, Any], Awaitable[R]]) -> Callable[[Any, Any, Any], Awaitable[R]]:
+    """For a method with one answer."""
+
+    @functools.wraps(method)
+    async def wrapped(self: Any, request: Any, context: Any) -> R:
+        try:
+            return await method(self, request, context)
+        except Exception as error:
+            await _abort(error, context)
+            raise
+
+    return wrapped
+
+
+def answered_stream(
+    method: Callable[[Any, Any, Any], AsyncIterator[R]],
+) -> Callable[[Any, Any, Any], AsyncIterator[R]]:
+    """For a method whose answer is a stream."""
+
+    @functools.wraps(method)
+    async def wrapped(self: Any, request: Any, context: Any) -> AsyncIterator[R]:
+        try:
+            async for part in method(self, request, context):
+                yield part
+        except Exception as error:
+            await _abort(error, context)
+            raise
+
+    return wrapped
+
+
+async def _abort(error: Exception, context: Any) -> None:
+    if isinstance(error, OversizedError):
+        log.warning("refused: %s", error)
+        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+    if isinstance(error, EdgejouleError):
+        log.warning("refused: %s", error)
+        await context.abort(status_of(error), str(error), metadata_of(error))
+    if isinstance(error, TimeoutError | asyncio.TimeoutError):
+        await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the call took too long")
+    if not isinstance(error, grpc.aio.AbortError):
+        log.exception("internal error")
+        await context.abort(grpc.StatusCode.INTERNAL, f"internal error: {type(error).__name__}; see the log")

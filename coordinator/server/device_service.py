@@ -1,0 +1,90 @@
+"""The service that devices call: translate, delegate to the keeper, translate back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+from coordinator.keeper import Keeper
+from coordinator.server.answering import answered, answered_stream
+from coordinator.server.uploads import receive
+from coordinator.server.version import software_version
+from protos import convert
+from protos.errors import RefusedError
+from protos.manifest import MANIFEST_FILE
+from protos.model.bundle import record_of
+from protos.orders import PART_BYTES, PROTOCOL, TrainOrder
+from protos.v1 import edgejoule_pb2 as pb
+from protos.v1 import edgejoule_pb2_grpc as rpc
+
+log = logging.getLogger("edgejoule.coordinator")
+
+
+class DeviceService(rpc.DeviceServiceServicer):
+    """Devices ask; the coordinator never calls."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self._keeper = keeper
+
+    @answered
+    async def Join(self, request: pb.JoinRequest, context: Any) -> pb.JoinResponse:  # noqa: N802
+        """Says who is there. Another major protocol version is refused."""
+        if request.protocol_major != PROTOCOL[0]:
+            raise RefusedError(
+                f"the device speaks protocol {request.protocol_major}.{request.protocol_minor}, "
+                f"the coordinator {PROTOCOL[0]}.{PROTOCOL[1]}",
+                where=request.device_id[:80],
+                fix="install the same release on both",
+            )
+        check_in_s = await self._keeper.join(convert.card_from(request))
+        return pb.JoinResponse(
+            protocol_major=PROTOCOL[0],
+            protocol_minor=PROTOCOL[1],
+            software_version=software_version(),
+            check_in_s=check_in_s,
+        )
+
+    @answered
+    async def NextOrder(self, request: pb.NextOrderRequest, context: Any) -> pb.NextOrderResponse:  # noqa: N802
+        """Hands out the order that the device has not answered yet, or says when to come again."""
+        settled = convert.settled_from(request.settled)
+        order = await self._keeper.next_order(request.device_id, request.session, settled)
+        response = convert.order_to(order)
+        if isinstance(order, TrainOrder):
+            self._keeper.sent(order, request.device_id, response.ByteSize())
+        return response
+
+    @answered_stream
+    async def FetchBundle(  # noqa: N802
+        self, request: pb.FetchBundleRequest, context: Any
+    ) -> AsyncIterator[pb.FetchBundleResponse]:
+        """Sends the files of a bundle, each with its declared size and hash first."""
+        bundle = await self._keeper.bundle(request.bundle_id)
+        for name in [MANIFEST_FILE, *sorted(bundle.manifest.files)]:
+            path = bundle.path / name
+            record = bundle.manifest.files.get(name)
+            if record is None:
+                record = await asyncio.to_thread(record_of, path)
+            yield pb.FetchBundleResponse(
+                file=pb.BundleFile(name=name, size_bytes=record.size_bytes, sha256=bytes.fromhex(record.sha256))
+            )
+            with path.open("rb") as file:
+                while part := await asyncio.to_thread(file.read, PART_BYTES):
+                    yield pb.FetchBundleResponse(data=part)
+
+    @answered
+    async def Report(self, parts: AsyncIterator[pb.ReportRequest], context: Any) -> pb.ReportResponse:  # noqa: N802
+        """Takes a report. ACCEPTED means that it is on disk; sent again, the answer is DUPLICATE."""
+        upload = await receive(parts, self._keeper.report_limit_bytes)
+        receipt = await self._keeper.report(upload.run_id, upload.round, upload.device_id, upload.data)
+        return convert.receipt_to(receipt)
+
+    @answered
+    async def Leave(self, request: pb.LeaveRequest, context: Any) -> pb.LeaveResponse:  # noqa: N802
+        """Says goodbye, with the last joules."""
+        settled = convert.settled_from(request.settled)
+        reason = "".join(one for one in request.reason[:200] if one.isprintable())
+        await self._keeper.leave(request.device_id, request.session, settled, reason)
+        return pb.LeaveResponse()

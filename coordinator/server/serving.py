@@ -1,0 +1,194 @@
+"""The server process: opens the state, listens, serves until told to stop.
+
+Rules kept here:
+
+* Loopback only. Without certificates anyone who can connect could start runs and read files, so any other address
+  is refused.
+* One coordinator per state directory, kept by a lock that dies with the process.
+* SIGTERM and SIGINT let calls in flight end, then leave with exit code 0. Nothing needs to be saved then: all that was
+  acknowledged is on disk already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import ipaddress
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+# gRPC's own lines are not one per event; what matters of them is in the errors that we raise.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+import grpc
+
+from coordinator.bundles import BundleShelf
+from coordinator.keeper import Keeper
+from coordinator.opening import Rooms
+from coordinator.server.device_service import DeviceService
+from coordinator.server.operator_service import OperatorService
+from coordinator.store.database import Database, sqlite_url
+from coordinator.workers import Worker
+from protos.atomic import write_whole
+from protos.errors import RefusedError, StoreError, UsageError
+from protos.v1 import edgejoule_pb2_grpc as rpc
+
+log = logging.getLogger("edgejoule.coordinator")
+
+DEFAULT_LISTEN = "127.0.0.1:50461"
+GRACE_S = 5.0
+# A part of a report, a join, or a plan. What is longer is no message of ours.
+MAX_RECEIVE_BYTES = 1 << 20
+# An order carries the head.
+MAX_SEND_BYTES = 256 << 20
+MAX_CALLS = 8192
+_OPTIONS = [
+    ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
+    ("grpc.max_send_message_length", MAX_SEND_BYTES),
+    ("grpc.max_metadata_size", 16 << 10),
+    # Without this, gRPC lets two servers share one port.
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_concurrent_streams", 128),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 0),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 30_000),
+    ("grpc.http2.max_ping_strikes", 2),
+    ("grpc.max_connection_idle_ms", 600_000),
+]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to serve.
+
+    Attributes:
+        state: folder of everything that must outlive the process.
+        listen: HOST:PORT; port 0 picks a free one.
+        database: an SQLAlchemy URL, or None for a SQLite file in the state folder.
+        ready_file: gets the bound address when serving, or None.
+    """
+
+    state: Path
+    listen: str = DEFAULT_LISTEN
+    database: str | None = None
+    ready_file: Path | None = None
+
+
+def check_listen(listen: str) -> str:
+    """``listen`` itself when it is HOST:PORT on loopback.
+
+    Raises:
+        UsageError: not HOST:PORT.
+        RefusedError: the host is not loopback.
+    """
+    host, colon, port = listen.rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]")
+    if not colon or not bare or not port.isascii() or not port.isdecimal() or int(port) > 65535:
+        raise UsageError(f"{listen!r} is not HOST:PORT", where="--listen", fix=f"write it like {DEFAULT_LISTEN}")
+    try:
+        loopback = bare == "localhost" or ipaddress.ip_address(bare).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise RefusedError(
+            f"{bare} is not a loopback address, and without certificates nothing that is said would be authenticated",
+            where="--listen",
+            fix="listen on 127.0.0.1 and reach it from elsewhere through a tunnel such as `ssh -L`",
+        )
+    # One address, not whatever the name means today.
+    return f"127.0.0.1:{port}" if bare == "localhost" else listen
+
+
+@contextmanager
+def only_one(state: Path) -> Iterator[None]:
+    """Hold the lock of a state directory.
+
+    Raises:
+        RefusedError: another coordinator holds it.
+        StoreError: the directory cannot be made or written.
+    """
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        handle = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StoreError(
+            f"cannot be used ({error.strerror})", where=str(state), fix="choose another --state"
+        ) from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        raise RefusedError(
+            "another coordinator uses this state directory", where=str(state), fix="stop it, or choose another --state"
+        ) from error
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> str:
+    """Serve until SIGTERM, SIGINT, or ``stop``; returns the address that was served.
+
+    Raises:
+        RefusedError, UsageError: see :func:`check_listen` and :func:`only_one`.
+        StoreError, ConfigError: the state or the database cannot be opened.
+    """
+    listen = check_listen(settings.listen)
+    stopping = stop or asyncio.Event()
+    loop = asyncio.get_running_loop()
+    if stop is None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopping.set)
+    with only_one(settings.state):
+        db = await asyncio.to_thread(Database, settings.database or sqlite_url(settings.state / "coordinator.db"))
+        shelf = BundleShelf(settings.state / "bundles")
+        shelf.sweep()
+        rooms = Rooms(db, Worker("books"), Worker("models"), shelf, settings.state / "evaluations")
+        keeper = Keeper(rooms)
+        try:
+            await keeper.open()
+            return await _listen(settings, listen, keeper, stopping)
+        finally:
+            await keeper.close()
+            await asyncio.to_thread(rooms.models.close)
+            await asyncio.to_thread(rooms.books.close)
+            db.close()
+
+
+async def _listen(settings: Settings, listen: str, keeper: Keeper, stopping: asyncio.Event) -> str:
+    server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
+    rpc.add_DeviceServiceServicer_to_server(DeviceService(keeper), server)  # type: ignore[no-untyped-call]
+    rpc.add_OperatorServiceServicer_to_server(OperatorService(keeper), server)  # type: ignore[no-untyped-call]
+    try:
+        port = server.add_insecure_port(listen)
+    except RuntimeError as error:
+        raise UsageError(
+            f"cannot listen on {listen}: is it in use?", where="--listen", fix="choose another port, or 0 for any"
+        ) from error
+    address = f"{listen.rpartition(':')[0]}:{port}"
+    await server.start()
+    try:
+        if settings.ready_file is not None:
+            _write_ready(settings.ready_file, address)
+        print(f"coordinator: listening on {address}, state in {settings.state}", flush=True)
+        await stopping.wait()
+        log.info("stopping")
+    finally:
+        keeper.release()
+        await server.stop(GRACE_S)
+    return address
+
+
+def _write_ready(path: Path, address: str) -> None:
+    try:
+        with write_whole(path) as file:
+            file.write(f"{address}\n".encode())
+    except OSError as error:
+        raise StoreError(f"cannot be written ({error.strerror})", where=str(path)) from error

@@ -1,0 +1,74 @@
+"""Receiving a report in parts, bounded before anything of it is decoded."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+from protos.errors import IntegrityError, UpdateError
+from protos.v1 import edgejoule_pb2 as pb
+
+# A report that is still coming after this long is given up; the device sends it again.
+UPLOAD_S = 600.0
+
+
+class OversizedError(UpdateError):
+    """A report that declares, or sends, more than a report can honestly weigh."""
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A report whose bytes are the declared ones."""
+
+    run_id: str
+    round: int
+    device_id: str
+    data: bytes
+
+
+async def receive(parts: AsyncIterator[pb.ReportRequest], limit_of: Callable[[str], Awaitable[int]]) -> Upload:
+    """Read one header and its data.
+
+    Args:
+        limit_of: run id to the most bytes that a report of it may have.
+
+    Raises:
+        OversizedError: it declares or sends too much; nothing was kept.
+        IntegrityError: other bytes than declared.
+        UpdateError: parts in another order than header, data, data...
+        TimeoutError: it took longer than UPLOAD_S.
+    """
+    async with asyncio.timeout(UPLOAD_S):
+        header: pb.ReportHeader | None = None
+        data = bytearray()
+        async for part in parts:
+            kind = part.WhichOneof("part")
+            if header is None:
+                if kind != "header":
+                    raise UpdateError("a report begins with its header", where="report")
+                header = await _checked(part.header, limit_of)
+            elif kind != "data":
+                raise UpdateError("a report has one header, then data", where="report")
+            elif len(data) + len(part.data) > header.total_bytes:
+                raise OversizedError(f"more than the declared {header.total_bytes} bytes", where="report")
+            else:
+                data += part.data
+    if header is None:
+        raise UpdateError("an empty stream", where="report")
+    if len(data) != header.total_bytes or hashlib.sha256(data).digest() != header.sha256:
+        raise IntegrityError(
+            f"{len(data)} of {header.total_bytes} bytes, or not the declared ones", where="report", fix="send it again"
+        )
+    return Upload(header.run_id, header.round, header.device_id, bytes(data))
+
+
+async def _checked(header: pb.ReportHeader, limit_of: Callable[[str], Awaitable[int]]) -> pb.ReportHeader:
+    for name, value in (("run_id", header.run_id), ("device_id", header.device_id)):
+        if not 0 < len(value) <= 256 or not value.isprintable():
+            raise UpdateError("not a name", where=f"report.{name}")
+    limit = await limit_of(header.run_id)
+    if header.total_bytes > limit:
+        raise OversizedError(f"declares {header.total_bytes} bytes, {limit} at most", where="report")
+    return header

@@ -1,0 +1,116 @@
+"""What an operator is shown, as frozen values: runs, rounds, devices. An unknown figure is None, never 0."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from protos.energy import Phase, PhaseEnergy
+from protos.orders import Engine, MeterCard, StopReason
+
+
+@dataclass(frozen=True)
+class DeviceRound:
+    """What one device did in one round.
+
+    Attributes:
+        outcome: ordered, accepted, late, rejected or missing.
+        weight: share of the round's mean, 0 to 1.
+        bytes_up: serialised reports, received.
+        bytes_down: serialised orders, sent.
+    """
+
+    device_id: str
+    outcome: str
+    steps_planned: int
+    steps_done: int
+    stop_reason: StopReason | None
+    budget_j: float | None
+    weight: float
+    bytes_up: int
+    bytes_down: int
+    energy: tuple[PhaseEnergy, ...]
+    examples: int
+    loss: float | None
+    embedded: int
+
+    @property
+    def spent_j(self) -> float | None:
+        """Joules of all phases but idling; None when one is not known or nothing was reported."""
+        known = [record.energy_j for record in self.energy if record.phase is not Phase.IDLE]
+        return sum(j for j in known if j is not None) if known and None not in known else None
+
+
+@dataclass(frozen=True)
+class RoundStatus:
+    """One round; round 0 is the head before any training. ``head_version`` is the head after it."""
+
+    round: int
+    state: str
+    accuracy: float | None
+    loss: float | None
+    devices: tuple[DeviceRound, ...]
+    opened_unix_s: float
+    closed_unix_s: float | None
+    head_version: str
+
+    @property
+    def bytes_up(self) -> int:
+        return sum(device.bytes_up for device in self.devices)
+
+    @property
+    def bytes_down(self) -> int:
+        return sum(device.bytes_down for device in self.devices)
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """One run. ``state`` is waiting, running, finished, stopped or failed; ``reason`` says why, in words."""
+
+    run_id: str
+    name: str
+    state: str
+    reason: str
+    plan_id: str
+    bundle_id: str
+    rounds_planned: int
+    rounds: tuple[RoundStatus, ...]
+    started_unix_s: float
+    finished_unix_s: float | None
+
+    @property
+    def is_over(self) -> bool:
+        return self.state in ("finished", "stopped", "failed")
+
+    def because(self, reason: str) -> RunStatus:
+        """The same with another reason."""
+        return replace(self, reason=reason)
+
+
+@dataclass(frozen=True)
+class DeviceStatus:
+    """One device. ``energy_j`` is all that was reported and known; ``unknown_phases`` counts what was not known."""
+
+    device_id: str
+    state: str
+    board: str
+    engine: Engine
+    meter: MeterCard
+    software_version: str
+    train_examples: int
+    test_examples: int
+    last_seen_unix_s: float
+    energy_j: float | None
+    unknown_phases: int
+    budget_j: float | None
+
+
+@dataclass(frozen=True)
+class ExportSummary:
+    """An assembled model; accuracies are on the run's held-out data, or None when it has none."""
+
+    size_bytes: int
+    sha256: bytes
+    head_version: str
+    float_accuracy: float | None
+    exported_accuracy: float | None
+    operators: tuple[str, ...]

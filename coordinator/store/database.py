@@ -1,0 +1,174 @@
+"""Opening a database, and transactions that are whole or not at all.
+
+SQLite: write-ahead log with `synchronous=FULL`, so that a commit is on disk when it returns; `BEGIN IMMEDIATE` for
+writing, so that a transaction never fails half-way for want of the lock. Any other SQLAlchemy URL works the same way;
+PostgreSQL is tested (`postgresql+psycopg://...`).
+
+Every database error leaves here as :class:`~protos.errors.StoreError`, in one line and without the statement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, select, text
+from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.pool import QueuePool
+
+from coordinator.store.tables import layout, metadata
+from protos.errors import ConfigError, EdgejouleError, RefusedError, StoreError
+
+LAYOUT = 1
+BUSY_MS = 5000
+# Any number that no other program is likely to lock on.
+_ADVISORY_LOCK = 0x65646A6F756C65
+
+
+class AlreadyThereError(Exception):
+    """A row that must be unique is there already. Internal: never shown to a user."""
+
+
+def sqlite_url(path: Path) -> str:
+    """The URL of a SQLite file."""
+    return f"sqlite:///{path}"
+
+
+class Database:
+    """One database of a coordinator.
+
+    Args:
+        url: an SQLAlchemy URL.
+
+    Raises:
+        ConfigError: a URL that cannot be used, or whose driver is not installed.
+        StoreError: the database does not open, or has another layout.
+        RefusedError: another coordinator uses this database (PostgreSQL; a SQLite file is kept by the lock of the
+            state directory).
+    """
+
+    def __init__(self, url: str) -> None:
+        self._where, self._engine = _engine(url)
+        self._guard: Connection | None = None
+        try:
+            self._guard = self._only_one()
+            with self.writing() as connection:
+                metadata.create_all(connection)
+                versions = list(connection.execute(select(layout.c.version)).scalars())
+                if not versions:
+                    connection.execute(layout.insert().values(version=LAYOUT))
+                elif versions != [LAYOUT]:
+                    raise StoreError(
+                        f"has layout {versions}, this version reads {LAYOUT}",
+                        where=self._where,
+                        fix="use another state directory, or the version that wrote it",
+                    )
+        except BaseException:
+            self.close()
+            raise
+
+    def _only_one(self) -> Connection | None:
+        if self._engine.dialect.name != "postgresql":
+            return None
+        with self._translated():
+            guard = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+            held = guard.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": _ADVISORY_LOCK}).scalar()
+        if held:
+            return guard
+        guard.close()
+        raise RefusedError(
+            "another coordinator uses this database", where=self._where, fix="stop it, or use another database"
+        )
+
+    @property
+    def dialect(self) -> str:
+        """ "sqlite", "postgresql", ..."""
+        return self._engine.dialect.name
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that changes nothing."""
+        with self._translated(), self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction: committed, and on disk, when the block ends; undone when it raises.
+
+        Raises:
+            AlreadyThereError: a unique row is there already.
+            StoreError: disk full, locked, damaged, unreachable.
+        """
+        with self._translated(), self._engine.connect() as connection:
+            writer = connection.execution_options(edgejoule_writes=True)
+            with writer.begin():
+                yield writer
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except IntegrityError as error:
+            raise AlreadyThereError(_one_line(error)) from error
+        except SQLAlchemyError as error:
+            raise StoreError(
+                _one_line(error), where=self._where, fix="free space, or check permissions and the server"
+            ) from error
+
+    def close(self) -> None:
+        """Let go of every connection."""
+        if self._guard is not None:
+            self._guard.close()
+        self._engine.dispose()
+
+
+def _engine(url: str) -> tuple[str, Engine]:
+    try:
+        parsed = make_url(url)
+        where = parsed.render_as_string(hide_password=True)
+        sqlite = parsed.get_backend_name() == "sqlite"
+        options: dict[str, Any] = {"poolclass": QueuePool, "pool_size": 4}
+        if sqlite:
+            options["connect_args"] = {"check_same_thread": False}
+        else:
+            options["pool_pre_ping"] = True
+        engine = create_engine(parsed, **options)
+    except (ArgumentError, NoSuchModuleError, ImportError, ValueError) as error:
+        raise ConfigError(
+            f"not a usable database URL ({_one_line(error)})",
+            where="--database",
+            fix="give sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME (pip install 'edgejoule[postgresql]')",
+        ) from error
+    if sqlite:
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    return where, engine
+
+
+def _prepare_sqlite(connection: Any, record: Any) -> None:
+    # The driver's own habit of beginning transactions late is turned off; `_begin_sqlite` says when.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in (
+        f"busy_timeout = {BUSY_MS}",
+        "journal_mode = WAL",
+        "synchronous = FULL",
+        "foreign_keys = ON",
+    ):
+        cursor.execute(f"PRAGMA {pragma}").fetchall()
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("edgejoule_writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, EdgejouleError):
+        return error.what
+    cause = getattr(error, "orig", None) or error
+    lines = str(cause).strip().splitlines() or [type(cause).__name__]
+    return lines[0][:200]

@@ -1,0 +1,67 @@
+"""Devices, as they last introduced themselves."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, func, select, update
+
+from coordinator.store.tables import devices, energy
+from protos.orders import DeviceCard, Engine, MeterCard
+
+
+@dataclass(frozen=True)
+class KnownDevice:
+    """A card, and whether its device said goodbye."""
+
+    card: DeviceCard
+    left: bool
+    last_seen_unix_s: float
+
+
+def join(connection: Connection, card: DeviceCard) -> None:
+    """Write down who is there."""
+    values: dict[str, Any] = {
+        "session": card.session,
+        "state": "here",
+        "card": json.dumps(dataclasses.asdict(card), sort_keys=True),
+        "last_seen_unix_s": time.time(),
+    }
+    changed = connection.execute(update(devices).where(devices.c.device_id == card.device_id).values(**values))
+    if not changed.rowcount:
+        connection.execute(devices.insert().values(device_id=card.device_id, **values))
+
+
+def leave(connection: Connection, device_id: str) -> None:
+    """Write down who said goodbye."""
+    connection.execute(
+        update(devices).where(devices.c.device_id == device_id).values(state="left", last_seen_unix_s=time.time())
+    )
+
+
+def known(connection: Connection) -> list[KnownDevice]:
+    """Every device that ever joined."""
+    return [
+        KnownDevice(_card(json.loads(row.card)), row.state == "left", row.last_seen_unix_s)
+        for row in connection.execute(select(devices).order_by(devices.c.device_id))
+    ]
+
+
+def spent(connection: Connection) -> dict[str, tuple[float | None, int]]:
+    """By device: joules reported and known in all, or None when none is; and how many phases are not known."""
+    query = select(
+        energy.c.device_id,
+        func.sum(energy.c.energy_j).label("known_j"),
+        (func.count() - func.count(energy.c.energy_j)).label("unknown"),
+    ).group_by(energy.c.device_id)
+    return {row.device_id: (row.known_j, row.unknown) for row in connection.execute(query)}
+
+
+def _card(value: dict[str, Any]) -> DeviceCard:
+    value["engine"] = Engine(**value["engine"])
+    value["meter"] = MeterCard(**value["meter"])
+    return DeviceCard(**value)

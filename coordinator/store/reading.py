@@ -1,0 +1,135 @@
+"""What is stored, as the values that an operator is shown."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from typing import Any, cast
+
+from sqlalchemy import Connection, RowMapping, select
+
+from coordinator.status import DeviceRound, RoundStatus, RunStatus
+from coordinator.store.tables import energy, orders, reports, rounds, runs
+from protos.energy import Method, Phase, PhaseEnergy
+from protos.orders import StopReason
+
+
+def run_ids(connection: Connection) -> list[str]:
+    """Every run, in the order in which they were started."""
+    return list(connection.execute(select(runs.c.run_id).order_by(runs.c.sequence)).scalars())
+
+
+def run_status(connection: Connection, run_id: str, since_round: int = 0) -> RunStatus:
+    """One run with its rounds from ``since_round`` on."""
+    run = connection.execute(select(runs).where(runs.c.run_id == run_id)).mappings().one()
+    query = select(rounds).where(rounds.c.run_id == run_id, rounds.c.round >= since_round).order_by(rounds.c.round)
+    devices = _device_rounds(connection, run_id, since_round)
+    return RunStatus(
+        run_id=run_id,
+        name=run["name"],
+        state=run["state"],
+        reason=run["reason"],
+        plan_id=run["plan_id"],
+        bundle_id=run["bundle_id"],
+        rounds_planned=run["rounds_planned"],
+        rounds=tuple(_round(row, tuple(devices[row["round"]])) for row in connection.execute(query).mappings()),
+        started_unix_s=run["started_unix_s"],
+        finished_unix_s=run["finished_unix_s"],
+    )
+
+
+def _round(row: RowMapping, devices: tuple[DeviceRound, ...]) -> RoundStatus:
+    return RoundStatus(
+        round=row["round"],
+        state=row["state"],
+        accuracy=row["accuracy"],
+        loss=row["loss"],
+        devices=devices,
+        opened_unix_s=row["opened_unix_s"],
+        closed_unix_s=row["closed_unix_s"],
+        head_version=row["head_version"] or "",
+    )
+
+
+def _device_rounds(connection: Connection, run_id: str, since_round: int) -> dict[int, list[DeviceRound]]:
+    joules = _energies(connection, run_id, since_round)
+    # The bytes of the reports stay where they are.
+    columns = (
+        orders.c.round,
+        orders.c.device_id,
+        orders.c.outcome,
+        orders.c.steps,
+        orders.c.budget_j,
+        orders.c.bytes_up,
+        orders.c.bytes_down,
+        reports.c.weight,
+        reports.c.steps_done,
+        reports.c.stop_reason,
+        reports.c.examples,
+        reports.c.loss,
+        reports.c.embedded,
+    )
+    same = (
+        (reports.c.run_id == orders.c.run_id)
+        & (reports.c.round == orders.c.round)
+        & (reports.c.device_id == orders.c.device_id)
+    )
+    query = (
+        select(*columns)
+        .select_from(orders.outerjoin(reports, same))
+        .where(orders.c.run_id == run_id, orders.c.round >= since_round)
+        .order_by(orders.c.round, orders.c.device_id)
+    )
+    rows = list(connection.execute(query).mappings())
+    total: dict[int, float] = defaultdict(float)
+    for row in rows:
+        total[row["round"]] += _say(row)
+    result: dict[int, list[DeviceRound]] = defaultdict(list)
+    for row in rows:
+        number, device_id = row["round"], row["device_id"]
+        share = _say(row) / total[number] if total[number] else 0.0
+        result[number].append(_device_round(row, share, tuple(joules[number, device_id])))
+    return result
+
+
+def _say(row: RowMapping) -> float:
+    # A report without a step has no effect on the mean, whatever its weight would have been.
+    return float(row["weight"]) if row["steps_done"] else 0.0
+
+
+def _device_round(row: RowMapping, share: float, energy: tuple[PhaseEnergy, ...]) -> DeviceRound:
+    return DeviceRound(
+        device_id=row["device_id"],
+        outcome=row["outcome"],
+        steps_planned=row["steps"],
+        steps_done=row["steps_done"] or 0,
+        stop_reason=StopReason(row["stop_reason"]) if row["stop_reason"] else None,
+        budget_j=row["budget_j"],
+        weight=share,
+        bytes_up=row["bytes_up"],
+        bytes_down=row["bytes_down"],
+        energy=energy,
+        examples=row["examples"] or 0,
+        loss=row["loss"],
+        embedded=row["embedded"] or 0,
+    )
+
+
+def _energies(connection: Connection, run_id: str, since_round: int) -> dict[Any, list[PhaseEnergy]]:
+    rank = {str(phase): place for place, phase in enumerate(Phase)}
+    query = select(energy).where(energy.c.run_id == run_id, energy.c.round >= since_round)
+    result: dict[Any, list[PhaseEnergy]] = defaultdict(list)
+    for row in sorted(connection.execute(query), key=lambda row: rank[row.phase]):
+        result[row.round, row.device_id].append(
+            PhaseEnergy(
+                phase=Phase(row.phase),
+                energy_j=row.energy_j,
+                covered_s=row.covered_s,
+                uncovered_s=row.uncovered_s,
+                method=cast(Method, row.method),
+                sensor=row.sensor,
+                uncertainty_j=row.uncertainty_j,
+                flags=tuple(json.loads(row.flags)),
+            )
+        )
+    return result

@@ -1,0 +1,148 @@
+"""Reports and the energy that came with or after them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Iterator
+
+from sqlalchemy import ColumnElement, Connection, and_, select, update
+
+from coordinator.store.tables import energy, orders, refusals, reports
+from protos.energy import PhaseEnergy
+from protos.orders import DeviceReport
+
+
+def accept(connection: Connection, report: DeviceReport, data: bytes, weight: float) -> None:
+    """Keep a report with its energy and mark its order.
+
+    Raises:
+        AlreadyThereError: when the transaction ends, or before, if this device reported this round already.
+    """
+    connection.execute(
+        reports.insert().values(
+            run_id=report.run_id,
+            round=report.round,
+            device_id=report.device_id,
+            data=data,
+            sha256=hashlib.sha256(data).digest(),
+            weight=weight,
+            steps_done=report.steps_done,
+            examples=report.examples,
+            stop_reason=str(report.stop_reason),
+            loss=report.loss_last,
+            embedded=report.embedded,
+            accepted_unix_s=time.time(),
+        )
+    )
+    mark(connection, report.run_id, report.round, report.device_id, "accepted", len(data))
+    settle(connection, report.run_id, report.round, report.device_id, report.energy)
+
+
+def reweigh(connection: Connection, report: DeviceReport, weight: float) -> None:
+    """Set the weight of an accepted report; it changes when a further attempt at a round brings a larger budget."""
+    key = and_(
+        reports.c.run_id == report.run_id,
+        reports.c.round == report.round,
+        reports.c.device_id == report.device_id,
+        reports.c.weight != weight,
+    )
+    connection.execute(update(reports).where(key).values(weight=weight))
+
+
+def mark(connection: Connection, run_id: str, number: int, device_id: str, outcome: str, size: int) -> None:
+    """Set what became of an order and count the bytes received; an accepted order stays accepted."""
+    connection.execute(
+        update(orders).where(_order(run_id, number, device_id)).values(bytes_up=orders.c.bytes_up + size)
+    )
+    connection.execute(
+        update(orders).where(_order(run_id, number, device_id), orders.c.outcome != "accepted").values(outcome=outcome)
+    )
+
+
+def holds(connection: Connection, run_id: str, number: int, device_id: str) -> bool:
+    """Whether this device's report of this round was accepted."""
+    query = select(reports.c.sequence).where(
+        reports.c.run_id == run_id, reports.c.round == number, reports.c.device_id == device_id
+    )
+    return connection.execute(query).first() is not None
+
+
+def devices_in(connection: Connection, run_id: str, number: int) -> list[str]:
+    """Who reported a round, in the order of acceptance."""
+    query = (
+        select(reports.c.device_id)
+        .where(reports.c.run_id == run_id, reports.c.round == number)
+        .order_by(reports.c.sequence)
+    )
+    return list(connection.execute(query).scalars())
+
+
+def in_order(connection: Connection, run_id: str, number: int) -> Iterator[bytes]:
+    """The accepted reports of a round as they came, in the order of acceptance, one in memory at a time."""
+    for device_id in devices_in(connection, run_id, number):
+        yield connection.execute(
+            select(reports.c.data).where(
+                reports.c.run_id == run_id, reports.c.round == number, reports.c.device_id == device_id
+            )
+        ).scalar_one()
+
+
+def refuse(connection: Connection, run_id: str, number: int, device_id: str, code: str, detail: str) -> None:
+    """Count a refused report by its reason."""
+    key = and_(
+        refusals.c.run_id == run_id,
+        refusals.c.round == number,
+        refusals.c.device_id == device_id,
+        refusals.c.code == code,
+    )
+    changed = connection.execute(update(refusals).where(key).values(count=refusals.c.count + 1, detail=detail))
+    if not changed.rowcount:
+        connection.execute(
+            refusals.insert().values(
+                run_id=run_id, round=number, device_id=device_id, code=code, count=1, detail=detail
+            )
+        )
+
+
+def refusal_counts(connection: Connection, run_id: str) -> dict[tuple[int, str, str], int]:
+    """How often reports were refused: (round, device, code) to count."""
+    query = select(refusals).where(refusals.c.run_id == run_id)
+    rows = connection.execute(query).mappings()
+    return {(row["round"], row["device_id"], row["code"]): row["count"] for row in rows}
+
+
+def settle(connection: Connection, run_id: str, number: int, device_id: str, records: Iterable[PhaseEnergy]) -> None:
+    """Write energy by phase. Said again, it replaces what was there; an unknown never replaces a known."""
+    for record in records:
+        key = and_(
+            energy.c.run_id == run_id,
+            energy.c.round == number,
+            energy.c.device_id == device_id,
+            energy.c.phase == str(record.phase),
+        )
+        there = connection.execute(select(energy.c.energy_j).where(key)).first()
+        if there is not None and there.energy_j is not None and record.energy_j is None:
+            continue
+        values: dict[str, object] = {
+            "energy_j": record.energy_j,
+            "covered_s": record.covered_s,
+            "uncovered_s": record.uncovered_s,
+            "method": record.method,
+            "sensor": record.sensor,
+            "uncertainty_j": record.uncertainty_j,
+            "flags": json.dumps(record.flags),
+        }
+        if there is not None:
+            connection.execute(update(energy).where(key).values(**values))
+        else:
+            connection.execute(
+                energy.insert().values(
+                    run_id=run_id, round=number, device_id=device_id, phase=str(record.phase), **values
+                )
+            )
+
+
+def _order(run_id: str, number: int, device_id: str) -> ColumnElement[bool]:
+    return and_(orders.c.run_id == run_id, orders.c.round == number, orders.c.device_id == device_id)

@@ -1,0 +1,231 @@
+"""Runs, rounds and orders, as rows. Functions take a connection; who calls them says what is one transaction."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, func, select, update
+
+from coordinator.order_line import OrderLine
+from coordinator.store.tables import events, heads, orders, rounds, runs
+from protos.errors import UnknownRunError
+
+OPEN_STATES = ("waiting", "running")
+
+
+@dataclass(frozen=True)
+class NewRun:
+    """What is written down when a run is started."""
+
+    run_id: str
+    name: str
+    plan_id: str
+    plan_toml: str
+    plan_directory: str
+    bundle_id: str
+    rounds_planned: int
+    initial_head: str
+
+
+def add(connection: Connection, run: NewRun) -> None:
+    """Write down a run that waits for its turn."""
+    sequence = (connection.execute(select(func.max(runs.c.sequence))).scalar() or 0) + 1
+    connection.execute(
+        runs.insert().values(
+            **vars(run),
+            sequence=sequence,
+            state="waiting",
+            reason="being prepared",
+            started_unix_s=time.time(),
+        )
+    )
+
+
+def row(connection: Connection, run_id: str) -> RowMapping:
+    """Everything of one run."""
+    return connection.execute(select(runs).where(runs.c.run_id == run_id)).mappings().one()
+
+
+def unfinished(connection: Connection) -> list[RowMapping]:
+    """Runs that are not over, in the order in which they were started."""
+    query = select(runs).where(runs.c.state.in_(OPEN_STATES)).order_by(runs.c.sequence)
+    return list(connection.execute(query).mappings())
+
+
+def change(connection: Connection, run_id: str, **values: object) -> None:
+    """Set columns of a run."""
+    connection.execute(update(runs).where(runs.c.run_id == run_id).values(**values))
+
+
+def resolve(connection: Connection, name: str) -> str:
+    """The id of the run that ``name`` means: its id, the only id that begins so, or the only run of that name.
+
+    Raises:
+        UnknownRunError: none, or several.
+    """
+    by_id = select(runs.c.run_id).order_by(runs.c.sequence)
+    for condition in (
+        runs.c.run_id == name,
+        runs.c.name == name,
+        runs.c.run_id.startswith(name, autoescape=True),
+        runs.c.run_id.startswith(f"run-{name}", autoescape=True),
+    ):
+        found = list(connection.execute(by_id.where(condition)).scalars())
+        if len(found) == 1:
+            return str(found[0])
+        if found:
+            some = ", ".join(found[-5:])
+            raise UnknownRunError(f"{name!r} means {len(found)} runs", fix=f"give one of the ids: {some}")
+    raise UnknownRunError(f"no run is called {name!r}", fix="see: coordinator status")
+
+
+def open_round(
+    connection: Connection, run_id: str, number: int, attempt: int, lines: Iterable[OrderLine], reason: str
+) -> None:
+    """Write down an open round with its orders. In a later attempt, orders that are there already stay."""
+    key = and_(rounds.c.run_id == run_id, rounds.c.round == number)
+    values: dict[str, object] = {"state": "open", "attempt": attempt, "opened_unix_s": time.time()}
+    if not connection.execute(update(rounds).where(key).values(**values)).rowcount:
+        connection.execute(rounds.insert().values(run_id=run_id, round=number, **values))
+    there = set(connection.execute(select(orders.c.device_id).where(_these(run_id, number))).scalars())
+    fresh = [line for line in lines if line.device_id not in there]
+    if fresh:
+        blank = {"run_id": run_id, "round": number, "outcome": "ordered", "bytes_up": 0, "bytes_down": 0}
+        connection.execute(orders.insert(), [{**blank, **vars(line)} for line in fresh])
+    missing = _these(run_id, number) & (orders.c.outcome == "missing")
+    connection.execute(update(orders).where(missing).values(outcome="ordered"))
+    change(connection, run_id, state="running", reason=reason)
+
+
+def abandon_round(connection: Connection, run_id: str, number: int, reason: str) -> None:
+    """An attempt at a round failed."""
+    _end_round(connection, run_id, number, state="abandoned", closed_unix_s=time.time())
+    note(connection, run_id, number, "abandoned", reason)
+
+
+def close_round(
+    connection: Connection,
+    run_id: str,
+    number: int,
+    *,
+    head_version: str,
+    accuracy: float | None,
+    loss: float | None,
+) -> None:
+    """A round is done: its head, and how good it is."""
+    _end_round(
+        connection,
+        run_id,
+        number,
+        state="closed",
+        closed_unix_s=time.time(),
+        head_version=head_version,
+        accuracy=accuracy,
+        loss=loss,
+    )
+
+
+def _end_round(connection: Connection, run_id: str, number: int, **values: object) -> None:
+    key = and_(rounds.c.run_id == run_id, rounds.c.round == number)
+    connection.execute(update(rounds).where(key).values(**values))
+    still = _these(run_id, number) & (orders.c.outcome == "ordered")
+    connection.execute(update(orders).where(still).values(outcome="missing"))
+
+
+def add_round_zero(
+    connection: Connection, run_id: str, *, head_version: str, accuracy: float | None, loss: float | None
+) -> None:
+    """The head before any training."""
+    now = time.time()
+    connection.execute(
+        rounds.insert().values(
+            run_id=run_id,
+            round=0,
+            state="closed",
+            attempt=1,
+            opened_unix_s=now,
+            closed_unix_s=now,
+            head_version=head_version,
+            accuracy=accuracy,
+            loss=loss,
+        )
+    )
+
+
+def is_unfinished(connection: Connection, run_id: str, number: int) -> bool:
+    """Whether neither the run nor this round of it is over."""
+    query = (
+        select(rounds.c.state)
+        .join(runs, runs.c.run_id == rounds.c.run_id)
+        .where(rounds.c.run_id == run_id, rounds.c.round == number, runs.c.state.in_(OPEN_STATES))
+    )
+    return connection.execute(query).scalar() in ("open", "abandoned")
+
+
+def last_round(connection: Connection, run_id: str) -> RowMapping | None:
+    """The newest round, whatever its state."""
+    query = select(rounds).where(rounds.c.run_id == run_id).order_by(rounds.c.round.desc()).limit(1)
+    return connection.execute(query).mappings().first()
+
+
+def head_bytes(connection: Connection, run_id: str) -> int | None:
+    """Bytes of a head of this run as float32, or None for an unknown run."""
+    query = (
+        select(func.length(heads.c.data))
+        .join(runs, runs.c.initial_head == heads.c.version)
+        .where(runs.c.run_id == run_id)
+    )
+    return connection.execute(query).scalar()
+
+
+def newest_head(connection: Connection, run_id: str) -> str | None:
+    """The version of the newest head of a run, or None before round 0 was looked at."""
+    query = (
+        select(rounds.c.head_version)
+        .where(rounds.c.run_id == run_id, rounds.c.state == "closed")
+        .order_by(rounds.c.round.desc())
+        .limit(1)
+    )
+    return connection.execute(query).scalar()
+
+
+def lines_of(connection: Connection, run_id: str, number: int) -> dict[str, OrderLine]:
+    """The orders of a round, by device."""
+    query = select(orders).where(_these(run_id, number)).order_by(orders.c.device_id)
+    rows = connection.execute(query).mappings()
+    return {row["device_id"]: OrderLine(row["device_id"], row["steps"], row["budget_j"]) for row in rows}
+
+
+def order_of(connection: Connection, run_id: str, number: int, device_id: str) -> RowMapping | None:
+    """One order, or None."""
+    query = select(orders).where(_these(run_id, number), orders.c.device_id == device_id)
+    return connection.execute(query).mappings().first()
+
+
+def add_bytes_down(connection: Connection, run_id: str, number: int, sent: Mapping[str, int]) -> None:
+    """Count the bytes of orders that were sent, by device."""
+    for device_id, size in sent.items():
+        connection.execute(
+            update(orders)
+            .where(_these(run_id, number), orders.c.device_id == device_id)
+            .values(bytes_down=orders.c.bytes_down + size)
+        )
+
+
+def note(connection: Connection, run_id: str, number: int | None, kind: str, detail: str) -> None:
+    """Write down what happened, in words."""
+    connection.execute(
+        events.insert().values(run_id=run_id, round=number, unix_s=time.time(), kind=kind, detail=detail)
+    )
+
+
+def _these(run_id: str, number: int) -> ColumnElement[bool]:
+    return and_(orders.c.run_id == run_id, orders.c.round == number)
+
+
+def head_versions(connection: Connection, run_id: str) -> set[str]:
+    """Every head that the run ever had."""
+    query = select(rounds.c.head_version).where(rounds.c.run_id == run_id, rounds.c.head_version.is_not(None))
+    return {str(version) for version in connection.execute(query).scalars()}

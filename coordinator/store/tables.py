@@ -1,0 +1,161 @@
+"""The tables. Every statement about a report goes through an index: (run_id, round, device_id).
+
+`sequence` numbers reports in the order in which they were accepted, which is the order in which they are folded: a
+restart folds them again in that order and gets the same bits. Times are Unix seconds, for people; nothing is decided
+by them.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+# SQLite numbers rows by itself only in a column of type INTEGER.
+_SEQUENCE = BigInteger().with_variant(Integer(), "sqlite")
+
+metadata = MetaData()
+
+# One row: which layout this database has.
+layout = Table("layout", metadata, Column("version", Integer, primary_key=True))
+
+heads = Table(
+    "heads",
+    metadata,
+    Column("version", String(64), primary_key=True),  # made of the content
+    Column("shapes", Text, nullable=False),  # JSON: name to shape, names sorted
+    Column("data", LargeBinary, nullable=False),  # little-endian float32, in that order
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("run_id", String(64), primary_key=True),
+    Column("sequence", _SEQUENCE, nullable=False, unique=True),
+    Column("name", String(256), nullable=False, index=True),
+    Column("state", String(16), nullable=False),  # waiting, running, finished, stopped, failed
+    Column("reason", Text, nullable=False),
+    Column("plan_id", String(64), nullable=False),
+    Column("plan_toml", Text, nullable=False),
+    Column("plan_directory", Text, nullable=False),
+    Column("bundle_id", String(128), nullable=False),
+    Column("rounds_planned", Integer, nullable=False),
+    Column("initial_head", ForeignKey("heads.version"), nullable=False),
+    Column("engine", String(256)),  # the engine class that this run is tied to
+    Column("evaluation_key", String(128)),  # names the cached embeddings of the held-out data
+    Column("started_unix_s", Float(53), nullable=False),
+    Column("finished_unix_s", Float(53)),
+)
+
+rounds = Table(
+    "rounds",
+    metadata,
+    Column("run_id", ForeignKey("runs.run_id"), primary_key=True),
+    Column("round", Integer, primary_key=True),  # 0 is the head before any training
+    Column("state", String(16), nullable=False),  # open, closed, abandoned
+    Column("attempt", Integer, nullable=False),
+    Column("accuracy", Float(53)),
+    Column("loss", Float(53)),
+    Column("opened_unix_s", Float(53), nullable=False),
+    Column("closed_unix_s", Float(53)),
+    Column("head_version", ForeignKey("heads.version")),  # the head after this round
+)
+
+orders = Table(
+    "orders",
+    metadata,
+    Column("run_id", String(64), primary_key=True),
+    Column("round", Integer, primary_key=True),
+    Column("device_id", String(256), primary_key=True),
+    Column("outcome", String(16), nullable=False),  # ordered, accepted, late, rejected, missing
+    Column("steps", Integer, nullable=False),
+    Column("budget_j", Float(53)),
+    Column("bytes_up", BigInteger, nullable=False),
+    Column("bytes_down", BigInteger, nullable=False),
+    ForeignKeyConstraint(["run_id", "round"], ["rounds.run_id", "rounds.round"]),
+)
+
+reports = Table(
+    "reports",
+    metadata,
+    Column("sequence", _SEQUENCE, primary_key=True, autoincrement=True),
+    Column("run_id", String(64), nullable=False),
+    Column("round", Integer, nullable=False),
+    Column("device_id", String(256), nullable=False),
+    Column("data", LargeBinary, nullable=False),  # the serialised report, as it came
+    Column("sha256", LargeBinary, nullable=False),
+    Column("weight", Float(53), nullable=False),  # not normalised
+    Column("steps_done", Integer, nullable=False),
+    Column("examples", BigInteger, nullable=False),
+    Column("stop_reason", String(16), nullable=False),
+    Column("loss", Float(53)),
+    Column("embedded", BigInteger, nullable=False),
+    Column("accepted_unix_s", Float(53), nullable=False),
+    UniqueConstraint("run_id", "round", "device_id"),
+    ForeignKeyConstraint(["run_id", "round", "device_id"], ["orders.run_id", "orders.round", "orders.device_id"]),
+)
+
+energy = Table(
+    "energy",
+    metadata,
+    Column("run_id", String(64), primary_key=True),
+    Column("round", Integer, primary_key=True),
+    Column("device_id", String(256), primary_key=True),
+    Column("phase", String(16), primary_key=True),
+    Column("energy_j", Float(53)),  # NULL: not known
+    Column("covered_s", Float(53), nullable=False),
+    Column("uncovered_s", Float(53), nullable=False),
+    Column("method", String(16), nullable=False),
+    Column("sensor", String(256), nullable=False),
+    Column("uncertainty_j", Float(53)),
+    Column("flags", Text, nullable=False),  # JSON list
+    ForeignKeyConstraint(["run_id", "round", "device_id"], ["orders.run_id", "orders.round", "orders.device_id"]),
+    Index("energy_of_device", "device_id"),
+)
+
+devices = Table(
+    "devices",
+    metadata,
+    Column("device_id", String(256), primary_key=True),
+    Column("session", String(256), nullable=False),
+    Column("state", String(16), nullable=False),  # here, left
+    Column("card", Text, nullable=False),  # JSON of what the device said of itself
+    Column("last_seen_unix_s", Float(53), nullable=False),
+)
+
+# Reports that were refused, counted by reason: bounded however often a device tries.
+refusals = Table(
+    "refusals",
+    metadata,
+    Column("run_id", String(64), primary_key=True),
+    Column("round", Integer, primary_key=True),
+    Column("device_id", String(256), primary_key=True),
+    Column("code", String(32), primary_key=True),
+    Column("count", BigInteger, nullable=False),
+    Column("detail", Text, nullable=False),  # of the last one
+    ForeignKeyConstraint(["run_id", "round", "device_id"], ["orders.run_id", "orders.round", "orders.device_id"]),
+)
+
+# What happened to a run, in words: opened, abandoned, devices left out.
+events = Table(
+    "events",
+    metadata,
+    Column("sequence", _SEQUENCE, primary_key=True, autoincrement=True),
+    Column("run_id", ForeignKey("runs.run_id"), nullable=False, index=True),
+    Column("round", Integer),
+    Column("unix_s", Float(53), nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("detail", Text, nullable=False),
+)

@@ -1,0 +1,130 @@
+"""What a report must be before it may touch the head. Each refusal has a code, counted, and a line that says why.
+
+The numbers that weigh a report (examples, steps, FedNova's normaliser) are claims of the device; they are held
+against what it declared at join and against what its order allows, so that no claim alone buys more say.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from protos.errors import UpdateError
+from protos.orders import DeviceReport
+from protos.update.tensors import decode
+from protos.update.trees import Shapes, Tree
+
+# Relative difference that a float computation of the normaliser may have.
+_TOLERANCE = 1e-3
+
+
+class RejectedError(Exception):
+    """A report that is not taken. Becomes a verdict; never leaves the coordinator as an exception.
+
+    Args:
+        code: a stable word, one of :data:`CODES`.
+        reason: one line for the device's log.
+    """
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(code, reason)
+        self.code, self.reason = code, " ".join(reason.split())[:400]
+
+
+CODES = (
+    "unreadable",
+    "not_ordered",
+    "wrong_plan",
+    "wrong_bundle",
+    "wrong_head",
+    "wrong_steps",
+    "too_many_examples",
+    "wrong_normaliser",
+    "bad_energy",
+    "bad_update",
+)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the order of a report said, and what its device declared.
+
+    Attributes:
+        examples: training examples declared at join.
+        optimiser: the bundle's; "sgd" takes rate, momentum and proximal_mu.
+    """
+
+    plan_id: str
+    bundle_id: str
+    head_version: str
+    steps: int
+    examples: int
+    shapes: Shapes
+    inputs: Mapping[str, float]
+    optimiser: str
+
+
+def check(report: DeviceReport, expected: Expected) -> Tree:
+    """The decoded update of a report that may be folded: finite, of the expected shapes.
+
+    Raises:
+        RejectedError: for the first thing that is not as it must be.
+    """
+    for code, said, ordered, what in (
+        ("wrong_plan", report.plan_id, expected.plan_id, "plan"),
+        ("wrong_bundle", report.bundle_id, expected.bundle_id, "bundle"),
+        ("wrong_head", report.head_version, expected.head_version, "head"),
+    ):
+        if said != ordered:
+            raise RejectedError(code, f"trained with {what} {said}, the order says {ordered}")
+    if report.steps_planned != expected.steps or not 0 <= report.steps_done <= expected.steps:
+        raise RejectedError(
+            "wrong_steps", f"{report.steps_done} of {report.steps_planned} steps, the order says {expected.steps}"
+        )
+    if report.examples > expected.examples or (report.steps_done and not report.examples):
+        raise RejectedError(
+            "too_many_examples", f"{report.examples} training examples, {expected.examples} declared at join"
+        )
+    _check_normaliser(report, expected)
+    phases = [record.phase for record in report.energy]
+    if len(set(phases)) != len(phases):
+        raise RejectedError("bad_energy", "a phase has two energies")
+    try:
+        return decode(report.update, expected.shapes)
+    except UpdateError as error:
+        raise RejectedError("bad_update", f"update refused: {error}") from error
+
+
+def _check_normaliser(report: DeviceReport, expected: Expected) -> None:
+    low, high = normaliser_limits(report.steps_done, expected.inputs, expected.optimiser)
+    said = report.local_normaliser
+    if not low * (1 - _TOLERANCE) <= said <= high * (1 + _TOLERANCE):
+        raise RejectedError(
+            "wrong_normaliser",
+            f"local normaliser {said:g} after {report.steps_done} steps; {low:g} to {high:g} is possible",
+        )
+
+
+def normaliser_limits(steps: int, inputs: Mapping[str, float], optimiser: str) -> tuple[float, float]:
+    """Between what FedNova's ||a||_1 must lie after ``steps`` steps (Wang et al., NeurIPS 2020, section 3).
+
+    With momentum m alone it is (t - m (1 - m^t) / (1 - m)) / (1 - m); with a proximal pull p = rate * mu alone,
+    (1 - (1 - p)^t) / p. With both there is no closed form; it swings, but stays positive and below the first.
+
+    >>> normaliser_limits(2, {"momentum": 0.5}, "sgd")
+    (2.5, 2.5)
+    """
+    if not steps:
+        return 0.0, 0.0
+    if optimiser != "sgd":
+        return float(steps), float(steps)
+    momentum = inputs.get("momentum", 0.0)
+    pull = inputs.get("rate", 0.0) * inputs.get("proximal_mu", 0.0)
+    with_momentum = (steps - momentum * (1 - momentum**steps) / (1 - momentum)) / (1 - momentum)
+    if not pull:
+        return with_momentum, with_momentum
+    if not momentum:
+        with_pull = -math.expm1(steps * math.log1p(-pull)) / pull
+        return with_pull, with_pull
+    return min(1.0, with_momentum) * 0.01, with_momentum

@@ -1,0 +1,1 @@
+"""The device: joins, trains the head, meters what it cost, reports."""

@@ -1,0 +1,101 @@
+"""The command line of the device: ``edge-runtime run`` and ``edge-runtime doctor``.
+
+Exit codes: 0 when stopped by SIGTERM, SIGINT, ``--max-rounds`` or ``--exit-when-idle``; else the code of the error
+(see ``protos.errors``). A second SIGTERM or SIGINT ends the process at once (143 or 130 in a shell).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from edge_runtime.board import software_version
+from edge_runtime.config import KEYS, OPTIONS, Resolved, as_json, misspelt, resolve
+from protos.errors import EdgejouleError
+
+_RUN_EXAMPLE = """example:
+  edge-runtime run --coordinator 127.0.0.1:50461 --device-id pi-1 --data digits.npz --shard 1/4 \\
+      --sensor serial:/dev/ttyUSB0 --state /var/lib/edgejoule
+
+Each setting is also a key of the file given with --config, and a variable such as EDGEJOULE_DEVICE_ID.
+Flags win over variables, variables over the file. SIGTERM and SIGINT end training at the next step, send what was
+trained, and leave with exit code 0; a second signal ends at once."""
+_DOCTOR_EXAMPLE = """example:
+  edge-runtime doctor --json --sensor serial:/dev/ttyUSB0 --data digits.npz --bundle BUNDLE/
+
+Exit code 0 when no check failed (warnings are allowed), 3 when one did."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line, made from the table of settings."""
+    top = argparse.ArgumentParser(prog="edge-runtime", description="Federated fine-tuning on this device.",
+                                  epilog="example:\n  edge-runtime run --config /etc/edgejoule/device.toml",
+                                  formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    top.add_argument("--version", action="version", version=f"edge-runtime {software_version()}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="join a coordinator and work for it", epilog=_RUN_EXAMPLE,
+                              formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    run.add_argument("--json", action="store_true", help="print one JSON object per round on stdout")
+    doctor = commands.add_parser("doctor", help="check this machine and say how to mend it", epilog=_DOCTOR_EXAMPLE,
+                                 formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    doctor.add_argument("--json", action="store_true", help="print JSON on stdout")
+    for command in (run, doctor):
+        command.add_argument("--config", metavar="FILE", type=Path, help="TOML file (or EDGEJOULE_CONFIG)")
+        command.add_argument("--show-config", action="store_true", help="print every setting with its origin, and end")
+        for option in OPTIONS:
+            command.add_argument(option.flag, dest=option.key, metavar=option.metavar, help=option.meaning,
+                                 default=argparse.SUPPRESS)  # fmt: skip
+    return top
+
+
+def resolved_from(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Resolved:
+    """Settings of a parsed command line."""
+    flags = {key: value for key, value in vars(arguments).items() if key in KEYS}
+    config = arguments.config or (Path(environ["EDGEJOULE_CONFIG"]) if environ.get("EDGEJOULE_CONFIG") else None)
+    return resolve(flags, environ, config)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit code."""
+    given = parser().parse_args(arguments)
+    try:
+        resolved = resolved_from(given, os.environ)
+        if given.show_config:
+            print(json.dumps(as_json(resolved), indent=2) if given.json else "\n".join(resolved.lines()))
+            return 0
+        return _doctor(resolved, as_json=given.json) if given.command == "doctor" else _run(resolved, rows=given.json)
+    except EdgejouleError as error:
+        print(f"edge-runtime: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+
+
+def _run(resolved: Resolved, *, rows: bool) -> int:
+    from edge_runtime.journal import log, start_logging
+    from edge_runtime.stopping import Stopping
+
+    stopping = Stopping()
+    stopping.catch_signals()
+    start_logging(resolved.settings.log_level)
+    for line in misspelt(os.environ):
+        log().warning("%s", line)
+    from edge_runtime import daemon
+
+    daemon.run(resolved.settings, stopping=stopping, rows=rows)
+    return 0
+
+
+def _doctor(resolved: Resolved, *, as_json: bool) -> int:
+    from edge_runtime.doctor import examine, print_findings
+
+    return print_findings(examine(resolved.settings), as_json=as_json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""All that a device holds while it runs: state folder, data, meter, engine, and the bundle it works on.
+
+Opening it needs no coordinator; what is wrong with the machine, the data or the bundle is said here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+
+from edge_runtime.allowance import Reserve
+from edge_runtime.board import board_name, software_version
+from edge_runtime.config import Settings
+from edge_runtime.embeddings import EmbeddingCache
+from edge_runtime.examples import LocalExamples, Summary
+from edge_runtime.journal import log
+from edge_runtime.outbox import Outbox
+from edge_runtime.power.clock import Clock, SystemClock
+from edge_runtime.power.meter import Meter
+from edge_runtime.power.opening import open_meter
+from edge_runtime.round import Workbench
+from edge_runtime.shelf import Shelf
+from edge_runtime.state import StateFolder
+from protos.errors import ConfigError
+from protos.model.bundle import Bundle
+from protos.model.engine import engine_identity
+from protos.model.head import Head
+from protos.orders import DeviceCard, Engine, MeterCard
+
+
+class Device:
+    """An opened device; :meth:`close` gives everything back.
+
+    Raises:
+        ConfigError: no data is named.
+        RefusedError: another daemon uses the state folder.
+        StoreError, DataError, ShapeError, LabelError, NonFiniteError, EmptyShardError, ModelError, IntegrityError,
+        SensorError: what cannot be used, and why.
+    """
+
+    def __init__(self, settings: Settings, *, clock: Clock | None = None, meter: Meter | None = None) -> None:
+        if settings.data is None:
+            raise ConfigError("no data is named", where="data", fix="give --data FILE.npz, or a folder of images")
+        self.settings = settings
+        self.clock = clock or SystemClock()
+        self.session = uuid.uuid4().hex
+        self.state = StateFolder(settings.state)
+        try:
+            self.engine = engine_identity()
+            self.outbox = Outbox(self.state.folder("outbox"))
+            self.shelf = Shelf(self.state.path, self.engine)
+            self.examples = LocalExamples(settings.data, settings.shard, self.state.folder("examples"))
+            self.reserve = Reserve()
+            self.bench: Workbench | None = None
+            bundle = self.shelf.adopt(settings.bundle) if settings.bundle else None
+            self.summary = self._first_summary(bundle)
+            self.meter = meter or open_meter(settings.sensor, clock=self.clock)
+        except BaseException:
+            self.state.close()
+            raise
+        self.meter.start()
+        if bundle is not None:
+            try:
+                self.take_up(bundle)
+            except BaseException:
+                self.close()
+                raise
+
+    def _first_summary(self, bundle: Bundle | None) -> Summary:
+        """Data is checked against the bundle that the user names, else for itself."""
+        if bundle is not None:
+            return self.examples.summary(bundle)
+        # What an earlier run left here may not fit today's data; only the order decides which bundle counts.
+        if (newest := self.shelf.newest()) is not None:
+            with contextlib.suppress(ValueError):
+                return self.examples.summary(newest)
+        summary = self.examples.summary(None)
+        self.examples.release()
+        return summary
+
+    def card(self) -> DeviceCard:
+        """Who this is, for joining."""
+        meter = self.meter.identity
+        return DeviceCard(
+            device_id=self.settings.device_id,
+            session=self.session,
+            software_version=software_version(),
+            board=self.settings.board or board_name(),
+            engine=Engine(self.engine.name, self.engine.version, self.engine.delegate),
+            meter=MeterCard(meter.method, meter.sensor, meter.calibration_id, meter.quality),
+            train_examples=self.summary.train_count,
+            test_examples=self.summary.test_count,
+            budget_j=self.settings.budget_j,
+        )
+
+    def take_up(self, bundle: Bundle) -> Workbench:
+        """Make ``bundle`` the one to work on.
+
+        Raises:
+            ShapeError, LabelError, DataError, ...: the data does not fit it; ModelError: it does not load.
+        """
+        if self.bench is not None and self.bench.bundle.bundle_id == bundle.bundle_id:
+            return self.bench
+        self.bench = None
+        self.summary = self.examples.summary(bundle)
+        cache = EmbeddingCache(
+            self.state.folder("embeddings"),
+            bundle,
+            self.summary.fingerprint,
+            self.summary.train_count,
+            str(self.engine),
+        )
+        if cache.complete:
+            self.examples.release()
+        if cache.rows:
+            log().info("%d of %d embeddings are cached", cache.rows, cache.count)
+        self.bench = Workbench(
+            device_id=self.settings.device_id,
+            bundle=bundle,
+            head=Head(bundle),
+            examples=self.examples,
+            summary=self.summary,
+            cache=cache,
+            engine=self.card().engine,
+            meter=self.meter,
+            reserve=self.reserve,
+            clock=self.clock,
+            budget_j=self.settings.budget_j,
+            threads=self.settings.threads,
+        )
+        return self.bench
+
+    def close(self) -> None:
+        """Give the sensor and the state folder back."""
+        self.meter.close()
+        self.state.close()

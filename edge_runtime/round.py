@@ -1,0 +1,205 @@
+"""One federated round on the device, from an order to a report whose every joule is known.
+
+The phases are marked on the meter just where they begin and end:
+
+    EMBED   raw examples through the frozen backbone, only those that are not cached
+    TRAIN   steps of the head, until they are done or the allowance is spent
+    ENCODE  change of the head, coded and serialised
+    IDLE    waiting for the meter's last samples, writing the report to disk
+    SEND    until the coordinator has answered
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from edge_runtime.allowance import Allowance, Reserve
+from edge_runtime.embeddings import EmbeddingCache, dequantise
+from edge_runtime.examples import LocalExamples, Summary
+from edge_runtime.normaliser import local_normaliser
+from edge_runtime.power.clock import Clock
+from edge_runtime.power.meter import Meter
+from edge_runtime.training import Trained, train
+from protos.catalog import hint
+from protos.energy import Phase, PhaseEnergy
+from protos.errors import NonFiniteError, RefusedError, UsageError
+from protos.model.backbone import Backbone
+from protos.model.bundle import Bundle
+from protos.model.head import Head
+from protos.orders import DeviceReport, Engine, StopReason, TrainOrder
+from protos.update import codecs, trees
+from protos.update.tensors import ABSURD, decode
+
+
+@dataclass
+class Workbench:
+    """What a device works with, one bundle at a time.
+
+    Attributes:
+        budget_j: the device's own limit, or None.
+        settle_s: longest wait for the meter's last samples.
+    """
+
+    device_id: str
+    bundle: Bundle
+    head: Head
+    examples: LocalExamples
+    summary: Summary
+    cache: EmbeddingCache
+    engine: Engine
+    meter: Meter
+    reserve: Reserve
+    clock: Clock
+    budget_j: float | None = None
+    threads: int = 1
+    settle_s: float = 2.0
+
+
+def budget_of(order: TrainOrder, bench: Workbench) -> float | None:
+    """The smaller of the order's and the device's own budget.
+
+    Raises:
+        RefusedError: there is one, and nothing that measures.
+    """
+    limits = [one for one in (order.budget_j, bench.budget_j) if one is not None]
+    if limits and bench.meter.identity.method == "unknown":
+        raise RefusedError(
+            "the order has a budget in joules, and this device has no sensor to keep it",
+            where=f"round {order.round}",
+            fix="give the device a --sensor, or the plan no budget",
+        )
+    return min(limits, default=None)
+
+
+def work(order: TrainOrder, bench: Workbench, stopping: Callable[[], bool]) -> DeviceReport:
+    """Do one order. The meter is idle and settled up to the end of the coding phase afterwards.
+
+    Raises:
+        RefusedError: see :func:`budget_of`.
+        UpdateError, PlanError, UsageError: the order does not fit the bundle.
+        NonFiniteError: training diverged.
+        DataError, StoreError: the data or the cache cannot be read or written.
+    """
+    meter, clock = bench.meter, bench.clock
+    allowance = Allowance(
+        budget_j=budget_of(order, bench),
+        deadline_s=order.deadline_s,
+        reserve=bench.reserve,
+        spent_j=meter.spent_j,
+        now_s=clock.monotonic,
+        stopping=stopping,
+    )
+    _check_inputs(order, bench)
+    received = decode(order.head, bench.bundle.manifest.head.shapes())
+    codec = codecs.build(order.codec.name, order.codec.parameters, where=f"order of round {order.round}")
+    try:
+        meter.mark(Phase.EMBED)
+        embedded, refused = _embed(bench, allowance)
+
+        meter.mark(Phase.TRAIN)
+        start_s = clock.monotonic()
+        bench.head.write(received)
+        trained = Trained(0, refused, None, None) if refused else _train(order, bench, allowance)
+        train_s = clock.monotonic() - start_s
+
+        meter.mark(Phase.ENCODE)
+        start_s = clock.monotonic()
+        change = trees.subtract(_sane(bench.head.read(), order), received)
+        random = codecs.generator(order.seed, "encode", bench.device_id, order.round)
+        update, _ = codec.encode(change, codec.init(trees.shapes(change)), random)
+        encode_s = clock.monotonic() - start_s
+    except BaseException:
+        # What a failed order cost belongs to no round, and must not count against the next one's budget.
+        meter.mark(Phase.IDLE)
+        meter.settle(0.0)
+        raise
+    meter.mark(Phase.IDLE)
+    energy = meter.settle(bench.settle_s)
+    bench.reserve.coded(energy_of(energy, Phase.ENCODE), encode_s)
+    return DeviceReport(
+        run_id=order.run_id,
+        round=order.round,
+        device_id=bench.device_id,
+        plan_id=order.plan_id,
+        bundle_id=order.bundle_id,
+        head_version=order.head_version,
+        steps_planned=order.steps,
+        steps_done=trained.steps,
+        examples=bench.summary.train_count,
+        local_normaliser=_normaliser(order, bench, trained.steps),
+        stop_reason=trained.stop_reason,
+        loss_first=trained.loss_first,
+        loss_last=trained.loss_last,
+        engine=bench.engine,
+        energy=energy,
+        update=update,
+        embedded=embedded,
+        train_s=train_s,
+    )
+
+
+def energy_of(energy: tuple[PhaseEnergy, ...], phase: Phase) -> float | None:
+    """Joules of one phase, or None when unknown or not there."""
+    return next((one.energy_j for one in energy if one.phase is phase), None)
+
+
+def _check_inputs(order: TrainOrder, bench: Workbench) -> None:
+    for name in order.inputs:
+        if name not in bench.head.inputs:
+            where = f"order of round {order.round}"
+            raise UsageError(f"this head has no input {name!r}", where=where, fix=hint(name, bench.head.inputs))
+
+
+def _sane(head: trees.Tree, order: TrainOrder) -> trees.Tree:
+    """A trained head that the other end would take."""
+    if all(np.isfinite(value).all() and float(np.abs(value).max(initial=0)) <= ABSURD for value in head.values()):
+        return head
+    raise NonFiniteError(
+        "training diverged: the head is no longer made of sensible numbers",
+        where=f"round {order.round}",
+        fix="use a smaller rate in the plan",
+    )
+
+
+def _embed(bench: Workbench, allowance: Allowance) -> tuple[int, StopReason | None]:
+    """Fill the cache, and give the raw values and the backbone back when it is full."""
+    if bench.cache.complete:
+        bench.examples.release()
+        return 0, None
+    raw = bench.examples.raw(bench.bundle, bench.summary)
+    backbone = Backbone(bench.bundle, threads=bench.threads)
+    done = bench.cache.fill(backbone.embed, raw, allowed=allowance.ask, now_s=bench.clock.monotonic)
+    if bench.cache.complete:
+        bench.examples.release()
+    return done
+
+
+def _train(order: TrainOrder, bench: Workbench, allowance: Allowance) -> Trained:
+    spec = bench.bundle.manifest.backbone
+    return train(
+        bench.head,
+        bench.cache.view(),
+        bench.summary.labels,
+        lambda quantised: dequantise(quantised, spec),
+        steps=order.steps,
+        inputs=order.inputs,
+        seed=order.seed,
+        purpose=(bench.device_id, order.round),
+        allowed=lambda first: allowance.ask(first_step=first),
+    )
+
+
+def _normaliser(order: TrainOrder, bench: Workbench, steps: int) -> float:
+    """The optimiser that was compiled in decides which inputs count."""
+    if bench.bundle.manifest.head.optimiser != "sgd":
+        return float(steps)
+    inputs = {name: one.default for name, one in bench.head.inputs.items()} | dict(order.inputs)
+    return local_normaliser(
+        steps,
+        rate=inputs["rate"],
+        momentum=inputs.get("momentum", 0.0),
+        proximal_mu=inputs.get("proximal_mu", 0.0),
+    )

@@ -1,0 +1,72 @@
+"""Being asked to stop, and waiting in a way that such a request cuts short.
+
+Rules kept here:
+
+* A signal handler sets a flag and writes one byte to a pipe, nothing else: locks (those of ``threading.Event`` and of
+  gRPC among them) can be held by the very thread that the handler interrupts.
+* The first SIGTERM or SIGINT asks for a clean end, which is exit code 0. The handlers are then the default ones
+  again, so a second signal ends the process at once (status 143 or 130 in a shell).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+from types import FrameType
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stopping:
+    """A request to stop that any thread or signal handler may make, and one thread waits for."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.reason = ""
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._reader, False)
+        os.set_blocking(self._writer, False)
+
+    def request(self, reason: str) -> None:
+        """Ask to stop; the first reason is kept."""
+        self.reason = self.reason or reason
+        self.requested = True
+        self.wake()
+
+    def wake(self) -> None:
+        """End a running :meth:`nap` early; safe from any thread and from a signal handler."""
+        with contextlib.suppress(BlockingIOError, OSError):
+            os.write(self._writer, b".")
+
+    def nap(self, timeout_s: float) -> None:
+        """Wait until something wakes this up, or the time has passed; may return early for no reason."""
+        ready, _, _ = select.select([self._reader], [], [], max(0.0, timeout_s))
+        if ready:
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._reader, 4096)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until a stop is requested or the time has passed; True when it is requested."""
+        end_s = time.monotonic() + timeout_s
+        while not self.requested and (left_s := end_s - time.monotonic()) > 0:
+            self.nap(left_s)
+        return self.requested
+
+    def catch_signals(self) -> None:
+        """Take SIGTERM and SIGINT as requests. Main thread only."""
+        for number in _SIGNALS:
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        for one in _SIGNALS:
+            signal.signal(one, signal.SIG_DFL)
+        self.request(signal.Signals(number).name)
+
+    def close(self) -> None:
+        """Give the pipe back."""
+        for number in (self._reader, self._writer):
+            with contextlib.suppress(OSError):
+                os.close(number)

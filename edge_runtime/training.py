@@ -1,0 +1,92 @@
+"""Local steps of the head: batches in an order drawn from the seed, until they are done or not allowed any more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from protos.orders import StopReason
+from protos.update.codecs import generator
+
+Rows = npt.NDArray[np.int64]
+
+
+class Trainable(Protocol):
+    """The part of a head that training needs."""
+
+    batch_size: int
+
+    def train_step(
+        self,
+        x: npt.NDArray[np.float32],
+        y: npt.NDArray[np.int32],
+        weight: npt.NDArray[np.float32] | None = None,
+        **inputs: float,
+    ) -> float:
+        """One step; returns the loss before it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of it. Losses are means over the first and the last pass (or half, when there is less than two)."""
+
+    steps: int
+    stop_reason: StopReason
+    loss_first: float | None
+    loss_last: float | None
+
+
+def batches(count: int, size: int, random: np.random.Generator) -> Iterator[Rows]:
+    """Row numbers of one batch after another, without end: full passes, each in an order of its own.
+
+    The last batch of a pass may be smaller; the head masks what is missing.
+
+    >>> [len(rows) for rows, _ in zip(batches(5, 2, np.random.default_rng(0)), range(4))]
+    [2, 2, 1, 2]
+    """
+    while True:
+        order = random.permutation(count).astype(np.int64)
+        for start in range(0, count, size):
+            yield order[start : start + size]
+
+
+def train(
+    head: Trainable,
+    embeddings: npt.NDArray[Any],
+    labels: npt.NDArray[np.int32],
+    dequantise: Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]],
+    *,
+    steps: int,
+    inputs: Mapping[str, float],
+    seed: int,
+    purpose: tuple[str | int, ...],
+    allowed: Callable[[bool], StopReason | None],
+) -> Trained:
+    """Do up to ``steps`` steps on quantised embeddings [N, D] (they may be memory-mapped) and labels int32 [N].
+
+    Args:
+        dequantise: embeddings as stored to float32.
+        inputs: of the train signature; what is missing takes the bundle's default.
+        purpose: with ``seed``, all that the order of examples depends on.
+        allowed: asked before each step, with True before the first; None to go on.
+    """
+    losses: list[float] = []
+    stop_reason = StopReason.COMPLETED
+    for rows in batches(len(labels), head.batch_size, generator(seed, "batches", *purpose)):
+        if len(losses) >= steps:
+            break
+        refused = allowed(not losses)
+        if refused is not None:
+            stop_reason = refused
+            break
+        losses.append(head.train_step(dequantise(embeddings[rows]), labels[rows], None, **inputs))
+    passes = -(-len(labels) // head.batch_size)
+    window = max(1, min(passes, len(losses) // 2))
+    first = float(np.mean(losses[:window])) if losses else None
+    last = float(np.mean(losses[-window:])) if losses else None
+    return Trained(len(losses), stop_reason, first, last)

@@ -1,0 +1,1 @@
+"""The workshop: conversion of models and everything about the sensor bridge."""

@@ -1,0 +1,135 @@
+"""Model of one INA219 in continuous mode on a load, with the sums that the bridge keeps for it.
+
+Modelled: the shunt register holds the mean over its own conversion window, the bus window follows; oscillator
+error; register steps by resolution; PGA clipping; offset, gain and shunt errors that a calibration has brought
+down to its own resolution; noise. Not modelled: temperature, the analogue input filter, supply sag, I2C errors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from firmware_tools.bridge.loads import Load
+from protos.ina219 import CLIP_RAW, SHUNT_STEP_V, Calibration, Config, Profile
+
+__all__ = ["Batch", "SensorErrors", "SimulatedIna219", "Sums"]
+
+
+@dataclass(frozen=True, slots=True)
+class SensorErrors:
+    """What is wrong with one sensor and its shunt: the truth behind the calibration.
+
+    Args:
+        offset_v: shunt voltage read with no current, V.
+        gain: relative error of shunt resistance, current and voltage gain together.
+        oscillator: relative error of the conversion times; the data sheet allows 0.1.
+        noise_v: standard deviation of one 12-bit shunt conversion, V.
+    """
+
+    offset_v: float = 0.0
+    gain: float = 0.0
+    oscillator: float = 0.0
+    noise_v: float = 0.0
+
+    @classmethod
+    def drawn(cls, rng: np.random.Generator) -> SensorErrors:
+        """Errors of a typical part with a 1 % shunt."""
+        return cls(
+            offset_v=float(np.clip(rng.normal(0, 20e-6), -60e-6, 60e-6)),
+            gain=float(np.clip(rng.normal(0, 0.005), -0.012, 0.012)),
+            oscillator=float(rng.uniform(-0.03, 0.03)),
+            noise_v=5e-6,
+        )
+
+    def calibrated(self, number: int, shunt_ohm: float, *, day: int) -> Calibration:
+        """The record that a careful calibration of this sensor writes: 0.1 uV and 100 ppm resolution."""
+        return Calibration(
+            id=number,
+            shunt_uohm=round(shunt_ohm * 1e6),
+            offset_nv=round(self.offset_v * 1e7) * 100,
+            gain_ppm=round((1 / (1 + self.gain) - 1) * 1e4) * 100,
+            day=day,
+        )
+
+
+@dataclass(slots=True)
+class Sums:
+    """The accumulators of STATS; Python integers, reduced to 64 bits when sent."""
+
+    samples: int = 0
+    time: int = 0
+    charge: int = 0
+    voltage: int = 0
+    energy: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Finished conversions: begin of the first and ends of all, host seconds; raw registers as read."""
+
+    begin_s: float
+    end_s: npt.NDArray[np.float64]
+    shunt: npt.NDArray[np.int16]
+    bus: npt.NDArray[np.uint16]
+
+
+class SimulatedIna219:
+    """A sensor that converts without pause from ``start_s`` on.
+
+    Args:
+        load: what draws the power.
+        supply_v: bus voltage, constant.
+        shunt_ohm: nominal shunt.
+        errors: the part's own errors.
+        profile: sensor setting.
+        rng: source of the noise.
+        start_s: host time of the first conversion.
+    """
+
+    def __init__(
+        self,
+        load: Load,
+        *,
+        supply_v: float,
+        shunt_ohm: float,
+        errors: SensorErrors,
+        profile: Profile,
+        rng: np.random.Generator,
+        start_s: float,
+    ) -> None:
+        self.load, self.supply_v, self.shunt_ohm, self.errors = load, supply_v, shunt_ohm, errors
+        self._rng = rng
+        self.configure(profile.config, start_s)
+
+    def configure(self, config: Config, now_s: float) -> None:
+        """Write the configuration register: conversion starts anew."""
+        self.config = config
+        self._next_s = now_s
+        self._period_s = config.period_s * (1 + self.errors.oscillator)
+        self._window_s = config.shunt_s * (1 + self.errors.oscillator)
+
+    def ready(self, now_s: float) -> int:
+        """Conversions finished by ``now_s`` and not taken yet."""
+        return max(0, int((now_s - self._next_s) / self._period_s))
+
+    def take(self, count: int) -> Batch:
+        """The next ``count`` conversions, which must be finished."""
+        begins = self._next_s + self._period_s * np.arange(count + 1, dtype=np.float64)
+        self._next_s = float(begins[-1])
+        edges = np.concatenate([begins[:-1], begins[:-1] + self._window_s])
+        joules = self.load.energy_j(edges)
+        mean_w = (joules[count:] - joules[:count]) / self._window_s
+        noise_v = self.errors.noise_v / self.config.averages**0.5
+        seen_v = mean_w / self.supply_v * self.shunt_ohm * (1 + self.errors.gain) + self.errors.offset_v
+        seen_v = seen_v + self._rng.normal(0.0, noise_v, count) if noise_v else seen_v
+        coarse = round(self.config.shunt_step_v / SHUNT_STEP_V)
+        limit = CLIP_RAW[self.config.pga]
+        shunt = np.clip(np.rint(seen_v / self.config.shunt_step_v) * coarse, -limit, limit).astype(np.int16)
+        # 16 V or 32 V range: 4000 or 8000 steps of 4 mV.
+        top_v = 32.0 if self.config.bus_range_32v else 16.0
+        bus_steps = round(min(self.supply_v, top_v) / self.config.bus_step_v) * round(self.config.bus_step_v / 4e-3)
+        bus = np.full(count, bus_steps << 3 | 2, np.uint16)
+        return Batch(float(begins[0]), begins[1:], shunt, bus)

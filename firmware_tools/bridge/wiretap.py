@@ -1,0 +1,84 @@
+"""Reading a bridge's messages for people: a capture file, or the HELLO of a port."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import serial
+
+from protos.bridge.commands import Command, command
+from protos.bridge.framing import DropCounts, FrameParser, encode_frame
+from protos.bridge.hello import Hello, MalformedMessage, ResetCause
+from protos.bridge.messages import Message, decode
+from protos.errors import SensorError
+
+__all__ = ["decode_capture", "describe", "read_hello"]
+
+BAUD = 500_000
+
+
+def describe(message: Message) -> dict[str, Any]:
+    """A message as plain values, its type first; bytes in hexadecimal, arrays as lists."""
+    values = {"type": type(message).__name__.lower()} | asdict(message)
+    return {name: _plain(value) for name, value in values.items()}
+
+
+def decode_capture(data: bytes) -> tuple[list[dict[str, Any]], DropCounts]:
+    """Every message in a captured byte stream, and what had to be dropped."""
+    parser = FrameParser()
+    messages = []
+    for payload in parser.feed(data):
+        try:
+            messages.append(describe(decode(payload)))
+        except MalformedMessage as error:
+            messages.append({"type": "unknown", "payload": payload.hex(), "why": str(error)})
+    return messages, parser.drops
+
+
+def read_hello(path: str, wait_s: float) -> dict[str, Any]:
+    """Ask the bridge at ``path`` who it is.
+
+    Raises:
+        SensorError: the port does not open, or nobody answers within ``wait_s``.
+    """
+    port = serial.Serial()
+    port.port, port.baudrate, port.timeout, port.exclusive, port.dtr = path, BAUD, 0.05, True, False
+    try:
+        port.open()
+    except OSError as cause:
+        raise SensorError(f"cannot open ({cause})", where=path, fix="check the path, or who uses it") from cause
+    parser, deadline_s, ask_s = FrameParser(), time.monotonic() + wait_s, 0.0
+    try:
+        while time.monotonic() < deadline_s:
+            if time.monotonic() >= ask_s:
+                ask_s = time.monotonic() + 0.25
+                port.write(encode_frame(command(Command.GET_HELLO)))
+            for payload in parser.feed(port.read(max(1, port.in_waiting))):
+                try:
+                    message = decode(payload)
+                except MalformedMessage:
+                    continue
+                if isinstance(message, Hello):
+                    fields = describe(message)
+                    fields["reset"] = [cause.name for cause in ResetCause if message.reset & cause]
+                    return fields
+    except OSError as cause:
+        raise SensorError(f"the port was lost ({cause})", where=path, fix="check the cable") from cause
+    finally:
+        port.close()
+    raise SensorError(f"no bridge answered within {wait_s:g} s", where=path, fix="check power, cable and firmware")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return int(value) if isinstance(value, int) else value

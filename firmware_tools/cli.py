@@ -1,0 +1,72 @@
+"""``firmware-tools``: what is made on a workstation and put on a board."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import NoReturn
+
+from firmware_tools.convert.command import add_command as add_convert
+from firmware_tools.inspect_command import add_command as add_inspect
+from protos.errors import EdgejouleError
+
+_EPILOG = """\
+examples:
+  firmware-tools convert cnn.keras --calibrate digits.npz -o bundle/
+  firmware-tools inspect bundle/
+  firmware-tools COMMAND --help"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="firmware-tools",
+        description="The workshop of edgejoule: models and firmware for boards.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    add_convert(commands)
+    add_inspect(commands)
+    try:
+        bridge = importlib.import_module("firmware_tools.bridge.commands")
+    except ModuleNotFoundError as error:
+        # Only the room itself may be absent; a missing dependency of it is a fault to show.
+        if error.name not in ("firmware_tools.bridge", "firmware_tools.bridge.commands"):
+            raise
+    else:
+        bridge.add_commands(commands)
+    return parser
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; a user's mistake is one line on stderr, never a traceback."""
+    options = _parser().parse_args(arguments)
+    # Unwinds through every `finally`, so that temporary folders and children go when the command is told to.
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        code = options.run(options)
+        sys.stdout.flush()
+        return int(code or 0)
+    except EdgejouleError as error:
+        print(f"firmware-tools: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("firmware-tools: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output went away; keep the interpreter from complaining when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+if __name__ == "__main__":
+    sys.exit(main())

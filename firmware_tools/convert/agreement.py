@@ -1,0 +1,46 @@
+"""How far an integer backbone is from its float original, on real examples."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+
+from protos.errors import CheckFailed
+from protos.model.head_algebra import Array, Tree, logits_of
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Agreement:
+    """Cosine between float and dequantised embeddings: mean and minimum over ``examples`` examples."""
+
+    cosine_mean: float
+    cosine_min: float
+    examples: int
+
+
+def cosine_agreement(float_embeddings: Array, int8_embeddings: Array) -> Agreement:
+    """Cosine per example of two [N, D] arrays. Two zero vectors agree fully, a zero and another not at all."""
+    a, b = float_embeddings.astype(np.float64), int8_embeddings.astype(np.float64)
+    lengths = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
+    product = lengths[0] * lengths[1]
+    cosine = (a * b).sum(axis=1) / np.where(product > 0, product, 1.0)
+    cosine = np.where(product > 0, cosine, (lengths[0] == lengths[1]).astype(np.float64))
+    return Agreement(float(cosine.mean()), float(cosine.min()), len(a))
+
+
+def require(agreement: Agreement, minimum: float, *, where: str) -> None:
+    """Raise `CheckFailed` when the mean cosine is under the minimum, or is no number."""
+    if not agreement.cosine_mean >= minimum:
+        raise CheckFailed(
+            f"int8 embeddings agree only {agreement.cosine_mean:.8g} with the float ones (mean cosine over "
+            f"{agreement.examples} examples), under --min-agreement {minimum}",
+            where=where,
+            fix="calibrate with more varied examples, check --preprocess, or cut at another layer",
+        )
+
+
+def plain_accuracy(tree: Tree, embeddings: Array, labels: npt.NDArray[np.int32]) -> float:
+    """Share of right answers of a plain head on float embeddings."""
+    return float((logits_of(tree, embeddings).argmax(axis=1) == labels).mean())

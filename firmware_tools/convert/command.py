@@ -1,0 +1,183 @@
+"""``firmware-tools convert``: options, their checks, the child process that does the work, and what is printed."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from firmware_tools.child import run_in_child
+from firmware_tools.convert.job import PREPROCESSING, STRAIGHT, ConvertJob
+from firmware_tools.convert.recognise import recognise
+from firmware_tools.convert.staging import check_free, staged
+from firmware_tools.inspect_text import lines
+from protos.errors import DataError, UsageError
+
+SCHEMA = "edgejoule.convert/1"
+# The tables themselves need TensorFlow; a test compares these names with them.
+OBJECTIVE_NAMES = ("cross_entropy", "kure", "qat")
+OPTIMISER_NAMES = ("sgd", "adam")
+
+_DESCRIPTION = """\
+Make a bundle from a trained model: a frozen int8 backbone and a head that trains inside TFLite.
+
+MODEL is a .keras or .h5 file, a SavedModel folder, or an integer embedding extractor (.tflite).
+DATA is an .npz file with x, y and optional is_test; an idx(.gz) pair; or a folder of images by class."""
+
+_EXAMPLES = """\
+examples:
+  firmware-tools convert cnn.keras --calibrate digits.npz --eval digits.npz -o bundle/
+  firmware-tools convert resnet.h5 --calibrate cifar10.npz --cut flatten --hidden 32 -o bundle/
+  firmware-tools convert extractor.tflite --calibrate photos/ -o flowers/
+
+exit codes: 0 done; 2 wrong options; 3 agreement under --min-agreement; 6 the model cannot be used;
+8 to 13 the data cannot be used; 15 the bundle cannot be written"""
+
+
+def add_command(commands: Any) -> None:
+    """Add ``convert`` to the sub-commands of an argparse parser."""
+    parser = commands.add_parser(
+        "convert",
+        help="a trained model to an int8 bundle with a trainable head",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("model", metavar="MODEL", type=Path)
+    parser.add_argument("-o", "--output", metavar="BUNDLE", type=Path, required=True, help="folder to make")
+    parser.add_argument("--force", action="store_true", help="replace a bundle that is there")
+    parser.add_argument("--name", help="name of the bundle (default: from MODEL)")
+    cut = parser.add_argument_group("backbone")
+    cut.add_argument(
+        "--cut", metavar="LAYER",
+        help="layer (SavedModel: operation, tensor) whose output is the embedding (default: the last Dense's input)",
+    )  # fmt: skip
+    cut.add_argument("--input-shape", metavar="H,W,C", help="shape of one example, for models that leave it open")
+    cut.add_argument(
+        "--calibrate", metavar="DATA", help="real examples for int8 ranges (default: training part of --eval)"
+    )
+    cut.add_argument("--calibration-examples", metavar="N", type=int, default=500, help="how many (default: 500)")
+    cut.add_argument(
+        "--preprocess", choices=(*PREPROCESSING, STRAIGHT),
+        help="raw value to model input: none; unit: /255; symmetric: /127.5 - 1; straight (.tflite only, and its "
+        "default): a raw 0..255 value is the quantised one",
+    )  # fmt: skip
+    head = parser.add_argument_group("head")
+    head.add_argument("--classes", metavar="N", type=int, help="number of classes (default: of the model, or the data)")
+    head.add_argument("--class-names", metavar="A,B,...", help="names of the classes, in order")
+    head.add_argument("--hidden", metavar="UNITS", type=int, help="a hidden layer with ReLU (default: a linear head)")
+    head.add_argument(
+        "--fresh-head", action="store_true", help="start untrained even where the model's last layer fits"
+    )
+    head.add_argument("--objective", choices=OBJECTIVE_NAMES, default="cross_entropy")
+    head.add_argument("--optimizer", choices=OPTIMISER_NAMES, default="sgd")
+    head.add_argument(
+        "--batch-size", metavar="B", type=int, default=32, help="examples in a training step (default: 32)"
+    )
+    head.add_argument("--seed", type=int, default=0, help="for drawing examples and hidden weights (default: 0)")
+    check = parser.add_argument_group("check")
+    check.add_argument(
+        "--eval", metavar="DATA", help="examples to compare float and int8 on (held-out part, if marked)"
+    )
+    check.add_argument(
+        "--min-agreement", metavar="COSINE", type=float, default=0.95,
+        help="least mean cosine of float and int8 embeddings; under it, exit code 3 and no bundle (default: 0.95)",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.add_argument("--log", metavar="FILE", type=Path, help="keep what TensorFlow printed")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Convert as the options say and print the report.
+
+    Raises:
+        EdgejouleError: see the exit codes.
+    """
+    check_free(options.output, force=options.force)
+    job = _job(options)
+    if options.log is not None:
+        try:
+            options.log.write_bytes(b"")
+        except OSError as error:
+            raise UsageError(f"--log cannot be written ({error.strerror})", where=str(options.log)) from error
+    with staged(options.output, force=options.force) as folder:
+        report = run_in_child(
+            "firmware_tools.convert.worker:run",
+            dataclasses.replace(job, output=str(folder)).to_fields(),
+            where=options.model.name,
+            progress=lambda line: print(f"firmware-tools convert: {line}", file=sys.stderr, flush=True),
+            log=options.log,
+        )
+    report |= {"schema": SCHEMA, "bundle": str(options.output)}
+    if options.json:
+        print(json.dumps(report, indent=2))
+    else:
+        print("\n".join(lines(report)))
+    return 0
+
+
+def _job(options: argparse.Namespace) -> ConvertJob:
+    kind = recognise(options.model)
+    names = None if options.class_names is None else tuple(one.strip() for one in options.class_names.split(","))
+    if names is not None and (len(names) < 2 or not all(names) or len(set(names)) != len(names)):
+        raise UsageError("--class-names needs two or more different names, divided by commas")
+    if names is not None and options.classes not in (None, len(names)):
+        raise UsageError(f"--classes {options.classes}, but --class-names gives {len(names)}")
+    for option, value, low, high in (
+        ("--classes", options.classes, 2, 1 << 16),
+        ("--hidden", options.hidden, 1, 1 << 16),
+        ("--batch-size", options.batch_size, 1, 4096),
+        ("--calibration-examples", options.calibration_examples, 1, 1 << 20),
+        ("--min-agreement", options.min_agreement, -1, 1),
+        ("--seed", options.seed, 0, 1 << 62),
+    ):
+        if value is not None and not low <= value <= high:
+            raise UsageError(f"{option} {value} is outside {low}..{high}")
+    for spec in (options.calibrate, options.eval):
+        if spec is not None and not Path(spec).expanduser().exists():
+            raise DataError("no such file or folder", where=spec, fix="check the path")
+    return ConvertJob(
+        model=str(options.model.absolute()),
+        kind=kind,
+        output="",
+        name=_name(options.name, options.model),
+        cut=options.cut,
+        input_shape=_shape(options.input_shape),
+        classes=len(names) if names is not None else options.classes,
+        class_names=names,
+        hidden_units=options.hidden,
+        fresh_head=options.fresh_head,
+        calibrate=options.calibrate,
+        calibration_examples=options.calibration_examples,
+        evaluate=options.eval,
+        objective=options.objective,
+        optimiser=options.optimizer,
+        batch_size=options.batch_size,
+        preprocess=options.preprocess,
+        min_agreement=options.min_agreement,
+        seed=options.seed,
+    )
+
+
+def _shape(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    if not re.fullmatch(r"[1-9]\d{0,5}([,x][1-9]\d{0,5}){0,5}", text):
+        raise UsageError(f"--input-shape {text!r} is no list of sizes such as 96,96,3")
+    return tuple(int(one) for one in re.split("[,x]", text))
+
+
+def _name(asked: str | None, model: Path) -> str:
+    allowed = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ +-]{0,99}")
+    if asked is not None:
+        if not allowed.fullmatch(asked):
+            raise UsageError(f"--name {asked!r} needs 1 to 100 of letters, digits, space and . _ + -")
+        return asked
+    stem = model.absolute().name if model.is_dir() else model.stem
+    plain = re.sub(r"[^A-Za-z0-9._ +-]", "-", stem).lstrip(". _+-")[:100]
+    return plain or "bundle"

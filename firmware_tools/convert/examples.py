@@ -1,0 +1,110 @@
+"""Real examples for a conversion: which are calibrated on, which are evaluated on, and what identifies them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from protos import dataset
+from protos.dataset import Dataset
+from protos.errors import ModelError, UsageError
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Examples:
+    """Calibration and evaluation examples; either may be absent."""
+
+    calibration: Dataset | None
+    evaluation: Dataset | None
+
+
+def load_examples(
+    calibrate: str | None,
+    evaluate: str | None,
+    input_shape: tuple[int, ...],
+    class_names: tuple[str, ...] | None,
+) -> Examples:
+    """Read both data sets.
+
+    Calibration takes the training part of ``calibrate``, or of ``evaluate`` when only that is given and it holds some
+    examples out. Evaluation takes the held-out part, or everything when none is held out.
+
+    Raises:
+        EdgejouleError: the data cannot be read or do not fit the model.
+    """
+    image_shape = input_shape if len(input_shape) == 3 else None
+
+    def read(spec: str) -> Dataset:
+        return dataset.fitted(dataset.load(spec, image_shape=image_shape, classes=class_names), input_shape)
+
+    held = read(evaluate) if evaluate else None
+    same = bool(calibrate and evaluate and Path(calibrate).resolve() == Path(evaluate).resolve())
+    fit = held if same else read(calibrate) if calibrate else None
+    if fit is None and held is not None and held.is_test.any() and not held.is_test.all():
+        fit = held
+    if fit is not None:
+        fit = fit.train()
+        _check_values(fit, input_shape)
+    if held is not None:
+        held = held.test() if held.is_test.any() else held
+        _check_values(held, input_shape)
+    return Examples(fit, held)
+
+
+def _check_values(data: Dataset, input_shape: tuple[int, ...]) -> None:
+    """Shapes, types and NaN; labels wait until the classes are known, and do not matter for calibration."""
+    dataset.check(dataclasses.replace(data, y=np.zeros_like(data.y)), input_shape, 1)
+
+
+def choose(data: Dataset, count: int, seed: int) -> Any:
+    """At most ``count`` raw examples [n, ...], drawn without replacement from ``seed``, in their own order."""
+    if len(data) <= count:
+        return data.x
+    picked = np.random.default_rng([seed, 0xCA11]).choice(len(data), count, replace=False)
+    return data.x[np.sort(picked)]
+
+
+def digest(data: Dataset) -> str:
+    """SHA-256 (hexadecimal) of the examples and labels themselves, whatever file they came in."""
+    value = hashlib.sha256(f"{data.x.dtype}{data.x.shape}".encode())
+    value.update(np.ascontiguousarray(data.x).data)
+    value.update(np.ascontiguousarray(data.y).data)
+    return value.hexdigest()
+
+
+def class_names(
+    asked: tuple[str, ...] | None, count: int | None, from_model: int | None, data: Examples, *, where: str
+) -> tuple[str, ...]:
+    """Names of the classes: as asked, else from the data, else numbers.
+
+    Args:
+        asked: ``--class-names``.
+        count: ``--classes``.
+        from_model: classes of the model's own last layer, if it has one that is known.
+        data: the examples, which may carry names.
+        where: the model, for errors.
+
+    Raises:
+        UsageError: the counts contradict each other.
+        ModelError: nothing says how many classes there are.
+    """
+    if asked is not None:
+        return asked
+    named = next((one.class_names for one in (data.calibration, data.evaluation) if one and one.class_names), None)
+    if count is None and named is not None and from_model not in (None, len(named)):
+        raise UsageError(
+            f"the model has {from_model} classes, the data {len(named)}", where=where,
+            fix=f"say --classes {len(named)} for a new head, or --classes {from_model} to keep the old one",
+        )  # fmt: skip
+    total = count if count is not None else from_model if from_model is not None else len(named) if named else None
+    if total is None:
+        raise ModelError(
+            "nothing says how many classes there are", where=where, fix="give --classes N or --class-names"
+        )
+    if named is not None and len(named) == total:
+        return named
+    return tuple(str(index) for index in range(total))

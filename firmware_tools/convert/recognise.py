@@ -1,0 +1,78 @@
+"""Tell what kind of model a path is, from its first bytes, and take its fingerprint. Opens nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from pathlib import Path
+
+from protos.errors import ModelError
+
+_KINDS_HELP = "MODEL is a .keras or .h5 file, a SavedModel folder, or an integer .tflite file"
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+
+
+def recognise(path: Path) -> str:
+    """``keras``, ``h5``, ``saved_model`` or ``tflite``.
+
+    Raises:
+        ModelError: missing, empty, or not what its name says.
+    """
+    try:
+        return _recognise(path)
+    except OSError as error:
+        raise ModelError(f"cannot be read ({error.strerror})", where=str(path)) from error
+
+
+def _recognise(path: Path) -> str:
+    where = str(path)
+    if path.is_dir():
+        if (path / "saved_model.pb").is_file() or (path / "saved_model.pbtxt").is_file():
+            return "saved_model"
+        empty = not any(path.iterdir())
+        what = "is an empty folder" if empty else "is a folder without saved_model.pb"
+        raise ModelError(what, where=where, fix=_KINDS_HELP)
+    if not path.exists():
+        raise ModelError("no such file or folder", where=where, fix=_KINDS_HELP)
+    with path.open("rb") as file:
+        start = file.read(8)
+    if not start:
+        raise ModelError("is an empty file", where=where, fix=_KINDS_HELP)
+    suffix = path.suffix.lower()
+    found = _kind_of(path, start)
+    wanted = {".keras": "keras", ".h5": "h5", ".hdf5": "h5", ".tflite": "tflite"}.get(suffix)
+    if suffix == ".pb":
+        raise ModelError("is one file of a SavedModel", where=where, fix=f"give its folder: {path.parent}")
+    if wanted is None:
+        raise ModelError(f"has the unknown suffix {suffix!r}", where=where, fix=_KINDS_HELP)
+    # Keras 2 wrote HDF5 under the name .keras as well.
+    if found != wanted and not (wanted == "keras" and found == "h5"):
+        real = {"keras": "a zip archive", "h5": "HDF5", "tflite": "TFLite", None: "no model format known here"}[found]
+        fix = "it is damaged, incomplete or misnamed"
+        raise ModelError(f"is named {suffix} but holds {real} (starts with {start!r})", where=where, fix=fix)
+    return found or wanted
+
+
+def _kind_of(path: Path, start: bytes) -> str | None:
+    if start == _HDF5:
+        return "h5"
+    if start[4:8] == b"TFL3":
+        return "tflite"
+    if start.startswith(b"PK\x03\x04"):
+        if not zipfile.is_zipfile(path):
+            raise ModelError("is a truncated zip archive", where=str(path), fix="copy or save the model again")
+        return "keras"
+    return None
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 (hexadecimal) of a file, or of the names and contents of all files of a folder, sorted by name."""
+    digest = hashlib.sha256()
+    if path.is_file():
+        with path.open("rb") as file:
+            while piece := file.read(1 << 20):
+                digest.update(piece)
+        return digest.hexdigest()
+    for file_path in sorted(one for one in path.rglob("*") if one.is_file()):
+        digest.update(f"{file_path.relative_to(path).as_posix()}\0{fingerprint(file_path)}\n".encode())
+    return digest.hexdigest()

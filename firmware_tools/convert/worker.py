@@ -1,0 +1,286 @@
+"""One conversion, from the model to a complete bundle folder. Runs in a child process: here TensorFlow is imported.
+
+The steps: open and cut the model; read real examples; quantise the backbone; embed with the very engine that devices
+run; measure agreement with the float model; compile the head; write everything; open the result and try it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import importlib.util
+import math
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from firmware_tools.child import Progress
+from firmware_tools.convert import agreement as agree
+from firmware_tools.convert.examples import Examples, choose, class_names, digest, load_examples
+from firmware_tools.convert.job import PREPROCESSING, STRAIGHT, ConvertJob
+from firmware_tools.convert.ranges import backbone_spec
+from firmware_tools.convert.recognise import fingerprint
+from firmware_tools.convert.source import FloatModel
+from firmware_tools.convert.tflite_source import Extractor, open_extractor
+from firmware_tools.inspect_bundle import report
+from firmware_tools.inspect_model import ModelFacts
+from protos import dataset
+from protos.dataset import Dataset
+from protos.errors import ModelError, UsageError
+from protos.manifest import MANIFEST_FILE, HeadSpec, Manifest, Preprocessing, TensorSpec
+from protos.model.backbone import Backbone
+from protos.model.bundle import MEAN, SCALE, open_bundle, record_of
+from protos.model.head import Head
+from protos.model.head_algebra import (
+    MEAN_SQUARE_LENGTH,
+    Array,
+    Tree,
+    apply_standardisation,
+    logits_of,
+    standardisation_of,
+    untrained_head,
+)
+
+BACKBONE_FILE, HEAD_FILE, INITIAL_FILE = "backbone.tflite", "head.tflite", "initial.npz"
+# Enough for a mean and a deviation of each feature to 2 or 3 per cent.
+_STATISTICS_EXAMPLES = 2000
+# The TFLite quantiser takes no range narrower than about 2e-6: below it, every value becomes the same integer.
+_VANISHED = 1e-6
+_TOOLS = ("edgejoule", "tensorflow-cpu", "tensorflow", "keras", "numpy", "ai-edge-litert")
+
+
+def run(fields: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Convert as the job says, into the empty folder that it names; the result is a report of the bundle.
+
+    Raises:
+        EdgejouleError: anything that is wrong with the model, the data or the options.
+    """
+    job = ConvertJob.from_fields(fields)
+    if importlib.util.find_spec("tensorflow") is None:
+        raise UsageError("converting needs TensorFlow", fix="pip install 'edgejoule[workshop]'")
+    return _Conversion(job, progress).run()
+
+
+class _Conversion:
+    def __init__(self, job: ConvertJob, progress: Progress) -> None:
+        self.job, self.progress = job, progress
+        self.path = Path(job.model)
+        self.where = self.path.name
+        self.folder = Path(job.output)
+        self.warnings: list[str] = []
+        self.range_examples = 0
+
+    def run(self) -> dict[str, Any]:
+        self.progress(f"opening {self.where}")
+        source = self._open()
+        data = load_examples(self.job.calibrate, self.job.evaluate, source.input_shape, self.job.class_names)
+        tail = source.tail if isinstance(source, FloatModel) else None
+        from_model = source.classes if isinstance(source, FloatModel) else None
+        names = class_names(self.job.class_names, self.job.classes, from_model, data, where=self.where)
+        if data.evaluation is not None:
+            dataset.check(data.evaluation, source.input_shape, len(names))
+        backbone, facts = self._backbone(source, data)
+        tail, start = self._usable_tail(source, tail, len(names))
+        mean, scale = self._standardisation(backbone, data)
+        figures = self._measure(source, backbone, tail, data)
+        self.progress("compiling the head")
+        head_spec = self._write_head(mean, scale, tail, len(names))
+        manifest = Manifest(
+            name=self.job.name,
+            classes=names,
+            preprocessing=self._preprocessing(source),
+            backbone=backbone.spec,
+            head=head_spec,
+            files={one: record_of(self.folder / one) for one in (BACKBONE_FILE, HEAD_FILE, INITIAL_FILE)},
+            provenance=self._provenance(source, facts, data, start) | figures,
+        )
+        (self.folder / MANIFEST_FILE).write_text(manifest.to_json())
+        self._try(backbone, data)
+        return report({"bundle": str(self.folder)}, self.progress) | {"warnings": self.warnings}
+
+    def _open(self) -> FloatModel | Extractor:
+        job = self.job
+        if job.kind == "tflite":
+            if job.input_shape is not None:
+                raise UsageError("--input-shape: a .tflite has a fixed one", where=self.where)
+            return open_extractor(self.path, cut=job.cut)
+        if job.kind == "saved_model":
+            from firmware_tools.convert.saved_model_source import open_saved_model
+
+            return open_saved_model(self.path, cut=job.cut, input_shape=job.input_shape)
+        from firmware_tools.convert.keras_source import open_keras
+
+        return open_keras(self.path, cut=job.cut, input_shape=job.input_shape)
+
+    def _preprocessing(self, source: FloatModel | Extractor) -> Preprocessing:
+        choice = self.job.preprocess or (STRAIGHT if isinstance(source, Extractor) else "none")
+        if choice != STRAIGHT:
+            return Preprocessing(*PREPROCESSING[choice])
+        if not isinstance(source, Extractor):
+            raise UsageError(f"--preprocess {STRAIGHT} is for quantised .tflite models", where=self.where)
+        end = source.facts.inputs[0]
+        # int8 models take a raw value r as r - 128; the offset cancels the zero point, so that r arrives unchanged.
+        offset = 0 if end.dtype == "uint8" else -128
+        return Preprocessing(end.scales[0], (offset - end.zero_points[0]) * end.scales[0])
+
+    def _float_values(self, source: FloatModel | Extractor) -> Callable[[Any], Array]:
+        rule = self._preprocessing(source)
+        multiply, add = np.float32(rule.multiply), np.float32(rule.add)
+        return lambda raw: np.asarray(raw, np.float32) * multiply + add
+
+    def _backbone(self, source: FloatModel | Extractor, data: Examples) -> tuple[Backbone, ModelFacts]:
+        path = self.folder / BACKBONE_FILE
+        rule = self._preprocessing(source)
+        if isinstance(source, Extractor):
+            path.write_bytes(source.content)
+            spec = backbone_spec(source.facts, source.input_shape, BACKBONE_FILE)
+            return Backbone.from_file(path, spec, rule), source.facts
+        if data.calibration is None:
+            raise UsageError(
+                "int8 ranges must come from real examples, and none are given", where=self.where,
+                fix="give --calibrate DATA, or --eval DATA that has a training part",
+            )  # fmt: skip
+        from firmware_tools.convert.ranges import best_backbone
+
+        chosen = choose(data.calibration, self.job.calibration_examples, self.job.seed)
+        if len(chosen) < 50:
+            self.warnings.append(f"only {len(chosen)} calibration examples: int8 ranges may be too narrow")
+        backbone, facts, self.range_examples = best_backbone(
+            source, chosen, rule, self._float_values(source), path, where=self.where, progress=self.progress
+        )
+        return backbone, facts
+
+    def _usable_tail(self, source: FloatModel | Extractor, tail: Tree | None, classes: int) -> tuple[Tree | None, str]:
+        """The pre-trained head, if it has the form asked for, and a sentence on how the head starts."""
+        hidden = self.job.hidden_units
+        if isinstance(source, Extractor):
+            return None, "starts untrained: an extractor has no head"
+        if tail is None:
+            return None, f"starts untrained: {source.tail_note}"
+        if self.job.fresh_head:
+            return None, "starts untrained, as asked"
+        if len(tail["out_bias"]) != classes:
+            return None, f"starts untrained: the model has {len(tail['out_bias'])} classes, the bundle {classes}"
+        found = tail["hidden_kernel"].shape[1] if "hidden_kernel" in tail else None
+        if found != hidden:
+            shape = f"a hidden layer of {found}" if found else "no hidden layer"
+            return None, f"starts untrained: the model's own head has {shape}, asked for is {hidden or 'none'}"
+        return tail, source.tail_note
+
+    def _standardisation(self, backbone: Backbone, data: Examples) -> tuple[Array, Array]:
+        basis = data.calibration if data.calibration is not None else data.evaluation
+        if basis is None:
+            self.warnings.append(
+                "no examples given: features are not standardised, so the learning rate depends on this backbone; "
+                "give --calibrate DATA"
+            )
+            width = backbone.spec.embedding_width
+            return np.zeros(width, np.float32), np.full(width, math.sqrt(MEAN_SQUARE_LENGTH / width), np.float32)
+        self.progress("measuring the features")
+        embeddings = backbone.dequantise(backbone.embed(choose(basis, _STATISTICS_EXAMPLES, self.job.seed)))
+        alive = int((embeddings.std(axis=0) > 0).sum())
+        if alive < embeddings.shape[1] / 2:
+            self.warnings.append(f"only {alive} of {embeddings.shape[1]} features vary over the calibration examples")
+        return standardisation_of(embeddings)
+
+    def _measure(
+        self, source: FloatModel | Extractor, backbone: Backbone, tail: Tree | None, data: Examples
+    ) -> dict[str, Any]:
+        """Agreement of float and int8 on the evaluation examples, or on calibration ones when there are no others."""
+        judged: Dataset | None = data.evaluation if data.evaluation is not None else data.calibration
+        if judged is None or isinstance(source, Extractor):
+            return {"agreement": None, "accuracy": None}
+        x = judged.x if data.evaluation is not None else choose(judged, _STATISTICS_EXAMPLES, self.job.seed)
+        self.progress(f"comparing float and int8 on {len(x)} examples")
+        original = source.embed_all(x, self._float_values(source))
+        integer = backbone.dequantise(backbone.embed(x))
+        agreement = agree.cosine_agreement(original, integer)
+        if not np.abs(original).max() > _VANISHED:
+            raise ModelError(
+                f"the float embeddings vanish (largest value {np.abs(original).max():.2g})", where=self.where,
+                fix="is the model trained, and --preprocess the one that it was trained with?",
+            )  # fmt: skip
+        agree.require(agreement, self.job.min_agreement, where=self.where)
+        figures = dataclasses.asdict(agreement) | {"on": "evaluation" if data.evaluation is not None else "calibration"}
+        if tail is None or data.evaluation is None:
+            return {"agreement": figures, "accuracy": None}
+        accuracy = {
+            "float": agree.plain_accuracy(tail, original, judged.y),
+            "int8": agree.plain_accuracy(tail, integer, judged.y),
+            "examples": len(judged),
+        }
+        return {"agreement": figures, "accuracy": accuracy}
+
+    def _write_head(self, mean: Array, scale: Array, tail: Tree | None, classes: int) -> HeadSpec:
+        from firmware_tools.convert.head_model import HeadDesign, compile_head
+
+        job = self.job
+        design = HeadDesign(mean, scale, classes, job.hidden_units, job.batch_size, job.objective, job.optimiser)
+        (self.folder / HEAD_FILE).write_bytes(compile_head(design))
+        if tail is None:
+            initial = untrained_head(len(mean), classes, job.hidden_units, seed=job.seed)
+        else:
+            initial = apply_standardisation(tail, mean, scale)
+        np.savez(self.folder / INITIAL_FILE, allow_pickle=False, **initial, **{MEAN: mean, SCALE: scale})
+        return HeadSpec(
+            file=HEAD_FILE,
+            initial_file=INITIAL_FILE,
+            batch_size=job.batch_size,
+            hidden_units=job.hidden_units,
+            objective=job.objective,
+            optimiser=job.optimiser,
+            tensors=tuple(TensorSpec(name, shape) for name, shape in design.shapes.items()),
+            inputs=design.inputs,
+        )
+
+    def _try(self, backbone: Backbone, data: Examples) -> None:
+        """Open what was written, and compare the compiled head with plain arithmetic."""
+        bundle = open_bundle(self.folder)
+        head = Head(bundle)
+        basis = data.evaluation if data.evaluation is not None else data.calibration
+        if basis is not None:
+            embeddings = backbone.dequantise(backbone.embed(basis.x[:64]))
+        else:
+            embeddings = np.zeros((1, backbone.spec.embedding_width), np.float32)
+        mean, scale = bundle.feature_affine()
+        expected = logits_of(bundle.initial_head(), (embeddings - mean) * scale)
+        error = float(np.abs(head.infer(embeddings) - expected).max())
+        if not error <= 1e-3 * max(1.0, float(np.abs(expected).max())):
+            raise ModelError(f"the compiled head is off by {error:g} from plain arithmetic", where=HEAD_FILE)
+
+    def _provenance(
+        self, source: FloatModel | Extractor, facts: ModelFacts, data: Examples, start: str
+    ) -> dict[str, Any]:
+        def described(one: Dataset | None) -> dict[str, Any] | None:
+            if one is None:
+                return None
+            return {"file": Path(one.source).name, "sha256": digest(one), "examples": len(one)}
+
+        calibration = described(data.calibration)
+        if calibration is not None:
+            drawn = 0 if isinstance(source, Extractor) else min(calibration["examples"], self.job.calibration_examples)
+            calibration |= {"drawn": drawn, "ranges_from": self.range_examples}
+        return {
+            "source": {"file": self.where, "kind": self.job.kind, "sha256": fingerprint(self.path)},
+            "cut": source.cut if isinstance(source, FloatModel) else "none: an integer extractor, taken as it is",
+            "head": start,
+            "preprocess": self.job.preprocess or (STRAIGHT if isinstance(source, Extractor) else "none"),
+            "seed": self.job.seed,
+            "calibration": calibration,
+            "evaluation": described(data.evaluation),
+            "operators": facts.operator_counts(),
+            "tools": _tool_versions(),
+        }
+
+
+def _tool_versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in _TOOLS:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions

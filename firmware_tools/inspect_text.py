@@ -1,0 +1,127 @@
+"""The report of a bundle as lines for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+def lines(report: Mapping[str, Any]) -> Iterator[str]:
+    """Lines of at most about 100 columns for the dict of `inspect_bundle.report` or `report_model`."""
+    if "bundle" not in report:
+        yield f"model      {report['model']}"
+        yield from _backbone(report["backbone"])
+        yield from _signatures(report["signatures"])
+        return
+    yield f"bundle     {report['bundle']}"
+    yield f"name       {report['name']}"
+    yield f"id         {report['bundle_id']}"
+    yield f"classes    {_shortened(report['classes'])}"
+    rule = report["preprocessing"]
+    yield f"input      real = raw x {rule['multiply']:.6g} + {rule['add']:.6g}"
+    for name, record in report["files"].items():
+        yield f"file       {name:<16} {_size(record['size_bytes']):>9}   sha256 {record['sha256'][:16]}... as declared"
+    yield from _backbone(report["backbone"])
+    yield from _head(report["head"])
+    yield from _origin(report["provenance"])
+    engine = report["engine"]
+    yield f"runs on    {engine['name']} {engine['version']}, {engine['delegate']}"
+    for warning in report.get("warnings", ()):
+        yield f"warning    {warning}"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
+
+
+def _shortened(names: list[str]) -> str:
+    text = ", ".join(names[:8])
+    return f"{len(names)}: {text}{', ...' if len(names) > 8 else ''}"
+
+
+def _end(end: Mapping[str, Any]) -> str:
+    shape = " x ".join(map(str, end["shape"]))
+    if end["scale"] is None:
+        return f"{end['dtype']} {shape}"
+    return f"{end['dtype']} {shape}, scale {end['scale']:.6g}, zero point {end['zero_point']}"
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
+def _wrapped(label: str, text: str, width: int = 88) -> Iterator[str]:
+    line = ""
+    for part in text.split(", "):
+        if line and len(line) + len(part) >= width:
+            yield f"{label:<10} {line},"
+            label, line = "", part
+        else:
+            line = f"{line}, {part}" if line else part
+    yield f"{label:<10} {line}"
+
+
+def _backbone(facts: Mapping[str, Any]) -> Iterator[str]:
+    yield f"backbone   {_size(facts['size_bytes'])}, {facts['macs'] / 1e6:.2f} M multiply-accumulates an example"
+    for end in facts["inputs"]:
+        yield f"  takes    {_end(end)}"
+    for end in facts["outputs"]:
+        yield f"  gives    {_end(end)}"
+    yield from _wrapped("  holds", _counts(facts["operators"]))
+    if facts["float_operators"]:
+        yield f"  FLOAT    {_counts(facts['float_operators'])}: not fully integer"
+    else:
+        yield "  float    no float operator inside"
+    if facts["convolutions"]:
+        yield f"  scales   per channel in {facts['convolutions_per_channel']} of {facts['convolutions']} convolutions"
+
+
+def _head(facts: Mapping[str, Any]) -> Iterator[str]:
+    yield (
+        f"head       {_size(facts['size_bytes'])}, {facts['parameters']} parameters, {facts['objective']} by "
+        f"{facts['optimiser']}, batch {facts['batch_size']}"
+    )
+    yield from _wrapped("  tensors", ", ".join(f"{name} {shape}" for name, shape in facts["tensors"].items()))
+    for one in facts["inputs"]:
+        yield (
+            f"  input    {one['name']} = {one['default']:g}  ({one['minimum']:g}..{one['maximum']:g}) {one['meaning']}"
+        )
+    yield from _signatures(facts["signatures"])
+    yield from _wrapped("  holds", _counts(facts["operators"]))
+
+
+def _signatures(signatures: Mapping[str, Any]) -> Iterator[str]:
+    def ends(tensors: Mapping[str, Any]) -> str:
+        return ", ".join(f"{name} {one['dtype']}{one['shape']}" for name, one in tensors.items()) or "nothing"
+
+    for name, one in signatures.items():
+        yield from _wrapped("  offers", f"{name}({ends(one['inputs'])}) -> {ends(one['outputs'])}")
+
+
+def _origin(provenance: Mapping[str, Any]) -> Iterator[str]:
+    """Provenance is free-form: show what is known, and only if it is of the form that convert writes."""
+    source = provenance.get("source")
+    if isinstance(source, dict):
+        digest = str(source.get("sha256", "unknown"))
+        yield f"made from  {source.get('file')} ({source.get('kind')}, sha256 {digest[:16]}...)"
+    for label, key in (("  cut", "cut"), ("  head", "head")):
+        if isinstance(provenance.get(key), str):
+            yield f"{label:<10} {provenance[key]}"
+    for label, key in (("  ranges", "calibration"), ("  judged", "evaluation")):
+        data = provenance.get(key)
+        if isinstance(data, dict):
+            yield f"{label:<10} on {data.get('file')}, {data.get('examples')} examples"
+    agreement, accuracy = provenance.get("agreement"), provenance.get("accuracy")
+    try:
+        if agreement:
+            yield (
+                f"agreement  embedding cosine, float against int8: mean {agreement['cosine_mean']:.5f}, least "
+                f"{agreement['cosine_min']:.5f} ({agreement['examples']} {agreement['on']} examples)"
+            )
+        if accuracy:
+            yield (
+                f"accuracy   float {100 * accuracy['float']:.2f} %, int8 {100 * accuracy['int8']:.2f} % "
+                f"({accuracy['examples']} examples)"
+            )
+    except (KeyError, TypeError, ValueError):
+        yield "agreement  recorded in a form unknown here"

@@ -1,0 +1,226 @@
+"""The columns that describe examples: label, held-out flag, owner, class names; and how each is refused."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protos.errors import DataError, EdgejouleError, LabelError, NonFiniteError, ShapeError
+
+Array: TypeAlias = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """What is known of N examples before their `x` is read.
+
+    Attributes:
+        y: int32 [N], class index.
+        is_test: bool [N], True for held-out examples.
+        owner: [N] integers or strings, the natural owner; None when the file does not say.
+        class_names: name of class i at i; None when the file does not say.
+    """
+
+    y: NDArray[np.int32]
+    is_test: NDArray[np.bool_]
+    owner: Array | None = None
+    class_names: tuple[str, ...] | None = None
+
+    def select(self, rows: Array | slice) -> Columns:
+        """The columns of these rows, in this order."""
+        owner = None if self.owner is None else self.owner[rows]
+        return Columns(self.y[rows], self.is_test[rows], owner, self.class_names)
+
+
+# Says which rows to read, ascending; None means all. Readers ask before they touch a pixel.
+Choose: TypeAlias = Callable[[Columns], NDArray[np.int64] | None]
+
+
+def labels(raw: Array, where: str) -> NDArray[np.int32]:
+    """Class indices from a stored array: integers of any width, or floats that are whole numbers.
+
+    Args:
+        raw: [N] or [N, 1].
+        where: the file, for the message.
+
+    Raises:
+        ShapeError: more than one label per example.
+        LabelError: not a number, a fraction, or too big for int32.
+        NonFiniteError: NaN or infinity.
+    """
+    flat = raw.reshape(len(raw)) if raw.ndim == 2 and raw.shape[1] == 1 else raw
+    if flat.ndim != 1:
+        raise ShapeError(f"`y` has shape {raw.shape}", where=where, fix="store one class index per example: y [N]")
+    if flat.dtype.kind == "f":
+        bad = np.flatnonzero(~np.isfinite(flat))
+        if bad.size:
+            raise NonFiniteError(f"`y` is {flat[bad[0]]} at example {bad[0]}", where=where, fix="store a class index")
+        bad = np.flatnonzero(flat != np.floor(flat))
+        if bad.size:
+            raise LabelError(
+                f"`y` is {flat[bad[0]]} at example {bad[0]}, which is no class index",
+                where=where,
+                fix="store whole numbers 0 to classes-1",
+            )
+    elif flat.dtype.kind not in "iub":
+        raise LabelError(f"`y` holds {flat.dtype} values", where=where, fix="store class indices as integers")
+    wide = np.flatnonzero(np.abs(flat.astype(np.float64)) > np.iinfo(np.int32).max)
+    if wide.size:
+        raise LabelError(
+            f"`y` is {flat[wide[0]]} at example {wide[0]}, beyond int32",
+            where=where,
+            fix="store whole numbers 0 to classes-1",
+        )
+    return flat.astype(np.int32)
+
+
+def flags(raw: Array | None, count: int, where: str) -> NDArray[np.bool_]:
+    """`is_test` from a stored array of booleans or of 0 and 1; all False when there is none.
+
+    Raises:
+        ShapeError: not one value per example.
+        DataError: a value other than 0 or 1.
+    """
+    if raw is None:
+        return np.zeros(count, np.bool_)
+    same_length("is_test", raw, count, where)
+    if raw.dtype.kind not in "biuf" or not np.isin(raw, (0, 1)).all():
+        raise DataError(f"`is_test` ({raw.dtype}) has values other than 0 and 1", where=where, fix="store booleans")
+    return raw.astype(np.bool_)
+
+
+def owners(raw: Array | None, count: int, where: str) -> Array | None:
+    """`device` from a stored array of integers or strings.
+
+    Raises:
+        ShapeError: not one value per example.
+        DataError: a dtype that cannot name an owner.
+    """
+    if raw is None:
+        return None
+    same_length("device", raw, count, where)
+    if raw.dtype.kind == "S":
+        return np.char.decode(raw, "utf-8", "replace")
+    if raw.dtype.kind not in "iuU":
+        raise DataError(f"`device` holds {raw.dtype} values", where=where, fix="name owners by integers or strings")
+    return raw
+
+
+def names(raw: Array | None, where: str) -> tuple[str, ...] | None:
+    """`class_names` from a stored array of strings.
+
+    Raises:
+        DataError: not a flat array of distinct strings.
+    """
+    if raw is None:
+        return None
+    text = np.char.decode(raw, "utf-8", "replace") if raw.dtype.kind == "S" else raw
+    if text.dtype.kind != "U" or text.ndim != 1 or len(set(text.tolist())) != len(text):
+        raise DataError(
+            f"`class_names` ({raw.dtype}, shape {raw.shape}) is not a list of distinct names",
+            where=where,
+            fix="store one string per class, in the order of the labels",
+        )
+    return tuple(text.tolist())
+
+
+def same_length(name: str, raw: Array, count: int, where: str) -> None:
+    """Raise ShapeError unless `raw` is [count]."""
+    if raw.shape != (count,):
+        raise ShapeError(
+            f"`{name}` has shape {raw.shape} for {count} examples",
+            where=where,
+            fix=f"store one `{name}` value per example",
+        )
+
+
+def renumber(
+    y: NDArray[np.int32], stored: Sequence[str], wanted: Sequence[str] | None, where: str
+) -> tuple[NDArray[np.int32], tuple[str, ...]]:
+    """Labels in the order of the model's classes, when the data's own class names say so.
+
+    A device may hold only some of the classes; numbering its folders 0, 1, 2... would shift every label
+    after the first one missing. So names decide when they are the model's names. Names that are all
+    unknown to the model are taken as mere captions, and the numbers stay; a mixture is refused.
+
+    Args:
+        y: int32 [N], indices into `stored`.
+        stored: the class names of the data.
+        wanted: the class names of the model, or None.
+
+    Raises:
+        LabelError: some names are the model's and some are not, or all are unknown and their count differs.
+    """
+    if wanted is None or tuple(stored) == tuple(wanted):
+        return y, tuple(stored)
+    place = {name: index for index, name in enumerate(wanted)}
+    unknown = [name for name in stored if name not in place]
+    if unknown and len(unknown) == len(stored) == len(wanted):
+        return y, tuple(stored)
+    if unknown:
+        raise LabelError(
+            f"class {unknown[0]!r} is not among the {len(wanted)} classes of the model",
+            where=where,
+            fix=f"rename it to one of {', '.join(list(wanted)[:8])}{'...' if len(wanted) > 8 else ''}",
+        )
+    if y.size and (y.min() < 0 or y.max() >= len(stored)):
+        index = int(np.flatnonzero((y < 0) | (y >= len(stored)))[0])
+        raise LabelError(
+            f"`y` is {y[index]} at example {index}, but there are {len(stored)} class names",
+            where=where,
+            fix=f"store labels 0 to {len(stored) - 1}",
+        )
+    table = np.array([place[name] for name in stored], np.int32)
+    return table[y], tuple(wanted)
+
+
+# What the standard library and numpy raise for files that are cut off, damaged or of another kind.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    gzip.BadGzipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    ValueError,
+    KeyError,
+    SyntaxError,
+    OverflowError,
+    MemoryError,
+    NotImplementedError,
+    RuntimeError,
+)
+
+
+@contextmanager
+def reading(where: str, kind: str) -> Iterator[None]:
+    """Turn whatever a damaged or missing file raises into one DataError that names the file.
+
+    Args:
+        where: path of the file.
+        kind: what it should have been, such as "an npz file".
+    """
+    try:
+        yield
+    except EdgejouleError:
+        raise
+    except FileNotFoundError as cause:
+        raise DataError("no such file", where=where, fix="check the path") from cause
+    except (*_DAMAGE, OSError) as cause:
+        # An OSError with a number comes from the system; one without is a decoder's complaint about content.
+        if isinstance(cause, OSError) and cause.errno is not None:
+            raise DataError(
+                f"cannot be read ({cause.strerror})", where=where, fix="check the path and its permissions"
+            ) from cause
+        reason = " ".join(str(cause).split())[:160] or type(cause).__name__
+        raise DataError(
+            f"cannot be read as {kind} ({reason})", where=where, fix="copy or make the file again"
+        ) from cause

@@ -1,0 +1,120 @@
+"""`.npz` files: `x` [N,...], `y` [N], and where known `is_test` [N], `device` [N], `class_names` [C].
+
+Nothing is unpickled: an array of Python objects is refused from its header. `x` is streamed, so one owner
+of a large file costs the memory of that owner.
+"""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from protos.atomic import write_whole
+from protos.datafiles import columns as col
+from protos.datafiles.columns import Choose, Columns
+from protos.datafiles.rows import kept_dtype, read_rows
+from protos.errors import DataError, ShapeError
+
+
+def read(path: Path, choose: Choose, classes: Sequence[str] | None) -> tuple[NDArray[Any], Columns]:
+    """Read the chosen rows.
+
+    Args:
+        path: the file.
+        choose: says which rows to keep, from the other columns.
+        classes: class names of the model; labels are renumbered when the file names its classes likewise.
+
+    Returns:
+        x, uint8 or float32 [M, ...], and its columns.
+
+    Raises:
+        DataError, ShapeError, LabelError, NonFiniteError: naming the file.
+    """
+    where = str(path)
+    with col.reading(where, "an npz file"), zipfile.ZipFile(path) as archive:
+        members = {name.removesuffix(".npy"): name for name in archive.namelist()}
+        for needed in ("x", "y"):
+            if needed not in members:
+                held = ", ".join(sorted(members)) or "nothing"
+                raise DataError(
+                    f"has no `{needed}` (it holds {held})",
+                    where=where,
+                    fix="save it with numpy.savez(FILE, x=..., y=...)",
+                )
+
+        def small(name: str) -> NDArray[Any] | None:
+            return _whole(archive, members[name], name, where) if name in members else None
+
+        raw_y = small("y")
+        assert raw_y is not None
+        if raw_y.ndim == 0:
+            raise ShapeError("`y` is a single value", where=where, fix="store one class index per example")
+        y = col.labels(raw_y, where)
+        class_names = col.names(small("class_names"), where)
+        if class_names is not None:
+            y, class_names = col.renumber(y, class_names, classes, where)
+        described = Columns(
+            y,
+            col.flags(small("is_test"), len(y), where),
+            col.owners(small("device"), len(y), where),
+            class_names,
+        )
+        with archive.open(members["x"]) as stream:
+            shape, fortran, dtype = _header(stream, archive.getinfo(members["x"]), "x", where)
+            kept_dtype(dtype, where)
+            if len(shape) < 2 or shape[0] != len(y):
+                raise ShapeError(
+                    f"`x` has shape {shape} for {len(y)} labels",
+                    where=where,
+                    fix="store x as [N, ...] with as many examples as y",
+                )
+            rows = choose(described)
+            if fortran:
+                count = int(shape[0])
+                whole = np.frombuffer(stream.read(), dtype).reshape(shape, order="F")
+                kept = whole if rows is None else whole[rows]
+                return np.ascontiguousarray(kept, kept_dtype(dtype, where)), (
+                    described if rows is None or len(rows) == count else described.select(rows)
+                )
+            x = read_rows(stream, shape[0], shape[1:], dtype, rows, where)
+    return x, described if rows is None else described.select(rows)
+
+
+def write(path: Path, x: NDArray[Any], columns: Columns) -> None:
+    """Write a file that `read` gives back, whole or not at all; not compressed, so that a board streams it."""
+    arrays: dict[str, NDArray[Any]] = {"x": x, "y": columns.y, "is_test": columns.is_test}
+    if columns.owner is not None:
+        arrays["device"] = columns.owner
+    if columns.class_names is not None:
+        arrays["class_names"] = np.array(columns.class_names, dtype=np.str_)
+    with write_whole(path) as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def _header(
+    stream: IO[bytes], info: zipfile.ZipInfo, name: str, where: str
+) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = npy.read_magic(stream)
+    if version not in ((1, 0), (2, 0)):
+        raise DataError(f"`{name}` is in npy format {version}", where=where, fix="save it as a plain array")
+    reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, fortran, dtype = reader(stream)
+    if dtype.hasobject:
+        raise DataError(f"`{name}` is an array of Python objects", where=where, fix="save it as an array of numbers")
+    # A header that promises more than the member holds would allocate memory for nothing.
+    if stream.tell() + math.prod(shape) * dtype.itemsize != info.file_size:
+        raise DataError(f"`{name}` is shorter or longer than it says", where=where, fix="make the file again")
+    return shape, fortran, dtype
+
+
+def _whole(archive: zipfile.ZipFile, member: str, name: str, where: str) -> NDArray[Any]:
+    with archive.open(member) as stream:
+        shape, fortran, dtype = _header(stream, archive.getinfo(member), name, where)
+        return np.frombuffer(stream.read(), dtype).reshape(shape, order="F" if fortran else "C")

@@ -1,0 +1,231 @@
+"""Local examples: what a device trains on and what a coordinator evaluates on, from whatever file they are in.
+
+>>> data = Dataset(np.zeros((4, 8, 8), np.uint8), np.array([0, 1, 0, 1], np.int32),
+...                np.array([False, False, True, True]), source="four.npz")
+>>> len(data.train()), len(data.test()), fitted(data, (8, 8, 1)).x.shape
+(2, 2, (4, 8, 8, 1))
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protos.datafiles import folder, idx, npz
+from protos.datafiles.columns import Array, Choose, Columns
+from protos.errors import DataError, EmptyShardError, LabelError, NonFiniteError, ShapeError, UsageError
+
+_SHARD_SEED = 0
+_CHECK_BYTES = 1 << 22
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """N examples in memory. The arrays are shared, not copied: treat them as read-only.
+
+    Attributes:
+        x: uint8 or float32 [N, ...], raw values as stored (a bundle's preprocessing is not yet applied).
+        y: int32 [N], class index.
+        is_test: bool [N], held-out examples.
+        owner: [N] integers or strings, the natural owner of each example, or None.
+        class_names: name of class i at i, or None.
+        source: file or folder it came from, for messages.
+    """
+
+    x: NDArray[Any]
+    y: NDArray[np.int32]
+    is_test: NDArray[np.bool_]
+    owner: Array | None = None
+    class_names: tuple[str, ...] | None = None
+    source: str = "data"
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def train(self) -> Dataset:
+        """The examples that are not held out; the data set itself when none is held out."""
+        return self.select(np.flatnonzero(~self.is_test)) if self.is_test.any() else self
+
+    def test(self) -> Dataset:
+        """The held-out examples, none when the source names none."""
+        return self if self.is_test.all() else self.select(np.flatnonzero(self.is_test))
+
+    def select(self, indices: Array) -> Dataset:
+        """The examples at these indices, in this order; a view when they are consecutive, else a copy."""
+        places = np.asarray(indices, np.int64)
+        rows: Array | slice = places
+        if places.size and places[0] >= 0 and (np.diff(places) == 1).all():
+            rows = slice(int(places[0]), int(places[-1]) + 1)
+        owner = None if self.owner is None else self.owner[rows]
+        return replace(self, x=self.x[rows], y=self.y[rows], is_test=self.is_test[rows], owner=owner)
+
+
+def load(
+    spec: str | Path,
+    *,
+    shard: int | str | None = None,
+    image_shape: Sequence[int] | None = None,
+    classes: Sequence[str] | None = None,
+) -> Dataset:
+    """Read a data set, or one shard of it. Only what is kept takes memory.
+
+    Args:
+        spec: `FILE.npz` with x, y and optional is_test, device, class_names; an MNIST-style images file, plain
+            or gzipped, with its labels file beside it; a folder of such pairs (`t10k-*` is held out); or a
+            folder with one sub-folder of images per class, with or without `train/` and `test/` above.
+        shard: the owner to keep, by value, where the file names owners (`device`). Otherwise "K/N": the K-th
+            of N nearly equal parts (K from 1) of an order shuffled with a fixed seed, so that N devices
+            with the same file get disjoint parts; held-out examples are shared out separately.
+        image_shape: [height, width, channels] of the model, to which images in folders are cut and resized.
+        classes: class names of the model; where the data has class names too, labels are numbered by them.
+
+    Raises:
+        DataError: missing, damaged, truncated, of an unknown kind, or with arrays of Python objects.
+        ShapeError: arrays whose lengths differ.
+        LabelError: labels that are no whole numbers, or class names that are not the model's.
+        EmptyShardError: no example is left.
+        UsageError: a shard that cannot be understood.
+    """
+    path = Path(spec).expanduser()
+    choose = _chooser(shard, str(path))
+    if path.is_dir():
+        pairs = idx.images_in(path)
+        if pairs:
+            return _dataset(idx.read(pairs, choose, in_folder=True), path)
+        return _dataset(folder.read(path, choose, image_shape, classes), path)
+    if not path.exists():
+        raise DataError("no such file or folder", where=str(path), fix="check the path")
+    if path.suffix.lower() == ".npz":
+        return _dataset(npz.read(path, choose, classes), path)
+    if idx.is_images_file(path):
+        return _dataset(idx.read([path], choose, in_folder=False), path)
+    raise DataError(
+        "is of an unknown kind",
+        where=str(path),
+        fix="give FILE.npz, NAME-images-idx3-ubyte[.gz], or a folder of images by class",
+    )
+
+
+def save(dataset: Dataset, path: str | Path) -> None:
+    """Write an npz file that `load` gives back, whole or not at all."""
+    columns = Columns(dataset.y, dataset.is_test, dataset.owner, dataset.class_names)
+    npz.write(Path(path), dataset.x, columns)
+
+
+def fitted(dataset: Dataset, input_shape: Sequence[int]) -> Dataset:
+    """The same examples in the shape of the model, when only dimensions of 1 are missing or too many.
+
+    Args:
+        dataset: x [N, ...].
+        input_shape: what the model takes, without the batch.
+
+    Raises:
+        ShapeError: any other difference.
+    """
+    wanted, given = tuple(input_shape), dataset.x.shape[1:]
+    if given == wanted:
+        return dataset
+    if [size for size in given if size != 1] == [size for size in wanted if size != 1]:
+        return replace(dataset, x=dataset.x.reshape(len(dataset), *wanted))
+    raise ShapeError(
+        f"an example has shape {list(given)}, the model takes {list(wanted)}",
+        where=dataset.source,
+        fix="resize the data, or use a bundle made for it",
+    )
+
+
+def check(dataset: Dataset, input_shape: Sequence[int], class_count: int) -> None:
+    """Return when a model can train on this data, else say what is wrong with which example.
+
+    Raises:
+        EmptyShardError: there is no example.
+        ShapeError: x, y and is_test disagree, or the shape is not the model's (`fitted` makes up for ones).
+        DataError: x is neither uint8 nor float32.
+        LabelError: a label outside 0..class_count-1.
+        NonFiniteError: NaN or infinity in x.
+    """
+    where = dataset.source
+    if not len(dataset.x) == len(dataset.y) == len(dataset.is_test):
+        raise ShapeError(
+            f"{len(dataset.x)} examples, {len(dataset.y)} labels, {len(dataset.is_test)} is_test flags",
+            where=where,
+            fix="store one of each per example",
+        )
+    if not len(dataset):
+        raise EmptyShardError("has no example", where=where, fix="give a shard that has some")
+    if dataset.x.dtype not in (np.uint8, np.float32):
+        raise DataError(f"`x` is {dataset.x.dtype}", where=where, fix="store `x` as uint8 or float32")
+    x = fitted(dataset, input_shape).x
+    outside = np.flatnonzero((dataset.y < 0) | (dataset.y >= class_count))
+    if outside.size:
+        raise LabelError(
+            f"label {dataset.y[outside[0]]} at example {outside[0]} is outside 0..{class_count - 1}"
+            + (f", and {outside.size - 1} more" if outside.size > 1 else ""),
+            where=where,
+            fix=f"number the classes from 0, or use a bundle with more than {class_count} classes",
+        )
+    if x.dtype == np.float32:
+        bad = _first_not_finite(x)
+        if bad is not None:
+            raise NonFiniteError(f"example {bad} has a NaN or an infinity", where=where, fix="remove or repair it")
+
+
+def _first_not_finite(x: NDArray[np.float32]) -> int | None:
+    step = max(1, _CHECK_BYTES // max(1, x[:1].nbytes))
+    for start in range(0, len(x), step):
+        block = x[start : start + step]
+        finite = np.isfinite(block).reshape(len(block), -1).all(axis=1)
+        if not finite.all():
+            return start + int(np.argmin(finite))
+    return None
+
+
+def _dataset(read: tuple[NDArray[Any], Columns], path: Path) -> Dataset:
+    x, columns = read
+    return Dataset(x, columns.y, columns.is_test, columns.owner, columns.class_names, str(path))
+
+
+def _chooser(shard: int | str | None, where: str) -> Choose:
+    def everything(columns: Columns) -> None:
+        return None
+
+    def of_owner(columns: Columns) -> NDArray[np.int64]:
+        name = str(shard)
+        if columns.owner is None:
+            return _part(name, columns.is_test, where)
+        rows = np.flatnonzero(columns.owner.astype(np.str_) == name)
+        if not rows.size:
+            known = np.unique(columns.owner)
+            some = ", ".join(str(owner) for owner in known[:8]) + ("..." if len(known) > 8 else "")
+            raise EmptyShardError(
+                f"no example belongs to {name!r}", where=where, fix=f"choose one of its {len(known)} owners: {some}"
+            )
+        return rows
+
+    return everything if shard is None else of_owner
+
+
+def _part(shard: str, is_test: NDArray[np.bool_], where: str) -> NDArray[np.int64]:
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", shard)
+    part, parts = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= part <= parts:
+        raise UsageError(
+            f"shard {shard!r} cannot be used: the data names no owners",
+            where=where,
+            fix="give K/N, such as 1/4, or data with a `device` field",
+        )
+    rng = np.random.default_rng(_SHARD_SEED)
+    mine = []
+    for held_out in (False, True):
+        rows = rng.permutation(np.flatnonzero(is_test == held_out))
+        mine.append(rows[len(rows) * (part - 1) // parts : len(rows) * part // parts])
+    rows = np.sort(np.concatenate(mine)).astype(np.int64)
+    if not rows.size:
+        raise EmptyShardError(f"shard {shard} of {len(is_test)} examples is empty", where=where, fix="use fewer shards")
+    return rows

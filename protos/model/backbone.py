@@ -1,0 +1,136 @@
+"""The frozen integer backbone: raw examples in, quantised embeddings out.
+
+One example at a time: a fixed batch of one keeps the arena as small as it gets, needs no re-planning, and is what
+the Edge TPU takes. Raw uint8 values go through a table of 256 entries, so quantising them is one look-up.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from protos.errors import ModelError, NonFiniteError, ShapeError
+from protos.manifest import BackboneSpec, Preprocessing
+from protos.model.bundle import Bundle
+from protos.model.engine import EngineIdentity, delegate_of, engine_identity, open_interpreter
+
+QuantisedArray = npt.NDArray[np.int8] | npt.NDArray[np.uint8]
+
+
+def quantise(
+    values: npt.ArrayLike, spec: BackboneSpec, preprocessing: Preprocessing
+) -> npt.NDArray[np.int8] | npt.NDArray[np.uint8]:
+    """Raw values as the integers that the backbone takes: preprocess, scale, round half away from zero, clip.
+
+    Rounding is that of TFLite's QUANTIZE operator. Computed in float64, so that every machine gets the same integers.
+    """
+    real = np.asarray(values, np.float64) * preprocessing.multiply + preprocessing.add
+    steps = real / spec.input_scale
+    rounded = np.trunc(steps + np.copysign(0.5, steps)) + spec.input_zero_point
+    limits = np.iinfo(spec.input_dtype)
+    result: QuantisedArray = np.clip(rounded, limits.min, limits.max).astype(spec.input_dtype)
+    return result
+
+
+class Backbone:
+    """Runs the backbone of a bundle.
+
+    Args:
+        bundle: an opened bundle.
+        threads: CPU threads of the kernels.
+
+    Raises:
+        ModelError: the model does not load, or its ends are not those of the manifest.
+    """
+
+    def __init__(self, bundle: Bundle, *, threads: int = 1) -> None:
+        self._open(bundle.backbone_path, bundle.manifest.backbone, bundle.manifest.preprocessing, threads)
+
+    @classmethod
+    def from_file(cls, path: Path, spec: BackboneSpec, preprocessing: Preprocessing) -> Backbone:
+        """The same of a .tflite file that is in no bundle yet."""
+        backbone = cls.__new__(cls)
+        backbone._open(path, spec, preprocessing, threads=1)
+        return backbone
+
+    def _open(self, path: Path, spec: BackboneSpec, preprocessing: Preprocessing, threads: int) -> None:
+        self.spec = spec
+        self._where = str(path)
+        self._preprocessing = preprocessing
+        self._interpreter = open_interpreter(path, threads=threads)
+        self._input, self._output = self._check_ends()
+        self._table = quantise(np.arange(256), spec, preprocessing)
+
+    @property
+    def engine(self) -> EngineIdentity:
+        """The engine, with the delegate that this very model runs on."""
+        identity = engine_identity()
+        return EngineIdentity(identity.name, identity.version, delegate_of(self._interpreter))
+
+    def _check_ends(self) -> tuple[int, int]:
+        ends: list[int] = []
+        spec = self.spec
+        for details, count, end, dtype, scale, zero in (
+            (self._interpreter.get_input_details(), int(np.prod(spec.input_shape)), "input",
+             spec.input_dtype, spec.input_scale, spec.input_zero_point),
+            (self._interpreter.get_output_details(), spec.embedding_width, "output",
+             spec.output_dtype, spec.output_scale, spec.output_zero_point),
+        ):  # fmt: skip
+            if len(details) != 1:
+                raise ModelError(f"has {len(details)} {end}s, a backbone has one", where=self._where)
+            one: dict[str, Any] = details[0]
+            found = (np.dtype(one["dtype"]).name, int(np.prod(one["shape"])), one["quantization"])
+            if found[:2] != (dtype, count) or found[2] != (np.float32(scale), zero):
+                raise ModelError(
+                    f"its {end} is {found[0]} x {found[1]}, scale and zero point {found[2]}; the manifest says "
+                    f"{dtype} x {count}, ({scale}, {zero})",
+                    where=self._where,
+                )
+            ends.append(int(one["index"]))
+        self._batch_shape = tuple(int(n) for n in self._interpreter.get_input_details()[0]["shape"])
+        return ends[0], ends[1]
+
+    def embed(self, x: npt.NDArray[Any]) -> QuantisedArray:
+        """Embeddings of raw examples, in the integers of the backbone's output.
+
+        Args:
+            x: uint8 or floating [N, *input_shape], before preprocessing; a trailing dimension of 1 may be absent.
+
+        Returns:
+            int8 or uint8 [N, D], as the manifest says.
+
+        Raises:
+            ShapeError: another shape or dtype.
+            NonFiniteError: NaN or infinity in the examples.
+        """
+        x = np.asarray(x)
+        shape = self.spec.input_shape
+        if x.shape[1:] != shape and (*x.shape[1:], 1) != shape:
+            raise ShapeError(f"examples have shape {list(x.shape[1:])}, the model takes {list(shape)}")
+        if x.dtype != np.uint8 and x.dtype.kind != "f":
+            raise ShapeError(f"examples are {x.dtype}; the model takes uint8 or float32")
+        embeddings: QuantisedArray = np.empty((len(x), self.spec.embedding_width), self.spec.output_dtype)
+        interpreter, source, target = self._interpreter, self._input, self._output
+        for index, example in enumerate(x):
+            interpreter.set_tensor(source, self._quantise_one(example, index))
+            interpreter.invoke()
+            embeddings[index] = interpreter.get_tensor(target).reshape(-1)
+        return embeddings
+
+    def _quantise_one(self, example: npt.NDArray[Any], index: int) -> QuantisedArray:
+        if example.dtype == np.uint8:
+            looked_up: QuantisedArray = self._table[example].reshape(self._batch_shape)
+            return looked_up
+        if not np.isfinite(example).all():
+            raise NonFiniteError(f"example {index} holds NaN or infinity")
+        return quantise(example, self.spec, self._preprocessing).reshape(self._batch_shape)
+
+    def dequantise(self, q: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Real values of embeddings: ``(q - zero_point) * scale``, float32 [N, D]. What the head takes."""
+        values = q.astype(np.float32)
+        values -= self.spec.output_zero_point
+        values *= np.float32(self.spec.output_scale)
+        return values

@@ -1,0 +1,158 @@
+"""A bundle on disk: a folder with a manifest, an integer backbone, a trainable head and its starting values.
+
+Nothing of a bundle is used before its size and SHA-256 are what the manifest declares. The hash says that the
+bytes are the declared ones; whether they are good is for `protos.model.engine.try_in_subprocess`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from protos.errors import IntegrityError, ModelError
+from protos.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, FileRecord, Manifest
+from protos.model.head_algebra import Array, Tree, check_tree
+
+MEAN, SCALE = "feature_mean", "feature_scale"
+# What the .npy header of a small array takes, generously.
+_HEADER_BYTES = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class Bundle:
+    """An opened bundle: its files had the declared hashes when `open_bundle` returned it."""
+
+    path: Path
+    manifest: Manifest
+    bundle_id: str
+
+    @property
+    def backbone_path(self) -> Path:
+        """The integer backbone, a .tflite file."""
+        return self.path / self.manifest.backbone.file
+
+    @property
+    def head_path(self) -> Path:
+        """The trainable head, a .tflite file."""
+        return self.path / self.manifest.head.file
+
+    @property
+    def initial_path(self) -> Path:
+        """Starting values and feature standardisation, an .npz file."""
+        return self.path / self.manifest.head.initial_file
+
+    def initial_head(self) -> Tree:
+        """The head before the first round, in standardised space; the arrays belong to the caller."""
+        return {name: self._initial[name].copy() for name in self.manifest.head.shapes()}
+
+    def feature_affine(self) -> tuple[Array, Array]:
+        """Mean and scale, float32 [D]: the head sees ``(embedding - mean) * scale``; see `head_algebra`."""
+        return self._initial[MEAN].copy(), self._initial[SCALE].copy()
+
+    @functools.cached_property
+    def _initial(self) -> Tree:
+        width = self.manifest.backbone.embedding_width
+        return read_tree(self.initial_path, {**self.manifest.head.shapes(), MEAN: (width,), SCALE: (width,)})
+
+
+def read_tree(path: Path, shapes: dict[str, tuple[int, ...]]) -> Tree:
+    """Read float32 arrays of known names and shapes from an .npz file; never unpickles, never over-allocates.
+
+    Raises:
+        ModelError: not an .npz file, or an array in it is larger than its shape allows.
+        ShapeError, NonFiniteError: other arrays than declared.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {one.filename.removesuffix(".npy"): one.file_size for one in archive.infolist()}
+        for name, size in members.items():
+            if size > 8 * int(np.prod(shapes.get(name, (1,)))) + _HEADER_BYTES:
+                raise ModelError(f"array {name[:80]!r} is larger than the head declares", where=path.name)
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError, MemoryError) as error:
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(f"not a readable .npz file ({type(error).__name__})", where=path.name) from error
+    return check_tree(arrays, shapes, where=path.name)
+
+
+def record_of(path: Path) -> FileRecord:
+    """Hash and size of a file, read once in pieces."""
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+            size += len(piece)
+    return FileRecord(digest.hexdigest(), size)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read the manifest of a bundle folder, without looking at the other files.
+
+    Raises:
+        ModelError: no folder, no manifest in it, or a malformed one.
+    """
+    if not path.is_dir():
+        what = "is a file, not a bundle folder" if path.exists() else "no such bundle folder"
+        raise ModelError(what, where=str(path), fix="make one with: firmware-tools convert MODEL -o BUNDLE/")
+    try:
+        with (path / MANIFEST_FILE).open("rb") as file:
+            text = file.read(MAX_MANIFEST_BYTES + 1)
+    except OSError as error:
+        raise ModelError(f"is no bundle: {MANIFEST_FILE} cannot be read ({error.strerror})", where=str(path)) from error
+    try:
+        return Manifest.from_json(text)
+    except ModelError as error:
+        raise ModelError(error.what, where=str(path / MANIFEST_FILE), fix=error.fix) from error
+
+
+def check_files(path: Path, manifest: Manifest) -> None:
+    """Compare every file of a bundle with its record.
+
+    Raises:
+        IntegrityError: a file is missing, or its length or hash is not the declared one.
+    """
+    for name, declared in sorted(manifest.files.items()):
+        file = path / name
+        try:
+            size = file.stat().st_size if file.is_file() else None
+            found = record_of(file) if size == declared.size_bytes else None
+        except OSError as error:
+            raise IntegrityError(f"cannot be read ({error.strerror})", where=str(file)) from error
+        if size is None:
+            raise IntegrityError("is missing from the bundle", where=str(file), fix="copy the bundle again")
+        if found is None:
+            raise IntegrityError(
+                f"has {size} bytes, the manifest says {declared.size_bytes}",
+                where=str(file),
+                fix="copy the bundle again",
+            )
+        if found != declared:
+            raise IntegrityError(
+                f"has SHA-256 {found.sha256[:12]}..., the manifest says {declared.sha256[:12]}...",
+                where=str(file), fix="copy the bundle again",
+            )  # fmt: skip
+
+
+def open_bundle(path: str | Path) -> Bundle:
+    """Open a bundle folder and check every file of it.
+
+    Raises:
+        ModelError: the folder, its manifest or its starting values are not what they should be.
+        IntegrityError: a file is missing or changed.
+        ShapeError, NonFiniteError: the starting values do not fit the head.
+    """
+    folder = Path(path)
+    manifest = read_manifest(folder)
+    check_files(folder, manifest)
+    bundle = Bundle(folder, manifest, manifest.bundle_id)
+    _, scale = bundle.feature_affine()
+    if not (scale > 0).all():
+        raise ModelError("a feature scale is not positive", where=str(bundle.initial_path))
+    return bundle

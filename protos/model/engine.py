@@ -1,0 +1,145 @@
+"""The one place that imports a TFLite runtime: ai-edge-litert first, tflite-runtime where there is no wheel of it.
+
+Rules kept here:
+- A model from elsewhere can kill the process that opens it (the native loader asserts and reads out of bounds on
+  malformed graphs), so `try_in_subprocess` opens it in a child first.
+- No 0-D tensor is ever an input: ai-edge-litert on aarch64 crashes when it resizes one (memset of length -4 in
+  ``InterpreterWrapper::ResizeInputTensor``), and x86-64 never shows it.
+- The same model gives other bits with XNNPACK than with the built-in kernels, and XNNPACK can go away silently
+  (it needs /proc/cpuinfo). So the delegate is read back from the plan of a prepared interpreter, not assumed.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import functools
+import importlib
+import importlib.metadata
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from protos.errors import ModelError
+
+_ENGINES = (("ai-edge-litert", "ai_edge_litert.interpreter"), ("tflite-runtime", "tflite_runtime.interpreter"))
+TRIAL_TIMEOUT_S = 120.0
+
+# The smallest model that XNNPACK takes: one int8 ADD of a [1, 8] tensor with itself, scale 0.5, zero point 0.
+_PROBE_MODEL = base64.b64decode(
+    "GAAAAFRGTDMAAA4AFAAQAAwACAAAAAQADgAAABAAAAAYAAAAUAEAAAMAAAABAAAABAAAAKj///8BAAAAEAAAAAwAFAAQAAwA"
+    "CAAEAAwAAAAQAAAAVAAAAFgAAABcAAAAAQAAABQAAAAAAA4AFAAAABAADAALAAQADgAAABQAAAAAAAALEAAAABQAAAAEAAQA"
+    "BAAAAAEAAAABAAAAAgAAAAAAAAAAAAAAAQAAAAEAAAABAAAAAAAAAAIAAABkAAAABAAAALL///8QAAAAMAAAAAAAAAkwAAAA"
+    "pP///wgAAAAUAAAAAQAAAAAAAAAAAAAAAAAAAAEAAAAAAAA/AQAAAGIAAAACAAAAAQAAAAgAAAAAAA4AFAAQAA8AAAAIAAQA"
+    "DgAAABwAAAA4AAAAAAAACTgAAAAMAAwAAAAAAAgABAAMAAAACAAAABAAAAABAAAAAAAAAAAAAAABAAAAAAAAPwEAAABhAAAA"
+    "AgAAAAEAAAAIAAAAAQAAABAAAAAAAAoACAAAAAAABAAKAAAAAgAAAA=="
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EngineIdentity:
+    """What computes: engines differ in the last bit of int8 results, so a report names all three.
+
+    ``delegate`` is ``xnnpack``, ``builtin`` (the runtime's own kernels) or ``unknown``.
+    """
+
+    name: str
+    version: str
+    delegate: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version} ({self.delegate})"
+
+
+@functools.cache
+def _engine() -> tuple[str, Any]:
+    for name, module in _ENGINES:
+        try:
+            return name, importlib.import_module(module)
+        except ImportError:
+            continue
+    raise ModelError("no TFLite runtime is installed", fix="pip install ai-edge-litert, or tflite-runtime on armv7")
+
+
+def open_interpreter(model: Path | bytes, *, threads: int = 1) -> Any:
+    """A prepared interpreter (tensors allocated) of a .tflite file or of its bytes.
+
+    Args:
+        model: path, or the whole file; bytes are referenced, not copied.
+        threads: CPU threads of the kernels, >= 1.
+
+    Raises:
+        ModelError: the runtime refuses the model. A hostile model may abort the process instead: see
+            `try_in_subprocess`.
+    """
+    _, module = _engine()
+    where = model.name if isinstance(model, Path) else "model"
+    source = {"model_path": str(model)} if isinstance(model, Path) else {"model_content": model}
+    try:
+        interpreter = module.Interpreter(num_threads=threads, **source)
+        interpreter.allocate_tensors()
+    except (ValueError, RuntimeError, OSError, MemoryError) as error:
+        raise ModelError(f"the TFLite runtime refuses it: {_first_line(error)}", where=where) from error
+    return interpreter
+
+
+def delegate_of(interpreter: Any) -> str:
+    """``xnnpack`` when any node of a prepared interpreter was handed to the default delegate, else ``builtin``."""
+    try:
+        operators = interpreter._get_ops_details()
+    except (AttributeError, ValueError):
+        return "unknown"
+    return "xnnpack" if any(one["op_name"] == "DELEGATE" for one in operators) else "builtin"
+
+
+@functools.cache
+def engine_identity() -> EngineIdentity:
+    """Name, version and delegate of the runtime of this process, found by preparing a one-operator int8 model."""
+    name, _ = _engine()
+    return EngineIdentity(name, importlib.metadata.version(name), delegate_of(open_interpreter(_PROBE_MODEL)))
+
+
+def try_in_subprocess(path: Path, *, timeout_s: float = TRIAL_TIMEOUT_S) -> None:
+    """Open a model in a throw-away child and run each of its signatures once on zeros.
+
+    True afterwards: this very file loads and runs in this engine without killing its process.
+
+    Raises:
+        ModelError: the child cannot load or run it, dies by a signal, or does not end in time.
+    """
+    root = str(Path(__file__).parents[2])
+    search = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    command = [sys.executable, "-P", "-m", "protos.model.trial", str(path.resolve())]
+    try:
+        child = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=timeout_s,
+            env={**os.environ, "PYTHONPATH": search},
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ModelError(f"did not load within {timeout_s:.0f} s", where=path.name) from error
+    if child.returncode == 0:
+        return
+    raise ModelError(_last_words(child.returncode, child.stdout, child.stderr), where=path.name)
+
+
+def _last_words(code: int, stdout: bytes, stderr: bytes) -> str:
+    if code < 0:
+        return f"not a usable model: the process that opened it died of {signal.Signals(-code).name}"
+    try:
+        return str(json.loads(stdout)["error"])
+    except (ValueError, KeyError, TypeError):
+        lines = stderr.decode(errors="replace").strip().splitlines() or [f"exit code {code}"]
+        return f"not a usable model: {lines[-1][:300]}"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:300]

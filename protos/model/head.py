@@ -1,0 +1,191 @@
+"""The trainable head, run through the compiled signatures of ``head.tflite``.
+
+All signatures share their variables inside one interpreter: ``write`` sets them, the proximal reference with them,
+and clears the optimiser; ``train`` moves them; ``read``, ``infer`` and ``evaluate`` look at them. The batch is
+fixed at conversion: what is left over is padded and masked by a weight of zero.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from protos.errors import LabelError, ModelError, ShapeError, UsageError
+from protos.manifest import TrainInput
+from protos.model.bundle import Bundle
+from protos.model.engine import open_interpreter
+from protos.model.head_algebra import Array, Tree, check_tree
+
+SIGNATURES = ("evaluate", "infer", "read", "train", "write")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Mean cross-entropy (nats) and share of right answers over ``count`` examples."""
+
+    loss: float
+    accuracy: float
+    count: int
+
+
+class Head:
+    """The head of a bundle, holding the bundle's starting values at first.
+
+    Raises:
+        ModelError: the model does not load, or its signatures are not those of the manifest.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        spec = bundle.manifest.head
+        self.batch_size = spec.batch_size
+        self.embedding_width = bundle.manifest.backbone.embedding_width
+        self.class_count = len(bundle.manifest.classes)
+        self.inputs: dict[str, TrainInput] = {one.name: one for one in spec.inputs}
+        self._shapes = spec.shapes()
+        self._where = str(bundle.head_path)
+        # Runners hold only borrowed pointers into the interpreter: it must live as long as they do.
+        self._interpreter = open_interpreter(bundle.head_path)
+        self._run = self._runners()
+        self._defaults = {name: np.array([one.default], np.float32) for name, one in self.inputs.items()}
+        self.write(bundle.initial_head())
+
+    def _runners(self) -> dict[str, Any]:
+        found = self._interpreter.get_signature_list()
+        batch, width = self.batch_size, self.embedding_width
+        examples = {"x": (batch, width), "y": (batch,), "weight": (batch,)}
+        expected: dict[str, Mapping[str, tuple[int, ...]]] = {
+            "train": {**examples, **dict.fromkeys(self.inputs, (1,))},
+            "evaluate": examples,
+            "infer": {"x": (batch, width)},
+            "read": {},
+            "write": self._shapes,
+        }
+        runners = {}
+        for name in SIGNATURES:
+            if name not in found:
+                raise ModelError(f"has no signature {name!r}", where=self._where)
+            runners[name] = self._interpreter.get_signature_runner(name)
+            details = runners[name].get_input_details()
+            shapes = {key: tuple(int(n) for n in one["shape"]) for key, one in details.items()}
+            if shapes != dict(expected[name]):
+                raise ModelError(
+                    f"signature {name} takes {shapes}, the manifest says {dict(expected[name])}", where=self._where
+                )
+        return runners
+
+    def write(self, tree: Mapping[str, npt.ArrayLike]) -> None:
+        """Set the head and the proximal reference to ``tree``, and clear the optimiser's state.
+
+        Raises:
+            ShapeError, NonFiniteError: not a tree of this head.
+        """
+        self._run["write"](**check_tree(tree, self._shapes))
+
+    def read(self) -> Tree:
+        """The head as it is now: fresh float32 arrays, names sorted. May hold NaN after a diverged training."""
+        return check_tree(self._run["read"](), self._shapes, finite=False)
+
+    def train_step(
+        self,
+        x: npt.NDArray[np.float32],
+        y: npt.NDArray[np.int32],
+        weight: npt.NDArray[np.float32] | None = None,
+        **inputs: float,
+    ) -> float:
+        """One optimiser step on one batch.
+
+        Args:
+            x: float32 [n, D] embeddings (dequantised, not standardised), n <= the batch size.
+            y: int32 [n] class indices in 0..C-1.
+            weight: float32 [n], share of each example in the mean loss; ones by default, 0 masks.
+            inputs: hyper-parameters by name; what is not given takes the manifest's default.
+
+        Returns:
+            The objective before the step, mean over the weighted examples.
+
+        Raises:
+            ShapeError: wrong shapes.
+            UsageError: an input that this head does not have, or a value outside its range.
+        """
+        values = self._padded(x, y, weight)
+        for name, default in self._defaults.items():
+            values[name] = self._checked(name, inputs[name]) if name in inputs else default
+        if strange := set(inputs) - set(self.inputs):
+            raise self._unknown_input(sorted(strange)[0])
+        return float(self._run["train"](**values)["loss"][0])
+
+    def evaluate(self, x: npt.NDArray[np.float32], y: npt.NDArray[Any]) -> Evaluation:
+        """Loss and accuracy over any number of examples.
+
+        Args:
+            x: float32 [N, D] embeddings, N >= 1.
+            y: [N] class indices.
+
+        Raises:
+            ShapeError: wrong shapes, or no example.
+            LabelError: a label outside the classes.
+        """
+        if len(x) == 0 or len(x) != len(y):
+            raise ShapeError(f"evaluation needs as many labels as examples, at least one; got {len(x)} and {len(y)}")
+        if int(np.min(y)) < 0 or int(np.max(y)) >= self.class_count:
+            raise LabelError(f"labels {int(np.min(y))}..{int(np.max(y))} in data for {self.class_count} classes")
+        loss = correct = 0.0
+        for piece in self._pieces(len(x)):
+            result = self._run["evaluate"](**self._padded(x[piece], y[piece], None))
+            loss += float(result["loss_sum"][0])
+            correct += float(result["correct"][0])
+        return Evaluation(loss / len(x), correct / len(x), len(x))
+
+    def infer(self, x: npt.NDArray[np.float32]) -> Array:
+        """Class scores (logits), float32 [N, C], of any number of embeddings, float32 [N, D]."""
+        logits = np.empty((len(x), self.class_count), np.float32)
+        for piece in self._pieces(len(x)):
+            batch = self._batch(x[piece], (self.embedding_width,), np.float32)
+            logits[piece] = self._run["infer"](x=batch)["logits"][: len(x[piece])]
+        return logits
+
+    def _pieces(self, count: int) -> Iterator[slice]:
+        return (slice(start, min(start + self.batch_size, count)) for start in range(0, count, self.batch_size))
+
+    def _batch(self, value: npt.NDArray[Any], shape: tuple[int, ...], dtype: type[Any]) -> npt.NDArray[Any]:
+        """``value`` itself when it is a full batch of the right type, else a copy padded with zeros."""
+        value = np.asarray(value, dtype)
+        if value.shape[1:] != shape or len(value) > self.batch_size:
+            raise ShapeError(
+                f"a batch of shape {list(value.shape)}; the head takes {[self.batch_size, *shape]} or fewer examples"
+            )
+        if len(value) == self.batch_size:
+            return value
+        padded = np.zeros((self.batch_size, *shape), dtype)
+        padded[: len(value)] = value
+        return padded
+
+    def _padded(
+        self, x: npt.NDArray[Any], y: npt.NDArray[Any], weight: npt.NDArray[Any] | None
+    ) -> dict[str, npt.NDArray[Any]]:
+        weight = np.ones(len(x), np.float32) if weight is None else weight
+        if not len(x) == len(y) == len(weight):
+            raise ShapeError(f"a batch of {len(x)} examples, {len(y)} labels and {len(weight)} weights")
+        return {
+            "x": self._batch(x, (self.embedding_width,), np.float32),
+            "y": self._batch(y, (), np.int32),
+            "weight": self._batch(weight, (), np.float32),
+        }
+
+    def _checked(self, name: str, value: float) -> npt.NDArray[np.float32]:
+        known = self.inputs[name]
+        if not known.minimum <= value <= known.maximum:
+            raise UsageError(
+                f"training input {name} = {value} is outside {known.minimum:g}..{known.maximum:g} ({known.meaning})"
+            )
+        return np.array([value], np.float32)
+
+    def _unknown_input(self, name: str) -> UsageError:
+        near = difflib.get_close_matches(name, self.inputs, n=1)
+        fix = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(self.inputs)}"
+        return UsageError(f"this head has no training input {name!r}", where=self._where, fix=fix)

@@ -1,0 +1,62 @@
+"""Child process of `protos.model.engine.try_in_subprocess`: open one model, run it on zeros, and say how it went.
+
+Run as ``python -m protos.model.trial MODEL.tflite``. Exit code 0 and nothing on stdout: it runs. Exit code 1 and
+``{"error": ...}`` on stdout: it does not. Death by a signal speaks for itself.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from protos.errors import EdgejouleError, ModelError
+from protos.model.engine import open_interpreter
+
+# A crafted shape can ask for any amount of memory: it must hit this wall, not the board's.
+_DATA_LIMIT_BYTES = 2 << 30
+
+
+def _run_signatures(interpreter: Any, where: str) -> None:
+    signatures = interpreter.get_signature_list()
+    # Variables must be written before anything reads them.
+    for name in sorted(signatures, key=lambda one: (one != "write", one)):
+        runner = interpreter.get_signature_runner(name)
+        values = {}
+        for key, tensor in runner.get_input_details().items():
+            if len(tensor["shape"]) == 0:
+                raise ModelError(f"input {key} of signature {name} is 0-D, which crashes on aarch64", where=where)
+            values[key] = np.zeros(tensor["shape"], tensor["dtype"])
+        runner(**values)
+    if not signatures:
+        for tensor in interpreter.get_input_details():
+            if len(tensor["shape"]) == 0:
+                raise ModelError(f"input {tensor['name']} is 0-D, which crashes on aarch64", where=where)
+            interpreter.set_tensor(tensor["index"], np.zeros(tensor["shape"], tensor["dtype"]))
+        interpreter.invoke()
+
+
+def main(arguments: list[str]) -> int:
+    """Try the model named by the only argument; see the module for what comes back."""
+    path = Path(arguments[0])
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = _DATA_LIMIT_BYTES if hard == resource.RLIM_INFINITY else min(_DATA_LIMIT_BYTES, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        _run_signatures(open_interpreter(path), path.name)
+    except EdgejouleError as error:
+        print(json.dumps({"error": error.what}))
+        return 1
+    except (ValueError, RuntimeError, TypeError, MemoryError) as error:
+        print(json.dumps({"error": f"loads, but does not run: {' '.join(str(error).split())[:300]}"}))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,175 @@
+"""What is said between device and coordinator, as frozen values. :mod:`protos.convert` turns them into messages.
+
+A *card* says who a device is, an *order* goes down, a *report* comes up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from protos.energy import PhaseEnergy
+from protos.update.tensors import EncodedTensor
+
+# Major: a peer with another number is refused. Minor: fields were added; older peers are served.
+PROTOCOL = (1, 0)
+# One part of a streamed message; the sweet spot of grpc.aio is 256 KiB to 1 MiB.
+PART_BYTES = 256 * 1024
+# What one report or order may weigh beyond its tensors: names, energy records, reasons.
+ENVELOPE_BYTES = 64 * 1024
+
+
+class StopReason(StrEnum):
+    """Why a device stopped training. All of them are normal: what was trained is sent."""
+
+    COMPLETED = "completed"
+    BUDGET = "budget"
+    DEADLINE = "deadline"
+    SHUTDOWN = "shutdown"
+
+
+class Verdict(StrEnum):
+    """What became of a report. ACCEPTED means: it is on disk."""
+
+    ACCEPTED = "accepted"
+    DUPLICATE = "duplicate"
+    LATE = "late"
+    REJECTED = "rejected"
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What runs the models. Engines differ in the last bit of int8 results, so each report names its own."""
+
+    name: str
+    version: str
+    delegate: str
+
+
+@dataclass(frozen=True)
+class MeterCard:
+    """What measures the joules: ``method`` is measured, estimated or unknown."""
+
+    method: str
+    sensor: str = ""
+    calibration_id: str = ""
+    quality: str = ""
+
+
+@dataclass(frozen=True)
+class DeviceCard:
+    """Who a device is.
+
+    Attributes:
+        session: drawn anew by each start of the daemon, so that a restart is seen.
+        budget_j: the most that the device will spend in a round, or None.
+    """
+
+    device_id: str
+    session: str
+    software_version: str
+    board: str
+    engine: Engine
+    meter: MeterCard
+    train_examples: int
+    test_examples: int
+    budget_j: float | None = None
+
+
+@dataclass(frozen=True)
+class SettledEnergy:
+    """Energy that became known after the report of its round had left: that of sending, above all."""
+
+    run_id: str
+    round: int
+    energy: tuple[PhaseEnergy, ...]
+
+
+@dataclass(frozen=True)
+class CodecOrder:
+    """Which codec the update is to travel in."""
+
+    name: str
+    parameters: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class TrainOrder:
+    """One round of work for one device.
+
+    Attributes:
+        head: the head to start from; ``head_version`` names its content.
+        steps: optimiser steps at most.
+        inputs: inputs of the bundle's train signature by name; others keep the manifest's defaults.
+        budget_j: joules for everything but idling, or None for no limit.
+        deadline_s: seconds from the sending of the order until the round closes.
+    """
+
+    run_id: str
+    round: int
+    plan_id: str
+    bundle_id: str
+    head_version: str
+    head: tuple[EncodedTensor, ...]
+    steps: int
+    inputs: Mapping[str, float]
+    codec: CodecOrder
+    budget_j: float | None
+    deadline_s: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class WaitOrder:
+    """Nothing to do: come again after ``retry_after_s``."""
+
+    retry_after_s: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class RejoinOrder:
+    """The coordinator does not know this session: join first."""
+
+
+Order = TrainOrder | WaitOrder | RejoinOrder
+
+
+@dataclass(frozen=True)
+class DeviceReport:
+    """What a device did in one round.
+
+    Attributes:
+        update: trained head minus received head, encoded.
+        local_normaliser: FedNova's ||a||_1 of the steps done (Wang et al., NeurIPS 2020); 0 when no step was done.
+        energy: by phase; sending is not in it and follows as :class:`SettledEnergy`.
+        embedded: examples embedded in this round; the rest came from the cache.
+    """
+
+    run_id: str
+    round: int
+    device_id: str
+    plan_id: str
+    bundle_id: str
+    head_version: str
+    steps_planned: int
+    steps_done: int
+    examples: int
+    local_normaliser: float
+    stop_reason: StopReason
+    loss_first: float | None
+    loss_last: float | None
+    engine: Engine
+    energy: tuple[PhaseEnergy, ...]
+    update: tuple[EncodedTensor, ...]
+    embedded: int
+    train_s: float
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """The coordinator's answer to a report."""
+
+    verdict: Verdict
+    reason: str = ""

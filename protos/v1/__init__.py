@@ -1,0 +1,1 @@
+"""Generated messages of edgejoule.v1; `make protos` writes them, nobody edits them."""

@@ -1,0 +1,570 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Phase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PHASE_UNSPECIFIED: _ClassVar[Phase]
+    PHASE_IDLE: _ClassVar[Phase]
+    PHASE_EMBED: _ClassVar[Phase]
+    PHASE_TRAIN: _ClassVar[Phase]
+    PHASE_ENCODE: _ClassVar[Phase]
+    PHASE_SEND: _ClassVar[Phase]
+
+class EnergyMethod(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ENERGY_METHOD_UNSPECIFIED: _ClassVar[EnergyMethod]
+    ENERGY_METHOD_MEASURED: _ClassVar[EnergyMethod]
+    ENERGY_METHOD_ESTIMATED: _ClassVar[EnergyMethod]
+    ENERGY_METHOD_UNKNOWN: _ClassVar[EnergyMethod]
+
+class StopReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    STOP_REASON_UNSPECIFIED: _ClassVar[StopReason]
+    STOP_REASON_COMPLETED: _ClassVar[StopReason]
+    STOP_REASON_BUDGET: _ClassVar[StopReason]
+    STOP_REASON_DEADLINE: _ClassVar[StopReason]
+    STOP_REASON_SHUTDOWN: _ClassVar[StopReason]
+
+class Verdict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    VERDICT_UNSPECIFIED: _ClassVar[Verdict]
+    VERDICT_ACCEPTED: _ClassVar[Verdict]
+    VERDICT_DUPLICATE: _ClassVar[Verdict]
+    VERDICT_LATE: _ClassVar[Verdict]
+    VERDICT_REJECTED: _ClassVar[Verdict]
+PHASE_UNSPECIFIED: Phase
+PHASE_IDLE: Phase
+PHASE_EMBED: Phase
+PHASE_TRAIN: Phase
+PHASE_ENCODE: Phase
+PHASE_SEND: Phase
+ENERGY_METHOD_UNSPECIFIED: EnergyMethod
+ENERGY_METHOD_MEASURED: EnergyMethod
+ENERGY_METHOD_ESTIMATED: EnergyMethod
+ENERGY_METHOD_UNKNOWN: EnergyMethod
+STOP_REASON_UNSPECIFIED: StopReason
+STOP_REASON_COMPLETED: StopReason
+STOP_REASON_BUDGET: StopReason
+STOP_REASON_DEADLINE: StopReason
+STOP_REASON_SHUTDOWN: StopReason
+VERDICT_UNSPECIFIED: Verdict
+VERDICT_ACCEPTED: Verdict
+VERDICT_DUPLICATE: Verdict
+VERDICT_LATE: Verdict
+VERDICT_REJECTED: Verdict
+
+class Tensor(_message.Message):
+    __slots__ = ("name", "shape", "float32", "float16", "uniform_grid")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    FLOAT32_FIELD_NUMBER: _ClassVar[int]
+    FLOAT16_FIELD_NUMBER: _ClassVar[int]
+    UNIFORM_GRID_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    float32: bytes
+    float16: bytes
+    uniform_grid: UniformGrid
+    def __init__(self, name: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., float32: _Optional[bytes] = ..., float16: _Optional[bytes] = ..., uniform_grid: _Optional[_Union[UniformGrid, _Mapping]] = ...) -> None: ...
+
+class UniformGrid(_message.Message):
+    __slots__ = ("bits", "bucket", "step", "offset", "codes")
+    BITS_FIELD_NUMBER: _ClassVar[int]
+    BUCKET_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    CODES_FIELD_NUMBER: _ClassVar[int]
+    bits: int
+    bucket: int
+    step: bytes
+    offset: bytes
+    codes: bytes
+    def __init__(self, bits: _Optional[int] = ..., bucket: _Optional[int] = ..., step: _Optional[bytes] = ..., offset: _Optional[bytes] = ..., codes: _Optional[bytes] = ...) -> None: ...
+
+class Codec(_message.Message):
+    __slots__ = ("name", "parameters")
+    class ParametersEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    parameters: _containers.ScalarMap[str, float]
+    def __init__(self, name: _Optional[str] = ..., parameters: _Optional[_Mapping[str, float]] = ...) -> None: ...
+
+class PhaseEnergy(_message.Message):
+    __slots__ = ("phase", "energy_j", "covered_s", "uncovered_s", "method", "sensor", "uncertainty_j", "flags")
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    ENERGY_J_FIELD_NUMBER: _ClassVar[int]
+    COVERED_S_FIELD_NUMBER: _ClassVar[int]
+    UNCOVERED_S_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    SENSOR_FIELD_NUMBER: _ClassVar[int]
+    UNCERTAINTY_J_FIELD_NUMBER: _ClassVar[int]
+    FLAGS_FIELD_NUMBER: _ClassVar[int]
+    phase: Phase
+    energy_j: float
+    covered_s: float
+    uncovered_s: float
+    method: EnergyMethod
+    sensor: str
+    uncertainty_j: float
+    flags: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, phase: _Optional[_Union[Phase, str]] = ..., energy_j: _Optional[float] = ..., covered_s: _Optional[float] = ..., uncovered_s: _Optional[float] = ..., method: _Optional[_Union[EnergyMethod, str]] = ..., sensor: _Optional[str] = ..., uncertainty_j: _Optional[float] = ..., flags: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Meter(_message.Message):
+    __slots__ = ("method", "sensor", "calibration_id", "quality")
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    SENSOR_FIELD_NUMBER: _ClassVar[int]
+    CALIBRATION_ID_FIELD_NUMBER: _ClassVar[int]
+    QUALITY_FIELD_NUMBER: _ClassVar[int]
+    method: EnergyMethod
+    sensor: str
+    calibration_id: str
+    quality: str
+    def __init__(self, method: _Optional[_Union[EnergyMethod, str]] = ..., sensor: _Optional[str] = ..., calibration_id: _Optional[str] = ..., quality: _Optional[str] = ...) -> None: ...
+
+class Engine(_message.Message):
+    __slots__ = ("name", "version", "delegate")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    DELEGATE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: str
+    delegate: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., delegate: _Optional[str] = ...) -> None: ...
+
+class JoinRequest(_message.Message):
+    __slots__ = ("protocol_major", "protocol_minor", "device_id", "session", "software_version", "board", "engine", "meter", "train_examples", "test_examples", "budget_j")
+    PROTOCOL_MAJOR_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_MINOR_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    SOFTWARE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    BOARD_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_FIELD_NUMBER: _ClassVar[int]
+    METER_FIELD_NUMBER: _ClassVar[int]
+    TRAIN_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    TEST_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_J_FIELD_NUMBER: _ClassVar[int]
+    protocol_major: int
+    protocol_minor: int
+    device_id: str
+    session: str
+    software_version: str
+    board: str
+    engine: Engine
+    meter: Meter
+    train_examples: int
+    test_examples: int
+    budget_j: float
+    def __init__(self, protocol_major: _Optional[int] = ..., protocol_minor: _Optional[int] = ..., device_id: _Optional[str] = ..., session: _Optional[str] = ..., software_version: _Optional[str] = ..., board: _Optional[str] = ..., engine: _Optional[_Union[Engine, _Mapping]] = ..., meter: _Optional[_Union[Meter, _Mapping]] = ..., train_examples: _Optional[int] = ..., test_examples: _Optional[int] = ..., budget_j: _Optional[float] = ...) -> None: ...
+
+class JoinResponse(_message.Message):
+    __slots__ = ("protocol_major", "protocol_minor", "software_version", "check_in_s")
+    PROTOCOL_MAJOR_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_MINOR_FIELD_NUMBER: _ClassVar[int]
+    SOFTWARE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    CHECK_IN_S_FIELD_NUMBER: _ClassVar[int]
+    protocol_major: int
+    protocol_minor: int
+    software_version: str
+    check_in_s: float
+    def __init__(self, protocol_major: _Optional[int] = ..., protocol_minor: _Optional[int] = ..., software_version: _Optional[str] = ..., check_in_s: _Optional[float] = ...) -> None: ...
+
+class SettledEnergy(_message.Message):
+    __slots__ = ("run_id", "round", "energy")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    ENERGY_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    round: int
+    energy: _containers.RepeatedCompositeFieldContainer[PhaseEnergy]
+    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., energy: _Optional[_Iterable[_Union[PhaseEnergy, _Mapping]]] = ...) -> None: ...
+
+class NextOrderRequest(_message.Message):
+    __slots__ = ("device_id", "session", "settled", "bundle_id", "head_version")
+    DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    SETTLED_FIELD_NUMBER: _ClassVar[int]
+    BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
+    HEAD_VERSION_FIELD_NUMBER: _ClassVar[int]
+    device_id: str
+    session: str
+    settled: _containers.RepeatedCompositeFieldContainer[SettledEnergy]
+    bundle_id: str
+    head_version: str
+    def __init__(self, device_id: _Optional[str] = ..., session: _Optional[str] = ..., settled: _Optional[_Iterable[_Union[SettledEnergy, _Mapping]]] = ..., bundle_id: _Optional[str] = ..., head_version: _Optional[str] = ...) -> None: ...
+
+class NextOrderResponse(_message.Message):
+    __slots__ = ("wait", "train", "rejoin")
+    WAIT_FIELD_NUMBER: _ClassVar[int]
+    TRAIN_FIELD_NUMBER: _ClassVar[int]
+    REJOIN_FIELD_NUMBER: _ClassVar[int]
+    wait: Wait
+    train: TrainOrder
+    rejoin: Rejoin
+    def __init__(self, wait: _Optional[_Union[Wait, _Mapping]] = ..., train: _Optional[_Union[TrainOrder, _Mapping]] = ..., rejoin: _Optional[_Union[Rejoin, _Mapping]] = ...) -> None: ...
+
+class Wait(_message.Message):
+    __slots__ = ("retry_after_s", "reason")
+    RETRY_AFTER_S_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    retry_after_s: float
+    reason: str
+    def __init__(self, retry_after_s: _Optional[float] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class Rejoin(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Head(_message.Message):
+    __slots__ = ("version", "tensors")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    tensors: _containers.RepeatedCompositeFieldContainer[Tensor]
+    def __init__(self, version: _Optional[str] = ..., tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ...) -> None: ...
+
+class TrainOrder(_message.Message):
+    __slots__ = ("run_id", "round", "plan_id", "bundle_id", "head", "steps", "inputs", "codec", "budget_j", "deadline_s", "seed")
+    class InputsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    PLAN_ID_FIELD_NUMBER: _ClassVar[int]
+    BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_J_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_S_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    round: int
+    plan_id: str
+    bundle_id: str
+    head: Head
+    steps: int
+    inputs: _containers.ScalarMap[str, float]
+    codec: Codec
+    budget_j: float
+    deadline_s: float
+    seed: int
+    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., plan_id: _Optional[str] = ..., bundle_id: _Optional[str] = ..., head: _Optional[_Union[Head, _Mapping]] = ..., steps: _Optional[int] = ..., inputs: _Optional[_Mapping[str, float]] = ..., codec: _Optional[_Union[Codec, _Mapping]] = ..., budget_j: _Optional[float] = ..., deadline_s: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
+
+class DeviceReport(_message.Message):
+    __slots__ = ("run_id", "round", "device_id", "plan_id", "bundle_id", "head_version", "steps_planned", "steps_done", "examples", "local_normaliser", "stop_reason", "loss_first", "loss_last", "engine", "energy", "update", "embedded", "train_s")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
+    PLAN_ID_FIELD_NUMBER: _ClassVar[int]
+    BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
+    HEAD_VERSION_FIELD_NUMBER: _ClassVar[int]
+    STEPS_PLANNED_FIELD_NUMBER: _ClassVar[int]
+    STEPS_DONE_FIELD_NUMBER: _ClassVar[int]
+    EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_NORMALISER_FIELD_NUMBER: _ClassVar[int]
+    STOP_REASON_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIRST_FIELD_NUMBER: _ClassVar[int]
+    LOSS_LAST_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_FIELD_NUMBER: _ClassVar[int]
+    ENERGY_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDED_FIELD_NUMBER: _ClassVar[int]
+    TRAIN_S_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    round: int
+    device_id: str
+    plan_id: str
+    bundle_id: str
+    head_version: str
+    steps_planned: int
+    steps_done: int
+    examples: int
+    local_normaliser: float
+    stop_reason: StopReason
+    loss_first: float
+    loss_last: float
+    engine: Engine
+    energy: _containers.RepeatedCompositeFieldContainer[PhaseEnergy]
+    update: _containers.RepeatedCompositeFieldContainer[Tensor]
+    embedded: int
+    train_s: float
+    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., device_id: _Optional[str] = ..., plan_id: _Optional[str] = ..., bundle_id: _Optional[str] = ..., head_version: _Optional[str] = ..., steps_planned: _Optional[int] = ..., steps_done: _Optional[int] = ..., examples: _Optional[int] = ..., local_normaliser: _Optional[float] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., loss_first: _Optional[float] = ..., loss_last: _Optional[float] = ..., engine: _Optional[_Union[Engine, _Mapping]] = ..., energy: _Optional[_Iterable[_Union[PhaseEnergy, _Mapping]]] = ..., update: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., embedded: _Optional[int] = ..., train_s: _Optional[float] = ...) -> None: ...
+
+class ReportHeader(_message.Message):
+    __slots__ = ("run_id", "round", "device_id", "total_bytes", "sha256")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    round: int
+    device_id: str
+    total_bytes: int
+    sha256: bytes
+    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., device_id: _Optional[str] = ..., total_bytes: _Optional[int] = ..., sha256: _Optional[bytes] = ...) -> None: ...
+
+class ReportRequest(_message.Message):
+    __slots__ = ("header", "data")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    header: ReportHeader
+    data: bytes
+    def __init__(self, header: _Optional[_Union[ReportHeader, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class ReportResponse(_message.Message):
+    __slots__ = ("verdict", "reason")
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    verdict: Verdict
+    reason: str
+    def __init__(self, verdict: _Optional[_Union[Verdict, str]] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class FetchBundleRequest(_message.Message):
+    __slots__ = ("bundle_id",)
+    BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
+    bundle_id: str
+    def __init__(self, bundle_id: _Optional[str] = ...) -> None: ...
+
+class BundleFile(_message.Message):
+    __slots__ = ("name", "size_bytes", "sha256")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    size_bytes: int
+    sha256: bytes
+    def __init__(self, name: _Optional[str] = ..., size_bytes: _Optional[int] = ..., sha256: _Optional[bytes] = ...) -> None: ...
+
+class FetchBundleResponse(_message.Message):
+    __slots__ = ("file", "data")
+    FILE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    file: BundleFile
+    data: bytes
+    def __init__(self, file: _Optional[_Union[BundleFile, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class LeaveRequest(_message.Message):
+    __slots__ = ("device_id", "session", "settled", "reason")
+    DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    SETTLED_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    device_id: str
+    session: str
+    settled: _containers.RepeatedCompositeFieldContainer[SettledEnergy]
+    reason: str
+    def __init__(self, device_id: _Optional[str] = ..., session: _Optional[str] = ..., settled: _Optional[_Iterable[_Union[SettledEnergy, _Mapping]]] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class LeaveResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class StartRunRequest(_message.Message):
+    __slots__ = ("plan_toml", "plan_directory")
+    PLAN_TOML_FIELD_NUMBER: _ClassVar[int]
+    PLAN_DIRECTORY_FIELD_NUMBER: _ClassVar[int]
+    plan_toml: str
+    plan_directory: str
+    def __init__(self, plan_toml: _Optional[str] = ..., plan_directory: _Optional[str] = ...) -> None: ...
+
+class StartRunResponse(_message.Message):
+    __slots__ = ("run_id",)
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    def __init__(self, run_id: _Optional[str] = ...) -> None: ...
+
+class StopRunRequest(_message.Message):
+    __slots__ = ("run_id",)
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    def __init__(self, run_id: _Optional[str] = ...) -> None: ...
+
+class StopRunResponse(_message.Message):
+    __slots__ = ("state",)
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    state: str
+    def __init__(self, state: _Optional[str] = ...) -> None: ...
+
+class GetStatusRequest(_message.Message):
+    __slots__ = ("run_id", "since_round")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    SINCE_ROUND_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    since_round: int
+    def __init__(self, run_id: _Optional[str] = ..., since_round: _Optional[int] = ...) -> None: ...
+
+class GetStatusResponse(_message.Message):
+    __slots__ = ("runs", "software_version")
+    RUNS_FIELD_NUMBER: _ClassVar[int]
+    SOFTWARE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    runs: _containers.RepeatedCompositeFieldContainer[RunStatus]
+    software_version: str
+    def __init__(self, runs: _Optional[_Iterable[_Union[RunStatus, _Mapping]]] = ..., software_version: _Optional[str] = ...) -> None: ...
+
+class RunStatus(_message.Message):
+    __slots__ = ("run_id", "name", "state", "reason", "plan_id", "bundle_id", "rounds_planned", "rounds", "started_unix_s", "finished_unix_s")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    PLAN_ID_FIELD_NUMBER: _ClassVar[int]
+    BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
+    ROUNDS_PLANNED_FIELD_NUMBER: _ClassVar[int]
+    ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    STARTED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    name: str
+    state: str
+    reason: str
+    plan_id: str
+    bundle_id: str
+    rounds_planned: int
+    rounds: _containers.RepeatedCompositeFieldContainer[RoundStatus]
+    started_unix_s: float
+    finished_unix_s: float
+    def __init__(self, run_id: _Optional[str] = ..., name: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., plan_id: _Optional[str] = ..., bundle_id: _Optional[str] = ..., rounds_planned: _Optional[int] = ..., rounds: _Optional[_Iterable[_Union[RoundStatus, _Mapping]]] = ..., started_unix_s: _Optional[float] = ..., finished_unix_s: _Optional[float] = ...) -> None: ...
+
+class RoundStatus(_message.Message):
+    __slots__ = ("round", "state", "accuracy", "loss", "bytes_up", "bytes_down", "devices", "opened_unix_s", "closed_unix_s", "head_version")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_UP_FIELD_NUMBER: _ClassVar[int]
+    BYTES_DOWN_FIELD_NUMBER: _ClassVar[int]
+    DEVICES_FIELD_NUMBER: _ClassVar[int]
+    OPENED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    CLOSED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    HEAD_VERSION_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    state: str
+    accuracy: float
+    loss: float
+    bytes_up: int
+    bytes_down: int
+    devices: _containers.RepeatedCompositeFieldContainer[DeviceRound]
+    opened_unix_s: float
+    closed_unix_s: float
+    head_version: str
+    def __init__(self, round: _Optional[int] = ..., state: _Optional[str] = ..., accuracy: _Optional[float] = ..., loss: _Optional[float] = ..., bytes_up: _Optional[int] = ..., bytes_down: _Optional[int] = ..., devices: _Optional[_Iterable[_Union[DeviceRound, _Mapping]]] = ..., opened_unix_s: _Optional[float] = ..., closed_unix_s: _Optional[float] = ..., head_version: _Optional[str] = ...) -> None: ...
+
+class DeviceRound(_message.Message):
+    __slots__ = ("device_id", "outcome", "steps_planned", "steps_done", "stop_reason", "budget_j", "weight", "bytes_up", "bytes_down", "energy", "examples", "loss", "embedded")
+    DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    STEPS_PLANNED_FIELD_NUMBER: _ClassVar[int]
+    STEPS_DONE_FIELD_NUMBER: _ClassVar[int]
+    STOP_REASON_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_J_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    BYTES_UP_FIELD_NUMBER: _ClassVar[int]
+    BYTES_DOWN_FIELD_NUMBER: _ClassVar[int]
+    ENERGY_FIELD_NUMBER: _ClassVar[int]
+    EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDED_FIELD_NUMBER: _ClassVar[int]
+    device_id: str
+    outcome: str
+    steps_planned: int
+    steps_done: int
+    stop_reason: StopReason
+    budget_j: float
+    weight: float
+    bytes_up: int
+    bytes_down: int
+    energy: _containers.RepeatedCompositeFieldContainer[PhaseEnergy]
+    examples: int
+    loss: float
+    embedded: int
+    def __init__(self, device_id: _Optional[str] = ..., outcome: _Optional[str] = ..., steps_planned: _Optional[int] = ..., steps_done: _Optional[int] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., budget_j: _Optional[float] = ..., weight: _Optional[float] = ..., bytes_up: _Optional[int] = ..., bytes_down: _Optional[int] = ..., energy: _Optional[_Iterable[_Union[PhaseEnergy, _Mapping]]] = ..., examples: _Optional[int] = ..., loss: _Optional[float] = ..., embedded: _Optional[int] = ...) -> None: ...
+
+class ListDevicesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListDevicesResponse(_message.Message):
+    __slots__ = ("devices",)
+    DEVICES_FIELD_NUMBER: _ClassVar[int]
+    devices: _containers.RepeatedCompositeFieldContainer[DeviceStatus]
+    def __init__(self, devices: _Optional[_Iterable[_Union[DeviceStatus, _Mapping]]] = ...) -> None: ...
+
+class DeviceStatus(_message.Message):
+    __slots__ = ("device_id", "state", "board", "engine", "meter", "software_version", "train_examples", "test_examples", "last_seen_unix_s", "energy_j", "unknown_phases", "budget_j")
+    DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    BOARD_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_FIELD_NUMBER: _ClassVar[int]
+    METER_FIELD_NUMBER: _ClassVar[int]
+    SOFTWARE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    TRAIN_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    TEST_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    LAST_SEEN_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    ENERGY_J_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_PHASES_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_J_FIELD_NUMBER: _ClassVar[int]
+    device_id: str
+    state: str
+    board: str
+    engine: Engine
+    meter: Meter
+    software_version: str
+    train_examples: int
+    test_examples: int
+    last_seen_unix_s: float
+    energy_j: float
+    unknown_phases: int
+    budget_j: float
+    def __init__(self, device_id: _Optional[str] = ..., state: _Optional[str] = ..., board: _Optional[str] = ..., engine: _Optional[_Union[Engine, _Mapping]] = ..., meter: _Optional[_Union[Meter, _Mapping]] = ..., software_version: _Optional[str] = ..., train_examples: _Optional[int] = ..., test_examples: _Optional[int] = ..., last_seen_unix_s: _Optional[float] = ..., energy_j: _Optional[float] = ..., unknown_phases: _Optional[int] = ..., budget_j: _Optional[float] = ...) -> None: ...
+
+class ExportRunRequest(_message.Message):
+    __slots__ = ("run_id", "head_version")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    HEAD_VERSION_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    head_version: str
+    def __init__(self, run_id: _Optional[str] = ..., head_version: _Optional[str] = ...) -> None: ...
+
+class ExportSummary(_message.Message):
+    __slots__ = ("size_bytes", "sha256", "head_version", "float_accuracy", "exported_accuracy", "operators")
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    HEAD_VERSION_FIELD_NUMBER: _ClassVar[int]
+    FLOAT_ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    EXPORTED_ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    OPERATORS_FIELD_NUMBER: _ClassVar[int]
+    size_bytes: int
+    sha256: bytes
+    head_version: str
+    float_accuracy: float
+    exported_accuracy: float
+    operators: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, size_bytes: _Optional[int] = ..., sha256: _Optional[bytes] = ..., head_version: _Optional[str] = ..., float_accuracy: _Optional[float] = ..., exported_accuracy: _Optional[float] = ..., operators: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ExportRunResponse(_message.Message):
+    __slots__ = ("summary", "data")
+    SUMMARY_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    summary: ExportSummary
+    data: bytes
+    def __init__(self, summary: _Optional[_Union[ExportSummary, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...

@@ -1,0 +1,384 @@
+"""A coordinator on a real loopback port, devices that follow a script, and bundles.
+
+Scripted devices speak the real protocol through the generated stub; what they "train" is a given change of the head,
+so that a test knows the exact result. The plain bundle has a real manifest and real starting values; its model files
+are never run, since nothing is evaluated. The digits bundle is real throughout.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hashlib
+import importlib.util
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from coordinator import keeper
+from coordinator.server.serving import Settings, serve
+from protos import convert
+from protos.energy import Method, Phase, PhaseEnergy
+from protos.manifest import (
+    MANIFEST_FILE,
+    BackboneSpec,
+    HeadSpec,
+    Manifest,
+    Preprocessing,
+    TensorSpec,
+    TrainInput,
+)
+from protos.model.bundle import record_of
+from protos.orders import (
+    PROTOCOL,
+    DeviceCard,
+    DeviceReport,
+    Engine,
+    MeterCard,
+    Receipt,
+    RejoinOrder,
+    SettledEnergy,
+    StopReason,
+    TrainOrder,
+    WaitOrder,
+)
+from protos.update.tensors import as_float32, decode
+from protos.update.trees import Tree, shapes
+from protos.v1 import edgejoule_pb2 as pb
+from protos.v1 import edgejoule_pb2_grpc as rpc
+
+WIDTH, CLASSES = 6, 3
+LITERT = Engine("ai-edge-litert", "2.3.0", "xnnpack")
+
+
+def make_plain_bundle(folder: Path, *, width: int = WIDTH, classes: int = CLASSES) -> Path:
+    """A bundle whose manifest and starting values are real."""
+    folder.mkdir(parents=True)
+    (folder / "backbone.tflite").write_bytes(b"not run in these tests: backbone")
+    (folder / "head.tflite").write_bytes(b"not run in these tests: head")
+    kernel = np.random.default_rng(5).normal(size=(width, classes)).astype(np.float32)
+    np.savez(
+        folder / "initial.npz",
+        out_kernel=kernel,
+        out_bias=np.zeros(classes, np.float32),
+        feature_mean=np.zeros(width, np.float32),
+        feature_scale=np.ones(width, np.float32),
+    )
+    inputs = (
+        TrainInput("rate", 0.05, 0.0, 10.0, "learning rate"),
+        TrainInput("momentum", 0.0, 0.0, 0.999, "heavy-ball momentum"),
+        TrainInput("proximal_mu", 0.0, 0.0, 1e6, "pull towards the received head"),
+    )
+    tensors = (TensorSpec("out_bias", (classes,)), TensorSpec("out_kernel", (width, classes)))
+    manifest = Manifest(
+        name="plain",
+        classes=tuple(f"class {i}" for i in range(classes)),
+        preprocessing=Preprocessing(1.0, 0.0),
+        backbone=BackboneSpec("backbone.tflite", (2, 3), "int8", 1.0, 0, width, "int8", 1.0, 0, None),
+        head=HeadSpec("head.tflite", "initial.npz", 8, None, "cross_entropy", "sgd", tensors, inputs),
+        files={name: record_of(folder / name) for name in ("backbone.tflite", "head.tflite", "initial.npz")},
+        provenance={},
+    )
+    (folder / MANIFEST_FILE).write_text(manifest.to_json())
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _short_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Devices without an order are answered soon: tests ask on purpose when there is none."""
+    monkeypatch.setattr(keeper, "HOLD_S", 0.1)
+
+
+@pytest.fixture
+def plain_bundle(tmp_path: Path) -> Path:
+    return make_plain_bundle(tmp_path / "plain")
+
+
+def plan_text(bundle: Path, *, rounds: int = 1, devices: int = 1, more: str = "", **keys: Any) -> str:
+    """A plan; ``keys`` go to [round]."""
+    lines = [f"{key} = {value}" for key, value in {"devices": devices, "deadline_s": 60, **keys}.items()]
+    head = f'[run]\nbundle = "{bundle}"\nname = "test"\nrounds = {rounds}\nseed = 7\n'
+    return head + "[round]\n" + "\n".join(lines) + '\n[update]\ncodec = "float32"\n' + more
+
+
+def joules(phase: Phase, energy_j: float | None) -> PhaseEnergy:
+    """One energy record."""
+    method: Method = "unknown" if energy_j is None else "measured"
+    return PhaseEnergy(phase, energy_j, 1.0, 0.0, method, "ina219:test", 0.01 if energy_j else None)
+
+
+class ScriptedDevice:
+    """Speaks for one device. ``change`` is added to the head in each round."""
+
+    def __init__(self, address: str, device_id: str, **card: Any) -> None:
+        given = {
+            "device_id": device_id,
+            "session": f"{device_id}-1",
+            "software_version": "0",
+            "board": "pi4",
+            "engine": LITERT,
+            "meter": MeterCard("measured", "ina219:test"),
+            "train_examples": 40,
+            "test_examples": 10,
+            **card,
+        }
+        self.card = DeviceCard(**given)
+        self.channel = grpc.insecure_channel(address, options=[("grpc.max_receive_message_length", 64 << 20)])
+        self.stub: Any = rpc.DeviceServiceStub(self.channel)  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        self.channel.close()
+
+    def join(self, protocol: tuple[int, int] = PROTOCOL) -> Any:
+        return self.stub.Join(convert.card_to(self.card, protocol), timeout=20, wait_for_ready=True)
+
+    def ask(self, *settled: SettledEnergy) -> TrainOrder | WaitOrder | RejoinOrder:
+        request = pb.NextOrderRequest(
+            device_id=self.card.device_id, session=self.card.session, settled=convert.settled_to(settled)
+        )
+        return convert.order_from(self.stub.NextOrder(request, timeout=20))
+
+    def order(self, round: int | None = None) -> TrainOrder:
+        """Ask until there is an order (of this round)."""
+        for _ in range(200):
+            order = self.ask()
+            if isinstance(order, TrainOrder) and round in (None, order.round):
+                return order
+            assert not isinstance(order, RejoinOrder)
+            time.sleep(0.02)
+        raise AssertionError(f"{self.card.device_id}: no order came")
+
+    def answer(self, order: TrainOrder, change: Tree | float, **fields: Any) -> DeviceReport:
+        """An honest report of an order, but for ``fields``."""
+        if not isinstance(change, dict):
+            head = decode(order.head, {one.name: one.shape for one in order.head})
+            change = {name: np.full_like(array, change) for name, array in head.items()}
+        steps = int(fields.get("steps_done", order.steps))
+        report = DeviceReport(
+            run_id=order.run_id,
+            round=order.round,
+            device_id=self.card.device_id,
+            plan_id=order.plan_id,
+            bundle_id=order.bundle_id,
+            head_version=order.head_version,
+            steps_planned=order.steps,
+            steps_done=steps,
+            examples=self.card.train_examples,
+            local_normaliser=float(steps),
+            stop_reason=StopReason.COMPLETED,
+            loss_first=2.0,
+            loss_last=1.0,
+            engine=self.card.engine,
+            energy=(joules(Phase.EMBED, 1.0), joules(Phase.TRAIN, 2.0), joules(Phase.ENCODE, 0.5)),
+            update=as_float32(change),
+            embedded=self.card.train_examples,
+            train_s=0.1,
+        )
+        return dataclasses.replace(report, **fields)
+
+    def send(self, report: DeviceReport) -> Receipt:
+        return self.send_bytes(convert.serialise_report(report), report.run_id, report.round)
+
+    def send_bytes(self, data: bytes, run_id: str, round: int, *, part: int = 1000, **header: Any) -> Receipt:
+        fields = {
+            "run_id": run_id,
+            "round": round,
+            "device_id": self.card.device_id,
+            "total_bytes": len(data),
+            "sha256": hashlib.sha256(data).digest(),
+            **header,
+        }
+
+        def parts() -> Iterator[Any]:
+            yield pb.ReportRequest(header=pb.ReportHeader(**fields))
+            for start in range(0, len(data), part):
+                yield pb.ReportRequest(data=data[start : start + part])
+
+        return convert.receipt_from(self.stub.Report(parts(), timeout=20))
+
+    def leave(self, *settled: SettledEnergy) -> None:
+        self.stub.Leave(
+            pb.LeaveRequest(
+                device_id=self.card.device_id, session=self.card.session, settled=convert.settled_to(settled)
+            ),
+            timeout=20,
+        )
+
+
+@contextmanager
+def served(state: Path, database: str | None = None) -> Iterator[str]:
+    """A coordinator in this process, in a thread with its own event loop; gives its address."""
+    ready = state.parent / f"{state.name}.ready"
+    ready.unlink(missing_ok=True)
+    stop: dict[str, Any] = {}
+    failure: list[BaseException] = []
+
+    async def run() -> None:
+        stop["event"], stop["loop"] = asyncio.Event(), asyncio.get_running_loop()
+        await serve(Settings(state, "127.0.0.1:0", database, ready), stop=stop["event"])
+
+    def body() -> None:
+        try:
+            asyncio.run(run())
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=body, daemon=True)
+    thread.start()
+    while not ready.exists():
+        if not thread.is_alive():
+            raise failure[0] if failure else AssertionError("the coordinator ended")
+        time.sleep(0.01)
+    try:
+        yield ready.read_text().strip()
+    finally:
+        stop["loop"].call_soon_threadsafe(stop["event"].set)
+        thread.join(30)
+        assert not thread.is_alive()
+        if failure:
+            raise failure[0]
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> Iterator[str]:
+    """A coordinator with fresh state in `tmp_path/state`."""
+    with served(tmp_path / "state") as bound:
+        yield bound
+
+
+@pytest.fixture
+def fleet() -> Iterator[Callable[..., ScriptedDevice]]:
+    """`fleet(address, device_id, **card)`: a device, closed at the end."""
+    made: list[ScriptedDevice] = []
+
+    def make(address: str, device_id: str, **card: Any) -> ScriptedDevice:
+        made.append(ScriptedDevice(address, device_id, **card))
+        return made[-1]
+
+    yield make
+    for device in made:
+        device.close()
+
+
+@pytest.fixture(scope="session")
+def tools() -> Any:
+    """The functions of this file, for tests that cannot import a conftest."""
+
+    class Tools:
+        plan = staticmethod(plan_text)
+        joules = staticmethod(joules)
+        served = staticmethod(served)
+        bundle = staticmethod(make_plain_bundle)
+        shapes = staticmethod(shapes)
+        device = ScriptedDevice
+
+        @staticmethod
+        def until(check: Callable[[], Any], what: str = "it") -> Any:
+            """Wait for something that must come about."""
+            for _ in range(1500):
+                if found := check():
+                    return found
+                time.sleep(0.02)
+            raise AssertionError(f"{what} did not come about")
+
+    return Tools
+
+
+def _postgres_binaries() -> Path | None:
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[4]))
+    return found[-1].parent if found else None
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of a throw-away PostgreSQL on loopback, from Debian's packages."""
+    binaries = _postgres_binaries()
+    if binaries is None:
+        pytest.skip("needs PostgreSQL: apt install postgresql")
+    pytest.importorskip("psycopg", reason="needs the postgresql extra")
+    user: list[str] = []
+    owner = pwd.getpwuid(os.getuid()).pw_name
+    if os.getuid() == 0:
+        names = {one.pw_name for one in pwd.getpwall()}
+        owner = "postgres" if "postgres" in names else "nobody"
+        if shutil.which("runuser") is None:
+            pytest.skip("needs runuser: PostgreSQL does not run as root")
+        user = ["runuser", "-u", owner, "--"]
+    # Sockets have short paths, and the folder must be open to the other user.
+    folder = Path(tempfile.mkdtemp(prefix="ejpg-", dir="/tmp"))
+    shutil.chown(folder, owner)
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+
+    def run(*command: str) -> None:
+        done = subprocess.run([*user, *command], capture_output=True, check=False, cwd="/")
+        assert done.returncode == 0, done.stderr.decode() + done.stdout.decode()
+
+    data = str(folder / "data")
+    try:
+        run(f"{binaries}/initdb", "-D", data, "-U", "edgejoule", "-A", "trust", "-E", "UTF8", "--no-locale")
+        options = f"-h 127.0.0.1 -p {port} -k {folder}"
+        run(f"{binaries}/pg_ctl", "-D", data, "-l", str(folder / "log"), "-w", "-o", options, "start")
+        try:
+            yield f"postgresql+psycopg://edgejoule@127.0.0.1:{port}/postgres"
+        finally:
+            run(f"{binaries}/pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+_MAKE_DIGITS = """
+import keras
+import numpy as np
+from sklearn.datasets import load_digits
+
+data = load_digits()
+x = np.round(data.images * 15.9375).astype(np.uint8)[..., None]
+y = data.target.astype(np.int32)
+np.savez("digits.npz", x=x, y=y, is_test=np.arange(len(y)) % 5 == 0)
+keras.utils.set_random_seed(3)
+stack = keras.Sequential([
+    keras.Input((8, 8, 1)),
+    keras.layers.Rescaling(1 / 255),
+    keras.layers.Conv2D(12, 3, activation="relu"),
+    keras.layers.Flatten(),
+    keras.layers.Dense(24, activation="relu"),
+    keras.layers.Dense(10, activation="softmax"),
+])
+stack.compile("adam", "sparse_categorical_crossentropy")
+stack.fit(x[:400], y[:400], epochs=4, verbose=0)
+stack.save("digits.keras")
+"""
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with digits.npz and digits/, a real bundle made by the converter."""
+    if importlib.util.find_spec("tensorflow") is None:
+        pytest.skip("needs TensorFlow: the workshop extra")
+    pytest.importorskip("sklearn", reason="needs scikit-learn: the workshop extra")
+    folder = tmp_path_factory.mktemp("coordinator-digits")
+    env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
+    convert_it = ["-m", "firmware_tools.cli", "convert", "digits.keras", "--eval", "digits.npz", "-o", "digits"]
+    root = str(Path(__file__).parents[2])
+    for command in (["-c", _MAKE_DIGITS], convert_it):
+        done = subprocess.run(
+            [sys.executable, *command], cwd=folder, env={**env, "PYTHONPATH": root}, capture_output=True, check=False
+        )
+        assert done.returncode == 0, done.stderr.decode()[-2000:]
+    return folder

@@ -1,0 +1,134 @@
+"""A run of a real bundle on real data: devices that train through TFLite, evaluation each round, export."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from coordinator import cli
+from coordinator.client import Operator
+from protos.dataset import load
+from protos.errors import LabelError
+from protos.model.backbone import Backbone
+from protos.model.bundle import open_bundle
+from protos.model.engine import open_interpreter
+from protos.model.head import Head
+from protos.update import codecs, trees
+from protos.update.tensors import decode
+
+pytestmark = pytest.mark.workshop
+Fleet = Callable[..., Any]
+
+PLAN = """
+[run]
+bundle = "digits"
+rounds = 3
+[round]
+devices = 2
+[train]
+steps = 60
+rate = 0.2
+[evaluate]
+data = "digits.npz"
+"""
+
+
+def _work(device: Any, bundle: Any, x: Any, y: Any, rounds: int) -> None:
+    """What a device does: real steps through the head's signatures, a real codec."""
+    head, rng = Head(bundle), np.random.default_rng(1)
+    for number in range(1, rounds + 1):
+        order = device.order(round=number)
+        received = decode(order.head, trees.shapes(head.read()))
+        head.write(received)
+        for _ in range(order.steps):
+            batch = rng.integers(0, len(y), head.batch_size)
+            head.train_step(x[batch], y[batch], **order.inputs)
+        change = trees.subtract(head.read(), received)
+        codec = codecs.build(order.codec.name, order.codec.parameters)
+        update, _ = codec.encode(change, codec.init(trees.shapes(change)), codecs.generator(order.seed, "encode"))
+        assert device.send(device.answer(order, 0.0, update=update)).verdict == "accepted"
+
+
+def test_training_lifts_the_accuracy_and_the_export_keeps_it(
+    digits: Path, fleet: Fleet, tools: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(digits / "digits", tmp_path / "digits")
+    shutil.copy(digits / "digits.npz", tmp_path)
+    bundle = open_bundle(tmp_path / "digits")
+    data = load(tmp_path / "digits.npz").train()
+    backbone = Backbone(bundle)
+    x = backbone.dequantise(backbone.embed(data.x))
+    with tools.served(tmp_path / "state") as address, Operator(address) as operator:
+        run_id = operator.start_run(PLAN, tmp_path)
+        workers = []
+        for place, name in enumerate("ab"):
+            mine = slice(place, None, 2)
+            device = fleet(address, name, train_examples=len(data.y[mine]))
+            device.join()
+            workers.append(threading.Thread(target=_work, args=(device, bundle, x[mine], data.y[mine], 3)))
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        tools.until(lambda: operator.status(run_id)[0].is_over, "the end of the run")
+        status = operator.status(run_id)[0]
+        assert status.state == "finished", status.reason
+        accuracies = [one.accuracy for one in status.rounds if one.accuracy is not None]
+        losses = [one.loss for one in status.rounds if one.loss is not None]
+        assert len(accuracies) == len(losses) == 4
+        assert accuracies[3] > accuracies[0], accuracies
+        assert losses[3] < losses[0]
+        head = Head(bundle)
+        held_out = load(tmp_path / "digits.npz").test()
+        embedded = backbone.dequantise(backbone.embed(held_out.x))
+        zero = head.evaluate(embedded, held_out.y)
+        assert accuracies[0] == zero.accuracy, "the bundle's own head"
+        assert losses[0] == pytest.approx(zero.loss)
+
+        out = tmp_path / "model.tflite"
+        assert cli.main(["export", run_id, "-o", str(out), "--json", "--coordinator", address]) == 0
+        summary = json.loads(capsys.readouterr().out.split("\n", 1)[1])
+        assert summary["float_accuracy"] == pytest.approx(accuracies[3], abs=1e-9)
+        assert summary["exported_accuracy"] >= summary["float_accuracy"] - 0.01
+        open_interpreter(out)
+        np.savez(tmp_path / "wrong.npz", x=held_out.x, y=held_out.y + 5)
+        with pytest.raises(LabelError):
+            operator.start_run(PLAN.replace("digits.npz", "wrong.npz"), tmp_path)
+
+    # The data may go; what was embedded is kept.
+    (tmp_path / "digits.npz").unlink()
+    with tools.served(tmp_path / "state") as address, Operator(address) as operator:
+        again = operator.export(run_id, tmp_path / "again.tflite")
+        first = operator.export(run_id, tmp_path / "first.tflite", status.rounds[0].head_version)
+    assert (tmp_path / "again.tflite").read_bytes() == out.read_bytes()
+    assert again.exported_accuracy is None
+    assert first.head_version != again.head_version
+
+
+def test_an_open_run_with_evaluation_goes_on_after_a_restart_without_its_data(
+    digits: Path, fleet: Fleet, tools: Any, tmp_path: Path
+) -> None:
+    shutil.copytree(digits / "digits", tmp_path / "digits")
+    shutil.copy(digits / "digits.npz", tmp_path)
+    with tools.served(tmp_path / "state") as address, Operator(address) as operator:
+        run_id = operator.start_run(PLAN.replace("rounds = 3", "rounds = 1"), tmp_path)
+        devices = [fleet(address, name) for name in "ab"]
+        for device in devices:
+            device.join()
+        devices[0].send(devices[0].answer(devices[0].order(), 0.0))
+        held = devices[1].answer(devices[1].order(), 0.0)
+    shutil.rmtree(tmp_path / "digits")
+    (tmp_path / "digits.npz").unlink()
+    with tools.served(tmp_path / "state") as address, Operator(address) as operator:
+        assert fleet(address, "b").send(held).verdict == "accepted"
+        tools.until(lambda: operator.status(run_id)[0].is_over, "the end of the run")
+        status = operator.status(run_id)[0]
+    assert status.state == "finished"
+    assert status.rounds[1].accuracy == status.rounds[0].accuracy

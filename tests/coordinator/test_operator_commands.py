@@ -1,0 +1,177 @@
+"""The operator's commands: what they print, where, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coordinator import cli
+from protos.orders import MeterCard
+
+Fleet = Callable[..., Any]
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """`command(*arguments)`: exit code, stdout, stderr."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        try:
+            code = cli.main([str(one) for one in arguments])
+        except SystemExit as end:
+            code = int(end.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def plan(plain_bundle: Path, tools: Any, tmp_path: Path) -> Path:
+    path = tmp_path / "plan.toml"
+    path.write_text(tools.plan(plain_bundle.name, devices=1))
+    return path
+
+
+@pytest.mark.parametrize("name", ["serve", "start", "status", "devices", "stop", "export", "check-plan"])
+def test_every_command_has_help_with_an_example(command: Command, name: str) -> None:
+    code, out, _ = command(name, "--help")
+    assert code == 0
+    assert f"example:\n  coordinator {name} " in out
+
+
+@pytest.mark.parametrize("arguments", [("status",), ("devices",), ("stop", "x"), ("export", "x", "-o", "m.tflite")])
+def test_without_a_coordinator_the_address_and_the_remedy_are_told(
+    command: Command, arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EDGEJOULE_COORDINATOR", "127.0.0.1:1")
+    code, out, err = command(*arguments)
+    assert (code, out) == (5, "")
+    assert "127.0.0.1:1" in err
+    assert "coordinator serve" in err
+    assert len(err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_address_that_is_none_is_a_usage_error(command: Command) -> None:
+    assert command("status", "--coordinator", "nonsense")[0] == 2
+
+
+def test_a_run_from_start_to_end(address: str, plan: Path, command: Command, fleet: Fleet) -> None:
+    device = fleet(address, "pi-1", meter=MeterCard("measured", "ina219:x"))
+    device.join()
+    worker = threading.Thread(target=lambda: device.send(device.answer(device.order(), 1.0)))
+    worker.start()
+    code, out, err = command("start", plan, "--wait", "--timeout", 60, "--coordinator", address)
+    worker.join()
+    assert code == 0
+    assert "round 1: accuracy -, loss ?, 1 of 1 devices, 3.5 (+ sending) J" in out
+    assert "run run-" in err
+    code, out, _ = command("status", "--coordinator", address)
+    assert code == 0
+    assert "finished" in out
+    code, out, _ = command("status", "test", "--coordinator", address)
+    assert "pi-1" in out
+    assert "?" in out, "the joules of sending have not come yet"
+    code, out, _ = command("status", "test", "--json", "--coordinator", address)
+    shown = json.loads(out)
+    assert shown["rounds"][1]["devices"][0]["energy"]["train"]["energy_j"] == 2.0
+    assert shown["rounds"][1]["accuracy"] is None
+    code, out, _ = command("devices", "--coordinator", address)
+    assert "ai-edge-litert 2.3.0 (xnnpack)" in out
+    code, out, _ = command("devices", "--json", "--coordinator", address)
+    assert json.loads(out)["devices"][0]["energy_j"] == 3.5
+
+
+def test_unknown_joules_are_a_question_mark(address: str, command: Command, fleet: Fleet) -> None:
+    fleet(address, "blind", meter=MeterCard("unknown")).join()
+    row = command("devices", "--coordinator", address)[1].splitlines()[1].split()
+    assert row[-4] == "?"
+
+
+def test_waiting_ends_with_its_own_code_and_the_run_goes_on(address: str, plan: Path, command: Command) -> None:
+    code, _, err = command("start", plan, "--wait", "--timeout", 0.1, "--coordinator", address)
+    assert code == 17
+    assert "0 of 1 devices present" in err
+    code, out, _ = command("stop", "test", "--coordinator", address)
+    assert (code, out) == (0, "stopped\n")
+
+
+def test_a_run_that_does_not_finish_is_exit_code_3(address: str, plan: Path, command: Command, tools: Any) -> None:
+    def stop() -> None:
+        from coordinator.client import Operator
+
+        with Operator(address) as operator:
+            tools.until(operator.status, "the run")
+            operator.stop_run("test")
+
+    other = threading.Thread(target=stop)
+    other.start()
+    code, _, err = command("start", plan, "--wait", "--coordinator", address)
+    other.join()
+    assert code == 3
+    assert "stopped" in err
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "words"),
+    [
+        (("rounds", "ronds"), 12, "did you mean 'rounds'?"),
+        (('"float32"', '"flaot32"'), 12, "did you mean 'float32'?"),
+        (("seed = 7", "seed = 7\n["), 12, "not TOML"),
+        (("seed = 7", "seed = 7\n[train]\nepochs = 1\nsteps = 1"), 12, "contradict"),
+        (("seed = 7", "seed = 7\n[train.inputs]\nmomentun = 1"), 12, "did you mean 'momentum'?"),
+        (('"plain"', '"plane"'), 6, "no such bundle folder"),
+        (("seed = 7", 'seed = 7\n[evaluate]\ndata = "none.npz"'), 13, "no such file"),
+    ],
+)
+def test_a_plan_with_a_mistake_is_one_line_here_and_on_the_coordinator(
+    address: str, plan: Path, command: Command, change: tuple[str, str], code: int, words: str
+) -> None:
+    plan.write_text(plan.read_text().replace(*change))
+    for arguments in (("check-plan", plan), ("start", plan, "--coordinator", address)):
+        found, out, err = command(*arguments)
+        assert (found, out) == (code, ""), err
+        assert words in err
+        assert len(err.splitlines()) == 1
+
+
+def test_a_plan_that_is_not_there_is_a_plan_error(command: Command, tmp_path: Path) -> None:
+    code, _, err = command("check-plan", tmp_path / "none.toml")
+    assert code == 12
+    assert "none.toml" in err
+
+
+def test_a_good_plan_says_what_would_run(plan: Path, command: Command) -> None:
+    code, out, _ = command("check-plan", plan, "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert found["head_parameters"] == 21
+    assert found["inputs"] == {"rate": 0.05, "momentum": 0.0, "proximal_mu": 0.0}
+    code, out, _ = command("check-plan", plan)
+    assert "by_examples x by_budget" in out
+
+
+def test_an_export_without_data_says_what_is_missing(
+    address: str, plan: Path, command: Command, tools: Any, tmp_path: Path
+) -> None:
+    run_id = command("start", plan, "--coordinator", address)[1].strip()
+    tools.until(lambda: "0 of 1" in command("status", "--coordinator", address)[1], "the beginning of the run")
+    code, _, err = command("export", run_id, "-o", tmp_path / "m.tflite", "--coordinator", address)
+    assert code == 2
+    assert "[evaluate] data" in err
+    code, _, err = command("export", "nosuch", "-o", tmp_path / "m.tflite", "--coordinator", address)
+    assert code == 18
+    assert not (tmp_path / "m.tflite").exists()
+    code, _, err = command("export", run_id, "-o", tmp_path / "no" / "m.tflite", "--coordinator", address)
+    assert code == 15
+    assert len(err.splitlines()) == 1

@@ -1,0 +1,44 @@
+"""The plans that come with the package run as they are, on the bundle and data that they name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coordinator.client import Operator
+from protos.plan import parse
+
+PLANS = sorted((Path(__file__).parents[2] / "plans").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
+def test_a_plan_is_named_after_its_file_and_says_how_to_start_it(path: Path) -> None:
+    text = path.read_text()
+    assert parse(text, where=path.name).run.name == path.stem
+    assert f"coordinator start plans/{path.name}" in text
+
+
+@pytest.mark.workshop
+@pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
+def test_a_plan_runs_for_one_round(
+    path: Path, digits: Path, address: str, fleet: Callable[..., Any], tools: Any, tmp_path: Path
+) -> None:
+    text = path.read_text().replace("../demo-output/bundle", "digits").replace("../demo-output/digits", "digits")
+    text = text.replace("rounds = 6", "rounds = 1")
+    with Operator(address) as operator:
+        run_id = operator.start_run(text, digits)
+        devices = [fleet(address, f"pi-{number}") for number in range(4)]
+        for device in devices:
+            device.join()
+        for device in devices:
+            order = device.order()
+            steps = 1  # whatever momentum and pull are, FedNova's normaliser of one step is 1
+            receipt = device.send(device.answer(order, 0.01, steps_done=steps, local_normaliser=1.0))
+            assert receipt.verdict == "accepted", receipt.reason
+        tools.until(lambda: operator.status(run_id)[0].is_over, "the end of the run")
+        status = operator.status(run_id)[0]
+    assert status.state == "finished"
+    assert status.rounds[1].accuracy is not None

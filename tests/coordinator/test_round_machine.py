@@ -1,0 +1,206 @@
+"""The round as a state machine: whatever happens in whatever order, the head moves once per closed round."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordinator.rounds import (
+    FINAL,
+    Abandon,
+    Accepted,
+    Action,
+    Arrived,
+    Broken,
+    Close,
+    Event,
+    Fail,
+    Finish,
+    Halt,
+    Left,
+    Machine,
+    Open,
+    Refused,
+    Rules,
+    Settled,
+    State,
+    Stop,
+    Tick,
+)
+
+RULES = Rules(rounds=2, devices=2, quorum=0.5, deadline_s=10, attempts=2, gather_s=3)
+
+
+def _run(machine: Machine, *events: tuple[float, Event]) -> list[Action]:
+    return [action for now_s, event in events for action in machine.step(event, now_s)]
+
+
+def _opened(rules: Rules = RULES, devices: str = "ab") -> Machine:
+    machine = Machine(rules)
+    actions = _run(machine, *((0.0, Arrived(one)) for one in devices), (0.0, Tick()))
+    assert actions == [Open(1, 1, tuple(devices), ())]
+    return machine
+
+
+def test_round_one_waits_for_all_the_devices_that_the_plan_wants() -> None:
+    machine = Machine(RULES)
+    assert _run(machine, (0, Arrived("a")), (1e6, Tick()), (1e6, Left("a")), (1e6, Arrived("b")), (1e6, Tick())) == []
+    assert _run(machine, (1e6, Arrived("a")), (1e6, Tick())) == [Open(1, 1, ("b", "a"), ())]
+
+
+def test_a_round_closes_as_soon_as_everyone_has_reported() -> None:
+    machine = _opened()
+    assert _run(machine, (1, Accepted("b"))) == []
+    assert _run(machine, (2, Accepted("a"))) == [Close(1, ("b", "a"), ())]
+    assert _run(machine, (3, Tick()), (99, Tick())) == [], "not before the head is on disk"
+    assert _run(machine, (99, Settled()), (99, Tick())) == [Open(2, 1, ("a", "b"), ())]
+
+
+def test_a_quorum_closes_a_round_at_the_deadline_and_not_before() -> None:
+    machine = _opened()
+    assert _run(machine, (1, Accepted("a")), (9.9, Tick())) == []
+    assert _run(machine, (10, Tick())) == [Close(1, ("a",), ("b",))]
+    assert not machine.admits("b", 10)
+
+
+def test_without_a_quorum_the_round_is_tried_again_under_its_number_and_keeps_what_it_has() -> None:
+    machine = _opened(Rules(rounds=1, devices=3, quorum=1, deadline_s=10, attempts=2, gather_s=3), "abc")
+    (abandoned,) = _run(machine, (1, Accepted("a")), (10, Tick()))
+    assert isinstance(abandoned, Abandon)
+    assert machine.admits("b", 10), "work that was under way is still welcome"
+    assert _run(machine, (10, Accepted("b")), (10, Tick())) == [Open(1, 2, ("a", "b", "c"), ("a", "b"))]
+    assert _run(machine, (11, Accepted("c"))) == [Close(1, ("a", "b", "c"), ())]
+    assert _run(machine, (11, Settled())) == [Finish()]
+
+
+def test_after_the_last_attempt_the_run_fails_with_the_count() -> None:
+    machine = _opened()
+    actions = _run(machine, (10, Tick()), (10, Tick()), (20, Tick()))
+    assert [type(one) for one in actions] == [Abandon, Open, Abandon, Fail]
+    assert "0 of 2 reports, 1 needed; given up after 2 attempts" in actions[-1].reason  # type: ignore[union-attr]
+
+
+def test_a_later_round_waits_a_while_for_the_devices_of_the_one_before() -> None:
+    machine = _opened()
+    _run(machine, (1, Accepted("a")), (1, Left("b")), (1, Settled()))
+    assert machine.round == 2
+    machine = Machine(RULES, round=2, expected=("a", "b"), now_s=0)
+    assert _run(machine, (1, Arrived("a")), (2.9, Tick())) == []
+    assert _run(machine, (3.1, Tick())) == [Open(2, 1, ("a",), ())]
+    machine = Machine(RULES, round=2, expected=("a", "b"), now_s=0)
+    assert _run(machine, (1, Arrived("a")), (1, Arrived("b")), (1, Tick())) == [Open(2, 1, ("a", "b"), ())]
+
+
+def test_a_device_that_comes_back_to_its_round_is_waited_for_again() -> None:
+    machine = _opened(Rules(rounds=1, devices=3, quorum=0.1, deadline_s=10), "abc")
+    assert _run(machine, (1, Left("c")), (1, Arrived("c")), (1, Accepted("a")), (1, Accepted("b"))) == []
+    assert _run(machine, (2, Left("c"))) == [Close(1, ("a", "b"), ("c",))]
+
+
+def test_a_stop_lets_a_head_that_is_being_made_be_finished() -> None:
+    machine = _opened()
+    _run(machine, (1, Accepted("a")), (1, Accepted("b")))
+    assert _run(machine, (1, Stop())) == []
+    assert _run(machine, (2, Settled())) == [Halt()]
+    assert _run(_opened(), (1, Stop())) == [Halt()]
+
+
+@pytest.mark.parametrize(
+    ("quorum", "ordered", "needed"), [(0, 5, 1), (0.5, 5, 3), (1, 5, 5), (0.7, 10, 7), (0.1, 1, 1)]
+)
+def test_a_quorum_is_a_share_rounded_up_and_at_least_one(quorum: float, ordered: int, needed: int) -> None:
+    assert Rules(1, 1, quorum, 1).needed(ordered) == needed
+
+
+_NAMES = st.sampled_from("abcde")
+_EVENTS = st.one_of(
+    st.builds(Arrived, _NAMES),
+    st.builds(Arrived, _NAMES),
+    st.builds(Left, _NAMES),
+    st.builds(Accepted, _NAMES),
+    st.builds(Accepted, _NAMES),
+    st.builds(Refused, _NAMES),
+    st.just(Tick()),
+    st.just(Tick()),
+    st.just(Settled()),
+    st.just(Stop()),
+    st.just(Broken("broken")),
+)
+_RULES = st.builds(
+    Rules,
+    rounds=st.integers(1, 4),
+    devices=st.integers(1, 4),
+    quorum=st.floats(0, 1),
+    deadline_s=st.floats(0.5, 20),
+    attempts=st.integers(1, 3),
+    gather_s=st.floats(0, 5),
+)
+
+
+@given(_RULES, st.lists(st.tuples(st.floats(0, 5), _EVENTS), max_size=120))
+def test_in_any_order_of_events_rounds_close_once_with_a_quorum_of_accepted_reports(
+    rules: Rules, story: list[tuple[float, Event]]
+) -> None:
+    machine, now_s = Machine(rules), 0.0
+    closed: list[int] = []
+    is_open = settling = False
+    ended: Action | None = None
+    accepted: set[str] = set()
+    opened_s = 0.0
+    for pause_s, event in story:
+        now_s += pause_s
+        if isinstance(event, Accepted) and not machine.admits(event.device_id, now_s):
+            continue  # what the machine does not admit is never accepted
+        if isinstance(event, Accepted):
+            accepted.add(event.device_id)
+        for action in machine.step(event, now_s):
+            assert ended is None, "nothing happens after the end"
+            match action:
+                case Open(number, attempt, devices, carried):
+                    assert not is_open
+                    assert not settling
+                    assert number == len(closed) + 1 <= rules.rounds
+                    assert 1 <= attempt <= rules.attempts
+                    assert devices
+                    assert set(carried) == accepted
+                    assert number > 1 or attempt > 1 or len(devices) >= rules.devices
+                    is_open, opened_s = True, now_s
+                case Close(number, reported, missing):
+                    assert is_open
+                    assert number not in closed
+                    assert set(reported) == accepted
+                    assert len(reported) >= rules.needed(len(reported) + len(missing))
+                    closed.append(number)
+                    is_open, settling = False, True
+                    accepted = set()
+                case Abandon(number, _, _):
+                    assert is_open
+                    assert number == len(closed) + 1
+                    is_open = False
+                case Finish():
+                    assert len(closed) == rules.rounds
+                    ended = action
+                case Fail() | Halt():
+                    ended = action
+        if isinstance(event, Settled):
+            settling = False
+        assert (ended is not None) == (machine.state in FINAL)
+        if machine.state is State.OPEN and isinstance(event, Tick):
+            assert now_s < opened_s + rules.deadline_s, "no round stays open past its deadline"
+    assert closed == list(range(1, len(closed) + 1))
+
+
+@given(_RULES, st.lists(_NAMES, min_size=1, max_size=5, unique=True), st.data())
+def test_a_machine_resumed_in_an_open_round_ends_it_as_an_undisturbed_one(
+    rules: Rules, names: list[str], data: st.DataObject
+) -> None:
+    rules = Rules(1, len(names), rules.quorum, rules.deadline_s)
+    first = _opened(rules, "".join(names))
+    before = data.draw(st.lists(st.sampled_from(names), unique=True, max_size=len(names) - 1))
+    for one in before:
+        assert first.step(Accepted(one), 0.0) == []
+    second = Machine.resume(rules, round=1, attempt=1, ordered=names, reported=before, now_s=0.0)
+    after = [one for one in names if one not in before]
+    actions = [[*_run(machine, *((0.0, Accepted(one)) for one in after))] for machine in (first, second)]
+    assert actions[0] == actions[1] == [Close(1, (*before, *after), ())]

@@ -1,0 +1,324 @@
+"""The daemon's loop against a real gRPC coordinator on loopback."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from peer_coordinator import PeerCoordinator, order
+from striped_data import write_data
+
+from edge_runtime import daemon
+from edge_runtime.config import Settings
+from edge_runtime.stopping import Stopping
+from protos.energy import Phase
+from protos.errors import EdgejouleError, LabelError, RefusedError, UnreachableError
+from protos.model.bundle import Bundle
+from protos.orders import StopReason
+from protos.v1 import edgejoule_pb2 as pb
+
+Make = Callable[..., Settings]
+
+
+class Running:
+    """A daemon in a thread, with what ended it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.stopping = Stopping()
+        self.error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(settings,))
+        self._thread.start()
+
+    def _run(self, settings: Settings) -> None:
+        try:
+            daemon.run(settings, stopping=self.stopping)
+        except BaseException as error:
+            self.error = error
+
+    def end(self) -> None:
+        self._thread.join(90.0)
+        assert not self._thread.is_alive()
+        if self.error is not None:
+            raise self.error
+
+    def stop(self) -> None:
+        self.stopping.request("test")
+        self.end()
+
+
+@pytest.fixture
+def started(settings: Make) -> Iterator[Callable[..., Running]]:
+    all_of_them: list[Running] = []
+
+    def start(peer: PeerCoordinator, **changes: Any) -> Running:
+        all_of_them.append(Running(settings(coordinator=peer.address, **changes)))
+        return all_of_them[-1]
+
+    yield start
+    for one in all_of_them:
+        one.stopping.request("end of test")
+        one._thread.join(90.0)
+        one.stopping.close()
+
+
+Start = Callable[..., Running]
+
+
+def phases_told(peer: PeerCoordinator, round: int) -> dict[Phase, float | None]:
+    records = [one for settled in peer.settled if settled.round == round for one in settled.energy]
+    return {one.phase: one.energy_j for one in records}
+
+
+def test_rounds_are_done_and_the_energy_of_sending_follows(
+    peer: PeerCoordinator, started: Start, bundle: Bundle, tmp_path: Path
+) -> None:
+    peer.orders.extend([order(bundle, 1), order(bundle, 2)])
+    started(peer, max_rounds=2).end()
+    first, second = peer.read(0), peer.read(1)
+    assert (first.round, first.steps_done, first.embedded) == (1, 12, 81)
+    assert (second.round, second.steps_done, second.embedded) == (2, 12, 0)
+    assert (first.device_id, first.head_version, first.bundle_id) == (
+        "pi-1",
+        order(bundle).head_version,
+        bundle.bundle_id,
+    )
+    for round, report in ((1, first), (2, second)):
+        joules = {one.phase: one.energy_j for one in report.energy} | phases_told(peer, round)
+        assert {Phase.EMBED, Phase.TRAIN, Phase.ENCODE, Phase.SEND, Phase.IDLE} == set(joules)
+        assert all(value is not None and value >= 0 for value in joules.values())
+        assert joules[Phase.SEND]
+    assert peer.leaves == ["done"]
+    assert list((tmp_path / "state" / "outbox").iterdir()) == []
+
+
+def test_the_card_says_who_it_is(peer: PeerCoordinator, started: Start) -> None:
+    started(peer, exit_when_idle_s=0.1, budget_j=3.0, board="bench-board").end()
+    (card,) = peer.joins
+    assert (card.device_id, card.board, card.budget_j) == ("pi-1", "bench-board", 3.0)
+    assert (card.train_examples, card.test_examples) == (81, 9)
+    assert card.meter.method == "estimated"
+    assert card.engine.name in ("ai-edge-litert", "tflite-runtime")
+
+
+def test_a_bundle_is_fetched_once_and_kept_over_a_restart(
+    peer: PeerCoordinator, started: Start, bundle: Bundle, tmp_path: Path
+) -> None:
+    for round in (1, 2):
+        peer.orders.append(order(bundle, round))
+        started(peer, max_rounds=1).end()
+    assert peer.fetches == 1
+    assert [peer.read(index).embedded for index in (0, 1)] == [81, 0]
+    assert peer.joins[0].session != peer.joins[1].session
+
+
+def test_a_bundle_that_arrives_damaged_is_not_used_and_asked_for_again(
+    peer: PeerCoordinator, started: Start, bundle: Bundle, tmp_path: Path
+) -> None:
+    peer.damage = lambda data: data[:-1] + bytes([data[-1] ^ 1])
+    peer.orders.append(order(bundle))
+    running = started(peer, max_rounds=1)
+    peer.until(lambda: bool(peer.leaves))
+    assert "damaged" in peer.leaves[0]
+    assert list((tmp_path / "state" / "bundles").iterdir()) == []
+    peer.damage = lambda data: data
+    peer.orders.append(order(bundle))
+    running.end()
+    assert peer.read().steps_done == 12
+
+
+def test_a_lost_acknowledgement_is_repaired_by_the_same_bytes(
+    peer: PeerCoordinator, started: Start, bundle: Bundle
+) -> None:
+    def lose_two(context: Any) -> None:
+        if len(peer.reports) <= 2:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "gone before the answer")
+
+    peer.before_verdict = lose_two
+    peer.orders.extend([order(bundle, 1), order(bundle, 2)])
+    started(peer, max_rounds=2).end()
+    assert len(peer.reports) == 4
+    assert peer.reports[0] == peer.reports[1] == peer.reports[2]
+    assert peer.read(3).round == 2
+
+
+@pytest.mark.parametrize("verdict", [pb.VERDICT_LATE, pb.VERDICT_REJECTED, pb.VERDICT_DUPLICATE])
+def test_any_answer_ends_the_matter(
+    peer: PeerCoordinator, started: Start, bundle: Bundle, verdict: int, tmp_path: Path
+) -> None:
+    peer.verdict = verdict  # type: ignore[assignment]
+    peer.orders.extend([order(bundle, 1), order(bundle, 2)])
+    started(peer, max_rounds=2).end()
+    assert len(peer.reports) == 2
+    assert list((tmp_path / "state" / "outbox").iterdir()) == []
+
+
+def test_a_finished_round_that_is_ordered_again_is_not_trained_again(
+    peer: PeerCoordinator, started: Start, bundle: Bundle
+) -> None:
+    peer.orders.extend([order(bundle, 1), order(bundle, 1), order(bundle, 2)])
+    started(peer, max_rounds=2).end()
+    assert [peer.read(index).round for index in range(len(peer.reports))] == [1, 2]
+
+
+def test_a_coordinator_that_goes_away_and_comes_back_is_joined_again(
+    peer: PeerCoordinator, started: Start, bundle: Bundle
+) -> None:
+    running = started(peer, max_rounds=1)
+    peer.until(lambda: bool(peer.joins))
+    peer.stop()
+    again = PeerCoordinator(bundle, peer.address)
+    try:
+        again.orders.append(order(bundle))
+        running.end()
+        assert len(again.joins) == 1
+        assert again.joins[0].session == peer.joins[0].session
+        assert again.read().steps_done == 12
+    finally:
+        again.stop()
+
+
+def test_a_coordinator_that_forgot_the_session_is_joined_again_and_told_the_energy(
+    peer: PeerCoordinator, started: Start, bundle: Bundle
+) -> None:
+    def forget(context: Any) -> None:
+        peer.forget()
+
+    peer.before_verdict = forget
+    peer.orders.extend([order(bundle, 1), order(bundle, 2)])
+    started(peer, max_rounds=2).end()
+    assert len(peer.joins) >= 2
+    assert Phase.SEND in phases_told(peer, 1)
+
+
+def test_an_order_that_cannot_be_done_is_declined_with_the_reason(
+    peer: PeerCoordinator, started: Start, bundle: Bundle
+) -> None:
+    peer.orders.extend([order(bundle, 1, inputs={"rat": 0.1}), order(bundle, 2)])
+    started(peer, max_rounds=1).end()
+    assert "did you mean 'rate'?" in peer.leaves[0]
+    assert [peer.read(index).round for index in range(len(peer.reports))] == [2]
+
+
+def test_a_budget_without_a_sensor_is_declined_and_nothing_is_trained(
+    peer: PeerCoordinator, started: Start, bundle: Bundle
+) -> None:
+    peer.orders.append(order(bundle, 1, budget_j=1.0))
+    running = started(peer, sensor="none")
+    peer.until(lambda: len(peer.joins) == 2)
+    running.stop()
+    assert "no sensor" in peer.leaves[0]
+    assert peer.reports == []
+
+
+def test_data_that_does_not_fit_the_ordered_bundle_ends_the_daemon(
+    peer: PeerCoordinator, started: Start, bundle: Bundle, data: Path
+) -> None:
+    write_data(data, y=np.arange(90) % 4)
+    peer.orders.append(order(bundle))
+    with pytest.raises(LabelError):
+        started(peer).end()
+    assert "label 3" in peer.leaves[0]
+
+
+def test_a_stop_request_sends_what_was_trained_and_leaves(
+    peer: PeerCoordinator, started: Start, bundle: Bundle
+) -> None:
+    peer.orders.extend([order(bundle, 1), order(bundle, 2, steps=10_000_000, deadline_s=600.0)])
+    running = started(peer)
+    peer.until(lambda: len(peer.reports) == 1)
+    while peer.orders:
+        running.stopping.wait(0.01)
+    running.stopping.wait(0.5)
+    running.stop()
+    assert peer.leaves == ["test"]
+    if len(peer.reports) == 2:
+        last = peer.read()
+        assert (last.round, last.stop_reason) == (2, StopReason.SHUTDOWN)
+        assert 0 < last.steps_done < 10_000_000
+
+
+def test_a_coordinator_that_was_never_there_is_said(settings: Make) -> None:
+    with pytest.raises(UnreachableError) as caught:
+        daemon.run(settings(coordinator="127.0.0.1:9", wait_for_coordinator_s=0.3))
+    assert "127.0.0.1:9" in str(caught.value)
+    assert "coordinator serve" in str(caught.value)
+
+
+def test_a_coordinator_of_another_protocol_is_refused(peer: PeerCoordinator, started: Start) -> None:
+    peer.protocol = (2, 0)
+    with pytest.raises(RefusedError, match=r"protocol 2\.0"):
+        started(peer).end()
+
+
+@pytest.mark.parametrize("address", ["192.168.1.5:50461", "example.org:50461", "[2001:db8::1]:50461", "0.0.0.0:50461"])
+def test_an_address_that_is_not_loopback_is_refused_for_want_of_certificates(settings: Make, address: str) -> None:
+    with pytest.raises(RefusedError, match="certificates"):
+        daemon.run(settings(coordinator=address))
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.1:", ":5", "127.0.0.1:x", "127.0.0.1:70000"])
+def test_what_is_no_address_is_said(settings: Make, address: str) -> None:
+    with pytest.raises(EdgejouleError, match="HOST:PORT"):
+        daemon.run(settings(coordinator=address))
+
+
+def test_reports_on_which_the_coordinator_fails_do_not_block_for_ever(
+    peer: PeerCoordinator, started: Start, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("edge_runtime.delivery._MOST_FAILURES", 2)
+
+    def fail_on_the_first(context: Any) -> None:
+        if peer.read().round == 1:
+            context.abort(grpc.StatusCode.INTERNAL, "a bug")
+
+    peer.before_verdict = fail_on_the_first
+    peer.orders.extend([order(bundle, 1), order(bundle, 2)])
+    started(peer, max_rounds=2).end()
+    assert [peer.read(index).round for index in range(len(peer.reports))] == [1, 1, 2]
+    assert [one.suffix for one in (tmp_path / "state" / "outbox").iterdir()] == [".aside"]
+
+
+def test_a_coordinator_that_refuses_a_question_does_not_end_the_daemon(
+    peer: PeerCoordinator, started: Start, bundle: Bundle
+) -> None:
+    peer.refusals = 2
+    peer.orders.append(order(bundle))
+    started(peer, max_rounds=1).end()
+    assert peer.refusals == 0
+    assert peer.read().steps_done == 12
+
+
+def test_a_report_that_is_too_large_for_the_coordinator_counts_as_rejected(
+    peer: PeerCoordinator, started: Start, bundle: Bundle, tmp_path: Path
+) -> None:
+    def too_large(context: Any) -> None:
+        context.set_trailing_metadata((("edgejoule-error-bin", b"{}"),))
+        context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "declares too much")
+
+    peer.before_verdict = too_large
+    peer.orders.append(order(bundle))
+    started(peer, max_rounds=1).end()
+    assert len(peer.reports) == 1
+    assert list((tmp_path / "state" / "outbox").iterdir()) == []
+
+
+def test_waiting_for_a_run_to_begin_is_no_cost_of_that_run(
+    peer: PeerCoordinator, started: Start, bundle: Bundle
+) -> None:
+    peer.orders.append(order(bundle, 1))
+    running = started(peer, max_rounds=2)
+    peer.until(lambda: bool(peer.settled))
+    running.stopping.wait(1.0)
+    ordered_s = time.monotonic()
+    peer.orders.append(order(bundle, 1, run_id="run-2"))
+    running.end()
+    ended_s = time.monotonic()
+    told = [one for settled in peer.settled if settled.run_id == "run-2" for one in settled.energy]
+    (idle,) = [one for one in told if one.phase is Phase.IDLE]
+    assert idle.covered_s + idle.uncovered_s <= ended_s - ordered_s

@@ -1,0 +1,134 @@
+"""The cache of embeddings: resumed where it stopped, made again when it is not what was recorded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge_runtime.embeddings import EmbeddingCache, dequantise
+from protos.model.backbone import Backbone
+from protos.model.bundle import Bundle
+from protos.orders import StopReason
+
+COUNT = 21
+RAW = np.arange(COUNT, dtype=np.uint8)
+
+
+class Recorder:
+    """An embedding that can be told from any other: example number times the place, modulo 127."""
+
+    def __init__(self, width: int) -> None:
+        self.width, self.seen = width, []
+
+    def __call__(self, raw: Any) -> Any:
+        self.seen += raw.tolist()
+        return self.expected(raw)
+
+    def expected(self, raw: Any = RAW) -> Any:
+        return (raw[:, None].astype(np.int64) * np.arange(1, self.width + 1) % 127).astype(np.int8)
+
+
+@pytest.fixture
+def embed(bundle: Bundle) -> Recorder:
+    return Recorder(bundle.manifest.backbone.embedding_width)
+
+
+def opened(root: Path, bundle: Bundle, fingerprint: str = "data", count: int = COUNT, engine: str = "x") -> Any:
+    return EmbeddingCache(root, bundle, fingerprint, count, engine)
+
+
+def fill(cache: EmbeddingCache, embed: Recorder, blocks: int = 99) -> tuple[int, StopReason | None]:
+    asked = iter(range(blocks))
+    return cache.fill(
+        embed, RAW, allowed=lambda: None if next(asked, None) is not None else StopReason.BUDGET, now_s=lambda: 0.0
+    )
+
+
+def test_a_cut_in_the_middle_is_taken_up_where_it_stopped(tmp_path: Path, bundle: Bundle, embed: Recorder) -> None:
+    assert fill(opened(tmp_path, bundle), embed, blocks=1) == (8, StopReason.BUDGET)
+    again = opened(tmp_path, bundle)
+    assert (again.rows, again.complete) == (8, False)
+    assert fill(again, embed) == (13, None)
+    assert embed.seen == list(range(COUNT))
+    third = opened(tmp_path, bundle)
+    assert third.complete
+    np.testing.assert_array_equal(third.view(), embed.expected())
+
+
+def test_the_finished_file_is_an_ordinary_npy_file(tmp_path: Path, bundle: Bundle, embed: Recorder) -> None:
+    cache = opened(tmp_path, bundle)
+    fill(cache, embed)
+    np.testing.assert_array_equal(np.load(cache.folder / "embeddings.npy"), embed.expected())
+
+
+def test_what_was_embedded_before_an_error_is_kept(tmp_path: Path, bundle: Bundle, embed: Recorder) -> None:
+    def failing(raw: Any) -> Any:
+        if raw[0] >= 16:
+            raise RuntimeError("the delegate is gone")
+        return embed(raw)
+
+    with pytest.raises(RuntimeError):
+        opened(tmp_path, bundle).fill(failing, RAW, allowed=lambda: None, now_s=lambda: 0.0)
+    assert opened(tmp_path, bundle).rows == 16
+
+
+def test_rows_after_the_last_record_are_dropped(tmp_path: Path, bundle: Bundle, embed: Recorder) -> None:
+    cache = opened(tmp_path, bundle)
+    fill(cache, embed, blocks=1)
+    with (cache.folder / "embeddings.npy").open("ab") as file:
+        file.write(b"half a row")
+    again = opened(tmp_path, bundle)
+    fill(again, embed)
+    np.testing.assert_array_equal(again.view(), embed.expected())
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "record", "header", "other record"])
+def test_a_damaged_cache_is_made_again(
+    tmp_path: Path, bundle: Bundle, embed: Recorder, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = opened(tmp_path, bundle)
+    fill(cache, embed)
+    path, record = cache.folder / "embeddings.npy", cache.folder / "progress.json"
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        content[-5] ^= 1
+    elif damage == "truncate":
+        del content[-1]
+    elif damage == "header":
+        content[20] ^= 1
+    elif damage == "record":
+        record.write_text("{")
+    else:
+        record.write_text(record.read_text().replace('"examples": "data"', '"examples": "other"'))
+    path.write_bytes(content)
+    again = opened(tmp_path, bundle)
+    assert again.rows == 0
+    fill(again, embed)
+    np.testing.assert_array_equal(again.view(), embed.expected())
+    assert embed.seen == [*range(COUNT), *range(COUNT)]
+
+
+def test_other_data_another_count_or_engine_has_a_cache_of_its_own(
+    tmp_path: Path, bundle: Bundle, embed: Recorder
+) -> None:
+    fill(opened(tmp_path, bundle), embed)
+    assert opened(tmp_path, bundle, fingerprint="other").rows == 0
+    assert opened(tmp_path, bundle, count=COUNT - 1).rows == 0
+    assert opened(tmp_path, bundle, engine="y").rows == 0
+    assert opened(tmp_path, bundle).complete
+
+
+def test_old_caches_are_deleted(tmp_path: Path, bundle: Bundle) -> None:
+    for number in range(9):
+        opened(tmp_path, bundle, fingerprint=str(number))
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_dequantising_is_what_the_backbone_does(bundle: Bundle) -> None:
+    quantised = np.arange(-128, 128).astype(np.int8).reshape(-1, 16)
+    np.testing.assert_array_equal(
+        dequantise(quantised, bundle.manifest.backbone), Backbone(bundle).dequantise(quantised)
+    )

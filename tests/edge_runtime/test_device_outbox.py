@@ -1,0 +1,95 @@
+"""What must still reach the coordinator survives anything but its answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edge_runtime.ledger import in_words, joined, with_idle
+from edge_runtime.outbox import Outbox
+from protos.energy import Phase, PhaseEnergy
+from protos.orders import SettledEnergy
+
+
+def record(phase: Phase, energy_j: float | None, seconds: float = 1.0) -> PhaseEnergy:
+    method = "unknown" if energy_j is None else "measured"
+    return PhaseEnergy(phase, energy_j, seconds, 0.5, method, "s", None if energy_j is None else 0.1, ("degraded",))  # type: ignore[arg-type]
+
+
+def test_a_report_is_there_until_it_is_answered(tmp_path: Path) -> None:
+    Outbox(tmp_path).put("run-b", 2, b"\n\x00two")
+    Outbox(tmp_path).put("run-a", 1, b"one")
+    outbox = Outbox(tmp_path)
+    letters = outbox.pending()
+    assert [(one.run_id, one.round, one.data) for one in letters] == [("run-a", 1, b"one"), ("run-b", 2, b"\n\x00two")]
+    outbox.answered(letters[0])
+    outbox.answered(letters[0])
+    assert [one.round for one in outbox.pending()] == [2]
+
+
+def test_the_same_round_is_stored_once(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    outbox.put("run", 1, b"old")
+    outbox.put("run", 1, b"new")
+    assert [one.data for one in outbox.pending()] == [b"new"]
+
+
+@pytest.mark.parametrize("cut", [0, 5, -1])
+def test_a_damaged_report_is_set_aside_and_not_sent(tmp_path: Path, cut: int) -> None:
+    outbox = Outbox(tmp_path)
+    letter = outbox.put("run", 1, b"payload")
+    letter.path.write_bytes(letter.path.read_bytes()[:cut])
+    assert outbox.pending() == []
+    assert [one.suffix for one in tmp_path.iterdir()] == [".aside"]
+
+
+def test_settled_energy_comes_back_as_it_was_and_goes_when_told(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    first = SettledEnergy("run", 1, (record(Phase.SEND, 1.5), record(Phase.IDLE, None)))
+    second = SettledEnergy("run", 2, (record(Phase.SEND, 2.5),))
+    outbox.add_settled(first)
+    outbox.add_settled(second)
+    assert Outbox(tmp_path).settled() == (first, second)
+    Outbox(tmp_path).told((first,))
+    assert outbox.settled() == (second,)
+    outbox.told((second,))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_later_figure_for_a_phase_replaces_the_earlier(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    outbox.add_settled(SettledEnergy("run", 1, (record(Phase.SEND, 1.0), record(Phase.IDLE, 3.0))))
+    outbox.add_settled(SettledEnergy("run", 1, (record(Phase.SEND, 2.0),)))
+    (settled,) = outbox.settled()
+    assert {one.phase: one.energy_j for one in settled.energy} == {Phase.SEND: 2.0, Phase.IDLE: 3.0}
+
+
+def test_what_was_changed_while_it_was_told_is_kept(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    outbox.add_settled(SettledEnergy("run", 1, (record(Phase.SEND, 1.0),)))
+    told = outbox.settled()
+    outbox.add_settled(SettledEnergy("run", 1, (record(Phase.SEND, 2.0),)))
+    outbox.told(told)
+    assert [one.energy[0].energy_j for one in outbox.settled()] == [2.0]
+
+
+def test_two_stretches_add_up_and_unknown_stays_unknown() -> None:
+    both = joined(record(Phase.IDLE, 1.0), record(Phase.IDLE, 2.0, 3.0))
+    assert (both.energy_j, both.covered_s, both.uncovered_s, both.uncertainty_j) == (3.0, 4.0, 1.0, 0.2)
+    unknown = joined(record(Phase.IDLE, 1.0), record(Phase.IDLE, None))
+    assert (unknown.energy_j, unknown.method, unknown.uncertainty_j) == (None, "unknown", None)
+    with pytest.raises(ValueError, match="idle"):
+        joined(record(Phase.IDLE, 1.0), record(Phase.SEND, 1.0))
+
+
+def test_idle_time_of_a_round_is_one_figure() -> None:
+    before = (record(Phase.IDLE, 1.0), record(Phase.TRAIN, 5.0))
+    after = (record(Phase.IDLE, 2.0), record(Phase.SEND, 1.0))
+    assert [(one.phase, one.energy_j) for one in with_idle(after, before)] == [(Phase.IDLE, 3.0), (Phase.SEND, 1.0)]
+
+
+def test_words_never_call_an_unknown_energy_zero() -> None:
+    assert in_words([record(Phase.TRAIN, None)]) == "energy unknown (coverage 0.67)"
+    assert in_words([record(Phase.TRAIN, 2.0), record(Phase.SEND, None)]).startswith("over 2.00 J (estimated")
+    assert in_words([record(Phase.IDLE, 9.0), record(Phase.TRAIN, 2.0)]) == "2.00 J (coverage 0.67)"

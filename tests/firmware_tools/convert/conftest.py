@@ -1,0 +1,150 @@
+"""Small Keras models of many forms, made once in a process of their own, and the command as users call it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_MAKE = """
+import json, pathlib
+import h5py, keras, numpy as np
+from keras import layers as L
+
+keras.utils.set_random_seed(1)
+rng = np.random.default_rng(0)
+y = rng.integers(0, 4, 400).astype(np.int32)
+x = rng.integers(0, 120, (400, 12, 12, 3)).astype(np.uint8)
+for i, label in enumerate(y):  # the class is a bright corner
+    row, column = 6 * (label // 2), 6 * (label % 2)
+    x[i, row:row + 6, column:column + 6] += 110
+np.savez("images.npz", x=x, y=y, is_test=np.arange(400) >= 300)
+np.savez("images_all_test.npz", x=x, y=y)
+values = rng.normal(size=(200, 10)).astype(np.float32)
+np.savez("values.npz", x=values, y=(values[:, 0] > 0).astype(np.int32))
+broken = values.copy(); broken[7, 3] = np.inf
+np.savez("broken.npz", x=broken, y=np.zeros(200, np.int32))
+
+def trunk(image):
+    value = L.Rescaling(1 / 255)(image)
+    value = L.Conv2D(8, 3, strides=2, use_bias=False, name="first")(value)
+    value = L.BatchNormalization()(value)
+    value = L.ReLU(6.0)(value)
+    value = L.DepthwiseConv2D(3, padding="same")(value)
+    value = L.BatchNormalization()(value)
+    value = L.ReLU()(value)
+    value = L.Conv2D(16, 1, activation="relu", name="last")(value)
+    return L.AveragePooling2D(2)(value)
+
+def trained(output, image):
+    model = keras.Model(image, output)
+    model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.fit(x[:300], y[:300], epochs=8, batch_size=16, verbose=0)
+    return model
+
+image = keras.Input((12, 12, 3))
+vector = L.Flatten(name="vector")(trunk(image))
+plain = trained(L.Softmax()(L.Dense(4, name="scores")(L.Dropout(0.2)(vector))), image)
+plain.save("plain.keras")
+plain.export("saved", verbose=False)
+float_right = float((plain.predict(x[300:], verbose=0).argmax(1) == y[300:]).mean())
+
+plain.save("groups.h5")  # as Keras 2 wrote DepthwiseConv2D
+with h5py.File("groups.h5", "r+") as file:
+    config = json.loads(file.attrs["model_config"])
+    for layer in config["config"]["layers"]:
+        if layer["class_name"] == "DepthwiseConv2D":
+            layer["config"]["groups"] = 1
+    file.attrs["model_config"] = json.dumps(config)
+
+image = keras.Input((12, 12, 3))
+vector = L.Flatten(name="vector")(trunk(image))
+hidden = L.Dense(20, activation="relu", name="hidden")(vector)
+two = trained(L.Dense(4, activation="softmax", name="scores")(hidden), image)
+two.save("two.keras")
+two_right = float((two.predict(x[300:], verbose=0).argmax(1) == y[300:]).mean())
+
+inner_image = keras.Input((12, 12, 3))
+inner = keras.Model(inner_image, L.GlobalAveragePooling2D(name="pool")(trunk(inner_image)), name="inner")
+top = keras.Sequential([keras.Input((16,)), L.Dropout(0.1), L.Dense(4, activation="softmax")], name="top")
+keras.Sequential([keras.Input((12, 12, 3)), inner, top]).save("nested.keras")
+
+vector = keras.Input((10,))
+value = L.Dense(12, activation="tanh")(vector)
+keras.Model(vector, L.Dense(1, activation="sigmoid")(value)).save("vector.keras")
+one, other = keras.Input((4,)), keras.Input((4,))
+keras.Model([one, other], L.Dense(2)(L.Concatenate()([one, other]))).save("two_inputs.keras")
+one = keras.Input((4,))
+keras.Model(one, [L.Dense(2)(one), L.Dense(3)(one)]).save("two_outputs.keras")
+image = keras.Input((12, 12, 3))
+keras.Model(image, L.Softmax()(L.GlobalAveragePooling2D()(L.Conv2D(4, 3, name="only")(image)))).save("no_dense.keras")
+image = keras.Input((12, 12, 3))
+value = L.LayerNormalization()(L.Conv2D(8, 3, activation="gelu")(image))
+keras.Model(image, L.Dense(4)(L.GlobalAveragePooling2D()(value))).save("float_inside.keras")
+image = keras.Input((12, 12, 3))
+keras.Model(image, L.Dense(4)(L.Flatten()(L.Lambda(lambda value: value * 2)(image)))).save("code.keras")
+pathlib.Path("facts.json").write_text(json.dumps({"plain": float_right, "two": two_right}))
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What one call of the command left behind."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def report(self) -> dict[str, Any]:
+        assert self.code == 0, self.stderr
+        value: dict[str, Any] = json.loads(self.stdout)
+        return value
+
+    @property
+    def complaint(self) -> str:
+        """The one line of an error; progress lines come before it."""
+        assert "Traceback" not in self.stderr
+        lines = [line for line in self.stderr.splitlines() if not line.startswith("firmware-tools convert:")]
+        assert len(lines) == 1, self.stderr
+        return lines[0]
+
+
+def call(*arguments: str | Path, cwd: Path | None = None) -> Outcome:
+    command = [sys.executable, "-m", "firmware_tools.cli", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with one model of each form and the data that fit them."""
+    folder = tmp_path_factory.mktemp("models")
+    env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
+    made = subprocess.run([sys.executable, "-c", _MAKE], cwd=folder, env=env, capture_output=True, check=False)
+    if b"No module named" in made.stderr:
+        pytest.skip("needs TensorFlow: the workshop extra")
+    assert made.returncode == 0, made.stderr.decode()[-2000:]
+    return folder
+
+
+@pytest.fixture(scope="session")
+def command() -> Callable[..., Outcome]:
+    """Runs `firmware-tools` in a process of its own."""
+    return call
+
+
+@pytest.fixture(scope="session")
+def plain_bundle(models: Path) -> Path:
+    """The bundle of plain.keras, made once."""
+    path = models / "plain_bundle"
+    done = call("convert", models / "plain.keras", "--eval", models / "images.npz", "-o", path)
+    assert done.code == 0, done.stderr
+    return path

@@ -1,0 +1,48 @@
+"""Files are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from protos.atomic import write_whole
+
+
+def test_a_file_appears_only_when_the_block_ends(tmp_path: Path) -> None:
+    path = tmp_path / "model.bin"
+    path.write_bytes(b"before")
+    with write_whole(path) as file:
+        file.write(b"after")
+        file.flush()
+        assert path.read_bytes() == b"before"
+    assert path.read_bytes() == b"after"
+    assert os.listdir(tmp_path) == ["model.bin"]
+
+
+def test_an_error_leaves_what_was_there_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "model.bin"
+    path.write_bytes(b"before")
+
+    def fail() -> None:
+        with write_whole(path) as file:
+            file.write(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert path.read_bytes() == b"before"
+    assert os.listdir(tmp_path) == ["model.bin"]
+
+
+def test_the_mode_is_that_of_an_ordinary_new_file(tmp_path: Path) -> None:
+    with write_whole(tmp_path / "whole") as file:
+        file.write(b"x")
+    (tmp_path / "plain").write_bytes(b"x")
+    assert (tmp_path / "whole").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_missing_folder_is_an_os_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), write_whole(tmp_path / "gone" / "file"):
+        pass
