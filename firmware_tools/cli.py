@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
 import signal
 import sys
@@ -11,8 +10,10 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
+from firmware_tools.bridge.commands import add_commands as add_bridge
 from firmware_tools.convert.command import add_command as add_convert
 from firmware_tools.inspect_command import add_command as add_inspect
+from firmware_tools.pretrain.command import add_command as add_pretrain
 from protos.errors import EdgejouleError
 
 _EPILOG = """\
@@ -32,14 +33,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     add_convert(commands)
     add_inspect(commands)
-    try:
-        bridge = importlib.import_module("firmware_tools.bridge.commands")
-    except ModuleNotFoundError as error:
-        # Only the room itself may be absent; a missing dependency of it is a fault to show.
-        if error.name not in ("firmware_tools.bridge", "firmware_tools.bridge.commands"):
-            raise
-    else:
-        bridge.add_commands(commands)
+    add_pretrain(commands)
+    add_bridge(commands)
     return parser
 
 

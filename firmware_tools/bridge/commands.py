@@ -38,7 +38,7 @@ then, in another terminal:
 
 
 def add_commands(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Register ``bridge`` and its sub-commands; each sets ``func``."""
+    """Register ``bridge`` and its sub-commands; each sets ``run``."""
     bridge = subparsers.add_parser("bridge", help="the INA219 serial power bridge", formatter_class=RAW)
     verbs = bridge.add_subparsers(dest="verb", required=True, metavar="VERB")
     _add_sim(verbs)
@@ -49,14 +49,14 @@ def add_commands(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None
     info.add_argument("--port", required=True, help="serial port of the bridge")
     info.add_argument("--wait", type=float, default=4.0, metavar="SECONDS", help="how long to wait (default 4)")
     info.add_argument("--json", action="store_true", help="print JSON")
-    info.set_defaults(func=_info, run=_info)
+    info.set_defaults(run=_info)
     decode = verbs.add_parser(
         "decode", help="print the messages of a captured byte stream",
         epilog="example:\n  firmware-tools bridge decode capture.bin --json | head", formatter_class=RAW,
     )  # fmt: skip
     decode.add_argument("file", type=Path, help="bytes as they came from the port; - for standard input")
     decode.add_argument("--json", action="store_true", help="one JSON object per line")
-    decode.set_defaults(func=_decode, run=_decode)
+    decode.set_defaults(run=_decode)
 
 
 def _add_sim(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -83,7 +83,7 @@ def _add_sim(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     sim.add_argument("--truth", type=Path, metavar="FILE", help="write the true joules here each second")
     sim.add_argument("--die-with-parent", action="store_true", help="end when the starting process ends")
     sim.add_argument("--json", action="store_true", help="print what was started as JSON")
-    sim.set_defaults(func=_sim, run=_sim)
+    sim.set_defaults(run=_sim)
 
 
 def _sim(args: argparse.Namespace) -> int:

@@ -1,0 +1,128 @@
+"""What came of a demo run, as JSON values: the figures that benchmarks and people follow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from coordinator.status import DeviceRound, ExportSummary, RoundStatus, RunStatus
+from protos.energy import Phase
+
+PHASES = (Phase.EMBED, Phase.TRAIN, Phase.ENCODE, Phase.SEND)
+
+
+def outcome(
+    status: RunStatus, export: ExportSummary | None, *, wall_s: float, settings: dict[str, Any]
+) -> dict[str, Any]:
+    """The whole run.
+
+    ``rounds`` begins with round 0, the head before any training. ``rounds[].joules[device][phase]`` is a number, or
+    null where it is not known; ``rounds[].energy`` has the same with coverage, method and uncertainty (95 %).
+    """
+    closed = [one for one in status.rounds if one.state == "closed"]
+    accuracies = [one.accuracy for one in closed]
+    return {
+        "run_id": status.run_id,
+        "state": status.state,
+        "reason": status.reason,
+        "settings": settings,
+        "rounds": [_round(one) for one in closed],
+        "initial_accuracy": accuracies[0] if accuracies else None,
+        "final_accuracy": accuracies[-1] if accuracies else None,
+        "exported_accuracy": export.exported_accuracy if export else None,
+        "exported_float_accuracy": export.float_accuracy if export else None,
+        "exported_bytes": export.size_bytes if export else None,
+        "bytes_up": sum(one.bytes_up for one in closed),
+        "bytes_down": sum(one.bytes_down for one in closed),
+        "joules": total_joules(closed),
+        "coverage": coverage(closed),
+        "cut_short": cut_short_counts(closed),
+        "wall_s": wall_s,
+    }
+
+
+def _round(one: RoundStatus) -> dict[str, Any]:
+    return {
+        "round": one.round,
+        "accuracy": one.accuracy,
+        "loss": one.loss,
+        "bytes_up": one.bytes_up,
+        "bytes_down": one.bytes_down,
+        "joules": {device.device_id: _joules(device) for device in one.devices},
+        "energy": {device.device_id: _energy(device) for device in one.devices},
+        "devices": {device.device_id: _device(device) for device in one.devices},
+    }
+
+
+def _joules(device: DeviceRound) -> dict[str, float | None]:
+    return {str(record.phase): record.energy_j for record in device.energy if record.phase in PHASES}
+
+
+def _energy(device: DeviceRound) -> dict[str, Any]:
+    return {
+        str(record.phase): {
+            "energy_j": record.energy_j,
+            "uncertainty_j": record.uncertainty_j,
+            "covered_s": record.covered_s,
+            "uncovered_s": record.uncovered_s,
+            "coverage": record.coverage,
+            "method": record.method,
+            "sensor": record.sensor,
+            "flags": list(record.flags),
+        }
+        for record in device.energy
+    }
+
+
+def _device(device: DeviceRound) -> dict[str, Any]:
+    return {
+        "outcome": device.outcome,
+        "stop_reason": device.stop_reason,
+        "steps_planned": device.steps_planned,
+        "steps_done": device.steps_done,
+        "budget_j": device.budget_j,
+        "spent_j": device.spent_j,
+        "weight": device.weight,
+        "examples": device.examples,
+        "embedded": device.embedded,
+        "bytes_up": device.bytes_up,
+        "bytes_down": device.bytes_down,
+    }
+
+
+def total_joules(rounds: Sequence[RoundStatus]) -> dict[str, dict[str, float | None]]:
+    """Joules by device and phase over all rounds; None as soon as one of them is not known."""
+    totals: dict[str, dict[str, float | None]] = {}
+    for one in rounds:
+        for device in one.devices:
+            mine = totals.setdefault(device.device_id, {})
+            for phase, energy_j in _joules(device).items():
+                before = mine.get(phase, 0.0)
+                mine[phase] = None if before is None or energy_j is None else before + energy_j
+    return totals
+
+
+def coverage(rounds: Sequence[RoundStatus]) -> dict[str, dict[str, float]]:
+    """By device and phase: covered seconds over all seconds, over all rounds."""
+    seconds: dict[str, dict[str, tuple[float, float]]] = {}
+    for one in rounds:
+        for device in one.devices:
+            for record in device.energy:
+                if record.phase in PHASES:
+                    covered, total = seconds.setdefault(device.device_id, {}).get(str(record.phase), (0.0, 0.0))
+                    total += record.covered_s + record.uncovered_s
+                    seconds[device.device_id][str(record.phase)] = (covered + record.covered_s, total)
+    return {
+        name: {phase: covered / total if total > 0 else 1.0 for phase, (covered, total) in phases.items()}
+        for name, phases in seconds.items()
+    }
+
+
+def cut_short_counts(rounds: Sequence[RoundStatus]) -> dict[str, int]:
+    """How many rounds the budget of each device cut short; devices that never were are left out."""
+    counts: dict[str, int] = {}
+    for one in rounds:
+        for device in one.devices:
+            if device.outcome == "accepted" and device.stop_reason == "budget":
+                counts[device.device_id] = counts.get(device.device_id, 0) + 1
+    return counts

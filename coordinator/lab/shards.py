@@ -1,0 +1,71 @@
+"""A data set, divided over a fleet: one file for each device, one held out for the coordinator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from coordinator.lab.partition import partition
+from protos import dataset
+from protos.dataset import Dataset
+from protos.errors import EmptyShardError
+from protos.manifest import Manifest
+
+# Of data that comes without a held-out part, this share is set aside.
+HELD_OUT_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Files written, and what is in them.
+
+    Attributes:
+        devices: one .npz a device, training examples only.
+        held_out: the .npz for the coordinator.
+        examples: training examples of each device.
+    """
+
+    devices: tuple[Path, ...]
+    held_out: Path
+    examples: tuple[int, ...]
+    held_out_examples: int
+
+
+def cut(spec: str, manifest: Manifest, folder: Path, *, devices: int, scheme: str, seed: int) -> Shards:
+    """Read data, check that they fit the bundle, and write the shards into ``folder``.
+
+    Raises:
+        EdgejouleError: the data cannot be read, do not fit the bundle, or cannot be divided so.
+    """
+    shape = manifest.backbone.input_shape
+    data = dataset.load(spec, image_shape=shape, classes=manifest.classes)
+    dataset.check(data, shape, len(manifest.classes))
+    data = _with_held_out(data, seed)
+    train, test = data.train(), data.test()
+    if not len(train):
+        raise EmptyShardError("there are no training examples", where=spec, fix="mark fewer examples as is_test")
+    parts = partition(train.y, train.owner, devices, scheme, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = tuple(folder / f"{name}.npz" for name in device_names(devices))
+    for path, indices in zip(paths, parts, strict=True):
+        dataset.save(train.select(indices), path)
+    held_out = folder / "held-out.npz"
+    dataset.save(test, held_out)
+    return Shards(paths, held_out, tuple(len(indices) for indices in parts), len(test))
+
+
+def device_names(count: int) -> tuple[str, ...]:
+    """The devices' ids, in order; zeros keep a sorted list sorted."""
+    width = len(str(count))
+    return tuple(f"device-{number:0{width}}" for number in range(1, count + 1))
+
+
+def _with_held_out(data: Dataset, seed: int) -> Dataset:
+    if data.is_test.any() or len(data) < 2:
+        return data
+    chosen = np.random.default_rng([seed, 0x4E1D]).permutation(len(data))[: max(1, int(HELD_OUT_SHARE * len(data)))]
+    is_test = np.zeros(len(data), np.bool_)
+    is_test[chosen] = True
+    return Dataset(data.x, data.y, is_test, data.owner, data.class_names, data.source)
