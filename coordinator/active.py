@@ -11,7 +11,8 @@ from coordinator.folding import Fold
 from coordinator.learning.evaluation import Evaluator
 from coordinator.order_line import OrderLine
 from coordinator.planning import budget_for, seed_for, steps_for
-from coordinator.rounds import Machine, State
+from coordinator.round_events import State
+from coordinator.rounds import Machine
 from coordinator.selection import Roster, in_short
 from coordinator.validation import Expected
 from protos.model.bundle import Bundle

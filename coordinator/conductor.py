@@ -18,7 +18,7 @@ from coordinator import ledger
 from coordinator.active import ActiveRun
 from coordinator.opening import Rooms
 from coordinator.order_line import OrderLine
-from coordinator.rounds import (
+from coordinator.round_events import (
     FINAL,
     Abandon,
     Accepted,

@@ -12,7 +12,7 @@ from coordinator.order_line import OrderLine
 from coordinator.store import heads, reports, runs
 from coordinator.store.database import AlreadyThereError, Database
 from coordinator.validation import RejectedError, check
-from protos import convert
+from protos.convert.reports import parse_report
 from protos.errors import UnknownRunError, UpdateError
 from protos.orders import ENVELOPE_BYTES, DeviceReport, Receipt, SettledEnergy, Verdict
 from protos.update import trees
@@ -54,7 +54,7 @@ def accept(db: Database, run: ActiveRun, number: int, device_id: str, declared: 
 
 def _parsed(data: bytes, run_id: str, number: int, device_id: str) -> DeviceReport:
     try:
-        report = convert.parse_report(data)
+        report = parse_report(data)
     except UpdateError as error:
         raise RejectedError("unreadable", str(error)) from error
     if (report.run_id, report.round, report.device_id) != (run_id, number, device_id):
@@ -122,7 +122,7 @@ def refold(db: Database, run: ActiveRun, number: int) -> None:
     with db.writing() as connection:
         run.new_fold(runs.lines_of(connection, run.run_id, number).values())
         for data in reports.in_order(connection, run.run_id, number):
-            report = convert.parse_report(data)
+            report = parse_report(data)
             # Already checked when it was accepted; what a device declares since then does not matter.
             update = check(report, run.expected_of(report.device_id, report.examples))
             reports.reweigh(connection, report, run.fold.weight_of(report))

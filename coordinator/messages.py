@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from coordinator.status import DeviceRound, DeviceStatus, ExportSummary, RoundStatus, RunStatus
-from protos import convert
+from protos.convert.cards import engine_from, engine_to, meter_from, meter_to
+from protos.convert.energy import energy_from, energy_to
 from protos.orders import StopReason
 from protos.v1 import edgejoule_pb2 as pb
 
@@ -98,7 +99,7 @@ def _device_round_to(device: DeviceRound) -> pb.DeviceRound:
         weight=device.weight,
         bytes_up=device.bytes_up,
         bytes_down=device.bytes_down,
-        energy=convert.energy_to(device.energy),
+        energy=energy_to(device.energy),
         examples=device.examples,
         loss=device.loss,
         embedded=device.embedded,
@@ -116,7 +117,7 @@ def _device_round_from(message: pb.DeviceRound) -> DeviceRound:
         weight=message.weight,
         bytes_up=message.bytes_up,
         bytes_down=message.bytes_down,
-        energy=convert.energy_from(message.energy),
+        energy=energy_from(message.energy),
         examples=message.examples,
         loss=message.loss if message.HasField("loss") else None,
         embedded=message.embedded,
@@ -131,8 +132,8 @@ def devices_to(devices: Iterable[DeviceStatus]) -> pb.ListDevicesResponse:
                 device_id=one.device_id,
                 state=one.state,
                 board=one.board,
-                engine=convert.engine_to(one.engine),
-                meter=convert.meter_to(one.meter),
+                engine=engine_to(one.engine),
+                meter=meter_to(one.meter),
                 software_version=one.software_version,
                 train_examples=one.train_examples,
                 test_examples=one.test_examples,
@@ -153,8 +154,8 @@ def devices_from(message: pb.ListDevicesResponse) -> list[DeviceStatus]:
             device_id=one.device_id,
             state=one.state,
             board=one.board,
-            engine=convert.engine_from(one.engine),
-            meter=convert.meter_from(one.meter),
+            engine=engine_from(one.engine),
+            meter=meter_from(one.meter),
             software_version=one.software_version,
             train_examples=one.train_examples,
             test_examples=one.test_examples,

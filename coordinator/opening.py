@@ -13,7 +13,8 @@ from coordinator.bundles import BundleShelf
 from coordinator.folding import Fold
 from coordinator.learning.evaluation import Evaluator, embed, recall
 from coordinator.planning import held_out, train_inputs
-from coordinator.rounds import Machine, Rules
+from coordinator.round_events import Rules
+from coordinator.rounds import Machine
 from coordinator.selection import Roster
 from coordinator.store import devices, heads, reports, runs
 from coordinator.store.database import Database

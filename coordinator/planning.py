@@ -23,7 +23,7 @@ from protos.update.codecs import CODECS
 
 # Inputs that [train] names itself; they stand at these values when the plan says nothing.
 _OWN = ("rate", "momentum", "proximal_mu")
-DEFAULT_EPOCHS = 1.0
+DEFAULT_EPOCHS = 2.0
 MAX_STEPS = 1 << 31
 
 

@@ -17,155 +17,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
-from enum import StrEnum
 
-ATTEMPTS = 3
-GATHER_S = 10.0
-
-
-class State(StrEnum):
-    """What a run is doing. The last three are final."""
-
-    GATHERING = "gathering"
-    OPEN = "open"
-    SETTLING = "settling"
-    FINISHED = "finished"
-    FAILED = "failed"
-    STOPPED = "stopped"
-
-
-FINAL = frozenset({State.FINISHED, State.FAILED, State.STOPPED})
-
-
-@dataclass(frozen=True)
-class Rules:
-    """When rounds open and close.
-
-    Attributes:
-        rounds: rounds in all, >= 1.
-        devices: devices that must be present before round 1, >= 1.
-        quorum: share of the ordered devices whose reports make a round, 0 to 1; one report at least.
-        deadline_s: seconds from the opening of a round.
-        attempts: how often a round is opened before the run fails.
-        gather_s: how long a later round waits for the devices of the one before.
-    """
-
-    rounds: int
-    devices: int
-    quorum: float
-    deadline_s: float
-    attempts: int = ATTEMPTS
-    gather_s: float = GATHER_S
-
-    def needed(self, ordered: int) -> int:
-        """Reports that make a quorum of ``ordered`` devices.
-
-        >>> Rules(rounds=1, devices=1, quorum=0.5, deadline_s=1).needed(5)
-        3
-        """
-        return max(1, math.ceil(self.quorum * ordered - 1e-9))
-
-
-@dataclass(frozen=True)
-class Arrived:
-    """A device is present and may take part."""
-
-    device_id: str
-
-
-@dataclass(frozen=True)
-class Left:
-    """A device said goodbye, went silent, or may not take part any more."""
-
-    device_id: str
-
-
-@dataclass(frozen=True)
-class Accepted:
-    """A report of the open round is on disk."""
-
-    device_id: str
-
-
-@dataclass(frozen=True)
-class Refused:
-    """A report of the open round was not taken: asking the same device again would cost it the same joules."""
-
-    device_id: str
-
-
-@dataclass(frozen=True)
-class Tick:
-    """Time has passed."""
-
-
-@dataclass(frozen=True)
-class Settled:
-    """The new head of the closed round is on disk."""
-
-
-@dataclass(frozen=True)
-class Stop:
-    """An operator ends the run."""
-
-
-@dataclass(frozen=True)
-class Broken:
-    """The run cannot go on."""
-
-    reason: str
-
-
-Event = Arrived | Left | Accepted | Refused | Tick | Settled | Stop | Broken
-
-
-@dataclass(frozen=True)
-class Open:
-    """Write down a round and hand out its orders. ``carried`` reported in an earlier attempt and need none."""
-
-    round: int
-    attempt: int
-    devices: tuple[str, ...]
-    carried: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Close:
-    """Make the new head from the reports, then answer with :class:`Settled`."""
-
-    round: int
-    reported: tuple[str, ...]
-    missing: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Abandon:
-    """Too few reported. The round is tried again unless :class:`Fail` follows."""
-
-    round: int
-    attempt: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class Finish:
-    """All rounds are done."""
-
-
-@dataclass(frozen=True)
-class Fail:
-    """The run ends without being done."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class Halt:
-    """The run was stopped."""
-
-
-Action = Open | Close | Abandon | Finish | Fail | Halt
+from coordinator.round_events import (
+    FINAL,
+    Abandon,
+    Accepted,
+    Action,
+    Arrived,
+    Broken,
+    Close,
+    Event,
+    Fail,
+    Finish,
+    Halt,
+    Left,
+    Open,
+    Refused,
+    Rules,
+    Settled,
+    State,
+    Stop,
+    Tick,
+)
 
 
 class Machine:

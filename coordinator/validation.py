@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from protos.errors import UpdateError
+from protos.normaliser import of_optimiser
 from protos.orders import DeviceReport
 from protos.update.tensors import decode
 from protos.update.trees import Shapes, Tree
 
-# Relative difference that a float computation of the normaliser may have.
-_TOLERANCE = 1e-3
+# Difference that two machines may have in the normaliser; relative, and absolute under 1 (one step counts 1).
+_TOLERANCE = 1e-6
 
 
 class RejectedError(Exception):
@@ -97,34 +98,10 @@ def check(report: DeviceReport, expected: Expected) -> Tree:
 
 
 def _check_normaliser(report: DeviceReport, expected: Expected) -> None:
-    low, high = normaliser_limits(report.steps_done, expected.inputs, expected.optimiser)
     said = report.local_normaliser
-    if not low * (1 - _TOLERANCE) <= said <= high * (1 + _TOLERANCE):
+    computed = of_optimiser(expected.optimiser, report.steps_done, expected.inputs)
+    if not math.isclose(said, computed, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE):
         raise RejectedError(
             "wrong_normaliser",
-            f"local normaliser {said:g} after {report.steps_done} steps; {low:g} to {high:g} is possible",
+            f"local normaliser {said:.9g} after {report.steps_done} steps; by the order it is {computed:.9g}",
         )
-
-
-def normaliser_limits(steps: int, inputs: Mapping[str, float], optimiser: str) -> tuple[float, float]:
-    """Between what FedNova's ||a||_1 must lie after ``steps`` steps (Wang et al., NeurIPS 2020, section 3).
-
-    With momentum m alone it is (t - m (1 - m^t) / (1 - m)) / (1 - m); with a proximal pull p = rate * mu alone,
-    (1 - (1 - p)^t) / p. With both there is no closed form; it swings, but stays positive and below the first.
-
-    >>> normaliser_limits(2, {"momentum": 0.5}, "sgd")
-    (2.5, 2.5)
-    """
-    if not steps:
-        return 0.0, 0.0
-    if optimiser != "sgd":
-        return float(steps), float(steps)
-    momentum = inputs.get("momentum", 0.0)
-    pull = inputs.get("rate", 0.0) * inputs.get("proximal_mu", 0.0)
-    with_momentum = (steps - momentum * (1 - momentum**steps) / (1 - momentum)) / (1 - momentum)
-    if not pull:
-        return with_momentum, with_momentum
-    if not momentum:
-        with_pull = -math.expm1(steps * math.log1p(-pull)) / pull
-        return with_pull, with_pull
-    return min(1.0, with_momentum) * 0.01, with_momentum

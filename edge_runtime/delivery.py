@@ -3,7 +3,8 @@
 Rules kept here:
 
 * A report is stored before it is sent, and sent until it is answered. Only a stop request ends the trying; the
-  report then waits in the outbox for the next start.
+  report then waits in the outbox for the next start. When it cannot be stored, it is sent from memory.
+* A refusal is an answer: the report is set aside, and the next order is asked for.
 * Only the time of sending is in the phase SEND; waiting to try again is idle time.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
+from collections import Counter
 
 from edge_runtime.backoff import Backoff
 from edge_runtime.device import Device
@@ -21,8 +22,9 @@ from edge_runtime.link import Away, Interrupted, Link
 from edge_runtime.outbox import Letter
 from edge_runtime.round import energy_of
 from edge_runtime.stopping import Stopping
-from protos import convert
+from protos.convert.reports import serialise_report
 from protos.energy import Phase, PhaseEnergy
+from protos.errors import RefusedError, StoreError
 from protos.orders import DeviceReport, Receipt, SettledEnergy, Verdict
 
 # What is left for the last report when the daemon was asked to stop.
@@ -41,8 +43,8 @@ class Delivery:
 
     def __init__(self, device: Device, link: Link, stopping: Stopping, *, rows: bool) -> None:
         self._device, self._link, self._stopping, self._rows = device, link, stopping, rows
-        self._failures: dict[Path, int] = {}
-        self._told: set[Path] = set()
+        self._failures: Counter[tuple[str, int]] = Counter()
+        self._told: set[tuple[str, int]] = set()
 
     def send_left_over(self) -> None:
         """Send every report that an earlier start, or an outage, left without an answer.
@@ -58,7 +60,10 @@ class Delivery:
             except Away as error:
                 if not self._hopeless(letter, error):
                     raise
-                outbox.set_aside(letter.path, "the coordinator fails on it")
+                outbox.set_aside(letter, "the coordinator fails on it")
+                continue
+            except RefusedError as error:
+                outbox.set_aside(letter, str(error))
                 continue
             finally:
                 meter.mark(Phase.IDLE)
@@ -83,13 +88,10 @@ class Delivery:
 
         Returns:
             The answer, or None when the daemon was asked to stop before there was one.
-
-        Raises:
-            StoreError: the report cannot be stored.
         """
-        data = convert.serialise_report(report)
+        data = serialise_report(report)
         meter, clock, outbox = self._device.meter, self._device.clock, self._device.outbox
-        letter = outbox.put(report.run_id, report.round, data)
+        letter = self._stored(Letter(report.run_id, report.round, data, None), say=True)
         receipt: Receipt | None = None
         backoff, sent_s, tried_in_a_hurry = Backoff(), 0.0, False
         while receipt is None and not tried_in_a_hurry:
@@ -101,15 +103,26 @@ class Delivery:
             finally:
                 meter.mark(Phase.IDLE)
                 sent_s += clock.monotonic() - start_s
+            if receipt is None and letter.path is None:
+                letter = self._stored(letter, say=tried_in_a_hurry)
             if receipt is None and not tried_in_a_hurry:
                 self._stopping.wait(backoff.next_s())
         after = meter.settle(_HURRIED_SETTLE_S if self._stopping.requested else 2.0)
         outbox.add_settled(SettledEnergy(report.run_id, report.round, with_idle(after, report.energy)))
-        if receipt is not None and letter.path.exists():
+        if receipt is not None:
             outbox.answered(letter)
         self._device.reserve.sent(energy_of(after, Phase.SEND), sent_s)
         self._say(report, receipt, after, len(data), bytes_down)
         return receipt
+
+    def _stored(self, letter: Letter, *, say: bool) -> Letter:
+        """The letter on disk, or as it is when it cannot be written."""
+        try:
+            return self._device.outbox.put(letter.run_id, letter.round, letter.data)
+        except StoreError as error:
+            if say:
+                log().warning("round %d: %s; the report is in memory only, until it is sent", letter.round, error)
+            return letter
 
     def _try(self, letter: Letter, *, hurry: bool) -> Receipt | None:
         device_id = self._device.settings.device_id
@@ -121,19 +134,23 @@ class Delivery:
             return None
         except Away as error:
             if self._hopeless(letter, error):
-                self._device.outbox.set_aside(letter.path, "the coordinator fails on it")
+                self._device.outbox.set_aside(letter, "the coordinator fails on it")
                 return Receipt(Verdict.REJECTED, error.what)
             # Once per report at the level that people read, then only for those who look closely.
-            say = log().debug if letter.path in self._told else log().warning
+            key = (letter.run_id, letter.round)
+            say = log().debug if key in self._told else log().warning
             say("round %d: %s %s; the report is kept and sent again", letter.round, error.where, error.what)
-            self._told.add(letter.path)
+            self._told.add(key)
             return None
+        except RefusedError as error:
+            self._device.outbox.set_aside(letter, str(error))
+            return Receipt(Verdict.REJECTED, error.what)
 
     def _hopeless(self, letter: Letter, error: Away) -> bool:
         """Whether a coordinator that is there has failed on these bytes so often that they would block all others."""
-        if error.failed:
-            self._failures[letter.path] = self._failures.get(letter.path, 0) + 1
-        return self._failures.get(letter.path, 0) >= _MOST_FAILURES
+        key = (letter.run_id, letter.round)
+        self._failures[key] += error.failed
+        return self._failures[key] >= _MOST_FAILURES
 
     def _say(
         self,

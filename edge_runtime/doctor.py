@@ -13,7 +13,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +31,7 @@ _LEAST_FREE_BYTES = 256 << 20
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the examination."""
+    """One line of the examination; ``fix`` is empty when nothing is wrong."""
 
     check: str
     verdict: Verdict
@@ -55,7 +55,8 @@ def examine(settings: Settings) -> Examination:
     """Run every check, and start a fresh daemon process to measure it."""
     findings = [one for check in CHECKS for one in check(settings)]
     figures = measure(settings)
-    return Examination((*findings, *_judged(figures)), figures)
+    judged = (*findings, *_judged(figures))
+    return Examination(tuple(replace(one, fix="") if one.verdict == "ok" else one for one in judged), figures)
 
 
 def print_findings(examination: Examination, *, as_json: bool) -> int:
@@ -67,6 +68,8 @@ def print_findings(examination: Examination, *, as_json: bool) -> int:
             "board": board_name(),
             "python": platform.python_version(),
             **asdict(figures),
+            "ready_limit_s": READY_LIMIT_S,
+            "rss_limit_mb": RSS_LIMIT_MB,
             "checks": [asdict(one) for one in examination.findings],
             "ok": examination.exit_code == 0,
         }
@@ -78,7 +81,7 @@ def print_findings(examination: Examination, *, as_json: bool) -> int:
     for one in examination.findings:
         mark = f"\033[{colours[one.verdict]}m{marks[one.verdict]}\033[0m" if coloured else marks[one.verdict]
         print(f"{mark}  {one.check}: {one.what}")
-        if one.fix and one.verdict != "ok":
+        if one.fix:
             print(f"      -> {one.fix}")
     return examination.exit_code
 
@@ -90,12 +93,20 @@ def _judged(figures: FreshStart) -> list[Finding]:
     if figures.ready_s is not None:
         slow = figures.ready_s >= READY_LIMIT_S
         fix = "a busy machine or a slow SD card; look at `systemd-analyze blame` and try again"
-        found.append(Finding("ready", "warn" if slow else "ok", f"{figures.ready_s:.2f} s after start", fix))
+        found.append(
+            Finding(
+                "ready",
+                "warn" if slow else "ok",
+                f"{figures.ready_s:.2f} s after start (limit {READY_LIMIT_S:g} s)",
+                fix,
+            )
+        )
     if figures.rss_mb is not None:
         large = figures.rss_mb >= RSS_LIMIT_MB
-        when = "after one local round" if figures.steps is not None else "at start"
-        fix = "use fewer examples per device (--shard K/N) or a smaller backbone"
-        found.append(Finding("memory", "warn" if large else "ok", f"{figures.rss_mb:.0f} MB at most {when}", fix))
+        when = f"in a round with {figures.embedded} examples" if figures.steps is not None else "at start"
+        what = f"{figures.rss_mb:.0f} MB at most {when} (limit {RSS_LIMIT_MB:g} MB)"
+        fix = "store the data as an uncompressed .npz, use fewer examples (--shard K/N) or a smaller backbone"
+        found.append(Finding("memory", "warn" if large else "ok", what, fix))
     if figures.delegate is not None:
         bare = figures.delegate != "xnnpack"
         fix = "allow the process to read /proc/cpuinfo (systemd: no ProcSubset=pid)"

@@ -27,6 +27,7 @@ import numpy.typing as npt
 from edge_runtime.journal import log
 from edge_runtime.state import keep_newest, storing
 from protos.atomic import write_whole
+from protos.datafiles.stored import Rows
 from protos.manifest import BackboneSpec
 from protos.model.bundle import Bundle
 from protos.orders import StopReason
@@ -93,7 +94,7 @@ class EmbeddingCache:
     def fill(
         self,
         embed: Callable[[npt.NDArray[Any]], npt.NDArray[Any]],
-        raw: npt.NDArray[Any],
+        raw: Rows,
         *,
         allowed: Callable[[], StopReason | None],
         now_s: Callable[[], float],
@@ -102,7 +103,7 @@ class EmbeddingCache:
 
         Args:
             embed: raw examples [n, ...] to embeddings [n, D].
-            raw: all examples [count, ...].
+            raw: all examples [count, ...], of which a few at a time are read.
             allowed: asked between small blocks; None to go on.
 
         Returns:

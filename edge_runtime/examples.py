@@ -1,4 +1,4 @@
-"""The own data: who is in it is known cheaply, the raw values are in memory only while something must be embedded.
+"""The own data: who is in it is known cheaply; raw values are read in blocks, and only when something is embedded.
 
 What was found out about a data file (labels, counts, a fingerprint of the training examples) is kept under the
 file's name, size and time of change. As long as these stay the same, a restart reads no raw value.
@@ -7,11 +7,11 @@ file's name, size and time of change. As long as these stay the same, a restart 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ import numpy.typing as npt
 from edge_runtime.state import keep_newest, storing
 from protos import dataset
 from protos.atomic import write_whole
+from protos.datafiles.stored import Rows
 from protos.dataset import Dataset
 from protos.errors import DataError
 from protos.model.bundle import Bundle
@@ -73,7 +74,7 @@ class LocalExamples:
         known = self._read(key) if key else None
         if known is None:
             data = self._load(bundle, key)
-            known = Summary(data.y, data.x.shape[1:], self._test_count, _fingerprint(data), data.source)
+            known = Summary(data.y, data.held.shape[1:], self._test_count, _fingerprint(data), data.source)
             if key:
                 self._write(key, known)
         elif bundle is not None:
@@ -83,8 +84,8 @@ class LocalExamples:
             _check(Dataset(stand_in, known.labels, flags, source=known.source), bundle)
         return known
 
-    def raw(self, bundle: Bundle, expected: Summary) -> npt.NDArray[Any]:
-        """The raw training examples, uint8 or float32 [N, ...] in the shape of the model.
+    def raw(self, bundle: Bundle, expected: Summary) -> Rows:
+        """The raw training examples, uint8 or float32 [N, ...] in the shape of the model; read them in slices.
 
         Raises:
             DataError: the data changed since ``expected`` was made; and as :meth:`summary`.
@@ -92,10 +93,10 @@ class LocalExamples:
         data = self._load(bundle, self._key(bundle))
         if _fingerprint(data) != expected.fingerprint:
             raise DataError("changed while the daemon was running", where=expected.source, fix="start the daemon again")
-        return dataset.fitted(data, bundle.manifest.backbone.input_shape).x
+        return dataset.fitted(data, bundle.manifest.backbone.input_shape).held
 
     def release(self) -> None:
-        """Give the memory of the raw values back."""
+        """Give the memory of the raw values back, and close their file."""
         self._raw = None
 
     def _load(self, bundle: Bundle | None, key: str) -> Dataset:
@@ -155,13 +156,13 @@ class LocalExamples:
 
 def _check(data: Dataset, bundle: Bundle | None) -> None:
     if bundle is None:
-        dataset.check(data, data.x.shape[1:], int(data.y.max(initial=0)) + 1)
+        dataset.check(data, data.held.shape[1:], int(data.y.max(initial=0)) + 1)
     else:
         dataset.check(data, bundle.manifest.backbone.input_shape, len(bundle.manifest.classes))
 
 
 def _fingerprint(data: Dataset) -> str:
-    digest = hashlib.sha256(json.dumps([str(data.x.dtype), list(data.x.shape)]).encode())
-    for array in (data.y, data.x):
+    digest = hashlib.sha256(json.dumps([str(data.held.dtype), list(data.held.shape)]).encode())
+    for array in itertools.chain([data.y], dataset.blocks(data.held)):
         digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()

@@ -26,7 +26,7 @@ from edge_runtime.device import Device
 from edge_runtime.link import Link
 from edge_runtime.round import work
 from edge_runtime.stopping import Stopping
-from protos import convert
+from protos.convert.reports import serialise_report
 from protos.errors import EdgejouleError
 from protos.model.engine import engine_identity
 from protos.orders import CodecOrder, DeviceReport, TrainOrder
@@ -72,7 +72,10 @@ def measure(settings: Settings) -> FreshStart:
     start_s = time.monotonic()
     with (
         tempfile.TemporaryDirectory(prefix="edgejoule-doctor-") as folder,
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ) as child,
+        tempfile.TemporaryFile() as complaints,
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints, env=environ
+        ) as child,
     ):
         assert child.stdin
         assert child.stdout
@@ -87,12 +90,15 @@ def measure(settings: Settings) -> FreshStart:
             child.kill()
             return FreshStart(ready_s=ready_s, error=f"a local round took more than {_TIMEOUT_S:.0f} s")
         rest = child.stdout.read()
+        complaints.seek(0)
+        last_words = complaints.read().decode(errors="replace").split("\n")
     found: dict[str, Any] = {}
     for line in (first, *rest.splitlines()):
         with contextlib.suppress(ValueError):
             found.update(json.loads(line))
     if child.returncode != 0 and "error" not in found:
-        found["error"] = f"the process ended with status {child.returncode}"
+        said = next((line.strip() for line in reversed(last_words) if line.strip()), "")
+        found["error"] = f"the process ended with status {child.returncode} {said[:200]}".rstrip()
     if found.pop("ready", False):
         found["ready_s"] = round(ready_s, 3)
     return FreshStart(**found)
@@ -124,7 +130,7 @@ def _rehearse(device: Device, bundle: Path) -> DeviceReport:
         seed=0,
     )
     report = work(order, bench, lambda: False)
-    convert.serialise_report(report)
+    serialise_report(report)
     return report
 
 

@@ -25,7 +25,10 @@ import grpc
 
 from edge_runtime.arrivals import Arrivals
 from edge_runtime.stopping import Stopping
-from protos import convert
+from protos.convert.cards import card_to
+from protos.convert.energy import settled_to
+from protos.convert.orders import order_from
+from protos.convert.reports import receipt_from
 from protos.errors import ConfigError, RefusedError, UnknownRunError, UnreachableError, UpdateError
 from protos.orders import PART_BYTES, PROTOCOL, DeviceCard, Order, Receipt, SettledEnergy, Verdict
 from protos.v1 import edgejoule_pb2 as pb
@@ -127,7 +130,7 @@ class Link:
         Raises:
             Away, Interrupted; RefusedError: the coordinator does not want this device, or speaks another protocol.
         """
-        answer = self._call(self._stub.Join, convert.card_to(card, PROTOCOL), CALL_S)
+        answer = self._call(self._stub.Join, card_to(card, PROTOCOL), CALL_S)
         theirs = (int(answer.protocol_major), int(answer.protocol_minor))
         if theirs[0] != PROTOCOL[0]:
             raise RefusedError(
@@ -157,12 +160,12 @@ class Link:
         request = pb.NextOrderRequest(
             device_id=device_id,
             session=session,
-            settled=convert.settled_to(settled),
+            settled=settled_to(settled),
             bundle_id=bundle_id,
             head_version=head_version,
         )
         answer = self._call(self._stub.NextOrder, request, ORDER_S)
-        return convert.order_from(answer), int(answer.ByteSize())
+        return order_from(answer), int(answer.ByteSize())
 
     def report(self, device_id: str, run_id: str, round: int, data: bytes, *, hurry_s: float | None = None) -> Receipt:
         """Send the bytes of a report.
@@ -171,7 +174,7 @@ class Link:
             hurry_s: give up after this many seconds, and do not mind a stop request; None: no hurry.
 
         Raises:
-            Away, Interrupted. A report that the coordinator cannot read counts as rejected.
+            Away, Interrupted; RefusedError: these bytes will never be taken, and why.
         """
         header = pb.ReportHeader(
             run_id=run_id,
@@ -189,8 +192,8 @@ class Link:
         timeout_s = CALL_S + len(data) / _UPLINK_BYTES_PER_S if hurry_s is None else hurry_s
         try:
             answer = self._call(self._stub.Report, parts(), timeout_s, stoppable=hurry_s is None)
-            return convert.receipt_from(answer)
-        except (RefusedError, UpdateError, UnknownRunError) as error:
+            return receipt_from(answer)
+        except (UpdateError, UnknownRunError) as error:
             return Receipt(Verdict.REJECTED, error.what)
 
     def leave(self, device_id: str, session: str, settled: Iterable[SettledEnergy], reason: str) -> None:
@@ -200,7 +203,7 @@ class Link:
             Away, RefusedError.
         """
         request = pb.LeaveRequest(
-            device_id=device_id, session=session, settled=convert.settled_to(settled), reason=reason[:200]
+            device_id=device_id, session=session, settled=settled_to(settled), reason=reason[:200]
         )
         self._call(self._stub.Leave, request, 2.0, stoppable=False)
 

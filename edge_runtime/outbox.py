@@ -4,11 +4,13 @@ Rules kept here:
 
 * A report is on disk before its first byte is sent, and is deleted only when the coordinator has answered it. So a
   lost answer, a power cut or ``kill -9`` is repaired by sending the same bytes again.
-* A damaged file is set aside and said, never sent and never in the way.
+* A damaged file is set aside and said, never sent and never in the way. So is a report that will never be taken.
+* A full disk costs durability, not work: what cannot be stored is kept in memory, said, and sent all the same.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable
@@ -17,12 +19,15 @@ from pathlib import Path
 from typing import Any, cast
 
 from edge_runtime.journal import log
-from edge_runtime.state import storing
+from edge_runtime.state import keep_newest, storing
 from protos.atomic import write_whole
 from protos.energy import Method, Phase, PhaseEnergy
+from protos.errors import StoreError
 from protos.orders import SettledEnergy
 
 _SUFFIX = ".report"
+_ASIDE = "aside"
+_KEEP_ASIDE = 16
 _SETTLED = "settled.json"
 # Energy of rounds that long ago interests nobody; the list must not grow while a coordinator is away.
 _KEEP_SETTLED = 256
@@ -30,12 +35,12 @@ _KEEP_SETTLED = 256
 
 @dataclass(frozen=True)
 class Letter:
-    """A report ready to send: the bytes, and what its header says."""
+    """A report ready to send: the bytes, and what its header says. Without a path it is in memory only."""
 
     run_id: str
     round: int
     data: bytes
-    path: Path
+    path: Path | None
 
 
 class Outbox:
@@ -43,6 +48,8 @@ class Outbox:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        # Energy as it should be on disk, while it cannot be written there.
+        self._unsaved: list[SettledEnergy] | None = None
 
     def put(self, run_id: str, round: int, data: bytes) -> Letter:
         """Store a report; it is on disk afterwards.
@@ -75,19 +82,29 @@ class Outbox:
                 raise ValueError("its hash is another")
             return Letter(str(header["run_id"]), int(header["round"]), data, path)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            self.set_aside(path, f"damaged ({error})")
+            self._move_aside(path, f"damaged ({error})")
             return None
 
-    def set_aside(self, path: Path, reason: str) -> None:
-        """Keep a report that cannot be sent under another name, and say so."""
-        log().warning("%s: unsent report set aside: %s", path.name, reason)
+    def set_aside(self, letter: Letter, reason: str) -> None:
+        """Keep a report that will never be taken out of the way, among the newest of its kind, and say so."""
+        if letter.path is None:
+            log().warning("round %d: report given up: %s", letter.round, reason)
+        else:
+            self._move_aside(letter.path, reason)
+
+    def _move_aside(self, path: Path, reason: str) -> None:
+        log().warning("%s: report set aside: %s", path.name, reason)
+        folder = self.folder / _ASIDE
         with storing(path):
-            path.replace(path.with_suffix(".aside"))
+            folder.mkdir(exist_ok=True, mode=0o700)
+            path.replace(folder / path.name)
+        keep_newest(folder, _KEEP_ASIDE)
 
     def answered(self, letter: Letter) -> None:
         """Delete a report that the coordinator has answered."""
-        with storing(letter.path):
-            letter.path.unlink(missing_ok=True)
+        if letter.path is not None:
+            with storing(letter.path):
+                letter.path.unlink(missing_ok=True)
 
     def add_settled(self, settled: SettledEnergy) -> None:
         """Remember energy until it is told; a later figure for a phase of the same round replaces the earlier."""
@@ -100,6 +117,8 @@ class Outbox:
 
     def settled(self) -> tuple[SettledEnergy, ...]:
         """Energy that the coordinator was not yet told."""
+        if self._unsaved is not None:
+            return tuple(self._unsaved)
         path = self.folder / _SETTLED
         try:
             rows = json.loads(path.read_bytes())
@@ -108,7 +127,8 @@ class Outbox:
             return ()
         except (OSError, ValueError, KeyError, TypeError) as error:
             log().warning("%s: unreadable, its figures are lost (%s)", path, error)
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
             return ()
 
     def told(self, settled: Iterable[SettledEnergy]) -> None:
@@ -118,13 +138,19 @@ class Outbox:
 
     def _write(self, rows: list[SettledEnergy]) -> None:
         path = self.folder / _SETTLED
-        with storing(path):
-            if not rows:
-                path.unlink(missing_ok=True)
-                return
-            with write_whole(path) as file:
-                text = [{"run_id": r.run_id, "round": r.round, "energy": list(map(_row, r.energy))} for r in rows]
-                file.write(json.dumps(text).encode())
+        try:
+            with storing(path):
+                if rows:
+                    text = [{"run_id": r.run_id, "round": r.round, "energy": list(map(_row, r.energy))} for r in rows]
+                    with write_whole(path) as file:
+                        file.write(json.dumps(text).encode())
+                else:
+                    path.unlink(missing_ok=True)
+            self._unsaved = None
+        except StoreError as error:
+            if self._unsaved is None:
+                log().warning("%s; the energy of sending is kept in memory until it is told", error)
+            self._unsaved = rows
 
 
 _FIELDS = ("phase", "energy_j", "covered_s", "uncovered_s", "method", "sensor", "uncertainty_j", "flags")

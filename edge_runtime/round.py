@@ -19,7 +19,6 @@ import numpy as np
 from edge_runtime.allowance import Allowance, Reserve
 from edge_runtime.embeddings import EmbeddingCache, dequantise
 from edge_runtime.examples import LocalExamples, Summary
-from edge_runtime.normaliser import local_normaliser
 from edge_runtime.power.clock import Clock
 from edge_runtime.power.meter import Meter
 from edge_runtime.training import Trained, train
@@ -29,6 +28,7 @@ from protos.errors import NonFiniteError, RefusedError, UsageError
 from protos.model.backbone import Backbone
 from protos.model.bundle import Bundle
 from protos.model.head import Head
+from protos.normaliser import of_optimiser
 from protos.orders import DeviceReport, Engine, StopReason, TrainOrder
 from protos.update import codecs, trees
 from protos.update.tensors import ABSURD, decode
@@ -193,13 +193,5 @@ def _train(order: TrainOrder, bench: Workbench, allowance: Allowance) -> Trained
 
 
 def _normaliser(order: TrainOrder, bench: Workbench, steps: int) -> float:
-    """The optimiser that was compiled in decides which inputs count."""
-    if bench.bundle.manifest.head.optimiser != "sgd":
-        return float(steps)
     inputs = {name: one.default for name, one in bench.head.inputs.items()} | dict(order.inputs)
-    return local_normaliser(
-        steps,
-        rate=inputs["rate"],
-        momentum=inputs.get("momentum", 0.0),
-        proximal_mu=inputs.get("proximal_mu", 0.0),
-    )
+    return of_optimiser(bench.bundle.manifest.head.optimiser, steps, inputs)

@@ -21,13 +21,16 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     >>> nearest("rounts", ["rounds", "seed"])
     'rounds'
     """
-    close = difflib.get_close_matches(name.lower(), {k.lower(): k for k in known}, n=1, cutoff=0.5)
-    return next((k for k in known if close and k.lower() == close[0]), None)
+    spelled = {k.lower(): k for k in known}
+    close = difflib.get_close_matches(name.lower(), spelled, n=1, cutoff=0.5)
+    return spelled[close[0]] if close else None
 
 
 def hint(name: str, known: Iterable[str]) -> str:
     """What to do about an unknown name: the nearest good one, and the list when it is short enough to read."""
     known = sorted(known)
+    if not known:
+        return "leave it out, there are none"
     near = nearest(name, known)
     listed = ", ".join(known) if len(known) <= 12 else ""
     if near:

@@ -8,8 +8,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,18 +20,20 @@ from numpy.typing import NDArray
 
 from protos.datafiles import folder, idx, npz
 from protos.datafiles.columns import Array, Choose, Columns
+from protos.datafiles.stored import Rows, StoredRows
 from protos.errors import DataError, EmptyShardError, LabelError, NonFiniteError, ShapeError, UsageError
 
 _SHARD_SEED = 0
-_CHECK_BYTES = 1 << 22
+_BLOCK_BYTES = 1 << 22
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """N examples in memory. The arrays are shared, not copied: treat them as read-only.
+    """N examples, in memory or still in their file. The arrays are shared, not copied: treat them as read-only.
 
     Attributes:
-        x: uint8 or float32 [N, ...], raw values as stored (a bundle's preprocessing is not yet applied).
+        held: uint8 or float32 [N, ...], raw values as stored (a bundle's preprocessing is not yet applied), in an
+            array or in a file. Slices of it are arrays; who goes through it in slices needs memory for one of them.
         y: int32 [N], class index.
         is_test: bool [N], held-out examples.
         owner: [N] integers or strings, the natural owner of each example, or None.
@@ -38,7 +41,7 @@ class Dataset:
         source: file or folder it came from, for messages.
     """
 
-    x: NDArray[Any]
+    held: Rows
     y: NDArray[np.int32]
     is_test: NDArray[np.bool_]
     owner: Array | None = None
@@ -47,6 +50,11 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.y)
+
+    @property
+    def x(self) -> NDArray[Any]:
+        """All raw values as one array: a read-only memory map where the file allows it."""
+        return self.held.array if isinstance(self.held, StoredRows) else self.held
 
     def train(self) -> Dataset:
         """The examples that are not held out; the data set itself when none is held out."""
@@ -57,13 +65,14 @@ class Dataset:
         return self if self.is_test.all() else self.select(np.flatnonzero(self.is_test))
 
     def select(self, indices: Array) -> Dataset:
-        """The examples at these indices, in this order; a view when they are consecutive, else a copy."""
+        """The examples at these indices, in this order; a copy only when they are in memory and not consecutive."""
         places = np.asarray(indices, np.int64)
         rows: Array | slice = places
         if places.size and places[0] >= 0 and (np.diff(places) == 1).all():
             rows = slice(int(places[0]), int(places[-1]) + 1)
         owner = None if self.owner is None else self.owner[rows]
-        return replace(self, x=self.x[rows], y=self.y[rows], is_test=self.is_test[rows], owner=owner)
+        held = self.held.select(places) if isinstance(self.held, StoredRows) else self.held[rows]
+        return replace(self, held=held, y=self.y[rows], is_test=self.is_test[rows], owner=owner)
 
 
 def load(
@@ -128,11 +137,14 @@ def fitted(dataset: Dataset, input_shape: Sequence[int]) -> Dataset:
     Raises:
         ShapeError: any other difference.
     """
-    wanted, given = tuple(input_shape), dataset.x.shape[1:]
+    wanted, given = tuple(input_shape), dataset.held.shape[1:]
     if given == wanted:
         return dataset
     if [size for size in given if size != 1] == [size for size in wanted if size != 1]:
-        return replace(dataset, x=dataset.x.reshape(len(dataset), *wanted))
+        held = dataset.held
+        if isinstance(held, StoredRows):
+            return replace(dataset, held=held.reshaped(wanted))
+        return replace(dataset, held=held.reshape(len(dataset), *wanted))
     raise ShapeError(
         f"an example has shape {list(given)}, the model takes {list(wanted)}",
         where=dataset.source,
@@ -151,17 +163,17 @@ def check(dataset: Dataset, input_shape: Sequence[int], class_count: int) -> Non
         NonFiniteError: NaN or infinity in x.
     """
     where = dataset.source
-    if not len(dataset.x) == len(dataset.y) == len(dataset.is_test):
+    if not len(dataset.held) == len(dataset.y) == len(dataset.is_test):
         raise ShapeError(
-            f"{len(dataset.x)} examples, {len(dataset.y)} labels, {len(dataset.is_test)} is_test flags",
+            f"{len(dataset.held)} examples, {len(dataset.y)} labels, {len(dataset.is_test)} is_test flags",
             where=where,
             fix="store one of each per example",
         )
     if not len(dataset):
         raise EmptyShardError("has no example", where=where, fix="give a shard that has some")
-    if dataset.x.dtype not in (np.uint8, np.float32):
-        raise DataError(f"`x` is {dataset.x.dtype}", where=where, fix="store `x` as uint8 or float32")
-    x = fitted(dataset, input_shape).x
+    if dataset.held.dtype not in (np.uint8, np.float32):
+        raise DataError(f"`x` is {dataset.held.dtype}", where=where, fix="store `x` as uint8 or float32")
+    held = fitted(dataset, input_shape).held
     outside = np.flatnonzero((dataset.y < 0) | (dataset.y >= class_count))
     if outside.size:
         raise LabelError(
@@ -170,25 +182,32 @@ def check(dataset: Dataset, input_shape: Sequence[int], class_count: int) -> Non
             where=where,
             fix=f"number the classes from 0, or use a bundle with more than {class_count} classes",
         )
-    if x.dtype == np.float32:
-        bad = _first_not_finite(x)
+    if held.dtype == np.float32:
+        bad = _first_not_finite(held)
         if bad is not None:
             raise NonFiniteError(f"example {bad} has a NaN or an infinity", where=where, fix="remove or repair it")
 
 
-def _first_not_finite(x: NDArray[np.float32]) -> int | None:
-    step = max(1, _CHECK_BYTES // max(1, x[:1].nbytes))
-    for start in range(0, len(x), step):
-        block = x[start : start + step]
+def blocks(held: Rows) -> Iterator[Array]:
+    """All examples, a few megabytes at a time."""
+    step = max(1, _BLOCK_BYTES // max(1, held.dtype.itemsize * math.prod(held.shape[1:])))
+    for start in range(0, len(held), step):
+        yield held[start : start + step]
+
+
+def _first_not_finite(held: Rows) -> int | None:
+    start = 0
+    for block in blocks(held):
         finite = np.isfinite(block).reshape(len(block), -1).all(axis=1)
         if not finite.all():
             return start + int(np.argmin(finite))
+        start += len(block)
     return None
 
 
-def _dataset(read: tuple[NDArray[Any], Columns], path: Path) -> Dataset:
-    x, columns = read
-    return Dataset(x, columns.y, columns.is_test, columns.owner, columns.class_names, str(path))
+def _dataset(read: tuple[Rows, Columns], path: Path) -> Dataset:
+    held, columns = read
+    return Dataset(held, columns.y, columns.is_test, columns.owner, columns.class_names, str(path))
 
 
 def _chooser(shard: int | str | None, where: str) -> Choose:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import reprlib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -135,6 +136,14 @@ class RunPlan:
 # key -> (types, lowest, highest); None: not a number, or no limit.
 _Rule = tuple[tuple[type, ...], float | None, float | None]
 _NUMBER = (int, float)
+_WORDS: dict[type, str] = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    list: "a list",
+    dict: "a table",
+}
 _RULES: dict[str, dict[str, _Rule]] = {
     "run": {
         "bundle": ((str,), None, None),
@@ -186,7 +195,7 @@ def parse(text: str, *, where: str = "plan") -> RunPlan:
     """
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits; a thousand nested brackets
         raise PlanError(f"not TOML: {error}", where=where) from error
     for name in document:
         if name not in _SECTIONS:
@@ -200,47 +209,68 @@ def _section(name: str, given: Any, where: str) -> Any:
     if not isinstance(given, dict):
         raise PlanError(f"[{name}] is a section, not a value", where=where)
     values: dict[str, Any] = {}
+    parameters: dict[str, float] = {}
     for key, value in given.items():
         place = f"{where}: {name}.{key}"
         if key not in _RULES[name]:
             # A codec's own parameters may stand beside `codec`, which reads better than a sub-table.
-            if name == "update" and _is_number(value) and key in _codec_keys(given):
-                values.setdefault("parameters", {})[key] = value
+            if name == "update" and key in _codec_keys(given):
+                parameters.update(_numbers({key: value}, f"{where}: {name}"))
                 continue
             known = [*_RULES[name], *(_codec_keys(given) if name == "update" else ())]
             raise PlanError(f"[{name}] has no key {key!r}", where=where, fix=hint(key, known))
-        _check_value(value, _RULES[name][key], place)
-        if isinstance(value, dict):
-            _check_numbers(value, place)
-            value = {**values.get(key, {}), **value}
-        values[key] = tuple(value) if isinstance(value, list) else value
+        values[key] = _checked(value, _RULES[name][key], place)
     if name == "run" and "bundle" not in values:
         raise PlanError("run.bundle is missing", where=where, fix='add [run] bundle = "PATH" made by firmware-tools')
+    if name == "update":
+        for key in parameters.keys() & values.get("parameters", {}).keys():
+            raise PlanError(
+                f"update.{key} and update.parameters.{key} contradict each other", where=where, fix="keep one of them"
+            )
+        # Written out in full, so that an order says all of it, whatever defaults the device's version has.
+        named = {**parameters, **values.get("parameters", {})}
+        values["parameters"] = resolve(values.get("codec", DEFAULT_CODEC), named, where=f"{where}: update")
     return _SECTIONS[name](**values)
 
 
 def _codec_keys(update: Mapping[str, Any]) -> tuple[str, ...]:
-    entry = CODECS.get(update.get("codec", DEFAULT_CODEC))
-    return tuple(entry.parameters) if entry else ()
+    codec = update.get("codec", DEFAULT_CODEC)
+    return tuple(CODECS[codec].parameters) if isinstance(codec, str) and codec in CODECS else ()
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, _NUMBER) and not isinstance(value, bool)
 
 
-def _check_value(value: Any, rule: _Rule, place: str) -> None:
+def _checked(value: Any, rule: _Rule, place: str) -> Any:
+    """The value, as its section holds it: equal plans are equal values, whether a file says 1 or 1.0."""
     types, lowest, highest = rule
     if not isinstance(value, types) or isinstance(value, bool):
-        wanted = " or ".join(t.__name__ for t in types)
-        raise PlanError(f"{value!r} is a {type(value).__name__}, not {wanted}", where=place)
+        kind = _WORDS.get(type(value), "a date or time")
+        raise PlanError(f"{_shown(value)} is {kind}, not {_WORDS[types[-1]]}", where=place)
     if lowest is not None and highest is not None and not lowest <= cast(float, value) <= highest:
-        raise PlanError(f"{value} is not from {lowest:g} to {highest:g}", where=place)
+        raise PlanError(f"{_shown(value)} is not from {lowest:g} to {highest:g}", where=place)
+    if isinstance(value, dict):
+        return _numbers(value, place)
+    if isinstance(value, list):
+        if not all(isinstance(one, str) for one in value):
+            raise PlanError(f"{_shown(value)} is not a list of names", where=place)
+        return tuple(value)
+    return float(cast(float, value)) if types == _NUMBER else value
 
 
-def _check_numbers(table: Mapping[str, Any], place: str) -> None:
+def _numbers(table: Mapping[str, Any], place: str) -> dict[str, float]:
     for key, value in table.items():
-        if not _is_number(value) or abs(value) > 1e9:
-            raise PlanError(f"{value!r} is not a number from -1e9 to 1e9", where=f"{place}.{key}")
+        if not _is_number(value) or not abs(value) <= 1e9:
+            raise PlanError(f"{_shown(value)} is not a number from -1e9 to 1e9", where=f"{place}.{key}")
+    return {key: float(value) for key, value in table.items()}
+
+
+def _shown(value: Any) -> str:
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python writes no number of more than 4,300 digits, and TOML has hexadecimal ones
+        return "what is written"
 
 
 def _refuse_contradictions(plan: RunPlan, where: str) -> None:
@@ -252,7 +282,7 @@ def _refuse_contradictions(plan: RunPlan, where: str) -> None:
             raise PlanError(f"{name} is in [train] and in train.inputs", where=where, fix="keep the one in [train]")
     for factor in aggregate.weight:
         if factor not in WEIGHTS:
-            raise PlanError(f"no weight is called {factor!r}", where=where, fix=hint(str(factor), WEIGHTS))
+            raise PlanError(f"no weight is called {factor!r}", where=where, fix=hint(factor, WEIGHTS))
     if len(set(aggregate.weight)) != len(aggregate.weight):
         raise PlanError("aggregate.weight names a factor twice", where=where, fix="name each once")
     if aggregate.normalise not in NORMALISATIONS:
@@ -267,4 +297,3 @@ def _refuse_contradictions(plan: RunPlan, where: str) -> None:
         raise PlanError(
             "by_budget cannot weigh devices that have no budget against those that have", where=where, fix=fix
         )
-    resolve(plan.update.codec, plan.update.parameters, where=f"{where}: update")

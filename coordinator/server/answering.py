@@ -53,7 +53,7 @@ def answered_stream(
 async def _abort(error: Exception, context: Any) -> None:
     if isinstance(error, OversizedError):
         log.warning("refused: %s", error)
-        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error), metadata_of(error))
     if isinstance(error, EdgejouleError):
         log.warning("refused: %s", error)
         await context.abort(status_of(error), str(error), metadata_of(error))

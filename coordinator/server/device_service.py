@@ -11,7 +11,10 @@ from coordinator.keeper import Keeper
 from coordinator.server.answering import answered, answered_stream
 from coordinator.server.uploads import receive
 from coordinator.server.version import software_version
-from protos import convert
+from protos.convert.cards import card_from
+from protos.convert.energy import settled_from
+from protos.convert.orders import order_to
+from protos.convert.reports import receipt_to
 from protos.errors import RefusedError
 from protos.manifest import MANIFEST_FILE
 from protos.model.bundle import record_of
@@ -38,7 +41,7 @@ class DeviceService(rpc.DeviceServiceServicer):
                 where=request.device_id[:80],
                 fix="install the same release on both",
             )
-        check_in_s = await self._keeper.join(convert.card_from(request))
+        check_in_s = await self._keeper.join(card_from(request))
         return pb.JoinResponse(
             protocol_major=PROTOCOL[0],
             protocol_minor=PROTOCOL[1],
@@ -49,9 +52,9 @@ class DeviceService(rpc.DeviceServiceServicer):
     @answered
     async def NextOrder(self, request: pb.NextOrderRequest, context: Any) -> pb.NextOrderResponse:  # noqa: N802
         """Hands out the order that the device has not answered yet, or says when to come again."""
-        settled = convert.settled_from(request.settled)
+        settled = settled_from(request.settled)
         order = await self._keeper.next_order(request.device_id, request.session, settled)
-        response = convert.order_to(order)
+        response = order_to(order)
         if isinstance(order, TrainOrder):
             self._keeper.sent(order, request.device_id, response.ByteSize())
         return response
@@ -79,12 +82,12 @@ class DeviceService(rpc.DeviceServiceServicer):
         """Takes a report. ACCEPTED means that it is on disk; sent again, the answer is DUPLICATE."""
         upload = await receive(parts, self._keeper.report_limit_bytes)
         receipt = await self._keeper.report(upload.run_id, upload.round, upload.device_id, upload.data)
-        return convert.receipt_to(receipt)
+        return receipt_to(receipt)
 
     @answered
     async def Leave(self, request: pb.LeaveRequest, context: Any) -> pb.LeaveResponse:  # noqa: N802
         """Says goodbye, with the last joules."""
-        settled = convert.settled_from(request.settled)
+        settled = settled_from(request.settled)
         reason = "".join(one for one in request.reason[:200] if one.isprintable())
         await self._keeper.leave(request.device_id, request.session, settled, reason)
         return pb.LeaveResponse()

@@ -1,4 +1,4 @@
-"""The service that the command line calls: translate, delegate to the keeper, translate back."""
+"""The service that the command line calls: translate, delegate, translate back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from coordinator import messages
-from coordinator.keeper import Keeper
+from coordinator.operations import Operations
 from coordinator.server.answering import answered, answered_stream
 from coordinator.server.version import software_version
 from protos.orders import PART_BYTES
@@ -17,36 +17,36 @@ from protos.v1 import edgejoule_pb2_grpc as rpc
 class OperatorService(rpc.OperatorServiceServicer):
     """Start, stop, look, export."""
 
-    def __init__(self, keeper: Keeper) -> None:
-        self._keeper = keeper
+    def __init__(self, operations: Operations) -> None:
+        self._operations = operations
 
     @answered
     async def StartRun(self, request: pb.StartRunRequest, context: Any) -> pb.StartRunResponse:  # noqa: N802
         """Checks a plan and queues its run."""
-        return pb.StartRunResponse(run_id=await self._keeper.start_run(request.plan_toml, request.plan_directory))
+        return pb.StartRunResponse(run_id=await self._operations.start_run(request.plan_toml, request.plan_directory))
 
     @answered
     async def StopRun(self, request: pb.StopRunRequest, context: Any) -> pb.StopRunResponse:  # noqa: N802
         """Ends a run."""
-        return pb.StopRunResponse(state=await self._keeper.stop_run(request.run_id))
+        return pb.StopRunResponse(state=await self._operations.stop_run(request.run_id))
 
     @answered
     async def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.GetStatusResponse:  # noqa: N802
         """Shows one run or all."""
-        found = await self._keeper.status(request.run_id, request.since_round)
+        found = await self._operations.status(request.run_id, request.since_round)
         return messages.runs_to(found, software_version())
 
     @answered
     async def ListDevices(self, request: pb.ListDevicesRequest, context: Any) -> pb.ListDevicesResponse:  # noqa: N802
         """Shows every device that ever joined."""
-        return messages.devices_to(await self._keeper.devices())
+        return messages.devices_to(await self._operations.devices())
 
     @answered_stream
     async def ExportRun(  # noqa: N802
         self, request: pb.ExportRunRequest, context: Any
     ) -> AsyncIterator[pb.ExportRunResponse]:
         """Assembles the integer model and sends it."""
-        summary, model = await self._keeper.export(request.run_id, request.head_version)
+        summary, model = await self._operations.export(request.run_id, request.head_version)
         yield pb.ExportRunResponse(summary=messages.summary_to(summary))
         for start in range(0, len(model), PART_BYTES):
             yield pb.ExportRunResponse(data=model[start : start + PART_BYTES])

@@ -30,6 +30,7 @@ import grpc
 from coordinator.bundles import BundleShelf
 from coordinator.keeper import Keeper
 from coordinator.opening import Rooms
+from coordinator.operations import Operations
 from coordinator.server.device_service import DeviceService
 from coordinator.server.operator_service import OperatorService
 from coordinator.store.database import Database, sqlite_url
@@ -154,7 +155,7 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> str
         keeper = Keeper(rooms)
         try:
             await keeper.open()
-            return await _listen(settings, listen, keeper, stopping)
+            return await _listen(settings, listen, rooms, keeper, stopping)
         finally:
             await keeper.close()
             await asyncio.to_thread(rooms.models.close)
@@ -162,10 +163,10 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> str
             db.close()
 
 
-async def _listen(settings: Settings, listen: str, keeper: Keeper, stopping: asyncio.Event) -> str:
+async def _listen(settings: Settings, listen: str, rooms: Rooms, keeper: Keeper, stopping: asyncio.Event) -> str:
     server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
     rpc.add_DeviceServiceServicer_to_server(DeviceService(keeper), server)  # type: ignore[no-untyped-call]
-    rpc.add_OperatorServiceServicer_to_server(OperatorService(keeper), server)  # type: ignore[no-untyped-call]
+    rpc.add_OperatorServiceServicer_to_server(OperatorService(Operations(rooms, keeper)), server)  # type: ignore[no-untyped-call]
     try:
         port = server.add_insecure_port(listen)
     except RuntimeError as error:

@@ -12,6 +12,8 @@ from protos.v1 import edgejoule_pb2 as pb
 
 # A report that is still coming after this long is given up; the device sends it again.
 UPLOAD_S = 600.0
+# An update is never larger than its head in float32, whatever the codec.
+_SAME_RELEASE = "install the same release on the device and the coordinator"
 
 
 class OversizedError(UpdateError):
@@ -52,7 +54,9 @@ async def receive(parts: AsyncIterator[pb.ReportRequest], limit_of: Callable[[st
             elif kind != "data":
                 raise UpdateError("a report has one header, then data", where="report")
             elif len(data) + len(part.data) > header.total_bytes:
-                raise OversizedError(f"more than the declared {header.total_bytes} bytes", where="report")
+                raise OversizedError(
+                    f"more than the declared {header.total_bytes} bytes", where="report", fix=_SAME_RELEASE
+                )
             else:
                 data += part.data
     if header is None:
@@ -70,5 +74,5 @@ async def _checked(header: pb.ReportHeader, limit_of: Callable[[str], Awaitable[
             raise UpdateError("not a name", where=f"report.{name}")
     limit = await limit_of(header.run_id)
     if header.total_bytes > limit:
-        raise OversizedError(f"declares {header.total_bytes} bytes, {limit} at most", where="report")
+        raise OversizedError(f"declares {header.total_bytes} bytes, {limit} at most", where="report", fix=_SAME_RELEASE)
     return header

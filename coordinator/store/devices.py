@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, func, select, update
 
 from coordinator.store.tables import devices, energy
+from protos.energy import Phase
 from protos.orders import DeviceCard, Engine, MeterCard
 
 
@@ -52,12 +53,16 @@ def known(connection: Connection) -> list[KnownDevice]:
 
 
 def spent(connection: Connection) -> dict[str, tuple[float | None, int]]:
-    """By device: joules reported and known in all, or None when none is; and how many phases are not known."""
-    query = select(
-        energy.c.device_id,
-        func.sum(energy.c.energy_j).label("known_j"),
-        (func.count() - func.count(energy.c.energy_j)).label("unknown"),
-    ).group_by(energy.c.device_id)
+    """By device: joules of all phases but idling that are known, or None when none is; and how many are not known."""
+    query = (
+        select(
+            energy.c.device_id,
+            func.sum(energy.c.energy_j).label("known_j"),
+            (func.count() - func.count(energy.c.energy_j)).label("unknown"),
+        )
+        .where(energy.c.phase != str(Phase.IDLE))
+        .group_by(energy.c.device_id)
+    )
     return {row.device_id: (row.known_j, row.unknown) for row in connection.execute(query)}
 
 

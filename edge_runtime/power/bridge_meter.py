@@ -19,7 +19,8 @@ from edge_runtime.power.samples import CAPACITY, SampleStore
 from edge_runtime.power.session import BridgeSession, Losses, since
 from edge_runtime.power.stream import Piece
 from edge_runtime.power.transport import Opener, SerialTransport
-from protos.energy import Phase, PhaseEnergy, PowerTrace, Tally, integrate, judge, tally
+from protos.attribution import Tally, integrate, judge, tally
+from protos.energy import Phase, PhaseEnergy, PowerTrace
 from protos.ina219 import Profile
 from protos.uncertainty import ErrorModel
 

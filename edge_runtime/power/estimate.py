@@ -9,8 +9,9 @@ from __future__ import annotations
 from edge_runtime.power.clock import Clock
 from edge_runtime.power.meter import MeterIdentity
 from edge_runtime.power.period import Period
+from protos.attribution import attribute
 from protos.boards import BoardProfile
-from protos.energy import Phase, PhaseEnergy, PowerTrace, attribute
+from protos.energy import Phase, PhaseEnergy, PowerTrace
 from protos.uncertainty import ErrorModel
 
 __all__ = ["MODEL_LIMIT", "EstimateMeter"]

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from firmware_tools.convert.objectives import OBJECTIVES
-from firmware_tools.convert.optimisers import OPTIMISERS, PROXIMAL
+from firmware_tools.convert.optimisers import OPTIMISERS, PROXIMAL, WEIGHT_DECAY
 from firmware_tools.inspect_model import read_bytes
 from protos.errors import ModelError
 from protos.manifest import TrainInput
@@ -44,8 +44,8 @@ class HeadDesign:
 
     @property
     def inputs(self) -> tuple[TrainInput, ...]:
-        """Hyper-parameters of the compiled step, in the order: optimiser, proximal, objective."""
-        return (*OPTIMISERS[self.optimiser].inputs, PROXIMAL, *OBJECTIVES[self.objective].inputs)
+        """Hyper-parameters of the compiled step, in the order: optimiser, pulls, objective."""
+        return (*OPTIMISERS[self.optimiser].inputs, PROXIMAL, WEIGHT_DECAY, *OBJECTIVES[self.objective].inputs)
 
 
 class _Head(tf.Module):  # type: ignore[misc]
@@ -88,17 +88,22 @@ class _Head(tf.Module):  # type: ignore[misc]
         with tf.GradientTape() as tape:
             loss = self.objective.loss(lambda tree: self.forward(features, tree), self.tree, cross_entropy, given)
         gradients = tape.gradient(loss, [self.tree[name] for name in names])
-        # The pull of the proximal term is taken before any variable moves.
-        pulled = {
-            name: gradient + given[PROXIMAL.name] * (self.tree[name] - self.reference[name])
-            for name, gradient in zip(names, gradients, strict=True)
-        }
+        # The pulls are taken before any variable moves.
+        pulled = {name: gradient + self.pull(name, given) for name, gradient in zip(names, gradients, strict=True)}
         step = self.step + 1.0
         self.step.assign(step)
         for name in names:
             slots = {slot: variables[name] for slot, variables in self.slots.items()}
             self.optimiser.apply(self.tree[name], pulled[name], slots, given, step)
         return {"loss": tf.reshape(loss, [1])}
+
+    def pull(self, name: str, given: Mapping[str, Any]) -> Any:
+        """Gradient of the penalties: distance from the head as written, and size of the kernels.
+
+        The tree is in the space of standardised features, where one decay suits every backbone.
+        """
+        proximal = given[PROXIMAL.name] * (self.tree[name] - self.reference[name])
+        return proximal + given[WEIGHT_DECAY.name] * self.tree[name] if name.endswith("_kernel") else proximal
 
     def evaluate(self, x: Any, y: Any, weight: Any) -> dict[str, Any]:
         logits = self.logits(x)

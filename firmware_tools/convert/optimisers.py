@@ -71,3 +71,10 @@ OPTIMISERS: dict[str, Optimiser] = {
 }
 
 PROXIMAL = TrainInput("proximal_mu", 0.0, 0.0, 1e3, "pull towards the head as written: mu of FedProx, arXiv:1812.06127")
+WEIGHT_DECAY = TrainInput(
+    "weight_decay",
+    0.01,
+    0.0,
+    10.0,
+    "L2 penalty on kernels; small shards overfit a head without it",
+)

@@ -1,12 +1,15 @@
 """`.npz` files: `x` [N,...], `y` [N], and where known `is_test` [N], `device` [N], `class_names` [C].
 
-Nothing is unpickled: an array of Python objects is refused from its header. `x` is streamed, so one owner
-of a large file costs the memory of that owner.
+Nothing is unpickled: an array of Python objects is refused from its header. The checksum of every array is compared,
+in one pass over the file. `x` of a file that is not compressed stays in the file until it is asked for; of a
+compressed one it is streamed, so that one owner of a large file costs the memory of that owner.
 """
 
 from __future__ import annotations
 
 import math
+import os
+import struct
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,12 +22,17 @@ from numpy.typing import NDArray
 from protos.atomic import write_whole
 from protos.datafiles import columns as col
 from protos.datafiles.columns import Choose, Columns
-from protos.datafiles.rows import kept_dtype, read_rows
+from protos.datafiles.rows import BLOCK_BYTES, kept_dtype, read_rows
+from protos.datafiles.stored import Rows, StoredArray, StoredRows
 from protos.errors import DataError, ShapeError
 
+# A member of a zip file begins with a header of this many bytes; the last two 16-bit numbers of it are the lengths of
+# the name and of the extra field that follow (APPNOTE.TXT 6.3.10, section 4.3.7).
+_LOCAL_HEADER_BYTES = 30
 
-def read(path: Path, choose: Choose, classes: Sequence[str] | None) -> tuple[NDArray[Any], Columns]:
-    """Read the chosen rows.
+
+def read(path: Path, choose: Choose, classes: Sequence[str] | None) -> tuple[Rows, Columns]:
+    """Read the columns and find the chosen rows.
 
     Args:
         path: the file.
@@ -32,13 +40,13 @@ def read(path: Path, choose: Choose, classes: Sequence[str] | None) -> tuple[NDA
         classes: class names of the model; labels are renumbered when the file names its classes likewise.
 
     Returns:
-        x, uint8 or float32 [M, ...], and its columns.
+        x, uint8 or float32 [M, ...], in the file still if it can be read from there, and its columns.
 
     Raises:
         DataError, ShapeError, LabelError, NonFiniteError: naming the file.
     """
     where = str(path)
-    with col.reading(where, "an npz file"), zipfile.ZipFile(path) as archive:
+    with col.reading(where, "an npz file"), path.open("rb") as file, zipfile.ZipFile(file) as archive:
         members = {name.removesuffix(".npy"): name for name in archive.namelist()}
         for needed in ("x", "y"):
             if needed not in members:
@@ -66,8 +74,9 @@ def read(path: Path, choose: Choose, classes: Sequence[str] | None) -> tuple[NDA
             col.owners(small("device"), len(y), where),
             class_names,
         )
-        with archive.open(members["x"]) as stream:
-            shape, fortran, dtype = _header(stream, archive.getinfo(members["x"]), "x", where)
+        info = archive.getinfo(members["x"])
+        with archive.open(info) as stream:
+            shape, fortran, dtype = _header(stream, info, "x", where)
             kept_dtype(dtype, where)
             if len(shape) < 2 or shape[0] != len(y):
                 raise ShapeError(
@@ -83,7 +92,15 @@ def read(path: Path, choose: Choose, classes: Sequence[str] | None) -> tuple[NDA
                 return np.ascontiguousarray(kept, kept_dtype(dtype, where)), (
                     described if rows is None or len(rows) == count else described.select(rows)
                 )
-            x = read_rows(stream, shape[0], shape[1:], dtype, rows, where)
+            x: Rows
+            if info.compress_type == zipfile.ZIP_STORED and 0 not in shape:
+                offset = _data_offset(file.fileno(), info) + stream.tell()
+                while stream.read(BLOCK_BYTES):
+                    pass  # at its end the checksum is compared
+                stored = StoredArray(file.fileno(), where, offset, shape[0], shape[1:], dtype)
+                x = StoredRows(stored, np.arange(shape[0], dtype=np.int64) if rows is None else rows)
+            else:
+                x = read_rows(stream, shape[0], shape[1:], dtype, rows, where)
     return x, described if rows is None else described.select(rows)
 
 
@@ -96,6 +113,13 @@ def write(path: Path, x: NDArray[Any], columns: Columns) -> None:
         arrays["class_names"] = np.array(columns.class_names, dtype=np.str_)
     with write_whole(path) as file:
         np.savez(file, allow_pickle=False, **arrays)
+
+
+def _data_offset(file: int, info: zipfile.ZipInfo) -> int:
+    """Where the bytes of a member begin; the local header may have another extra field than the directory."""
+    header = os.pread(file, _LOCAL_HEADER_BYTES, info.header_offset)
+    name_bytes, extra_bytes = struct.unpack("<HH", header[-4:])
+    return info.header_offset + _LOCAL_HEADER_BYTES + int(name_bytes) + int(extra_bytes)
 
 
 def _header(

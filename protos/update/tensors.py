@@ -1,7 +1,8 @@
 """Tensors that describe themselves: how to read one is written in it, not in a plan.
 
 A new quantiser on a device needs nothing new here as long as its result fits a kind below; a new kind is one
-dataclass with ``values``, one field of the message ``Tensor``, and one line in ``protos.convert``.
+dataclass with ``values``, one field of the message ``Tensor``, and one line each way in
+``protos.convert.tensors``.
 
 Decoding is where bytes from the network become numbers. It allocates no more than the expected shape, and refuses
 wrong lengths, steps that are not finite or absurd, and codes past the end.
@@ -71,12 +72,18 @@ class UniformGrid:
         step = _floats(self.step, "<f4", buckets)
         if (step < 0).any():
             raise UpdateError("a step is negative")
+        # One bit has two levels, half a step from the middle. Larger steps would overflow below.
+        if float(step.max(initial=0)) > 2 * ABSURD:
+            raise UpdateError(f"a step is beyond {2 * ABSURD:g}")
         codes = unpack(self.codes, self.bits, count)
         centred = codes.astype(np.float32) - np.float32((2**self.bits - 1) / 2)
         # With one bucket the step broadcasts; a bucket larger than the tensor must not make repeat() allocate more.
         result: FloatArray = centred * _spread(step, self.bucket, count)
         if self.offset:
-            result += _spread(_floats(self.offset, "<f4", buckets), self.bucket, count)
+            offset = _floats(self.offset, "<f4", buckets)
+            if float(np.abs(offset).max(initial=0)) > ABSURD:
+                raise UpdateError(f"an offset is beyond {ABSURD:g}")
+            result += _spread(offset, self.bucket, count)
         return result
 
 

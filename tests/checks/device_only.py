@@ -6,6 +6,7 @@ everything else that belongs to a workstation cannot be imported.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -32,8 +33,10 @@ def main() -> int:
         venv.create(environment, with_pip=True)
         python = environment / "bin" / "python"
         quiet = ["--quiet", "--disable-pip-version-check"]
-        wheels = Path(folder) / "wheels"
-        build = [sys.executable, "-m", "pip", "wheel", *quiet, "--no-deps", "--wheel-dir", str(wheels), str(ROOT)]
+        wheels, source = Path(folder) / "wheels", Path(folder) / "source"
+        # setuptools builds where the sources are; a copy keeps the checkout as it was.
+        shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "demo-output", "build", "*.egg-info"))
+        build = [sys.executable, "-m", "pip", "wheel", *quiet, "--no-deps", "--wheel-dir", str(wheels), str(source)]
         subprocess.run(build, check=True)
         (wheel,) = wheels.glob("edgejoule-*.whl")
         subprocess.run([python, "-m", "pip", "install", *quiet, wheel], check=True)

@@ -15,7 +15,6 @@ from coordinator.bundles import BundleShelf
 from coordinator.fleet import Fleet
 from coordinator.planning import budget_for, seed_for, steps_for, train_inputs
 from coordinator.selection import Roster, in_short
-from coordinator.validation import normaliser_limits
 from protos.errors import IntegrityError, PlanError, UnknownRunError
 from protos.model.bundle import open_bundle
 from protos.orders import DeviceCard, Engine, MeterCard
@@ -145,19 +144,6 @@ def test_inputs_are_held_against_the_bundle(plain_bundle: Path) -> None:
         train_inputs(_plan("[train.inputs]\ntemperature = 1\n"), manifest)
     with pytest.raises(PlanError, match="leap past"):
         train_inputs(_plan("[train]\nrate = 0.5\nproximal_mu = 2\n"), manifest)
-
-
-@given(st.integers(1, 60), st.floats(0, 0.95), st.floats(0, 0.9))
-def test_limits_of_the_normaliser_hold_what_the_optimiser_really_does(steps: int, momentum: float, pull: float) -> None:
-    distance = velocity = 0.0
-    for _ in range(steps):
-        velocity = momentum * velocity + 1 - pull * distance
-        distance += velocity
-    low, high = normaliser_limits(steps, {"rate": 1.0, "momentum": momentum, "proximal_mu": pull}, "sgd")
-    if not (momentum and pull):
-        assert low == high == pytest.approx(distance, rel=1e-6)
-    assert low > 0
-    assert abs(distance) <= high * (1 + 1e-6)
 
 
 def test_the_shelf_keeps_a_copy_that_outlives_the_original(plain_bundle: Path, tmp_path: Path) -> None:

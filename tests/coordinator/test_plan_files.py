@@ -26,7 +26,7 @@ def test_a_plan_is_named_after_its_file_and_says_how_to_start_it(path: Path) -> 
 def test_a_plan_runs_for_one_round(
     path: Path, digits: Path, address: str, fleet: Callable[..., Any], tools: Any, tmp_path: Path
 ) -> None:
-    text = path.read_text().replace("../demo-output/bundle", "digits").replace("../demo-output/digits", "digits")
+    text = path.read_text().replace("../demo-output/bundle", "digits").replace("../demo-output/data/held-out", "digits")
     text = text.replace("rounds = 6", "rounds = 1")
     with Operator(address) as operator:
         run_id = operator.start_run(text, digits)

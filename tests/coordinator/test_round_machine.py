@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.rounds import (
+from coordinator.round_events import (
     FINAL,
     Abandon,
     Accepted,
@@ -19,7 +19,6 @@ from coordinator.rounds import (
     Finish,
     Halt,
     Left,
-    Machine,
     Open,
     Refused,
     Rules,
@@ -28,6 +27,7 @@ from coordinator.rounds import (
     Stop,
     Tick,
 )
+from coordinator.rounds import Machine
 
 RULES = Rules(rounds=2, devices=2, quorum=0.5, deadline_s=10, attempts=2, gather_s=3)
 

@@ -15,9 +15,9 @@ from coordinator.order_line import OrderLine
 from coordinator.store import devices, heads, reading, reports, runs
 from coordinator.store.database import AlreadyThereError, Database, sqlite_url
 from coordinator.store.runs import NewRun
-from protos import convert
+from protos.convert.reports import serialise_report
 from protos.energy import Method, Phase, PhaseEnergy
-from protos.errors import ConfigError, RefusedError, StoreError, UnknownRunError
+from protos.errors import StoreError, UnknownRunError
 from protos.orders import DeviceCard, DeviceReport, Engine, MeterCard, StopReason
 from protos.update.tensors import as_float32
 from protos.update.trees import Tree, version
@@ -68,7 +68,7 @@ def report_of(device_id: str, energy_j: float | None = 2.0) -> DeviceReport:
 
 
 def accept(db: Database, report: DeviceReport, weight: float = 1.0) -> bytes:
-    data = convert.serialise_report(report)
+    data = serialise_report(report)
     with db.writing() as connection:
         reports.accept(connection, report, data, weight)
     return data
@@ -146,6 +146,22 @@ def test_energy_said_again_replaces_and_unknown_never_replaces_known(db: Databas
     settle(0.5)
     settle(None)
     assert shown() == (0.5, 0)
+
+
+def test_idling_is_no_cost_of_a_device_in_a_round_and_in_all(db: Database) -> None:
+    started(db)
+    accept(db, report_of("a", 2.0))
+    idle, send = (PhaseEnergy(phase, 0.5, 1.0, 0.0, "measured", "s", None) for phase in (Phase.IDLE, Phase.SEND))
+    unknown = PhaseEnergy(Phase.IDLE, None, 0.0, 1.0, "unknown", "s", None)
+    with db.writing() as connection:
+        reports.settle(connection, "run-1", 1, "a", [idle, send])
+        reports.settle(connection, "run-1", 1, "b", [unknown])
+    with db.reading() as connection:
+        assert devices.spent(connection) == {"a": (2.5, 0)}
+        by_device = {one.device_id: one for one in reading.run_status(connection, "run-1").rounds[1].devices}
+    assert by_device["a"].spent_j == 2.5
+    assert by_device["b"].spent_j is None
+    assert [one.phase for one in by_device["a"].energy] == [Phase.IDLE, Phase.TRAIN, Phase.SEND]
 
 
 def test_a_status_tells_shares_bytes_and_unknowns(db: Database) -> None:
@@ -234,25 +250,6 @@ def test_another_layout_is_refused(url: str) -> None:
         Database(url)
 
 
-def test_two_coordinators_do_not_share_a_postgresql_database(postgres: str) -> None:
-    first = Database(postgres)
-    try:
-        with pytest.raises(RefusedError, match="another coordinator"):
-            Database(postgres)
-    finally:
-        first.close()
-    Database(postgres).close()
-
-
-def test_sqlite_commits_are_forced_to_disk(tmp_path: Path) -> None:
-    db = Database(sqlite_url(tmp_path / "store.db"))
-    with db.reading() as connection:
-        pragmas = [connection.exec_driver_sql(f"PRAGMA {one}").scalar() for one in ("journal_mode", "synchronous")]
-        assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
-    db.close()
-    assert pragmas == ["wal", 2]
-
-
 def test_a_full_disk_is_one_line_and_leaves_what_was_there(tmp_path: Path) -> None:
     db = Database(sqlite_url(tmp_path / "store.db"))
     started(db)
@@ -285,22 +282,3 @@ def test_a_locked_database_is_a_store_error(tmp_path: Path, monkeypatch: pytest.
     other.close()
     started(db)
     db.close()
-
-
-def test_a_file_that_is_no_database_is_a_store_error(tmp_path: Path) -> None:
-    (tmp_path / "store.db").write_bytes(b"this is no database" * 100)
-    with pytest.raises(StoreError, match="not a database"):
-        Database(sqlite_url(tmp_path / "store.db"))
-
-
-@pytest.mark.parametrize("url", ["nonsense", "nosuch://x/y", "postgresql+nosuchdriver://x/y"])
-def test_a_url_that_cannot_be_used_is_a_config_error(url: str) -> None:
-    with pytest.raises(ConfigError, match="not a usable database URL"):
-        Database(url)
-
-
-def test_a_server_that_is_not_there_is_a_store_error_without_the_password() -> None:
-    pytest.importorskip("psycopg", reason="needs the postgresql extra")
-    with pytest.raises(StoreError) as failure:
-        Database("postgresql+psycopg://someone:hush@127.0.0.1:1/nothing?connect_timeout=2")
-    assert "hush" not in str(failure.value)

@@ -12,7 +12,10 @@ from typing import Any
 
 import grpc
 
-from protos import convert
+from protos.convert.cards import card_from
+from protos.convert.energy import settled_from
+from protos.convert.orders import order_to
+from protos.convert.reports import parse_report
 from protos.manifest import MANIFEST_FILE
 from protos.model.bundle import Bundle
 from protos.orders import CodecOrder, DeviceReport, Order, SettledEnergy, TrainOrder, WaitOrder
@@ -87,7 +90,7 @@ class PeerCoordinator(rpc.DeviceServiceServicer):
         self._known.clear()
 
     def read(self, index: int = -1) -> DeviceReport:
-        return convert.parse_report(self.reports[index])
+        return parse_report(self.reports[index])
 
     def _note(self, action: Callable[[], Any]) -> None:
         with self.seen:
@@ -96,7 +99,7 @@ class PeerCoordinator(rpc.DeviceServiceServicer):
 
     def Join(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._known.add(request.session)
-        self._note(lambda: self.joins.append(convert.card_from(request)))
+        self._note(lambda: self.joins.append(card_from(request)))
         return pb.JoinResponse(
             protocol_major=self.protocol[0], protocol_minor=self.protocol[1], software_version="test", check_in_s=0.05
         )
@@ -107,9 +110,9 @@ class PeerCoordinator(rpc.DeviceServiceServicer):
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "not now")
         if request.session not in self._known:
             return pb.NextOrderResponse(rejoin=pb.Rejoin())
-        self._note(lambda: self.settled.extend(convert.settled_from(request.settled)))
+        self._note(lambda: self.settled.extend(settled_from(request.settled)))
         order: Order = self.orders.popleft() if self.orders else WaitOrder(0.05, "nothing to do")
-        return convert.order_to(order)
+        return order_to(order)
 
     def FetchBundle(self, request: Any, context: Any) -> Iterator[Any]:  # noqa: N802
         assert self.bundle is not None
@@ -135,7 +138,5 @@ class PeerCoordinator(rpc.DeviceServiceServicer):
 
     def Leave(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._known.discard(request.session)
-        self._note(
-            lambda: (self.settled.extend(convert.settled_from(request.settled)), self.leaves.append(request.reason))
-        )
+        self._note(lambda: (self.settled.extend(settled_from(request.settled)), self.leaves.append(request.reason)))
         return pb.LeaveResponse()

@@ -14,6 +14,8 @@ import pytest
 from peer_coordinator import PeerCoordinator, order
 from striped_data import write_data
 
+from coordinator.failures import metadata_of
+from coordinator.server.uploads import OversizedError
 from edge_runtime import daemon
 from edge_runtime.config import Settings
 from edge_runtime.stopping import Stopping
@@ -281,7 +283,8 @@ def test_reports_on_which_the_coordinator_fails_do_not_block_for_ever(
     peer.orders.extend([order(bundle, 1), order(bundle, 2)])
     started(peer, max_rounds=2).end()
     assert [peer.read(index).round for index in range(len(peer.reports))] == [1, 1, 2]
-    assert [one.suffix for one in (tmp_path / "state" / "outbox").iterdir()] == [".aside"]
+    assert [one.name for one in (tmp_path / "state" / "outbox").iterdir()] == ["aside"]
+    assert len(list((tmp_path / "state" / "outbox" / "aside").iterdir())) == 1
 
 
 def test_a_coordinator_that_refuses_a_question_does_not_end_the_daemon(
@@ -294,18 +297,40 @@ def test_a_coordinator_that_refuses_a_question_does_not_end_the_daemon(
     assert peer.read().steps_done == 12
 
 
-def test_a_report_that_is_too_large_for_the_coordinator_counts_as_rejected(
-    peer: PeerCoordinator, started: Start, bundle: Bundle, tmp_path: Path
+def test_a_report_that_is_refused_is_set_aside_with_the_reason_and_not_sent_again(
+    peer: PeerCoordinator, started: Start, bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    refusal = OversizedError("declares 900 bytes, 800 at most", where="report", fix="install the same release")
+
     def too_large(context: Any) -> None:
-        context.set_trailing_metadata((("edgejoule-error-bin", b"{}"),))
-        context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "declares too much")
+        if peer.read().round == 1:
+            context.set_trailing_metadata(metadata_of(refusal))
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(refusal))
 
     peer.before_verdict = too_large
+    peer.orders.extend([order(bundle, 1), order(bundle, 2)])
+    started(peer, max_rounds=2).end()
+    assert [peer.read(index).round for index in range(len(peer.reports))] == [1, 2]
+    outbox = tmp_path / "state" / "outbox"
+    assert [one.name for one in outbox.iterdir()] == ["aside"]
+    (kept,) = (outbox / "aside").iterdir()
+    assert kept.read_bytes().endswith(peer.reports[0])
+    (line,) = [one.getMessage() for one in caplog.records if "set aside" in one.getMessage()]
+    for part in (kept.name, peer.address, "report", "declares 900 bytes, 800 at most", "install the same release"):
+        assert part in line
+
+
+def test_a_message_that_grpc_itself_finds_too_large_is_not_taken_for_a_refusal(
+    peer: PeerCoordinator, started: Start, bundle: Bundle
+) -> None:
+    def exhausted_once(context: Any) -> None:
+        if len(peer.reports) == 1:
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls")
+
+    peer.before_verdict = exhausted_once
     peer.orders.append(order(bundle))
     started(peer, max_rounds=1).end()
-    assert len(peer.reports) == 1
-    assert list((tmp_path / "state" / "outbox").iterdir()) == []
+    assert len(peer.reports) == 2
 
 
 def test_waiting_for_a_run_to_begin_is_no_cost_of_that_run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from edge_runtime.embeddings import EmbeddingCache, dequantise
+from edge_runtime.examples import LocalExamples
 from protos.model.backbone import Backbone
 from protos.model.bundle import Bundle
 from protos.orders import StopReason
@@ -21,7 +23,8 @@ class Recorder:
     """An embedding that can be told from any other: example number times the place, modulo 127."""
 
     def __init__(self, width: int) -> None:
-        self.width, self.seen = width, []
+        self.width = width
+        self.seen: list[int] = []
 
     def __call__(self, raw: Any) -> Any:
         self.seen += raw.tolist()
@@ -73,6 +76,34 @@ def test_what_was_embedded_before_an_error_is_kept(tmp_path: Path, bundle: Bundl
     with pytest.raises(RuntimeError):
         opened(tmp_path, bundle).fill(failing, RAW, allowed=lambda: None, now_s=lambda: 0.0)
     assert opened(tmp_path, bundle).rows == 16
+
+
+def test_own_data_larger_than_memory_allows_are_embedded_a_few_at_a_time(tmp_path: Path, bundle: Bundle) -> None:
+    count, width = 150_000, bundle.manifest.backbone.embedding_width
+    path = tmp_path / "large.npz"
+    x, is_test = np.zeros((count, 8, 8, 1), np.float32), np.arange(count) % 3 == 1
+    np.savez(path, x=x, y=np.zeros(count, np.int32), is_test=is_test)
+    file_bytes = x.nbytes
+    del x
+    (tmp_path / "examples").mkdir()
+    tracemalloc.start()
+    try:
+        examples = LocalExamples(str(path), None, tmp_path / "examples")
+        summary = examples.summary(bundle)
+        raw = examples.raw(bundle, summary)
+        cache = opened(tmp_path, bundle, summary.fingerprint, summary.train_count)
+        asked = iter(range(500))
+        done, _ = cache.fill(
+            lambda block: np.zeros((len(block), width), np.int8),
+            raw,
+            allowed=lambda: None if next(asked, None) is not None else StopReason.BUDGET,
+            now_s=lambda: 0.0,
+        )
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (summary.train_count, done) == (100_000, 4000)
+    assert peak_bytes < file_bytes / 2
 
 
 def test_rows_after_the_last_record_are_dropped(tmp_path: Path, bundle: Bundle, embed: Recorder) -> None:

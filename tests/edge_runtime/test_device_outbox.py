@@ -39,9 +39,38 @@ def test_the_same_round_is_stored_once(tmp_path: Path) -> None:
 def test_a_damaged_report_is_set_aside_and_not_sent(tmp_path: Path, cut: int) -> None:
     outbox = Outbox(tmp_path)
     letter = outbox.put("run", 1, b"payload")
+    assert letter.path
     letter.path.write_bytes(letter.path.read_bytes()[:cut])
     assert outbox.pending() == []
-    assert [one.suffix for one in tmp_path.iterdir()] == [".aside"]
+    assert [one.name for one in tmp_path.iterdir()] == ["aside"]
+    assert [one.name for one in (tmp_path / "aside").iterdir()] == [letter.path.name]
+
+
+def test_only_the_newest_reports_are_kept_aside(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    for number in range(20):
+        outbox.set_aside(outbox.put("run", number, b"payload"), "refused")
+    assert outbox.pending() == []
+    assert 0 < len(list((tmp_path / "aside").iterdir())) < 20
+
+
+def test_energy_that_cannot_be_stored_is_kept_in_memory_and_stored_when_it_can(tmp_path: Path) -> None:
+    # A path through a file cannot be written, not even by root.
+    folder = tmp_path / "outbox"
+    folder.write_text("in the way")
+    outbox = Outbox(folder)
+    first = SettledEnergy("run", 1, (record(Phase.SEND, 1.5),))
+    second = SettledEnergy("run", 2, (record(Phase.SEND, 2.5),))
+    outbox.add_settled(first)
+    outbox.add_settled(second)
+    assert outbox.settled() == (first, second)
+    outbox.told((first,))
+    assert outbox.settled() == (second,)
+    folder.unlink()
+    folder.mkdir()
+    third = SettledEnergy("run", 3, (record(Phase.SEND, 3.5),))
+    outbox.add_settled(third)
+    assert Outbox(folder).settled() == (second, third)
 
 
 def test_settled_energy_comes_back_as_it_was_and_goes_when_told(tmp_path: Path) -> None:

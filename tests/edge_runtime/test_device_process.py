@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -115,6 +116,39 @@ def test_a_report_without_an_answer_survives_kill_9_and_is_sent_by_the_next_star
     assert (row["round"], row["embedded"], row["verdict"]) == (2, 0, "accepted")
     (send,) = [one for settled in peer.settled if settled.round == 1 for one in settled.energy]
     assert (send.phase, send.energy_j, send.flags) == (Phase.SEND, None, ("interrupted",))
+
+
+def test_a_report_that_cannot_be_stored_is_sent_from_memory_and_the_daemon_goes_on(
+    peer: PeerCoordinator, start: Start, bundle: Bundle, tmp_path: Path
+) -> None:
+    def told(round: int) -> list[float | None]:
+        records = [one for settled in peer.settled if settled.round == round for one in settled.energy]
+        return [one.energy_j for one in records if one.phase is Phase.SEND]
+
+    outbox = tmp_path / "state" / "outbox"
+    peer.orders.append(order(bundle, 1))
+    child = start(peer)
+    peer.until(lambda: bool(told(1)))
+    # From here on no file may grow: to the daemon that is the same as a disk without space.
+    soft, hard = resource.prlimit(child.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (0, hard))
+    peer.orders.append(order(bundle, 2))
+    peer.until(lambda: bool(told(2)))
+    assert list(outbox.iterdir()) == []
+    resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (soft, hard))
+    kept: list[list[Path]] = []
+    peer.before_verdict = lambda context: kept.append(list(outbox.glob("*.report")))
+    peer.orders.append(order(bundle, 3))
+    peer.until(lambda: bool(told(3)))
+    child.send_signal(signal.SIGTERM)
+    _, errors = child.communicate(timeout=60)
+    assert child.returncode == 0, errors
+    assert [peer.read(index).round for index in range(len(peer.reports))] == [1, 2, 3]
+    assert None not in (told(1) + told(2) + told(3))
+    assert [len(files) for files in kept] == [1], "stored again as soon as there is space"
+    (line,) = [line for line in errors.splitlines() if "in memory only" in line]
+    for part in ("round 2", "outbox", "cannot be written"):
+        assert part in line
 
 
 def test_a_second_daemon_on_the_same_state_is_refused_and_the_first_goes_on(
@@ -232,7 +266,10 @@ def test_the_doctor_measures_a_fresh_process(tmp_path: Path, data: Path, bundle_
     assert found["ready_s"] > 0
     assert 0 < found["rss_ready_mb"] <= found["rss_mb"] < 120.0
     assert (found["steps"], found["embedded"], found["error"]) == (20, 81, None)
+    assert (found["ready_limit_s"], found["rss_limit_mb"]) == (2.0, 120.0)
     assert found["ok"]
+    assert all(bool(one["fix"]) == (one["verdict"] != "ok") for one in found["checks"])
+    assert done.stderr == ""
     assert {one["verdict"] for one in found["checks"]} <= {"ok", "warn"}
     assert not (tmp_path / "state").exists()
 

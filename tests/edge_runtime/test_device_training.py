@@ -1,44 +1,15 @@
-"""Batches, the loop of steps, and FedNova's normaliser against a real optimiser."""
+"""Batches and the loop of steps."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.normaliser import local_normaliser
 from edge_runtime.training import batches, train
 from protos.orders import StopReason
-
-STEPS = st.integers(0, 60)
-MOMENTUM = st.floats(0.0, 0.95)
-PULL = st.floats(1e-3, 0.9)
-
-
-@given(STEPS, MOMENTUM)
-def test_momentum_has_the_closed_form_of_the_paper(steps: int, momentum: float) -> None:
-    expected = (steps - momentum * (1 - momentum**steps) / (1 - momentum)) / (1 - momentum)
-    assert local_normaliser(steps, rate=0.1, momentum=momentum) == pytest.approx(expected, abs=1e-9)
-
-
-@given(STEPS, PULL)
-def test_the_proximal_term_has_the_closed_form_of_the_paper(steps: int, pull: float) -> None:
-    expected = (1 - (1 - pull) ** steps) / pull
-    assert local_normaliser(steps, rate=0.1, proximal_mu=pull / 0.1) == pytest.approx(expected, abs=1e-9)
-
-
-@given(STEPS, MOMENTUM, st.floats(0, 2), st.floats(0.01, 0.5))
-def test_it_is_how_far_a_constant_gradient_is_carried(steps: int, momentum: float, mu: float, rate: float) -> None:
-    start = position = 3.0
-    velocity = 0.0
-    for _ in range(steps):
-        velocity = momentum * velocity + 1.0 + mu * (position - start)
-        position -= rate * velocity
-    expected = abs(position - start) / rate
-    assert local_normaliser(steps, rate=rate, momentum=momentum, proximal_mu=mu) == pytest.approx(expected, abs=1e-6)
 
 
 @given(st.integers(1, 50), st.integers(1, 20), st.integers(0, 5))

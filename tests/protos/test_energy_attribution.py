@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protos.energy import Mark, Phase, PowerTrace, SampleFlag, attribute, integrate, judge, tally
+from protos.attribution import attribute, integrate, judge, tally
+from protos.energy import Mark, Phase, PowerTrace, SampleFlag
 from protos.uncertainty import ErrorModel
 
 widths = st.lists(

@@ -14,7 +14,8 @@ from edge_runtime.power.samples import SampleStore
 from edge_runtime.power.session import BridgeSession
 from firmware_tools.bridge.loads import ConstantLoad, SquareLoad
 from firmware_tools.bridge.sensor import SensorErrors
-from protos.energy import Mark, Phase, SampleFlag, attribute, integrate
+from protos.attribution import attribute, integrate
+from protos.energy import Mark, Phase, SampleFlag
 from protos.ina219 import PROFILES, Calibration
 
 

@@ -1,0 +1,73 @@
+"""What any field that came from a peer must be: known, finite, of sensible size. Else an error that names the field."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TypeVar
+
+from protos.errors import UpdateError
+
+MAX_NAME = 256
+# Far beyond joules, seconds and counts of any run, and far enough from infinity that sums stay finite.
+MAX_NUMBER = 1e15
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+def known(table: Mapping[K, V], key: K, field: str) -> V:
+    """What ``key`` means.
+
+    Raises:
+        UpdateError: nothing.
+
+    >>> known({1: "measured"}, 1, "method")
+    'measured'
+    """
+    if key not in table:
+        raise UpdateError(f"{key!r} has no meaning", where=field)
+    return table[key]
+
+
+def finite(value: float, field: str, *, at_least: float = 0.0, at_most: float = MAX_NUMBER) -> float:
+    """The value itself, when it is a number from ``at_least`` to ``at_most``.
+
+    Raises:
+        UpdateError: NaN, infinite, or out of range.
+    """
+    if not math.isfinite(value) or not at_least <= value <= at_most:
+        raise UpdateError(f"{value:g} is not a number from {at_least:g} to {at_most:g}", where=field)
+    return value
+
+
+def checked_name(value: str, field: str, *, empty: bool = False) -> str:
+    """The name itself, when it is printable and not too long.
+
+    Raises:
+        UpdateError: over :data:`MAX_NAME` characters, unprintable, or empty where it must not be.
+    """
+    if len(value) > MAX_NAME or (not value and not empty):
+        raise UpdateError(f"a name of {len(value)} characters; 1 to {MAX_NAME} are allowed", where=field)
+    if not value.isprintable():
+        raise UpdateError("a name with unprintable characters", where=field)
+    return value
+
+
+def said(text: str, limit: int) -> str:
+    """Free text of a peer, cut to ``limit`` characters and safe to write to a log or a terminal.
+
+    >>> said("out of \\x1b[31mdisk\\n", 32)
+    'out of  [31mdisk '
+    """
+    return "".join(one if one.isprintable() else " " for one in text[:limit])
+
+
+def count_at_most(count: int, limit: int, field: str) -> None:
+    """Raise when a list is longer than it can honestly be.
+
+    Raises:
+        UpdateError: it is.
+    """
+    if count > limit:
+        raise UpdateError(f"{count} entries; {limit} at most", where=field)

@@ -1,0 +1,86 @@
+"""Joules by phase and their messages. An unknown energy is an absent field, never 0."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import cast
+
+from protos.convert.checks import checked_name, count_at_most, finite, known
+from protos.energy import Method, Phase, PhaseEnergy
+from protos.orders import SettledEnergy
+from protos.v1 import edgejoule_pb2 as pb
+
+MAX_ENERGY_RECORDS = 1024
+MAX_FLAGS = 32
+# A sensor whose zero is off may see a little less than nothing.
+MIN_ENERGY_J = -1e12
+
+_PHASES = {
+    Phase.IDLE: pb.PHASE_IDLE,
+    Phase.EMBED: pb.PHASE_EMBED,
+    Phase.TRAIN: pb.PHASE_TRAIN,
+    Phase.ENCODE: pb.PHASE_ENCODE,
+    Phase.SEND: pb.PHASE_SEND,
+}
+METHODS = {
+    "measured": pb.ENERGY_METHOD_MEASURED,
+    "estimated": pb.ENERGY_METHOD_ESTIMATED,
+    "unknown": pb.ENERGY_METHOD_UNKNOWN,
+}
+_PHASE_OF = {number: phase for phase, number in _PHASES.items()}
+METHOD_OF = {number: method for method, number in METHODS.items()}
+
+
+def energy_to(records: Iterable[PhaseEnergy]) -> list[pb.PhaseEnergy]:
+    """Energy records as messages; an unknown energy stays absent."""
+    return [
+        pb.PhaseEnergy(
+            phase=_PHASES[record.phase],
+            energy_j=record.energy_j,
+            covered_s=record.covered_s,
+            uncovered_s=record.uncovered_s,
+            method=METHODS[record.method],
+            sensor=record.sensor,
+            uncertainty_j=record.uncertainty_j,
+            flags=record.flags,
+        )
+        for record in records
+    ]
+
+
+def energy_from(messages: Iterable[pb.PhaseEnergy]) -> tuple[PhaseEnergy, ...]:
+    """Energy records from messages."""
+    records: list[PhaseEnergy] = []
+    for message in messages:
+        count_at_most(len(records) + 1, MAX_ENERGY_RECORDS, "energy")
+        count_at_most(len(message.flags), MAX_FLAGS, "energy.flags")
+        energy_j = finite(message.energy_j, "energy_j", at_least=MIN_ENERGY_J) if message.HasField("energy_j") else None
+        spread_j = finite(message.uncertainty_j, "uncertainty_j") if message.HasField("uncertainty_j") else None
+        records.append(
+            PhaseEnergy(
+                phase=known(_PHASE_OF, message.phase, "energy.phase"),
+                energy_j=energy_j,
+                covered_s=finite(message.covered_s, "covered_s"),
+                uncovered_s=finite(message.uncovered_s, "uncovered_s"),
+                method=cast(Method, known(METHOD_OF, message.method, "energy.method")),
+                sensor=checked_name(message.sensor, "energy.sensor", empty=True),
+                uncertainty_j=spread_j,
+                flags=tuple(checked_name(flag, "energy.flags") for flag in message.flags),
+            )
+        )
+    return tuple(records)
+
+
+def settled_to(settled: Iterable[SettledEnergy]) -> list[pb.SettledEnergy]:
+    """Late energy as messages."""
+    return [pb.SettledEnergy(run_id=s.run_id, round=s.round, energy=energy_to(s.energy)) for s in settled]
+
+
+def settled_from(messages: Iterable[pb.SettledEnergy]) -> tuple[SettledEnergy, ...]:
+    """Late energy from messages."""
+    settled: list[SettledEnergy] = []
+    for message in messages:
+        count_at_most(len(settled) + 1, MAX_ENERGY_RECORDS, "settled")
+        run_id = checked_name(message.run_id, "settled.run_id")
+        settled.append(SettledEnergy(run_id, message.round, energy_from(message.energy)))
+    return tuple(settled)

@@ -1,0 +1,81 @@
+"""Orders and the answer to NextOrder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from protos.convert.checks import MAX_NAME, checked_name, count_at_most, finite, said
+from protos.convert.tensors import tensors_from, tensors_to
+from protos.errors import UpdateError
+from protos.orders import CodecOrder, Order, RejoinOrder, TrainOrder, WaitOrder
+from protos.v1 import edgejoule_pb2 as pb
+
+MAX_INPUTS = 64
+MAX_INPUT = 1e9
+
+
+def order_to(order: Order) -> pb.NextOrderResponse:
+    """An order as the answer to NextOrder."""
+    match order:
+        case WaitOrder(retry_after_s, reason):
+            return pb.NextOrderResponse(wait=pb.Wait(retry_after_s=retry_after_s, reason=reason))
+        case RejoinOrder():
+            return pb.NextOrderResponse(rejoin=pb.Rejoin())
+        case TrainOrder():
+            return pb.NextOrderResponse(train=_train_to(order))
+
+
+def _train_to(order: TrainOrder) -> pb.TrainOrder:
+    return pb.TrainOrder(
+        run_id=order.run_id,
+        round=order.round,
+        plan_id=order.plan_id,
+        bundle_id=order.bundle_id,
+        head=pb.Head(version=order.head_version, tensors=tensors_to(order.head)),
+        steps=order.steps,
+        inputs=order.inputs,
+        codec=pb.Codec(name=order.codec.name, parameters=order.codec.parameters),
+        budget_j=order.budget_j,
+        deadline_s=order.deadline_s,
+        seed=order.seed,
+    )
+
+
+def order_from(message: pb.NextOrderResponse) -> Order:
+    """An order from the answer to NextOrder."""
+    match message.WhichOneof("action"):
+        case "wait":
+            return WaitOrder(finite(message.wait.retry_after_s, "retry_after_s"), said(message.wait.reason, MAX_NAME))
+        case "rejoin":
+            return RejoinOrder()
+        case "train":
+            return _train_from(message.train)
+        case _:
+            raise UpdateError("an order that this version cannot read", where="order")
+
+
+def _train_from(message: pb.TrainOrder) -> TrainOrder:
+    inputs = _numbers_from(message.inputs, "inputs")
+    parameters = _numbers_from(message.codec.parameters, "codec.parameters")
+    return TrainOrder(
+        run_id=checked_name(message.run_id, "run_id"),
+        round=message.round,
+        plan_id=checked_name(message.plan_id, "plan_id"),
+        bundle_id=checked_name(message.bundle_id, "bundle_id"),
+        head_version=checked_name(message.head.version, "head.version"),
+        head=tensors_from(message.head.tensors),
+        steps=message.steps,
+        inputs=inputs,
+        codec=CodecOrder(checked_name(message.codec.name, "codec.name"), parameters),
+        budget_j=finite(message.budget_j, "budget_j") if message.HasField("budget_j") else None,
+        deadline_s=finite(message.deadline_s, "deadline_s"),
+        seed=message.seed,
+    )
+
+
+def _numbers_from(given: Mapping[str, float], field: str) -> dict[str, float]:
+    count_at_most(len(given), MAX_INPUTS, field)
+    return {
+        checked_name(key, field): finite(value, f"{field}.{key}", at_least=-MAX_INPUT, at_most=MAX_INPUT)
+        for key, value in given.items()
+    }

@@ -1,0 +1,111 @@
+"""Reports, their bytes, and the receipts that answer them."""
+
+from __future__ import annotations
+
+from protos.convert.cards import engine_from, engine_to
+from protos.convert.checks import checked_name, finite, known, said
+from protos.convert.energy import energy_from, energy_to
+from protos.convert.tensors import tensors_from, tensors_to
+from protos.errors import UpdateError
+from protos.orders import DeviceReport, Receipt, StopReason, Verdict
+from protos.v1 import edgejoule_pb2 as pb
+
+MAX_REASON = 1024
+# Losses are float32 on the device, and one that diverges may come near its end.
+_MAX_LOSS = 3.5e38
+
+_STOPS = {
+    StopReason.COMPLETED: pb.STOP_REASON_COMPLETED,
+    StopReason.BUDGET: pb.STOP_REASON_BUDGET,
+    StopReason.DEADLINE: pb.STOP_REASON_DEADLINE,
+    StopReason.SHUTDOWN: pb.STOP_REASON_SHUTDOWN,
+}
+_VERDICTS = {
+    Verdict.ACCEPTED: pb.VERDICT_ACCEPTED,
+    Verdict.DUPLICATE: pb.VERDICT_DUPLICATE,
+    Verdict.LATE: pb.VERDICT_LATE,
+    Verdict.REJECTED: pb.VERDICT_REJECTED,
+}
+_STOP_OF = {number: stop for stop, number in _STOPS.items()}
+_VERDICT_OF = {number: verdict for verdict, number in _VERDICTS.items()}
+
+
+def report_to(report: DeviceReport) -> pb.DeviceReport:
+    """A report as a message."""
+    return pb.DeviceReport(
+        run_id=report.run_id,
+        round=report.round,
+        device_id=report.device_id,
+        plan_id=report.plan_id,
+        bundle_id=report.bundle_id,
+        head_version=report.head_version,
+        steps_planned=report.steps_planned,
+        steps_done=report.steps_done,
+        examples=report.examples,
+        local_normaliser=report.local_normaliser,
+        stop_reason=_STOPS[report.stop_reason],
+        loss_first=report.loss_first,
+        loss_last=report.loss_last,
+        engine=engine_to(report.engine),
+        energy=energy_to(report.energy),
+        update=tensors_to(report.update),
+        embedded=report.embedded,
+        train_s=report.train_s,
+    )
+
+
+def report_from(message: pb.DeviceReport) -> DeviceReport:
+    """A report from a message."""
+    return DeviceReport(
+        run_id=checked_name(message.run_id, "run_id"),
+        round=message.round,
+        device_id=checked_name(message.device_id, "device_id"),
+        plan_id=checked_name(message.plan_id, "plan_id"),
+        bundle_id=checked_name(message.bundle_id, "bundle_id"),
+        head_version=checked_name(message.head_version, "head_version"),
+        steps_planned=message.steps_planned,
+        steps_done=message.steps_done,
+        examples=message.examples,
+        local_normaliser=finite(message.local_normaliser, "local_normaliser"),
+        stop_reason=known(_STOP_OF, message.stop_reason, "stop_reason"),
+        loss_first=_loss_from(message.loss_first, "loss_first") if message.HasField("loss_first") else None,
+        loss_last=_loss_from(message.loss_last, "loss_last") if message.HasField("loss_last") else None,
+        engine=engine_from(message.engine),
+        energy=energy_from(message.energy),
+        update=tensors_from(message.update),
+        embedded=message.embedded,
+        train_s=finite(message.train_s, "train_s"),
+    )
+
+
+def _loss_from(value: float, field: str) -> float:
+    return finite(value, field, at_least=-_MAX_LOSS, at_most=_MAX_LOSS)
+
+
+def serialise_report(report: DeviceReport) -> bytes:
+    """The bytes of a report, as they are cut into parts, counted and stored."""
+    return report_to(report).SerializeToString(deterministic=True)
+
+
+def parse_report(data: bytes) -> DeviceReport:
+    """A report from its bytes.
+
+    Raises:
+        UpdateError: not a report, or one with a bad field.
+    """
+    message = pb.DeviceReport()
+    try:
+        message.ParseFromString(data)
+    except Exception as error:  # protobuf's DecodeError is not the same class in every backend
+        raise UpdateError("bytes that are no report", where="report") from error
+    return report_from(message)
+
+
+def receipt_to(receipt: Receipt) -> pb.ReportResponse:
+    """A receipt as a message."""
+    return pb.ReportResponse(verdict=_VERDICTS[receipt.verdict], reason=receipt.reason)
+
+
+def receipt_from(message: pb.ReportResponse) -> Receipt:
+    """A receipt from a message."""
+    return Receipt(known(_VERDICT_OF, message.verdict, "verdict"), said(message.reason, MAX_REASON))

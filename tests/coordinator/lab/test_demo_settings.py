@@ -1,0 +1,144 @@
+"""What `coordinator demo` makes of its options: plans, budgets, refusals."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from coordinator.lab import demo, demo_command, shards
+from coordinator.lab.fleet import FleetPlan
+from protos import dataset, plan
+from protos.errors import LabelError, UsageError
+from protos.manifest import Manifest
+
+
+def options(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    demo_command.add_command(parser.add_subparsers())
+    return parser.parse_args(["demo", *words])
+
+
+def parts(count: int) -> shards.Shards:
+    paths = tuple(Path(f"/data/{name}.npz") for name in shards.device_names(count))
+    return shards.Shards(paths, Path("/data/held-out.npz"), (10,) * count, 5)
+
+
+def text_of(**changes: object) -> str:
+    settings = {
+        "output": Path("out"),
+        "bundle": Path("/b"),
+        "data": "d.npz",
+        "devices": 3,
+        "rounds": 4,
+        "partition": "iid",
+        "seed": 9,
+        "fleet": FleetPlan(["pi4"]),
+        **changes,
+    }
+    one = demo.Demo(**settings)  # type: ignore[arg-type]
+    manifest = type("Named", (), {"name": 'a "quoted" name'})()
+    return demo.plan_text(one, manifest, Path("/b"), parts(3))
+
+
+def test_the_plan_written_is_one_that_the_parser_reads_back() -> None:
+    text = text_of(train={"epochs": 2.0, "rate": 0.1}, update={"codec": "uniform_stochastic", "bits": 4})
+    read = plan.parse(text)
+    assert (read.run.name, read.run.rounds, read.run.seed) == ('a "quoted" name', 4, 9)
+    assert (read.round.devices, read.train.epochs, read.update.parameters["bits"]) == (3, 2.0, 4)
+
+
+def test_a_device_without_a_limit_weighs_like_the_best_endowed_one() -> None:
+    read = plan.parse(text_of(budgets_j=(2.0, None, 0.5)))
+    assert [read.budget.of(name) for name in shards.device_names(3)] == [2.0, 2.0, 0.5]
+
+
+def test_no_budgets_leave_the_section_out() -> None:
+    assert plan.parse(text_of(budgets_j=(None, None, None))).budget.per_round_j is None
+
+
+def test_one_budget_counts_for_every_device() -> None:
+    assert demo_command._budgets(options("--budget-j", "2.5", "--devices", "3"), False) == [2.5, 2.5, 2.5]
+
+
+@pytest.mark.parametrize(
+    "words", [["--budget-j", "1,2"], ["--budget-j", "x"], ["--budget-j", "0"], ["--budget-j", "-1"]]
+)
+def test_budgets_that_do_not_fit_are_refused(words: list[str]) -> None:
+    with pytest.raises(UsageError):
+        demo_command._budgets(options("--devices", "3", *words), False)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--bundle", "b"],
+        ["--data", "d.npz"],
+        ["--devices", "0"],
+        ["--partition", "dirichlet"],
+        ["--boards", "pi9"],
+        ["--epochs", "1", "--steps", "3"],
+    ],
+)
+def test_settings_that_cannot_be_are_refused_before_anything_starts(words: list[str], tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    with pytest.raises(UsageError):
+        demo_command.run(options("--output", str(output), *words))
+    assert not output.exists()
+
+
+def test_a_folder_with_files_of_others_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(UsageError, match="no demo made"):
+        demo._fresh(tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_what_an_earlier_demo_left_is_removed(tmp_path: Path) -> None:
+    (demo._fresh(tmp_path / "out") / "old").touch()
+    assert [path.name for path in demo._fresh(tmp_path / "out").iterdir()] == [demo._MARK]
+
+
+class FourClasses:
+    """As much of a manifest as dividing data asks for."""
+
+    classes = ("a", "b", "c", "d")
+
+    class backbone:  # noqa: N801
+        input_shape = (2, 2, 1)
+
+
+def save(path: Path, y: list[int], is_test: list[bool] | None = None) -> str:
+    count = len(y)
+    x = np.arange(count * 4, dtype=np.uint8).reshape(count, 2, 2, 1)
+    held = np.zeros(count, np.bool_) if is_test is None else np.array(is_test)
+    dataset.save(dataset.Dataset(x, np.array(y, np.int32), held, None, None, str(path)), path)
+    return str(path)
+
+
+def cut(spec: str, folder: Path) -> shards.Shards:
+    manifest: Manifest = FourClasses  # type: ignore[assignment]
+    return shards.cut(spec, manifest, folder, devices=2, scheme="iid", seed=3)
+
+
+def test_shards_hold_every_training_example_once_and_no_held_out_one(tmp_path: Path) -> None:
+    spec = save(tmp_path / "all.npz", [0, 1, 2, 3] * 10, [False] * 30 + [True] * 10)
+    made = cut(spec, tmp_path / "cut")
+    firsts = [int(v) for path in made.devices for v in dataset.load(path).x[:, 0, 0, 0]]
+    assert sorted(firsts) == [4 * i for i in range(30)]
+    assert dataset.load(made.held_out).x[:, 0, 0, 0].tolist() == [4 * i for i in range(30, 40)]
+    assert made.held_out_examples == 10
+
+
+def test_data_without_a_held_out_part_get_one(tmp_path: Path) -> None:
+    made = cut(save(tmp_path / "all.npz", [0, 1, 2, 3] * 10), tmp_path / "cut")
+    assert (made.held_out_examples, sum(made.examples)) == (8, 32)
+
+
+def test_labels_beyond_the_classes_of_the_bundle_are_refused_before_a_shard_is_written(tmp_path: Path) -> None:
+    spec = save(tmp_path / "all.npz", [0, 1, 2, 4])
+    with pytest.raises(LabelError):
+        cut(spec, tmp_path / "cut")
+    assert not (tmp_path / "cut").exists()

@@ -1,0 +1,270 @@
+"""Plans: every key has a type, limits and a default, and what contradicts itself is refused with a reason."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from protos.errors import PlanError
+from protos.plan import (
+    AggregateSection,
+    BudgetSection,
+    EvaluateSection,
+    RoundSection,
+    RunPlan,
+    RunSection,
+    TrainSection,
+    UpdateSection,
+    parse,
+)
+
+PLANS = sorted((Path(__file__).parents[2] / "plans").glob("*.toml"))
+SECTIONS = {field.name: field for field in dataclasses.fields(RunPlan)}
+
+# section, key, lowest, highest
+NUMBERS: list[tuple[str, str, float, float]] = [
+    ("run", "rounds", 1, 100_000),
+    ("run", "seed", 0, 2**63 - 1),
+    ("round", "devices", 1, 1_000_000),
+    ("round", "quorum", 0.0, 1.0),
+    ("round", "deadline_s", 0.001, 1e7),
+    ("train", "epochs", 0.001, 100_000.0),
+    ("train", "steps", 1, 10_000_000),
+    ("train", "rate", 1e-9, 1e3),
+    ("train", "momentum", 0.0, 0.999),
+    ("train", "proximal_mu", 0.0, 1e6),
+    ("update", "bits", 1, 8),
+    ("update", "bucket", 16, 1 << 20),
+    ("aggregate", "server_rate", 1e-6, 100.0),
+    ("budget", "per_round_j", 1e-6, 1e9),
+]
+WHOLE = {"rounds", "seed", "devices", "steps", "bits", "bucket"}
+OTHERS = [
+    ("run", "bundle"),
+    ("run", "name"),
+    ("train", "inputs"),
+    ("update", "codec"),
+    ("update", "parameters"),
+    ("aggregate", "weight"),
+    ("aggregate", "normalise"),
+    ("budget", "device"),
+    ("evaluate", "data"),
+]
+
+
+def plan(extra: str = "", *, run: str = "") -> RunPlan:
+    return parse(f'[run]\nbundle = "b"\n{run}\n{extra}', where="p.toml")
+
+
+def with_value(section: str, key: str, value: str) -> RunPlan:
+    line = f"{key} = {value}"
+    return plan(run=line) if section == "run" else plan(f"[{section}]\n{line}")
+
+
+def held(made: RunPlan, section: str, key: str) -> Any:
+    part = getattr(made, section)
+    return part.parameters[key] if key in ("bits", "bucket") else getattr(part, key)
+
+
+def test_the_tables_here_name_every_key_there_is() -> None:
+    known = {(name, key.name) for name in SECTIONS for key in dataclasses.fields(getattr(plan(), name))}
+    assert {(section, key) for section, key, *_ in NUMBERS} - {("update", "bits"), ("update", "bucket")} | set(
+        OTHERS
+    ) == known
+
+
+def test_all_but_the_bundle_has_a_default() -> None:
+    assert plan() == RunPlan(
+        run=RunSection("b", "run", 10, 0),
+        round=RoundSection(1, 0.5, 600.0),
+        train=TrainSection(None, None, 0.05, 0.0, 0.0, {}),
+        update=UpdateSection("uniform_stochastic", {"bits": 8.0, "bucket": 1024.0}),
+        aggregate=AggregateSection(("by_examples", "by_budget"), "fednova", 1.0),
+        budget=BudgetSection(None, {}),
+        evaluate=EvaluateSection(None),
+    )
+    with pytest.raises(PlanError, match=r"run.bundle is missing; add \[run\] bundle"):
+        parse("[run]\nrounds = 3")
+    with pytest.raises(PlanError, match=r"run.bundle is missing"):
+        parse("")
+
+
+@pytest.mark.parametrize(("section", "key", "lowest", "highest"), NUMBERS)
+def test_a_number_is_taken_up_to_its_limits_and_not_beyond(
+    section: str, key: str, lowest: float, highest: float
+) -> None:
+    for value in (lowest, highest):
+        assert held(with_value(section, key, repr(value)), section, key) == value
+    if key in WHOLE:
+        below, above = str(int(lowest) - 1), str(int(highest) + 1)
+    else:
+        below, above = (repr(float(np.nextafter(limit, side))) for limit, side in ((lowest, -9e99), (highest, 9e99)))
+    wrong = [below, above, "true", '"3"', "[3]", "{a = 3}", "1979-05-27", "nan", "inf", "-inf"]
+    if key in WHOLE:
+        wrong.append("2.5")
+    for value in (v for v in wrong if v != "-1" or lowest >= 0):
+        with pytest.raises(PlanError, match=rf"p\.toml: {section}.*{key}") as caught:
+            with_value(section, key, value)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("section", "key"), OTHERS)
+@pytest.mark.parametrize("value", ["7", "true", "1979-05-27T07:32:00Z", "nan", "[[1]]", '{a = "x"}', '"?"'])
+def test_what_is_of_another_type_is_refused_with_its_place(section: str, key: str, value: str) -> None:
+    if value == '"?"' and (section, key) in {("run", "bundle"), ("run", "name"), ("evaluate", "data")}:
+        return
+    text = f"[{section}]\n{key} = {value}\n" + ('bundle = "b"\n' if section == "run" and key != "bundle" else "")
+    with pytest.raises(PlanError, match=r"^p\.toml: "):
+        parse(text if section == "run" else f'[run]\nbundle = "b"\n{text}', where="p.toml")
+
+
+def test_whole_numbers_are_good_where_a_number_is_wanted_and_become_floats() -> None:
+    made = plan("[train]\nrate = 1\nepochs = 3\n[budget]\nper_round_j = 4\n[budget.device]\npi = 2")
+    assert [type(v) for v in (made.train.rate, made.train.epochs, made.budget.per_round_j)] == [float] * 3
+    assert type(made.budget.device["pi"]) is float
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[trian]\nrate = 1", r"no section is called \[trian\]; did you mean 'train'"),
+        ("[train]\nrates = 1", r"\[train\] has no key 'rates'; did you mean 'rate'"),
+        ("[train]\nlearning = 1", r"\[train\] has no key 'learning'"),
+        ("[update]\nbit = 4", r"\[update\] has no key 'bit'; did you mean 'bits'"),
+        ('[update]\ncodec = "float32"\nbits = 4', r"\[update\] has no key 'bits'"),
+        ('[update]\ncodec = "float23"', r"no codec is called 'float23'; did you mean 'float32'"),
+        ('[update]\ncodec = "float23"\nbits = 2', r"\[update\] has no key 'bits'"),
+        ("[update]\nbits = 3\ncodec = []", r"\[update\] has no key 'bits'"),
+        ('[aggregate]\nweight = ["by_example"]', "no weight is called 'by_example'; did you mean 'by_examples'"),
+        ('[aggregate]\nnormalise = "FedNova"', "no normalisation is called 'FedNova'; did you mean 'fednova'"),
+        ("train = 3", r"\[train\] is a section, not a value"),
+        ("[[train]]\nrate = 1", r"\[train\] is a section, not a value"),
+        ("[train\nrate = 1", "not TOML"),
+        ("[train]\nrate = 1\nrate = 2", "not TOML"),
+    ],
+)
+def test_a_name_that_is_not_known_is_answered_with_the_nearest(text: str, words: str) -> None:
+    # Top-level keys must come before the first section.
+    with pytest.raises(PlanError, match=words):
+        parse(f'{text}\n[run]\nbundle = "b"\n', where="p.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[train]\nepochs = 1\nsteps = 5", "train.epochs and train.steps contradict each other; keep one"),
+        ("[train.inputs]\nrate = 0.1", r"rate is in \[train\] and in train.inputs"),
+        ("[train.inputs]\nmomentum = 0.1", r"momentum is in \[train\] and in train.inputs"),
+        ("[train.inputs]\nproximal_mu = 0.1", r"proximal_mu is in \[train\] and in train.inputs"),
+        ('[aggregate]\nweight = ["by_budget", "by_budget"]', "names a factor twice"),
+        ("[budget.device]\npi = 0", "budget.device.pi = 0 allows no work; leave the device out"),
+        ("[budget.device]\npi = -1.5", "budget.device.pi = -1.5 allows no work"),
+        ("[budget.device]\npi = 3", "by_budget cannot weigh devices that have no budget against those that have; set"),
+        ("[update]\nbits = 4\nparameters = {bits = 8}", "update.bits and update.parameters.bits contradict"),
+        ("[update]\nparameters = {bits = 8}\nbits = 4", "update.bits and update.parameters.bits contradict"),
+        ("[update.parameters]\nbits = 9", "bits = 9 is not a whole number from 1 to 8"),
+    ],
+)
+def test_a_plan_that_contradicts_itself_is_refused_with_the_reason(text: str, words: str) -> None:
+    with pytest.raises(PlanError, match=words):
+        plan(text)
+
+
+@pytest.mark.parametrize("table", ["train.inputs", "budget.device", "update.parameters"])
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1.1e9", "-1.1e9", "true", '"1"', "[1]"])
+def test_tables_of_numbers_hold_finite_numbers_alone(table: str, value: str) -> None:
+    with pytest.raises(PlanError, match=rf"p\.toml: {table}\.bits: .* is not a number from -1e9 to 1e9"):
+        plan(f"[{table}]\nbits = {value}")
+
+
+def test_codec_parameters_may_stand_beside_the_codec_or_in_a_table() -> None:
+    beside = plan("[update]\nbits = 4")
+    assert beside.update.parameters == {"bits": 4.0, "bucket": 1024.0}
+    assert beside == plan("[update.parameters]\nbits = 4")
+    assert plan("[update]\nbits = 4\nparameters = {bucket = 64}").update.parameters == {"bits": 4.0, "bucket": 64.0}
+    assert plan('[update]\ncodec = "float32"').update.parameters == {}
+
+
+def test_a_budget_of_a_device_is_its_own_line_or_that_of_all() -> None:
+    budget = plan("[budget]\nper_round_j = 5\n[budget.device]\npi-solar = 2").budget
+    assert (budget.of("pi-solar"), budget.of("pi-1")) == (2.0, 5.0)
+    some = plan('[aggregate]\nweight = ["by_examples"]\n[budget.device]\npi-solar = 2').budget
+    assert (some.of("pi-solar"), some.of("pi-1")) == (2.0, None)
+
+
+def test_a_plan_id_depends_on_the_content_and_not_on_how_it_is_repr() -> None:
+    text = '[run]\nbundle = "b"\nrounds = 3\n[train]\nrate = 1.0\nmomentum = 0.5\n'
+    same = [
+        f"# a comment\n\n{text}",
+        '[train]\nmomentum = 5e-1\nrate = 1\n[run]\nrounds = 0x3\nbundle = "b"',
+        f'{text}[update]\ncodec = "uniform_stochastic"\nbits = 8\n',
+        f"{text}[update.parameters]\nbucket = 1024.0\nbits = 8\n",
+        f"{text}[round]\nquorum = 0.5\n",
+    ]
+    assert {parse(one).plan_id for one in same} == {parse(text).plan_id}
+    inputs = "[train.inputs]\na = 1\nb = 2", "[train.inputs]\nb = 2\na = 1"
+    assert plan(inputs[0]).plan_id == plan(inputs[1]).plan_id
+
+
+def test_a_plan_id_changes_with_every_key() -> None:
+    changed = [with_value(section, key, repr(lowest)) for section, key, lowest, _ in NUMBERS if key != "seed"]
+    changed = [one for one in changed if one != plan()]
+    changed += [with_value("run", "seed", "1"), with_value("run", "name", '"other"')]
+    changed += [with_value("train", "momentum", "0.5"), with_value("train", "proximal_mu", "0.5")]
+    changed += [parse('[run]\nbundle = "c"'), with_value("evaluate", "data", '"d.npz"')]
+    changed += [plan("[train.inputs]\nt = 1"), plan("[train.inputs]\nt = 2"), plan("[train.inputs]\nu = 1")]
+    changed += [plan('[update]\ncodec = "float16"'), plan('[aggregate]\nnormalise = "none"')]
+    changed += [plan("[aggregate]\nweight = []"), plan('[aggregate]\nweight = ["by_budget"]')]
+    changed += [
+        plan("[budget]\nper_round_j = 1\ndevice = {a = 1}"),
+        plan("[budget]\nper_round_j = 1\ndevice = {b = 1}"),
+    ]
+    ids = [one.plan_id for one in (plan(), *changed)]
+    assert len(set(ids)) == len(ids) > 25
+    assert all(len(one) == 21 and one.startswith("plan-") for one in ids)
+
+
+@pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
+def test_every_plan_that_comes_with_the_package_parses(path: Path) -> None:
+    made = parse(path.read_text(), where=str(path))
+    assert made.run.rounds >= 1
+    assert json.dumps(dataclasses.asdict(made))
+
+
+def test_mutated_plans_are_plans_or_plan_errors() -> None:
+    rng = np.random.default_rng(1)
+    texts = [path.read_text() for path in PLANS]
+    parts = [
+        "nan",
+        "-1",
+        "[",
+        "]",
+        "{",
+        "}",
+        "=",
+        '"',
+        "true",
+        "0x" + "f" * 5000,
+        "9" * 5000,
+        "[" * 2000,
+        "\0",
+        "é",
+        "\n",
+    ]
+    lines = []
+    for number in range(3000):
+        text = texts[number % len(texts)]
+        for _ in range(int(rng.integers(1, 4))):
+            at, cut = int(rng.integers(len(text))), int(rng.integers(0, 12))
+            text = text[:at] + (parts[int(rng.integers(len(parts)))] if rng.random() < 0.7 else "") + text[at + cut :]
+        try:
+            parse(text, where="p.toml")
+        except PlanError as error:
+            lines.append(str(error))
+    assert 300 < len(lines) < 2900
+    assert all(len(line.splitlines()) == 1 for line in lines)
