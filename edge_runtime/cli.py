@@ -71,9 +71,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EdgejouleError as error:
         print(f"edge-runtime: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        return 130
     except BrokenPipeError:
+        # The reader has gone (`| head`). Python would complain again when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 1
+        return 141
 
 
 def _run(resolved: Resolved, *, rows: bool) -> int:

@@ -224,6 +224,9 @@ class Daemon:
             log().info("left: %s", reason)
         except EdgejouleError as error:
             log().info("left without a goodbye: %s", error.what)
+        except Interrupted:
+            # A coordinator that goes down at the same time cancels the call.
+            log().info("left without a goodbye: the coordinator went away as well")
 
 
 def run(settings: Settings, *, stopping: Stopping | None = None, rows: bool = False) -> None:

@@ -127,12 +127,12 @@ def summary(result: Mapping[str, Any]) -> str:
         )
     lines.append(f"sent       {result['bytes_up']} bytes up, {result['bytes_down']} bytes down")
     lines.append("joules     " + "".join(f"{phase:>12}" for phase in PHASES) + f"{'coverage':>12}  cut short")
-    shown = list(result["joules"].items())
+    shown, rounds = list(result["joules"].items()), result["settings"]["rounds"]
     for name, by_phase in shown[:12]:
         cells = "".join(_cell(by_phase.get(phase)) for phase in PHASES)
         least = min(result["coverage"][name].values())
         cut = result["cut_short"].get(name, 0)
-        lines.append(f"  {name:9}{cells}{least:12.3f}  {f'{cut} rounds' if cut else '-'}")
+        lines.append(f"  {name:9}{cells}{least:12.3f}  {f'{cut} of {rounds} rounds' if cut else '-'}")
     if len(shown) > 12:
         lines.append(f"  and {len(shown) - 12} more devices: see outcome.json")
     where = result["output"]

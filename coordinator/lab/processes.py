@@ -12,7 +12,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +25,7 @@ _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 _libc = ctypes.CDLL(None, use_errno=True)
 # Devices take at most a few seconds to say goodbye; a hurried end would lose their last joules.
 GRACE_S = 8.0
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 
 class ChildDied(EdgejouleError):
@@ -34,6 +36,17 @@ class ChildDied(EdgejouleError):
 
 def _end_with_parent() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTS)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Put off Ctrl-C and SIGTERM: a child that was started and not yet noted would be left behind."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTS)
 
 
 @dataclass
@@ -66,11 +79,8 @@ class Children:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # A second Ctrl-C must not cut the ending short: it is bounded anyway.
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
+        with _undisturbed():
             self.end()
-        finally:
-            signal.signal(signal.SIGINT, before)
 
     def start(self, name: str, module: str, arguments: Sequence[str | Path], *, order: int) -> Child:
         """Start ``python -m module arguments`` with both outputs in ``logs/name.log``.
@@ -79,9 +89,9 @@ class Children:
             order: children of the lowest order are ended first.
         """
         log = self.logs / f"{name}.log"
-        with log.open("wb") as out:
+        with log.open("wb") as out, _undisturbed():
             child = Child(name, order, log, _launch(module, arguments, out))
-        self.running.append(child)
+            self.running.append(child)
         return child
 
     def check(self) -> None:

@@ -57,7 +57,7 @@ def _shake_hands(meter: BridgeMeter, path: str, sensor: int, clock: Clock, hello
         raise SensorError(
             f"the bridge speaks protocol {major}.{minor}, this program speaks {PROTOCOL[0]}.{PROTOCOL[1]}",
             where=path,
-            fix=f"flash the bridge: firmware-tools bridge flash --port {path}",
+            fix=f"give the bridge firmware that speaks protocol {PROTOCOL[0]}.x",
         )
     if session.hello is None:
         if session.heard_bytes:

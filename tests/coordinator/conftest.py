@@ -91,7 +91,8 @@ def plan_text(bundle: Path, *, rounds: int = 1, devices: int = 1, more: str = ""
     """A plan; ``keys`` go to [round]."""
     lines = [f"{key} = {value}" for key, value in {"devices": devices, "deadline_s": 60, **keys}.items()]
     head = f'[run]\nbundle = "{bundle}"\nname = "test"\nrounds = {rounds}\nseed = 7\n'
-    return head + "[round]\n" + "\n".join(lines) + '\n[update]\ncodec = "float32"\n' + more
+    train = "" if "[train]" in more else "\n[train]\nepochs = 1\n"
+    return head + "[round]\n" + "\n".join(lines) + train + '\n[update]\ncodec = "float32"\n' + more
 
 
 @contextmanager

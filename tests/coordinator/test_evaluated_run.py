@@ -35,6 +35,7 @@ devices = 2
 [train]
 steps = 60
 rate = 0.2
+inputs = { weight_decay = 0.0 }  # FedNova then counts just the steps
 [evaluate]
 data = "digits.npz"
 """

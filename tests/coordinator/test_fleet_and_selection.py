@@ -119,9 +119,9 @@ def test_epochs_are_passes_over_the_devices_own_examples(examples: int, batch: i
     assert steps >= math.ceil(examples / batch) * epochs - 1e-6
 
 
-def test_steps_count_as_they_are_and_one_epoch_is_the_default() -> None:
+def test_steps_count_as_they_are_and_two_epochs_are_the_default() -> None:
     assert steps_for(_plan("[train]\nsteps = 7\n"), 8, 1000) == 7
-    assert steps_for(_plan(), 8, 41) == 6
+    assert steps_for(_plan(), 8, 41) == 12
 
 
 def test_the_smaller_budget_counts() -> None:

@@ -128,7 +128,7 @@ def test_a_run_that_does_not_finish_is_exit_code_3(address: str, plan: Path, com
         (("rounds", "ronds"), 12, "did you mean 'rounds'?"),
         (('"float32"', '"flaot32"'), 12, "did you mean 'float32'?"),
         (("seed = 7", "seed = 7\n["), 12, "not TOML"),
-        (("seed = 7", "seed = 7\n[train]\nepochs = 1\nsteps = 1"), 12, "contradict"),
+        (("epochs = 1", "epochs = 1\nsteps = 1"), 12, "contradict"),
         (("seed = 7", "seed = 7\n[train.inputs]\nmomentun = 1"), 12, "did you mean 'momentum'?"),
         (('"plain"', '"plane"'), 6, "no such bundle folder"),
         (("seed = 7", 'seed = 7\n[evaluate]\ndata = "none.npz"'), 13, "no such file"),

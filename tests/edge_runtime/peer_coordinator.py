@@ -36,7 +36,7 @@ def order(bundle: Bundle, round: int = 1, head: Tree | None = None, **changes: A
         "head_version": version(tree),
         "head": as_float32(tree),
         "steps": 12,
-        "inputs": {"rate": 0.1},
+        "inputs": {"rate": 0.1, "weight_decay": 0.0},
         "codec": CodecOrder("uniform_stochastic", {"bits": 8.0}),
         "budget_j": None,
         "deadline_s": 60.0,

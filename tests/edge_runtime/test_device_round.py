@@ -61,7 +61,7 @@ def test_a_round_trains_and_reports_every_phase(opened: Open, bundle: Bundle) ->
     report = work(order(bundle, **FULL), bench, never)
     assert (report.steps_done, report.stop_reason) == (12, StopReason.COMPLETED)
     assert (report.examples, report.embedded) == (81, 81)
-    assert report.local_normaliser == 12.0
+    assert report.local_normaliser == 12.0  # no pull and no decay: just the steps
     assert report.loss_first is not None
     assert report.loss_last is not None
     assert report.loss_last < report.loss_first
@@ -253,11 +253,15 @@ def test_data_that_changes_under_a_running_daemon_is_noticed(opened: Open, bundl
         work(order(bundle), bench, never)
 
 
-def test_momentum_and_the_proximal_term_are_in_the_normaliser(opened: Open, bundle: Bundle) -> None:
-    bench = bench_of(opened(), bundle)
-    plain = work(order(bundle, inputs={"rate": 0.1}, steps=4), bench, never).local_normaliser
-    heavy = work(order(bundle, inputs={"rate": 0.1, "momentum": 0.5}, steps=4), bench, never).local_normaliser
-    pulled = work(order(bundle, inputs={"rate": 0.1, "proximal_mu": 1.0}, steps=4), bench, never).local_normaliser
+def test_momentum_pull_and_decay_are_in_the_normaliser(opened: Open, bundle: Bundle) -> None:
+    bench, still = bench_of(opened(), bundle), {"weight_decay": 0.0}
+    plain = work(order(bundle, inputs={**still, "rate": 0.1}, steps=4), bench, never).local_normaliser
+    heavy = work(order(bundle, inputs={**still, "rate": 0.1, "momentum": 0.5}, steps=4), bench, never).local_normaliser
+    pulled = work(
+        order(bundle, inputs={**still, "rate": 0.1, "proximal_mu": 1.0}, steps=4), bench, never
+    ).local_normaliser
     assert plain == 4.0
     assert heavy == pytest.approx((4 - 0.5 * (1 - 0.5**4) / 0.5) / 0.5)
     assert pulled == pytest.approx((1 - 0.9**4) / 0.1)
+    both = {"rate": 0.1, "proximal_mu": 0.4, "weight_decay": 0.6}
+    assert work(order(bundle, inputs=both, steps=4), bench, never).local_normaliser == pytest.approx(pulled)

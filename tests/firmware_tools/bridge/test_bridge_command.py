@@ -26,7 +26,7 @@ from firmware_tools.bridge.commands import add_commands
 parser = argparse.ArgumentParser()
 add_commands(parser.add_subparsers(required=True))
 args = parser.parse_args()
-sys.exit(args.func(args))
+sys.exit(args.run(args))
 """
 
 
@@ -34,7 +34,7 @@ def call(*words: str) -> int:
     parser = argparse.ArgumentParser()
     add_commands(parser.add_subparsers(required=True))
     args = parser.parse_args(["bridge", *words])
-    code: int = args.func(args)
+    code: int = args.run(args)
     return code
 
 

@@ -59,7 +59,7 @@ def test_the_head_has_no_scalar_input_and_builtin_operators_only(plain_bundle: P
     assert facts.zero_dimensional_inputs() == []
     assert not [name for name in facts.operator_counts() if name.startswith(("CUSTOM", "Flex"))]
     hyper = {name: one.shape for name, one in facts.signatures["train"].inputs.items() if name not in "xyweight"}
-    assert hyper == {"rate": (1,), "momentum": (1,), "proximal_mu": (1,)}
+    assert hyper == {"rate": (1,), "momentum": (1,), "proximal_mu": (1,), "weight_decay": (1,)}
 
 
 def test_the_same_inputs_give_the_same_bundle(
@@ -104,7 +104,7 @@ def test_a_head_with_a_hidden_layer_is_carried_over_whole(models: Path, command:
     assert report["provenance"]["evaluation"]["examples"] == 400
     assert set(report["head"]["tensors"]) == {"hidden_kernel", "hidden_bias", "out_kernel", "out_bias"}
     assert {one["name"] for one in report["head"]["inputs"]} == {
-        "rate", "beta1", "beta2", "proximal_mu", "kurtosis_weight",
+        "rate", "beta1", "beta2", "proximal_mu", "weight_decay", "kurtosis_weight",
     }  # fmt: skip
     bundle = open_bundle(tmp_path / "b")
     backbone, head = Backbone(bundle), Head(bundle)

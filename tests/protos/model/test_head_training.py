@@ -44,7 +44,7 @@ def _gradients(tree: dict, z: np.ndarray, y: np.ndarray, weight: np.ndarray) -> 
     return {"out_kernel": z.T @ chance, "out_bias": chance.sum(axis=0)}, loss
 
 
-def test_steps_follow_momentum_and_the_proximal_pull_of_plain_arithmetic(bundle: Bundle, head: Head) -> None:
+def test_steps_follow_momentum_pull_and_decay_of_plain_arithmetic(bundle: Bundle, head: Head) -> None:
     mean, scale = bundle.feature_affine()
     start = bundle.initial_head()
     tree, velocity = dict(start), {name: np.zeros_like(one) for name, one in start.items()}
@@ -52,10 +52,11 @@ def test_steps_follow_momentum_and_the_proximal_pull_of_plain_arithmetic(bundle:
         x, y = _batch(seed=step)
         weight = np.random.default_rng(step).uniform(0, 2, 32).astype(np.float32)
         slopes, expected = _gradients(tree, (x - mean) * scale, y, weight)
-        loss = head.train_step(x, y, weight, rate=0.05, momentum=0.8, proximal_mu=0.3)
+        loss = head.train_step(x, y, weight, rate=0.05, momentum=0.8, proximal_mu=0.3, weight_decay=0.1)
         assert loss == pytest.approx(expected, rel=1e-4)
         for name in tree:
-            velocity[name] = 0.8 * velocity[name] + slopes[name] + 0.3 * (tree[name] - start[name])
+            decay = 0.1 * tree[name] if name.endswith("_kernel") else 0.0
+            velocity[name] = 0.8 * velocity[name] + slopes[name] + 0.3 * (tree[name] - start[name]) + decay
             tree[name] = (tree[name] - 0.05 * velocity[name]).astype(np.float32)
     for name, value in head.read().items():
         np.testing.assert_allclose(value, tree[name], rtol=2e-3, atol=2e-4)
@@ -76,7 +77,7 @@ def test_a_masked_example_changes_nothing(bundle: Bundle, head: Head) -> None:
 def test_an_all_masked_batch_leaves_a_fresh_head_as_it_is(head: Head) -> None:
     before = head.read()
     x, y = _batch()
-    assert head.train_step(x, y, np.zeros(32, np.float32)) == 0.0
+    assert head.train_step(x, y, np.zeros(32, np.float32), weight_decay=0.0) == 0.0
     for name, value in head.read().items():
         np.testing.assert_array_equal(value, before[name])
 
