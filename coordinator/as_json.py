@@ -28,11 +28,12 @@ def _device_round(status: DeviceRound) -> dict[str, Any]:
     return {
         **_fields(status),
         "spent_j": status.spent_j,
-        "energy": {str(one.phase): _energy(one) for one in status.energy},
+        "energy": {str(one.phase): energy(one) for one in status.energy},
     }
 
 
-def _energy(record: PhaseEnergy) -> dict[str, Any]:
+def energy(record: PhaseEnergy) -> dict[str, Any]:
+    """One phase, with what one must know to believe it."""
     return {
         "energy_j": record.energy_j,
         "covered_s": record.covered_s,

@@ -77,8 +77,10 @@ def run(arguments: argparse.Namespace) -> int:
     check_scheme(arguments.partition)
     boards = [name.strip() for name in arguments.boards.split(",")]
     fleet.check_boards(boards)
-    # SIGTERM ends the demo as Ctrl-C does: through every `finally`, so that no process stays behind.
+    # Both end the demo through every `finally`, so that no process stays behind. Ctrl-C is asked for by name: a shell
+    # without job control starts background programs with it ignored.
     signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     is_example = arguments.bundle is None
     result = demo.run(
         demo.Demo(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from coordinator import as_json
 from coordinator.status import DeviceRound, ExportSummary, RoundStatus, RunStatus
 from protos.energy import Phase
 
@@ -59,19 +60,7 @@ def _joules(device: DeviceRound) -> dict[str, float | None]:
 
 
 def _energy(device: DeviceRound) -> dict[str, Any]:
-    return {
-        str(record.phase): {
-            "energy_j": record.energy_j,
-            "uncertainty_j": record.uncertainty_j,
-            "covered_s": record.covered_s,
-            "uncovered_s": record.uncovered_s,
-            "coverage": record.coverage,
-            "method": record.method,
-            "sensor": record.sensor,
-            "flags": list(record.flags),
-        }
-        for record in device.energy
-    }
+    return {str(record.phase): as_json.energy(record) for record in device.energy}
 
 
 def _device(device: DeviceRound) -> dict[str, Any]:

@@ -36,17 +36,23 @@ class ChildDied(EdgejouleError):
 
 def _end_with_parent() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTS)
 
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Put off Ctrl-C and SIGTERM: a child that was started and not yet noted would be left behind."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS)
+    """Put off Ctrl-C and SIGTERM: a child that was started and not yet noted would be left behind.
+
+    A signal mask would not do: the kernel gives the signal to any thread, and Python acts on it in the main one.
+    """
+    arrived: list[int] = []
+    before = {number: signal.signal(number, lambda number, frame: arrived.append(number)) for number in _INTERRUPTS}
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTS)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if arrived:
+            signal.raise_signal(arrived[0])
 
 
 @dataclass
