@@ -6,7 +6,17 @@ from collections.abc import Iterable
 
 from protos.convert.checks import checked_name, count_at_most
 from protos.errors import UpdateError
-from protos.update.tensors import EncodedTensor, Float16, Float32, UniformGrid, Values
+from protos.update.tensors import (
+    Codebook,
+    EncodedTensor,
+    EntropyCoded,
+    Float16,
+    Float32,
+    Rotated,
+    Sparse,
+    UniformGrid,
+    Values,
+)
 from protos.v1 import edgejoule_pb2 as pb
 
 MAX_TENSORS = 4096
@@ -20,15 +30,28 @@ def tensors_to(tensors: Iterable[EncodedTensor]) -> list[pb.Tensor]:
 
 def _tensor_to(tensor: EncodedTensor) -> pb.Tensor:
     message = pb.Tensor(name=tensor.name, shape=tensor.shape)
-    match tensor.values:
+    _put_values(message, tensor.values)
+    return message
+
+
+def _put_values(message: pb.Tensor, values: Values) -> None:
+    match values:
         case Float32(data):
             message.float32 = data
         case Float16(data):
             message.float16 = data
-        case UniformGrid(bits, bucket, step, offset, codes):
-            grid = pb.UniformGrid(bits=bits, bucket=bucket, step=step, offset=offset, codes=codes)
-            message.uniform_grid.CopyFrom(grid)
-    return message
+        case UniformGrid():
+            message.uniform_grid.CopyFrom(pb.UniformGrid(**vars(values)))
+        case Codebook():
+            message.codebook.CopyFrom(pb.Codebook(**vars(values)))
+        case EntropyCoded():
+            # An absent seed is None, which protobuf takes for "not set".
+            message.entropy_coded.CopyFrom(pb.EntropyCoded(**vars(values)))
+        case Rotated():
+            message.rotated.CopyFrom(pb.Rotated(**vars(values)))
+        case Sparse(kept, low, high, inner):
+            message.sparse.CopyFrom(pb.Sparse(kept=kept, low=low, high=high))
+            _put_values(message.sparse.values, inner)
 
 
 def tensors_from(messages: Iterable[pb.Tensor]) -> tuple[EncodedTensor, ...]:
@@ -50,6 +73,42 @@ def _values_from(message: pb.Tensor) -> Values:
             return Float16(message.float16)
         case "uniform_grid":
             grid = message.uniform_grid
-            return UniformGrid(grid.bits, grid.bucket, grid.step, grid.offset, grid.codes)
+            return UniformGrid(grid.bits, grid.bucket, grid.step, grid.offset, grid.codes, grid.centred)
+        case "codebook":
+            book = message.codebook
+            return Codebook(book.bits, book.levels, book.codes)
+        case "entropy_coded":
+            return _entropy_coded_from(message.entropy_coded)
+        case "rotated":
+            turned = message.rotated
+            return Rotated(turned.chunk, turned.seed, turned.bits, turned.mixed, turned.scale, turned.codes)
+        case "sparse":
+            return _sparse_from(message)
         case _:
             raise UpdateError("holds no values that this version can read", where=message.name)
+
+
+def _entropy_coded_from(coded: pb.EntropyCoded) -> EntropyCoded:
+    return EntropyCoded(
+        coded.step,
+        coded.seed if coded.HasField("seed") else None,
+        coded.share,
+        coded.split,
+        coded.by_dither,
+        coded.inset_first,
+        coded.inset_rest,
+        coded.table,
+        coded.codes,
+        coded.low,
+        coded.tails,
+        coded.shorter,
+    )
+
+
+def _sparse_from(message: pb.Tensor) -> Sparse:
+    outer = message.sparse
+    if outer.values.WhichOneof("values") == "sparse" or outer.values.name or outer.values.shape:
+        raise UpdateError("sparse values that are sparse again, or have a name or a shape", where=message.name)
+    inner = _values_from(outer.values)
+    assert not isinstance(inner, Sparse)
+    return Sparse(outer.kept, outer.low, outer.high, inner)

@@ -1,9 +1,7 @@
 """Codecs: how a device turns a change of the head into tensors.
 
-A codec is a pair of pure functions with explicit state, ``init(shapes) -> state`` and
-``encode(tree, state, generator) -> (tensors, next_state)``. State is a tree of arrays (empty for the codecs here;
-error feedback will keep its residual in it) so that it can be stored, and it is advanced by the caller only when the
-report was accepted. Decoding needs no codec: see :mod:`protos.update.tensors`.
+What a codec is, and what its state is for: :mod:`protos.update.contract`. This room is the table of those that a plan
+can name. Decoding needs no codec: see :mod:`protos.update.tensors`.
 
 Randomness comes from the generator that the caller seeds with (run seed, round, device, purpose).
 """
@@ -11,67 +9,25 @@ Randomness comes from the generator that the caller seeds with (run seed, round,
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Mapping
 
 import numpy as np
 
 from protos.catalog import hint, pick
 from protos.errors import PlanError
+from protos.update.baselines import affine8_weights, bucket_quantile, bucket_uniform, plain_sign, qsgd
+from protos.update.contract import Codec, CodecEntry, Parameter, each, stateless
+from protos.update.eden import eden
+from protos.update.entropy_codec import entropy_coded, entropy_coded_mmse
 from protos.update.packing import pack
-from protos.update.tensors import EncodedTensor, Float16, UniformGrid, Values, as_float32
-from protos.update.trees import FloatArray, Shapes, Tree
-
-State: TypeAlias = Tree
-Encoder = Callable[[Tree, State, np.random.Generator], tuple[tuple[EncodedTensor, ...], State]]
-
-
-@dataclass(frozen=True)
-class Codec:
-    """``init`` makes the first state, ``encode`` codes one update, whose coordinates are finite."""
-
-    name: str
-    init: Callable[[Shapes], State]
-    encode: Encoder
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """A number that a plan may set for a codec."""
-
-    default: float
-    minimum: float
-    maximum: float
-    whole: bool = True
-
-
-@dataclass(frozen=True)
-class CodecEntry:
-    """A row of the table: what may be set, and how to build the codec from it."""
-
-    parameters: Mapping[str, Parameter]
-    build: Callable[[Mapping[str, float]], Codec]
-    meaning: str
-
-
-def _stateless(shapes: Shapes) -> State:
-    return {}
-
-
-def _each(encode_one: Callable[[FloatArray, np.random.Generator], Values]) -> Encoder:
-    def encode(tree: Tree, state: State, generator: np.random.Generator) -> tuple[tuple[EncodedTensor, ...], State]:
-        tensors = tuple(
-            EncodedTensor(name, tuple(tree[name].shape), encode_one(tree[name].ravel(), generator))
-            for name in sorted(tree)
-        )
-        return tensors, state
-
-    return encode
+from protos.update.rotated import MAX_CHUNK, MIN_CHUNK
+from protos.update.tensors import Float16, UniformGrid, Values, as_float32
+from protos.update.trees import FloatArray
+from protos.update.wrappers import error_feedback, keep_largest
 
 
 def _float32(parameters: Mapping[str, float]) -> Codec:
-    return Codec("float32", _stateless, lambda tree, state, generator: (as_float32(tree), state))
+    return Codec("float32", stateless, lambda tree, state, generator: (as_float32(tree), state))
 
 
 def _float16(parameters: Mapping[str, float]) -> Codec:
@@ -79,7 +35,7 @@ def _float16(parameters: Mapping[str, float]) -> Codec:
         limit = float(np.finfo(np.float16).max)
         return Float16(np.clip(values, -limit, limit).astype("<f2").tobytes())
 
-    return Codec("float16", _stateless, _each(encode_one))
+    return Codec("float16", stateless, each(encode_one))
 
 
 def _uniform_stochastic(parameters: Mapping[str, float]) -> Codec:
@@ -105,16 +61,64 @@ def _uniform_stochastic(parameters: Mapping[str, float]) -> Codec:
         packed = pack(np.clip(codes, 0, top).astype(np.uint8).ravel()[:count], bits)
         return UniformGrid(bits, width, step.astype("<f4").tobytes(), b"", packed)
 
-    return Codec("uniform_stochastic", _stateless, _each(encode_one))
+    return Codec("uniform_stochastic", stateless, each(encode_one))
 
+
+def _sign(parameters: Mapping[str, float]) -> Codec:
+    return error_feedback(plain_sign(parameters))
+
+
+def _keep_largest(parameters: Mapping[str, float]) -> Codec:
+    """Values to nearest on an even grid, so that all of it is a contraction, as error feedback needs."""
+    inner = bucket_uniform({"bits": parameters["bits"], "bucket": 1 << 20, "stochastic": 0.0})
+    inner = Codec("keep_largest", inner.init, inner.encode)
+    return error_feedback(keep_largest(inner, parameters["share"]))
+
+
+_RATE = Parameter(2, 0.1, 8, whole=False)
+_BITS = Parameter(8, 1, 8)
+_BUCKET = Parameter(1024, 16, 1 << 20)
 
 CODECS: Mapping[str, CodecEntry] = {
     "float32": CodecEntry({}, _float32, "no loss, 32 bits a coordinate"),
     "float16": CodecEntry({}, _float16, "rounded to nearest, 16 bits a coordinate"),
     "uniform_stochastic": CodecEntry(
-        {"bits": Parameter(8, 1, 8), "bucket": Parameter(1024, 16, 1 << 20)},
+        {"bits": _BITS, "bucket": _BUCKET},
         _uniform_stochastic,
         "evenly spaced levels, unbiased rounding, 1 to 8 bits a coordinate",
+    ),
+    "entropy_coded": CodecEntry(
+        {"bits": _RATE, "per_tensor": Parameter(0, 0, 1)},
+        entropy_coded,
+        "unbiased, one common step, entropy coder; any rate from 0.1 to 8 bits a coordinate",
+    ),
+    "entropy_coded_mmse": CodecEntry(
+        {"bits": _RATE, "per_tensor": Parameter(0, 0, 1)},
+        entropy_coded_mmse,
+        "to nearest, inner product kept, entropy coder; least error at low rates, not unbiased",
+    ),
+    "eden": CodecEntry(
+        {"bits": _RATE, "chunk": Parameter(4096, MIN_CHUNK, MAX_CHUNK)},
+        eden,
+        "rotated in chunks, best levels for a Gaussian, unbiased scale; 0.1 to 8 bits a coordinate",
+    ),
+    "bucket_uniform": CodecEntry(
+        {"bits": _BITS, "bucket": _BUCKET, "stochastic": Parameter(0, 0, 1)},
+        bucket_uniform,
+        "QuantFL: even levels from least to greatest value of a bucket",
+    ),
+    "bucket_quantile": CodecEntry({"bits": _BITS}, bucket_quantile, "QuantFL: levels for equal numbers of values"),
+    "affine8_weights": CodecEntry({}, affine8_weights, "FL-PQSU: scale and zero point for a tensor, 8 bits"),
+    "qsgd": CodecEntry(
+        {"bits": Parameter(8, 2, 8), "bucket": Parameter(512, 16, 1 << 20)},
+        qsgd,
+        "QSGD: levels up to the norm of a bucket, unbiased rounding",
+    ),
+    "sign": CodecEntry({}, _sign, "scaled signs with error feedback, 1 bit a coordinate"),
+    "keep_largest": CodecEntry(
+        {"share": Parameter(0.01, 1e-5, 1, whole=False), "bits": _BITS},
+        _keep_largest,
+        "the largest coordinates of each tensor with error feedback",
     ),
 }
 DEFAULT_CODEC = "uniform_stochastic"

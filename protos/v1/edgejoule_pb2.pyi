@@ -60,32 +60,108 @@ VERDICT_LATE: Verdict
 VERDICT_REJECTED: Verdict
 
 class Tensor(_message.Message):
-    __slots__ = ("name", "shape", "float32", "float16", "uniform_grid")
+    __slots__ = ("name", "shape", "float32", "float16", "uniform_grid", "codebook", "entropy_coded", "rotated", "sparse")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
     FLOAT32_FIELD_NUMBER: _ClassVar[int]
     FLOAT16_FIELD_NUMBER: _ClassVar[int]
     UNIFORM_GRID_FIELD_NUMBER: _ClassVar[int]
+    CODEBOOK_FIELD_NUMBER: _ClassVar[int]
+    ENTROPY_CODED_FIELD_NUMBER: _ClassVar[int]
+    ROTATED_FIELD_NUMBER: _ClassVar[int]
+    SPARSE_FIELD_NUMBER: _ClassVar[int]
     name: str
     shape: _containers.RepeatedScalarFieldContainer[int]
     float32: bytes
     float16: bytes
     uniform_grid: UniformGrid
-    def __init__(self, name: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., float32: _Optional[bytes] = ..., float16: _Optional[bytes] = ..., uniform_grid: _Optional[_Union[UniformGrid, _Mapping]] = ...) -> None: ...
+    codebook: Codebook
+    entropy_coded: EntropyCoded
+    rotated: Rotated
+    sparse: Sparse
+    def __init__(self, name: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., float32: _Optional[bytes] = ..., float16: _Optional[bytes] = ..., uniform_grid: _Optional[_Union[UniformGrid, _Mapping]] = ..., codebook: _Optional[_Union[Codebook, _Mapping]] = ..., entropy_coded: _Optional[_Union[EntropyCoded, _Mapping]] = ..., rotated: _Optional[_Union[Rotated, _Mapping]] = ..., sparse: _Optional[_Union[Sparse, _Mapping]] = ...) -> None: ...
 
 class UniformGrid(_message.Message):
-    __slots__ = ("bits", "bucket", "step", "offset", "codes")
+    __slots__ = ("bits", "bucket", "step", "offset", "codes", "centred")
     BITS_FIELD_NUMBER: _ClassVar[int]
     BUCKET_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     CODES_FIELD_NUMBER: _ClassVar[int]
+    CENTRED_FIELD_NUMBER: _ClassVar[int]
     bits: int
     bucket: int
     step: bytes
     offset: bytes
     codes: bytes
-    def __init__(self, bits: _Optional[int] = ..., bucket: _Optional[int] = ..., step: _Optional[bytes] = ..., offset: _Optional[bytes] = ..., codes: _Optional[bytes] = ...) -> None: ...
+    centred: bool
+    def __init__(self, bits: _Optional[int] = ..., bucket: _Optional[int] = ..., step: _Optional[bytes] = ..., offset: _Optional[bytes] = ..., codes: _Optional[bytes] = ..., centred: _Optional[bool] = ...) -> None: ...
+
+class Codebook(_message.Message):
+    __slots__ = ("bits", "levels", "codes")
+    BITS_FIELD_NUMBER: _ClassVar[int]
+    LEVELS_FIELD_NUMBER: _ClassVar[int]
+    CODES_FIELD_NUMBER: _ClassVar[int]
+    bits: int
+    levels: bytes
+    codes: bytes
+    def __init__(self, bits: _Optional[int] = ..., levels: _Optional[bytes] = ..., codes: _Optional[bytes] = ...) -> None: ...
+
+class EntropyCoded(_message.Message):
+    __slots__ = ("step", "seed", "share", "split", "by_dither", "inset_first", "inset_rest", "table", "codes", "low", "tails", "shorter")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    SPLIT_FIELD_NUMBER: _ClassVar[int]
+    BY_DITHER_FIELD_NUMBER: _ClassVar[int]
+    INSET_FIRST_FIELD_NUMBER: _ClassVar[int]
+    INSET_REST_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    CODES_FIELD_NUMBER: _ClassVar[int]
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    TAILS_FIELD_NUMBER: _ClassVar[int]
+    SHORTER_FIELD_NUMBER: _ClassVar[int]
+    step: float
+    seed: int
+    share: int
+    split: int
+    by_dither: bool
+    inset_first: int
+    inset_rest: int
+    table: bytes
+    codes: bytes
+    low: bytes
+    tails: bytes
+    shorter: int
+    def __init__(self, step: _Optional[float] = ..., seed: _Optional[int] = ..., share: _Optional[int] = ..., split: _Optional[int] = ..., by_dither: _Optional[bool] = ..., inset_first: _Optional[int] = ..., inset_rest: _Optional[int] = ..., table: _Optional[bytes] = ..., codes: _Optional[bytes] = ..., low: _Optional[bytes] = ..., tails: _Optional[bytes] = ..., shorter: _Optional[int] = ...) -> None: ...
+
+class Rotated(_message.Message):
+    __slots__ = ("chunk", "seed", "bits", "mixed", "scale", "codes")
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    BITS_FIELD_NUMBER: _ClassVar[int]
+    MIXED_FIELD_NUMBER: _ClassVar[int]
+    SCALE_FIELD_NUMBER: _ClassVar[int]
+    CODES_FIELD_NUMBER: _ClassVar[int]
+    chunk: int
+    seed: int
+    bits: int
+    mixed: int
+    scale: bytes
+    codes: bytes
+    def __init__(self, chunk: _Optional[int] = ..., seed: _Optional[int] = ..., bits: _Optional[int] = ..., mixed: _Optional[int] = ..., scale: _Optional[bytes] = ..., codes: _Optional[bytes] = ...) -> None: ...
+
+class Sparse(_message.Message):
+    __slots__ = ("kept", "low", "high", "values")
+    KEPT_FIELD_NUMBER: _ClassVar[int]
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    kept: int
+    low: bytes
+    high: bytes
+    values: Tensor
+    def __init__(self, kept: _Optional[int] = ..., low: _Optional[bytes] = ..., high: _Optional[bytes] = ..., values: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
 
 class Codec(_message.Message):
     __slots__ = ("name", "parameters")

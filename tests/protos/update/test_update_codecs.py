@@ -177,7 +177,7 @@ def test_what_is_not_given_takes_its_default() -> None:
 @pytest.mark.parametrize(
     ("name", "given_", "words"),
     [
-        ("uniform", {}, "no codec is called 'uniform'; did you mean 'uniform_stochastic'"),
+        ("uniform_stocastic", {}, "no codec is called 'uniform_stocastic'; did you mean 'uniform_stochastic'"),
         ("float32", {"bits": 8}, "takes no 'bits'; leave it out"),
         ("uniform_stochastic", {"bitts": 8}, "takes no 'bitts'; did you mean 'bits'"),
         ("uniform_stochastic", {"bits": 0}, "bits = 0 is not a whole number from 1 to 8"),
