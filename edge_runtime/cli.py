@@ -1,7 +1,8 @@
-"""The command line of the device: ``edge-runtime run`` and ``edge-runtime doctor``.
+"""The command line of the device: ``edge-runtime run``, ``edge-runtime doctor`` and ``edge-runtime measure``.
 
 Exit codes: 0 when stopped by SIGTERM, SIGINT, ``--max-rounds`` or ``--exit-when-idle``; else the code of the error
 (see ``protos.errors``). A second SIGTERM or SIGINT ends the process at once (143 or 130 in a shell).
+``measure`` leaves with the exit code of the command it measured.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from edge_runtime import measure_command
 from edge_runtime.board import software_version
 from edge_runtime.config import KEYS, OPTIONS, Resolved, as_json, misspelt, resolve
 from protos.errors import EdgejouleError
@@ -43,6 +45,10 @@ def parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="check this machine and say how to mend it", epilog=_DOCTOR_EXAMPLE,
                                  formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     doctor.add_argument("--json", action="store_true", help="print JSON on stdout")
+    measure = commands.add_parser("measure", help="joules of a period, a command or a recording",
+                                  epilog=measure_command.EXAMPLE,
+                                  formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    measure_command.add_arguments(measure)
     for command in (run, doctor):
         command.add_argument("--config", metavar="FILE", type=Path, help="TOML file (or EDGEJOULE_CONFIG)")
         command.add_argument("--show-config", action="store_true", help="print every setting with its origin, and end")
@@ -63,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code."""
     given = parser().parse_args(arguments)
     try:
+        if given.command == "measure":
+            return measure_command.run(given, os.environ)
         resolved = resolved_from(given, os.environ)
         if given.show_config:
             print(json.dumps(as_json(resolved), indent=2) if given.json else "\n".join(resolved.lines()))

@@ -20,7 +20,7 @@ from edge_runtime.power.session import BridgeSession, Losses, since
 from edge_runtime.power.stream import Piece
 from edge_runtime.power.transport import Opener, SerialTransport
 from protos.attribution import Tally, integrate, judge, tally
-from protos.energy import Phase, PhaseEnergy, PowerTrace
+from protos.energy import Mark, Phase, PhaseEnergy, PowerTrace
 from protos.ina219 import Profile
 from protos.uncertainty import ErrorModel
 
@@ -68,6 +68,7 @@ class BridgeMeter:
         self._covered_to_s = float("-inf")
         self._worked_j = self._worked_s = 0.0
         self._last_w = self._usual_w = 0.0
+        self._peak_w: float | None = None
         self._counted = False
         self._stale = True
         self._losses_before = Losses()
@@ -94,6 +95,16 @@ class BridgeMeter:
         with self._lock:
             return self._counted
 
+    @property
+    def power_w(self) -> float | None:
+        with self._lock:
+            return self._last_w if self._counted else None
+
+    @property
+    def peak_w(self) -> float | None:
+        with self._lock:
+            return self._peak_w
+
     def wait_for_news(self, timeout_s: float) -> None:
         """Wait until something arrives."""
         self._clock.wait(self._news, timeout_s)
@@ -104,7 +115,7 @@ class BridgeMeter:
             now_s = self._clock.monotonic()
             self._period = Period(now_s)
             self._folded.clear()
-            self._running = None
+            self._running = self._peak_w = None
             self._losses_before = self.session.losses
             self._store.forget_before(now_s)
             self._recount()
@@ -138,7 +149,9 @@ class BridgeMeter:
                 self._usual_w = self._worked_j / self._worked_s
             marks, stop_s = self._period.close()
             flags = self._flags()
-            for part in tally(self._store.trace(), marks, stop_s, errors=self._errors()):
+            trace = self._store.trace()
+            self._see_peak(trace, marks, stop_s)
+            for part in tally(trace, marks, stop_s, errors=self._errors()):
                 self._add(part)
             sums, self._folded = self._folded, {}
             self._losses_before = self.session.losses
@@ -216,12 +229,23 @@ class BridgeMeter:
         """Sum up what is stored, up to the last sample, to make room."""
         trace, errors, to_s = self._store.trace(), self._errors(), self._covered_to_s
         *ended, running = self._period.marks
+        self._see_peak(trace, self._period.marks, to_s)
         for part in tally(trace, ended, min(to_s, running.t_s), errors=errors):
             self._add(part)
         for part in tally(trace, [running], to_s, errors=errors):
             self._running = self._running + part if self._running else part
         self._store.forget_before(to_s)
         self._period.fold(to_s)
+
+    def _see_peak(self, trace: PowerTrace, marks: list[Mark], stop_s: float) -> None:
+        """Raise the peak to the largest sample between these marks that touches a phase of work."""
+        # No marks at all: everything before the last one has been folded, and seen then.
+        ends_s = [*(mark.t_s for mark in marks[1:]), stop_s]
+        for mark, end_s in zip(marks, ends_s, strict=False):
+            inside = (trace.stop_s > mark.t_s) & (trace.start_s < end_s)
+            if mark.phase is not Phase.IDLE and inside.any():
+                largest_w = float(trace.power_w[inside].max())
+                self._peak_w = largest_w if self._peak_w is None else max(self._peak_w, largest_w)
 
     def _add(self, part: Tally) -> None:
         known = self._folded.get(part.phase)

@@ -8,11 +8,11 @@ reports embed, train and encode; the joules of sending come with the next settle
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from protos.energy import Mark, Method, Phase, PhaseEnergy
 
-__all__ = ["Meter", "MeterIdentity", "unknown_phases"]
+__all__ = ["Meter", "MeterIdentity", "ShowsPower", "unknown_phases"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,21 @@ class Meter(Protocol):
 
     def close(self) -> None:
         """Let go of the sensor. Harmless when repeated."""
+        ...
+
+
+@runtime_checkable
+class ShowsPower(Protocol):
+    """A meter that has samples, and so knows watts."""
+
+    @property
+    def power_w(self) -> float | None:
+        """The latest sample, W; None before the first."""
+        ...
+
+    @property
+    def peak_w(self) -> float | None:
+        """The largest sample that touched a phase other than idle, W, since ``start`` and up to the last settlement."""
         ...
 
 

@@ -258,6 +258,7 @@ def test_a_long_period_is_summed_up_in_a_small_store(plug_in):
         assert second[Phase.TRAIN].covered_s > 0.8
         assert second[Phase.TRAIN].coverage > 0.99
         assert second[Phase.TRAIN].energy_j == pytest.approx(4.0 * second[Phase.TRAIN].covered_s, rel=0.01)
+        assert meter.peak_w == pytest.approx(4.0, rel=0.02)
     finally:
         meter.close()
 
