@@ -18,8 +18,7 @@ from protos.errors import PlanError
 from protos.manifest import Manifest
 from protos.model.bundle import Bundle, open_bundle
 from protos.plan import RunPlan, parse
-from protos.update import trees
-from protos.update.codecs import CODECS
+from protos.update import codecs, trees
 
 # Inputs that [train] names itself; they stand at these values when the plan says nothing.
 _OWN = ("rate", "momentum", "proximal_mu")
@@ -51,10 +50,19 @@ def prepare(plan_toml: str, directory: Path, *, where: str = "plan") -> Prepared
         DataError, ShapeError, LabelError, NonFiniteError, EmptyShardError: the held-out data.
     """
     plan = parse(plan_toml, where=where)
+    _refuse_codecs_with_memory(plan, where)
     bundle = open_bundle(directory / Path(plan.run.bundle).expanduser())
     inputs = train_inputs(plan, bundle.manifest, where=where)
     data = held_out(plan, bundle.manifest, directory)
     return Prepared(plan, bundle, inputs, data)
+
+
+def _refuse_codecs_with_memory(plan: RunPlan, where: str) -> None:
+    # Devices begin each round with an empty state: error feedback would run without its residual and be mere bias.
+    codec = codecs.build(plan.update.codec, plan.update.parameters, where=where)
+    if codec.init({"out_bias": (2,)}):
+        fix = "take one without error feedback, such as entropy_coded or eden"
+        raise PlanError(f"codec {plan.update.codec!r} needs a memory, which devices do not keep", where=where, fix=fix)
 
 
 def held_out(plan: RunPlan, manifest: Manifest, directory: Path) -> Dataset | None:
@@ -148,7 +156,7 @@ def summary(prepared: Prepared) -> dict[str, object]:
         "codec": plan.update.codec,
         "codec_parameters": {
             key: plan.update.parameters.get(key, rule.default)
-            for key, rule in CODECS[plan.update.codec].parameters.items()
+            for key, rule in codecs.CODECS[plan.update.codec].parameters.items()
         },
         "weight": list(plan.aggregate.weight),
         "normalise": plan.aggregate.normalise,

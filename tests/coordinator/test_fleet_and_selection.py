@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from coordinator.bundles import BundleShelf
 from coordinator.fleet import Fleet
-from coordinator.planning import budget_for, seed_for, steps_for, train_inputs
+from coordinator.planning import budget_for, prepare, seed_for, steps_for, train_inputs
 from coordinator.selection import Roster, in_short
 from protos.errors import IntegrityError, PlanError, UnknownRunError
 from protos.model.bundle import open_bundle
@@ -168,3 +168,9 @@ def test_a_bundle_that_changes_while_it_is_copied_is_not_kept(plain_bundle: Path
     with pytest.raises(IntegrityError):
         shelf.keep(bundle)
     assert list((tmp_path / "shelf").iterdir()) == []
+
+
+@pytest.mark.parametrize("codec", ["sign", "keep_largest"])
+def test_a_codec_that_needs_a_memory_is_refused_since_devices_keep_none(codec: str, tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match="needs a memory"):
+        prepare(f'[run]\nbundle = "b"\n[update]\ncodec = "{codec}"\n', tmp_path)
