@@ -53,6 +53,7 @@ class PeerCoordinator(rpc.DeviceServiceServicer):
             acknowledgement is lost.
         refusals: questions for an order that are refused before one is answered.
         damage: changes the bytes of bundle files on their way.
+        goes_down: cancels a goodbye, as a server does that is stopping.
     """
 
     def __init__(self, bundle: Bundle | None = None, address: str = "127.0.0.1:0") -> None:
@@ -68,6 +69,7 @@ class PeerCoordinator(rpc.DeviceServiceServicer):
         self.damage: Callable[[bytes], bytes] = lambda data: data
         self.protocol = (1, 0)
         self.refusals = 0
+        self.goes_down = False
         self._known: set[str] = set()
         self.seen = threading.Condition()
         self._server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
@@ -137,6 +139,8 @@ class PeerCoordinator(rpc.DeviceServiceServicer):
         return pb.ReportResponse(verdict=self.verdict)
 
     def Leave(self, request: Any, context: Any) -> Any:  # noqa: N802
+        if self.goes_down:
+            context.abort(grpc.StatusCode.CANCELLED, "going down")
         self._known.discard(request.session)
         self._note(lambda: (self.settled.extend(settled_from(request.settled)), self.leaves.append(request.reason)))
         return pb.LeaveResponse()

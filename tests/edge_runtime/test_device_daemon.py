@@ -245,6 +245,14 @@ def test_a_stop_request_sends_what_was_trained_and_leaves(
         assert 0 < last.steps_done < 10_000_000
 
 
+def test_a_coordinator_that_goes_down_during_the_goodbye_is_no_error(peer: PeerCoordinator, started: Start) -> None:
+    peer.goes_down = True
+    running = started(peer)
+    peer.until(lambda: len(peer.joins) == 1)
+    running.stop()  # raises what ended the daemon
+    assert peer.leaves == []
+
+
 def test_a_coordinator_that_was_never_there_is_said(settings: Make) -> None:
     with pytest.raises(UnreachableError) as caught:
         daemon.run(settings(coordinator="127.0.0.1:9", wait_for_coordinator_s=0.3))
