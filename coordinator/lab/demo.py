@@ -210,8 +210,8 @@ def _title(demo: Demo, manifest: Manifest, parts: shards.Shards) -> str:
 
 
 def _toml(value: Any) -> str:
-    # JSON's strings and numbers are TOML's as well.
-    return json.dumps(value)
+    # JSON's strings and numbers are TOML's as well, but for the escaped surrogates that stand for an emoji.
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _say(line: str) -> None:

@@ -39,14 +39,14 @@ def text_of(**changes: object) -> str:
         **changes,
     }
     one = demo.Demo(**settings)  # type: ignore[arg-type]
-    manifest = type("Named", (), {"name": 'a "quoted" name'})()
+    manifest = type("Named", (), {"name": 'a "quoted" name, \U0001f331'})()
     return demo.plan_text(one, manifest, Path("/b"), parts(3))
 
 
 def test_the_plan_written_is_one_that_the_parser_reads_back() -> None:
     text = text_of(train={"epochs": 2.0, "rate": 0.1}, update={"codec": "uniform_stochastic", "bits": 4})
     read = plan.parse(text)
-    assert (read.run.name, read.run.rounds, read.run.seed) == ('a "quoted" name', 4, 9)
+    assert (read.run.name, read.run.rounds, read.run.seed) == ('a "quoted" name, \U0001f331', 4, 9)
     assert (read.round.devices, read.train.epochs, read.update.parameters["bits"]) == (3, 2.0, 4)
 
 
