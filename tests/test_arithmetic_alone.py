@@ -15,6 +15,7 @@ ARITHMETIC = [
     "protos.energy",
     "protos.attribution",
     "protos.uncertainty",
+    "protos.windows",
     "protos.plan",
     "protos.catalog",
     "protos.orders",
