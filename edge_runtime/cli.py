@@ -1,4 +1,4 @@
-"""The command line of the device: ``edge-runtime run``, ``doctor``, ``measure`` and ``recording``.
+"""The command line of the device: ``edge-runtime run``, ``doctor``, ``measure``, ``recording`` and ``service``.
 
 Exit codes: 0 when stopped by SIGTERM, SIGINT, ``--max-rounds`` or ``--exit-when-idle``; else the code of the error
 (see ``protos.errors``). A second SIGTERM or SIGINT ends the process at once (143 or 130 in a shell).
@@ -17,6 +17,7 @@ from pathlib import Path
 from edge_runtime import measure_command, recording_command
 from edge_runtime.board import software_version
 from edge_runtime.config import KEYS, OPTIONS, Resolved, as_json, misspelt, resolve
+from edge_runtime.service import command as service_command
 from protos.errors import EdgejouleError
 
 _RUN_EXAMPLE = """example:
@@ -53,6 +54,9 @@ def parser() -> argparse.ArgumentParser:
                                     epilog=recording_command.EXAMPLE,
                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     recording_command.add_arguments(recording)
+    service = commands.add_parser("service", help="run as a service of systemd", epilog=service_command.EXAMPLE,
+                                  formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    service_command.add_arguments(service)
     for command in (run, doctor):
         command.add_argument("--config", metavar="FILE", type=Path, help="TOML file (or EDGEJOULE_CONFIG)")
         command.add_argument("--show-config", action="store_true", help="print every setting with its origin, and end")
@@ -77,6 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return measure_command.run(given, os.environ)
         if given.command == "recording":
             return recording_command.run(given)
+        if given.command == "service":
+            return service_command.run(given)
         resolved = resolved_from(given, os.environ)
         if given.show_config:
             print(json.dumps(as_json(resolved), indent=2) if given.json else "\n".join(resolved.lines()))

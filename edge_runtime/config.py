@@ -45,6 +45,10 @@ class Settings:
     wait_for_coordinator_s: float
     max_rounds: int | None
     exit_when_idle_s: float | None
+    cpu_quota_percent: int | None
+    memory_max_mb: int | None
+    watchdog_s: float
+    require_delegate: str | None
 
 
 @dataclass(frozen=True)
@@ -172,12 +176,25 @@ OPTIONS: tuple[Option, ...] = (
     Option("max_rounds", "--max-rounds", "N", _whole(1, 1_000_000), _NONE, "leave after this many rounds"),
     Option("exit_when_idle_s", "--exit-when-idle", "S", _number(0.0, 1e7), _NONE,
            "leave after this many seconds without an order"),
+    Option("cpu_quota_percent", "--cpu-quota", "PERCENT", _whole(1, 6400), _NONE,
+           "most CPU time of the service, percent of one core; systemd keeps it"),
+    Option("memory_max_mb", "--memory-max", "MB", _whole(64, 1 << 20), _NONE,
+           "most memory; the daemon ends its round before it holds that much"),
+    Option("watchdog_s", "--watchdog", "S", _number(30.0, 86400.0), _always(300.0),
+           "seconds without progress after which systemd kills the service and starts it again"),
+    Option("require_delegate", "--require-delegate", "NAME", _text, _NONE,
+           "kernels that the engine must run on, such as xnnpack; else the daemon does not start"),
 )  # fmt: skip
 KEYS = {option.key: option for option in OPTIONS}
 
 
-def resolve(flags: Mapping[str, str], environ: Mapping[str, str], file: Path | None) -> Resolved:
+def resolve(
+    flags: Mapping[str, str], environ: Mapping[str, str], file: Path | None, *, at: Path | None = None
+) -> Resolved:
     """Settings from flags (by key), variables and a file, in this order of precedence.
+
+    Args:
+        at: where ``file`` will be when it counts, if not where it is now: its paths are relative to that place.
 
     Raises:
         ConfigError: an unknown key, a bad value, settings that contradict each other, an unreadable file.
@@ -201,7 +218,7 @@ def resolve(flags: Mapping[str, str], environ: Mapping[str, str], file: Path | N
             raise ConfigError(f"{raw!r} is {error}", where=f"{origin}: {option.key}", fix=option.meaning) from error
         origins[option.key] = origin
         if option.is_path and file and origin == str(file):
-            values[option.key] = file.parent / values[option.key]
+            values[option.key] = (at or file).parent / values[option.key]
     if values["data"] is not None:
         values["data"] = str(values["data"])
     if values["budget_j"] is not None and values["sensor"] == "none":

@@ -8,12 +8,15 @@ Rules kept here:
   again later. Data that does not fit the ordered bundle ends the process, since only a person can mend that.
 * SIGTERM and SIGINT end training at the next step; what was trained is sent if that goes quickly, else it stays in
   the outbox for the next start. Then the device leaves, and the exit code is 0.
+* Progress is told where it happens: each step and batch, each call, each turn of a wait. See
+  ``edge_runtime/service/notify.py``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import time
 
 from edge_runtime import round as one_round
@@ -24,6 +27,9 @@ from edge_runtime.device import Device
 from edge_runtime.journal import log
 from edge_runtime.link import Away, Interrupted, Link, check_address
 from edge_runtime.round import Workbench
+from edge_runtime.service.guard import MemoryGuard
+from edge_runtime.service.journal import about
+from edge_runtime.service.notify import Notifier
 from edge_runtime.state import pid_file
 from edge_runtime.stopping import Stopping
 from protos.energy import Phase
@@ -54,10 +60,14 @@ class Daemon:
         link: to the coordinator.
         stopping: asked often.
         rows: print one JSON object per round to stdout.
+        notifier: tells the service manager what the daemon does.
     """
 
-    def __init__(self, device: Device, link: Link, stopping: Stopping, *, rows: bool = False) -> None:
+    def __init__(
+        self, device: Device, link: Link, stopping: Stopping, *, rows: bool = False, notifier: Notifier | None = None
+    ) -> None:
         self._device, self._link, self._stopping = device, link, stopping
+        self._notifier = notifier or Notifier(None)
         self._delivery = Delivery(device, link, stopping, rows=rows)
         self._settings = device.settings
         self._joined = self._met = False
@@ -92,6 +102,7 @@ class Daemon:
                     # Once per outage at the level that people read, then only for those who look closely.
                     say = log().warning if backoff.tries == 1 else log().debug
                     say("%s %s; again in %.1f s", error.where, error.what, delay_s)
+                    self._notifier.status(f"{error.where} {error.what}")
                     if not self._met:
                         delay_s = min(delay_s, max(_LEAST_WAIT_S, give_up_s - time.monotonic()))
                     self._stopping.wait(delay_s)
@@ -101,7 +112,9 @@ class Daemon:
             reason = str(error)
             raise
         finally:
-            self._leave(reason or self._stopping.reason or "done")
+            reason = reason or self._stopping.reason or "done"
+            self._notifier.stopping(reason)
+            self._leave(reason)
 
     def _finished(self) -> bool:
         settings = self._settings
@@ -117,6 +130,7 @@ class Daemon:
         self._delivery.send_left_over()
         settled = self._device.outbox.settled()
         order, size_bytes = self._ask(settled)
+        self._stopping.progressed()
         match order:
             case RejoinOrder():
                 # A coordinator that forgot the session took no notice of the energy either.
@@ -128,7 +142,9 @@ class Daemon:
             case TrainOrder():
                 self._device.outbox.told(settled)
                 self._last_order_s = time.monotonic()
-                self._do(order, size_bytes)
+                self._notifier.status(f"round {order.round} of run {order.run_id}: {order.steps} steps")
+                with about(run=order.run_id, round=order.round):
+                    self._do(order, size_bytes)
                 self._last_order_s = time.monotonic()
 
     def _ask(self, settled: tuple[SettledEnergy, ...]) -> tuple[Order, int]:
@@ -160,6 +176,7 @@ class Daemon:
             self._joined = True
             raise
         log().info("joined %s as %s", self._link.address, self._settings.device_id)
+        self._notifier.status(f"joined {self._link.address}, waiting for an order")
         self._joined = self._met = True
         self._answered = None
         self._check_in_s = welcome.check_in_s or _DECLINED_WAIT_S
@@ -179,9 +196,7 @@ class Daemon:
             bench = self._bench(order.bundle_id)
             # What fetching took is gone from the deadline.
             left_s = max(0.0, order.deadline_s - (time.monotonic() - started_s))
-            report = one_round.work(
-                dataclasses.replace(order, deadline_s=left_s), bench, lambda: self._stopping.requested
-            )
+            report = one_round.work(dataclasses.replace(order, deadline_s=left_s), bench, self._stopping.progressed)
         except (Away, Interrupted):
             raise
         except _OWN_FAULT:
@@ -197,6 +212,7 @@ class Daemon:
         if self._delivery.send(report, size_bytes) is not None:
             self._answered = (report.run_id, report.round)
             self._rounds += 1
+            self._notifier.status(f"round {report.round} of run {report.run_id} is done, waiting for an order")
 
     def _bench(self, bundle_id: str) -> Workbench:
         if self._device.bench is not None and self._device.bench.bundle.bundle_id == bundle_id:
@@ -229,13 +245,27 @@ class Daemon:
             log().info("left without a goodbye: the coordinator went away as well")
 
 
-def run(settings: Settings, *, stopping: Stopping | None = None, rows: bool = False) -> None:
+def run(
+    settings: Settings, *, stopping: Stopping | None = None, rows: bool = False, notifier: Notifier | None = None
+) -> None:
     """Open the device, serve, and give everything back.
 
+    Args:
+        notifier: None for the one that the environment names.
+
     Raises:
+        CheckFailed: too much memory was in use.
         EdgejouleError: what ended it; a stop request is no error.
     """
     stopping = stopping or Stopping()
+    guard = MemoryGuard(settings.memory_max_mb, stopping)
+    with contextlib.closing(notifier or Notifier.of(os.environ)) as telling:
+        stopping.tell_progress(telling.progress, guard.look)
+        _run(settings, stopping, telling, rows=rows)
+    guard.verdict()
+
+
+def _run(settings: Settings, stopping: Stopping, notifier: Notifier, *, rows: bool) -> None:
     check_address(settings.coordinator)
     try:
         device = Device(settings)
@@ -245,11 +275,9 @@ def run(settings: Settings, *, stopping: Stopping | None = None, rows: bool = Fa
             raise
         log().info("stopped by %s before it was ready (%s)", stopping.reason, error)
         return
-    meter = device.meter.identity
     with contextlib.closing(device), pid_file(settings.pid_file):
-        log().info(
-            "ready: %d examples, sensor %s (%s), engine %s",
-            device.summary.train_count, meter.sensor, meter.method, device.engine,
-        )  # fmt: skip
+        meter, count = device.meter.identity, device.summary.train_count
+        log().info("ready: %d examples, sensor %s (%s), engine %s", count, meter.sensor, meter.method, device.engine)
+        notifier.ready(f"{count} examples, engine {device.engine}; looking for {settings.coordinator}")
         with contextlib.closing(Link(settings.coordinator, stopping)) as link:
-            Daemon(device, link, stopping, rows=rows).serve()
+            Daemon(device, link, stopping, rows=rows, notifier=notifier).serve()

@@ -21,6 +21,7 @@ from edge_runtime.ledger import in_words, joined, with_idle
 from edge_runtime.link import Away, Interrupted, Link
 from edge_runtime.outbox import Letter
 from edge_runtime.round import energy_of
+from edge_runtime.service.journal import facts
 from edge_runtime.stopping import Stopping
 from protos.convert.reports import serialise_report
 from protos.energy import Phase, PhaseEnergy
@@ -166,9 +167,13 @@ class Delivery:
             report.round, report.steps_done, report.steps_planned, report.stop_reason,
             in_words([*report.energy, *after]), bytes_up, "" if accepted else f", {in_short(receipt)}",
         )  # fmt: skip
+        records = (*report.energy, *with_idle(after, report.energy))
+        for one in records:
+            told = "unknown" if one.energy_j is None else f"{one.energy_j:.3f} J"
+            more = facts(phase=one.phase, joules=one.energy_j, journal_only=True)
+            log().info("round %d: %s %s", report.round, one.phase, told, extra=more)
         if not self._rows:
             return
-        records = (*report.energy, *with_idle(after, report.energy))
         row = {
             "run": report.run_id, "round": report.round, "steps_done": report.steps_done,
             "steps_planned": report.steps_planned, "stop_reason": report.stop_reason, "embedded": report.embedded,

@@ -21,7 +21,7 @@ from edge_runtime.power.opening import open_meter
 from edge_runtime.round import Workbench
 from edge_runtime.shelf import Shelf
 from edge_runtime.state import StateFolder
-from protos.errors import ConfigError
+from protos.errors import ConfigError, RefusedError
 from protos.model.bundle import Bundle
 from protos.model.engine import engine_identity
 from protos.model.head import Head
@@ -33,7 +33,7 @@ class Device:
 
     Raises:
         ConfigError: no data is named.
-        RefusedError: another daemon uses the state folder.
+        RefusedError: another daemon uses the state folder; the engine runs on other kernels than required.
         StoreError, DataError, ShapeError, LabelError, NonFiniteError, EmptyShardError, ModelError, IntegrityError,
         SensorError: what cannot be used, and why.
     """
@@ -47,6 +47,7 @@ class Device:
         self.state = StateFolder(settings.state)
         try:
             self.engine = engine_identity()
+            self._check_delegate()
             self.outbox = Outbox(self.state.folder("outbox"))
             self.shelf = Shelf(self.state.path, self.engine)
             self.examples = LocalExamples(settings.data, settings.shard, self.state.folder("examples"))
@@ -65,6 +66,15 @@ class Device:
             except BaseException:
                 self.close()
                 raise
+
+    def _check_delegate(self) -> None:
+        wanted, found = self.settings.require_delegate, self.engine.delegate
+        if wanted is not None and found != wanted:
+            raise RefusedError(
+                f"the engine runs with {found} kernels, and {wanted} is required",
+                where="require_delegate",
+                fix="let the process read /proc/cpuinfo (systemd: no ProcSubset=pid), or do not require it",
+            )
 
     def _first_summary(self, bundle: Bundle | None) -> Summary:
         """Data is checked against the bundle that the user names, else for itself."""

@@ -1,4 +1,4 @@
-"""One line per event on stderr: plain for people, with a priority prefix for the systemd journal.
+"""One line per event: plain text on stderr for people; to the systemd journal with fields, when stderr leads there.
 
 No raw example, no model value and no secret ever goes into a line.
 """
@@ -8,11 +8,12 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from pathlib import Path
+
+from edge_runtime.service.journal import JOURNAL_SOCKET, PRIORITY, NativeJournal, stream_is_journal
 
 LOGGER = "edgejoule.device"
 LEVELS = ("debug", "info", "warning", "error")
-# sd-daemon(3): "<N>" at the start of a line is its syslog priority.
-_PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 
 
 class _OneLine(logging.Formatter):
@@ -22,7 +23,8 @@ class _OneLine(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         line = " ".join(super().format(record).split())
-        return f"<{_PRIORITY.get(record.levelno, 6)}>{line}" if self._journal else line
+        # sd-daemon(3): "<N>" at the start of a line is its syslog priority.
+        return f"<{PRIORITY.get(record.levelno, 6)}>{line}" if self._journal else line
 
 
 def log() -> logging.Logger:
@@ -30,11 +32,22 @@ def log() -> logging.Logger:
     return logging.getLogger(LOGGER)
 
 
-def start_logging(level: str) -> None:
-    """Send the daemon's lines of ``level`` and above to stderr. Repeating it replaces the earlier choice."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_OneLine(journal=bool(os.environ.get("JOURNAL_STREAM"))))
+def start_logging(level: str, *, journal: Path = JOURNAL_SOCKET) -> None:
+    """Send the daemon's lines of ``level`` and above on their way. Repeating it replaces the earlier choice.
+
+    Args:
+        journal: the socket that takes entries with fields, used when stderr is connected to the journal.
+    """
+    handler: logging.Handler
+    if stream_is_journal(os.environ) and journal.exists():
+        handler = NativeJournal(journal)
+    else:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(_OneLine(journal=bool(os.environ.get("JOURNAL_STREAM"))))
+        handler.addFilter(lambda record: not getattr(record, "journal_only", False))
     logger = log()
+    for earlier in logger.handlers:
+        earlier.close()
     logger.handlers[:] = [handler]
     logger.setLevel(level.upper())
     logger.propagate = False

@@ -3,6 +3,7 @@
 Rules kept here:
 
 * Every call has a deadline. A call that waits is given up when the daemon is asked to stop.
+* A call that waits counts as progress for as long as gRPC should have ended it, and no longer.
 * ``Away`` means: try again later, nothing is lost. ``RefusedError`` means that trying again would not help.
 * Until there are certificates, only loopback addresses are allowed: nothing here is authenticated or encrypted.
 """
@@ -13,6 +14,7 @@ import hashlib
 import ipaddress
 import os
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +40,8 @@ CALL_S = 15.0
 # NextOrder is answered late on purpose, so that a small fleet need not poll.
 ORDER_S = 90.0
 FETCH_S = 900.0
+# gRPC ends a call at its deadline; if it has not by then, it never will.
+_GRACE_S = 10.0
 # The slowest uplink that a report is waited for on.
 _UPLINK_BYTES_PER_S = 20_000
 MAX_ORDER_BYTES = 64 << 20
@@ -215,6 +219,7 @@ class Link:
             OSError: cannot be written.
         """
         stream = self._stub.FetchBundle(pb.FetchBundleRequest(bundle_id=bundle_id), timeout=FETCH_S)
+        give_up_s = time.monotonic() + FETCH_S + _GRACE_S
         outcome: list[BaseException] = []
         done = threading.Event()
 
@@ -231,6 +236,7 @@ class Link:
         worker.start()
         while not done.is_set() and not self._stopping.requested:
             self._stopping.nap(1.0)
+            self._waited(give_up_s)
         if not done.is_set():
             stream.cancel()
         worker.join()
@@ -243,15 +249,21 @@ class Link:
     def _call(self, method: Any, request: Any, timeout_s: float, *, stoppable: bool = True) -> Any:
         future = method.future(request, timeout=timeout_s)
         future.add_done_callback(lambda _: self._stopping.wake())
+        give_up_s = time.monotonic() + timeout_s + _GRACE_S
         while not future.done():
             if stoppable and self._stopping.requested:
                 future.cancel()
                 raise Interrupted
             self._stopping.nap(0.05 if self._stopping.requested else 1.0)
+            self._waited(give_up_s)
         try:
             return future.result()
         except grpc.RpcError as error:
             raise self._translated(error) from error
+
+    def _waited(self, give_up_s: float) -> None:
+        if time.monotonic() < give_up_s:
+            self._stopping.progressed()
 
     def _translated(self, error: Any) -> Exception:
         code, details = error.code(), (error.details() or "").strip()

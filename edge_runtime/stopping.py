@@ -6,6 +6,8 @@ Rules kept here:
   gRPC among them) can be held by the very thread that the handler interrupts.
 * The first SIGTERM or SIGINT asks for a clean end, which is exit code 0. The handlers are then the default ones
   again, so a second signal ends the process at once (status 143 or 130 in a shell).
+* A wait has an end that is known when it begins. Each turn of it counts as progress, so that a watchdog does not
+  take an idle device for a hung one.
 """
 
 from __future__ import annotations
@@ -15,9 +17,11 @@ import os
 import select
 import signal
 import time
+from collections.abc import Callable
 from types import FrameType
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_TURN_S = 5.0
 
 
 class Stopping:
@@ -26,9 +30,20 @@ class Stopping:
     def __init__(self) -> None:
         self.requested = False
         self.reason = ""
+        self._listeners: tuple[Callable[[], None], ...] = ()
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._reader, False)
         os.set_blocking(self._writer, False)
+
+    def tell_progress(self, *listeners: Callable[[], None]) -> None:
+        """From now on call these, in the thread that works, whenever something was done."""
+        self._listeners = listeners
+
+    def progressed(self) -> bool:
+        """Say that something was done: a step, a call, a turn of a wait. True when a stop is requested."""
+        for listener in self._listeners:
+            listener()
+        return self.requested
 
     def request(self, reason: str) -> None:
         """Ask to stop; the first reason is kept."""
@@ -52,7 +67,8 @@ class Stopping:
         """Wait until a stop is requested or the time has passed; True when it is requested."""
         end_s = time.monotonic() + timeout_s
         while not self.requested and (left_s := end_s - time.monotonic()) > 0:
-            self.nap(left_s)
+            self.nap(min(left_s, _TURN_S))
+            self.progressed()
         return self.requested
 
     def catch_signals(self) -> None:

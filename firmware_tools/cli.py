@@ -11,6 +11,7 @@ from types import FrameType
 from typing import NoReturn
 
 from firmware_tools.bridge.commands import add_commands as add_bridge
+from firmware_tools.compile.command import add_command as add_compile
 from firmware_tools.convert.command import add_command as add_convert
 from firmware_tools.inspect_command import add_command as add_inspect
 from firmware_tools.pretrain.command import add_command as add_pretrain
@@ -33,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     add_convert(commands)
     add_inspect(commands)
+    add_compile(commands)
     add_pretrain(commands)
     add_bridge(commands)
     return parser

@@ -32,6 +32,10 @@ GOOD: dict[str, tuple[str, str, str]] = {
     "max_rounds": ("1", "2", "3"),
     "exit_when_idle_s": ("1", "2", "3"),
     "budget_j": ("1.5", "2", "3"),
+    "cpu_quota_percent": ("50", "100", "400"),
+    "memory_max_mb": ("64", "256", "512"),
+    "watchdog_s": ("30", "60.5", "300"),
+    "require_delegate": ("xnnpack", "builtin", "edgetpu"),
 }
 
 

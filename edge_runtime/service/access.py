@@ -1,0 +1,92 @@
+"""What the service may touch besides its state: the device of its sensor, and files under somebody's home."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_runtime.config import Settings
+from edge_runtime.link import check_address
+from edge_runtime.power.options import split
+from protos.errors import EdgejouleError, RefusedError
+
+_SERIAL_CLASSES = ("char-ttyUSB", "char-ttyACM")
+# The unit hides these folders (ProtectHome=, PrivateTmp=); what is needed from them is bound one by one.
+_HIDDEN = tuple(map(Path, ("/home", "/root", "/run/user", "/tmp", "/var/tmp")))
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a unit asks for.
+
+    Attributes:
+        devices: of ``DeviceAllow=``: nodes, or ``char-NAME`` for all of a driver.
+        groups: own the nodes on Debian and Raspberry Pi OS.
+        bound: paths to show although the folder around them is hidden.
+        loopback_only: the coordinator is reached on this machine.
+    """
+
+    devices: tuple[str, ...]
+    groups: tuple[str, ...]
+    bound: tuple[Path, ...]
+    loopback_only: bool
+
+
+def access_of(settings: Settings, config: Path, program: Path) -> Access:
+    """What a daemon with these settings needs.
+
+    Args:
+        config: absolute path of its file.
+        program: absolute path of what systemd starts.
+
+    Raises:
+        UsageError: the sensor's text makes no sense.
+        RefusedError: the sensor can be read by root alone, which the service is not.
+    """
+    devices, groups = _of_sensor(settings.sensor)
+    wanted = [config, program.parent.parent, *_python(program)]
+    wanted += [Path(one).absolute() for one in (settings.data, settings.bundle) if one is not None]
+    bound = {one for one in wanted if any(one.is_relative_to(hidden) for hidden in _HIDDEN)}
+    inner = {one for one in bound if any(other != one and one.is_relative_to(other) for other in bound)}
+    return Access(devices, groups, tuple(sorted(bound - inner)), _loopback(settings.coordinator))
+
+
+def _of_sensor(spec: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    kind, rest, _ = split(spec)
+    match kind:
+        case "serial":
+            return _serial(rest), ("dialout",)
+        case "i2c":
+            return (f"/dev/i2c-{int(rest.partition(':')[0] or '0', 0)}",), ("i2c",)
+        case "iio":
+            return ("char-iio",), ()
+        case "pmic":
+            return ("/dev/vcio",), ("video",)
+        case "rapl":
+            raise RefusedError(
+                "only root may read this counter, and the service is not root",
+                where="sensor rapl",
+                fix="use another sensor, or estimate:BOARD",
+            )
+    return (), ()
+
+
+def _serial(path: str) -> tuple[str, ...]:
+    if path.startswith("/dev/serial/"):
+        # A link: after a replug it may lead to another node, and a node allowed by number is then the wrong one.
+        return _SERIAL_CLASSES
+    return ("char-pts",) if path.startswith("/dev/pts/") else (path,)
+
+
+def _python(program: Path) -> list[Path]:
+    """Where the interpreter behind a virtual environment's program is, when it is the one that runs now."""
+    return [Path(sys.base_prefix)] if program.is_relative_to(sys.prefix) else []
+
+
+def _loopback(coordinator: str) -> bool:
+    try:
+        check_address(coordinator)
+    except EdgejouleError:
+        return False
+    return True

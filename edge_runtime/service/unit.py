@@ -1,0 +1,181 @@
+"""The text of the unit, from the settings.
+
+Rules kept here:
+
+* No ``ProcSubset=pid``: it hides /proc/cpuinfo, and the engine then runs without XNNPACK, many times slower and with
+  other bits in its answers.
+* System calls that are filtered answer EPERM. Without ``SystemCallErrorNumber=`` they kill, and numpy makes one.
+* The device list is closed: the nodes of pseudo devices and of the one sensor, no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_runtime.config import Resolved
+from edge_runtime.service.access import Access
+from protos.errors import UsageError
+
+NAME = "edge-runtime.service"
+MARK = "# Made by `edge-runtime service install`."
+USER = STATE = "edgejoule"
+# Mistakes that only a person can mend: usage, configuration, and the device's own data (docs/exit-codes.md).
+_NO_RESTART = (2, 4, 8, 9, 11, 13)
+_FOREVER_S = 10_000_000
+
+_HARDENING = """\
+NoNewPrivileges=yes
+CapabilityBoundingSet=
+AmbientCapabilities=
+ProtectSystem=strict
+ProtectHome=tmpfs
+PrivateTmp=yes
+PrivateIPC=yes
+ProtectKernelTunables=yes
+ProtectKernelModules=yes
+ProtectKernelLogs=yes
+ProtectControlGroups=yes
+ProtectClock=yes
+ProtectHostname=yes
+ProtectProc=invisible
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+LockPersonality=yes
+MemoryDenyWriteExecute=yes
+RemoveIPC=yes
+KeyringMode=private
+UMask=0077
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallFilter=~@privileged @resources
+SystemCallErrorNumber=EPERM
+LimitCORE=0
+TasksMax=128"""
+
+
+@dataclass(frozen=True)
+class Credential:
+    """A secret that systemd reads as root and shows to the service alone, in ``$CREDENTIALS_DIRECTORY/name``."""
+
+    name: str
+    path: Path
+
+
+def unit_text(
+    resolved: Resolved, access: Access, *, program: Path, config: Path, credentials: Iterable[Credential] = ()
+) -> str:
+    """The whole unit file.
+
+    Args:
+        resolved: settings of ``config`` alone: flags and variables of the installing shell do not reach the service.
+        access: what the settings need; its groups must exist on the machine.
+        program: ``edge-runtime``, absolute.
+        config: absolute.
+
+    Raises:
+        UsageError: a path that no unit file can hold.
+    """
+    settings = resolved.settings
+    sections = (
+        f"{MARK} Change it with `systemctl edit {NAME}`.",
+        "[Unit]",
+        "Description=edgejoule: federated fine-tuning on this device",
+        "Wants=network-online.target time-sync.target",
+        "After=network-online.target time-sync.target",
+        "StartLimitIntervalSec=600",
+        "StartLimitBurst=5",
+        "",
+        "[Service]",
+        "Type=notify",
+        "NotifyAccess=main",
+        f"ExecStart={_word(program)} run --config {_word(config, argument=True)}",
+        f"Environment=EDGEJOULE_STATE=%S/{STATE}",
+        *_patience(resolved),
+        "SyslogIdentifier=edge-runtime",
+        f"WatchdogSec={settings.watchdog_s:g}",
+        f"TimeoutStartSec={max(300.0, settings.watchdog_s):g}",
+        "TimeoutStopSec=30",
+        "KillMode=mixed",
+        "Restart=on-failure",
+        "RestartSec=5",
+        f"RestartPreventExitStatus={' '.join(map(str, _NO_RESTART))}",
+        "",
+        "# Who it is, what it keeps",
+        "DynamicUser=yes",
+        f"User={USER}",
+        f"StateDirectory={STATE}",
+        "StateDirectoryMode=0700",
+        f"RuntimeDirectory={STATE}",
+        "RuntimeDirectoryMode=0755",
+        *(f"LoadCredential={one.name}:{_plain(one.path)}" for one in credentials),
+        *(f"BindReadOnlyPaths=-{_word(path)}" for path in access.bound),
+        "",
+        "# Limits",
+        *_limits(resolved),
+        "OOMScoreAdjust=500",
+        "",
+        "# Devices and network",
+        "DevicePolicy=closed",
+        *_devices(access),
+        *(("IPAddressDeny=any", "IPAddressAllow=localhost") if access.loopback_only else ()),
+        "",
+        "# Hardening",
+        _HARDENING,
+        "",
+        "[Install]",
+        "WantedBy=multi-user.target",
+    )
+    return "\n".join(sections) + "\n"
+
+
+def _patience(resolved: Resolved) -> tuple[str, ...]:
+    """A service waits for its coordinator without end, unless its file says how long."""
+    if resolved.origins["wait_for_coordinator_s"] != "default":
+        return ()
+    return (f"Environment=EDGEJOULE_WAIT_FOR_COORDINATOR_S={_FOREVER_S}",)
+
+
+def _limits(resolved: Resolved) -> Iterable[str]:
+    settings = resolved.settings
+    if settings.cpu_quota_percent is not None:
+        yield f"CPUQuota={settings.cpu_quota_percent}%"
+    if settings.memory_max_mb is not None:
+        yield f"MemoryMax={settings.memory_max_mb}M"
+
+
+def _devices(access: Access) -> Iterable[str]:
+    if not access.devices:
+        yield "PrivateDevices=yes"
+        yield "PrivateUsers=yes"
+        return
+    for node in access.devices:
+        yield f"DeviceAllow={_word(node)} rw"
+    if access.groups:
+        yield f"SupplementaryGroups={' '.join(access.groups)}"
+
+
+def _word(value: Path | str, *, argument: bool = False) -> str:
+    """One word of a unit file, quoted where systemd.syntax(7) wants it.
+
+    Args:
+        argument: of a command; there, and not in the command's own path, ``$`` begins a variable.
+    """
+    text = _plain(value)
+    if argument:
+        text = text.replace("$", "$$")
+    return f'"{text}"' if " " in text or ";" in text else text
+
+
+def _plain(value: Path | str) -> str:
+    """The same where quotes are taken as they stand: with ``%`` doubled, since it begins a specifier."""
+    text = str(value)
+    # systemd starts no program whose path has quotes or backslashes; colons part the paths of bindings.
+    if not text.isprintable() or any(mark in text for mark in ":\"'\\"):
+        raise UsageError(
+            f"{text!r} cannot stand in a unit file", where="path", fix="use a path without colons, quotes, backslashes"
+        )
+    return text.replace("%", "%%")

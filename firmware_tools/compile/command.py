@@ -1,0 +1,122 @@
+"""``firmware-tools compile``: options, the prediction, the compiler, the check of its twin, and what is printed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from firmware_tools.child import run_in_child
+from firmware_tools.compile.compiler import command_for, find_compiler, run_compiler
+from firmware_tools.compile.report import compiled_facts, differences
+from firmware_tools.compile.report_text import lines
+from protos.atomic import write_whole
+from protos.errors import CheckFailed, StoreError, UsageError
+
+_DESCRIPTION = """\
+Compile an integer model for Coral's Edge TPU with edgetpu_compiler, and check that the twin takes and gives exactly
+what the model does. --predict tells which operators will run there, without the compiler.
+
+MODEL is a .tflite file, or a bundle, whose backbone is meant."""
+
+_EXAMPLES = """\
+examples:
+  firmware-tools compile bundle/ --predict
+  firmware-tools compile bundle/ -o backbone_edgetpu.tflite
+  firmware-tools compile model.tflite --twin model_edgetpu.tflite
+
+exit codes: 0 done; 2 wrong options, or no compiler; 3 --require-all, and an operator is predicted for the CPU;
+6 the model or its twin cannot be used; 7 the bundle was changed; 15 the twin cannot be written"""
+
+
+def add_command(commands: Any) -> None:
+    """Add ``compile`` to the sub-commands of an argparse parser."""
+    parser = commands.add_parser(
+        "compile",
+        help="compile a model for the Edge TPU, or predict what will run there",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("model", metavar="MODEL", type=Path)
+    way = parser.add_mutually_exclusive_group()
+    way.add_argument("--predict", action="store_true", help="only predict; needs no compiler")
+    way.add_argument("--twin", metavar="FILE", type=Path, help="check a twin that was compiled elsewhere")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", type=Path, help="the twin to write (default: NAME_edgetpu.tflite, here)"
+    )
+    parser.add_argument("--force", action="store_true", help="replace a twin that is there")
+    parser.add_argument(
+        "--require-all", action="store_true", help="exit code 3 unless every operator is predicted for the Edge TPU"
+    )
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Predict, compile or check as the options say, and print the report.
+
+    Raises:
+        EdgejouleError: see the exit codes.
+    """
+    model = options.model
+    if options.output is not None and (options.predict or options.twin is not None):
+        raise UsageError("-o is for compiling; --predict and --twin write nothing")
+    output = None if options.predict or options.twin is not None else _free(options)
+    compiler = find_compiler() if output is not None else None
+    report = _in_child("report:predict_file", model, model=str(model))
+    if options.require_all and not report["complete"]:
+        _print(report, options)
+        left = report["total"] - report["mapped"]
+        raise CheckFailed(f"{left} of {report['total']} operators are predicted for the CPU", where=str(model))
+    if options.twin is not None:
+        report["twin"] = _checked(report["file"], options.twin) | {"file": str(options.twin)}
+    elif output is not None and compiler is not None:
+        _compile(report, compiler, output)
+    _print(report, options)
+    return 0
+
+
+def _compile(report: dict[str, Any], compiler: str, output: Path) -> None:
+    model = Path(report["file"])
+    with tempfile.TemporaryDirectory(prefix="edgejoule-compile-") as folder:
+        command = command_for(compiler, model, Path(folder))
+        print(f"firmware-tools compile: {shlex.join(command)}", file=sys.stderr, flush=True)
+        compiled = run_compiler(command, model, Path(folder))
+        report["compiled"] = compiled_facts(command, compiled.log)
+        report["differences"] = differences(report, compiled.log)
+        report["twin"] = _checked(str(model), compiled.twin) | {"file": str(output)}
+        try:
+            with write_whole(output) as file:
+                file.write(compiled.twin.read_bytes())
+        except OSError as error:
+            raise StoreError(f"cannot be written ({error.strerror})", where=str(output)) from error
+
+
+def _checked(model: str, twin: Path) -> dict[str, Any]:
+    return _in_child("twin:check_files", twin, model=model, twin=str(twin))
+
+
+def _in_child(target: str, where: Path, **job: str) -> dict[str, Any]:
+    return run_in_child(f"firmware_tools.compile.{target}", job, where=str(where), progress=lambda line: None)
+
+
+def _free(options: argparse.Namespace) -> Path:
+    model: Path = options.model
+    name = model.absolute().name if model.is_dir() else model.stem
+    output: Path = options.output or Path(f"{name}_edgetpu.tflite")
+    if output.is_dir():
+        raise UsageError("is a folder", where=str(output), fix="name a file with -o FILE")
+    if model.exists() and output.exists() and output.samefile(model):
+        raise UsageError("is the model itself", where=str(output), fix="choose another -o FILE")
+    if output.exists() and not options.force:
+        raise UsageError("is there already", where=str(output), fix="give --force to replace it")
+    return output
+
+
+def _print(report: dict[str, Any], options: argparse.Namespace) -> None:
+    print(json.dumps(report, indent=2) if options.json else "\n".join(lines(report)))
