@@ -17,7 +17,7 @@ import coordinator.cli
 import edge_runtime.cli
 import firmware_tools.cli
 from edge_runtime.config import KEYS, OPTIONS
-from protos import errors, plan
+from protos import errors, plan, plan_rules
 from protos.update.codecs import CODECS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -228,7 +228,7 @@ def _documented_plan_keys() -> dict[str, dict[str, str]]:
 def test_every_key_of_a_plan_is_documented_in_its_section() -> None:
     codec_keys = {key for entry in CODECS.values() for key in entry.parameters}
     documented = {name: set(keys) for name, keys in _documented_plan_keys().items()}
-    known = {name: set(keys) for name, keys in plan._RULES.items()}
+    known = {name: set(keys) for name, keys in plan_rules.RULES.items()}
     known["update"] |= codec_keys
     assert documented == known
 
