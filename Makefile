@@ -6,7 +6,7 @@ OLD_RUNTIME := .venv-tflite-runtime
 DEMO_OUTPUT ?= demo-output
 PACKAGES := protos edge_runtime coordinator firmware_tools
 
-.PHONY: demo test install lint types floors generated device-only unit test-slow protos clean help
+.PHONY: demo test install packages lint types floors generated device-only unit test-slow protos clean help
 
 help:
 	@echo "make demo       pre-train, convert, and run six federated rounds on this machine"
@@ -32,6 +32,10 @@ $(OLD_RUNTIME)/.tried:
 		$(OLD_RUNTIME)/bin/python -m pip install --quiet --disable-pip-version-check tflite-runtime==2.14.0 'numpy<2') || \
 		(rm -rf $(OLD_RUNTIME)/bin; echo "no tflite-runtime for this Python: the tests that compare with it will skip")
 	@touch $@
+
+# What the tests take from Debian. It changes the machine, so only tests ask for it.
+packages:
+	sh tests/checks/debian_packages.sh
 
 # ---- the main job
 
@@ -60,11 +64,11 @@ generated: install
 device-only: install
 	$(BIN)/python tests/checks/device_only.py
 
-unit: install $(OLD_RUNTIME)/.tried
+unit: install packages $(OLD_RUNTIME)/.tried
 	EDGEJOULE_TFLITE_RUNTIME_PYTHON=$$(ls $(CURDIR)/$(OLD_RUNTIME)/bin/python 2>/dev/null) \
 		$(BIN)/python -m pytest -m "not slow"
 
-test-slow: install
+test-slow: install packages
 	$(BIN)/python -m pytest -m slow
 
 # ---- for developers

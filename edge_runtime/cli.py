@@ -1,4 +1,4 @@
-"""The command line of the device: ``edge-runtime run``, ``edge-runtime doctor`` and ``edge-runtime measure``.
+"""The command line of the device: ``edge-runtime run``, ``doctor``, ``measure`` and ``recording``.
 
 Exit codes: 0 when stopped by SIGTERM, SIGINT, ``--max-rounds`` or ``--exit-when-idle``; else the code of the error
 (see ``protos.errors``). A second SIGTERM or SIGINT ends the process at once (143 or 130 in a shell).
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from edge_runtime import measure_command
+from edge_runtime import measure_command, recording_command
 from edge_runtime.board import software_version
 from edge_runtime.config import KEYS, OPTIONS, Resolved, as_json, misspelt, resolve
 from protos.errors import EdgejouleError
@@ -49,6 +49,10 @@ def parser() -> argparse.ArgumentParser:
                                   epilog=measure_command.EXAMPLE,
                                   formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     measure_command.add_arguments(measure)
+    recording = commands.add_parser("recording", help="what is in a recording; its samples as a table",
+                                    epilog=recording_command.EXAMPLE,
+                                    formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    recording_command.add_arguments(recording)
     for command in (run, doctor):
         command.add_argument("--config", metavar="FILE", type=Path, help="TOML file (or EDGEJOULE_CONFIG)")
         command.add_argument("--show-config", action="store_true", help="print every setting with its origin, and end")
@@ -71,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if given.command == "measure":
             return measure_command.run(given, os.environ)
+        if given.command == "recording":
+            return recording_command.run(given)
         resolved = resolved_from(given, os.environ)
         if given.show_config:
             print(json.dumps(as_json(resolved), indent=2) if given.json else "\n".join(resolved.lines()))

@@ -157,7 +157,7 @@ OPTIONS: tuple[Option, ...] = (
            "own examples: FILE.npz, an idx images file, or a folder of images by class", is_path=True),
     Option("shard", "--shard", "S", _text, _NONE, "the owner in the data to be, or K/N for the K-th of N parts"),
     Option("sensor", "--sensor", "SPEC", _text, _always("none"),
-           "what measures: serial:PATH, estimate:BOARD or none"),
+           "what measures: serial:PATH, hwmon:NAME, iio:NAME, i2c:BUS:ADDRESS, rapl, pmic, estimate:BOARD or none"),
     Option("state", "--state", "DIR", _path, _state, "folder for bundles, embeddings and unsent reports", is_path=True),
     Option("bundle", "--bundle", "DIR", _path, _NONE,
            "a bundle that is here already; else it is fetched from the coordinator", is_path=True),

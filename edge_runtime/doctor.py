@@ -15,28 +15,19 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from edge_runtime.board import board_name, software_version
 from edge_runtime.config import Settings
+from edge_runtime.doctor_sensor import check_sensor
+from edge_runtime.finding import Finding
 from edge_runtime.fresh_start import FreshStart, measure
 from edge_runtime.link import check_address
 from protos.errors import CheckFailed, EdgejouleError
 
-Verdict = Literal["ok", "warn", "fail"]
 RSS_LIMIT_MB = 120.0
 READY_LIMIT_S = 2.0
 _LEAST_FREE_BYTES = 256 << 20
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the examination; ``fix`` is empty when nothing is wrong."""
-
-    check: str
-    verdict: Verdict
-    what: str
-    fix: str = ""
 
 
 @dataclass(frozen=True)
@@ -143,30 +134,7 @@ def _board(settings: Settings) -> list[Finding]:
 
 
 def _sensor(settings: Settings) -> list[Finding]:
-    kind, _, rest = settings.sensor.partition(":")
-    if kind == "none":
-        fix = "give --sensor serial:/dev/ttyUSB0, or estimate:BOARD"
-        return [Finding("sensor", "warn", "none: joules stay unknown, and no budget can be kept", fix)]
-    if kind != "serial":
-        return [Finding("sensor", "ok", f"{settings.sensor}: joules are estimates")]
-    path = Path(rest.partition("?")[0])
-    if not path.exists():
-        ports = sorted(str(one) for pattern in ("ttyUSB*", "ttyACM*") for one in Path("/dev").glob(pattern))
-        fix = f"plug it in; ports here: {', '.join(ports) or 'none'}"
-        return [Finding("sensor", "fail", f"{path} is not there", fix)]
-    if not os.access(path, os.R_OK | os.W_OK):
-        fix = f"sudo usermod -aG {_group(path)} {os.environ.get('USER', 'USER')}, then log in again"
-        return [Finding("sensor", "fail", f"{path} may not be read and written by this user", fix)]
-    if not path.is_char_device():
-        return [Finding("sensor", "fail", f"{path} is no serial port", "give the path of the port")]
-    return [Finding("sensor", "ok", f"{path} can be opened")]
-
-
-def _group(path: Path) -> str:
-    try:
-        return path.group()
-    except KeyError:
-        return str(path.stat().st_gid)
+    return check_sensor(settings.sensor)
 
 
 def _coordinator(settings: Settings) -> list[Finding]:

@@ -1,35 +1,40 @@
 """The joules of a period or of a command, by any meter.
 
 The time measured is one phase of the meter, from just before the command starts until its end is noticed (its SIGCHLD
-ends the waiting). Joules are those of the whole board meanwhile, not of the command alone.
+ends the waiting). Joules are those of the whole board meanwhile, not of the command alone. With a baseline the board is
+measured at rest before and after, and what it would have needed anyway is taken off.
 """
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
-from edge_runtime.power.meter import Meter, MeterIdentity, ShowsPower
+from edge_runtime.measured_period import MeasuredPeriod, PeriodMeter
+from edge_runtime.power.meter import MeterIdentity, ShowsPower
 from edge_runtime.signal_queue import SignalQueue
-from protos.energy import Phase, PhaseEnergy
 from protos.errors import UsageError
 
-__all__ = ["Glance", "Measurement", "measure"]
+__all__ = ["AFTER", "BEFORE", "INCOMPLETE", "MAIN", "Ended", "Glance", "Measurement", "measure"]
 
-_MEASURED = Phase.TRAIN
-"""Any phase but idle would do: a meter adds up what is not idle while it goes on."""
+BEFORE, MAIN, AFTER = "idle-before", "measured", "idle-after"
+"""Names of the periods, in the JSON and in a recording."""
+INCOMPLETE = "recording-incomplete"
+"""Flag of a measurement whose recording ended before it."""
 GLANCE_S = 0.2
 
-Ended = Literal["time", "command", "interrupt"]
+Ended = Literal["time", "command", "interrupt", "recording"]
 
 
 @dataclass(frozen=True, slots=True)
 class Glance:
-    """What is known while measuring: seconds so far, joules so far, watts now (None: unknown)."""
+    """What is known while measuring: period, seconds so far, joules so far, watts now (None: unknown)."""
 
+    name: str
     seconds: float
     energy_j: float | None
     power_w: float | None
@@ -40,96 +45,96 @@ class Measurement:
     """What was measured.
 
     Args:
-        energy: joules with coverage, method, uncertainty and flags.
+        main: the period or command itself, gross.
         identity: who measured.
-        peak_w: largest sample, W; None when there was none (an estimate has none).
         ended: what ended it.
         command: the words of the command, None for a period.
         exit_code: the command's, 128 + n for one that signal n ended; None for a period.
+        before: the board at rest before; None without a baseline.
+        after: the board at rest after; None without a baseline, or after a SIGTERM.
     """
 
-    energy: PhaseEnergy
+    main: MeasuredPeriod
     identity: MeterIdentity
-    peak_w: float | None
     ended: Ended
     command: tuple[str, ...] | None
     exit_code: int | None
+    before: MeasuredPeriod | None = None
+    after: MeasuredPeriod | None = None
+
+    def flagged(self, word: str) -> Measurement:
+        """The same with one more flag on its energy."""
+        energy = self.main.energy
+        return replace(self, main=replace(self.main, energy=replace(energy, flags=(*energy.flags, word))))
 
     @property
-    def duration_s(self) -> float:
-        """Seconds from beginning to end."""
-        return self.energy.covered_s + self.energy.uncovered_s
-
-    @property
-    def mean_w(self) -> float | None:
-        """Mean power of the covered seconds."""
-        joules, seconds = self.energy.energy_j, self.energy.covered_s
-        return joules / seconds if joules is not None and seconds > 0 else None
-
-    def as_json(self) -> dict[str, Any]:
-        """The figures by name; unknown ones are None."""
-        energy = self.energy
-        return {
-            "schema": "edgejoule.measurement/1",
-            "energy_j": energy.energy_j,
-            "uncertainty_j": energy.uncertainty_j,
-            "mean_w": self.mean_w,
-            "peak_w": self.peak_w,
-            "duration_s": self.duration_s,
-            "covered_s": energy.covered_s,
-            "uncovered_s": energy.uncovered_s,
-            "coverage": energy.coverage,
-            "method": energy.method,
-            "sensor": energy.sensor,
-            "calibration_id": self.identity.calibration_id,
-            "quality": self.identity.quality,
-            "flags": list(energy.flags),
-            "budget": {term.name: term.standard_j for term in energy.budget},
-            "ended_by": self.ended,
-            "command": None if self.command is None else list(self.command),
-            "exit_code": self.exit_code,
-        }
+    def periods(self) -> tuple[MeasuredPeriod, ...]:
+        """Every period, in order of time."""
+        return tuple(period for period in (self.before, self.main, self.after) if period is not None)
 
 
 def measure(
-    meter: Meter,
+    meter: PeriodMeter,
     signals: SignalQueue,
     *,
     for_s: float | None = None,
     command: Sequence[str] = (),
     command_stdout: int | None = None,
+    baseline_s: float | None = None,
     show: Callable[[Glance], None] | None = None,
 ) -> Measurement:
     """Measure until ``for_s`` seconds have passed, the command has ended, or, without a command, a signal comes.
 
-    A signal that was sent to this process alone is passed on to the command. ``command_stdout`` is a file descriptor
-    for the command's stdout; None lets it share ours.
+    A signal that was sent to this process alone is passed on to the command; a second SIGTERM kills it.
+    ``command_stdout`` is a file descriptor for the command's stdout; None lets it share ours. With ``baseline_s`` the
+    board is measured at rest for so long before and after: a signal during the first ends everything, one during the
+    second ends that alone, and after a SIGTERM there is no second.
 
     Raises:
         UsageError: the command cannot be started.
+        KeyboardInterrupt: a signal came during the first baseline.
     """
-    meter.start()
-    meter.mark(_MEASURED)
-    begun_s = time.monotonic()
-    child = _start(command, signals, command_stdout) if command else None
-    try:
-        ended = _wait(meter, signals, begun_s, for_s, child, show)
-    except BaseException:
-        if child is not None:
+    before = after = None
+    if baseline_s is not None:
+        before, stop = _period(meter, signals, BEFORE, baseline_s, show)
+        if stop.ended == "interrupt":
+            raise KeyboardInterrupt
+    child = None
+    if command:
+        meter.begin(MAIN)
+        child = _start(command, signals, command_stdout)
+        try:
+            stop = _wait(meter, MAIN, signals, None, child, show)
+        except BaseException:
             child.kill()
             child.wait()
-        raise
-    meter.mark(Phase.IDLE)
-    parts = {part.phase: part for part in meter.settle()}
+            raise
+        main = meter.end()
+    else:
+        main, stop = _period(meter, signals, MAIN, for_s, show)
+    if baseline_s is not None and not stop.terminated:
+        after, _ = _period(meter, signals, AFTER, baseline_s, show)
     code = None if child is None else child.returncode
-    return Measurement(
-        parts[_MEASURED],
-        meter.identity,
-        meter.peak_w if isinstance(meter, ShowsPower) else None,
-        ended,
-        tuple(command) if command else None,
-        128 - code if code is not None and code < 0 else code,
-    )
+    code = 128 - code if code is not None and code < 0 else code
+    words = tuple(command) if command else None
+    meter.fact({"ended": stop.ended, "command": None if words is None else list(words), "exit_code": code})
+    return Measurement(main, meter.meter.identity, stop.ended, words, code, before, after)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stop:
+    """What ended a period, and whether a SIGTERM was among it: then nothing more is measured."""
+
+    ended: Ended
+    terminated: bool = False
+
+
+def _period(
+    meter: PeriodMeter, signals: SignalQueue, name: str, for_s: float | None, show: Callable[[Glance], None] | None
+) -> tuple[MeasuredPeriod, _Stop]:
+    meter.begin(name)
+    stop = _wait(meter, name, signals, for_s, None, show)
+    return meter.end(), stop
 
 
 def _start(command: Sequence[str], signals: SignalQueue, stdout: int | None) -> subprocess.Popen[bytes]:
@@ -142,36 +147,38 @@ def _start(command: Sequence[str], signals: SignalQueue, stdout: int | None) -> 
 
 
 def _wait(
-    meter: Meter,
+    meter: PeriodMeter,
+    name: str,
     signals: SignalQueue,
-    begun_s: float,
     for_s: float | None,
     child: subprocess.Popen[bytes] | None,
     show: Callable[[Glance], None] | None,
-) -> Ended:
-    shown_s, shown_j = begun_s, 0.0
+) -> _Stop:
+    begun_s = shown_s = time.monotonic()
+    shown_j, terms = 0.0, 0
     while True:
         if child is not None and child.poll() is not None:
-            return "command"
+            return _Stop("command", terms > 0)
         now_s = time.monotonic()
         left_s = GLANCE_S if for_s is None else begun_s + for_s - now_s
         if left_s <= 0:
-            return "time"
+            return _Stop("time")
         if show is not None and now_s - shown_s >= GLANCE_S:
-            spent_j = meter.spent_j()
+            spent_j = meter.meter.spent_j()
             watts = (
-                meter.power_w
-                if isinstance(meter, ShowsPower)
+                meter.meter.power_w
+                if isinstance(meter.meter, ShowsPower)
                 else None
                 if spent_j is None
                 else (spent_j - shown_j) / (now_s - shown_s)
             )
-            show(Glance(now_s - begun_s, spent_j, watts))
+            show(Glance(name, now_s - begun_s, spent_j, watts))
             shown_s, shown_j = now_s, spent_j or 0.0
         asked = signals.wait(min(GLANCE_S, left_s))
         if asked is None:
             continue
         if child is None:
-            return "interrupt"
+            return _Stop("interrupt", asked.number is signal.SIGTERM)
         if not asked.from_terminal:
-            child.send_signal(asked.number)
+            terms += asked.number is signal.SIGTERM
+            child.send_signal(signal.SIGKILL if terms > 1 else asked.number)

@@ -21,9 +21,9 @@ __all__ = ["EXAMPLE", "add_arguments", "run", "seconds"]
 
 EXAMPLE = """examples:
   edge-runtime measure --sensor serial:/dev/ttyUSB0 --for 30s
-  edge-runtime measure --sensor serial:/dev/ttyUSB0 --json joules.json -- python3 work.py
-  edge-runtime measure --sensor replay:trace1-energy.bin --format mlperf-tiny \\
-      --windows trace1-timestamps.json --json -
+  edge-runtime measure --sensor serial:/dev/ttyUSB0 --baseline 10s --record run.ejr --plot run.png -- python3 work.py
+  edge-runtime measure --sensor replay:run.ejr --json -
+  edge-runtime measure --sensor replay:ppk2.csv --format csv --volts 3.3
 
 Without --for and without a command it measures until Ctrl-C. The exit code is the command's, 128 + n when signal n
 ended it; 0 for a period. Joules are those of the whole board while the command runs. With --json on stdout the
@@ -31,6 +31,7 @@ command's own stdout goes to stderr. Unknown figures are ? and null."""
 
 _SECONDS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
 _LONGEST_S = 30 * 86400.0
+_CONFIG = Path("/etc/edgejoule/device.toml")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,18 +39,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sensor",
         metavar="SPEC",
-        help="serial:PATH, estimate:BOARD, none, or replay:FILE (or EDGEJOULE_SENSOR; default none)",
+        help="what measures, as in the device's settings, or replay:FILE (or EDGEJOULE_SENSOR, or --config)",
+    )
+    parser.add_argument(
+        "--config", metavar="FILE", type=Path, help=f"settings that name the sensor (default {_CONFIG}, if there)"
     )
     parser.add_argument("--for", dest="period", metavar="TIME", help="such as 30s, 2m, 500ms; default until Ctrl-C")
+    parser.add_argument("--baseline", metavar="TIME", help="measure the board at rest for so long before and after")
+    parser.add_argument("--record", metavar="FILE", type=Path, help="write every sample to FILE, which must be new")
+    parser.add_argument("--plot", metavar="FILE", type=Path, help="draw power over time as a PNG (extra: plot)")
     parser.add_argument(
         "--json", nargs="?", const="-", metavar="OUT", help="write JSON to OUT; without OUT, or with -, to stdout"
     )
-    parser.add_argument("--format", metavar="NAME", help="format of a replayed FILE: mlperf-tiny")
-    parser.add_argument("--windows", metavar="FILE", type=Path, help="windows of a replayed FILE (*-timestamps.json)")
+    parser.add_argument("--format", metavar="NAME", help="replay a FILE of another instrument: mlperf-tiny or csv")
+    parser.add_argument("--windows", metavar="FILE", type=Path, help="windows of such a FILE (*-timestamps.json)")
+    parser.add_argument("--volts", metavar="V", type=float, help="supply of a csv that has a current and no voltage")
     parser.add_argument("words", nargs="*", metavar="COMMAND", help="after --: the command to measure")
 
 
-def seconds(text: str) -> float:
+def seconds(text: str, where: str = "--for") -> float:
     """A length of time as seconds.
 
     Raises:
@@ -61,7 +69,7 @@ def seconds(text: str) -> float:
     found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)\s*(ms|s|m|h|)", text.strip())
     length_s = float(found[1]) * _SECONDS[found[2]] if found else 0.0
     if not 0 < length_s <= _LONGEST_S:
-        raise UsageError(f"{text!r} is no length of time up to 30 days", where="--for", fix="give 30s, 2m or 500ms")
+        raise UsageError(f"{text!r} is no length of time up to 30 days", where=where, fix="give 30s, 2m or 500ms")
     return length_s
 
 
@@ -70,97 +78,119 @@ def run(given: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
     Raises:
         EdgejouleError: the options contradict each other, the sensor cannot be opened, the command cannot be
-            started, a recording cannot be read, or OUT cannot be written.
+            started, a recording cannot be read, or a file cannot be written.
     """
-    sensor = given.sensor or environ.get("EDGEJOULE_SENSOR") or "none"
     out = None if given.json in (None, "-") else Path(given.json)
-    if out is not None and (out.is_dir() or not out.parent.is_dir()):
-        raise UsageError(
-            "is no file that can be written", where=str(out), fix="give --json a file in an existing folder"
-        )
+    for option, path in (("--json", out), ("--plot", given.plot), ("--record", given.record)):
+        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+            raise UsageError(
+                "is no file that can be written", where=str(path), fix=f"give {option} a file in an existing folder"
+            )
+    if given.plot is not None:
+        from edge_runtime.measure_plot import require
+
+        require()
+    sensor = given.sensor or environ.get("EDGEJOULE_SENSOR") or _configured(given.config, environ)
     if sensor.startswith("replay:"):
         return _replay(given, Path(sensor.removeprefix("replay:")), out)
-    for option, value in (("--format", given.format), ("--windows", given.windows)):
+    for option, value in (("--format", given.format), ("--windows", given.windows), ("--volts", given.volts)):
         if value is not None:
             raise UsageError("is for a recording", where=option, fix="use it with --sensor replay:FILE")
     if given.words and given.period is not None:
         raise UsageError("a command is measured until it ends", where="--for", fix="leave out --for or the command")
-    if given.words and sensor.startswith("estimate:"):
+    if sensor.startswith("estimate:") and given.words:
         raise UsageError(
             "an estimate knows the CPU time of this process alone, not that of a command",
             where=sensor,
             fix="use --sensor serial:PATH",
         )
+    if sensor.startswith("estimate:") or sensor == "none":
+        for option, value in (("--record", given.record), ("--plot", given.plot), ("--baseline", given.baseline)):
+            if value is not None:
+                raise UsageError("needs samples, and there are none", where=option, fix="use --sensor serial:PATH")
     return _measure(given, sensor, out)
+
+
+def _configured(path: Path | None, environ: Mapping[str, str]) -> str:
+    """The sensor of the device's settings; ``none`` without any."""
+    from edge_runtime.config import resolve
+
+    path = path or (Path(environ["EDGEJOULE_CONFIG"]) if environ.get("EDGEJOULE_CONFIG") else None)
+    if path is None and not _CONFIG.is_file():
+        return "none"
+    return resolve({}, environ, path or _CONFIG).settings.sensor
 
 
 def _measure(given: argparse.Namespace, sensor: str, out: Path | None) -> int:
     for_s = None if given.period is None else seconds(given.period)
+    baseline_s = None if given.baseline is None else seconds(given.baseline, "--baseline")
     to_stdout = given.json == "-"
     with SignalQueue() as signals:
         # Only now: threads that numpy and the meter start must begin with the signals blocked.
-        from edge_runtime.measure import measure
-        from edge_runtime.measure_display import LiveLine, measurement_lines
-        from edge_runtime.power.opening import open_meter
+        from edge_runtime.measure import INCOMPLETE, measure
+        from edge_runtime.measure_display import LiveLine
+        from edge_runtime.measure_opening import opened
+        from edge_runtime.measure_report import document, lines
+        from edge_runtime.power.envelope import Envelope
 
-        meter = open_meter(sensor)
-        try:
-            if meter.identity.method != "measured":
-                print(f"edge-runtime: {_warning(meter.identity.method)}", file=sys.stderr)
+        envelope = Envelope() if given.plot is not None else None
+        with opened(sensor, record=given.record, envelope=envelope) as meter:
+            if meter.meter.identity.method != "measured":
+                print(f"edge-runtime: {_warning(meter.meter.identity.method)}", file=sys.stderr)
             live = LiveLine(sys.stderr) if _may_draw(bool(given.words), to_stdout, environ=os.environ) else None
-            result = measure(
-                meter,
-                signals,
-                for_s=for_s,
-                command=given.words,
-                command_stdout=sys.stderr.fileno() if to_stdout and given.words else None,
-                show=live.show if live else None,
-            )
-            if live:
-                live.clear()
-        finally:
-            meter.close()
-    _hand_out(result.as_json(), measurement_lines(result), given.json, out)
+            try:
+                result = measure(
+                    meter,
+                    signals,
+                    for_s=for_s,
+                    command=given.words,
+                    command_stdout=sys.stderr.fileno() if to_stdout and given.words else None,
+                    baseline_s=baseline_s,
+                    show=live.show if live else None,
+                )
+            finally:
+                if live:
+                    live.clear()
+        if meter.warning is not None:
+            print(f"edge-runtime: {meter.warning}", file=sys.stderr)
+            result = result.flagged(INCOMPLETE)
+    _hand_out(document(result), lines(result), given.json, out)
+    if envelope is not None:
+        from edge_runtime.measure_plot import draw
+
+        draw(given.plot, envelope, result.periods, title=" ".join(given.words))
     return result.exit_code or 0
 
 
 def _replay(given: argparse.Namespace, path: Path, out: Path | None) -> int:
-    if given.words or given.period is not None:
-        raise UsageError("a recording has its own time", where="--sensor", fix="leave out --for and the command")
+    for option, value in (("--for", given.period), ("--baseline", given.baseline), ("--record", given.record)):
+        if value is not None:
+            raise UsageError("a recording has its own time", where=option, fix="leave it out with replay:FILE")
+    if given.words:
+        raise UsageError("a recording has its own time", where="--sensor", fix="leave out the command")
     from edge_runtime.measure_display import replay_lines
-    from edge_runtime.power.replay import FORMATS, integrate_trace, read_windows
+    from edge_runtime.measure_replay import foreign, foreign_document, recorded, recording_facts
+    from edge_runtime.measure_report import document, lines
+    from edge_runtime.power.envelope import Envelope
 
-    if given.format not in FORMATS:
-        what = "is needed to read a recording" if given.format is None else f"{given.format!r} is not known"
-        raise UsageError(what, where="--format", fix=f"use {' or '.join(FORMATS)}")
-    replay = integrate_trace(path, read_windows(given.windows) if given.windows is not None else ())
-    document = {
-        "schema": "edgejoule.replay/1",
-        "sensor": f"replay:{path}",
-        "format": given.format,
-        "total_j": replay.total_j,
-        "duration_s": replay.duration_s,
-        "rate_hz": replay.rate_hz,
-        "samples": replay.samples,
-        "mean_w": replay.total_j / replay.duration_s,
-        "peak_w": replay.peak_w,
-        "uncertainty_j": None,
-        "windows": [
-            {
-                "number": row.window.number,
-                "start_s": row.window.start_s,
-                "stop_s": row.window.stop_s,
-                "energy_j": row.energy_j,
-                "mean_w": row.mean_w,
-                "inferences": row.window.inferences,
-                "per_inference_j": row.per_inference_j,
-                "coverage": row.coverage,
-                "flags": list(row.flags),
-            }
-            for row in replay.windows
-        ],
-    }
-    _hand_out(document, replay_lines(replay), given.json, out)
+    if given.format is not None:
+        if given.plot is not None:
+            raise UsageError("is for our own recordings", where="--plot", fix="leave it out with --format")
+        replay = foreign(path, given.format, given.windows, given.volts)
+        _hand_out(foreign_document(path, given.format, replay), replay_lines(replay), given.json, out)
+        return 0
+    for option, value in (("--windows", given.windows), ("--volts", given.volts)):
+        if value is not None:
+            fix = "add --format mlperf-tiny or csv"
+            raise UsageError("is for a file of another instrument", where=option, fix=fix)
+    envelope = Envelope() if given.plot is not None else None
+    result, replayed = recorded(path, envelope)
+    facts = recording_facts(path, replayed)
+    _hand_out(document(result) | {"recording": facts}, lines(result), given.json, out)
+    if envelope is not None:
+        from edge_runtime.measure_plot import draw
+
+        draw(given.plot, envelope, result.periods, title=" ".join(result.command or ()))
     return 0
 
 

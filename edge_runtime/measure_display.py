@@ -8,10 +8,11 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TextIO
 
-from edge_runtime.measure import Glance, Measurement
+from edge_runtime.measure import MAIN, Glance
+from edge_runtime.measure_report import known
 from edge_runtime.power.replay import Replay
 
-__all__ = ["LiveLine", "measurement_lines", "replay_lines", "sparkline"]
+__all__ = ["LiveLine", "replay_lines", "sparkline"]
 
 _BARS = "▁▂▃▄▅▆▇█"
 _PLAIN_BARS = "_.-=+*#@"
@@ -55,9 +56,9 @@ class LiveLine:
             columns = os.get_terminal_size(self._stream.fileno()).columns or 80
         except OSError:
             columns = 80
-        figures = (
-            f"{glance.seconds:8.1f} s  {_known(glance.power_w, '.3f'):>8} W  {_known(glance.energy_j, '.2f'):>9} J  "
-        )
+        label = "" if glance.name == MAIN else f"{glance.name}  "
+        watts, joules = known(glance.power_w, ".3f"), known(glance.energy_j, ".2f")
+        figures = f"{label}{glance.seconds:8.1f} s  {watts:>8} W  {joules:>9} J  "
         plot = sparkline(list(self._watts), self._bars)
         room = max(0, columns - 1 - len(figures))
         self._stream.write("\r\x1b[K" + (figures + plot[-room:] if room else figures[: columns - 1]))
@@ -70,23 +71,6 @@ class LiveLine:
             self._stream.write("\r\x1b[K")
             self._stream.flush()
             self._shown = False
-
-
-def measurement_lines(result: Measurement) -> list[str]:
-    """The figures of a measurement, one per line."""
-    energy, identity = result.energy, result.identity
-    lines = [
-        f"energy    {_known(energy.energy_j, '.4g')} J ± {_known(energy.uncertainty_j, '.2g')} J (95 %)",
-        f"mean      {_known(result.mean_w, '.4g')} W",
-        f"peak      {_known(result.peak_w, '.4g')} W",
-        f"time      {result.duration_s:.3f} s, {energy.coverage:.1%} covered",
-        f"method    {energy.method} ({identity.quality})",
-        f"sensor    {energy.sensor}",
-        f"flags     {', '.join(energy.flags) or 'none'}",
-    ]
-    if result.command is not None:
-        lines.append(f"command   ended with {result.exit_code}")
-    return lines
 
 
 def replay_lines(replay: Replay) -> list[str]:
@@ -103,11 +87,7 @@ def replay_lines(replay: Replay) -> list[str]:
     for row in replay.windows:
         lines.append(
             f"{row.window.number:>6}  {row.window.start_s:>10.3f}  {row.window.stop_s:>10.3f}"
-            f"  {_known(row.energy_j, '.6g'):>12}  {_known(row.mean_w, '.5g'):>10}"
-            f"  {_known(row.per_inference_j, '.5g'):>12}  {', '.join(row.flags)}".rstrip()
+            f"  {known(row.energy_j, '.6g'):>12}  {known(row.mean_w, '.5g'):>10}"
+            f"  {known(row.per_inference_j, '.5g'):>12}  {', '.join(row.flags)}".rstrip()
         )
     return lines
-
-
-def _known(value: float | None, form: str) -> str:
-    return "?" if value is None else format(value, form)

@@ -108,9 +108,11 @@ class PhaseEnergy:
         uncovered_s: seconds without.
         method: ``measured``, ``estimated`` or ``unknown``.
         sensor: identity of the sensor.
-        uncertainty_j: half width of the 95 % interval (k = 2), or None when it cannot be bounded.
+        uncertainty_j: half width of the 95 % interval, or None when it cannot be bounded.
         flags: words such as ``degraded``, ``clipped``, ``no-sensor``; empty when all is well.
         budget: the terms behind ``uncertainty_j``.
+        coverage_factor: half width over combined standard uncertainty, gaps apart; None without a budget.
+        worst_case_j: sum of the limits of all errors; None without a budget.
     """
 
     phase: Phase
@@ -122,6 +124,8 @@ class PhaseEnergy:
     uncertainty_j: float | None
     flags: tuple[str, ...] = ()
     budget: tuple[UncertaintyTerm, ...] = ()
+    coverage_factor: float | None = None
+    worst_case_j: float | None = None
 
     @property
     def coverage(self) -> float:

@@ -15,6 +15,7 @@ SBOS448 (Texas Instruments).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import IntEnum
 from types import MappingProxyType
@@ -44,6 +45,22 @@ CLIP_RAW = (4000, 8000, 16000, 32000)
 """Full scale of the shunt register by PGA code: +-40, 80, 160, 320 mV."""
 OFFSET_LIMIT_V = (100e-6, 125e-6, 150e-6, 200e-6)
 """Limit of the offset voltage by PGA code, grade A, 25 degrees C (Electrical Characteristics)."""
+OFFSET_TYPICAL_V = (10e-6, 20e-6, 30e-6, 40e-6)
+"""Typical offset voltage by PGA code; read as one sigma of the parts made."""
+SHUNT_LIMIT = 0.01
+"""Tolerance of the shunt resistor of common breakout boards (R100, 1 %)."""
+GAIN_LIMIT, GAIN_TYPICAL = 0.005, 0.002
+"""Current measurement error, limit and typical, grade A, 25 degrees C; typical is read as one sigma."""
+BUS_LIMIT, BUS_TYPICAL = 0.005, 0.002
+"""Bus voltage measurement error, alike."""
+NOISE_V = 5e-6
+"""Noise of one 12-bit shunt conversion, one sigma: an assumption (the data sheet has none), half a step."""
+REFERENCE_RELATIVE = 0.001
+"""Limit of the reference meter of a calibration when nothing else is known: an assumption, a good hand-held meter."""
+ZERO_LIMIT_V = 5e-6
+"""What a zero calibration leaves: half a register step, drift of 0.1 uV per degree within it. An assumption."""
+SINCE_CALIBRATION = 0.0005
+"""Limit of shunt, and of amplifier, since the calibration: ageing and 10 degrees at 50 ppm each. An assumption."""
 CONVERSION_S = MappingProxyType(
     {
         0: 84e-6,
@@ -134,6 +151,18 @@ class Config:
         return BUS_STEP_V * _coarseness(self.bus_adc)
 
     @property
+    def dithered_bus_step_v(self) -> float:
+        """Step that the mean of samples has when a bridge varies the resolution of the bus voltage, V.
+
+        Ten bits stand for a mixture of 10 (half of the time), 11 and 12; 11 and 12 bits for both by halves. Each
+        resolution errs by itself.
+        """
+        shares = {1: (0.0, 0.5, 0.25, 0.25), 2: (0.0, 0.0, 0.5, 0.5), 3: (0.0, 0.0, 0.5, 0.5)}.get(self.bus_adc)
+        if shares is None:
+            return self.bus_step_v
+        return math.hypot(*(share * BUS_STEP_V * _coarseness(code) for code, share in enumerate(shares)))
+
+    @property
     def averages(self) -> int:
         """Shunt conversions averaged into one sample."""
         return 1 << (self.shunt_adc - 8) if self.shunt_adc >= 8 else 1
@@ -190,21 +219,43 @@ class Calibration:
         """Current per shunt volt, gain included."""
         return (1.0 + self.gain_ppm * 1e-6) / (self.shunt_uohm * 1e-6)
 
-    def errors(self, config: Config, supply_v: float) -> ErrorModel:
+    def errors(
+        self,
+        config: Config,
+        supply_v: float,
+        *,
+        dithered: bool = False,
+        reference_relative: float = REFERENCE_RELATIVE,
+    ) -> ErrorModel:
         """Limits of this chain's errors with a sensor setting.
 
-        Uncalibrated: offset limit of the data sheet; 1 % shunt, 0.5 % current and 0.5 % bus gain, added.
-        Calibrated: one shunt step of offset (resolution and 0.1 uV per degree), and 0.2 % of gain for the bus
-        (typical), the reference meter and ageing together.
+        Uncalibrated: what the data sheet and the shunt's tolerance allow. Calibrated: what a calibration of zero and
+        current leaves. The bus voltage is not calibrated, its error stays.
+
+        Args:
+            config: sensor setting.
+            supply_v: bus voltage, V.
+            dithered: the bridge varies the rhythm and the resolution of conversions (``Feature.DITHER``).
+            reference_relative: limit of the meter that the calibration compared with.
         """
         amperes = self.amperes_per_volt
+        known = bool(self.id)
         return ErrorModel(
             supply_v=supply_v,
             current_step_a=config.shunt_step_v * amperes,
-            voltage_step_v=config.bus_step_v,
-            offset_a=(SHUNT_STEP_V if self.id else OFFSET_LIMIT_V[config.pga]) * amperes,
-            gain_relative=0.002 if self.id else 0.02,
+            voltage_step_v=config.dithered_bus_step_v if dithered else config.bus_step_v,
+            offset_a=(ZERO_LIMIT_V if known else OFFSET_LIMIT_V[config.pga]) * amperes,
+            offset_standard_a=None if known else OFFSET_TYPICAL_V[config.pga] * amperes,
+            shunt_relative=SINCE_CALIBRATION if known else SHUNT_LIMIT,
+            gain_relative=SINCE_CALIBRATION if known else GAIN_LIMIT,
+            gain_standard=None if known else GAIN_TYPICAL,
+            bus_relative=BUS_LIMIT,
+            bus_standard=BUS_TYPICAL,
+            reference_relative=reference_relative if known else 0.0,
+            noise_a=NOISE_V / config.averages**0.5 * amperes,
             duty=config.duty,
+            shunt_s=config.shunt_s,
+            dithered=dithered,
         )
 
 

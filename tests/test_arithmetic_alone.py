@@ -16,6 +16,7 @@ ARITHMETIC = [
     "protos.energy",
     "protos.attribution",
     "protos.uncertainty",
+    "protos.windows",
     "protos.plan",
     "protos.plan_rules",
     "protos.catalog",

@@ -1,24 +1,30 @@
-"""Opening a bridge: the port, the handshake, the first samples, and a clear error for whatever is missing."""
+"""Opening a bridge: its options, the handshake, the first samples, and a clear error for whatever is missing."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-from edge_runtime.power.bridge_meter import BridgeMeter
+from edge_runtime.power.bridge_sensor import BridgeSensor
 from edge_runtime.power.clock import Clock
+from edge_runtime.power.options import choice, ohms, refuse_others, whole
 from edge_runtime.power.samples import CAPACITY
+from edge_runtime.power.session import Wanted
 from edge_runtime.power.transport import Opener, SerialTransport
+from protos.bridge.commands import Command
 from protos.bridge.hello import MAX_SENSORS, PROTOCOL
-from protos.errors import SensorError, UsageError
-from protos.ina219 import PROFILES, Profile
+from protos.errors import SensorError
+from protos.ina219 import PROFILES
 
-__all__ = ["open_bridge_meter"]
+__all__ = ["RANGES", "bridge_sensor"]
 
 HELLO_WAIT_S = 4.0
 SAMPLE_WAIT_S = 3.0
+SETTING_WAIT_S = 2.0
+RANGES = {"40mV": 0, "80mV": 1, "160mV": 2, "320mV": 3}
+"""Range of the shunt voltage by name: its PGA code."""
 
 
-def open_bridge_meter(
+def bridge_sensor(
     path: str,
     options: Mapping[str, str],
     clock: Clock,
@@ -26,86 +32,89 @@ def open_bridge_meter(
     opener: Opener = SerialTransport,
     hello_wait_s: float = HELLO_WAIT_S,
     capacity: int = CAPACITY,
-) -> BridgeMeter:
-    """Open the port, wait for HELLO and for the first sample; ``capacity`` samples are stored at most.
+) -> BridgeSensor:
+    """The sensor of ``serial:PATH?OPTIONS``, not open yet.
+
+    Its ``open`` waits for HELLO, for the settings asked for and for the first sample, and raises SensorError when the
+    port does not open; nobody, or somebody else, answers within ``hello_wait_s``; the bridge speaks another major
+    version; it has no such sensor; it does not take a setting; the sensor gives no sample.
 
     Raises:
         UsageError: an option that is not known or not in range.
-        SensorError: the port does not open; nobody, or somebody else, answers within ``hello_wait_s``; the bridge
-            speaks another major version; it has no such sensor; the sensor gives no sample.
     """
-    sensor, shunt_ohm, profile = _read(options)
-    meter = BridgeMeter(
-        path, sensor=sensor, clock=clock, profile=profile, shunt_ohm=shunt_ohm, opener=opener, capacity=capacity
+    refuse_others(options, ("sensor", "shunt", "profile", "range"))
+    profile = choice(options, "profile", PROFILES)
+    wanted = Wanted(profile, choice(options, "range", RANGES), ohms(options, "shunt"))
+    index = whole(options, "sensor", 0, MAX_SENSORS - 1) or 0
+    return BridgeSensor(
+        path,
+        sensor=index,
+        clock=clock,
+        wanted=wanted,
+        opener=opener,
+        capacity=capacity,
+        handshake=lambda sensor: _shake_hands(sensor, hello_wait_s),
     )
-    meter.link.open()
-    try:
-        _shake_hands(meter, path, sensor, clock, hello_wait_s)
-    except BaseException:
-        meter.close()
-        raise
-    return meter
 
 
-def _shake_hands(meter: BridgeMeter, path: str, sensor: int, clock: Clock, hello_wait_s: float) -> None:
-    session = meter.session
-    deadline_s = clock.monotonic() + hello_wait_s
-    while session.hello is None and session.refused is None and clock.monotonic() < deadline_s:
-        meter.wait_for_news(0.05)
-    if session.refused is not None:
-        major, minor = session.refused
+def _shake_hands(bridge: BridgeSensor, hello_wait_s: float) -> None:
+    session, path = bridge.session, bridge.path
+    _wait(bridge, hello_wait_s, lambda: session.hello is not None or session.incompatible is not None)
+    if session.incompatible is not None:
+        major, minor = session.incompatible
         raise SensorError(
             f"the bridge speaks protocol {major}.{minor}, this program speaks {PROTOCOL[0]}.{PROTOCOL[1]}",
             where=path,
-            fix=f"give the bridge firmware that speaks protocol {PROTOCOL[0]}.x",
+            fix=_flash(path),
         )
     if session.hello is None:
         if session.heard_bytes:
             raise SensorError(
                 f"something sends here, but not the bridge's protocol ({session.heard_bytes} bytes heard)",
                 where=path,
-                fix="check that this is the bridge's port, and flash its firmware",
+                fix=f"check that this is the bridge's port, then: {_flash(path)}",
             )
         raise SensorError(
             f"no answer within {hello_wait_s:g} s", where=path, fix="check power, cable and firmware of the bridge"
         )
-    if sensor >= len(session.hello.sensors):
+    if bridge.index >= len(session.hello.sensors):
         raise SensorError(
-            f"the bridge has {len(session.hello.sensors)} sensor(s), number {sensor} was asked for",
+            f"the bridge has {len(session.hello.sensors)} sensor(s), number {bridge.index} was asked for",
             where=path,
             fix="count from 0: ...?sensor=0",
         )
-    deadline_s = clock.monotonic() + SAMPLE_WAIT_S
-    while not meter.has_samples and clock.monotonic() < deadline_s:
-        meter.wait_for_news(0.05)
-    if not meter.has_samples:
+    _wait(bridge, SETTING_WAIT_S, lambda: session.settled)
+    _refuse_half_done(bridge)
+    _wait(bridge, SAMPLE_WAIT_S, lambda: bridge.covered_to_s > float("-inf"))
+    if bridge.covered_to_s == float("-inf"):
         raise SensorError(
-            f"the bridge answers, but sensor {sensor} gives no samples",
+            f"the bridge answers, but sensor {bridge.index} gives no samples",
             where=path,
             fix="check the wiring of the INA219 (SDA, SCL, power, address)",
         )
 
 
-def _read(options: Mapping[str, str]) -> tuple[int, float | None, Profile | None]:
-    unknown = set(options) - {"sensor", "shunt", "profile"}
-    if unknown:
-        raise UsageError(
-            f"unknown option {sorted(unknown)[0]!r}", where="sensor", fix="use sensor=, shunt= and profile="
+def _refuse_half_done(bridge: BridgeSensor) -> None:
+    """A setting that was asked for and not taken is an error, not a hint."""
+    session, path = bridge.session, bridge.path
+    assert session.hello is not None
+    names = {Command.SET_PROFILE: "profile", Command.SET_RANGE: "range"}
+    for code, status in session.refusals.items():
+        name = names[Command(code)]
+        major, minor = session.hello.protocol
+        what = f"the bridge does not take {name}= ({status.name.lower()}; it speaks protocol {major}.{minor})"
+        raise SensorError(what, where=path, fix=f"leave {name}= out, or {_flash(path)}")
+    if not session.settled:
+        raise SensorError(
+            f"the bridge did not take its settings within {SETTING_WAIT_S:g} s", where=path, fix="check the cable"
         )
-    try:
-        sensor = int(options.get("sensor", "0"))
-        shunt_ohm = float(options["shunt"]) if "shunt" in options else None
-    except ValueError as cause:
-        raise UsageError(
-            "sensor must be an integer and shunt a number of ohms",
-            where="sensor",
-            fix="for example ?sensor=0&shunt=0.02",
-        ) from cause
-    if not 0 <= sensor < MAX_SENSORS:
-        raise UsageError(f"sensor {sensor} is not in 0..{MAX_SENSORS - 1}", where="sensor", fix="choose one of these")
-    if shunt_ohm is not None and not 1e-6 <= shunt_ohm <= 1000:
-        raise UsageError(f"shunt of {shunt_ohm} ohm", where="sensor", fix="give it in ohms, for example shunt=0.02")
-    name = options.get("profile")
-    if name is not None and name not in PROFILES:
-        raise UsageError(f"unknown sensor profile {name!r}", where="sensor", fix=f"use {', '.join(PROFILES)}")
-    return sensor, shunt_ohm, PROFILES[name] if name else None
+
+
+def _flash(path: str) -> str:
+    return f"flash its firmware: firmware-tools bridge flash --port {path}"
+
+
+def _wait(bridge: BridgeSensor, seconds: float, condition: Callable[[], bool]) -> None:
+    deadline_s = bridge.clock.monotonic() + seconds
+    while not condition() and bridge.clock.monotonic() < deadline_s:
+        bridge.wait_for_news(0.05)

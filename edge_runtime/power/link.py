@@ -2,12 +2,17 @@
 
 A port that goes away is closed and opened again **by its path**: after a replug the same name leads to another
 device. Nothing that happens here reaches the training thread as an exception.
+
+The thread wakes about ten times a second and takes in all that has come meanwhile, because each waking costs the
+device more than the samples do. It reads without pause only while an answer is expected whose time of arrival counts,
+or while somebody waits for news.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 
 from edge_runtime.power.clock import Clock
 from edge_runtime.power.session import BridgeSession
@@ -20,6 +25,9 @@ log = logging.getLogger(__name__)
 
 REOPEN_EACH_S = 0.2
 SILENT_S = 5.0
+READ_EACH_S = 0.1
+ATTENTIVE_S = 0.1
+"""How long after a question the thread reads without pause."""
 
 
 class BridgeLink:
@@ -32,6 +40,7 @@ class BridgeLink:
         news: set whenever something arrived.
         clock: the host's clock.
         opener: makes a transport from a path.
+        work: called under ``lock`` when all bytes of one read have been given to the session.
     """
 
     def __init__(
@@ -43,11 +52,14 @@ class BridgeLink:
         news: threading.Event,
         clock: Clock,
         opener: Opener = SerialTransport,
+        work: Callable[[], None],
     ) -> None:
         self._path, self._session, self._lock, self._news = path, session, lock, news
-        self._clock, self._opener = clock, opener
+        self._clock, self._opener, self._work = clock, opener, work
         self._transport: Transport | None = None
         self._stop = threading.Event()
+        self._hurry = threading.Event()
+        self._attentive_to_s = float("-inf")
         self._thread: threading.Thread | None = None
         self._heard_s = 0.0
 
@@ -68,11 +80,18 @@ class BridgeLink:
         """Ask the bridge, at once, for what it has not sent yet."""
         with self._lock:
             self._session.flush_wanted = True
+        self.attend()
         self._send_due()
+
+    def attend(self) -> None:
+        """Somebody waits: take in what comes without delay for a while."""
+        self._attentive_to_s = self._clock.monotonic() + ATTENTIVE_S
+        self._hurry.set()
 
     def close(self) -> None:
         """Stop the thread and close the port."""
         self._stop.set()
+        self._hurry.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout=2.0)
         transport, self._transport = self._transport, None
@@ -94,11 +113,19 @@ class BridgeLink:
                 self._heard_s = now_s
                 with self._lock:
                     self._session.receive(data, now_s)
+                    self._work()
                 self._news.set()
             elif now_s - self._heard_s > SILENT_S:
                 self._lost(f"nothing heard for {SILENT_S:g} s")
                 continue
             self._send_due()
+            self._pause(now_s)
+
+    def _pause(self, now_s: float) -> None:
+        """Let more bytes come, unless somebody waits for them."""
+        if now_s >= self._attentive_to_s and not self._session.expects_answer:
+            self._clock.wait(self._hurry, READ_EACH_S)
+        self._hurry.clear()
 
     def _send_due(self) -> None:
         # The session stamps a SYNC with the time it is given: sent under the lock, right after.

@@ -23,7 +23,8 @@ class MeterIdentity:
         method: ``measured``, ``estimated`` or ``unknown``.
         sensor: what and where, such as ``ina219-bridge:/dev/ttyUSB0#0``.
         calibration_id: identity of the calibration in use; ``none`` without one.
-        quality: one word: ``calibrated``, ``uncalibrated``, ``model`` or ``none``.
+        quality: one word: ``calibrated``, ``uncalibrated``, ``partial`` (sees a part of the board), ``model`` or
+            ``none``.
     """
 
     method: Method
@@ -84,7 +85,7 @@ class ShowsPower(Protocol):
 
     @property
     def power_w(self) -> float | None:
-        """The latest sample, W; None before the first."""
+        """The latest sample, W; None before the first, and when it is too old to be the power of now."""
         ...
 
     @property

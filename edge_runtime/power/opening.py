@@ -1,42 +1,93 @@
-"""From the text of a configuration to a meter: ``serial:PATH``, ``estimate:BOARD`` or ``none``."""
+"""From the text of a configuration to a sensor or a meter. Never from one that was named to another.
+
+==================================  ===================================================================
+``serial:PATH``                     INA219 bridge on a serial port: ``sensor=0..3``, ``shunt=OHM``,
+                                    ``profile=NAME``, ``range=40mV|80mV|160mV|320mV``
+``hwmon:NAME_OR_PATH``              a power sensor of the kernel's hwmon: ``shunt=OHM``, ``rate=HZ``
+``iio:NAME_OR_PATH``                a power sensor of the kernel's IIO: ``shunt=OHM``, ``rate=HZ``
+``i2c:BUS:ADDRESS``                 an INA219 on this machine's own bus: ``shunt=OHM``, ``profile=NAME``,
+                                    ``range=``, ``offset_nv=``, ``gain_ppm=``, ``calibration=ID``
+``rapl`` or ``rapl:DOMAIN``         the energy counter of an x86 processor's package
+``pmic``                            the rails of a Raspberry Pi 5's processor
+``estimate:BOARD``                  a model: idle watts plus watts per CPU second of this process
+``none``                            no metering: energy is unknown
+==================================  ===================================================================
+
+Options stand after ``?``, joined by ``&``. A room is imported when its sensor is opened.
+"""
 
 from __future__ import annotations
 
-from urllib.parse import parse_qsl
+import importlib
+from types import MappingProxyType
 
 from edge_runtime.power.clock import Clock, SystemClock
-from edge_runtime.power.estimate import EstimateMeter
 from edge_runtime.power.meter import Meter
-from edge_runtime.power.unmetered import UnknownMeter
-from protos.boards import board
+from edge_runtime.power.options import split
+from edge_runtime.power.sensor import PowerSensor
 from protos.errors import UsageError
 
-__all__ = ["open_meter"]
+__all__ = ["KINDS", "SPECS", "make_sensor", "open_meter", "open_sensor"]
+
+KINDS = MappingProxyType(
+    {
+        "serial": "edge_runtime.power.bridge_opening:bridge_sensor",
+        "hwmon": "edge_runtime.power.hwmon:hwmon_sensor",
+        "iio": "edge_runtime.power.iio:iio_sensor",
+        "i2c": "edge_runtime.power.i2c:i2c_sensor",
+        "rapl": "edge_runtime.power.rapl:rapl_sensor",
+        "pmic": "edge_runtime.power.pmic:pmic_sensor",
+    }
+)
+"""Kind of sensor to the function that makes it: (rest, options, clock) to a sensor that is not open yet."""
+SPECS = "serial:PATH, hwmon:NAME, iio:NAME, i2c:BUS:ADDRESS, rapl, pmic, estimate:BOARD or none"
+NEEDS_NO_NAME = ("rapl", "pmic")
+
+
+def make_sensor(spec: str, *, clock: Clock | None = None) -> PowerSensor:
+    """The sensor that ``spec`` names, not open yet: a recording that listens from here on hears everything.
+
+    Raises:
+        UsageError: the text is none of the table in the module's docstring, or names a model or no sensor.
+    """
+    kind, rest, options = split(spec)
+    if kind not in KINDS or (not rest and kind not in NEEDS_NO_NAME):
+        raise UsageError(f"unknown sensor {spec!r}", where="sensor", fix=f"use {SPECS}")
+    room, _, name = KINDS[kind].partition(":")
+    sensor: PowerSensor = getattr(importlib.import_module(room), name)(rest, options, clock or SystemClock())
+    return sensor
+
+
+def open_sensor(spec: str, *, clock: Clock | None = None) -> PowerSensor:
+    """Open the sensor that ``spec`` names; its first sample is there.
+
+    Raises:
+        UsageError: as :func:`make_sensor`.
+        SensorError: it is not there, not ours, busy, silent, or not what was asked for.
+    """
+    sensor = make_sensor(spec, clock=clock)
+    sensor.open()
+    return sensor
 
 
 def open_meter(spec: str, *, clock: Clock | None = None) -> Meter:
     """Open the meter that ``spec`` names.
 
-    ==================================  ==========================================================
-    ``serial:PATH``                     INA219 bridge on a serial port; options after ``?``, joined by
-                                        ``&``: ``sensor=0..3``, ``shunt=OHM``, ``profile=NAME``
-    ``estimate:BOARD``                  a model: idle watts plus watts per CPU second of this process
-    ``none``                            no metering: energy is unknown
-    ==================================  ==========================================================
-
     Raises:
-        UsageError: the text is none of these.
-        SensorError: the port is not there, not ours, busy, silent, or speaks another protocol.
+        UsageError: the text is none of the table in the module's docstring.
+        SensorError: the sensor is not there, not ours, busy, silent, or not what was asked for.
     """
-    kind, _, rest = spec.partition(":")
     clock = clock or SystemClock()
+    kind, rest, options = split(spec)
     if spec == "none":
-        return UnknownMeter(clock)
-    if kind == "estimate" and rest:
-        return EstimateMeter(board(rest), clock)
-    if kind == "serial" and rest:
-        path, _, query = rest.partition("?")
-        from edge_runtime.power.bridge_opening import open_bridge_meter
+        from edge_runtime.power.unmetered import UnknownMeter
 
-        return open_bridge_meter(path, dict(parse_qsl(query)), clock)
-    raise UsageError(f"unknown sensor {spec!r}", where="sensor", fix="use serial:PATH, estimate:BOARD or none")
+        return UnknownMeter(clock)
+    if kind == "estimate" and rest and not options:
+        from edge_runtime.power.estimate import EstimateMeter
+        from protos.boards import board
+
+        return EstimateMeter(board(rest), clock)
+    from edge_runtime.power.sensor_meter import SensorMeter
+
+    return SensorMeter(open_sensor(spec, clock=clock), clock)

@@ -27,9 +27,7 @@ from protos.attribution import DEGRADED_COVERAGE, MINIMUM_COVERAGE
 from protos.energy import covered_share
 from protos.errors import DataError
 
-__all__ = ["FORMATS", "Replay", "Window", "WindowEnergy", "integrate_trace", "read_windows"]
-
-FORMATS = ("mlperf-tiny",)
+__all__ = ["Replay", "Window", "WindowEnergy", "integrate_trace", "read_windows", "window_energy"]
 
 _MARK = 0xF1
 _HEADER = struct.Struct("<Bf")
@@ -163,7 +161,7 @@ def _integrate(file: IO[bytes], windows: Sequence[Window], *, where: str) -> Rep
     grown_uj[order[taken:]] = total_uj
     inside = np.clip(edges, 0, samples)
     rows = [
-        _row(
+        window_energy(
             one,
             float(grown_uj[2 * at + 1] - grown_uj[2 * at]) * 1e-6,
             float(inside[2 * at + 1] - inside[2 * at]) / rate_hz,
@@ -190,7 +188,8 @@ def _blocks(file: IO[bytes], where: str) -> Iterator[npt.NDArray[np.float64]]:
         )
 
 
-def _row(window: Window, energy_j: float, covered_s: float) -> WindowEnergy:
+def window_energy(window: Window, energy_j: float, covered_s: float) -> WindowEnergy:
+    """The joules of a window of which ``covered_s`` seconds have samples, or none where that is too little."""
     uncovered_s = max(0.0, window.stop_s - window.start_s - covered_s)
     # What is left by rounding of the edges is no gap.
     coverage = 1.0 if uncovered_s < 1e-9 else covered_share(covered_s, uncovered_s)

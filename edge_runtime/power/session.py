@@ -1,8 +1,8 @@
-"""The host's side of the bridge protocol, without a port or a clock: bytes and times in, commands and samples out.
+"""The host's side of the bridge protocol, without a port or a clock: bytes and times in, commands and events out.
 
-It keeps: who the bridge is (HELLO, asked for until it comes and again after a restart), the clock alignment of the
-present boot, and one sensor's stream. Each boot of the bridge is an *epoch* with its own ticks and alignment.
-Batches that arrive before the HELLO of their boot wait for it.
+It keeps who the bridge is (HELLO, asked for until it comes and again after a restart) and what is still to be asked.
+Each boot of the bridge is an *epoch*. Batches that arrive before the HELLO of their boot wait for it. What the events
+amount to is the affair of :mod:`edge_runtime.power.track`.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from edge_runtime.power.alignment import Alignment, Exchange
-from edge_runtime.power.stream import Piece, SensorStream
+from edge_runtime.power.alignment import Exchange
+from edge_runtime.power.events import Batch, Edge, Exchanged, Greeting, RawEvent, Sums
 from protos.bridge.commands import Command, command, sync_command
 from protos.bridge.framing import FrameParser, encode_frame
 from protos.bridge.hello import PROTOCOL, Hello, MalformedMessage
-from protos.bridge.messages import Samples, Stats, SyncReply, decode
-from protos.ina219 import Calibration, Config, Profile
+from protos.bridge.messages import Ack, Marker, Samples, Stats, Status, SyncReply, decode
+from protos.ina219 import Config, Profile
 
-__all__ = ["BridgeSession", "Losses"]
+__all__ = ["BridgeSession", "Losses", "Wanted"]
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +28,26 @@ HELLO_AGAIN_S = 0.25
 FIRST_SYNCS = 8
 SYNC_FAST_S = 0.03
 SYNC_EACH_S = 0.5
+SYNC_GIVEN_UP_S = 5.0
+SETTING_AGAIN_S = 0.5
 WAITING = 64
 
-Deliver = Callable[[int, Alignment, Piece], None]
+Emit = Callable[[RawEvent], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the user asked of the bridge; None takes what is there.
+
+    Args:
+        profile: sensor setting.
+        pga: range of the shunt voltage, 0..3 for 40, 80, 160, 320 mV.
+        shunt_ohm: shunt to use instead of the calibration's; the result counts as uncalibrated.
+    """
+
+    profile: Profile | None = None
+    pga: int | None = None
+    shunt_ohm: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +63,9 @@ class Losses:
         restarts: boots of the bridge after the first.
         reconnects: times the port was opened again.
         other_bridges: times another bridge answered at the same port.
+        bus_errors: I2C transfers that failed, as the bridge counts them.
+        sensor_restarts: times the sensor had forgotten its setting, and got it back.
+        sensor_losses: times the sensor fell silent.
     """
 
     skipped_bytes: int = 0
@@ -56,6 +76,9 @@ class Losses:
     restarts: int = 0
     reconnects: int = 0
     other_bridges: int = 0
+    bus_errors: int = 0
+    sensor_restarts: int = 0
+    sensor_losses: int = 0
 
 
 class BridgeSession:
@@ -63,78 +86,49 @@ class BridgeSession:
 
     Args:
         sensor: index of the sensor on the bridge.
-        deliver: called with (epoch, alignment, samples) as they become known.
-        profile: sensor setting to ask for, None to take what is there.
-        shunt_ohm: use this shunt instead of the calibration's; the result counts as uncalibrated.
+        emit: called with each event of that sensor, in order.
+        wanted: settings to ask for, again after each boot.
     """
 
-    def __init__(
-        self,
-        sensor: int,
-        deliver: Deliver,
-        *,
-        profile: Profile | None = None,
-        shunt_ohm: float | None = None,
-    ) -> None:
-        self._sensor, self._deliver = sensor, deliver
-        self._profile, self._shunt_ohm = profile, shunt_ohm
+    def __init__(self, sensor: int, emit: Emit, wanted: Wanted | None = None) -> None:
+        self._sensor, self._emit, self._wanted = sensor, emit, wanted or Wanted()
         self.hello: Hello | None = None
-        self.refused: tuple[int, int] | None = None
-        self.alignment = Alignment()
+        self.greeting: Greeting | None = None
+        self.incompatible: tuple[int, int] | None = None
+        self.refusals: dict[int, Status] = {}
         self.epoch = 0
         self.heard_bytes = 0
         self.flush_wanted = False
-        self._stream: SensorStream | None = None
-        self._waiting: deque[Samples | Stats] = deque(maxlen=WAITING)
+        self.expects_sums = False
+        self._waiting: deque[Samples | Stats | Marker] = deque(maxlen=WAITING)
         self._parser = FrameParser()
         self._known_boot: int | None = None
-        self._hello_due_s = float("-inf")
-        self._sync_due_s = float("-inf")
+        self._hello_due_s = self._sync_due_s = self._setting_due_s = float("-inf")
         self._syncs = self._nonce = 0
         self._asked: dict[int, float] = {}
         self._strange = self._restarts = self._reconnects = self._others = 0
-        self._lost_before, self._recovered_before = 0, 0.0
 
     @property
-    def calibration(self) -> Calibration:
-        """The calibration in use; an uncalibrated default before the first HELLO."""
-        if self.hello is None or self._sensor >= len(self.hello.sensors):
-            return Calibration()
-        record = self.hello.sensors[self._sensor].calibration
-        if self._shunt_ohm is None:
-            return record
-        return Calibration(0, round(self._shunt_ohm * 1e6), record.offset_nv, 0, 0)
+    def expects_answer(self) -> bool:
+        """Whether a HELLO or the time stamps of a SYNC are on their way, so that each millisecond counts."""
+        return self._known_boot is None or bool(self._asked)
 
     @property
-    def config(self) -> Config:
-        """The sensor setting in use."""
-        if self.hello is None or self._sensor >= len(self.hello.sensors):
-            return Config()
-        return Config.of(self.hello.sensors[self._sensor].config)
-
-    @property
-    def bus_v(self) -> float:
-        """Last bus voltage read, V; 0 before the first sample."""
-        return self._stream.bus_v if self._stream else 0.0
-
-    @property
-    def has_holes(self) -> bool:
-        """Whether energy is missing that the next STATS may bring."""
-        return self._stream is not None and self._stream.has_holes
+    def settled(self) -> bool:
+        """Whether the bridge has every setting that was asked for."""
+        return self.hello is not None and not self._settings_missing(self.hello)
 
     @property
     def losses(self) -> Losses:
-        """What went wrong so far."""
-        stream, drops = self._stream, self._parser.drops
+        """What went wrong so far; batches, what was recovered of them, and the sensor are for the track to say."""
+        drops = self._parser.drops
         return Losses(
             drops.skipped_bytes,
             drops.frames,
             self._strange,
-            self._lost_before + (stream.lost_batches if stream else 0),
-            self._recovered_before + (stream.recovered_s if stream else 0.0),
-            self._restarts,
-            self._reconnects,
-            self._others,
+            restarts=self._restarts,
+            reconnects=self._reconnects,
+            other_bridges=self._others,
         )
 
     def opened(self, *, again: bool) -> None:
@@ -144,7 +138,8 @@ class BridgeSession:
         self._parser.drops = drops
         self._known_boot = None
         self._asked.clear()
-        self._hello_due_s = self._sync_due_s = float("-inf")
+        self.expects_sums = False
+        self._hello_due_s = self._sync_due_s = self._setting_due_s = float("-inf")
         self._syncs = 0
         self._reconnects += again
 
@@ -157,23 +152,23 @@ class BridgeSession:
             except MalformedMessage:
                 self._strange += 1
                 continue
-            if isinstance(message, Hello):
-                self._greet(message)
+            if isinstance(message, Samples | Stats):
+                if message.sensor == self._sensor:
+                    self._sort(message, now_s)
+            elif isinstance(message, Hello):
+                self._greet(message, now_s)
             elif isinstance(message, SyncReply):
                 self._synchronise(message, now_s)
-            elif isinstance(message, (Samples, Stats)) and message.sensor == self._sensor:
-                if message.boot == self._known_boot:
-                    self._take(message)
-                else:
-                    if self._known_boot is not None:
-                        self._known_boot, self._hello_due_s = None, now_s
-                    self._waiting.append(message)
+            elif isinstance(message, Marker):
+                self._sort(message, now_s)
+            elif isinstance(message, Ack) and message.status != Status.DONE:
+                self._hear_refusal(message)
 
     def due(self, now_s: float) -> bytes:
         """Commands to send at ``now_s``."""
-        if self.refused:
+        if self.incompatible:
             return b""
-        if self._known_boot is None:
+        if self._known_boot is None or self.hello is None:
             if now_s < self._hello_due_s:
                 return b""
             self._hello_due_s = now_s + HELLO_AGAIN_S
@@ -181,33 +176,59 @@ class BridgeSession:
         out = b""
         if self.flush_wanted:
             self.flush_wanted = False
+            self.expects_sums = True
             out += encode_frame(command(Command.FLUSH, self._sensor))
         if now_s >= self._sync_due_s:
             self._syncs += 1
             self._sync_due_s = now_s + (SYNC_FAST_S if self._syncs < FIRST_SYNCS else SYNC_EACH_S)
             self._nonce = (self._nonce + 1) & 0xFFFFFFFF
-            self._asked = {nonce: at for nonce, at in self._asked.items() if now_s - at < 5.0}
+            self._asked = {nonce: at for nonce, at in self._asked.items() if now_s - at < SYNC_GIVEN_UP_S}
             self._asked[self._nonce] = now_s
+            # First of all, so that its stamp is the time at which it leaves.
             out = encode_frame(sync_command(self._nonce)) + out
-        if self._profile and self.hello and self.hello.profile != self._profile.code and self._syncs % 4 == 1:
-            out += encode_frame(command(Command.SET_PROFILE, self._profile.code))
+        if now_s >= self._setting_due_s:
+            self._setting_due_s = now_s + SETTING_AGAIN_S
+            out += b"".join(encode_frame(one) for one in self._settings_missing(self.hello))
         return out
 
-    def _greet(self, hello: Hello) -> None:
+    def _settings_missing(self, hello: Hello) -> list[bytes]:
+        """Commands for what is wanted and not so."""
+        wanted, missing = self._wanted, []
+        if wanted.profile is not None and hello.profile != wanted.profile.code:
+            missing.append(command(Command.SET_PROFILE, wanted.profile.code))
+        if wanted.pga is not None and self._sensor < len(hello.sensors):
+            config = Config.of(hello.sensors[self._sensor].config)
+            if config.pga != wanted.pga:
+                missing.append(command(Command.SET_RANGE, self._sensor, wanted.pga))
+        return [one for one in missing if one[0] not in self.refusals]
+
+    def _hear_refusal(self, ack: Ack) -> None:
+        if ack.command in (Command.SET_PROFILE, Command.SET_RANGE) and ack.command not in self.refusals:
+            self.refusals[ack.command] = Status(ack.status) if ack.status in list(Status) else Status.REFUSED
+            log.warning("power bridge: setting %02xh not taken (status %d)", ack.command, ack.status)
+
+    def _sort(self, message: Samples | Stats | Marker, now_s: float) -> None:
+        if message.boot == self._known_boot:
+            self._pass_on(message)
+            return
+        if self._known_boot is not None:
+            self._known_boot, self._hello_due_s = None, now_s
+        self._waiting.append(message)
+
+    def _greet(self, hello: Hello, now_s: float) -> None:
         if hello.protocol[0] != PROTOCOL[0]:
-            self.refused = hello.protocol
+            self.incompatible = hello.protocol
             return
         before, self.hello = self.hello, hello
-        same_bridge = before is None or before.uid == hello.uid
-        if before is not None and same_bridge and before.boot == hello.boot and self._stream is not None:
-            self._stream.recalibrate(self.calibration, self.config.pga)
-        else:
+        if before is None or before.uid != hello.uid or before.boot != hello.boot:
             self._begin_epoch(hello, before)
         self._known_boot = hello.boot
+        self.greeting = Greeting(now_s, self.epoch, self._sensor, self._wanted.shunt_ohm, hello)
+        self._emit(self.greeting)
         waiting, self._waiting = self._waiting, deque(maxlen=WAITING)
         for message in waiting:
             if message.boot == hello.boot:
-                self._take(message)
+                self._pass_on(message)
 
     def _begin_epoch(self, hello: Hello, before: Hello | None) -> None:
         if before is not None and before.uid != hello.uid:
@@ -216,29 +237,27 @@ class BridgeSession:
         elif before is not None:
             self._restarts += 1
             log.warning("power bridge: restarted (cause %d), samples since the last batch are lost", hello.reset)
-        if self._stream is not None:
-            self._lost_before += self._stream.lost_batches
-            self._recovered_before += self._stream.recovered_s
         self.epoch += 1
-        self.alignment = Alignment()
         self._asked.clear()
         self._syncs, self._sync_due_s = 0, float("-inf")
-        self._stream = SensorStream(self.calibration, self.config.pga, hello.tick)
         # Its STATS is what later losses are reckoned from.
         self.flush_wanted = True
 
     def _synchronise(self, reply: SyncReply, now_s: float) -> None:
         sent_s = self._asked.pop(reply.nonce, None)
         if sent_s is not None and reply.boot == self._known_boot:
-            self.alignment.add(Exchange(sent_s, reply.received, reply.sent, now_s))
+            # What was asked earlier and is not answered yet is lost: answers keep their order.
+            self._asked = {nonce: at for nonce, at in self._asked.items() if at > sent_s}
+            self._emit(Exchanged(Exchange(sent_s, reply.received, reply.sent, now_s)))
 
-    def _take(self, message: Samples | Stats) -> None:
-        if self._stream is None:
-            return
-        stream = self._stream
-        piece = stream.samples(message) if isinstance(message, Samples) else stream.stats(message)
-        if piece is not None:
-            self._deliver(self.epoch, self.alignment, piece)
+    def _pass_on(self, message: Samples | Stats | Marker) -> None:
+        if isinstance(message, Samples):
+            self._emit(Batch(message))
+        elif isinstance(message, Stats):
+            self.expects_sums = False
+            self._emit(Sums(message))
+        else:
+            self._emit(Edge(message))
 
 
 def since(now: Losses, before: Losses) -> Losses:

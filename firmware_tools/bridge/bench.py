@@ -98,7 +98,7 @@ class SimulatedBridge:
     @property
     def poll_s(self) -> float:
         """How often the load is worth a look: once per conversion, every 5 ms at most."""
-        return max(0.005, self.device.profile.config.period_s)
+        return max(0.005, self.device.period_s)
 
     def step(self, now_s: float) -> None:
         """Answer the host, and send what is due."""

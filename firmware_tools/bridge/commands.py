@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from firmware_tools.bridge.bench import Bench, BridgeSpec, SimulatedBridge
+from firmware_tools.bridge.build_command import add_build
+from firmware_tools.bridge.machine_command import add_machine
 from firmware_tools.bridge.wiretap import decode_capture, read_hello
 from protos.boards import BOARDS
 from protos.errors import DataError, UsageError
@@ -42,6 +44,8 @@ def add_commands(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None
     bridge = subparsers.add_parser("bridge", help="the INA219 serial power bridge", formatter_class=RAW)
     verbs = bridge.add_subparsers(dest="verb", required=True, metavar="VERB")
     _add_sim(verbs)
+    add_build(verbs)
+    add_machine(verbs)
     info = verbs.add_parser(
         "info", help="who answers on a port", epilog="example:\n  firmware-tools bridge info --port /dev/ttyUSB0",
         formatter_class=RAW,

@@ -13,9 +13,28 @@ import numpy as np
 import numpy.typing as npt
 
 from firmware_tools.bridge.loads import Load
-from protos.ina219 import CLIP_RAW, SHUNT_STEP_V, Calibration, Config, Profile
+from firmware_tools.bridge.rhythm import plan_conversions
+from protos.ina219 import (
+    BUS_LIMIT,
+    BUS_STEP_V,
+    BUS_TYPICAL,
+    CLIP_RAW,
+    GAIN_LIMIT,
+    GAIN_TYPICAL,
+    NOISE_V,
+    OFFSET_LIMIT_V,
+    OFFSET_TYPICAL_V,
+    SHUNT_LIMIT,
+    SHUNT_STEP_V,
+    Calibration,
+    Config,
+    Profile,
+)
 
 __all__ = ["Batch", "SensorErrors", "SimulatedIna219", "Sums"]
+
+AHEAD = 64
+"""Conversions planned at a time, at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,15 +43,17 @@ class SensorErrors:
 
     Args:
         offset_v: shunt voltage read with no current, V.
-        gain: relative error of shunt resistance, current and voltage gain together.
+        gain: relative error of shunt resistance and current gain together.
         oscillator: relative error of the conversion times; the data sheet allows 0.1.
         noise_v: standard deviation of one 12-bit shunt conversion, V.
+        bus_gain: relative error of the bus voltage.
     """
 
     offset_v: float = 0.0
     gain: float = 0.0
     oscillator: float = 0.0
     noise_v: float = 0.0
+    bus_gain: float = 0.0
 
     @classmethod
     def drawn(cls, rng: np.random.Generator) -> SensorErrors:
@@ -42,6 +63,22 @@ class SensorErrors:
             gain=float(np.clip(rng.normal(0, 0.005), -0.012, 0.012)),
             oscillator=float(rng.uniform(-0.03, 0.03)),
             noise_v=5e-6,
+        )
+
+    @classmethod
+    def of_any_part(cls, rng: np.random.Generator, pga: int = 1) -> SensorErrors:
+        """Errors as the data sheet and a 1 % shunt allow them: the shunt anywhere within, the chip's normal and cut."""
+
+        def part(typical: float, limit: float) -> float:
+            return float(np.clip(rng.normal(0, typical), -limit, limit))
+
+        shunt = float(rng.uniform(-SHUNT_LIMIT, SHUNT_LIMIT))
+        return cls(
+            offset_v=part(OFFSET_TYPICAL_V[pga], OFFSET_LIMIT_V[pga]),
+            gain=(1 + shunt) * (1 + part(GAIN_TYPICAL, GAIN_LIMIT)) - 1,
+            oscillator=float(rng.uniform(-0.1, 0.1)),
+            noise_v=NOISE_V,
+            bus_gain=part(BUS_TYPICAL, BUS_LIMIT),
         )
 
     def calibrated(self, number: int, shunt_ohm: float, *, day: int) -> Calibration:
@@ -77,7 +114,7 @@ class Batch:
 
 
 class SimulatedIna219:
-    """A sensor that converts without pause from ``start_s`` on.
+    """A sensor that converts without pause from ``start_s`` on, or with the pauses of a bridge that dithers.
 
     Args:
         load: what draws the power.
@@ -85,8 +122,10 @@ class SimulatedIna219:
         shunt_ohm: nominal shunt.
         errors: the part's own errors.
         profile: sensor setting.
-        rng: source of the noise.
+        rng: source of the noise and of the dither.
         start_s: host time of the first conversion.
+        dither: conversions restart after pauses at random, with bus resolutions at random, as the bridge's firmware
+            has them restart (``firmware/core/dither.c``; the time that a restart takes is left out).
     """
 
     def __init__(
@@ -99,27 +138,35 @@ class SimulatedIna219:
         profile: Profile,
         rng: np.random.Generator,
         start_s: float,
+        dither: bool = False,
     ) -> None:
         self.load, self.supply_v, self.shunt_ohm, self.errors = load, supply_v, shunt_ohm, errors
-        self._rng = rng
+        self._rng, self._dither = rng, dither
         self.configure(profile.config, start_s)
 
     def configure(self, config: Config, now_s: float) -> None:
         """Write the configuration register: conversion starts anew."""
         self.config = config
-        self._next_s = now_s
-        self._period_s = config.period_s * (1 + self.errors.oscillator)
+        self._taken_s = now_s
+        self._plan = plan_conversions(config, self._rng, 0, dither=self._dither)
         self._window_s = config.shunt_s * (1 + self.errors.oscillator)
+        self._end_s = np.zeros(0)
 
     def ready(self, now_s: float) -> int:
         """Conversions finished by ``now_s`` and not taken yet."""
-        return max(0, int((now_s - self._next_s) / self._period_s))
+        while not len(self._end_s) or self._end_s[-1] <= now_s:
+            self._look_ahead(max(AHEAD, int((now_s - self._taken_s) / self.config.period_s)))
+        return int(np.searchsorted(self._end_s, now_s, "right"))
 
     def take(self, count: int) -> Batch:
         """The next ``count`` conversions, which must be finished."""
-        begins = self._next_s + self._period_s * np.arange(count + 1, dtype=np.float64)
-        self._next_s = float(begins[-1])
-        edges = np.concatenate([begins[:-1], begins[:-1] + self._window_s])
+        while len(self._end_s) < count:
+            self._look_ahead(max(AHEAD, count))
+        end_s, plan = self._end_s[:count], self._plan.head(count)
+        begin_s, self._taken_s = self._taken_s, float(end_s[-1])
+        self._end_s, self._plan = self._end_s[count:], self._plan.tail(count)
+        edges = np.concatenate([end_s - plan.period_s * (1 + self.errors.oscillator)] * 2)
+        edges[count:] += self._window_s
         joules = self.load.energy_j(edges)
         mean_w = (joules[count:] - joules[:count]) / self._window_s
         noise_v = self.errors.noise_v / self.config.averages**0.5
@@ -130,6 +177,15 @@ class SimulatedIna219:
         shunt = np.clip(np.rint(seen_v / self.config.shunt_step_v) * coarse, -limit, limit).astype(np.int16)
         # 16 V or 32 V range: 4000 or 8000 steps of 4 mV.
         top_v = 32.0 if self.config.bus_range_32v else 16.0
-        bus_steps = round(min(self.supply_v, top_v) / self.config.bus_step_v) * round(self.config.bus_step_v / 4e-3)
-        bus = np.full(count, bus_steps << 3 | 2, np.uint16)
-        return Batch(float(begins[0]), begins[1:], shunt, bus)
+        bus_v = min(self.supply_v * (1 + self.errors.bus_gain), top_v)
+        bus_steps = np.rint(bus_v / (BUS_STEP_V * plan.coarse)) * plan.coarse
+        bus = (bus_steps.astype(np.uint16) << 3 | 2).astype(np.uint16)
+        return Batch(begin_s, end_s, shunt, bus)
+
+    def _look_ahead(self, count: int) -> None:
+        """Plan ``count`` more conversions."""
+        more = plan_conversions(self.config, self._rng, count, dither=self._dither)
+        last_s = float(self._end_s[-1]) if len(self._end_s) else self._taken_s
+        widths_s = more.pause_s + more.period_s * (1 + self.errors.oscillator)
+        self._end_s = np.concatenate([self._end_s, last_s + np.cumsum(widths_s)])
+        self._plan = self._plan.then(more)

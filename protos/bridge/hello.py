@@ -12,6 +12,7 @@ __all__ = [
     "MAGIC",
     "MAX_SENSORS",
     "PROTOCOL",
+    "Feature",
     "Hello",
     "MalformedMessage",
     "ResetCause",
@@ -20,7 +21,7 @@ __all__ = [
     "read_hello",
 ]
 
-PROTOCOL = (1, 0)
+PROTOCOL = (1, 1)
 MAGIC = b"EJPB"
 MAX_SENSORS = 4
 _HELLO = struct.Struct("<B4sBBBBBBB4s8s8sHHBHIQBBB")
@@ -30,6 +31,23 @@ _SENSOR = struct.Struct("<BHBIIiiH")
 
 class MalformedMessage(ValueError):
     """A payload with a valid check that is no message of this protocol."""
+
+
+class Feature(IntFlag):
+    """What a bridge can do beyond protocol 1.0 (``features`` of HELLO)."""
+
+    MARKER = 1
+    """It has a marker input and sends MARKER."""
+    PERSISTENT = 2
+    """Calibration, range and uid survive a power cut."""
+    CONFIG = 4
+    """It takes SET_CONFIG and SET_RANGE."""
+    HANG = 8
+    """It takes the key of REBOOT that lets the watchdog bite (a test of recovery)."""
+    BOOTLOADER = 16
+    """It takes the key of REBOOT that ends in its bootloader."""
+    DITHER = 32
+    """It varies the rhythm of conversions, so that no periodic load can lock to it."""
 
 
 class ResetCause(IntFlag):

@@ -1,4 +1,4 @@
-"""Messages of the power bridge, protocol 1.0. All integers little-endian, packed, sizes fixed.
+"""Messages of the power bridge, protocol 1.1. All integers little-endian, packed, sizes fixed.
 
 Ticks are microseconds of the bridge's own clock since its boot. ``boot`` is a number that changes with each boot,
 so that a restart is never mistaken for loss. A host refuses another *major* version; a higher *minor* may append
@@ -8,9 +8,10 @@ Bridge to host::
 
     01 HELLO    type u8 | magic "EJPB" | major u8 | minor u8    (these keep their place in every major version)
                 | board u8 | firmware major u8, minor u8, patch u8 |
-                flags u8 (1 built from changed sources, 2 profile forced) | git u8[4] | build u8[8] | uid u8[8] |
-                boot u16 | boots u16 | reset u8 (1 power-on, 2 external, 4 brown-out, 8 watchdog) | features u16 |
-                tick_hz u32 | tick u64 | profile u8 | batch u8 | sensors u8 = N (1..4), then N times:
+                flags u8 (1 built from changed sources, 2 setting forced) | git u8[4] | build u8[8] | uid u8[8] |
+                boot u16 | boots u16 | reset u8 (1 power-on, 2 external, 4 brown-out, 8 watchdog) |
+                features u16 (bits of :class:`protos.bridge.hello.Feature`) | tick_hz u32 | tick u64 |
+                profile u8 (0: a setting of SET_CONFIG) | batch u8 | sensors u8 = N (1..4), then N times:
                   address u8 | config u16 | state u8 (0 working, 1 absent, 2 failing) | calibration id u32 |
                   shunt_uohm u32 | offset_nv i32 | gain_ppm i32 | day u16
     02 SAMPLES  type u8 | sensor u8 | boot u16 | seq u16 | flags u8 (1 the bridge lost samples before this batch) |
@@ -28,7 +29,11 @@ Bridge to host::
                 Each second, and after FLUSH.
     04 SYNC     type u8 | boot u16 | nonce u32 | received u64 | sent u64        (ticks)
     05 ACK      type u8 | command u8 | status u8 (0 done, 1 unknown, 2 refused, 3 bad value) | boot u16
-    06          reserved: MARKER, a captured edge of the marker input
+    06 MARKER   type u8 | level u8 (of the marker input after the edge: 0, 1) | boot u16 | seq u16 | tick u64
+                An edge of the marker input, stamped in hardware. seq counts edges since boot, so that a lost MARKER
+                is known to be lost. Since 1.1.
+
+Minor versions: 1.1 added MARKER, the feature bits, and the commands SET_CONFIG, SET_RANGE and SET_UID.
 
 What the host sends is in :mod:`protos.bridge.commands`.
 """
@@ -47,6 +52,7 @@ from protos.bridge.hello import MAX_SENSORS, Hello, MalformedMessage, read_hello
 
 __all__ = [
     "Ack",
+    "Marker",
     "Message",
     "Samples",
     "Stats",
@@ -62,6 +68,7 @@ _SAMPLES = struct.Struct("<BBHHBBBBI")
 _STATS = struct.Struct("<BBHHBBQQIqqqqHHHHH")
 _SYNC = struct.Struct("<BHIQQ")
 _ACK = struct.Struct("<BBBH")
+_MARKER = struct.Struct("<BBHHQ")
 
 
 class Status(IntEnum):
@@ -153,7 +160,20 @@ class Ack:
         return _ACK.pack(0x05, self.command, self.status, self.boot)
 
 
-Message = Hello | Samples | Stats | SyncReply | Ack
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """An edge of the marker input: ``level`` after it (0 or 1), at ``tick``."""
+
+    level: int
+    boot: int
+    seq: int
+    tick: int
+
+    def encode(self) -> bytes:
+        return _MARKER.pack(0x06, self.level, self.boot, self.seq, self.tick)
+
+
+Message = Hello | Samples | Stats | SyncReply | Ack | Marker
 
 
 def wrap(value: int) -> int:
@@ -221,10 +241,18 @@ def _read_ack(payload: bytes) -> Ack:
     return Ack(*_ACK.unpack_from(payload)[1:])
 
 
+def _read_marker(payload: bytes) -> Marker:
+    _, level, boot, seq, tick = _MARKER.unpack_from(payload)
+    if level > 1:
+        raise MalformedMessage(f"MARKER with level {level}")
+    return Marker(level, boot, seq, tick)
+
+
 _READERS: dict[int, Callable[[bytes], Message]] = {
     0x01: read_hello,
     0x02: _read_samples,
     0x03: _read_stats,
     0x04: _read_sync,
     0x05: _read_ack,
+    0x06: _read_marker,
 }

@@ -63,6 +63,26 @@ def test_lower_resolution_has_coarser_steps():
 def test_an_uncalibrated_chain_claims_less():
     config = PROFILES["balanced"].config
     bare, good = Calibration(0, 20_000).errors(config, 5.0), Calibration(1, 20_000).errors(config, 5.0)
+    assert bare.shunt_relative > 5 * good.shunt_relative
     assert bare.gain_relative > 5 * good.gain_relative
     assert bare.offset_a == pytest.approx(125e-6 / 0.02)
-    assert good.duty == config.duty
+    assert good.offset_a == pytest.approx(5e-6 / 0.02)
+    assert good.shunt_s == config.shunt_s
+    # A calibration of the current leaves the voltage as it was.
+    assert bare.bus_standard == good.bus_standard == 0.002
+
+
+def test_the_reference_of_a_calibration_is_an_input():
+    config = PROFILES["energy"].config
+    assert Calibration(0).errors(config, 5.0).reference_relative == 0.0
+    assert Calibration(1).errors(config, 5.0).reference_relative == 0.001
+    assert Calibration(1).errors(config, 5.0, reference_relative=0.02).reference_relative == 0.02
+
+
+def test_mixed_resolutions_of_the_bus_make_a_smaller_step_than_ten_bits():
+    assert Config(bus_adc=1).dithered_bus_step_v == pytest.approx(4e-3 * (4 + 0.25 + 0.0625) ** 0.5)
+    assert Config(bus_adc=3).dithered_bus_step_v == pytest.approx(4e-3 * 1.25**0.5)
+    assert Config(bus_adc=0).dithered_bus_step_v == Config(bus_adc=0).bus_step_v
+    model = Calibration(1).errors(Config(bus_adc=1), 5.0, dithered=True)
+    assert model.voltage_step_v == Config(bus_adc=1).dithered_bus_step_v
+    assert model.dithered

@@ -88,6 +88,21 @@ def test_a_sample_cut_by_a_mark_is_divided_by_time():
     assert (idle.energy_j, train.energy_j) == (2.0, 6.0)
 
 
+def test_a_step_is_found_where_the_energy_says_though_the_mark_is_late():
+    # 2 W, then 8 W from t = 1.25 on; the mark comes at 1.27, in the same sample.
+    trace = PowerTrace.of([0.0, 1.2, 1.3], [1.2, 1.3, 2.3], [2.0, 5.0, 8.0])
+    idle, train = attribute(trace, [Mark(0, Phase.IDLE), Mark(1.27, Phase.TRAIN)], 2.3)
+    assert idle.energy_j == pytest.approx(2.0 * 1.25 + 8.0 * 0.02)
+    assert train.energy_j == pytest.approx(8.0 * 1.03)
+
+
+def test_a_sample_outside_its_neighbours_or_beyond_a_gap_is_divided_by_time():
+    for start, power in (([0.0, 1.0, 2.0], [2.0, 9.0, 3.0]), ([0.0, 1.0, 3.5], [2.0, 2.5, 3.0])):
+        trace = PowerTrace.of(start, [1.0, 2.0, start[-1] + 1], power)
+        (_, second) = attribute(trace, [Mark(0, Phase.IDLE), Mark(1.75, Phase.TRAIN)], 2.0, minimum_coverage=0)
+        assert second.energy_j == pytest.approx(power[1] / 4)
+
+
 def test_a_gap_is_uncovered_time_and_adds_no_energy():
     trace = PowerTrace.of([0.0, 0.97], [0.95, 1.0], [10.0, 10.0])
     (part,) = attribute(trace, [Mark(0.0, Phase.TRAIN)], 1.0)
@@ -174,7 +189,50 @@ def test_uncertainty_of_a_constant_load_follows_the_documented_formula():
     assert terms["gain"] == pytest.approx(0.002 / math.sqrt(3) * 40)
     assert terms["duty"] == pytest.approx(0.0, abs=1e-6)
     assert terms["gap"] == pytest.approx(0.0, abs=1e-9)
-    assert part.uncertainty_j == pytest.approx(2 * math.sqrt(sum(term**2 for term in terms.values())))
+    combined = math.sqrt(sum(term**2 for term in terms.values()))
+    assert part.uncertainty_j == pytest.approx(part.coverage_factor * combined)
+    assert 1.645 < part.coverage_factor < 1.96
+    assert part.worst_case_j == pytest.approx(10 * (5 * 5e-4 + 0.8 * 4e-3) / 2 + 0.05 + 0.08)
+
+
+def test_readings_that_differ_err_in_quantisation_independently():
+    errors = ErrorModel(current_step_a=5e-4)
+    edges = np.linspace(0.0, 10.0, 1001)
+
+    def quantisation(power):
+        (part,) = attribute(PowerTrace.of(edges[:-1], edges[1:], power), [Mark(0, Phase.TRAIN)], 10.0, errors=errors)
+        return {term.name: term.standard_j for term in part.budget}["quantisation"]
+
+    alike, four = quantisation(np.full(1000, 4.0)), quantisation(np.tile([3.0, 4.0, 5.0, 6.0], 250))
+    assert four == pytest.approx(alike / 2)
+
+
+def test_a_missed_conversion_was_looked_at_for_half_as_long():
+    errors = ErrorModel(shunt_s=0.008, dithered=True)
+    power = np.where(np.arange(400) % 3 == 0, 5.0, 4.0)
+
+    def unseen(width_s):
+        edges = np.concatenate([[0.0], np.cumsum(width_s)])
+        (sums,) = tally(PowerTrace.of(edges[:-1], edges[1:], power), [Mark(0, Phase.TRAIN)], edges[-1], errors=errors)
+        return next(term.limit_j for term in sums.terms if term.name == "duty")
+
+    # 2 ms of 10 are not seen, and 12 of 20; the range of the power is 1 W.
+    assert unseen(np.full(400, 0.010)) == pytest.approx(400 * 0.002)
+    assert unseen(np.full(400, 0.020)) == pytest.approx(400 * 0.012)
+
+
+def test_unseen_time_is_a_sampling_error_that_shrinks_when_conversions_are_dithered():
+    rng = np.random.default_rng(3)
+
+    def relative(count, *, dithered):
+        edges = np.arange(count + 1) * 0.01
+        trace = PowerTrace.of(edges[:-1], edges[1:], rng.uniform(3, 5, count))
+        errors = ErrorModel(shunt_s=0.008, dithered=dithered)
+        (sums,) = tally(trace, [Mark(0, Phase.TRAIN)], edges[-1], errors=errors)
+        return next(term.standard_j for term in sums.terms if term.name == "duty") / sums.energy_j
+
+    assert relative(6400, dithered=True) == pytest.approx(relative(100, dithered=True) / 8, rel=0.25)
+    assert relative(6400, dithered=False) == pytest.approx(relative(100, dithered=False), rel=0.15)
 
 
 def test_a_step_at_a_mark_inside_a_sample_stays_within_the_edge_term():
@@ -186,7 +244,8 @@ def test_a_step_at_a_mark_inside_a_sample_stays_within_the_edge_term():
     idle, train = attribute(trace, marks, float(edges[-1]))
     assert idle.energy_j == pytest.approx(2.0 * 1.25, abs=idle.uncertainty_j)
     assert train.energy_j == pytest.approx(8.0 * (float(edges[-1]) - 1.3), abs=train.uncertainty_j)
-    assert abs(idle.energy_j - 2.5) > 0.01
+    # The sample's energy tells where the step was.
+    assert idle.energy_j == pytest.approx(2.5, abs=1e-9)
 
 
 def test_arrays_of_different_length_are_refused():

@@ -86,4 +86,60 @@ def test_only_the_newest_exchanges_are_kept():
     alignment = Alignment()
     for exchange in exchanges(drift_ppm=0.0, seconds=400.0, each_s=1.0, seed=2):
         alignment.add(exchange)
-    assert len(alignment._exchanges) == KEPT_EXCHANGES
+    assert KEPT_EXCHANGES // 2 < len(alignment) <= KEPT_EXCHANGES
+
+
+def warming_board(seed: int):
+    """Exchanges of a resonator that warms up, over USB frames or an FTDI's latency timer, some of them held up.
+
+    Returns the fit, and instants of the last ten minutes with the ticks that they have.
+    """
+    rng = np.random.default_rng([seed, 4])
+    rate, span_s = 1 + rng.uniform(-2e-3, 2e-3), 10 ** rng.uniform(0.5, 3.3)
+    warm, tau_s = rng.uniform(0, 10) * 10e-6, rng.uniform(60, 900)
+    held_up_s = rng.uniform(0, 3e-4)
+
+    def tick(t_s):
+        t = np.asarray(t_s)
+        return (1e6 * (rate * t + warm * (t - tau_s * (1 - np.exp(-t / tau_s))))).astype(np.int64)
+
+    alignment, t_s = Alignment(), 0.3
+    while t_s < span_s:
+        late_s = rng.exponential(0.05, 2) * (rng.random(2) < 0.05)
+        received_s = t_s + rng.uniform(1e-4, 1.1e-3) + late_s[0]
+        answered_s = received_s + 4e-5
+        ready_s = answered_s + held_up_s + rng.uniform(2e-5, 2e-4) + late_s[1]
+        back_s = ready_s + rng.uniform(1e-4, 16e-3) if seed % 2 else np.ceil(ready_s / 1e-3) * 1e-3
+        alignment.add(Exchange(1000 + t_s, int(tick(received_s)), int(tick(answered_s)), 1000 + float(back_s)))
+        t_s += 0.5 if t_s > 1 else 0.03
+    at_s = np.linspace(max(0.0, span_s - 600), span_s, 100)
+    assert alignment.fit is not None
+    return alignment, 1000 + at_s, tick(at_s), 1 / (rate + warm * (1 - np.exp(-span_s / tau_s)))
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_every_instant_of_ten_minutes_is_mapped_within_the_stated_limit(seed):
+    alignment, at_s, ticks, rate = warming_board(seed)
+    fit = alignment.fit
+    assert np.abs(fit.host_s(ticks) - at_s).max() <= fit.limit_s
+    assert fit.limit_s < (6e-3 if seed % 2 else 2.5e-3)
+    assert abs(fit.rate - rate) <= 5 * fit.rate_error
+    assert len(alignment) <= KEPT_EXCHANGES
+
+
+def test_a_board_that_warms_up_bends_the_line():
+    def fit_of(warm):
+        alignment = Alignment()
+        for t_s in np.arange(0, 600, 0.5):
+            tick = int(1e6 * (t_s + warm * t_s**2 / 2))
+            alignment.add(Exchange(50 + float(t_s), tick, tick, 50 + float(t_s) + 2e-4))
+        return alignment.fit
+
+    # 10 ppm a minute: a straight line over ten minutes would be wrong by 5 ms.
+    fit = fit_of(10e-6 / 60)
+    times = np.linspace(0, 600, 61)
+    error_s = fit.host_s((1e6 * (times + 10e-6 / 60 * times**2 / 2)).astype(np.int64)) - 50 - times
+    assert np.abs(error_s - 1e-4).max() < 2e-4
+    # The mean of the last minute.
+    assert fit.drift_ppm == pytest.approx(95, abs=2)
+    assert fit_of(0.0).drift_ppm == pytest.approx(0, abs=0.5)

@@ -9,10 +9,10 @@ import time
 
 import pytest
 
-from edge_runtime.power.bridge_meter import BridgeMeter
-from edge_runtime.power.bridge_opening import open_bridge_meter
+from edge_runtime.power.bridge_opening import bridge_sensor
 from edge_runtime.power.clock import SystemClock
 from edge_runtime.power.opening import open_meter
+from edge_runtime.power.sensor_meter import SensorMeter
 from firmware_tools.bridge.loads import ProcessLoad
 from protos.boards import board
 from protos.bridge.hello import ResetCause
@@ -141,12 +141,12 @@ def test_after_unplug_and_replug_metering_goes_on_and_the_bridge_tells_what_was_
     meter.mark(Phase.TRAIN)
     time.sleep(0.2)
     bridge.unplug()
-    until(lambda: not meter.link.connected)
+    until(lambda: not meter.sensor.link.connected)
     assert meter.spent_j() > 0
     assert not bridge.spec.link.exists()
     time.sleep(0.3)
     bridge.plug()
-    until(lambda: meter.link.connected and meter.losses.recovered_s > 0)
+    until(lambda: meter.sensor.link.connected and meter.sensor.losses.recovered_s > 0)
     meter.mark(Phase.IDLE)
     (_, train) = meter.settle()
     assert train.phase is Phase.TRAIN
@@ -155,8 +155,8 @@ def test_after_unplug_and_replug_metering_goes_on_and_the_bridge_tells_what_was_
     # The bridge ran on by itself, so that its accumulators cover the time without a cable.
     assert train.coverage > 0.99
     assert train.energy_j == pytest.approx(4.0 * train.covered_s, rel=0.01)
-    assert meter.losses.reconnects == 1
-    assert meter.losses.restarts == 0
+    assert meter.sensor.losses.reconnects == 1
+    assert meter.sensor.losses.restarts == 0
 
 
 def test_a_bridge_that_stays_away_gives_none_and_never_stops_the_caller(metered, until):
@@ -166,7 +166,7 @@ def test_a_bridge_that_stays_away_gives_none_and_never_stops_the_caller(metered,
     time.sleep(0.1)
     meter.mark(Phase.TRAIN)
     bridge.unplug()
-    until(lambda: not meter.link.connected)
+    until(lambda: not meter.sensor.link.connected)
     time.sleep(0.2)
     assert meter.spent_j() > 0
     meter.mark(Phase.SEND)
@@ -185,7 +185,7 @@ def test_a_bridge_that_stays_away_gives_none_and_never_stops_the_caller(metered,
     assert meter.spent_j() >= 0.1 * 4.0 * 0.98
     meter.mark(Phase.IDLE)
     bridge.plug()
-    until(lambda: meter.link.connected)
+    until(lambda: meter.sensor.link.connected)
     meter.settle()
     meter.mark(Phase.TRAIN)
     time.sleep(0.15)
@@ -199,14 +199,14 @@ def test_a_restart_of_the_bridge_is_flagged_and_its_time_is_uncovered(metered, u
     meter.mark(Phase.TRAIN)
     time.sleep(0.2)
     bridge.reboot(ResetCause.BROWN_OUT)
-    until(lambda: meter.session.epoch == 2)
-    assert meter.session.hello.reset == ResetCause.BROWN_OUT
+    until(lambda: meter.sensor.session.epoch == 2)
+    assert meter.sensor.session.hello.reset == ResetCause.BROWN_OUT
     time.sleep(0.3)
     meter.mark(Phase.IDLE)
     train = {part.phase: part for part in meter.settle()}[Phase.TRAIN]
     assert "bridge-restarted" in train.flags
     assert train.uncovered_s > 0.2
-    assert meter.losses.restarts == 1
+    assert meter.sensor.losses.restarts == 1
 
 
 def test_garbage_on_the_line_is_counted_and_costs_no_joules(metered, until):
@@ -215,7 +215,7 @@ def test_garbage_on_the_line_is_counted_and_costs_no_joules(metered, until):
     for number in range(10):
         bridge.send_raw(bytes([number, 0, 0x55, 0xAA, 0, 7]) * 20)
         time.sleep(0.03)
-    until(lambda: meter.losses.damaged_frames > 0)
+    until(lambda: meter.sensor.losses.damaged_frames > 0)
     meter.mark(Phase.IDLE)
     train = {part.phase: part for part in meter.settle()}[Phase.TRAIN]
     assert train.coverage > 0.99
@@ -230,7 +230,7 @@ def test_lost_and_damaged_bytes_are_made_good_by_the_accumulators(metered, until
     bridge.faults.drop = bridge.faults.corrupt = 0.0
     meter.mark(Phase.IDLE)
     train = {part.phase: part for part in meter.settle()}[Phase.TRAIN]
-    assert meter.losses.damaged_frames > 0
+    assert meter.sensor.losses.damaged_frames > 0
     assert {"batches-lost", "recovered"} <= set(train.flags)
     assert train.coverage > 0.99
     assert train.energy_j == pytest.approx(4.0 * train.covered_s, rel=0.01)
@@ -238,7 +238,9 @@ def test_lost_and_damaged_bytes_are_made_good_by_the_accumulators(metered, until
 
 def test_a_long_period_is_summed_up_in_a_small_store(plug_in):
     bridge = plug_in(profile="transient")
-    meter = open_bridge_meter(str(bridge.spec.link), {}, SystemClock(), capacity=256)
+    sensor = bridge_sensor(str(bridge.spec.link), {}, SystemClock(), capacity=768)
+    sensor.open()
+    meter = SensorMeter(sensor, SystemClock())
     try:
         meter.start()
         meter.mark(Phase.EMBED)
@@ -269,5 +271,5 @@ def test_closing_ends_the_thread_and_frees_the_port(metered):
     meter.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("power:")]
     again = open_meter(f"serial:{bridge.spec.link}")
-    assert isinstance(again, BridgeMeter)
+    assert again.has_samples
     again.close()

@@ -36,8 +36,9 @@ for _ in range(10):
 sys.exit(10 + count)
 """
 KEYS = {
-    "schema", "energy_j", "uncertainty_j", "mean_w", "peak_w", "duration_s", "covered_s", "uncovered_s", "coverage",
-    "method", "sensor", "calibration_id", "quality", "flags", "budget", "ended_by", "command", "exit_code",
+    "schema", "energy_j", "uncertainty_j", "coverage_factor", "worst_case_j", "mean_w", "peak_w", "duration_s",
+    "covered_s", "uncovered_s", "coverage", "method", "sensor", "calibration_id", "quality", "flags", "budget",
+    "baseline", "ended_by", "command", "exit_code",
 }  # fmt: skip
 # A program on a terminal of its own: makes its stdin the controlling terminal, then becomes the words that follow.
 ON_TERMINAL = (

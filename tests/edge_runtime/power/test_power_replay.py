@@ -157,8 +157,14 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
 @pytest.mark.parametrize(
     "options",
     [
-        ["--sensor", "replay:t.bin"],
-        ["--sensor", "replay:t.bin", "--format", "csv"],
+        ["--sensor", "replay:t.bin", "--format", "wav"],
+        ["--sensor", "replay:t.bin", "--windows", "w.json"],
+        ["--sensor", "replay:t.bin", "--volts", "5"],
+        ["--sensor", "replay:t.csv", "--format", "csv", "--volts", "0"],
+        ["--sensor", "replay:t.csv", "--format", "csv", "--volts", "nan"],
+        ["--sensor", "replay:t.bin", "--record", "r.ejr"],
+        ["--sensor", "replay:t.bin", "--baseline", "1s"],
+        ["--sensor", "replay:t.bin", "--format", "mlperf-tiny", "--volts", "5"],
         ["--sensor", "replay:t.bin", "--format", "mlperf-tiny", "--for", "1s"],
         ["--sensor", "replay:t.bin", "--format", "mlperf-tiny", "--", "true"],
         ["--sensor", "none", "--format", "mlperf-tiny", "--for", "1s"],

@@ -11,24 +11,20 @@ import pytest
 
 from edge_runtime.power.alignment import Alignment, Exchange
 from edge_runtime.power.samples import SampleStore
-from edge_runtime.power.session import BridgeSession
+from edge_runtime.power.session import BridgeSession, Wanted
+from edge_runtime.power.track import RegisterTrack
 from firmware_tools.bridge.loads import ConstantLoad, SquareLoad
 from firmware_tools.bridge.sensor import SensorErrors
 from protos.attribution import attribute, integrate
+from protos.bridge.commands import Command
+from protos.bridge.messages import Status
 from protos.energy import Mark, Phase, SampleFlag
 from protos.ina219 import PROFILES, Calibration
 
 
-def gather(sensor: int = 0, **options):
-    store = SampleStore()
-    session = BridgeSession(
-        sensor,
-        lambda epoch, alignment, piece: store.append(
-            epoch, alignment, piece.begin, piece.end, piece.power_w, piece.flags
-        ),
-        **options,
-    )
-    return store, session
+def gather(sensor: int = 0, **wanted):
+    track = RegisterTrack()
+    return track, BridgeSession(sensor, track.take, Wanted(**wanted))
 
 
 def usb(seed: int):
@@ -40,33 +36,33 @@ def usb(seed: int):
 # The transient profile reads the bus in steps of 16 mV: 5.000 V is half a step off, 0.16 %.
 @pytest.mark.parametrize(("profile", "limit"), [("energy", 5e-4), ("balanced", 5e-4), ("transient", 2e-3)])
 def test_constant_load_through_a_drifting_clock_gives_its_joules(clock, make_device, join, profile, limit):
-    store, session = gather()
+    track, session = gather()
     device = make_device(ConstantLoad(4.0), profile=profile, drift_ppm=80.0)
     line = join(device, session)
     line.to_device_s = line.to_host_s = usb(1)
     clock.advance(40.0, step_s=2e-3)
     begin_s, end_s = clock.now_s - 38.0, clock.now_s - 1.0
-    (energy_j,), (covered_s,) = integrate(store.trace(), [begin_s, end_s])
+    (energy_j,), (covered_s,) = integrate(track.trace(), [begin_s, end_s])
     assert covered_s == pytest.approx(37.0, rel=1e-6)
     assert energy_j == pytest.approx(4.0 * 37.0, rel=limit)
-    assert session.alignment.fit.drift_ppm == pytest.approx(80.0, abs=12.0)
+    assert track.alignment.fit.drift_ppm == pytest.approx(80.0, abs=12.0)
 
 
 @pytest.mark.parametrize(("profile", "limit"), [("energy", 0.005), ("transient", 0.005), ("balanced", 0.02)])
 @pytest.mark.parametrize("oscillator", [-0.1, 0.0, 0.07])
 def test_a_fast_square_load_is_not_aliased(clock, make_device, join, profile, limit, oscillator):
-    store, session = gather()
+    track, session = gather()
     load = SquareLoad(0.4, 1.9, 1e-3)
     join(make_device(load, profile=profile, errors=SensorErrors(oscillator=oscillator)), session)
     clock.advance(12.0, step_s=4e-3)
     begin_s, end_s = clock.now_s - 11.0, clock.now_s - 1.0
-    (energy_j,), _ = integrate(store.trace(), [begin_s, end_s])
+    (energy_j,), _ = integrate(track.trace(), [begin_s, end_s])
     true_j = float(np.diff(load.energy_j([begin_s, end_s]))[0])
     assert energy_j == pytest.approx(true_j, rel=limit)
 
 
 def test_energy_of_lost_frames_comes_back_from_the_accumulators(clock, make_device, join):
-    store, session = gather()
+    track, session = gather()
     errors = SensorErrors(offset_v=90e-6, gain=0.01)
     calibration = errors.calibrated(1, 0.02, day=0)
     line = join(make_device(ConstantLoad(3.0), drift_ppm=40.0, errors=errors, calibration=calibration), session)
@@ -84,12 +80,11 @@ def test_energy_of_lost_frames_comes_back_from_the_accumulators(clock, make_devi
     line.damage = lambda data: data
     clock.advance(3.0, step_s=4e-3)
     begin_s, end_s = clock.now_s - 40.0, clock.now_s - 2.0
-    trace = store.trace()
+    trace = track.trace()
     (energy_j,), (covered_s,) = integrate(trace, [begin_s, end_s])
-    losses = session.losses
-    assert losses.damaged_frames > 20
-    assert losses.lost_batches > 20
-    assert losses.recovered_s > 1.0
+    assert session.losses.damaged_frames > 20
+    assert track.lost_batches > 20
+    assert track.recovered_s > 1.0
     recovered = (trace.flags & SampleFlag.RECOVERED) != 0
     assert recovered.sum() > 10
     # Offset and gain are taken out of the accumulators as they are out of the samples.
@@ -99,7 +94,7 @@ def test_energy_of_lost_frames_comes_back_from_the_accumulators(clock, make_devi
 
 
 def test_a_lost_second_without_its_statistics_stays_uncovered(clock, make_device, join):
-    store, session = gather()
+    track, session = gather()
     device = make_device(ConstantLoad(3.0))
     line = join(device, session)
     clock.advance(5.0)
@@ -109,13 +104,13 @@ def test_a_lost_second_without_its_statistics_stays_uncovered(clock, make_device
     clock.advance(2.0)
     line.damage = lambda data: data
     clock.advance(5.0)
-    (part,) = attribute(store.trace(), [Mark(begin_s - 1.0, Phase.TRAIN)], begin_s + 4.0)
+    (part,) = attribute(track.trace(), [Mark(begin_s - 1.0, Phase.TRAIN)], begin_s + 4.0)
     assert part.uncovered_s == pytest.approx(2.0, abs=0.4)
     assert part.energy_j is None
 
 
 def test_a_restart_is_told_from_loss_by_the_boot_number(clock, make_device, join):
-    store, session = gather()
+    track, session = gather()
     device = make_device(ConstantLoad(3.0))
     join(device, session)
     clock.advance(3.0)
@@ -124,8 +119,8 @@ def test_a_restart_is_told_from_loss_by_the_boot_number(clock, make_device, join
     clock.advance(5.0)
     assert session.epoch == 2
     assert session.losses.restarts == 1
-    assert session.losses.lost_batches == 0
-    trace = store.trace()
+    assert track.lost_batches == 0
+    trace = track.trace()
     assert trace.stop_s.max() == pytest.approx(clock.now_s, abs=0.1)
     # The restart is a hole of its length, and the rest is covered.
     (_,), (covered_s,) = integrate(trace, [clock.now_s - 7.0, clock.now_s - 1.0])
@@ -133,47 +128,47 @@ def test_a_restart_is_told_from_loss_by_the_boot_number(clock, make_device, join
 
 
 def test_ticks_go_on_past_the_wrap_of_their_low_half(clock, make_device, join):
-    store, session = gather()
+    track, session = gather()
     device = make_device(ConstantLoad(2.0))
     device._born_s -= (2**32 - 3_000_000) / 1e6  # the low half wraps in three seconds
     join(device, session)
     clock.advance(8.0, step_s=2e-3)
-    (energy_j,), (covered_s,) = integrate(store.trace(), [clock.now_s - 7.0, clock.now_s - 1.0])
+    (energy_j,), (covered_s,) = integrate(track.trace(), [clock.now_s - 7.0, clock.now_s - 1.0])
     assert covered_s == pytest.approx(6.0, rel=1e-6)
     assert energy_j == pytest.approx(12.0, rel=2e-3)
 
 
 def test_a_clipped_load_is_flagged(clock, make_device, join):
-    store, session = gather()
+    track, session = gather()
     join(make_device(ConstantLoad(25.0)), session)  # 5 A through 0.02 ohm: over 80 mV
     clock.advance(3.0)
-    (part,) = attribute(store.trace(), [Mark(clock.now_s - 2.0, Phase.TRAIN)], clock.now_s - 1.0)
+    (part,) = attribute(track.trace(), [Mark(clock.now_s - 2.0, Phase.TRAIN)], clock.now_s - 1.0)
     assert "clipped" in part.flags
     assert part.uncertainty_j is None
 
 
 def test_the_profile_asked_for_is_set_also_after_a_restart(clock, make_device, join):
-    _, session = gather(profile=PROFILES["energy"])
+    track, session = gather(profile=PROFILES["energy"])
     device = make_device(ConstantLoad(2.0), profile="transient")
     join(device, session)
     clock.advance(2.0)
-    assert device.profile.name == "energy"
+    assert session.hello.profile == PROFILES["energy"].code
     device.reboot(clock.now_s)
     clock.advance(3.0)
-    assert device.profile.name == "energy"
-    assert session.config == PROFILES["energy"].config
+    assert session.hello.profile == PROFILES["energy"].code
+    assert track.config == PROFILES["energy"].config
 
 
 def test_a_given_shunt_replaces_the_calibration_and_is_not_called_calibrated(clock, make_device, join):
-    store, session = gather(shunt_ohm=0.04)
+    track, session = gather(shunt_ohm=0.04)
     join(make_device(ConstantLoad(4.0), calibration=Calibration(77, 20_000, 0, 500)), session)
     clock.advance(3.0)
-    assert session.calibration.id == 0
-    assert store.trace().power_w.mean() == pytest.approx(2.0, rel=1e-3)
+    assert track.calibration.id == 0
+    assert track.trace().power_w.mean() == pytest.approx(2.0, rel=1e-3)
 
 
 def test_garbage_between_frames_costs_at_most_the_frame_it_hits(clock, make_device, join):
-    store, session = gather()
+    track, session = gather()
     line = join(make_device(ConstantLoad(4.0)), session)
     clock.advance(2.0)
     source = random.Random(11)
@@ -183,7 +178,7 @@ def test_garbage_between_frames_costs_at_most_the_frame_it_hits(clock, make_devi
     line.damage = lambda data: data
     clock.advance(3.0)
     assert session.losses.damaged_frames > 10
-    (energy_j,), (covered_s,) = integrate(store.trace(), [clock.now_s - 7.0, clock.now_s - 2.0])
+    (energy_j,), (covered_s,) = integrate(track.trace(), [clock.now_s - 7.0, clock.now_s - 2.0])
     assert covered_s > 4.98
     assert energy_j == pytest.approx(20.0, rel=0.005)
 
@@ -218,17 +213,14 @@ def test_the_truth_lies_inside_the_stated_interval_over_random_loads_sensors_and
             calibration=errors.calibrated(5, 0.02, day=0),
             drift_ppm=rng.uniform(-200, 200),
         )
-        store, session = gather()
+        track, session = gather()
         line = join(device, session)
         line.to_device_s = line.to_host_s = usb(seed)
         begin_s = clock.now_s + 1.0
         clock.advance(6.0)
         times = np.sort(rng.uniform(0, 4.5, 4)) + begin_s
         marks = [Mark(float(t_s), phase) for t_s, phase in zip(times, list(Phase)[1:], strict=True)]
-        fit = session.alignment.fit
-        model = session.calibration.errors(session.config, session.bus_v)
-        model = replace(model, sync_s=fit.limit_s, clock_relative=fit.rate_error)
-        parts = attribute(store.trace(), marks, begin_s + 4.7, errors=model)
+        parts = attribute(track.trace(), marks, begin_s + 4.7, errors=track.errors())
         for part, window in zip(parts, itertools.pairwise([*times, begin_s + 4.7]), strict=True):
             truth_j = float(np.diff(load.energy_j(window))[0])
             total += 1
@@ -239,7 +231,7 @@ def test_the_truth_lies_inside_the_stated_interval_over_random_loads_sensors_and
 
 
 def test_a_restart_whose_hello_was_lost_is_noticed_from_the_samples(clock, make_device, join):
-    store, session = gather()
+    track, session = gather()
     device = make_device(ConstantLoad(3.0))
     line = join(device, session)
     clock.advance(3.0)
@@ -248,8 +240,56 @@ def test_a_restart_whose_hello_was_lost_is_noticed_from_the_samples(clock, make_
     clock.advance(0.31)
     line.damage = lambda data: data
     clock.advance(4.0)
-    assert (session.epoch, session.losses.restarts, session.losses.lost_batches) == (2, 1, 0)
+    assert (session.epoch, session.losses.restarts, track.lost_batches) == (2, 1, 0)
     # The first batches of the new boot waited for its HELLO and are all there.
-    (energy_j,), (covered_s,) = integrate(store.trace(), [clock.now_s - 3.95, clock.now_s - 0.2])
+    (energy_j,), (covered_s,) = integrate(track.trace(), [clock.now_s - 3.95, clock.now_s - 0.2])
     assert covered_s == pytest.approx(3.75, rel=1e-3)
     assert energy_j == pytest.approx(3.0 * 3.75, rel=2e-3)
+
+
+def test_another_bridge_at_the_same_port_is_a_new_epoch_and_is_told(clock, make_device, join):
+    track, session = gather()
+    line = join(make_device(ConstantLoad(3.0), calibration=Calibration(1, 20_000)), session)
+    clock.advance(3.0)
+    other = make_device(ConstantLoad(5.0), calibration=Calibration(2, 20_000))
+    other._uid = b"anotherX"
+    line.device = other
+    session.opened(again=True)
+    clock.advance(4.0)
+    assert (session.losses.other_bridges, session.losses.restarts, session.epoch) == (1, 0, 2)
+    assert track.calibration.id == 2
+    trace = track.trace()
+    assert trace.power_w[0] == pytest.approx(3.0, rel=1e-2)
+    assert trace.power_w[-1] == pytest.approx(5.0, rel=1e-2)
+
+
+def test_range_and_profile_are_asked_for_again_after_a_restart_and_judge_clipping(clock, make_device, join):
+    track, session = gather(profile=PROFILES["energy"], pga=0)
+    device = make_device(ConstantLoad(15.0), profile="balanced")  # 60 mV on the shunt
+    join(device, session)
+    clock.advance(3.0)
+    assert session.settled
+    assert track.config == replace(PROFILES["energy"].config, pga=0)
+    (part,) = attribute(track.trace(), [Mark(clock.now_s - 1.5, Phase.TRAIN)], clock.now_s - 1.0)
+    assert "clipped" in part.flags
+    device.channels[0].pga = 1
+    device.reboot(clock.now_s)
+    clock.advance(3.0)
+    assert track.config == replace(PROFILES["energy"].config, pga=0)
+    assert session.refusals == {}
+
+
+def test_a_setting_that_is_refused_is_not_asked_for_for_ever(clock, make_device, join, monkeypatch):
+    _, session = gather(pga=3)
+    device = make_device(ConstantLoad(3.0))
+    asked = []
+
+    def refuse(kind, values, now_s):
+        asked.append(kind)
+        return device._ack(kind, Status.UNKNOWN)
+
+    monkeypatch.setattr(device, "_keep", refuse)
+    join(device, session)
+    clock.advance(5.0)
+    assert session.refusals == {Command.SET_RANGE: Status.UNKNOWN}
+    assert asked == [Command.SET_RANGE]

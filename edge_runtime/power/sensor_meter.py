@@ -1,93 +1,53 @@
-"""The measuring meter: an INA219 serial bridge, phases in, joules out.
+"""The meter over any sensor: marks in, joules by phase out.
 
-The reading thread adds each batch to the sums as it comes, so that ``spent_j`` only adds the part that no sample
-covers yet. ``settle`` reads the stored samples again with the newest clock fit and attributes them exactly.
+Each block of samples is added to the sums as it comes, so that ``spent_j`` only adds the part that no sample covers
+yet. ``settle`` reads the stored samples again with the newest clock fit and attributes them exactly.
 """
 
 from __future__ import annotations
 
-import threading
 from bisect import bisect_right
-from dataclasses import replace
 
-from edge_runtime.power.alignment import Alignment
 from edge_runtime.power.clock import Clock
-from edge_runtime.power.link import BridgeLink
+from edge_runtime.power.events import Block, Event, Realigned
 from edge_runtime.power.meter import MeterIdentity, unknown_phases
 from edge_runtime.power.period import Period
-from edge_runtime.power.samples import CAPACITY, SampleStore
-from edge_runtime.power.session import BridgeSession, Losses, since
-from edge_runtime.power.stream import Piece
-from edge_runtime.power.transport import Opener, SerialTransport
+from edge_runtime.power.sensor import PowerSensor
 from protos.attribution import Tally, integrate, judge, tally
 from protos.energy import Mark, Phase, PhaseEnergy, PowerTrace
-from protos.ina219 import Profile
-from protos.uncertainty import ErrorModel
 
-__all__ = ["BridgeMeter"]
+__all__ = ["SensorMeter"]
 
-FLUSH_EACH_S = 0.02
-FEW = 32
-"""At most this many samples come in one piece; they never overlap each other."""
+ASK_EACH_S = 0.02
+STALE_S = 2.0
+"""A sample that is older than this, and than three samples last, is not the power of now."""
 
 
-class BridgeMeter:
-    """Method ``measured``. Made by :func:`edge_runtime.power.opening.open_meter`.
+class SensorMeter:
+    """A :class:`edge_runtime.power.meter.Meter`; its method is the sensor's.
 
     Args:
-        path: serial port.
-        sensor: index of the sensor on the bridge.
+        sensor: an open sensor, closed with the meter.
         clock: the host's clock.
-        profile: sensor setting to ask for; None takes the bridge's.
-        shunt_ohm: shunt to use instead of the calibration's.
-        opener: makes a transport from a path.
-        capacity: samples stored before the older ones are summed up.
     """
 
-    def __init__(
-        self,
-        path: str,
-        *,
-        sensor: int = 0,
-        clock: Clock,
-        profile: Profile | None = None,
-        shunt_ohm: float | None = None,
-        opener: Opener = SerialTransport,
-        capacity: int = CAPACITY,
-    ) -> None:
-        self._path, self._sensor, self._clock = path, sensor, clock
-        self._lock = threading.RLock()
-        self._news = threading.Event()
-        self._store = SampleStore(capacity)
-        self.session = BridgeSession(sensor, self._absorb, profile=profile, shunt_ohm=shunt_ohm)
-        self.link = BridgeLink(path, self.session, lock=self._lock, news=self._news, clock=clock, opener=opener)
+    def __init__(self, sensor: PowerSensor, clock: Clock) -> None:
+        self.sensor, self._clock, self._lock = sensor, clock, sensor.lock
         self._period = Period(clock.monotonic())
         # Summed up early to make room: phases that ended, and the part of the running one.
         self._folded: dict[Phase, Tally] = {}
         self._running: Tally | None = None
-        self._covered_to_s = float("-inf")
         self._worked_j = self._worked_s = 0.0
         self._last_w = self._usual_w = self._expected_w = 0.0
         self._peak_w: float | None = None
         self._counted = False
-        self._stale = True
-        self._losses_before = Losses()
+        with self._lock:
+            self._recount()
+            self._leave = sensor.subscribe(self._hear)
 
     @property
     def identity(self) -> MeterIdentity:
-        calibration = self.session.calibration
-        return MeterIdentity(
-            "measured",
-            f"ina219:{self._path}#{self._sensor}",
-            f"{calibration.id:08x}" if calibration.id else "none",
-            "calibrated" if calibration.id else "uncalibrated",
-        )
-
-    @property
-    def losses(self) -> Losses:
-        """What was lost or damaged since the port was first opened."""
-        with self._lock:
-            return self.session.losses
+        return self.sensor.identity
 
     @property
     def has_samples(self) -> bool:
@@ -98,17 +58,14 @@ class BridgeMeter:
     @property
     def power_w(self) -> float | None:
         with self._lock:
-            return self._last_w if self._counted else None
+            age_s = self._clock.monotonic() - self.sensor.covered_to_s
+            stale = age_s > max(STALE_S, 3.0 / self.sensor.capabilities.rate_hz)
+            return self._last_w if self._counted and not stale else None
 
     @property
     def peak_w(self) -> float | None:
         with self._lock:
             return self._peak_w
-
-    def wait_for_news(self, timeout_s: float) -> None:
-        """Wait until something arrives."""
-        self._clock.wait(self._news, timeout_s)
-        self._news.clear()
 
     def start(self) -> None:
         with self._lock:
@@ -116,8 +73,8 @@ class BridgeMeter:
             self._period = Period(now_s)
             self._folded.clear()
             self._running = self._peak_w = None
-            self._losses_before = self.session.losses
-            self._store.forget_before(now_s)
+            self.sensor.flags()
+            self.sensor.forget_before(now_s)
             self._recount()
 
     def mark(self, phase: Phase) -> None:
@@ -152,51 +109,50 @@ class BridgeMeter:
             if self._worked_s > 0:
                 self._usual_w = self._worked_j / self._worked_s
             marks, stop_s = self._period.close()
-            flags = self._flags()
-            trace = self._store.trace()
+            flags = self.sensor.flags()
+            trace = self.sensor.trace()
             self._see_peak(trace, marks, stop_s)
-            for part in tally(trace, marks, stop_s, errors=self._errors()):
+            for part in tally(trace, marks, stop_s, errors=self.sensor.errors()):
                 self._add(part)
             sums, self._folded = self._folded, {}
-            self._losses_before = self.session.losses
-            self._store.forget_before(stop_s)
+            self.sensor.forget_before(stop_s)
             self._recount()
-        sensor = self.identity.sensor
+        identity = self.identity
         if not any(part.covered_s for part in sums.values()):
-            return unknown_phases(marks, stop_s, sensor=sensor, flags=("no-samples", *flags))
-        return tuple(judge(sums[phase], sensor=sensor, flags=flags) for phase in Phase if phase in sums)
+            return unknown_phases(marks, stop_s, sensor=identity.sensor, flags=("no-samples", *flags))
+        return tuple(
+            judge(sums[phase], method=identity.method, sensor=identity.sensor, flags=flags)
+            for phase in Phase
+            if phase in sums
+        )
 
     def close(self) -> None:
-        self.link.close()
+        self._leave()
+        self.sensor.close()
 
     def _await_samples(self, stop_s: float, timeout_s: float) -> None:
         deadline_s = self._clock.monotonic() + timeout_s
         while True:
             with self._lock:
-                self._news.clear()
-                done = self._covered_to_s >= stop_s and not self.session.has_holes
+                done = self.sensor.covered_to_s >= stop_s and not self.sensor.incomplete
             left_s = deadline_s - self._clock.monotonic()
             if done or left_s <= 0:
                 return
-            self.link.request_flush()
-            # One wait for the answer to the flush; when it does not reach far enough, ask again.
-            self._clock.wait(self._news, min(FLUSH_EACH_S, left_s))
+            self.sensor.request()
+            # One wait for the answer to the request; when it does not reach far enough, ask again.
+            self.sensor.wait_for_news(min(ASK_EACH_S, left_s))
 
-    def _absorb(self, epoch: int, alignment: Alignment, piece: Piece) -> None:
-        """Samples from the session; called by the reading thread with the lock held."""
-        self._store.append(epoch, alignment, piece.begin, piece.end, piece.power_w, piece.flags)
-        fit = alignment.fit
-        if fit is None:
-            self._stale = True
-            return
-        start, stop = fit.host_s(piece.begin), fit.host_s(piece.end)
-        self._last_w = float(piece.power_w[-1])
-        if self._stale:
+    def _hear(self, event: Event) -> None:
+        """The sensor's thread, with the lock held."""
+        if isinstance(event, Block):
+            self._last_w = float(event.trace.power_w[-1])
+            self._counted = True
+            self._count(event.trace)
+        elif isinstance(event, Realigned):
             self._recount()
         else:
-            self._covered_to_s = max(self._covered_to_s, float(stop[-1]))
-            self._count(PowerTrace(start, stop, piece.power_w, piece.flags))
-        if self._store.nearly_full:
+            return
+        if self.sensor.nearly_full:
             self._fold()
 
     def _count(self, trace: PowerTrace) -> None:
@@ -204,8 +160,8 @@ class BridgeMeter:
         marks = self._period.marks
         first = max(0, bisect_right(marks, float(trace.start_s.min()), key=lambda mark: mark.t_s) - 1)
         marks = marks[first:]
-        if len(marks) == 1 and trace.start_s[0] >= marks[0].t_s and len(trace) <= FEW:
-            # The usual batch, within one phase: no need to cut it at marks.
+        if len(marks) == 1 and trace.start_s[0] >= marks[0].t_s:
+            # Usually a block lies within one phase: no need to cut it at marks.
             if marks[0].phase is not Phase.IDLE:
                 width_s = trace.stop_s - trace.start_s
                 self._worked_j += float(width_s @ trace.power_w)
@@ -223,22 +179,22 @@ class BridgeMeter:
         working = [part for part in folded if part.phase is not Phase.IDLE]
         self._worked_j = sum(part.energy_j for part in working)
         self._worked_s = sum(part.covered_s for part in working)
-        trace = self._store.trace()
+        trace = self.sensor.trace().disjoint()
         if len(trace):
-            self._counted, self._stale = True, False
-            self._covered_to_s = float(trace.stop_s.max())
+            self._counted = True
+            self._last_w = float(trace.power_w[-1])
             self._count(trace)
 
     def _fold(self) -> None:
         """Sum up what is stored, up to the last sample, to make room."""
-        trace, errors, to_s = self._store.trace(), self._errors(), self._covered_to_s
+        trace, errors, to_s = self.sensor.trace(), self.sensor.errors(), self.sensor.covered_to_s
         *ended, running = self._period.marks
         self._see_peak(trace, self._period.marks, to_s)
         for part in tally(trace, ended, min(to_s, running.t_s), errors=errors):
             self._add(part)
         for part in tally(trace, [running], to_s, errors=errors):
             self._running = self._running + part if self._running else part
-        self._store.forget_before(to_s)
+        self.sensor.forget_before(to_s)
         self._period.fold(to_s)
 
     def _see_peak(self, trace: PowerTrace, marks: list[Mark], stop_s: float) -> None:
@@ -254,20 +210,3 @@ class BridgeMeter:
     def _add(self, part: Tally) -> None:
         known = self._folded.get(part.phase)
         self._folded[part.phase] = known + part if known else part
-
-    def _errors(self) -> ErrorModel:
-        session = self.session
-        errors = session.calibration.errors(session.config, session.bus_v or 5.0)
-        fit = session.alignment.fit
-        return replace(errors, sync_s=fit.limit_s, clock_relative=fit.rate_error) if fit else errors
-
-    def _flags(self) -> tuple[str, ...]:
-        """Words for what happened in this period."""
-        lost = since(self.session.losses, self._losses_before)
-        words = {
-            "bridge-restarted": lost.restarts,
-            "bridge-changed": lost.other_bridges,
-            "reconnected": lost.reconnects,
-            "batches-lost": lost.lost_batches,
-        }
-        return tuple(word for word, count in words.items() if count)

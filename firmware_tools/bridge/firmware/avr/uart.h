@@ -1,0 +1,6 @@
+#ifndef EDGEJOULE_UART_H
+#define EDGEJOULE_UART_H
+
+void uart_begin(void);
+
+#endif

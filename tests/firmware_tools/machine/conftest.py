@@ -1,0 +1,54 @@
+"""Machines for tests; skipped, with the reason, where they cannot be built."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from machine_host import IMAGE, Host
+
+from firmware_tools.bridge.machine.bootloader import find_optiboot
+from firmware_tools.bridge.machine.build import APT, missing
+from firmware_tools.bridge.machine.driver import Machine, MachineSpec, SensorSpec
+from protos.errors import EdgejouleError
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if what := missing():
+        for item in items:
+            if item.path.is_relative_to(Path(__file__).parent):
+                item.add_marker(pytest.mark.skip(reason=f"{what}: {APT}"))
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Machine]]:
+    """Start a machine in lock-step: sensors, then fields of MachineSpec; ``hex=None`` for an empty flash."""
+    with contextlib.ExitStack() as stack:
+
+        def begin(*sensors: SensorSpec, hex: Path | None = IMAGE, **fields) -> Machine:
+            spec = MachineSpec(hex, sensors or (SensorSpec(),), **fields)
+            return stack.enter_context(Machine.start(spec))
+
+        yield begin
+
+
+@pytest.fixture
+def bridge(start: Callable[..., Machine]) -> Callable[..., Host]:
+    """Start a machine with the committed firmware, and let it boot."""
+
+    def begin(*sensors: SensorSpec, **fields) -> Host:
+        host = Host(start(*sensors, **fields))
+        host.run(0.2)
+        return host
+
+    return begin
+
+
+@pytest.fixture(scope="session")
+def optiboot() -> Path:
+    try:
+        return find_optiboot()
+    except EdgejouleError as error:
+        pytest.skip(str(error))

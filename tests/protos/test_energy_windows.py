@@ -1,0 +1,138 @@
+"""Windows that nest and overlap, and the board at rest taken away from them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from protos.baseline import Baseline, IdleReading, net_of
+from protos.energy import PowerTrace, SampleFlag
+from protos.ina219 import PROFILES, Calibration
+from protos.uncertainty import ErrorModel
+from protos.windows import Window, judge_window, sum_window, window_energies
+
+CHAIN = Calibration(1, 20_000).errors(PROFILES["balanced"].config, 5.0, dithered=True)
+
+
+def steps(power, each_s=0.1):
+    edges = np.arange(len(power) + 1) * each_s
+    return PowerTrace.of(edges[:-1], edges[1:], power)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.floats(0, 10), st.floats(0, 10)), min_size=1, max_size=12), st.integers(0, 2**32 - 1))
+def test_a_window_is_the_same_whatever_others_there_are(pairs, seed):
+    trace = steps(np.random.default_rng(seed).uniform(1, 9, 100))
+    windows = [Window(str(n), min(pair), max(pair)) for n, pair in enumerate(pairs)]
+    together = window_energies(trace, windows, errors=CHAIN)
+    for window, figure in zip(windows, together, strict=True):
+        assert window_energies(trace, [window], errors=CHAIN) == [figure]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.floats(0.2, 9.8), st.integers(0, 2**32 - 1))
+def test_two_windows_that_meet_make_the_window_around_them(middle_s, seed):
+    trace = steps(np.random.default_rng(seed).uniform(1, 9, 100))
+    outer, left, right = window_energies(
+        trace, [Window("all", 0, 10), Window("left", 0, middle_s), Window("right", middle_s, 10)]
+    )
+    assert left.gross_j + right.gross_j == pytest.approx(outer.gross_j, rel=1e-9)
+    assert outer.max_w == max(left.max_w, right.max_w)
+    assert outer.mean_w == pytest.approx(float(trace.power_w.mean()))
+
+
+def test_successive_sums_add_up_to_the_window():
+    trace = steps(np.random.default_rng(2).uniform(1, 9, 100))
+    whole = sum_window(trace, 0.5, 9.5, CHAIN)
+    parts = sum_window(trace, 0.5, 4.0, CHAIN) + sum_window(trace, 4.0, 9.5, CHAIN)
+    assert parts.energy_j == pytest.approx(whole.energy_j)
+    assert parts.max_w == whole.max_w
+    assert {t.name: t.standard_j for t in parts.terms}["shunt"] == pytest.approx(
+        {t.name: t.standard_j for t in whole.terms}["shunt"]
+    )
+
+
+def test_too_little_coverage_gives_no_figure_and_clipping_no_uncertainty():
+    trace = PowerTrace.of([0, 1, 2.5], [1, 2, 3], [4.0, 4.0, 4.0], [0, SampleFlag.CLIPPED, 0])
+    clean, clipped, holed, bad = window_energies(
+        trace, [Window("a", 0, 1), Window("b", 0, 2), Window("c", 0, 2.05), Window("d", 1, 3)], errors=CHAIN
+    )
+    assert (clean.gross_j, clean.flags) == (4.0, ())
+    assert (clipped.gross_j, clipped.flags, clipped.uncertainty_j) == (8.0, ("clipped",), None)
+    assert holed.flags == ("degraded", "clipped")
+    assert (bad.gross_j, bad.mean_w, bad.method, bad.uncertainty_j) == (None, None, "unknown", None)
+
+
+def test_idle_is_a_line_between_the_readings_and_subtracted_once():
+    # 2 W at rest before, 3 W after: at 2.5 W in the middle. The work adds 4 W for 2 s.
+    idle_w = 2.0 + np.clip((np.arange(100) - 9.5) / 80, 0, 1)
+    power = idle_w + np.where((np.arange(100) >= 40) & (np.arange(100) < 60), 4.0, 0.0)
+    trace = steps(power)
+    before, after = (IdleReading.of_trace(trace, a, b, CHAIN) for a, b in ((0.0, 2.0), (8.0, 10.0)))
+    (work,) = window_energies(trace, [Window("work", 4.0, 6.0)], errors=CHAIN, baseline=Baseline(before, after))
+    assert work.net_j == pytest.approx(8.0, abs=0.02)
+    assert work.net.idle_j == pytest.approx(5.0, abs=0.02)
+    assert work.gross_j == pytest.approx(work.net_j + work.net.idle_j)
+    lines = {term.name: term.standard_j for term in work.net.budget}
+    assert lines["baseline"] == pytest.approx((after.power_w - before.power_w) * 2 / np.sqrt(12))
+
+
+def test_the_zero_goes_out_of_the_net_energy_and_the_scale_acts_on_what_is_left():
+    trace = steps(np.where(np.arange(100) < 40, 2.0, 6.0))
+    reading = IdleReading.of_trace(trace, 0.0, 4.0, CHAIN)
+    (work,) = window_energies(trace, [Window("work", 5.0, 9.0)], errors=CHAIN, baseline=Baseline(reading))
+    gross = {term.name: term.standard_j for term in work.budget}
+    net = {term.name: term.standard_j for term in work.net.budget}
+    assert net["offset"] == pytest.approx(0.0, abs=1e-12)
+    assert gross["offset"] > 0
+    assert net["bus"] == pytest.approx(gross["bus"] * 4 / 6)
+    assert work.flags == ("one-baseline",)
+
+
+def test_idle_is_taken_away_only_where_joules_were_seen():
+    trace = PowerTrace.of([0.0, 0.95], [0.9, 1.0], [5.0, 5.0])
+    reading = IdleReading(-2.0, -1.0, 2.0, 1.0, ())
+    (work,) = window_energies(trace, [Window("work", 0.0, 1.0)], baseline=Baseline(reading))
+    assert work.net_j == pytest.approx(0.95 * 3.0)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.floats(0, 20), st.floats(0, 20), st.floats(0, 20))
+def test_idle_energy_adds_up_over_any_division(first, second, third):
+    start, middle, stop = sorted((first, second, third))
+    baseline = Baseline(IdleReading(4.0, 6.0, 4.0, 2.0, ()), IdleReading(14.0, 16.0, 10.0, 2.0, ()))
+    whole = baseline.energy(start, stop)[0]
+    assert baseline.energy(start, middle)[0] + baseline.energy(middle, stop)[0] == pytest.approx(whole, abs=1e-9)
+
+
+def test_net_energy_lies_within_its_interval_whatever_the_chain_does():
+    outside = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        errors = ErrorModel(gain_relative=0.01, gain_standard=0.005, offset_a=0.01, offset_standard_a=0.005)
+        scale, zero_w = 1 + rng.normal(0, 0.005), 5.0 * rng.normal(0, 0.005)
+        drift = rng.uniform(-0.2, 0.2)
+        idle = 2.0 + drift * np.linspace(0, 1, 300)
+        work = np.where((np.arange(300) >= 100) & (np.arange(300) < 200), 3.0, 0.0)
+        trace = steps((idle + work) * scale + zero_w)
+        readings = [IdleReading.of_trace(trace, a, a + 8.0, errors) for a in (0.0, 22.0)]
+        (figure,) = window_energies(
+            trace, [Window("work", 10.0, 20.0)], errors=errors, baseline=Baseline(*readings)
+        )  # fmt: skip
+        outside += abs(figure.net_j - 30.0) > figure.net.interval.expanded_j
+    assert outside <= 14  # 95 %
+
+
+def test_a_reading_without_samples_is_refused():
+    with pytest.raises(ValueError, match="no samples"):
+        IdleReading.of_trace(steps([1.0]), 5.0, 6.0, CHAIN)
+
+
+def test_an_unknown_method_has_no_figure_and_no_net():
+    reading = IdleReading(0.0, 1.0, 2.0, 1.0, ())
+    sums = sum_window(steps([1.0] * 10), 0.0, 1.0)
+    figure = judge_window(Window("x", 0.0, 1.0), sums, method="unknown", baseline=Baseline(reading))
+    assert (figure.gross_j, figure.net, figure.duration_s) == (None, None, 1.0)
+    assert net_of(3.0, (), Baseline(reading), 0.0, 1.0).energy_j == 1.0
