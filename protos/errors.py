@@ -136,3 +136,15 @@ class UpdateError(EdgejouleError, ValueError):
     """An encoded update that is damaged, hostile, or not of the declared shape."""
 
     exit_code = 19
+
+
+class FlashError(EdgejouleError, OSError):
+    """A board whose flash could not be written or read."""
+
+    exit_code = 20
+
+
+class MismatchError(EdgejouleError, ValueError):
+    """A board that holds or runs another image than the one asked for."""
+
+    exit_code = 21
