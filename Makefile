@@ -6,13 +6,14 @@ OLD_RUNTIME := .venv-tflite-runtime
 DEMO_OUTPUT ?= demo-output
 PACKAGES := protos edge_runtime coordinator firmware_tools
 
-.PHONY: demo test install packages lint types floors generated device-only unit test-slow protos clean help
+.PHONY: demo test install packages lint types floors generated device-only unit test-slow rp2040 protos clean help
 
 help:
 	@echo "make demo       pre-train, convert, and run six federated rounds on this machine"
 	@echo "make test       everything that CI runs: lint, types, floors, generated code, device-only install, tests"
 	@echo "make unit       the tests alone"
 	@echo "make test-slow  the tests that take longer than a minute each"
+	@echo "make rp2040     run the bridge's firmware for the RP2040 in a simulator (fetches it from npm)"
 	@echo "make protos     generate protos/v1 again after a change of the .proto file"
 
 # ---- installing
@@ -70,6 +71,13 @@ unit: install packages $(OLD_RUNTIME)/.tried
 
 test-slow: install packages
 	$(BIN)/python -m pytest -m slow
+
+# The simulator stays outside the tree. Without node or npm the tests skip and say why.
+RP2040JS := $(or $(EDGEJOULE_RP2040JS),$(HOME)/.cache/edgejoule/rp2040js)
+rp2040: install
+	@mkdir -p $(RP2040JS)
+	@npm install --silent --no-save --prefix $(RP2040JS) rp2040js@1.4.1 || echo "no rp2040js: its tests will skip"
+	EDGEJOULE_RP2040JS=$(RP2040JS) $(BIN)/python -m pytest -rs tests/firmware_tools/rp2040
 
 # ---- for developers
 

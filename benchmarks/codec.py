@@ -216,7 +216,7 @@ def main() -> int:
             if given.quick and name == "layered" and exponent > 14:
                 continue
             tree = draw(1 << exponent, np.random.default_rng(exponent))
-            rows += measure(name, tree, 1 if given.quick else max(1, 1 << (18 - exponent) // 2))
+            rows += measure(name, tree, 1 if given.quick else 1 << max(0, 18 - exponent) // 2)
             print(f"{name}, 2^{exponent}: done", file=sys.stderr, flush=True)
     try:
         rows += measure("head_update", head_update(), 1 if given.quick else 4)

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from coordinator.folding import Fold
+from coordinator.budgets.guesses import Remembered
+from coordinator.downlink import Downlink
+from coordinator.folding import Fold, Population
 from coordinator.learning.evaluation import Evaluator
 from coordinator.order_line import OrderLine
-from coordinator.planning import budget_for, seed_for, steps_for
+from coordinator.planning import seed_for
 from coordinator.round_events import State
 from coordinator.rounds import Machine
 from coordinator.selection import Roster, in_short
 from coordinator.validation import Expected
 from protos.model.bundle import Bundle
-from protos.orders import ENVELOPE_BYTES, CodecOrder, DeviceCard, TrainOrder
+from protos.normaliser import of_optimiser
+from protos.orders import ENVELOPE_BYTES, CodecOrder, Holding, TrainOrder
 from protos.plan import RunPlan
 from protos.update import trees
-from protos.update.tensors import EncodedTensor, as_float32
 from protos.update.trees import Tree
 
 
@@ -29,10 +31,13 @@ class ActiveRun:
 
     Attributes:
         head: the newest head; ``lines`` and ``fold`` are of the open round.
+        downlink: what devices hold of it, from which they train.
         refused: devices whose report of the open round was not taken.
         in_flight: devices whose report is being written.
         sent: bytes of orders sent since they were last written down, by device.
         ready: set while the orders of the open round are on disk.
+        recent: the last change of each device, as far as a round was planned that guesses from it.
+        resting: why no round opens although devices are present, or "".
         trouble: why the run cannot go on just now, or "".
     """
 
@@ -44,62 +49,68 @@ class ActiveRun:
     machine: Machine
     roster: Roster
     head: Tree
+    downlink: Downlink
     evaluator: Evaluator | None
     lines: dict[str, OrderLine]
     fold: Fold
     refused: set[str] = field(default_factory=set)
     in_flight: dict[str, asyncio.Future[None]] = field(default_factory=dict)
     sent: Counter[str] = field(default_factory=Counter)
+    recent: dict[str, Remembered] = field(default_factory=dict)
+    resting: str = ""
     trouble: str = ""
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     over: asyncio.Event = field(default_factory=asyncio.Event)
-    _encoded: tuple[str, tuple[EncodedTensor, ...]] | None = None
 
-    @property
-    def head_version(self) -> str:
-        return self.encoded_head[0]
-
-    @property
-    def encoded_head(self) -> tuple[str, tuple[EncodedTensor, ...]]:
-        """Version and tensors of the newest head, made once per head."""
-        if self._encoded is None:
-            self._encoded = (trees.version(self.head), as_float32(self.head))
-        return self._encoded
-
-    def move_head(self, head: Tree) -> None:
-        """Take a new head."""
-        self.head, self._encoded = head, None
+    def move_head(self, head: Tree, downlink: Downlink) -> None:
+        """Take a new head, and what devices will hold of it."""
+        self.head, self.downlink = head, downlink
 
     @property
     def report_limit_bytes(self) -> int:
         """The most that an honest report weighs."""
         return 4 * trees.coordinates(self.head) + ENVELOPE_BYTES
 
-    def line_for(self, card: DeviceCard) -> OrderLine:
-        """What this device is asked to do in a round."""
-        steps = steps_for(self.plan, self.bundle.manifest.head.batch_size, card.train_examples)
-        return OrderLine(card.device_id, steps, budget_for(self.plan, card.device_id, card.budget_j))
+    def normaliser_of(self, steps: int) -> float:
+        """FedNova's ``|a|_1`` after so many steps of this run."""
+        spec = self.bundle.manifest.head
+        return of_optimiser(spec.optimiser, steps, self.all_inputs)
 
-    def order_for(self, device_id: str, now_s: float) -> TrainOrder | None:
-        """The order that this device has not answered yet: the same, however often it asks."""
+    @property
+    def all_inputs(self) -> dict[str, float]:
+        """Every input of the train signature, defaults included."""
+        return {one.name: one.default for one in self.bundle.manifest.head.inputs} | dict(self.inputs)
+
+    def order_for(self, device_id: str, now_s: float, holding: Holding) -> TrainOrder | None:
+        """The order that this device has not answered yet: the same, however often it asks, but for the way in which
+        the head travels, which is by what the device holds."""
         line = self.lines.get(device_id)
         if line is None or not self.ready.is_set() or not self.machine.owes(device_id) or device_id in self.refused:
             return None
-        version, tensors = self.encoded_head
+        sent = self.downlink.head_for(holding)
         return TrainOrder(
             run_id=self.run_id,
             round=self.machine.round,
             plan_id=self.plan.plan_id,
             bundle_id=self.bundle.bundle_id,
-            head_version=version,
-            head=tensors,
+            head_version=sent.version,
+            head=sent.whole,
             steps=line.steps,
             inputs=self.inputs,
-            codec=CodecOrder(self.plan.update.codec, self.plan.update.parameters),
+            codec=self._codec_of(line),
             budget_j=line.budget_j,
             deadline_s=max(0.0, self.machine.deadline_s - now_s),
             seed=seed_for(self.plan, device_id, self.machine.round),
+            base=sent.base,
+            differences=sent.differences,
+            costs=line.costs,
         )
+
+    def _codec_of(self, line: OrderLine) -> CodecOrder:
+        parameters = dict(self.plan.update.parameters)
+        if line.bits is not None:
+            parameters["bits"] = line.bits
+        return CodecOrder(self.plan.update.codec, parameters)
 
     def expected_of(self, device_id: str, declared_examples: int) -> Expected:
         """What a report of this device must agree with."""
@@ -107,18 +118,18 @@ class ActiveRun:
         return Expected(
             plan_id=self.plan.plan_id,
             bundle_id=self.bundle.bundle_id,
-            head_version=self.head_version,
+            head_version=self.downlink.version,
             steps=self.lines[device_id].steps,
             examples=declared_examples,
             shapes=spec.shapes(),
-            inputs={one.name: one.default for one in spec.inputs} | dict(self.inputs),
+            inputs=self.all_inputs,
             optimiser=spec.optimiser,
         )
 
-    def new_fold(self, lines: Iterable[OrderLine]) -> None:
+    def new_fold(self, lines: Mapping[str, OrderLine], population: Population | None) -> None:
         """Begin the round of these orders."""
-        self.lines = {line.device_id: line for line in lines}
-        self.fold = Fold(self.plan.aggregate, self.bundle.manifest.head.shapes(), self.lines)
+        self.lines = dict(lines)
+        self.fold = Fold(self.plan.aggregate, self.bundle.manifest.head.shapes(), self.lines, population)
         self.refused.clear()
 
     def describe(self) -> str:
@@ -137,4 +148,4 @@ class ActiveRun:
                 line = f"round {machine.round} of {rules.rounds}: aggregating"
             case _:
                 line = str(machine.state)
-        return "; ".join(part for part in (line, self.trouble, in_short(self.roster.warnings())) if part)
+        return "; ".join(part for part in (line, self.resting, self.trouble, in_short(self.roster.warnings())) if part)

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from typing import Any
 
-from coordinator.status import DeviceRound, DeviceStatus, ExportSummary, RoundStatus, RunStatus
+from coordinator.status import DeviceBudget, DeviceRound, DeviceStatus, ExportSummary, RoundStatus, RunStatus
 from protos.energy import PhaseEnergy
 
 
@@ -20,6 +20,7 @@ def _round(status: RoundStatus) -> dict[str, Any]:
         **_fields(status),
         "bytes_up": status.bytes_up,
         "bytes_down": status.bytes_down,
+        "bias": None if status.bias is None else dataclasses.asdict(status.bias),
         "devices": [_device_round(one) for one in status.devices],
     }
 
@@ -48,6 +49,11 @@ def energy(record: PhaseEnergy) -> dict[str, Any]:
 
 def device(status: DeviceStatus) -> dict[str, Any]:
     """One device."""
+    return dataclasses.asdict(status)
+
+
+def budget(status: DeviceBudget) -> dict[str, Any]:
+    """The ledger of one device."""
     return dataclasses.asdict(status)
 
 

@@ -16,7 +16,7 @@ import grpc
 
 from coordinator import messages
 from coordinator.failures import error_of
-from coordinator.status import DeviceStatus, ExportSummary, RunStatus
+from coordinator.status import DeviceBudget, DeviceStatus, ExportSummary, RunStatus
 from protos.atomic import write_whole
 from protos.errors import EdgejouleError, IntegrityError, StoreError
 from protos.v1 import edgejoule_pb2 as pb
@@ -80,6 +80,12 @@ class Operator:
         """Every device that ever joined."""
         with self._translated():
             return messages.devices_from(self._stub.ListDevices(pb.ListDevicesRequest(), timeout=CALL_S))
+
+    def budgets(self, run: str) -> list[DeviceBudget]:
+        """What each device of a run was granted, spent, and may have spent."""
+        request = pb.GetBudgetsRequest(run_id=run)
+        with self._translated():
+            return messages.budgets_from(self._stub.GetBudgets(request, timeout=CALL_S))
 
     def export(self, run: str, out: Path, head_version: str = "") -> ExportSummary:
         """Write the integer model of a run, whole or not at all.

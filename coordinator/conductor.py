@@ -17,7 +17,6 @@ from collections.abc import Awaitable, Callable
 from coordinator import ledger
 from coordinator.active import ActiveRun
 from coordinator.opening import Rooms
-from coordinator.order_line import OrderLine
 from coordinator.round_events import (
     FINAL,
     Abandon,
@@ -26,6 +25,7 @@ from coordinator.round_events import (
     Arrived,
     Broken,
     Close,
+    Dry,
     Event,
     Fail,
     Finish,
@@ -34,6 +34,7 @@ from coordinator.round_events import (
     Open,
     Refused,
     Settled,
+    Spared,
     State,
     Stop,
     Tick,
@@ -138,7 +139,7 @@ class Conductor:
             return await asyncio.shield(self._take(number, device_id, declared, data, written))
         if number > machine.round:
             return Receipt(Verdict.REJECTED, f"not_ordered: round {number} is not open")
-        return await self._rooms.books.do(ledger.late, self._rooms.db, run.run_id, number, device_id, len(data))
+        return await self._rooms.books.do(ledger.late, self._rooms.db, run.run_id, number, device_id, data)
 
     async def _take(
         self, number: int, device_id: str, declared: int, data: bytes, written: asyncio.Future[None]
@@ -214,10 +215,16 @@ class Conductor:
         run.roster.engine = run.roster.chosen
         carried = set(action.carried)
         cards = [card for one in action.devices if one not in carried and (card := self._card_of(one)) is not None]
-        lines: list[OrderLine] = [run.line_for(card) for card in cards]
-        await self._rooms.books.do(ledger.open_round, self._rooms.db, run, action.round, action.attempt, lines)
+        spared = await self._rooms.books.do(ledger.open_round, self._rooms.db, run, action.round, action.attempt, cards)
+        if spared is None:
+            log.warning("%s: round %d: no device may spend anything now", run.run_id, action.round)
+            run.resting = "no device may spend anything now"
+            self.feed(Dry())
+            return
+        run.resting = ""
         run.ready.set()
-        log.info("%s: round %d opened for %d devices", run.run_id, action.round, len(action.devices))
+        self.feed(Spared(tuple(spared)))
+        log.info("%s: round %d opened for %d devices", run.run_id, action.round, len(action.devices) - len(spared))
         self._publish()
 
     async def _close(self, action: Close) -> None:
@@ -227,8 +234,9 @@ class Conductor:
         if run.evaluator is not None:
             found = await rooms.models.do(run.evaluator.evaluate, head)
             accuracy, loss = found.accuracy, found.loss if math.isfinite(found.loss) else None
-        await rooms.books.do(ledger.close_round, rooms.db, run, action.round, head, accuracy, loss)
-        run.move_head(head)
+        downlink = await rooms.models.do(run.downlink.after, head, action.round, run.plan)
+        await rooms.books.do(ledger.close_round, rooms.db, run, action.round, head, downlink, accuracy, loss)
+        run.move_head(head, downlink)
         shown = "" if accuracy is None else f", accuracy {accuracy:.4f}"
         log.info("%s: round %d closed with %d reports%s", run.run_id, action.round, len(action.reported), shown)
         self.feed(Settled())

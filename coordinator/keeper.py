@@ -23,6 +23,7 @@ from protos.errors import EdgejouleError, StoreError
 from protos.model.bundle import Bundle
 from protos.orders import (
     DeviceCard,
+    Holding,
     Order,
     Receipt,
     RejoinOrder,
@@ -171,7 +172,9 @@ class Keeper:
             self.conductor.arrived(card)
         return self.fleet.pace_s(busy=False)
 
-    async def next_order(self, device_id: str, session: str, settled: Iterable[SettledEnergy]) -> Order:
+    async def next_order(
+        self, device_id: str, session: str, settled: Iterable[SettledEnergy], holding: Holding
+    ) -> Order:
         """The order of this device, or when to come again. Energy that came along is on disk when this returns,
         unless the answer is to join again."""
         before = self.fleet.get(device_id)
@@ -182,22 +185,22 @@ class Keeper:
         if was_away and self.conductor:
             self.conductor.arrived(member.card)
         await self._settle(device_id, settled)
-        order = self._order_for(device_id)
+        order = self._order_for(device_id, holding)
         if order is None and self.fleet.present <= SMALL_FLEET and not self._closing:
             with suppress(TimeoutError):
                 async with asyncio.timeout(HOLD_S):
                     await self._news.wait()
             if self.fleet.heard(device_id, session, _now_s(), time.time()) is None:
                 return RejoinOrder()
-            order = self._order_for(device_id)
+            order = self._order_for(device_id, holding)
         if order is not None:
             return order
         busy = self.conductor is not None
         reason = self.conductor.run.machine.state.value if self.conductor else "no run is on"
         return WaitOrder(self.fleet.pace_s(busy=busy), reason)
 
-    def _order_for(self, device_id: str) -> TrainOrder | None:
-        return self.conductor.run.order_for(device_id, _now_s()) if self.conductor else None
+    def _order_for(self, device_id: str, holding: Holding) -> TrainOrder | None:
+        return self.conductor.run.order_for(device_id, _now_s(), holding) if self.conductor else None
 
     def sent(self, order: TrainOrder, device_id: str, size_bytes: int) -> None:
         """An order of so many bytes is on its way."""
@@ -230,7 +233,7 @@ class Keeper:
         self.fleet.touch(device_id, _now_s(), time.time())
         conductor = await self._conductor_of(run_id, number, device_id)
         if conductor is None:
-            return await self._rooms.books.do(ledger.late, self._rooms.db, run_id, number, device_id, len(data))
+            return await self._rooms.books.do(ledger.late, self._rooms.db, run_id, number, device_id, data)
         card = self._card_of(device_id)
         if card is None:
             return Receipt(Verdict.REJECTED, f"not_ordered: no device is called {device_id!r}")

@@ -7,14 +7,17 @@ from collections.abc import Iterable
 
 from sqlalchemy import Connection
 
+from coordinator import budgeting
 from coordinator.active import ActiveRun
-from coordinator.order_line import OrderLine
-from coordinator.store import heads, reports, runs
+from coordinator.budgets.steward import RoundPlan
+from coordinator.downlink import Downlink
+from coordinator.store import costs, grants, heads, reports, runs, shown
 from coordinator.store.database import AlreadyThereError, Database
 from coordinator.validation import RejectedError, check
+from protos.convert.heads import serialise_difference
 from protos.convert.reports import parse_report
 from protos.errors import UnknownRunError, UpdateError
-from protos.orders import ENVELOPE_BYTES, DeviceReport, Receipt, SettledEnergy, Verdict
+from protos.orders import ENVELOPE_BYTES, DeviceCard, DeviceReport, Receipt, SettledEnergy, Verdict
 from protos.update import trees
 from protos.update.trees import Tree
 
@@ -36,12 +39,16 @@ def accept(db: Database, run: ActiveRun, number: int, device_id: str, declared: 
         with db.writing() as connection:
             reports.mark(connection, run.run_id, number, device_id, "rejected", len(data))
             reports.refuse(connection, run.run_id, number, device_id, error.code, error.reason)
+            _settle_of(connection, data, run.run_id, number, device_id)
         return Receipt(Verdict.REJECTED, f"{error.code}: {error.reason}")
     sent = {device_id: run.sent.pop(device_id, 0)}
     try:
         with db.writing() as connection:
             reports.accept(connection, report, data, run.fold.weight_of(report))
             runs.add_bytes_down(connection, run.run_id, number, sent)
+            sizes = run.fold.sizes_of(report, update)
+            grants.reported(connection, run.run_id, number, device_id, len(data), sizes)
+            budgeting.learn(connection, run.run_id, number, device_id)
     except AlreadyThereError:
         return Receipt(Verdict.DUPLICATE, "held already")
     except BaseException:
@@ -60,6 +67,16 @@ def _parsed(data: bytes, run_id: str, number: int, device_id: str) -> DeviceRepo
     if (report.run_id, report.round, report.device_id) != (run_id, number, device_id):
         raise RejectedError("unreadable", "the report is not the one that its header announced")
     return report
+
+
+def _settle_of(connection: Connection, data: bytes, run_id: str, number: int, device_id: str) -> None:
+    """Write the joules of a report that is not taken: they were spent all the same."""
+    try:
+        report = _parsed(data, run_id, number, device_id)
+    except RejectedError:
+        return
+    if not reports.holds(connection, run_id, number, device_id):
+        reports.settle(connection, run_id, number, device_id, report.energy)
 
 
 def may_come_later(db: Database, run_id: str, number: int, device_id: str) -> bool:
@@ -86,14 +103,15 @@ def report_limit(db: Database, run_id: str) -> int:
     return size + ENVELOPE_BYTES
 
 
-def late(db: Database, run_id: str, number: int, device_id: str, size: int) -> Receipt:
+def late(db: Database, run_id: str, number: int, device_id: str, data: bytes) -> Receipt:
     """The answer to a report of a round that is not open, or of another run."""
     with db.writing() as connection:
         if reports.holds(connection, run_id, number, device_id):
             return Receipt(Verdict.DUPLICATE, "held already")
         if runs.order_of(connection, run_id, number, device_id) is None:
             return Receipt(Verdict.REJECTED, f"not_ordered: no order of round {number} in run {run_id}")
-        reports.mark(connection, run_id, number, device_id, "late", size)
+        reports.mark(connection, run_id, number, device_id, "late", len(data))
+        _settle_of(connection, data, run_id, number, device_id)
     return Receipt(Verdict.LATE, f"round {number} is closed")
 
 
@@ -106,37 +124,75 @@ def settle(db: Database, device_id: str, settled: Iterable[SettledEnergy]) -> li
                 strange.append(one)
             else:
                 reports.settle(connection, one.run_id, one.round, device_id, one.energy)
+                budgeting.learn(connection, one.run_id, one.round, device_id)
     return strange
 
 
-def open_round(db: Database, run: ActiveRun, number: int, attempt: int, lines: Iterable[OrderLine]) -> None:
-    """Write down a round and its orders, and begin its fold with the reports carried over from earlier attempts."""
+def open_round(
+    db: Database, run: ActiveRun, number: int, attempt: int, cards: Iterable[DeviceCard]
+) -> list[str] | None:
+    """Plan a round, write it down with its orders, and begin its fold with the reports carried over from earlier
+    attempts.
+
+    Returns:
+        Whom the planner spares; or None when there is nobody to ask, and nothing was written.
+    """
+    cards = list(cards)
+    now_unix_s = time.time()
+    made: RoundPlan | None = None
     with db.writing() as connection:
+        carried = reports.holds_any(connection, run.run_id, number)
+        lines = budgeting.drawn_before(connection, run, number, cards) if attempt > 1 else None
+        if lines is None or not (lines or carried):
+            made = budgeting.plan(connection, run, number, attempt, cards, now_unix_s)
+            lines = made.lines
+        if not lines and not carried:
+            return None
         runs.open_round(connection, run.run_id, number, attempt, lines, "")
+        grants.add(connection, run.run_id, number, lines, now_unix_s)
+        if made is not None:
+            costs.keep_plan(connection, run.run_id, number, budgeting.kept(made))
+            for device_id, why in made.left_out:
+                runs.note(connection, run.run_id, number, "left out", f"{device_id}: {why}")
         runs.change(connection, run.run_id, engine=run.roster.engine)
     refold(db, run, number)
+    asked = {line.device_id for line in lines}
+    return [card.device_id for card in cards if card.device_id not in asked]
 
 
 def refold(db: Database, run: ActiveRun, number: int) -> None:
     """Fold the accepted reports of a round again, in the order of acceptance: the same bits as the first time."""
     with db.writing() as connection:
-        run.new_fold(runs.lines_of(connection, run.run_id, number).values())
+        lines = grants.complete(connection, run.run_id, number, runs.lines_of(connection, run.run_id, number))
+        run.new_fold(lines, budgeting.population(connection, run, number))
         for data in reports.in_order(connection, run.run_id, number):
             report = parse_report(data)
             # Already checked when it was accepted; what a device declares since then does not matter.
             update = check(report, run.expected_of(report.device_id, report.examples))
             reports.reweigh(connection, report, run.fold.weight_of(report))
+            sizes = run.fold.sizes_of(report, update)
+            grants.reported(connection, run.run_id, number, report.device_id, len(data), sizes)
             run.fold.add(report, update)
 
 
 def close_round(
-    db: Database, run: ActiveRun, number: int, head: Tree, accuracy: float | None, loss: float | None
+    db: Database,
+    run: ActiveRun,
+    number: int,
+    head: Tree,
+    downlink: Downlink,
+    accuracy: float | None,
+    loss: float | None,
 ) -> None:
-    """Write down the head after a round and how good it is."""
+    """Write down the head after a round, what devices will hold of it, and how good it is."""
     with db.writing() as connection:
         _write_sent(connection, run, number)
         version = heads.put(connection, head)
         runs.close_round(connection, run.run_id, number, head_version=version, accuracy=accuracy, loss=loss)
+        links = [
+            shown.StoredLink(one.before, one.after, serialise_difference(one.difference)) for one in downlink.links
+        ]
+        shown.put(connection, run.run_id, downlink.shown, links)
     run.sent.clear()
 
 

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from coordinator.status import DeviceRound, DeviceStatus, ExportSummary, RoundStatus, RunStatus
+from coordinator.status import (
+    DeviceBudget,
+    DeviceRound,
+    DeviceStatus,
+    ExportSummary,
+    RoundStatus,
+    RunStatus,
+    WeightBias,
+)
 from protos.convert.cards import engine_from, engine_to, meter_from, meter_to
 from protos.convert.energy import energy_from, energy_to
 from protos.orders import StopReason
@@ -72,6 +80,21 @@ def _round_to(one: RoundStatus) -> pb.RoundStatus:
         opened_unix_s=one.opened_unix_s,
         closed_unix_s=one.closed_unix_s,
         head_version=one.head_version,
+        bias=None if one.bias is None else _bias_to(one.bias),
+    )
+
+
+def _bias_to(bias: WeightBias) -> pb.WeightBias:
+    return pb.WeightBias(**{**vars(bias), "left_out": list(bias.left_out)})
+
+
+def _bias_from(message: pb.WeightBias) -> WeightBias:
+    return WeightBias(
+        message.from_plan,
+        message.from_plan_ratio if message.HasField("from_plan_ratio") else None,
+        message.from_examples,
+        message.from_examples_ratio if message.HasField("from_examples_ratio") else None,
+        tuple(message.left_out),
     )
 
 
@@ -85,6 +108,7 @@ def _round_from(message: pb.RoundStatus) -> RoundStatus:
         opened_unix_s=message.opened_unix_s,
         closed_unix_s=message.closed_unix_s if message.HasField("closed_unix_s") else None,
         head_version=message.head_version,
+        bias=_bias_from(message.bias) if message.HasField("bias") else None,
     )
 
 
@@ -163,6 +187,43 @@ def devices_from(message: pb.ListDevicesResponse) -> list[DeviceStatus]:
             energy_j=one.energy_j if one.HasField("energy_j") else None,
             unknown_phases=one.unknown_phases,
             budget_j=one.budget_j if one.HasField("budget_j") else None,
+        )
+        for one in message.devices
+    ]
+
+
+def budgets_to(run_id: str, budgets: Iterable[DeviceBudget]) -> pb.GetBudgetsResponse:
+    """The ledger of a run as a message."""
+    made = pb.GetBudgetsResponse(run_id=run_id)
+    for one in budgets:
+        fit = pb.CostFit(rounds=one.fitted_rounds, price=one.price, deviation=one.deviation) if one.price else None
+        made.devices.add(
+            device_id=one.device_id,
+            orders=one.orders,
+            granted_j=one.granted_j,
+            spent_j=one.spent_j,
+            uncertain_j=one.uncertain_j,
+            today_j=one.today_j,
+            unlimited=one.unlimited,
+            fit=fit,
+        )
+    return made
+
+
+def budgets_from(message: pb.GetBudgetsResponse) -> list[DeviceBudget]:
+    """The ledger of a run from a message."""
+    return [
+        DeviceBudget(
+            one.device_id,
+            one.orders,
+            one.granted_j,
+            one.spent_j,
+            one.uncertain_j,
+            one.today_j,
+            one.unlimited,
+            dict(one.fit.price),
+            dict(one.fit.deviation),
+            one.fit.rounds,
         )
         for one in message.devices
     ]

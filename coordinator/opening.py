@@ -10,15 +10,17 @@ from sqlalchemy import RowMapping
 from coordinator import ledger
 from coordinator.active import ActiveRun
 from coordinator.bundles import BundleShelf
+from coordinator.downlink import Downlink, Link
 from coordinator.folding import Fold
 from coordinator.learning.evaluation import Evaluator, embed, recall
 from coordinator.planning import held_out, train_inputs
 from coordinator.round_events import Rules
 from coordinator.rounds import Machine
 from coordinator.selection import Roster
-from coordinator.store import devices, heads, reports, runs
+from coordinator.store import devices, heads, reports, runs, shown
 from coordinator.store.database import Database
 from coordinator.workers import Worker
+from protos.convert.heads import parse_difference
 from protos.errors import StoreError
 from protos.model.bundle import Bundle
 from protos.plan import RunPlan, parse
@@ -67,6 +69,7 @@ async def open_run(rooms: Rooms, run_id: str, now_s: float) -> ActiveRun:
         machine=Machine(rules_of(plan), now_s=now_s),
         roster=Roster(plan, row["engine"]),
         head=head,
+        downlink=await rooms.books.do(_downlink, rooms.db, run_id, head, row["initial_head"]),
         evaluator=evaluator,
         lines={},
         fold=Fold(aggregate, bundle.manifest.head.shapes(), {}),
@@ -89,6 +92,16 @@ def _newest_head(db: Database, row: RowMapping) -> Tree:
     with db.reading() as connection:
         version = runs.newest_head(connection, row["run_id"]) or row["initial_head"]
         return heads.get(connection, version)
+
+
+def _downlink(db: Database, run_id: str, head: Tree, start: str) -> Downlink:
+    with db.reading() as connection:
+        found = shown.get(connection, run_id)
+    if found is None:
+        return Downlink(head, start)
+    tree, stored = found
+    links = tuple(Link(one.before, one.after, parse_difference(one.data), len(one.data)) for one in stored)
+    return Downlink(tree, start, links)
 
 
 def _first_look(

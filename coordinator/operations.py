@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from pathlib import Path
 
-from coordinator import exporting, ledger
+from coordinator import budgeting, exporting, ledger
 from coordinator.keeper import TICK_S, Keeper
 from coordinator.opening import Rooms
 from coordinator.planning import prepare
 from coordinator.round_events import Stop
-from coordinator.status import DeviceStatus, ExportSummary, RunStatus
+from coordinator.status import DeviceBudget, DeviceStatus, ExportSummary, RunStatus
 from coordinator.store import devices, reading, runs
 from coordinator.store.database import Database
 from coordinator.store.runs import NewRun
@@ -110,6 +111,14 @@ class Operations:
             for card in (member.card,)
         ]
 
+    async def budgets(self, name: str) -> tuple[str, list[DeviceBudget]]:
+        """The id of a run, and the ledger of its devices.
+
+        Raises:
+            UnknownRunError: no such run.
+        """
+        return await self._rooms.books.do(_budgets, self._rooms.db, name)
+
     async def export(self, name: str, head_version: str) -> tuple[ExportSummary, bytes]:
         """Assemble the integer model of a run.
 
@@ -136,6 +145,12 @@ def _status(db: Database, name: str, since_round: int) -> list[RunStatus]:
 def _spent(db: Database) -> dict[str, tuple[float | None, int]]:
     with db.reading() as connection:
         return devices.spent(connection)
+
+
+def _budgets(db: Database, name: str) -> tuple[str, list[DeviceBudget]]:
+    with db.reading() as connection:
+        run_id = runs.resolve(connection, name)
+        return run_id, budgeting.ledger_of(connection, run_id, time.time())
 
 
 def _stop_waiting(db: Database, run_id: str) -> None:

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from coordinator.budgets.codec_error import ERROR
+from coordinator.budgets.solar import read_trace
 from protos.catalog import hint
 from protos.dataset import Dataset, check, fitted, load
 from protos.errors import PlanError
@@ -50,19 +52,22 @@ def prepare(plan_toml: str, directory: Path, *, where: str = "plan") -> Prepared
         DataError, ShapeError, LabelError, NonFiniteError, EmptyShardError: the held-out data.
     """
     plan = parse(plan_toml, where=where)
-    _refuse_codecs_with_memory(plan, where)
     bundle = open_bundle(directory / Path(plan.run.bundle).expanduser())
     inputs = train_inputs(plan, bundle.manifest, where=where)
+    _check_budgets(plan, directory, where)
     data = held_out(plan, bundle.manifest, directory)
     return Prepared(plan, bundle, inputs, data)
 
 
-def _refuse_codecs_with_memory(plan: RunPlan, where: str) -> None:
-    # Devices begin each round with an empty state: error feedback would run without its residual and be mere bias.
-    codec = codecs.build(plan.update.codec, plan.update.parameters, where=where)
-    if codec.init({"out_bias": (2,)}):
-        fix = "take one without error feedback, such as entropy_coded or eden"
-        raise PlanError(f"codec {plan.update.codec!r} needs a memory, which devices do not keep", where=where, fix=fix)
+def _check_budgets(plan: RunPlan, directory: Path, where: str) -> None:
+    if plan.planner.policy != "none" and plan.update.codec not in ERROR:
+        raise PlanError(
+            f"the planner needs an unbiased codec with bits to choose, and {plan.update.codec!r} is none",
+            where=f"{where}: update.codec",
+            fix=f"take {', '.join(sorted(ERROR))}",
+        )
+    if plan.budget.harvest is not None:
+        read_trace(directory / Path(plan.budget.harvest).expanduser())
 
 
 def held_out(plan: RunPlan, manifest: Manifest, directory: Path) -> Dataset | None:
@@ -158,9 +163,18 @@ def summary(prepared: Prepared) -> dict[str, object]:
             key: plan.update.parameters.get(key, rule.default)
             for key, rule in codecs.CODECS[plan.update.codec].parameters.items()
         },
+        "downlink": plan.downlink.codec,
+        "downlink_parameters": dict(plan.downlink.parameters),
         "weight": list(plan.aggregate.weight),
         "normalise": plan.aggregate.normalise,
         "budget_per_round_j": plan.budget.per_round_j,
         "budget_of_device_j": dict(plan.budget.device),
+        "budget_per_day_j": plan.budget.per_day_j,
+        "budget_battery_j": None
+        if plan.budget.battery_j is None
+        else plan.budget.battery_j * plan.budget.battery_share,
+        "budget_harvest": plan.budget.harvest,
+        "budget_fleet_j": plan.budget.fleet_j,
+        "planner": plan.planner.policy,
         "evaluation_examples": len(prepared.data) if prepared.data is not None else None,
     }

@@ -82,6 +82,18 @@ class Refused:
 
 
 @dataclass(frozen=True)
+class Spared:
+    """Devices that are present, and that the planner does not ask in the round that opens now."""
+
+    devices: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Dry:
+    """Nobody may spend anything on the round that was about to open: it waits, and gathers anew."""
+
+
+@dataclass(frozen=True)
 class Tick:
     """Time has passed."""
 
@@ -103,7 +115,7 @@ class Broken:
     reason: str
 
 
-Event = Arrived | Left | Accepted | Refused | Tick | Settled | Stop | Broken
+Event = Arrived | Left | Accepted | Refused | Spared | Dry | Tick | Settled | Stop | Broken
 
 
 @dataclass(frozen=True)

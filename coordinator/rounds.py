@@ -8,6 +8,7 @@ Rules kept here:
 * A round closes when nobody is left to wait for, or at its deadline, if a quorum has reported; otherwise it is
   abandoned and tried again under the same number. Reports accepted before stay valid in the next attempt: the head
   has not moved, so they are neither lost nor asked for twice.
+* Whom the planner spares is not ordered, and not waited for. When it can ask nobody, the round gathers again.
 * The head moves only between :class:`Close` and :class:`Settled`. No round closes twice.
 
 Times are seconds of a monotonic clock, given by the caller.
@@ -26,6 +27,7 @@ from coordinator.round_events import (
     Arrived,
     Broken,
     Close,
+    Dry,
     Event,
     Fail,
     Finish,
@@ -35,6 +37,7 @@ from coordinator.round_events import (
     Refused,
     Rules,
     Settled,
+    Spared,
     State,
     Stop,
     Tick,
@@ -66,6 +69,8 @@ class Machine:
         self._waiting: set[str] = set()
         self._expected = set(expected)
         self._gather_until_s = now_s + rules.gather_s
+        # Budgets refill with time: no round is tried before.
+        self._rest_until_s = -math.inf
         self._stopping = False
 
     @classmethod
@@ -145,6 +150,13 @@ class Machine:
                     self._waiting.discard(device_id)
             case Refused(device_id):
                 self._waiting.discard(device_id)
+            case Spared(devices):
+                for device_id in devices:
+                    self.ordered.pop(device_id, None)
+                    self._waiting.discard(device_id)
+            case Dry():
+                self._gather(now_s, expected=())
+                self._rest_until_s = now_s + self.rules.gather_s
             case Settled():
                 return self._settled(now_s)
             case Broken(reason):
@@ -160,6 +172,8 @@ class Machine:
         return []
 
     def _may_open(self, now_s: float) -> bool:
+        if now_s < self._rest_until_s:
+            return False
         if self.round == 1 and self.attempt == 1:
             return len(self.present) >= self.rules.devices
         if not self.present and not self.reported:

@@ -72,7 +72,9 @@ class Roster:
             return "has no training examples"
         if engine_class(card.engine) != self.chosen:
             return f"runs {engine_class(card.engine)}, this run uses {self.chosen}"
-        if card.meter.method == "unknown" and budget_for(self.plan, card.device_id, card.budget_j) is not None:
+        has_budget = budget_for(self.plan, card.device_id, card.budget_j) is not None
+        planned = self.plan.budget.has_accounts or self.plan.planner.policy != "none"
+        if card.meter.method == "unknown" and (has_budget or planned):
             return "has a budget and no meter to keep it"
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from protos.energy import Phase, PhaseEnergy
@@ -41,8 +42,52 @@ class DeviceRound:
 
 
 @dataclass(frozen=True)
+class WeightBias:
+    """How far the say that devices have in a round, in expectation, is from another.
+
+    Attributes:
+        from_plan: total variation to the weights of the plan, 0 to 1; 0 when the round is unbiased.
+        from_plan_ratio: the largest ratio of two shares; None when somebody has no say.
+        from_examples: the same, to weights by examples alone: what the plan itself prefers.
+        left_out: devices that could not be asked.
+    """
+
+    from_plan: float
+    from_plan_ratio: float | None
+    from_examples: float
+    from_examples_ratio: float | None
+    left_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DeviceBudget:
+    """Joules of one device in one run, idling left out; see :mod:`coordinator.store.grants`.
+
+    Attributes:
+        price: of each kind of work, by name, as fitted; empty before anything was metered.
+        deviation: their standard deviations.
+        fitted_rounds: rounds that the fit has seen.
+    """
+
+    device_id: str
+    orders: int
+    granted_j: float
+    spent_j: float
+    uncertain_j: float
+    today_j: float
+    unlimited: int
+    price: Mapping[str, float]
+    deviation: Mapping[str, float]
+    fitted_rounds: int
+
+
+@dataclass(frozen=True)
 class RoundStatus:
-    """One round; round 0 is the head before any training. ``head_version`` is the head after it."""
+    """One round; round 0 is the head before any training. ``head_version`` is the head after it.
+
+    Attributes:
+        bias: of the weights; None where nobody was asked.
+    """
 
     round: int
     state: str
@@ -52,6 +97,7 @@ class RoundStatus:
     opened_unix_s: float
     closed_unix_s: float | None
     head_version: str
+    bias: WeightBias | None = None
 
     @property
     def bytes_up(self) -> int:

@@ -1,9 +1,13 @@
-"""What may still be spent in a round, as a question that is asked before each step.
+"""What may still be spent in a round, as a question that is asked before each piece of work.
 
 Rules kept here:
 
-* Joules kept back for coding and sending come from what earlier rounds needed for it; before there is one, a tenth
-  of the budget.
+* A piece is begun only when the budget pays for it **and** for coding and sending what there is. Its price is what the
+  pieces before it cost in this round; before the first, what they cost in earlier rounds, or what the order says.
+* Joules kept back for coding and sending come from what earlier rounds needed for it, or from the order; when nobody
+  knows, they are a tenth of the budget.
+* Under a budget a piece whose price nobody knows is tried alone, so that the price of many is known before they are.
+* A meter lags. Time that no sample covers yet is charged at no less than the watts at work (:class:`ExpectsPower`).
 * A meter that falls silent in the middle does not give energy away: time it does not account for is charged at the
   highest mean power seen in the round. A meter that never knew anything allows nothing under a budget.
 * Without a budget the meter is not asked at all, so a failing one cannot stop training.
@@ -11,46 +15,41 @@ Rules kept here:
 
 from __future__ import annotations
 
-from collections import deque
+import math
 from collections.abc import Callable
 
+from edge_runtime.costs import Reserve
 from protos.orders import StopReason
 
-_FIRST_SHARE = 0.1
-_MARGIN = 1.2
-_REMEMBERED = 5
-_FIRST_RESERVE_S = 1.0
 
+class Price:
+    """What one piece of work costs, learnt while it is done.
 
-class Reserve:
-    """What coding and sending an update cost in the last rounds."""
+    Args:
+        known_j: before the first piece; None when nobody knows.
+    """
 
-    def __init__(self) -> None:
-        self._joules: deque[float] = deque(maxlen=_REMEMBERED)
-        self._seconds: deque[float] = deque(maxlen=_REMEMBERED)
+    def __init__(self, known_j: float | None) -> None:
+        self._known_j = known_j
+        self._begun_j = self._last_j = 0.0
+        self._done = self._asked = 0
 
-        self._encode_j: float | None = None
-        self._encode_s = 0.0
+    def at(self, charged_j: float) -> float | None:
+        """Joules of the next piece, when so much was charged up to now; None when nobody knows."""
+        if self._asked:
+            recent_j = (charged_j - self._last_j) / self._asked
+            self._done += self._asked
+            mean_j = (charged_j - self._begun_j) / self._done
+            # One dear piece in a long row raises the price a little; a row that becomes dear raises it for good.
+            self._known_j = max(mean_j, (mean_j + recent_j) / 2)
+        elif not self._done:
+            self._begun_j = charged_j
+        self._last_j, self._asked = charged_j, 0
+        return self._known_j
 
-    def coded(self, energy_j: float | None, seconds: float) -> None:
-        """Note what coding cost in this round."""
-        self._encode_j, self._encode_s = energy_j, seconds
-
-    def sent(self, energy_j: float | None, seconds: float) -> None:
-        """Note what sending cost, and remember the round; an unknown energy teaches nothing about joules."""
-        if energy_j is not None and self._encode_j is not None:
-            self._joules.append(max(0.0, self._encode_j) + max(0.0, energy_j))
-        self._seconds.append(self._encode_s + max(0.0, seconds))
-
-    def joules(self, budget_j: float) -> float:
-        """Joules to keep back out of ``budget_j``, at most all of it."""
-        wanted = _MARGIN * max(self._joules) if self._joules else _FIRST_SHARE * budget_j
-        return min(wanted, budget_j)
-
-    def seconds(self, deadline_s: float) -> float:
-        """Seconds to keep back before the deadline, at most half of it."""
-        wanted = _MARGIN * max(self._seconds) if self._seconds else _FIRST_RESERVE_S
-        return min(wanted, deadline_s / 2)
+    def asked(self, count: int) -> None:
+        """So many pieces are done now."""
+        self._asked = count
 
 
 class Allowance:
@@ -59,7 +58,7 @@ class Allowance:
     Args:
         budget_j: joules for all phases but idling, or None.
         deadline_s: seconds from now until the round closes.
-        reserve: what to keep back.
+        reserve: what to keep back, and what pieces cost before.
         spent_j: joules of this round so far, or None when unknown.
         now_s: a monotonic clock.
         stopping: whether the daemon was asked to stop.
@@ -77,26 +76,40 @@ class Allowance:
     ) -> None:
         self._budget_j, self._spent_j, self._now_s, self._stopping = budget_j, spent_j, now_s, stopping
         self._reserve_j = reserve.joules(budget_j) if budget_j is not None else 0.0
+        self._example, self._step = Price(reserve.embedding_j), Price(reserve.step_j)
         self._start_s = now_s()
         self._end_s = self._start_s + deadline_s - reserve.seconds(deadline_s)
         self._known_j, self._known_s, self._power_w = 0.0, self._start_s, 0.0
         self._ever_known = False
 
-    def ask(self, *, first_step: bool = False) -> StopReason | None:
-        """None to go on, else why not.
+    def step(self) -> StopReason | None:
+        """None to make one step, else why not."""
+        found = self._pieces(self._step, 1)
+        return found if isinstance(found, StopReason) else None
 
-        Args:
-            first_step: what is kept back for sending does not count, so that any budget left buys one step.
-        """
+    def examples(self, wanted: int) -> int | StopReason:
+        """How many examples may be embedded now, 1 to ``wanted``, or why none."""
+        return self._pieces(self._example, wanted)
+
+    def _pieces(self, price: Price, wanted: int) -> int | StopReason:
         if self._stopping():
             return StopReason.SHUTDOWN
         now_s = self._now_s()
         if now_s >= self._end_s:
             return StopReason.DEADLINE
         if self._budget_j is None:
-            return None
-        reserve_j = 0.0 if first_step else self._reserve_j
-        return StopReason.BUDGET if self._charged_j(now_s) + reserve_j >= self._budget_j else None
+            return wanted
+        charged_j = self._charged_j(now_s)
+        left_j = self._budget_j - self._reserve_j - charged_j
+        each_j = price.at(charged_j)
+        if not left_j > 0 or (each_j is not None and each_j > left_j):
+            return StopReason.BUDGET
+        if each_j is None:
+            count = 1
+        else:
+            count = wanted if each_j <= 0 else min(wanted, math.floor(min(left_j / each_j, wanted)))
+        price.asked(count)
+        return count
 
     def _charged_j(self, now_s: float) -> float:
         spent_j = self._spent_j()

@@ -24,6 +24,7 @@ from edge_runtime.backoff import Backoff
 from edge_runtime.config import Settings
 from edge_runtime.delivery import Delivery
 from edge_runtime.device import Device
+from edge_runtime.heads import CannotRebuildError
 from edge_runtime.journal import log
 from edge_runtime.link import Away, Interrupted, Link, check_address
 from edge_runtime.round import Workbench
@@ -75,7 +76,7 @@ class Daemon:
         self._rounds = 0
         self._last_order_s = time.monotonic()
         self._answered: tuple[str, int] | None = None
-        self._head_version = self._run_id = ""
+        self._run_id = ""
 
     def serve(self) -> None:
         """Run until stopped, until ``max_rounds`` are done, or until ``exit_when_idle_s`` passed without an order.
@@ -154,7 +155,7 @@ class Daemon:
                 self._device.session,
                 settled,
                 bundle_id=self._device.bench.bundle.bundle_id if self._device.bench else "",
-                head_version=self._head_version,
+                holding=self._device.heads.holding(),
             )
         except (RefusedError, UnknownRunError) as error:
             # Figures that the coordinator does not take must not keep this device from working for ever.
@@ -199,6 +200,9 @@ class Daemon:
             report = one_round.work(dataclasses.replace(order, deadline_s=left_s), bench, self._stopping.progressed)
         except (Away, Interrupted):
             raise
+        except CannotRebuildError as error:
+            log().warning("%s; a whole head is asked for", error)
+            return
         except _OWN_FAULT:
             raise
         except EdgejouleError as error:
@@ -206,7 +210,6 @@ class Daemon:
             if not self._stopping.requested:
                 self._decline(order, error)
             return
-        self._head_version = order.head_version
         if self._stopping.requested and report.steps_done == 0:
             return
         if self._delivery.send(report, size_bytes) is not None:

@@ -61,9 +61,11 @@ class Delivery:
             except Away as error:
                 if not self._hopeless(letter, error):
                     raise
+                self._device.memory.settle(letter.run_id, letter.round, accepted=False)
                 outbox.set_aside(letter, "the coordinator fails on it")
                 continue
             except RefusedError as error:
+                self._device.memory.settle(letter.run_id, letter.round, accepted=False)
                 outbox.set_aside(letter, str(error))
                 continue
             finally:
@@ -71,7 +73,7 @@ class Delivery:
                 energy = meter.settle(_HURRIED_SETTLE_S)
             self._settle_left_over(letter, energy)
             log().info("round %d: left over report %s", letter.round, in_short(receipt))
-            outbox.answered(letter)
+            self._answered(letter, receipt)
 
     def _settle_left_over(self, letter: Letter, energy: tuple[PhaseEnergy, ...]) -> None:
         """Add this sending to earlier tries; what those cost is unknown when they died with their process."""
@@ -111,10 +113,16 @@ class Delivery:
         after = meter.settle(_HURRIED_SETTLE_S if self._stopping.requested else 2.0)
         outbox.add_settled(SettledEnergy(report.run_id, report.round, with_idle(after, report.energy)))
         if receipt is not None:
-            outbox.answered(letter)
+            self._answered(letter, receipt)
         self._device.reserve.sent(energy_of(after, Phase.SEND), sent_s)
         self._say(report, receipt, after, len(data), bytes_down)
         return receipt
+
+    def _answered(self, letter: Letter, receipt: Receipt) -> None:
+        """The codec's memory first: killed in between, the same bytes are sent again, and the answer is DUPLICATE."""
+        counts = receipt.verdict in (Verdict.ACCEPTED, Verdict.DUPLICATE)
+        self._device.memory.settle(letter.run_id, letter.round, accepted=counts)
+        self._device.outbox.answered(letter)
 
     def _stored(self, letter: Letter, *, say: bool) -> Letter:
         """The letter on disk, or as it is when it cannot be written."""

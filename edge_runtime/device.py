@@ -8,11 +8,13 @@ from __future__ import annotations
 import contextlib
 import uuid
 
-from edge_runtime.allowance import Reserve
 from edge_runtime.board import board_name, software_version
+from edge_runtime.codec_memory import CodecMemory
 from edge_runtime.config import Settings
+from edge_runtime.costs import CostHistory, Reserve
 from edge_runtime.embeddings import EmbeddingCache
 from edge_runtime.examples import LocalExamples, Summary
+from edge_runtime.heads import HeldHeads
 from edge_runtime.journal import log
 from edge_runtime.outbox import Outbox
 from edge_runtime.power.clock import Clock, SystemClock
@@ -49,9 +51,12 @@ class Device:
             self.engine = engine_identity()
             self._check_delegate()
             self.outbox = Outbox(self.state.folder("outbox"))
+            self.heads = HeldHeads(self.state.folder("heads"))
+            self.memory = CodecMemory(self.state.folder("memory"))
             self.shelf = Shelf(self.state.path, self.engine)
             self.examples = LocalExamples(settings.data, settings.shard, self.state.folder("examples"))
-            self.reserve = Reserve()
+            self.costs = CostHistory(self.state.path / "costs.json")
+            self.reserve = Reserve(self.costs)
             self.bench: Workbench | None = None
             bundle = self.shelf.adopt(settings.bundle) if settings.bundle else None
             self.summary = self._first_summary(bundle)
@@ -124,6 +129,7 @@ class Device:
             self.examples.release()
         if cache.rows:
             log().info("%d of %d embeddings are cached", cache.rows, cache.count)
+        self.reserve = Reserve(self.costs, bundle.bundle_id)
         self.bench = Workbench(
             device_id=self.settings.device_id,
             bundle=bundle,
@@ -135,6 +141,8 @@ class Device:
             meter=self.meter,
             reserve=self.reserve,
             clock=self.clock,
+            heads=self.heads,
+            memory=self.memory,
             budget_j=self.settings.budget_j,
             threads=self.settings.threads,
         )

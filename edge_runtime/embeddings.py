@@ -96,7 +96,7 @@ class EmbeddingCache:
         embed: Callable[[npt.NDArray[Any]], npt.NDArray[Any]],
         raw: Rows,
         *,
-        allowed: Callable[[], StopReason | None],
+        allowed: Callable[[int], int | StopReason],
         now_s: Callable[[], float],
     ) -> tuple[int, StopReason | None]:
         """Embed what is missing, until all is there or it is not allowed to go on.
@@ -104,18 +104,23 @@ class EmbeddingCache:
         Args:
             embed: raw examples [n, ...] to embeddings [n, D].
             raw: all examples [count, ...], of which a few at a time are read.
-            allowed: asked between small blocks; None to go on.
+            allowed: asked before each small block, with its length; says how many of it, at least 1, or why none.
 
         Returns:
             How many were embedded, and why it stopped early, if it did.
         """
-        before, refused = self.rows, None
+        before = self.rows
+        refused: StopReason | None = None
         committed_s = now_s()
         with storing(self._data), self._data.open("r+b", buffering=0) as file:
             file.seek(len(self._header) + self.rows * self._width)
             try:
-                while not self.complete and (refused := allowed()) is None:
-                    block = np.ascontiguousarray(embed(raw[self.rows : self.rows + _BLOCK]), self._dtype)
+                while not self.complete:
+                    granted = allowed(min(_BLOCK, self.count - self.rows))
+                    if isinstance(granted, StopReason):
+                        refused = granted
+                        break
+                    block = np.ascontiguousarray(embed(raw[self.rows : self.rows + granted]), self._dtype)
                     _write_all(file, block.tobytes())
                     self._crc = zlib.crc32(block.tobytes(), self._crc)
                     self.rows += len(block)

@@ -32,7 +32,7 @@ from protos.convert.energy import settled_to
 from protos.convert.orders import order_from
 from protos.convert.reports import receipt_from
 from protos.errors import ConfigError, RefusedError, UnknownRunError, UnreachableError, UpdateError
-from protos.orders import PART_BYTES, PROTOCOL, DeviceCard, Order, Receipt, SettledEnergy, Verdict
+from protos.orders import PART_BYTES, PROTOCOL, DeviceCard, Holding, Order, Receipt, SettledEnergy, Verdict
 from protos.v1 import edgejoule_pb2 as pb
 from protos.v1 import edgejoule_pb2_grpc as rpc
 
@@ -150,8 +150,8 @@ class Link:
         session: str,
         settled: Iterable[SettledEnergy],
         *,
-        bundle_id: str = "",
-        head_version: str = "",
+        bundle_id: str,
+        holding: Holding,
     ) -> tuple[Order, int]:
         """Ask for work. Energy in ``settled`` is known to the coordinator afterwards.
 
@@ -166,7 +166,8 @@ class Link:
             session=session,
             settled=settled_to(settled),
             bundle_id=bundle_id,
-            head_version=head_version,
+            head_version=holding.head_version,
+            rebuilds=holding.rebuilds,
         )
         answer = self._call(self._stub.NextOrder, request, ORDER_S)
         return order_from(answer), int(answer.ByteSize())

@@ -3,7 +3,7 @@
 The phases are marked on the meter just where they begin and end:
 
     EMBED   raw examples through the frozen backbone, only those that are not cached
-    TRAIN   steps of the head, until they are done or the allowance is spent
+    TRAIN   the head made from differences, where it came so; steps of it, until they are done or the allowance is spent
     ENCODE  change of the head, coded and serialised
     IDLE    waiting for the meter's last samples, writing the report to disk
     SEND    until the coordinator has answered
@@ -16,11 +16,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edge_runtime.allowance import Allowance, Reserve
+from edge_runtime.allowance import Allowance
+from edge_runtime.codec_memory import CodecMemory
+from edge_runtime.costs import Reserve
 from edge_runtime.embeddings import EmbeddingCache, dequantise
 from edge_runtime.examples import LocalExamples, Summary
+from edge_runtime.heads import HeldHeads
 from edge_runtime.power.clock import Clock
-from edge_runtime.power.meter import Meter
+from edge_runtime.power.meter import ExpectsPower, Meter
 from edge_runtime.training import Trained, train
 from protos.catalog import hint
 from protos.energy import Phase, PhaseEnergy
@@ -31,7 +34,7 @@ from protos.model.head import Head
 from protos.normaliser import of_optimiser
 from protos.orders import DeviceReport, Engine, StopReason, TrainOrder
 from protos.update import codecs, trees
-from protos.update.tensors import ABSURD, decode
+from protos.update.tensors import ABSURD
 
 
 @dataclass
@@ -53,6 +56,8 @@ class Workbench:
     meter: Meter
     reserve: Reserve
     clock: Clock
+    heads: HeldHeads
+    memory: CodecMemory
     budget_j: float | None = None
     threads: int = 1
     settle_s: float = 2.0
@@ -78,12 +83,16 @@ def work(order: TrainOrder, bench: Workbench, stopping: Callable[[], bool]) -> D
     """Do one order. The meter is idle and settled up to the end of the coding phase afterwards.
 
     Raises:
-        RefusedError: see :func:`budget_of`.
+        RefusedError: see :func:`budget_of` and :class:`edge_runtime.codec_memory.CodecMemory`.
+        CannotRebuildError: see :mod:`edge_runtime.heads`.
         UpdateError, PlanError, UsageError: the order does not fit the bundle.
         NonFiniteError: training diverged.
         DataError, StoreError: the data or the cache cannot be read or written.
     """
     meter, clock = bench.meter, bench.clock
+    bench.reserve.told(order.costs)
+    if isinstance(meter, ExpectsPower):
+        meter.expect(bench.reserve.work_w)
     allowance = Allowance(
         budget_j=budget_of(order, bench),
         deadline_s=order.deadline_s,
@@ -93,9 +102,13 @@ def work(order: TrainOrder, bench: Workbench, stopping: Callable[[], bool]) -> D
         stopping=stopping,
     )
     _check_inputs(order, bench)
-    received = decode(order.head, bench.bundle.manifest.head.shapes())
     codec = codecs.build(order.codec.name, order.codec.parameters, where=f"order of round {order.round}")
+    memory = bench.memory.recall(order, codec, bench.bundle.manifest.head.shapes())
     try:
+        if order.base:
+            meter.mark(Phase.TRAIN)
+        received = bench.heads.receive(order, bench.bundle.initial_head())
+
         meter.mark(Phase.EMBED)
         embedded, refused = _embed(bench, allowance)
 
@@ -109,7 +122,7 @@ def work(order: TrainOrder, bench: Workbench, stopping: Callable[[], bool]) -> D
         start_s = clock.monotonic()
         change = trees.subtract(_sane(bench.head.read(), order), received)
         random = codecs.generator(order.seed, "encode", bench.device_id, order.round)
-        update, _ = codec.encode(change, codec.init(trees.shapes(change)), random)
+        update, memory = codec.encode(change, memory, random)
         encode_s = clock.monotonic() - start_s
     except BaseException:
         # What a failed order cost belongs to no round, and must not count against the next one's budget.
@@ -118,7 +131,10 @@ def work(order: TrainOrder, bench: Workbench, stopping: Callable[[], bool]) -> D
         raise
     meter.mark(Phase.IDLE)
     energy = meter.settle(bench.settle_s)
-    bench.reserve.coded(energy_of(energy, Phase.ENCODE), encode_s)
+    if trained.steps:
+        # A report without a step has no effect on the head, so nothing that is owed was sent.
+        bench.memory.propose(order, memory)
+    bench.reserve.worked(energy, embedded, trained.steps, encode_s)
     return DeviceReport(
         run_id=order.run_id,
         round=order.round,
@@ -171,7 +187,7 @@ def _embed(bench: Workbench, allowance: Allowance) -> tuple[int, StopReason | No
         return 0, None
     raw = bench.examples.raw(bench.bundle, bench.summary)
     backbone = Backbone(bench.bundle, threads=bench.threads)
-    done = bench.cache.fill(backbone.embed, raw, allowed=allowance.ask, now_s=bench.clock.monotonic)
+    done = bench.cache.fill(backbone.embed, raw, allowed=allowance.examples, now_s=bench.clock.monotonic)
     if bench.cache.complete:
         bench.examples.release()
     return done
@@ -188,7 +204,7 @@ def _train(order: TrainOrder, bench: Workbench, allowance: Allowance) -> Trained
         inputs=order.inputs,
         seed=order.seed,
         purpose=(bench.device_id, order.round),
-        allowed=lambda first: allowance.ask(first_step=first),
+        allowed=allowance.step,
     )
 
 

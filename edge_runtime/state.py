@@ -4,7 +4,10 @@ lock          held (flock) while a daemon runs
 bundles/      by identity; each with its hashes checked
 embeddings/   by backbone, data and engine
 examples/     labels and fingerprint of the own data, so that the raw values stay on disk
+heads/        the newest heads that were received, by version
+memory/       what codecs with error feedback still owe, by run
 outbox/       reports that are not yet answered, and energy that is not yet told
+costs.json    what the work of the last rounds cost
 tried.json    models that ran in a throw-away child
 """
 
@@ -20,7 +23,7 @@ from pathlib import Path
 from protos.atomic import write_whole
 from protos.errors import EdgejouleError, RefusedError, StoreError
 
-FOLDERS = ("bundles", "embeddings", "examples", "outbox")
+FOLDERS = ("bundles", "embeddings", "examples", "heads", "memory", "outbox")
 KEEP = 4
 
 

@@ -65,7 +65,7 @@ def train(
     inputs: Mapping[str, float],
     seed: int,
     purpose: tuple[str | int, ...],
-    allowed: Callable[[bool], StopReason | None],
+    allowed: Callable[[], StopReason | None],
 ) -> Trained:
     """Do up to ``steps`` steps on quantised embeddings [N, D] (they may be memory-mapped) and labels int32 [N].
 
@@ -73,14 +73,14 @@ def train(
         dequantise: embeddings as stored to float32.
         inputs: of the train signature; what is missing takes the bundle's default.
         purpose: with ``seed``, all that the order of examples depends on.
-        allowed: asked before each step, with True before the first; None to go on.
+        allowed: asked before each step; None to go on.
     """
     losses: list[float] = []
     stop_reason = StopReason.COMPLETED
     for rows in batches(len(labels), head.batch_size, generator(seed, "batches", *purpose)):
         if len(losses) >= steps:
             break
-        refused = allowed(not losses)
+        refused = allowed()
         if refused is not None:
             stop_reason = refused
             break

@@ -7,6 +7,8 @@ Codes are stable: a number, once given, keeps its meaning.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 
 class EdgejouleError(Exception):
     """Anything a user, a file, a peer or a device got wrong.
@@ -23,11 +25,19 @@ class EdgejouleError(Exception):
         self.what, self.where, self.fix = what, where, fix
         super().__init__(what, where, fix)
 
+    def __reduce__(self) -> tuple[Callable[..., EdgejouleError], tuple[object, ...]]:
+        # The default gives every argument by position; a pool of processes must be able to hand an error on.
+        return _again, (type(self), self.what, self.where, self.fix)
+
     def __str__(self) -> str:
         line = f"{self.where}: {self.what}" if self.where else self.what
         if self.fix:
             line = f"{line}; {self.fix}"
         return " ".join(line.split())
+
+
+def _again(kind: type[EdgejouleError], what: str, where: str | None, fix: str | None) -> EdgejouleError:
+    return kind(what, where=where, fix=fix)
 
 
 class UsageError(EdgejouleError, ValueError):
@@ -136,3 +146,15 @@ class UpdateError(EdgejouleError, ValueError):
     """An encoded update that is damaged, hostile, or not of the declared shape."""
 
     exit_code = 19
+
+
+class FlashError(EdgejouleError, OSError):
+    """A board whose flash could not be written or read."""
+
+    exit_code = 20
+
+
+class MismatchError(EdgejouleError, ValueError):
+    """A board that holds or runs another image than the one asked for."""
+
+    exit_code = 21

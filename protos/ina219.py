@@ -154,10 +154,10 @@ class Config:
     def dithered_bus_step_v(self) -> float:
         """Step that the mean of samples has when a bridge varies the resolution of the bus voltage, V.
 
-        Ten bits stand for a mixture of 10 (half of the time), 11 and 12; 11 and 12 bits for both by halves. Each
+        Ten bits stand for a mixture of 10 (a quarter of the time) and 11; 11 and 12 bits for both by halves. Each
         resolution errs by itself.
         """
-        shares = {1: (0.0, 0.5, 0.25, 0.25), 2: (0.0, 0.0, 0.5, 0.5), 3: (0.0, 0.0, 0.5, 0.5)}.get(self.bus_adc)
+        shares = {1: (0.0, 0.25, 0.75, 0.0), 2: (0.0, 0.0, 0.5, 0.5), 3: (0.0, 0.0, 0.5, 0.5)}.get(self.bus_adc)
         if shares is None:
             return self.bus_step_v
         return math.hypot(*(share * BUS_STEP_V * _coarseness(code) for code, share in enumerate(shares)))

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from protos.energy import PhaseEnergy
+from protos.update.downlink import Difference
 from protos.update.tensors import EncodedTensor
 
 # Major: a peer with another number is refused. Minor: fields were added; older peers are served.
-PROTOCOL = (1, 0)
+PROTOCOL = (1, 1)
 # One part of a streamed message; the sweet spot of grpc.aio is 256 KiB to 1 MiB.
 PART_BYTES = 256 * 1024
 # What one report or order may weigh beyond its tensors: names, energy records, reasons.
@@ -87,6 +88,20 @@ class SettledEnergy:
 
 
 @dataclass(frozen=True)
+class Holding:
+    """What a device says of heads when it asks for an order.
+
+    Attributes:
+        head_version: the head that it holds, or "".
+        rebuilds: it makes heads from that one, or from its bundle's starting head, and differences; a device that
+            does not is sent whole heads.
+    """
+
+    head_version: str = ""
+    rebuilds: bool = False
+
+
+@dataclass(frozen=True)
 class CodecOrder:
     """Which codec the update is to travel in."""
 
@@ -95,15 +110,32 @@ class CodecOrder:
 
 
 @dataclass(frozen=True)
+class CostHint:
+    """What the coordinator expects a device's work to cost, on the safe side; watts are the mean at work. What was
+    never metered is 0.
+
+    Attributes:
+        sending_j: coding and sending the report.
+    """
+
+    embedding_j: float
+    step_j: float
+    sending_j: float
+    work_w: float
+
+
+@dataclass(frozen=True)
 class TrainOrder:
     """One round of work for one device.
 
     Attributes:
-        head: the head to start from; ``head_version`` names its content.
+        head: the head to start from, whole, or empty when ``base`` is set; ``head_version`` names its content.
         steps: optimiser steps at most.
         inputs: inputs of the bundle's train signature by name; others keep the manifest's defaults.
         budget_j: joules for everything but idling, or None for no limit.
         deadline_s: seconds from the sending of the order until the round closes.
+        base: version of a head that the device holds; ``differences`` lead from it to ``head_version``.
+        costs: None from a coordinator that does not say.
     """
 
     run_id: str
@@ -118,6 +150,9 @@ class TrainOrder:
     budget_j: float | None
     deadline_s: float
     seed: int
+    base: str = ""
+    differences: tuple[Difference, ...] = ()
+    costs: CostHint | None = None
 
 
 @dataclass(frozen=True)

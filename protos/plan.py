@@ -1,7 +1,7 @@
 """RunPlan: one TOML file, as frozen values.
 
-Every key has a type, a default and limits, all in the table below its section's dataclass; an unknown key is
-answered with the nearest good one. What a single key cannot show (two keys that contradict each other) is refused in
+Every key has a default, here, and a type and limits, in :mod:`protos.plan_rules`; an unknown key is answered with the
+nearest good one. What a single key cannot show (two keys that contradict each other) is refused in
 :func:`_refuse_contradictions`, with the reason. Paths stay as written: who reads the plan knows what they are
 relative to.
 """
@@ -11,18 +11,21 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import reprlib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from protos.catalog import hint
 from protos.errors import PlanError
+from protos.plan_rules import RULES, checked, numbers
 from protos.update.codecs import CODECS, DEFAULT_CODEC, resolve
+from protos.update.downlink import NOT_EXACT
 
 WEIGHTS = ("by_examples", "by_budget")
 NORMALISATIONS = ("fednova", "none")
+POLICIES = ("none", "joules", "on_demand")
+PARTICIPATIONS = ("known", "fedau")
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,14 @@ class UpdateSection:
 
 
 @dataclass(frozen=True)
+class DownlinkSection:
+    """[downlink] How heads travel: as coded differences, or whole ("float32")."""
+
+    codec: str = "float32"
+    parameters: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class AggregateSection:
     """[aggregate] How much say each device has.
 
@@ -93,19 +104,54 @@ class AggregateSection:
 
 @dataclass(frozen=True)
 class BudgetSection:
-    """[budget] Joules that a device may spend on one round, idling left out; None is no limit.
+    """[budget] Joules that devices may spend, idling left out; None is no limit. Several limits all hold.
 
     Attributes:
-        per_round_j: for every device that has no line of its own.
-        device: device id to joules.
+        per_round_j: on one round, for every device that has no line of its own.
+        device: device id to joules a round.
+        per_day_j: of one device, from midnight to midnight UTC.
+        battery_j: of a full battery; ``battery_share`` of it may go into the run.
+        harvest: a table of watts over a day; ``harvest_share`` of them may be spent.
+        scale: device id to a factor on ``per_day_j``, ``battery_j`` and the harvest; 1 for others.
+        fleet_j: of all devices together, on the whole run.
     """
 
     per_round_j: float | None = None
     device: Mapping[str, float] = field(default_factory=dict)
+    per_day_j: float | None = None
+    battery_j: float | None = None
+    battery_share: float = 1.0
+    harvest: str | None = None
+    harvest_share: float = 1.0
+    scale: Mapping[str, float] = field(default_factory=dict)
+    fleet_j: float | None = None
 
     def of(self, device_id: str) -> float | None:
-        """The budget of one device, or None."""
+        """Joules that one device may spend on one round, or None."""
         return self.device.get(device_id, self.per_round_j)
+
+    @property
+    def has_accounts(self) -> bool:
+        """Whether there is a limit on more than one round."""
+        return any(one is not None for one in (self.per_day_j, self.battery_j, self.harvest, self.fleet_j))
+
+
+@dataclass(frozen=True)
+class PlannerSection:
+    """[planner] Who takes part in a round, with how many steps, in how many bits.
+
+    Attributes:
+        policy: "none" asks everyone for what [train] and [update] say; "joules" spends the budgets where they buy the
+            most; "on_demand" takes the fewest bits whose error is at most ``error_bound``.
+        p_min: no device is asked with a smaller probability, so that no weight is larger than 1 / p_min.
+        error_bound: of one coding, E ||decoded - x||^2 / ||x||^2.
+        participation: what stands for p in the weights: "known", or "fedau", estimated from who took part.
+    """
+
+    policy: str = "none"
+    p_min: float = 0.05
+    error_bound: float = 0.1
+    participation: str = "known"
 
 
 @dataclass(frozen=True)
@@ -123,8 +169,10 @@ class RunPlan:
     round: RoundSection
     train: TrainSection
     update: UpdateSection
+    downlink: DownlinkSection
     aggregate: AggregateSection
     budget: BudgetSection
+    planner: PlannerSection
     evaluate: EvaluateSection
 
     @property
@@ -133,53 +181,17 @@ class RunPlan:
         return f"plan-{hashlib.sha256(canonical.encode()).hexdigest()[:16]}"
 
 
-# key -> (types, lowest, highest); None: not a number, or no limit.
-_Rule = tuple[tuple[type, ...], float | None, float | None]
-_NUMBER = (int, float)
-_WORDS: dict[type, str] = {
-    str: "text",
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    list: "a list",
-    dict: "a table",
-}
-_RULES: dict[str, dict[str, _Rule]] = {
-    "run": {
-        "bundle": ((str,), None, None),
-        "name": ((str,), None, None),
-        "rounds": ((int,), 1, 100_000),
-        "seed": ((int,), 0, 2**63 - 1),
-    },
-    "round": {
-        "devices": ((int,), 1, 1_000_000),
-        "quorum": (_NUMBER, 0.0, 1.0),
-        "deadline_s": (_NUMBER, 0.001, 1e7),
-    },
-    "train": {
-        "epochs": (_NUMBER, 0.001, 100_000),
-        "steps": ((int,), 1, 10_000_000),
-        "rate": (_NUMBER, 1e-9, 1e3),
-        "momentum": (_NUMBER, 0.0, 0.999),
-        "proximal_mu": (_NUMBER, 0.0, 1e6),
-        "inputs": ((dict,), None, None),
-    },
-    "update": {"codec": ((str,), None, None), "parameters": ((dict,), None, None)},
-    "aggregate": {
-        "weight": ((list,), None, None),
-        "normalise": ((str,), None, None),
-        "server_rate": (_NUMBER, 1e-6, 100.0),
-    },
-    "budget": {"per_round_j": (_NUMBER, 1e-6, 1e9), "device": ((dict,), None, None)},
-    "evaluate": {"data": ((str,), None, None)},
-}
+# Sections in which a codec's own parameters may stand beside `codec`, which reads better than a sub-table.
+_CODECS_OF = {"update": UpdateSection.codec, "downlink": DownlinkSection.codec}
 _SECTIONS: dict[str, type] = {
     "run": RunSection,
     "round": RoundSection,
     "train": TrainSection,
     "update": UpdateSection,
+    "downlink": DownlinkSection,
     "aggregate": AggregateSection,
     "budget": BudgetSection,
+    "planner": PlannerSection,
     "evaluate": EvaluateSection,
 }
 
@@ -212,69 +224,36 @@ def _section(name: str, given: Any, where: str) -> Any:
     parameters: dict[str, float] = {}
     for key, value in given.items():
         place = f"{where}: {name}.{key}"
-        if key not in _RULES[name]:
-            # A codec's own parameters may stand beside `codec`, which reads better than a sub-table.
-            if name == "update" and key in _codec_keys(given):
-                parameters.update(_numbers({key: value}, f"{where}: {name}"))
+        if key not in RULES[name]:
+            if key in _codec_keys(name, given):
+                parameters.update(numbers({key: value}, f"{where}: {name}"))
                 continue
-            known = [*_RULES[name], *(_codec_keys(given) if name == "update" else ())]
+            known = [*RULES[name], *_codec_keys(name, given)]
             raise PlanError(f"[{name}] has no key {key!r}", where=where, fix=hint(key, known))
-        values[key] = _checked(value, _RULES[name][key], place)
+        values[key] = checked(value, RULES[name][key], place)
     if name == "run" and "bundle" not in values:
         raise PlanError("run.bundle is missing", where=where, fix='add [run] bundle = "PATH" made by firmware-tools')
-    if name == "update":
+    if name in _CODECS_OF:
         for key in parameters.keys() & values.get("parameters", {}).keys():
             raise PlanError(
-                f"update.{key} and update.parameters.{key} contradict each other", where=where, fix="keep one of them"
+                f"{name}.{key} and {name}.parameters.{key} contradict each other", where=where, fix="keep one of them"
             )
         # Written out in full, so that an order says all of it, whatever defaults the device's version has.
         named = {**parameters, **values.get("parameters", {})}
-        values["parameters"] = resolve(values.get("codec", DEFAULT_CODEC), named, where=f"{where}: update")
+        values["parameters"] = resolve(values.get("codec", _CODECS_OF[name]), named, where=f"{where}: {name}")
     return _SECTIONS[name](**values)
 
 
-def _codec_keys(update: Mapping[str, Any]) -> tuple[str, ...]:
-    codec = update.get("codec", DEFAULT_CODEC)
+def _codec_keys(section: str, given: Mapping[str, Any]) -> tuple[str, ...]:
+    codec = given.get("codec", _CODECS_OF.get(section))
     return tuple(CODECS[codec].parameters) if isinstance(codec, str) and codec in CODECS else ()
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, _NUMBER) and not isinstance(value, bool)
-
-
-def _checked(value: Any, rule: _Rule, place: str) -> Any:
-    """The value, as its section holds it: equal plans are equal values, whether a file says 1 or 1.0."""
-    types, lowest, highest = rule
-    if not isinstance(value, types) or isinstance(value, bool):
-        kind = _WORDS.get(type(value), "a date or time")
-        raise PlanError(f"{_shown(value)} is {kind}, not {_WORDS[types[-1]]}", where=place)
-    if lowest is not None and highest is not None and not lowest <= cast(float, value) <= highest:
-        raise PlanError(f"{_shown(value)} is not from {lowest:g} to {highest:g}", where=place)
-    if isinstance(value, dict):
-        return _numbers(value, place)
-    if isinstance(value, list):
-        if not all(isinstance(one, str) for one in value):
-            raise PlanError(f"{_shown(value)} is not a list of names", where=place)
-        return tuple(value)
-    return float(cast(float, value)) if types == _NUMBER else value
-
-
-def _numbers(table: Mapping[str, Any], place: str) -> dict[str, float]:
-    for key, value in table.items():
-        if not _is_number(value) or not abs(value) <= 1e9:
-            raise PlanError(f"{_shown(value)} is not a number from -1e9 to 1e9", where=f"{place}.{key}")
-    return {key: float(value) for key, value in table.items()}
-
-
-def _shown(value: Any) -> str:
-    try:
-        return reprlib.repr(value)
-    except ValueError:  # Python writes no number of more than 4,300 digits, and TOML has hexadecimal ones
-        return "what is written"
 
 
 def _refuse_contradictions(plan: RunPlan, where: str) -> None:
     train, aggregate = plan.train, plan.aggregate
+    if plan.downlink.codec in NOT_EXACT:
+        what = f"downlink.codec = {plan.downlink.codec!r}: what devices read depends on their processor"
+        raise PlanError(what, where=where, fix="take entropy_coded_mmse or another")
     if train.epochs is not None and train.steps is not None:
         raise PlanError("train.epochs and train.steps contradict each other", where=where, fix="keep one of them")
     for name in ("rate", "momentum", "proximal_mu"):
@@ -288,10 +267,21 @@ def _refuse_contradictions(plan: RunPlan, where: str) -> None:
     if aggregate.normalise not in NORMALISATIONS:
         fix = hint(aggregate.normalise, NORMALISATIONS)
         raise PlanError(f"no normalisation is called {aggregate.normalise!r}", where=where, fix=fix)
-    for device, joules in plan.budget.device.items():
-        if joules <= 0:
-            fix = "leave the device out of the fleet instead"
-            raise PlanError(f"budget.device.{device} = {joules:g} allows no work", where=where, fix=fix)
+    planner = plan.planner
+    for value, known, what in (
+        (planner.policy, POLICIES, "policy"),
+        (planner.participation, PARTICIPATIONS, "participation"),
+    ):
+        if value not in known:
+            raise PlanError(f"no {what} is called {value!r}", where=f"{where}: planner.{what}", fix=hint(value, known))
+    if planner.policy != "none" and "bits" not in CODECS[plan.update.codec].parameters:
+        fix = "take entropy_coded or eden, or leave [planner] out"
+        raise PlanError(f"codec {plan.update.codec!r} has no bits to plan", where=where, fix=fix)
+    for table, limits in (("scale", plan.budget.scale), ("device", plan.budget.device)):
+        for device, limit in limits.items():
+            if limit <= 0:
+                fix = "leave the device out of the fleet instead"
+                raise PlanError(f"budget.{table}.{device} = {limit:g} allows no work", where=where, fix=fix)
     if plan.budget.device and plan.budget.per_round_j is None and "by_budget" in aggregate.weight:
         fix = "set budget.per_round_j for the others, or take by_budget out of aggregate.weight"
         raise PlanError(

@@ -19,7 +19,7 @@ import firmware_tools.cli
 from edge_runtime.config import KEYS, OPTIONS
 from edge_runtime.service.journal import FIELDS
 from firmware_tools.bridge.machine.bootloader import VARIABLE
-from protos import errors, plan
+from protos import errors, plan, plan_rules
 from protos.update.codecs import CODECS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -231,7 +231,7 @@ def _documented_plan_keys() -> dict[str, dict[str, str]]:
 def test_every_key_of_a_plan_is_documented_in_its_section() -> None:
     codec_keys = {key for entry in CODECS.values() for key in entry.parameters}
     documented = {name: set(keys) for name, keys in _documented_plan_keys().items()}
-    known = {name: set(keys) for name, keys in plan._RULES.items()}
+    known = {name: set(keys) for name, keys in plan_rules.RULES.items()}
     known["update"] |= codec_keys
     assert documented == known
 

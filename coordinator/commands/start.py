@@ -100,5 +100,6 @@ def line(one: RoundStatus) -> str:
     accepted = [device for device in one.devices if device.outcome == "accepted"]
     return (
         f"round {one.round}: accuracy {percent(one.accuracy)}, loss {number(one.loss, 4)}, "
-        f"{len(accepted)} of {len(one.devices)} devices, {spent_in(one)} J, {one.bytes_up} bytes up"
+        f"{len(accepted)} of {len(one.devices)} devices, {spent_in(one)} J, {one.bytes_up} bytes up, "
+        f"{one.bytes_down} down"
     )

@@ -7,7 +7,7 @@ import time
 
 from coordinator import as_json
 from coordinator.commands.parts import add_address, add_json, example, operator
-from coordinator.status import DeviceStatus, RoundStatus, RunStatus
+from coordinator.status import DeviceStatus, RoundStatus, RunStatus, WeightBias
 from coordinator.tables import UNKNOWN, joules, percent, show
 from protos.energy import Phase
 
@@ -79,6 +79,21 @@ def show_run(run: RunStatus) -> None:
             ],
             title=f"devices in round {last.round}",
         )
+        if last.bias is not None:
+            print(say_of(last.bias))
+
+
+def say_of(bias: WeightBias) -> str:
+    """How far the devices' say is from the plan's weights and from examples alone, in one line."""
+
+    def ratio(value: float | None) -> str:
+        return "somebody has no say" if value is None else f"at most a factor of {value:.3g}"
+
+    left_out = f"; left out: {', '.join(bias.left_out)}" if bias.left_out else ""
+    return (
+        f"weights    {bias.from_plan:.3f} from the plan's ({ratio(bias.from_plan_ratio)}), "
+        f"{bias.from_examples:.3f} from examples alone ({ratio(bias.from_examples_ratio)}){left_out}"
+    )
 
 
 def _round_row(one: RoundStatus) -> list[str]:

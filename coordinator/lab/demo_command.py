@@ -17,7 +17,7 @@ from protos.errors import UsageError
 from protos.update.codecs import resolve
 
 # The example: unequal budgets for unlike boards. The least is a fraction of what a round of its device costs.
-EXAMPLE_BUDGETS_J = (1.2, 0.07, 0.8, 0.5)
+EXAMPLE_BUDGETS_J = (1.4, 0.085, 0.95, 0.6)
 EXAMPLE_TRAIN = {"epochs": 400, "rate": 0.1}
 
 _DESCRIPTION = f"""\

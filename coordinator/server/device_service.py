@@ -18,7 +18,7 @@ from protos.convert.reports import receipt_to
 from protos.errors import RefusedError
 from protos.manifest import MANIFEST_FILE
 from protos.model.bundle import record_of
-from protos.orders import PART_BYTES, PROTOCOL, TrainOrder
+from protos.orders import PART_BYTES, PROTOCOL, Holding, TrainOrder
 from protos.v1 import edgejoule_pb2 as pb
 from protos.v1 import edgejoule_pb2_grpc as rpc
 
@@ -53,7 +53,8 @@ class DeviceService(rpc.DeviceServiceServicer):
     async def NextOrder(self, request: pb.NextOrderRequest, context: Any) -> pb.NextOrderResponse:  # noqa: N802
         """Hands out the order that the device has not answered yet, or says when to come again."""
         settled = settled_from(request.settled)
-        order = await self._keeper.next_order(request.device_id, request.session, settled)
+        holding = Holding(request.head_version, request.rebuilds)
+        order = await self._keeper.next_order(request.device_id, request.session, settled, holding)
         response = order_to(order)
         if isinstance(order, TrainOrder):
             self._keeper.sent(order, request.device_id, response.ByteSize())

@@ -41,6 +41,11 @@ class OperatorService(rpc.OperatorServiceServicer):
         """Shows every device that ever joined."""
         return messages.devices_to(await self._operations.devices())
 
+    @answered
+    async def GetBudgets(self, request: pb.GetBudgetsRequest, context: Any) -> pb.GetBudgetsResponse:  # noqa: N802
+        """Shows the ledger of a run."""
+        return messages.budgets_to(*await self._operations.budgets(request.run_id))
+
     @answered_stream
     async def ExportRun(  # noqa: N802
         self, request: pb.ExportRunRequest, context: Any

@@ -9,6 +9,8 @@ from typing import Any, cast
 from sqlalchemy import Connection, RowMapping, select
 
 from coordinator.status import DeviceRound, RoundStatus, RunStatus
+from coordinator.store import costs
+from coordinator.store.costs import KeptPlan
 from coordinator.store.tables import energy, orders, reports, rounds, runs
 from protos.energy import Method, Phase, PhaseEnergy
 from protos.orders import StopReason
@@ -24,6 +26,7 @@ def run_status(connection: Connection, run_id: str, since_round: int = 0) -> Run
     run = connection.execute(select(runs).where(runs.c.run_id == run_id)).mappings().one()
     query = select(rounds).where(rounds.c.run_id == run_id, rounds.c.round >= since_round).order_by(rounds.c.round)
     devices = _device_rounds(connection, run_id, since_round)
+    plans = costs.plans(connection, run_id, since_round)
     return RunStatus(
         run_id=run_id,
         name=run["name"],
@@ -32,13 +35,16 @@ def run_status(connection: Connection, run_id: str, since_round: int = 0) -> Run
         plan_id=run["plan_id"],
         bundle_id=run["bundle_id"],
         rounds_planned=run["rounds_planned"],
-        rounds=tuple(_round(row, tuple(devices[row["round"]])) for row in connection.execute(query).mappings()),
+        rounds=tuple(
+            _round(row, tuple(devices[row["round"]]), plans.get(row["round"]))
+            for row in connection.execute(query).mappings()
+        ),
         started_unix_s=run["started_unix_s"],
         finished_unix_s=run["finished_unix_s"],
     )
 
 
-def _round(row: RowMapping, devices: tuple[DeviceRound, ...]) -> RoundStatus:
+def _round(row: RowMapping, devices: tuple[DeviceRound, ...], plan: KeptPlan | None) -> RoundStatus:
     return RoundStatus(
         round=row["round"],
         state=row["state"],
@@ -48,6 +54,7 @@ def _round(row: RowMapping, devices: tuple[DeviceRound, ...]) -> RoundStatus:
         opened_unix_s=row["opened_unix_s"],
         closed_unix_s=row["closed_unix_s"],
         head_version=row["head_version"] or "",
+        bias=None if plan is None else plan.bias,
     )
 
 

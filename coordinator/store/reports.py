@@ -7,10 +7,10 @@ import json
 import time
 from collections.abc import Iterable, Iterator
 
-from sqlalchemy import ColumnElement, Connection, and_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, func, select, update
 
 from coordinator.store.tables import energy, orders, refusals, reports
-from protos.energy import PhaseEnergy
+from protos.energy import Phase, PhaseEnergy
 from protos.orders import DeviceReport
 
 
@@ -69,6 +69,30 @@ def holds(connection: Connection, run_id: str, number: int, device_id: str) -> b
     return connection.execute(query).first() is not None
 
 
+def holds_any(connection: Connection, run_id: str, number: int) -> bool:
+    """Whether any report of this round was accepted."""
+    query = select(reports.c.sequence).where(reports.c.run_id == run_id, reports.c.round == number)
+    return connection.execute(query).first() is not None
+
+
+def newest(connection: Connection, run_id: str, before_round: int) -> dict[str, int]:
+    """By device, the newest round before this one in which it made a step and its report was accepted."""
+    query = (
+        select(reports.c.device_id, func.max(reports.c.round).label("newest"))
+        .where(reports.c.run_id == run_id, reports.c.round < before_round, reports.c.steps_done > 0)
+        .group_by(reports.c.device_id)
+    )
+    return {row.device_id: row.newest for row in connection.execute(query)}
+
+
+def data_of(connection: Connection, run_id: str, number: int, device_id: str) -> bytes:
+    """An accepted report as it came."""
+    query = select(reports.c.data).where(
+        reports.c.run_id == run_id, reports.c.round == number, reports.c.device_id == device_id
+    )
+    return bytes(connection.execute(query).scalar_one())
+
+
 def devices_in(connection: Connection, run_id: str, number: int) -> list[str]:
     """Who reported a round, in the order of acceptance."""
     query = (
@@ -82,11 +106,7 @@ def devices_in(connection: Connection, run_id: str, number: int) -> list[str]:
 def in_order(connection: Connection, run_id: str, number: int) -> Iterator[bytes]:
     """The accepted reports of a round as they came, in the order of acceptance, one in memory at a time."""
     for device_id in devices_in(connection, run_id, number):
-        yield connection.execute(
-            select(reports.c.data).where(
-                reports.c.run_id == run_id, reports.c.round == number, reports.c.device_id == device_id
-            )
-        ).scalar_one()
+        yield data_of(connection, run_id, number, device_id)
 
 
 def refuse(connection: Connection, run_id: str, number: int, device_id: str, code: str, detail: str) -> None:
@@ -142,6 +162,18 @@ def settle(connection: Connection, run_id: str, number: int, device_id: str, rec
                     run_id=run_id, round=number, device_id=device_id, phase=str(record.phase), **values
                 )
             )
+
+
+def energy_of(connection: Connection, run_id: str, number: int, device_id: str) -> list[PhaseEnergy]:
+    """What is known of the joules of one order, by phase."""
+    query = select(energy).where(energy.c.run_id == run_id, energy.c.round == number, energy.c.device_id == device_id)
+    return [
+        PhaseEnergy(
+            Phase(row["phase"]), row["energy_j"], row["covered_s"], row["uncovered_s"], row["method"], row["sensor"],
+            row["uncertainty_j"], tuple(json.loads(row["flags"])),
+        )
+        for row in connection.execute(query).mappings()
+    ]  # fmt: skip
 
 
 def _order(run_id: str, number: int, device_id: str) -> ColumnElement[bool]:

@@ -93,10 +93,14 @@ def open_round(
     fresh = [line for line in lines if line.device_id not in there]
     if fresh:
         blank = {"run_id": run_id, "round": number, "outcome": "ordered", "bytes_up": 0, "bytes_down": 0}
-        connection.execute(orders.insert(), [{**blank, **vars(line)} for line in fresh])
+        connection.execute(orders.insert(), [_order_row(blank, line) for line in fresh])
     missing = _these(run_id, number) & (orders.c.outcome == "missing")
     connection.execute(update(orders).where(missing).values(outcome="ordered"))
     change(connection, run_id, state="running", reason=reason)
+
+
+def _order_row(blank: Mapping[str, object], line: OrderLine) -> dict[str, object]:
+    return {**blank, "device_id": line.device_id, "steps": line.steps, "budget_j": line.budget_j}
 
 
 def abandon_round(connection: Connection, run_id: str, number: int, reason: str) -> None:
@@ -189,6 +193,27 @@ def newest_head(connection: Connection, run_id: str) -> str | None:
         .limit(1)
     )
     return connection.execute(query).scalar()
+
+
+def last_heads(connection: Connection, run_id: str, before_round: int) -> list[str]:
+    """Versions of the two newest heads before a round, the newest first; fewer when there are fewer."""
+    query = (
+        select(rounds.c.head_version)
+        .where(rounds.c.run_id == run_id, rounds.c.state == "closed", rounds.c.round < before_round)
+        .order_by(rounds.c.round.desc())
+        .limit(2)
+    )
+    return [str(version) for version in connection.execute(query).scalars()]
+
+
+def opened_unix_s(connection: Connection, run_id: str, since_round: int) -> list[float]:
+    """When the rounds >= 1 from ``since_round`` on opened, in their order."""
+    query = (
+        select(rounds.c.opened_unix_s)
+        .where(rounds.c.run_id == run_id, rounds.c.round >= max(1, since_round))
+        .order_by(rounds.c.round)
+    )
+    return list(connection.execute(query).scalars())
 
 
 def lines_of(connection: Connection, run_id: str, number: int) -> dict[str, OrderLine]:

@@ -125,6 +125,25 @@ energy = Table(
     Index("energy_of_device", "device_id"),
 )
 
+# What the devices of a run hold: the head that they train from, which is not always one that a round made.
+shown = Table(
+    "shown",
+    metadata,
+    Column("run_id", ForeignKey("runs.run_id"), primary_key=True),
+    Column("version", ForeignKey("heads.version"), nullable=False),
+)
+
+# The newest coded differences that led there, each beginning where the one before ended.
+differences = Table(
+    "differences",
+    metadata,
+    Column("run_id", ForeignKey("runs.run_id"), primary_key=True),
+    Column("sequence", Integer, primary_key=True),
+    Column("before", String(64), nullable=False),
+    Column("after", String(64), nullable=False),
+    Column("data", LargeBinary, nullable=False),  # serialised
+)
+
 devices = Table(
     "devices",
     metadata,
@@ -133,6 +152,51 @@ devices = Table(
     Column("state", String(16), nullable=False),  # here, left
     Column("card", Text, nullable=False),  # JSON of what the device said of itself
     Column("last_seen_unix_s", Float(53), nullable=False),
+)
+
+# What an order promised, and what was worked out for it. With the energy that was reported, this is the ledger.
+grants = Table(
+    "grants",
+    metadata,
+    Column("run_id", String(64), primary_key=True),
+    Column("round", Integer, primary_key=True),
+    Column("device_id", String(256), primary_key=True),
+    Column("unix_s", Float(53), nullable=False),
+    Column("granted_j", Float(53)),  # NULL: no limit
+    Column("expected_j", Float(53)),
+    Column("sending_j", Float(53)),  # of it, coding and sending
+    Column("standing_j", Float(53)),  # what by_budget weighs by
+    Column("probability", Float(53), nullable=False),
+    Column("factor", Float(53), nullable=False),
+    Column("bits", Float(53)),  # NULL: the plan's
+    Column("costs", Text, nullable=False),  # JSON: what the device is told
+    Column("bytes_up", BigInteger, nullable=False),  # of the accepted report, 0 before
+    Column("change", Float(53)),  # of the report, per unit of the normaliser
+    Column("deviation", Float(53)),
+    Column("learnt", Integer, nullable=False),  # 1: the device's costs were fitted to it
+    ForeignKeyConstraint(["run_id", "round", "device_id"], ["orders.run_id", "orders.round", "orders.device_id"]),
+    Index("grants_of_device", "device_id"),
+)
+
+# Whom a round speaks for, when only some were asked.
+round_plans = Table(
+    "round_plans",
+    metadata,
+    Column("run_id", String(64), primary_key=True),
+    Column("round", Integer, primary_key=True),
+    Column("weight", Float(53)),  # NULL: those whose reports come
+    Column("work", Float(53)),
+    Column("weights", Text, nullable=False),  # JSON: by device
+    Column("bias", Text, nullable=False),  # JSON
+    ForeignKeyConstraint(["run_id", "round"], ["rounds.run_id", "rounds.round"]),
+)
+
+cost_models = Table(
+    "cost_models",
+    metadata,
+    Column("device_id", String(256), primary_key=True),
+    Column("bundle_id", String(128), primary_key=True),
+    Column("state", Text, nullable=False),  # JSON
 )
 
 # Reports that were refused, counted by reason: bounded however often a device tries.

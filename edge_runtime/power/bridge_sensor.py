@@ -103,6 +103,7 @@ class BridgeSensor:
                 bus_errors=trouble.bus_errors,
                 sensor_restarts=trouble.restarts,
                 sensor_losses=trouble.losses,
+                damaged_commands=trouble.damaged_commands,
             )
 
     @property
@@ -188,5 +189,6 @@ def _words(lost: Losses) -> tuple[str, ...]:
         "sensor-lost": lost.sensor_losses,
         "sensor-restarted": lost.sensor_restarts,
         "bus-errors": lost.bus_errors,
+        "line-errors": lost.damaged_frames + lost.strange_messages + lost.damaged_commands,
     }
     return tuple(word for word, count in counts.items() if count)

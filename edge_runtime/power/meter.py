@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 
 from protos.energy import Mark, Method, Phase, PhaseEnergy
 
-__all__ = ["Meter", "MeterIdentity", "ShowsPower", "unknown_phases"]
+__all__ = ["ExpectsPower", "Meter", "MeterIdentity", "ShowsPower", "unknown_phases"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,15 @@ class Meter(Protocol):
 
     def close(self) -> None:
         """Let go of the sensor. Harmless when repeated."""
+        ...
+
+
+@runtime_checkable
+class ExpectsPower(Protocol):
+    """A meter whose samples come late, and that can be told what to charge until they do."""
+
+    def expect(self, power_w: float | None) -> None:
+        """From now on ``spent_j`` charges work that no sample covers yet at no less than this."""
         ...
 
 

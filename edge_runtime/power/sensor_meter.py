@@ -38,7 +38,7 @@ class SensorMeter:
         self._folded: dict[Phase, Tally] = {}
         self._running: Tally | None = None
         self._worked_j = self._worked_s = 0.0
-        self._last_w = self._usual_w = 0.0
+        self._last_w = self._usual_w = self._expected_w = 0.0
         self._peak_w: float | None = None
         self._counted = False
         with self._lock:
@@ -84,6 +84,10 @@ class SensorMeter:
                 self._add(self._running)
                 self._running = None
 
+    def expect(self, power_w: float | None) -> None:
+        with self._lock:
+            self._expected_w = power_w or 0.0
+
     def spent_j(self) -> float | None:
         with self._lock:
             worked_s = self._period.worked_s(self._clock.monotonic())
@@ -93,7 +97,7 @@ class SensorMeter:
             if missing_s <= 0:
                 return self._worked_j
             mean_w = self._worked_j / self._worked_s if self._worked_s > 0 else self._usual_w
-            return self._worked_j + missing_s * max(self._last_w, mean_w)
+            return self._worked_j + missing_s * max(self._last_w, mean_w, self._expected_w)
 
     def settle(self, timeout_s: float = 2.0) -> tuple[PhaseEnergy, ...]:
         with self._lock:

@@ -66,6 +66,7 @@ class Losses:
         bus_errors: I2C transfers that failed, as the bridge counts them.
         sensor_restarts: times the sensor had forgotten its setting, and got it back.
         sensor_losses: times the sensor fell silent.
+        damaged_commands: what did not reach the bridge whole, as it counts.
     """
 
     skipped_bytes: int = 0
@@ -79,6 +80,7 @@ class Losses:
     bus_errors: int = 0
     sensor_restarts: int = 0
     sensor_losses: int = 0
+    damaged_commands: int = 0
 
 
 class BridgeSession:

@@ -37,15 +37,19 @@ class Piece:
 @dataclass(frozen=True, slots=True)
 class SensorTrouble:
     """What the bridge's STATS told of the I2C bus: transfers that failed, times the sensor had forgotten its setting,
-    times it fell silent."""
+    times it fell silent, bytes and frames of the host that did not reach it whole."""
 
     bus_errors: int = 0
     restarts: int = 0
     losses: int = 0
+    damaged_commands: int = 0
 
     def __add__(self, other: SensorTrouble) -> SensorTrouble:
         return SensorTrouble(
-            self.bus_errors + other.bus_errors, self.restarts + other.restarts, self.losses + other.losses
+            self.bus_errors + other.bus_errors,
+            self.restarts + other.restarts,
+            self.losses + other.losses,
+            self.damaged_commands + other.damaged_commands,
         )
 
 
@@ -157,10 +161,12 @@ class SensorStream:
 
     def _tell_trouble(self, before: Stats | None, now: Stats) -> None:
         """What happened before the first STATS of a boot is not this host's affair."""
+        known = before or now
         self.trouble += SensorTrouble(
-            0 if before is None else max(0, now.i2c_errors - before.i2c_errors),
-            0 if before is None else max(0, now.restores - before.restores),
+            max(0, now.i2c_errors - known.i2c_errors),
+            max(0, now.restores - known.restores),
             int(now.state != 0 and (before is None or before.state == 0)),
+            max(0, now.rx_errors - known.rx_errors),
         )
 
     def _mean_w(self, energy: int, voltage: int, time_us: int) -> float:

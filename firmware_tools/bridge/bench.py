@@ -23,7 +23,7 @@ from firmware_tools.bridge.loads import Load, parse_load
 from firmware_tools.bridge.sensor import SensorErrors, SimulatedIna219
 from firmware_tools.bridge.terminal import Line, WireFaults
 from protos.boards import BoardProfile, board
-from protos.bridge.hello import ResetCause
+from protos.bridge.hello import PROTOCOL, ResetCause
 from protos.errors import UsageError
 from protos.ina219 import PROFILES
 
@@ -48,7 +48,7 @@ class BridgeSpec:
     supply_v: float | None = None
     shunt_ohm: float | None = None
     calibrated: bool = True
-    protocol: tuple[int, int] = (1, 0)
+    protocol: tuple[int, int] = PROTOCOL
 
 
 class SimulatedBridge:

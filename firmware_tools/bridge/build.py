@@ -14,9 +14,12 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from firmware_tools.bridge import uf2
+from firmware_tools.bridge.boot_stage import sealed
 from firmware_tools.bridge.manifest import IMAGES, Image, read_manifest, verified_bytes
 from protos.bridge.hello import PROTOCOL
 from protos.errors import CheckFailed, EdgejouleError, UsageError
@@ -37,12 +40,39 @@ class Recipe:
         prefix: of the tool names.
         flags: of compiler and linker.
         package: Debian packages with the tools.
+        ram: addresses that are RAM in the linked program.
+        suffix: of the finished file.
+        pack: makes that file of the image.
+        finish: what the image still needs after the link, before it gets its identity.
+        libc: it is linked with the library of that name.
     """
 
     folders: tuple[str, ...]
     prefix: str
     flags: tuple[str, ...]
     package: str
+    ram: range
+    suffix: str
+    pack: Callable[[bytes], bytes]
+    finish: Callable[[bytes], bytes] = bytes
+    libc: str | None = None
+
+
+def intel_hex(image: bytes) -> bytes:
+    """An image from address 0 as Intel hex, 16 bytes a record; at most 64 KiB.
+
+    >>> print(intel_hex(bytes([1, 2])).decode(), end="")
+    :020000000102FB
+    :00000001FF
+    """
+    if len(image) > 0x10000:
+        raise ValueError(f"{len(image)} bytes need extended addresses")
+    records = [(at, 0, image[at : at + 16]) for at in range(0, len(image), 16)] + [(0, 1, b"")]
+    lines = []
+    for at, kind, data in records:
+        record = bytes([len(data)]) + at.to_bytes(2, "big") + bytes([kind]) + data
+        lines.append(f":{(record + bytes([-sum(record) & 0xFF])).hex().upper()}\n")
+    return "".join(lines).encode()
 
 
 BOARDS = {
@@ -54,15 +84,33 @@ BOARDS = {
             "-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections",
         ),
         "gcc-avr avr-libc binutils-avr",
+        range(0x800000, 0x810000),
+        "hex",
+        intel_hex,
+        libc="avr-libc",
+    ),
+    "rp2040": Recipe(
+        ("core", "rp2040"),
+        "arm-none-eabi-",
+        (
+            "-mcpu=cortex-m0plus", "-mthumb", "-O2", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-ffreestanding",
+            "-fno-tree-loop-distribute-patterns", "--param=min-pagesize=0", "-ffunction-sections", "-fdata-sections",
+            "-Irp2040", "-nostartfiles", "-nolibc", "-Wl,--gc-sections", "-Trp2040/rp2040.ld",
+        ),
+        "gcc-arm-none-eabi binutils-arm-none-eabi",
+        range(0x2000_0000, 0x2004_2000),
+        "uf2",
+        uf2.pack,
+        sealed,
     ),
 }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A finished image: its hex file, its entry for the manifest, and bytes of flash and of static RAM."""
+    """A finished image: its file, its entry for the manifest, and bytes of flash and of static RAM."""
 
-    hex: bytes
+    data: bytes
     image: Image
     flash_bytes: int
     ram_bytes: int
@@ -72,7 +120,7 @@ class Built:
 def source_digest(board: str, root: Path = FIRMWARE) -> bytes:
     """SHA-256 over the names and contents of a board's sources; 32 bytes."""
     total = hashlib.sha256()
-    for path in _sources(board, root, ".c", ".h"):
+    for path in _sources(board, root, ".c", ".h", ".ld"):
         total.update(path.relative_to(root).as_posix().encode() + b"\0")
         total.update(hashlib.sha256(path.read_bytes()).digest())
     return total.digest()
@@ -102,18 +150,18 @@ def build(board: str, *, root: Path = FIRMWARE, release: bool = False) -> Built:
         _run([_tool(recipe, "gcc"), *recipe.flags, *define, "-o", str(elf), *names], root)
         _run([_tool(recipe, "objcopy"), "-O", "binary", "-R", ".eeprom", str(elf), str(raw)], root)
         image, ram_bytes = raw.read_bytes(), _ram_bytes(recipe, elf, root)
-    image, build_id = _identified(image)
-    text = intel_hex(image)
+    image, build_id = _identified(recipe.finish(image))
+    data = recipe.pack(image)
     entry = Image(
-        file=f"edgejoule-bridge-{board}.hex",
-        sha256=hashlib.sha256(text).hexdigest(),
+        file=f"edgejoule-bridge-{board}.{recipe.suffix}",
+        sha256=hashlib.sha256(data).hexdigest(),
         build_id=build_id.hex(),
         sources=sources.hex(),
         protocol=".".join(map(str, PROTOCOL)),
         firmware=_version(root),
         toolchain=_toolchain(recipe, root),
     )
-    return Built(text, entry, len(image), ram_bytes, changed)
+    return Built(data, entry, len(image), ram_bytes, changed)
 
 
 def check(board: str) -> Image:
@@ -139,23 +187,6 @@ def check(board: str) -> Image:
     else:
         reason, fix = "the same sources and tools gave other bytes", "find out what the build depends on"
     raise CheckFailed(reason, where=known.file, fix=fix)
-
-
-def intel_hex(image: bytes) -> bytes:
-    """An image from address 0 as Intel hex, 16 bytes a record; at most 64 KiB.
-
-    >>> print(intel_hex(bytes([1, 2])).decode(), end="")
-    :020000000102FB
-    :00000001FF
-    """
-    if len(image) > 0x10000:
-        raise ValueError(f"{len(image)} bytes need extended addresses")
-    records = [(at, 0, image[at : at + 16]) for at in range(0, len(image), 16)] + [(0, 1, b"")]
-    lines = []
-    for at, kind, data in records:
-        record = bytes([len(data)]) + at.to_bytes(2, "big") + bytes([kind]) + data
-        lines.append(f":{(record + bytes([-sum(record) & 0xFF])).hex().upper()}\n")
-    return "".join(lines).encode()
 
 
 def _recipe(board: str) -> Recipe:
@@ -203,18 +234,16 @@ def _version(root: Path) -> str:
 
 
 def _ram_bytes(recipe: Recipe, elf: Path, root: Path) -> int:
-    _, figures = _run([_tool(recipe, "size"), str(elf)], root).splitlines()
-    _, data, bss, *_ = figures.split()
-    return int(data) + int(bss)
+    rows = [line.split() for line in _run([_tool(recipe, "size"), "-A", str(elf)], root).splitlines()]
+    return sum(int(row[1]) for row in rows if len(row) == 3 and row[2].isdigit() and int(row[2]) in recipe.ram)
 
 
 def _toolchain(recipe: Recipe, root: Path) -> dict[str, str]:
     gcc = _tool(recipe, "gcc")
-    macros = _run([gcc, *recipe.flags[:1], "-E", "-dM", "-include", "avr/version.h", "-x", "c", "/dev/null"], root)
-    libc = re.search(r'__AVR_LIBC_VERSION_STRING__ "([^"]+)"', macros)
     linker = _run([_tool(recipe, "ld"), "--version"], root).splitlines()[0]
-    return {
-        f"{recipe.prefix}gcc": _run([gcc, "-dumpversion"], root).strip(),
-        "avr-libc": libc[1] if libc else "unknown",
-        "binutils": linker.split()[-1],
-    }
+    versions = {f"{recipe.prefix}gcc": _run([gcc, "-dumpversion"], root).strip(), "binutils": linker.split()[-1]}
+    if recipe.libc:
+        macros = _run([gcc, *recipe.flags[:1], "-E", "-dM", "-include", "avr/version.h", "-x", "c", "/dev/null"], root)
+        found = re.search(r'__AVR_LIBC_VERSION_STRING__ "([^"]+)"', macros)
+        versions[recipe.libc] = found[1] if found else "unknown"
+    return dict(sorted(versions.items()))

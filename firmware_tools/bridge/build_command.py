@@ -22,6 +22,7 @@ _EXAMPLES = """\
 examples:
   firmware-tools bridge build --check
   firmware-tools bridge build --out /tmp/firmware
+  firmware-tools bridge build --board rp2040 --out /tmp/firmware
 exit codes: 0 done; 1 no compiler, or it refuses; 3 the committed image is not what these sources give"""
 
 
@@ -53,7 +54,7 @@ def _build(args: argparse.Namespace) -> int:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with write_whole(folder / built.image.file) as file:
-            file.write(built.hex)
+            file.write(built.data)
         write_manifest(read_manifest(folder) | {args.board: built.image}, folder)
     except OSError as cause:
         raise UsageError(

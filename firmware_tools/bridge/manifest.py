@@ -31,7 +31,7 @@ class Image:
     """One entry of the manifest.
 
     Args:
-        file: name of the Intel hex file, beside the manifest.
+        file: name of the Intel hex or UF2 file, beside the manifest.
         sha256: of that file, hexadecimal.
         build_id: first 8 bytes of the SHA-256 of the image with the id blanked, hexadecimal.
         sources: SHA-256 over the sources (``build.source_digest``), hexadecimal.
@@ -82,7 +82,7 @@ def image_of(board: str, folder: Path = IMAGES) -> Image:
 
 
 def verified_bytes(image: Image, folder: Path = IMAGES) -> bytes:
-    """The hex file of an entry.
+    """The file of an entry.
 
     Raises:
         IntegrityError: it is missing, or not the one that the manifest describes.

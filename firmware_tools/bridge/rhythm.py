@@ -2,8 +2,7 @@
 
 Dither keeps a periodic load from staying in step with the conversions. The rule is that of the firmware
 (``firmware/core/dither.c``): samples longer than 3 ms are restarted one by one after a pause of up to a fifteenth of
-their length; shorter ones by eight, after a pause of up to one length. Each restart draws the resolution of the bus
-voltage anew.
+their length; shorter ones by 16 to 47, at once. One restart of eight draws the resolution of the bus voltage anew.
 """
 
 from __future__ import annotations
@@ -18,8 +17,12 @@ from protos.ina219 import CONVERSION_S, Config
 __all__ = ["Rhythm", "plan_conversions"]
 
 LONG_SAMPLE_S = 3e-3
-GROUP = 8
-BUS_CODES = {1: (1, 1, 2, 3), 2: (3, 2), 3: (3, 2)}
+GROUP_LEAST, GROUP_MOST = 16, 47
+KEPT = 8
+"""Restarts for which a resolution of the bus voltage holds, on average."""
+RESTART_S = 0.4e-3
+"""What a restart costs after a group: the shunt is read, and the configuration written."""
+BUS_CODES = {1: (1, 2, 2, 2), 2: (3, 2), 3: (3, 2)}
 """Codes of the bus resolution that stand for one, each as likely as the other."""
 
 Floats = npt.NDArray[np.float64]
@@ -56,16 +59,26 @@ class Rhythm:
 
 
 def plan_conversions(config: Config, rng: np.random.Generator, count: int, *, dither: bool) -> Rhythm:
-    """The next ``count`` conversions; whole groups, so up to seven more, when conversions are restarted by groups."""
+    """The next ``count`` conversions; whole groups, so some more, when conversions are restarted by groups.
+
+    Each plan begins with a resolution drawn anew.
+    """
     if not dither:
         return _of(config, np.zeros(count), np.full(count, config.bus_adc))
-    long = config.period_s >= LONG_SAMPLE_S
-    each, most_s = (1, config.period_s / 15) if long else (GROUP, config.period_s)
-    restarts = -(-count // each)
-    pause_s = np.zeros(restarts * each)
-    pause_s[::each] = rng.uniform(0, most_s, restarts)
-    codes = rng.choice(BUS_CODES.get(config.bus_adc, (config.bus_adc,)), restarts)
-    return _of(config, pause_s, np.repeat(codes, each))
+    if config.period_s >= LONG_SAMPLE_S:
+        lengths = np.ones(count, np.int64)
+        pauses_s = rng.uniform(0, config.period_s / 15, count)
+    else:
+        lengths = rng.integers(GROUP_LEAST, GROUP_MOST + 1, -(-count // GROUP_LEAST))
+        lengths = lengths[: 1 + int(np.searchsorted(np.cumsum(lengths), count))]
+        pauses_s = np.full(len(lengths), RESTART_S)
+    restarts = len(lengths)
+    drawn = rng.choice(BUS_CODES.get(config.bus_adc, (config.bus_adc,)), max(1, restarts))
+    fresh = rng.random(restarts) < 1 / KEPT
+    codes = drawn[np.cumsum(fresh)[:restarts] % len(drawn)]
+    pause_s = np.zeros(int(lengths.sum()))
+    pause_s[np.cumsum(lengths) - lengths] = pauses_s
+    return _of(config, pause_s, np.repeat(codes, lengths))
 
 
 def _of(config: Config, pause_s: Floats, codes: npt.NDArray[np.int64]) -> Rhythm:

@@ -33,7 +33,7 @@ from protos.ina219 import (
 
 __all__ = ["Batch", "SensorErrors", "SimulatedIna219", "Sums"]
 
-AHEAD = 64
+AHEAD = 512
 """Conversions planned at a time, at least."""
 
 

@@ -15,9 +15,13 @@ from protos.bridge.hello import Hello, MalformedMessage, ResetCause
 from protos.bridge.messages import Message, decode
 from protos.errors import SensorError
 
-__all__ = ["decode_capture", "describe", "read_hello"]
+__all__ = ["NoAnswer", "decode_capture", "describe", "read_hello", "send_command"]
 
 BAUD = 500_000
+
+
+class NoAnswer(SensorError):
+    """The port is there, and nobody on it says HELLO."""
 
 
 def describe(message: Message) -> dict[str, Any]:
@@ -42,14 +46,10 @@ def read_hello(path: str, wait_s: float) -> dict[str, Any]:
     """Ask the bridge at ``path`` who it is.
 
     Raises:
-        SensorError: the port does not open, or nobody answers within ``wait_s``.
+        SensorError: the port does not open, or was lost.
+        NoAnswer: nobody answers within ``wait_s``.
     """
-    port = serial.Serial()
-    port.port, port.baudrate, port.timeout, port.exclusive, port.dtr = path, BAUD, 0.05, True, False
-    try:
-        port.open()
-    except OSError as cause:
-        raise SensorError(f"cannot open ({cause})", where=path, fix="check the path, or who uses it") from cause
+    port = _opened(path)
     parser, deadline_s, ask_s = FrameParser(), time.monotonic() + wait_s, 0.0
     try:
         while time.monotonic() < deadline_s:
@@ -69,7 +69,33 @@ def read_hello(path: str, wait_s: float) -> dict[str, Any]:
         raise SensorError(f"the port was lost ({cause})", where=path, fix="check the cable") from cause
     finally:
         port.close()
-    raise SensorError(f"no bridge answered within {wait_s:g} s", where=path, fix="check power, cable and firmware")
+    raise NoAnswer(f"no bridge answered within {wait_s:g} s", where=path, fix="check power, cable and firmware")
+
+
+def send_command(path: str, payload: bytes) -> None:
+    """Send one command to the bridge at ``path`` and wait for no answer.
+
+    Raises:
+        SensorError: the port does not open, or was lost.
+    """
+    port = _opened(path)
+    try:
+        port.write(encode_frame(payload))
+        port.flush()
+    except OSError as cause:
+        raise SensorError(f"the port was lost ({cause})", where=path, fix="check the cable") from cause
+    finally:
+        port.close()
+
+
+def _opened(path: str) -> serial.Serial:
+    port = serial.Serial()
+    port.port, port.baudrate, port.timeout, port.exclusive, port.dtr = path, BAUD, 0.05, True, False
+    try:
+        port.open()
+    except OSError as cause:
+        raise SensorError(f"cannot open ({cause})", where=path, fix="check the path, or who uses it") from cause
+    return port
 
 
 def _plain(value: Any) -> Any:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from protos.convert.checks import MAX_NAME, checked_name, count_at_most, finite, said
-from protos.convert.tensors import tensors_from, tensors_to
+from protos.convert.heads import differences_from, head_to
+from protos.convert.tensors import tensors_from
 from protos.errors import UpdateError
-from protos.orders import CodecOrder, Order, RejoinOrder, TrainOrder, WaitOrder
+from protos.orders import CodecOrder, CostHint, Order, RejoinOrder, TrainOrder, WaitOrder
 from protos.v1 import edgejoule_pb2 as pb
 
 MAX_INPUTS = 64
@@ -31,13 +32,14 @@ def _train_to(order: TrainOrder) -> pb.TrainOrder:
         round=order.round,
         plan_id=order.plan_id,
         bundle_id=order.bundle_id,
-        head=pb.Head(version=order.head_version, tensors=tensors_to(order.head)),
+        head=head_to(order.head_version, order.head, order.base, order.differences),
         steps=order.steps,
         inputs=order.inputs,
         codec=pb.Codec(name=order.codec.name, parameters=order.codec.parameters),
         budget_j=order.budget_j,
         deadline_s=order.deadline_s,
         seed=order.seed,
+        costs=None if order.costs is None else pb.CostHint(**vars(order.costs)),
     )
 
 
@@ -70,6 +72,18 @@ def _train_from(message: pb.TrainOrder) -> TrainOrder:
         budget_j=finite(message.budget_j, "budget_j") if message.HasField("budget_j") else None,
         deadline_s=finite(message.deadline_s, "deadline_s"),
         seed=message.seed,
+        base=checked_name(message.head.base, "head.base", empty=True),
+        differences=differences_from(message.head),
+        costs=_costs_from(message.costs) if message.HasField("costs") else None,
+    )
+
+
+def _costs_from(message: pb.CostHint) -> CostHint:
+    return CostHint(
+        embedding_j=finite(message.embedding_j, "costs.embedding_j"),
+        step_j=finite(message.step_j, "costs.step_j"),
+        sending_j=finite(message.sending_j, "costs.sending_j"),
+        work_w=finite(message.work_w, "costs.work_w"),
     )
 
 

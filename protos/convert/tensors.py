@@ -93,15 +93,14 @@ def _entropy_coded_from(coded: pb.EntropyCoded) -> EntropyCoded:
         coded.step,
         coded.seed if coded.HasField("seed") else None,
         coded.share,
-        coded.split,
-        coded.by_dither,
         coded.inset_first,
         coded.inset_rest,
+        coded.levels,
+        coded.gains,
         coded.table,
         coded.codes,
         coded.low,
         coded.tails,
-        coded.shorter,
     )
 
 

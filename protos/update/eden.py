@@ -2,7 +2,7 @@
 
 Vargaftik et al., "EDEN: Communication-efficient and robust distributed mean estimation for federated learning",
 ICML 2022. Scale = ||x||^2 / <q, y> keeps the inner product with x; with a uniform random rotation the estimate is
-unbiased (theorem 2.1), with signs and a Hadamard matrix nearly so. Unlike the published code it rotates in chunks, so
+unbiased (theorem 2.1), with signs and Hadamard matrices nearly so. Unlike the published code it rotates in chunks, so
 a tensor is not filled up to a power of two, and mixes bits by place in the rotated chunk, where all places are alike.
 """
 
@@ -19,7 +19,7 @@ from protos.update.contract import Codec, each, stateless
 from protos.update.levels import lloyd_max, nearest
 from protos.update.packing import pack
 from protos.update.reading import ABSURD
-from protos.update.rotated import Rotated, chunks, richer, rotate, signs
+from protos.update.rotated import Rotated, Rotation, chunks, richer
 from protos.update.tensors import Values
 from protos.update.trees import FloatArray
 
@@ -31,9 +31,9 @@ def coded(flat: FloatArray, bits: float, chunk: int, seed: int) -> Rotated:
     whole = min(8, math.floor(bits))
     mixed = min(dither.WHOLE - 1, round((bits - whole) * dither.WHOLE))
     pieces = chunks(flat.size, chunk)
-    padded = np.zeros(sum(number * size for _, number, size in pieces), np.float32)
+    rotation = Rotation(pieces, seed)
+    padded = np.zeros(rotation.padded, np.float32)
     padded[: flat.size] = flat
-    padded *= signs(seed, padded.size)
     scales: list[npt.NDArray[np.float32]] = []
     rich: list[npt.NDArray[np.uint8]] = []
     poor: list[npt.NDArray[np.uint8]] = []
@@ -41,7 +41,7 @@ def coded(flat: FloatArray, bits: float, chunk: int, seed: int) -> Rotated:
         rows = padded[begin : begin + number * size].reshape(number, size)
         norm = np.sqrt(np.sum(np.square(rows, dtype=np.float64), axis=1))
         unit = np.where(norm > _TINY, math.sqrt(size) / np.maximum(norm, _TINY), 0.0)
-        turned = rotate(rows * unit[:, None].astype(np.float32))
+        turned = rotation.there(rows * unit[:, None].astype(np.float32), begin)
         more = richer(size, mixed)
         inner = np.zeros(number)
         for part, width, kept in ((turned[:, :more], whole + 1, rich), (turned[:, more:], whole, poor)):

@@ -1,13 +1,14 @@
-"""A tensor of entropy-coded whole numbers: how to read it.
+"""Entropy-coded whole numbers of one tensor or of a whole tree: how to read them.
 
-Value = step * (q - u), with q the numbers and u a dither in (-1/2, 1/2) that both ends make from ``seed`` (subtractive
-dither: Roberts 1962; Ziv 1985; the error is even over half a step to each side and independent of the value). Without
-a dither, value = step * sign(q) * (|q| - inset), where the inset moves each level to the mean of what was rounded to
-it.
+Value = step * s * (q - u), with q the numbers and s u a dither in (-1/2, 1/2), of sign s and size u, that both ends
+make from ``seed`` (subtractive dither: Roberts 1962; Ziv 1985; the error is even over half a step to each side and
+independent of the value). Without a dither, value = step * sign(q) * (|q| - inset), where the inset moves each level to
+about the mean of what was rounded to it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,12 +16,23 @@ import numpy.typing as npt
 
 from protos.errors import UpdateError
 from protos.update import dither, rans, symbols
-from protos.update.frequencies import CONTEXTS, read
-from protos.update.packing import unpack
+from protos.update.contexts import Indices, gain_of, mean_of
+from protos.update.densities import exponential
+from protos.update.frequencies import read
 from protos.update.reading import at_most, step_of
 from protos.update.trees import FloatArray
 
-INSET = 256
+INSET = 128
+MAX_INSET = 1 << 14
+
+
+def laplace_inset(level: int) -> float:
+    """How far the mean of what is rounded to a level lies inside of it, for a Laplacian; in steps, 0 to 1/2."""
+    mean = mean_of(level)
+    if mean > 4:
+        return 1 / (12 * mean)
+    power = float(exponential(np.array([1 / mean]))[0])
+    return max(0.0, 0.5 * (1 + power) / (1 - power) - mean)
 
 
 @dataclass(frozen=True)
@@ -28,33 +40,33 @@ class EntropyCoded:
     """Numbers times a step.
 
     Attributes:
-        step: 0 for a tensor of zeros, of which nothing else travels.
+        step: 0 where all is zero, and nothing else travels.
         seed: of the dither, 32 bits; None: no dither.
         share: coordinates that travel, out of 65536, chosen by the seed and enlarged by 65536 / share; 0: all.
-        split: low bits of each number that travel as they are.
-        by_dither: whether the model has one row for each quarter of |u|; the sign of u then turns the numbers.
-        inset_first, inset_rest: 1/256 of a step, for |q| = 1 and beyond.
+        inset_first, inset_rest: 1/128 of what it would be for a Laplacian, for |q| = 1 and beyond.
+        levels: a byte for each tensor, the mean size of its numbers, see :mod:`protos.update.contexts`; 0: a tensor of
+            zeros, of which nothing travels.
+        gains: a byte for each tensor: its own step, in eighths of octaves times ``step``; empty: one step for all.
         table: see :mod:`protos.update.frequencies`.
         codes: see :mod:`protos.update.rans`.
-        low: packed low bits.
-        tails: low bits of far numbers, see :mod:`protos.update.symbols`.
-        shorter: halvings of the rows of the entropy coder, see :func:`protos.update.rans.layout`.
+        low: low bits of the numbers, see :mod:`protos.update.symbols`.
+        tails: low bits of far numbers.
     """
 
     step: float
     seed: int | None = None
     share: int = 0
-    split: int = 0
-    by_dither: bool = False
     inset_first: int = 0
     inset_rest: int = 0
+    levels: bytes = b""
+    gains: bytes = b""
     table: bytes = b""
     codes: bytes = b""
     low: bytes = b""
     tails: bytes = b""
-    shorter: int = 0
 
-    def values(self, count: int) -> FloatArray:
+    def values(self, count: int, sizes: Sequence[int] | None = None) -> FloatArray:
+        """All coordinates [count], one tensor of ``sizes`` after the other; None: all one tensor."""
         step = step_of(self.step)
         if step == 0 or not count:
             if self != EntropyCoded(self.step):
@@ -62,47 +74,63 @@ class EntropyCoded:
             return np.zeros(count, np.float32)
         seed = 0 if self.seed is None else at_most(self.seed, 2**32 - 1, "the seed")
         at_most(self.share, dither.WHOLE - 1, "the share")
-        at_most(self.split, symbols.MAX_SPLIT, "the split")
-        if self.seed is None and (self.share or self.by_dither):
-            raise UpdateError("nothing to choose coordinates or contexts by")
-        chosen = dither.kept(seed, self.share, count) if self.share else None
-        travelling = count if chosen is None else chosen.size
-        u = None if self.seed is None else dither.dither(seed, travelling)
-        whole = self._whole(travelling, u)
-        scaled = self._scaled(whole, u) * np.float32(step)
-        if chosen is None:
-            return scaled
-        spread = np.zeros(count, np.float32)
-        spread[chosen] = scaled * np.float32(dither.WHOLE / self.share)
-        return spread
+        if self.seed is None and self.share:
+            raise UpdateError("nothing to choose coordinates by")
+        at_most(self.inset_first, MAX_INSET, "an inset")
+        at_most(self.inset_rest, MAX_INSET, "an inset")
+        if self.seed is not None and (self.inset_first or self.inset_rest):
+            raise UpdateError("a dither and an inset exclude each other")
+        own = np.array([count] if sizes is None else sizes, np.int64)
+        if len(self.levels) != own.size or (self.gains and len(self.gains) != own.size):
+            raise UpdateError(f"{len(self.levels)} levels and {len(self.gains)} gains for {own.size} tensors")
+        moved = np.frombuffer(self.levels, np.uint8) != 0
+        place = np.flatnonzero(np.repeat(moved, own)) if not moved.all() else None
+        alive = int(own[moved].sum())
+        chosen = dither.kept(seed, self.share, alive) if self.share else None
+        travelling = dither.sizes_of(chosen, own[moved].tolist())
+        numbers = self._numbers(seed, travelling, [level for level in self.levels if level])
+        numbers *= np.float32(step * (dither.WHOLE / self.share if self.share else 1))
+        if self.gains:
+            gains = [gain_of(code) for code, here in zip(self.gains, moved, strict=True) if here]
+            numbers *= np.repeat(np.array(gains, np.float32), travelling)
+        if chosen is not None:
+            numbers = _placed(numbers, chosen, alive)
+        return numbers if place is None else _placed(numbers, place, count)
 
-    def _whole(self, count: int, u: FloatArray | None) -> npt.NDArray[np.int64]:
+    def _numbers(self, seed: int, sizes: Sequence[int], levels: Sequence[int]) -> FloatArray:
+        count = sum(sizes)
         if not count:
             if self.table or self.codes or self.low or self.tails:
                 raise UpdateError("no coordinate travels, and yet there are codes")
-            return np.zeros(0, np.int64)
-        context = symbols.context_of(u) if self.by_dither and u is not None else None
-        shorter = at_most(self.shorter, rans.MAX_SHORTER, "halvings of the rows")
-        model = read(self.table, split=self.split, contexts=1 if context is None else CONTEXTS)
-        coded = rans.decode(self.codes, model.frequencies, model.precision, count, context, shorter)
-        high = symbols.put_back(coded, self.tails, model)
-        if self.by_dither and u is not None:
-            high = np.where(u < 0, -high, high)
-        if self.split:
-            return (high << self.split) | unpack(self.low, self.split, count)
-        if self.low:
-            raise UpdateError("low bits that belong to nothing")
-        return high
+            return np.zeros(0, np.float32)
+        model, placed = read(self.table, levels, dithered=self.seed is not None)
+        drawn = None if self.seed is None else dither.Dither.made(seed, count)
+        row = placed.spread(sizes, None if drawn is None else drawn.place)
+        context = None if isinstance(row, int) else row
+        coded = rans.decode(self.codes, model.frequencies, model.precision, count, context)
+        whole = symbols.join_low(symbols.numbers(coded, self.tails, model), self.low, placed.splits, sizes)
+        result = whole.astype(np.float32)
+        if drawn is not None:
+            result -= drawn.size
+            result *= drawn.sign
+            return result
+        return self._moved_in(result, sizes, levels)
 
-    def _scaled(self, whole: npt.NDArray[np.int64], u: FloatArray | None) -> FloatArray:
-        numbers = whole.astype(np.float32)
-        if u is not None:
-            if self.inset_first or self.inset_rest:
-                raise UpdateError("a dither and an inset exclude each other")
-            numbers -= u
-            return numbers
-        at_most(self.inset_first, INSET // 2, "an inset")
-        at_most(self.inset_rest, INSET // 2, "an inset")
+    def _moved_in(self, numbers: FloatArray, sizes: Sequence[int], levels: Sequence[int]) -> FloatArray:
         size = np.abs(numbers)
-        inset = np.where(size > 1.5, np.float32(self.inset_rest / INSET), np.float32(self.inset_first / INSET))
-        return np.where(size > 0.5, np.copysign(size - inset, numbers), numbers)
+        insets = [insets_of(level, self.inset_first, self.inset_rest) for level in levels]
+        first, rest = (np.repeat(np.array(column, np.float32), sizes) for column in zip(*insets, strict=True))
+        level = size - np.where(size > 1.5, rest, first)
+        return np.where(size > 0.5, np.copysign(level, numbers), numbers).astype(np.float32, copy=False)
+
+
+def insets_of(level: int, first: int, rest: int) -> tuple[float, float]:
+    """Insets of a tensor of this level, for |q| = 1 and beyond; a level never moves by more than half a step."""
+    own = laplace_inset(level) / INSET
+    return min(0.5, first * own), min(0.5, rest * own)
+
+
+def _placed(values: FloatArray, places: npt.NDArray[np.intp] | Indices, count: int) -> FloatArray:
+    result = np.zeros(count, np.float32)
+    result[places] = values
+    return result

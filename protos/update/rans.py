@@ -11,73 +11,80 @@ decoder must end there with no word left, so a damaged stream is found with high
 
 from __future__ import annotations
 
+from bisect import bisect_right
+
 import numpy as np
 import numpy.typing as npt
 
 from protos.errors import UpdateError
 
-Tokens = npt.NDArray[np.integer]
+Tokens = npt.NDArray[np.int64]
 _LOW = 1 << 16
 SYMBOLS_PER_LANE = 4096
-MAX_SHORTER = 4
+_ONE_LANE = 1 << 16  # symbols up to which plain numbers are as quick as arrays
 _BLOCK = 512  # rows whose frequencies are looked up together: bounds the memory
 
 
-def layout(count: int, shorter: int = 0) -> tuple[int, int]:
-    """Rows and lanes for ``count`` symbols. ``shorter`` halves the rows that many times: faster, 3 bytes a lane more.
+def layout(count: int) -> tuple[int, int]:
+    """Rows and lanes for ``count`` symbols. A lane costs three bytes, and a row a few microseconds, whatever it is of.
 
-    >>> layout(10), layout(8192)
-    ((10, 1), (4096, 2))
+    >>> layout(10), layout(1 << 17)
+    ((10, 1), (4096, 32))
     """
-    lanes = max(1, count // (SYMBOLS_PER_LANE >> shorter))
+    lanes = 1 if count < _ONE_LANE else count // SYMBOLS_PER_LANE
     return -(-count // lanes), lanes
 
 
-def encode(tokens: Tokens, frequencies: npt.NDArray[np.int64], precision: int, shorter: int = 0) -> bytes:
+def encode(tokens: Tokens, frequencies: npt.NDArray[np.int64], precision: int) -> bytes:
     """Code tokens.
 
     Args:
         tokens: [n] indices into ``frequencies``, as one flat array over all contexts.
         frequencies: [contexts, symbols]; each context sums to 2**precision; that of every token is 1 or more.
         precision: up to 15.
-        shorter: see :func:`layout`.
     """
-    rows, lanes = layout(tokens.size, shorter)
-    likeliest = int(np.argmax(frequencies[0]))
-    padded = np.full(rows * lanes, likeliest, tokens.dtype)
-    padded[: tokens.size] = tokens
-    table = padded.reshape(rows, lanes)
-    total = 1 << precision
+    rows, lanes = layout(tokens.size)
+    if lanes == 1:
+        return _encode_lane(tokens, frequencies, precision)
+    table = tokens
+    if rows * lanes != tokens.size:
+        table = np.full(rows * lanes, int(np.argmax(frequencies[0])), np.int64)
+        table[: tokens.size] = tokens
+    table = table.reshape(rows, lanes)
     frequency = frequencies.ravel().astype(np.uint32)
     start = (np.cumsum(frequencies, axis=1) - frequencies).ravel().astype(np.uint32)
     # A state above this gives a word first. The frequency of a certain symbol is 2**precision: no state is above.
     limit = ((frequencies.ravel() << (32 - precision)) - 1).clip(0, 2**32 - 1).astype(np.uint32)
-    rest = np.uint32(total) - frequency
+    rest = np.uint32(1 << precision) - frequency
 
     state = np.full(lanes, _LOW, np.uint32)
-    quotient, shift = np.empty(lanes, np.uint32), np.uint32(16)
+    quotient, shifted = np.empty(lanes, np.uint32), np.empty(lanes, np.uint32)
+    sixteen = np.full(lanes, 16, np.uint32)  # arrays of one number: a scalar would be made one in every row
     given = np.empty((rows, lanes), np.uint16)
     gives = np.empty((rows, lanes), np.bool_)
+    greater, right_shift, floor_divide = np.greater, np.right_shift, np.floor_divide
+    multiply, add, putmask = np.multiply, np.add, np.putmask
     for stop in range(rows, 0, -_BLOCK):
         begin = max(0, stop - _BLOCK)
         block = table[begin:stop][::-1]
         columns = zip(
-            limit[block],
-            frequency[block],
-            rest[block],
-            start[block],
+            limit.take(block),
+            frequency.take(block),
+            rest.take(block),
+            start.take(block),
             given[begin:stop][::-1],
             gives[begin:stop][::-1],
             strict=True,
         )
         for most, f, other, first, word, gave in columns:
-            np.greater(state, most, out=gave)
+            greater(state, most, gave)
             word[:] = state
-            np.right_shift(state, shift, out=state, where=gave)
-            np.floor_divide(state, f, out=quotient)
-            np.multiply(quotient, other, out=quotient)
-            np.add(state, quotient, out=state)
-            np.add(state, first, out=state)
+            right_shift(state, sixteen, shifted)
+            putmask(state, gave, shifted)
+            floor_divide(state, f, quotient)
+            multiply(quotient, other, quotient)
+            add(state, quotient, state)
+            add(state, first, state)
     return state.astype("<u4").tobytes() + given[gives].astype("<u2").tobytes()
 
 
@@ -87,7 +94,6 @@ def decode(
     precision: int,
     count: int,
     context: npt.NDArray[np.integer] | None = None,
-    shorter: int = 0,
 ) -> npt.NDArray[np.int64]:
     """The inverse of :func:`encode`: symbols [count], without their contexts.
 
@@ -97,39 +103,44 @@ def decode(
     Raises:
         UpdateError: the stream is cut, too long, or not what an encoder made.
     """
-    rows, lanes = layout(count, shorter)
+    rows, lanes = layout(count)
     if len(data) < 4 * lanes or len(data) % 2 or len(data) > 4 * lanes + 2 * rows * lanes:
         raise UpdateError(f"{len(data)} bytes are no stream of {count} symbols")
     state = np.frombuffer(data, "<u4", lanes).astype(np.int64)
     words = np.frombuffer(data, "<u2", offset=4 * lanes).astype(np.int64)
     if (state < _LOW).any():
         raise UpdateError("a state is too small")
-    total = 1 << precision
-    contexts = frequencies.shape[0]
+    if lanes == 1:
+        return _decode_lane(int(state[0]), words.tolist(), frequencies, precision, count, context)
     starts = np.cumsum(frequencies, axis=1) - frequencies
-    of_slot = np.stack([np.repeat(np.arange(row.size), row) for row in frequencies])
-    frequency = np.take_along_axis(frequencies, of_slot, axis=1).ravel()
-    offset = (np.arange(total) - np.take_along_axis(starts, of_slot, axis=1)).ravel()
-    base = np.zeros((rows, lanes), np.int64)
-    if context is not None and contexts > 1:
-        base.ravel()[:count] = context
-        base *= total
+    symbols = frequencies.shape[1]
+    # What a slot holds: its symbol, the frequency of that, and how far into its share the slot lies.
+    of_slot = np.repeat(np.tile(np.arange(symbols), len(frequencies)), frequencies.ravel())
+    frequency = np.repeat(frequencies.ravel(), frequencies.ravel())
+    offset = np.tile(np.arange(1 << precision), len(frequencies)) - np.repeat(starts.ravel(), frequencies.ravel())
+    # The slots of a context lie behind those of the one before.
+    slots = np.zeros((rows, lanes), np.int64)
+    if context is not None:
+        slots.ravel()[:count] = context
+        slots <<= precision
 
-    slots = np.empty((rows, lanes), np.int64)
+    kept = np.empty(lanes, np.int64)
     scale, bias = np.empty(lanes, np.int64), np.empty(lanes, np.int64)
     low = np.empty(lanes, np.bool_)
+    bits, mask = np.full(lanes, precision), np.full(lanes, (1 << precision) - 1)
+    least = np.full(lanes, _LOW)
+    bitwise_and, right_shift, multiply, add, less = np.bitwise_and, np.right_shift, np.multiply, np.add, np.less
     taken = 0
-    for row, slot in zip(base, slots, strict=True):
-        np.bitwise_and(state, total - 1, out=slot)
-        if contexts > 1:
-            slot += row
-        np.right_shift(state, precision, out=state)
-        np.take(frequency, slot, out=scale, mode="clip")
-        np.take(offset, slot, out=bias, mode="clip")
-        np.multiply(state, scale, out=state)
-        np.add(state, bias, out=state)
-        np.less(state, _LOW, out=low)
-        short = np.flatnonzero(low)
+    for row in slots:
+        bitwise_and(state, mask, kept)
+        add(row, kept, row)
+        right_shift(state, bits, state)
+        frequency.take(row, out=scale, mode="clip")
+        offset.take(row, out=bias, mode="clip")
+        multiply(state, scale, state)
+        add(state, bias, state)
+        less(state, least, low)
+        short = low.nonzero()[0]
         if short.size:
             fresh = words[taken : taken + short.size]
             if fresh.size < short.size:
@@ -138,5 +149,46 @@ def decode(
             state[short] = (state[short] << 16) | fresh
     if taken != words.size or (state != _LOW).any():
         raise UpdateError("the stream does not end where it must")
-    symbols: npt.NDArray[np.int64] = of_slot.ravel()[slots.ravel()[:count]]
-    return symbols
+    decoded: npt.NDArray[np.int64] = of_slot.take(slots.ravel()[:count])
+    return decoded
+
+
+def _encode_lane(tokens: Tokens, frequencies: npt.NDArray[np.int64], precision: int) -> bytes:
+    """The stream of a single lane, number by number."""
+    shares = frequencies.ravel().tolist()
+    starts = (np.cumsum(frequencies, axis=1) - frequencies).ravel().tolist()
+    state, words = _LOW, []
+    room = 32 - precision
+    for token in tokens[::-1].tolist():
+        share = shares[token]
+        if state >= share << room:
+            words.append(state & 0xFFFF)
+            state >>= 16
+        state = ((state // share) << precision) + state % share + starts[token]
+    return state.to_bytes(4, "little") + np.array(words[::-1], "<u2").tobytes()
+
+
+def _decode_lane(
+    state: int,
+    words: list[int],
+    frequencies: npt.NDArray[np.int64],
+    precision: int,
+    count: int,
+    context: npt.NDArray[np.integer] | None,
+) -> npt.NDArray[np.int64]:
+    shares, starts = frequencies.tolist(), (np.cumsum(frequencies, axis=1) - frequencies).tolist()
+    mask, taken = (1 << precision) - 1, 0
+    decoded = []
+    for row in [0] * count if context is None else context.tolist():
+        slot = state & mask
+        symbol = bisect_right(starts[row], slot) - 1
+        decoded.append(symbol)
+        state = shares[row][symbol] * (state >> precision) + slot - starts[row][symbol]
+        if state < _LOW:
+            if taken == len(words):
+                raise UpdateError("the stream ends too early")
+            state = state << 16 | words[taken]
+            taken += 1
+    if taken != len(words) or state != _LOW:
+        raise UpdateError("the stream does not end where it must")
+    return np.array(decoded, np.int64)

@@ -1,32 +1,20 @@
 """Finds the step at which an entropy-coded tree costs what it may.
 
-The rate falls by about one bit a coordinate when the step doubles, less when most numbers are 0 already; it looks at a
-sample first, with ideal models, and then a few times at everything, tables included.
+The rate falls by about one bit a coordinate when the step doubles, less when most numbers are 0 already. A sample is
+looked at first, then everything, headers and tables included.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
-from protos.update import symbols
-
-_TOLERANCE = 0.002  # of the budget, from below
-_LOOKS_AT_ALL = 3
-_GUESSED_TABLE_BITS = 8.0 * 12
-
-
-class Scaled(Protocol):
-    """Values and the unit of their step."""
-
-    @property
-    def values(self) -> npt.NDArray[np.float32]: ...
-    @property
-    def scale(self) -> float: ...
+_TOLERANCE = 0.001  # of the budget, from below
+_TOLERANCE_BITS = 12.0
+_LOOKS_AT_SAMPLE = 12
+_SMALL = 1 << 16
+_SLOPE_OVER = 0.02
 
 
 class Priced(Protocol):
@@ -38,87 +26,82 @@ class Priced(Protocol):
     def fixed_bits(self) -> float: ...
 
 
-S = TypeVar("S", bound=Scaled)
 P = TypeVar("P", bound=Priced)
 
 
-def payload_bits(budget_bits: float, header_bits: float, tensors: int) -> float:
-    """What is left for the coordinates themselves, about, before a model is known."""
-    return max(budget_bits - header_bits - tensors * _GUESSED_TABLE_BITS, budget_bits / 2)
+def payload_bits(budget_bits: float, fixed_bits: float) -> float:
+    """What coordinates may cost beside what is there anyway.
+
+    All counts. But once headers take more than half of the budget, the coordinates get as many bits as they do, up to
+    the whole budget: a tiny head would else be rounded to nothing to pay for its names.
+
+    >>> payload_bits(1000, 100), payload_bits(1000, 600), payload_bits(1000, 2000)
+    (900, 600, 1000)
+    """
+    return max(budget_bits - fixed_bits, min(budget_bits, fixed_bits))
 
 
 def step_for(
-    sources: Sequence[S],
-    price: Callable[[S, float], P],
-    sample: Sequence[S],
-    estimate: Callable[[S, float], float],
+    sample: Callable[[float], Priced] | None,
+    whole: Callable[[float], P],
     budget_bits: float,
-    header_bits: float,
-) -> tuple[float, list[P]]:
-    """A step whose cost is at most the budget or a little over, and the priced sources at it.
+    *,
+    count: int,
+    top: float,
+    finest: float,
+) -> tuple[float, P]:
+    """A step whose cost is at most the budget or a little over, and the price at it.
 
-    Headers, tables and states count, but never take more than half of the budget: a tiny head would else be rounded
-    to nothing to pay for its names.
+    Args:
+        sample: what all coordinates would about cost at a step; None: look at everything at once.
+        whole: what they do cost.
+        count: of the coordinates that travel.
+        top: the greatest of their absolute values.
+        finest: the least step.
     """
-    count = sum(source.values.size for source in sources)
-    more = count / sum(part.values.size for part in sample)
-    top = max(max(float(s.values.max()), -float(s.values.min())) / s.scale for s in sources)
-    finest, coarsest = math.log2(top / symbols.MAX_WHOLE), math.log2(top) + 12
-    goal = payload_bits(budget_bits, header_bits, len(sources))
-    start = min(coarsest, max(finest, math.log2(top) - goal / count))
-    place, slope = _solve(
-        lambda at: sum(estimate(part, 2.0**at) for part in sample) * more - goal,
-        (start, finest, coarsest),
-        count,
-        0.002 * goal,
-    )
-    best: tuple[float, float, list[P]] | None = None
-    for _ in range(_LOOKS_AT_ALL):
-        priced = [price(source, 2.0**place) for source in sources]
-        fixed = sum(one.fixed_bits for one in priced) + header_bits
-        goal = max(budget_bits - fixed, budget_bits / 2)
-        over = sum(one.coded_bits for one in priced) - goal
-        # Below the budget is better than above it, and nearer is better than further.
-        rank = abs(over) * (4 if over > 0 else 1)
-        if best is None or rank < best[0]:
-            best = rank, place, priced
-        if -_TOLERANCE * budget_bits <= over <= 0:
-            break
-        place = min(coarsest, max(finest, place + (over + 0.4 * _TOLERANCE * budget_bits) / slope))
-    assert best is not None
-    return 2.0 ** best[1], best[2]
-
-
-def _solve(
-    excess: Callable[[float], float], within: tuple[float, float, float], count: int, tolerance: float
-) -> tuple[float, float]:
-    """Where a falling function of log2(step) is 0, and how many bits it falls there for one doubling.
-
-    Regula falsi after Illinois, from a start that is stepped away from until the sign turns.
-    """
-    place, low, high = within
-    value = excess(place)
+    low, high = math.log2(finest), math.log2(top) + 12
+    at = min(high, max(low, math.log2(top) - payload_bits(budget_bits, 400.0) / count))
     slope = 0.7 * count
-    below: tuple[float, float] | None = None
-    above: tuple[float, float] | None = None
-    for _ in range(24):
-        if abs(value) <= tolerance:
+    if sample is not None:
+        at, slope, _ = _search(sample, budget_bits, (at, low, high), slope, 0.0005, _LOOKS_AT_SAMPLE)
+    tolerance = _TOLERANCE if count > _SMALL else min(_TOLERANCE, _TOLERANCE_BITS / budget_bits)
+    looks = _LOOKS_AT_SAMPLE if sample is None else 3
+    at, _, priced = _search(whole, budget_bits, (at, low, high), slope, tolerance, looks)
+    return 2.0**at, priced
+
+
+def _search(
+    price: Callable[[float], P],
+    budget_bits: float,
+    place: tuple[float, float, float],
+    slope: float,
+    tolerance: float,
+    looks: int,
+) -> tuple[float, float, P]:
+    """Secants, kept between the nearest place above the budget and the nearest below: (log2 step, slope, price)."""
+    at, low, high = place
+    dear, cheap = low, high  # too fine, and too coarse
+    last: tuple[float, float] | None = None
+    best: tuple[float, float, P] | None = None
+    for _ in range(looks):
+        priced = price(2.0**at)
+        over = priced.coded_bits - payload_bits(budget_bits, priced.fixed_bits) + 0.4 * tolerance * budget_bits
+        # Below the budget is better than above it, and nearer is better than further.
+        rank = abs(over) * (4 if over > 0.4 * tolerance * budget_bits else 1)
+        if best is None or rank < best[0]:
+            best = rank, at, priced
+        if abs(over) <= 0.5 * tolerance * budget_bits:
             break
-        if value > 0:
-            above = (place, value)
-            below = below and (below[0], below[1] / 2)
-        else:
-            below = (place, value)
-            above = above and (above[0], above[1] / 2)
-        if above and below:
-            following = above[0] + (below[0] - above[0]) * above[1] / (above[1] - below[1])
-        else:
-            stride = value / slope
-            following = min(high, max(low, place + math.copysign(max(abs(stride), 0.3), stride)))
-        if following == place:
+        # A slope between places that are close together would be that of the noise.
+        if last is not None and abs(at - last[0]) > _SLOPE_OVER:
+            slope = max(slope / 4, (last[1] - over) / (at - last[0]))
+        last = (at, over)
+        dear, cheap = (max(dear, at), cheap) if over > 0 else (dear, min(cheap, at))
+        following = at + math.copysign(min(3.0, abs(over) / slope), over)
+        if not dear < following < cheap:
+            following = (dear + cheap) / 2
+        if following == at or not low <= following <= high:
             break
-        new = excess(following)
-        if new != value:
-            slope = max(0.02 * count, abs((new - value) / (following - place)))
-        place, value = following, new
-    return place, slope
+        at = following
+    assert best is not None
+    return best[1], slope, best[2]

@@ -1,7 +1,9 @@
 """A tensor that was rotated chunk by chunk and rounded to the best levels for a Gaussian: how to read it.
 
 A chunk x of n = 2**k coordinates travels as codes of y = H (s * x), with H the orthonormal Hadamard matrix and s random
-signs; it is read as ``scale * s * H q``. The first coordinates of a chunk have a bit more than the others, which is
+signs; it is read as ``scale * s * H q``. Chunks of 256 or fewer are turned three times, with signs of their own each
+time: once is too little like a uniform rotation there, and the mean of many codings would be off by up to 5 % of the
+norm squared at 16 coordinates. The first coordinates of a chunk have a bit more than the others, which is
 how a fraction of a bit is made; with no bit at all for the others, less than one.
 """
 
@@ -23,6 +25,7 @@ from protos.update.trees import FloatArray
 
 MIN_CHUNK, MAX_CHUNK = 16, 1 << 16
 _SMALLEST = 64  # a rest below this is filled up with zeros to a power of two, which is less than one more scale costs
+_TURNED_ONCE = 512  # coordinates from which one turn is enough
 
 
 def chunks(count: int, chunk: int) -> list[tuple[int, int, int]]:
@@ -42,7 +45,7 @@ def chunks(count: int, chunk: int) -> list[tuple[int, int, int]]:
         rest = count - begin
         size = 1 << (rest.bit_length() - 1)
         if size < min(_SMALLEST, chunk):
-            size = 1 << (rest - 1).bit_length()
+            size = max(MIN_CHUNK, 1 << (rest - 1).bit_length())
         pieces.append((begin, 1, size))
         begin += size
     return pieces
@@ -72,11 +75,41 @@ def rotate(rows: FloatArray) -> FloatArray:
     return turned.reshape(number, size)
 
 
-def signs(seed: int, count: int) -> FloatArray:
+def signs(seed: int, count: int, purpose: int) -> FloatArray:
     """float32 [count] of -1 and 1."""
-    raw = dither.words(seed, dither.SIGNS, -(-count // 16)).astype("<u2", copy=False).view(np.uint8)
+    raw = dither.words(seed, purpose, -(-count // 16)).astype("<u2", copy=False).view(np.uint8)
     bits = np.unpackbits(raw, bitorder="little")[:count]
     return np.float32(1) - np.float32(2) * bits.astype(np.float32)
+
+
+class Rotation:
+    """Random signs and Hadamard transforms of every chunk."""
+
+    def __init__(self, pieces: list[tuple[int, int, int]], seed: int) -> None:
+        self.padded = sum(number * size for _, number, size in pieces)
+        self._small = next((begin for begin, _, size in pieces if size < _TURNED_ONCE), self.padded)
+        first, *more = dither.SIGNS
+        self._first = signs(seed, self.padded, first)
+        self._more = [signs(seed, self.padded - self._small, purpose) for purpose in more]
+
+    def there(self, rows: FloatArray, begin: int) -> FloatArray:
+        """Chunks [k, size] from coordinate ``begin`` on, turned."""
+        for sign in self._signs(begin, rows.shape):
+            rows = rotate(rows * sign)
+        return rows
+
+    def back(self, rows: FloatArray, begin: int) -> FloatArray:
+        """The inverse of :meth:`there`."""
+        for sign in reversed(self._signs(begin, rows.shape)):
+            rows = rotate(rows) * sign
+        return rows
+
+    def _signs(self, begin: int, shape: tuple[int, ...]) -> list[FloatArray]:
+        stop = begin + shape[0] * shape[1]
+        own = [self._first[begin:stop]]
+        if shape[1] < _TURNED_ONCE:
+            own += [one[begin - self._small : stop - self._small] for one in self._more]
+        return [one.reshape(shape) for one in own]
 
 
 @dataclass(frozen=True)
@@ -130,13 +163,13 @@ class Rotated:
         poor: FloatArray,
         scale: npt.NDArray[np.floating],
     ) -> FloatArray:
-        padded = sum(number * size for _, number, size in pieces)
-        result = np.empty(padded, np.float32)
+        rotation = Rotation(pieces, self.seed)
+        result = np.empty(rotation.padded, np.float32)
         for (begin, number, size), one_rich, one_poor, own in _shares(pieces, self.mixed, rich, poor, scale):
             rows = np.concatenate([one_rich, one_poor], axis=1)
-            turned = rotate(rows) * own[:, None].astype(np.float32)
+            turned = rotation.back(rows, begin) * own[:, None].astype(np.float32)
             result[begin : begin + number * size] = turned.ravel()
-        return result * signs(self.seed, padded)
+        return result
 
 
 def _shares(

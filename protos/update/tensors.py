@@ -11,7 +11,7 @@ wrong lengths, steps that are not finite or absurd, and codes past the end.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,7 @@ from protos.update.trees import Shapes, Tree
 
 __all__ = [
     "ABSURD",
+    "WHOLE_TREE",
     "Codebook",
     "EncodedTensor",
     "EntropyCoded",
@@ -40,12 +41,15 @@ __all__ = [
     "decode",
 ]
 
+# The name of a tensor that is all tensors of a tree, flat, one after the other in the order of their names.
+WHOLE_TREE = "*"
+
 Values = Float32 | Float16 | UniformGrid | Codebook | EntropyCoded | Rotated | Sparse
 
 
 @dataclass(frozen=True)
 class EncodedTensor:
-    """A named array as it travels."""
+    """A named array as it travels, or a whole tree of them: :data:`WHOLE_TREE`, of shape (coordinates,)."""
 
     name: str
     shape: tuple[int, ...]
@@ -63,24 +67,40 @@ def decode(tensors: Iterable[EncodedTensor], expected: Shapes) -> Tree:
     """
     tree: Tree = {}
     for tensor in tensors:
-        if tensor.name not in expected:
+        if tensor.name == WHOLE_TREE and WHOLE_TREE not in expected:
+            names = sorted(expected)
+            if tree:
+                raise UpdateError("a whole tree beside its tensors")
+        elif tensor.name in expected:
+            names = [tensor.name]
+        else:
             raise UpdateError(f"unexpected tensor {tensor.name!r}")
-        if tensor.name in tree:
+        if not tree.keys().isdisjoint(names):
             raise UpdateError("twice in one update", where=tensor.name)
-        shape = tuple(expected[tensor.name])
-        if tensor.shape != shape:
-            raise UpdateError(f"declared shape {tensor.shape}, expected {shape}", where=tensor.name)
-        try:
-            values = tensor.values.values(math.prod(shape))
-        except UpdateError as error:
-            raise UpdateError(error.what, where=tensor.name) from error
-        if values.size and not float(np.abs(values).max()) <= ABSURD:
-            raise UpdateError(f"a coordinate is beyond {ABSURD:g}", where=tensor.name)
-        tree[tensor.name] = values.reshape(shape)
+        tree |= _decoded(tensor, {name: tuple(expected[name]) for name in names})
     missing = sorted(set(expected) - set(tree))
     if missing:
         raise UpdateError(f"tensors missing: {missing}")
     return tree
+
+
+def _decoded(tensor: EncodedTensor, expected: Mapping[str, tuple[int, ...]]) -> Tree:
+    """The arrays that one tensor is: itself, or a whole tree."""
+    sizes = [math.prod(shape) for shape in expected.values()]
+    shape = (sum(sizes),) if tensor.name not in expected else expected[tensor.name]
+    if tensor.shape != shape:
+        raise UpdateError(f"declared shape {tensor.shape}, expected {shape}", where=tensor.name)
+    try:
+        if isinstance(tensor.values, EntropyCoded):
+            values = tensor.values.values(sum(sizes), sizes)
+        else:
+            values = tensor.values.values(sum(sizes))
+    except UpdateError as error:
+        raise UpdateError(error.what, where=tensor.name) from error
+    if values.size and not float(np.abs(values).max()) <= ABSURD:
+        raise UpdateError(f"a coordinate is beyond {ABSURD:g}", where=tensor.name)
+    ends = np.cumsum(sizes)[:-1]
+    return {name: part.reshape(own) for (name, own), part in zip(expected.items(), np.split(values, ends), strict=True)}
 
 
 def as_float32(tree: Tree) -> tuple[EncodedTensor, ...]:

@@ -108,32 +108,30 @@ class Codebook(_message.Message):
     def __init__(self, bits: _Optional[int] = ..., levels: _Optional[bytes] = ..., codes: _Optional[bytes] = ...) -> None: ...
 
 class EntropyCoded(_message.Message):
-    __slots__ = ("step", "seed", "share", "split", "by_dither", "inset_first", "inset_rest", "table", "codes", "low", "tails", "shorter")
+    __slots__ = ("step", "seed", "share", "inset_first", "inset_rest", "table", "codes", "low", "tails", "levels", "gains")
     STEP_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     SHARE_FIELD_NUMBER: _ClassVar[int]
-    SPLIT_FIELD_NUMBER: _ClassVar[int]
-    BY_DITHER_FIELD_NUMBER: _ClassVar[int]
     INSET_FIRST_FIELD_NUMBER: _ClassVar[int]
     INSET_REST_FIELD_NUMBER: _ClassVar[int]
     TABLE_FIELD_NUMBER: _ClassVar[int]
     CODES_FIELD_NUMBER: _ClassVar[int]
     LOW_FIELD_NUMBER: _ClassVar[int]
     TAILS_FIELD_NUMBER: _ClassVar[int]
-    SHORTER_FIELD_NUMBER: _ClassVar[int]
+    LEVELS_FIELD_NUMBER: _ClassVar[int]
+    GAINS_FIELD_NUMBER: _ClassVar[int]
     step: float
     seed: int
     share: int
-    split: int
-    by_dither: bool
     inset_first: int
     inset_rest: int
     table: bytes
     codes: bytes
     low: bytes
     tails: bytes
-    shorter: int
-    def __init__(self, step: _Optional[float] = ..., seed: _Optional[int] = ..., share: _Optional[int] = ..., split: _Optional[int] = ..., by_dither: _Optional[bool] = ..., inset_first: _Optional[int] = ..., inset_rest: _Optional[int] = ..., table: _Optional[bytes] = ..., codes: _Optional[bytes] = ..., low: _Optional[bytes] = ..., tails: _Optional[bytes] = ..., shorter: _Optional[int] = ...) -> None: ...
+    levels: bytes
+    gains: bytes
+    def __init__(self, step: _Optional[float] = ..., seed: _Optional[int] = ..., share: _Optional[int] = ..., inset_first: _Optional[int] = ..., inset_rest: _Optional[int] = ..., table: _Optional[bytes] = ..., codes: _Optional[bytes] = ..., low: _Optional[bytes] = ..., tails: _Optional[bytes] = ..., levels: _Optional[bytes] = ..., gains: _Optional[bytes] = ...) -> None: ...
 
 class Rotated(_message.Message):
     __slots__ = ("chunk", "seed", "bits", "mixed", "scale", "codes")
@@ -269,18 +267,20 @@ class SettledEnergy(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., energy: _Optional[_Iterable[_Union[PhaseEnergy, _Mapping]]] = ...) -> None: ...
 
 class NextOrderRequest(_message.Message):
-    __slots__ = ("device_id", "session", "settled", "bundle_id", "head_version")
+    __slots__ = ("device_id", "session", "settled", "bundle_id", "head_version", "rebuilds")
     DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     SETTLED_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
     HEAD_VERSION_FIELD_NUMBER: _ClassVar[int]
+    REBUILDS_FIELD_NUMBER: _ClassVar[int]
     device_id: str
     session: str
     settled: _containers.RepeatedCompositeFieldContainer[SettledEnergy]
     bundle_id: str
     head_version: str
-    def __init__(self, device_id: _Optional[str] = ..., session: _Optional[str] = ..., settled: _Optional[_Iterable[_Union[SettledEnergy, _Mapping]]] = ..., bundle_id: _Optional[str] = ..., head_version: _Optional[str] = ...) -> None: ...
+    rebuilds: bool
+    def __init__(self, device_id: _Optional[str] = ..., session: _Optional[str] = ..., settled: _Optional[_Iterable[_Union[SettledEnergy, _Mapping]]] = ..., bundle_id: _Optional[str] = ..., head_version: _Optional[str] = ..., rebuilds: _Optional[bool] = ...) -> None: ...
 
 class NextOrderResponse(_message.Message):
     __slots__ = ("wait", "train", "rejoin")
@@ -305,15 +305,27 @@ class Rejoin(_message.Message):
     def __init__(self) -> None: ...
 
 class Head(_message.Message):
-    __slots__ = ("version", "tensors")
+    __slots__ = ("version", "tensors", "base", "differences")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TENSORS_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    DIFFERENCES_FIELD_NUMBER: _ClassVar[int]
     version: str
     tensors: _containers.RepeatedCompositeFieldContainer[Tensor]
-    def __init__(self, version: _Optional[str] = ..., tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ...) -> None: ...
+    base: str
+    differences: _containers.RepeatedCompositeFieldContainer[Difference]
+    def __init__(self, version: _Optional[str] = ..., tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., base: _Optional[str] = ..., differences: _Optional[_Iterable[_Union[Difference, _Mapping]]] = ...) -> None: ...
+
+class Difference(_message.Message):
+    __slots__ = ("tensors", "scale")
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    SCALE_FIELD_NUMBER: _ClassVar[int]
+    tensors: _containers.RepeatedCompositeFieldContainer[Tensor]
+    scale: float
+    def __init__(self, tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., scale: _Optional[float] = ...) -> None: ...
 
 class TrainOrder(_message.Message):
-    __slots__ = ("run_id", "round", "plan_id", "bundle_id", "head", "steps", "inputs", "codec", "budget_j", "deadline_s", "seed")
+    __slots__ = ("run_id", "round", "plan_id", "bundle_id", "head", "steps", "inputs", "codec", "budget_j", "deadline_s", "seed", "costs")
     class InputsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -332,6 +344,7 @@ class TrainOrder(_message.Message):
     BUDGET_J_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_S_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    COSTS_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     round: int
     plan_id: str
@@ -343,7 +356,20 @@ class TrainOrder(_message.Message):
     budget_j: float
     deadline_s: float
     seed: int
-    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., plan_id: _Optional[str] = ..., bundle_id: _Optional[str] = ..., head: _Optional[_Union[Head, _Mapping]] = ..., steps: _Optional[int] = ..., inputs: _Optional[_Mapping[str, float]] = ..., codec: _Optional[_Union[Codec, _Mapping]] = ..., budget_j: _Optional[float] = ..., deadline_s: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
+    costs: CostHint
+    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., plan_id: _Optional[str] = ..., bundle_id: _Optional[str] = ..., head: _Optional[_Union[Head, _Mapping]] = ..., steps: _Optional[int] = ..., inputs: _Optional[_Mapping[str, float]] = ..., codec: _Optional[_Union[Codec, _Mapping]] = ..., budget_j: _Optional[float] = ..., deadline_s: _Optional[float] = ..., seed: _Optional[int] = ..., costs: _Optional[_Union[CostHint, _Mapping]] = ...) -> None: ...
+
+class CostHint(_message.Message):
+    __slots__ = ("embedding_j", "step_j", "sending_j", "work_w")
+    EMBEDDING_J_FIELD_NUMBER: _ClassVar[int]
+    STEP_J_FIELD_NUMBER: _ClassVar[int]
+    SENDING_J_FIELD_NUMBER: _ClassVar[int]
+    WORK_W_FIELD_NUMBER: _ClassVar[int]
+    embedding_j: float
+    step_j: float
+    sending_j: float
+    work_w: float
+    def __init__(self, embedding_j: _Optional[float] = ..., step_j: _Optional[float] = ..., sending_j: _Optional[float] = ..., work_w: _Optional[float] = ...) -> None: ...
 
 class DeviceReport(_message.Message):
     __slots__ = ("run_id", "round", "device_id", "plan_id", "bundle_id", "head_version", "steps_planned", "steps_done", "examples", "local_normaliser", "stop_reason", "loss_first", "loss_last", "engine", "energy", "update", "embedded", "train_s")
@@ -522,7 +548,7 @@ class RunStatus(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., name: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., plan_id: _Optional[str] = ..., bundle_id: _Optional[str] = ..., rounds_planned: _Optional[int] = ..., rounds: _Optional[_Iterable[_Union[RoundStatus, _Mapping]]] = ..., started_unix_s: _Optional[float] = ..., finished_unix_s: _Optional[float] = ...) -> None: ...
 
 class RoundStatus(_message.Message):
-    __slots__ = ("round", "state", "accuracy", "loss", "bytes_up", "bytes_down", "devices", "opened_unix_s", "closed_unix_s", "head_version")
+    __slots__ = ("round", "state", "accuracy", "loss", "bytes_up", "bytes_down", "devices", "opened_unix_s", "closed_unix_s", "head_version", "bias")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     ACCURACY_FIELD_NUMBER: _ClassVar[int]
@@ -533,6 +559,7 @@ class RoundStatus(_message.Message):
     OPENED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
     CLOSED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
     HEAD_VERSION_FIELD_NUMBER: _ClassVar[int]
+    BIAS_FIELD_NUMBER: _ClassVar[int]
     round: int
     state: str
     accuracy: float
@@ -543,7 +570,22 @@ class RoundStatus(_message.Message):
     opened_unix_s: float
     closed_unix_s: float
     head_version: str
-    def __init__(self, round: _Optional[int] = ..., state: _Optional[str] = ..., accuracy: _Optional[float] = ..., loss: _Optional[float] = ..., bytes_up: _Optional[int] = ..., bytes_down: _Optional[int] = ..., devices: _Optional[_Iterable[_Union[DeviceRound, _Mapping]]] = ..., opened_unix_s: _Optional[float] = ..., closed_unix_s: _Optional[float] = ..., head_version: _Optional[str] = ...) -> None: ...
+    bias: WeightBias
+    def __init__(self, round: _Optional[int] = ..., state: _Optional[str] = ..., accuracy: _Optional[float] = ..., loss: _Optional[float] = ..., bytes_up: _Optional[int] = ..., bytes_down: _Optional[int] = ..., devices: _Optional[_Iterable[_Union[DeviceRound, _Mapping]]] = ..., opened_unix_s: _Optional[float] = ..., closed_unix_s: _Optional[float] = ..., head_version: _Optional[str] = ..., bias: _Optional[_Union[WeightBias, _Mapping]] = ...) -> None: ...
+
+class WeightBias(_message.Message):
+    __slots__ = ("from_plan", "from_plan_ratio", "from_examples", "from_examples_ratio", "left_out")
+    FROM_PLAN_FIELD_NUMBER: _ClassVar[int]
+    FROM_PLAN_RATIO_FIELD_NUMBER: _ClassVar[int]
+    FROM_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    FROM_EXAMPLES_RATIO_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    from_plan: float
+    from_plan_ratio: float
+    from_examples: float
+    from_examples_ratio: float
+    left_out: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, from_plan: _Optional[float] = ..., from_plan_ratio: _Optional[float] = ..., from_examples: _Optional[float] = ..., from_examples_ratio: _Optional[float] = ..., left_out: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DeviceRound(_message.Message):
     __slots__ = ("device_id", "outcome", "steps_planned", "steps_done", "stop_reason", "budget_j", "weight", "bytes_up", "bytes_down", "energy", "examples", "loss", "embedded")
@@ -574,6 +616,64 @@ class DeviceRound(_message.Message):
     loss: float
     embedded: int
     def __init__(self, device_id: _Optional[str] = ..., outcome: _Optional[str] = ..., steps_planned: _Optional[int] = ..., steps_done: _Optional[int] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., budget_j: _Optional[float] = ..., weight: _Optional[float] = ..., bytes_up: _Optional[int] = ..., bytes_down: _Optional[int] = ..., energy: _Optional[_Iterable[_Union[PhaseEnergy, _Mapping]]] = ..., examples: _Optional[int] = ..., loss: _Optional[float] = ..., embedded: _Optional[int] = ...) -> None: ...
+
+class GetBudgetsRequest(_message.Message):
+    __slots__ = ("run_id",)
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    def __init__(self, run_id: _Optional[str] = ...) -> None: ...
+
+class GetBudgetsResponse(_message.Message):
+    __slots__ = ("run_id", "devices")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    DEVICES_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    devices: _containers.RepeatedCompositeFieldContainer[DeviceBudget]
+    def __init__(self, run_id: _Optional[str] = ..., devices: _Optional[_Iterable[_Union[DeviceBudget, _Mapping]]] = ...) -> None: ...
+
+class DeviceBudget(_message.Message):
+    __slots__ = ("device_id", "orders", "granted_j", "spent_j", "uncertain_j", "today_j", "unlimited", "fit")
+    DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
+    ORDERS_FIELD_NUMBER: _ClassVar[int]
+    GRANTED_J_FIELD_NUMBER: _ClassVar[int]
+    SPENT_J_FIELD_NUMBER: _ClassVar[int]
+    UNCERTAIN_J_FIELD_NUMBER: _ClassVar[int]
+    TODAY_J_FIELD_NUMBER: _ClassVar[int]
+    UNLIMITED_FIELD_NUMBER: _ClassVar[int]
+    FIT_FIELD_NUMBER: _ClassVar[int]
+    device_id: str
+    orders: int
+    granted_j: float
+    spent_j: float
+    uncertain_j: float
+    today_j: float
+    unlimited: int
+    fit: CostFit
+    def __init__(self, device_id: _Optional[str] = ..., orders: _Optional[int] = ..., granted_j: _Optional[float] = ..., spent_j: _Optional[float] = ..., uncertain_j: _Optional[float] = ..., today_j: _Optional[float] = ..., unlimited: _Optional[int] = ..., fit: _Optional[_Union[CostFit, _Mapping]] = ...) -> None: ...
+
+class CostFit(_message.Message):
+    __slots__ = ("rounds", "price", "deviation")
+    class PriceEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    class DeviationEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    PRICE_FIELD_NUMBER: _ClassVar[int]
+    DEVIATION_FIELD_NUMBER: _ClassVar[int]
+    rounds: int
+    price: _containers.ScalarMap[str, float]
+    deviation: _containers.ScalarMap[str, float]
+    def __init__(self, rounds: _Optional[int] = ..., price: _Optional[_Mapping[str, float]] = ..., deviation: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class ListDevicesRequest(_message.Message):
     __slots__ = ()

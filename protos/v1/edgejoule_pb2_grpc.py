@@ -309,6 +309,11 @@ class OperatorServiceStub:
                 request_serializer=protos_dot_v1_dot_edgejoule__pb2.ExportRunRequest.SerializeToString,
                 response_deserializer=protos_dot_v1_dot_edgejoule__pb2.ExportRunResponse.FromString,
                 _registered_method=True)
+        self.GetBudgets = channel.unary_unary(
+                '/edgejoule.v1.OperatorService/GetBudgets',
+                request_serializer=protos_dot_v1_dot_edgejoule__pb2.GetBudgetsRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_edgejoule__pb2.GetBudgetsResponse.FromString,
+                _registered_method=True)
 
 
 class OperatorServiceServicer:
@@ -345,6 +350,13 @@ class OperatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetBudgets(self, request, context):
+        """What devices were granted, spent, and may have spent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OperatorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -372,6 +384,11 @@ def add_OperatorServiceServicer_to_server(servicer, server):
                     servicer.ExportRun,
                     request_deserializer=protos_dot_v1_dot_edgejoule__pb2.ExportRunRequest.FromString,
                     response_serializer=protos_dot_v1_dot_edgejoule__pb2.ExportRunResponse.SerializeToString,
+            ),
+            'GetBudgets': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetBudgets,
+                    request_deserializer=protos_dot_v1_dot_edgejoule__pb2.GetBudgetsRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_edgejoule__pb2.GetBudgetsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -509,6 +526,33 @@ class OperatorService:
             '/edgejoule.v1.OperatorService/ExportRun',
             protos_dot_v1_dot_edgejoule__pb2.ExportRunRequest.SerializeToString,
             protos_dot_v1_dot_edgejoule__pb2.ExportRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetBudgets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgejoule.v1.OperatorService/GetBudgets',
+            protos_dot_v1_dot_edgejoule__pb2.GetBudgetsRequest.SerializeToString,
+            protos_dot_v1_dot_edgejoule__pb2.GetBudgetsResponse.FromString,
             options,
             channel_credentials,
             insecure,

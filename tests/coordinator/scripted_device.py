@@ -21,6 +21,7 @@ from protos.orders import (
     DeviceCard,
     DeviceReport,
     Engine,
+    Holding,
     MeterCard,
     Receipt,
     RejoinOrder,
@@ -34,6 +35,8 @@ from protos.update.trees import Tree
 from protos.v1 import edgejoule_pb2 as pb
 from protos.v1 import edgejoule_pb2_grpc as rpc
 
+# What a device says that cannot make heads from others.
+NOTHING = Holding()
 LITERT = Engine("ai-edge-litert", "2.3.0", "xnnpack")
 
 
@@ -68,16 +71,20 @@ class ScriptedDevice:
     def join(self, protocol: tuple[int, int] = PROTOCOL) -> Any:
         return self.stub.Join(card_to(self.card, protocol), timeout=20, wait_for_ready=True)
 
-    def ask(self, *settled: SettledEnergy) -> TrainOrder | WaitOrder | RejoinOrder:
+    def ask(self, *settled: SettledEnergy, holding: Holding = NOTHING) -> TrainOrder | WaitOrder | RejoinOrder:
         request = pb.NextOrderRequest(
-            device_id=self.card.device_id, session=self.card.session, settled=settled_to(settled)
+            device_id=self.card.device_id,
+            session=self.card.session,
+            settled=settled_to(settled),
+            head_version=holding.head_version,
+            rebuilds=holding.rebuilds,
         )
         return order_from(self.stub.NextOrder(request, timeout=20))
 
-    def order(self, round: int | None = None) -> TrainOrder:
+    def order(self, round: int | None = None, holding: Holding = NOTHING) -> TrainOrder:
         """Ask until there is an order (of this round)."""
         for _ in range(200):
-            order = self.ask()
+            order = self.ask(holding=holding)
             if isinstance(order, TrainOrder) and round in (None, order.round):
                 return order
             assert not isinstance(order, RejoinOrder)

@@ -171,6 +171,6 @@ def test_a_bundle_that_changes_while_it_is_copied_is_not_kept(plain_bundle: Path
 
 
 @pytest.mark.parametrize("codec", ["sign", "keep_largest"])
-def test_a_codec_that_needs_a_memory_is_refused_since_devices_keep_none(codec: str, tmp_path: Path) -> None:
-    with pytest.raises(PlanError, match="needs a memory"):
-        prepare(f'[run]\nbundle = "b"\n[update]\ncodec = "{codec}"\n', tmp_path)
+def test_a_codec_that_needs_a_memory_is_taken_since_devices_keep_one(codec: str, plain_bundle: Path) -> None:
+    text = f'[run]\nbundle = "{plain_bundle.name}"\n[update]\ncodec = "{codec}"\n'
+    assert prepare(text, plain_bundle.parent).plan.update.codec == codec

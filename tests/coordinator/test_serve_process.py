@@ -54,7 +54,7 @@ def _serve(state: Path, *options: str) -> subprocess.CompletedProcess[bytes]:
 
 
 def _play(
-    bundle: Path, start_server: Serve, fleet: Fleet, tools: Any, state: Path, kill_after: int | None
+    bundle: Path, start_server: Serve, fleet: Fleet, tools: Any, state: Path, kill_after: int | None, more: str = ""
 ) -> tuple[list[str], list[Verdict]]:
     """Three devices, two rounds; the server is killed once ``kill_after`` reports are acknowledged.
 
@@ -66,7 +66,7 @@ def _play(
         name: fleet(address, name, train_examples=count) for name, count in zip("abc", (40, 8, 120), strict=True)
     }
     with Operator(address) as operator:
-        run_id = operator.start_run(tools.plan(bundle, rounds=2, devices=3, quorum=1.0), bundle.parent)
+        run_id = operator.start_run(tools.plan(bundle, rounds=2, devices=3, quorum=1.0, more=more), bundle.parent)
     again: list[Verdict] = []
     acknowledged = 0
     for device in devices.values():
@@ -109,11 +109,26 @@ def test_killed_after_an_acknowledgement_the_run_ends_with_the_same_head_bit_for
     assert set(again) == {Verdict.DUPLICATE}, "what was acknowledged is held"
 
 
-def _calm(address: str, bundle: Path, fleet: Fleet, tools: Any) -> list[str]:
+@pytest.mark.parametrize("kill_after", [2, 3, 4])
+def test_killed_anywhere_devices_are_shown_the_same_coded_heads(
+    start_server: Serve, fleet: Fleet, tools: Any, tmp_path: Path, kill_after: int
+) -> None:
+    bundle = tools.bundle(tmp_path / "wide", width=60, classes=5)
+    coded = '[downlink]\ncodec = "uniform_stochastic"\nbits = 2\n'
+    with tools.served(tmp_path / "calm") as address:
+        undisturbed = _calm(address, bundle, fleet, tools, coded)
+    with tools.served(tmp_path / "whole") as address:
+        whole = _calm(address, bundle, fleet, tools)
+    disturbed, _ = _play(bundle, start_server, fleet, tools, tmp_path / "state", kill_after, coded)
+    assert disturbed == undisturbed
+    assert disturbed[:2] == whole[:2], "the coordinator's own head is not coded"
+
+
+def _calm(address: str, bundle: Path, fleet: Fleet, tools: Any, more: str = "") -> list[str]:
     class Running:
         """Stands for a server that is there already and is never killed."""
 
-    heads, _ = _play(bundle, lambda state: (Running(), address), fleet, tools, Path(), None)  # type: ignore[arg-type,return-value]
+    heads, _ = _play(bundle, lambda state: (Running(), address), fleet, tools, Path(), None, more)  # type: ignore[arg-type,return-value]
     return heads
 
 

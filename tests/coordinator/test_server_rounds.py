@@ -66,7 +66,7 @@ def test_a_device_without_a_meter_gets_no_order_with_a_budget(
         blind = fleet(address, "blind", meter=MeterCard("unknown"))
         blind.join()
         assert isinstance(blind.ask(), WaitOrder)
-        assert "blind has a budget and no meter" in operator.status(run_id)[0].reason
+        tools.until(lambda: "blind has a budget and no meter" in operator.status(run_id)[0].reason, "the reason")
         seeing = fleet(address, "seeing", budget_j=3.0)
         seeing.join()
         order = seeing.order()

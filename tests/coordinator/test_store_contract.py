@@ -11,14 +11,18 @@ import numpy as np
 import pytest
 from sqlalchemy import text
 
+from coordinator.budgets.cost_model import CostModel, Prices
+from coordinator.budgets.unbiased import Whole
 from coordinator.order_line import OrderLine
-from coordinator.store import devices, heads, reading, reports, runs
+from coordinator.status import WeightBias
+from coordinator.store import costs, devices, grants, heads, reading, reports, runs, shown
 from coordinator.store.database import AlreadyThereError, Database, sqlite_url
 from coordinator.store.runs import NewRun
+from coordinator.store.shown import StoredLink
 from protos.convert.reports import serialise_report
 from protos.energy import Method, Phase, PhaseEnergy
 from protos.errors import StoreError, UnknownRunError
-from protos.orders import DeviceCard, DeviceReport, Engine, MeterCard, StopReason
+from protos.orders import CostHint, DeviceCard, DeviceReport, Engine, MeterCard, StopReason
 from protos.update.tensors import as_float32
 from protos.update.trees import Tree, version
 
@@ -96,6 +100,22 @@ def test_reports_come_back_as_they_came_in_the_order_of_acceptance(db: Database)
         assert reports.devices_in(connection, "run-1", 1) == ["b", "a"]
         assert reports.holds(connection, "run-1", 1, "a")
         assert not reports.holds(connection, "run-1", 2, "a")
+
+
+def test_what_devices_hold_comes_back_with_the_way_there(db: Database) -> None:
+    started(db)
+    links = [StoredLink("head-a", "head-b", b"\0\xff"), StoredLink("head-b", "head-c", b"")]
+    for seed, kept in ((1, links[:1]), (2, links), (3, links[1:])):
+        with db.writing() as connection:
+            shown.put(connection, "run-1", head(seed), kept)
+        with db.reading() as connection:
+            found = shown.get(connection, "run-1")
+            assert found is not None
+            assert version(found[0]) == version(head(seed))
+            assert found[1] == kept
+            assert shown.get(connection, "run-2") is None
+            with pytest.raises(UnknownRunError):
+                heads.get(connection, version(head(seed - 1))) if seed > 1 else heads.get(connection, "head-none")
 
 
 def test_one_device_has_one_report_in_a_round(db: Database) -> None:
@@ -282,3 +302,52 @@ def test_a_locked_database_is_a_store_error(tmp_path: Path, monkeypatch: pytest.
     other.close()
     started(db)
     db.close()
+
+
+def test_the_ledger_counts_each_joule_once_and_what_is_not_told_as_uncertain(db: Database) -> None:
+    started(db)
+    hint = CostHint(0.0, 0.1, 0.25, 3.0)
+    lines = [
+        OrderLine("a", 5, 8.0, 4.0, 0.5, 2.0, 3.0, 2.5, hint),
+        OrderLine("b", 7, 2.5, expected_j=1.0),
+    ]
+    with db.writing() as connection:
+        grants.add(connection, "run-1", 1, lines, 1000.0)
+        grants.add(connection, "run-1", 1, [OrderLine("a", 5, 99.0)], 2000.0)
+    with db.reading() as connection:
+        found = grants.complete(connection, "run-1", 1, runs.lines_of(connection, "run-1", 1))
+        assert (found["a"].budget_j, found["a"].factor, found["a"].costs) == (None, 2.0, hint)
+        before = grants.accounts(connection, "run-1", 0.0)
+        assert (before["a"].granted_j, before["a"].uncertain_j, before["a"].pending_j) == (8.0, 8.0, 2.5)
+    accept(db, report_of("a", 2.0))
+    told = [PhaseEnergy(phase, 0.5, 1.0, 0.0, "measured", "s", None) for phase in (Phase.EMBED, Phase.ENCODE)]
+    with db.writing() as connection:
+        for _ in range(2):
+            reports.settle(connection, "run-1", 1, "a", told)
+        half = grants.accounts(connection, "run-1", 0.0)["a"]
+        assert (half.spent_j, half.uncertain_j) == (3.0, 0.5), "twice what sending is expected to cost"
+        assert grants.lessons(connection, "run-1", 1, "a") == []
+        reports.settle(connection, "run-1", 1, "a", [PhaseEnergy(Phase.SEND, 0.25, 1.0, 0.0, "measured", "s", None)])
+        (lesson,) = grants.lessons(connection, "run-1", 1, "a")
+        assert (lesson.steps, lesson.embedded) == (5, 40)
+        grants.learnt(connection, "run-1", 1, "a")
+        assert grants.lessons(connection, "run-1", 1, "a") == []
+        whole = grants.accounts(connection, "run-1", 1500.0)
+    assert (whole["a"].spent_j, whole["a"].uncertain_j, whole["a"].today_j) == (3.25, 0.0, 0.0)
+    assert (whole["b"].spent_j, whole["b"].uncertain_j) == (0.0, 2.5)
+
+
+def test_plans_of_rounds_and_fits_of_devices_come_back_as_they_were(db: Database) -> None:
+    started(db)
+    kept = costs.KeptPlan(Whole(3.0, 30.0), {"a": 1.0, "b": 2.0}, WeightBias(0.25, None, 0.5, 2.0, ("c",)))
+    model = CostModel(Prices(*(0.1 * (at + 1) for at in range(9))))
+    with db.writing() as connection:
+        costs.keep_plan(connection, "run-1", 1, costs.KeptPlan(None, {}, WeightBias(0.0, 1.0, 0.0, 1.0)))
+        costs.keep_plan(connection, "run-1", 1, kept)
+        for _ in range(2):
+            costs.keep(connection, "a", "sha256:1", model)
+    with db.reading() as connection:
+        assert costs.plans(connection, "run-1") == {1: kept}
+        assert costs.models(connection, "sha256:1")["a"].state() == model.state()
+        assert costs.models(connection, "sha256:2") == {}
+        assert reading.run_status(connection, "run-1").rounds[1].bias == kept.bias

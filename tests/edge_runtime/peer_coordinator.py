@@ -18,7 +18,7 @@ from protos.convert.orders import order_to
 from protos.convert.reports import parse_report
 from protos.manifest import MANIFEST_FILE
 from protos.model.bundle import Bundle
-from protos.orders import CodecOrder, DeviceReport, Order, SettledEnergy, TrainOrder, WaitOrder
+from protos.orders import CodecOrder, DeviceReport, Holding, Order, SettledEnergy, TrainOrder, WaitOrder
 from protos.update.tensors import as_float32
 from protos.update.trees import Tree, version
 from protos.v1 import edgejoule_pb2 as pb
@@ -62,6 +62,7 @@ class PeerCoordinator(rpc.DeviceServiceServicer):
         self.joins: list[Any] = []
         self.reports: list[bytes] = []
         self.settled: list[SettledEnergy] = []
+        self.holdings: list[Holding] = []
         self.leaves: list[str] = []
         self.fetches = 0
         self.verdict = pb.VERDICT_ACCEPTED
@@ -112,7 +113,8 @@ class PeerCoordinator(rpc.DeviceServiceServicer):
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "not now")
         if request.session not in self._known:
             return pb.NextOrderResponse(rejoin=pb.Rejoin())
-        self._note(lambda: self.settled.extend(settled_from(request.settled)))
+        holding = Holding(request.head_version, request.rebuilds)
+        self._note(lambda: (self.settled.extend(settled_from(request.settled)), self.holdings.append(holding)))
         order: Order = self.orders.popleft() if self.orders else WaitOrder(0.05, "nothing to do")
         return order_to(order)
 

@@ -46,7 +46,10 @@ def opened(root: Path, bundle: Bundle, fingerprint: str = "data", count: int = C
 def fill(cache: EmbeddingCache, embed: Recorder, blocks: int = 99) -> tuple[int, StopReason | None]:
     asked = iter(range(blocks))
     return cache.fill(
-        embed, RAW, allowed=lambda: None if next(asked, None) is not None else StopReason.BUDGET, now_s=lambda: 0.0
+        embed,
+        RAW,
+        allowed=lambda wanted: wanted if next(asked, None) is not None else StopReason.BUDGET,
+        now_s=lambda: 0.0,
     )
 
 
@@ -74,7 +77,7 @@ def test_what_was_embedded_before_an_error_is_kept(tmp_path: Path, bundle: Bundl
         return embed(raw)
 
     with pytest.raises(RuntimeError):
-        opened(tmp_path, bundle).fill(failing, RAW, allowed=lambda: None, now_s=lambda: 0.0)
+        opened(tmp_path, bundle).fill(failing, RAW, allowed=lambda wanted: wanted, now_s=lambda: 0.0)
     assert opened(tmp_path, bundle).rows == 16
 
 
@@ -96,7 +99,7 @@ def test_own_data_larger_than_memory_allows_are_embedded_a_few_at_a_time(tmp_pat
         done, _ = cache.fill(
             lambda block: np.zeros((len(block), width), np.int8),
             raw,
-            allowed=lambda: None if next(asked, None) is not None else StopReason.BUDGET,
+            allowed=lambda wanted: wanted if next(asked, None) is not None else StopReason.BUDGET,
             now_s=lambda: 0.0,
         )
         _, peak_bytes = tracemalloc.get_traced_memory()

@@ -22,7 +22,8 @@ from striped_data import write_data
 
 from protos.energy import Phase
 from protos.model.bundle import Bundle
-from protos.orders import StopReason
+from protos.orders import CodecOrder, StopReason
+from protos.v1 import edgejoule_pb2 as pb
 
 pytestmark = pytest.mark.processes
 ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith("EDGEJOULE_")}
@@ -116,6 +117,32 @@ def test_a_report_without_an_answer_survives_kill_9_and_is_sent_by_the_next_star
     assert (row["round"], row["embedded"], row["verdict"]) == (2, 0, "accepted")
     (send,) = [one for settled in peer.settled if settled.round == 1 for one in settled.energy]
     assert (send.phase, send.energy_j, send.flags) == (Phase.SEND, None, ("interrupted",))
+
+
+def test_kill_9_before_the_answer_moves_the_memory_of_a_codec_just_once(
+    peer: PeerCoordinator, start: Start, bundle: Bundle, tmp_path: Path
+) -> None:
+    orders = [order(bundle, number, codec=CodecOrder("sign", {})) for number in (1, 2)]
+    peer.orders.extend(orders)
+    calm = start(peer, "--max-rounds", "2", "--state", tmp_path / "calm")
+    _, errors = calm.communicate(timeout=60)
+    assert calm.returncode == 0, errors
+    undisturbed = [peer.read(index).update for index in range(2)]
+    peer.reports.clear()
+    peer.before_verdict = lambda context: context.abort(grpc.StatusCode.UNAVAILABLE, "no answer")
+    peer.orders.append(orders[0])
+    child = start(peer)
+    peer.until(lambda: len(peer.reports) >= 1)
+    child.kill()
+    child.communicate()
+    memory = tmp_path / "state" / "memory"
+    assert [one.suffix for one in memory.iterdir()] == [".next"]
+    # The coordinator had taken it: the same bytes again are a duplicate.
+    peer.before_verdict, peer.verdict = lambda context: None, pb.VERDICT_DUPLICATE
+    peer.orders.append(orders[1])
+    _, errors = start(peer, "--max-rounds", "1").communicate(timeout=60)
+    assert [peer.read(0).update, peer.read().update] == undisturbed, errors
+    assert [one.suffix for one in memory.iterdir()] == [".tree"]
 
 
 def test_a_report_that_cannot_be_stored_is_sent_from_memory_and_the_daemon_goes_on(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import strategies as st
 
 from protos.convert.energy import MIN_ENERGY_J
 from protos.energy import Phase, PhaseEnergy
 from protos.orders import (
     CodecOrder,
+    CostHint,
     DeviceCard,
     DeviceReport,
     Engine,
@@ -20,6 +23,7 @@ from protos.orders import (
     Verdict,
     WaitOrder,
 )
+from protos.update.downlink import MAX_SCALE, Difference
 from protos.update.tensors import EncodedTensor, Float16, Float32, UniformGrid
 
 uint32, uint64 = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
@@ -57,20 +61,26 @@ engines = st.builds(Engine, words, words, words)
 meters = st.builds(MeterCard, methods, words, words, words)
 cards = st.builds(DeviceCard, names, names, words, words, engines, meters, uint64, uint64, budget_j=st.none() | amounts)
 numbers = st.dictionaries(names, st.floats(-1e9, 1e9), max_size=5)
+differences = st.lists(
+    st.builds(Difference, tensors, st.just(1.0) | st.floats(2**-20, MAX_SCALE, width=32)), max_size=3
+).map(tuple)
+whole_heads = st.builds(lambda one: {"head": one, "base": "", "differences": ()}, tensors)
+made_heads = st.builds(lambda base, one: {"head": (), "base": base, "differences": one}, names, differences)
 train_orders = st.builds(
-    TrainOrder,
+    lambda how, **fields: TrainOrder(**how, **fields),
+    whole_heads | made_heads,
     run_id=names,
     round=uint32,
     plan_id=names,
     bundle_id=names,
     head_version=names,
-    head=tensors,
     steps=uint32,
     inputs=numbers,
     codec=st.builds(CodecOrder, names, numbers),
     budget_j=st.none() | amounts,
     deadline_s=amounts,
     seed=uint64,
+    costs=st.none() | st.builds(CostHint, amounts, amounts, amounts, amounts),
 )
 orders = st.one_of(train_orders, st.builds(WaitOrder, amounts, words), st.just(RejoinOrder()))
 losses = st.none() | st.floats(-1e9, 3.4e38)
@@ -146,6 +156,15 @@ def example_order() -> TrainOrder:
         budget_j=20.0,
         deadline_s=118.5,
         seed=2**63 - 1,
+        costs=CostHint(0.06, 0.004, 0.2, 3.5),
+    )
+
+
+def example_order_with_differences() -> TrainOrder:
+    """The same for a device that holds a head from which two differences lead to the ordered one."""
+    whole = example_order()
+    return replace(
+        whole, head=(), base="head-ba9876543210", differences=(Difference(whole.head), Difference(whole.head, 0.75))
     )
 
 

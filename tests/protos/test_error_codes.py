@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 
 import pytest
 from hypothesis import given
@@ -32,6 +33,8 @@ CODES = {
     "WaitExpired": 17,
     "UnknownRunError": 18,
     "UpdateError": 19,
+    "FlashError": 20,
+    "MismatchError": 21,
 }
 CLASSES = dict(inspect.getmembers(errors, lambda one: inspect.isclass(one) and issubclass(one, EdgejouleError)))
 text = st.text(max_size=40)
@@ -56,6 +59,13 @@ def test_an_error_can_be_caught_as_itself_and_as_the_root(name: str) -> None:
     assert (error.what, error.where, error.fix) == ("what", "where", "fix it")
     assert str(error) == "where: what; fix it"
     assert (CLASSES[name].__doc__ or "").strip()
+
+
+@pytest.mark.parametrize("name", sorted(CODES))
+def test_an_error_can_be_handed_from_one_process_to_another(name: str) -> None:
+    error = CLASSES[name]("what", where="where", fix="fix it")
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 (its own bytes)
+    assert (type(copy), str(copy)) == (type(error), str(error))
 
 
 @pytest.mark.parametrize(

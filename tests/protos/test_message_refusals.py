@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from google.protobuf.message import DecodeError
-from message_values import EXAMPLE_SHAPES, example_order, example_report
+from message_values import EXAMPLE_SHAPES, example_order, example_order_with_differences, example_report
 
 from protos.convert.cards import card_from, card_to
 from protos.convert.energy import MAX_ENERGY_RECORDS, settled_from
+from protos.convert.heads import MAX_DIFFERENCES
 from protos.convert.orders import order_from, order_to
 from protos.convert.reports import parse_report, receipt_from, report_from, report_to, serialise_report
 from protos.convert.tensors import MAX_TENSORS
@@ -115,6 +116,10 @@ def test_the_numbers_of_an_order_are_sensible(number: float) -> None:
         order = order_to(example_order())
         setattr(order.train, field, number)
         refused(order_from, order, field)
+    for field in ("embedding_j", "step_j", "sending_j", "work_w"):
+        order = order_to(example_order())
+        setattr(order.train.costs, field, number)
+        refused(order_from, order, f"costs.{field}")
     refused(order_from, pb.NextOrderResponse(wait=pb.Wait(retry_after_s=number)), "retry_after_s")
     if number < 0 and math.isfinite(number):
         return
@@ -138,6 +143,28 @@ def test_an_order_names_what_it_belongs_to(name: str) -> None:
     order = order_to(example_order())
     order.train.codec.name = name
     refused(order_from, order, "codec.name")
+
+
+@pytest.mark.parametrize("number", [*BAD_NUMBERS, -1.0, 4.5])
+def test_the_scale_of_a_difference_is_sensible(number: float) -> None:
+    order = order_to(example_order_with_differences())
+    order.train.head.differences[1].scale = min(number, 3e38) if math.isfinite(number) else number
+    refused(order_from, order, "head.differences.scale")
+
+
+def test_a_head_is_whole_or_made_from_another() -> None:
+    order = order_to(example_order_with_differences())
+    order.train.head.tensors.append(order_to(example_order()).train.head.tensors[0])
+    refused(order_from, order, "whole, and yet made from another")
+    order = order_to(example_order_with_differences())
+    order.train.head.base = ""
+    refused(order_from, order, "differences from nothing")
+    for name in BAD_NAMES[1:]:
+        order.train.head.base = name
+        refused(order_from, order, "head.base")
+    order = order_to(example_order_with_differences())
+    order.train.head.differences.extend([order.train.head.differences[0]] * MAX_DIFFERENCES)
+    refused(order_from, order, "head.differences")
 
 
 def test_an_order_without_an_action_is_refused() -> None:
@@ -221,7 +248,12 @@ def test_bytes_make_a_report_or_an_update_error() -> None:
 
 def test_bytes_make_an_order_or_an_update_error() -> None:
     rng = np.random.default_rng(21)
-    whole: list[Order] = [example_order(), WaitOrder(2.5, "no run is on"), RejoinOrder()]
+    whole: list[Order] = [
+        example_order(),
+        example_order_with_differences(),
+        WaitOrder(2.5, "no run is on"),
+        RejoinOrder(),
+    ]
     messages = [order_to(order).SerializeToString() for order in whole]
     read = reached = 0
     for number in range(24_000):

@@ -14,7 +14,9 @@ from protos.errors import PlanError
 from protos.plan import (
     AggregateSection,
     BudgetSection,
+    DownlinkSection,
     EvaluateSection,
+    PlannerSection,
     RoundSection,
     RunPlan,
     RunSection,
@@ -42,6 +44,13 @@ NUMBERS: list[tuple[str, str, float, float]] = [
     ("update", "bucket", 16, 1 << 20),
     ("aggregate", "server_rate", 1e-6, 100.0),
     ("budget", "per_round_j", 1e-6, 1e9),
+    ("budget", "per_day_j", 1e-6, 1e9),
+    ("budget", "battery_j", 1e-6, 1e9),
+    ("budget", "battery_share", 0.001, 1.0),
+    ("budget", "harvest_share", 0.001, 1.0),
+    ("budget", "fleet_j", 1e-6, 1e12),
+    ("planner", "p_min", 0.001, 1.0),
+    ("planner", "error_bound", 1e-5, 100.0),
 ]
 WHOLE = {"rounds", "seed", "devices", "steps", "bits", "bucket"}
 OTHERS = [
@@ -50,9 +59,15 @@ OTHERS = [
     ("train", "inputs"),
     ("update", "codec"),
     ("update", "parameters"),
+    ("downlink", "codec"),
+    ("downlink", "parameters"),
     ("aggregate", "weight"),
     ("aggregate", "normalise"),
     ("budget", "device"),
+    ("budget", "scale"),
+    ("budget", "harvest"),
+    ("planner", "policy"),
+    ("planner", "participation"),
     ("evaluate", "data"),
 ]
 
@@ -84,8 +99,10 @@ def test_all_but_the_bundle_has_a_default() -> None:
         round=RoundSection(1, 0.5, 600.0),
         train=TrainSection(None, None, 0.05, 0.0, 0.0, {}),
         update=UpdateSection("uniform_stochastic", {"bits": 8.0, "bucket": 1024.0}),
+        downlink=DownlinkSection("float32", {}),
         aggregate=AggregateSection(("by_examples", "by_budget"), "fednova", 1.0),
-        budget=BudgetSection(None, {}),
+        budget=BudgetSection(None, {}, None, None, 1.0, None, 1.0, {}, None),
+        planner=PlannerSection("none", 0.05, 0.1, "known"),
         evaluate=EvaluateSection(None),
     )
     with pytest.raises(PlanError, match=r"run.bundle is missing; add \[run\] bundle"):
@@ -116,7 +133,12 @@ def test_a_number_is_taken_up_to_its_limits_and_not_beyond(
 @pytest.mark.parametrize(("section", "key"), OTHERS)
 @pytest.mark.parametrize("value", ["7", "true", "1979-05-27T07:32:00Z", "nan", "[[1]]", '{a = "x"}', '"?"'])
 def test_what_is_of_another_type_is_refused_with_its_place(section: str, key: str, value: str) -> None:
-    if value == '"?"' and (section, key) in {("run", "bundle"), ("run", "name"), ("evaluate", "data")}:
+    if value == '"?"' and (section, key) in {
+        ("run", "bundle"),
+        ("run", "name"),
+        ("budget", "harvest"),
+        ("evaluate", "data"),
+    }:
         return
     text = f"[{section}]\n{key} = {value}\n" + ('bundle = "b"\n' if section == "run" and key != "bundle" else "")
     with pytest.raises(PlanError, match=r"^p\.toml: "):
@@ -168,6 +190,9 @@ def test_a_name_that_is_not_known_is_answered_with_the_nearest(text: str, words:
         ("[update]\nbits = 4\nparameters = {bits = 8}", "update.bits and update.parameters.bits contradict"),
         ("[update]\nparameters = {bits = 8}\nbits = 4", "update.bits and update.parameters.bits contradict"),
         ("[update.parameters]\nbits = 9", "bits = 9 is not a whole number from 1 to 8"),
+        ('[downlink]\ncodec = "eden"', "what devices read depends on their processor; take entropy_coded_mmse"),
+        ('[downlink]\ncodec = "sign"\nbits = 1', r"\[downlink\] has no key 'bits'"),
+        ("[downlink]\nbits = 2", r"\[downlink\] has no key 'bits'"),
     ],
 )
 def test_a_plan_that_contradicts_itself_is_refused_with_the_reason(text: str, words: str) -> None:
@@ -188,6 +213,14 @@ def test_codec_parameters_may_stand_beside_the_codec_or_in_a_table() -> None:
     assert beside == plan("[update.parameters]\nbits = 4")
     assert plan("[update]\nbits = 4\nparameters = {bucket = 64}").update.parameters == {"bits": 4.0, "bucket": 64.0}
     assert plan('[update]\ncodec = "float32"').update.parameters == {}
+
+
+def test_the_way_down_has_a_codec_of_its_own() -> None:
+    made = plan('[downlink]\ncodec = "entropy_coded_mmse"\nbits = 3')
+    assert made.downlink.parameters == {"bits": 3.0, "per_tensor": 0.0}
+    assert made == parse('downlink = { codec = "entropy_coded_mmse", bits = 3 }\n[run]\nbundle = "b"')
+    assert made.update == plan().update
+    assert made.plan_id != plan().plan_id
 
 
 def test_a_budget_of_a_device_is_its_own_line_or_that_of_all() -> None:
@@ -218,6 +251,8 @@ def test_a_plan_id_changes_with_every_key() -> None:
     changed += [with_value("train", "momentum", "0.5"), with_value("train", "proximal_mu", "0.5")]
     changed += [parse('[run]\nbundle = "c"'), with_value("evaluate", "data", '"d.npz"')]
     changed += [plan("[train.inputs]\nt = 1"), plan("[train.inputs]\nt = 2"), plan("[train.inputs]\nu = 1")]
+    changed += [plan('[planner]\npolicy = "joules"'), plan('[planner]\npolicy = "on_demand"')]
+    changed += [plan('[planner]\nparticipation = "fedau"'), plan('[budget]\nharvest = "sun.csv"')]
     changed += [plan('[update]\ncodec = "float16"'), plan('[aggregate]\nnormalise = "none"')]
     changed += [plan("[aggregate]\nweight = []"), plan('[aggregate]\nweight = ["by_budget"]')]
     changed += [
@@ -268,3 +303,17 @@ def test_mutated_plans_are_plans_or_plan_errors() -> None:
             lines.append(str(error))
     assert 300 < len(lines) < 2900
     assert all(len(line.splitlines()) == 1 for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('[planner]\npolicy = "joule"', r"no policy is called 'joule'; did you mean 'joules'"),
+        ('[planner]\nparticipation = "fedavg"', r"no participation is called 'fedavg'"),
+        ('[planner]\npolicy = "joules"\n[update]\ncodec = "float32"', r"codec 'float32' has no bits to plan"),
+        ("[budget.scale]\na = 0", r"budget\.scale\.a = 0 allows no work"),
+    ],
+)
+def test_a_planner_that_cannot_plan_is_refused(text: str, why: str) -> None:
+    with pytest.raises(PlanError, match=why):
+        plan(text)

@@ -66,17 +66,24 @@ def rapl_tree(root: Path, *, packages: int = 1) -> Path:
 
 
 class Worker:
-    """Calls ``step`` about a thousand times a second until closed; ``held`` stops it for a while."""
+    """Calls ``step`` about a thousand times a second until closed; not while it is ``held``."""
 
     def __init__(self, step: Any) -> None:
         self._step, self._stop, self.held = step, threading.Event(), threading.Event()
+        self._busy = threading.Lock()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         while not self._stop.wait(1e-3):
-            if not self.held.is_set():
-                self._step()
+            with self._busy:
+                if not self.held.is_set():
+                    self._step()
+
+    def hold(self) -> None:
+        """No step from here on, one that runs included, until ``held`` is cleared."""
+        with self._busy:
+            self.held.set()
 
     def __enter__(self) -> Worker:
         return self

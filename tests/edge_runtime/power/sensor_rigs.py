@@ -152,7 +152,7 @@ def rapl(folder: Path, stack: contextlib.ExitStack, plug_in: Any) -> Rig:
     worker = stack.enter_context(Worker(counter))
 
     def stall() -> None:
-        worker.held.set()
+        worker.hold()
         os.truncate(zone / "energy_uj", 0)
 
     return Rig(

@@ -69,10 +69,13 @@ def test_an_open_sensor_has_a_sample_and_they_follow_each_other(opened):
 
 
 def test_the_joules_of_a_known_load_are_within_their_stated_uncertainty(rig, opened):
-    begin_s = opened.covered_to_s
-    wait_until_covered(opened, begin_s + 0.4)
-    end_s = opened.covered_to_s
-    (part,) = attribute(opened.trace(), [Mark(begin_s, Phase.TRAIN)], end_s, errors=opened.errors())
+    for _ in range(20):
+        begin_s = opened.covered_to_s
+        wait_until_covered(opened, begin_s + 0.4)
+        end_s = opened.covered_to_s
+        (part,) = attribute(opened.trace(), [Mark(begin_s, Phase.TRAIN)], end_s, errors=opened.errors())
+        if part.coverage > 0.999:
+            break  # else this computer was busy elsewhere, and a polled sensor missed samples
     assert part.coverage > 0.999
     assert part.uncertainty_j is not None
     truth_j = rig.truth_j(begin_s, end_s)

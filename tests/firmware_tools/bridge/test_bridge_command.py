@@ -18,6 +18,7 @@ from firmware_tools.bridge.commands import add_commands
 from firmware_tools.bridge.wiretap import decode_capture
 from protos.bridge.commands import Command, command
 from protos.bridge.framing import encode_frame
+from protos.bridge.hello import PROTOCOL
 from protos.errors import DataError, SensorError, UsageError
 
 RUN = """
@@ -114,7 +115,7 @@ def test_info_prints_who_answers(tmp_path, capsys):
         assert call("info", "--port", str(tmp_path / "tty"), "--json") == 0
         fields = json.loads(capsys.readouterr().out)
     assert fields["type"] == "hello"
-    assert fields["protocol"] == [1, 0]
+    assert fields["protocol"] == list(PROTOCOL)
     assert fields["reset"] == ["POWER_ON"]
     assert fields["sensors"][0]["calibration"]["shunt_uohm"] == 20_000
     with pytest.raises(SensorError, match="cannot open"):

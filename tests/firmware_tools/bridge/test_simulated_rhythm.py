@@ -64,7 +64,13 @@ def test_a_bus_gain_error_shows_in_the_bus_register():
     assert (batch.bus >> 3).tolist() == [1255] * 4
 
 
-def test_ten_bits_are_mixed_with_finer_ones():
-    plan = plan_conversions(Config(bus_adc=1, shunt_adc=3), np.random.default_rng(2), 8000, dither=True)
+def test_ten_bits_are_mixed_with_eleven():
+    plan = plan_conversions(Config(bus_adc=1, shunt_adc=3), np.random.default_rng(2), 200_000, dither=True)
     shares = {coarse: float(np.mean(plan.coarse == coarse)) for coarse in (1.0, 2.0, 4.0)}
-    assert shares == pytest.approx({1.0: 0.25, 2.0: 0.25, 4.0: 0.5}, abs=0.05)
+    assert shares == pytest.approx({1.0: 0.0, 2.0: 0.75, 4.0: 0.25}, abs=0.05)
+
+
+def test_a_resolution_holds_for_several_restarts():
+    plan = plan_conversions(Config(bus_adc=3, shunt_adc=12), np.random.default_rng(2), 20_000, dither=True)
+    changes = np.count_nonzero(np.diff(plan.period_s))
+    assert changes == pytest.approx(20_000 / 8 / 2, rel=0.15), "one restart of eight draws, half of them the same"

@@ -50,7 +50,7 @@ def test_check_builds_the_committed_image_again(capsys):
 
 @needs_avr
 def test_another_folder_gives_the_same_bytes(tmp_path):
-    assert build(BOARD, root=copied(tmp_path)).hex == verified_bytes(image_of(BOARD))
+    assert build(BOARD, root=copied(tmp_path)).data == verified_bytes(image_of(BOARD))
 
 
 @needs_avr

@@ -7,7 +7,7 @@ import pytest
 
 from protos.convert.tensors import tensors_from, tensors_to
 from protos.update.codecs import CODECS, build, generator
-from protos.update.tensors import EncodedTensor, decode
+from protos.update.tensors import WHOLE_TREE, EncodedTensor, decode
 from protos.update.trees import Tree, coordinates, shapes
 from protos.v1 import edgejoule_pb2 as pb
 
@@ -78,7 +78,7 @@ def test_a_codec_is_a_pure_function_of_update_state_and_seed(codec: str, paramet
     again, _ = built.encode(tree, state, generator(1, "a"))
     assert built.name == codec
     assert first == again
-    assert [tensor.name for tensor in first] == sorted(tree)
+    assert [tensor.name for tensor in first] in (sorted(tree), [WHOLE_TREE])
     assert shapes(after) == shapes(state)
     for name in tree:
         np.testing.assert_array_equal(tree[name], before[name])
@@ -138,9 +138,7 @@ def test_the_mean_of_many_codings_is_the_update(codec: str, parameters: dict[str
         for name in tree:
             total[name] += back[name] / n
     assert once < variance * 2
-    # Signs and a Hadamard matrix are not quite a uniform rotation, least of all in the small chunks of this tree.
-    bias = 5e-4 if codec == "eden" else 0.0
-    assert relative_error(tree, {name: total[name].astype(np.float32) for name in tree}) < 1.25 * once / n + bias
+    assert relative_error(tree, {name: total[name].astype(np.float32) for name in tree}) < 1.25 * once / n
 
 
 @pytest.mark.parametrize("codec", ["entropy_coded", "entropy_coded_mmse"])
@@ -165,3 +163,42 @@ def test_layers_of_unlike_scale_share_one_step() -> None:
     own = coded("entropy_coded", {"bits": 2, "per_tensor": 1}, tree)
     assert wire_bytes(common) == pytest.approx(wire_bytes(own), rel=0.02)
     assert relative_error(tree, decode(common, shapes(tree))) < 0.1 * relative_error(tree, decode(own, shapes(tree)))
+
+
+@pytest.mark.parametrize("count", [8, 16, 24, 32, 64, 128])
+@pytest.mark.parametrize("bits", [1, 2])
+def test_small_chunks_are_rotated_without_a_bias(count: int, bits: float) -> None:
+    """Turned once, chunks of 16 had a bias of 0.05 of the norm squared at 1 bit, and of 32 one of 0.002."""
+    n = 2000
+    tree = {"w": np.random.default_rng(8).laplace(size=count).astype(np.float32)}
+    mean, once = np.zeros(count), 0.0
+    for number in range(n):
+        back = decode(coded("eden", {"bits": bits}, tree, number), shapes(tree))
+        once += relative_error(tree, back) / n
+        mean += back["w"] / n
+    assert relative_error(tree, {"w": mean.astype(np.float32)}) < 1.5 * once / n + 3e-4
+
+
+@pytest.mark.parametrize("codec", ["entropy_coded", "entropy_coded_mmse"])
+@pytest.mark.parametrize("bits", [0.25, 1, 3, 8])
+def test_many_small_layers_share_one_stream(codec: str, bits: float) -> None:
+    """64 layers of 256 coordinates keep to the rate, at less error than with a header and a scale for each."""
+    rng = np.random.default_rng(12)
+    scales = rng.permutation(10 ** np.linspace(-1.5, 0, 64))
+    tree = {f"l{i:02d}": (scale * rng.normal(size=256)).astype(np.float32) for i, scale in enumerate(scales)}
+    tensors = coded(codec, {"bits": bits}, tree)
+    own = coded("eden", {"bits": bits}, tree)
+    assert len(tensors) == 1
+    assert 0.9 * bits < 8 * wire_bytes(tensors) / coordinates(tree) < 1.04 * bits
+    assert relative_error(tree, decode(tensors, shapes(tree))) < relative_error(tree, decode(own, shapes(tree)))
+
+
+def test_a_layer_of_zeros_beside_others_stays_zero_at_any_rate() -> None:
+    rng = np.random.default_rng(13)
+    tree = {"a": np.zeros(400, np.float32), "b": rng.normal(size=900).astype(np.float32), "c": np.zeros(3, np.float32)}
+    for codec in ("entropy_coded", "entropy_coded_mmse"):
+        for given in ({"bits": 0.3}, {"bits": 2.0, "per_tensor": 1.0}):
+            back = decode(coded(codec, given, tree), shapes(tree))
+            assert not back["a"].any()
+            assert not back["c"].any()
+            assert back["b"].any()

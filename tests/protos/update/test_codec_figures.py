@@ -72,19 +72,21 @@ def test_eden_is_blind_to_what_the_values_are_like() -> None:
     assert measured("eden", {"bits": 2}, tailed)[1] == pytest.approx(0.1331, rel=0.04)
 
 
-@pytest.mark.parametrize(("bits", "error"), [(2, 0.0976), (3, 0.0227), (4, 0.00559), (8, 2.17e-5)])
+@pytest.mark.parametrize("count", [1 << 14, D])
+@pytest.mark.parametrize(("bits", "error"), [(2, 0.0976), (3, 0.02274), (4, 0.005591), (8, 2.172e-5)])
 def test_the_entropy_coder_reaches_the_limit_of_scalar_quantisation(
-    gaussian: np.ndarray, bits: int, error: float
+    gaussian: np.ndarray, count: int, bits: int, error: float
 ) -> None:
-    rate, found = measured("entropy_coded", {"bits": bits}, gaussian)
-    assert rate <= bits + 0.002
+    many = [measured("entropy_coded", {"bits": bits}, part) for part in gaussian.reshape(-1, count)[:8]]
+    rate, found = np.mean(many, axis=0)
+    assert rate <= bits + 0.003
     assert found <= 1.05 * error
 
 
 def test_at_one_bit_rounding_to_nearest_does_best(gaussian: np.ndarray) -> None:
     rate, found = measured("entropy_coded_mmse", {"bits": 1}, gaussian)
     assert rate <= 1.002
-    assert found <= 0.55
+    assert found <= 0.545
     assert found < measured("eden", {"bits": 1}, gaussian)[1]
 
 

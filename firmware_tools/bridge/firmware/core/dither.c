@@ -3,7 +3,7 @@
 #include "ina219.h"
 
 /* Shorter samples than this run on for a while: a restart costs about 0.1 ms of the I2C bus. */
-enum { LONG_SAMPLE_US = 3000, GROUP_MIN = 8 };
+enum { LONG_SAMPLE_US = 3000, GROUP_MIN = 16, KEEP_MASK = 7 };
 
 static uint16_t draw(struct dither *dither)
 {
@@ -21,20 +21,22 @@ void dither_fit(struct dither *dither, uint16_t config)
 {
     uint32_t period_us = ina_period_us(config);
     dither->grouped = period_us < LONG_SAMPLE_US;
-    dither->pause_us = (uint16_t)(period_us / (dither->grouped ? 2 : 15));
+    dither->pause_us = dither->grouped ? 0 : (uint16_t)(period_us / 15);
+    dither->bus_code = INA_BADC(config);
     dither->left = 1;
 }
 
-/* Ten bits alone may be wrong by 8 mV, 0.16 % of 5 V, in each sample alike; mixed with eleven it is half that. */
+/* Ten bits alone may be wrong by 8 mV, 0.16 % of 5 V, in each sample alike. So they stand for one part of ten and three
+ * of eleven; eleven and twelve for both by halves. */
 static uint8_t bus_code(struct dither *dither, uint8_t code)
 {
-    bool other = draw(dither) & 0x8000;
+    uint16_t drawn = draw(dither);
     switch (code) {
     case 1:
-        return other ? 2 : 1;
+        return drawn & 0xC000 ? 2 : 1;
     case 2:
     case 3:
-        return other ? 2 : 3;
+        return drawn & 0x8000 ? 2 : 3;
     default:
         return code;
     }
@@ -49,8 +51,10 @@ bool dither_restart(struct dither *dither, uint16_t config, uint16_t *pause_us, 
 {
     if (--dither->left)
         return false;
-    dither->left = dither->grouped ? (uint8_t)(GROUP_MIN + (draw(dither) >> 12)) : 1;
+    dither->left = dither->grouped ? (uint8_t)(GROUP_MIN + (draw(dither) >> 11)) : 1;
     *pause_us = (uint16_t)((uint32_t)draw(dither) * dither->pause_us >> 16);
-    *written = INA_WITH_BADC(config, bus_code(dither, INA_BADC(config)));
+    if (!(draw(dither) >> 8 & KEEP_MASK))
+        dither->bus_code = bus_code(dither, INA_BADC(config));
+    *written = INA_WITH_BADC(config, dither->bus_code);
     return true;
 }

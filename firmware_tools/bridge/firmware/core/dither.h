@@ -9,7 +9,8 @@
 struct dither {
     uint32_t random;
     uint16_t pause_us; /* pauses are evenly spread from 0 to this */
-    bool grouped;      /* restarts come after 8 to 23 samples, not after each */
+    bool grouped;      /* restarts come after 16 to 47 samples, not after each */
+    uint8_t bus_code;  /* resolution of the bus voltage now; drawn anew at one restart of eight */
     uint8_t left;      /* samples until the next */
 };
 

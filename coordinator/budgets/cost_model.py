@@ -1,0 +1,161 @@
+"""What one device's work costs, fitted from the joules of its own metered phases.
+
+    EMBED    embed_fixed_j (when anything is embedded) + embedding_j * examples
+    TRAIN    train_fixed_j + step_j * steps
+    ENCODE   encode_j
+    SEND     send_fixed_j + up_j * bytes
+    IDLE     idle_w * seconds + down_j * bytes
+
+Each line is a :class:`~coordinator.budgets.regression.Regression` of its own: a phase is metered apart from the others,
+so its cost is learnt apart from theirs. Orders arrive while the meter says IDLE, so their bytes are found there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from coordinator.budgets.regression import Estimate, Regression
+from protos.energy import Phase, PhaseEnergy
+
+# The watts of an idle board are in a table; joules a byte are a guess. So idle energy teaches watts first.
+_IDLE_DOUBT = (1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Joules by kind of work; ``idle_w`` in watts. All above 0."""
+
+    embed_fixed_j: float
+    embedding_j: float
+    train_fixed_j: float
+    step_j: float
+    encode_j: float
+    send_fixed_j: float
+    up_j: float
+    idle_w: float
+    down_j: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a device did, or is to do, in a round: counts."""
+
+    embedded: int
+    steps: int
+    bytes_up: int
+    bytes_down: int
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Joules that some work will cost, idling left out.
+
+    Attributes:
+        ahead: everything before the first step.
+        step: one step.
+        sending: coding and sending.
+        whole: all of it.
+    """
+
+    ahead: Estimate
+    step: Estimate
+    sending: Estimate
+    whole: Estimate
+
+
+def _together(*parts: Estimate) -> Estimate:
+    return Estimate(sum(one.mean for one in parts), sum(one.deviation**2 for one in parts) ** 0.5)
+
+
+class CostModel:
+    """The fit of one device.
+
+    Args:
+        first: prices before anything was metered.
+    """
+
+    def __init__(self, first: Prices) -> None:
+        self._phases: dict[Phase, Regression] = {
+            Phase.EMBED: Regression([first.embed_fixed_j, first.embedding_j]),
+            Phase.TRAIN: Regression([first.train_fixed_j, first.step_j]),
+            Phase.ENCODE: Regression([first.encode_j]),
+            Phase.SEND: Regression([first.send_fixed_j, first.up_j]),
+            Phase.IDLE: Regression([first.idle_w, first.down_j], _IDLE_DOUBT),
+        }
+
+    def observe(self, work: Work, energy: Iterable[PhaseEnergy]) -> None:
+        """Learn from a round. Phases whose energy is unknown, or barely covered by samples, teach nothing; so does
+        training without a step, which is what it costs to look whether one can be paid for."""
+        for record in energy:
+            if record.energy_j is None or record.coverage < 0.9:
+                continue
+            if record.phase is Phase.TRAIN and not work.steps:
+                continue
+            x = _counts(record.phase, work, record.covered_s + record.uncovered_s)
+            # A reported half width is two deviations. Errors of gain repeat from round to round; noise is learnt.
+            self._phases[record.phase].observe(x, record.energy_j / max(record.coverage, 0.9))
+
+    def forecast(self, work: Work, *, single: bool = True) -> Forecast:
+        """What this work will cost; with ``single``, with the noise of one occasion in the deviations."""
+
+        def part(phase: Phase, *x: float) -> Estimate:
+            return self._phases[phase].predict(x, single=single)
+
+        embed = self._phases[Phase.EMBED].predict(_counts(Phase.EMBED, work, 0.0), single=single)
+        begin, step = part(Phase.TRAIN, 1.0, 0.0), part(Phase.TRAIN, 0.0, 1.0)
+        train = part(Phase.TRAIN, 1.0, float(work.steps))
+        sending = _together(part(Phase.ENCODE, 1.0), part(Phase.SEND, 1.0, float(work.bytes_up)))
+        return Forecast(_together(embed, begin), step, sending, _together(embed, train, sending))
+
+    @property
+    def prices(self) -> Prices:
+        """The prices as they are known now."""
+        return self._as_prices(lambda one: one.coefficients.tolist())
+
+    @property
+    def deviations(self) -> Prices:
+        """Their standard deviations."""
+        return self._as_prices(lambda one: one.deviations.tolist())
+
+    def _as_prices(self, of: Any) -> Prices:
+        embed, train, encode, send, idle = (of(self._phases[phase]) for phase in _ORDER)
+        return Prices(*embed, *train, *encode, *send, *idle)
+
+    def knows(self, phase: Phase) -> bool:
+        """Whether this phase was ever metered at work."""
+        return self._phases[phase].seen > 0
+
+    @property
+    def rounds(self) -> int:
+        """Rounds that taught something of training."""
+        return self._phases[Phase.TRAIN].seen
+
+    def state(self) -> dict[str, Any]:
+        """All of it as plain JSON values."""
+        return {str(phase): one.state() for phase, one in self._phases.items()}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> CostModel:
+        """The model that :meth:`state` described, to the last bit."""
+        made = cls.__new__(cls)
+        made._phases = {phase: Regression.from_state(state[str(phase)]) for phase in _ORDER}
+        return made
+
+
+_ORDER = (Phase.EMBED, Phase.TRAIN, Phase.ENCODE, Phase.SEND, Phase.IDLE)
+
+
+def _counts(phase: Phase, work: Work, seconds: float) -> tuple[float, ...]:
+    match phase:
+        case Phase.EMBED:
+            return (1.0, float(work.embedded)) if work.embedded else (0.0, 0.0)
+        case Phase.TRAIN:
+            return (1.0, float(work.steps))
+        case Phase.ENCODE:
+            return (1.0,)
+        case Phase.SEND:
+            return (1.0, float(work.bytes_up))
+        case Phase.IDLE:
+            return (seconds, float(work.bytes_down))

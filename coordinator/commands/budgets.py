@@ -1,0 +1,62 @@
+"""`coordinator budgets`: the ledger of joules of one run."""
+
+from __future__ import annotations
+
+import argparse
+
+from coordinator import as_json
+from coordinator.commands.parts import add_address, add_json, example, operator
+from coordinator.status import DeviceBudget
+from coordinator.tables import joules, show
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "budgets",
+        help="show what each device of a run was granted, spent, and may have spent",
+        description="Joules without idling. Uncertain: granted to orders that were not answered in full. Prices are "
+        "fitted to the device's own metered phases, each with its standard deviation.",
+        **example("coordinator budgets digits --json"),
+    )
+    parser.add_argument("which", metavar="RUN", help="an id, the beginning of one, or a name")
+    add_json(parser)
+    add_address(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Show the ledger."""
+    with operator(arguments) as connection:
+        found = connection.budgets(arguments.which)
+    if arguments.json:
+        print(as_json.dump({"devices": [as_json.budget(one) for one in found]}))
+    elif found:
+        show(
+            ["device", "orders", "granted", "spent", "uncertain", "today", "a step", "an example", "a kB up"],
+            [_row(one) for one in found],
+        )
+    else:
+        print("no orders yet")
+    return 0
+
+
+def _row(one: DeviceBudget) -> list[str]:
+    unlimited = f" (+ {one.unlimited} without a limit)" if one.unlimited else ""
+    return [
+        one.device_id,
+        str(one.orders),
+        joules(one.granted_j),
+        joules(one.spent_j),
+        joules(one.uncertain_j) + unlimited,
+        joules(one.today_j),
+        _price(one, "step_j", 1.0),
+        _price(one, "embedding_j", 1.0),
+        _price(one, "up_j", 1000.0),
+    ]
+
+
+def _price(one: DeviceBudget, name: str, times: float) -> str:
+    if not one.fitted_rounds:
+        return joules(None)
+    return f"{joules(times * one.price[name])} ± {joules(times * one.deviation[name])}"

@@ -1,0 +1,70 @@
+"""Cost models by device and bundle, and what each round was planned for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, Connection, and_, delete, select, update
+
+from coordinator.budgets.cost_model import CostModel
+from coordinator.budgets.unbiased import Whole
+from coordinator.status import WeightBias
+from coordinator.store.tables import cost_models, round_plans
+
+
+def models(connection: Connection, bundle_id: str) -> dict[str, CostModel]:
+    """Every fit for work with this bundle, by device."""
+    query = select(cost_models.c.device_id, cost_models.c.state).where(cost_models.c.bundle_id == bundle_id)
+    return {row.device_id: CostModel.from_state(json.loads(row.state)) for row in connection.execute(query)}
+
+
+def keep(connection: Connection, device_id: str, bundle_id: str, model: CostModel) -> None:
+    """Write down a fit."""
+    key = and_(cost_models.c.device_id == device_id, cost_models.c.bundle_id == bundle_id)
+    state = json.dumps(model.state())
+    if not connection.execute(update(cost_models).where(key).values(state=state)).rowcount:
+        connection.execute(cost_models.insert().values(device_id=device_id, bundle_id=bundle_id, state=state))
+
+
+@dataclass(frozen=True)
+class KeptPlan:
+    """For whom a round was planned, with their weights; without ``whole``, for those whose reports come."""
+
+    whole: Whole | None
+    weights: Mapping[str, float]
+    bias: WeightBias
+
+
+def keep_plan(connection: Connection, run_id: str, number: int, plan: KeptPlan) -> None:
+    """Write down what a round was planned for; a further attempt at it replaces what was there."""
+    connection.execute(delete(round_plans).where(_round(run_id, number)))
+    whole = plan.whole
+    connection.execute(
+        round_plans.insert().values(
+            run_id=run_id,
+            round=number,
+            weight=None if whole is None else whole.weight,
+            work=None if whole is None else whole.work,
+            weights=json.dumps(dict(plan.weights), sort_keys=True),
+            bias=json.dumps({**vars(plan.bias), "left_out": list(plan.bias.left_out)}),
+        )
+    )
+
+
+def plans(connection: Connection, run_id: str, since_round: int = 0) -> dict[int, KeptPlan]:
+    """By round."""
+    query = select(round_plans).where(round_plans.c.run_id == run_id, round_plans.c.round >= since_round)
+    made: dict[int, KeptPlan] = {}
+    for row in connection.execute(query).mappings():
+        bias = json.loads(row["bias"])
+        whole = None if row["weight"] is None else Whole(row["weight"], row["work"])
+        made[row["round"]] = KeptPlan(
+            whole, json.loads(row["weights"]), WeightBias(**{**bias, "left_out": tuple(bias["left_out"])})
+        )
+    return made
+
+
+def _round(run_id: str, number: int) -> ColumnElement[bool]:
+    return and_(round_plans.c.run_id == run_id, round_plans.c.round == number)

@@ -1,0 +1,102 @@
+"""What a plan's values may be: the type and the limits of every key, and how a value is held against them."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Mapping
+from typing import Any, cast
+
+from protos.errors import PlanError
+
+# key -> (types, lowest, highest); None: not a number, or no limit.
+Rule = tuple[tuple[type, ...], float | None, float | None]
+NUMBER = (int, float)
+WORDS: dict[type, str] = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    list: "a list",
+    dict: "a table",
+}
+RULES: dict[str, dict[str, Rule]] = {
+    "run": {
+        "bundle": ((str,), None, None),
+        "name": ((str,), None, None),
+        "rounds": ((int,), 1, 100_000),
+        "seed": ((int,), 0, 2**63 - 1),
+    },
+    "round": {
+        "devices": ((int,), 1, 1_000_000),
+        "quorum": (NUMBER, 0.0, 1.0),
+        "deadline_s": (NUMBER, 0.001, 1e7),
+    },
+    "train": {
+        "epochs": (NUMBER, 0.001, 100_000),
+        "steps": ((int,), 1, 10_000_000),
+        "rate": (NUMBER, 1e-9, 1e3),
+        "momentum": (NUMBER, 0.0, 0.999),
+        "proximal_mu": (NUMBER, 0.0, 1e6),
+        "inputs": ((dict,), None, None),
+    },
+    "update": {"codec": ((str,), None, None), "parameters": ((dict,), None, None)},
+    "downlink": {"codec": ((str,), None, None), "parameters": ((dict,), None, None)},
+    "aggregate": {
+        "weight": ((list,), None, None),
+        "normalise": ((str,), None, None),
+        "server_rate": (NUMBER, 1e-6, 100.0),
+    },
+    "budget": {
+        "per_round_j": (NUMBER, 1e-6, 1e9),
+        "device": ((dict,), None, None),
+        "per_day_j": (NUMBER, 1e-6, 1e9),
+        "battery_j": (NUMBER, 1e-6, 1e9),
+        "battery_share": (NUMBER, 0.001, 1.0),
+        "harvest": ((str,), None, None),
+        "harvest_share": (NUMBER, 0.001, 1.0),
+        "scale": ((dict,), None, None),
+        "fleet_j": (NUMBER, 1e-6, 1e12),
+    },
+    "planner": {
+        "policy": ((str,), None, None),
+        "p_min": (NUMBER, 0.001, 1.0),
+        "error_bound": (NUMBER, 1e-5, 100.0),
+        "participation": ((str,), None, None),
+    },
+    "evaluate": {"data": ((str,), None, None)},
+}
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, NUMBER) and not isinstance(value, bool)
+
+
+def checked(value: Any, rule: Rule, place: str) -> Any:
+    """The value, as its section holds it: equal plans are equal values, whether a file says 1 or 1.0."""
+    types, lowest, highest = rule
+    if not isinstance(value, types) or isinstance(value, bool):
+        kind = WORDS.get(type(value), "a date or time")
+        raise PlanError(f"{shown(value)} is {kind}, not {WORDS[types[-1]]}", where=place)
+    if lowest is not None and highest is not None and not lowest <= cast(float, value) <= highest:
+        raise PlanError(f"{shown(value)} is not from {lowest:g} to {highest:g}", where=place)
+    if isinstance(value, dict):
+        return numbers(value, place)
+    if isinstance(value, list):
+        if not all(isinstance(one, str) for one in value):
+            raise PlanError(f"{shown(value)} is not a list of names", where=place)
+        return tuple(value)
+    return float(cast(float, value)) if types == NUMBER else value
+
+
+def numbers(table: Mapping[str, Any], place: str) -> dict[str, float]:
+    for key, value in table.items():
+        if not is_number(value) or not abs(value) <= 1e9:
+            raise PlanError(f"{shown(value)} is not a number from -1e9 to 1e9", where=f"{place}.{key}")
+    return {key: float(value) for key, value in table.items()}
+
+
+def shown(value: Any) -> str:
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python writes no number of more than 4,300 digits, and TOML has hexadecimal ones
+        return "what is written"

@@ -1,0 +1,141 @@
+"""Costs are learnt from metered phases: true under noise and outliers, with a deviation that says how true."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordinator.budgets.cold_start import board_of, prices_of
+from coordinator.budgets.cost_model import CostModel, Prices, Work
+from coordinator.budgets.regression import Regression
+from protos.energy import Phase, PhaseEnergy
+
+TRUTH = Prices(
+    embed_fixed_j=0.05, embedding_j=0.02, train_fixed_j=0.01, step_j=0.004, encode_j=0.03, send_fixed_j=0.04,
+    up_j=2e-6, idle_w=3.0, down_j=1e-6,
+)  # fmt: skip
+
+
+def metered(work: Work, seconds: float, spoil: object = None, truth: Prices = TRUTH) -> list[PhaseEnergy]:
+    """The joules of some work; ``spoil`` makes a figure another."""
+    joules = {
+        Phase.EMBED: (truth.embed_fixed_j + truth.embedding_j * work.embedded) if work.embedded else 0.0,
+        Phase.TRAIN: truth.train_fixed_j + truth.step_j * work.steps,
+        Phase.ENCODE: truth.encode_j,
+        Phase.SEND: truth.send_fixed_j + truth.up_j * work.bytes_up,
+        Phase.IDLE: truth.idle_w * seconds + truth.down_j * work.bytes_down,
+    }
+    change = spoil if callable(spoil) else lambda value: value
+    return [PhaseEnergy(phase, change(value), seconds, 0.0, "measured", "s", 0.01) for phase, value in joules.items()]
+
+
+def lived(seed: int, rounds: int = 60, noise: float = 0.05, outliers: float = 0.05) -> CostModel:
+    """A device whose first prices were wrong by a factor of two or so, after many rounds."""
+    random = np.random.default_rng(seed)
+    model = CostModel(Prices(*(value * float(np.exp(random.normal(0, 0.7))) for value in asdict(TRUTH).values())))
+
+    def spoil(value: float) -> float:
+        return value * (1 + random.normal(0, noise)) * (5.0 if random.random() < outliers else 1.0)
+
+    for number in range(rounds):
+        some = random.integers((5, 2000, 5000), (60, 20_000, 20_000))
+        work = Work(int(random.integers(1, 80)) if number % 3 == 0 else 0, int(some[0]), int(some[1]), int(some[2]))
+        model.observe(work, metered(work, float(random.uniform(0.5, 5)), spoil))
+    return model
+
+
+def test_the_truth_lies_within_the_uncertainty_under_noise_and_outliers() -> None:
+    off = []
+    for seed in range(25):
+        model = lived(seed)
+        truth, found, spread = (np.array([*asdict(one).values()]) for one in (TRUTH, model.prices, model.deviations))
+        off.append(np.abs(found - truth) / spread)
+    inside = (np.array(off) < 2.0).mean(axis=0)
+    assert (inside >= 0.8).all(), dict(zip(asdict(TRUTH), inside, strict=True))
+    # And the deviations say something: prices that are used every round are known well.
+    assert lived(1).deviations.step_j < 0.1 * TRUTH.step_j
+    assert lived(1).deviations.embedding_j < 0.25 * TRUTH.embedding_j
+
+
+def test_outliers_alone_move_a_price_little() -> None:
+    clean, spoilt = lived(3, outliers=0.0), lived(3, outliers=0.1)
+    assert spoilt.prices.step_j == pytest.approx(clean.prices.step_j, rel=0.15)
+
+
+def test_a_device_that_changes_is_followed_within_a_few_rounds() -> None:
+    model = lived(0)
+    slower = Prices(**{**asdict(TRUTH), "step_j": 3 * TRUTH.step_j})
+    random = np.random.default_rng(9)
+    for _ in range(10):
+        work = Work(0, int(random.integers(5, 60)), 4000, 8000)
+        model.observe(work, metered(work, 1.0, truth=slower))
+    assert model.forecast(Work(0, 30, 4000, 8000)).whole.mean == pytest.approx(
+        0.01 + 30 * 0.012 + 0.03 + 0.04 + 0.008, rel=0.15
+    )
+
+
+def test_always_the_same_work_keeps_the_parts_uncertain_and_the_sum_sure() -> None:
+    model = CostModel(Prices(*(2 * value for value in asdict(TRUTH).values())))
+    work = Work(0, 20, 4000, 8000)
+    for _ in range(300):
+        model.observe(work, metered(work, 1.0))
+    whole = model.forecast(work, single=False).whole
+    assert whole.mean == pytest.approx(0.01 + 0.08 + 0.03 + 0.04 + 0.008, rel=0.02)
+    assert model.deviations.train_fixed_j > 0.3 * model.prices.train_fixed_j
+    assert np.isfinite([*asdict(model.deviations).values()]).all()
+
+
+def test_unknown_or_barely_covered_phases_teach_nothing() -> None:
+    model = CostModel(TRUTH)
+    before = model.state()
+    work = Work(0, 20, 4000, 8000)
+    model.observe(work, [PhaseEnergy(Phase.TRAIN, None, 0.0, 1.0, "unknown", "", None)])
+    model.observe(work, [PhaseEnergy(Phase.TRAIN, 99.0, 0.5, 0.5, "measured", "s", 0.1)])
+    assert model.state() == before
+
+
+def test_a_restart_changes_no_bit() -> None:
+    model = lived(5, rounds=20)
+    again = CostModel.from_state(json.loads(json.dumps(model.state())))
+    assert again.state() == model.state()
+    work = Work(3, 20, 4000, 8000)
+    for one in (model, again):
+        one.observe(work, metered(work, 1.0))
+    assert again.state() == model.state()
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 500), st.integers(0, 1000), st.integers(0, 10**7), st.floats(-1e3, 1e6)), max_size=25
+    )
+)
+def test_whatever_is_metered_prices_stay_finite_and_never_negative(rounds: list[tuple[int, int, int, float]]) -> None:
+    model = CostModel(TRUTH)
+    for embedded, steps, size, joules in rounds:
+        work = Work(embedded, steps, size, size)
+        model.observe(work, [PhaseEnergy(phase, joules, 1.0, 0.0, "measured", "s", None) for phase in Phase])
+    values = [*asdict(model.prices).values(), *asdict(model.deviations).values()]
+    assert all(np.isfinite(value) and value >= 0 for value in values)
+    forecast = model.forecast(Work(10, 10, 1000, 1000))
+    assert forecast.whole.at_most() >= forecast.whole.mean >= 0
+
+
+def test_a_first_guess_must_be_positive() -> None:
+    with pytest.raises(ValueError, match="positive"):
+        Regression([1.0, 0.0])
+
+
+def test_a_cold_start_knows_the_board_and_the_operations() -> None:
+    small = prices_of("Raspberry Pi 4 Model B Rev 1.4", macs=11_000_000, coordinates=650, batch_size=16)
+    large = prices_of("pi4", macs=110_000_000, coordinates=5125, batch_size=16)
+    # The recorded trace: 22.5 mJ for each of 300 inferences a second, at two busy cores.
+    assert small.embedding_j == pytest.approx(0.0225, rel=0.3)
+    assert large.embedding_j == pytest.approx(10 * small.embedding_j)
+    assert large.step_j > small.step_j
+    assert prices_of("pi-zero-2", macs=None, coordinates=650, batch_size=16).idle_w == 0.7
+    assert board_of("an unknown board").name == "pi4"

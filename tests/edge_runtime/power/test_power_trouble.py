@@ -1,0 +1,87 @@
+"""What a bridge counts of its sensor's trouble becomes words, once; and a power that is old is not the power of now."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_runtime.power.bridge_opening import bridge_sensor
+from edge_runtime.power.clock import SystemClock
+from edge_runtime.power.sensor_meter import STALE_S, SensorMeter
+from edge_runtime.power.session import BridgeSession
+from edge_runtime.power.stream import SensorStream, SensorTrouble
+from edge_runtime.power.track import RegisterTrack
+from firmware_tools.bridge.loads import ConstantLoad
+from protos.bridge.messages import Stats
+from protos.energy import Phase
+from protos.ina219 import Calibration
+
+STATS = Stats(0, 1, 0, 0, 0, 0, 0, 0, 0, 0)
+WORKING, ABSENT, FAILING = 0, 1, 2
+counters = st.lists(st.integers(0, 0xFFFF), min_size=1, max_size=10).map(sorted)
+
+
+def stream() -> SensorStream:
+    return SensorStream(Calibration(1, 20_000), 1, 0)
+
+
+@given(counters, counters, counters)
+def test_counters_add_up_from_the_first_that_was_heard(errors, restores, damaged):
+    one = stream()
+    rows = list(zip(errors, restores, damaged, strict=False))
+    for number, (i2c, restored, rx) in enumerate(rows):
+        one.stats(replace(STATS, seq=number, i2c_errors=i2c, restores=restored, rx_errors=rx))
+    told = one.trouble
+    spans = [last - first for first, last in zip(rows[0], rows[-1], strict=True)]
+    assert [told.bus_errors, told.restarts, told.damaged_commands] == spans
+    assert told.losses == 0
+
+
+def test_a_sensor_is_lost_each_time_it_falls_silent_not_each_time_it_is_heard_of():
+    one = stream()
+    for state in (ABSENT, ABSENT, FAILING, WORKING, WORKING, FAILING):
+        one.stats(replace(STATS, state=state))
+    assert one.trouble == SensorTrouble(losses=2)
+
+
+def test_while_the_sums_that_were_asked_for_are_on_their_way_nothing_is_complete(clock, make_device, join):
+    track = RegisterTrack()
+    session = BridgeSession(0, track.take)
+    join(make_device(ConstantLoad(4.0)), session)
+    session.opened(again=False)
+    clock.advance(2.0)
+    assert not session.expects_sums
+    session.flush_wanted = True
+    clock.advance(1e-3)
+    assert session.expects_sums
+    clock.advance(0.1)
+    assert not session.expects_sums
+    session.flush_wanted = True
+    clock.advance(1e-3)
+    session.opened(again=True)
+    assert not session.expects_sums, "what was asked at a port that went away is not answered"
+
+
+def test_watts_grow_old(plug_in):
+    """A bridge on a real terminal, and a meter whose clock can be put forward."""
+
+    class Late(SystemClock):
+        by_s = 0.0
+
+        def monotonic(self) -> float:
+            return super().monotonic() + self.by_s
+
+    late = Late()
+    sensor = bridge_sensor(str(plug_in().spec.link), {}, SystemClock())
+    sensor.open()
+    meter = SensorMeter(sensor, late)
+    try:
+        meter.mark(Phase.TRAIN)
+        assert meter.power_w is not None
+        late.by_s = STALE_S + 1.0
+        assert meter.power_w is None
+        assert meter.spent_j() > 0
+    finally:
+        meter.close()

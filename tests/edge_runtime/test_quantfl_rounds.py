@@ -1,0 +1,78 @@
+"""The comparison of codecs in `benchmarks/`: its rounds on a real bundle, and how it sums up what came of them."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from striped_data import write_data
+
+from protos.dataset import load
+from protos.model.backbone import Backbone
+from protos.model.bundle import Bundle
+from protos.model.head import Head
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
+import quantfl
+from quantfl_rounds import Course, Fleet, Run
+from quantfl_tasks import Task
+
+FLEET = Fleet(devices=3, rounds=4, steps=6, scheme="iid", inputs={"rate": 0.1})
+
+
+@pytest.fixture(scope="module")
+def task(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Task:
+    data = load(write_data(tmp_path_factory.mktemp("comparison") / "data.npz", 120, test=30))
+    backbone = Backbone(bundle)
+    train, test = data.train(), data.test()
+    return Task("stripes", "pretrained", bundle, backbone.embed(train.x), train.y, backbone.embed(test.x), test.y)
+
+
+def course(task: Task, codec: str, rate: float, seed: int = 1) -> Course:
+    return Run(task, Head(task.bundle), FLEET, codec, rate, seed).course()
+
+
+def test_without_a_loss_every_round_costs_the_head_up_and_from_the_second_on_down(task: Task) -> None:
+    found = course(task, "float32", 32)
+    head_bits = 32 * sum(math.prod(shape) for shape in task.bundle.manifest.head.shapes().values())
+    up, down = np.diff([0, *found.bits_up]), np.diff([0, *found.bits_down])
+    assert (up == up[0]).all()
+    assert 3 * head_bits < up[0] < 3 * (head_bits + 8 * 80)
+    assert down[0] < 3 * 8 * 80, "only a name travels before the first round"
+    assert (down[1:] > 3 * head_bits).all()
+    assert found.accuracy[-1] > 0.9
+
+
+@pytest.mark.parametrize("codec", ["entropy_coded", "eden", "bucket_uniform", "bucket_quantile"])
+def test_coded_rounds_learn_with_fewer_bits_and_the_same_each_time(task: Task, codec: str) -> None:
+    plain, found = course(task, "float32", 32), course(task, codec, 3)
+    assert found == course(task, codec, 3)
+    assert found.bits_up[-1] < 0.6 * plain.bits_up[-1]
+    assert found.bits_down[-1] < plain.bits_down[-1]
+    assert found.accuracy[-1] > 0.8
+
+
+def test_rows_say_what_was_saved_and_how_far_below_float32_they_are(task: Task) -> None:
+    rates = {"float32": (32.0,), "entropy_coded": (2.0,)}
+    plain, coded = quantfl.compare(task, FLEET, rates, 3)
+    assert plain.saved == 0
+    assert plain.below_float32 == 0
+    assert plain.seeds == 3
+    assert 0.3 < coded.saved < 1
+    assert coded.saved == pytest.approx(1 - (coded.bits_up + coded.bits_down) / (plain.bits_up + plain.bits_down))
+    assert coded.below_float32 == pytest.approx(100 * (plain.accuracy_mean - coded.accuracy_mean))
+    assert [bits for bits, _ in coded.curve] == sorted(bits for bits, _ in coded.curve)
+    assert quantfl.within([plain, coded], coded.curve[0][0] - 1) is None
+    assert quantfl.within([plain, coded], math.inf) == max(plain.accuracy_mean, coded.accuracy_mean)
+    assert len(list(quantfl.table([plain, coded]))) == 5
+    assert len(list(quantfl.budgets([plain, coded]))) == 4
+
+
+def test_accuracy_is_a_mean_over_the_last_rounds_and_intervals_are_those_of_student() -> None:
+    assert quantfl.settled([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8])[-1] == pytest.approx(0.75)
+    assert quantfl.settled([0.0] * 15 + [1.0] * 5)[-1] == 1.0
+    # 2.776 is the 97.5 % point of Student's t with four degrees of freedom.
+    assert quantfl.half_width([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx(2.776 * math.sqrt(2.5 / 5), rel=1e-3)

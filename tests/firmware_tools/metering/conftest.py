@@ -1,0 +1,42 @@
+"""Benches of metering; skipped, with the reason, where the machine cannot be built."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from metering_bench import IDEAL, IMAGE, Bench
+
+from firmware_tools.bridge.machine.build import APT, missing
+from firmware_tools.bridge.machine.driver import Machine, MachineSpec, SensorSpec
+from protos.ina219 import Calibration
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if what := missing():
+        for item in items:
+            if item.path.is_relative_to(Path(__file__).parent):
+                item.add_marker(pytest.mark.skip(reason=f"{what}: {APT}"))
+
+
+@pytest.fixture
+def bench() -> Iterator[Callable[..., Bench]]:
+    """Start a bench: sensors, then ``profile``, ``record``, ``usb_seed`` and fields of MachineSpec."""
+    with contextlib.ExitStack() as stack:
+
+        def begin(
+            *sensors: SensorSpec,
+            profile: str = "balanced",
+            record: Calibration | None = IDEAL,
+            usb_seed: int = 0,
+            **fields,
+        ) -> Bench:
+            spec = MachineSpec(IMAGE, sensors or (SensorSpec("constant:2.5"),), **{"seed": 3, **fields})
+            machine = stack.enter_context(Machine.start(spec))
+            made = Bench(machine, profile=profile, record=record, usb_seed=usb_seed)
+            stack.callback(made.close)
+            return made
+
+        yield begin
