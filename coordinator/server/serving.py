@@ -176,9 +176,10 @@ async def _listen(settings: Settings, listen: str, rooms: Rooms, keeper: Keeper,
     address = f"{listen.rpartition(':')[0]}:{port}"
     await server.start()
     try:
+        print(f"coordinator: listening on {address}, state in {settings.state}", flush=True)
+        # Last: whoever waits for the file may count on all that comes before it.
         if settings.ready_file is not None:
             _write_ready(settings.ready_file, address)
-        print(f"coordinator: listening on {address}, state in {settings.state}", flush=True)
         await stopping.wait()
         log.info("stopping")
     finally:
