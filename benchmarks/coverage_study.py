@@ -25,9 +25,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 from study_loads import FIRST_S, LAST_S, LOADS, Rng, SteppedLoad
 
-from edge_runtime.power.alignment import Alignment, ClockFit, Exchange
+from edge_runtime.power.alignment import Alignment, ClockFit
 from firmware_tools.bridge.sensor import SensorErrors, SimulatedIna219
 from protos.attribution import judge, tally
+from protos.bridge.exchange import Exchange
 from protos.energy import Mark, Phase, PhaseEnergy, PowerTrace
 from protos.ina219 import (
     PROFILES,

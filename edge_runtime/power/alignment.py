@@ -21,7 +21,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Alignment", "ClockFit", "Exchange"]
+from protos.bridge.exchange import TICK_S, Exchange
+
+__all__ = ["Alignment", "ClockFit"]
 
 KEPT_EXCHANGES = 240
 HISTORY_S = 900.0
@@ -32,24 +34,8 @@ LEAST_RATE_ERROR = 5e-6
 BEND_EACH_S = 60.0
 CLOSE_RTT_S = 50e-6
 LEAST_NOISE_S = 20e-6
-TICK_S = 1e-6
 
 Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """One exchange: host stamps in seconds, bridge stamps in ticks (microseconds)."""
-
-    sent_s: float
-    received_tick: int
-    answered_tick: int
-    back_s: float
-
-    @property
-    def rtt_s(self) -> float:
-        """Time on the wire, both ways."""
-        return (self.back_s - self.sent_s) - (self.answered_tick - self.received_tick) * TICK_S
 
 
 @dataclass(frozen=True, slots=True)

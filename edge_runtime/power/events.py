@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edge_runtime.power.alignment import Exchange
+from protos.bridge.exchange import Exchange
 from protos.bridge.hello import Hello
 from protos.bridge.messages import Marker, Samples, Stats
 from protos.energy import PowerTrace

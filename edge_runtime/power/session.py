@@ -12,9 +12,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from edge_runtime.power.alignment import Exchange
 from edge_runtime.power.events import Batch, Edge, Exchanged, Greeting, RawEvent, Sums
 from protos.bridge.commands import Command, command, sync_command
+from protos.bridge.exchange import Exchange
 from protos.bridge.framing import FrameParser, encode_frame
 from protos.bridge.hello import PROTOCOL, Hello, MalformedMessage
 from protos.bridge.messages import Ack, Marker, Samples, Stats, Status, SyncReply, decode

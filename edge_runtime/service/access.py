@@ -13,7 +13,7 @@ from protos.errors import EdgejouleError, RefusedError
 
 _SERIAL_CLASSES = ("char-ttyUSB", "char-ttyACM")
 # The unit hides these folders (ProtectHome=, PrivateTmp=); what is needed from them is bound one by one.
-_HIDDEN = tuple(map(Path, ("/home", "/root", "/run/user", "/tmp", "/var/tmp")))
+HIDDEN = tuple(map(Path, ("/home", "/root", "/run/user", "/tmp", "/var/tmp")))
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def access_of(settings: Settings, config: Path, program: Path) -> Access:
     devices, groups = _of_sensor(settings.sensor)
     wanted = [config, program.parent.parent, *_python(program)]
     wanted += [Path(one).absolute() for one in (settings.data, settings.bundle) if one is not None]
-    bound = {one for one in wanted if any(one.is_relative_to(hidden) for hidden in _HIDDEN)}
+    bound = {one for one in wanted if any(one.is_relative_to(hidden) for hidden in HIDDEN)}
     inner = {one for one in bound if any(other != one and one.is_relative_to(other) for other in bound)}
     return Access(devices, groups, tuple(sorted(bound - inner)), _loopback(settings.coordinator))
 

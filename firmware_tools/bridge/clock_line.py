@@ -12,25 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["ClockLine", "Exchange", "fit_clock"]
+from protos.bridge.exchange import TICK_S, Exchange
 
-TICK_S = 1e-6
+__all__ = ["ClockLine", "fit_clock"]
+
 CLOSE_S = 100e-6
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """Host stamps in seconds, bridge stamps in ticks (microseconds)."""
-
-    sent_s: float
-    received_tick: int
-    answered_tick: int
-    back_s: float
-
-    @property
-    def rtt_s(self) -> float:
-        """Time on the way, both ways."""
-        return (self.back_s - self.sent_s) - (self.answered_tick - self.received_tick) * TICK_S
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 
-from firmware_tools.bridge.clock_line import ClockLine, Exchange, fit_clock
+from firmware_tools.bridge.clock_line import ClockLine, fit_clock
 from firmware_tools.bridge.observation import Observation, SensorLog
 from firmware_tools.bridge.port_client import BridgeClient
+from protos.bridge.exchange import Exchange
 from protos.bridge.hello import Hello
 from protos.errors import SensorError, UsageError
 from protos.ina219 import BUS_STEP_V, SHUNT_STEP_V, Calibration, Config, sample_flags, watts

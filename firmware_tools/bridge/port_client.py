@@ -18,9 +18,9 @@ from typing import Protocol, Self
 
 import serial
 
-from firmware_tools.bridge.clock_line import Exchange
 from firmware_tools.bridge.wiretap import BAUD
 from protos.bridge.commands import Command, command, sync_command
+from protos.bridge.exchange import Exchange
 from protos.bridge.framing import FrameParser, encode_frame
 from protos.bridge.hello import PROTOCOL, Hello, MalformedMessage
 from protos.bridge.messages import Ack, Message, Status, SyncReply, decode

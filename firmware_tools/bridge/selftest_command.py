@@ -9,11 +9,12 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from firmware_tools.bridge.clock_line import Exchange, fit_clock
+from firmware_tools.bridge.clock_line import fit_clock
 from firmware_tools.bridge.observation import Observation
 from firmware_tools.bridge.port_client import BridgeClient
 from firmware_tools.bridge.selftest import Finding, Heard, examine, failed
 from protos.bridge.commands import ALL_SENSORS, Command, command
+from protos.bridge.exchange import Exchange
 from protos.errors import CheckFailed, UsageError
 
 if TYPE_CHECKING:

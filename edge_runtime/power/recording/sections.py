@@ -24,9 +24,9 @@ from typing import Any
 
 import numpy as np
 
-from edge_runtime.power.alignment import Exchange
 from edge_runtime.power.events import Batch, Block, Edge, Exchanged, Greeting, Sums
 from edge_runtime.power.recording.columns import Cursor, DamagedBlock, Ints, pack, unpack, varint
+from protos.bridge.exchange import Exchange
 from protos.bridge.hello import MAX_SENSORS, MalformedMessage, read_hello
 from protos.bridge.messages import Marker, Samples, Stats
 from protos.energy import Floats, PowerTrace

@@ -7,7 +7,8 @@ import random
 import numpy as np
 import pytest
 
-from edge_runtime.power.alignment import KEPT_EXCHANGES, Alignment, Exchange
+from edge_runtime.power.alignment import KEPT_EXCHANGES, Alignment
+from protos.bridge.exchange import Exchange
 
 
 def exchanges(

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edge_runtime.power.alignment import Alignment, Exchange
+from edge_runtime.power.alignment import Alignment
 from edge_runtime.power.samples import SampleStore
 from edge_runtime.power.session import BridgeSession, Wanted
 from edge_runtime.power.track import RegisterTrack
@@ -17,6 +17,7 @@ from firmware_tools.bridge.loads import ConstantLoad, SquareLoad
 from firmware_tools.bridge.sensor import SensorErrors
 from protos.attribution import attribute, integrate
 from protos.bridge.commands import Command
+from protos.bridge.exchange import Exchange
 from protos.bridge.messages import Status
 from protos.energy import Mark, Phase, SampleFlag
 from protos.ina219 import PROFILES, Calibration

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edge_runtime.config import Resolved, resolve
-from edge_runtime.service.access import access_of
+from edge_runtime.service.access import HIDDEN, access_of
 from edge_runtime.service.unit import NAME, Credential, unit_text
 from protos.errors import RefusedError, UsageError
 
@@ -136,8 +136,11 @@ def test_the_traps_that_were_found_stay_closed(program: Path) -> None:
 
 def test_files_under_a_hidden_folder_are_shown_and_others_are_not(program: Path) -> None:
     given = resolved(data="/home/pi/digits.npz", bundle="/srv/bundle")
-    text = text_of(given, Path("/home/pi/edgejoule/bin/edge-runtime"), Path("/root/device.toml"))
-    assert values(text, "BindReadOnlyPaths") == ["-/home/pi/digits.npz", "-/home/pi/edgejoule", "-/root/device.toml"]
+    for hidden in HIDDEN:
+        file = hidden / "device.toml"
+        text = text_of(given, Path("/home/pi/edgejoule/bin/edge-runtime"), file)
+        bound = ["-/home/pi/digits.npz", "-/home/pi/edgejoule", f"-{file}"]
+        assert sorted(values(text, "BindReadOnlyPaths")) == sorted(bound)
     assert values(text_of(resolved(), Path("/opt/edgejoule/bin/edge-runtime")), "BindReadOnlyPaths") == []
 
 

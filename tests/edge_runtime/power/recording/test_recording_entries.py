@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.power.alignment import Exchange
 from edge_runtime.power.events import Batch, Block, Edge, Exchanged, Greeting, Realigned, Sums, Trouble
 from edge_runtime.power.recording.columns import DamagedBlock
 from edge_runtime.power.recording.entries import Note, Worked, decode, encode, sample_count, summary
+from protos.bridge.exchange import Exchange
 from protos.bridge.hello import Hello, SensorRecord
 from protos.bridge.messages import Marker, Samples, Stats
 from protos.energy import PowerTrace
