@@ -155,7 +155,7 @@ class MachineWorld:
 
 
 class MachineTransport:
-    """One opening of the machine's port; see ``Transport`` of ``edge_runtime/power/transport.py``."""
+    """One opening of the machine's port; see ``Transport`` of ``protos/bridge/line.py``."""
 
     def __init__(self, world: MachineWorld) -> None:
         self._world = world

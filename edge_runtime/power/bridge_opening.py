@@ -9,9 +9,9 @@ from edge_runtime.power.clock import Clock
 from edge_runtime.power.options import choice, ohms, refuse_others, whole
 from edge_runtime.power.samples import CAPACITY
 from edge_runtime.power.session import Wanted
-from edge_runtime.power.transport import Opener, SerialTransport
 from protos.bridge.commands import Command
 from protos.bridge.hello import MAX_SENSORS, PROTOCOL
+from protos.bridge.line import Opener, SerialTransport
 from protos.errors import SensorError
 from protos.ina219 import PROFILES
 

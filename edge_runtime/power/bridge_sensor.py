@@ -16,8 +16,8 @@ from edge_runtime.power.samples import CAPACITY
 from edge_runtime.power.sensor import Capabilities, Listener
 from edge_runtime.power.session import BridgeSession, Losses, Wanted, since
 from edge_runtime.power.track import RegisterTrack
-from edge_runtime.power.transport import Opener, SerialTransport
 from protos.bridge.hello import Feature
+from protos.bridge.line import Opener, SerialTransport
 from protos.energy import PowerTrace
 from protos.uncertainty import ErrorModel
 

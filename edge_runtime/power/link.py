@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from edge_runtime.power.clock import Clock
 from edge_runtime.power.session import BridgeSession
-from edge_runtime.power.transport import Opener, SerialTransport, Transport
+from protos.bridge.line import Opener, SerialTransport, Transport
 from protos.errors import SensorError
 
 __all__ = ["BridgeLink"]

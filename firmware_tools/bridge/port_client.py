@@ -6,92 +6,26 @@ and the clock are arguments: tests hand in the simulated machine and its virtual
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import os
-import stat
-import termios
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
-import serial
-
-from firmware_tools.bridge.wiretap import BAUD
 from protos.bridge.commands import Command, command, sync_command
 from protos.bridge.exchange import Exchange
 from protos.bridge.framing import FrameParser, encode_frame
 from protos.bridge.hello import PROTOCOL, Hello, MalformedMessage
+from protos.bridge.line import Opener, SerialTransport
 from protos.bridge.messages import Ack, Message, Status, SyncReply, decode
 from protos.errors import RefusedError, SensorError, WaitExpired
 
-__all__ = ["BridgeClient", "Line", "SerialLine"]
+__all__ = ["BridgeClient"]
 
-READ_WAIT_S = 0.05
 HELLO_S = 4.0
 """An Uno that is reset by the opening of its port spends up to two seconds in its bootloader."""
 ANSWER_S = 2.0
 ASK_AGAIN_S = 0.5
 SYNC_S = 0.5
-
-
-class Line(Protocol):
-    """An open serial line. Every method but ``close`` raises OSError when it is gone."""
-
-    def read(self) -> bytes:
-        """What has come; waits up to 0.05 s for the first byte, then gives b""."""
-        ...
-
-    def write(self, data: bytes) -> None:
-        """Send all of ``data``."""
-        ...
-
-    def close(self) -> None:
-        """Let go of the line; never raises."""
-        ...
-
-
-class SerialLine:
-    """A serial port, opened for this program alone, DTR held off so that the board is not reset where that helps.
-
-    Raises:
-        SensorError: it is not there, no serial port, not ours to open, or in use.
-    """
-
-    def __init__(self, path: str) -> None:
-        port = serial.Serial()
-        port.port, port.baudrate, port.timeout, port.write_timeout = path, BAUD, READ_WAIT_S, 1.0
-        port.exclusive, port.dtr = True, False
-        try:
-            # A plain file opens without an error, and then behaves oddly.
-            if not stat.S_ISCHR(os.stat(path).st_mode):
-                raise OSError(errno.ENOTTY, "not a serial port")
-            port.open()
-            attributes = termios.tcgetattr(port.fileno())
-            attributes[2] &= ~termios.HUPCL  # else closing the port resets the board
-            termios.tcsetattr(port.fileno(), termios.TCSANOW, attributes)
-        except (OSError, termios.error, ValueError) as cause:
-            port.close()
-            raise _explain(path, cause) from cause
-        self._port = port
-
-    def read(self) -> bytes:
-        try:
-            data: bytes = self._port.read(max(1, self._port.in_waiting))
-        except (termios.error, TypeError) as cause:
-            raise OSError(errno.EIO, str(cause)) from cause
-        return data
-
-    def write(self, data: bytes) -> None:
-        try:
-            self._port.write(data)
-        except (termios.error, TypeError) as cause:
-            raise OSError(errno.EIO, str(cause)) from cause
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError, termios.error):
-            self._port.close()
 
 
 class BridgeClient:
@@ -111,7 +45,7 @@ class BridgeClient:
         self,
         path: str,
         *,
-        opener: Callable[[str], Line] = SerialLine,
+        opener: Opener = SerialTransport,
         now: Callable[[], float] = time.monotonic,
         observer: Callable[[float, Message], None] | None = None,
     ) -> None:
@@ -233,18 +167,3 @@ class BridgeClient:
 
     def _lost(self, cause: OSError) -> SensorError:
         return SensorError(f"the port was lost ({cause})", where=self.path, fix="check the cable and start again")
-
-
-def _explain(path: str, cause: BaseException) -> SensorError:
-    number, text = getattr(cause, "errno", None), str(cause).lower()
-    if number in (errno.ENOENT, errno.ENXIO, errno.ENODEV, errno.ENOTDIR):
-        what, fix = "cannot open: no such serial port", "plug the bridge in, or see firmware-tools bridge ports"
-    elif number in (errno.EACCES, errno.EPERM):
-        what, fix = "cannot open: no permission", "add the user to the port's group: sudo usermod -aG dialout $USER"
-    elif number in (errno.EBUSY, errno.EAGAIN) or "exclusively lock" in text:
-        what, fix = "cannot open: in use by another program", "stop that program"
-    elif number in (errno.ENOTTY, errno.EISDIR) or "could not configure" in text:
-        what, fix = "this is not a serial port", "see firmware-tools bridge ports"
-    else:
-        what, fix = f"cannot open ({cause})", "check the cable and the path"
-    return SensorError(what, where=path, fix=fix)

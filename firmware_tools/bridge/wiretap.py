@@ -7,17 +7,15 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import serial
 
 from protos.bridge.commands import Command, command
 from protos.bridge.framing import DropCounts, FrameParser, encode_frame
 from protos.bridge.hello import Hello, MalformedMessage, ResetCause
+from protos.bridge.line import SerialTransport
 from protos.bridge.messages import Message, decode
 from protos.errors import SensorError
 
 __all__ = ["NoAnswer", "decode_capture", "describe", "read_hello", "send_command"]
-
-BAUD = 500_000
 
 
 class NoAnswer(SensorError):
@@ -49,14 +47,14 @@ def read_hello(path: str, wait_s: float) -> dict[str, Any]:
         SensorError: the port does not open, or was lost.
         NoAnswer: nobody answers within ``wait_s``.
     """
-    port = _opened(path)
+    port = SerialTransport(path)
     parser, deadline_s, ask_s = FrameParser(), time.monotonic() + wait_s, 0.0
     try:
         while time.monotonic() < deadline_s:
             if time.monotonic() >= ask_s:
                 ask_s = time.monotonic() + 0.25
                 port.write(encode_frame(command(Command.GET_HELLO)))
-            for payload in parser.feed(port.read(max(1, port.in_waiting))):
+            for payload in parser.feed(port.read()):
                 try:
                     message = decode(payload)
                 except MalformedMessage:
@@ -78,24 +76,14 @@ def send_command(path: str, payload: bytes) -> None:
     Raises:
         SensorError: the port does not open, or was lost.
     """
-    port = _opened(path)
+    port = SerialTransport(path)
     try:
         port.write(encode_frame(payload))
-        port.flush()
+        port.drain()
     except OSError as cause:
         raise SensorError(f"the port was lost ({cause})", where=path, fix="check the cable") from cause
     finally:
         port.close()
-
-
-def _opened(path: str) -> serial.Serial:
-    port = serial.Serial()
-    port.port, port.baudrate, port.timeout, port.exclusive, port.dtr = path, BAUD, 0.05, True, False
-    try:
-        port.open()
-    except OSError as cause:
-        raise SensorError(f"cannot open ({cause})", where=path, fix="check the path, or who uses it") from cause
-    return port
 
 
 def _plain(value: Any) -> Any:

@@ -12,7 +12,7 @@ import pytest
 from edge_runtime.power.bridge_opening import bridge_sensor
 from edge_runtime.power.clock import SystemClock
 from edge_runtime.power.opening import open_meter
-from edge_runtime.power.transport import explain
+from protos.bridge.line import explain
 from protos.bridge.messages import Status
 from protos.energy import Phase
 from protos.errors import SensorError, UsageError

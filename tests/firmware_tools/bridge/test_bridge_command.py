@@ -118,7 +118,7 @@ def test_info_prints_who_answers(tmp_path, capsys):
     assert fields["protocol"] == list(PROTOCOL)
     assert fields["reset"] == ["POWER_ON"]
     assert fields["sensors"][0]["calibration"]["shunt_uohm"] == 20_000
-    with pytest.raises(SensorError, match="cannot open"):
+    with pytest.raises(SensorError, match="no such serial port"):
         call("info", "--port", str(tmp_path / "gone"))
 
 

@@ -155,7 +155,7 @@ def test_a_probe_finds_the_port_on_which_a_bridge_answers(tmp_path):
     assert first["hello"]["firmware"] == [0, 2, 0]
     assert second["hello"] is None
     assert "no bridge answered" in second["silence"]
-    assert "cannot open" in third["silence"]
+    assert "no such serial port" in third["silence"]
     assert "bridge: firmware 0.2.0, protocol 1.1" in said
 
 

@@ -1,4 +1,4 @@
-"""Bytes to and from a bridge: what the link asks for, and the serial port that does it.
+"""Bytes to and from a bridge: what a reader asks of a line, and the serial port that is one.
 
 Opening a real board's port may reset it (DTR), so DTR is held off and HUPCL cleared; a restart at that moment is
 normal all the same. Ports are opened exclusively: two readers would each get half of the frames. After an unplug
@@ -20,7 +20,7 @@ import serial
 
 from protos.errors import SensorError
 
-__all__ = ["BAUD", "Opener", "SerialTransport", "Transport"]
+__all__ = ["BAUD", "Opener", "SerialTransport", "Transport", "explain"]
 
 BAUD = 500_000
 """Exact on a 16 MHz ATmega; pseudo-terminals ignore it."""
@@ -81,6 +81,13 @@ class SerialTransport:
     def write(self, data: bytes) -> None:
         try:
             self._port.write(data)
+        except (termios.error, TypeError) as cause:
+            raise OSError(errno.EIO, str(cause)) from cause
+
+    def drain(self) -> None:
+        """Wait until everything written is on the wire."""
+        try:
+            self._port.flush()
         except (termios.error, TypeError) as cause:
             raise OSError(errno.EIO, str(cause)) from cause
 
