@@ -28,6 +28,7 @@ import grpc
 from edge_runtime.arrivals import Arrivals
 from edge_runtime.stopping import Stopping
 from protos.convert.cards import card_to
+from protos.convert.checks import MAX_WAIT_S, finite
 from protos.convert.energy import settled_to
 from protos.convert.orders import order_from
 from protos.convert.reports import receipt_from
@@ -132,7 +133,7 @@ class Link:
         """Say who is there.
 
         Raises:
-            Away, Interrupted; RefusedError: the coordinator does not want this device, or speaks another protocol.
+            Away, Interrupted; RefusedError: not wanted, or another protocol; UpdateError: an answer without sense.
         """
         answer = self._call(self._stub.Join, card_to(card, PROTOCOL), CALL_S)
         theirs = (int(answer.protocol_major), int(answer.protocol_minor))
@@ -142,7 +143,7 @@ class Link:
                 where=f"coordinator {self.address}",
                 fix="install the same release on both",
             )
-        return Welcome(theirs, answer.software_version, max(0.0, answer.check_in_s))
+        return Welcome(theirs, answer.software_version, finite(answer.check_in_s, "check_in_s", at_most=MAX_WAIT_S))
 
     def next_order(
         self,

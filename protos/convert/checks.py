@@ -11,6 +11,8 @@ from protos.errors import UpdateError
 MAX_NAME = 256
 # Far beyond joules, seconds and counts of any run, and far enough from infinity that sums stay finite.
 MAX_NUMBER = 1e15
+# A device that is told to wait longer is as good as lost to its fleet, and no clock of the system sleeps for 1e15 s.
+MAX_WAIT_S = 86_400.0
 
 K = TypeVar("K")
 V = TypeVar("V")

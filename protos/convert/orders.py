@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from protos.convert.checks import MAX_NAME, checked_name, count_at_most, finite, said
+from protos.convert.checks import MAX_NAME, MAX_WAIT_S, checked_name, count_at_most, finite, said
 from protos.convert.heads import differences_from, head_to
 from protos.convert.tensors import tensors_from
 from protos.errors import UpdateError
@@ -47,7 +47,8 @@ def order_from(message: pb.NextOrderResponse) -> Order:
     """An order from the answer to NextOrder."""
     match message.WhichOneof("action"):
         case "wait":
-            return WaitOrder(finite(message.wait.retry_after_s, "retry_after_s"), said(message.wait.reason, MAX_NAME))
+            wait_s = finite(message.wait.retry_after_s, "retry_after_s", at_most=MAX_WAIT_S)
+            return WaitOrder(wait_s, said(message.wait.reason, MAX_NAME))
         case "rejoin":
             return RejoinOrder()
         case "train":

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from peer_coordinator import PeerCoordinator
+from running_daemon import RunningDaemon
 from striped_data import write_data
 
 from edge_runtime.config import Settings, resolve
@@ -70,3 +71,18 @@ def settings(tmp_path: Path, data: Path) -> Callable[..., Settings]:
         return dataclasses.replace(resolved, **changes)
 
     return make
+
+
+@pytest.fixture
+def started(settings: Callable[..., Settings]) -> Iterator[Callable[..., RunningDaemon]]:
+    all_of_them: list[RunningDaemon] = []
+
+    def start(peer: PeerCoordinator, **changes: Any) -> RunningDaemon:
+        all_of_them.append(RunningDaemon(settings(coordinator=peer.address, **changes)))
+        return all_of_them[-1]
+
+    yield start
+    for one in all_of_them:
+        one.stopping.request("end of test")
+        one.join()
+        one.stopping.close()

@@ -69,6 +69,7 @@ class PeerCoordinator(rpc.DeviceServiceServicer):
         self.before_verdict: Callable[[Any], None] = lambda context: None
         self.damage: Callable[[bytes], bytes] = lambda data: data
         self.protocol = (1, 0)
+        self.check_in_s = 0.05
         self.refusals = 0
         self.goes_down = False
         self._known: set[str] = set()
@@ -104,7 +105,10 @@ class PeerCoordinator(rpc.DeviceServiceServicer):
         self._known.add(request.session)
         self._note(lambda: self.joins.append(card_from(request)))
         return pb.JoinResponse(
-            protocol_major=self.protocol[0], protocol_minor=self.protocol[1], software_version="test", check_in_s=0.05
+            protocol_major=self.protocol[0],
+            protocol_minor=self.protocol[1],
+            software_version="test",
+            check_in_s=self.check_in_s,
         )
 
     def NextOrder(self, request: Any, context: Any) -> Any:  # noqa: N802

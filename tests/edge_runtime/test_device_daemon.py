@@ -2,74 +2,25 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
 import pytest
 from peer_coordinator import PeerCoordinator, order
+from running_daemon import RunningDaemon
 from striped_data import write_data
 
-from coordinator.failures import metadata_of
-from coordinator.server.uploads import OversizedError
-from edge_runtime import daemon
 from edge_runtime.config import Settings
-from edge_runtime.stopping import Stopping
 from protos.energy import Phase
-from protos.errors import EdgejouleError, LabelError, RefusedError, UnreachableError
+from protos.errors import LabelError
 from protos.model.bundle import Bundle
 from protos.orders import StopReason
-from protos.v1 import edgejoule_pb2 as pb
 
 Make = Callable[..., Settings]
-
-
-class Running:
-    """A daemon in a thread, with what ended it."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.stopping = Stopping()
-        self.error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, args=(settings,))
-        self._thread.start()
-
-    def _run(self, settings: Settings) -> None:
-        try:
-            daemon.run(settings, stopping=self.stopping)
-        except BaseException as error:
-            self.error = error
-
-    def end(self) -> None:
-        self._thread.join(90.0)
-        assert not self._thread.is_alive()
-        if self.error is not None:
-            raise self.error
-
-    def stop(self) -> None:
-        self.stopping.request("test")
-        self.end()
-
-
-@pytest.fixture
-def started(settings: Make) -> Iterator[Callable[..., Running]]:
-    all_of_them: list[Running] = []
-
-    def start(peer: PeerCoordinator, **changes: Any) -> Running:
-        all_of_them.append(Running(settings(coordinator=peer.address, **changes)))
-        return all_of_them[-1]
-
-    yield start
-    for one in all_of_them:
-        one.stopping.request("end of test")
-        one._thread.join(90.0)
-        one.stopping.close()
-
-
-Start = Callable[..., Running]
+Start = Callable[..., RunningDaemon]
 
 
 def phases_told(peer: PeerCoordinator, round: int) -> dict[Phase, float | None]:
@@ -132,32 +83,6 @@ def test_a_bundle_that_arrives_damaged_is_not_used_and_asked_for_again(
     peer.orders.append(order(bundle))
     running.end()
     assert peer.read().steps_done == 12
-
-
-def test_a_lost_acknowledgement_is_repaired_by_the_same_bytes(
-    peer: PeerCoordinator, started: Start, bundle: Bundle
-) -> None:
-    def lose_two(context: Any) -> None:
-        if len(peer.reports) <= 2:
-            context.abort(grpc.StatusCode.UNAVAILABLE, "gone before the answer")
-
-    peer.before_verdict = lose_two
-    peer.orders.extend([order(bundle, 1), order(bundle, 2)])
-    started(peer, max_rounds=2).end()
-    assert len(peer.reports) == 4
-    assert peer.reports[0] == peer.reports[1] == peer.reports[2]
-    assert peer.read(3).round == 2
-
-
-@pytest.mark.parametrize("verdict", [pb.VERDICT_LATE, pb.VERDICT_REJECTED, pb.VERDICT_DUPLICATE])
-def test_any_answer_ends_the_matter(
-    peer: PeerCoordinator, started: Start, bundle: Bundle, verdict: int, tmp_path: Path
-) -> None:
-    peer.verdict = verdict  # type: ignore[assignment]
-    peer.orders.extend([order(bundle, 1), order(bundle, 2)])
-    started(peer, max_rounds=2).end()
-    assert len(peer.reports) == 2
-    assert list((tmp_path / "state" / "outbox").iterdir()) == []
 
 
 def test_a_finished_round_that_is_ordered_again_is_not_trained_again(
@@ -253,48 +178,6 @@ def test_a_coordinator_that_goes_down_during_the_goodbye_is_no_error(peer: PeerC
     assert peer.leaves == []
 
 
-def test_a_coordinator_that_was_never_there_is_said(settings: Make) -> None:
-    with pytest.raises(UnreachableError) as caught:
-        daemon.run(settings(coordinator="127.0.0.1:9", wait_for_coordinator_s=0.3))
-    assert "127.0.0.1:9" in str(caught.value)
-    assert "coordinator serve" in str(caught.value)
-
-
-def test_a_coordinator_of_another_protocol_is_refused(peer: PeerCoordinator, started: Start) -> None:
-    peer.protocol = (2, 0)
-    with pytest.raises(RefusedError, match=r"protocol 2\.0"):
-        started(peer).end()
-
-
-@pytest.mark.parametrize("address", ["192.168.1.5:50461", "example.org:50461", "[2001:db8::1]:50461", "0.0.0.0:50461"])
-def test_an_address_that_is_not_loopback_is_refused_for_want_of_certificates(settings: Make, address: str) -> None:
-    with pytest.raises(RefusedError, match="certificates"):
-        daemon.run(settings(coordinator=address))
-
-
-@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.1:", ":5", "127.0.0.1:x", "127.0.0.1:70000"])
-def test_what_is_no_address_is_said(settings: Make, address: str) -> None:
-    with pytest.raises(EdgejouleError, match="HOST:PORT"):
-        daemon.run(settings(coordinator=address))
-
-
-def test_reports_on_which_the_coordinator_fails_do_not_block_for_ever(
-    peer: PeerCoordinator, started: Start, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr("edge_runtime.delivery._MOST_FAILURES", 2)
-
-    def fail_on_the_first(context: Any) -> None:
-        if peer.read().round == 1:
-            context.abort(grpc.StatusCode.INTERNAL, "a bug")
-
-    peer.before_verdict = fail_on_the_first
-    peer.orders.extend([order(bundle, 1), order(bundle, 2)])
-    started(peer, max_rounds=2).end()
-    assert [peer.read(index).round for index in range(len(peer.reports))] == [1, 1, 2]
-    assert [one.name for one in (tmp_path / "state" / "outbox").iterdir()] == ["aside"]
-    assert len(list((tmp_path / "state" / "outbox" / "aside").iterdir())) == 1
-
-
 def test_a_coordinator_that_refuses_a_question_does_not_end_the_daemon(
     peer: PeerCoordinator, started: Start, bundle: Bundle
 ) -> None:
@@ -303,42 +186,6 @@ def test_a_coordinator_that_refuses_a_question_does_not_end_the_daemon(
     started(peer, max_rounds=1).end()
     assert peer.refusals == 0
     assert peer.read().steps_done == 12
-
-
-def test_a_report_that_is_refused_is_set_aside_with_the_reason_and_not_sent_again(
-    peer: PeerCoordinator, started: Start, bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    refusal = OversizedError("declares 900 bytes, 800 at most", where="report", fix="install the same release")
-
-    def too_large(context: Any) -> None:
-        if peer.read().round == 1:
-            context.set_trailing_metadata(metadata_of(refusal))
-            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(refusal))
-
-    peer.before_verdict = too_large
-    peer.orders.extend([order(bundle, 1), order(bundle, 2)])
-    started(peer, max_rounds=2).end()
-    assert [peer.read(index).round for index in range(len(peer.reports))] == [1, 2]
-    outbox = tmp_path / "state" / "outbox"
-    assert [one.name for one in outbox.iterdir()] == ["aside"]
-    (kept,) = (outbox / "aside").iterdir()
-    assert kept.read_bytes().endswith(peer.reports[0])
-    (line,) = [one.getMessage() for one in caplog.records if "set aside" in one.getMessage()]
-    for part in (kept.name, peer.address, "report", "declares 900 bytes, 800 at most", "install the same release"):
-        assert part in line
-
-
-def test_a_message_that_grpc_itself_finds_too_large_is_not_taken_for_a_refusal(
-    peer: PeerCoordinator, started: Start, bundle: Bundle
-) -> None:
-    def exhausted_once(context: Any) -> None:
-        if len(peer.reports) == 1:
-            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls")
-
-    peer.before_verdict = exhausted_once
-    peer.orders.append(order(bundle))
-    started(peer, max_rounds=1).end()
-    assert len(peer.reports) == 2
 
 
 def test_waiting_for_a_run_to_begin_is_no_cost_of_that_run(

@@ -120,7 +120,8 @@ def test_the_numbers_of_an_order_are_sensible(number: float) -> None:
         order = order_to(example_order())
         setattr(order.train.costs, field, number)
         refused(order_from, order, f"costs.{field}")
-    refused(order_from, pb.NextOrderResponse(wait=pb.Wait(retry_after_s=number)), "retry_after_s")
+    for wait_s in (number, 86_401.0):
+        refused(order_from, pb.NextOrderResponse(wait=pb.Wait(retry_after_s=wait_s)), "retry_after_s")
     if number < 0 and math.isfinite(number):
         return
     order = order_to(example_order())
