@@ -29,6 +29,7 @@ def _device_round(status: DeviceRound) -> dict[str, Any]:
     return {
         **_fields(status),
         "spent_j": status.spent_j,
+        "strain": None if status.strain is None else dataclasses.asdict(status.strain),
         "energy": {str(one.phase): energy(one) for one in status.energy},
     }
 

@@ -15,17 +15,8 @@ from coordinator.status import (
 )
 from protos.convert.cards import engine_from, engine_to, meter_from, meter_to
 from protos.convert.energy import energy_from, energy_to
-from protos.orders import StopReason
+from protos.convert.strain import STOP_OF, pause_to, stop_from, stop_to, strain_from, strain_to
 from protos.v1 import edgejoule_pb2 as pb
-
-_STOPS = {
-    None: pb.STOP_REASON_UNSPECIFIED,
-    StopReason.COMPLETED: pb.STOP_REASON_COMPLETED,
-    StopReason.BUDGET: pb.STOP_REASON_BUDGET,
-    StopReason.DEADLINE: pb.STOP_REASON_DEADLINE,
-    StopReason.SHUTDOWN: pb.STOP_REASON_SHUTDOWN,
-}
-_STOP_OF = {number: stop for stop, number in _STOPS.items()}
 
 
 def runs_to(runs: Iterable[RunStatus], software_version: str) -> pb.GetStatusResponse:
@@ -118,7 +109,7 @@ def _device_round_to(device: DeviceRound) -> pb.DeviceRound:
         outcome=device.outcome,
         steps_planned=device.steps_planned,
         steps_done=device.steps_done,
-        stop_reason=_STOPS[device.stop_reason],
+        stop_reason=pb.STOP_REASON_UNSPECIFIED if device.stop_reason is None else stop_to(device.stop_reason),
         budget_j=device.budget_j,
         weight=device.weight,
         bytes_up=device.bytes_up,
@@ -127,6 +118,8 @@ def _device_round_to(device: DeviceRound) -> pb.DeviceRound:
         examples=device.examples,
         loss=device.loss,
         embedded=device.embedded,
+        strain=strain_to(device.strain),
+        ended_in_pause=pause_to(device.stop_reason),
     )
 
 
@@ -136,7 +129,7 @@ def _device_round_from(message: pb.DeviceRound) -> DeviceRound:
         outcome=message.outcome,
         steps_planned=message.steps_planned,
         steps_done=message.steps_done,
-        stop_reason=_STOP_OF.get(message.stop_reason),
+        stop_reason=stop_from(message.stop_reason, message.ended_in_pause) if message.stop_reason in STOP_OF else None,
         budget_j=message.budget_j if message.HasField("budget_j") else None,
         weight=message.weight,
         bytes_up=message.bytes_up,
@@ -145,6 +138,7 @@ def _device_round_from(message: pb.DeviceRound) -> DeviceRound:
         examples=message.examples,
         loss=message.loss if message.HasField("loss") else None,
         embedded=message.embedded,
+        strain=strain_from(message.strain) if message.HasField("strain") else None,
     )
 
 

@@ -1,9 +1,9 @@
 """Who may take part in a run, and why others may not.
 
 * A device has examples to train on.
-* A run is tied to one class of engine (name and delegate): engines differ in the last bit of int8 results, so their
-  devices would train one head on slightly different embeddings. The class is the most common one among the devices
-  present, and is fixed when the first round opens.
+* A run is tied to one class of engine (name and delegate, and the Edge TPU when the bundle has a twin for it): engines
+  differ in the last bit of int8 results, so their devices would train one head on slightly different embeddings. The
+  class is the most common one among the devices present, and is fixed when the first round opens.
 * A budget that cannot be measured cannot be kept: a device without a meter gets no order that carries one.
 """
 
@@ -18,13 +18,19 @@ from protos.orders import DeviceCard, Engine
 from protos.plan import RunPlan
 
 
-def engine_class(engine: Engine) -> str:
+def engine_class(engine: Engine, *, has_twin: bool = False) -> str:
     """What devices of one run have in common.
+
+    Args:
+        has_twin: the run's bundle has a twin, which a device with an Edge TPU runs in place of the CPU model.
 
     >>> engine_class(Engine("ai-edge-litert", "2.3.0", "xnnpack"))
     'ai-edge-litert/xnnpack'
+    >>> engine_class(Engine("ai-edge-litert", "2.3.0", "xnnpack", "edgetpu"), has_twin=True)
+    'ai-edge-litert/xnnpack+edgetpu'
     """
-    return f"{engine.name}/{engine.delegate}"
+    kernels = f"{engine.name}/{engine.delegate}"
+    return f"{kernels}+{engine.accelerator}" if has_twin and engine.accelerator else kernels
 
 
 @dataclass
@@ -35,10 +41,12 @@ class Roster:
     Attributes:
         plan: whose budgets count.
         engine: the class that the run is tied to, or None as long as the most common one counts.
+        has_twin: the run's bundle has a twin for the Edge TPU.
     """
 
     plan: RunPlan
     engine: str | None = None
+    has_twin: bool = False
     _cards: dict[str, DeviceCard] = field(default_factory=dict)
     _classes: Counter[str] = field(default_factory=Counter)
 
@@ -47,7 +55,7 @@ class Roster:
         before = self.chosen
         self.remove(card.device_id)
         self._cards[card.device_id] = card
-        self._classes[engine_class(card.engine)] += 1
+        self._classes[self._class(card)] += 1
         return self.chosen != before
 
     def remove(self, device_id: str) -> bool:
@@ -55,8 +63,11 @@ class Roster:
         before = self.chosen
         card = self._cards.pop(device_id, None)
         if card is not None:
-            self._classes[engine_class(card.engine)] -= 1
+            self._classes[self._class(card)] -= 1
         return self.chosen != before
+
+    def _class(self, card: DeviceCard) -> str:
+        return engine_class(card.engine, has_twin=self.has_twin)
 
     @property
     def chosen(self) -> str | None:
@@ -70,8 +81,8 @@ class Roster:
         """Why this device may not take part, or None when it may."""
         if card.train_examples < 1:
             return "has no training examples"
-        if engine_class(card.engine) != self.chosen:
-            return f"runs {engine_class(card.engine)}, this run uses {self.chosen}"
+        if self._class(card) != self.chosen:
+            return f"runs {self._class(card)}, this run uses {self.chosen}"
         has_budget = budget_for(self.plan, card.device_id, card.budget_j) is not None
         planned = self.plan.budget.has_accounts or self.plan.planner.policy != "none"
         if card.meter.method == "unknown" and (has_budget or planned):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from protos.energy import Phase, PhaseEnergy
-from protos.orders import Engine, MeterCard, StopReason
+from protos.orders import Engine, MeterCard, StopReason, Strain
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class DeviceRound:
         weight: share of the round's mean, 0 to 1.
         bytes_up: serialised reports, received.
         bytes_down: serialised orders, sent.
+        strain: pauses, heat and voltage; None where the device did not say.
     """
 
     device_id: str
@@ -33,6 +34,7 @@ class DeviceRound:
     examples: int
     loss: float | None
     embedded: int
+    strain: Strain | None = None
 
     @property
     def spent_j(self) -> float | None:

@@ -11,12 +11,14 @@ Rules kept here:
 * A meter that falls silent in the middle does not give energy away: time it does not account for is charged at the
   highest mean power seen in the round. A meter that never knew anything allows nothing under a budget.
 * Without a budget the meter is not asked at all, so a failing one cannot stop training.
+* A board that is too hot or busy rests first. Time rested is no time worked: a silent meter's is not charged for it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Protocol
 
 from edge_runtime.costs import Reserve
 from protos.orders import StopReason
@@ -52,6 +54,20 @@ class Price:
         self._asked = count
 
 
+class Rests(Protocol):
+    """Pauses; see :class:`edge_runtime.health.pauses.Pauses`."""
+
+    @property
+    def paused_s(self) -> float:
+        """Seconds rested in this round."""
+        ...
+
+    def until_fit(self, end_s: float) -> StopReason | None:
+        """Wait until work may go on: None. Or why it may not, at ``end_s`` of the clock at the latest: the board, or a
+        request to stop."""
+        ...
+
+
 class Allowance:
     """The limits of one round.
 
@@ -62,6 +78,7 @@ class Allowance:
         spent_j: joules of this round so far, or None when unknown.
         now_s: a monotonic clock.
         stopping: whether the daemon was asked to stop.
+        rests: waits before a piece, when it has to; None never does.
     """
 
     def __init__(
@@ -73,8 +90,10 @@ class Allowance:
         spent_j: Callable[[], float | None],
         now_s: Callable[[], float],
         stopping: Callable[[], bool],
+        rests: Rests | None = None,
     ) -> None:
         self._budget_j, self._spent_j, self._now_s, self._stopping = budget_j, spent_j, now_s, stopping
+        self._rests = rests
         self._reserve_j = reserve.joules(budget_j) if budget_j is not None else 0.0
         self._example, self._step = Price(reserve.embedding_j), Price(reserve.step_j)
         self._start_s = now_s()
@@ -94,12 +113,14 @@ class Allowance:
     def _pieces(self, price: Price, wanted: int) -> int | StopReason:
         if self._stopping():
             return StopReason.SHUTDOWN
+        if self._rests is not None and (cause := self._rests.until_fit(self._end_s)) is not None:
+            return cause
         now_s = self._now_s()
         if now_s >= self._end_s:
             return StopReason.DEADLINE
         if self._budget_j is None:
             return wanted
-        charged_j = self._charged_j(now_s)
+        charged_j = self._charged_j(now_s - (self._rests.paused_s if self._rests else 0.0))
         left_j = self._budget_j - self._reserve_j - charged_j
         each_j = price.at(charged_j)
         if not left_j > 0 or (each_j is not None and each_j > left_j):
@@ -112,6 +133,7 @@ class Allowance:
         return count
 
     def _charged_j(self, now_s: float) -> float:
+        """Args: now_s: of the clock, less the time that was rested."""
         spent_j = self._spent_j()
         if spent_j is not None:
             self._ever_known, self._known_j, self._known_s = True, spent_j, now_s

@@ -115,7 +115,7 @@ def _run(resolved: Resolved, *, rows: bool) -> int:
 
 
 def _doctor(resolved: Resolved, *, as_json: bool) -> int:
-    from edge_runtime.doctor import examine, print_findings
+    from edge_runtime.doctor.examination import examine, print_findings
 
     return print_findings(examine(resolved.settings), as_json=as_json)
 

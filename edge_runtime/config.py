@@ -8,19 +8,21 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-import math
 import os
+import platform
 import re
 import socket
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from edge_runtime import setting_values as read
 from edge_runtime.journal import LEVELS
 from protos.catalog import hint
 from protos.errors import ConfigError
+from protos.model.edge_tpu import LIBRARY
 
 PREFIX = "EDGEJOULE_"
 DEFAULT_COORDINATOR = "127.0.0.1:50461"
@@ -49,6 +51,15 @@ class Settings:
     memory_max_mb: int | None
     watchdog_s: float
     require_delegate: str | None
+    edgetpu: Literal["auto", "off", "require"]
+    edgetpu_library: str
+    edgetpu_device: str | None
+    pause_above_c: float
+    resume_below_c: float
+    pause_when_busy: float | None
+    max_pause_s: float
+    throttled_from: str
+    machine_root: Path
 
 
 @dataclass(frozen=True)
@@ -81,58 +92,9 @@ class Resolved:
         return [f"{_toml(key, value)}  # {self.origins[key]}" for key, value in rows.items()]
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise ValueError("not a text")
-    text = str(value).strip()
-    if not text or not text.isprintable():
-        raise ValueError("empty, or holds unprintable characters")
-    return text
-
-
-def _device_id(value: Any) -> str:
-    text = _text(value)
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", text):
-        raise ValueError("not 1 to 64 of A-Z a-z 0-9 . _ - beginning with a letter or digit")
-    return text
-
-
-def _path(value: Any) -> Path:
-    return Path(_text(value)).expanduser()
-
-
-def _number(low: float, high: float, *, above: bool = False) -> Callable[[Any], float]:
-    def read(value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise ValueError("not a number")
-        try:
-            number = float(value)
-        except ValueError:
-            raise ValueError("not a number") from None
-        if not math.isfinite(number) or not low <= number <= high or (above and number == low):
-            raise ValueError(f"not {'over' if above else 'from'} {low:g} {'and up' if above else ''} to {high:g}")
-        return number
-
-    return read
-
-
-def _whole(low: int, high: int) -> Callable[[Any], int]:
-    number = _number(low, high)
-
-    def read(value: Any) -> int:
-        whole = number(value)
-        if whole != int(whole):
-            raise ValueError("not a whole number")
-        return int(whole)
-
-    return read
-
-
-def _level(value: Any) -> str:
-    level = _text(value).lower()
-    if level not in LEVELS:
-        raise ValueError(f"not one of {', '.join(LEVELS)}")
-    return level
+def _pause_above(environ: Mapping[str, str]) -> float:
+    # A Raspberry Pi holds its clock down from 80 degrees on; workstations run hotter by design.
+    return 80.0 if platform.machine().startswith(("arm", "aarch64")) else 95.0
 
 
 def _host_name(environ: Mapping[str, str]) -> str:
@@ -154,36 +116,58 @@ def _always(value: Any) -> Callable[[Mapping[str, str]], Any]:
 
 _NONE = _always(None)
 OPTIONS: tuple[Option, ...] = (
-    Option("coordinator", "--coordinator", "HOST:PORT", _text, _always(DEFAULT_COORDINATOR),
+    Option("coordinator", "--coordinator", "HOST:PORT", read.text, _always(DEFAULT_COORDINATOR),
            "address of the coordinator; loopback only until there are certificates"),
-    Option("device_id", "--device-id", "ID", _device_id, _host_name, "name of this device, unique in its fleet"),
-    Option("data", "--data", "SPEC", _path, _NONE,
+    Option("device_id", "--device-id", "ID", read.device_id, _host_name, "name of this device, unique in its fleet"),
+    Option("data", "--data", "SPEC", read.path, _NONE,
            "own examples: FILE.npz, an idx images file, or a folder of images by class", is_path=True),
-    Option("shard", "--shard", "S", _text, _NONE, "the owner in the data to be, or K/N for the K-th of N parts"),
-    Option("sensor", "--sensor", "SPEC", _text, _always("none"),
+    Option("shard", "--shard", "S", read.text, _NONE, "the owner in the data to be, or K/N for the K-th of N parts"),
+    Option("sensor", "--sensor", "SPEC", read.text, _always("none"),
            "what measures: serial:PATH, hwmon:NAME, iio:NAME, i2c:BUS:ADDRESS, rapl, pmic, estimate:BOARD or none"),
-    Option("state", "--state", "DIR", _path, _state, "folder for bundles, embeddings and unsent reports", is_path=True),
-    Option("bundle", "--bundle", "DIR", _path, _NONE,
+    Option("state", "--state", "DIR", read.path, _state,
+           "folder for bundles, embeddings and unsent reports", is_path=True),
+    Option("bundle", "--bundle", "DIR", read.path, _NONE,
            "a bundle that is here already; else it is fetched from the coordinator", is_path=True),
-    Option("budget_j", "--budget-j", "J", _number(0.0, 1e9, above=True), _NONE,
+    Option("budget_j", "--budget-j", "J", read.number(0.0, 1e9, above=True), _NONE,
            "the most joules to spend on one round, idling left out"),
-    Option("board", "--board", "NAME", _text, _NONE, "what to call this kind of board; read from the machine if unset"),
-    Option("threads", "--threads", "N", _whole(1, 64), _always(1), "CPU threads of the backbone"),
-    Option("pid_file", "--pid-file", "PATH", _path, _NONE, "file to hold the process id while running", is_path=True),
-    Option("log_level", "--log-level", "LEVEL", _level, _always("info"), f"least level to log: {', '.join(LEVELS)}"),
-    Option("wait_for_coordinator_s", "--wait-for-coordinator", "S", _number(0.0, 1e7), _always(30.0),
+    Option("board", "--board", "NAME", read.text, _NONE,
+           "what to call this kind of board; read from the machine if unset"),
+    Option("threads", "--threads", "N", read.whole(1, 64), _always(1), "CPU threads of the backbone"),
+    Option("pid_file", "--pid-file", "PATH", read.path, _NONE,
+           "file to hold the process id while running", is_path=True),
+    Option("log_level", "--log-level", "LEVEL", read.level, _always("info"),
+           f"least level to log: {', '.join(LEVELS)}"),
+    Option("wait_for_coordinator_s", "--wait-for-coordinator", "S", read.number(0.0, 1e7), _always(30.0),
            "seconds to try at start before giving up; once met, it is waited for without limit"),
-    Option("max_rounds", "--max-rounds", "N", _whole(1, 1_000_000), _NONE, "leave after this many rounds"),
-    Option("exit_when_idle_s", "--exit-when-idle", "S", _number(0.0, 1e7), _NONE,
+    Option("max_rounds", "--max-rounds", "N", read.whole(1, 1_000_000), _NONE, "leave after this many rounds"),
+    Option("exit_when_idle_s", "--exit-when-idle", "S", read.number(0.0, 1e7), _NONE,
            "leave after this many seconds without an order"),
-    Option("cpu_quota_percent", "--cpu-quota", "PERCENT", _whole(1, 6400), _NONE,
+    Option("cpu_quota_percent", "--cpu-quota", "PERCENT", read.whole(1, 6400), _NONE,
            "most CPU time of the service, percent of one core; systemd keeps it"),
-    Option("memory_max_mb", "--memory-max", "MB", _whole(64, 1 << 20), _NONE,
+    Option("memory_max_mb", "--memory-max", "MB", read.whole(64, 1 << 20), _NONE,
            "most memory; the daemon ends its round before it holds that much"),
-    Option("watchdog_s", "--watchdog", "S", _number(30.0, 86400.0), _always(300.0),
+    Option("watchdog_s", "--watchdog", "S", read.number(30.0, 86400.0), _always(300.0),
            "seconds without progress after which systemd kills the service and starts it again"),
-    Option("require_delegate", "--require-delegate", "NAME", _text, _NONE,
+    Option("require_delegate", "--require-delegate", "NAME", read.text, _NONE,
            "kernels that the engine must run on, such as xnnpack; else the daemon does not start"),
+    Option("edgetpu", "--edgetpu", "MODE", read.one_of("auto", "off", "require"), _always("auto"),
+           "use of an Edge TPU: auto, off, or require, with which the daemon does not go on without"),
+    Option("edgetpu_library", "--edgetpu-library", "NAME", read.text, _always(LIBRARY),
+           "library of the Edge TPU: a name that the linker knows, or a path"),
+    Option("edgetpu_device", "--edgetpu-device", "DEVICE", read.edgetpu_device, _NONE,
+           "which Edge TPU: usb, pci, or one of several, such as usb:0"),
+    Option("pause_above_c", "--pause-above", "C", read.number(0.0, 150.0), _pause_above,
+           "pause from this temperature of the processor on, degrees Celsius; 0: never for heat"),
+    Option("resume_below_c", "--resume-below", "C", read.number(0.0, 150.0), _NONE,
+           "go on below this temperature, degrees Celsius; 5 below the other if not given"),
+    Option("pause_when_busy", "--pause-when-busy", "PERCENT", read.number(0.0, 100.0, above=True), _NONE,
+           "pause while other programs use more than this of all cores, percent"),
+    Option("max_pause_s", "--max-pause", "S", read.number(1.0, 86400.0), _always(600.0),
+           "longest pause; after it, training ends with what is there"),
+    Option("throttled_from", "--throttled-from", "SOURCE", read.one_of("kernel", "vcgencmd", "none"), _always("kernel"),
+           "who tells whether the clock is held down: kernel, vcgencmd or none"),
+    Option("machine_root", "--machine-root", "DIR", read.path, _always(Path("/")),
+           "folder with the sys and proc of the machine, where a container sees them elsewhere", is_path=True),
 )  # fmt: skip
 KEYS = {option.key: option for option in OPTIONS}
 
@@ -226,6 +210,14 @@ def resolve(
             "a budget in joules cannot be kept without a sensor",
             where=f"{origins['budget_j']}: budget_j",
             fix="give --sensor serial:PATH or estimate:BOARD, or leave the budget out",
+        )
+    if values["resume_below_c"] is None:
+        values["resume_below_c"] = max(0.0, values["pause_above_c"] - 5.0)
+    elif values["pause_above_c"] and values["resume_below_c"] >= values["pause_above_c"]:
+        raise ConfigError(
+            f"{values['resume_below_c']:g} degrees are not below pause_above_c, {values['pause_above_c']:g}",
+            where=f"{origins['resume_below_c']}: resume_below_c",
+            fix="leave some degrees between the two, or the board stutters",
         )
     return Resolved(Settings(**values), origins)
 

@@ -116,17 +116,27 @@ class Reserve:
         own = self._history.at_most(self._bundle_id, SENDING_S)
         return min(_FIRST_RESERVE_S if own is None else own, deadline_s / 2)
 
-    def worked(self, energy: tuple[PhaseEnergy, ...], embedded: int, steps: int, encode_s: float) -> None:
-        """Note what a round cost up to the end of coding."""
+    def worked(
+        self, energy: tuple[PhaseEnergy, ...], embedded: int, steps: int, encode_s: float, *, typical: bool = True
+    ) -> None:
+        """Note what a round cost up to the end of coding.
+
+        Args:
+            typical: False when the clock was held down or the supply sagged: what such work costs is not learnt.
+        """
         known = {one.phase: one for one in energy if one.energy_j is not None}
+        if typical:
+            self._learn_prices(known, embedded, steps)
+        self._encode_j = known[Phase.ENCODE].energy_j if Phase.ENCODE in known else None
+        self._encode_s = encode_s
+
+    def _learn_prices(self, known: dict[Phase, PhaseEnergy], embedded: int, steps: int) -> None:
         for phase, key, count in ((Phase.EMBED, EMBEDDING_J, embedded), (Phase.TRAIN, STEP_J, steps)):
             if phase in known and count:
                 self._history.learn(self._bundle_id, key, (known[phase].energy_j or 0.0) / count)
         busy = [known[phase] for phase in (Phase.EMBED, Phase.TRAIN) if phase in known]
         watts = [(one.energy_j or 0.0) / one.covered_s for one in busy if one.covered_s > 0]
         self._history.learn(self._bundle_id, WORK_W, max(watts, default=None))
-        self._encode_j = known[Phase.ENCODE].energy_j if Phase.ENCODE in known else None
-        self._encode_s = encode_s
 
     def sent(self, energy_j: float | None, seconds: float) -> None:
         """Note what sending cost, and keep the round; an unknown energy teaches nothing about joules."""

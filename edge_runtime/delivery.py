@@ -10,6 +10,7 @@ Rules kept here:
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections import Counter
@@ -188,6 +189,7 @@ class Delivery:
             "examples": report.examples, "loss_first": report.loss_first, "loss_last": report.loss_last,
             "joules": {record.phase: record.energy_j for record in records},
             "bytes_up": bytes_up, "bytes_down": bytes_down, "verdict": receipt.verdict if receipt else None,
+            "strain": dataclasses.asdict(report.strain) if report.strain else None,
         }  # fmt: skip
         print(json.dumps(row), flush=True, file=sys.stdout)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 
+from edge_runtime.accelerator import Accelerator, TwinWork
 from edge_runtime.board import board_name, software_version
 from edge_runtime.codec_memory import CodecMemory
 from edge_runtime.config import Settings
@@ -25,6 +26,7 @@ from edge_runtime.shelf import Shelf
 from edge_runtime.state import StateFolder
 from protos.errors import ConfigError, RefusedError
 from protos.model.bundle import Bundle
+from protos.model.edge_tpu import EdgeTpuError
 from protos.model.engine import engine_identity
 from protos.model.head import Head
 from protos.orders import DeviceCard, Engine, MeterCard
@@ -35,7 +37,8 @@ class Device:
 
     Raises:
         ConfigError: no data is named.
-        RefusedError: another daemon uses the state folder; the engine runs on other kernels than required.
+        RefusedError: another daemon uses the state folder; the engine runs on other kernels than required; an Edge TPU
+        is required and does not work.
         StoreError, DataError, ShapeError, LabelError, NonFiniteError, EmptyShardError, ModelError, IntegrityError,
         SensorError: what cannot be used, and why.
     """
@@ -50,6 +53,8 @@ class Device:
         try:
             self.engine = engine_identity()
             self._check_delegate()
+            self.accelerator = Accelerator.of(settings)
+            self.accelerator.look()
             self.outbox = Outbox(self.state.folder("outbox"))
             self.heads = HeldHeads(self.state.folder("heads"))
             self.memory = CodecMemory(self.state.folder("memory"))
@@ -101,30 +106,34 @@ class Device:
             session=self.session,
             software_version=software_version(),
             board=self.settings.board or board_name(),
-            engine=Engine(self.engine.name, self.engine.version, self.engine.delegate),
+            engine=self._engine(self.accelerator.name),
             meter=MeterCard(meter.method, meter.sensor, meter.calibration_id, meter.quality),
             train_examples=self.summary.train_count,
             test_examples=self.summary.test_count,
             budget_j=self.settings.budget_j,
         )
 
+    def _engine(self, accelerator: str = "") -> Engine:
+        return Engine(self.engine.name, self.engine.version, self.engine.delegate, accelerator)
+
+    @property
+    def backbone_engine(self) -> Engine:
+        """What runs the backbone; before there is a bundle, what would run a twin."""
+        return self.bench.engine if self.bench is not None else self._engine(self.accelerator.name)
+
     def take_up(self, bundle: Bundle) -> Workbench:
         """Make ``bundle`` the one to work on.
 
         Raises:
-            ShapeError, LabelError, DataError, ...: the data does not fit it; ModelError: it does not load.
+            ShapeError, LabelError, DataError, ...: the data does not fit it; ModelError: it does not load;
+            RefusedError: an Edge TPU is required, and cannot run it.
         """
         if self.bench is not None and self.bench.bundle.bundle_id == bundle.bundle_id:
             return self.bench
         self.bench = None
         self.summary = self.examples.summary(bundle)
-        cache = EmbeddingCache(
-            self.state.folder("embeddings"),
-            bundle,
-            self.summary.fingerprint,
-            self.summary.train_count,
-            str(self.engine),
-        )
+        twin = self._twin_work(bundle) if self.accelerator.takes(bundle) else None
+        cache = self._cache(bundle, twin=twin is not None)
         if cache.complete:
             self.examples.release()
         if cache.rows:
@@ -137,7 +146,7 @@ class Device:
             examples=self.examples,
             summary=self.summary,
             cache=cache,
-            engine=self.card().engine,
+            engine=self._engine(self.accelerator.name if twin is not None else ""),
             meter=self.meter,
             reserve=self.reserve,
             clock=self.clock,
@@ -145,8 +154,27 @@ class Device:
             memory=self.memory,
             budget_j=self.settings.budget_j,
             threads=self.settings.threads,
+            twin=twin,
         )
         return self.bench
+
+    def _cache(self, bundle: Bundle, *, twin: bool) -> EmbeddingCache:
+        """Embeddings of either engine: their bits may differ, and are never mixed."""
+        engine = f"{self._engine(self.accelerator.name)} {self.accelerator.identity}" if twin else str(self.engine)
+        root, summary = self.state.folder("embeddings"), self.summary
+        return EmbeddingCache(root, bundle, summary.fingerprint, summary.train_count, engine, twin=twin)
+
+    def _twin_work(self, bundle: Bundle) -> TwinWork:
+        def lost(error: EdgeTpuError) -> tuple[EmbeddingCache, Engine]:
+            try:
+                self.accelerator.lost(error)
+            except RefusedError:
+                # The next order finds out in a child process whether it works again.
+                self.bench = None
+                raise
+            return self._cache(bundle, twin=False), self._engine()
+
+        return TwinWork(self.accelerator.edge_tpu, lost)
 
     def close(self) -> None:
         """Give the sensor and the state folder back."""

@@ -7,7 +7,8 @@ Rules kept here:
 * What counts is in ``progress.json`` (rows and their CRC-32), written whole after the rows are on disk. A file that
   was cut short by a budget, a signal or a power cut is taken up where it stopped; one whose rows are not the
   recorded ones is made again.
-* Engines differ in the last bit of int8 results, so the engine is a part of the name.
+* Engines differ in the last bit of int8 results, so the engine is a part of the name; so is the file that it runs,
+  the CPU model or the Edge TPU twin.
 """
 
 from __future__ import annotations
@@ -55,16 +56,20 @@ class EmbeddingCache:
         fingerprint: of the examples.
         count: examples.
         engine: what computes.
+        twin: it computes the bundle's Edge TPU twin.
 
     Raises:
         StoreError: the folder cannot be written.
     """
 
-    def __init__(self, root: Path, bundle: Bundle, fingerprint: str, count: int, engine: str) -> None:
-        spec = bundle.manifest.backbone
+    def __init__(
+        self, root: Path, bundle: Bundle, fingerprint: str, count: int, engine: str, *, twin: bool = False
+    ) -> None:
+        spec, twins = bundle.manifest.backbone, bundle.manifest.edge_tpu
+        model = twins.file if twin and twins is not None else spec.file
         self._dtype, self._width, self.count = np.dtype(spec.output_dtype), spec.embedding_width, count
         self._identity = {
-            "backbone": bundle.manifest.files[spec.file].sha256,
+            "backbone": bundle.manifest.files[model].sha256,
             "preprocessing": [bundle.manifest.preprocessing.multiply, bundle.manifest.preprocessing.add],
             "examples": fingerprint,
             "engine": engine,

@@ -47,6 +47,7 @@ class FreshStart:
         rss_ready_mb: resident memory when ready.
         steps: local steps done, or None when no bundle and data were given.
         embedded: examples embedded.
+        accelerator: ``edgetpu`` when they were embedded there, or empty.
         error: why it ended early.
     """
 
@@ -57,6 +58,7 @@ class FreshStart:
     delegate: str | None = None
     steps: int | None = None
     embedded: int | None = None
+    accelerator: str | None = None
     error: str | None = None
 
 
@@ -139,6 +141,7 @@ def main() -> int:
     values = json.loads(sys.stdin.readline())
     values["state"] = Path(values["state"])
     values["bundle"] = Path(values["bundle"]) if values["bundle"] else None
+    values["machine_root"] = Path(values["machine_root"])
     values.update(sensor="none", budget_j=None, pid_file=None)
     settings = Settings(**values)
     stopping = Stopping()
@@ -157,7 +160,12 @@ def main() -> int:
         )
         if device is not None and settings.bundle is not None:
             done = _rehearse(device, settings.bundle)
-            _say(steps=done.steps_done, embedded=done.embedded, rss_mb=_megabytes("VmHWM"))
+            _say(
+                steps=done.steps_done,
+                embedded=done.embedded,
+                accelerator=done.engine.accelerator,
+                rss_mb=_megabytes("VmHWM"),
+            )
         link.close()
     except EdgejouleError as error:
         _say(error=str(error))

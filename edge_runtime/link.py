@@ -213,14 +213,14 @@ class Link:
         )
         self._call(self._stub.Leave, request, 2.0, stoppable=False)
 
-    def fetch_bundle(self, bundle_id: str, folder: Path) -> None:
-        """Write the files of a bundle into an empty folder. Sizes and hashes are as the sender declared.
+    def fetch_bundle(self, bundle_id: str, folder: Path, *, twin: bool = False) -> None:
+        """Write a bundle's files, its Edge TPU `twin` only if asked, into an empty folder; all are as declared.
 
         Raises:
             Away, Interrupted; RefusedError, UnknownRunError: no such bundle; IntegrityError: damaged on the way;
             OSError: cannot be written.
         """
-        stream = self._stub.FetchBundle(pb.FetchBundleRequest(bundle_id=bundle_id), timeout=FETCH_S)
+        stream = self._stub.FetchBundle(pb.FetchBundleRequest(bundle_id=bundle_id, edge_tpu_twin=twin), timeout=FETCH_S)
         give_up_s = time.monotonic() + FETCH_S + _GRACE_S
         outcome: list[BaseException] = []
         done = threading.Event()

@@ -5,7 +5,7 @@ The phases are marked on the meter just where they begin and end:
     EMBED   raw examples through the frozen backbone, only those that are not cached
     TRAIN   the head made from differences, where it came so; steps of it, until they are done or the allowance is spent
     ENCODE  change of the head, coded and serialised
-    IDLE    waiting for the meter's last samples, writing the report to disk
+    IDLE    pauses of a hot or busy board, waiting for the meter's last samples, writing the report to disk
     SEND    until the coordinator has answered
 """
 
@@ -16,12 +16,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edge_runtime.accelerator import TwinWork
 from edge_runtime.allowance import Allowance
 from edge_runtime.codec_memory import CodecMemory
 from edge_runtime.costs import Reserve
 from edge_runtime.embeddings import EmbeddingCache, dequantise
 from edge_runtime.examples import LocalExamples, Summary
 from edge_runtime.heads import HeldHeads
+from edge_runtime.health.pauses import Pauses
 from edge_runtime.power.clock import Clock
 from edge_runtime.power.meter import ExpectsPower, Meter
 from edge_runtime.training import Trained, train
@@ -30,6 +32,7 @@ from protos.energy import Phase, PhaseEnergy
 from protos.errors import NonFiniteError, RefusedError, UsageError
 from protos.model.backbone import Backbone
 from protos.model.bundle import Bundle
+from protos.model.edge_tpu import EdgeTpu, EdgeTpuError
 from protos.model.head import Head
 from protos.normaliser import of_optimiser
 from protos.orders import DeviceReport, Engine, StopReason, TrainOrder
@@ -44,6 +47,7 @@ class Workbench:
     Attributes:
         budget_j: the device's own limit, or None.
         settle_s: longest wait for the meter's last samples.
+        twin: the backbone's twin runs on the Edge TPU; None: its CPU model runs.
     """
 
     device_id: str
@@ -61,6 +65,7 @@ class Workbench:
     budget_j: float | None = None
     threads: int = 1
     settle_s: float = 2.0
+    twin: TwinWork | None = None
 
 
 def budget_of(order: TrainOrder, bench: Workbench) -> float | None:
@@ -79,8 +84,14 @@ def budget_of(order: TrainOrder, bench: Workbench) -> float | None:
     return min(limits, default=None)
 
 
-def work(order: TrainOrder, bench: Workbench, stopping: Callable[[], bool]) -> DeviceReport:
+def work(
+    order: TrainOrder, bench: Workbench, stopping: Callable[[], bool], pauses: Pauses | None = None
+) -> DeviceReport:
     """Do one order. The meter is idle and settled up to the end of the coding phase afterwards.
+
+    Args:
+        stopping: says that something was done; whether the daemon was asked to stop.
+        pauses: of a board that may be too hot or too busy; None never pauses.
 
     Raises:
         RefusedError: see :func:`budget_of` and :class:`edge_runtime.codec_memory.CodecMemory`.
@@ -100,7 +111,12 @@ def work(order: TrainOrder, bench: Workbench, stopping: Callable[[], bool]) -> D
         spent_j=meter.spent_j,
         now_s=clock.monotonic,
         stopping=stopping,
+        rests=pauses,
     )
+    begin = meter.mark
+    if pauses is not None:
+        pauses.begin(meter.mark, f"round {order.round} of run {order.run_id}: {order.steps} steps")
+        begin = pauses.working
     _check_inputs(order, bench)
     codec = codecs.build(order.codec.name, order.codec.parameters, where=f"order of round {order.round}")
     memory = bench.memory.recall(order, codec, bench.bundle.manifest.head.shapes())
@@ -109,14 +125,14 @@ def work(order: TrainOrder, bench: Workbench, stopping: Callable[[], bool]) -> D
             meter.mark(Phase.TRAIN)
         received = bench.heads.receive(order, bench.bundle.initial_head())
 
-        meter.mark(Phase.EMBED)
+        begin(Phase.EMBED)
         embedded, refused = _embed(bench, allowance)
 
-        meter.mark(Phase.TRAIN)
-        start_s = clock.monotonic()
+        begin(Phase.TRAIN)
+        start_s, rested_s = clock.monotonic(), pauses.paused_s if pauses else 0.0
         bench.head.write(received)
         trained = Trained(0, refused, None, None) if refused else _train(order, bench, allowance)
-        train_s = clock.monotonic() - start_s
+        train_s = clock.monotonic() - start_s - ((pauses.paused_s if pauses else 0.0) - rested_s)
 
         meter.mark(Phase.ENCODE)
         start_s = clock.monotonic()
@@ -130,11 +146,12 @@ def work(order: TrainOrder, bench: Workbench, stopping: Callable[[], bool]) -> D
         meter.settle(0.0)
         raise
     meter.mark(Phase.IDLE)
+    strain = pauses.ended() if pauses else None
     energy = meter.settle(bench.settle_s)
     if trained.steps:
         # A report without a step has no effect on the head, so nothing that is owed was sent.
         bench.memory.propose(order, memory)
-    bench.reserve.worked(energy, embedded, trained.steps, encode_s)
+    bench.reserve.worked(energy, embedded, trained.steps, encode_s, typical=strain is None or strain.typical)
     return DeviceReport(
         run_id=order.run_id,
         round=order.round,
@@ -154,6 +171,7 @@ def work(order: TrainOrder, bench: Workbench, stopping: Callable[[], bool]) -> D
         update=update,
         embedded=embedded,
         train_s=train_s,
+        strain=strain,
     )
 
 
@@ -181,12 +199,29 @@ def _sane(head: trees.Tree, order: TrainOrder) -> trees.Tree:
 
 
 def _embed(bench: Workbench, allowance: Allowance) -> tuple[int, StopReason | None]:
-    """Fill the cache, and give the raw values and the backbone back when it is full."""
+    """Fill the cache, and give the raw values and the backbone back when it is full.
+
+    An Edge TPU that fails at it is given up: the cache of the CPU takes its place, filled from the first example on.
+    """
     if bench.cache.complete:
         bench.examples.release()
         return 0, None
+    if bench.twin is None:
+        return _fill(bench, allowance, None)
+    before = bench.cache.rows
+    try:
+        return _fill(bench, allowance, bench.twin.edge_tpu)
+    except EdgeTpuError as error:
+        in_vain = bench.cache.rows - before
+        bench.cache, bench.engine = bench.twin.lost(error)
+        bench.twin = None
+    embedded, refused = _embed(bench, allowance)
+    return in_vain + embedded, refused
+
+
+def _fill(bench: Workbench, allowance: Allowance, edge_tpu: EdgeTpu | None) -> tuple[int, StopReason | None]:
     raw = bench.examples.raw(bench.bundle, bench.summary)
-    backbone = Backbone(bench.bundle, threads=bench.threads)
+    backbone = Backbone(bench.bundle, threads=bench.threads, edge_tpu=edge_tpu)
     done = bench.cache.fill(backbone.embed, raw, allowed=allowance.examples, now_s=bench.clock.monotonic)
     if bench.cache.complete:
         bench.examples.release()

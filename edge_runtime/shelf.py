@@ -47,15 +47,24 @@ class Shelf:
         self._ready[bundle.bundle_id] = bundle
         return bundle
 
-    def find(self, bundle_id: str) -> Bundle | None:
-        """The bundle of this identity, if it is here and sound; a damaged one is deleted."""
-        if bundle_id in self._ready:
-            return self._ready[bundle_id]
+    def find(self, bundle_id: str, *, twin: bool = False) -> Bundle | None:
+        """The bundle of this identity, if it is here and sound; a damaged one is deleted.
+
+        Args:
+            twin: it counts only with its Edge TPU twin, if it has one.
+        """
+        bundle = self._ready.get(bundle_id) or self._open(bundle_id)
+        if bundle is None:
+            return None
+        self._ready[bundle_id] = bundle
+        return None if twin and bundle.manifest.edge_tpu is not None and bundle.twin_path is None else bundle
+
+    def _open(self, bundle_id: str) -> Bundle | None:
         path = self._place(bundle_id)
         if not path.is_dir():
             return None
         try:
-            bundle = open_bundle(path)
+            bundle = open_bundle(path, twin_may_lack=True)
             if bundle.bundle_id != bundle_id:
                 raise IntegrityError("has another identity than its name", where=str(path))
         except EdgejouleError as error:
@@ -65,7 +74,6 @@ class Shelf:
         self._try(bundle)
         with storing(path):
             os.utime(path)
-        self._ready[bundle_id] = bundle
         return bundle
 
     def newest(self) -> Bundle | None:
@@ -91,13 +99,15 @@ class Shelf:
         try:
             with storing(folder):
                 write_files(folder)
-            bundle = open_bundle(folder)
+            bundle = open_bundle(folder, twin_may_lack=True)
             if bundle.bundle_id != bundle_id:
                 raise IntegrityError(
                     f"is bundle {bundle.bundle_id[:19]}..., ordered was {bundle_id[:19]}...", where="fetched bundle"
                 )
             self._try(bundle)
             with storing(place):
+                # What is there already lacks the twin, and a folder that is not empty cannot be replaced.
+                shutil.rmtree(place, ignore_errors=True)
                 os.replace(folder, place)
                 _sync(self._folder)
         finally:

@@ -9,6 +9,10 @@ memory/       what codecs with error feedback still owe, by run
 outbox/       reports that are not yet answered, and energy that is not yet told
 costs.json    what the work of the last rounds cost
 tried.json    models that ran in a throw-away child
+layout        the number of this arrangement
+
+A version that opens the folder leaves its layout as it is, so that the version before can come back to it. A change
+that the version before could not read needs a new number, which may be written one release after it can be read.
 """
 
 from __future__ import annotations
@@ -23,6 +27,9 @@ from pathlib import Path
 from protos.atomic import write_whole
 from protos.errors import EdgejouleError, RefusedError, StoreError
 
+LAYOUT = 1
+READS = (1,)
+"""Layouts that this version reads and leaves readable."""
 FOLDERS = ("bundles", "embeddings", "examples", "heads", "memory", "outbox")
 KEEP = 4
 
@@ -44,7 +51,7 @@ class StateFolder:
 
     Raises:
         RefusedError: another daemon holds it.
-        StoreError: it cannot be made or written.
+        StoreError: it cannot be made or written, or has a layout that this version does not know.
     """
 
     def __init__(self, path: Path) -> None:
@@ -65,6 +72,16 @@ class StateFolder:
             ) from error
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+        try:
+            unknown = layout_of(self.path) is None
+        except BaseException:
+            self.close()
+            raise
+        # A disk that is full must not keep the device from working: without the file the layout is 1 as well.
+        with contextlib.suppress(OSError):
+            if unknown:
+                with write_whole(self.path / "layout") as file:
+                    file.write(f"{LAYOUT}\n".encode())
 
     def folder(self, name: str) -> Path:
         """One of :data:`FOLDERS`."""
@@ -75,6 +92,28 @@ class StateFolder:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+
+def layout_of(path: Path) -> int | None:
+    """The layout of a state folder, or None when it was not written down: then it is 1.
+
+    Raises:
+        StoreError: it is one that this version does not know, or cannot be read.
+    """
+    file = path / "layout"
+    try:
+        text = file.read_text().strip()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"cannot be read ({error})", where=str(file), fix="check the disk") from error
+    if text not in map(str, READS):
+        raise StoreError(
+            f"holds layout {text[:20]!r}, and this version reads {', '.join(map(str, READS))}",
+            where=str(file),
+            fix="run the version of edgejoule that wrote it, or give another folder with --state",
+        )
+    return int(text)
 
 
 def keep_newest(folder: Path, keep: int = KEEP) -> None:

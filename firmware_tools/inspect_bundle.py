@@ -44,6 +44,7 @@ def report(job: dict[str, Any], progress: Progress) -> dict[str, Any]:
         "preprocessing": dataclasses.asdict(manifest.preprocessing),
         "files": {name: dataclasses.asdict(record) for name, record in sorted(manifest.files.items())},
         "backbone": _backbone_facts(backbone),
+        "edge_tpu": _twin_facts(bundle),
         "head": _head_facts(bundle, head),
         "provenance": manifest.provenance,
         "engine": dataclasses.asdict(engine),
@@ -81,6 +82,21 @@ def _backbone_facts(facts: ModelFacts) -> dict[str, Any]:
         "macs": facts.macs(),
         "convolutions": convolutions,
         "convolutions_per_channel": per_channel,
+    }
+
+
+def _twin_facts(bundle: Bundle) -> dict[str, Any] | None:
+    """The Edge TPU twin: which file, what made it, and which operators are left to the CPU; None without a twin."""
+    twin, path = bundle.manifest.edge_tpu, bundle.twin_path
+    if twin is None or path is None:
+        return None
+    facts = read_model(path)
+    return {
+        "file": twin.file,
+        "size_bytes": facts.size_bytes,
+        "made_from_sha256": twin.made_from_sha256,
+        "compiler_version": twin.compiler_version,
+        "operators": facts.operator_counts(),
     }
 
 

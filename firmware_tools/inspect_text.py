@@ -22,6 +22,8 @@ def lines(report: Mapping[str, Any]) -> Iterator[str]:
     for name, record in report["files"].items():
         yield f"file       {name:<16} {_size(record['size_bytes']):>9}   sha256 {record['sha256'][:16]}... as declared"
     yield from _backbone(report["backbone"])
+    if report.get("edge_tpu"):
+        yield from _twin(report["edge_tpu"])
     yield from _head(report["head"])
     yield from _origin(report["provenance"])
     engine = report["engine"]
@@ -74,6 +76,13 @@ def _backbone(facts: Mapping[str, Any]) -> Iterator[str]:
         yield "  float    no float operator inside"
     if facts["convolutions"]:
         yield f"  scales   per channel in {facts['convolutions_per_channel']} of {facts['convolutions']} convolutions"
+
+
+def _twin(facts: Mapping[str, Any]) -> Iterator[str]:
+    version = facts["compiler_version"] or "of unknown version"
+    yield f"Edge TPU   {facts['file']}, {_size(facts['size_bytes'])}, by compiler {version}"
+    yield f"  from     the backbone, sha256 {facts['made_from_sha256'][:16]}..."
+    yield from _wrapped("  holds", _counts(facts["operators"]))
 
 
 def _head(facts: Mapping[str, Any]) -> Iterator[str]:

@@ -158,3 +158,9 @@ class MismatchError(EdgejouleError, ValueError):
     """A board that holds or runs another image than the one asked for."""
 
     exit_code = 21
+
+
+class UpgradeError(EdgejouleError, RuntimeError):
+    """A new version of the service that is not fit, or that the version before came back for."""
+
+    exit_code = 22

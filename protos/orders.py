@@ -28,6 +28,8 @@ class StopReason(StrEnum):
     BUDGET = "budget"
     DEADLINE = "deadline"
     SHUTDOWN = "shutdown"
+    HEAT = "heat"
+    BUSY = "busy"
 
 
 class Verdict(StrEnum):
@@ -41,11 +43,21 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Engine:
-    """What runs the models. Engines differ in the last bit of int8 results, so each report names its own."""
+    """What runs the models. Engines differ in the last bit of int8 results, so each report names its own.
+
+    Attributes:
+        accelerator: on a card, what would run backbones that were compiled for it; in a report, what did run the
+            backbone: ``edgetpu``, or empty for the CPU.
+    """
 
     name: str
     version: str
     delegate: str
+    accelerator: str = ""
+
+    def __str__(self) -> str:
+        kernels = f"{self.delegate}, {self.accelerator}" if self.accelerator else self.delegate
+        return f"{self.name} {self.version} ({kernels})"
 
 
 @dataclass(frozen=True)
@@ -172,6 +184,30 @@ Order = TrainOrder | WaitOrder | RejoinOrder
 
 
 @dataclass(frozen=True)
+class Strain:
+    """What a device had to bear in one round. Pauses lie between two steps; what they cost is idle energy.
+
+    Attributes:
+        heat_s: seconds paused because the board was too hot.
+        busy_s: seconds paused because other programs needed the processor.
+        hottest_c: highest temperature of the processor that was seen, or None.
+        throttled: its clock was held down while it worked: joules per step of this round are not typical.
+        under_voltage: the supply sagged while it worked; the same holds.
+    """
+
+    heat_s: float = 0.0
+    busy_s: float = 0.0
+    hottest_c: float | None = None
+    throttled: bool = False
+    under_voltage: bool = False
+
+    @property
+    def typical(self) -> bool:
+        """Whether the work cost what it usually does."""
+        return not (self.throttled or self.under_voltage)
+
+
+@dataclass(frozen=True)
 class DeviceReport:
     """What a device did in one round.
 
@@ -180,6 +216,8 @@ class DeviceReport:
         local_normaliser: FedNova's ||a||_1 of the steps done (Wang et al., NeurIPS 2020); 0 when no step was done.
         energy: by phase; sending is not in it and follows as :class:`SettledEnergy`.
         embedded: examples embedded in this round; the rest came from the cache.
+        train_s: seconds of training, pauses left out.
+        strain: None from a device that does not look.
     """
 
     run_id: str
@@ -200,6 +238,7 @@ class DeviceReport:
     update: tuple[EncodedTensor, ...]
     embedded: int
     train_s: float
+    strain: Strain | None = None
 
 
 @dataclass(frozen=True)

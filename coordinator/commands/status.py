@@ -10,6 +10,7 @@ from coordinator.commands.parts import add_address, add_json, example, operator
 from coordinator.status import DeviceStatus, RoundStatus, RunStatus, WeightBias
 from coordinator.tables import UNKNOWN, joules, percent, show
 from protos.energy import Phase
+from protos.orders import Strain
 
 _SPENT = (Phase.EMBED, Phase.TRAIN, Phase.ENCODE, Phase.SEND)
 
@@ -65,7 +66,7 @@ def show_run(run: RunStatus) -> None:
     if last is not None and last.devices:
         print()
         show(
-            ["device", "outcome", "steps", "weight", "budget J", *(f"{phase} J" for phase in _SPENT)],
+            ["device", "outcome", "steps", "weight", "budget J", *(f"{phase} J" for phase in _SPENT), "strain"],
             [
                 [
                     one.device_id,
@@ -74,6 +75,7 @@ def show_run(run: RunStatus) -> None:
                     f"{one.weight:.3f}",
                     "-" if one.budget_j is None else joules(one.budget_j),
                     *(_phase_j(one.energy, phase) for phase in _SPENT),
+                    borne(one.strain),
                 ]
                 for one in last.devices
             ],
@@ -96,9 +98,23 @@ def say_of(bias: WeightBias) -> str:
     )
 
 
+def borne(strain: Strain | None) -> str:
+    """Pauses and what made joules untypical, in a few words; `-` when there was nothing.
+
+    >>> borne(Strain(heat_s=42.0, throttled=True)), borne(Strain())
+    ('42 s too hot, throttled', '-')
+    """
+    if strain is None:
+        return "-"
+    told = [(strain.heat_s, f"{strain.heat_s:.0f} s too hot"), (strain.busy_s, f"{strain.busy_s:.0f} s busy"),
+            (strain.throttled, "throttled"), (strain.under_voltage, "under-voltage")]  # fmt: skip
+    return ", ".join(words for there, words in told if there) or "-"
+
+
 def _round_row(one: RoundStatus) -> list[str]:
     accepted = [device for device in one.devices if device.outcome == "accepted"]
     cut = [device.device_id for device in accepted if device.stop_reason == "budget"]
+    cut += [f"{one.device_id} ({one.stop_reason})" for one in accepted if one.stop_reason in ("heat", "busy")]
     return [
         str(one.round),
         one.state,
@@ -161,7 +177,7 @@ def _device_row(one: DeviceStatus) -> list[str]:
         one.device_id,
         one.state,
         one.board or UNKNOWN,
-        f"{one.engine.name} {one.engine.version} ({one.engine.delegate})",
+        str(one.engine),
         " ".join(part for part in (one.meter.method, one.meter.sensor) if part),
         str(one.train_examples),
         joules(one.energy_j) + unknown,

@@ -64,9 +64,11 @@ class DeviceService(rpc.DeviceServiceServicer):
     async def FetchBundle(  # noqa: N802
         self, request: pb.FetchBundleRequest, context: Any
     ) -> AsyncIterator[pb.FetchBundleResponse]:
-        """Sends the files of a bundle, each with its declared size and hash first."""
+        """Sends the files of a bundle, each with its declared size and hash first; its Edge TPU twin only if asked."""
         bundle = await self._keeper.bundle(request.bundle_id)
-        for name in [MANIFEST_FILE, *sorted(bundle.manifest.files)]:
+        twin = bundle.manifest.edge_tpu
+        left_out = twin.file if twin is not None and not request.edge_tpu_twin else None
+        for name in [MANIFEST_FILE, *sorted(set(bundle.manifest.files) - {left_out})]:
             path = bundle.path / name
             record = bundle.manifest.files.get(name)
             if record is None:

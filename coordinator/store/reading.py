@@ -11,9 +11,9 @@ from sqlalchemy import Connection, RowMapping, select
 from coordinator.status import DeviceRound, RoundStatus, RunStatus
 from coordinator.store import costs
 from coordinator.store.costs import KeptPlan
-from coordinator.store.tables import energy, orders, reports, rounds, runs
+from coordinator.store.tables import energy, orders, reports, rounds, runs, strains
 from protos.energy import Method, Phase, PhaseEnergy
-from protos.orders import StopReason
+from protos.orders import StopReason, Strain
 
 
 def run_ids(connection: Connection) -> list[str]:
@@ -75,15 +75,25 @@ def _device_rounds(connection: Connection, run_id: str, since_round: int) -> dic
         reports.c.examples,
         reports.c.loss,
         reports.c.embedded,
+        strains.c.heat_s,
+        strains.c.busy_s,
+        strains.c.hottest_c,
+        strains.c.throttled,
+        strains.c.under_voltage,
     )
     same = (
         (reports.c.run_id == orders.c.run_id)
         & (reports.c.round == orders.c.round)
         & (reports.c.device_id == orders.c.device_id)
     )
+    borne = (
+        (strains.c.run_id == orders.c.run_id)
+        & (strains.c.round == orders.c.round)
+        & (strains.c.device_id == orders.c.device_id)
+    )
     query = (
         select(*columns)
-        .select_from(orders.outerjoin(reports, same))
+        .select_from(orders.outerjoin(reports, same).outerjoin(strains, borne))
         .where(orders.c.run_id == run_id, orders.c.round >= since_round)
         .order_by(orders.c.round, orders.c.device_id)
     )
@@ -119,6 +129,19 @@ def _device_round(row: RowMapping, share: float, energy: tuple[PhaseEnergy, ...]
         examples=row["examples"] or 0,
         loss=row["loss"],
         embedded=row["embedded"] or 0,
+        strain=_strain(row),
+    )
+
+
+def _strain(row: RowMapping) -> Strain | None:
+    if row["heat_s"] is None:
+        return None
+    return Strain(
+        row["heat_s"],
+        row["busy_s"],
+        row["hottest_c"],
+        throttled=bool(row["throttled"]),
+        under_voltage=bool(row["under_voltage"]),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import time
@@ -9,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from sqlalchemy import ColumnElement, Connection, and_, func, select, update
 
-from coordinator.store.tables import energy, orders, refusals, reports
+from coordinator.store.tables import energy, orders, refusals, reports, strains
 from protos.energy import Phase, PhaseEnergy
 from protos.orders import DeviceReport
 
@@ -36,6 +37,9 @@ def accept(connection: Connection, report: DeviceReport, data: bytes, weight: fl
             accepted_unix_s=time.time(),
         )
     )
+    if report.strain is not None:
+        key = {"run_id": report.run_id, "round": report.round, "device_id": report.device_id}
+        connection.execute(strains.insert().values(**key, **dataclasses.asdict(report.strain)))
     mark(connection, report.run_id, report.round, report.device_id, "accepted", len(data))
     settle(connection, report.run_id, report.round, report.device_id, report.energy)
 

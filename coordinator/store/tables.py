@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Float,
     ForeignKey,
@@ -104,6 +105,21 @@ reports = Table(
     Column("embedded", BigInteger, nullable=False),
     Column("accepted_unix_s", Float(53), nullable=False),
     UniqueConstraint("run_id", "round", "device_id"),
+    ForeignKeyConstraint(["run_id", "round", "device_id"], ["orders.run_id", "orders.round", "orders.device_id"]),
+)
+
+# What devices had to bear in a round, of those that said so.
+strains = Table(
+    "strains",
+    metadata,
+    Column("run_id", String(64), primary_key=True),
+    Column("round", Integer, primary_key=True),
+    Column("device_id", String(256), primary_key=True),
+    Column("heat_s", Float(53), nullable=False),
+    Column("busy_s", Float(53), nullable=False),
+    Column("hottest_c", Float(53)),  # NULL: not known
+    Column("throttled", Boolean, nullable=False),
+    Column("under_voltage", Boolean, nullable=False),
     ForeignKeyConstraint(["run_id", "round", "device_id"], ["orders.run_id", "orders.round", "orders.device_id"]),
 )
 

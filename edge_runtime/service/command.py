@@ -12,9 +12,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edge_runtime.service import upgrade_command
 from protos.errors import CheckFailed, RefusedError, UsageError
 
 if TYPE_CHECKING:
+    from edge_runtime.config import Resolved
     from edge_runtime.service.install import Place
     from edge_runtime.service.unit import Credential
 
@@ -26,6 +28,8 @@ EXAMPLE = """examples:
   sudo edge-runtime service install
   edge-runtime service status --json
   edge-runtime service logs -f
+  sudo edge-runtime service upgrade --wheel edgejoule-0.2.0-py3-none-any.whl
+  sudo edge-runtime service rollback
 
 status leaves with exit code 3 when the service is not running."""
 
@@ -34,11 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Put the verbs of ``service`` on a parser."""
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     put = verbs.add_parser("install", help="write the unit, and start it")
-    put.add_argument("--config", metavar="FILE", type=Path, default=DEFAULT_CONFIG,
+    put.add_argument("--config", metavar="FILE", type=Path, default=None,
                      help=f"settings of the service (default {DEFAULT_CONFIG})")  # fmt: skip
     put.add_argument("--program", metavar="PATH", type=Path, help="edge-runtime to start; else the one that runs now")
     put.add_argument("--credential", metavar="NAME:FILE", action="append", default=[],
                      help="a key that root alone may read, handed to the service; may be repeated")  # fmt: skip
+    put.add_argument("--again", action="store_true",
+                     help="with file and keys of the unit that is there; restarted only if it runs")  # fmt: skip
     put.add_argument("--dry-run", action="store_true", help="print the unit, and what would be done")
     remove = verbs.add_parser("uninstall", help="stop it, and remove the unit")
     remove.add_argument("--purge", action="store_true", help="remove its state as well: bundles and unsent reports")
@@ -49,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     logs.add_argument("-f", "--follow", action="store_true", help="go on with new lines")
     logs.add_argument("-n", "--lines", metavar="N", type=int, default=100, help="at most this many (default 100)")
     logs.add_argument("--json", action="store_true", help="one JSON object a line, with run, round, phase and joules")
+    upgrade_command.add_arguments(verbs)
     for verb in (put, remove, status, logs):
         verb.add_argument("--root", metavar="DIR", type=Path, default=Path("/"), help="a machine's root in a folder")
 
@@ -64,35 +71,75 @@ def run(given: argparse.Namespace) -> int:
     if not given.root.is_dir():
         raise UsageError("is no folder", where=f"--root {given.root}", fix="make it first")
     place = Place(given.root.resolve())
+    if given.verb in upgrade_command.VERBS:
+        return upgrade_command.run(given, place)
     if given.verb == "install":
         return _install(given, place)
+    if given.verb == "check":
+        return _check(given, place)
     if given.verb == "uninstall":
         return _uninstall(place, purge=given.purge, dry_run=given.dry_run)
     return _status(place, as_json=given.json) if given.verb == "status" else _logs(given, place)
 
 
-def _install(given: argparse.Namespace, place: Place) -> int:
+def _unit(given: argparse.Namespace, place: Place, program: Path) -> tuple[str, Resolved]:
+    """The unit's text, and the settings it was made from."""
     from edge_runtime.config import resolve
-    from edge_runtime.service.install import START, default_program, install, prepare
+    from edge_runtime.service.install import prepare
 
-    program = given.program or default_program()
     config = given.config.absolute() if place.live else _inside(given.config)
     seen = place.root / config.relative_to("/")
     # Flags and variables of this shell do not reach the service: its file alone counts, as seen from its machine.
     resolved = resolve({}, {}, seen, at=config)
-    if not program.is_absolute():
-        raise UsageError("is not absolute", where=f"--program {program}", fix="write the whole path")
     text = prepare(
         resolved, place, config=config, program=program, credentials=[_credential(one) for one in given.credential]
     )
+    return text, resolved
+
+
+def _as_before(given: argparse.Namespace, place: Place) -> None:
+    written = place.written()
+    if written is None:
+        raise RefusedError("is not there, or not of this command", where=str(place.unit), fix="leave --again out")
+    if given.config is not None or given.credential:
+        raise UsageError("goes without --config and --credential", where="--again", fix="leave one of them out")
+    given.config = written.config
+    given.credential = [f"{one.name}:{one.path}" for one in written.credentials]
+
+
+def _check(given: argparse.Namespace, place: Place) -> int:
+    from edge_runtime.service.install import default_program
+
+    written = place.written()
+    given.config = given.config or (written.config if written else DEFAULT_CONFIG)
+    text, resolved = _unit(given, place, default_program())
+    return upgrade_command.check(given, place, text, resolved)
+
+
+def _install(given: argparse.Namespace, place: Place) -> int:
+    from edge_runtime.service.install import AGAIN, START, default_program, install
+
+    if given.again:
+        _as_before(given, place)
+    given.config = given.config or DEFAULT_CONFIG
+    program = given.program or default_program()
+    if not program.is_absolute():
+        raise UsageError("is not absolute", where=f"--program {program}", fix="write the whole path")
+    text, resolved = _unit(given, place, program)
     if given.dry_run:
         print(text, end="")
         _say(f"would write {place.unit}")
-        for command in START if place.live else ():
+        for command in (AGAIN if given.again else START) if place.live else ():
             _say(f"would run {shlex.join(command)}")
         return 0
-    install(text, place)
-    _say(f"{place.unit} is written, and {'running' if place.live else 'enabled'}")
+    if place.live:
+        from edge_runtime.service.record import load
+        from edge_runtime.service.upgrade import refuse_in_trial
+
+        refuse_in_trial(load(place.home))
+    install(text, place, again=given.again)
+    done = "as it was" if given.again else "running" if place.live else "enabled"
+    _say(f"{place.unit} is written, and {done}")
     if resolved.origins["state"] != "default":
         _say("the state is in /var/lib/edgejoule; the folder that the file names is not used")
     return 0
@@ -123,6 +170,10 @@ def _uninstall(place: Place, *, purge: bool, dry_run: bool) -> int:
         for command in RELOAD if place.live else ():
             _say(f"would run {shlex.join(command)}")
         return 0
+    if place.live:
+        from edge_runtime.service.upgrade import abandon
+
+        abandon(place)
     there = uninstall(place, purge=purge)
     _say(f"{place.unit} is {'removed' if there else 'not there'}")
     return 0

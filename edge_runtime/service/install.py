@@ -18,8 +18,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edge_runtime.config import Resolved
+from edge_runtime.service import vitals
 from edge_runtime.service.access import access_of
-from edge_runtime.service.unit import MARK, NAME, STATE, Credential, unit_text
+from edge_runtime.service.environments import HOME
+from edge_runtime.service.unit import MARK, NAME, STATE, Credential, Written, read_back, unit_text
 from edge_runtime.state import storing
 from protos.atomic import write_whole
 from protos.errors import ConfigError, EdgejouleError, RefusedError, UsageError
@@ -32,6 +34,7 @@ START: tuple[tuple[str, ...], ...] = (
     ("systemctl", "enable", NAME),
     ("systemctl", "restart", NAME),
 )
+AGAIN: tuple[tuple[str, ...], ...] = (("systemctl", "daemon-reload"), ("systemctl", "try-restart", NAME))
 STOP: tuple[tuple[str, ...], ...] = (("systemctl", "disable", "--now", NAME),)
 RELOAD: tuple[tuple[str, ...], ...] = (("systemctl", "daemon-reload"), ("systemctl", "reset-failed", NAME))
 
@@ -54,6 +57,32 @@ class Place:
     def link(self) -> Path:
         """What makes the unit start with the machine."""
         return self.root / _WANTS
+
+    @property
+    def home(self) -> Path:
+        """Versions beside each other, and the record of them."""
+        return self.root / HOME
+
+    @property
+    def vitals(self) -> Path:
+        """What the running daemon shows of itself."""
+        return self.root / "run" / STATE / vitals.FILE
+
+    @property
+    def state(self) -> Path:
+        """The daemon's state; root's way there."""
+        return self.root / _STATES[0]
+
+    def program(self) -> Path | None:
+        """What the unit starts, or None when there is no unit of ours."""
+        return None if (written := self.written()) is None else written.program
+
+    def written(self) -> Written | None:
+        """What the unit says, or None when there is no unit of ours."""
+        try:
+            return read_back(self.unit.read_text("utf-8", "replace"))
+        except OSError:
+            return None
 
 
 def default_program() -> Path:
@@ -89,44 +118,47 @@ def prepare(resolved: Resolved, place: Place, *, config: Path, program: Path, cr
     return unit_text(resolved, access, program=program, config=config, credentials=credentials)
 
 
-def install(text: str, place: Place) -> None:
+def install(text: str, place: Place, *, again: bool = False) -> None:
     """The unit is there, starts with the machine, and on a live machine runs now.
+
+    Args:
+        again: whether it starts with the machine, and whether it runs, stays as it is.
 
     Raises:
         RefusedError: not root; or a unit of this name that we did not make.
         StoreError: it cannot be written.
         EdgejouleError: systemd does not start it.
     """
-    _may_change(place)
+    may_change(place)
     with storing(place.unit):
         place.unit.parent.mkdir(parents=True, exist_ok=True)
         with write_whole(place.unit) as file:
             file.write(text.encode())
         place.unit.chmod(0o644)
-        if not place.live and not place.link.is_symlink():
+        if not place.live and not again and not place.link.is_symlink():
             place.link.parent.mkdir(parents=True, exist_ok=True)
             place.link.symlink_to(Path("..") / NAME)
     if place.live:
-        for command in START:
+        for command in AGAIN if again else START:
             _call(command, fix="edge-runtime service logs says why; edge-runtime doctor checks the machine")
 
 
 def uninstall(place: Place, *, purge: bool) -> bool:
-    """The unit is gone, and with ``purge`` its state too; False when there was none.
+    """The unit is gone, and with ``purge`` its state and the versions that upgrades made; False when there was none.
 
     Raises:
         RefusedError, StoreError, EdgejouleError: as for :func:`install`.
     """
     there = place.unit.exists()
     if there or purge:
-        _may_change(place)
+        may_change(place)
     if there and place.live:
         for command in STOP:
             _call(command, fix=f"look at: systemctl status {NAME}")
     with storing(place.unit):
         place.link.unlink(missing_ok=True)
         place.unit.unlink(missing_ok=True)
-        for folder in (place.root / one for one in _STATES) if purge else ():
+        for folder in (*(place.root / one for one in _STATES), place.home) if purge else ():
             if folder.is_symlink():
                 folder.unlink()
             elif folder.exists():
@@ -148,13 +180,12 @@ def _existing(groups: tuple[str, ...], place: Place) -> tuple[str, ...]:
     return tuple(one for one in groups if one in known)
 
 
-def _may_change(place: Place) -> None:
+def may_change(place: Place, *, instead: str = "start `edge-runtime run` yourself, or give --root DIR") -> None:
+    """Raise RefusedError unless this process may change the service: root, systemd, and a unit of ours or none."""
     if place.live and os.geteuid() != 0:
         raise RefusedError("only root may change services", where=NAME, fix="put sudo in front of the command")
     if place.live and not Path("/run/systemd/system").is_dir():
-        raise RefusedError(
-            "systemd does not run this machine", where=NAME, fix="start `edge-runtime run` yourself, or give --root DIR"
-        )
+        raise RefusedError("systemd does not run this machine", where=NAME, fix=instead)
     with storing(place.unit):
         foreign = place.unit.exists() and not place.unit.read_text("utf-8", "replace").startswith(MARK)
     if foreign:

@@ -24,6 +24,9 @@ FIELDS: Mapping[str, str] = {
     "round": "EDGEJOULE_ROUND",
     "phase": "EDGEJOULE_PHASE",
     "joules": "EDGEJOULE_JOULES",
+    "pause": "EDGEJOULE_PAUSE",
+    "paused": "EDGEJOULE_PAUSED_S",
+    "temperature": "EDGEJOULE_TEMPERATURE_C",
 }
 """A fact to the journal's field. An unknown fact has no field."""
 # Levels of syslog(3).

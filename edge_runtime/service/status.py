@@ -1,13 +1,15 @@
-"""How the service is, from what systemd says of its unit."""
+"""How the service is: from what systemd says of its unit, and from the record of its versions."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from edge_runtime.service.environments import Environment, Versions
 from edge_runtime.service.install import Place
+from edge_runtime.service.record import Record, load
 from edge_runtime.service.unit import NAME
 from protos.errors import RefusedError
 
@@ -27,6 +29,8 @@ class Status:
     installed: bool
     enabled: bool
     facts: Mapping[str, str | int | None]
+    version: str | None = None
+    record: Record = field(default_factory=Record)
 
     @property
     def running(self) -> bool:
@@ -34,7 +38,13 @@ class Status:
 
     def as_json(self) -> dict[str, object]:
         """For ``--json``; an unknown figure is null."""
-        return {"unit": NAME, "installed": self.installed, "enabled": self.enabled, **self.facts}
+        known: dict[str, object] = {"unit": NAME, "installed": self.installed, "enabled": self.enabled, **self.facts}
+        if self.installed and self.version is not None:
+            trial, before = self.record.trial, self.record.before
+            known |= {"version": self.version, "before": before.name if before else None}
+            known |= {"trial": trial.new.name if trial else None, "bad": dict(self.record.bad)}
+            known |= {"last": self.record.last or None}
+        return known
 
     def lines(self) -> list[str]:
         """For people."""
@@ -46,6 +56,14 @@ class Status:
             lines.append(f"says      {self.facts['says'] or 'nothing'}")
         if self.facts and not self.running:
             lines.append(f"ended     {self.facts['result']}, exit code {self.facts['exit_code']}")
+        if self.version is not None:
+            lines.append(f"version   {self.version}")
+        if self.record.trial is not None:
+            lines.append(f"trial     {self.record.trial.new.name}; {self.record.trial.old.name} comes back if it fails")
+        if self.record.last:
+            lines.append(f"last      {self.record.last}")
+        for name, reason in self.record.bad.items():
+            lines.append(f"bad       {name}: {reason}")
         if (memory := self.facts.get("memory_bytes")) is not None:
             lines.append(f"memory    {int(memory) >> 20} MB")
         return lines
@@ -61,6 +79,9 @@ def read(place: Place) -> Status:
     installed, enabled = place.unit.exists(), place.link.is_symlink()
     if not installed or not place.live:
         return Status(installed, enabled, {})
+    program = place.program()
+    version = Versions(place.home).name_of(Environment(program.parent.parent)) if program else None
+    record = load(place.home)
     if shutil.which("systemctl") is None:
         raise RefusedError("systemctl is not there", where=NAME, fix="run this where systemd is, or give --root DIR")
     command = ["systemctl", "show", NAME, f"--property={','.join(_PROPERTIES)}"]
@@ -68,7 +89,7 @@ def read(place: Place) -> Status:
     if done.returncode != 0:
         what = (done.stderr.strip().splitlines() or ["does not answer"])[0]
         raise RefusedError(what, where="systemctl show", fix="run this on a machine that systemd runs")
-    return Status(installed, enabled, parse(done.stdout))
+    return Status(installed, enabled, parse(done.stdout), version, record)
 
 
 def parse(shown: str) -> dict[str, str | int | None]:

@@ -10,6 +10,7 @@ Rules kept here:
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,15 @@ SystemCallFilter=~@privileged @resources
 SystemCallErrorNumber=EPERM
 LimitCORE=0
 TasksMax=128"""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a unit of ours says."""
+
+    program: Path
+    config: Path
+    credentials: tuple[Credential, ...]
 
 
 @dataclass(frozen=True)
@@ -132,6 +142,29 @@ def unit_text(
     return "\n".join(sections) + "\n"
 
 
+def read_back(text: str) -> Written | None:
+    """What :func:`unit_text` was given, or None when the text is not from there."""
+    if not text.startswith(MARK):
+        return None
+    keys = [line.partition("=")[::2] for line in text.splitlines()]
+    command = next((shlex.split(value) for key, value in keys if key == "ExecStart"), [])
+    if len(command) != 4 or command[1:3] != ["run", "--config"]:
+        return None
+    named = (value.replace("%%", "%").partition(":") for key, value in keys if key == "LoadCredential")
+    credentials = tuple(Credential(name, Path(path)) for name, _, path in named)
+    program, config = (one.replace("%%", "%") for one in (command[0], command[3].replace("$$", "$")))
+    return Written(Path(program), Path(config), credentials)
+
+
+def program_word(program: Path) -> str:
+    """A program's path as the first word of ``ExecStart=``.
+
+    Raises:
+        UsageError: no unit file can hold it.
+    """
+    return _word(program)
+
+
 def _patience(resolved: Resolved) -> tuple[str, ...]:
     """A service waits for its coordinator without end, unless its file says how long."""
     if resolved.origins["wait_for_coordinator_s"] != "default":
@@ -156,6 +189,8 @@ def _devices(access: Access) -> Iterable[str]:
         yield f"DeviceAllow={_word(node)} rw"
     if access.groups:
         yield f"SupplementaryGroups={' '.join(access.groups)}"
+    if access.families:
+        yield f"RestrictAddressFamilies={' '.join(access.families)}"
 
 
 def _word(value: Path | str, *, argument: bool = False) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from firmware_tools.child import run_in_child
 from firmware_tools.compile.compiler import command_for, find_compiler, run_compiler
+from firmware_tools.compile.into_bundle import put_twin, refuse_if_unfit
 from firmware_tools.compile.report import compiled_facts, differences
 from firmware_tools.compile.report_text import lines
 from protos.atomic import write_whole
@@ -21,16 +22,19 @@ _DESCRIPTION = """\
 Compile an integer model for Coral's Edge TPU with edgetpu_compiler, and check that the twin takes and gives exactly
 what the model does. --predict tells which operators will run there, without the compiler.
 
-MODEL is a .tflite file, or a bundle, whose backbone is meant."""
+MODEL is a .tflite file, or a bundle, whose backbone is meant. --into-bundle makes the twin a part of that bundle, which
+gets a new id; devices with an Edge TPU then run it."""
 
 _EXAMPLES = """\
 examples:
   firmware-tools compile bundle/ --predict
   firmware-tools compile bundle/ -o backbone_edgetpu.tflite
+  firmware-tools compile bundle/ --into-bundle
+  firmware-tools compile bundle/ --into-bundle --twin backbone_edgetpu.tflite
   firmware-tools compile model.tflite --twin model_edgetpu.tflite
 
 exit codes: 0 done; 2 wrong options, or no compiler; 3 --require-all, and an operator is predicted for the CPU;
-6 the model or its twin cannot be used; 7 the bundle was changed; 15 the twin cannot be written"""
+6 the model or its twin cannot be used; 7 the bundle was changed; 15 the twin or the bundle cannot be written"""
 
 
 def add_command(commands: Any) -> None:
@@ -50,6 +54,9 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "-o", "--output", metavar="FILE", type=Path, help="the twin to write (default: NAME_edgetpu.tflite, here)"
     )
+    parser.add_argument(
+        "--into-bundle", action="store_true", help="put the twin, compiled or given by --twin, into the bundle"
+    )
     parser.add_argument("--force", action="store_true", help="replace a twin that is there")
     parser.add_argument(
         "--require-all", action="store_true", help="exit code 3 unless every operator is predicted for the Edge TPU"
@@ -64,10 +71,15 @@ def run(options: argparse.Namespace) -> int:
         EdgejouleError: see the exit codes.
     """
     model = options.model
-    if options.output is not None and (options.predict or options.twin is not None):
-        raise UsageError("-o is for compiling; --predict and --twin write nothing")
-    output = None if options.predict or options.twin is not None else _free(options)
-    compiler = find_compiler() if output is not None else None
+    if options.output is not None and (options.predict or options.twin is not None or options.into_bundle):
+        raise UsageError("-o is for compiling to a file; --predict, --twin and --into-bundle write none")
+    if options.predict and options.into_bundle:
+        raise UsageError("--predict makes no twin that could go into a bundle")
+    if options.into_bundle:
+        refuse_if_unfit(model, force=options.force)
+    compiles = not options.predict and options.twin is None
+    output = _free(options) if compiles and not options.into_bundle else None
+    compiler = find_compiler() if compiles else None
     report = _in_child("report:predict_file", model, model=str(model))
     if options.require_all and not report["complete"]:
         _print(report, options)
@@ -75,13 +87,16 @@ def run(options: argparse.Namespace) -> int:
         raise CheckFailed(f"{left} of {report['total']} operators are predicted for the CPU", where=str(model))
     if options.twin is not None:
         report["twin"] = _checked(report["file"], options.twin) | {"file": str(options.twin)}
-    elif output is not None and compiler is not None:
-        _compile(report, compiler, output)
+        if options.into_bundle:
+            report["bundle"] = put_twin(model, options.twin, None)
+    elif compiler is not None:
+        _compile(report, compiler, output, model)
     _print(report, options)
     return 0
 
 
-def _compile(report: dict[str, Any], compiler: str, output: Path) -> None:
+def _compile(report: dict[str, Any], compiler: str, output: Path | None, bundle: Path) -> None:
+    """Compile, check, and write the twin to `output`, or into the bundle."""
     model = Path(report["file"])
     with tempfile.TemporaryDirectory(prefix="edgejoule-compile-") as folder:
         command = command_for(compiler, model, Path(folder))
@@ -89,7 +104,12 @@ def _compile(report: dict[str, Any], compiler: str, output: Path) -> None:
         compiled = run_compiler(command, model, Path(folder))
         report["compiled"] = compiled_facts(command, compiled.log)
         report["differences"] = differences(report, compiled.log)
-        report["twin"] = _checked(str(model), compiled.twin) | {"file": str(output)}
+        checked = _checked(str(model), compiled.twin)
+        if output is None:
+            report["bundle"] = put_twin(bundle, compiled.twin, compiled.log.version)
+            report["twin"] = checked | {"file": str(bundle / report["bundle"]["file"])}
+            return
+        report["twin"] = checked | {"file": str(output)}
         try:
             with write_whole(output) as file:
                 file.write(compiled.twin.read_bytes())

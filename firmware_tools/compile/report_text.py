@@ -16,13 +16,16 @@ _MEMORY = {
 
 
 def lines(report: Mapping[str, Any]) -> Iterator[str]:
-    """Lines for the report of `firmware_tools.compile.report`, with `compiled` and `twin` where they are."""
+    """Lines for the report of `firmware_tools.compile.report`, with `compiled`, `twin` and `bundle` where they are."""
     yield f"model      {report['file']}, {_size(report['size_bytes'])}"
     yield from _prediction(report)
     if "compiled" in report:
         yield from _compiled(report["compiled"], report["differences"])
     if "twin" in report:
         yield from _twin(report["twin"])
+    if "bundle" in report:
+        yield f"bundle     {report['bundle']['path']} holds it as {report['bundle']['file']}"
+        yield f"  id       {report['bundle']['bundle_id']}"
 
 
 def _prediction(report: Mapping[str, Any]) -> Iterator[str]:

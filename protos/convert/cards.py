@@ -10,12 +10,12 @@ from protos.v1 import edgejoule_pb2 as pb
 
 def engine_to(engine: Engine) -> pb.Engine:
     """Engine identity as a message."""
-    return pb.Engine(name=engine.name, version=engine.version, delegate=engine.delegate)
+    return pb.Engine(name=engine.name, version=engine.version, delegate=engine.delegate, accelerator=engine.accelerator)
 
 
 def engine_from(message: pb.Engine) -> Engine:
     """Engine identity from a message."""
-    parts = (message.name, message.version, message.delegate)
+    parts = (message.name, message.version, message.delegate, message.accelerator)
     return Engine(*(checked_name(part, "engine", empty=True) for part in parts))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from protos.convert.cards import engine_from, engine_to
 from protos.convert.checks import checked_name, finite, known, said
 from protos.convert.energy import energy_from, energy_to
+from protos.convert.strain import STOP_OF, pause_to, stop_from, stop_to, strain_from, strain_to
 from protos.convert.tensors import tensors_from, tensors_to
 from protos.errors import UpdateError
 from protos.orders import DeviceReport, Receipt, StopReason, Verdict
@@ -14,19 +15,12 @@ MAX_REASON = 1024
 # Losses are float32 on the device, and one that diverges may come near its end.
 _MAX_LOSS = 3.5e38
 
-_STOPS = {
-    StopReason.COMPLETED: pb.STOP_REASON_COMPLETED,
-    StopReason.BUDGET: pb.STOP_REASON_BUDGET,
-    StopReason.DEADLINE: pb.STOP_REASON_DEADLINE,
-    StopReason.SHUTDOWN: pb.STOP_REASON_SHUTDOWN,
-}
 _VERDICTS = {
     Verdict.ACCEPTED: pb.VERDICT_ACCEPTED,
     Verdict.DUPLICATE: pb.VERDICT_DUPLICATE,
     Verdict.LATE: pb.VERDICT_LATE,
     Verdict.REJECTED: pb.VERDICT_REJECTED,
 }
-_STOP_OF = {number: stop for stop, number in _STOPS.items()}
 _VERDICT_OF = {number: verdict for verdict, number in _VERDICTS.items()}
 
 
@@ -43,7 +37,7 @@ def report_to(report: DeviceReport) -> pb.DeviceReport:
         steps_done=report.steps_done,
         examples=report.examples,
         local_normaliser=report.local_normaliser,
-        stop_reason=_STOPS[report.stop_reason],
+        stop_reason=stop_to(report.stop_reason),
         loss_first=report.loss_first,
         loss_last=report.loss_last,
         engine=engine_to(report.engine),
@@ -51,6 +45,8 @@ def report_to(report: DeviceReport) -> pb.DeviceReport:
         update=tensors_to(report.update),
         embedded=report.embedded,
         train_s=report.train_s,
+        strain=strain_to(report.strain),
+        ended_in_pause=pause_to(report.stop_reason),
     )
 
 
@@ -67,7 +63,7 @@ def report_from(message: pb.DeviceReport) -> DeviceReport:
         steps_done=message.steps_done,
         examples=message.examples,
         local_normaliser=finite(message.local_normaliser, "local_normaliser"),
-        stop_reason=known(_STOP_OF, message.stop_reason, "stop_reason"),
+        stop_reason=_stop_from(message),
         loss_first=_loss_from(message.loss_first, "loss_first") if message.HasField("loss_first") else None,
         loss_last=_loss_from(message.loss_last, "loss_last") if message.HasField("loss_last") else None,
         engine=engine_from(message.engine),
@@ -75,7 +71,13 @@ def report_from(message: pb.DeviceReport) -> DeviceReport:
         update=tensors_from(message.update),
         embedded=message.embedded,
         train_s=finite(message.train_s, "train_s"),
+        strain=strain_from(message.strain) if message.HasField("strain") else None,
     )
+
+
+def _stop_from(message: pb.DeviceReport) -> StopReason:
+    known(STOP_OF, message.stop_reason, "stop_reason")
+    return stop_from(message.stop_reason, message.ended_in_pause)
 
 
 def _loss_from(value: float, field: str) -> float:

@@ -6,6 +6,7 @@ the Edge TPU takes. Raw uint8 values go through a table of 256 entries, so quant
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from protos.errors import ModelError, NonFiniteError, ShapeError
 from protos.manifest import BackboneSpec, Preprocessing
 from protos.model.bundle import Bundle
+from protos.model.edge_tpu import ACCELERATOR, EdgeTpu, EdgeTpuError
 from protos.model.engine import EngineIdentity, delegate_of, engine_identity, open_interpreter
 
 QuantisedArray = npt.NDArray[np.int8] | npt.NDArray[np.uint8]
@@ -41,13 +43,18 @@ class Backbone:
     Args:
         bundle: an opened bundle.
         threads: CPU threads of the kernels.
+        edge_tpu: run the bundle's twin there; None for the CPU model.
 
     Raises:
         ModelError: the model does not load, or its ends are not those of the manifest.
+        EdgeTpuError: the same of the twin, or the bundle has none here.
     """
 
-    def __init__(self, bundle: Bundle, *, threads: int = 1) -> None:
-        self._open(bundle.backbone_path, bundle.manifest.backbone, bundle.manifest.preprocessing, threads)
+    def __init__(self, bundle: Bundle, *, threads: int = 1, edge_tpu: EdgeTpu | None = None) -> None:
+        path = bundle.backbone_path if edge_tpu is None else bundle.twin_path
+        if path is None:
+            raise EdgeTpuError("has no Edge TPU twin here", where=str(bundle.path))
+        self._open(path, bundle.manifest.backbone, bundle.manifest.preprocessing, threads, edge_tpu)
 
     @classmethod
     def from_file(cls, path: Path, spec: BackboneSpec, preprocessing: Preprocessing) -> Backbone:
@@ -56,11 +63,18 @@ class Backbone:
         backbone._open(path, spec, preprocessing, threads=1)
         return backbone
 
-    def _open(self, path: Path, spec: BackboneSpec, preprocessing: Preprocessing, threads: int) -> None:
-        self.spec = spec
+    def _open(
+        self,
+        path: Path,
+        spec: BackboneSpec,
+        preprocessing: Preprocessing,
+        threads: int,
+        edge_tpu: EdgeTpu | None = None,
+    ) -> None:
+        self.spec, self._edge_tpu = spec, edge_tpu
         self._where = str(path)
         self._preprocessing = preprocessing
-        self._interpreter = open_interpreter(path, threads=threads)
+        self._interpreter = open_interpreter(path, threads=threads, edge_tpu=edge_tpu)
         self._input, self._output = self._check_ends()
         self._table = quantise(np.arange(256), spec, preprocessing)
 
@@ -68,9 +82,12 @@ class Backbone:
     def engine(self) -> EngineIdentity:
         """The engine, with the delegate that this very model runs on."""
         identity = engine_identity()
+        if self._edge_tpu is not None:
+            return dataclasses.replace(identity, accelerator=ACCELERATOR)
         return EngineIdentity(identity.name, identity.version, delegate_of(self._interpreter))
 
     def _check_ends(self) -> tuple[int, int]:
+        kind = ModelError if self._edge_tpu is None else EdgeTpuError
         ends: list[int] = []
         spec = self.spec
         for details, count, end, dtype, scale, zero in (
@@ -80,11 +97,11 @@ class Backbone:
              spec.output_dtype, spec.output_scale, spec.output_zero_point),
         ):  # fmt: skip
             if len(details) != 1:
-                raise ModelError(f"has {len(details)} {end}s, a backbone has one", where=self._where)
+                raise kind(f"has {len(details)} {end}s, a backbone has one", where=self._where)
             one: dict[str, Any] = details[0]
             found = (np.dtype(one["dtype"]).name, int(np.prod(one["shape"])), one["quantization"])
             if found[:2] != (dtype, count) or found[2] != (np.float32(scale), zero):
-                raise ModelError(
+                raise kind(
                     f"its {end} is {found[0]} x {found[1]}, scale and zero point {found[2]}; the manifest says "
                     f"{dtype} x {count}, ({scale}, {zero})",
                     where=self._where,
@@ -105,6 +122,7 @@ class Backbone:
         Raises:
             ShapeError: another shape or dtype.
             NonFiniteError: NaN or infinity in the examples.
+            EdgeTpuError: the Edge TPU fails in the middle of its work.
         """
         x = np.asarray(x)
         shape = self.spec.input_shape
@@ -116,9 +134,18 @@ class Backbone:
         interpreter, source, target = self._interpreter, self._input, self._output
         for index, example in enumerate(x):
             interpreter.set_tensor(source, self._quantise_one(example, index))
-            interpreter.invoke()
+            self._invoke()
             embeddings[index] = interpreter.get_tensor(target).reshape(-1)
         return embeddings
+
+    def _invoke(self) -> None:
+        try:
+            self._interpreter.invoke()
+        except RuntimeError as error:
+            if self._edge_tpu is None:
+                raise
+            words = " ".join(str(error).split())[:200]
+            raise EdgeTpuError(f"fails at its work: {words}", where=self._edge_tpu.library) from error
 
     def _quantise_one(self, example: npt.NDArray[Any], index: int) -> QuantisedArray:
         if example.dtype == np.uint8:

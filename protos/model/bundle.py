@@ -46,6 +46,13 @@ class Bundle:
         """Starting values and feature standardisation, an .npz file."""
         return self.path / self.manifest.head.initial_file
 
+    @property
+    def twin_path(self) -> Path | None:
+        """The backbone for the Edge TPU, a .tflite file; None when there is none, or it was left out of this copy."""
+        twin = self.manifest.edge_tpu
+        path = None if twin is None else self.path / twin.file
+        return path if path is not None and path.is_file() else None
+
     def initial_head(self) -> Tree:
         """The head before the first round, in standardised space; the arrays belong to the caller."""
         return {name: self._initial[name].copy() for name in self.manifest.head.shapes()}
@@ -112,8 +119,11 @@ def read_manifest(path: Path) -> Manifest:
         raise ModelError(error.what, where=str(path / MANIFEST_FILE), fix=error.fix) from error
 
 
-def check_files(path: Path, manifest: Manifest) -> None:
+def check_files(path: Path, manifest: Manifest, *, twin_may_lack: bool = False) -> None:
     """Compare every file of a bundle with its record.
+
+    Args:
+        twin_may_lack: the Edge TPU twin need not be there; when it is, it is compared.
 
     Raises:
         IntegrityError: a file is missing, or its length or hash is not the declared one.
@@ -125,6 +135,8 @@ def check_files(path: Path, manifest: Manifest) -> None:
             found = record_of(file) if size == declared.size_bytes else None
         except OSError as error:
             raise IntegrityError(f"cannot be read ({error.strerror})", where=str(file)) from error
+        if size is None and twin_may_lack and manifest.edge_tpu is not None and name == manifest.edge_tpu.file:
+            continue
         if size is None:
             raise IntegrityError("is missing from the bundle", where=str(file), fix="copy the bundle again")
         if found is None:
@@ -140,8 +152,11 @@ def check_files(path: Path, manifest: Manifest) -> None:
             )  # fmt: skip
 
 
-def open_bundle(path: str | Path) -> Bundle:
+def open_bundle(path: str | Path, *, twin_may_lack: bool = False) -> Bundle:
     """Open a bundle folder and check every file of it.
+
+    Args:
+        twin_may_lack: as in `check_files`: a device that does not need the twin does not fetch it.
 
     Raises:
         ModelError: the folder, its manifest or its starting values are not what they should be.
@@ -150,7 +165,7 @@ def open_bundle(path: str | Path) -> Bundle:
     """
     folder = Path(path)
     manifest = read_manifest(folder)
-    check_files(folder, manifest)
+    check_files(folder, manifest, twin_may_lack=twin_may_lack)
     bundle = Bundle(folder, manifest, manifest.bundle_id)
     _, scale = bundle.feature_affine()
     if not (scale > 0).all():

@@ -5,6 +5,7 @@ Rules kept here:
   malformed graphs), so `try_in_subprocess` opens it in a child first.
 - No 0-D tensor is ever an input: ai-edge-litert on aarch64 crashes when it resizes one (memset of length -4 in
   ``InterpreterWrapper::ResizeInputTensor``), and x86-64 never shows it.
+- So can the library of the Edge TPU: see `protos.model.edge_tpu_trial`.
 - The same model gives other bits with XNNPACK than with the built-in kernels, and XNNPACK can go away silently
   (it needs /proc/cpuinfo). So the delegate is read back from the plan of a prepared interpreter, not assumed.
 """
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from protos.errors import ModelError
+from protos.model.edge_tpu import EdgeTpu, EdgeTpuError, load
 
 _ENGINES = (("ai-edge-litert", "ai_edge_litert.interpreter"), ("tflite-runtime", "tflite_runtime.interpreter"))
 TRIAL_TIMEOUT_S = 120.0
@@ -44,15 +46,18 @@ _PROBE_MODEL = base64.b64decode(
 class EngineIdentity:
     """What computes: engines differ in the last bit of int8 results, so a report names all three.
 
-    ``delegate`` is ``xnnpack``, ``builtin`` (the runtime's own kernels) or ``unknown``.
+    ``delegate`` is ``xnnpack``, ``builtin`` (the runtime's own kernels) or ``unknown``. ``accelerator`` is ``edgetpu``
+    when the backbone runs there, else empty.
     """
 
     name: str
     version: str
     delegate: str
+    accelerator: str = ""
 
     def __str__(self) -> str:
-        return f"{self.name} {self.version} ({self.delegate})"
+        kernels = f"{self.delegate}, {self.accelerator}" if self.accelerator else self.delegate
+        return f"{self.name} {self.version} ({kernels})"
 
 
 @functools.cache
@@ -65,26 +70,41 @@ def _engine() -> tuple[str, Any]:
     raise ModelError("no TFLite runtime is installed", fix="pip install ai-edge-litert, or tflite-runtime on armv7")
 
 
-def open_interpreter(model: Path | bytes, *, threads: int = 1) -> Any:
+def open_interpreter(model: Path | bytes, *, threads: int = 1, edge_tpu: EdgeTpu | None = None) -> Any:
     """A prepared interpreter (tensors allocated) of a .tflite file or of its bytes.
 
     Args:
         model: path, or the whole file; bytes are referenced, not copied.
         threads: CPU threads of the kernels, >= 1.
+        edge_tpu: what runs the operators that were compiled for it.
 
     Raises:
         ModelError: the runtime refuses the model. A hostile model may abort the process instead: see
             `try_in_subprocess`.
+        EdgeTpuError: the same with an Edge TPU, or that does not load. Its library may abort the process instead: see
+            `protos.model.edge_tpu_trial`.
     """
     _, module = _engine()
     where = model.name if isinstance(model, Path) else "model"
     source = {"model_path": str(model)} if isinstance(model, Path) else {"model_content": model}
+    delegates = None if edge_tpu is None else [delegate_for(edge_tpu)]
     try:
-        interpreter = module.Interpreter(num_threads=threads, **source)
+        interpreter = module.Interpreter(num_threads=threads, experimental_delegates=delegates, **source)
         interpreter.allocate_tensors()
     except (ValueError, RuntimeError, OSError, MemoryError) as error:
+        if edge_tpu is not None:
+            raise EdgeTpuError(f"refuses the twin: {_first_line(error)}", where=edge_tpu.library) from error
         raise ModelError(f"the TFLite runtime refuses it: {_first_line(error)}", where=where) from error
     return interpreter
+
+
+def delegate_for(edge_tpu: EdgeTpu) -> Any:
+    """The Edge TPU's delegate in this runtime; it gives the device back when the last reference goes.
+
+    Raises:
+        EdgeTpuError: see `protos.model.edge_tpu.load`.
+    """
+    return load(edge_tpu, _engine()[1].load_delegate)
 
 
 def delegate_of(interpreter: Any) -> str:

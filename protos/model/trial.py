@@ -40,13 +40,18 @@ def _run_signatures(interpreter: Any, where: str) -> None:
         interpreter.invoke()
 
 
-def main(arguments: list[str]) -> int:
-    """Try the model named by the only argument; see the module for what comes back."""
-    path = Path(arguments[0])
+def confine() -> None:
+    """This process can hold so much data and no more, and leaves no core behind."""
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     limit = _DATA_LIMIT_BYTES if hard == resource.RLIM_INFINITY else min(_DATA_LIMIT_BYTES, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def main(arguments: list[str]) -> int:
+    """Try the model named by the only argument; see the module for what comes back."""
+    path = Path(arguments[0])
+    confine()
     try:
         _run_signatures(open_interpreter(path), path.name)
     except EdgejouleError as error:

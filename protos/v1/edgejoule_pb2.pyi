@@ -31,6 +31,12 @@ class StopReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     STOP_REASON_DEADLINE: _ClassVar[StopReason]
     STOP_REASON_SHUTDOWN: _ClassVar[StopReason]
 
+class PauseCause(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PAUSE_CAUSE_UNSPECIFIED: _ClassVar[PauseCause]
+    PAUSE_CAUSE_HEAT: _ClassVar[PauseCause]
+    PAUSE_CAUSE_BUSY: _ClassVar[PauseCause]
+
 class Verdict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     VERDICT_UNSPECIFIED: _ClassVar[Verdict]
@@ -53,6 +59,9 @@ STOP_REASON_COMPLETED: StopReason
 STOP_REASON_BUDGET: StopReason
 STOP_REASON_DEADLINE: StopReason
 STOP_REASON_SHUTDOWN: StopReason
+PAUSE_CAUSE_UNSPECIFIED: PauseCause
+PAUSE_CAUSE_HEAT: PauseCause
+PAUSE_CAUSE_BUSY: PauseCause
 VERDICT_UNSPECIFIED: Verdict
 VERDICT_ACCEPTED: Verdict
 VERDICT_DUPLICATE: Verdict
@@ -209,14 +218,16 @@ class Meter(_message.Message):
     def __init__(self, method: _Optional[_Union[EnergyMethod, str]] = ..., sensor: _Optional[str] = ..., calibration_id: _Optional[str] = ..., quality: _Optional[str] = ...) -> None: ...
 
 class Engine(_message.Message):
-    __slots__ = ("name", "version", "delegate")
+    __slots__ = ("name", "version", "delegate", "accelerator")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DELEGATE_FIELD_NUMBER: _ClassVar[int]
+    ACCELERATOR_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     delegate: str
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., delegate: _Optional[str] = ...) -> None: ...
+    accelerator: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., delegate: _Optional[str] = ..., accelerator: _Optional[str] = ...) -> None: ...
 
 class JoinRequest(_message.Message):
     __slots__ = ("protocol_major", "protocol_minor", "device_id", "session", "software_version", "board", "engine", "meter", "train_examples", "test_examples", "budget_j")
@@ -371,8 +382,22 @@ class CostHint(_message.Message):
     work_w: float
     def __init__(self, embedding_j: _Optional[float] = ..., step_j: _Optional[float] = ..., sending_j: _Optional[float] = ..., work_w: _Optional[float] = ...) -> None: ...
 
+class Strain(_message.Message):
+    __slots__ = ("heat_s", "busy_s", "hottest_c", "throttled", "under_voltage")
+    HEAT_S_FIELD_NUMBER: _ClassVar[int]
+    BUSY_S_FIELD_NUMBER: _ClassVar[int]
+    HOTTEST_C_FIELD_NUMBER: _ClassVar[int]
+    THROTTLED_FIELD_NUMBER: _ClassVar[int]
+    UNDER_VOLTAGE_FIELD_NUMBER: _ClassVar[int]
+    heat_s: float
+    busy_s: float
+    hottest_c: float
+    throttled: bool
+    under_voltage: bool
+    def __init__(self, heat_s: _Optional[float] = ..., busy_s: _Optional[float] = ..., hottest_c: _Optional[float] = ..., throttled: _Optional[bool] = ..., under_voltage: _Optional[bool] = ...) -> None: ...
+
 class DeviceReport(_message.Message):
-    __slots__ = ("run_id", "round", "device_id", "plan_id", "bundle_id", "head_version", "steps_planned", "steps_done", "examples", "local_normaliser", "stop_reason", "loss_first", "loss_last", "engine", "energy", "update", "embedded", "train_s")
+    __slots__ = ("run_id", "round", "device_id", "plan_id", "bundle_id", "head_version", "steps_planned", "steps_done", "examples", "local_normaliser", "stop_reason", "loss_first", "loss_last", "engine", "energy", "update", "embedded", "train_s", "strain", "ended_in_pause")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -391,6 +416,8 @@ class DeviceReport(_message.Message):
     UPDATE_FIELD_NUMBER: _ClassVar[int]
     EMBEDDED_FIELD_NUMBER: _ClassVar[int]
     TRAIN_S_FIELD_NUMBER: _ClassVar[int]
+    STRAIN_FIELD_NUMBER: _ClassVar[int]
+    ENDED_IN_PAUSE_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     round: int
     device_id: str
@@ -409,7 +436,9 @@ class DeviceReport(_message.Message):
     update: _containers.RepeatedCompositeFieldContainer[Tensor]
     embedded: int
     train_s: float
-    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., device_id: _Optional[str] = ..., plan_id: _Optional[str] = ..., bundle_id: _Optional[str] = ..., head_version: _Optional[str] = ..., steps_planned: _Optional[int] = ..., steps_done: _Optional[int] = ..., examples: _Optional[int] = ..., local_normaliser: _Optional[float] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., loss_first: _Optional[float] = ..., loss_last: _Optional[float] = ..., engine: _Optional[_Union[Engine, _Mapping]] = ..., energy: _Optional[_Iterable[_Union[PhaseEnergy, _Mapping]]] = ..., update: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., embedded: _Optional[int] = ..., train_s: _Optional[float] = ...) -> None: ...
+    strain: Strain
+    ended_in_pause: PauseCause
+    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., device_id: _Optional[str] = ..., plan_id: _Optional[str] = ..., bundle_id: _Optional[str] = ..., head_version: _Optional[str] = ..., steps_planned: _Optional[int] = ..., steps_done: _Optional[int] = ..., examples: _Optional[int] = ..., local_normaliser: _Optional[float] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., loss_first: _Optional[float] = ..., loss_last: _Optional[float] = ..., engine: _Optional[_Union[Engine, _Mapping]] = ..., energy: _Optional[_Iterable[_Union[PhaseEnergy, _Mapping]]] = ..., update: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., embedded: _Optional[int] = ..., train_s: _Optional[float] = ..., strain: _Optional[_Union[Strain, _Mapping]] = ..., ended_in_pause: _Optional[_Union[PauseCause, str]] = ...) -> None: ...
 
 class ReportHeader(_message.Message):
     __slots__ = ("run_id", "round", "device_id", "total_bytes", "sha256")
@@ -442,10 +471,12 @@ class ReportResponse(_message.Message):
     def __init__(self, verdict: _Optional[_Union[Verdict, str]] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class FetchBundleRequest(_message.Message):
-    __slots__ = ("bundle_id",)
+    __slots__ = ("bundle_id", "edge_tpu_twin")
     BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
+    EDGE_TPU_TWIN_FIELD_NUMBER: _ClassVar[int]
     bundle_id: str
-    def __init__(self, bundle_id: _Optional[str] = ...) -> None: ...
+    edge_tpu_twin: bool
+    def __init__(self, bundle_id: _Optional[str] = ..., edge_tpu_twin: _Optional[bool] = ...) -> None: ...
 
 class BundleFile(_message.Message):
     __slots__ = ("name", "size_bytes", "sha256")
@@ -588,7 +619,7 @@ class WeightBias(_message.Message):
     def __init__(self, from_plan: _Optional[float] = ..., from_plan_ratio: _Optional[float] = ..., from_examples: _Optional[float] = ..., from_examples_ratio: _Optional[float] = ..., left_out: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DeviceRound(_message.Message):
-    __slots__ = ("device_id", "outcome", "steps_planned", "steps_done", "stop_reason", "budget_j", "weight", "bytes_up", "bytes_down", "energy", "examples", "loss", "embedded")
+    __slots__ = ("device_id", "outcome", "steps_planned", "steps_done", "stop_reason", "budget_j", "weight", "bytes_up", "bytes_down", "energy", "examples", "loss", "embedded", "strain", "ended_in_pause")
     DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     STEPS_PLANNED_FIELD_NUMBER: _ClassVar[int]
@@ -602,6 +633,8 @@ class DeviceRound(_message.Message):
     EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
     EMBEDDED_FIELD_NUMBER: _ClassVar[int]
+    STRAIN_FIELD_NUMBER: _ClassVar[int]
+    ENDED_IN_PAUSE_FIELD_NUMBER: _ClassVar[int]
     device_id: str
     outcome: str
     steps_planned: int
@@ -615,7 +648,9 @@ class DeviceRound(_message.Message):
     examples: int
     loss: float
     embedded: int
-    def __init__(self, device_id: _Optional[str] = ..., outcome: _Optional[str] = ..., steps_planned: _Optional[int] = ..., steps_done: _Optional[int] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., budget_j: _Optional[float] = ..., weight: _Optional[float] = ..., bytes_up: _Optional[int] = ..., bytes_down: _Optional[int] = ..., energy: _Optional[_Iterable[_Union[PhaseEnergy, _Mapping]]] = ..., examples: _Optional[int] = ..., loss: _Optional[float] = ..., embedded: _Optional[int] = ...) -> None: ...
+    strain: Strain
+    ended_in_pause: PauseCause
+    def __init__(self, device_id: _Optional[str] = ..., outcome: _Optional[str] = ..., steps_planned: _Optional[int] = ..., steps_done: _Optional[int] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., budget_j: _Optional[float] = ..., weight: _Optional[float] = ..., bytes_up: _Optional[int] = ..., bytes_down: _Optional[int] = ..., energy: _Optional[_Iterable[_Union[PhaseEnergy, _Mapping]]] = ..., examples: _Optional[int] = ..., loss: _Optional[float] = ..., embedded: _Optional[int] = ..., strain: _Optional[_Union[Strain, _Mapping]] = ..., ended_in_pause: _Optional[_Union[PauseCause, str]] = ...) -> None: ...
 
 class GetBudgetsRequest(_message.Message):
     __slots__ = ("run_id",)

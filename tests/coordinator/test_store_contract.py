@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from coordinator.store.shown import StoredLink
 from protos.convert.reports import serialise_report
 from protos.energy import Method, Phase, PhaseEnergy
 from protos.errors import StoreError, UnknownRunError
-from protos.orders import CostHint, DeviceCard, DeviceReport, Engine, MeterCard, StopReason
+from protos.orders import CostHint, DeviceCard, DeviceReport, Engine, MeterCard, StopReason, Strain
 from protos.update.tensors import as_float32
 from protos.update.trees import Tree, version
 
@@ -100,6 +101,17 @@ def test_reports_come_back_as_they_came_in_the_order_of_acceptance(db: Database)
         assert reports.devices_in(connection, "run-1", 1) == ["b", "a"]
         assert reports.holds(connection, "run-1", 1, "a")
         assert not reports.holds(connection, "run-1", 2, "a")
+
+
+def test_what_a_device_had_to_bear_comes_back_and_silence_stays_silence(db: Database) -> None:
+    started(db)
+    strain = Strain(42.5, 3.25, 81.25, throttled=True)
+    accept(db, dataclasses.replace(report_of("a"), strain=strain, stop_reason=StopReason.HEAT))
+    accept(db, report_of("b"))
+    with db.reading() as connection:
+        by_name = {one.device_id: one for one in reading.run_status(connection, "run-1").rounds[1].devices}
+    assert (by_name["a"].strain, by_name["a"].stop_reason) == (strain, StopReason.HEAT)
+    assert (by_name["b"].strain, by_name["b"].stop_reason) == (None, StopReason.COMPLETED)
 
 
 def test_what_devices_hold_comes_back_with_the_way_there(db: Database) -> None:

@@ -65,6 +65,7 @@ class PeerCoordinator(rpc.DeviceServiceServicer):
         self.holdings: list[Holding] = []
         self.leaves: list[str] = []
         self.fetches = 0
+        self.twins_asked: list[bool] = []
         self.verdict = pb.VERDICT_ACCEPTED
         self.before_verdict: Callable[[Any], None] = lambda context: None
         self.damage: Callable[[bytes], bytes] = lambda data: data
@@ -127,7 +128,10 @@ class PeerCoordinator(rpc.DeviceServiceServicer):
         self.fetches += 1
         if request.bundle_id != self.bundle.bundle_id:
             context.abort(grpc.StatusCode.NOT_FOUND, "no such bundle")
-        for name in (MANIFEST_FILE, *self.bundle.manifest.files):
+        self.twins_asked.append(request.edge_tpu_twin)
+        twin = self.bundle.manifest.edge_tpu
+        left_out = twin.file if twin is not None and not request.edge_tpu_twin else None
+        for name in (MANIFEST_FILE, *(one for one in self.bundle.manifest.files if one != left_out)):
             data = (Path(self.bundle.path) / name).read_bytes()
             file = pb.BundleFile(name=name, size_bytes=len(data), sha256=hashlib.sha256(data).digest())
             yield pb.FetchBundleResponse(file=file)

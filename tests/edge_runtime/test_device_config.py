@@ -36,6 +36,15 @@ GOOD: dict[str, tuple[str, str, str]] = {
     "memory_max_mb": ("64", "256", "512"),
     "watchdog_s": ("30", "60.5", "300"),
     "require_delegate": ("xnnpack", "builtin", "edgetpu"),
+    "edgetpu": ("auto", "off", "require"),
+    "edgetpu_library": ("libedgetpu.so.2", "/a/libedgetpu.so", "b.so"),
+    "edgetpu_device": ("usb", "pci:1", ":2"),
+    "pause_above_c": ("70", "75.5", "85"),
+    "resume_below_c": ("60", "61", "62.5"),
+    "pause_when_busy": ("30", "50", "75.5"),
+    "max_pause_s": ("1", "60", "600"),
+    "throttled_from": ("kernel", "vcgencmd", "none"),
+    "machine_root": ("/a", "/b", "/c"),
 }
 
 
@@ -81,6 +90,8 @@ def test_flags_win_over_variables_and_variables_over_the_file(
         ("threads = true", ("not a number",)),
         ("device_id = 'a b'", ("device_id",)),
         ("log_level = 'loud'", ("debug, info",)),
+        ("edgetpu = 'on'", ("edgetpu", "auto, off, require")),
+        ("edgetpu_device = 'usb:x'", ("edgetpu_device", "usb, pci")),
         ("budget_j = -1", ("budget_j",)),
         ("budget_j = nan", ("budget_j",)),
         ("budget_j = 3", ("without a sensor", "--sensor")),

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
+from protos.convert.checks import MAX_WAIT_S
 from protos.convert.energy import MIN_ENERGY_J
 from protos.energy import Phase, PhaseEnergy
 from protos.orders import (
@@ -19,6 +20,7 @@ from protos.orders import (
     RejoinOrder,
     SettledEnergy,
     StopReason,
+    Strain,
     TrainOrder,
     Verdict,
     WaitOrder,
@@ -82,7 +84,7 @@ train_orders = st.builds(
     seed=uint64,
     costs=st.none() | st.builds(CostHint, amounts, amounts, amounts, amounts),
 )
-orders = st.one_of(train_orders, st.builds(WaitOrder, amounts, words), st.just(RejoinOrder()))
+orders = st.one_of(train_orders, st.builds(WaitOrder, st.floats(0, MAX_WAIT_S), words), st.just(RejoinOrder()))
 losses = st.none() | st.floats(-1e9, 3.4e38)
 reports = st.builds(
     DeviceReport,
@@ -104,6 +106,10 @@ reports = st.builds(
     update=tensors,
     embedded=uint64,
     train_s=amounts,
+    strain=st.none()
+    | st.builds(
+        Strain, st.floats(0, 1e9), st.floats(0, 1e9), st.none() | st.floats(-100, 500), st.booleans(), st.booleans()
+    ),
 )
 receipts = st.builds(Receipt, st.sampled_from(Verdict), words)
 
@@ -124,7 +130,7 @@ def example_report() -> DeviceReport:
         stop_reason=StopReason.BUDGET,
         loss_first=2.3,
         loss_last=0.4,
-        engine=Engine("ai-edge-litert", "2.3.0", "xnnpack"),
+        engine=Engine("ai-edge-litert", "2.3.0", "xnnpack", "edgetpu"),
         energy=(
             PhaseEnergy(Phase.EMBED, 1.5, 0.9, 0.01, "measured", "serial:0", 0.1, ("degraded",)),
             PhaseEnergy(Phase.TRAIN, None, 0.0, 2.0, "unknown", "", None, ("no-sensor",)),

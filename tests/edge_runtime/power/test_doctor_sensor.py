@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from fake_machine import hwmon_tree, write_files
 
-from edge_runtime.doctor_sensor import check_sensor
+from edge_runtime.doctor.sensor import check_sensor
 
 
 @pytest.fixture

@@ -65,6 +65,27 @@ def test_install_twice_is_install_once_with_todays_settings(service, root: Path)
     assert "MemoryMax=300M" in (root / "etc/systemd/system/edge-runtime.service").read_text()
 
 
+def test_again_keeps_file_keys_and_whether_it_starts_with_the_machine(service, root: Path) -> None:
+    code, _, err = service("install", *PROGRAM, "--again")
+    assert code == 16
+    assert "leave --again out" in err
+    (root / "etc/other.toml").write_text((root / "etc/edgejoule/device.toml").read_text())
+    service("install", *PROGRAM, "--config", "/etc/other.toml", "--credential", "device.key:/etc/key")
+    link = root / "etc/systemd/system/multi-user.target.wants/edge-runtime.service"
+    link.unlink()
+    (root / "etc/other.toml").write_text((root / "etc/other.toml").read_text().replace("256", "300"))
+    assert service("install", "--program", "/opt/new/bin/edge-runtime", "--again")[0] == 0
+    text = (root / "etc/systemd/system/edge-runtime.service").read_text()
+    for line in (
+        "ExecStart=/opt/new/bin/edge-runtime run --config /etc/other.toml",
+        "LoadCredential=device.key:/etc/key",
+        "MemoryMax=300M",
+    ):
+        assert f"\n{line}\n" in text
+    assert not link.is_symlink()
+    assert service("install", *PROGRAM, "--again", "--config", "/etc/other.toml")[0] == 2
+
+
 def test_a_dry_run_prints_the_unit_and_changes_nothing(service, root: Path) -> None:
     before = files(root)
     code, out, err = service("install", *PROGRAM, "--dry-run")

@@ -113,6 +113,37 @@ def test_only_the_sensors_device_is_allowed(program: Path, sensor: str, allowed:
     assert values(text, "PrivateDevices") == ([] if allowed else ["yes"])
 
 
+@pytest.mark.parametrize(
+    ("sensor", "allowed", "groups"),
+    [
+        ("estimate:pi4", ["/dev/vcio rw"], ["video"]),
+        ("pmic", ["/dev/vcio rw"], ["video"]),
+        ("serial:/dev/ttyUSB0", ["/dev/ttyUSB0 rw", "/dev/vcio rw"], ["dialout video"]),
+    ],
+)
+def test_the_firmwares_door_is_opened_only_for_vcgencmd(
+    program: Path, sensor: str, allowed: list[str], groups: list[str]
+) -> None:
+    text = text_of(resolved(sensor=sensor, throttled_from="vcgencmd"), program)
+    assert values(text, "DeviceAllow") == allowed
+    assert values(text, "SupplementaryGroups") == groups
+    assert values(text, "PrivateDevices") == []
+
+
+@systemd
+@pytest.mark.parametrize("sensor", ["estimate:pi4", "serial:/dev/ttyUSB0"])
+def test_that_door_leaves_little_exposed(tmp_path: Path, program: Path, sensor: str) -> None:
+    text = text_of(resolved(sensor=sensor, throttled_from="vcgencmd", memory_max_mb="256"), program)
+    done = verify(tmp_path, text)
+    assert (done.returncode, done.stderr) == (0, "")
+    command = ["systemd-analyze", "security", "--offline=true", "--threshold=100", str(tmp_path / NAME)]
+    scored = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    found = re.search(r"exposure level for .*: (\d+\.\d+)", scored.stdout)
+    assert found
+    print(f"{sensor} and vcgencmd: exposure {found[1]} of at most {MOST_EXPOSURE}")
+    assert float(found[1]) <= MOST_EXPOSURE
+
+
 def test_a_sensor_for_root_alone_is_refused_with_what_to_do(program: Path) -> None:
     with pytest.raises(RefusedError, match=r"only root may read this counter.*use another sensor"):
         text_of(resolved(sensor="rapl"), program)

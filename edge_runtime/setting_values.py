@@ -1,0 +1,91 @@
+"""From a string, or a value of the TOML file, to the value of a setting. What it cannot be is a ValueError in words."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from edge_runtime.journal import LEVELS
+from protos.model.edge_tpu import DEVICE
+
+
+def text(value: Any) -> str:
+    """A printable text, its ends trimmed."""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise ValueError("not a text")
+    found = str(value).strip()
+    if not found or not found.isprintable():
+        raise ValueError("empty, or holds unprintable characters")
+    return found
+
+
+def device_id(value: Any) -> str:
+    """A name that may stand in paths and tables."""
+    name = text(value)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise ValueError("not 1 to 64 of A-Z a-z 0-9 . _ - beginning with a letter or digit")
+    return name
+
+
+def path(value: Any) -> Path:
+    """A path; ``~`` is a home."""
+    return Path(text(value)).expanduser()
+
+
+def number(low: float, high: float, *, above: bool = False) -> Callable[[Any], float]:
+    """Reads numbers from ``low`` to ``high``, or ``above`` low."""
+
+    def read(value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise ValueError("not a number")
+        try:
+            found = float(value)
+        except ValueError:
+            raise ValueError("not a number") from None
+        if not math.isfinite(found) or not low <= found <= high or (above and found == low):
+            raise ValueError(f"not {'over' if above else 'from'} {low:g} {'and up' if above else ''} to {high:g}")
+        return found
+
+    return read
+
+
+def whole(low: int, high: int) -> Callable[[Any], int]:
+    """Reads whole numbers from ``low`` to ``high``."""
+    any_number = number(low, high)
+
+    def read(value: Any) -> int:
+        found = any_number(value)
+        if found != int(found):
+            raise ValueError("not a whole number")
+        return int(found)
+
+    return read
+
+
+def level(value: Any) -> str:
+    """A level of the log."""
+    found = text(value).lower()
+    if found not in LEVELS:
+        raise ValueError(f"not one of {', '.join(LEVELS)}")
+    return found
+
+
+def one_of(*names: str) -> Callable[[Any], str]:
+    """Reads one of these words."""
+
+    def read(value: Any) -> str:
+        if (found := text(value)) not in names:
+            raise ValueError(f"not one of {', '.join(names)}")
+        return found
+
+    return read
+
+
+def edgetpu_device(value: Any) -> str:
+    """Which Edge TPU; see :data:`protos.model.edge_tpu.DEVICE`."""
+    if not DEVICE.fullmatch(found := text(value)):
+        raise ValueError("not usb, pci, or one of several, such as usb:0")
+    return found
