@@ -6,14 +6,20 @@ OLD_RUNTIME := .venv-tflite-runtime
 DEMO_OUTPUT ?= demo-output
 PACKAGES := protos edge_runtime coordinator firmware_tools
 
-.PHONY: demo test install packages lint types floors generated device-only unit test-slow rp2040 protos clean help
+.PHONY: demo test install packages lint types floors generated device-only unit test-slow rp2040 deb arm-user arm-vm hw-sim hw hw-labgrid protos clean help
 
 help:
 	@echo "make demo       pre-train, convert, and run six federated rounds on this machine"
 	@echo "make test       everything that CI runs: lint, types, floors, generated code, device-only install, tests"
 	@echo "make unit       the tests alone"
 	@echo "make test-slow  the tests that take longer than a minute each"
+	@echo "make deb        the Debian package of a device, into dist/ (DEB_ARCH=arm64 or amd64)"
 	@echo "make rp2040     run the bridge's firmware for the RP2040 in a simulator (fetches it from npm)"
+	@echo "make arm-user   the device's programs for aarch64, emulated: a round, every kind of head (JSON=FILE for the table)"
+	@echo "make arm-vm     the service on an emulated 512 MB Cortex-A53 machine (JSON=FILE likewise)"
+	@echo "make hw-sim     the hardware tests on a simulated bench, with a table of what they measured"
+	@echo "make hw         the same on a real bench: make hw HW_ENV=bench.yaml"
+	@echo "make hw-labgrid our environment files in labgrid, in an environment of its own"
 	@echo "make protos     generate protos/v1 again after a change of the .proto file"
 
 # ---- installing
@@ -65,9 +71,11 @@ generated: install
 device-only: install
 	$(BIN)/python tests/checks/device_only.py
 
+# Many tests wait for real serial lines and processes, so two at a time take little more than half the time.
+WORKERS ?= 2
 unit: install packages $(OLD_RUNTIME)/.tried
 	EDGEJOULE_TFLITE_RUNTIME_PYTHON=$$(ls $(CURDIR)/$(OLD_RUNTIME)/bin/python 2>/dev/null) \
-		$(BIN)/python -m pytest -m "not slow"
+		$(BIN)/python -m pytest -m "not slow and not arm" -n $(WORKERS) --dist loadfile
 
 test-slow: install packages
 	$(BIN)/python -m pytest -m slow
@@ -79,10 +87,45 @@ rp2040: install
 	@npm install --silent --no-save --prefix $(RP2040JS) rp2040js@1.4.1 || echo "no rp2040js: its tests will skip"
 	EDGEJOULE_RP2040JS=$(RP2040JS) $(BIN)/python -m pytest -rs tests/firmware_tools/rp2040
 
+# Emulated boards. What they need is fetched once, to ~/.cache/edgejoule/arm; where that cannot be, they skip and say why.
+ARM_JSON := $(if $(JSON),--arm-json $(JSON))
+ARM_TESTS = EDGEJOULE_ARM_FETCH=1 $(BIN)/python -m pytest -m arm $(ARM_JSON)
+arm-user: install
+	$(ARM_TESTS) tests/arm/test_arm_user.py tests/arm/test_arm_v7.py
+
+arm-vm: install
+	sh tests/checks/arm_packages.sh
+	$(ARM_TESTS) tests/arm/test_arm_vm.py
+
+# ---- packages: docs/service.md
+
+DEB_ARCH ?= arm64
+deb: install
+	$(BIN)/python packaging/build_deb.py --arch $(DEB_ARCH)
+
+# ---- benches: hw_tests/README.md
+
+HW_SOAK_S ?= 20
+HW_TESTS = $(BIN)/python -m pytest hw_tests -o junit_family=xunit1 --junitxml=hw_tests/artifacts/junit.xml
+
+hw-sim: install packages
+	$(HW_TESTS) --hw-sim --hw-soak-s $(HW_SOAK_S) $(HW_OPTIONS)
+
+hw: install
+	@test -n "$(HW_ENV)$(LG_ENV)" || { echo "make hw: no bench; give HW_ENV=bench.yaml, or take make hw-sim" >&2; exit 2; }
+	$(HW_TESTS) $(HW_OPTIONS)
+
+# labgrid brings a pyserial of its own, which would take the place of ours.
+LABGRID := .venv-labgrid
+hw-labgrid: install packages
+	@test -x $(LABGRID)/bin/labgrid-client || { $(PYTHON) -m venv $(LABGRID) && \
+		$(LABGRID)/bin/python -m pip install --quiet --disable-pip-version-check labgrid==26.0.1; }
+	EDGEJOULE_LABGRID_PYTHON=$(CURDIR)/$(LABGRID)/bin/python $(BIN)/python -m pytest -rs tests/hw_tests/test_hw_labgrid.py
+
 # ---- for developers
 
 protos: install
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. protos/v1/edgejoule.proto
 
 clean:
-	rm -rf $(VENV) $(OLD_RUNTIME) build dist *.egg-info demo-output
+	rm -rf $(VENV) $(OLD_RUNTIME) $(LABGRID) hw_tests/artifacts build dist *.egg-info demo-output

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("protos", "edge_runtime", "coordinator", "firmware_tools")
+PACKAGES = ("protos", "edge_runtime", "coordinator", "firmware_tools", "hw_tests")
 # TensorFlow takes seconds to import, and its rooms have tests of their own.
 HEAVY = re.compile(r"^(?:import|from) (?:tensorflow|keras)\b", re.MULTILINE)
 

@@ -19,11 +19,13 @@ import firmware_tools.cli
 from edge_runtime.config import KEYS, OPTIONS
 from edge_runtime.service.journal import FIELDS
 from firmware_tools.bridge.machine.bootloader import VARIABLE
+from hw_tests.plugin.options import OPTIONS as BENCH_OPTIONS
 from protos import errors, plan, plan_rules
 from protos.update.codecs import CODECS
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("firmware_tools/**/*.md")])
+ROOMS = ("docs", "firmware_tools", "hw_tests")
+PAGES = sorted([*ROOT.glob("*.md"), *(page for room in ROOMS for page in ROOT.glob(f"{room}/**/*.md"))])
 # What a demo writes is not in the repository.
 MADE_LATER = ("demo-output/",)
 
@@ -95,7 +97,7 @@ def _descend(words: list[str]) -> argparse.ArgumentParser:
 
 
 def _every_option() -> set[str]:
-    known: set[str] = set()
+    known: set[str] = set(BENCH_OPTIONS)
     waiting = list(_parsers().values())
     while waiting:
         parser = waiting.pop()
@@ -127,7 +129,7 @@ def test_every_path_of_the_repository_that_is_named_exists(page: Path) -> None:
 
 @pages
 def test_every_folder_of_the_repository_that_is_named_exists(page: Path) -> None:
-    packages = ("protos/", "edge_runtime/", "coordinator/", "firmware_tools/", "tests/", "docs/", "plans/")
+    packages = ("protos/", "edge_runtime/", "coordinator/", "firmware_tools/", "hw_tests/", "tests/", "docs/", "plans/")
     named = [code for code in _inline(page) if code.startswith(packages) and code.endswith("/")]
     # A demo's folders are named like ours, and are told apart by where they stand.
     missing = [path for path in named if not (ROOT / path).is_dir()]
@@ -178,7 +180,7 @@ def test_every_make_target_that_is_named_exists(page: Path) -> None:
 @pages
 def test_every_variable_that_is_named_is_read_somewhere(page: Path) -> None:
     known = {option.variable for option in OPTIONS} | {"EDGEJOULE_CONFIG", "EDGEJOULE_REFERENCE_DATA", VARIABLE}
-    known |= set(FIELDS.values())
+    known |= {"EDGEJOULE_ARM_CACHE", *FIELDS.values()}
     named = set(re.findall(r"EDGEJOULE_[A-Z_]*[A-Z]", page.read_text()))
     assert not {name for name in named if name not in known}
 

@@ -35,6 +35,7 @@ CODES = {
     "UpdateError": 19,
     "FlashError": 20,
     "MismatchError": 21,
+    "UpgradeError": 22,
 }
 CLASSES = dict(inspect.getmembers(errors, lambda one: inspect.isclass(one) and issubclass(one, EdgejouleError)))
 text = st.text(max_size=40)

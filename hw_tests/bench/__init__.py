@@ -1,0 +1,1 @@
+"""A bench: what is on it, what it can do, and the one who has it."""

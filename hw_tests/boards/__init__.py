@@ -1,0 +1,1 @@
+"""Boards: machines that tests act on as root."""

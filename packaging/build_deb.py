@@ -1,0 +1,200 @@
+"""Makes the Debian package of a device: the base install for Debian 12's Python 3.11, and nothing of a workstation.
+
+    python packaging/build_deb.py --arch arm64 --output dist/
+
+Wheels are taken as they are for the architecture asked for, so a package for a board is made on any machine. The same
+tree, wheels and SOURCE_DATE_EPOCH make the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+HERE = Path(__file__).resolve().parent / "debian"
+MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
+PYTHON = "3.11"
+HOME = "usr/lib/edgejoule"
+# Tags of wheels that glibc 2.36 of Debian 12 loads.
+_GLIBC = ("2_36", "2_35", "2_34", "2_31", "2_28", "2_27", "2_17")
+_SITE = f"{HOME}/lib/python{PYTHON}/site-packages"
+_SCRIPTS = ("postinst", "prerm", "postrm")
+_CONFIG = "etc/edgejoule/device.toml.example"
+# Not needed to run, or different each time: paths of the building machine.
+_LEFT_OUT = (
+    "bin",
+    "**/__pycache__",
+    "**/direct_url.json",
+    "**/RECORD",
+    "**/REQUESTED",
+    "numpy/**/tests",
+)
+
+
+class BuildError(Exception):
+    """What went wrong, in one line."""
+
+
+def build(arch: str, output: Path, links: Path | None, epoch: int, *, quick: bool) -> Path:
+    """The package, in ``output``.
+
+    Args:
+        quick: hardly compressed.
+        links: a folder with all wheels that are needed; no index is asked then.
+        epoch: seconds since 1970; the time of every file in it.
+
+    Raises:
+        BuildError: it cannot be made, and why.
+    """
+    os.environ["SOURCE_DATE_EPOCH"] = str(epoch)
+    os.umask(0o022)
+    with tempfile.TemporaryDirectory(prefix="edgejoule-deb-") as name:
+        folder = Path(name)
+        wheel = _wheel(folder)
+        version = wheel.name.split("-")[1]
+        tree = folder / "package"
+        _install(wheel, arch, tree / _SITE, links)
+        _environment(tree, version, arch)
+        _documents(tree, version, epoch)
+        _control(tree, version, arch)
+        _set_times(tree, epoch)
+        output.mkdir(parents=True, exist_ok=True)
+        target = output / f"edgejoule_{version}_{arch}.deb"
+        # With more threads xz cuts into blocks, and their number depends on the machine.
+        packed = ("-Zgzip", "-z1") if quick else ("-Zxz", "-z3", "--threads-max=1")
+        _run("dpkg-deb", "--root-owner-group", *packed, "--build", str(tree), str(target))
+        return target
+
+
+def _wheel(folder: Path) -> Path:
+    # setuptools builds where the sources are; a copy keeps the checkout as it was.
+    source = folder / "source"
+    source.mkdir()
+    for one in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / one, source)
+    for one in ("protos", "edge_runtime", "coordinator", "firmware_tools"):
+        shutil.copytree(ROOT / one, source / one, ignore=shutil.ignore_patterns("__pycache__"))
+    _pip("wheel", "--no-deps", "--wheel-dir", str(folder), str(source))
+    return next(folder.glob("edgejoule-*.whl"))
+
+
+def _install(wheel: Path, arch: str, site: Path, links: Path | None) -> None:
+    machine = MACHINES[arch]
+    tags = [*(f"manylinux_{one}_{machine}" for one in _GLIBC), f"manylinux2014_{machine}"]
+    words = ["--target", str(site), "--only-binary=:all:", "--python-version", PYTHON, "--implementation", "cp"]
+    words += ["--no-compile", *(word for tag in tags for word in ("--platform", tag))]
+    _pip("install", *words, *(["--no-index", "--find-links", str(links)] if links else []), str(wheel))
+    for pattern in _LEFT_OUT:
+        for one in list(site.glob(pattern)):
+            shutil.rmtree(one) if one.is_dir() else one.unlink()
+
+
+def _environment(tree: Path, version: str, arch: str) -> None:
+    """What makes a virtual environment of it (PEP 405), and the program."""
+    home = tree / HOME
+    (home / "bin").mkdir()
+    (home / "pyvenv.cfg").write_text(f"home = /usr/bin\ninclude-system-site-packages = false\nversion = {PYTHON}\n")
+    (home / "managed-by").write_text(f"sudo apt-get install ./edgejoule_VERSION_{arch}.deb\n")
+    for name in ("python", "python3", f"python{PYTHON}"):
+        (home / "bin" / name).symlink_to(f"/usr/bin/python{PYTHON}")
+    program = home / "bin/edge-runtime"
+    program.write_text(
+        f"#!/{HOME}/bin/python -I\nimport sys\n\nfrom edge_runtime.cli import main\n\n"
+        'if __name__ == "__main__":\n    sys.exit(main())\n'
+    )
+    program.chmod(0o755)
+    (tree / "usr/bin").mkdir()
+    (tree / "usr/bin/edge-runtime").symlink_to("../lib/edgejoule/bin/edge-runtime")
+
+
+def _documents(tree: Path, version: str, epoch: int) -> None:
+    example = tree / _CONFIG
+    example.parent.mkdir(parents=True)
+    shutil.copy(HERE / "device.toml.example", example)
+    folder = tree / "usr/share/doc/edgejoule"
+    folder.mkdir(parents=True)
+    shutil.copy(HERE / "copyright", folder / "copyright")
+    with (folder / "changelog.gz").open("wb") as raw, gzip.GzipFile("", "wb", 9, raw, mtime=epoch) as file:
+        file.write((ROOT / "CHANGELOG.md").read_bytes())
+    found = sorted(one.name.removesuffix(".dist-info") for one in (tree / _SITE).glob("*.dist-info"))
+    (folder / "wheels.txt").write_text("".join(f"{one}\n" for one in found))
+
+
+def _control(tree: Path, version: str, arch: str) -> None:
+    folder = tree / "DEBIAN"
+    folder.mkdir()
+    size_kb = sum(one.lstat().st_size for one in tree.rglob("*") if not one.is_dir()) // 1024
+    text = (HERE / "control").read_text()
+    for name, value in {"VERSION": version, "ARCH": arch, "SIZE": str(size_kb)}.items():
+        text = text.replace(f"@{name}@", value)
+    (folder / "control").write_text(text)
+    (folder / "conffiles").write_text(f"/{_CONFIG}\n")
+    for name in _SCRIPTS:
+        shutil.copy(HERE / name, folder / name)
+        (folder / name).chmod(0o755)
+    sums = [
+        f"{hashlib.md5(one.read_bytes()).hexdigest()}  {one.relative_to(tree)}\n"
+        for one in sorted(tree.rglob("*"))
+        if one.is_file() and not one.is_symlink() and one.parent != folder and one != tree / _CONFIG
+    ]
+    (folder / "md5sums").write_text("".join(sums))
+
+
+def _set_times(tree: Path, epoch: int) -> None:
+    for one in [*tree.rglob("*"), tree]:
+        if not one.is_symlink():
+            one.chmod(0o755 if one.is_dir() or os.access(one, os.X_OK) else 0o644)
+        os.utime(one, (epoch, epoch), follow_symlinks=False)
+
+
+def _pip(*words: str) -> None:
+    _run(sys.executable, "-m", "pip", words[0], "--quiet", "--disable-pip-version-check", "--no-input", *words[1:])
+
+
+def _run(*words: str) -> None:
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False, cwd="/")
+    except FileNotFoundError as error:
+        raise BuildError(f"{words[0]} is not there; install the package dpkg") from error
+    if done.returncode:
+        said = [line for line in (done.stderr + done.stdout).splitlines() if re.match(r"ERROR|.*error", line)]
+        raise BuildError(f"{' '.join(words[:4])}: {(said or [f'exit code {done.returncode}'])[-1]}")
+
+
+def _epoch() -> int:
+    """SOURCE_DATE_EPOCH, else the time of the last commit."""
+    if given := os.environ.get("SOURCE_DATE_EPOCH"):
+        return int(given)
+    told = subprocess.run(["git", "log", "-1", "--format=%ct"], capture_output=True, text=True, check=False, cwd=ROOT)
+    return int(told.stdout) if told.returncode == 0 and told.stdout.strip() else 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Makes the Debian package of a device.")
+    parser.add_argument("--arch", choices=sorted(MACHINES), default="arm64", help="of the board (default arm64)")
+    parser.add_argument("--output", metavar="DIR", type=Path, default=ROOT / "dist", help="gets the package (dist/)")
+    parser.add_argument("--find-links", metavar="DIR", type=Path, help="take every wheel from here, and ask no index")
+    parser.add_argument("--quick", action="store_true", help="hardly compressed: sooner made, and larger")
+    given = parser.parse_args(arguments)
+    links = given.find_links.absolute() if given.find_links else None
+    try:
+        made = build(given.arch, given.output.absolute(), links, _epoch(), quick=given.quick)
+    except BuildError as error:
+        print(f"build_deb: {error}", file=sys.stderr)
+        return 1
+    print(f"{made} {made.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
