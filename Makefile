@@ -95,7 +95,7 @@ arm-user: install
 
 arm-vm: install
 	sh tests/checks/arm_packages.sh
-	$(ARM_TESTS) tests/arm/test_arm_vm.py
+	$(ARM_TESTS) tests/arm/test_arm_vm.py tests/arm/test_arm_package.py
 
 # ---- packages: docs/service.md
 

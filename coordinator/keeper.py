@@ -17,8 +17,6 @@ from coordinator.conductor import Conductor
 from coordinator.fleet import Fleet
 from coordinator.opening import Rooms, open_run
 from coordinator.round_events import Tick
-from coordinator.store import devices, runs
-from coordinator.store.database import Database
 from protos.errors import EdgejouleError, StoreError
 from protos.model.bundle import Bundle
 from protos.orders import (
@@ -69,7 +67,7 @@ class Keeper:
 
     async def open(self) -> None:
         """Remember the fleet, and take up the runs that are not over."""
-        for known in await self._rooms.books.do(_known, self._rooms.db):
+        for known in await self._rooms.books.do(ledger.known_devices, self._rooms.db):
             self.fleet.remember(known.card, left=known.left, seen_unix_s=known.last_seen_unix_s)
         self.wanted.set()
         self._tasks = [asyncio.create_task(self._run_all()), asyncio.create_task(self._tick())]
@@ -112,7 +110,7 @@ class Keeper:
     async def _next_run(self) -> str | None:
         while True:
             try:
-                waiting = await self._rooms.books.do(_unfinished, self._rooms.db)
+                waiting = await self._rooms.books.do(ledger.unfinished_runs, self._rooms.db)
                 return waiting[0] if waiting else None
             except StoreError as error:
                 log.error("%s; trying again", error)
@@ -122,7 +120,7 @@ class Keeper:
         self.preparing = run_id
         try:
             # An operator may have stopped it before it was known to be prepared.
-            if run_id not in await self._rooms.books.do(_unfinished, self._rooms.db):
+            if run_id not in await self._rooms.books.do(ledger.unfinished_runs, self._rooms.db):
                 return
             run = await open_run(self._rooms, run_id, _now_s())
         except StoreError as error:
@@ -166,7 +164,7 @@ class Keeper:
 
     async def join(self, card: DeviceCard) -> float:
         """A device introduces itself; returns after how many seconds it should check in when idle."""
-        await self._rooms.books.do(_join, self._rooms.db, card)
+        await self._rooms.books.do(ledger.join, self._rooms.db, card)
         self.fleet.join(card, _now_s(), time.time())
         if self.conductor:
             self.conductor.arrived(card)
@@ -260,7 +258,7 @@ class Keeper:
         if member is None or member.card.session != session:
             return
         await self._settle(device_id, settled)
-        await self._rooms.books.do(_leave, self._rooms.db, device_id)
+        await self._rooms.books.do(ledger.leave, self._rooms.db, device_id)
         if self.fleet.leave(device_id, session, time.time()):
             log.info("device %s left: %s", device_id, reason or "no reason given")
             if self.conductor:
@@ -279,23 +277,3 @@ class Keeper:
 
 def _now_s() -> float:
     return time.monotonic()
-
-
-def _known(db: Database) -> list[devices.KnownDevice]:
-    with db.reading() as connection:
-        return devices.known(connection)
-
-
-def _unfinished(db: Database) -> list[str]:
-    with db.reading() as connection:
-        return [row["run_id"] for row in runs.unfinished(connection)]
-
-
-def _join(db: Database, card: DeviceCard) -> None:
-    with db.writing() as connection:
-        devices.join(connection, card)
-
-
-def _leave(db: Database, device_id: str) -> None:
-    with db.writing() as connection:
-        devices.leave(connection, device_id)

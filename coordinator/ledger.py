@@ -11,7 +11,7 @@ from coordinator import budgeting
 from coordinator.active import ActiveRun
 from coordinator.budgets.steward import RoundPlan
 from coordinator.downlink import Downlink
-from coordinator.store import costs, grants, heads, reports, runs, shown
+from coordinator.store import costs, devices, grants, heads, reports, runs, shown
 from coordinator.store.database import AlreadyThereError, Database
 from coordinator.validation import RejectedError, check
 from protos.convert.heads import serialise_difference
@@ -233,3 +233,27 @@ def begin_run(
         row = runs.row(connection, run_id)
         runs.change(connection, run_id, evaluation_key=evaluation_key, reason="")
         runs.add_round_zero(connection, run_id, head_version=row["initial_head"], accuracy=accuracy, loss=loss)
+
+
+def unfinished_runs(db: Database) -> list[str]:
+    """Ids of the runs that are not over, in the order of their turns."""
+    with db.reading() as connection:
+        return [row["run_id"] for row in runs.unfinished(connection)]
+
+
+def known_devices(db: Database) -> list[devices.KnownDevice]:
+    """Every device that ever joined."""
+    with db.reading() as connection:
+        return devices.known(connection)
+
+
+def join(db: Database, card: DeviceCard) -> None:
+    """Write down that a device joined."""
+    with db.writing() as connection:
+        devices.join(connection, card)
+
+
+def leave(db: Database, device_id: str) -> None:
+    """Write down that a device said goodbye."""
+    with db.writing() as connection:
+        devices.leave(connection, device_id)

@@ -9,6 +9,7 @@ tree, wheels and SOURCE_DATE_EPOCH make the same bytes.
 from __future__ import annotations
 
 import argparse
+import email.utils
 import gzip
 import hashlib
 import os
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,7 +69,7 @@ def build(arch: str, output: Path, links: Path | None, epoch: int, *, quick: boo
         _environment(tree, version, arch)
         _documents(tree, version, epoch)
         _control(tree, version, arch)
-        _set_times(tree, epoch)
+        _set_modes_and_times(tree, epoch)
         output.mkdir(parents=True, exist_ok=True)
         target = output / f"edgejoule_{version}_{arch}.deb"
         # With more threads xz cuts into blocks, and their number depends on the machine.
@@ -106,13 +108,13 @@ def _environment(tree: Path, version: str, arch: str) -> None:
     (home / "pyvenv.cfg").write_text(f"home = /usr/bin\ninclude-system-site-packages = false\nversion = {PYTHON}\n")
     (home / "managed-by").write_text(f"sudo apt-get install ./edgejoule_VERSION_{arch}.deb\n")
     for name in ("python", "python3", f"python{PYTHON}"):
-        (home / "bin" / name).symlink_to(f"/usr/bin/python{PYTHON}")
+        # Links within /usr are relative: Debian Policy 10.5.
+        (home / "bin" / name).symlink_to(f"../../../bin/python{PYTHON}")
     program = home / "bin/edge-runtime"
     program.write_text(
         f"#!/{HOME}/bin/python -I\nimport sys\n\nfrom edge_runtime.cli import main\n\n"
         'if __name__ == "__main__":\n    sys.exit(main())\n'
     )
-    program.chmod(0o755)
     (tree / "usr/bin").mkdir()
     (tree / "usr/bin/edge-runtime").symlink_to("../lib/edgejoule/bin/edge-runtime")
 
@@ -124,8 +126,11 @@ def _documents(tree: Path, version: str, epoch: int) -> None:
     folder = tree / "usr/share/doc/edgejoule"
     folder.mkdir(parents=True)
     shutil.copy(HERE / "copyright", folder / "copyright")
-    with (folder / "changelog.gz").open("wb") as raw, gzip.GzipFile("", "wb", 9, raw, mtime=epoch) as file:
-        file.write((ROOT / "CHANGELOG.md").read_bytes())
+    # changelog.gz has a form of its own (deb-changelog(5)), which ours is not written in.
+    entry = (HERE / "changelog").read_text().replace("@VERSION@", version)
+    entry = entry.replace("@DATE@", email.utils.format_datetime(datetime.fromtimestamp(epoch, UTC)))
+    for name, text in {"changelog.gz": entry, "CHANGELOG.md.gz": (ROOT / "CHANGELOG.md").read_text()}.items():
+        (folder / name).write_bytes(gzip.compress(text.encode(), 9, mtime=0))
     found = sorted(one.name.removesuffix(".dist-info") for one in (tree / _SITE).glob("*.dist-info"))
     (folder / "wheels.txt").write_text("".join(f"{one}\n" for one in found))
 
@@ -150,10 +155,12 @@ def _control(tree: Path, version: str, arch: str) -> None:
     (folder / "md5sums").write_text("".join(sums))
 
 
-def _set_times(tree: Path, epoch: int) -> None:
+def _set_modes_and_times(tree: Path, epoch: int) -> None:
+    programs = [tree / HOME / "bin/edge-runtime", *(tree / "DEBIAN" / name for name in _SCRIPTS)]
     for one in [*tree.rglob("*"), tree]:
         if not one.is_symlink():
-            one.chmod(0o755 if one.is_dir() or os.access(one, os.X_OK) else 0o644)
+            # A device starts one program. Wheels mark modules and libraries as programs too.
+            one.chmod(0o755 if one.is_dir() or one in programs else 0o644)
         os.utime(one, (epoch, epoch), follow_symlinks=False)
 
 

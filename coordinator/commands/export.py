@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from coordinator import as_json
-from coordinator.commands.parts import add_address, add_json, example, operator
+from coordinator.commands.parts import add_address, add_json, add_run, example, operator
 from coordinator.tables import percent
 
 
@@ -19,7 +19,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "refused (exit code 3) when it is worse than the float head by more than a point.",
         **example("coordinator export digits -o model.tflite"),
     )
-    parser.add_argument("which", metavar="RUN", help="an id, the beginning of one, or a name")
+    add_run(parser)
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="MODEL.tflite")
     parser.add_argument(
         "--head", default="", metavar="VERSION", help="a head of an earlier round (default: the newest)"

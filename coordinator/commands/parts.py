@@ -19,6 +19,11 @@ def example(line: str) -> dict[str, Any]:
     }
 
 
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Add the run that the command is about, as `which`."""
+    parser.add_argument("which", metavar="RUN", help="an id, the beginning of one, or a name")
+
+
 def add_address(parser: argparse.ArgumentParser) -> None:
     """Add `--coordinator`."""
     parser.add_argument(

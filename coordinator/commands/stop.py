@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from coordinator import as_json
-from coordinator.commands.parts import add_address, add_json, example, operator
+from coordinator.commands.parts import add_address, add_json, add_run, example, operator
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -13,7 +13,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "stop", help="end a run; its heads and reports stay", **example("coordinator stop digits")
     )
-    parser.add_argument("which", metavar="RUN", help="an id, the beginning of one, or a name")
+    add_run(parser)
     add_json(parser)
     add_address(parser)
     parser.set_defaults(run=run)

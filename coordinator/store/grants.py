@@ -27,6 +27,18 @@ from protos.orders import CostHint
 SENDING_MARGIN = 2.0
 WORKING = (Phase.EMBED, Phase.TRAIN, Phase.ENCODE, Phase.SEND)
 
+# What is the same in all rows of energy of one order.
+_PER_ORDER: tuple[ColumnElement[Any], ...] = (
+    grants.c.run_id,
+    grants.c.round,
+    grants.c.device_id,
+    grants.c.unix_s,
+    grants.c.granted_j,
+    grants.c.expected_j,
+    grants.c.sending_j,
+    orders.c.outcome,
+)
+
 
 def add(connection: Connection, run_id: str, number: int, lines: Iterable[OrderLine], now_unix_s: float) -> None:
     """Write down what orders promise; those of an earlier attempt at the round stay as they were."""
@@ -133,14 +145,7 @@ def _accounts(connection: Connection, which: ColumnElement[bool], since_unix_s: 
     )
     known = (
         select(
-            grants.c.run_id,
-            grants.c.round,
-            grants.c.device_id,
-            grants.c.unix_s,
-            grants.c.granted_j,
-            grants.c.expected_j,
-            grants.c.sending_j,
-            orders.c.outcome,
+            *_PER_ORDER,
             func.sum(energy.c.energy_j).label("spent_j"),
             func.count(energy.c.energy_j).label("phases"),
         )
@@ -150,16 +155,7 @@ def _accounts(connection: Connection, which: ColumnElement[bool], since_unix_s: 
             )
         )
         .where(which)
-        .group_by(
-            grants.c.run_id,
-            grants.c.round,
-            grants.c.device_id,
-            grants.c.unix_s,
-            grants.c.granted_j,
-            grants.c.expected_j,
-            grants.c.sending_j,
-            orders.c.outcome,
-        )
+        .group_by(*_PER_ORDER)
         .order_by(grants.c.run_id, grants.c.round)
     )
     made: dict[str, Account] = defaultdict(Account)

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import TypeVar
 
+from google.protobuf.message import Message
+
 from protos.errors import UpdateError
 
 MAX_NAME = 256
@@ -16,6 +18,7 @@ MAX_WAIT_S = 86_400.0
 
 K = TypeVar("K")
 V = TypeVar("V")
+M = TypeVar("M", bound=Message)
 
 
 def known(table: Mapping[K, V], key: K, field: str) -> V:
@@ -30,6 +33,22 @@ def known(table: Mapping[K, V], key: K, field: str) -> V:
     if key not in table:
         raise UpdateError(f"{key!r} has no meaning", where=field)
     return table[key]
+
+
+def parsed(message: M, data: bytes, field: str, what: str) -> M:
+    """The empty ``message``, filled from its bytes.
+
+    Args:
+        what: the noun of the error, such as "report".
+
+    Raises:
+        UpdateError: the bytes are no such message.
+    """
+    try:
+        message.ParseFromString(data)
+    except Exception as error:  # protobuf's DecodeError is not the same class in every backend
+        raise UpdateError(f"bytes that are no {what}", where=field) from error
+    return message
 
 
 def finite(value: float, field: str, *, at_least: float = 0.0, at_most: float = MAX_NUMBER) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from protos.convert.checks import count_at_most, finite
+from protos.convert.checks import count_at_most, finite, parsed
 from protos.convert.tensors import tensors_from, tensors_to
 from protos.errors import UpdateError
 from protos.update.downlink import MAX_SCALE, Difference
@@ -56,9 +56,4 @@ def parse_difference(data: bytes) -> Difference:
     Raises:
         UpdateError: not a difference, or one with a bad field.
     """
-    message = pb.Difference()
-    try:
-        message.ParseFromString(data)
-    except Exception as error:  # protobuf's DecodeError is not the same class in every backend
-        raise UpdateError("bytes that are no difference", where="head") from error
-    return _difference_from(message)
+    return _difference_from(parsed(pb.Difference(), data, "head", "difference"))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from protos.convert.cards import engine_from, engine_to
-from protos.convert.checks import checked_name, finite, known, said
+from protos.convert.checks import checked_name, finite, known, parsed, said
 from protos.convert.energy import energy_from, energy_to
 from protos.convert.strain import STOP_OF, pause_to, stop_from, stop_to, strain_from, strain_to
 from protos.convert.tensors import tensors_from, tensors_to
-from protos.errors import UpdateError
 from protos.orders import DeviceReport, Receipt, StopReason, Verdict
 from protos.v1 import edgejoule_pb2 as pb
 
@@ -95,12 +94,7 @@ def parse_report(data: bytes) -> DeviceReport:
     Raises:
         UpdateError: not a report, or one with a bad field.
     """
-    message = pb.DeviceReport()
-    try:
-        message.ParseFromString(data)
-    except Exception as error:  # protobuf's DecodeError is not the same class in every backend
-        raise UpdateError("bytes that are no report", where="report") from error
-    return report_from(message)
+    return report_from(parsed(pb.DeviceReport(), data, "report", "report"))
 
 
 def receipt_to(receipt: Receipt) -> pb.ReportResponse:

@@ -1,56 +1,24 @@
 """Runs on the emulated machine, as root, when it has started: puts the service there as a user would, and looks at it.
 
 Two runs of one round each. In the first the service embeds all examples and trains; then it is started again, and in
-the second it finds them cached. What was found goes to a file on the disk; steps are told on the console.
+the second it finds them cached. Then the service goes, and the life of the Debian package begins. What was found goes
+to a file on the disk; steps are told on the console.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import subprocess
-import time
 import traceback
 from pathlib import Path
 
-UNIT = "edge-runtime.service"
+import arm_inside_package
+from arm_inside import UNIT, call, entries, say, shown, watch
+
 PROGRAM = "/opt/edgejoule/bin/edge-runtime"
 RESULT = Path("/root/result.json")
-SAY = "trial: "
-PATIENCE_S = 900.0
 found: dict[str, object] = {}
-
-
-def say(text: str) -> None:
-    print(SAY + text, flush=True)
-
-
-def call(*command: str, check: bool = True) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if check and done.returncode:
-        raise RuntimeError(
-            f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-500:]} {done.stdout[-500:]}"
-        )
-    return done.stdout
-
-
-def shown(name: str) -> str:
-    return call("systemctl", "show", UNIT, "--value", "--property", name).strip()
-
-
-def status_kb(pid: str, field: str) -> int | None:
-    with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith(field + ":"):
-                return int(line.split()[1])
-    return None
-
-
-def entries(**fields: object) -> list[dict[str, str]]:
-    matches = [f"{name}={value}" for name, value in fields.items()]
-    lines = call("journalctl", "--unit", UNIT, "--output", "json", "--no-pager", *matches).splitlines()
-    return [json.loads(line) for line in lines]
 
 
 def network() -> None:
@@ -60,21 +28,6 @@ def network() -> None:
     call("ip", "address", "add", "10.0.2.15/24", "dev", device)
     # The daemon speaks over loopback only: what an SSH tunnel does on a board, systemd's forwarder does here.
     call("systemctl", "start", "coordinator-tunnel.socket")
-
-
-def watch(sends: int) -> dict[str, object]:
-    """Wait for the service's ``sends``-th finished round; memory of its process, KiB, as read while it lived."""
-    end_s = time.monotonic() + PATIENCE_S
-    pid = shown("MainPID")
-    peak = None
-    while len(entries(EDGEJOULE_PHASE="send")) < sends:
-        peak = status_kb(pid, "VmHWM") or peak
-        if shown("NRestarts") != "0" or shown("ActiveState") == "failed":
-            raise RuntimeError("the service did not hold: " + call("journalctl", "--unit", UNIT, "--no-pager")[-2000:])
-        if time.monotonic() > end_s:
-            raise TimeoutError("no round was finished: " + call("journalctl", "--unit", UNIT, "--no-pager")[-2000:])
-        time.sleep(1.0)
-    return {"pid": int(pid), "peak_kb": status_kb(pid, "VmHWM"), "now_kb": status_kb(pid, "VmRSS")}
 
 
 def cgroup() -> dict[str, str]:
@@ -145,6 +98,8 @@ def trial() -> None:
     found["greedy"] = enforced()
     call("systemctl", "stop", UNIT)
     found["stopped"] = shown("Result")
+    call(PROGRAM, "service", "uninstall", "--purge")
+    found["package"] = arm_inside_package.life()
 
 
 if __name__ == "__main__":

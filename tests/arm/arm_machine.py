@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import arm_cache
+import arm_dpkg
 import arm_wheels
 from arm_debian import Archive, Unavailable, missing_programs, run, unpack
 from arm_kernel import kernel
@@ -26,12 +27,14 @@ from arm_kernel import kernel
 MEMORY_MB = 512
 HOST = "10.0.2.2"
 RESULT = "/root/result.json"
-_DISK_MB = 1600
+_DISK_MB = 2000
 _PACKAGES = [
-    "base-files", "base-passwd", "bash", "coreutils", "dash", "dbus", "findutils", "grep", "iproute2", "kmod",
-    "libgcc-s1", "libnss-systemd", "libpython3.11-stdlib", "libstdc++6", "login", "mount", "netbase", "passwd",
-    "procps", "python3.11-minimal", "sed", "systemd", "systemd-sysv", "udev", "util-linux",
+    "base-files", "base-passwd", "bash", "coreutils", "dash", "dbus", "diffutils", "dpkg", "findutils", "grep",
+    "iproute2", "kmod", "libc-bin", "libgcc-s1", "libnss-systemd", "libpython3.11-stdlib", "libstdc++6", "login",
+    "mount", "netbase", "passwd", "procps", "python3.11", "sed", "systemd", "systemd-sysv", "udev", "util-linux",
 ]  # fmt: skip
+# What runs on the machine; the first is started there.
+_INSIDE = ("arm_guest.py", "arm_inside.py", "arm_inside_package.py")
 _NSSWITCH = "passwd: files systemd\ngroup: files systemd\nshadow: files\nhosts: files\n"
 # What would only cost time, or wait for what is not there.
 _MASKED = ("serial-getty@ttyAMA0.service", "getty@tty1.service", "apt-daily.timer", "apt-daily-upgrade.timer")
@@ -39,7 +42,7 @@ _TRIAL = """[Unit]
 Description=what is to be shown on this machine
 After=systemd-journald.service dbus.socket
 [Service]
-ExecStart=/usr/bin/python3.11 /root/trial.py
+ExecStart=/usr/bin/python3.11 /root/arm_guest.py
 ExecStopPost=/usr/bin/systemctl poweroff --force
 StandardOutput=journal+console
 StandardError=journal+console
@@ -71,7 +74,9 @@ def parts() -> Parts:
 def _root() -> Path:
     def make(place: Path) -> None:
         with tempfile.TemporaryDirectory(dir=place.parent) as folder:
-            unpack(Archive(Path(folder), "arm64").fetch(_PACKAGES), place)
+            packages = Archive(Path(folder), "arm64").fetch(_PACKAGES)
+            unpack(packages, place)
+            arm_dpkg.record(packages, place)
         etc = place / "etc"
         for name in ("passwd", "group"):
             shutil.copy(place / "usr/share/base-passwd" / f"{name}.master", etc / name)
@@ -85,7 +90,7 @@ def _root() -> Path:
         for name in _MASKED:
             (etc / "systemd/system" / name).symlink_to("/dev/null")
 
-    recipe = [_PACKAGES, _NSSWITCH, list(_MASKED), 2]
+    recipe = [_PACKAGES, _NSSWITCH, list(_MASKED), 3]
     return arm_cache.kept("machine-arm64", recipe, make)
 
 
@@ -108,7 +113,7 @@ def disk(parts: Parts, folder: Path, files: Mapping[str, bytes]) -> Path:
         (programs / "edge-runtime").chmod(0o755)
         wanted = {
             "/etc/systemd/system/trial.service": _TRIAL.encode(),
-            "/root/trial.py": Path(__file__).with_name("arm_guest.py").read_bytes(),
+            **{f"/root/{name}": Path(__file__).with_name(name).read_bytes() for name in _INSIDE},
             **files,
         }
         for name, content in wanted.items():
@@ -145,6 +150,11 @@ class Machine:
             if time.monotonic() > end_s:
                 raise TimeoutError(f"the machine did not get there within {timeout_s:.0f} s: {text[-2000:]}")
             time.sleep(0.2)
+
+    def reaches(self, step: str, *, timeout_s: float) -> bool:
+        """Whether it tells that step on its console before it ends its trial."""
+        text = self.until(lambda text: f"trial: {step}" in text or "trial: the end" in text, timeout_s=timeout_s)
+        return f"trial: {step}" in text
 
     def result(self) -> dict[str, Any]:
         """What the trial wrote; the machine must be off."""

@@ -72,12 +72,35 @@ def armv7_dependencies() -> Path:
     return arm_cache.kept("wheels-armv7l", [wanted, _PYTHON], make)
 
 
-def our_own() -> Path:
-    """A folder for ``PYTHONPATH`` with this checkout as a wheel leaves it, ``bin/edge-runtime`` included."""
-    sources = [path for name in _PACKAGES for path in (ROOT / name).rglob("*") if path.is_file()]
+def wheel_files(machine: str = "aarch64") -> Path:
+    """A folder with the base dependencies as wheels, not unpacked.
+
+    Raises:
+        Unavailable: as :func:`dependencies`.
+    """
+    wanted = base_requirements(machine)
+    platforms = [f"{one}_{machine}" for one in (*_GLIBC, *_OLD)]
+
+    def make(place: Path) -> None:
+        tags = [part for one in platforms for part in ("--platform", one)]
+        kind = ["--only-binary=:all:", "--implementation", "cp", "--python-version", _PYTHON, *tags]
+        run([*_PIP, "download", "--dest", place, *kind, *wanted], doing=f"fetching {machine} wheels")
+
+    return arm_cache.kept(f"wheel-files-{machine}", [wanted, platforms, _PYTHON], make)
+
+
+def digest_of(*others: str) -> str:
+    """A hash of this checkout's packages, and of ``others``, files and folders of the checkout."""
+    sources = [path for name in (*_PACKAGES, *others) for path in (ROOT / name, *(ROOT / name).rglob("*"))]
     digest = hashlib.sha256()
     for path in (ROOT / "pyproject.toml", *sorted(path for path in sources if "__pycache__" not in path.parts)):
-        digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
+        if path.is_file():
+            digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def our_own() -> Path:
+    """A folder for ``PYTHONPATH`` with this checkout as a wheel leaves it, ``bin/edge-runtime`` included."""
 
     def make(place: Path) -> None:
         copy, wheels = place / ".source", place / ".wheels"
@@ -92,11 +115,11 @@ def our_own() -> Path:
         shutil.rmtree(copy)
         shutil.rmtree(wheels)
 
-    _forget_old("edgejoule-", keep=8)
-    return arm_cache.kept("edgejoule", digest.hexdigest(), make, fetches=False)
+    forget_old("edgejoule-", keep=8)
+    return arm_cache.kept("edgejoule", digest_of(), make, fetches=False)
 
 
-def _forget_old(start: str, *, keep: int) -> None:
+def forget_old(start: str, *, keep: int) -> None:
     """Every change of the sources makes another folder; the oldest go."""
     found = sorted(arm_cache.folder().glob(f"{start}*"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in found[keep:]:

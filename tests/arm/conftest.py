@@ -10,6 +10,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import arm_machine
+import arm_package
+import arm_trial
 import pytest
 from arm_debian import Unavailable
 from arm_figures import Figures
@@ -83,3 +86,13 @@ def old_board(tmp_path_factory: pytest.TempPathFactory) -> Userland:
         return armv7_userland(tmp_path_factory.mktemp("userland-armv7"))
     except Unavailable as error:
         pytest.skip(f"armv7 programs: {error}")
+
+
+@pytest.fixture(scope="session")
+def shown(workload: Callable[[int], Path], tmp_path_factory: pytest.TempPathFactory) -> arm_trial.Shown:
+    """A whole machine's life: one boot for all tests that ask for it."""
+    try:
+        parts, package = arm_machine.parts(), arm_package.package()
+    except Unavailable as error:
+        pytest.skip(f"emulated machine: {error}")
+    return arm_trial.show(parts, workload(arm_trial.EXAMPLES), package, tmp_path_factory.mktemp("arm-vm"))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import stat
+import subprocess
 from pathlib import Path
 
 import arm_cache
+import arm_dpkg
 import numpy as np
 import pytest
 from arm_debian import Unavailable
@@ -104,3 +107,35 @@ def test_an_initrd_is_a_cpio_archive() -> None:
         ("bin/x", stat.S_IFREG | 0o755, b"12345"),
         ("TRAILER!!!", 0, b""),
     ]
+
+
+@pytest.mark.skipif(shutil.which("dpkg-query") is None, reason="needs dpkg: a Debian or Ubuntu")
+def test_dpkg_finds_unpacked_packages_installed(tmp_path: Path) -> None:
+    made = []
+    for name, more in (("plain", ""), ("lib", "Multi-Arch: same\n")):
+        tree = tmp_path / name
+        (tree / "usr/share").mkdir(parents=True)
+        (tree / f"usr/share/{name} file").write_text("x")
+        (tree / f"usr/share/{name}-link").symlink_to("elsewhere")
+        (tree / "DEBIAN").mkdir()
+        control = (
+            f"Package: {name}\nVersion: 1.2\nArchitecture: arm64\n{more}Maintainer: x <x@y>\nDescription: a\n b: c\n"
+        )
+        (tree / "DEBIAN/control").write_text(control)
+        made.append(tmp_path / f"{name}.deb")
+        subprocess.run(["dpkg-deb", "--root-owner-group", "--build", tree, made[-1]], check=True, capture_output=True)
+    root = tmp_path / "root"
+    arm_dpkg.record(made, root)
+
+    def asked(*words: str) -> list[str]:
+        command = ["dpkg-query", f"--admindir={root}/var/lib/dpkg", *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+
+    assert asked("-W", "-f", "${Package} ${Version} ${Status}\n") == [
+        "lib 1.2 install ok installed",
+        "plain 1.2 install ok installed",
+    ]
+    for name in ("plain", "lib:arm64"):
+        short = name.partition(":")[0]
+        here = ["/.", "/usr", "/usr/share", f"/usr/share/{short} file", f"/usr/share/{short}-link"]
+        assert sorted(asked("-L", name)) == here

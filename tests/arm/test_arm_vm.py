@@ -7,83 +7,14 @@ are those of an emulator; memory is what it would be.
 from __future__ import annotations
 
 import hashlib
-import json
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import arm_machine
 import pytest
-from arm_debian import Unavailable
 from arm_figures import Figures
-from arm_round import DEVICE_ID, PATIENCE_S, Outcome, compare, coordinating, outcome, plain_environ, play
+from arm_round import compare
+from arm_trial import EPOCHS, EXAMPLES, MACHINE, MEMORY_MAX_MB, Shown
 
 pytestmark = [pytest.mark.arm, pytest.mark.workshop]
-MACHINE = "512 MB machine"
-EXAMPLES = 5000
-EPOCHS = 2
-MEMORY_MAX_MB = 256
 RSS_LIMIT_MB = 150.0
-_SETTINGS = f"""
-device_id = "{DEVICE_ID}"
-data = "/var/lib/workshop/device.npz"
-sensor = "estimate:pi-zero-2"
-memory_max_mb = {MEMORY_MAX_MB}
-require_delegate = "xnnpack"
-"""
-_SOCKET = "[Socket]\nListenStream=127.0.0.1:50461\n"
-_FORWARDER = "[Service]\nExecStart=/usr/lib/systemd/systemd-socket-proxyd {host}:{port}\n"
-
-
-@dataclass(frozen=True)
-class Shown:
-    """What the machine left, the head after each of its runs, and what a native device made of the same order."""
-
-    found: dict[str, Any]
-    outcomes: tuple[Outcome, Outcome]
-    native: Outcome
-
-
-@pytest.fixture(scope="module")
-def parts() -> arm_machine.Parts:
-    try:
-        return arm_machine.parts()
-    except Unavailable as error:
-        pytest.skip(f"emulated machine: {error}")
-
-
-@pytest.fixture(scope="module")
-def shown(parts: arm_machine.Parts, workload: Callable[[int], Path], tmp_path_factory: pytest.TempPathFactory) -> Shown:
-    folder, work = tmp_path_factory.mktemp("arm-vm"), workload(EXAMPLES)
-    native = play(folder / "native", work, [sys.executable, "-m", "edge_runtime.cli"], plain_environ(), epochs=EPOCHS)
-    with coordinating(folder / "vm") as coordinator:
-        forwarder = _FORWARDER.format(host=arm_machine.HOST, port=coordinator.port)
-        files = {
-            "/etc/edgejoule/device.toml": _SETTINGS.encode(),
-            "/etc/edgejoule/device.key": b"a key for the service alone\n",
-            "/var/lib/workshop/device.npz": (work / "device.npz").read_bytes(),
-            "/etc/systemd/system/coordinator-tunnel.socket": _SOCKET.encode(),
-            "/etc/systemd/system/coordinator-tunnel.service": forwarder.encode(),
-        }
-        image = arm_machine.disk(parts, folder, files)
-        machine = arm_machine.boot(parts, image, folder)
-        try:
-            runs = [coordinator.begin(work, epochs=EPOCHS)]
-            machine.until(lambda text: "trial: the service was started again" in text, timeout_s=2 * PATIENCE_S)
-            if machine.process.poll() is None and "trial: the end" not in machine.console.read_text(errors="replace"):
-                runs.append(coordinator.begin(work, epochs=EPOCHS))
-            machine.until(lambda text: False, timeout_s=2 * PATIENCE_S)
-            found = machine.result()
-            (folder / "result.json").write_text(json.dumps(found, indent=2))
-            assert "error" not in found, f"{found['error']}\n{found.get('journal')}"
-            statuses = [coordinator.finished(run, timeout_s=60.0) for run in runs]
-        finally:
-            machine.end()
-            image.unlink()
-    first, second = (outcome(folder / "vm", status) for status in statuses)
-    return Shown(found, (first, second), native)
 
 
 def megabytes(kib: int) -> float:

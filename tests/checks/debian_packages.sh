@@ -5,23 +5,5 @@
 set -u
 PACKAGES="gcc gcc-avr avr-libc binutils-avr libsimavr-dev libelf-dev pkg-config avrdude arduino-core-avr postgresql systemd mmdebstrap"
 
-missing=""
-for package in $PACKAGES; do
-    [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing="$missing $package"
-done
-[ -z "$missing" ] && exit 0
-
-as_root=""
-if [ "$(id -u)" != 0 ]; then
-    if sudo -n true 2>/dev/null; then as_root="sudo -n"; else as_root="no"; fi
-fi
-if [ "$as_root" = no ] || ! command -v apt-get >/dev/null; then
-    echo "tests will skip what needs:$missing (install them with: apt-get install$missing)" >&2
-    exit 0
-fi
-export DEBIAN_FRONTEND=noninteractive
 # shellcheck disable=SC2086
-if ! { $as_root apt-get update -qq && $as_root apt-get install -qq -y --no-install-recommends $missing; } >/dev/null; then
-    echo "could not install:$missing; the tests that need them will skip" >&2
-fi
-exit 0
+exec sh "$(dirname "$0")/install_packages.sh" "tests" $PACKAGES

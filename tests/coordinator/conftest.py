@@ -29,6 +29,7 @@ from scripted_device import ScriptedDevice, joules
 
 from coordinator import keeper
 from coordinator.server.serving import Settings, serve
+from coordinator.store.database import Database, sqlite_url
 from protos.manifest import (
     MANIFEST_FILE,
     BackboneSpec,
@@ -222,6 +223,27 @@ def postgres() -> Iterator[str]:
             run(f"{binaries}/pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database, on SQLite and on PostgreSQL in turn."""
+    if request.param == "sqlite":
+        return sqlite_url(tmp_path / "store.db")
+    server: str = request.getfixturevalue("postgres")
+    name = f"t{time.time_ns()}"
+    import psycopg
+
+    with psycopg.connect(server.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return server.rsplit("/", 1)[0] + f"/{name}"
+
+
+@pytest.fixture
+def db(url: str) -> Iterator[Database]:
+    database = Database(url)
+    yield database
+    database.close()
 
 
 _MAKE_DIGITS = """

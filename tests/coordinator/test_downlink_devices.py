@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from running_daemon import RunningDaemon
 
 from coordinator.client import Operator
 from coordinator.store import shown
 from coordinator.store.database import Database, sqlite_url
-from edge_runtime import daemon
-from edge_runtime.config import Settings, resolve
-from edge_runtime.stopping import Stopping
+from edge_runtime.config import resolve
 from edge_runtime.stored_trees import read_tree
 from protos.update.trees import Tree, version
 
@@ -43,43 +41,22 @@ def split(data: Path, folder: Path, parts: int) -> list[Path]:
     return files
 
 
-class Running:
-    """A device in a thread of this process."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.stopping = Stopping()
-        self._failure: list[BaseException] = []
-        self._thread = threading.Thread(target=self._run, args=(settings,))
-        self._thread.start()
-
-    def _run(self, settings: Settings) -> None:
-        try:
-            daemon.run(settings, stopping=self.stopping)
-        except BaseException as error:
-            self._failure.append(error)
-
-    def end(self) -> None:
-        self._thread.join(90)
-        assert not self._thread.is_alive()
-        self.stopping.close()
-        if self._failure:
-            raise self._failure[0]
-
-
 @pytest.fixture
-def device(tmp_path: Path) -> Iterator[Callable[..., Running]]:
-    started: list[Running] = []
+def device(tmp_path: Path) -> Iterator[Callable[..., RunningDaemon]]:
+    started: list[RunningDaemon] = []
 
-    def start(address: str, name: str, data: Path, **changes: Any) -> Running:
+    def start(address: str, name: str, data: Path, **changes: Any) -> RunningDaemon:
         flags = {"device_id": name, "data": str(data), "state": str(tmp_path / name), "sensor": "estimate:pi4"}
         flags |= {"coordinator": address, "exit_when_idle_s": "30"}
         settings = resolve(flags, {}, None).settings
-        started.append(Running(dataclasses.replace(settings, **changes)))
+        started.append(RunningDaemon(dataclasses.replace(settings, **changes)))
         return started[-1]
 
     yield start
     for one in started:
         one.stopping.request("end of test")
+        one.join()
+        one.stopping.close()
 
 
 def on_record(state: Path, run_id: str) -> Tree:
@@ -98,7 +75,7 @@ def held(folder: Path) -> Tree:
 
 @pytest.mark.parametrize("downlink", ['codec = "entropy_coded_mmse"\nbits = 2', 'codec = "sign"'])
 def test_real_devices_learn_from_coded_heads_and_hold_what_is_on_record(
-    digits: Path, address: str, device: Callable[..., Running], tools: Any, tmp_path: Path, downlink: str
+    digits: Path, address: str, device: Callable[..., RunningDaemon], tools: Any, tmp_path: Path, downlink: str
 ) -> None:
     data = split(digits / "digits.npz", tmp_path, 2)
     with Operator(address) as operator:

@@ -1,24 +1,20 @@
-"""The daemon as a process: signals, death, locks, exit codes, and what it imports."""
+"""The daemon as a process: signals, death, locks, and the lines that it writes."""
 
 from __future__ import annotations
 
 import json
-import os
 import resource
-import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
-import numpy as np
 import pytest
+from device_command import ENVIRON, command
 from peer_coordinator import PeerCoordinator, order
-from striped_data import write_data
 
 from protos.energy import Phase
 from protos.model.bundle import Bundle
@@ -26,17 +22,7 @@ from protos.orders import CodecOrder, StopReason
 from protos.v1 import edgejoule_pb2 as pb
 
 pytestmark = pytest.mark.processes
-ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith("EDGEJOULE_")}
-
 Start = Callable[..., "subprocess.Popen[str]"]
-
-
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "edge_runtime.cli", *map(str, arguments)]
-
-
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), capture_output=True, text=True, env=ENVIRON, timeout=120, check=False)
 
 
 @pytest.fixture
@@ -209,103 +195,3 @@ def test_lines_carry_a_priority_for_the_journal(
     ours = [line for line in errors.splitlines() if "joined" in line]
     assert ours
     assert all(line.startswith("<6>") for line in ours)
-
-
-def one_line(done: subprocess.CompletedProcess[str], code: int, *needles: str) -> None:
-    lines = [line for line in done.stderr.splitlines() if line.startswith("edge-runtime: ")]
-    assert done.returncode == code, done.stderr
-    assert len(lines) == 1, done.stderr
-    assert "Traceback" not in done.stderr
-    for needle in needles:
-        assert needle in lines[0]
-
-
-def test_every_bad_input_is_one_line_with_its_own_exit_code(tmp_path: Path, data: Path, bundle_path: Path) -> None:
-    def with_file(name: str, **changes: Any) -> Path:
-        return write_data(tmp_path / name, **changes)
-
-    def with_bundle(name: str, change: Callable[[Path], object]) -> Path:
-        target = tmp_path / name
-        shutil.copytree(bundle_path, target)
-        change(target)
-        return target
-
-    state = tmp_path / "state"
-
-    def outcome(code: int, *needles: str, **options: object) -> None:
-        given = {"data": data, "state": state, "coordinator": "127.0.0.1:9", "wait-for-coordinator": 0, **options}
-        flags = [part for name, value in given.items() for part in (f"--{name}", value)]
-        one_line(run("run", *flags), code, *needles)
-
-    def cut(path: Path) -> None:
-        path.write_bytes(path.read_bytes()[:-7])
-
-    def flip(path: Path) -> None:
-        content = bytearray(path.read_bytes())
-        content[len(content) // 2] ^= 4
-        path.write_bytes(content)
-
-    nan = np.zeros((90, 8, 8, 1), np.float32)
-    nan[17] = np.nan
-    outcome(5, "127.0.0.1:9", "coordinator serve")
-    outcome(13, "nowhere.npz", data=tmp_path / "nowhere.npz")
-    outcome(10, "example 17", data=with_file("nan.npz", x=nan))
-    outcome(9, "label 5", data=with_file("label.npz", y=np.full(90, 5)), bundle=bundle_path)
-    outcome(11, "ghost", data=with_file("own.npz", device=np.array(["a", "b"] * 45)), shard="ghost")
-    outcome(11, data=with_file("test.npz", is_test=np.ones(90, np.bool_)))
-    outcome(8, "[9, 8, 1]", data=with_file("shape.npz", x=np.zeros((90, 9, 8, 1), np.uint8)), bundle=bundle_path)
-    outcome(7, "head.tflite", bundle=with_bundle("cut", lambda path: cut(path / "head.tflite")))
-    outcome(7, "backbone.tflite", bundle=with_bundle("flip", lambda path: flip(path / "backbone.tflite")))
-    outcome(6, "manifest", bundle=with_bundle("json", lambda path: cut(path / "manifest.json")))
-    outcome(6, "no such bundle", bundle=tmp_path / "no-bundle")
-    outcome(14, "/dev/ttyNOWHERE", sensor="serial:/dev/ttyNOWHERE")
-    outcome(2, "volts", sensor="volts")
-    outcome(16, "certificates", coordinator="10.0.0.1:50461")
-    outcome(4, "threads", threads="many")
-    bad = tmp_path / "bad.toml"
-    bad.write_text("devise_id = 'x'")
-    one_line(run("run", "--config", bad), 4, "device_id")
-    one_line(run("run", "--state", state), 4, "--data")
-    assert [one.name for one in (state / "outbox").iterdir()] == []
-
-
-def test_the_daemon_imports_only_what_a_device_has() -> None:
-    heavy = ["tensorflow", "keras", "rich", "sqlalchemy", "PIL", "sklearn", "scipy", "matplotlib", "coordinator"]
-    code = (
-        "import sys, edge_runtime.daemon, edge_runtime.cli, edge_runtime.doctor.examination; "
-        f"print([name for name in {heavy} if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRON, check=True)
-    assert done.stdout.strip() == "[]"
-
-
-def test_the_command_line_answers_without_numpy_or_grpc() -> None:
-    code = "import sys, edge_runtime.cli; print([n for n in ('numpy', 'grpc', 'google.protobuf') if n in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRON, check=True)
-    assert done.stdout.strip() == "[]"
-
-
-def test_the_doctor_measures_a_fresh_process(tmp_path: Path, data: Path, bundle_path: Path) -> None:
-    done = run("doctor", "--json", "--data", data, "--bundle", bundle_path, "--state", tmp_path / "state",
-               "--sensor", "estimate:pi4")  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["ready_s"] > 0
-    assert 0 < found["rss_ready_mb"] <= found["rss_mb"] < 120.0
-    assert (found["steps"], found["embedded"], found["error"]) == (20, 81, None)
-    assert (found["ready_limit_s"], found["rss_limit_mb"]) == (2.0, 120.0)
-    assert found["ok"]
-    assert all(bool(one["fix"]) == (one["verdict"] != "ok") for one in found["checks"])
-    assert done.stderr == ""
-    assert {one["verdict"] for one in found["checks"]} <= {"ok", "warn"}
-    assert not (tmp_path / "state").exists()
-
-
-def test_the_doctor_fails_with_the_way_to_mend_it(tmp_path: Path) -> None:
-    broken = ("--sensor", "serial:/dev/ttyNOWHERE", "--data", tmp_path / "no.npz", "--state", tmp_path / "state")
-    done = run("doctor", *broken)
-    assert done.returncode == 3
-    assert "FAIL  sensor: /dev/ttyNOWHERE is not there" in done.stdout
-    assert "FAIL  fresh start:" in done.stdout
-    assert "no such file" in done.stdout
-    assert "\033[" not in done.stdout

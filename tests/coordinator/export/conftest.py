@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -135,13 +134,3 @@ def make_bundle(folder: Path, dtype: str) -> Bundle:
     )
     (folder / "manifest.json").write_text(manifest.to_json())
     return open_bundle(folder)
-
-
-@pytest.fixture(scope="session")
-def reference() -> Path:
-    """The folder of reference data."""
-    beside = Path(__file__).resolve().parents[3].parent / "shared" / "data"
-    folder = Path(os.environ.get("EDGEJOULE_REFERENCE_DATA") or beside)
-    if not folder.is_dir():
-        pytest.skip(f"no reference data: neither EDGEJOULE_REFERENCE_DATA nor {beside} is a folder")
-    return folder

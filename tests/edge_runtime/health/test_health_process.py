@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from board_tree import BoardTree
+from device_command import ENVIRON
 from peer_coordinator import PeerCoordinator, order
 
 from edge_runtime.health.limits import LEAST_PAUSE_S
@@ -23,7 +23,6 @@ from protos.orders import StopReason
 from protos.v1 import edgejoule_pb2 as pb
 
 pytestmark = pytest.mark.processes
-ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith("EDGEJOULE_")}
 Start = Callable[..., "subprocess.Popen[str]"]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import struct
 from pathlib import Path
@@ -19,11 +18,10 @@ RUNS = ("pynq_z2_ic_cnv", "pynq_z2_kws", "stm32l4r5_ad", "stm32l4r5_ic", "stm32l
 
 
 @pytest.fixture(scope="session")
-def runs() -> Path:
-    beside = Path(__file__).resolve().parents[3].parent / "shared" / "data"
-    folder = Path(os.environ.get("EDGEJOULE_REFERENCE_DATA") or beside) / "power_traces" / "mlperf_tiny_1khz"
+def runs(reference: Path) -> Path:
+    folder = reference / "power_traces" / "mlperf_tiny_1khz"
     if not folder.is_dir():
-        pytest.skip(f"no reference data: {folder} is no folder (EDGEJOULE_REFERENCE_DATA names the one above)")
+        pytest.skip(f"no reference data: {folder} is no folder")
     return folder
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from upgrade_rig import Rig
 
 
 class Listener:
@@ -82,3 +83,12 @@ def root(tmp_path: Path) -> Path:
         "cpu_quota_percent = 150\nmemory_max_mb = 256\n"
     )
     return root
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Rig:
+    """A machine with a service of an old version, and the wheel of a new one."""
+    made = Rig(tmp_path / "root")
+    made.root.mkdir()
+    made.make()
+    return made

@@ -1,8 +1,7 @@
-"""A version beside another, and what is written down of it; systemd and pip stand in (see ``upgrade_rig``)."""
+"""An upgrade, its trial and its end; systemd and pip stand in (see ``upgrade_rig``)."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -12,112 +11,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from upgrade_rig import BAD, GOOD, PID, Manager, Rig, program
+from upgrade_rig import BAD, GOOD, Manager, Rig, on_trial, program, silent
 
 import edge_runtime.cli
-from edge_runtime.config import resolve
 from edge_runtime.service import record as book
 from edge_runtime.service import selfcheck
-from edge_runtime.service.environments import Environment, Versions, name_of
-from edge_runtime.service.record import Record, Trial, Version
-from edge_runtime.service.switching import WATCH, Switching, watch_text
-from edge_runtime.service.systemd import seen
-from edge_runtime.service.unit import Credential, read_back
+from edge_runtime.service.environments import Environment
 from edge_runtime.service.upgrade import rollback, wait
-from edge_runtime.service.verdict import ALONE_S, SETTLE_S, judge
-from edge_runtime.service.vitals import Vitals, VitalsFile, read
-from edge_runtime.state import READS, StateFolder
-from protos.errors import RefusedError, StoreError, UpgradeError, UsageError
+from protos.errors import RefusedError, StoreError, UpgradeError
 
 HERE = Path(__file__).parent
-TRIAL = Trial(Version("new", "/new", ""), Version("old", "/old", ""), "boot-1", started_s=100.0, limit_s=600.0)
-SAID = Vitals(PID, "/new", "xnnpack", answered_s=1900.0)
-
-
-@pytest.fixture
-def rig(tmp_path: Path) -> Rig:
-    made = Rig(tmp_path / "root")
-    made.root.mkdir()
-    made.make()
-    return made
-
-
-def silent(line: str) -> None: ...
-
-
-def on_trial(rig: Rig, sight=GOOD) -> tuple[Switching, Manager]:
-    """An upgrade that was begun; its watch has not run yet."""
-    manager = Manager(sight)
-    switching = rig.switching(manager)
-    assert rig.upgrade(switching) == rig.new.name
-    return switching, manager
-
-
-# ---- the verdict
-
-
-def verdict(trial: Trial = TRIAL, said: Vitals | None = SAID, *, boottime_s: float = 200.0, **changes: object) -> str:
-    sight = dataclasses.replace(GOOD, **changes)
-    return judge(trial, sight, said, boottime_s=boottime_s, monotonic_s=2000.0).kind
-
-
-def test_an_answer_of_the_coordinator_is_good_once_the_daemon_has_run_on_for_a_while() -> None:
-    assert verdict() == "good"
-    assert verdict(said=dataclasses.replace(SAID, answered_s=2000.0 - SETTLE_S / 2)) == "wait"
-    assert verdict(said=dataclasses.replace(SAID, pid=PID + 1)) == "wait", "of the process before"
-
-
-def test_without_a_coordinator_progress_is_good_unless_the_version_before_was_answered() -> None:
-    alone = dataclasses.replace(SAID, answered_s=None)
-    assert verdict(said=alone, fed_s=1000.0 + ALONE_S) == "good"
-    assert verdict(said=alone, fed_s=1000.0 + ALONE_S - 1) == "wait"
-    assert verdict(said=alone, fed_s=1000.0) == "wait", "time alone is no progress"
-    assert verdict(dataclasses.replace(TRIAL, must_join=True), alone, fed_s=1e4) == "wait"
-    assert verdict(dataclasses.replace(TRIAL, limit_s=60.0), alone, boottime_s=150.0, fed_s=1015.0) == "good"
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [{"active": "failed"}, {"active": "inactive"}, {"restarts": 2}, {"active": "activating", "restarts": 2}],
-)
-def test_what_ended_is_bad_and_says_how(changes: dict[str, object]) -> None:
-    sight = dataclasses.replace(GOOD, **changes, result="exit-code", exit_code=15)
-    found = judge(TRIAL, sight, None, boottime_s=101.0, monotonic_s=2000.0)
-    assert (found.kind, "exit code 15" in found.why) == ("bad", True)
-
-
-def test_one_new_start_is_forgiven() -> None:
-    assert verdict(restarts=1) == "good"
-
-
-def test_nothing_is_judged_while_systemd_is_still_busy_with_the_version_before() -> None:
-    assert (
-        verdict(active="inactive", busy=True, restarts=9, said=dataclasses.replace(SAID, environment="/old")) == "wait"
-    )
-    assert verdict(active="activating", busy=True, boottime_s=701.0) == "bad"
-
-
-def test_another_program_or_other_kernels_are_bad() -> None:
-    assert verdict(said=dataclasses.replace(SAID, environment="/old")) == "bad"
-    assert (
-        verdict(dataclasses.replace(TRIAL, delegate="xnnpack"), dataclasses.replace(SAID, delegate="builtin")) == "bad"
-    )
-    assert (
-        verdict(dataclasses.replace(TRIAL, delegate="builtin"), dataclasses.replace(SAID, delegate="builtin")) == "good"
-    )
-
-
-def test_time_that_is_over_is_bad_with_what_is_missing() -> None:
-    def why(said: Vitals | None, **changes: object) -> str:
-        trial = dataclasses.replace(TRIAL, must_join=True)
-        sight = dataclasses.replace(GOOD, **changes)
-        return judge(trial, sight, said, boottime_s=700.0, monotonic_s=2000.0).why
-
-    assert why(None, active="activating") == "it was not ready within 600 s"
-    assert "was not answered by the coordinator" in why(dataclasses.replace(SAID, answered_s=None))
-
-
-# ---- an upgrade and its end
 
 
 def test_a_good_version_stays_and_the_one_before_can_be_gone_back_to(rig: Rig) -> None:
@@ -289,143 +192,6 @@ def test_a_kill_before_any_change_to_the_disk_leaves_the_old_version_or_the_new_
     assert set(found["kill"]) == {"old", "new"}
     # After a boot a version on trial is gone; one that was kept stays.
     assert set(found["boot"]) == ({"old", "new"} if end == "good" else {"old"})
-
-
-# ---- environments and the record
-
-
-def test_half_of_a_version_is_never_taken_for_one(rig: Rig) -> None:
-    program(rig.new)
-    versions = Versions(rig.place.home)
-    assert not versions.complete(rig.new.name)
-    switching, _ = on_trial(rig)
-    assert versions.complete(rig.new.name)
-    versions.keep([str(rig.old)])
-    assert not rig.new.exists()
-    assert (rig.old / "bin/edge-runtime").exists(), "what somebody made by hand is theirs"
-    assert switching.load().trial is not None
-
-
-def test_two_builds_of_one_version_are_two_names(tmp_path: Path) -> None:
-    wheel = tmp_path / "edgejoule-1.2.3-py3-none-any.whl"
-    wheel.write_bytes(b"a")
-    first = name_of(wheel)
-    wheel.write_bytes(b"b")
-    assert name_of(wheel) != first
-    assert first.startswith("1.2.3-")
-    with pytest.raises(UsageError, match="is no wheel of edgejoule"):
-        name_of(tmp_path / "numpy-1.0-py3-none-any.whl")
-
-
-def test_version_and_extras_of_an_environment_are_read_from_its_files(tmp_path: Path) -> None:
-    site = tmp_path / "lib/python3.11/site-packages"
-    for one in ("edgejoule-0.3.1", "smbus2-0.6.1", "numpy-2.4.6"):
-        (site / f"{one}.dist-info").mkdir(parents=True)
-    assert (Environment(tmp_path).version, Environment(tmp_path).extras) == ("0.3.1", ("i2c",))
-    assert Environment(tmp_path / "none").version == "unknown"
-
-
-def test_the_record_is_read_as_it_was_written_and_a_later_one_is_refused(tmp_path: Path) -> None:
-    assert book.load(tmp_path) == Record()
-    record = Record(before=TRIAL.old, trial=TRIAL, bad={"a": "b"}, last="c")
-    book.save(tmp_path, record)
-    assert book.load(tmp_path) == record
-    path = tmp_path / book.FILE
-    found = json.loads(path.read_text())
-    found["trial"]["a key of a later version"] = 1
-    path.write_text(json.dumps(found))
-    assert book.load(tmp_path) == record
-    path.write_text(json.dumps({**found, "layout": 2}))
-    with pytest.raises(RefusedError, match="has layout 2"):
-        book.load(tmp_path)
-    path.write_text("{")
-    with pytest.raises(StoreError, match="move it away"):
-        book.load(tmp_path)
-
-
-def test_what_a_unit_says_is_read_back_with_every_strange_name(rig: Rig, tmp_path: Path) -> None:
-    from edge_runtime.service.access import access_of
-    from edge_runtime.service.unit import unit_text
-
-    started, config = Path("/opt/a b%c/bin/edge-runtime"), Path("/etc/d$e;f/device.toml")
-    resolved = resolve({"data": "/srv/x.npz"}, {}, None)
-    keys = [Credential("device.key", Path("/etc/100%/key"))]
-    access = access_of(resolved.settings, config, started)
-    written = read_back(unit_text(resolved, access, program=started, config=config, credentials=keys))
-    assert (written.program, written.config, written.credentials) == (started, config, tuple(keys))
-    assert read_back("[Service]\nExecStart=/bin/true\n") is None
-
-
-def test_what_systemctl_shows_is_seen_in_seconds() -> None:
-    shown = (
-        "ActiveState=activating\nMainPID=7\nNRestarts=2\nJob=55\nActiveEnterTimestampMonotonic=2500000\nStatusText=a=b"
-    )
-    sight = seen(shown)
-    assert (sight.active, sight.pid, sight.restarts, sight.busy, sight.ready_s) == ("activating", 7, 2, True, 2.5)
-    assert (sight.says, sight.fed_s, seen("").busy) == ("a=b", 0.0, False)
-
-
-def test_the_watch_is_a_unit_that_systemd_accepts_and_comes_before_the_service(tmp_path: Path) -> None:
-    started = tmp_path / "bin/edge-runtime"
-    program(tmp_path)
-    (tmp_path / WATCH).write_text(watch_text(started))
-    assert "Before=edge-runtime.service\n" in watch_text(started)
-    try:
-        done = subprocess.run(
-            ["systemd-analyze", "verify", "--man=no", "--recursive-errors=yes", str(tmp_path / WATCH)],
-            capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
-    except FileNotFoundError:
-        pytest.skip("needs systemd-analyze (package systemd)")
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-# ---- what the daemon shows, and the state that both versions read
-
-
-def test_vitals_say_who_runs_and_when_the_coordinator_first_answered(tmp_path: Path) -> None:
-    clock = iter([5.0, 9.0])
-    file = VitalsFile(tmp_path / "vitals.json", now_s=lambda: next(clock))
-    file.ready(version="1", engine="e", delegate="xnnpack")
-    assert read(tmp_path / "vitals.json") == Vitals(os.getpid(), sys.prefix, "xnnpack", None)
-    file.answered()
-    file.answered()
-    assert read(tmp_path / "vitals.json").answered_s == 5.0
-    (tmp_path / "vitals.json").write_text("{")
-    assert read(tmp_path / "vitals.json") is None
-    VitalsFile(tmp_path / "nowhere/vitals.json").answered()
-    assert VitalsFile.of({"RUNTIME_DIRECTORY": f"{tmp_path}:/run/other"})._path == tmp_path / "vitals.json"
-
-
-def test_a_state_of_another_layout_is_left_alone(tmp_path: Path) -> None:
-    StateFolder(tmp_path).close()
-    assert (tmp_path / "layout").read_text() == "1\n"
-    StateFolder(tmp_path).close()
-    (tmp_path / "layout").write_text("7\n")
-    with pytest.raises(StoreError, match="holds layout '7'"):
-        StateFolder(tmp_path)
-    (tmp_path / "layout").unlink()
-    StateFolder(tmp_path).close()
-
-
-def test_the_self_check_tells_what_is_wrong_with_data_and_state(tmp_path: Path, data: Path) -> None:
-    resolved = resolve({"data": str(data), "device_id": "pi-1"}, {}, None)
-    state = tmp_path / "service"
-    found = selfcheck.examine(resolved, "the unit", state)
-    assert (found["ok"], found["unit"], found["layouts"], found["delegate"]) == (
-        True,
-        "the unit",
-        list(READS),
-        "xnnpack",
-    )
-    StateFolder(state).close()
-    (state / "outbox/00000001-abc.report").write_bytes(b"no report")
-    found = selfcheck.examine(resolved, "", state)
-    assert [one["check"] for one in found["checks"] if one["verdict"] == "fail"] == ["state"]
-    assert [one.name for one in (state / "outbox").iterdir()] == ["00000001-abc.report"], "and nothing was changed"
-    (state / "layout").write_text("7\n")
-    found = selfcheck.examine(resolve({"data": str(tmp_path / "no.npz")}, {}, None), "", state)
-    assert [one["check"] for one in found["checks"] if one["verdict"] == "fail"] == ["fresh start", "state"]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from edge_runtime.service import environments
 from edge_runtime.service.access import access_of
 from edge_runtime.service.install import Place
 from edge_runtime.service.notify import Notifier
+from edge_runtime.service.record import Trial, Version
 from edge_runtime.service.switching import Switching
 from edge_runtime.service.systemd import Sight, Systemd
 from edge_runtime.service.trial import watch
@@ -23,6 +24,7 @@ from edge_runtime.service.upgrade import Wanted, upgrade
 PID = 4321
 GOOD = Sight("active", "joined", PID, 0, "success", 0, False, 1000.0, 1000.0)
 BAD = Sight("failed", "", 0, 0, "exit-code", 1, False, 0.0, 0.0)
+TRIAL = Trial(Version("new", "/new", ""), Version("old", "/old", ""), "boot-1", started_s=100.0, limit_s=600.0)
 
 
 class Manager(Systemd):
@@ -116,3 +118,14 @@ def program(environment: Path, unit: str = "", *, ok: bool = True) -> None:
     (file.parent / "answer.json").write_text(json.dumps(answer))
     file.write_text(f"#!/bin/sh\nexec cat '{file.parent}/answer.json'\n")
     file.chmod(0o755)
+
+
+def on_trial(rig: Rig, sight: Sight = GOOD) -> tuple[Switching, Manager]:
+    """An upgrade that was begun; its watch has not run yet."""
+    manager = Manager(sight)
+    switching = rig.switching(manager)
+    assert rig.upgrade(switching) == rig.new.name
+    return switching, manager
+
+
+def silent(line: str) -> None: ...

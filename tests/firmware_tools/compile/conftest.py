@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
+from command_outcome import Outcome, call
 
 from firmware_tools.compile.graph import COMPILED_OPERATOR
 from protos.model.flatbuffer import pack
@@ -148,43 +145,17 @@ def small_twin() -> Callable[..., bytes]:
     return make
 
 
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """What one call of the command left behind."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-    @property
-    def report(self) -> dict[str, Any]:
-        assert self.code == 0, self.stderr
-        value: dict[str, Any] = json.loads(self.stdout)
-        return value
-
-    @property
-    def complaint(self) -> str:
-        """The one line of an error; the line with the compiler's command comes before it."""
-        assert "Traceback" not in self.stderr
-        lines = [line for line in self.stderr.splitlines() if not line.startswith("firmware-tools compile:")]
-        assert len(lines) == 1, self.stderr
-        return lines[0]
-
-
 @pytest.fixture
 def compile_command(tmp_path: Path) -> Callable[..., Outcome]:
     """Runs `firmware-tools compile` in an empty folder, with nothing on PATH but what is asked for."""
 
-    def call(*arguments: str | Path, path: Path | None = None, **variables: str) -> Outcome:
+    def compile_it(*arguments: str | Path, path: Path | None = None, **variables: str) -> Outcome:
         folder = tmp_path / "here"
         folder.mkdir(exist_ok=True)
         root = str(Path(__file__).parents[3])
-        env = {**os.environ, "PATH": str(path or folder), "PYTHONPATH": root, **variables}
-        command = [sys.executable, "-m", "firmware_tools.cli", "compile", *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=env, check=False)
-        return Outcome(done.returncode, done.stdout, done.stderr)
+        return call("compile", *arguments, cwd=folder, PATH=str(path or folder), PYTHONPATH=root, **variables)
 
-    return call
+    return compile_it
 
 
 @pytest.fixture
@@ -199,10 +170,9 @@ def compiler_folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def coral_models() -> Path:
+def coral_models(reference: Path) -> Path:
     """Folder of published models with their Edge TPU twins."""
-    beside = Path(__file__).parents[4] / "shared" / "data"
-    folder = Path(os.environ.get("EDGEJOULE_REFERENCE_DATA") or beside) / "models_coral"
+    folder = reference / "models_coral"
     if not folder.is_dir():
-        pytest.skip(f"no reference data: {folder} is no folder (EDGEJOULE_REFERENCE_DATA names the one above)")
+        pytest.skip(f"no reference data: {folder} is no folder")
     return folder

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from command_outcome import Outcome, call
 
 _MAKE = """
 import json, pathlib
@@ -92,35 +90,6 @@ image = keras.Input((12, 12, 3))
 keras.Model(image, L.Dense(4)(L.Flatten()(L.Lambda(lambda value: value * 2)(image)))).save("code.keras")
 pathlib.Path("facts.json").write_text(json.dumps({"plain": float_right, "two": two_right}))
 """
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """What one call of the command left behind."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-    @property
-    def report(self) -> dict[str, Any]:
-        assert self.code == 0, self.stderr
-        value: dict[str, Any] = json.loads(self.stdout)
-        return value
-
-    @property
-    def complaint(self) -> str:
-        """The one line of an error; progress lines come before it."""
-        assert "Traceback" not in self.stderr
-        lines = [line for line in self.stderr.splitlines() if not line.startswith("firmware-tools convert:")]
-        assert len(lines) == 1, self.stderr
-        return lines[0]
-
-
-def call(*arguments: str | Path, cwd: Path | None = None) -> Outcome:
-    command = [sys.executable, "-m", "firmware_tools.cli", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
-    return Outcome(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,12 +20,9 @@ Command = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
-def data() -> Path:
-    path = Path(os.environ.get("EDGEJOULE_REFERENCE_DATA", Path(__file__).parents[4] / "shared" / "data"))
-    if not path.is_dir():
-        pytest.skip(f"no reference data at {path}")
+def data(reference: Path) -> Path:
     pytest.importorskip("keras", reason="needs TensorFlow: the workshop extra")
-    return path
+    return reference
 
 
 def test_resnet8_keeps_its_published_accuracy_as_int8(data: Path, command: Command, tmp_path: Path) -> None:

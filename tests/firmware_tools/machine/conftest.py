@@ -1,4 +1,4 @@
-"""Machines for tests; skipped, with the reason, where they cannot be built."""
+"""Machines for tests."""
 
 from __future__ import annotations
 
@@ -10,16 +10,8 @@ import pytest
 from machine_host import IMAGE, Host
 
 from firmware_tools.bridge.machine.bootloader import find_optiboot
-from firmware_tools.bridge.machine.build import APT, missing
 from firmware_tools.bridge.machine.driver import Machine, MachineSpec, SensorSpec
 from protos.errors import EdgejouleError
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if what := missing():
-        for item in items:
-            if item.path.is_relative_to(Path(__file__).parent):
-                item.add_marker(pytest.mark.skip(reason=f"{what}: {APT}"))
 
 
 @pytest.fixture

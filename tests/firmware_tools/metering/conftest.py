@@ -1,24 +1,15 @@
-"""Benches of metering; skipped, with the reason, where the machine cannot be built."""
+"""Benches of metering."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from metering_bench import IDEAL, IMAGE, Bench
 
-from firmware_tools.bridge.machine.build import APT, missing
 from firmware_tools.bridge.machine.driver import Machine, MachineSpec, SensorSpec
 from protos.ina219 import Calibration
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if what := missing():
-        for item in items:
-            if item.path.is_relative_to(Path(__file__).parent):
-                item.add_marker(pytest.mark.skip(reason=f"{what}: {APT}"))
 
 
 @pytest.fixture

@@ -22,12 +22,6 @@ static int out = -1;
 static char *held;
 static size_t held_count, held_size;
 
-/* A load on its way: its parts come in lines of their own. */
-static struct {
-    int sensor;
-    struct load load;
-} building;
-
 void control_open(void) {
     /* libsimavr prints to standard output: our answers get a descriptor of their own, the rest goes to stderr. */
     out = dup(STDOUT_FILENO);
@@ -46,7 +40,7 @@ static void send_all(const char *text, size_t count) {
     }
 }
 
-static void answer(const char *format, ...) {
+void control_answer(const char *format, ...) {
     char line[2048];
     va_list values;
     va_start(values, format);
@@ -67,7 +61,7 @@ void control_chunk(double at_s, const uint8_t *bytes, size_t count) {
     send_all(line, n);
 }
 
-static struct ina219 *sensor_of(int number) {
+struct ina219 *control_sensor(int number) {
     return number >= 0 && number < machine.sensors ? &machine.sensor[number] : NULL;
 }
 
@@ -76,12 +70,12 @@ static struct ina219 *sensor_of(int number) {
 static void command_step(const char *text) {
     double until_s;
     if (sscanf(text, "%la", &until_s) != 1 || until_s < machine.now_s || terminal.link) {
-        answer("error not an instant to step to");
+        control_answer("error not an instant to step to");
         return;
     }
     mcu_run_to(until_s);
     usb_deliver(until_s, control_chunk);
-    answer("ok %a %s", machine.now_s, mcu_state());
+    control_answer("ok %a %s", machine.now_s, mcu_state());
 }
 
 static void command_tx(const char *text) {
@@ -90,94 +84,41 @@ static void command_tx(const char *text) {
     int used = 0;
     size_t count = 0;
     if (sscanf(text, "%la %n", &at_s, &used) < 1 || !used) {
-        answer("error tx TIME HEX");
+        control_answer("error tx TIME HEX");
         return;
     }
     unsigned byte;
     for (const char *at = text + used; count < sizeof bytes && sscanf(at, "%2x", &byte) == 1; at += 2)
         bytes[count++] = (uint8_t)byte;
     uart_send(bytes, count, at_s < machine.now_s ? machine.now_s : at_s);
-    answer("ok");
-}
-
-/* load SENSOR FROM (now, when it is over), then part PERIOD, then knot AT POWER SLOPE ..., then load-end */
-static void command_load(const char *text) {
-    if (sscanf(text, "%d %la", &building.sensor, &building.load.from_s) != 2 || !sensor_of(building.sensor)) {
-        answer("error load SENSOR FROM");
-        return;
-    }
-    if (building.load.from_s < machine.now_s) building.load.from_s = machine.now_s;
-    building.load.count = 0;
-    building.load.parts = NULL;
-}
-
-static void command_part(const char *text) {
-    struct load *load = &building.load;
-    struct load_part part = {0};
-    sscanf(text, "%la", &part.period_s);
-    load->parts = realloc(load->parts, (load->count + 1) * sizeof part);
-    if (!load->parts) die("no memory for a load");
-    load->parts[load->count++] = part;
-}
-
-static void command_knot(const char *text) {
-    if (!building.load.count) return;
-    struct load_part *part = &building.load.parts[building.load.count - 1];
-    struct knot knot = {0};
-    char *end;
-    knot.at_s = strtod(text, &end);
-    knot.power_w = strtod(end, &end);
-    knot.slope_w = strtod(end, &end);
-    if ((part->count & (part->count - 1)) == 0) { /* room doubles at each power of two */
-        part->knots = realloc(part->knots, (part->count ? 2 * part->count : 1) * sizeof knot);
-        if (!part->knots) die("no memory for a load");
-    }
-    part->knots[part->count++] = knot;
-}
-
-static void command_load_end(void) {
-    struct ina219 *sensor = sensor_of(building.sensor);
-    for (size_t i = 0; i < building.load.count; i++) {
-        if (!building.load.parts[i].count) {
-            answer("error a part without a knot");
-            return;
-        }
-        load_part_finish(&building.load.parts[i]);
-    }
-    if (sensor->rail.count && building.load.from_s < sensor->rail.loads[sensor->rail.count - 1].from_s) {
-        answer("error a load cannot begin before the one it follows");
-        return;
-    }
-    ina219_advance(sensor, machine.now_s);
-    rail_append(&sensor->rail, building.load);
-    answer("ok %a", building.load.from_s);
+    control_answer("ok");
 }
 
 static void command_energy(const char *text) {
     int number;
     double from_s, to_s;
-    if (sscanf(text, "%d %la %la", &number, &from_s, &to_s) != 3 || !sensor_of(number)) {
-        answer("error energy SENSOR FROM TO");
+    if (sscanf(text, "%d %la %la", &number, &from_s, &to_s) != 3 || !control_sensor(number)) {
+        control_answer("error energy SENSOR FROM TO");
         return;
     }
-    struct ina219 *sensor = sensor_of(number);
+    struct ina219 *sensor = control_sensor(number);
     struct rail_mean mean = rail_mean(&sensor->rail, from_s, to_s);
-    answer("ok %a %a %a", rail_energy_j(&sensor->rail, from_s, to_s), mean.current_a, mean.voltage_v);
+    control_answer("ok %a %a %a", rail_energy_j(&sensor->rail, from_s, to_s), mean.current_a, mean.voltage_v);
 }
 
 static void command_register(const char *text, bool writes) {
     int number;
     unsigned which, value = 0;
-    if (sscanf(text, "%d %x %x", &number, &which, &value) < (writes ? 3 : 2) || !sensor_of(number)) {
-        answer("error peek SENSOR REGISTER, poke SENSOR REGISTER VALUE");
+    if (sscanf(text, "%d %x %x", &number, &which, &value) < (writes ? 3 : 2) || !control_sensor(number)) {
+        control_answer("error peek SENSOR REGISTER, poke SENSOR REGISTER VALUE");
         return;
     }
-    if (writes) ina219_write(sensor_of(number), (uint8_t)which, (uint16_t)value, machine.now_s);
-    answer("ok %x", writes ? value : ina219_read(sensor_of(number), (uint8_t)which, machine.now_s));
+    if (writes) ina219_write(control_sensor(number), (uint8_t)which, (uint16_t)value, machine.now_s);
+    control_answer("ok %x", writes ? value : ina219_read(control_sensor(number), (uint8_t)which, machine.now_s));
 }
 
 static bool fault(const char *name, int sensor, double value) {
-    struct ina219 *one = sensor_of(sensor);
+    struct ina219 *one = control_sensor(sensor);
     int times = (int)value;
     if (!strcmp(name, "address-nack") && one)
         twi_faults.address_nacks[sensor] = times;
@@ -214,12 +155,12 @@ static void command_fault(const char *text) {
     int sensor;
     double value;
     bool known = sscanf(text, "%31s %d %la", name, &sensor, &value) == 3 && fault(name, sensor, value);
-    answer(known ? "ok" : "error unknown fault or sensor");
+    control_answer(known ? "ok" : "error unknown fault or sensor");
 }
 
 static void command_status(void) {
     const struct counters *c = &machine.count;
-    answer("ok now=%a epoch=%a state=%s cycles=%" PRIu64 " resets=%" PRIu64 " rx_bytes=%" PRIu64
+    control_answer("ok now=%a epoch=%a state=%s cycles=%" PRIu64 " resets=%" PRIu64 " rx_bytes=%" PRIu64
            " rx_overruns=%" PRIu64 " rx_dropped=%" PRIu64 " rx_flipped=%" PRIu64 " tx_bytes=%" PRIu64
            " tx_dropped=%" PRIu64 " tx_flipped=%" PRIu64 " nacks=%" PRIu64 " arbitrations=%" PRIu64
            " stuck_starts=%" PRIu64 " i2c_flips=%" PRIu64 " scl_pulses=%" PRIu64 " unread_bytes=%" PRIu64
@@ -242,13 +183,13 @@ static bool obey(const char *line) {
     double at_s;
     int level;
     if (begins(line, "knot", &rest))
-        command_knot(rest);
+        control_load_knot(rest);
     else if (begins(line, "part", &rest))
-        command_part(rest);
+        control_load_part(rest);
     else if (begins(line, "load-end", &rest))
-        command_load_end();
+        control_load_end();
     else if (begins(line, "load", &rest))
-        command_load(rest);
+        control_load(rest);
     else if (begins(line, "step", &rest))
         command_step(rest);
     else if (begins(line, "tx", &rest))
@@ -264,22 +205,22 @@ static bool obey(const char *line) {
     else if (begins(line, "status", &rest))
         command_status();
     else if (begins(line, "reset", &rest))
-        answer(mcu_reset(rest) ? "ok" : "error reset power-on, external or brown-out");
+        control_answer(mcu_reset(rest) ? "ok" : "error reset power-on, external or brown-out");
     else if (begins(line, "marker", &rest) && sscanf(rest, "%la %d", &at_s, &level) == 2) {
         mcu_marker(at_s, level);
-        answer("ok");
+        control_answer("ok");
     } else if (begins(line, "unplug", &rest)) {
         terminal_unplug();
-        answer("ok");
+        control_answer("ok");
     } else if (begins(line, "replug", &rest))
-        answer(terminal.link && terminal_plug() ? "ok" : "error no terminal");
+        control_answer(terminal.link && terminal_plug() ? "ok" : "error no terminal");
     else if (begins(line, "save", &rest))
-        answer(mcu_save_eeprom() ? "ok" : "error the EEPROM file cannot be written");
+        control_answer(mcu_save_eeprom() ? "ok" : "error the EEPROM file cannot be written");
     else if (begins(line, "quit", &rest)) {
-        answer(mcu_save_eeprom() ? "ok" : "error the EEPROM file cannot be written");
+        control_answer(mcu_save_eeprom() ? "ok" : "error the EEPROM file cannot be written");
         return false;
     } else
-        answer("error unknown command");
+        control_answer("error unknown command");
     return true;
 }
 

@@ -173,6 +173,15 @@ void control_open(void);
 int control_fd(void);
 void control_chunk(double at_s, const uint8_t *bytes, size_t count);
 bool control_serve(void); /* reads what is there and obeys whole lines; false: the other end has closed or said quit */
+void control_answer(const char *format, ...);
+struct ina219 *control_sensor(int number); /* NULL: there is none of that number */
+
+/* ---- a load that comes over it (control_load.c); only an error and the end are answered ---- */
+
+void control_load(const char *text);
+void control_load_part(const char *text);
+void control_load_knot(const char *text);
+void control_load_end(void);
 
 /* ---- pseudo-terminal in real time (terminal.c) ---- */
 

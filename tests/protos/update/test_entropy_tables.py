@@ -1,0 +1,79 @@
+"""The entropy coder gives back what it took, and its tables are the same integers everywhere."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protos.errors import UpdateError
+from protos.update import rans
+from protos.update.contexts import level_of
+from protos.update.frequencies import read
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=300))
+def test_the_entropy_coder_gives_back_what_it_took(symbols: list[int]) -> None:
+    tokens = np.array(symbols, np.int64)
+    frequencies = (np.bincount(tokens, minlength=10)[None, :] > 0) * 1
+    frequencies[0, tokens[0]] += (1 << 15) - frequencies.sum()
+    data = rans.encode(tokens, frequencies, 15)
+    assert rans.decode(data, frequencies, 15, tokens.size).tolist() == symbols
+
+
+@pytest.mark.parametrize("count", [1, 4095, 65_535, 65_536, 65_537, 90_001])
+@pytest.mark.parametrize("contexts", [1, 5])
+def test_streams_of_one_lane_and_of_many_give_back_what_they_took(count: int, contexts: int) -> None:
+    rng = np.random.default_rng(count)
+    frequencies = np.array([[900, 3, 0, 120, 1], [1, 500, 500, 0, 23], [0, 0, 1024, 0, 0]] * 2)[:contexts]
+    row = rng.integers(contexts, size=count)
+    symbols = (rng.integers(1024, size=count)[:, None] >= np.cumsum(frequencies, axis=1)[row]).sum(axis=1)
+    data = rans.encode(symbols + 5 * row, frequencies, 10)
+    assert rans.decode(data, frequencies, 10, count, row).tolist() == symbols.tolist()
+    for damaged in (data[:-2], data + b"\0\0", data[:3] + b"\xff" + data[4:]):
+        with pytest.raises(UpdateError):
+            rans.decode(damaged, frequencies, 10, count, row)
+
+
+@pytest.mark.parametrize("form", range(1, 6))
+@pytest.mark.parametrize("level", [1, 49, 90, 255])
+@pytest.mark.parametrize("dithered", [True, False])
+def test_every_density_is_a_table_in_which_all_symbols_occur(form: int, level: int, dithered: bool) -> None:
+    model, placed = read(bytes([form + 24 * dithered, 63, 24 + 64]), [level], dithered=dithered)
+    assert (model.frequencies.sum(axis=1) == 1 << model.precision).all()
+    assert model.frequencies.min() >= 1
+    assert model.frequencies.shape == (placed.count, 175)
+
+
+def test_a_density_is_what_numbers_of_that_mean_are_like() -> None:
+    """The cost of Laplacian numbers with the rows made for them, beside what a table of their own frequencies needs."""
+    values = np.random.default_rng(5).laplace(size=200_000) * 3
+    model, _ = read(bytes([3, 63, 0]), [level_of(3.0)], dithered=False)
+    counts = np.bincount(np.rint(values).astype(int).clip(-63, 63) + 63, minlength=127)
+    share = counts[counts > 0] / counts.sum()
+    own = -float(share @ np.log2(share))
+    made = -float(share @ np.log2(model.frequencies[0, counts > 0] / (1 << model.precision)))
+    assert own < made < own + 0.006
+
+
+def test_tables_are_the_same_integers_on_every_machine() -> None:
+    rows = [read(bytes([form, 4, 2]), [52], dithered=False)[0].frequencies[0].tolist() for form in range(1, 6)]
+    assert rows == FIXED
+    digest = hashlib.sha256()
+    for form in range(1, 6):
+        for level in (1, 20, 40, 56, 70, 120):
+            digest.update(read(bytes([form + 24, 28, 6 + 64]), [level], dithered=True)[0].frequencies.tobytes())
+    assert digest.hexdigest() == DIGEST
+
+
+FIXED = [
+    [421, 1519, 3801, 6589, 7922, 6589, 3801, 1519, 421, 81, 12, 81, 12],
+    [325, 1105, 3091, 6798, 9926, 6798, 3091, 1105, 325, 81, 21, 81, 21],
+    [595, 1286, 2778, 6005, 10518, 6005, 2778, 1286, 595, 275, 186, 275, 186],
+    [534, 955, 1914, 4860, 14932, 4860, 1914, 955, 534, 321, 334, 321, 334],
+    [452, 1069, 2781, 6726, 9932, 6726, 2781, 1069, 452, 214, 176, 214, 176],
+]
+DIGEST = "24a24e9425967c9c174ebf2449a36cb35adcdbd869a4562bcabb2452788d554f"
