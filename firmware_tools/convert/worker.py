@@ -137,7 +137,11 @@ class _Conversion:
         if isinstance(source, Extractor):
             path.write_bytes(source.content)
             spec = backbone_spec(source.facts, source.input_shape, BACKBONE_FILE)
-            return Backbone.from_file(path, spec, rule), source.facts
+            try:
+                return Backbone.from_file(path, spec, rule), source.facts
+            except ModelError as error:
+                # The copy bears our name; the user knows it by another.
+                raise ModelError(error.what, where=self.where, fix=error.fix) from error
         if data.calibration is None:
             raise UsageError(
                 "int8 ranges must come from real examples, and none are given", where=self.where,
