@@ -17,7 +17,7 @@ import arm_inside_package
 from arm_inside import UNIT, call, entries, say, shown, watch
 
 PROGRAM = "/opt/edgejoule/bin/edge-runtime"
-RESULT = Path("/root/result.json")
+RESULT = Path("/srv/result.json")
 found: dict[str, object] = {}
 
 

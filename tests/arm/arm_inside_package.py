@@ -15,7 +15,7 @@ from pathlib import Path
 
 from arm_inside import PATIENCE_S, UNIT, call, entries, say, shown, watch
 
-DEB = "/root/edgejoule.deb"
+DEB = "/srv/edgejoule.deb"
 HOME, PROGRAM = Path("/usr/lib/edgejoule"), Path("/usr/bin/edge-runtime")
 CONFIG, EXAMPLE = Path("/etc/edgejoule/device.toml"), Path("/etc/edgejoule/device.toml.example")
 STATE, LINK = Path("/var/lib/private/edgejoule"), Path("/var/lib/edgejoule")

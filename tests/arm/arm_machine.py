@@ -26,7 +26,7 @@ from arm_kernel import kernel
 
 MEMORY_MB = 512
 HOST = "10.0.2.2"
-RESULT = "/root/result.json"
+RESULT = "/srv/result.json"
 _DISK_MB = 2000
 _PACKAGES = [
     "base-files", "base-passwd", "bash", "coreutils", "dash", "dbus", "diffutils", "dpkg", "findutils", "grep",
@@ -42,7 +42,7 @@ _TRIAL = """[Unit]
 Description=what is to be shown on this machine
 After=systemd-journald.service dbus.socket
 [Service]
-ExecStart=/usr/bin/python3.11 /root/arm_guest.py
+ExecStart=/usr/bin/python3.11 /srv/arm_guest.py
 ExecStopPost=/usr/bin/systemctl poweroff --force
 StandardOutput=journal+console
 StandardError=journal+console
@@ -113,7 +113,7 @@ def disk(parts: Parts, folder: Path, files: Mapping[str, bytes]) -> Path:
         (programs / "edge-runtime").chmod(0o755)
         wanted = {
             "/etc/systemd/system/trial.service": _TRIAL.encode(),
-            **{f"/root/{name}": Path(__file__).with_name(name).read_bytes() for name in _INSIDE},
+            **{f"/srv/{name}": Path(__file__).with_name(name).read_bytes() for name in _INSIDE},
             **files,
         }
         for name, content in wanted.items():

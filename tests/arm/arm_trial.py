@@ -62,7 +62,7 @@ def show(parts: arm_machine.Parts, work: Path, package: Path, folder: Path) -> S
             "/etc/edgejoule/device.key": b"a key for the service alone\n",
             "/var/lib/workshop/device.npz": (work / "device.npz").read_bytes(),
             "/var/lib/workshop/few.npz": _first(work / "device.npz", FEW_EXAMPLES),
-            "/root/edgejoule.deb": package.read_bytes(),
+            "/srv/edgejoule.deb": package.read_bytes(),
             "/etc/systemd/system/coordinator-tunnel.socket": _SOCKET.encode(),
             "/etc/systemd/system/coordinator-tunnel.service": forwarder.encode(),
         }
