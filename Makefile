@@ -6,11 +6,13 @@ OLD_RUNTIME := .venv-tflite-runtime
 DEMO_OUTPUT ?= demo-output
 PACKAGES := protos edge_runtime coordinator firmware_tools
 
-.PHONY: demo test install packages lint types floors generated device-only unit test-slow rp2040 deb arm-user arm-vm hw-sim hw hw-labgrid protos clean help
+.PHONY: demo test test-newest install lock packages lint types floors generated device-only unit test-slow rp2040 deb arm-user arm-vm hw-sim hw hw-labgrid protos clean help
 
 help:
 	@echo "make demo       pre-train, convert, and run six federated rounds on this machine"
 	@echo "make test       everything that CI runs: lint, types, floors, generated code, device-only install, tests"
+	@echo "make test-newest the same with the newest version of everything, instead of the locked ones"
+	@echo "make lock       lock the newest versions for PYTHON, into packaging/locked/"
 	@echo "make unit       the tests alone"
 	@echo "make test-slow  the tests that take longer than a minute each"
 	@echo "make deb        the Debian package of a device, into dist/ (DEB_ARCH=arm64 or amd64)"
@@ -26,10 +28,30 @@ help:
 
 install: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml
+# Tested versions of everything, a file for each Python. `make lock` writes it again, from what is newest that day. The
+# variables reach the environments in which pip builds as well. Without LOCK, pip takes the newest of everything.
+LOCK ?= packaging/locked/python$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null).txt
+LOCKED = $(if $(LOCK),PIP_CONSTRAINT=$(LOCK) PIP_BUILD_CONSTRAINT=$(LOCK),PIP_UPGRADE=1 PIP_UPGRADE_STRATEGY=eager)
+INSTALL = $(LOCKED) $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+$(VENV)/.installed: pyproject.toml $(wildcard $(LOCK))
+	@sh tests/checks/python_version.sh $(PYTHON)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(INSTALL) --editable '.[dev]'
+	@touch $(VENV)/.installed-demo $@
+
+# The demo needs no linters, no type checkers and no test tools.
+$(VENV)/.installed-demo: pyproject.toml $(wildcard $(LOCK))
+	@sh tests/checks/python_version.sh $(PYTHON)
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) --editable '.[demo]'
 	@touch $@
+
+# pip of an environment outside the tree chooses; nothing is installed there but pip itself.
+lock:
+	@sh tests/checks/python_version.sh $(PYTHON)
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && $(PYTHON) -m venv "$$folder" && \
+		"$$folder/bin/python" packaging/lock.py
 
 # The runtime of armv7 and old Coral images, which exported models must run on as well. There is none for Python 3.12
 # and later; the tests that ask for it then skip.
@@ -46,12 +68,18 @@ packages:
 
 # ---- the main job
 
-demo: install
+demo: $(VENV)/.installed-demo
 	$(BIN)/coordinator demo --output $(DEMO_OUTPUT)
 
 # ---- what CI runs
 
 test: lint types floors generated device-only unit
+
+# What is coming: the same with the newest of everything, in an environment of its own; each part runs, whatever fails.
+NEWEST := .venv-newest
+test-newest:
+	@rm -f $(NEWEST)/.installed
+	$(MAKE) --keep-going test VENV=$(NEWEST) LOCK=
 
 lint: install
 	$(BIN)/ruff check .
@@ -69,7 +97,7 @@ generated: install
 	$(BIN)/python tests/checks/generated_code.py
 
 device-only: install
-	$(BIN)/python tests/checks/device_only.py
+	$(LOCKED) $(BIN)/python tests/checks/device_only.py
 
 # Many tests wait for real serial lines and processes, so two at a time take little more than half the time.
 WORKERS ?= 2
@@ -128,4 +156,4 @@ protos: install
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. protos/v1/edgejoule.proto
 
 clean:
-	rm -rf $(VENV) $(OLD_RUNTIME) $(LABGRID) hw_tests/artifacts build dist *.egg-info demo-output
+	rm -rf $(VENV) $(NEWEST) $(OLD_RUNTIME) $(LABGRID) hw_tests/artifacts build dist *.egg-info demo-output
