@@ -16,11 +16,11 @@ import numpy as np
 from reference_data import root
 
 from coordinator.budgets.cost_model import Prices, Work
-from edge_runtime.allowance import Allowance
-from edge_runtime.costs import CostHistory, Reserve
-from edge_runtime.training import batches
+from edge_runtime.round.allowance import Allowance
+from edge_runtime.round.costs import CostHistory, Reserve
+from edge_runtime.round.training import batches
 from protos.convert.tensors import tensors_to
-from protos.energy import Phase, PhaseEnergy
+from protos.energy.trace import Phase, PhaseEnergy
 from protos.errors import DataError
 from protos.model.head_algebra import standardisation_of
 from protos.orders import CostHint, StopReason

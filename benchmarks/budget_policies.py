@@ -22,11 +22,11 @@ import numpy as np
 from budget_fleet import BATCH, WEIGHT_DECAY, Data, Device, Spent
 
 from coordinator.aggregate.rules import RULES
-from coordinator.downlink import Downlink
+from coordinator.run.downlink import Downlink
 from protos.convert.heads import head_to
 from protos.normaliser import local_normaliser
 from protos.orders import Holding
-from protos.plan import RunPlan, parse
+from protos.plan.plan import RunPlan, parse
 from protos.update import codecs, trees
 from protos.update.tensors import decode
 from protos.update.trees import Tree

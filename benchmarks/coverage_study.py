@@ -2,7 +2,7 @@
 
 Each case draws a load, a sensor with its errors, a calibration with what it leaves, an oscillator, a clock, a USB
 line, a profile, and phases; samples go through the registers, the clock fit and the attribution that a device runs.
-The load knows the truth exactly. What is drawn is what the budget assumes (`protos/ina219.py`): this tests the
+The load knows the truth exactly. What is drawn is what the budget assumes (`protos/energy/ina219.py`): this tests the
 arithmetic, not the assumptions.
 
     python benchmarks/coverage_study.py
@@ -25,12 +25,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 from study_loads import FIRST_S, LAST_S, LOADS, Rng, SteppedLoad
 
-from edge_runtime.power.alignment import Alignment, ClockFit
-from firmware_tools.bridge.sensor import SensorErrors, SimulatedIna219
-from protos.attribution import judge, tally
+from edge_runtime.power.bridge.alignment import Alignment, ClockFit
+from firmware_tools.bridge.simulator.sensor import SensorErrors, SimulatedIna219
 from protos.bridge.exchange import Exchange
-from protos.energy import Mark, Phase, PhaseEnergy, PowerTrace
-from protos.ina219 import (
+from protos.energy.attribution import judge, tally
+from protos.energy.ina219 import (
     PROFILES,
     REFERENCE_RELATIVE,
     SINCE_CALIBRATION,
@@ -39,7 +38,8 @@ from protos.ina219 import (
     sample_flags,
     watts,
 )
-from protos.uncertainty import ErrorModel
+from protos.energy.trace import Mark, Phase, PhaseEnergy, PowerTrace
+from protos.energy.uncertainty import ErrorModel
 
 SHUNT_OHM = 0.02
 BORN_S = 50.0
@@ -66,7 +66,7 @@ class Outcome:
 
 
 def chain(rng: Rng, *, calibrated: bool) -> tuple[SensorErrors, Calibration]:
-    """A sensor and its calibration record, as wrong as :meth:`protos.ina219.Calibration.errors` says at most."""
+    """A sensor and its calibration record, as wrong as :meth:`protos.energy.ina219.Calibration.errors` says at most."""
     errors = SensorErrors.of_any_part(rng)
     if not calibrated:
         return errors, Calibration(0, round(SHUNT_OHM * 1e6))

@@ -22,10 +22,10 @@ import numpy.typing as npt
 sys.path.insert(0, str(Path(__file__).parent))
 from study_loads import SteppedLoad
 
-from firmware_tools.bridge.sensor import SensorErrors, SimulatedIna219
-from protos.cutting import between, cut_samples, stepped
-from protos.energy import PowerTrace
-from protos.ina219 import PROFILES, Calibration, watts
+from firmware_tools.bridge.simulator.sensor import SensorErrors, SimulatedIna219
+from protos.energy.cutting import between, cut_samples, stepped
+from protos.energy.ina219 import PROFILES, Calibration, watts
+from protos.energy.trace import PowerTrace
 
 Floats = npt.NDArray[np.float64]
 SHUNT_OHM, SUPPLY_V = 0.02, 5.0

@@ -9,9 +9,9 @@ a round. Codecs, chains of differences, serialised heads and aggregation are the
 gradient descent on the cross-entropy in numpy. The way up is not coded, so that only the way down differs.
 
 `scheme` says what the mean change of a round is added to: "apart", the coordinator's own head H, so that what a coding
-lost is in the next difference, as in `coordinator/downlink.py`; "never scaled", the same without the scale that a code
-of much error has there; "together", the head D that devices hold, so that what a coding lost is gone. `bytes_down` are
-the serialised heads that devices received in all rounds, beyond the bundle that brings the first one.
+lost is in the next difference, as in `coordinator/run/downlink.py`; "never scaled", the same without the scale that a
+code of much error has there; "together", the head D that devices hold, so that what a coding lost is gone. `bytes_down`
+are the serialised heads that devices received in all rounds, beyond the bundle that brings the first one.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ import numpy.typing as npt
 import reference_data
 
 from coordinator.aggregate.rules import RULES
-from coordinator.downlink import Downlink
+from coordinator.run.downlink import Downlink
 from protos.convert.heads import head_to
-from protos.dataset import load
+from protos.datafiles.dataset import load
 from protos.errors import EdgejouleError
 from protos.orders import Holding
-from protos.plan import RunPlan, parse
+from protos.plan.plan import RunPlan, parse
 from protos.update import codecs, trees
 from protos.update.codecs import generator
 from protos.update.downlink import rebuild, step_towards

@@ -23,14 +23,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from edge_runtime.power.bridge_opening import bridge_sensor
+from edge_runtime.power.bridge.bridge_opening import bridge_sensor
 from edge_runtime.power.opening import open_meter
 from edge_runtime.power.sensor_meter import SensorMeter
-from firmware_tools.bridge.device import Channel, Device
-from firmware_tools.bridge.loads import SquareLoad
-from firmware_tools.bridge.sensor import SensorErrors, SimulatedIna219
-from protos.energy import Phase
-from protos.ina219 import PROFILES, Calibration
+from firmware_tools.bridge.simulator.device import Channel, Device
+from firmware_tools.bridge.simulator.loads import SquareLoad
+from firmware_tools.bridge.simulator.sensor import SensorErrors, SimulatedIna219
+from protos.energy.ina219 import PROFILES, Calibration
+from protos.energy.trace import Phase
 
 ROOT = Path(__file__).resolve().parents[1]
 READ_EACH_S = 0.1

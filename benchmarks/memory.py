@@ -95,8 +95,8 @@ def measure(folder: Path, examples: int) -> Iterator[Row]:
     """
     import wide_bundle
 
-    from coordinator.client import Operator
     from coordinator.lab.processes import Children
+    from coordinator.operator.client import Operator
     from protos.errors import WaitExpired
 
     print("making a bundle and data", file=sys.stderr, flush=True)
@@ -146,10 +146,10 @@ def _started(folder: Path, address: str, start: str) -> list[Row]:
 
 def _child(flags: dict[str, str]) -> int:
     """The daemon's process. Nothing is imported before it that the daemon does not import."""
-    import edge_runtime.device
-    from edge_runtime import daemon
+    import edge_runtime.daemon.device
     from edge_runtime.board import status_bytes
     from edge_runtime.config import resolve
+    from edge_runtime.daemon import process as daemon
     from protos.model.engine import engine_identity
 
     def close(phase: str) -> None:
@@ -177,8 +177,8 @@ def _child(flags: dict[str, str]) -> int:
                 self._phase = name
             self._meter.mark(phase)
 
-    opened = edge_runtime.device.open_meter
-    edge_runtime.device.open_meter = lambda *given, **more: Watched(opened(*given, **more))
+    opened = edge_runtime.daemon.device.open_meter
+    edge_runtime.daemon.device.open_meter = lambda *given, **more: Watched(opened(*given, **more))
     close("start, everything imported")
     engine_identity()
     close("engine loaded")

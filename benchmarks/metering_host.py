@@ -18,12 +18,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.metering_rig import IMAGE, SHUNT_OHM, SUPPLY_V
-from edge_runtime.power.bridge_opening import bridge_sensor
+from edge_runtime.power.bridge.bridge_opening import bridge_sensor
 from edge_runtime.power.clock import SystemClock
 from edge_runtime.power.events import Block, Event
 from edge_runtime.power.sensor_meter import SensorMeter
 from firmware_tools.bridge.machine.driver import Machine, MachineSpec, SensorSpec
-from protos.energy import Phase
+from protos.energy.trace import Phase
 
 __all__ = ["Streamed", "per_sample_share", "streamed"]
 

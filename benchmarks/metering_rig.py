@@ -17,17 +17,17 @@ from types import TracebackType
 
 import numpy as np
 
+from edge_runtime.power.bridge.session import BridgeSession, Wanted
+from edge_runtime.power.bridge.track import RegisterTrack
 from edge_runtime.power.events import Batch, RawEvent
-from edge_runtime.power.session import BridgeSession, Wanted
-from edge_runtime.power.track import RegisterTrack
+from firmware_tools.bridge.images.manifest import IMAGES, image_of
 from firmware_tools.bridge.machine.driver import Machine, MachineSpec, SensorSpec
-from firmware_tools.bridge.manifest import IMAGES, image_of
-from firmware_tools.bridge.sensor import SensorErrors
-from protos.attribution import judge, tally
+from firmware_tools.bridge.simulator.sensor import SensorErrors
 from protos.bridge.commands import Command, calibration_command, command
 from protos.bridge.framing import encode_frame
-from protos.energy import Mark, Phase, PhaseEnergy
-from protos.ina219 import PROFILES, SHUNT_STEP_V, Calibration
+from protos.energy.attribution import judge, tally
+from protos.energy.ina219 import PROFILES, SHUNT_STEP_V, Calibration
+from protos.energy.trace import Mark, Phase, PhaseEnergy
 
 __all__ = ["IMAGE", "SHUNT_OHM", "SUPPLY_V", "Rig", "Taken"]
 

@@ -16,10 +16,10 @@ from edge_runtime.power.meter import MeterIdentity
 from edge_runtime.power.recording.header import Header
 from edge_runtime.power.recording.writer import BlockFile
 from edge_runtime.power.sensor import Capabilities
-from protos.energy import PhaseEnergy
+from protos.energy.ina219 import PROFILES
+from protos.energy.trace import PhaseEnergy
+from protos.energy.uncertainty import ErrorModel
 from protos.errors import EdgejouleError
-from protos.ina219 import PROFILES
-from protos.uncertainty import ErrorModel
 
 __all__ = ["Row", "constant", "damaged_line", "hiding", "in_step", "phases", "replayed", "squares", "tasks"]
 

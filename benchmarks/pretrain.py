@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from reference_data import FEMNIST, femnist
 
-from protos.dataset import Dataset, save
+from protos.datafiles.dataset import Dataset, save
 from protos.errors import EdgejouleError
 
 PRETRAINED_WRITERS = 60

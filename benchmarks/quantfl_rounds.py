@@ -16,7 +16,7 @@ from quantfl_tasks import Task
 
 from coordinator.aggregate.rules import RULES
 from coordinator.lab.partition import partition
-from edge_runtime.training import train
+from edge_runtime.round.training import train
 from protos.convert.heads import differences_from, head_to
 from protos.convert.tensors import tensors_from, tensors_to
 from protos.model.head import Head

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import reference_data
 from federated import call
 
-from protos.dataset import Dataset, save
+from protos.datafiles.dataset import Dataset, save
 from protos.errors import DataError
 from protos.model.backbone import Backbone
 from protos.model.bundle import Bundle, open_bundle
@@ -125,7 +125,7 @@ def _from_letters(letters: Dataset, path: Path, *, epochs: int) -> None:
 
 def _digits(folder: Path) -> Dataset:
     from firmware_tools.pretrain.digits import pretrain
-    from protos.dataset import load
+    from protos.datafiles.dataset import load
 
     made = pretrain(folder)
     made.model.rename(folder / "pretrained.keras")

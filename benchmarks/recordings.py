@@ -23,6 +23,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.reference_data import root
+from edge_runtime.power.bridge.session import BridgeSession
 from edge_runtime.power.events import Batch, Event, Exchanged, Greeting
 from edge_runtime.power.meter import MeterIdentity
 from edge_runtime.power.recording.entries import decode, encode, sample_count
@@ -30,13 +31,12 @@ from edge_runtime.power.recording.header import Header
 from edge_runtime.power.recording.reader import Recording
 from edge_runtime.power.recording.writer import BLOCK_S, BlockFile
 from edge_runtime.power.sensor import Capabilities
-from edge_runtime.power.session import BridgeSession
-from firmware_tools.bridge.device import Channel, Device
-from firmware_tools.bridge.sensor import SensorErrors, SimulatedIna219
+from firmware_tools.bridge.simulator.device import Channel, Device
+from firmware_tools.bridge.simulator.sensor import SensorErrors, SimulatedIna219
 from protos.bridge.messages import Samples
+from protos.energy.ina219 import PROFILES
+from protos.energy.uncertainty import ErrorModel
 from protos.errors import EdgejouleError
-from protos.ina219 import PROFILES
-from protos.uncertainty import ErrorModel
 
 TRACES = ("stm32l4r5_kws", "stm32l4r5_ad", "pynq_z2_kws", "pynq_z2_ic_cnv")
 LONGEST_S = 60.0

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from protos.dataset import Dataset, load, save
+from protos.datafiles.dataset import Dataset, load, save
 from protos.errors import DataError, EdgejouleError
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from firmware_tools.bridge.loads import SquareLoad
-from firmware_tools.bridge.sensor import SensorErrors, SimulatedIna219
-from protos.energy import PowerTrace
-from protos.ina219 import PROFILES, Calibration, watts
-from protos.interval import combine
-from protos.uncertainty import ErrorModel
-from protos.windows import sum_window
+from firmware_tools.bridge.simulator.loads import SquareLoad
+from firmware_tools.bridge.simulator.sensor import SensorErrors, SimulatedIna219
+from protos.energy.ina219 import PROFILES, Calibration, watts
+from protos.energy.interval import combine
+from protos.energy.trace import PowerTrace
+from protos.energy.uncertainty import ErrorModel
+from protos.energy.windows import sum_window
 
 SHUNT_OHM, SUPPLY_V, SPAN_S = 0.02, 5.0, 5.0
 PARTS = (0.111, 0.217, 0.5, 0.95, 1.0, 1.05, 1.5, 2.0, 3.3, 11.0, 47.0)

@@ -14,9 +14,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from edge_runtime import measure_command, recording_command
 from edge_runtime.board import software_version
 from edge_runtime.config import KEYS, OPTIONS, Resolved, as_json, misspelt, resolve
+from edge_runtime.measure import command as measure_command
+from edge_runtime.measure import recording_command
 from edge_runtime.service import command as service_command
 from protos.errors import EdgejouleError
 
@@ -100,15 +101,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(resolved: Resolved, *, rows: bool) -> int:
-    from edge_runtime.journal import log, start_logging
-    from edge_runtime.stopping import Stopping
+    from edge_runtime.daemon.stopping import Stopping
+    from edge_runtime.systemd.logging_setup import log, start_logging
 
     stopping = Stopping()
     stopping.catch_signals()
     start_logging(resolved.settings.log_level)
     for line in misspelt(os.environ):
         log().warning("%s", line)
-    from edge_runtime import daemon
+    from edge_runtime.daemon import process as daemon
 
     daemon.run(resolved.settings, stopping=stopping, rows=rows)
     return 0

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edge_runtime import setting_values as read
-from edge_runtime.journal import LEVELS
+from edge_runtime.systemd.logging_setup import LEVELS
 from protos.catalog import hint
 from protos.errors import ConfigError
 from protos.model.edge_tpu import LIBRARY

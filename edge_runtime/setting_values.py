@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edge_runtime.journal import LEVELS
+from edge_runtime.systemd.logging_setup import LEVELS
 from protos.model.edge_tpu import DEVICE
 
 

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
-from firmware_tools.bridge.commands import add_commands as add_bridge
+from firmware_tools.bridge.commands.all import add_commands as add_bridge
 from firmware_tools.compile.command import add_command as add_compile
 from firmware_tools.convert.command import add_command as add_convert
-from firmware_tools.inspect_command import add_command as add_inspect
+from firmware_tools.inspect.command import add_command as add_inspect
 from firmware_tools.pretrain.command import add_command as add_pretrain
 from protos.errors import EdgejouleError
 

@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 
 import firmware_tools.convert
-from coordinator.client import Operator
 from coordinator.lab.fleet import start_coordinator
 from coordinator.lab.processes import Children
-from coordinator.status import DeviceRound, RunStatus
+from coordinator.operator.client import Operator
+from coordinator.operator.status import DeviceRound, RunStatus
 from firmware_tools.bridge.machine.build import cache_folder
-from protos.energy import Phase
+from protos.energy.trace import Phase
 from protos.errors import WaitExpired
 
 __all__ = ["DEVICE", "make_bundle", "missing", "run_one_round"]

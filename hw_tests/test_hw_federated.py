@@ -6,7 +6,7 @@ import pytest
 
 from hw_tests.bench.bench import Disturbed
 from hw_tests.federation import ROUND_PHASES, make_bundle, missing, run_one_round
-from protos.energy import Phase
+from protos.energy.trace import Phase
 
 EPOCHS = 2000
 """Some seconds of training on a workstation."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from firmware_tools.bridge.port_client import BridgeClient
+from firmware_tools.bridge.client.port_client import BridgeClient
 from protos.bridge.hello import PROTOCOL
 from protos.errors import SensorError
 

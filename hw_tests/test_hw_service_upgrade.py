@@ -15,7 +15,7 @@ from protos.errors import RefusedError, UpgradeError
 pytestmark = [pytest.mark.needs("board", "systemd"), pytest.mark.destructive]
 
 UPGRADING = "upgrading.service"
-DAEMON = "edge_runtime/daemon.py"
+DAEMON = "edge_runtime/daemon/process.py"
 BEGIN = "    guard = MemoryGuard(settings.memory_max_mb, stopping)\n"
 # Only under systemd: the self check before the switch must not see it.
 SERVED = f"{BEGIN}    if os.environ.get('NOTIFY_SOCKET'):\n        "

@@ -6,11 +6,11 @@ import itertools
 
 import pytest
 
-from firmware_tools.bridge.observation import Observation
-from firmware_tools.bridge.selftest import nominal_rates
+from firmware_tools.bridge.client.observation import Observation
+from firmware_tools.bridge.client.selftest import nominal_rates
 from protos.bridge.commands import Command, command
 from protos.bridge.hello import Feature
-from protos.ina219 import PROFILES, Config
+from protos.energy.ina219 import PROFILES, Config
 
 pytestmark = pytest.mark.needs("ina219-bridge")
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from protos.energy import PhaseEnergy
+from protos.energy.trace import PhaseEnergy
 from protos.update.downlink import Difference
 from protos.update.tensors import EncodedTensor
 

@@ -18,10 +18,10 @@ import numpy.typing as npt
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-from protos.manifest import MANIFEST_FILE, BackboneSpec, HeadSpec, Manifest, Preprocessing, TensorSpec
 from protos.model.bundle import record_of
 from protos.model.flatbuffer import pack
 from protos.model.head_algebra import head_shapes
+from protos.model.manifest import MANIFEST_FILE, BackboneSpec, HeadSpec, Manifest, Preprocessing, TensorSpec
 
 SOURCE = Path(__file__).with_name("edge_tpu_standin.c")
 _MAGIC = 0x55505445

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 
-from edge_runtime import daemon
 from edge_runtime.config import Settings
-from edge_runtime.stopping import Stopping
+from edge_runtime.daemon import process as daemon
+from edge_runtime.daemon.stopping import Stopping
 
 
 class RunningDaemon:

@@ -17,10 +17,11 @@ import coordinator.cli
 import edge_runtime.cli
 import firmware_tools.cli
 from edge_runtime.config import KEYS, OPTIONS
-from edge_runtime.service.journal import FIELDS
+from edge_runtime.systemd.journal import FIELDS
 from firmware_tools.bridge.machine.bootloader import VARIABLE
 from hw_tests.plugin.options import OPTIONS as BENCH_OPTIONS
-from protos import errors, plan, plan_rules
+from protos import errors
+from protos.plan import plan, plan_rules
 from protos.update.codecs import CODECS
 
 ROOT = Path(__file__).resolve().parents[1]

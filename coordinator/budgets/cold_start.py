@@ -1,15 +1,15 @@
 """Prices before the first measurement: operations of the bundle times joules per operation of the board.
 
 One figure is measured: a Pi 4 that runs MobileNetV2 0.35/96 int8 (11 M multiply-accumulates) at 300 inferences a
-second takes 6.76 W, so 2.05 nJ each; watts of other boards come from the same table (:mod:`protos.boards`). Speeds of
-other boards, and all figures of links, are **assumptions** within a factor of a few; a device's own figures replace
-them after its first round.
+second takes 6.76 W, so 2.05 nJ each; watts of other boards come from the same table (:mod:`protos.energy.boards`).
+Speeds of other boards, and all figures of links, are **assumptions** within a factor of a few; a device's own figures
+replace them after its first round.
 """
 
 from __future__ import annotations
 
 from coordinator.budgets.cost_model import Prices
-from protos.boards import BOARDS, BoardProfile
+from protos.energy.boards import BOARDS, BoardProfile
 
 # Multiply-accumulates a second, int8 in the backbone. Pi 4: from the recorded trace; others: scaled by clock and issue.
 _SPEED = {"pi4": 3.3e9, "pi-zero-2": 0.8e9, "pi5": 8e9, "coral-dev": 1.6e9}

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coordinator.budgets.regression import Estimate, Regression
-from protos.energy import Phase, PhaseEnergy
+from protos.energy.trace import Phase, PhaseEnergy
 
 # The watts of an idle board are in a table; joules a byte are a guess. So idle energy teaches watts first.
 _IDLE_DOUBT = (1.0, 1.0)

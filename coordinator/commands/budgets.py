@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from coordinator import as_json
 from coordinator.commands.parts import add_address, add_json, add_run, example, operator
-from coordinator.status import DeviceBudget
-from coordinator.tables import joules, show
+from coordinator.operator import as_json
+from coordinator.operator.status import DeviceBudget
+from coordinator.operator.tables import joules, show
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from coordinator import as_json
 from coordinator.commands.parts import add_json, example
 from coordinator.commands.start import read_plan
+from coordinator.operator import as_json
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -24,7 +24,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Check a plan."""
-    from coordinator.planning import prepare, summary
+    from coordinator.run.planning import prepare, summary
 
     found = summary(prepare(read_plan(arguments.plan), arguments.plan.resolve().parent, where=str(arguments.plan)))
     if arguments.json:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from coordinator import as_json
 from coordinator.commands.parts import add_address, add_json, add_run, example, operator
-from coordinator.tables import percent
+from coordinator.operator import as_json
+from coordinator.operator.tables import percent
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -6,7 +6,7 @@ import argparse
 import os
 from typing import Any
 
-from coordinator.client import DEFAULT_ADDRESS, Operator
+from coordinator.operator.client import DEFAULT_ADDRESS, Operator
 from protos.errors import UsageError
 
 

@@ -7,12 +7,12 @@ import sys
 import time
 from pathlib import Path
 
-from coordinator import as_json
-from coordinator.client import Operator
 from coordinator.commands.parts import add_address, add_json, example, operator
 from coordinator.commands.status import spent_in
-from coordinator.status import RoundStatus, RunStatus
-from coordinator.tables import number, percent
+from coordinator.operator import as_json
+from coordinator.operator.client import Operator
+from coordinator.operator.status import RoundStatus, RunStatus
+from coordinator.operator.tables import number, percent
 from protos.errors import CheckFailed, PlanError, WaitExpired
 
 POLL_S = 0.5

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import time
 
-from coordinator import as_json
 from coordinator.commands.parts import add_address, add_json, example, operator
-from coordinator.status import DeviceStatus, RoundStatus, RunStatus, WeightBias
-from coordinator.tables import UNKNOWN, joules, percent, show
-from protos.energy import Phase
+from coordinator.operator import as_json
+from coordinator.operator.status import DeviceStatus, RoundStatus, RunStatus, WeightBias
+from coordinator.operator.tables import UNKNOWN, joules, percent, show
+from protos.energy.trace import Phase
 from protos.orders import Strain
 
 _SPENT = (Phase.EMBED, Phase.TRAIN, Phase.ENCODE, Phase.SEND)

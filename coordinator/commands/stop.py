@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from coordinator import as_json
 from coordinator.commands.parts import add_address, add_json, add_run, example, operator
+from coordinator.operator import as_json
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -11,17 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from coordinator.client import Operator
 from coordinator.lab import processes, shards
 from coordinator.lab.fleet import FleetPlan, start_coordinator, start_devices
 from coordinator.lab.live import LiveTable
 from coordinator.lab.outcome import PHASES, outcome
 from coordinator.lab.processes import Children
-from coordinator.status import RunStatus
+from coordinator.operator.client import Operator
+from coordinator.operator.status import RunStatus
 from protos.atomic import write_whole
 from protos.errors import CheckFailed, EdgejouleError, UsageError
-from protos.manifest import Manifest
 from protos.model.bundle import open_bundle
+from protos.model.manifest import Manifest
 
 _MARK = ".edgejoule-demo"
 _POLL_S = 0.25

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from coordinator.lab import fleet
 from coordinator.lab.partition import SCHEMES, check_scheme
 from protos.atomic import write_whole
-from protos.boards import BOARDS
+from protos.energy.boards import BOARDS
 from protos.errors import UsageError
 from protos.update.codecs import resolve
 

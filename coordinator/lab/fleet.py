@@ -12,8 +12,8 @@ from pathlib import Path
 
 from coordinator.lab.processes import Children
 from coordinator.lab.shards import Shards, device_names
-from protos.boards import BOARDS
 from protos.catalog import pick
+from protos.energy.boards import BOARDS
 
 # Ended first to last: devices say goodbye to a coordinator that still answers, and are metered to their end.
 _DEVICES, _COORDINATOR, _BRIDGES = 0, 1, 2

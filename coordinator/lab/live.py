@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
-from coordinator.status import DeviceRound, RoundStatus, RunStatus
-from coordinator.tables import joules, percent
+from coordinator.operator.status import DeviceRound, RoundStatus, RunStatus
+from coordinator.operator.tables import joules, percent
 
 # Columns for more devices than this would not fit a line; their joules are shown as one sum.
 _COLUMNS = 6

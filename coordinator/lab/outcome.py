@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from coordinator import as_json
-from coordinator.status import DeviceRound, ExportSummary, RoundStatus, RunStatus
-from protos.energy import Phase
+from coordinator.operator import as_json
+from coordinator.operator.status import DeviceRound, ExportSummary, RoundStatus, RunStatus
+from protos.energy.trace import Phase
 
 PHASES = (Phase.EMBED, Phase.TRAIN, Phase.ENCODE, Phase.SEND)
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from coordinator.lab.partition import partition
-from protos import dataset
-from protos.dataset import Dataset
+from protos.datafiles import dataset
+from protos.datafiles.dataset import Dataset
 from protos.errors import EmptyShardError
-from protos.manifest import Manifest
+from protos.model.manifest import Manifest
 
 # Of data that comes without a held-out part, this share is set aside.
 HELD_OUT_SHARE = 0.2

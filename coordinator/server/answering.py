@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import grpc
 
-from coordinator.failures import metadata_of, status_of
+from coordinator.operator.failures import metadata_of, status_of
 from coordinator.server.uploads import OversizedError
 from protos.errors import EdgejouleError
 

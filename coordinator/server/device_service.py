@@ -7,8 +7,8 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
-from coordinator.keeper import Keeper
 from coordinator.server.answering import answered, answered_stream
+from coordinator.server.keeper import Keeper
 from coordinator.server.uploads import receive
 from coordinator.server.version import software_version
 from protos.convert.cards import card_from
@@ -16,8 +16,8 @@ from protos.convert.energy import settled_from
 from protos.convert.orders import order_to
 from protos.convert.reports import receipt_to
 from protos.errors import RefusedError
-from protos.manifest import MANIFEST_FILE
 from protos.model.bundle import record_of
+from protos.model.manifest import MANIFEST_FILE
 from protos.orders import PART_BYTES, PROTOCOL, Holding, TrainOrder
 from protos.v1 import edgejoule_pb2 as pb
 from protos.v1 import edgejoule_pb2_grpc as rpc

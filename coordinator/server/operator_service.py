@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
-from coordinator import messages
-from coordinator.operations import Operations
+from coordinator.operator import messages
 from coordinator.server.answering import answered, answered_stream
+from coordinator.server.operations import Operations
 from coordinator.server.version import software_version
 from protos.orders import PART_BYTES
 from protos.v1 import edgejoule_pb2 as pb

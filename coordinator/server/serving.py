@@ -27,14 +27,14 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
 
-from coordinator.bundles import BundleShelf
-from coordinator.keeper import Keeper
-from coordinator.opening import Rooms
-from coordinator.operations import Operations
+from coordinator.run.resume import Rooms
+from coordinator.run.workers import Worker
 from coordinator.server.device_service import DeviceService
+from coordinator.server.keeper import Keeper
+from coordinator.server.operations import Operations
 from coordinator.server.operator_service import OperatorService
+from coordinator.store.bundles import BundleShelf
 from coordinator.store.database import Database, sqlite_url
-from coordinator.workers import Worker
 from protos.atomic import write_whole
 from protos.errors import RefusedError, StoreError, UsageError
 from protos.v1 import edgejoule_pb2_grpc as rpc

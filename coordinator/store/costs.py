@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, select, update
 
 from coordinator.budgets.cost_model import CostModel
 from coordinator.budgets.unbiased import Whole
-from coordinator.status import WeightBias
+from coordinator.operator.status import WeightBias
 from coordinator.store.tables import cost_models, round_plans
 
 

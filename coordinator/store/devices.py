@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, func, select, update
 
 from coordinator.store.tables import devices, energy
-from protos.energy import Phase
+from protos.energy.trace import Phase
 from protos.orders import DeviceCard, Engine, MeterCard
 
 

@@ -8,11 +8,11 @@ from typing import Any, cast
 
 from sqlalchemy import Connection, RowMapping, select
 
-from coordinator.status import DeviceRound, RoundStatus, RunStatus
+from coordinator.operator.status import DeviceRound, RoundStatus, RunStatus
 from coordinator.store import costs
 from coordinator.store.costs import KeptPlan
 from coordinator.store.tables import energy, orders, reports, rounds, runs, strains
-from protos.energy import Method, Phase, PhaseEnergy
+from protos.energy.trace import Method, Phase, PhaseEnergy
 from protos.orders import StopReason, Strain
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from sqlalchemy import ColumnElement, Connection, and_, func, select, update
 
 from coordinator.store.tables import energy, orders, refusals, reports, strains
-from protos.energy import Phase, PhaseEnergy
+from protos.energy.trace import Phase, PhaseEnergy
 from protos.orders import DeviceReport
 
 

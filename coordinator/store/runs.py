@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, func, select, update
 
-from coordinator.order_line import OrderLine
+from coordinator.budgets.order_line import OrderLine
 from coordinator.store.tables import events, heads, orders, rounds, runs
 from protos.errors import UnknownRunError
 

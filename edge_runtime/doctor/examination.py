@@ -17,8 +17,11 @@ from typing import Any
 
 from edge_runtime.board import board_name, software_version
 from edge_runtime.config import Settings
+from edge_runtime.daemon.link import check_address
 from edge_runtime.doctor.clock import check_clock
+from edge_runtime.doctor.edge_tpu import check_edge_tpu
 from edge_runtime.doctor.finding import Finding
+from edge_runtime.doctor.fresh_start import FreshStart, measure
 from edge_runtime.doctor.heat import check_supply, check_temperature, check_throttling
 from edge_runtime.doctor.machine import Machine
 from edge_runtime.doctor.sensor import check_sensor
@@ -32,9 +35,6 @@ from edge_runtime.doctor.software import (
     check_userland,
 )
 from edge_runtime.doctor.storage import check_file_system, check_state, check_swap, check_wear
-from edge_runtime.edgetpu_check import check_edge_tpu
-from edge_runtime.fresh_start import FreshStart, measure
-from edge_runtime.link import check_address
 from protos.errors import CheckFailed, EdgejouleError
 
 RSS_LIMIT_MB = 120.0

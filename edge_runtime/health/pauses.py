@@ -17,10 +17,10 @@ from collections.abc import Callable
 from edge_runtime.config import Settings
 from edge_runtime.health.condition import EVERY_S, Condition, Watch
 from edge_runtime.health.limits import Judge, Limits
-from edge_runtime.journal import log
 from edge_runtime.power.clock import Clock
-from edge_runtime.service.journal import facts
-from protos.energy import Phase
+from edge_runtime.systemd.journal import facts
+from edge_runtime.systemd.logging_setup import log
+from protos.energy.trace import Phase
 from protos.orders import StopReason, Strain
 
 __all__ = ["Pauses", "in_words", "open_pauses"]

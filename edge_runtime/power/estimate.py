@@ -9,10 +9,10 @@ from __future__ import annotations
 from edge_runtime.power.clock import Clock
 from edge_runtime.power.meter import MeterIdentity
 from edge_runtime.power.period import Period
-from protos.attribution import attribute
-from protos.boards import BoardProfile
-from protos.energy import Phase, PhaseEnergy, PowerTrace
-from protos.uncertainty import ErrorModel
+from protos.energy.attribution import attribute
+from protos.energy.boards import BoardProfile
+from protos.energy.trace import Phase, PhaseEnergy, PowerTrace
+from protos.energy.uncertainty import ErrorModel
 
 __all__ = ["MODEL_LIMIT", "EstimateMeter"]
 

@@ -1,7 +1,7 @@
 """What a sensor tells its listeners: samples in host time, and, from a bridge, everything that they were made of.
 
-The raw events of a bridge, given in their order to a :class:`edge_runtime.power.track.RegisterTrack`, make the same
-samples again. Recordings hold them.
+The raw events of a bridge, given in their order to a :class:`edge_runtime.power.bridge.track.RegisterTrack`, make the
+same samples again. Recordings hold them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from protos.bridge.exchange import Exchange
 from protos.bridge.hello import Hello
 from protos.bridge.messages import Marker, Samples, Stats
-from protos.energy import PowerTrace
+from protos.energy.trace import PowerTrace
 
 __all__ = ["Batch", "Block", "Edge", "Event", "Exchanged", "Greeting", "RawEvent", "Realigned", "Sums", "Trouble"]
 

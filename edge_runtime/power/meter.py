@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from protos.energy import Mark, Method, Phase, PhaseEnergy
+from protos.energy.trace import Mark, Method, Phase, PhaseEnergy
 
 __all__ = ["ExpectsPower", "Meter", "MeterIdentity", "ShowsPower", "unknown_phases"]
 

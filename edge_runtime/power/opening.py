@@ -31,12 +31,12 @@ __all__ = ["KINDS", "SPECS", "make_sensor", "open_meter", "open_sensor"]
 
 KINDS = MappingProxyType(
     {
-        "serial": "edge_runtime.power.bridge_opening:bridge_sensor",
-        "hwmon": "edge_runtime.power.hwmon:hwmon_sensor",
-        "iio": "edge_runtime.power.iio:iio_sensor",
-        "i2c": "edge_runtime.power.i2c:i2c_sensor",
-        "rapl": "edge_runtime.power.rapl:rapl_sensor",
-        "pmic": "edge_runtime.power.pmic:pmic_sensor",
+        "serial": "edge_runtime.power.bridge.bridge_opening:bridge_sensor",
+        "hwmon": "edge_runtime.power.host.hwmon:hwmon_sensor",
+        "iio": "edge_runtime.power.host.iio:iio_sensor",
+        "i2c": "edge_runtime.power.host.i2c:i2c_sensor",
+        "rapl": "edge_runtime.power.host.rapl:rapl_sensor",
+        "pmic": "edge_runtime.power.host.pmic:pmic_sensor",
     }
 )
 """Kind of sensor to the function that makes it: (rest, options, clock) to a sensor that is not open yet."""
@@ -85,7 +85,7 @@ def open_meter(spec: str, *, clock: Clock | None = None) -> Meter:
         return UnknownMeter(clock)
     if kind == "estimate" and rest and not options:
         from edge_runtime.power.estimate import EstimateMeter
-        from protos.boards import board
+        from protos.energy.boards import board
 
         return EstimateMeter(board(rest), clock)
     from edge_runtime.power.sensor_meter import SensorMeter

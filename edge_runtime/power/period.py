@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from protos.energy import Mark, Phase
+from protos.energy.trace import Mark, Phase
 
 __all__ = ["Period"]
 

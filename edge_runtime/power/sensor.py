@@ -16,8 +16,8 @@ from typing import Literal, Protocol
 
 from edge_runtime.power.events import Event
 from edge_runtime.power.meter import MeterIdentity
-from protos.energy import PowerTrace
-from protos.uncertainty import ErrorModel
+from protos.energy.trace import PowerTrace
+from protos.energy.uncertainty import ErrorModel
 
 __all__ = ["Capabilities", "Listener", "PowerSensor"]
 

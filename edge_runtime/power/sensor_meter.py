@@ -13,8 +13,8 @@ from edge_runtime.power.events import Block, Event, Realigned
 from edge_runtime.power.meter import MeterIdentity, unknown_phases
 from edge_runtime.power.period import Period
 from edge_runtime.power.sensor import PowerSensor
-from protos.attribution import Tally, integrate, judge, tally
-from protos.energy import Mark, Phase, PhaseEnergy, PowerTrace
+from protos.energy.attribution import Tally, integrate, judge, tally
+from protos.energy.trace import Mark, Phase, PhaseEnergy, PowerTrace
 
 __all__ = ["SensorMeter"]
 

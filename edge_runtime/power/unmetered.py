@@ -5,7 +5,7 @@ from __future__ import annotations
 from edge_runtime.power.clock import Clock
 from edge_runtime.power.meter import MeterIdentity, unknown_phases
 from edge_runtime.power.period import Period
-from protos.energy import Phase, PhaseEnergy
+from protos.energy.trace import Phase, PhaseEnergy
 
 __all__ = ["UnknownMeter"]
 

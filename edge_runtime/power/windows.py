@@ -1,8 +1,8 @@
 """Named windows on a running sensor: begun and ended as the work goes, settled when the samples are there.
 
-The arithmetic is in :mod:`protos.windows`. Here is kept which windows are open, and their sums so far when the sensor's
-store had to be emptied. The book takes the sensor for itself: samples that no open or unsettled window needs are
-forgotten. A sensor that a meter uses has its windows marked as phases instead.
+The arithmetic is in :mod:`protos.energy.windows`. Here is kept which windows are open, and their sums so far when the
+sensor's store had to be emptied. The book takes the sensor for itself: samples that no open or unsettled window needs
+are forgotten. A sensor that a meter uses has its windows marked as phases instead.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from edge_runtime.power.clock import Clock
 from edge_runtime.power.events import Block, Event
 from edge_runtime.power.sensor import PowerSensor
-from protos.baseline import Baseline, IdleReading
-from protos.windows import Window, WindowEnergy, WindowSums, judge_window, sum_window
+from protos.energy.baseline import Baseline, IdleReading
+from protos.energy.windows import Window, WindowEnergy, WindowSums, judge_window, sum_window
 
 __all__ = ["WindowBook"]
 

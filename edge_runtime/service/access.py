@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_runtime.config import Settings
-from edge_runtime.edge_tpus import edge_tpus
-from edge_runtime.link import check_address
+from edge_runtime.daemon.link import check_address
 from edge_runtime.power.options import split
+from edge_runtime.round.edge_tpus import edge_tpus
 from protos.errors import EdgejouleError, RefusedError
 
 # Device and group of an Edge TPU by its bus. On USB it comes back under another number when it has got its firmware, so

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_runtime.service import upgrade_command
+from edge_runtime.service.upgrade import command as upgrade_command
 from protos.errors import CheckFailed, RefusedError, UsageError
 
 if TYPE_CHECKING:
@@ -133,8 +133,8 @@ def _install(given: argparse.Namespace, place: Place) -> int:
             _say(f"would run {shlex.join(command)}")
         return 0
     if place.live:
-        from edge_runtime.service.record import load
-        from edge_runtime.service.upgrade import refuse_in_trial
+        from edge_runtime.service.upgrade.record import load
+        from edge_runtime.service.upgrade.upgrade import refuse_in_trial
 
         refuse_in_trial(load(place.home))
     install(text, place, again=given.again)
@@ -171,7 +171,7 @@ def _uninstall(place: Place, *, purge: bool, dry_run: bool) -> int:
             _say(f"would run {shlex.join(command)}")
         return 0
     if place.live:
-        from edge_runtime.service.upgrade import abandon
+        from edge_runtime.service.upgrade.upgrade import abandon
 
         abandon(place)
     there = uninstall(place, purge=purge)

@@ -18,11 +18,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edge_runtime.config import Resolved
-from edge_runtime.service import vitals
 from edge_runtime.service.access import access_of
-from edge_runtime.service.environments import HOME
 from edge_runtime.service.unit import MARK, NAME, STATE, Credential, Written, read_back, unit_text
+from edge_runtime.service.upgrade.environments import HOME
 from edge_runtime.state import storing
+from edge_runtime.systemd import vitals
 from protos.atomic import write_whole
 from protos.errors import ConfigError, EdgejouleError, RefusedError, UsageError
 

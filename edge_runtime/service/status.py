@@ -7,10 +7,10 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from edge_runtime.service.environments import Environment, Versions
 from edge_runtime.service.install import Place
-from edge_runtime.service.record import Record, load
 from edge_runtime.service.unit import NAME
+from edge_runtime.service.upgrade.environments import Environment, Versions
+from edge_runtime.service.upgrade.record import Record, load
 from protos.errors import RefusedError
 
 _PROPERTIES = {

@@ -7,8 +7,8 @@ from typing import Any
 
 from protos.atomic import write_whole
 from protos.errors import ModelError, StoreError, UsageError
-from protos.manifest import MANIFEST_FILE, Manifest
 from protos.model.bundle import open_bundle, record_of
+from protos.model.manifest import MANIFEST_FILE, Manifest
 
 
 def refuse_if_unfit(path: Path, *, force: bool) -> None:

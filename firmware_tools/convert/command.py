@@ -14,7 +14,7 @@ from firmware_tools.child import run_in_child
 from firmware_tools.convert.job import PREPROCESSING, STRAIGHT, ConvertJob
 from firmware_tools.convert.recognise import recognise
 from firmware_tools.convert.staging import check_free, staged
-from firmware_tools.inspect_text import lines
+from firmware_tools.inspect.text import lines
 from protos.errors import DataError, UsageError
 
 SCHEMA = "edgejoule.convert/1"

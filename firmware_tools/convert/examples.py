@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from protos import dataset
-from protos.dataset import Dataset
+from protos.datafiles import dataset
+from protos.datafiles.dataset import Dataset
 from protos.errors import ModelError, UsageError
 
 

@@ -19,10 +19,10 @@ import tensorflow as tf
 
 from firmware_tools.convert.objectives import OBJECTIVES
 from firmware_tools.convert.optimisers import OPTIMISERS, PROXIMAL, WEIGHT_DECAY
-from firmware_tools.inspect_model import read_bytes
+from firmware_tools.inspect.model import read_bytes
 from protos.errors import ModelError
-from protos.manifest import TrainInput
 from protos.model.head_algebra import Array, head_shapes
+from protos.model.manifest import TrainInput
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

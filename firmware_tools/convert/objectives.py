@@ -19,7 +19,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from protos.manifest import TrainInput
+from protos.model.manifest import TrainInput
 
 Tensors = Mapping[str, Any]
 Loss = Callable[[Callable[[Tensors], Any], Tensors, Callable[[Any], Any], Tensors], Any]

@@ -12,7 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from protos.manifest import TrainInput
+from protos.model.manifest import TrainInput
 
 _EPSILON = 1e-7
 

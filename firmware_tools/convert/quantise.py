@@ -17,7 +17,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 from firmware_tools.child import Progress
 from firmware_tools.convert.source import FloatModel
 from firmware_tools.convert.tflite_source import describe
-from firmware_tools.inspect_model import ModelFacts, read_bytes
+from firmware_tools.inspect.model import ModelFacts, read_bytes
 from protos.errors import ModelError
 from protos.model.head_algebra import Array
 

@@ -17,10 +17,10 @@ import numpy.typing as npt
 
 from firmware_tools.child import Progress
 from firmware_tools.convert.source import FloatModel
-from firmware_tools.inspect_model import ModelFacts
-from protos.manifest import BackboneSpec, Preprocessing
+from firmware_tools.inspect.model import ModelFacts
 from protos.model.backbone import Backbone
 from protos.model.head_algebra import Array
+from protos.model.manifest import BackboneSpec, Preprocessing
 
 _SUBSETS = (8, 24, 96)
 _JUDGED_EXAMPLES = 256

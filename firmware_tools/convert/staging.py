@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from protos.errors import StoreError, UsageError
-from protos.manifest import MANIFEST_FILE
+from protos.model.manifest import MANIFEST_FILE
 
 
 def check_free(target: Path, *, force: bool) -> None:

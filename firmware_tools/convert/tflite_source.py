@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from firmware_tools.inspect_model import ModelFacts, Tensor, read_bytes
+from firmware_tools.inspect.model import ModelFacts, Tensor, read_bytes
 from protos.errors import ModelError, UsageError
 
 _CLASSIFIERS = ("SOFTMAX", "LOGISTIC", "LOG_SOFTMAX")

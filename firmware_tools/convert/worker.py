@@ -25,12 +25,11 @@ from firmware_tools.convert.ranges import backbone_spec
 from firmware_tools.convert.recognise import fingerprint
 from firmware_tools.convert.source import FloatModel
 from firmware_tools.convert.tflite_source import Extractor, open_extractor
-from firmware_tools.inspect_bundle import report
-from firmware_tools.inspect_model import ModelFacts
-from protos import dataset
-from protos.dataset import Dataset
+from firmware_tools.inspect.bundle import report
+from firmware_tools.inspect.model import ModelFacts
+from protos.datafiles import dataset
+from protos.datafiles.dataset import Dataset
 from protos.errors import ModelError, UsageError
-from protos.manifest import MANIFEST_FILE, HeadSpec, Manifest, Preprocessing, TensorSpec
 from protos.model.backbone import Backbone
 from protos.model.bundle import MEAN, SCALE, open_bundle, record_of
 from protos.model.head import Head
@@ -43,6 +42,7 @@ from protos.model.head_algebra import (
     standardisation_of,
     untrained_head,
 )
+from protos.model.manifest import MANIFEST_FILE, HeadSpec, Manifest, Preprocessing, TensorSpec
 
 BACKBONE_FILE, HEAD_FILE, INITIAL_FILE = "backbone.tflite", "head.tflite", "initial.npz"
 # Enough for a mean and a deviation of each feature to 2 or 3 per cent.

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from protos.atomic import write_whole
-from protos.dataset import Dataset, save
+from protos.datafiles.dataset import Dataset, save
 
 KNOWN = 7  # classes that the workshop has seen
 PRETRAIN_SHARE, HELD_OUT_SHARE = 0.35, 0.25

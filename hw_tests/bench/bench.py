@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from edge_runtime.board import software_version
-from firmware_tools.bridge.port_client import BridgeClient
-from firmware_tools.bridge.wiretap import describe
+from firmware_tools.bridge.client.port_client import BridgeClient
+from firmware_tools.bridge.client.wiretap import describe
 from hw_tests.bench.diary import Diary
 from hw_tests.bench.environment import Environment
 from hw_tests.bench.host_clock import HostClock

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from firmware_tools.bridge.flash import BACK_S, Outcome, flash_by_drive, flash_by_serial, verify
-from firmware_tools.bridge.wanted import Wanted, wanted_image
+from firmware_tools.bridge.images.flash import BACK_S, Outcome, flash_by_drive, flash_by_serial, verify
+from firmware_tools.bridge.images.wanted import Wanted, wanted_image
 from hw_tests.bench.bench import Bench
 
 __all__ = ["Flasher"]

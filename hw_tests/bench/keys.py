@@ -14,8 +14,8 @@ from typing import Any
 
 from hw_tests.bench.tolerances import TOLERANCES
 from protos.catalog import hint
+from protos.energy.ina219 import PROFILES
 from protos.errors import ConfigError
-from protos.ina219 import PROFILES
 
 __all__ = ["OURS", "REQUIRED", "SECTIONS", "Key", "read_section", "refuse_unknown"]
 

@@ -14,17 +14,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from firmware_tools.bridge.client.port_client import BridgeClient
+from firmware_tools.bridge.images.manifest import IMAGES, image_of
 from firmware_tools.bridge.machine.bootloader import find_optiboot
 from firmware_tools.bridge.machine.driver import Machine, MachineSpec, SensorSpec
-from firmware_tools.bridge.manifest import IMAGES, image_of
-from firmware_tools.bridge.port_client import BridgeClient
 from hw_tests.bench.bench import Bench
 from hw_tests.bench.environment import Environment
 from hw_tests.bench.load import Truth
 from hw_tests.bench.urgency import urgent
 from protos.bridge.commands import calibration_command
+from protos.energy.ina219 import Calibration
 from protos.errors import EdgejouleError, UsageError
-from protos.ina219 import Calibration
 
 __all__ = ["SimulatedBench"]
 

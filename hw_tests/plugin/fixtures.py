@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from firmware_tools.bridge.port_client import BridgeClient
+from firmware_tools.bridge.client.port_client import BridgeClient
 from hw_tests.bench.bench import Bench, environment_facts
 from hw_tests.bench.flasher import Flasher
 from hw_tests.bench.host_clock import HostClock

@@ -27,7 +27,7 @@ import struct
 from enum import IntEnum
 
 from protos.bridge.hello import MalformedMessage, calibration_fields
-from protos.ina219 import Calibration
+from protos.energy.ina219 import Calibration
 
 __all__ = [
     "ALL_SENSORS",

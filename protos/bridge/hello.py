@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass
 from enum import IntFlag
 
-from protos.ina219 import Calibration
+from protos.energy.ina219 import Calibration
 
 __all__ = [
     "MAGIC",

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import cast
 
 from protos.convert.checks import checked_name, count_at_most, finite, known
-from protos.energy import Method, Phase, PhaseEnergy
+from protos.energy.trace import Method, Phase, PhaseEnergy
 from protos.orders import SettledEnergy
 from protos.v1 import edgejoule_pb2 as pb
 

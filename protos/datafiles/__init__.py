@@ -1,1 +1,1 @@
-"""Readers of local data, one room per file format; `protos.dataset` is the door."""
+"""Readers of local data, one room per file format; `protos.datafiles.dataset` is the door."""

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from protos.errors import ModelError, NonFiniteError, ShapeError
-from protos.manifest import BackboneSpec, Preprocessing
 from protos.model.bundle import Bundle
 from protos.model.edge_tpu import ACCELERATOR, EdgeTpu, EdgeTpuError
 from protos.model.engine import EngineIdentity, delegate_of, engine_identity, open_interpreter
+from protos.model.manifest import BackboneSpec, Preprocessing
 
 QuantisedArray = npt.NDArray[np.int8] | npt.NDArray[np.uint8]
 

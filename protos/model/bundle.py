@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from protos.errors import IntegrityError, ModelError
-from protos.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, FileRecord, Manifest
 from protos.model.head_algebra import Array, Tree, check_tree
+from protos.model.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, FileRecord, Manifest
 
 MEAN, SCALE = "feature_mean", "feature_scale"
 # What the .npy header of a small array takes, generously.

@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from protos.errors import LabelError, ModelError, ShapeError, UsageError
-from protos.manifest import TrainInput
 from protos.model.bundle import Bundle
 from protos.model.engine import open_interpreter
 from protos.model.head_algebra import Array, Tree, check_tree
+from protos.model.manifest import TrainInput
 
 SIGNATURES = ("evaluate", "infer", "read", "train", "write")
 

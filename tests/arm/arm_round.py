@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from coordinator.client import Operator
-from coordinator.status import RunStatus
+from coordinator.operator.client import Operator
+from coordinator.operator.status import RunStatus
 from coordinator.store import heads
 from coordinator.store.database import Database, sqlite_url
 from protos.update.trees import Tree

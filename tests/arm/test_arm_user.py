@@ -123,7 +123,7 @@ def test_the_program_answers_and_the_wheels_are_those_of_a_board(board: Userland
     assert "usage: edge-runtime" in helped.stdout
     code = (
         "import json, platform; from importlib.metadata import version; "
-        "names = ('ai-edge-litert', 'numpy', 'grpcio', 'protobuf'); import grpc, numpy, edge_runtime.daemon; "
+        "names = ('ai-edge-litert', 'numpy', 'grpcio', 'protobuf'); import grpc, numpy, edge_runtime.daemon.process; "
         "print(json.dumps([platform.machine(), platform.python_version(), {name: version(name) for name in names}]))"
     )
     found = emulated(board, "-c", code)

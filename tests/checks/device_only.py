@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PROBE = """
 import importlib, importlib.util, sys
-import edge_runtime.daemon, edge_runtime.cli
+import edge_runtime.daemon.process, edge_runtime.cli
 from protos.model import engine
 print("engine", engine.engine_identity())
 absent = ["tensorflow", "keras", "rich", "sqlalchemy", "sklearn", "pytest"]

@@ -27,10 +27,11 @@ import numpy as np
 import pytest
 from scripted_device import ScriptedDevice, joules
 
-from coordinator import keeper
+from coordinator.server import keeper
 from coordinator.server.serving import Settings, serve
 from coordinator.store.database import Database, sqlite_url
-from protos.manifest import (
+from protos.model.bundle import record_of
+from protos.model.manifest import (
     MANIFEST_FILE,
     BackboneSpec,
     HeadSpec,
@@ -39,7 +40,6 @@ from protos.manifest import (
     TensorSpec,
     TrainInput,
 )
-from protos.model.bundle import record_of
 from protos.update.trees import shapes
 
 WIDTH, CLASSES = 6, 3

@@ -15,7 +15,7 @@ from protos.convert.cards import card_to
 from protos.convert.energy import settled_to
 from protos.convert.orders import order_from
 from protos.convert.reports import receipt_from, serialise_report
-from protos.energy import Method, Phase, PhaseEnergy
+from protos.energy.trace import Method, Phase, PhaseEnergy
 from protos.orders import (
     PROTOCOL,
     DeviceCard,

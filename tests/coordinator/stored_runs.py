@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from coordinator.order_line import OrderLine
+from coordinator.budgets.order_line import OrderLine
 from coordinator.store import heads, reports, runs
 from coordinator.store.database import Database
 from coordinator.store.runs import NewRun
 from protos.convert.reports import serialise_report
-from protos.energy import Method, Phase, PhaseEnergy
+from protos.energy.trace import Method, Phase, PhaseEnergy
 from protos.orders import DeviceReport, Engine, StopReason
 from protos.update.tensors import as_float32
 from protos.update.trees import Tree

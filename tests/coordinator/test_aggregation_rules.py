@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.aggregate.rules import RULES
-from coordinator.folding import Fold
-from coordinator.order_line import OrderLine
-from coordinator.weights import FACTORS, Standing, weight
+from coordinator.budgets.order_line import OrderLine
+from coordinator.budgets.weights import FACTORS, Standing, weight
+from coordinator.run.aggregation import Fold
 from protos.errors import NonFiniteError, PlanError
-from protos.plan import AggregateSection
+from protos.plan.plan import AggregateSection
 from protos.update.trees import Tree, shapes
 
 ROWS = sorted(RULES)

@@ -10,7 +10,7 @@ import grpc
 import numpy as np
 import pytest
 
-from coordinator.client import Operator
+from coordinator.operator.client import Operator
 from protos.errors import IntegrityError, ModelError, PlanError, UnknownRunError
 from protos.model.bundle import open_bundle
 from protos.orders import (

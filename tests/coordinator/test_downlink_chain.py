@@ -12,16 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select
 
-from coordinator.downlink import Downlink, Link, SentHead
-from coordinator.order_line import OrderLine
-from coordinator.store import heads, runs, shown, tables
+from coordinator.budgets.order_line import OrderLine
+from coordinator.run.downlink import Downlink, Link, SentHead
+from coordinator.store import device_heads as shown
+from coordinator.store import heads, runs, tables
 from coordinator.store.database import Database, sqlite_url
 from coordinator.store.runs import NewRun
-from edge_runtime.heads import HeldHeads
+from edge_runtime.round.heads import HeldHeads
 from protos.convert.heads import MAX_DIFFERENCES, head_to, parse_difference, serialise_difference
 from protos.convert.orders import order_from, order_to
 from protos.orders import CodecOrder, Holding, TrainOrder
-from protos.plan import RunPlan, parse
+from protos.plan.plan import RunPlan, parse
 from protos.update.trees import Tree, norm, subtract, version
 
 CODECS = [

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from running_daemon import RunningDaemon
 
-from coordinator.client import Operator
-from coordinator.store import shown
+from coordinator.operator.client import Operator
+from coordinator.store import device_heads as shown
 from coordinator.store.database import Database, sqlite_url
 from edge_runtime.config import resolve
-from edge_runtime.stored_trees import read_tree
+from edge_runtime.round.tree_file import read_tree
 from protos.update.trees import Tree, version
 
 pytestmark = pytest.mark.workshop

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from coordinator.bundles import BundleShelf
 from coordinator.cli import main
-from coordinator.client import Operator
-from coordinator.selection import Roster, engine_class
+from coordinator.operator.client import Operator
+from coordinator.run.roster import Roster, engine_class
+from coordinator.store.bundles import BundleShelf
 from protos.errors import IntegrityError
-from protos.manifest import MANIFEST_FILE, Manifest
 from protos.model.bundle import open_bundle, record_of
+from protos.model.manifest import MANIFEST_FILE, Manifest
 from protos.orders import DeviceCard, Engine, MeterCard, TrainOrder, WaitOrder
-from protos.plan import parse
+from protos.plan.plan import parse
 from protos.v1 import edgejoule_pb2 as pb
 
 CPU, CORAL = Engine("litert", "2.3", "xnnpack"), Engine("litert", "2.3", "xnnpack", "edgetpu")

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from coordinator import cli
-from coordinator.client import Operator
-from protos.dataset import load
+from coordinator.operator.client import Operator
+from protos.datafiles.dataset import load
 from protos.errors import LabelError
 from protos.model.backbone import Backbone
 from protos.model.bundle import open_bundle

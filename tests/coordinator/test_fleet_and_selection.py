@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.bundles import BundleShelf
-from coordinator.fleet import Fleet
-from coordinator.planning import budget_for, prepare, seed_for, steps_for, train_inputs
-from coordinator.selection import Roster, in_short
+from coordinator.run.planning import budget_for, prepare, seed_for, steps_for, train_inputs
+from coordinator.run.roster import Roster, in_short
+from coordinator.server.fleet import Fleet
+from coordinator.store.bundles import BundleShelf
 from protos.errors import IntegrityError, PlanError, UnknownRunError
 from protos.model.bundle import open_bundle
 from protos.orders import DeviceCard, Engine, MeterCard
-from protos.plan import RunPlan, parse
+from protos.plan.plan import RunPlan, parse
 
 LITERT, OLD = Engine("litert", "2.3", "xnnpack"), Engine("tflite-runtime", "2.14", "builtin")
 

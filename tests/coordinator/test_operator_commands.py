@@ -108,7 +108,7 @@ def test_waiting_ends_with_its_own_code_and_the_run_goes_on(address: str, plan: 
 
 def test_a_run_that_does_not_finish_is_exit_code_3(address: str, plan: Path, command: Command, tools: Any) -> None:
     def stop() -> None:
-        from coordinator.client import Operator
+        from coordinator.operator.client import Operator
 
         with Operator(address) as operator:
             tools.until(operator.status, "the run")

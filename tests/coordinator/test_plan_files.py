@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from coordinator.client import Operator
-from protos.plan import parse
+from coordinator.operator.client import Operator
+from protos.plan.plan import parse
 
 PLANS = sorted((Path(__file__).parents[2] / "plans").glob("*.toml"))
 

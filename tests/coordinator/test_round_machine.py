@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.round_events import (
+from coordinator.run.round_events import (
     FINAL,
     Abandon,
     Accepted,
@@ -27,7 +27,7 @@ from coordinator.round_events import (
     Stop,
     Tick,
 )
-from coordinator.rounds import Machine
+from coordinator.run.round_machine import Machine
 
 RULES = Rules(rounds=2, devices=2, quorum=0.5, deadline_s=10, attempts=2, gather_s=3)
 

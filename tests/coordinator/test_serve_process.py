@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 import pytest
 
-from coordinator.client import Operator
+from coordinator.operator.client import Operator
 from protos.orders import RejoinOrder, Verdict
 
 pytestmark = pytest.mark.processes

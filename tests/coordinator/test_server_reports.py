@@ -10,8 +10,8 @@ import grpc
 import numpy as np
 import pytest
 
-from coordinator.client import Operator
-from coordinator.failures import error_of
+from coordinator.operator.client import Operator
+from coordinator.operator.failures import error_of
 from protos.errors import EdgejouleError
 from protos.model.bundle import open_bundle
 from protos.orders import (

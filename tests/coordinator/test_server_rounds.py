@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from coordinator.client import Operator
-from protos.energy import Phase
+from coordinator.operator.client import Operator
+from protos.energy.trace import Phase
 from protos.model.bundle import open_bundle
 from protos.orders import (
     Engine,

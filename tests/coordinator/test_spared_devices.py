@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from coordinator.round_events import Accepted, Arrived, Close, Dry, Open, Rules, Settled, Spared, State, Tick
-from coordinator.rounds import Machine
+from coordinator.run.round_events import Accepted, Arrived, Close, Dry, Open, Rules, Settled, Spared, State, Tick
+from coordinator.run.round_machine import Machine
 
 
 def opened(*present: str, quorum: float = 1.0, rounds: int = 2) -> Machine:

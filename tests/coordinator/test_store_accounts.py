@@ -5,12 +5,13 @@ from __future__ import annotations
 from stored_runs import accept, head, report_of, started
 
 from coordinator.budgets.cost_model import CostModel, Prices
+from coordinator.budgets.order_line import OrderLine
 from coordinator.budgets.unbiased import Whole
-from coordinator.order_line import OrderLine
-from coordinator.status import WeightBias
-from coordinator.store import costs, devices, grants, heads, reading, reports, runs
+from coordinator.operator.status import WeightBias
+from coordinator.store import accounts as grants
+from coordinator.store import costs, devices, heads, reading, reports, runs
 from coordinator.store.database import Database
-from protos.energy import Phase, PhaseEnergy
+from protos.energy.trace import Phase, PhaseEnergy
 from protos.orders import CostHint
 from protos.update.trees import version
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from coordinator import cli, messages
+from coordinator import cli
 from coordinator.commands.status import borne
-from coordinator.status import DeviceRound, RoundStatus, RunStatus
+from coordinator.operator import messages
+from coordinator.operator.status import DeviceRound, RoundStatus, RunStatus
 from protos.orders import StopReason, Strain
 from protos.v1 import edgejoule_pb2 as pb
 

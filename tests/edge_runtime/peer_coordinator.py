@@ -16,8 +16,8 @@ from protos.convert.cards import card_from
 from protos.convert.energy import settled_from
 from protos.convert.orders import order_to
 from protos.convert.reports import parse_report
-from protos.manifest import MANIFEST_FILE
 from protos.model.bundle import Bundle
+from protos.model.manifest import MANIFEST_FILE
 from protos.orders import CodecOrder, DeviceReport, Holding, Order, SettledEnergy, TrainOrder, WaitOrder
 from protos.update.tensors import as_float32
 from protos.update.trees import Tree, version

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from edge_runtime.power.meter import MeterIdentity
 from edge_runtime.power.period import Period
-from protos.energy import Phase, PhaseEnergy
+from protos.energy.trace import Phase, PhaseEnergy
 
 
 class VirtualClock:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from edge_tpu_standin import Layer, bare_bundle, build_library
 
-from edge_runtime.accelerator import Accelerator, Mode
-from edge_runtime.embeddings import EmbeddingCache
-from edge_runtime.journal import LOGGER
+from edge_runtime.round.accelerator import Accelerator, Mode
+from edge_runtime.round.embeddings import EmbeddingCache
+from edge_runtime.systemd.logging_setup import LOGGER
 from protos.errors import RefusedError
 from protos.model.bundle import Bundle, open_bundle
 from protos.model.edge_tpu import EdgeTpu, EdgeTpuError
@@ -110,7 +110,7 @@ def test_a_machine_without_the_library_starts_no_child(twinned: Bundle, monkeypa
     def forbidden(*_: object, **__: object) -> None:
         raise AssertionError("a child was started")
 
-    monkeypatch.setattr("edge_runtime.accelerator.try_edge_tpu", forbidden)
+    monkeypatch.setattr("edge_runtime.round.accelerator.try_edge_tpu", forbidden)
     accelerator = Accelerator("auto", EdgeTpu("libnowhere.so.9"))
     accelerator.look()
     assert not accelerator.takes(twinned)

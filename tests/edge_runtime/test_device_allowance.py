@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.allowance import Allowance
-from edge_runtime.costs import CostHistory, Reserve
-from protos.energy import Phase, PhaseEnergy
+from edge_runtime.round.allowance import Allowance
+from edge_runtime.round.costs import CostHistory, Reserve
+from protos.energy.trace import Phase, PhaseEnergy
 from protos.orders import CostHint, StopReason
 
 BUNDLE = "bundle-a"

@@ -11,9 +11,9 @@ from peer_coordinator import order
 from scripted_meter import ScriptedMeter, VirtualClock
 
 from edge_runtime.config import Settings
-from edge_runtime.device import Device
-from edge_runtime.round import energy_of, work
-from protos.energy import Phase
+from edge_runtime.daemon.device import Device
+from edge_runtime.round.work import energy_of, work
+from protos.energy.trace import Phase
 from protos.model.backbone import Backbone
 from protos.model.bundle import Bundle
 from protos.orders import CostHint, StopReason

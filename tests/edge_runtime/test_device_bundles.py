@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from edge_runtime import shelf as shelf_room
-from edge_runtime.arrivals import MAX_FILES
-from edge_runtime.link import _write_files
-from edge_runtime.shelf import Shelf
+from edge_runtime.daemon import bundles as shelf_room
+from edge_runtime.daemon.arrivals import MAX_FILES
+from edge_runtime.daemon.bundles import Shelf
+from edge_runtime.daemon.link import _write_files
 from protos.errors import EdgejouleError, IntegrityError, ModelError
-from protos.manifest import MANIFEST_FILE, Manifest
 from protos.model.bundle import Bundle, record_of
 from protos.model.engine import engine_identity
+from protos.model.manifest import MANIFEST_FILE, Manifest
 from protos.v1 import edgejoule_pb2 as pb
 
 

@@ -13,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from peer_coordinator import PeerCoordinator, order
 
-from edge_runtime import codec_memory, daemon
-from edge_runtime.codec_memory import CodecMemory
 from edge_runtime.config import Settings
-from edge_runtime.device import Device
-from edge_runtime.round import work
-from edge_runtime.stopping import Stopping
+from edge_runtime.daemon import process as daemon
+from edge_runtime.daemon.device import Device
+from edge_runtime.daemon.stopping import Stopping
+from edge_runtime.round import codec_memory
+from edge_runtime.round.codec_memory import CodecMemory
+from edge_runtime.round.work import work
 from protos.errors import RefusedError
 from protos.model.bundle import Bundle
 from protos.orders import CodecOrder, DeviceReport, TrainOrder

@@ -79,7 +79,7 @@ def test_every_bad_input_is_one_line_with_its_own_exit_code(tmp_path: Path, data
 def test_the_daemon_imports_only_what_a_device_has() -> None:
     heavy = ["tensorflow", "keras", "rich", "sqlalchemy", "PIL", "sklearn", "scipy", "matplotlib", "coordinator"]
     code = (
-        "import sys, edge_runtime.daemon, edge_runtime.cli, edge_runtime.doctor.examination; "
+        "import sys, edge_runtime.daemon.process, edge_runtime.cli, edge_runtime.doctor.examination; "
         f"print([name for name in {heavy} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRON, check=True)

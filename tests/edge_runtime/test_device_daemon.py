@@ -14,7 +14,7 @@ from running_daemon import RunningDaemon
 from striped_data import write_data
 
 from edge_runtime.config import Settings
-from protos.energy import Phase
+from protos.energy.trace import Phase
 from protos.errors import LabelError
 from protos.model.bundle import Bundle
 from protos.orders import StopReason

@@ -11,12 +11,12 @@ import pytest
 from peer_coordinator import PeerCoordinator, order
 from scripted_meter import ScriptedMeter, VirtualClock
 
-from edge_runtime import daemon
 from edge_runtime.config import Settings
-from edge_runtime.device import Device
-from edge_runtime.heads import CannotRebuildError
-from edge_runtime.round import work
-from protos.energy import Phase
+from edge_runtime.daemon import process as daemon
+from edge_runtime.daemon.device import Device
+from edge_runtime.round.heads import CannotRebuildError
+from edge_runtime.round.work import work
+from protos.energy.trace import Phase
 from protos.model.bundle import Bundle
 from protos.orders import CodecOrder
 from protos.update.codecs import build, generator

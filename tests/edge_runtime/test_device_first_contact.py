@@ -8,8 +8,8 @@ import pytest
 from peer_coordinator import PeerCoordinator
 from running_daemon import RunningDaemon
 
-from edge_runtime import daemon
 from edge_runtime.config import Settings
+from edge_runtime.daemon import process as daemon
 from protos.errors import EdgejouleError, RefusedError, UnreachableError, UpdateError
 
 Make = Callable[..., Settings]

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_runtime import heads, stored_trees
-from edge_runtime.heads import CannotRebuildError, HeldHeads
-from edge_runtime.stored_trees import read_tree, write_tree
+from edge_runtime.round import heads
+from edge_runtime.round import tree_file as stored_trees
+from edge_runtime.round.heads import CannotRebuildError, HeldHeads
+from edge_runtime.round.tree_file import read_tree, write_tree
 from protos.errors import IntegrityError, UpdateError
 from protos.orders import CodecOrder, Holding, TrainOrder
 from protos.update.codecs import build, generator

@@ -16,7 +16,7 @@ import pytest
 from device_command import ENVIRON, command
 from peer_coordinator import PeerCoordinator, order
 
-from protos.energy import Phase
+from protos.energy.trace import Phase
 from protos.model.bundle import Bundle
 from protos.orders import CodecOrder, StopReason
 from protos.v1 import edgejoule_pb2 as pb

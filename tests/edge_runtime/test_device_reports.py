@@ -11,7 +11,7 @@ import pytest
 from peer_coordinator import PeerCoordinator, order
 from running_daemon import RunningDaemon
 
-from coordinator.failures import metadata_of
+from coordinator.operator.failures import metadata_of
 from coordinator.server.uploads import OversizedError
 from protos.model.bundle import Bundle
 from protos.v1 import edgejoule_pb2 as pb
@@ -48,7 +48,7 @@ def test_any_answer_ends_the_matter(
 def test_reports_on_which_the_coordinator_fails_do_not_block_for_ever(
     peer: PeerCoordinator, started: Start, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("edge_runtime.delivery._MOST_FAILURES", 2)
+    monkeypatch.setattr("edge_runtime.daemon.delivery._MOST_FAILURES", 2)
 
     def fail_on_the_first(context: Any) -> None:
         if peer.read().round == 1:

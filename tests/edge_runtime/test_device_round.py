@@ -14,9 +14,9 @@ from scripted_meter import ScriptedMeter, VirtualClock
 from striped_data import write_data
 
 from edge_runtime.config import Settings
-from edge_runtime.device import Device
-from edge_runtime.round import Workbench, work
-from protos.energy import Phase
+from edge_runtime.daemon.device import Device
+from edge_runtime.round.work import Workbench, work
+from protos.energy.trace import Phase
 from protos.errors import DataError, LabelError, NonFiniteError, PlanError, RefusedError, ShapeError, UsageError
 from protos.model.backbone import Backbone
 from protos.model.bundle import Bundle
@@ -122,7 +122,7 @@ def test_a_restart_with_a_full_cache_reads_no_raw_example(
     def refuse(*args: Any, **options: Any) -> None:
         raise AssertionError("the data was read")
 
-    monkeypatch.setattr("protos.dataset.load", refuse)
+    monkeypatch.setattr("protos.datafiles.dataset.load", refuse)
     report = work(order(bundle, 2), bench_of(opened(bundle=bundle.path), bundle), never)
     assert (report.embedded, report.steps_done) == (0, 12)
 

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.training import batches, train
+from edge_runtime.round.training import batches, train
 from protos.orders import StopReason
 
 

@@ -9,9 +9,9 @@ import pytest
 from edge_tpu_standin import Layer, bare_bundle, build_library
 
 from edge_runtime.config import Settings, resolve
+from edge_runtime.doctor.edge_tpu import check_edge_tpu
 from edge_runtime.doctor.finding import Finding
-from edge_runtime.edge_tpus import Seen, edge_tpus
-from edge_runtime.edgetpu_check import check_edge_tpu
+from edge_runtime.round.edge_tpus import Seen, edge_tpus
 
 LAYER = Layer.drawn((4, 4, 1), 6)
 Make = Callable[..., Settings]

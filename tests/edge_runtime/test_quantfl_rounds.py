@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from striped_data import write_data
 
-from protos.dataset import load
+from protos.datafiles.dataset import load
 from protos.model.backbone import Backbone
 from protos.model.bundle import Bundle
 from protos.model.head import Head

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from firmware_tools.bridge.client.port_client import BridgeClient
+from firmware_tools.bridge.images.manifest import IMAGES, image_of
 from firmware_tools.bridge.machine.build import APT, cache_folder, missing
 from firmware_tools.bridge.machine.driver import Machine, MachineSpec, SensorSpec
-from firmware_tools.bridge.manifest import IMAGES, image_of
-from firmware_tools.bridge.port_client import BridgeClient
 from hw_tests.bench.lock import lock_path
 from hw_tests.bench.urgency import urgent
 from protos.bridge.commands import calibration_command
-from protos.ina219 import Calibration
+from protos.energy.ina219 import Calibration
 
 ROOT = Path(__file__).resolve().parents[2]
 # Before pytester gives the tests another HOME.

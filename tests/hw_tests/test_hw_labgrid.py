@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from firmware_tools.bridge.wiretap import decode_capture
+from firmware_tools.bridge.client.wiretap import decode_capture
 from hw_tests.bench.environment import SIMULATED
 
 PYTHON = os.environ.get("EDGEJOULE_LABGRID_PYTHON", "")

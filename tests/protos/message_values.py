@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from protos.convert.checks import MAX_WAIT_S
 from protos.convert.energy import MIN_ENERGY_J
-from protos.energy import Phase, PhaseEnergy
+from protos.energy.trace import Phase, PhaseEnergy
 from protos.orders import (
     CodecOrder,
     CostHint,

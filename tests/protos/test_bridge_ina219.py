@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from protos.energy import SampleFlag
-from protos.ina219 import PROFILES, Calibration, Config, Mode, sample_flags, watts
+from protos.energy.ina219 import PROFILES, Calibration, Config, Mode, sample_flags, watts
+from protos.energy.trace import SampleFlag
 
 
 def test_the_power_on_value_reads_as_the_data_sheet_says():

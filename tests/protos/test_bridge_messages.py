@@ -25,7 +25,7 @@ from protos.bridge.commands import (
 from protos.bridge.framing import MAX_PAYLOAD
 from protos.bridge.hello import Feature, Hello, MalformedMessage, SensorRecord
 from protos.bridge.messages import Ack, Marker, Samples, Stats, SyncReply, decode, wrap
-from protos.ina219 import Calibration
+from protos.energy.ina219 import Calibration
 
 u16, u32, u64 = (st.integers(0, 2**bits - 1) for bits in (16, 32, 64))
 i32, i64 = st.integers(-(2**31), 2**31 - 1), st.integers(-(2**63), 2**63 - 1)

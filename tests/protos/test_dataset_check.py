@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from protos.dataset import Dataset, check, fitted, load
+from protos.datafiles.dataset import Dataset, check, fitted, load
 from protos.errors import (
     DataError,
     EdgejouleError,

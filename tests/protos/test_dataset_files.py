@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from protos.dataset import load
+from protos.datafiles.dataset import load
 from protos.errors import DataError, EmptyShardError, LabelError, ShapeError, UsageError
 
 Array = np.ndarray[Any, Any]

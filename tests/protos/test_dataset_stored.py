@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from protos.dataset import Dataset, blocks, check, fitted, load, save
+from protos.datafiles.dataset import Dataset, blocks, check, fitted, load, save
 from protos.errors import DataError, NonFiniteError
 
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protos.attribution import attribute, integrate, judge, tally
-from protos.energy import Mark, Phase, PowerTrace, SampleFlag
-from protos.uncertainty import ErrorModel
+from protos.energy.attribution import attribute, integrate, judge, tally
+from protos.energy.trace import Mark, Phase, PowerTrace, SampleFlag
+from protos.energy.uncertainty import ErrorModel
 
 widths = st.lists(
     st.tuples(st.floats(1e-4, 0.5), st.one_of(st.just(0.0), st.floats(1e-5, 2.0)), st.floats(0.0, 20.0)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from protos.boards import BOARDS, board
+from protos.energy.boards import BOARDS, board
 from protos.errors import UsageError
 
 

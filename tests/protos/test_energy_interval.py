@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protos.interval import add_terms, combine, expanded, subtract_terms
-from protos.uncertainty import ErrorModel, Stretch, UncertaintyTerm
+from protos.energy.interval import add_terms, combine, expanded, subtract_terms
+from protos.energy.uncertainty import ErrorModel, Stretch, UncertaintyTerm
 
 
 def line(kind="systematic", standard_j=1.0, **more):

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protos.baseline import Baseline, IdleReading, net_of
-from protos.energy import PowerTrace, SampleFlag
-from protos.ina219 import PROFILES, Calibration
-from protos.uncertainty import ErrorModel
-from protos.windows import Window, judge_window, sum_window, window_energies
+from protos.energy.baseline import Baseline, IdleReading, net_of
+from protos.energy.ina219 import PROFILES, Calibration
+from protos.energy.trace import PowerTrace, SampleFlag
+from protos.energy.uncertainty import ErrorModel
+from protos.energy.windows import Window, judge_window, sum_window, window_energies
 
 CHAIN = Calibration(1, 20_000).errors(PROFILES["balanced"].config, 5.0, dithered=True)
 

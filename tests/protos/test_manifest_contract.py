@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protos.errors import ModelError
-from protos.manifest import (
+from protos.model.manifest import (
     BackboneSpec,
     FileRecord,
     HeadSpec,

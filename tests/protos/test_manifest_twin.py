@@ -12,8 +12,8 @@ import pytest
 from edge_tpu_standin import Layer, bare_bundle
 
 from protos.errors import IntegrityError, ModelError
-from protos.manifest import MANIFEST_FILE, SCHEMA, TWIN_SCHEMA, FileRecord, Manifest
 from protos.model.bundle import open_bundle
+from protos.model.manifest import MANIFEST_FILE, SCHEMA, TWIN_SCHEMA, FileRecord, Manifest
 
 LAYER = Layer.drawn((2, 2, 1), 3)
 RECORD = FileRecord("ab" * 32, 5)

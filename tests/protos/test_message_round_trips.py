@@ -15,7 +15,8 @@ from protos.convert.energy import energy_from, energy_to, settled_from, settled_
 from protos.convert.orders import order_from, order_to
 from protos.convert.reports import parse_report, receipt_from, receipt_to, report_from, report_to, serialise_report
 from protos.convert.tensors import tensors_from, tensors_to
-from protos.energy import Phase, PhaseEnergy
+from protos.energy.trace import Phase, PhaseEnergy
+from protos.energy.uncertainty import UncertaintyTerm
 from protos.orders import (
     ENVELOPE_BYTES,
     PROTOCOL,
@@ -27,7 +28,6 @@ from protos.orders import (
     Receipt,
     SettledEnergy,
 )
-from protos.uncertainty import UncertaintyTerm
 from protos.update.tensors import EncodedTensor
 from protos.v1 import edgejoule_pb2 as pb
 

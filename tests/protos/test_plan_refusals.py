@@ -7,7 +7,7 @@ import pytest
 from written_plans import PLANS, plan
 
 from protos.errors import PlanError
-from protos.plan import parse
+from protos.plan.plan import parse
 
 
 @pytest.mark.parametrize(

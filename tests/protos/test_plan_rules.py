@@ -12,7 +12,7 @@ import pytest
 from written_plans import PLANS, plan
 
 from protos.errors import PlanError
-from protos.plan import (
+from protos.plan.plan import (
     AggregateSection,
     BudgetSection,
     DownlinkSection,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from protos.plan import RunPlan, parse
+from protos.plan.plan import RunPlan, parse
 
 PLANS = sorted((Path(__file__).parents[2] / "plans").glob("*.toml"))
 

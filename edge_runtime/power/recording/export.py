@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_runtime.power.recording.replay_sensor import ReplaySensor
-from protos.energy import PowerTrace, SampleFlag
+from protos.energy.trace import PowerTrace, SampleFlag
 
 __all__ = ["Row", "flag_words", "rows"]
 

@@ -16,7 +16,7 @@ from edge_runtime.power.meter import MeterIdentity
 from edge_runtime.power.recording.columns import DamagedBlock
 from edge_runtime.power.recording.sections import STEPS_PER_S, STEPS_PER_W
 from edge_runtime.power.sensor import Capabilities, PowerSensor
-from protos.uncertainty import ErrorModel
+from protos.energy.uncertainty import ErrorModel
 
 __all__ = ["SCHEMA", "Header"]
 

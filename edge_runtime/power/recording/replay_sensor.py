@@ -1,7 +1,7 @@
 """A recording as a sensor: the same events through the same code, on the time that the recording has.
 
-A bridge's raw events go through the :class:`edge_runtime.power.track.RegisterTrack` that made the live samples, so the
-joules are the live ones to the last bit. Nothing here waits: time is that of the next entry.
+A bridge's raw events go through the :class:`edge_runtime.power.bridge.track.RegisterTrack` that made the live samples,
+so the joules are the live ones to the last bit. Nothing here waits: time is that of the next entry.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import get_args
 
 from edge_runtime.power.audience import Audience
+from edge_runtime.power.bridge.samples import CAPACITY
+from edge_runtime.power.bridge.track import RegisterTrack
 from edge_runtime.power.events import Batch, Block, Event, Exchanged, Greeting, RawEvent, Sums, Trouble
+from edge_runtime.power.host.trace_store import TraceStore
 from edge_runtime.power.meter import MeterIdentity
 from edge_runtime.power.recording.entries import Entry, Gap, Note, Worked
 from edge_runtime.power.recording.reader import Recording
-from edge_runtime.power.samples import CAPACITY
 from edge_runtime.power.sensor import Capabilities, Listener
-from edge_runtime.power.trace_store import TraceStore
-from edge_runtime.power.track import RegisterTrack
-from protos.energy import PowerTrace
+from protos.energy.trace import PowerTrace
+from protos.energy.uncertainty import ErrorModel
 from protos.errors import SensorError
-from protos.uncertainty import ErrorModel
 
 __all__ = ["ReplayClock", "ReplaySensor"]
 

@@ -29,7 +29,7 @@ from edge_runtime.power.recording.columns import Cursor, DamagedBlock, Ints, pac
 from protos.bridge.exchange import Exchange
 from protos.bridge.hello import MAX_SENSORS, MalformedMessage, read_hello
 from protos.bridge.messages import Marker, Samples, Stats
-from protos.energy import Floats, PowerTrace
+from protos.energy.trace import Floats, PowerTrace
 
 __all__ = ["MOST_SAMPLES", "READERS", "STEPS_PER_S", "STEPS_PER_W", "WRITERS"]
 

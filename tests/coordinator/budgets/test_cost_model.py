@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from coordinator.budgets.cold_start import board_of, prices_of
 from coordinator.budgets.cost_model import CostModel, Prices, Work
 from coordinator.budgets.regression import Regression
-from protos.energy import Phase, PhaseEnergy
+from protos.energy.trace import Phase, PhaseEnergy
 
 TRUTH = Prices(
     embed_fixed_j=0.05, embedding_j=0.02, train_fixed_j=0.01, step_j=0.004, encode_j=0.03, send_fixed_j=0.04,

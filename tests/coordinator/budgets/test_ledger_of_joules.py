@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from coordinator.cli import main
-from coordinator.client import Operator
-from protos.energy import Phase
+from coordinator.operator.client import Operator
+from protos.energy.trace import Phase
 from protos.orders import MeterCard, SettledEnergy, StopReason, TrainOrder, Verdict
 
 Fleet = Callable[..., Any]

@@ -14,7 +14,7 @@ from coordinator.budgets import sampling
 from coordinator.budgets.codec_error import ERROR, best_bits, bits_within
 from coordinator.budgets.cost_model import CostModel, Prices, Work
 from coordinator.budgets.planner import Candidate, Choice, decide
-from protos.energy import Phase, PhaseEnergy
+from protos.energy.trace import Phase, PhaseEnergy
 
 COORDINATES = 5125
 

@@ -10,9 +10,9 @@ import pytest
 from coordinator.budgets.accounts import Charged, Situation
 from coordinator.budgets.cold_start import prices_of
 from coordinator.budgets.cost_model import CostModel, Work
-from coordinator.budgets.steward import Entrant, Surroundings, plan_round
-from protos.energy import Phase, PhaseEnergy
-from protos.plan import RunPlan, parse
+from coordinator.budgets.round_plan import Entrant, Surroundings, plan_round
+from protos.energy.trace import Phase, PhaseEnergy
+from protos.plan.plan import RunPlan, parse
 
 CODED = '[update]\ncodec = "entropy_coded"\n[planner]\npolicy = "joules"\np_min = 0.1\n'
 

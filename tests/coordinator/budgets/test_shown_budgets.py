@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator import as_json, messages
-from coordinator.status import DeviceBudget, RoundStatus, RunStatus, WeightBias
+from coordinator.operator import as_json, messages
+from coordinator.operator.status import DeviceBudget, RoundStatus, RunStatus, WeightBias
 
 joules = st.floats(0, 1e12)
 shares = st.none() | st.floats(1, 1e6)

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from coordinator.aggregate.mean import Wide
 from coordinator.budgets import sampling
+from coordinator.budgets.order_line import OrderLine
 from coordinator.budgets.unbiased import Whole, distance, interval_weight
-from coordinator.folding import Fold, Population
-from coordinator.order_line import OrderLine
+from coordinator.run.aggregation import Fold, Population
 from protos.normaliser import local_normaliser
 from protos.orders import DeviceReport, Engine, StopReason
-from protos.plan import AggregateSection
+from protos.plan.plan import AggregateSection
 from protos.update.trees import Tree
 
 SHAPES = {"k": (5,)}

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-from protos.manifest import BackboneSpec, HeadSpec, Manifest, Preprocessing, TensorSpec
 from protos.model.bundle import Bundle, open_bundle, record_of
 from protos.model.flatbuffer import pack
 from protos.model.head_algebra import head_shapes, standardisation_of
+from protos.model.manifest import BackboneSpec, HeadSpec, Manifest, Preprocessing, TensorSpec
 
 Array = np.ndarray[Any, Any]
 SCALE = 0.05

@@ -10,9 +10,10 @@ import pytest
 
 from coordinator.lab import demo, demo_command, shards
 from coordinator.lab.fleet import FleetPlan
-from protos import dataset, plan
+from protos.datafiles import dataset
 from protos.errors import LabelError, UsageError
-from protos.manifest import Manifest
+from protos.model.manifest import Manifest
+from protos.plan import plan
 
 
 def options(*words: str) -> argparse.Namespace:

@@ -13,7 +13,7 @@ from sick_machine import GID, Break, Patient
 
 from edge_runtime.doctor.examination import CHECKS, FRESH_START, Examination, _judged
 from edge_runtime.doctor.finding import Finding
-from edge_runtime.fresh_start import FreshStart
+from edge_runtime.doctor.fresh_start import FreshStart
 from edge_runtime.health.throttling import Bits
 
 ROOT = Path(__file__).resolve().parents[3]

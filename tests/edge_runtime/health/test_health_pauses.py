@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from warm_bench import WATTS, Bench
 
-from edge_runtime.costs import CostHistory, Reserve
+from edge_runtime.daemon.stopping import Stopping
 from edge_runtime.health.condition import EVERY_S, Watch
 from edge_runtime.health.limits import LEAST_PAUSE_S, Judge, Limits
 from edge_runtime.health.pauses import Pauses
-from edge_runtime.journal import LOGGER
-from edge_runtime.stopping import Stopping
-from protos.energy import Phase, PhaseEnergy
+from edge_runtime.round.costs import CostHistory, Reserve
+from edge_runtime.systemd.logging_setup import LOGGER
+from protos.energy.trace import Phase, PhaseEnergy
 from protos.orders import StopReason
 
 LIMITS = Limits(80.0, 75.0, None, 600.0)

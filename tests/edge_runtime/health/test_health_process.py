@@ -17,7 +17,7 @@ from peer_coordinator import PeerCoordinator, order
 
 from edge_runtime.health.limits import LEAST_PAUSE_S
 from protos.convert.reports import parse_report
-from protos.energy import Phase
+from protos.energy.trace import Phase
 from protos.model.bundle import Bundle
 from protos.orders import StopReason
 from protos.v1 import edgejoule_pb2 as pb

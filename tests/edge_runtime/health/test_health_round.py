@@ -12,12 +12,12 @@ from peer_coordinator import order
 from scripted_meter import ScriptedMeter, VirtualClock
 
 from edge_runtime.config import Settings
-from edge_runtime.device import Device
+from edge_runtime.daemon.device import Device
 from edge_runtime.health.condition import Watch
 from edge_runtime.health.limits import LEAST_PAUSE_S, Judge, Limits
 from edge_runtime.health.pauses import Pauses
-from edge_runtime.round import work
-from protos.energy import Phase
+from edge_runtime.round.work import work
+from protos.energy.trace import Phase
 from protos.model.bundle import Bundle
 from protos.orders import CodecOrder, StopReason
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from board_tree import BoardTree, WarmingBoard
 from scripted_meter import ScriptedMeter, VirtualClock
 
-from edge_runtime.allowance import Allowance
-from edge_runtime.costs import Reserve
 from edge_runtime.health.condition import Watch
 from edge_runtime.health.limits import Judge, Limits
 from edge_runtime.health.pauses import Pauses
-from protos.energy import Phase, PhaseEnergy
+from edge_runtime.round.allowance import Allowance
+from edge_runtime.round.costs import Reserve
+from protos.energy.trace import Phase, PhaseEnergy
 from protos.orders import StopReason
 
 WATTS = {Phase.EMBED: 2.0, Phase.TRAIN: 3.0, Phase.ENCODE: 1.0, Phase.IDLE: 0.5}

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_runtime.power.session import BridgeSession
-from firmware_tools.bridge.bench import Bench, BridgeSpec, SimulatedBridge
-from firmware_tools.bridge.device import Channel, Device
-from firmware_tools.bridge.loads import Load
-from firmware_tools.bridge.sensor import SensorErrors, SimulatedIna219
-from protos.ina219 import PROFILES, Calibration
+from edge_runtime.power.bridge.session import BridgeSession
+from firmware_tools.bridge.simulator.bench import Bench, BridgeSpec, SimulatedBridge
+from firmware_tools.bridge.simulator.device import Channel, Device
+from firmware_tools.bridge.simulator.loads import Load
+from firmware_tools.bridge.simulator.sensor import SensorErrors, SimulatedIna219
+from protos.energy.ina219 import PROFILES, Calibration
 
 
 @pytest.fixture

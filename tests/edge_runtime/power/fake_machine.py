@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from firmware_tools.bridge.loads import Load
-from firmware_tools.bridge.sensor import SensorErrors, SimulatedIna219
-from protos.ina219 import PROFILES, Calibration, Config, watts
+from firmware_tools.bridge.simulator.loads import Load
+from firmware_tools.bridge.simulator.sensor import SensorErrors, SimulatedIna219
+from protos.energy.ina219 import PROFILES, Calibration, Config, watts
 
 
 def write_files(folder: Path, **texts: object) -> Path:

@@ -16,17 +16,17 @@ from typing import Any
 import pytest
 from fake_machine import FakeBus, IioNode, RaplCounter, Worker, hwmon_tree, iio_tree, rapl_tree
 
-from edge_runtime.power.bridge_opening import bridge_sensor
+from edge_runtime.power.bridge.bridge_opening import bridge_sensor
 from edge_runtime.power.clock import SystemClock
-from edge_runtime.power.hwmon import hwmon_sensor
-from edge_runtime.power.i2c import i2c_sensor
-from edge_runtime.power.iio import iio_sensor
-from edge_runtime.power.pmic import pmic_sensor
-from edge_runtime.power.rapl import rapl_sensor
+from edge_runtime.power.host.hwmon import hwmon_sensor
+from edge_runtime.power.host.i2c import i2c_sensor
+from edge_runtime.power.host.iio import iio_sensor
+from edge_runtime.power.host.pmic import pmic_sensor
+from edge_runtime.power.host.rapl import rapl_sensor
 from edge_runtime.power.sensor import PowerSensor
-from firmware_tools.bridge.loads import ConstantLoad
 from firmware_tools.bridge.machine.build import APT, missing
 from firmware_tools.bridge.machine.driver import Machine, MachineSpec, SensorSpec
+from firmware_tools.bridge.simulator.loads import ConstantLoad
 
 TRUE_W = 4.0
 IMAGE = Path(__file__).resolve().parents[3] / "firmware_tools/bridge/firmware/images/edgejoule-bridge-atmega328p.hex"

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_runtime import cli
-from edge_runtime.power import csv_trace
-from edge_runtime.power.csv_trace import integrate_csv
-from edge_runtime.power.replay import Window
+from edge_runtime.measure.instruments import csv_trace
+from edge_runtime.measure.instruments.csv_trace import integrate_csv
+from edge_runtime.measure.instruments.energy_runner import Window
 from protos.errors import DataError
 
 

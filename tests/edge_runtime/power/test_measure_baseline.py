@@ -11,13 +11,14 @@ import time
 
 import pytest
 
-from edge_runtime import cli, measure_command
-from edge_runtime.measure import Measurement
-from edge_runtime.measure_report import document, lines, net
-from edge_runtime.measured_period import MeasuredPeriod
+from edge_runtime import cli
+from edge_runtime.measure import command as measure_command
+from edge_runtime.measure.measurement import Measurement
+from edge_runtime.measure.period import MeasuredPeriod
+from edge_runtime.measure.report import document, lines, net
 from edge_runtime.power.meter import MeterIdentity
-from protos.energy import Phase, PhaseEnergy
-from protos.uncertainty import UncertaintyTerm
+from protos.energy.trace import Phase, PhaseEnergy
+from protos.energy.uncertainty import UncertaintyTerm
 
 MEASURE = [sys.executable, "-m", "edge_runtime.cli", "measure"]
 IDENTITY = MeterIdentity("measured", "bench", "1", "calibrated")

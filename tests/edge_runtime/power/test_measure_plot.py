@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_runtime import cli
-from edge_runtime.power.envelope import Envelope
-from protos.energy import PowerTrace
+from edge_runtime.measure.envelope import Envelope
+from protos.energy.trace import PowerTrace
 
 needs_matplotlib = pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="needs matplotlib")
 MEASURE = [sys.executable, "-m", "edge_runtime.cli", "measure"]

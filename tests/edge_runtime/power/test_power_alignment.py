@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from edge_runtime.power.alignment import KEPT_EXCHANGES, Alignment
+from edge_runtime.power.bridge.alignment import KEPT_EXCHANGES, Alignment
 from protos.bridge.exchange import Exchange
 
 

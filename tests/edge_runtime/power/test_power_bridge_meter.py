@@ -9,14 +9,14 @@ import time
 
 import pytest
 
-from edge_runtime.power.bridge_opening import bridge_sensor
+from edge_runtime.power.bridge.bridge_opening import bridge_sensor
 from edge_runtime.power.clock import SystemClock
 from edge_runtime.power.opening import open_meter
 from edge_runtime.power.sensor_meter import SensorMeter
-from firmware_tools.bridge.loads import ProcessLoad
-from protos.boards import board
+from firmware_tools.bridge.simulator.loads import ProcessLoad
 from protos.bridge.hello import ResetCause
-from protos.energy import Phase
+from protos.energy.boards import board
+from protos.energy.trace import Phase
 
 WORK = (Phase.EMBED, Phase.TRAIN, Phase.ENCODE, Phase.SEND)
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from fake_machine import rapl_tree, write_files
 
+from edge_runtime.power.host.pmic import PmicSource, rails_power_w
+from edge_runtime.power.host.rapl import RaplSource
 from edge_runtime.power.opening import make_sensor, open_sensor
-from edge_runtime.power.pmic import PmicSource, rails_power_w
-from edge_runtime.power.rapl import RaplSource
 from protos.errors import SensorError, UsageError
 
 REAL = Path("/sys/class/powercap/intel-rapl:0/energy_uj")

@@ -10,12 +10,12 @@ import pytest
 from fake_machine import FakeBus, write_files
 
 from edge_runtime.power.clock import SystemClock
-from edge_runtime.power.i2c import Ina219Source, i2c_sensor
+from edge_runtime.power.host.i2c import Ina219Source, i2c_sensor
 from edge_runtime.power.opening import make_sensor
-from firmware_tools.bridge.loads import ConstantLoad
-from firmware_tools.bridge.sensor import SensorErrors
+from firmware_tools.bridge.simulator.loads import ConstantLoad
+from firmware_tools.bridge.simulator.sensor import SensorErrors
+from protos.energy.ina219 import PROFILES, Calibration
 from protos.errors import SensorError, UsageError
-from protos.ina219 import PROFILES, Calibration
 
 
 def source_on(bus, *, root=None, calibration=None, address=0x40):

@@ -11,12 +11,12 @@ from fake_machine import hwmon_tree, iio_tree, write_files
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.power.hwmon import HwmonSource
-from edge_runtime.power.iio import IioSource
-from edge_runtime.power.iio_buffer import Channel, IioBuffer, layout
-from edge_runtime.power.source import Instants
-from protos.attribution import attribute
-from protos.energy import Mark, Phase, PowerTrace
+from edge_runtime.power.host.hwmon import HwmonSource
+from edge_runtime.power.host.iio import IioSource
+from edge_runtime.power.host.iio_buffer import Channel, IioBuffer, layout
+from edge_runtime.power.host.source import Instants
+from protos.energy.attribution import attribute
+from protos.energy.trace import Mark, Phase, PowerTrace
 from protos.errors import SensorError
 
 

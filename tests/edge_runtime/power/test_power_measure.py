@@ -14,8 +14,8 @@ import time
 import pytest
 
 from edge_runtime import cli
-from edge_runtime.measure_command import seconds
-from edge_runtime.measure_display import sparkline
+from edge_runtime.measure.command import seconds
+from edge_runtime.measure.display import sparkline
 from protos.errors import UsageError
 
 MEASURE = [sys.executable, "-m", "edge_runtime.cli", "measure"]

@@ -9,14 +9,14 @@ import tty
 
 import pytest
 
-from edge_runtime.power.bridge_opening import bridge_sensor
+from edge_runtime.power.bridge.bridge_opening import bridge_sensor
 from edge_runtime.power.clock import SystemClock
 from edge_runtime.power.opening import open_meter
 from protos.bridge.line import explain
 from protos.bridge.messages import Status
-from protos.energy import Phase
+from protos.energy.ina219 import PROFILES
+from protos.energy.trace import Phase
 from protos.errors import SensorError, UsageError
-from protos.ina219 import PROFILES
 
 
 @pytest.fixture

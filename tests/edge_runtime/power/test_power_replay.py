@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edge_runtime import cli
-from edge_runtime.power.replay import Window, integrate_trace, read_windows
+from edge_runtime.measure.instruments.energy_runner import Window, integrate_trace, read_windows
 from protos.errors import DataError
 
 RUNS = ("pynq_z2_ic_cnv", "pynq_z2_kws", "stm32l4r5_ad", "stm32l4r5_ic", "stm32l4r5_kws", "stm32u575_ic")

@@ -9,18 +9,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edge_runtime.power.alignment import Alignment
-from edge_runtime.power.samples import SampleStore
-from edge_runtime.power.session import BridgeSession, Wanted
-from edge_runtime.power.track import RegisterTrack
-from firmware_tools.bridge.loads import ConstantLoad, SquareLoad
-from firmware_tools.bridge.sensor import SensorErrors
-from protos.attribution import attribute, integrate
+from edge_runtime.power.bridge.alignment import Alignment
+from edge_runtime.power.bridge.samples import SampleStore
+from edge_runtime.power.bridge.session import BridgeSession, Wanted
+from edge_runtime.power.bridge.track import RegisterTrack
+from firmware_tools.bridge.simulator.loads import ConstantLoad, SquareLoad
+from firmware_tools.bridge.simulator.sensor import SensorErrors
 from protos.bridge.commands import Command
 from protos.bridge.exchange import Exchange
 from protos.bridge.messages import Status
-from protos.energy import Mark, Phase, SampleFlag
-from protos.ina219 import PROFILES, Calibration
+from protos.energy.attribution import attribute, integrate
+from protos.energy.ina219 import PROFILES, Calibration
+from protos.energy.trace import Mark, Phase, SampleFlag
 
 
 def gather(sensor: int = 0, **wanted):

@@ -7,10 +7,10 @@ import random
 import numpy as np
 import pytest
 
+from edge_runtime.power.bridge.session import BridgeSession
+from edge_runtime.power.bridge.track import RegisterTrack
 from edge_runtime.power.events import Batch, Block, Exchanged, Greeting, Realigned, Sums
-from edge_runtime.power.session import BridgeSession
-from edge_runtime.power.track import RegisterTrack
-from firmware_tools.bridge.loads import SquareLoad
+from firmware_tools.bridge.simulator.loads import SquareLoad
 from protos.bridge.hello import ResetCause
 
 

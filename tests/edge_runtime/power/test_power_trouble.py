@@ -7,16 +7,16 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.power.bridge_opening import bridge_sensor
+from edge_runtime.power.bridge.bridge_opening import bridge_sensor
+from edge_runtime.power.bridge.session import BridgeSession
+from edge_runtime.power.bridge.stream import SensorStream, SensorTrouble
+from edge_runtime.power.bridge.track import RegisterTrack
 from edge_runtime.power.clock import SystemClock
 from edge_runtime.power.sensor_meter import STALE_S, SensorMeter
-from edge_runtime.power.session import BridgeSession
-from edge_runtime.power.stream import SensorStream, SensorTrouble
-from edge_runtime.power.track import RegisterTrack
-from firmware_tools.bridge.loads import ConstantLoad
+from firmware_tools.bridge.simulator.loads import ConstantLoad
 from protos.bridge.messages import Stats
-from protos.energy import Phase
-from protos.ina219 import Calibration
+from protos.energy.ina219 import Calibration
+from protos.energy.trace import Phase
 
 STATS = Stats(0, 1, 0, 0, 0, 0, 0, 0, 0, 0)
 WORKING, ABSENT, FAILING = 0, 1, 2

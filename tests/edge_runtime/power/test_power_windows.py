@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from edge_runtime.power.bridge_opening import bridge_sensor
+from edge_runtime.power.bridge.bridge_opening import bridge_sensor
 from edge_runtime.power.clock import SystemClock
 from edge_runtime.power.windows import WindowBook
-from protos.baseline import Baseline
+from protos.energy.baseline import Baseline
 
 
 @pytest.fixture

@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 from peer_coordinator import PeerCoordinator, order
 
-from edge_runtime import daemon
 from edge_runtime.config import Settings
-from edge_runtime.journal import log
-from edge_runtime.link import Interrupted, Link
-from edge_runtime.service.guard import SHARE, resident_bytes
-from edge_runtime.service.journal import FIELDS, NativeJournal
-from edge_runtime.service.notify import Notifier
-from edge_runtime.stopping import Stopping
+from edge_runtime.daemon import process as daemon
+from edge_runtime.daemon.link import Interrupted, Link
+from edge_runtime.daemon.memory_guard import SHARE, resident_bytes
+from edge_runtime.daemon.stopping import Stopping
+from edge_runtime.systemd.journal import FIELDS, NativeJournal
+from edge_runtime.systemd.logging_setup import log
+from edge_runtime.systemd.notify import Notifier
 from protos.errors import CheckFailed, RefusedError
 from protos.model.bundle import Bundle
 from protos.model.head import Head
@@ -184,7 +184,7 @@ def test_a_call_that_grpc_never_ends_is_progress_until_its_deadline_and_not_afte
         def done(self) -> bool:
             return False
 
-    monkeypatch.setattr("edge_runtime.link.time.monotonic", lambda: clock_s[0])
+    monkeypatch.setattr("edge_runtime.daemon.link.time.monotonic", lambda: clock_s[0])
     stopping = Patient()
     stopping.tell_progress(lambda: fed_s.append(clock_s[0]))
     link = Link("127.0.0.1:1", stopping)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_runtime.service.guard import MemoryGuard, resident_bytes
-from edge_runtime.stopping import Stopping
+from edge_runtime.daemon.memory_guard import MemoryGuard, resident_bytes
+from edge_runtime.daemon.stopping import Stopping
 from protos.errors import CheckFailed
 
 MB = 1 << 20
@@ -79,7 +79,7 @@ def test_a_stop_that_somebody_else_asked_for_is_no_error_of_memory(stopping: Sto
 
 
 _GROW = """
-from edge_runtime.service.guard import resident_bytes
+from edge_runtime.daemon.memory_guard import resident_bytes
 before = resident_bytes()
 held = bytearray(b"x") * (64 << 20)
 print(resident_bytes() - before)

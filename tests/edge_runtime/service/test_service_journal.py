@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.journal import log, start_logging
-from edge_runtime.service.journal import about, encode, facts, stream_is_journal
+from edge_runtime.systemd.journal import about, encode, facts, stream_is_journal
+from edge_runtime.systemd.logging_setup import log, start_logging
 
 
 def parsed(entry: bytes) -> dict[str, str]:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.service.notify import Notifier, _line
-from edge_runtime.stopping import Stopping
+from edge_runtime.daemon.stopping import Stopping
+from edge_runtime.systemd.notify import Notifier, _line
 
 
 class Clock:

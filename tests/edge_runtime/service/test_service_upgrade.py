@@ -14,10 +14,10 @@ import pytest
 from upgrade_rig import BAD, GOOD, Manager, Rig, on_trial, program, silent
 
 import edge_runtime.cli
-from edge_runtime.service import record as book
-from edge_runtime.service import selfcheck
-from edge_runtime.service.environments import Environment
-from edge_runtime.service.upgrade import rollback, wait
+from edge_runtime.service.upgrade import record as book
+from edge_runtime.service.upgrade import selfcheck
+from edge_runtime.service.upgrade.environments import Environment
+from edge_runtime.service.upgrade.upgrade import rollback, wait
 from protos.errors import RefusedError, StoreError, UpgradeError
 
 HERE = Path(__file__).parent
@@ -123,7 +123,7 @@ def test_a_disk_that_is_full_does_not_keep_the_old_version_from_coming_back(
     def full(path: Path, text: str) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("edge_runtime.service.switching._write", full)
+    monkeypatch.setattr("edge_runtime.service.upgrade.switching._write", full)
     switching.condemn("no good", blame=True)
     switching.go_back()
     assert rig.place.unit.read_text() == rig.unit_of(rig.old)

@@ -12,15 +12,15 @@ import pytest
 from upgrade_rig import TRIAL, Rig, on_trial, program
 
 from edge_runtime.config import resolve
-from edge_runtime.service import record as book
-from edge_runtime.service import selfcheck
-from edge_runtime.service.environments import Environment, Versions, name_of
-from edge_runtime.service.record import Record
-from edge_runtime.service.switching import WATCH, watch_text
-from edge_runtime.service.systemd import seen
+from edge_runtime.service.systemctl import seen
 from edge_runtime.service.unit import Credential, read_back
-from edge_runtime.service.vitals import Vitals, VitalsFile, read
+from edge_runtime.service.upgrade import record as book
+from edge_runtime.service.upgrade import selfcheck
+from edge_runtime.service.upgrade.environments import Environment, Versions, name_of
+from edge_runtime.service.upgrade.record import Record
+from edge_runtime.service.upgrade.switching import WATCH, watch_text
 from edge_runtime.state import READS, StateFolder
+from edge_runtime.systemd.vitals import Vitals, VitalsFile, read
 from protos.errors import RefusedError, StoreError, UsageError
 
 

@@ -10,16 +10,16 @@ import json
 from pathlib import Path
 
 from edge_runtime.config import resolve
-from edge_runtime.service import environments
 from edge_runtime.service.access import access_of
 from edge_runtime.service.install import Place
-from edge_runtime.service.notify import Notifier
-from edge_runtime.service.record import Trial, Version
-from edge_runtime.service.switching import Switching
-from edge_runtime.service.systemd import Sight, Systemd
-from edge_runtime.service.trial import watch
+from edge_runtime.service.systemctl import Sight, Systemd
 from edge_runtime.service.unit import unit_text
-from edge_runtime.service.upgrade import Wanted, upgrade
+from edge_runtime.service.upgrade import environments
+from edge_runtime.service.upgrade.record import Trial, Version
+from edge_runtime.service.upgrade.switching import Switching
+from edge_runtime.service.upgrade.trial import watch
+from edge_runtime.service.upgrade.upgrade import Wanted, upgrade
+from edge_runtime.systemd.notify import Notifier
 
 PID = 4321
 GOOD = Sight("active", "joined", PID, 0, "success", 0, False, 1000.0, 1000.0)

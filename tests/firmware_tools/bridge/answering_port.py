@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-from firmware_tools.bridge.terminal import Line
+from firmware_tools.bridge.simulator.terminal import Line
 from protos.bridge.commands import Command, decode_command
 from protos.bridge.framing import FrameParser, encode_frame
 from protos.bridge.hello import Hello, SensorRecord
-from protos.ina219 import Calibration, Config
+from protos.energy.ina219 import Calibration, Config
 
 __all__ = ["AnsweringPort", "hello", "run"]
 

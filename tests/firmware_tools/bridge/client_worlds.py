@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from machine_transport import MachineWorld
 
-from firmware_tools.bridge.device import Channel, Device
-from firmware_tools.bridge.loads import ConstantLoad
+from firmware_tools.bridge.client.port_client import BridgeClient
+from firmware_tools.bridge.images.manifest import IMAGES
 from firmware_tools.bridge.machine.build import APT, missing
 from firmware_tools.bridge.machine.driver import Machine, MachineSpec, SensorSpec
-from firmware_tools.bridge.manifest import IMAGES
-from firmware_tools.bridge.port_client import BridgeClient
-from firmware_tools.bridge.sensor import SensorErrors, SimulatedIna219
-from protos.ina219 import PROFILES, Calibration
+from firmware_tools.bridge.simulator.device import Channel, Device
+from firmware_tools.bridge.simulator.loads import ConstantLoad
+from firmware_tools.bridge.simulator.sensor import SensorErrors, SimulatedIna219
+from protos.energy.ina219 import PROFILES, Calibration
 
 IMAGE = IMAGES / "edgejoule-bridge-atmega328p.hex"
 NEEDS_MACHINE = pytest.mark.skipif(missing() is not None, reason=f"{missing()}: {APT}")

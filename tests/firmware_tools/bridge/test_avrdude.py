@@ -7,9 +7,9 @@ import shutil
 
 import pytest
 
-from firmware_tools.bridge import avrdude
-from firmware_tools.bridge.avrdude import avrdude_line, run_avrdude
-from firmware_tools.bridge.manifest import IMAGES, image_of
+from firmware_tools.bridge.images import avrdude
+from firmware_tools.bridge.images.avrdude import avrdude_line, run_avrdude
+from firmware_tools.bridge.images.manifest import IMAGES, image_of
 from protos.errors import EdgejouleError, FlashError
 
 IMAGE = IMAGES / image_of("atmega328p").file

@@ -12,9 +12,9 @@ import sys
 import pytest
 from client_worlds import IMAGE, NEEDS_MACHINE, sensor
 
-from firmware_tools.bridge.bench import Bench, BridgeSpec, SimulatedBridge
-from firmware_tools.bridge.certificate import certificate_id
+from firmware_tools.bridge.calibrate.certificate import certificate_id
 from firmware_tools.bridge.machine.driver import Machine, MachineSpec
+from firmware_tools.bridge.simulator.bench import Bench, BridgeSpec, SimulatedBridge
 
 
 def run(*words: str, text: str | None = None) -> subprocess.CompletedProcess[str]:

@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 from client_worlds import NEEDS_MACHINE, machine_client, sensor
 
-from firmware_tools.bridge.calibration import MeterError
-from firmware_tools.bridge.calibration_job import Job, Step, calibrate
-from firmware_tools.bridge.certificate import certificate_id
+from firmware_tools.bridge.calibrate.calibration import MeterError
+from firmware_tools.bridge.calibrate.certificate import certificate_id
+from firmware_tools.bridge.calibrate.job import Job, Step, calibrate
 from protos.bridge.commands import Command, command
+from protos.energy.ina219 import PROFILES, Calibration
 from protos.errors import CheckFailed, RefusedError, UsageError
-from protos.ina219 import PROFILES, Calibration
 
 pytestmark = NEEDS_MACHINE
 DAY = 20_500

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firmware_tools.bridge.amounts import parse_amount, parse_meter_error
-from firmware_tools.bridge.calibration import (
+from firmware_tools.bridge.calibrate.amounts import parse_amount, parse_meter_error
+from firmware_tools.bridge.calibrate.calibration import (
     MeterError,
     Point,
     Reading,
@@ -19,9 +19,9 @@ from firmware_tools.bridge.calibration import (
     fit_line,
     read_shunt,
 )
-from firmware_tools.bridge.reference_log import read_reference
+from firmware_tools.bridge.calibrate.reference_log import read_reference
+from protos.energy.ina219 import Config
 from protos.errors import CheckFailed, DataError, UsageError
-from protos.ina219 import Config
 
 SHUNT_OHM = 0.02
 FINE = Config(bus_adc=1, shunt_adc=3)

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from serial.tools.list_ports_common import ListPortInfo
 
-from firmware_tools.bridge.info_command import hello_lines
-from firmware_tools.bridge.ports import list_ports
-from firmware_tools.bridge.wiretap import describe
+from firmware_tools.bridge.client.ports import list_ports
+from firmware_tools.bridge.client.wiretap import describe
+from firmware_tools.bridge.commands.info import hello_lines
 from protos.bridge.hello import Feature, ResetCause, SensorRecord
-from protos.ina219 import Calibration, Config
+from protos.energy.ina219 import Calibration, Config
 
 
 def lines(said, known=()):

@@ -8,10 +8,10 @@ import json
 import pytest
 from client_worlds import NEEDS_MACHINE, machine_client, sensor, twin, twin_client
 
-from firmware_tools.bridge.monitor_command import monitor
+from firmware_tools.bridge.commands.monitor import monitor
 from protos.bridge.commands import calibration_command
+from protos.energy.ina219 import Calibration
 from protos.errors import SensorError
-from protos.ina219 import Calibration
 
 
 def shown(client, seconds: float, **fields) -> str:

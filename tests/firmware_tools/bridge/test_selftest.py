@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from client_worlds import NEEDS_MACHINE, machine_client, sensor, twin, twin_client
 
-from firmware_tools.bridge.clock_line import ClockLine, fit_clock
-from firmware_tools.bridge.observation import Observation
-from firmware_tools.bridge.selftest import Heard, examine, failed, nominal_rates
-from firmware_tools.bridge.selftest_command import selftest
-from firmware_tools.bridge.sensor import SensorErrors
+from firmware_tools.bridge.client.clock_line import ClockLine, fit_clock
+from firmware_tools.bridge.client.observation import Observation
+from firmware_tools.bridge.client.selftest import Heard, examine, failed, nominal_rates
+from firmware_tools.bridge.commands.selftest import selftest
+from firmware_tools.bridge.simulator.sensor import SensorErrors
 from protos.bridge.commands import Command, calibration_command, command
 from protos.bridge.exchange import Exchange
 from protos.bridge.hello import PROTOCOL, Hello, SensorRecord
 from protos.bridge.messages import Samples, Stats
+from protos.energy.ina219 import PROFILES, Calibration, Config
 from protos.errors import RefusedError, SensorError
-from protos.ina219 import PROFILES, Calibration, Config
 
 DAY = 20_100
 KNOWN = Calibration(7, 20_000, 0, 0, DAY - 30)

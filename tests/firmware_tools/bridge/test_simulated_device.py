@@ -7,14 +7,14 @@ import itertools
 import numpy as np
 import pytest
 
-from firmware_tools.bridge.device import Channel, Device
-from firmware_tools.bridge.loads import ConstantLoad, Load, SquareLoad
-from firmware_tools.bridge.sensor import SensorErrors, SimulatedIna219
+from firmware_tools.bridge.simulator.device import Channel, Device
+from firmware_tools.bridge.simulator.loads import ConstantLoad, Load, SquareLoad
+from firmware_tools.bridge.simulator.sensor import SensorErrors, SimulatedIna219
 from protos.bridge.commands import ALL_SENSORS, REBOOT_KEY, Command, calibration_command, command, sync_command
 from protos.bridge.framing import FrameParser, encode_frame
 from protos.bridge.hello import Hello, ResetCause
 from protos.bridge.messages import Ack, Samples, Stats, Status, SyncReply, decode
-from protos.ina219 import PROFILES, Calibration, watts
+from protos.energy.ina219 import PROFILES, Calibration, watts
 
 
 def make_sensor(load: Load, *, errors: SensorErrors | None = None, profile="balanced", seed=1) -> SimulatedIna219:

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firmware_tools.bridge.loads import ConstantLoad, ProcessLoad, SquareLoad, parse_load
-from protos.boards import board
+from firmware_tools.bridge.simulator.loads import ConstantLoad, ProcessLoad, SquareLoad, parse_load
+from protos.energy.boards import board
 from protos.errors import UsageError
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from firmware_tools.bridge.loads import ConstantLoad, SquareLoad
-from firmware_tools.bridge.rhythm import plan_conversions
-from firmware_tools.bridge.sensor import SensorErrors, SimulatedIna219
-from protos.ina219 import PROFILES, Config
+from firmware_tools.bridge.simulator.loads import ConstantLoad, SquareLoad
+from firmware_tools.bridge.simulator.rhythm import plan_conversions
+from firmware_tools.bridge.simulator.sensor import SensorErrors, SimulatedIna219
+from protos.energy.ina219 import PROFILES, Config
 
 
 def sensor_of(load, profile, *, dither, seed=1, **errors):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firmware_tools.bridge.uf2 import BLOCK_BYTES, FLASH_START, PAYLOAD_BYTES, RP2040, pack, unpack
+from firmware_tools.bridge.images.uf2 import BLOCK_BYTES, FLASH_START, PAYLOAD_BYTES, RP2040, pack, unpack
 from protos.errors import DataError
 
 PAGES = st.integers(0, (1 << 32) // PAYLOAD_BYTES - 8).map(lambda page: page * PAYLOAD_BYTES)

@@ -7,8 +7,8 @@ import os
 
 import pytest
 
-from firmware_tools.bridge.drive import INFO, board_id, copy_image, find_drives
-from firmware_tools.bridge.uf2 import pack
+from firmware_tools.bridge.images.drive import INFO, board_id, copy_image, find_drives
+from firmware_tools.bridge.images.uf2 import pack
 from protos.errors import DataError, SensorError, UsageError
 
 TOLD = "UF2 Bootloader v3.0\r\nModel: Raspberry Pi RP2\r\nBoard-ID: RPI-RP2\r\n"

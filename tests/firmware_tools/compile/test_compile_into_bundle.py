@@ -14,8 +14,8 @@ from edge_tpu_standin import Layer, bare_bundle
 from firmware_tools.compile import into_bundle
 from protos.atomic import write_whole
 from protos.errors import StoreError
-from protos.manifest import MANIFEST_FILE
 from protos.model.bundle import open_bundle
+from protos.model.manifest import MANIFEST_FILE
 
 LAYER = Layer.drawn((4, 4, 1), 6)
 _LOG = """\

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from firmware_tools.inspect_model import read_model
+from firmware_tools.inspect.model import read_model
 from protos.model.backbone import Backbone
 from protos.model.bundle import open_bundle
 from protos.model.head import Head

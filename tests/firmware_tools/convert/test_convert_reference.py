@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from protos import dataset
+from protos.datafiles import dataset
 from protos.model.backbone import Backbone
 from protos.model.bundle import open_bundle
 from protos.model.engine import engine_identity

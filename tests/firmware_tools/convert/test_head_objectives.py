@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from firmware_tools.convert.command import OBJECTIVE_NAMES, OPTIMISER_NAMES
-from firmware_tools.inspect_model import read_model
+from firmware_tools.inspect.model import read_model
 from protos.model.engine import open_interpreter, try_in_subprocess
 from protos.model.head_algebra import logits_of
 

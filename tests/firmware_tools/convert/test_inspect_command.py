@@ -78,7 +78,7 @@ def test_a_single_model_can_be_inspected(plain_bundle: Path, command: Command) -
 
 def test_inspecting_imports_no_tensorflow(plain_bundle: Path) -> None:
     program = (
-        "import sys; from firmware_tools.inspect_bundle import report; import firmware_tools.cli;"
+        "import sys; from firmware_tools.inspect.bundle import report; import firmware_tools.cli;"
         f"report({{'bundle': {str(plain_bundle)!r}}}, print);"
         "sys.exit(any(name.split('.')[0] in ('tensorflow', 'keras') for name in sys.modules))"
     )

@@ -18,7 +18,7 @@ import pytest
 
 from coordinator.export.exporter import export_model
 from firmware_tools.convert.command import OBJECTIVE_NAMES, OPTIMISER_NAMES
-from firmware_tools.inspect_model import read_model
+from firmware_tools.inspect.model import read_model
 from protos.errors import ModelError
 from protos.model.backbone import Backbone
 from protos.model.bundle import open_bundle

@@ -11,16 +11,16 @@ from typing import Protocol
 import numpy as np
 import pytest
 
-from firmware_tools.bridge.build import FIRMWARE
-from firmware_tools.bridge.device import Channel, Device
-from firmware_tools.bridge.loads import ConstantLoad
+from firmware_tools.bridge.images.build import FIRMWARE
+from firmware_tools.bridge.images.manifest import IMAGES, image_of
 from firmware_tools.bridge.machine.build import APT, missing
 from firmware_tools.bridge.machine.driver import Machine, MachineSpec, SensorSpec
-from firmware_tools.bridge.manifest import IMAGES, image_of
-from firmware_tools.bridge.sensor import SensorErrors, SimulatedIna219
+from firmware_tools.bridge.simulator.device import Channel, Device
+from firmware_tools.bridge.simulator.loads import ConstantLoad
+from firmware_tools.bridge.simulator.sensor import SensorErrors, SimulatedIna219
 from protos.bridge.framing import FrameParser, encode_frame
 from protos.bridge.messages import Message, decode
-from protos.ina219 import PROFILES, Calibration
+from protos.energy.ina219 import PROFILES, Calibration
 
 STEP_S = 0.005
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic")

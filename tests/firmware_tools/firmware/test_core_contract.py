@@ -21,7 +21,7 @@ from protos.bridge.commands import (
 from protos.bridge.framing import encode_frame
 from protos.bridge.hello import PROTOCOL, Feature, Hello
 from protos.bridge.messages import Ack, Samples, Stats, Status, SyncReply
-from protos.ina219 import PROFILES, Calibration, Config, watts
+from protos.energy.ina219 import PROFILES, Calibration, Config, watts
 
 CALIBRATION = Calibration(5, 10_000, -7, 8, 9)
 HALF_BLIND = Config(pga=1, bus_adc=3, shunt_adc=3).register()

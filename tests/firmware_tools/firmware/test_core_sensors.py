@@ -10,7 +10,7 @@ from protos.bridge.commands import ALL_SENSORS, Command, calibration_command, co
 from protos.bridge.framing import encode_frame
 from protos.bridge.hello import Feature, Hello
 from protos.bridge.messages import Marker, Samples, Stats
-from protos.ina219 import PROFILES, Calibration, Config
+from protos.energy.ina219 import PROFILES, Calibration, Config
 
 WORKING, ABSENT, FAILING = range(3)
 

@@ -6,7 +6,7 @@ import pytest
 
 from protos.bridge.commands import Command, calibration_command, command, uid_command
 from protos.bridge.hello import Hello
-from protos.ina219 import Calibration
+from protos.energy.ina219 import Calibration
 
 OLD, NEW = Calibration(1, 10_000, -1, 2, 3), Calibration(2, 20_000, 4, -5, 6)
 

@@ -8,9 +8,9 @@ import shutil
 
 import pytest
 
-from firmware_tools.bridge import build as building
-from firmware_tools.bridge.build import FIRMWARE, build, check, source_digest
-from firmware_tools.bridge.manifest import Image, image_of, read_manifest, verified_bytes, write_manifest
+from firmware_tools.bridge.images import build as building
+from firmware_tools.bridge.images.build import FIRMWARE, build, check, source_digest
+from firmware_tools.bridge.images.manifest import Image, image_of, read_manifest, verified_bytes, write_manifest
 from firmware_tools.cli import main
 from protos.bridge.hello import PROTOCOL
 from protos.errors import CheckFailed, EdgejouleError, IntegrityError, ModelError, UsageError

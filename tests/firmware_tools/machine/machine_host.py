@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from firmware_tools.bridge.images.manifest import IMAGES
 from firmware_tools.bridge.machine.driver import Machine
-from firmware_tools.bridge.manifest import IMAGES
 from protos.bridge.commands import Command, command
 from protos.bridge.framing import FrameParser, encode_frame
 from protos.bridge.hello import Hello

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from firmware_tools.bridge.machine.driver import SensorSpec
+from protos.energy.ina219 import CONVERSION_S, Config, Mode
 from protos.errors import UsageError
-from protos.ina219 import CONVERSION_S, Config, Mode
 
 CONFIG, SHUNT, BUS, POWER, CURRENT, CALIBRATION = range(6)
 READY, OVERFLOW = 2, 1

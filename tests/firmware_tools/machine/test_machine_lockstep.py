@@ -14,8 +14,8 @@ from protos.bridge.commands import HANG_KEY, Command, calibration_command, comma
 from protos.bridge.framing import encode_frame
 from protos.bridge.hello import Hello, ResetCause
 from protos.bridge.messages import Ack, Marker, Status, SyncReply
+from protos.energy.ina219 import Calibration, watts
 from protos.errors import EdgejouleError, UsageError
-from protos.ina219 import Calibration, watts
 
 SHUNT = Calibration(7, 20_000)
 

@@ -181,7 +181,7 @@ def test_a_bootloader_that_is_not_there_is_said(monkeypatch, tmp_path):
 
 COMMAND = [sys.executable, "-c", """
 import argparse, sys
-from firmware_tools.bridge.machine_command import add_machine
+from firmware_tools.bridge.commands.machine import add_machine
 from protos.errors import EdgejouleError
 parser = argparse.ArgumentParser()
 add_machine(parser.add_subparsers())

@@ -6,14 +6,14 @@ import pytest
 from machine_host import IMAGE
 from machine_transport import MachineWorld
 
-from edge_runtime.power.bridge_opening import bridge_sensor
+from edge_runtime.power.bridge.bridge_opening import bridge_sensor
 from edge_runtime.power.sensor_meter import SensorMeter
 from firmware_tools.bridge.machine.driver import Machine, MachineSpec, SensorSpec
 from protos.bridge.commands import calibration_command
 from protos.bridge.framing import encode_frame
-from protos.energy import Phase
+from protos.energy.ina219 import Calibration
+from protos.energy.trace import Phase
 from protos.errors import SensorError
-from protos.ina219 import Calibration
 
 
 def begin(machine: Machine, *, seed: int = 0) -> MachineWorld:

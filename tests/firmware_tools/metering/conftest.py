@@ -9,7 +9,7 @@ import pytest
 from metering_bench import IDEAL, IMAGE, Bench
 
 from firmware_tools.bridge.machine.driver import Machine, MachineSpec, SensorSpec
-from protos.ina219 import Calibration
+from protos.energy.ina219 import Calibration
 
 
 @pytest.fixture

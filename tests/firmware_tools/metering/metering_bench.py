@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from machine_transport import MachineTransport, MachineWorld
 
-from edge_runtime.power.bridge_opening import bridge_sensor
+from edge_runtime.power.bridge.bridge_opening import bridge_sensor
 from edge_runtime.power.sensor_meter import SensorMeter
+from firmware_tools.bridge.images.manifest import IMAGES
 from firmware_tools.bridge.machine.driver import Machine
-from firmware_tools.bridge.manifest import IMAGES
 from protos.bridge.commands import calibration_command
 from protos.bridge.framing import encode_frame
-from protos.energy import Phase, PhaseEnergy
-from protos.ina219 import Calibration
+from protos.energy.ina219 import Calibration
+from protos.energy.trace import Phase, PhaseEnergy
 
 __all__ = ["IDEAL", "IMAGE", "Bench", "Noisy", "Reading"]
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from firmware_tools.bridge.machine.driver import SensorSpec
-from protos.energy import Phase
-from protos.ina219 import PROFILES, Calibration
+from protos.energy.ina219 import PROFILES, Calibration
+from protos.energy.trace import Phase
 
 BENT = SensorSpec("constant:0", offset_v=43e-6, gain=0.012, noise_v=5e-6)
 """A sensor whose zero and shunt are off."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from fault_cases import CASES, Case
 
-from protos.energy import Phase
+from protos.energy.trace import Phase
 
 TRUE_W = 2.5
 DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "faults-of-metering.md"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from edge_runtime.power.bridge_opening import bridge_sensor
+from edge_runtime.power.bridge.bridge_opening import bridge_sensor
 from firmware_tools.bridge.machine.driver import SensorSpec
-from protos.energy import Phase
+from protos.energy.trace import Phase
 from protos.errors import SensorError
 
 

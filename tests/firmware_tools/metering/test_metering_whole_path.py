@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 from metering_bench import IMAGE
 
-from edge_runtime.power.bridge_opening import bridge_sensor
+from edge_runtime.power.bridge.bridge_opening import bridge_sensor
 from edge_runtime.power.clock import SystemClock
 from edge_runtime.power.recording.reader import Recording
 from edge_runtime.power.sensor_meter import SensorMeter
 from firmware_tools.bridge.machine.bootloader import find_optiboot
 from firmware_tools.bridge.machine.driver import Machine, MachineSpec, SensorSpec
 from protos.bridge.line import SerialTransport
-from protos.energy import Phase
+from protos.energy.trace import Phase
 from protos.errors import EdgejouleError, SensorError
 
 TRUE_W = 3.85

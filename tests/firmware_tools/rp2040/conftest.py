@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 from rp2040_rig import Pico, missing
 
-from firmware_tools.bridge import uf2
-from firmware_tools.bridge.manifest import image_of, verified_bytes
+from firmware_tools.bridge.images import uf2
+from firmware_tools.bridge.images.manifest import image_of, verified_bytes
 
 
 @pytest.fixture

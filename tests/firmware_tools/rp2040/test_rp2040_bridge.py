@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from rp2040_rig import BUS, SHUNT, WATTS, joules
 
-from firmware_tools.bridge.manifest import image_of
+from firmware_tools.bridge.images.manifest import image_of
 from protos.bridge.commands import BOOTLOADER_KEY, HANG_KEY, REBOOT_KEY, Command, command, sync_command
 from protos.bridge.hello import Feature, Hello, ResetCause
 from protos.bridge.messages import Ack, Marker, Samples, Stats, Status, SyncReply

@@ -7,10 +7,10 @@ import shutil
 
 import pytest
 
-from firmware_tools.bridge import uf2
-from firmware_tools.bridge.boot_stage import STAGE_BYTES, sealed
-from firmware_tools.bridge.build import FIRMWARE, build, source_digest
-from firmware_tools.bridge.manifest import image_of, verified_bytes
+from firmware_tools.bridge.images import uf2
+from firmware_tools.bridge.images.boot_stage import STAGE_BYTES, sealed
+from firmware_tools.bridge.images.build import FIRMWARE, build, source_digest
+from firmware_tools.bridge.images.manifest import image_of, verified_bytes
 from firmware_tools.cli import main
 
 needs_arm = pytest.mark.skipif(

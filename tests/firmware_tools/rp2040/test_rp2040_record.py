@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from protos.bridge.commands import Command, calibration_command, command, uid_command
 from protos.bridge.hello import Hello
-from protos.ina219 import Calibration
+from protos.energy.ina219 import Calibration
 
 KEPT = Calibration(id=77, shunt_uohm=99_123, offset_nv=-1500, gain_ppm=321, day=20_000)
 

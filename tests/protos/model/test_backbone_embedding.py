@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from protos.errors import NonFiniteError, ShapeError
-from protos.manifest import BackboneSpec, Preprocessing
 from protos.model.backbone import Backbone, quantise
 from protos.model.bundle import Bundle, open_bundle
+from protos.model.manifest import BackboneSpec, Preprocessing
 
 pytestmark = pytest.mark.workshop
 

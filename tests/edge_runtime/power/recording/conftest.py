@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge_runtime.power.bridge.session import BridgeSession
 from edge_runtime.power.events import Event
 from edge_runtime.power.meter import MeterIdentity
 from edge_runtime.power.recording.header import Header
 from edge_runtime.power.recording.writer import BlockFile
 from edge_runtime.power.sensor import Capabilities
-from edge_runtime.power.session import BridgeSession
-from firmware_tools.bridge.loads import SquareLoad
-from protos.uncertainty import ErrorModel
+from firmware_tools.bridge.simulator.loads import SquareLoad
+from protos.energy.uncertainty import ErrorModel
 
 HEADER = Header(
     MeterIdentity("measured", "ina219:virtual#0", "00000001", "calibrated"),

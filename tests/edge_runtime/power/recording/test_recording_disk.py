@@ -12,14 +12,14 @@ import threading
 
 import pytest
 
+from edge_runtime.measure.replayed_period import CUT, replay_periods
 from edge_runtime.power.recording import writer
 from edge_runtime.power.recording.entries import Note
 from edge_runtime.power.recording.reader import Recording
 from edge_runtime.power.recording.writer import BlockFile, Recorder
 from edge_runtime.power.sensor import Capabilities
-from edge_runtime.replayed_period import CUT, replay_periods
+from protos.energy.uncertainty import ErrorModel
 from protos.errors import DataError, StoreError
-from protos.uncertainty import ErrorModel
 
 # Measures with files limited to so many bytes: the kernel's own EFBIG, as a full disk would be its ENOSPC.
 LIMITED = """

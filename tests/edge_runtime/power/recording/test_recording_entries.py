@@ -16,8 +16,8 @@ from edge_runtime.power.recording.entries import Note, Worked, decode, encode, s
 from protos.bridge.exchange import Exchange
 from protos.bridge.hello import Hello, SensorRecord
 from protos.bridge.messages import Marker, Samples, Stats
-from protos.energy import PowerTrace
-from protos.ina219 import Calibration
+from protos.energy.ina219 import Calibration
+from protos.energy.trace import PowerTrace
 
 U8, U16, U32 = st.integers(0, 0xFF), st.integers(0, 0xFFFF), st.integers(0, 0xFFFFFFFF)
 TICK = st.integers(0, 2**61)

@@ -11,17 +11,17 @@ from itertools import pairwise
 import pytest
 from fake_machine import hwmon_tree
 
-from edge_runtime.measure_opening import opened
-from edge_runtime.measured_period import HeldClock, PeriodMeter
+from edge_runtime.measure.measure_opening import opened
+from edge_runtime.measure.period import HeldClock, PeriodMeter
+from edge_runtime.measure.replayed_period import CUT, DAMAGED, replay_periods
 from edge_runtime.power.clock import SystemClock
 from edge_runtime.power.events import Block, Greeting, Trouble
-from edge_runtime.power.hwmon import hwmon_sensor
+from edge_runtime.power.host.hwmon import hwmon_sensor
 from edge_runtime.power.recording.entries import Note, Worked
 from edge_runtime.power.recording.replay_sensor import ReplaySensor
 from edge_runtime.power.recording.writer import Recorder
 from edge_runtime.power.sensor_meter import SensorMeter
-from edge_runtime.replayed_period import CUT, DAMAGED, replay_periods
-from protos.energy import PowerTrace
+from protos.energy.trace import PowerTrace
 from protos.errors import SensorError
 
 MEASURE = [sys.executable, "-m", "edge_runtime.cli", "measure"]
@@ -90,7 +90,7 @@ def test_the_command_prints_the_same_figures_for_a_recording(plug_in, tmp_path):
 @pytest.mark.parametrize(("lose", "reboot"), [(0, None), (9, None), (0, 4.0)])
 def test_losses_and_restarts_replay_as_they_were(lose, reboot, bridge_events, write_file, clock):
     """The track of the live sensor and that of the replay are given the same events."""
-    from edge_runtime.power.track import RegisterTrack
+    from edge_runtime.power.bridge.track import RegisterTrack
 
     events = bridge_events(8.0, lose=lose, reboot_after_s=reboot)
     live = RegisterTrack()

@@ -1,0 +1,122 @@
+"""What an export needs, gathered: bundle, head, calibration embeddings, and held-out examples when they are there."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from coordinator.export.exporter import export_model
+from coordinator.operator.status import ExportSummary
+from coordinator.run.evaluation import Evaluator, embed, recall
+from coordinator.run.planning import held_out
+from coordinator.store import heads, runs
+from coordinator.store.bundles import BundleShelf
+from coordinator.store.database import Database
+from protos.datafiles.dataset import Dataset
+from protos.errors import EdgejouleError, StoreError, UnknownRunError, UsageError
+from protos.model.bundle import Bundle
+from protos.plan.plan import RunPlan, parse
+from protos.update.trees import Tree
+
+
+@dataclass(frozen=True)
+class ExportJob:
+    """One head of one run."""
+
+    run_id: str
+    plan: RunPlan
+    directory: Path
+    bundle_id: str
+    evaluation_key: str | None
+    head_version: str
+    head: Tree
+
+
+def find(db: Database, name: str, head_version: str) -> ExportJob:
+    """The newest head of a run, or the one asked for.
+
+    Raises:
+        UnknownRunError: no such run or head, or the run has none yet.
+    """
+    with db.reading() as connection:
+        run_id = runs.resolve(connection, name)
+        row = runs.row(connection, run_id)
+        version = head_version or runs.newest_head(connection, run_id)
+        if version is None:
+            raise UnknownRunError("the run has no head yet", where=run_id, fix="wait until it has begun")
+        if head_version and head_version not in runs.head_versions(connection, run_id):
+            fix = f"see: coordinator status {run_id} --json"
+            raise UnknownRunError(f"the run has no head called {head_version!r}", where=run_id, fix=fix)
+        head = heads.get(connection, version)
+    return ExportJob(
+        run_id=run_id,
+        plan=parse(row["plan_toml"], where=row["name"]),
+        directory=Path(row["plan_directory"]),
+        bundle_id=row["bundle_id"],
+        evaluation_key=row["evaluation_key"],
+        head_version=version,
+        head=head,
+    )
+
+
+def export(job: ExportJob, shelf: BundleShelf, evaluations: Path) -> tuple[ExportSummary, bytes]:
+    """Assemble and check the integer model.
+
+    Its ranges are calibrated on the held-out embeddings; it is run on the held-out examples, when these are still
+    where the plan says, and must not be worse than the float head.
+
+    Raises:
+        UsageError: the run has no held-out data.
+        CheckFailed: the integer model is worse than the float head by more than a point.
+    """
+    bundle = shelf.open(job.bundle_id)
+    data = _data(job, bundle)
+    evaluator = _evaluator(job, bundle, data, evaluations)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.tflite"
+            report = export_model(
+                bundle,
+                job.head,
+                evaluator.embeddings,
+                path,
+                test_x=None if data is None else data.x,
+                test_y=None if data is None else data.y,
+            )
+            model = path.read_bytes()
+    except OSError as error:
+        if isinstance(error, EdgejouleError):
+            raise
+        raise StoreError(f"cannot be written ({error.strerror})", where="export", fix="free space") from error
+    summary = ExportSummary(
+        size_bytes=len(model),
+        sha256=hashlib.sha256(model).digest(),
+        head_version=job.head_version,
+        float_accuracy=report.float_accuracy,
+        exported_accuracy=report.exported_accuracy,
+        operators=tuple(f"{one.name} x {one.count}" for one in report.operators),
+    )
+    return summary, model
+
+
+def _data(job: ExportJob, bundle: Bundle) -> Dataset | None:
+    try:
+        return held_out(job.plan, bundle.manifest, job.directory)
+    except EdgejouleError:
+        # The data may have gone since the run was started; then the model is exported without being run on them.
+        return None
+
+
+def _evaluator(job: ExportJob, bundle: Bundle, data: Dataset | None, evaluations: Path) -> Evaluator:
+    found = recall(bundle, job.evaluation_key, evaluations) if job.evaluation_key else None
+    if found is not None:
+        return found
+    if data is None:
+        raise UsageError(
+            "there are no held-out data to calibrate the integer head with",
+            where=job.run_id,
+            fix="name some in the plan: [evaluate] data = FILE",
+        )
+    return embed(bundle, data, evaluations)[1]

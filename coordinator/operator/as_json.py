@@ -1,0 +1,72 @@
+"""What an operator is shown, as plain JSON values. Keys are the fields of :mod:`coordinator.operator.status`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from coordinator.operator.status import DeviceBudget, DeviceRound, DeviceStatus, ExportSummary, RoundStatus, RunStatus
+from protos.energy.trace import PhaseEnergy
+
+
+def run(status: RunStatus) -> dict[str, Any]:
+    """One run; unknown figures are null."""
+    return {**_fields(status), "rounds": [_round(one) for one in status.rounds]}
+
+
+def _round(status: RoundStatus) -> dict[str, Any]:
+    return {
+        **_fields(status),
+        "bytes_up": status.bytes_up,
+        "bytes_down": status.bytes_down,
+        "bias": None if status.bias is None else dataclasses.asdict(status.bias),
+        "devices": [_device_round(one) for one in status.devices],
+    }
+
+
+def _device_round(status: DeviceRound) -> dict[str, Any]:
+    return {
+        **_fields(status),
+        "spent_j": status.spent_j,
+        "strain": None if status.strain is None else dataclasses.asdict(status.strain),
+        "energy": {str(one.phase): energy(one) for one in status.energy},
+    }
+
+
+def energy(record: PhaseEnergy) -> dict[str, Any]:
+    """One phase, with what one must know to believe it."""
+    return {
+        "energy_j": record.energy_j,
+        "covered_s": record.covered_s,
+        "uncovered_s": record.uncovered_s,
+        "coverage": record.coverage,
+        "method": record.method,
+        "sensor": record.sensor,
+        "uncertainty_j": record.uncertainty_j,
+        "flags": list(record.flags),
+    }
+
+
+def device(status: DeviceStatus) -> dict[str, Any]:
+    """One device."""
+    return dataclasses.asdict(status)
+
+
+def budget(status: DeviceBudget) -> dict[str, Any]:
+    """The ledger of one device."""
+    return dataclasses.asdict(status)
+
+
+def export(summary: ExportSummary, path: str) -> dict[str, Any]:
+    """An export."""
+    return {**dataclasses.asdict(summary), "sha256": summary.sha256.hex(), "path": path}
+
+
+def dump(value: Any) -> str:
+    """JSON text for stdout."""
+    return json.dumps(value, indent=2, sort_keys=True, allow_nan=False)
+
+
+def _fields(status: Any) -> dict[str, Any]:
+    return {field.name: getattr(status, field.name) for field in dataclasses.fields(status)}

@@ -1,0 +1,124 @@
+"""The operator's end of the conversation: values in, values out, and the coordinator's errors as they were raised."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+import grpc
+
+from coordinator.operator import messages
+from coordinator.operator.failures import error_of
+from coordinator.operator.status import DeviceBudget, DeviceStatus, ExportSummary, RunStatus
+from protos.atomic import write_whole
+from protos.errors import EdgejouleError, IntegrityError, StoreError
+from protos.v1 import edgejoule_pb2 as pb
+from protos.v1 import edgejoule_pb2_grpc as rpc
+
+DEFAULT_ADDRESS = "127.0.0.1:50461"
+CALL_S = 30.0
+# Data sets are read, and models assembled, while these wait.
+LONG_CALL_S = 1800.0
+MAX_RECEIVE_BYTES = 256 << 20
+_OPTIONS = [
+    ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+]
+
+
+class Operator:
+    """A connection to the coordinator at ``address``, HOST:PORT. Nothing is sent before the first call.
+
+    Every method raises UnreachableError when no coordinator answers, and otherwise whatever EdgejouleError the
+    coordinator raised.
+    """
+
+    def __init__(self, address: str = DEFAULT_ADDRESS) -> None:
+        self.address = address
+        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
+        self._stub: Any = rpc.OperatorServiceStub(self._channel)  # type: ignore[no-untyped-call]
+
+    def __enter__(self) -> Operator:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()
+
+    def start_run(self, plan_toml: str, directory: Path) -> str:
+        """Start a run; paths in the plan are relative to ``directory`` on the coordinator. Returns the run's id."""
+        request = pb.StartRunRequest(plan_toml=plan_toml, plan_directory=str(directory.resolve()))
+        with self._translated():
+            return str(self._stub.StartRun(request, timeout=LONG_CALL_S).run_id)
+
+    def stop_run(self, run: str) -> str:
+        """End a run named by id, beginning of an id, or name; returns its state."""
+        with self._translated():
+            return str(self._stub.StopRun(pb.StopRunRequest(run_id=run), timeout=LONG_CALL_S).state)
+
+    def status(self, run: str = "", since_round: int = 0) -> list[RunStatus]:
+        """One run, or all of them; rounds from ``since_round`` on."""
+        request = pb.GetStatusRequest(run_id=run, since_round=since_round)
+        with self._translated():
+            return messages.runs_from(self._stub.GetStatus(request, timeout=CALL_S))
+
+    def devices(self) -> list[DeviceStatus]:
+        """Every device that ever joined."""
+        with self._translated():
+            return messages.devices_from(self._stub.ListDevices(pb.ListDevicesRequest(), timeout=CALL_S))
+
+    def budgets(self, run: str) -> list[DeviceBudget]:
+        """What each device of a run was granted, spent, and may have spent."""
+        request = pb.GetBudgetsRequest(run_id=run)
+        with self._translated():
+            return messages.budgets_from(self._stub.GetBudgets(request, timeout=CALL_S))
+
+    def export(self, run: str, out: Path, head_version: str = "") -> ExportSummary:
+        """Write the integer model of a run, whole or not at all.
+
+        Raises:
+            IntegrityError: it arrived damaged.
+            StoreError: it cannot be written.
+        """
+        request = pb.ExportRunRequest(run_id=run, head_version=head_version)
+        summary: ExportSummary | None = None
+        digest, size = hashlib.sha256(), 0
+        try:
+            with self._translated(), write_whole(out) as file:
+                for part in self._stub.ExportRun(request, timeout=LONG_CALL_S):
+                    if part.WhichOneof("part") == "summary":
+                        summary = messages.summary_from(part.summary)
+                        continue
+                    digest.update(part.data)
+                    size += len(part.data)
+                    file.write(part.data)
+                if summary is None or size != summary.size_bytes or digest.digest() != summary.sha256:
+                    raise IntegrityError("the model arrived damaged", where=str(out), fix="export it again")
+        except EdgejouleError:
+            raise  # some of ours are OSErrors as well
+        except OSError as error:
+            what = f"cannot be written ({error.strerror or error})"
+            raise StoreError(what, where=str(out), fix="choose another path") from error
+        assert summary is not None
+        return summary
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except grpc.RpcError as error:
+            raise error_of(error, self.address) from error

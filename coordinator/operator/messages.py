@@ -1,0 +1,247 @@
+"""What an operator is shown, to messages and back: the operators' part of the translator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from coordinator.operator.status import (
+    DeviceBudget,
+    DeviceRound,
+    DeviceStatus,
+    ExportSummary,
+    RoundStatus,
+    RunStatus,
+    WeightBias,
+)
+from protos.convert.cards import engine_from, engine_to, meter_from, meter_to
+from protos.convert.energy import energy_from, energy_to
+from protos.convert.strain import STOP_OF, pause_to, stop_from, stop_to, strain_from, strain_to
+from protos.v1 import edgejoule_pb2 as pb
+
+
+def runs_to(runs: Iterable[RunStatus], software_version: str) -> pb.GetStatusResponse:
+    """Runs as a message."""
+    return pb.GetStatusResponse(runs=[_run_to(run) for run in runs], software_version=software_version)
+
+
+def runs_from(message: pb.GetStatusResponse) -> list[RunStatus]:
+    """Runs from a message."""
+    return [_run_from(run) for run in message.runs]
+
+
+def _run_to(run: RunStatus) -> pb.RunStatus:
+    return pb.RunStatus(
+        run_id=run.run_id,
+        name=run.name,
+        state=run.state,
+        reason=run.reason,
+        plan_id=run.plan_id,
+        bundle_id=run.bundle_id,
+        rounds_planned=run.rounds_planned,
+        rounds=[_round_to(one) for one in run.rounds],
+        started_unix_s=run.started_unix_s,
+        finished_unix_s=run.finished_unix_s,
+    )
+
+
+def _run_from(message: pb.RunStatus) -> RunStatus:
+    return RunStatus(
+        run_id=message.run_id,
+        name=message.name,
+        state=message.state,
+        reason=message.reason,
+        plan_id=message.plan_id,
+        bundle_id=message.bundle_id,
+        rounds_planned=message.rounds_planned,
+        rounds=tuple(_round_from(one) for one in message.rounds),
+        started_unix_s=message.started_unix_s,
+        finished_unix_s=message.finished_unix_s if message.HasField("finished_unix_s") else None,
+    )
+
+
+def _round_to(one: RoundStatus) -> pb.RoundStatus:
+    return pb.RoundStatus(
+        round=one.round,
+        state=one.state,
+        accuracy=one.accuracy,
+        loss=one.loss,
+        bytes_up=one.bytes_up,
+        bytes_down=one.bytes_down,
+        devices=[_device_round_to(device) for device in one.devices],
+        opened_unix_s=one.opened_unix_s,
+        closed_unix_s=one.closed_unix_s,
+        head_version=one.head_version,
+        bias=None if one.bias is None else _bias_to(one.bias),
+    )
+
+
+def _bias_to(bias: WeightBias) -> pb.WeightBias:
+    return pb.WeightBias(**{**vars(bias), "left_out": list(bias.left_out)})
+
+
+def _bias_from(message: pb.WeightBias) -> WeightBias:
+    return WeightBias(
+        message.from_plan,
+        message.from_plan_ratio if message.HasField("from_plan_ratio") else None,
+        message.from_examples,
+        message.from_examples_ratio if message.HasField("from_examples_ratio") else None,
+        tuple(message.left_out),
+    )
+
+
+def _round_from(message: pb.RoundStatus) -> RoundStatus:
+    return RoundStatus(
+        round=message.round,
+        state=message.state,
+        accuracy=message.accuracy if message.HasField("accuracy") else None,
+        loss=message.loss if message.HasField("loss") else None,
+        devices=tuple(_device_round_from(device) for device in message.devices),
+        opened_unix_s=message.opened_unix_s,
+        closed_unix_s=message.closed_unix_s if message.HasField("closed_unix_s") else None,
+        head_version=message.head_version,
+        bias=_bias_from(message.bias) if message.HasField("bias") else None,
+    )
+
+
+def _device_round_to(device: DeviceRound) -> pb.DeviceRound:
+    return pb.DeviceRound(
+        device_id=device.device_id,
+        outcome=device.outcome,
+        steps_planned=device.steps_planned,
+        steps_done=device.steps_done,
+        stop_reason=pb.STOP_REASON_UNSPECIFIED if device.stop_reason is None else stop_to(device.stop_reason),
+        budget_j=device.budget_j,
+        weight=device.weight,
+        bytes_up=device.bytes_up,
+        bytes_down=device.bytes_down,
+        energy=energy_to(device.energy),
+        examples=device.examples,
+        loss=device.loss,
+        embedded=device.embedded,
+        strain=strain_to(device.strain),
+        ended_in_pause=pause_to(device.stop_reason),
+    )
+
+
+def _device_round_from(message: pb.DeviceRound) -> DeviceRound:
+    return DeviceRound(
+        device_id=message.device_id,
+        outcome=message.outcome,
+        steps_planned=message.steps_planned,
+        steps_done=message.steps_done,
+        stop_reason=stop_from(message.stop_reason, message.ended_in_pause) if message.stop_reason in STOP_OF else None,
+        budget_j=message.budget_j if message.HasField("budget_j") else None,
+        weight=message.weight,
+        bytes_up=message.bytes_up,
+        bytes_down=message.bytes_down,
+        energy=energy_from(message.energy),
+        examples=message.examples,
+        loss=message.loss if message.HasField("loss") else None,
+        embedded=message.embedded,
+        strain=strain_from(message.strain) if message.HasField("strain") else None,
+    )
+
+
+def devices_to(devices: Iterable[DeviceStatus]) -> pb.ListDevicesResponse:
+    """Devices as a message."""
+    return pb.ListDevicesResponse(
+        devices=[
+            pb.DeviceStatus(
+                device_id=one.device_id,
+                state=one.state,
+                board=one.board,
+                engine=engine_to(one.engine),
+                meter=meter_to(one.meter),
+                software_version=one.software_version,
+                train_examples=one.train_examples,
+                test_examples=one.test_examples,
+                last_seen_unix_s=one.last_seen_unix_s,
+                energy_j=one.energy_j,
+                unknown_phases=one.unknown_phases,
+                budget_j=one.budget_j,
+            )
+            for one in devices
+        ]
+    )
+
+
+def devices_from(message: pb.ListDevicesResponse) -> list[DeviceStatus]:
+    """Devices from a message."""
+    return [
+        DeviceStatus(
+            device_id=one.device_id,
+            state=one.state,
+            board=one.board,
+            engine=engine_from(one.engine),
+            meter=meter_from(one.meter),
+            software_version=one.software_version,
+            train_examples=one.train_examples,
+            test_examples=one.test_examples,
+            last_seen_unix_s=one.last_seen_unix_s,
+            energy_j=one.energy_j if one.HasField("energy_j") else None,
+            unknown_phases=one.unknown_phases,
+            budget_j=one.budget_j if one.HasField("budget_j") else None,
+        )
+        for one in message.devices
+    ]
+
+
+def budgets_to(run_id: str, budgets: Iterable[DeviceBudget]) -> pb.GetBudgetsResponse:
+    """The ledger of a run as a message."""
+    made = pb.GetBudgetsResponse(run_id=run_id)
+    for one in budgets:
+        fit = pb.CostFit(rounds=one.fitted_rounds, price=one.price, deviation=one.deviation) if one.price else None
+        made.devices.add(
+            device_id=one.device_id,
+            orders=one.orders,
+            granted_j=one.granted_j,
+            spent_j=one.spent_j,
+            uncertain_j=one.uncertain_j,
+            today_j=one.today_j,
+            unlimited=one.unlimited,
+            fit=fit,
+        )
+    return made
+
+
+def budgets_from(message: pb.GetBudgetsResponse) -> list[DeviceBudget]:
+    """The ledger of a run from a message."""
+    return [
+        DeviceBudget(
+            one.device_id,
+            one.orders,
+            one.granted_j,
+            one.spent_j,
+            one.uncertain_j,
+            one.today_j,
+            one.unlimited,
+            dict(one.fit.price),
+            dict(one.fit.deviation),
+            one.fit.rounds,
+        )
+        for one in message.devices
+    ]
+
+
+def summary_to(summary: ExportSummary) -> pb.ExportSummary:
+    """An export summary as a message."""
+    return pb.ExportSummary(
+        size_bytes=summary.size_bytes,
+        sha256=summary.sha256,
+        head_version=summary.head_version,
+        float_accuracy=summary.float_accuracy,
+        exported_accuracy=summary.exported_accuracy,
+        operators=summary.operators,
+    )
+
+
+def summary_from(message: pb.ExportSummary) -> ExportSummary:
+    """An export summary from a message."""
+    return ExportSummary(
+        size_bytes=message.size_bytes,
+        sha256=message.sha256,
+        head_version=message.head_version,
+        float_accuracy=message.float_accuracy if message.HasField("float_accuracy") else None,
+        exported_accuracy=message.exported_accuracy if message.HasField("exported_accuracy") else None,
+        operators=tuple(message.operators),
+    )

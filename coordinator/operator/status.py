@@ -1,0 +1,164 @@
+"""What an operator is shown, as frozen values: runs, rounds, devices. An unknown figure is None, never 0."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from protos.energy.trace import Phase, PhaseEnergy
+from protos.orders import Engine, MeterCard, StopReason, Strain
+
+
+@dataclass(frozen=True)
+class DeviceRound:
+    """What one device did in one round.
+
+    Attributes:
+        outcome: ordered, accepted, late, rejected or missing.
+        weight: share of the round's mean, 0 to 1.
+        bytes_up: serialised reports, received.
+        bytes_down: serialised orders, sent.
+        strain: pauses, heat and voltage; None where the device did not say.
+    """
+
+    device_id: str
+    outcome: str
+    steps_planned: int
+    steps_done: int
+    stop_reason: StopReason | None
+    budget_j: float | None
+    weight: float
+    bytes_up: int
+    bytes_down: int
+    energy: tuple[PhaseEnergy, ...]
+    examples: int
+    loss: float | None
+    embedded: int
+    strain: Strain | None = None
+
+    @property
+    def spent_j(self) -> float | None:
+        """Joules of all phases but idling; None when one is not known or nothing was reported."""
+        known = [record.energy_j for record in self.energy if record.phase is not Phase.IDLE]
+        return sum(j for j in known if j is not None) if known and None not in known else None
+
+
+@dataclass(frozen=True)
+class WeightBias:
+    """How far the say that devices have in a round, in expectation, is from another.
+
+    Attributes:
+        from_plan: total variation to the weights of the plan, 0 to 1; 0 when the round is unbiased.
+        from_plan_ratio: the largest ratio of two shares; None when somebody has no say.
+        from_examples: the same, to weights by examples alone: what the plan itself prefers.
+        left_out: devices that could not be asked.
+    """
+
+    from_plan: float
+    from_plan_ratio: float | None
+    from_examples: float
+    from_examples_ratio: float | None
+    left_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DeviceBudget:
+    """Joules of one device in one run, idling left out; see :mod:`coordinator.store.accounts`.
+
+    Attributes:
+        price: of each kind of work, by name, as fitted; empty before anything was metered.
+        deviation: their standard deviations.
+        fitted_rounds: rounds that the fit has seen.
+    """
+
+    device_id: str
+    orders: int
+    granted_j: float
+    spent_j: float
+    uncertain_j: float
+    today_j: float
+    unlimited: int
+    price: Mapping[str, float]
+    deviation: Mapping[str, float]
+    fitted_rounds: int
+
+
+@dataclass(frozen=True)
+class RoundStatus:
+    """One round; round 0 is the head before any training. ``head_version`` is the head after it.
+
+    Attributes:
+        bias: of the weights; None where nobody was asked.
+    """
+
+    round: int
+    state: str
+    accuracy: float | None
+    loss: float | None
+    devices: tuple[DeviceRound, ...]
+    opened_unix_s: float
+    closed_unix_s: float | None
+    head_version: str
+    bias: WeightBias | None = None
+
+    @property
+    def bytes_up(self) -> int:
+        return sum(device.bytes_up for device in self.devices)
+
+    @property
+    def bytes_down(self) -> int:
+        return sum(device.bytes_down for device in self.devices)
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """One run. ``state`` is waiting, running, finished, stopped or failed; ``reason`` says why, in words."""
+
+    run_id: str
+    name: str
+    state: str
+    reason: str
+    plan_id: str
+    bundle_id: str
+    rounds_planned: int
+    rounds: tuple[RoundStatus, ...]
+    started_unix_s: float
+    finished_unix_s: float | None
+
+    @property
+    def is_over(self) -> bool:
+        return self.state in ("finished", "stopped", "failed")
+
+    def because(self, reason: str) -> RunStatus:
+        """The same with another reason."""
+        return replace(self, reason=reason)
+
+
+@dataclass(frozen=True)
+class DeviceStatus:
+    """One device. ``energy_j`` is all that was reported and known; ``unknown_phases`` counts what was not known."""
+
+    device_id: str
+    state: str
+    board: str
+    engine: Engine
+    meter: MeterCard
+    software_version: str
+    train_examples: int
+    test_examples: int
+    last_seen_unix_s: float
+    energy_j: float | None
+    unknown_phases: int
+    budget_j: float | None
+
+
+@dataclass(frozen=True)
+class ExportSummary:
+    """An assembled model; accuracies are on the run's held-out data, or None when it has none."""
+
+    size_bytes: int
+    sha256: bytes
+    head_version: str
+    float_accuracy: float | None
+    exported_accuracy: float | None
+    operators: tuple[str, ...]

@@ -1,0 +1,129 @@
+"""The reports of one round, folded into one change of the head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from coordinator.aggregate.mean import Wide
+from coordinator.aggregate.rules import RULES
+from coordinator.budgets.order_line import OrderLine
+from coordinator.budgets.unbiased import Totals, Whole, rescaled
+from coordinator.budgets.weights import Standing, weight
+from protos.catalog import pick
+from protos.errors import NonFiniteError, PlanError
+from protos.orders import DeviceReport
+from protos.plan.plan import AggregateSection
+from protos.update import trees
+from protos.update.trees import Shapes, Tree
+
+
+@dataclass(frozen=True)
+class Population:
+    """All devices that a round speaks for, when only some of them were asked.
+
+    Attributes:
+        whole: their weights.
+        guess: sum over all of w h, by tensor: what they would send, as it looked before anyone was asked.
+        of_device: h of one device, per unit of its normaliser; None for nothing. It must not depend on who was asked.
+    """
+
+    whole: Whole
+    guess: Wide | None = None
+    of_device: Callable[[str], Tree | None] = lambda device_id: None
+
+
+class Fold:
+    """Folds reports as they come, in memory for one, whatever their number.
+
+    Args:
+        plan: how to weigh, normalise and step.
+        shapes: of the head.
+        lines: the orders of the round, by device; who has the largest budget depends on all of them.
+        population: whom the round speaks for; None: those whose reports came, as their weighted mean.
+    """
+
+    def __init__(
+        self,
+        plan: AggregateSection,
+        shapes: Shapes,
+        lines: Mapping[str, OrderLine],
+        population: Population | None = None,
+    ) -> None:
+        self._plan = plan
+        self._rule = pick(RULES, plan.normalise, what="normalisation", where="aggregate.normalise", error=PlanError)
+        self._state = self._rule.start(shapes)
+        self._lines = lines
+        self._largest_budget_j = max((j for one in lines.values() if (j := one.standing_j) is not None), default=None)
+        self._population, self._totals = population, Totals()
+        self._guessed: Wide = {}
+
+    def weight_of(self, report: DeviceReport) -> float:
+        """The say of a report, not normalised."""
+        line = self._lines[report.device_id]
+        return line.factor * weight(
+            self._plan.weight, Standing(report.examples, line.standing_j, self._largest_budget_j)
+        )
+
+    def add(self, report: DeviceReport, update: Tree) -> None:
+        """Fold in a checked report. One without a step has no effect."""
+        if not report.steps_done:
+            return
+        say = self.weight_of(report)
+        self._state = self._rule.add(self._state, update, say, report.local_normaliser)
+        self._totals.weight += say
+        self._totals.work += say * report.local_normaliser
+        guess = self._guess_of(report.device_id)
+        if guess is not None:
+            for name, value in guess.items():
+                self._guessed[name] = self._guessed.get(name, 0.0) + say * value.astype(np.float64)
+
+    def _guess_of(self, device_id: str) -> Tree | None:
+        return None if self._population is None else self._population.of_device(device_id)
+
+    def sizes_of(self, report: DeviceReport, update: Tree) -> tuple[float, float] | None:
+        """How large the change of a report is, and its difference from what was guessed of it, both per unit of the
+        normaliser; None without a step."""
+        if not report.steps_done or not report.local_normaliser > 0:
+            return None
+        unit = report.local_normaliser if self._plan.normalise == "fednova" else 1.0
+        guess = self._guess_of(report.device_id)
+        size = deviation = 0.0
+        for name, value in update.items():
+            change = value.astype(np.float64) / unit
+            size += float(np.vdot(change, change))
+            rest = change if guess is None else change - guess[name].astype(np.float64)
+            deviation += float(np.vdot(rest, rest))
+        return size**0.5, deviation**0.5
+
+    def head_after(self, head: Tree) -> Tree:
+        """The head moved by the change of the round; ``head`` itself when nobody made a step. Changes nothing, so
+        that it can be asked again.
+
+        Raises:
+            NonFiniteError: the head has left the numbers.
+        """
+        change = self._rule.finish(self._state)
+        if change is None:
+            return head
+        if self._population is not None:
+            change = self._unbiased(change, self._population)
+        with np.errstate(over="ignore"):
+            moved = trees.add_scaled(head, change, self._plan.server_rate)
+        try:
+            trees.check(moved, trees.shapes(head), where="head")
+        except NonFiniteError as error:
+            fix = "lower train.rate or aggregate.server_rate"
+            raise NonFiniteError("training diverged: the new head is not finite", fix=fix) from error
+        return moved
+
+    def _unbiased(self, change: Wide, population: Population) -> Wide:
+        """``(sum of w h + sum of w / p (D - h)) / W``, times the work of all where steps were taken out."""
+        own, unit = rescaled(self._plan.normalise, self._totals, population.whole)
+        made: Wide = {}
+        for name, value in change.items():
+            rest = 0.0 if population.guess is None else population.guess[name]
+            made[name] = own * value + unit * (rest - self._guessed.get(name, 0.0))
+        return made

@@ -1,0 +1,227 @@
+"""The budgets of a run against its books: what a round may cost, read before it opens, and costs
+learnt when joules come.
+
+All of it runs inside a transaction of :mod:`coordinator.run.transactions`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from coordinator.budgets import guesses
+from coordinator.budgets.accounts import Charged, Situation
+from coordinator.budgets.cold_start import prices_of, work_w_of
+from coordinator.budgets.cost_model import CostModel, Work
+from coordinator.budgets.guesses import Remembered
+from coordinator.budgets.order_line import OrderLine
+from coordinator.budgets.round_plan import Entrant, RoundPlan, Surroundings, plan_round
+from coordinator.budgets.solar import DAY_S, Trace, read_trace
+from coordinator.operator.status import DeviceBudget, WeightBias
+from coordinator.run.aggregation import Population
+from coordinator.run.planning import steps_for
+from coordinator.run.run import ActiveRun
+from coordinator.store import accounts as grants
+from coordinator.store import costs, heads, reports, runs
+from coordinator.store.accounts import Account, Past
+from coordinator.store.costs import KeptPlan
+from protos.convert.reports import parse_report
+from protos.orders import DeviceCard
+from protos.update import trees
+from protos.update.codecs import generator
+from protos.update.tensors import decode
+from protos.update.trees import Tree
+
+# Before a round has been timed.
+_FIRST_ROUND_S = 60.0
+_TIMED_ROUNDS = 10
+
+
+def plan(
+    connection: Connection, run: ActiveRun, number: int, attempt: int, cards: Sequence[DeviceCard], now_unix_s: float
+) -> RoundPlan:
+    """The round that opens now, for the devices that are present."""
+    row = runs.row(connection, run.run_id)
+    midnight_s = now_unix_s - now_unix_s % DAY_S
+    charged = grants.accounts(connection, run.run_id, midnight_s)
+    # A total holds in expectation, so orders on their way count as what they are expected to cost.
+    fleet_j = sum(one.spent_j + one.pending_j for one in charged.values())
+    situation = Situation(
+        now_unix_s,
+        row["started_unix_s"],
+        max(1, run.plan.run.rounds - number + 1),
+        _round_s(connection, run.run_id, number, now_unix_s),
+        fleet_j,
+    )
+    known, past = costs.models(connection, run.bundle.bundle_id), grants.past(connection, run.run_id)
+    here = Surroundings(
+        number,
+        situation,
+        trees.coordinates(run.head),
+        run.normaliser_of,
+        generator(run.plan.run.seed, "draw", number, attempt),
+        _harvest(run, Path(row["plan_directory"])),
+    )
+    for card in cards:
+        if card.device_id not in known:
+            known[card.device_id] = first_model(run, card)
+            costs.keep(connection, card.device_id, run.bundle.bundle_id, known[card.device_id])
+    entrants = [
+        _entrant(
+            run, card, known[card.device_id], charged.get(card.device_id, Account()), past.get(card.device_id, Past())
+        )
+        for card in cards
+    ]
+    return plan_round(run.plan, entrants, here)
+
+
+def drawn_before(
+    connection: Connection, run: ActiveRun, number: int, cards: Sequence[DeviceCard]
+) -> tuple[OrderLine, ...] | None:
+    """The orders of an earlier attempt at a round for which devices were drawn, as far as the devices are present: a
+    second draw would ask some twice as often as was planned. None where nobody was drawn."""
+    planned = costs.plans(connection, run.run_id, number).get(number)
+    if planned is None or planned.whole is None:
+        return None
+    lines = grants.complete(connection, run.run_id, number, runs.lines_of(connection, run.run_id, number))
+    return tuple(lines[card.device_id] for card in cards if card.device_id in lines)
+
+
+def _entrant(run: ActiveRun, card: DeviceCard, model: CostModel, account: Account, past: Past) -> Entrant:
+    return Entrant(
+        device_id=card.device_id,
+        examples=card.train_examples,
+        steps=steps_for(run.plan, run.bundle.manifest.head.batch_size, card.train_examples),
+        costs=model,
+        charged=Charged(account.spent_j + account.uncertain_j, account.today_j),
+        embeddings=max(0, card.train_examples - past.embedded) if not past.rounds else 0,
+        own_j=card.budget_j,
+        work_w=work_w_of(card.board),
+        bytes_down=4 * trees.coordinates(run.head),
+        rounds=past.rounds,
+        change=past.change,
+        deviation=past.deviation,
+    )
+
+
+def first_model(run: ActiveRun, card: DeviceCard) -> CostModel:
+    """The fit of a device that was never metered at work on this bundle."""
+    manifest = run.bundle.manifest
+    return CostModel(
+        prices_of(
+            card.board,
+            macs=manifest.backbone.macs,
+            coordinates=trees.coordinates(run.head),
+            batch_size=manifest.head.batch_size,
+        )
+    )
+
+
+def _harvest(run: ActiveRun, directory: Path) -> Trace | None:
+    if run.plan.budget.harvest is None:
+        return None
+    return read_trace(directory / Path(run.plan.budget.harvest).expanduser())
+
+
+def _round_s(connection: Connection, run_id: str, number: int, now_unix_s: float) -> float:
+    """Seconds from the opening of one round to that of the next, over the last few."""
+    opened = runs.opened_unix_s(connection, run_id, number - _TIMED_ROUNDS)
+    if not opened:
+        return _FIRST_ROUND_S
+    return max(0.1, (now_unix_s - opened[0]) / len(opened))
+
+
+def kept(made: RoundPlan) -> KeptPlan:
+    """What is written down of a planned round."""
+    plan_distance, example_distance = made.from_plan, made.from_examples
+    return KeptPlan(
+        made.whole,
+        made.weights,
+        WeightBias(
+            plan_distance.total_variation,
+            plan_distance.largest_ratio,
+            example_distance.total_variation,
+            example_distance.largest_ratio,
+            tuple(device_id for device_id, _ in made.left_out),
+        ),
+    )
+
+
+def population(connection: Connection, run: ActiveRun, number: int) -> Population | None:
+    """Whom a round speaks for, as it was planned. The same after a restart: heads and reports are in the store."""
+    planned = costs.plans(connection, run.run_id, number).get(number)
+    if planned is None or planned.whole is None:
+        return None
+    last = _last_change(connection, run, number)
+    recent = _remembered(connection, run, number) if last is not None else {}
+    found = {device_id: guesses.of_device(recent.get(device_id), last, number) for device_id in planned.weights}
+    return Population(planned.whole, guesses.of_all(planned.weights, found), found.get)
+
+
+def _last_change(connection: Connection, run: ActiveRun, number: int) -> Tree | None:
+    """Of the head in the round before, per unit of the normaliser; None before there is one."""
+    versions = runs.last_heads(connection, run.run_id, number)
+    if len(versions) < 2:
+        return None
+    after, before = (heads.get(connection, version) for version in versions)
+    planned = costs.plans(connection, run.run_id, number - 1).get(number - 1)
+    unit = run.plan.aggregate.server_rate
+    if run.plan.aggregate.normalise == "fednova" and planned is not None and planned.whole is not None:
+        unit *= planned.whole.work / planned.whole.weight
+    return {name: ((after[name] - before[name]) / unit).astype(after[name].dtype) for name in after}
+
+
+def _remembered(connection: Connection, run: ActiveRun, number: int) -> dict[str, Remembered]:
+    """The last change of each device before this round, from memory or from its stored report."""
+    for device_id, of_round in reports.newest(connection, run.run_id, number).items():
+        there = run.recent.get(device_id)
+        if there is not None and there.round == of_round:
+            continue
+        report = parse_report(reports.data_of(connection, run.run_id, of_round, device_id))
+        if report.steps_done and report.local_normaliser > 0:
+            update = decode(report.update, run.bundle.manifest.head.shapes())
+            unit = report.local_normaliser if run.plan.aggregate.normalise == "fednova" else 1.0
+            change = {name: (value / unit).astype(value.dtype) for name, value in update.items()}
+            run.recent[device_id] = Remembered(change, of_round)
+    return {device_id: one for device_id, one in run.recent.items() if one.round < number}
+
+
+def learn(connection: Connection, run_id: str, number: int, device_id: str) -> None:
+    """Fit a device's costs to an order whose joules have all become known. Each order teaches once."""
+    for lesson in grants.lessons(connection, run_id, number, device_id):
+        bundle_id = runs.row(connection, run_id)["bundle_id"]
+        model = costs.models(connection, bundle_id).get(device_id)
+        if model is None:
+            continue
+        energy = reports.energy_of(connection, run_id, number, device_id)
+        model.observe(Work(lesson.embedded, lesson.steps, lesson.bytes_up, lesson.bytes_down), energy)
+        costs.keep(connection, device_id, bundle_id, model)
+        grants.learnt(connection, run_id, number, device_id)
+
+
+def ledger_of(connection: Connection, run_id: str, now_unix_s: float) -> list[DeviceBudget]:
+    """What every device of a run was granted, spent, and may have spent; and what its work costs."""
+    bundle_id = runs.row(connection, run_id)["bundle_id"]
+    models = costs.models(connection, bundle_id)
+    made = []
+    for device_id, one in grants.accounts(connection, run_id, now_unix_s - now_unix_s % DAY_S).items():
+        if not one.orders:
+            continue
+        model = models.get(device_id)
+        made.append(
+            DeviceBudget(
+                device_id=device_id,
+                orders=one.orders,
+                granted_j=one.granted_j,
+                spent_j=one.spent_j,
+                uncertain_j=one.uncertain_j,
+                today_j=one.today_j,
+                unlimited=one.unlimited,
+                price={} if model is None else vars(model.prices),
+                deviation={} if model is None else vars(model.deviations),
+                fitted_rounds=0 if model is None else model.rounds,
+            )
+        )
+    return made

@@ -1,0 +1,249 @@
+"""Runs one run: feeds events to its machine, and carries out the actions one after the other.
+
+Rules kept here:
+
+* While a report is being written nothing that could end the round is decided: time and departures wait. No report
+  is taken after the deadline, so they never wait long.
+* Actions are carried out in order. One that cannot be written down (disk full) is tried again until it can.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Awaitable, Callable
+
+from coordinator.run import transactions as ledger
+from coordinator.run.resume import Rooms
+from coordinator.run.round_events import (
+    FINAL,
+    Abandon,
+    Accepted,
+    Action,
+    Arrived,
+    Broken,
+    Close,
+    Dry,
+    Event,
+    Fail,
+    Finish,
+    Halt,
+    Left,
+    Open,
+    Refused,
+    Settled,
+    Spared,
+    State,
+    Stop,
+    Tick,
+)
+from coordinator.run.run import ActiveRun
+from protos.errors import EdgejouleError, StoreError
+from protos.orders import DeviceCard, Receipt, Verdict
+
+log = logging.getLogger("edgejoule.coordinator")
+RETRY_S = 1.0
+
+
+class Conductor:
+    """One run in progress.
+
+    Args:
+        run: as opened.
+        rooms: where things are written.
+        now_s: the monotonic clock.
+        card_of: the card of a device that is present.
+        publish: called when there is news for devices that wait.
+    """
+
+    def __init__(
+        self,
+        run: ActiveRun,
+        rooms: Rooms,
+        *,
+        now_s: Callable[[], float],
+        card_of: Callable[[str], DeviceCard | None],
+        publish: Callable[[], None],
+    ) -> None:
+        self.run = run
+        self._rooms, self._now_s, self._card_of, self._publish = rooms, now_s, card_of, publish
+        self._actions: asyncio.Queue[Action] = asyncio.Queue()
+        self._held_back: list[Event] = []
+
+    async def conduct(self) -> None:
+        """Carry out actions until the run is over."""
+        if self.run.machine.round > self.run.machine.rules.rounds:
+            # Killed between the last round and the end of the run.
+            self._actions.put_nowait(Finish())
+        elif self.run.machine.attempt > self.run.machine.rules.attempts:
+            self.feed(Broken(f"round {self.run.machine.round} was given up"))
+        while not self.run.over.is_set():
+            action = await self._actions.get()
+            await self._insist(lambda action=action: self._carry_out(action))  # type: ignore[misc]
+            self.feed(Tick())
+
+    def feed(self, event: Event) -> None:
+        """Take one event, now or as soon as no report is being written."""
+        if self.run.in_flight and isinstance(event, Tick | Left | Stop):
+            if not isinstance(event, Tick):
+                self._held_back.append(event)
+            return
+        for action in self.run.machine.step(event, self._now_s()):
+            self.run.ready.clear()
+            self._actions.put_nowait(action)
+
+    def arrived(self, card: DeviceCard) -> None:
+        """A device is present, for the first time or again, perhaps with another card."""
+        if self.run.roster.add(card):
+            self._regroup()
+        elif self.run.roster.why_not(card) is None:
+            self.feed(Arrived(card.device_id))
+        else:
+            self.feed(Left(card.device_id))
+        self.run.refused.discard(card.device_id)
+        self.feed(Tick())
+
+    def left(self, device_id: str) -> None:
+        """A device has gone."""
+        changed = self.run.roster.remove(device_id)
+        self.feed(Left(device_id))
+        if changed:
+            self._regroup()
+
+    def _regroup(self) -> None:
+        """The engine class that counts is another one now."""
+        eligible = set(self.run.roster.eligible())
+        for device_id in [one for one in self.run.machine.present if one not in eligible]:
+            self.feed(Left(device_id))
+        for device_id in self.run.roster.eligible():
+            if device_id not in self.run.machine.present:
+                self.feed(Arrived(device_id))
+
+    async def report(self, number: int, device_id: str, declared: int, data: bytes) -> Receipt:
+        """Take a report of this run: exactly one of many equal ones is accepted.
+
+        Raises:
+            StoreError: it could not be written; nothing changed.
+        """
+        run = self.run
+        while device_id in run.in_flight:
+            await asyncio.wait([run.in_flight[device_id]])
+        machine = run.machine
+        if machine.state is State.OPEN and not run.ready.is_set():
+            await run.ready.wait()
+        if number == machine.round and machine.admits(device_id, self._now_s()) and device_id in run.lines:
+            written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            run.in_flight[device_id] = written
+            # Shielded: when the device hangs up in the middle, its report is still taken as a whole.
+            return await asyncio.shield(self._take(number, device_id, declared, data, written))
+        if number > machine.round:
+            return Receipt(Verdict.REJECTED, f"not_ordered: round {number} is not open")
+        return await self._rooms.books.do(ledger.late, self._rooms.db, run.run_id, number, device_id, data)
+
+    async def _take(
+        self, number: int, device_id: str, declared: int, data: bytes, written: asyncio.Future[None]
+    ) -> Receipt:
+        run = self.run
+        try:
+            receipt = await self._rooms.books.do(ledger.accept, self._rooms.db, run, number, device_id, declared, data)
+        except BaseException:
+            self._written(device_id, written)
+            raise
+        if receipt.verdict is Verdict.ACCEPTED:
+            self.feed(Accepted(device_id))
+        elif receipt.verdict is Verdict.REJECTED:
+            log.warning("%s round %d: report of %s rejected: %s", run.run_id, number, device_id, receipt.reason)
+            run.refused.add(device_id)
+            self.feed(Refused(device_id))
+        self._written(device_id, written)
+        return receipt
+
+    def _written(self, device_id: str, written: asyncio.Future[None]) -> None:
+        del self.run.in_flight[device_id]
+        written.set_result(None)
+        if not self.run.in_flight:
+            held_back, self._held_back = self._held_back, []
+            for event in held_back:
+                self.feed(event)
+            self.feed(Tick())
+
+    async def _insist(self, work: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await work()
+                self.run.trouble = ""
+                return
+            except StoreError as error:
+                log.error("%s: %s; trying again", self.run.run_id, error)
+                self.run.trouble = f"cannot write: {error}"
+                await asyncio.sleep(RETRY_S)
+            except EdgejouleError as error:
+                self._break(str(error))
+                return
+            except Exception as error:
+                log.exception("%s: internal error", self.run.run_id)
+                self._break(f"internal error: {type(error).__name__}: {error}")
+                return
+
+    def _break(self, reason: str) -> None:
+        # A run that is over already, and cannot even be written down as such, must not hold up the next one.
+        if self.run.machine.state in FINAL:
+            self.run.over.set()
+        self.feed(Broken(reason))
+
+    async def _carry_out(self, action: Action) -> None:
+        match action:
+            case Open():
+                await self._open(action)
+            case Close():
+                await self._close(action)
+            case Abandon(number, _, reason):
+                log.warning("%s: %s", self.run.run_id, reason)
+                await self._rooms.books.do(ledger.abandon_round, self._rooms.db, self.run, number, reason)
+            case Finish():
+                await self._end("finished", "")
+            case Fail(reason):
+                log.error("%s failed: %s", self.run.run_id, reason)
+                await self._end("failed", reason)
+            case Halt():
+                await self._end("stopped", "stopped by an operator")
+
+    async def _open(self, action: Open) -> None:
+        run = self.run
+        # From the first round on, the run is tied to one engine.
+        run.roster.engine = run.roster.chosen
+        carried = set(action.carried)
+        cards = [card for one in action.devices if one not in carried and (card := self._card_of(one)) is not None]
+        spared = await self._rooms.books.do(ledger.open_round, self._rooms.db, run, action.round, action.attempt, cards)
+        if spared is None:
+            log.warning("%s: round %d: no device may spend anything now", run.run_id, action.round)
+            run.resting = "no device may spend anything now"
+            self.feed(Dry())
+            return
+        run.resting = ""
+        run.ready.set()
+        self.feed(Spared(tuple(spared)))
+        log.info("%s: round %d opened for %d devices", run.run_id, action.round, len(action.devices) - len(spared))
+        self._publish()
+
+    async def _close(self, action: Close) -> None:
+        run, rooms = self.run, self._rooms
+        head = await rooms.books.do(run.fold.head_after, run.head)
+        accuracy = loss = None
+        if run.evaluator is not None:
+            found = await rooms.models.do(run.evaluator.evaluate, head)
+            accuracy, loss = found.accuracy, found.loss if math.isfinite(found.loss) else None
+        downlink = await rooms.models.do(run.downlink.after, head, action.round, run.plan)
+        await rooms.books.do(ledger.close_round, rooms.db, run, action.round, head, downlink, accuracy, loss)
+        run.move_head(head, downlink)
+        shown = "" if accuracy is None else f", accuracy {accuracy:.4f}"
+        log.info("%s: round %d closed with %d reports%s", run.run_id, action.round, len(action.reported), shown)
+        self.feed(Settled())
+
+    async def _end(self, state: str, reason: str) -> None:
+        assert self.run.machine.state in FINAL or state == "finished"
+        await self._rooms.books.do(ledger.end_run, self._rooms.db, self.run.run_id, state, reason)
+        log.info("%s: %s", self.run.run_id, state)
+        self.run.over.set()
+        self._publish()

@@ -1,0 +1,180 @@
+"""A plan against a bundle: what will be asked of a device, refused here when it cannot work.
+
+A plan alone is checked by `protos.plan.plan`; what needs the bundle (does its train step take this input, in this
+range?) is checked here, before a run is written down.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from coordinator.budgets.codec_error import ERROR
+from coordinator.budgets.solar import read_trace
+from protos.catalog import hint
+from protos.datafiles.dataset import Dataset, check, fitted, load
+from protos.errors import PlanError
+from protos.model.bundle import Bundle, open_bundle
+from protos.model.manifest import Manifest
+from protos.plan.plan import RunPlan, parse
+from protos.update import codecs, trees
+
+# Inputs that [train] names itself; they stand at these values when the plan says nothing.
+_OWN = ("rate", "momentum", "proximal_mu")
+DEFAULT_EPOCHS = 2.0
+MAX_STEPS = 1 << 31
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan whose bundle and data are there and fit.
+
+    Attributes:
+        inputs: the train signature's inputs that orders carry.
+        data: held-out examples in the model's input shape, or None when the plan names none.
+    """
+
+    plan: RunPlan
+    bundle: Bundle
+    inputs: Mapping[str, float]
+    data: Dataset | None
+
+
+def prepare(plan_toml: str, directory: Path, *, where: str = "plan") -> Prepared:
+    """Parse a plan and open all that it names, relative to ``directory``.
+
+    Raises:
+        PlanError: the plan is malformed, contradicts itself, or asks for what the bundle does not have.
+        ModelError, IntegrityError: the bundle.
+        DataError, ShapeError, LabelError, NonFiniteError, EmptyShardError: the held-out data.
+    """
+    plan = parse(plan_toml, where=where)
+    bundle = open_bundle(directory / Path(plan.run.bundle).expanduser())
+    inputs = train_inputs(plan, bundle.manifest, where=where)
+    _check_budgets(plan, directory, where)
+    data = held_out(plan, bundle.manifest, directory)
+    return Prepared(plan, bundle, inputs, data)
+
+
+def _check_budgets(plan: RunPlan, directory: Path, where: str) -> None:
+    if plan.planner.policy != "none" and plan.update.codec not in ERROR:
+        raise PlanError(
+            f"the planner needs an unbiased codec with bits to choose, and {plan.update.codec!r} is none",
+            where=f"{where}: update.codec",
+            fix=f"take {', '.join(sorted(ERROR))}",
+        )
+    if plan.budget.harvest is not None:
+        read_trace(directory / Path(plan.budget.harvest).expanduser())
+
+
+def held_out(plan: RunPlan, manifest: Manifest, directory: Path) -> Dataset | None:
+    """The plan's evaluation data: its test part where it has one, else all; None when the plan names none."""
+    if plan.evaluate.data is None:
+        return None
+    shape = manifest.backbone.input_shape
+    source = directory / Path(plan.evaluate.data).expanduser()
+    data = load(source, image_shape=shape if len(shape) == 3 else None, classes=manifest.classes)
+    data = data.test() if data.is_test.any() else data
+    check(data, shape, len(manifest.classes))
+    return fitted(data, shape)
+
+
+def train_inputs(plan: RunPlan, manifest: Manifest, *, where: str = "plan") -> dict[str, float]:
+    """What orders tell the train signature: the plan's values, each known to the bundle and in its range.
+
+    Raises:
+        PlanError: an input that the bundle does not have, or a value out of its range.
+    """
+    known = {one.name: one for one in manifest.head.inputs}
+    asked = {name: float(getattr(plan.train, name)) for name in _OWN}
+    # A bundle without momentum is asked for none; that is no contradiction.
+    asked = {name: value for name, value in asked.items() if name in known or (value != 0 and name != "rate")}
+    asked |= {name: float(value) for name, value in plan.train.inputs.items()}
+    for name, value in asked.items():
+        place = f"{where}: train.{name}" if name in _OWN else f"{where}: train.inputs.{name}"
+        if name not in known:
+            fix = hint(name, known) if known else "leave it out"
+            raise PlanError(f"the bundle's train step takes no {name!r}", where=place, fix=fix)
+        one = known[name]
+        if not one.minimum <= value <= one.maximum:
+            raise PlanError(
+                f"{value:g} is outside {one.minimum:g}..{one.maximum:g} ({one.meaning})", where=place,
+                fix="choose a value in that range",
+            )  # fmt: skip
+    if asked.get("rate", 0.0) * asked.get("proximal_mu", 0.0) >= 1:
+        raise PlanError(
+            "train.rate x train.proximal_mu is 1 or more: each step would leap past the received head",
+            where=where,
+            fix="lower one of them",
+        )
+    return asked
+
+
+def steps_for(plan: RunPlan, batch_size: int, examples: int) -> int:
+    """Optimiser steps for a device with this many training examples, >= 1.
+
+    An epoch is ceil(examples / batch_size) steps; half an epoch is half of them, rounded up.
+    """
+    if plan.train.steps is not None:
+        return plan.train.steps
+    epochs = DEFAULT_EPOCHS if plan.train.epochs is None else plan.train.epochs
+    per_epoch = math.ceil(examples / batch_size)
+    return min(MAX_STEPS, max(1, math.ceil(per_epoch * epochs - 1e-9)))
+
+
+def budget_for(plan: RunPlan, device_id: str, own_budget_j: float | None) -> float | None:
+    """The smaller of the plan's budget and the device's own, or None when neither is limited."""
+    limits = [one for one in (plan.budget.of(device_id), own_budget_j) if one is not None]
+    return min(limits, default=None)
+
+
+def seed_for(plan: RunPlan, device_id: str, number: int) -> int:
+    """A 63-bit seed that depends on the plan's seed, the device and the round alone, so that a run can be repeated."""
+    digest = hashlib.sha256(f"{plan.run.seed}/order/{number}/{device_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def summary(prepared: Prepared) -> dict[str, object]:
+    """What would run, for people and scripts."""
+    plan, manifest = prepared.plan, prepared.bundle.manifest
+    work = (
+        f"{plan.train.steps} steps"
+        if plan.train.steps is not None
+        else f"{DEFAULT_EPOCHS if plan.train.epochs is None else plan.train.epochs:g} epochs"
+    )
+    return {
+        "name": plan.run.name,
+        "plan_id": plan.plan_id,
+        "bundle": str(prepared.bundle.path),
+        "bundle_id": prepared.bundle.bundle_id,
+        "classes": len(manifest.classes),
+        "head_parameters": trees.coordinates(prepared.bundle.initial_head()),
+        "rounds": plan.run.rounds,
+        "devices": plan.round.devices,
+        "quorum": plan.round.quorum,
+        "deadline_s": plan.round.deadline_s,
+        "work_per_round": f"{work} in batches of {manifest.head.batch_size}",
+        "inputs": dict(prepared.inputs),
+        "codec": plan.update.codec,
+        "codec_parameters": {
+            key: plan.update.parameters.get(key, rule.default)
+            for key, rule in codecs.CODECS[plan.update.codec].parameters.items()
+        },
+        "downlink": plan.downlink.codec,
+        "downlink_parameters": dict(plan.downlink.parameters),
+        "weight": list(plan.aggregate.weight),
+        "normalise": plan.aggregate.normalise,
+        "budget_per_round_j": plan.budget.per_round_j,
+        "budget_of_device_j": dict(plan.budget.device),
+        "budget_per_day_j": plan.budget.per_day_j,
+        "budget_battery_j": None
+        if plan.budget.battery_j is None
+        else plan.budget.battery_j * plan.budget.battery_share,
+        "budget_harvest": plan.budget.harvest,
+        "budget_fleet_j": plan.budget.fleet_j,
+        "planner": plan.planner.policy,
+        "evaluation_examples": len(prepared.data) if prepared.data is not None else None,
+    }

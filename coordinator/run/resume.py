@@ -1,0 +1,155 @@
+"""How a run gets into memory: for the first time, or after a restart, in whatever state it was left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import RowMapping
+
+from coordinator.run import transactions as ledger
+from coordinator.run.aggregation import Fold
+from coordinator.run.downlink import Downlink, Link
+from coordinator.run.evaluation import Evaluator, embed, recall
+from coordinator.run.planning import held_out, train_inputs
+from coordinator.run.roster import Roster
+from coordinator.run.round_events import Rules
+from coordinator.run.round_machine import Machine
+from coordinator.run.run import ActiveRun
+from coordinator.run.workers import Worker
+from coordinator.store import device_heads as shown
+from coordinator.store import devices, heads, reports, runs
+from coordinator.store.bundles import BundleShelf
+from coordinator.store.database import Database
+from protos.convert.heads import parse_difference
+from protos.errors import StoreError
+from protos.model.bundle import Bundle
+from protos.plan.plan import RunPlan, parse
+from protos.update.trees import Tree
+
+
+@dataclass(frozen=True)
+class Rooms:
+    """Where a coordinator keeps its things, and the threads that touch them."""
+
+    db: Database
+    books: Worker
+    models: Worker
+    shelf: BundleShelf
+    evaluations: Path
+
+
+def rules_of(plan: RunPlan) -> Rules:
+    """When the rounds of this plan open and close."""
+    section = plan.round
+    return Rules(plan.run.rounds, section.devices, section.quorum, section.deadline_s)
+
+
+async def open_run(rooms: Rooms, run_id: str, now_s: float) -> ActiveRun:
+    """A run as the store has it, with the head before training evaluated and written down.
+
+    Raises:
+        EdgejouleError: the plan's bundle, data or models are not usable any more.
+    """
+    row = await rooms.books.do(_row, rooms.db, run_id)
+    plan = parse(row["plan_toml"], where=row["name"])
+    bundle = await rooms.models.do(rooms.shelf.open, row["bundle_id"])
+    head = await rooms.books.do(_newest_head, rooms.db, row)
+    if await rooms.books.do(_is_new, rooms.db, run_id):
+        key, evaluator, accuracy, loss = await rooms.models.do(_first_look, rooms, row, plan, bundle, head)
+        await rooms.books.do(ledger.begin_run, rooms.db, run_id, key, accuracy, loss)
+    else:
+        evaluator = await rooms.models.do(_look_again, rooms, row, plan, bundle)
+    aggregate = plan.aggregate
+    run = ActiveRun(
+        run_id=run_id,
+        name=row["name"],
+        plan=plan,
+        bundle=bundle,
+        inputs=train_inputs(plan, bundle.manifest, where=row["name"]),
+        machine=Machine(rules_of(plan), now_s=now_s),
+        roster=Roster(plan, row["engine"], has_twin=bundle.manifest.edge_tpu is not None),
+        head=head,
+        downlink=await rooms.books.do(_downlink, rooms.db, run_id, head, row["initial_head"]),
+        evaluator=evaluator,
+        lines={},
+        fold=Fold(aggregate, bundle.manifest.head.shapes(), {}),
+    )
+    await rooms.books.do(_find_place, rooms.db, run, now_s)
+    return run
+
+
+def _row(db: Database, run_id: str) -> RowMapping:
+    with db.reading() as connection:
+        return runs.row(connection, run_id)
+
+
+def _is_new(db: Database, run_id: str) -> bool:
+    with db.reading() as connection:
+        return runs.last_round(connection, run_id) is None
+
+
+def _newest_head(db: Database, row: RowMapping) -> Tree:
+    with db.reading() as connection:
+        version = runs.newest_head(connection, row["run_id"]) or row["initial_head"]
+        return heads.get(connection, version)
+
+
+def _downlink(db: Database, run_id: str, head: Tree, start: str) -> Downlink:
+    with db.reading() as connection:
+        found = shown.get(connection, run_id)
+    if found is None:
+        return Downlink(head, start)
+    tree, stored = found
+    links = tuple(Link(one.before, one.after, parse_difference(one.data), len(one.data)) for one in stored)
+    return Downlink(tree, start, links)
+
+
+def _first_look(
+    rooms: Rooms, row: RowMapping, plan: RunPlan, bundle: Bundle, head: Tree
+) -> tuple[str | None, Evaluator | None, float | None, float | None]:
+    data = held_out(plan, bundle.manifest, Path(row["plan_directory"]))
+    if data is None:
+        return None, None, None, None
+    key, evaluator = embed(bundle, data, rooms.evaluations)
+    found = evaluator.evaluate(head)
+    return key, evaluator, found.accuracy, found.loss
+
+
+def _look_again(rooms: Rooms, row: RowMapping, plan: RunPlan, bundle: Bundle) -> Evaluator | None:
+    if row["evaluation_key"] is None:
+        return None
+    found = recall(bundle, row["evaluation_key"], rooms.evaluations)
+    if found is not None:
+        return found
+    data = held_out(plan, bundle.manifest, Path(row["plan_directory"]))
+    if data is None:
+        raise StoreError("the embedded held-out data are gone", where=str(rooms.evaluations))
+    return embed(bundle, data, rooms.evaluations)[1]
+
+
+def _find_place(db: Database, run: ActiveRun, now_s: float) -> None:
+    """Put the machine where the rows say that the run is."""
+    rules = run.machine.rules
+    with db.reading() as connection:
+        last = runs.last_round(connection, run.run_id)
+        assert last is not None
+        number, attempt = last["round"], last["attempt"]
+        lines = runs.lines_of(connection, run.run_id, number)
+        reported = reports.devices_in(connection, run.run_id, number)
+        left = {known.card.device_id for known in devices.known(connection) if known.left}
+    if last["state"] == "closed":
+        expected = [device_id for device_id in lines if device_id not in left]
+        run.machine = Machine(rules, round=number + 1, expected=expected, now_s=now_s)
+        return
+    if last["state"] == "abandoned":
+        run.machine = Machine.retry(
+            rules, round=number, attempt=attempt + 1, ordered=lines, reported=reported, now_s=now_s
+        )
+        ledger.refold(db, run, number)
+        return
+    run.machine = Machine.resume(
+        rules, round=number, attempt=attempt, ordered=lines, reported=reported, left=left, now_s=now_s
+    )
+    ledger.refold(db, run, number)
+    run.ready.set()

@@ -1,0 +1,239 @@
+"""The round as a state machine: events in, actions out. No socket, no clock, no database.
+
+Rules kept here:
+
+* Round 1 opens when `devices` devices are present. A later round opens as soon as the devices of the round before
+  are back, or after `gather_s` with whoever is there.
+* All who are present when a round opens are ordered; who comes later takes part in the next one.
+* A round closes when nobody is left to wait for, or at its deadline, if a quorum has reported; otherwise it is
+  abandoned and tried again under the same number. Reports accepted before stay valid in the next attempt: the head
+  has not moved, so they are neither lost nor asked for twice.
+* Whom the planner spares is not ordered, and not waited for. When it can ask nobody, the round gathers again.
+* The head moves only between :class:`Close` and :class:`Settled`. No round closes twice.
+
+Times are seconds of a monotonic clock, given by the caller.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from coordinator.run.round_events import (
+    FINAL,
+    Abandon,
+    Accepted,
+    Action,
+    Arrived,
+    Broken,
+    Close,
+    Dry,
+    Event,
+    Fail,
+    Finish,
+    Halt,
+    Left,
+    Open,
+    Refused,
+    Rules,
+    Settled,
+    Spared,
+    State,
+    Stop,
+    Tick,
+)
+
+
+class Machine:
+    """The rounds of one run.
+
+    Args:
+        rules: see :class:`Rules`.
+        round: the round to gather for, from 1.
+        expected: devices of the round before, which a round > 1 waits ``gather_s`` for.
+        now_s: the time.
+    """
+
+    def __init__(self, rules: Rules, *, round: int = 1, expected: Iterable[str] = (), now_s: float = 0.0) -> None:
+        self.rules = rules
+        self.round = round
+        self.attempt = 1
+        self.state = State.GATHERING
+        self.deadline_s = math.inf
+        # Dictionaries as ordered sets: the order of arrival must not depend on hashing.
+        self.present: dict[str, None] = {}
+        self.ordered: dict[str, None] = {}
+        self.reported: dict[str, None] = {}
+        # Ordered in an earlier attempt at this round: their reports still count.
+        self._earlier: set[str] = set()
+        self._waiting: set[str] = set()
+        self._expected = set(expected)
+        self._gather_until_s = now_s + rules.gather_s
+        # Budgets refill with time: no round is tried before.
+        self._rest_until_s = -math.inf
+        self._stopping = False
+
+    @classmethod
+    def resume(
+        cls,
+        rules: Rules,
+        *,
+        round: int,
+        attempt: int,
+        ordered: Iterable[str],
+        reported: Iterable[str],
+        left: Iterable[str] = (),
+        now_s: float,
+    ) -> Machine:
+        """A machine in the middle of an open round, as after a restart. The deadline starts anew: no clock
+        survives a restart."""
+        machine = cls(rules, round=round, now_s=now_s)
+        machine.attempt = attempt
+        machine.state = State.OPEN
+        machine.ordered = dict.fromkeys(ordered)
+        machine.reported = dict.fromkeys(reported)
+        machine._waiting = set(machine.ordered) - set(machine.reported) - set(left)
+        machine.deadline_s = now_s + rules.deadline_s
+        return machine
+
+    @classmethod
+    def retry(
+        cls,
+        rules: Rules,
+        *,
+        round: int,
+        attempt: int,
+        ordered: Iterable[str],
+        reported: Iterable[str],
+        now_s: float,
+    ) -> Machine:
+        """A machine that gathers for a further attempt at a round, as after a restart. ``ordered`` are the devices
+        of the attempts before."""
+        machine = cls(rules, round=round, now_s=now_s)
+        machine._earlier = set(ordered)
+        machine.attempt = attempt
+        machine.reported = dict.fromkeys(reported)
+        return machine
+
+    def admits(self, device_id: str, now_s: float) -> bool:
+        """Whether a report of this device for the current round would count."""
+        return now_s < self.deadline_s and self._lacks(device_id)
+
+    def owes(self, device_id: str) -> bool:
+        """Whether the device was ordered in the open round and has not reported."""
+        return self.state is State.OPEN and device_id in self.ordered and device_id not in self.reported
+
+    def _lacks(self, device_id: str) -> bool:
+        if device_id in self.reported:
+            return False
+        asked = self.state is State.OPEN and device_id in self.ordered
+        return asked or (self.state in (State.OPEN, State.GATHERING) and device_id in self._earlier)
+
+    def step(self, event: Event, now_s: float) -> list[Action]:
+        """Take one event. O(1) unless a round opens or closes."""
+        if self.state in FINAL:
+            return []
+        match event:
+            case Arrived(device_id):
+                self.present[device_id] = None
+                if self.owes(device_id):
+                    self._waiting.add(device_id)
+            case Left(device_id):
+                self.present.pop(device_id, None)
+                self._expected.discard(device_id)
+                self._waiting.discard(device_id)
+            case Accepted(device_id):
+                if self._lacks(device_id):
+                    self.reported[device_id] = None
+                    if self.state is State.OPEN:
+                        self.ordered[device_id] = None
+                    self._waiting.discard(device_id)
+            case Refused(device_id):
+                self._waiting.discard(device_id)
+            case Spared(devices):
+                for device_id in devices:
+                    self.ordered.pop(device_id, None)
+                    self._waiting.discard(device_id)
+            case Dry():
+                self._gather(now_s, expected=())
+                self._rest_until_s = now_s + self.rules.gather_s
+            case Settled():
+                return self._settled(now_s)
+            case Broken(reason):
+                self.state = State.FAILED
+                return [Fail(reason)]
+            case Stop():
+                return self._stop()
+            case Tick():
+                if self.state is State.GATHERING and self._may_open(now_s):
+                    return self._open(now_s)
+        if self.state is State.OPEN and (not self._waiting or now_s >= self.deadline_s):
+            return self._end(now_s)
+        return []
+
+    def _may_open(self, now_s: float) -> bool:
+        if now_s < self._rest_until_s:
+            return False
+        if self.round == 1 and self.attempt == 1:
+            return len(self.present) >= self.rules.devices
+        if not self.present and not self.reported:
+            return False
+        missed = self._expected - self.present.keys() - self.reported.keys()
+        return not missed or now_s >= self._gather_until_s
+
+    def _open(self, now_s: float) -> list[Action]:
+        carried = tuple(self.reported)
+        self.ordered = dict.fromkeys((*carried, *self.present))
+        self._waiting = set(self.ordered) - set(carried)
+        self.state = State.OPEN
+        self.deadline_s = now_s + self.rules.deadline_s
+        return [Open(self.round, self.attempt, tuple(self.ordered), carried)]
+
+    def _end(self, now_s: float) -> list[Action]:
+        missing = tuple(device for device in self.ordered if device not in self.reported)
+        if len(self.reported) >= self.rules.needed(len(self.ordered)):
+            self.state = State.SETTLING
+            return [Close(self.round, tuple(self.reported), missing)]
+        why = "the deadline passed" if self._waiting else "nobody is left to wait for"
+        reason = (
+            f"round {self.round}, attempt {self.attempt}: {why} with {len(self.reported)} of {len(self.ordered)} "
+            f"reports, {self.rules.needed(len(self.ordered))} needed"
+        )
+        actions: list[Action] = [Abandon(self.round, self.attempt, reason)]
+        if self.attempt >= self.rules.attempts:
+            self.state = State.FAILED
+            return [*actions, Fail(f"{reason}; given up after {self.attempt} attempts")]
+        self._earlier |= set(self.ordered)
+        self._gather(now_s, expected=missing)
+        self.attempt += 1
+        return actions
+
+    def _settled(self, now_s: float) -> list[Action]:
+        if self.state is not State.SETTLING:
+            return []
+        if self.round >= self.rules.rounds:
+            self.state = State.FINISHED
+            return [Finish()]
+        expected = tuple(self.ordered)
+        self.reported = {}
+        self._earlier = set()
+        self.round += 1
+        self.attempt = 1
+        self._gather(now_s, expected=expected)
+        return self._stop() if self._stopping else []
+
+    def _gather(self, now_s: float, *, expected: Iterable[str]) -> None:
+        self.state = State.GATHERING
+        self.deadline_s = math.inf
+        self.ordered = {}
+        self._waiting = set()
+        self._expected = set(expected)
+        self._gather_until_s = now_s + self.rules.gather_s
+
+    def _stop(self) -> list[Action]:
+        # A head that is being made is finished first: it was paid for.
+        if self.state is State.SETTLING:
+            self._stopping = True
+            return []
+        self.state = State.STOPPED
+        return [Halt()]

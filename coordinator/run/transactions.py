@@ -1,0 +1,261 @@
+"""What is written down in one go: each function is one transaction, or reads only. All run in the `books` thread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from sqlalchemy import Connection
+
+from coordinator.budgets.round_plan import RoundPlan
+from coordinator.run import budget_books as budgeting
+from coordinator.run.downlink import Downlink
+from coordinator.run.run import ActiveRun
+from coordinator.run.validation import RejectedError, check
+from coordinator.store import accounts as grants
+from coordinator.store import costs, devices, heads, reports, runs
+from coordinator.store import device_heads as shown
+from coordinator.store.database import AlreadyThereError, Database
+from protos.convert.heads import serialise_difference
+from protos.convert.reports import parse_report
+from protos.errors import UnknownRunError, UpdateError
+from protos.orders import ENVELOPE_BYTES, DeviceCard, DeviceReport, Receipt, SettledEnergy, Verdict
+from protos.update import trees
+from protos.update.trees import Tree
+
+
+def accept(db: Database, run: ActiveRun, number: int, device_id: str, declared: int, data: bytes) -> Receipt:
+    """Check a report of the open round, write it down, fold it in. ACCEPTED means: it is on disk.
+
+    Args:
+        number: round of the report's header; device_id likewise.
+        declared: training examples that the device declared at join.
+
+    Raises:
+        StoreError: nothing was written; the device may send it again.
+    """
+    try:
+        report = _parsed(data, run.run_id, number, device_id)
+        update = check(report, run.expected_of(device_id, declared))
+    except RejectedError as error:
+        with db.writing() as connection:
+            reports.mark(connection, run.run_id, number, device_id, "rejected", len(data))
+            reports.refuse(connection, run.run_id, number, device_id, error.code, error.reason)
+            _settle_of(connection, data, run.run_id, number, device_id)
+        return Receipt(Verdict.REJECTED, f"{error.code}: {error.reason}")
+    sent = {device_id: run.sent.pop(device_id, 0)}
+    try:
+        with db.writing() as connection:
+            reports.accept(connection, report, data, run.fold.weight_of(report))
+            runs.add_bytes_down(connection, run.run_id, number, sent)
+            sizes = run.fold.sizes_of(report, update)
+            grants.reported(connection, run.run_id, number, device_id, len(data), sizes)
+            budgeting.learn(connection, run.run_id, number, device_id)
+    except AlreadyThereError:
+        return Receipt(Verdict.DUPLICATE, "held already")
+    except BaseException:
+        run.sent.update(sent)
+        raise
+    # After the commit, so that what is folded is what a restart would fold.
+    run.fold.add(report, update)
+    return Receipt(Verdict.ACCEPTED)
+
+
+def _parsed(data: bytes, run_id: str, number: int, device_id: str) -> DeviceReport:
+    try:
+        report = parse_report(data)
+    except UpdateError as error:
+        raise RejectedError("unreadable", str(error)) from error
+    if (report.run_id, report.round, report.device_id) != (run_id, number, device_id):
+        raise RejectedError("unreadable", "the report is not the one that its header announced")
+    return report
+
+
+def _settle_of(connection: Connection, data: bytes, run_id: str, number: int, device_id: str) -> None:
+    """Write the joules of a report that is not taken: they were spent all the same."""
+    try:
+        report = _parsed(data, run_id, number, device_id)
+    except RejectedError:
+        return
+    if not reports.holds(connection, run_id, number, device_id):
+        reports.settle(connection, run_id, number, device_id, report.energy)
+
+
+def may_come_later(db: Database, run_id: str, number: int, device_id: str) -> bool:
+    """Whether a report that nobody can take now will be taken: its run is not over, its round neither, and it is
+    not held yet. So it is for a moment after a restart."""
+    with db.reading() as connection:
+        return (
+            runs.order_of(connection, run_id, number, device_id) is not None
+            and not reports.holds(connection, run_id, number, device_id)
+            and runs.is_unfinished(connection, run_id, number)
+        )
+
+
+def report_limit(db: Database, run_id: str) -> int:
+    """The most bytes that an honest report of this run has.
+
+    Raises:
+        UnknownRunError: no such run.
+    """
+    with db.reading() as connection:
+        size = runs.head_bytes(connection, run_id)
+    if size is None:
+        raise UnknownRunError(f"no run is called {run_id[:80]!r}", where="report")
+    return size + ENVELOPE_BYTES
+
+
+def late(db: Database, run_id: str, number: int, device_id: str, data: bytes) -> Receipt:
+    """The answer to a report of a round that is not open, or of another run."""
+    with db.writing() as connection:
+        if reports.holds(connection, run_id, number, device_id):
+            return Receipt(Verdict.DUPLICATE, "held already")
+        if runs.order_of(connection, run_id, number, device_id) is None:
+            return Receipt(Verdict.REJECTED, f"not_ordered: no order of round {number} in run {run_id}")
+        reports.mark(connection, run_id, number, device_id, "late", len(data))
+        _settle_of(connection, data, run_id, number, device_id)
+    return Receipt(Verdict.LATE, f"round {number} is closed")
+
+
+def settle(db: Database, device_id: str, settled: Iterable[SettledEnergy]) -> list[SettledEnergy]:
+    """Write energy that became known late; returns what belongs to no order, which is left out."""
+    strange: list[SettledEnergy] = []
+    with db.writing() as connection:
+        for one in settled:
+            if runs.order_of(connection, one.run_id, one.round, device_id) is None:
+                strange.append(one)
+            else:
+                reports.settle(connection, one.run_id, one.round, device_id, one.energy)
+                budgeting.learn(connection, one.run_id, one.round, device_id)
+    return strange
+
+
+def open_round(
+    db: Database, run: ActiveRun, number: int, attempt: int, cards: Iterable[DeviceCard]
+) -> list[str] | None:
+    """Plan a round, write it down with its orders, and begin its fold with the reports carried over from earlier
+    attempts.
+
+    Returns:
+        Whom the planner spares; or None when there is nobody to ask, and nothing was written.
+    """
+    cards = list(cards)
+    now_unix_s = time.time()
+    made: RoundPlan | None = None
+    with db.writing() as connection:
+        carried = reports.holds_any(connection, run.run_id, number)
+        lines = budgeting.drawn_before(connection, run, number, cards) if attempt > 1 else None
+        if lines is None or not (lines or carried):
+            made = budgeting.plan(connection, run, number, attempt, cards, now_unix_s)
+            lines = made.lines
+        if not lines and not carried:
+            return None
+        runs.open_round(connection, run.run_id, number, attempt, lines, "")
+        grants.add(connection, run.run_id, number, lines, now_unix_s)
+        if made is not None:
+            costs.keep_plan(connection, run.run_id, number, budgeting.kept(made))
+            for device_id, why in made.left_out:
+                runs.note(connection, run.run_id, number, "left out", f"{device_id}: {why}")
+        runs.change(connection, run.run_id, engine=run.roster.engine)
+    refold(db, run, number)
+    asked = {line.device_id for line in lines}
+    return [card.device_id for card in cards if card.device_id not in asked]
+
+
+def refold(db: Database, run: ActiveRun, number: int) -> None:
+    """Fold the accepted reports of a round again, in the order of acceptance: the same bits as the first time."""
+    with db.writing() as connection:
+        lines = grants.complete(connection, run.run_id, number, runs.lines_of(connection, run.run_id, number))
+        run.new_fold(lines, budgeting.population(connection, run, number))
+        for data in reports.in_order(connection, run.run_id, number):
+            report = parse_report(data)
+            # Already checked when it was accepted; what a device declares since then does not matter.
+            update = check(report, run.expected_of(report.device_id, report.examples))
+            reports.reweigh(connection, report, run.fold.weight_of(report))
+            sizes = run.fold.sizes_of(report, update)
+            grants.reported(connection, run.run_id, number, report.device_id, len(data), sizes)
+            run.fold.add(report, update)
+
+
+def close_round(
+    db: Database,
+    run: ActiveRun,
+    number: int,
+    head: Tree,
+    downlink: Downlink,
+    accuracy: float | None,
+    loss: float | None,
+) -> None:
+    """Write down the head after a round, what devices will hold of it, and how good it is."""
+    with db.writing() as connection:
+        _write_sent(connection, run, number)
+        version = heads.put(connection, head)
+        runs.close_round(connection, run.run_id, number, head_version=version, accuracy=accuracy, loss=loss)
+        links = [
+            shown.StoredLink(one.before, one.after, serialise_difference(one.difference)) for one in downlink.links
+        ]
+        shown.put(connection, run.run_id, downlink.shown, links)
+    run.sent.clear()
+
+
+def abandon_round(db: Database, run: ActiveRun, number: int, reason: str) -> None:
+    """Write down that an attempt failed."""
+    with db.writing() as connection:
+        _write_sent(connection, run, number)
+        runs.abandon_round(connection, run.run_id, number, reason)
+    run.sent.clear()
+
+
+def _write_sent(connection: Connection, run: ActiveRun, number: int) -> None:
+    runs.add_bytes_down(connection, run.run_id, number, dict(run.sent))
+
+
+def end_run(db: Database, run_id: str, state: str, reason: str) -> None:
+    """Write down that a run is over; a round that is open stays behind as abandoned."""
+    with db.writing() as connection:
+        last = runs.last_round(connection, run_id)
+        if last is not None and last["state"] == "open":
+            runs.abandon_round(connection, run_id, last["round"], reason or state)
+        runs.change(connection, run_id, state=state, reason=reason, finished_unix_s=time.time())
+
+
+def add_run(db: Database, run: runs.NewRun, head: Tree) -> None:
+    """Write down a new run with the head that it starts from."""
+    assert run.initial_head == trees.version(head)
+    with db.writing() as connection:
+        heads.put(connection, head)
+        runs.add(connection, run)
+
+
+def begin_run(
+    db: Database, run_id: str, evaluation_key: str | None, accuracy: float | None, loss: float | None
+) -> None:
+    """Write down round 0: the head before any training."""
+    with db.writing() as connection:
+        row = runs.row(connection, run_id)
+        runs.change(connection, run_id, evaluation_key=evaluation_key, reason="")
+        runs.add_round_zero(connection, run_id, head_version=row["initial_head"], accuracy=accuracy, loss=loss)
+
+
+def unfinished_runs(db: Database) -> list[str]:
+    """Ids of the runs that are not over, in the order of their turns."""
+    with db.reading() as connection:
+        return [row["run_id"] for row in runs.unfinished(connection)]
+
+
+def known_devices(db: Database) -> list[devices.KnownDevice]:
+    """Every device that ever joined."""
+    with db.reading() as connection:
+        return devices.known(connection)
+
+
+def join(db: Database, card: DeviceCard) -> None:
+    """Write down that a device joined."""
+    with db.writing() as connection:
+        devices.join(connection, card)
+
+
+def leave(db: Database, device_id: str) -> None:
+    """Write down that a device said goodbye."""
+    with db.writing() as connection:
+        devices.leave(connection, device_id)

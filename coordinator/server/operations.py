@@ -1,0 +1,162 @@
+"""What operators do: start, stop, look, export. The runs themselves are the keeper's."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from pathlib import Path
+
+from coordinator.export import job as exporting
+from coordinator.operator.status import DeviceBudget, DeviceStatus, ExportSummary, RunStatus
+from coordinator.run import budget_books as budgeting
+from coordinator.run import transactions as ledger
+from coordinator.run.planning import prepare
+from coordinator.run.resume import Rooms
+from coordinator.run.round_events import Stop
+from coordinator.server.keeper import TICK_S, Keeper
+from coordinator.store import devices, reading, runs
+from coordinator.store.database import Database
+from coordinator.store.runs import NewRun
+from protos.errors import UsageError
+from protos.update import trees
+
+log = logging.getLogger("edgejoule.coordinator")
+
+
+class Operations:
+    """What the operators' service talks to."""
+
+    def __init__(self, rooms: Rooms, keeper: Keeper) -> None:
+        self._rooms, self._keeper = rooms, keeper
+
+    async def start_run(self, plan_toml: str, directory: str) -> str:
+        """Check a plan with all that it names, write the run down, and put it in the queue; returns its id.
+
+        Raises:
+            EdgejouleError: see :func:`coordinator.run.planning.prepare`.
+        """
+        base = Path(directory)
+        if not base.is_absolute():
+            raise UsageError(f"{directory!r} is not an absolute path", where="plan directory")
+        prepared = await self._rooms.models.do(prepare, plan_toml, base)
+        bundle = await self._rooms.models.do(self._rooms.shelf.keep, prepared.bundle)
+        plan, head = prepared.plan, bundle.initial_head()
+        run_id = f"run-{secrets.token_hex(5)}"
+        new = NewRun(
+            run_id=run_id,
+            name=plan.run.name,
+            plan_id=plan.plan_id,
+            plan_toml=plan_toml,
+            plan_directory=str(base),
+            bundle_id=bundle.bundle_id,
+            rounds_planned=plan.run.rounds,
+            initial_head=trees.version(head),
+        )
+        await self._rooms.books.do(ledger.add_run, self._rooms.db, new, head)
+        log.info("%s: %s, %d rounds", run_id, plan.run.name, plan.run.rounds)
+        self._keeper.wanted.set()
+        return run_id
+
+    async def stop_run(self, name: str) -> str:
+        """End a run; returns its state. A head that is being made is finished first."""
+        run_id = await self._rooms.books.do(_resolve, self._rooms.db, name)
+        while True:
+            conductor = self._keeper.conductor
+            if conductor is not None and conductor.run.run_id == run_id:
+                conductor.feed(Stop())
+                await conductor.run.over.wait()
+                break
+            if self._keeper.preparing != run_id:
+                await self._rooms.books.do(_stop_waiting, self._rooms.db, run_id)
+                break
+            await asyncio.sleep(TICK_S)
+        return (await self.status(run_id))[0].state
+
+    async def status(self, name: str = "", since_round: int = 0) -> list[RunStatus]:
+        """One run, or all of them.
+
+        Raises:
+            UnknownRunError: no such run.
+        """
+        found = await self._rooms.books.do(_status, self._rooms.db, name, since_round)
+        return [run if run.is_over else run.because(self._why(run)) for run in found]
+
+    def _why(self, run: RunStatus) -> str:
+        if self._keeper.conductor and self._keeper.conductor.run.run_id == run.run_id:
+            return self._keeper.conductor.run.describe()
+        if self._keeper.preparing == run.run_id:
+            return "being prepared: held-out data are embedded"
+        current = self._keeper.conductor.run.run_id if self._keeper.conductor else self._keeper.preparing
+        return f"waits for {current} to end" if current else "waits for its turn"
+
+    async def devices(self) -> list[DeviceStatus]:
+        """Every device that ever joined, with the joules that it reported."""
+        spent = await self._rooms.books.do(_spent, self._rooms.db)
+        return [
+            DeviceStatus(
+                device_id=card.device_id,
+                state=member.state,
+                board=card.board,
+                engine=card.engine,
+                meter=card.meter,
+                software_version=card.software_version,
+                train_examples=card.train_examples,
+                test_examples=card.test_examples,
+                last_seen_unix_s=member.seen_unix_s,
+                energy_j=spent.get(card.device_id, (None, 0))[0],
+                unknown_phases=spent.get(card.device_id, (None, 0))[1],
+                budget_j=card.budget_j,
+            )
+            for member in sorted(self._keeper.fleet, key=lambda one: one.card.device_id)
+            for card in (member.card,)
+        ]
+
+    async def budgets(self, name: str) -> tuple[str, list[DeviceBudget]]:
+        """The id of a run, and the ledger of its devices.
+
+        Raises:
+            UnknownRunError: no such run.
+        """
+        return await self._rooms.books.do(_budgets, self._rooms.db, name)
+
+    async def export(self, name: str, head_version: str) -> tuple[ExportSummary, bytes]:
+        """Assemble the integer model of a run.
+
+        Raises:
+            UnknownRunError: no such run or head.
+            UsageError: the run has no held-out data to calibrate with.
+            CheckFailed: the integer model is worse than the float head.
+        """
+        job = await self._rooms.books.do(exporting.find, self._rooms.db, name, head_version)
+        return await self._rooms.models.do(exporting.export, job, self._rooms.shelf, self._rooms.evaluations)
+
+
+def _resolve(db: Database, name: str) -> str:
+    with db.reading() as connection:
+        return runs.resolve(connection, name)
+
+
+def _status(db: Database, name: str, since_round: int) -> list[RunStatus]:
+    with db.reading() as connection:
+        wanted = [runs.resolve(connection, name)] if name else reading.run_ids(connection)
+        return [reading.run_status(connection, run_id, since_round) for run_id in wanted]
+
+
+def _spent(db: Database) -> dict[str, tuple[float | None, int]]:
+    with db.reading() as connection:
+        return devices.spent(connection)
+
+
+def _budgets(db: Database, name: str) -> tuple[str, list[DeviceBudget]]:
+    with db.reading() as connection:
+        run_id = runs.resolve(connection, name)
+        return run_id, budgeting.ledger_of(connection, run_id, time.time())
+
+
+def _stop_waiting(db: Database, run_id: str) -> None:
+    with db.reading() as connection:
+        over = runs.row(connection, run_id)["state"] not in runs.OPEN_STATES
+    if not over:
+        ledger.end_run(db, run_id, "stopped", "stopped before it began")

@@ -1,0 +1,261 @@
+"""The ledger of joules: what orders granted, what devices reported to have spent, and what lies between.
+
+Nothing is summed up in advance: every figure is made of rows that are written once, under the key of their order and
+phase. So a report that is sent twice counts once, energy that is told late counts when it comes, and a restart changes
+no figure.
+
+An order is *settled* when the joules of all its phases of work are known. Until then, whatever its grant leaves beyond
+what is known counts as *uncertain*: it may have been spent. Once its report was taken only the sending can be missing,
+and :data:`SENDING_MARGIN` times its expected joules count. An order that was never answered stays uncertain as a whole.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, and_, func, select, update
+
+from coordinator.budgets.order_line import OrderLine
+from coordinator.store.tables import energy, grants, orders, reports
+from protos.energy.trace import Phase
+from protos.orders import CostHint
+
+SENDING_MARGIN = 2.0
+WORKING = (Phase.EMBED, Phase.TRAIN, Phase.ENCODE, Phase.SEND)
+
+# What is the same in all rows of energy of one order.
+_PER_ORDER: tuple[ColumnElement[Any], ...] = (
+    grants.c.run_id,
+    grants.c.round,
+    grants.c.device_id,
+    grants.c.unix_s,
+    grants.c.granted_j,
+    grants.c.expected_j,
+    grants.c.sending_j,
+    orders.c.outcome,
+)
+
+
+def add(connection: Connection, run_id: str, number: int, lines: Iterable[OrderLine], now_unix_s: float) -> None:
+    """Write down what orders promise; those of an earlier attempt at the round stay as they were."""
+    there = set(connection.execute(select(grants.c.device_id).where(_round(run_id, number))).scalars())
+    rows = [
+        {
+            "run_id": run_id,
+            "round": number,
+            "device_id": line.device_id,
+            "unix_s": now_unix_s,
+            "granted_j": line.budget_j,
+            "expected_j": line.expected_j,
+            "sending_j": None if line.costs is None else line.costs.sending_j,
+            "standing_j": line.standing_j,
+            "probability": line.probability,
+            "factor": line.factor,
+            "bits": line.bits,
+            "costs": json.dumps(None if line.costs is None else vars(line.costs)),
+            "bytes_up": 0,
+            "learnt": 0,
+        }
+        for line in lines
+        if line.device_id not in there
+    ]
+    if rows:
+        connection.execute(grants.insert(), rows)
+
+
+def complete(connection: Connection, run_id: str, number: int, lines: Mapping[str, OrderLine]) -> dict[str, OrderLine]:
+    """The lines of a round with all that was written down of them; orders of an older version have no more."""
+    found = {
+        row["device_id"]: row for row in connection.execute(select(grants).where(_round(run_id, number))).mappings()
+    }
+    made: dict[str, OrderLine] = {}
+    for device_id, line in lines.items():
+        row = found.get(device_id)
+        if row is None:
+            made[device_id] = replace(line, standing_j=line.budget_j)
+            continue
+        costs = json.loads(row["costs"])
+        made[device_id] = replace(
+            line,
+            standing_j=row["standing_j"],
+            probability=row["probability"],
+            factor=row["factor"],
+            bits=row["bits"],
+            expected_j=row["expected_j"],
+            costs=None if costs is None else CostHint(**costs),
+        )
+    return made
+
+
+def reported(
+    connection: Connection, run_id: str, number: int, device_id: str, size: int, sizes: tuple[float, float] | None
+) -> None:
+    """Note how large an accepted report and its change are."""
+    change, deviation = sizes if sizes is not None else (None, None)
+    connection.execute(
+        update(grants)
+        .where(_order(run_id, number, device_id))
+        .values(bytes_up=size, change=change, deviation=deviation)
+    )
+
+
+@dataclass(frozen=True)
+class Account:
+    """Joules of one device, idling left out.
+
+    Attributes:
+        orders: that were made.
+        granted_j: by those that had a limit.
+        spent_j: reported and known.
+        uncertain_j: granted, not known to be spent, and not known not to be.
+        pending_j: expected of orders that are not settled, beyond what is known of them.
+        today_j: of spent and uncertain, what was granted since ``since``.
+        unlimited: orders without a limit whose joules are not all known.
+    """
+
+    orders: int = 0
+    granted_j: float = 0.0
+    spent_j: float = 0.0
+    uncertain_j: float = 0.0
+    today_j: float = 0.0
+    unlimited: int = 0
+    pending_j: float = 0.0
+
+
+def accounts(connection: Connection, run_id: str, since_unix_s: float) -> dict[str, Account]:
+    """By device, what one run cost it; ``today_j`` counts every run, since a day's budget is the device's own.
+
+    The sum over devices runs over a handful of columns and no report's bytes.
+    """
+    here = _accounts(connection, and_(grants.c.run_id == run_id), since_unix_s)
+    today = _accounts(connection, and_(grants.c.unix_s >= since_unix_s), since_unix_s)
+    return {
+        device_id: replace(here.get(device_id, Account()), today_j=today.get(device_id, Account()).today_j)
+        for device_id in sorted({*here, *today})
+    }
+
+
+def _accounts(connection: Connection, which: ColumnElement[bool], since_unix_s: float) -> dict[str, Account]:
+    same = and_(
+        energy.c.run_id == grants.c.run_id, energy.c.round == grants.c.round, energy.c.device_id == grants.c.device_id
+    )
+    known = (
+        select(
+            *_PER_ORDER,
+            func.sum(energy.c.energy_j).label("spent_j"),
+            func.count(energy.c.energy_j).label("phases"),
+        )
+        .select_from(
+            grants.join(orders, _joined(orders)).outerjoin(
+                energy, same & energy.c.phase.in_([str(one) for one in WORKING])
+            )
+        )
+        .where(which)
+        .group_by(*_PER_ORDER)
+        .order_by(grants.c.run_id, grants.c.round)
+    )
+    made: dict[str, Account] = defaultdict(Account)
+    for row in connection.execute(known):
+        before = made[row.device_id]
+        spent_j = max(0.0, row.spent_j or 0.0)
+        settled = row.phases == len(WORKING)
+        uncertain_j = 0.0 if settled or row.granted_j is None else max(0.0, row.granted_j - spent_j)
+        if row.outcome == "accepted" and row.sending_j is not None:
+            uncertain_j = min(uncertain_j, SENDING_MARGIN * row.sending_j)
+        made[row.device_id] = Account(
+            before.orders + 1,
+            before.granted_j + (row.granted_j or 0.0),
+            before.spent_j + spent_j,
+            before.uncertain_j + uncertain_j,
+            before.today_j + (spent_j + uncertain_j if row.unix_s >= since_unix_s else 0.0),
+            before.unlimited + (row.granted_j is None and not settled),
+            before.pending_j + (0.0 if settled else max(0.0, (row.expected_j or 0.0) - spent_j)),
+        )
+    return dict(made)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A settled order that the device's costs were not fitted to yet."""
+
+    run_id: str
+    round: int
+    embedded: int
+    steps: int
+    bytes_up: int
+    bytes_down: int
+
+
+def lessons(connection: Connection, run_id: str, number: int, device_id: str) -> list[Lesson]:
+    """This order, if it is settled, accepted, and not learnt from."""
+    phases = select(func.count(energy.c.energy_j)).where(
+        energy.c.run_id == run_id,
+        energy.c.round == number,
+        energy.c.device_id == device_id,
+        energy.c.phase.in_([str(one) for one in WORKING]),
+    )
+    if connection.execute(phases).scalar() != len(WORKING):
+        return []
+    query = (
+        select(reports.c.embedded, reports.c.steps_done, grants.c.bytes_up, orders.c.bytes_down)
+        .select_from(grants.join(reports, _joined(reports)).join(orders, _joined(orders)))
+        .where(_order(run_id, number, device_id), grants.c.learnt == 0)
+    )
+    return [
+        Lesson(run_id, number, row.embedded, row.steps_done, row.bytes_up, row.bytes_down)
+        for row in connection.execute(query)
+    ]
+
+
+def learnt(connection: Connection, run_id: str, number: int, device_id: str) -> None:
+    """The device's costs were fitted to this order; that happens once."""
+    connection.execute(update(grants).where(_order(run_id, number, device_id)).values(learnt=1))
+
+
+@dataclass(frozen=True)
+class Past:
+    """What is known of a device's reports in a run: rounds, and the sizes of the last change."""
+
+    rounds: tuple[int, ...] = ()
+    change: float | None = None
+    deviation: float | None = None
+    embedded: int = 0
+
+
+def past(connection: Connection, run_id: str) -> dict[str, Past]:
+    """By device, in one run."""
+    query = (
+        select(reports.c.device_id, reports.c.round, reports.c.embedded, grants.c.change, grants.c.deviation)
+        .select_from(reports.outerjoin(grants, _joined(reports)))
+        .where(reports.c.run_id == run_id)
+        .order_by(reports.c.round)
+    )
+    made: dict[str, Past] = defaultdict(Past)
+    for row in connection.execute(query):
+        before = made[row.device_id]
+        known = row.change is not None
+        made[row.device_id] = Past(
+            (*before.rounds, row.round),
+            row.change if known else before.change,
+            row.deviation if known else before.deviation,
+            before.embedded + row.embedded,
+        )
+    return dict(made)
+
+
+def _joined(table: Any) -> ColumnElement[bool]:
+    return and_(
+        table.c.run_id == grants.c.run_id, table.c.round == grants.c.round, table.c.device_id == grants.c.device_id
+    )
+
+
+def _round(run_id: str, number: int) -> ColumnElement[bool]:
+    return and_(grants.c.run_id == run_id, grants.c.round == number)
+
+
+def _order(run_id: str, number: int, device_id: str) -> ColumnElement[bool]:
+    return and_(_round(run_id, number), grants.c.device_id == device_id)

@@ -1,0 +1,80 @@
+"""The coordinator's own copies of bundles, by id: a run goes on whatever happens to the folder it was started from."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from protos.atomic import write_whole
+from protos.errors import StoreError, UnknownRunError
+from protos.model.bundle import Bundle, open_bundle
+from protos.model.manifest import MANIFEST_FILE
+
+
+class BundleShelf:
+    """Bundles under one folder, each under the hexadecimal part of its id."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def _place(self, bundle_id: str) -> Path:
+        name = bundle_id.removeprefix("sha256:")
+        if not name.isalnum() or len(name) > 128:
+            raise UnknownRunError(f"{bundle_id[:80]!r} is no bundle id")
+        return self._folder / name
+
+    def keep(self, bundle: Bundle) -> Bundle:
+        """Copy a bundle here, whole or not at all, unless it is here already; returns the checked copy.
+
+        Raises:
+            StoreError: it cannot be written.
+            ModelError, IntegrityError: it changed while it was copied.
+        """
+        place = self._place(bundle.bundle_id)
+        if place.exists():
+            return open_bundle(place)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            part = Path(tempfile.mkdtemp(dir=self._folder, prefix=".part-"))
+        except OSError as error:
+            raise StoreError(f"cannot be written ({error.strerror})", where=str(self._folder)) from error
+        try:
+            for name in [*bundle.manifest.files, MANIFEST_FILE]:
+                with (bundle.path / name).open("rb") as source, write_whole(part / name) as target:
+                    shutil.copyfileobj(source, target, 1 << 20)
+            open_bundle(part)
+            os.replace(part, place)
+            _force_to_disk(self._folder)
+        except OSError as error:
+            fix = "free space in the state directory"
+            raise StoreError(f"cannot be copied ({error.strerror})", where=str(bundle.path), fix=fix) from error
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        return open_bundle(place)
+
+    def open(self, bundle_id: str) -> Bundle:
+        """The copy of a bundle.
+
+        Raises:
+            UnknownRunError: it is not here.
+            ModelError, IntegrityError: the copy is damaged.
+        """
+        place = self._place(bundle_id)
+        if not place.is_dir():
+            raise UnknownRunError(f"no bundle {bundle_id} is held here")
+        return open_bundle(place)
+
+    def sweep(self) -> None:
+        """Remove what an interrupted copy left behind."""
+        for part in self._folder.glob(".part-*"):
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _force_to_disk(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,148 @@
+"""Bundles on this device: fetched whole or not at all, hashed, and tried in a throw-away child before use.
+
+A verdict of the trial is kept by (bundle, engine), so that a restart need not repeat it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from edge_runtime.state import keep_newest, storing
+from edge_runtime.systemd.logging_setup import log
+from protos.atomic import write_whole
+from protos.errors import EdgejouleError, IntegrityError
+from protos.model.bundle import Bundle, open_bundle
+from protos.model.engine import EngineIdentity, try_in_subprocess
+
+_TRIED = "tried.json"
+_KEEP_VERDICTS = 64
+
+
+class Shelf:
+    """The bundles that this device holds.
+
+    Args:
+        state: the state folder; bundles are under ``bundles/``.
+        engine: what will run them.
+    """
+
+    def __init__(self, state: Path, engine: EngineIdentity) -> None:
+        self._folder, self._tried, self._engine = state / "bundles", state / _TRIED, str(engine)
+        self._ready: dict[str, Bundle] = {}
+
+    def adopt(self, path: Path) -> Bundle:
+        """Open a bundle that is on this machine already.
+
+        Raises:
+            ModelError, IntegrityError, ShapeError, NonFiniteError: it is not usable, and why.
+        """
+        bundle = open_bundle(path)
+        self._try(bundle)
+        self._ready[bundle.bundle_id] = bundle
+        return bundle
+
+    def find(self, bundle_id: str, *, twin: bool = False) -> Bundle | None:
+        """The bundle of this identity, if it is here and sound; a damaged one is deleted.
+
+        Args:
+            twin: it counts only with its Edge TPU twin, if it has one.
+        """
+        bundle = self._ready.get(bundle_id) or self._open(bundle_id)
+        if bundle is None:
+            return None
+        self._ready[bundle_id] = bundle
+        return None if twin and bundle.manifest.edge_tpu is not None and bundle.twin_path is None else bundle
+
+    def _open(self, bundle_id: str) -> Bundle | None:
+        path = self._place(bundle_id)
+        if not path.is_dir():
+            return None
+        try:
+            bundle = open_bundle(path, twin_may_lack=True)
+            if bundle.bundle_id != bundle_id:
+                raise IntegrityError("has another identity than its name", where=str(path))
+        except EdgejouleError as error:
+            log().warning("%s; it is deleted and fetched again", error)
+            shutil.rmtree(path, ignore_errors=True)
+            return None
+        self._try(bundle)
+        with storing(path):
+            os.utime(path)
+        return bundle
+
+    def newest(self) -> Bundle | None:
+        """The bundle that was used last, if any is here."""
+        places = [one for one in self._folder.iterdir() if one.is_dir() and not one.name.startswith(".")]
+        for path in sorted(places, key=lambda one: one.stat().st_mtime, reverse=True):
+            with contextlib.suppress(EdgejouleError):
+                bundle = self.find(f"sha256:{path.name}")
+                if bundle is not None:
+                    return bundle
+        return None
+
+    def fetch(self, bundle_id: str, write_files: Callable[[Path], None]) -> Bundle:
+        """Get a bundle through ``write_files``, which fills an empty folder, and keep it.
+
+        Raises:
+            IntegrityError: the files are not those of ``bundle_id``; ModelError and others as :meth:`adopt`;
+            StoreError: no space; whatever ``write_files`` raises.
+        """
+        place = self._place(bundle_id)
+        with storing(self._folder):
+            folder = Path(tempfile.mkdtemp(dir=self._folder, prefix=".part-"))
+        try:
+            with storing(folder):
+                write_files(folder)
+            bundle = open_bundle(folder, twin_may_lack=True)
+            if bundle.bundle_id != bundle_id:
+                raise IntegrityError(
+                    f"is bundle {bundle.bundle_id[:19]}..., ordered was {bundle_id[:19]}...", where="fetched bundle"
+                )
+            self._try(bundle)
+            with storing(place):
+                # What is there already lacks the twin, and a folder that is not empty cannot be replaced.
+                shutil.rmtree(place, ignore_errors=True)
+                os.replace(folder, place)
+                _sync(self._folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        self._ready[bundle_id] = kept = Bundle(place, bundle.manifest, bundle_id)
+        keep_newest(self._folder)
+        return kept
+
+    def _place(self, bundle_id: str) -> Path:
+        digest = bundle_id.removeprefix("sha256:")
+        if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
+            raise IntegrityError(f"{bundle_id[:80]!r} is no identity of a bundle", where="order")
+        return self._folder / digest
+
+    def _try(self, bundle: Bundle) -> None:
+        key = f"{bundle.bundle_id} {self._engine}"
+        verdicts = self._verdicts()
+        if key in verdicts:
+            return
+        for path in (bundle.backbone_path, bundle.head_path):
+            try_in_subprocess(path)
+        with storing(self._tried), write_whole(self._tried) as file:
+            file.write(json.dumps([*verdicts, key][-_KEEP_VERDICTS:]).encode())
+
+    def _verdicts(self) -> list[str]:
+        try:
+            found = json.loads(self._tried.read_bytes())
+        except (OSError, ValueError):
+            return []
+        return [str(one) for one in found] if isinstance(found, list) else []
+
+
+def _sync(folder: Path) -> None:
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

@@ -1,0 +1,61 @@
+"""Sums of energy records, for the log and for figures that come in two parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from protos.energy.trace import Phase, PhaseEnergy
+
+
+def joined(first: PhaseEnergy, second: PhaseEnergy) -> PhaseEnergy:
+    """Two stretches of one phase as one record.
+
+    Half widths are added as they are: both rest on the same sensor and board, so their errors go together. If one
+    part is unknown, so is the whole.
+
+    Raises:
+        ValueError: the phases differ.
+    """
+    if first.phase is not second.phase:
+        raise ValueError(f"cannot join {first.phase} and {second.phase}")
+    known = first.energy_j is not None and second.energy_j is not None
+    bounded = known and first.uncertainty_j is not None and second.uncertainty_j is not None
+    same = first.method == second.method
+    return PhaseEnergy(
+        phase=first.phase,
+        energy_j=(first.energy_j or 0.0) + (second.energy_j or 0.0) if known else None,
+        covered_s=first.covered_s + second.covered_s,
+        uncovered_s=first.uncovered_s + second.uncovered_s,
+        method=first.method if known and same else ("estimated" if known else "unknown"),
+        sensor=first.sensor or second.sensor,
+        uncertainty_j=(first.uncertainty_j or 0.0) + (second.uncertainty_j or 0.0) if bounded else None,
+        flags=tuple(dict.fromkeys((*first.flags, *second.flags))),
+    )
+
+
+def with_idle(after: Iterable[PhaseEnergy], before: Iterable[PhaseEnergy]) -> tuple[PhaseEnergy, ...]:
+    """The records of ``after``, its idle time joined with that of ``before``: a round has one figure per phase.
+
+    Idle time of a round begins with the end of the previous round of its run, or with the run's first order.
+    """
+    idle = next((one for one in before if one.phase is Phase.IDLE), None)
+    return tuple(joined(idle, one) if idle and one.phase is Phase.IDLE else one for one in after)
+
+
+def in_words(records: Iterable[PhaseEnergy]) -> str:
+    """Energy of all phases but idling, with its coverage: ``4.21 J (coverage 1.00)``.
+
+    >>> in_words([PhaseEnergy(Phase.TRAIN, 2.0, 3.0, 1.0, "measured", "s", None)])
+    '2.00 J (coverage 0.75)'
+    """
+    worked = [one for one in records if one.phase is not Phase.IDLE]
+    seen_s = sum(one.covered_s for one in worked)
+    whole_s = seen_s + sum(one.uncovered_s for one in worked)
+    known = [one.energy_j for one in worked if one.energy_j is not None]
+    coverage = f"coverage {seen_s / whole_s if whole_s > 0 else 1.0:.2f}"
+    if not known:
+        return f"energy unknown ({coverage})"
+    estimated = "" if all(one.method == "measured" for one in worked) else "estimated, "
+    if len(known) < len(worked):
+        return f"over {sum(known):.2f} J ({estimated}{coverage}, {len(worked) - len(known)} phases unknown)"
+    return f"{sum(known):.2f} J ({estimated}{coverage})"

@@ -1,0 +1,300 @@
+"""Talks to the coordinator: the one room that knows gRPC and protobuf. Values in, values out.
+
+Rules kept here:
+
+* Every call has a deadline. A call that waits is given up when the daemon is asked to stop.
+* A call that waits counts as progress for as long as gRPC should have ended it, and no longer.
+* ``Away`` means: try again later, nothing is lost. ``RefusedError`` means that trying again would not help.
+* Until there are certificates, only loopback addresses are allowed: nothing here is authenticated or encrypted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# gRPC's own lines are not one per event; what matters of them is in the errors that we raise.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+import grpc
+
+from edge_runtime.daemon.arrivals import Arrivals
+from edge_runtime.daemon.stopping import Stopping
+from protos.convert.cards import card_to
+from protos.convert.checks import MAX_WAIT_S, finite
+from protos.convert.energy import settled_to
+from protos.convert.orders import order_from
+from protos.convert.reports import receipt_from
+from protos.errors import ConfigError, RefusedError, UnknownRunError, UnreachableError, UpdateError
+from protos.orders import PART_BYTES, PROTOCOL, DeviceCard, Holding, Order, Receipt, SettledEnergy, Verdict
+from protos.v1 import edgejoule_pb2 as pb
+from protos.v1 import edgejoule_pb2_grpc as rpc
+
+CALL_S = 15.0
+# NextOrder is answered late on purpose, so that a small fleet need not poll.
+ORDER_S = 90.0
+FETCH_S = 900.0
+# gRPC ends a call at its deadline; if it has not by then, it never will.
+_GRACE_S = 10.0
+# The slowest uplink that a report is waited for on.
+_UPLINK_BYTES_PER_S = 20_000
+MAX_ORDER_BYTES = 64 << 20
+_OPTIONS = [
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 0),
+    ("grpc.max_receive_message_length", MAX_ORDER_BYTES),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+    ("grpc.enable_http_proxy", 0),
+]
+_FINAL = {
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.OUT_OF_RANGE,
+}
+
+_ON_PURPOSE = "edgejoule-error-bin"
+_FAILED = {grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL, grpc.StatusCode.DATA_LOSS}
+
+
+class Away(UnreachableError):
+    """The coordinator does not answer now, or failed to; asking again is harmless.
+
+    Attributes:
+        failed: it did answer, with a failure of its own.
+    """
+
+    failed = False
+
+
+class Interrupted(Exception):
+    """A call was given up since the daemon was asked to stop."""
+
+
+@dataclass(frozen=True)
+class Welcome:
+    """The coordinator's answer to a join."""
+
+    protocol: tuple[int, int]
+    software_version: str
+    check_in_s: float
+
+
+def check_address(address: str) -> str:
+    """``address`` itself when it is HOST:PORT on loopback.
+
+    Raises:
+        ConfigError: it is no HOST:PORT.
+        RefusedError: the host is not this machine.
+    """
+    host, colon, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
+        raise ConfigError(f"{address!r} is not HOST:PORT", where="coordinator", fix="write it like 127.0.0.1:50461")
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise RefusedError(
+            "is not on this machine, and without certificates only loopback is allowed",
+            where=f"coordinator {address}",
+            fix="use 127.0.0.1:PORT, through a tunnel such as `ssh -L` if the coordinator is elsewhere",
+        )
+    return address
+
+
+class Link:
+    """A connection to the coordinator at ``address``; nothing is sent before the first call."""
+
+    def __init__(self, address: str, stopping: Stopping) -> None:
+        self.address = check_address(address)
+        self._stopping = stopping
+        self._channel = grpc.insecure_channel(self.address, options=_OPTIONS)
+        self._stub = rpc.DeviceServiceStub(self._channel)  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()
+
+    def join(self, card: DeviceCard) -> Welcome:
+        """Say who is there.
+
+        Raises:
+            Away, Interrupted; RefusedError: not wanted, or another protocol; UpdateError: an answer without sense.
+        """
+        answer = self._call(self._stub.Join, card_to(card, PROTOCOL), CALL_S)
+        theirs = (int(answer.protocol_major), int(answer.protocol_minor))
+        if theirs[0] != PROTOCOL[0]:
+            raise RefusedError(
+                f"speaks protocol {theirs[0]}.{theirs[1]}, this device speaks {PROTOCOL[0]}.{PROTOCOL[1]}",
+                where=f"coordinator {self.address}",
+                fix="install the same release on both",
+            )
+        return Welcome(theirs, answer.software_version, finite(answer.check_in_s, "check_in_s", at_most=MAX_WAIT_S))
+
+    def next_order(
+        self,
+        device_id: str,
+        session: str,
+        settled: Iterable[SettledEnergy],
+        *,
+        bundle_id: str,
+        holding: Holding,
+    ) -> tuple[Order, int]:
+        """Ask for work. Energy in ``settled`` is known to the coordinator afterwards.
+
+        Returns:
+            The order, and its size in serialised bytes.
+
+        Raises:
+            Away, Interrupted, RefusedError; UpdateError: the order makes no sense.
+        """
+        request = pb.NextOrderRequest(
+            device_id=device_id,
+            session=session,
+            settled=settled_to(settled),
+            bundle_id=bundle_id,
+            head_version=holding.head_version,
+            rebuilds=holding.rebuilds,
+        )
+        answer = self._call(self._stub.NextOrder, request, ORDER_S)
+        return order_from(answer), int(answer.ByteSize())
+
+    def report(self, device_id: str, run_id: str, round: int, data: bytes, *, hurry_s: float | None = None) -> Receipt:
+        """Send the bytes of a report.
+
+        Args:
+            hurry_s: give up after this many seconds, and do not mind a stop request; None: no hurry.
+
+        Raises:
+            Away, Interrupted; RefusedError: these bytes will never be taken, and why.
+        """
+        header = pb.ReportHeader(
+            run_id=run_id,
+            round=round,
+            device_id=device_id,
+            total_bytes=len(data),
+            sha256=hashlib.sha256(data).digest(),
+        )
+
+        def parts() -> Iterator[pb.ReportRequest]:
+            yield pb.ReportRequest(header=header)
+            for start in range(0, len(data), PART_BYTES):
+                yield pb.ReportRequest(data=data[start : start + PART_BYTES])
+
+        timeout_s = CALL_S + len(data) / _UPLINK_BYTES_PER_S if hurry_s is None else hurry_s
+        try:
+            answer = self._call(self._stub.Report, parts(), timeout_s, stoppable=hurry_s is None)
+            return receipt_from(answer)
+        except (UpdateError, UnknownRunError) as error:
+            return Receipt(Verdict.REJECTED, error.what)
+
+    def leave(self, device_id: str, session: str, settled: Iterable[SettledEnergy], reason: str) -> None:
+        """Say goodbye, quickly or not at all.
+
+        Raises:
+            Away, RefusedError.
+        """
+        request = pb.LeaveRequest(
+            device_id=device_id, session=session, settled=settled_to(settled), reason=reason[:200]
+        )
+        self._call(self._stub.Leave, request, 2.0, stoppable=False)
+
+    def fetch_bundle(self, bundle_id: str, folder: Path, *, twin: bool = False) -> None:
+        """Write a bundle's files, its Edge TPU `twin` only if asked, into an empty folder; all are as declared.
+
+        Raises:
+            Away, Interrupted; RefusedError, UnknownRunError: no such bundle; IntegrityError: damaged on the way;
+            OSError: cannot be written.
+        """
+        stream = self._stub.FetchBundle(pb.FetchBundleRequest(bundle_id=bundle_id, edge_tpu_twin=twin), timeout=FETCH_S)
+        give_up_s = time.monotonic() + FETCH_S + _GRACE_S
+        outcome: list[BaseException] = []
+        done = threading.Event()
+
+        def receive() -> None:
+            try:
+                _write_files(stream, folder)
+            except BaseException as error:
+                outcome.append(error)
+            finally:
+                done.set()
+                self._stopping.wake()
+
+        worker = threading.Thread(target=receive, name="fetch-bundle", daemon=True)
+        worker.start()
+        while not done.is_set() and not self._stopping.requested:
+            self._stopping.nap(1.0)
+            self._waited(give_up_s)
+        if not done.is_set():
+            stream.cancel()
+        worker.join()
+        if outcome and isinstance(outcome[0], grpc.RpcError):
+            raise self._translated(outcome[0]) from outcome[0]
+        if outcome:
+            stream.cancel()
+            raise outcome[0]
+
+    def _call(self, method: Any, request: Any, timeout_s: float, *, stoppable: bool = True) -> Any:
+        future = method.future(request, timeout=timeout_s)
+        future.add_done_callback(lambda _: self._stopping.wake())
+        give_up_s = time.monotonic() + timeout_s + _GRACE_S
+        while not future.done():
+            if stoppable and self._stopping.requested:
+                future.cancel()
+                raise Interrupted
+            self._stopping.nap(0.05 if self._stopping.requested else 1.0)
+            self._waited(give_up_s)
+        try:
+            return future.result()
+        except grpc.RpcError as error:
+            raise self._translated(error) from error
+
+    def _waited(self, give_up_s: float) -> None:
+        if time.monotonic() < give_up_s:
+            self._stopping.progressed()
+
+    def _translated(self, error: Any) -> Exception:
+        code, details = error.code(), (error.details() or "").strip()
+        if code is grpc.StatusCode.CANCELLED and self._stopping.requested:
+            return Interrupted()
+        where = f"coordinator {self.address}"
+        what = details or code.name.lower().replace("_", " ")
+        # A coordinator that answers on purpose says so in the trailing metadata; gRPC itself does not.
+        on_purpose = any(key == _ON_PURPOSE for key, _ in error.trailing_metadata() or ())
+        if code in _FINAL or (code is grpc.StatusCode.RESOURCE_EXHAUSTED and on_purpose):
+            return RefusedError(f"refuses: {what}", where=where)
+        if code is grpc.StatusCode.NOT_FOUND:
+            return UnknownRunError(what, where=where)
+        if code is grpc.StatusCode.UNAVAILABLE and not on_purpose:
+            what = "does not answer"
+        elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            what = "did not answer in time"
+        fix = "start it with `coordinator serve`, or give its address with --coordinator"
+        away = Away(what, where=where, fix=fix)
+        away.failed = code in _FAILED
+        return away
+
+
+def _write_files(stream: Iterable[Any], folder: Path) -> None:
+    """Write the files of a stream: a `file` part, then its `data` parts, for each."""
+    with Arrivals(folder) as arrivals:
+        for part in stream:
+            if part.WhichOneof("part") == "file":
+                arrivals.begin(part.file.name, part.file.size_bytes, part.file.sha256)
+            else:
+                arrivals.add(part.data)
+        arrivals.finish()

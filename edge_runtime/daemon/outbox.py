@@ -1,0 +1,166 @@
+"""What must still reach the coordinator: reports without an answer, and energy that became known afterwards.
+
+Rules kept here:
+
+* A report is on disk before its first byte is sent, and is deleted only when the coordinator has answered it. So a
+  lost answer, a power cut or ``kill -9`` is repaired by sending the same bytes again.
+* A damaged file is set aside and said, never sent and never in the way. So is a report that will never be taken.
+* A full disk costs durability, not work: what cannot be stored is kept in memory, said, and sent all the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from edge_runtime.state import keep_newest, storing
+from edge_runtime.systemd.logging_setup import log
+from protos.atomic import write_whole
+from protos.energy.trace import Method, Phase, PhaseEnergy
+from protos.errors import StoreError
+from protos.orders import SettledEnergy
+
+_SUFFIX = ".report"
+_ASIDE = "aside"
+_KEEP_ASIDE = 16
+_SETTLED = "settled.json"
+# Energy of rounds that long ago interests nobody; the list must not grow while a coordinator is away.
+_KEEP_SETTLED = 256
+
+
+@dataclass(frozen=True)
+class Letter:
+    """A report ready to send: the bytes, and what its header says. Without a path it is in memory only."""
+
+    run_id: str
+    round: int
+    data: bytes
+    path: Path | None
+
+
+class Outbox:
+    """Letters and settled energy in a folder of their own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        # Energy as it should be on disk, while it cannot be written there.
+        self._unsaved: list[SettledEnergy] | None = None
+
+    def put(self, run_id: str, round: int, data: bytes) -> Letter:
+        """Store a report; it is on disk afterwards.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        digest = hashlib.sha256(data).hexdigest()
+        key = hashlib.sha256(run_id.encode()).hexdigest()[:12]
+        path = self.folder / f"{round:08d}-{key}{_SUFFIX}"
+        header = json.dumps({"run_id": run_id, "round": round, "sha256": digest})
+        with storing(path), write_whole(path) as file:
+            file.write(header.encode() + b"\n" + data)
+        return Letter(run_id, round, data, path)
+
+    def pending(self) -> list[Letter]:
+        """Every report without an answer, oldest round first."""
+        letters = []
+        for path in sorted(self.folder.glob(f"*{_SUFFIX}")):
+            letter = self._open(path)
+            if letter is not None:
+                letters.append(letter)
+        return letters
+
+    def _open(self, path: Path) -> Letter | None:
+        try:
+            head, _, data = path.read_bytes().partition(b"\n")
+            header = json.loads(head)
+            if hashlib.sha256(data).hexdigest() != header["sha256"]:
+                raise ValueError("its hash is another")
+            return Letter(str(header["run_id"]), int(header["round"]), data, path)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            self._move_aside(path, f"damaged ({error})")
+            return None
+
+    def set_aside(self, letter: Letter, reason: str) -> None:
+        """Keep a report that will never be taken out of the way, among the newest of its kind, and say so."""
+        if letter.path is None:
+            log().warning("round %d: report given up: %s", letter.round, reason)
+        else:
+            self._move_aside(letter.path, reason)
+
+    def _move_aside(self, path: Path, reason: str) -> None:
+        log().warning("%s: report set aside: %s", path.name, reason)
+        folder = self.folder / _ASIDE
+        with storing(path):
+            folder.mkdir(exist_ok=True, mode=0o700)
+            path.replace(folder / path.name)
+        keep_newest(folder, _KEEP_ASIDE)
+
+    def answered(self, letter: Letter) -> None:
+        """Delete a report that the coordinator has answered."""
+        if letter.path is not None:
+            with storing(letter.path):
+                letter.path.unlink(missing_ok=True)
+
+    def add_settled(self, settled: SettledEnergy) -> None:
+        """Remember energy until it is told; a later figure for a phase of the same round replaces the earlier."""
+        kept = {(one.run_id, one.round): one for one in self.settled()}
+        key = (settled.run_id, settled.round)
+        before = {record.phase: record for record in kept[key].energy} if key in kept else {}
+        merged = {**before, **{record.phase: record for record in settled.energy}}
+        kept[key] = SettledEnergy(*key, tuple(merged.values()))
+        self._write(list(kept.values())[-_KEEP_SETTLED:])
+
+    def settled(self) -> tuple[SettledEnergy, ...]:
+        """Energy that the coordinator was not yet told."""
+        if self._unsaved is not None:
+            return tuple(self._unsaved)
+        path = self.folder / _SETTLED
+        try:
+            rows = json.loads(path.read_bytes())
+            return tuple(SettledEnergy(r["run_id"], r["round"], tuple(map(_record, r["energy"]))) for r in rows)
+        except FileNotFoundError:
+            return ()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log().warning("%s: unreadable, its figures are lost (%s)", path, error)
+            with contextlib.suppress(OSError):
+                path.unlink()
+            return ()
+
+    def told(self, settled: Iterable[SettledEnergy]) -> None:
+        """Forget energy that the coordinator has answered for."""
+        if done := set(settled):
+            self._write([one for one in self.settled() if one not in done])
+
+    def _write(self, rows: list[SettledEnergy]) -> None:
+        path = self.folder / _SETTLED
+        try:
+            with storing(path):
+                if rows:
+                    text = [{"run_id": r.run_id, "round": r.round, "energy": list(map(_row, r.energy))} for r in rows]
+                    with write_whole(path) as file:
+                        file.write(json.dumps(text).encode())
+                else:
+                    path.unlink(missing_ok=True)
+            self._unsaved = None
+        except StoreError as error:
+            if self._unsaved is None:
+                log().warning("%s; the energy of sending is kept in memory until it is told", error)
+            self._unsaved = rows
+
+
+_FIELDS = ("phase", "energy_j", "covered_s", "uncovered_s", "method", "sensor", "uncertainty_j", "flags")
+
+
+def _row(record: PhaseEnergy) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in _FIELDS}
+
+
+def _record(row: dict[str, Any]) -> PhaseEnergy:
+    values = {name: row[name] for name in _FIELDS}
+    values.update(phase=Phase(row["phase"]), method=cast(Method, row["method"]), flags=tuple(row["flags"]))
+    return PhaseEnergy(**values)

@@ -1,0 +1,146 @@
+"""What may still be spent in a round, as a question that is asked before each piece of work.
+
+Rules kept here:
+
+* A piece is begun only when the budget pays for it **and** for coding and sending what there is. Its price is what the
+  pieces before it cost in this round; before the first, what they cost in earlier rounds, or what the order says.
+* Joules kept back for coding and sending come from what earlier rounds needed for it, or from the order; when nobody
+  knows, they are a tenth of the budget.
+* Under a budget a piece whose price nobody knows is tried alone, so that the price of many is known before they are.
+* A meter lags. Time that no sample covers yet is charged at no less than the watts at work (:class:`ExpectsPower`).
+* A meter that falls silent in the middle does not give energy away: time it does not account for is charged at the
+  highest mean power seen in the round. A meter that never knew anything allows nothing under a budget.
+* Without a budget the meter is not asked at all, so a failing one cannot stop training.
+* A board that is too hot or busy rests first. Time rested is no time worked: a silent meter's is not charged for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+from edge_runtime.round.costs import Reserve
+from protos.orders import StopReason
+
+
+class Price:
+    """What one piece of work costs, learnt while it is done.
+
+    Args:
+        known_j: before the first piece; None when nobody knows.
+    """
+
+    def __init__(self, known_j: float | None) -> None:
+        self._known_j = known_j
+        self._begun_j = self._last_j = 0.0
+        self._done = self._asked = 0
+
+    def at(self, charged_j: float) -> float | None:
+        """Joules of the next piece, when so much was charged up to now; None when nobody knows."""
+        if self._asked:
+            recent_j = (charged_j - self._last_j) / self._asked
+            self._done += self._asked
+            mean_j = (charged_j - self._begun_j) / self._done
+            # One dear piece in a long row raises the price a little; a row that becomes dear raises it for good.
+            self._known_j = max(mean_j, (mean_j + recent_j) / 2)
+        elif not self._done:
+            self._begun_j = charged_j
+        self._last_j, self._asked = charged_j, 0
+        return self._known_j
+
+    def asked(self, count: int) -> None:
+        """So many pieces are done now."""
+        self._asked = count
+
+
+class Rests(Protocol):
+    """Pauses; see :class:`edge_runtime.health.pauses.Pauses`."""
+
+    @property
+    def paused_s(self) -> float:
+        """Seconds rested in this round."""
+        ...
+
+    def until_fit(self, end_s: float) -> StopReason | None:
+        """Wait until work may go on: None. Or why it may not, at ``end_s`` of the clock at the latest: the board, or a
+        request to stop."""
+        ...
+
+
+class Allowance:
+    """The limits of one round.
+
+    Args:
+        budget_j: joules for all phases but idling, or None.
+        deadline_s: seconds from now until the round closes.
+        reserve: what to keep back, and what pieces cost before.
+        spent_j: joules of this round so far, or None when unknown.
+        now_s: a monotonic clock.
+        stopping: whether the daemon was asked to stop.
+        rests: waits before a piece, when it has to; None never does.
+    """
+
+    def __init__(
+        self,
+        *,
+        budget_j: float | None,
+        deadline_s: float,
+        reserve: Reserve,
+        spent_j: Callable[[], float | None],
+        now_s: Callable[[], float],
+        stopping: Callable[[], bool],
+        rests: Rests | None = None,
+    ) -> None:
+        self._budget_j, self._spent_j, self._now_s, self._stopping = budget_j, spent_j, now_s, stopping
+        self._rests = rests
+        self._reserve_j = reserve.joules(budget_j) if budget_j is not None else 0.0
+        self._example, self._step = Price(reserve.embedding_j), Price(reserve.step_j)
+        self._start_s = now_s()
+        self._end_s = self._start_s + deadline_s - reserve.seconds(deadline_s)
+        self._known_j, self._known_s, self._power_w = 0.0, self._start_s, 0.0
+        self._ever_known = False
+
+    def step(self) -> StopReason | None:
+        """None to make one step, else why not."""
+        found = self._pieces(self._step, 1)
+        return found if isinstance(found, StopReason) else None
+
+    def examples(self, wanted: int) -> int | StopReason:
+        """How many examples may be embedded now, 1 to ``wanted``, or why none."""
+        return self._pieces(self._example, wanted)
+
+    def _pieces(self, price: Price, wanted: int) -> int | StopReason:
+        if self._stopping():
+            return StopReason.SHUTDOWN
+        if self._rests is not None and (cause := self._rests.until_fit(self._end_s)) is not None:
+            return cause
+        now_s = self._now_s()
+        if now_s >= self._end_s:
+            return StopReason.DEADLINE
+        if self._budget_j is None:
+            return wanted
+        charged_j = self._charged_j(now_s - (self._rests.paused_s if self._rests else 0.0))
+        left_j = self._budget_j - self._reserve_j - charged_j
+        each_j = price.at(charged_j)
+        if not left_j > 0 or (each_j is not None and each_j > left_j):
+            return StopReason.BUDGET
+        if each_j is None:
+            count = 1
+        else:
+            count = wanted if each_j <= 0 else min(wanted, math.floor(min(left_j / each_j, wanted)))
+        price.asked(count)
+        return count
+
+    def _charged_j(self, now_s: float) -> float:
+        """Args: now_s: of the clock, less the time that was rested."""
+        spent_j = self._spent_j()
+        if spent_j is not None:
+            self._ever_known, self._known_j, self._known_s = True, spent_j, now_s
+            elapsed_s = now_s - self._start_s
+            if elapsed_s > 0:
+                self._power_w = max(self._power_w, spent_j / elapsed_s)
+            return spent_j
+        if not self._ever_known:
+            return float("inf")
+        return self._known_j + self._power_w * (now_s - self._known_s)

@@ -1,0 +1,197 @@
+"""Embeddings on disk, one file per (backbone, data, engine), filled from the first example to the last.
+
+Rules kept here:
+
+* Rows are appended with ordinary writes and only read through a memory map: a write through a map ends the process
+  when the disk is full.
+* What counts is in ``progress.json`` (rows and their CRC-32), written whole after the rows are on disk. A file that
+  was cut short by a budget, a signal or a power cut is taken up where it stopped; one whose rows are not the
+  recorded ones is made again.
+* Engines differ in the last bit of int8 results, so the engine is a part of the name; so is the file that it runs,
+  the CPU model or the Edge TPU twin.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_runtime.state import keep_newest, storing
+from edge_runtime.systemd.logging_setup import log
+from protos.atomic import write_whole
+from protos.datafiles.stored import Rows
+from protos.model.bundle import Bundle
+from protos.model.manifest import BackboneSpec
+from protos.orders import StopReason
+
+# Examples between two questions whether to go on, and seconds between two records of progress.
+_BLOCK = 8
+_COMMIT_S = 2.0
+_DATA, _PROGRESS = "embeddings.npy", "progress.json"
+
+
+def dequantise(quantised: npt.NDArray[Any], spec: BackboneSpec) -> npt.NDArray[np.float32]:
+    """``(q - zero_point) * scale`` as float32: the numbers that the head takes."""
+    values = quantised.astype(np.float32)
+    values -= spec.output_zero_point
+    values *= np.float32(spec.output_scale)
+    return values
+
+
+class EmbeddingCache:
+    """Quantised embeddings of ``count`` examples, int8 or uint8 [count, D], the first :attr:`rows` of which are there.
+
+    Args:
+        root: folder of all caches.
+        bundle: whose backbone.
+        fingerprint: of the examples.
+        count: examples.
+        engine: what computes.
+        twin: it computes the bundle's Edge TPU twin.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+
+    def __init__(
+        self, root: Path, bundle: Bundle, fingerprint: str, count: int, engine: str, *, twin: bool = False
+    ) -> None:
+        spec, twins = bundle.manifest.backbone, bundle.manifest.edge_tpu
+        model = twins.file if twin and twins is not None else spec.file
+        self._dtype, self._width, self.count = np.dtype(spec.output_dtype), spec.embedding_width, count
+        self._identity = {
+            "backbone": bundle.manifest.files[model].sha256,
+            "preprocessing": [bundle.manifest.preprocessing.multiply, bundle.manifest.preprocessing.add],
+            "examples": fingerprint,
+            "engine": engine,
+            "shape": [count, self._width],
+            "dtype": spec.output_dtype,
+        }
+        name = hashlib.sha256(json.dumps(self._identity, sort_keys=True).encode()).hexdigest()[:32]
+        self.folder = root / name
+        self._data, self._record = self.folder / _DATA, self.folder / _PROGRESS
+        self._header = _npy_header((count, self._width), self._dtype)
+        with storing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            os.utime(self.folder)
+            self.rows, self._crc = self._recover()
+        keep_newest(root)
+
+    @property
+    def complete(self) -> bool:
+        return self.rows == self.count
+
+    def view(self) -> npt.NDArray[Any]:
+        """The rows that are there, memory-mapped for reading, [rows, D]."""
+        if self.rows == 0:
+            return np.empty((0, self._width), self._dtype)
+        return np.memmap(self._data, self._dtype, "r", offset=len(self._header), shape=(self.rows, self._width))
+
+    def fill(
+        self,
+        embed: Callable[[npt.NDArray[Any]], npt.NDArray[Any]],
+        raw: Rows,
+        *,
+        allowed: Callable[[int], int | StopReason],
+        now_s: Callable[[], float],
+    ) -> tuple[int, StopReason | None]:
+        """Embed what is missing, until all is there or it is not allowed to go on.
+
+        Args:
+            embed: raw examples [n, ...] to embeddings [n, D].
+            raw: all examples [count, ...], of which a few at a time are read.
+            allowed: asked before each small block, with its length; says how many of it, at least 1, or why none.
+
+        Returns:
+            How many were embedded, and why it stopped early, if it did.
+        """
+        before = self.rows
+        refused: StopReason | None = None
+        committed_s = now_s()
+        with storing(self._data), self._data.open("r+b", buffering=0) as file:
+            file.seek(len(self._header) + self.rows * self._width)
+            try:
+                while not self.complete:
+                    granted = allowed(min(_BLOCK, self.count - self.rows))
+                    if isinstance(granted, StopReason):
+                        refused = granted
+                        break
+                    block = np.ascontiguousarray(embed(raw[self.rows : self.rows + granted]), self._dtype)
+                    _write_all(file, block.tobytes())
+                    self._crc = zlib.crc32(block.tobytes(), self._crc)
+                    self.rows += len(block)
+                    if now_s() - committed_s >= _COMMIT_S:
+                        self._commit(file)
+                        committed_s = now_s()
+            finally:
+                if self.rows > before:
+                    self._commit(file)
+        return self.rows - before, refused
+
+    def _commit(self, file: io.FileIO) -> None:
+        os.fsync(file.fileno())
+        with write_whole(self._record) as record:
+            record.write(json.dumps({"identity": self._identity, "rows": self.rows, "crc32": self._crc}).encode())
+
+    def _recover(self) -> tuple[int, int]:
+        found = self._read_progress()
+        if found is not None:
+            return found
+        with self._data.open("wb") as file:
+            file.write(self._header)
+        return 0, 0
+
+    def _read_progress(self) -> tuple[int, int] | None:
+        """Rows and CRC of an earlier start, or None when there is nothing to go on from."""
+        try:
+            record = json.loads(self._record.read_bytes())
+            rows, crc = int(record["rows"]), int(record["crc32"])
+            length = len(self._header) + rows * self._width
+            with self._data.open("r+b") as file:
+                if record["identity"] != self._identity or not 0 < rows <= self.count:
+                    raise ValueError("the record is of other data")
+                if file.read(len(self._header)) != self._header or os.fstat(file.fileno()).st_size < length:
+                    raise ValueError("it is shorter than recorded")
+                if _crc_of(file, rows * self._width) != crc:
+                    raise ValueError("its bytes are not the recorded ones")
+                # Rows past the last record may be half a row: a power cut came between.
+                file.truncate(length)
+            return rows, crc
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            log().warning("cached embeddings are damaged and made again: %s", error)
+            return None
+
+
+def _npy_header(shape: tuple[int, int], dtype: np.dtype[Any]) -> bytes:
+    header = io.BytesIO()
+    fields = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, fields)
+    return header.getvalue()
+
+
+def _write_all(file: io.FileIO, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) or 0 :]
+
+
+def _crc_of(file: Any, length: int) -> int:
+    crc = 0
+    while length:
+        piece = file.read(min(length, 1 << 20))
+        if not piece:
+            raise ValueError("it is shorter than recorded")
+        crc = zlib.crc32(piece, crc)
+        length -= len(piece)
+    return crc

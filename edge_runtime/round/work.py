@@ -1,0 +1,248 @@
+"""One federated round on the device, from an order to a report whose every joule is known.
+
+The phases are marked on the meter just where they begin and end:
+
+    EMBED   raw examples through the frozen backbone, only those that are not cached
+    TRAIN   the head made from differences, where it came so; steps of it, until they are done or the allowance is spent
+    ENCODE  change of the head, coded and serialised
+    IDLE    pauses of a hot or busy board, waiting for the meter's last samples, writing the report to disk
+    SEND    until the coordinator has answered
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from edge_runtime.health.pauses import Pauses
+from edge_runtime.power.clock import Clock
+from edge_runtime.power.meter import ExpectsPower, Meter
+from edge_runtime.round.accelerator import TwinWork
+from edge_runtime.round.allowance import Allowance
+from edge_runtime.round.codec_memory import CodecMemory
+from edge_runtime.round.costs import Reserve
+from edge_runtime.round.embeddings import EmbeddingCache, dequantise
+from edge_runtime.round.examples import LocalExamples, Summary
+from edge_runtime.round.heads import HeldHeads
+from edge_runtime.round.training import Trained, train
+from protos.catalog import hint
+from protos.energy.trace import Phase, PhaseEnergy
+from protos.errors import NonFiniteError, RefusedError, UsageError
+from protos.model.backbone import Backbone
+from protos.model.bundle import Bundle
+from protos.model.edge_tpu import EdgeTpu, EdgeTpuError
+from protos.model.head import Head
+from protos.normaliser import of_optimiser
+from protos.orders import DeviceReport, Engine, StopReason, TrainOrder
+from protos.update import codecs, trees
+from protos.update.tensors import ABSURD
+
+
+@dataclass
+class Workbench:
+    """What a device works with, one bundle at a time.
+
+    Attributes:
+        budget_j: the device's own limit, or None.
+        settle_s: longest wait for the meter's last samples.
+        twin: the backbone's twin runs on the Edge TPU; None: its CPU model runs.
+    """
+
+    device_id: str
+    bundle: Bundle
+    head: Head
+    examples: LocalExamples
+    summary: Summary
+    cache: EmbeddingCache
+    engine: Engine
+    meter: Meter
+    reserve: Reserve
+    clock: Clock
+    heads: HeldHeads
+    memory: CodecMemory
+    budget_j: float | None = None
+    threads: int = 1
+    settle_s: float = 2.0
+    twin: TwinWork | None = None
+
+
+def budget_of(order: TrainOrder, bench: Workbench) -> float | None:
+    """The smaller of the order's and the device's own budget.
+
+    Raises:
+        RefusedError: there is one, and nothing that measures.
+    """
+    limits = [one for one in (order.budget_j, bench.budget_j) if one is not None]
+    if limits and bench.meter.identity.method == "unknown":
+        raise RefusedError(
+            "the order has a budget in joules, and this device has no sensor to keep it",
+            where=f"round {order.round}",
+            fix="give the device a --sensor, or the plan no budget",
+        )
+    return min(limits, default=None)
+
+
+def work(
+    order: TrainOrder, bench: Workbench, stopping: Callable[[], bool], pauses: Pauses | None = None
+) -> DeviceReport:
+    """Do one order. The meter is idle and settled up to the end of the coding phase afterwards.
+
+    Args:
+        stopping: says that something was done; whether the daemon was asked to stop.
+        pauses: of a board that may be too hot or too busy; None never pauses.
+
+    Raises:
+        RefusedError: see :func:`budget_of` and :class:`edge_runtime.round.codec_memory.CodecMemory`.
+        CannotRebuildError: see :mod:`edge_runtime.round.heads`.
+        UpdateError, PlanError, UsageError: the order does not fit the bundle.
+        NonFiniteError: training diverged.
+        DataError, StoreError: the data or the cache cannot be read or written.
+    """
+    meter, clock = bench.meter, bench.clock
+    bench.reserve.told(order.costs)
+    if isinstance(meter, ExpectsPower):
+        meter.expect(bench.reserve.work_w)
+    allowance = Allowance(
+        budget_j=budget_of(order, bench),
+        deadline_s=order.deadline_s,
+        reserve=bench.reserve,
+        spent_j=meter.spent_j,
+        now_s=clock.monotonic,
+        stopping=stopping,
+        rests=pauses,
+    )
+    begin = meter.mark
+    if pauses is not None:
+        pauses.begin(meter.mark, f"round {order.round} of run {order.run_id}: {order.steps} steps")
+        begin = pauses.working
+    _check_inputs(order, bench)
+    codec = codecs.build(order.codec.name, order.codec.parameters, where=f"order of round {order.round}")
+    memory = bench.memory.recall(order, codec, bench.bundle.manifest.head.shapes())
+    try:
+        if order.base:
+            meter.mark(Phase.TRAIN)
+        received = bench.heads.receive(order, bench.bundle.initial_head())
+
+        begin(Phase.EMBED)
+        embedded, refused = _embed(bench, allowance)
+
+        begin(Phase.TRAIN)
+        start_s, rested_s = clock.monotonic(), pauses.paused_s if pauses else 0.0
+        bench.head.write(received)
+        trained = Trained(0, refused, None, None) if refused else _train(order, bench, allowance)
+        train_s = clock.monotonic() - start_s - ((pauses.paused_s if pauses else 0.0) - rested_s)
+
+        meter.mark(Phase.ENCODE)
+        start_s = clock.monotonic()
+        change = trees.subtract(_sane(bench.head.read(), order), received)
+        random = codecs.generator(order.seed, "encode", bench.device_id, order.round)
+        update, memory = codec.encode(change, memory, random)
+        encode_s = clock.monotonic() - start_s
+    except BaseException:
+        # What a failed order cost belongs to no round, and must not count against the next one's budget.
+        meter.mark(Phase.IDLE)
+        meter.settle(0.0)
+        raise
+    meter.mark(Phase.IDLE)
+    strain = pauses.ended() if pauses else None
+    energy = meter.settle(bench.settle_s)
+    if trained.steps:
+        # A report without a step has no effect on the head, so nothing that is owed was sent.
+        bench.memory.propose(order, memory)
+    bench.reserve.worked(energy, embedded, trained.steps, encode_s, typical=strain is None or strain.typical)
+    return DeviceReport(
+        run_id=order.run_id,
+        round=order.round,
+        device_id=bench.device_id,
+        plan_id=order.plan_id,
+        bundle_id=order.bundle_id,
+        head_version=order.head_version,
+        steps_planned=order.steps,
+        steps_done=trained.steps,
+        examples=bench.summary.train_count,
+        local_normaliser=_normaliser(order, bench, trained.steps),
+        stop_reason=trained.stop_reason,
+        loss_first=trained.loss_first,
+        loss_last=trained.loss_last,
+        engine=bench.engine,
+        energy=energy,
+        update=update,
+        embedded=embedded,
+        train_s=train_s,
+        strain=strain,
+    )
+
+
+def energy_of(energy: tuple[PhaseEnergy, ...], phase: Phase) -> float | None:
+    """Joules of one phase, or None when unknown or not there."""
+    return next((one.energy_j for one in energy if one.phase is phase), None)
+
+
+def _check_inputs(order: TrainOrder, bench: Workbench) -> None:
+    for name in order.inputs:
+        if name not in bench.head.inputs:
+            where = f"order of round {order.round}"
+            raise UsageError(f"this head has no input {name!r}", where=where, fix=hint(name, bench.head.inputs))
+
+
+def _sane(head: trees.Tree, order: TrainOrder) -> trees.Tree:
+    """A trained head that the other end would take."""
+    if all(np.isfinite(value).all() and float(np.abs(value).max(initial=0)) <= ABSURD for value in head.values()):
+        return head
+    raise NonFiniteError(
+        "training diverged: the head is no longer made of sensible numbers",
+        where=f"round {order.round}",
+        fix="use a smaller rate in the plan",
+    )
+
+
+def _embed(bench: Workbench, allowance: Allowance) -> tuple[int, StopReason | None]:
+    """Fill the cache, and give the raw values and the backbone back when it is full.
+
+    An Edge TPU that fails at it is given up: the cache of the CPU takes its place, filled from the first example on.
+    """
+    if bench.cache.complete:
+        bench.examples.release()
+        return 0, None
+    if bench.twin is None:
+        return _fill(bench, allowance, None)
+    before = bench.cache.rows
+    try:
+        return _fill(bench, allowance, bench.twin.edge_tpu)
+    except EdgeTpuError as error:
+        in_vain = bench.cache.rows - before
+        bench.cache, bench.engine = bench.twin.lost(error)
+        bench.twin = None
+    embedded, refused = _embed(bench, allowance)
+    return in_vain + embedded, refused
+
+
+def _fill(bench: Workbench, allowance: Allowance, edge_tpu: EdgeTpu | None) -> tuple[int, StopReason | None]:
+    raw = bench.examples.raw(bench.bundle, bench.summary)
+    backbone = Backbone(bench.bundle, threads=bench.threads, edge_tpu=edge_tpu)
+    done = bench.cache.fill(backbone.embed, raw, allowed=allowance.examples, now_s=bench.clock.monotonic)
+    if bench.cache.complete:
+        bench.examples.release()
+    return done
+
+
+def _train(order: TrainOrder, bench: Workbench, allowance: Allowance) -> Trained:
+    spec = bench.bundle.manifest.backbone
+    return train(
+        bench.head,
+        bench.cache.view(),
+        bench.summary.labels,
+        lambda quantised: dequantise(quantised, spec),
+        steps=order.steps,
+        inputs=order.inputs,
+        seed=order.seed,
+        purpose=(bench.device_id, order.round),
+        allowed=allowance.step,
+    )
+
+
+def _normaliser(order: TrainOrder, bench: Workbench, steps: int) -> float:
+    inputs = {name: one.default for name, one in bench.head.inputs.items()} | dict(order.inputs)
+    return of_optimiser(bench.bundle.manifest.head.optimiser, steps, inputs)

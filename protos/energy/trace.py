@@ -1,0 +1,143 @@
+"""What energy is made of: phases, marks, power samples, and joules with what one must know to believe them.
+
+Rules kept here:
+
+* Where samples overlap, the one that begins first keeps the shared time; no instant counts twice.
+* Unknown energy is ``None``, never 0.
+
+How samples and marks become joules is in :mod:`protos.energy.attribution`. Times are seconds on any one clock (the
+meter uses the host's monotonic clock).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntFlag, StrEnum
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from protos.energy.uncertainty import UncertaintyTerm
+
+__all__ = ["Floats", "Mark", "Method", "Phase", "PhaseEnergy", "PowerTrace", "SampleFlag", "covered_share"]
+
+Method = Literal["measured", "estimated", "unknown"]
+Floats = npt.NDArray[np.float64]
+
+
+class Phase(StrEnum):
+    """What a device was doing."""
+
+    IDLE = "idle"
+    EMBED = "embed"
+    TRAIN = "train"
+    ENCODE = "encode"
+    SEND = "send"
+
+
+class SampleFlag(IntFlag):
+    """What is known to be odd about a sample."""
+
+    CLIPPED = 1
+    """The shunt register sat at the end of its range: the real current was as large or larger."""
+    OVERFLOW = 2
+    """The sensor reported a math overflow."""
+    RECOVERED = 4
+    """The samples were lost on the wire; the mean comes from the bridge's energy accumulator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """From ``t_s`` on, and until the next mark, the device is in ``phase``."""
+
+    t_s: float
+    phase: Phase
+
+
+@dataclass(frozen=True, slots=True)
+class PowerTrace:
+    """Samples as arrays of one length N: mean power ``power_w[i]`` from ``start_s[i]`` to ``stop_s[i]``.
+
+    ``start_s``, ``stop_s``, ``power_w`` are float64; ``flags`` is uint8 of :class:`SampleFlag` bits.
+    """
+
+    start_s: Floats
+    stop_s: Floats
+    power_w: Floats
+    flags: npt.NDArray[np.uint8]
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.start_s), len(self.stop_s), len(self.power_w), len(self.flags)}
+        if len(lengths) != 1:
+            raise ValueError(f"arrays of a power trace differ in length: {sorted(lengths)}")
+
+    @classmethod
+    def of(cls, start_s: Any, stop_s: Any, power_w: Any, flags: Any = None) -> PowerTrace:
+        """Make a trace from anything numpy can read as arrays; missing flags are zero."""
+        start = np.asarray(start_s, np.float64)
+        bits = np.zeros(len(start), np.uint8) if flags is None else np.asarray(flags, np.uint8)
+        return cls(start, np.asarray(stop_s, np.float64), np.asarray(power_w, np.float64), bits)
+
+    def __len__(self) -> int:
+        return len(self.start_s)
+
+    def disjoint(self) -> PowerTrace:
+        """The same samples in order of time, without empty, non-finite or doubly covered intervals."""
+        start, stop = self.start_s, self.stop_s
+        keep = np.isfinite(start) & np.isfinite(stop) & np.isfinite(self.power_w) & (stop > start)
+        if keep.all() and (len(start) < 2 or (start[1:] >= stop[:-1]).all()):
+            return self
+        order = np.flatnonzero(keep)[np.argsort(start[keep], kind="stable")]
+        start, stop = start[order], stop[order]
+        reached = np.concatenate([[-np.inf], np.maximum.accumulate(stop)[:-1]])
+        start = np.maximum(start, reached)
+        rest = stop > start
+        order = order[rest]
+        return PowerTrace(start[rest], stop[rest], self.power_w[order], self.flags[order])
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseEnergy:
+    """The energy of one phase, with what one must know to believe it.
+
+    Args:
+        phase: what the device was doing.
+        energy_j: joules seen in the covered seconds, or None when there is no figure.
+        covered_s: seconds with samples.
+        uncovered_s: seconds without.
+        method: ``measured``, ``estimated`` or ``unknown``.
+        sensor: identity of the sensor.
+        uncertainty_j: half width of the 95 % interval, or None when it cannot be bounded.
+        flags: words such as ``degraded``, ``clipped``, ``no-sensor``; empty when all is well.
+        budget: the terms behind ``uncertainty_j``.
+        coverage_factor: half width over combined standard uncertainty, gaps apart; None without a budget.
+        worst_case_j: sum of the limits of all errors; None without a budget.
+    """
+
+    phase: Phase
+    energy_j: float | None
+    covered_s: float
+    uncovered_s: float
+    method: Method
+    sensor: str
+    uncertainty_j: float | None
+    flags: tuple[str, ...] = ()
+    budget: tuple[UncertaintyTerm, ...] = ()
+    coverage_factor: float | None = None
+    worst_case_j: float | None = None
+
+    @property
+    def coverage(self) -> float:
+        """Covered share of the phase, 0 to 1; a phase of no duration is covered."""
+        return covered_share(self.covered_s, self.uncovered_s)
+
+
+def covered_share(covered_s: float, uncovered_s: float) -> float:
+    """Covered part of a time, 0 to 1; a time of no duration is covered.
+
+    >>> covered_share(3.0, 1.0), covered_share(0.0, 0.0)
+    (0.75, 1.0)
+    """
+    whole = covered_s + uncovered_s
+    return covered_s / whole if whole > 0 else 1.0

@@ -1,0 +1,258 @@
+"""What a model bundle contains: shapes, quantisation, classes, training inputs, and the hash of every file.
+
+The manifest is the identity of a bundle: ``bundle_id`` is the SHA-256 of its canonical JSON (keys sorted, no
+spaces), and the manifest holds the SHA-256 of every other file. Two ends that name the same ``bundle_id`` hold
+the same bytes. There is no time stamp in it, so that the same conversion gives the same identity.
+
+A bundle with a twin for the Edge TPU has a schema of its own: software that knows nothing of twins refuses it by the
+name of the schema, and a bundle without a twin keeps its identity.
+
+Reading is strict: unknown keys, missing keys, wrong types and values that contradict each other are refused,
+since a key that is dropped silently would change the identity.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+from typing import Any
+
+from protos.model.head_algebra import head_shapes
+from protos.model.json_values import LEFT_OUT, decode, no_constant, refuse, require
+
+SCHEMA = "edgejoule.bundle/1"
+TWIN_SCHEMA = "edgejoule.bundle/2"
+MANIFEST_FILE = "manifest.json"
+MAX_MANIFEST_BYTES = 1 << 20
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ +-]{0,99}")
+_INTEGER_RANGE = {"int8": (-128, 127), "uint8": (0, 255)}
+
+
+def _plain_file_name(name: str) -> bool:
+    return bool(_NAME.fullmatch(name)) and name != MANIFEST_FILE
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """How raw values become what the float model was trained on: ``x_float = raw * multiply + add``."""
+
+    multiply: float
+    add: float
+
+    def __post_init__(self) -> None:
+        require(math.isfinite(self.multiply) and self.multiply != 0, "preprocessing.multiply must be finite, not 0")
+        require(math.isfinite(self.add), "preprocessing.add must be finite")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class BackboneSpec:
+    """The frozen integer network. ``real = (quantised - zero_point) * scale`` at both ends.
+
+    ``input_shape`` leaves the batch out; ``macs`` is multiply-accumulates per example, if counted.
+    """
+
+    file: str
+    input_shape: tuple[int, ...]
+    input_dtype: str
+    input_scale: float
+    input_zero_point: int
+    embedding_width: int
+    output_dtype: str
+    output_scale: float
+    output_zero_point: int
+    macs: int | None = None
+
+    def __post_init__(self) -> None:
+        require(_plain_file_name(self.file), f"backbone.file {self.file!r} is not a plain file name")
+        require(
+            1 <= len(self.input_shape) <= 6 and all(n >= 1 for n in self.input_shape),
+            f"backbone.input_shape {list(self.input_shape)} needs 1 to 6 positive sizes",
+        )
+        require(math.prod(self.input_shape) <= 1 << 26, "backbone.input_shape is larger than 64 Mi values")
+        require(1 <= self.embedding_width <= 1 << 20, "backbone.embedding_width must be in 1..1048576")
+        for end, dtype, scale, zero in (
+            ("input", self.input_dtype, self.input_scale, self.input_zero_point),
+            ("output", self.output_dtype, self.output_scale, self.output_zero_point),
+        ):
+            require(dtype in _INTEGER_RANGE, f"backbone.{end}_dtype {dtype!r} must be int8 or uint8")
+            require(math.isfinite(scale) and scale > 0, f"backbone.{end}_scale must be finite and positive")
+            low, high = _INTEGER_RANGE[dtype]
+            require(low <= zero <= high, f"backbone.{end}_zero_point {zero} is outside {dtype}")
+        require(self.macs is None or self.macs >= 0, "backbone.macs must not be negative")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Name and shape of one float32 tensor of the head."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TrainInput:
+    """One hyper-parameter of the compiled training step; it travels as a float32 tensor of shape [1]."""
+
+    name: str
+    default: float
+    minimum: float
+    maximum: float
+    meaning: str
+
+    def __post_init__(self) -> None:
+        require(self.name.isidentifier(), f"training input {self.name!r} is not an identifier")
+        numbers = (self.minimum, self.default, self.maximum)
+        require(
+            all(map(math.isfinite, numbers)) and self.minimum <= self.default <= self.maximum,
+            f"training input {self.name}: needs minimum <= default <= maximum, all finite",
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HeadSpec:
+    """The trainable head: compiled signatures, starting values, and what its training step may be told."""
+
+    file: str
+    initial_file: str
+    batch_size: int
+    hidden_units: int | None
+    objective: str
+    optimiser: str
+    tensors: tuple[TensorSpec, ...]
+    inputs: tuple[TrainInput, ...]
+
+    def __post_init__(self) -> None:
+        for field in (self.file, self.initial_file):
+            require(_plain_file_name(field), f"head file {field!r} is not a plain file name")
+        require(1 <= self.batch_size <= 4096, "head.batch_size must be in 1..4096")
+        require(self.hidden_units is None or 1 <= self.hidden_units <= 1 << 16, "head.hidden_units out of range")
+        names = [one.name for one in self.inputs]
+        require(len(set(names)) == len(names), "head.inputs names an input twice")
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each tensor by name, sorted."""
+        return {tensor.name: tensor.shape for tensor in sorted(self.tensors, key=lambda one: one.name)}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EdgeTpuTwin:
+    """The backbone again, compiled for the Edge TPU; both ends are those of the CPU model.
+
+    Attributes:
+        file: the .tflite file; its hash and size are in the manifest's `files`.
+        made_from_sha256: of the CPU model that was compiled.
+        compiler_version: such as "16.0.384591198", or None when it is not known.
+    """
+
+    file: str
+    made_from_sha256: str
+    compiler_version: str | None
+
+    def __post_init__(self) -> None:
+        require(_plain_file_name(self.file), f"edge_tpu.file {self.file!r} is not a plain file name")
+        require(
+            self.compiler_version is None or bool(_NAME.fullmatch(self.compiler_version)),
+            "edge_tpu.compiler_version is no version",
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FileRecord:
+    """SHA-256 (64 hexadecimal digits) and size of one file of the bundle."""
+
+    sha256: str
+    size_bytes: int
+
+    def __post_init__(self) -> None:
+        require(bool(re.fullmatch(r"[0-9a-f]{64}", self.sha256)), "a file's sha256 is not 64 hexadecimal digits")
+        require(self.size_bytes >= 1, "a file's size_bytes must be positive")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Manifest:
+    """Everything that both ends must know about a bundle without opening a model."""
+
+    name: str
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    backbone: BackboneSpec
+    head: HeadSpec
+    files: dict[str, FileRecord]
+    provenance: dict[str, Any]
+    schema: str = SCHEMA
+    edge_tpu: EdgeTpuTwin | None = dataclasses.field(default=None, metadata=LEFT_OUT)
+
+    def __post_init__(self) -> None:
+        expected_schema = SCHEMA if self.edge_tpu is None else TWIN_SCHEMA
+        require(
+            self.schema == expected_schema,
+            f"schema is {self.schema!r}; {'with' if self.edge_tpu else 'without'} edge_tpu it must be "
+            f"{expected_schema!r}",
+        )
+        require(bool(_NAME.fullmatch(self.name)), f"name {self.name[:120]!r} needs 1 to 100 of [A-Za-z0-9._ +-]")
+        require(2 <= len(self.classes) <= 1 << 16, f"{len(self.classes)} classes: at least 2 are needed")
+        require(all(self.classes), "a class name is empty")
+        require(len(set(self.classes)) == len(self.classes), "a class name occurs twice")
+        expected = head_shapes(self.backbone.embedding_width, len(self.classes), self.head.hidden_units)
+        require(
+            self.head.shapes() == expected and len(self.head.tensors) == len(expected),
+            f"head.tensors are {self.head.shapes()}, but width, classes and hidden units give {expected}",
+        )
+        needed = {self.backbone.file, self.head.file, self.head.initial_file}
+        require(len(needed) == 3, "backbone, head and initial values must be three files")
+        if self.edge_tpu is not None:
+            require(self.edge_tpu.file not in needed, "edge_tpu.file must be a file of its own")
+            needed.add(self.edge_tpu.file)
+        require(needed == set(self.files), f"files must record exactly {', '.join(sorted(needed))}")
+        require(
+            self.edge_tpu is None or self.edge_tpu.made_from_sha256 == self.files[self.backbone.file].sha256,
+            "edge_tpu was compiled from another model than the backbone",
+        )
+
+    def with_twin(self, file: str, record: FileRecord, compiler_version: str | None) -> Manifest:
+        """The same with this Edge TPU twin of the backbone, in place of any that it has."""
+        files = {name: one for name, one in self.files.items() if self.edge_tpu is None or name != self.edge_tpu.file}
+        require(file not in files, f"edge_tpu.file {file!r} must be a file of its own")
+        twin = EdgeTpuTwin(file, files[self.backbone.file].sha256, compiler_version)
+        return dataclasses.replace(self, files={**files, file: record}, schema=TWIN_SCHEMA, edge_tpu=twin)
+
+    @property
+    def bundle_id(self) -> str:
+        """``sha256:`` and the hexadecimal SHA-256 of the canonical JSON."""
+        return "sha256:" + hashlib.sha256(self._json(indent=None).encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """The manifest as it is written to disk: indented, keys sorted, ending with a newline."""
+        return self._json(indent=2) + "\n"
+
+    def _json(self, *, indent: int | None) -> str:
+        separators = (",", ":") if indent is None else (",", ": ")
+        values = dataclasses.asdict(self)
+        if self.edge_tpu is None:
+            del values["edge_tpu"]
+        return json.dumps(
+            values,
+            sort_keys=True, indent=indent, separators=separators, ensure_ascii=True, allow_nan=False,
+        )  # fmt: skip
+
+    @staticmethod
+    def from_json(text: str | bytes) -> Manifest:
+        """Read a manifest.
+
+        Raises:
+            ModelError: not JSON, too large, an unknown or missing key, a wrong type, or a contradiction.
+        """
+        if len(text) > MAX_MANIFEST_BYTES:
+            raise refuse(f"larger than {MAX_MANIFEST_BYTES} bytes")
+        try:
+            value = json.loads(text, parse_constant=no_constant)
+        except (ValueError, RecursionError) as error:
+            raise refuse(f"not readable as JSON ({error})") from error
+        schema = value.get("schema") if isinstance(value, dict) else None
+        if isinstance(schema, str) and schema not in (SCHEMA, TWIN_SCHEMA):
+            raise refuse(f"schema is {schema[:80]!r}, this version reads {SCHEMA!r} and {TWIN_SCHEMA!r}")
+        manifest: Manifest = decode(Manifest, value, "manifest")
+        return manifest

@@ -1,0 +1,289 @@
+"""RunPlan: one TOML file, as frozen values.
+
+Every key has a default, here, and a type and limits, in :mod:`protos.plan.plan_rules`; an unknown key is answered with
+the nearest good one. What a single key cannot show (two keys that contradict each other) is refused in
+:func:`_refuse_contradictions`, with the reason. Paths stay as written: who reads the plan knows what they are
+relative to.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from protos.catalog import hint
+from protos.errors import PlanError
+from protos.plan.plan_rules import RULES, checked, numbers
+from protos.update.codecs import CODECS, DEFAULT_CODEC, resolve
+from protos.update.downlink import NOT_EXACT
+
+WEIGHTS = ("by_examples", "by_budget")
+NORMALISATIONS = ("fednova", "none")
+POLICIES = ("none", "joules", "on_demand")
+PARTICIPATIONS = ("known", "fedau")
+
+
+@dataclass(frozen=True)
+class RunSection:
+    """[run] What is trained, and for how long."""
+
+    bundle: str
+    name: str = "run"
+    rounds: int = 10
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class RoundSection:
+    """[round] When a round opens and closes.
+
+    Attributes:
+        devices: devices that must be present before round 1 opens.
+        quorum: share of the ordered devices whose reports make a round, 0 to 1.
+        deadline_s: a round closes then with a quorum, and is abandoned without.
+    """
+
+    devices: int = 1
+    quorum: float = 0.5
+    deadline_s: float = 600.0
+
+
+@dataclass(frozen=True)
+class TrainSection:
+    """[train] What a device does with its data. Just one of epochs and steps counts.
+
+    Attributes:
+        epochs: passes over the device's own training examples.
+        steps: optimiser steps, the same on each device.
+        inputs: further inputs of the bundle's train signature, by name.
+    """
+
+    epochs: float | None = None
+    steps: int | None = None
+    rate: float = 0.05
+    momentum: float = 0.0
+    proximal_mu: float = 0.0
+    inputs: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class UpdateSection:
+    """[update] How changes travel."""
+
+    codec: str = DEFAULT_CODEC
+    parameters: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DownlinkSection:
+    """[downlink] How heads travel: as coded differences, or whole ("float32")."""
+
+    codec: str = "float32"
+    parameters: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AggregateSection:
+    """[aggregate] How much say each device has.
+
+    Attributes:
+        weight: factors of a device's weight, multiplied.
+        normalise: "fednova" removes the pull of devices that made more steps (Wang et al., NeurIPS 2020).
+        server_rate: factor on the mean change.
+    """
+
+    weight: tuple[str, ...] = WEIGHTS
+    normalise: str = "fednova"
+    server_rate: float = 1.0
+
+
+@dataclass(frozen=True)
+class BudgetSection:
+    """[budget] Joules that devices may spend, idling left out; None is no limit. Several limits all hold.
+
+    Attributes:
+        per_round_j: on one round, for every device that has no line of its own.
+        device: device id to joules a round.
+        per_day_j: of one device, from midnight to midnight UTC.
+        battery_j: of a full battery; ``battery_share`` of it may go into the run.
+        harvest: a table of watts over a day; ``harvest_share`` of them may be spent.
+        scale: device id to a factor on ``per_day_j``, ``battery_j`` and the harvest; 1 for others.
+        fleet_j: of all devices together, on the whole run.
+    """
+
+    per_round_j: float | None = None
+    device: Mapping[str, float] = field(default_factory=dict)
+    per_day_j: float | None = None
+    battery_j: float | None = None
+    battery_share: float = 1.0
+    harvest: str | None = None
+    harvest_share: float = 1.0
+    scale: Mapping[str, float] = field(default_factory=dict)
+    fleet_j: float | None = None
+
+    def of(self, device_id: str) -> float | None:
+        """Joules that one device may spend on one round, or None."""
+        return self.device.get(device_id, self.per_round_j)
+
+    @property
+    def has_accounts(self) -> bool:
+        """Whether there is a limit on more than one round."""
+        return any(one is not None for one in (self.per_day_j, self.battery_j, self.harvest, self.fleet_j))
+
+
+@dataclass(frozen=True)
+class PlannerSection:
+    """[planner] Who takes part in a round, with how many steps, in how many bits.
+
+    Attributes:
+        policy: "none" asks everyone for what [train] and [update] say; "joules" spends the budgets where they buy the
+            most; "on_demand" takes the fewest bits whose error is at most ``error_bound``.
+        p_min: no device is asked with a smaller probability, so that no weight is larger than 1 / p_min.
+        error_bound: of one coding, E ||decoded - x||^2 / ||x||^2.
+        participation: what stands for p in the weights: "known", or "fedau", estimated from who took part.
+    """
+
+    policy: str = "none"
+    p_min: float = 0.05
+    error_bound: float = 0.1
+    participation: str = "known"
+
+
+@dataclass(frozen=True)
+class EvaluateSection:
+    """[evaluate] Held-out data on the coordinator: an .npz, idx pair or folder; its test part where it has one."""
+
+    data: str | None = None
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """All of a run. ``plan_id`` names the content, so an order and a report can say which plan they mean."""
+
+    run: RunSection
+    round: RoundSection
+    train: TrainSection
+    update: UpdateSection
+    downlink: DownlinkSection
+    aggregate: AggregateSection
+    budget: BudgetSection
+    planner: PlannerSection
+    evaluate: EvaluateSection
+
+    @property
+    def plan_id(self) -> str:
+        canonical = json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
+        return f"plan-{hashlib.sha256(canonical.encode()).hexdigest()[:16]}"
+
+
+# Sections in which a codec's own parameters may stand beside `codec`, which reads better than a sub-table.
+_CODECS_OF = {"update": UpdateSection.codec, "downlink": DownlinkSection.codec}
+_SECTIONS: dict[str, type] = {
+    "run": RunSection,
+    "round": RoundSection,
+    "train": TrainSection,
+    "update": UpdateSection,
+    "downlink": DownlinkSection,
+    "aggregate": AggregateSection,
+    "budget": BudgetSection,
+    "planner": PlannerSection,
+    "evaluate": EvaluateSection,
+}
+
+
+def parse(text: str, *, where: str = "plan") -> RunPlan:
+    """A plan from TOML text.
+
+    Raises:
+        PlanError: not TOML, an unknown or missing key, a value of the wrong type or out of range, a contradiction.
+
+    >>> parse('[run]\\nbundle = "b"\\nrounds = 3').run.rounds
+    3
+    """
+    try:
+        document = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits; a thousand nested brackets
+        raise PlanError(f"not TOML: {error}", where=where) from error
+    for name in document:
+        if name not in _SECTIONS:
+            raise PlanError(f"no section is called [{name}]", where=where, fix=hint(name, _SECTIONS))
+    plan = RunPlan(**{name: _section(name, document.get(name, {}), where) for name in _SECTIONS})
+    _refuse_contradictions(plan, where)
+    return plan
+
+
+def _section(name: str, given: Any, where: str) -> Any:
+    if not isinstance(given, dict):
+        raise PlanError(f"[{name}] is a section, not a value", where=where)
+    values: dict[str, Any] = {}
+    parameters: dict[str, float] = {}
+    for key, value in given.items():
+        place = f"{where}: {name}.{key}"
+        if key not in RULES[name]:
+            if key in _codec_keys(name, given):
+                parameters.update(numbers({key: value}, f"{where}: {name}"))
+                continue
+            known = [*RULES[name], *_codec_keys(name, given)]
+            raise PlanError(f"[{name}] has no key {key!r}", where=where, fix=hint(key, known))
+        values[key] = checked(value, RULES[name][key], place)
+    if name == "run" and "bundle" not in values:
+        raise PlanError("run.bundle is missing", where=where, fix='add [run] bundle = "PATH" made by firmware-tools')
+    if name in _CODECS_OF:
+        for key in parameters.keys() & values.get("parameters", {}).keys():
+            raise PlanError(
+                f"{name}.{key} and {name}.parameters.{key} contradict each other", where=where, fix="keep one of them"
+            )
+        # Written out in full, so that an order says all of it, whatever defaults the device's version has.
+        named = {**parameters, **values.get("parameters", {})}
+        values["parameters"] = resolve(values.get("codec", _CODECS_OF[name]), named, where=f"{where}: {name}")
+    return _SECTIONS[name](**values)
+
+
+def _codec_keys(section: str, given: Mapping[str, Any]) -> tuple[str, ...]:
+    codec = given.get("codec", _CODECS_OF.get(section))
+    return tuple(CODECS[codec].parameters) if isinstance(codec, str) and codec in CODECS else ()
+
+
+def _refuse_contradictions(plan: RunPlan, where: str) -> None:
+    train, aggregate = plan.train, plan.aggregate
+    if plan.downlink.codec in NOT_EXACT:
+        what = f"downlink.codec = {plan.downlink.codec!r}: what devices read depends on their processor"
+        raise PlanError(what, where=where, fix="take entropy_coded_mmse or another")
+    if train.epochs is not None and train.steps is not None:
+        raise PlanError("train.epochs and train.steps contradict each other", where=where, fix="keep one of them")
+    for name in ("rate", "momentum", "proximal_mu"):
+        if name in train.inputs:
+            raise PlanError(f"{name} is in [train] and in train.inputs", where=where, fix="keep the one in [train]")
+    for factor in aggregate.weight:
+        if factor not in WEIGHTS:
+            raise PlanError(f"no weight is called {factor!r}", where=where, fix=hint(factor, WEIGHTS))
+    if len(set(aggregate.weight)) != len(aggregate.weight):
+        raise PlanError("aggregate.weight names a factor twice", where=where, fix="name each once")
+    if aggregate.normalise not in NORMALISATIONS:
+        fix = hint(aggregate.normalise, NORMALISATIONS)
+        raise PlanError(f"no normalisation is called {aggregate.normalise!r}", where=where, fix=fix)
+    planner = plan.planner
+    for value, known, what in (
+        (planner.policy, POLICIES, "policy"),
+        (planner.participation, PARTICIPATIONS, "participation"),
+    ):
+        if value not in known:
+            raise PlanError(f"no {what} is called {value!r}", where=f"{where}: planner.{what}", fix=hint(value, known))
+    if planner.policy != "none" and "bits" not in CODECS[plan.update.codec].parameters:
+        fix = "take entropy_coded or eden, or leave [planner] out"
+        raise PlanError(f"codec {plan.update.codec!r} has no bits to plan", where=where, fix=fix)
+    for table, limits in (("scale", plan.budget.scale), ("device", plan.budget.device)):
+        for device, limit in limits.items():
+            if limit <= 0:
+                fix = "leave the device out of the fleet instead"
+                raise PlanError(f"budget.{table}.{device} = {limit:g} allows no work", where=where, fix=fix)
+    if plan.budget.device and plan.budget.per_round_j is None and "by_budget" in aggregate.weight:
+        fix = "set budget.per_round_j for the others, or take by_budget out of aggregate.weight"
+        raise PlanError(
+            "by_budget cannot weigh devices that have no budget against those that have", where=where, fix=fix
+        )
