@@ -69,7 +69,7 @@ packages:
 # ---- the main job
 
 demo: $(VENV)/.installed-demo
-	$(BIN)/coordinator demo --output $(DEMO_OUTPUT)
+	$(BIN)/coordinator demo --output $(DEMO_OUTPUT) $(if $(AGAIN),--again)
 
 # ---- what CI runs
 

@@ -153,7 +153,7 @@ def device(folder: Path) -> list[Row]:
     """What a device process weighs, from its own doctor."""
     bundle, data = folder / "digits" / "bundle", folder / "digits" / "data" / "device-1.npz"
     if not bundle.exists():
-        call("coordinator", "demo", "--output", folder / "digits", "--rounds", "1")
+        call("coordinator", "demo", "--output", folder / "digits", "--rounds", "1", "--again")
     arguments = ["doctor", "--json", "--bundle", str(bundle), "--data", str(data), "--state", str(folder / "doctor")]
     line = shlex.join(["edge-runtime", *arguments])
     print(f"$ {line}", file=sys.stderr, flush=True)

@@ -5,9 +5,18 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from coordinator.commands.parts import add_address, add_json, add_run, example, operator
+from coordinator.commands.parts import (
+    add_address,
+    add_json,
+    add_max_drop,
+    add_run,
+    check_max_drop,
+    example,
+    operator,
+)
 from coordinator.operator import as_json
 from coordinator.operator.tables import percent
+from protos.errors import UsageError
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -16,7 +25,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "export",
         help="write backbone and fine-tuned head as one integer model",
         description="Writes one fully integer .tflite, whole or not at all. It is run on the held-out data first, and "
-        "refused (exit code 3) when it is worse than the float head by more than a point.",
+        "refused (exit code 3) when it is worse than the float head by more than --max-drop and two standard errors.",
         **example("coordinator export digits -o model.tflite"),
     )
     add_run(parser)
@@ -24,6 +33,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--head", default="", metavar="VERSION", help="a head of an earlier round (default: the newest)"
     )
+    add_max_drop(parser)
+    parser.add_argument("--again", action="store_true", help="replace a file that is there")
     add_json(parser)
     add_address(parser)
     parser.set_defaults(run=run)
@@ -31,8 +42,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Export a run."""
+    check_max_drop(arguments.max_drop)
+    if arguments.output.exists() and not arguments.again:
+        raise UsageError("is there already", where=str(arguments.output), fix="choose another -o, or add --again")
     with operator(arguments) as connection:
-        summary = connection.export(arguments.which, arguments.output, arguments.head)
+        summary = connection.export(arguments.which, arguments.output, arguments.head, max_drop=arguments.max_drop)
     if arguments.json:
         print(as_json.dump(as_json.export(summary, str(arguments.output))))
         return 0

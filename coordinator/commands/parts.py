@@ -34,6 +34,26 @@ def add_address(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_max_drop(parser: argparse.ArgumentParser) -> None:
+    """Add `--max-drop`."""
+    parser.add_argument(
+        "--max-drop",
+        type=float,
+        metavar="SHARE",
+        help="accuracy that the integer model may lose against the float head, beyond chance (default 0.01, one point)",
+    )
+
+
+def check_max_drop(share: float | None) -> None:
+    """Refuse what is no share, before anything is asked or started.
+
+    Raises:
+        UsageError: it is not between 0 and 1.
+    """
+    if share is not None and not 0 <= share <= 1:
+        raise UsageError(f"{share:g} is no share of accuracy", where="--max-drop", fix="give 0 to 1, such as 0.02")
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add `--json`."""
     parser.add_argument("--json", action="store_true", help="print JSON on stdout")

@@ -7,7 +7,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from coordinator.export.exporter import export_model
+from coordinator.export.exporter import DEFAULT_LIMIT, export_model
 from coordinator.operator.status import ExportSummary
 from coordinator.run.evaluation import Evaluator, embed, recall
 from coordinator.run.planning import held_out
@@ -15,7 +15,7 @@ from coordinator.store import heads, runs
 from coordinator.store.bundles import BundleShelf
 from coordinator.store.database import Database
 from protos.datafiles.dataset import Dataset
-from protos.errors import EdgejouleError, StoreError, UnknownRunError, UsageError
+from protos.errors import CheckFailed, EdgejouleError, StoreError, UnknownRunError, UsageError
 from protos.model.bundle import Bundle
 from protos.plan.plan import RunPlan, parse
 from protos.update.trees import Tree
@@ -61,7 +61,9 @@ def find(db: Database, name: str, head_version: str) -> ExportJob:
     )
 
 
-def export(job: ExportJob, shelf: BundleShelf, evaluations: Path) -> tuple[ExportSummary, bytes]:
+def export(
+    job: ExportJob, shelf: BundleShelf, evaluations: Path, max_drop: float = DEFAULT_LIMIT
+) -> tuple[ExportSummary, bytes]:
     """Assemble and check the integer model.
 
     Its ranges are calibrated on the held-out embeddings; it is run on the held-out examples, when these are still
@@ -69,7 +71,7 @@ def export(job: ExportJob, shelf: BundleShelf, evaluations: Path) -> tuple[Expor
 
     Raises:
         UsageError: the run has no held-out data.
-        CheckFailed: the integer model is worse than the float head by more than a point.
+        CheckFailed: the integer model is worse than the float head by more than ``max_drop``, a share, and chance.
     """
     bundle = shelf.open(job.bundle_id)
     data = _data(job, bundle)
@@ -84,8 +86,12 @@ def export(job: ExportJob, shelf: BundleShelf, evaluations: Path) -> tuple[Expor
                 path,
                 test_x=None if data is None else data.x,
                 test_y=None if data is None else data.y,
+                limit=max_drop,
             )
             model = path.read_bytes()
+    except CheckFailed as error:
+        # Our temporary file is gone by then; the operator knows the run.
+        raise CheckFailed(error.what, where=job.run_id, fix=error.fix) from error
     except OSError as error:
         if isinstance(error, EdgejouleError):
             raise

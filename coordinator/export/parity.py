@@ -24,6 +24,8 @@ class Parity:
         agreement: share of examples with the same winning class, 0..1.
         error_steps: root mean square difference of the logits, in steps of the exported output's scale.
         float_correct, exported_correct: examples whose winner is the label; None without labels.
+        lost: examples that the float head has right and the exported model wrong; None without labels.
+        gained: the reverse; None without labels.
     """
 
     count: int
@@ -31,6 +33,28 @@ class Parity:
     error_steps: float
     float_correct: int | None
     exported_correct: int | None
+    lost: int | None
+    gained: int | None
+
+    @property
+    def drop(self) -> float:
+        """Accuracy that the export lost, as a share; negative when it gained.
+
+        >>> Parity(451, 0.97, 1.0, 411, 405, 8, 2).drop * 451
+        6.0
+        """
+        return ((self.lost or 0) - (self.gained or 0)) / self.count
+
+    @property
+    def drop_error(self) -> float:
+        """Standard error of the drop. Both are run on the same examples, so only those count on which they differ
+        (McNemar): sqrt(lost + gained - (lost - gained)^2 / N) / N.
+
+        >>> round(Parity(451, 0.97, 1.0, 411, 405, 8, 2).drop_error, 5)
+        0.00698
+        """
+        lost, gained = self.lost or 0, self.gained or 0
+        return math.sqrt(max(0.0, lost + gained - (lost - gained) ** 2 / self.count)) / self.count
 
 
 def run_model(model: bytes, examples: Iterable[NDArray[Any]]) -> tuple[NDArray[Any], Affine]:
@@ -94,11 +118,14 @@ def parity(
             fix="compare one or more of the same examples",
         )
     exported, wanted = out.argmax(axis=1), float_logits.argmax(axis=1)
+    right = None if y is None else (wanted == y, exported == y)
     error = (affine.real(out) - float_logits) / affine.scale
     return Parity(
         count=len(out),
         agreement=float((exported == wanted).mean()),
         error_steps=float(np.sqrt(np.square(error).mean())),
-        float_correct=None if y is None else int((wanted == y).sum()),
-        exported_correct=None if y is None else int((exported == y).sum()),
+        float_correct=None if right is None else int(right[0].sum()),
+        exported_correct=None if right is None else int(right[1].sum()),
+        lost=None if right is None else int((right[0] & ~right[1]).sum()),
+        gained=None if right is None else int((right[1] & ~right[0]).sum()),
     )

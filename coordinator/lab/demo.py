@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from coordinator.lab.live import LiveTable
 from coordinator.lab.outcome import PHASES, outcome
 from coordinator.lab.processes import Children
 from coordinator.operator.client import Operator
-from coordinator.operator.status import RunStatus
+from coordinator.operator.status import ExportSummary, RunStatus
 from protos.atomic import write_whole
 from protos.errors import CheckFailed, EdgejouleError, UsageError
 from protos.model.bundle import open_bundle
@@ -45,16 +46,22 @@ class Demo:
     train: Mapping[str, float] = field(default_factory=dict)
     update: Mapping[str, Any] = field(default_factory=dict)
     deadline_s: float = 600.0
+    again: bool = False
+    max_drop: float | None = None
+    copy_to: Path | None = None
 
 
-def run(demo: Demo) -> dict[str, Any]:
+def run(demo: Demo, show: Callable[[str], None] = print) -> dict[str, Any]:
     """Run it, show it, and return its outcome.
+
+    The outcome is written as soon as the run is over, whatever comes of the export, and again with the export's
+    figures; so is its copy, where ``copy_to`` names one. Then ``show`` is given the summary.
 
     Raises:
         EdgejouleError: a mistake in bundle or data, or a part that failed; nothing is left running.
     """
     started_s = time.monotonic()
-    folder = _fresh(demo.output)
+    folder = _fresh(demo.output, again=demo.again)
     if demo.bundle is None or demo.data is None:
         bundle_path, data = _example(folder, demo.seed)
     else:
@@ -76,12 +83,40 @@ def run(demo: Demo) -> dict[str, Any]:
             except KeyboardInterrupt:
                 _say("interrupted: ending the run and every process")
                 raise
-            if status.state != "finished":
-                raise CheckFailed(f"the run {status.state}: {status.reason}", fix=f"see {folder / 'logs'}")
+
+            def written(export: ExportSummary | None, problem: str | None) -> dict[str, Any]:
+                took_s = time.monotonic() - started_s
+                made = outcome(status, export, wall_s=took_s, settings=_settings(demo, bundle_path, data, parts))
+                made["export_problem"] = problem
+                made["output"] = {
+                    "folder": str(folder),
+                    "model": None if export is None else str(model),
+                    "bundle": str(bundle_path),
+                    "plan": str(plan),
+                }
+                for path in (folder / "outcome.json", demo.copy_to):
+                    if path is not None:
+                        with write_whole(path) as file:
+                            file.write(json.dumps(made, indent=2).encode())
+                return made
+
             model = folder / "model.tflite"
-            export = operator.export(run_id, model)
-    settings = {
-        "bundle": str(bundle_path),
+            written(None, "not tried")
+            if status.state != "finished":
+                fix = f"see {folder / 'logs'} and {folder / 'outcome.json'}"
+                raise CheckFailed(f"the run {status.state}: {status.reason}", fix=fix)
+            try:
+                result = written(operator.export(run_id, model, max_drop=demo.max_drop), None)
+            except EdgejouleError as error:
+                show(summary(written(None, error.what)))
+                raise type(error)(error.what, where="the export", fix=_without_another_run(folder, run_id)) from error
+    show(summary(result))
+    return result
+
+
+def _settings(demo: Demo, bundle: Path, data: str, parts: shards.Shards) -> dict[str, Any]:
+    return {
+        "bundle": str(bundle),
         "data": data,
         "devices": demo.devices,
         "rounds": demo.rounds,
@@ -92,11 +127,13 @@ def run(demo: Demo) -> dict[str, Any]:
         "examples": list(parts.examples),
         "held_out_examples": parts.held_out_examples,
     }
-    result = outcome(status, export, wall_s=time.monotonic() - started_s, settings=settings)
-    result["output"] = {"folder": str(folder), "model": str(model), "bundle": str(bundle_path), "plan": str(plan)}
-    with write_whole(folder / "outcome.json") as file:
-        file.write(json.dumps(result, indent=2).encode())
-    return result
+
+
+def _without_another_run(folder: Path, run_id: str) -> str:
+    """How to export what a demo trained: its coordinator's folder holds all that was acknowledged."""
+    serve = shlex.join(["coordinator", "serve", "--state", str(folder / "coordinator")])
+    export = shlex.join(["coordinator", "export", run_id, "-o", str(folder / "model.tflite"), "--max-drop", "0.05"])
+    return f"the run is kept in {folder / 'outcome.json'}; to export it after all: {serve}, and beside it {export}"
 
 
 def plan_text(demo: Demo, manifest: Manifest, bundle: Path, parts: shards.Shards) -> str:
@@ -136,7 +173,12 @@ def summary(result: Mapping[str, Any]) -> str:
     if len(shown) > 12:
         lines.append(f"  and {len(shown) - 12} more devices: see outcome.json")
     where = result["output"]
-    lines += ["", f"model      {where['model']}", f"bundle     {where['bundle']}", f"plan       {where['plan']}"]
+    lines += [
+        "",
+        f"model      {where['model'] or 'none: ' + result['export_problem']}",
+        f"bundle     {where['bundle']}",
+        f"plan       {where['plan']}",
+    ]
     lines += [f"outcome    {where['folder']}/outcome.json", f"logs       {where['folder']}/logs/"]
     lines.append(f"took       {result['wall_s']:.0f} s")
     return "\n".join(lines)
@@ -184,12 +226,15 @@ def _example(folder: Path, seed: int) -> tuple[Path, str]:
     return bundle, str(model / "fleet.npz")
 
 
-def _fresh(folder: Path) -> Path:
-    """An empty folder; what an earlier demo left in it goes, anything else is left alone."""
+def _fresh(folder: Path, *, again: bool = False) -> Path:
+    """An empty folder; what an earlier demo left in it goes when ``again`` says so, anything else is left alone."""
     try:
         if folder.exists() and any(folder.iterdir()):
             if not (folder / _MARK).exists():
                 raise UsageError("holds files that no demo made", where=str(folder), fix="choose another --output")
+            if not again and any(path.name != _MARK for path in folder.iterdir()):
+                fix = "choose another --output, or replace it with --again (make demo AGAIN=1)"
+                raise UsageError("holds an earlier demo", where=str(folder), fix=fix)
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / _MARK).touch()

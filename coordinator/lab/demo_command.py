@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from coordinator.commands.parts import add_max_drop, check_max_drop
 from coordinator.lab import fleet
 from coordinator.lab.partition import SCHEMES, check_scheme
-from protos.atomic import write_whole
 from protos.energy.boards import BOARDS
 from protos.errors import UsageError
 from protos.update.codecs import resolve
@@ -61,6 +60,8 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     add("--sensor-profile", choices=("energy", "balanced", "transient"), default="energy", help="of the INA219")
     add("--deadline-s", type=float, default=600.0, metavar="S", help="a round closes then (default 600)")
     add("--output", type=Path, default=Path("demo-output"), metavar="DIR", help="everything goes here")
+    add("--again", action="store_true", help="replace what an earlier demo left there")
+    add_max_drop(parser)
     add("--json", type=Path, metavar="OUT", help="write the outcome here as well")
     parser.set_defaults(run=run)
 
@@ -74,6 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("--bundle and --data go together", fix="give both, or neither for the example")
     if arguments.devices < 1 or arguments.rounds < 1:
         raise UsageError("--devices and --rounds are 1 or more")
+    check_max_drop(arguments.max_drop)
     check_scheme(arguments.partition)
     boards = [name.strip() for name in arguments.boards.split(",")]
     fleet.check_boards(boards)
@@ -82,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, _terminated)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     is_example = arguments.bundle is None
-    result = demo.run(
+    demo.run(
         demo.Demo(
             output=arguments.output,
             bundle=arguments.bundle,
@@ -96,12 +98,11 @@ def run(arguments: argparse.Namespace) -> int:
             train=_train(arguments, is_example),
             update=_update(arguments),
             deadline_s=arguments.deadline_s,
+            again=arguments.again,
+            max_drop=arguments.max_drop,
+            copy_to=arguments.json,
         )
     )
-    if arguments.json:
-        with write_whole(arguments.json) as file:
-            file.write(json.dumps(result, indent=2).encode())
-    print(demo.summary(result))
     return 0
 
 

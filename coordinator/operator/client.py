@@ -87,14 +87,20 @@ class Operator:
         with self._translated():
             return messages.budgets_from(self._stub.GetBudgets(request, timeout=CALL_S))
 
-    def export(self, run: str, out: Path, head_version: str = "") -> ExportSummary:
+    def export(self, run: str, out: Path, head_version: str = "", *, max_drop: float | None = None) -> ExportSummary:
         """Write the integer model of a run, whole or not at all.
+
+        Args:
+            run: id, beginning of one, or name.
+            out: the file.
+            head_version: of an earlier round; empty for the newest.
+            max_drop: accuracy that it may lose against the float head, 0..1; None for the coordinator's own limit.
 
         Raises:
             IntegrityError: it arrived damaged.
             StoreError: it cannot be written.
         """
-        request = pb.ExportRunRequest(run_id=run, head_version=head_version)
+        request = pb.ExportRunRequest(run_id=run, head_version=head_version, max_drop=max_drop)
         summary: ExportSummary | None = None
         digest, size = hashlib.sha256(), 0
         try:

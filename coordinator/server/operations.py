@@ -121,16 +121,18 @@ class Operations:
         """
         return await self._rooms.books.do(_budgets, self._rooms.db, name)
 
-    async def export(self, name: str, head_version: str) -> tuple[ExportSummary, bytes]:
+    async def export(self, name: str, head_version: str, max_drop: float) -> tuple[ExportSummary, bytes]:
         """Assemble the integer model of a run.
 
         Raises:
             UnknownRunError: no such run or head.
             UsageError: the run has no held-out data to calibrate with.
-            CheckFailed: the integer model is worse than the float head.
+            CheckFailed: the integer model is worse than the float head by more than ``max_drop``.
         """
+        if not 0 <= max_drop <= 1:
+            raise UsageError(f"{max_drop:g} is no share of accuracy", where="--max-drop", fix="give 0 to 1")
         job = await self._rooms.books.do(exporting.find, self._rooms.db, name, head_version)
-        return await self._rooms.models.do(exporting.export, job, self._rooms.shelf, self._rooms.evaluations)
+        return await self._rooms.models.do(exporting.export, job, self._rooms.shelf, self._rooms.evaluations, max_drop)
 
 
 def _resolve(db: Database, name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
+from coordinator.export.exporter import DEFAULT_LIMIT
 from coordinator.operator import messages
 from coordinator.server.answering import answered, answered_stream
 from coordinator.server.operations import Operations
@@ -51,7 +52,9 @@ class OperatorService(rpc.OperatorServiceServicer):
         self, request: pb.ExportRunRequest, context: Any
     ) -> AsyncIterator[pb.ExportRunResponse]:
         """Assembles the integer model and sends it."""
-        summary, model = await self._operations.export(request.run_id, request.head_version)
+        summary, model = await self._operations.export(
+            request.run_id, request.head_version, request.max_drop if request.HasField("max_drop") else DEFAULT_LIMIT
+        )
         yield pb.ExportRunResponse(summary=messages.summary_to(summary))
         for start in range(0, len(model), PART_BYTES):
             yield pb.ExportRunResponse(data=model[start : start + PART_BYTES])

@@ -749,12 +749,14 @@ class DeviceStatus(_message.Message):
     def __init__(self, device_id: _Optional[str] = ..., state: _Optional[str] = ..., board: _Optional[str] = ..., engine: _Optional[_Union[Engine, _Mapping]] = ..., meter: _Optional[_Union[Meter, _Mapping]] = ..., software_version: _Optional[str] = ..., train_examples: _Optional[int] = ..., test_examples: _Optional[int] = ..., last_seen_unix_s: _Optional[float] = ..., energy_j: _Optional[float] = ..., unknown_phases: _Optional[int] = ..., budget_j: _Optional[float] = ...) -> None: ...
 
 class ExportRunRequest(_message.Message):
-    __slots__ = ("run_id", "head_version")
+    __slots__ = ("run_id", "head_version", "max_drop")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     HEAD_VERSION_FIELD_NUMBER: _ClassVar[int]
+    MAX_DROP_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     head_version: str
-    def __init__(self, run_id: _Optional[str] = ..., head_version: _Optional[str] = ...) -> None: ...
+    max_drop: float
+    def __init__(self, run_id: _Optional[str] = ..., head_version: _Optional[str] = ..., max_drop: _Optional[float] = ...) -> None: ...
 
 class ExportSummary(_message.Message):
     __slots__ = ("size_bytes", "sha256", "head_version", "float_accuracy", "exported_accuracy", "operators")

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from coordinator import cli
+from coordinator.operator.client import Operator
+from protos.errors import UsageError
 from protos.orders import MeterCard
 
 Fleet = Callable[..., Any]
@@ -159,6 +161,25 @@ def test_a_good_plan_says_what_would_run(plan: Path, command: Command) -> None:
     assert found["inputs"] == {"rate": 0.05, "momentum": 0.0, "proximal_mu": 0.0}
     code, out, _ = command("check-plan", plan)
     assert "by_examples x by_budget" in out
+
+
+def test_an_export_leaves_a_file_that_is_there_unless_told(command: Command, tmp_path: Path) -> None:
+    out = tmp_path / "m.tflite"
+    out.write_bytes(b"of last week")
+    code, _, err = command("export", "x", "-o", out, "--coordinator", "127.0.0.1:1")
+    assert (code, err) == (2, f"coordinator export: {out}: is there already; choose another -o, or add --again\n")
+    assert command("export", "x", "-o", out, "--again", "--coordinator", "127.0.0.1:1")[0] == 5
+    assert out.read_bytes() == b"of last week"
+
+
+def test_a_drop_that_is_no_share_is_refused_by_command_and_coordinator(
+    address: str, command: Command, tmp_path: Path
+) -> None:
+    out = tmp_path / "m.tflite"
+    assert command("export", "x", "-o", out, "--max-drop", "7", "--coordinator", address)[0] == 2
+    with Operator(address) as operator, pytest.raises(UsageError, match="no share of accuracy"):
+        operator.export("x", out, max_drop=7.0)
+    assert not out.exists()
 
 
 def test_an_export_without_data_says_what_is_missing(

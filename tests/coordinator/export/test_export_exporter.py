@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from coordinator.export.exporter import export_model, layers_of
-from coordinator.export.parity import run_model
+from coordinator.export.parity import Parity, run_model
 from protos.errors import CheckFailed, NonFiniteError, ShapeError, StoreError, UsageError
 from protos.model.backbone import Backbone, quantise
 from protos.model.bundle import Bundle
@@ -72,6 +72,35 @@ def test_a_model_that_lost_accuracy_is_not_written(bundle: Bundle, labelled: Lab
     assert report.exported_accuracy is not None
     assert report.float_accuracy is not None
     assert report.exported_accuracy < report.float_accuracy - 0.01
+
+
+def found(count: int, lost: int, gained: int) -> Parity:
+    return Parity(count, 0.9, 1.0, count - gained, count - lost, lost, gained)
+
+
+@pytest.mark.parametrize(
+    ("figures", "refused"),
+    [
+        (found(451, 8, 2), False),  # 1.3 points, 0.5 standard errors beyond one point
+        (found(10_000, 180, 40), True),  # 1.4 points, with a standard error of 0.15
+        (found(451, 30, 0), True),
+        (found(100, 0, 40), False),
+        (found(1, 1, 0), False),
+        (found(20, 20, 0), True),
+    ],
+)
+def test_a_drop_counts_in_standard_errors(
+    figures: Parity, refused: bool, bundle: Bundle, labelled: Labelled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree, (x, y) = trained(bundle, labelled), labelled(20, 6)
+    monkeypatch.setattr("coordinator.export.exporter.parity", lambda *_: figures)
+    arguments = (bundle, tree, Backbone(bundle).embed(x), tmp_path / "model.tflite")
+    if refused:
+        with pytest.raises(CheckFailed, match="standard error"):
+            export_model(*arguments, test_x=x, test_y=y)
+    else:
+        export_model(*arguments, test_x=x, test_y=y)
+    assert (tmp_path / "model.tflite").exists() is not refused
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_written(

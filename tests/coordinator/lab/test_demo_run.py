@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from coordinator.operator.client import Operator
 from protos.model.engine import open_interpreter
 
 pytestmark = [pytest.mark.workshop, pytest.mark.processes]
@@ -93,6 +94,52 @@ def test_the_exported_model_is_integer_and_runs(outcome: tuple[Path, dict[str, A
     kinds = {str(detail["dtype"].__name__) for detail in interpreter.get_tensor_details()}
     assert kinds <= {"int8", "int32"}
     assert result["exported_accuracy"] >= result["exported_float_accuracy"] - 0.01
+
+
+def test_a_run_whose_export_is_refused_is_kept_and_exported_after_all(
+    outcome: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    made, _ = outcome
+    folder, copy = tmp_path / "out", tmp_path / "copy.json"
+    words = ["--bundle", str(made / "bundle"), "--data", str(made / "example" / "fleet.npz"), "--rounds", "1"]
+    words += ["--steps", "5", "--devices", "1", "--json", str(copy), "--output", str(folder)]
+    # The real demo, with an export that is refused.
+    refusing = (
+        "import sys\nfrom coordinator import cli\nfrom coordinator.operator.client import Operator\n"
+        "from protos.errors import CheckFailed\n"
+        "def refuse(*_, **__): raise CheckFailed('more than 1.00% apart')\n"
+        "Operator.export = refuse\nsys.exit(cli.main(sys.argv[1:]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", refusing, "demo", *words], capture_output=True, text=True, timeout=WAIT_S
+    )
+    assert done.returncode == 3, done.stderr
+    kept = json.loads((folder / "outcome.json").read_text())
+    assert kept == json.loads(copy.read_text())
+    assert (kept["state"], kept["export_problem"], kept["output"]["model"]) == (
+        "finished",
+        "more than 1.00% apart",
+        None,
+    )
+    assert len(kept["rounds"]) == 2
+    assert "model      none: more than 1.00% apart" in done.stdout
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("coordinator demo:")]
+    assert f"--state {folder / 'coordinator'}" in line
+    assert not (folder / "model.tflite").exists()
+    ready = tmp_path / "address"
+    serve = ["serve", "--state", str(folder / "coordinator"), "--listen", "127.0.0.1:0", "--ready-file", str(ready)]
+    again = subprocess.Popen([sys.executable, "-m", "coordinator.cli", *serve], stderr=subprocess.DEVNULL)
+    try:
+        end_s = time.monotonic() + WAIT_S
+        while not ready.exists() and time.monotonic() < end_s:
+            time.sleep(0.1)
+        with Operator(ready.read_text().strip()) as operator:
+            operator.export(kept["run_id"], folder / "model.tflite", max_drop=0.05)
+        open_interpreter(folder / "model.tflite")
+    finally:
+        again.terminate()
+        again.wait(WAIT_S)
+    assert programs_of(folder) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -13,7 +13,7 @@ from coordinator.lab.fleet import FleetPlan
 from protos.datafiles import dataset
 from protos.errors import LabelError, UsageError
 from protos.model.manifest import Manifest
-from protos.plan import plan
+from protos.plan.plan import plan
 
 
 def options(*words: str) -> argparse.Namespace:
@@ -80,6 +80,7 @@ def test_budgets_that_do_not_fit_are_refused(words: list[str]) -> None:
         ["--devices", "0"],
         ["--partition", "dirichlet"],
         ["--boards", "pi9"],
+        ["--max-drop", "1.5"],
         ["--epochs", "1", "--steps", "3"],
     ],
 )
@@ -97,9 +98,12 @@ def test_a_folder_with_files_of_others_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
-def test_what_an_earlier_demo_left_is_removed(tmp_path: Path) -> None:
+def test_what_an_earlier_demo_left_is_removed_only_when_asked(tmp_path: Path) -> None:
     (demo._fresh(tmp_path / "out") / "old").touch()
-    assert [path.name for path in demo._fresh(tmp_path / "out").iterdir()] == [demo._MARK]
+    with pytest.raises(UsageError, match=r"holds an earlier demo; .* --again"):
+        demo._fresh(tmp_path / "out")
+    assert (tmp_path / "out" / "old").exists()
+    assert [path.name for path in demo._fresh(tmp_path / "out", again=True).iterdir()] == [demo._MARK]
 
 
 class FourClasses:
