@@ -6,7 +6,9 @@ Bayesian linear regression in the information form, with three safeguards:
   Stat. 1964): beyond :data:`HUBER` standard deviations the pull no longer grows.
 * **Change.** Old observations fade by :data:`FORGETTING` towards the prior's certainty, not towards none, so that a
   direction that is never excited (always the same number of steps) stays bounded. A run of outliers on one side is
-  a change and not bad luck: certainty is then dropped at once.
+  a change and not bad luck: certainty is then dropped at once, to that of someone who knows no more than the size of
+  the estimate (never of the first guess, which may be a thousand times smaller). Innovations that lean to one side
+  are a drift: certainty then fades faster, for as long as they do.
 * **Noise** is learnt as a share of the figure, from the innovations.
 
 Coefficients are kept relative to a first guess, so that joules per byte and joules per step weigh alike.
@@ -34,6 +36,11 @@ _NOISE_RATE = 0.05
 _CLIPPED_SQUARE = 0.92
 _CHANGE_RUN = 4
 _TRUSTED = 2
+_MOST_RATIO = 1e6
+# The mean of the last innovations, each cut at HUBER; without a drift its deviation is sqrt(rate / (2 - rate)) = 0.33.
+_LEAN_RATE = 0.2
+_MOST_LEAN = 0.65
+_DRIFT_FADE = 0.5
 _LEAST_SHARE = 1e-3
 
 
@@ -67,6 +74,8 @@ class Regression:
         self._factors: Vector = np.ones(len(self.guess))
         self._noise = _FIRST_NOISE
         self._run = 0
+        self._lean = 0.0
+        self._fresh = 0
         self.seen = 0
 
     def observe(self, x: Sequence[float], y: float, uncertainty: float = 0.0) -> float:
@@ -81,35 +90,51 @@ class Regression:
         if not row.any() or not math.isfinite(y):
             return 0.0
         y = max(0.0, y)
-        self._information = FORGETTING * self._information + (1 - FORGETTING) * self._prior
+        self._information = FORGETTING * self._information + (1 - FORGETTING) * self._doubtful()
         expected = float(row @ self._factors)
         # Never surer than a thousandth of the guess: the information must stay invertible, whatever the counts.
         least = _LEAST_SHARE * float(row.sum())
-        noise2 = max(self._noise * expected, least) ** 2 + uncertainty**2
-        doubt2 = float(row @ np.linalg.solve(self._information, row))
-        z = (y - expected) / math.sqrt(noise2 + doubt2)
+        z = (y - expected) / math.sqrt(self._noise2(expected, least, uncertainty) + self._doubt2(row))
         self._follow_change(z)
-        if self._run == 0:
-            doubt2 = float(row @ np.linalg.solve(self._information, row))
-        # A first guess may be wrong by far more than it says: the first figures are no outliers of it.
-        pull = (
-            1.0
-            if self.seen < _TRUSTED
-            else min(1.0, HUBER * math.sqrt(noise2 + doubt2) / max(abs(y - expected), 1e-300))
-        )
+        trusted = self._fresh < _TRUSTED
+        if trusted and y > expected:
+            # A first guess may be wrong by far more than it says: the first figures are no outliers of it.
+            self._information = self._information / min(_MOST_RATIO, max(1.0, y / max(expected, least))) ** 2
+        doubt2 = self._doubt2(row)
+        # Noise is a share of the truth, which lies between what was expected and what came: never of a low guess.
+        noise2 = self._noise2(expected, least, uncertainty)
+        likely = expected + (y - expected) * doubt2 / (doubt2 + noise2)
+        noise2 = self._noise2(max(expected, likely), least, uncertainty)
+        pull = 1.0 if trusted else min(1.0, HUBER * math.sqrt(noise2 + doubt2) / max(abs(y - expected), 1e-300))
         self._information = self._information + pull * np.outer(row, row) / noise2
         self._factors = self._factors + np.linalg.solve(self._information, row) * (pull * (y - expected) / noise2)
         share = noise2 / (noise2 + doubt2)
         excess = min(z * z, HUBER**2) / _CLIPPED_SQUARE - 1.0
         self._noise = min(_MOST_NOISE, max(_LEAST_NOISE, self._noise * math.exp(_NOISE_RATE * share * excess)))
         self.seen += 1
+        self._fresh += 1
         return z
+
+    def _doubtful(self) -> Vector:
+        """The certainty of someone who knows no more than the size of the coefficients as they are now."""
+        size = np.maximum(self._factors, 1.0)
+        doubtful: Vector = self._prior / np.outer(size, size)
+        return doubtful
+
+    def _noise2(self, mean: float, least: float, uncertainty: float) -> float:
+        return max(self._noise * mean, least) ** 2 + uncertainty**2
+
+    def _doubt2(self, row: Vector) -> float:
+        return max(0.0, float(row @ np.linalg.solve(self._information, row)))
 
     def _follow_change(self, z: float) -> None:
         outlier = int(math.copysign(1, z)) if abs(z) > HUBER else 0
         self._run = self._run + outlier if outlier * self._run >= 0 and outlier else outlier
+        self._lean += _LEAN_RATE * (max(-HUBER, min(HUBER, z)) - self._lean)
         if abs(self._run) >= _CHANGE_RUN:
-            self._information, self._run = self._prior.copy(), 0
+            self._information, self._run, self._fresh, self._lean = self._doubtful(), 0, 0, 0.0
+        elif abs(self._lean) > _MOST_LEAN:
+            self._information = _DRIFT_FADE * self._information + (1 - _DRIFT_FADE) * self._doubtful()
 
     @property
     def coefficients(self) -> Vector:
@@ -139,6 +164,8 @@ class Regression:
             "factors": self._factors.tolist(),
             "noise": self._noise,
             "run": self._run,
+            "lean": self._lean,
+            "fresh": self._fresh,
             "seen": self.seen,
         }
 
@@ -149,4 +176,6 @@ class Regression:
         made._prior, made._information = np.array(state["prior"]), np.array(state["information"])
         made._factors, made._noise = np.array(state["factors"]), float(state["noise"])
         made._run, made.seen = int(state["run"]), int(state["seen"])
+        # States of releases before these two were kept go on as if no drift had been seen.
+        made._lean, made._fresh = float(state.get("lean", 0.0)), int(state.get("fresh", made.seen))
         return made

@@ -8,6 +8,7 @@ import threading
 import tty
 
 import pytest
+from protos.energy.trace.trace import Phase
 
 from edge_runtime.power.bridge.bridge_opening import bridge_sensor
 from edge_runtime.power.clock import SystemClock
@@ -15,7 +16,6 @@ from edge_runtime.power.opening import open_meter
 from protos.bridge.line import explain
 from protos.bridge.messages import Status
 from protos.energy.ina219 import PROFILES
-from protos.energy.trace import Phase
 from protos.errors import SensorError, UsageError
 
 
@@ -159,12 +159,12 @@ def test_an_estimate_is_idle_power_plus_the_process_share_and_says_so(clock):
     meter.mark(Phase.TRAIN)
     clock.advance(3.0)
     clock.cpu_s += 1.5  # half a core for three seconds
-    assert meter.spent_j() == pytest.approx(3 * 3.85 + 1.5 * 1.45)
+    assert meter.spent_j() == pytest.approx(3 * 2.10 + 1.5 * 1.05)
     meter.mark(Phase.IDLE)
-    assert meter.spent_j() == pytest.approx(3 * 3.85 + 1.5 * 1.45)
+    assert meter.spent_j() == pytest.approx(3 * 2.10 + 1.5 * 1.05)
     idle, train = meter.settle()
-    assert idle.energy_j == pytest.approx(2 * 3.85)
-    assert train.energy_j == pytest.approx(3 * 3.85 + 1.5 * 1.45)
+    assert idle.energy_j == pytest.approx(2 * 2.10)
+    assert train.energy_j == pytest.approx(3 * 2.10 + 1.5 * 1.05)
     assert train.method == "estimated"
     assert train.uncertainty_j >= 0.47 * train.energy_j  # 95 % of a rectangle of 50 %
     assert meter.spent_j() == 0.0
