@@ -59,7 +59,9 @@ class Device:
             self.heads = HeldHeads(self.state.folder("heads"))
             self.memory = CodecMemory(self.state.folder("memory"))
             self.shelf = Shelf(self.state.path, self.engine)
-            self.examples = LocalExamples(settings.data, settings.shard, self.state.folder("examples"))
+            self.examples = LocalExamples(
+                settings.data, settings.shard, self.state.folder("examples"), rename=settings.rename
+            )
             self.costs = CostHistory(self.state.path / "costs.json")
             self.reserve = Reserve(self.costs)
             self.bench: Workbench | None = None

@@ -19,12 +19,15 @@ import numpy.typing as npt
 from edge_runtime.state import keep_newest, storing
 from protos import dataset
 from protos.atomic import write_whole
+from protos.datafiles.classes import read_renames
 from protos.datafiles.stored import Rows
 from protos.dataset import Dataset
 from protos.errors import DataError
 from protos.model.bundle import Bundle
 
 _KEEP_SUMMARIES = 16
+# Goes up when the same file would be read differently: what an earlier version kept does not count any more.
+_READING = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,9 +60,11 @@ class LocalExamples:
         spec: what ``protos.dataset.load`` takes.
         shard: of it, or None.
         folder: where summaries are kept.
+        rename: `OLD=NEW,...`, class names of the data and of the bundle where they differ.
     """
 
-    def __init__(self, spec: str, shard: str | None, folder: Path) -> None:
+    def __init__(self, spec: str, shard: str | None, folder: Path, *, rename: str | None = None) -> None:
+        self._rename = rename
         self._spec, self._shard, self._folder = spec, shard, folder
         self._raw: Dataset | None = None
         self._raw_key = ""
@@ -109,6 +114,7 @@ class LocalExamples:
             shard=self._shard,
             image_shape=spec.input_shape if spec else None,
             classes=bundle.manifest.classes if bundle else None,
+            renames=read_renames(self._rename) if self._rename and bundle else {},
         )
         data = whole.train()
         self._test_count = len(whole) - len(data)
@@ -125,7 +131,15 @@ class LocalExamples:
             found = path.resolve(strict=True).stat()
         except OSError:
             return ""
-        stamp = [str(path.resolve()), found.st_size, found.st_mtime_ns, found.st_ino, self._shard]
+        stamp = [
+            str(path.resolve()),
+            found.st_size,
+            found.st_mtime_ns,
+            found.st_ino,
+            self._shard,
+            self._rename,
+            _READING,
+        ]
         fit = [list(bundle.manifest.classes), list(bundle.manifest.backbone.input_shape)] if bundle else None
         return hashlib.sha256(json.dumps([stamp, fit]).encode()).hexdigest()[:32]
 

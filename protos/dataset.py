@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,7 @@ def load(
     shard: int | str | None = None,
     image_shape: Sequence[int] | None = None,
     classes: Sequence[str] | None = None,
+    renames: Mapping[str, str] | None = None,
 ) -> Dataset:
     """Read a data set, or one shard of it. Only what is kept takes memory.
 
@@ -93,6 +94,8 @@ def load(
             with the same file get disjoint parts; held-out examples are shared out separately.
         image_shape: [height, width, channels] of the model, to which images in folders are cut and resized.
         classes: class names of the model; where the data has class names too, labels are numbered by them.
+        renames: class names of the data to class names of the model, where they differ; None where the caller
+            has no option for it.
 
     Raises:
         DataError: missing, damaged, truncated, of an unknown kind, or with arrays of Python objects.
@@ -107,11 +110,11 @@ def load(
         pairs = idx.images_in(path)
         if pairs:
             return _dataset(idx.read(pairs, choose, in_folder=True), path)
-        return _dataset(folder.read(path, choose, image_shape, classes), path)
+        return _dataset(folder.read(path, choose, image_shape, classes, renames), path)
     if not path.exists():
         raise DataError("no such file or folder", where=str(path), fix="check the path")
     if path.suffix.lower() == ".npz":
-        return _dataset(npz.read(path, choose, classes), path)
+        return _dataset(npz.read(path, choose, classes, renames), path)
     if idx.is_images_file(path):
         return _dataset(idx.read([path], choose, in_folder=False), path)
     raise DataError(

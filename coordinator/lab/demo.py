@@ -45,6 +45,7 @@ class Demo:
     train: Mapping[str, float] = field(default_factory=dict)
     update: Mapping[str, Any] = field(default_factory=dict)
     deadline_s: float = 600.0
+    renames: Mapping[str, str] = field(default_factory=dict)
 
 
 def run(demo: Demo) -> dict[str, Any]:
@@ -61,7 +62,15 @@ def run(demo: Demo) -> dict[str, Any]:
         bundle_path, data = demo.bundle, demo.data
     manifest = open_bundle(bundle_path).manifest
     _say(f"dividing {data} over {demo.devices} devices ({demo.partition})")
-    parts = shards.cut(data, manifest, folder / "data", devices=demo.devices, scheme=demo.partition, seed=demo.seed)
+    parts = shards.cut(
+        data,
+        manifest,
+        folder / "data",
+        devices=demo.devices,
+        scheme=demo.partition,
+        seed=demo.seed,
+        renames=demo.renames,
+    )
     plan = folder / "plan.toml"
     with write_whole(plan) as file:
         file.write(plan_text(demo, manifest, bundle_path, parts).encode())

@@ -13,6 +13,7 @@ from coordinator.lab import fleet
 from coordinator.lab.partition import SCHEMES, check_scheme
 from protos.atomic import write_whole
 from protos.boards import BOARDS
+from protos.datafiles.classes import read_renames
 from protos.errors import UsageError
 from protos.update.codecs import resolve
 
@@ -42,6 +43,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     add = parser.add_argument
     add("--bundle", type=Path, metavar="DIR", help="a bundle made by firmware-tools convert (default: the example)")
     add("--data", metavar="SPEC", help="FILE.npz, idx images, or a folder of images by class")
+    add("--rename", metavar="OLD=NEW[,...]", help="class of the data = class of the bundle, where names differ")
     add("--devices", type=int, default=4, metavar="N", help="how many devices (default 4)")
     add("--rounds", type=int, default=6, metavar="R", help="how many rounds (default 6)")
     add(
@@ -96,6 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
             train=_train(arguments, is_example),
             update=_update(arguments),
             deadline_s=arguments.deadline_s,
+            renames=_renames(arguments.rename),
         )
     )
     if arguments.json:
@@ -103,6 +106,13 @@ def run(arguments: argparse.Namespace) -> int:
             file.write(json.dumps(result, indent=2).encode())
     print(demo.summary(result))
     return 0
+
+
+def _renames(text: str | None) -> dict[str, str]:
+    try:
+        return read_renames(text) if text is not None else {}
+    except ValueError as error:
+        raise UsageError(f"{text!r} is {error}", where="--rename", fix="such as katze=cat,hund=dog") from error
 
 
 def _budgets(arguments: argparse.Namespace, is_example: bool) -> list[float | None]:

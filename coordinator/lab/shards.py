@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,14 +34,23 @@ class Shards:
     held_out_examples: int
 
 
-def cut(spec: str, manifest: Manifest, folder: Path, *, devices: int, scheme: str, seed: int) -> Shards:
+def cut(
+    spec: str,
+    manifest: Manifest,
+    folder: Path,
+    *,
+    devices: int,
+    scheme: str,
+    seed: int,
+    renames: Mapping[str, str] | None = None,
+) -> Shards:
     """Read data, check that they fit the bundle, and write the shards into ``folder``.
 
     Raises:
         EdgejouleError: the data cannot be read, do not fit the bundle, or cannot be divided so.
     """
     shape = manifest.backbone.input_shape
-    data = dataset.load(spec, image_shape=shape, classes=manifest.classes)
+    data = dataset.load(spec, image_shape=shape, classes=manifest.classes, renames=renames)
     dataset.check(data, shape, len(manifest.classes))
     data = _with_held_out(data, seed)
     train, test = data.train(), data.test()

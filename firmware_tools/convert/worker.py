@@ -76,7 +76,13 @@ class _Conversion:
     def run(self) -> dict[str, Any]:
         self.progress(f"opening {self.where}")
         source = self._open()
-        data = load_examples(self.job.calibrate, self.job.evaluate, source.input_shape, self.job.class_names)
+        data = load_examples(
+            self.job.calibrate,
+            self.job.evaluate,
+            source.input_shape,
+            self.job.class_names,
+            renames=self.job.renames,
+        )
         tail = source.tail if isinstance(source, FloatModel) else None
         from_model = source.classes if isinstance(source, FloatModel) else None
         names = class_names(self.job.class_names, self.job.classes, from_model, data, where=self.where)

@@ -8,7 +8,7 @@ Pillow is needed, and imported only here.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from protos.datafiles.columns import Choose, Columns, reading, renumber
+from protos.datafiles.classes import composed, renumber
+from protos.datafiles.columns import Choose, Columns, reading
 from protos.errors import DataError, EmptyShardError, ShapeError
 
 _IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff"}
@@ -25,7 +26,11 @@ _MODES = {1: "L", 3: "RGB"}
 
 
 def read(
-    folder: Path, choose: Choose, image_shape: Sequence[int] | None, classes: Sequence[str] | None
+    folder: Path,
+    choose: Choose,
+    image_shape: Sequence[int] | None,
+    classes: Sequence[str] | None,
+    renames: Mapping[str, str] | None = None,
 ) -> tuple[NDArray[np.uint8], Columns]:
     """Read the chosen images.
 
@@ -35,6 +40,7 @@ def read(
         image_shape: [height, width, channels] to make of every image; None keeps the size of the first
             image, which must then be the size of all.
         classes: class names of the model, by which folders are numbered; None numbers them by name.
+        renames: names of folders to names of classes; None where the caller has no such option.
 
     Returns:
         x, uint8 [M, height, width, channels], and its columns.
@@ -52,10 +58,11 @@ def read(
             where=str(folder),
             fix="make one sub-folder per class, with .jpg or .png images in it",
         )
-    stored = sorted(set(class_of))
+    # In the order of the names as they are stored, as Keras numbers them; two spellings of one name are one class.
+    stored = list(dict.fromkeys(composed(name) for name in sorted(set(class_of))))
     number = {name: index for index, name in enumerate(stored)}
-    y = np.array([number[name] for name in class_of], np.int32)
-    y, class_names = renumber(y, stored, classes, str(folder))
+    y = np.array([number[composed(name)] for name in class_of], np.int32)
+    y, class_names = renumber(y, stored, classes, str(folder), renames)
     described = Columns(y, np.array(held_out, np.bool_), None, class_names)
     rows = choose(described)
     kept = paths if rows is None else [paths[row] for row in rows]
