@@ -134,6 +134,7 @@ class Device:
             return self.bench
         self.bench = None
         self.summary = self.examples.summary(bundle)
+        self._say_account()
         twin = self._twin_work(bundle) if self.accelerator.takes(bundle) else None
         cache = self._cache(bundle, twin=twin is not None)
         if cache.complete:
@@ -159,6 +160,10 @@ class Device:
             twin=twin,
         )
         return self.bench
+
+    def _say_account(self) -> None:
+        say = log().warning if self.summary.left_out or self.summary.changed else log().info
+        say("data: %s", self.summary.account)
 
     def _cache(self, bundle: Bundle, *, twin: bool) -> EmbeddingCache:
         """Embeddings of either engine: their bits may differ, and are never mixed."""

@@ -19,7 +19,8 @@ import numpy.typing as npt
 from edge_runtime.state import keep_newest, storing
 from protos import dataset
 from protos.atomic import write_whole
-from protos.datafiles.classes import read_renames
+from protos.datafiles.account import Remark
+from protos.datafiles.renames import read_renames
 from protos.datafiles.stored import Rows
 from protos.dataset import Dataset
 from protos.errors import DataError
@@ -40,6 +41,8 @@ class Summary:
         test_count: held-out examples; they are not trained on.
         fingerprint: SHA-256 of the training examples and labels.
         source: the file, for messages.
+        left_out: what lay there and was not read.
+        changed: what was changed while it was read.
     """
 
     labels: npt.NDArray[np.int32]
@@ -47,6 +50,13 @@ class Summary:
     test_count: int
     fingerprint: str
     source: str
+    left_out: tuple[Remark, ...] = ()
+    changed: tuple[Remark, ...] = ()
+
+    @property
+    def account(self) -> str:
+        """What became of the data, in one line."""
+        return dataset.account(self.train_count, self.test_count, self.left_out, self.changed)
 
     @property
     def train_count(self) -> int:
@@ -79,7 +89,15 @@ class LocalExamples:
         known = self._read(key) if key else None
         if known is None:
             data = self._load(bundle, key)
-            known = Summary(data.y, data.held.shape[1:], self._test_count, _fingerprint(data), data.source)
+            known = Summary(
+                data.y,
+                data.held.shape[1:],
+                self._test_count,
+                _fingerprint(data),
+                data.source,
+                data.left_out,
+                data.changed,
+            )
             if key:
                 self._write(key, known)
         elif bundle is not None:
@@ -147,10 +165,9 @@ class LocalExamples:
         path = self._folder / f"{key}.npz"
         try:
             with np.load(path, allow_pickle=False) as held:
-                text = {name: str(held[name]) for name in ("fingerprint", "source")}
                 labels = np.ascontiguousarray(held["labels"], np.int32)
                 shape = tuple(int(size) for size in held["shape"])
-                return Summary(labels, shape, int(held["test_count"]), **text)
+                return Summary(labels, shape, int(held["test_count"]), str(held["fingerprint"]), str(held["source"]))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
 

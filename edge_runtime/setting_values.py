@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_runtime.journal import LEVELS
-from protos.datafiles.classes import read_renames
+from protos.datafiles.renames import read_renames
 from protos.model.edge_tpu import DEVICE
 
 
@@ -37,7 +37,7 @@ def path(value: Any) -> Path:
 
 
 def renames(value: Any) -> str:
-    """Class names of the data and of the bundle, as text; see :func:`protos.datafiles.classes.read_renames`."""
+    """Class names of the data and of the bundle, as text; see :func:`protos.datafiles.renames.read_renames`."""
     found = text(value)
     read_renames(found)
     return found

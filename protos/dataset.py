@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protos.datafiles import folder, idx, npz
+from protos.datafiles.account import Remark, listed
 from protos.datafiles.columns import Array, Choose, Columns
 from protos.datafiles.stored import Rows, StoredRows
 from protos.errors import DataError, EmptyShardError, LabelError, NonFiniteError, ShapeError, UsageError
@@ -39,6 +40,8 @@ class Dataset:
         owner: [N] integers or strings, the natural owner of each example, or None.
         class_names: name of class i at i, or None.
         source: file or folder it came from, for messages.
+        left_out: what lay there and was not read.
+        changed: what was changed while it was read.
     """
 
     held: Rows
@@ -47,6 +50,8 @@ class Dataset:
     owner: Array | None = None
     class_names: tuple[str, ...] | None = None
     source: str = "data"
+    left_out: tuple[Remark, ...] = ()
+    changed: tuple[Remark, ...] = ()
 
     def __len__(self) -> int:
         return len(self.y)
@@ -87,8 +92,8 @@ def load(
 
     Args:
         spec: `FILE.npz` with x, y and optional is_test, device, class_names; an MNIST-style images file, plain
-            or gzipped, with its labels file beside it; a folder of such pairs (`t10k-*` is held out); or a
-            folder with one sub-folder of images per class, with or without `train/` and `test/` above.
+            or gzipped, with its labels file beside it; a folder of such pairs (`t10k-*` and `*-test-*` are held
+            out); or a folder with one sub-folder of images per class, with or without `train/` and `test/` above.
         shard: the owner to keep, by value, where the file names owners (`device`). Otherwise "K/N": the K-th
             of N nearly equal parts (K from 1) of an order shuffled with a fixed seed, so that N devices
             with the same file get disjoint parts; held-out examples are shared out separately.
@@ -109,7 +114,8 @@ def load(
     if path.is_dir():
         pairs = idx.images_in(path)
         if pairs:
-            return _dataset(idx.read(pairs, choose, in_folder=True), path)
+            held, columns = idx.read(pairs, choose, in_folder=True)
+            return _dataset((held, replace(columns, left_out=idx.left_out(path, pairs))), path)
         return _dataset(folder.read(path, choose, image_shape, classes, renames), path)
     if not path.exists():
         raise DataError("no such file or folder", where=str(path), fix="check the path")
@@ -122,6 +128,19 @@ def load(
         where=str(path),
         fix="give FILE.npz, NAME-images-idx3-ubyte[.gz], or a folder of images by class",
     )
+
+
+def account(train_count: int, test_count: int, left_out: Sequence[Remark], changed: Sequence[Remark]) -> str:
+    """All that became of a data set, in one line: read, held out, left out, changed."""
+    words = f"{train_count + test_count} examples read, {test_count} of them held out"
+    words += f"; left out: {listed(left_out)}" if left_out else ""
+    return words + (f"; changed: {listed(changed)}" if changed else "")
+
+
+def account_of(dataset: Dataset) -> str:
+    """`account` of a data set as it was loaded."""
+    held_out = int(dataset.is_test.sum())
+    return account(len(dataset) - held_out, held_out, dataset.left_out, dataset.changed)
 
 
 def save(dataset: Dataset, path: str | Path) -> None:
@@ -210,7 +229,16 @@ def _first_not_finite(held: Rows) -> int | None:
 
 def _dataset(read: tuple[Rows, Columns], path: Path) -> Dataset:
     held, columns = read
-    return Dataset(held, columns.y, columns.is_test, columns.owner, columns.class_names, str(path))
+    return Dataset(
+        held,
+        columns.y,
+        columns.is_test,
+        columns.owner,
+        columns.class_names,
+        str(path),
+        columns.left_out,
+        columns.changed,
+    )
 
 
 def _chooser(shard: int | str | None, where: str) -> Choose:

@@ -71,6 +71,7 @@ def run(demo: Demo) -> dict[str, Any]:
         seed=demo.seed,
         renames=demo.renames,
     )
+    _say(f"{data}: {parts.account}")
     plan = folder / "plan.toml"
     with write_whole(plan) as file:
         file.write(plan_text(demo, manifest, bundle_path, parts).encode())
@@ -100,6 +101,7 @@ def run(demo: Demo) -> dict[str, Any]:
         "budgets_j": list(demo.budgets_j),
         "examples": list(parts.examples),
         "held_out_examples": parts.held_out_examples,
+        "data_account": parts.account,
     }
     result = outcome(status, export, wall_s=time.monotonic() - started_s, settings=settings)
     result["output"] = {"folder": str(folder), "model": str(model), "bundle": str(bundle_path), "plan": str(plan)}

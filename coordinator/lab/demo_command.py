@@ -13,7 +13,7 @@ from coordinator.lab import fleet
 from coordinator.lab.partition import SCHEMES, check_scheme
 from protos.atomic import write_whole
 from protos.boards import BOARDS
-from protos.datafiles.classes import read_renames
+from protos.datafiles.renames import read_renames
 from protos.errors import UsageError
 from protos.update.codecs import resolve
 

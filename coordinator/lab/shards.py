@@ -26,12 +26,14 @@ class Shards:
         devices: one .npz a device, training examples only.
         held_out: the .npz for the coordinator.
         examples: training examples of each device.
+        account: what became of the data, in one line.
     """
 
     devices: tuple[Path, ...]
     held_out: Path
     examples: tuple[int, ...]
     held_out_examples: int
+    account: str = ""
 
 
 def cut(
@@ -52,6 +54,7 @@ def cut(
     shape = manifest.backbone.input_shape
     data = dataset.load(spec, image_shape=shape, classes=manifest.classes, renames=renames)
     dataset.check(data, shape, len(manifest.classes))
+    account = dataset.account_of(data)
     data = _with_held_out(data, seed)
     train, test = data.train(), data.test()
     if not len(train):
@@ -63,7 +66,7 @@ def cut(
         dataset.save(train.select(indices), path)
     held_out = folder / "held-out.npz"
     dataset.save(test, held_out)
-    return Shards(paths, held_out, tuple(len(indices) for indices in parts), len(test))
+    return Shards(paths, held_out, tuple(len(indices) for indices in parts), len(test), account)
 
 
 def device_names(count: int) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from firmware_tools.convert.job import PREPROCESSING, STRAIGHT, ConvertJob
 from firmware_tools.convert.recognise import recognise
 from firmware_tools.convert.staging import check_free, staged
 from firmware_tools.inspect_text import lines
-from protos.datafiles.classes import read_renames
+from protos.datafiles.renames import read_renames
 from protos.errors import DataError, UsageError
 
 SCHEMA = "edgejoule.convert/1"

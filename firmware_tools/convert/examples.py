@@ -11,17 +11,20 @@ from typing import Any
 import numpy as np
 
 from protos import dataset
-from protos.datafiles.classes import composed
+from protos.datafiles.renames import composed
 from protos.dataset import Dataset
 from protos.errors import ModelError, UsageError
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Examples:
-    """Calibration and evaluation examples; either may be absent."""
+    """Calibration and evaluation examples, either of which may be absent; ``accounts`` says what became of each file,
+    ``remarked`` those of which something was left out or changed."""
 
     calibration: Dataset | None
     evaluation: Dataset | None
+    accounts: tuple[str, ...] = ()
+    remarked: tuple[str, ...] = ()
 
 
 def load_examples(
@@ -52,6 +55,9 @@ def load_examples(
     names = class_names if class_names is not None or fit is None else fit.class_names
     held = read(evaluate, names) if evaluate else None
     fit = held if same else fit
+    read_ones = [one for one in ((fit,) if same else (fit, held)) if one is not None]
+    accounts = tuple(f"{one.source}: {dataset.account_of(one)}" for one in read_ones)
+    remarked = tuple(line for line, one in zip(accounts, read_ones, strict=True) if one.left_out or one.changed)
     _check_renames(renames or {}, fit if fit is not None else held)
     if fit is None and held is not None and held.is_test.any() and not held.is_test.all():
         fit = held
@@ -61,7 +67,7 @@ def load_examples(
     if held is not None:
         held = held.test() if held.is_test.any() else held
         _check_values(held, input_shape)
-    return Examples(fit, held)
+    return Examples(fit, held, accounts, remarked)
 
 
 def _check_renames(renames: Mapping[str, str], data: Dataset | None) -> None:

@@ -7,41 +7,21 @@ has no counterpart is never placed by its position in the alphabet: that gives e
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from protos.datafiles.renames import composed
 from protos.errors import LabelError
 
 _SHOWN = 8
 
 
-def composed(name: str) -> str:
-    """The name in Unicode normalisation form C."""
-    return unicodedata.normalize("NFC", name)
-
-
 def are_numbers(names: Sequence[str]) -> bool:
     """Whether these are no names but the numbers that stand in for them: 0, 1, 2..."""
     return tuple(names) == tuple(str(index) for index in range(len(names)))
-
-
-def read_renames(text: str) -> dict[str, str]:
-    """`OLD=NEW`, several divided by commas, as a table from the data's name to the model's.
-
-    Raises:
-        ValueError: anything else, in words that follow "is".
-    """
-    found: dict[str, str] = {}
-    for pair in text.split(","):
-        old, equals, new = (part.strip() for part in pair.partition("="))
-        if not (old and equals and new) or composed(old) in found:
-            raise ValueError("not OLD=NEW, several divided by commas, each OLD once")
-        found[composed(old)] = composed(new)
-    return found
 
 
 def renumber(

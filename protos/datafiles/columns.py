@@ -8,12 +8,13 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from protos.datafiles.account import Remark
 from protos.errors import DataError, EdgejouleError, LabelError, NonFiniteError, ShapeError
 
 Array: TypeAlias = NDArray[Any]
@@ -28,17 +29,21 @@ class Columns:
         is_test: bool [N], True for held-out examples.
         owner: [N] integers or strings, the natural owner; None when the file does not say.
         class_names: name of class i at i; None when the file does not say.
+        left_out: what lay there and was not read.
+        changed: what was changed while it was read.
     """
 
     y: NDArray[np.int32]
     is_test: NDArray[np.bool_]
     owner: Array | None = None
     class_names: tuple[str, ...] | None = None
+    left_out: tuple[Remark, ...] = ()
+    changed: tuple[Remark, ...] = ()
 
     def select(self, rows: Array | slice) -> Columns:
         """The columns of these rows, in this order."""
         owner = None if self.owner is None else self.owner[rows]
-        return Columns(self.y[rows], self.is_test[rows], owner, self.class_names)
+        return replace(self, y=self.y[rows], is_test=self.is_test[rows], owner=owner)
 
 
 # Says which rows to read, ascending; None means all. Readers ask before they touch a pixel.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from protos.datafiles.classes import read_renames
+from protos.datafiles.renames import read_renames
 from protos.dataset import load
 from protos.errors import LabelError
 
