@@ -45,7 +45,7 @@ def plan(
     """The round that opens now, for the devices that are present."""
     row = runs.row(connection, run.run_id)
     midnight_s = now_unix_s - now_unix_s % DAY_S
-    charged = grants.accounts(connection, run.run_id, midnight_s)
+    charged = grants.accounts(connection, run.run_id, midnight_s, (number, [card.device_id for card in cards]))
     # A total holds in expectation, so orders on their way count as what they are expected to cost.
     fleet_j = sum(one.spent_j + one.pending_j for one in charged.values())
     situation = Situation(

@@ -8,6 +8,7 @@ Rules kept here:
 * A round closes when nobody is left to wait for, or at its deadline, if a quorum has reported; otherwise it is
   abandoned and tried again under the same number. Reports accepted before stay valid in the next attempt: the head
   has not moved, so they are neither lost nor asked for twice.
+* While a report is being written nothing is decided: no round ends, opens or stops, whatever else happens meanwhile.
 * Whom the planner spares is not ordered, and not waited for. When it can ask nobody, the round gathers again.
 * The head moves only between :class:`Close` and :class:`Settled`. No round closes twice.
 
@@ -41,6 +42,8 @@ from coordinator.run.round_events import (
     State,
     Stop,
     Tick,
+    Writing,
+    Written,
 )
 
 
@@ -67,6 +70,8 @@ class Machine:
         # Ordered in an earlier attempt at this round: their reports still count.
         self._earlier: set[str] = set()
         self._waiting: set[str] = set()
+        # Whose reports are being written.
+        self._writing: set[str] = set()
         self._expected = set(expected)
         self._gather_until_s = now_s + rules.gather_s
         # Budgets refill with time: no round is tried before.
@@ -82,16 +87,19 @@ class Machine:
         attempt: int,
         ordered: Iterable[str],
         reported: Iterable[str],
+        earlier: Iterable[str] = (),
         left: Iterable[str] = (),
         now_s: float,
     ) -> Machine:
-        """A machine in the middle of an open round, as after a restart. The deadline starts anew: no clock
-        survives a restart."""
+        """A machine in the middle of an open round, as after a restart. ``ordered`` are the devices of this attempt
+        and those whose reports were carried over, ``earlier`` those of any attempt. The deadline starts anew: no
+        clock survives a restart."""
         machine = cls(rules, round=round, now_s=now_s)
         machine.attempt = attempt
         machine.state = State.OPEN
         machine.ordered = dict.fromkeys(ordered)
         machine.reported = dict.fromkeys(reported)
+        machine._earlier = set(earlier)
         machine._waiting = set(machine.ordered) - set(machine.reported) - set(left)
         machine.deadline_s = now_s + rules.deadline_s
         return machine
@@ -105,11 +113,12 @@ class Machine:
         attempt: int,
         ordered: Iterable[str],
         reported: Iterable[str],
+        expected: Iterable[str] = (),
         now_s: float,
     ) -> Machine:
         """A machine that gathers for a further attempt at a round, as after a restart. ``ordered`` are the devices
-        of the attempts before."""
-        machine = cls(rules, round=round, now_s=now_s)
+        of the attempts before, ``expected`` those that the last one waited for in vain."""
+        machine = cls(rules, round=round, expected=expected, now_s=now_s)
         machine._earlier = set(ordered)
         machine.attempt = attempt
         machine.reported = dict.fromkeys(reported)
@@ -142,6 +151,10 @@ class Machine:
                 self.present.pop(device_id, None)
                 self._expected.discard(device_id)
                 self._waiting.discard(device_id)
+            case Writing(device_id):
+                self._writing.add(device_id)
+            case Written(device_id):
+                self._writing.discard(device_id)
             case Accepted(device_id):
                 if self._lacks(device_id):
                     self.reported[device_id] = None
@@ -158,15 +171,24 @@ class Machine:
                 self._gather(now_s, expected=())
                 self._rest_until_s = now_s + self.rules.gather_s
             case Settled():
-                return self._settled(now_s)
+                if (end := self._settled(now_s)) is not None:
+                    return [end]
             case Broken(reason):
                 self.state = State.FAILED
                 return [Fail(reason)]
             case Stop():
-                return self._stop()
+                self._stopping = True
             case Tick():
-                if self.state is State.GATHERING and self._may_open(now_s):
-                    return self._open(now_s)
+                pass
+        return [] if self._writing else self._decide(event, now_s)
+
+    def _decide(self, event: Event, now_s: float) -> list[Action]:
+        # A head that is being made is finished first: it was paid for.
+        if self._stopping and self.state is not State.SETTLING:
+            self.state = State.STOPPED
+            return [Halt()]
+        if isinstance(event, Tick) and self.state is State.GATHERING and self._may_open(now_s):
+            return self._open(now_s)
         if self.state is State.OPEN and (not self._waiting or now_s >= self.deadline_s):
             return self._end(now_s)
         return []
@@ -208,19 +230,19 @@ class Machine:
         self.attempt += 1
         return actions
 
-    def _settled(self, now_s: float) -> list[Action]:
+    def _settled(self, now_s: float) -> Finish | None:
         if self.state is not State.SETTLING:
-            return []
+            return None
         if self.round >= self.rules.rounds:
             self.state = State.FINISHED
-            return [Finish()]
+            return Finish()
         expected = tuple(self.ordered)
         self.reported = {}
         self._earlier = set()
         self.round += 1
         self.attempt = 1
         self._gather(now_s, expected=expected)
-        return self._stop() if self._stopping else []
+        return None
 
     def _gather(self, now_s: float, *, expected: Iterable[str]) -> None:
         self.state = State.GATHERING
@@ -229,11 +251,3 @@ class Machine:
         self._waiting = set()
         self._expected = set(expected)
         self._gather_until_s = now_s + self.rules.gather_s
-
-    def _stop(self) -> list[Action]:
-        # A head that is being made is finished first: it was paid for.
-        if self.state is State.SETTLING:
-            self._stopping = True
-            return []
-        self.state = State.STOPPED
-        return [Halt()]

@@ -18,7 +18,7 @@ from coordinator.store import device_heads as shown
 from coordinator.store.database import AlreadyThereError, Database
 from protos.convert.heads import serialise_difference
 from protos.convert.reports import parse_report
-from protos.errors import UnknownRunError, UpdateError
+from protos.errors import StoreError, UnknownRunError, UpdateError
 from protos.orders import ENVELOPE_BYTES, DeviceCard, DeviceReport, Receipt, SettledEnergy, Verdict
 from protos.update import trees
 from protos.update.trees import Tree
@@ -27,16 +27,18 @@ from protos.update.trees import Tree
 def accept(db: Database, run: ActiveRun, number: int, device_id: str, declared: int, data: bytes) -> Receipt:
     """Check a report of the open round, write it down, fold it in. ACCEPTED means: it is on disk.
 
+    After any exception, and after DUPLICATE, the report may be on disk and not folded: call :func:`agree`.
+
     Args:
         number: round of the report's header; device_id likewise.
         declared: training examples that the device declared at join.
 
     Raises:
-        StoreError: nothing was written; the device may send it again.
+        StoreError: it is not known to be written; the device may send it again.
     """
     try:
         report = _parsed(data, run.run_id, number, device_id)
-        update = check(report, run.expected_of(device_id, declared))
+        update = check(report, run.expected_of(run.lines[device_id], declared))
     except RejectedError as error:
         with db.writing() as connection:
             reports.mark(connection, run.run_id, number, device_id, "rejected", len(data))
@@ -51,10 +53,15 @@ def accept(db: Database, run: ActiveRun, number: int, device_id: str, declared: 
             sizes = run.fold.sizes_of(report, update)
             grants.reported(connection, run.run_id, number, device_id, len(data), sizes)
             budgeting.learn(connection, run.run_id, number, device_id)
-    except AlreadyThereError:
-        return Receipt(Verdict.DUPLICATE, "held already")
-    except BaseException:
+    except AlreadyThereError as error:
         run.sent.update(sent)
+        with db.reading() as connection:
+            if reports.holds(connection, run.run_id, number, device_id):
+                return Receipt(Verdict.DUPLICATE, "held already")
+        raise StoreError(f"a part of the report is there already ({error})", where=run.run_id) from error
+    except BaseException:
+        # Perhaps after the commit: the answer to it can be lost.
+        run.sent_unsure.update(sent)
         raise
     # After the commit, so that what is folded is what a restart would fold.
     run.fold.add(report, update)
@@ -136,45 +143,84 @@ def open_round(
     """Plan a round, write it down with its orders, and begin its fold with the reports carried over from earlier
     attempts.
 
+    An attempt that is on disk already is not planned or written again: the answer to its commit was lost.
+
     Returns:
         Whom the planner spares; or None when there is nobody to ask, and nothing was written.
     """
     cards = list(cards)
     now_unix_s = time.time()
-    made: RoundPlan | None = None
     with db.writing() as connection:
-        carried = reports.holds_any(connection, run.run_id, number)
-        lines = budgeting.drawn_before(connection, run, number, cards) if attempt > 1 else None
-        if lines is None or not (lines or carried):
-            made = budgeting.plan(connection, run, number, attempt, cards, now_unix_s)
-            lines = made.lines
-        if not lines and not carried:
+        if not _stands(connection, run.run_id, number, attempt, "open") and not _plan_and_write(
+            connection, run, number, attempt, cards, now_unix_s
+        ):
             return None
-        runs.open_round(connection, run.run_id, number, attempt, lines, "")
-        grants.add(connection, run.run_id, number, lines, now_unix_s)
-        if made is not None:
-            costs.keep_plan(connection, run.run_id, number, budgeting.kept(made))
-            for device_id, why in made.left_out:
-                runs.note(connection, run.run_id, number, "left out", f"{device_id}: {why}")
-        runs.change(connection, run.run_id, engine=run.roster.engine)
+        asked = set(runs.asked(connection, run.run_id, number, attempt))
     refold(db, run, number)
-    asked = {line.device_id for line in lines}
     return [card.device_id for card in cards if card.device_id not in asked]
 
 
+def _stands(connection: Connection, run_id: str, number: int, attempt: int, state: str) -> bool:
+    """Whether the newest round is this attempt, in this state. Every action on a round looks first, since it is
+    carried out again after a failure that may have been none."""
+    last = runs.last_round(connection, run_id)
+    return last is not None and (last["round"], last["attempt"], last["state"]) == (number, attempt, state)
+
+
+def _plan_and_write(
+    connection: Connection, run: ActiveRun, number: int, attempt: int, cards: list[DeviceCard], now_unix_s: float
+) -> bool:
+    """Write down an attempt; False when there is nobody to ask, and nothing was written."""
+    made: RoundPlan | None = None
+    carried = reports.holds_any(connection, run.run_id, number)
+    lines = budgeting.drawn_before(connection, run, number, cards) if attempt > 1 else None
+    if lines is None or not (lines or carried):
+        made = budgeting.plan(connection, run, number, attempt, cards, now_unix_s)
+        lines = made.lines
+    if not lines and not carried:
+        return False
+    runs.open_round(connection, run.run_id, number, attempt, lines, "")
+    grants.add(connection, run.run_id, number, lines, now_unix_s)
+    if made is not None:
+        costs.keep_plan(connection, run.run_id, number, budgeting.kept(made))
+        for device_id, why in made.left_out:
+            runs.note(connection, run.run_id, number, "left out", f"{device_id}: {why}")
+    runs.change(connection, run.run_id, engine=run.roster.engine)
+    return True
+
+
+def agree(db: Database, run: ActiveRun, number: int) -> list[str]:
+    """Hold the fold against the rows, which are the truth, and fold again where they differ.
+
+    Returns:
+        Whose reports of the round are on disk, in the order of acceptance.
+    """
+    with db.reading() as connection:
+        held = reports.devices_in(connection, run.run_id, number)
+    for device_id in list(run.sent_unsure):
+        size = run.sent_unsure.pop(device_id)
+        if device_id not in held:
+            run.sent[device_id] += size
+    if run.fold.folded != held:
+        refold(db, run, number)
+    return held
+
+
 def refold(db: Database, run: ActiveRun, number: int) -> None:
-    """Fold the accepted reports of a round again, in the order of acceptance: the same bits as the first time."""
+    """Fold the accepted reports of a round again, in the order of acceptance: the same bits as the first time. What
+    was there stays until all of it is done."""
     with db.writing() as connection:
         lines = grants.complete(connection, run.run_id, number, runs.lines_of(connection, run.run_id, number))
-        run.new_fold(lines, budgeting.population(connection, run, number))
+        fold = run.new_fold(lines, budgeting.population(connection, run, number))
         for data in reports.in_order(connection, run.run_id, number):
             report = parse_report(data)
             # Already checked when it was accepted; what a device declares since then does not matter.
-            update = check(report, run.expected_of(report.device_id, report.examples))
-            reports.reweigh(connection, report, run.fold.weight_of(report))
-            sizes = run.fold.sizes_of(report, update)
+            update = check(report, run.expected_of(lines[report.device_id], report.examples))
+            reports.reweigh(connection, report, fold.weight_of(report))
+            sizes = fold.sizes_of(report, update)
             grants.reported(connection, run.run_id, number, report.device_id, len(data), sizes)
-            run.fold.add(report, update)
+            fold.add(report, update)
+    run.take_fold(lines, fold)
 
 
 def close_round(
@@ -186,8 +232,11 @@ def close_round(
     accuracy: float | None,
     loss: float | None,
 ) -> None:
-    """Write down the head after a round, what devices will hold of it, and how good it is."""
+    """Write down the head after a round, what devices will hold of it, and how good it is; once."""
     with db.writing() as connection:
+        if _stands(connection, run.run_id, number, run.machine.attempt, "closed"):
+            run.sent.clear()
+            return
         _write_sent(connection, run, number)
         version = heads.put(connection, head)
         runs.close_round(connection, run.run_id, number, head_version=version, accuracy=accuracy, loss=loss)
@@ -198,9 +247,12 @@ def close_round(
     run.sent.clear()
 
 
-def abandon_round(db: Database, run: ActiveRun, number: int, reason: str) -> None:
-    """Write down that an attempt failed."""
+def abandon_round(db: Database, run: ActiveRun, number: int, attempt: int, reason: str) -> None:
+    """Write down that an attempt failed; once."""
     with db.writing() as connection:
+        if _stands(connection, run.run_id, number, attempt, "abandoned"):
+            run.sent.clear()
+            return
         _write_sent(connection, run, number)
         runs.abandon_round(connection, run.run_id, number, reason)
     run.sent.clear()
@@ -213,6 +265,8 @@ def _write_sent(connection: Connection, run: ActiveRun, number: int) -> None:
 def end_run(db: Database, run_id: str, state: str, reason: str) -> None:
     """Write down that a run is over; a round that is open stays behind as abandoned."""
     with db.writing() as connection:
+        if runs.row(connection, run_id)["state"] not in runs.OPEN_STATES:
+            return
         last = runs.last_round(connection, run_id)
         if last is not None and last["state"] == "open":
             runs.abandon_round(connection, run_id, last["round"], reason or state)

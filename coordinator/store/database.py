@@ -14,17 +14,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, select, text
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, select, text, update
 from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
+from coordinator.store.layouts import LAYOUT, STEPS, upgrade
 from coordinator.store.tables import layout, metadata
 from protos.errors import ConfigError, EdgejouleError, RefusedError, StoreError
 
-LAYOUT = 1
 BUSY_MS = 5000
 # Any number that no other program is likely to lock on.
 _ADVISORY_LOCK = 0x65646A6F756C65
+# What PostgreSQL and SQLite call a row whose key is taken.
+_UNIQUE = frozenset({"23505", "SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY", "SQLITE_CONSTRAINT_ROWID"})
 
 
 class AlreadyThereError(Exception):
@@ -44,7 +46,7 @@ class Database:
 
     Raises:
         ConfigError: a URL that cannot be used, or whose driver is not installed.
-        StoreError: the database does not open, or has another layout.
+        StoreError: the database does not open, or has a newer layout. An older one is brought up to date.
         RefusedError: another coordinator uses this database (PostgreSQL; a SQLite file is kept by the lock of the
             state directory).
     """
@@ -59,9 +61,12 @@ class Database:
                 versions = list(connection.execute(select(layout.c.version)).scalars())
                 if not versions:
                     connection.execute(layout.insert().values(version=LAYOUT))
+                elif len(versions) == 1 and versions[0] in STEPS:
+                    upgrade(connection, versions[0])
+                    connection.execute(update(layout).values(version=LAYOUT))
                 elif versions != [LAYOUT]:
                     raise StoreError(
-                        f"has layout {versions}, this version reads {LAYOUT}",
+                        f"has layout {versions}, this version reads up to {LAYOUT}",
                         where=self._where,
                         fix="use another state directory, or the version that wrote it",
                     )
@@ -111,7 +116,11 @@ class Database:
         try:
             yield
         except IntegrityError as error:
-            raise AlreadyThereError(_one_line(error)) from error
+            if _is_unique_violation(error):
+                raise AlreadyThereError(_one_line(error)) from error
+            raise StoreError(
+                _one_line(error), where=self._where, fix="what is stored does not fit together; restore a backup"
+            ) from error
         except SQLAlchemyError as error:
             raise StoreError(
                 _one_line(error), where=self._where, fix="free space, or check permissions and the server"
@@ -164,6 +173,13 @@ def _prepare_sqlite(connection: Any, record: Any) -> None:
 def _begin_sqlite(connection: Connection) -> None:
     writes = connection.get_execution_options().get("edgejoule_writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _is_unique_violation(error: IntegrityError) -> bool:
+    """A missing order or an empty column is no row that is there already."""
+    cause = error.orig
+    code = getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
+    return code in _UNIQUE
 
 
 def _one_line(error: BaseException) -> str:
