@@ -44,8 +44,7 @@ def plan(
 ) -> RoundPlan:
     """The round that opens now, for the devices that are present."""
     row = runs.row(connection, run.run_id)
-    midnight_s = now_unix_s - now_unix_s % DAY_S
-    charged = grants.accounts(connection, run.run_id, midnight_s)
+    charged = charged_to(connection, run, now_unix_s)
     # A total holds in expectation, so orders on their way count as what they are expected to cost.
     fleet_j = sum(one.spent_j + one.pending_j for one in charged.values())
     situation = Situation(
@@ -55,7 +54,9 @@ def plan(
         _round_s(connection, run.run_id, number, now_unix_s),
         fleet_j,
     )
-    known, past = costs.models(connection, run.bundle.bundle_id), grants.past(connection, run.run_id)
+    present = [card.device_id for card in cards]
+    known = costs.models_of(connection, run.bundle.bundle_id, present)
+    past = grants.past(connection, run.run_id, present, every_round=run.plan.planner.participation == "fedau")
     here = Surroundings(
         number,
         situation,
@@ -77,6 +78,15 @@ def plan(
     return plan_round(run.plan, entrants, here)
 
 
+def charged_to(connection: Connection, run: ActiveRun, now_unix_s: float) -> dict[str, Account]:
+    """The accounts of devices, as far as the plan limits more than one round: what nobody asks for is not summed."""
+    budget = run.plan.budget
+    if not budget.has_accounts:
+        return {}
+    midnight_s = now_unix_s - now_unix_s % DAY_S
+    return grants.accounts(connection, run.run_id, midnight_s, with_today=budget.per_day_j is not None)
+
+
 def drawn_before(
     connection: Connection, run: ActiveRun, number: int, cards: Sequence[DeviceCard]
 ) -> tuple[OrderLine, ...] | None:
@@ -96,7 +106,7 @@ def _entrant(run: ActiveRun, card: DeviceCard, model: CostModel, account: Accoun
         steps=steps_for(run.plan, run.bundle.manifest.head.batch_size, card.train_examples),
         costs=model,
         charged=Charged(account.spent_j + account.uncertain_j, account.today_j),
-        embeddings=max(0, card.train_examples - past.embedded) if not past.rounds else 0,
+        embeddings=0 if past.rounds else card.train_examples,
         own_j=card.budget_j,
         work_w=work_w_of(card.board),
         bytes_down=4 * trees.coordinates(run.head),
@@ -192,7 +202,7 @@ def learn(connection: Connection, run_id: str, number: int, device_id: str) -> N
     """Fit a device's costs to an order whose joules have all become known. Each order teaches once."""
     for lesson in grants.lessons(connection, run_id, number, device_id):
         bundle_id = runs.row(connection, run_id)["bundle_id"]
-        model = costs.models(connection, bundle_id).get(device_id)
+        model = costs.models_of(connection, bundle_id, [device_id]).get(device_id)
         if model is None:
             continue
         energy = reports.energy_of(connection, run_id, number, device_id)

@@ -56,6 +56,7 @@ class Database:
             self._guard = self._only_one()
             with self.writing() as connection:
                 metadata.create_all(connection)
+                _add_indices(connection)
                 versions = list(connection.execute(select(layout.c.version)).scalars())
                 if not versions:
                     connection.execute(layout.insert().values(version=LAYOUT))
@@ -122,6 +123,14 @@ class Database:
         if self._guard is not None:
             self._guard.close()
         self._engine.dispose()
+
+
+def _add_indices(connection: Connection) -> None:
+    """Indices that this version has and the one that made the tables had not. They change no row, so that an older
+    version of this layout goes on reading and writing."""
+    for table in metadata.sorted_tables:
+        for index in sorted(table.indexes, key=lambda one: str(one.name)):
+            index.create(connection, checkfirst=True)
 
 
 def _engine(url: str) -> tuple[str, Engine]:

@@ -105,6 +105,7 @@ reports = Table(
     Column("embedded", BigInteger, nullable=False),
     Column("accepted_unix_s", Float(53), nullable=False),
     UniqueConstraint("run_id", "round", "device_id"),
+    Index("reports_of_device_by_round", "run_id", "device_id", "round"),
     ForeignKeyConstraint(["run_id", "round", "device_id"], ["orders.run_id", "orders.round", "orders.device_id"]),
 )
 
@@ -192,6 +193,8 @@ grants = Table(
     Column("learnt", Integer, nullable=False),  # 1: the device's costs were fitted to it
     ForeignKeyConstraint(["run_id", "round", "device_id"], ["orders.run_id", "orders.round", "orders.device_id"]),
     Index("grants_of_device", "device_id"),
+    Index("grants_of_device_by_round", "run_id", "device_id", "round"),
+    Index("grants_by_time", "unix_s"),
 )
 
 # Whom a round speaks for, when only some were asked.
