@@ -63,14 +63,14 @@ def plan(
         trees.coordinates(run.head),
         run.normaliser_of,
         generator(run.plan.run.seed, "draw", number, attempt),
-        _harvest(run, Path(row["plan_directory"])),
+        harvest(run, Path(row["plan_directory"])),
     )
     for card in cards:
         if card.device_id not in known:
             known[card.device_id] = first_model(run, card)
             costs.keep(connection, card.device_id, run.bundle.bundle_id, known[card.device_id])
     entrants = [
-        _entrant(
+        entrant(
             run, card, known[card.device_id], charged.get(card.device_id, Account()), past.get(card.device_id, Past())
         )
         for card in cards
@@ -99,7 +99,8 @@ def drawn_before(
     return tuple(lines[card.device_id] for card in cards if card.device_id in lines)
 
 
-def _entrant(run: ActiveRun, card: DeviceCard, model: CostModel, account: Account, past: Past) -> Entrant:
+def entrant(run: ActiveRun, card: DeviceCard, model: CostModel, account: Account, past: Past) -> Entrant:
+    """A device as the planner sees it."""
     return Entrant(
         device_id=card.device_id,
         examples=card.train_examples,
@@ -129,7 +130,8 @@ def first_model(run: ActiveRun, card: DeviceCard) -> CostModel:
     )
 
 
-def _harvest(run: ActiveRun, directory: Path) -> Trace | None:
+def harvest(run: ActiveRun, directory: Path) -> Trace | None:
+    """The harvest that the plan names, or None."""
     if run.plan.budget.harvest is None:
         return None
     return read_trace(directory / Path(run.plan.budget.harvest).expanduser())

@@ -216,10 +216,10 @@ class Conductor:
         carried = set(action.carried)
         cards = [card for one in action.devices if one not in carried and (card := self._card_of(one)) is not None]
         spared = await self._rooms.books.do(ledger.open_round, self._rooms.db, run, action.round, action.attempt, cards)
-        if spared is None:
-            log.warning("%s: round %d: no device may spend anything now", run.run_id, action.round)
+        if isinstance(spared, Dry):
+            log.warning("%s: round %d: no device may spend anything now: %s", run.run_id, action.round, spared.why)
             run.resting = "no device may spend anything now"
-            self.feed(Dry())
+            self.feed(spared)
             return
         run.resting = ""
         run.ready.set()

@@ -8,7 +8,8 @@ Rules kept here:
 * A round closes when nobody is left to wait for, or at its deadline, if a quorum has reported; otherwise it is
   abandoned and tried again under the same number. Reports accepted before stay valid in the next attempt: the head
   has not moved, so they are neither lost nor asked for twice.
-* Whom the planner spares is not ordered, and not waited for. When it can ask nobody, the round gathers again.
+* Whom the planner spares is not ordered, and not waited for. When it can ask nobody, the round gathers again, or the
+  run fails when nothing can refill the budgets.
 * The head moves only between :class:`Close` and :class:`Settled`. No round closes twice.
 
 Times are seconds of a monotonic clock, given by the caller.
@@ -32,6 +33,7 @@ from coordinator.run.round_events import (
     Fail,
     Finish,
     Halt,
+    Hope,
     Left,
     Open,
     Refused,
@@ -71,6 +73,7 @@ class Machine:
         self._gather_until_s = now_s + rules.gather_s
         # Budgets refill with time: no round is tried before.
         self._rest_until_s = -math.inf
+        self._dry_since_s: float | None = None
         self._stopping = False
 
     @classmethod
@@ -151,12 +154,12 @@ class Machine:
             case Refused(device_id):
                 self._waiting.discard(device_id)
             case Spared(devices):
+                self._dry_since_s = None
                 for device_id in devices:
                     self.ordered.pop(device_id, None)
                     self._waiting.discard(device_id)
-            case Dry():
-                self._gather(now_s, expected=())
-                self._rest_until_s = now_s + self.rules.gather_s
+            case Dry(hope, why):
+                return self._dry(hope, why, now_s)
             case Settled():
                 return self._settled(now_s)
             case Broken(reason):
@@ -207,6 +210,24 @@ class Machine:
         self._gather(now_s, expected=missing)
         self.attempt += 1
         return actions
+
+    def _dry(self, hope: Hope, why: str, now_s: float) -> list[Action]:
+        """Wait for joules, without end only where they are sure to come: a run that waits holds up those behind it."""
+        if self._dry_since_s is None:
+            self._dry_since_s = now_s
+        waited_s = now_s - self._dry_since_s
+        if hope is Hope.NONE or (hope is Hope.NEWS and waited_s >= self.rules.patience_s):
+            self.state = State.FAILED
+            waited = f", {waited_s:.0f} s after the first try" if waited_s else ""
+            return [
+                Fail(
+                    f"round {self.round} of {self.rules.rounds} can never open{waited}: {why}; no budget refills. "
+                    "Raise [budget], or plan fewer rounds"
+                )
+            ]
+        self._gather(now_s, expected=())
+        self._rest_until_s = now_s + self.rules.gather_s
+        return []
 
     def _settled(self, now_s: float) -> list[Action]:
         if self.state is not State.SETTLING:

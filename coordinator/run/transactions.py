@@ -9,7 +9,9 @@ from sqlalchemy import Connection
 
 from coordinator.budgets.round_plan import RoundPlan
 from coordinator.run import budget_books as budgeting
+from coordinator.run import budget_hopes
 from coordinator.run.downlink import Downlink
+from coordinator.run.round_events import Dry
 from coordinator.run.run import ActiveRun
 from coordinator.run.validation import RejectedError, check
 from coordinator.store import accounts as grants
@@ -130,14 +132,12 @@ def settle(db: Database, device_id: str, settled: Iterable[SettledEnergy]) -> li
     return strange
 
 
-def open_round(
-    db: Database, run: ActiveRun, number: int, attempt: int, cards: Iterable[DeviceCard]
-) -> list[str] | None:
+def open_round(db: Database, run: ActiveRun, number: int, attempt: int, cards: Iterable[DeviceCard]) -> list[str] | Dry:
     """Plan a round, write it down with its orders, and begin its fold with the reports carried over from earlier
     attempts.
 
     Returns:
-        Whom the planner spares; or None when there is nobody to ask, and nothing was written.
+        Whom the planner spares; or, when there is nobody to ask and nothing was written, whether that may change.
     """
     cards = list(cards)
     now_unix_s = time.time()
@@ -149,7 +149,7 @@ def open_round(
             made = budgeting.plan(connection, run, number, attempt, cards, now_unix_s)
             lines = made.lines
         if not lines and not carried:
-            return None
+            return budget_hopes.outlook(connection, run, number, cards, now_unix_s)
         runs.open_round(connection, run.run_id, number, attempt, lines, "")
         grants.add(connection, run.run_id, number, lines, now_unix_s)
         if made is not None:
