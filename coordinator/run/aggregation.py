@@ -43,6 +43,9 @@ class Fold:
         shapes: of the head.
         lines: the orders of the round, by device; who has the largest budget depends on all of them.
         population: whom the round speaks for; None: those whose reports came, as their weighted mean.
+
+    Attributes:
+        folded: whose reports are in, in their order.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Fold:
         self._largest_budget_j = max((j for one in lines.values() if (j := one.standing_j) is not None), default=None)
         self._population, self._totals = population, Totals()
         self._guessed: Wide = {}
+        self.folded: list[str] = []
 
     def weight_of(self, report: DeviceReport) -> float:
         """The say of a report, not normalised."""
@@ -69,8 +73,12 @@ class Fold:
 
     def add(self, report: DeviceReport, update: Tree) -> None:
         """Fold in a checked report. One without a step has no effect."""
-        if not report.steps_done:
-            return
+        if report.steps_done:
+            self._add(report, update)
+        # Last: what failed half-way does not count as folded.
+        self.folded.append(report.device_id)
+
+    def _add(self, report: DeviceReport, update: Tree) -> None:
         say = self.weight_of(report)
         self._state = self._rule.add(self._state, update, say, report.local_normaliser)
         self._totals.weight += say

@@ -2,8 +2,8 @@
 
 Rules kept here:
 
-* While a report is being written nothing that could end the round is decided: time and departures wait. No report
-  is taken after the deadline, so they never wait long.
+* The rows are the truth, the machine and the fold are caches of them. Where a write did not end well, or a row was
+  there already, both are held against the rows; until that is done the report counts as being written.
 * Actions are carried out in order. One that cannot be written down (disk full) is tried again until it can.
 """
 
@@ -35,8 +35,9 @@ from coordinator.run.round_events import (
     Settled,
     Spared,
     State,
-    Stop,
     Tick,
+    Writing,
+    Written,
 )
 from coordinator.run.run import ActiveRun
 from protos.errors import EdgejouleError, StoreError
@@ -69,7 +70,7 @@ class Conductor:
         self.run = run
         self._rooms, self._now_s, self._card_of, self._publish = rooms, now_s, card_of, publish
         self._actions: asyncio.Queue[Action] = asyncio.Queue()
-        self._held_back: list[Event] = []
+        self._finding_out: set[asyncio.Task[None]] = set()
 
     async def conduct(self) -> None:
         """Carry out actions until the run is over."""
@@ -78,17 +79,17 @@ class Conductor:
             self._actions.put_nowait(Finish())
         elif self.run.machine.attempt > self.run.machine.rules.attempts:
             self.feed(Broken(f"round {self.run.machine.round} was given up"))
-        while not self.run.over.is_set():
-            action = await self._actions.get()
-            await self._insist(lambda action=action: self._carry_out(action))  # type: ignore[misc]
-            self.feed(Tick())
+        try:
+            while not self.run.over.is_set():
+                action = await self._actions.get()
+                await self._insist(lambda action=action: self._carry_out(action))  # type: ignore[misc]
+                self.feed(Tick())
+        finally:
+            for task in self._finding_out:
+                task.cancel()
 
     def feed(self, event: Event) -> None:
-        """Take one event, now or as soon as no report is being written."""
-        if self.run.in_flight and isinstance(event, Tick | Left | Stop):
-            if not isinstance(event, Tick):
-                self._held_back.append(event)
-            return
+        """Take one event."""
         for action in self.run.machine.step(event, self._now_s()):
             self.run.ready.clear()
             self._actions.put_nowait(action)
@@ -135,6 +136,7 @@ class Conductor:
         if number == machine.round and machine.admits(device_id, self._now_s()) and device_id in run.lines:
             written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             run.in_flight[device_id] = written
+            self.feed(Writing(device_id))
             # Shielded: when the device hangs up in the middle, its report is still taken as a whole.
             return await asyncio.shield(self._take(number, device_id, declared, data, written))
         if number > machine.round:
@@ -147,9 +149,17 @@ class Conductor:
         run = self.run
         try:
             receipt = await self._rooms.books.do(ledger.accept, self._rooms.db, run, number, device_id, declared, data)
+        except Exception as error:
+            # It may be on disk all the same. The device is told at once, and waits when it sends again.
+            log.warning("%s round %d: report of %s: %s; is it held?", run.run_id, number, device_id, error)
+            self._find_out(number, device_id, written)
+            raise
         except BaseException:
             self._written(device_id, written)
             raise
+        if receipt.verdict is Verdict.DUPLICATE:
+            await asyncio.wait([self._find_out(number, device_id, written)])
+            return receipt
         if receipt.verdict is Verdict.ACCEPTED:
             self.feed(Accepted(device_id))
         elif receipt.verdict is Verdict.REJECTED:
@@ -159,14 +169,30 @@ class Conductor:
         self._written(device_id, written)
         return receipt
 
+    def _find_out(self, number: int, device_id: str, written: asyncio.Future[None]) -> asyncio.Task[None]:
+        async def body() -> None:
+            try:
+                await self._insist(lambda: self._agree(number))
+            finally:
+                self._written(device_id, written)
+
+        task = asyncio.create_task(body())
+        self._finding_out.add(task)
+        task.add_done_callback(self._finding_out.discard)
+        return task
+
+    async def _agree(self, number: int) -> None:
+        """Bring fold and machine to what the rows say."""
+        for device_id in await self._rooms.books.do(ledger.agree, self._rooms.db, self.run, number):
+            if device_id not in self.run.machine.reported:
+                log.info("%s round %d: report of %s was held already", self.run.run_id, number, device_id)
+                self.feed(Accepted(device_id))
+
     def _written(self, device_id: str, written: asyncio.Future[None]) -> None:
         del self.run.in_flight[device_id]
         written.set_result(None)
-        if not self.run.in_flight:
-            held_back, self._held_back = self._held_back, []
-            for event in held_back:
-                self.feed(event)
-            self.feed(Tick())
+        self.feed(Written(device_id))
+        self.feed(Tick())
 
     async def _insist(self, work: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -222,6 +248,7 @@ class Conductor:
             self.feed(spared)
             return
         run.resting = ""
+        run.refused.clear()
         run.ready.set()
         self.feed(Spared(tuple(spared)))
         log.info("%s: round %d opened for %d devices", run.run_id, action.round, len(action.devices) - len(spared))
@@ -229,6 +256,7 @@ class Conductor:
 
     async def _close(self, action: Close) -> None:
         run, rooms = self.run, self._rooms
+        await rooms.books.do(ledger.agree, rooms.db, run, action.round)
         head = await rooms.books.do(run.fold.head_after, run.head)
         accuracy = loss = None
         if run.evaluator is not None:

@@ -71,6 +71,20 @@ class Left:
 
 
 @dataclass(frozen=True)
+class Writing:
+    """A report of this device is being written. Until :class:`Written` nothing is decided."""
+
+    device_id: str
+
+
+@dataclass(frozen=True)
+class Written:
+    """What became of the report is known, and was told before."""
+
+    device_id: str
+
+
+@dataclass(frozen=True)
 class Accepted:
     """A report of the open round is on disk."""
 
@@ -135,7 +149,7 @@ class Broken:
     reason: str
 
 
-Event = Arrived | Left | Accepted | Refused | Spared | Dry | Tick | Settled | Stop | Broken
+Event = Arrived | Left | Writing | Written | Accepted | Refused | Spared | Dry | Tick | Settled | Stop | Broken
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ Rules kept here:
 * A round closes when nobody is left to wait for, or at its deadline, if a quorum has reported; otherwise it is
   abandoned and tried again under the same number. Reports accepted before stay valid in the next attempt: the head
   has not moved, so they are neither lost nor asked for twice.
+* While a report is being written nothing is decided: no round ends, opens or stops, whatever else happens meanwhile.
 * Whom the planner spares is not ordered, and not waited for. When it can ask nobody, the round gathers again, or the
   run fails when nothing can refill the budgets.
 * The head moves only between :class:`Close` and :class:`Settled`. No round closes twice.
@@ -43,6 +44,8 @@ from coordinator.run.round_events import (
     State,
     Stop,
     Tick,
+    Writing,
+    Written,
 )
 
 
@@ -69,6 +72,8 @@ class Machine:
         # Ordered in an earlier attempt at this round: their reports still count.
         self._earlier: set[str] = set()
         self._waiting: set[str] = set()
+        # Whose reports are being written.
+        self._writing: set[str] = set()
         self._expected = set(expected)
         self._gather_until_s = now_s + rules.gather_s
         # Budgets refill with time: no round is tried before.
@@ -145,6 +150,10 @@ class Machine:
                 self.present.pop(device_id, None)
                 self._expected.discard(device_id)
                 self._waiting.discard(device_id)
+            case Writing(device_id):
+                self._writing.add(device_id)
+            case Written(device_id):
+                self._writing.discard(device_id)
             case Accepted(device_id):
                 if self._lacks(device_id):
                     self.reported[device_id] = None
@@ -159,17 +168,27 @@ class Machine:
                     self.ordered.pop(device_id, None)
                     self._waiting.discard(device_id)
             case Dry(hope, why):
-                return self._dry(hope, why, now_s)
+                if (end := self._dry(hope, why, now_s)) is not None:
+                    return [end]
             case Settled():
-                return self._settled(now_s)
+                if (end := self._settled(now_s)) is not None:
+                    return [end]
             case Broken(reason):
                 self.state = State.FAILED
                 return [Fail(reason)]
             case Stop():
-                return self._stop()
+                self._stopping = True
             case Tick():
-                if self.state is State.GATHERING and self._may_open(now_s):
-                    return self._open(now_s)
+                pass
+        return [] if self._writing else self._decide(event, now_s)
+
+    def _decide(self, event: Event, now_s: float) -> list[Action]:
+        # A head that is being made is finished first: it was paid for.
+        if self._stopping and self.state is not State.SETTLING:
+            self.state = State.STOPPED
+            return [Halt()]
+        if isinstance(event, Tick) and self.state is State.GATHERING and self._may_open(now_s):
+            return self._open(now_s)
         if self.state is State.OPEN and (not self._waiting or now_s >= self.deadline_s):
             return self._end(now_s)
         return []
@@ -211,7 +230,7 @@ class Machine:
         self.attempt += 1
         return actions
 
-    def _dry(self, hope: Hope, why: str, now_s: float) -> list[Action]:
+    def _dry(self, hope: Hope, why: str, now_s: float) -> Fail | None:
         """Wait for joules, without end only where they are sure to come: a run that waits holds up those behind it."""
         if self._dry_since_s is None:
             self._dry_since_s = now_s
@@ -219,29 +238,27 @@ class Machine:
         if hope is Hope.NONE or (hope is Hope.NEWS and waited_s >= self.rules.patience_s):
             self.state = State.FAILED
             waited = f", {waited_s:.0f} s after the first try" if waited_s else ""
-            return [
-                Fail(
-                    f"round {self.round} of {self.rules.rounds} can never open{waited}: {why}; no budget refills. "
-                    "Raise [budget], or plan fewer rounds"
-                )
-            ]
+            return Fail(
+                f"round {self.round} of {self.rules.rounds} can never open{waited}: {why}; no budget refills. "
+                "Raise [budget], or plan fewer rounds"
+            )
         self._gather(now_s, expected=())
         self._rest_until_s = now_s + self.rules.gather_s
-        return []
+        return None
 
-    def _settled(self, now_s: float) -> list[Action]:
+    def _settled(self, now_s: float) -> Finish | None:
         if self.state is not State.SETTLING:
-            return []
+            return None
         if self.round >= self.rules.rounds:
             self.state = State.FINISHED
-            return [Finish()]
+            return Finish()
         expected = tuple(self.ordered)
         self.reported = {}
         self._earlier = set()
         self.round += 1
         self.attempt = 1
         self._gather(now_s, expected=expected)
-        return self._stop() if self._stopping else []
+        return None
 
     def _gather(self, now_s: float, *, expected: Iterable[str]) -> None:
         self.state = State.GATHERING
@@ -250,11 +267,3 @@ class Machine:
         self._waiting = set()
         self._expected = set(expected)
         self._gather_until_s = now_s + self.rules.gather_s
-
-    def _stop(self) -> list[Action]:
-        # A head that is being made is finished first: it was paid for.
-        if self.state is State.SETTLING:
-            self._stopping = True
-            return []
-        self.state = State.STOPPED
-        return [Halt()]

@@ -35,6 +35,7 @@ class ActiveRun:
         refused: devices whose report of the open round was not taken.
         in_flight: devices whose report is being written.
         sent: bytes of orders sent since they were last written down, by device.
+        sent_unsure: those that went into a transaction whose end is not known.
         ready: set while the orders of the open round are on disk.
         recent: the last change of each device, as far as a round was planned that guesses from it.
         resting: why no round opens although devices are present, or "".
@@ -56,6 +57,7 @@ class ActiveRun:
     refused: set[str] = field(default_factory=set)
     in_flight: dict[str, asyncio.Future[None]] = field(default_factory=dict)
     sent: Counter[str] = field(default_factory=Counter)
+    sent_unsure: Counter[str] = field(default_factory=Counter)
     recent: dict[str, Remembered] = field(default_factory=dict)
     resting: str = ""
     trouble: str = ""
@@ -112,25 +114,27 @@ class ActiveRun:
             parameters["bits"] = line.bits
         return CodecOrder(self.plan.update.codec, parameters)
 
-    def expected_of(self, device_id: str, declared_examples: int) -> Expected:
-        """What a report of this device must agree with."""
+    def expected_of(self, line: OrderLine, declared_examples: int) -> Expected:
+        """What a report that answers this order must agree with."""
         spec = self.bundle.manifest.head
         return Expected(
             plan_id=self.plan.plan_id,
             bundle_id=self.bundle.bundle_id,
             head_version=self.downlink.version,
-            steps=self.lines[device_id].steps,
+            steps=line.steps,
             examples=declared_examples,
             shapes=spec.shapes(),
             inputs=self.all_inputs,
             optimiser=spec.optimiser,
         )
 
-    def new_fold(self, lines: Mapping[str, OrderLine], population: Population | None) -> None:
-        """Begin the round of these orders."""
-        self.lines = dict(lines)
-        self.fold = Fold(self.plan.aggregate, self.bundle.manifest.head.shapes(), self.lines, population)
-        self.refused.clear()
+    def new_fold(self, lines: Mapping[str, OrderLine], population: Population | None) -> Fold:
+        """A fold of the round of these orders, still empty."""
+        return Fold(self.plan.aggregate, self.bundle.manifest.head.shapes(), lines, population)
+
+    def take_fold(self, lines: Mapping[str, OrderLine], fold: Fold) -> None:
+        """From now on these are the orders and reports of the round."""
+        self.lines, self.fold = dict(lines), fold
 
     def describe(self) -> str:
         """What the run is doing, in one line."""

@@ -20,7 +20,7 @@ from coordinator.store import device_heads as shown
 from coordinator.store.database import AlreadyThereError, Database
 from protos.convert.heads import serialise_difference
 from protos.convert.reports import parse_report
-from protos.errors import UnknownRunError, UpdateError
+from protos.errors import StoreError, UnknownRunError, UpdateError
 from protos.orders import ENVELOPE_BYTES, DeviceCard, DeviceReport, Receipt, SettledEnergy, Verdict
 from protos.update import trees
 from protos.update.trees import Tree
@@ -29,16 +29,18 @@ from protos.update.trees import Tree
 def accept(db: Database, run: ActiveRun, number: int, device_id: str, declared: int, data: bytes) -> Receipt:
     """Check a report of the open round, write it down, fold it in. ACCEPTED means: it is on disk.
 
+    After any exception, and after DUPLICATE, the report may be on disk and not folded: call :func:`agree`.
+
     Args:
         number: round of the report's header; device_id likewise.
         declared: training examples that the device declared at join.
 
     Raises:
-        StoreError: nothing was written; the device may send it again.
+        StoreError: it is not known to be written; the device may send it again.
     """
     try:
         report = _parsed(data, run.run_id, number, device_id)
-        update = check(report, run.expected_of(device_id, declared))
+        update = check(report, run.expected_of(run.lines[device_id], declared))
     except RejectedError as error:
         with db.writing() as connection:
             reports.mark(connection, run.run_id, number, device_id, "rejected", len(data))
@@ -53,10 +55,15 @@ def accept(db: Database, run: ActiveRun, number: int, device_id: str, declared: 
             sizes = run.fold.sizes_of(report, update)
             grants.reported(connection, run.run_id, number, device_id, len(data), sizes)
             budgeting.learn(connection, run.run_id, number, device_id)
-    except AlreadyThereError:
-        return Receipt(Verdict.DUPLICATE, "held already")
-    except BaseException:
+    except AlreadyThereError as error:
         run.sent.update(sent)
+        with db.reading() as connection:
+            if reports.holds(connection, run.run_id, number, device_id):
+                return Receipt(Verdict.DUPLICATE, "held already")
+        raise StoreError(f"a part of the report is there already ({error})", where=run.run_id) from error
+    except BaseException:
+        # Perhaps after the commit: the answer to it can be lost.
+        run.sent_unsure.update(sent)
         raise
     # After the commit, so that what is folded is what a restart would fold.
     run.fold.add(report, update)
@@ -162,19 +169,38 @@ def open_round(db: Database, run: ActiveRun, number: int, attempt: int, cards: I
     return [card.device_id for card in cards if card.device_id not in asked]
 
 
+def agree(db: Database, run: ActiveRun, number: int) -> list[str]:
+    """Hold the fold against the rows, which are the truth, and fold again where they differ.
+
+    Returns:
+        Whose reports of the round are on disk, in the order of acceptance.
+    """
+    with db.reading() as connection:
+        held = reports.devices_in(connection, run.run_id, number)
+    for device_id in list(run.sent_unsure):
+        size = run.sent_unsure.pop(device_id)
+        if device_id not in held:
+            run.sent[device_id] += size
+    if run.fold.folded != held:
+        refold(db, run, number)
+    return held
+
+
 def refold(db: Database, run: ActiveRun, number: int) -> None:
-    """Fold the accepted reports of a round again, in the order of acceptance: the same bits as the first time."""
+    """Fold the accepted reports of a round again, in the order of acceptance: the same bits as the first time. What
+    was there stays until all of it is done."""
     with db.writing() as connection:
         lines = grants.complete(connection, run.run_id, number, runs.lines_of(connection, run.run_id, number))
-        run.new_fold(lines, budgeting.population(connection, run, number))
+        fold = run.new_fold(lines, budgeting.population(connection, run, number))
         for data in reports.in_order(connection, run.run_id, number):
             report = parse_report(data)
             # Already checked when it was accepted; what a device declares since then does not matter.
-            update = check(report, run.expected_of(report.device_id, report.examples))
-            reports.reweigh(connection, report, run.fold.weight_of(report))
-            sizes = run.fold.sizes_of(report, update)
+            update = check(report, run.expected_of(lines[report.device_id], report.examples))
+            reports.reweigh(connection, report, fold.weight_of(report))
+            sizes = fold.sizes_of(report, update)
             grants.reported(connection, run.run_id, number, report.device_id, len(data), sizes)
-            run.fold.add(report, update)
+            fold.add(report, update)
+    run.take_fold(lines, fold)
 
 
 def close_round(

@@ -25,6 +25,8 @@ LAYOUT = 1
 BUSY_MS = 5000
 # Any number that no other program is likely to lock on.
 _ADVISORY_LOCK = 0x65646A6F756C65
+# What PostgreSQL and SQLite call a row whose key is taken.
+_UNIQUE = frozenset({"23505", "SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY", "SQLITE_CONSTRAINT_ROWID"})
 
 
 class AlreadyThereError(Exception):
@@ -112,7 +114,11 @@ class Database:
         try:
             yield
         except IntegrityError as error:
-            raise AlreadyThereError(_one_line(error)) from error
+            if _is_unique_violation(error):
+                raise AlreadyThereError(_one_line(error)) from error
+            raise StoreError(
+                _one_line(error), where=self._where, fix="what is stored does not fit together; restore a backup"
+            ) from error
         except SQLAlchemyError as error:
             raise StoreError(
                 _one_line(error), where=self._where, fix="free space, or check permissions and the server"
@@ -173,6 +179,13 @@ def _prepare_sqlite(connection: Any, record: Any) -> None:
 def _begin_sqlite(connection: Connection) -> None:
     writes = connection.get_execution_options().get("edgejoule_writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _is_unique_violation(error: IntegrityError) -> bool:
+    """A missing order or an empty column is no row that is there already."""
+    cause = error.orig
+    code = getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
+    return code in _UNIQUE
 
 
 def _one_line(error: BaseException) -> str:

@@ -26,6 +26,8 @@ from coordinator.run.round_events import (
     State,
     Stop,
     Tick,
+    Writing,
+    Written,
 )
 from coordinator.run.round_machine import Machine
 
@@ -204,3 +206,16 @@ def test_a_machine_resumed_in_an_open_round_ends_it_as_an_undisturbed_one(
     after = [one for one in names if one not in before]
     actions = [[*_run(machine, *((0.0, Accepted(one)) for one in after))] for machine in (first, second)]
     assert actions[0] == actions[1] == [Close(1, (*before, *after), ())]
+
+
+def test_nothing_is_decided_while_a_report_is_being_written() -> None:
+    machine = _opened(Rules(rounds=1, devices=3, quorum=0.6, deadline_s=10), "abc")
+    story: list[tuple[float, Event]] = [
+        (9, Writing("a")), (9, Writing("b")), (11, Accepted("a")), (11, Written("a")), (11, Tick()), (11, Left("c")),
+    ]  # fmt: skip
+    assert _run(machine, *story) == []
+    assert _run(machine, (12, Accepted("b"))) == []
+    assert _run(machine, (12, Written("b"))) == [Close(1, ("a", "b"), ("c",))]
+    machine = _opened()
+    assert _run(machine, (1, Writing("a")), (1, Stop()), (2, Tick())) == []
+    assert _run(machine, (3, Written("a"))) == [Halt()]
