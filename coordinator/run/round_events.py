@@ -139,7 +139,9 @@ class Settled:
 
 @dataclass(frozen=True)
 class Stop:
-    """An operator ends the run."""
+    """An operator ends the run. ``at_once``: also when a head is being made, since it cannot be written down."""
+
+    at_once: bool = False
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ class Machine:
         # Budgets refill with time: no round is tried before.
         self._rest_until_s = -math.inf
         self._dry_since_s: float | None = None
-        self._stopping = False
+        self._stopping = self._stopping_at_once = False
 
     @classmethod
     def resume(
@@ -168,23 +168,24 @@ class Machine:
                     self.ordered.pop(device_id, None)
                     self._waiting.discard(device_id)
             case Dry(hope, why):
-                if (end := self._dry(hope, why, now_s)) is not None:
-                    return [end]
+                if (dried := self._dry(hope, why, now_s)) is not None:
+                    return [dried]
             case Settled():
                 if (end := self._settled(now_s)) is not None:
                     return [end]
             case Broken(reason):
                 self.state = State.FAILED
                 return [Fail(reason)]
-            case Stop():
+            case Stop(at_once):
                 self._stopping = True
+                self._stopping_at_once = at_once or self._stopping_at_once
             case Tick():
                 pass
         return [] if self._writing else self._decide(event, now_s)
 
     def _decide(self, event: Event, now_s: float) -> list[Action]:
         # A head that is being made is finished first: it was paid for.
-        if self._stopping and self.state is not State.SETTLING:
+        if self._stopping and (self.state is not State.SETTLING or self._stopping_at_once):
             self.state = State.STOPPED
             return [Halt()]
         if isinstance(event, Tick) and self.state is State.GATHERING and self._may_open(now_s):

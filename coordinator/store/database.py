@@ -15,7 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, select, text
-from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    IntegrityError,
+    InterfaceError,
+    NoSuchModuleError,
+    OperationalError,
+    SQLAlchemyError,
+)
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool
 
 from coordinator.store.tables import layout, metadata
@@ -31,6 +40,11 @@ _UNIQUE = frozenset({"23505", "SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRI
 
 class AlreadyThereError(Exception):
     """A row that must be unique is there already. Internal: never shown to a user."""
+
+
+class DamagedError(StoreError):
+    """What is stored is bad, or was asked for wrongly: trying again changes nothing. Whoever finds it gives up what
+    needs it; any other StoreError passes when the disk, the lock or the server is back."""
 
 
 def sqlite_url(path: Path) -> str:
@@ -102,7 +116,8 @@ class Database:
 
         Raises:
             AlreadyThereError: a unique row is there already.
-            StoreError: disk full, locked, damaged, unreachable.
+            DamagedError: what is stored is bad.
+            StoreError: disk full, locked, unreachable: it may pass.
         """
         with self._translated(), self._engine.connect() as connection:
             writer = connection.execution_options(edgejoule_writes=True)
@@ -116,13 +131,15 @@ class Database:
         except IntegrityError as error:
             if _is_unique_violation(error):
                 raise AlreadyThereError(_one_line(error)) from error
-            raise StoreError(
+            raise DamagedError(
                 _one_line(error), where=self._where, fix="what is stored does not fit together; restore a backup"
             ) from error
         except SQLAlchemyError as error:
-            raise StoreError(
-                _one_line(error), where=self._where, fix="free space, or check permissions and the server"
-            ) from error
+            if _may_pass(error):
+                fix = "free space, or check permissions and the server"
+                raise StoreError(_one_line(error), where=self._where, fix=fix) from error
+            fix = "restore the database from a copy"
+            raise DamagedError(_one_line(error), where=self._where, fix=fix) from error
 
     def close(self) -> None:
         """Let go of every connection."""
@@ -186,6 +203,17 @@ def _is_unique_violation(error: IntegrityError) -> bool:
     cause = error.orig
     code = getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
     return code in _UNIQUE
+
+
+def _may_pass(error: SQLAlchemyError) -> bool:
+    """Whether the same statement may succeed later: a full disk, a lock, a server that is away. A damaged file, a row
+    or column that is not there, or a value that does not fit stay as they are."""
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    # SQLite says so of a missing table as well.
+    if getattr(getattr(error, "orig", None), "sqlite_errorname", None) == "SQLITE_ERROR":
+        return False
+    return isinstance(error, OperationalError | InterfaceError | PoolTimeout)
 
 
 def _one_line(error: BaseException) -> str:
