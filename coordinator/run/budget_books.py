@@ -6,7 +6,7 @@ All of it runs inside a transaction of :mod:`coordinator.run.transactions`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from sqlalchemy import Connection
@@ -44,7 +44,7 @@ def plan(
 ) -> RoundPlan:
     """The round that opens now, for the devices that are present."""
     row = runs.row(connection, run.run_id)
-    charged = charged_to(connection, run, now_unix_s)
+    charged = charged_to(connection, run, now_unix_s, (number, [card.device_id for card in cards]))
     # A total holds in expectation, so orders on their way count as what they are expected to cost.
     fleet_j = sum(one.spent_j + one.pending_j for one in charged.values())
     situation = Situation(
@@ -78,13 +78,16 @@ def plan(
     return plan_round(run.plan, entrants, here)
 
 
-def charged_to(connection: Connection, run: ActiveRun, now_unix_s: float) -> dict[str, Account]:
-    """The accounts of devices, as far as the plan limits more than one round: what nobody asks for is not summed."""
+def charged_to(
+    connection: Connection, run: ActiveRun, now_unix_s: float, renewed: tuple[int, Collection[str]]
+) -> dict[str, Account]:
+    """The accounts of devices, as far as the plan limits more than one round: what nobody asks for is not summed.
+    ``renewed``: see :func:`coordinator.store.accounts.accounts`."""
     budget = run.plan.budget
     if not budget.has_accounts:
         return {}
     midnight_s = now_unix_s - now_unix_s % DAY_S
-    return grants.accounts(connection, run.run_id, midnight_s, with_today=budget.per_day_j is not None)
+    return grants.accounts(connection, run.run_id, midnight_s, renewed, with_today=budget.per_day_j is not None)
 
 
 def drawn_before(

@@ -33,7 +33,7 @@ def outlook(connection: Connection, run: ActiveRun, number: int, cards: Sequence
     """What may come for a round that none of ``cards``, the devices that are present, can be asked for now."""
     present = {card.device_id for card in cards}
     absent = [one.card for one in devices.known(connection) if not one.left and one.card.device_id not in present]
-    charged = books.charged_to(connection, run, now_unix_s)
+    charged = books.charged_to(connection, run, now_unix_s, (number, present))
     told = {device_id: replace(one, uncertain_j=0.0, pending_j=0.0) for device_id, one in charged.items()}
     able = _planner_of(connection, run, number, now_unix_s)
     lacking = able(cards, charged)

@@ -259,9 +259,9 @@ class Conductor:
                 await self._open(action)
             case Close():
                 await self._close(action)
-            case Abandon(number, _, reason):
+            case Abandon(number, attempt, reason):
                 log.warning("%s: %s", self.run.run_id, reason)
-                await self._rooms.books.do(ledger.abandon_round, self._rooms.db, self.run, number, reason)
+                await self._rooms.books.do(ledger.abandon_round, self._rooms.db, self.run, number, attempt, reason)
             case Finish():
                 await self._end("finished", "")
             case Fail(reason):

@@ -151,20 +151,36 @@ def _find_place(db: Database, run: ActiveRun, now_s: float) -> None:
         assert last is not None
         number, attempt = last["round"], last["attempt"]
         lines = runs.lines_of(connection, run.run_id, number)
+        asked = runs.asked(connection, run.run_id, number, attempt)
         reported = reports.devices_in(connection, run.run_id, number)
         left = {known.card.device_id for known in devices.known(connection) if known.left}
+    # Those of an earlier attempt that neither reported nor were asked again are no part of this one.
+    ordered = dict.fromkeys((*reported, *asked))
     if last["state"] == "closed":
-        expected = [device_id for device_id in lines if device_id not in left]
+        expected = [device_id for device_id in ordered if device_id not in left]
         run.machine = Machine(rules, round=number + 1, expected=expected, now_s=now_s)
         return
     if last["state"] == "abandoned":
         run.machine = Machine.retry(
-            rules, round=number, attempt=attempt + 1, ordered=lines, reported=reported, now_s=now_s
+            rules,
+            round=number,
+            attempt=attempt + 1,
+            ordered=lines,
+            reported=reported,
+            expected=[one for one in asked if one not in left],
+            now_s=now_s,
         )
         ledger.refold(db, run, number)
         return
     run.machine = Machine.resume(
-        rules, round=number, attempt=attempt, ordered=lines, reported=reported, left=left, now_s=now_s
+        rules,
+        round=number,
+        attempt=attempt,
+        ordered=ordered,
+        reported=reported,
+        earlier=lines,
+        left=left,
+        now_s=now_s,
     )
     ledger.refold(db, run, number)
     run.ready.set()

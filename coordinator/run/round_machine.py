@@ -90,16 +90,19 @@ class Machine:
         attempt: int,
         ordered: Iterable[str],
         reported: Iterable[str],
+        earlier: Iterable[str] = (),
         left: Iterable[str] = (),
         now_s: float,
     ) -> Machine:
-        """A machine in the middle of an open round, as after a restart. The deadline starts anew: no clock
-        survives a restart."""
+        """A machine in the middle of an open round, as after a restart. ``ordered`` are the devices of this attempt
+        and those whose reports were carried over, ``earlier`` those of any attempt. The deadline starts anew: no
+        clock survives a restart."""
         machine = cls(rules, round=round, now_s=now_s)
         machine.attempt = attempt
         machine.state = State.OPEN
         machine.ordered = dict.fromkeys(ordered)
         machine.reported = dict.fromkeys(reported)
+        machine._earlier = set(earlier)
         machine._waiting = set(machine.ordered) - set(machine.reported) - set(left)
         machine.deadline_s = now_s + rules.deadline_s
         return machine
@@ -113,11 +116,12 @@ class Machine:
         attempt: int,
         ordered: Iterable[str],
         reported: Iterable[str],
+        expected: Iterable[str] = (),
         now_s: float,
     ) -> Machine:
         """A machine that gathers for a further attempt at a round, as after a restart. ``ordered`` are the devices
-        of the attempts before."""
-        machine = cls(rules, round=round, now_s=now_s)
+        of the attempts before, ``expected`` those that the last one waited for in vain."""
+        machine = cls(rules, round=round, expected=expected, now_s=now_s)
         machine._earlier = set(ordered)
         machine.attempt = attempt
         machine.reported = dict.fromkeys(reported)

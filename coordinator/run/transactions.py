@@ -143,30 +143,50 @@ def open_round(db: Database, run: ActiveRun, number: int, attempt: int, cards: I
     """Plan a round, write it down with its orders, and begin its fold with the reports carried over from earlier
     attempts.
 
+    An attempt that is on disk already is not planned or written again: the answer to its commit was lost.
+
     Returns:
         Whom the planner spares; or, when there is nobody to ask and nothing was written, whether that may change.
     """
     cards = list(cards)
     now_unix_s = time.time()
-    made: RoundPlan | None = None
     with db.writing() as connection:
-        carried = reports.holds_any(connection, run.run_id, number)
-        lines = budgeting.drawn_before(connection, run, number, cards) if attempt > 1 else None
-        if lines is None or not (lines or carried):
-            made = budgeting.plan(connection, run, number, attempt, cards, now_unix_s)
-            lines = made.lines
-        if not lines and not carried:
+        if not _stands(connection, run.run_id, number, attempt, "open") and not _plan_and_write(
+            connection, run, number, attempt, cards, now_unix_s
+        ):
             return budget_hopes.outlook(connection, run, number, cards, now_unix_s)
-        runs.open_round(connection, run.run_id, number, attempt, lines, "")
-        grants.add(connection, run.run_id, number, lines, now_unix_s)
-        if made is not None:
-            costs.keep_plan(connection, run.run_id, number, budgeting.kept(made))
-            for device_id, why in made.left_out:
-                runs.note(connection, run.run_id, number, "left out", f"{device_id}: {why}")
-        runs.change(connection, run.run_id, engine=run.roster.engine)
+        asked = set(runs.asked(connection, run.run_id, number, attempt))
     refold(db, run, number)
-    asked = {line.device_id for line in lines}
     return [card.device_id for card in cards if card.device_id not in asked]
+
+
+def _stands(connection: Connection, run_id: str, number: int, attempt: int, state: str) -> bool:
+    """Whether the newest round is this attempt, in this state. Every action on a round looks first, since it is
+    carried out again after a failure that may have been none."""
+    last = runs.last_round(connection, run_id)
+    return last is not None and (last["round"], last["attempt"], last["state"]) == (number, attempt, state)
+
+
+def _plan_and_write(
+    connection: Connection, run: ActiveRun, number: int, attempt: int, cards: list[DeviceCard], now_unix_s: float
+) -> bool:
+    """Write down an attempt; False when there is nobody to ask, and nothing was written."""
+    made: RoundPlan | None = None
+    carried = reports.holds_any(connection, run.run_id, number)
+    lines = budgeting.drawn_before(connection, run, number, cards) if attempt > 1 else None
+    if lines is None or not (lines or carried):
+        made = budgeting.plan(connection, run, number, attempt, cards, now_unix_s)
+        lines = made.lines
+    if not lines and not carried:
+        return False
+    runs.open_round(connection, run.run_id, number, attempt, lines, "")
+    grants.add(connection, run.run_id, number, lines, now_unix_s)
+    if made is not None:
+        costs.keep_plan(connection, run.run_id, number, budgeting.kept(made))
+        for device_id, why in made.left_out:
+            runs.note(connection, run.run_id, number, "left out", f"{device_id}: {why}")
+    runs.change(connection, run.run_id, engine=run.roster.engine)
+    return True
 
 
 def agree(db: Database, run: ActiveRun, number: int) -> list[str]:
@@ -212,8 +232,11 @@ def close_round(
     accuracy: float | None,
     loss: float | None,
 ) -> None:
-    """Write down the head after a round, what devices will hold of it, and how good it is."""
+    """Write down the head after a round, what devices will hold of it, and how good it is; once."""
     with db.writing() as connection:
+        if _stands(connection, run.run_id, number, run.machine.attempt, "closed"):
+            run.sent.clear()
+            return
         _write_sent(connection, run, number)
         version = heads.put(connection, head)
         runs.close_round(connection, run.run_id, number, head_version=version, accuracy=accuracy, loss=loss)
@@ -224,9 +247,12 @@ def close_round(
     run.sent.clear()
 
 
-def abandon_round(db: Database, run: ActiveRun, number: int, reason: str) -> None:
-    """Write down that an attempt failed."""
+def abandon_round(db: Database, run: ActiveRun, number: int, attempt: int, reason: str) -> None:
+    """Write down that an attempt failed; once."""
     with db.writing() as connection:
+        if _stands(connection, run.run_id, number, attempt, "abandoned"):
+            run.sent.clear()
+            return
         _write_sent(connection, run, number)
         runs.abandon_round(connection, run.run_id, number, reason)
     run.sent.clear()
@@ -239,6 +265,8 @@ def _write_sent(connection: Connection, run: ActiveRun, number: int) -> None:
 def end_run(db: Database, run_id: str, state: str, reason: str) -> None:
     """Write down that a run is over; a round that is open stays behind as abandoned."""
     with db.writing() as connection:
+        if runs.row(connection, run_id)["state"] not in runs.OPEN_STATES:
+            return
         last = runs.last_round(connection, run_id)
         if last is not None and last["state"] == "open":
             runs.abandon_round(connection, run_id, last["round"], reason or state)

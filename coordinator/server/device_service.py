@@ -83,7 +83,7 @@ class DeviceService(rpc.DeviceServiceServicer):
     @answered
     async def Report(self, parts: AsyncIterator[pb.ReportRequest], context: Any) -> pb.ReportResponse:  # noqa: N802
         """Takes a report. ACCEPTED means that it is on disk; sent again, the answer is DUPLICATE."""
-        upload = await receive(parts, self._keeper.report_limit_bytes)
+        upload = await receive(parts, self._keeper.report_limit_bytes, self._keeper.calling)
         receipt = await self._keeper.report(upload.run_id, upload.round, upload.device_id, upload.data)
         return receipt_to(receipt)
 

@@ -1,7 +1,8 @@
 """Who is here: devices by id, in the order in which they were last heard of.
 
 A device says hello with Join and goodbye with Leave. One that stays silent for `away_after_s` counts as away until
-it is heard again; one that works on an order is not silent but busy. Every operation is O(1), sweeping included: the
+it is heard again; one that works on an order is not silent but busy, and one whose call is not answered yet waits for
+us, not we for it. Every operation is O(1), sweeping included: the
 quietest device is always the first.
 
 Times are seconds of a monotonic clock, given by the caller.
@@ -9,7 +10,7 @@ Times are seconds of a monotonic clock, given by the caller.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -38,6 +39,7 @@ class Fleet:
     def __init__(self) -> None:
         self._members: dict[str, Member] = {}
         self._by_silence: OrderedDict[str, None] = OrderedDict()
+        self._calls: Counter[str] = Counter()
 
     def __iter__(self) -> Iterator[Member]:
         return iter(self._members.values())
@@ -72,6 +74,17 @@ class Fleet:
             if member.state == "present":
                 self._touch(device_id)
 
+    def call_begins(self, device_id: str) -> None:
+        """A call of this device came in; it is not answered yet."""
+        self._calls[device_id] += 1
+
+    def call_ends(self, device_id: str, now_s: float, now_unix_s: float) -> None:
+        """The call was answered; silence begins now."""
+        self._calls[device_id] -= 1
+        if self._calls[device_id] <= 0:
+            del self._calls[device_id]
+        self.touch(device_id, now_s, now_unix_s)
+
     def get(self, device_id: str) -> Member | None:
         """The device called so, or None."""
         return self._members.get(device_id)
@@ -93,8 +106,8 @@ class Fleet:
             member = self._members[device_id]
             if now_s - member.seen_s < self.away_after_s:
                 break
-            if busy(device_id):
-                # Not silent but at work: counts as heard, so that the next sweep does not look at it first.
+            if device_id in self._calls or busy(device_id):
+                # Not silent but waiting or at work: counts as heard, so that the next sweep does not look at it first.
                 member.seen_s = now_s
                 self._by_silence.move_to_end(device_id)
                 continue

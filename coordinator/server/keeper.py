@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 
 from coordinator.run import transactions as ledger
 from coordinator.run.conductor import Conductor
@@ -69,6 +69,8 @@ class Keeper:
         self.trouble: dict[str, str] = {}
         self._not_before_s: dict[str, float] = {}
         self._unwritten: dict[str, asyncio.Task[None]] = {}
+        # Seconds in which nobody could have been heard, since the event loop did not turn.
+        self._deaf_s = 0.0
 
     # ------------------------------------------------------------ life
 
@@ -96,8 +98,11 @@ class Keeper:
 
     async def _tick(self) -> None:
         while True:
+            before_s = _now_s()
             await asyncio.sleep(TICK_S)
-            for device_id in self.fleet.sweep(_now_s(), self._is_busy):
+            if (late_s := _now_s() - before_s - TICK_S) > TICK_S:
+                self._deaf_s += late_s
+            for device_id in self.fleet.sweep(self._heard_s(), self._is_busy):
                 log.info("device %s fell silent", device_id)
                 if self.conductor:
                     self.conductor.left(device_id)
@@ -209,10 +214,24 @@ class Keeper:
 
     # ------------------------------------------------------------ devices
 
+    def _heard_s(self) -> float:
+        """The clock of silence: it stands still while the coordinator does not listen."""
+        return _now_s() - self._deaf_s
+
+    @contextmanager
+    def calling(self, device_id: str) -> Iterator[None]:
+        """While its call is open a device is present, however long its answer takes."""
+        self.fleet.call_begins(device_id)
+        try:
+            yield
+        finally:
+            self.fleet.call_ends(device_id, self._heard_s(), time.time())
+
     async def join(self, card: DeviceCard) -> float:
         """A device introduces itself; returns after how many seconds it should check in when idle."""
-        await self._rooms.books.do(ledger.join, self._rooms.db, card)
-        self.fleet.join(card, _now_s(), time.time())
+        with self.calling(card.device_id):
+            await self._rooms.books.do(ledger.join, self._rooms.db, card)
+        self.fleet.join(card, self._heard_s(), time.time())
         if self.conductor:
             self.conductor.arrived(card)
         return self.fleet.pace_s(busy=False)
@@ -222,20 +241,27 @@ class Keeper:
     ) -> Order:
         """The order of this device, or when to come again. Energy that came along is on disk when this returns,
         unless the answer is to join again."""
+        with self.calling(device_id):
+            return await self._next_order(device_id, session, list(settled), holding)
+
+    async def _next_order(self, device_id: str, session: str, settled: list[SettledEnergy], holding: Holding) -> Order:
         before = self.fleet.get(device_id)
         was_away = before is not None and before.state != "present"
-        member = self.fleet.heard(device_id, session, _now_s(), time.time())
+        member = self.fleet.heard(device_id, session, self._heard_s(), time.time())
         if member is None:
             return RejoinOrder()
         if was_away and self.conductor:
             self.conductor.arrived(member.card)
         await self._settle(device_id, settled)
+        # It may have said goodbye, or begun anew, while its energy was being written.
+        if self.fleet.heard(device_id, session, self._heard_s(), time.time()) is None:
+            return RejoinOrder()
         order = self._order_for(device_id, holding)
         if order is None and self.fleet.present <= SMALL_FLEET and not self._closing:
             with suppress(TimeoutError):
                 async with asyncio.timeout(HOLD_S):
                     await self._news.wait()
-            if self.fleet.heard(device_id, session, _now_s(), time.time()) is None:
+            if self.fleet.heard(device_id, session, self._heard_s(), time.time()) is None:
                 return RejoinOrder()
             order = self._order_for(device_id, holding)
         if order is not None:
@@ -275,7 +301,11 @@ class Keeper:
         Raises:
             StoreError: it could not be written; nothing changed.
         """
-        self.fleet.touch(device_id, _now_s(), time.time())
+        with self.calling(device_id):
+            return await self._report(run_id, number, device_id, data)
+
+    async def _report(self, run_id: str, number: int, device_id: str, data: bytes) -> Receipt:
+        self.fleet.touch(device_id, self._heard_s(), time.time())
         conductor = await self._conductor_of(run_id, number, device_id)
         if conductor is None:
             return await self._rooms.books.do(ledger.late, self._rooms.db, run_id, number, device_id, data)
@@ -304,8 +334,9 @@ class Keeper:
         member = self.fleet.get(device_id)
         if member is None or member.card.session != session:
             return
-        await self._settle(device_id, settled)
-        await self._rooms.books.do(ledger.leave, self._rooms.db, device_id)
+        with self.calling(device_id):
+            await self._settle(device_id, settled)
+            await self._rooms.books.do(ledger.leave, self._rooms.db, device_id)
         if self.fleet.leave(device_id, session, time.time()):
             log.info("device %s left: %s", device_id, reason or "no reason given")
             if self.conductor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager, AsyncExitStack
 from dataclasses import dataclass
 
 from protos.errors import IntegrityError, UpdateError
@@ -30,11 +31,16 @@ class Upload:
     data: bytes
 
 
-async def receive(parts: AsyncIterator[pb.ReportRequest], limit_of: Callable[[str], Awaitable[int]]) -> Upload:
+async def receive(
+    parts: AsyncIterator[pb.ReportRequest],
+    limit_of: Callable[[str], Awaitable[int]],
+    calling: Callable[[str], AbstractContextManager[None]],
+) -> Upload:
     """Read one header and its data.
 
     Args:
         limit_of: run id to the most bytes that a report of it may have.
+        calling: device id to what is entered while its report comes in.
 
     Raises:
         OversizedError: it declares or sends too much; nothing was kept.
@@ -42,7 +48,7 @@ async def receive(parts: AsyncIterator[pb.ReportRequest], limit_of: Callable[[st
         UpdateError: parts in another order than header, data, data...
         TimeoutError: it took longer than UPLOAD_S.
     """
-    async with asyncio.timeout(UPLOAD_S):
+    async with asyncio.timeout(UPLOAD_S), AsyncExitStack() as stack:
         header: pb.ReportHeader | None = None
         data = bytearray()
         async for part in parts:
@@ -51,6 +57,7 @@ async def receive(parts: AsyncIterator[pb.ReportRequest], limit_of: Callable[[st
                 if kind != "header":
                     raise UpdateError("a report begins with its header", where="report")
                 header = await _checked(part.header, limit_of)
+                stack.enter_context(calling(header.device_id))
             elif kind != "data":
                 raise UpdateError("a report has one header, then data", where="report")
             elif len(data) + len(part.data) > header.total_bytes:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -128,24 +128,37 @@ class Account:
 
 
 def accounts(
-    connection: Connection, run_id: str, since_unix_s: float, *, with_today: bool = True
+    connection: Connection,
+    run_id: str,
+    since_unix_s: float,
+    renewed: tuple[int, Collection[str]] = (0, ()),
+    *,
+    with_today: bool = True,
 ) -> dict[str, Account]:
     """By device, what one run cost it; ``today_j`` counts every run, since a day's budget is the device's own.
 
-    The sum over devices runs over a handful of columns and no report's bytes. Without ``with_today`` the other runs
-    are not looked at, and ``today_j`` is of this run alone.
+    Args:
+        renewed: a round that is planned again, and the devices whose orders of it are then renewed: of these orders
+            only what is known to be spent counts, or a promise would stand against itself.
+        with_today: without it the other runs are not looked at, and ``today_j`` is of this run alone.
+
+    The sum over devices runs over a handful of columns and no report's bytes.
     """
-    here = _accounts(connection, and_(grants.c.run_id == run_id), since_unix_s)
+    number, renewing = renewed
+    own = {(run_id, number, device_id) for device_id in renewing}
+    here = _accounts(connection, and_(grants.c.run_id == run_id), since_unix_s, own)
     if not with_today:
         return here
-    today = _accounts(connection, and_(grants.c.unix_s >= since_unix_s), since_unix_s)
+    today = _accounts(connection, and_(grants.c.unix_s >= since_unix_s), since_unix_s, own)
     return {
         device_id: replace(here.get(device_id, Account()), today_j=today.get(device_id, Account()).today_j)
         for device_id in sorted({*here, *today})
     }
 
 
-def _accounts(connection: Connection, which: ColumnElement[bool], since_unix_s: float) -> dict[str, Account]:
+def _accounts(
+    connection: Connection, which: ColumnElement[bool], since_unix_s: float, own: Collection[tuple[str, int, str]]
+) -> dict[str, Account]:
     same = and_(
         energy.c.run_id == grants.c.run_id, energy.c.round == grants.c.round, energy.c.device_id == grants.c.device_id
     )
@@ -169,7 +182,8 @@ def _accounts(connection: Connection, which: ColumnElement[bool], since_unix_s: 
         before = made[row.device_id]
         spent_j = max(0.0, row.spent_j or 0.0)
         settled = row.phases == len(WORKING)
-        uncertain_j = 0.0 if settled or row.granted_j is None else max(0.0, row.granted_j - spent_j)
+        promised = not settled and (row.run_id, row.round, row.device_id) not in own
+        uncertain_j = 0.0 if not promised or row.granted_j is None else max(0.0, row.granted_j - spent_j)
         if row.outcome == "accepted" and row.sending_j is not None:
             uncertain_j = min(uncertain_j, SENDING_MARGIN * row.sending_j)
         made[row.device_id] = Account(
@@ -179,7 +193,7 @@ def _accounts(connection: Connection, which: ColumnElement[bool], since_unix_s: 
             before.uncertain_j + uncertain_j,
             before.today_j + (spent_j + uncertain_j if row.unix_s >= since_unix_s else 0.0),
             before.unlimited + (row.granted_j is None and not settled),
-            before.pending_j + (0.0 if settled else max(0.0, (row.expected_j or 0.0) - spent_j)),
+            before.pending_j + (max(0.0, (row.expected_j or 0.0) - spent_j) if promised else 0.0),
         )
     return dict(made)
 

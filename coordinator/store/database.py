@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, select, text
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, select, text, update
 from sqlalchemy.exc import (
     ArgumentError,
     DBAPIError,
@@ -27,10 +27,10 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool
 
+from coordinator.store.layouts import LAYOUT, STEPS, upgrade
 from coordinator.store.tables import layout, metadata
 from protos.errors import ConfigError, EdgejouleError, RefusedError, StoreError
 
-LAYOUT = 1
 BUSY_MS = 5000
 # Any number that no other program is likely to lock on.
 _ADVISORY_LOCK = 0x65646A6F756C65
@@ -60,7 +60,7 @@ class Database:
 
     Raises:
         ConfigError: a URL that cannot be used, or whose driver is not installed.
-        StoreError: the database does not open, or has another layout.
+        StoreError: the database does not open, or has a newer layout. An older one is brought up to date.
         RefusedError: another coordinator uses this database (PostgreSQL; a SQLite file is kept by the lock of the
             state directory).
     """
@@ -76,9 +76,12 @@ class Database:
                 versions = list(connection.execute(select(layout.c.version)).scalars())
                 if not versions:
                     connection.execute(layout.insert().values(version=LAYOUT))
+                elif len(versions) == 1 and versions[0] in STEPS:
+                    upgrade(connection, versions[0])
+                    connection.execute(update(layout).values(version=LAYOUT))
                 elif versions != [LAYOUT]:
                     raise StoreError(
-                        f"has layout {versions}, this version reads {LAYOUT}",
+                        f"has layout {versions}, this version reads up to {LAYOUT}",
                         where=self._where,
                         fix="use another state directory, or the version that wrote it",
                     )

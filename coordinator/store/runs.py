@@ -84,23 +84,41 @@ def resolve(connection: Connection, name: str) -> str:
 def open_round(
     connection: Connection, run_id: str, number: int, attempt: int, lines: Iterable[OrderLine], reason: str
 ) -> None:
-    """Write down an open round with its orders. In a later attempt, orders that are there already stay."""
+    """Write down an open round with its orders. In a later attempt, orders that are there already stay as they are
+    and are renewed; only their budgets may fall."""
     key = and_(rounds.c.run_id == run_id, rounds.c.round == number)
     values: dict[str, object] = {"state": "open", "attempt": attempt, "opened_unix_s": time.time()}
     if not connection.execute(update(rounds).where(key).values(**values)).rowcount:
         connection.execute(rounds.insert().values(run_id=run_id, round=number, **values))
-    there = set(connection.execute(select(orders.c.device_id).where(_these(run_id, number))).scalars())
-    fresh = [line for line in lines if line.device_id not in there]
+    query = select(orders.c.device_id, orders.c.budget_j).where(_these(run_id, number))
+    budgets = {row.device_id: row.budget_j for row in connection.execute(query)}
+    lines = list(lines)
+    fresh = [line for line in lines if line.device_id not in budgets]
     if fresh:
-        blank = {"run_id": run_id, "round": number, "outcome": "ordered", "bytes_up": 0, "bytes_down": 0}
+        blank = {
+            "run_id": run_id, "round": number, "attempt": attempt, "outcome": "ordered", "bytes_up": 0, "bytes_down": 0,
+        }  # fmt: skip
         connection.execute(orders.insert(), [_order_row(blank, line) for line in fresh])
-    missing = _these(run_id, number) & (orders.c.outcome == "missing")
-    connection.execute(update(orders).where(missing).values(outcome="ordered"))
+    for line in lines:
+        if line.device_id in budgets:
+            limits = [one for one in (budgets[line.device_id], line.budget_j) if one is not None]
+            renewed = _these(run_id, number) & (orders.c.device_id == line.device_id)
+            connection.execute(
+                update(orders)
+                .where(renewed, orders.c.outcome != "accepted")
+                .values(outcome="ordered", attempt=attempt, budget_j=min(limits, default=None))
+            )
     change(connection, run_id, state="running", reason=reason)
 
 
 def _order_row(blank: Mapping[str, object], line: OrderLine) -> dict[str, object]:
     return {**blank, "device_id": line.device_id, "steps": line.steps, "budget_j": line.budget_j}
+
+
+def asked(connection: Connection, run_id: str, number: int, attempt: int) -> list[str]:
+    """Whom this attempt at a round asked."""
+    query = select(orders.c.device_id).where(_these(run_id, number), orders.c.attempt == attempt)
+    return list(connection.execute(query.order_by(orders.c.device_id)).scalars())
 
 
 def abandon_round(connection: Connection, run_id: str, number: int, reason: str) -> None:

@@ -81,6 +81,7 @@ orders = Table(
     Column("round", Integer, primary_key=True),
     Column("device_id", String(256), primary_key=True),
     Column("outcome", String(16), nullable=False),  # ordered, accepted, late, rejected, missing
+    Column("attempt", Integer, nullable=False, server_default="1"),  # the newest at its round that asked this device
     Column("steps", Integer, nullable=False),
     Column("budget_j", Float(53)),
     Column("bytes_up", BigInteger, nullable=False),
@@ -104,6 +105,7 @@ reports = Table(
     Column("loss", Float(53)),
     Column("embedded", BigInteger, nullable=False),
     Column("accepted_unix_s", Float(53), nullable=False),
+    Column("attempt", Integer),  # whose order it answers; NULL: the device did not say
     UniqueConstraint("run_id", "round", "device_id"),
     Index("reports_of_device_by_round", "run_id", "device_id", "round"),
     ForeignKeyConstraint(["run_id", "round", "device_id"], ["orders.run_id", "orders.round", "orders.device_id"]),

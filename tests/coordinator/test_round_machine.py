@@ -219,3 +219,10 @@ def test_nothing_is_decided_while_a_report_is_being_written() -> None:
     machine = _opened()
     assert _run(machine, (1, Writing("a")), (1, Stop()), (2, Tick())) == []
     assert _run(machine, (3, Written("a"))) == [Halt()]
+
+
+def test_a_machine_that_gathers_again_after_a_restart_waits_for_those_whom_it_waited_for() -> None:
+    rules = Rules(rounds=1, devices=3, quorum=1, deadline_s=10, gather_s=3)
+    machine = Machine.retry(rules, round=1, attempt=2, ordered="abc", reported=["a"], expected=["a", "b", "c"], now_s=0)
+    assert _run(machine, (1, Arrived("b")), (1, Tick())) == []
+    assert _run(machine, (2, Arrived("c")), (2, Tick())) == [Open(1, 2, ("a", "b", "c"), ("a",))]

@@ -1,0 +1,114 @@
+"""A database of an older layout is brought up to date, and its run goes on.
+
+`landed/layout-1.sql` is the dump of a database that the version with layout 1 wrote: round 1 was abandoned with the
+report of `a`, `b` did not answer, `c` left.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select, text
+
+from coordinator.operator.client import Operator
+from coordinator.run import resume
+from coordinator.store import reading, runs
+from coordinator.store.bundles import BundleShelf
+from coordinator.store.database import Database, sqlite_url
+from coordinator.store.layouts import LAYOUT, STEPS
+from coordinator.store.tables import layout, orders, reports
+from protos.errors import StoreError
+from protos.model.bundle import open_bundle
+from protos.orders import Verdict
+
+RUN = "run-0d04d6c521"
+
+
+def _landed(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(path)
+    connection.executescript((Path(__file__).parent / "landed/layout-1.sql").read_text())
+    connection.close()
+    return path
+
+
+def test_a_database_of_layout_1_keeps_all_that_it_says(tmp_path: Path) -> None:
+    path = _landed(tmp_path / "store.db")
+    for _ in range(2):
+        db = Database(sqlite_url(path))
+        with db.reading() as connection:
+            assert list(connection.execute(select(layout.c.version)).scalars()) == [LAYOUT]
+            assert runs.asked(connection, RUN, 1, 1) == ["a", "b", "c"]
+            found = reading.run_status(connection, RUN).rounds[1]
+            assert [(one.device_id, one.outcome, one.budget_j) for one in found.devices] == [
+                ("a", "accepted", 5.0), ("b", "missing", 5.0), ("c", "missing", 5.0),
+            ]  # fmt: skip
+            assert found.devices[0].spent_j == 3.5
+            assert list(connection.execute(select(reports.c.attempt)).scalars()) == [None], "nobody said"
+        db.close()
+
+
+def test_a_run_of_layout_1_is_finished_by_this_version(
+    plain_bundle: Path, fleet: Callable[..., Any], tools: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = resume.rules_of
+    monkeypatch.setattr(resume, "rules_of", lambda plan: dataclasses.replace(real(plan), gather_s=0.3))
+    state = tmp_path / "state"
+    path = _landed(state / "coordinator.db")
+    bundle_id = BundleShelf(state / "bundles").keep(open_bundle(plain_bundle)).bundle_id
+    with sqlite3.connect(path) as connection:
+        # As zip files differ from one numpy to the next.
+        connection.execute("UPDATE runs SET bundle_id = ?", (bundle_id,))
+    connection.close()
+    with tools.served(state) as address, Operator(address) as operator:
+        b = fleet(address, "b", session="b-2")
+        b.join()
+        order = b.order()
+        assert (order.run_id, order.round) == (RUN, 1)
+        assert b.send(b.answer(order, 1.0)).verdict is Verdict.ACCEPTED
+        assert b.send(b.answer(b.order(2), 1.0)).verdict is Verdict.ACCEPTED
+        status = tools.finished(operator, RUN)
+    assert status.state == "finished"
+    assert {one.device_id: one.weight for one in status.rounds[1].devices} == {"a": 0.5, "b": 0.5, "c": 0.0}
+
+
+def test_the_steps_lead_from_any_layout_to_the_tables_of_today(url: str) -> None:
+    db = Database(url)
+    with db.writing() as connection:
+        for table, column in ((orders, "attempt"), (reports, "attempt")):
+            connection.execute(text(f"ALTER TABLE {table.name} DROP COLUMN {column}"))
+        connection.execute(text("UPDATE layout SET version = 1"))
+    db.close()
+    db = Database(url)
+    with db.reading() as connection:
+        for table in (orders, reports):
+            connection.execute(select(table)).all()
+    db.close()
+    assert list(STEPS) == list(range(1, LAYOUT))
+
+
+def test_a_step_that_fails_leaves_the_old_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = _landed(tmp_path / "store.db")
+    with monkeypatch.context() as patch:
+        patch.setattr("coordinator.store.database.upgrade", _cut(STEPS[1]))
+        with pytest.raises(StoreError, match="no such table"):
+            Database(sqlite_url(path))
+    with sqlite3.connect(path) as connection:
+        columns = [row[1] for row in connection.execute("PRAGMA table_info(orders)")]
+        assert "attempt" not in columns
+        assert connection.execute("SELECT version FROM layout").fetchall() == [(1,)]
+    connection.close()
+    Database(sqlite_url(path)).close()
+
+
+def _cut(step: Callable[[Any], None]) -> Callable[[Any, int], None]:
+    def body(connection: Any, found: int) -> None:
+        step(connection)
+        connection.execute(text("SELECT * FROM nowhere"))
+
+    return body
