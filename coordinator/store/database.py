@@ -10,7 +10,7 @@ Every database error leaves here as :class:`~protos.errors.StoreError`, in one l
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool
 
+from coordinator.store import time_limits
 from coordinator.store.layouts import LAYOUT, STEPS, upgrade
 from coordinator.store.tables import layout, metadata
 from protos.errors import ConfigError, EdgejouleError, RefusedError, StoreError
@@ -67,6 +68,7 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self._where, self._engine = _engine(url)
+        self._patience = None if self.dialect == "sqlite" else time_limits.limit(self._engine)
         self._guard: Connection | None = None
         try:
             self._guard = self._only_one()
@@ -146,9 +148,12 @@ class Database:
 
     def close(self) -> None:
         """Let go of every connection."""
-        if self._guard is not None:
-            self._guard.close()
-        self._engine.dispose()
+        with suppress(SQLAlchemyError):
+            if self._guard is not None:
+                self._guard.close()
+            self._engine.dispose()
+        if self._patience is not None:
+            self._patience.close()
 
 
 def _add_indices(connection: Connection) -> None:
@@ -168,7 +173,7 @@ def _engine(url: str) -> tuple[str, Engine]:
         if sqlite:
             options["connect_args"] = {"check_same_thread": False}
         else:
-            options["pool_pre_ping"] = True
+            options["connect_args"] = time_limits.connect_arguments(parsed.get_driver_name(), parsed.query)
         engine = create_engine(parsed, **options)
     except (ArgumentError, NoSuchModuleError, ImportError, ValueError) as error:
         raise ConfigError(
