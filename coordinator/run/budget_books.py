@@ -6,7 +6,7 @@ All of it runs inside a transaction of :mod:`coordinator.run.transactions`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from sqlalchemy import Connection
@@ -44,8 +44,7 @@ def plan(
 ) -> RoundPlan:
     """The round that opens now, for the devices that are present."""
     row = runs.row(connection, run.run_id)
-    midnight_s = now_unix_s - now_unix_s % DAY_S
-    charged = grants.accounts(connection, run.run_id, midnight_s, (number, [card.device_id for card in cards]))
+    charged = charged_to(connection, run, now_unix_s, (number, [card.device_id for card in cards]))
     # A total holds in expectation, so orders on their way count as what they are expected to cost.
     fleet_j = sum(one.spent_j + one.pending_j for one in charged.values())
     situation = Situation(
@@ -55,26 +54,40 @@ def plan(
         _round_s(connection, run.run_id, number, now_unix_s),
         fleet_j,
     )
-    known, past = costs.models(connection, run.bundle.bundle_id), grants.past(connection, run.run_id)
+    present = [card.device_id for card in cards]
+    known = costs.models_of(connection, run.bundle.bundle_id, present)
+    past = grants.past(connection, run.run_id, present, every_round=run.plan.planner.participation == "fedau")
     here = Surroundings(
         number,
         situation,
         trees.coordinates(run.head),
         run.normaliser_of,
         generator(run.plan.run.seed, "draw", number, attempt),
-        _harvest(run, Path(row["plan_directory"])),
+        harvest(run, Path(row["plan_directory"])),
     )
     for card in cards:
         if card.device_id not in known:
             known[card.device_id] = first_model(run, card)
             costs.keep(connection, card.device_id, run.bundle.bundle_id, known[card.device_id])
     entrants = [
-        _entrant(
+        entrant(
             run, card, known[card.device_id], charged.get(card.device_id, Account()), past.get(card.device_id, Past())
         )
         for card in cards
     ]
     return plan_round(run.plan, entrants, here)
+
+
+def charged_to(
+    connection: Connection, run: ActiveRun, now_unix_s: float, renewed: tuple[int, Collection[str]]
+) -> dict[str, Account]:
+    """The accounts of devices, as far as the plan limits more than one round: what nobody asks for is not summed.
+    ``renewed``: see :func:`coordinator.store.accounts.accounts`."""
+    budget = run.plan.budget
+    if not budget.has_accounts:
+        return {}
+    midnight_s = now_unix_s - now_unix_s % DAY_S
+    return grants.accounts(connection, run.run_id, midnight_s, renewed, with_today=budget.per_day_j is not None)
 
 
 def drawn_before(
@@ -89,14 +102,15 @@ def drawn_before(
     return tuple(lines[card.device_id] for card in cards if card.device_id in lines)
 
 
-def _entrant(run: ActiveRun, card: DeviceCard, model: CostModel, account: Account, past: Past) -> Entrant:
+def entrant(run: ActiveRun, card: DeviceCard, model: CostModel, account: Account, past: Past) -> Entrant:
+    """A device as the planner sees it."""
     return Entrant(
         device_id=card.device_id,
         examples=card.train_examples,
         steps=steps_for(run.plan, run.bundle.manifest.head.batch_size, card.train_examples),
         costs=model,
         charged=Charged(account.spent_j + account.uncertain_j, account.today_j),
-        embeddings=max(0, card.train_examples - past.embedded) if not past.rounds else 0,
+        embeddings=0 if past.rounds else card.train_examples,
         own_j=card.budget_j,
         work_w=work_w_of(card.board),
         bytes_down=4 * trees.coordinates(run.head),
@@ -119,7 +133,8 @@ def first_model(run: ActiveRun, card: DeviceCard) -> CostModel:
     )
 
 
-def _harvest(run: ActiveRun, directory: Path) -> Trace | None:
+def harvest(run: ActiveRun, directory: Path) -> Trace | None:
+    """The harvest that the plan names, or None."""
     if run.plan.budget.harvest is None:
         return None
     return read_trace(directory / Path(run.plan.budget.harvest).expanduser())
@@ -192,7 +207,7 @@ def learn(connection: Connection, run_id: str, number: int, device_id: str) -> N
     """Fit a device's costs to an order whose joules have all become known. Each order teaches once."""
     for lesson in grants.lessons(connection, run_id, number, device_id):
         bundle_id = runs.row(connection, run_id)["bundle_id"]
-        model = costs.models(connection, bundle_id).get(device_id)
+        model = costs.models_of(connection, bundle_id, [device_id]).get(device_id)
         if model is None:
             continue
         energy = reports.energy_of(connection, run_id, number, device_id)

@@ -13,6 +13,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from coordinator.run import transactions as ledger
 from coordinator.run.resume import Rooms
@@ -35,11 +36,13 @@ from coordinator.run.round_events import (
     Settled,
     Spared,
     State,
+    Stop,
     Tick,
     Writing,
     Written,
 )
 from coordinator.run.run import ActiveRun
+from coordinator.store.database import DamagedError
 from protos.errors import EdgejouleError, StoreError
 from protos.orders import DeviceCard, Receipt, Verdict
 
@@ -56,6 +59,10 @@ class Conductor:
         now_s: the monotonic clock.
         card_of: the card of a device that is present.
         publish: called when there is news for devices that wait.
+
+    Attributes:
+        end: state and reason with which the run ends.
+        unwritten: why that is not on disk, or "".
     """
 
     def __init__(
@@ -70,6 +77,8 @@ class Conductor:
         self.run = run
         self._rooms, self._now_s, self._card_of, self._publish = rooms, now_s, card_of, publish
         self._actions: asyncio.Queue[Action] = asyncio.Queue()
+        self._stop_wanted = asyncio.Event()
+        self.end, self.unwritten = ("failed", "ended by an error that could not be written down"), ""
         self._finding_out: set[asyncio.Task[None]] = set()
 
     async def conduct(self) -> None:
@@ -200,10 +209,18 @@ class Conductor:
                 await work()
                 self.run.trouble = ""
                 return
+            except DamagedError as error:
+                self._break(str(error))
+                return
             except StoreError as error:
                 log.error("%s: %s; trying again", self.run.run_id, error)
                 self.run.trouble = f"cannot write: {error}"
-                await asyncio.sleep(RETRY_S)
+                if self._stop_wanted.is_set():
+                    # What cannot be written down does not hold up the stop, not even the end itself.
+                    self._give_up(str(error))
+                    return
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._stop_wanted.wait(), RETRY_S)
             except EdgejouleError as error:
                 self._break(str(error))
                 return
@@ -214,9 +231,27 @@ class Conductor:
 
     def _break(self, reason: str) -> None:
         # A run that is over already, and cannot even be written down as such, must not hold up the next one.
-        if self.run.machine.state in FINAL:
-            self.run.over.set()
+        if self.run.machine.state in FINAL and self._actions.empty():
+            self._over(reason)
         self.feed(Broken(reason))
+
+    def _give_up(self, trouble: str) -> None:
+        if self.run.machine.state in FINAL and self._actions.empty():
+            self._over(trouble)
+        self.feed(Stop(at_once=True))
+
+    def _over(self, trouble: str = "") -> None:
+        self.unwritten = trouble
+        self.run.over.set()
+        # Whoever waits for the round to open waits no longer.
+        self.run.ready.set()
+        self._publish()
+
+    async def stop(self) -> None:
+        """End the run, and return when it is over: also while nothing can be written; see :attr:`unwritten`."""
+        self._stop_wanted.set()
+        self.feed(Stop())
+        await self.run.over.wait()
 
     async def _carry_out(self, action: Action) -> None:
         match action:
@@ -242,10 +277,10 @@ class Conductor:
         carried = set(action.carried)
         cards = [card for one in action.devices if one not in carried and (card := self._card_of(one)) is not None]
         spared = await self._rooms.books.do(ledger.open_round, self._rooms.db, run, action.round, action.attempt, cards)
-        if spared is None:
-            log.warning("%s: round %d: no device may spend anything now", run.run_id, action.round)
+        if isinstance(spared, Dry):
+            log.warning("%s: round %d: no device may spend anything now: %s", run.run_id, action.round, spared.why)
             run.resting = "no device may spend anything now"
-            self.feed(Dry())
+            self.feed(spared)
             return
         run.resting = ""
         run.refused.clear()
@@ -271,7 +306,7 @@ class Conductor:
 
     async def _end(self, state: str, reason: str) -> None:
         assert self.run.machine.state in FINAL or state == "finished"
+        self.end = (state, reason)
         await self._rooms.books.do(ledger.end_run, self._rooms.db, self.run.run_id, state, reason)
         log.info("%s: %s", self.run.run_id, state)
-        self.run.over.set()
-        self._publish()
+        self._over()

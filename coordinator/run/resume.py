@@ -19,10 +19,10 @@ from coordinator.run.run import ActiveRun
 from coordinator.run.workers import Worker
 from coordinator.store import device_heads as shown
 from coordinator.store import devices, heads, reports, runs
-from coordinator.store.bundles import BundleShelf
+from coordinator.store.bundles import BundleShelf, NotHereError
 from coordinator.store.database import Database
 from protos.convert.heads import parse_difference
-from protos.errors import StoreError
+from protos.errors import UnknownRunError
 from protos.model.bundle import Bundle
 from protos.plan.plan import RunPlan, parse
 from protos.update.trees import Tree
@@ -49,11 +49,13 @@ async def open_run(rooms: Rooms, run_id: str, now_s: float) -> ActiveRun:
     """A run as the store has it, with the head before training evaluated and written down.
 
     Raises:
+        NotHereError: a file of the run is not in this state folder.
+        StoreError: nothing can be read or written now.
         EdgejouleError: the plan's bundle, data or models are not usable any more.
     """
     row = await rooms.books.do(_row, rooms.db, run_id)
     plan = parse(row["plan_toml"], where=row["name"])
-    bundle = await rooms.models.do(rooms.shelf.open, row["bundle_id"])
+    bundle = await rooms.models.do(_bundle, rooms.shelf, row["bundle_id"])
     head = await rooms.books.do(_newest_head, rooms.db, row)
     if await rooms.books.do(_is_new, rooms.db, run_id):
         key, evaluator, accuracy, loss = await rooms.models.do(_first_look, rooms, row, plan, bundle, head)
@@ -77,6 +79,15 @@ async def open_run(rooms: Rooms, run_id: str, now_s: float) -> ActiveRun:
     )
     await rooms.books.do(_find_place, rooms.db, run, now_s)
     return run
+
+
+def _bundle(shelf: BundleShelf, bundle_id: str) -> Bundle:
+    try:
+        return shelf.open(bundle_id)
+    except UnknownRunError as error:
+        # Another state folder beside the same database may hold it: no fault of the run.
+        fix = "copy it from the state folder that the run was started in"
+        raise NotHereError(f"no bundle {bundle_id} is held here", where=str(shelf.folder), fix=fix) from error
 
 
 def _row(db: Database, run_id: str) -> RowMapping:
@@ -124,7 +135,11 @@ def _look_again(rooms: Rooms, row: RowMapping, plan: RunPlan, bundle: Bundle) ->
         return found
     data = held_out(plan, bundle.manifest, Path(row["plan_directory"]))
     if data is None:
-        raise StoreError("the embedded held-out data are gone", where=str(rooms.evaluations))
+        raise NotHereError(
+            "the embedded held-out data are not here",
+            where=str(rooms.evaluations),
+            fix="copy them from the state folder that the run was started in",
+        )
     return embed(bundle, data, rooms.evaluations)[1]
 
 

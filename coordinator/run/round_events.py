@@ -8,6 +8,7 @@ from enum import StrEnum
 
 ATTEMPTS = 3
 GATHER_S = 10.0
+PATIENCE_S = 600.0
 
 
 class State(StrEnum):
@@ -35,6 +36,7 @@ class Rules:
         deadline_s: seconds from the opening of a round.
         attempts: how often a round is opened before the run fails.
         gather_s: how long a later round waits for the devices of the one before.
+        patience_s: how long a round that nobody can pay for waits for what may or may not come.
     """
 
     rounds: int
@@ -43,6 +45,7 @@ class Rules:
     deadline_s: float
     attempts: int = ATTEMPTS
     gather_s: float = GATHER_S
+    patience_s: float = PATIENCE_S
 
     def needed(self, ordered: int) -> int:
         """Reports that make a quorum of ``ordered`` devices.
@@ -102,9 +105,26 @@ class Spared:
     devices: tuple[str, ...]
 
 
+class Hope(StrEnum):
+    """What may give devices joules to spend again, when none has any."""
+
+    TIME = "time"
+    """A day's budget or a harvest: it comes, if only one waits."""
+    NEWS = "news"
+    """Joules that were granted and not told of, or devices that are away: perhaps, and not for ever."""
+    NONE = "none"
+
+
 @dataclass(frozen=True)
 class Dry:
-    """Nobody may spend anything on the round that was about to open: it waits, and gathers anew."""
+    """Nobody may spend anything on the round that was about to open: it waits, and gathers anew, while there is hope.
+
+    Attributes:
+        why: what the devices lack, in words.
+    """
+
+    hope: Hope = Hope.TIME
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -119,7 +139,9 @@ class Settled:
 
 @dataclass(frozen=True)
 class Stop:
-    """An operator ends the run."""
+    """An operator ends the run. ``at_once``: also when a head is being made, since it cannot be written down."""
+
+    at_once: bool = False
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ Rules kept here:
   abandoned and tried again under the same number. Reports accepted before stay valid in the next attempt: the head
   has not moved, so they are neither lost nor asked for twice.
 * While a report is being written nothing is decided: no round ends, opens or stops, whatever else happens meanwhile.
-* Whom the planner spares is not ordered, and not waited for. When it can ask nobody, the round gathers again.
+* Whom the planner spares is not ordered, and not waited for. When it can ask nobody, the round gathers again, or the
+  run fails when nothing can refill the budgets.
 * The head moves only between :class:`Close` and :class:`Settled`. No round closes twice.
 
 Times are seconds of a monotonic clock, given by the caller.
@@ -33,6 +34,7 @@ from coordinator.run.round_events import (
     Fail,
     Finish,
     Halt,
+    Hope,
     Left,
     Open,
     Refused,
@@ -76,7 +78,8 @@ class Machine:
         self._gather_until_s = now_s + rules.gather_s
         # Budgets refill with time: no round is tried before.
         self._rest_until_s = -math.inf
-        self._stopping = False
+        self._dry_since_s: float | None = None
+        self._stopping = self._stopping_at_once = False
 
     @classmethod
     def resume(
@@ -164,27 +167,29 @@ class Machine:
             case Refused(device_id):
                 self._waiting.discard(device_id)
             case Spared(devices):
+                self._dry_since_s = None
                 for device_id in devices:
                     self.ordered.pop(device_id, None)
                     self._waiting.discard(device_id)
-            case Dry():
-                self._gather(now_s, expected=())
-                self._rest_until_s = now_s + self.rules.gather_s
+            case Dry(hope, why):
+                if (dried := self._dry(hope, why, now_s)) is not None:
+                    return [dried]
             case Settled():
                 if (end := self._settled(now_s)) is not None:
                     return [end]
             case Broken(reason):
                 self.state = State.FAILED
                 return [Fail(reason)]
-            case Stop():
+            case Stop(at_once):
                 self._stopping = True
+                self._stopping_at_once = at_once or self._stopping_at_once
             case Tick():
                 pass
         return [] if self._writing else self._decide(event, now_s)
 
     def _decide(self, event: Event, now_s: float) -> list[Action]:
         # A head that is being made is finished first: it was paid for.
-        if self._stopping and self.state is not State.SETTLING:
+        if self._stopping and (self.state is not State.SETTLING or self._stopping_at_once):
             self.state = State.STOPPED
             return [Halt()]
         if isinstance(event, Tick) and self.state is State.GATHERING and self._may_open(now_s):
@@ -229,6 +234,22 @@ class Machine:
         self._gather(now_s, expected=missing)
         self.attempt += 1
         return actions
+
+    def _dry(self, hope: Hope, why: str, now_s: float) -> Fail | None:
+        """Wait for joules, without end only where they are sure to come: a run that waits holds up those behind it."""
+        if self._dry_since_s is None:
+            self._dry_since_s = now_s
+        waited_s = now_s - self._dry_since_s
+        if hope is Hope.NONE or (hope is Hope.NEWS and waited_s >= self.rules.patience_s):
+            self.state = State.FAILED
+            waited = f", {waited_s:.0f} s after the first try" if waited_s else ""
+            return Fail(
+                f"round {self.round} of {self.rules.rounds} can never open{waited}: {why}; no budget refills. "
+                "Raise [budget], or plan fewer rounds"
+            )
+        self._gather(now_s, expected=())
+        self._rest_until_s = now_s + self.rules.gather_s
+        return None
 
     def _settled(self, now_s: float) -> Finish | None:
         if self.state is not State.SETTLING:

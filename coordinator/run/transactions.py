@@ -9,7 +9,9 @@ from sqlalchemy import Connection
 
 from coordinator.budgets.round_plan import RoundPlan
 from coordinator.run import budget_books as budgeting
+from coordinator.run import budget_hopes
 from coordinator.run.downlink import Downlink
+from coordinator.run.round_events import Dry
 from coordinator.run.run import ActiveRun
 from coordinator.run.validation import RejectedError, check
 from coordinator.store import accounts as grants
@@ -137,16 +139,14 @@ def settle(db: Database, device_id: str, settled: Iterable[SettledEnergy]) -> li
     return strange
 
 
-def open_round(
-    db: Database, run: ActiveRun, number: int, attempt: int, cards: Iterable[DeviceCard]
-) -> list[str] | None:
+def open_round(db: Database, run: ActiveRun, number: int, attempt: int, cards: Iterable[DeviceCard]) -> list[str] | Dry:
     """Plan a round, write it down with its orders, and begin its fold with the reports carried over from earlier
     attempts.
 
     An attempt that is on disk already is not planned or written again: the answer to its commit was lost.
 
     Returns:
-        Whom the planner spares; or None when there is nobody to ask, and nothing was written.
+        Whom the planner spares; or, when there is nobody to ask and nothing was written, whether that may change.
     """
     cards = list(cards)
     now_unix_s = time.time()
@@ -154,7 +154,7 @@ def open_round(
         if not _stands(connection, run.run_id, number, attempt, "open") and not _plan_and_write(
             connection, run, number, attempt, cards, now_unix_s
         ):
-            return None
+            return budget_hopes.outlook(connection, run, number, cards, now_unix_s)
         asked = set(runs.asked(connection, run.run_id, number, attempt))
     refold(db, run, number)
     return [card.device_id for card in cards if card.device_id not in asked]

@@ -27,5 +27,5 @@ class Worker:
         return await asyncio.shield(asyncio.wrap_future(future))
 
     def close(self) -> None:
-        """Finish what was begun."""
-        self._pool.shutdown(wait=True)
+        """Finish what was begun; what waits in the queue is not begun, and nobody was told that it was done."""
+        self._pool.shutdown(wait=True, cancel_futures=True)

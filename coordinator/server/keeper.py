@@ -17,6 +17,8 @@ from coordinator.run.conductor import Conductor
 from coordinator.run.resume import Rooms, open_run
 from coordinator.run.round_events import Tick
 from coordinator.server.fleet import Fleet
+from coordinator.store.bundles import NotHereError
+from coordinator.store.database import DamagedError
 from protos.errors import EdgejouleError, StoreError
 from protos.model.bundle import Bundle
 from protos.orders import (
@@ -37,6 +39,7 @@ TICK_S = 0.1
 # Up to this many devices are kept waiting for an order instead of being told to come again.
 SMALL_FLEET = 64
 HOLD_S = 2.0
+RETRY_S = 1.0
 # How long a report waits for its run to be opened after a restart.
 OPENING_S = 10.0
 
@@ -50,6 +53,7 @@ class Keeper:
     Attributes:
         conductor: of the run that is on, or None.
         preparing: id of the run that is being opened, or None.
+        trouble: why runs cannot be opened now, by id.
         wanted: set it when a new run was written down.
     """
 
@@ -62,6 +66,9 @@ class Keeper:
         self._news = asyncio.Event()
         self._closing = False
         self.preparing: str | None = None
+        self.trouble: dict[str, str] = {}
+        self._not_before_s: dict[str, float] = {}
+        self._unwritten: dict[str, asyncio.Task[None]] = {}
         # Seconds in which nobody could have been heard, since the event loop did not turn.
         self._deaf_s = 0.0
 
@@ -82,9 +89,10 @@ class Keeper:
     async def close(self) -> None:
         """Stop. Runs stay as they are on disk, and go on at the next start."""
         self.release()
-        for task in self._tasks:
+        tasks = [*self._tasks, *self._unwritten.values()]
+        for task in tasks:
             task.cancel()
-        for task in self._tasks:
+        for task in tasks:
             with suppress(asyncio.CancelledError):
                 await task
 
@@ -115,11 +123,15 @@ class Keeper:
     async def _next_run(self) -> str | None:
         while True:
             try:
-                waiting = await self._rooms.books.do(ledger.unfinished_runs, self._rooms.db)
-                return waiting[0] if waiting else None
+                unfinished = await self._rooms.books.do(ledger.unfinished_runs, self._rooms.db)
+                waiting = [run_id for run_id in unfinished if run_id not in self._unwritten]
+                # One whose files are not here lets those behind it pass.
+                ready = [run_id for run_id in waiting if self._not_before_s.get(run_id, 0.0) <= _now_s()]
+                if ready or not waiting:
+                    return ready[0] if ready else None
             except StoreError as error:
                 log.error("%s; trying again", error)
-                await asyncio.sleep(1.0)
+            await asyncio.sleep(RETRY_S)
 
     async def _run_one(self, run_id: str) -> None:
         self.preparing = run_id
@@ -128,18 +140,32 @@ class Keeper:
             if run_id not in await self._rooms.books.do(ledger.unfinished_runs, self._rooms.db):
                 return
             run = await open_run(self._rooms, run_id, _now_s())
+            self.trouble.pop(run_id, None)
+        except DamagedError as error:
+            log.error("%s failed: %s", run_id, error)
+            self.preparing = None
+            await self.end(run_id, "failed", str(error))
+            return
         except StoreError as error:
             # A full disk is no fault of the run.
             log.error("%s: %s; trying again", run_id, error)
-            await asyncio.sleep(1.0)
+            self.trouble[run_id] = str(error)
+            # So that an operator can stop it meanwhile.
+            self.preparing = None
+            if isinstance(error, NotHereError):
+                self._not_before_s[run_id] = _now_s() + RETRY_S
+            else:
+                await asyncio.sleep(RETRY_S)
             return
         except EdgejouleError as error:
             log.error("%s failed: %s", run_id, error)
-            await self._fail(run_id, str(error))
+            self.preparing = None
+            await self.end(run_id, "failed", str(error))
             return
         except Exception as error:
             log.exception("%s: internal error", run_id)
-            await self._fail(run_id, f"internal error: {type(error).__name__}: {error}")
+            self.preparing = None
+            await self.end(run_id, "failed", f"internal error: {type(error).__name__}: {error}")
             return
         finally:
             self.preparing = None
@@ -150,12 +176,33 @@ class Keeper:
                 if member.state == "present":
                     conductor.arrived(member.card)
             await conductor.conduct()
+            if conductor.unwritten:
+                self._write_later(run_id, *conductor.end)
         finally:
             self.conductor = None
 
-    async def _fail(self, run_id: str, reason: str) -> None:
-        with suppress(StoreError):
-            await self._rooms.books.do(ledger.end_run, self._rooms.db, run_id, "failed", reason)
+    async def end(self, run_id: str, state: str, reason: str) -> None:
+        """End a run that is not on. When that cannot be written down, it is written later, and nobody waits for it."""
+        try:
+            await self._rooms.books.do(ledger.end_run, self._rooms.db, run_id, state, reason)
+        except StoreError as error:
+            log.error("%s: %s, which cannot be written down yet: %s", run_id, state, error)
+            self._write_later(run_id, state, reason)
+
+    def _write_later(self, run_id: str, state: str, reason: str) -> None:
+        async def body() -> None:
+            while True:
+                await asyncio.sleep(RETRY_S)
+                with suppress(StoreError):
+                    await self._rooms.books.do(ledger.end_run, self._rooms.db, run_id, state, reason)
+                    del self._unwritten[run_id]
+                    return
+
+        self._unwritten[run_id] = asyncio.create_task(body())
+
+    def is_unwritten(self, run_id: str) -> bool:
+        """Whether the run is over here, and still to be written down as such."""
+        return run_id in self._unwritten
 
     def _publish(self) -> None:
         self._news.set()

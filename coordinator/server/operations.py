@@ -14,12 +14,11 @@ from coordinator.run import budget_books as budgeting
 from coordinator.run import transactions as ledger
 from coordinator.run.planning import prepare
 from coordinator.run.resume import Rooms
-from coordinator.run.round_events import Stop
 from coordinator.server.keeper import TICK_S, Keeper
 from coordinator.store import devices, reading, runs
 from coordinator.store.database import Database
 from coordinator.store.runs import NewRun
-from protos.errors import UsageError
+from protos.errors import StoreError, UsageError
 from protos.update import trees
 
 log = logging.getLogger("edgejoule.coordinator")
@@ -60,19 +59,35 @@ class Operations:
         return run_id
 
     async def stop_run(self, name: str) -> str:
-        """End a run; returns its state. A head that is being made is finished first."""
+        """End a run; returns its state. A head that is being made is finished first, if it can be written down.
+
+        Raises:
+            UnknownRunError: no such run.
+            StoreError: the run has ended here, and that cannot be written down yet.
+        """
         run_id = await self._rooms.books.do(_resolve, self._rooms.db, name)
         while True:
             conductor = self._keeper.conductor
             if conductor is not None and conductor.run.run_id == run_id:
-                conductor.feed(Stop())
-                await conductor.run.over.wait()
+                await conductor.stop()
+                # What is left to be written is handed to the keeper when the conductor has gone.
+                while self._keeper.conductor is conductor:
+                    await asyncio.sleep(0)
                 break
-            if self._keeper.preparing != run_id:
-                await self._rooms.books.do(_stop_waiting, self._rooms.db, run_id)
+            if self._keeper.preparing != run_id and not self._keeper.is_unwritten(run_id):
+                if not await self._rooms.books.do(_is_over, self._rooms.db, run_id):
+                    await self._keeper.end(run_id, "stopped", "stopped before it began")
+                break
+            if self._keeper.is_unwritten(run_id):
                 break
             await asyncio.sleep(TICK_S)
-        return (await self.status(run_id))[0].state
+        if self._keeper.is_unwritten(run_id):
+            raise StoreError(
+                "the run has ended here, and that cannot be written down yet",
+                where=run_id,
+                fix="free space: it is written as soon as it can be; until then a restart would take the run up again",
+            )
+        return await self._rooms.books.do(_state, self._rooms.db, run_id)
 
     async def status(self, name: str = "", since_round: int = 0) -> list[RunStatus]:
         """One run, or all of them.
@@ -86,6 +101,10 @@ class Operations:
     def _why(self, run: RunStatus) -> str:
         if self._keeper.conductor and self._keeper.conductor.run.run_id == run.run_id:
             return self._keeper.conductor.run.describe()
+        if self._keeper.is_unwritten(run.run_id):
+            return "has ended, which cannot be written down yet"
+        if run.run_id in self._keeper.trouble:
+            return f"cannot be opened now: {self._keeper.trouble[run.run_id]}"
         if self._keeper.preparing == run.run_id:
             return "being prepared: held-out data are embedded"
         current = self._keeper.conductor.run.run_id if self._keeper.conductor else self._keeper.preparing
@@ -157,8 +176,10 @@ def _budgets(db: Database, name: str) -> tuple[str, list[DeviceBudget]]:
         return run_id, budgeting.ledger_of(connection, run_id, time.time())
 
 
-def _stop_waiting(db: Database, run_id: str) -> None:
+def _state(db: Database, run_id: str) -> str:
     with db.reading() as connection:
-        over = runs.row(connection, run_id)["state"] not in runs.OPEN_STATES
-    if not over:
-        ledger.end_run(db, run_id, "stopped", "stopped before it began")
+        return str(runs.row(connection, run_id)["state"])
+
+
+def _is_over(db: Database, run_id: str) -> bool:
+    return _state(db, run_id) not in runs.OPEN_STATES

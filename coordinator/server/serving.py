@@ -6,7 +6,7 @@ Rules kept here:
   is refused.
 * One coordinator per state directory, kept by a lock that dies with the process.
 * SIGTERM and SIGINT let calls in flight end, then leave with exit code 0. Nothing needs to be saved then: all that was
-  acknowledged is on disk already.
+  acknowledged is on disk already. A second signal ends the process at once.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> str
     loop = asyncio.get_running_loop()
     if stop is None:
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stopping.set)
+            loop.add_signal_handler(number, _signalled, number, stopping)
     with only_one(settings.state):
         db = await asyncio.to_thread(Database, settings.database or sqlite_url(settings.state / "coordinator.db"))
         shelf = BundleShelf(settings.state / "bundles")
@@ -161,6 +161,15 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> str
             await asyncio.to_thread(rooms.models.close)
             await asyncio.to_thread(rooms.books.close)
             db.close()
+
+
+def _signalled(number: int, stopping: asyncio.Event) -> None:
+    """Stop at the first signal, and end at once at the second: what was acknowledged is on disk already."""
+    if stopping.is_set():
+        log.warning("a second signal: ending at once")
+        logging.shutdown()
+        os._exit(128 + number)
+    stopping.set()
 
 
 async def _listen(settings: Settings, listen: str, rooms: Rooms, keeper: Keeper, stopping: asyncio.Event) -> str:

@@ -20,7 +20,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, and_, func, select, update
 
 from coordinator.budgets.order_line import OrderLine
-from coordinator.store.tables import energy, grants, orders, reports
+from coordinator.store.keys import batched
+from coordinator.store.tables import devices, energy, grants, orders, reports
 from protos.energy.trace import Phase
 from protos.orders import CostHint
 
@@ -127,19 +128,27 @@ class Account:
 
 
 def accounts(
-    connection: Connection, run_id: str, since_unix_s: float, renewed: tuple[int, Collection[str]] = (0, ())
+    connection: Connection,
+    run_id: str,
+    since_unix_s: float,
+    renewed: tuple[int, Collection[str]] = (0, ()),
+    *,
+    with_today: bool = True,
 ) -> dict[str, Account]:
     """By device, what one run cost it; ``today_j`` counts every run, since a day's budget is the device's own.
 
     Args:
         renewed: a round that is planned again, and the devices whose orders of it are then renewed: of these orders
             only what is known to be spent counts, or a promise would stand against itself.
+        with_today: without it the other runs are not looked at, and ``today_j`` is of this run alone.
 
     The sum over devices runs over a handful of columns and no report's bytes.
     """
-    number, devices = renewed
-    own = {(run_id, number, device_id) for device_id in devices}
+    number, renewing = renewed
+    own = {(run_id, number, device_id) for device_id in renewing}
     here = _accounts(connection, and_(grants.c.run_id == run_id), since_unix_s, own)
+    if not with_today:
+        return here
     today = _accounts(connection, and_(grants.c.unix_s >= since_unix_s), since_unix_s, own)
     return {
         device_id: replace(here.get(device_id, Account()), today_j=today.get(device_id, Account()).today_j)
@@ -229,33 +238,75 @@ def learnt(connection: Connection, run_id: str, number: int, device_id: str) -> 
 
 @dataclass(frozen=True)
 class Past:
-    """What is known of a device's reports in a run: rounds, and the sizes of the last change."""
+    """What is known of a device's reports in a run: rounds, and the sizes of the last change.
+
+    Attributes:
+        rounds: in which a report was accepted: all of them, or the newest alone.
+    """
 
     rounds: tuple[int, ...] = ()
     change: float | None = None
     deviation: float | None = None
-    embedded: int = 0
 
 
-def past(connection: Connection, run_id: str) -> dict[str, Past]:
-    """By device, in one run."""
-    query = (
-        select(reports.c.device_id, reports.c.round, reports.c.embedded, grants.c.change, grants.c.deviation)
-        .select_from(reports.outerjoin(grants, _joined(reports)))
-        .where(reports.c.run_id == run_id)
-        .order_by(reports.c.round)
+def past(
+    connection: Connection, run_id: str, device_ids: Iterable[str], *, every_round: bool = False
+) -> dict[str, Past]:
+    """Of these devices, by device, in one run. What it costs grows with the devices and not with the rounds, but for
+    ``every_round``, which reads a number of each report."""
+    made: dict[str, Past] = {}
+    for some in batched(device_ids):
+        made |= _newest_of(connection, run_id, some)
+        if every_round:
+            rounds: dict[str, list[int]] = defaultdict(list)
+            query = (
+                select(reports.c.device_id, reports.c.round)
+                .where(reports.c.run_id == run_id, reports.c.device_id.in_(some))
+                .order_by(reports.c.round)
+            )
+            for row in connection.execute(query):
+                rounds[row.device_id].append(row.round)
+            for device_id, found in rounds.items():
+                made[device_id] = replace(made[device_id], rounds=tuple(found))
+    return made
+
+
+def _newest_of(connection: Connection, run_id: str, device_ids: list[str]) -> dict[str, Past]:
+    """By device, the newest round that it reported, and the newest change; a look into an index for each."""
+    reported = (
+        select(reports.c.round)
+        .where(reports.c.run_id == run_id, reports.c.device_id == devices.c.device_id)
+        .order_by(reports.c.round.desc())
+        .limit(1)
+        .scalar_subquery()
     )
-    made: dict[str, Past] = defaultdict(Past)
-    for row in connection.execute(query):
-        before = made[row.device_id]
-        known = row.change is not None
-        made[row.device_id] = Past(
-            (*before.rounds, row.round),
-            row.change if known else before.change,
-            row.deviation if known else before.deviation,
-            before.embedded + row.embedded,
+    changed = (
+        select(grants.c.round)
+        .where(grants.c.run_id == run_id, grants.c.device_id == devices.c.device_id, grants.c.change.is_not(None))
+        .order_by(grants.c.round.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    newest = (
+        select(devices.c.device_id, reported.label("reported"), changed.label("changed"))
+        .where(devices.c.device_id.in_(device_ids))
+        .subquery()
+    )
+    query = (
+        select(newest.c.device_id, newest.c.reported, grants.c.change, grants.c.deviation)
+        .select_from(
+            newest.outerjoin(
+                grants,
+                and_(
+                    grants.c.run_id == run_id,
+                    grants.c.round == newest.c.changed,
+                    grants.c.device_id == newest.c.device_id,
+                ),
+            )
         )
-    return dict(made)
+        .where(newest.c.reported.is_not(None))
+    )
+    return {row.device_id: Past((row.reported,), row.change, row.deviation) for row in connection.execute(query)}
 
 
 def _joined(table: Any) -> ColumnElement[bool]:

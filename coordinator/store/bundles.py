@@ -13,17 +13,21 @@ from protos.model.bundle import Bundle, open_bundle
 from protos.model.manifest import MANIFEST_FILE
 
 
+class NotHereError(StoreError):
+    """A file that a run needs is not in this state folder. It may be in another one, and can be brought here."""
+
+
 class BundleShelf:
     """Bundles under one folder, each under the hexadecimal part of its id."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
 
     def _place(self, bundle_id: str) -> Path:
         name = bundle_id.removeprefix("sha256:")
         if not name.isalnum() or len(name) > 128:
             raise UnknownRunError(f"{bundle_id[:80]!r} is no bundle id")
-        return self._folder / name
+        return self.folder / name
 
     def keep(self, bundle: Bundle) -> Bundle:
         """Copy a bundle here, whole or not at all, unless it is here already; returns the checked copy.
@@ -36,17 +40,17 @@ class BundleShelf:
         if place.exists():
             return open_bundle(place)
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            part = Path(tempfile.mkdtemp(dir=self._folder, prefix=".part-"))
+            self.folder.mkdir(parents=True, exist_ok=True)
+            part = Path(tempfile.mkdtemp(dir=self.folder, prefix=".part-"))
         except OSError as error:
-            raise StoreError(f"cannot be written ({error.strerror})", where=str(self._folder)) from error
+            raise StoreError(f"cannot be written ({error.strerror})", where=str(self.folder)) from error
         try:
             for name in [*bundle.manifest.files, MANIFEST_FILE]:
                 with (bundle.path / name).open("rb") as source, write_whole(part / name) as target:
                     shutil.copyfileobj(source, target, 1 << 20)
             open_bundle(part)
             os.replace(part, place)
-            _force_to_disk(self._folder)
+            _force_to_disk(self.folder)
         except OSError as error:
             fix = "free space in the state directory"
             raise StoreError(f"cannot be copied ({error.strerror})", where=str(bundle.path), fix=fix) from error
@@ -68,7 +72,7 @@ class BundleShelf:
 
     def sweep(self) -> None:
         """Remove what an interrupted copy left behind."""
-        for part in self._folder.glob(".part-*"):
+        for part in self.folder.glob(".part-*"):
             shutil.rmtree(part, ignore_errors=True)
 
 

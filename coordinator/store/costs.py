@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, select, update
@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, select, update
 from coordinator.budgets.cost_model import CostModel
 from coordinator.budgets.unbiased import Whole
 from coordinator.operator.status import WeightBias
+from coordinator.store.keys import batched
 from coordinator.store.tables import cost_models, round_plans
 
 
@@ -18,6 +19,17 @@ def models(connection: Connection, bundle_id: str) -> dict[str, CostModel]:
     """Every fit for work with this bundle, by device."""
     query = select(cost_models.c.device_id, cost_models.c.state).where(cost_models.c.bundle_id == bundle_id)
     return {row.device_id: CostModel.from_state(json.loads(row.state)) for row in connection.execute(query)}
+
+
+def models_of(connection: Connection, bundle_id: str, device_ids: Iterable[str]) -> dict[str, CostModel]:
+    """The fits of these devices for work with this bundle, by device: nobody else's is read."""
+    made: dict[str, CostModel] = {}
+    for some in batched(device_ids):
+        query = select(cost_models.c.device_id, cost_models.c.state).where(
+            cost_models.c.device_id.in_(some), cost_models.c.bundle_id == bundle_id
+        )
+        made |= {row.device_id: CostModel.from_state(json.loads(row.state)) for row in connection.execute(query)}
+    return made
 
 
 def keep(connection: Connection, device_id: str, bundle_id: str, model: CostModel) -> None:

@@ -10,14 +10,24 @@ Every database error leaves here as :class:`~protos.errors.StoreError`, in one l
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, select, text, update
-from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    IntegrityError,
+    InterfaceError,
+    NoSuchModuleError,
+    OperationalError,
+    SQLAlchemyError,
+)
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool
 
+from coordinator.store import time_limits
 from coordinator.store.layouts import LAYOUT, STEPS, upgrade
 from coordinator.store.tables import layout, metadata
 from protos.errors import ConfigError, EdgejouleError, RefusedError, StoreError
@@ -31,6 +41,11 @@ _UNIQUE = frozenset({"23505", "SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRI
 
 class AlreadyThereError(Exception):
     """A row that must be unique is there already. Internal: never shown to a user."""
+
+
+class DamagedError(StoreError):
+    """What is stored is bad, or was asked for wrongly: trying again changes nothing. Whoever finds it gives up what
+    needs it; any other StoreError passes when the disk, the lock or the server is back."""
 
 
 def sqlite_url(path: Path) -> str:
@@ -53,11 +68,13 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self._where, self._engine = _engine(url)
+        self._patience = None if self.dialect == "sqlite" else time_limits.limit(self._engine)
         self._guard: Connection | None = None
         try:
             self._guard = self._only_one()
             with self.writing() as connection:
                 metadata.create_all(connection)
+                _add_indices(connection)
                 versions = list(connection.execute(select(layout.c.version)).scalars())
                 if not versions:
                     connection.execute(layout.insert().values(version=LAYOUT))
@@ -104,7 +121,8 @@ class Database:
 
         Raises:
             AlreadyThereError: a unique row is there already.
-            StoreError: disk full, locked, damaged, unreachable.
+            DamagedError: what is stored is bad.
+            StoreError: disk full, locked, unreachable: it may pass.
         """
         with self._translated(), self._engine.connect() as connection:
             writer = connection.execution_options(edgejoule_writes=True)
@@ -118,19 +136,32 @@ class Database:
         except IntegrityError as error:
             if _is_unique_violation(error):
                 raise AlreadyThereError(_one_line(error)) from error
-            raise StoreError(
+            raise DamagedError(
                 _one_line(error), where=self._where, fix="what is stored does not fit together; restore a backup"
             ) from error
         except SQLAlchemyError as error:
-            raise StoreError(
-                _one_line(error), where=self._where, fix="free space, or check permissions and the server"
-            ) from error
+            if _may_pass(error):
+                fix = "free space, or check permissions and the server"
+                raise StoreError(_one_line(error), where=self._where, fix=fix) from error
+            fix = "restore the database from a copy"
+            raise DamagedError(_one_line(error), where=self._where, fix=fix) from error
 
     def close(self) -> None:
         """Let go of every connection."""
-        if self._guard is not None:
-            self._guard.close()
-        self._engine.dispose()
+        with suppress(SQLAlchemyError):
+            if self._guard is not None:
+                self._guard.close()
+            self._engine.dispose()
+        if self._patience is not None:
+            self._patience.close()
+
+
+def _add_indices(connection: Connection) -> None:
+    """Indices that this version has and the one that made the tables had not. They change no row, so that an older
+    version of this layout goes on reading and writing."""
+    for table in metadata.sorted_tables:
+        for index in sorted(table.indexes, key=lambda one: str(one.name)):
+            index.create(connection, checkfirst=True)
 
 
 def _engine(url: str) -> tuple[str, Engine]:
@@ -142,7 +173,7 @@ def _engine(url: str) -> tuple[str, Engine]:
         if sqlite:
             options["connect_args"] = {"check_same_thread": False}
         else:
-            options["pool_pre_ping"] = True
+            options["connect_args"] = time_limits.connect_arguments(parsed.get_driver_name(), parsed.query)
         engine = create_engine(parsed, **options)
     except (ArgumentError, NoSuchModuleError, ImportError, ValueError) as error:
         raise ConfigError(
@@ -180,6 +211,17 @@ def _is_unique_violation(error: IntegrityError) -> bool:
     cause = error.orig
     code = getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
     return code in _UNIQUE
+
+
+def _may_pass(error: SQLAlchemyError) -> bool:
+    """Whether the same statement may succeed later: a full disk, a lock, a server that is away. A damaged file, a row
+    or column that is not there, or a value that does not fit stay as they are."""
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    # SQLite says so of a missing table as well.
+    if getattr(getattr(error, "orig", None), "sqlite_errorname", None) == "SQLITE_ERROR":
+        return False
+    return isinstance(error, OperationalError | InterfaceError | PoolTimeout)
 
 
 def _one_line(error: BaseException) -> str:

@@ -8,8 +8,9 @@ import math
 import numpy as np
 from sqlalchemy import Connection, select
 
+from coordinator.store.database import DamagedError
 from coordinator.store.tables import heads
-from protos.errors import StoreError, UnknownRunError
+from protos.errors import UnknownRunError
 from protos.update import trees
 from protos.update.trees import Tree
 
@@ -29,17 +30,21 @@ def get(connection: Connection, version: str) -> Tree:
 
     Raises:
         UnknownRunError: no such head.
-        StoreError: what is stored is not what its name says.
+        DamagedError: what is stored is not what its name says.
     """
     row = connection.execute(select(heads.c.shapes, heads.c.data).where(heads.c.version == version)).first()
     if row is None:
         raise UnknownRunError(f"no head is called {version!r}", fix="see: coordinator status RUN --json")
     tree: Tree = {}
     at = 0
-    for name, shape in sorted(json.loads(row.shapes).items()):
-        count = math.prod(shape)
-        tree[name] = np.frombuffer(row.data, "<f4", count, at).reshape(shape).astype(np.float32)
-        at += 4 * count
-    if at != len(row.data) or trees.version(tree) != version:
-        raise StoreError("the stored head is damaged", where=version, fix="restore the state directory from a copy")
+    try:
+        for name, shape in sorted(json.loads(row.shapes).items()):
+            count = math.prod(shape)
+            tree[name] = np.frombuffer(row.data, "<f4", count, at).reshape(shape).astype(np.float32)
+            at += 4 * count
+        sound = at == len(row.data) and trees.version(tree) == version
+    except (ValueError, TypeError, AttributeError):
+        sound = False
+    if not sound:
+        raise DamagedError("the stored head is damaged", where=version, fix="restore the state directory from a copy")
     return tree

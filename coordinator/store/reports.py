@@ -8,9 +8,9 @@ import json
 import time
 from collections.abc import Iterable, Iterator
 
-from sqlalchemy import ColumnElement, Connection, and_, func, select, update
+from sqlalchemy import ColumnElement, Connection, and_, select, update
 
-from coordinator.store.tables import energy, orders, refusals, reports, strains
+from coordinator.store.tables import devices, energy, orders, refusals, reports, strains
 from protos.energy.trace import Phase, PhaseEnergy
 from protos.orders import DeviceReport
 
@@ -81,12 +81,20 @@ def holds_any(connection: Connection, run_id: str, number: int) -> bool:
 
 def newest(connection: Connection, run_id: str, before_round: int) -> dict[str, int]:
     """By device, the newest round before this one in which it made a step and its report was accepted."""
-    query = (
-        select(reports.c.device_id, func.max(reports.c.round).label("newest"))
-        .where(reports.c.run_id == run_id, reports.c.round < before_round, reports.c.steps_done > 0)
-        .group_by(reports.c.device_id)
+    newest = (
+        select(reports.c.round)
+        .where(
+            reports.c.run_id == run_id,
+            reports.c.device_id == devices.c.device_id,
+            reports.c.round < before_round,
+            reports.c.steps_done > 0,
+        )
+        .order_by(reports.c.round.desc())
+        .limit(1)
+        .scalar_subquery()
     )
-    return {row.device_id: row.newest for row in connection.execute(query)}
+    found = connection.execute(select(devices.c.device_id, newest.label("newest")).order_by(devices.c.device_id))
+    return {row.device_id: row.newest for row in found if row.newest is not None}
 
 
 def data_of(connection: Connection, run_id: str, number: int, device_id: str) -> bytes:

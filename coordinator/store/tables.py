@@ -107,6 +107,7 @@ reports = Table(
     Column("accepted_unix_s", Float(53), nullable=False),
     Column("attempt", Integer),  # whose order it answers; NULL: the device did not say
     UniqueConstraint("run_id", "round", "device_id"),
+    Index("reports_of_device_by_round", "run_id", "device_id", "round"),
     ForeignKeyConstraint(["run_id", "round", "device_id"], ["orders.run_id", "orders.round", "orders.device_id"]),
 )
 
@@ -194,6 +195,8 @@ grants = Table(
     Column("learnt", Integer, nullable=False),  # 1: the device's costs were fitted to it
     ForeignKeyConstraint(["run_id", "round", "device_id"], ["orders.run_id", "orders.round", "orders.device_id"]),
     Index("grants_of_device", "device_id"),
+    Index("grants_of_device_by_round", "run_id", "device_id", "round"),
+    Index("grants_by_time", "unix_s"),
 )
 
 # Whom a round speaks for, when only some were asked.

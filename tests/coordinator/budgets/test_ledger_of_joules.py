@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import pytest
 
 from coordinator.cli import main
 from coordinator.operator.client import Operator
+from coordinator.run import resume
+from coordinator.server import fleet as fleet_module
 from protos.energy.trace import Phase
 from protos.orders import MeterCard, SettledEnergy, StopReason, TrainOrder, Verdict
 
@@ -104,11 +107,38 @@ def test_a_battery_that_is_empty_ends_a_devices_part_and_no_more(
     assert (bias.from_plan_ratio, bias.from_plan > 0) == (None, True), "somebody has no say, and it is said"
 
 
-def test_a_run_in_which_nobody_may_spend_anything_waits_and_says_so(
+def test_a_run_whose_budgets_are_spent_and_never_refill_ends_with_the_reason_and_the_next_one_begins(
     address: str, plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path
 ) -> None:
     with Operator(address) as operator:
         run_id = operator.start_run(tools.plan(plain_bundle, rounds=3, more="[budget]\nbattery_j = 3\n"), tmp_path)
+        behind = operator.start_run(tools.plan(plain_bundle, rounds=1), tmp_path)
+        device = fleet(address, "a")
+        device.join()
+        device.send(device.answer(device.order(), 1.0))
+        run = tools.finished(operator, run_id)
+        assert (run.state, len(run.rounds)) == ("failed", 2), "round 2 is not opened, and no attempt is lost"
+        assert "round 2 of 3 can never open: a: nothing is left of its budget; no budget refills" in run.reason
+        order = device.order()
+        assert order.run_id == behind
+        device.send(device.answer(order, 1.0))
+        assert tools.finished(operator, behind).state == "finished"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "[budget]\nper_day_j = 3\n",
+        "[budget]\nbattery_j = 3\nharvest = 'sun.csv'\n",
+    ],
+    ids=["a day's budget", "a harvest"],
+)
+def test_a_run_whose_budgets_refill_with_time_waits_and_says_so(
+    address: str, plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path, more: str
+) -> None:
+    (tmp_path / "sun.csv").write_text("hours,watts\n0,0.00001\n24,0.00001\n")
+    with Operator(address) as operator:
+        run_id = operator.start_run(tools.plan(plain_bundle, rounds=3, more=more), tmp_path)
         device = fleet(address, "a")
         device.join()
         device.send(device.answer(device.order(), 1.0))
@@ -116,6 +146,27 @@ def test_a_run_in_which_nobody_may_spend_anything_waits_and_says_so(
         (run,) = operator.status(run_id)
         assert (run.state, len(run.rounds)) == ("running", 2), "round 2 is not opened, and no attempt is lost"
         assert operator.stop_run(run_id) == "stopped"
+
+
+def test_a_run_that_waits_for_devices_or_joules_that_may_never_come_does_not_wait_for_ever(
+    address: str, plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = resume.rules_of
+    monkeypatch.setattr(resume, "rules_of", lambda plan: replace(rules(plan), gather_s=0.2, patience_s=1.0))
+    with Operator(address) as operator:
+        run_id = operator.start_run(tools.plan(plain_bundle, rounds=3, more="[budget]\nbattery_j = 3\n"), tmp_path)
+        away, device = fleet(address, "away"), fleet(address, "a")
+        monkeypatch.setattr(fleet_module.Fleet, "away_after_s", property(lambda self: 0.5))
+        device.join()
+        order = device.order()
+        away.join()
+        tools.until(lambda: {one.state for one in operator.devices()} == {"present", "away"}, "silence")
+        device.send(device.answer(order, 1.0))
+        # The other one could pay for round 2, and is away without a word.
+        tools.until(lambda: device.ask() and operator.status(run_id)[0].is_over, "the end of the run")
+        (run,) = operator.status(run_id)
+    assert run.state == "failed"
+    assert "no budget refills" in run.reason
 
 
 def test_a_round_that_is_tried_again_asks_those_who_were_drawn_and_nobody_else(

@@ -1,0 +1,82 @@
+"""Whether devices that may spend nothing now will ever be able to: time refills some budgets, and nothing the others.
+
+The round is planned again as it would be at the best of times: after a month of harvest, on a day of which nothing is
+spent, as the last round of the run. Who cannot be asked then never can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from coordinator.budgets.accounts import Situation
+from coordinator.budgets.round_plan import Surroundings, plan_round
+from coordinator.budgets.solar import DAY_S
+from coordinator.run import budget_books as books
+from coordinator.run.round_events import Dry, Hope
+from coordinator.run.run import ActiveRun
+from coordinator.store import accounts as grants
+from coordinator.store import costs, devices, runs
+from coordinator.store.accounts import Account, Past
+from protos.orders import DeviceCard
+from protos.update import trees
+from protos.update.codecs import generator
+
+_DAYS = 30
+_NAMED = 3
+
+
+def outlook(connection: Connection, run: ActiveRun, number: int, cards: Sequence[DeviceCard], now_unix_s: float) -> Dry:
+    """What may come for a round that none of ``cards``, the devices that are present, can be asked for now."""
+    present = {card.device_id for card in cards}
+    absent = [one.card for one in devices.known(connection) if not one.left and one.card.device_id not in present]
+    charged = books.charged_to(connection, run, now_unix_s, (number, present))
+    told = {device_id: replace(one, uncertain_j=0.0, pending_j=0.0) for device_id, one in charged.items()}
+    able = _planner_of(connection, run, number, now_unix_s)
+    lacking = able(cards, charged)
+    if not lacking:
+        return Dry(Hope.TIME)
+    hope = Hope.NEWS if not able(cards, told) or (absent and not able(absent, told)) else Hope.NONE
+    some = [f"{device_id}: {why}" for device_id, why in lacking[:_NAMED]]
+    more = [f"and {len(lacking) - _NAMED} more"] if len(lacking) > _NAMED else []
+    return Dry(hope, ", ".join([*some, *more]))
+
+
+def _planner_of(
+    connection: Connection, run: ActiveRun, number: int, now_unix_s: float
+) -> Callable[[Sequence[DeviceCard], Mapping[str, Account]], list[tuple[str, str]]]:
+    """A function of cards and accounts: who of them can never be asked, and why; nobody as soon as one can be."""
+    row = runs.row(connection, run.run_id)
+    later_s = now_unix_s - now_unix_s % DAY_S + _DAYS * DAY_S
+    harvest = books.harvest(run, Path(row["plan_directory"]))
+
+    def lacking(cards: Sequence[DeviceCard], charged: Mapping[str, Account]) -> list[tuple[str, str]]:
+        ids = [card.device_id for card in cards]
+        known = costs.models_of(connection, run.bundle.bundle_id, ids)
+        past = grants.past(connection, run.run_id, ids)
+        entrants = [
+            books.entrant(
+                run,
+                card,
+                known.get(card.device_id) or books.first_model(run, card),
+                replace(charged.get(card.device_id, Account()), today_j=0.0),
+                past.get(card.device_id, Past()),
+            )
+            for card in cards
+        ]
+        fleet_j = sum(one.spent_j + one.pending_j for one in charged.values())
+        best = Surroundings(
+            number,
+            Situation(later_s, row["started_unix_s"], 1, 1.0, fleet_j),
+            trees.coordinates(run.head),
+            run.normaliser_of,
+            generator(run.plan.run.seed, "outlook", number),
+            harvest,
+        )
+        left_out = list(plan_round(run.plan, entrants, best).left_out)
+        return left_out if len(left_out) == len(entrants) else []
+
+    return lacking
