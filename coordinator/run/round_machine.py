@@ -131,6 +131,11 @@ class Machine:
         """Whether a report of this device for the current round would count."""
         return now_s < self.deadline_s and self._lacks(device_id)
 
+    def is_undecided(self, device_id: str, now_s: float) -> bool:
+        """Whether the deadline has passed, and it is not known yet whether the round closes without this device or is
+        tried again."""
+        return self.state is State.OPEN and now_s >= self.deadline_s and self._lacks(device_id)
+
     def owes(self, device_id: str) -> bool:
         """Whether the device was ordered in the open round and has not reported."""
         return self.state is State.OPEN and device_id in self.ordered and device_id not in self.reported
