@@ -6,7 +6,7 @@ OLD_RUNTIME := .venv-tflite-runtime
 DEMO_OUTPUT ?= demo-output
 PACKAGES := protos edge_runtime coordinator firmware_tools
 
-.PHONY: demo test test-newest install lock packages lint types floors generated device-only unit test-slow rp2040 deb arm-user arm-vm hw-sim hw hw-labgrid protos clean help
+.PHONY: demo test test-newest install lock packages lint types floors generated device-only unit test-slow rp2040 deb arm-user arm-vm hw-sim hw hw-labgrid protos baseline clean help
 
 help:
 	@echo "make demo       pre-train, convert, and run six federated rounds on this machine"
@@ -23,6 +23,7 @@ help:
 	@echo "make hw         the same on a real bench: make hw HW_ENV=bench.yaml"
 	@echo "make hw-labgrid our environment files in labgrid, in an environment of its own"
 	@echo "make protos     generate protos/v1 again after a change of the .proto file"
+	@echo "make baseline   let later changes of the messages be compared with those of today"
 
 # ---- installing
 
@@ -154,6 +155,11 @@ hw-labgrid: install packages
 
 protos: install
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. protos/v1/edgejoule.proto
+
+# Nothing that breaks the old baseline becomes the new one.
+baseline: install
+	$(BIN)/buf breaking --against protos/baseline.binpb
+	$(BIN)/buf build -o protos/baseline.binpb
 
 clean:
 	rm -rf $(VENV) $(NEWEST) $(OLD_RUNTIME) $(LABGRID) hw_tests/artifacts build dist *.egg-info demo-output
