@@ -14,7 +14,7 @@ from protos.update.downlink import Difference
 from protos.update.tensors import EncodedTensor
 
 # Major: a peer with another number is refused. Minor: fields were added; older peers are served.
-PROTOCOL = (1, 1)
+PROTOCOL = (1, 2)
 # One part of a streamed message; the sweet spot of grpc.aio is 256 KiB to 1 MiB.
 PART_BYTES = 256 * 1024
 # What one report or order may weigh beyond its tensors: names, energy records, reasons.
@@ -92,11 +92,16 @@ class DeviceCard:
 
 @dataclass(frozen=True)
 class SettledEnergy:
-    """Energy that became known after the report of its round had left: that of sending, above all."""
+    """Energy that became known after the report of its round had left: that of sending, above all.
+
+    Attributes:
+        attempt: of the order that it was spent on, or None when that is not known.
+    """
 
     run_id: str
     round: int
     energy: tuple[PhaseEnergy, ...]
+    attempt: int | None = None
 
 
 @dataclass(frozen=True)
@@ -148,6 +153,7 @@ class TrainOrder:
         deadline_s: seconds from the sending of the order until the round closes.
         base: version of a head that the device holds; ``differences`` lead from it to ``head_version``.
         costs: None from a coordinator that does not say.
+        attempt: at this round, from 1: an order of a further attempt is a new one. None from an older coordinator.
     """
 
     run_id: str
@@ -165,6 +171,7 @@ class TrainOrder:
     base: str = ""
     differences: tuple[Difference, ...] = ()
     costs: CostHint | None = None
+    attempt: int | None = None
 
 
 @dataclass(frozen=True)
@@ -218,6 +225,7 @@ class DeviceReport:
         embedded: examples embedded in this round; the rest came from the cache.
         train_s: seconds of training, pauses left out.
         strain: None from a device that does not look.
+        attempt: of the order that it answers, or None from a device that does not say.
     """
 
     run_id: str
@@ -239,11 +247,17 @@ class DeviceReport:
     embedded: int
     train_s: float
     strain: Strain | None = None
+    attempt: int | None = None
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """The coordinator's answer to a report."""
+    """The coordinator's answer to a report.
+
+    Attributes:
+        attempt: that the report said, or None.
+    """
 
     verdict: Verdict
     reason: str = ""
+    attempt: int | None = None

@@ -137,11 +137,20 @@ class Conductor:
             StoreError: it could not be written; nothing changed.
         """
         run = self.run
-        while device_id in run.in_flight:
-            await asyncio.wait([run.in_flight[device_id]])
         machine = run.machine
-        if machine.state is State.OPEN and not run.ready.is_set():
-            await run.ready.wait()
+        while True:
+            if device_id in run.in_flight:
+                await asyncio.wait([run.in_flight[device_id]])
+            elif machine.state is State.OPEN and not run.ready.is_set():
+                await run.ready.wait()
+            elif number == machine.round and machine.is_undecided(device_id, self._now_s()):
+                # Past the deadline, and not decided: too late if the round closes, welcome if it is tried again.
+                self.feed(Tick())
+                if not run.in_flight:
+                    break
+                await asyncio.wait(list(run.in_flight.values()), return_when=asyncio.FIRST_COMPLETED)
+            else:
+                break
         if number == machine.round and machine.admits(device_id, self._now_s()) and device_id in run.lines:
             written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             run.in_flight[device_id] = written

@@ -106,6 +106,7 @@ class ActiveRun:
             base=sent.base,
             differences=sent.differences,
             costs=line.costs,
+            attempt=self.machine.attempt,
         )
 
     def _codec_of(self, line: OrderLine) -> CodecOrder:
@@ -126,6 +127,7 @@ class ActiveRun:
             shapes=spec.shapes(),
             inputs=self.all_inputs,
             optimiser=spec.optimiser,
+            attempt=self.machine.attempt,
         )
 
     def new_fold(self, lines: Mapping[str, OrderLine], population: Population | None) -> Fold:

@@ -45,8 +45,8 @@ def accept(db: Database, run: ActiveRun, number: int, device_id: str, declared: 
         with db.writing() as connection:
             reports.mark(connection, run.run_id, number, device_id, "rejected", len(data))
             reports.refuse(connection, run.run_id, number, device_id, error.code, error.reason)
-            _settle_of(connection, data, run.run_id, number, device_id)
-        return Receipt(Verdict.REJECTED, f"{error.code}: {error.reason}")
+            attempt = _settle_of(connection, data, run.run_id, number, device_id)
+        return Receipt(Verdict.REJECTED, f"{error.code}: {error.reason}", attempt)
     sent = {device_id: run.sent.pop(device_id, 0)}
     try:
         with db.writing() as connection:
@@ -59,7 +59,7 @@ def accept(db: Database, run: ActiveRun, number: int, device_id: str, declared: 
         run.sent.update(sent)
         with db.reading() as connection:
             if reports.holds(connection, run.run_id, number, device_id):
-                return Receipt(Verdict.DUPLICATE, "held already")
+                return Receipt(Verdict.DUPLICATE, "held already", report.attempt)
         raise StoreError(f"a part of the report is there already ({error})", where=run.run_id) from error
     except BaseException:
         # Perhaps after the commit: the answer to it can be lost.
@@ -67,7 +67,7 @@ def accept(db: Database, run: ActiveRun, number: int, device_id: str, declared: 
         raise
     # After the commit, so that what is folded is what a restart would fold.
     run.fold.add(report, update)
-    return Receipt(Verdict.ACCEPTED)
+    return Receipt(Verdict.ACCEPTED, attempt=report.attempt)
 
 
 def _parsed(data: bytes, run_id: str, number: int, device_id: str) -> DeviceReport:
@@ -80,14 +80,15 @@ def _parsed(data: bytes, run_id: str, number: int, device_id: str) -> DeviceRepo
     return report
 
 
-def _settle_of(connection: Connection, data: bytes, run_id: str, number: int, device_id: str) -> None:
-    """Write the joules of a report that is not taken: they were spent all the same."""
+def _settle_of(connection: Connection, data: bytes, run_id: str, number: int, device_id: str) -> int | None:
+    """Write the joules of a report that is not taken: they were spent all the same; returns its attempt."""
     try:
         report = _parsed(data, run_id, number, device_id)
     except RejectedError:
-        return
+        return None
     if not reports.holds(connection, run_id, number, device_id):
-        reports.settle(connection, run_id, number, device_id, report.energy)
+        reports.settle(connection, run_id, number, device_id, report.energy, report.attempt)
+    return report.attempt
 
 
 def may_come_later(db: Database, run_id: str, number: int, device_id: str) -> bool:
@@ -122,8 +123,8 @@ def late(db: Database, run_id: str, number: int, device_id: str, data: bytes) ->
         if runs.order_of(connection, run_id, number, device_id) is None:
             return Receipt(Verdict.REJECTED, f"not_ordered: no order of round {number} in run {run_id}")
         reports.mark(connection, run_id, number, device_id, "late", len(data))
-        _settle_of(connection, data, run_id, number, device_id)
-    return Receipt(Verdict.LATE, f"round {number} is closed")
+        attempt = _settle_of(connection, data, run_id, number, device_id)
+    return Receipt(Verdict.LATE, f"round {number} is closed", attempt)
 
 
 def settle(db: Database, device_id: str, settled: Iterable[SettledEnergy]) -> list[SettledEnergy]:
@@ -134,7 +135,7 @@ def settle(db: Database, device_id: str, settled: Iterable[SettledEnergy]) -> li
             if runs.order_of(connection, one.run_id, one.round, device_id) is None:
                 strange.append(one)
             else:
-                reports.settle(connection, one.run_id, one.round, device_id, one.energy)
+                reports.settle(connection, one.run_id, one.round, device_id, one.energy, one.attempt)
                 budgeting.learn(connection, one.run_id, one.round, device_id)
     return strange
 

@@ -53,6 +53,7 @@ class Expected:
 
     Attributes:
         examples: training examples declared at join.
+        attempt: the newest at the round; reports of earlier ones are still welcome, since the head is the same.
         optimiser: the bundle's; "sgd" takes rate, momentum and proximal_mu.
     """
 
@@ -64,6 +65,7 @@ class Expected:
     shapes: Shapes
     inputs: Mapping[str, float]
     optimiser: str
+    attempt: int = 1
 
 
 def check(report: DeviceReport, expected: Expected) -> Tree:
@@ -79,6 +81,8 @@ def check(report: DeviceReport, expected: Expected) -> Tree:
     ):
         if said != ordered:
             raise RejectedError(code, f"trained with {what} {said}, the order says {ordered}")
+    if report.attempt is not None and report.attempt > expected.attempt:
+        raise RejectedError("not_ordered", f"attempt {report.attempt} was never ordered, only {expected.attempt}")
     if report.steps_planned != expected.steps or not 0 <= report.steps_done <= expected.steps:
         raise RejectedError(
             "wrong_steps", f"{report.steps_done} of {report.steps_planned} steps, the order says {expected.steps}"

@@ -21,7 +21,7 @@ from sqlalchemy import ColumnElement, Connection, and_, func, select, update
 
 from coordinator.budgets.order_line import OrderLine
 from coordinator.store.keys import batched
-from coordinator.store.tables import devices, energy, grants, orders, reports
+from coordinator.store.tables import devices, earlier_energy, energy, grants, orders, reports
 from protos.energy.trace import Phase
 from protos.orders import CostHint
 
@@ -162,9 +162,21 @@ def _accounts(
     same = and_(
         energy.c.run_id == grants.c.run_id, energy.c.round == grants.c.round, energy.c.device_id == grants.c.device_id
     )
+    earlier = (
+        select(func.sum(earlier_energy.c.energy_j))
+        .where(
+            earlier_energy.c.run_id == grants.c.run_id,
+            earlier_energy.c.round == grants.c.round,
+            earlier_energy.c.device_id == grants.c.device_id,
+            earlier_energy.c.phase.in_([str(one) for one in WORKING]),
+        )
+        .correlate(grants)
+        .scalar_subquery()
+    )
     known = (
         select(
             *_PER_ORDER,
+            earlier.label("earlier_j"),
             func.sum(energy.c.energy_j).label("spent_j"),
             func.count(energy.c.energy_j).label("phases"),
         )
@@ -180,7 +192,8 @@ def _accounts(
     made: dict[str, Account] = defaultdict(Account)
     for row in connection.execute(known):
         before = made[row.device_id]
-        spent_j = max(0.0, row.spent_j or 0.0)
+        now_j = max(0.0, row.spent_j or 0.0)
+        spent_j = now_j + max(0.0, row.earlier_j or 0.0)
         settled = row.phases == len(WORKING)
         promised = not settled and (row.run_id, row.round, row.device_id) not in own
         uncertain_j = 0.0 if not promised or row.granted_j is None else max(0.0, row.granted_j - spent_j)
@@ -193,7 +206,7 @@ def _accounts(
             before.uncertain_j + uncertain_j,
             before.today_j + (spent_j + uncertain_j if row.unix_s >= since_unix_s else 0.0),
             before.unlimited + (row.granted_j is None and not settled),
-            before.pending_j + (max(0.0, (row.expected_j or 0.0) - spent_j) if promised else 0.0),
+            before.pending_j + (max(0.0, (row.expected_j or 0.0) - now_j) if promised else 0.0),
         )
     return dict(made)
 

@@ -8,9 +8,9 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, func, select, union_all, update
 
-from coordinator.store.tables import devices, energy
+from coordinator.store.tables import devices, earlier_energy, energy
 from protos.energy.trace import Phase
 from protos.orders import DeviceCard, Engine, MeterCard
 
@@ -54,15 +54,17 @@ def known(connection: Connection) -> list[KnownDevice]:
 
 def spent(connection: Connection) -> dict[str, tuple[float | None, int]]:
     """By device: joules of all phases but idling that are known, or None when none is; and how many are not known."""
-    query = (
-        select(
-            energy.c.device_id,
-            func.sum(energy.c.energy_j).label("known_j"),
-            (func.count() - func.count(energy.c.energy_j)).label("unknown"),
+    told = union_all(
+        *(
+            select(table.c.device_id, table.c.energy_j).where(table.c.phase != str(Phase.IDLE))
+            for table in (energy, earlier_energy)
         )
-        .where(energy.c.phase != str(Phase.IDLE))
-        .group_by(energy.c.device_id)
-    )
+    ).subquery()
+    query = select(
+        told.c.device_id,
+        func.sum(told.c.energy_j).label("known_j"),
+        (func.count() - func.count(told.c.energy_j)).label("unknown"),
+    ).group_by(told.c.device_id)
     return {row.device_id: (row.known_j, row.unknown) for row in connection.execute(query)}
 
 

@@ -11,8 +11,8 @@ from sqlalchemy import Connection, RowMapping, select
 from coordinator.operator.status import DeviceRound, RoundStatus, RunStatus
 from coordinator.store import costs
 from coordinator.store.costs import KeptPlan
-from coordinator.store.tables import energy, orders, reports, rounds, runs, strains
-from protos.energy.trace import Method, Phase, PhaseEnergy
+from coordinator.store.tables import earlier_energy, energy, orders, reports, rounds, runs, strains
+from protos.energy.trace import Method, Phase, PhaseEnergy, joined
 from protos.orders import StopReason, Strain
 
 
@@ -147,19 +147,27 @@ def _strain(row: RowMapping) -> Strain | None:
 
 def _energies(connection: Connection, run_id: str, since_round: int) -> dict[Any, list[PhaseEnergy]]:
     rank = {str(phase): place for place, phase in enumerate(Phase)}
-    query = select(energy).where(energy.c.run_id == run_id, energy.c.round >= since_round)
+    rows = [
+        row
+        for table in (earlier_energy, energy)
+        for row in connection.execute(select(table).where(table.c.run_id == run_id, table.c.round >= since_round))
+    ]
     result: dict[Any, list[PhaseEnergy]] = defaultdict(list)
-    for row in sorted(connection.execute(query), key=lambda row: rank[row.phase]):
-        result[row.round, row.device_id].append(
-            PhaseEnergy(
-                phase=Phase(row.phase),
-                energy_j=row.energy_j,
-                covered_s=row.covered_s,
-                uncovered_s=row.uncovered_s,
-                method=cast(Method, row.method),
-                sensor=row.sensor,
-                uncertainty_j=row.uncertainty_j,
-                flags=tuple(json.loads(row.flags)),
-            )
+    for row in sorted(rows, key=lambda row: rank[row.phase]):
+        record = PhaseEnergy(
+            phase=Phase(row.phase),
+            energy_j=row.energy_j,
+            covered_s=row.covered_s,
+            uncovered_s=row.uncovered_s,
+            method=cast(Method, row.method),
+            sensor=row.sensor,
+            uncertainty_j=row.uncertainty_j,
+            flags=tuple(json.loads(row.flags)),
         )
+        told = result[row.round, row.device_id]
+        if told and told[-1].phase is record.phase:
+            # Of an earlier attempt: a round costs what all its attempts did.
+            told[-1] = joined(told[-1], record)
+        else:
+            told.append(record)
     return result

@@ -8,9 +8,9 @@ import json
 import time
 from collections.abc import Iterable, Iterator
 
-from sqlalchemy import ColumnElement, Connection, and_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, select, update
 
-from coordinator.store.tables import devices, energy, orders, refusals, reports, strains
+from coordinator.store.tables import devices, earlier_energy, energy, orders, refusals, reports, strains
 from protos.energy.trace import Phase, PhaseEnergy
 from protos.orders import DeviceReport
 
@@ -35,13 +35,14 @@ def accept(connection: Connection, report: DeviceReport, data: bytes, weight: fl
             loss=report.loss_last,
             embedded=report.embedded,
             accepted_unix_s=time.time(),
+            attempt=report.attempt,
         )
     )
     if report.strain is not None:
         key = {"run_id": report.run_id, "round": report.round, "device_id": report.device_id}
         connection.execute(strains.insert().values(**key, **dataclasses.asdict(report.strain)))
     mark(connection, report.run_id, report.round, report.device_id, "accepted", len(data))
-    settle(connection, report.run_id, report.round, report.device_id, report.energy)
+    settle(connection, report.run_id, report.round, report.device_id, report.energy, report.attempt)
 
 
 def reweigh(connection: Connection, report: DeviceReport, weight: float) -> None:
@@ -145,16 +146,32 @@ def refusal_counts(connection: Connection, run_id: str) -> dict[tuple[int, str, 
     return {(row["round"], row["device_id"], row["code"]): row["count"] for row in rows}
 
 
-def settle(connection: Connection, run_id: str, number: int, device_id: str, records: Iterable[PhaseEnergy]) -> None:
-    """Write energy by phase. Said again, it replaces what was there; an unknown never replaces a known."""
+def settle(
+    connection: Connection,
+    run_id: str,
+    number: int,
+    device_id: str,
+    records: Iterable[PhaseEnergy],
+    attempt: int | None = None,
+) -> None:
+    """Write energy by phase. Said again of the same attempt, it replaces what was there; an unknown never replaces a
+    known. That of an order which a further attempt renewed stands beside that of the new one.
+
+    Args:
+        attempt: of the order that it was spent on; None: of the newest.
+    """
+    table, more = energy, dict[str, object]()
+    if attempt is not None and _is_renewed(connection, run_id, number, device_id, attempt):
+        table, more = earlier_energy, {"attempt": attempt}
     for record in records:
         key = and_(
-            energy.c.run_id == run_id,
-            energy.c.round == number,
-            energy.c.device_id == device_id,
-            energy.c.phase == str(record.phase),
+            table.c.run_id == run_id,
+            table.c.round == number,
+            table.c.device_id == device_id,
+            table.c.phase == str(record.phase),
+            *(table.c[name] == value for name, value in more.items()),
         )
-        there = connection.execute(select(energy.c.energy_j).where(key)).first()
+        there = connection.execute(select(table.c.energy_j).where(key)).first()
         if there is not None and there.energy_j is not None and record.energy_j is None:
             continue
         values: dict[str, object] = {
@@ -167,13 +184,34 @@ def settle(connection: Connection, run_id: str, number: int, device_id: str, rec
             "flags": json.dumps(record.flags),
         }
         if there is not None:
-            connection.execute(update(energy).where(key).values(**values))
+            connection.execute(update(table).where(key).values(**values))
         else:
             connection.execute(
-                energy.insert().values(
-                    run_id=run_id, round=number, device_id=device_id, phase=str(record.phase), **values
+                table.insert().values(
+                    run_id=run_id, round=number, device_id=device_id, phase=str(record.phase), **values, **more
                 )
             )
+
+
+def _is_renewed(connection: Connection, run_id: str, number: int, device_id: str, attempt: int) -> bool:
+    """Whether a further attempt asked this device again, and what answers this one was not accepted."""
+    order = connection.execute(select(orders.c.attempt).where(_order(run_id, number, device_id))).first()
+    if order is None or attempt >= order.attempt:
+        return False
+    query = select(reports.c.attempt).where(
+        reports.c.run_id == run_id, reports.c.round == number, reports.c.device_id == device_id
+    )
+    held = connection.execute(query).first()
+    return held is None or held.attempt != attempt
+
+
+def renew(connection: Connection, run_id: str, number: int, device_id: str, attempt: int) -> None:
+    """The order of this attempt is about to be renewed: what it cost so far stands for itself from now on."""
+    key = and_(energy.c.run_id == run_id, energy.c.round == number, energy.c.device_id == device_id)
+    rows = [{**row, "attempt": attempt} for row in connection.execute(select(energy).where(key)).mappings()]
+    if rows:
+        connection.execute(earlier_energy.insert(), rows)
+        connection.execute(delete(energy).where(key))
 
 
 def energy_of(connection: Connection, run_id: str, number: int, device_id: str) -> list[PhaseEnergy]:

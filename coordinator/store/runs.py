@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, func, select, update
 
 from coordinator.budgets.order_line import OrderLine
+from coordinator.store import reports
 from coordinator.store.tables import events, heads, orders, rounds, runs
 from protos.errors import UnknownRunError
 
@@ -90,22 +91,23 @@ def open_round(
     values: dict[str, object] = {"state": "open", "attempt": attempt, "opened_unix_s": time.time()}
     if not connection.execute(update(rounds).where(key).values(**values)).rowcount:
         connection.execute(rounds.insert().values(run_id=run_id, round=number, **values))
-    query = select(orders.c.device_id, orders.c.budget_j).where(_these(run_id, number))
-    budgets = {row.device_id: row.budget_j for row in connection.execute(query)}
+    query = select(orders.c.device_id, orders.c.budget_j, orders.c.attempt, orders.c.outcome)
+    there = {row.device_id: row for row in connection.execute(query.where(_these(run_id, number)))}
     lines = list(lines)
-    fresh = [line for line in lines if line.device_id not in budgets]
+    fresh = [line for line in lines if line.device_id not in there]
     if fresh:
         blank = {
             "run_id": run_id, "round": number, "attempt": attempt, "outcome": "ordered", "bytes_up": 0, "bytes_down": 0,
         }  # fmt: skip
         connection.execute(orders.insert(), [_order_row(blank, line) for line in fresh])
     for line in lines:
-        if line.device_id in budgets:
-            limits = [one for one in (budgets[line.device_id], line.budget_j) if one is not None]
-            renewed = _these(run_id, number) & (orders.c.device_id == line.device_id)
+        before = there.get(line.device_id)
+        if before is not None and before.outcome != "accepted":
+            limits = [one for one in (before.budget_j, line.budget_j) if one is not None]
+            reports.renew(connection, run_id, number, line.device_id, before.attempt)
             connection.execute(
                 update(orders)
-                .where(renewed, orders.c.outcome != "accepted")
+                .where(_these(run_id, number), orders.c.device_id == line.device_id)
                 .values(outcome="ordered", attempt=attempt, budget_j=min(limits, default=None))
             )
     change(connection, run_id, state="running", reason=reason)

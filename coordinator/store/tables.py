@@ -144,6 +144,26 @@ energy = Table(
     Index("energy_of_device", "device_id"),
 )
 
+# What orders cost that a further attempt renewed: their joules were spent all the same.
+earlier_energy = Table(
+    "earlier_energy",
+    metadata,
+    Column("run_id", String(64), primary_key=True),
+    Column("round", Integer, primary_key=True),
+    Column("device_id", String(256), primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("phase", String(16), primary_key=True),
+    Column("energy_j", Float(53)),  # NULL: not known
+    Column("covered_s", Float(53), nullable=False),
+    Column("uncovered_s", Float(53), nullable=False),
+    Column("method", String(16), nullable=False),
+    Column("sensor", String(256), nullable=False),
+    Column("uncertainty_j", Float(53)),
+    Column("flags", Text, nullable=False),  # JSON list
+    ForeignKeyConstraint(["run_id", "round", "device_id"], ["orders.run_id", "orders.round", "orders.device_id"]),
+    Index("earlier_energy_of_device", "device_id"),
+)
+
 # What the devices of a run hold: the head that they train from, which is not always one that a round made.
 shown = Table(
     "shown",

@@ -17,7 +17,7 @@ from collections import Counter
 
 from edge_runtime.daemon.backoff import Backoff
 from edge_runtime.daemon.device import Device
-from edge_runtime.daemon.ledger import in_words, joined, with_idle
+from edge_runtime.daemon.ledger import in_words, with_idle
 from edge_runtime.daemon.link import Away, Interrupted, Link
 from edge_runtime.daemon.outbox import Letter
 from edge_runtime.daemon.stopping import Stopping
@@ -25,7 +25,7 @@ from edge_runtime.round.work import energy_of
 from edge_runtime.systemd.journal import facts
 from edge_runtime.systemd.logging_setup import log
 from protos.convert.reports import serialise_report
-from protos.energy.trace import Phase, PhaseEnergy
+from protos.energy.trace import Phase, PhaseEnergy, joined
 from protos.errors import RefusedError, StoreError
 from protos.orders import DeviceReport, Receipt, SettledEnergy, Verdict
 
@@ -78,14 +78,14 @@ class Delivery:
 
     def _settle_left_over(self, letter: Letter, energy: tuple[PhaseEnergy, ...]) -> None:
         """Add this sending to earlier tries; what those cost is unknown when they died with their process."""
-        key = (letter.run_id, letter.round)
-        known = (one for one in self._device.outbox.settled() if (one.run_id, one.round) == key)
+        key = (letter.run_id, letter.round, letter.attempt)
+        known = (one for one in self._device.outbox.settled() if (one.run_id, one.round, one.attempt) == key)
         before = [record for settled in known for record in settled.energy if record.phase is Phase.SEND]
         lost = PhaseEnergy(Phase.SEND, None, 0.0, 0.0, "unknown", "", None, ("interrupted",))
         for record in energy:
             if record.phase is Phase.SEND:
                 whole = joined(before[0] if before else lost, record)
-                self._device.outbox.add_settled(SettledEnergy(*key, (whole,)))
+                self._device.outbox.add_settled(SettledEnergy(letter.run_id, letter.round, (whole,), letter.attempt))
 
     def send(self, report: DeviceReport, bytes_down: int) -> Receipt | None:
         """Store a report, send it until it is answered, settle the energy of that, and say so in one line.
@@ -95,7 +95,7 @@ class Delivery:
         """
         data = serialise_report(report)
         meter, clock, outbox = self._device.meter, self._device.clock, self._device.outbox
-        letter = self._stored(Letter(report.run_id, report.round, data, None), say=True)
+        letter = self._stored(Letter(report.run_id, report.round, data, None, report.attempt), say=True)
         receipt: Receipt | None = None
         backoff, sent_s, tried_in_a_hurry = Backoff(), 0.0, False
         while receipt is None and not tried_in_a_hurry:
@@ -112,7 +112,8 @@ class Delivery:
             if receipt is None and not tried_in_a_hurry:
                 self._stopping.wait(backoff.next_s())
         after = meter.settle(_HURRIED_SETTLE_S if self._stopping.requested else 2.0)
-        outbox.add_settled(SettledEnergy(report.run_id, report.round, with_idle(after, report.energy)))
+        spent = with_idle(after, report.energy)
+        outbox.add_settled(SettledEnergy(report.run_id, report.round, spent, report.attempt))
         if receipt is not None:
             self._answered(letter, receipt)
         self._device.reserve.sent(energy_of(after, Phase.SEND), sent_s)
@@ -128,7 +129,7 @@ class Delivery:
     def _stored(self, letter: Letter, *, say: bool) -> Letter:
         """The letter on disk, or as it is when it cannot be written."""
         try:
-            return self._device.outbox.put(letter.run_id, letter.round, letter.data)
+            return self._device.outbox.put(letter.run_id, letter.round, letter.data, letter.attempt)
         except StoreError as error:
             if say:
                 log().warning("round %d: %s; the report is in memory only, until it is sent", letter.round, error)

@@ -4,33 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from protos.energy.trace import Phase, PhaseEnergy
-
-
-def joined(first: PhaseEnergy, second: PhaseEnergy) -> PhaseEnergy:
-    """Two stretches of one phase as one record.
-
-    Half widths are added as they are: both rest on the same sensor and board, so their errors go together. If one
-    part is unknown, so is the whole.
-
-    Raises:
-        ValueError: the phases differ.
-    """
-    if first.phase is not second.phase:
-        raise ValueError(f"cannot join {first.phase} and {second.phase}")
-    known = first.energy_j is not None and second.energy_j is not None
-    bounded = known and first.uncertainty_j is not None and second.uncertainty_j is not None
-    same = first.method == second.method
-    return PhaseEnergy(
-        phase=first.phase,
-        energy_j=(first.energy_j or 0.0) + (second.energy_j or 0.0) if known else None,
-        covered_s=first.covered_s + second.covered_s,
-        uncovered_s=first.uncovered_s + second.uncovered_s,
-        method=first.method if known and same else ("estimated" if known else "unknown"),
-        sensor=first.sensor or second.sensor,
-        uncertainty_j=(first.uncertainty_j or 0.0) + (second.uncertainty_j or 0.0) if bounded else None,
-        flags=tuple(dict.fromkeys((*first.flags, *second.flags))),
-    )
+from protos.energy.trace import Phase, PhaseEnergy, joined
 
 
 def with_idle(after: Iterable[PhaseEnergy], before: Iterable[PhaseEnergy]) -> tuple[PhaseEnergy, ...]:

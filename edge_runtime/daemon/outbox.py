@@ -11,6 +11,7 @@ Rules kept here:
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable
@@ -41,6 +42,7 @@ class Letter:
     round: int
     data: bytes
     path: Path | None
+    attempt: int | None = None
 
 
 class Outbox:
@@ -51,7 +53,7 @@ class Outbox:
         # Energy as it should be on disk, while it cannot be written there.
         self._unsaved: list[SettledEnergy] | None = None
 
-    def put(self, run_id: str, round: int, data: bytes) -> Letter:
+    def put(self, run_id: str, round: int, data: bytes, attempt: int | None = None) -> Letter:
         """Store a report; it is on disk afterwards.
 
         Raises:
@@ -60,10 +62,10 @@ class Outbox:
         digest = hashlib.sha256(data).hexdigest()
         key = hashlib.sha256(run_id.encode()).hexdigest()[:12]
         path = self.folder / f"{round:08d}-{key}{_SUFFIX}"
-        header = json.dumps({"run_id": run_id, "round": round, "sha256": digest})
+        header = json.dumps({"run_id": run_id, "round": round, "attempt": attempt, "sha256": digest})
         with storing(path), write_whole(path) as file:
             file.write(header.encode() + b"\n" + data)
-        return Letter(run_id, round, data, path)
+        return Letter(run_id, round, data, path, attempt)
 
     def pending(self) -> list[Letter]:
         """Every report without an answer, oldest round first."""
@@ -80,7 +82,11 @@ class Outbox:
             header = json.loads(head)
             if hashlib.sha256(data).hexdigest() != header["sha256"]:
                 raise ValueError("its hash is another")
-            return Letter(str(header["run_id"]), int(header["round"]), data, path)
+            # Versions that knew of no attempts wrote none.
+            attempt = header.get("attempt")
+            return Letter(
+                str(header["run_id"]), int(header["round"]), data, path, None if attempt is None else int(attempt)
+            )
         except (OSError, ValueError, KeyError, TypeError) as error:
             self._move_aside(path, f"damaged ({error})")
             return None
@@ -107,12 +113,12 @@ class Outbox:
                 letter.path.unlink(missing_ok=True)
 
     def add_settled(self, settled: SettledEnergy) -> None:
-        """Remember energy until it is told; a later figure for a phase of the same round replaces the earlier."""
-        kept = {(one.run_id, one.round): one for one in self.settled()}
-        key = (settled.run_id, settled.round)
+        """Remember energy until it is told; a later figure for a phase of the same order replaces the earlier."""
+        kept = {(one.run_id, one.round, one.attempt): one for one in self.settled()}
+        key = (settled.run_id, settled.round, settled.attempt)
         before = {record.phase: record for record in kept[key].energy} if key in kept else {}
         merged = {**before, **{record.phase: record for record in settled.energy}}
-        kept[key] = SettledEnergy(*key, tuple(merged.values()))
+        kept[key] = dataclasses.replace(settled, energy=tuple(merged.values()))
         self._write(list(kept.values())[-_KEEP_SETTLED:])
 
     def settled(self) -> tuple[SettledEnergy, ...]:
@@ -122,7 +128,9 @@ class Outbox:
         path = self.folder / _SETTLED
         try:
             rows = json.loads(path.read_bytes())
-            return tuple(SettledEnergy(r["run_id"], r["round"], tuple(map(_record, r["energy"]))) for r in rows)
+            return tuple(
+                SettledEnergy(r["run_id"], r["round"], tuple(map(_record, r["energy"])), r.get("attempt")) for r in rows
+            )
         except FileNotFoundError:
             return ()
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -141,7 +149,7 @@ class Outbox:
         try:
             with storing(path):
                 if rows:
-                    text = [{"run_id": r.run_id, "round": r.round, "energy": list(map(_row, r.energy))} for r in rows]
+                    text = [{**vars(r), "energy": list(map(_row, r.energy))} for r in rows]
                     with write_whole(path) as file:
                         file.write(json.dumps(text).encode())
                 else:

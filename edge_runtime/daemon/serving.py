@@ -80,7 +80,7 @@ class Daemon:
         self._check_in_s = _DECLINED_WAIT_S
         self._rounds = 0
         self._last_order_s = time.monotonic()
-        self._answered: tuple[str, int] | None = None
+        self._answered: tuple[str, int, int | None] | None = None
         self._run_id = ""
         self._told: Engine | None = None
         self._pauses = open_pauses(device.settings, device.clock, wait=stopping.wait, tell=self._notifier.status)
@@ -196,7 +196,8 @@ class Daemon:
         self._check_in_s = welcome.check_in_s or _DECLINED_WAIT_S
 
     def _do(self, order: TrainOrder, size_bytes: int) -> None:
-        if self._answered == (order.run_id, order.round):
+        # Of a further attempt it is a new order, also when the report of the one before came late or was refused.
+        if self._answered == (order.run_id, order.round, order.attempt):
             log().warning("round %d is ordered again after its report was answered", order.round)
             self._pause(self._check_in_s)
             return
@@ -227,7 +228,7 @@ class Daemon:
         if self._stopping.requested and report.steps_done == 0:
             return
         if self._delivery.send(report, size_bytes) is not None:
-            self._answered = (report.run_id, report.round)
+            self._answered = (report.run_id, report.round, report.attempt)
             self._rounds += 1
             self._notifier.status(f"round {report.round} of run {report.run_id} is done, waiting for an order")
 

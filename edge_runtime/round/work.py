@@ -172,6 +172,7 @@ def work(
         embedded=embedded,
         train_s=train_s,
         strain=strain,
+        attempt=order.attempt,
     )
 
 

@@ -73,7 +73,10 @@ def energy_from(messages: Iterable[pb.PhaseEnergy]) -> tuple[PhaseEnergy, ...]:
 
 def settled_to(settled: Iterable[SettledEnergy]) -> list[pb.SettledEnergy]:
     """Late energy as messages."""
-    return [pb.SettledEnergy(run_id=s.run_id, round=s.round, energy=energy_to(s.energy)) for s in settled]
+    return [
+        pb.SettledEnergy(run_id=s.run_id, round=s.round, energy=energy_to(s.energy), attempt=s.attempt or 0)
+        for s in settled
+    ]
 
 
 def settled_from(messages: Iterable[pb.SettledEnergy]) -> tuple[SettledEnergy, ...]:
@@ -82,5 +85,5 @@ def settled_from(messages: Iterable[pb.SettledEnergy]) -> tuple[SettledEnergy, .
     for message in messages:
         count_at_most(len(settled) + 1, MAX_ENERGY_RECORDS, "settled")
         run_id = checked_name(message.run_id, "settled.run_id")
-        settled.append(SettledEnergy(run_id, message.round, energy_from(message.energy)))
+        settled.append(SettledEnergy(run_id, message.round, energy_from(message.energy), message.attempt or None))
     return tuple(settled)

@@ -40,6 +40,7 @@ def _train_to(order: TrainOrder) -> pb.TrainOrder:
         deadline_s=order.deadline_s,
         seed=order.seed,
         costs=None if order.costs is None else pb.CostHint(**vars(order.costs)),
+        attempt=order.attempt or 0,
     )
 
 
@@ -76,6 +77,7 @@ def _train_from(message: pb.TrainOrder) -> TrainOrder:
         base=checked_name(message.head.base, "head.base", empty=True),
         differences=differences_from(message.head),
         costs=_costs_from(message.costs) if message.HasField("costs") else None,
+        attempt=message.attempt or None,
     )
 
 

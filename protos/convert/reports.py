@@ -46,6 +46,7 @@ def report_to(report: DeviceReport) -> pb.DeviceReport:
         train_s=report.train_s,
         strain=strain_to(report.strain),
         ended_in_pause=pause_to(report.stop_reason),
+        attempt=report.attempt or 0,
     )
 
 
@@ -71,6 +72,7 @@ def report_from(message: pb.DeviceReport) -> DeviceReport:
         embedded=message.embedded,
         train_s=finite(message.train_s, "train_s"),
         strain=strain_from(message.strain) if message.HasField("strain") else None,
+        attempt=message.attempt or None,
     )
 
 
@@ -99,9 +101,10 @@ def parse_report(data: bytes) -> DeviceReport:
 
 def receipt_to(receipt: Receipt) -> pb.ReportResponse:
     """A receipt as a message."""
-    return pb.ReportResponse(verdict=_VERDICTS[receipt.verdict], reason=receipt.reason)
+    return pb.ReportResponse(verdict=_VERDICTS[receipt.verdict], reason=receipt.reason, attempt=receipt.attempt or 0)
 
 
 def receipt_from(message: pb.ReportResponse) -> Receipt:
     """A receipt from a message."""
-    return Receipt(known(_VERDICT_OF, message.verdict, "verdict"), said(message.reason, MAX_REASON))
+    verdict = known(_VERDICT_OF, message.verdict, "verdict")
+    return Receipt(verdict, said(message.reason, MAX_REASON), message.attempt or None)

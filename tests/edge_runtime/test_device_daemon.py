@@ -18,6 +18,7 @@ from protos.energy.trace import Phase
 from protos.errors import LabelError
 from protos.model.bundle import Bundle
 from protos.orders import StopReason
+from protos.v1 import edgejoule_pb2 as pb
 
 Make = Callable[..., Settings]
 Start = Callable[..., RunningDaemon]
@@ -202,3 +203,19 @@ def test_waiting_for_a_run_to_begin_is_no_cost_of_that_run(
     told = [one for settled in peer.settled if settled.run_id == "run-2" for one in settled.energy]
     (idle,) = [one for one in told if one.phase is Phase.IDLE]
     assert idle.covered_s + idle.uncovered_s <= ended_s - ordered_s
+
+
+@pytest.mark.parametrize("verdict", [pb.VERDICT_LATE, pb.VERDICT_REJECTED])
+def test_an_order_of_a_further_attempt_is_done_and_the_same_order_is_not_done_twice(
+    peer: PeerCoordinator, started: Start, bundle: Bundle, verdict: int
+) -> None:
+    def only_the_second(context: Any) -> None:
+        peer.verdict = verdict if len(peer.reports) == 1 else pb.VERDICT_ACCEPTED  # type: ignore[assignment]
+
+    peer.before_verdict = only_the_second
+    peer.orders.extend([order(bundle, attempt=number) for number in (1, 1, 2, 2)])
+    peer.orders.append(order(bundle, 2, attempt=1))
+    started(peer, max_rounds=3).end()
+    assert [(one.round, one.attempt) for one in map(peer.read, range(len(peer.reports)))] == [(1, 1), (1, 2), (2, 1)]
+    sent = {(one.round, one.attempt) for one in peer.settled if any(e.phase is Phase.SEND for e in one.energy)}
+    assert sent >= {(1, 1), (1, 2)}, "each attempt tells what it cost"
