@@ -151,13 +151,14 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> str
         db = await asyncio.to_thread(Database, settings.database or sqlite_url(settings.state / "coordinator.db"))
         shelf = BundleShelf(settings.state / "bundles")
         shelf.sweep()
-        rooms = Rooms(db, Worker("books"), Worker("models"), shelf, settings.state / "evaluations")
+        rooms = Rooms(db, Worker("books"), Worker("models"), Worker("looks"), shelf, settings.state / "evaluations")
         keeper = Keeper(rooms)
         try:
             await keeper.open()
             return await _listen(settings, listen, rooms, keeper, stopping)
         finally:
             await keeper.close()
+            await asyncio.to_thread(rooms.looks.close)
             await asyncio.to_thread(rooms.models.close)
             await asyncio.to_thread(rooms.books.close)
             db.close()
