@@ -36,6 +36,7 @@ class Settings:
     device_id: str
     data: str | None
     shard: str | None
+    rename: str | None
     sensor: str
     state: Path
     bundle: Path | None
@@ -122,6 +123,8 @@ OPTIONS: tuple[Option, ...] = (
     Option("data", "--data", "SPEC", read.path, _NONE,
            "own examples: FILE.npz, an idx images file, or a folder of images by class", is_path=True),
     Option("shard", "--shard", "S", read.text, _NONE, "the owner in the data to be, or K/N for the K-th of N parts"),
+    Option("rename", "--rename", "OLD=NEW", read.renames, _NONE,
+           "class of the data = class of the bundle, where names differ; several divided by commas"),
     Option("sensor", "--sensor", "SPEC", read.text, _always("none"),
            "what measures: serial:PATH, hwmon:NAME, iio:NAME, i2c:BUS:ADDRESS, rapl, pmic, estimate:BOARD or none"),
     Option("state", "--state", "DIR", read.path, _state,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_runtime.systemd.logging_setup import LEVELS
+from protos.datafiles.renames import read_renames
 from protos.model.edge_tpu import DEVICE
 
 
@@ -33,6 +34,13 @@ def device_id(value: Any) -> str:
 def path(value: Any) -> Path:
     """A path; ``~`` is a home."""
     return Path(text(value)).expanduser()
+
+
+def renames(value: Any) -> str:
+    """Class names of the data and of the bundle, as text; see :func:`protos.datafiles.renames.read_renames`."""
+    found = text(value)
+    read_renames(found)
+    return found
 
 
 def number(low: float, high: float, *, above: bool = False) -> Callable[[Any], float]:

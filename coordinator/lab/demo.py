@@ -49,6 +49,7 @@ class Demo:
     again: bool = False
     max_drop: float | None = None
     copy_to: Path | None = None
+    renames: Mapping[str, str] = field(default_factory=dict)
 
 
 def run(demo: Demo, show: Callable[[str], None] = print) -> dict[str, Any]:
@@ -68,7 +69,16 @@ def run(demo: Demo, show: Callable[[str], None] = print) -> dict[str, Any]:
         bundle_path, data = demo.bundle, demo.data
     manifest = open_bundle(bundle_path).manifest
     _say(f"dividing {data} over {demo.devices} devices ({demo.partition})")
-    parts = shards.cut(data, manifest, folder / "data", devices=demo.devices, scheme=demo.partition, seed=demo.seed)
+    parts = shards.cut(
+        data,
+        manifest,
+        folder / "data",
+        devices=demo.devices,
+        scheme=demo.partition,
+        seed=demo.seed,
+        renames=demo.renames,
+    )
+    _say(f"{data}: {parts.account}")
     plan = folder / "plan.toml"
     with write_whole(plan) as file:
         file.write(plan_text(demo, manifest, bundle_path, parts).encode())
@@ -126,6 +136,7 @@ def _settings(demo: Demo, bundle: Path, data: str, parts: shards.Shards) -> dict
         "budgets_j": list(demo.budgets_j),
         "examples": list(parts.examples),
         "held_out_examples": parts.held_out_examples,
+        "data_account": parts.account,
     }
 
 

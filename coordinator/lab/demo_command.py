@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from coordinator.commands.parts import add_max_drop, check_max_drop
 from coordinator.lab import fleet
 from coordinator.lab.partition import SCHEMES, check_scheme
+from protos.datafiles.renames import read_renames
 from protos.energy.boards import BOARDS
 from protos.errors import UsageError
 from protos.update.codecs import resolve
@@ -41,6 +42,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     add = parser.add_argument
     add("--bundle", type=Path, metavar="DIR", help="a bundle made by firmware-tools convert (default: the example)")
     add("--data", metavar="SPEC", help="FILE.npz, idx images, or a folder of images by class")
+    add("--rename", metavar="OLD=NEW[,...]", help="class of the data = class of the bundle, where names differ")
     add("--devices", type=int, default=4, metavar="N", help="how many devices (default 4)")
     add("--rounds", type=int, default=6, metavar="R", help="how many rounds (default 6)")
     add(
@@ -101,9 +103,17 @@ def run(arguments: argparse.Namespace) -> int:
             again=arguments.again,
             max_drop=arguments.max_drop,
             copy_to=arguments.json,
+            renames=_renames(arguments.rename),
         )
     )
     return 0
+
+
+def _renames(text: str | None) -> dict[str, str]:
+    try:
+        return read_renames(text) if text is not None else {}
+    except ValueError as error:
+        raise UsageError(f"{text!r} is {error}", where="--rename", fix="such as katze=cat,hund=dog") from error
 
 
 def _budgets(arguments: argparse.Namespace, is_example: bool) -> list[float | None]:

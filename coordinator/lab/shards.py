@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,23 +26,35 @@ class Shards:
         devices: one .npz a device, training examples only.
         held_out: the .npz for the coordinator.
         examples: training examples of each device.
+        account: what became of the data, in one line.
     """
 
     devices: tuple[Path, ...]
     held_out: Path
     examples: tuple[int, ...]
     held_out_examples: int
+    account: str = ""
 
 
-def cut(spec: str, manifest: Manifest, folder: Path, *, devices: int, scheme: str, seed: int) -> Shards:
+def cut(
+    spec: str,
+    manifest: Manifest,
+    folder: Path,
+    *,
+    devices: int,
+    scheme: str,
+    seed: int,
+    renames: Mapping[str, str] | None = None,
+) -> Shards:
     """Read data, check that they fit the bundle, and write the shards into ``folder``.
 
     Raises:
         EdgejouleError: the data cannot be read, do not fit the bundle, or cannot be divided so.
     """
     shape = manifest.backbone.input_shape
-    data = dataset.load(spec, image_shape=shape, classes=manifest.classes)
+    data = dataset.load(spec, image_shape=shape, classes=manifest.classes, renames=renames)
     dataset.check(data, shape, len(manifest.classes))
+    account = dataset.account_of(data)
     data = _with_held_out(data, seed)
     train, test = data.train(), data.test()
     if not len(train):
@@ -53,7 +66,7 @@ def cut(spec: str, manifest: Manifest, folder: Path, *, devices: int, scheme: st
         dataset.save(train.select(indices), path)
     held_out = folder / "held-out.npz"
     dataset.save(test, held_out)
-    return Shards(paths, held_out, tuple(len(indices) for indices in parts), len(test))
+    return Shards(paths, held_out, tuple(len(indices) for indices in parts), len(test), account)
 
 
 def device_names(count: int) -> tuple[str, ...]:

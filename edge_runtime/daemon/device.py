@@ -59,7 +59,9 @@ class Device:
             self.heads = HeldHeads(self.state.folder("heads"))
             self.memory = CodecMemory(self.state.folder("memory"))
             self.shelf = Shelf(self.state.path, self.engine)
-            self.examples = LocalExamples(settings.data, settings.shard, self.state.folder("examples"))
+            self.examples = LocalExamples(
+                settings.data, settings.shard, self.state.folder("examples"), rename=settings.rename
+            )
             self.costs = CostHistory(self.state.path / "costs.json")
             self.reserve = Reserve(self.costs)
             self.bench: Workbench | None = None
@@ -132,6 +134,7 @@ class Device:
             return self.bench
         self.bench = None
         self.summary = self.examples.summary(bundle)
+        self._say_account()
         twin = self._twin_work(bundle) if self.accelerator.takes(bundle) else None
         cache = self._cache(bundle, twin=twin is not None)
         if cache.complete:
@@ -157,6 +160,10 @@ class Device:
             twin=twin,
         )
         return self.bench
+
+    def _say_account(self) -> None:
+        say = log().warning if self.summary.left_out or self.summary.changed else log().info
+        say("data: %s", self.summary.account)
 
     def _cache(self, bundle: Bundle, *, twin: bool) -> EmbeddingCache:
         """Embeddings of either engine: their bits may differ, and are never mixed."""

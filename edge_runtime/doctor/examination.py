@@ -114,6 +114,9 @@ def _judged(figures: FreshStart) -> list[Finding]:
         what = f"{figures.rss_mb:.0f} MB at most {when} (limit {RSS_LIMIT_MB:g} MB)"
         fix = "store the data as an uncompressed .npz, use fewer examples (--shard K/N) or a smaller backbone"
         found.append(Finding("memory", "warn" if large else "ok", what, fix))
+    if figures.data is not None:
+        fix = "see that nothing is missing: images of other kinds need another format, and each a class folder"
+        found.append(Finding("data", "warn" if figures.data_left_out else "ok", figures.data, fix))
     if figures.delegate is not None:
         bare = figures.delegate != "xnnpack"
         fix = "allow the process to read /proc/cpuinfo (systemd: no ProcSubset=pid)"
@@ -179,5 +182,5 @@ CHECKS = (
     Check(("memory limit",), check_memory_limit),
     Check(("services",), check_services),
 )
-FRESH_START = ("fresh start", "ready", "memory", "engine")
+FRESH_START = ("fresh start", "ready", "memory", "data", "engine")
 """Findings about the fresh process."""

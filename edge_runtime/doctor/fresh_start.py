@@ -49,6 +49,8 @@ class FreshStart:
         embedded: examples embedded.
         accelerator: ``edgetpu`` when they were embedded there, or empty.
         error: why it ended early.
+        data: what became of the data, in one line.
+        data_left_out: whether something of them was not read.
     """
 
     ready_s: float | None = None
@@ -60,6 +62,8 @@ class FreshStart:
     embedded: int | None = None
     accelerator: str | None = None
     error: str | None = None
+    data: str | None = None
+    data_left_out: bool = False
 
 
 def measure(settings: Settings) -> FreshStart:
@@ -158,6 +162,8 @@ def main() -> int:
             engine=f"{identity.name} {identity.version}",
             delegate=identity.delegate,
         )
+        if device is not None:
+            _say(data=device.summary.account, data_left_out=bool(device.summary.left_out))
         if device is not None and settings.bundle is not None:
             done = _rehearse(device, settings.bundle)
             _say(

@@ -19,12 +19,16 @@ import numpy.typing as npt
 from edge_runtime.state import keep_newest, storing
 from protos.atomic import write_whole
 from protos.datafiles import dataset
+from protos.datafiles.account import Remark
 from protos.datafiles.dataset import Dataset
+from protos.datafiles.renames import read_renames
 from protos.datafiles.stored import Rows
 from protos.errors import DataError
 from protos.model.bundle import Bundle
 
 _KEEP_SUMMARIES = 16
+# Goes up when the same file would be read differently: what an earlier version kept does not count any more.
+_READING = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +41,8 @@ class Summary:
         test_count: held-out examples; they are not trained on.
         fingerprint: SHA-256 of the training examples and labels.
         source: the file, for messages.
+        left_out: what lay there and was not read.
+        changed: what was changed while it was read.
     """
 
     labels: npt.NDArray[np.int32]
@@ -44,6 +50,13 @@ class Summary:
     test_count: int
     fingerprint: str
     source: str
+    left_out: tuple[Remark, ...] = ()
+    changed: tuple[Remark, ...] = ()
+
+    @property
+    def account(self) -> str:
+        """What became of the data, in one line."""
+        return dataset.account(self.train_count, self.test_count, self.left_out, self.changed)
 
     @property
     def train_count(self) -> int:
@@ -57,9 +70,11 @@ class LocalExamples:
         spec: what ``protos.datafiles.dataset.load`` takes.
         shard: of it, or None.
         folder: where summaries are kept.
+        rename: `OLD=NEW,...`, class names of the data and of the bundle where they differ.
     """
 
-    def __init__(self, spec: str, shard: str | None, folder: Path) -> None:
+    def __init__(self, spec: str, shard: str | None, folder: Path, *, rename: str | None = None) -> None:
+        self._rename = rename
         self._spec, self._shard, self._folder = spec, shard, folder
         self._raw: Dataset | None = None
         self._raw_key = ""
@@ -74,7 +89,15 @@ class LocalExamples:
         known = self._read(key) if key else None
         if known is None:
             data = self._load(bundle, key)
-            known = Summary(data.y, data.held.shape[1:], self._test_count, _fingerprint(data), data.source)
+            known = Summary(
+                data.y,
+                data.held.shape[1:],
+                self._test_count,
+                _fingerprint(data),
+                data.source,
+                data.left_out,
+                data.changed,
+            )
             if key:
                 self._write(key, known)
         elif bundle is not None:
@@ -109,6 +132,7 @@ class LocalExamples:
             shard=self._shard,
             image_shape=spec.input_shape if spec else None,
             classes=bundle.manifest.classes if bundle else None,
+            renames=read_renames(self._rename) if self._rename and bundle else {},
         )
         data = whole.train()
         self._test_count = len(whole) - len(data)
@@ -125,7 +149,15 @@ class LocalExamples:
             found = path.resolve(strict=True).stat()
         except OSError:
             return ""
-        stamp = [str(path.resolve()), found.st_size, found.st_mtime_ns, found.st_ino, self._shard]
+        stamp = [
+            str(path.resolve()),
+            found.st_size,
+            found.st_mtime_ns,
+            found.st_ino,
+            self._shard,
+            self._rename,
+            _READING,
+        ]
         fit = [list(bundle.manifest.classes), list(bundle.manifest.backbone.input_shape)] if bundle else None
         return hashlib.sha256(json.dumps([stamp, fit]).encode()).hexdigest()[:32]
 
@@ -133,10 +165,9 @@ class LocalExamples:
         path = self._folder / f"{key}.npz"
         try:
             with np.load(path, allow_pickle=False) as held:
-                text = {name: str(held[name]) for name in ("fingerprint", "source")}
                 labels = np.ascontiguousarray(held["labels"], np.int32)
                 shape = tuple(int(size) for size in held["shape"])
-                return Summary(labels, shape, int(held["test_count"]), **text)
+                return Summary(labels, shape, int(held["test_count"]), str(held["fingerprint"]), str(held["source"]))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
 

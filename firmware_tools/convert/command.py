@@ -15,6 +15,7 @@ from firmware_tools.convert.job import PREPROCESSING, STRAIGHT, ConvertJob
 from firmware_tools.convert.recognise import recognise
 from firmware_tools.convert.staging import check_free, staged
 from firmware_tools.inspect.text import lines
+from protos.datafiles.renames import read_renames
 from protos.errors import DataError, UsageError
 
 SCHEMA = "edgejoule.convert/1"
@@ -70,6 +71,9 @@ def add_command(commands: Any) -> None:
     head = parser.add_argument_group("head")
     head.add_argument("--classes", metavar="N", type=int, help="number of classes (default: of the model, or the data)")
     head.add_argument("--class-names", metavar="A,B,...", help="names of the classes, in order")
+    head.add_argument(
+        "--rename", metavar="OLD=NEW,...", help="class of the data = class of the bundle, where names differ"
+    )
     head.add_argument("--hidden", metavar="UNITS", type=int, help="a hidden layer with ReLU (default: a linear head)")
     head.add_argument(
         "--fresh-head", action="store_true", help="start untrained even where the model's last layer fits"
@@ -150,6 +154,7 @@ def _job(options: argparse.Namespace) -> ConvertJob:
         input_shape=_shape(options.input_shape),
         classes=len(names) if names is not None else options.classes,
         class_names=names,
+        renames=_renames(options.rename),
         hidden_units=options.hidden,
         fresh_head=options.fresh_head,
         calibrate=options.calibrate,
@@ -162,6 +167,13 @@ def _job(options: argparse.Namespace) -> ConvertJob:
         min_agreement=options.min_agreement,
         seed=options.seed,
     )
+
+
+def _renames(text: str | None) -> dict[str, str]:
+    try:
+        return read_renames(text) if text is not None else {}
+    except ValueError as error:
+        raise UsageError(f"{text!r} is {error}", where="--rename", fix="such as katze=cat,hund=dog") from error
 
 
 def _shape(text: str | None) -> tuple[int, ...] | None:

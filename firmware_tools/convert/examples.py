@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,19 @@ import numpy as np
 
 from protos.datafiles import dataset
 from protos.datafiles.dataset import Dataset
+from protos.datafiles.renames import composed
 from protos.errors import ModelError, UsageError
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Examples:
-    """Calibration and evaluation examples; either may be absent."""
+    """Calibration and evaluation examples, either of which may be absent; ``accounts`` says what became of each file,
+    ``remarked`` those of which something was left out or changed."""
 
     calibration: Dataset | None
     evaluation: Dataset | None
+    accounts: tuple[str, ...] = ()
+    remarked: tuple[str, ...] = ()
 
 
 def load_examples(
@@ -27,23 +32,33 @@ def load_examples(
     evaluate: str | None,
     input_shape: tuple[int, ...],
     class_names: tuple[str, ...] | None,
+    *,
+    renames: Mapping[str, str] | None = None,
 ) -> Examples:
     """Read both data sets.
 
     Calibration takes the training part of ``calibrate``, or of ``evaluate`` when only that is given and it holds some
-    examples out. Evaluation takes the held-out part, or everything when none is held out.
+    examples out. Evaluation takes the held-out part, or everything when none is held out. Where no class names are
+    asked for, those of ``calibrate`` number the classes of ``evaluate`` too.
 
     Raises:
         EdgejouleError: the data cannot be read or do not fit the model.
     """
     image_shape = input_shape if len(input_shape) == 3 else None
 
-    def read(spec: str) -> Dataset:
-        return dataset.fitted(dataset.load(spec, image_shape=image_shape, classes=class_names), input_shape)
+    def read(spec: str, names: tuple[str, ...] | None) -> Dataset:
+        mine = {} if renames is None else renames
+        return dataset.fitted(dataset.load(spec, image_shape=image_shape, classes=names, renames=mine), input_shape)
 
-    held = read(evaluate) if evaluate else None
     same = bool(calibrate and evaluate and Path(calibrate).resolve() == Path(evaluate).resolve())
-    fit = held if same else read(calibrate) if calibrate else None
+    fit = read(calibrate, class_names) if calibrate and not same else None
+    names = class_names if class_names is not None or fit is None else fit.class_names
+    held = read(evaluate, names) if evaluate else None
+    fit = held if same else fit
+    read_ones = [one for one in ((fit,) if same else (fit, held)) if one is not None]
+    accounts = tuple(f"{one.source}: {dataset.account_of(one)}" for one in read_ones)
+    remarked = tuple(line for line, one in zip(accounts, read_ones, strict=True) if one.left_out or one.changed)
+    _check_renames(renames or {}, fit if fit is not None else held)
     if fit is None and held is not None and held.is_test.any() and not held.is_test.all():
         fit = held
     if fit is not None:
@@ -52,7 +67,20 @@ def load_examples(
     if held is not None:
         held = held.test() if held.is_test.any() else held
         _check_values(held, input_shape)
-    return Examples(fit, held)
+    return Examples(fit, held, accounts, remarked)
+
+
+def _check_renames(renames: Mapping[str, str], data: Dataset | None) -> None:
+    """A new name that no class got is a slip: where the data name the classes, nothing else would find it."""
+    known = data.class_names if data is not None else None
+    strange = [f"{old}={new}" for old, new in renames.items() if known is None or new not in map(composed, known)]
+    if strange:
+        raise UsageError(
+            f"--rename {strange[0]} changes nothing: "
+            + (f"the classes are {', '.join(known[:8])}" if known else "the data name no classes"),
+            where=data.source if data is not None else None,
+            fix="spell both names as they are",
+        )
 
 
 def _check_values(data: Dataset, input_shape: tuple[int, ...]) -> None:

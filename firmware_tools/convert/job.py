@@ -27,6 +27,7 @@ class ConvertJob:
     input_shape: tuple[int, ...] | None = None
     classes: int | None = None
     class_names: tuple[str, ...] | None = None
+    renames: dict[str, str] = dataclasses.field(default_factory=dict)
     hidden_units: int | None = None
     fresh_head: bool = False
     calibrate: str | None = None

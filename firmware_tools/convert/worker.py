@@ -76,7 +76,16 @@ class _Conversion:
     def run(self) -> dict[str, Any]:
         self.progress(f"opening {self.where}")
         source = self._open()
-        data = load_examples(self.job.calibrate, self.job.evaluate, source.input_shape, self.job.class_names)
+        data = load_examples(
+            self.job.calibrate,
+            self.job.evaluate,
+            source.input_shape,
+            self.job.class_names,
+            renames=self.job.renames,
+        )
+        for line in data.accounts:
+            self.progress(line)
+        self.warnings += data.remarked
         tail = source.tail if isinstance(source, FloatModel) else None
         from_model = source.classes if isinstance(source, FloatModel) else None
         names = class_names(self.job.class_names, self.job.classes, from_model, data, where=self.where)
@@ -99,7 +108,10 @@ class _Conversion:
         )
         (self.folder / MANIFEST_FILE).write_text(manifest.to_json())
         self._try(backbone, data)
-        return report({"bundle": str(self.folder)}, self.progress) | {"warnings": self.warnings}
+        return report({"bundle": str(self.folder)}, self.progress) | {
+            "warnings": self.warnings,
+            "data": list(data.accounts),
+        }
 
     def _open(self) -> FloatModel | Extractor:
         job = self.job

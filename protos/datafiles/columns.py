@@ -6,14 +6,15 @@ import gzip
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from protos.datafiles.account import Remark
 from protos.errors import DataError, EdgejouleError, LabelError, NonFiniteError, ShapeError
 
 Array: TypeAlias = NDArray[Any]
@@ -28,17 +29,21 @@ class Columns:
         is_test: bool [N], True for held-out examples.
         owner: [N] integers or strings, the natural owner; None when the file does not say.
         class_names: name of class i at i; None when the file does not say.
+        left_out: what lay there and was not read.
+        changed: what was changed while it was read.
     """
 
     y: NDArray[np.int32]
     is_test: NDArray[np.bool_]
     owner: Array | None = None
     class_names: tuple[str, ...] | None = None
+    left_out: tuple[Remark, ...] = ()
+    changed: tuple[Remark, ...] = ()
 
     def select(self, rows: Array | slice) -> Columns:
         """The columns of these rows, in this order."""
         owner = None if self.owner is None else self.owner[rows]
-        return Columns(self.y[rows], self.is_test[rows], owner, self.class_names)
+        return replace(self, y=self.y[rows], is_test=self.is_test[rows], owner=owner)
 
 
 # Says which rows to read, ascending; None means all. Readers ask before they touch a pixel.
@@ -141,46 +146,6 @@ def same_length(name: str, raw: Array, count: int, where: str) -> None:
             where=where,
             fix=f"store one `{name}` value per example",
         )
-
-
-def renumber(
-    y: NDArray[np.int32], stored: Sequence[str], wanted: Sequence[str] | None, where: str
-) -> tuple[NDArray[np.int32], tuple[str, ...]]:
-    """Labels in the order of the model's classes, when the data's own class names say so.
-
-    A device may hold only some of the classes; numbering its folders 0, 1, 2... would shift every label
-    after the first one missing. So names decide when they are the model's names. Names that are all
-    unknown to the model are taken as mere captions, and the numbers stay; a mixture is refused.
-
-    Args:
-        y: int32 [N], indices into `stored`.
-        stored: the class names of the data.
-        wanted: the class names of the model, or None.
-
-    Raises:
-        LabelError: some names are the model's and some are not, or all are unknown and their count differs.
-    """
-    if wanted is None or tuple(stored) == tuple(wanted):
-        return y, tuple(stored)
-    place = {name: index for index, name in enumerate(wanted)}
-    unknown = [name for name in stored if name not in place]
-    if unknown and len(unknown) == len(stored) == len(wanted):
-        return y, tuple(stored)
-    if unknown:
-        raise LabelError(
-            f"class {unknown[0]!r} is not among the {len(wanted)} classes of the model",
-            where=where,
-            fix=f"rename it to one of {', '.join(list(wanted)[:8])}{'...' if len(wanted) > 8 else ''}",
-        )
-    if y.size and (y.min() < 0 or y.max() >= len(stored)):
-        index = int(np.flatnonzero((y < 0) | (y >= len(stored)))[0])
-        raise LabelError(
-            f"`y` is {y[index]} at example {index}, but there are {len(stored)} class names",
-            where=where,
-            fix=f"store labels 0 to {len(stored) - 1}",
-        )
-    table = np.array([place[name] for name in stored], np.int32)
-    return table[y], tuple(wanted)
 
 
 # What the standard library and numpy raise for files that are cut off, damaged or of another kind.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protos.datafiles import folder, idx, npz
+from protos.datafiles.account import Remark, listed
 from protos.datafiles.columns import Array, Choose, Columns
 from protos.datafiles.stored import Rows, StoredRows
 from protos.errors import DataError, EmptyShardError, LabelError, NonFiniteError, ShapeError, UsageError
@@ -39,6 +40,8 @@ class Dataset:
         owner: [N] integers or strings, the natural owner of each example, or None.
         class_names: name of class i at i, or None.
         source: file or folder it came from, for messages.
+        left_out: what lay there and was not read.
+        changed: what was changed while it was read.
     """
 
     held: Rows
@@ -47,6 +50,8 @@ class Dataset:
     owner: Array | None = None
     class_names: tuple[str, ...] | None = None
     source: str = "data"
+    left_out: tuple[Remark, ...] = ()
+    changed: tuple[Remark, ...] = ()
 
     def __len__(self) -> int:
         return len(self.y)
@@ -81,18 +86,21 @@ def load(
     shard: int | str | None = None,
     image_shape: Sequence[int] | None = None,
     classes: Sequence[str] | None = None,
+    renames: Mapping[str, str] | None = None,
 ) -> Dataset:
     """Read a data set, or one shard of it. Only what is kept takes memory.
 
     Args:
         spec: `FILE.npz` with x, y and optional is_test, device, class_names; an MNIST-style images file, plain
-            or gzipped, with its labels file beside it; a folder of such pairs (`t10k-*` is held out); or a
-            folder with one sub-folder of images per class, with or without `train/` and `test/` above.
+            or gzipped, with its labels file beside it; a folder of such pairs (`t10k-*` and `*-test-*` are held
+            out); or a folder with one sub-folder of images per class, with or without `train/` and `test/` above.
         shard: the owner to keep, by value, where the file names owners (`device`). Otherwise "K/N": the K-th
             of N nearly equal parts (K from 1) of an order shuffled with a fixed seed, so that N devices
             with the same file get disjoint parts; held-out examples are shared out separately.
         image_shape: [height, width, channels] of the model, to which images in folders are cut and resized.
         classes: class names of the model; where the data has class names too, labels are numbered by them.
+        renames: class names of the data to class names of the model, where they differ; None where the caller
+            has no option for it.
 
     Raises:
         DataError: missing, damaged, truncated, of an unknown kind, or with arrays of Python objects.
@@ -106,12 +114,13 @@ def load(
     if path.is_dir():
         pairs = idx.images_in(path)
         if pairs:
-            return _dataset(idx.read(pairs, choose, in_folder=True), path)
-        return _dataset(folder.read(path, choose, image_shape, classes), path)
+            held, columns = idx.read(pairs, choose, in_folder=True)
+            return _dataset((held, replace(columns, left_out=idx.left_out(path, pairs))), path)
+        return _dataset(folder.read(path, choose, image_shape, classes, renames), path)
     if not path.exists():
         raise DataError("no such file or folder", where=str(path), fix="check the path")
     if path.suffix.lower() == ".npz":
-        return _dataset(npz.read(path, choose, classes), path)
+        return _dataset(npz.read(path, choose, classes, renames), path)
     if idx.is_images_file(path):
         return _dataset(idx.read([path], choose, in_folder=False), path)
     raise DataError(
@@ -119,6 +128,19 @@ def load(
         where=str(path),
         fix="give FILE.npz, NAME-images-idx3-ubyte[.gz], or a folder of images by class",
     )
+
+
+def account(train_count: int, test_count: int, left_out: Sequence[Remark], changed: Sequence[Remark]) -> str:
+    """All that became of a data set, in one line: read, held out, left out, changed."""
+    words = f"{train_count + test_count} examples read, {test_count} of them held out"
+    words += f"; left out: {listed(left_out)}" if left_out else ""
+    return words + (f"; changed: {listed(changed)}" if changed else "")
+
+
+def account_of(dataset: Dataset) -> str:
+    """`account` of a data set as it was loaded."""
+    held_out = int(dataset.is_test.sum())
+    return account(len(dataset) - held_out, held_out, dataset.left_out, dataset.changed)
 
 
 def save(dataset: Dataset, path: str | Path) -> None:
@@ -207,7 +229,16 @@ def _first_not_finite(held: Rows) -> int | None:
 
 def _dataset(read: tuple[Rows, Columns], path: Path) -> Dataset:
     held, columns = read
-    return Dataset(held, columns.y, columns.is_test, columns.owner, columns.class_names, str(path))
+    return Dataset(
+        held,
+        columns.y,
+        columns.is_test,
+        columns.owner,
+        columns.class_names,
+        str(path),
+        columns.left_out,
+        columns.changed,
+    )
 
 
 def _chooser(shard: int | str | None, where: str) -> Choose:

@@ -1,31 +1,42 @@
-"""A folder of images: one sub-folder per class, with `train/` and `test/` (or `val/`) above them or not.
+"""A folder of images: one sub-folder per class, with `train/` and `test/` (or `valid/`) above them or not.
 
-Each image is cut to the aspect of the model's input around its centre, resized bilinearly and given the
-model's channels. The orientation tag of a camera is not applied, as Keras does not apply it either.
-Pillow is needed, and imported only here.
+Images may lie deeper, as class/session/image. Whatever else is there is counted by kind, but for what operating systems
+leave behind. `pixels` says what becomes of an image.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from protos.datafiles.columns import Choose, Columns, reading, renumber
-from protos.errors import DataError, EmptyShardError, ShapeError
+from protos.datafiles.account import Tally, listed
+from protos.datafiles.classes import renumber
+from protos.datafiles.columns import Choose, Columns, reading
+from protos.datafiles.pixels import decode
+from protos.datafiles.renames import composed
+from protos.errors import EmptyShardError
 
-_IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff"}
-_SPLITS = {"train": False, "training": False, "test": True, "testing": True, "val": True, "validation": True}
-_MODES = {1: "L", 3: "RGB"}
+_IMAGES = {
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".pjp", ".png", ".apng", ".gif", ".bmp", ".dib", ".ppm", ".pgm",
+    ".pbm", ".pnm", ".webp", ".tif", ".tiff", ".avif", ".jp2",
+}  # fmt: skip
+_SPLITS = {"train": False, "training": False}
+_SPLITS |= dict.fromkeys(("test", "testing", "val", "valid", "validation", "dev", "eval"), True)
+# What macOS, Windows, Linux file systems and network storage leave in folders; names with a dot in front go as well.
+_JUNK = {"__macosx", "@eadir", "lost+found", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information"}
 
 
 def read(
-    folder: Path, choose: Choose, image_shape: Sequence[int] | None, classes: Sequence[str] | None
+    folder: Path,
+    choose: Choose,
+    image_shape: Sequence[int] | None,
+    classes: Sequence[str] | None,
+    renames: Mapping[str, str] | None = None,
 ) -> tuple[NDArray[np.uint8], Columns]:
     """Read the chosen images.
 
@@ -35,111 +46,131 @@ def read(
         image_shape: [height, width, channels] to make of every image; None keeps the size of the first
             image, which must then be the size of all.
         classes: class names of the model, by which folders are numbered; None numbers them by name.
+        renames: names of folders to names of classes; None where the caller has no such option.
 
     Returns:
         x, uint8 [M, height, width, channels], and its columns.
 
     Raises:
-        DataError: Pillow is missing, or an image cannot be decoded.
+        DataError: Pillow is missing, or a folder or an image cannot be read.
         ShapeError: sizes differ and no image_shape is given.
         LabelError: a folder that is no class of the model.
         EmptyShardError: no image at all.
     """
-    paths, class_of, held_out = _list(folder)
-    if not paths:
+    found = _Search(folder, {*(classes or ()), *(renames or {})})
+    if not found.paths:
+        seen = listed(found.left_out.remarks())
         raise EmptyShardError(
-            "holds no image",
+            f"holds no image{f' in a class folder; it holds {seen}' if seen else ''}",
             where=str(folder),
             fix="make one sub-folder per class, with .jpg or .png images in it",
         )
-    stored = sorted(set(class_of))
+    # In the order of the names as they are stored, as Keras numbers them; two spellings of one name are one class.
+    stored = list(dict.fromkeys(composed(name) for name in sorted(set(found.class_of))))
     number = {name: index for index, name in enumerate(stored)}
-    y = np.array([number[name] for name in class_of], np.int32)
-    y, class_names = renumber(y, stored, classes, str(folder))
-    described = Columns(y, np.array(held_out, np.bool_), None, class_names)
+    y = np.array([number[composed(name)] for name in found.class_of], np.int32)
+    y, class_names = renumber(y, stored, classes, str(folder), renames)
+    described = Columns(y, np.array(found.held_out, np.bool_), None, class_names, found.left_out.remarks())
     rows = choose(described)
-    kept = paths if rows is None else [paths[row] for row in rows]
-    x = _decode(kept, tuple(image_shape) if image_shape is not None else None, folder)
-    return x, described if rows is None else described.select(rows)
+    kept = found.paths if rows is None else [found.paths[row] for row in rows]
+    x, changed = decode(kept, image_shape, folder)
+    return x, replace(described if rows is None else described.select(rows), changed=changed)
 
 
-def _list(folder: Path) -> tuple[list[Path], list[str], list[bool]]:
-    below = _folders(folder)
-    splits = [path for path in below if path.name.lower() in _SPLITS]
-    # Only when nothing but splits lies above are they splits: a class may be called "test".
-    roots = splits if splits and len(splits) == len(below) else [folder]
-    paths: list[Path] = []
-    class_of: list[str] = []
-    held_out: list[bool] = []
-    for root in roots:
-        test = root is not folder and _SPLITS[root.name.lower()]
-        for group in _folders(root):
-            images = sorted(path for path in group.iterdir() if path.suffix.lower() in _IMAGES and path.is_file())
-            paths += images
-            class_of += [group.name] * len(images)
-            held_out += [test] * len(images)
-    return paths, class_of, held_out
+class _Search:
+    """Every image below a folder with its class and split, and what is no image."""
+
+    def __init__(self, folder: Path, known: set[str]) -> None:
+        self._folder = folder
+        self._known = {composed(name).casefold() for name in known}
+        self.paths: list[Path] = []
+        self.class_of: list[str] = []
+        self.held_out: list[bool] = []
+        self.left_out = Tally()
+        self._look(folder)
+
+    def _look(self, root: Path) -> None:
+        folders, files = _entries(root)
+        for file in files:
+            self._leave(file, "image outside the class folders" if _is_image(file) else None)
+        # A class may be called "test": splits are folders of folders, and there is nothing else or one of either kind.
+        splits = {path: test for path in folders if (test := self._split(path)) is not None}
+        if splits and (len(splits) == len(folders) or len(set(splits.values())) == 2):
+            for path in folders:
+                if path in splits:
+                    self._classes(path, test=splits[path])
+                else:
+                    self._leave(path, "folder beside the splits")
+        elif len(folders) == 1 and not self._is_class(folders[0]) and self._holds_only_folders(folders[0]):
+            self._look(folders[0])
+        else:
+            for group in folders:
+                self._group(group, test=False)
+
+    def _classes(self, root: Path, *, test: bool) -> None:
+        folders, files = _entries(root)
+        for file in files:
+            self._leave(file, "image outside the class folders" if _is_image(file) else None)
+        for group in folders:
+            self._group(group, test=test)
+
+    def _group(self, group: Path, *, test: bool) -> None:
+        before = len(self.paths)
+        for file in _below(group, ()):
+            if not _is_image(file):
+                self._leave(file, None)
+            elif not file.is_file():
+                self._leave(file, "broken link")
+            else:
+                self.paths.append(file)
+                self.class_of.append(group.name)
+                self.held_out.append(test)
+        if len(self.paths) == before:
+            self._leave(group, "class folder without an image")
+
+    def _split(self, path: Path) -> bool | None:
+        """Whether a folder holds examples out, by the words in its name; None for no split."""
+        words = re.split(r"[-_. ]", path.name.lower())
+        kinds = {_SPLITS[word] for word in words if word in _SPLITS}
+        if (
+            len(kinds) != 1
+            or self._is_class(path)
+            or not (self._holds_only_folders(path) or _entries(path) == ([], []))
+        ):
+            return None
+        return kinds.pop()
+
+    def _is_class(self, path: Path) -> bool:
+        return composed(path.name).casefold() in self._known
+
+    def _holds_only_folders(self, path: Path) -> bool:
+        folders, files = _entries(path)
+        return bool(folders) and not any(_is_image(file) for file in files)
+
+    def _leave(self, path: Path, kind: str | None) -> None:
+        self.left_out.add(kind or path.suffix.lower() or "file without an ending", str(path.relative_to(self._folder)))
 
 
-def _folders(folder: Path) -> list[Path]:
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in _IMAGES
+
+
+def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The sub-folders and the files of a folder, each by name, without what systems leave behind."""
     with reading(str(folder), "a folder of images"):
-        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _pillow(folder: Path) -> ModuleType:
-    try:
-        from PIL import Image
-    except ImportError as cause:
-        raise DataError(
-            "images need Pillow, which is not installed",
-            where=str(folder),
-            fix="pip install 'edgejoule[images]'",
-        ) from cause
-    return Image
-
-
-def _decode(paths: list[Path], shape: tuple[int, ...] | None, folder: Path) -> NDArray[np.uint8]:
-    pillow = _pillow(folder)
-    if shape is not None and (len(shape) != 3 or shape[2] not in _MODES):
-        raise ShapeError(
-            f"images cannot be given the shape {list(shape)}",
-            where=str(folder),
-            fix="use a model with an input of [height, width, 1 or 3], or an npz file",
+        mine = sorted(
+            path for path in folder.iterdir() if not path.name.startswith(".") and path.name.lower() not in _JUNK
         )
-    resize = shape is not None
-    out: NDArray[np.uint8] | None = None if shape is None else np.empty((len(paths), *shape), np.uint8)
-    for index, path in enumerate(paths):
-        with reading(str(path), "an image"), warnings.catch_warnings():
-            # Pillow warns of files that would unpack to huge pictures, and of odd metadata.
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", pillow.DecompressionBombWarning)
-            try:
-                with pillow.open(path) as image:
-                    pixels = _pixels(pillow, image, shape if resize else None)
-            except (pillow.DecompressionBombWarning, pillow.DecompressionBombError, SyntaxError) as cause:
-                raise ValueError(str(cause)) from cause
-        if out is None:
-            out = np.empty((len(paths), *pixels.shape), np.uint8)
-        if pixels.shape != out.shape[1:]:
-            raise ShapeError(
-                f"is {pixels.shape}, {paths[0].name} is {out.shape[1:]}",
-                where=str(path),
-                fix="make all images one size, or give the bundle so that they are resized to its input",
-            )
-        out[index] = pixels
-    assert out is not None
-    return out
+        folders = [path for path in mine if path.is_dir()]
+    return folders, [path for path in mine if path not in set(folders)]
 
 
-def _pixels(pillow: ModuleType, image: Any, shape: tuple[int, ...] | None) -> NDArray[np.uint8]:
-    if shape is None:
-        grey = image.mode in ("1", "L", "I;16", "LA")
-        return np.asarray(image.convert("L" if grey else "RGB")).reshape(image.height, image.width, -1)
-    height, width, channels = shape
-    picture = image.convert(_MODES[channels])
-    scale = min(picture.width / width, picture.height / height)
-    wide, high = max(1, round(width * scale)), max(1, round(height * scale))
-    left, top = (picture.width - wide) // 2, (picture.height - high) // 2
-    picture = picture.crop((left, top, left + wide, top + high))
-    picture = picture.resize((width, height), pillow.Resampling.BILINEAR)
-    return np.asarray(picture).reshape(height, width, channels)
+def _below(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+    """All files below a folder; a link to a folder above it is not followed."""
+    real = folder.resolve()
+    if real in above:
+        return
+    folders, files = _entries(folder)
+    yield from files
+    for one in folders:
+        yield from _below(one, (*above, real))

@@ -17,14 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protos.datafiles import columns as col
+from protos.datafiles.account import Remark, Tally
 from protos.datafiles.columns import Choose, Columns
 from protos.datafiles.rows import kept_dtype, read_exactly, read_rows
 from protos.errors import DataError, ShapeError
 
 _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _MAX_DIMENSIONS = 8
-# Files of a folder that are held out; every other pair is for training.
-_HELD_OUT = re.compile(r"^(t10k|test|val)", re.IGNORECASE)
+# Files of a folder that are held out, by a word of their name such as that of emnist-letters-test-images-idx3-ubyte;
+# every other pair is for training.
+_HELD_OUT = re.compile(r"(^(t10k|test|val)|[-_.](t10k|test|val|valid|validation|dev|eval)[-_.])", re.IGNORECASE)
+_LABELS = re.compile(r"labels[-.]idx\d(?:-\w+)?(?:\.gz)?$", re.IGNORECASE)
 _IMAGES = re.compile(r"images[-.]idx\d(?:-ubyte)?(?:\.gz)?$", re.IGNORECASE)
 
 
@@ -34,12 +37,38 @@ def is_images_file(path: Path) -> bool:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """The images files of a folder; a plain file wins over its gzipped twin. Training files come first."""
+    """The images files of a folder, training files first.
+
+    Of the spellings of one file (`train-images-idx3-ubyte`, `train-images.idx3-ubyte`, either with `.gz`) the first is
+    taken, a plain file before a gzipped one.
+    """
     found: dict[str, Path] = {}
+    with col.reading(str(folder), "a folder of idx files"):
+        for path in sorted(folder.iterdir(), key=lambda path: (path.suffix.lower() == ".gz", path.name)):
+            if not path.name.startswith(".") and is_images_file(path) and path.is_file():
+                found.setdefault(_one_spelling(path), path)
+    return sorted(found.values(), key=lambda path: (_is_held_out(path), path.name))
+
+
+def left_out(folder: Path, read_files: list[Path]) -> tuple[Remark, ...]:
+    """What else lies in a folder of pairs: other spellings of the files that were read, and other files by kind."""
+    tally, used = Tally(), {_one_spelling(path) for path in read_files}
     for path in sorted(folder.iterdir()):
-        if path.is_file() and is_images_file(path):
-            found.setdefault(path.name.removesuffix(".gz"), path)
-    return sorted(found.values(), key=lambda path: (bool(_HELD_OUT.match(path.name)), path.name))
+        if path in read_files or path.name.startswith(".") or _LABELS.search(path.name):
+            continue
+        if is_images_file(path) and _one_spelling(path) in used:
+            tally.add("other spelling of a file that is read", path.name)
+        else:
+            tally.add("folder" if path.is_dir() else path.suffix.lower() or "file without an ending", path.name)
+    return tally.remarks()
+
+
+def _one_spelling(path: Path) -> str:
+    return re.sub(r"[-.]idx", "-idx", path.name.lower()).removesuffix(".gz")
+
+
+def _is_held_out(path: Path) -> bool:
+    return _HELD_OUT.search(path.name) is not None
 
 
 def read(paths: list[Path], choose: Choose, *, in_folder: bool) -> tuple[NDArray[Any], Columns]:
@@ -48,14 +77,14 @@ def read(paths: list[Path], choose: Choose, *, in_folder: bool) -> tuple[NDArray
     Args:
         paths: images files; the name of each labels file follows from it.
         choose: says which rows to keep.
-        in_folder: mark the examples of `t10k-*`, `test*` and `val*` as held out. A single pair that was
-            named by the user is all for use, whatever it is called.
+        in_folder: mark the examples of `t10k-*`, `test*`, `val*` and of `*-test-*` and the like as held out. A
+            single pair that was named by the user is all for use, whatever it is called.
 
     Raises:
         DataError, ShapeError: naming the file.
     """
     labels = [_labels(labels_beside(path)) for path in paths]
-    held_out = [in_folder and _HELD_OUT.match(path.name) is not None for path in paths]
+    held_out = [in_folder and _is_held_out(path) for path in paths]
     described = Columns(
         np.concatenate(labels),
         np.concatenate([np.full(len(y), flag) for y, flag in zip(labels, held_out, strict=True)]),

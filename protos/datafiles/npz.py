@@ -11,7 +11,7 @@ import math
 import os
 import struct
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from protos.atomic import write_whole
 from protos.datafiles import columns as col
+from protos.datafiles.classes import renumber
 from protos.datafiles.columns import Choose, Columns
 from protos.datafiles.rows import BLOCK_BYTES, kept_dtype, read_rows
 from protos.datafiles.stored import Rows, StoredArray, StoredRows
@@ -31,13 +32,16 @@ from protos.errors import DataError, ShapeError
 _LOCAL_HEADER_BYTES = 30
 
 
-def read(path: Path, choose: Choose, classes: Sequence[str] | None) -> tuple[Rows, Columns]:
+def read(
+    path: Path, choose: Choose, classes: Sequence[str] | None, renames: Mapping[str, str] | None = None
+) -> tuple[Rows, Columns]:
     """Read the columns and find the chosen rows.
 
     Args:
         path: the file.
         choose: says which rows to keep, from the other columns.
         classes: class names of the model; labels are renumbered when the file names its classes likewise.
+        renames: the file's class names to the model's; None where the caller has no such option.
 
     Returns:
         x, uint8 or float32 [M, ...], in the file still if it can be read from there, and its columns.
@@ -67,7 +71,7 @@ def read(path: Path, choose: Choose, classes: Sequence[str] | None) -> tuple[Row
         y = col.labels(raw_y, where)
         class_names = col.names(small("class_names"), where)
         if class_names is not None:
-            y, class_names = col.renumber(y, class_names, classes, where)
+            y, class_names = renumber(y, class_names, classes, where, renames)
         described = Columns(
             y,
             col.flags(small("is_test"), len(y), where),

@@ -21,6 +21,7 @@ GOOD: dict[str, tuple[str, str, str]] = {
     "device_id": ("a", "b", "c"),
     "data": ("/a.npz", "/b.npz", "/c.npz"),
     "shard": ("1/3", "2/3", "3/3"),
+    "rename": ("a=b", "a=b,c=d", "katze=cat"),
     "sensor": ("estimate:pi4", "estimate:pi5", "serial:/dev/x"),
     "state": ("/a", "/b", "/c"),
     "bundle": ("/a", "/b", "/c"),

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from protos.energy.trace.trace import Phase, PhaseEnergy
 
 from coordinator.budgets.cold_start import board_of, prices_of
 from coordinator.budgets.cost_model import CostModel, Prices, Work
 from coordinator.budgets.regression import Regression
+from protos.energy.trace import Phase, PhaseEnergy
 
 TRUTH = Prices(
     embed_fixed_j=0.05, embedding_j=0.02, train_fixed_j=0.01, step_j=0.004, encode_j=0.03, send_fixed_j=0.04,

@@ -13,7 +13,7 @@ from coordinator.lab.fleet import FleetPlan
 from protos.datafiles import dataset
 from protos.errors import LabelError, UsageError
 from protos.model.manifest import Manifest
-from protos.plan.plan import plan
+from protos.plan import plan
 
 
 def options(*words: str) -> argparse.Namespace:

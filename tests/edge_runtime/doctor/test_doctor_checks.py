@@ -209,6 +209,8 @@ def test_every_check_has_trouble_here() -> None:
         (FreshStart(ready_s=2.5), "ready", "warn"),
         (FreshStart(rss_mb=74.0), "memory", "ok"),
         (FreshStart(rss_mb=130.0), "memory", "warn"),
+        (FreshStart(data="9 examples read, 0 of them held out"), "data", "ok"),
+        (FreshStart(data="9 examples read; left out: 1 .txt (a.txt)", data_left_out=True), "data", "warn"),
         (FreshStart(engine="ai-edge-litert 2.3.0", delegate="xnnpack"), "engine", "ok"),
         (FreshStart(engine="ai-edge-litert 2.3.0", delegate="builtin"), "engine", "warn"),
     ],

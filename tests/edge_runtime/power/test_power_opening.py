@@ -8,7 +8,6 @@ import threading
 import tty
 
 import pytest
-from protos.energy.trace.trace import Phase
 
 from edge_runtime.power.bridge.bridge_opening import bridge_sensor
 from edge_runtime.power.clock import SystemClock
@@ -16,6 +15,7 @@ from edge_runtime.power.opening import open_meter
 from protos.bridge.line import explain
 from protos.bridge.messages import Status
 from protos.energy.ina219 import PROFILES
+from protos.energy.trace import Phase
 from protos.errors import SensorError, UsageError
 
 

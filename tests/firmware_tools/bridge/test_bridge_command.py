@@ -12,9 +12,9 @@ import time
 
 import pytest
 import serial
-from firmware_tools.bridge.commands.all.all import add_commands
 
 from firmware_tools.bridge.client.wiretap import decode_capture
+from firmware_tools.bridge.commands.all import add_commands
 from firmware_tools.bridge.simulator.bench import Bench, BridgeSpec, SimulatedBridge
 from protos.bridge.commands import Command, command
 from protos.bridge.framing import encode_frame
@@ -23,7 +23,7 @@ from protos.errors import DataError, SensorError, UsageError
 
 RUN = """
 import argparse, sys
-from firmware_tools.bridge.commands.all.all import add_commands
+from firmware_tools.bridge.commands.all import add_commands
 parser = argparse.ArgumentParser()
 add_commands(parser.add_subparsers(required=True))
 args = parser.parse_args()

@@ -1,0 +1,181 @@
+"""From an image file to 8-bit pixels of the model's size and channels.
+
+Images of more than 8 bits are scaled by their mode, never clipped: 16-bit and 32-bit integers as 0..65535, floats as
+0..1. Values that contradict this are refused, since no scale can be known for them. The orientation tag of a camera is
+applied, so that pictures are as people see them. Pillow is needed, and imported only here.
+"""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protos.datafiles.account import Remark, Tally
+from protos.datafiles.columns import reading
+from protos.errors import DataError, ShapeError
+
+_MODES = {1: "L", 3: "RGB"}
+_DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+_GREY = ("1", "L", "LA", "La", "F", *_DEEP)
+# TIFF 6.0 and EXIF 2.32: tag 274, orientation; 1 is upright.
+_ORIENTATION = 274
+
+
+def decode(
+    paths: list[Path], shape: Sequence[int] | None, folder: Path
+) -> tuple[NDArray[np.uint8], tuple[Remark, ...]]:
+    """Read these images.
+
+    Args:
+        paths: one or more.
+        shape: [height, width, channels] to make of every image, by cutting around its centre and resizing; None
+            keeps the size of the first, which must then be the size of all.
+        folder: what the user named, for messages.
+
+    Returns:
+        uint8 [N, height, width, channels], and what was changed in how many of them.
+
+    Raises:
+        DataError: Pillow is missing, an image cannot be decoded, or its values have no known scale.
+        ShapeError: sizes differ and no shape is given, or the model takes no images.
+    """
+    pillow = _pillow(folder)
+    if shape is not None and (len(shape) != 3 or shape[2] not in _MODES):
+        raise ShapeError(
+            f"images cannot be given the shape {list(shape)}",
+            where=str(folder),
+            fix="use a model with an input of [height, width, 1 or 3], or an npz file",
+        )
+    size = None if shape is None else (int(shape[0]), int(shape[1]), int(shape[2]))
+    reader = _Reader(pillow, folder, size)
+    out: NDArray[np.uint8] | None = None if size is None else np.empty((len(paths), *size), np.uint8)
+    for index, path in enumerate(paths):
+        pixels = reader.read(path)
+        if out is None:
+            out = np.empty((len(paths), *pixels.shape), np.uint8)
+        if pixels.shape != out.shape[1:]:
+            raise ShapeError(
+                f"is {pixels.shape}, {paths[0].name} is {out.shape[1:]}",
+                where=str(path),
+                fix="make all images one size, or give the bundle so that they are resized to its input",
+            )
+        out[index] = pixels
+    assert out is not None
+    return out, reader.changed()
+
+
+class _Reader:
+    def __init__(self, pillow: ModuleType, folder: Path, size: tuple[int, int, int] | None) -> None:
+        self._pillow, self._folder, self._size = pillow, folder, size
+        self._tally = Tally()
+        self._largest = 0
+        self._deep: Path | None = None
+
+    def read(self, path: Path) -> NDArray[np.uint8]:
+        pillow = self._pillow
+        with reading(str(path), "an image"), warnings.catch_warnings():
+            # Pillow warns of files that would unpack to huge pictures, and of odd metadata.
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", pillow.DecompressionBombWarning)
+            try:
+                with pillow.open(path) as image:
+                    return self._pixels(image, path)
+            except (pillow.DecompressionBombWarning, pillow.DecompressionBombError, SyntaxError) as cause:
+                raise ValueError(str(cause)) from cause
+
+    def changed(self) -> tuple[Remark, ...]:
+        """What was changed; refuses deep images none of which uses more than the first 8 bits."""
+        if self._deep is not None and 0 < self._largest <= 255:
+            raise DataError(
+                f"holds 16-bit or 32-bit images with no value above {self._largest}, which looks like 8 bits",
+                where=str(self._deep),
+                fix="save them as 8-bit images, or as an npz file with the model's own values",
+            )
+        if self._deep is not None:
+            kind = f"of 16 or 32 bits, divided by 257 (largest value {self._largest})"
+            counted = [one for one in self._tally.remarks() if one.kind != "deep"]
+            (deep,) = [one for one in self._tally.remarks() if one.kind == "deep"]
+            return (*counted, Remark(kind, deep.count, deep.example))
+        return self._tally.remarks()
+
+    def _note(self, kind: str, path: Path) -> None:
+        self._tally.add(kind, str(path.relative_to(self._folder)))
+
+    def _pixels(self, image: Any, path: Path) -> NDArray[np.uint8]:
+        if getattr(image, "n_frames", 1) > 1:
+            self._note("of several frames, the first is used", path)
+        grey = image.mode in _GREY
+        if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+            self._note("with transparency, which is ignored", path)
+        picture = self._eight_bits(image, path)
+        if (orientation := _orientation(image)) != 1:
+            self._note("turned upright by its EXIF tag", path)
+            picture = _upright(self._pillow, picture, orientation)
+        if self._size is None:
+            return np.asarray(picture.convert("L" if grey else "RGB")).reshape(picture.height, picture.width, -1)
+        height, width, channels = self._size
+        picture = picture.convert(_MODES[channels])
+        scale = min(picture.width / width, picture.height / height)
+        wide, high = max(1, round(width * scale)), max(1, round(height * scale))
+        left, top = (picture.width - wide) // 2, (picture.height - high) // 2
+        picture = picture.crop((left, top, left + wide, top + high))
+        picture = picture.resize((width, height), self._pillow.Resampling.BILINEAR)
+        return np.asarray(picture).reshape(height, width, channels)
+
+    def _eight_bits(self, image: Any, path: Path) -> Any:
+        """The picture with 8 bits a channel; deep and float ones scaled by their mode."""
+        image.load()
+        if image.mode not in (*_DEEP, "F"):
+            return image
+        values = np.asarray(image).astype(np.float64)
+        low, high = float(values.min()), float(values.max())
+        top = 1.0 if image.mode == "F" else 65535.0
+        if not (low >= 0.0 and high <= top):
+            name = "floats" if image.mode == "F" else "integers of more than 8 bits"
+            raise DataError(
+                f"holds {name} from {low:g} to {high:g}, and only 0 to {top:g} have a known scale",
+                where=str(path),
+                fix="save it as an 8-bit image, or all of them as an npz file with the model's own values",
+            )
+        if image.mode == "F":
+            self._note("of floats, taken as 0 to 1", path)
+        else:
+            self._note("deep", path)
+            self._deep, self._largest = self._deep or path, max(self._largest, int(high))
+        return self._pillow.fromarray(np.rint(values * (255.0 / top)).astype(np.uint8))
+
+
+def _orientation(image: Any) -> int:
+    try:
+        found = image.getexif().get(_ORIENTATION, 1)
+    except (ValueError, SyntaxError, KeyError, TypeError, struct.error, OSError):
+        return 1  # odd metadata do not make a picture unreadable
+    return found if found in range(2, 9) else 1
+
+
+def _upright(pillow: ModuleType, picture: Any, orientation: int) -> Any:
+    way = pillow.Transpose
+    turns = {
+        2: way.FLIP_LEFT_RIGHT, 3: way.ROTATE_180, 4: way.FLIP_TOP_BOTTOM, 5: way.TRANSPOSE,
+        6: way.ROTATE_270, 7: way.TRANSVERSE, 8: way.ROTATE_90,
+    }  # fmt: skip
+    return picture.transpose(turns[orientation])
+
+
+def _pillow(folder: Path) -> ModuleType:
+    try:
+        from PIL import Image
+    except ImportError as cause:
+        raise DataError(
+            "images need Pillow, which is not installed",
+            where=str(folder),
+            fix="pip install 'edgejoule[images]'",
+        ) from cause
+    return Image

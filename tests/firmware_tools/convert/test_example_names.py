@@ -1,0 +1,42 @@
+"""Class names of calibration and evaluation examples: one numbering for both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from firmware_tools.convert.examples import load_examples
+from protos.errors import LabelError, UsageError
+
+
+def examples(path: Path, names: list[str]) -> str:
+    np.savez(path, x=np.zeros((len(names), 5), np.float32), y=np.arange(len(names)), class_names=names)
+    return str(path)
+
+
+def test_evaluation_examples_are_numbered_by_the_names_of_the_calibration_examples(tmp_path: Path) -> None:
+    calibrate = examples(tmp_path / "c.npz", ["ant", "bee", "cat"])
+    read = load_examples(calibrate, examples(tmp_path / "e.npz", ["CAT", "ant"]), (5,), None)
+    assert read.evaluation is not None
+    assert read.evaluation.y.tolist() == [2, 0]
+
+
+def test_evaluation_examples_of_other_names_are_refused_until_a_rename_says_which_is_which(tmp_path: Path) -> None:
+    calibrate = examples(tmp_path / "c.npz", ["cat", "dog"])
+    evaluate = examples(tmp_path / "e.npz", ["hund", "katze"])
+    with pytest.raises(LabelError, match="--rename"):
+        load_examples(calibrate, evaluate, (5,), None, renames={})
+    read = load_examples(calibrate, evaluate, (5,), None, renames={"hund": "dog", "katze": "cat"})
+    assert read.evaluation is not None
+    assert read.evaluation.y.tolist() == [1, 0]
+
+
+def test_a_rename_that_changes_nothing_is_said(tmp_path: Path) -> None:
+    calibrate = examples(tmp_path / "c.npz", ["katze", "hund"])
+    read = load_examples(calibrate, None, (5,), None, renames={"katze": "cat"})
+    assert read.calibration is not None
+    assert read.calibration.class_names == ("cat", "hund")
+    with pytest.raises(UsageError, match=r"--rename kater=cat changes nothing: the classes are katze, hund"):
+        load_examples(calibrate, None, (5,), None, renames={"kater": "cat"})
