@@ -138,7 +138,7 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> str
     """Serve until SIGTERM, SIGINT, or ``stop``; returns the address that was served.
 
     Raises:
-        RefusedError, UsageError: see :func:`check_listen` and :func:`only_one`.
+        RefusedError, UsageError: see :func:`check_listen` and :func:`only_one`; or another coordinator took over.
         StoreError, ConfigError: the state or the database cannot be opened.
     """
     listen = check_listen(settings.listen)
@@ -149,19 +149,36 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> str
             loop.add_signal_handler(number, _signalled, number, stopping)
     with only_one(settings.state):
         db = await asyncio.to_thread(Database, settings.database or sqlite_url(settings.state / "coordinator.db"))
+        fenced = asyncio.Event()
+
+        def taken_over() -> None:
+            fenced.set()
+            stopping.set()
+
+        def tell() -> None:
+            loop.call_soon_threadsafe(taken_over)
+
+        db.on_fenced = tell
         shelf = BundleShelf(settings.state / "bundles")
         shelf.sweep()
         rooms = Rooms(db, Worker("books"), Worker("models"), Worker("looks"), shelf, settings.state / "evaluations")
         keeper = Keeper(rooms)
         try:
             await keeper.open()
-            return await _listen(settings, listen, rooms, keeper, stopping)
+            address = await _listen(settings, listen, rooms, keeper, stopping)
         finally:
             await keeper.close()
             await asyncio.to_thread(rooms.looks.close)
             await asyncio.to_thread(rooms.models.close)
             await asyncio.to_thread(rooms.books.close)
             db.close()
+        if fenced.is_set():
+            raise RefusedError(
+                "another coordinator has taken over the database",
+                where="--database",
+                fix="leave it, or stop it first",
+            )
+        return address
 
 
 def _signalled(number: int, stopping: asyncio.Event) -> None:
