@@ -30,6 +30,7 @@ import grpc
 from coordinator.run.resume import Rooms
 from coordinator.run.workers import Worker
 from coordinator.server.device_service import DeviceService
+from coordinator.server.health import Health
 from coordinator.server.keeper import Keeper
 from coordinator.server.operations import Operations
 from coordinator.server.operator_service import OperatorService
@@ -194,6 +195,7 @@ async def _listen(settings: Settings, listen: str, rooms: Rooms, keeper: Keeper,
     server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
     rpc.add_DeviceServiceServicer_to_server(DeviceService(keeper), server)  # type: ignore[no-untyped-call]
     rpc.add_OperatorServiceServicer_to_server(OperatorService(Operations(rooms, keeper)), server)  # type: ignore[no-untyped-call]
+    server.add_generic_rpc_handlers((Health(stopping).handler(),))
     try:
         port = server.add_insecure_port(listen)
     except RuntimeError as error:
