@@ -16,7 +16,7 @@ name = "versions"
 rounds = {rounds}
 seed = 7
 [round]
-devices = {devices}
+devices = 1
 deadline_s = 60
 [train]
 epochs = 1
@@ -36,10 +36,11 @@ class Programs:
     Args:
         code: a folder with its packages.
         folder: where their output goes.
+        store: the state of the coordinator.
     """
 
-    def __init__(self, code: Path, folder: Path) -> None:
-        self.code, self.folder = code, folder
+    def __init__(self, code: Path, folder: Path, store: Path) -> None:
+        self.code, self.folder, self.store = code, folder, store
         self._running: list[subprocess.Popen[bytes]] = []
 
     def begin(self, log: str, *words: str) -> subprocess.Popen[bytes]:
@@ -61,11 +62,15 @@ class Programs:
         assert done.returncode == 0, done.stderr[-2000:]
         return json.loads(done.stdout)
 
+    def serving(self) -> tuple[str, ...]:
+        """The words of a coordinator."""
+        words = ("coordinator.cli", "serve", "--state", str(self.store), "--listen", "127.0.0.1:0")
+        return (*words, "--ready-file", str(self.folder / "ready"))
+
     def serve(self) -> str:
         """Begin a coordinator; gives its address."""
         ready = self.folder / "ready"
-        words = ("coordinator.cli", "serve", "--state", str(self.folder / "coordinator"))
-        process = self.begin("serve", *words, "--listen", "127.0.0.1:0", "--ready-file", str(ready))
+        process = self.begin("serve", *self.serving())
         for _ in range(1500):
             if ready.exists():
                 return ready.read_text().strip()
@@ -87,8 +92,13 @@ class Programs:
     def close(self) -> None:
         """End what was begun here."""
         for process in self._running:
-            process.kill()
-            process.wait()
+            process.terminate()
+        for process in self._running:
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
     def _environment(self) -> dict[str, str]:
         return {**os.environ, "PYTHONPATH": str(self.code)}
