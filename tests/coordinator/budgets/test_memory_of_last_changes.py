@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,11 @@ def changes(number: int, name: str, shapes: dict[str, tuple[int, ...]]) -> dict[
     }
 
 
+Restarts = tuple[tuple[int, int], ...]
+
+
 def play(
-    bundle: Path, fleet: Callable[..., Any], tools: Any, state: Path, normalise: str, restarts: tuple[tuple[int, int], ...]
+    bundle: Path, fleet: Callable[..., Any], tools: Any, state: Path, normalise: str, restarts: Restarts
 ) -> Played:
     """Play all rounds; ``restarts``: a round, and after how many of its reports a new coordinator takes the place."""
     text = tools.plan(bundle, rounds=ROUNDS, devices=5, quorum=1.0, more=PLANNER.format(normalise=normalise))
@@ -165,7 +169,7 @@ def test_a_served_run_is_the_estimate_by_hand_also_after_restarts(
     chances = [calm.planned[n][name][0] for n in calm.sent for name in calm.sent[n]]
     assert min(chances) < 0.9, "some are asked by chance"
     asked = {name: [n for n in calm.sent if name in calm.sent[n]] for name in EXAMPLES}
-    assert any(two - one > 1 for rounds in asked.values() for one, two in zip(rounds, rounds[1:], strict=False)), "memories age"
+    assert any(two - one > 1 for rounds in asked.values() for one, two in pairwise(rounds)), "memories age"
     for found, expected in zip(calm.heads, by_hand(calm, normalise), strict=True):
         for name, value in expected.items():
             np.testing.assert_allclose(found[name], value, rtol=2e-5, atol=2e-5)
