@@ -9,7 +9,14 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from firmware_tools.convert.source import FloatModel, checked_input, class_count, no_such_cut, plain_tail, vector_width
+from firmware_tools.convert.sources.source import (
+    FloatModel,
+    checked_input,
+    class_count,
+    no_such_cut,
+    plain_tail,
+    vector_width,
+)
 from protos.errors import ModelError
 from protos.model.head_algebra import Array, Tree
 

@@ -2,11 +2,11 @@
 
 A table starts with three bytes: ``form + 8 * log2(parts)``, ``reach``, ``octaves + 32 * split``. Symbols are the
 integers -reach..reach, then the tails: for each side and each e under ``octaves`` one symbol for a distance past the
-reach of 2**e to 2**(e+1) - 1 (its e low bits travel apart). Contexts: see :mod:`protos.update.contexts`. Form:
+reach of 2**e to 2**(e+1) - 1 (its e low bits travel apart). Contexts: see :mod:`protos.update.entropy.contexts`. Form:
 
 * 0: one byte per symbol and context follows, ``16 * e + m`` for a weight of (16 + m) * 2**e - 16; 0 is a symbol that
   does not occur. One row after the other.
-* 1 to 5: nothing follows; every row comes from a density, see :mod:`protos.update.densities`.
+* 1 to 5: nothing follows; every row comes from a density, see :mod:`protos.update.entropy.densities`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from protos.errors import UpdateError
-from protos.update import densities
-from protos.update.contexts import Contexts, contexts
-from protos.update.densities import SHAPES, Counts, normalise
+from protos.update.entropy import densities
+from protos.update.entropy.contexts import Contexts, contexts
+from protos.update.entropy.densities import SHAPES, Counts, normalise
 from protos.update.reading import at_most
 
 MAX_REACH, MAX_OCTAVES, MAX_SPLIT = 63, 24, 7

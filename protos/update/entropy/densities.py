@@ -11,7 +11,7 @@ import functools
 import numpy as np
 import numpy.typing as npt
 
-from protos.update.contexts import mean_of
+from protos.update.entropy.contexts import mean_of
 
 Counts = npt.NDArray[np.int64]
 _FINEST, _COARSEST = 1024, 16  # places a unit at which a density is looked at
@@ -60,11 +60,11 @@ SHAPES = {1: 0.797885, 2: 0.754, 3: 1.0, 4: 1.5, 5: 0.63662}
 def rows(
     shape: int, level: int, apart: int, parts: int, dithered: bool, reach: int, octaves: int, precision: int
 ) -> Counts:
-    """Frequencies [parts, 2 * reach + 1 + 2 * octaves]: symbols of :mod:`protos.update.symbols`.
+    """Frequencies [parts, 2 * reach + 1 + 2 * octaves]: symbols of :mod:`protos.update.entropy.symbols`.
 
     Args:
         shape: a key of :data:`SHAPES`.
-        level: of the numbers without their ``apart`` low bits, see :mod:`protos.update.contexts`.
+        level: of the numbers without their ``apart`` low bits, see :mod:`protos.update.entropy.contexts`.
         apart: 0 where symbols are numbers; else a symbol stands for 2**apart of them, from itself upwards.
         parts: into which the size of the dither, 0 to 1/2, is cut.
         dithered: whether that size was added to the values before they were rounded.

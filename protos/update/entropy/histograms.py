@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from protos.update.contexts import Contexts, Indices, contexts
-from protos.update.densities import SHAPES, Counts
-from protos.update.frequencies import FINEST_PARTS, MAX_OCTAVES, MAX_REACH, Model, head, read, stored
+from protos.update.entropy.contexts import Contexts, Indices, contexts
+from protos.update.entropy.densities import SHAPES, Counts
+from protos.update.entropy.frequencies import FINEST_PARTS, MAX_OCTAVES, MAX_REACH, Model, head, read, stored
 from protos.update.trees import FloatArray
 
 WIDTH = 2 * MAX_REACH + 3  # numbers past the reach on either side are counted together first
@@ -27,7 +27,7 @@ class Tally:
     Attributes:
         central: [rows, 2 * MAX_REACH + 1]
         tails: [rows, 2, MAX_OCTAVES] for distances past MAX_REACH
-        levels, split, parts: what the rows are, see :func:`protos.update.contexts.contexts`.
+        levels, split, parts: what the rows are, see :func:`protos.update.entropy.contexts.contexts`.
         dithered: whether the values had a dither added.
     """
 
@@ -131,7 +131,7 @@ def fit(tally: Tally, forms: Sequence[int] | None = None) -> tuple[Model, float]
     """The cheapest model for these counts, and what all costs with it, in bits.
 
     Args:
-        forms: to choose from, of those of :mod:`protos.update.frequencies`; None: those that are worth a look.
+        forms: to choose from, of those of :mod:`protos.update.entropy.frequencies`; None: those that are worth a look.
     """
     if forms is None:
         large = int(tally.central.sum()) >= _LARGE and len(tally.central) <= FINEST_PARTS

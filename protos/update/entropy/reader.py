@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from protos.errors import UpdateError
-from protos.update import dither, rans, symbols
-from protos.update.contexts import Indices, gain_of, mean_of
-from protos.update.densities import exponential
-from protos.update.frequencies import read
+from protos.update import dither
+from protos.update.entropy import rans, symbols
+from protos.update.entropy.contexts import Indices, gain_of, mean_of
+from protos.update.entropy.densities import exponential
+from protos.update.entropy.frequencies import read
 from protos.update.reading import at_most, step_of
 from protos.update.trees import FloatArray
 
@@ -44,12 +45,12 @@ class EntropyCoded:
         seed: of the dither, 32 bits; None: no dither.
         share: coordinates that travel, out of 65536, chosen by the seed and enlarged by 65536 / share; 0: all.
         inset_first, inset_rest: 1/128 of what it would be for a Laplacian, for |q| = 1 and beyond.
-        levels: a byte for each tensor, the mean size of its numbers, see :mod:`protos.update.contexts`; 0: a tensor of
-            zeros, of which nothing travels.
+        levels: a byte for each tensor, the mean size of its numbers, see
+            :mod:`protos.update.entropy.contexts`; 0: a tensor of zeros, of which nothing travels.
         gains: a byte for each tensor: its own step, in eighths of octaves times ``step``; empty: one step for all.
-        table: see :mod:`protos.update.frequencies`.
-        codes: see :mod:`protos.update.rans`.
-        low: low bits of the numbers, see :mod:`protos.update.symbols`.
+        table: see :mod:`protos.update.entropy.frequencies`.
+        codes: see :mod:`protos.update.entropy.rans`.
+        low: low bits of the numbers, see :mod:`protos.update.entropy.symbols`.
         tails: low bits of far numbers.
     """
 

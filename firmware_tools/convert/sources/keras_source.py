@@ -9,7 +9,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from firmware_tools.convert.source import FloatModel, checked_input, class_count, no_such_cut, plain_tail, vector_width
+from firmware_tools.convert.sources.source import (
+    FloatModel,
+    checked_input,
+    class_count,
+    no_such_cut,
+    plain_tail,
+    vector_width,
+)
 from protos.errors import ModelError
 from protos.model.head_algebra import Array, Tree
 

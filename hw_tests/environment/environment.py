@@ -10,9 +10,9 @@ from types import MappingProxyType
 from typing import Any
 
 from hw_tests.bench.features import SECTION_OF, check_feature
-from hw_tests.bench.keys import OURS, SECTIONS, read_section, refuse_unknown
 from hw_tests.bench.tolerances import TOLERANCES
-from hw_tests.bench.yaml_file import read_yaml
+from hw_tests.environment.keys import OURS, SECTIONS, read_section, refuse_unknown
+from hw_tests.environment.yaml_file import read_yaml
 from protos.bridge.line import BAUD
 from protos.errors import ConfigError
 

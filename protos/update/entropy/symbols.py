@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from protos.errors import UpdateError
-from protos.update.contexts import Indices
-from protos.update.frequencies import MAX_OCTAVES, Model
+from protos.update.entropy.contexts import Indices
+from protos.update.entropy.frequencies import MAX_OCTAVES, Model
 from protos.update.packing import pack, packed_bytes, unpack
 
 # Numbers up to this fit the tails: 2**MAX_OCTAVES, with room for the split and the dither.
