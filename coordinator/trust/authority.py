@@ -15,6 +15,7 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import os
+import secrets
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -165,7 +166,8 @@ class Authority:
         except OSError as error:
             raise StoreError(f"cannot be made ({error.strerror})", where=str(folder)) from error
         key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "edgejoule root")])
+        # A name of its own: a chain of another fleet is then unknown, not a signature that fails.
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"edgejoule root {secrets.token_hex(4)}")])
         root = (
             _builder(name, name, key.public_key(), _ROOT_DAYS)
             .add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
@@ -307,7 +309,7 @@ def peer_of(certificate: x509.Certificate) -> PeerName | None:
 
 def _issuing_below(folder: Path, root: x509.Certificate, root_key: ec.EllipticCurvePrivateKey) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "edgejoule issuing")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"edgejoule issuing {secrets.token_hex(4)}")])
     certificate = (
         _builder(name, root.subject, key.public_key(), _ISSUING_DAYS)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)

@@ -28,7 +28,7 @@ import grpc
 
 from edge_runtime.daemon.arrivals import Arrivals
 from edge_runtime.daemon.stopping import Stopping
-from edge_runtime.identity.handshake import why_not
+from edge_runtime.identity.handshake import speaks_tls, why_not
 from edge_runtime.identity.identity import Identity, read_identity, stamp_of
 from protos.convert.cards import card_to
 from protos.convert.checks import MAX_WAIT_S, finite
@@ -320,6 +320,9 @@ class Link:
         fix = "start it with `coordinator serve`, or give its address with --coordinator"
         if self._identity is not None and code is grpc.StatusCode.UNAVAILABLE and not on_purpose:
             what, fix = why_not(self.address, self._identity) or (what, fix)
+        elif code is grpc.StatusCode.UNAVAILABLE and not on_purpose and speaks_tls(self.address):
+            what = "asks for a certificate, and this device was never enrolled"
+            fix = "make a token there with `coordinator enroll`, then run `edge-runtime enroll TOKEN`"
         away = Away(what, where=where, fix=fix)
         away.failed = code in _FAILED
         return away

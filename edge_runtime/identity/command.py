@@ -8,6 +8,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -161,6 +162,9 @@ def _start_service() -> None:
         print("no service is installed yet: sudo edge-runtime service install")
         return
     with contextlib.suppress(OSError):
+        # Its unit may have been made for a coordinator on this machine, and then lets it reach no other.
+        again = [sys.executable, "-m", "edge_runtime.cli", "service", "install", "--again"]
+        subprocess.run(again, check=False, capture_output=True)
         done = subprocess.run(["systemctl", "restart", _SERVICE], check=False, capture_output=True, text=True)
         print("service started" if not done.returncode else f"the service did not start: {done.stderr.strip()}")
 

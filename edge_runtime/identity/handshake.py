@@ -10,7 +10,7 @@ import time
 from edge_runtime.identity.identity import Identity
 from protos.trust.names import SERVER_NAME
 
-__all__ = ["why_not"]
+__all__ = ["speaks_tls", "why_not"]
 
 _TIMEOUT_S = 5.0
 
@@ -54,6 +54,22 @@ def why_not(address: str, identity: Identity, *, now_unix_s: float | None = None
     except OSError:
         return None
     return None
+
+
+def speaks_tls(address: str) -> bool:
+    """Whether what listens at ``address`` speaks TLS, whoever it is; asked by who has no identity."""
+    host, _, port = address.rpartition(":")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    try:
+        with (
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_TIMEOUT_S) as plain,
+            context.wrap_socket(plain, server_hostname=SERVER_NAME),
+        ):
+            return True
+    except OSError:
+        return False
 
 
 def _server_is_wrong(error: ssl.SSLCertVerificationError) -> tuple[str, str]:
