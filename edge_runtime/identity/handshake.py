@@ -13,6 +13,11 @@ from protos.trust.names import SERVER_NAME
 __all__ = ["speaks_tls", "why_not"]
 
 _TIMEOUT_S = 5.0
+_AGAIN = "enrol this board again with a new `coordinator enroll` token"
+_NOT_TAKEN = (
+    "the coordinator does not take this board's certificate: it is of another fleet, or has ended by its clock",
+    f"check both clocks; else {_AGAIN}",
+)
 
 
 def why_not(address: str, identity: Identity, *, now_unix_s: float | None = None) -> tuple[str, str] | None:
@@ -38,6 +43,7 @@ def why_not(address: str, identity: Identity, *, now_unix_s: float | None = None
         plain = socket.create_connection((host.strip("[]"), int(port)), timeout=_TIMEOUT_S)
     except OSError:
         return None
+    shaken = False
     try:
         with plain:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -45,14 +51,17 @@ def why_not(address: str, identity: Identity, *, now_unix_s: float | None = None
             context.load_verify_locations(cadata=identity.root_pem)
             _load(context, identity)
             with context.wrap_socket(plain, server_hostname=SERVER_NAME) as secure:
-                # TLS 1.3 tells what the other end thinks of our certificate only after the handshake.
-                secure.recv(1)
+                shaken = True
+                # TLS 1.3 tells what the other end thinks of our certificate only after the handshake. One that takes it
+                # speaks first, as HTTP/2 has it; gRPC hangs up without a word on one that it does not take.
+                if not secure.recv(1):
+                    return _NOT_TAKEN
     except ssl.SSLCertVerificationError as error:
         return _server_is_wrong(error)
     except ssl.SSLError as error:
         return _we_are_wrong(error)
     except OSError:
-        return None
+        return _NOT_TAKEN if shaken else None
     return None
 
 
@@ -88,13 +97,12 @@ def _server_is_wrong(error: ssl.SSLCertVerificationError) -> tuple[str, str]:
 
 def _we_are_wrong(error: ssl.SSLError) -> tuple[str, str]:
     reason = (error.reason or str(error)).upper()
-    again = "enrol this board again with a new `coordinator enroll` token"
     if "EXPIRED" in reason:
-        return "the coordinator says that this board's certificate has ended", f"check both clocks; else {again}"
+        return "the coordinator says that this board's certificate has ended", f"check both clocks; else {_AGAIN}"
     if "UNKNOWN_CA" in reason or "BAD_CERTIFICATE" in reason or "CERTIFICATE_UNKNOWN" in reason:
-        return "the coordinator does not know this board's certificate: it is of another fleet, or not of now", again
+        return _NOT_TAKEN
     if "CERTIFICATE_REQUIRED" in reason:
-        return "the coordinator asks for a certificate", again
+        return "the coordinator asks for a certificate", _AGAIN
     if "WRONG_VERSION" in reason or "RECORD" in reason or "HTTP" in reason:
         return (
             "what answers there speaks no TLS",

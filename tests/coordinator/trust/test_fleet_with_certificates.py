@@ -211,7 +211,7 @@ def test_five_things_that_can_be_wrong_are_five_messages(
     assert done.returncode == 0, done.stderr
     mixed = _identity(foreign)
     write_identity(foreign, type(mixed)(**{**mixed.__dict__, "root_pem": good.root_pem}))
-    with pytest.raises(Away, match="does not know this board's certificate"):
+    with pytest.raises(Away, match="does not take this board's certificate"):
         link(foreign).join(card("pi-1"))
     # Ended, and not begun: by the board's own clock, which is all that a board can say.
     for begins, ends, said in (
@@ -320,7 +320,7 @@ def test_a_board_that_was_away_past_its_end_is_let_in_where_the_operator_allows_
     assert lab.run("identities", "--state", str(lab.state), "--readmit-days", "7").returncode == 0
     # Not with another key than the old one's.
     forged = ended.renewed(_pem(ec.generate_private_key(ec.SECP256R1())), ended.chain_pem, 0, 1)
-    with pytest.raises(RefusedError, match="its old key did not sign"):
+    with pytest.raises(RefusedError, match="the old key did not sign"):
         readmit(forged, state)
     # By itself, in the daemon's own way.
     assert Renewals(state, lab.address).look()
