@@ -113,7 +113,7 @@ def check_address(address: str, identity: Identity | None = None) -> str:
         loopback = False
     if not loopback and identity is None:
         raise RefusedError(
-            "is not on this machine, and this device was never enrolled: nothing would be authenticated",
+            "is not on this machine, and this device was never enrolled: only loopback goes without certificates",
             where=f"coordinator {address}",
             fix="enrol it with `edge-runtime enroll TOKEN`, or use 127.0.0.1:PORT through a tunnel such as `ssh -L`",
         )

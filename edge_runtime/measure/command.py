@@ -1,8 +1,6 @@
 """``edge-runtime measure``: from parsed arguments to figures on stdout, or in a file.
 
 Exit codes: the command's own (128 + n when signal n ended it), 0 for a period, else the code of the error.
-
-A meter opened for measuring: the sensor, the recording that listens from the first byte on, the curve to draw.
 """
 
 from __future__ import annotations
@@ -12,63 +10,14 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edge_runtime.measure.envelope import Envelope
-from edge_runtime.measure.period import HeldClock, PeriodMeter
 from edge_runtime.measure.signal_queue import SignalQueue
-from edge_runtime.power.clock import SystemClock
-from edge_runtime.power.events import Block, Event
-from edge_runtime.power.opening import make_sensor, open_meter
-from edge_runtime.power.recording.writer import Recorder
-from edge_runtime.power.sensor_meter import SensorMeter
 from protos.errors import StoreError, UsageError
 
-__all__ = ["EXAMPLE", "add_arguments", "opened", "run", "seconds"]
-
-
-@contextmanager
-def opened(spec: str, *, record: Path | None = None, envelope: Envelope | None = None) -> Iterator[PeriodMeter]:
-    """Open the meter that ``spec`` names; closed, and the recording complete, at the end.
-
-    A spec without samples (an estimate, ``none``) has neither recording nor curve.
-
-    Raises:
-        UsageError: the spec names no sensor.
-        SensorError: it cannot be opened.
-        StoreError: the file to record to is there already, or cannot be made.
-    """
-    clock = HeldClock(SystemClock())
-    if spec == "none" or spec.startswith("estimate:"):
-        meter = open_meter(spec, clock=clock)
-        try:
-            yield PeriodMeter(meter, clock)
-        finally:
-            meter.close()
-        return
-    sensor = make_sensor(spec)
-
-    def draw(event: Event) -> None:
-        if envelope is not None and isinstance(event, Block):
-            envelope.add(event.trace)
-
-    recorder = Recorder(record, sensor) if record is not None else None
-    try:
-        sensor.open()
-        meter = SensorMeter(sensor, clock)
-        if envelope is not None:
-            sensor.subscribe(draw)
-        if recorder is not None:
-            recorder.begin(clock.monotonic())
-        yield PeriodMeter(meter, clock, recorder)
-    finally:
-        if recorder is not None:
-            recorder.close()
-        sensor.close()
-
+__all__ = ["EXAMPLE", "add_arguments", "run", "seconds"]
 
 EXAMPLE = """examples:
   edge-runtime measure --sensor serial:/dev/ttyUSB0 --for 30s
@@ -178,9 +127,9 @@ def _measure(given: argparse.Namespace, sensor: str, out: Path | None) -> int:
     to_stdout = given.json == "-"
     with SignalQueue() as signals:
         # Only now: threads that numpy and the meter start must begin with the signals blocked.
-        from edge_runtime.measure.command import opened
         from edge_runtime.measure.display import LiveLine
         from edge_runtime.measure.envelope import Envelope
+        from edge_runtime.measure.measure_opening import opened
         from edge_runtime.measure.measurement import INCOMPLETE, measure
         from edge_runtime.measure.report import document, lines
 
