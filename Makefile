@@ -153,7 +153,7 @@ hw-labgrid: install packages
 # ---- for developers
 
 protos: install
-	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. protos/v1/edgejoule.proto
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. protos/v1/edgejoule.proto protos/v1/identity.proto
 
 clean:
 	rm -rf $(VENV) $(NEWEST) $(OLD_RUNTIME) $(LABGRID) hw_tests/artifacts build dist *.egg-info demo-output

@@ -118,7 +118,7 @@ def _always(value: Any) -> Callable[[Mapping[str, str]], Any]:
 _NONE = _always(None)
 OPTIONS: tuple[Option, ...] = (
     Option("coordinator", "--coordinator", "HOST:PORT", read.text, _always(DEFAULT_COORDINATOR),
-           "address of the coordinator; loopback only until there are certificates"),
+           "address of the coordinator; loopback only, unless this device is enrolled"),
     Option("device_id", "--device-id", "ID", read.device_id, _host_name, "name of this device, unique in its fleet"),
     Option("data", "--data", "SPEC", read.path, _NONE,
            "own examples: FILE.npz, an idx images file, or a folder of images by class", is_path=True),
