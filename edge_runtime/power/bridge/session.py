@@ -1,6 +1,8 @@
 """The host's side of the bridge protocol, without a port or a clock: bytes and times in, commands and events out.
 
-It keeps who the bridge is (HELLO, asked for until it comes and again after a restart) and what is still to be asked.
+It keeps who the bridge is (HELLO, asked for until it comes and again after a restart or a silence) and what is still to
+be asked. A bridge sends STATS each second, so seconds without samples and STATS are an outage of the line; how long it
+was, only the full tick in HELLO can tell, so what comes next waits for it.
 Each boot of the bridge is an *epoch*. Batches that arrive before the HELLO of their boot wait for it. What the events
 amount to is the affair of :mod:`edge_runtime.power.bridge.track`.
 """
@@ -30,6 +32,7 @@ SYNC_FAST_S = 0.03
 SYNC_EACH_S = 0.5
 SYNC_GIVEN_UP_S = 5.0
 SETTING_AGAIN_S = 0.5
+SILENCE_S = 5.0
 WAITING = 64
 
 Emit = Callable[[RawEvent], None]
@@ -107,6 +110,7 @@ class BridgeSession:
         self._known_boot: int | None = None
         self._hello_due_s = self._sync_due_s = self._setting_due_s = float("-inf")
         self._syncs = self._nonce = 0
+        self._heard_s = float("-inf")
         self._asked: dict[int, float] = {}
         self._strange = self._restarts = self._reconnects = self._others = 0
 
@@ -210,6 +214,11 @@ class BridgeSession:
             log.warning("power bridge: setting %02xh not taken (status %d)", ack.command, ack.status)
 
     def _sort(self, message: Samples | Stats | Marker, now_s: float) -> None:
+        silent_s, self._heard_s = now_s - self._heard_s, now_s
+        if silent_s > SILENCE_S and self._known_boot is not None:
+            self._known_boot, self._hello_due_s = None, now_s
+            # Samples and sums stand in for each other: ask for both at once.
+            self.flush_wanted = True
         if message.boot == self._known_boot:
             self._pass_on(message)
             return
@@ -224,7 +233,7 @@ class BridgeSession:
         before, self.hello = self.hello, hello
         if before is None or before.uid != hello.uid or before.boot != hello.boot:
             self._begin_epoch(hello, before)
-        self._known_boot = hello.boot
+        self._known_boot, self._heard_s = hello.boot, now_s
         self.greeting = Greeting(now_s, self.epoch, self._sensor, self._wanted.shunt_ohm, hello)
         self._emit(self.greeting)
         waiting, self._waiting = self._waiting, deque(maxlen=WAITING)

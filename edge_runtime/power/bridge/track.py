@@ -134,13 +134,14 @@ class RegisterTrack:
         before, self.greeting = self.greeting, greeting
         if before is not None and before.epoch == greeting.epoch and self._stream is not None:
             self._stream.recalibrate(self.calibration, self.config.pga)
+            self._stream.told(greeting.hello.tick)
             return
         if self._stream is not None:
             self._lost_before += self._stream.lost_batches
             self._recovered_before += self._stream.recovered_s
             self._trouble_before += self._stream.trouble
         self.alignment = Alignment()
-        self._stream = SensorStream(self.calibration, self.config.pga, greeting.hello.tick)
+        self._stream = SensorStream(self.calibration, self.config.pga, greeting.hello.tick, greeting.hello.batch)
 
     def _place(self, piece: Piece | None) -> None:
         if piece is None or self.greeting is None:
