@@ -71,7 +71,7 @@ def open_sensor(spec: str, *, clock: Clock | None = None) -> PowerSensor:
 
 
 def open_meter(spec: str, *, clock: Clock | None = None) -> Meter:
-    """Open the meter that ``spec`` names.
+    """Open the meter that ``spec`` names, of the board that this program runs on.
 
     Raises:
         UsageError: the text is none of the table in the module's docstring.
@@ -90,4 +90,4 @@ def open_meter(spec: str, *, clock: Clock | None = None) -> Meter:
         return EstimateMeter(board(rest), clock)
     from edge_runtime.power.sensor_meter import SensorMeter
 
-    return SensorMeter(open_sensor(spec, clock=clock), clock)
+    return SensorMeter(open_sensor(spec, clock=clock), clock, own_board=True)

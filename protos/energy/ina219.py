@@ -16,9 +16,10 @@ SBOS448 (Texas Instruments).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,24 +30,34 @@ from protos.energy.uncertainty import ErrorModel
 __all__ = [
     "BUS_STEP_V",
     "CONVERSION_S",
+    "DEFAULT_SHUNT_UOHM",
+    "LEAST_BOARD_V",
     "PROFILES",
     "SHUNT_STEP_V",
     "Calibration",
     "Config",
     "Mode",
     "Profile",
+    "bus_flags",
     "sample_flags",
     "watts",
 ]
 
 SHUNT_STEP_V = 10e-6
 BUS_STEP_V = 4e-3
+LEAST_BOARD_V = 2.5
+"""Under this no board runs: a lithium cell is empty at 3.0 V, the regulators of boards give up before. A sensor that
+reads less has an open IN-, sits in the ground line, or has no ground in common with the supply."""
+BUS_FULL_RAW = (4000, 8000)
+"""Full scale of the bus voltage register, of its bits 15..3, by BRNG: 16 V, 32 V. It stays there beyond."""
 CLIP_RAW = (4000, 8000, 16000, 32000)
 """Full scale of the shunt register by PGA code: +-40, 80, 160, 320 mV."""
 OFFSET_LIMIT_V = (100e-6, 125e-6, 150e-6, 200e-6)
 """Limit of the offset voltage by PGA code, grade A, 25 degrees C (Electrical Characteristics)."""
 OFFSET_TYPICAL_V = (10e-6, 20e-6, 30e-6, 40e-6)
 """Typical offset voltage by PGA code; read as one sigma of the parts made."""
+DEFAULT_SHUNT_UOHM = 100_000
+"""What a bridge says of a shunt it was never told: the R100 of common breakout boards. Other boards have others."""
 SHUNT_LIMIT = 0.01
 """Tolerance of the shunt resistor of common breakout boards (R100, 1 %)."""
 GAIN_LIMIT, GAIN_TYPICAL = 0.005, 0.002
@@ -125,6 +136,10 @@ class Config:
         bus, shunt = (_canonical(register >> shift & 0xF) for shift in (7, 3))
         return cls(bool(register >> 13 & 1), register >> 11 & 3, bus, shunt, Mode(register & 7))
 
+    def wide(self) -> Config:
+        """The same in the bus range of 32 V."""
+        return replace(self, bus_range_32v=True)
+
     @property
     def shunt_s(self) -> float:
         """Nominal time the shunt is looked at in each period, s."""
@@ -192,8 +207,9 @@ PROFILES = MappingProxyType(
         )
     }
 )
-"""The settings on offer, all in the 16 V and 80 mV ranges. Twelve bits for both sees half of the time only
-and locks to periodic loads; it is not among them."""
+"""The settings on offer as a bridge boots with them, in the 16 V and 80 mV ranges. Whoever reads a sensor sets the 32 V
+range (:meth:`Config.wide`): its step is the same, and it holds what 16 V would cut off. Twelve bits for both sees half
+of the time only and locks to periodic loads; it is not among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,10 +225,15 @@ class Calibration:
     """
 
     id: int = 0
-    shunt_uohm: int = 100_000
+    shunt_uohm: int = DEFAULT_SHUNT_UOHM
     offset_nv: int = 0
     gain_ppm: int = 0
     day: int = 0
+
+    @property
+    def is_default(self) -> bool:
+        """Whether this is what a bridge says that was never told its shunt."""
+        return not self.id and self.shunt_uohm == DEFAULT_SHUNT_UOHM
 
     @property
     def amperes_per_volt(self) -> float:
@@ -273,15 +294,26 @@ def watts(
     return power
 
 
-def sample_flags(shunt_raw: npt.NDArray[np.int16], bus_raw: npt.NDArray[np.uint16], pga: int) -> npt.NDArray[np.uint8]:
-    """SampleFlag bits of raw register pairs; uint8 [N].
+def sample_flags(
+    shunt_raw: npt.NDArray[np.int16], bus_raw: npt.NDArray[np.uint16], config: Config
+) -> npt.NDArray[np.uint8]:
+    """SampleFlag bits of raw register pairs, read with a setting; uint8 [N].
 
     A full-scale shunt value is clipped. OVF is the chip's own multiplication, which is not used here, so it is
     noted as a sign of a value out of range.
     """
-    clipped = np.abs(shunt_raw.astype(np.int32)) >= CLIP_RAW[pga]
+    clipped = np.abs(shunt_raw.astype(np.int32)) >= CLIP_RAW[config.pga]
     bits: npt.NDArray[np.uint8] = np.where(clipped, SampleFlag.CLIPPED, 0).astype(np.uint8)
     bits |= np.where(bus_raw & 1, SampleFlag.OVERFLOW, 0).astype(np.uint8)
+    bits |= bus_flags((bus_raw >> 3) * BUS_STEP_V, BUS_FULL_RAW[config.bus_range_32v] * BUS_STEP_V)
+    return bits
+
+
+def bus_flags(bus_v: npt.NDArray[np.floating[Any]] | float, full_v: float) -> npt.NDArray[np.uint8]:
+    """SampleFlag bits of bus voltages read with a register that ends at ``full_v``, V; uint8 [N]."""
+    volts = np.asarray(bus_v, np.float64)
+    bits: npt.NDArray[np.uint8] = np.where(volts >= full_v - BUS_STEP_V / 2, SampleFlag.BUS_FULL, 0).astype(np.uint8)
+    bits |= np.where(volts < LEAST_BOARD_V, SampleFlag.BUS_LOW, 0).astype(np.uint8)
     return bits
 
 

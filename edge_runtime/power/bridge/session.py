@@ -18,7 +18,7 @@ from edge_runtime.power.events import Batch, Edge, Exchanged, Greeting, RawEvent
 from protos.bridge.commands import Command, command, sync_command
 from protos.bridge.exchange import Exchange
 from protos.bridge.framing import FrameParser, encode_frame
-from protos.bridge.hello import PROTOCOL, Hello, MalformedMessage
+from protos.bridge.hello import PROTOCOL, Feature, Hello, MalformedMessage
 from protos.bridge.messages import Ack, Marker, Samples, Stats, Status, SyncReply, decode
 from protos.energy.ina219 import Config, Profile
 
@@ -34,6 +34,7 @@ SYNC_GIVEN_UP_S = 5.0
 SETTING_AGAIN_S = 0.5
 SILENCE_S = 5.0
 WAITING = 64
+SETTINGS = (Command.SET_PROFILE, Command.SET_RANGE, Command.SET_CONFIG)
 
 Emit = Callable[[RawEvent], None]
 
@@ -41,6 +42,9 @@ Emit = Callable[[RawEvent], None]
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What the user asked of the bridge; None takes what is there.
+
+    The bus range is not asked: it is 32 V wherever the bridge takes SET_CONFIG (since protocol 1.1). Its step is that
+    of 16 V, where a supply of 24 V reads as 16.
 
     Args:
         profile: sensor setting.
@@ -199,17 +203,27 @@ class BridgeSession:
 
     def _settings_missing(self, hello: Hello) -> list[bytes]:
         """Commands for what is wanted and not so."""
+        if self._sensor >= len(hello.sensors):
+            return []
         wanted, missing = self._wanted, []
-        if wanted.profile is not None and hello.profile != wanted.profile.code:
+        config = Config.of(hello.sensors[self._sensor].config)
+        if wanted.pga is not None and config.pga != wanted.pga:
+            missing.append(command(Command.SET_RANGE, self._sensor, wanted.pga))
+        if hello.features & Feature.CONFIG and Command.SET_CONFIG not in self.refusals:
+            # SET_PROFILE would take the 32 V range back, for all sensors.
+            target = replace(wanted.profile.config if wanted.profile else config, pga=config.pga).wide()
+            if wanted.pga is not None and Command.SET_RANGE not in self.refusals:
+                target = replace(target, pga=wanted.pga)
+            if config != target:
+                # Twelve bits for both is there only where somebody forced it.
+                forced = (target.bus_adc, target.shunt_adc) == (3, 3)
+                missing.append(command(Command.SET_CONFIG, self._sensor, target.register(), int(forced)))
+        elif wanted.profile is not None and hello.profile != wanted.profile.code:
             missing.append(command(Command.SET_PROFILE, wanted.profile.code))
-        if wanted.pga is not None and self._sensor < len(hello.sensors):
-            config = Config.of(hello.sensors[self._sensor].config)
-            if config.pga != wanted.pga:
-                missing.append(command(Command.SET_RANGE, self._sensor, wanted.pga))
         return [one for one in missing if one[0] not in self.refusals]
 
     def _hear_refusal(self, ack: Ack) -> None:
-        if ack.command in (Command.SET_PROFILE, Command.SET_RANGE) and ack.command not in self.refusals:
+        if ack.command in SETTINGS and ack.command not in self.refusals:
             self.refusals[ack.command] = Status(ack.status) if ack.status in list(Status) else Status.REFUSED
             log.warning("power bridge: setting %02xh not taken (status %d)", ack.command, ack.status)
 

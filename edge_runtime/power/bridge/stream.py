@@ -25,7 +25,16 @@ import numpy as np
 import numpy.typing as npt
 
 from protos.bridge.messages import Samples, Stats, wrap
-from protos.energy.ina219 import BUS_STEP_V, SHUNT_STEP_V, Calibration, sample_flags, watts
+from protos.energy.ina219 import (
+    BUS_FULL_RAW,
+    BUS_STEP_V,
+    SHUNT_STEP_V,
+    Calibration,
+    Config,
+    bus_flags,
+    sample_flags,
+    watts,
+)
 from protos.energy.trace import SampleFlag
 
 __all__ = ["Piece", "SensorStream", "SensorTrouble"]
@@ -94,13 +103,13 @@ class SensorStream:
 
     Args:
         calibration: turns registers into watts.
-        pga: range setting, to know a clipped value.
+        config: the sensor's setting, to know a value at the end of its range.
         tick: any full tick of this boot, at most 35 minutes from the first batch.
         batch: samples of a batch that nobody asked for early.
     """
 
-    def __init__(self, calibration: Calibration, pga: int, tick: int, batch: int = 16) -> None:
-        self._calibration, self._pga, self._tick, self._batch = calibration, pga, tick, max(1, batch)
+    def __init__(self, calibration: Calibration, config: Config, tick: int, batch: int = 16) -> None:
+        self._calibration, self._config, self._tick, self._batch = calibration, config, tick, max(1, batch)
         self._expected: int | None = None
         self._end: int | None = None
         self._held: deque[Samples] = deque(maxlen=HELD)
@@ -118,9 +127,9 @@ class SensorStream:
         """Whether batches are missing, or held, that the next STATS may account for."""
         return bool(self._holes or self._held)
 
-    def recalibrate(self, calibration: Calibration, pga: int) -> None:
-        """Use another calibration or range from the next batch on."""
-        self._calibration, self._pga = calibration, pga
+    def recalibrate(self, calibration: Calibration, config: Config) -> None:
+        """Use another calibration or setting from the next batch on."""
+        self._calibration, self._config = calibration, config
 
     def told(self, tick: int) -> None:
         """The bridge's clock is at this full tick now."""
@@ -205,7 +214,7 @@ class SensorStream:
         self._arrived.batches += len(fresh)
         self._accumulate(dt_us, shunt, bus)
         self.bus_v = float(bus[-1] >> 3) * BUS_STEP_V
-        return Piece(ends - dt_us, ends, watts(shunt, bus, self._calibration), sample_flags(shunt, bus, self._pga))
+        return Piece(ends - dt_us, ends, watts(shunt, bus, self._calibration), sample_flags(shunt, bus, self._config))
 
     def _accumulate(
         self, dt_us: npt.NDArray[np.int64], shunt_raw: npt.NDArray[np.int16], bus_raw: npt.NDArray[np.uint16]
@@ -249,7 +258,9 @@ class SensorStream:
         power_w = self._mean_w(energy, voltage, time_us)
         self.recovered_s += open_us * 1e-6
         begins, ends = np.array([(hole.begin, hole.end) for hole in holes], np.int64).T
-        return Piece(begins, ends, np.full(len(holes), power_w), np.full(len(holes), SampleFlag.RECOVERED, np.uint8))
+        full_v = BUS_FULL_RAW[self._config.bus_range_32v] * BUS_STEP_V
+        bits = SampleFlag.RECOVERED | int(bus_flags(voltage / time_us * BUS_STEP_V, full_v))
+        return Piece(begins, ends, np.full(len(holes), power_w), np.full(len(holes), bits, np.uint8))
 
     def _tell_trouble(self, before: Stats | None, now: Stats) -> None:
         """What happened before the first STATS of a boot is not this host's affair."""

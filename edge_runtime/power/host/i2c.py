@@ -59,7 +59,7 @@ def i2c_sensor(rest: str, options: Mapping[str, str], clock: Clock, *, bus: Open
     )
     profile = choice(options, "profile", PROFILES) or PROFILES["balanced"]
     pga = choice(options, "range", RANGES)
-    config = profile.config if pga is None else replace(profile.config, pga=pga)
+    config = (profile.config if pga is None else replace(profile.config, pga=pga)).wide()
     return PolledSensor(Ina219Source(number_, address, config, calibration, bus or open_bus), clock)
 
 
@@ -163,7 +163,7 @@ class Ina219Source:
             np.array([before]),
             np.array([now_s]),
             watts(raw_shunt, raw_bus, self._calibration),
-            sample_flags(raw_shunt, raw_bus, self._config.pga),
+            sample_flags(raw_shunt, raw_bus, self._config),
         )
 
     def errors(self) -> ErrorModel:
