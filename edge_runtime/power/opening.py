@@ -2,11 +2,13 @@
 
 ==================================  ===================================================================
 ``serial:PATH``                     INA219 bridge on a serial port: ``sensor=0..3``, ``shunt=OHM``,
-                                    ``profile=NAME``, ``range=40mV|80mV|160mV|320mV``
+                                    ``profile=NAME``, ``range=40mV|80mV|160mV|320mV``,
+                                    ``bus_ppm=PPM``
 ``hwmon:NAME_OR_PATH``              a power sensor of the kernel's hwmon: ``shunt=OHM``, ``rate=HZ``
 ``iio:NAME_OR_PATH``                a power sensor of the kernel's IIO: ``shunt=OHM``, ``rate=HZ``
 ``i2c:BUS:ADDRESS``                 an INA219 on this machine's own bus: ``shunt=OHM``, ``profile=NAME``,
-                                    ``range=``, ``offset_nv=``, ``gain_ppm=``, ``calibration=ID``
+                                    ``range=``, ``offset_nv=``, ``gain_ppm=``, ``calibration=ID``,
+                                    ``bus_ppm=``
 ``rapl`` or ``rapl:DOMAIN``         the energy counter of an x86 processor's package
 ``pmic``                            the rails of a Raspberry Pi 5's processor
 ``estimate:BOARD``                  a model: idle watts plus watts per CPU second of this process

@@ -8,7 +8,7 @@ from edge_runtime.power.bridge.samples import CAPACITY
 from edge_runtime.power.bridge.sensor import BridgeSensor
 from edge_runtime.power.bridge.session import Wanted
 from edge_runtime.power.clock import Clock
-from edge_runtime.power.options import choice, ohms, refuse_others, whole
+from edge_runtime.power.options import bus_ppm, choice, ohms, refuse_others, whole
 from protos.bridge.commands import Command
 from protos.bridge.hello import MAX_SENSORS, PROTOCOL
 from protos.bridge.line import Opener, SerialTransport
@@ -43,9 +43,9 @@ def bridge_sensor(
     Raises:
         UsageError: an option that is not known or not in range.
     """
-    refuse_others(options, ("sensor", "shunt", "profile", "range"))
+    refuse_others(options, ("sensor", "shunt", "profile", "range", "bus_ppm"))
     profile = choice(options, "profile", PROFILES)
-    wanted = Wanted(profile, choice(options, "range", RANGES), ohms(options, "shunt"))
+    wanted = Wanted(profile, choice(options, "range", RANGES), ohms(options, "shunt"), bus_ppm(options))
     index = whole(options, "sensor", 0, MAX_SENSORS - 1) or 0
     return BridgeSensor(
         path,

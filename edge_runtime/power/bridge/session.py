@@ -50,11 +50,13 @@ class Wanted:
         profile: sensor setting.
         pga: range of the shunt voltage, 0..3 for 40, 80, 160, 320 mV.
         shunt_ohm: shunt to use instead of the calibration's; the result counts as uncalibrated.
+        bus_ppm: correction of the bus voltage, parts per million; None where it was never compared.
     """
 
     profile: Profile | None = None
     pga: int | None = None
     shunt_ohm: float | None = None
+    bus_ppm: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +250,8 @@ class BridgeSession:
         if before is None or before.uid != hello.uid or before.boot != hello.boot:
             self._begin_epoch(hello, before)
         self._known_boot, self._heard_s = hello.boot, now_s
-        self.greeting = Greeting(now_s, self.epoch, self._sensor, self._wanted.shunt_ohm, hello)
+        wanted = self._wanted
+        self.greeting = Greeting(now_s, self.epoch, self._sensor, wanted.shunt_ohm, hello, wanted.bus_ppm)
         self._emit(self.greeting)
         waiting, self._waiting = self._waiting, deque(maxlen=WAITING)
         for message in waiting:

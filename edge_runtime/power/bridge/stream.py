@@ -274,8 +274,9 @@ class SensorStream:
 
     def _mean_w(self, energy: int, voltage: int, time_us: int) -> float:
         """Mean power of accumulated raw products, offset and gain applied."""
-        volt_squared = energy * (SHUNT_STEP_V * BUS_STEP_V)
-        volt_squared -= voltage * BUS_STEP_V * self._calibration.offset_nv * 1e-9
+        step_v = self._calibration.volts_per_step
+        volt_squared = energy * (SHUNT_STEP_V * step_v)
+        volt_squared -= voltage * step_v * self._calibration.offset_nv * 1e-9
         return volt_squared * self._calibration.amperes_per_volt / time_us
 
 

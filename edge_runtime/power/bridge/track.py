@@ -73,10 +73,10 @@ class RegisterTrack:
         greeting = self.greeting
         if greeting is None or greeting.sensor >= len(greeting.hello.sensors):
             return Calibration()
-        record = greeting.hello.sensors[greeting.sensor].calibration
+        record = replace(greeting.hello.sensors[greeting.sensor].calibration, bus_ppm=greeting.bus_ppm)
         if greeting.shunt_ohm is None:
             return record
-        return Calibration(0, round(greeting.shunt_ohm * 1e6), record.offset_nv, 0, 0)
+        return Calibration(0, round(greeting.shunt_ohm * 1e6), record.offset_nv, 0, 0, greeting.bus_ppm)
 
     @property
     def shunt_known(self) -> bool:

@@ -23,6 +23,7 @@ from protos.energy.ina219 import (
     NOISE_V,
     OFFSET_LIMIT_V,
     OFFSET_TYPICAL_V,
+    SHUNT_HEATING_PER_W,
     SHUNT_LIMIT,
     SHUNT_STEP_V,
     bus_flags,
@@ -85,6 +86,8 @@ class Chip:
             duty=self.shunt_s / self.period_s,
             shunt_s=self.shunt_s,
             sync_s=sync_s,
+            shunt_ohm=shunt_ohm,
+            shunt_heating_per_w=SHUNT_HEATING_PER_W,
         )
 
 
