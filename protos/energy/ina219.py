@@ -71,8 +71,8 @@ REFERENCE_RELATIVE = 0.001
 ZERO_LIMIT_V = 5e-6
 """What a zero calibration leaves: half a register step, drift of 0.1 uV per degree within it. An assumption."""
 SINCE_CALIBRATION = 0.0005
-"""Limit of shunt, and of amplifier, since the calibration: ageing and 10 degrees at 50 ppm each. An assumption, for what
-the surroundings do; the heat of the shunt's own is beside it."""
+"""Limit of shunt, and of amplifier, since the calibration: ageing and 10 degrees at 50 ppm each. An assumption, for
+what the surroundings do; the shunt's own heat is beside it."""
 SHUNT_HEATING_PER_W = 0.009
 """Limit of the change of a shunt's resistance per watt in it: 100 ppm per degree of cheap chip resistors times some 90
 degrees per watt of a 2512 on a small board. An assumption: 0.1 ohm at 1.5 A (0.225 W) changes by 0.2 %, 0.02 ohm at the
