@@ -77,6 +77,7 @@ class DeviceCard:
     Attributes:
         session: drawn anew by each start of the daemon, so that a restart is seen.
         budget_j: the most that the device will spend in a round, or None.
+        reason: why it cannot train now, or what of its data it set aside; empty when there is nothing to say.
     """
 
     device_id: str
@@ -88,6 +89,7 @@ class DeviceCard:
     train_examples: int
     test_examples: int
     budget_j: float | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True)

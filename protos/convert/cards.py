@@ -7,6 +7,9 @@ from protos.convert.energy import METHOD_OF, METHODS
 from protos.orders import DeviceCard, Engine, MeterCard
 from protos.v1 import edgejoule_pb2 as pb
 
+# Of a text that people read; what is longer is cut, and what cannot be printed is left out.
+REASON_LENGTH = 400
+
 
 def engine_to(engine: Engine) -> pb.Engine:
     """Engine identity as a message."""
@@ -50,6 +53,7 @@ def card_to(card: DeviceCard, protocol: tuple[int, int]) -> pb.JoinRequest:
         train_examples=card.train_examples,
         test_examples=card.test_examples,
         budget_j=card.budget_j,
+        reason=card.reason[:REASON_LENGTH],
     )
 
 
