@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from edge_runtime.state import keep_newest, storing
+from edge_runtime.state import keep_newest, storing, used
 from edge_runtime.systemd.logging_setup import log
 from protos.atomic import write_whole
 from protos.energy.trace import Method, Phase, PhaseEnergy
@@ -104,7 +104,8 @@ class Outbox:
         with storing(path):
             folder.mkdir(exist_ok=True, mode=0o700)
             path.replace(folder / path.name)
-        keep_newest(folder, _KEEP_ASIDE)
+        used(folder / path.name)
+        keep_newest(folder, _KEEP_ASIDE, in_use=[folder / path.name])
 
     def answered(self, letter: Letter) -> None:
         """Delete a report that the coordinator has answered."""
