@@ -10,7 +10,7 @@ outbox/       reports that are not yet answered, and energy that is not yet told
 costs.json    what the work of the last rounds cost
 tried.json    models that ran in a throw-away child
 instance.json a name of this state, and the machine that it belongs to
-.NAME.order   the entries of a folder, least recently used first
+.NAME.order   the entries of one of these folders, least recently used first
 layout        the number of this arrangement
 
 A version that opens the folder leaves its layout as it is, so that the version before can come back to it. A change
@@ -35,6 +35,7 @@ LAYOUT = 1
 READS = (1,)
 """Layouts that this version reads and leaves readable."""
 FOLDERS = ("bundles", "embeddings", "examples", "heads", "memory", "outbox")
+ASIDE = "aside"
 KEEP = 4
 
 
@@ -170,7 +171,8 @@ def keep_newest(folder: Path, keep: int = KEEP, *, in_use: Iterable[Path] = ()) 
 
 
 def _order_file(folder: Path) -> Path:
-    return folder.parent / f".{folder.name}.order"
+    # Beside the folder of the state that it is of or in: those hold nothing but their entries.
+    return (folder.parent.parent if folder.name == ASIDE else folder.parent) / f".{folder.name}.order"
 
 
 def _order(file: Path) -> list[str]:

@@ -208,6 +208,8 @@ class LocalExamples:
                 for one in sorted(beside):
                     found = one.stat()
                     digest.update(json.dumps([str(one), found.st_size, found.st_mtime_ns, found.st_ino]).encode())
+        except FileNotFoundError as error:
+            raise DataError("no such file or folder", where=str(path), fix="check the path") from error
         except OSError as error:
             raise DataError(f"cannot be looked at ({error.strerror})", where=str(path), fix="check the path") from error
         return digest.hexdigest()
