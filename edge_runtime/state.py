@@ -36,12 +36,13 @@ READS = (1,)
 """Layouts that this version reads and leaves readable."""
 FOLDERS = ("bundles", "embeddings", "examples", "heads", "memory", "outbox")
 ASIDE = "aside"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 KEEP = 4
 
 
 def is_full(error: BaseException | None) -> bool:
     """Whether this says that a disk is full, fails or was made read-only, which may pass."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
+    return isinstance(error, OSError) and error.errno in _FULL
 
 
 @contextlib.contextmanager

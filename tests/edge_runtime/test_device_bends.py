@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +19,11 @@ from striped_data import write_data
 
 from edge_runtime.config import Settings
 from edge_runtime.daemon.device import Device
+from edge_runtime.daemon.stopping import Stopping
 from edge_runtime.identity import default_device_id, machine_hash, take_instance
 from edge_runtime.round.embeddings import EmbeddingCache
 from edge_runtime.state import StateFolder, by_use, keep_newest, used
+from edge_runtime.systemd.logging_setup import LOGGER, start_logging
 from edge_runtime.systemd.starts import MOST_S, SOON_S, pause_s, worked
 from protos.errors import StoreError
 from protos.model.bundle import Bundle
@@ -290,6 +294,49 @@ def test_a_copied_state_owes_nothing_of_the_other_machine(
     after.close()
     assert not owed.exists()
     assert after.card().instance not in ("", before.card().instance)
+
+
+# ------------------------------------------------------------ signals and lines
+
+
+def test_a_hang_up_is_a_request_to_stop_unless_it_was_ignored_before() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)}
+    stopping, immune = Stopping(), Stopping()
+    try:
+        stopping.catch_signals()
+        signal.raise_signal(signal.SIGHUP)
+        assert (stopping.requested, stopping.reason) == (True, "SIGHUP")
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        immune.catch_signals()
+        signal.raise_signal(signal.SIGHUP)
+        assert not immune.requested, "as under nohup"
+        immune.request("memory limit")
+        signal.raise_signal(signal.SIGTERM)
+        immune.withdraw()
+        assert (immune.requested, immune.reason) == (True, "SIGTERM"), "a signal is not forgotten with another reason"
+        stopping.withdraw()
+        assert stopping.requested
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        stopping.close()
+        immune.close()
+
+
+def test_sensors_log_where_and_as_the_daemon_does(capsys: pytest.CaptureFixture[str]) -> None:
+    loggers = [logging.getLogger(name) for name in (LOGGER, "edge_runtime")]
+    before = [(one.handlers[:], one.level, one.propagate) for one in loggers]
+    try:
+        start_logging("warning")
+        sensor = logging.getLogger("edge_runtime.power.bridge.link")
+        sensor.warning("port\nlost")
+        sensor.info("not this")
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.endswith("WARNING port lost")
+    finally:
+        for one, (handlers, level, propagate) in zip(loggers, before, strict=True):
+            one.handlers[:], one.propagate = handlers, propagate
+            one.setLevel(level)
 
 
 # ------------------------------------------------------------ starts
