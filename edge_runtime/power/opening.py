@@ -29,7 +29,7 @@ from edge_runtime.power.options import split
 from edge_runtime.power.sensor import PowerSensor
 from protos.errors import UsageError
 
-__all__ = ["KINDS", "SPECS", "make_sensor", "open_meter", "open_sensor"]
+__all__ = ["KINDS", "SPECS", "make_sensor", "open_meter", "open_meter_late", "open_sensor"]
 
 KINDS = MappingProxyType(
     {
@@ -70,6 +70,21 @@ def open_sensor(spec: str, *, clock: Clock | None = None) -> PowerSensor:
     sensor = make_sensor(spec, clock=clock)
     sensor.open()
     return sensor
+
+
+def open_meter_late(spec: str, *, clock: Clock | None = None) -> Meter:
+    """As :func:`open_meter`, but a sensor is opened in the background, from the meter's ``start`` on.
+
+    Raises:
+        UsageError: the text is none of the table in the module's docstring.
+    """
+    clock = clock or SystemClock()
+    if spec == "none" or split(spec)[0] == "estimate":
+        return open_meter(spec, clock=clock)
+    from edge_runtime.power.late_meter import LateMeter
+
+    make_sensor(spec, clock=clock)
+    return LateMeter(spec, lambda: make_sensor(spec, clock=clock), clock)
 
 
 def open_meter(spec: str, *, clock: Clock | None = None) -> Meter:
