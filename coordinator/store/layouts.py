@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 from sqlalchemy import Connection, text
 
-LAYOUT = 2
+LAYOUT = 3
 
 
 def _attempts(connection: Connection) -> None:
@@ -26,8 +26,13 @@ def _attempts(connection: Connection) -> None:
     )
 
 
+def _reasons(connection: Connection) -> None:
+    """Layout 3: what devices say of why they cannot train, or left. Layout 2 did not keep it."""
+    connection.execute(text("ALTER TABLE devices ADD COLUMN reason TEXT DEFAULT '' NOT NULL"))
+
+
 # By the layout that it starts from.
-STEPS: Mapping[int, Callable[[Connection], None]] = {1: _attempts}
+STEPS: Mapping[int, Callable[[Connection], None]] = {1: _attempts, 2: _reasons}
 
 
 def upgrade(connection: Connection, found: int) -> None:

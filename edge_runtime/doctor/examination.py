@@ -36,6 +36,7 @@ from edge_runtime.doctor.software import (
     check_userland,
 )
 from edge_runtime.doctor.storage import check_file_system, check_state, check_swap, check_wear
+from edge_runtime.doctor.wiring import check_wiring
 from edge_runtime.identity.handshake import why_not
 from edge_runtime.identity.identity import read_identity
 from protos.errors import CheckFailed, EdgejouleError
@@ -178,6 +179,7 @@ CHECKS = (
     Check(("runtime",), check_runtime),
     Check(("edgetpu",), _edge_tpu),
     Check(("sensor", "sensor line"), _sensor),
+    Check(("sensor wiring",), check_wiring),
     Check(("port session",), check_session),
     Check(("port in use",), check_holder),
     Check(("port grabbers",), check_grabbers),

@@ -199,7 +199,7 @@ def flash_by_drive(
     copy_image(wanted.data, folder, name)
     say("copied")
     if port is None:
-        say("not asked what it runs now: no --port")
+        say("not asked what it runs now: no --port (that of the USB-UART adapter at GP0 and GP1; its own USB has none)")
         return Outcome(action, before, None, True)
     return Outcome(action, before, check_hello(port, wanted, say, wait_s=back_s), True)
 
