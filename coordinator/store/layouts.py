@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, inspect, text
 
+from coordinator.store.tables import metadata
+
+# A layout keeps its columns: `tests/coordinator/landed/tables-N.txt` is what this one has.
 LAYOUT = 3
 
 
@@ -39,3 +42,16 @@ def upgrade(connection: Connection, found: int) -> None:
     """Bring a database from an older layout to this one."""
     for number in range(found, LAYOUT):
         STEPS[number](connection)
+
+
+def lacking(connection: Connection) -> list[str]:
+    """Columns of this version that the database has not, as ``table.column``: it has the number of this layout, and
+    was made by a build whose layout of that number was another."""
+    there = inspect(connection).get_multi_columns(filter_names=list(metadata.tables))
+    found = {table: {column["name"] for column in columns} for (_, table), columns in there.items()}
+    return sorted(
+        f"{table.name}.{column.name}"
+        for table in metadata.sorted_tables
+        for column in table.columns
+        if column.name not in found.get(table.name, set())
+    )
