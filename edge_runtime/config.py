@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edge_runtime import setting_values as read
-from edge_runtime.identity import default_device_id
+from edge_runtime.machine_identity import default_device_id
 from edge_runtime.systemd.logging_setup import LEVELS
 from protos.catalog import hint
 from protos.errors import ConfigError

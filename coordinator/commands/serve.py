@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     from coordinator.server.serving import Settings, serve
 
     logging.basicConfig(
-        level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
+        level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"
     )
     database = arguments.database or os.environ.get("EDGEJOULE_DATABASE")
     settings = Settings(

@@ -30,6 +30,7 @@ from firmware_tools.inspect.model import ModelFacts
 from protos.datafiles import dataset
 from protos.datafiles.dataset import Dataset
 from protos.errors import ModelError, UsageError
+from protos.extras import advice
 from protos.model.backbone import Backbone
 from protos.model.bundle import MEAN, SCALE, open_bundle, record_of
 from protos.model.head import Head
@@ -60,7 +61,7 @@ def run(fields: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """
     job = ConvertJob.from_fields(fields)
     if importlib.util.find_spec("tensorflow") is None:
-        raise UsageError("converting needs TensorFlow", fix="pip install 'edgejoule[workshop]'")
+        raise UsageError("converting needs TensorFlow", fix=advice("workshop"))
     return _Conversion(job, progress).run()
 
 
@@ -88,6 +89,13 @@ class _Conversion:
         self.warnings += data.remarked
         tail = source.tail if isinstance(source, FloatModel) else None
         from_model = source.classes if isinstance(source, FloatModel) else None
+        if isinstance(source, FloatModel) and source.one_number and not (self.job.classes or self.job.class_names):
+            raise ModelError(
+                "gives one number that no sigmoid ends, as a regression does, and a bundle's head is a classifier",
+                where=self.where,
+                fix="say --classes 2 if it is the logit of two classes; for classes of your own on the same backbone, "
+                "--classes N --fresh-head",
+            )
         names = class_names(self.job.class_names, self.job.classes, from_model, data, where=self.where)
         if data.evaluation is not None:
             dataset.check(data.evaluation, source.input_shape, len(names))

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from protos.catalog import hint
+from protos.catalog import hint, pick
 from protos.errors import PlanError
 from protos.plan.plan_rules import RULES, checked, numbers
 from protos.update.codecs import CODECS, DEFAULT_CODEC, resolve
@@ -222,6 +222,10 @@ def _section(name: str, given: Any, where: str) -> Any:
         raise PlanError(f"[{name}] is a section, not a value", where=where)
     values: dict[str, Any] = {}
     parameters: dict[str, float] = {}
+    if name in _CODECS_OF and "codec" in given:
+        # First of all: which other keys there are depends on it.
+        codec = checked(given["codec"], RULES[name]["codec"], f"{where}: {name}.codec")
+        pick(CODECS, codec, what="codec", where=f"{where}: {name}", error=PlanError)
     for key, value in given.items():
         place = f"{where}: {name}.{key}"
         if key not in RULES[name]:
