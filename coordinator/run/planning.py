@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from coordinator.aggregate import rules
+from coordinator.budgets import weights
 from coordinator.budgets.codec_error import ERROR
 from coordinator.budgets.solar import read_trace
 from protos.catalog import hint
 from protos.datafiles.dataset import Dataset, check, fitted, load
-from protos.errors import PlanError
+from protos.errors import PlanError, PluginError
 from protos.model.bundle import Bundle, open_bundle
 from protos.model.manifest import Manifest
 from protos.plan.plan import RunPlan, parse
+from protos.plugins import Plugin, find, installed, refused
 from protos.update import codecs, trees
 
 # Inputs that [train] names itself; they stand at these values when the plan says nothing.
@@ -48,15 +51,43 @@ def prepare(plan_toml: str, directory: Path, *, where: str = "plan") -> Prepared
 
     Raises:
         PlanError: the plan is malformed, contradicts itself, or asks for what the bundle does not have.
+        PluginError: it names the codec, rule or weight of an installed package that cannot be used.
         ModelError, IntegrityError: the bundle.
         DataError, ShapeError, LabelError, NonFiniteError, EmptyShardError: the held-out data.
     """
     plan = parse(plan_toml, where=where)
     bundle = open_bundle(directory / Path(plan.run.bundle).expanduser())
     inputs = train_inputs(plan, bundle.manifest, where=where)
+    _try_plugins(plan)
     _check_budgets(plan, directory, where)
     data = held_out(plan, bundle.manifest, directory)
     return Prepared(plan, bundle, inputs, data)
+
+
+def plugins_of(plan: RunPlan) -> tuple[Plugin, ...]:
+    """What a plan names that installed packages have, codec first."""
+    named = [("codecs", codecs.BUILT_IN, plan.update.codec), ("rules", rules.BUILT_IN, plan.aggregate.normalise)]
+    named += [("weights", weights.BUILT_IN, factor) for factor in plan.aggregate.weight]
+    found = [find(kind, name) for kind, built_in, name in named if name not in built_in]
+    return tuple(plugin for plugin in found if plugin is not None)
+
+
+def refused_plugins() -> list[PluginError]:
+    """For each installed plug-in that no plan can name, the reason."""
+    known: tuple[tuple[str, Container[str]], ...] = (
+        ("codecs", codecs.BUILT_IN),
+        ("rules", rules.BUILT_IN),
+        ("weights", weights.BUILT_IN),
+    )
+    return [error for kind, built_in in known for error in refused(installed(kind), built_in).values()]
+
+
+def _try_plugins(plan: RunPlan) -> None:
+    """Load what a plan names, before a run is written down. Raises PluginError."""
+    codecs.build(plan.update.codec, plan.update.parameters)
+    _ = rules.RULES[plan.aggregate.normalise]
+    for factor in plan.aggregate.weight:
+        _ = weights.FACTORS[factor]
 
 
 def _check_budgets(plan: RunPlan, directory: Path, where: str) -> None:
@@ -167,6 +198,7 @@ def summary(prepared: Prepared) -> dict[str, object]:
         "downlink_parameters": dict(plan.downlink.parameters),
         "weight": list(plan.aggregate.weight),
         "normalise": plan.aggregate.normalise,
+        "plugins": [str(one) for one in plugins_of(plan)],
         "budget_per_round_j": plan.budget.per_round_j,
         "budget_of_device_j": dict(plan.budget.device),
         "budget_per_day_j": plan.budget.per_day_j,
