@@ -62,12 +62,18 @@ class Engine:
 
 @dataclass(frozen=True)
 class MeterCard:
-    """What measures the joules: ``method`` is measured, estimated or unknown."""
+    """What measures the joules: ``method`` is measured, estimated or unknown.
+
+    Attributes:
+        id: stands for all of it in reports, so that they need not name the sensor; 0 from a device that names it in
+            each phase.
+    """
 
     method: str
     sensor: str = ""
     calibration_id: str = ""
     quality: str = ""
+    id: int = 0
 
 
 @dataclass(frozen=True)
@@ -96,12 +102,14 @@ class SettledEnergy:
 
     Attributes:
         attempt: of the order that it was spent on, or None when that is not known.
+        meter_id: of the meter of records without a sensor; 0 when there are none.
     """
 
     run_id: str
     round: int
     energy: tuple[PhaseEnergy, ...]
     attempt: int | None = None
+    meter_id: int = 0
 
 
 @dataclass(frozen=True)
@@ -226,6 +234,7 @@ class DeviceReport:
         train_s: seconds of training, pauses left out.
         strain: None from a device that does not look.
         attempt: of the order that it answers, or None from a device that does not say.
+        meter_id: of the meter of phases without a sensor; 0 when there are none.
     """
 
     run_id: str
@@ -248,6 +257,7 @@ class DeviceReport:
     train_s: float
     strain: Strain | None = None
     attempt: int | None = None
+    meter_id: int = 0
 
 
 @dataclass(frozen=True)

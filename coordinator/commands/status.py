@@ -28,11 +28,23 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     add_address(status)
     status.set_defaults(run=run_status)
     devices = commands.add_parser(
-        "devices", help="show every device that ever joined", **example("coordinator devices --json")
+        "devices",
+        help="show every device that ever joined, or forget one",
+        **example("coordinator devices --json\n  coordinator devices forget pi-3"),
     )
     add_json(devices)
     add_address(devices)
     devices.set_defaults(run=run_devices)
+    forget = devices.add_subparsers(metavar="").add_parser(
+        "forget",
+        help="take devices that are gone off the list",
+        description="Takes devices that are gone off the list, with what their work was found to cost. What they did "
+        "in runs stays. One that comes back joins as a new one.",
+        **example("coordinator devices forget pi-3"),
+    )
+    forget.add_argument("names", nargs="+", metavar="DEVICE")
+    add_address(forget)
+    forget.set_defaults(run=run_forget)
 
 
 def run_status(arguments: argparse.Namespace) -> int:
@@ -168,6 +180,15 @@ def run_devices(arguments: argparse.Namespace) -> int:
         )
     else:
         print("no devices yet; start one with: edge-runtime run")
+    return 0
+
+
+def run_forget(arguments: argparse.Namespace) -> int:
+    """Forget devices."""
+    with operator(arguments) as connection:
+        for name in arguments.names:
+            connection.forget_device(name)
+            print(f"{name}: forgotten")
     return 0
 
 

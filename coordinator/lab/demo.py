@@ -173,6 +173,8 @@ def summary(result: Mapping[str, Any]) -> str:
         lines.append(
             f"exported   {100 * exported:.2f} % as one integer model of {result['exported_bytes'] / 1000:.1f} kB"
         )
+    if result["exported_note"]:
+        lines.append(f"note       {result['exported_note']}")
     lines.append(f"sent       {result['bytes_up']} bytes up, {result['bytes_down']} bytes down")
     lines.append("joules     " + "".join(f"{phase:>12}" for phase in PHASES) + f"{'coverage':>12}  cut short")
     shown, rounds = list(result["joules"].items()), result["settings"]["rounds"]

@@ -109,6 +109,11 @@ class Operator:
         with self._translated():
             return messages.budgets_from(self._stub.GetBudgets(request, timeout=CALL_S))
 
+    def forget_device(self, device_id: str) -> None:
+        """Take a device that is gone off the list; what it did in runs stays."""
+        with self._translated():
+            self._stub.ForgetDevice(pb.ForgetDeviceRequest(device_id=device_id), timeout=CALL_S)
+
     def export(self, run: str, out: Path, head_version: str = "", *, max_drop: float | None = None) -> ExportSummary:
         """Write the integer model of a run, whole or not at all.
 

@@ -234,6 +234,7 @@ def summary_to(summary: ExportSummary) -> pb.ExportSummary:
         float_accuracy=summary.float_accuracy,
         exported_accuracy=summary.exported_accuracy,
         operators=summary.operators,
+        note=summary.note,
     )
 
 
@@ -246,4 +247,5 @@ def summary_from(message: pb.ExportSummary) -> ExportSummary:
         float_accuracy=message.float_accuracy if message.HasField("float_accuracy") else None,
         exported_accuracy=message.exported_accuracy if message.HasField("exported_accuracy") else None,
         operators=tuple(message.operators),
+        note=message.note,
     )

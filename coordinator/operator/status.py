@@ -154,7 +154,8 @@ class DeviceStatus:
 
 @dataclass(frozen=True)
 class ExportSummary:
-    """An assembled model; accuracies are on the run's held-out data, or None when it has none."""
+    """An assembled model; accuracies are on the run's held-out data, or None when it has none. ``note`` is what a
+    reader must know of them, or empty."""
 
     size_bytes: int
     sha256: bytes
@@ -162,3 +163,4 @@ class ExportSummary:
     float_accuracy: float | None
     exported_accuracy: float | None
     operators: tuple[str, ...]
+    note: str = ""

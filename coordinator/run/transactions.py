@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 
 from sqlalchemy import Connection
 
@@ -19,8 +20,10 @@ from coordinator.store import accounts as grants
 from coordinator.store import costs, devices, heads, reports, runs
 from coordinator.store import device_heads as shown
 from coordinator.store.database import AlreadyThereError, Database
+from protos.convert.energy import named
 from protos.convert.heads import serialise_difference
 from protos.convert.reports import parse_report
+from protos.energy.trace import PhaseEnergy
 from protos.errors import StoreError, UnknownRunError, UpdateError
 from protos.orders import ENVELOPE_BYTES, DeviceCard, DeviceReport, Receipt, SettledEnergy, Verdict
 from protos.update import trees
@@ -58,7 +61,8 @@ def accept(
     sent = {device_id: run.sent.pop(device_id, 0)}
     try:
         with db.writing() as connection:
-            reports.accept(connection, report, data, run.fold.weight_of(report))
+            energy = _named(connection, device_id, report)
+            reports.accept(connection, replace(report, energy=energy), data, run.fold.weight_of(report))
             runs.add_bytes_down(connection, run.run_id, number, sent)
             sizes = run.fold.sizes_of(report, update)
             grants.reported(connection, run.run_id, number, device_id, len(data), sizes)
@@ -95,10 +99,17 @@ def _settle_of(connection: Connection, data: bytes, run_id: str, number: int, de
     except RejectedError:
         return None
     if not reports.holds(connection, run_id, number, device_id):
-        energy, faults = bounds.possible(report.energy, board)
+        energy, faults = bounds.possible(_named(connection, device_id, report), board)
         _say(faults, run_id, number, device_id)
         reports.settle(connection, run_id, number, device_id, energy, report.attempt)
     return report.attempt
+
+
+def _named(connection: Connection, device_id: str, told: DeviceReport | SettledEnergy) -> tuple[PhaseEnergy, ...]:
+    """Energy with the sensor that the device's card names. Told by a meter that it does not have any more, it stays
+    without one: which that was is not known here."""
+    meter = devices.meter_of(connection, device_id) if told.meter_id else None
+    return named(told.energy, told.meter_id, meter)
 
 
 def _say(faults: list[str], run_id: str, number: int, device_id: str) -> None:
@@ -153,7 +164,7 @@ def settle(db: Database, device_id: str, settled: Iterable[SettledEnergy]) -> li
             if one.round > bounds.LAST_ROUND or runs.order_of(connection, one.run_id, one.round, device_id) is None:
                 strange.append(one)
             else:
-                energy, faults = bounds.possible(one.energy, board)
+                energy, faults = bounds.possible(_named(connection, device_id, one), board)
                 _say(faults, one.run_id, one.round, device_id)
                 reports.settle(connection, one.run_id, one.round, device_id, energy, one.attempt)
                 budgeting.learn(connection, one.run_id, one.round, device_id)
@@ -328,6 +339,12 @@ def join(db: Database, card: DeviceCard) -> None:
     """Write down that a device joined."""
     with db.writing() as connection:
         devices.join(connection, card)
+
+
+def forget(db: Database, device_id: str) -> None:
+    """Take a device off the list."""
+    with db.writing() as connection:
+        devices.forget(connection, device_id)
 
 
 def leave(db: Database, device_id: str) -> None:

@@ -20,7 +20,8 @@ from coordinator.run.round_events import Tick
 from coordinator.server.fleet import Fleet
 from coordinator.store.bundles import NotHereError
 from coordinator.store.database import DamagedError
-from protos.errors import EdgejouleError, StoreError
+from protos.catalog import hint
+from protos.errors import EdgejouleError, RefusedError, StoreError, UnknownRunError
 from protos.model.bundle import Bundle
 from protos.orders import (
     DeviceCard,
@@ -345,6 +346,24 @@ class Keeper:
             log.info("device %s left: %s", device_id, reason or "no reason given")
             if self.conductor:
                 self.conductor.left(device_id)
+
+    async def forget(self, device_id: str) -> None:
+        """Take a device off the list, with what its work was found to cost.
+
+        Raises:
+            UnknownRunError: no such device.
+            RefusedError: it is present, or works on an order.
+        """
+        member = self.fleet.get(device_id)
+        if member is None:
+            known = [one.card.device_id for one in self.fleet]
+            raise UnknownRunError("no device is called so", where=device_id[:80], fix=hint(device_id, known))
+        if member.state == "present" or self._is_busy(device_id):
+            raise RefusedError("is here, and would be back at once", where=device_id, fix="stop its edge-runtime first")
+        await self._rooms.books.do(ledger.forget, self._rooms.db, device_id)
+        if self.fleet.get(device_id) is member:
+            self.fleet.forget(device_id)
+        log.info("device %s is forgotten", device_id)
 
     async def bundle(self, bundle_id: str) -> Bundle:
         """The bundle called so.

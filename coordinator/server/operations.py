@@ -147,6 +147,15 @@ class Operations:
             for card in (member.card,)
         ]
 
+    async def forget_device(self, device_id: str) -> None:
+        """Take a device that is gone off the list.
+
+        Raises:
+            UnknownRunError: no such device.
+            RefusedError: it is present, or works on an order.
+        """
+        await self._keeper.forget(device_id)
+
     async def budgets(self, name: str) -> tuple[str, list[DeviceBudget]]:
         """The id of a run, and the ledger of its devices.
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
+import zlib
 
 from edge_runtime.board import board_name, software_version
 from edge_runtime.config import Settings
@@ -24,6 +25,7 @@ from edge_runtime.round.heads import HeldHeads
 from edge_runtime.round.work import Workbench
 from edge_runtime.state import StateFolder
 from edge_runtime.systemd.logging_setup import log
+from protos.convert.energy import without_folder
 from protos.errors import ConfigError, RefusedError
 from protos.model.bundle import Bundle
 from protos.model.edge_tpu import EdgeTpuError
@@ -102,18 +104,23 @@ class Device:
 
     def card(self) -> DeviceCard:
         """Who this is, for joining."""
-        meter = self.meter.identity
         return DeviceCard(
             device_id=self.settings.device_id,
             session=self.session,
             software_version=software_version(),
             board=self.settings.board or board_name(),
             engine=self._engine(self.accelerator.name),
-            meter=MeterCard(meter.method, meter.sensor, meter.calibration_id, meter.quality),
+            meter=self.meter_card(),
             train_examples=self.summary.train_count,
             test_examples=self.summary.test_count,
             budget_j=self.settings.budget_j,
         )
+
+    def meter_card(self) -> MeterCard:
+        """What measures here, for joining, with an id for reports: another one whenever anything of it changes."""
+        meter = self.meter.identity
+        parts = (meter.method, without_folder(meter.sensor), meter.calibration_id, meter.quality)
+        return MeterCard(*parts, zlib.crc32("\0".join(parts).encode()) or 1)
 
     def _engine(self, accelerator: str = "") -> Engine:
         return Engine(self.engine.name, self.engine.version, self.engine.delegate, accelerator)

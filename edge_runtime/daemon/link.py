@@ -33,7 +33,7 @@ from protos.convert.energy import settled_to
 from protos.convert.orders import order_from
 from protos.convert.reports import receipt_from
 from protos.errors import ConfigError, RefusedError, UnknownRunError, UnreachableError, UpdateError
-from protos.orders import PART_BYTES, PROTOCOL, DeviceCard, Holding, Order, Receipt, SettledEnergy, Verdict
+from protos.orders import PART_BYTES, PROTOCOL, DeviceCard, Holding, MeterCard, Order, Receipt, SettledEnergy, Verdict
 from protos.v1 import edgejoule_pb2 as pb
 from protos.v1 import edgejoule_pb2_grpc as rpc
 
@@ -123,6 +123,8 @@ class Link:
         self.address = check_address(address)
         self._stopping = stopping
         self._channel = grpc.insecure_channel(self.address, options=_OPTIONS)
+        self.meter: MeterCard | None = None
+        """What measures, as the coordinator was told at joining; None before."""
         self._stub = rpc.DeviceServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
@@ -143,6 +145,7 @@ class Link:
                 where=f"coordinator {self.address}",
                 fix="install the same release on both",
             )
+        self.meter = card.meter
         return Welcome(theirs, answer.software_version, finite(answer.check_in_s, "check_in_s", at_most=MAX_WAIT_S))
 
     def next_order(
@@ -165,7 +168,7 @@ class Link:
         request = pb.NextOrderRequest(
             device_id=device_id,
             session=session,
-            settled=settled_to(settled),
+            settled=settled_to(settled, self.meter),
             bundle_id=bundle_id,
             head_version=holding.head_version,
             rebuilds=holding.rebuilds,
@@ -209,7 +212,7 @@ class Link:
             Away, RefusedError.
         """
         request = pb.LeaveRequest(
-            device_id=device_id, session=session, settled=settled_to(settled), reason=reason[:200]
+            device_id=device_id, session=session, settled=settled_to(settled, self.meter), reason=reason[:200]
         )
         self._call(self._stub.Leave, request, 2.0, stoppable=False)
 

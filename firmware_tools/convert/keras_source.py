@@ -70,6 +70,7 @@ def open_keras(path: Path, *, cut: str | None, input_shape: tuple[int, ...] | No
         tail_note=note,
         classes=class_count(model.outputs[0].shape),
         keep=cut_model,
+        one_number=model.outputs[0].shape[-1] == 1 and not _ends_in_sigmoid(model, model.outputs[0]),
     )
 
 
@@ -146,6 +147,20 @@ def _walk_to_dense(model: Any, tensor: Any, where: str) -> tuple[Any, str, list[
             raise _name_the_cut(f"its last layer with weights is {layer.name}, not a Dense", where)
         tensor = sources[0]
     raise _name_the_cut("has no Dense layer", where)
+
+
+def _ends_in_sigmoid(model: Any, tensor: Any) -> bool:
+    """Whether the last layer that does something is a sigmoid, alone or in a layer with weights."""
+    while tensor is not model.inputs[0]:
+        layer, sources = _producer(tensor)
+        inner = _inner(layer)
+        if inner is not None:
+            return len(inner.outputs) == 1 and _ends_in_sigmoid(inner, inner.outputs[0])
+        activation = getattr(getattr(layer, "activation", None), "__name__", "linear")
+        if activation != "linear" or getattr(layer, "weights", ()) or len(sources) != 1:
+            return bool(activation == "sigmoid")
+        tensor = sources[0]
+    return False
 
 
 def _name_the_cut(what: str, where: str) -> ModelError:

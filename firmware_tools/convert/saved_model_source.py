@@ -56,7 +56,6 @@ def open_saved_model(path: Path, *, cut: str | None, input_shape: tuple[int, ...
     def embed(x: Any) -> Any:
         return tf.cast(tf.reshape(pruned(x), [-1, width]), tf.float32)
 
-    output = frozen.outputs[0].shape
     return FloatModel(
         input_shape=shape,
         width=width,
@@ -65,8 +64,9 @@ def open_saved_model(path: Path, *, cut: str | None, input_shape: tuple[int, ...
         cut=label,
         tail=tail,
         tail_note=note,
-        classes=class_count(output.as_list() if output.rank else []),
+        classes=class_count(_shape_of(frozen.outputs[0])),
         keep=(loaded, pruned),
+        one_number=_shape_of(frozen.outputs[0])[-1:] == [1] and _behind_shapes(frozen.outputs[0]).op.type != "Sigmoid",
     )
 
 
@@ -116,6 +116,16 @@ def _data_inputs(operation: Any) -> list[Any]:
 
 def _behind_copies(tensor: Any) -> Any:
     while tensor.op.type in _COPIES:
+        tensor = tensor.op.inputs[0]
+    return tensor
+
+
+def _shape_of(tensor: Any) -> list[int | None]:
+    return tensor.shape.as_list() if tensor.shape.rank else []
+
+
+def _behind_shapes(tensor: Any) -> Any:
+    while tensor.op.type in (*_COPIES, "Reshape", "Squeeze"):
         tensor = tensor.op.inputs[0]
     return tensor
 

@@ -29,6 +29,8 @@ class FloatModel:
         tail: plain head that continues from the embedding exactly as the model does, or None.
         tail_note: why there is no tail, or what it is.
         classes: how many the model itself tells apart, by the shape of its output, or None.
+        one_number: whether its output is one number that no sigmoid ends: a regression, unless somebody says that it
+            is the logit of two classes.
         keep: what must stay alive while ``embed`` is used.
     """
 
@@ -41,6 +43,7 @@ class FloatModel:
     tail_note: str
     classes: int | None
     keep: Any
+    one_number: bool = False
 
     def embed_all(self, x: npt.NDArray[Any], preprocess: Callable[[Any], Array], *, batch: int = 64) -> Array:
         """Float embeddings [N, D] of raw examples [N, ...], in batches."""

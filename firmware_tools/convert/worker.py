@@ -88,6 +88,13 @@ class _Conversion:
         self.warnings += data.remarked
         tail = source.tail if isinstance(source, FloatModel) else None
         from_model = source.classes if isinstance(source, FloatModel) else None
+        if isinstance(source, FloatModel) and source.one_number and not (self.job.classes or self.job.class_names):
+            raise ModelError(
+                "gives one number that no sigmoid ends, as a regression does, and a bundle's head is a classifier",
+                where=self.where,
+                fix="say --classes 2 if it is the logit of two classes; for classes of your own on the same backbone, "
+                "--classes N --fresh-head",
+            )
         names = class_names(self.job.class_names, self.job.classes, from_model, data, where=self.where)
         if data.evaluation is not None:
             dataset.check(data.evaluation, source.input_shape, len(names))

@@ -223,8 +223,9 @@ def _section(name: str, given: Any, where: str) -> Any:
         raise PlanError(f"[{name}] is a section, not a value", where=where)
     values: dict[str, Any] = {}
     parameters: dict[str, float] = {}
-    if name in _CODECS_OF and isinstance(codec := given.get("codec"), str) and codec not in CODECS:
-        # Before its parameters are looked at, which nobody knows.
+    if name in _CODECS_OF and "codec" in given:
+        # First of all: which other keys there are depends on it.
+        codec = checked(given["codec"], RULES[name]["codec"], f"{where}: {name}.codec")
         resolve(codec, {}, where=f"{where}: {name}")
     for key, value in given.items():
         place = f"{where}: {name}.{key}"

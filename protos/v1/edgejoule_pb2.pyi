@@ -206,16 +206,18 @@ class PhaseEnergy(_message.Message):
     def __init__(self, phase: _Optional[_Union[Phase, str]] = ..., energy_j: _Optional[float] = ..., covered_s: _Optional[float] = ..., uncovered_s: _Optional[float] = ..., method: _Optional[_Union[EnergyMethod, str]] = ..., sensor: _Optional[str] = ..., uncertainty_j: _Optional[float] = ..., flags: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Meter(_message.Message):
-    __slots__ = ("method", "sensor", "calibration_id", "quality")
+    __slots__ = ("method", "sensor", "calibration_id", "quality", "id")
     METHOD_FIELD_NUMBER: _ClassVar[int]
     SENSOR_FIELD_NUMBER: _ClassVar[int]
     CALIBRATION_ID_FIELD_NUMBER: _ClassVar[int]
     QUALITY_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
     method: EnergyMethod
     sensor: str
     calibration_id: str
     quality: str
-    def __init__(self, method: _Optional[_Union[EnergyMethod, str]] = ..., sensor: _Optional[str] = ..., calibration_id: _Optional[str] = ..., quality: _Optional[str] = ...) -> None: ...
+    id: int
+    def __init__(self, method: _Optional[_Union[EnergyMethod, str]] = ..., sensor: _Optional[str] = ..., calibration_id: _Optional[str] = ..., quality: _Optional[str] = ..., id: _Optional[int] = ...) -> None: ...
 
 class Engine(_message.Message):
     __slots__ = ("name", "version", "delegate", "accelerator")
@@ -268,16 +270,18 @@ class JoinResponse(_message.Message):
     def __init__(self, protocol_major: _Optional[int] = ..., protocol_minor: _Optional[int] = ..., software_version: _Optional[str] = ..., check_in_s: _Optional[float] = ...) -> None: ...
 
 class SettledEnergy(_message.Message):
-    __slots__ = ("run_id", "round", "energy", "attempt")
+    __slots__ = ("run_id", "round", "energy", "attempt", "meter_id")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     ENERGY_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    METER_ID_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     round: int
     energy: _containers.RepeatedCompositeFieldContainer[PhaseEnergy]
     attempt: int
-    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., energy: _Optional[_Iterable[_Union[PhaseEnergy, _Mapping]]] = ..., attempt: _Optional[int] = ...) -> None: ...
+    meter_id: int
+    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., energy: _Optional[_Iterable[_Union[PhaseEnergy, _Mapping]]] = ..., attempt: _Optional[int] = ..., meter_id: _Optional[int] = ...) -> None: ...
 
 class NextOrderRequest(_message.Message):
     __slots__ = ("device_id", "session", "settled", "bundle_id", "head_version", "rebuilds")
@@ -401,7 +405,7 @@ class Strain(_message.Message):
     def __init__(self, heat_s: _Optional[float] = ..., busy_s: _Optional[float] = ..., hottest_c: _Optional[float] = ..., throttled: _Optional[bool] = ..., under_voltage: _Optional[bool] = ...) -> None: ...
 
 class DeviceReport(_message.Message):
-    __slots__ = ("run_id", "round", "device_id", "plan_id", "bundle_id", "head_version", "steps_planned", "steps_done", "examples", "local_normaliser", "stop_reason", "loss_first", "loss_last", "engine", "energy", "update", "embedded", "train_s", "strain", "ended_in_pause", "attempt")
+    __slots__ = ("run_id", "round", "device_id", "plan_id", "bundle_id", "head_version", "steps_planned", "steps_done", "examples", "local_normaliser", "stop_reason", "loss_first", "loss_last", "engine", "energy", "update", "embedded", "train_s", "strain", "ended_in_pause", "attempt", "meter_id")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -423,6 +427,7 @@ class DeviceReport(_message.Message):
     STRAIN_FIELD_NUMBER: _ClassVar[int]
     ENDED_IN_PAUSE_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    METER_ID_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     round: int
     device_id: str
@@ -444,7 +449,8 @@ class DeviceReport(_message.Message):
     strain: Strain
     ended_in_pause: PauseCause
     attempt: int
-    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., device_id: _Optional[str] = ..., plan_id: _Optional[str] = ..., bundle_id: _Optional[str] = ..., head_version: _Optional[str] = ..., steps_planned: _Optional[int] = ..., steps_done: _Optional[int] = ..., examples: _Optional[int] = ..., local_normaliser: _Optional[float] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., loss_first: _Optional[float] = ..., loss_last: _Optional[float] = ..., engine: _Optional[_Union[Engine, _Mapping]] = ..., energy: _Optional[_Iterable[_Union[PhaseEnergy, _Mapping]]] = ..., update: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., embedded: _Optional[int] = ..., train_s: _Optional[float] = ..., strain: _Optional[_Union[Strain, _Mapping]] = ..., ended_in_pause: _Optional[_Union[PauseCause, str]] = ..., attempt: _Optional[int] = ...) -> None: ...
+    meter_id: int
+    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., device_id: _Optional[str] = ..., plan_id: _Optional[str] = ..., bundle_id: _Optional[str] = ..., head_version: _Optional[str] = ..., steps_planned: _Optional[int] = ..., steps_done: _Optional[int] = ..., examples: _Optional[int] = ..., local_normaliser: _Optional[float] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., loss_first: _Optional[float] = ..., loss_last: _Optional[float] = ..., engine: _Optional[_Union[Engine, _Mapping]] = ..., energy: _Optional[_Iterable[_Union[PhaseEnergy, _Mapping]]] = ..., update: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., embedded: _Optional[int] = ..., train_s: _Optional[float] = ..., strain: _Optional[_Union[Strain, _Mapping]] = ..., ended_in_pause: _Optional[_Union[PauseCause, str]] = ..., attempt: _Optional[int] = ..., meter_id: _Optional[int] = ...) -> None: ...
 
 class ReportHeader(_message.Message):
     __slots__ = ("run_id", "round", "device_id", "total_bytes", "sha256")
@@ -762,6 +768,16 @@ class DeviceStatus(_message.Message):
     budget_j: float
     def __init__(self, device_id: _Optional[str] = ..., state: _Optional[str] = ..., board: _Optional[str] = ..., engine: _Optional[_Union[Engine, _Mapping]] = ..., meter: _Optional[_Union[Meter, _Mapping]] = ..., software_version: _Optional[str] = ..., train_examples: _Optional[int] = ..., test_examples: _Optional[int] = ..., last_seen_unix_s: _Optional[float] = ..., energy_j: _Optional[float] = ..., unknown_phases: _Optional[int] = ..., budget_j: _Optional[float] = ...) -> None: ...
 
+class ForgetDeviceRequest(_message.Message):
+    __slots__ = ("device_id",)
+    DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
+    device_id: str
+    def __init__(self, device_id: _Optional[str] = ...) -> None: ...
+
+class ForgetDeviceResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class ExportRunRequest(_message.Message):
     __slots__ = ("run_id", "head_version", "max_drop")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
@@ -773,20 +789,22 @@ class ExportRunRequest(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., head_version: _Optional[str] = ..., max_drop: _Optional[float] = ...) -> None: ...
 
 class ExportSummary(_message.Message):
-    __slots__ = ("size_bytes", "sha256", "head_version", "float_accuracy", "exported_accuracy", "operators")
+    __slots__ = ("size_bytes", "sha256", "head_version", "float_accuracy", "exported_accuracy", "operators", "note")
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
     HEAD_VERSION_FIELD_NUMBER: _ClassVar[int]
     FLOAT_ACCURACY_FIELD_NUMBER: _ClassVar[int]
     EXPORTED_ACCURACY_FIELD_NUMBER: _ClassVar[int]
     OPERATORS_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
     size_bytes: int
     sha256: bytes
     head_version: str
     float_accuracy: float
     exported_accuracy: float
     operators: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, size_bytes: _Optional[int] = ..., sha256: _Optional[bytes] = ..., head_version: _Optional[str] = ..., float_accuracy: _Optional[float] = ..., exported_accuracy: _Optional[float] = ..., operators: _Optional[_Iterable[str]] = ...) -> None: ...
+    note: str
+    def __init__(self, size_bytes: _Optional[int] = ..., sha256: _Optional[bytes] = ..., head_version: _Optional[str] = ..., float_accuracy: _Optional[float] = ..., exported_accuracy: _Optional[float] = ..., operators: _Optional[_Iterable[str]] = ..., note: _Optional[str] = ...) -> None: ...
 
 class ExportRunResponse(_message.Message):
     __slots__ = ("summary", "data")
