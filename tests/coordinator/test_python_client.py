@@ -67,6 +67,11 @@ def test_a_program_starts_a_run_follows_it_and_reads_it_as_rows(
     file = tmp_path / "status.json"
     file.write_text(capsys.readouterr().out)
     assert load_outcome(file) == outcome
+    script = str(Path(__file__).parents[2] / "examples/outcome_to_csv.py")
+    done = subprocess.run([sys.executable, script, address, run_id], capture_output=True, text=True, check=True)
+    assert [row["energy_j"] for row in csv.DictReader(io.StringIO(done.stdout))] == [
+        str(row["energy_j"]) for row in outcome.devices
+    ]
     # Rows are flat: a table can be written with nothing but the standard library.
     for rows in (outcome.rounds, outcome.devices, outcome.phases):
         assert len({tuple(row) for row in rows}) == 1
