@@ -7,7 +7,7 @@ A codec turns a change of the head into tensors that describe themselves; :class
 from protos.errors import EdgejouleError, UpdateError, UsageError
 from protos.update.contract import Codec, CodecEntry, Encoder, Parameter, State, each, stateless
 from protos.update.packing import pack, packed_bytes, unpack
-from protos.update.tensors import Codebook, EncodedTensor, Float16, Float32, Sparse, UniformGrid, Values
+from protos.update.tensors import Codebook, EncodedTensor, Float16, Float32, UniformGrid, Values
 from protos.update.trees import FloatArray, Shapes, Tree
 from protos.update.wrappers import error_feedback, keep_largest
 
@@ -23,7 +23,6 @@ __all__ = [
     "FloatArray",
     "Parameter",
     "Shapes",
-    "Sparse",
     "State",
     "Tree",
     "UniformGrid",

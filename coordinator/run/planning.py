@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from coordinator.aggregate import rules
@@ -24,6 +24,7 @@ from protos.model.manifest import Manifest
 from protos.plan.plan import RunPlan, parse
 from protos.plugins import Plugin, find, installed, refused
 from protos.update import codecs, trees
+from protos.update.trial import Trial, tried
 
 # Inputs that [train] names itself; they stand at these values when the plan says nothing.
 _OWN = ("rate", "momentum", "proximal_mu")
@@ -168,6 +169,15 @@ def seed_for(plan: RunPlan, device_id: str, number: int) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
+def _trial(plan: RunPlan, manifest: Manifest) -> Trial:
+    """The plan's codec on random numbers in the shapes of the head."""
+    # Here: an operator's check alone needs messages to weigh.
+    from protos.convert.tensors import tensors_to
+
+    codec = codecs.build(plan.update.codec, plan.update.parameters)
+    return tried(codec, manifest.head.shapes(), lambda tensors: sum(one.ByteSize() for one in tensors_to(tensors)))
+
+
 def summary(prepared: Prepared) -> dict[str, object]:
     """What would run, for people and scripts."""
     plan, manifest = prepared.plan, prepared.bundle.manifest
@@ -194,6 +204,7 @@ def summary(prepared: Prepared) -> dict[str, object]:
             key: plan.update.parameters.get(key, rule.default)
             for key, rule in codecs.CODECS[plan.update.codec].parameters.items()
         },
+        "codec_trial": {key: float(f"{value:.3g}") for key, value in asdict(_trial(plan, manifest)).items()},
         "downlink": plan.downlink.codec,
         "downlink_parameters": dict(plan.downlink.parameters),
         "weight": list(plan.aggregate.weight),

@@ -142,6 +142,10 @@ def test_check_plan_and_doctor_say_what_is_installed(site: Path, plan: Path, tmp
         assert f"{word} of edgejoule-example 0.1.0" in line
     shown = json.loads(run("coordinator.cli", "check-plan", plan, "--json", env=environ(site), cwd=tmp_path).stdout)
     assert len(shown["plugins"]) == 3
+    trial = shown["codec_trial"]
+    # Unbiased: the mean of eight codings is eight times nearer.
+    assert 2 < trial["bits"] < 6
+    assert trial["error_of_mean"] == pytest.approx(trial["error"] / 8, rel=0.2)
     missing = run("coordinator.cli", "check-plan", plan, env=environ(), cwd=tmp_path)
     assert missing.returncode == 12
     assert "no codec is called 'ternary'" in missing.stderr
