@@ -9,12 +9,11 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
-import os
 import sys
 from collections.abc import Sequence
 
 from coordinator.commands import backup, budgets, check_plan, export, serve, start, status, stop
-from protos.errors import EdgejouleError
+from protos.command_line import conduct
 
 # The lab starts both ends, so it stands above this room and is found by name, when it is there.
 _LAB_COMMANDS = ("coordinator.lab.demo_command",)
@@ -40,20 +39,16 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
-    arguments = parser().parse_args(argv)
-    try:
-        code = arguments.run(arguments)
-        sys.stdout.flush()
-        return int(code or 0)
-    except EdgejouleError as error:
-        print(f"coordinator {arguments.command}: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        # The reader has gone (`| head`). Python would complain again when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    name = "coordinator"
+
+    def body() -> int | None:
+        nonlocal name
+        arguments = parser().parse_args(argv)
+        name = f"coordinator {arguments.command}"
+        code: int | None = arguments.run(arguments)
+        return code
+
+    return conduct(lambda: name, body)
 
 
 if __name__ == "__main__":

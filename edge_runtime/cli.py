@@ -19,7 +19,8 @@ from edge_runtime.config import KEYS, OPTIONS, Resolved, as_json, misspelt, reso
 from edge_runtime.measure import command as measure_command
 from edge_runtime.measure import recording_command
 from edge_runtime.service import command as service_command
-from protos.errors import EdgejouleError
+from protos.command_line import conduct
+from protos.systems import LINUX, require_system
 
 _RUN_EXAMPLE = """example:
   edge-runtime run --coordinator 127.0.0.1:50461 --device-id pi-1 --data digits.npz --shard 1/4 \\
@@ -76,28 +77,23 @@ def resolved_from(arguments: argparse.Namespace, environ: Mapping[str, str]) -> 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code."""
-    given = parser().parse_args(arguments)
-    try:
-        if given.command == "measure":
-            return measure_command.run(given, os.environ)
-        if given.command == "recording":
-            return recording_command.run(given)
-        if given.command == "service":
-            return service_command.run(given)
-        resolved = resolved_from(given, os.environ)
-        if given.show_config:
-            print(json.dumps(as_json(resolved), indent=2) if given.json else "\n".join(resolved.lines()))
-            return 0
-        return _doctor(resolved, as_json=given.json) if given.command == "doctor" else _run(resolved, rows=given.json)
-    except EdgejouleError as error:
-        print(f"edge-runtime: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        # The reader has gone (`| head`). Python would complain again when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 141
+    return conduct(lambda: "edge-runtime", lambda: _command(parser().parse_args(arguments)))
+
+
+def _command(given: argparse.Namespace) -> int:
+    if given.command != "recording":
+        require_system("a device", LINUX)
+    if given.command == "measure":
+        return measure_command.run(given, os.environ)
+    if given.command == "recording":
+        return recording_command.run(given)
+    if given.command == "service":
+        return service_command.run(given)
+    resolved = resolved_from(given, os.environ)
+    if given.show_config:
+        print(json.dumps(as_json(resolved), indent=2) if given.json else "\n".join(resolved.lines()))
+        return 0
+    return _doctor(resolved, as_json=given.json) if given.command == "doctor" else _run(resolved, rows=given.json)
 
 
 def _run(resolved: Resolved, *, rows: bool) -> int:

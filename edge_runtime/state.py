@@ -18,7 +18,6 @@ that the version before could not read needs a new number, which may be written 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from pathlib import Path
 
 from protos.atomic import write_whole
 from protos.errors import EdgejouleError, RefusedError, StoreError
+from protos.file_lock import lock
 
 LAYOUT = 1
 READS = (1,)
@@ -61,7 +61,7 @@ class StateFolder:
                 (self.path / name).mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(self._lock)
         except OSError as error:
             holder = os.read(self._lock, 32).decode(errors="replace").strip() or "another process"
             os.close(self._lock)

@@ -14,6 +14,8 @@ from coordinator.lab.partition import SCHEMES, check_scheme
 from protos.datafiles.renames import read_renames
 from protos.energy.boards import BOARDS
 from protos.errors import UsageError
+from protos.extras import require
+from protos.systems import LINUX, require_system
 from protos.update.codecs import resolve
 
 # The example: unequal budgets for unlike boards. The least is a fraction of what a round of its device costs.
@@ -70,6 +72,8 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the demo."""
+    require_system("a demo", LINUX)
+    require(("sqlalchemy", "rich", *(("tensorflow", "sklearn") if arguments.bundle is None else ())), "demo")
     # Imported late: the other commands of the coordinator need not wait for numpy and the bundle's room.
     from coordinator.lab import demo
 

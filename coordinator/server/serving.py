@@ -12,7 +12,6 @@ Rules kept here:
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import ipaddress
 import logging
 import os
@@ -38,6 +37,7 @@ from coordinator.store.bundles import BundleShelf
 from coordinator.store.database import Database, sqlite_url
 from protos.atomic import write_whole
 from protos.errors import RefusedError, StoreError, UsageError
+from protos.file_lock import lock
 from protos.v1 import edgejoule_pb2_grpc as rpc
 
 log = logging.getLogger("edgejoule.coordinator")
@@ -117,13 +117,13 @@ def only_one(state: Path) -> Iterator[None]:
     """
     try:
         state.mkdir(parents=True, exist_ok=True)
-        handle = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        handle = os.open(state / "lock", os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
     except OSError as error:
         raise StoreError(
             f"cannot be used ({error.strerror})", where=str(state), fix="choose another --state"
         ) from error
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(handle)
     except OSError as error:
         os.close(handle)
         raise RefusedError(
@@ -147,7 +147,10 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> str
     loop = asyncio.get_running_loop()
     if stop is None:
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, _signalled, number, stopping)
+            try:
+                loop.add_signal_handler(number, _signalled, number, stopping)
+            except NotImplementedError:  # Windows: there Python itself calls back, in this very thread
+                signal.signal(number, lambda n, _: loop.call_soon_threadsafe(_signalled, n, stopping))
     with only_one(settings.state):
         db = await asyncio.to_thread(Database, settings.database or sqlite_url(settings.state / "coordinator.db"))
         fenced = asyncio.Event()

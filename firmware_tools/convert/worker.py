@@ -30,6 +30,7 @@ from firmware_tools.inspect.model import ModelFacts
 from protos.datafiles import dataset
 from protos.datafiles.dataset import Dataset
 from protos.errors import ModelError, UsageError
+from protos.extras import advice
 from protos.model.backbone import Backbone
 from protos.model.bundle import MEAN, SCALE, open_bundle, record_of
 from protos.model.head import Head
@@ -60,7 +61,7 @@ def run(fields: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """
     job = ConvertJob.from_fields(fields)
     if importlib.util.find_spec("tensorflow") is None:
-        raise UsageError("converting needs TensorFlow", fix="pip install 'edgejoule[workshop]'")
+        raise UsageError("converting needs TensorFlow", fix=advice("workshop"))
     return _Conversion(job, progress).run()
 
 

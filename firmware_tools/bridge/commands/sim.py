@@ -15,6 +15,7 @@ from firmware_tools.bridge.simulator.bench import Bench, BridgeSpec, SimulatedBr
 from protos.energy.boards import BOARDS
 from protos.energy.ina219 import PROFILES
 from protos.errors import UsageError
+from protos.systems import LINUX, require_system
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -77,6 +78,7 @@ def _sim(args: argparse.Namespace) -> int:
         raise UsageError("a probability is not in 0..1", where="bridge sim", fix="correct --drop or --corrupt")
     if args.die_with_parent:
         _die_with_parent()
+    require_system("a simulated bridge", LINUX)
     bridges: list[SimulatedBridge] = []
     try:
         for spec in specs:
