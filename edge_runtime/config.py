@@ -25,6 +25,7 @@ from protos.model.edge_tpu import LIBRARY
 
 PREFIX = "EDGEJOULE_"
 DEFAULT_COORDINATOR = "127.0.0.1:50461"
+SERVICE_CONFIG = Path("/etc/edgejoule/device.toml")
 
 
 @dataclass(frozen=True)
@@ -225,6 +226,24 @@ def resolve(
             fix="leave some degrees between the two, or the board stutters",
         )
     return Resolved(Settings(**values), origins)
+
+
+def configured_sensor(environ: Mapping[str, str], file: Path | None = None) -> str | None:
+    """The sensor that a program on this device uses when it names none: EDGEJOULE_SENSOR, else that of the settings.
+
+    Args:
+        environ: the environment.
+        file: the settings; EDGEJOULE_CONFIG, else the service's, if None. None is given back where there are none.
+
+    Raises:
+        ConfigError: the settings cannot be read.
+    """
+    if environ.get("EDGEJOULE_SENSOR"):
+        return environ["EDGEJOULE_SENSOR"]
+    file = file or (Path(environ["EDGEJOULE_CONFIG"]) if environ.get("EDGEJOULE_CONFIG") else None)
+    if file is None and not SERVICE_CONFIG.is_file():
+        return None
+    return resolve({}, environ, file or SERVICE_CONFIG).settings.sensor
 
 
 def misspelt(environ: Mapping[str, str]) -> list[str]:

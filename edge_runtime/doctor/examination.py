@@ -25,6 +25,7 @@ from edge_runtime.doctor.finding import Finding
 from edge_runtime.doctor.fresh_start import FreshStart, measure
 from edge_runtime.doctor.heat import check_supply, check_temperature, check_throttling
 from edge_runtime.doctor.machine import Machine
+from edge_runtime.doctor.plugins import check_plugins
 from edge_runtime.doctor.sensor import check_sensor
 from edge_runtime.doctor.serial_port import check_grabbers, check_holder, check_session
 from edge_runtime.doctor.service import check_memory_limit, check_services
@@ -177,6 +178,7 @@ CHECKS = (
     Check(("system library",), check_system_library),
     Check(("userland",), check_userland),
     Check(("runtime",), check_runtime),
+    Check(("plugins",), check_plugins),
     Check(("edgetpu",), _edge_tpu),
     Check(("sensor", "sensor line"), _sensor),
     Check(("sensor wiring",), check_wiring),
