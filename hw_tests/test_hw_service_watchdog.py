@@ -18,7 +18,7 @@ TRAINING = f": {STEPS} steps"
 
 def accepted(service: Deployed, name: str) -> list[int]:
     """Rounds of a run whose report the coordinator took, in order."""
-    (run,) = [one for one in service.station.runs() if one["name"] == name]
+    run = service.station.run(name)
     outcomes = [(one["round"], device["outcome"]) for one in run["rounds"] for device in one["devices"]]
     return [number for number, outcome in outcomes if outcome == "accepted"]
 

@@ -30,6 +30,11 @@ def board_of(name: str) -> BoardProfile:
     >>> board_of("Raspberry Pi Zero 2 W Rev 1.0").name, board_of("x86_64").name
     ('pi-zero-2', 'pi4')
     """
+    return known_board(name) or BOARDS["pi4"]
+
+
+def known_board(name: str) -> BoardProfile | None:
+    """The profile that a device's own words name; None where none does."""
     words = name.lower()
     for part, key in (
         ("zero 2", "pi-zero-2"),
@@ -40,7 +45,7 @@ def board_of(name: str) -> BoardProfile:
     ):
         if part in words:
             return BOARDS[key]
-    return BOARDS.get(words, BOARDS["pi4"])
+    return BOARDS.get(words)
 
 
 def prices_of(board: str, *, macs: int | None, coordinates: int, batch_size: int) -> Prices:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from coordinator.commands.parts import add_address, add_json, example, operator
@@ -13,9 +14,11 @@ from coordinator.operator import as_json
 from coordinator.operator.client import Operator
 from coordinator.operator.status import RoundStatus, RunStatus
 from coordinator.operator.tables import number, percent
-from protos.errors import CheckFailed, PlanError, WaitExpired
+from protos.errors import CheckFailed, PlanError, UnreachableError, WaitExpired
 
 POLL_S = 0.5
+# How long a coordinator may not answer while somebody waits for its run.
+PATIENCE_S = 60.0
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -49,8 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             print(f"the run goes on; end it with: coordinator stop {run_id}", file=sys.stderr)
             raise
-    if arguments.json:
-        print(as_json.dump(as_json.run(status)))
+        if arguments.json:
+            print(as_json.dump(as_json.run(_whole(connection, status))))
     if status.state != "finished":
         raise CheckFailed(f"the run {status.state}: {status.reason}", where=run_id, fix="see the coordinator's log")
     return 0
@@ -69,29 +72,50 @@ def read_plan(path: Path) -> str:
         raise PlanError(f"cannot be read ({reason})", where=str(path), fix="check the path") from error
 
 
+def _whole(connection: Operator, status: RunStatus) -> RunStatus:
+    """All of a run that is over; what was seen of it while it went on, when it cannot be had any more."""
+    try:
+        return connection.status(status.run_id)[0]
+    except UnreachableError as error:
+        print(f"{error}; joules that devices told after their round are left out", file=sys.stderr)
+        return status
+
+
 def wait(connection: Operator, run_id: str, *, timeout_s: float | None, quiet: bool) -> RunStatus:
-    """Wait until a run is over, printing each round as it closes; returns all of it.
+    """Wait until a run is over, printing each round as it closes; returns it with its rounds as they were then. A
+    coordinator that is busy, or away for a while, is asked again.
 
     Raises:
         WaitExpired: it is not over after ``timeout_s``; the run goes on.
+        UnreachableError: no coordinator answers any more.
     """
     end_s = None if timeout_s is None else time.monotonic() + timeout_s
     shown, said = 0, ""
+    seen: dict[int, RoundStatus] = {}
+    heard_s = time.monotonic()
+    reason = "no answer"
     while True:
-        (status,) = connection.status(run_id, since_round=shown)
-        for one in status.rounds:
-            if one.state == "closed" and one.round >= shown:
-                if not quiet:
-                    print(line(one), flush=True)
-                shown = one.round + 1
-        if status.is_over:
-            return connection.status(run_id)[0]
-        if status.state == "waiting" and status.reason != said:
-            said = status.reason
-            print(f"waiting: {said}", file=sys.stderr, flush=True)
+        try:
+            (status,) = connection.status(run_id, since_round=shown)
+        except UnreachableError:
+            if time.monotonic() - heard_s >= PATIENCE_S:
+                raise
+        else:
+            heard_s, reason = time.monotonic(), status.reason
+            for one in status.rounds:
+                seen[one.round] = one
+                if one.state == "closed" and one.round >= shown:
+                    if not quiet:
+                        print(line(one), flush=True)
+                    shown = one.round + 1
+            if status.is_over:
+                return replace(status, rounds=tuple(seen[number] for number in sorted(seen)))
+            if status.state == "waiting" and status.reason != said:
+                said = status.reason
+                print(f"waiting: {said}", file=sys.stderr, flush=True)
         if end_s is not None and time.monotonic() >= end_s:
             fix = "wait again with: coordinator status"
-            raise WaitExpired(f"not over after {timeout_s:g} s: {status.reason}", where=run_id, fix=fix)
+            raise WaitExpired(f"not over after {timeout_s:g} s: {reason}", where=run_id, fix=fix)
         time.sleep(POLL_S)
 
 

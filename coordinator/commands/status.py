@@ -38,10 +38,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run_status(arguments: argparse.Namespace) -> int:
     """Show runs."""
     with operator(arguments) as connection:
-        found = connection.status(arguments.which)
+        found = connection.status(arguments.which) if arguments.which else connection.runs()
     if arguments.json:
         one = bool(arguments.which)
-        print(as_json.dump(as_json.run(found[0]) if one else {"runs": [as_json.run(run) for run in found]}))
+        print(as_json.dump(as_json.run(found[0]) if one else {"runs": [as_json.newest(run) for run in found]}))
     elif arguments.which:
         show_run(found[0])
     elif found:

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,6 +25,8 @@ from protos.v1 import edgejoule_pb2_grpc as rpc
 
 DEFAULT_ADDRESS = "127.0.0.1:50461"
 CALL_S = 30.0
+# Devices' rows in one answer: some tens of milliseconds of a coordinator.
+PAGE = 1000
 # Data sets are read, and models assembled, while these wait.
 LONG_CALL_S = 1800.0
 MAX_RECEIVE_BYTES = 256 << 20
@@ -71,10 +74,29 @@ class Operator:
             return str(self._stub.StopRun(pb.StopRunRequest(run_id=run), timeout=LONG_CALL_S).state)
 
     def status(self, run: str = "", since_round: int = 0) -> list[RunStatus]:
-        """One run, or all of them; rounds from ``since_round`` on."""
-        request = pb.GetStatusRequest(run_id=run, since_round=since_round)
+        """One run with its rounds from ``since_round`` on, which come in pages, however many there are; or all runs,
+        with every round and device."""
+        found, next_round = self._page(run, since_round)
+        if not run:
+            return found
+        (first,) = found
+        rounds = {one.round: one for one in first.rounds}
+        while next_round:
+            # By its id: a name may mean another run by now.
+            (first,), next_round = self._page(first.run_id, next_round)
+            rounds |= {one.round: one for one in first.rounds}
+        return [replace(first, rounds=tuple(rounds[number] for number in sorted(rounds)))]
+
+    def _page(self, run: str, since_round: int) -> tuple[list[RunStatus], int]:
+        request = pb.GetStatusRequest(run_id=run, since_round=since_round, page=PAGE if run else 0)
         with self._translated():
-            return messages.runs_from(self._stub.GetStatus(request, timeout=CALL_S))
+            answer = self._stub.GetStatus(request, timeout=CALL_S)
+        return messages.runs_from(answer), answer.next_round
+
+    def runs(self) -> list[RunStatus]:
+        """Every run, with its newest closed round alone and none of the devices."""
+        with self._translated():
+            return messages.runs_from(self._stub.GetStatus(pb.GetStatusRequest(newest_only=True), timeout=CALL_S))
 
     def devices(self) -> list[DeviceStatus]:
         """Every device that ever joined."""

@@ -19,9 +19,11 @@ from protos.convert.strain import STOP_OF, pause_to, stop_from, stop_to, strain_
 from protos.v1 import edgejoule_pb2 as pb
 
 
-def runs_to(runs: Iterable[RunStatus], software_version: str) -> pb.GetStatusResponse:
-    """Runs as a message."""
-    return pb.GetStatusResponse(runs=[_run_to(run) for run in runs], software_version=software_version)
+def runs_to(runs: Iterable[RunStatus], software_version: str, next_round: int = 0) -> pb.GetStatusResponse:
+    """Runs as a message; ``next_round`` begins the next page."""
+    return pb.GetStatusResponse(
+        runs=[_run_to(run) for run in runs], software_version=software_version, next_round=next_round
+    )
 
 
 def runs_from(message: pb.GetStatusResponse) -> list[RunStatus]:

@@ -166,7 +166,10 @@ class Conductor:
     ) -> Receipt:
         run = self.run
         try:
-            receipt = await self._rooms.books.do(ledger.accept, self._rooms.db, run, number, device_id, declared, data)
+            card = self._card_of(device_id)
+            receipt = await self._rooms.books.do(
+                ledger.accept, self._rooms.db, run, number, device_id, declared, data, card.board if card else ""
+            )
         except Exception as error:
             # It may be on disk all the same. The device is told at once, and waits when it sends again.
             log.warning("%s round %d: report of %s: %s; is it held?", run.run_id, number, device_id, error)

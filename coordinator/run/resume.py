@@ -35,6 +35,7 @@ class Rooms:
     db: Database
     books: Worker
     models: Worker
+    looks: Worker
     shelf: BundleShelf
     evaluations: Path
 

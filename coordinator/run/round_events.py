@@ -100,7 +100,8 @@ class Refused:
 
 @dataclass(frozen=True)
 class Spared:
-    """Devices that are present, and that the planner does not ask in the round that opens now."""
+    """The orders of the round that was to open are on disk: the deadline begins. With the devices that are present and
+    that the planner does not ask."""
 
     devices: tuple[str, ...]
 

@@ -5,6 +5,7 @@ Rules kept here:
 * Round 1 opens when `devices` devices are present. A later round opens as soon as the devices of the round before
   are back, or after `gather_s` with whoever is there.
 * All who are present when a round opens are ordered; who comes later takes part in the next one.
+* The deadline begins when the orders of a round are on disk. Until then no device has one, and nothing ends the round.
 * A round closes when nobody is left to wait for, or at its deadline, if a quorum has reported; otherwise it is
   abandoned and tried again under the same number. Reports accepted before stay valid in the next attempt: the head
   has not moved, so they are neither lost nor asked for twice.
@@ -79,6 +80,8 @@ class Machine:
         # Budgets refill with time: no round is tried before.
         self._rest_until_s = -math.inf
         self._dry_since_s: float | None = None
+        # From the decision to open until the orders are on disk.
+        self._opening = False
         self._stopping = self._stopping_at_once = False
 
     @classmethod
@@ -173,6 +176,8 @@ class Machine:
                 self._waiting.discard(device_id)
             case Spared(devices):
                 self._dry_since_s = None
+                if self.state is State.OPEN and self._opening:
+                    self._opening, self.deadline_s = False, now_s + self.rules.deadline_s
                 for device_id in devices:
                     self.ordered.pop(device_id, None)
                     self._waiting.discard(device_id)
@@ -199,7 +204,7 @@ class Machine:
             return [Halt()]
         if isinstance(event, Tick) and self.state is State.GATHERING and self._may_open(now_s):
             return self._open(now_s)
-        if self.state is State.OPEN and (not self._waiting or now_s >= self.deadline_s):
+        if self.state is State.OPEN and not self._opening and (not self._waiting or now_s >= self.deadline_s):
             return self._end(now_s)
         return []
 
@@ -218,7 +223,8 @@ class Machine:
         self.ordered = dict.fromkeys((*carried, *self.present))
         self._waiting = set(self.ordered) - set(carried)
         self.state = State.OPEN
-        self.deadline_s = now_s + self.rules.deadline_s
+        # Planning may take long: the deadline begins when the orders are on disk, and until then nothing ends.
+        self._opening, self.deadline_s = True, math.inf
         return [Open(self.round, self.attempt, tuple(self.ordered), carried)]
 
     def _end(self, now_s: float) -> list[Action]:
@@ -272,7 +278,7 @@ class Machine:
 
     def _gather(self, now_s: float, *, expected: Iterable[str]) -> None:
         self.state = State.GATHERING
-        self.deadline_s = math.inf
+        self._opening, self.deadline_s = False, math.inf
         self.ordered = {}
         self._waiting = set()
         self._expected = set(expected)

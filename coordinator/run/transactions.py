@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable
 
 from sqlalchemy import Connection
 
 from coordinator.budgets.round_plan import RoundPlan
+from coordinator.run import bounds, budget_hopes
 from coordinator.run import budget_books as budgeting
-from coordinator.run import budget_hopes
 from coordinator.run.downlink import Downlink
 from coordinator.run.round_events import Dry
 from coordinator.run.run import ActiveRun
@@ -25,8 +26,12 @@ from protos.orders import ENVELOPE_BYTES, DeviceCard, DeviceReport, Receipt, Set
 from protos.update import trees
 from protos.update.trees import Tree
 
+log = logging.getLogger("edgejoule.coordinator")
 
-def accept(db: Database, run: ActiveRun, number: int, device_id: str, declared: int, data: bytes) -> Receipt:
+
+def accept(
+    db: Database, run: ActiveRun, number: int, device_id: str, declared: int, data: bytes, board: str = ""
+) -> Receipt:
     """Check a report of the open round, write it down, fold it in. ACCEPTED means: it is on disk.
 
     After any exception, and after DUPLICATE, the report may be on disk and not folded: call :func:`agree`.
@@ -34,6 +39,7 @@ def accept(db: Database, run: ActiveRun, number: int, device_id: str, declared: 
     Args:
         number: round of the report's header; device_id likewise.
         declared: training examples that the device declared at join.
+        board: in the device's own words.
 
     Raises:
         StoreError: it is not known to be written; the device may send it again.
@@ -41,11 +47,13 @@ def accept(db: Database, run: ActiveRun, number: int, device_id: str, declared: 
     try:
         report = _parsed(data, run.run_id, number, device_id)
         update = check(report, run.expected_of(run.lines[device_id], declared))
+        if (fault := bounds.report_fault(report, declared, board)) is not None:
+            raise RejectedError(*fault)
     except RejectedError as error:
         with db.writing() as connection:
             reports.mark(connection, run.run_id, number, device_id, "rejected", len(data))
             reports.refuse(connection, run.run_id, number, device_id, error.code, error.reason)
-            attempt = _settle_of(connection, data, run.run_id, number, device_id)
+            attempt = _settle_of(connection, data, run.run_id, number, device_id, board)
         return Receipt(Verdict.REJECTED, f"{error.code}: {error.reason}", attempt)
     sent = {device_id: run.sent.pop(device_id, 0)}
     try:
@@ -80,15 +88,22 @@ def _parsed(data: bytes, run_id: str, number: int, device_id: str) -> DeviceRepo
     return report
 
 
-def _settle_of(connection: Connection, data: bytes, run_id: str, number: int, device_id: str) -> int | None:
+def _settle_of(connection: Connection, data: bytes, run_id: str, number: int, device_id: str, board: str) -> int | None:
     """Write the joules of a report that is not taken: they were spent all the same; returns its attempt."""
     try:
         report = _parsed(data, run_id, number, device_id)
     except RejectedError:
         return None
     if not reports.holds(connection, run_id, number, device_id):
-        reports.settle(connection, run_id, number, device_id, report.energy, report.attempt)
+        energy, faults = bounds.possible(report.energy, board)
+        _say(faults, run_id, number, device_id)
+        reports.settle(connection, run_id, number, device_id, energy, report.attempt)
     return report.attempt
+
+
+def _say(faults: list[str], run_id: str, number: int, device_id: str) -> None:
+    for fault in faults:
+        log.warning("%s round %d: energy of %s is left out: %s", run_id, number, device_id, fault)
 
 
 def may_come_later(db: Database, run_id: str, number: int, device_id: str) -> bool:
@@ -123,19 +138,24 @@ def late(db: Database, run_id: str, number: int, device_id: str, data: bytes) ->
         if runs.order_of(connection, run_id, number, device_id) is None:
             return Receipt(Verdict.REJECTED, f"not_ordered: no order of round {number} in run {run_id}")
         reports.mark(connection, run_id, number, device_id, "late", len(data))
-        attempt = _settle_of(connection, data, run_id, number, device_id)
+        board = devices.board_of(connection, device_id)
+        attempt = _settle_of(connection, data, run_id, number, device_id, board)
     return Receipt(Verdict.LATE, f"round {number} is closed", attempt)
 
 
 def settle(db: Database, device_id: str, settled: Iterable[SettledEnergy]) -> list[SettledEnergy]:
-    """Write energy that became known late; returns what belongs to no order, which is left out."""
+    """Write energy that became known late; returns what belongs to no order, which is left out. Joules that cannot be
+    are left out too, and stay unknown."""
     strange: list[SettledEnergy] = []
     with db.writing() as connection:
+        board = devices.board_of(connection, device_id)
         for one in settled:
-            if runs.order_of(connection, one.run_id, one.round, device_id) is None:
+            if one.round > bounds.LAST_ROUND or runs.order_of(connection, one.run_id, one.round, device_id) is None:
                 strange.append(one)
             else:
-                reports.settle(connection, one.run_id, one.round, device_id, one.energy, one.attempt)
+                energy, faults = bounds.possible(one.energy, board)
+                _say(faults, one.run_id, one.round, device_id)
+                reports.settle(connection, one.run_id, one.round, device_id, energy, one.attempt)
                 budgeting.learn(connection, one.run_id, one.round, device_id)
     return strange
 

@@ -1,4 +1,5 @@
-"""Two threads for what would block the event loop: `books` for the database, `models` for TFLite and files.
+"""Three threads for what would block the event loop: `books` for the database, `models` for TFLite and files, and
+`looks` for what people ask to see, which no device waits for.
 
 Each is single: database work happens in the order in which it was asked for, so a report is folded in the order in
 which it was accepted; and no TFLite model is used by two threads.

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 from coordinator.run import transactions as ledger
+from coordinator.run.bounds import LAST_ROUND, check_card
 from coordinator.run.conductor import Conductor
 from coordinator.run.resume import Rooms, open_run
 from coordinator.run.round_events import Tick
@@ -230,7 +231,8 @@ class Keeper:
     async def join(self, card: DeviceCard) -> float:
         """A device introduces itself; returns after how many seconds it should check in when idle."""
         with self.calling(card.device_id):
-            await self._rooms.books.do(ledger.join, self._rooms.db, card)
+            check_card(card)
+        await self._rooms.books.do(ledger.join, self._rooms.db, card)
         self.fleet.join(card, self._heard_s(), time.time())
         if self.conductor:
             self.conductor.arrived(card)
@@ -306,6 +308,8 @@ class Keeper:
 
     async def _report(self, run_id: str, number: int, device_id: str, data: bytes) -> Receipt:
         self.fleet.touch(device_id, self._heard_s(), time.time())
+        if number > LAST_ROUND:
+            return Receipt(Verdict.REJECTED, f"not_ordered: there is no round {number}")
         conductor = await self._conductor_of(run_id, number, device_id)
         if conductor is None:
             return await self._rooms.books.do(ledger.late, self._rooms.db, run_id, number, device_id, data)

@@ -6,7 +6,9 @@ import asyncio
 import logging
 import secrets
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from coordinator.export import job as exporting
 from coordinator.operator.status import DeviceBudget, DeviceStatus, ExportSummary, RunStatus
@@ -22,6 +24,9 @@ from protos.errors import StoreError, UsageError
 from protos.update import trees
 
 log = logging.getLogger("edgejoule.coordinator")
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Operations:
@@ -89,14 +94,20 @@ class Operations:
             )
         return await self._rooms.books.do(_state, self._rooms.db, run_id)
 
-    async def status(self, name: str = "", since_round: int = 0) -> list[RunStatus]:
-        """One run, or all of them.
+    async def status(
+        self, name: str = "", since_round: int = 0, *, page: int = 0, newest_only: bool = False
+    ) -> tuple[list[RunStatus], int]:
+        """One run, or all of them; and the round that the next page begins with, or 0.
+
+        Args:
+            page: about so many devices' rows of one run, in whole rounds; 0 for all.
+            newest_only: of each run the newest closed round alone, without its devices.
 
         Raises:
             UnknownRunError: no such run.
         """
-        found = await self._rooms.books.do(_status, self._rooms.db, name, since_round)
-        return [run if run.is_over else run.because(self._why(run)) for run in found]
+        found, next_round = await self._rooms.looks.do(_status, self._rooms.db, name, since_round, page, newest_only)
+        return [run if run.is_over else run.because(self._why(run)) for run in found], next_round
 
     def _why(self, run: RunStatus) -> str:
         if self._keeper.conductor and self._keeper.conductor.run.run_id == run.run_id:
@@ -110,9 +121,13 @@ class Operations:
         current = self._keeper.conductor.run.run_id if self._keeper.conductor else self._keeper.preparing
         return f"waits for {current} to end" if current else "waits for its turn"
 
+    async def aside(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do what people wait for and devices do not, such as making a large answer."""
+        return await self._rooms.looks.do(work, *args, **kwargs)
+
     async def devices(self) -> list[DeviceStatus]:
         """Every device that ever joined, with the joules that it reported."""
-        spent = await self._rooms.books.do(_spent, self._rooms.db)
+        spent = await self._rooms.looks.do(_spent, self._rooms.db)
         return [
             DeviceStatus(
                 device_id=card.device_id,
@@ -138,7 +153,7 @@ class Operations:
         Raises:
             UnknownRunError: no such run.
         """
-        return await self._rooms.books.do(_budgets, self._rooms.db, name)
+        return await self._rooms.looks.do(_budgets, self._rooms.db, name)
 
     async def export(self, name: str, head_version: str, max_drop: float) -> tuple[ExportSummary, bytes]:
         """Assemble the integer model of a run.
@@ -159,10 +174,15 @@ def _resolve(db: Database, name: str) -> str:
         return runs.resolve(connection, name)
 
 
-def _status(db: Database, name: str, since_round: int) -> list[RunStatus]:
+def _status(db: Database, name: str, since_round: int, page: int, newest_only: bool) -> tuple[list[RunStatus], int]:
     with db.reading() as connection:
         wanted = [runs.resolve(connection, name)] if name else reading.run_ids(connection)
-        return [reading.run_status(connection, run_id, since_round) for run_id in wanted]
+        if newest_only:
+            return [reading.run_newest(connection, run_id) for run_id in wanted], 0
+        if page and len(wanted) == 1:
+            run, next_round = reading.run_page(connection, wanted[0], since_round, page)
+            return [run], next_round
+        return [reading.run_status(connection, run_id, since_round) for run_id in wanted], 0
 
 
 def _spent(db: Database) -> dict[str, tuple[float | None, int]]:

@@ -34,8 +34,10 @@ class OperatorService(rpc.OperatorServiceServicer):
     @answered
     async def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.GetStatusResponse:  # noqa: N802
         """Shows one run or all."""
-        found = await self._operations.status(request.run_id, request.since_round)
-        return messages.runs_to(found, software_version())
+        found, next_round = await self._operations.status(
+            request.run_id, request.since_round, page=request.page, newest_only=request.newest_only
+        )
+        return await self._operations.aside(messages.runs_to, found, software_version(), next_round)
 
     @answered
     async def ListDevices(self, request: pb.ListDevicesRequest, context: Any) -> pb.ListDevicesResponse:  # noqa: N802

@@ -30,6 +30,7 @@ import grpc
 from coordinator.run.resume import Rooms
 from coordinator.run.workers import Worker
 from coordinator.server.device_service import DeviceService
+from coordinator.server.health import Health
 from coordinator.server.keeper import Keeper
 from coordinator.server.operations import Operations
 from coordinator.server.operator_service import OperatorService
@@ -138,7 +139,7 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> str
     """Serve until SIGTERM, SIGINT, or ``stop``; returns the address that was served.
 
     Raises:
-        RefusedError, UsageError: see :func:`check_listen` and :func:`only_one`.
+        RefusedError, UsageError: see :func:`check_listen` and :func:`only_one`; or another coordinator took over.
         StoreError, ConfigError: the state or the database cannot be opened.
     """
     listen = check_listen(settings.listen)
@@ -149,18 +150,36 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> str
             loop.add_signal_handler(number, _signalled, number, stopping)
     with only_one(settings.state):
         db = await asyncio.to_thread(Database, settings.database or sqlite_url(settings.state / "coordinator.db"))
+        fenced = asyncio.Event()
+
+        def taken_over() -> None:
+            fenced.set()
+            stopping.set()
+
+        def tell() -> None:
+            loop.call_soon_threadsafe(taken_over)
+
+        db.on_fenced = tell
         shelf = BundleShelf(settings.state / "bundles")
         shelf.sweep()
-        rooms = Rooms(db, Worker("books"), Worker("models"), shelf, settings.state / "evaluations")
+        rooms = Rooms(db, Worker("books"), Worker("models"), Worker("looks"), shelf, settings.state / "evaluations")
         keeper = Keeper(rooms)
         try:
             await keeper.open()
-            return await _listen(settings, listen, rooms, keeper, stopping)
+            address = await _listen(settings, listen, rooms, keeper, stopping)
         finally:
             await keeper.close()
+            await asyncio.to_thread(rooms.looks.close)
             await asyncio.to_thread(rooms.models.close)
             await asyncio.to_thread(rooms.books.close)
             db.close()
+        if fenced.is_set():
+            raise RefusedError(
+                "another coordinator has taken over the database",
+                where="--database",
+                fix="leave it, or stop it first",
+            )
+        return address
 
 
 def _signalled(number: int, stopping: asyncio.Event) -> None:
@@ -176,6 +195,7 @@ async def _listen(settings: Settings, listen: str, rooms: Rooms, keeper: Keeper,
     server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
     rpc.add_DeviceServiceServicer_to_server(DeviceService(keeper), server)  # type: ignore[no-untyped-call]
     rpc.add_OperatorServiceServicer_to_server(OperatorService(Operations(rooms, keeper)), server)  # type: ignore[no-untyped-call]
+    server.add_generic_rpc_handlers((Health(stopping).handler(),))
     try:
         port = server.add_insecure_port(listen)
     except RuntimeError as error:

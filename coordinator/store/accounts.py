@@ -5,8 +5,9 @@ phase. So a report that is sent twice counts once, energy that is told late coun
 no figure.
 
 An order is *settled* when the joules of all its phases of work are known. Until then, whatever its grant leaves beyond
-what is known counts as *uncertain*: it may have been spent. Once its report was taken only the sending can be missing,
-and :data:`SENDING_MARGIN` times its expected joules count. An order that was never answered stays uncertain as a whole.
+what is known counts as *uncertain*: it may have been spent. Where its report was taken and only the sending is missing,
+:data:`SENDING_MARGIN` times its expected joules count. An order that was never answered, or whose sensor failed, stays
+uncertain as a whole.
 """
 
 from __future__ import annotations
@@ -179,6 +180,7 @@ def _accounts(
             earlier.label("earlier_j"),
             func.sum(energy.c.energy_j).label("spent_j"),
             func.count(energy.c.energy_j).label("phases"),
+            func.count(energy.c.energy_j).filter(energy.c.phase == str(Phase.SEND)).label("sent"),
         )
         .select_from(
             grants.join(orders, _joined(orders)).outerjoin(
@@ -197,7 +199,9 @@ def _accounts(
         settled = row.phases == len(WORKING)
         promised = not settled and (row.run_id, row.round, row.device_id) not in own
         uncertain_j = 0.0 if not promised or row.granted_j is None else max(0.0, row.granted_j - spent_j)
-        if row.outcome == "accepted" and row.sending_j is not None:
+        # The sending alone is missing. Where another phase is unknown as well, all of the grant may have been spent.
+        only_sending = row.phases - row.sent == len(WORKING) - 1
+        if row.outcome == "accepted" and row.sending_j is not None and only_sending:
             uncertain_j = min(uncertain_j, SENDING_MARGIN * row.sending_j)
         made[row.device_id] = Account(
             before.orders + 1,

@@ -65,9 +65,13 @@ def keep_plan(connection: Connection, run_id: str, number: int, plan: KeptPlan) 
     )
 
 
-def plans(connection: Connection, run_id: str, since_round: int = 0) -> dict[int, KeptPlan]:
+def plans(
+    connection: Connection, run_id: str, since_round: int = 0, last_round: int = 2**31 - 1
+) -> dict[int, KeptPlan]:
     """By round."""
-    query = select(round_plans).where(round_plans.c.run_id == run_id, round_plans.c.round >= since_round)
+    query = select(round_plans).where(
+        round_plans.c.run_id == run_id, round_plans.c.round >= since_round, round_plans.c.round <= last_round
+    )
     made: dict[int, KeptPlan] = {}
     for row in connection.execute(query).mappings():
         bias = json.loads(row["bias"])

@@ -9,7 +9,7 @@ Every database error leaves here as :class:`~protos.errors.StoreError`, in one l
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from sqlalchemy.pool import QueuePool
 
 from coordinator.store import time_limits
 from coordinator.store.layouts import LAYOUT, STEPS, upgrade
-from coordinator.store.tables import layout, metadata
+from coordinator.store.tables import fence, layout, metadata
 from protos.errors import ConfigError, EdgejouleError, RefusedError, StoreError
 
 BUSY_MS = 5000
@@ -41,6 +41,10 @@ _UNIQUE = frozenset({"23505", "SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRI
 
 class AlreadyThereError(Exception):
     """A row that must be unique is there already. Internal: never shown to a user."""
+
+
+class FencedError(StoreError):
+    """Another coordinator has taken over this database. Nothing was written, and nothing will be."""
 
 
 class DamagedError(StoreError):
@@ -59,6 +63,9 @@ class Database:
     Args:
         url: an SQLAlchemy URL.
 
+    Attributes:
+        on_fenced: called, in the thread that writes, when another coordinator has taken over.
+
     Raises:
         ConfigError: a URL that cannot be used, or whose driver is not installed.
         StoreError: the database does not open, or has a newer layout. An older one is brought up to date.
@@ -70,6 +77,8 @@ class Database:
         self._where, self._engine = _engine(url)
         self._patience = None if self.dialect == "sqlite" else time_limits.limit(self._engine)
         self._guard: Connection | None = None
+        self._epoch: int | None = None
+        self.on_fenced: Callable[[], None] = lambda: None
         try:
             self._guard = self._only_one()
             with self.writing() as connection:
@@ -87,6 +96,8 @@ class Database:
                         where=self._where,
                         fix="use another state directory, or the version that wrote it",
                     )
+                if self._guard is not None:
+                    self._epoch = _next_epoch(connection)
         except BaseException:
             self.close()
             raise
@@ -122,12 +133,28 @@ class Database:
         Raises:
             AlreadyThereError: a unique row is there already.
             DamagedError: what is stored is bad.
+            FencedError: another coordinator has taken over.
             StoreError: disk full, locked, unreachable: it may pass.
         """
         with self._translated(), self._engine.connect() as connection:
             writer = connection.execution_options(edgejoule_writes=True)
             with writer.begin():
+                self._check_epoch(writer)
                 yield writer
+
+    def _check_epoch(self, connection: Connection) -> None:
+        """The lock of a server goes with its connection, whatever ended that. So each transaction looks whether
+        another coordinator has come since, and holds it off until it is done."""
+        if self._epoch is None:
+            return
+        now = connection.execute(select(fence.c.epoch).with_for_update(read=True)).scalar()
+        if now != self._epoch:
+            self.on_fenced()
+            raise FencedError(
+                "another coordinator has taken over this database",
+                where=self._where,
+                fix="leave it, or stop it first",
+            )
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -154,6 +181,15 @@ class Database:
             self._engine.dispose()
         if self._patience is not None:
             self._patience.close()
+
+
+def _next_epoch(connection: Connection) -> int:
+    """Take over: whoever wrote before finds another number, and writes no more."""
+    taken = connection.execute(update(fence).values(epoch=fence.c.epoch + 1).returning(fence.c.epoch)).scalar()
+    if taken is None:
+        connection.execute(fence.insert().values(epoch=1))
+        return 1
+    return int(taken)
 
 
 def _add_indices(connection: Connection) -> None:

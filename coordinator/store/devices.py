@@ -44,6 +44,12 @@ def leave(connection: Connection, device_id: str) -> None:
     )
 
 
+def board_of(connection: Connection, device_id: str) -> str:
+    """The board of a device in its own words, or "" for one that never joined."""
+    card = connection.execute(select(devices.c.card).where(devices.c.device_id == device_id)).scalar()
+    return "" if card is None else str(json.loads(card)["board"])
+
+
 def known(connection: Connection) -> list[KnownDevice]:
     """Every device that ever joined."""
     return [

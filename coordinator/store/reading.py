@@ -6,7 +6,7 @@ import json
 from collections import defaultdict
 from typing import Any, cast
 
-from sqlalchemy import Connection, RowMapping, select
+from sqlalchemy import Connection, RowMapping, func, select
 
 from coordinator.operator.status import DeviceRound, RoundStatus, RunStatus
 from coordinator.store import costs
@@ -14,6 +14,9 @@ from coordinator.store.costs import KeptPlan
 from coordinator.store.tables import earlier_energy, energy, orders, reports, rounds, runs, strains
 from protos.energy.trace import Method, Phase, PhaseEnergy, joined
 from protos.orders import StopReason, Strain
+
+# Of any run: the largest number of a column.
+LAST_ROUND = 2**31 - 1
 
 
 def run_ids(connection: Connection) -> list[str]:
@@ -23,22 +26,72 @@ def run_ids(connection: Connection) -> list[str]:
 
 def run_status(connection: Connection, run_id: str, since_round: int = 0) -> RunStatus:
     """One run with its rounds from ``since_round`` on."""
+    return _run_status(connection, run_id, since_round, None)
+
+
+def run_page(connection: Connection, run_id: str, since_round: int, most: int) -> tuple[RunStatus, int]:
+    """One run with whole rounds from ``since_round`` on that have about ``most`` devices together, one round at least;
+    and the round that the next page begins with, or 0."""
+    several = (
+        select(rounds.c.round)
+        .where(rounds.c.run_id == run_id, rounds.c.round >= since_round)
+        .order_by(rounds.c.round)
+        .limit(most + 1)
+    )
+    numbers = list(connection.execute(several).scalars())
+    if not numbers:
+        return _run_status(connection, run_id, since_round, None), 0
+    counting = (
+        select(orders.c.round, func.count().label("count"))
+        .where(orders.c.run_id == run_id, orders.c.round >= numbers[0], orders.c.round <= numbers[-1])
+        .group_by(orders.c.round)
+    )
+    counts = {row.round: int(row._mapping["count"]) for row in connection.execute(counting)}
+    last, rows = numbers[0], max(1, counts.get(numbers[0], 0))
+    for number in numbers[1:]:
+        rows += max(1, counts.get(number, 0))
+        if rows > most:
+            return _run_status(connection, run_id, since_round, last), number
+        last = number
+    return _run_status(connection, run_id, since_round, last), 0
+
+
+def run_newest(connection: Connection, run_id: str) -> RunStatus:
+    """One run with its newest closed round alone, without the devices: what it costs does not grow with the run."""
     run = connection.execute(select(runs).where(runs.c.run_id == run_id)).mappings().one()
-    query = select(rounds).where(rounds.c.run_id == run_id, rounds.c.round >= since_round).order_by(rounds.c.round)
-    devices = _device_rounds(connection, run_id, since_round)
-    plans = costs.plans(connection, run_id, since_round)
+    query = (
+        select(rounds)
+        .where(rounds.c.run_id == run_id, rounds.c.state == "closed")
+        .order_by(rounds.c.round.desc())
+        .limit(1)
+    )
+    return _status_of(run, tuple(_round(row, (), None) for row in connection.execute(query).mappings()))
+
+
+def _run_status(connection: Connection, run_id: str, since_round: int, last_round: int | None) -> RunStatus:
+    run = connection.execute(select(runs).where(runs.c.run_id == run_id)).mappings().one()
+    last = LAST_ROUND if last_round is None else last_round
+    query = (
+        select(rounds)
+        .where(rounds.c.run_id == run_id, rounds.c.round >= since_round, rounds.c.round <= last)
+        .order_by(rounds.c.round)
+    )
+    devices = _device_rounds(connection, run_id, since_round, last)
+    plans = costs.plans(connection, run_id, since_round, last)
+    found = connection.execute(query).mappings()
+    return _status_of(run, tuple(_round(row, tuple(devices[row["round"]]), plans.get(row["round"])) for row in found))
+
+
+def _status_of(run: RowMapping, shown: tuple[RoundStatus, ...]) -> RunStatus:
     return RunStatus(
-        run_id=run_id,
+        run_id=run["run_id"],
         name=run["name"],
         state=run["state"],
         reason=run["reason"],
         plan_id=run["plan_id"],
         bundle_id=run["bundle_id"],
         rounds_planned=run["rounds_planned"],
-        rounds=tuple(
-            _round(row, tuple(devices[row["round"]]), plans.get(row["round"]))
-            for row in connection.execute(query).mappings()
-        ),
+        rounds=shown,
         started_unix_s=run["started_unix_s"],
         finished_unix_s=run["finished_unix_s"],
     )
@@ -58,8 +111,10 @@ def _round(row: RowMapping, devices: tuple[DeviceRound, ...], plan: KeptPlan | N
     )
 
 
-def _device_rounds(connection: Connection, run_id: str, since_round: int) -> dict[int, list[DeviceRound]]:
-    joules = _energies(connection, run_id, since_round)
+def _device_rounds(
+    connection: Connection, run_id: str, since_round: int, last_round: int
+) -> dict[int, list[DeviceRound]]:
+    joules = _energies(connection, run_id, since_round, last_round)
     # The bytes of the reports stay where they are.
     columns = (
         orders.c.round,
@@ -94,7 +149,7 @@ def _device_rounds(connection: Connection, run_id: str, since_round: int) -> dic
     query = (
         select(*columns)
         .select_from(orders.outerjoin(reports, same).outerjoin(strains, borne))
-        .where(orders.c.run_id == run_id, orders.c.round >= since_round)
+        .where(orders.c.run_id == run_id, orders.c.round >= since_round, orders.c.round <= last_round)
         .order_by(orders.c.round, orders.c.device_id)
     )
     rows = list(connection.execute(query).mappings())
@@ -145,7 +200,7 @@ def _strain(row: RowMapping) -> Strain | None:
     )
 
 
-def _energies(connection: Connection, run_id: str, since_round: int) -> dict[Any, list[PhaseEnergy]]:
+def _energies(connection: Connection, run_id: str, since_round: int, last_round: int) -> dict[Any, list[PhaseEnergy]]:
     rank = {str(phase): place for place, phase in enumerate(Phase)}
     rows = [
         row

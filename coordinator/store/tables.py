@@ -32,6 +32,10 @@ metadata = MetaData()
 # One row: which layout this database has.
 layout = Table("layout", metadata, Column("version", Integer, primary_key=True))
 
+# One row on a server: counts the coordinators that took this database, so that an earlier one finds that it is not the
+# newest any more. A SQLite file is kept by the lock of its state directory.
+fence = Table("fence", metadata, Column("epoch", BigInteger, primary_key=True, autoincrement=False))
+
 heads = Table(
     "heads",
     metadata,

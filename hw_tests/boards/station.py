@@ -59,8 +59,13 @@ class Station:
         )
         self._coordinator("start", str(plan))
 
+    def run(self, name: str) -> dict[str, Any]:
+        """What ``coordinator status RUN`` says: every round of it."""
+        found: dict[str, Any] = json.loads(self._coordinator("status", name, "--json"))
+        return found
+
     def runs(self) -> list[dict[str, Any]]:
-        """What ``coordinator status`` says."""
+        """What ``coordinator status`` says: a row for each run."""
         found = json.loads(self._coordinator("status", "--json"))
         return list(found["runs"]) if isinstance(found, dict) else list(found)
 

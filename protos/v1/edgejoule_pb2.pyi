@@ -547,20 +547,26 @@ class StopRunResponse(_message.Message):
     def __init__(self, state: _Optional[str] = ...) -> None: ...
 
 class GetStatusRequest(_message.Message):
-    __slots__ = ("run_id", "since_round")
+    __slots__ = ("run_id", "since_round", "page", "newest_only")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     SINCE_ROUND_FIELD_NUMBER: _ClassVar[int]
+    PAGE_FIELD_NUMBER: _ClassVar[int]
+    NEWEST_ONLY_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     since_round: int
-    def __init__(self, run_id: _Optional[str] = ..., since_round: _Optional[int] = ...) -> None: ...
+    page: int
+    newest_only: bool
+    def __init__(self, run_id: _Optional[str] = ..., since_round: _Optional[int] = ..., page: _Optional[int] = ..., newest_only: _Optional[bool] = ...) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("runs", "software_version")
+    __slots__ = ("runs", "software_version", "next_round")
     RUNS_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    NEXT_ROUND_FIELD_NUMBER: _ClassVar[int]
     runs: _containers.RepeatedCompositeFieldContainer[RunStatus]
     software_version: str
-    def __init__(self, runs: _Optional[_Iterable[_Union[RunStatus, _Mapping]]] = ..., software_version: _Optional[str] = ...) -> None: ...
+    next_round: int
+    def __init__(self, runs: _Optional[_Iterable[_Union[RunStatus, _Mapping]]] = ..., software_version: _Optional[str] = ..., next_round: _Optional[int] = ...) -> None: ...
 
 class RunStatus(_message.Message):
     __slots__ = ("run_id", "name", "state", "reason", "plan_id", "bundle_id", "rounds_planned", "rounds", "started_unix_s", "finished_unix_s")

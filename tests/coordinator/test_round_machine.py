@@ -23,6 +23,7 @@ from coordinator.run.round_events import (
     Refused,
     Rules,
     Settled,
+    Spared,
     State,
     Stop,
     Tick,
@@ -34,8 +35,16 @@ from coordinator.run.round_machine import Machine
 RULES = Rules(rounds=2, devices=2, quorum=0.5, deadline_s=10, attempts=2, gather_s=3)
 
 
+def _step(machine: Machine, event: Event, now_s: float) -> list[Action]:
+    """One event; a round that opens has its orders on disk at once, with nobody spared."""
+    actions = machine.step(event, now_s)
+    if any(isinstance(one, Open) for one in actions):
+        actions += machine.step(Spared(()), now_s)
+    return actions
+
+
 def _run(machine: Machine, *events: tuple[float, Event]) -> list[Action]:
-    return [action for now_s, event in events for action in machine.step(event, now_s)]
+    return [action for now_s, event in events for action in _step(machine, event, now_s)]
 
 
 def _opened(rules: Rules = RULES, devices: str = "ab") -> Machine:
@@ -64,6 +73,33 @@ def test_a_quorum_closes_a_round_at_the_deadline_and_not_before() -> None:
     assert _run(machine, (1, Accepted("a")), (9.9, Tick())) == []
     assert _run(machine, (10, Tick())) == [Close(1, ("a",), ("b",))]
     assert not machine.admits("b", 10)
+
+
+def test_the_deadline_begins_when_the_orders_are_on_disk_however_long_the_planning_takes() -> None:
+    machine = Machine(RULES)
+    for one in "ab":
+        machine.step(Arrived(one), 0.0)
+    assert machine.step(Tick(), 0.0) == [Open(1, 1, ("a", "b"), ())]
+    for event in (Tick(), Left("b"), Arrived("b"), Left("b"), Tick()):
+        assert machine.step(event, 50.0) == [], "no order is out yet"
+    assert machine.step(Spared(()), 100.0) == []
+    assert machine.deadline_s == 110.0
+    assert machine.step(Tick(), 109.9) == []
+    assert isinstance(machine.step(Tick(), 110.0)[0], Abandon)
+
+
+def test_a_round_whose_devices_all_left_while_it_was_planned_ends_when_its_orders_are_on_disk() -> None:
+    machine = Machine(RULES)
+    for one in "ab":
+        machine.step(Arrived(one), 0.0)
+    machine.step(Tick(), 0.0)
+    assert [*machine.step(Left("a"), 1.0), *machine.step(Left("b"), 1.0)] == []
+    assert isinstance(machine.step(Spared(()), 2.0)[0], Abandon)
+    machine = Machine(RULES)
+    for one in "ab":
+        machine.step(Arrived(one), 0.0)
+    machine.step(Tick(), 0.0)
+    assert machine.step(Stop(), 1.0) == [Halt()], "an operator need not wait for the planner"
 
 
 def test_without_a_quorum_the_round_is_tried_again_under_its_number_and_keeps_what_it_has() -> None:
@@ -156,7 +192,7 @@ def test_in_any_order_of_events_rounds_close_once_with_a_quorum_of_accepted_repo
             continue  # what the machine does not admit is never accepted
         if isinstance(event, Accepted):
             accepted.add(event.device_id)
-        for action in machine.step(event, now_s):
+        for action in _step(machine, event, now_s):
             assert ended is None, "nothing happens after the end"
             match action:
                 case Open(number, attempt, devices, carried):

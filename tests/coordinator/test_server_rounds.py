@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from coordinator.operator.client import Operator
+from coordinator.run import transactions
 from protos.energy.trace import Phase
 from protos.model.bundle import open_bundle
 from protos.orders import (
@@ -162,3 +166,23 @@ def test_a_round_without_a_step_leaves_the_head_as_it_is(
         status = tools.finished(operator, run_id)
     assert status.rounds[1].head_version == status.rounds[0].head_version
     assert status.rounds[1].devices[0].weight == 0.0
+
+
+def test_a_planner_slower_than_the_deadline_takes_nothing_from_the_devices(
+    address: str, plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = transactions.open_round
+
+    def slow(*args: Any) -> Any:
+        time.sleep(1.5)
+        return real(*args)
+
+    monkeypatch.setattr(transactions, "open_round", slow)
+    with Operator(address) as operator:
+        run_id = operator.start_run(tools.plan(plain_bundle, deadline_s=1.0), tmp_path)
+        device = fleet(address, "a")
+        device.join()
+        order = device.order()
+        assert 0.0 < order.deadline_s <= 1.0
+        device.send(device.answer(order, 1.0))
+        assert tools.finished(operator, run_id).state == "finished"

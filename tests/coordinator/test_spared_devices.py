@@ -26,7 +26,7 @@ def test_a_quorum_counts_those_who_were_asked() -> None:
     machine = opened(*"abcdefgh", quorum=0.5)
     machine.step(Spared(tuple("cdefgh")), 1.0)
     machine.step(Accepted("a"), 2.0)
-    assert machine.step(Tick(), 100.0) == [Close(1, ("a",), ("b",))]
+    assert machine.step(Tick(), 101.0) == [Close(1, ("a",), ("b",))], "a deadline after the orders were on disk"
 
 
 def test_the_next_round_may_ask_whom_the_last_one_spared() -> None:

@@ -106,6 +106,18 @@ def test_the_ledger_counts_each_joule_once_and_what_is_not_told_as_uncertain(db:
     assert (whole["b"].spent_j, whole["b"].uncertain_j) == (0.0, 2.5)
 
 
+def test_a_sensor_that_fell_off_leaves_all_of_the_grant_uncertain(db: Database) -> None:
+    started(db)
+    with db.writing() as connection:
+        grants.add(connection, "run-1", 1, [OrderLine("a", 5, 8.0, costs=CostHint(0.0, 0.1, 0.25, 3.0))], 1000.0)
+    accept(db, report_of("a", None))
+    told = [PhaseEnergy(one, 0.5, 1.0, 0.0, "measured", "s", None) for one in (Phase.EMBED, Phase.ENCODE, Phase.SEND)]
+    for known, left_j in ((0, 8.0), (1, 7.5), (2, 7.0), (3, 6.5)):
+        with db.writing() as connection:
+            reports.settle(connection, "run-1", 1, "a", told[:known])
+            assert grants.accounts(connection, "run-1", 0.0)["a"].uncertain_j == left_j, "what training cost is unknown"
+
+
 def test_plans_of_rounds_and_fits_of_devices_come_back_as_they_were(db: Database) -> None:
     started(db)
     kept = costs.KeptPlan(Whole(3.0, 30.0), {"a": 1.0, "b": 2.0}, WeightBias(0.25, None, 0.5, 2.0, ("c",)))

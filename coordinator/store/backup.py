@@ -1,0 +1,174 @@
+"""A copy of a state folder that is whole, taken while the coordinator runs; and the way back, checked.
+
+A backup is a folder: the database, bundles and embedded held-out data, and a list with the hash of each file. The
+database is copied by SQLite's online backup and stands as after some commit. Bundles and embeddings are written before
+the rows that name them and never change, so they are copied after it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from coordinator.store.layouts import LAYOUT
+from protos.errors import IntegrityError, StoreError
+
+DATABASE = "coordinator.db"
+LIST = "backup.json"
+_FOLDERS = ("bundles", "evaluations")
+_PAGES_AT_ONCE = 1024
+
+
+@dataclass(frozen=True)
+class Backup:
+    """What a backup holds.
+
+    Attributes:
+        layout: of the database.
+        files: SHA-256 by path within the folder, in hexadecimal.
+    """
+
+    layout: int
+    files: dict[str, str]
+
+
+def take(state: Path, out: Path) -> Backup:
+    """Copy a state folder to ``out``, which must not exist; it appears there whole or not at all.
+
+    Raises:
+        StoreError: there is no SQLite database, ``out`` exists, or something cannot be read or written.
+    """
+    source = state / DATABASE
+    if not source.is_file():
+        raise StoreError(
+            "holds no SQLite database", where=str(state),
+            fix="check --state; a PostgreSQL database is copied by pg_dump, and bundles/ and evaluations/ by any tool",
+        )  # fmt: skip
+    if out.exists():
+        raise StoreError("exists already", where=str(out), fix="choose another path")
+    with _made_whole(out) as part:
+        with (
+            closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True)) as live,
+            closing(sqlite3.connect(part / DATABASE)) as copy,
+        ):
+            live.backup(copy, pages=_PAGES_AT_ONCE)
+            # One file, that needs no other beside it.
+            copy.execute("PRAGMA journal_mode = DELETE").fetchall()
+            layout = _layout_of(copy, source)
+        for folder in _FOLDERS:
+            if (state / folder).is_dir():
+                shutil.copytree(state / folder, part / folder, ignore=shutil.ignore_patterns(".part-*", "*.part"))
+        made = Backup(layout, {name: _hash(part / name) for name in _names(part)})
+        (part / LIST).write_text(json.dumps({"layout": made.layout, "files": made.files}, indent=1) + "\n")
+    return made
+
+
+def restore(backup: Path, state: Path) -> Backup:
+    """Make a state folder of a backup, which is checked first; the folder must not exist, or be empty.
+
+    Raises:
+        IntegrityError: a file is missing, too many, or not what it was.
+        StoreError: the folder is in use, the layout is newer than this version, or something cannot be written.
+    """
+    if state.exists() and any(state.iterdir()):
+        raise StoreError("is not empty", where=str(state), fix="choose another --state, or move it away")
+    held = check(backup)
+    with _made_whole(state) as part:
+        for name in held.files:
+            (part / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(backup / name, part / name)
+            if _hash(part / name) != held.files[name]:
+                raise IntegrityError("changed while it was copied", where=str(backup / name), fix="try again")
+    return held
+
+
+def check(backup: Path) -> Backup:
+    """What a backup holds, when every file is what it was.
+
+    Raises:
+        IntegrityError: it is not.
+        StoreError: no backup, or one of a newer layout.
+    """
+    try:
+        said = json.loads((backup / LIST).read_text(encoding="utf-8"))
+        held = Backup(int(said["layout"]), {str(key): str(value) for key, value in said["files"].items()})
+    except OSError as error:
+        raise StoreError(f"is no backup ({error.strerror})", where=str(backup), fix="check the path") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise IntegrityError("is damaged", where=str(backup / LIST), fix="use another backup") from error
+    if held.layout > LAYOUT:
+        fix = "restore it with the version that wrote it, or a newer one"
+        raise StoreError(f"has layout {held.layout}, this version reads up to {LAYOUT}", where=str(backup), fix=fix)
+    there = _names(backup)
+    if there != sorted(held.files):
+        odd = ", ".join(sorted({*there} ^ {*held.files})[:3])
+        raise IntegrityError(f"other files than listed: {odd}", where=str(backup), fix="use another backup")
+    for name, digest in held.files.items():
+        if _hash(backup / name) != digest:
+            raise IntegrityError("is not what was backed up", where=str(backup / name), fix="use another backup")
+    return held
+
+
+def _layout_of(connection: sqlite3.Connection, where: Path) -> int:
+    try:
+        (sound,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+        ((layout,),) = connection.execute("SELECT version FROM layout").fetchall()
+    except (sqlite3.Error, ValueError, TypeError) as error:
+        raise StoreError(f"is damaged ({error})", where=str(where), fix="use an earlier backup") from error
+    if sound != "ok":
+        raise StoreError(f"is damaged ({sound})", where=str(where), fix="use an earlier backup")
+    return int(layout)
+
+
+def _names(folder: Path) -> list[str]:
+    """Paths of all files of a backup but its list, which come out of no other folder."""
+    return sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if (path.is_file() or path.is_symlink()) and path != folder / LIST
+    )
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _made_whole(place: Path) -> Iterator[Path]:
+    """A folder beside ``place`` that takes its name when the block ends, on disk; or leaves nothing."""
+    part: Path | None = None
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}-"))
+        yield part
+        for path in [*part.rglob("*"), part]:
+            _force_to_disk(path)
+        os.replace(part, place)
+        _force_to_disk(place.parent)
+    except (OSError, sqlite3.Error) as error:
+        if isinstance(error, StoreError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise StoreError(
+            f"cannot be written ({reason})", where=str(place), fix="free space, or choose another path"
+        ) from error
+    finally:
+        if part is not None:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _force_to_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

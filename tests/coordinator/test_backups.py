@@ -1,0 +1,108 @@
+"""A backup taken while the coordinator runs goes on where it stood; a damaged one is refused."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coordinator.cli import main
+from coordinator.operator.client import Operator
+from coordinator.store import backup
+from coordinator.store.layouts import LAYOUT
+from protos.errors import IntegrityError, StoreError
+from protos.orders import Verdict
+
+Fleet = Callable[..., Any]
+
+
+def test_a_run_goes_on_from_a_backup_that_was_taken_in_the_middle_of_it(
+    plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, state = tmp_path / "backup", tmp_path / "state"
+    heads = []
+    with tools.served(state) as address, Operator(address) as operator:
+        run_id = operator.start_run(tools.plan(plain_bundle, rounds=2), tmp_path)
+        device = fleet(address, "a")
+        device.join()
+        device.send(device.answer(device.order(round=1), 1.0))
+        order = device.order(round=2)
+        report = device.answer(order, 2.0)
+        assert main(["backup", str(out), "--state", str(state)]) == 0
+        device.send(report)
+        heads.append([one.head_version for one in tools.finished(operator, run_id).rounds])
+    assert main(["restore", str(out), "--state", str(tmp_path / "again")]) == 0
+    assert f"layout {LAYOUT}" in capsys.readouterr().out
+    with tools.served(tmp_path / "again") as address, Operator(address) as operator:
+        device = fleet(address, "a", session="again")
+        device.join()
+        tools.until(lambda: operator.status(run_id)[0].state == "running", "the run")
+        assert device.send(report).verdict is Verdict.ACCEPTED
+        heads.append([one.head_version for one in tools.finished(operator, run_id).rounds])
+    assert heads[0] == heads[1]
+
+
+@pytest.fixture
+def taken(plain_bundle: Path, tools: Any, tmp_path: Path) -> Path:
+    with tools.served(tmp_path / "state") as address, Operator(address) as operator:
+        operator.start_run(tools.plan(plain_bundle), tmp_path)
+    backup.take(tmp_path / "state", tmp_path / "backup")
+    return tmp_path / "backup"
+
+
+def test_what_is_damaged_missing_or_added_is_refused_and_nothing_is_made(taken: Path, tmp_path: Path) -> None:
+    def spoil(path: Path) -> None:
+        path.write_bytes(b"x" + path.read_bytes()[1:])
+
+    bundled = next(path for path in sorted((taken / "bundles").rglob("*")) if path.is_file())
+
+    def add(path: Path) -> None:
+        path.write_text("x")
+
+    def empty(path: Path) -> None:
+        path.write_text("{}")
+
+    harms: list[tuple[Callable[[Path], None], Path]] = [
+        (spoil, taken / backup.DATABASE),
+        (spoil, bundled),
+        (add, taken / "more"),
+        (empty, taken / backup.LIST),
+    ]
+    for harm, path in harms:
+        before = path.read_bytes() if path.exists() else None
+        harm(path)
+        with pytest.raises(IntegrityError):
+            backup.restore(taken, tmp_path / "new")
+        assert not (tmp_path / "new").exists()
+        if before is None:
+            path.unlink()
+        else:
+            path.write_bytes(before)
+    bundled.unlink()
+    with pytest.raises(IntegrityError, match="other files than listed"):
+        backup.restore(taken, tmp_path / "new")
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")], "nothing half-made is left"
+
+
+def test_a_newer_layout_a_used_folder_and_no_database_are_refused(taken: Path, tmp_path: Path) -> None:
+    said = json.loads((taken / backup.LIST).read_text())
+    (taken / backup.LIST).write_text(json.dumps({**said, "layout": LAYOUT + 1}))
+    with pytest.raises(StoreError, match=f"has layout {LAYOUT + 1}"):
+        backup.restore(taken, tmp_path / "new")
+    (taken / backup.LIST).write_text(json.dumps(said))
+    with pytest.raises(StoreError, match="is not empty"):
+        backup.restore(taken, tmp_path / "state")
+    with pytest.raises(StoreError, match="exists already"):
+        backup.take(tmp_path / "state", taken)
+    with pytest.raises(StoreError, match="holds no SQLite database"):
+        backup.take(tmp_path / "nothing", tmp_path / "out")
+    with sqlite3.connect(tmp_path / "state" / backup.DATABASE) as raw:
+        raw.execute("DROP TABLE layout")
+    raw.close()
+    with pytest.raises(StoreError, match="is damaged"):
+        backup.take(tmp_path / "state", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
