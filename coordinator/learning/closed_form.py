@@ -48,6 +48,7 @@ class LinearHead:
         shrinkage: lambda.
         expected_errors: by lambda, the sum over pairs that it was chosen by; empty where it was given.
         temperature: what the scores were multiplied with, so that their softmax is a probability.
+        total_moments: mean [D] and covariance [D, D] of all embeddings, classes taken together.
     """
 
     kernel: Reals
@@ -55,6 +56,8 @@ class LinearHead:
     shrinkage: float
     expected_errors: tuple[tuple[float, float], ...] = ()
     temperature: float = 1.0
+    head: str = "lda"
+    total_moments: tuple[Reals, Reals] = (np.zeros(0), np.zeros((0, 0)))
 
 
 def solve(
@@ -88,7 +91,14 @@ def solve(
     factor = temperature(groups, head, priors, shrinkage) if len(groups) > 1 else 1.0
     if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
         raise NonFiniteError("the closed form has no finite solution", fix="set train.shrinkage to 0.1 or more")
-    return LinearHead(kernel * factor, bias * factor, shrinkage, found, factor)
+    return LinearHead(kernel * factor, bias * factor, shrinkage, found, factor, head, _total_moments(whole))
+
+
+def _total_moments(whole: Moments) -> tuple[Reals, Reals]:
+    n = float(whole.examples)
+    middle = whole.sums.sum(axis=0) / n
+    covariance: Reals = whole.square() / n - np.outer(middle, middle)
+    return middle, covariance
 
 
 def grouped(parts: Sequence[Moments]) -> list[Moments]:
@@ -191,7 +201,8 @@ def _priors(moments: Moments, kind: str) -> Reals:
 
 def _tail(values: Reals) -> Reals:
     """The chance that a standard normal number is below -value."""
-    return np.vectorize(lambda one: 0.5 * math.erfc(one / math.sqrt(2)), otypes=[np.float64])(values)
+    found: Reals = np.vectorize(lambda one: 0.5 * math.erfc(one / math.sqrt(2)), otypes=[np.float64])(values)
+    return found
 
 
 @dataclass(frozen=True)

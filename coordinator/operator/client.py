@@ -17,7 +17,7 @@ import grpc
 
 from coordinator.operator import messages
 from coordinator.operator.failures import error_of
-from coordinator.operator.status import DeviceBudget, DeviceStatus, ExportSummary, RunStatus
+from coordinator.operator.status import DeviceBudget, DeviceStatus, ExportSummary, ForgottenDevice, RunStatus
 from protos.atomic import write_whole
 from protos.errors import EdgejouleError, IntegrityError, StoreError
 from protos.v1 import edgejoule_pb2 as pb
@@ -108,6 +108,12 @@ class Operator:
         request = pb.GetBudgetsRequest(run_id=run)
         with self._translated():
             return messages.budgets_from(self._stub.GetBudgets(request, timeout=CALL_S))
+
+    def forget(self, run: str, device_id: str) -> ForgottenDevice:
+        """Subtract a device's statistics from a run that is over, delete them, and publish the head without them."""
+        request = pb.ForgetDeviceRequest(run_id=run, device_id=device_id)
+        with self._translated():
+            return messages.forgotten_from(self._stub.ForgetDevice(request, timeout=LONG_CALL_S))
 
     def export(self, run: str, out: Path, head_version: str = "", *, max_drop: float | None = None) -> ExportSummary:
         """Write the integer model of a run, whole or not at all.

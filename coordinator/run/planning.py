@@ -54,9 +54,29 @@ def prepare(plan_toml: str, directory: Path, *, where: str = "plan") -> Prepared
     plan = parse(plan_toml, where=where)
     bundle = open_bundle(directory / Path(plan.run.bundle).expanduser())
     inputs = train_inputs(plan, bundle.manifest, where=where)
+    _check_closed_form(plan, bundle.manifest, where)
     _check_budgets(plan, directory, where)
     data = held_out(plan, bundle.manifest, directory)
     return Prepared(plan, bundle, inputs, data)
+
+
+def _check_closed_form(plan: RunPlan, manifest: Manifest, where: str) -> None:
+    if plan.train.method == "sgd":
+        return
+    if manifest.head.hidden_units is not None:
+        raise PlanError(
+            f"the bundle's head has a hidden layer of {manifest.head.hidden_units} units, and only a linear head has a "
+            "closed form",
+            where=f"{where}: train.method",
+            fix="convert the model without --hidden, or train by sgd",
+        )
+    width = manifest.backbone.embedding_width
+    if plan.closed_form.project >= width:
+        raise PlanError(
+            f"{plan.closed_form.project} numbers are no fewer than the {width} of an embedding",
+            where=f"{where}: closed_form.project",
+            fix="give fewer, or 0 for none",
+        )
 
 
 def _check_budgets(plan: RunPlan, directory: Path, where: str) -> None:
@@ -176,5 +196,6 @@ def summary(prepared: Prepared) -> dict[str, object]:
         "budget_harvest": plan.budget.harvest,
         "budget_fleet_j": plan.budget.fleet_j,
         "planner": plan.planner.policy,
+        "method": plan.train.method,
         "evaluation_examples": len(prepared.data) if prepared.data is not None else None,
     }

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 from sqlalchemy import Connection, text
 
-LAYOUT = 2
+LAYOUT = 3
 
 
 def _attempts(connection: Connection) -> None:
@@ -26,8 +26,13 @@ def _attempts(connection: Connection) -> None:
     )
 
 
+def _bases(connection: Connection) -> None:
+    """Layout 3: runs know the coordinates in which their devices train, in a table of its own, which is made from
+    :mod:`coordinator.store.tables`. No run of an earlier layout has any."""
+
+
 # By the layout that it starts from.
-STEPS: Mapping[int, Callable[[Connection], None]] = {1: _attempts}
+STEPS: Mapping[int, Callable[[Connection], None]] = {1: _attempts, 2: _bases}
 
 
 def upgrade(connection: Connection, found: int) -> None:

@@ -42,7 +42,7 @@ from protos.errors import (
     UnreachableError,
     UpdateError,
 )
-from protos.orders import Engine, Order, RejoinOrder, SettledEnergy, TrainOrder, WaitOrder
+from protos.orders import Engine, Order, RejoinOrder, SettledEnergy, StopReason, TrainOrder, WaitOrder
 
 # Mistakes in the device's own data: waiting does not mend them.
 _OWN_FAULT = (DataError, EmptyShardError, LabelError, ShapeError)
@@ -151,7 +151,7 @@ class Daemon:
             case TrainOrder():
                 self._device.outbox.told(settled)
                 self._last_order_s = time.monotonic()
-                self._notifier.status(f"round {order.round} of run {order.run_id}: {order.steps} steps")
+                self._notifier.status(f"round {order.round} of run {order.run_id}: {one_round.in_words(order)}")
                 with about(run=order.run_id, round=order.round):
                     self._do(order, size_bytes)
                 self._last_order_s = time.monotonic()
@@ -166,7 +166,7 @@ class Daemon:
                 self._device.session,
                 settled,
                 bundle_id=self._device.bench.bundle.bundle_id if self._device.bench else "",
-                holding=self._device.heads.holding(),
+                holding=dataclasses.replace(self._device.heads.holding(), basis_version=self._device.bases.version),
             )
         except (RefusedError, UnknownRunError) as error:
             # Figures that the coordinator does not take must not keep this device from working for ever.
@@ -225,7 +225,7 @@ class Daemon:
             if not self._stopping.requested:
                 self._decline(order, error)
             return
-        if self._stopping.requested and report.steps_done == 0:
+        if self._stopping.requested and report.steps_done == 0 and report.stop_reason is not StopReason.COMPLETED:
             return
         if self._delivery.send(report, size_bytes) is not None:
             self._answered = (report.run_id, report.round, report.attempt)

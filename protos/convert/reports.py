@@ -5,6 +5,7 @@ from __future__ import annotations
 from protos.convert.cards import engine_from, engine_to
 from protos.convert.checks import checked_name, finite, known, parsed, said
 from protos.convert.energy import energy_from, energy_to
+from protos.convert.statistics import statistics_from, statistics_to
 from protos.convert.strain import STOP_OF, pause_to, stop_from, stop_to, strain_from, strain_to
 from protos.convert.tensors import tensors_from, tensors_to
 from protos.orders import DeviceReport, Receipt, StopReason, Verdict
@@ -47,6 +48,8 @@ def report_to(report: DeviceReport) -> pb.DeviceReport:
         strain=strain_to(report.strain),
         ended_in_pause=pause_to(report.stop_reason),
         attempt=report.attempt or 0,
+        statistics=statistics_to(report.statistics),
+        basis_version=report.basis_version,
     )
 
 
@@ -73,6 +76,8 @@ def report_from(message: pb.DeviceReport) -> DeviceReport:
         train_s=finite(message.train_s, "train_s"),
         strain=strain_from(message.strain) if message.HasField("strain") else None,
         attempt=message.attempt or None,
+        statistics=statistics_from(message.statistics) if message.HasField("statistics") else None,
+        basis_version=checked_name(message.basis_version, "basis_version", empty=True),
     )
 
 

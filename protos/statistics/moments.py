@@ -192,7 +192,7 @@ def moments_of(embeddings: npt.NDArray[Any], labels: npt.NDArray[Any], classes: 
     """
     if embeddings.ndim != 2 or embeddings.dtype not in (np.int8, np.uint8) or len(labels) != len(embeddings):
         raise ShapeError(f"{embeddings.dtype}{list(embeddings.shape)} and {len(labels)} labels are no embeddings")
-    if len(labels) and not (0 <= int(labels.min()) and int(labels.max()) < classes):
+    if len(labels) and not (int(labels.min()) >= 0 and int(labels.max()) < classes):
         raise LabelError(f"labels {int(labels.min())}..{int(labels.max())} in data for {classes} classes")
     info = np.iinfo(embeddings.dtype)
     largest = max(abs(int(info.min) - offset), abs(int(info.max) - offset))
