@@ -7,7 +7,7 @@ Every head that was made with it is taken out of the run, and deleted where noth
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from coordinator.run.evaluation import Evaluator
 from coordinator.run.statistics_fold import head_from
@@ -91,7 +91,9 @@ def head_without(
         EmptyShardError: what is left has examples of one class alone.
     """
     if rest.held:
-        solved = head_from(rest.held, rest.plan, bundle)
+        solved = head_from(
+            rest.held, replace(rest.plan, train=replace(rest.plan.train, method="closed_form")), bundle, evaluator
+        )
         tree, said = solved.tree, solved.in_words()
     else:
         tree, said = bundle.initial_head(), "the bundle's own head, since nobody is left"

@@ -113,6 +113,9 @@ def train_inputs(plan: RunPlan, manifest: Manifest, *, where: str = "plan") -> d
     # A bundle without momentum is asked for none; that is no contradiction.
     asked = {name: value for name, value in asked.items() if name in known or (value != 0 and name != "rate")}
     asked |= {name: float(value) for name, value in plan.train.inputs.items()}
+    if plan.trains_whitened and "weight_decay" in known and "weight_decay" not in plan.train.inputs:
+        # It would pull along directions that say little; the closed form is shrunk already.
+        asked["weight_decay"] = 0.0
     for name, value in asked.items():
         place = f"{where}: train.{name}" if name in _OWN else f"{where}: train.inputs.{name}"
         if name not in known:

@@ -212,7 +212,7 @@ class ActiveRun:
             before: statistics that were held before it.
         """
         if self.asks_statistics(number):
-            return StatisticsFold(self.plan, self.bundle, lines, before)
+            return StatisticsFold(self.plan, self.bundle, lines, before, self.evaluator)
         return Fold(self.plan.aggregate, self.bundle.manifest.head.shapes(), lines, population)
 
     def take_fold(self, lines: Mapping[str, OrderLine], fold: Fold | StatisticsFold) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 from coordinator.budgets.order_line import OrderLine
 from coordinator.budgets.weights import Standing, weight
 from coordinator.learning.closed_form import LinearHead, solve
+from coordinator.run.evaluation import Evaluator
 from coordinator.store.statistics import Held
 from protos.errors import UpdateError
 from protos.model.bundle import Bundle
@@ -96,6 +97,8 @@ class Solved:
         found: how it was solved.
         basis: for steps that follow; None where the features were projected.
         examples, devices: behind it.
+        temperature: what scores were multiplied with, so that their softmax is a probability.
+        own: the bundle's own head was better on held-out data, and is where steps begin.
     """
 
     tree: Tree
@@ -103,18 +106,26 @@ class Solved:
     basis: Basis | None
     examples: int
     devices: int
+    temperature: float
+    own: bool = False
 
     def in_words(self) -> str:
         """How the head was made, in one line."""
         chosen = "chosen by leaving out devices" if self.found.expected_errors else "given"
         return (
             f"{self.found.head} head of {self.examples} examples on {self.devices} devices, "
-            f"shrinkage {self.found.shrinkage:.3g} ({chosen}), temperature {self.found.temperature:.3g}"
+            f"shrinkage {self.found.shrinkage:.3g} ({chosen}), temperature {self.temperature:.3g}"
+            + ("; on held-out data the bundle's own head is better, and steps begin from it" if self.own else "")
         )
 
 
-def head_from(held: Iterable[Held], plan: RunPlan, bundle: Bundle) -> Solved:
+def head_from(held: Iterable[Held], plan: RunPlan, bundle: Bundle, judge: Evaluator | None = None) -> Solved:
     """The head of these devices.
+
+    Args:
+        judge: held-out data. Scores are made probabilities by them, which changes no class; and where steps follow,
+            they begin from the bundle's own head, if that one is more accurate. None: devices that are left out say
+            how sure scores may be.
 
     Raises:
         EmptyShardError: fewer than two classes have an example.
@@ -128,14 +139,23 @@ def head_from(held: Iterable[Held], plan: RunPlan, bundle: Bundle) -> Solved:
     centre = centre_of(mean, spec.output_scale, spec.output_zero_point)
     kernel, bias = features.plain(found.kernel, found.bias, centre, spec.output_scale)
     tree = apply_standardisation({"out_kernel": kernel, "out_bias": bias}, mean, scale)
-    basis = None
-    if not features.project and plan.train.method != "closed_form":
+    temperature = found.temperature
+    if judge is not None:
+        factor = judge.calibration(tree)
+        tree = {name: (value.astype(np.float64) * factor).astype(np.float32) for name, value in tree.items()}
+        temperature *= factor
+    basis, own = None, False
+    if judge is not None and plan.train.method == "closed_form+sgd":
+        start = bundle.initial_head()
+        own = judge.evaluate(start).accuracy > judge.evaluate(tree).accuracy
+        tree = start if own else tree
+    if plan.trains_whitened:
         # x = (z s - mean) c with z the summed numbers, s the embedding's scale, c the bundle's feature scale.
         middle, covariance = found.total_moments
         factor = spec.output_scale * scale.astype(np.float64)
         standardised = middle * factor - mean.astype(np.float64) * scale
         basis = basis_of(standardised, covariance * np.outer(factor, factor))
-    return Solved(tree, found, basis, sum(one.examples for one in held), len(parts))
+    return Solved(tree, found, basis, sum(one.examples for one in held), len(parts), temperature, own)
 
 
 class StatisticsFold:
@@ -145,6 +165,7 @@ class StatisticsFold:
         plan, bundle: of the run.
         lines: the orders of the round, by device.
         before: statistics of devices that were held before this round.
+        judge: see :func:`head_from`.
 
     Attributes:
         folded: whose reports are in, in their order.
@@ -152,8 +173,14 @@ class StatisticsFold:
     """
 
     def __init__(
-        self, plan: RunPlan, bundle: Bundle, lines: Mapping[str, OrderLine], before: Callable[[], Iterable[Held]]
+        self,
+        plan: RunPlan,
+        bundle: Bundle,
+        lines: Mapping[str, OrderLine],
+        before: Callable[[], Iterable[Held]],
+        judge: Evaluator | None = None,
     ) -> None:
+        self._judge = judge
         self._plan, self._bundle, self._lines, self._before = plan, bundle, lines, before
         self._largest_budget_j = max((j for one in lines.values() if (j := one.standing_j) is not None), default=None)
         self._came: dict[str, Held] = {}
@@ -190,5 +217,5 @@ class StatisticsFold:
         held = [one for one in self.held if one.examples]
         if not held:
             return head
-        self.solved = head_from(held, self._plan, self._bundle)
+        self.solved = head_from(held, self._plan, self._bundle, self._judge)
         return self.solved.tree
