@@ -8,7 +8,8 @@ With n_k, s_k and G of :mod:`protos.statistics.moments`, mu_k = s_k / n_k and th
 * ``ridge``, least squares onto the classes (Fed3R, arXiv 2406.01116), with an intercept that is not shrunk:
   ``(T + lambda tr(T) / d I)^-1`` of the covariance with the targets, T the total covariance.
 
-How much to shrink is chosen by leaving devices out, from the same statistics: what the others say is a Gaussian for
+How much to shrink is chosen by held-out data, or by leaving devices out, from the same statistics.
+What the others say is a Gaussian for
 every class, and the statistics of those left out say exactly how far their examples lie from it: their scatter about
 the others' means, ``G_out - sum(s_k mu_k^T + mu_k s_k^T) + sum(n_k mu_k mu_k^T)``. With the margins that it gives,
 the chance of a mistake between two classes is that of a normal distribution; the least sum over all pairs wins.
@@ -17,7 +18,7 @@ the chance of a mistake between two classes is that of a normal distribution; th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,8 +50,10 @@ class LinearHead:
         kernel: [D, C]
         bias: [C]
         shrinkage: lambda.
-        expected_errors: by lambda, the sum over pairs that it was chosen by; empty where it was given.
+        expected_errors: by lambda, what it was chosen by, least of all: the share of mistakes on held-out data, or a
+            sum over pairs of classes; empty where it was given.
         temperature: what the scores were multiplied with, so that their softmax is a probability.
+        chosen: how the shrinkage came about, in words.
         total_moments: mean [D] and covariance [D, D] of all embeddings, classes taken together.
     """
 
@@ -60,11 +63,17 @@ class LinearHead:
     expected_errors: tuple[tuple[float, float], ...] = ()
     temperature: float = 1.0
     head: str = "lda"
+    chosen: str = "given"
     total_moments: tuple[Reals, Reals] = (np.zeros(0), np.zeros((0, 0)))
 
 
 def solve(
-    parts: Sequence[Moments], *, head: str = "lda", priors: str = "data", shrinkage: float | None = None
+    parts: Sequence[Moments],
+    *,
+    head: str = "lda",
+    priors: str = "data",
+    shrinkage: float | None = None,
+    accuracy: Callable[[Reals, Reals], float] | None = None,
 ) -> LinearHead:
     """The head of the sum of all parts.
 
@@ -72,7 +81,9 @@ def solve(
         parts: one for each device. Only the choice of the shrinkage sees that there are several.
         head: one of HEADS.
         priors: "data", as frequent as they are, or "uniform".
-        shrinkage: lambda; None: chosen by leaving out devices.
+        shrinkage: lambda; None: chosen.
+        accuracy: of a kernel and a bias on held-out data: the best wins, of equal ones the most shrunk. None: devices
+            are left out.
 
     Raises:
         EmptyShardError: fewer than two classes have an example.
@@ -85,16 +96,21 @@ def solve(
             fix="start devices that have other classes",
         )
     groups = grouped(parts)
+    spectrum = _Spectrum.of(whole, head)
     found: tuple[tuple[float, float], ...] = ()
-    if shrinkage is None:
+    chosen = "given"
+    if shrinkage is None and accuracy is not None:
+        found = tuple((one, 1.0 - accuracy(*spectrum.head_of(priors, one))) for one in SHRINKAGES)
+        shrinkage, chosen = min(found, key=lambda one: (one[1], -one[0]))[0], "chosen by held-out data"
+    elif shrinkage is None:
         found = leave_out(groups, head, priors) if len(groups) > 1 else ()
         shrinkage = min(found, key=lambda one: one[1])[0] if found else ALONE
-    spectrum = _Spectrum.of(whole, head)
+        chosen = "chosen by leaving out devices" if found else "taken, since one device alone cannot be left out"
     kernel, bias = spectrum.head_of(priors, shrinkage)
     factor = temperature(groups, head, priors, shrinkage) if len(groups) > 1 else 1.0
     if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
         raise NonFiniteError("the closed form has no finite solution", fix="set train.shrinkage to 0.1 or more")
-    return LinearHead(kernel * factor, bias * factor, shrinkage, found, factor, head, _total_moments(whole))
+    return LinearHead(kernel * factor, bias * factor, shrinkage, found, factor, head, chosen, _total_moments(whole))
 
 
 def _total_moments(whole: Moments) -> tuple[Reals, Reals]:

@@ -65,7 +65,7 @@ def plan(
         number,
         situation,
         _summed_coordinates(run) if sums else trees.coordinates(run.head),
-        run.normaliser_of,
+        lambda steps: run.normaliser_of(steps, number),
         generator(run.plan.run.seed, "draw", number, attempt),
         harvest(run, Path(row["plan_directory"])),
     )

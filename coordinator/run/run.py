@@ -120,15 +120,22 @@ class ActiveRun:
         method = self.plan.train.method
         return method == "closed_form" or (method == "closed_form+sgd" and number == 1)
 
-    def normaliser_of(self, steps: int) -> float:
-        """FedNova's ``|a|_1`` after so many steps of this run."""
+    def normaliser_of(self, steps: int, number: int) -> float:
+        """FedNova's ``|a|_1`` after so many steps of round ``number``."""
         spec = self.bundle.manifest.head
-        return of_optimiser(spec.optimiser, steps, self.all_inputs)
+        return of_optimiser(spec.optimiser, steps, self.all_inputs(number))
 
-    @property
-    def all_inputs(self) -> dict[str, float]:
-        """Every input of the train signature, defaults included."""
-        return {one.name: one.default for one in self.bundle.manifest.head.inputs} | dict(self.inputs)
+    def inputs_at(self, number: int) -> dict[str, float]:
+        """What orders of round ``number`` tell the train signature."""
+        first = 2 if self.plan.train.method == "closed_form+sgd" else 1
+        inputs = dict(self.inputs)
+        if "rate" in inputs:
+            inputs["rate"] *= self.plan.train.rate_decay ** max(0, number - first)
+        return inputs
+
+    def all_inputs(self, number: int) -> dict[str, float]:
+        """Every input of the train signature in round ``number``, defaults included."""
+        return {one.name: one.default for one in self.bundle.manifest.head.inputs} | self.inputs_at(number)
 
     def order_for(self, device_id: str, now_s: float, holding: Holding) -> TrainOrder | None:
         """The order that this device has not answered yet: the same, however often it asks, but for the way in which
@@ -147,7 +154,7 @@ class ActiveRun:
             head_version=sent.version,
             head=sent.whole,
             steps=line.steps,
-            inputs=self.inputs,
+            inputs=self.inputs_at(self.machine.round),
             codec=self._codec_of(line),
             budget_j=line.budget_j,
             deadline_s=max(0.0, self.machine.deadline_s - now_s),
@@ -172,8 +179,8 @@ class ActiveRun:
             parameters["bits"] = line.bits
         return CodecOrder(self.plan.update.codec, parameters)
 
-    def expected_of(self, line: OrderLine, declared_examples: int) -> Expected:
-        """What a report that answers this order must agree with."""
+    def expected_of(self, line: OrderLine, declared_examples: int, number: int) -> Expected:
+        """What a report that answers this order of round ``number`` must agree with."""
         spec = self.bundle.manifest.head
         return Expected(
             plan_id=self.plan.plan_id,
@@ -182,7 +189,7 @@ class ActiveRun:
             steps=line.steps,
             examples=declared_examples,
             shapes=spec.shapes(),
-            inputs=self.all_inputs,
+            inputs=self.all_inputs(number),
             optimiser=spec.optimiser,
             attempt=self.machine.attempt,
             basis=self.basis,
@@ -194,7 +201,7 @@ class ActiveRun:
         Raises:
             RejectedError: it is not.
         """
-        expected = self.expected_of(line, declared_examples)
+        expected = self.expected_of(line, declared_examples, report.round)
         if not self.asks_statistics(report.round):
             return check(report, expected)
         return check_statistics(report, expected, self.bundle, features_of(self.plan, self.bundle))

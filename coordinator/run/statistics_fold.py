@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from coordinator.budgets.order_line import OrderLine
 from coordinator.budgets.weights import Standing, weight
@@ -32,6 +33,8 @@ from protos.statistics.features import FeatureMap, centre_of, shift_for
 from protos.statistics.moments import Moments
 from protos.statistics.whitening import Basis, basis_of
 from protos.update.trees import Tree
+
+Reals = npt.NDArray[np.float64]
 
 # Of the largest say an example.
 UNITS = 1 << 20
@@ -111,7 +114,7 @@ class Solved:
 
     def in_words(self) -> str:
         """How the head was made, in one line."""
-        chosen = "chosen by leaving out devices" if self.found.expected_errors else "given"
+        chosen = self.found.chosen
         return (
             f"{self.found.head} head of {self.examples} examples on {self.devices} devices, "
             f"shrinkage {self.found.shrinkage:.3g} ({chosen}), temperature {self.temperature:.3g}"
@@ -134,11 +137,26 @@ def head_from(held: Iterable[Held], plan: RunPlan, bundle: Bundle, judge: Evalua
     held = list(held)
     features, section, spec = features_of(plan, bundle), plan.closed_form, bundle.manifest.backbone
     parts = weighted(held, bundle, features)
-    found = solve(parts, head=section.head, priors=section.priors, shrinkage=section.shrinkage)
     mean, scale = bundle.feature_affine()
     centre = centre_of(mean, spec.output_scale, spec.output_zero_point)
-    kernel, bias = features.plain(found.kernel, found.bias, centre, spec.output_scale)
-    tree = apply_standardisation({"out_kernel": kernel, "out_bias": bias}, mean, scale)
+
+    def published(kernel: Reals, bias: Reals) -> Tree:
+        plain, moved = features.plain(kernel, bias, centre, spec.output_scale)
+        return apply_standardisation({"out_kernel": plain, "out_bias": moved}, mean, scale)
+
+    def accuracy(kernel: Reals, bias: Reals) -> float:
+        assert judge is not None
+        return judge.evaluate(published(kernel, bias)).accuracy
+
+    by_data = judge is not None and section.choose == "held_out"
+    found = solve(
+        parts,
+        head=section.head,
+        priors=section.priors,
+        shrinkage=section.shrinkage,
+        accuracy=accuracy if by_data else None,
+    )
+    tree = published(found.kernel, found.bias)
     temperature = found.temperature
     if judge is not None:
         factor = judge.calibration(tree)
@@ -152,9 +170,9 @@ def head_from(held: Iterable[Held], plan: RunPlan, bundle: Bundle, judge: Evalua
     if plan.trains_whitened:
         # x = (z s - mean) c with z the summed numbers, s the embedding's scale, c the bundle's feature scale.
         middle, covariance = found.total_moments
-        factor = spec.output_scale * scale.astype(np.float64)
-        standardised = middle * factor - mean.astype(np.float64) * scale
-        basis = basis_of(standardised, covariance * np.outer(factor, factor))
+        unit = spec.output_scale * scale.astype(np.float64)
+        standardised = middle * unit - mean.astype(np.float64) * scale
+        basis = basis_of(standardised, covariance * np.outer(unit, unit))
     return Solved(tree, found, basis, sum(one.examples for one in held), len(parts), temperature, own)
 
 

@@ -29,8 +29,9 @@ PARTICIPATIONS = ("known", "fedau")
 METHODS = ("sgd", "closed_form", "closed_form+sgd")
 HEADS = ("lda", "ridge")
 PRIORS = ("data", "uniform")
+CHOICES = ("held_out", "devices")
 # Whitened features vary alike in every direction, and bear larger steps; measured in docs/one-pass.md.
-_WHITENED_RATE = 0.2
+_WHITENED_RATE, _WHITENED_DECAY = 0.2, 0.7
 # One round of statistics says all there is, however many rounds follow.
 _ROUNDS_OF_CLOSED_FORM = 1
 
@@ -69,6 +70,7 @@ class TrainSection:
             "closed_form+sgd", steps from there.
         epochs: passes over the device's own training examples.
         steps: optimiser steps, the same on each device.
+        rate_decay: factor on ``rate`` from each round of steps to the next.
         inputs: further inputs of the bundle's train signature, by name.
     """
 
@@ -79,6 +81,7 @@ class TrainSection:
     proximal_mu: float = 0.0
     inputs: Mapping[str, float] = field(default_factory=dict)
     method: str = "sgd"
+    rate_decay: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,9 @@ class ClosedFormSection:
     Attributes:
         head: "lda", Gaussians with one covariance; "ridge", least squares.
         priors: of the classes: "data", as frequent as they are, or "uniform".
-        shrinkage: of the covariance; None chooses it by leaving out devices.
+        shrinkage: of the covariance; None: it is chosen.
+        choose: by what: "held_out", the accuracy on held-out data, where there are any; or "devices", leaving out
+            some, from the same statistics.
         project: embeddings are projected to so many numbers before they are summed; 0: they are not.
         add_to: id of an earlier run of the same bundle, whose statistics count as well; only devices that it does not
             hold are asked.
@@ -99,6 +104,7 @@ class ClosedFormSection:
     shrinkage: float | None = None
     project: int = 0
     add_to: str | None = None
+    choose: str = "held_out"
 
 
 @dataclass(frozen=True)
@@ -231,6 +237,7 @@ class RunPlan:
 
 _LATER: tuple[tuple[str, str, Any], ...] = (
     ("train", "method", TrainSection.method),
+    ("train", "rate_decay", TrainSection.rate_decay),
     ("evaluate", "patience", EvaluateSection.patience),
     *(("closed_form", one.name, one.default) for one in dataclasses.fields(ClosedFormSection)),
 )
@@ -269,8 +276,10 @@ def parse(text: str, *, where: str = "plan") -> RunPlan:
     plan = RunPlan(**{name: _section(name, document.get(name, {}), where) for name in _SECTIONS})
     if plan.train.method == "closed_form" and "rounds" not in document["run"]:
         plan = dataclasses.replace(plan, run=dataclasses.replace(plan.run, rounds=_ROUNDS_OF_CLOSED_FORM))
-    if plan.trains_whitened and "rate" not in document["train"]:
-        plan = dataclasses.replace(plan, train=dataclasses.replace(plan.train, rate=_WHITENED_RATE))
+    if plan.trains_whitened:
+        suited: dict[str, Any] = {"rate": _WHITENED_RATE, "rate_decay": _WHITENED_DECAY}
+        unsaid = {key: value for key, value in suited.items() if key not in document["train"]}
+        plan = dataclasses.replace(plan, train=dataclasses.replace(plan.train, **unsaid))
     _refuse_contradictions(plan, where)
     return plan
 
@@ -354,6 +363,7 @@ def _check_closed_form(plan: RunPlan, where: str) -> None:
         (method, METHODS, "train.method", "method"),
         (section.head, HEADS, "closed_form.head", "head"),
         (section.priors, PRIORS, "closed_form.priors", "prior"),
+        (section.choose, CHOICES, "closed_form.choose", "choice"),
     ):
         if value not in known:
             raise PlanError(f"no {what} is called {value!r}", where=f"{where}: {place}", fix=hint(value, known))

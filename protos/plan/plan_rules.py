@@ -36,6 +36,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "epochs": (NUMBER, 0.001, 100_000),
         "steps": ((int,), 1, 10_000_000),
         "rate": (NUMBER, 1e-9, 1e3),
+        "rate_decay": (NUMBER, 0.01, 1.0),
         "momentum": (NUMBER, 0.0, 0.999),
         "proximal_mu": (NUMBER, 0.0, 1e6),
         "inputs": ((dict,), None, None),
@@ -71,6 +72,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "shrinkage": (NUMBER, 1e-9, 1e6),
         "project": ((int,), 0, 4096),
         "add_to": ((str,), None, None),
+        "choose": ((str,), None, None),
     },
 }
 

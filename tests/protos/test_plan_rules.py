@@ -39,6 +39,7 @@ NUMBERS: list[tuple[str, str, float, float]] = [
     ("train", "epochs", 0.001, 100_000.0),
     ("train", "steps", 1, 10_000_000),
     ("train", "rate", 1e-9, 1e3),
+    ("train", "rate_decay", 0.01, 1.0),
     ("train", "momentum", 0.0, 0.999),
     ("train", "proximal_mu", 0.0, 1e6),
     ("update", "bits", 1, 8),
@@ -77,6 +78,7 @@ OTHERS = [
     ("closed_form", "head"),
     ("closed_form", "priors"),
     ("closed_form", "add_to"),
+    ("closed_form", "choose"),
 ]
 
 
@@ -103,14 +105,14 @@ def test_all_but_the_bundle_has_a_default() -> None:
     assert plan() == RunPlan(
         run=RunSection("b", "run", 10, 0),
         round=RoundSection(1, 0.5, 600.0),
-        train=TrainSection(None, None, 0.05, 0.0, 0.0, {}, "sgd"),
+        train=TrainSection(None, None, 0.05, 0.0, 0.0, {}, "sgd", 1.0),
         update=UpdateSection("uniform_stochastic", {"bits": 8.0, "bucket": 1024.0}),
         downlink=DownlinkSection("float32", {}),
         aggregate=AggregateSection(("by_examples", "by_budget"), "fednova", 1.0),
         budget=BudgetSection(None, {}, None, None, 1.0, None, 1.0, {}, None),
         planner=PlannerSection("none", 0.05, 0.1, "known"),
         evaluate=EvaluateSection(None, 3),
-        closed_form=ClosedFormSection("lda", "data", None, 0, None),
+        closed_form=ClosedFormSection("lda", "data", None, 0, None, "held_out"),
     )
     with pytest.raises(PlanError, match=r"run.bundle is missing; add \[run\] bundle"):
         parse("[run]\nrounds = 3")
@@ -208,6 +210,14 @@ def test_a_closed_form_has_one_round_unless_the_plan_says_otherwise() -> None:
     assert plan(closed).run.rounds == 1
     assert plan(closed, run="rounds = 4").run.rounds == 4
     assert plan('[train]\nmethod = "closed_form+sgd"').run.rounds == 10
+
+
+def test_whitened_steps_have_a_rate_of_their_own_unless_the_plan_says_otherwise() -> None:
+    whitened = '[train]\nmethod = "closed_form+sgd"\n'
+    assert (plan(whitened).train.rate, plan(whitened).train.rate_decay) == (0.2, 0.7)
+    assert plan(whitened + "rate = 0.05").train.rate == 0.05
+    assert plan(whitened + "[closed_form]\nproject = 8").train.rate == 0.05, "projected statistics whiten nothing"
+    assert plan().train.rate_decay == 1.0
 
 
 def test_a_plan_id_changes_with_every_key() -> None:
