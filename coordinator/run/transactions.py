@@ -10,14 +10,16 @@ from dataclasses import replace
 from sqlalchemy import Connection
 
 from coordinator.budgets.round_plan import RoundPlan
+from coordinator.learning import stopping
 from coordinator.run import bounds, budget_hopes
 from coordinator.run import budget_books as budgeting
 from coordinator.run.downlink import Downlink
-from coordinator.run.round_events import Dry
+from coordinator.run.round_events import Dry, Enough
 from coordinator.run.run import ActiveRun
-from coordinator.run.validation import RejectedError, check
+from coordinator.run.run import report_limit as of_plan
+from coordinator.run.validation import RejectedError
 from coordinator.store import accounts as grants
-from coordinator.store import costs, devices, heads, reports, runs
+from coordinator.store import bases, costs, devices, heads, reports, runs, statistics
 from coordinator.store import device_heads as shown
 from coordinator.store.database import AlreadyThereError, Database
 from protos.convert.energy import named
@@ -25,7 +27,9 @@ from protos.convert.heads import serialise_difference
 from protos.convert.reports import parse_report
 from protos.energy.trace import PhaseEnergy
 from protos.errors import StoreError, UnknownRunError, UpdateError
-from protos.orders import ENVELOPE_BYTES, DeviceCard, DeviceReport, Receipt, SettledEnergy, Verdict
+from protos.orders import DeviceCard, DeviceReport, Receipt, SettledEnergy, Verdict
+from protos.plan.plan import parse
+from protos.statistics.whitening import Basis
 from protos.update import trees
 from protos.update.trees import Tree
 
@@ -49,7 +53,7 @@ def accept(
     """
     try:
         report = _parsed(data, run.run_id, number, device_id)
-        update = check(report, run.expected_of(run.lines[device_id], declared))
+        update = run.checked(report, run.lines[device_id], declared)
         if (fault := bounds.report_fault(report, declared, board)) is not None:
             raise RejectedError(*fault)
     except RejectedError as error:
@@ -64,7 +68,7 @@ def accept(
             energy = _named(connection, device_id, report)
             reports.accept(connection, replace(report, energy=energy), data, run.fold.weight_of(report))
             runs.add_bytes_down(connection, run.run_id, number, sent)
-            sizes = run.fold.sizes_of(report, update)
+            sizes = run.fold.sizes_of(report, update)  # type: ignore[arg-type]
             grants.reported(connection, run.run_id, number, device_id, len(data), sizes)
             budgeting.learn(connection, run.run_id, number, device_id)
     except AlreadyThereError as error:
@@ -79,7 +83,7 @@ def accept(
         run.sent_unsure.update(sent)
         raise
     # After the commit, so that what is folded is what a restart would fold.
-    run.fold.add(report, update)
+    run.fold.add(report, update)  # type: ignore[arg-type]  # a fold of statistics is given statistics
     return Receipt(Verdict.ACCEPTED, attempt=report.attempt)
 
 
@@ -144,10 +148,11 @@ def report_limit(db: Database, run_id: str) -> int:
         UnknownRunError: no such run.
     """
     with db.reading() as connection:
-        size = runs.head_bytes(connection, run_id)
-    if size is None:
+        found = runs.plan_and_shapes(connection, run_id)
+    if found is None:
         raise UnknownRunError(f"no run is called {run_id[:80]!r}", where="report")
-    return size + ENVELOPE_BYTES
+    plan_toml, shapes = found
+    return of_plan(parse(plan_toml), shapes)
 
 
 def late(db: Database, run_id: str, number: int, device_id: str, data: bytes) -> Receipt:
@@ -181,7 +186,9 @@ def settle(db: Database, device_id: str, settled: Iterable[SettledEnergy]) -> li
     return strange
 
 
-def open_round(db: Database, run: ActiveRun, number: int, attempt: int, cards: Iterable[DeviceCard]) -> list[str] | Dry:
+def open_round(
+    db: Database, run: ActiveRun, number: int, attempt: int, cards: Iterable[DeviceCard]
+) -> list[str] | Dry | Enough:
     """Plan a round, write it down with its orders, and begin its fold with the reports carried over from earlier
     attempts.
 
@@ -196,10 +203,18 @@ def open_round(db: Database, run: ActiveRun, number: int, attempt: int, cards: I
         if not _stands(connection, run.run_id, number, attempt, "open") and not _plan_and_write(
             connection, run, number, attempt, cards, now_unix_s
         ):
+            if run.asks_statistics(number) and all_held(connection, run, number, cards):
+                return Enough("the statistics of every device that is present are held")
             return budget_hopes.outlook(connection, run, number, cards, now_unix_s)
         asked = set(runs.asked(connection, run.run_id, number, attempt))
     refold(db, run, number)
     return [card.device_id for card in cards if card.device_id not in asked]
+
+
+def all_held(connection: Connection, run: ActiveRun, number: int, cards: Iterable[DeviceCard]) -> bool:
+    """Whether a round of statistics has nobody to ask, since all that these devices have is held."""
+    held = {one.device_id: one.examples for one in statistics.held_by(connection, run.run_id, number)}
+    return all(held.get(card.device_id, 0) == card.train_examples for card in cards)
 
 
 def _stands(connection: Connection, run_id: str, number: int, attempt: int, state: str) -> bool:
@@ -214,11 +229,15 @@ def _plan_and_write(
 ) -> bool:
     """Write down an attempt; False when there is nobody to ask, and nothing was written."""
     made: RoundPlan | None = None
+    sums = run.asks_statistics(number)
+    if sums:
+        held = {one.device_id: one.examples for one in statistics.held_by(connection, run.run_id, number)}
+        cards = [card for card in cards if held.get(card.device_id, 0) != card.train_examples]
     carried = reports.holds_any(connection, run.run_id, number)
     lines = budgeting.drawn_before(connection, run, number, cards) if attempt > 1 else None
     if lines is None or not (lines or carried):
         made = budgeting.plan(connection, run, number, attempt, cards, now_unix_s)
-        lines = made.lines
+        lines = tuple(replace(line, steps=0, bits=None) for line in made.lines) if sums else made.lines
     if not lines and not carried:
         return False
     runs.open_round(connection, run.run_id, number, attempt, lines, "")
@@ -253,15 +272,16 @@ def refold(db: Database, run: ActiveRun, number: int) -> None:
     was there stays until all of it is done."""
     with db.writing() as connection:
         lines = grants.complete(connection, run.run_id, number, runs.lines_of(connection, run.run_id, number))
-        fold = run.new_fold(lines, budgeting.population(connection, run, number))
+        before = list(statistics.held_by(connection, run.run_id, number)) if run.asks_statistics(number) else []
+        fold = run.new_fold(number, lines, budgeting.population(connection, run, number), lambda: before)
         for data in reports.in_order(connection, run.run_id, number):
             report = parse_report(data)
             # Already checked when it was accepted; what a device declares since then does not matter.
-            update = check(report, run.expected_of(lines[report.device_id], report.examples))
+            update = run.checked(report, lines[report.device_id], report.examples)
             reports.reweigh(connection, report, fold.weight_of(report))
-            sizes = fold.sizes_of(report, update)
+            sizes = fold.sizes_of(report, update)  # type: ignore[arg-type]
             grants.reported(connection, run.run_id, number, report.device_id, len(data), sizes)
-            fold.add(report, update)
+            fold.add(report, update)  # type: ignore[arg-type]
     run.take_fold(lines, fold)
 
 
@@ -273,8 +293,15 @@ def close_round(
     downlink: Downlink,
     accuracy: float | None,
     loss: float | None,
+    basis: Basis | None = None,
+    said: str = "",
 ) -> None:
-    """Write down the head after a round, what devices will hold of it, and how good it is; once."""
+    """Write down the head after a round, what devices will hold of it, how good it is, and in which coordinates they
+    train from now on; once.
+
+    Args:
+        said: how the head was made, in words; "" for the mean of changes.
+    """
     with db.writing() as connection:
         if _stands(connection, run.run_id, number, run.machine.attempt, "closed"):
             run.sent.clear()
@@ -286,7 +313,19 @@ def close_round(
             shown.StoredLink(one.before, one.after, serialise_difference(one.difference)) for one in downlink.links
         ]
         shown.put(connection, run.run_id, downlink.shown, links)
+        if basis is not None:
+            bases.put(connection, run.run_id, basis)
+        if said:
+            runs.note(connection, run.run_id, number, "solved", said)
     run.sent.clear()
+
+
+def enough(db: Database, run: ActiveRun) -> str:
+    """Why no further round is worth its joules, or "": see :mod:`coordinator.learning.stopping`."""
+    with db.reading() as connection:
+        accuracies = runs.accuracies(connection, run.run_id)
+    examples = len(run.evaluator.labels) if run.evaluator is not None else 0
+    return stopping.why_stop(accuracies, examples, run.plan.evaluate.patience)
 
 
 def abandon_round(db: Database, run: ActiveRun, number: int, attempt: int, reason: str) -> None:

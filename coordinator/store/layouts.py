@@ -13,7 +13,7 @@ from sqlalchemy import Connection, inspect, text
 from coordinator.store.tables import metadata
 
 # A layout keeps its columns: `tests/coordinator/landed/tables-N.txt` is what this one has.
-LAYOUT = 3
+LAYOUT = 4
 
 
 def _attempts(connection: Connection) -> None:
@@ -34,8 +34,13 @@ def _reasons(connection: Connection) -> None:
     connection.execute(text("ALTER TABLE devices ADD COLUMN reason TEXT DEFAULT '' NOT NULL"))
 
 
+def _bases(connection: Connection) -> None:
+    """Layout 4: runs know the coordinates in which their devices train, in a table of its own, which is made from
+    :mod:`coordinator.store.tables`. No run of an earlier layout has any."""
+
+
 # By the layout that it starts from.
-STEPS: Mapping[int, Callable[[Connection], None]] = {1: _attempts, 2: _reasons}
+STEPS: Mapping[int, Callable[[Connection], None]] = {1: _attempts, 2: _reasons, 3: _bases}
 
 
 def upgrade(connection: Connection, found: int) -> None:

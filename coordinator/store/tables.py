@@ -176,6 +176,14 @@ shown = Table(
     Column("version", ForeignKey("heads.version"), nullable=False),
 )
 
+# The coordinates in which the devices of a run train, kept among the heads; no row: those of the head.
+bases = Table(
+    "bases",
+    metadata,
+    Column("run_id", ForeignKey("runs.run_id"), primary_key=True),
+    Column("version", ForeignKey("heads.version"), nullable=False),
+)
+
 # The newest coded differences that led there, each beginning where the one before ended.
 differences = Table(
     "differences",
