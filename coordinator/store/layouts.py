@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 from sqlalchemy import Connection, text
 
-LAYOUT = 2
+LAYOUT = 3
 
 
 def _attempts(connection: Connection) -> None:
@@ -26,8 +26,15 @@ def _attempts(connection: Connection) -> None:
     )
 
 
+def _sessions(connection: Connection) -> None:
+    """Layout 3: orders know the start of the device that they were handed to, and grants what earlier starts may have
+    spent. Of older orders nobody knows: they are taken for handed to whoever asks."""
+    connection.execute(text("ALTER TABLE orders ADD COLUMN session VARCHAR(256)"))
+    connection.execute(text("ALTER TABLE grants ADD COLUMN lost_j DOUBLE PRECISION DEFAULT 0 NOT NULL"))
+
+
 # By the layout that it starts from.
-STEPS: Mapping[int, Callable[[Connection], None]] = {1: _attempts}
+STEPS: Mapping[int, Callable[[Connection], None]] = {1: _attempts, 2: _sessions}
 
 
 def upgrade(connection: Connection, found: int) -> None:
