@@ -234,13 +234,19 @@ def _plan_and_write(
         held = {one.device_id: one.examples for one in statistics.held_by(connection, run.run_id, number)}
         cards = [card for card in cards if held.get(card.device_id, 0) != card.train_examples]
     carried = reports.holds_any(connection, run.run_id, number)
+    ended = _ended(connection, run, number, cards) if attempt > 1 else {}
     lines = budgeting.drawn_before(connection, run, number, cards) if attempt > 1 else None
     if lines is None or not (lines or carried):
-        made = budgeting.plan(connection, run, number, attempt, cards, now_unix_s)
+        renewed = [card.device_id for card in cards if card.device_id not in ended]
+        made = budgeting.plan(connection, run, number, attempt, cards, now_unix_s, renewed)
         lines = tuple(replace(line, steps=0, bits=None) for line in made.lines) if sums else made.lines
     if not lines and not carried:
         return False
-    runs.open_round(connection, run.run_id, number, attempt, lines, "")
+    sessions = {card.device_id: card.session for card in cards}
+    runs.open_round(connection, run.run_id, number, attempt, lines, "", sessions)
+    for line in lines:
+        if line.device_id in ended and line.budget_j is not None:
+            grants.lose(connection, run.run_id, number, line.device_id, ended[line.device_id], line.budget_j)
     grants.add(connection, run.run_id, number, lines, now_unix_s)
     if made is not None:
         costs.keep_plan(connection, run.run_id, number, budgeting.kept(made))
@@ -248,6 +254,50 @@ def _plan_and_write(
             runs.note(connection, run.run_id, number, "left out", f"{device_id}: {why}")
     runs.change(connection, run.run_id, engine=run.roster.engine)
     return True
+
+
+def _ended(connection: Connection, run: ActiveRun, number: int, cards: list[DeviceCard]) -> dict[str, float]:
+    """Devices that began anew with an order of an earlier attempt in their hands, and the joules of it that nobody has
+    accounted for: they may be spent."""
+    sessions = runs.sessions_of(connection, run.run_id, number)
+    made = {}
+    for card in cards:
+        if sessions.get(card.device_id) in (None, card.session) or not run.may_have_begun(card.device_id):
+            continue
+        order = runs.order_of(connection, run.run_id, number, card.device_id)
+        if order is None or order["budget_j"] is None or order["outcome"] == "accepted":
+            continue
+        told = reports.energy_of(connection, run.run_id, number, card.device_id)
+        known_j = sum(one.energy_j or 0.0 for one in told if one.phase in grants.WORKING)
+        made[card.device_id] = max(0.0, order["budget_j"] - known_j)
+    return made
+
+
+def hand_over(db: Database, run: ActiveRun, number: int, device_id: str, session: str) -> str | None:
+    """Give an order to a new start of its device: what it granted to the one before may be spent, is charged, and the
+    new one gets what the accounts leave.
+
+    Returns:
+        None when it belongs to the new start now; else why the device cannot be asked again in this attempt.
+    """
+    now_unix_s = time.time()
+    line, begun = run.lines[device_id], run.may_have_begun(device_id)
+    budget_j = line.budget_j
+    with db.writing() as connection:
+        if begun and budget_j is not None:
+            left_j = budgeting.left_for(connection, run, number, device_id, now_unix_s)
+            budget_j = min(budget_j, left_j)
+            least_j = 0.0 if line.costs is None else line.costs.sending_j + line.costs.step_j
+            if budget_j <= least_j:
+                why = f"{line.budget_j:.3g} J went to a start of it that ended, and {left_j:.3g} J are left"
+                runs.note(connection, run.run_id, number, "left out", f"{device_id}: {why}")
+                return why
+            grants.lose(connection, run.run_id, number, device_id, line.budget_j or 0.0, budget_j)
+        runs.belongs_to(connection, run.run_id, number, device_id, session, budget_j)
+    run.lines[device_id] = replace(line, budget_j=budget_j)
+    run.sessions[device_id] = session
+    run.handed.discard(device_id)
+    return None
 
 
 def agree(db: Database, run: ActiveRun, number: int) -> list[str]:
@@ -274,6 +324,7 @@ def refold(db: Database, run: ActiveRun, number: int) -> None:
         lines = grants.complete(connection, run.run_id, number, runs.lines_of(connection, run.run_id, number))
         before = list(statistics.held_by(connection, run.run_id, number)) if run.asks_statistics(number) else []
         fold = run.new_fold(number, lines, budgeting.population(connection, run, number), lambda: before)
+        sessions = runs.sessions_of(connection, run.run_id, number)
         for data in reports.in_order(connection, run.run_id, number):
             report = parse_report(data)
             # Already checked when it was accepted; what a device declares since then does not matter.
@@ -282,7 +333,7 @@ def refold(db: Database, run: ActiveRun, number: int) -> None:
             sizes = fold.sizes_of(report, update)  # type: ignore[arg-type]
             grants.reported(connection, run.run_id, number, report.device_id, len(data), sizes)
             fold.add(report, update)  # type: ignore[arg-type]
-    run.take_fold(lines, fold)
+    run.take_fold(lines, fold, sessions)
 
 
 def close_round(
@@ -396,7 +447,16 @@ def forget(db: Database, device_id: str) -> None:
         devices.forget(connection, device_id)
 
 
-def leave(db: Database, device_id: str, reason: str = "") -> None:
-    """Write down that a device said goodbye, and why."""
+def leave(db: Database, device_id: str, reason: str = "", run: ActiveRun | None = None) -> None:
+    """Write down that a device said goodbye, and why.
+
+    Args:
+        run: whose order it has not answered: what was spent on that nobody will say.
+    """
     with db.writing() as connection:
         devices.leave(connection, device_id, reason)
+        if run is not None:
+            budget_j = run.lines[device_id].budget_j
+            runs.belongs_to(connection, run.run_id, run.machine.round, device_id, "", budget_j)
+    if run is not None:
+        run.sessions[device_id] = ""

@@ -40,7 +40,7 @@ class CodedWhole:
     Attributes:
         fine: of the bits that a difference may have, how many are coded; the rest are low bits.
         table: see :mod:`protos.update.entropy.frequencies`; empty where there is no difference.
-        codes: see :mod:`protos.update.rans`.
+        codes: see :mod:`protos.update.entropy.rans`.
         low: low bits, packed, from the entries with fewest low bits to those with most.
         tails: low bits of far symbols.
     """
