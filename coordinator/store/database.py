@@ -31,6 +31,7 @@ from coordinator.store import time_limits
 from coordinator.store.layouts import LAYOUT, STEPS, lacking, upgrade
 from coordinator.store.tables import fence, layout, metadata
 from protos.errors import ConfigError, EdgejouleError, RefusedError, StoreError
+from protos.extras import advice
 
 BUSY_MS = 5000
 # Any number that no other program is likely to lock on.
@@ -221,7 +222,7 @@ def _engine(url: str) -> tuple[str, Engine]:
         raise ConfigError(
             f"not a usable database URL ({_one_line(error)})",
             where="--database",
-            fix="give sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME (pip install 'edgejoule[postgresql]')",
+            fix=f"give sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME ({advice('postgresql')})",
         ) from error
     if sqlite:
         event.listen(engine, "connect", _prepare_sqlite)

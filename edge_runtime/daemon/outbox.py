@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from edge_runtime.state import keep_newest, storing
+from edge_runtime.state import ASIDE, keep_newest, storing, used
 from edge_runtime.systemd.logging_setup import log
 from protos.atomic import write_whole
 from protos.energy.trace import Method, Phase, PhaseEnergy
@@ -27,7 +27,6 @@ from protos.errors import StoreError
 from protos.orders import SettledEnergy
 
 _SUFFIX = ".report"
-_ASIDE = "aside"
 _KEEP_ASIDE = 16
 _SETTLED = "settled.json"
 # Energy of rounds that long ago interests nobody; the list must not grow while a coordinator is away.
@@ -101,11 +100,12 @@ class Outbox:
 
     def _move_aside(self, path: Path, reason: str) -> None:
         log().warning("%s: report set aside: %s", path.name, reason)
-        folder = self.folder / _ASIDE
+        folder = self.folder / ASIDE
         with storing(path):
             folder.mkdir(exist_ok=True, mode=0o700)
             path.replace(folder / path.name)
-        keep_newest(folder, _KEEP_ASIDE)
+        used(folder / path.name)
+        keep_newest(folder, _KEEP_ASIDE, in_use=[folder / path.name])
 
     def answered(self, letter: Letter) -> None:
         """Delete a report that the coordinator has answered."""
