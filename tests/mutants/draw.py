@@ -22,7 +22,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
@@ -294,9 +294,15 @@ def main(words: Sequence[str] | None = None) -> int:
             tests = durations.chosen(files[site.path], asked.most_s)
             return trees.judge(site, tests, asked.most_s) if tests else Verdict(site, "unreached")
 
-        for verdict in pool.map(judged, sample):
-            verdicts.append(verdict)
-            told(verdict.line())
+        waiting = [pool.submit(judged, site) for site in sample]
+        try:
+            for done in as_completed(waiting):
+                verdicts.append(done.result())
+                told(verdicts[-1].line())
+        except KeyboardInterrupt:
+            told("interrupted: the changes that are being judged are the last")
+            for one in waiting:
+                one.cancel()
     counts = {
         kind: sum(one.outcome == kind for one in verdicts) for kind in ("killed", "survived", "unreached", "equivalent")
     }
