@@ -24,12 +24,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from queue import Queue
 from typing import Literal
 from xml.etree import ElementTree
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from imports import Imports
+from kept_models import KEEP
 from sites import Site, sites
 
 HERE = Path(__file__).resolve().parent
@@ -57,6 +60,12 @@ TESTS = ("tests/protos", "tests/coordinator", "tests/edge_runtime", "tests/golde
 # Seconds of a test that never ran.
 UNKNOWN_S = 5.0
 KEPT = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "edgejoule" / "mutants"
+# A test for each kind of models that takes TensorFlow to make.
+MODELS = (
+    "tests/edge_runtime/test_device_embeddings.py::test_the_finished_file_is_an_ordinary_npy_file",
+    "tests/coordinator/test_evaluated_run.py::test_training_lifts_the_accuracy_and_the_export_keeps_it",
+    "tests/protos/model/test_head_training.py::test_an_all_masked_batch_leaves_a_fresh_head_as_it_is",
+)
 Outcome = Literal["killed", "survived", "unreached", "equivalent"]
 _QUIET = ("-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "--no-header", "--tb=line")
 
@@ -143,6 +152,8 @@ class Trees:
             copy = folder / f"tree-{at}"
             copy_tree(copy)
             self.free.put(copy)
+        # Models are made by code that is not changed yet, and kept for all that follow.
+        run(folder / "tree-0", MODELS, 1800, durations)
         self._unchanged: dict[str, bool] = {}
         self._lock = threading.Lock()
 
@@ -197,7 +208,7 @@ def run(tree: Path, tests: Iterable[str], most_s: float, durations: Durations) -
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as listed, tempfile.TemporaryDirectory() as base:
         listed.write("\n".join(tests))
         listed.flush()
-        environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1", "CI": ""}
+        environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1", "CI": "", **kept_models()}
         report = Path(base) / "tests.xml"
         command = [sys.executable, "-m", "pytest", *_QUIET, "-rfE", f"--basetemp={base}/t", "-o", "junit_family=xunit1"]
         command += [f"--junitxml={report}", "-m", "not slow and not arm", f"@{listed.name}"]
@@ -220,6 +231,16 @@ def run(tree: Path, tests: Iterable[str], most_s: float, durations: Durations) -
             if line.startswith(word):
                 return line.removeprefix(word).partition(" - ")[0].strip()
     return ""
+
+
+@cache
+def kept_models() -> dict[str, str]:
+    """Where tests keep their models; another place for other sources of what makes them."""
+    digest = hashlib.sha256()
+    for package in ("firmware_tools", "protos"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return {KEEP: str(KEPT / digest.hexdigest()[:16])}
 
 
 def end_group(process: subprocess.Popen[str]) -> None:
