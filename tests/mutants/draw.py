@@ -66,7 +66,9 @@ MODELS = (
     "tests/coordinator/test_evaluated_run.py::test_training_lifts_the_accuracy_and_the_export_keeps_it",
     "tests/protos/model/test_head_training.py::test_an_all_masked_batch_leaves_a_fresh_head_as_it_is",
 )
-Outcome = Literal["killed", "survived", "unreached", "equivalent"]
+Outcome = Literal["killed", "survived", "unreached", "undecided", "equivalent"]
+NAMED = ("path", "function", "before", "after")
+BEGUN, ENDED = "could not begin", "did not end"
 _QUIET = ("-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "--no-header", "--tb=line")
 
 
@@ -167,12 +169,15 @@ class Trees:
                 source = path.read_text()
                 path.write_text(site.applied(source))
                 try:
-                    failed = run(tree, some, 5 * most_s + 60, self._durations)
+                    failed = run(tree, some, 5 * most_s + 120, self._durations)
                 finally:
                     path.write_text(source)
                 if failed is None:
                     return Verdict(site, "survived", f"{len(tests)} tests")
-                if failed == "" or self._passes(tree, failed):
+                if failed == ENDED and run(tree, some, 5 * most_s + 120, self._durations) == ENDED:
+                    # This computer is too slow to tell.
+                    return Verdict(site, "undecided", failed)
+                if failed in (BEGUN, ENDED) or self._passes(tree, failed):
                     return Verdict(site, "killed", failed)
                 some = some[some.index(failed) + 1 :] if failed in some else some[1:]
             return Verdict(site, "unreached")
@@ -204,7 +209,7 @@ def copy_tree(to: Path, root: Path = ROOT) -> None:
 
 
 def run(tree: Path, tests: Iterable[str], most_s: float, durations: Durations) -> str | None:
-    """The test that failed first; None: all passed; empty: they did not come to an end, or could not begin."""
+    """The test that failed first; None: all passed; else that they could not begin, or did not end."""
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as listed, tempfile.TemporaryDirectory() as base:
         listed.write("\n".join(tests))
         listed.flush()
@@ -219,8 +224,7 @@ def run(tree: Path, tests: Iterable[str], most_s: float, durations: Durations) -
         try:
             out, _ = process.communicate(timeout=most_s)
         except subprocess.TimeoutExpired:
-            out = ""
-            return ""
+            return ENDED
         finally:
             end_group(process)
         durations.learn(report)
@@ -230,7 +234,7 @@ def run(tree: Path, tests: Iterable[str], most_s: float, durations: Durations) -
         for word in ("FAILED ", "ERROR "):
             if line.startswith(word):
                 return line.removeprefix(word).partition(" - ")[0].strip()
-    return ""
+    return BEGUN
 
 
 @cache
@@ -288,6 +292,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=2, help="changes that are judged at a time (2)")
     parser.add_argument("--most-s", type=float, default=120.0, help="seconds of tests for one change (120)")
     parser.add_argument("--json", type=Path, help="write all of it there")
+    parser.add_argument("--again", type=Path, help="only those that were not killed, of an earlier --json")
     parser.add_argument("--list", action="store_true", help="show what would be drawn, and run nothing")
     asked = parser.parse_args(words)
 
@@ -297,6 +302,10 @@ def main(words: Sequence[str] | None = None) -> int:
     rooms = tuple(asked.room or ROOMS)
     found = all_sites(rooms=rooms)
     sample = drawn(found, asked.skip + asked.number, asked.seed)[asked.skip :]
+    if asked.again:
+        kept = {tuple(row[key] for key in NAMED) for row in json.loads(asked.again.read_text())["changes"]
+                if row["outcome"] in ("survived", "unreached", "undecided")}  # fmt: skip
+        sample = [one for one in found if tuple(getattr(one, key) for key in NAMED) in kept]
     same = equivalents()
     if asked.list:
         for site in sample:
@@ -327,7 +336,7 @@ def main(words: Sequence[str] | None = None) -> int:
     counts = {
         kind: sum(one.outcome == kind for one in verdicts) for kind in ("killed", "survived", "unreached", "equivalent")
     }
-    score = counts["killed"] / max(1, len(verdicts) - counts["equivalent"])
+    score = counts["killed"] / max(1, len(verdicts) - counts["equivalent"] - counts["undecided"])
     told(f"\n{len(verdicts)} of {len(found)} changes drawn with seed {asked.seed}, in {time.monotonic() - began:.0f} s")
     told(
         ", ".join(f"{count} {kind}" for kind, count in counts.items())
@@ -337,7 +346,7 @@ def main(words: Sequence[str] | None = None) -> int:
         if one.outcome in ("survived", "unreached"):
             told(one.line())
     if asked.json:
-        rows = [{**{key: getattr(one.site, key) for key in ("path", "line", "function", "before", "after")},
+        rows = [{**{key: getattr(one.site, key) for key in ("line", *NAMED)},
                  "outcome": one.outcome, "by": one.by} for one in verdicts]  # fmt: skip
         asked.json.write_text(
             json.dumps({"seed": asked.seed, "score": score, **counts, "changes": rows}, indent=1) + "\n"
