@@ -89,7 +89,7 @@ def test_a_change_that_a_test_notices_is_killed_and_one_that_none_does_survives(
     trees = Trees(tmp_path, 1, Durations(tmp_path / "durations.json"))
     source = (root / "protos/some.py").read_text()
     by_name = {one.before + one.after: one for one in sites("protos/some.py", source)}
-    tests = [f"tests/test_some.py::test_{one}" for one in ("broken", "half", "double")]
+    tests = [f"tests/test_some.py::test_{one}" for one in ("gone", "broken", "half", "double")]
     killed = trees.judge(by_name["2 * x2 / x"], tests, 30)
     assert (killed.outcome, killed.by) == ("killed", "tests/test_some.py::test_double"), "not by one that always fails"
     assert trees.judge(by_name["x / 2x * 2"], tests, 30).outcome == "survived"

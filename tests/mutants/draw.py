@@ -69,6 +69,7 @@ MODELS = (
 Outcome = Literal["killed", "survived", "unreached", "undecided", "equivalent"]
 NAMED = ("path", "function", "before", "after")
 BEGUN, ENDED = "could not begin", "did not end"
+_NOT_FOUND = "ERROR: not found:"
 _QUIET = ("-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "--no-header", "--tb=line")
 
 
@@ -137,6 +138,14 @@ class Durations:
                 if test not in self.of_test:
                     self._by_file[file].append(test)
                 self.of_test[test] = float(case.get("time") or 0.0)
+
+    def forget(self, tests: Iterable[str]) -> None:
+        """Tests that are not there any more."""
+        with self._lock:
+            for one in tests:
+                self.of_test.pop(one, None)
+                file = one.partition("::")[0]
+                self._by_file[file] = [other for other in self._by_file[file] if other != one]
 
     def keep(self) -> None:
         """Write it down for the next time."""
@@ -208,7 +217,7 @@ def copy_tree(to: Path, root: Path = ROOT) -> None:
             shutil.copy(root / name, to / name)
 
 
-def run(tree: Path, tests: Iterable[str], most_s: float, durations: Durations) -> str | None:
+def run(tree: Path, tests: Sequence[str], most_s: float, durations: Durations) -> str | None:
     """The test that failed first; None: all passed; else that they could not begin, or did not end."""
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as listed, tempfile.TemporaryDirectory() as base:
         listed.write("\n".join(tests))
@@ -230,6 +239,11 @@ def run(tree: Path, tests: Iterable[str], most_s: float, durations: Durations) -
         durations.learn(report)
     if process.returncode in (0, 5):
         return None
+    gone = {line.partition(f"{tree}{os.sep}")[2] for line in out.splitlines() if line.startswith(_NOT_FOUND)}
+    if gone:
+        # Tests that were renamed since they were timed.
+        durations.forget(gone)
+        return run(tree, [one for one in tests if one not in gone], most_s, durations)
     for line in out.splitlines():
         for word in ("FAILED ", "ERROR "):
             if line.startswith(word):
