@@ -186,6 +186,10 @@ def run_devices(arguments: argparse.Namespace) -> int:
             ["device", "state", "board", "engine", "meter", "examples", "spent J", "seen"],
             [_device_row(one) for one in found],
         )
+        # A line for each, since a table would cut it.
+        for one in found:
+            if one.reason:
+                print(f"{one.device_id}: {one.reason}")
     else:
         print("no devices yet; start one with: edge-runtime run")
     return 0

@@ -13,6 +13,8 @@ from pathlib import Path
 from edge_runtime.systemd.journal import JOURNAL_SOCKET, PRIORITY, NativeJournal, stream_is_journal
 
 LOGGER = "edgejoule.device"
+# Sensors log under the names of their modules.
+_ROOMS = "edge_runtime"
 LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -45,9 +47,9 @@ def start_logging(level: str, *, journal: Path = JOURNAL_SOCKET) -> None:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(_OneLine(journal=bool(os.environ.get("JOURNAL_STREAM"))))
         handler.addFilter(lambda record: not getattr(record, "journal_only", False))
-    logger = log()
-    for earlier in logger.handlers:
-        earlier.close()
-    logger.handlers[:] = [handler]
-    logger.setLevel(level.upper())
-    logger.propagate = False
+    for logger in (log(), logging.getLogger(_ROOMS)):
+        for earlier in logger.handlers:
+            earlier.close()
+        logger.handlers[:] = [handler]
+        logger.setLevel(level.upper())
+        logger.propagate = False
