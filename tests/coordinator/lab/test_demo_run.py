@@ -109,7 +109,7 @@ def test_the_story_is_the_same_on_a_slow_machine_under_foreign_load(
     (tmp_path / "sitecustomize.py").write_text(_SLOW)
     folder = tmp_path / "out"
     words = ["--bundle", str(made / "bundle"), "--data", str(made / "example" / "fleet.npz"), "--rounds", "2"]
-    words += ["--budget-j", "10x,0.25x,10x,10x", "--epochs", "100", "--rate", "0.1", "--output", str(folder)]
+    words += ["--budget-j", "24x,0.25x,16x,10x", "--epochs", "100", "--rate", "0.1", "--output", str(folder)]
     search = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     foreign = [subprocess.Popen([sys.executable, "-c", _BUSY]) for _ in range(3)]
     try:

@@ -74,6 +74,9 @@ def test_a_budget_may_be_so_many_times_what_a_round_is_measured_to_cost() -> Non
     cost = RoundCost(least_train_j=0.8, most_train_j=1.0, sending_j=0.01)
     costs = {"a": cost, "b": cost}
     assert resolved(budgets, ["a", "b", "c"], costs) == [10.0, 0.22, None]
+    # Those that have enough stand beside each other as they are told to, whatever each was measured to cost.
+    dear = {**costs, "c": RoundCost(1.0, 5.0, 0.0)}
+    assert resolved([Times(20.0), Times(0.5), Times(10.0)], ["a", "b", "c"], dear) == [100.0, 0.42, 50.0]
     with pytest.raises(UsageError, match="what a round costs b could not be metered"):
         resolved(budgets, ["a", "b", "c"], {"a": cost})
 
@@ -116,7 +119,7 @@ def test_without_a_sensor_nothing_can_be_a_multiple() -> None:
     [
         ["--budget-j", "1,2"],
         ["--budget-j", "x"],
-        ["--budget-j", "-1x"],
+        ["--budget-j=-1x"],
         ["--budget-j", "nan"],
         ["--budget-j", "0"],
         ["--budget-j", "-1"],
