@@ -89,8 +89,11 @@ def missing(said: str, printed: str) -> list[str]:
 
 
 @contextmanager
-def played(page: Path, folder: Path, address: str, after: str = "") -> Iterator[list[Played]]:
-    """Play a page from the heading ``after`` on; its programs in the background go on inside the ``with`` block.
+def played(
+    page: Path, folder: Path, address: str = "127.0.0.1:1", *, after: str = "", until: str | None = None
+) -> Iterator[list[Played]]:
+    """Play a page, or the part of it between two headings; its programs in the background go on inside the ``with``
+    block.
 
     Args:
         address: where the coordinator listens instead of its usual place.
@@ -98,7 +101,7 @@ def played(page: Path, folder: Path, address: str, after: str = "") -> Iterator[
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     environment |= {"EDGEJOULE_LISTEN": address, "EDGEJOULE_COORDINATOR": address, "TZ": "UTC"}
     text = page.read_text()
-    text = text[text.index(after) :]
+    text = text[text.index(after) : None if until is None else text.index(until)]
     found: list[Played] = []
     staying: list[Staying] = []
     end = 0
@@ -108,6 +111,11 @@ def played(page: Path, folder: Path, address: str, after: str = "") -> Iterator[
             end = fence.end()
             if saved := _SAVED.search(between):
                 (folder / saved[1]).write_text(body)
+                continue
+            if language == "console":
+                for line, said in _dialogue(body):
+                    found.append(_run(shlex.split(line, comments=True), folder, environment, staying))
+                    found[-1].said = said
                 continue
             commands = [shlex.split(line) for line in body.replace("\\\n", " ").splitlines() if _is_command(line)]
             if commands:
@@ -119,6 +127,13 @@ def played(page: Path, folder: Path, address: str, after: str = "") -> Iterator[
     finally:
         codes = _ended(staying)
         found.append(Played("the end", "", "", max(map(abs, codes), default=0)))
+
+
+def _dialogue(body: str) -> Iterator[tuple[str, str]]:
+    """Commands behind a `$`, each with the lines below it."""
+    for part in body.removeprefix("$ ").split("\n$ "):
+        line, _, said = part.partition("\n")
+        yield line.rstrip().removesuffix("&"), said
 
 
 def _follows(between: str) -> bool:
@@ -151,7 +166,9 @@ def _is_ready(log: Path, words: list[str]) -> bool:
     """A program that stays says when it serves, has joined, or has opened the last of its ports."""
     said = log.read_text()
     return (
-        "listening on" in said or "joined" in said or ("sim" in words and said.count("\n") >= words.count("--bridge"))
+        "listening on" in said
+        or "joined" in said
+        or ("sim" in words and said.count("\n") >= max(1, words.count("--bridge")))
     )
 
 
