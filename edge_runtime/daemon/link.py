@@ -26,6 +26,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 import grpc
 
 from edge_runtime.daemon.arrivals import Arrivals
+from edge_runtime.daemon.stopping import Interrupted as Interrupted
 from edge_runtime.daemon.stopping import Stopping
 from protos.convert.cards import card_to
 from protos.convert.checks import MAX_WAIT_S, finite
@@ -77,10 +78,6 @@ class Away(UnreachableError):
     """
 
     failed = False
-
-
-class Interrupted(Exception):
-    """A call was given up since the daemon was asked to stop."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +208,7 @@ class Link:
         request = pb.LeaveRequest(
             device_id=device_id, session=session, settled=settled_to(settled), reason=reason[:200]
         )
-        self._call(self._stub.Leave, request, 2.0, stoppable=False)
+        self._call(self._stub.Leave, request, self._stopping.left_s(), stoppable=False)
 
     def fetch_bundle(self, bundle_id: str, folder: Path, *, twin: bool = False) -> None:
         """Write a bundle's files, its Edge TPU `twin` only if asked, into an empty folder; all are as declared.

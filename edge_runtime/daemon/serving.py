@@ -27,8 +27,8 @@ from pathlib import Path
 from edge_runtime.daemon.backoff import Backoff
 from edge_runtime.daemon.delivery import Delivery
 from edge_runtime.daemon.device import DATA_FAULTS, Device
-from edge_runtime.daemon.link import Away, Interrupted, Link
-from edge_runtime.daemon.stopping import Stopping
+from edge_runtime.daemon.link import Away, Link
+from edge_runtime.daemon.stopping import Interrupted, Stopping
 from edge_runtime.health.pauses import open_pauses
 from edge_runtime.round import work as one_round
 from edge_runtime.round.examples import ChangedDataError
@@ -193,7 +193,8 @@ class Daemon:
             self._look_s = now_s + (_LOOK_FOLDER_EACH_S if folder else _LOOK_EACH_S)
             if self._device.data_changed():
                 log().info("the data have changed: they are looked at again")
-                self._device.look_at_data()
+                with self._stopping.loading():
+                    self._device.look_at_data()
                 self._declined = None
         if self._declined is not None and now_s >= self._declined.again_s:
             self._declined = None
@@ -267,7 +268,8 @@ class Daemon:
             self._run_id = order.run_id
         try:
             started_s = time.monotonic()
-            report = self._work(order, started_s)
+            with self._stopping.loading():
+                report = self._work(order, started_s)
         except (Away, Interrupted):
             raise
         except CannotRebuildError as error:
@@ -288,7 +290,8 @@ class Daemon:
             self._rounds += 1
             if receipt.verdict is Verdict.REJECTED and self._device.data_changed():
                 # Perhaps it was refused for what is not so any more; the card tells.
-                self._device.look_at_data()
+                with self._stopping.loading():
+                    self._device.look_at_data()
             self._notifier.status(f"round {report.round} of run {report.run_id} is done, waiting for an order")
 
     def _work(self, order: TrainOrder, started_s: float) -> DeviceReport:
