@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge_runtime.config import SERVICE_CONFIG, configured_sensor
 from edge_runtime.measure.signal_queue import SignalQueue
 from protos.errors import StoreError, UsageError
 
@@ -34,7 +35,6 @@ command's own stdout goes to stderr. Unknown figures are ? and null."""
 
 _SECONDS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
 _LONGEST_S = 30 * 86400.0
-_CONFIG = Path("/etc/edgejoule/device.toml")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what measures, as in the device's settings, or replay:FILE (or EDGEJOULE_SENSOR, or --config)",
     )
     parser.add_argument(
-        "--config", metavar="FILE", type=Path, help=f"settings that name the sensor (default {_CONFIG}, if there)"
+        "--config",
+        metavar="FILE",
+        type=Path,
+        help=f"settings that name the sensor (default {SERVICE_CONFIG}, if there)",
     )
     parser.add_argument("--for", dest="period", metavar="TIME", help="such as 30s, 2m, 500ms; default until Ctrl-C")
     parser.add_argument("--baseline", metavar="TIME", help="measure the board at rest for so long before and after")
@@ -93,7 +96,7 @@ def run(given: argparse.Namespace, environ: Mapping[str, str]) -> int:
         from edge_runtime.measure.plot import require
 
         require()
-    sensor = given.sensor or environ.get("EDGEJOULE_SENSOR") or _configured(given.config, environ)
+    sensor = given.sensor or configured_sensor(environ, given.config) or "none"
     if sensor.startswith("replay:"):
         return _replay(given, Path(sensor.removeprefix("replay:")), out)
     for option, value in (("--format", given.format), ("--windows", given.windows), ("--volts", given.volts)):
@@ -112,16 +115,6 @@ def run(given: argparse.Namespace, environ: Mapping[str, str]) -> int:
             if value is not None:
                 raise UsageError("needs samples, and there are none", where=option, fix="use --sensor serial:PATH")
     return _measure(given, sensor, out)
-
-
-def _configured(path: Path | None, environ: Mapping[str, str]) -> str:
-    """The sensor of the device's settings; ``none`` without any."""
-    from edge_runtime.config import resolve
-
-    path = path or (Path(environ["EDGEJOULE_CONFIG"]) if environ.get("EDGEJOULE_CONFIG") else None)
-    if path is None and not _CONFIG.is_file():
-        return "none"
-    return resolve({}, environ, path or _CONFIG).settings.sensor
 
 
 def _measure(given: argparse.Namespace, sensor: str, out: Path | None) -> int:

@@ -28,6 +28,7 @@ from protos.energy.ina219 import BUS_STEP_V, PROFILES, Calibration, Config, samp
 from protos.energy.trace import PowerTrace
 from protos.energy.uncertainty import ErrorModel
 from protos.errors import SensorError, UsageError
+from protos.extras import advice
 
 __all__ = ["Ina219Source", "i2c_sensor", "open_bus"]
 
@@ -74,9 +75,7 @@ def open_bus(number_: int) -> Any:
     try:
         from smbus2 import SMBus
     except ImportError as cause:
-        raise SensorError(
-            "needs smbus2", where=f"i2c:{number_}", fix="install it: pip install 'edgejoule[i2c]'"
-        ) from cause
+        raise SensorError("needs smbus2", where=f"i2c:{number_}", fix=f"install it: {advice('i2c')}") from cause
     return SMBus(number_)
 
 

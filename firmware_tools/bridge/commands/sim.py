@@ -16,6 +16,7 @@ from firmware_tools.bridge.simulator.sensor import WIRINGS
 from protos.energy.boards import BOARDS
 from protos.energy.ina219 import PROFILES
 from protos.errors import UsageError
+from protos.systems import LINUX, require_system
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -79,6 +80,7 @@ def _sim(args: argparse.Namespace) -> int:
         raise UsageError("a probability is not in 0..1", where="bridge sim", fix="correct --drop or --corrupt")
     if args.die_with_parent:
         _die_with_parent()
+    require_system("a simulated bridge", LINUX)
     bridges: list[SimulatedBridge] = []
     try:
         for spec in specs:

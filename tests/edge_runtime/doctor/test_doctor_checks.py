@@ -17,6 +17,7 @@ from edge_runtime.doctor.finding import Finding
 from edge_runtime.doctor.fresh_start import FreshStart
 from edge_runtime.health.throttling import Bits
 from firmware_tools.bridge.simulator.bench import Bench, BridgeSpec, SimulatedBridge
+from protos.plugins import Plugin
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -53,6 +54,11 @@ def installed(**versions: str) -> Break:
         patient.versions.update({name.replace("_", "-"): version for name, version in versions.items()})
 
     return apply
+
+
+def offered(kind: str, name: str) -> Break:
+    plugin = Plugin(kind, name, "odd", "1.0", "gone:ROW")
+    return changed(plugins=lambda asked: (plugin,) if asked == kind else ())
 
 
 def flag(**flags: str) -> Break:
@@ -134,6 +140,9 @@ SICK: dict[str, tuple[str, Break, str, str, str]] = {
     "no runtime": ("runtime", installed(numpy="2.4.6"), "fail", "no TFLite runtime", "pip install ai-edge-litert"),
     "numpy 2 under the old runtime": ("runtime", installed(tflite_runtime="2.14.0", numpy="2.4.6"), "fail",
                                       "needs numpy 1, not 2.4.6", "numpy<2"),
+    "codec of a broken package": ("plugins", offered("codecs", "mine"), "warn", "cannot be loaded from gone:ROW",
+                                  "mend or uninstall odd"),
+    "codec with a name of ours": ("plugins", offered("codecs", "eden"), "warn", "one of ours", "another name"),
     "no delegate": ("edgetpu", flag(edgetpu="require", edgetpu_library="/nowhere/libedgetpu.so.1"), "fail",
                     "not installed", "libedgetpu1-std"),
     "no port": ("sensor", flag(sensor="serial:/dev/ttyNOWHERE"), "fail", "not there", "plug it in"),
