@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from field_faults import NAME, Rig, until
+from field_runs import begin
 
 from protos.model.bundle import Bundle
 
@@ -18,7 +19,6 @@ __all__ = ["measure"]
 
 LIMIT_S = 2.0
 PHOTOS = 80
-_LONG = "[round]\ndevices = 1\ndeadline_s = 900\n"
 
 
 def measure(folder: Path, bundle: Bundle) -> Iterator[tuple[str, float]]:
@@ -92,7 +92,7 @@ def _training(rig: Rig) -> float:
     rig.serve()
     rig.write_data(900)
     daemon = rig.device()
-    rig.begin_run(epochs=10_000)
+    begin(rig, epochs=100_000, deadline_s=900)
     until(lambda: (rig.folder / "state" / "embeddings").is_dir())
     time.sleep(5.0)
     return _stop(daemon)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from field_faults import NAME, Rig, until
+from field_runs import begin, look
 
 from coordinator.operator.client import Operator
 from protos.energy.trace import Phase
@@ -103,10 +104,9 @@ def _shown_flag(rig: Rig, fault: Fault) -> str | None:
 
 def _joules(rig: Rig) -> float | None:
     """Mean watts of the work of a round without a budget, None when its joules are not known."""
-    run_id = rig.begin_run(epochs=20)
-    rig.await_run(run_id)
-    with Operator(rig.address) as operator:
-        (device,) = operator.status(run_id)[0].rounds[-1].devices
+    run_id = begin(rig, epochs=20)
+    until(lambda: look(rig, run_id).is_over)
+    (device,) = look(rig, run_id).rounds[-1].devices
     worked = [one for one in device.energy if one.phase in (Phase.EMBED, Phase.TRAIN) and one.covered_s > 0]
     if not worked or any(one.energy_j is None for one in device.energy if one.phase is not Phase.IDLE):
         return None
@@ -115,11 +115,10 @@ def _joules(rig: Rig) -> float | None:
 
 def _budgeted_steps(rig: Rig) -> int:
     """Steps that a device made of an order with a budget; 0 when it got none, as one without a sensor."""
-    run_id = rig.begin_run(more="[budget]\nper_round_j = 50.0\n")
+    run_id = begin(rig, more="[budget]\nper_round_j = 50.0\n")
     with contextlib.suppress(TimeoutError):
-        until(lambda: rig.state_of(run_id) not in ("waiting", "running"), BUDGETED_S)
-    with Operator(rig.address) as operator:
-        status = operator.status(run_id)[0]
-        with contextlib.suppress(EdgejouleError):
-            operator.stop_run(run_id)
+        until(lambda: look(rig, run_id).is_over, BUDGETED_S)
+    status = look(rig, run_id)
+    with contextlib.suppress(EdgejouleError), Operator(rig.address) as operator:
+        operator.stop_run(run_id)
     return sum(device.steps_done for one in status.rounds for device in one.devices)

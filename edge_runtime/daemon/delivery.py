@@ -30,7 +30,7 @@ from protos.errors import RefusedError, StoreError
 from protos.orders import DeviceReport, Receipt, SettledEnergy, Verdict
 
 # What of the time to stop is kept for the goodbye after the last report, and for giving everything back.
-_GOODBYE_S = 0.6
+_GOODBYE_S = 1.0
 _HURRIED_SETTLE_S = 0.2
 # A report on which a coordinator fails this often is set aside.
 _MOST_FAILURES = 8

@@ -48,6 +48,8 @@ ORDER_S = 90.0
 FETCH_S = 900.0
 # gRPC ends a call at its deadline; if it has not by then, it never will.
 _GRACE_S = 10.0
+# What of the time to stop is kept for giving everything back, after the goodbye.
+_CLOSING_S = 0.8
 # The slowest uplink that a report is waited for on.
 _UPLINK_BYTES_PER_S = 20_000
 MAX_ORDER_BYTES = 64 << 20
@@ -246,7 +248,7 @@ class Link:
         request = pb.LeaveRequest(
             device_id=device_id, session=session, settled=settled_to(settled, self.meter), reason=reason[:200]
         )
-        self._call(self._stub.Leave, request, self._stopping.left_s(), stoppable=False)
+        self._call(self._stub.Leave, request, self._stopping.left_s(_CLOSING_S), stoppable=False)
 
     def fetch_bundle(self, bundle_id: str, folder: Path, *, twin: bool = False) -> None:
         """Write a bundle's files, its Edge TPU `twin` only if asked, into an empty folder; all are as declared.
