@@ -92,6 +92,16 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def _latency_s(rig: Rig) -> float:
+    """From the line in which the coordinator says that the round is open to the device's first line about it."""
+    while not any("opened for" in line for line in rig.log("coordinator")):
+        time.sleep(0.002)
+    begun_s = time.monotonic()
+    while not any("fetching bundle" in line for line in rig.log(NAME)):
+        time.sleep(0.002)
+    return time.monotonic() - begun_s
+
+
 def measure(folder: Path, bundle: Bundle, seconds: float) -> dict[str, Any]:
     """CPU share, calls and bytes a day, of a device that waits, with a bridge that sends."""
     rig = Rig(folder / "idle", bundle.path)
@@ -116,7 +126,7 @@ def measure(folder: Path, bundle: Bundle, seconds: float) -> dict[str, Any]:
         }
         # An order must still come at once.
         run_id = rig.begin_run()
-        found["order_latency_s"] = until(lambda: any("round 1" in line for line in rig.log(NAME)))
+        found["order_latency_s"] = _latency_s(rig)
         rig.await_run(run_id)
         proxy.close()
         return found

@@ -121,6 +121,7 @@ class Daemon:
         self._repeated = Backoff(1.0, 60.0)
         self._look_s = time.monotonic()
         self._said: tuple[str, str] | None = None
+        self._seen: object = None
         self._pauses = open_pauses(device.settings, device.clock, wait=stopping.wait, tell=self._notifier.status)
 
     def serve(self) -> None:
@@ -211,6 +212,19 @@ class Daemon:
         if self._joined and self._card() != self._told:
             self._joined = False
 
+    def _has_news(self) -> bool:
+        """Whether a call that waits for an order is to be given up, since something happened here. Cheap: a call may
+        wait for minutes, and this is asked every few seconds."""
+        self._device.refresh()
+        now_s, declined = time.monotonic(), self._declined
+        looks = self._device.data_fault is not None or (declined is not None and declined.data)
+        again = declined is not None and now_s >= declined.again_s
+        return self._finished() or again or (looks and now_s >= self._look_s) or self._state() != self._seen
+
+    def _state(self) -> object:
+        """What of the card may change by itself."""
+        return self._device.meter.identity, self._device.complaints
+
     def _card(self) -> DeviceCard:
         card = self._device.card()
         if self._declined is None:
@@ -226,6 +240,7 @@ class Daemon:
                 settled,
                 bundle_id=self._device.bench.bundle.bundle_id if self._device.bench else "",
                 holding=dataclasses.replace(self._device.heads.holding(), basis_version=self._device.bases.version),
+                given_up=self._has_news,
             )
         except (RefusedError, UnknownRunError) as error:
             # Figures that the coordinator does not take must not keep this device from working for ever.
@@ -241,7 +256,7 @@ class Daemon:
 
     def _join(self) -> None:
         try:
-            card = self._card()
+            card, self._seen = self._card(), self._state()
             welcome = self._link.join(card)
         except Interrupted:
             # The coordinator may have taken note of it: the goodbye must not be left out.

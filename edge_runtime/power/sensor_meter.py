@@ -17,7 +17,7 @@ from edge_runtime.power.clock import Clock
 from edge_runtime.power.events import Block, Event, Realigned
 from edge_runtime.power.meter import MeterIdentity, unknown_phases
 from edge_runtime.power.period import Period
-from edge_runtime.power.sensor import PowerSensor
+from edge_runtime.power.sensor import PowerSensor, Relaxes
 from edge_runtime.power.wiring import NO_CURRENT, WiringWatch
 from protos.energy.attribution import Tally, integrate, judge, tally
 from protos.energy.trace import Mark, Phase, PhaseEnergy, PowerTrace
@@ -96,13 +96,20 @@ class SensorMeter:
             self.sensor.flags()
             self.sensor.forget_before(now_s)
             self._recount()
+        self._relax(True)
 
     def mark(self, phase: Phase) -> None:
+        self._relax(phase is Phase.IDLE)
         with self._lock:
             self._period.mark(self._clock.monotonic(), phase)
             if self._running is not None:
                 self._add(self._running)
                 self._running = None
+
+    def _relax(self, relaxed: bool) -> None:
+        """A board that rests is not worth ten looks a second: they would be a good part of its rest."""
+        if isinstance(self.sensor, Relaxes):
+            self.sensor.relax(relaxed)
 
     def expect(self, power_w: float | None) -> None:
         with self._lock:
