@@ -103,6 +103,7 @@ class EmbeddingCache:
         *,
         allowed: Callable[[int], int | StopReason],
         now_s: Callable[[], float],
+        block_of: Callable[[int], int] = lambda most: most,
     ) -> tuple[int, StopReason | None]:
         """Embed what is missing, until all is there or it is not allowed to go on.
 
@@ -110,6 +111,7 @@ class EmbeddingCache:
             embed: raw examples [n, ...] to embeddings [n, D].
             raw: all examples [count, ...], of which a few at a time are read.
             allowed: asked before each small block, with its length; says how many of it, at least 1, or why none.
+            block_of: how many examples a block has, 1 to its argument.
 
         Returns:
             How many were embedded, and why it stopped early, if it did.
@@ -121,7 +123,7 @@ class EmbeddingCache:
             file.seek(len(self._header) + self.rows * self._width)
             try:
                 while not self.complete:
-                    granted = allowed(min(_BLOCK, self.count - self.rows))
+                    granted = allowed(min(block_of(_BLOCK), self.count - self.rows))
                     if isinstance(granted, StopReason):
                         refused = granted
                         break
