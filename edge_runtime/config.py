@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edge_runtime import setting_values as read
-from edge_runtime.identity import default_device_id
+from edge_runtime.machine_identity import default_device_id
 from edge_runtime.systemd.logging_setup import LEVELS
 from protos.catalog import hint
 from protos.errors import ConfigError
@@ -25,6 +25,7 @@ from protos.model.edge_tpu import LIBRARY
 
 PREFIX = "EDGEJOULE_"
 DEFAULT_COORDINATOR = "127.0.0.1:50461"
+SERVICE_CONFIG = Path("/etc/edgejoule/device.toml")
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def _always(value: Any) -> Callable[[Mapping[str, str]], Any]:
 _NONE = _always(None)
 OPTIONS: tuple[Option, ...] = (
     Option("coordinator", "--coordinator", "HOST:PORT", read.text, _always(DEFAULT_COORDINATOR),
-           "address of the coordinator; loopback only until there are certificates"),
+           "address of the coordinator; loopback only, unless this device is enrolled"),
     Option("device_id", "--device-id", "ID", read.device_id, _own_name,
            "name of this device, unique in its fleet; host name and a hash of the machine if not given"),
     Option("data", "--data", "SPEC", read.path, _NONE,
@@ -225,6 +226,24 @@ def resolve(
             fix="leave some degrees between the two, or the board stutters",
         )
     return Resolved(Settings(**values), origins)
+
+
+def configured_sensor(environ: Mapping[str, str], file: Path | None = None) -> str | None:
+    """The sensor that a program on this device uses when it names none: EDGEJOULE_SENSOR, else that of the settings.
+
+    Args:
+        environ: the environment.
+        file: the settings; EDGEJOULE_CONFIG, else the service's, if None. None is given back where there are none.
+
+    Raises:
+        ConfigError: the settings cannot be read.
+    """
+    if environ.get("EDGEJOULE_SENSOR"):
+        return environ["EDGEJOULE_SENSOR"]
+    file = file or (Path(environ["EDGEJOULE_CONFIG"]) if environ.get("EDGEJOULE_CONFIG") else None)
+    if file is None and not SERVICE_CONFIG.is_file():
+        return None
+    return resolve({}, environ, file or SERVICE_CONFIG).settings.sensor
 
 
 def misspelt(environ: Mapping[str, str]) -> list[str]:

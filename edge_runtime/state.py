@@ -1,6 +1,7 @@
 """The state folder: one daemon at a time, files written whole, nothing that grows without end.
 
 lock          held (flock) while a daemon runs
+bases/        coordinates to train in, the newest two
 bundles/      by identity; each with its hashes checked
 embeddings/   by backbone, data and engine
 examples/     labels and fingerprint of the own data, so that the raw values stay on disk
@@ -21,7 +22,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -30,11 +30,12 @@ from pathlib import Path
 from edge_runtime.systemd.logging_setup import log
 from protos.atomic import write_whole
 from protos.errors import EdgejouleError, RefusedError, StoreError
+from protos.file_lock import lock
 
 LAYOUT = 1
 READS = (1,)
 """Layouts that this version reads and leaves readable."""
-FOLDERS = ("bundles", "embeddings", "examples", "heads", "memory", "outbox")
+FOLDERS = ("bases", "bundles", "embeddings", "examples", "heads", "memory", "outbox")
 ASIDE = "aside"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 KEEP = 4
@@ -72,7 +73,7 @@ class StateFolder:
                 (self.path / name).mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(self._lock)
         except OSError as error:
             holder = os.read(self._lock, 32).decode(errors="replace").strip() or "another process"
             os.close(self._lock)

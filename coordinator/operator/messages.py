@@ -9,6 +9,7 @@ from coordinator.operator.status import (
     DeviceRound,
     DeviceStatus,
     ExportSummary,
+    ForgottenDevice,
     RoundStatus,
     RunStatus,
     WeightBias,
@@ -236,6 +237,7 @@ def summary_to(summary: ExportSummary) -> pb.ExportSummary:
         float_accuracy=summary.float_accuracy,
         exported_accuracy=summary.exported_accuracy,
         operators=summary.operators,
+        note=summary.note,
     )
 
 
@@ -248,4 +250,17 @@ def summary_from(message: pb.ExportSummary) -> ExportSummary:
         float_accuracy=message.float_accuracy if message.HasField("float_accuracy") else None,
         exported_accuracy=message.exported_accuracy if message.HasField("exported_accuracy") else None,
         operators=tuple(message.operators),
+        note=message.note,
+    )
+
+
+def forgotten_from(message: pb.UnlearnDeviceResponse) -> ForgottenDevice:
+    """A run without one of its devices, from a message."""
+    return ForgottenDevice(
+        message.run_id,
+        message.head_version,
+        message.devices,
+        message.examples,
+        message.accuracy if message.HasField("accuracy") else None,
+        tuple(message.also_in),
     )

@@ -126,6 +126,11 @@ class Fleet:
         self._by_silence.pop(device_id, None)
         return True
 
+    def forget(self, device_id: str) -> None:
+        """Take a device that is not present off the list. Should it call again, it is asked to join."""
+        self._members.pop(device_id, None)
+        self._by_silence.pop(device_id, None)
+
     def sweep(self, now_s: float, busy: Callable[[str], bool]) -> list[str]:
         """Find who fell silent, and mark them away. A busy device is looked at again later."""
         silent: list[str] = []

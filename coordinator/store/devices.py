@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select, union_all, update
 
-from coordinator.store.tables import devices, earlier_energy, energy
+from coordinator.store.tables import cost_models, devices, earlier_energy, energy
 from protos.energy.trace import Phase
 from protos.orders import DeviceCard, Engine, MeterCard
 
@@ -49,6 +49,18 @@ def board_of(connection: Connection, device_id: str) -> str:
     """The board of a device in its own words, or "" for one that never joined."""
     card = connection.execute(select(devices.c.card).where(devices.c.device_id == device_id)).scalar()
     return "" if card is None else str(json.loads(card)["board"])
+
+
+def meter_of(connection: Connection, device_id: str) -> MeterCard | None:
+    """What measures the joules of a device, by its newest card; None for one that never joined."""
+    card = connection.execute(select(devices.c.card).where(devices.c.device_id == device_id)).scalar()
+    return None if card is None else MeterCard(**json.loads(card)["meter"])
+
+
+def forget(connection: Connection, device_id: str) -> None:
+    """Take a device off the list, with what its work was found to cost. Its orders and reports stay."""
+    for table in (cost_models, devices):
+        connection.execute(table.delete().where(table.c.device_id == device_id))
 
 
 def known(connection: Connection) -> list[KnownDevice]:

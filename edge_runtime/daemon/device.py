@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
+import zlib
 
 import numpy as np
 
@@ -15,12 +16,13 @@ from edge_runtime.board import board_name, software_version
 from edge_runtime.config import Settings
 from edge_runtime.daemon.bundles import Shelf
 from edge_runtime.daemon.outbox import Outbox
-from edge_runtime.identity import machine_hash, take_instance
+from edge_runtime.machine_identity import machine_hash, take_instance
 from edge_runtime.power.clock import Clock, SystemClock
 from edge_runtime.power.late_meter import LateMeter
 from edge_runtime.power.meter import Meter
 from edge_runtime.power.opening import open_meter_late
 from edge_runtime.round.accelerator import Accelerator, TwinWork
+from edge_runtime.round.bases import HeldBasis
 from edge_runtime.round.codec_memory import CodecMemory
 from edge_runtime.round.costs import CostHistory, Reserve
 from edge_runtime.round.embeddings import EmbeddingCache
@@ -29,6 +31,7 @@ from edge_runtime.round.heads import HeldHeads
 from edge_runtime.round.work import Workbench
 from edge_runtime.state import StateFolder
 from edge_runtime.systemd.logging_setup import log
+from protos.convert.energy import without_folder
 from protos.errors import (
     ConfigError,
     DataError,
@@ -79,6 +82,7 @@ class Device:
             self.accelerator.look()
             self.outbox = Outbox(self.state.folder("outbox"))
             self.heads = HeldHeads(self.state.folder("heads"))
+            self.bases = HeldBasis(self.state.folder("bases"))
             self.memory = CodecMemory(self.state.folder("memory"))
             self.shelf = Shelf(self.state.path, self.engine)
             self.instance = self._take_instance()
@@ -187,20 +191,25 @@ class Device:
 
     def card(self) -> DeviceCard:
         """Who this is, for joining."""
-        meter = self.meter.identity
         return DeviceCard(
             device_id=self.settings.device_id,
             session=self.session,
             software_version=software_version(),
             board=self.settings.board or board_name(),
             engine=self._engine(self.accelerator.name),
-            meter=MeterCard(meter.method, meter.sensor, meter.calibration_id, meter.quality),
+            meter=self.meter_card(),
             train_examples=0 if self.data_fault is not None else self.summary.train_count,
             test_examples=0 if self.data_fault is not None else self.summary.test_count,
             budget_j=self.settings.budget_j,
             reason="; ".join(self.complaints),
             instance=self.instance,
         )
+
+    def meter_card(self) -> MeterCard:
+        """What measures here, for joining, with an id for reports: another one whenever anything of it changes."""
+        meter = self.meter.identity
+        parts = (meter.method, without_folder(meter.sensor), meter.calibration_id, meter.quality)
+        return MeterCard(*parts, zlib.crc32("\0".join(parts).encode()) or 1)
 
     def _engine(self, accelerator: str = "") -> Engine:
         return Engine(self.engine.name, self.engine.version, self.engine.delegate, accelerator)
@@ -243,6 +252,7 @@ class Device:
             clock=self.clock,
             heads=self.heads,
             memory=self.memory,
+            bases=self.bases,
             budget_j=self.settings.budget_j,
             threads=self.settings.threads,
             twin=twin,

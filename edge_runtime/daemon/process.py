@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import gc
 import os
 import time
@@ -16,6 +17,8 @@ from edge_runtime.daemon.link import Link, check_address
 from edge_runtime.daemon.memory_guard import MemoryGuard
 from edge_runtime.daemon.serving import Daemon
 from edge_runtime.daemon.stopping import Stopping
+from edge_runtime.identity.identity import read_identity
+from edge_runtime.identity.renewal import Renewals
 from edge_runtime.power.late_meter import LateMeter
 from edge_runtime.state import is_full, pid_file
 from edge_runtime.systemd.logging_setup import log
@@ -107,7 +110,11 @@ def _open(settings: Settings, stopping: Stopping, notifier: Notifier) -> Device 
 
 
 def _run(settings: Settings, stopping: Stopping, notifier: Notifier, *, rows: bool) -> None:
-    check_address(settings.coordinator)
+    identity = read_identity(settings.state)
+    check_address(settings.coordinator, identity)
+    if identity is not None and identity.device_id != settings.device_id:
+        log().info("this device is %s, as its certificate says, not %s", identity.device_id, settings.device_id)
+        settings = dataclasses.replace(settings, device_id=identity.device_id)
     device = _open(settings, stopping, notifier)
     if device is None:
         return
@@ -118,7 +125,11 @@ def _run(settings: Settings, stopping: Stopping, notifier: Notifier, *, rows: bo
         vitals = VitalsFile.of(os.environ)
         vitals.ready(version=software_version(), engine=str(device.engine), delegate=device.engine.delegate)
         notifier.ready(f"{count} examples, engine {engine}; looking for {settings.coordinator}")
-        with contextlib.closing(Link(settings.coordinator, stopping)) as link:
+        with contextlib.ExitStack() as stack:
+            link = stack.enter_context(contextlib.closing(Link(settings.coordinator, stopping, state=settings.state)))
+            if identity is not None:
+                renewals = stack.enter_context(contextlib.closing(Renewals(settings.state, settings.coordinator)))
+                renewals.start()
             Daemon(device, link, stopping, rows=rows, notifier=notifier, vitals=vitals).serve()
 
 

@@ -18,6 +18,7 @@ from edge_runtime.power.meter import MeterIdentity
 from edge_runtime.power.sensor import PowerSensor
 from edge_runtime.power.sensor_meter import SensorMeter
 from edge_runtime.power.unmetered import UnknownMeter
+from edge_runtime.power.wiring import explained
 from edge_runtime.systemd.logging_setup import log
 from protos.energy.trace import Phase, PhaseEnergy
 from protos.errors import EdgejouleError
@@ -48,6 +49,7 @@ class LateMeter:
         self._absent = MeterIdentity("unknown", name, "none", "none")
         self._with: SensorMeter | None = None
         self._gone = False
+        self._fault: str | None = None
         self._expected_w: float | None = None
         self._trouble = ""
         self._stop, self.tried = threading.Event(), threading.Event()
@@ -68,14 +70,17 @@ class LateMeter:
         """Why the method is unknown, in one line; empty when the sensor measures."""
         if self._with is None:
             return self._trouble
-        return f"sensor {self._name} gives no samples any more" if self._gone else ""
+        if self._gone:
+            return f"sensor {self._name} gives no samples any more"
+        fault = self._with.fault
+        return f"sensor {self._name} does not see the board: {explained(fault)}" if fault is not None else ""
 
     def refresh(self) -> None:
         """Take up a sensor that was opened meanwhile, and see whether the one that was there still is."""
         with self._lock:
             opened, self._opened = self._opened, None
         if opened is not None:
-            self._with = SensorMeter(opened, self._clock)
+            self._with = SensorMeter(opened, self._clock, own_board=True)
             self._with.start()
             self._with.expect(self._expected_w)
             self._gone = False
@@ -87,10 +92,21 @@ class LateMeter:
                 (log().warning if gone else log().info)(
                     "sensor %s %s", self._name, "is gone: energy is unknown until it is back" if gone else "is back"
                 )
+        self._say_fault()
+
+    def _say_fault(self) -> None:
+        """Log what is wrong with the wires when it changes."""
+        fault = self._with.fault if self._with is not None else None
+        if fault != self._fault:
+            self._fault = fault
+            if fault is None:
+                log().info("sensor %s sees the board", self._name)
+            else:
+                log().warning("%s; energy is unknown until it is right", self.trouble)
 
     def start(self) -> None:
         self._current.start()
-        if not self._thread.is_alive():
+        if self._thread.ident is None:
             self._thread.start()
 
     def mark(self, phase: Phase) -> None:

@@ -83,10 +83,15 @@ class Reserve:
         self._bundle_id, self._hint = bundle_id, hint
         self._encode_j: float | None = None
         self._encode_s = 0.0
+        self._sums = False
 
-    def told(self, hint: CostHint | None) -> None:
-        """Take the hint of a new order."""
-        self._hint = hint
+    def told(self, hint: CostHint | None, *, sums: bool = False) -> None:
+        """Take the hint of a new order.
+
+        Args:
+            sums: it asks for statistics: their sending is no measure of that of updates, nor the other way round.
+        """
+        self._hint, self._sums = hint, sums
 
     @property
     def embedding_j(self) -> float | None:
@@ -125,7 +130,7 @@ class Reserve:
             slowdown: how many times dearer work is now than on a calm machine, from 1. The calmest of the last rounds
                 is taken that many times; the others may have been slow themselves.
         """
-        own = self._history.at_most(self._bundle_id, SENDING_J)
+        own = None if self._sums and self._hint else self._history.at_most(self._bundle_id, SENDING_J)
         calm = self._history.smallest(self._bundle_id, SENDING_J)
         if own is not None and calm is not None:
             return min(max(own, _MARGIN * slowdown * calm), budget_j)
@@ -160,6 +165,9 @@ class Reserve:
 
     def sent(self, energy_j: float | None, seconds: float) -> None:
         """Note what sending cost, and keep the round; an unknown energy teaches nothing about joules."""
+        if self._sums:
+            self._history.save()
+            return
         if energy_j is not None and self._encode_j is not None:
             whole_j = max(0.0, self._encode_j) + max(0.0, energy_j)
             self._history.learn(self._bundle_id, SENDING_J, whole_j)

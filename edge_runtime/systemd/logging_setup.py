@@ -20,7 +20,7 @@ LEVELS = ("debug", "info", "warning", "error")
 
 class _OneLine(logging.Formatter):
     def __init__(self, *, journal: bool) -> None:
-        super().__init__("%(message)s" if journal else "%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
+        super().__init__("%(message)s" if journal else "%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S")
         self._journal = journal
 
     def format(self, record: logging.LogRecord) -> str:

@@ -29,6 +29,7 @@ def meter_to(meter: MeterCard) -> pb.Meter:
         sensor=meter.sensor,
         calibration_id=meter.calibration_id,
         quality=meter.quality,
+        id=meter.id,
     )
 
 
@@ -36,7 +37,8 @@ def meter_from(message: pb.Meter) -> MeterCard:
     """Meter identity from a message."""
     method = known(METHOD_OF, message.method, "meter.method")
     parts = (message.sensor, message.calibration_id, message.quality)
-    return MeterCard(method, *(checked_name(part, "meter", empty=True) for part in parts))
+    sensor, calibration_id, quality = (checked_name(part, "meter", empty=True) for part in parts)
+    return MeterCard(method, sensor, calibration_id, quality, message.id)
 
 
 def card_to(card: DeviceCard, protocol: tuple[int, int]) -> pb.JoinRequest:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from protos.datafiles.account import Remark, Tally
 from protos.datafiles.columns import reading
 from protos.errors import DataError, ShapeError
+from protos.extras import advice
 
 _MODES = {1: "L", 3: "RGB"}
 _DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N")
@@ -186,6 +187,6 @@ def _pillow(folder: Path) -> ModuleType:
         raise DataError(
             "images need Pillow, which is not installed",
             where=str(folder),
-            fix="pip install 'edgejoule[images]'",
+            fix=advice("images"),
         ) from cause
     return Image
