@@ -16,7 +16,7 @@ import ipaddress
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,10 @@ class Away(UnreachableError):
 
 class Interrupted(Exception):
     """A call was given up since the daemon was asked to stop."""
+
+
+class CalledOff(Exception):
+    """A question was given up since there is something to say first. Asking again is harmless."""
 
 
 @dataclass(frozen=True)
@@ -189,14 +193,18 @@ class Link:
         *,
         bundle_id: str,
         holding: Holding,
+        unless: Callable[[], bool] = lambda: False,
     ) -> tuple[Order, int]:
         """Ask for work. Energy in ``settled`` is known to the coordinator afterwards.
+
+        Args:
+            unless: asked each second while the coordinator holds the answer back; True calls the question off.
 
         Returns:
             The order, and its size in serialised bytes.
 
         Raises:
-            Away, Interrupted, RefusedError; UpdateError: the order makes no sense.
+            Away, Interrupted, CalledOff, RefusedError; UpdateError: the order makes no sense.
         """
         self._take_up_renewed()
         request = pb.NextOrderRequest(
@@ -208,7 +216,7 @@ class Link:
             basis_version=holding.basis_version,
             rebuilds=holding.rebuilds,
         )
-        answer = self._call(self._stub.NextOrder, request, ORDER_S)
+        answer = self._call(self._stub.NextOrder, request, ORDER_S, unless=unless)
         return order_from(answer), int(answer.ByteSize())
 
     def report(self, device_id: str, run_id: str, round: int, data: bytes, *, hurry_s: float | None = None) -> Receipt:
@@ -286,7 +294,15 @@ class Link:
             stream.cancel()
             raise outcome[0]
 
-    def _call(self, method: Any, request: Any, timeout_s: float, *, stoppable: bool = True) -> Any:
+    def _call(
+        self,
+        method: Any,
+        request: Any,
+        timeout_s: float,
+        *,
+        stoppable: bool = True,
+        unless: Callable[[], bool] = lambda: False,
+    ) -> Any:
         future = method.future(request, timeout=timeout_s)
         future.add_done_callback(lambda _: self._stopping.wake())
         give_up_s = time.monotonic() + timeout_s + _GRACE_S
@@ -296,6 +312,9 @@ class Link:
                 raise Interrupted
             self._stopping.nap(0.05 if self._stopping.requested else 1.0)
             self._waited(give_up_s)
+            if not future.done() and unless():
+                future.cancel()
+                raise CalledOff
         try:
             return future.result()
         except grpc.RpcError as error:

@@ -27,7 +27,7 @@ from pathlib import Path
 from edge_runtime.daemon.backoff import Backoff
 from edge_runtime.daemon.delivery import Delivery
 from edge_runtime.daemon.device import DATA_FAULTS, Device
-from edge_runtime.daemon.link import Away, Interrupted, Link
+from edge_runtime.daemon.link import Away, CalledOff, Interrupted, Link
 from edge_runtime.daemon.stopping import Stopping
 from edge_runtime.health.pauses import open_pauses
 from edge_runtime.round import work as one_round
@@ -138,6 +138,9 @@ class Daemon:
                 try:
                     self._turn()
                     backoff.reset()
+                except CalledOff:
+                    # The next turn says what is new.
+                    continue
                 except (Away, RefusedError, UpdateError) as error:
                     if not self._met and time.monotonic() >= give_up_s:
                         if not isinstance(error, Away):
@@ -194,8 +197,13 @@ class Daemon:
                     self._do(order, size_bytes)
                 self._last_order_s = time.monotonic()
 
+    def _has_news(self) -> bool:
+        """While the coordinator holds an answer back: is there something to say that cannot wait?"""
+        self._look_around()
+        return not self._joined
+
     def _look_around(self) -> None:
-        """Between two calls: is there a sensor, are the data as they were, may what was declined be tried again?"""
+        """Is there a sensor, are the data as they were, may what was declined be tried again?"""
         self._device.refresh()
         now_s, waits = time.monotonic(), self._device.data_fault is not None
         if (waits or (self._declined is not None and self._declined.data)) and now_s >= self._look_s:
@@ -225,6 +233,7 @@ class Daemon:
                 settled,
                 bundle_id=self._device.bench.bundle.bundle_id if self._device.bench else "",
                 holding=dataclasses.replace(self._device.heads.holding(), basis_version=self._device.bases.version),
+                unless=self._has_news,
             )
         except (RefusedError, UnknownRunError) as error:
             # Figures that the coordinator does not take must not keep this device from working for ever.

@@ -65,6 +65,21 @@ def test_data_that_are_not_there_yet_are_waited_for(
     assert peer.read().examples == 81
 
 
+def test_what_is_new_is_told_while_the_coordinator_holds_a_question(
+    peer: PeerCoordinator, started: Start, bundle: Bundle, data: Path
+) -> None:
+    peer.holds_s = 80.0
+    data.unlink()
+    running = started(peer, max_rounds=1, exit_when_idle_s=None)
+    peer.until(lambda: len(peer.holdings) == 1)
+    write_data(data)
+    peer.until(lambda: len(peer.joins) == 2)
+    assert peer.joins[1].train_examples == 90
+    peer.orders.append(order(bundle))
+    running.end()
+    assert peer.read().examples == 90
+
+
 def test_a_few_bad_examples_are_set_aside_counted_and_told(
     peer: PeerCoordinator, started: Start, bundle: Bundle, data: Path
 ) -> None:
