@@ -167,6 +167,7 @@ def test_data_that_grow_are_told_before_they_are_trained_on(
     started(peer, max_rounds=2).end()
     assert [peer.read(index).examples for index in (0, 1)] == [81, 120]
     assert declared == [81, 120]
+    assert [peer.read(index).embedded for index in (0, 1)] == [81, 39], "only what is new"
     assert len({card.session for card in peer.joins}) == 1, "it is the same device, with another card"
 
 
