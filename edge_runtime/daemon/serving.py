@@ -196,7 +196,7 @@ class Daemon:
                 self._last_order_s = time.monotonic()
 
     def _look_around(self) -> None:
-        """Between two calls: is there a sensor, are the data as they were, may what was declined be tried again?"""
+        """Is there a sensor, are the data as they were, may what was declined be tried again?"""
         self._device.refresh()
         now_s, waits = time.monotonic(), self._device.data_fault is not None
         if (waits or (self._declined is not None and self._declined.data)) and now_s >= self._look_s:
