@@ -8,6 +8,7 @@ from typing import Any
 from coordinator.operator import as_json
 from coordinator.operator.status import DeviceRound, ExportSummary, RoundStatus, RunStatus
 from protos.energy.trace import Phase
+from protos.json_document import document
 
 PHASES = (Phase.EMBED, Phase.TRAIN, Phase.ENCODE, Phase.SEND)
 
@@ -22,7 +23,7 @@ def outcome(
     """
     closed = [one for one in status.rounds if one.state == "closed"]
     accuracies = [one.accuracy for one in closed]
-    return {
+    made: dict[str, Any] = {
         "run_id": status.run_id,
         "state": status.state,
         "reason": status.reason,
@@ -41,6 +42,7 @@ def outcome(
         "cut_short": cut_short_counts(closed),
         "wall_s": wall_s,
     }
+    return document("outcome", made)
 
 
 def _round(one: RoundStatus) -> dict[str, Any]:
@@ -71,6 +73,7 @@ def _device(device: DeviceRound) -> dict[str, Any]:
         "steps_planned": device.steps_planned,
         "steps_done": device.steps_done,
         "budget_j": device.budget_j,
+        "energy_j": device.spent_j,
         "spent_j": device.spent_j,
         "weight": device.weight,
         "examples": device.examples,

@@ -90,6 +90,7 @@ def foreign_document(path: Path, form: str, replay: Replay) -> dict[str, Any]:
         "schema": "edgejoule.replay/1",
         "sensor": f"replay:{path}",
         "format": form,
+        "energy_j": replay.total_j,
         "total_j": replay.total_j,
         "duration_s": replay.duration_s,
         "rate_hz": replay.rate_hz,

@@ -18,6 +18,7 @@ from protos.atomic import write_whole
 from protos.bridge.hello import Hello
 from protos.energy.ina219 import REFERENCE_RELATIVE, Calibration
 from protos.errors import StoreError, UsageError
+from protos.json_document import document
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -83,7 +84,7 @@ def _run(args: argparse.Namespace) -> int:
             what = f"the bridge is calibrated, the certificate cannot be written ({cause.strerror})"
             raise StoreError(what, where=str(args.certificate), fix="give another path, calibrate again") from cause
     if args.json:
-        print(json.dumps(certificate))
+        print(json.dumps(document("bridge-calibration", certificate)))
         return 0
     _print(certificate, record, hello, job)
     if args.certificate is None:
