@@ -12,7 +12,21 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 
-from coordinator.commands import backup, budgets, check_plan, export, serve, start, status, stop
+from coordinator.commands import (
+    audit,
+    backup,
+    budgets,
+    check_plan,
+    enroll,
+    export,
+    identities,
+    init,
+    login,
+    serve,
+    start,
+    status,
+    stop,
+)
 from protos.command_line import conduct
 from protos.program import add_completion, program, run_completion
 
@@ -29,7 +43,21 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in (serve, start, status, budgets, stop, export, check_plan, backup):
+    for command in (
+        serve,
+        start,
+        status,
+        budgets,
+        stop,
+        export,
+        check_plan,
+        backup,
+        init,
+        enroll,
+        identities,
+        login,
+        audit,
+    ):
         command.add(commands)
     for name in _LAB_COMMANDS:
         if importlib.util.find_spec(name) is not None:

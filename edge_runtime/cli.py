@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edge_runtime.config import KEYS, OPTIONS, Resolved, as_json, misspelt, resolve
+from edge_runtime.identity import command as identity_command
 from edge_runtime.measure import command as measure_command
 from edge_runtime.measure import recording_command
 from edge_runtime.service import command as service_command
@@ -58,6 +59,14 @@ def parser() -> argparse.ArgumentParser:
     service = commands.add_parser("service", help="run as a service of systemd", epilog=service_command.EXAMPLE,
                                   formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     service_command.add_arguments(service)
+    enroll = commands.add_parser("enroll", help="make this board one of a fleet, with a one-time token",
+                                 epilog=identity_command.ENROLL_EXAMPLE,
+                                 formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    identity_command.add_enroll(enroll)
+    identity = commands.add_parser("identity", help="who this board is in its fleet, and until when",
+                                   epilog=identity_command.IDENTITY_EXAMPLE,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    identity_command.add_identity(identity)
     add_completion(commands, "edge-runtime")
     for command in (run, doctor):
         command.add_argument("--config", metavar="FILE", type=Path, help="TOML file (or EDGEJOULE_CONFIG)")
@@ -91,6 +100,10 @@ def _command(given: argparse.Namespace) -> int:
         return recording_command.run(given)
     if given.command == "service":
         return service_command.run(given)
+    if given.command == "enroll":
+        return identity_command.run_enroll(given)
+    if given.command == "identity":
+        return identity_command.run_identity(given)
     resolved = resolved_from(given, os.environ)
     if given.show_config:
         print(

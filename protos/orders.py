@@ -14,7 +14,7 @@ from protos.update.downlink import Difference
 from protos.update.tensors import EncodedTensor
 
 # Major: a peer with another number is refused. Minor: fields were added; older peers are served.
-PROTOCOL = (1, 2)
+PROTOCOL = (1, 3)
 # One part of a streamed message; the sweet spot of grpc.aio is 256 KiB to 1 MiB.
 PART_BYTES = 256 * 1024
 # What one report or order may weigh beyond its tensors: names, energy records, reasons.
@@ -83,6 +83,9 @@ class DeviceCard:
     Attributes:
         session: drawn anew by each start of the daemon, so that a restart is seen.
         budget_j: the most that the device will spend in a round, or None.
+        reason: why it cannot train now, or what of its data it set aside; empty when there is nothing to say.
+        declined_run: a run whose orders it cannot do, for that reason; empty when there is none.
+        instance: names the state that it keeps, which no two devices share; empty from one that does not say.
     """
 
     device_id: str
@@ -94,6 +97,9 @@ class DeviceCard:
     train_examples: int
     test_examples: int
     budget_j: float | None = None
+    reason: str = ""
+    declined_run: str = ""
+    instance: str = ""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,9 @@ from coordinator.operator.status import DeviceBudget
 from coordinator.operator.tables import joules, show
 from protos.json_document import document
 
+_AMOUNTS = ("granted", "spent", "uncertain", "today")
+_PRICES = ("a step", "an example", "a kB up")
+
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
@@ -34,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(as_json.dump(document("budgets", {"devices": [as_json.budget(one) for one in found]})))
     elif found:
         show(
-            ["device", "orders", "granted", "spent", "uncertain", "today", "a step", "an example", "a kB up"],
+            ["device", "orders", *(f"{what} J" for what in _AMOUNTS), *(f"J {what}" for what in _PRICES)],
             [_row(one) for one in found],
         )
     else:

@@ -8,13 +8,14 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from coordinator.lab import processes, shards
 from coordinator.lab.fleet import FleetPlan, start_coordinator, start_devices
 from coordinator.lab.live import LiveTable
+from coordinator.lab.measuring import ROUNDS, Budget, RoundCost, Times, costs_of, resolved, shortened
 from coordinator.lab.outcome import PHASES, outcome
 from coordinator.lab.processes import Children
 from coordinator.operator.client import Operator
@@ -32,7 +33,8 @@ _SETTLE_S = 20.0
 
 @dataclass(frozen=True)
 class Demo:
-    """What is to run; see ``coordinator demo --help``. ``bundle`` and ``data`` None: the digits example."""
+    """What is to run; see ``coordinator demo --help``. ``bundle`` and ``data`` None: the digits example. What
+    budgets are multiples of is measured before the run."""
 
     output: Path
     bundle: Path | None
@@ -42,7 +44,7 @@ class Demo:
     partition: str
     seed: int
     fleet: FleetPlan
-    budgets_j: Sequence[float | None] = ()
+    budgets_j: Sequence[Budget] = ()
     train: Mapping[str, float] = field(default_factory=dict)
     update: Mapping[str, Any] = field(default_factory=dict)
     deadline_s: float = 600.0
@@ -80,15 +82,19 @@ def run(demo: Demo, show: Callable[[str], None] = print) -> dict[str, Any]:
     )
     _say(f"{data}: {parts.account}")
     plan = folder / "plan.toml"
-    with write_whole(plan) as file:
-        file.write(plan_text(demo, manifest, bundle_path, parts).encode())
     with Children(folder / "logs") as children:
         _say("starting bridges, coordinator and devices")
         address = start_coordinator(children, folder)
         names = start_devices(children, folder, demo.fleet, parts, address)
         with Operator(address) as operator:
-            run_id = operator.start_run(plan.read_text(), folder)
             try:
+                costs: Mapping[str, RoundCost] = {}
+                if any(isinstance(budget, Times) for budget in demo.budgets_j):
+                    costs = _measured(demo, manifest, bundle_path, parts, operator, children, folder, names)
+                    demo = replace(demo, budgets_j=resolved(demo.budgets_j, names, costs))
+                with write_whole(plan) as file:
+                    file.write(plan_text(demo, manifest, bundle_path, parts).encode())
+                run_id = operator.start_run(plan.read_text(encoding="utf-8"), folder)
                 status = _watch(operator, run_id, children, names, _title(demo, manifest, parts))
             except KeyboardInterrupt:
                 _say("interrupted: ending the run and every process")
@@ -97,6 +103,7 @@ def run(demo: Demo, show: Callable[[str], None] = print) -> dict[str, Any]:
             def written(export: ExportSummary | None, problem: str | None) -> dict[str, Any]:
                 took_s = time.monotonic() - started_s
                 made = outcome(status, export, wall_s=took_s, settings=_settings(demo, bundle_path, data, parts))
+                made["settings"]["measured"] = {name: vars(cost) for name, cost in costs.items()}
                 made["export_problem"] = problem
                 made["output"] = {
                     "folder": str(folder),
@@ -124,6 +131,31 @@ def run(demo: Demo, show: Callable[[str], None] = print) -> dict[str, Any]:
     return result
 
 
+def _measured(
+    demo: Demo, manifest: Manifest, bundle: Path, parts: shards.Shards, operator: Operator, children: Children,
+    folder: Path, names: Sequence[str],
+) -> dict[str, RoundCost]:  # fmt: skip
+    """What a round costs each device here, by a short run that is kept apart from the demo's own."""
+    _say("measuring what a round costs each device on this machine")
+    short = replace(demo, rounds=ROUNDS, train=shortened(demo.train), budgets_j=())
+    text = plan_text(short, manifest, bundle, parts, name=f"{manifest.name}: measuring", evaluated=False)
+    run_id = operator.start_run(text, folder)
+    while True:
+        children.check()
+        (status,) = operator.status(run_id)
+        if status.is_over:
+            break
+        time.sleep(_POLL_S)
+    if status.state != "finished":
+        raise CheckFailed(f"the measuring run {status.state}: {status.reason}", fix=f"see {folder / 'logs'}")
+    costs = costs_of(_when_settled(operator, status), names)
+    for name, budget in zip(names, demo.budgets_j, strict=True):
+        if isinstance(budget, Times) and name in costs:
+            cost = costs[name]
+            _say(f"{name}: about {cost.most_train_j:.2g} J a round, may spend {cost.budget_j(budget):g} J")
+    return costs
+
+
 def _settings(demo: Demo, bundle: Path, data: str, parts: shards.Shards) -> dict[str, Any]:
     return {
         "bundle": str(bundle),
@@ -133,7 +165,7 @@ def _settings(demo: Demo, bundle: Path, data: str, parts: shards.Shards) -> dict
         "partition": demo.partition,
         "seed": demo.seed,
         "boards": [demo.fleet.board_of(index) for index in range(demo.devices)],
-        "budgets_j": list(demo.budgets_j),
+        "budgets_j": [budget for budget in demo.budgets_j if not isinstance(budget, Times)],
         "examples": list(parts.examples),
         "held_out_examples": parts.held_out_examples,
         "data_account": parts.account,
@@ -147,20 +179,29 @@ def _without_another_run(folder: Path, run_id: str) -> str:
     return f"the run is kept in {folder / 'outcome.json'}; to export it after all: {serve}, and beside it {export}"
 
 
-def plan_text(demo: Demo, manifest: Manifest, bundle: Path, parts: shards.Shards) -> str:
-    """The plan as TOML: a file that a reader can take, change, and start again."""
+def plan_text(
+    demo: Demo, manifest: Manifest, bundle: Path, parts: shards.Shards, *, name: str = "", evaluated: bool = True
+) -> str:
+    """The plan as TOML: a file that a reader can take, change, and start again.
+
+    Args:
+        name: of the run; empty for that of the bundle.
+        evaluated: whether heads are tried on the held-out data.
+    """
     names = shards.device_names(demo.devices)
-    lines = ["[run]", f"bundle = {_toml(str(bundle.resolve()))}", f"name = {_toml(manifest.name)}"]
+    lines = ["[run]", f"bundle = {_toml(str(bundle.resolve()))}", f"name = {_toml(name or manifest.name)}"]
     lines += [f"rounds = {demo.rounds}", f"seed = {demo.seed}", "", "[round]", f"devices = {demo.devices}"]
     lines += [f"deadline_s = {demo.deadline_s:g}", "", "[train]", *(f"{k} = {v!r}" for k, v in demo.train.items())]
     lines += ["", "[update]", *(f"{key} = {_toml(value)}" for key, value in demo.update.items())]
-    limits = {name: joules for name, joules in zip(names, demo.budgets_j, strict=False) if joules is not None}
+    budgets = zip(names, demo.budgets_j, strict=False)
+    limits = {device: budget for device, budget in budgets if budget is not None and not isinstance(budget, Times)}
     if limits:
         # Whoever has no line of its own weighs like the best endowed device.
         lines += ["", "[budget]", f"per_round_j = {max(limits.values()):g}"]
-        lines += ["", "[budget.device]", *(f"{name} = {joules:g}" for name, joules in limits.items())]
-    lines += ["", "[evaluate]", f"data = {_toml(str(parts.held_out.resolve()))}", ""]
-    return "\n".join(lines)
+        lines += ["", "[budget.device]", *(f"{device} = {joules:g}" for device, joules in limits.items())]
+    if evaluated:
+        lines += ["", "[evaluate]", f"data = {_toml(str(parts.held_out.resolve()))}"]
+    return "\n".join([*lines, ""])
 
 
 def summary(result: Mapping[str, Any]) -> str:
@@ -210,12 +251,18 @@ def _watch(operator: Operator, run_id: str, children: Children, names: Sequence[
             if status.is_over:
                 break
             time.sleep(_POLL_S)
-        end_s = time.monotonic() + _SETTLE_S
-        while not _settled(status) and time.monotonic() < end_s:
-            time.sleep(_POLL_S)
-            (status,) = operator.status(run_id)
+        status = _when_settled(operator, status)
         table.update(status)
         return status
+
+
+def _when_settled(operator: Operator, status: RunStatus) -> RunStatus:
+    """A run that is over, when the joules of its last sending have come, or long enough was waited for them."""
+    end_s = time.monotonic() + _SETTLE_S
+    while not _settled(status) and time.monotonic() < end_s:
+        time.sleep(_POLL_S)
+        (status,) = operator.status(status.run_id)
+    return status
 
 
 def _settled(status: RunStatus) -> bool:

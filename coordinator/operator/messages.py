@@ -161,6 +161,7 @@ def devices_to(devices: Iterable[DeviceStatus]) -> pb.ListDevicesResponse:
                 energy_j=one.energy_j,
                 unknown_phases=one.unknown_phases,
                 budget_j=one.budget_j,
+                reason=one.reason,
             )
             for one in devices
         ]
@@ -183,6 +184,7 @@ def devices_from(message: pb.ListDevicesResponse) -> list[DeviceStatus]:
             energy_j=one.energy_j if one.HasField("energy_j") else None,
             unknown_phases=one.unknown_phases,
             budget_j=one.budget_j if one.HasField("budget_j") else None,
+            reason=one.reason,
         )
         for one in message.devices
     ]

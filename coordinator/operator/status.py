@@ -136,7 +136,8 @@ class RunStatus:
 
 @dataclass(frozen=True)
 class DeviceStatus:
-    """One device. ``energy_j`` is all that was reported and known; ``unknown_phases`` counts what was not known."""
+    """One device. ``energy_j`` is all that was reported and known; ``unknown_phases`` counts what was not known;
+    ``reason`` says what is wrong with it, and is empty when nothing is."""
 
     device_id: str
     state: str
@@ -150,6 +151,7 @@ class DeviceStatus:
     energy_j: float | None
     unknown_phases: int
     budget_j: float | None
+    reason: str = ""
 
 
 @dataclass(frozen=True)

@@ -70,8 +70,9 @@ def accept(
     except AlreadyThereError as error:
         run.sent.update(sent)
         with db.reading() as connection:
-            if reports.holds(connection, run.run_id, number, device_id):
-                return Receipt(Verdict.DUPLICATE, "held already", report.attempt)
+            same = reports.same_as_held(connection, run.run_id, number, device_id, data)
+        if same is not None:
+            return _held(number, report.attempt, same=same)
         raise StoreError(f"a part of the report is there already ({error})", where=run.run_id) from error
     except BaseException:
         # Perhaps after the commit: the answer to it can be lost.
@@ -80,6 +81,14 @@ def accept(
     # After the commit, so that what is folded is what a restart would fold.
     run.fold.add(report, update)
     return Receipt(Verdict.ACCEPTED, attempt=report.attempt)
+
+
+def _held(number: int, attempt: int | None, *, same: bool) -> Receipt:
+    """The answer when this device's report of the round is on disk. Only the very same bytes are a duplicate: a device
+    that is told so takes it that what it sent has reached the head."""
+    if same:
+        return Receipt(Verdict.DUPLICATE, "held already", attempt)
+    return Receipt(Verdict.REJECTED, f"other_report: another report of round {number} under this name is held", attempt)
 
 
 def _parsed(data: bytes, run_id: str, number: int, device_id: str) -> DeviceReport:
@@ -144,8 +153,9 @@ def report_limit(db: Database, run_id: str) -> int:
 def late(db: Database, run_id: str, number: int, device_id: str, data: bytes) -> Receipt:
     """The answer to a report of a round that is not open, or of another run."""
     with db.writing() as connection:
-        if reports.holds(connection, run_id, number, device_id):
-            return Receipt(Verdict.DUPLICATE, "held already")
+        same = reports.same_as_held(connection, run_id, number, device_id, data)
+        if same is not None:
+            return _held(number, None, same=same)
         if runs.order_of(connection, run_id, number, device_id) is None:
             return Receipt(Verdict.REJECTED, f"not_ordered: no order of round {number} in run {run_id}")
         reports.mark(connection, run_id, number, device_id, "late", len(data))
@@ -347,7 +357,7 @@ def forget(db: Database, device_id: str) -> None:
         devices.forget(connection, device_id)
 
 
-def leave(db: Database, device_id: str) -> None:
-    """Write down that a device said goodbye."""
+def leave(db: Database, device_id: str, reason: str = "") -> None:
+    """Write down that a device said goodbye, and why."""
     with db.writing() as connection:
-        devices.leave(connection, device_id)
+        devices.leave(connection, device_id, reason)

@@ -79,7 +79,7 @@ class Keeper:
     async def open(self) -> None:
         """Remember the fleet, and take up the runs that are not over."""
         for known in await self._rooms.books.do(ledger.known_devices, self._rooms.db):
-            self.fleet.remember(known.card, left=known.left, seen_unix_s=known.last_seen_unix_s)
+            self.fleet.remember(known.card, left=known.left, seen_unix_s=known.last_seen_unix_s, reason=known.reason)
         self.wanted.set()
         self._tasks = [asyncio.create_task(self._run_all()), asyncio.create_task(self._tick())]
 
@@ -230,14 +230,36 @@ class Keeper:
             self.fleet.call_ends(device_id, self._heard_s(), time.time())
 
     async def join(self, card: DeviceCard) -> float:
-        """A device introduces itself; returns after how many seconds it should check in when idle."""
+        """A device introduces itself, or says what is new; returns after how many seconds it should check in when idle.
+
+        Raises:
+            RefusedError: another device that is alive calls itself the same.
+        """
+        check_card(card)
+        self._refuse_rival(card)
         with self.calling(card.device_id):
-            check_card(card)
-        await self._rooms.books.do(ledger.join, self._rooms.db, card)
+            await self._rooms.books.do(ledger.join, self._rooms.db, card)
+        # While that was written down another may have come first.
+        self._refuse_rival(card)
         self.fleet.join(card, self._heard_s(), time.time())
         if self.conductor:
             self.conductor.arrived(card)
         return self.fleet.pace_s(busy=False)
+
+    def _refuse_rival(self, card: DeviceCard) -> None:
+        """One name, one live device: two would evict each other, and both train."""
+        there = self.fleet.rivals(card, self._heard_s())
+        if there is None:
+            return
+        now = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
+        first = not there.rival
+        there.rival = f"a second device calls itself so ({card.board or 'board unknown'}, {now} UTC) and is refused"
+        (log.warning if first else log.debug)("device %s: %s", card.device_id, there.rival)
+        raise RefusedError(
+            f"a device that is alive is called so already ({there.card.board or 'board unknown'})",
+            where=f"device {card.device_id}",
+            fix="give one of the two another --device-id",
+        )
 
     async def next_order(
         self, device_id: str, session: str, settled: Iterable[SettledEnergy], holding: Holding
@@ -341,8 +363,8 @@ class Keeper:
             return
         with self.calling(device_id):
             await self._settle(device_id, settled)
-            await self._rooms.books.do(ledger.leave, self._rooms.db, device_id)
-        if self.fleet.leave(device_id, session, time.time()):
+            await self._rooms.books.do(ledger.leave, self._rooms.db, device_id, reason)
+        if self.fleet.leave(device_id, session, time.time(), reason):
             log.info("device %s left: %s", device_id, reason or "no reason given")
             if self.conductor:
                 self.conductor.left(device_id)

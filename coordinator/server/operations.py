@@ -142,6 +142,7 @@ class Operations:
                 energy_j=spent.get(card.device_id, (None, 0))[0],
                 unknown_phases=spent.get(card.device_id, (None, 0))[1],
                 budget_j=card.budget_j,
+                reason=member.trouble,
             )
             for member in sorted(self._keeper.fleet, key=lambda one: one.card.device_id)
             for card in (member.card,)

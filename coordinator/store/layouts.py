@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, inspect, text
 
-LAYOUT = 2
+from coordinator.store.tables import metadata
+
+# A layout keeps its columns: `tests/coordinator/landed/tables-N.txt` is what this one has.
+LAYOUT = 3
 
 
 def _attempts(connection: Connection) -> None:
@@ -26,11 +29,29 @@ def _attempts(connection: Connection) -> None:
     )
 
 
+def _reasons(connection: Connection) -> None:
+    """Layout 3: what devices say of why they cannot train, or left. Layout 2 did not keep it."""
+    connection.execute(text("ALTER TABLE devices ADD COLUMN reason TEXT DEFAULT '' NOT NULL"))
+
+
 # By the layout that it starts from.
-STEPS: Mapping[int, Callable[[Connection], None]] = {1: _attempts}
+STEPS: Mapping[int, Callable[[Connection], None]] = {1: _attempts, 2: _reasons}
 
 
 def upgrade(connection: Connection, found: int) -> None:
     """Bring a database from an older layout to this one."""
     for number in range(found, LAYOUT):
         STEPS[number](connection)
+
+
+def lacking(connection: Connection) -> list[str]:
+    """Columns of this version that the database has not, as ``table.column``: it has the number of this layout, and
+    was made by a build whose layout of that number was another."""
+    there = inspect(connection).get_multi_columns(filter_names=list(metadata.tables))
+    found = {table: {column["name"] for column in columns} for (_, table), columns in there.items()}
+    return sorted(
+        f"{table.name}.{column.name}"
+        for table in metadata.sorted_tables
+        for column in table.columns
+        if column.name not in found.get(table.name, set())
+    )

@@ -195,6 +195,7 @@ devices = Table(
     Column("state", String(16), nullable=False),  # here, left
     Column("card", Text, nullable=False),  # JSON of what the device said of itself
     Column("last_seen_unix_s", Float(53), nullable=False),
+    Column("reason", Text, nullable=False, server_default=""),  # why it cannot train, or left, in its own words
 )
 
 # What an order promised, and what was worked out for it. With the energy that was reported, this is the ledger.

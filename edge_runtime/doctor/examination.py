@@ -11,6 +11,7 @@ import os
 import platform
 import socket
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -36,6 +37,9 @@ from edge_runtime.doctor.software import (
     check_userland,
 )
 from edge_runtime.doctor.storage import check_file_system, check_state, check_swap, check_wear
+from edge_runtime.doctor.wiring import check_wiring
+from edge_runtime.identity.handshake import why_not
+from edge_runtime.identity.identity import read_identity
 from protos.errors import CheckFailed, EdgejouleError
 from protos.json_document import document
 
@@ -138,9 +142,17 @@ def _edge_tpu(settings: Settings, machine: Machine) -> list[Finding]:
 
 def _coordinator(settings: Settings, machine: Machine) -> list[Finding]:
     try:
-        host, _, port = check_address(settings.coordinator).rpartition(":")
+        identity = read_identity(settings.state)
+        host, _, port = check_address(settings.coordinator, identity).rpartition(":")
         with socket.create_connection((host.strip("[]"), int(port)), timeout=2.0):
+            pass
+        if identity is None:
             return [Finding("coordinator", "ok", f"something listens on {settings.coordinator}")]
+        if (wrong := why_not(settings.coordinator, identity)) is not None:
+            return [Finding("coordinator", "fail", *wrong)]
+        left_d = (identity.ends_unix_s - time.time()) / 86400
+        what = f"{settings.coordinator} knows this board as {identity.device_id}, for {left_d:.0f} days more"
+        return [Finding("coordinator", "ok", what)]
     except EdgejouleError as error:
         return [Finding("coordinator", "fail", str(error), "give another with --coordinator")]
     except OSError as error:
@@ -170,6 +182,7 @@ CHECKS = (
     Check(("plugins",), check_plugins),
     Check(("edgetpu",), _edge_tpu),
     Check(("sensor", "sensor line"), _sensor),
+    Check(("sensor wiring",), check_wiring),
     Check(("port session",), check_session),
     Check(("port in use",), check_holder),
     Check(("port grabbers",), check_grabbers),

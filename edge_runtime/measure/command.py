@@ -12,11 +12,14 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge_runtime.config import SERVICE_CONFIG, configured_sensor
 from edge_runtime.measure.signal_queue import SignalQueue
 from protos.errors import StoreError, UsageError
+
+if TYPE_CHECKING:
+    from edge_runtime.power.meter import MeterIdentity
 
 __all__ = ["EXAMPLE", "add_arguments", "run", "seconds"]
 
@@ -125,11 +128,13 @@ def _measure(given: argparse.Namespace, sensor: str, out: Path | None) -> int:
         from edge_runtime.measure.measure_opening import opened
         from edge_runtime.measure.measurement import INCOMPLETE, measure
         from edge_runtime.measure.report import document, lines
+        from edge_runtime.power.wiring import explained
 
         envelope = Envelope() if given.plot is not None else None
         with opened(sensor, record=given.record, envelope=envelope) as meter:
-            if meter.meter.identity.method != "measured":
-                print(f"edge-runtime: {_warning(meter.meter.identity.method)}", file=sys.stderr)
+            begun = meter.meter.identity
+            if begun.method != "measured":
+                print(f"edge-runtime: {_warning(begun)}", file=sys.stderr)
             live = LiveLine(sys.stderr) if _may_draw(bool(given.words), to_stdout, environ=os.environ) else None
             try:
                 result = measure(
@@ -144,6 +149,10 @@ def _measure(given: argparse.Namespace, sensor: str, out: Path | None) -> int:
             finally:
                 if live:
                     live.clear()
+            for flag in result.main.energy.flags:
+                # Of a sensor that was wrong from the beginning it has been said.
+                if flag != begun.quality and (why := explained(flag)) != flag:
+                    print(f"edge-runtime: {result.main.energy.sensor} did not see the load: {why}", file=sys.stderr)
         if meter.warning is not None:
             print(f"edge-runtime: {meter.warning}", file=sys.stderr)
             result = result.flagged(INCOMPLETE)
@@ -187,8 +196,12 @@ def _replay(given: argparse.Namespace, path: Path, out: Path | None) -> int:
     return 0
 
 
-def _warning(method: str) -> str:
-    if method == "estimated":
+def _warning(identity: MeterIdentity) -> str:
+    from edge_runtime.power.wiring import FIXES, explained
+
+    if identity.quality in FIXES:
+        return f"{identity.sensor} does not see the load: {explained(identity.quality)}"
+    if identity.method == "estimated":
         return "estimate: idle watts of the board plus the CPU time of this process alone; nothing else is in it"
     return "no sensor: the energy stays unknown; give --sensor serial:PATH"
 

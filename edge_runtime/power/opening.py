@@ -2,11 +2,13 @@
 
 ==================================  ===================================================================
 ``serial:PATH``                     INA219 bridge on a serial port: ``sensor=0..3``, ``shunt=OHM``,
-                                    ``profile=NAME``, ``range=40mV|80mV|160mV|320mV``
+                                    ``profile=NAME``, ``range=40mV|80mV|160mV|320mV``,
+                                    ``bus_ppm=PPM``
 ``hwmon:NAME_OR_PATH``              a power sensor of the kernel's hwmon: ``shunt=OHM``, ``rate=HZ``
 ``iio:NAME_OR_PATH``                a power sensor of the kernel's IIO: ``shunt=OHM``, ``rate=HZ``
 ``i2c:BUS:ADDRESS``                 an INA219 on this machine's own bus: ``shunt=OHM``, ``profile=NAME``,
-                                    ``range=``, ``offset_nv=``, ``gain_ppm=``, ``calibration=ID``
+                                    ``range=``, ``offset_nv=``, ``gain_ppm=``, ``calibration=ID``,
+                                    ``bus_ppm=``
 ``rapl`` or ``rapl:DOMAIN``         the energy counter of an x86 processor's package
 ``pmic``                            the rails of a Raspberry Pi 5's processor
 ``estimate:BOARD``                  a model: idle watts plus watts per CPU second of this process
@@ -29,7 +31,7 @@ from edge_runtime.power.sensor import PowerSensor
 from protos.errors import UsageError
 from protos.plugins import Plugin, find
 
-__all__ = ["KINDS", "SPECS", "make_sensor", "open_meter", "open_sensor"]
+__all__ = ["KINDS", "SPECS", "make_sensor", "open_meter", "open_meter_late", "open_sensor"]
 
 KINDS = MappingProxyType(
     {
@@ -83,8 +85,23 @@ def open_sensor(spec: str, *, clock: Clock | None = None) -> PowerSensor:
     return sensor
 
 
+def open_meter_late(spec: str, *, clock: Clock | None = None) -> Meter:
+    """As :func:`open_meter`, but a sensor is opened in the background, from the meter's ``start`` on.
+
+    Raises:
+        UsageError: the text is none of the table in the module's docstring.
+    """
+    clock = clock or SystemClock()
+    if spec == "none" or split(spec)[0] == "estimate":
+        return open_meter(spec, clock=clock)
+    from edge_runtime.power.late_meter import LateMeter
+
+    make_sensor(spec, clock=clock)
+    return LateMeter(spec, lambda: make_sensor(spec, clock=clock), clock)
+
+
 def open_meter(spec: str, *, clock: Clock | None = None) -> Meter:
-    """Open the meter that ``spec`` names.
+    """Open the meter that ``spec`` names, of the board that this program runs on.
 
     Raises:
         UsageError: the text is none of the table in the module's docstring.
@@ -103,4 +120,4 @@ def open_meter(spec: str, *, clock: Clock | None = None) -> Meter:
         return EstimateMeter(board(rest), clock)
     from edge_runtime.power.sensor_meter import SensorMeter
 
-    return SensorMeter(open_sensor(spec, clock=clock), clock)
+    return SensorMeter(open_sensor(spec, clock=clock), clock, own_board=True)

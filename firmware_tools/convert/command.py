@@ -12,7 +12,7 @@ from typing import Any
 
 from firmware_tools.child import run_in_child
 from firmware_tools.convert.job import PREPROCESSING, STRAIGHT, ConvertJob
-from firmware_tools.convert.recognise import recognise
+from firmware_tools.convert.sources.recognise import recognise
 from firmware_tools.convert.staging import check_free, staged
 from firmware_tools.inspect.text import lines
 from protos.catalog import hint

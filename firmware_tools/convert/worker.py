@@ -22,9 +22,9 @@ from firmware_tools.convert import agreement as agree
 from firmware_tools.convert.examples import Examples, choose, class_names, digest, load_examples
 from firmware_tools.convert.job import PREPROCESSING, STRAIGHT, ConvertJob
 from firmware_tools.convert.ranges import backbone_spec
-from firmware_tools.convert.recognise import fingerprint
-from firmware_tools.convert.source import FloatModel
-from firmware_tools.convert.tflite_source import Extractor, open_extractor
+from firmware_tools.convert.sources.recognise import fingerprint
+from firmware_tools.convert.sources.source import FloatModel
+from firmware_tools.convert.sources.tflite_source import Extractor, open_extractor
 from firmware_tools.inspect.bundle import report
 from firmware_tools.inspect.model import ModelFacts
 from protos.datafiles import dataset
@@ -128,10 +128,10 @@ class _Conversion:
                 raise UsageError("--input-shape: a .tflite has a fixed one", where=self.where)
             return open_extractor(self.path, cut=job.cut)
         if job.kind == "saved_model":
-            from firmware_tools.convert.saved_model_source import open_saved_model
+            from firmware_tools.convert.sources.saved_model_source import open_saved_model
 
             return open_saved_model(self.path, cut=job.cut, input_shape=job.input_shape)
-        from firmware_tools.convert.keras_source import open_keras
+        from firmware_tools.convert.sources.keras_source import open_keras
 
         return open_keras(self.path, cut=job.cut, input_shape=job.input_shape)
 

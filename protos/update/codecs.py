@@ -19,7 +19,7 @@ from protos.plugins import Plugin, Table
 from protos.update.baselines import affine8_weights, bucket_quantile, bucket_uniform, plain_sign, qsgd
 from protos.update.contract import Codec, CodecEntry, Parameter, each, stateless
 from protos.update.eden import eden
-from protos.update.entropy_codec import entropy_coded, entropy_coded_mmse
+from protos.update.entropy.codec import entropy_coded, entropy_coded_mmse
 from protos.update.packing import pack
 from protos.update.rotated import MAX_CHUNK, MIN_CHUNK
 from protos.update.tensors import Float16, UniformGrid, Values, as_float32
