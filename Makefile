@@ -6,7 +6,7 @@ OLD_RUNTIME := .venv-tflite-runtime
 DEMO_OUTPUT ?= demo-output
 PACKAGES := protos edge_runtime coordinator firmware_tools
 
-.PHONY: demo test test-newest install lock packages lint types floors generated device-only unit test-slow mutants rp2040 deb man arm-user arm-vm hw-sim hw hw-labgrid protos baseline clean help
+.PHONY: demo test test-newest install lock packages lint types floors generated device-only unit sim test-slow mutants rp2040 deb man arm-user arm-vm hw-sim hw hw-labgrid protos baseline clean help
 
 help:
 	@echo "make demo       pre-train, convert, and run six federated rounds on this machine"
@@ -14,6 +14,7 @@ help:
 	@echo "make test-newest the same with the newest version of everything, instead of the locked ones"
 	@echo "make lock       lock the newest versions for PYTHON, into packaging/locked/"
 	@echo "make unit       the tests alone"
+	@echo "make sim        coordinator and devices on virtual time, with faults from seeds (SEEDS=500)"
 	@echo "make test-slow  the tests that take longer than a minute each: long walks, a soak of a simulated bench"
 	@echo "make mutants    which small changes of the code no test notices: N=100 of them, SEED=1 (ROOM=FOLDER, JSON=FILE)"
 	@echo "make deb        the Debian package of a device, into dist/ (DEB_ARCH=arm64 or amd64)"
@@ -107,6 +108,14 @@ WORKERS ?= 2
 unit: install packages $(OLD_RUNTIME)/.tried
 	EDGEJOULE_TFLITE_RUNTIME_PYTHON=$$(ls $(CURDIR)/$(OLD_RUNTIME)/bin/python 2>/dev/null) \
 		$(BIN)/python -m pytest -m "not slow and not arm" -n $(WORKERS) --dist loadfile
+
+# The coordinator and its devices on virtual time, with faults from a seed: make sim SEEDS=2000. A seed that fails says
+# how to see why: make sim SEEDS=1 FIRST=n TRACE=1.
+SEEDS ?= 500
+FIRST ?= 0
+sim: install
+	$(BIN)/python tests/coordinator/simulation/run_seeds.py --seeds $(SEEDS) --first $(FIRST) $(if $(TRACE),--trace) \
+		$(if $(JSON),--json $(JSON))
 
 # Long walks of the state machines, and the soak on the simulated bench.
 SLOW_SOAK_S ?= 300

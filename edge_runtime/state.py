@@ -1,6 +1,7 @@
 """The state folder: one daemon at a time, files written whole, nothing that grows without end.
 
 lock          held (flock) while a daemon runs
+bases/        coordinates to train in, the newest two
 bundles/      by identity; each with its hashes checked
 embeddings/   by backbone, data and engine
 examples/     labels and fingerprint of the own data, so that the raw values stay on disk
@@ -34,7 +35,7 @@ from protos.file_lock import lock
 LAYOUT = 1
 READS = (1,)
 """Layouts that this version reads and leaves readable."""
-FOLDERS = ("bundles", "embeddings", "examples", "heads", "memory", "outbox")
+FOLDERS = ("bases", "bundles", "embeddings", "examples", "heads", "memory", "outbox")
 ASIDE = "aside"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 KEEP = 4

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from protos.energy.trace import PhaseEnergy
+from protos.statistics.coding import CodedMoments
+from protos.statistics.features import FeatureMap
 from protos.update.downlink import Difference
 from protos.update.tensors import EncodedTensor
 
@@ -126,10 +128,12 @@ class Holding:
         head_version: the head that it holds, or "".
         rebuilds: it makes heads from that one, or from its bundle's starting head, and differences; a device that
             does not is sent whole heads.
+        basis_version: the basis that it holds, or "".
     """
 
     head_version: str = ""
     rebuilds: bool = False
+    basis_version: str = ""
 
 
 @dataclass(frozen=True)
@@ -156,6 +160,19 @@ class CostHint:
 
 
 @dataclass(frozen=True)
+class BasisOrder:
+    """Coordinates to train in; see :mod:`protos.statistics.whitening`.
+
+    Attributes:
+        version: of the content.
+        tensors: the basis, or empty when the device holds it.
+    """
+
+    version: str
+    tensors: tuple[EncodedTensor, ...] = ()
+
+
+@dataclass(frozen=True)
 class TrainOrder:
     """One round of work for one device.
 
@@ -168,6 +185,8 @@ class TrainOrder:
         base: version of a head that the device holds; ``differences`` lead from it to ``head_version``.
         costs: None from a coordinator that does not say.
         attempt: at this round, from 1: an order of a further attempt is a new one. None from an older coordinator.
+        statistics: what to sum of all training examples; no step is asked for then, and no head is sent.
+        basis: the update is made and sent in these coordinates.
     """
 
     run_id: str
@@ -186,6 +205,8 @@ class TrainOrder:
     differences: tuple[Difference, ...] = ()
     costs: CostHint | None = None
     attempt: int | None = None
+    statistics: FeatureMap | None = None
+    basis: BasisOrder | None = None
 
 
 @dataclass(frozen=True)
@@ -241,6 +262,8 @@ class DeviceReport:
         strain: None from a device that does not look.
         attempt: of the order that it answers, or None from a device that does not say.
         meter_id: of the meter of phases without a sensor; 0 when there are none.
+        statistics: when the order asked for them.
+        basis_version: of the coordinates of the update; empty for those of the head.
     """
 
     run_id: str
@@ -264,6 +287,8 @@ class DeviceReport:
     strain: Strain | None = None
     attempt: int | None = None
     meter_id: int = 0
+    statistics: CodedMoments | None = None
+    basis_version: str = ""
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     add_run(parser)
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="MODEL.tflite")
     parser.add_argument(
-        "--head", default="", metavar="VERSION", help="a head of an earlier round (default: the newest)"
+        "--head",
+        default="",
+        metavar="VERSION",
+        help="a head of an earlier round (default: the best on the held-out data)",
     )
     add_max_drop(parser)
     parser.add_argument("--again", action="store_true", help="replace a file that is there")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from coordinator.lab import processes, shards
+from coordinator.lab import plan_keys, processes, shards
 from coordinator.lab.fleet import FleetPlan, start_coordinator, start_devices
 from coordinator.lab.live import LiveTable
 from coordinator.lab.measuring import ROUNDS, Budget, RoundCost, Times, costs_of, resolved, shortened
@@ -24,8 +24,10 @@ from protos.atomic import write_whole
 from protos.errors import CheckFailed, EdgejouleError, UsageError
 from protos.model.bundle import open_bundle
 from protos.model.manifest import Manifest
+from protos.plan.plan import RunPlan, parse
 
 _MARK = ".edgejoule-demo"
+DEFAULT_ROUNDS = 6
 _POLL_S = 0.25
 # The joules of the last sending come with a device's next call, at most a few seconds later.
 _SETTLE_S = 20.0
@@ -33,14 +35,19 @@ _SETTLE_S = 20.0
 
 @dataclass(frozen=True)
 class Demo:
-    """What is to run; see ``coordinator demo --help``. ``bundle`` and ``data`` None: the digits example. What
-    budgets are multiples of is measured before the run."""
+    """What is to run; see ``coordinator demo --help``. What budgets are multiples of is measured before the run.
+
+    Attributes:
+        bundle, data: None: the digits example.
+        rounds: None: as many as suit the method.
+        plan_file, plan_keys: of a plan, laid over what the other options say, the latter above the former.
+    """
 
     output: Path
     bundle: Path | None
     data: str | None
     devices: int
-    rounds: int
+    rounds: int | None
     partition: str
     seed: int
     fleet: FleetPlan
@@ -52,6 +59,8 @@ class Demo:
     max_drop: float | None = None
     copy_to: Path | None = None
     renames: Mapping[str, str] = field(default_factory=dict)
+    plan_file: plan_keys.Document = field(default_factory=dict)
+    plan_keys: plan_keys.Document = field(default_factory=dict)
 
 
 def run(demo: Demo, show: Callable[[str], None] = print) -> dict[str, Any]:
@@ -64,6 +73,8 @@ def run(demo: Demo, show: Callable[[str], None] = print) -> dict[str, Any]:
         EdgejouleError: a mistake in bundle or data, or a part that failed; nothing is left running.
     """
     started_s = time.monotonic()
+    # A mistake in a key is said before anything is made.
+    parse(plan_keys.as_toml(_document(demo, "bundle", "demo", "held-out.npz")), where="the demo's plan")
     folder = _fresh(demo.output, again=demo.again)
     if demo.bundle is None or demo.data is None:
         bundle_path, data = _example(folder, demo.seed)
@@ -102,7 +113,10 @@ def run(demo: Demo, show: Callable[[str], None] = print) -> dict[str, Any]:
 
             def written(export: ExportSummary | None, problem: str | None) -> dict[str, Any]:
                 took_s = time.monotonic() - started_s
-                made = outcome(status, export, wall_s=took_s, settings=_settings(demo, bundle_path, data, parts))
+                settings = _settings(
+                    demo, parse(plan.read_text(encoding="utf-8"), where=str(plan)), bundle_path, data, parts
+                )
+                made = outcome(status, export, wall_s=took_s, settings=settings)
                 made["settings"]["measured"] = {name: vars(cost) for name, cost in costs.items()}
                 made["export_problem"] = problem
                 made["output"] = {
@@ -137,7 +151,9 @@ def _measured(
 ) -> dict[str, RoundCost]:  # fmt: skip
     """What a round costs each device here, by a short run that is kept apart from the demo's own."""
     _say("measuring what a round costs each device on this machine")
-    short = replace(demo, rounds=ROUNDS, train=shortened(demo.train), budgets_j=())
+    # Steps of SGD are what a budget limits, whatever comes before them in the run itself.
+    keys = plan_keys.laid_over(demo.plan_keys, {"run": {"rounds": ROUNDS}, "train": {"method": "sgd"}})
+    short = replace(demo, rounds=ROUNDS, train=shortened(demo.train), budgets_j=(), plan_keys=keys)
     text = plan_text(short, manifest, bundle, parts, name=f"{manifest.name}: measuring", evaluated=False)
     run_id = operator.start_run(text, folder)
     while True:
@@ -156,12 +172,13 @@ def _measured(
     return costs
 
 
-def _settings(demo: Demo, bundle: Path, data: str, parts: shards.Shards) -> dict[str, Any]:
+def _settings(demo: Demo, plan: RunPlan, bundle: Path, data: str, parts: shards.Shards) -> dict[str, Any]:
     return {
         "bundle": str(bundle),
         "data": data,
         "devices": demo.devices,
-        "rounds": demo.rounds,
+        "rounds": plan.run.rounds,
+        "method": plan.train.method,
         "partition": demo.partition,
         "seed": demo.seed,
         "boards": [demo.fleet.board_of(index) for index in range(demo.devices)],
@@ -188,20 +205,31 @@ def plan_text(
         name: of the run; empty for that of the bundle.
         evaluated: whether heads are tried on the held-out data.
     """
+    held_out = str(parts.held_out.resolve()) if evaluated else None
+    return plan_keys.as_toml(_document(demo, str(bundle.resolve()), name or manifest.name, held_out))
+
+
+def _document(demo: Demo, bundle: str, name: str, held_out: str | None) -> plan_keys.Document:
+    """Below: what the demo's own options say; above them the plan file, above that single keys."""
     names = shards.device_names(demo.devices)
-    lines = ["[run]", f"bundle = {_toml(str(bundle.resolve()))}", f"name = {_toml(name or manifest.name)}"]
-    lines += [f"rounds = {demo.rounds}", f"seed = {demo.seed}", "", "[round]", f"devices = {demo.devices}"]
-    lines += [f"deadline_s = {demo.deadline_s:g}", "", "[train]", *(f"{k} = {v!r}" for k, v in demo.train.items())]
-    lines += ["", "[update]", *(f"{key} = {_toml(value)}" for key, value in demo.update.items())]
+    given = plan_keys.laid_over(demo.plan_file, demo.plan_keys)
+    rounds = demo.rounds
+    if rounds is None and given.get("train", {}).get("method") != "closed_form":
+        rounds = DEFAULT_ROUNDS
+    made: plan_keys.Document = {
+        "run": {"bundle": bundle, "name": name, **({} if rounds is None else {"rounds": rounds}), "seed": demo.seed},
+        "round": {"devices": demo.devices, "deadline_s": demo.deadline_s},
+        "train": dict(demo.train),
+        "update": dict(demo.update),
+    }
     budgets = zip(names, demo.budgets_j, strict=False)
     limits = {device: budget for device, budget in budgets if budget is not None and not isinstance(budget, Times)}
     if limits:
         # Whoever has no line of its own weighs like the best endowed device.
-        lines += ["", "[budget]", f"per_round_j = {max(limits.values()):g}"]
-        lines += ["", "[budget.device]", *(f"{device} = {joules:g}" for device, joules in limits.items())]
-    if evaluated:
-        lines += ["", "[evaluate]", f"data = {_toml(str(parts.held_out.resolve()))}"]
-    return "\n".join([*lines, ""])
+        made["budget"] = {"per_round_j": max(limits.values()), "device": limits}
+    if held_out is not None:
+        made["evaluate"] = {"data": held_out}
+    return plan_keys.laid_over(made, given)
 
 
 def summary(result: Mapping[str, Any]) -> str:
@@ -210,6 +238,11 @@ def summary(result: Mapping[str, Any]) -> str:
     first, last, exported = (result[key] for key in ("initial_accuracy", "final_accuracy", "exported_accuracy"))
     if first is not None and last is not None:
         lines.append(f"accuracy   {100 * first:.2f} % -> {100 * last:.2f} % on held-out data")
+        best = result["best_accuracy"]
+        if best > last:
+            lines.append(f"best       {100 * best:.2f} % after round {result['best_round']}, which is exported")
+    if result["reason"]:
+        lines.append(f"ended      {result['reason']}")
     if exported is not None:
         lines.append(
             f"exported   {100 * exported:.2f} % as one integer model of {result['exported_bytes'] / 1000:.1f} kB"
@@ -312,11 +345,6 @@ def _title(demo: Demo, manifest: Manifest, parts: shards.Shards) -> str:
         f"{manifest.name}: {sum(parts.examples)} examples on {demo.devices} devices, {demo.partition}, "
         f"judged on {parts.held_out_examples} held-out examples"
     )
-
-
-def _toml(value: Any) -> str:
-    # JSON's strings and numbers are TOML's as well, but for the escaped surrogates that stand for an emoji.
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _say(line: str) -> None:

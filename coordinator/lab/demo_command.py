@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from coordinator.commands.parts import add_max_drop, check_max_drop
-from coordinator.lab import fleet
+from coordinator.lab import fleet, plan_keys
 from coordinator.lab.measuring import Budget, Times
 from coordinator.lab.partition import SCHEMES, check_scheme
 from protos.datafiles.renames import read_renames
@@ -48,7 +48,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     add("--data", metavar="SPEC", help="FILE.npz, idx images, or a folder of images by class")
     add("--rename", metavar="OLD=NEW[,...]", help="class of the data = class of the bundle, where names differ")
     add("--devices", type=int, default=4, metavar="N", help="how many devices (default 4)")
-    add("--rounds", type=int, default=6, metavar="R", help="how many rounds (default 6)")
+    add("--rounds", type=int, metavar="R", help="how many rounds (default 6; a closed form needs 1)")
     add(
         "--partition", default="dirichlet:0.5", metavar="SCHEME", help="who gets which examples (default dirichlet:0.5)"
     )
@@ -69,6 +69,14 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     add("--boards", default=",".join(BOARDS), metavar="NAME[,NAME...]", help="power profiles, taken in turn")
     add("--sensor", choices=fleet.SENSORS, default="bridge", help="what measures (default bridge)")
     add("--sensor-profile", choices=("energy", "balanced", "transient"), default="energy", help="of the INA219")
+    add("--plan", type=Path, metavar="FILE", help="a plan whose keys count instead of these options'")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any key of a plan, above all others: --set train.method=closed_form (repeat it for more)",
+    )
     add("--deadline-s", type=float, default=600.0, metavar="S", help="a round closes then (default 600)")
     add("--output", type=Path, default=Path("demo-output"), metavar="DIR", help="everything goes here")
     add("--again", action="store_true", help="replace what an earlier demo left there")
@@ -86,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     if (arguments.bundle is None) != (arguments.data is None):
         raise UsageError("--bundle and --data go together", fix="give both, or neither for the example")
-    if arguments.devices < 1 or arguments.rounds < 1:
+    if arguments.devices < 1 or (arguments.rounds is not None and arguments.rounds < 1):
         raise UsageError("--devices and --rounds are 1 or more")
     check_max_drop(arguments.max_drop)
     check_scheme(arguments.partition)
@@ -97,6 +105,9 @@ def run(arguments: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, _terminated)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     is_example = arguments.bundle is None
+    plan_file = plan_keys.read_file(arguments.plan) if arguments.plan is not None else {}
+    keys = plan_keys.read_settings(arguments.set)
+    method = plan_keys.laid_over(plan_file, keys).get("train", {}).get("method")
     demo.run(
         demo.Demo(
             output=arguments.output,
@@ -108,13 +119,15 @@ def run(arguments: argparse.Namespace) -> int:
             seed=arguments.seed,
             fleet=fleet.FleetPlan(boards, arguments.sensor, arguments.sensor_profile, arguments.seed),
             budgets_j=_budgets(arguments, is_example),
-            train=_train(arguments, is_example),
+            train=_train(arguments, is_example and method != "closed_form"),
             update=_update(arguments),
             deadline_s=arguments.deadline_s,
             again=arguments.again,
             max_drop=arguments.max_drop,
             copy_to=arguments.json,
             renames=_renames(arguments.rename),
+            plan_file=plan_file,
+            plan_keys=keys,
         )
     )
     return 0

@@ -18,7 +18,7 @@ import grpc
 from coordinator.operator import messages
 from coordinator.operator.credentials import Credentials
 from coordinator.operator.failures import error_of
-from coordinator.operator.status import DeviceBudget, DeviceStatus, ExportSummary, RunStatus
+from coordinator.operator.status import DeviceBudget, DeviceStatus, ExportSummary, ForgottenDevice, RunStatus
 from protos.atomic import write_whole
 from protos.errors import EdgejouleError, IntegrityError, StoreError
 from protos.trust.names import SERVER_NAME
@@ -125,6 +125,12 @@ class Operator:
         """Take a device that is gone off the list; what it did in runs stays."""
         with self._translated():
             self._stub.ForgetDevice(pb.ForgetDeviceRequest(device_id=device_id), timeout=CALL_S)
+
+    def forget(self, run: str, device_id: str) -> ForgottenDevice:
+        """Subtract a device's statistics from a run that is over, delete them, and publish the head without them."""
+        request = pb.UnlearnDeviceRequest(run_id=run, device_id=device_id)
+        with self._translated():
+            return messages.forgotten_from(self._stub.UnlearnDevice(request, timeout=LONG_CALL_S))
 
     def export(self, run: str, out: Path, head_version: str = "", *, max_drop: float | None = None) -> ExportSummary:
         """Write the integer model of a run, whole or not at all.

@@ -9,6 +9,7 @@ from coordinator.operator.status import (
     DeviceRound,
     DeviceStatus,
     ExportSummary,
+    ForgottenDevice,
     RoundStatus,
     RunStatus,
     WeightBias,
@@ -250,4 +251,16 @@ def summary_from(message: pb.ExportSummary) -> ExportSummary:
         exported_accuracy=message.exported_accuracy if message.HasField("exported_accuracy") else None,
         operators=tuple(message.operators),
         note=message.note,
+    )
+
+
+def forgotten_from(message: pb.UnlearnDeviceResponse) -> ForgottenDevice:
+    """A run without one of its devices, from a message."""
+    return ForgottenDevice(
+        message.run_id,
+        message.head_version,
+        message.devices,
+        message.examples,
+        message.accuracy if message.HasField("accuracy") else None,
+        tuple(message.also_in),
     )

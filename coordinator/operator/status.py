@@ -166,3 +166,22 @@ class ExportSummary:
     exported_accuracy: float | None
     operators: tuple[str, ...]
     note: str = ""
+
+
+@dataclass(frozen=True)
+class ForgottenDevice:
+    """A run without one of its devices.
+
+    Attributes:
+        head_version: of the head without the device.
+        devices, examples: that are left.
+        accuracy: of that head on held-out data, or None.
+        also_in: other runs whose heads were made with the device.
+    """
+
+    run_id: str
+    head_version: str
+    devices: int
+    examples: int
+    accuracy: float | None
+    also_in: tuple[str, ...]

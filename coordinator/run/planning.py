@@ -60,6 +60,7 @@ def prepare(plan_toml: str, directory: Path, *, where: str = "plan") -> Prepared
     bundle = open_bundle(directory / Path(plan.run.bundle).expanduser())
     inputs = train_inputs(plan, bundle.manifest, where=where)
     _try_plugins(plan)
+    _check_closed_form(plan, bundle.manifest, where)
     _check_budgets(plan, directory, where)
     data = held_out(plan, bundle.manifest, directory)
     return Prepared(plan, bundle, inputs, data)
@@ -89,6 +90,25 @@ def _try_plugins(plan: RunPlan) -> None:
     _ = rules.RULES[plan.aggregate.normalise]
     for factor in plan.aggregate.weight:
         _ = weights.FACTORS[factor]
+
+
+def _check_closed_form(plan: RunPlan, manifest: Manifest, where: str) -> None:
+    if plan.train.method == "sgd":
+        return
+    if manifest.head.hidden_units is not None:
+        raise PlanError(
+            f"the bundle's head has a hidden layer of {manifest.head.hidden_units} units, and only a linear head has a "
+            "closed form",
+            where=f"{where}: train.method",
+            fix="convert the model without --hidden, or train by sgd",
+        )
+    width = manifest.backbone.embedding_width
+    if plan.closed_form.project >= width:
+        raise PlanError(
+            f"{plan.closed_form.project} numbers are no fewer than the {width} of an embedding",
+            where=f"{where}: closed_form.project",
+            fix="give fewer, or 0 for none",
+        )
 
 
 def _check_budgets(plan: RunPlan, directory: Path, where: str) -> None:
@@ -125,6 +145,9 @@ def train_inputs(plan: RunPlan, manifest: Manifest, *, where: str = "plan") -> d
     # A bundle without momentum is asked for none; that is no contradiction.
     asked = {name: value for name, value in asked.items() if name in known or (value != 0 and name != "rate")}
     asked |= {name: float(value) for name, value in plan.train.inputs.items()}
+    if plan.trains_whitened and "weight_decay" in known and "weight_decay" not in plan.train.inputs:
+        # It would pull along directions that say little; the closed form is shrunk already.
+        asked["weight_decay"] = 0.0
     for name, value in asked.items():
         place = f"{where}: train.{name}" if name in _OWN else f"{where}: train.inputs.{name}"
         if name not in known:
@@ -219,5 +242,6 @@ def summary(prepared: Prepared) -> dict[str, object]:
         "budget_harvest": plan.budget.harvest,
         "budget_fleet_j": plan.budget.fleet_j,
         "planner": plan.planner.policy,
+        "method": plan.train.method,
         "evaluation_examples": len(prepared.data) if prepared.data is not None else None,
     }

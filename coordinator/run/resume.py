@@ -17,14 +17,15 @@ from coordinator.run.round_events import Rules
 from coordinator.run.round_machine import Machine
 from coordinator.run.run import ActiveRun
 from coordinator.run.workers import Worker
+from coordinator.store import bases, devices, heads, reports, runs
 from coordinator.store import device_heads as shown
-from coordinator.store import devices, heads, reports, runs
 from coordinator.store.bundles import BundleShelf, NotHereError
 from coordinator.store.database import Database
 from protos.convert.heads import parse_difference
 from protos.errors import UnknownRunError
 from protos.model.bundle import Bundle
 from protos.plan.plan import RunPlan, parse
+from protos.statistics.whitening import Basis
 from protos.update.trees import Tree
 
 
@@ -77,6 +78,7 @@ async def open_run(rooms: Rooms, run_id: str, now_s: float) -> ActiveRun:
         evaluator=evaluator,
         lines={},
         fold=Fold(aggregate, bundle.manifest.head.shapes(), {}),
+        basis=await rooms.books.do(_basis, rooms.db, run_id),
     )
     await rooms.books.do(_find_place, rooms.db, run, now_s)
     return run
@@ -105,6 +107,11 @@ def _newest_head(db: Database, row: RowMapping) -> Tree:
     with db.reading() as connection:
         version = runs.newest_head(connection, row["run_id"]) or row["initial_head"]
         return heads.get(connection, version)
+
+
+def _basis(db: Database, run_id: str) -> Basis | None:
+    with db.reading() as connection:
+        return bases.get(connection, run_id)
 
 
 def _downlink(db: Database, run_id: str, head: Tree, start: str) -> Downlink:

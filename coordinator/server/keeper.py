@@ -281,22 +281,33 @@ class Keeper:
         # It may have said goodbye, or begun anew, while its energy was being written.
         if self.fleet.heard(device_id, session, self._heard_s(), time.time()) is None:
             return RejoinOrder()
-        order = self._order_for(device_id, holding)
+        order = await self._order_for(device_id, session, holding)
         if order is None and self.fleet.present <= SMALL_FLEET and not self._closing:
             with suppress(TimeoutError):
                 async with asyncio.timeout(HOLD_S):
                     await self._news.wait()
             if self.fleet.heard(device_id, session, self._heard_s(), time.time()) is None:
                 return RejoinOrder()
-            order = self._order_for(device_id, holding)
+            order = await self._order_for(device_id, session, holding)
         if order is not None:
             return order
         busy = self.conductor is not None
         reason = self.conductor.run.machine.state.value if self.conductor else "no run is on"
         return WaitOrder(self.fleet.pace_s(busy=busy), reason)
 
-    def _order_for(self, device_id: str, holding: Holding) -> TrainOrder | None:
-        return self.conductor.run.order_for(device_id, _now_s(), holding) if self.conductor else None
+    async def _order_for(self, device_id: str, session: str, holding: Holding) -> TrainOrder | None:
+        conductor = self.conductor
+        if conductor is None:
+            return None
+        run = conductor.run
+        if run.is_of_another_start(device_id, session):
+            await conductor.hand_over(device_id, session)
+            if run.is_of_another_start(device_id, session):
+                return None
+        order = run.order_for(device_id, _now_s(), holding)
+        if order is not None:
+            run.handed.add(device_id)
+        return order
 
     def sent(self, order: TrainOrder, device_id: str, size_bytes: int) -> None:
         """An order of so many bytes is on its way."""
@@ -363,7 +374,10 @@ class Keeper:
             return
         with self.calling(device_id):
             await self._settle(device_id, settled)
-            await self._rooms.books.do(ledger.leave, self._rooms.db, device_id, reason)
+            run = self.conductor.run if self.conductor else None
+            owing = run is not None and device_id in run.lines and run.machine.owes(device_id)
+            ends = run if owing and run is not None and run.may_have_begun(device_id) else None
+            await self._rooms.books.do(ledger.leave, self._rooms.db, device_id, reason, ends)
         if self.fleet.leave(device_id, session, time.time(), reason):
             log.info("device %s left: %s", device_id, reason or "no reason given")
             if self.conductor:

@@ -57,6 +57,14 @@ class OperatorService(rpc.OperatorServiceServicer):
         await self._operations.forget_device(request.device_id)
         return pb.ForgetDeviceResponse()
 
+    @answered
+    async def UnlearnDevice(  # noqa: N802
+        self, request: pb.UnlearnDeviceRequest, context: Any
+    ) -> pb.UnlearnDeviceResponse:
+        """Subtracts a device from a run that is over."""
+        done = await self._operations.forget(request.run_id, request.device_id)
+        return pb.UnlearnDeviceResponse(**vars(done))
+
     @answered_stream
     async def ExportRun(  # noqa: N802
         self, request: pb.ExportRunRequest, context: Any

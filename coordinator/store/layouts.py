@@ -29,13 +29,17 @@ def _attempts(connection: Connection) -> None:
     )
 
 
-def _reasons(connection: Connection) -> None:
-    """Layout 3: what devices say of why they cannot train, or left. Layout 2 did not keep it."""
+def _reasons_and_sessions(connection: Connection) -> None:
+    """Layout 3: devices say why they cannot train, or left; orders know the start of the device that they were handed
+    to, and grants what earlier starts may have spent; runs know the coordinates in which their devices train, in a
+    table of its own. Of older orders nobody knows the start: they are taken for handed to whoever asks."""
     connection.execute(text("ALTER TABLE devices ADD COLUMN reason TEXT DEFAULT '' NOT NULL"))
+    connection.execute(text("ALTER TABLE orders ADD COLUMN session VARCHAR(256)"))
+    connection.execute(text("ALTER TABLE grants ADD COLUMN lost_j DOUBLE PRECISION DEFAULT 0 NOT NULL"))
 
 
 # By the layout that it starts from.
-STEPS: Mapping[int, Callable[[Connection], None]] = {1: _attempts, 2: _reasons}
+STEPS: Mapping[int, Callable[[Connection], None]] = {1: _attempts, 2: _reasons_and_sessions}
 
 
 def upgrade(connection: Connection, found: int) -> None:

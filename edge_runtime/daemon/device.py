@@ -22,6 +22,7 @@ from edge_runtime.power.late_meter import LateMeter
 from edge_runtime.power.meter import Meter
 from edge_runtime.power.opening import open_meter_late
 from edge_runtime.round.accelerator import Accelerator, TwinWork
+from edge_runtime.round.bases import HeldBasis
 from edge_runtime.round.codec_memory import CodecMemory
 from edge_runtime.round.costs import CostHistory, Reserve
 from edge_runtime.round.embeddings import EmbeddingCache
@@ -81,6 +82,7 @@ class Device:
             self.accelerator.look()
             self.outbox = Outbox(self.state.folder("outbox"))
             self.heads = HeldHeads(self.state.folder("heads"))
+            self.bases = HeldBasis(self.state.folder("bases"))
             self.memory = CodecMemory(self.state.folder("memory"))
             self.shelf = Shelf(self.state.path, self.engine)
             self.instance = self._take_instance()
@@ -250,6 +252,7 @@ class Device:
             clock=self.clock,
             heads=self.heads,
             memory=self.memory,
+            bases=self.bases,
             budget_j=self.settings.budget_j,
             threads=self.settings.threads,
             twin=twin,

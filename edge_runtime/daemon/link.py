@@ -205,6 +205,7 @@ class Link:
             settled=settled_to(settled, self.meter),
             bundle_id=bundle_id,
             head_version=holding.head_version,
+            basis_version=holding.basis_version,
             rebuilds=holding.rebuilds,
         )
         answer = self._call(self._stub.NextOrder, request, ORDER_S)

@@ -46,7 +46,17 @@ from protos.errors import (
     UnreachableError,
     UpdateError,
 )
-from protos.orders import DeviceCard, DeviceReport, Order, RejoinOrder, SettledEnergy, TrainOrder, Verdict, WaitOrder
+from protos.orders import (
+    DeviceCard,
+    DeviceReport,
+    Order,
+    RejoinOrder,
+    SettledEnergy,
+    StopReason,
+    TrainOrder,
+    Verdict,
+    WaitOrder,
+)
 
 _LEAST_WAIT_S = 0.05
 _DECLINED_WAIT_S = 10.0
@@ -179,7 +189,7 @@ class Daemon:
             case TrainOrder():
                 self._device.outbox.told(settled)
                 self._last_order_s = time.monotonic()
-                self._notifier.status(f"round {order.round} of run {order.run_id}: {order.steps} steps")
+                self._notifier.status(f"round {order.round} of run {order.run_id}: {one_round.in_words(order)}")
                 with about(run=order.run_id, round=order.round):
                     self._do(order, size_bytes)
                 self._last_order_s = time.monotonic()
@@ -214,7 +224,7 @@ class Daemon:
                 self._device.session,
                 settled,
                 bundle_id=self._device.bench.bundle.bundle_id if self._device.bench else "",
-                holding=self._device.heads.holding(),
+                holding=dataclasses.replace(self._device.heads.holding(), basis_version=self._device.bases.version),
             )
         except (RefusedError, UnknownRunError) as error:
             # Figures that the coordinator does not take must not keep this device from working for ever.
@@ -278,7 +288,7 @@ class Daemon:
             if not self._stopping.requested:
                 self._decline(order, error)
             return
-        if self._stopping.requested and report.steps_done == 0:
+        if self._stopping.requested and report.steps_done == 0 and report.stop_reason is not StopReason.COMPLETED:
             return
         self._declined = None
         self._declines.reset()

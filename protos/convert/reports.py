@@ -5,6 +5,7 @@ from __future__ import annotations
 from protos.convert.cards import engine_from, engine_to
 from protos.convert.checks import checked_name, finite, known, parsed, said
 from protos.convert.energy import energy_from, energy_to, unnamed
+from protos.convert.statistics import statistics_from, statistics_to
 from protos.convert.strain import STOP_OF, pause_to, stop_from, stop_to, strain_from, strain_to
 from protos.convert.tensors import tensors_from, tensors_to
 from protos.orders import DeviceReport, MeterCard, Receipt, StopReason, Verdict
@@ -49,6 +50,8 @@ def report_to(report: DeviceReport, meter: MeterCard | None = None) -> pb.Device
         ended_in_pause=pause_to(report.stop_reason),
         attempt=report.attempt or 0,
         meter_id=meter_id or report.meter_id,
+        statistics=statistics_to(report.statistics),
+        basis_version=report.basis_version,
     )
 
 
@@ -76,6 +79,8 @@ def report_from(message: pb.DeviceReport) -> DeviceReport:
         strain=strain_from(message.strain) if message.HasField("strain") else None,
         attempt=message.attempt or None,
         meter_id=message.meter_id,
+        statistics=statistics_from(message.statistics) if message.HasField("statistics") else None,
+        basis_version=checked_name(message.basis_version, "basis_version", empty=True),
     )
 
 

@@ -170,6 +170,56 @@ class Sparse(_message.Message):
     values: Tensor
     def __init__(self, kept: _Optional[int] = ..., low: _Optional[bytes] = ..., high: _Optional[bytes] = ..., values: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
 
+class Statistics(_message.Message):
+    __slots__ = ("offset", "counts", "totals", "squares", "sums", "products")
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    TOTALS_FIELD_NUMBER: _ClassVar[int]
+    SQUARES_FIELD_NUMBER: _ClassVar[int]
+    SUMS_FIELD_NUMBER: _ClassVar[int]
+    PRODUCTS_FIELD_NUMBER: _ClassVar[int]
+    offset: int
+    counts: _containers.RepeatedScalarFieldContainer[int]
+    totals: _containers.RepeatedScalarFieldContainer[int]
+    squares: _containers.RepeatedScalarFieldContainer[int]
+    sums: CodedIntegers
+    products: CodedIntegers
+    def __init__(self, offset: _Optional[int] = ..., counts: _Optional[_Iterable[int]] = ..., totals: _Optional[_Iterable[int]] = ..., squares: _Optional[_Iterable[int]] = ..., sums: _Optional[_Union[CodedIntegers, _Mapping]] = ..., products: _Optional[_Union[CodedIntegers, _Mapping]] = ...) -> None: ...
+
+class CodedIntegers(_message.Message):
+    __slots__ = ("fine", "table", "codes", "low", "tails")
+    FINE_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    CODES_FIELD_NUMBER: _ClassVar[int]
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    TAILS_FIELD_NUMBER: _ClassVar[int]
+    fine: int
+    table: bytes
+    codes: bytes
+    low: bytes
+    tails: bytes
+    def __init__(self, fine: _Optional[int] = ..., table: _Optional[bytes] = ..., codes: _Optional[bytes] = ..., low: _Optional[bytes] = ..., tails: _Optional[bytes] = ...) -> None: ...
+
+class FeatureMap(_message.Message):
+    __slots__ = ("offset", "project", "shift", "seed")
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    PROJECT_FIELD_NUMBER: _ClassVar[int]
+    SHIFT_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    offset: int
+    project: int
+    shift: int
+    seed: int
+    def __init__(self, offset: _Optional[int] = ..., project: _Optional[int] = ..., shift: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
+
+class Basis(_message.Message):
+    __slots__ = ("version", "tensors")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    tensors: _containers.RepeatedCompositeFieldContainer[Tensor]
+    def __init__(self, version: _Optional[str] = ..., tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ...) -> None: ...
+
 class Codec(_message.Message):
     __slots__ = ("name", "parameters")
     class ParametersEntry(_message.Message):
@@ -290,20 +340,22 @@ class SettledEnergy(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., energy: _Optional[_Iterable[_Union[PhaseEnergy, _Mapping]]] = ..., attempt: _Optional[int] = ..., meter_id: _Optional[int] = ...) -> None: ...
 
 class NextOrderRequest(_message.Message):
-    __slots__ = ("device_id", "session", "settled", "bundle_id", "head_version", "rebuilds")
+    __slots__ = ("device_id", "session", "settled", "bundle_id", "head_version", "rebuilds", "basis_version")
     DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     SETTLED_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
     HEAD_VERSION_FIELD_NUMBER: _ClassVar[int]
     REBUILDS_FIELD_NUMBER: _ClassVar[int]
+    BASIS_VERSION_FIELD_NUMBER: _ClassVar[int]
     device_id: str
     session: str
     settled: _containers.RepeatedCompositeFieldContainer[SettledEnergy]
     bundle_id: str
     head_version: str
     rebuilds: bool
-    def __init__(self, device_id: _Optional[str] = ..., session: _Optional[str] = ..., settled: _Optional[_Iterable[_Union[SettledEnergy, _Mapping]]] = ..., bundle_id: _Optional[str] = ..., head_version: _Optional[str] = ..., rebuilds: _Optional[bool] = ...) -> None: ...
+    basis_version: str
+    def __init__(self, device_id: _Optional[str] = ..., session: _Optional[str] = ..., settled: _Optional[_Iterable[_Union[SettledEnergy, _Mapping]]] = ..., bundle_id: _Optional[str] = ..., head_version: _Optional[str] = ..., rebuilds: _Optional[bool] = ..., basis_version: _Optional[str] = ...) -> None: ...
 
 class NextOrderResponse(_message.Message):
     __slots__ = ("wait", "train", "rejoin")
@@ -348,7 +400,7 @@ class Difference(_message.Message):
     def __init__(self, tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., scale: _Optional[float] = ...) -> None: ...
 
 class TrainOrder(_message.Message):
-    __slots__ = ("run_id", "round", "plan_id", "bundle_id", "head", "steps", "inputs", "codec", "budget_j", "deadline_s", "seed", "attempt", "costs")
+    __slots__ = ("run_id", "round", "plan_id", "bundle_id", "head", "steps", "inputs", "codec", "budget_j", "deadline_s", "seed", "attempt", "statistics", "basis", "costs")
     class InputsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -368,6 +420,8 @@ class TrainOrder(_message.Message):
     DEADLINE_S_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    STATISTICS_FIELD_NUMBER: _ClassVar[int]
+    BASIS_FIELD_NUMBER: _ClassVar[int]
     COSTS_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     round: int
@@ -381,8 +435,10 @@ class TrainOrder(_message.Message):
     deadline_s: float
     seed: int
     attempt: int
+    statistics: FeatureMap
+    basis: Basis
     costs: CostHint
-    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., plan_id: _Optional[str] = ..., bundle_id: _Optional[str] = ..., head: _Optional[_Union[Head, _Mapping]] = ..., steps: _Optional[int] = ..., inputs: _Optional[_Mapping[str, float]] = ..., codec: _Optional[_Union[Codec, _Mapping]] = ..., budget_j: _Optional[float] = ..., deadline_s: _Optional[float] = ..., seed: _Optional[int] = ..., attempt: _Optional[int] = ..., costs: _Optional[_Union[CostHint, _Mapping]] = ...) -> None: ...
+    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., plan_id: _Optional[str] = ..., bundle_id: _Optional[str] = ..., head: _Optional[_Union[Head, _Mapping]] = ..., steps: _Optional[int] = ..., inputs: _Optional[_Mapping[str, float]] = ..., codec: _Optional[_Union[Codec, _Mapping]] = ..., budget_j: _Optional[float] = ..., deadline_s: _Optional[float] = ..., seed: _Optional[int] = ..., attempt: _Optional[int] = ..., statistics: _Optional[_Union[FeatureMap, _Mapping]] = ..., basis: _Optional[_Union[Basis, _Mapping]] = ..., costs: _Optional[_Union[CostHint, _Mapping]] = ...) -> None: ...
 
 class CostHint(_message.Message):
     __slots__ = ("embedding_j", "step_j", "sending_j", "work_w")
@@ -411,7 +467,7 @@ class Strain(_message.Message):
     def __init__(self, heat_s: _Optional[float] = ..., busy_s: _Optional[float] = ..., hottest_c: _Optional[float] = ..., throttled: _Optional[bool] = ..., under_voltage: _Optional[bool] = ...) -> None: ...
 
 class DeviceReport(_message.Message):
-    __slots__ = ("run_id", "round", "device_id", "plan_id", "bundle_id", "head_version", "steps_planned", "steps_done", "examples", "local_normaliser", "stop_reason", "loss_first", "loss_last", "engine", "energy", "update", "embedded", "train_s", "strain", "ended_in_pause", "attempt", "meter_id")
+    __slots__ = ("run_id", "round", "device_id", "plan_id", "bundle_id", "head_version", "steps_planned", "steps_done", "examples", "local_normaliser", "stop_reason", "loss_first", "loss_last", "engine", "energy", "update", "embedded", "train_s", "strain", "ended_in_pause", "attempt", "meter_id", "statistics", "basis_version")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -434,6 +490,8 @@ class DeviceReport(_message.Message):
     ENDED_IN_PAUSE_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     METER_ID_FIELD_NUMBER: _ClassVar[int]
+    STATISTICS_FIELD_NUMBER: _ClassVar[int]
+    BASIS_VERSION_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     round: int
     device_id: str
@@ -456,7 +514,9 @@ class DeviceReport(_message.Message):
     ended_in_pause: PauseCause
     attempt: int
     meter_id: int
-    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., device_id: _Optional[str] = ..., plan_id: _Optional[str] = ..., bundle_id: _Optional[str] = ..., head_version: _Optional[str] = ..., steps_planned: _Optional[int] = ..., steps_done: _Optional[int] = ..., examples: _Optional[int] = ..., local_normaliser: _Optional[float] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., loss_first: _Optional[float] = ..., loss_last: _Optional[float] = ..., engine: _Optional[_Union[Engine, _Mapping]] = ..., energy: _Optional[_Iterable[_Union[PhaseEnergy, _Mapping]]] = ..., update: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., embedded: _Optional[int] = ..., train_s: _Optional[float] = ..., strain: _Optional[_Union[Strain, _Mapping]] = ..., ended_in_pause: _Optional[_Union[PauseCause, str]] = ..., attempt: _Optional[int] = ..., meter_id: _Optional[int] = ...) -> None: ...
+    statistics: Statistics
+    basis_version: str
+    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., device_id: _Optional[str] = ..., plan_id: _Optional[str] = ..., bundle_id: _Optional[str] = ..., head_version: _Optional[str] = ..., steps_planned: _Optional[int] = ..., steps_done: _Optional[int] = ..., examples: _Optional[int] = ..., local_normaliser: _Optional[float] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., loss_first: _Optional[float] = ..., loss_last: _Optional[float] = ..., engine: _Optional[_Union[Engine, _Mapping]] = ..., energy: _Optional[_Iterable[_Union[PhaseEnergy, _Mapping]]] = ..., update: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., embedded: _Optional[int] = ..., train_s: _Optional[float] = ..., strain: _Optional[_Union[Strain, _Mapping]] = ..., ended_in_pause: _Optional[_Union[PauseCause, str]] = ..., attempt: _Optional[int] = ..., meter_id: _Optional[int] = ..., statistics: _Optional[_Union[Statistics, _Mapping]] = ..., basis_version: _Optional[str] = ...) -> None: ...
 
 class ReportHeader(_message.Message):
     __slots__ = ("run_id", "round", "device_id", "total_bytes", "sha256")
@@ -735,6 +795,30 @@ class CostFit(_message.Message):
     price: _containers.ScalarMap[str, float]
     deviation: _containers.ScalarMap[str, float]
     def __init__(self, rounds: _Optional[int] = ..., price: _Optional[_Mapping[str, float]] = ..., deviation: _Optional[_Mapping[str, float]] = ...) -> None: ...
+
+class UnlearnDeviceRequest(_message.Message):
+    __slots__ = ("run_id", "device_id")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    device_id: str
+    def __init__(self, run_id: _Optional[str] = ..., device_id: _Optional[str] = ...) -> None: ...
+
+class UnlearnDeviceResponse(_message.Message):
+    __slots__ = ("run_id", "head_version", "devices", "examples", "accuracy", "also_in")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    HEAD_VERSION_FIELD_NUMBER: _ClassVar[int]
+    DEVICES_FIELD_NUMBER: _ClassVar[int]
+    EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    ALSO_IN_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    head_version: str
+    devices: int
+    examples: int
+    accuracy: float
+    also_in: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, run_id: _Optional[str] = ..., head_version: _Optional[str] = ..., devices: _Optional[int] = ..., examples: _Optional[int] = ..., accuracy: _Optional[float] = ..., also_in: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ListDevicesRequest(_message.Message):
     __slots__ = ()

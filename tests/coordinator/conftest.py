@@ -19,59 +19,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from plain_bundle import make_plain_bundle
 from scripted_device import ScriptedDevice, joules
 from throwaway_postgres import missing, throwaway_postgres
 
 from coordinator.server import keeper
 from coordinator.server.serving import Settings, serve
 from coordinator.store.database import Database, sqlite_url
-from protos.model.bundle import record_of
-from protos.model.manifest import (
-    MANIFEST_FILE,
-    BackboneSpec,
-    HeadSpec,
-    Manifest,
-    Preprocessing,
-    TensorSpec,
-    TrainInput,
-)
 from protos.update.trees import shapes
-
-WIDTH, CLASSES = 6, 3
-
-
-def make_plain_bundle(folder: Path, *, width: int = WIDTH, classes: int = CLASSES) -> Path:
-    """A bundle whose manifest and starting values are real."""
-    folder.mkdir(parents=True)
-    (folder / "backbone.tflite").write_bytes(b"not run in these tests: backbone")
-    (folder / "head.tflite").write_bytes(b"not run in these tests: head")
-    kernel = np.random.default_rng(5).normal(size=(width, classes)).astype(np.float32)
-    np.savez(
-        folder / "initial.npz",
-        out_kernel=kernel,
-        out_bias=np.zeros(classes, np.float32),
-        feature_mean=np.zeros(width, np.float32),
-        feature_scale=np.ones(width, np.float32),
-    )
-    inputs = (
-        TrainInput("rate", 0.05, 0.0, 10.0, "learning rate"),
-        TrainInput("momentum", 0.0, 0.0, 0.999, "heavy-ball momentum"),
-        TrainInput("proximal_mu", 0.0, 0.0, 1e6, "pull towards the received head"),
-    )
-    tensors = (TensorSpec("out_bias", (classes,)), TensorSpec("out_kernel", (width, classes)))
-    manifest = Manifest(
-        name="plain",
-        classes=tuple(f"class {i}" for i in range(classes)),
-        preprocessing=Preprocessing(1.0, 0.0),
-        backbone=BackboneSpec("backbone.tflite", (2, 3), "int8", 1.0, 0, width, "int8", 1.0, 0, None),
-        head=HeadSpec("head.tflite", "initial.npz", 8, None, "cross_entropy", "sgd", tensors, inputs),
-        files={name: record_of(folder / name) for name in ("backbone.tflite", "head.tflite", "initial.npz")},
-        provenance={},
-    )
-    (folder / MANIFEST_FILE).write_text(manifest.to_json())
-    return folder
 
 
 @pytest.fixture(autouse=True)

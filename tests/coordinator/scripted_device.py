@@ -78,6 +78,7 @@ class ScriptedDevice:
             settled=settled_to(settled),
             head_version=holding.head_version,
             rebuilds=holding.rebuilds,
+            basis_version=holding.basis_version,
         )
         return order_from(self.stub.NextOrder(request, timeout=20))
 

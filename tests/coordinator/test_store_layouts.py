@@ -22,7 +22,7 @@ from coordinator.store import reading, runs
 from coordinator.store.bundles import BundleShelf
 from coordinator.store.database import Database, sqlite_url
 from coordinator.store.layouts import LAYOUT, STEPS
-from coordinator.store.tables import devices, layout, orders, reports
+from coordinator.store.tables import devices, grants, layout, orders, reports
 from protos.errors import StoreError
 from protos.model.bundle import open_bundle
 from protos.orders import Verdict
@@ -81,13 +81,20 @@ def test_a_run_of_layout_1_is_finished_by_this_version(
 def test_the_steps_lead_from_any_layout_to_the_tables_of_today(url: str) -> None:
     db = Database(url)
     with db.writing() as connection:
-        for table, column in ((orders, "attempt"), (reports, "attempt"), (devices, "reason")):
+        added = (
+            (orders, "attempt"),
+            (reports, "attempt"),
+            (devices, "reason"),
+            (orders, "session"),
+            (grants, "lost_j"),
+        )
+        for table, column in added:
             connection.execute(text(f"ALTER TABLE {table.name} DROP COLUMN {column}"))
         connection.execute(text("UPDATE layout SET version = 1"))
     db.close()
     db = Database(url)
     with db.reading() as connection:
-        for table in (orders, reports, devices):
+        for table in (orders, reports, devices, grants):
             connection.execute(select(table)).all()
     db.close()
     assert list(STEPS) == list(range(1, LAYOUT))
