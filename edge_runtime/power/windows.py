@@ -171,7 +171,7 @@ class SensorWindows:
     def _settle(self, entries: Sequence[Entry]) -> None:
         settled = []
         with self._sensor.lock:
-            method, trace, errors = self._sensor.identity.method, self._sensor.trace().disjoint(), self._sensor.errors()
+            method, trace, errors = self._sensor.identity.method, self._sensor.trace(), self._sensor.errors()
             for entry in entries:
                 # Another thread may have been first.
                 if entry.settled is not None or entry.stop_s is None:
@@ -212,7 +212,7 @@ class SensorWindows:
                     entry.words.append(event.word)
         elif isinstance(event, Block) and self._sensor.nearly_full:
             to_s = self._sensor.covered_to_s
-            trace, errors = self._sensor.trace().disjoint(), self._sensor.errors()
+            trace, errors = self._sensor.trace(), self._sensor.errors()
             for entry in (*self._open, *self._ended):
                 self._sum_up(entry, to_s if entry.stop_s is None else min(to_s, entry.stop_s), trace, errors)
             self._sensor.forget_before(to_s)
