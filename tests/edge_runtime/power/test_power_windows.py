@@ -150,12 +150,17 @@ def test_windows_over_every_sensor_have_the_joules_that_it_saw(name, tmp_path, p
         sensor.open()
         stack.callback(sensor.close)
         book = SensorWindows(sensor, SystemClock())
-        outer, inner = book.begin("outer"), book.begin("inner")
-        time.sleep(0.6)
-        book.end(inner)
-        time.sleep(0.2)
-        book.end(outer)
-        for entry, figure in zip((outer, inner), settled(book, outer, inner), strict=True):
+        # On a busy machine a sensor that this process asks itself may be asked too seldom; then there is no figure.
+        for _ in range(20):
+            outer, inner = book.begin("outer"), book.begin("inner")
+            time.sleep(0.6)
+            book.end(inner)
+            time.sleep(0.2)
+            book.end(outer)
+            figures = settled(book, outer, inner)
+            if all(figure.coverage >= 0.9 for figure in figures):
+                break
+        for entry, figure in zip((outer, inner), figures, strict=True):
             assert figure.method == "measured"
             assert figure.gross_j == pytest.approx(rig.truth_j(entry.start_s, entry.stop_s), abs=figure.worst_case_j)
         assert inner.settled.gross_j < outer.settled.gross_j
