@@ -42,6 +42,7 @@ from coordinator.run.round_events import (
     Written,
 )
 from coordinator.run.run import ActiveRun
+from coordinator.run.together import Together
 from coordinator.store.database import DamagedError
 from protos.errors import EdgejouleError, StoreError
 from protos.orders import DeviceCard, Receipt, Verdict
@@ -80,6 +81,7 @@ class Conductor:
         self._stop_wanted = asyncio.Event()
         self.end, self.unwritten = ("failed", "ended by an error that could not be written down"), ""
         self._finding_out: set[asyncio.Task[None]] = set()
+        self._accepting: Together[tuple[int, ledger.Read], Receipt] = Together(self._accept)
 
     async def conduct(self) -> None:
         """Carry out actions until the run is over."""
@@ -181,9 +183,11 @@ class Conductor:
         run = self.run
         try:
             card = self._card_of(device_id)
-            receipt = await self._rooms.books.do(
-                ledger.accept, self._rooms.db, run, number, device_id, declared, data, card.board if card else ""
+            expected, board = run.expected_of(run.lines[device_id], declared), card.board if card else ""
+            read = await self._rooms.readers.do(
+                ledger.read, run.run_id, number, device_id, data, expected, declared, board
             )
+            receipt = await self._accepting.do((number, read))
         except Exception as error:
             # It may be on disk all the same. The device is told at once, and waits when it sends again.
             log.warning("%s round %d: report of %s: %s; is it held?", run.run_id, number, device_id, error)
@@ -203,6 +207,11 @@ class Conductor:
             self.feed(Refused(device_id))
         self._written(device_id, written)
         return receipt
+
+    async def _accept(self, waiting: list[tuple[int, ledger.Read]]) -> list[Receipt | BaseException]:
+        """What waits is of one round: none is decided while a report is being written."""
+        reads = [read for _, read in waiting]
+        return await self._rooms.books.do(ledger.accept, self._rooms.db, self.run, waiting[0][0], reads)
 
     def _find_out(self, number: int, device_id: str, written: asyncio.Future[None]) -> asyncio.Task[None]:
         async def body() -> None:

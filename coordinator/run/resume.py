@@ -36,6 +36,7 @@ class Rooms:
     books: Worker
     models: Worker
     looks: Worker
+    readers: Worker
     shelf: BundleShelf
     evaluations: Path
 

@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from coordinator.budgets.guesses import Remembered
 from coordinator.budgets.order_line import OrderLine
@@ -22,7 +23,7 @@ from protos.normaliser import of_optimiser
 from protos.orders import ENVELOPE_BYTES, CodecOrder, Holding, TrainOrder
 from protos.plan.plan import RunPlan
 from protos.update import trees
-from protos.update.trees import Tree
+from protos.update.trees import Shapes, Tree
 
 
 @dataclass
@@ -84,7 +85,16 @@ class ActiveRun:
         spec = self.bundle.manifest.head
         return of_optimiser(spec.optimiser, steps, self.all_inputs)
 
-    @property
+    @cached_property
+    def plan_id(self) -> str:
+        """The plan's, worked out once."""
+        return self.plan.plan_id
+
+    @cached_property
+    def _shapes(self) -> Shapes:
+        return self.bundle.manifest.head.shapes()
+
+    @cached_property
     def all_inputs(self) -> dict[str, float]:
         """Every input of the train signature, defaults included."""
         return {one.name: one.default for one in self.bundle.manifest.head.inputs} | dict(self.inputs)
@@ -108,7 +118,7 @@ class ActiveRun:
         return TrainOrder(
             run_id=self.run_id,
             round=self.machine.round,
-            plan_id=self.plan.plan_id,
+            plan_id=self.plan_id,
             bundle_id=self.bundle.bundle_id,
             head_version=sent.version,
             head=sent.whole,
@@ -134,12 +144,12 @@ class ActiveRun:
         """What a report that answers this order must agree with."""
         spec = self.bundle.manifest.head
         return Expected(
-            plan_id=self.plan.plan_id,
+            plan_id=self.plan_id,
             bundle_id=self.bundle.bundle_id,
             head_version=self.downlink.version,
             steps=line.steps,
             examples=declared_examples,
-            shapes=spec.shapes(),
+            shapes=self._shapes,
             inputs=self.all_inputs,
             optimiser=spec.optimiser,
             attempt=self.machine.attempt,

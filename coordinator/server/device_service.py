@@ -12,6 +12,7 @@ from coordinator.server.keeper import Keeper
 from coordinator.server.uploads import receive
 from coordinator.server.version import software_version
 from protos.convert.cards import card_from
+from protos.convert.checks import MAX_WAIT_S, finite
 from protos.convert.energy import settled_from
 from protos.convert.orders import order_to
 from protos.convert.reports import receipt_to
@@ -54,7 +55,8 @@ class DeviceService(rpc.DeviceServiceServicer):
         """Hands out the order that the device has not answered yet, or says when to come again."""
         settled = settled_from(request.settled)
         holding = Holding(request.head_version, request.rebuilds)
-        order = await self._keeper.next_order(request.device_id, request.session, settled, holding)
+        waits_s = finite(request.waits_s, "waits_s", at_most=MAX_WAIT_S)
+        order = await self._keeper.next_order(request.device_id, request.session, settled, holding, waits_s)
         response = order_to(order)
         if isinstance(order, TrainOrder):
             self._keeper.sent(order, request.device_id, response.ByteSize())

@@ -17,6 +17,7 @@ from coordinator.run.bounds import LAST_ROUND, check_card
 from coordinator.run.conductor import Conductor
 from coordinator.run.resume import Rooms, open_run
 from coordinator.run.round_events import Tick
+from coordinator.run.together import Together
 from coordinator.server.fleet import Fleet
 from coordinator.store.bundles import NotHereError
 from coordinator.store.database import DamagedError
@@ -37,9 +38,14 @@ from protos.orders import (
 log = logging.getLogger("edgejoule.coordinator")
 
 TICK_S = 0.1
-# Up to this many devices are kept waiting for an order instead of being told to come again.
+# Of devices that do not say how long they wait: up to this many are kept waiting so long for an order.
 SMALL_FLEET = 64
 HOLD_S = 2.0
+# Of those that do: so many at once, and so long at most. An idle device then calls 180 times a day.
+MOST_HELD = 4096
+MOST_HOLD_S = 480.0
+# What is left of a device's patience for the answer itself.
+ANSWER_S = 5.0
 RETRY_S = 1.0
 # How long a report waits for its run to be opened after a restart.
 OPENING_S = 10.0
@@ -72,6 +78,13 @@ class Keeper:
         self._unwritten: dict[str, asyncio.Task[None]] = {}
         # Seconds in which nobody could have been heard, since the event loop did not turn.
         self._deaf_s = 0.0
+        # Calls that wait for an order.
+        self._held = 0
+        books, db = rooms.books, rooms.db
+        self._joining: Together[DeviceCard, None] = Together(lambda cards: books.do(ledger.join, db, cards))
+        self._settling: Together[tuple[str, list[SettledEnergy]], list[SettledEnergy]] = Together(
+            lambda waiting: books.do(ledger.settle, db, waiting)
+        )
 
     # ------------------------------------------------------------ life
 
@@ -232,21 +245,32 @@ class Keeper:
         """A device introduces itself; returns after how many seconds it should check in when idle."""
         with self.calling(card.device_id):
             check_card(card)
-        await self._rooms.books.do(ledger.join, self._rooms.db, card)
+        await self._joining.do(card)
         self.fleet.join(card, self._heard_s(), time.time())
         if self.conductor:
             self.conductor.arrived(card)
         return self.fleet.pace_s(busy=False)
 
     async def next_order(
-        self, device_id: str, session: str, settled: Iterable[SettledEnergy], holding: Holding
+        self,
+        device_id: str,
+        session: str,
+        settled: Iterable[SettledEnergy],
+        holding: Holding,
+        waits_s: float = 0.0,
     ) -> Order:
         """The order of this device, or when to come again. Energy that came along is on disk when this returns,
-        unless the answer is to join again."""
-        with self.calling(device_id):
-            return await self._next_order(device_id, session, list(settled), holding)
+        unless the answer is to join again.
 
-    async def _next_order(self, device_id: str, session: str, settled: list[SettledEnergy], holding: Holding) -> Order:
+        Args:
+            waits_s: how long the device waits for the answer; 0: it does not say.
+        """
+        with self.calling(device_id):
+            return await self._next_order(device_id, session, list(settled), holding, waits_s)
+
+    async def _next_order(
+        self, device_id: str, session: str, settled: list[SettledEnergy], holding: Holding, waits_s: float
+    ) -> Order:
         before = self.fleet.get(device_id)
         was_away = before is not None and before.state != "present"
         member = self.fleet.heard(device_id, session, self._heard_s(), time.time())
@@ -259,10 +283,16 @@ class Keeper:
         if self.fleet.heard(device_id, session, self._heard_s(), time.time()) is None:
             return RejoinOrder()
         order = await self._order_for(device_id, session, holding)
-        if order is None and self.fleet.present <= SMALL_FLEET and not self._closing:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(HOLD_S):
+        until_s = _now_s() + self._hold_s(waits_s)
+        while order is None and not self._closing and (left_s := until_s - _now_s()) > 0:
+            self._held += 1
+            try:
+                async with asyncio.timeout(left_s):
                     await self._news.wait()
+            except TimeoutError:
+                until_s = _now_s()
+            finally:
+                self._held -= 1
             if self.fleet.heard(device_id, session, self._heard_s(), time.time()) is None:
                 return RejoinOrder()
             order = await self._order_for(device_id, session, holding)
@@ -271,6 +301,12 @@ class Keeper:
         busy = self.conductor is not None
         reason = self.conductor.run.machine.state.value if self.conductor else "no run is on"
         return WaitOrder(self.fleet.pace_s(busy=busy), reason)
+
+    def _hold_s(self, waits_s: float) -> float:
+        """How long a call without an order is held: a call that waits costs nothing, and one that comes again does."""
+        if waits_s <= 0:
+            return HOLD_S if self.fleet.present <= SMALL_FLEET else 0.0
+        return min(waits_s - ANSWER_S, MOST_HOLD_S) if self._held < MOST_HELD else 0.0
 
     async def _order_for(self, device_id: str, session: str, holding: Holding) -> TrainOrder | None:
         conductor = self.conductor
@@ -295,7 +331,7 @@ class Keeper:
         settled = list(settled)
         if not settled:
             return
-        for strange in await self._rooms.books.do(ledger.settle, self._rooms.db, device_id, settled):
+        for strange in await self._settling.do((device_id, settled)):
             log.warning("device %s: energy of round %d of %s has no order", device_id, strange.round, strange.run_id)
 
     async def report_limit_bytes(self, run_id: str) -> int:

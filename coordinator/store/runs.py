@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, func, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, bindparam, func, select, update
 
 from coordinator.budgets.order_line import OrderLine
 from coordinator.store import reports
@@ -282,11 +282,13 @@ def order_of(connection: Connection, run_id: str, number: int, device_id: str) -
 
 def add_bytes_down(connection: Connection, run_id: str, number: int, sent: Mapping[str, int]) -> None:
     """Count the bytes of orders that were sent, by device."""
-    for device_id, size in sent.items():
+    rows = [{"of_device": device_id, "size": size} for device_id, size in sent.items() if size]
+    if rows:
         connection.execute(
             update(orders)
-            .where(_these(run_id, number), orders.c.device_id == device_id)
-            .values(bytes_down=orders.c.bytes_down + size)
+            .where(_these(run_id, number), orders.c.device_id == bindparam("of_device"))
+            .values(bytes_down=orders.c.bytes_down + bindparam("size")),
+            rows,
         )
 
 

@@ -38,8 +38,10 @@ from protos.v1 import edgejoule_pb2 as pb
 from protos.v1 import edgejoule_pb2_grpc as rpc
 
 CALL_S = 15.0
-# NextOrder is answered late on purpose, so that a small fleet need not poll.
-ORDER_S = 90.0
+# NextOrder is answered late on purpose, so that an idle fleet need not poll. The call ends a little later than what the
+# coordinator is told.
+ORDER_S = 540.0
+_LATER_S = 30.0
 FETCH_S = 900.0
 # gRPC ends a call at its deadline; if it has not by then, it never will.
 _GRACE_S = 10.0
@@ -153,8 +155,12 @@ class Link:
         *,
         bundle_id: str,
         holding: Holding,
+        waits_s: float = ORDER_S,
     ) -> tuple[Order, int]:
         """Ask for work. Energy in ``settled`` is known to the coordinator afterwards.
+
+        Args:
+            waits_s: how long an answer is waited for while there is no work.
 
         Returns:
             The order, and its size in serialised bytes.
@@ -169,8 +175,9 @@ class Link:
             bundle_id=bundle_id,
             head_version=holding.head_version,
             rebuilds=holding.rebuilds,
+            waits_s=waits_s,
         )
-        answer = self._call(self._stub.NextOrder, request, ORDER_S)
+        answer = self._call(self._stub.NextOrder, request, waits_s + _LATER_S)
         return order_from(answer), int(answer.ByteSize())
 
     def report(self, device_id: str, run_id: str, round: int, data: bytes, *, hurry_s: float | None = None) -> Receipt:

@@ -20,7 +20,7 @@ import time
 from edge_runtime.daemon.backoff import Backoff
 from edge_runtime.daemon.delivery import Delivery
 from edge_runtime.daemon.device import Device
-from edge_runtime.daemon.link import Away, Interrupted, Link
+from edge_runtime.daemon.link import ORDER_S, Away, Interrupted, Link
 from edge_runtime.daemon.stopping import Stopping
 from edge_runtime.health.pauses import open_pauses
 from edge_runtime.round import work as one_round
@@ -48,6 +48,7 @@ from protos.orders import Engine, Order, RejoinOrder, SettledEnergy, TrainOrder,
 _OWN_FAULT = (DataError, EmptyShardError, LabelError, ShapeError)
 _LEAST_WAIT_S = 0.05
 _DECLINED_WAIT_S = 10.0
+_LEAST_CALL_S = 0.5
 
 
 class Daemon:
@@ -167,6 +168,7 @@ class Daemon:
                 settled,
                 bundle_id=self._device.bench.bundle.bundle_id if self._device.bench else "",
                 holding=self._device.heads.holding(),
+                waits_s=self._patience_s(),
             )
         except (RefusedError, UnknownRunError) as error:
             # Figures that the coordinator does not take must not keep this device from working for ever.
@@ -174,6 +176,12 @@ class Daemon:
                 log().warning("the energy of %d rounds is dropped, since it is not taken: %s", len(settled), error)
                 self._device.outbox.told(settled)
             raise Away(error.what, where=error.where, fix=error.fix) from error
+
+    def _patience_s(self) -> float:
+        """How long a call for work may stay open: until this device would go for want of it."""
+        if (limit_s := self._settings.exit_when_idle_s) is None:
+            return ORDER_S
+        return min(ORDER_S, max(_LEAST_CALL_S, self._last_order_s + limit_s - time.monotonic()))
 
     def _pause(self, seconds: float) -> None:
         if (limit_s := self._settings.exit_when_idle_s) is not None:

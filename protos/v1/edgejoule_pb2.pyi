@@ -280,20 +280,22 @@ class SettledEnergy(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., energy: _Optional[_Iterable[_Union[PhaseEnergy, _Mapping]]] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class NextOrderRequest(_message.Message):
-    __slots__ = ("device_id", "session", "settled", "bundle_id", "head_version", "rebuilds")
+    __slots__ = ("device_id", "session", "settled", "bundle_id", "head_version", "rebuilds", "waits_s")
     DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     SETTLED_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
     HEAD_VERSION_FIELD_NUMBER: _ClassVar[int]
     REBUILDS_FIELD_NUMBER: _ClassVar[int]
+    WAITS_S_FIELD_NUMBER: _ClassVar[int]
     device_id: str
     session: str
     settled: _containers.RepeatedCompositeFieldContainer[SettledEnergy]
     bundle_id: str
     head_version: str
     rebuilds: bool
-    def __init__(self, device_id: _Optional[str] = ..., session: _Optional[str] = ..., settled: _Optional[_Iterable[_Union[SettledEnergy, _Mapping]]] = ..., bundle_id: _Optional[str] = ..., head_version: _Optional[str] = ..., rebuilds: _Optional[bool] = ...) -> None: ...
+    waits_s: float
+    def __init__(self, device_id: _Optional[str] = ..., session: _Optional[str] = ..., settled: _Optional[_Iterable[_Union[SettledEnergy, _Mapping]]] = ..., bundle_id: _Optional[str] = ..., head_version: _Optional[str] = ..., rebuilds: _Optional[bool] = ..., waits_s: _Optional[float] = ...) -> None: ...
 
 class NextOrderResponse(_message.Message):
     __slots__ = ("wait", "train", "rejoin")
