@@ -123,6 +123,13 @@ class Conductor:
         if changed:
             self._regroup()
 
+    def wants(self, device_id: str, number: int) -> bool:
+        """Whether a report of this device for this round would still count."""
+        machine = self.run.machine
+        if machine.state in FINAL or number != machine.round or device_id in self.run.refused:
+            return False
+        return machine.still_lacks(device_id)
+
     async def hand_over(self, device_id: str, session: str) -> None:
         """A new start of a device asks for the order that an earlier one got; it is given to it, or it is spared.
 
@@ -286,6 +293,8 @@ class Conductor:
         """End the run, and return when it is over: also while nothing can be written; see :attr:`unwritten`."""
         self._stop_wanted.set()
         self.feed(Stop())
+        # Devices at work need not wait until it is written down.
+        self._publish()
         await self.run.over.wait()
 
     async def _carry_out(self, action: Action) -> None:
@@ -296,6 +305,7 @@ class Conductor:
                 await self._close(action)
             case Abandon(number, attempt, reason):
                 log.warning("%s: %s", self.run.run_id, reason)
+                self._publish()
                 await self._rooms.books.do(ledger.abandon_round, self._rooms.db, self.run, number, attempt, reason)
             case Finish():
                 await self._end("finished", "")
@@ -329,6 +339,8 @@ class Conductor:
 
     async def _close(self, action: Close) -> None:
         run, rooms = self.run, self._rooms
+        # Whoever still works on this round does so in vain.
+        self._publish()
         await rooms.books.do(ledger.agree, rooms.db, run, action.round)
         head = await rooms.books.do(run.fold.head_after, run.head)
         accuracy = loss = None

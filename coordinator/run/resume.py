@@ -25,6 +25,7 @@ from protos.convert.heads import parse_difference
 from protos.errors import UnknownRunError
 from protos.model.bundle import Bundle
 from protos.plan.plan import RunPlan, parse
+from protos.update import trees
 from protos.update.trees import Tree
 
 
@@ -74,7 +75,7 @@ async def open_run(rooms: Rooms, run_id: str, now_s: float) -> ActiveRun:
         machine=Machine(rules_of(plan), now_s=now_s),
         roster=Roster(plan, row["engine"], has_twin=bundle.manifest.edge_tpu is not None),
         head=head,
-        downlink=await rooms.books.do(_downlink, rooms.db, run_id, head, row["initial_head"]),
+        downlink=await rooms.books.do(_downlink, rooms.db, run_id, head, trees.version(bundle.initial_head())),
         evaluator=evaluator,
         lines={},
         fold=Fold(aggregate, bundle.manifest.head.shapes(), {}),

@@ -143,6 +143,10 @@ class Machine:
         """Whether the device was ordered in the open round and has not reported."""
         return self.state is State.OPEN and device_id in self.ordered and device_id not in self.reported
 
+    def still_lacks(self, device_id: str) -> bool:
+        """Whether a report of this device for the current round is missing and would be taken, now or later."""
+        return self._lacks(device_id)
+
     def _lacks(self, device_id: str) -> bool:
         if device_id in self.reported:
             return False

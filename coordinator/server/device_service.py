@@ -12,7 +12,7 @@ from coordinator.server.keeper import Keeper
 from coordinator.server.uploads import receive
 from coordinator.server.version import software_version
 from protos.convert.cards import card_from
-from protos.convert.checks import MAX_WAIT_S, finite
+from protos.convert.checks import MAX_WAIT_S, checked_name, finite
 from protos.convert.energy import settled_from
 from protos.convert.orders import order_to
 from protos.convert.reports import receipt_to
@@ -88,6 +88,15 @@ class DeviceService(rpc.DeviceServiceServicer):
         upload = await receive(parts, self._keeper.report_limit_bytes, self._keeper.calling)
         receipt = await self._keeper.report(upload.run_id, upload.round, upload.device_id, upload.data)
         return receipt_to(receipt)
+
+    @answered
+    async def AwaitEnd(self, request: pb.AwaitEndRequest, context: Any) -> pb.AwaitEndResponse:  # noqa: N802
+        """Answers when an order is not wanted any more, or when the device waits no longer."""
+        waits_s = finite(request.waits_s, "waits_s", at_most=MAX_WAIT_S)
+        device_id, session = checked_name(request.device_id, "device_id"), checked_name(request.session, "session")
+        run_id = checked_name(request.run_id, "run_id")
+        wanted = await self._keeper.await_end(device_id, session, run_id, request.round, waits_s)
+        return pb.AwaitEndResponse(wanted=wanted)
 
     @answered
     async def Leave(self, request: pb.LeaveRequest, context: Any) -> pb.LeaveResponse:  # noqa: N802

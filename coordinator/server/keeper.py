@@ -44,6 +44,8 @@ HOLD_S = 2.0
 # Of those that do: so many at once, and so long at most. An idle device then calls 180 times a day.
 MOST_HELD = 4096
 MOST_HOLD_S = 480.0
+# How long at most it goes unnoticed that an order is not wanted any more, when nobody tells.
+LOOK_S = 5.0
 # What is left of a device's patience for the answer itself.
 ANSWER_S = 5.0
 RETRY_S = 1.0
@@ -301,6 +303,27 @@ class Keeper:
         busy = self.conductor is not None
         reason = self.conductor.run.machine.state.value if self.conductor else "no run is on"
         return WaitOrder(self.fleet.pace_s(busy=busy), reason)
+
+    async def await_end(self, device_id: str, session: str, run_id: str, number: int, waits_s: float) -> bool:
+        """Whether an order is still wanted, told when it is not, or after ``waits_s`` less what the answer takes."""
+        with self.calling(device_id):
+            self.fleet.heard(device_id, session, self._heard_s(), time.time())
+            until_s = _now_s() + min(max(0.0, waits_s - ANSWER_S), MOST_HOLD_S)
+            while True:
+                if not await self._wants(device_id, run_id, number):
+                    return False
+                if self._closing or (left_s := until_s - _now_s()) <= 0:
+                    return True
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(min(left_s, LOOK_S)):
+                        await self._news.wait()
+
+    async def _wants(self, device_id: str, run_id: str, number: int) -> bool:
+        conductor = self.conductor
+        if conductor is not None and conductor.run.run_id == run_id:
+            return conductor.wants(device_id, number)
+        # Over, or not yet taken up again after a restart.
+        return await self._rooms.books.do(ledger.may_come_later, self._rooms.db, run_id, number, device_id)
 
     def _hold_s(self, waits_s: float) -> float:
         """How long a call without an order is held: a call that waits costs nothing, and one that comes again does."""

@@ -61,15 +61,21 @@ def change(connection: Connection, run_id: str, **values: object) -> None:
 
 
 def resolve(connection: Connection, name: str) -> str:
-    """The id of the run that ``name`` means: its id, the only id that begins so, or the only run of that name.
+    """The id of the run that ``name`` means: its id, the run of that name, or the only id that begins so. Of several
+    runs of one name the running one is meant, else the newest.
 
     Raises:
-        UnknownRunError: none, or several.
+        UnknownRunError: none, or several ids begin so.
     """
     by_id = select(runs.c.run_id).order_by(runs.c.sequence)
+    named = select(runs.c.run_id, runs.c.state).where(runs.c.name == name).order_by(runs.c.sequence.desc())
+    exact = connection.execute(by_id.where(runs.c.run_id == name)).scalar()
+    if exact is not None:
+        return str(exact)
+    rows = list(connection.execute(named))
+    if rows:
+        return str(next((row.run_id for row in rows if row.state == "running"), rows[0].run_id))
     for condition in (
-        runs.c.run_id == name,
-        runs.c.name == name,
         runs.c.run_id.startswith(name, autoescape=True),
         runs.c.run_id.startswith(f"run-{name}", autoescape=True),
     ):

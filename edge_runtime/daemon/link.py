@@ -26,6 +26,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 import grpc
 
 from edge_runtime.daemon.arrivals import Arrivals
+from edge_runtime.daemon.order_watch import OrderWatch
 from edge_runtime.daemon.stopping import Stopping
 from protos.convert.cards import card_to
 from protos.convert.checks import MAX_WAIT_S, finite
@@ -33,7 +34,7 @@ from protos.convert.energy import settled_to
 from protos.convert.orders import order_from
 from protos.convert.reports import receipt_from
 from protos.errors import ConfigError, RefusedError, UnknownRunError, UnreachableError, UpdateError
-from protos.orders import PART_BYTES, PROTOCOL, DeviceCard, Holding, Order, Receipt, SettledEnergy, Verdict
+from protos.orders import PART_BYTES, PROTOCOL, DeviceCard, Holding, Order, Receipt, SettledEnergy, TrainOrder, Verdict
 from protos.v1 import edgejoule_pb2 as pb
 from protos.v1 import edgejoule_pb2_grpc as rpc
 
@@ -179,6 +180,23 @@ class Link:
         )
         answer = self._call(self._stub.NextOrder, request, waits_s + _LATER_S)
         return order_from(answer), int(answer.ByteSize())
+
+    def watch(self, device_id: str, session: str, order: TrainOrder) -> OrderWatch:
+        """Watches whether an order is still wanted; nothing is sent before it has been worked on for a while."""
+        request = pb.AwaitEndRequest(
+            device_id=device_id, session=session, run_id=order.run_id, round=order.round, waits_s=ORDER_S
+        )
+
+        def wanted(call: Any) -> bool | None:
+            try:
+                return bool(call.result().wanted)
+            except (grpc.RpcError, grpc.FutureCancelledError):
+                # Away, or of an earlier release: nobody says that it is not.
+                return None
+
+        return OrderWatch(
+            lambda: self._stub.AwaitEnd.future(request, timeout=ORDER_S + _LATER_S), wanted, time.monotonic
+        )
 
     def report(self, device_id: str, run_id: str, round: int, data: bytes, *, hurry_s: float | None = None) -> Receipt:
         """Send the bytes of a report.

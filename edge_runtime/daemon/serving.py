@@ -214,13 +214,16 @@ class Daemon:
             self._device.meter.mark(Phase.IDLE)
             self._device.meter.settle(0.0)
             self._run_id = order.run_id
+        watch = self._link.watch(self._settings.device_id, self._device.session, order)
         try:
             started_s = time.monotonic()
             bench = self._bench(order.bundle_id)
             # What fetching took is gone from the deadline.
             left_s = max(0.0, order.deadline_s - (time.monotonic() - started_s))
             shortened = dataclasses.replace(order, deadline_s=left_s)
-            report = one_round.work(shortened, bench, self._stopping.progressed, self._pauses)
+            report = one_round.work(
+                shortened, bench, lambda: self._stopping.progressed() or watch.ended(), self._pauses
+            )
         except (Away, Interrupted):
             raise
         except CannotRebuildError as error:
@@ -233,6 +236,10 @@ class Daemon:
             if not self._stopping.requested:
                 self._decline(order, error)
             return
+        finally:
+            watch.close()
+        if watch.ended():
+            log().info("round %d is not wanted any more: ended after %d steps", order.round, report.steps_done)
         if self._stopping.requested and report.steps_done == 0:
             return
         if self._delivery.send(report, size_bytes) is not None:

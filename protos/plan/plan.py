@@ -30,12 +30,17 @@ PARTICIPATIONS = ("known", "fedau")
 
 @dataclass(frozen=True)
 class RunSection:
-    """[run] What is trained, and for how long."""
+    """[run] What is trained, and for how long.
+
+    Attributes:
+        start_from: a run, whose newest head is meant, or a head; None: the bundle's.
+    """
 
     bundle: str
     name: str = "run"
     rounds: int = 10
     seed: int = 0
+    start_from: str | None = None
 
 
 @dataclass(frozen=True)
@@ -177,7 +182,11 @@ class RunPlan:
 
     @property
     def plan_id(self) -> str:
-        canonical = json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
+        values = dataclasses.asdict(self)
+        if self.run.start_from is None:
+            # Plans of releases that did not know of it keep their names.
+            del values["run"]["start_from"]
+        canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return f"plan-{hashlib.sha256(canonical.encode()).hexdigest()[:16]}"
 
 

@@ -25,6 +25,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "name": ((str,), None, None),
         "rounds": ((int,), 1, 100_000),
         "seed": ((int,), 0, 2**63 - 1),
+        "start_from": ((str,), None, None),
     },
     "round": {
         "devices": ((int,), 1, 1_000_000),

@@ -307,6 +307,26 @@ class NextOrderResponse(_message.Message):
     rejoin: Rejoin
     def __init__(self, wait: _Optional[_Union[Wait, _Mapping]] = ..., train: _Optional[_Union[TrainOrder, _Mapping]] = ..., rejoin: _Optional[_Union[Rejoin, _Mapping]] = ...) -> None: ...
 
+class AwaitEndRequest(_message.Message):
+    __slots__ = ("device_id", "session", "run_id", "round", "waits_s")
+    DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    WAITS_S_FIELD_NUMBER: _ClassVar[int]
+    device_id: str
+    session: str
+    run_id: str
+    round: int
+    waits_s: float
+    def __init__(self, device_id: _Optional[str] = ..., session: _Optional[str] = ..., run_id: _Optional[str] = ..., round: _Optional[int] = ..., waits_s: _Optional[float] = ...) -> None: ...
+
+class AwaitEndResponse(_message.Message):
+    __slots__ = ("wanted",)
+    WANTED_FIELD_NUMBER: _ClassVar[int]
+    wanted: bool
+    def __init__(self, wanted: _Optional[bool] = ...) -> None: ...
+
 class Wait(_message.Message):
     __slots__ = ("retry_after_s", "reason")
     RETRY_AFTER_S_FIELD_NUMBER: _ClassVar[int]

@@ -17,9 +17,15 @@ from virtual_time import Program, VirtualLoop
 from coordinator.server.device_service import DeviceService
 from protos.v1 import edgejoule_pb2 as pb
 
-_REQUESTS = {"Join": pb.JoinRequest, "NextOrder": pb.NextOrderRequest, "Leave": pb.LeaveRequest}
+_REQUESTS = {
+    "Join": pb.JoinRequest,
+    "NextOrder": pb.NextOrderRequest,
+    "Leave": pb.LeaveRequest,
+    "AwaitEnd": pb.AwaitEndRequest,
+}
 _ANSWERS = {
     "Join": pb.JoinResponse, "NextOrder": pb.NextOrderResponse, "Leave": pb.LeaveResponse, "Report": pb.ReportResponse,
+    "AwaitEnd": pb.AwaitEndResponse,
 }  # fmt: skip
 
 

@@ -54,10 +54,11 @@ class World:
         folder: empty; for the state of everyone.
         bundle: on disk.
         log: takes lines, with the virtual time.
+        made: in place of the scenario of the seed.
     """
 
-    def __init__(self, seed: int, folder: Path, bundle: Path, log: Any = None) -> None:
-        self.scenario: Scenario = scenario(seed)
+    def __init__(self, seed: int, folder: Path, bundle: Path, log: Any = None, made: Scenario | None = None) -> None:
+        self.scenario: Scenario = made or scenario(seed)
         self._dice = random.Random(f"faults {seed}")
         self.loop = VirtualLoop()
         self._folder, self._bundle_path, self._log = folder, bundle, log
