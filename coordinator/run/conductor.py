@@ -26,6 +26,7 @@ from coordinator.run.round_events import (
     Broken,
     Close,
     Dry,
+    Enough,
     Event,
     Fail,
     Finish,
@@ -42,6 +43,7 @@ from coordinator.run.round_events import (
     Written,
 )
 from coordinator.run.run import ActiveRun
+from coordinator.run.statistics_fold import StatisticsFold
 from coordinator.run.together import Together
 from coordinator.store.database import DamagedError
 from protos.errors import EdgejouleError, StoreError
@@ -90,6 +92,8 @@ class Conductor:
             self._actions.put_nowait(Finish())
         elif self.run.machine.attempt > self.run.machine.rules.attempts:
             self.feed(Broken(f"round {self.run.machine.round} was given up"))
+        elif self.run.machine.state is State.GATHERING and (why := await self._enough_before()):
+            self.feed(Enough(why))
         try:
             while not self.run.over.is_set():
                 action = await self._actions.get()
@@ -98,6 +102,12 @@ class Conductor:
         finally:
             for task in self._finding_out:
                 task.cancel()
+
+    async def _enough_before(self) -> str:
+        """Why the run was to end when it was interrupted, or ""."""
+        with suppress(StoreError):
+            return await self._rooms.books.do(ledger.enough, self._rooms.db, self.run)
+        return ""
 
     def feed(self, event: Event) -> None:
         """Take one event."""
@@ -190,9 +200,9 @@ class Conductor:
         run = self.run
         try:
             card = self._card_of(device_id)
-            expected, board = run.expected_of(run.lines[device_id], declared), card.board if card else ""
+            check, board = run.checker(run.lines[device_id], declared, number), card.board if card else ""
             read = await self._rooms.readers.do(
-                ledger.read, run.run_id, number, device_id, data, expected, declared, board
+                ledger.read, run.run_id, number, device_id, data, check, declared, board
             )
             receipt = await self._accepting.do((number, read))
         except Exception as error:
@@ -307,8 +317,8 @@ class Conductor:
                 log.warning("%s: %s", self.run.run_id, reason)
                 self._publish()
                 await self._rooms.books.do(ledger.abandon_round, self._rooms.db, self.run, number, attempt, reason)
-            case Finish():
-                await self._end("finished", "")
+            case Finish(why):
+                await self._end("finished", why)
             case Fail(reason):
                 log.error("%s failed: %s", self.run.run_id, reason)
                 await self._end("failed", reason)
@@ -322,6 +332,9 @@ class Conductor:
         carried = set(action.carried)
         cards = [card for one in action.devices if one not in carried and (card := self._card_of(one)) is not None]
         spared = await self._rooms.books.do(ledger.open_round, self._rooms.db, run, action.round, action.attempt, cards)
+        if isinstance(spared, Enough):
+            self.feed(spared)
+            return
         if isinstance(spared, Dry):
             log.warning("%s: round %d: no device may spend anything now: %s", run.run_id, action.round, spared.why)
             run.resting = "no device may spend anything now"
@@ -342,17 +355,30 @@ class Conductor:
         # Whoever still works on this round does so in vain.
         self._publish()
         await rooms.books.do(ledger.agree, rooms.db, run, action.round)
-        head = await rooms.books.do(run.fold.head_after, run.head)
+        sums = run.fold if isinstance(run.fold, StatisticsFold) else None
+        # A system of equations may take seconds, in which devices that write must not wait.
+        head = await (rooms.books if sums is None else rooms.models).do(run.fold.head_after, run.head)
+        solved = sums.solved if sums is not None else None
         accuracy = loss = None
         if run.evaluator is not None:
             found = await rooms.models.do(run.evaluator.evaluate, head)
             accuracy, loss = found.accuracy, found.loss if math.isfinite(found.loss) else None
         downlink = await rooms.models.do(run.downlink.after, head, action.round, run.plan)
-        await rooms.books.do(ledger.close_round, rooms.db, run, action.round, head, downlink, accuracy, loss)
+        basis = solved.basis if solved is not None else None
+        said = solved.in_words() if solved is not None else ""
+        await rooms.books.do(
+            ledger.close_round, rooms.db, run, action.round, head, downlink, accuracy, loss, basis, said
+        )
         run.move_head(head, downlink)
+        run.basis = basis or run.basis
+        if said:
+            log.info("%s: round %d: %s", run.run_id, action.round, said)
         shown = "" if accuracy is None else f", accuracy {accuracy:.4f}"
         log.info("%s: round %d closed with %d reports%s", run.run_id, action.round, len(action.reported), shown)
+        enough = await rooms.books.do(ledger.enough, rooms.db, run)
         self.feed(Settled())
+        if enough:
+            self.feed(Enough(enough))
 
     async def _end(self, state: str, reason: str) -> None:
         assert self.run.machine.state in FINAL or state == "finished"

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection
 
 from coordinator.budgets.round_plan import RoundPlan
+from coordinator.learning import stopping
 from coordinator.run import bounds, budget_hopes
 from coordinator.run import budget_books as budgeting
 from coordinator.run.downlink import Downlink
-from coordinator.run.round_events import Dry
+from coordinator.run.round_events import Dry, Enough
 from coordinator.run.run import ActiveRun
-from coordinator.run.validation import Expected, RejectedError, check
+from coordinator.run.run import report_limit as of_plan
+from coordinator.run.validation import RejectedError
 from coordinator.store import accounts as grants
-from coordinator.store import batches, costs, devices, heads, reports, runs
+from coordinator.store import bases, batches, costs, devices, heads, pruning, reports, runs, statistics
 from coordinator.store import device_heads as shown
 from coordinator.store.database import AlreadyThereError, Database
+from protos.convert.energy import named
 from protos.convert.heads import serialise_difference
 from protos.convert.reports import parse_report
+from protos.energy.trace import PhaseEnergy
 from protos.errors import StoreError, UnknownRunError, UpdateError
-from protos.orders import ENVELOPE_BYTES, DeviceCard, DeviceReport, Receipt, SettledEnergy, Verdict
+from protos.orders import DeviceCard, DeviceReport, MeterCard, Receipt, SettledEnergy, Verdict
+from protos.plan.plan import parse
+from protos.statistics.moments import Moments
+from protos.statistics.whitening import Basis
 from protos.update import trees
 from protos.update.trees import Tree
 
@@ -36,7 +44,7 @@ class Read:
 
     Attributes:
         data: as it came.
-        report, update: None when it is refused.
+        report, update: with what it brings; None when it is refused.
         refusal: why, or None.
         board: of the device, in its own words.
     """
@@ -46,21 +54,30 @@ class Read:
     data: bytes
     board: str
     report: DeviceReport | None = None
-    update: Tree | None = None
+    update: Tree | Moments | None = None
     refusal: RejectedError | None = None
 
 
-def read(run_id: str, number: int, device_id: str, data: bytes, expected: Expected, declared: int, board: str) -> Read:
+def read(
+    run_id: str,
+    number: int,
+    device_id: str,
+    data: bytes,
+    check: Callable[[DeviceReport], Tree | Moments],
+    declared: int,
+    board: str,
+) -> Read:
     """Decode a report and hold it against its order. It touches nothing, and may run in any thread.
 
     Args:
         number: round of the report's header; device_id likewise.
+        check: of its order; what the report brings, or RejectedError.
         declared: training examples that the device declared at join.
         board: in the device's own words.
     """
     try:
         report = _parsed(data, run_id, number, device_id)
-        update = check(report, expected)
+        update = check(report)
         if (fault := bounds.report_fault(report, declared, board)) is not None:
             raise RejectedError(*fault)
     except RejectedError as error:
@@ -80,7 +97,9 @@ def accept(db: Database, run: ActiveRun, number: int, waiting: Sequence[Read]) -
         with db.writing() as connection:
             there = batches.held(connection, run.run_id, number, ids)
             fresh = [one for one in waiting if one.report is not None and one.device_id not in there]
-            batches.accept(connection, [_taken(run, one, sent[one.device_id]) for one in fresh])
+            meters = devices.meters_of(connection, [one.device_id for one in fresh if _meter_id(one)])
+            taken = [_taken(run, one, sent[one.device_id], meters.get(one.device_id)) for one in fresh]
+            batches.accept(connection, taken)
             budgeting.learn_all(connection, _all_known(fresh))
             attempts = {one.device_id: _refuse(connection, run, number, one) for one in waiting if one.refusal}
     except AlreadyThereError as error:
@@ -98,17 +117,24 @@ def accept(db: Database, run: ActiveRun, number: int, waiting: Sequence[Read]) -
             why = f"{one.refusal.code}: {one.refusal.reason}"
             results.append(Receipt(Verdict.REJECTED, why, attempts[one.device_id]))
         elif one.device_id in there:
-            results.append(Receipt(Verdict.DUPLICATE, "held already", one.report.attempt))
+            same = there[one.device_id] == hashlib.sha256(one.data).digest()
+            results.append(_held(number, one.report.attempt, same=same))
         else:
             results.append(_folded(run, one.report, one.update))
     return results
 
 
-def _taken(run: ActiveRun, one: Read, sent: int) -> batches.Taken:
+def _meter_id(one: Read) -> int | None:
+    return None if one.report is None else one.report.meter_id
+
+
+def _taken(run: ActiveRun, one: Read, sent: int, meter: MeterCard | None) -> batches.Taken:
     assert one.report is not None
     assert one.update is not None
-    sizes = run.fold.sizes_of(one.report, one.update)
-    return batches.Taken(one.report, one.data, run.fold.weight_of(one.report), sizes, sent)
+    # Energy with the sensor that the device's card names.
+    report = replace(one.report, energy=named(one.report.energy, one.report.meter_id, meter))
+    sizes = run.fold.sizes_of(report, one.update)  # type: ignore[arg-type]
+    return batches.Taken(report, one.data, run.fold.weight_of(report), sizes, sent)
 
 
 def _all_known(taken: Iterable[Read]) -> list[tuple[str, int, str]]:
@@ -122,10 +148,10 @@ def _all_known(taken: Iterable[Read]) -> list[tuple[str, int, str]]:
     return known
 
 
-def _folded(run: ActiveRun, report: DeviceReport, update: Tree) -> Receipt | BaseException:
+def _folded(run: ActiveRun, report: DeviceReport, update: Tree | Moments) -> Receipt | BaseException:
     # After the commit, so that what is folded is what a restart would fold.
     try:
-        run.fold.add(report, update)
+        run.fold.add(report, update)  # type: ignore[arg-type]  # a fold of statistics is given statistics
     except Exception as error:
         log.exception("%s round %d: report of %s is held, and not folded", run.run_id, report.round, report.device_id)
         return error
@@ -137,6 +163,14 @@ def _refuse(connection: Connection, run: ActiveRun, number: int, one: Read) -> i
     reports.mark(connection, run.run_id, number, one.device_id, "rejected", len(one.data))
     reports.refuse(connection, run.run_id, number, one.device_id, one.refusal.code, one.refusal.reason)
     return _settle_of(connection, one.data, run.run_id, number, one.device_id, one.board)
+
+
+def _held(number: int, attempt: int | None, *, same: bool) -> Receipt:
+    """The answer when this device's report of the round is on disk. Only the very same bytes are a duplicate: a device
+    that is told so takes it that what it sent has reached the head."""
+    if same:
+        return Receipt(Verdict.DUPLICATE, "held already", attempt)
+    return Receipt(Verdict.REJECTED, f"other_report: another report of round {number} under this name is held", attempt)
 
 
 def _parsed(data: bytes, run_id: str, number: int, device_id: str) -> DeviceReport:
@@ -156,10 +190,17 @@ def _settle_of(connection: Connection, data: bytes, run_id: str, number: int, de
     except RejectedError:
         return None
     if not reports.holds(connection, run_id, number, device_id):
-        energy, faults = bounds.possible(report.energy, board)
+        energy, faults = bounds.possible(_named(connection, device_id, report), board)
         _say(faults, run_id, number, device_id)
         reports.settle(connection, run_id, number, device_id, energy, report.attempt)
     return report.attempt
+
+
+def _named(connection: Connection, device_id: str, told: DeviceReport | SettledEnergy) -> tuple[PhaseEnergy, ...]:
+    """Energy with the sensor that the device's card names. Told by a meter that it does not have any more, it stays
+    without one: which that was is not known here."""
+    meter = devices.meter_of(connection, device_id) if told.meter_id else None
+    return named(told.energy, told.meter_id, meter)
 
 
 def _say(faults: list[str], run_id: str, number: int, device_id: str) -> None:
@@ -185,17 +226,19 @@ def report_limit(db: Database, run_id: str) -> int:
         UnknownRunError: no such run.
     """
     with db.reading() as connection:
-        size = runs.head_bytes(connection, run_id)
-    if size is None:
+        found = runs.plan_and_shapes(connection, run_id)
+    if found is None:
         raise UnknownRunError(f"no run is called {run_id[:80]!r}", where="report")
-    return size + ENVELOPE_BYTES
+    plan_toml, shapes = found
+    return of_plan(parse(plan_toml), shapes)
 
 
 def late(db: Database, run_id: str, number: int, device_id: str, data: bytes) -> Receipt:
     """The answer to a report of a round that is not open, or of another run."""
     with db.writing() as connection:
-        if reports.holds(connection, run_id, number, device_id):
-            return Receipt(Verdict.DUPLICATE, "held already")
+        same = reports.same_as_held(connection, run_id, number, device_id, data)
+        if same is not None:
+            return _held(number, None, same=same)
         if runs.order_of(connection, run_id, number, device_id) is None:
             return Receipt(Verdict.REJECTED, f"not_ordered: no order of round {number} in run {run_id}")
         reports.mark(connection, run_id, number, device_id, "late", len(data))
@@ -221,19 +264,27 @@ def settle(
                 if one.round <= bounds.LAST_ROUND
             ],
         )
+        meters = devices.meters_of(
+            connection, [device_id for device_id, settled in waiting if any(one.meter_id for one in settled)]
+        )
         told: list[batches.Told] = []
         for device_id, settled in waiting:
             strange.append([one for one in settled if (one.run_id, one.round, device_id) not in there])
             for one in settled:
                 if (one.run_id, one.round, device_id) in there:
-                    energy, faults = bounds.possible(one.energy, boards.get(device_id, ""))
+                    energy, faults = bounds.possible(
+                        named(one.energy, one.meter_id, meters.get(device_id) if one.meter_id else None),
+                        boards.get(device_id, ""),
+                    )
                     _say(faults, one.run_id, one.round, device_id)
                     told.append(batches.Told(one.run_id, one.round, device_id, tuple(energy), one.attempt))
         budgeting.learn_all(connection, batches.settle(connection, told))
     return strange
 
 
-def open_round(db: Database, run: ActiveRun, number: int, attempt: int, cards: Iterable[DeviceCard]) -> list[str] | Dry:
+def open_round(
+    db: Database, run: ActiveRun, number: int, attempt: int, cards: Iterable[DeviceCard]
+) -> list[str] | Dry | Enough:
     """Plan a round, write it down with its orders, and begin its fold with the reports carried over from earlier
     attempts.
 
@@ -248,10 +299,18 @@ def open_round(db: Database, run: ActiveRun, number: int, attempt: int, cards: I
         if not _stands(connection, run.run_id, number, attempt, "open") and not _plan_and_write(
             connection, run, number, attempt, cards, now_unix_s
         ):
+            if run.asks_statistics(number) and all_held(connection, run, number, cards):
+                return Enough("the statistics of every device that is present are held")
             return budget_hopes.outlook(connection, run, number, cards, now_unix_s)
         asked = set(runs.asked(connection, run.run_id, number, attempt))
     refold(db, run, number)
     return [card.device_id for card in cards if card.device_id not in asked]
+
+
+def all_held(connection: Connection, run: ActiveRun, number: int, cards: Iterable[DeviceCard]) -> bool:
+    """Whether a round of statistics has nobody to ask, since all that these devices have is held."""
+    held = {one.device_id: one.examples for one in statistics.held_by(connection, run.run_id, number)}
+    return all(held.get(card.device_id, 0) == card.train_examples for card in cards)
 
 
 def _stands(connection: Connection, run_id: str, number: int, attempt: int, state: str) -> bool:
@@ -266,13 +325,17 @@ def _plan_and_write(
 ) -> bool:
     """Write down an attempt; False when there is nobody to ask, and nothing was written."""
     made: RoundPlan | None = None
+    sums = run.asks_statistics(number)
+    if sums:
+        held = {one.device_id: one.examples for one in statistics.held_by(connection, run.run_id, number)}
+        cards = [card for card in cards if held.get(card.device_id, 0) != card.train_examples]
     carried = reports.holds_any(connection, run.run_id, number)
     ended = _ended(connection, run, number, cards) if attempt > 1 else {}
     lines = budgeting.drawn_before(connection, run, number, cards) if attempt > 1 else None
     if lines is None or not (lines or carried):
         renewed = [card.device_id for card in cards if card.device_id not in ended]
         made = budgeting.plan(connection, run, number, attempt, cards, now_unix_s, renewed)
-        lines = made.lines
+        lines = tuple(replace(line, steps=0, bits=None) for line in made.lines) if sums else made.lines
     if not lines and not carried:
         return False
     sessions = {card.device_id: card.session for card in cards}
@@ -355,16 +418,17 @@ def refold(db: Database, run: ActiveRun, number: int) -> None:
     was there stays until all of it is done."""
     with db.writing() as connection:
         lines = grants.complete(connection, run.run_id, number, runs.lines_of(connection, run.run_id, number))
-        fold = run.new_fold(lines, budgeting.population(connection, run, number))
+        before = list(statistics.held_by(connection, run.run_id, number)) if run.asks_statistics(number) else []
+        fold = run.new_fold(number, lines, budgeting.population(connection, run, number), lambda: before)
         sessions = runs.sessions_of(connection, run.run_id, number)
         for data in reports.in_order(connection, run.run_id, number):
             report = parse_report(data)
             # Already checked when it was accepted; what a device declares since then does not matter.
-            update = check(report, run.expected_of(lines[report.device_id], report.examples))
+            update = run.checked(report, lines[report.device_id], report.examples)
             reports.reweigh(connection, report, fold.weight_of(report))
-            sizes = fold.sizes_of(report, update)
+            sizes = fold.sizes_of(report, update)  # type: ignore[arg-type]
             grants.reported(connection, run.run_id, number, report.device_id, len(data), sizes)
-            fold.add(report, update)
+            fold.add(report, update)  # type: ignore[arg-type]
     run.take_fold(lines, fold, sessions)
 
 
@@ -376,8 +440,15 @@ def close_round(
     downlink: Downlink,
     accuracy: float | None,
     loss: float | None,
+    basis: Basis | None = None,
+    said: str = "",
 ) -> None:
-    """Write down the head after a round, what devices will hold of it, and how good it is; once."""
+    """Write down the head after a round, what devices will hold of it, how good it is, and in which coordinates they
+    train from now on; once.
+
+    Args:
+        said: how the head was made, in words; "" for the mean of changes.
+    """
     with db.writing() as connection:
         if _stands(connection, run.run_id, number, run.machine.attempt, "closed"):
             run.sent.clear()
@@ -389,7 +460,22 @@ def close_round(
             shown.StoredLink(one.before, one.after, serialise_difference(one.difference)) for one in downlink.links
         ]
         shown.put(connection, run.run_id, downlink.shown, links)
+        if basis is not None:
+            bases.put(connection, run.run_id, basis)
+        if said:
+            runs.note(connection, run.run_id, number, "solved", said)
+        if number > 1 and run.forgets_reports:
+            # Of the round that has just closed they stay, for whoever wants to know how its head came about.
+            pruning.forget_bytes(connection, run.run_id, number - 1)
     run.sent.clear()
+
+
+def enough(db: Database, run: ActiveRun) -> str:
+    """Why no further round is worth its joules, or "": see :mod:`coordinator.learning.stopping`."""
+    with db.reading() as connection:
+        accuracies = runs.accuracies(connection, run.run_id)
+    examples = len(run.evaluator.labels) if run.evaluator is not None else 0
+    return stopping.why_stop(accuracies, examples, run.plan.evaluate.patience)
 
 
 def abandon_round(db: Database, run: ActiveRun, number: int, attempt: int, reason: str) -> None:
@@ -456,14 +542,20 @@ def join(db: Database, cards: Sequence[DeviceCard]) -> list[None]:
     return [None] * len(cards)
 
 
-def leave(db: Database, device_id: str, run: ActiveRun | None = None) -> None:
-    """Write down that a device said goodbye.
+def forget(db: Database, device_id: str) -> None:
+    """Take a device off the list."""
+    with db.writing() as connection:
+        devices.forget(connection, device_id)
+
+
+def leave(db: Database, device_id: str, reason: str = "", run: ActiveRun | None = None) -> None:
+    """Write down that a device said goodbye, and why.
 
     Args:
         run: whose order it has not answered: what was spent on that nobody will say.
     """
     with db.writing() as connection:
-        devices.leave(connection, device_id)
+        devices.leave(connection, device_id, reason)
         if run is not None:
             budget_j = run.lines[device_id].budget_j
             runs.belongs_to(connection, run.run_id, run.machine.round, device_id, "", budget_j)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 
+from coordinator.server.admission import Admission
 from coordinator.server.answering import answered, answered_stream
 from coordinator.server.keeper import Keeper
 from coordinator.server.uploads import receive
@@ -31,6 +33,7 @@ class DeviceService(rpc.DeviceServiceServicer):
 
     def __init__(self, keeper: Keeper) -> None:
         self._keeper = keeper
+        self._admission = Admission()
 
     @answered
     async def Join(self, request: pb.JoinRequest, context: Any) -> pb.JoinResponse:  # noqa: N802
@@ -54,7 +57,7 @@ class DeviceService(rpc.DeviceServiceServicer):
     async def NextOrder(self, request: pb.NextOrderRequest, context: Any) -> pb.NextOrderResponse:  # noqa: N802
         """Hands out the order that the device has not answered yet, or says when to come again."""
         settled = settled_from(request.settled)
-        holding = Holding(request.head_version, request.rebuilds)
+        holding = Holding(request.head_version, request.rebuilds, request.basis_version)
         waits_s = finite(request.waits_s, "waits_s", at_most=MAX_WAIT_S)
         order = await self._keeper.next_order(request.device_id, request.session, settled, holding, waits_s)
         response = order_to(order)
@@ -85,8 +88,14 @@ class DeviceService(rpc.DeviceServiceServicer):
     @answered
     async def Report(self, parts: AsyncIterator[pb.ReportRequest], context: Any) -> pb.ReportResponse:  # noqa: N802
         """Takes a report. ACCEPTED means that it is on disk; sent again, the answer is DUPLICATE."""
-        upload = await receive(parts, self._keeper.report_limit_bytes, self._keeper.calling)
-        receipt = await self._keeper.report(upload.run_id, upload.round, upload.device_id, upload.data)
+        async with AsyncExitStack() as held:
+
+            async def admit(size_bytes: int) -> None:
+                # Until it is answered: so long it is in memory.
+                await held.enter_async_context(self._admission.room(size_bytes))
+
+            upload = await receive(parts, self._keeper.report_limit_bytes, self._keeper.calling, admit)
+            receipt = await self._keeper.report(upload.run_id, upload.round, upload.device_id, upload.data)
         return receipt_to(receipt)
 
     @answered

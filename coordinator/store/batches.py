@@ -100,14 +100,14 @@ def _of(order: tuple[str, int, str]) -> dict[str, Any]:
     return {"of_run": order[0], "of_round": order[1], "of_device": order[2]}
 
 
-def held(connection: Connection, run_id: str, number: int, device_ids: Iterable[str]) -> set[str]:
-    """Who of these has a report of this round accepted."""
-    found: set[str] = set()
+def held(connection: Connection, run_id: str, number: int, device_ids: Iterable[str]) -> dict[str, bytes]:
+    """Who of these has a report of this round accepted, with its SHA-256."""
+    found: dict[str, bytes] = {}
     for some in batched(device_ids):
-        query = select(reports.c.device_id).where(
+        query = select(reports.c.device_id, reports.c.sha256).where(
             reports.c.run_id == run_id, reports.c.round == number, reports.c.device_id.in_(some)
         )
-        found |= set(connection.execute(query).scalars())
+        found |= {row.device_id: bytes(row.sha256) for row in connection.execute(query)}
     return found
 
 

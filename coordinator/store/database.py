@@ -28,9 +28,10 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool
 
 from coordinator.store import time_limits
-from coordinator.store.layouts import LAYOUT, STEPS, upgrade
+from coordinator.store.layouts import LAYOUT, STEPS, lacking, upgrade
 from coordinator.store.tables import fence, layout, metadata
 from protos.errors import ConfigError, EdgejouleError, RefusedError, StoreError
+from protos.extras import advice
 
 BUSY_MS = 5000
 # Any number that no other program is likely to lock on.
@@ -83,7 +84,6 @@ class Database:
             self._guard = self._only_one()
             with self.writing() as connection:
                 metadata.create_all(connection)
-                _add_indices(connection)
                 versions = list(connection.execute(select(layout.c.version)).scalars())
                 if not versions:
                     connection.execute(layout.insert().values(version=LAYOUT))
@@ -96,6 +96,13 @@ class Database:
                         where=self._where,
                         fix="use another state directory, or the version that wrote it",
                     )
+                if missing := lacking(connection):
+                    raise StoreError(
+                        f"has layout {LAYOUT} without {', '.join(missing)}: another build wrote it",
+                        where=self._where,
+                        fix="use that build, or another state directory",
+                    )
+                _add_indices(connection)
                 if self._guard is not None:
                     self._epoch = _next_epoch(connection)
         except BaseException:
@@ -141,6 +148,12 @@ class Database:
             with writer.begin():
                 self._check_epoch(writer)
                 yield writer
+
+    @contextmanager
+    def outside(self) -> Iterator[Connection]:
+        """A connection that is in no transaction, for what can be done in none, such as giving space back."""
+        with self._translated(), self._engine.connect() as connection:
+            yield connection.execution_options(edgejoule_outside=True, isolation_level="AUTOCOMMIT")
 
     def _check_epoch(self, connection: Connection) -> None:
         """The lock of a server goes with its connection, whatever ended that. So each transaction looks whether
@@ -215,7 +228,7 @@ def _engine(url: str) -> tuple[str, Engine]:
         raise ConfigError(
             f"not a usable database URL ({_one_line(error)})",
             where="--database",
-            fix="give sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME (pip install 'edgejoule[postgresql]')",
+            fix=f"give sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME ({advice('postgresql')})",
         ) from error
     if sqlite:
         event.listen(engine, "connect", _prepare_sqlite)
@@ -238,6 +251,8 @@ def _prepare_sqlite(connection: Any, record: Any) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
+    if connection.get_execution_options().get("edgejoule_outside", False):
+        return
     writes = connection.get_execution_options().get("edgejoule_writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 

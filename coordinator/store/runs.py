@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, bindparam, func, select, update
 
@@ -231,25 +234,58 @@ def last_round(connection: Connection, run_id: str) -> RowMapping | None:
     return connection.execute(query).mappings().first()
 
 
-def head_bytes(connection: Connection, run_id: str) -> int | None:
-    """Bytes of a head of this run as float32, or None for an unknown run."""
+def exists(connection: Connection, run_id: str) -> bool:
+    """Whether there is a run of just this id."""
+    return connection.execute(select(runs.c.run_id).where(runs.c.run_id == run_id)).first() is not None
+
+
+def all_ids(connection: Connection) -> list[str]:
+    """Every run, in the order in which they were started."""
+    return list(connection.execute(select(runs.c.run_id).order_by(runs.c.sequence)).scalars())
+
+
+def plan_and_shapes(connection: Connection, run_id: str) -> tuple[str, dict[str, tuple[int, ...]]] | None:
+    """The plan's text and the shapes of the head, or None for an unknown run."""
     query = (
-        select(func.length(heads.c.data))
-        .join(runs, runs.c.initial_head == heads.c.version)
+        select(runs.c.plan_toml, heads.c.shapes)
+        .join(heads, runs.c.initial_head == heads.c.version)
         .where(runs.c.run_id == run_id)
     )
-    return connection.execute(query).scalar()
+    row = connection.execute(query).first()
+    return None if row is None else (row.plan_toml, {k: tuple(v) for k, v in json.loads(row.shapes).items()})
 
 
 def newest_head(connection: Connection, run_id: str) -> str | None:
     """The version of the newest head of a run, or None before round 0 was looked at."""
     query = (
         select(rounds.c.head_version)
-        .where(rounds.c.run_id == run_id, rounds.c.state == "closed")
+        .where(rounds.c.run_id == run_id, rounds.c.state == "closed", rounds.c.head_version.is_not(None))
         .order_by(rounds.c.round.desc())
         .limit(1)
     )
     return connection.execute(query).scalar()
+
+
+def accuracies(connection: Connection, run_id: str) -> list[tuple[int, float | None]]:
+    """Closed rounds in their order, with their accuracy on held-out data; None where nobody looked."""
+    query = select(rounds.c.round, rounds.c.accuracy).where(rounds.c.run_id == run_id, rounds.c.state == "closed")
+    return [(row.round, row.accuracy) for row in connection.execute(query.order_by(rounds.c.round))]
+
+
+def best_head(connection: Connection, run_id: str) -> str | None:
+    """The version of the head with the best accuracy on held-out data, of equal ones the one with the smaller loss,
+    then the newest; the newest of all where nobody looked. None before round 0 was looked at."""
+    query = select(rounds.c.round, rounds.c.accuracy, rounds.c.loss, rounds.c.head_version)
+    held = query.where(rounds.c.run_id == run_id, rounds.c.state == "closed", rounds.c.head_version.is_not(None))
+    rows = list(connection.execute(held))
+    looked = [row for row in rows if row.accuracy is not None]
+    if not looked or any(row.accuracy is None for row in rows):
+        return newest_head(connection, run_id)
+
+    def rank(row: Any) -> tuple[float, float, int]:
+        return row.accuracy, -math.inf if row.loss is None else -row.loss, row.round
+
+    return str(max(looked, key=rank).head_version)
 
 
 def last_heads(connection: Connection, run_id: str, before_round: int) -> list[str]:

@@ -177,6 +177,14 @@ shown = Table(
     Column("version", ForeignKey("heads.version"), nullable=False),
 )
 
+# The coordinates in which the devices of a run train, kept among the heads; no row: those of the head.
+bases = Table(
+    "bases",
+    metadata,
+    Column("run_id", ForeignKey("runs.run_id"), primary_key=True),
+    Column("version", ForeignKey("heads.version"), nullable=False),
+)
+
 # The newest coded differences that led there, each beginning where the one before ended.
 differences = Table(
     "differences",
@@ -196,6 +204,7 @@ devices = Table(
     Column("state", String(16), nullable=False),  # here, left
     Column("card", Text, nullable=False),  # JSON of what the device said of itself
     Column("last_seen_unix_s", Float(53), nullable=False),
+    Column("reason", Text, nullable=False, server_default=""),  # why it cannot train, or left, in its own words
 )
 
 # What an order promised, and what was worked out for it. With the energy that was reported, this is the ledger.

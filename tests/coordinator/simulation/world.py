@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from coordinator_process import CoordinatorProcess, Disk
 from device_program import DeviceProgram
@@ -108,7 +109,10 @@ class World:
                 one.setLevel(logging.DEBUG)
         keeping.TICK_S = _TICK_S
         try:
-            with virtual(self.loop, random.Random(f"chance {self.scenario.seed}"), lambda: self._wrong_s):
+            with (
+                patch("edge_runtime.daemon.link.speaks_tls", lambda address: False),
+                virtual(self.loop, random.Random(f"chance {self.scenario.seed}"), lambda: self._wrong_s),
+            ):
                 return self._play()
         finally:
             keeping.TICK_S, keeping.HOLD_S = ticks
