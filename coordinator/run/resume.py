@@ -46,7 +46,7 @@ class Rooms:
 def rules_of(plan: RunPlan) -> Rules:
     """When the rounds of this plan open and close."""
     section = plan.round
-    return Rules(plan.run.rounds, section.devices, section.quorum, section.deadline_s)
+    return Rules(plan.run.rounds, section.devices, section.quorum, section.deadline_s, enough=section.enough)
 
 
 async def open_run(rooms: Rooms, run_id: str, now_s: float) -> ActiveRun:

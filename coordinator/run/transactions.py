@@ -33,6 +33,7 @@ from protos.plan.plan import parse
 from protos.statistics.moments import Moments
 from protos.statistics.whitening import Basis
 from protos.update import trees
+from protos.update.codecs import generator
 from protos.update.trees import Tree
 
 log = logging.getLogger("edgejoule.coordinator")
@@ -330,6 +331,9 @@ def _plan_and_write(
         held = {one.device_id: one.examples for one in statistics.held_by(connection, run.run_id, number)}
         cards = [card for card in cards if held.get(card.device_id, 0) != card.train_examples]
     carried = reports.holds_any(connection, run.run_id, number)
+    if run.plan.round.sample is not None and not sums:
+        left = run.plan.round.sample - len(reports.devices_in(connection, run.run_id, number))
+        cards = _drawn(run, number, attempt, cards, max(0, left))
     ended = _ended(connection, run, number, cards) if attempt > 1 else {}
     lines = budgeting.drawn_before(connection, run, number, cards) if attempt > 1 else None
     if lines is None or not (lines or carried):
@@ -350,6 +354,14 @@ def _plan_and_write(
             runs.note(connection, run.run_id, number, "left out", f"{device_id}: {why}")
     runs.change(connection, run.run_id, engine=run.roster.engine)
     return True
+
+
+def _drawn(run: ActiveRun, number: int, attempt: int, cards: list[DeviceCard], count: int) -> list[DeviceCard]:
+    """So many of the devices that are present, each with the same chance, whatever their order."""
+    names = sorted(card.device_id for card in cards)
+    random = generator(run.plan.run.seed, "sample", number, attempt)
+    chosen = {names[at] for at in random.permutation(len(names))[:count]}
+    return [card for card in cards if card.device_id in chosen]
 
 
 def _ended(connection: Connection, run: ActiveRun, number: int, cards: list[DeviceCard]) -> dict[str, float]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 from coordinator.run import transactions as ledger
@@ -96,7 +96,7 @@ class Keeper:
         for known in await self._rooms.books.do(ledger.known_devices, self._rooms.db):
             self.fleet.remember(known.card, left=known.left, seen_unix_s=known.last_seen_unix_s, reason=known.reason)
         self.wanted.set()
-        self._tasks = [asyncio.create_task(self._run_all()), asyncio.create_task(self._tick())]
+        self._tasks = [asyncio.create_task(_kept_up(one)) for one in (self._run_all, self._tick)]
 
     def release(self) -> None:
         """Let go of the devices that wait, so that a shutdown need not wait for them."""
@@ -131,6 +131,8 @@ class Keeper:
         return run is not None and run.machine.owes(device_id) and device_id not in run.refused
 
     async def _run_all(self) -> None:
+        # Also what an earlier turn was doing when it failed.
+        self.wanted.set()
         while True:
             await self.wanted.wait()
             self.wanted.clear()
@@ -469,6 +471,16 @@ class Keeper:
         if self.conductor and self.conductor.run.bundle.bundle_id == bundle_id:
             return self.conductor.run.bundle
         return await self._rooms.models.do(self._rooms.shelf.open, bundle_id)
+
+
+async def _kept_up(work: Callable[[], Awaitable[None]]) -> None:
+    """Work that goes on for as long as the process: an error that nobody foresaw is said, and it begins anew."""
+    while True:
+        try:
+            await work()
+        except Exception:
+            log.exception("internal error in the background; it is begun anew")
+        await asyncio.sleep(RETRY_S)
 
 
 def _now_s() -> float:

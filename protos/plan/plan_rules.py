@@ -31,6 +31,8 @@ RULES: dict[str, dict[str, Rule]] = {
         "devices": ((int,), 1, 1_000_000),
         "quorum": (NUMBER, 0.0, 1.0),
         "deadline_s": (NUMBER, 0.001, 1e7),
+        "sample": ((int,), 1, 1_000_000),
+        "enough": (NUMBER, 0.0, 1.0),
     },
     "train": {
         "method": ((str,), None, None),

@@ -166,7 +166,9 @@ def test_a_database_that_lacks_a_column_of_its_layout_is_refused_by_name_and_lef
         connection.execute(text("ALTER TABLE runs DROP COLUMN engine"))
     db.close()
     for _ in range(2):
-        with pytest.raises(StoreError, match=rf"has layout {LAYOUT} without grants\.deviation, runs\.engine: another build"):
+        with pytest.raises(
+            StoreError, match=rf"has layout {LAYOUT} without grants\.deviation, runs\.engine: another build"
+        ):
             Database(url)
 
 

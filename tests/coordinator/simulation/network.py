@@ -29,6 +29,10 @@ _ANSWERS = {
 }  # fmt: skip
 
 
+# When nothing comes back, a ping is sent after a minute, and waited for twenty seconds (edge_runtime/daemon/link.py).
+_KEEPALIVE_S = 80.0
+
+
 class Failure(grpc.RpcError):
     """What a call ends with that was not answered."""
 
@@ -127,8 +131,9 @@ class Network:
         luck = self._dice.random() / self.share if self.faulty else 1.0
         if luck < 0.3:
             self.counts["requests lost"] += 1
-            if self._dice.random() < 0.5:
-                self._loop.call_later(self._dice.uniform(0.0, 3.0), made.end, None, away)
+            # Said at once, or found out by the keepalive of the connection.
+            longest_s = 3.0 if self._dice.random() < 0.5 else _KEEPALIVE_S
+            self._loop.call_later(self._dice.uniform(0.0, longest_s), made.end, None, away)
             return made
         if luck < 0.6:
             self.counts["answers lost"] += 1
