@@ -193,7 +193,8 @@ class _Planner:
         return Entrant(
             device.name, device.examples, self.fleet.steps(device), self.costs[device.name],
             Charged(self.spent[device.name], 0.0), work_w=work_w_of(device.board),
-            bytes_down=4 * self.fleet.coordinates, rounds=tuple(self.rounds_of[device.name]), change=change, deviation=deviation,
+            bytes_down=4 * self.fleet.coordinates, rounds=tuple(self.rounds_of[device.name]), change=change,
+            deviation=deviation,
         )  # fmt: skip
 
 
@@ -253,6 +254,7 @@ METHODS: dict[str, Method] = {
     "closed_form+sgd": Method(_closed("closed_form+sgd"), one_pass),
 }
 SGD = ("fedavg", "fedprox", "scaffold", "planner")
+OPTIMISERS = ("fedavg", "fedprox", "scaffold")
 
 
 def run(task: Task, name: str, seed: int, rounds: int, home: Path) -> tuple[Fleet, list[dict[str, float]]]:
