@@ -11,8 +11,8 @@ newest head is within one point of a logistic regression on all examples togethe
 optimisers: the same for what a coordinator may do with the mean of changes.
 
 Settings of all methods are the project's defaults, fixed before the seeds that judge. Accuracies are on held-out
-examples that nothing was chosen by. Each row is {"setting", "method", "quantity", "mean", "ci95", "seeds"}; null: not in
-each seed.
+examples that nothing was chosen by. Each row is {"setting", "method", "quantity", "mean", "ci95", "seeds"}; null: not
+in each seed.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ def _attempts(connection: Connection) -> None:
 
 
 def _bases(connection: Connection) -> None:
-    """Layout 3: runs know the coordinates in which their devices train, in a table of its own, which is made from
-    :mod:`coordinator.store.tables`. No run of an earlier layout has any."""
+    """Layout 3: runs know the coordinates in which their devices train, and what their server optimiser remembers, in
+    tables of their own, which are made from :mod:`coordinator.store.tables`. No run of an earlier layout has any."""
 
 
 # By the layout that it starts from.
