@@ -64,12 +64,18 @@ class Engine:
 
 @dataclass(frozen=True)
 class MeterCard:
-    """What measures the joules: ``method`` is measured, estimated or unknown."""
+    """What measures the joules: ``method`` is measured, estimated or unknown.
+
+    Attributes:
+        id: stands for all of it in reports, so that they need not name the sensor; 0 from a device that names it in
+            each phase.
+    """
 
     method: str
     sensor: str = ""
     calibration_id: str = ""
     quality: str = ""
+    id: int = 0
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,9 @@ class DeviceCard:
     Attributes:
         session: drawn anew by each start of the daemon, so that a restart is seen.
         budget_j: the most that the device will spend in a round, or None.
+        reason: why it cannot train now, or what of its data it set aside; empty when there is nothing to say.
+        declined_run: a run whose orders it cannot do, for that reason; empty when there is none.
+        instance: names the state that it keeps, which no two devices share; empty from one that does not say.
     """
 
     device_id: str
@@ -90,6 +99,9 @@ class DeviceCard:
     train_examples: int
     test_examples: int
     budget_j: float | None = None
+    reason: str = ""
+    declined_run: str = ""
+    instance: str = ""
 
 
 @dataclass(frozen=True)
@@ -98,12 +110,14 @@ class SettledEnergy:
 
     Attributes:
         attempt: of the order that it was spent on, or None when that is not known.
+        meter_id: of the meter of records without a sensor; 0 when there are none.
     """
 
     run_id: str
     round: int
     energy: tuple[PhaseEnergy, ...]
     attempt: int | None = None
+    meter_id: int = 0
 
 
 @dataclass(frozen=True)
@@ -247,6 +261,7 @@ class DeviceReport:
         train_s: seconds of training, pauses left out.
         strain: None from a device that does not look.
         attempt: of the order that it answers, or None from a device that does not say.
+        meter_id: of the meter of phases without a sensor; 0 when there are none.
         statistics: when the order asked for them.
         basis_version: of the coordinates of the update; empty for those of the head.
     """
@@ -271,6 +286,7 @@ class DeviceReport:
     train_s: float
     strain: Strain | None = None
     attempt: int | None = None
+    meter_id: int = 0
     statistics: CodedMoments | None = None
     basis_version: str = ""
 

@@ -59,4 +59,6 @@ def run(arguments: argparse.Namespace) -> int:
         print("accuracy: not checked, the held-out data are not there any more")
     else:
         print(f"accuracy: float head {percent(summary.float_accuracy)}, exported {percent(summary.exported_accuracy)}")
+    if summary.note:
+        print(f"note: {summary.note}")
     return 0

@@ -103,6 +103,7 @@ def export(
         float_accuracy=report.float_accuracy,
         exported_accuracy=report.exported_accuracy,
         operators=tuple(f"{one.name} x {one.count}" for one in report.operators),
+        note=report.note,
     )
     return summary, model
 

@@ -8,13 +8,14 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from coordinator.lab import plan_keys, processes, shards
 from coordinator.lab.fleet import FleetPlan, start_coordinator, start_devices
 from coordinator.lab.live import LiveTable
+from coordinator.lab.measuring import ROUNDS, Budget, RoundCost, Times, costs_of, resolved, shortened
 from coordinator.lab.outcome import PHASES, outcome
 from coordinator.lab.processes import Children
 from coordinator.operator.client import Operator
@@ -34,7 +35,7 @@ _SETTLE_S = 20.0
 
 @dataclass(frozen=True)
 class Demo:
-    """What is to run; see ``coordinator demo --help``.
+    """What is to run; see ``coordinator demo --help``. What budgets are multiples of is measured before the run.
 
     Attributes:
         bundle, data: None: the digits example.
@@ -50,7 +51,7 @@ class Demo:
     partition: str
     seed: int
     fleet: FleetPlan
-    budgets_j: Sequence[float | None] = ()
+    budgets_j: Sequence[Budget] = ()
     train: Mapping[str, float] = field(default_factory=dict)
     update: Mapping[str, Any] = field(default_factory=dict)
     deadline_s: float = 600.0
@@ -92,16 +93,19 @@ def run(demo: Demo, show: Callable[[str], None] = print) -> dict[str, Any]:
     )
     _say(f"{data}: {parts.account}")
     plan = folder / "plan.toml"
-    with write_whole(plan) as file:
-        file.write(plan_text(demo, manifest, bundle_path, parts).encode())
-    settings = _settings(demo, parse(plan.read_text(), where=str(plan)), bundle_path, data, parts)
     with Children(folder / "logs") as children:
         _say("starting bridges, coordinator and devices")
         address = start_coordinator(children, folder)
         names = start_devices(children, folder, demo.fleet, parts, address)
         with Operator(address) as operator:
-            run_id = operator.start_run(plan.read_text(), folder)
             try:
+                costs: Mapping[str, RoundCost] = {}
+                if any(isinstance(budget, Times) for budget in demo.budgets_j):
+                    costs = _measured(demo, manifest, bundle_path, parts, operator, children, folder, names)
+                    demo = replace(demo, budgets_j=resolved(demo.budgets_j, names, costs))
+                with write_whole(plan) as file:
+                    file.write(plan_text(demo, manifest, bundle_path, parts).encode())
+                run_id = operator.start_run(plan.read_text(encoding="utf-8"), folder)
                 status = _watch(operator, run_id, children, names, _title(demo, manifest, parts))
             except KeyboardInterrupt:
                 _say("interrupted: ending the run and every process")
@@ -109,7 +113,11 @@ def run(demo: Demo, show: Callable[[str], None] = print) -> dict[str, Any]:
 
             def written(export: ExportSummary | None, problem: str | None) -> dict[str, Any]:
                 took_s = time.monotonic() - started_s
+                settings = _settings(
+                    demo, parse(plan.read_text(encoding="utf-8"), where=str(plan)), bundle_path, data, parts
+                )
                 made = outcome(status, export, wall_s=took_s, settings=settings)
+                made["settings"]["measured"] = {name: vars(cost) for name, cost in costs.items()}
                 made["export_problem"] = problem
                 made["output"] = {
                     "folder": str(folder),
@@ -137,6 +145,33 @@ def run(demo: Demo, show: Callable[[str], None] = print) -> dict[str, Any]:
     return result
 
 
+def _measured(
+    demo: Demo, manifest: Manifest, bundle: Path, parts: shards.Shards, operator: Operator, children: Children,
+    folder: Path, names: Sequence[str],
+) -> dict[str, RoundCost]:  # fmt: skip
+    """What a round costs each device here, by a short run that is kept apart from the demo's own."""
+    _say("measuring what a round costs each device on this machine")
+    # Steps of SGD are what a budget limits, whatever comes before them in the run itself.
+    keys = plan_keys.laid_over(demo.plan_keys, {"run": {"rounds": ROUNDS}, "train": {"method": "sgd"}})
+    short = replace(demo, rounds=ROUNDS, train=shortened(demo.train), budgets_j=(), plan_keys=keys)
+    text = plan_text(short, manifest, bundle, parts, name=f"{manifest.name}: measuring", evaluated=False)
+    run_id = operator.start_run(text, folder)
+    while True:
+        children.check()
+        (status,) = operator.status(run_id)
+        if status.is_over:
+            break
+        time.sleep(_POLL_S)
+    if status.state != "finished":
+        raise CheckFailed(f"the measuring run {status.state}: {status.reason}", fix=f"see {folder / 'logs'}")
+    costs = costs_of(_when_settled(operator, status), names)
+    for name, budget in zip(names, demo.budgets_j, strict=True):
+        if isinstance(budget, Times) and name in costs:
+            cost = costs[name]
+            _say(f"{name}: about {cost.most_train_j:.2g} J a round, may spend {cost.budget_j(budget):g} J")
+    return costs
+
+
 def _settings(demo: Demo, plan: RunPlan, bundle: Path, data: str, parts: shards.Shards) -> dict[str, Any]:
     return {
         "bundle": str(bundle),
@@ -147,7 +182,7 @@ def _settings(demo: Demo, plan: RunPlan, bundle: Path, data: str, parts: shards.
         "partition": demo.partition,
         "seed": demo.seed,
         "boards": [demo.fleet.board_of(index) for index in range(demo.devices)],
-        "budgets_j": list(demo.budgets_j),
+        "budgets_j": [budget for budget in demo.budgets_j if not isinstance(budget, Times)],
         "examples": list(parts.examples),
         "held_out_examples": parts.held_out_examples,
         "data_account": parts.account,
@@ -161,12 +196,20 @@ def _without_another_run(folder: Path, run_id: str) -> str:
     return f"the run is kept in {folder / 'outcome.json'}; to export it after all: {serve}, and beside it {export}"
 
 
-def plan_text(demo: Demo, manifest: Manifest, bundle: Path, parts: shards.Shards) -> str:
-    """The plan as TOML: a file that a reader can take, change, and start again."""
-    return plan_keys.as_toml(_document(demo, str(bundle.resolve()), manifest.name, str(parts.held_out.resolve())))
+def plan_text(
+    demo: Demo, manifest: Manifest, bundle: Path, parts: shards.Shards, *, name: str = "", evaluated: bool = True
+) -> str:
+    """The plan as TOML: a file that a reader can take, change, and start again.
+
+    Args:
+        name: of the run; empty for that of the bundle.
+        evaluated: whether heads are tried on the held-out data.
+    """
+    held_out = str(parts.held_out.resolve()) if evaluated else None
+    return plan_keys.as_toml(_document(demo, str(bundle.resolve()), name or manifest.name, held_out))
 
 
-def _document(demo: Demo, bundle: str, name: str, held_out: str) -> plan_keys.Document:
+def _document(demo: Demo, bundle: str, name: str, held_out: str | None) -> plan_keys.Document:
     """Below: what the demo's own options say; above them the plan file, above that single keys."""
     names = shards.device_names(demo.devices)
     given = plan_keys.laid_over(demo.plan_file, demo.plan_keys)
@@ -179,11 +222,13 @@ def _document(demo: Demo, bundle: str, name: str, held_out: str) -> plan_keys.Do
         "train": dict(demo.train),
         "update": dict(demo.update),
     }
-    limits = {name: joules for name, joules in zip(names, demo.budgets_j, strict=False) if joules is not None}
+    budgets = zip(names, demo.budgets_j, strict=False)
+    limits = {device: budget for device, budget in budgets if budget is not None and not isinstance(budget, Times)}
     if limits:
         # Whoever has no line of its own weighs like the best endowed device.
         made["budget"] = {"per_round_j": max(limits.values()), "device": limits}
-    made["evaluate"] = {"data": held_out}
+    if held_out is not None:
+        made["evaluate"] = {"data": held_out}
     return plan_keys.laid_over(made, given)
 
 
@@ -202,6 +247,8 @@ def summary(result: Mapping[str, Any]) -> str:
         lines.append(
             f"exported   {100 * exported:.2f} % as one integer model of {result['exported_bytes'] / 1000:.1f} kB"
         )
+    if result["exported_note"]:
+        lines.append(f"note       {result['exported_note']}")
     lines.append(f"sent       {result['bytes_up']} bytes up, {result['bytes_down']} bytes down")
     lines.append("joules     " + "".join(f"{phase:>12}" for phase in PHASES) + f"{'coverage':>12}  cut short")
     shown, rounds = list(result["joules"].items()), result["settings"]["rounds"]
@@ -237,12 +284,18 @@ def _watch(operator: Operator, run_id: str, children: Children, names: Sequence[
             if status.is_over:
                 break
             time.sleep(_POLL_S)
-        end_s = time.monotonic() + _SETTLE_S
-        while not _settled(status) and time.monotonic() < end_s:
-            time.sleep(_POLL_S)
-            (status,) = operator.status(run_id)
+        status = _when_settled(operator, status)
         table.update(status)
         return status
+
+
+def _when_settled(operator: Operator, status: RunStatus) -> RunStatus:
+    """A run that is over, when the joules of its last sending have come, or long enough was waited for them."""
+    end_s = time.monotonic() + _SETTLE_S
+    while not _settled(status) and time.monotonic() < end_s:
+        time.sleep(_POLL_S)
+        (status,) = operator.status(status.run_id)
+    return status
 
 
 def _settled(status: RunStatus) -> bool:

@@ -36,6 +36,7 @@ def outcome(
         "exported_accuracy": export.exported_accuracy if export else None,
         "exported_float_accuracy": export.float_accuracy if export else None,
         "exported_bytes": export.size_bytes if export else None,
+        "exported_note": export.note if export else "",
         "bytes_up": sum(one.bytes_up for one in closed),
         "bytes_down": sum(one.bytes_down for one in closed),
         "joules": total_joules(closed),

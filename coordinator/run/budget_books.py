@@ -13,7 +13,7 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from coordinator.budgets import guesses
-from coordinator.budgets.accounts import Charged, Situation
+from coordinator.budgets.accounts import Charged, Situation, allot
 from coordinator.budgets.cold_start import prices_of, work_w_of
 from coordinator.budgets.cost_model import CostModel, Work
 from coordinator.budgets.guesses import Remembered
@@ -43,11 +43,22 @@ _TIMED_ROUNDS = 10
 
 
 def plan(
-    connection: Connection, run: ActiveRun, number: int, attempt: int, cards: Sequence[DeviceCard], now_unix_s: float
+    connection: Connection,
+    run: ActiveRun,
+    number: int,
+    attempt: int,
+    cards: Sequence[DeviceCard],
+    now_unix_s: float,
+    renewed: Collection[str] | None = None,
 ) -> RoundPlan:
-    """The round that opens now, for the devices that are present."""
+    """The round that opens now, for the devices that are present.
+
+    Args:
+        renewed: whose orders of an earlier attempt are renewed, and not promised a second time; None: all.
+    """
     row = runs.row(connection, run.run_id)
-    charged = charged_to(connection, run, now_unix_s, (number, [card.device_id for card in cards]))
+    own = [card.device_id for card in cards] if renewed is None else renewed
+    charged = charged_to(connection, run, now_unix_s, (number, own))
     # A total holds in expectation, so orders on their way count as what they are expected to cost.
     fleet_j = sum(one.spent_j + one.pending_j for one in charged.values())
     situation = Situation(
@@ -100,6 +111,22 @@ def charged_to(
         return {}
     midnight_s = now_unix_s - now_unix_s % DAY_S
     return grants.accounts(connection, run.run_id, midnight_s, renewed, with_today=budget.per_day_j is not None)
+
+
+def left_for(connection: Connection, run: ActiveRun, number: int, device_id: str, now_unix_s: float) -> float:
+    """Joules that the accounts leave a device for this round, all that it was ever granted counted; infinite without a
+    limit. What one round may cost is promised to each start of the device anew."""
+    row = runs.row(connection, run.run_id)
+    charged = charged_to(connection, run, now_unix_s, (0, ())).get(device_id, Account())
+    now = Situation(
+        now_unix_s,
+        row["started_unix_s"],
+        max(1, run.plan.run.rounds - number + 1),
+        _round_s(connection, run.run_id, number, now_unix_s),
+    )
+    found = harvest(run, Path(row["plan_directory"]))
+    known = Charged(charged.spent_j + charged.uncertain_j, charged.today_j)
+    return allot(run.plan.budget, device_id, None, known, now, found).limit_j
 
 
 def drawn_before(

@@ -132,6 +132,20 @@ class Conductor:
         if changed:
             self._regroup()
 
+    async def hand_over(self, device_id: str, session: str) -> None:
+        """A new start of a device asks for the order that an earlier one got; it is given to it, or it is spared.
+
+        Raises:
+            StoreError: that cannot be written now.
+        """
+        run, at = self.run, (self.run.machine.round, self.run.machine.attempt)
+        why = await self._rooms.books.do(ledger.hand_over, self._rooms.db, run, at[0], device_id, session)
+        if why is not None and at == (run.machine.round, run.machine.attempt):
+            log.warning("%s round %d: %s is not asked again: %s", run.run_id, at[0], device_id, why)
+            run.refused.add(device_id)
+            self.feed(Refused(device_id))
+            self.feed(Tick())
+
     def _regroup(self) -> None:
         """The engine class that counts is another one now."""
         eligible = set(self.run.roster.eligible())
@@ -310,6 +324,9 @@ class Conductor:
             return
         run.resting = ""
         run.refused.clear()
+        if action.attempt == 1:
+            run.handed.clear()
+            run.opened_here = True
         run.ready.set()
         self.feed(Spared(tuple(spared)))
         log.info("%s: round %d opened for %d devices", run.run_id, action.round, len(action.devices) - len(spared))

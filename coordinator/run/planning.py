@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from coordinator.aggregate import rules
+from coordinator.budgets import weights
 from coordinator.budgets.codec_error import ERROR
 from coordinator.budgets.solar import read_trace
 from protos.catalog import hint
 from protos.datafiles.dataset import Dataset, check, fitted, load
-from protos.errors import PlanError
+from protos.errors import PlanError, PluginError
 from protos.model.bundle import Bundle, open_bundle
 from protos.model.manifest import Manifest
 from protos.plan.plan import RunPlan, parse
+from protos.plugins import Plugin, find, installed, refused
 from protos.update import codecs, trees
+from protos.update.trial import Trial, tried
 
 # Inputs that [train] names itself; they stand at these values when the plan says nothing.
 _OWN = ("rate", "momentum", "proximal_mu")
@@ -48,16 +52,44 @@ def prepare(plan_toml: str, directory: Path, *, where: str = "plan") -> Prepared
 
     Raises:
         PlanError: the plan is malformed, contradicts itself, or asks for what the bundle does not have.
+        PluginError: it names the codec, rule or weight of an installed package that cannot be used.
         ModelError, IntegrityError: the bundle.
         DataError, ShapeError, LabelError, NonFiniteError, EmptyShardError: the held-out data.
     """
     plan = parse(plan_toml, where=where)
     bundle = open_bundle(directory / Path(plan.run.bundle).expanduser())
     inputs = train_inputs(plan, bundle.manifest, where=where)
+    _try_plugins(plan)
     _check_closed_form(plan, bundle.manifest, where)
     _check_budgets(plan, directory, where)
     data = held_out(plan, bundle.manifest, directory)
     return Prepared(plan, bundle, inputs, data)
+
+
+def plugins_of(plan: RunPlan) -> tuple[Plugin, ...]:
+    """What a plan names that installed packages have, codec first."""
+    named = [("codecs", codecs.BUILT_IN, plan.update.codec), ("rules", rules.BUILT_IN, plan.aggregate.normalise)]
+    named += [("weights", weights.BUILT_IN, factor) for factor in plan.aggregate.weight]
+    found = [find(kind, name) for kind, built_in, name in named if name not in built_in]
+    return tuple(plugin for plugin in found if plugin is not None)
+
+
+def refused_plugins() -> list[PluginError]:
+    """For each installed plug-in that no plan can name, the reason."""
+    known: tuple[tuple[str, Container[str]], ...] = (
+        ("codecs", codecs.BUILT_IN),
+        ("rules", rules.BUILT_IN),
+        ("weights", weights.BUILT_IN),
+    )
+    return [error for kind, built_in in known for error in refused(installed(kind), built_in).values()]
+
+
+def _try_plugins(plan: RunPlan) -> None:
+    """Load what a plan names, before a run is written down. Raises PluginError."""
+    codecs.build(plan.update.codec, plan.update.parameters)
+    _ = rules.RULES[plan.aggregate.normalise]
+    for factor in plan.aggregate.weight:
+        _ = weights.FACTORS[factor]
 
 
 def _check_closed_form(plan: RunPlan, manifest: Manifest, where: str) -> None:
@@ -160,6 +192,15 @@ def seed_for(plan: RunPlan, device_id: str, number: int) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
+def _trial(plan: RunPlan, manifest: Manifest) -> Trial:
+    """The plan's codec on random numbers in the shapes of the head."""
+    # Here: an operator's check alone needs messages to weigh.
+    from protos.convert.tensors import tensors_to
+
+    codec = codecs.build(plan.update.codec, plan.update.parameters)
+    return tried(codec, manifest.head.shapes(), lambda tensors: sum(one.ByteSize() for one in tensors_to(tensors)))
+
+
 def summary(prepared: Prepared) -> dict[str, object]:
     """What would run, for people and scripts."""
     plan, manifest = prepared.plan, prepared.bundle.manifest
@@ -186,10 +227,12 @@ def summary(prepared: Prepared) -> dict[str, object]:
             key: plan.update.parameters.get(key, rule.default)
             for key, rule in codecs.CODECS[plan.update.codec].parameters.items()
         },
+        "codec_trial": {key: float(f"{value:.3g}") for key, value in asdict(_trial(plan, manifest)).items()},
         "downlink": plan.downlink.codec,
         "downlink_parameters": dict(plan.downlink.parameters),
         "weight": list(plan.aggregate.weight),
         "normalise": plan.aggregate.normalise,
+        "plugins": [str(one) for one in plugins_of(plan)],
         "budget_per_round_j": plan.budget.per_round_j,
         "budget_of_device_j": dict(plan.budget.device),
         "budget_per_day_j": plan.budget.per_day_j,

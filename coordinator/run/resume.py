@@ -72,7 +72,7 @@ async def open_run(rooms: Rooms, run_id: str, now_s: float) -> ActiveRun:
         bundle=bundle,
         inputs=train_inputs(plan, bundle.manifest, where=row["name"]),
         machine=Machine(rules_of(plan), now_s=now_s),
-        roster=Roster(plan, row["engine"], has_twin=bundle.manifest.edge_tpu is not None),
+        roster=Roster(plan, row["engine"], has_twin=bundle.manifest.edge_tpu is not None, run_id=run_id),
         head=head,
         downlink=await rooms.books.do(_downlink, rooms.db, run_id, head, row["initial_head"]),
         evaluator=evaluator,

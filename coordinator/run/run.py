@@ -76,6 +76,9 @@ class ActiveRun:
         server: the state of the server optimiser after the last round; None before any, or without a state.
         refused: devices whose report of the open round was not taken.
         in_flight: devices whose report is being written.
+        sessions: to which start of each device its order belongs; "" when it left, None when that is not known.
+        handed: devices whose start of today got its order of this round, at any attempt.
+        opened_here: this process opened the round, and so knows of every order that was handed out.
         sent: bytes of orders sent since they were last written down, by device.
         sent_unsure: those that went into a transaction whose end is not known.
         ready: set while the orders of the open round are on disk.
@@ -100,6 +103,9 @@ class ActiveRun:
     basis: Basis | None = None
     server: Tree | None = None
     refused: set[str] = field(default_factory=set)
+    sessions: dict[str, str | None] = field(default_factory=dict)
+    handed: set[str] = field(default_factory=set)
+    opened_here: bool = False
     in_flight: dict[str, asyncio.Future[None]] = field(default_factory=dict)
     sent: Counter[str] = field(default_factory=Counter)
     sent_unsure: Counter[str] = field(default_factory=Counter)
@@ -140,6 +146,15 @@ class ActiveRun:
     def all_inputs(self, number: int) -> dict[str, float]:
         """Every input of the train signature in round ``number``, defaults included."""
         return {one.name: one.default for one in self.bundle.manifest.head.inputs} | self.inputs_at(number)
+
+    def may_have_begun(self, device_id: str) -> bool:
+        """Whether a start of this device may have worked on its order of the open round."""
+        return device_id in self.handed or not self.opened_here
+
+    def is_of_another_start(self, device_id: str, session: str) -> bool:
+        """Whether the order that this device has not answered belongs to an earlier start of it."""
+        owed = self.ready.is_set() and self.machine.owes(device_id) and device_id in self.lines
+        return owed and self.sessions.get(device_id) not in (None, session)
 
     def order_for(self, device_id: str, now_s: float, holding: Holding) -> TrainOrder | None:
         """The order that this device has not answered yet: the same, however often it asks, but for the way in which
@@ -226,9 +241,13 @@ class ActiveRun:
             return StatisticsFold(self.plan, self.bundle, lines, before, self.evaluator)
         return Fold(self.plan.aggregate, self.bundle.manifest.head.shapes(), lines, population, self.server)
 
-    def take_fold(self, lines: Mapping[str, OrderLine], fold: Fold | StatisticsFold) -> None:
+    def take_fold(
+        self, lines: Mapping[str, OrderLine], fold: Fold | StatisticsFold, sessions: Mapping[str, str | None]
+    ) -> None:
         """From now on these are the orders and reports of the round."""
-        self.lines, self.fold = dict(lines), fold
+        # An order that belongs to a new start of its device was not handed to that one yet.
+        self.handed = {one for one in self.handed if sessions.get(one) == self.sessions.get(one)}
+        self.lines, self.fold, self.sessions = dict(lines), fold, dict(sessions)
 
     def describe(self) -> str:
         """What the run is doing, in one line."""

@@ -22,8 +22,10 @@ from coordinator.store import accounts as grants
 from coordinator.store import bases, costs, devices, heads, reports, runs, server_states, statistics
 from coordinator.store import device_heads as shown
 from coordinator.store.database import AlreadyThereError, Database
+from protos.convert.energy import named
 from protos.convert.heads import serialise_difference
 from protos.convert.reports import parse_report
+from protos.energy.trace import PhaseEnergy
 from protos.errors import StoreError, UnknownRunError, UpdateError
 from protos.orders import DeviceCard, DeviceReport, Receipt, SettledEnergy, Verdict
 from protos.plan.plan import parse
@@ -63,7 +65,8 @@ def accept(
     sent = {device_id: run.sent.pop(device_id, 0)}
     try:
         with db.writing() as connection:
-            reports.accept(connection, report, data, run.fold.weight_of(report))
+            energy = _named(connection, device_id, report)
+            reports.accept(connection, replace(report, energy=energy), data, run.fold.weight_of(report))
             runs.add_bytes_down(connection, run.run_id, number, sent)
             sizes = run.fold.sizes_of(report, update)  # type: ignore[arg-type]
             grants.reported(connection, run.run_id, number, device_id, len(data), sizes)
@@ -71,8 +74,9 @@ def accept(
     except AlreadyThereError as error:
         run.sent.update(sent)
         with db.reading() as connection:
-            if reports.holds(connection, run.run_id, number, device_id):
-                return Receipt(Verdict.DUPLICATE, "held already", report.attempt)
+            same = reports.same_as_held(connection, run.run_id, number, device_id, data)
+        if same is not None:
+            return _held(number, report.attempt, same=same)
         raise StoreError(f"a part of the report is there already ({error})", where=run.run_id) from error
     except BaseException:
         # Perhaps after the commit: the answer to it can be lost.
@@ -81,6 +85,14 @@ def accept(
     # After the commit, so that what is folded is what a restart would fold.
     run.fold.add(report, update)  # type: ignore[arg-type]  # a fold of statistics is given statistics
     return Receipt(Verdict.ACCEPTED, attempt=report.attempt)
+
+
+def _held(number: int, attempt: int | None, *, same: bool) -> Receipt:
+    """The answer when this device's report of the round is on disk. Only the very same bytes are a duplicate: a device
+    that is told so takes it that what it sent has reached the head."""
+    if same:
+        return Receipt(Verdict.DUPLICATE, "held already", attempt)
+    return Receipt(Verdict.REJECTED, f"other_report: another report of round {number} under this name is held", attempt)
 
 
 def _parsed(data: bytes, run_id: str, number: int, device_id: str) -> DeviceReport:
@@ -100,10 +112,17 @@ def _settle_of(connection: Connection, data: bytes, run_id: str, number: int, de
     except RejectedError:
         return None
     if not reports.holds(connection, run_id, number, device_id):
-        energy, faults = bounds.possible(report.energy, board)
+        energy, faults = bounds.possible(_named(connection, device_id, report), board)
         _say(faults, run_id, number, device_id)
         reports.settle(connection, run_id, number, device_id, energy, report.attempt)
     return report.attempt
+
+
+def _named(connection: Connection, device_id: str, told: DeviceReport | SettledEnergy) -> tuple[PhaseEnergy, ...]:
+    """Energy with the sensor that the device's card names. Told by a meter that it does not have any more, it stays
+    without one: which that was is not known here."""
+    meter = devices.meter_of(connection, device_id) if told.meter_id else None
+    return named(told.energy, told.meter_id, meter)
 
 
 def _say(faults: list[str], run_id: str, number: int, device_id: str) -> None:
@@ -139,8 +158,9 @@ def report_limit(db: Database, run_id: str) -> int:
 def late(db: Database, run_id: str, number: int, device_id: str, data: bytes) -> Receipt:
     """The answer to a report of a round that is not open, or of another run."""
     with db.writing() as connection:
-        if reports.holds(connection, run_id, number, device_id):
-            return Receipt(Verdict.DUPLICATE, "held already")
+        same = reports.same_as_held(connection, run_id, number, device_id, data)
+        if same is not None:
+            return _held(number, None, same=same)
         if runs.order_of(connection, run_id, number, device_id) is None:
             return Receipt(Verdict.REJECTED, f"not_ordered: no order of round {number} in run {run_id}")
         reports.mark(connection, run_id, number, device_id, "late", len(data))
@@ -159,7 +179,7 @@ def settle(db: Database, device_id: str, settled: Iterable[SettledEnergy]) -> li
             if one.round > bounds.LAST_ROUND or runs.order_of(connection, one.run_id, one.round, device_id) is None:
                 strange.append(one)
             else:
-                energy, faults = bounds.possible(one.energy, board)
+                energy, faults = bounds.possible(_named(connection, device_id, one), board)
                 _say(faults, one.run_id, one.round, device_id)
                 reports.settle(connection, one.run_id, one.round, device_id, energy, one.attempt)
                 budgeting.learn(connection, one.run_id, one.round, device_id)
@@ -214,13 +234,19 @@ def _plan_and_write(
         held = {one.device_id: one.examples for one in statistics.held_by(connection, run.run_id, number)}
         cards = [card for card in cards if held.get(card.device_id, 0) != card.train_examples]
     carried = reports.holds_any(connection, run.run_id, number)
+    ended = _ended(connection, run, number, cards) if attempt > 1 else {}
     lines = budgeting.drawn_before(connection, run, number, cards) if attempt > 1 else None
     if lines is None or not (lines or carried):
-        made = budgeting.plan(connection, run, number, attempt, cards, now_unix_s)
+        renewed = [card.device_id for card in cards if card.device_id not in ended]
+        made = budgeting.plan(connection, run, number, attempt, cards, now_unix_s, renewed)
         lines = tuple(replace(line, steps=0, bits=None) for line in made.lines) if sums else made.lines
     if not lines and not carried:
         return False
-    runs.open_round(connection, run.run_id, number, attempt, lines, "")
+    sessions = {card.device_id: card.session for card in cards}
+    runs.open_round(connection, run.run_id, number, attempt, lines, "", sessions)
+    for line in lines:
+        if line.device_id in ended and line.budget_j is not None:
+            grants.lose(connection, run.run_id, number, line.device_id, ended[line.device_id], line.budget_j)
     grants.add(connection, run.run_id, number, lines, now_unix_s)
     if made is not None:
         costs.keep_plan(connection, run.run_id, number, budgeting.kept(made))
@@ -228,6 +254,50 @@ def _plan_and_write(
             runs.note(connection, run.run_id, number, "left out", f"{device_id}: {why}")
     runs.change(connection, run.run_id, engine=run.roster.engine)
     return True
+
+
+def _ended(connection: Connection, run: ActiveRun, number: int, cards: list[DeviceCard]) -> dict[str, float]:
+    """Devices that began anew with an order of an earlier attempt in their hands, and the joules of it that nobody has
+    accounted for: they may be spent."""
+    sessions = runs.sessions_of(connection, run.run_id, number)
+    made = {}
+    for card in cards:
+        if sessions.get(card.device_id) in (None, card.session) or not run.may_have_begun(card.device_id):
+            continue
+        order = runs.order_of(connection, run.run_id, number, card.device_id)
+        if order is None or order["budget_j"] is None or order["outcome"] == "accepted":
+            continue
+        told = reports.energy_of(connection, run.run_id, number, card.device_id)
+        known_j = sum(one.energy_j or 0.0 for one in told if one.phase in grants.WORKING)
+        made[card.device_id] = max(0.0, order["budget_j"] - known_j)
+    return made
+
+
+def hand_over(db: Database, run: ActiveRun, number: int, device_id: str, session: str) -> str | None:
+    """Give an order to a new start of its device: what it granted to the one before may be spent, is charged, and the
+    new one gets what the accounts leave.
+
+    Returns:
+        None when it belongs to the new start now; else why the device cannot be asked again in this attempt.
+    """
+    now_unix_s = time.time()
+    line, begun = run.lines[device_id], run.may_have_begun(device_id)
+    budget_j = line.budget_j
+    with db.writing() as connection:
+        if begun and budget_j is not None:
+            left_j = budgeting.left_for(connection, run, number, device_id, now_unix_s)
+            budget_j = min(budget_j, left_j)
+            least_j = 0.0 if line.costs is None else line.costs.sending_j + line.costs.step_j
+            if budget_j <= least_j:
+                why = f"{line.budget_j:.3g} J went to a start of it that ended, and {left_j:.3g} J are left"
+                runs.note(connection, run.run_id, number, "left out", f"{device_id}: {why}")
+                return why
+            grants.lose(connection, run.run_id, number, device_id, line.budget_j or 0.0, budget_j)
+        runs.belongs_to(connection, run.run_id, number, device_id, session, budget_j)
+    run.lines[device_id] = replace(line, budget_j=budget_j)
+    run.sessions[device_id] = session
+    run.handed.discard(device_id)
+    return None
 
 
 def agree(db: Database, run: ActiveRun, number: int) -> list[str]:
@@ -254,6 +324,7 @@ def refold(db: Database, run: ActiveRun, number: int) -> None:
         lines = grants.complete(connection, run.run_id, number, runs.lines_of(connection, run.run_id, number))
         before = list(statistics.held_by(connection, run.run_id, number)) if run.asks_statistics(number) else []
         fold = run.new_fold(number, lines, budgeting.population(connection, run, number), lambda: before)
+        sessions = runs.sessions_of(connection, run.run_id, number)
         for data in reports.in_order(connection, run.run_id, number):
             report = parse_report(data)
             # Already checked when it was accepted; what a device declares since then does not matter.
@@ -262,7 +333,7 @@ def refold(db: Database, run: ActiveRun, number: int) -> None:
             sizes = fold.sizes_of(report, update)  # type: ignore[arg-type]
             grants.reported(connection, run.run_id, number, report.device_id, len(data), sizes)
             fold.add(report, update)  # type: ignore[arg-type]
-    run.take_fold(lines, fold)
+    run.take_fold(lines, fold, sessions)
 
 
 def close_round(
@@ -374,7 +445,22 @@ def join(db: Database, card: DeviceCard) -> None:
         devices.join(connection, card)
 
 
-def leave(db: Database, device_id: str) -> None:
-    """Write down that a device said goodbye."""
+def forget(db: Database, device_id: str) -> None:
+    """Take a device off the list."""
     with db.writing() as connection:
-        devices.leave(connection, device_id)
+        devices.forget(connection, device_id)
+
+
+def leave(db: Database, device_id: str, reason: str = "", run: ActiveRun | None = None) -> None:
+    """Write down that a device said goodbye, and why.
+
+    Args:
+        run: whose order it has not answered: what was spent on that nobody will say.
+    """
+    with db.writing() as connection:
+        devices.leave(connection, device_id, reason)
+        if run is not None:
+            budget_j = run.lines[device_id].budget_j
+            runs.belongs_to(connection, run.run_id, run.machine.round, device_id, "", budget_j)
+    if run is not None:
+        run.sessions[device_id] = ""

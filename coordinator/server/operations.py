@@ -153,10 +153,20 @@ class Operations:
                 energy_j=spent.get(card.device_id, (None, 0))[0],
                 unknown_phases=spent.get(card.device_id, (None, 0))[1],
                 budget_j=card.budget_j,
+                reason=member.trouble,
             )
             for member in sorted(self._keeper.fleet, key=lambda one: one.card.device_id)
             for card in (member.card,)
         ]
+
+    async def forget_device(self, device_id: str) -> None:
+        """Take a device that is gone off the list.
+
+        Raises:
+            UnknownRunError: no such device.
+            RefusedError: it is present, or works on an order.
+        """
+        await self._keeper.forget(device_id)
 
     async def budgets(self, name: str) -> tuple[str, list[DeviceBudget]]:
         """The id of a run, and the ledger of its devices.

@@ -86,10 +86,21 @@ def resolve(connection: Connection, name: str) -> str:
 
 
 def open_round(
-    connection: Connection, run_id: str, number: int, attempt: int, lines: Iterable[OrderLine], reason: str
+    connection: Connection,
+    run_id: str,
+    number: int,
+    attempt: int,
+    lines: Iterable[OrderLine],
+    reason: str,
+    sessions: Mapping[str, str] | None = None,
 ) -> None:
     """Write down an open round with its orders. In a later attempt, orders that are there already stay as they are
-    and are renewed; only their budgets may fall."""
+    and are renewed; only their budgets may fall.
+
+    Args:
+        sessions: to which start of each device its order belongs.
+    """
+    sessions = sessions or {}
     key = and_(rounds.c.run_id == run_id, rounds.c.round == number)
     values: dict[str, object] = {"state": "open", "attempt": attempt, "opened_unix_s": time.time()}
     if not connection.execute(update(rounds).where(key).values(**values)).rowcount:
@@ -102,7 +113,7 @@ def open_round(
         blank = {
             "run_id": run_id, "round": number, "attempt": attempt, "outcome": "ordered", "bytes_up": 0, "bytes_down": 0,
         }  # fmt: skip
-        connection.execute(orders.insert(), [_order_row(blank, line) for line in fresh])
+        connection.execute(orders.insert(), [_order_row(blank, line, sessions) for line in fresh])
     for line in lines:
         before = there.get(line.device_id)
         if before is not None and before.outcome != "accepted":
@@ -111,13 +122,33 @@ def open_round(
             connection.execute(
                 update(orders)
                 .where(_these(run_id, number), orders.c.device_id == line.device_id)
-                .values(outcome="ordered", attempt=attempt, budget_j=min(limits, default=None))
+                .values(
+                    outcome="ordered",
+                    attempt=attempt,
+                    budget_j=min(limits, default=None),
+                    session=sessions.get(line.device_id),
+                )
             )
     change(connection, run_id, state="running", reason=reason)
 
 
-def _order_row(blank: Mapping[str, object], line: OrderLine) -> dict[str, object]:
-    return {**blank, "device_id": line.device_id, "steps": line.steps, "budget_j": line.budget_j}
+def _order_row(blank: Mapping[str, object], line: OrderLine, sessions: Mapping[str, str]) -> dict[str, object]:
+    own = {"device_id": line.device_id, "steps": line.steps, "budget_j": line.budget_j}
+    return {**blank, **own, "session": sessions.get(line.device_id)}
+
+
+def sessions_of(connection: Connection, run_id: str, number: int) -> dict[str, str | None]:
+    """To which start of each device its order belongs: empty when it left, None when that is not known."""
+    query = select(orders.c.device_id, orders.c.session).where(_these(run_id, number))
+    return {row.device_id: row.session for row in connection.execute(query)}
+
+
+def belongs_to(
+    connection: Connection, run_id: str, number: int, device_id: str, session: str, budget_j: float | None
+) -> None:
+    """From now on an order belongs to this start of its device, with this budget."""
+    which = _these(run_id, number) & (orders.c.device_id == device_id)
+    connection.execute(update(orders).where(which).values(session=session, budget_j=budget_j))
 
 
 def asked(connection: Connection, run_id: str, number: int, attempt: int) -> list[str]:

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from edge_runtime.health.pauses import Pauses
 from edge_runtime.power.clock import Clock
 from edge_runtime.power.meter import ExpectsPower, Meter
+from edge_runtime.power.wiring import FIXES
 from edge_runtime.round.accelerator import TwinWork
 from edge_runtime.round.allowance import Allowance
 from edge_runtime.round.bases import HeldBasis
@@ -86,10 +87,12 @@ def budget_of(order: TrainOrder, bench: Workbench) -> float | None:
     """
     limits = [one for one in (order.budget_j, bench.budget_j) if one is not None]
     if limits and bench.meter.identity.method == "unknown":
+        fault = bench.meter.identity.quality
         raise RefusedError(
-            "the order has a budget in joules, and this device has no sensor to keep it",
+            "the order has a budget in joules, and this device has no sensor to keep it"
+            + (f" ({bench.meter.identity.sensor}: {fault})" if fault in FIXES else ""),
             where=f"round {order.round}",
-            fix="give the device a --sensor, or the plan no budget",
+            fix=FIXES.get(fault, "give the device a --sensor, or the plan no budget"),
         )
     return min(limits, default=None)
 

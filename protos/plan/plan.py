@@ -19,7 +19,8 @@ from typing import Any
 from protos.catalog import hint
 from protos.errors import PlanError
 from protos.plan.plan_rules import RULES, checked, numbers
-from protos.update.codecs import CODECS, DEFAULT_CODEC, resolve
+from protos.plugins import find, installed
+from protos.update.codecs import BUILT_IN, CODECS, DEFAULT_CODEC, resolve
 from protos.update.downlink import NOT_EXACT
 
 WEIGHTS = ("by_examples", "by_budget")
@@ -303,6 +304,10 @@ def _section(name: str, given: Any, where: str) -> Any:
         raise PlanError(f"[{name}] is a section, not a value", where=where)
     values: dict[str, Any] = {}
     parameters: dict[str, float] = {}
+    if name in _CODECS_OF and "codec" in given:
+        # First of all: which other keys there are depends on it.
+        codec = checked(given["codec"], RULES[name]["codec"], f"{where}: {name}.codec")
+        resolve(codec, {}, where=f"{where}: {name}")
     for key, value in given.items():
         place = f"{where}: {name}.{key}"
         if key not in RULES[name]:
@@ -330,6 +335,11 @@ def _codec_keys(section: str, given: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(CODECS[codec].parameters) if isinstance(codec, str) and codec in CODECS else ()
 
 
+def _or_install(name: str, ours: tuple[str, ...], kind: str) -> str:
+    """What to do about a name that neither we nor an installed package have."""
+    return f"{hint(name, [*ours, *(one.name for one in installed(kind))])}; or install the package that has it"
+
+
 def _refuse_contradictions(plan: RunPlan, where: str) -> None:
     train, aggregate = plan.train, plan.aggregate
     if plan.downlink.codec in NOT_EXACT:
@@ -340,13 +350,17 @@ def _refuse_contradictions(plan: RunPlan, where: str) -> None:
     for name in ("rate", "momentum", "proximal_mu"):
         if name in train.inputs:
             raise PlanError(f"{name} is in [train] and in train.inputs", where=where, fix="keep the one in [train]")
+    if plan.downlink.codec not in BUILT_IN:
+        what = f"downlink.codec = {plan.downlink.codec!r} is a plug-in's: what devices read must be the same to the bit"
+        raise PlanError(what, where=where, fix="take one of ours, such as entropy_coded_mmse")
     for factor in aggregate.weight:
-        if factor not in WEIGHTS:
-            raise PlanError(f"no weight is called {factor!r}", where=where, fix=hint(factor, WEIGHTS))
+        if factor not in WEIGHTS and find("weights", factor) is None:
+            fix = _or_install(factor, WEIGHTS, "weights")
+            raise PlanError(f"no weight is called {factor!r}", where=where, fix=fix)
     if len(set(aggregate.weight)) != len(aggregate.weight):
         raise PlanError("aggregate.weight names a factor twice", where=where, fix="name each once")
-    if aggregate.normalise not in NORMALISATIONS:
-        fix = hint(aggregate.normalise, NORMALISATIONS)
+    if aggregate.normalise not in NORMALISATIONS and find("rules", aggregate.normalise) is None:
+        fix = _or_install(aggregate.normalise, NORMALISATIONS, "rules")
         raise PlanError(f"no normalisation is called {aggregate.normalise!r}", where=where, fix=fix)
     if aggregate.server not in SERVERS:
         fix = hint(aggregate.server, SERVERS)
@@ -355,6 +369,9 @@ def _refuse_contradictions(plan: RunPlan, where: str) -> None:
         fix = 'leave one of them out; "mean" goes with every policy'
         raise PlanError(f"a planner guesses changes from plain ones, not {aggregate.server}", where=where, fix=fix)
     planner = plan.planner
+    if planner.policy != "none" and aggregate.normalise not in NORMALISATIONS:
+        what = f"the planner's weights make a mean unbiased, and {aggregate.normalise!r} is a plug-in's rule"
+        raise PlanError(what, where=where, fix=f"take {' or '.join(NORMALISATIONS)}, or leave [planner] out")
     _check_closed_form(plan, where)
     for value, known, what in (
         (planner.policy, POLICIES, "policy"),

@@ -21,10 +21,10 @@ import numpy.typing as npt
 
 from protos.errors import UpdateError
 from protos.statistics.moments import LARGEST, Moments, Whole, triangle
-from protos.update import rans, symbols
-from protos.update.frequencies import MAX_OCTAVES, MAX_REACH, Model, read
+from protos.update.entropy import rans, symbols
+from protos.update.entropy.frequencies import MAX_OCTAVES, MAX_REACH, Model, read
+from protos.update.entropy.histograms import Tally, fit
 from protos.update.reading import at_most
-from protos.update.tally import Tally, fit
 
 # Of one device: a product of two class sums, and of a count and a total, then stay below 2**62.
 MAX_TRAVELLING = 1 << 23
@@ -39,8 +39,8 @@ class CodedWhole:
 
     Attributes:
         fine: of the bits that a difference may have, how many are coded; the rest are low bits.
-        table: see :mod:`protos.update.frequencies`; empty where there is no difference.
-        codes: see :mod:`protos.update.rans`.
+        table: see :mod:`protos.update.entropy.frequencies`; empty where there is no difference.
+        codes: see :mod:`protos.update.entropy.rans`.
         low: low bits, packed, from the entries with fewest low bits to those with most.
         tails: low bits of far symbols.
     """

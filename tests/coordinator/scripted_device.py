@@ -84,7 +84,7 @@ class ScriptedDevice:
 
     def order(self, round: int | None = None, holding: Holding = NOTHING) -> TrainOrder:
         """Ask until there is an order (of this round)."""
-        for _ in range(200):
+        for _ in range(3000):
             order = self.ask(holding=holding)
             if isinstance(order, TrainOrder) and round in (None, order.round):
                 return order
