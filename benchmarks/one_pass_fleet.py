@@ -176,6 +176,7 @@ class Fleet:
         self.referee = Evaluator(task.bundle, task.test[~chosen], task.test_labels[~chosen])
         self.inputs = train_inputs(plan, task.bundle.manifest)
         self.basis: Basis | None = None
+        self.server: Tree | None = None
         self.joules = Joules()
         self.bytes_up = self.bytes_down = 0
 

@@ -22,13 +22,13 @@ import json
 import math
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from one_pass_fleet import RADIOS, Fleet, Joules, Task, embedding_joules, mean_and_interval
-from one_pass_methods import METHODS, OPTIMISERS, SGD, plan_of, run
+from one_pass_methods import METHODS, OPTIMISERS, SERVERS, WIDE, plan_of, run
 from one_pass_tasks import NAMES, tasks
 
 from protos.errors import EdgejouleError
@@ -36,7 +36,7 @@ from protos.statistics import coding
 from protos.statistics.moments import Moments, moments_of, total
 
 CLOSE = 0.01
-_ONE_PASS = (*SGD, "closed_form", "closed_form, projected", "closed_form+sgd")
+_ONE_PASS = tuple(name for name in METHODS if name not in SERVERS)
 
 
 @dataclass(frozen=True)
@@ -111,12 +111,12 @@ def _parts(task: Task, seed: int) -> list[Moments]:
     return [moments_of(one.embeddings, one.labels, classes, offset) for one in fleet.devices]
 
 
-def cost(task: Task, *, quick: bool) -> list[Row]:
+def cost(task: Task) -> list[Row]:
     """Bytes and joules of the statistics of one device, by width, classes and examples: the first columns of real
     embeddings; classes beyond the data's own are labels drawn at random."""
     rows = []
     random = np.random.default_rng(0)
-    for width in (32, 64, 128, 256) if quick else (32, 64, 128, 256, 512, 1024):
+    for width in (64, 128, 256, 1024):
         for classes in (5, 62):
             for count in (100, 1000):
                 if width > task.train.shape[1]:
@@ -134,22 +134,19 @@ def cost(task: Task, *, quick: bool) -> list[Row]:
     return rows
 
 
-def one_pass(folder: Path, seeds: Sequence[int], rounds: int, *, quick: bool, only: Sequence[str] = ()) -> list[Row]:
-    """Every task, every method."""
+def one_pass(chosen: Iterator[Task], methods: Sequence[str], seeds: Sequence[int], rounds: int) -> list[Row]:
+    """Every task, every method or those that are named; and what statistics cost."""
     rows = []
-    for task in tasks(folder, quick=quick, only=only):
-        rows += compared(task, _ONE_PASS, seeds, rounds) + exact(task, seeds)
-        if task.name == "flowers":
-            rows += cost(task, quick=quick)
+    for task in chosen:
+        rows += compared(task, methods or _ONE_PASS, seeds, rounds) + exact(task, seeds)
+        if task.train.shape[1] >= WIDE and not methods:
+            rows += cost(task)
     return rows
 
 
-def optimisers(folder: Path, seeds: Sequence[int], rounds: int, *, quick: bool, only: Sequence[str] = ()) -> list[Row]:
+def optimisers(chosen: Iterator[Task], methods: Sequence[str], seeds: Sequence[int], rounds: int) -> list[Row]:
     """What a coordinator may do with the mean of changes, and local corrections."""
-    rows = []
-    for task in tasks(folder, quick=quick, only=only):
-        rows += compared(task, OPTIMISERS, seeds, rounds)
-    return rows
+    return [one for task in chosen for one in compared(task, methods or OPTIMISERS, seeds, rounds)]
 
 
 PAPERS: dict[str, Callable[..., list[Row]]] = {"one_pass": one_pass, "optimisers": optimisers}
@@ -162,6 +159,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="how many seeds (default 3)")
     parser.add_argument("--rounds", type=int, metavar="R", help="rounds at most (default 20, quick 5)")
     parser.add_argument("--only", metavar="NAME[,NAME]", help=f"data sets, of {', '.join(NAMES)}")
+    parser.add_argument("--method", action="append", choices=METHODS, help="this method alone; repeat it for more")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the rows here")
     parser.add_argument("--table", type=Path, metavar="OUT.md", help="write the tables here")
     parser.add_argument("--plot", type=Path, metavar="OUT.png", help="draw joules by method")
@@ -170,7 +168,8 @@ def main() -> int:
     only = options.only.split(",") if options.only else ()
     with tempfile.TemporaryDirectory(prefix="edgejoule-papers-") as folder:
         try:
-            rows = PAPERS[options.paper](Path(folder), range(options.seeds), rounds, quick=options.quick, only=only)
+            chosen = tasks(Path(folder), quick=options.quick, only=only)
+            rows = PAPERS[options.paper](chosen, options.method or (), range(options.seeds), rounds)
         except EdgejouleError as error:
             print(f"papers: {error}", file=sys.stderr)
             return error.exit_code
