@@ -79,6 +79,8 @@ def run(demo: Demo, show: Callable[[str], None] = print) -> dict[str, Any]:
         renames=demo.renames,
     )
     _say(f"{data}: {parts.account}")
+    if parts.unlike:
+        _say(f"warning: {data}: {parts.unlike}")
     plan = folder / "plan.toml"
     with write_whole(plan) as file:
         file.write(plan_text(demo, manifest, bundle_path, parts).encode())

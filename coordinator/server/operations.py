@@ -14,7 +14,7 @@ from coordinator.export import job as exporting
 from coordinator.operator.status import DeviceBudget, DeviceStatus, ExportSummary, RunStatus
 from coordinator.run import budget_books as budgeting
 from coordinator.run import transactions as ledger
-from coordinator.run.planning import prepare
+from coordinator.run.planning import account_of_held_out, prepare
 from coordinator.run.resume import Rooms
 from coordinator.server.keeper import TICK_S, Keeper
 from coordinator.store import devices, reading, runs
@@ -60,6 +60,8 @@ class Operations:
         )
         await self._rooms.books.do(ledger.add_run, self._rooms.db, new, head)
         log.info("%s: %s, %d rounds", run_id, plan.run.name, plan.run.rounds)
+        for line in await self._rooms.models.do(account_of_held_out, prepared):
+            log.info("%s: %s", run_id, line)
         self._keeper.wanted.set()
         return run_id
 

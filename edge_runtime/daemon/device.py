@@ -164,6 +164,8 @@ class Device:
     def _say_account(self) -> None:
         say = log().warning if self.summary.left_out or self.summary.changed else log().info
         say("data: %s", self.summary.account)
+        if self.summary.unlike:
+            log().warning("%s: %s", self.summary.source, self.summary.unlike)
 
     def _cache(self, bundle: Bundle, *, twin: bool) -> EmbeddingCache:
         """Embeddings of either engine: their bits may differ, and are never mixed."""

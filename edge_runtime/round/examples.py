@@ -25,10 +25,11 @@ from protos.datafiles.renames import read_renames
 from protos.datafiles.stored import Rows
 from protos.errors import DataError
 from protos.model.bundle import Bundle
+from protos.model.resemblance import RECORD, held_against
 
 _KEEP_SUMMARIES = 16
 # Goes up when the same file would be read differently: what an earlier version kept does not count any more.
-_READING = 2
+_READING = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +44,7 @@ class Summary:
         source: the file, for messages.
         left_out: what lay there and was not read.
         changed: what was changed while it was read.
+        unlike: how the examples differ from those that the bundle was calibrated on, or nothing.
     """
 
     labels: npt.NDArray[np.int32]
@@ -52,6 +54,7 @@ class Summary:
     source: str
     left_out: tuple[Remark, ...] = ()
     changed: tuple[Remark, ...] = ()
+    unlike: str = ""
 
     @property
     def account(self) -> str:
@@ -78,6 +81,7 @@ class LocalExamples:
         self._spec, self._shard, self._folder = spec, shard, folder
         self._raw: Dataset | None = None
         self._raw_key = ""
+        self._test_count, self._unlike = 0, ""
 
     def summary(self, bundle: Bundle | None) -> Summary:
         """Labels and counts, checked against the bundle when there is one.
@@ -97,6 +101,7 @@ class LocalExamples:
                 data.source,
                 data.left_out,
                 data.changed,
+                self._unlike,
             )
             if key:
                 self._write(key, known)
@@ -137,6 +142,7 @@ class LocalExamples:
         data = whole.train()
         self._test_count = len(whole) - len(data)
         _check(data, bundle)
+        self._unlike = (bundle and held_against(bundle.manifest, data.held, where=data.source)) or ""
         self._raw, self._raw_key = data, key
         return data
 
@@ -159,6 +165,8 @@ class LocalExamples:
             _READING,
         ]
         fit = [list(bundle.manifest.classes), list(bundle.manifest.backbone.input_shape)] if bundle else None
+        if fit is not None and bundle is not None:
+            fit += [bundle.manifest.files[bundle.manifest.backbone.file].sha256, bundle.manifest.provenance.get(RECORD)]
         return hashlib.sha256(json.dumps([stamp, fit]).encode()).hexdigest()[:32]
 
     def _read(self, key: str) -> Summary | None:
@@ -167,7 +175,14 @@ class LocalExamples:
             with np.load(path, allow_pickle=False) as held:
                 labels = np.ascontiguousarray(held["labels"], np.int32)
                 shape = tuple(int(size) for size in held["shape"])
-                return Summary(labels, shape, int(held["test_count"]), str(held["fingerprint"]), str(held["source"]))
+                return Summary(
+                    labels,
+                    shape,
+                    int(held["test_count"]),
+                    str(held["fingerprint"]),
+                    str(held["source"]),
+                    unlike=str(held["unlike"]),
+                )
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
 
@@ -181,6 +196,7 @@ class LocalExamples:
                 test_count=np.int64(summary.test_count),
                 fingerprint=np.array(summary.fingerprint),
                 source=np.array(summary.source),
+                unlike=np.array(summary.unlike),
             )
         keep_newest(self._folder, _KEEP_SUMMARIES)
 

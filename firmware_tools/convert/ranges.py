@@ -8,7 +8,6 @@ over all the examples wins: clipping that hurts shows there. (The trade-off: Nag
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,11 @@ from firmware_tools.convert.source import FloatModel
 from firmware_tools.inspect.model import ModelFacts
 from protos.model.backbone import Backbone
 from protos.model.head_algebra import Array
-from protos.model.manifest import BackboneSpec, Preprocessing
+from protos.model.manifest import BackboneSpec, ChannelAffine, Preprocessing
 
 _SUBSETS = (8, 24, 96)
 _JUDGED_EXAMPLES = 256
+_MANY_OPERATIONS = 1000
 
 
 def backbone_spec(facts: ModelFacts, input_shape: tuple[int, ...], file: str) -> BackboneSpec:
@@ -43,6 +43,29 @@ def backbone_spec(facts: ModelFacts, input_shape: tuple[int, ...], file: str) ->
     )
 
 
+def real_values(raw: npt.NDArray[Any], rule: Preprocessing) -> Array:
+    """Raw values as what ``rule`` makes of them, float32; computed in float64, since 101,325 Pa needs its last bits."""
+    real = np.asarray(raw, np.float64) * rule.multiply + rule.add
+    if rule.per_channel is not None:
+        real = real * rule.per_channel.multiply + rule.per_channel.add
+    return real.astype(np.float32)
+
+
+def with_lifted(
+    rule: Preprocessing, multiply: npt.NDArray[np.float64], add: npt.NDArray[np.float64], channels: int
+) -> Preprocessing:
+    """Preprocessing, followed by ``x * multiply + add`` with values [C] or []; one factor for all stays one factor.
+
+    A channel whose factor is 0 (the layer in front leaves nothing of it) or no number cannot be lifted: refused by the
+    manifest, and left in the model by the caller.
+    """
+    if multiply.ndim == add.ndim == 0 or (np.ptp(multiply) == 0 and np.ptp(add) == 0):
+        factor, offset = float(multiply.flat[0]), float(add.flat[0])
+        return Preprocessing(rule.multiply * factor, rule.add * factor + offset)
+    spread = [tuple(float(one) for one in np.broadcast_to(value, (channels,))) for value in (multiply, add)]
+    return Preprocessing(rule.multiply, rule.add, ChannelAffine(spread[0], spread[1]))
+
+
 def _spread(count: int, total: int) -> npt.NDArray[np.int64]:
     """``count`` indices, evenly spread over ``total``."""
     return np.linspace(0, total - 1, count).round().astype(np.int64)
@@ -52,7 +75,6 @@ def best_backbone(
     model: FloatModel,
     examples: npt.NDArray[Any],
     preprocessing: Preprocessing,
-    preprocess: Callable[[Any], Array],
     path: Path,
     *,
     where: str,
@@ -64,30 +86,35 @@ def best_backbone(
         model: the cut float model.
         examples: raw calibration examples [N, *input_shape], N >= 1.
         preprocessing: raw values to what the float model takes.
-        preprocess: the same as a function.
         path: file to write; left-overs of a failed attempt may stay there.
         where: name of the model for errors.
         progress: told how far it is.
 
     Returns:
-        The runner of the integer backbone, its facts, and how many examples gave its ranges.
+        The runner of the integer backbone (its ``preprocessing`` includes what was lifted out of the model's front),
+        its facts, and how many examples gave its ranges.
 
     Raises:
         ModelError: see `firmware_tools.convert.quantise`.
     """
     # Here and not above: an extractor needs the specification only, and no TensorFlow.
-    from firmware_tools.convert.quantise import quantise_backbone
+    from firmware_tools.convert.quantise import quantise_backbone, static_backbone
 
+    static = static_backbone(model, where=where)
+    whole = with_lifted(preprocessing, static.lifted.multiply, static.lifted.add, model.input_shape[-1])
     judged = examples[_spread(min(len(examples), _JUDGED_EXAMPLES), len(examples))]
-    original = model.embed_all(judged, preprocess)
+    original = model.embed_all(judged, lambda raw: real_values(raw, preprocessing))
     best: tuple[float, bytes, int] | None = None
-    for count in (*(one for one in _SUBSETS if one < len(examples)), len(examples)):
+    # A loop that was written out has thousands of operations, and the converter takes a minute for each attempt.
+    subsets = _SUBSETS if len(static.function.graph.get_operations()) < _MANY_OPERATIONS else _SUBSETS[1:2]
+    for count in (*(one for one in subsets if one < len(examples)), len(examples)):
         content, facts = quantise_backbone(
-            model, examples[_spread(count, len(examples))], preprocess, where=where, progress=progress
-        )
+            model, static, examples[_spread(count, len(examples))], lambda raw: real_values(raw, whole),
+            where=where, progress=progress,
+        )  # fmt: skip
         path.write_bytes(content)
         spec = backbone_spec(facts, model.input_shape, path.name)
-        runner = Backbone.from_file(path, spec, preprocessing)
+        runner = Backbone.from_file(path, spec, whole)
         error = float(np.square(runner.dequantise(runner.embed(judged)) - original).sum())
         if best is None or error < best[0]:
             best = (error, content, count)
