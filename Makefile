@@ -6,7 +6,7 @@ OLD_RUNTIME := .venv-tflite-runtime
 DEMO_OUTPUT ?= demo-output
 PACKAGES := protos edge_runtime coordinator firmware_tools
 
-.PHONY: demo test test-newest install lock packages lint types floors generated device-only unit test-slow rp2040 deb arm-user arm-vm hw-sim hw hw-labgrid protos clean help
+.PHONY: demo test test-newest install lock packages lint types floors generated device-only unit sim test-slow mutants rp2040 deb arm-user arm-vm hw-sim hw net-sim hw-labgrid protos baseline clean help
 
 help:
 	@echo "make demo       pre-train, convert, and run six federated rounds on this machine"
@@ -14,15 +14,19 @@ help:
 	@echo "make test-newest the same with the newest version of everything, instead of the locked ones"
 	@echo "make lock       lock the newest versions for PYTHON, into packaging/locked/"
 	@echo "make unit       the tests alone"
-	@echo "make test-slow  the tests that take longer than a minute each"
+	@echo "make sim        coordinator and devices on virtual time, with faults from seeds (SEEDS=500)"
+	@echo "make test-slow  the tests that take longer than a minute each: long walks, a soak of a simulated bench"
+	@echo "make mutants    which small changes of the code no test notices: N=100 of them, SEED=1 (ROOM=FOLDER, JSON=FILE)"
 	@echo "make deb        the Debian package of a device, into dist/ (DEB_ARCH=arm64 or amd64)"
 	@echo "make rp2040     run the bridge's firmware for the RP2040 in a simulator (fetches it from npm)"
 	@echo "make arm-user   the device's programs for aarch64, emulated: a round, every kind of head (JSON=FILE for the table)"
 	@echo "make arm-vm     the service on an emulated 512 MB Cortex-A53 machine (JSON=FILE likewise)"
 	@echo "make hw-sim     the hardware tests on a simulated bench, with a table of what they measured"
+	@echo "make net-sim    a fleet with certificates over a network, on two hosts of this machine; needs root (JSON=FILE)"
 	@echo "make hw         the same on a real bench: make hw HW_ENV=bench.yaml"
 	@echo "make hw-labgrid our environment files in labgrid, in an environment of its own"
 	@echo "make protos     generate protos/v1 again after a change of the .proto file"
+	@echo "make baseline   let later changes of the messages be compared with those of today"
 
 # ---- installing
 
@@ -105,8 +109,25 @@ unit: install packages $(OLD_RUNTIME)/.tried
 	EDGEJOULE_TFLITE_RUNTIME_PYTHON=$$(ls $(CURDIR)/$(OLD_RUNTIME)/bin/python 2>/dev/null) \
 		$(BIN)/python -m pytest -m "not slow and not arm" -n $(WORKERS) --dist loadfile
 
+# The coordinator and its devices on virtual time, with faults from a seed: make sim SEEDS=2000. A seed that fails says
+# how to see why: make sim SEEDS=1 FIRST=n TRACE=1.
+SEEDS ?= 500
+FIRST ?= 0
+sim: install
+	$(BIN)/python tests/coordinator/simulation/run_seeds.py --seeds $(SEEDS) --first $(FIRST) $(if $(TRACE),--trace) \
+		$(if $(JSON),--json $(JSON))
+
+# Long walks of the state machines, and the soak on the simulated bench.
+SLOW_SOAK_S ?= 300
 test-slow: install packages
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow tests hw_tests --hw-sim --hw-soak-s $(SLOW_SOAK_S)
+
+# Changes of the code, drawn by a seed, that no test notices: tests/mutants/draw.py.
+N ?= 100
+SEED ?= 1
+mutants: install packages
+	nice -n 10 $(BIN)/python tests/mutants/draw.py --number $(N) --seed $(SEED) --workers $(WORKERS) \
+		$(if $(ROOM),--room $(ROOM)) $(if $(JSON),--json $(JSON))
 
 # The simulator stays outside the tree. Without node or npm the tests skip and say why.
 RP2040JS := $(or $(EDGEJOULE_RP2040JS),$(HOME)/.cache/edgejoule/rp2040js)
@@ -143,6 +164,10 @@ hw: install
 	@test -n "$(HW_ENV)$(LG_ENV)" || { echo "make hw: no bench; give HW_ENV=bench.yaml, or take make hw-sim" >&2; exit 2; }
 	$(HW_TESTS) $(HW_OPTIONS)
 
+# Two hosts in network namespaces: certificates, enrolment, a round, a cable out, a slow line, revocation.
+net-sim: install
+	$(BIN)/python tests/network/net_sim.py $(if $(JSON),--json $(JSON))
+
 # labgrid brings a pyserial of its own, which would take the place of ours.
 LABGRID := .venv-labgrid
 hw-labgrid: install packages
@@ -153,7 +178,12 @@ hw-labgrid: install packages
 # ---- for developers
 
 protos: install
-	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. protos/v1/edgejoule.proto
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. protos/v1/edgejoule.proto protos/v1/identity.proto
+
+# Nothing that breaks the old baseline becomes the new one.
+baseline: install
+	$(BIN)/buf breaking --against protos/baseline.binpb
+	$(BIN)/buf build -o protos/baseline.binpb
 
 clean:
 	rm -rf $(VENV) $(NEWEST) $(OLD_RUNTIME) $(LABGRID) hw_tests/artifacts build dist *.egg-info demo-output

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from coordinator.budgets.sampling import draw
+from coordinator.budgets.round_plan import draw
 from coordinator.budgets.unbiased import interval_weight
 from protos.normaliser import local_normaliser
 

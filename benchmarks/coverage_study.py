@@ -110,7 +110,10 @@ def sampled(
     ticks = ((np.concatenate([[batch.begin_s], batch.end_s]) - BORN_S) * rate).astype(np.int64)
     host_s = fit.host_s(ticks)
     trace = PowerTrace.of(
-        host_s[:-1], host_s[1:], watts(batch.shunt, batch.bus, calibration), sample_flags(batch.shunt, batch.bus, 1)
+        host_s[:-1],
+        host_s[1:],
+        watts(batch.shunt, batch.bus, calibration),
+        sample_flags(batch.shunt, batch.bus, PROFILES[profile].config),
     )
     model = calibration.errors(PROFILES[profile].config, float(batch.bus[-1] >> 3) * 4e-3, dithered=dither)
     return trace, replace(model, sync_s=fit.limit_s, clock_relative=fit.rate_error)

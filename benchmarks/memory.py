@@ -177,8 +177,8 @@ def _child(flags: dict[str, str]) -> int:
                 self._phase = name
             self._meter.mark(phase)
 
-    opened = edge_runtime.daemon.device.open_meter
-    edge_runtime.daemon.device.open_meter = lambda *given, **more: Watched(opened(*given, **more))
+    opened = edge_runtime.daemon.device.open_meter_late
+    edge_runtime.daemon.device.open_meter_late = lambda *given, **more: Watched(opened(*given, **more))
     close("start, everything imported")
     engine_identity()
     close("engine loaded")

@@ -9,12 +9,26 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
-import os
 import sys
 from collections.abc import Sequence
 
-from coordinator.commands import backup, budgets, check_plan, export, serve, start, status, stop
-from protos.errors import EdgejouleError
+from coordinator.commands import (
+    audit,
+    backup,
+    budgets,
+    check_plan,
+    enroll,
+    export,
+    forget,
+    identities,
+    init,
+    login,
+    serve,
+    start,
+    status,
+    stop,
+)
+from protos.command_line import conduct
 
 # The lab starts both ends, so it stands above this room and is found by name, when it is there.
 _LAB_COMMANDS = ("coordinator.lab.demo_command",)
@@ -30,7 +44,22 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in (serve, start, status, budgets, stop, export, check_plan, backup):
+    for command in (
+        serve,
+        start,
+        status,
+        budgets,
+        stop,
+        export,
+        forget,
+        check_plan,
+        backup,
+        init,
+        enroll,
+        identities,
+        login,
+        audit,
+    ):
         command.add(commands)
     for name in _LAB_COMMANDS:
         if importlib.util.find_spec(name) is not None:
@@ -40,20 +69,16 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
-    arguments = parser().parse_args(argv)
-    try:
-        code = arguments.run(arguments)
-        sys.stdout.flush()
-        return int(code or 0)
-    except EdgejouleError as error:
-        print(f"coordinator {arguments.command}: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        # The reader has gone (`| head`). Python would complain again when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    name = "coordinator"
+
+    def body() -> int | None:
+        nonlocal name
+        arguments = parser().parse_args(argv)
+        name = f"coordinator {arguments.command}"
+        code: int | None = arguments.run(arguments)
+        return code
+
+    return conduct(lambda: name, body)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,12 @@ from pathlib import Path
 
 from edge_runtime.board import software_version
 from edge_runtime.config import KEYS, OPTIONS, Resolved, as_json, misspelt, resolve
+from edge_runtime.identity import command as identity_command
 from edge_runtime.measure import command as measure_command
 from edge_runtime.measure import recording_command
 from edge_runtime.service import command as service_command
-from protos.errors import EdgejouleError
+from protos.command_line import conduct
+from protos.systems import LINUX, require_system
 
 _RUN_EXAMPLE = """example:
   edge-runtime run --coordinator 127.0.0.1:50461 --device-id pi-1 --data digits.npz --shard 1/4 \\
@@ -58,6 +60,14 @@ def parser() -> argparse.ArgumentParser:
     service = commands.add_parser("service", help="run as a service of systemd", epilog=service_command.EXAMPLE,
                                   formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     service_command.add_arguments(service)
+    enroll = commands.add_parser("enroll", help="make this board one of a fleet, with a one-time token",
+                                 epilog=identity_command.ENROLL_EXAMPLE,
+                                 formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    identity_command.add_enroll(enroll)
+    identity = commands.add_parser("identity", help="who this board is in its fleet, and until when",
+                                   epilog=identity_command.IDENTITY_EXAMPLE,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    identity_command.add_identity(identity)
     for command in (run, doctor):
         command.add_argument("--config", metavar="FILE", type=Path, help="TOML file (or EDGEJOULE_CONFIG)")
         command.add_argument("--show-config", action="store_true", help="print every setting with its origin, and end")
@@ -76,28 +86,27 @@ def resolved_from(arguments: argparse.Namespace, environ: Mapping[str, str]) -> 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code."""
-    given = parser().parse_args(arguments)
-    try:
-        if given.command == "measure":
-            return measure_command.run(given, os.environ)
-        if given.command == "recording":
-            return recording_command.run(given)
-        if given.command == "service":
-            return service_command.run(given)
-        resolved = resolved_from(given, os.environ)
-        if given.show_config:
-            print(json.dumps(as_json(resolved), indent=2) if given.json else "\n".join(resolved.lines()))
-            return 0
-        return _doctor(resolved, as_json=given.json) if given.command == "doctor" else _run(resolved, rows=given.json)
-    except EdgejouleError as error:
-        print(f"edge-runtime: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        # The reader has gone (`| head`). Python would complain again when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 141
+    return conduct(lambda: "edge-runtime", lambda: _command(parser().parse_args(arguments)))
+
+
+def _command(given: argparse.Namespace) -> int:
+    if given.command != "recording":
+        require_system("a device", LINUX)
+    if given.command == "measure":
+        return measure_command.run(given, os.environ)
+    if given.command == "recording":
+        return recording_command.run(given)
+    if given.command == "service":
+        return service_command.run(given)
+    if given.command == "enroll":
+        return identity_command.run_enroll(given)
+    if given.command == "identity":
+        return identity_command.run_identity(given)
+    resolved = resolved_from(given, os.environ)
+    if given.show_config:
+        print(json.dumps(as_json(resolved), indent=2) if given.json else "\n".join(resolved.lines()))
+        return 0
+    return _doctor(resolved, as_json=given.json) if given.command == "doctor" else _run(resolved, rows=given.json)
 
 
 def _run(resolved: Resolved, *, rows: bool) -> int:

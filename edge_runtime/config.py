@@ -10,8 +10,6 @@ import difflib
 import json
 import os
 import platform
-import re
-import socket
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edge_runtime import setting_values as read
+from edge_runtime.machine_identity import default_device_id
 from edge_runtime.systemd.logging_setup import LEVELS
 from protos.catalog import hint
 from protos.errors import ConfigError
@@ -26,6 +25,7 @@ from protos.model.edge_tpu import LIBRARY
 
 PREFIX = "EDGEJOULE_"
 DEFAULT_COORDINATOR = "127.0.0.1:50461"
+SERVICE_CONFIG = Path("/etc/edgejoule/device.toml")
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Settings:
     data: str | None
     shard: str | None
     rename: str | None
+    bad_examples_percent: float
     sensor: str
     state: Path
     bundle: Path | None
@@ -98,9 +99,8 @@ def _pause_above(environ: Mapping[str, str]) -> float:
     return 80.0 if platform.machine().startswith(("arm", "aarch64")) else 95.0
 
 
-def _host_name(environ: Mapping[str, str]) -> str:
-    name = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()).strip("-._")[:64]
-    return name or "device"
+def _own_name(environ: Mapping[str, str]) -> str:
+    return default_device_id()
 
 
 def _state(environ: Mapping[str, str]) -> Path:
@@ -118,13 +118,16 @@ def _always(value: Any) -> Callable[[Mapping[str, str]], Any]:
 _NONE = _always(None)
 OPTIONS: tuple[Option, ...] = (
     Option("coordinator", "--coordinator", "HOST:PORT", read.text, _always(DEFAULT_COORDINATOR),
-           "address of the coordinator; loopback only until there are certificates"),
-    Option("device_id", "--device-id", "ID", read.device_id, _host_name, "name of this device, unique in its fleet"),
+           "address of the coordinator; loopback only, unless this device is enrolled"),
+    Option("device_id", "--device-id", "ID", read.device_id, _own_name,
+           "name of this device, unique in its fleet; host name and a hash of the machine if not given"),
     Option("data", "--data", "SPEC", read.path, _NONE,
            "own examples: FILE.npz, an idx images file, or a folder of images by class", is_path=True),
     Option("shard", "--shard", "S", read.text, _NONE, "the owner in the data to be, or K/N for the K-th of N parts"),
     Option("rename", "--rename", "OLD=NEW", read.renames, _NONE,
            "class of the data = class of the bundle, where names differ; several divided by commas"),
+    Option("bad_examples_percent", "--bad-examples", "PERCENT", read.number(0.0, 100.0), _always(10.0),
+           "most examples that may be set aside as bad, percent; beyond it the device declines"),
     Option("sensor", "--sensor", "SPEC", read.text, _always("none"),
            "what measures: serial:PATH, hwmon:NAME, iio:NAME, i2c:BUS:ADDRESS, rapl, pmic, estimate:BOARD or none"),
     Option("state", "--state", "DIR", read.path, _state,
@@ -223,6 +226,24 @@ def resolve(
             fix="leave some degrees between the two, or the board stutters",
         )
     return Resolved(Settings(**values), origins)
+
+
+def configured_sensor(environ: Mapping[str, str], file: Path | None = None) -> str | None:
+    """The sensor that a program on this device uses when it names none: EDGEJOULE_SENSOR, else that of the settings.
+
+    Args:
+        environ: the environment.
+        file: the settings; EDGEJOULE_CONFIG, else the service's, if None. None is given back where there are none.
+
+    Raises:
+        ConfigError: the settings cannot be read.
+    """
+    if environ.get("EDGEJOULE_SENSOR"):
+        return environ["EDGEJOULE_SENSOR"]
+    file = file or (Path(environ["EDGEJOULE_CONFIG"]) if environ.get("EDGEJOULE_CONFIG") else None)
+    if file is None and not SERVICE_CONFIG.is_file():
+        return None
+    return resolve({}, environ, file or SERVICE_CONFIG).settings.sensor
 
 
 def misspelt(environ: Mapping[str, str]) -> list[str]:

@@ -1,6 +1,7 @@
 """The state folder: one daemon at a time, files written whole, nothing that grows without end.
 
 lock          held (flock) while a daemon runs
+bases/        coordinates to train in, the newest two
 bundles/      by identity; each with its hashes checked
 embeddings/   by backbone, data and engine
 examples/     labels and fingerprint of the own data, so that the raw values stay on disk
@@ -9,6 +10,8 @@ memory/       what codecs with error feedback still owe, by run
 outbox/       reports that are not yet answered, and energy that is not yet told
 costs.json    what the work of the last rounds cost
 tried.json    models that ran in a throw-away child
+instance.json a name of this state, and the machine that it belongs to
+.NAME.order   the entries of one of these folders, least recently used first
 layout        the number of this arrangement
 
 A version that opens the folder leaves its layout as it is, so that the version before can come back to it. A change
@@ -18,20 +21,29 @@ that the version before could not read needs a new number, which may be written 
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from edge_runtime.systemd.logging_setup import log
 from protos.atomic import write_whole
 from protos.errors import EdgejouleError, RefusedError, StoreError
+from protos.file_lock import lock
 
 LAYOUT = 1
 READS = (1,)
 """Layouts that this version reads and leaves readable."""
-FOLDERS = ("bundles", "embeddings", "examples", "heads", "memory", "outbox")
+FOLDERS = ("bases", "bundles", "embeddings", "examples", "heads", "memory", "outbox")
+ASIDE = "aside"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 KEEP = 4
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether this says that a disk is full, fails or was made read-only, which may pass."""
+    return isinstance(error, OSError) and error.errno in _FULL
 
 
 @contextlib.contextmanager
@@ -61,7 +73,7 @@ class StateFolder:
                 (self.path / name).mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(self._lock)
         except OSError as error:
             holder = os.read(self._lock, 32).decode(errors="replace").strip() or "another process"
             os.close(self._lock)
@@ -70,13 +82,16 @@ class StateFolder:
                 where=str(self.path),
                 fix="stop that one, or give another folder with --state",
             ) from error
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+        # A full disk takes no number, and is no reason not to work.
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._lock, 0)
+            os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
         try:
             unknown = layout_of(self.path) is None
         except BaseException:
             self.close()
             raise
+        _sweep(self.path)
         # A disk that is full must not keep the device from working: without the file the layout is 1 as well.
         with contextlib.suppress(OSError):
             if unknown:
@@ -116,15 +131,68 @@ def layout_of(path: Path) -> int | None:
     return int(text)
 
 
-def keep_newest(folder: Path, keep: int = KEEP) -> None:
-    """Delete all but the ``keep`` most recently used entries of a folder; failures are left for the next time."""
+def used(entry: Path) -> None:
+    """Note that an entry of a folder is used now. Clocks jump, so the order of use is counted and not dated.
+
+    A disk that is full takes no note; what is in use is safe all the same (see :func:`keep_newest`).
+    """
+    file = _order_file(entry.parent)
+    names = _order(file)
+    if names and names[-1] == entry.name:
+        return
+    there = [name for name in names if name != entry.name and (entry.parent / name).exists()]
+    part = file.with_name(f"{file.name}.part")
+    # Not forced to disk: what is lost with a power cut is an order.
     with contextlib.suppress(OSError):
-        entries = sorted(folder.iterdir(), key=lambda one: one.stat().st_mtime, reverse=True)
-        for entry in entries[keep:]:
+        part.write_text("\n".join([*there, entry.name]))
+        part.replace(file)
+
+
+def by_use(folder: Path) -> list[Path]:
+    """The entries of a folder, least recently used first. Those of which no use was noted come before all others."""
+    place = {name: number for number, name in enumerate(_order(_order_file(folder)))}
+    entries = [one for one in folder.iterdir() if not one.name.startswith(".")]
+    return sorted(entries, key=lambda one: (place.get(one.name, -1), one.name))
+
+
+def keep_newest(folder: Path, keep: int = KEEP, *, in_use: Iterable[Path] = ()) -> None:
+    """Delete all but the ``keep`` most recently used entries of a folder; failures are left for the next time.
+
+    Args:
+        in_use: entries that stay whatever their place, and count.
+    """
+    safe = {one.name for one in in_use}
+    with contextlib.suppress(OSError):
+        entries = by_use(folder)
+        spare = [one for one in entries if one.name not in safe]
+        for entry in spare[: max(0, len(entries) - max(keep, len(safe)))]:
             if entry.is_dir():
                 shutil.rmtree(entry, ignore_errors=True)
             else:
                 entry.unlink(missing_ok=True)
+
+
+def _order_file(folder: Path) -> Path:
+    # Beside the folder of the state that it is of or in: those hold nothing but their entries.
+    return (folder.parent.parent if folder.name == ASIDE else folder.parent) / f".{folder.name}.order"
+
+
+def _order(file: Path) -> list[str]:
+    try:
+        return file.read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []
+
+
+def _sweep(root: Path) -> None:
+    """Delete what writes left that were killed: see ``protos/atomic.py``, ``bundles.py`` and ``codec_memory.py``."""
+    with contextlib.suppress(OSError):
+        for folder in (root, *(root / name for name in FOLDERS), *(root / "embeddings").iterdir()):
+            for entry in folder.iterdir() if folder.is_dir() else ():
+                if entry.name.startswith(".part-") and entry.is_dir():
+                    shutil.rmtree(entry, ignore_errors=True)
+                elif (entry.name.startswith(".") and entry.name.endswith(".part")) or entry.suffix == ".room":
+                    entry.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -133,8 +201,14 @@ def pid_file(path: Path | None) -> Iterator[None]:
     if path is None:
         yield
         return
-    with storing(path), write_whole(path) as file:
-        file.write(f"{os.getpid()}\n".encode())
+    with storing(path):
+        try:
+            with write_whole(path) as file:
+                file.write(f"{os.getpid()}\n".encode())
+        except OSError as error:
+            if not is_full(error):
+                raise
+            log().warning("%s: cannot be written (%s)", path, error.strerror)
     try:
         yield
     finally:

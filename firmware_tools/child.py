@@ -22,6 +22,7 @@ from typing import IO, Any
 
 from protos import errors
 from protos.errors import EdgejouleError, ModelError
+from protos.systems import LINUX, MACOS, require_system
 
 Progress = Callable[[str], None]
 _PR_SET_PDEATHSIG = 1
@@ -48,9 +49,11 @@ def run_in_child(
         log: file to keep what the child printed and its traceback; by default it is dropped.
 
     Raises:
+        RefusedError: this system hands no pipe on to a child.
         EdgejouleError: the very error that the function raised.
         ModelError: the function raised anything else, or the process died.
     """
+    require_system("opening models", LINUX, MACOS)
     said: list[str] = []
 
     def told(line: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from firmware_tools.compile.command import add_command as add_compile
 from firmware_tools.convert.command import add_command as add_convert
 from firmware_tools.inspect.command import add_command as add_inspect
 from firmware_tools.pretrain.command import add_command as add_pretrain
-from protos.errors import EdgejouleError
+from protos.command_line import conduct
 
 _EPILOG = """\
 examples:
@@ -46,23 +45,18 @@ def _terminated(number: int, frame: FrameType | None) -> NoReturn:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; a user's mistake is one line on stderr, never a traceback."""
-    options = _parser().parse_args(arguments)
-    # Unwinds through every `finally`, so that temporary folders and children go when the command is told to.
-    signal.signal(signal.SIGTERM, _terminated)
-    try:
-        code = options.run(options)
-        sys.stdout.flush()
-        return int(code or 0)
-    except EdgejouleError as error:
-        print(f"firmware-tools: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
+
+    def body() -> int | None:
+        options = _parser().parse_args(arguments)
+        # Unwinds through every `finally`, so that temporary folders and children go when the command is told to.
+        signal.signal(signal.SIGTERM, _terminated)
+        code: int | None = options.run(options)
+        return code
+
+    code = conduct(lambda: "firmware-tools", body)
+    if code == 130:
         print("firmware-tools: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # The reader of our output went away; keep the interpreter from complaining when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    return code
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from coordinator.operator.status import DeviceRound, RunStatus
 from firmware_tools.bridge.machine.build import cache_folder
 from protos.energy.trace import Phase
 from protos.errors import WaitExpired
+from protos.extras import advice
 
 __all__ = ["DEVICE", "make_bundle", "missing", "run_one_round"]
 
@@ -44,7 +45,7 @@ keras.Sequential([
 def missing() -> str | None:
     """What a bundle needs and this computer lacks; None when it lacks nothing."""
     if importlib.util.find_spec("tensorflow") is None:
-        return "needs TensorFlow to make a bundle: pip install 'edgejoule[workshop]'"
+        return f"needs TensorFlow to make a bundle: {advice('workshop')}"
     return None
 
 

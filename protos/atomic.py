@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -37,7 +38,14 @@ def write_whole(path: str | Path) -> Iterator[IO[bytes]]:
         with suppress(FileNotFoundError):
             os.unlink(name)
         raise
-    folder = os.open(target.parent, os.O_RDONLY)
+    force_folder(target.parent)
+
+
+def force_folder(path: str | Path) -> None:
+    """Force the names in a folder to disk; Windows opens no folder, and writes names by itself."""
+    if sys.platform == "win32":
+        return
+    folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:

@@ -164,3 +164,9 @@ class UpgradeError(EdgejouleError, RuntimeError):
     """A new version of the service that is not fit, or that the version before came back for."""
 
     exit_code = 22
+
+
+class PluginError(EdgejouleError, ImportError):
+    """A codec, objective, rule, weight or sensor of an installed package that cannot be used."""
+
+    exit_code = 23

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from protos.energy.trace import PhaseEnergy
+from protos.statistics.coding import CodedMoments
+from protos.statistics.features import FeatureMap
 from protos.update.downlink import Difference
 from protos.update.tensors import EncodedTensor
 
 # Major: a peer with another number is refused. Minor: fields were added; older peers are served.
-PROTOCOL = (1, 2)
+PROTOCOL = (1, 3)
 # One part of a streamed message; the sweet spot of grpc.aio is 256 KiB to 1 MiB.
 PART_BYTES = 256 * 1024
 # What one report or order may weigh beyond its tensors: names, energy records, reasons.
@@ -62,12 +64,18 @@ class Engine:
 
 @dataclass(frozen=True)
 class MeterCard:
-    """What measures the joules: ``method`` is measured, estimated or unknown."""
+    """What measures the joules: ``method`` is measured, estimated or unknown.
+
+    Attributes:
+        id: stands for all of it in reports, so that they need not name the sensor; 0 from a device that names it in
+            each phase.
+    """
 
     method: str
     sensor: str = ""
     calibration_id: str = ""
     quality: str = ""
+    id: int = 0
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,9 @@ class DeviceCard:
     Attributes:
         session: drawn anew by each start of the daemon, so that a restart is seen.
         budget_j: the most that the device will spend in a round, or None.
+        reason: why it cannot train now, or what of its data it set aside; empty when there is nothing to say.
+        declined_run: a run whose orders it cannot do, for that reason; empty when there is none.
+        instance: names the state that it keeps, which no two devices share; empty from one that does not say.
     """
 
     device_id: str
@@ -88,6 +99,9 @@ class DeviceCard:
     train_examples: int
     test_examples: int
     budget_j: float | None = None
+    reason: str = ""
+    declined_run: str = ""
+    instance: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,12 +110,14 @@ class SettledEnergy:
 
     Attributes:
         attempt: of the order that it was spent on, or None when that is not known.
+        meter_id: of the meter of records without a sensor; 0 when there are none.
     """
 
     run_id: str
     round: int
     energy: tuple[PhaseEnergy, ...]
     attempt: int | None = None
+    meter_id: int = 0
 
 
 @dataclass(frozen=True)
@@ -112,10 +128,12 @@ class Holding:
         head_version: the head that it holds, or "".
         rebuilds: it makes heads from that one, or from its bundle's starting head, and differences; a device that
             does not is sent whole heads.
+        basis_version: the basis that it holds, or "".
     """
 
     head_version: str = ""
     rebuilds: bool = False
+    basis_version: str = ""
 
 
 @dataclass(frozen=True)
@@ -142,6 +160,19 @@ class CostHint:
 
 
 @dataclass(frozen=True)
+class BasisOrder:
+    """Coordinates to train in; see :mod:`protos.statistics.whitening`.
+
+    Attributes:
+        version: of the content.
+        tensors: the basis, or empty when the device holds it.
+    """
+
+    version: str
+    tensors: tuple[EncodedTensor, ...] = ()
+
+
+@dataclass(frozen=True)
 class TrainOrder:
     """One round of work for one device.
 
@@ -154,6 +185,8 @@ class TrainOrder:
         base: version of a head that the device holds; ``differences`` lead from it to ``head_version``.
         costs: None from a coordinator that does not say.
         attempt: at this round, from 1: an order of a further attempt is a new one. None from an older coordinator.
+        statistics: what to sum of all training examples; no step is asked for then, and no head is sent.
+        basis: the update is made and sent in these coordinates.
     """
 
     run_id: str
@@ -172,6 +205,8 @@ class TrainOrder:
     differences: tuple[Difference, ...] = ()
     costs: CostHint | None = None
     attempt: int | None = None
+    statistics: FeatureMap | None = None
+    basis: BasisOrder | None = None
 
 
 @dataclass(frozen=True)
@@ -226,6 +261,9 @@ class DeviceReport:
         train_s: seconds of training, pauses left out.
         strain: None from a device that does not look.
         attempt: of the order that it answers, or None from a device that does not say.
+        meter_id: of the meter of phases without a sensor; 0 when there are none.
+        statistics: when the order asked for them.
+        basis_version: of the coordinates of the update; empty for those of the head.
     """
 
     run_id: str
@@ -248,6 +286,9 @@ class DeviceReport:
     train_s: float
     strain: Strain | None = None
     attempt: int | None = None
+    meter_id: int = 0
+    statistics: CodedMoments | None = None
+    basis_version: str = ""
 
 
 @dataclass(frozen=True)

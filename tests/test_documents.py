@@ -25,7 +25,7 @@ from protos.plan import plan, plan_rules
 from protos.update.codecs import CODECS
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ("docs", "firmware_tools", "hw_tests")
+ROOMS = ("docs", "examples", "firmware_tools", "hw_tests")
 PAGES = sorted([*ROOT.glob("*.md"), *(page for room in ROOMS for page in ROOT.glob(f"{room}/**/*.md"))])
 # What a demo writes is not in the repository.
 MADE_LATER = ("demo-output/",)

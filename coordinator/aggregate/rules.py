@@ -16,7 +16,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from coordinator.aggregate.mean import Wide, add_fednova, add_plain, finish_fednova, finish_plain, start
+from protos.plugins import Plugin, Table, guarded, wrong
 from protos.update.trees import Shapes, Tree
 
 
@@ -38,7 +41,7 @@ class Rule:
     meaning: str
 
 
-RULES: Mapping[str, Rule] = {
+BUILT_IN: Mapping[str, Rule] = {
     "fednova": Rule(
         start,
         add_fednova,
@@ -48,3 +51,32 @@ RULES: Mapping[str, Rule] = {
     ),
     "none": Rule(start, add_plain, finish_plain, "one", "weighted mean (McMahan et al., AISTATS 2017)"),
 }
+
+
+def _adopt(plugin: Plugin, offered: object) -> Rule:
+    """A rule of an installed package, whose change is held against the shapes that it began with."""
+    if not isinstance(offered, Rule):
+        raise wrong(plugin, f"is {type(offered).__name__}, not a Rule")
+    start_it = guarded(plugin, offered.start, "start a round")
+    finish_it = guarded(plugin, offered.finish, "finish a round")
+
+    def start(expected: Shapes) -> Any:
+        return ({name: tuple(shape) for name, shape in expected.items()}, start_it(expected))
+
+    def add(state: Any, update: Tree, weight: float, normaliser: float) -> Any:
+        return (state[0], add_it(state[1], update, weight, normaliser))
+
+    def finish(state: Any) -> Wide | None:
+        change = finish_it(state[1])
+        if change is None:
+            return None
+        if not isinstance(change, Mapping) or {name: np.shape(value) for name, value in change.items()} != state[0]:
+            raise wrong(plugin, "the change that it gives has not the tensors of the head")
+        return {name: np.asarray(value, np.float64) for name, value in change.items()}
+
+    add_it = guarded(plugin, offered.add, "fold in a report")
+    return Rule(start, add, finish, offered.sees, offered.meaning)
+
+
+RULES: Table[Rule] = Table("rules", BUILT_IN, _adopt)
+"""Ours, and behind them those of installed packages."""

@@ -12,7 +12,7 @@ class OrderLine:
     """The part of an order that differs from device to device.
 
     Attributes:
-        steps: optimiser steps at most, >= 1.
+        steps: optimiser steps at most, >= 1; 0 where statistics are asked for.
         budget_j: joules at most, or None for no limit.
         standing_j: what the plan's budgets promise the device a round, which is what ``by_budget`` weighs by; None
             without a budget.

@@ -1,4 +1,7 @@
-"""One round planned: budgets, costs and the plan's policy become orders, weights, and what must be said of them."""
+"""One round planned: budgets, costs and the plan's policy become orders, weights, and what must be said of them.
+
+Who is asked: a random set in which everyone is with just the probability that was planned.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from coordinator.budgets import accounts, planner, sampling, unbiased
+from coordinator.budgets import accounts, planner, unbiased
 from coordinator.budgets.accounts import Allotment, Charged, Situation
 from coordinator.budgets.codec_error import report_bytes
 from coordinator.budgets.cost_model import CostModel, Work
@@ -20,6 +23,29 @@ from coordinator.budgets.weights import Standing, weight
 from protos.energy.trace import Phase
 from protos.orders import CostHint
 from protos.plan.plan import RunPlan
+
+
+def draw(probabilities: Mapping[str, float], random: np.random.Generator) -> list[str]:
+    """Systematic sampling (Madow, "On the theory of systematic sampling, II", Ann. Math. Stat. 1949) in a shuffled
+    order: inclusion probabilities are exact, and the number drawn is the sum of them, rounded up or down.
+
+    Args:
+        probabilities: by name, each in [0, 1].
+
+    Returns:
+        Names in the order in which they were given.
+    """
+    names = list(probabilities)
+    order = random.permutation(len(names))
+    ends = np.cumsum([probabilities[names[at]] for at in order])
+    if not len(ends):
+        return []
+    # Whole steps from a random start; each covers one name, since none is wider than a step.
+    crossed = np.floor(ends + random.random() + 1e-12).astype(np.int64)
+    before = np.concatenate([[0], crossed[:-1]])
+    chosen = {names[at] for at, new, old in zip(order, crossed, before, strict=True) if new > old}
+    return [name for name in names if name in chosen]
+
 
 _NOTHING = Charged()
 
@@ -108,7 +134,7 @@ def plan_round(plan: RunPlan, entrants: Sequence[Entrant], here: Surroundings) -
     else:
         decisions = _decided(plan, entrants, allotted, weights, here)
     possible = {one.device_id: one for one in decisions if one.probability > 0}
-    drawn = sampling.draw({name: one.probability for name, one in possible.items()}, here.random)
+    drawn = draw({name: one.probability for name, one in possible.items()}, here.random)
     by_id = {one.device_id: one for one in entrants}
     factors = {name: _factor(plan, one.probability, by_id[name].rounds, here.number) for name, one in possible.items()}
     lines = []

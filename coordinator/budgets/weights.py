@@ -5,11 +5,13 @@ Weights are relative; the aggregation divides by their sum.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from protos.catalog import pick
 from protos.errors import PlanError
+from protos.plugins import Plugin, Table, guarded, wrong
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,25 @@ def _by_budget(standing: Standing) -> float:
     return 1.0 if standing.largest_budget_j is None else standing.largest_budget_j
 
 
-FACTORS: Mapping[str, Callable[[Standing], float]] = {"by_examples": _by_examples, "by_budget": _by_budget}
+def _adopt(plugin: Plugin, offered: object) -> Factor:
+    """A factor of an installed package, whose numbers are held against what a weight may be."""
+    if not callable(offered):
+        raise wrong(plugin, f"is {type(offered).__name__}, not a function of a Standing")
+    asked = guarded(plugin, offered, "weigh a device")
+
+    def factor(standing: Standing) -> float:
+        value = asked(standing)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+            raise wrong(plugin, f"gives {value!r} for {standing}, not a finite number from 0 on")
+        return float(value)
+
+    return factor
+
+
+Factor = Callable[[Standing], float]
+BUILT_IN: Mapping[str, Factor] = {"by_examples": _by_examples, "by_budget": _by_budget}
+FACTORS: Table[Factor] = Table("weights", BUILT_IN, _adopt)
+"""Ours, and behind them those of installed packages."""
 
 
 def weight(factors: Iterable[str], standing: Standing) -> float:
@@ -46,6 +66,7 @@ def weight(factors: Iterable[str], standing: Standing) -> float:
 
     Raises:
         PlanError: no such factor.
+        PluginError: a factor of an installed package cannot be used, or gives no weight.
 
     >>> weight(["by_examples", "by_budget"], Standing(100, 2.0, 4.0))
     200.0

@@ -9,6 +9,9 @@ from coordinator.operator import as_json
 from coordinator.operator.status import DeviceBudget
 from coordinator.operator.tables import joules, show
 
+_AMOUNTS = ("granted", "spent", "uncertain", "today")
+_PRICES = ("a step", "an example", "a kB up")
+
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
@@ -33,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(as_json.dump({"devices": [as_json.budget(one) for one in found]}))
     elif found:
         show(
-            ["device", "orders", "granted", "spent", "uncertain", "today", "a step", "an example", "a kB up"],
+            ["device", "orders", *(f"{what} J" for what in _AMOUNTS), *(f"J {what}" for what in _PRICES)],
             [_row(one) for one in found],
         )
     else:

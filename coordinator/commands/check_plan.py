@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from coordinator.commands.parts import add_json, example
@@ -24,15 +25,20 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Check a plan."""
-    from coordinator.run.planning import prepare, summary
+    from coordinator.run.planning import prepare, refused_plugins, summary
 
+    for error in refused_plugins():
+        print(f"coordinator check-plan: {error}", file=sys.stderr)
     found = summary(prepare(read_plan(arguments.plan), arguments.plan.resolve().parent, where=str(arguments.plan)))
     if arguments.json:
         print(as_json.dump(found))
         return 0
     width = max(len(key) for key in found)
+    plugins = found.pop("plugins")
     for key, value in found.items():
         print(f"{key.replace('_', ' '):<{width}}  {_shown(value)}")
+    if isinstance(plugins, list) and plugins:
+        print(f"{'plugins':<{width}}  {', '.join(plugins)}")
     return 0
 
 

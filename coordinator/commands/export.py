@@ -31,7 +31,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     add_run(parser)
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="MODEL.tflite")
     parser.add_argument(
-        "--head", default="", metavar="VERSION", help="a head of an earlier round (default: the newest)"
+        "--head",
+        default="",
+        metavar="VERSION",
+        help="a head of an earlier round (default: the best on the held-out data)",
     )
     add_max_drop(parser)
     parser.add_argument("--again", action="store_true", help="replace a file that is there")
@@ -56,4 +59,6 @@ def run(arguments: argparse.Namespace) -> int:
         print("accuracy: not checked, the held-out data are not there any more")
     else:
         print(f"accuracy: float head {percent(summary.float_accuracy)}, exported {percent(summary.exported_accuracy)}")
+    if summary.note:
+        print(f"note: {summary.note}")
     return 0

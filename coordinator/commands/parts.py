@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 from coordinator.operator.client import DEFAULT_ADDRESS, Operator
+from coordinator.operator.credentials import Contexts
 from protos.errors import UsageError
 
 
@@ -25,12 +26,16 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def add_address(parser: argparse.ArgumentParser) -> None:
-    """Add `--coordinator`."""
+    """Add `--coordinator` and `--context`."""
     parser.add_argument(
         "--coordinator",
         metavar="HOST:PORT",
-        default=os.environ.get("EDGEJOULE_COORDINATOR", DEFAULT_ADDRESS),
-        help=f"where it listens (default: EDGEJOULE_COORDINATOR, or {DEFAULT_ADDRESS})",
+        help=f"where it listens (default: EDGEJOULE_COORDINATOR, the context's address, or {DEFAULT_ADDRESS})",
+    )
+    parser.add_argument(
+        "--context",
+        metavar="NAME",
+        help="credentials to use, of those that `coordinator login` keeps (default: EDGEJOULE_CONTEXT, or the newest)",
     )
 
 
@@ -60,9 +65,25 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def operator(arguments: argparse.Namespace) -> Operator:
-    """A connection to the coordinator that the command names."""
-    address: str = arguments.coordinator
-    host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isascii() or not port.isdecimal():
-        raise UsageError(f"{address!r} is not HOST:PORT", where="--coordinator", fix=f"such as {DEFAULT_ADDRESS}")
-    return Operator(address)
+    """A connection to the coordinator that the command names.
+
+    An address on loopback that no credentials name is spoken to without any: a demo's, or one of before `init`.
+
+    Raises:
+        UsageError: the address is none. ConfigError: the credentials cannot be used.
+    """
+    given: str | None = arguments.coordinator or os.environ.get("EDGEJOULE_COORDINATOR")
+    if given is not None:
+        host, colon, port = given.rpartition(":")
+        if not colon or not host or not port.isascii() or not port.isdecimal():
+            raise UsageError(f"{given!r} is not HOST:PORT", where="--coordinator", fix=f"such as {DEFAULT_ADDRESS}")
+    contexts = Contexts()
+    named = arguments.context or os.environ.get("EDGEJOULE_CONTEXT")
+    context = named or contexts.current()
+    if context is None:
+        return Operator(given or DEFAULT_ADDRESS)
+    credentials = contexts.read(context)
+    if given is None:
+        return Operator(credentials.addresses[0], credentials)
+    local = given.startswith(("127.", "localhost:", "[::1]"))
+    return Operator(given, credentials if named or not local or given in credentials.addresses else None)

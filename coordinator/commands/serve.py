@@ -23,7 +23,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--listen",
         default=os.environ.get("EDGEJOULE_LISTEN", "127.0.0.1:50461"),
         metavar="HOST:PORT",
-        help="loopback address; port 0 picks a free one (default 127.0.0.1:50461)",
+        help="loopback, or any address after `coordinator init`; port 0 picks a free one (default 127.0.0.1:50461)",
+    )
+    parser.add_argument("--tls", action="store_true", help="ask certificates of every peer, on loopback as well")
+    parser.add_argument(
+        "--enroll-listen", metavar="HOST:PORT", help="where new boards enrol (default: the same host, the next port)"
     )
     parser.add_argument("--database", metavar="URL", help="SQLAlchemy URL; default: a SQLite file in the state folder")
     parser.add_argument("--ready-file", type=Path, metavar="PATH", help="gets the bound address when serving")
@@ -37,8 +41,16 @@ def run(arguments: argparse.Namespace) -> int:
     from coordinator.server.serving import Settings, serve
 
     logging.basicConfig(
-        level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
+        level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"
     )
     database = arguments.database or os.environ.get("EDGEJOULE_DATABASE")
-    asyncio.run(serve(Settings(arguments.state, arguments.listen, database, arguments.ready_file)))
+    settings = Settings(
+        arguments.state,
+        arguments.listen,
+        database,
+        arguments.ready_file,
+        tls=arguments.tls,
+        enroll_listen=arguments.enroll_listen,
+    )
+    asyncio.run(serve(settings))
     return 0

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
-from dataclasses import replace
 from pathlib import Path
 
 from coordinator.commands.parts import add_address, add_json, example, operator
@@ -14,11 +12,8 @@ from coordinator.operator import as_json
 from coordinator.operator.client import Operator
 from coordinator.operator.status import RoundStatus, RunStatus
 from coordinator.operator.tables import number, percent
-from protos.errors import CheckFailed, PlanError, UnreachableError, WaitExpired
-
-POLL_S = 0.5
-# How long a coordinator may not answer while somebody waits for its run.
-PATIENCE_S = 60.0
+from coordinator.operator.watching import PATIENCE_S, follow
+from protos.errors import CheckFailed, PlanError, UnreachableError
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -89,34 +84,14 @@ def wait(connection: Operator, run_id: str, *, timeout_s: float | None, quiet: b
         WaitExpired: it is not over after ``timeout_s``; the run goes on.
         UnreachableError: no coordinator answers any more.
     """
-    end_s = None if timeout_s is None else time.monotonic() + timeout_s
-    shown, said = 0, ""
-    seen: dict[int, RoundStatus] = {}
-    heard_s = time.monotonic()
-    reason = "no answer"
-    while True:
-        try:
-            (status,) = connection.status(run_id, since_round=shown)
-        except UnreachableError:
-            if time.monotonic() - heard_s >= PATIENCE_S:
-                raise
-        else:
-            heard_s, reason = time.monotonic(), status.reason
-            for one in status.rounds:
-                seen[one.round] = one
-                if one.state == "closed" and one.round >= shown:
-                    if not quiet:
-                        print(line(one), flush=True)
-                    shown = one.round + 1
-            if status.is_over:
-                return replace(status, rounds=tuple(seen[number] for number in sorted(seen)))
-            if status.state == "waiting" and status.reason != said:
-                said = status.reason
-                print(f"waiting: {said}", file=sys.stderr, flush=True)
-        if end_s is not None and time.monotonic() >= end_s:
-            fix = "wait again with: coordinator status"
-            raise WaitExpired(f"not over after {timeout_s:g} s: {reason}", where=run_id, fix=fix)
-        time.sleep(POLL_S)
+    return follow(
+        connection,
+        run_id,
+        timeout_s=timeout_s,
+        patience_s=PATIENCE_S,
+        on_round=None if quiet else lambda one: print(line(one), flush=True),
+        on_waiting=lambda reason: print(f"waiting: {reason}", file=sys.stderr, flush=True),
+    )
 
 
 def line(one: RoundStatus) -> str:

@@ -8,7 +8,7 @@ import time
 from coordinator.commands.parts import add_address, add_json, example, operator
 from coordinator.operator import as_json
 from coordinator.operator.status import DeviceStatus, RoundStatus, RunStatus, WeightBias
-from coordinator.operator.tables import UNKNOWN, joules, percent, show
+from coordinator.operator.tables import UNKNOWN, ago, joules, percent, show, when
 from protos.energy.trace import Phase
 from protos.orders import Strain
 
@@ -28,11 +28,23 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     add_address(status)
     status.set_defaults(run=run_status)
     devices = commands.add_parser(
-        "devices", help="show every device that ever joined", **example("coordinator devices --json")
+        "devices",
+        help="show every device that ever joined, or forget one",
+        **example("coordinator devices --json\n  coordinator devices forget pi-3"),
     )
     add_json(devices)
     add_address(devices)
     devices.set_defaults(run=run_devices)
+    forget = devices.add_subparsers(metavar="").add_parser(
+        "forget",
+        help="take devices that are gone off the list",
+        description="Takes devices that are gone off the list, with what their work was found to cost. What they did "
+        "in runs stays. One that comes back joins as a new one.",
+        **example("coordinator devices forget pi-3"),
+    )
+    forget.add_argument("names", nargs="+", metavar="DEVICE")
+    add_address(forget)
+    forget.set_defaults(run=run_forget)
 
 
 def run_status(arguments: argparse.Namespace) -> int:
@@ -46,8 +58,11 @@ def run_status(arguments: argparse.Namespace) -> int:
         show_run(found[0])
     elif found:
         show(
-            ["run", "name", "state", "round", "accuracy", ""],
-            [[run.run_id, run.name, run.state, _progress(run), _accuracy(run), run.reason] for run in found],
+            ["run", "name", "state", "round", "accuracy", "started", "reason"],
+            [
+                [run.run_id, run.name, run.state, _progress(run), _accuracy(run), when(run.started_unix_s), run.reason]
+                for run in found
+            ],
         )
     else:
         print("no runs yet; start one with: coordinator start PLAN.toml")
@@ -58,9 +73,9 @@ def show_run(run: RunStatus) -> None:
     """One run as two tables: rounds, and devices in the newest round."""
     reason = f" ({run.reason})" if run.reason else ""
     show(
-        ["round", "state", "accuracy", "loss", "devices", "joules", "bytes up", "bytes down", "cut short"],
+        ["round", "state", "accuracy", "loss", "devices", "spent J", "bytes up", "bytes down", "cut short"],
         [_round_row(one) for one in run.rounds],
-        title=f"{run.run_id} {run.name}: {run.state}{reason}",
+        title=f"{run.run_id} {run.name}: {_times(run)}{reason}",
     )
     last = run.rounds[-1] if run.rounds else None
     if last is not None and last.devices:
@@ -83,6 +98,11 @@ def show_run(run: RunStatus) -> None:
         )
         if last.bias is not None:
             print(say_of(last.bias))
+
+
+def _times(run: RunStatus) -> str:
+    started = f"{run.state}, started {when(run.started_unix_s)}"
+    return started if run.finished_unix_s is None else f"{started}, ended {when(run.finished_unix_s)}"
 
 
 def say_of(bias: WeightBias) -> str:
@@ -163,11 +183,24 @@ def run_devices(arguments: argparse.Namespace) -> int:
         print(as_json.dump({"devices": [as_json.device(one) for one in found]}))
     elif found:
         show(
-            ["device", "state", "board", "engine", "meter", "examples", "joules", "seen"],
+            ["device", "state", "board", "engine", "meter", "examples", "spent J", "seen"],
             [_device_row(one) for one in found],
         )
+        # A line for each, since a table would cut it.
+        for one in found:
+            if one.reason:
+                print(f"{one.device_id}: {one.reason}")
     else:
         print("no devices yet; start one with: edge-runtime run")
+    return 0
+
+
+def run_forget(arguments: argparse.Namespace) -> int:
+    """Forget devices."""
+    with operator(arguments) as connection:
+        for name in arguments.names:
+            connection.forget_device(name)
+            print(f"{name}: forgotten")
     return 0
 
 
@@ -181,5 +214,5 @@ def _device_row(one: DeviceStatus) -> list[str]:
         " ".join(part for part in (one.meter.method, one.meter.sensor) if part),
         str(one.train_examples),
         joules(one.energy_j) + unknown,
-        f"{max(0.0, time.time() - one.last_seen_unix_s):.0f} s ago",
+        ago(one.last_seen_unix_s, time.time()),
     ]

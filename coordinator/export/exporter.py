@@ -40,6 +40,7 @@ class ExportReport:
         float_accuracy: of the float head on the integer backbone, 0..1; None when nothing was tested.
         exported_accuracy: of the file, by running it; None when nothing was tested.
         agreement: share of test examples on which both name the same class; None when nothing was tested.
+        note: what a reader must know of the figures: a drop over the limit that chance may explain; empty: nothing.
     """
 
     path: Path
@@ -48,6 +49,7 @@ class ExportReport:
     float_accuracy: float | None
     exported_accuracy: float | None
     agreement: float | None
+    note: str = ""
 
 
 def export_model(
@@ -110,6 +112,7 @@ def export_model(
         float_accuracy=_share(checked.float_correct, checked) if checked else None,
         exported_accuracy=_share(checked.exported_correct, checked) if checked else None,
         agreement=checked.agreement if checked else None,
+        note=_remark(checked, limit) if checked else "",
     )
 
 
@@ -148,6 +151,16 @@ def _check(
             fix="calibrate with more examples of all classes, or allow more with --max-drop",
         )
     return found
+
+
+def _remark(found: Parity, limit: float) -> str:
+    """A drop over the limit that was let pass, in one line."""
+    if found.drop <= limit:
+        return ""
+    return (
+        f"a drop of {found.drop:.2%} is more than the {limit:.2%} that may be lost, and within two standard errors of "
+        f"it ({found.drop_error:.2%} each, {found.count} examples): more held-out examples would tell"
+    )
 
 
 def _share(correct: int | None, found: Parity) -> float:

@@ -35,7 +35,7 @@ class ExportJob:
 
 
 def find(db: Database, name: str, head_version: str) -> ExportJob:
-    """The newest head of a run, or the one asked for.
+    """The best head of a run on its held-out data, or the one asked for.
 
     Raises:
         UnknownRunError: no such run or head, or the run has none yet.
@@ -43,7 +43,7 @@ def find(db: Database, name: str, head_version: str) -> ExportJob:
     with db.reading() as connection:
         run_id = runs.resolve(connection, name)
         row = runs.row(connection, run_id)
-        version = head_version or runs.newest_head(connection, run_id)
+        version = head_version or runs.best_head(connection, run_id)
         if version is None:
             raise UnknownRunError("the run has no head yet", where=run_id, fix="wait until it has begun")
         if head_version and head_version not in runs.head_versions(connection, run_id):
@@ -103,6 +103,7 @@ def export(
         float_accuracy=report.float_accuracy,
         exported_accuracy=report.exported_accuracy,
         operators=tuple(f"{one.name} x {one.count}" for one in report.operators),
+        note=report.note,
     )
     return summary, model
 

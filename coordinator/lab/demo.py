@@ -8,13 +8,14 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from coordinator.lab import processes, shards
+from coordinator.lab import plan_keys, processes, shards
 from coordinator.lab.fleet import FleetPlan, start_coordinator, start_devices
 from coordinator.lab.live import LiveTable
+from coordinator.lab.measuring import ROUNDS, Budget, RoundCost, Times, costs_of, resolved, shortened
 from coordinator.lab.outcome import PHASES, outcome
 from coordinator.lab.processes import Children
 from coordinator.operator.client import Operator
@@ -23,8 +24,10 @@ from protos.atomic import write_whole
 from protos.errors import CheckFailed, EdgejouleError, UsageError
 from protos.model.bundle import open_bundle
 from protos.model.manifest import Manifest
+from protos.plan.plan import RunPlan, parse
 
 _MARK = ".edgejoule-demo"
+DEFAULT_ROUNDS = 6
 _POLL_S = 0.25
 # The joules of the last sending come with a device's next call, at most a few seconds later.
 _SETTLE_S = 20.0
@@ -32,17 +35,23 @@ _SETTLE_S = 20.0
 
 @dataclass(frozen=True)
 class Demo:
-    """What is to run; see ``coordinator demo --help``. ``bundle`` and ``data`` None: the digits example."""
+    """What is to run; see ``coordinator demo --help``. What budgets are multiples of is measured before the run.
+
+    Attributes:
+        bundle, data: None: the digits example.
+        rounds: None: as many as suit the method.
+        plan_file, plan_keys: of a plan, laid over what the other options say, the latter above the former.
+    """
 
     output: Path
     bundle: Path | None
     data: str | None
     devices: int
-    rounds: int
+    rounds: int | None
     partition: str
     seed: int
     fleet: FleetPlan
-    budgets_j: Sequence[float | None] = ()
+    budgets_j: Sequence[Budget] = ()
     train: Mapping[str, float] = field(default_factory=dict)
     update: Mapping[str, Any] = field(default_factory=dict)
     deadline_s: float = 600.0
@@ -50,6 +59,8 @@ class Demo:
     max_drop: float | None = None
     copy_to: Path | None = None
     renames: Mapping[str, str] = field(default_factory=dict)
+    plan_file: plan_keys.Document = field(default_factory=dict)
+    plan_keys: plan_keys.Document = field(default_factory=dict)
 
 
 def run(demo: Demo, show: Callable[[str], None] = print) -> dict[str, Any]:
@@ -62,6 +73,8 @@ def run(demo: Demo, show: Callable[[str], None] = print) -> dict[str, Any]:
         EdgejouleError: a mistake in bundle or data, or a part that failed; nothing is left running.
     """
     started_s = time.monotonic()
+    # A mistake in a key is said before anything is made.
+    parse(plan_keys.as_toml(_document(demo, "bundle", "demo", "held-out.npz")), where="the demo's plan")
     folder = _fresh(demo.output, again=demo.again)
     if demo.bundle is None or demo.data is None:
         bundle_path, data = _example(folder, demo.seed)
@@ -82,15 +95,19 @@ def run(demo: Demo, show: Callable[[str], None] = print) -> dict[str, Any]:
     if parts.unlike:
         _say(f"warning: {data}: {parts.unlike}")
     plan = folder / "plan.toml"
-    with write_whole(plan) as file:
-        file.write(plan_text(demo, manifest, bundle_path, parts).encode())
     with Children(folder / "logs") as children:
         _say("starting bridges, coordinator and devices")
         address = start_coordinator(children, folder)
         names = start_devices(children, folder, demo.fleet, parts, address)
         with Operator(address) as operator:
-            run_id = operator.start_run(plan.read_text(), folder)
             try:
+                costs: Mapping[str, RoundCost] = {}
+                if any(isinstance(budget, Times) for budget in demo.budgets_j):
+                    costs = _measured(demo, manifest, bundle_path, parts, operator, children, folder, names)
+                    demo = replace(demo, budgets_j=resolved(demo.budgets_j, names, costs))
+                with write_whole(plan) as file:
+                    file.write(plan_text(demo, manifest, bundle_path, parts).encode())
+                run_id = operator.start_run(plan.read_text(encoding="utf-8"), folder)
                 status = _watch(operator, run_id, children, names, _title(demo, manifest, parts))
             except KeyboardInterrupt:
                 _say("interrupted: ending the run and every process")
@@ -98,7 +115,11 @@ def run(demo: Demo, show: Callable[[str], None] = print) -> dict[str, Any]:
 
             def written(export: ExportSummary | None, problem: str | None) -> dict[str, Any]:
                 took_s = time.monotonic() - started_s
-                made = outcome(status, export, wall_s=took_s, settings=_settings(demo, bundle_path, data, parts))
+                settings = _settings(
+                    demo, parse(plan.read_text(encoding="utf-8"), where=str(plan)), bundle_path, data, parts
+                )
+                made = outcome(status, export, wall_s=took_s, settings=settings)
+                made["settings"]["measured"] = {name: vars(cost) for name, cost in costs.items()}
                 made["export_problem"] = problem
                 made["output"] = {
                     "folder": str(folder),
@@ -126,16 +147,44 @@ def run(demo: Demo, show: Callable[[str], None] = print) -> dict[str, Any]:
     return result
 
 
-def _settings(demo: Demo, bundle: Path, data: str, parts: shards.Shards) -> dict[str, Any]:
+def _measured(
+    demo: Demo, manifest: Manifest, bundle: Path, parts: shards.Shards, operator: Operator, children: Children,
+    folder: Path, names: Sequence[str],
+) -> dict[str, RoundCost]:  # fmt: skip
+    """What a round costs each device here, by a short run that is kept apart from the demo's own."""
+    _say("measuring what a round costs each device on this machine")
+    # Steps of SGD are what a budget limits, whatever comes before them in the run itself.
+    keys = plan_keys.laid_over(demo.plan_keys, {"run": {"rounds": ROUNDS}, "train": {"method": "sgd"}})
+    short = replace(demo, rounds=ROUNDS, train=shortened(demo.train), budgets_j=(), plan_keys=keys)
+    text = plan_text(short, manifest, bundle, parts, name=f"{manifest.name}: measuring", evaluated=False)
+    run_id = operator.start_run(text, folder)
+    while True:
+        children.check()
+        (status,) = operator.status(run_id)
+        if status.is_over:
+            break
+        time.sleep(_POLL_S)
+    if status.state != "finished":
+        raise CheckFailed(f"the measuring run {status.state}: {status.reason}", fix=f"see {folder / 'logs'}")
+    costs = costs_of(_when_settled(operator, status), names)
+    for name, budget in zip(names, demo.budgets_j, strict=True):
+        if isinstance(budget, Times) and name in costs:
+            cost = costs[name]
+            _say(f"{name}: about {cost.most_train_j:.2g} J a round, may spend {cost.budget_j(budget):g} J")
+    return costs
+
+
+def _settings(demo: Demo, plan: RunPlan, bundle: Path, data: str, parts: shards.Shards) -> dict[str, Any]:
     return {
         "bundle": str(bundle),
         "data": data,
         "devices": demo.devices,
-        "rounds": demo.rounds,
+        "rounds": plan.run.rounds,
+        "method": plan.train.method,
         "partition": demo.partition,
         "seed": demo.seed,
         "boards": [demo.fleet.board_of(index) for index in range(demo.devices)],
-        "budgets_j": list(demo.budgets_j),
+        "budgets_j": [budget for budget in demo.budgets_j if not isinstance(budget, Times)],
         "examples": list(parts.examples),
         "held_out_examples": parts.held_out_examples,
         "data_account": parts.account,
@@ -149,20 +198,40 @@ def _without_another_run(folder: Path, run_id: str) -> str:
     return f"the run is kept in {folder / 'outcome.json'}; to export it after all: {serve}, and beside it {export}"
 
 
-def plan_text(demo: Demo, manifest: Manifest, bundle: Path, parts: shards.Shards) -> str:
-    """The plan as TOML: a file that a reader can take, change, and start again."""
+def plan_text(
+    demo: Demo, manifest: Manifest, bundle: Path, parts: shards.Shards, *, name: str = "", evaluated: bool = True
+) -> str:
+    """The plan as TOML: a file that a reader can take, change, and start again.
+
+    Args:
+        name: of the run; empty for that of the bundle.
+        evaluated: whether heads are tried on the held-out data.
+    """
+    held_out = str(parts.held_out.resolve()) if evaluated else None
+    return plan_keys.as_toml(_document(demo, str(bundle.resolve()), name or manifest.name, held_out))
+
+
+def _document(demo: Demo, bundle: str, name: str, held_out: str | None) -> plan_keys.Document:
+    """Below: what the demo's own options say; above them the plan file, above that single keys."""
     names = shards.device_names(demo.devices)
-    lines = ["[run]", f"bundle = {_toml(str(bundle.resolve()))}", f"name = {_toml(manifest.name)}"]
-    lines += [f"rounds = {demo.rounds}", f"seed = {demo.seed}", "", "[round]", f"devices = {demo.devices}"]
-    lines += [f"deadline_s = {demo.deadline_s:g}", "", "[train]", *(f"{k} = {v!r}" for k, v in demo.train.items())]
-    lines += ["", "[update]", *(f"{key} = {_toml(value)}" for key, value in demo.update.items())]
-    limits = {name: joules for name, joules in zip(names, demo.budgets_j, strict=False) if joules is not None}
+    given = plan_keys.laid_over(demo.plan_file, demo.plan_keys)
+    rounds = demo.rounds
+    if rounds is None and given.get("train", {}).get("method") != "closed_form":
+        rounds = DEFAULT_ROUNDS
+    made: plan_keys.Document = {
+        "run": {"bundle": bundle, "name": name, **({} if rounds is None else {"rounds": rounds}), "seed": demo.seed},
+        "round": {"devices": demo.devices, "deadline_s": demo.deadline_s},
+        "train": dict(demo.train),
+        "update": dict(demo.update),
+    }
+    budgets = zip(names, demo.budgets_j, strict=False)
+    limits = {device: budget for device, budget in budgets if budget is not None and not isinstance(budget, Times)}
     if limits:
         # Whoever has no line of its own weighs like the best endowed device.
-        lines += ["", "[budget]", f"per_round_j = {max(limits.values()):g}"]
-        lines += ["", "[budget.device]", *(f"{name} = {joules:g}" for name, joules in limits.items())]
-    lines += ["", "[evaluate]", f"data = {_toml(str(parts.held_out.resolve()))}", ""]
-    return "\n".join(lines)
+        made["budget"] = {"per_round_j": max(limits.values()), "device": limits}
+    if held_out is not None:
+        made["evaluate"] = {"data": held_out}
+    return plan_keys.laid_over(made, given)
 
 
 def summary(result: Mapping[str, Any]) -> str:
@@ -171,10 +240,17 @@ def summary(result: Mapping[str, Any]) -> str:
     first, last, exported = (result[key] for key in ("initial_accuracy", "final_accuracy", "exported_accuracy"))
     if first is not None and last is not None:
         lines.append(f"accuracy   {100 * first:.2f} % -> {100 * last:.2f} % on held-out data")
+        best = result["best_accuracy"]
+        if best > last:
+            lines.append(f"best       {100 * best:.2f} % after round {result['best_round']}, which is exported")
+    if result["reason"]:
+        lines.append(f"ended      {result['reason']}")
     if exported is not None:
         lines.append(
             f"exported   {100 * exported:.2f} % as one integer model of {result['exported_bytes'] / 1000:.1f} kB"
         )
+    if result["exported_note"]:
+        lines.append(f"note       {result['exported_note']}")
     lines.append(f"sent       {result['bytes_up']} bytes up, {result['bytes_down']} bytes down")
     lines.append("joules     " + "".join(f"{phase:>12}" for phase in PHASES) + f"{'coverage':>12}  cut short")
     shown, rounds = list(result["joules"].items()), result["settings"]["rounds"]
@@ -210,12 +286,18 @@ def _watch(operator: Operator, run_id: str, children: Children, names: Sequence[
             if status.is_over:
                 break
             time.sleep(_POLL_S)
-        end_s = time.monotonic() + _SETTLE_S
-        while not _settled(status) and time.monotonic() < end_s:
-            time.sleep(_POLL_S)
-            (status,) = operator.status(run_id)
+        status = _when_settled(operator, status)
         table.update(status)
         return status
+
+
+def _when_settled(operator: Operator, status: RunStatus) -> RunStatus:
+    """A run that is over, when the joules of its last sending have come, or long enough was waited for them."""
+    end_s = time.monotonic() + _SETTLE_S
+    while not _settled(status) and time.monotonic() < end_s:
+        time.sleep(_POLL_S)
+        (status,) = operator.status(status.run_id)
+    return status
 
 
 def _settled(status: RunStatus) -> bool:
@@ -265,11 +347,6 @@ def _title(demo: Demo, manifest: Manifest, parts: shards.Shards) -> str:
         f"{manifest.name}: {sum(parts.examples)} examples on {demo.devices} devices, {demo.partition}, "
         f"judged on {parts.held_out_examples} held-out examples"
     )
-
-
-def _toml(value: Any) -> str:
-    # JSON's strings and numbers are TOML's as well, but for the escaped surrogates that stand for an emoji.
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _say(line: str) -> None:

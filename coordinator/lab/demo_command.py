@@ -9,15 +9,19 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from coordinator.commands.parts import add_max_drop, check_max_drop
-from coordinator.lab import fleet
+from coordinator.lab import fleet, plan_keys
+from coordinator.lab.measuring import Budget, Times
 from coordinator.lab.partition import SCHEMES, check_scheme
 from protos.datafiles.renames import read_renames
 from protos.energy.boards import BOARDS
 from protos.errors import UsageError
+from protos.extras import require
+from protos.systems import LINUX, require_system
 from protos.update.codecs import resolve
 
-# The example: unequal budgets for unlike boards. The least is a fraction of what a round of its device costs.
-EXAMPLE_BUDGETS_J = (1.4, 0.085, 0.95, 0.6)
+# The example: unequal budgets for unlike boards, as multiples of what the training of a round costs each. The least is
+# a fraction of that; the others are out of reach whatever else this machine has to do.
+EXAMPLE_BUDGETS: tuple[Budget, ...] = (Times(10), Times(0.25), Times(10), Times(10))
 EXAMPLE_TRAIN = {"epochs": 400, "rate": 0.1}
 
 _DESCRIPTION = f"""\
@@ -44,7 +48,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     add("--data", metavar="SPEC", help="FILE.npz, idx images, or a folder of images by class")
     add("--rename", metavar="OLD=NEW[,...]", help="class of the data = class of the bundle, where names differ")
     add("--devices", type=int, default=4, metavar="N", help="how many devices (default 4)")
-    add("--rounds", type=int, default=6, metavar="R", help="how many rounds (default 6)")
+    add("--rounds", type=int, metavar="R", help="how many rounds (default 6; a closed form needs 1)")
     add(
         "--partition", default="dirichlet:0.5", metavar="SCHEME", help="who gets which examples (default dirichlet:0.5)"
     )
@@ -56,10 +60,23 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     add("--proximal-mu", type=float, metavar="MU", help="pull towards the round's head (FedProx)")
     add("--codec", metavar="NAME", help="how updates travel")
     add("--bits", type=int, metavar="B", help="bits a coordinate of that codec")
-    add("--budget-j", metavar="J[,J...]", help="joules a round: one for all, or one a device; 'none' is no limit")
+    add(
+        "--budget-j",
+        metavar="J[,J...]",
+        help="joules a round: one for all, or one a device; '0.2x' is so many times what its training costs on this "
+        "machine, which is measured first; 'none' is no limit",
+    )
     add("--boards", default=",".join(BOARDS), metavar="NAME[,NAME...]", help="power profiles, taken in turn")
     add("--sensor", choices=fleet.SENSORS, default="bridge", help="what measures (default bridge)")
     add("--sensor-profile", choices=("energy", "balanced", "transient"), default="energy", help="of the INA219")
+    add("--plan", type=Path, metavar="FILE", help="a plan whose keys count instead of these options'")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any key of a plan, above all others: --set train.method=closed_form (repeat it for more)",
+    )
     add("--deadline-s", type=float, default=600.0, metavar="S", help="a round closes then (default 600)")
     add("--output", type=Path, default=Path("demo-output"), metavar="DIR", help="everything goes here")
     add("--again", action="store_true", help="replace what an earlier demo left there")
@@ -70,12 +87,14 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the demo."""
+    require_system("a demo", LINUX)
+    require(("sqlalchemy", "rich", *(("tensorflow", "sklearn") if arguments.bundle is None else ())), "demo")
     # Imported late: the other commands of the coordinator need not wait for numpy and the bundle's room.
     from coordinator.lab import demo
 
     if (arguments.bundle is None) != (arguments.data is None):
         raise UsageError("--bundle and --data go together", fix="give both, or neither for the example")
-    if arguments.devices < 1 or arguments.rounds < 1:
+    if arguments.devices < 1 or (arguments.rounds is not None and arguments.rounds < 1):
         raise UsageError("--devices and --rounds are 1 or more")
     check_max_drop(arguments.max_drop)
     check_scheme(arguments.partition)
@@ -86,6 +105,9 @@ def run(arguments: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, _terminated)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     is_example = arguments.bundle is None
+    plan_file = plan_keys.read_file(arguments.plan) if arguments.plan is not None else {}
+    keys = plan_keys.read_settings(arguments.set)
+    method = plan_keys.laid_over(plan_file, keys).get("train", {}).get("method")
     demo.run(
         demo.Demo(
             output=arguments.output,
@@ -97,13 +119,15 @@ def run(arguments: argparse.Namespace) -> int:
             seed=arguments.seed,
             fleet=fleet.FleetPlan(boards, arguments.sensor, arguments.sensor_profile, arguments.seed),
             budgets_j=_budgets(arguments, is_example),
-            train=_train(arguments, is_example),
+            train=_train(arguments, is_example and method != "closed_form"),
             update=_update(arguments),
             deadline_s=arguments.deadline_s,
             again=arguments.again,
             max_drop=arguments.max_drop,
             copy_to=arguments.json,
             renames=_renames(arguments.rename),
+            plan_file=plan_file,
+            plan_keys=keys,
         )
     )
     return 0
@@ -116,26 +140,28 @@ def _renames(text: str | None) -> dict[str, str]:
         raise UsageError(f"{text!r} is {error}", where="--rename", fix="such as katze=cat,hund=dog") from error
 
 
-def _budgets(arguments: argparse.Namespace, is_example: bool) -> list[float | None]:
+def _budgets(arguments: argparse.Namespace, is_example: bool) -> list[Budget]:
     if arguments.budget_j is None:
-        example = is_example and arguments.sensor != "none" and arguments.devices == len(EXAMPLE_BUDGETS_J)
-        return list(EXAMPLE_BUDGETS_J) if example else []
+        example = is_example and arguments.sensor != "none" and arguments.devices == len(EXAMPLE_BUDGETS)
+        return list(EXAMPLE_BUDGETS) if example else []
     words = [word.strip() for word in arguments.budget_j.split(",")]
     if len(words) not in (1, arguments.devices):
         fix = f"give one, or {arguments.devices}"
         raise UsageError(f"{len(words)} budgets for {arguments.devices} devices", where="--budget-j", fix=fix)
-    budgets = [None if word == "none" else _joules(word) for word in words]
+    budgets = [None if word == "none" else _budget(word) for word in words]
+    if arguments.sensor == "none" and any(isinstance(one, Times) for one in budgets):
+        raise UsageError("nothing measures what a round costs", where="--sensor none", fix="take another sensor")
     return budgets * arguments.devices if len(budgets) == 1 else budgets
 
 
-def _joules(word: str) -> float:
+def _budget(word: str) -> Budget:
     try:
-        joules = float(word)
+        amount = float(word.removesuffix("x"))
     except ValueError:
-        joules = 0.0
-    if not 0 < joules < 1e9:
-        raise UsageError(f"{word!r} is no number of joules", where="--budget-j", fix="such as 2.5, or none")
-    return joules
+        amount = 0.0
+    if not 0 < amount < 1e9:
+        raise UsageError(f"{word!r} is no number of joules", where="--budget-j", fix="such as 2.5, 0.2x, or none")
+    return Times(amount) if word.endswith("x") else amount
 
 
 def _train(arguments: argparse.Namespace, is_example: bool) -> dict[str, float]:

@@ -7,21 +7,24 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 from coordinator.operator.status import DeviceRound, RoundStatus, RunStatus
-from coordinator.operator.tables import joules, percent
+from coordinator.operator.tables import joules, percent, width_of
 
 # Columns for more devices than this would not fit a line; their joules are shown as one sum.
 _COLUMNS = 6
+_CUT = "cut short by budget"
 
 
-def joules_of(one: RoundStatus, devices: Sequence[str]) -> list[str]:
-    """A cell for each device when they are few, else one cell with the sum."""
+def joules_of(one: RoundStatus, devices: Sequence[str], *, each: bool = True) -> list[str]:
+    """A cell for each device when they are few and asked for, else one cell with the sum."""
     by_name = {device.device_id: device for device in one.devices}
-    if len(devices) <= _COLUMNS:
+    if each and len(devices) <= _COLUMNS:
         return [_spent(by_name.get(name)) for name in devices]
     spent = [device.spent_j for device in one.devices if device.outcome == "accepted"]
     known = [value for value in spent if value is not None]
@@ -47,24 +50,71 @@ def _short(name: str) -> str:
     return name.removeprefix("device-").join(("#", "")) if name.startswith("device-") else name
 
 
-def _headings(devices: Sequence[str]) -> list[str]:
-    shown = [f"J {_short(name)}" for name in devices] if len(devices) <= _COLUMNS else [f"J of {len(devices)}"]
-    return ["round", "accuracy", "loss", *shown, "bytes up", "cut short by budget"]
+# What a line says, from most to least: joules of each device or their sum, bytes, whom a budget cut short or how many.
+@dataclass(frozen=True)
+class _Detail:
+    each: bool = True
+    sizes: bool = True
+    names: bool = True
 
 
-def _cells(one: RoundStatus, devices: Sequence[str]) -> list[str]:
+_DETAILS = (_Detail(), _Detail(sizes=False), _Detail(each=False, sizes=False), _Detail(False, False, False))
+
+
+def _headings(devices: Sequence[str], detail: _Detail) -> list[str]:
+    each = detail.each and len(devices) <= _COLUMNS
+    shown = [f"J {_short(name)}" for name in devices] if each else [f"J of {len(devices)}"]
+    return [
+        "round",
+        "accuracy",
+        "loss",
+        *shown,
+        *(["bytes up"] if detail.sizes else []),
+        _CUT if detail.names else "cut short",
+    ]
+
+
+def _cells(one: RoundStatus, devices: Sequence[str], detail: _Detail) -> list[str]:
     cut = cut_short(one)
     listed = ", ".join(cut[:2]) + (f" and {len(cut) - 2} more" if len(cut) > 2 else "")
+    if not detail.names and cut:
+        listed = f"{len(cut)} of {len(devices)}"
+    spent = joules_of(one, devices, each=detail.each)
     if one.round == 0:
-        return ["0", percent(one.accuracy), _loss(one), *("-" for _ in joules_of(one, devices)), "-", "-"]
-    return [
-        str(one.round),
-        percent(one.accuracy),
-        _loss(one),
-        *joules_of(one, devices),
-        str(one.bytes_up),
-        listed or "-",
-    ]
+        spent, listed = ["-" for _ in spent], ""
+    sizes = ([str(one.bytes_up) if one.round else "-"]) if detail.sizes else []
+    return [str(one.round), percent(one.accuracy), _loss(one), *spent, *sizes, listed or "-"]
+
+
+def layout(rounds: Sequence[RoundStatus], devices: Sequence[str], columns: int | None) -> list[str]:
+    """A table of rounds, header first, in no more than ``columns``: columns are dropped or summed, and none is cut."""
+    made: list[str] = []
+    for detail in _DETAILS:
+        rows = [_headings(devices, detail), *(_cells(one, devices, detail) for one in rounds)]
+        widths = [max(map(width_of, column)) for column in zip(*rows, strict=True)]
+        made = [
+            "  ".join(
+                [*(cell.rjust(width) for cell, width in zip(row[:-1], widths[:-1], strict=True)), row[-1]]
+            ).rstrip()
+            for row in rows
+        ]
+        if columns is None or max(map(width_of, made)) <= columns:
+            break
+    return made
+
+
+def screen(status: RunStatus, title: str, devices: Sequence[str], columns: int, height: int | None) -> list[str]:
+    """What a terminal shows of a run: with more rounds than lines, the newest, and how many came before."""
+    closed = max((one.round for one in status.rounds if one.state == "closed"), default=0)
+    caption = f"{status.state}: {closed} of {status.rounds_planned} rounds"
+    caption += f" ({status.reason})" if status.reason else ""
+    above = textwrap.wrap(title, columns, break_long_words=False)
+    below = textwrap.wrap(caption, columns, break_long_words=False)
+    header, *rows = layout([one for one in status.rounds if one.state != "abandoned"], devices, columns)
+    room = len(rows) if height is None else max(1, height - len(above) - len(below) - 2)
+    if len(rows) > room:
+        rows = [f"... {len(rows) - room + 1} rounds before", *rows[len(rows) - room + 1 :]]
+    return [*above, header, *rows, *below]
 
 
 def _loss(one: RoundStatus) -> str:
@@ -78,14 +128,16 @@ class LiveTable:
         self._devices, self._title = devices, title
         self._printed = -1
         self._live: Any = None
-        self._widths = [len(heading) for heading in _headings(devices)]
+        self._status: RunStatus | None = None
+        self._widths = [len(heading) for heading in _headings(devices, _DETAILS[0])]
 
     def __enter__(self) -> LiveTable:
         if sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb":
             from rich.console import Console
             from rich.live import Live
 
-            self._live = Live(console=Console(), refresh_per_second=4, transient=False)
+            # What it shows goes when it ends, and the whole table takes its place.
+            self._live = Live(console=Console(), refresh_per_second=4, transient=True, vertical_overflow="crop")
             self._live.start()
         else:
             print(self._title)
@@ -96,37 +148,30 @@ class LiveTable:
     ) -> None:
         if self._live is not None:
             self._live.stop()
+            if self._status is not None:
+                columns = self._live.console.width
+                print("\n".join(screen(self._status, self._title, self._devices, columns, None)), flush=True)
 
     def update(self, status: RunStatus) -> None:
         """Show the newest state of the run."""
         if self._live is not None:
-            self._live.update(self._table(status))
+            from rich.text import Text
+
+            self._status = status
+            size = self._live.console.size
+            shown = screen(status, self._title, self._devices, size.width, size.height)
+            self._live.update(Text("\n".join(shown), no_wrap=True, overflow="ignore"))
             return
         for one in status.rounds:
             if one.round > self._printed and one.state == "closed":
                 self._print(one)
 
     def _print(self, one: RoundStatus) -> None:
-        cells = _cells(one, self._devices)
         if self._printed < 0:
             self._widths = [max(width, 9) for width in self._widths]
-            self._line(_headings(self._devices))
-        self._line(cells)
+            self._line(_headings(self._devices, _DETAILS[0]))
+        self._line(_cells(one, self._devices, _DETAILS[0]))
         self._printed = one.round
 
     def _line(self, cells: Sequence[str]) -> None:
         print("  ".join(cell.rjust(width) for cell, width in zip(cells, self._widths, strict=True)), flush=True)
-
-    def _table(self, status: RunStatus) -> Any:
-        from rich.table import Table
-
-        closed = max((one.round for one in status.rounds if one.state == "closed"), default=0)
-        caption = f"{status.state}: {closed} of {status.rounds_planned} rounds"
-        caption += f" ({status.reason})" if status.reason else ""
-        table = Table(title=self._title, title_justify="left", caption=caption, caption_justify="left", box=None)
-        for index, heading in enumerate(_headings(self._devices)):
-            table.add_column(heading, justify="left" if index == len(self._widths) - 1 else "right")
-        for one in status.rounds:
-            if one.state != "abandoned":
-                table.add_row(*_cells(one, self._devices), style=None if one.state == "closed" else "dim")
-        return table

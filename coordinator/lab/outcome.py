@@ -22,6 +22,7 @@ def outcome(
     """
     closed = [one for one in status.rounds if one.state == "closed"]
     accuracies = [one.accuracy for one in closed]
+    best = best_of(closed)
     return {
         "run_id": status.run_id,
         "state": status.state,
@@ -30,9 +31,12 @@ def outcome(
         "rounds": [_round(one) for one in closed],
         "initial_accuracy": accuracies[0] if accuracies else None,
         "final_accuracy": accuracies[-1] if accuracies else None,
+        "best_accuracy": None if best is None else best.accuracy,
+        "best_round": None if best is None else best.round,
         "exported_accuracy": export.exported_accuracy if export else None,
         "exported_float_accuracy": export.float_accuracy if export else None,
         "exported_bytes": export.size_bytes if export else None,
+        "exported_note": export.note if export else "",
         "bytes_up": sum(one.bytes_up for one in closed),
         "bytes_down": sum(one.bytes_down for one in closed),
         "joules": total_joules(closed),
@@ -40,6 +44,13 @@ def outcome(
         "cut_short": cut_short_counts(closed),
         "wall_s": wall_s,
     }
+
+
+def best_of(closed: Sequence[RoundStatus]) -> RoundStatus | None:
+    """The round whose head is exported: that with the best accuracy, of equal ones with the smaller loss, then the
+    newest. None where nobody looked."""
+    looked = [(one.accuracy, -(one.loss or 0.0), one.round, one) for one in closed if one.accuracy is not None]
+    return max(looked, key=lambda one: one[:3])[3] if looked else None
 
 
 def _round(one: RoundStatus) -> dict[str, Any]:

@@ -22,7 +22,8 @@ from typing import IO
 from protos.errors import EdgejouleError, WaitExpired
 
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
-_libc = ctypes.CDLL(None, use_errno=True)
+# Opened before there is a child: between fork and exec nothing may be loaded.
+_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 # Devices take at most a few seconds to say goodbye; a hurried end would lose their last joules.
 GRACE_S = 8.0
 _INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
@@ -35,7 +36,8 @@ class ChildDied(EdgejouleError):
 
 
 def _end_with_parent() -> None:
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if _libc is not None:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 @contextmanager

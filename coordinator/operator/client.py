@@ -16,10 +16,12 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 import grpc
 
 from coordinator.operator import messages
+from coordinator.operator.credentials import Credentials
 from coordinator.operator.failures import error_of
-from coordinator.operator.status import DeviceBudget, DeviceStatus, ExportSummary, RunStatus
+from coordinator.operator.status import DeviceBudget, DeviceStatus, ExportSummary, ForgottenDevice, RunStatus
 from protos.atomic import write_whole
 from protos.errors import EdgejouleError, IntegrityError, StoreError
+from protos.trust.names import SERVER_NAME
 from protos.v1 import edgejoule_pb2 as pb
 from protos.v1 import edgejoule_pb2_grpc as rpc
 
@@ -41,13 +43,23 @@ _OPTIONS = [
 class Operator:
     """A connection to the coordinator at ``address``, HOST:PORT. Nothing is sent before the first call.
 
+    With ``credentials`` it is TLS, and both ends show certificates; without, only loopback makes sense.
+
     Every method raises UnreachableError when no coordinator answers, and otherwise whatever EdgejouleError the
     coordinator raised.
     """
 
-    def __init__(self, address: str = DEFAULT_ADDRESS) -> None:
+    def __init__(self, address: str = DEFAULT_ADDRESS, credentials: Credentials | None = None) -> None:
         self.address = address
-        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
+        if credentials is None:
+            self._channel = grpc.insecure_channel(address, options=_OPTIONS)
+        else:
+            secure = grpc.ssl_channel_credentials(
+                credentials.root_pem.encode(), credentials.key_pem.encode(), credentials.chain_pem.encode()
+            )
+            # Whose certificate it must be, whatever address it is reached at today.
+            named = ("grpc.ssl_target_name_override", SERVER_NAME)
+            self._channel = grpc.secure_channel(address, secure, options=[*_OPTIONS, named])
         self._stub: Any = rpc.OperatorServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
     def __enter__(self) -> Operator:
@@ -108,6 +120,17 @@ class Operator:
         request = pb.GetBudgetsRequest(run_id=run)
         with self._translated():
             return messages.budgets_from(self._stub.GetBudgets(request, timeout=CALL_S))
+
+    def forget_device(self, device_id: str) -> None:
+        """Take a device that is gone off the list; what it did in runs stays."""
+        with self._translated():
+            self._stub.ForgetDevice(pb.ForgetDeviceRequest(device_id=device_id), timeout=CALL_S)
+
+    def forget(self, run: str, device_id: str) -> ForgottenDevice:
+        """Subtract a device's statistics from a run that is over, delete them, and publish the head without them."""
+        request = pb.UnlearnDeviceRequest(run_id=run, device_id=device_id)
+        with self._translated():
+            return messages.forgotten_from(self._stub.UnlearnDevice(request, timeout=LONG_CALL_S))
 
     def export(self, run: str, out: Path, head_version: str = "", *, max_drop: float | None = None) -> ExportSummary:
         """Write the integer model of a run, whole or not at all.

@@ -9,6 +9,7 @@ from coordinator.operator.status import (
     DeviceRound,
     DeviceStatus,
     ExportSummary,
+    ForgottenDevice,
     RoundStatus,
     RunStatus,
     WeightBias,
@@ -161,6 +162,7 @@ def devices_to(devices: Iterable[DeviceStatus]) -> pb.ListDevicesResponse:
                 energy_j=one.energy_j,
                 unknown_phases=one.unknown_phases,
                 budget_j=one.budget_j,
+                reason=one.reason,
             )
             for one in devices
         ]
@@ -183,6 +185,7 @@ def devices_from(message: pb.ListDevicesResponse) -> list[DeviceStatus]:
             energy_j=one.energy_j if one.HasField("energy_j") else None,
             unknown_phases=one.unknown_phases,
             budget_j=one.budget_j if one.HasField("budget_j") else None,
+            reason=one.reason,
         )
         for one in message.devices
     ]
@@ -234,6 +237,7 @@ def summary_to(summary: ExportSummary) -> pb.ExportSummary:
         float_accuracy=summary.float_accuracy,
         exported_accuracy=summary.exported_accuracy,
         operators=summary.operators,
+        note=summary.note,
     )
 
 
@@ -246,4 +250,17 @@ def summary_from(message: pb.ExportSummary) -> ExportSummary:
         float_accuracy=message.float_accuracy if message.HasField("float_accuracy") else None,
         exported_accuracy=message.exported_accuracy if message.HasField("exported_accuracy") else None,
         operators=tuple(message.operators),
+        note=message.note,
+    )
+
+
+def forgotten_from(message: pb.UnlearnDeviceResponse) -> ForgottenDevice:
+    """A run without one of its devices, from a message."""
+    return ForgottenDevice(
+        message.run_id,
+        message.head_version,
+        message.devices,
+        message.examples,
+        message.accuracy if message.HasField("accuracy") else None,
+        tuple(message.also_in),
     )

@@ -136,7 +136,8 @@ class RunStatus:
 
 @dataclass(frozen=True)
 class DeviceStatus:
-    """One device. ``energy_j`` is all that was reported and known; ``unknown_phases`` counts what was not known."""
+    """One device. ``energy_j`` is all that was reported and known; ``unknown_phases`` counts what was not known;
+    ``reason`` says what is wrong with it, and is empty when nothing is."""
 
     device_id: str
     state: str
@@ -150,11 +151,13 @@ class DeviceStatus:
     energy_j: float | None
     unknown_phases: int
     budget_j: float | None
+    reason: str = ""
 
 
 @dataclass(frozen=True)
 class ExportSummary:
-    """An assembled model; accuracies are on the run's held-out data, or None when it has none."""
+    """An assembled model; accuracies are on the run's held-out data, or None when it has none. ``note`` is what a
+    reader must know of them, or empty."""
 
     size_bytes: int
     sha256: bytes
@@ -162,3 +165,23 @@ class ExportSummary:
     float_accuracy: float | None
     exported_accuracy: float | None
     operators: tuple[str, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class ForgottenDevice:
+    """A run without one of its devices.
+
+    Attributes:
+        head_version: of the head without the device.
+        devices, examples: that are left.
+        accuracy: of that head on held-out data, or None.
+        also_in: other runs whose heads were made with the device.
+    """
+
+    run_id: str
+    head_version: str
+    devices: int
+    examples: int
+    accuracy: float | None
+    also_in: tuple[str, ...]

@@ -1,12 +1,25 @@
-"""Tables for people: with rich on a terminal, plain columns elsewhere. A figure that is not known is `?`, never 0."""
+"""Tables for people. A figure that is not known is `?`, never 0, and no figure and no name is ever cut.
+
+On a terminal a table is laid out for its width: what does not fit beside the first column is stacked below, in a table
+of its own that repeats that column; words in a last column are wrapped. Elsewhere, as in a pipe, all columns stand in
+one line however long it is, for programs that read it.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import textwrap
+import time
+import unicodedata
 from collections.abc import Sequence
 
 UNKNOWN = "?"
+# The narrowest column in which words are wrapped.
+_LEAST_WRAPPED = 16
+_GAP = "  "
+_MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86400
 
 
 def number(value: float | None, digits: int = 1) -> str:
@@ -32,27 +45,112 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f} %"
 
 
+def when(unix_s: float) -> str:
+    """A time of the day with its date, here."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(unix_s))
+
+
+def ago(unix_s: float, now_unix_s: float) -> str:
+    """How long ago, as people say it; the date when that was more than a day ago.
+
+    >>> ago(100, 102), ago(100, 417), ago(0, 3 * 3600 + 40)
+    ('2 s ago', '5 min ago', '3 h ago')
+    """
+    age_s = max(0.0, now_unix_s - unix_s)
+    if age_s >= _DAY_S:
+        return when(unix_s)
+    if age_s >= _HOUR_S:
+        return f"{age_s / _HOUR_S:.0f} h ago"
+    return f"{age_s / _MINUTE_S:.0f} min ago" if age_s >= 100 else f"{age_s:.0f} s ago"
+
+
+def width_of(text: str) -> int:
+    """Columns of a terminal that a text takes.
+
+    >>> width_of("pi"), width_of("\\u732b")
+    (2, 2)
+    """
+    return sum(
+        0 if unicodedata.combining(one) else 2 if unicodedata.east_asian_width(one) in "FW" else 1 for one in text
+    )
+
+
+def terminal_width() -> int | None:
+    """Columns of the terminal that stdout is, or None."""
+    return shutil.get_terminal_size((80, 24)).columns if sys.stdout.isatty() else None
+
+
 def show(header: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
-    """Print a table to stdout."""
-    if sys.stdout.isatty() and "NO_COLOR" not in os.environ:
-        _show_rich(header, rows, title)
-        return
+    """Print a table to stdout, for the width of its terminal."""
+    columns = terminal_width()
     if title:
-        print(title)
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+        print(title if columns is None else textwrap.fill(title, max(20, columns), break_long_words=False))
+    bold = columns is not None and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    for index, block in enumerate(blocks(header, rows, columns)):
+        if index:
+            print()
+        for place, line in enumerate(lines(*block)):
+            print(f"\x1b[1m{line}\x1b[0m" if bold and not place else line)
+
+
+Block = tuple[Sequence[str], Sequence[Sequence[str]], Sequence[int]]
+
+
+def blocks(header: Sequence[str], rows: Sequence[Sequence[str]], columns: int | None) -> list[Block]:
+    """A table as one or several that are no wider than ``columns``: header, rows, and the width of each column.
+
+    A cell of a single column that is wider still, such as a long name, stays whole, and the terminal wraps it.
+    """
+    widths = [max(width_of(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    if columns is None or _total(widths) <= columns:
+        return [(header, rows, widths)]
+    left = columns - _total(widths[:-1]) - len(_GAP)
+    if left >= max(_LEAST_WRAPPED, _longest_word(header, rows)):
+        return [(header, rows, [*widths[:-1], left])]
+    made: list[Block] = []
+    taken = [0]
+    for index in range(1, len(header)):
+        if len(taken) > 1 and _total([widths[one] for one in [*taken, index]]) > columns:
+            made.append(_picked(header, rows, widths, taken, columns))
+            taken = [0]
+        taken.append(index)
+    made.append(_picked(header, rows, widths, taken, columns))
+    return made
+
+
+def lines(header: Sequence[str], rows: Sequence[Sequence[str]], widths: Sequence[int]) -> list[str]:
+    """The lines of a table, header first. Only words of the last column are wrapped, below their beginning."""
+    made = []
     for row in [header, *rows]:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        wrapped = _wrapped(row[-1], widths[-1]) if width_of(row[-1]) > widths[-1] else [row[-1]]
+        cells = [*row[:-1], wrapped[0]]
+        made.append(_GAP.join(_padded(cell, width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+        indent = " " * (_total(widths[:-1]) + len(_GAP)) if len(widths) > 1 else ""
+        made += [indent + more for more in wrapped[1:]]
+    return made
 
 
-def _show_rich(header: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
-    # Imported here: it takes longer to load than most commands run.
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+def _picked(
+    header: Sequence[str], rows: Sequence[Sequence[str]], widths: Sequence[int], taken: Sequence[int], columns: int
+) -> Block:
+    chosen = [widths[one] for one in taken]
+    left = columns - _total(chosen[:-1]) - len(_GAP)
+    if chosen[-1] > left >= _LEAST_WRAPPED:
+        chosen[-1] = left
+    return [header[one] for one in taken], [[row[one] for one in taken] for row in rows], chosen
 
-    table = Table(title=escape(title) or None, title_justify="left", box=None, header_style="bold")
-    for name in header:
-        table.add_column(escape(name))
-    for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
-    Console().print(table)
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]
+
+
+def _padded(text: str, width: int) -> str:
+    return text + " " * (width - width_of(text))
+
+
+def _total(widths: Sequence[int]) -> int:
+    return sum(widths) + len(_GAP) * max(0, len(widths) - 1)
+
+
+def _longest_word(header: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    return max(width_of(word) for row in [header, *rows] for word in [*row[-1].split(), ""])

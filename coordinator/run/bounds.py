@@ -19,8 +19,6 @@ LONGEST_S = 30 * 86_400.0
 # hangs on its USB ports.
 UNKNOWN_BOARD_W = 1000.0
 PROFILE_TIMES = 10.0
-# A sensor whose zero is off sees a little less than nothing.
-ZERO_W = 0.1
 # What a phase of no time at all may cost: the rounding of its clock.
 LEAST_S = 1.0
 # An accelerator that fails is given up half-way, and its work is done once more.
@@ -49,17 +47,15 @@ def energy_fault(record: PhaseEnergy, board: str) -> str | None:
 
     >>> from protos.energy.trace import Phase
     >>> energy_fault(PhaseEnergy(Phase.TRAIN, -1e12, 2.0, 0.0, "measured", "", None), "pi4")
-    'train: -1e+12 J in 2 s; a board of this kind takes -0.2 to 137 J'
+    'train: -1e+12 J in 2 s; a board of this kind takes 0 to 137 J'
     """
     seconds = record.covered_s + record.uncovered_s
     if seconds > LONGEST_S:
         return f"{record.phase}: {seconds:g} s; {LONGEST_S:g} at most"
-    least_j, most_j = -ZERO_W * max(seconds, LEAST_S), most_w(board) * max(seconds, LEAST_S)
-    if record.energy_j is not None and not least_j <= record.energy_j <= most_j:
-        return (
-            f"{record.phase}: {record.energy_j:g} J in {seconds:g} s; a board of this kind takes {least_j:.3g} to "
-            f"{most_j:.3g} J"
-        )
+    most_j = most_w(board) * max(seconds, LEAST_S)
+    # A board that works draws power. A device whose sensor sees less than its zero may be wrong by says unknown.
+    if record.energy_j is not None and not 0.0 <= record.energy_j <= most_j:
+        return f"{record.phase}: {record.energy_j:g} J in {seconds:g} s; a board of this kind takes 0 to {most_j:.3g} J"
     if record.uncertainty_j is not None and record.uncertainty_j > most_j:
         return f"{record.phase}: uncertain by {record.uncertainty_j:g} J in {seconds:g} s; {most_j:.3g} at most"
     return None

@@ -7,12 +7,13 @@ All of it runs inside a transaction of :mod:`coordinator.run.transactions`.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from sqlalchemy import Connection
 
 from coordinator.budgets import guesses
-from coordinator.budgets.accounts import Charged, Situation
+from coordinator.budgets.accounts import Charged, Situation, allot
 from coordinator.budgets.cold_start import prices_of, work_w_of
 from coordinator.budgets.cost_model import CostModel, Work
 from coordinator.budgets.guesses import Remembered
@@ -28,7 +29,9 @@ from coordinator.store import costs, heads, reports, runs
 from coordinator.store.accounts import Account, Past
 from coordinator.store.costs import KeptPlan
 from protos.convert.reports import parse_report
+from protos.energy.trace import Phase
 from protos.orders import DeviceCard
+from protos.plan.plan import PlannerSection
 from protos.update import trees
 from protos.update.codecs import generator
 from protos.update.tensors import decode
@@ -40,11 +43,22 @@ _TIMED_ROUNDS = 10
 
 
 def plan(
-    connection: Connection, run: ActiveRun, number: int, attempt: int, cards: Sequence[DeviceCard], now_unix_s: float
+    connection: Connection,
+    run: ActiveRun,
+    number: int,
+    attempt: int,
+    cards: Sequence[DeviceCard],
+    now_unix_s: float,
+    renewed: Collection[str] | None = None,
 ) -> RoundPlan:
-    """The round that opens now, for the devices that are present."""
+    """The round that opens now, for the devices that are present.
+
+    Args:
+        renewed: whose orders of an earlier attempt are renewed, and not promised a second time; None: all.
+    """
     row = runs.row(connection, run.run_id)
-    charged = charged_to(connection, run, now_unix_s, (number, [card.device_id for card in cards]))
+    own = [card.device_id for card in cards] if renewed is None else renewed
+    charged = charged_to(connection, run, now_unix_s, (number, own))
     # A total holds in expectation, so orders on their way count as what they are expected to cost.
     fleet_j = sum(one.spent_j + one.pending_j for one in charged.values())
     situation = Situation(
@@ -57,11 +71,12 @@ def plan(
     present = [card.device_id for card in cards]
     known = costs.models_of(connection, run.bundle.bundle_id, present)
     past = grants.past(connection, run.run_id, present, every_round=run.plan.planner.participation == "fedau")
+    sums = run.asks_statistics(number)
     here = Surroundings(
         number,
         situation,
-        trees.coordinates(run.head),
-        run.normaliser_of,
+        _summed_coordinates(run) if sums else trees.coordinates(run.head),
+        lambda steps: run.normaliser_of(steps, number),
         generator(run.plan.run.seed, "draw", number, attempt),
         harvest(run, Path(row["plan_directory"])),
     )
@@ -75,7 +90,15 @@ def plan(
         )
         for card in cards
     ]
-    return plan_round(run.plan, entrants, here)
+    plan = replace(run.plan, planner=PlannerSection()) if sums else run.plan
+    return plan_round(plan, entrants, here)
+
+
+def _summed_coordinates(run: ActiveRun) -> int:
+    """Numbers of an update that weighs about what statistics do: two bytes an entry of the Gram matrix."""
+    width = run.plan.closed_form.project or run.bundle.manifest.backbone.embedding_width
+    entries = width * (width + 1) // 2 + width * len(run.bundle.manifest.classes)
+    return int(16 * entries / run.plan.update.parameters.get("bits", 32.0))
 
 
 def charged_to(
@@ -88,6 +111,22 @@ def charged_to(
         return {}
     midnight_s = now_unix_s - now_unix_s % DAY_S
     return grants.accounts(connection, run.run_id, midnight_s, renewed, with_today=budget.per_day_j is not None)
+
+
+def left_for(connection: Connection, run: ActiveRun, number: int, device_id: str, now_unix_s: float) -> float:
+    """Joules that the accounts leave a device for this round, all that it was ever granted counted; infinite without a
+    limit. What one round may cost is promised to each start of the device anew."""
+    row = runs.row(connection, run.run_id)
+    charged = charged_to(connection, run, now_unix_s, (0, ())).get(device_id, Account())
+    now = Situation(
+        now_unix_s,
+        row["started_unix_s"],
+        max(1, run.plan.run.rounds - number + 1),
+        _round_s(connection, run.run_id, number, now_unix_s),
+    )
+    found = harvest(run, Path(row["plan_directory"]))
+    known = Charged(charged.spent_j + charged.uncertain_j, charged.today_j)
+    return allot(run.plan.budget, device_id, None, known, now, found).limit_j
 
 
 def drawn_before(
@@ -197,6 +236,7 @@ def _remembered(connection: Connection, run: ActiveRun, number: int) -> dict[str
         report = parse_report(reports.data_of(connection, run.run_id, of_round, device_id))
         if report.steps_done and report.local_normaliser > 0:
             update = decode(report.update, run.bundle.manifest.head.shapes())
+            update = update if run.basis is None else run.basis.back(update)
             unit = report.local_normaliser if run.plan.aggregate.normalise == "fednova" else 1.0
             change = {name: (value / unit).astype(value.dtype) for name, value in update.items()}
             run.recent[device_id] = Remembered(change, of_round)
@@ -211,6 +251,9 @@ def learn(connection: Connection, run_id: str, number: int, device_id: str) -> N
         if model is None:
             continue
         energy = reports.energy_of(connection, run_id, number, device_id)
+        if not lesson.steps:
+            # Coding statistics is no measure of coding an update.
+            energy = [one for one in energy if one.phase is not Phase.ENCODE]
         model.observe(Work(lesson.embedded, lesson.steps, lesson.bytes_up, lesson.bytes_down), energy)
         costs.keep(connection, device_id, bundle_id, model)
         grants.learnt(connection, run_id, number, device_id)

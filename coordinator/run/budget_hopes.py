@@ -72,7 +72,7 @@ def _planner_of(
             number,
             Situation(later_s, row["started_unix_s"], 1, 1.0, fleet_j),
             trees.coordinates(run.head),
-            run.normaliser_of,
+            lambda steps: run.normaliser_of(steps, number),
             generator(run.plan.run.seed, "outlook", number),
             harvest,
         )

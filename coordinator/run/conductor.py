@@ -26,6 +26,7 @@ from coordinator.run.round_events import (
     Broken,
     Close,
     Dry,
+    Enough,
     Event,
     Fail,
     Finish,
@@ -42,6 +43,7 @@ from coordinator.run.round_events import (
     Written,
 )
 from coordinator.run.run import ActiveRun
+from coordinator.run.statistics_fold import StatisticsFold
 from coordinator.store.database import DamagedError
 from protos.errors import EdgejouleError, StoreError
 from protos.orders import DeviceCard, Receipt, Verdict
@@ -88,6 +90,8 @@ class Conductor:
             self._actions.put_nowait(Finish())
         elif self.run.machine.attempt > self.run.machine.rules.attempts:
             self.feed(Broken(f"round {self.run.machine.round} was given up"))
+        elif self.run.machine.state is State.GATHERING and (why := await self._enough_before()):
+            self.feed(Enough(why))
         try:
             while not self.run.over.is_set():
                 action = await self._actions.get()
@@ -96,6 +100,12 @@ class Conductor:
         finally:
             for task in self._finding_out:
                 task.cancel()
+
+    async def _enough_before(self) -> str:
+        """Why the run was to end when it was interrupted, or ""."""
+        with suppress(StoreError):
+            return await self._rooms.books.do(ledger.enough, self._rooms.db, self.run)
+        return ""
 
     def feed(self, event: Event) -> None:
         """Take one event."""
@@ -120,6 +130,20 @@ class Conductor:
         self.feed(Left(device_id))
         if changed:
             self._regroup()
+
+    async def hand_over(self, device_id: str, session: str) -> None:
+        """A new start of a device asks for the order that an earlier one got; it is given to it, or it is spared.
+
+        Raises:
+            StoreError: that cannot be written now.
+        """
+        run, at = self.run, (self.run.machine.round, self.run.machine.attempt)
+        why = await self._rooms.books.do(ledger.hand_over, self._rooms.db, run, at[0], device_id, session)
+        if why is not None and at == (run.machine.round, run.machine.attempt):
+            log.warning("%s round %d: %s is not asked again: %s", run.run_id, at[0], device_id, why)
+            run.refused.add(device_id)
+            self.feed(Refused(device_id))
+            self.feed(Tick())
 
     def _regroup(self) -> None:
         """The engine class that counts is another one now."""
@@ -274,8 +298,8 @@ class Conductor:
             case Abandon(number, attempt, reason):
                 log.warning("%s: %s", self.run.run_id, reason)
                 await self._rooms.books.do(ledger.abandon_round, self._rooms.db, self.run, number, attempt, reason)
-            case Finish():
-                await self._end("finished", "")
+            case Finish(why):
+                await self._end("finished", why)
             case Fail(reason):
                 log.error("%s failed: %s", self.run.run_id, reason)
                 await self._end("failed", reason)
@@ -289,6 +313,9 @@ class Conductor:
         carried = set(action.carried)
         cards = [card for one in action.devices if one not in carried and (card := self._card_of(one)) is not None]
         spared = await self._rooms.books.do(ledger.open_round, self._rooms.db, run, action.round, action.attempt, cards)
+        if isinstance(spared, Enough):
+            self.feed(spared)
+            return
         if isinstance(spared, Dry):
             log.warning("%s: round %d: no device may spend anything now: %s", run.run_id, action.round, spared.why)
             run.resting = "no device may spend anything now"
@@ -296,6 +323,9 @@ class Conductor:
             return
         run.resting = ""
         run.refused.clear()
+        if action.attempt == 1:
+            run.handed.clear()
+            run.opened_here = True
         run.ready.set()
         self.feed(Spared(tuple(spared)))
         log.info("%s: round %d opened for %d devices", run.run_id, action.round, len(action.devices) - len(spared))
@@ -304,17 +334,30 @@ class Conductor:
     async def _close(self, action: Close) -> None:
         run, rooms = self.run, self._rooms
         await rooms.books.do(ledger.agree, rooms.db, run, action.round)
-        head = await rooms.books.do(run.fold.head_after, run.head)
+        sums = run.fold if isinstance(run.fold, StatisticsFold) else None
+        # A system of equations may take seconds, in which devices that write must not wait.
+        head = await (rooms.books if sums is None else rooms.models).do(run.fold.head_after, run.head)
+        solved = sums.solved if sums is not None else None
         accuracy = loss = None
         if run.evaluator is not None:
             found = await rooms.models.do(run.evaluator.evaluate, head)
             accuracy, loss = found.accuracy, found.loss if math.isfinite(found.loss) else None
         downlink = await rooms.models.do(run.downlink.after, head, action.round, run.plan)
-        await rooms.books.do(ledger.close_round, rooms.db, run, action.round, head, downlink, accuracy, loss)
+        basis = solved.basis if solved is not None else None
+        said = solved.in_words() if solved is not None else ""
+        await rooms.books.do(
+            ledger.close_round, rooms.db, run, action.round, head, downlink, accuracy, loss, basis, said
+        )
         run.move_head(head, downlink)
+        run.basis = basis or run.basis
+        if said:
+            log.info("%s: round %d: %s", run.run_id, action.round, said)
         shown = "" if accuracy is None else f", accuracy {accuracy:.4f}"
         log.info("%s: round %d closed with %d reports%s", run.run_id, action.round, len(action.reported), shown)
+        enough = await rooms.books.do(ledger.enough, rooms.db, run)
         self.feed(Settled())
+        if enough:
+            self.feed(Enough(enough))
 
     async def _end(self, state: str, reason: str) -> None:
         assert self.run.machine.state in FINAL or state == "finished"

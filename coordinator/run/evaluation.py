@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from coordinator.learning.closed_form import calibrated
 from protos.atomic import write_whole
 from protos.datafiles.dataset import Dataset
 from protos.errors import StoreError
@@ -44,6 +45,11 @@ class Evaluator:
         """Mean loss and accuracy of a head."""
         self._head.write(tree)
         return self._head.evaluate(self._x, self.labels)
+
+    def calibration(self, tree: Tree) -> float:
+        """What to multiply the scores of a linear head with so that their softmax fits the held-out labels."""
+        self._head.write(tree)
+        return calibrated(self._head.infer(self._x).astype(np.float64), self.labels)
 
 
 def key_of(bundle: Bundle, data: Dataset) -> str:

@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from coordinator.aggregate import rules
+from coordinator.budgets import weights
 from coordinator.budgets.codec_error import ERROR
 from coordinator.budgets.solar import read_trace
 from protos.catalog import hint
 from protos.datafiles.dataset import Dataset, account_of, check, fitted, load
-from protos.errors import PlanError
+from protos.errors import PlanError, PluginError
 from protos.model.bundle import Bundle, open_bundle
 from protos.model.manifest import Manifest
 from protos.model.resemblance import held_against
 from protos.plan.plan import RunPlan, parse
+from protos.plugins import Plugin, find, installed, refused
 from protos.update import codecs, trees
+from protos.update.trial import Trial, tried
 
 # Inputs that [train] names itself; they stand at these values when the plan says nothing.
 _OWN = ("rate", "momentum", "proximal_mu")
@@ -49,15 +53,63 @@ def prepare(plan_toml: str, directory: Path, *, where: str = "plan") -> Prepared
 
     Raises:
         PlanError: the plan is malformed, contradicts itself, or asks for what the bundle does not have.
+        PluginError: it names the codec, rule or weight of an installed package that cannot be used.
         ModelError, IntegrityError: the bundle.
         DataError, ShapeError, LabelError, NonFiniteError, EmptyShardError: the held-out data.
     """
     plan = parse(plan_toml, where=where)
     bundle = open_bundle(directory / Path(plan.run.bundle).expanduser())
     inputs = train_inputs(plan, bundle.manifest, where=where)
+    _try_plugins(plan)
+    _check_closed_form(plan, bundle.manifest, where)
     _check_budgets(plan, directory, where)
     data = held_out(plan, bundle.manifest, directory)
     return Prepared(plan, bundle, inputs, data)
+
+
+def plugins_of(plan: RunPlan) -> tuple[Plugin, ...]:
+    """What a plan names that installed packages have, codec first."""
+    named = [("codecs", codecs.BUILT_IN, plan.update.codec), ("rules", rules.BUILT_IN, plan.aggregate.normalise)]
+    named += [("weights", weights.BUILT_IN, factor) for factor in plan.aggregate.weight]
+    found = [find(kind, name) for kind, built_in, name in named if name not in built_in]
+    return tuple(plugin for plugin in found if plugin is not None)
+
+
+def refused_plugins() -> list[PluginError]:
+    """For each installed plug-in that no plan can name, the reason."""
+    known: tuple[tuple[str, Container[str]], ...] = (
+        ("codecs", codecs.BUILT_IN),
+        ("rules", rules.BUILT_IN),
+        ("weights", weights.BUILT_IN),
+    )
+    return [error for kind, built_in in known for error in refused(installed(kind), built_in).values()]
+
+
+def _try_plugins(plan: RunPlan) -> None:
+    """Load what a plan names, before a run is written down. Raises PluginError."""
+    codecs.build(plan.update.codec, plan.update.parameters)
+    _ = rules.RULES[plan.aggregate.normalise]
+    for factor in plan.aggregate.weight:
+        _ = weights.FACTORS[factor]
+
+
+def _check_closed_form(plan: RunPlan, manifest: Manifest, where: str) -> None:
+    if plan.train.method == "sgd":
+        return
+    if manifest.head.hidden_units is not None:
+        raise PlanError(
+            f"the bundle's head has a hidden layer of {manifest.head.hidden_units} units, and only a linear head has a "
+            "closed form",
+            where=f"{where}: train.method",
+            fix="convert the model without --hidden, or train by sgd",
+        )
+    width = manifest.backbone.embedding_width
+    if plan.closed_form.project >= width:
+        raise PlanError(
+            f"{plan.closed_form.project} numbers are no fewer than the {width} of an embedding",
+            where=f"{where}: closed_form.project",
+            fix="give fewer, or 0 for none",
+        )
 
 
 def _check_budgets(plan: RunPlan, directory: Path, where: str) -> None:
@@ -104,6 +156,9 @@ def train_inputs(plan: RunPlan, manifest: Manifest, *, where: str = "plan") -> d
     # A bundle without momentum is asked for none; that is no contradiction.
     asked = {name: value for name, value in asked.items() if name in known or (value != 0 and name != "rate")}
     asked |= {name: float(value) for name, value in plan.train.inputs.items()}
+    if plan.trains_whitened and "weight_decay" in known and "weight_decay" not in plan.train.inputs:
+        # It would pull along directions that say little; the closed form is shrunk already.
+        asked["weight_decay"] = 0.0
     for name, value in asked.items():
         place = f"{where}: train.{name}" if name in _OWN else f"{where}: train.inputs.{name}"
         if name not in known:
@@ -148,6 +203,15 @@ def seed_for(plan: RunPlan, device_id: str, number: int) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
+def _trial(plan: RunPlan, manifest: Manifest) -> Trial:
+    """The plan's codec on random numbers in the shapes of the head."""
+    # Here: an operator's check alone needs messages to weigh.
+    from protos.convert.tensors import tensors_to
+
+    codec = codecs.build(plan.update.codec, plan.update.parameters)
+    return tried(codec, manifest.head.shapes(), lambda tensors: sum(one.ByteSize() for one in tensors_to(tensors)))
+
+
 def summary(prepared: Prepared) -> dict[str, object]:
     """What would run, for people and scripts."""
     plan, manifest = prepared.plan, prepared.bundle.manifest
@@ -174,10 +238,12 @@ def summary(prepared: Prepared) -> dict[str, object]:
             key: plan.update.parameters.get(key, rule.default)
             for key, rule in codecs.CODECS[plan.update.codec].parameters.items()
         },
+        "codec_trial": {key: float(f"{value:.3g}") for key, value in asdict(_trial(plan, manifest)).items()},
         "downlink": plan.downlink.codec,
         "downlink_parameters": dict(plan.downlink.parameters),
         "weight": list(plan.aggregate.weight),
         "normalise": plan.aggregate.normalise,
+        "plugins": [str(one) for one in plugins_of(plan)],
         "budget_per_round_j": plan.budget.per_round_j,
         "budget_of_device_j": dict(plan.budget.device),
         "budget_per_day_j": plan.budget.per_day_j,
@@ -187,6 +253,7 @@ def summary(prepared: Prepared) -> dict[str, object]:
         "budget_harvest": plan.budget.harvest,
         "budget_fleet_j": plan.budget.fleet_j,
         "planner": plan.planner.policy,
+        "method": plan.train.method,
         "evaluation_examples": len(prepared.data) if prepared.data is not None else None,
         "evaluation_account": "; ".join(account_of_held_out(prepared)) or None,
     }

@@ -17,14 +17,15 @@ from coordinator.run.round_events import Rules
 from coordinator.run.round_machine import Machine
 from coordinator.run.run import ActiveRun
 from coordinator.run.workers import Worker
+from coordinator.store import bases, devices, heads, reports, runs
 from coordinator.store import device_heads as shown
-from coordinator.store import devices, heads, reports, runs
 from coordinator.store.bundles import BundleShelf, NotHereError
 from coordinator.store.database import Database
 from protos.convert.heads import parse_difference
 from protos.errors import UnknownRunError
 from protos.model.bundle import Bundle
 from protos.plan.plan import RunPlan, parse
+from protos.statistics.whitening import Basis
 from protos.update.trees import Tree
 
 
@@ -71,12 +72,13 @@ async def open_run(rooms: Rooms, run_id: str, now_s: float) -> ActiveRun:
         bundle=bundle,
         inputs=train_inputs(plan, bundle.manifest, where=row["name"]),
         machine=Machine(rules_of(plan), now_s=now_s),
-        roster=Roster(plan, row["engine"], has_twin=bundle.manifest.edge_tpu is not None),
+        roster=Roster(plan, row["engine"], has_twin=bundle.manifest.edge_tpu is not None, run_id=run_id),
         head=head,
         downlink=await rooms.books.do(_downlink, rooms.db, run_id, head, row["initial_head"]),
         evaluator=evaluator,
         lines={},
         fold=Fold(aggregate, bundle.manifest.head.shapes(), {}),
+        basis=await rooms.books.do(_basis, rooms.db, run_id),
     )
     await rooms.books.do(_find_place, rooms.db, run, now_s)
     return run
@@ -105,6 +107,11 @@ def _newest_head(db: Database, row: RowMapping) -> Tree:
     with db.reading() as connection:
         version = runs.newest_head(connection, row["run_id"]) or row["initial_head"]
         return heads.get(connection, version)
+
+
+def _basis(db: Database, run_id: str) -> Basis | None:
+    with db.reading() as connection:
+        return bases.get(connection, run_id)
 
 
 def _downlink(db: Database, run_id: str, head: Tree, start: str) -> Downlink:

@@ -4,6 +4,7 @@
 * A run is tied to one class of engine (name and delegate, and the Edge TPU when the bundle has a twin for it): engines
   differ in the last bit of int8 results, so their devices would train one head on slightly different embeddings. The
   class is the most common one among the devices present, and is fixed when the first round opens.
+* A device that declined this run is asked nothing more of it, until it says that it can.
 * A budget that cannot be measured cannot be kept: a device without a meter gets no order that carries one.
 """
 
@@ -42,11 +43,13 @@ class Roster:
         plan: whose budgets count.
         engine: the class that the run is tied to, or None as long as the most common one counts.
         has_twin: the run's bundle has a twin for the Edge TPU.
+        run_id: of the run.
     """
 
     plan: RunPlan
     engine: str | None = None
     has_twin: bool = False
+    run_id: str = ""
     _cards: dict[str, DeviceCard] = field(default_factory=dict)
     _classes: Counter[str] = field(default_factory=Counter)
 
@@ -79,8 +82,10 @@ class Roster:
 
     def why_not(self, card: DeviceCard) -> str | None:
         """Why this device may not take part, or None when it may."""
+        if self.run_id and card.declined_run == self.run_id:
+            return f"declines: {card.reason or 'no reason given'}"
         if card.train_examples < 1:
-            return "has no training examples"
+            return f"has no training examples{f': {card.reason}' if card.reason else ''}"
         if self._class(card) != self.chosen:
             return f"runs {self._class(card)}, this run uses {self.chosen}"
         has_budget = budget_for(self.plan, card.device_id, card.budget_j) is not None

@@ -152,7 +152,14 @@ class Broken:
     reason: str
 
 
-Event = Arrived | Left | Writing | Written | Accepted | Refused | Spared | Dry | Tick | Settled | Stop | Broken
+@dataclass(frozen=True)
+class Enough:
+    """Nothing is to be gained from further rounds: the run ends well before its last one."""
+
+    why: str
+
+
+Event = Arrived | Left | Writing | Written | Accepted | Refused | Spared | Dry | Tick | Settled | Stop | Broken | Enough
 
 
 @dataclass(frozen=True)
@@ -185,7 +192,9 @@ class Abandon:
 
 @dataclass(frozen=True)
 class Finish:
-    """All rounds are done."""
+    """All rounds are done, or those that were left need not be; ``why`` says so then."""
+
+    why: str = ""
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from coordinator.run.round_events import (
     Broken,
     Close,
     Dry,
+    Enough,
     Event,
     Fail,
     Finish,
@@ -187,6 +188,9 @@ class Machine:
             case Settled():
                 if (end := self._settled(now_s)) is not None:
                     return [end]
+            case Enough(why):
+                self.state = State.FINISHED
+                return [Finish(why)]
             case Broken(reason):
                 self.state = State.FAILED
                 return [Fail(reason)]

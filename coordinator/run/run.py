@@ -3,26 +3,66 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from coordinator.budgets.guesses import Remembered
 from coordinator.budgets.order_line import OrderLine
 from coordinator.run.aggregation import Fold, Population
-from coordinator.run.downlink import Downlink
+from coordinator.run.downlink import Downlink, SentHead
 from coordinator.run.evaluation import Evaluator
 from coordinator.run.planning import seed_for
 from coordinator.run.roster import Roster, in_short
 from coordinator.run.round_events import State
 from coordinator.run.round_machine import Machine
-from coordinator.run.validation import Expected
+from coordinator.run.statistics_fold import StatisticsFold, decoded, features_of
+from coordinator.run.validation import Expected, RejectedError, check, check_claims
+from coordinator.store.statistics import Held
+from protos.errors import UpdateError
 from protos.model.bundle import Bundle
 from protos.normaliser import of_optimiser
-from protos.orders import ENVELOPE_BYTES, CodecOrder, Holding, TrainOrder
+from protos.orders import ENVELOPE_BYTES, BasisOrder, CodecOrder, DeviceReport, Holding, TrainOrder
 from protos.plan.plan import RunPlan
-from protos.update import trees
-from protos.update.trees import Tree
+from protos.statistics.coding import most_bytes
+from protos.statistics.features import FeatureMap
+from protos.statistics.moments import Moments
+from protos.statistics.whitening import Basis
+from protos.update.trees import Shapes, Tree
+
+
+def report_limit(plan: RunPlan, shapes: Shapes) -> int:
+    """The most bytes that an honest report of a run of this plan has.
+
+    Args:
+        shapes: of the head.
+    """
+    update = 4 * sum(math.prod(shape) for shape in shapes.values())
+    if plan.train.method == "sgd":
+        return update + ENVELOPE_BYTES
+    width, classes = shapes["out_kernel"]
+    return max(update, most_bytes(classes, plan.closed_form.project or width)) + ENVELOPE_BYTES
+
+
+def check_statistics(report: DeviceReport, expected: Expected, bundle: Bundle, features: FeatureMap) -> Moments:
+    """The sums of a report that answers an order of statistics.
+
+    Raises:
+        RejectedError: for the first thing that is not as it must be.
+    """
+    check_claims(report, expected)
+    if report.statistics is None:
+        raise RejectedError("bad_statistics", "no statistics; install the coordinator's release on the device")
+    if report.update:
+        raise RejectedError("bad_update", "statistics, and an update that nobody asked for")
+    try:
+        moments = decoded(report.statistics, bundle, features)
+    except UpdateError as error:
+        raise RejectedError("bad_statistics", f"statistics refused: {error}") from error
+    if moments.examples != report.examples:
+        raise RejectedError("bad_statistics", f"sums of {moments.examples} examples, and {report.examples} are said")
+    return moments
 
 
 @dataclass
@@ -32,8 +72,12 @@ class ActiveRun:
     Attributes:
         head: the newest head; ``lines`` and ``fold`` are of the open round.
         downlink: what devices hold of it, from which they train.
+        basis: coordinates in which they train, once statistics gave them; None: those of the head.
         refused: devices whose report of the open round was not taken.
         in_flight: devices whose report is being written.
+        sessions: to which start of each device its order belongs; "" when it left, None when that is not known.
+        handed: devices whose start of today got its order of this round, at any attempt.
+        opened_here: this process opened the round, and so knows of every order that was handed out.
         sent: bytes of orders sent since they were last written down, by device.
         sent_unsure: those that went into a transaction whose end is not known.
         ready: set while the orders of the open round are on disk.
@@ -53,8 +97,12 @@ class ActiveRun:
     downlink: Downlink
     evaluator: Evaluator | None
     lines: dict[str, OrderLine]
-    fold: Fold
+    fold: Fold | StatisticsFold
+    basis: Basis | None = None
     refused: set[str] = field(default_factory=set)
+    sessions: dict[str, str | None] = field(default_factory=dict)
+    handed: set[str] = field(default_factory=set)
+    opened_here: bool = False
     in_flight: dict[str, asyncio.Future[None]] = field(default_factory=dict)
     sent: Counter[str] = field(default_factory=Counter)
     sent_unsure: Counter[str] = field(default_factory=Counter)
@@ -71,17 +119,38 @@ class ActiveRun:
     @property
     def report_limit_bytes(self) -> int:
         """The most that an honest report weighs."""
-        return 4 * trees.coordinates(self.head) + ENVELOPE_BYTES
+        return report_limit(self.plan, self.bundle.manifest.head.shapes())
 
-    def normaliser_of(self, steps: int) -> float:
-        """FedNova's ``|a|_1`` after so many steps of this run."""
+    def asks_statistics(self, number: int) -> bool:
+        """Whether round ``number`` gathers statistics, not changes of the head."""
+        method = self.plan.train.method
+        return method == "closed_form" or (method == "closed_form+sgd" and number == 1)
+
+    def normaliser_of(self, steps: int, number: int) -> float:
+        """FedNova's ``|a|_1`` after so many steps of round ``number``."""
         spec = self.bundle.manifest.head
-        return of_optimiser(spec.optimiser, steps, self.all_inputs)
+        return of_optimiser(spec.optimiser, steps, self.all_inputs(number))
 
-    @property
-    def all_inputs(self) -> dict[str, float]:
-        """Every input of the train signature, defaults included."""
-        return {one.name: one.default for one in self.bundle.manifest.head.inputs} | dict(self.inputs)
+    def inputs_at(self, number: int) -> dict[str, float]:
+        """What orders of round ``number`` tell the train signature."""
+        first = 2 if self.plan.train.method == "closed_form+sgd" else 1
+        inputs = dict(self.inputs)
+        if "rate" in inputs:
+            inputs["rate"] *= self.plan.train.rate_decay ** max(0, number - first)
+        return inputs
+
+    def all_inputs(self, number: int) -> dict[str, float]:
+        """Every input of the train signature in round ``number``, defaults included."""
+        return {one.name: one.default for one in self.bundle.manifest.head.inputs} | self.inputs_at(number)
+
+    def may_have_begun(self, device_id: str) -> bool:
+        """Whether a start of this device may have worked on its order of the open round."""
+        return device_id in self.handed or not self.opened_here
+
+    def is_of_another_start(self, device_id: str, session: str) -> bool:
+        """Whether the order that this device has not answered belongs to an earlier start of it."""
+        owed = self.ready.is_set() and self.machine.owes(device_id) and device_id in self.lines
+        return owed and self.sessions.get(device_id) not in (None, session)
 
     def order_for(self, device_id: str, now_s: float, holding: Holding) -> TrainOrder | None:
         """The order that this device has not answered yet: the same, however often it asks, but for the way in which
@@ -89,7 +158,9 @@ class ActiveRun:
         line = self.lines.get(device_id)
         if line is None or not self.ready.is_set() or not self.machine.owes(device_id) or device_id in self.refused:
             return None
-        sent = self.downlink.head_for(holding)
+        sums = self.asks_statistics(self.machine.round)
+        # Sums need no head: its name is enough.
+        sent = SentHead(self.downlink.version, base=self.downlink.version) if sums else self.downlink.head_for(holding)
         return TrainOrder(
             run_id=self.run_id,
             round=self.machine.round,
@@ -98,7 +169,7 @@ class ActiveRun:
             head_version=sent.version,
             head=sent.whole,
             steps=line.steps,
-            inputs=self.inputs,
+            inputs=self.inputs_at(self.machine.round),
             codec=self._codec_of(line),
             budget_j=line.budget_j,
             deadline_s=max(0.0, self.machine.deadline_s - now_s),
@@ -107,7 +178,15 @@ class ActiveRun:
             differences=sent.differences,
             costs=line.costs,
             attempt=self.machine.attempt,
+            statistics=features_of(self.plan, self.bundle) if sums else None,
+            basis=None if sums else self._basis_for(holding),
         )
+
+    def _basis_for(self, holding: Holding) -> BasisOrder | None:
+        if self.basis is None:
+            return None
+        held = holding.basis_version == self.basis.version
+        return BasisOrder(self.basis.version, () if held else self.basis.tensors())
 
     def _codec_of(self, line: OrderLine) -> CodecOrder:
         parameters = dict(self.plan.update.parameters)
@@ -115,8 +194,8 @@ class ActiveRun:
             parameters["bits"] = line.bits
         return CodecOrder(self.plan.update.codec, parameters)
 
-    def expected_of(self, line: OrderLine, declared_examples: int) -> Expected:
-        """What a report that answers this order must agree with."""
+    def expected_of(self, line: OrderLine, declared_examples: int, number: int) -> Expected:
+        """What a report that answers this order of round ``number`` must agree with."""
         spec = self.bundle.manifest.head
         return Expected(
             plan_id=self.plan.plan_id,
@@ -125,18 +204,46 @@ class ActiveRun:
             steps=line.steps,
             examples=declared_examples,
             shapes=spec.shapes(),
-            inputs=self.all_inputs,
+            inputs=self.all_inputs(number),
             optimiser=spec.optimiser,
             attempt=self.machine.attempt,
+            basis=self.basis,
         )
 
-    def new_fold(self, lines: Mapping[str, OrderLine], population: Population | None) -> Fold:
-        """A fold of the round of these orders, still empty."""
+    def checked(self, report: DeviceReport, line: OrderLine, declared_examples: int) -> Tree | Moments:
+        """What a report brings, when it is what it must be: a change of the head, or statistics.
+
+        Raises:
+            RejectedError: it is not.
+        """
+        expected = self.expected_of(line, declared_examples, report.round)
+        if not self.asks_statistics(report.round):
+            return check(report, expected)
+        return check_statistics(report, expected, self.bundle, features_of(self.plan, self.bundle))
+
+    def new_fold(
+        self,
+        number: int,
+        lines: Mapping[str, OrderLine],
+        population: Population | None,
+        before: Callable[[], Iterable[Held]] = tuple,
+    ) -> Fold | StatisticsFold:
+        """A fold of the round of these orders, still empty.
+
+        Args:
+            before: statistics that were held before it.
+        """
+        if self.asks_statistics(number):
+            return StatisticsFold(self.plan, self.bundle, lines, before, self.evaluator)
         return Fold(self.plan.aggregate, self.bundle.manifest.head.shapes(), lines, population)
 
-    def take_fold(self, lines: Mapping[str, OrderLine], fold: Fold) -> None:
+    def take_fold(
+        self, lines: Mapping[str, OrderLine], fold: Fold | StatisticsFold, sessions: Mapping[str, str | None]
+    ) -> None:
         """From now on these are the orders and reports of the round."""
-        self.lines, self.fold = dict(lines), fold
+        # An order that belongs to a new start of its device was not handed to that one yet.
+        self.handed = {one for one in self.handed if sessions.get(one) == self.sessions.get(one)}
+        self.lines, self.fold, self.sessions = dict(lines), fold, dict(sessions)
 
     def describe(self) -> str:
         """What the run is doing, in one line."""

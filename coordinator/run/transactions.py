@@ -5,24 +5,31 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 
 from sqlalchemy import Connection
 
 from coordinator.budgets.round_plan import RoundPlan
+from coordinator.learning import stopping
 from coordinator.run import bounds, budget_hopes
 from coordinator.run import budget_books as budgeting
 from coordinator.run.downlink import Downlink
-from coordinator.run.round_events import Dry
+from coordinator.run.round_events import Dry, Enough
 from coordinator.run.run import ActiveRun
-from coordinator.run.validation import RejectedError, check
+from coordinator.run.run import report_limit as of_plan
+from coordinator.run.validation import RejectedError
 from coordinator.store import accounts as grants
-from coordinator.store import costs, devices, heads, reports, runs
+from coordinator.store import bases, costs, devices, heads, reports, runs, statistics
 from coordinator.store import device_heads as shown
 from coordinator.store.database import AlreadyThereError, Database
+from protos.convert.energy import named
 from protos.convert.heads import serialise_difference
 from protos.convert.reports import parse_report
+from protos.energy.trace import PhaseEnergy
 from protos.errors import StoreError, UnknownRunError, UpdateError
-from protos.orders import ENVELOPE_BYTES, DeviceCard, DeviceReport, Receipt, SettledEnergy, Verdict
+from protos.orders import DeviceCard, DeviceReport, Receipt, SettledEnergy, Verdict
+from protos.plan.plan import parse
+from protos.statistics.whitening import Basis
 from protos.update import trees
 from protos.update.trees import Tree
 
@@ -46,7 +53,7 @@ def accept(
     """
     try:
         report = _parsed(data, run.run_id, number, device_id)
-        update = check(report, run.expected_of(run.lines[device_id], declared))
+        update = run.checked(report, run.lines[device_id], declared)
         if (fault := bounds.report_fault(report, declared, board)) is not None:
             raise RejectedError(*fault)
     except RejectedError as error:
@@ -58,24 +65,34 @@ def accept(
     sent = {device_id: run.sent.pop(device_id, 0)}
     try:
         with db.writing() as connection:
-            reports.accept(connection, report, data, run.fold.weight_of(report))
+            energy = _named(connection, device_id, report)
+            reports.accept(connection, replace(report, energy=energy), data, run.fold.weight_of(report))
             runs.add_bytes_down(connection, run.run_id, number, sent)
-            sizes = run.fold.sizes_of(report, update)
+            sizes = run.fold.sizes_of(report, update)  # type: ignore[arg-type]
             grants.reported(connection, run.run_id, number, device_id, len(data), sizes)
             budgeting.learn(connection, run.run_id, number, device_id)
     except AlreadyThereError as error:
         run.sent.update(sent)
         with db.reading() as connection:
-            if reports.holds(connection, run.run_id, number, device_id):
-                return Receipt(Verdict.DUPLICATE, "held already", report.attempt)
+            same = reports.same_as_held(connection, run.run_id, number, device_id, data)
+        if same is not None:
+            return _held(number, report.attempt, same=same)
         raise StoreError(f"a part of the report is there already ({error})", where=run.run_id) from error
     except BaseException:
         # Perhaps after the commit: the answer to it can be lost.
         run.sent_unsure.update(sent)
         raise
     # After the commit, so that what is folded is what a restart would fold.
-    run.fold.add(report, update)
+    run.fold.add(report, update)  # type: ignore[arg-type]  # a fold of statistics is given statistics
     return Receipt(Verdict.ACCEPTED, attempt=report.attempt)
+
+
+def _held(number: int, attempt: int | None, *, same: bool) -> Receipt:
+    """The answer when this device's report of the round is on disk. Only the very same bytes are a duplicate: a device
+    that is told so takes it that what it sent has reached the head."""
+    if same:
+        return Receipt(Verdict.DUPLICATE, "held already", attempt)
+    return Receipt(Verdict.REJECTED, f"other_report: another report of round {number} under this name is held", attempt)
 
 
 def _parsed(data: bytes, run_id: str, number: int, device_id: str) -> DeviceReport:
@@ -95,10 +112,17 @@ def _settle_of(connection: Connection, data: bytes, run_id: str, number: int, de
     except RejectedError:
         return None
     if not reports.holds(connection, run_id, number, device_id):
-        energy, faults = bounds.possible(report.energy, board)
+        energy, faults = bounds.possible(_named(connection, device_id, report), board)
         _say(faults, run_id, number, device_id)
         reports.settle(connection, run_id, number, device_id, energy, report.attempt)
     return report.attempt
+
+
+def _named(connection: Connection, device_id: str, told: DeviceReport | SettledEnergy) -> tuple[PhaseEnergy, ...]:
+    """Energy with the sensor that the device's card names. Told by a meter that it does not have any more, it stays
+    without one: which that was is not known here."""
+    meter = devices.meter_of(connection, device_id) if told.meter_id else None
+    return named(told.energy, told.meter_id, meter)
 
 
 def _say(faults: list[str], run_id: str, number: int, device_id: str) -> None:
@@ -124,17 +148,19 @@ def report_limit(db: Database, run_id: str) -> int:
         UnknownRunError: no such run.
     """
     with db.reading() as connection:
-        size = runs.head_bytes(connection, run_id)
-    if size is None:
+        found = runs.plan_and_shapes(connection, run_id)
+    if found is None:
         raise UnknownRunError(f"no run is called {run_id[:80]!r}", where="report")
-    return size + ENVELOPE_BYTES
+    plan_toml, shapes = found
+    return of_plan(parse(plan_toml), shapes)
 
 
 def late(db: Database, run_id: str, number: int, device_id: str, data: bytes) -> Receipt:
     """The answer to a report of a round that is not open, or of another run."""
     with db.writing() as connection:
-        if reports.holds(connection, run_id, number, device_id):
-            return Receipt(Verdict.DUPLICATE, "held already")
+        same = reports.same_as_held(connection, run_id, number, device_id, data)
+        if same is not None:
+            return _held(number, None, same=same)
         if runs.order_of(connection, run_id, number, device_id) is None:
             return Receipt(Verdict.REJECTED, f"not_ordered: no order of round {number} in run {run_id}")
         reports.mark(connection, run_id, number, device_id, "late", len(data))
@@ -153,14 +179,16 @@ def settle(db: Database, device_id: str, settled: Iterable[SettledEnergy]) -> li
             if one.round > bounds.LAST_ROUND or runs.order_of(connection, one.run_id, one.round, device_id) is None:
                 strange.append(one)
             else:
-                energy, faults = bounds.possible(one.energy, board)
+                energy, faults = bounds.possible(_named(connection, device_id, one), board)
                 _say(faults, one.run_id, one.round, device_id)
                 reports.settle(connection, one.run_id, one.round, device_id, energy, one.attempt)
                 budgeting.learn(connection, one.run_id, one.round, device_id)
     return strange
 
 
-def open_round(db: Database, run: ActiveRun, number: int, attempt: int, cards: Iterable[DeviceCard]) -> list[str] | Dry:
+def open_round(
+    db: Database, run: ActiveRun, number: int, attempt: int, cards: Iterable[DeviceCard]
+) -> list[str] | Dry | Enough:
     """Plan a round, write it down with its orders, and begin its fold with the reports carried over from earlier
     attempts.
 
@@ -175,10 +203,18 @@ def open_round(db: Database, run: ActiveRun, number: int, attempt: int, cards: I
         if not _stands(connection, run.run_id, number, attempt, "open") and not _plan_and_write(
             connection, run, number, attempt, cards, now_unix_s
         ):
+            if run.asks_statistics(number) and all_held(connection, run, number, cards):
+                return Enough("the statistics of every device that is present are held")
             return budget_hopes.outlook(connection, run, number, cards, now_unix_s)
         asked = set(runs.asked(connection, run.run_id, number, attempt))
     refold(db, run, number)
     return [card.device_id for card in cards if card.device_id not in asked]
+
+
+def all_held(connection: Connection, run: ActiveRun, number: int, cards: Iterable[DeviceCard]) -> bool:
+    """Whether a round of statistics has nobody to ask, since all that these devices have is held."""
+    held = {one.device_id: one.examples for one in statistics.held_by(connection, run.run_id, number)}
+    return all(held.get(card.device_id, 0) == card.train_examples for card in cards)
 
 
 def _stands(connection: Connection, run_id: str, number: int, attempt: int, state: str) -> bool:
@@ -193,14 +229,24 @@ def _plan_and_write(
 ) -> bool:
     """Write down an attempt; False when there is nobody to ask, and nothing was written."""
     made: RoundPlan | None = None
+    sums = run.asks_statistics(number)
+    if sums:
+        held = {one.device_id: one.examples for one in statistics.held_by(connection, run.run_id, number)}
+        cards = [card for card in cards if held.get(card.device_id, 0) != card.train_examples]
     carried = reports.holds_any(connection, run.run_id, number)
+    ended = _ended(connection, run, number, cards) if attempt > 1 else {}
     lines = budgeting.drawn_before(connection, run, number, cards) if attempt > 1 else None
     if lines is None or not (lines or carried):
-        made = budgeting.plan(connection, run, number, attempt, cards, now_unix_s)
-        lines = made.lines
+        renewed = [card.device_id for card in cards if card.device_id not in ended]
+        made = budgeting.plan(connection, run, number, attempt, cards, now_unix_s, renewed)
+        lines = tuple(replace(line, steps=0, bits=None) for line in made.lines) if sums else made.lines
     if not lines and not carried:
         return False
-    runs.open_round(connection, run.run_id, number, attempt, lines, "")
+    sessions = {card.device_id: card.session for card in cards}
+    runs.open_round(connection, run.run_id, number, attempt, lines, "", sessions)
+    for line in lines:
+        if line.device_id in ended and line.budget_j is not None:
+            grants.lose(connection, run.run_id, number, line.device_id, ended[line.device_id], line.budget_j)
     grants.add(connection, run.run_id, number, lines, now_unix_s)
     if made is not None:
         costs.keep_plan(connection, run.run_id, number, budgeting.kept(made))
@@ -208,6 +254,50 @@ def _plan_and_write(
             runs.note(connection, run.run_id, number, "left out", f"{device_id}: {why}")
     runs.change(connection, run.run_id, engine=run.roster.engine)
     return True
+
+
+def _ended(connection: Connection, run: ActiveRun, number: int, cards: list[DeviceCard]) -> dict[str, float]:
+    """Devices that began anew with an order of an earlier attempt in their hands, and the joules of it that nobody has
+    accounted for: they may be spent."""
+    sessions = runs.sessions_of(connection, run.run_id, number)
+    made = {}
+    for card in cards:
+        if sessions.get(card.device_id) in (None, card.session) or not run.may_have_begun(card.device_id):
+            continue
+        order = runs.order_of(connection, run.run_id, number, card.device_id)
+        if order is None or order["budget_j"] is None or order["outcome"] == "accepted":
+            continue
+        told = reports.energy_of(connection, run.run_id, number, card.device_id)
+        known_j = sum(one.energy_j or 0.0 for one in told if one.phase in grants.WORKING)
+        made[card.device_id] = max(0.0, order["budget_j"] - known_j)
+    return made
+
+
+def hand_over(db: Database, run: ActiveRun, number: int, device_id: str, session: str) -> str | None:
+    """Give an order to a new start of its device: what it granted to the one before may be spent, is charged, and the
+    new one gets what the accounts leave.
+
+    Returns:
+        None when it belongs to the new start now; else why the device cannot be asked again in this attempt.
+    """
+    now_unix_s = time.time()
+    line, begun = run.lines[device_id], run.may_have_begun(device_id)
+    budget_j = line.budget_j
+    with db.writing() as connection:
+        if begun and budget_j is not None:
+            left_j = budgeting.left_for(connection, run, number, device_id, now_unix_s)
+            budget_j = min(budget_j, left_j)
+            least_j = 0.0 if line.costs is None else line.costs.sending_j + line.costs.step_j
+            if budget_j <= least_j:
+                why = f"{line.budget_j:.3g} J went to a start of it that ended, and {left_j:.3g} J are left"
+                runs.note(connection, run.run_id, number, "left out", f"{device_id}: {why}")
+                return why
+            grants.lose(connection, run.run_id, number, device_id, line.budget_j or 0.0, budget_j)
+        runs.belongs_to(connection, run.run_id, number, device_id, session, budget_j)
+    run.lines[device_id] = replace(line, budget_j=budget_j)
+    run.sessions[device_id] = session
+    run.handed.discard(device_id)
+    return None
 
 
 def agree(db: Database, run: ActiveRun, number: int) -> list[str]:
@@ -232,16 +322,18 @@ def refold(db: Database, run: ActiveRun, number: int) -> None:
     was there stays until all of it is done."""
     with db.writing() as connection:
         lines = grants.complete(connection, run.run_id, number, runs.lines_of(connection, run.run_id, number))
-        fold = run.new_fold(lines, budgeting.population(connection, run, number))
+        before = list(statistics.held_by(connection, run.run_id, number)) if run.asks_statistics(number) else []
+        fold = run.new_fold(number, lines, budgeting.population(connection, run, number), lambda: before)
+        sessions = runs.sessions_of(connection, run.run_id, number)
         for data in reports.in_order(connection, run.run_id, number):
             report = parse_report(data)
             # Already checked when it was accepted; what a device declares since then does not matter.
-            update = check(report, run.expected_of(lines[report.device_id], report.examples))
+            update = run.checked(report, lines[report.device_id], report.examples)
             reports.reweigh(connection, report, fold.weight_of(report))
-            sizes = fold.sizes_of(report, update)
+            sizes = fold.sizes_of(report, update)  # type: ignore[arg-type]
             grants.reported(connection, run.run_id, number, report.device_id, len(data), sizes)
-            fold.add(report, update)
-    run.take_fold(lines, fold)
+            fold.add(report, update)  # type: ignore[arg-type]
+    run.take_fold(lines, fold, sessions)
 
 
 def close_round(
@@ -252,8 +344,15 @@ def close_round(
     downlink: Downlink,
     accuracy: float | None,
     loss: float | None,
+    basis: Basis | None = None,
+    said: str = "",
 ) -> None:
-    """Write down the head after a round, what devices will hold of it, and how good it is; once."""
+    """Write down the head after a round, what devices will hold of it, how good it is, and in which coordinates they
+    train from now on; once.
+
+    Args:
+        said: how the head was made, in words; "" for the mean of changes.
+    """
     with db.writing() as connection:
         if _stands(connection, run.run_id, number, run.machine.attempt, "closed"):
             run.sent.clear()
@@ -265,7 +364,19 @@ def close_round(
             shown.StoredLink(one.before, one.after, serialise_difference(one.difference)) for one in downlink.links
         ]
         shown.put(connection, run.run_id, downlink.shown, links)
+        if basis is not None:
+            bases.put(connection, run.run_id, basis)
+        if said:
+            runs.note(connection, run.run_id, number, "solved", said)
     run.sent.clear()
+
+
+def enough(db: Database, run: ActiveRun) -> str:
+    """Why no further round is worth its joules, or "": see :mod:`coordinator.learning.stopping`."""
+    with db.reading() as connection:
+        accuracies = runs.accuracies(connection, run.run_id)
+    examples = len(run.evaluator.labels) if run.evaluator is not None else 0
+    return stopping.why_stop(accuracies, examples, run.plan.evaluate.patience)
 
 
 def abandon_round(db: Database, run: ActiveRun, number: int, attempt: int, reason: str) -> None:
@@ -330,7 +441,22 @@ def join(db: Database, card: DeviceCard) -> None:
         devices.join(connection, card)
 
 
-def leave(db: Database, device_id: str) -> None:
-    """Write down that a device said goodbye."""
+def forget(db: Database, device_id: str) -> None:
+    """Take a device off the list."""
     with db.writing() as connection:
-        devices.leave(connection, device_id)
+        devices.forget(connection, device_id)
+
+
+def leave(db: Database, device_id: str, reason: str = "", run: ActiveRun | None = None) -> None:
+    """Write down that a device said goodbye, and why.
+
+    Args:
+        run: whose order it has not answered: what was spent on that nobody will say.
+    """
+    with db.writing() as connection:
+        devices.leave(connection, device_id, reason)
+        if run is not None:
+            budget_j = run.lines[device_id].budget_j
+            runs.belongs_to(connection, run.run_id, run.machine.round, device_id, "", budget_j)
+    if run is not None:
+        run.sessions[device_id] = ""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from protos.errors import UpdateError
 from protos.normaliser import of_optimiser
 from protos.orders import DeviceReport
+from protos.statistics.whitening import Basis
 from protos.update.tensors import decode
 from protos.update.trees import Shapes, Tree
 
@@ -44,6 +45,8 @@ CODES = (
     "wrong_normaliser",
     "bad_energy",
     "bad_update",
+    "bad_statistics",
+    "wrong_basis",
 )
 
 
@@ -55,6 +58,7 @@ class Expected:
         examples: training examples declared at join.
         attempt: the newest at the round; reports of earlier ones are still welcome, since the head is the same.
         optimiser: the bundle's; "sgd" takes rate, momentum and proximal_mu.
+        basis: coordinates that the update is in; None: those of the head.
     """
 
     plan_id: str
@@ -66,10 +70,32 @@ class Expected:
     inputs: Mapping[str, float]
     optimiser: str
     attempt: int = 1
+    basis: Basis | None = None
 
 
 def check(report: DeviceReport, expected: Expected) -> Tree:
-    """The decoded update of a report that may be folded: finite, of the expected shapes.
+    """The decoded update of a report that may be folded: finite, of the expected shapes, in the head's coordinates.
+
+    Raises:
+        RejectedError: for the first thing that is not as it must be.
+    """
+    check_claims(report, expected)
+    basis = expected.basis.version if expected.basis is not None else ""
+    if report.basis_version != basis:
+        raise RejectedError(
+            "wrong_basis",
+            f"the update is in the coordinates {report.basis_version or 'of the head'}, the order says "
+            f"{basis or 'those of the head'}; install the same release on the device and the coordinator",
+        )
+    try:
+        update = decode(report.update, expected.shapes)
+    except UpdateError as error:
+        raise RejectedError("bad_update", f"update refused: {error}") from error
+    return update if expected.basis is None else expected.basis.back(update)
+
+
+def check_claims(report: DeviceReport, expected: Expected) -> None:
+    """What a report says of itself, against its order and its device.
 
     Raises:
         RejectedError: for the first thing that is not as it must be.
@@ -95,10 +121,6 @@ def check(report: DeviceReport, expected: Expected) -> Tree:
     phases = [record.phase for record in report.energy]
     if len(set(phases)) != len(phases):
         raise RejectedError("bad_energy", "a phase has two energies")
-    try:
-        return decode(report.update, expected.shapes)
-    except UpdateError as error:
-        raise RejectedError("bad_update", f"update refused: {error}") from error
 
 
 def _check_normaliser(report: DeviceReport, expected: Expected) -> None:

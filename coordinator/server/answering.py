@@ -27,7 +27,7 @@ def answered(method: Callable[[Any, Any, Any], Awaitable[R]]) -> Callable[[Any, 
         try:
             return await method(self, request, context)
         except Exception as error:
-            await _abort(error, context)
+            await abort(error, context)
             raise
 
     return wrapped
@@ -44,13 +44,14 @@ def answered_stream(
             async for part in method(self, request, context):
                 yield part
         except Exception as error:
-            await _abort(error, context)
+            await abort(error, context)
             raise
 
     return wrapped
 
 
-async def _abort(error: Exception, context: Any) -> None:
+async def abort(error: Exception, context: Any) -> None:
+    """End a call with an error: ours with their status and parts, others with INTERNAL and one logged line."""
     if isinstance(error, OversizedError):
         log.warning("refused: %s", error)
         await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error), metadata_of(error))

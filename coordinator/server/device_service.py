@@ -53,7 +53,7 @@ class DeviceService(rpc.DeviceServiceServicer):
     async def NextOrder(self, request: pb.NextOrderRequest, context: Any) -> pb.NextOrderResponse:  # noqa: N802
         """Hands out the order that the device has not answered yet, or says when to come again."""
         settled = settled_from(request.settled)
-        holding = Holding(request.head_version, request.rebuilds)
+        holding = Holding(request.head_version, request.rebuilds, request.basis_version)
         order = await self._keeper.next_order(request.device_id, request.session, settled, holding)
         response = order_to(order)
         if isinstance(order, TrainOrder):

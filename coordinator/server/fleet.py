@@ -25,12 +25,24 @@ IDLE_PACE_S = 1.0
 
 @dataclass
 class Member:
-    """A device that joined this coordinator since its start, or before and not yet again."""
+    """A device that joined this coordinator since its start, or before and not yet again.
+
+    Attributes:
+        reason: why it cannot train, or left, in its own words; empty when it said nothing.
+        rival: another live device that calls itself the same and was refused, in words; empty when there was none.
+    """
 
     card: DeviceCard
     state: str  # present, away, left
     seen_s: float
     seen_unix_s: float
+    reason: str = ""
+    rival: str = ""
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong with it, in one line; empty when nothing is."""
+        return "; ".join(one for one in (self.rival, self.reason) if one)
 
 
 class Fleet:
@@ -47,13 +59,29 @@ class Fleet:
     def __len__(self) -> int:
         return len(self._members)
 
-    def remember(self, card: DeviceCard, *, left: bool, seen_unix_s: float) -> None:
+    def remember(self, card: DeviceCard, *, left: bool, seen_unix_s: float, reason: str = "") -> None:
         """A device known from before a restart: away until it is heard."""
-        self._members[card.device_id] = Member(card, "left" if left else "away", 0.0, seen_unix_s)
+        self._members[card.device_id] = Member(card, "left" if left else "away", 0.0, seen_unix_s, reason)
+
+    def rivals(self, card: DeviceCard, now_s: float) -> Member | None:
+        """The live device that this one calls itself like, or None when the name is free or its own.
+
+        One that starts again has the state that it had, and takes its own place at once. Devices that do not say which
+        state they keep replace each other, as they did before they could say it.
+        """
+        member = self._members.get(card.device_id)
+        if member is None or member.card.session == card.session or member.state != "present":
+            return None
+        if not card.instance or not member.card.instance or card.instance == member.card.instance:
+            return None
+        silent = now_s - member.seen_s >= self.away_after_s and card.device_id not in self._calls
+        return None if silent else member
 
     def join(self, card: DeviceCard, now_s: float, now_unix_s: float) -> None:
         """A device introduced itself, for the first time or again."""
-        self._members[card.device_id] = Member(card, "present", now_s, now_unix_s)
+        before = self._members.get(card.device_id)
+        rival = before.rival if before is not None and before.card.instance == card.instance else ""
+        self._members[card.device_id] = Member(card, "present", now_s, now_unix_s, card.reason, rival)
         self._touch(card.device_id)
 
     def heard(self, device_id: str, session: str, now_s: float, now_unix_s: float) -> Member | None:
@@ -89,14 +117,19 @@ class Fleet:
         """The device called so, or None."""
         return self._members.get(device_id)
 
-    def leave(self, device_id: str, session: str, now_unix_s: float) -> bool:
+    def leave(self, device_id: str, session: str, now_unix_s: float, reason: str = "") -> bool:
         """A device said goodbye; False when it is not known under this session."""
         member = self._members.get(device_id)
         if member is None or member.card.session != session:
             return False
-        member.state, member.seen_unix_s = "left", now_unix_s
+        member.state, member.seen_unix_s, member.reason = "left", now_unix_s, reason
         self._by_silence.pop(device_id, None)
         return True
+
+    def forget(self, device_id: str) -> None:
+        """Take a device that is not present off the list. Should it call again, it is asked to join."""
+        self._members.pop(device_id, None)
+        self._by_silence.pop(device_id, None)
 
     def sweep(self, now_s: float, busy: Callable[[str], bool]) -> list[str]:
         """Find who fell silent, and mark them away. A busy device is looked at again later."""

@@ -20,7 +20,8 @@ from coordinator.run.round_events import Tick
 from coordinator.server.fleet import Fleet
 from coordinator.store.bundles import NotHereError
 from coordinator.store.database import DamagedError
-from protos.errors import EdgejouleError, StoreError
+from protos.catalog import hint
+from protos.errors import EdgejouleError, RefusedError, StoreError, UnknownRunError
 from protos.model.bundle import Bundle
 from protos.orders import (
     DeviceCard,
@@ -78,7 +79,7 @@ class Keeper:
     async def open(self) -> None:
         """Remember the fleet, and take up the runs that are not over."""
         for known in await self._rooms.books.do(ledger.known_devices, self._rooms.db):
-            self.fleet.remember(known.card, left=known.left, seen_unix_s=known.last_seen_unix_s)
+            self.fleet.remember(known.card, left=known.left, seen_unix_s=known.last_seen_unix_s, reason=known.reason)
         self.wanted.set()
         self._tasks = [asyncio.create_task(self._run_all()), asyncio.create_task(self._tick())]
 
@@ -229,14 +230,36 @@ class Keeper:
             self.fleet.call_ends(device_id, self._heard_s(), time.time())
 
     async def join(self, card: DeviceCard) -> float:
-        """A device introduces itself; returns after how many seconds it should check in when idle."""
+        """A device introduces itself, or says what is new; returns after how many seconds it should check in when idle.
+
+        Raises:
+            RefusedError: another device that is alive calls itself the same.
+        """
+        check_card(card)
+        self._refuse_rival(card)
         with self.calling(card.device_id):
-            check_card(card)
-        await self._rooms.books.do(ledger.join, self._rooms.db, card)
+            await self._rooms.books.do(ledger.join, self._rooms.db, card)
+        # While that was written down another may have come first.
+        self._refuse_rival(card)
         self.fleet.join(card, self._heard_s(), time.time())
         if self.conductor:
             self.conductor.arrived(card)
         return self.fleet.pace_s(busy=False)
+
+    def _refuse_rival(self, card: DeviceCard) -> None:
+        """One name, one live device: two would evict each other, and both train."""
+        there = self.fleet.rivals(card, self._heard_s())
+        if there is None:
+            return
+        now = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
+        first = not there.rival
+        there.rival = f"a second device calls itself so ({card.board or 'board unknown'}, {now} UTC) and is refused"
+        (log.warning if first else log.debug)("device %s: %s", card.device_id, there.rival)
+        raise RefusedError(
+            f"a device that is alive is called so already ({there.card.board or 'board unknown'})",
+            where=f"device {card.device_id}",
+            fix="give one of the two another --device-id",
+        )
 
     async def next_order(
         self, device_id: str, session: str, settled: Iterable[SettledEnergy], holding: Holding
@@ -258,22 +281,33 @@ class Keeper:
         # It may have said goodbye, or begun anew, while its energy was being written.
         if self.fleet.heard(device_id, session, self._heard_s(), time.time()) is None:
             return RejoinOrder()
-        order = self._order_for(device_id, holding)
+        order = await self._order_for(device_id, session, holding)
         if order is None and self.fleet.present <= SMALL_FLEET and not self._closing:
             with suppress(TimeoutError):
                 async with asyncio.timeout(HOLD_S):
                     await self._news.wait()
             if self.fleet.heard(device_id, session, self._heard_s(), time.time()) is None:
                 return RejoinOrder()
-            order = self._order_for(device_id, holding)
+            order = await self._order_for(device_id, session, holding)
         if order is not None:
             return order
         busy = self.conductor is not None
         reason = self.conductor.run.machine.state.value if self.conductor else "no run is on"
         return WaitOrder(self.fleet.pace_s(busy=busy), reason)
 
-    def _order_for(self, device_id: str, holding: Holding) -> TrainOrder | None:
-        return self.conductor.run.order_for(device_id, _now_s(), holding) if self.conductor else None
+    async def _order_for(self, device_id: str, session: str, holding: Holding) -> TrainOrder | None:
+        conductor = self.conductor
+        if conductor is None:
+            return None
+        run = conductor.run
+        if run.is_of_another_start(device_id, session):
+            await conductor.hand_over(device_id, session)
+            if run.is_of_another_start(device_id, session):
+                return None
+        order = run.order_for(device_id, _now_s(), holding)
+        if order is not None:
+            run.handed.add(device_id)
+        return order
 
     def sent(self, order: TrainOrder, device_id: str, size_bytes: int) -> None:
         """An order of so many bytes is on its way."""
@@ -340,11 +374,32 @@ class Keeper:
             return
         with self.calling(device_id):
             await self._settle(device_id, settled)
-            await self._rooms.books.do(ledger.leave, self._rooms.db, device_id)
-        if self.fleet.leave(device_id, session, time.time()):
+            run = self.conductor.run if self.conductor else None
+            owing = run is not None and device_id in run.lines and run.machine.owes(device_id)
+            ends = run if owing and run is not None and run.may_have_begun(device_id) else None
+            await self._rooms.books.do(ledger.leave, self._rooms.db, device_id, reason, ends)
+        if self.fleet.leave(device_id, session, time.time(), reason):
             log.info("device %s left: %s", device_id, reason or "no reason given")
             if self.conductor:
                 self.conductor.left(device_id)
+
+    async def forget(self, device_id: str) -> None:
+        """Take a device off the list, with what its work was found to cost.
+
+        Raises:
+            UnknownRunError: no such device.
+            RefusedError: it is present, or works on an order.
+        """
+        member = self.fleet.get(device_id)
+        if member is None:
+            known = [one.card.device_id for one in self.fleet]
+            raise UnknownRunError("no device is called so", where=device_id[:80], fix=hint(device_id, known))
+        if member.state == "present" or self._is_busy(device_id):
+            raise RefusedError("is here, and would be back at once", where=device_id, fix="stop its edge-runtime first")
+        await self._rooms.books.do(ledger.forget, self._rooms.db, device_id)
+        if self.fleet.get(device_id) is member:
+            self.fleet.forget(device_id)
+        log.info("device %s is forgotten", device_id)
 
     async def bundle(self, bundle_id: str) -> Bundle:
         """The bundle called so.

@@ -13,15 +13,22 @@ from typing import ParamSpec, TypeVar
 from coordinator.export import job as exporting
 from coordinator.operator.status import DeviceBudget, DeviceStatus, ExportSummary, RunStatus
 from coordinator.run import budget_books as budgeting
+from coordinator.run import forgetting
 from coordinator.run import transactions as ledger
+from coordinator.run.evaluation import recall
+from coordinator.run.forgetting import Forgotten
 from coordinator.run.planning import account_of_held_out, prepare
 from coordinator.run.resume import Rooms
+from coordinator.run.statistics_fold import features_of
 from coordinator.server.keeper import TICK_S, Keeper
 from coordinator.store import devices, reading, runs
 from coordinator.store.database import Database
 from coordinator.store.runs import NewRun
-from protos.errors import StoreError, UsageError
+from protos.errors import PlanError, StoreError, UsageError
+from protos.model.bundle import Bundle
+from protos.plan.plan import RunPlan, parse
 from protos.update import trees
+from protos.update.trees import Tree
 
 log = logging.getLogger("edgejoule.coordinator")
 
@@ -34,6 +41,8 @@ class Operations:
 
     def __init__(self, rooms: Rooms, keeper: Keeper) -> None:
         self._rooms, self._keeper = rooms, keeper
+        # What is left is worked out before it is written down: one at a time.
+        self._forgetting = asyncio.Lock()
 
     async def start_run(self, plan_toml: str, directory: str) -> str:
         """Check a plan with all that it names, write the run down, and put it in the queue; returns its id.
@@ -47,6 +56,8 @@ class Operations:
         prepared = await self._rooms.models.do(prepare, plan_toml, base)
         bundle = await self._rooms.models.do(self._rooms.shelf.keep, prepared.bundle)
         plan, head = prepared.plan, bundle.initial_head()
+        if plan.closed_form.add_to is not None:
+            await self._rooms.books.do(_check_added, self._rooms.db, plan, bundle)
         run_id = f"run-{secrets.token_hex(5)}"
         new = NewRun(
             run_id=run_id,
@@ -144,10 +155,20 @@ class Operations:
                 energy_j=spent.get(card.device_id, (None, 0))[0],
                 unknown_phases=spent.get(card.device_id, (None, 0))[1],
                 budget_j=card.budget_j,
+                reason=member.trouble,
             )
             for member in sorted(self._keeper.fleet, key=lambda one: one.card.device_id)
             for card in (member.card,)
         ]
+
+    async def forget_device(self, device_id: str) -> None:
+        """Take a device that is gone off the list.
+
+        Raises:
+            UnknownRunError: no such device.
+            RefusedError: it is present, or works on an order.
+        """
+        await self._keeper.forget(device_id)
 
     async def budgets(self, name: str) -> tuple[str, list[DeviceBudget]]:
         """The id of a run, and the ledger of its devices.
@@ -156,6 +177,25 @@ class Operations:
             UnknownRunError: no such run.
         """
         return await self._rooms.looks.do(_budgets, self._rooms.db, name)
+
+    async def forget(self, name: str, device_id: str) -> Forgotten:
+        """Subtract and delete the statistics of a device, and publish the head without them.
+
+        Raises:
+            UnknownRunError: no such run, or no such device in it.
+            UsageError: the run is not over, or cannot forget.
+            EmptyShardError: what is left makes no head.
+        """
+        async with self._forgetting:
+            rest = await self._rooms.books.do(forgetting.rest_of, self._rooms.db, name, device_id)
+            made = await self._rooms.models.do(self._head_without, rest)
+            return await self._rooms.books.do(forgetting.forget, self._rooms.db, rest, *made)
+
+    def _head_without(self, rest: forgetting.Rest) -> tuple[Tree, str, float | None, float | None]:
+        bundle = self._rooms.shelf.open(rest.bundle_id)
+        key = rest.evaluation_key
+        evaluator = recall(bundle, key, self._rooms.evaluations) if key is not None else None
+        return forgetting.head_without(rest, bundle, evaluator)
 
     async def export(self, name: str, head_version: str, max_drop: float) -> tuple[ExportSummary, bytes]:
         """Assemble the integer model of a run.
@@ -169,6 +209,26 @@ class Operations:
             raise UsageError(f"{max_drop:g} is no share of accuracy", where="--max-drop", fix="give 0 to 1")
         job = await self._rooms.books.do(exporting.find, self._rooms.db, name, head_version)
         return await self._rooms.models.do(exporting.export, job, self._rooms.shelf, self._rooms.evaluations, max_drop)
+
+
+def _check_added(db: Database, plan: RunPlan, bundle: Bundle) -> None:
+    """Refuse to add to a run that is not there, or whose statistics are of other numbers."""
+    earlier, place = plan.closed_form.add_to, "closed_form.add_to"
+    assert earlier is not None
+    with db.reading() as connection:
+        if not runs.exists(connection, earlier):
+            raise PlanError(f"no run has the id {earlier[:80]!r}", where=place, fix="see: coordinator status")
+        row = runs.row(connection, earlier)
+    before = parse(row["plan_toml"])
+    if row["state"] in runs.OPEN_STATES:
+        raise PlanError("that run is not over", where=place, fix="wait for its end")
+    if row["bundle_id"] != bundle.bundle_id:
+        raise PlanError(f"that run has the bundle {row['bundle_id'][:19]}", where=place, fix="take the same bundle")
+    if before.train.method == "sgd":
+        raise PlanError("that run has no statistics", where=place, fix="add to a run by closed_form")
+    if features_of(before, bundle) != features_of(plan, bundle):
+        fix = "take its closed_form.project, and its run.seed, too"
+        raise PlanError("that run's embeddings were projected in another way", where=place, fix=fix)
 
 
 def _resolve(db: Database, name: str) -> str:

@@ -49,6 +49,22 @@ class OperatorService(rpc.OperatorServiceServicer):
         """Shows the ledger of a run."""
         return messages.budgets_to(*await self._operations.budgets(request.run_id))
 
+    @answered
+    async def ForgetDevice(  # noqa: N802
+        self, request: pb.ForgetDeviceRequest, context: Any
+    ) -> pb.ForgetDeviceResponse:
+        """Takes a device off the list."""
+        await self._operations.forget_device(request.device_id)
+        return pb.ForgetDeviceResponse()
+
+    @answered
+    async def UnlearnDevice(  # noqa: N802
+        self, request: pb.UnlearnDeviceRequest, context: Any
+    ) -> pb.UnlearnDeviceResponse:
+        """Subtracts a device from a run that is over."""
+        done = await self._operations.forget(request.run_id, request.device_id)
+        return pb.UnlearnDeviceResponse(**vars(done))
+
     @answered_stream
     async def ExportRun(  # noqa: N802
         self, request: pb.ExportRunRequest, context: Any

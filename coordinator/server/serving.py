@@ -2,8 +2,8 @@
 
 Rules kept here:
 
-* Loopback only. Without certificates anyone who can connect could start runs and read files, so any other address
-  is refused.
+* Loopback, or TLS on both sides. Without certificates anyone who can connect could start runs and read files, so any
+  other address is refused (see :mod:`coordinator.server.listening`).
 * One coordinator per state directory, kept by a lock that dies with the process.
 * SIGTERM and SIGINT let calls in flight end, then leave with exit code 0. Nothing needs to be saved then: all that was
   acknowledged is on disk already. A second signal ends the process at once.
@@ -12,8 +12,6 @@ Rules kept here:
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import ipaddress
 import logging
 import os
 import signal
@@ -32,17 +30,19 @@ from coordinator.run.workers import Worker
 from coordinator.server.device_service import DeviceService
 from coordinator.server.health import Health
 from coordinator.server.keeper import Keeper
+from coordinator.server.listening import DEFAULT_LISTEN, Trust, check_listen, is_loopback, open_trust, tls_version
 from coordinator.server.operations import Operations
 from coordinator.server.operator_service import OperatorService
 from coordinator.store.bundles import BundleShelf
 from coordinator.store.database import Database, sqlite_url
+from coordinator.trust.authority import has_authority
 from protos.atomic import write_whole
 from protos.errors import RefusedError, StoreError, UsageError
+from protos.file_lock import lock
 from protos.v1 import edgejoule_pb2_grpc as rpc
 
 log = logging.getLogger("edgejoule.coordinator")
 
-DEFAULT_LISTEN = "127.0.0.1:50461"
 GRACE_S = 5.0
 # A part of a report, a join, or a plan. What is longer is no message of ours.
 MAX_RECEIVE_BYTES = 1 << 20
@@ -74,37 +74,16 @@ class Settings:
         listen: HOST:PORT; port 0 picks a free one.
         database: an SQLAlchemy URL, or None for a SQLite file in the state folder.
         ready_file: gets the bound address when serving, or None.
+        tls: ask certificates of every peer, on loopback as well; elsewhere they are asked for anyway.
+        enroll_listen: HOST:PORT of enrolment; None for the same host and the next port.
     """
 
     state: Path
     listen: str = DEFAULT_LISTEN
     database: str | None = None
     ready_file: Path | None = None
-
-
-def check_listen(listen: str) -> str:
-    """``listen`` itself when it is HOST:PORT on loopback.
-
-    Raises:
-        UsageError: not HOST:PORT.
-        RefusedError: the host is not loopback.
-    """
-    host, colon, port = listen.rpartition(":")
-    bare = host.removeprefix("[").removesuffix("]")
-    if not colon or not bare or not port.isascii() or not port.isdecimal() or int(port) > 65535:
-        raise UsageError(f"{listen!r} is not HOST:PORT", where="--listen", fix=f"write it like {DEFAULT_LISTEN}")
-    try:
-        loopback = bare == "localhost" or ipaddress.ip_address(bare).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
-        raise RefusedError(
-            f"{bare} is not a loopback address, and without certificates nothing that is said would be authenticated",
-            where="--listen",
-            fix="listen on 127.0.0.1 and reach it from elsewhere through a tunnel such as `ssh -L`",
-        )
-    # One address, not whatever the name means today.
-    return f"127.0.0.1:{port}" if bare == "localhost" else listen
+    tls: bool = False
+    enroll_listen: str | None = None
 
 
 @contextmanager
@@ -117,13 +96,13 @@ def only_one(state: Path) -> Iterator[None]:
     """
     try:
         state.mkdir(parents=True, exist_ok=True)
-        handle = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        handle = os.open(state / "lock", os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
     except OSError as error:
         raise StoreError(
             f"cannot be used ({error.strerror})", where=str(state), fix="choose another --state"
         ) from error
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(handle)
     except OSError as error:
         os.close(handle)
         raise RefusedError(
@@ -142,12 +121,17 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> str
         RefusedError, UsageError: see :func:`check_listen` and :func:`only_one`; or another coordinator took over.
         StoreError, ConfigError: the state or the database cannot be opened.
     """
-    listen = check_listen(settings.listen)
+    tls = settings.tls or not is_loopback(settings.listen.rpartition(":")[0])
+    # Who has made no certificates is told how, before anything is opened.
+    listen = check_listen(settings.listen, tls=settings.tls or has_authority(settings.state))
     stopping = stop or asyncio.Event()
     loop = asyncio.get_running_loop()
     if stop is None:
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, _signalled, number, stopping)
+            try:
+                loop.add_signal_handler(number, _signalled, number, stopping)
+            except NotImplementedError:  # Windows: there Python itself calls back, in this very thread
+                signal.signal(number, lambda n, _: loop.call_soon_threadsafe(_signalled, n, stopping))
     with only_one(settings.state):
         db = await asyncio.to_thread(Database, settings.database or sqlite_url(settings.state / "coordinator.db"))
         fenced = asyncio.Event()
@@ -164,10 +148,14 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> str
         shelf.sweep()
         rooms = Rooms(db, Worker("books"), Worker("models"), Worker("looks"), shelf, settings.state / "evaluations")
         keeper = Keeper(rooms)
+        trust: Trust | None = None
         try:
+            trust = open_trust(settings.state) if tls else None
             await keeper.open()
-            address = await _listen(settings, listen, rooms, keeper, stopping)
+            address = await _listen(settings, listen, rooms, keeper, stopping, trust)
         finally:
+            if trust is not None:
+                await trust.close()
             await keeper.close()
             await asyncio.to_thread(rooms.looks.close)
             await asyncio.to_thread(rooms.models.close)
@@ -191,13 +179,21 @@ def _signalled(number: int, stopping: asyncio.Event) -> None:
     stopping.set()
 
 
-async def _listen(settings: Settings, listen: str, rooms: Rooms, keeper: Keeper, stopping: asyncio.Event) -> str:
-    server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
+async def _listen(
+    settings: Settings, listen: str, rooms: Rooms, keeper: Keeper, stopping: asyncio.Event, trust: Trust | None
+) -> str:
+    gates = () if trust is None else (trust.gate,)
+    server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS, interceptors=gates)
     rpc.add_DeviceServiceServicer_to_server(DeviceService(keeper), server)  # type: ignore[no-untyped-call]
     rpc.add_OperatorServiceServicer_to_server(OperatorService(Operations(rooms, keeper)), server)  # type: ignore[no-untyped-call]
     server.add_generic_rpc_handlers((Health(stopping).handler(),))
+    if trust is not None:
+        trust.serve_identities(server)
     try:
-        port = server.add_insecure_port(listen)
+        if trust is None:
+            port = server.add_insecure_port(listen)
+        else:
+            port = server.add_secure_port(listen, trust.credentials())
     except RuntimeError as error:
         raise UsageError(
             f"cannot listen on {listen}: is it in use?", where="--listen", fix="choose another port, or 0 for any"
@@ -206,6 +202,12 @@ async def _listen(settings: Settings, listen: str, rooms: Rooms, keeper: Keeper,
     await server.start()
     try:
         print(f"coordinator: listening on {address}, state in {settings.state}", flush=True)
+        if trust is not None:
+            host, _, _ = address.rpartition(":")
+            enrolment = await trust.open_enrolment(settings.enroll_listen or f"{host}:{port + 1}")
+            trust.watch()
+            spoken = await asyncio.to_thread(tls_version, address, trust.authority.root_pem)
+            print(f"coordinator: {spoken}, certificates on both sides; enrolment on {enrolment}", flush=True)
         # Last: whoever waits for the file may count on all that comes before it.
         if settings.ready_file is not None:
             _write_ready(settings.ready_file, address)

@@ -7,7 +7,8 @@ no figure.
 An order is *settled* when the joules of all its phases of work are known. Until then, whatever its grant leaves beyond
 what is known counts as *uncertain*: it may have been spent. Where its report was taken and only the sending is missing,
 :data:`SENDING_MARGIN` times its expected joules count. An order that was never answered, or whose sensor failed, stays
-uncertain as a whole.
+uncertain as a whole, and so does what an order granted to a start of its device that ended: nobody will ever say what
+that has spent.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ _PER_ORDER: tuple[ColumnElement[Any], ...] = (
     grants.c.device_id,
     grants.c.unix_s,
     grants.c.granted_j,
+    grants.c.lost_j,
     grants.c.expected_j,
     grants.c.sending_j,
     orders.c.outcome,
@@ -67,6 +69,15 @@ def add(connection: Connection, run_id: str, number: int, lines: Iterable[OrderL
     ]
     if rows:
         connection.execute(grants.insert(), rows)
+
+
+def lose(connection: Connection, run_id: str, number: int, device_id: str, lost_j: float, granted_j: float) -> None:
+    """A start of a device ended with an order: what it was granted may be spent, and so much is granted to the next."""
+    connection.execute(
+        update(grants)
+        .where(_order(run_id, number, device_id))
+        .values(lost_j=grants.c.lost_j + lost_j, granted_j=granted_j)
+    )
 
 
 def complete(connection: Connection, run_id: str, number: int, lines: Mapping[str, OrderLine]) -> dict[str, OrderLine]:
@@ -203,9 +214,10 @@ def _accounts(
         only_sending = row.phases - row.sent == len(WORKING) - 1
         if row.outcome == "accepted" and row.sending_j is not None and only_sending:
             uncertain_j = min(uncertain_j, SENDING_MARGIN * row.sending_j)
+        uncertain_j += row.lost_j
         made[row.device_id] = Account(
             before.orders + 1,
-            before.granted_j + (row.granted_j or 0.0),
+            before.granted_j + (row.granted_j or 0.0) + row.lost_j,
             before.spent_j + spent_j,
             before.uncertain_j + uncertain_j,
             before.today_j + (spent_j + uncertain_j if row.unix_s >= since_unix_s else 0.0),

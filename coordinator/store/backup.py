@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import sqlite3
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -167,6 +168,8 @@ def _made_whole(place: Path) -> Iterator[Path]:
 
 
 def _force_to_disk(path: Path) -> None:
+    if sys.platform == "win32":  # forces nothing that is open for reading, and no folder
+        return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

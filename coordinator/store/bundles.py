@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from protos.atomic import write_whole
+from protos.atomic import force_folder, write_whole
 from protos.errors import StoreError, UnknownRunError
 from protos.model.bundle import Bundle, open_bundle
 from protos.model.manifest import MANIFEST_FILE
@@ -50,7 +50,7 @@ class BundleShelf:
                     shutil.copyfileobj(source, target, 1 << 20)
             open_bundle(part)
             os.replace(part, place)
-            _force_to_disk(self.folder)
+            force_folder(self.folder)
         except OSError as error:
             fix = "free space in the state directory"
             raise StoreError(f"cannot be copied ({error.strerror})", where=str(bundle.path), fix=fix) from error
@@ -74,11 +74,3 @@ class BundleShelf:
         """Remove what an interrupted copy left behind."""
         for part in self.folder.glob(".part-*"):
             shutil.rmtree(part, ignore_errors=True)
-
-
-def _force_to_disk(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -28,9 +28,10 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool
 
 from coordinator.store import time_limits
-from coordinator.store.layouts import LAYOUT, STEPS, upgrade
+from coordinator.store.layouts import LAYOUT, STEPS, lacking, upgrade
 from coordinator.store.tables import fence, layout, metadata
 from protos.errors import ConfigError, EdgejouleError, RefusedError, StoreError
+from protos.extras import advice
 
 BUSY_MS = 5000
 # Any number that no other program is likely to lock on.
@@ -83,7 +84,6 @@ class Database:
             self._guard = self._only_one()
             with self.writing() as connection:
                 metadata.create_all(connection)
-                _add_indices(connection)
                 versions = list(connection.execute(select(layout.c.version)).scalars())
                 if not versions:
                     connection.execute(layout.insert().values(version=LAYOUT))
@@ -96,6 +96,13 @@ class Database:
                         where=self._where,
                         fix="use another state directory, or the version that wrote it",
                     )
+                if missing := lacking(connection):
+                    raise StoreError(
+                        f"has layout {LAYOUT} without {', '.join(missing)}: another build wrote it",
+                        where=self._where,
+                        fix="use that build, or another state directory",
+                    )
+                _add_indices(connection)
                 if self._guard is not None:
                     self._epoch = _next_epoch(connection)
         except BaseException:
@@ -215,7 +222,7 @@ def _engine(url: str) -> tuple[str, Engine]:
         raise ConfigError(
             f"not a usable database URL ({_one_line(error)})",
             where="--database",
-            fix="give sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME (pip install 'edgejoule[postgresql]')",
+            fix=f"give sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME ({advice('postgresql')})",
         ) from error
     if sqlite:
         event.listen(engine, "connect", _prepare_sqlite)

@@ -10,18 +10,19 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select, union_all, update
 
-from coordinator.store.tables import devices, earlier_energy, energy
+from coordinator.store.tables import cost_models, devices, earlier_energy, energy
 from protos.energy.trace import Phase
 from protos.orders import DeviceCard, Engine, MeterCard
 
 
 @dataclass(frozen=True)
 class KnownDevice:
-    """A card, and whether its device said goodbye."""
+    """A card, whether its device said goodbye, and what it said last of why it cannot train or left."""
 
     card: DeviceCard
     left: bool
     last_seen_unix_s: float
+    reason: str = ""
 
 
 def join(connection: Connection, card: DeviceCard) -> None:
@@ -31,17 +32,17 @@ def join(connection: Connection, card: DeviceCard) -> None:
         "state": "here",
         "card": json.dumps(dataclasses.asdict(card), sort_keys=True),
         "last_seen_unix_s": time.time(),
+        "reason": card.reason,
     }
     changed = connection.execute(update(devices).where(devices.c.device_id == card.device_id).values(**values))
     if not changed.rowcount:
         connection.execute(devices.insert().values(device_id=card.device_id, **values))
 
 
-def leave(connection: Connection, device_id: str) -> None:
-    """Write down who said goodbye."""
-    connection.execute(
-        update(devices).where(devices.c.device_id == device_id).values(state="left", last_seen_unix_s=time.time())
-    )
+def leave(connection: Connection, device_id: str, reason: str = "") -> None:
+    """Write down who said goodbye, and why."""
+    values = {"state": "left", "last_seen_unix_s": time.time(), "reason": reason}
+    connection.execute(update(devices).where(devices.c.device_id == device_id).values(**values))
 
 
 def board_of(connection: Connection, device_id: str) -> str:
@@ -50,10 +51,22 @@ def board_of(connection: Connection, device_id: str) -> str:
     return "" if card is None else str(json.loads(card)["board"])
 
 
+def meter_of(connection: Connection, device_id: str) -> MeterCard | None:
+    """What measures the joules of a device, by its newest card; None for one that never joined."""
+    card = connection.execute(select(devices.c.card).where(devices.c.device_id == device_id)).scalar()
+    return None if card is None else MeterCard(**json.loads(card)["meter"])
+
+
+def forget(connection: Connection, device_id: str) -> None:
+    """Take a device off the list, with what its work was found to cost. Its orders and reports stay."""
+    for table in (cost_models, devices):
+        connection.execute(table.delete().where(table.c.device_id == device_id))
+
+
 def known(connection: Connection) -> list[KnownDevice]:
     """Every device that ever joined."""
     return [
-        KnownDevice(_card(json.loads(row.card)), row.state == "left", row.last_seen_unix_s)
+        KnownDevice(_card(json.loads(row.card)), row.state == "left", row.last_seen_unix_s, row.reason)
         for row in connection.execute(select(devices).order_by(devices.c.device_id))
     ]
 

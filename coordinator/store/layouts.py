@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, inspect, text
 
-LAYOUT = 2
+from coordinator.store.tables import metadata
+
+# A layout keeps its columns: `tests/coordinator/landed/tables-N.txt` is what this one has.
+LAYOUT = 3
 
 
 def _attempts(connection: Connection) -> None:
@@ -26,11 +29,33 @@ def _attempts(connection: Connection) -> None:
     )
 
 
+def _reasons_and_sessions(connection: Connection) -> None:
+    """Layout 3: devices say why they cannot train, or left; orders know the start of the device that they were handed
+    to, and grants what earlier starts may have spent; runs know the coordinates in which their devices train, in a
+    table of its own. Of older orders nobody knows the start: they are taken for handed to whoever asks."""
+    connection.execute(text("ALTER TABLE devices ADD COLUMN reason TEXT DEFAULT '' NOT NULL"))
+    connection.execute(text("ALTER TABLE orders ADD COLUMN session VARCHAR(256)"))
+    connection.execute(text("ALTER TABLE grants ADD COLUMN lost_j DOUBLE PRECISION DEFAULT 0 NOT NULL"))
+
+
 # By the layout that it starts from.
-STEPS: Mapping[int, Callable[[Connection], None]] = {1: _attempts}
+STEPS: Mapping[int, Callable[[Connection], None]] = {1: _attempts, 2: _reasons_and_sessions}
 
 
 def upgrade(connection: Connection, found: int) -> None:
     """Bring a database from an older layout to this one."""
     for number in range(found, LAYOUT):
         STEPS[number](connection)
+
+
+def lacking(connection: Connection) -> list[str]:
+    """Columns of this version that the database has not, as ``table.column``: it has the number of this layout, and
+    was made by a build whose layout of that number was another."""
+    there = inspect(connection).get_multi_columns(filter_names=list(metadata.tables))
+    found = {table: {column["name"] for column in columns} for (_, table), columns in there.items()}
+    return sorted(
+        f"{table.name}.{column.name}"
+        for table in metadata.sorted_tables
+        for column in table.columns
+        if column.name not in found.get(table.name, set())
+    )

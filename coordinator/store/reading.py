@@ -166,7 +166,8 @@ def _device_rounds(
 
 def _say(row: RowMapping) -> float:
     # A report without a step has no effect on the mean, whatever its weight would have been.
-    return float(row["weight"]) if row["steps_done"] else 0.0
+    # An order without steps asked for statistics, which count.
+    return float(row["weight"] or 0.0) if row["steps_done"] or not row["steps"] else 0.0
 
 
 def _device_round(row: RowMapping, share: float, energy: tuple[PhaseEnergy, ...]) -> DeviceRound:

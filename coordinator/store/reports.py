@@ -74,6 +74,15 @@ def holds(connection: Connection, run_id: str, number: int, device_id: str) -> b
     return connection.execute(query).first() is not None
 
 
+def same_as_held(connection: Connection, run_id: str, number: int, device_id: str, data: bytes) -> bool | None:
+    """Whether these are the very bytes that were accepted of this device in this round; None when none were."""
+    query = select(reports.c.sha256).where(
+        reports.c.run_id == run_id, reports.c.round == number, reports.c.device_id == device_id
+    )
+    held = connection.execute(query).scalar()
+    return None if held is None else bytes(held) == hashlib.sha256(data).digest()
+
+
 def holds_any(connection: Connection, run_id: str, number: int) -> bool:
     """Whether any report of this round was accepted."""
     query = select(reports.c.sequence).where(reports.c.run_id == run_id, reports.c.round == number)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, func, select, update
 
@@ -83,10 +86,21 @@ def resolve(connection: Connection, name: str) -> str:
 
 
 def open_round(
-    connection: Connection, run_id: str, number: int, attempt: int, lines: Iterable[OrderLine], reason: str
+    connection: Connection,
+    run_id: str,
+    number: int,
+    attempt: int,
+    lines: Iterable[OrderLine],
+    reason: str,
+    sessions: Mapping[str, str] | None = None,
 ) -> None:
     """Write down an open round with its orders. In a later attempt, orders that are there already stay as they are
-    and are renewed; only their budgets may fall."""
+    and are renewed; only their budgets may fall.
+
+    Args:
+        sessions: to which start of each device its order belongs.
+    """
+    sessions = sessions or {}
     key = and_(rounds.c.run_id == run_id, rounds.c.round == number)
     values: dict[str, object] = {"state": "open", "attempt": attempt, "opened_unix_s": time.time()}
     if not connection.execute(update(rounds).where(key).values(**values)).rowcount:
@@ -99,7 +113,7 @@ def open_round(
         blank = {
             "run_id": run_id, "round": number, "attempt": attempt, "outcome": "ordered", "bytes_up": 0, "bytes_down": 0,
         }  # fmt: skip
-        connection.execute(orders.insert(), [_order_row(blank, line) for line in fresh])
+        connection.execute(orders.insert(), [_order_row(blank, line, sessions) for line in fresh])
     for line in lines:
         before = there.get(line.device_id)
         if before is not None and before.outcome != "accepted":
@@ -108,13 +122,33 @@ def open_round(
             connection.execute(
                 update(orders)
                 .where(_these(run_id, number), orders.c.device_id == line.device_id)
-                .values(outcome="ordered", attempt=attempt, budget_j=min(limits, default=None))
+                .values(
+                    outcome="ordered",
+                    attempt=attempt,
+                    budget_j=min(limits, default=None),
+                    session=sessions.get(line.device_id),
+                )
             )
     change(connection, run_id, state="running", reason=reason)
 
 
-def _order_row(blank: Mapping[str, object], line: OrderLine) -> dict[str, object]:
-    return {**blank, "device_id": line.device_id, "steps": line.steps, "budget_j": line.budget_j}
+def _order_row(blank: Mapping[str, object], line: OrderLine, sessions: Mapping[str, str]) -> dict[str, object]:
+    own = {"device_id": line.device_id, "steps": line.steps, "budget_j": line.budget_j}
+    return {**blank, **own, "session": sessions.get(line.device_id)}
+
+
+def sessions_of(connection: Connection, run_id: str, number: int) -> dict[str, str | None]:
+    """To which start of each device its order belongs: empty when it left, None when that is not known."""
+    query = select(orders.c.device_id, orders.c.session).where(_these(run_id, number))
+    return {row.device_id: row.session for row in connection.execute(query)}
+
+
+def belongs_to(
+    connection: Connection, run_id: str, number: int, device_id: str, session: str, budget_j: float | None
+) -> None:
+    """From now on an order belongs to this start of its device, with this budget."""
+    which = _these(run_id, number) & (orders.c.device_id == device_id)
+    connection.execute(update(orders).where(which).values(session=session, budget_j=budget_j))
 
 
 def asked(connection: Connection, run_id: str, number: int, attempt: int) -> list[str]:
@@ -194,25 +228,58 @@ def last_round(connection: Connection, run_id: str) -> RowMapping | None:
     return connection.execute(query).mappings().first()
 
 
-def head_bytes(connection: Connection, run_id: str) -> int | None:
-    """Bytes of a head of this run as float32, or None for an unknown run."""
+def exists(connection: Connection, run_id: str) -> bool:
+    """Whether there is a run of just this id."""
+    return connection.execute(select(runs.c.run_id).where(runs.c.run_id == run_id)).first() is not None
+
+
+def all_ids(connection: Connection) -> list[str]:
+    """Every run, in the order in which they were started."""
+    return list(connection.execute(select(runs.c.run_id).order_by(runs.c.sequence)).scalars())
+
+
+def plan_and_shapes(connection: Connection, run_id: str) -> tuple[str, dict[str, tuple[int, ...]]] | None:
+    """The plan's text and the shapes of the head, or None for an unknown run."""
     query = (
-        select(func.length(heads.c.data))
-        .join(runs, runs.c.initial_head == heads.c.version)
+        select(runs.c.plan_toml, heads.c.shapes)
+        .join(heads, runs.c.initial_head == heads.c.version)
         .where(runs.c.run_id == run_id)
     )
-    return connection.execute(query).scalar()
+    row = connection.execute(query).first()
+    return None if row is None else (row.plan_toml, {k: tuple(v) for k, v in json.loads(row.shapes).items()})
 
 
 def newest_head(connection: Connection, run_id: str) -> str | None:
     """The version of the newest head of a run, or None before round 0 was looked at."""
     query = (
         select(rounds.c.head_version)
-        .where(rounds.c.run_id == run_id, rounds.c.state == "closed")
+        .where(rounds.c.run_id == run_id, rounds.c.state == "closed", rounds.c.head_version.is_not(None))
         .order_by(rounds.c.round.desc())
         .limit(1)
     )
     return connection.execute(query).scalar()
+
+
+def accuracies(connection: Connection, run_id: str) -> list[tuple[int, float | None]]:
+    """Closed rounds in their order, with their accuracy on held-out data; None where nobody looked."""
+    query = select(rounds.c.round, rounds.c.accuracy).where(rounds.c.run_id == run_id, rounds.c.state == "closed")
+    return [(row.round, row.accuracy) for row in connection.execute(query.order_by(rounds.c.round))]
+
+
+def best_head(connection: Connection, run_id: str) -> str | None:
+    """The version of the head with the best accuracy on held-out data, of equal ones the one with the smaller loss,
+    then the newest; the newest of all where nobody looked. None before round 0 was looked at."""
+    query = select(rounds.c.round, rounds.c.accuracy, rounds.c.loss, rounds.c.head_version)
+    held = query.where(rounds.c.run_id == run_id, rounds.c.state == "closed", rounds.c.head_version.is_not(None))
+    rows = list(connection.execute(held))
+    looked = [row for row in rows if row.accuracy is not None]
+    if not looked or any(row.accuracy is None for row in rows):
+        return newest_head(connection, run_id)
+
+    def rank(row: Any) -> tuple[float, float, int]:
+        return row.accuracy, -math.inf if row.loss is None else -row.loss, row.round
+
+    return str(max(looked, key=rank).head_version)
 
 
 def last_heads(connection: Connection, run_id: str, before_round: int) -> list[str]:

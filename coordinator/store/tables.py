@@ -86,6 +86,7 @@ orders = Table(
     Column("device_id", String(256), primary_key=True),
     Column("outcome", String(16), nullable=False),  # ordered, accepted, late, rejected, missing
     Column("attempt", Integer, nullable=False, server_default="1"),  # the newest at its round that asked this device
+    Column("session", String(256)),  # the start of the device that it belongs to; empty: it left; NULL: not known
     Column("steps", Integer, nullable=False),
     Column("budget_j", Float(53)),
     Column("bytes_up", BigInteger, nullable=False),
@@ -176,6 +177,14 @@ shown = Table(
     Column("version", ForeignKey("heads.version"), nullable=False),
 )
 
+# The coordinates in which the devices of a run train, kept among the heads; no row: those of the head.
+bases = Table(
+    "bases",
+    metadata,
+    Column("run_id", ForeignKey("runs.run_id"), primary_key=True),
+    Column("version", ForeignKey("heads.version"), nullable=False),
+)
+
 # The newest coded differences that led there, each beginning where the one before ended.
 differences = Table(
     "differences",
@@ -195,6 +204,7 @@ devices = Table(
     Column("state", String(16), nullable=False),  # here, left
     Column("card", Text, nullable=False),  # JSON of what the device said of itself
     Column("last_seen_unix_s", Float(53), nullable=False),
+    Column("reason", Text, nullable=False, server_default=""),  # why it cannot train, or left, in its own words
 )
 
 # What an order promised, and what was worked out for it. With the energy that was reported, this is the ledger.
@@ -206,6 +216,7 @@ grants = Table(
     Column("device_id", String(256), primary_key=True),
     Column("unix_s", Float(53), nullable=False),
     Column("granted_j", Float(53)),  # NULL: no limit
+    Column("lost_j", Float(53), nullable=False, server_default="0"),  # granted to starts of the device that ended
     Column("expected_j", Float(53)),
     Column("sending_j", Float(53)),  # of it, coding and sending
     Column("standing_j", Float(53)),  # what by_budget weighs by

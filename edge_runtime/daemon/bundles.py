@@ -13,10 +13,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from edge_runtime.state import keep_newest, storing
+from edge_runtime.state import by_use, keep_newest, storing, used
 from edge_runtime.systemd.logging_setup import log
 from protos.atomic import write_whole
-from protos.errors import EdgejouleError, IntegrityError
+from protos.errors import EdgejouleError, IntegrityError, StoreError
 from protos.model.bundle import Bundle, open_bundle
 from protos.model.engine import EngineIdentity, try_in_subprocess
 
@@ -72,14 +72,12 @@ class Shelf:
             shutil.rmtree(path, ignore_errors=True)
             return None
         self._try(bundle)
-        with storing(path):
-            os.utime(path)
+        used(path)
         return bundle
 
     def newest(self) -> Bundle | None:
         """The bundle that was used last, if any is here."""
-        places = [one for one in self._folder.iterdir() if one.is_dir() and not one.name.startswith(".")]
-        for path in sorted(places, key=lambda one: one.stat().st_mtime, reverse=True):
+        for path in reversed([one for one in by_use(self._folder) if one.is_dir()]):
             with contextlib.suppress(EdgejouleError):
                 bundle = self.find(f"sha256:{path.name}")
                 if bundle is not None:
@@ -113,7 +111,9 @@ class Shelf:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         self._ready[bundle_id] = kept = Bundle(place, bundle.manifest, bundle_id)
-        keep_newest(self._folder)
+        used(place)
+        keep_newest(self._folder, in_use=[place])
+        self._ready = {one: held for one, held in self._ready.items() if held.path.exists()}
         return kept
 
     def _place(self, bundle_id: str) -> Path:
@@ -129,8 +129,11 @@ class Shelf:
             return
         for path in (bundle.backbone_path, bundle.head_path):
             try_in_subprocess(path)
-        with storing(self._tried), write_whole(self._tried) as file:
-            file.write(json.dumps([*verdicts, key][-_KEEP_VERDICTS:]).encode())
+        try:
+            with storing(self._tried), write_whole(self._tried) as file:
+                file.write(json.dumps([*verdicts, key][-_KEEP_VERDICTS:]).encode())
+        except StoreError as error:
+            log().warning("%s; the next start tries the model again", error)
 
     def _verdicts(self) -> list[str]:
         try:

@@ -93,7 +93,7 @@ class Delivery:
         Returns:
             The answer, or None when the daemon was asked to stop before there was one.
         """
-        data = serialise_report(report)
+        data = serialise_report(report, self._link.meter)
         meter, clock, outbox = self._device.meter, self._device.clock, self._device.outbox
         letter = self._stored(Letter(report.run_id, report.round, data, None, report.attempt), say=True)
         receipt: Receipt | None = None

@@ -1,21 +1,28 @@
 """All that a device holds while it runs: state folder, data, meter, engine, and the bundle it works on.
 
-Opening it needs no coordinator; what is wrong with the machine, the data or the bundle is said here.
+Opening it needs no coordinator, no sensor and no data: what is not there yet, or is in no order, is waited for, and
+said on the card. What is wrong with the machine or the settings is an error here.
 """
 
 from __future__ import annotations
 
 import contextlib
 import uuid
+import zlib
+
+import numpy as np
 
 from edge_runtime.board import board_name, software_version
 from edge_runtime.config import Settings
 from edge_runtime.daemon.bundles import Shelf
 from edge_runtime.daemon.outbox import Outbox
+from edge_runtime.machine_identity import machine_hash, take_instance
 from edge_runtime.power.clock import Clock, SystemClock
+from edge_runtime.power.late_meter import LateMeter
 from edge_runtime.power.meter import Meter
-from edge_runtime.power.opening import open_meter
+from edge_runtime.power.opening import open_meter_late
 from edge_runtime.round.accelerator import Accelerator, TwinWork
+from edge_runtime.round.bases import HeldBasis
 from edge_runtime.round.codec_memory import CodecMemory
 from edge_runtime.round.costs import CostHistory, Reserve
 from edge_runtime.round.embeddings import EmbeddingCache
@@ -24,12 +31,26 @@ from edge_runtime.round.heads import HeldHeads
 from edge_runtime.round.work import Workbench
 from edge_runtime.state import StateFolder
 from edge_runtime.systemd.logging_setup import log
-from protos.errors import ConfigError, RefusedError
+from protos.convert.energy import without_folder
+from protos.errors import (
+    ConfigError,
+    DataError,
+    EdgejouleError,
+    EmptyShardError,
+    LabelError,
+    NonFiniteError,
+    RefusedError,
+    ShapeError,
+)
 from protos.model.bundle import Bundle
 from protos.model.edge_tpu import EdgeTpuError
 from protos.model.engine import engine_identity
 from protos.model.head import Head
 from protos.orders import DeviceCard, Engine, MeterCard
+
+# What is wrong with data. It may be mended while the daemon runs.
+DATA_FAULTS = (DataError, EmptyShardError, LabelError, NonFiniteError, ShapeError)
+_NO_DATA = Summary(np.zeros(0, np.int32), (), 0, "", "")
 
 
 class Device:
@@ -39,8 +60,12 @@ class Device:
         ConfigError: no data is named.
         RefusedError: another daemon uses the state folder; the engine runs on other kernels than required; an Edge TPU
         is required and does not work.
-        StoreError, DataError, ShapeError, LabelError, NonFiniteError, EmptyShardError, ModelError, IntegrityError,
-        SensorError: what cannot be used, and why.
+        UsageError: a shard or sensor that cannot be understood.
+        StoreError, ModelError, IntegrityError: what cannot be used, and why.
+
+    Attributes:
+        summary: of the data as they were when they could last be used; without examples before.
+        data_fault: why the data cannot be used now, or None.
     """
 
     def __init__(self, settings: Settings, *, clock: Clock | None = None, meter: Meter | None = None) -> None:
@@ -57,22 +82,30 @@ class Device:
             self.accelerator.look()
             self.outbox = Outbox(self.state.folder("outbox"))
             self.heads = HeldHeads(self.state.folder("heads"))
+            self.bases = HeldBasis(self.state.folder("bases"))
             self.memory = CodecMemory(self.state.folder("memory"))
             self.shelf = Shelf(self.state.path, self.engine)
+            self.instance = self._take_instance()
             self.examples = LocalExamples(
-                settings.data, settings.shard, self.state.folder("examples"), rename=settings.rename
+                settings.data,
+                settings.shard,
+                self.state.folder("examples"),
+                rename=settings.rename,
+                bad_share=settings.bad_examples_percent / 100,
             )
             self.costs = CostHistory(self.state.path / "costs.json")
             self.reserve = Reserve(self.costs)
             self.bench: Workbench | None = None
             bundle = self.shelf.adopt(settings.bundle) if settings.bundle else None
-            self.summary = self._first_summary(bundle)
-            self.meter = meter or open_meter(settings.sensor, clock=self.clock)
+            self.summary, self._stamp = _NO_DATA, ""
+            self.data_fault: EdgejouleError | None = None
+            self.look_at_data(bundle)
+            self.meter = meter or open_meter_late(settings.sensor, clock=self.clock)
         except BaseException:
             self.state.close()
             raise
         self.meter.start()
-        if bundle is not None:
+        if bundle is not None and self.data_fault is None:
             try:
                 self.take_up(bundle)
             except BaseException:
@@ -88,12 +121,68 @@ class Device:
                 fix="let the process read /proc/cpuinfo (systemd: no ProcSubset=pid), or do not require it",
             )
 
+    def _take_instance(self) -> str:
+        found = take_instance(self.state.path, machine_hash())
+        if found.copied:
+            log().warning("%s came from another machine: what codecs owe stays with that one", self.state.path)
+            for path in self.state.folder("memory").iterdir():
+                path.unlink(missing_ok=True)
+        return found.name
+
+    def look_at_data(self, bundle: Bundle | None = None) -> None:
+        """Look at the data, for the first time or again. :attr:`data_fault` says what is wrong with them.
+
+        Args:
+            bundle: that the user named, if there is one.
+
+        Raises:
+            UsageError: a shard that cannot be understood.
+        """
+        self.bench = None
+        self.examples.release()
+        before = self.data_fault
+        try:
+            self._stamp = ""
+            self._stamp = self.examples.stamp()
+            self.summary = self._first_summary(bundle)
+            self.data_fault = None
+        except DATA_FAULTS as error:
+            self.data_fault = error
+            if str(error) != str(before):
+                log().error("%s; the data are waited for", error)
+
+    def forget_data(self) -> None:
+        """What is known of the data counts no more; :meth:`take_up` looks at them again."""
+        self.bench = None
+        self.examples.release()
+        with contextlib.suppress(*DATA_FAULTS):
+            self._stamp = self.examples.stamp()
+
+    def data_changed(self) -> bool:
+        """Whether the data may be others than when they were last looked at. Costs one stat a file."""
+        try:
+            return self.examples.stamp() != self._stamp
+        except DATA_FAULTS:
+            return self._stamp != ""
+
+    def refresh(self) -> None:
+        """Between two rounds: take up a sensor that has come, notice one that has gone."""
+        if isinstance(self.meter, LateMeter):
+            self.meter.refresh()
+
+    @property
+    def complaints(self) -> tuple[str, ...]:
+        """What is not as it should be, each in one line."""
+        data = str(self.data_fault) if self.data_fault is not None else self.summary.complaint
+        sensor = self.meter.trouble if isinstance(self.meter, LateMeter) else ""
+        return tuple(one for one in (data, sensor) if one)
+
     def _first_summary(self, bundle: Bundle | None) -> Summary:
         """Data is checked against the bundle that the user names, else for itself."""
         if bundle is not None:
             return self.examples.summary(bundle)
         # What an earlier run left here may not fit today's data; only the order decides which bundle counts.
-        if (newest := self.shelf.newest()) is not None:
+        if not self.examples.costs_a_look and (newest := self.shelf.newest()) is not None:
             with contextlib.suppress(ValueError):
                 return self.examples.summary(newest)
         summary = self.examples.summary(None)
@@ -102,18 +191,25 @@ class Device:
 
     def card(self) -> DeviceCard:
         """Who this is, for joining."""
-        meter = self.meter.identity
         return DeviceCard(
             device_id=self.settings.device_id,
             session=self.session,
             software_version=software_version(),
             board=self.settings.board or board_name(),
             engine=self._engine(self.accelerator.name),
-            meter=MeterCard(meter.method, meter.sensor, meter.calibration_id, meter.quality),
-            train_examples=self.summary.train_count,
-            test_examples=self.summary.test_count,
+            meter=self.meter_card(),
+            train_examples=0 if self.data_fault is not None else self.summary.train_count,
+            test_examples=0 if self.data_fault is not None else self.summary.test_count,
             budget_j=self.settings.budget_j,
+            reason="; ".join(self.complaints),
+            instance=self.instance,
         )
+
+    def meter_card(self) -> MeterCard:
+        """What measures here, for joining, with an id for reports: another one whenever anything of it changes."""
+        meter = self.meter.identity
+        parts = (meter.method, without_folder(meter.sensor), meter.calibration_id, meter.quality)
+        return MeterCard(*parts, zlib.crc32("\0".join(parts).encode()) or 1)
 
     def _engine(self, accelerator: str = "") -> Engine:
         return Engine(self.engine.name, self.engine.version, self.engine.delegate, accelerator)
@@ -134,6 +230,7 @@ class Device:
             return self.bench
         self.bench = None
         self.summary = self.examples.summary(bundle)
+        self.data_fault = None
         self._say_account()
         twin = self._twin_work(bundle) if self.accelerator.takes(bundle) else None
         cache = self._cache(bundle, twin=twin is not None)
@@ -155,6 +252,7 @@ class Device:
             clock=self.clock,
             heads=self.heads,
             memory=self.memory,
+            bases=self.bases,
             budget_j=self.settings.budget_j,
             threads=self.settings.threads,
             twin=twin,
@@ -162,7 +260,8 @@ class Device:
         return self.bench
 
     def _say_account(self) -> None:
-        say = log().warning if self.summary.left_out or self.summary.changed else log().info
+        summary = self.summary
+        say = log().warning if summary.left_out or summary.changed or summary.set_aside else log().info
         say("data: %s", self.summary.account)
         if self.summary.unlike:
             log().warning("%s: %s", self.summary.source, self.summary.unlike)

@@ -5,7 +5,8 @@ Rules kept here:
 * Every call has a deadline. A call that waits is given up when the daemon is asked to stop.
 * A call that waits counts as progress for as long as gRPC should have ended it, and no longer.
 * ``Away`` means: try again later, nothing is lost. ``RefusedError`` means that trying again would not help.
-* Until there are certificates, only loopback addresses are allowed: nothing here is authenticated or encrypted.
+* Without an identity only loopback addresses are allowed: nothing is authenticated or encrypted then. With one, every
+  connection is TLS, and both ends show certificates of their fleet.
 """
 
 from __future__ import annotations
@@ -27,13 +28,16 @@ import grpc
 
 from edge_runtime.daemon.arrivals import Arrivals
 from edge_runtime.daemon.stopping import Stopping
+from edge_runtime.identity.handshake import speaks_tls, why_not
+from edge_runtime.identity.identity import Identity, read_identity, stamp_of
 from protos.convert.cards import card_to
 from protos.convert.checks import MAX_WAIT_S, finite
 from protos.convert.energy import settled_to
 from protos.convert.orders import order_from
 from protos.convert.reports import receipt_from
 from protos.errors import ConfigError, RefusedError, UnknownRunError, UnreachableError, UpdateError
-from protos.orders import PART_BYTES, PROTOCOL, DeviceCard, Holding, Order, Receipt, SettledEnergy, Verdict
+from protos.orders import PART_BYTES, PROTOCOL, DeviceCard, Holding, MeterCard, Order, Receipt, SettledEnergy, Verdict
+from protos.trust.names import SERVER_NAME
 from protos.v1 import edgejoule_pb2 as pb
 from protos.v1 import edgejoule_pb2_grpc as rpc
 
@@ -92,12 +96,12 @@ class Welcome:
     check_in_s: float
 
 
-def check_address(address: str) -> str:
-    """``address`` itself when it is HOST:PORT on loopback.
+def check_address(address: str, identity: Identity | None = None) -> str:
+    """``address`` itself when it is HOST:PORT, and on loopback unless this device has an identity.
 
     Raises:
         ConfigError: it is no HOST:PORT.
-        RefusedError: the host is not this machine.
+        RefusedError: the host is not this machine, and this device was never enrolled.
     """
     host, colon, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
@@ -107,23 +111,53 @@ def check_address(address: str) -> str:
         loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         loopback = False
-    if not loopback:
+    if not loopback and identity is None:
         raise RefusedError(
-            "is not on this machine, and without certificates only loopback is allowed",
+            "is not on this machine, and this device was never enrolled: only loopback goes without certificates",
             where=f"coordinator {address}",
-            fix="use 127.0.0.1:PORT, through a tunnel such as `ssh -L` if the coordinator is elsewhere",
+            fix="enrol it with `edge-runtime enroll TOKEN`, or use 127.0.0.1:PORT through a tunnel such as `ssh -L`",
         )
     return address
 
 
 class Link:
-    """A connection to the coordinator at ``address``; nothing is sent before the first call."""
+    """A connection to the coordinator at ``address``; nothing is sent before the first call.
 
-    def __init__(self, address: str, stopping: Stopping) -> None:
-        self.address = check_address(address)
-        self._stopping = stopping
-        self._channel = grpc.insecure_channel(self.address, options=_OPTIONS)
+    Args:
+        state: the state folder, whose identity is shown if it has one; a renewed one is taken up by itself.
+    """
+
+    def __init__(self, address: str, stopping: Stopping, *, state: Path | None = None) -> None:
+        self._stopping, self._state = stopping, state
+        self._stamp = stamp_of(state) if state is not None else None
+        self._identity = read_identity(state) if state is not None else None
+        self.address = check_address(address, self._identity)
+        self.meter: MeterCard | None = None
+        """What measures, as the coordinator was told at joining; None before."""
+        self._connect()
+
+    def _connect(self) -> None:
+        if self._identity is None:
+            self._channel = grpc.insecure_channel(self.address, options=_OPTIONS)
+        else:
+            secure = grpc.ssl_channel_credentials(
+                self._identity.root_pem.encode(), self._identity.key_pem.encode(), self._identity.chain_pem.encode()
+            )
+            # Whose certificate it must be, whatever address it is reached at today.
+            named = ("grpc.ssl_target_name_override", SERVER_NAME)
+            self._channel = grpc.secure_channel(self.address, secure, options=[*_OPTIONS, named])
         self._stub = rpc.DeviceServiceStub(self._channel)  # type: ignore[no-untyped-call]
+
+    def _take_up_renewed(self) -> None:
+        """Connect again when the identity on disk is another than the one in use."""
+        if self._state is None or (stamp := stamp_of(self._state)) == self._stamp:
+            return
+        identity = read_identity(self._state)
+        self._stamp = stamp
+        if identity is not None:
+            self._identity = identity
+            self._channel.close()
+            self._connect()
 
     def close(self) -> None:
         """Close the connection."""
@@ -135,6 +169,7 @@ class Link:
         Raises:
             Away, Interrupted; RefusedError: not wanted, or another protocol; UpdateError: an answer without sense.
         """
+        self._take_up_renewed()
         answer = self._call(self._stub.Join, card_to(card, PROTOCOL), CALL_S)
         theirs = (int(answer.protocol_major), int(answer.protocol_minor))
         if theirs[0] != PROTOCOL[0]:
@@ -143,6 +178,7 @@ class Link:
                 where=f"coordinator {self.address}",
                 fix="install the same release on both",
             )
+        self.meter = card.meter
         return Welcome(theirs, answer.software_version, finite(answer.check_in_s, "check_in_s", at_most=MAX_WAIT_S))
 
     def next_order(
@@ -162,12 +198,14 @@ class Link:
         Raises:
             Away, Interrupted, RefusedError; UpdateError: the order makes no sense.
         """
+        self._take_up_renewed()
         request = pb.NextOrderRequest(
             device_id=device_id,
             session=session,
-            settled=settled_to(settled),
+            settled=settled_to(settled, self.meter),
             bundle_id=bundle_id,
             head_version=holding.head_version,
+            basis_version=holding.basis_version,
             rebuilds=holding.rebuilds,
         )
         answer = self._call(self._stub.NextOrder, request, ORDER_S)
@@ -209,7 +247,7 @@ class Link:
             Away, RefusedError.
         """
         request = pb.LeaveRequest(
-            device_id=device_id, session=session, settled=settled_to(settled), reason=reason[:200]
+            device_id=device_id, session=session, settled=settled_to(settled, self.meter), reason=reason[:200]
         )
         self._call(self._stub.Leave, request, 2.0, stoppable=False)
 
@@ -284,6 +322,11 @@ class Link:
         elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
             what = "did not answer in time"
         fix = "start it with `coordinator serve`, or give its address with --coordinator"
+        if self._identity is not None and code is grpc.StatusCode.UNAVAILABLE and not on_purpose:
+            what, fix = why_not(self.address, self._identity) or (what, fix)
+        elif code is grpc.StatusCode.UNAVAILABLE and not on_purpose and speaks_tls(self.address):
+            what = "asks for a certificate, and this device was never enrolled"
+            fix = "make a token there with `coordinator enroll`, then run `edge-runtime enroll TOKEN`"
         away = Away(what, where=where, fix=fix)
         away.failed = code in _FAILED
         return away

@@ -17,6 +17,8 @@ from protos.errors import CheckFailed
 
 SHARE = 0.9
 """The guard acts at this part of the limit; the rest is for coding and sending what was trained."""
+ROOM = 0.7
+"""Below this part of it there is room for another round."""
 _EVERY_S = 1.0
 
 
@@ -49,6 +51,16 @@ class MemoryGuard:
         self._limit_mb, self._stopping, self._resident, self._now_s = limit_mb, stopping, resident, now_s
         self._next_s = now_s()
         self._found_mb: float | None = None
+
+    @property
+    def found_too_much(self) -> bool:
+        """Whether the guard asked for a stop."""
+        return self._found_mb is not None
+
+    def has_room(self) -> bool:
+        """Whether so little is in use now that work can go on for a while."""
+        resident = self._resident()
+        return self._limit_mb is None or resident is None or resident < ROOM * self._limit_mb * (1 << 20)
 
     def look(self) -> None:
         """Compare, and request a stop when it is too much. Cheap enough to be asked before each step."""

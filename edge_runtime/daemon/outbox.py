@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from edge_runtime.state import keep_newest, storing
+from edge_runtime.state import ASIDE, keep_newest, storing, used
 from edge_runtime.systemd.logging_setup import log
 from protos.atomic import write_whole
 from protos.energy.trace import Method, Phase, PhaseEnergy
@@ -27,7 +27,6 @@ from protos.errors import StoreError
 from protos.orders import SettledEnergy
 
 _SUFFIX = ".report"
-_ASIDE = "aside"
 _KEEP_ASIDE = 16
 _SETTLED = "settled.json"
 # Energy of rounds that long ago interests nobody; the list must not grow while a coordinator is away.
@@ -50,8 +49,9 @@ class Outbox:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        # Energy as it should be on disk, while it cannot be written there.
-        self._unsaved: list[SettledEnergy] | None = None
+        # Energy as it was last seen or written; it counts while the disk can be neither read nor written.
+        self._settled: list[SettledEnergy] = []
+        self._unsaved = False
 
     def put(self, run_id: str, round: int, data: bytes, attempt: int | None = None) -> Letter:
         """Store a report; it is on disk afterwards.
@@ -100,11 +100,12 @@ class Outbox:
 
     def _move_aside(self, path: Path, reason: str) -> None:
         log().warning("%s: report set aside: %s", path.name, reason)
-        folder = self.folder / _ASIDE
+        folder = self.folder / ASIDE
         with storing(path):
             folder.mkdir(exist_ok=True, mode=0o700)
             path.replace(folder / path.name)
-        keep_newest(folder, _KEEP_ASIDE)
+        used(folder / path.name)
+        keep_newest(folder, _KEEP_ASIDE, in_use=[folder / path.name])
 
     def answered(self, letter: Letter) -> None:
         """Delete a report that the coordinator has answered."""
@@ -123,21 +124,27 @@ class Outbox:
 
     def settled(self) -> tuple[SettledEnergy, ...]:
         """Energy that the coordinator was not yet told."""
-        if self._unsaved is not None:
-            return tuple(self._unsaved)
+        if not self._unsaved:
+            self._settled = self._read()
+        return tuple(self._settled)
+
+    def _read(self) -> list[SettledEnergy]:
         path = self.folder / _SETTLED
         try:
             rows = json.loads(path.read_bytes())
-            return tuple(
+            return [
                 SettledEnergy(r["run_id"], r["round"], tuple(map(_record, r["energy"])), r.get("attempt")) for r in rows
-            )
+            ]
         except FileNotFoundError:
-            return ()
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            return []
+        except OSError as error:
+            log().warning("%s: cannot be read now (%s)", path, error)
+            return self._settled
+        except (ValueError, KeyError, TypeError) as error:
             log().warning("%s: unreadable, its figures are lost (%s)", path, error)
             with contextlib.suppress(OSError):
                 path.unlink()
-            return ()
+            return []
 
     def told(self, settled: Iterable[SettledEnergy]) -> None:
         """Forget energy that the coordinator has answered for."""
@@ -146,6 +153,7 @@ class Outbox:
 
     def _write(self, rows: list[SettledEnergy]) -> None:
         path = self.folder / _SETTLED
+        self._settled = rows
         try:
             with storing(path):
                 if rows:
@@ -154,11 +162,11 @@ class Outbox:
                         file.write(json.dumps(text).encode())
                 else:
                     path.unlink(missing_ok=True)
-            self._unsaved = None
+            self._unsaved = False
         except StoreError as error:
-            if self._unsaved is None:
+            if not self._unsaved:
                 log().warning("%s; the energy of sending is kept in memory until it is told", error)
-            self._unsaved = rows
+            self._unsaved = True
 
 
 _FIELDS = ("phase", "energy_j", "covered_s", "uncovered_s", "method", "sensor", "uncertainty_j", "flags")

@@ -4,8 +4,12 @@ Rules kept here:
 
 * Before anything new is asked for, every report without an answer is sent again.
 * After the first contact no silence of the coordinator ends the process; before it, ``wait_for_coordinator_s`` does.
-* An order that this device cannot do is declined by leaving with the reason, so that no round waits for it; it joins
-  again later. Data that does not fit the ordered bundle ends the process, since only a person can mend that.
+  A coordinator that refuses this device, or is of another version, is waited for in the same way.
+* An order that this device cannot do is declined by leaving with the reason, so that no round waits for it. It joins
+  again at once with a card that says which run it declines and why. What may pass is tried again after a wait that
+  grows; data that do not fit are looked at again when they have changed.
+* The card is what is so: whenever it is not what was told (data, sensor, engine), it is told before anything else is
+  done, also between an order and its work.
 * SIGTERM and SIGINT end training at the next step; what was trained is sent if that goes quickly, else it stays in
   the outbox for the next start. Then the device leaves, and the exit code is 0.
 * Progress is told where it happens: each step and batch, each call, each turn of a wait. See
@@ -15,15 +19,19 @@ Rules kept here:
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
+from dataclasses import dataclass
+from pathlib import Path
 
 from edge_runtime.daemon.backoff import Backoff
 from edge_runtime.daemon.delivery import Delivery
-from edge_runtime.daemon.device import Device
+from edge_runtime.daemon.device import DATA_FAULTS, Device
 from edge_runtime.daemon.link import Away, Interrupted, Link
 from edge_runtime.daemon.stopping import Stopping
 from edge_runtime.health.pauses import open_pauses
 from edge_runtime.round import work as one_round
+from edge_runtime.round.examples import ChangedDataError
 from edge_runtime.round.heads import CannotRebuildError
 from edge_runtime.round.work import Workbench
 from edge_runtime.systemd.journal import about
@@ -32,22 +40,47 @@ from edge_runtime.systemd.notify import Notifier
 from edge_runtime.systemd.vitals import VitalsFile
 from protos.energy.trace import Phase
 from protos.errors import (
-    DataError,
     EdgejouleError,
-    EmptyShardError,
-    LabelError,
     RefusedError,
-    ShapeError,
     UnknownRunError,
     UnreachableError,
     UpdateError,
 )
-from protos.orders import Engine, Order, RejoinOrder, SettledEnergy, TrainOrder, WaitOrder
+from protos.orders import (
+    DeviceCard,
+    DeviceReport,
+    Order,
+    RejoinOrder,
+    SettledEnergy,
+    StopReason,
+    TrainOrder,
+    Verdict,
+    WaitOrder,
+)
 
-# Mistakes in the device's own data: waiting does not mend them.
-_OWN_FAULT = (DataError, EmptyShardError, LabelError, ShapeError)
 _LEAST_WAIT_S = 0.05
 _DECLINED_WAIT_S = 10.0
+_TRIED_AGAIN_S = 600.0
+# A coordinator that does not understand why this device declines orders again; so long at most it stays away then.
+_AWAY_S = 30.0
+# How often data that cannot be used are looked at again, s; a folder costs one stat a file.
+_LOOK_EACH_S, _LOOK_FOLDER_EACH_S = 5.0, 60.0
+_TRIES = 3
+
+
+@dataclass(frozen=True)
+class _Declined:
+    """A run whose orders this device cannot do.
+
+    Attributes:
+        again_s: when it tries again, of the monotonic clock.
+        data: it is for the data, and they may change before.
+    """
+
+    run_id: str
+    reason: str
+    again_s: float
+    data: bool
 
 
 class Daemon:
@@ -82,7 +115,12 @@ class Daemon:
         self._last_order_s = time.monotonic()
         self._answered: tuple[str, int, int | None] | None = None
         self._run_id = ""
-        self._told: Engine | None = None
+        self._told: DeviceCard | None = None
+        self._declined: _Declined | None = None
+        self._declines = Backoff(1.0, _TRIED_AGAIN_S)
+        self._repeated = Backoff(1.0, 60.0)
+        self._look_s = time.monotonic()
+        self._said: tuple[str, str] | None = None
         self._pauses = open_pauses(device.settings, device.clock, wait=stopping.wait, tell=self._notifier.status)
 
     def serve(self) -> None:
@@ -90,8 +128,7 @@ class Daemon:
 
         Raises:
             UnreachableError: no contact within ``wait_for_coordinator_s`` of the start.
-            RefusedError: the coordinator does not want this device.
-            EdgejouleError: the data does not fit the ordered bundle.
+            RefusedError, UpdateError: all that time the coordinator did not want this device, or made no sense.
         """
         give_up_s = time.monotonic() + self._settings.wait_for_coordinator_s
         backoff = Backoff()
@@ -102,9 +139,9 @@ class Daemon:
                     self._turn()
                     backoff.reset()
                 except (Away, RefusedError, UpdateError) as error:
-                    if not self._met and not isinstance(error, Away):
-                        raise
                     if not self._met and time.monotonic() >= give_up_s:
+                        if not isinstance(error, Away):
+                            raise
                         raise UnreachableError(error.what, where=error.where, fix=error.fix) from error
                     delay_s = backoff.next_s()
                     # Once per outage at the level that people read, then only for those who look closely.
@@ -133,6 +170,7 @@ class Daemon:
 
     def _turn(self) -> None:
         """Join if need be, send what is left over, ask once, and do what is ordered."""
+        self._look_around()
         if not self._joined:
             self._join()
         self._delivery.send_left_over()
@@ -151,13 +189,33 @@ class Daemon:
             case TrainOrder():
                 self._device.outbox.told(settled)
                 self._last_order_s = time.monotonic()
-                self._notifier.status(f"round {order.round} of run {order.run_id}: {order.steps} steps")
+                self._notifier.status(f"round {order.round} of run {order.run_id}: {one_round.in_words(order)}")
                 with about(run=order.run_id, round=order.round):
                     self._do(order, size_bytes)
                 self._last_order_s = time.monotonic()
-                if self._device.card().engine != self._told:
-                    # An Edge TPU was lost: the coordinator learns of it by the card of a new join.
-                    self._joined = False
+
+    def _look_around(self) -> None:
+        """Between two calls: is there a sensor, are the data as they were, may what was declined be tried again?"""
+        self._device.refresh()
+        now_s, waits = time.monotonic(), self._device.data_fault is not None
+        if (waits or (self._declined is not None and self._declined.data)) and now_s >= self._look_s:
+            folder = Path(self._settings.data or "").expanduser().is_dir()
+            self._look_s = now_s + (_LOOK_FOLDER_EACH_S if folder else _LOOK_EACH_S)
+            if self._device.data_changed():
+                log().info("the data have changed: they are looked at again")
+                self._device.look_at_data()
+                self._declined = None
+        if self._declined is not None and now_s >= self._declined.again_s:
+            self._declined = None
+        if self._joined and self._card() != self._told:
+            self._joined = False
+
+    def _card(self) -> DeviceCard:
+        card = self._device.card()
+        if self._declined is None:
+            return card
+        reason = "; ".join(one for one in (self._declined.reason, card.reason) if one)
+        return dataclasses.replace(card, reason=reason, declined_run=self._declined.run_id)
 
     def _ask(self, settled: tuple[SettledEnergy, ...]) -> tuple[Order, int]:
         try:
@@ -166,7 +224,7 @@ class Daemon:
                 self._device.session,
                 settled,
                 bundle_id=self._device.bench.bundle.bundle_id if self._device.bench else "",
-                holding=self._device.heads.holding(),
+                holding=dataclasses.replace(self._device.heads.holding(), basis_version=self._device.bases.version),
             )
         except (RefusedError, UnknownRunError) as error:
             # Figures that the coordinator does not take must not keep this device from working for ever.
@@ -182,24 +240,35 @@ class Daemon:
 
     def _join(self) -> None:
         try:
-            card = self._device.card()
+            card = self._card()
             welcome = self._link.join(card)
         except Interrupted:
             # The coordinator may have taken note of it: the goodbye must not be left out.
             self._joined = True
             raise
-        log().info("joined %s as %s", self._link.address, self._settings.device_id)
+        known = self._told is not None and self._told.session == card.session
+        say = log().debug if known and self._told == card else log().info
+        more = f": {card.reason}" if card.reason else ""
+        say("%s %s as %s%s", "told" if known else "joined", self._link.address, self._settings.device_id, more)
         self._notifier.status(f"joined {self._link.address}, waiting for an order")
         self._joined = self._met = True
-        self._told = card.engine
-        self._answered = None
+        if card != self._told:
+            # With what is new, the same order may now be done.
+            self._answered = None
+        self._told = card
         self._check_in_s = welcome.check_in_s or _DECLINED_WAIT_S
 
     def _do(self, order: TrainOrder, size_bytes: int) -> None:
         # Of a further attempt it is a new order, also when the report of the one before came late or was refused.
         if self._answered == (order.run_id, order.round, order.attempt):
-            log().warning("round %d is ordered again after its report was answered", order.round)
-            self._pause(self._check_in_s)
+            say = log().debug if self._repeated.tries else log().warning
+            say("round %d is ordered again after its report was answered", order.round)
+            self._pause(max(self._check_in_s, self._repeated.next_s()))
+            return
+        self._repeated.reset()
+        if self._declined is not None and self._declined.run_id == order.run_id and not self._may_try():
+            self._leave_for(order, self._declined.reason)
+            self._pause(min(_AWAY_S, max(1.0, self._declined.again_s - time.monotonic())))
             return
         if order.run_id != self._run_id:
             # Waiting for a run to begin is no cost of that run.
@@ -208,29 +277,49 @@ class Daemon:
             self._run_id = order.run_id
         try:
             started_s = time.monotonic()
-            bench = self._bench(order.bundle_id)
-            # What fetching took is gone from the deadline.
-            left_s = max(0.0, order.deadline_s - (time.monotonic() - started_s))
-            shortened = dataclasses.replace(order, deadline_s=left_s)
-            report = one_round.work(shortened, bench, self._stopping.progressed, self._pauses)
+            report = self._work(order, started_s)
         except (Away, Interrupted):
             raise
         except CannotRebuildError as error:
             log().warning("%s; a whole head is asked for", error)
             return
-        except _OWN_FAULT:
-            raise
         except EdgejouleError as error:
             # A signal to the whole group of processes also kills a model's trial, which says nothing of the model.
             if not self._stopping.requested:
                 self._decline(order, error)
             return
-        if self._stopping.requested and report.steps_done == 0:
+        if self._stopping.requested and report.steps_done == 0 and report.stop_reason is not StopReason.COMPLETED:
             return
-        if self._delivery.send(report, size_bytes) is not None:
+        self._declined = None
+        self._declines.reset()
+        receipt = self._delivery.send(report, size_bytes)
+        if receipt is not None:
             self._answered = (report.run_id, report.round, report.attempt)
             self._rounds += 1
+            if receipt.verdict is Verdict.REJECTED and self._device.data_changed():
+                # Perhaps it was refused for what is not so any more; the card tells.
+                self._device.look_at_data()
             self._notifier.status(f"round {report.round} of run {report.run_id} is done, waiting for an order")
+
+    def _work(self, order: TrainOrder, started_s: float) -> DeviceReport:
+        """One round. Data that change under it are looked at again, and the coordinator is told first what is new."""
+        for tried in range(1, _TRIES + 1):
+            if self._device.data_fault is not None or self._device.data_changed():
+                self._device.forget_data()
+            bench = self._bench(order.bundle_id)
+            if self._card() != self._told:
+                self._join()
+            # What fetching took is gone from the deadline.
+            left_s = max(0.0, order.deadline_s - (time.monotonic() - started_s))
+            shortened = dataclasses.replace(order, deadline_s=left_s)
+            try:
+                return one_round.work(shortened, bench, self._stopping.progressed, self._pauses)
+            except ChangedDataError as error:
+                if tried == _TRIES:
+                    raise
+                log().info("%s; they are looked at again", error)
+                self._device.forget_data()
+        raise AssertionError("the loop returns or raises")
 
     def _bench(self, bundle_id: str) -> Workbench:
         if self._device.bench is not None and self._device.bench.bundle.bundle_id == bundle_id:
@@ -245,10 +334,25 @@ class Daemon:
         return self._device.take_up(bundle)
 
     def _decline(self, order: TrainOrder, error: EdgejouleError) -> None:
-        log().error("round %d cannot be done: %s", order.round, error)
-        self._link.leave(self._settings.device_id, self._device.session, (), f"cannot do the order: {error}")
-        self._joined = False
+        """Leave, so that no round waits, and tell the reason with the next card. Once at the level that people read."""
+        reason, data = str(error), isinstance(error, DATA_FAULTS)
+        say = log().debug if self._said == (order.run_id, reason) else log().error
+        self._said = (order.run_id, reason)
+        say("round %d cannot be done: %s", order.round, reason)
+        now_s, wait_s = time.monotonic(), self._declines.next_s()
+        # Data that do not fit will not fit by waiting, only by a change.
+        self._declined = _Declined(order.run_id, reason, math.inf if data else now_s + wait_s, data)
+        self._look_s = now_s
+        self._leave_for(order, reason)
         self._pause(max(self._check_in_s, 1.0))
+
+    def _leave_for(self, order: TrainOrder, reason: str) -> None:
+        self._link.leave(self._settings.device_id, self._device.session, (), f"cannot do the order: {reason}")
+        self._joined, self._told = False, None
+        self._notifier.status(f"cannot do run {order.run_id}: {reason}")
+
+    def _may_try(self) -> bool:
+        return self._declined is None or time.monotonic() >= self._declined.again_s
 
     def _leave(self, reason: str) -> None:
         if not self._joined:

@@ -4,7 +4,8 @@ Rules kept here:
 
 * A signal handler sets a flag and writes one byte to a pipe, nothing else: locks (those of ``threading.Event`` and of
   gRPC among them) can be held by the very thread that the handler interrupts.
-* The first SIGTERM or SIGINT asks for a clean end, which is exit code 0. The handlers are then the default ones
+* The first SIGTERM, SIGINT or SIGHUP asks for a clean end, which is exit code 0. A SIGHUP that was ignored when the
+  process began, as `nohup` does, stays ignored. The handlers are then the default ones
   again, so a second signal ends the process at once (status 143 or 130 in a shell).
 * A wait has an end that is known when it begins. Each turn of it counts as progress, so that a watchdog does not
   take an idle device for a hung one.
@@ -20,7 +21,7 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _TURN_S = 5.0
 
 
@@ -30,6 +31,7 @@ class Stopping:
     def __init__(self) -> None:
         self.requested = False
         self.reason = ""
+        self._signalled = ""
         self._listeners: tuple[Callable[[], None], ...] = ()
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._reader, False)
@@ -50,6 +52,10 @@ class Stopping:
         self.reason = self.reason or reason
         self.requested = True
         self.wake()
+
+    def withdraw(self) -> None:
+        """The request is met and work goes on, unless a signal asked as well."""
+        self.reason, self.requested = self._signalled, bool(self._signalled)
 
     def wake(self) -> None:
         """End a running :meth:`nap` early; safe from any thread and from a signal handler."""
@@ -72,14 +78,18 @@ class Stopping:
         return self.requested
 
     def catch_signals(self) -> None:
-        """Take SIGTERM and SIGINT as requests. Main thread only."""
+        """Take SIGTERM, SIGINT and SIGHUP as requests. Main thread only."""
         for number in _SIGNALS:
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue
             signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         for one in _SIGNALS:
-            signal.signal(one, signal.SIG_DFL)
-        self.request(signal.Signals(number).name)
+            if signal.getsignal(one) != signal.SIG_IGN:
+                signal.signal(one, signal.SIG_DFL)
+        self._signalled = signal.Signals(number).name
+        self.request(self._signalled)
 
     def close(self) -> None:
         """Give the pipe back."""

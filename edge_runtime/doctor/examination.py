@@ -11,6 +11,7 @@ import os
 import platform
 import socket
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -24,6 +25,7 @@ from edge_runtime.doctor.finding import Finding
 from edge_runtime.doctor.fresh_start import FreshStart, measure
 from edge_runtime.doctor.heat import check_supply, check_temperature, check_throttling
 from edge_runtime.doctor.machine import Machine
+from edge_runtime.doctor.plugins import check_plugins
 from edge_runtime.doctor.sensor import check_sensor
 from edge_runtime.doctor.serial_port import check_grabbers, check_holder, check_session
 from edge_runtime.doctor.service import check_memory_limit, check_services
@@ -35,6 +37,9 @@ from edge_runtime.doctor.software import (
     check_userland,
 )
 from edge_runtime.doctor.storage import check_file_system, check_state, check_swap, check_wear
+from edge_runtime.doctor.wiring import check_wiring
+from edge_runtime.identity.handshake import why_not
+from edge_runtime.identity.identity import read_identity
 from protos.errors import CheckFailed, EdgejouleError
 
 RSS_LIMIT_MB = 120.0
@@ -139,9 +144,17 @@ def _edge_tpu(settings: Settings, machine: Machine) -> list[Finding]:
 
 def _coordinator(settings: Settings, machine: Machine) -> list[Finding]:
     try:
-        host, _, port = check_address(settings.coordinator).rpartition(":")
+        identity = read_identity(settings.state)
+        host, _, port = check_address(settings.coordinator, identity).rpartition(":")
         with socket.create_connection((host.strip("[]"), int(port)), timeout=2.0):
+            pass
+        if identity is None:
             return [Finding("coordinator", "ok", f"something listens on {settings.coordinator}")]
+        if (wrong := why_not(settings.coordinator, identity)) is not None:
+            return [Finding("coordinator", "fail", *wrong)]
+        left_d = (identity.ends_unix_s - time.time()) / 86400
+        what = f"{settings.coordinator} knows this board as {identity.device_id}, for {left_d:.0f} days more"
+        return [Finding("coordinator", "ok", what)]
     except EdgejouleError as error:
         return [Finding("coordinator", "fail", str(error), "give another with --coordinator")]
     except OSError as error:
@@ -168,8 +181,10 @@ CHECKS = (
     Check(("system library",), check_system_library),
     Check(("userland",), check_userland),
     Check(("runtime",), check_runtime),
+    Check(("plugins",), check_plugins),
     Check(("edgetpu",), _edge_tpu),
     Check(("sensor", "sensor line"), _sensor),
+    Check(("sensor wiring",), check_wiring),
     Check(("port session",), check_session),
     Check(("port in use",), check_holder),
     Check(("port grabbers",), check_grabbers),

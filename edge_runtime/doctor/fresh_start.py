@@ -156,6 +156,8 @@ def main() -> int:
         identity = engine_identity()
         if settings.data is not None:
             device = Device(settings)
+            if device.data_fault is not None:
+                raise device.data_fault
         link = Link(settings.coordinator, stopping)
         _say(
             ready=True,

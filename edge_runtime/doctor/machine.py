@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_runtime.health.throttling import Bits, vcgencmd
+from protos.plugins import Plugin, installed
 
 __all__ = ["Machine", "Mount"]
 
@@ -82,6 +83,7 @@ class Machine:
         may_open: whether this session may read and write a node.
         synchronised: whether the clock is; None when nobody can say.
         firmware: the answer of vcgencmd, or None.
+        plugins: what installed packages add, by kind.
         pid: of this process.
     """
 
@@ -96,6 +98,7 @@ class Machine:
     may_open: Callable[[Path], bool] = _may_open
     synchronised: Callable[[], bool | None] = _synchronised
     firmware: Callable[[], tuple[Bits, Bits] | None] = vcgencmd
+    plugins: Callable[[str], tuple[Plugin, ...]] = installed
     pid: int = os.getpid()
 
     def text(self, path: str | Path) -> str | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from edge_runtime.doctor.finding import Finding
 from protos.errors import EdgejouleError
+from protos.extras import advice
 
 __all__ = ["check_sensor"]
 
@@ -85,7 +86,7 @@ def _i2c(rest: str, sysfs_root: Path, dev_root: Path) -> list[Finding]:
     bus, _, address = rest.partition(":")
     node = dev_root / f"i2c-{int(bus, 0)}"
     if importlib.util.find_spec("smbus2") is None:
-        return [Finding("sensor", "fail", "smbus2 is not installed", "pip install 'edgejoule[i2c]'")]
+        return [Finding("sensor", "fail", "smbus2 is not installed", advice("i2c"))]
     if not node.exists():
         fix = "sudo raspi-config nonint do_i2c 0, or: sudo modprobe i2c-dev"
         return [Finding("sensor", "fail", f"{node} is not there", fix)]

@@ -12,10 +12,14 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from edge_runtime.config import SERVICE_CONFIG, configured_sensor
 from edge_runtime.measure.signal_queue import SignalQueue
 from protos.errors import StoreError, UsageError
+
+if TYPE_CHECKING:
+    from edge_runtime.power.meter import MeterIdentity
 
 __all__ = ["EXAMPLE", "add_arguments", "run", "seconds"]
 
@@ -31,7 +35,6 @@ command's own stdout goes to stderr. Unknown figures are ? and null."""
 
 _SECONDS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
 _LONGEST_S = 30 * 86400.0
-_CONFIG = Path("/etc/edgejoule/device.toml")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what measures, as in the device's settings, or replay:FILE (or EDGEJOULE_SENSOR, or --config)",
     )
     parser.add_argument(
-        "--config", metavar="FILE", type=Path, help=f"settings that name the sensor (default {_CONFIG}, if there)"
+        "--config",
+        metavar="FILE",
+        type=Path,
+        help=f"settings that name the sensor (default {SERVICE_CONFIG}, if there)",
     )
     parser.add_argument("--for", dest="period", metavar="TIME", help="such as 30s, 2m, 500ms; default until Ctrl-C")
     parser.add_argument("--baseline", metavar="TIME", help="measure the board at rest for so long before and after")
@@ -90,7 +96,7 @@ def run(given: argparse.Namespace, environ: Mapping[str, str]) -> int:
         from edge_runtime.measure.plot import require
 
         require()
-    sensor = given.sensor or environ.get("EDGEJOULE_SENSOR") or _configured(given.config, environ)
+    sensor = given.sensor or configured_sensor(environ, given.config) or "none"
     if sensor.startswith("replay:"):
         return _replay(given, Path(sensor.removeprefix("replay:")), out)
     for option, value in (("--format", given.format), ("--windows", given.windows), ("--volts", given.volts)):
@@ -111,16 +117,6 @@ def run(given: argparse.Namespace, environ: Mapping[str, str]) -> int:
     return _measure(given, sensor, out)
 
 
-def _configured(path: Path | None, environ: Mapping[str, str]) -> str:
-    """The sensor of the device's settings; ``none`` without any."""
-    from edge_runtime.config import resolve
-
-    path = path or (Path(environ["EDGEJOULE_CONFIG"]) if environ.get("EDGEJOULE_CONFIG") else None)
-    if path is None and not _CONFIG.is_file():
-        return "none"
-    return resolve({}, environ, path or _CONFIG).settings.sensor
-
-
 def _measure(given: argparse.Namespace, sensor: str, out: Path | None) -> int:
     for_s = None if given.period is None else seconds(given.period)
     baseline_s = None if given.baseline is None else seconds(given.baseline, "--baseline")
@@ -132,11 +128,13 @@ def _measure(given: argparse.Namespace, sensor: str, out: Path | None) -> int:
         from edge_runtime.measure.measure_opening import opened
         from edge_runtime.measure.measurement import INCOMPLETE, measure
         from edge_runtime.measure.report import document, lines
+        from edge_runtime.power.wiring import explained
 
         envelope = Envelope() if given.plot is not None else None
         with opened(sensor, record=given.record, envelope=envelope) as meter:
-            if meter.meter.identity.method != "measured":
-                print(f"edge-runtime: {_warning(meter.meter.identity.method)}", file=sys.stderr)
+            begun = meter.meter.identity
+            if begun.method != "measured":
+                print(f"edge-runtime: {_warning(begun)}", file=sys.stderr)
             live = LiveLine(sys.stderr) if _may_draw(bool(given.words), to_stdout, environ=os.environ) else None
             try:
                 result = measure(
@@ -151,6 +149,10 @@ def _measure(given: argparse.Namespace, sensor: str, out: Path | None) -> int:
             finally:
                 if live:
                     live.clear()
+            for flag in result.main.energy.flags:
+                # Of a sensor that was wrong from the beginning it has been said.
+                if flag != begun.quality and (why := explained(flag)) != flag:
+                    print(f"edge-runtime: {result.main.energy.sensor} did not see the load: {why}", file=sys.stderr)
         if meter.warning is not None:
             print(f"edge-runtime: {meter.warning}", file=sys.stderr)
             result = result.flagged(INCOMPLETE)
@@ -194,8 +196,12 @@ def _replay(given: argparse.Namespace, path: Path, out: Path | None) -> int:
     return 0
 
 
-def _warning(method: str) -> str:
-    if method == "estimated":
+def _warning(identity: MeterIdentity) -> str:
+    from edge_runtime.power.wiring import FIXES, explained
+
+    if identity.quality in FIXES:
+        return f"{identity.sensor} does not see the load: {explained(identity.quality)}"
+    if identity.method == "estimated":
         return "estimate: idle watts of the board plus the CPU time of this process alone; nothing else is in it"
     return "no sensor: the energy stays unknown; give --sensor serial:PATH"
 

@@ -1,7 +1,7 @@
 """Periods of a measurement, one after another.
 
 A period is one phase of the meter. Its beginning, its end and the moment at which its samples were read are noted in
-the recording, in order with what the sensor said; :mod:`edge_runtime.measure.replayed_period` does the same things in
+the recording, in order with what the sensor said; :mod:`edge_runtime.measure.replay` does the same things in
 the same order, and comes to the same joules.
 """
 

@@ -17,6 +17,7 @@ from edge_runtime.measure.period import MeasuredPeriod
 from protos.atomic import write_whole
 from protos.energy.trace import PhaseEnergy
 from protos.errors import StoreError, UsageError
+from protos.extras import advice
 
 __all__ = ["draw", "require"]
 
@@ -31,7 +32,7 @@ def require() -> None:
         UsageError: matplotlib is not installed.
     """
     if importlib.util.find_spec("matplotlib") is None:
-        raise UsageError("needs matplotlib", where="--plot", fix="pip install 'edgejoule[plot]', or leave --plot out")
+        raise UsageError("needs matplotlib", where="--plot", fix=f"{advice('plot')}, or leave --plot out")
 
 
 def draw(path: Path, envelope: Envelope, periods: Sequence[MeasuredPeriod], *, title: str = "") -> None:

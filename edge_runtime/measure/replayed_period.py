@@ -17,7 +17,7 @@ from edge_runtime.power.sensor_meter import SensorMeter
 from protos.energy.trace import Phase
 from protos.errors import SensorError
 
-__all__ = ["CUT", "DAMAGED", "Replayed", "replay_periods"]
+__all__ = ["CUT", "DAMAGED", "WHOLE", "Replayed", "replay_periods"]
 
 WHOLE = "recording"
 CUT = "recording-cut"

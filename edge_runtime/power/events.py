@@ -47,6 +47,7 @@ class Greeting:
         sensor: index of the sensor that is read.
         shunt_ohm: shunt that replaces the calibration's; None without one.
         hello: its HELLO: calibrations, configs, boot, uid, firmware.
+        bus_ppm: correction of the bus voltage; None without one.
     """
 
     at_s: float
@@ -54,6 +55,7 @@ class Greeting:
     sensor: int
     shunt_ohm: float | None
     hello: Hello
+    bus_ppm: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

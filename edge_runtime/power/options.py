@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 
 from protos.errors import UsageError
 
-__all__ = ["choice", "number", "ohms", "refuse_others", "split", "whole"]
+__all__ = ["bus_ppm", "choice", "number", "ohms", "refuse_others", "split", "whole"]
 
 T = TypeVar("T")
 WHERE = "sensor"
@@ -68,6 +68,12 @@ def number(options: Mapping[str, str], name: str, low: float, high: float, unit:
 def ohms(options: Mapping[str, str], name: str) -> float | None:
     """A resistance in ohm, such as ``shunt=0.02``; None without the option. Raises UsageError."""
     return number(options, name, 1e-6, 1000.0, "ohm")
+
+
+def bus_ppm(options: Mapping[str, str]) -> int | None:
+    """``bus_ppm=``, what the bus voltage was found to be wrong by; None without it. Raises UsageError."""
+    found = number(options, "bus_ppm", -50_000, 50_000, "parts per million")
+    return None if found is None else round(found)
 
 
 def whole(options: Mapping[str, str], name: str, low: int, high: int) -> int | None:

@@ -2,23 +2,30 @@
 
 Each block of samples is added to the sums as it comes, so that ``spent_j`` only adds the part that no sample covers
 yet. ``settle`` reads the stored samples again with the newest clock fit and attributes them exactly.
+
+A sensor that does not see the board (:mod:`edge_runtime.power.wiring`) has the method ``unknown`` and its fault as its
+quality. Samples that say nothing, and work at which less power was seen than the zero may be wrong by, are charged like
+time without samples, and where nothing else was seen the spent joules are unknown: a budget is never gained by a wire.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
+from dataclasses import replace
 
 from edge_runtime.power.clock import Clock
 from edge_runtime.power.events import Block, Event, Realigned
 from edge_runtime.power.meter import MeterIdentity, unknown_phases
 from edge_runtime.power.period import Period
 from edge_runtime.power.sensor import PowerSensor
+from edge_runtime.power.wiring import NO_CURRENT, WiringWatch
 from protos.energy.attribution import Tally, integrate, judge, tally
 from protos.energy.trace import Mark, Phase, PhaseEnergy, PowerTrace
 
 __all__ = ["SensorMeter"]
 
 ASK_EACH_S = 0.02
+ZERO_EACH_S = 1.0
 STALE_S = 2.0
 """A sample that is older than this, and than three samples last, is not the power of now."""
 
@@ -29,9 +36,13 @@ class SensorMeter:
     Args:
         sensor: an open sensor, closed with the meter.
         clock: the host's clock.
+        own_board: the sensor measures the board that this program runs on. Such a board always draws power, so a phase
+            in which less was seen than the zero may be wrong by is unknown, with the flag ``no-current``.
     """
 
-    def __init__(self, sensor: PowerSensor, clock: Clock) -> None:
+    def __init__(self, sensor: PowerSensor, clock: Clock, *, own_board: bool = False) -> None:
+        self._own_board, self._watch = own_board, WiringWatch(own_board=own_board)
+        self._zero_w, self._zero_due_s = 0.0, float("-inf")
         self.sensor, self._clock, self._lock = sensor, clock, sensor.lock
         self._period = Period(clock.monotonic())
         # Summed up early to make room: phases that ended, and the part of the running one.
@@ -42,12 +53,21 @@ class SensorMeter:
         self._peak_w: float | None = None
         self._counted = False
         with self._lock:
+            self._look_at_zero()
+            self._watch.see(sensor.trace(), self._zero_w)
             self._recount()
             self._leave = sensor.subscribe(self._hear)
 
     @property
     def identity(self) -> MeterIdentity:
-        return self.sensor.identity
+        identity, fault = self.sensor.identity, self.fault
+        return identity if fault is None else replace(identity, method="unknown", quality=fault)
+
+    @property
+    def fault(self) -> str | None:
+        """Why the sensor does not see the board, as its samples tell; None while it does."""
+        with self._lock:
+            return self._watch.fault
 
     @property
     def has_samples(self) -> bool:
@@ -91,7 +111,7 @@ class SensorMeter:
     def spent_j(self) -> float | None:
         with self._lock:
             worked_s = self._period.worked_s(self._clock.monotonic())
-            if not self._counted:
+            if not self._counted or (self._watch.fault is not None and self._worked_s == 0):
                 return None
             missing_s = worked_s - self._worked_s
             if missing_s <= 0:
@@ -117,13 +137,23 @@ class SensorMeter:
             sums, self._folded = self._folded, {}
             self.sensor.forget_before(stop_s)
             self._recount()
-        identity = self.identity
-        if not any(part.covered_s for part in sums.values()):
+        identity = self.sensor.identity
+        if not any(part.covered_s or part.bits for part in sums.values()):
             return unknown_phases(marks, stop_s, sensor=identity.sensor, flags=("no-samples", *flags))
-        return tuple(
+        judged = (
             judge(sums[phase], method=identity.method, sensor=identity.sensor, flags=flags)
             for phase in Phase
             if phase in sums
+        )
+        return tuple(self._of_own_board(one, sums[one.phase]) for one in judged)
+
+    def _of_own_board(self, one: PhaseEnergy, sums: Tally) -> PhaseEnergy:
+        """A figure of the board that runs this; none where it is within the error of the zero."""
+        zero_j = sum(term.worst_j for term in sums.terms if term.name == "offset")
+        if not self._own_board or one.energy_j is None or not sums.covered_s or one.energy_j >= zero_j:
+            return one
+        return PhaseEnergy(
+            one.phase, None, one.covered_s, one.uncovered_s, "unknown", one.sensor, None, (*one.flags, NO_CURRENT)
         )
 
     def close(self) -> None:
@@ -145,9 +175,13 @@ class SensorMeter:
     def _hear(self, event: Event) -> None:
         """The sensor's thread, with the lock held."""
         if isinstance(event, Block):
-            self._last_w = float(event.trace.power_w[-1])
-            self._counted = True
-            self._count(event.trace)
+            self._look_at_zero()
+            self._watch.see(event.trace, self._zero_w)
+            usable = event.trace.usable()
+            if len(usable):
+                self._last_w = float(usable.power_w[-1])
+                self._counted = True
+                self._count(usable)
         elif isinstance(event, Realigned):
             self._recount()
         else:
@@ -155,8 +189,14 @@ class SensorMeter:
         if self.sensor.nearly_full:
             self._fold()
 
+    def _look_at_zero(self) -> None:
+        """By how much the chain's zero may be wrong, W: asked now and then, since it takes a clock fit."""
+        if self._clock.monotonic() >= self._zero_due_s:
+            self._zero_due_s, errors = self._clock.monotonic() + ZERO_EACH_S, self.sensor.errors()
+            self._zero_w = errors.offset_a * errors.supply_v
+
     def _count(self, trace: PowerTrace) -> None:
-        """Add samples to the sums of work (every phase but idle)."""
+        """Add usable samples to the sums of work (every phase but idle)."""
         marks = self._period.marks
         first = max(0, bisect_right(marks, float(trace.start_s.min()), key=lambda mark: mark.t_s) - 1)
         marks = marks[first:]
@@ -164,14 +204,19 @@ class SensorMeter:
             # Usually a block lies within one phase: no need to cut it at marks.
             if marks[0].phase is not Phase.IDLE:
                 width_s = trace.stop_s - trace.start_s
-                self._worked_j += float(width_s @ trace.power_w)
-                self._worked_s += float(width_s.sum())
+                self._add_work(float(width_s @ trace.power_w), float(width_s.sum()))
             return
         edges = [*(mark.t_s for mark in marks), max(float(trace.stop_s.max()), marks[-1].t_s)]
         for mark, energy_j, covered_s in zip(marks, *integrate(trace, edges), strict=True):
             if mark.phase is not Phase.IDLE:
-                self._worked_j += float(energy_j)
-                self._worked_s += float(covered_s)
+                self._add_work(float(energy_j), float(covered_s))
+
+    def _add_work(self, energy_j: float, covered_s: float) -> None:
+        """What is less than the zero may be wrong by was not seen: its time is charged like a silence."""
+        least_w = self._zero_w if self._own_board else -self._zero_w
+        if energy_j >= least_w * covered_s:
+            self._worked_j += energy_j
+            self._worked_s += covered_s
 
     def _recount(self) -> None:
         """Make the sums of work anew from the stored samples."""
@@ -179,7 +224,7 @@ class SensorMeter:
         working = [part for part in folded if part.phase is not Phase.IDLE]
         self._worked_j = sum(part.energy_j for part in working)
         self._worked_s = sum(part.covered_s for part in working)
-        trace = self.sensor.trace().disjoint()
+        trace = self.sensor.trace().usable().disjoint()
         if len(trace):
             self._counted = True
             self._last_w = float(trace.power_w[-1])

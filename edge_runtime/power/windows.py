@@ -1,130 +1,197 @@
-"""Named windows on a running sensor: begun and ended as the work goes, settled when the samples are there.
+"""Named windows: begun and ended as the work goes, settled when the samples are there; for :mod:`edge_runtime.api`.
 
 The arithmetic is in :mod:`protos.energy.windows`. Here is kept which windows are open, and their sums so far when the
-sensor's store had to be emptied. The book takes the sensor for itself: samples that no open or unsettled window needs
-are forgotten. A sensor that a meter uses has its windows marked as phases instead.
+sensor's store had to be emptied. Windows may nest and overlap, and any thread may begin and end them: each is an entry
+of its own, and each has the joules of the whole board in its time.
+
+A book takes its sensor for itself: samples that no open or unsettled window needs are forgotten. A sensor that a meter
+uses has its windows marked as phases instead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from edge_runtime.power.clock import Clock
-from edge_runtime.power.events import Block, Event
+from edge_runtime.power.estimate import MODEL_LIMIT
+from edge_runtime.power.events import Block, Event, Trouble
+from edge_runtime.power.meter import MeterIdentity
 from edge_runtime.power.sensor import PowerSensor
-from protos.energy.baseline import Baseline, IdleReading
+from protos.energy.boards import BoardProfile
+from protos.energy.trace import PowerTrace
+from protos.energy.uncertainty import ErrorModel
 from protos.energy.windows import Window, WindowEnergy, WindowSums, judge_window, sum_window
 
-__all__ = ["WindowBook"]
+__all__ = [
+    "WINDOW_BEGIN",
+    "WINDOW_END",
+    "WINDOW_READ",
+    "Entry",
+    "ModelWindows",
+    "NoWindows",
+    "Noted",
+    "SensorWindows",
+    "WindowBook",
+]
 
+WINDOW_BEGIN, WINDOW_END, WINDOW_READ = "window-begin", "window-end", "window-read"
+"""Words of the notes in a recording; each has the entry's ``number``, the first its ``name``."""
 ASK_EACH_S = 0.02
+MOST_UNREAD = 64
+"""Windows that ended and were not asked for, after which those that can be settled are."""
+PATIENCE_S = 2.0
+"""Seconds after its end in which a window's samples may still come."""
+MARGIN_S = 1.0
+"""Samples are kept for so long before the first that is needed: the neighbours of an edge tell how wrong it may be."""
+
+Noted = Callable[[float, str, Mapping[str, Any]], None]
+"""Told of what the book did, at which host time, in order with the sensor's events: a recording's ``note``."""
 
 
-@dataclass(slots=True)
-class _Entry:
-    """A window and what of it has been summed up, to ``from_s``. ``stop_s`` is None while it is open."""
+@dataclass(slots=True, eq=False)
+class Entry:
+    """A window and what of it has been summed up, to ``from_s``. ``stop_s`` is None while it is open.
 
+    Attributes:
+        number: counts the windows of a book from 1.
+        words: flags told by the sensor that concern it.
+        settled: when there is a figure: its sums, and what they come to.
+    """
+
+    number: int
     name: str
     start_s: float
     from_s: float
     stop_s: float | None = None
     sums: WindowSums | None = None
+    words: list[str] = field(default_factory=list)
+    settled: WindowEnergy | None = None
 
 
-class WindowBook:
+class WindowBook(Protocol):
+    """Windows of whatever measures. Every method may be called by any thread."""
+
+    @property
+    def identity(self) -> MeterIdentity:
+        """Who measures."""
+        ...
+
+    def begin(self, name: str) -> Entry:
+        """Open a window now."""
+        ...
+
+    def end(self, entry: Entry) -> None:
+        """Close a window now; harmless when it is closed."""
+        ...
+
+    def settle(self, entries: Sequence[Entry], timeout_s: float = PATIENCE_S) -> None:
+        """Make figures of windows that ended, ``settled`` in each; waits so long for samples past their ends.
+
+        Never raises for a dead sensor.
+        """
+        ...
+
+    def close(self) -> None:
+        """Settle what ended, and hear no more of the sensor, which is not closed here."""
+        ...
+
+
+class SensorWindows:
     """Windows of one sensor.
 
     Args:
         sensor: an open sensor; it is not closed here.
         clock: the host's clock.
+        noted: told what was begun, ended and read.
+        on_settled: called with each entry when it is settled, by the thread that asked for it.
     """
 
-    def __init__(self, sensor: PowerSensor, clock: Clock) -> None:
-        self._sensor, self._clock = sensor, clock
-        self._open: list[_Entry] = []
-        self._ended: list[_Entry] = []
+    def __init__(
+        self,
+        sensor: PowerSensor,
+        clock: Clock,
+        noted: Noted | None = None,
+        on_settled: Callable[[Entry], None] | None = None,
+    ) -> None:
+        self._sensor, self._clock, self._noted, self._on_settled = sensor, clock, noted, on_settled
+        self._number = 0
+        self._open: list[Entry] = []
+        self._ended: list[Entry] = []
         self._leave = sensor.subscribe(self._hear)
 
-    def begin(self, name: str) -> None:
-        """Open a window. One name may be open several times: the last to begin is the first to end."""
+    @property
+    def identity(self) -> MeterIdentity:
+        return self._sensor.identity
+
+    def begin(self, name: str) -> Entry:
         with self._sensor.lock:
             now_s = self._clock.monotonic()
-            self._open.append(_Entry(name, now_s, now_s))
+            self._number += 1
+            entry = Entry(self._number, name, now_s, now_s)
+            self._open.append(entry)
+            self._note(now_s, WINDOW_BEGIN, {"number": entry.number, "name": name})
+        return entry
 
-    def end(self, name: str) -> None:
-        """Close the window of this name.
-
-        Raises:
-            ValueError: none of this name is open.
-        """
+    def end(self, entry: Entry) -> None:
         with self._sensor.lock:
-            for number in range(len(self._open) - 1, -1, -1):
-                if self._open[number].name == name:
-                    entry = self._open.pop(number)
-                    entry.stop_s = self._clock.monotonic()
-                    self._ended.append(entry)
-                    return
-        raise ValueError(f"no window {name!r} is open")
-
-    @contextmanager
-    def window(self, name: str) -> Iterator[None]:
-        """A window around a block of work; it ends also when the work fails."""
-        self.begin(name)
-        try:
-            yield
-        finally:
-            self.end(name)
-
-    def read_idle(self, seconds: float, timeout_s: float = 2.0) -> IdleReading:
-        """Look at the board at rest for so long, beginning now; it must do nothing else meanwhile.
-
-        Raises:
-            ValueError: no samples came.
-        """
-        name = "idle"
-        self.begin(name)
-        with self._sensor.lock:
-            entry = self._open[-1]
-        until_s = entry.start_s + seconds
-        while (left_s := until_s - self._clock.monotonic()) > 0:
-            self._sensor.wait_for_news(left_s)
-        with self._sensor.lock:
+            if entry.stop_s is not None:
+                return
+            entry.stop_s = self._clock.monotonic()
             self._open.remove(entry)
-        self._await_samples(until_s, timeout_s)
-        with self._sensor.lock:
-            return IdleReading.of_trace(self._sensor.trace(), entry.start_s, until_s, self._sensor.errors())
+            self._ended.append(entry)
+            self._note(entry.stop_s, WINDOW_END, {"number": entry.number})
+            unread = len(self._ended) >= MOST_UNREAD
+        if unread:
+            self._settle_ready()
 
-    def settle(self, baseline: Baseline | None = None, timeout_s: float = 2.0) -> tuple[WindowEnergy, ...]:
-        """Figures of the windows that ended since the last settlement, in the order of their ends.
-
-        Waits up to ``timeout_s`` for samples past the last end. Never raises for a dead sensor.
-        """
-        with self._sensor.lock:
-            ended, self._ended = self._ended, []
-        if not ended:
-            return ()
-        self._await_samples(max(entry.stop_s or 0.0 for entry in ended), timeout_s)
-        method = self._sensor.identity.method
-        figures = []
-        with self._sensor.lock:
-            flags = self._sensor.flags()
-            for entry in ended:
-                stop_s = self._clock.monotonic() if entry.stop_s is None else entry.stop_s
-                self._sum_up(entry, stop_s)
-                assert entry.sums is not None
-                window = Window(entry.name, entry.start_s, stop_s)
-                figures.append(judge_window(window, entry.sums, baseline=baseline, method=method, flags=flags))
-            self._forget()
-        return tuple(figures)
+    def settle(self, entries: Sequence[Entry], timeout_s: float = PATIENCE_S) -> None:
+        waiting = [entry for entry in entries if entry.settled is None]
+        if waiting:
+            self._await_samples(max(entry.stop_s or 0.0 for entry in waiting), timeout_s)
+            self._settle(waiting)
 
     def close(self) -> None:
-        """Hear no more of the sensor."""
+        with self._sensor.lock:
+            waiting = list(self._ended)
+        self.settle(waiting)
         self._leave()
 
+    def _settle_ready(self) -> None:
+        """Settle ended windows whose samples are there, or will not come any more."""
+        with self._sensor.lock:
+            # What is incomplete may still change samples of the past.
+            to_s = float("-inf") if self._sensor.incomplete else self._sensor.covered_to_s
+            to_s = max(to_s, self._clock.monotonic() - PATIENCE_S)
+            ready = [entry for entry in self._ended if entry.stop_s is not None and entry.stop_s <= to_s]
+        self._settle(ready)
+
+    def _settle(self, entries: Sequence[Entry]) -> None:
+        settled = []
+        with self._sensor.lock:
+            method, trace, errors = self._sensor.identity.method, self._sensor.trace().disjoint(), self._sensor.errors()
+            for entry in entries:
+                # Another thread may have been first.
+                if entry.settled is not None or entry.stop_s is None:
+                    continue
+                self._sum_up(entry, entry.stop_s, trace, errors)
+                assert entry.sums is not None
+                window = Window(entry.name, entry.start_s, entry.stop_s)
+                entry.settled = judge_window(window, entry.sums, method=method, flags=dict.fromkeys(entry.words))
+                self._ended.remove(entry)
+                self._note(self._clock.monotonic(), WINDOW_READ, {"number": entry.number})
+                settled.append(entry)
+            if settled:
+                self._forget()
+        if self._on_settled is not None:
+            for entry in settled:
+                self._on_settled(entry)
+
     def _await_samples(self, stop_s: float, timeout_s: float) -> None:
-        deadline_s = self._clock.monotonic() + timeout_s
+        # From the window's end on: one that nobody asked for in time must not make anybody wait.
+        deadline_s = min(stop_s, self._clock.monotonic()) + timeout_s
         while True:
             done = self._sensor.covered_to_s >= stop_s and not self._sensor.incomplete
             left_s = deadline_s - self._clock.monotonic()
@@ -135,21 +202,104 @@ class WindowBook:
 
     def _hear(self, event: Event) -> None:
         """Called by the sensor's thread with its lock held."""
-        if isinstance(event, Block) and self._sensor.nearly_full:
+        if isinstance(event, Trouble):
+            covered_to_s = self._sensor.covered_to_s
+            for entry in self._open:
+                entry.words.append(event.word)
+            for entry in self._ended:
+                # What is told late concerns a window whose samples are still to come.
+                if entry.stop_s is not None and (event.at_s <= entry.stop_s or covered_to_s < entry.stop_s):
+                    entry.words.append(event.word)
+        elif isinstance(event, Block) and self._sensor.nearly_full:
             to_s = self._sensor.covered_to_s
+            trace, errors = self._sensor.trace().disjoint(), self._sensor.errors()
             for entry in (*self._open, *self._ended):
-                self._sum_up(entry, to_s if entry.stop_s is None else min(to_s, entry.stop_s))
+                self._sum_up(entry, to_s if entry.stop_s is None else min(to_s, entry.stop_s), trace, errors)
             self._sensor.forget_before(to_s)
 
-    def _sum_up(self, entry: _Entry, to_s: float) -> None:
+    def _sum_up(self, entry: Entry, to_s: float, trace: PowerTrace, errors: ErrorModel) -> None:
         """Add what lies between what is summed up and ``to_s``."""
         if to_s < entry.from_s or (to_s == entry.from_s and entry.sums is not None):
             return
-        part = sum_window(self._sensor.trace(), entry.from_s, to_s, self._sensor.errors())
+        part = sum_window(trace, entry.from_s, to_s, errors)
         entry.sums = part if entry.sums is None else entry.sums + part
         entry.from_s = to_s
 
     def _forget(self) -> None:
         """Drop samples that no window needs any more."""
         needed_s = [entry.from_s for entry in (*self._open, *self._ended)]
-        self._sensor.forget_before(min(needed_s, default=self._sensor.covered_to_s))
+        self._sensor.forget_before(min(needed_s, default=self._sensor.covered_to_s) - MARGIN_S)
+
+    def _note(self, at_s: float, word: str, fields: Mapping[str, Any]) -> None:
+        if self._noted is not None:
+            self._noted(at_s, word, fields)
+
+
+class _UnsampledWindows:
+    """Windows of what has no samples: all that is known of one is known at its end."""
+
+    def __init__(self, identity: MeterIdentity, clock: Clock, on_settled: Callable[[Entry], None] | None) -> None:
+        self.identity, self._clock, self._on_settled = identity, clock, on_settled
+        self._lock = threading.Lock()
+        self._number = 0
+
+    def begin(self, name: str) -> Entry:
+        with self._lock:
+            self._number += 1
+            now_s = self._clock.monotonic()
+            return Entry(self._number, name, now_s, now_s)
+
+    def end(self, entry: Entry) -> None:
+        with self._lock:
+            if entry.stop_s is not None:
+                return
+            entry.stop_s = self._clock.monotonic()
+            entry.sums, flags = self._summed(entry, entry.stop_s)
+            window = Window(entry.name, entry.start_s, entry.stop_s)
+            entry.settled = judge_window(window, entry.sums, method=self.identity.method, flags=(*flags, *entry.words))
+        if self._on_settled is not None:
+            self._on_settled(entry)
+
+    def settle(self, entries: Sequence[Entry], timeout_s: float = PATIENCE_S) -> None:
+        return None
+
+    def close(self) -> None:
+        return None
+
+    def _summed(self, entry: Entry, stop_s: float) -> tuple[WindowSums, tuple[str, ...]]:
+        raise NotImplementedError
+
+
+class ModelWindows(_UnsampledWindows):
+    """Windows of a model, as :class:`edge_runtime.power.estimate.EstimateMeter` has phases.
+
+    ``P = idle_w + cpu_w * min(cpu_s / wall_s, cores)`` from a window's beginning to its end, with the CPU seconds of
+    this process, all threads; a window has a mean power, and no shape.
+    """
+
+    def __init__(self, board: BoardProfile, clock: Clock, on_settled: Callable[[Entry], None] | None = None) -> None:
+        super().__init__(MeterIdentity("estimated", f"estimate:{board.name}", "none", "model"), clock, on_settled)
+        self._board = board
+        self._errors = ErrorModel(supply_v=board.supply_v, gain_relative=MODEL_LIMIT)
+        self._cpu_s: dict[int, float] = {}
+
+    def begin(self, name: str) -> Entry:
+        entry = super().begin(name)
+        self._cpu_s[entry.number] = self._clock.process_time()
+        return entry
+
+    def _summed(self, entry: Entry, stop_s: float) -> tuple[WindowSums, tuple[str, ...]]:
+        cpu_s, wall_s = self._clock.process_time() - self._cpu_s.pop(entry.number), stop_s - entry.start_s
+        power_w = self._board.power_w(cpu_s / wall_s if wall_s > 0 else 0.0)
+        trace = PowerTrace.of([entry.start_s], [stop_s], [power_w])
+        return sum_window(trace, entry.start_s, stop_s, self._errors), ()
+
+
+class NoWindows(_UnsampledWindows):
+    """Windows without a sensor: their times are known, and it is said that their energies are not."""
+
+    def __init__(self, clock: Clock, on_settled: Callable[[Entry], None] | None = None) -> None:
+        super().__init__(MeterIdentity("unknown", "none", "none", "none"), clock, on_settled)
+
+    def _summed(self, entry: Entry, stop_s: float) -> tuple[WindowSums, tuple[str, ...]]:
+        return WindowSums(0.0, 0.0, stop_s - entry.start_s, None, 0, 0, ()), ("no-sensor",)

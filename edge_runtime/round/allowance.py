@@ -132,6 +132,11 @@ class Allowance:
         price.asked(count)
         return count
 
+    @property
+    def rested_s(self) -> float:
+        """Seconds paused in this round."""
+        return self._rests.paused_s if self._rests is not None else 0.0
+
     def _charged_j(self, now_s: float) -> float:
         """Args: now_s: of the clock, less the time that was rested."""
         spent_j = self._spent_j()

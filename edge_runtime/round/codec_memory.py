@@ -18,7 +18,7 @@ import os
 from pathlib import Path
 
 from edge_runtime.round.tree_file import SUFFIX, about, read_tree, write_tree
-from edge_runtime.state import keep_newest, storing
+from edge_runtime.state import keep_newest, storing, used
 from edge_runtime.systemd.logging_setup import log
 from protos.errors import IntegrityError, RefusedError, StoreError
 from protos.orders import TrainOrder
@@ -69,7 +69,10 @@ class CodecMemory:
         path = self._place(order, _NEXT)
         with storing(path):
             write_tree(path, state, {"run_id": order.run_id, "round": order.round})
-        keep_newest(self._folder, _KEEP)
+        held = path.with_suffix(SUFFIX)
+        used(held)
+        used(path)
+        keep_newest(self._folder, _KEEP, in_use=[path, held])
 
     def settle(self, run_id: str, round: int, *, accepted: bool) -> None:
         """Take up what was proposed for a round, or drop it. Harmless when repeated.
@@ -83,6 +86,7 @@ class CodecMemory:
             with storing(path):
                 if accepted:
                     os.replace(path, path.with_suffix(SUFFIX))
+                    used(path.with_suffix(SUFFIX))
                 else:
                     path.unlink(missing_ok=True)
 

@@ -79,10 +79,15 @@ class Reserve:
         self._bundle_id, self._hint = bundle_id, hint
         self._encode_j: float | None = None
         self._encode_s = 0.0
+        self._sums = False
 
-    def told(self, hint: CostHint | None) -> None:
-        """Take the hint of a new order."""
-        self._hint = hint
+    def told(self, hint: CostHint | None, *, sums: bool = False) -> None:
+        """Take the hint of a new order.
+
+        Args:
+            sums: it asks for statistics: their sending is no measure of that of updates, nor the other way round.
+        """
+        self._hint, self._sums = hint, sums
 
     @property
     def embedding_j(self) -> float | None:
@@ -106,7 +111,7 @@ class Reserve:
 
     def joules(self, budget_j: float) -> float:
         """Joules to keep back out of ``budget_j`` for coding and sending, at most all of it."""
-        own = self._history.at_most(self._bundle_id, SENDING_J)
+        own = None if self._sums and self._hint else self._history.at_most(self._bundle_id, SENDING_J)
         if own is not None:
             return min(own, budget_j)
         return min(_FIRST_SHARE * budget_j if self._hint is None else self._hint.sending_j, budget_j)
@@ -140,6 +145,9 @@ class Reserve:
 
     def sent(self, energy_j: float | None, seconds: float) -> None:
         """Note what sending cost, and keep the round; an unknown energy teaches nothing about joules."""
+        if self._sums:
+            self._history.save()
+            return
         if energy_j is not None and self._encode_j is not None:
             whole_j = max(0.0, self._encode_j) + max(0.0, energy_j)
             self._history.learn(self._bundle_id, SENDING_J, whole_j)

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.state import keep_newest, storing
+from edge_runtime.state import keep_newest, storing, used
 from edge_runtime.systemd.logging_setup import log
 from protos.atomic import write_whole
 from protos.datafiles.stored import Rows
@@ -88,9 +88,9 @@ class EmbeddingCache:
         self._header = _npy_header((count, self._width), self._dtype)
         with storing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            os.utime(self.folder)
+            used(self.folder)
             self.rows, self._crc = self._recover()
-        keep_newest(root)
+        keep_newest(root, in_use=[self.folder])
 
     @property
     def complete(self) -> bool:

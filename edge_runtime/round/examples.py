@@ -2,6 +2,10 @@
 
 What was found out about a data file (labels, counts, a fingerprint of the training examples) is kept under the
 file's name, size and time of change. As long as these stay the same, a restart reads no raw value.
+
+Bad examples (a label of no class, an image that cannot be read, a NaN) are set aside and counted, up to a share of all;
+beyond it the data are refused with the first of them. A folder of images is only listed until a bundle says what size
+they are to have.
 """
 
 from __future__ import annotations
@@ -9,21 +13,24 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.state import keep_newest, storing
+from edge_runtime.state import keep_newest, storing, used
+from edge_runtime.systemd.logging_setup import log
 from protos.atomic import write_whole
 from protos.datafiles import dataset
-from protos.datafiles.account import Remark
+from protos.datafiles.account import Remark, listed
 from protos.datafiles.dataset import Dataset
 from protos.datafiles.renames import read_renames
 from protos.datafiles.stored import Rows
-from protos.errors import DataError
+from protos.errors import DataError, EmptyShardError, LabelError, NonFiniteError, StoreError
 from protos.model.bundle import Bundle
 from protos.model.resemblance import RECORD, held_against
 
@@ -45,6 +52,7 @@ class Summary:
         left_out: what lay there and was not read.
         changed: what was changed while it was read.
         unlike: how the examples differ from those that the bundle was calibrated on, or nothing.
+        set_aside: bad examples that are left out.
     """
 
     labels: npt.NDArray[np.int32]
@@ -55,15 +63,28 @@ class Summary:
     left_out: tuple[Remark, ...] = ()
     changed: tuple[Remark, ...] = ()
     unlike: str = ""
+    set_aside: tuple[Remark, ...] = ()
 
     @property
     def account(self) -> str:
         """What became of the data, in one line."""
-        return dataset.account(self.train_count, self.test_count, self.left_out, self.changed)
+        return dataset.account(self.train_count, self.test_count, self.left_out, self.changed, self.set_aside)
+
+    @property
+    def complaint(self) -> str:
+        """How many bad examples there are and of which kind, in one line; empty when there are none."""
+        if not self.set_aside:
+            return ""
+        bad = sum(one.count for one in self.set_aside)
+        return f"{bad} of {self.train_count + self.test_count + bad} examples set aside: {listed(self.set_aside)}"
 
     @property
     def train_count(self) -> int:
         return len(self.labels)
+
+
+class ChangedDataError(DataError):
+    """The data are not any more what their summary says. Looking at them again mends it."""
 
 
 class LocalExamples:
@@ -74,10 +95,13 @@ class LocalExamples:
         shard: of it, or None.
         folder: where summaries are kept.
         rename: `OLD=NEW,...`, class names of the data and of the bundle where they differ.
+        bad_share: of all examples, how many may be bad and are set aside, 0 to 1.
     """
 
-    def __init__(self, spec: str, shard: str | None, folder: Path, *, rename: str | None = None) -> None:
-        self._rename = rename
+    def __init__(
+        self, spec: str, shard: str | None, folder: Path, *, rename: str | None = None, bad_share: float = 0.0
+    ) -> None:
+        self._rename, self._bad_share = rename, bad_share
         self._spec, self._shard, self._folder = spec, shard, folder
         self._raw: Dataset | None = None
         self._raw_key = ""
@@ -102,6 +126,7 @@ class LocalExamples:
                 data.left_out,
                 data.changed,
                 self._unlike,
+                data.set_aside,
             )
             if key:
                 self._write(key, known)
@@ -116,12 +141,17 @@ class LocalExamples:
         """The raw training examples, uint8 or float32 [N, ...] in the shape of the model; read them in slices.
 
         Raises:
-            DataError: the data changed since ``expected`` was made; and as :meth:`summary`.
+            ChangedDataError: the data changed since ``expected`` was made; and as :meth:`summary`.
         """
         data = self._load(bundle, self._key(bundle))
         if _fingerprint(data) != expected.fingerprint:
-            raise DataError("changed while the daemon was running", where=expected.source, fix="start the daemon again")
+            raise ChangedDataError("changed since they were looked at", where=expected.source)
         return dataset.fitted(data, bundle.manifest.backbone.input_shape).held
+
+    @property
+    def costs_a_look(self) -> bool:
+        """Whether a summary for a bundle takes decoding every image."""
+        return Path(self._spec).expanduser().is_dir()
 
     def release(self) -> None:
         """Give the memory of the raw values back, and close their file."""
@@ -131,20 +161,64 @@ class LocalExamples:
         if self._raw is not None and key and key == self._raw_key:
             return self._raw
         self._raw = None
-        spec = bundle.manifest.backbone if bundle else None
-        whole = dataset.load(
-            self._spec,
-            shard=self._shard,
-            image_shape=spec.input_shape if spec else None,
-            classes=bundle.manifest.classes if bundle else None,
-            renames=read_renames(self._rename) if self._rename and bundle else {},
+        whole = dataset.screened(
+            self._read_all(bundle, tolerant=True), len(bundle.manifest.classes) if bundle else None
         )
+        bad = sum(one.count for one in whole.set_aside)
+        if bad > self._bad_share * (len(whole) + bad) or (bad and not len(whole)):
+            self._refuse(bundle, bad, len(whole) + bad)
         data = whole.train()
         self._test_count = len(whole) - len(data)
         _check(data, bundle)
         self._unlike = (bundle and held_against(bundle.manifest, data.held, where=data.source)) or ""
         self._raw, self._raw_key = data, key
         return data
+
+    def _read_all(self, bundle: Bundle | None, *, tolerant: bool) -> Dataset:
+        spec = bundle.manifest.backbone if bundle else None
+        return dataset.load(
+            self._spec,
+            shard=self._shard,
+            image_shape=spec.input_shape if spec else None,
+            classes=bundle.manifest.classes if bundle else None,
+            renames=read_renames(self._rename) if self._rename and bundle else {},
+            tolerant=tolerant,
+            decoded=bundle is not None,
+        )
+
+    def _refuse(self, bundle: Bundle | None, bad: int, count: int) -> None:
+        """Raise for the first of too many bad examples."""
+        counted = f"{bad} of {count} examples are bad, and {self._bad_share:.0%} may be set aside"
+        try:
+            _check(self._read_all(bundle, tolerant=False), bundle)
+        except (DataError, LabelError, NonFiniteError) as error:
+            raise type(error)(f"{error.what}; {counted}", where=error.where, fix=error.fix) from error
+        raise DataError(counted, where=self._spec, fix="mend them, or raise bad_examples_percent")
+
+    def stamp(self) -> str:
+        """Changes whenever the data may have: a hash of name, size and times of every file. Opens none.
+
+        Raises:
+            DataError: they are not there, or their folder cannot be read.
+        """
+        path = Path(self._spec).expanduser()
+        digest = hashlib.sha256()
+        try:
+            if path.is_dir():
+                for entry in _files_below(path):
+                    found = entry.stat()
+                    digest.update(json.dumps([entry.path, found.st_size, found.st_mtime_ns, found.st_ino]).encode())
+            else:
+                # An idx file has its labels beside it.
+                beside = path.parent.iterdir() if path.suffix.lower() != ".npz" else [path]
+                for one in sorted(beside):
+                    found = one.stat()
+                    digest.update(json.dumps([str(one), found.st_size, found.st_mtime_ns, found.st_ino]).encode())
+        except FileNotFoundError as error:
+            raise DataError("no such file or folder", where=str(path), fix="check the path") from error
+        except OSError as error:
+            raise DataError(f"cannot be looked at ({error.strerror})", where=str(path), fix="check the path") from error
+        return digest.hexdigest()
 
     def _key(self, bundle: Bundle | None) -> str:
         """Changes whenever the summary may; empty when that cannot be told cheaply."""
@@ -175,6 +249,9 @@ class LocalExamples:
             with np.load(path, allow_pickle=False) as held:
                 labels = np.ascontiguousarray(held["labels"], np.int32)
                 shape = tuple(int(size) for size in held["shape"])
+                aside = tuple(
+                    Remark(str(kind), int(n), str(one)) for kind, n, one in json.loads(str(held["set_aside"]))
+                )
                 return Summary(
                     labels,
                     shape,
@@ -182,12 +259,23 @@ class LocalExamples:
                     str(held["fingerprint"]),
                     str(held["source"]),
                     unlike=str(held["unlike"]),
+                    set_aside=aside,
                 )
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
             return None
 
     def _write(self, key: str, summary: Summary) -> None:
         path = self._folder / f"{key}.npz"
+        try:
+            self._save(path, summary)
+        except StoreError as error:
+            log().warning("%s; the next start looks at the data again", error)
+            return
+        used(path)
+        keep_newest(self._folder, _KEEP_SUMMARIES, in_use=[path])
+
+    @staticmethod
+    def _save(path: Path, summary: Summary) -> None:
         with storing(path), write_whole(path) as file:
             np.savez(
                 file,
@@ -197,11 +285,27 @@ class LocalExamples:
                 fingerprint=np.array(summary.fingerprint),
                 source=np.array(summary.source),
                 unlike=np.array(summary.unlike),
+                set_aside=np.array(json.dumps([[one.kind, one.count, one.example] for one in summary.set_aside])),
             )
-        keep_newest(self._folder, _KEEP_SUMMARIES)
+
+
+def _files_below(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Every file below a folder, in the order of names; links to folders are not followed."""
+    with os.scandir(folder) as entries:
+        found = sorted(entries, key=lambda one: one.name)
+    for entry in found:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _files_below(Path(entry.path))
+        elif entry.is_file():
+            yield entry
 
 
 def _check(data: Dataset, bundle: Bundle | None) -> None:
+    if bundle is None and data.held.shape[1:] == (0,):
+        # Images that are only listed.
+        if not len(data):
+            raise EmptyShardError("has no example", where=data.source, fix="give a shard that has some")
+        return
     if bundle is None:
         dataset.check(data, data.held.shape[1:], int(data.y.max(initial=0)) + 1)
     else:

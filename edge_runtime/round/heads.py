@@ -14,7 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edge_runtime.round.tree_file import SUFFIX, read_tree, write_tree
-from edge_runtime.state import keep_newest, storing
+from edge_runtime.state import by_use, keep_newest, storing, used
 from edge_runtime.systemd.logging_setup import log
 from protos.errors import IntegrityError, StoreError, UpdateError
 from protos.orders import Holding, TrainOrder
@@ -101,12 +101,13 @@ class HeldHeads:
         try:
             with storing(path):
                 write_tree(path, head, {"version": version})
-            keep_newest(self._folder, _KEEP)
+            used(path)
+            keep_newest(self._folder, _KEEP, in_use=[path])
         except StoreError as error:
             log().warning("%s; after a restart a whole head is fetched", error)
 
     def _newest_on_disk(self) -> tuple[str, Tree] | None:
-        for path in sorted(self._folder.glob(f"*{SUFFIX}"), key=lambda one: one.stat().st_mtime, reverse=True):
+        for path in reversed([one for one in by_use(self._folder) if one.suffix == SUFFIX]):
             head = self._read(path)
             if head is not None:
                 return path.stem, head

@@ -5,6 +5,7 @@ The phases are marked on the meter just where they begin and end:
     EMBED   raw examples through the frozen backbone, only those that are not cached
     TRAIN   the head made from differences, where it came so; steps of it, until they are done or the allowance is spent
     ENCODE  change of the head, coded and serialised
+            (an order of statistics has no head: TRAIN sums the embeddings, ENCODE codes the sums)
     IDLE    pauses of a hot or busy board, waiting for the meter's last samples, writing the report to disk
     SEND    until the coordinator has answered
 """
@@ -13,19 +14,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from edge_runtime.health.pauses import Pauses
 from edge_runtime.power.clock import Clock
 from edge_runtime.power.meter import ExpectsPower, Meter
+from edge_runtime.power.wiring import FIXES
 from edge_runtime.round.accelerator import TwinWork
 from edge_runtime.round.allowance import Allowance
+from edge_runtime.round.bases import HeldBasis
 from edge_runtime.round.codec_memory import CodecMemory
 from edge_runtime.round.costs import Reserve
 from edge_runtime.round.embeddings import EmbeddingCache, dequantise
 from edge_runtime.round.examples import LocalExamples, Summary
 from edge_runtime.round.heads import HeldHeads
+from edge_runtime.round.statistics import check_features, summed
 from edge_runtime.round.training import Trained, train
 from protos.catalog import hint
 from protos.energy.trace import Phase, PhaseEnergy
@@ -36,8 +42,12 @@ from protos.model.edge_tpu import EdgeTpu, EdgeTpuError
 from protos.model.head import Head
 from protos.normaliser import of_optimiser
 from protos.orders import DeviceReport, Engine, StopReason, TrainOrder
+from protos.statistics import coding
+from protos.statistics.coding import CodedMoments
+from protos.statistics.whitening import Basis
 from protos.update import codecs, trees
-from protos.update.tensors import ABSURD
+from protos.update.contract import State
+from protos.update.tensors import ABSURD, EncodedTensor
 
 
 @dataclass
@@ -62,6 +72,7 @@ class Workbench:
     clock: Clock
     heads: HeldHeads
     memory: CodecMemory
+    bases: HeldBasis
     budget_j: float | None = None
     threads: int = 1
     settle_s: float = 2.0
@@ -76,10 +87,12 @@ def budget_of(order: TrainOrder, bench: Workbench) -> float | None:
     """
     limits = [one for one in (order.budget_j, bench.budget_j) if one is not None]
     if limits and bench.meter.identity.method == "unknown":
+        fault = bench.meter.identity.quality
         raise RefusedError(
-            "the order has a budget in joules, and this device has no sensor to keep it",
+            "the order has a budget in joules, and this device has no sensor to keep it"
+            + (f" ({bench.meter.identity.sensor}: {fault})" if fault in FIXES else ""),
             where=f"round {order.round}",
-            fix="give the device a --sensor, or the plan no budget",
+            fix=FIXES.get(fault, "give the device a --sensor, or the plan no budget"),
         )
     return min(limits, default=None)
 
@@ -101,7 +114,7 @@ def work(
         DataError, StoreError: the data or the cache cannot be read or written.
     """
     meter, clock = bench.meter, bench.clock
-    bench.reserve.told(order.costs)
+    bench.reserve.told(order.costs, sums=order.statistics is not None)
     if isinstance(meter, ExpectsPower):
         meter.expect(bench.reserve.work_w)
     allowance = Allowance(
@@ -115,31 +128,11 @@ def work(
     )
     begin = meter.mark
     if pauses is not None:
-        pauses.begin(meter.mark, f"round {order.round} of run {order.run_id}: {order.steps} steps")
+        pauses.begin(meter.mark, f"round {order.round} of run {order.run_id}: {in_words(order)}")
         begin = pauses.working
     _check_inputs(order, bench)
-    codec = codecs.build(order.codec.name, order.codec.parameters, where=f"order of round {order.round}")
-    memory = bench.memory.recall(order, codec, bench.bundle.manifest.head.shapes())
     try:
-        if order.base:
-            meter.mark(Phase.TRAIN)
-        received = bench.heads.receive(order, bench.bundle.initial_head())
-
-        begin(Phase.EMBED)
-        embedded, refused = _embed(bench, allowance)
-
-        begin(Phase.TRAIN)
-        start_s, rested_s = clock.monotonic(), pauses.paused_s if pauses else 0.0
-        bench.head.write(received)
-        trained = Trained(0, refused, None, None) if refused else _train(order, bench, allowance)
-        train_s = clock.monotonic() - start_s - ((pauses.paused_s if pauses else 0.0) - rested_s)
-
-        meter.mark(Phase.ENCODE)
-        start_s = clock.monotonic()
-        change = trees.subtract(_sane(bench.head.read(), order), received)
-        random = codecs.generator(order.seed, "encode", bench.device_id, order.round)
-        update, memory = codec.encode(change, memory, random)
-        encode_s = clock.monotonic() - start_s
+        done = _sum_up(order, bench, allowance, begin) if order.statistics else _learn(order, bench, allowance, begin)
     except BaseException:
         # What a failed order cost belongs to no round, and must not count against the next one's budget.
         meter.mark(Phase.IDLE)
@@ -148,10 +141,11 @@ def work(
     meter.mark(Phase.IDLE)
     strain = pauses.ended() if pauses else None
     energy = meter.settle(bench.settle_s)
-    if trained.steps:
+    if done.trained.steps and done.memory is not None:
         # A report without a step has no effect on the head, so nothing that is owed was sent.
-        bench.memory.propose(order, memory)
-    bench.reserve.worked(energy, embedded, trained.steps, encode_s, typical=strain is None or strain.typical)
+        bench.memory.propose(order, done.memory)
+    trained, typical = done.trained, strain is None or strain.typical
+    bench.reserve.worked(energy, done.embedded, trained.steps, done.encode_s, typical=typical)
     return DeviceReport(
         run_id=order.run_id,
         round=order.round,
@@ -161,19 +155,97 @@ def work(
         head_version=order.head_version,
         steps_planned=order.steps,
         steps_done=trained.steps,
-        examples=bench.summary.train_count,
+        examples=done.examples,
         local_normaliser=_normaliser(order, bench, trained.steps),
         stop_reason=trained.stop_reason,
         loss_first=trained.loss_first,
         loss_last=trained.loss_last,
         engine=bench.engine,
         energy=energy,
-        update=update,
-        embedded=embedded,
-        train_s=train_s,
+        update=done.update,
+        embedded=done.embedded,
+        train_s=done.train_s,
         strain=strain,
         attempt=order.attempt,
+        statistics=done.statistics,
+        basis_version=order.basis.version if order.basis is not None and not order.statistics else "",
     )
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What came of the phases up to coding.
+
+    Attributes:
+        examples: that count: all, or those behind the statistics.
+        memory: what the codec owes from now on; None without a codec.
+    """
+
+    trained: Trained
+    embedded: int
+    examples: int
+    update: tuple[EncodedTensor, ...]
+    statistics: CodedMoments | None
+    train_s: float
+    encode_s: float
+    memory: State | None
+
+
+def _learn(order: TrainOrder, bench: Workbench, allowance: Allowance, begin: Callable[[Phase], None]) -> _Done:
+    """Steps of the head, and the coded change."""
+    meter, clock = bench.meter, bench.clock
+    codec = codecs.build(order.codec.name, order.codec.parameters, where=f"order of round {order.round}")
+    memory = bench.memory.recall(order, codec, bench.bundle.manifest.head.shapes())
+    if order.base:
+        meter.mark(Phase.TRAIN)
+    received = bench.heads.receive(order, bench.bundle.initial_head())
+    basis: Basis | None = None
+    if order.basis is not None:
+        basis = bench.bases.receive(order.basis, bench.bundle.manifest.backbone.embedding_width)
+        received = basis.into(received)
+
+    begin(Phase.EMBED)
+    embedded, refused = _embed(bench, allowance)
+
+    begin(Phase.TRAIN)
+    start_s, rested_s = clock.monotonic(), allowance.rested_s
+    bench.head.write(received)
+    trained = Trained(0, refused, None, None) if refused else _train(order, bench, allowance, basis)
+    train_s = clock.monotonic() - start_s - (allowance.rested_s - rested_s)
+
+    meter.mark(Phase.ENCODE)
+    start_s = clock.monotonic()
+    change = trees.subtract(_sane(bench.head.read(), order), received)
+    random = codecs.generator(order.seed, "encode", bench.device_id, order.round)
+    update, memory = codec.encode(change, memory, random)
+    encode_s = clock.monotonic() - start_s
+    return _Done(trained, embedded, bench.summary.train_count, update, None, train_s, encode_s, memory)
+
+
+def _sum_up(order: TrainOrder, bench: Workbench, allowance: Allowance, begin: Callable[[Phase], None]) -> _Done:
+    """Statistics of all training examples; of those that are embedded by then, when joules or time run out."""
+    assert order.statistics is not None
+    check_features(order.statistics, bench.bundle)
+    meter, clock = bench.meter, bench.clock
+    begin(Phase.EMBED)
+    embedded, refused = _embed(bench, allowance)
+
+    begin(Phase.TRAIN)
+    start_s = clock.monotonic()
+    embeddings = bench.cache.view()
+    moments = summed(bench.bundle, embeddings, bench.summary.labels[: len(embeddings)], order.statistics)
+    train_s = clock.monotonic() - start_s
+
+    meter.mark(Phase.ENCODE)
+    start_s = clock.monotonic()
+    coded = coding.encode(moments, order.statistics.summed_offset)
+    trained = Trained(0, refused or StopReason.COMPLETED, None, None)
+    return _Done(trained, embedded, len(embeddings), (), coded, train_s, clock.monotonic() - start_s, None)
+
+
+def in_words(order: TrainOrder) -> str:
+    """The work that an order asks for."""
+    return "statistics" if order.statistics is not None else f"{order.steps} steps"
 
 
 def energy_of(energy: tuple[PhaseEnergy, ...], phase: Phase) -> float | None:
@@ -229,13 +301,23 @@ def _fill(bench: Workbench, allowance: Allowance, edge_tpu: EdgeTpu | None) -> t
     return done
 
 
-def _train(order: TrainOrder, bench: Workbench, allowance: Allowance) -> Trained:
+def _train(order: TrainOrder, bench: Workbench, allowance: Allowance, basis: Basis | None) -> Trained:
     spec = bench.bundle.manifest.backbone
+    mean, scale = bench.bundle.feature_affine()
+
+    def features(quantised: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        x = dequantise(quantised, spec)
+        if basis is None:
+            return x
+        # The compiled head standardises what it is given: what it then sees are the features of the basis.
+        turned = basis.features((x - mean) * scale)
+        return (turned / scale + mean).astype(np.float32)
+
     return train(
         bench.head,
         bench.cache.view(),
         bench.summary.labels,
-        lambda quantised: dequantise(quantised, spec),
+        features,
         steps=order.steps,
         inputs=order.inputs,
         seed=order.seed,

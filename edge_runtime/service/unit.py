@@ -5,6 +5,10 @@ Rules kept here:
 * No ``ProcSubset=pid``: it hides /proc/cpuinfo, and the engine then runs without XNNPACK, many times slower and with
   other bits in its answers.
 * System calls that are filtered answer EPERM. Without ``SystemCallErrorNumber=`` they kill, and numpy makes one.
+* Nothing ends the service for good but a mistake in its configuration: there is no limit of starts. The pause before a
+  start grows, by systemd where it can (254 and later) and by the daemon where it cannot: see
+  ``edge_runtime/systemd/starts.py``.
+* Whatever else the board does comes first: it is there for that.
 * The device list is closed: the nodes of pseudo devices and of the one sensor, no more.
 """
 
@@ -22,8 +26,8 @@ from protos.errors import UsageError
 NAME = "edge-runtime.service"
 MARK = "# Made by `edge-runtime service install`."
 USER = STATE = "edgejoule"
-# Mistakes that only a person can mend: usage, configuration, and the device's own data (docs/exit-codes.md).
-_NO_RESTART = (2, 4, 8, 9, 11, 13)
+# Mistakes that only a person can mend: usage and configuration (docs/exit-codes.md).
+_NO_RESTART = (2, 4)
 _FOREVER_S = 10_000_000
 
 _HARDENING = """\
@@ -96,8 +100,8 @@ def unit_text(
         "Description=edgejoule: federated fine-tuning on this device",
         "Wants=network-online.target time-sync.target",
         "After=network-online.target time-sync.target",
-        "StartLimitIntervalSec=600",
-        "StartLimitBurst=5",
+        "StartLimitIntervalSec=0",
+        *_mounts(resolved),
         "",
         "[Service]",
         "Type=notify",
@@ -125,6 +129,8 @@ def unit_text(
         *(f"BindReadOnlyPaths=-{_word(path)}" for path in access.bound),
         "",
         "# Limits",
+        "CPUWeight=20",
+        "Nice=10",
         *_limits(resolved),
         "OOMScoreAdjust=500",
         "",
@@ -170,6 +176,14 @@ def _patience(resolved: Resolved) -> tuple[str, ...]:
     if resolved.origins["wait_for_coordinator_s"] != "default":
         return ()
     return (f"Environment=EDGEJOULE_WAIT_FOR_COORDINATOR_S={_FOREVER_S}",)
+
+
+def _mounts(resolved: Resolved) -> Iterable[str]:
+    """Disks that hold what the service reads are mounted first."""
+    settings = resolved.settings
+    for path in (settings.data, settings.bundle):
+        if path is not None:
+            yield f"RequiresMountsFor={_word(Path(path).expanduser().absolute())}"
 
 
 def _limits(resolved: Resolved) -> Iterable[str]:

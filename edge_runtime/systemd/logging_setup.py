@@ -13,12 +13,14 @@ from pathlib import Path
 from edge_runtime.systemd.journal import JOURNAL_SOCKET, PRIORITY, NativeJournal, stream_is_journal
 
 LOGGER = "edgejoule.device"
+# Sensors log under the names of their modules.
+_ROOMS = "edge_runtime"
 LEVELS = ("debug", "info", "warning", "error")
 
 
 class _OneLine(logging.Formatter):
     def __init__(self, *, journal: bool) -> None:
-        super().__init__("%(message)s" if journal else "%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
+        super().__init__("%(message)s" if journal else "%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S")
         self._journal = journal
 
     def format(self, record: logging.LogRecord) -> str:
@@ -45,9 +47,9 @@ def start_logging(level: str, *, journal: Path = JOURNAL_SOCKET) -> None:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(_OneLine(journal=bool(os.environ.get("JOURNAL_STREAM"))))
         handler.addFilter(lambda record: not getattr(record, "journal_only", False))
-    logger = log()
-    for earlier in logger.handlers:
-        earlier.close()
-    logger.handlers[:] = [handler]
-    logger.setLevel(level.upper())
-    logger.propagate = False
+    for logger in (log(), logging.getLogger(_ROOMS)):
+        for earlier in logger.handlers:
+            earlier.close()
+        logger.handlers[:] = [handler]
+        logger.setLevel(level.upper())
+        logger.propagate = False

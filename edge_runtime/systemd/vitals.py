@@ -1,7 +1,7 @@
 """What the daemon shows of itself while it runs: which environment it is, its engine, and whether it is answered.
 
 It is a small file in ``$RUNTIME_DIRECTORY``, which systemd makes for the unit and removes with it. Whoever watches a
-new version on trial reads it: see ``edge_runtime/service/upgrade/verdict.py``. An older version reads what a newer one
+new version on trial reads it: see ``edge_runtime/service/upgrade/trial.py``. An older version reads what a newer one
 wrote, so keys are only added.
 """
 

@@ -12,11 +12,13 @@ from typing import Any
 
 from firmware_tools.child import run_in_child
 from firmware_tools.convert.job import PREPROCESSING, STRAIGHT, ConvertJob
-from firmware_tools.convert.recognise import recognise
+from firmware_tools.convert.sources.recognise import recognise
 from firmware_tools.convert.staging import check_free, staged
 from firmware_tools.inspect.text import lines
+from protos.catalog import hint
 from protos.datafiles.renames import read_renames
 from protos.errors import DataError, UsageError
+from protos.plugins import find, installed
 
 SCHEMA = "edgejoule.convert/1"
 # The tables themselves need TensorFlow; a test compares these names with them.
@@ -82,7 +84,10 @@ def add_command(commands: Any) -> None:
     head.add_argument(
         "--fresh-head", action="store_true", help="start untrained even where the model's last layer fits"
     )
-    head.add_argument("--objective", choices=OBJECTIVE_NAMES, default="cross_entropy")
+    head.add_argument(
+        "--objective", metavar="NAME", default="cross_entropy",
+        help=f"{', '.join(OBJECTIVE_NAMES)}, or one of an installed package (default: cross_entropy)",
+    )  # fmt: skip
     head.add_argument("--optimizer", choices=OPTIMISER_NAMES, default="sgd")
     head.add_argument(
         "--batch-size", metavar="B", type=int, default=32, help="examples in a training step (default: 32)"
@@ -130,6 +135,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _job(options: argparse.Namespace) -> ConvertJob:
+    if options.objective not in OBJECTIVE_NAMES and find("objectives", options.objective) is None:
+        known = [*OBJECTIVE_NAMES, *(one.name for one in installed("objectives"))]
+        fix = f"{hint(options.objective, known)}; or install the package that has it"
+        raise UsageError(f"no objective is called {options.objective!r}", where="--objective", fix=fix)
     kind = recognise(options.model)
     if options.signature is not None and kind != "saved_model":
         raise UsageError(f"--signature {options.signature}: only a SavedModel has signatures", where=options.model.name)

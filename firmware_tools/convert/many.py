@@ -125,7 +125,8 @@ def main() -> int:
     import keras  # noqa: F401
     import tensorflow as tf  # noqa: F401
 
-    from firmware_tools.convert import head_model, keras_source, quantise, saved_model_source, worker  # noqa: F401
+    from firmware_tools.convert import head_model, ranges, worker  # noqa: F401
+    from firmware_tools.convert.sources import keras_source, saved_model_source  # noqa: F401
 
     for line in sys.stdin:
         answers.write(json.dumps(dataclasses.asdict(_forked(json.loads(line)))) + "\n")

@@ -20,6 +20,7 @@ from typing import Any
 import tensorflow as tf
 
 from protos.model.manifest import TrainInput
+from protos.plugins import Plugin, Table, guarded, wrong
 
 Tensors = Mapping[str, Any]
 Loss = Callable[[Callable[[Tensors], Any], Tensors, Callable[[Any], Any], Tensors], Any]
@@ -77,7 +78,7 @@ def qat(forward: Any, tree: Tensors, cross_entropy: Any, inputs: Tensors) -> Any
     return cross_entropy(forward(rounded))
 
 
-OBJECTIVES: dict[str, Objective] = {
+BUILT_IN: dict[str, Objective] = {
     "cross_entropy": Objective(cross_entropy, "softmax cross-entropy"),
     "kure": Objective(
         kure,
@@ -90,3 +91,14 @@ OBJECTIVES: dict[str, Objective] = {
         (TrainInput("weight_bits", 4.0, 2.0, 16.0, "bits of the weight grid in the forward pass"),),
     ),
 }
+
+
+def _adopt(plugin: Plugin, offered: object) -> Objective:
+    """An objective of an installed package."""
+    if not isinstance(offered, Objective) or not all(isinstance(one, TrainInput) for one in offered.inputs):
+        raise wrong(plugin, f"is {type(offered).__name__}, not an Objective with TrainInput as inputs")
+    return dataclasses.replace(offered, loss=guarded(plugin, offered.loss, "build its loss"))
+
+
+OBJECTIVES: Table[Objective] = Table("objectives", BUILT_IN, _adopt)
+"""Ours, and behind them those of installed packages."""

@@ -22,14 +22,15 @@ from firmware_tools.convert import agreement as agree
 from firmware_tools.convert.examples import Examples, choose, class_names, digest, load_examples
 from firmware_tools.convert.job import PREPROCESSING, STRAIGHT, ConvertJob
 from firmware_tools.convert.ranges import backbone_spec, real_values
-from firmware_tools.convert.recognise import fingerprint
-from firmware_tools.convert.source import FloatModel, listed_layers
-from firmware_tools.convert.tflite_source import Extractor, open_extractor
+from firmware_tools.convert.sources.recognise import fingerprint
+from firmware_tools.convert.sources.source import FloatModel, listed_layers
+from firmware_tools.convert.sources.tflite_source import Extractor, open_extractor
 from firmware_tools.inspect.bundle import report
 from firmware_tools.inspect.model import ModelFacts
 from protos.datafiles import dataset
 from protos.datafiles.dataset import Dataset
 from protos.errors import ModelError, UsageError
+from protos.extras import advice
 from protos.model.backbone import Backbone
 from protos.model.bundle import MEAN, SCALE, open_bundle, record_of
 from protos.model.head import Head
@@ -61,7 +62,7 @@ def run(fields: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """
     job = ConvertJob.from_fields(fields)
     if importlib.util.find_spec("tensorflow") is None:
-        raise UsageError("converting needs TensorFlow", fix="pip install 'edgejoule[workshop]'")
+        raise UsageError("converting needs TensorFlow", fix=advice("workshop"))
     return _Conversion(job, progress).run()
 
 
@@ -90,6 +91,13 @@ class _Conversion:
         self.warnings += data.remarked
         tail = source.tail if isinstance(source, FloatModel) else None
         from_model = source.classes if isinstance(source, FloatModel) else None
+        if isinstance(source, FloatModel) and source.one_number and not (self.job.classes or self.job.class_names):
+            raise ModelError(
+                "gives one number that no sigmoid ends, as a regression does, and a bundle's head is a classifier",
+                where=self.where,
+                fix="say --classes 2 if it is the logit of two classes; for classes of your own on the same backbone, "
+                "--classes N --fresh-head",
+            )
         names = class_names(self.job.class_names, self.job.classes, from_model, data, where=self.where)
         if data.evaluation is not None:
             dataset.check(data.evaluation, source.input_shape, len(names))
@@ -134,10 +142,10 @@ class _Conversion:
                 raise UsageError("--input-shape: a .tflite has a fixed one", where=self.where)
             return open_extractor(self.path, cut=job.cut)
         if job.kind == "saved_model":
-            from firmware_tools.convert.saved_model_source import open_saved_model
+            from firmware_tools.convert.sources.saved_model_source import open_saved_model
 
             return open_saved_model(self.path, cut=job.cut, input_shape=job.input_shape, signature=job.signature)
-        from firmware_tools.convert.keras_source import open_keras
+        from firmware_tools.convert.sources.keras_source import open_keras
 
         return open_keras(self.path, cut=job.cut, input_shape=job.input_shape)
 

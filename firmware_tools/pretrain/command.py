@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 from pathlib import Path
 
-from protos.errors import UsageError
+from protos.extras import require
 
 
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -29,9 +28,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _run(options: argparse.Namespace) -> int:
-    for package, extra in (("tensorflow", "workshop"), ("sklearn", "workshop")):
-        if importlib.util.find_spec(package) is None:
-            raise UsageError(f"{package} is not installed", where="pretrain", fix=f"pip install 'edgejoule[{extra}]'")
+    require(("tensorflow", "sklearn"), "workshop")
     from firmware_tools.pretrain.digits import pretrain
 
     made = pretrain(options.output, seed=options.seed)

@@ -14,11 +14,11 @@ from edge_runtime.board import software_version
 from firmware_tools.bridge.client.port_client import BridgeClient
 from firmware_tools.bridge.client.wiretap import describe
 from hw_tests.bench.diary import Diary
-from hw_tests.bench.environment import Environment
 from hw_tests.bench.host_clock import HostClock
 from hw_tests.bench.load import Load
 from hw_tests.bench.power import Power
 from hw_tests.bench.wire import Wire
+from hw_tests.environment.environment import Environment
 from protos.bridge.hello import Hello
 from protos.errors import EdgejouleError, MismatchError, RefusedError, SensorError
 
@@ -68,7 +68,7 @@ class Bench(abc.ABC):
         return feature in self.environment.features
 
     def tolerance(self, name: str) -> float:
-        """A figure of the environment file; see :meth:`~hw_tests.bench.environment.Environment.tolerance`."""
+        """A figure of the environment file; see :meth:`~hw_tests.environment.environment.Environment.tolerance`."""
         return self.environment.tolerance(name)
 
     def duration_s(self, name: str) -> float:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Protocol
 
 from hw_tests.bench.diary import Diary
-from hw_tests.bench.environment import Section
 from hw_tests.bench.shell import run_command
+from hw_tests.environment.environment import Section
 from protos.errors import EdgejouleError, UsageError
 
 __all__ = ["CommandLoad", "FixedLoad", "Load", "ManualLoad", "Truth", "ask_on_terminal"]

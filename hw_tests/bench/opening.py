@@ -7,9 +7,9 @@ from pathlib import Path
 
 from firmware_tools.bridge.machine.build import APT, missing
 from hw_tests.bench.bench import Bench
-from hw_tests.bench.environment import SIMULATED, Environment, read_environment
 from hw_tests.bench.real import RealBench
 from hw_tests.bench.simulated import SimulatedBench
+from hw_tests.environment.environment import SIMULATED, Environment, read_environment
 from protos.errors import UsageError
 
 __all__ = ["NO_BENCH", "VARIABLES", "chosen_environment", "make_bench", "unavailable"]

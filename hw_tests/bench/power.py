@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from hw_tests.bench.diary import Diary
-from hw_tests.bench.environment import Section
 from hw_tests.bench.shell import run_command
+from hw_tests.environment.environment import Section
 
 __all__ = ["CommandPower", "Power"]
 

@@ -7,9 +7,9 @@ waiting were tried against programs that stand for them.
 from __future__ import annotations
 
 from hw_tests.bench.bench import Bench
-from hw_tests.bench.environment import Environment
 from hw_tests.bench.load import CommandLoad, FixedLoad, Load, ManualLoad, ask_on_terminal
 from hw_tests.bench.power import CommandPower
+from hw_tests.environment.environment import Environment
 
 __all__ = ["RealBench"]
 

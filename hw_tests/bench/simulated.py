@@ -2,11 +2,14 @@
 
 What the machine has not, and a bench has, is here: a switch in the supply, a load that comes back with it, a board that
 is blank until somebody flashes it, and a calibration.
+
+A simulated machine goes before other work: one that waits for a core loses time, and says nothing of a bench.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,14 +22,32 @@ from firmware_tools.bridge.images.manifest import IMAGES, image_of
 from firmware_tools.bridge.machine.bootloader import find_optiboot
 from firmware_tools.bridge.machine.driver import Machine, MachineSpec, SensorSpec
 from hw_tests.bench.bench import Bench
-from hw_tests.bench.environment import Environment
 from hw_tests.bench.load import Truth
-from hw_tests.bench.urgency import urgent
+from hw_tests.environment.environment import Environment
 from protos.bridge.commands import calibration_command
 from protos.energy.ina219 import Calibration
 from protos.errors import EdgejouleError, UsageError
 
-__all__ = ["SimulatedBench"]
+__all__ = ["SimulatedBench", "urgent"]
+
+STEPS = 10
+"""Of niceness."""
+
+
+@contextmanager
+def urgent() -> Iterator[None]:
+    """What is started within goes before other work, where that is allowed; elsewhere nothing changes.
+
+    Linux has a niceness for each thread, and a child takes that of the thread that starts it.
+    """
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, before - STEPS)
+    try:
+        yield
+    finally:
+        os.setpriority(os.PRIO_PROCESS, 0, before)
+
 
 CALIBRATION_ID = 0x51
 MARKER_AHEAD_S = 0.05

@@ -20,6 +20,7 @@ from coordinator.lab.processes import Children
 from hw_tests.boards.board import NoBoard
 from hw_tests.boards.root_folder import cache
 from hw_tests.boards.wheels import ROOT
+from protos.extras import advice
 
 
 class Station:
@@ -90,7 +91,7 @@ def _example() -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.is_dir():
             if importlib.util.find_spec("tensorflow") is None:
-                raise NoBoard("making a model needs TensorFlow: pip install 'edgejoule[workshop]'")
+                raise NoBoard(f"making a model needs TensorFlow: {advice('workshop')}")
             part = folder.with_suffix(".part")
             shutil.rmtree(part, ignore_errors=True)
             model = part / "model"

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from hw_tests.bench.environment import Environment
 from hw_tests.bench.opening import chosen_environment
+from hw_tests.environment.environment import Environment
 from protos.errors import EdgejouleError
 
 __all__ = ["ARTIFACTS", "MARKERS", "OPTIONS", "artifacts_folder", "environment_of"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -62,6 +63,9 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     try:
         yield
     except Disturbed as reason:
+        # Who reads a table sees that it says nothing; continuous integration reads no tables.
+        if os.environ.get("CI", "").lower() not in ("", "0", "false", "no"):
+            pytest.fail(f"must not be skipped here: {reason}", pytrace=False)
         pytest.skip(str(reason))
     book = item.stash.get(_ROWS, None)
     if book is not None and (verdict := book.verdict()):

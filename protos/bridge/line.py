@@ -12,13 +12,18 @@ import contextlib
 import errno
 import os
 import stat
-import termios
 from collections.abc import Callable
 from typing import Protocol
 
 import serial
 
 from protos.errors import SensorError
+
+try:
+    import termios
+except ModuleNotFoundError:  # Windows
+    termios = None  # type: ignore[assignment]
+_TERMIOS_ERROR: type[Exception] = OSError if termios is None else termios.error
 
 __all__ = ["BAUD", "Opener", "SerialTransport", "Transport", "explain"]
 
@@ -66,7 +71,7 @@ class SerialTransport:
             _refuse_other_files(path)
             self._port.open()
             self._keep_dtr_on_close()
-        except (OSError, termios.error, ValueError) as cause:
+        except (OSError, _TERMIOS_ERROR, ValueError) as cause:
             raise explain(path, cause) from cause
 
     def read(self) -> bytes:
@@ -74,30 +79,32 @@ class SerialTransport:
             data: bytes = self._port.read(max(1, self._port.in_waiting))
             if data and (more := self._port.in_waiting):
                 data += self._port.read(more)
-        except (termios.error, TypeError) as cause:
+        except (_TERMIOS_ERROR, TypeError) as cause:
             raise OSError(errno.EIO, str(cause)) from cause
         return data
 
     def write(self, data: bytes) -> None:
         try:
             self._port.write(data)
-        except (termios.error, TypeError) as cause:
+        except (_TERMIOS_ERROR, TypeError) as cause:
             raise OSError(errno.EIO, str(cause)) from cause
 
     def drain(self) -> None:
         """Wait until everything written is on the wire."""
         try:
             self._port.flush()
-        except (termios.error, TypeError) as cause:
+        except (_TERMIOS_ERROR, TypeError) as cause:
             raise OSError(errno.EIO, str(cause)) from cause
 
     def close(self) -> None:
-        with contextlib.suppress(OSError, termios.error):
+        with contextlib.suppress(OSError, _TERMIOS_ERROR):
             self._port.close()
 
     def _keep_dtr_on_close(self) -> None:
+        if termios is None:
+            return
         fd = self._port.fileno()
-        with contextlib.suppress(termios.error):
+        with contextlib.suppress(_TERMIOS_ERROR):
             attributes = termios.tcgetattr(fd)
             attributes[2] &= ~termios.HUPCL
             termios.tcsetattr(fd, termios.TCSANOW, attributes)
@@ -105,7 +112,7 @@ class SerialTransport:
 
 def _refuse_other_files(path: str) -> None:
     """A plain file or a pipe opens without an error and then behaves oddly; only terminals are wanted."""
-    if not stat.S_ISCHR(os.stat(path).st_mode):
+    if termios is not None and not stat.S_ISCHR(os.stat(path).st_mode):
         raise OSError(errno.ENOTTY, "not a serial port")
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from protos.convert.checks import checked_name, finite, known
+from protos.convert.checks import checked_name, finite, known, said
 from protos.convert.energy import METHOD_OF, METHODS
 from protos.orders import DeviceCard, Engine, MeterCard
 from protos.v1 import edgejoule_pb2 as pb
+
+# Of a text that people read; what is longer is cut, and what cannot be printed is left out.
+REASON_LENGTH = 400
 
 
 def engine_to(engine: Engine) -> pb.Engine:
@@ -26,6 +29,7 @@ def meter_to(meter: MeterCard) -> pb.Meter:
         sensor=meter.sensor,
         calibration_id=meter.calibration_id,
         quality=meter.quality,
+        id=meter.id,
     )
 
 
@@ -33,7 +37,8 @@ def meter_from(message: pb.Meter) -> MeterCard:
     """Meter identity from a message."""
     method = known(METHOD_OF, message.method, "meter.method")
     parts = (message.sensor, message.calibration_id, message.quality)
-    return MeterCard(method, *(checked_name(part, "meter", empty=True) for part in parts))
+    sensor, calibration_id, quality = (checked_name(part, "meter", empty=True) for part in parts)
+    return MeterCard(method, sensor, calibration_id, quality, message.id)
 
 
 def card_to(card: DeviceCard, protocol: tuple[int, int]) -> pb.JoinRequest:
@@ -50,6 +55,9 @@ def card_to(card: DeviceCard, protocol: tuple[int, int]) -> pb.JoinRequest:
         train_examples=card.train_examples,
         test_examples=card.test_examples,
         budget_j=card.budget_j,
+        reason=said(card.reason, REASON_LENGTH),
+        declined_run=card.declined_run,
+        instance=card.instance,
     )
 
 
@@ -65,4 +73,7 @@ def card_from(message: pb.JoinRequest) -> DeviceCard:
         train_examples=message.train_examples,
         test_examples=message.test_examples,
         budget_j=finite(message.budget_j, "budget_j") if message.HasField("budget_j") else None,
+        reason=said(message.reason, REASON_LENGTH),
+        declined_run=checked_name(message.declined_run, "declined_run", empty=True),
+        instance=checked_name(message.instance, "instance", empty=True),
     )

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import cast
 
 from protos.convert.checks import checked_name, count_at_most, finite, known
 from protos.energy.trace import Method, Phase, PhaseEnergy
-from protos.orders import SettledEnergy
+from protos.orders import MeterCard, SettledEnergy
 from protos.v1 import edgejoule_pb2 as pb
 
 MAX_ENERGY_RECORDS = 1024
 MAX_FLAGS = 32
-# A sensor whose zero is off may see a little less than nothing.
+# What is below zero is for the coordinator to refuse, with its reason (coordinator/run/bounds.py).
 MIN_ENERGY_J = -1e12
 
 _PHASES = {
@@ -71,12 +73,45 @@ def energy_from(messages: Iterable[pb.PhaseEnergy]) -> tuple[PhaseEnergy, ...]:
     return tuple(records)
 
 
-def settled_to(settled: Iterable[SettledEnergy]) -> list[pb.SettledEnergy]:
-    """Late energy as messages."""
-    return [
-        pb.SettledEnergy(run_id=s.run_id, round=s.round, energy=energy_to(s.energy), attempt=s.attempt or 0)
-        for s in settled
-    ]
+def settled_to(settled: Iterable[SettledEnergy], meter: MeterCard | None = None) -> list[pb.SettledEnergy]:
+    """Late energy as messages; ``meter`` is that of the card which the coordinator holds."""
+    made = []
+    for one in settled:
+        energy, meter_id = unnamed(one.energy, meter)
+        made.append(
+            pb.SettledEnergy(
+                run_id=one.run_id,
+                round=one.round,
+                energy=energy_to(energy),
+                attempt=one.attempt or 0,
+                meter_id=meter_id or one.meter_id,
+            )
+        )
+    return made
+
+
+def unnamed(energy: tuple[PhaseEnergy, ...], meter: MeterCard | None) -> tuple[tuple[PhaseEnergy, ...], int]:
+    """Records without the name of a sensor that the card names already, and the id that stands for it; 0 without."""
+    told = tuple(replace(record, sensor=without_folder(record.sensor)) for record in energy)
+    if meter is None or not meter.id or all(record.sensor != meter.sensor for record in told):
+        return told, 0
+    return tuple(replace(one, sensor="") if one.sensor == meter.sensor else one for one in told), meter.id
+
+
+def without_folder(sensor: str) -> str:
+    """The name of a sensor without the folder of its port, which means nothing on another machine.
+
+    >>> without_folder("ina219:/dev/serial/by-id/usb-1#0"), without_folder("iio:ina219/buffer")
+    ('ina219:usb-1#0', 'iio:ina219/buffer')
+    """
+    return re.sub(r"^(ina219:|\w+:(?=/)).*/", r"\1", sensor)
+
+
+def named(energy: tuple[PhaseEnergy, ...], meter_id: int, meter: MeterCard | None) -> tuple[PhaseEnergy, ...]:
+    """The reverse: records with the sensor of the meter that has this id. One that is not ``meter`` stays unnamed."""
+    if not meter_id or meter is None or meter.id != meter_id:
+        return energy
+    return tuple(one if one.sensor else replace(one, sensor=meter.sensor) for one in energy)
 
 
 def settled_from(messages: Iterable[pb.SettledEnergy]) -> tuple[SettledEnergy, ...]:
@@ -85,5 +120,6 @@ def settled_from(messages: Iterable[pb.SettledEnergy]) -> tuple[SettledEnergy, .
     for message in messages:
         count_at_most(len(settled) + 1, MAX_ENERGY_RECORDS, "settled")
         run_id = checked_name(message.run_id, "settled.run_id")
-        settled.append(SettledEnergy(run_id, message.round, energy_from(message.energy), message.attempt or None))
+        energy = energy_from(message.energy)
+        settled.append(SettledEnergy(run_id, message.round, energy, message.attempt or None, message.meter_id))
     return tuple(settled)

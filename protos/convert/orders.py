@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from protos.convert.checks import MAX_NAME, MAX_WAIT_S, checked_name, count_at_most, finite, said
 from protos.convert.heads import differences_from, head_to
+from protos.convert.statistics import basis_from, basis_to, features_from, features_to
 from protos.convert.tensors import tensors_from
 from protos.errors import UpdateError
 from protos.orders import CodecOrder, CostHint, Order, RejoinOrder, TrainOrder, WaitOrder
@@ -41,6 +42,8 @@ def _train_to(order: TrainOrder) -> pb.TrainOrder:
         seed=order.seed,
         costs=None if order.costs is None else pb.CostHint(**vars(order.costs)),
         attempt=order.attempt or 0,
+        statistics=features_to(order.statistics),
+        basis=basis_to(order.basis),
     )
 
 
@@ -78,6 +81,8 @@ def _train_from(message: pb.TrainOrder) -> TrainOrder:
         differences=differences_from(message.head),
         costs=_costs_from(message.costs) if message.HasField("costs") else None,
         attempt=message.attempt or None,
+        statistics=features_from(message.statistics) if message.HasField("statistics") else None,
+        basis=basis_from(message.basis) if message.HasField("basis") else None,
     )
 
 

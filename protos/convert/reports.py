@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from protos.convert.cards import engine_from, engine_to
 from protos.convert.checks import checked_name, finite, known, parsed, said
-from protos.convert.energy import energy_from, energy_to
+from protos.convert.energy import energy_from, energy_to, unnamed
+from protos.convert.statistics import statistics_from, statistics_to
 from protos.convert.strain import STOP_OF, pause_to, stop_from, stop_to, strain_from, strain_to
 from protos.convert.tensors import tensors_from, tensors_to
-from protos.orders import DeviceReport, Receipt, StopReason, Verdict
+from protos.orders import DeviceReport, MeterCard, Receipt, StopReason, Verdict
 from protos.v1 import edgejoule_pb2 as pb
 
 MAX_REASON = 1024
@@ -23,8 +24,9 @@ _VERDICTS = {
 _VERDICT_OF = {number: verdict for verdict, number in _VERDICTS.items()}
 
 
-def report_to(report: DeviceReport) -> pb.DeviceReport:
-    """A report as a message."""
+def report_to(report: DeviceReport, meter: MeterCard | None = None) -> pb.DeviceReport:
+    """A report as a message; ``meter`` is that of the card which the coordinator holds, and need not be named again."""
+    energy, meter_id = unnamed(report.energy, meter)
     return pb.DeviceReport(
         run_id=report.run_id,
         round=report.round,
@@ -40,13 +42,16 @@ def report_to(report: DeviceReport) -> pb.DeviceReport:
         loss_first=report.loss_first,
         loss_last=report.loss_last,
         engine=engine_to(report.engine),
-        energy=energy_to(report.energy),
+        energy=energy_to(energy),
         update=tensors_to(report.update),
         embedded=report.embedded,
         train_s=report.train_s,
         strain=strain_to(report.strain),
         ended_in_pause=pause_to(report.stop_reason),
         attempt=report.attempt or 0,
+        meter_id=meter_id or report.meter_id,
+        statistics=statistics_to(report.statistics),
+        basis_version=report.basis_version,
     )
 
 
@@ -73,6 +78,9 @@ def report_from(message: pb.DeviceReport) -> DeviceReport:
         train_s=finite(message.train_s, "train_s"),
         strain=strain_from(message.strain) if message.HasField("strain") else None,
         attempt=message.attempt or None,
+        meter_id=message.meter_id,
+        statistics=statistics_from(message.statistics) if message.HasField("statistics") else None,
+        basis_version=checked_name(message.basis_version, "basis_version", empty=True),
     )
 
 
@@ -85,9 +93,9 @@ def _loss_from(value: float, field: str) -> float:
     return finite(value, field, at_least=-_MAX_LOSS, at_most=_MAX_LOSS)
 
 
-def serialise_report(report: DeviceReport) -> bytes:
-    """The bytes of a report, as they are cut into parts, counted and stored."""
-    return report_to(report).SerializeToString(deterministic=True)
+def serialise_report(report: DeviceReport, meter: MeterCard | None = None) -> bytes:
+    """The bytes of a report, as they are cut into parts, counted and stored; ``meter`` as for :func:`report_to`."""
+    return report_to(report, meter).SerializeToString(deterministic=True)
 
 
 def parse_report(data: bytes) -> DeviceReport:

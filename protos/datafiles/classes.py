@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from protos.datafiles.columns import NO_LABEL
 from protos.datafiles.renames import composed
 from protos.errors import LabelError
 
@@ -30,6 +31,8 @@ def renumber(
     wanted: Sequence[str] | None,
     where: str,
     renames: Mapping[str, str] | None = None,
+    *,
+    tolerant: bool = False,
 ) -> tuple[NDArray[np.int32], tuple[str, ...]]:
     """Labels in the order of the model's classes, when the data's own class names say so.
 
@@ -42,6 +45,7 @@ def renumber(
         wanted: the class names of the model, or None.
         renames: the data's name to the model's (`--rename`); None where the caller has no such option. Those of
             classes that are not here do nothing: a device may hold only some.
+        tolerant: examples of a name that the model has not, or without a name, get `NO_LABEL` instead of an error.
 
     Raises:
         LabelError: some name of the data is none of the model's, or is two of them; or a label has no name.
@@ -50,10 +54,13 @@ def renumber(
     named = [asked.get(composed(name), name) for name in stored]
     if wanted is None and named == list(stored):
         return y, tuple(stored)
-    if y.size and (y.min() < 0 or y.max() >= len(stored)):
+    nameless = (y < 0) | (y >= len(stored))
+    if tolerant:
+        y = np.where(nameless, NO_LABEL, y).astype(np.int32)
+    elif nameless.any():
         if wanted is not None and tuple(named) == tuple(wanted):
             return y, tuple(wanted)  # the check of the data against the model says which example it is
-        index = int(np.flatnonzero((y < 0) | (y >= len(stored)))[0])
+        index = int(np.flatnonzero(nameless)[0])
         raise LabelError(
             f"`y` is {y[index]} at example {index}, but there are {len(stored)} class names",
             where=where,
@@ -63,7 +70,8 @@ def renumber(
         wanted = tuple(dict.fromkeys(named))
     elif not renames and len(stored) == len(wanted) and _one_side_is_numbers(stored, wanted):
         return y, tuple(wanted) if are_numbers(stored) else tuple(stored)
-    table = np.array(_places(named, stored, wanted, where, renames), np.int32)
+    # The last place is that of examples without a label.
+    table = np.array([*_places(named, stored, wanted, where, renames, tolerant=tolerant), NO_LABEL], np.int32)
     return table[y], tuple(wanted)
 
 
@@ -72,7 +80,13 @@ def _one_side_is_numbers(stored: Sequence[str], wanted: Sequence[str]) -> bool:
 
 
 def _places(
-    named: Sequence[str], stored: Sequence[str], wanted: Sequence[str], where: str, renames: Mapping[str, str] | None
+    named: Sequence[str],
+    stored: Sequence[str],
+    wanted: Sequence[str],
+    where: str,
+    renames: Mapping[str, str] | None,
+    *,
+    tolerant: bool,
 ) -> list[int]:
     exact = {composed(name): index for index, name in enumerate(wanted)}
     folded = Counter(composed(name).casefold() for name in wanted)
@@ -84,7 +98,9 @@ def _places(
         place = exact.get(whole)
         if place is None and mine[whole.casefold()] == 1:
             place = unique.get(whole.casefold())
-        if place is None:
+        if place is None and tolerant:
+            places.append(NO_LABEL)
+        elif place is None:
             strange.append(original)
         else:
             places.append(place)

@@ -31,6 +31,7 @@ class Columns:
         class_names: name of class i at i; None when the file does not say.
         left_out: what lay there and was not read.
         changed: what was changed while it was read.
+        set_aside: bad examples that were left out, where the caller allows that.
     """
 
     y: NDArray[np.int32]
@@ -39,6 +40,7 @@ class Columns:
     class_names: tuple[str, ...] | None = None
     left_out: tuple[Remark, ...] = ()
     changed: tuple[Remark, ...] = ()
+    set_aside: tuple[Remark, ...] = ()
 
     def select(self, rows: Array | slice) -> Columns:
         """The columns of these rows, in this order."""
@@ -50,12 +52,17 @@ class Columns:
 Choose: TypeAlias = Callable[[Columns], NDArray[np.int64] | None]
 
 
-def labels(raw: Array, where: str) -> NDArray[np.int32]:
+# A label of an example that has none. It is outside the classes of every model.
+NO_LABEL = -1
+
+
+def labels(raw: Array, where: str, *, tolerant: bool = False) -> NDArray[np.int32]:
     """Class indices from a stored array: integers of any width, or floats that are whole numbers.
 
     Args:
         raw: [N] or [N, 1].
         where: the file, for the message.
+        tolerant: a number that is no label becomes :data:`NO_LABEL` instead of an error.
 
     Raises:
         ShapeError: more than one label per example.
@@ -65,6 +72,10 @@ def labels(raw: Array, where: str) -> NDArray[np.int32]:
     flat = raw.reshape(len(raw)) if raw.ndim == 2 and raw.shape[1] == 1 else raw
     if flat.ndim != 1:
         raise ShapeError(f"`y` has shape {raw.shape}", where=where, fix="store one class index per example: y [N]")
+    if tolerant and flat.dtype.kind == "f":
+        whole = np.isfinite(flat) & (np.abs(np.nan_to_num(flat)) <= np.iinfo(np.int32).max)
+        whole &= flat == np.floor(flat)
+        return np.where(whole, flat, NO_LABEL).astype(np.int32)
     if flat.dtype.kind == "f":
         bad = np.flatnonzero(~np.isfinite(flat))
         if bad.size:
@@ -79,6 +90,12 @@ def labels(raw: Array, where: str) -> NDArray[np.int32]:
     elif flat.dtype.kind not in "iub":
         raise LabelError(f"`y` holds {flat.dtype} values", where=where, fix="store class indices as integers")
     wide = np.flatnonzero(np.abs(flat.astype(np.float64)) > np.iinfo(np.int32).max)
+    if wide.size and tolerant:
+        flat = flat.copy()
+        flat[wide] = 0
+        found = flat.astype(np.int32)
+        found[wide] = NO_LABEL
+        return found
     if wide.size:
         raise LabelError(
             f"`y` is {flat[wide[0]]} at example {wide[0]}, beyond int32",

@@ -42,6 +42,7 @@ class Dataset:
         source: file or folder it came from, for messages.
         left_out: what lay there and was not read.
         changed: what was changed while it was read.
+        set_aside: bad examples that were left out; only where the caller allows that.
     """
 
     held: Rows
@@ -52,6 +53,7 @@ class Dataset:
     source: str = "data"
     left_out: tuple[Remark, ...] = ()
     changed: tuple[Remark, ...] = ()
+    set_aside: tuple[Remark, ...] = ()
 
     def __len__(self) -> int:
         return len(self.y)
@@ -87,6 +89,8 @@ def load(
     image_shape: Sequence[int] | None = None,
     classes: Sequence[str] | None = None,
     renames: Mapping[str, str] | None = None,
+    tolerant: bool = False,
+    decoded: bool = True,
 ) -> Dataset:
     """Read a data set, or one shard of it. Only what is kept takes memory.
 
@@ -101,6 +105,9 @@ def load(
         classes: class names of the model; where the data has class names too, labels are numbered by them.
         renames: class names of the data to class names of the model, where they differ; None where the caller
             has no option for it.
+        tolerant: examples without a label, of no class of the model or whose image cannot be read are left out and
+            counted in `set_aside`, instead of an error for the first. :func:`screened` does the rest.
+        decoded: False opens no image of a folder: labels and splits are known then, and `held` is [N, 0].
 
     Raises:
         DataError: missing, damaged, truncated, of an unknown kind, or with arrays of Python objects.
@@ -116,11 +123,12 @@ def load(
         if pairs:
             held, columns = idx.read(pairs, choose, in_folder=True)
             return _dataset((held, replace(columns, left_out=idx.left_out(path, pairs))), path)
-        return _dataset(folder.read(path, choose, image_shape, classes, renames), path)
+        read = folder.read(path, choose, image_shape, classes, renames, tolerant=tolerant, decoded=decoded)
+        return _dataset(read, path)
     if not path.exists():
         raise DataError("no such file or folder", where=str(path), fix="check the path")
     if path.suffix.lower() == ".npz":
-        return _dataset(npz.read(path, choose, classes, renames), path)
+        return _dataset(npz.read(path, choose, classes, renames, tolerant=tolerant), path)
     if idx.is_images_file(path):
         return _dataset(idx.read([path], choose, in_folder=False), path)
     raise DataError(
@@ -130,9 +138,16 @@ def load(
     )
 
 
-def account(train_count: int, test_count: int, left_out: Sequence[Remark], changed: Sequence[Remark]) -> str:
-    """All that became of a data set, in one line: read, held out, left out, changed."""
+def account(
+    train_count: int,
+    test_count: int,
+    left_out: Sequence[Remark],
+    changed: Sequence[Remark],
+    set_aside: Sequence[Remark] = (),
+) -> str:
+    """All that became of a data set, in one line: read, held out, set aside, left out, changed."""
     words = f"{train_count + test_count} examples read, {test_count} of them held out"
+    words += f"; set aside as bad: {listed(set_aside)}" if set_aside else ""
     words += f"; left out: {listed(left_out)}" if left_out else ""
     return words + (f"; changed: {listed(changed)}" if changed else "")
 
@@ -140,7 +155,7 @@ def account(train_count: int, test_count: int, left_out: Sequence[Remark], chang
 def account_of(dataset: Dataset) -> str:
     """`account` of a data set as it was loaded."""
     held_out = int(dataset.is_test.sum())
-    return account(len(dataset) - held_out, held_out, dataset.left_out, dataset.changed)
+    return account(len(dataset) - held_out, held_out, dataset.left_out, dataset.changed, dataset.set_aside)
 
 
 def save(dataset: Dataset, path: str | Path) -> None:
@@ -212,6 +227,36 @@ def check(dataset: Dataset, input_shape: Sequence[int], class_count: int) -> Non
             raise NonFiniteError(f"example {bad} has a NaN or an infinity", where=where, fix="remove or repair it")
 
 
+def screened(dataset: Dataset, class_count: int | None) -> Dataset:
+    """The examples that a model can train on; what is left out is counted in `set_aside`.
+
+    Args:
+        class_count: labels are 0..class_count-1; None asks only for a label.
+    """
+    bad = dataset.y < 0
+    if class_count is not None:
+        bad |= dataset.y >= class_count
+    remarks = list(dataset.set_aside)
+    if bad.any():
+        first = int(np.argmax(bad))
+        remarks.append(Remark("label outside the classes", int(bad.sum()), f"{dataset.y[first]} at example {first}"))
+    if dataset.held.dtype == np.float32:
+        wild = _not_finite(dataset.held)
+        if (wild & ~bad).any():
+            remarks.append(
+                Remark("NaN or infinity", int((wild & ~bad).sum()), f"example {int(np.argmax(wild & ~bad))}")
+            )
+        bad |= wild
+    if not bad.any():
+        return dataset
+    return replace(dataset.select(np.flatnonzero(~bad)), set_aside=tuple(remarks))
+
+
+def _not_finite(held: Rows) -> NDArray[np.bool_]:
+    found = [~np.isfinite(block).reshape(len(block), -1).all(axis=1) for block in blocks(held)]
+    return np.concatenate(found) if found else np.zeros(0, np.bool_)
+
+
 def blocks(held: Rows) -> Iterator[Array]:
     """All examples, a few megabytes at a time."""
     step = max(1, _BLOCK_BYTES // max(1, held.dtype.itemsize * math.prod(held.shape[1:])))
@@ -240,6 +285,7 @@ def _dataset(read: tuple[Rows, Columns], path: Path) -> Dataset:
         str(path),
         columns.left_out,
         columns.changed,
+        columns.set_aside,
     )
 
 

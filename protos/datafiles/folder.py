@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from protos.datafiles.account import Tally, listed
+from protos.datafiles.account import Remark, Tally, listed
 from protos.datafiles.classes import renumber
-from protos.datafiles.columns import Choose, Columns, reading
+from protos.datafiles.columns import NO_LABEL, Choose, Columns, reading
 from protos.datafiles.pixels import decode
 from protos.datafiles.renames import composed
 from protos.errors import EmptyShardError
@@ -37,6 +37,9 @@ def read(
     image_shape: Sequence[int] | None,
     classes: Sequence[str] | None,
     renames: Mapping[str, str] | None = None,
+    *,
+    tolerant: bool = False,
+    decoded: bool = True,
 ) -> tuple[NDArray[np.uint8], Columns]:
     """Read the chosen images.
 
@@ -47,9 +50,11 @@ def read(
             image, which must then be the size of all.
         classes: class names of the model, by which folders are numbered; None numbers them by name.
         renames: names of folders to names of classes; None where the caller has no such option.
+        tolerant: images that cannot be read, or lie in a folder that is no class, are set aside and counted.
+        decoded: False lists the images and opens none of them.
 
     Returns:
-        x, uint8 [M, height, width, channels], and its columns.
+        x, uint8 [M, height, width, channels], or [M, 0] of images that are only listed; and its columns.
 
     Raises:
         DataError: Pillow is missing, or a folder or an image cannot be read.
@@ -69,12 +74,24 @@ def read(
     stored = list(dict.fromkeys(composed(name) for name in sorted(set(found.class_of))))
     number = {name: index for index, name in enumerate(stored)}
     y = np.array([number[composed(name)] for name in found.class_of], np.int32)
-    y, class_names = renumber(y, stored, classes, str(folder), renames)
+    y, class_names = renumber(y, stored, classes, str(folder), renames, tolerant=tolerant)
     described = Columns(y, np.array(found.held_out, np.bool_), None, class_names, found.left_out.remarks())
     rows = choose(described)
-    kept = found.paths if rows is None else [found.paths[row] for row in rows]
-    x, changed = decode(kept, image_shape, folder)
-    return x, replace(described if rows is None else described.select(rows), changed=changed)
+    kept = np.arange(len(y)) if rows is None else rows
+    aside = Tally()
+    for row in kept[y[kept] == NO_LABEL]:
+        kind = f"of class {found.class_of[row]!r}, which the model has not"
+        aside.add(kind, str(found.paths[row].relative_to(folder)))
+    kept = kept[y[kept] != NO_LABEL]
+    changed: tuple[Remark, ...] = ()
+    if decoded and len(kept):
+        x, changed, readable = decode(
+            [found.paths[row] for row in kept], image_shape, folder, aside if tolerant else None
+        )
+        kept = kept[readable]
+    else:
+        x = np.empty((len(kept), 0), np.uint8)
+    return x, replace(described.select(kept), changed=changed, set_aside=aside.remarks())
 
 
 class _Search:

@@ -33,7 +33,12 @@ _LOCAL_HEADER_BYTES = 30
 
 
 def read(
-    path: Path, choose: Choose, classes: Sequence[str] | None, renames: Mapping[str, str] | None = None
+    path: Path,
+    choose: Choose,
+    classes: Sequence[str] | None,
+    renames: Mapping[str, str] | None = None,
+    *,
+    tolerant: bool = False,
 ) -> tuple[Rows, Columns]:
     """Read the columns and find the chosen rows.
 
@@ -42,6 +47,7 @@ def read(
         choose: says which rows to keep, from the other columns.
         classes: class names of the model; labels are renumbered when the file names its classes likewise.
         renames: the file's class names to the model's; None where the caller has no such option.
+        tolerant: a label that is none becomes `NO_LABEL` instead of an error.
 
     Returns:
         x, uint8 or float32 [M, ...], in the file still if it can be read from there, and its columns.
@@ -68,10 +74,10 @@ def read(
         assert raw_y is not None
         if raw_y.ndim == 0:
             raise ShapeError("`y` is a single value", where=where, fix="store one class index per example")
-        y = col.labels(raw_y, where)
+        y = col.labels(raw_y, where, tolerant=tolerant)
         class_names = col.names(small("class_names"), where)
         if class_names is not None:
-            y, class_names = renumber(y, class_names, classes, where, renames)
+            y, class_names = renumber(y, class_names, classes, where, renames, tolerant=tolerant)
         described = Columns(
             y,
             col.flags(small("is_test"), len(y), where),

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from protos.datafiles.account import Remark, Tally
 from protos.datafiles.columns import reading
 from protos.errors import DataError, ShapeError
+from protos.extras import advice
 
 _MODES = {1: "L", 3: "RGB"}
 _DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N")
@@ -31,8 +32,8 @@ _ORIENTATION = 274
 
 
 def decode(
-    paths: list[Path], shape: Sequence[int] | None, folder: Path
-) -> tuple[NDArray[np.uint8], tuple[Remark, ...]]:
+    paths: list[Path], shape: Sequence[int] | None, folder: Path, aside: Tally | None = None
+) -> tuple[NDArray[np.uint8], tuple[Remark, ...], list[int]]:
     """Read these images.
 
     Args:
@@ -40,9 +41,10 @@ def decode(
         shape: [height, width, channels] to make of every image, by cutting around its centre and resizing; None
             keeps the size of the first, which must then be the size of all.
         folder: what the user named, for messages.
+        aside: counts the images that cannot be read, and they are left out; None refuses the first of them.
 
     Returns:
-        uint8 [N, height, width, channels], and what was changed in how many of them.
+        uint8 [M, height, width, channels], what was changed in how many of them, and the places of these M in `paths`.
 
     Raises:
         DataError: Pillow is missing, an image cannot be decoded, or its values have no known scale.
@@ -58,8 +60,15 @@ def decode(
     size = None if shape is None else (int(shape[0]), int(shape[1]), int(shape[2]))
     reader = _Reader(pillow, folder, size)
     out: NDArray[np.uint8] | None = None if size is None else np.empty((len(paths), *size), np.uint8)
+    readable: list[int] = []
     for index, path in enumerate(paths):
-        pixels = reader.read(path)
+        try:
+            pixels = reader.read(path)
+        except DataError as error:
+            if aside is None:
+                raise
+            aside.add("image that cannot be read", f"{path.relative_to(folder)}: {error.what}"[:200])
+            continue
         if out is None:
             out = np.empty((len(paths), *pixels.shape), np.uint8)
         if pixels.shape != out.shape[1:]:
@@ -68,11 +77,13 @@ def decode(
                 where=str(path),
                 fix="make all images one size, or give the bundle so that they are resized to its input",
             )
-        out[index] = pixels
-    assert out is not None
-    for index in reader.to_read_again(paths):
-        out[index] = reader.read(paths[index])
-    return out, reader.changed()
+        out[len(readable)] = pixels
+        readable.append(index)
+    if out is None:
+        out = np.empty((0, 0), np.uint8)
+    for at in reader.to_read_again([paths[index] for index in readable]):
+        out[at] = reader.read(paths[readable[at]])
+    return out[: len(readable)], reader.changed(), readable
 
 
 class _Reader:
@@ -194,6 +205,6 @@ def _pillow(folder: Path) -> ModuleType:
         raise DataError(
             "images need Pillow, which is not installed",
             where=str(folder),
-            fix="pip install 'edgejoule[images]'",
+            fix=advice("images"),
         ) from cause
     return Image

@@ -6,6 +6,8 @@ Rules kept here:
 * Time without a sample is counted as uncovered. Nothing is interpolated into it.
 * The parts add up to the whole.
 * Too little coverage gives no figure, and that is ``None``.
+* Nor does a sum that is negative by more than the error of the zero: a board draws power, so the sensor is connected
+  the wrong way round.
 """
 
 from __future__ import annotations
@@ -18,16 +20,39 @@ import numpy as np
 
 from protos.energy.cutting import between, stepped
 from protos.energy.interval import add_terms, combine
-from protos.energy.stretch import examine
-from protos.energy.trace import Floats, Mark, Method, Phase, PhaseEnergy, PowerTrace, SampleFlag, covered_share
+from protos.energy.stretch import examine, unusable_bits
+from protos.energy.trace import (
+    Floats,
+    Mark,
+    Method,
+    Phase,
+    PhaseEnergy,
+    PowerTrace,
+    SampleFlag,
+    covered_share,
+    flag_words,
+)
 from protos.energy.uncertainty import ErrorModel, UncertaintyTerm
 
-__all__ = ["DEGRADED_COVERAGE", "MINIMUM_COVERAGE", "Tally", "attribute", "integrate", "judge", "sample_words", "tally"]
+__all__ = [
+    "DEGRADED_COVERAGE",
+    "MINIMUM_COVERAGE",
+    "REVERSED",
+    "Tally",
+    "attribute",
+    "integrate",
+    "is_reversed",
+    "judge",
+    "sample_words",
+    "tally",
+]
 
 DEGRADED_COVERAGE = 0.99
 """Below this share of covered time a figure is flagged ``degraded``."""
 MINIMUM_COVERAGE = 0.9
 """Below this share of covered time there is no figure."""
+REVERSED = "reversed"
+"""Flag of a figure whose samples are negative: VIN+ and VIN- are swapped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +83,7 @@ def integrate(trace: PowerTrace, edges_s: Any) -> tuple[Floats, Floats]:
     """Energy and covered time between successive edges.
 
     Args:
-        trace: samples; overlaps are removed first.
+        trace: samples; overlaps, and samples that are not usable, are removed first.
         edges_s: float64 [M + 1], ascending.
 
     Returns:
@@ -68,7 +93,7 @@ def integrate(trace: PowerTrace, edges_s: Any) -> tuple[Floats, Floats]:
     >>> joules.tolist(), covered.tolist()
     ([2.0, 5.0], [0.5, 1.0])
     """
-    clean = trace.disjoint()
+    clean = trace.usable().disjoint()
     edges = np.asarray(edges_s, np.float64)
     return between(clean, clean.power_w, edges), between(clean, np.ones(len(clean)), edges)
 
@@ -82,7 +107,7 @@ def tally(trace: PowerTrace, marks: Sequence[Mark], stop_s: float, *, errors: Er
     ordered = [mark for mark in sorted(marks, key=lambda mark: mark.t_s) if mark.t_s <= stop_s]
     if not ordered:
         return []
-    clean = trace.disjoint()
+    clean = trace.usable().disjoint()
     edges = np.array([*(mark.t_s for mark in ordered), stop_s], np.float64)
     phases = list(Phase)
     of_part = np.array([phases.index(mark.phase) for mark in ordered])
@@ -92,6 +117,7 @@ def tally(trace: PowerTrace, marks: Sequence[Mark], stop_s: float, *, errors: Er
         parts = np.flatnonzero(of_part == number)
         if len(parts):
             stretch, bits = examine(clean, edges[parts], edges[parts + 1], model, halves)
+            bits |= unusable_bits(trace, edges[parts], edges[parts + 1])
             result.append(
                 Tally(phase, stretch.energy_j, stretch.covered_s, stretch.uncovered_s, bits, model.terms(stretch))
             )
@@ -108,7 +134,8 @@ def judge(
 ) -> PhaseEnergy:
     """Decide whether a tally is a figure: too little coverage gives None, clipping has no uncertainty."""
     coverage = covered_share(sums.covered_s, sums.uncovered_s)
-    known = method != "unknown" and coverage >= minimum_coverage
+    backwards = is_reversed(sums.energy_j, sums.terms)
+    known = method != "unknown" and coverage >= minimum_coverage and not backwards
     bounded = known and not sums.bits & (SampleFlag.CLIPPED | SampleFlag.OVERFLOW)
     interval = combine(sums.terms) if bounded else None
     return PhaseEnergy(
@@ -119,17 +146,22 @@ def judge(
         method=method if known else "unknown",
         sensor=sensor,
         uncertainty_j=interval.expanded_j if interval else None,
-        flags=tuple(dict.fromkeys([*flags, *sample_words(coverage, sums.bits)])),
+        flags=tuple(dict.fromkeys([*flags, *sample_words(coverage, sums.bits, backwards=backwards)])),
         budget=sums.terms if bounded else (),
         coverage_factor=interval.coverage_factor if interval else None,
         worst_case_j=interval.worst_case_j if interval else None,
     )
 
 
-def sample_words(coverage: float, bits: int) -> list[str]:
-    """Flags that follow from the samples themselves: ``degraded``, ``clipped``, ``overflow``, ``recovered``."""
+def is_reversed(energy_j: float, terms: Iterable[UncertaintyTerm]) -> bool:
+    """Whether a sum is negative by more than the chain's zero may be wrong (the limit of the line ``offset``)."""
+    return energy_j < -sum(term.worst_j for term in terms if term.name == "offset")
+
+
+def sample_words(coverage: float, bits: int, *, backwards: bool = False) -> list[str]:
+    """Flags that follow from the samples themselves: ``degraded``, those of :class:`SampleFlag`, ``reversed``."""
     words = ["degraded"] if coverage < DEGRADED_COVERAGE else []
-    return words + [bit.name.lower() for bit in SampleFlag if bits & bit and bit.name]
+    return [*words, *flag_words(bits), *([REVERSED] if backwards else [])]
 
 
 def attribute(

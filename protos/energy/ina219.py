@@ -16,9 +16,10 @@ SBOS448 (Texas Instruments).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,24 +30,34 @@ from protos.energy.uncertainty import ErrorModel
 __all__ = [
     "BUS_STEP_V",
     "CONVERSION_S",
+    "DEFAULT_SHUNT_UOHM",
+    "LEAST_BOARD_V",
     "PROFILES",
     "SHUNT_STEP_V",
     "Calibration",
     "Config",
     "Mode",
     "Profile",
+    "bus_flags",
     "sample_flags",
     "watts",
 ]
 
 SHUNT_STEP_V = 10e-6
 BUS_STEP_V = 4e-3
+LEAST_BOARD_V = 2.5
+"""Under this no board runs: a lithium cell is empty at 3.0 V, the regulators of boards give up before. A sensor that
+reads less has an open IN-, sits in the ground line, or has no ground in common with the supply."""
+BUS_FULL_RAW = (4000, 8000)
+"""Full scale of the bus voltage register, of its bits 15..3, by BRNG: 16 V, 32 V. It stays there beyond."""
 CLIP_RAW = (4000, 8000, 16000, 32000)
 """Full scale of the shunt register by PGA code: +-40, 80, 160, 320 mV."""
 OFFSET_LIMIT_V = (100e-6, 125e-6, 150e-6, 200e-6)
 """Limit of the offset voltage by PGA code, grade A, 25 degrees C (Electrical Characteristics)."""
 OFFSET_TYPICAL_V = (10e-6, 20e-6, 30e-6, 40e-6)
 """Typical offset voltage by PGA code; read as one sigma of the parts made."""
+DEFAULT_SHUNT_UOHM = 100_000
+"""What a bridge says of a shunt it was never told: the R100 of common breakout boards. Other boards have others."""
 SHUNT_LIMIT = 0.01
 """Tolerance of the shunt resistor of common breakout boards (R100, 1 %)."""
 GAIN_LIMIT, GAIN_TYPICAL = 0.005, 0.002
@@ -60,7 +71,12 @@ REFERENCE_RELATIVE = 0.001
 ZERO_LIMIT_V = 5e-6
 """What a zero calibration leaves: half a register step, drift of 0.1 uV per degree within it. An assumption."""
 SINCE_CALIBRATION = 0.0005
-"""Limit of shunt, and of amplifier, since the calibration: ageing and 10 degrees at 50 ppm each. An assumption."""
+"""Limit of shunt, and of amplifier, since the calibration: ageing and 10 degrees at 50 ppm each. An assumption, for
+what the surroundings do; the shunt's own heat is beside it."""
+SHUNT_HEATING_PER_W = 0.009
+"""Limit of the change of a shunt's resistance per watt in it: 100 ppm per degree of cheap chip resistors times some 90
+degrees per watt of a 2512 on a small board. An assumption: 0.1 ohm at 1.5 A (0.225 W) changes by 0.2 %, 0.02 ohm at the
+same current by 0.04 %. It holds whether or not the shunt was calibrated, since nobody knows how warm it was then."""
 CONVERSION_S = MappingProxyType(
     {
         0: 84e-6,
@@ -124,6 +140,10 @@ class Config:
         """The fields of a register value; codes that the data sheet marks as equal are made one."""
         bus, shunt = (_canonical(register >> shift & 0xF) for shift in (7, 3))
         return cls(bool(register >> 13 & 1), register >> 11 & 3, bus, shunt, Mode(register & 7))
+
+    def wide(self) -> Config:
+        """The same in the bus range of 32 V."""
+        return replace(self, bus_range_32v=True)
 
     @property
     def shunt_s(self) -> float:
@@ -192,8 +212,9 @@ PROFILES = MappingProxyType(
         )
     }
 )
-"""The settings on offer, all in the 16 V and 80 mV ranges. Twelve bits for both sees half of the time only
-and locks to periodic loads; it is not among them."""
+"""The settings on offer as a bridge boots with them, in the 16 V and 80 mV ranges. Whoever reads a sensor sets the 32 V
+range (:meth:`Config.wide`): its step is the same, and it holds what 16 V would cut off. Twelve bits for both sees half
+of the time only and locks to periodic loads; it is not among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,13 +227,26 @@ class Calibration:
         offset_nv: shunt voltage read with no current, nanovolt; subtracted.
         gain_ppm: the current is multiplied by 1 + gain_ppm / 1e6.
         day: days since 1970-01-01 of the calibration, 0 when unknown.
+        bus_ppm: the bus voltage is multiplied by 1 + bus_ppm / 1e6; None where it was never compared. The user's word:
+            it does not travel in HELLO.
     """
 
     id: int = 0
-    shunt_uohm: int = 100_000
+    shunt_uohm: int = DEFAULT_SHUNT_UOHM
     offset_nv: int = 0
     gain_ppm: int = 0
     day: int = 0
+    bus_ppm: int | None = None
+
+    @property
+    def volts_per_step(self) -> float:
+        """Bus voltage of one step of the register, V, its correction included."""
+        return BUS_STEP_V * (1.0 + (self.bus_ppm or 0) * 1e-6)
+
+    @property
+    def is_default(self) -> bool:
+        """Whether this is what a bridge says that was never told its shunt."""
+        return not self.id and self.shunt_uohm == DEFAULT_SHUNT_UOHM
 
     @property
     def amperes_per_volt(self) -> float:
@@ -230,7 +264,8 @@ class Calibration:
         """Limits of this chain's errors with a sensor setting.
 
         Uncalibrated: what the data sheet and the shunt's tolerance allow. Calibrated: what a calibration of zero and
-        current leaves. The bus voltage is not calibrated, its error stays.
+        current leaves. The bus voltage keeps its error of the data sheet until it is compared by itself; then the
+        limit of that meter and what time and temperature do are left.
 
         Args:
             config: sensor setting.
@@ -249,13 +284,15 @@ class Calibration:
             shunt_relative=SINCE_CALIBRATION if known else SHUNT_LIMIT,
             gain_relative=SINCE_CALIBRATION if known else GAIN_LIMIT,
             gain_standard=None if known else GAIN_TYPICAL,
-            bus_relative=BUS_LIMIT,
-            bus_standard=BUS_TYPICAL,
+            bus_relative=BUS_LIMIT if self.bus_ppm is None else REFERENCE_RELATIVE + SINCE_CALIBRATION,
+            bus_standard=BUS_TYPICAL if self.bus_ppm is None else None,
             reference_relative=reference_relative if known else 0.0,
             noise_a=NOISE_V / config.averages**0.5 * amperes,
             duty=config.duty,
             shunt_s=config.shunt_s,
             dithered=dithered,
+            shunt_ohm=self.shunt_uohm * 1e-6,
+            shunt_heating_per_w=SHUNT_HEATING_PER_W,
         )
 
 
@@ -267,21 +304,32 @@ def watts(
     >>> watts(np.array([1000], np.int16), np.array([1250 << 3], np.uint16), Calibration(shunt_uohm=20_000)).tolist()
     [2.5]
     """
-    volts = (bus_raw >> 3) * BUS_STEP_V
+    volts = (bus_raw >> 3) * calibration.volts_per_step
     shunt_v = shunt_raw * SHUNT_STEP_V - calibration.offset_nv * 1e-9
     power: npt.NDArray[np.float64] = shunt_v * calibration.amperes_per_volt * volts
     return power
 
 
-def sample_flags(shunt_raw: npt.NDArray[np.int16], bus_raw: npt.NDArray[np.uint16], pga: int) -> npt.NDArray[np.uint8]:
-    """SampleFlag bits of raw register pairs; uint8 [N].
+def sample_flags(
+    shunt_raw: npt.NDArray[np.int16], bus_raw: npt.NDArray[np.uint16], config: Config
+) -> npt.NDArray[np.uint8]:
+    """SampleFlag bits of raw register pairs, read with a setting; uint8 [N].
 
     A full-scale shunt value is clipped. OVF is the chip's own multiplication, which is not used here, so it is
     noted as a sign of a value out of range.
     """
-    clipped = np.abs(shunt_raw.astype(np.int32)) >= CLIP_RAW[pga]
+    clipped = np.abs(shunt_raw.astype(np.int32)) >= CLIP_RAW[config.pga]
     bits: npt.NDArray[np.uint8] = np.where(clipped, SampleFlag.CLIPPED, 0).astype(np.uint8)
     bits |= np.where(bus_raw & 1, SampleFlag.OVERFLOW, 0).astype(np.uint8)
+    bits |= bus_flags((bus_raw >> 3) * BUS_STEP_V, BUS_FULL_RAW[config.bus_range_32v] * BUS_STEP_V)
+    return bits
+
+
+def bus_flags(bus_v: npt.NDArray[np.floating[Any]] | float, full_v: float) -> npt.NDArray[np.uint8]:
+    """SampleFlag bits of bus voltages read with a register that ends at ``full_v``, V; uint8 [N]."""
+    volts = np.asarray(bus_v, np.float64)
+    bits: npt.NDArray[np.uint8] = np.where(volts >= full_v - BUS_STEP_V / 2, SampleFlag.BUS_FULL, 0).astype(np.uint8)
+    bits |= np.where(volts < LEAST_BOARD_V, SampleFlag.BUS_LOW, 0).astype(np.uint8)
     return bits
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from protos.energy.cutting import between, cut_samples, measure_before, stepped
-from protos.energy.trace import Floats, PowerTrace, SampleFlag
+from protos.energy.trace import UNUSABLE, Floats, PowerTrace, SampleFlag
 from protos.energy.uncertainty import ErrorModel, Stretch
 
-__all__ = ["examine"]
+__all__ = ["examine", "unusable_bits"]
 
 ROUGH_SHARE = 0.45
 """Mean of the smaller of two successive squared differences of white noise, in parts of the mean square difference."""
@@ -88,6 +88,22 @@ def examine(
         ),
         flags,
     )
+
+
+def unusable_bits(trace: PowerTrace, start_s: Floats, stop_s: Floats) -> int:
+    """Flags of the samples that cover no time, or-ed over those that touch one of the intervals.
+
+    Args:
+        trace: samples in any order.
+        start_s: float64 [M].
+        stop_s: float64 [M], none before its start.
+    """
+    bad = (trace.flags & UNUSABLE) != 0
+    if not bad.any():
+        return 0
+    begin_s, end_s, bits = trace.start_s[bad, None], trace.stop_s[bad, None], trace.flags[bad]
+    touched = ((begin_s < stop_s) & (end_s > start_s)).any(axis=1)
+    return int(np.bitwise_or.reduce(bits[touched])) if touched.any() else 0
 
 
 def _looks(near: PowerTrace, errors: ErrorModel) -> tuple[Floats, Floats, Floats]:

@@ -4,6 +4,7 @@ Rules kept here:
 
 * Where samples overlap, the one that begins first keeps the shared time; no instant counts twice.
 * Unknown energy is ``None``, never 0.
+* A sample that says nothing of the board's power is no sample: its time is uncovered, and its flag stays.
 
 How samples and marks become joules is in :mod:`protos.energy.attribution`. Times are seconds on any one clock (the
 meter uses the host's monotonic clock).
@@ -20,7 +21,18 @@ import numpy.typing as npt
 
 from protos.energy.uncertainty import UncertaintyTerm
 
-__all__ = ["Floats", "Mark", "Method", "Phase", "PhaseEnergy", "PowerTrace", "SampleFlag", "covered_share"]
+__all__ = [
+    "UNUSABLE",
+    "Floats",
+    "Mark",
+    "Method",
+    "Phase",
+    "PhaseEnergy",
+    "PowerTrace",
+    "SampleFlag",
+    "covered_share",
+    "flag_words",
+]
 
 Method = Literal["measured", "estimated", "unknown"]
 Floats = npt.NDArray[np.float64]
@@ -45,6 +57,25 @@ class SampleFlag(IntFlag):
     """The sensor reported a math overflow."""
     RECOVERED = 4
     """The samples were lost on the wire; the mean comes from the bridge's energy accumulator."""
+    BUS_FULL = 8
+    """The bus voltage register sat at the end of its range: the real voltage was as large or larger."""
+    BUS_LOW = 16
+    """The bus voltage is under what can power a board: the sensor does not see the supply of the load."""
+    SHUNT_UNKNOWN = 32
+    """The current was reckoned with a default shunt that nobody has confirmed."""
+
+
+UNUSABLE = SampleFlag.BUS_FULL | SampleFlag.BUS_LOW | SampleFlag.SHUNT_UNKNOWN
+"""Samples with one of these flags say nothing of the power; they cover no time."""
+
+
+def flag_words(bits: int) -> tuple[str, ...]:
+    """The names of a sample's flags, as they stand in reports.
+
+    >>> flag_words(5 | SampleFlag.BUS_LOW)
+    ('clipped', 'recovered', 'bus-low')
+    """
+    return tuple(bit.name.lower().replace("_", "-") for bit in SampleFlag if bits & bit and bit.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +112,13 @@ class PowerTrace:
 
     def __len__(self) -> int:
         return len(self.start_s)
+
+    def usable(self) -> PowerTrace:
+        """Without the samples that say nothing of the power (:data:`UNUSABLE`)."""
+        good = (self.flags & UNUSABLE) == 0
+        if good.all():
+            return self
+        return PowerTrace(self.start_s[good], self.stop_s[good], self.power_w[good], self.flags[good])
 
     def disjoint(self) -> PowerTrace:
         """The same samples in order of time, without empty, non-finite or doubly covered intervals."""

@@ -6,7 +6,7 @@ P, covered time T and supply voltage V:
 ================  =================================================================  ========  ====================
 line              standard uncertainty                                               kind      shape
 ================  =================================================================  ========  ====================
-``shunt``         shunt_relative / sqrt 3 * E                                        s         rectangular
+``shunt``         (shunt_relative + heating) / sqrt 3 * E                            s         rectangular
 ``gain``          gain_standard * E, or gain_relative / sqrt 3 * E                   s         normal, rectangular
 ``bus``           bus_standard * E, or bus_relative / sqrt 3 * E                     s         normal, rectangular
 ``reference``     reference_relative / sqrt 3 * E                                    s         rectangular
@@ -34,6 +34,8 @@ so it adds linearly and does not go out of a difference; ``random`` adds in squa
   u dt var(p) for a load much faster than dt, and u^2 D^2 / 3 for a step. :mod:`protos.energy.stretch` tells the one
   from the other. Without dither a load may stay in step: each step in power errs by u D in one direction, by up to half
   of it, and all alike: a rectangle.
+* ``heating``: a shunt that carries I amperes turns I^2 R into heat, and its resistance follows. That is
+  shunt_heating_per_w * R * (P^2 + s^2) / V^2, of the mean square of the current, s the standard deviation of power.
 * ``gap``: nothing is interpolated into time without samples. What is missing is about uncovered * P, so the interval is
   widened by that; s is the standard deviation between samples.
 
@@ -138,7 +140,9 @@ class ErrorModel:
         duty: part of each sample in which the shunt was looked at, 0 to 1; used where ``shunt_s`` is 0.
         sync_s: limit of the error of the clock mapping at one instant, s.
         clock_relative: standard relative error of the tick rate after the fit.
-        shunt_relative: limit of the relative error of the shunt's resistance.
+        shunt_relative: limit of the relative error of the shunt's resistance, cold.
+        shunt_ohm: resistance of the shunt, ohm; 0 where it does not matter.
+        shunt_heating_per_w: limit of the relative change of its resistance per watt that it turns into heat.
         bus_relative: limit of the relative error of the bus voltage.
         reference_relative: limit of the error of the meter that the calibration compared with.
         offset_standard_a, gain_standard, bus_standard: standard deviations, None for rectangles.
@@ -164,6 +168,8 @@ class ErrorModel:
     noise_a: float = 0.0
     shunt_s: float = 0.0
     dithered: bool = False
+    shunt_ohm: float = 0.0
+    shunt_heating_per_w: float = 0.0
 
     def terms(self, stretch: Stretch) -> tuple[UncertaintyTerm, ...]:
         """Every line of the table in the module's docstring, also those that are zero."""
@@ -176,7 +182,7 @@ class ErrorModel:
         current_j = volts * self.current_step_a * time_s
         voltage_j = mean_w / volts * self.voltage_step_v * time_s
         return (
-            _limited("shunt", self.shunt_relative, seen_j),
+            _limited("shunt", self.shunt_relative + self._heating(mean_w, stretch.spread_w), seen_j),
             _limited("gain", self.gain_relative, seen_j, self.gain_standard),
             _limited("bus", self.bus_relative, seen_j, self.bus_standard),
             _limited("reference", self.reference_relative, seen_j),
@@ -202,6 +208,11 @@ class ErrorModel:
             ),
             UncertaintyTerm("clipping", infinite, "local", "rectangular", infinite),
         )
+
+    def _heating(self, mean_w: float, spread_w: float) -> float:
+        """Limit of the relative change of the shunt's resistance by the heat it makes: k R mean(I^2)."""
+        square_a2 = (mean_w**2 + spread_w**2) / self.supply_v**2
+        return self.shunt_heating_per_w * self.shunt_ohm * square_a2
 
     def _duty(self, stretch: Stretch, range_w: float) -> UncertaintyTerm:
         limit_j = stretch.unseen_s * range_w

@@ -4,6 +4,7 @@ Rules kept here:
 
 * A window's joules depend on nothing but the samples in it: what other windows there are does not matter.
 * Coverage below 0.99 is flagged ``degraded``; below 0.9 there is no figure, and that is ``None``.
+* Samples that are not usable cover no time; a sum that is negative beyond the zero's error is no figure.
 * A clipped or overflown sample leaves a figure with that flag, and no uncertainty.
 * Idle energy is subtracted in :mod:`protos.energy.baseline`, once.
 """
@@ -15,10 +16,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from protos.energy.attribution import MINIMUM_COVERAGE, sample_words
+from protos.energy.attribution import MINIMUM_COVERAGE, is_reversed, sample_words
 from protos.energy.baseline import Baseline, NetEnergy, net_of
 from protos.energy.interval import add_terms, combine
-from protos.energy.stretch import examine
+from protos.energy.stretch import examine, unusable_bits
 from protos.energy.trace import Method, PowerTrace, SampleFlag, covered_share
 from protos.energy.uncertainty import ErrorModel, UncertaintyTerm
 
@@ -116,7 +117,9 @@ class WindowEnergy:
 def sum_window(trace: PowerTrace, start_s: float, stop_s: float, errors: ErrorModel | None = None) -> WindowSums:
     """Sum a trace from ``start_s`` to ``stop_s``, which is not before it."""
     model = errors or ErrorModel()
-    stretch, bits = examine(trace.disjoint(), np.array([start_s]), np.array([stop_s]), model)
+    edges = np.array([start_s]), np.array([stop_s])
+    stretch, bits = examine(trace.usable().disjoint(), *edges, model)
+    bits |= unusable_bits(trace, *edges)
     return WindowSums(
         stretch.energy_j,
         stretch.covered_s,
@@ -139,9 +142,10 @@ def judge_window(
 ) -> WindowEnergy:
     """Decide whether sums are a figure, and subtract idle."""
     coverage = covered_share(sums.covered_s, sums.uncovered_s)
-    known = method != "unknown" and coverage >= minimum_coverage
+    backwards = is_reversed(sums.energy_j, sums.terms)
+    known = method != "unknown" and coverage >= minimum_coverage and not backwards
     bounded = known and not sums.bits & (SampleFlag.CLIPPED | SampleFlag.OVERFLOW)
-    words = [*flags, *sample_words(coverage, sums.bits)]
+    words = [*flags, *sample_words(coverage, sums.bits, backwards=backwards)]
     interval = combine(sums.terms) if bounded else None
     net = None
     if known and baseline is not None:

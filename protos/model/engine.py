@@ -13,6 +13,7 @@ Rules kept here:
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import functools
 import importlib
@@ -22,6 +23,8 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,7 @@ from protos.errors import ModelError
 from protos.model.edge_tpu import EdgeTpu, EdgeTpuError, load
 
 _ENGINES = (("ai-edge-litert", "ai_edge_litert.interpreter"), ("tflite-runtime", "tflite_runtime.interpreter"))
+_RUNTIME_FIX = "python3 -m pip install ai-edge-litert, or tflite-runtime on armv7"
 TRIAL_TIMEOUT_S = 120.0
 
 # The smallest model that XNNPACK takes: one int8 ADD of a [1, 8] tensor with itself, scale 0.5, zero point 0.
@@ -64,10 +68,34 @@ class EngineIdentity:
 def _engine() -> tuple[str, Any]:
     for name, module in _ENGINES:
         try:
-            return name, importlib.import_module(module)
+            found = importlib.import_module(module)
         except ImportError:
             continue
-    raise ModelError("no TFLite runtime is installed", fix="pip install ai-edge-litert, or tflite-runtime on armv7")
+        with _info_dropped():
+            # The first interpreter says on stderr which delegate it made, once in the life of a process.
+            found.Interpreter(model_content=_PROBE_MODEL).allocate_tensors()
+        return name, found
+    raise ModelError("no TFLite runtime is installed", fix=_RUNTIME_FIX)
+
+
+@contextlib.contextmanager
+def _info_dropped() -> Iterator[None]:
+    """Keep the native code's remarks, lines that begin with INFO, off stderr; whatever else it says comes after."""
+    try:
+        before = os.dup(2)
+    except OSError:  # there is no stderr
+        yield
+        return
+    with os.fdopen(before, "wb", buffering=0) as stderr, tempfile.TemporaryFile() as said:
+        sys.stderr.flush()
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr.fileno(), 2)
+            said.seek(0)
+            with contextlib.suppress(OSError):
+                stderr.write(b"".join(line for line in said if not line.startswith(b"INFO:")))
 
 
 def open_interpreter(model: Path | bytes, *, threads: int = 1, edge_tpu: EdgeTpu | None = None) -> Any:

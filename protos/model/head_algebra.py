@@ -146,6 +146,14 @@ def standardisation_of(embeddings: npt.ArrayLike) -> tuple[Array, Array]:
     return values.mean(axis=0).astype(np.float32), (spread / np.maximum(deviation, floor)).astype(np.float32)
 
 
+def standardised_deviation(scale: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """The deviation of each feature on calibration data, float64 [D], in units of the embedding, from the scale that
+    :func:`standardisation_of` made of it; of features under the floor, the floor."""
+    factor = np.asarray(scale, np.float64)
+    deviation: npt.NDArray[np.float64] = math.sqrt(MEAN_SQUARE_LENGTH / factor.size) / factor
+    return deviation
+
+
 def untrained_head(width: int, classes: int, hidden_units: int | None = None, *, seed: int = 0) -> Tree:
     """A head before any training, in standardised space.
 

@@ -7,7 +7,6 @@ Run as ``python -m protos.model.trial MODEL.tflite``. Exit code 0 and nothing on
 from __future__ import annotations
 
 import json
-import resource
 import sys
 from pathlib import Path
 from typing import Any
@@ -42,6 +41,10 @@ def _run_signatures(interpreter: Any, where: str) -> None:
 
 def confine() -> None:
     """This process can hold so much data and no more, and leaves no core behind."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows: nothing confines it but the machine
+        return
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     limit = _DATA_LIMIT_BYTES if hard == resource.RLIM_INFINITY else min(_DATA_LIMIT_BYTES, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))

@@ -19,13 +19,22 @@ from typing import Any
 from protos.catalog import hint
 from protos.errors import PlanError
 from protos.plan.plan_rules import RULES, checked, numbers
-from protos.update.codecs import CODECS, DEFAULT_CODEC, resolve
+from protos.plugins import find, installed
+from protos.update.codecs import BUILT_IN, CODECS, DEFAULT_CODEC, resolve
 from protos.update.downlink import NOT_EXACT
 
 WEIGHTS = ("by_examples", "by_budget")
 NORMALISATIONS = ("fednova", "none")
 POLICIES = ("none", "joules", "on_demand")
 PARTICIPATIONS = ("known", "fedau")
+METHODS = ("sgd", "closed_form", "closed_form+sgd")
+HEADS = ("lda", "ridge")
+PRIORS = ("data", "uniform")
+CHOICES = ("held_out", "devices")
+# Whitened features vary alike in every direction, and bear larger steps; measured in docs/one-pass.md.
+_WHITENED_RATE, _WHITENED_DECAY = 0.2, 0.7
+# One round of statistics says all there is, however many rounds follow.
+_ROUNDS_OF_CLOSED_FORM = 1
 
 
 @dataclass(frozen=True)
@@ -58,8 +67,11 @@ class TrainSection:
     """[train] What a device does with its data. Just one of epochs and steps counts.
 
     Attributes:
+        method: "sgd"; "closed_form", no step at all: devices send statistics, and the coordinator solves;
+            "closed_form+sgd", steps from there.
         epochs: passes over the device's own training examples.
         steps: optimiser steps, the same on each device.
+        rate_decay: factor on ``rate`` from each round of steps to the next.
         inputs: further inputs of the bundle's train signature, by name.
     """
 
@@ -69,6 +81,31 @@ class TrainSection:
     momentum: float = 0.0
     proximal_mu: float = 0.0
     inputs: Mapping[str, float] = field(default_factory=dict)
+    method: str = "sgd"
+    rate_decay: float = 1.0
+
+
+@dataclass(frozen=True)
+class ClosedFormSection:
+    """[closed_form] How a head is solved for from statistics; see :mod:`coordinator.learning.closed_form`.
+
+    Attributes:
+        head: "lda", Gaussians with one covariance; "ridge", least squares.
+        priors: of the classes: "data", as frequent as they are, or "uniform".
+        shrinkage: of the covariance; None: it is chosen.
+        choose: by what: "held_out", the accuracy on held-out data, where there are any; or "devices", leaving out
+            some, from the same statistics.
+        project: embeddings are projected to so many numbers before they are summed; 0: they are not.
+        add_to: id of an earlier run of the same bundle, whose statistics count as well; only devices that it does not
+            hold are asked.
+    """
+
+    head: str = "lda"
+    priors: str = "data"
+    shrinkage: float | None = None
+    project: int = 0
+    add_to: str | None = None
+    choose: str = "held_out"
 
 
 @dataclass(frozen=True)
@@ -156,9 +193,15 @@ class PlannerSection:
 
 @dataclass(frozen=True)
 class EvaluateSection:
-    """[evaluate] Held-out data on the coordinator: an .npz, idx pair or folder; its test part where it has one."""
+    """[evaluate] Held-out data on the coordinator: an .npz, idx pair or folder; its test part where it has one.
+
+    Attributes:
+        patience: rounds in a row whose accuracy may lie below the best by more than chance; the run ends after them.
+            0: it never ends early.
+    """
 
     data: str | None = None
+    patience: int = 3
 
 
 @dataclass(frozen=True)
@@ -174,13 +217,31 @@ class RunPlan:
     budget: BudgetSection
     planner: PlannerSection
     evaluate: EvaluateSection
+    closed_form: ClosedFormSection
+
+    @property
+    def trains_whitened(self) -> bool:
+        """Whether steps are made in whitened coordinates: statistics give them, unless they were projected."""
+        return self.train.method == "closed_form+sgd" and not self.closed_form.project
 
     @property
     def plan_id(self) -> str:
-        canonical = json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
+        content = dataclasses.asdict(self)
+        # A plan that says nothing of what is newer than it keeps its name: its reports are on their way.
+        for section, key, default in _LATER:
+            if content[section][key] == default:
+                del content[section][key]
+        content = {name: values for name, values in content.items() if values or name != "closed_form"}
+        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return f"plan-{hashlib.sha256(canonical.encode()).hexdigest()[:16]}"
 
 
+_LATER: tuple[tuple[str, str, Any], ...] = (
+    ("train", "method", TrainSection.method),
+    ("train", "rate_decay", TrainSection.rate_decay),
+    ("evaluate", "patience", EvaluateSection.patience),
+    *(("closed_form", one.name, one.default) for one in dataclasses.fields(ClosedFormSection)),
+)
 # Sections in which a codec's own parameters may stand beside `codec`, which reads better than a sub-table.
 _CODECS_OF = {"update": UpdateSection.codec, "downlink": DownlinkSection.codec}
 _SECTIONS: dict[str, type] = {
@@ -193,6 +254,7 @@ _SECTIONS: dict[str, type] = {
     "budget": BudgetSection,
     "planner": PlannerSection,
     "evaluate": EvaluateSection,
+    "closed_form": ClosedFormSection,
 }
 
 
@@ -213,6 +275,12 @@ def parse(text: str, *, where: str = "plan") -> RunPlan:
         if name not in _SECTIONS:
             raise PlanError(f"no section is called [{name}]", where=where, fix=hint(name, _SECTIONS))
     plan = RunPlan(**{name: _section(name, document.get(name, {}), where) for name in _SECTIONS})
+    if plan.train.method == "closed_form" and "rounds" not in document["run"]:
+        plan = dataclasses.replace(plan, run=dataclasses.replace(plan.run, rounds=_ROUNDS_OF_CLOSED_FORM))
+    if plan.trains_whitened:
+        suited: dict[str, Any] = {"rate": _WHITENED_RATE, "rate_decay": _WHITENED_DECAY}
+        unsaid = {key: value for key, value in suited.items() if key not in document["train"]}
+        plan = dataclasses.replace(plan, train=dataclasses.replace(plan.train, **unsaid))
     _refuse_contradictions(plan, where)
     return plan
 
@@ -222,6 +290,10 @@ def _section(name: str, given: Any, where: str) -> Any:
         raise PlanError(f"[{name}] is a section, not a value", where=where)
     values: dict[str, Any] = {}
     parameters: dict[str, float] = {}
+    if name in _CODECS_OF and "codec" in given:
+        # First of all: which other keys there are depends on it.
+        codec = checked(given["codec"], RULES[name]["codec"], f"{where}: {name}.codec")
+        resolve(codec, {}, where=f"{where}: {name}")
     for key, value in given.items():
         place = f"{where}: {name}.{key}"
         if key not in RULES[name]:
@@ -249,6 +321,11 @@ def _codec_keys(section: str, given: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(CODECS[codec].parameters) if isinstance(codec, str) and codec in CODECS else ()
 
 
+def _or_install(name: str, ours: tuple[str, ...], kind: str) -> str:
+    """What to do about a name that neither we nor an installed package have."""
+    return f"{hint(name, [*ours, *(one.name for one in installed(kind))])}; or install the package that has it"
+
+
 def _refuse_contradictions(plan: RunPlan, where: str) -> None:
     train, aggregate = plan.train, plan.aggregate
     if plan.downlink.codec in NOT_EXACT:
@@ -259,15 +336,23 @@ def _refuse_contradictions(plan: RunPlan, where: str) -> None:
     for name in ("rate", "momentum", "proximal_mu"):
         if name in train.inputs:
             raise PlanError(f"{name} is in [train] and in train.inputs", where=where, fix="keep the one in [train]")
+    if plan.downlink.codec not in BUILT_IN:
+        what = f"downlink.codec = {plan.downlink.codec!r} is a plug-in's: what devices read must be the same to the bit"
+        raise PlanError(what, where=where, fix="take one of ours, such as entropy_coded_mmse")
     for factor in aggregate.weight:
-        if factor not in WEIGHTS:
-            raise PlanError(f"no weight is called {factor!r}", where=where, fix=hint(factor, WEIGHTS))
+        if factor not in WEIGHTS and find("weights", factor) is None:
+            fix = _or_install(factor, WEIGHTS, "weights")
+            raise PlanError(f"no weight is called {factor!r}", where=where, fix=fix)
     if len(set(aggregate.weight)) != len(aggregate.weight):
         raise PlanError("aggregate.weight names a factor twice", where=where, fix="name each once")
-    if aggregate.normalise not in NORMALISATIONS:
-        fix = hint(aggregate.normalise, NORMALISATIONS)
+    if aggregate.normalise not in NORMALISATIONS and find("rules", aggregate.normalise) is None:
+        fix = _or_install(aggregate.normalise, NORMALISATIONS, "rules")
         raise PlanError(f"no normalisation is called {aggregate.normalise!r}", where=where, fix=fix)
     planner = plan.planner
+    if planner.policy != "none" and aggregate.normalise not in NORMALISATIONS:
+        what = f"the planner's weights make a mean unbiased, and {aggregate.normalise!r} is a plug-in's rule"
+        raise PlanError(what, where=where, fix=f"take {' or '.join(NORMALISATIONS)}, or leave [planner] out")
+    _check_closed_form(plan, where)
     for value, known, what in (
         (planner.policy, POLICIES, "policy"),
         (planner.participation, PARTICIPATIONS, "participation"),
@@ -287,3 +372,24 @@ def _refuse_contradictions(plan: RunPlan, where: str) -> None:
         raise PlanError(
             "by_budget cannot weigh devices that have no budget against those that have", where=where, fix=fix
         )
+
+
+def _check_closed_form(plan: RunPlan, where: str) -> None:
+    method, section = plan.train.method, plan.closed_form
+    for value, known, place, what in (
+        (method, METHODS, "train.method", "method"),
+        (section.head, HEADS, "closed_form.head", "head"),
+        (section.priors, PRIORS, "closed_form.priors", "prior"),
+        (section.choose, CHOICES, "closed_form.choose", "choice"),
+    ):
+        if value not in known:
+            raise PlanError(f"no {what} is called {value!r}", where=f"{where}: {place}", fix=hint(value, known))
+    if method == "sgd" and section != ClosedFormSection():
+        fix = 'set train.method = "closed_form" or "closed_form+sgd", or leave the section out'
+        raise PlanError("[closed_form] has no effect with train.method = 'sgd'", where=where, fix=fix)
+    if method == "closed_form" and (plan.train.epochs is not None or plan.train.steps is not None):
+        fix = 'leave it out, or set train.method = "closed_form+sgd"'
+        raise PlanError("train.epochs or train.steps, and a method without steps", where=where, fix=fix)
+    if method == "closed_form" and plan.planner.policy != "none":
+        fix = "leave [planner] out: budgets hold without it"
+        raise PlanError("a planner has no steps to plan in a closed form", where=f"{where}: planner.policy", fix=fix)

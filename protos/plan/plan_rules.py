@@ -32,9 +32,11 @@ RULES: dict[str, dict[str, Rule]] = {
         "deadline_s": (NUMBER, 0.001, 1e7),
     },
     "train": {
+        "method": ((str,), None, None),
         "epochs": (NUMBER, 0.001, 100_000),
         "steps": ((int,), 1, 10_000_000),
         "rate": (NUMBER, 1e-9, 1e3),
+        "rate_decay": (NUMBER, 0.01, 1.0),
         "momentum": (NUMBER, 0.0, 0.999),
         "proximal_mu": (NUMBER, 0.0, 1e6),
         "inputs": ((dict,), None, None),
@@ -63,7 +65,15 @@ RULES: dict[str, dict[str, Rule]] = {
         "error_bound": (NUMBER, 1e-5, 100.0),
         "participation": ((str,), None, None),
     },
-    "evaluate": {"data": ((str,), None, None)},
+    "evaluate": {"data": ((str,), None, None), "patience": ((int,), 0, 100_000)},
+    "closed_form": {
+        "head": ((str,), None, None),
+        "priors": ((str,), None, None),
+        "shrinkage": (NUMBER, 1e-9, 1e6),
+        "project": ((int,), 0, 4096),
+        "add_to": ((str,), None, None),
+        "choose": ((str,), None, None),
+    },
 }
 
 

@@ -13,12 +13,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from protos.catalog import hint, pick
+from protos.catalog import hint
 from protos.errors import PlanError
+from protos.plugins import Plugin, Table
 from protos.update.baselines import affine8_weights, bucket_quantile, bucket_uniform, plain_sign, qsgd
 from protos.update.contract import Codec, CodecEntry, Parameter, each, stateless
 from protos.update.eden import eden
-from protos.update.entropy_codec import entropy_coded, entropy_coded_mmse
+from protos.update.entropy.codec import entropy_coded, entropy_coded_mmse
 from protos.update.packing import pack
 from protos.update.rotated import MAX_CHUNK, MIN_CHUNK
 from protos.update.tensors import Float16, UniformGrid, Values, as_float32
@@ -79,7 +80,7 @@ _RATE = Parameter(2, 0.1, 8, whole=False)
 _BITS = Parameter(8, 1, 8)
 _BUCKET = Parameter(1024, 16, 1 << 20)
 
-CODECS: Mapping[str, CodecEntry] = {
+BUILT_IN: Mapping[str, CodecEntry] = {
     "float32": CodecEntry({}, _float32, "no loss, 32 bits a coordinate"),
     "float16": CodecEntry({}, _float16, "rounded to nearest, 16 bits a coordinate"),
     "uniform_stochastic": CodecEntry(
@@ -124,13 +125,28 @@ CODECS: Mapping[str, CodecEntry] = {
 DEFAULT_CODEC = "uniform_stochastic"
 
 
+def _adopt(plugin: Plugin, offered: object) -> CodecEntry:
+    # Only when there is one: a device that uses ours does not need the room.
+    from protos.update.plugged_codec import adopt
+
+    return adopt(plugin, offered)
+
+
+CODECS: Table[CodecEntry] = Table("codecs", BUILT_IN, _adopt)
+"""Ours, and behind them those of installed packages."""
+
+
 def resolve(name: str, given: Mapping[str, float], *, where: str) -> dict[str, float]:
     """Every parameter of codec ``name``: the given ones checked, the others at their defaults.
 
     Raises:
         PlanError: no such codec or parameter, or a value out of range.
+        PluginError: the codec is an installed package's, and cannot be used.
     """
-    entry = pick(CODECS, name, what="codec", where=where, error=PlanError)
+    if name not in CODECS:
+        fix = f"{hint(name, CODECS)}; or install the package that has it on this machine"
+        raise PlanError(f"no codec is called {name!r}", where=where, fix=fix)
+    entry = CODECS[name]
     for key, value in given.items():
         if key not in entry.parameters:
             fix = hint(key, entry.parameters) if entry.parameters else "leave it out"
@@ -146,7 +162,7 @@ def build(name: str, parameters: Mapping[str, float], *, where: str = "codec") -
     """The codec called ``name`` with these parameters.
 
     Raises:
-        PlanError: as :func:`resolve`.
+        PlanError, PluginError: as :func:`resolve`.
     """
     resolved = resolve(name, parameters, where=where)
     return CODECS[name].build(resolved)

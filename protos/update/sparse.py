@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from protos.errors import UpdateError
-from protos.update.entropy import EntropyCoded
+from protos.update.entropy.reader import EntropyCoded
 from protos.update.grid import Float16, Float32, UniformGrid
 from protos.update.levels import Codebook
 from protos.update.reading import at_most

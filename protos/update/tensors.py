@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from protos.errors import UpdateError
-from protos.update.entropy import EntropyCoded
+from protos.update.entropy.reader import EntropyCoded
 from protos.update.grid import Float16, Float32, UniformGrid
 from protos.update.levels import Codebook
 from protos.update.reading import ABSURD

@@ -170,6 +170,56 @@ class Sparse(_message.Message):
     values: Tensor
     def __init__(self, kept: _Optional[int] = ..., low: _Optional[bytes] = ..., high: _Optional[bytes] = ..., values: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
 
+class Statistics(_message.Message):
+    __slots__ = ("offset", "counts", "totals", "squares", "sums", "products")
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    TOTALS_FIELD_NUMBER: _ClassVar[int]
+    SQUARES_FIELD_NUMBER: _ClassVar[int]
+    SUMS_FIELD_NUMBER: _ClassVar[int]
+    PRODUCTS_FIELD_NUMBER: _ClassVar[int]
+    offset: int
+    counts: _containers.RepeatedScalarFieldContainer[int]
+    totals: _containers.RepeatedScalarFieldContainer[int]
+    squares: _containers.RepeatedScalarFieldContainer[int]
+    sums: CodedIntegers
+    products: CodedIntegers
+    def __init__(self, offset: _Optional[int] = ..., counts: _Optional[_Iterable[int]] = ..., totals: _Optional[_Iterable[int]] = ..., squares: _Optional[_Iterable[int]] = ..., sums: _Optional[_Union[CodedIntegers, _Mapping]] = ..., products: _Optional[_Union[CodedIntegers, _Mapping]] = ...) -> None: ...
+
+class CodedIntegers(_message.Message):
+    __slots__ = ("fine", "table", "codes", "low", "tails")
+    FINE_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    CODES_FIELD_NUMBER: _ClassVar[int]
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    TAILS_FIELD_NUMBER: _ClassVar[int]
+    fine: int
+    table: bytes
+    codes: bytes
+    low: bytes
+    tails: bytes
+    def __init__(self, fine: _Optional[int] = ..., table: _Optional[bytes] = ..., codes: _Optional[bytes] = ..., low: _Optional[bytes] = ..., tails: _Optional[bytes] = ...) -> None: ...
+
+class FeatureMap(_message.Message):
+    __slots__ = ("offset", "project", "shift", "seed")
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    PROJECT_FIELD_NUMBER: _ClassVar[int]
+    SHIFT_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    offset: int
+    project: int
+    shift: int
+    seed: int
+    def __init__(self, offset: _Optional[int] = ..., project: _Optional[int] = ..., shift: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
+
+class Basis(_message.Message):
+    __slots__ = ("version", "tensors")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    tensors: _containers.RepeatedCompositeFieldContainer[Tensor]
+    def __init__(self, version: _Optional[str] = ..., tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ...) -> None: ...
+
 class Codec(_message.Message):
     __slots__ = ("name", "parameters")
     class ParametersEntry(_message.Message):
@@ -206,16 +256,18 @@ class PhaseEnergy(_message.Message):
     def __init__(self, phase: _Optional[_Union[Phase, str]] = ..., energy_j: _Optional[float] = ..., covered_s: _Optional[float] = ..., uncovered_s: _Optional[float] = ..., method: _Optional[_Union[EnergyMethod, str]] = ..., sensor: _Optional[str] = ..., uncertainty_j: _Optional[float] = ..., flags: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Meter(_message.Message):
-    __slots__ = ("method", "sensor", "calibration_id", "quality")
+    __slots__ = ("method", "sensor", "calibration_id", "quality", "id")
     METHOD_FIELD_NUMBER: _ClassVar[int]
     SENSOR_FIELD_NUMBER: _ClassVar[int]
     CALIBRATION_ID_FIELD_NUMBER: _ClassVar[int]
     QUALITY_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
     method: EnergyMethod
     sensor: str
     calibration_id: str
     quality: str
-    def __init__(self, method: _Optional[_Union[EnergyMethod, str]] = ..., sensor: _Optional[str] = ..., calibration_id: _Optional[str] = ..., quality: _Optional[str] = ...) -> None: ...
+    id: int
+    def __init__(self, method: _Optional[_Union[EnergyMethod, str]] = ..., sensor: _Optional[str] = ..., calibration_id: _Optional[str] = ..., quality: _Optional[str] = ..., id: _Optional[int] = ...) -> None: ...
 
 class Engine(_message.Message):
     __slots__ = ("name", "version", "delegate", "accelerator")
@@ -230,7 +282,7 @@ class Engine(_message.Message):
     def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., delegate: _Optional[str] = ..., accelerator: _Optional[str] = ...) -> None: ...
 
 class JoinRequest(_message.Message):
-    __slots__ = ("protocol_major", "protocol_minor", "device_id", "session", "software_version", "board", "engine", "meter", "train_examples", "test_examples", "budget_j")
+    __slots__ = ("protocol_major", "protocol_minor", "device_id", "session", "software_version", "board", "engine", "meter", "train_examples", "test_examples", "budget_j", "reason", "declined_run", "instance")
     PROTOCOL_MAJOR_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_MINOR_FIELD_NUMBER: _ClassVar[int]
     DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -242,6 +294,9 @@ class JoinRequest(_message.Message):
     TRAIN_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     TEST_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     BUDGET_J_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    DECLINED_RUN_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
     protocol_major: int
     protocol_minor: int
     device_id: str
@@ -253,7 +308,10 @@ class JoinRequest(_message.Message):
     train_examples: int
     test_examples: int
     budget_j: float
-    def __init__(self, protocol_major: _Optional[int] = ..., protocol_minor: _Optional[int] = ..., device_id: _Optional[str] = ..., session: _Optional[str] = ..., software_version: _Optional[str] = ..., board: _Optional[str] = ..., engine: _Optional[_Union[Engine, _Mapping]] = ..., meter: _Optional[_Union[Meter, _Mapping]] = ..., train_examples: _Optional[int] = ..., test_examples: _Optional[int] = ..., budget_j: _Optional[float] = ...) -> None: ...
+    reason: str
+    declined_run: str
+    instance: str
+    def __init__(self, protocol_major: _Optional[int] = ..., protocol_minor: _Optional[int] = ..., device_id: _Optional[str] = ..., session: _Optional[str] = ..., software_version: _Optional[str] = ..., board: _Optional[str] = ..., engine: _Optional[_Union[Engine, _Mapping]] = ..., meter: _Optional[_Union[Meter, _Mapping]] = ..., train_examples: _Optional[int] = ..., test_examples: _Optional[int] = ..., budget_j: _Optional[float] = ..., reason: _Optional[str] = ..., declined_run: _Optional[str] = ..., instance: _Optional[str] = ...) -> None: ...
 
 class JoinResponse(_message.Message):
     __slots__ = ("protocol_major", "protocol_minor", "software_version", "check_in_s")
@@ -268,32 +326,36 @@ class JoinResponse(_message.Message):
     def __init__(self, protocol_major: _Optional[int] = ..., protocol_minor: _Optional[int] = ..., software_version: _Optional[str] = ..., check_in_s: _Optional[float] = ...) -> None: ...
 
 class SettledEnergy(_message.Message):
-    __slots__ = ("run_id", "round", "energy", "attempt")
+    __slots__ = ("run_id", "round", "energy", "attempt", "meter_id")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     ENERGY_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    METER_ID_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     round: int
     energy: _containers.RepeatedCompositeFieldContainer[PhaseEnergy]
     attempt: int
-    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., energy: _Optional[_Iterable[_Union[PhaseEnergy, _Mapping]]] = ..., attempt: _Optional[int] = ...) -> None: ...
+    meter_id: int
+    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., energy: _Optional[_Iterable[_Union[PhaseEnergy, _Mapping]]] = ..., attempt: _Optional[int] = ..., meter_id: _Optional[int] = ...) -> None: ...
 
 class NextOrderRequest(_message.Message):
-    __slots__ = ("device_id", "session", "settled", "bundle_id", "head_version", "rebuilds")
+    __slots__ = ("device_id", "session", "settled", "bundle_id", "head_version", "rebuilds", "basis_version")
     DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     SETTLED_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
     HEAD_VERSION_FIELD_NUMBER: _ClassVar[int]
     REBUILDS_FIELD_NUMBER: _ClassVar[int]
+    BASIS_VERSION_FIELD_NUMBER: _ClassVar[int]
     device_id: str
     session: str
     settled: _containers.RepeatedCompositeFieldContainer[SettledEnergy]
     bundle_id: str
     head_version: str
     rebuilds: bool
-    def __init__(self, device_id: _Optional[str] = ..., session: _Optional[str] = ..., settled: _Optional[_Iterable[_Union[SettledEnergy, _Mapping]]] = ..., bundle_id: _Optional[str] = ..., head_version: _Optional[str] = ..., rebuilds: _Optional[bool] = ...) -> None: ...
+    basis_version: str
+    def __init__(self, device_id: _Optional[str] = ..., session: _Optional[str] = ..., settled: _Optional[_Iterable[_Union[SettledEnergy, _Mapping]]] = ..., bundle_id: _Optional[str] = ..., head_version: _Optional[str] = ..., rebuilds: _Optional[bool] = ..., basis_version: _Optional[str] = ...) -> None: ...
 
 class NextOrderResponse(_message.Message):
     __slots__ = ("wait", "train", "rejoin")
@@ -338,7 +400,7 @@ class Difference(_message.Message):
     def __init__(self, tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., scale: _Optional[float] = ...) -> None: ...
 
 class TrainOrder(_message.Message):
-    __slots__ = ("run_id", "round", "plan_id", "bundle_id", "head", "steps", "inputs", "codec", "budget_j", "deadline_s", "seed", "attempt", "costs")
+    __slots__ = ("run_id", "round", "plan_id", "bundle_id", "head", "steps", "inputs", "codec", "budget_j", "deadline_s", "seed", "attempt", "statistics", "basis", "costs")
     class InputsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -358,6 +420,8 @@ class TrainOrder(_message.Message):
     DEADLINE_S_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    STATISTICS_FIELD_NUMBER: _ClassVar[int]
+    BASIS_FIELD_NUMBER: _ClassVar[int]
     COSTS_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     round: int
@@ -371,8 +435,10 @@ class TrainOrder(_message.Message):
     deadline_s: float
     seed: int
     attempt: int
+    statistics: FeatureMap
+    basis: Basis
     costs: CostHint
-    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., plan_id: _Optional[str] = ..., bundle_id: _Optional[str] = ..., head: _Optional[_Union[Head, _Mapping]] = ..., steps: _Optional[int] = ..., inputs: _Optional[_Mapping[str, float]] = ..., codec: _Optional[_Union[Codec, _Mapping]] = ..., budget_j: _Optional[float] = ..., deadline_s: _Optional[float] = ..., seed: _Optional[int] = ..., attempt: _Optional[int] = ..., costs: _Optional[_Union[CostHint, _Mapping]] = ...) -> None: ...
+    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., plan_id: _Optional[str] = ..., bundle_id: _Optional[str] = ..., head: _Optional[_Union[Head, _Mapping]] = ..., steps: _Optional[int] = ..., inputs: _Optional[_Mapping[str, float]] = ..., codec: _Optional[_Union[Codec, _Mapping]] = ..., budget_j: _Optional[float] = ..., deadline_s: _Optional[float] = ..., seed: _Optional[int] = ..., attempt: _Optional[int] = ..., statistics: _Optional[_Union[FeatureMap, _Mapping]] = ..., basis: _Optional[_Union[Basis, _Mapping]] = ..., costs: _Optional[_Union[CostHint, _Mapping]] = ...) -> None: ...
 
 class CostHint(_message.Message):
     __slots__ = ("embedding_j", "step_j", "sending_j", "work_w")
@@ -401,7 +467,7 @@ class Strain(_message.Message):
     def __init__(self, heat_s: _Optional[float] = ..., busy_s: _Optional[float] = ..., hottest_c: _Optional[float] = ..., throttled: _Optional[bool] = ..., under_voltage: _Optional[bool] = ...) -> None: ...
 
 class DeviceReport(_message.Message):
-    __slots__ = ("run_id", "round", "device_id", "plan_id", "bundle_id", "head_version", "steps_planned", "steps_done", "examples", "local_normaliser", "stop_reason", "loss_first", "loss_last", "engine", "energy", "update", "embedded", "train_s", "strain", "ended_in_pause", "attempt")
+    __slots__ = ("run_id", "round", "device_id", "plan_id", "bundle_id", "head_version", "steps_planned", "steps_done", "examples", "local_normaliser", "stop_reason", "loss_first", "loss_last", "engine", "energy", "update", "embedded", "train_s", "strain", "ended_in_pause", "attempt", "meter_id", "statistics", "basis_version")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -423,6 +489,9 @@ class DeviceReport(_message.Message):
     STRAIN_FIELD_NUMBER: _ClassVar[int]
     ENDED_IN_PAUSE_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    METER_ID_FIELD_NUMBER: _ClassVar[int]
+    STATISTICS_FIELD_NUMBER: _ClassVar[int]
+    BASIS_VERSION_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     round: int
     device_id: str
@@ -444,7 +513,10 @@ class DeviceReport(_message.Message):
     strain: Strain
     ended_in_pause: PauseCause
     attempt: int
-    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., device_id: _Optional[str] = ..., plan_id: _Optional[str] = ..., bundle_id: _Optional[str] = ..., head_version: _Optional[str] = ..., steps_planned: _Optional[int] = ..., steps_done: _Optional[int] = ..., examples: _Optional[int] = ..., local_normaliser: _Optional[float] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., loss_first: _Optional[float] = ..., loss_last: _Optional[float] = ..., engine: _Optional[_Union[Engine, _Mapping]] = ..., energy: _Optional[_Iterable[_Union[PhaseEnergy, _Mapping]]] = ..., update: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., embedded: _Optional[int] = ..., train_s: _Optional[float] = ..., strain: _Optional[_Union[Strain, _Mapping]] = ..., ended_in_pause: _Optional[_Union[PauseCause, str]] = ..., attempt: _Optional[int] = ...) -> None: ...
+    meter_id: int
+    statistics: Statistics
+    basis_version: str
+    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., device_id: _Optional[str] = ..., plan_id: _Optional[str] = ..., bundle_id: _Optional[str] = ..., head_version: _Optional[str] = ..., steps_planned: _Optional[int] = ..., steps_done: _Optional[int] = ..., examples: _Optional[int] = ..., local_normaliser: _Optional[float] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., loss_first: _Optional[float] = ..., loss_last: _Optional[float] = ..., engine: _Optional[_Union[Engine, _Mapping]] = ..., energy: _Optional[_Iterable[_Union[PhaseEnergy, _Mapping]]] = ..., update: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., embedded: _Optional[int] = ..., train_s: _Optional[float] = ..., strain: _Optional[_Union[Strain, _Mapping]] = ..., ended_in_pause: _Optional[_Union[PauseCause, str]] = ..., attempt: _Optional[int] = ..., meter_id: _Optional[int] = ..., statistics: _Optional[_Union[Statistics, _Mapping]] = ..., basis_version: _Optional[str] = ...) -> None: ...
 
 class ReportHeader(_message.Message):
     __slots__ = ("run_id", "round", "device_id", "total_bytes", "sha256")
@@ -724,6 +796,30 @@ class CostFit(_message.Message):
     deviation: _containers.ScalarMap[str, float]
     def __init__(self, rounds: _Optional[int] = ..., price: _Optional[_Mapping[str, float]] = ..., deviation: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
+class UnlearnDeviceRequest(_message.Message):
+    __slots__ = ("run_id", "device_id")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    device_id: str
+    def __init__(self, run_id: _Optional[str] = ..., device_id: _Optional[str] = ...) -> None: ...
+
+class UnlearnDeviceResponse(_message.Message):
+    __slots__ = ("run_id", "head_version", "devices", "examples", "accuracy", "also_in")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    HEAD_VERSION_FIELD_NUMBER: _ClassVar[int]
+    DEVICES_FIELD_NUMBER: _ClassVar[int]
+    EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    ALSO_IN_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    head_version: str
+    devices: int
+    examples: int
+    accuracy: float
+    also_in: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, run_id: _Optional[str] = ..., head_version: _Optional[str] = ..., devices: _Optional[int] = ..., examples: _Optional[int] = ..., accuracy: _Optional[float] = ..., also_in: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class ListDevicesRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
@@ -735,7 +831,7 @@ class ListDevicesResponse(_message.Message):
     def __init__(self, devices: _Optional[_Iterable[_Union[DeviceStatus, _Mapping]]] = ...) -> None: ...
 
 class DeviceStatus(_message.Message):
-    __slots__ = ("device_id", "state", "board", "engine", "meter", "software_version", "train_examples", "test_examples", "last_seen_unix_s", "energy_j", "unknown_phases", "budget_j")
+    __slots__ = ("device_id", "state", "board", "engine", "meter", "software_version", "train_examples", "test_examples", "last_seen_unix_s", "energy_j", "unknown_phases", "budget_j", "reason")
     DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     BOARD_FIELD_NUMBER: _ClassVar[int]
@@ -748,6 +844,7 @@ class DeviceStatus(_message.Message):
     ENERGY_J_FIELD_NUMBER: _ClassVar[int]
     UNKNOWN_PHASES_FIELD_NUMBER: _ClassVar[int]
     BUDGET_J_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
     device_id: str
     state: str
     board: str
@@ -760,7 +857,18 @@ class DeviceStatus(_message.Message):
     energy_j: float
     unknown_phases: int
     budget_j: float
-    def __init__(self, device_id: _Optional[str] = ..., state: _Optional[str] = ..., board: _Optional[str] = ..., engine: _Optional[_Union[Engine, _Mapping]] = ..., meter: _Optional[_Union[Meter, _Mapping]] = ..., software_version: _Optional[str] = ..., train_examples: _Optional[int] = ..., test_examples: _Optional[int] = ..., last_seen_unix_s: _Optional[float] = ..., energy_j: _Optional[float] = ..., unknown_phases: _Optional[int] = ..., budget_j: _Optional[float] = ...) -> None: ...
+    reason: str
+    def __init__(self, device_id: _Optional[str] = ..., state: _Optional[str] = ..., board: _Optional[str] = ..., engine: _Optional[_Union[Engine, _Mapping]] = ..., meter: _Optional[_Union[Meter, _Mapping]] = ..., software_version: _Optional[str] = ..., train_examples: _Optional[int] = ..., test_examples: _Optional[int] = ..., last_seen_unix_s: _Optional[float] = ..., energy_j: _Optional[float] = ..., unknown_phases: _Optional[int] = ..., budget_j: _Optional[float] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class ForgetDeviceRequest(_message.Message):
+    __slots__ = ("device_id",)
+    DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
+    device_id: str
+    def __init__(self, device_id: _Optional[str] = ...) -> None: ...
+
+class ForgetDeviceResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class ExportRunRequest(_message.Message):
     __slots__ = ("run_id", "head_version", "max_drop")
@@ -773,20 +881,22 @@ class ExportRunRequest(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., head_version: _Optional[str] = ..., max_drop: _Optional[float] = ...) -> None: ...
 
 class ExportSummary(_message.Message):
-    __slots__ = ("size_bytes", "sha256", "head_version", "float_accuracy", "exported_accuracy", "operators")
+    __slots__ = ("size_bytes", "sha256", "head_version", "float_accuracy", "exported_accuracy", "operators", "note")
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
     HEAD_VERSION_FIELD_NUMBER: _ClassVar[int]
     FLOAT_ACCURACY_FIELD_NUMBER: _ClassVar[int]
     EXPORTED_ACCURACY_FIELD_NUMBER: _ClassVar[int]
     OPERATORS_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
     size_bytes: int
     sha256: bytes
     head_version: str
     float_accuracy: float
     exported_accuracy: float
     operators: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, size_bytes: _Optional[int] = ..., sha256: _Optional[bytes] = ..., head_version: _Optional[str] = ..., float_accuracy: _Optional[float] = ..., exported_accuracy: _Optional[float] = ..., operators: _Optional[_Iterable[str]] = ...) -> None: ...
+    note: str
+    def __init__(self, size_bytes: _Optional[int] = ..., sha256: _Optional[bytes] = ..., head_version: _Optional[str] = ..., float_accuracy: _Optional[float] = ..., exported_accuracy: _Optional[float] = ..., operators: _Optional[_Iterable[str]] = ..., note: _Optional[str] = ...) -> None: ...
 
 class ExportRunResponse(_message.Message):
     __slots__ = ("summary", "data")

@@ -314,6 +314,16 @@ class OperatorServiceStub:
                 request_serializer=protos_dot_v1_dot_edgejoule__pb2.GetBudgetsRequest.SerializeToString,
                 response_deserializer=protos_dot_v1_dot_edgejoule__pb2.GetBudgetsResponse.FromString,
                 _registered_method=True)
+        self.ForgetDevice = channel.unary_unary(
+                '/edgejoule.v1.OperatorService/ForgetDevice',
+                request_serializer=protos_dot_v1_dot_edgejoule__pb2.ForgetDeviceRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_edgejoule__pb2.ForgetDeviceResponse.FromString,
+                _registered_method=True)
+        self.UnlearnDevice = channel.unary_unary(
+                '/edgejoule.v1.OperatorService/UnlearnDevice',
+                request_serializer=protos_dot_v1_dot_edgejoule__pb2.UnlearnDeviceRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_edgejoule__pb2.UnlearnDeviceResponse.FromString,
+                _registered_method=True)
 
 
 class OperatorServiceServicer:
@@ -357,6 +367,20 @@ class OperatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ForgetDevice(self, request, context):
+        """Takes a device that is gone off the list. What it did in runs stays.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnlearnDevice(self, request, context):
+        """Subtracts the statistics of a device from a run that is over, deletes them, and publishes the head without them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OperatorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -389,6 +413,16 @@ def add_OperatorServiceServicer_to_server(servicer, server):
                     servicer.GetBudgets,
                     request_deserializer=protos_dot_v1_dot_edgejoule__pb2.GetBudgetsRequest.FromString,
                     response_serializer=protos_dot_v1_dot_edgejoule__pb2.GetBudgetsResponse.SerializeToString,
+            ),
+            'ForgetDevice': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForgetDevice,
+                    request_deserializer=protos_dot_v1_dot_edgejoule__pb2.ForgetDeviceRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_edgejoule__pb2.ForgetDeviceResponse.SerializeToString,
+            ),
+            'UnlearnDevice': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnlearnDevice,
+                    request_deserializer=protos_dot_v1_dot_edgejoule__pb2.UnlearnDeviceRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_edgejoule__pb2.UnlearnDeviceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -553,6 +587,60 @@ class OperatorService:
             '/edgejoule.v1.OperatorService/GetBudgets',
             protos_dot_v1_dot_edgejoule__pb2.GetBudgetsRequest.SerializeToString,
             protos_dot_v1_dot_edgejoule__pb2.GetBudgetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForgetDevice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgejoule.v1.OperatorService/ForgetDevice',
+            protos_dot_v1_dot_edgejoule__pb2.ForgetDeviceRequest.SerializeToString,
+            protos_dot_v1_dot_edgejoule__pb2.ForgetDeviceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnlearnDevice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgejoule.v1.OperatorService/UnlearnDevice',
+            protos_dot_v1_dot_edgejoule__pb2.UnlearnDeviceRequest.SerializeToString,
+            protos_dot_v1_dot_edgejoule__pb2.UnlearnDeviceResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,6 +27,18 @@ print("not there:", ", ".join(absent))
 """
 
 
+def _names_the_extra(environment: Path, extra: str, program: str, *words: str) -> None:
+    """A command that needs an extra says so in one line, with advice that this very environment can follow."""
+    done = subprocess.run(
+        [environment / "bin" / program, *words], cwd=environment, capture_output=True, text=True, check=False
+    )
+    advice = f"{environment / 'bin' / 'python'} -m pip install 'edgejoule[{extra}]'"
+    (line,) = done.stderr.splitlines() or [""]
+    if done.returncode != 2 or advice not in line.replace("/python3 ", "/python "):
+        sys.exit(f"{program} without the extra {extra}: exit code {done.returncode}, {done.stderr!r}")
+    print(line)
+
+
 def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         environment = Path(folder) / "device"
@@ -42,8 +54,12 @@ def main() -> int:
         subprocess.run([python, "-m", "pip", "install", *quiet, wheel], check=True)
         # -I: no current folder on the path, so the wheel itself is what is imported.
         subprocess.run([python, "-I", "-c", PROBE], check=True, cwd=folder)
-        helped = [environment / "bin" / "edge-runtime", "--help"]
-        subprocess.run(helped, check=True, cwd=folder, stdout=subprocess.DEVNULL)
+        for program in ("edge-runtime", "coordinator", "firmware-tools"):
+            helped = [environment / "bin" / program, "--help"]
+            subprocess.run(helped, check=True, cwd=folder, stdout=subprocess.DEVNULL)
+        _names_the_extra(environment, "coordinator", "coordinator", "serve", "--state", "state")
+        _names_the_extra(environment, "demo", "coordinator", "demo", "--output", "out")
+        _names_the_extra(environment, "workshop", "firmware-tools", "pretrain", "digits", "-o", "out")
     print("the base install is a device: it imports, and nothing of a workstation is in it")
     return 0
 

@@ -1,4 +1,4 @@
-"""Fails when protos/v1 is not what the generator makes of edgejoule.proto today."""
+"""Fails when protos/v1 is not what the generator makes of its .proto files today."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from pathlib import Path
 from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parents[2]
-GENERATED = ("edgejoule_pb2.py", "edgejoule_pb2.pyi", "edgejoule_pb2_grpc.py")
+SOURCES = ("edgejoule", "identity")
+GENERATED = tuple(f"{name}{end}" for name in SOURCES for end in ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py"))
 
 
 def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         outputs = [f"--{kind}_out={folder}" for kind in ("python", "pyi", "grpc_python")]
-        if protoc.main(["protoc", f"-I{ROOT}", *outputs, str(ROOT / "protos/v1/edgejoule.proto")]):
+        if protoc.main(["protoc", f"-I{ROOT}", *outputs, *(str(ROOT / f"protos/v1/{name}.proto") for name in SOURCES)]):
             return 1
         stale = [
             name

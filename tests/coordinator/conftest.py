@@ -10,12 +10,8 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
-import pwd
-import shutil
-import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,58 +19,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from plain_bundle import make_plain_bundle
 from scripted_device import ScriptedDevice, joules
+from throwaway_postgres import missing, throwaway_postgres
 
 from coordinator.server import keeper
 from coordinator.server.serving import Settings, serve
 from coordinator.store.database import Database, sqlite_url
-from protos.model.bundle import record_of
-from protos.model.manifest import (
-    MANIFEST_FILE,
-    BackboneSpec,
-    HeadSpec,
-    Manifest,
-    Preprocessing,
-    TensorSpec,
-    TrainInput,
-)
 from protos.update.trees import shapes
-
-WIDTH, CLASSES = 6, 3
-
-
-def make_plain_bundle(folder: Path, *, width: int = WIDTH, classes: int = CLASSES) -> Path:
-    """A bundle whose manifest and starting values are real."""
-    folder.mkdir(parents=True)
-    (folder / "backbone.tflite").write_bytes(b"not run in these tests: backbone")
-    (folder / "head.tflite").write_bytes(b"not run in these tests: head")
-    kernel = np.random.default_rng(5).normal(size=(width, classes)).astype(np.float32)
-    np.savez(
-        folder / "initial.npz",
-        out_kernel=kernel,
-        out_bias=np.zeros(classes, np.float32),
-        feature_mean=np.zeros(width, np.float32),
-        feature_scale=np.ones(width, np.float32),
-    )
-    inputs = (
-        TrainInput("rate", 0.05, 0.0, 10.0, "learning rate"),
-        TrainInput("momentum", 0.0, 0.0, 0.999, "heavy-ball momentum"),
-        TrainInput("proximal_mu", 0.0, 0.0, 1e6, "pull towards the received head"),
-    )
-    tensors = (TensorSpec("out_bias", (classes,)), TensorSpec("out_kernel", (width, classes)))
-    manifest = Manifest(
-        name="plain",
-        classes=tuple(f"class {i}" for i in range(classes)),
-        preprocessing=Preprocessing(1.0, 0.0),
-        backbone=BackboneSpec("backbone.tflite", (2, 3), "int8", 1.0, 0, width, "int8", 1.0, 0, None),
-        head=HeadSpec("head.tflite", "initial.npz", 8, None, "cross_entropy", "sgd", tensors, inputs),
-        files={name: record_of(folder / name) for name in ("backbone.tflite", "head.tflite", "initial.npz")},
-        provenance={},
-    )
-    (folder / MANIFEST_FILE).write_text(manifest.to_json())
-    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -181,48 +134,14 @@ def tools() -> Any:
     return Tools
 
 
-def _postgres_binaries() -> Path | None:
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[4]))
-    return found[-1].parent if found else None
-
-
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """The URL of a throw-away PostgreSQL on loopback, from Debian's packages."""
-    binaries = _postgres_binaries()
-    if binaries is None:
-        pytest.skip("needs PostgreSQL: apt install postgresql")
+    if (reason := missing()) is not None:
+        pytest.skip(reason)
     pytest.importorskip("psycopg", reason="needs the postgresql extra")
-    user: list[str] = []
-    owner = pwd.getpwuid(os.getuid()).pw_name
-    if os.getuid() == 0:
-        names = {one.pw_name for one in pwd.getpwall()}
-        owner = "postgres" if "postgres" in names else "nobody"
-        if shutil.which("runuser") is None:
-            pytest.skip("needs runuser: PostgreSQL does not run as root")
-        user = ["runuser", "-u", owner, "--"]
-    # Sockets have short paths, and the folder must be open to the other user.
-    folder = Path(tempfile.mkdtemp(prefix="ejpg-", dir="/tmp"))
-    shutil.chown(folder, owner)
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
-
-    def run(*command: str) -> None:
-        done = subprocess.run([*user, *command], capture_output=True, check=False, cwd="/")
-        assert done.returncode == 0, done.stderr.decode() + done.stdout.decode()
-
-    data = str(folder / "data")
-    try:
-        run(f"{binaries}/initdb", "-D", data, "-U", "edgejoule", "-A", "trust", "-E", "UTF8", "--no-locale")
-        options = f"-h 127.0.0.1 -p {port} -k {folder}"
-        run(f"{binaries}/pg_ctl", "-D", data, "-l", str(folder / "log"), "-w", "-o", options, "start")
-        try:
-            yield f"postgresql+psycopg://edgejoule@127.0.0.1:{port}/postgres"
-        finally:
-            run(f"{binaries}/pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with throwaway_postgres() as url:
+        yield url.replace("postgresql:", "postgresql+psycopg:")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

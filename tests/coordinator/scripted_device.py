@@ -78,12 +78,13 @@ class ScriptedDevice:
             settled=settled_to(settled),
             head_version=holding.head_version,
             rebuilds=holding.rebuilds,
+            basis_version=holding.basis_version,
         )
         return order_from(self.stub.NextOrder(request, timeout=20))
 
     def order(self, round: int | None = None, holding: Holding = NOTHING) -> TrainOrder:
         """Ask until there is an order (of this round)."""
-        for _ in range(200):
+        for _ in range(3000):
             order = self.ask(holding=holding)
             if isinstance(order, TrainOrder) and round in (None, order.round):
                 return order

@@ -46,6 +46,7 @@ def test_what_cannot_be_is_neither_learnt_nor_shown_nor_charged(
             ({"embedded": 10**15}, "too_many_examples"),
             ({"energy": (energy(Phase.TRAIN, 1e12, 1.0),)}, "bad_energy"),
             ({"energy": (energy(Phase.EMBED, -1e12, 1.0),)}, "bad_energy"),
+            ({"energy": (energy(Phase.TRAIN, -1e-3, 1.0),)}, "bad_energy"),
             ({"energy": (energy(Phase.TRAIN, 1.0, 1e14),)}, "bad_energy"),
             ({"energy": (energy(Phase.TRAIN, 1.0, 1.0, 1e9),)}, "bad_energy"),
             ({"train_s": 1e12}, "bad_energy"),
@@ -73,10 +74,11 @@ def test_a_device_cannot_declare_more_examples_than_a_device_can_hold(address: s
 
 
 @pytest.mark.parametrize("board", [*BOARDS, "Raspberry Pi 4 Model B Rev 1.5", "x86_64"])
-def test_what_boards_draw_at_full_load_and_a_zero_that_is_off_are_possible(board: str) -> None:
+def test_what_boards_draw_at_full_load_is_possible_and_less_than_nothing_is_not(board: str) -> None:
     profile = BOARDS.get(board, BOARDS["pi4"])
     full_w = profile.power_w(profile.cores)
-    for joules in (full_w * 3600, 0.0, -0.05 * 3600):
+    assert bounds.energy_fault(energy(Phase.TRAIN, -0.05 * 3600, 3600.0), board) is not None
+    for joules in (full_w * 3600, 0.0):
         assert bounds.energy_fault(energy(Phase.TRAIN, joules, 3600.0), board) is None
     assert bounds.energy_fault(PhaseEnergy(Phase.TRAIN, None, 0.0, 9.0, "unknown", "", None), board) is None
     assert bounds.energy_fault(energy(Phase.TRAIN, 1e5, 1.0), board) is not None

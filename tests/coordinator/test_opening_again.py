@@ -119,8 +119,7 @@ def test_a_further_attempt_does_not_count_the_orders_that_it_renews_as_spent(
         b.join()
         assert b.order().budget_j == 10.0
         assert a.send(a.answer(a.order(), 1.0)).verdict is Verdict.ACCEPTED
-        # b lost power in the middle of its work, and is back.
-        b = fleet(address, "b", session="b-2")
+        # b was cut off in the middle of its work, and is back; the same start of it, which knows what it spent.
         b.join()
         tools.until(lambda: _attempt(sqlite_url(tmp_path / "state/coordinator.db"), run_id) == 2, "a second attempt")
         assert b.send(b.answer(b.order(), 1.0)).verdict is Verdict.ACCEPTED

@@ -196,3 +196,38 @@ def test_an_export_without_data_says_what_is_missing(
     code, _, err = command("export", run_id, "-o", tmp_path / "no" / "m.tflite", "--coordinator", address)
     assert code == 15
     assert len(err.splitlines()) == 1
+
+
+def test_a_device_that_is_gone_is_forgotten_and_its_rounds_stay(
+    address: str, plan: Path, command: Command, fleet: Fleet, tools: Any
+) -> None:
+    device = fleet(address, "pi-1")
+    device.join()
+    with Operator(address) as operator:
+        run_id = operator.start_run(plan.read_text(), plan.parent)
+        device.send(device.answer(device.order(), 1.0))
+        tools.finished(operator, run_id)
+        code, _, err = command("devices", "forget", "pi-1", "--coordinator", address)
+        assert (code, "is here, and would be back at once; stop its edge-runtime first" in err) == (16, True)
+        code, _, err = command("devices", "forget", "pi-l", "--coordinator", address)
+        assert (code, "did you mean 'pi-1'?" in err) == (18, True)
+        device.leave()
+        assert command("devices", "forget", "pi-1", "--coordinator", address) == (0, "pi-1: forgotten\n", "")
+        assert operator.devices() == []
+        (status,) = operator.status(run_id)
+        assert [one.device_id for one in status.rounds[1].devices] == ["pi-1"]
+        device.join()
+        assert [one.device_id for one in operator.devices()] == ["pi-1"]
+
+
+def test_a_forgotten_device_stays_forgotten_after_a_restart(tmp_path: Path, fleet: Fleet, tools: Any) -> None:
+    for expected in (["a", "b"], ["b"]):
+        with tools.served(tmp_path / "state") as address, Operator(address) as operator:
+            if expected == ["a", "b"]:
+                for name in ("a", "b"):
+                    one = fleet(address, name)
+                    one.join()
+                    one.leave()
+            assert [one.device_id for one in operator.devices()] == expected
+            if "a" in expected:
+                operator.forget_device("a")

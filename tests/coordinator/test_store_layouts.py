@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from described_tables import HOW, changed, described, pinned
 from sqlalchemy import select, text
 
 from coordinator.operator.client import Operator
@@ -21,7 +22,7 @@ from coordinator.store import reading, runs
 from coordinator.store.bundles import BundleShelf
 from coordinator.store.database import Database, sqlite_url
 from coordinator.store.layouts import LAYOUT, STEPS
-from coordinator.store.tables import layout, orders, reports
+from coordinator.store.tables import devices, grants, layout, orders, reports
 from protos.errors import StoreError
 from protos.model.bundle import open_bundle
 from protos.orders import Verdict
@@ -80,16 +81,91 @@ def test_a_run_of_layout_1_is_finished_by_this_version(
 def test_the_steps_lead_from_any_layout_to_the_tables_of_today(url: str) -> None:
     db = Database(url)
     with db.writing() as connection:
-        for table, column in ((orders, "attempt"), (reports, "attempt")):
+        added = (
+            (orders, "attempt"),
+            (reports, "attempt"),
+            (devices, "reason"),
+            (orders, "session"),
+            (grants, "lost_j"),
+        )
+        for table, column in added:
             connection.execute(text(f"ALTER TABLE {table.name} DROP COLUMN {column}"))
         connection.execute(text("UPDATE layout SET version = 1"))
     db.close()
     db = Database(url)
     with db.reading() as connection:
-        for table in (orders, reports):
+        for table in (orders, reports, devices, grants):
             connection.execute(select(table)).all()
     db.close()
     assert list(STEPS) == list(range(1, LAYOUT))
+
+
+def test_no_table_changes_without_a_new_layout(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    Database(sqlite_url(path)).close()
+    assert pinned(LAYOUT).exists(), f"nobody wrote down what layout {LAYOUT} is: {HOW}"
+    then, now = pinned(LAYOUT).read_text().splitlines(), described(path)
+    assert not changed(then, now), f"{changed(then, now)}: {HOW}"
+    assert now == then, "tables that are new are written down by tests/coordinator/described_tables.py"
+
+
+def test_a_change_of_a_table_is_told_from_a_new_table() -> None:
+    then = ["orders.run_id VARCHAR(64) not null key 1", "orders.steps INTEGER not null"]
+    assert changed(then, [*then, "fence.epoch BIGINT not null key 1"]) == []
+    assert changed(then, [*then, "orders.novel INTEGER"]) == ["+ orders.novel INTEGER"]
+    assert changed(then, then[:1]) == ["- orders.steps INTEGER not null"]
+    longer = [then[0].replace("64", "80"), then[1]]
+    assert changed(then, longer) == [f"- {then[0]}", f"+ {longer[0]}"]
+
+
+@pytest.mark.parametrize("number", range(1, LAYOUT + 1))
+def test_every_layout_that_there_was_becomes_the_one_of_today(tmp_path: Path, number: int) -> None:
+    assert pinned(number).exists() or number == 1, HOW
+    new, old = tmp_path / "new.db", tmp_path / "old.db"
+    Database(sqlite_url(new)).close()
+    if number == 1:
+        _landed(old)
+    else:
+        _as_described(old, pinned(number).read_text().splitlines(), number)
+    Database(sqlite_url(old)).close()
+    assert described(old) == described(new)
+
+
+def _as_described(path: Path, lines: list[str], number: int) -> None:
+    """A database with just these tables and no row but its layout."""
+    tables: dict[str, list[str]] = {}
+    primary: dict[str, list[tuple[int, str]]] = {}
+    for line in lines:
+        table, colon, rest = line.partition(": ")
+        if colon:
+            own, _, other = rest.partition(" of ")
+            others = [one.rpartition(".") for one in other.strip("()").split(", ")]
+            there = f"FOREIGN KEY {own} REFERENCES {others[0][0]} ({', '.join(one[2] for one in others)})"
+            tables[table].append(there if other else rest)
+        else:
+            table, _, column = line.partition(".")
+            column, key, place = column.partition(" key ")
+            primary.setdefault(table, []).extend([(int(place), column.split()[0])] if key else [])
+            tables.setdefault(table, []).append(column)
+    connection = sqlite3.connect(path)
+    for table, parts in tables.items():
+        key = ", ".join(name for _, name in sorted(primary[table]))
+        # A key of one integer is the number of the row only if its type is spelt so.
+        connection.execute(f"CREATE TABLE {table} ({', '.join(parts)}, PRIMARY KEY ({key}))")
+    connection.execute("INSERT INTO layout VALUES (?)", (number,))
+    connection.commit()
+    connection.close()
+
+
+def test_a_database_that_lacks_a_column_of_its_layout_is_refused_by_name_and_left_as_it_is(url: str) -> None:
+    db = Database(url)
+    with db.writing() as connection:
+        connection.execute(text("ALTER TABLE grants DROP COLUMN deviation"))
+        connection.execute(text("ALTER TABLE runs DROP COLUMN engine"))
+    db.close()
+    for _ in range(2):
+        with pytest.raises(StoreError, match=r"has layout 2 without grants\.deviation, runs\.engine: another build"):
+            Database(url)
 
 
 def test_a_step_that_fails_leaves_the_old_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

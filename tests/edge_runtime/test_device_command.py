@@ -52,20 +52,11 @@ def test_every_bad_input_is_one_line_with_its_own_exit_code(tmp_path: Path, data
         content[len(content) // 2] ^= 4
         path.write_bytes(content)
 
-    nan = np.zeros((90, 8, 8, 1), np.float32)
-    nan[17] = np.nan
     outcome(5, "127.0.0.1:9", "coordinator serve")
-    outcome(13, "nowhere.npz", data=tmp_path / "nowhere.npz")
-    outcome(10, "example 17", data=with_file("nan.npz", x=nan))
-    outcome(9, "label 5", data=with_file("label.npz", y=np.full(90, 5)), bundle=bundle_path)
-    outcome(11, "ghost", data=with_file("own.npz", device=np.array(["a", "b"] * 45)), shard="ghost")
-    outcome(11, data=with_file("test.npz", is_test=np.ones(90, np.bool_)))
-    outcome(8, "[9, 8, 1]", data=with_file("shape.npz", x=np.zeros((90, 9, 8, 1), np.uint8)), bundle=bundle_path)
     outcome(7, "head.tflite", bundle=with_bundle("cut", lambda path: cut(path / "head.tflite")))
     outcome(7, "backbone.tflite", bundle=with_bundle("flip", lambda path: flip(path / "backbone.tflite")))
     outcome(6, "manifest", bundle=with_bundle("json", lambda path: cut(path / "manifest.json")))
     outcome(6, "no such bundle", bundle=tmp_path / "no-bundle")
-    outcome(14, "/dev/ttyNOWHERE", sensor="serial:/dev/ttyNOWHERE")
     outcome(2, "volts", sensor="volts")
     outcome(16, "certificates", coordinator="10.0.0.1:50461")
     outcome(4, "threads", threads="many")
@@ -74,6 +65,34 @@ def test_every_bad_input_is_one_line_with_its_own_exit_code(tmp_path: Path, data
     one_line(run("run", "--config", bad), 4, "device_id")
     one_line(run("run", "--state", state), 4, "--data")
     assert [one.name for one in (state / "outbox").iterdir()] == []
+
+
+def test_data_and_a_sensor_that_are_not_there_or_not_right_are_said_and_end_nothing(
+    tmp_path: Path, data: Path, bundle_path: Path
+) -> None:
+    """What ends this daemon is that its coordinator is away."""
+
+    def said(*needles: str, **options: object) -> None:
+        given = {"data": data, "state": tmp_path / "state", "coordinator": "127.0.0.1:9", "wait-for-coordinator": 0}
+        flags = [part for name, value in {**given, **options}.items() for part in (f"--{name}", value)]
+        done = run("run", *flags)
+        assert done.returncode == 5, done.stderr
+        assert "Traceback" not in done.stderr
+        lines = [line for line in done.stderr.splitlines() if all(needle in line for needle in needles)]
+        assert len(lines) == 1, done.stderr
+
+    def with_file(name: str, **changes: Any) -> Path:
+        return write_data(tmp_path / name, **changes)
+
+    nan = np.zeros((90, 8, 8, 1), np.float32)
+    nan[17] = np.nan
+    said("nowhere.npz", "no such file", data=tmp_path / "nowhere.npz")
+    said("example 17", **{"data": with_file("nan.npz", x=nan), "bad-examples": 0})
+    said("label 5", data=with_file("label.npz", y=np.full(90, 5)), bundle=bundle_path)
+    said("ghost", data=with_file("own.npz", device=np.array(["a", "b"] * 45)), shard="ghost")
+    said("has no example", data=with_file("test.npz", is_test=np.ones(90, np.bool_)))
+    said("[9, 8, 1]", data=with_file("shape.npz", x=np.zeros((90, 9, 8, 1), np.uint8)), bundle=bundle_path)
+    said("/dev/ttyNOWHERE", "energy is unknown", sensor="serial:/dev/ttyNOWHERE")
 
 
 def test_the_daemon_imports_only_what_a_device_has() -> None:

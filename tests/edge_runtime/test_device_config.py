@@ -22,6 +22,7 @@ GOOD: dict[str, tuple[str, str, str]] = {
     "data": ("/a.npz", "/b.npz", "/c.npz"),
     "shard": ("1/3", "2/3", "3/3"),
     "rename": ("a=b", "a=b,c=d", "katze=cat"),
+    "bad_examples_percent": ("0", "5.5", "100"),
     "sensor": ("estimate:pi4", "estimate:pi5", "serial:/dev/x"),
     "state": ("/a", "/b", "/c"),
     "bundle": ("/a", "/b", "/c"),

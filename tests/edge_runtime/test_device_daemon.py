@@ -15,7 +15,6 @@ from striped_data import write_data
 
 from edge_runtime.config import Settings
 from protos.energy.trace import Phase
-from protos.errors import LabelError
 from protos.model.bundle import Bundle
 from protos.orders import StopReason
 from protos.v1 import edgejoule_pb2 as pb
@@ -144,14 +143,24 @@ def test_a_budget_without_a_sensor_is_declined_and_nothing_is_trained(
     assert peer.reports == []
 
 
-def test_data_that_does_not_fit_the_ordered_bundle_ends_the_daemon(
-    peer: PeerCoordinator, started: Start, bundle: Bundle, data: Path
+def test_data_that_do_not_fit_the_ordered_bundle_are_a_decline_until_they_change(
+    peer: PeerCoordinator, started: Start, bundle: Bundle, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("edge_runtime.daemon.serving._LOOK_EACH_S", 0.1)
     write_data(data, y=np.arange(90) % 4)
     peer.orders.append(order(bundle))
-    with pytest.raises(LabelError):
-        started(peer).end()
+    started(peer, max_rounds=1)
+    peer.until(lambda: len(peer.joins) == 2)
     assert "label 3" in peer.leaves[0]
+    assert "22 of 90 examples are bad" in peer.leaves[0]
+    assert peer.joins[1].declined_run == "run-1"
+    assert "label 3" in peer.joins[1].reason
+    write_data(data)
+    peer.until(lambda: len(peer.joins) == 3)
+    assert (peer.joins[2].declined_run, peer.joins[2].reason) == ("", "")
+    peer.orders.append(order(bundle))
+    peer.until(lambda: len(peer.reports) == 1)
+    assert peer.read().steps_done == 12
 
 
 def test_a_stop_request_sends_what_was_trained_and_leaves(

@@ -34,6 +34,24 @@ def test_a_lost_acknowledgement_is_repaired_by_the_same_bytes(
     assert peer.read(3).round == 2
 
 
+def test_the_sensor_is_told_in_the_card_and_its_port_in_no_report(
+    peer: PeerCoordinator, started: Start, bundle: Bundle, tmp_path: Path
+) -> None:
+    peer.orders.extend([order(bundle, 1), order(bundle, 2)])
+    started(peer, max_rounds=2, sensor="estimate:pi4").end()
+    (card,) = peer.joins
+    assert (card.meter.sensor, card.meter.method) == ("estimate:pi4", "estimated")
+    assert card.meter.id
+    for index in (0, 1):
+        report = peer.read(index)
+        assert {one.sensor for one in report.energy} == {""}
+        assert report.meter_id == card.meter.id
+        assert b"estimate:" not in peer.reports[index]
+    told = [one for one in peer.settled if one.energy]
+    assert told
+    assert all(one.meter_id == card.meter.id and {record.sensor for record in one.energy} == {""} for one in told)
+
+
 @pytest.mark.parametrize("verdict", [pb.VERDICT_LATE, pb.VERDICT_REJECTED, pb.VERDICT_DUPLICATE])
 def test_any_answer_ends_the_matter(
     peer: PeerCoordinator, started: Start, bundle: Bundle, verdict: int, tmp_path: Path

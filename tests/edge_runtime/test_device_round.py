@@ -241,8 +241,11 @@ def test_data_that_does_not_fit_the_bundle_is_refused_before_and_after_it_is_kno
 ) -> None:
     write_data(data, **changes)
     for _ in range(2):
-        with pytest.raises(error):
-            opened(bundle=bundle.path)
+        device = opened(bundle=bundle.path)
+        assert isinstance(device.data_fault, error)
+        assert device.bench is None
+        assert device.card().train_examples == 0
+        device.close()
 
 
 def test_data_that_changes_under_a_running_daemon_is_noticed(opened: Open, bundle: Bundle, data: Path) -> None:

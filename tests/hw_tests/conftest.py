@@ -17,7 +17,7 @@ from firmware_tools.bridge.images.manifest import IMAGES, image_of
 from firmware_tools.bridge.machine.build import APT, cache_folder, missing
 from firmware_tools.bridge.machine.driver import Machine, MachineSpec, SensorSpec
 from hw_tests.bench.lock import lock_path
-from hw_tests.bench.urgency import urgent
+from hw_tests.bench.simulated import urgent
 from protos.bridge.commands import calibration_command
 from protos.energy.ina219 import Calibration
 

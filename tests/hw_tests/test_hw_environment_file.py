@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from hw_tests.bench import opening
-from hw_tests.bench.environment import SIMULATED, read_environment
 from hw_tests.bench.opening import chosen_environment
+from hw_tests.environment.environment import SIMULATED, read_environment
 from protos.errors import ConfigError, UsageError
 
 EXAMPLE = SIMULATED.with_name("bench.example.yaml")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from firmware_tools.bridge.client.wiretap import decode_capture
-from hw_tests.bench.environment import SIMULATED
+from hw_tests.environment.environment import SIMULATED
 
 PYTHON = os.environ.get("EDGEJOULE_LABGRID_PYTHON", "")
 READER = Path(__file__).with_name("labgrid_reader.py")

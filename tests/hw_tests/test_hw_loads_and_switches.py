@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from hw_tests.bench.diary import Diary
-from hw_tests.bench.keys import read_section
 from hw_tests.bench.load import CommandLoad, FixedLoad, ManualLoad
 from hw_tests.bench.power import CommandPower
+from hw_tests.environment.keys import read_section
 from protos.errors import ConfigError, EdgejouleError, UsageError
 
 

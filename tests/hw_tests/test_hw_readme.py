@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from hw_tests.bench.features import FEATURES
-from hw_tests.bench.keys import OURS, REQUIRED, SECTIONS
 from hw_tests.bench.tolerances import TOLERANCES
+from hw_tests.environment.keys import OURS, REQUIRED, SECTIONS
 from hw_tests.plugin import fixtures, report
 from hw_tests.plugin.options import MARKERS, OPTIONS
 from protos.errors import ConfigError

@@ -10,6 +10,7 @@ from protos.convert.checks import MAX_WAIT_S
 from protos.convert.energy import MIN_ENERGY_J
 from protos.energy.trace import Phase, PhaseEnergy
 from protos.orders import (
+    BasisOrder,
     CodecOrder,
     CostHint,
     DeviceCard,
@@ -25,6 +26,8 @@ from protos.orders import (
     Verdict,
     WaitOrder,
 )
+from protos.statistics.coding import CodedMoments, CodedWhole
+from protos.statistics.features import FeatureMap
 from protos.update.downlink import MAX_SCALE, Difference
 from protos.update.tensors import EncodedTensor, Float16, Float32, UniformGrid
 
@@ -83,8 +86,17 @@ train_orders = st.builds(
     deadline_s=amounts,
     seed=uint64,
     costs=st.none() | st.builds(CostHint, amounts, amounts, amounts, amounts),
+    statistics=st.none()
+    | st.builds(FeatureMap, st.integers(-255, 255), st.integers(0, 4096), st.integers(0, 24), uint64),
+    basis=st.none() | st.builds(BasisOrder, names, tensors),
 )
 orders = st.one_of(train_orders, st.builds(WaitOrder, st.floats(0, MAX_WAIT_S), words), st.just(RejoinOrder()))
+coded_whole = st.builds(
+    CodedWhole, uint32, st.binary(max_size=8), st.binary(max_size=8), st.binary(max_size=8), st.binary(max_size=8)
+)
+whole_numbers = st.lists(st.integers(-(2**63), 2**63 - 1), max_size=4).map(tuple)
+counts = st.lists(uint64, max_size=4).map(tuple)
+statistics = st.builds(CodedMoments, st.integers(-255, 255), counts, whole_numbers, counts, coded_whole, coded_whole)
 losses = st.none() | st.floats(-1e9, 3.4e38)
 reports = st.builds(
     DeviceReport,
@@ -110,6 +122,8 @@ reports = st.builds(
     | st.builds(
         Strain, st.floats(0, 1e9), st.floats(0, 1e9), st.none() | st.floats(-100, 500), st.booleans(), st.booleans()
     ),
+    statistics=st.none() | statistics,
+    basis_version=st.just("") | names,
 )
 receipts = st.builds(Receipt, st.sampled_from(Verdict), words)
 

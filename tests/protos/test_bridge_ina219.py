@@ -46,12 +46,13 @@ def test_negative_current_stays_negative():
 @pytest.mark.parametrize(("pga", "limit"), [(0, 4000), (1, 8000), (2, 16000), (3, 32000)])
 def test_a_full_scale_value_is_clipped_though_the_chip_reports_no_overflow(pga, limit):
     shunt = np.array([limit - 1, limit, -limit], np.int16)
-    flags = sample_flags(shunt, np.zeros(3, np.uint16), pga)
+    flags = sample_flags(shunt, np.full(3, 1250 << 3, np.uint16), Config(pga=pga))
     assert flags.tolist() == [0, SampleFlag.CLIPPED, SampleFlag.CLIPPED]
 
 
 def test_the_overflow_bit_is_kept():
-    assert sample_flags(np.zeros(1, np.int16), np.array([1], np.uint16), 1).tolist() == [SampleFlag.OVERFLOW]
+    bus = np.array([1250 << 3 | 1], np.uint16)
+    assert sample_flags(np.zeros(1, np.int16), bus, Config()).tolist() == [SampleFlag.OVERFLOW]
 
 
 def test_lower_resolution_has_coarser_steps():

@@ -36,6 +36,7 @@ CODES = {
     "FlashError": 20,
     "MismatchError": 21,
     "UpgradeError": 22,
+    "PluginError": 23,
 }
 CLASSES = dict(inspect.getmembers(errors, lambda one: inspect.isclass(one) and issubclass(one, EdgejouleError)))
 text = st.text(max_size=40)

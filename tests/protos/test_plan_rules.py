@@ -15,6 +15,7 @@ from protos.errors import PlanError
 from protos.plan.plan import (
     AggregateSection,
     BudgetSection,
+    ClosedFormSection,
     DownlinkSection,
     EvaluateSection,
     PlannerSection,
@@ -38,6 +39,7 @@ NUMBERS: list[tuple[str, str, float, float]] = [
     ("train", "epochs", 0.001, 100_000.0),
     ("train", "steps", 1, 10_000_000),
     ("train", "rate", 1e-9, 1e3),
+    ("train", "rate_decay", 0.01, 1.0),
     ("train", "momentum", 0.0, 0.999),
     ("train", "proximal_mu", 0.0, 1e6),
     ("update", "bits", 1, 8),
@@ -51,8 +53,11 @@ NUMBERS: list[tuple[str, str, float, float]] = [
     ("budget", "fleet_j", 1e-6, 1e12),
     ("planner", "p_min", 0.001, 1.0),
     ("planner", "error_bound", 1e-5, 100.0),
+    ("evaluate", "patience", 0, 100_000),
+    ("closed_form", "shrinkage", 1e-9, 1e6),
+    ("closed_form", "project", 0, 4096),
 ]
-WHOLE = {"rounds", "seed", "devices", "steps", "bits", "bucket"}
+WHOLE = {"rounds", "seed", "devices", "steps", "bits", "bucket", "patience", "project"}
 OTHERS = [
     ("run", "bundle"),
     ("run", "name"),
@@ -69,11 +74,18 @@ OTHERS = [
     ("planner", "policy"),
     ("planner", "participation"),
     ("evaluate", "data"),
+    ("train", "method"),
+    ("closed_form", "head"),
+    ("closed_form", "priors"),
+    ("closed_form", "add_to"),
+    ("closed_form", "choose"),
 ]
 
 
 def with_value(section: str, key: str, value: str) -> RunPlan:
     line = f"{key} = {value}"
+    if section == "closed_form":
+        return plan(f'[train]\nmethod = "closed_form"\n[{section}]\n{line}')
     return plan(run=line) if section == "run" else plan(f"[{section}]\n{line}")
 
 
@@ -93,13 +105,14 @@ def test_all_but_the_bundle_has_a_default() -> None:
     assert plan() == RunPlan(
         run=RunSection("b", "run", 10, 0),
         round=RoundSection(1, 0.5, 600.0),
-        train=TrainSection(None, None, 0.05, 0.0, 0.0, {}),
+        train=TrainSection(None, None, 0.05, 0.0, 0.0, {}, "sgd", 1.0),
         update=UpdateSection("uniform_stochastic", {"bits": 8.0, "bucket": 1024.0}),
         downlink=DownlinkSection("float32", {}),
         aggregate=AggregateSection(("by_examples", "by_budget"), "fednova", 1.0),
         budget=BudgetSection(None, {}, None, None, 1.0, None, 1.0, {}, None),
         planner=PlannerSection("none", 0.05, 0.1, "known"),
-        evaluate=EvaluateSection(None),
+        evaluate=EvaluateSection(None, 3),
+        closed_form=ClosedFormSection("lda", "data", None, 0, None, "held_out"),
     )
     with pytest.raises(PlanError, match=r"run.bundle is missing; add \[run\] bundle"):
         parse("[run]\nrounds = 3")
@@ -134,6 +147,7 @@ def test_what_is_of_another_type_is_refused_with_its_place(section: str, key: st
         ("run", "name"),
         ("budget", "harvest"),
         ("evaluate", "data"),
+        ("closed_form", "add_to"),
     }:
         return
     text = f"[{section}]\n{key} = {value}\n" + ('bundle = "b"\n' if section == "run" and key != "bundle" else "")
@@ -182,6 +196,28 @@ def test_a_plan_id_depends_on_the_content_and_not_on_how_it_is_repr() -> None:
     assert {parse(one).plan_id for one in same} == {parse(text).plan_id}
     inputs = "[train.inputs]\na = 1\nb = 2", "[train.inputs]\nb = 2\na = 1"
     assert plan(inputs[0]).plan_id == plan(inputs[1]).plan_id
+
+
+def test_a_plan_that_says_nothing_of_newer_keys_keeps_its_id() -> None:
+    """Reports that are on their way while a coordinator is upgraded name the plan by it."""
+    assert plan().plan_id == "plan-70e934aa8adabae4"
+    text = '[run]\nbundle = "b"\nrounds = 4\n[train]\nsteps = 7\n[evaluate]\ndata = "d.npz"'
+    assert parse(text).plan_id == "plan-7c46871c47d712a6"
+
+
+def test_a_closed_form_has_one_round_unless_the_plan_says_otherwise() -> None:
+    closed = '[train]\nmethod = "closed_form"'
+    assert plan(closed).run.rounds == 1
+    assert plan(closed, run="rounds = 4").run.rounds == 4
+    assert plan('[train]\nmethod = "closed_form+sgd"').run.rounds == 10
+
+
+def test_whitened_steps_have_a_rate_of_their_own_unless_the_plan_says_otherwise() -> None:
+    whitened = '[train]\nmethod = "closed_form+sgd"\n'
+    assert (plan(whitened).train.rate, plan(whitened).train.rate_decay) == (0.2, 0.7)
+    assert plan(whitened + "rate = 0.05").train.rate == 0.05
+    assert plan(whitened + "[closed_form]\nproject = 8").train.rate == 0.05, "projected statistics whiten nothing"
+    assert plan().train.rate_decay == 1.0
 
 
 def test_a_plan_id_changes_with_every_key() -> None:

@@ -10,6 +10,7 @@ t4. Then T = (T2 + T3) / 2 belongs to t = (t1 + t4) / 2, wrong by at most half t
 * The fit is a line that may bend a little each minute: a resonator moves by some 10 ppm per degree, and a board warms
   up. Least squares with Gaussian priors: the rate is within 0.1 % or so of nominal (one sigma), and bends by 20 ppm
   from one minute to the next. So the rate stays sane while the exchanges span only moments.
+* A time without exchanges is one bend, of the variance of all the minutes in it: nobody knows what happened meanwhile.
 * Exchanges of the last quarter of an hour are kept, the older ones the sparser, in a bounded store.
 """
 
@@ -138,7 +139,7 @@ def _fit(exchanges: list[Exchange]) -> ClockFit:
     apart = np.array([(e.sent_s - at_s + e.back_s - at_s) / 2 for e in used]) - ticks
     # A midpoint is wrong by half its round trip at most. The shortest is common to all of them: a constant error.
     noise_s = np.maximum(LEAST_NOISE_S, shortest / 4 + (wire - shortest) / 2)
-    knots: Floats = -np.arange(1, int(-ticks[0] / BEND_EACH_S) + 1)[::-1].astype(np.float64) * BEND_EACH_S
+    knots = _knots(ticks)
     line = _Line(ticks, apart, noise_s, knots)
     half = (wire - shortest) / 2
     good = np.abs(line.residual) <= 3 * 1.4826 * np.median(np.abs(line.residual)) + TICK_S
@@ -153,6 +154,14 @@ def _fit(exchanges: list[Exchange]) -> ClockFit:
     )  # fmt: skip
 
 
+def _knots(ticks: Floats) -> Floats:
+    """Where the line may bend: each whole minute before the newest exchange that has one within a minute of it."""
+    minutes = np.unique(np.floor(-ticks / BEND_EACH_S).astype(np.int64))
+    near = np.unique(np.concatenate([minutes, minutes + 1]))
+    knots: Floats = -near[(near >= 1) & (near <= int(-ticks[0] / BEND_EACH_S))][::-1].astype(np.float64) * BEND_EACH_S
+    return knots
+
+
 class _Line:
     """Weighted least squares with Gaussian priors: an offset and a slope at x = 0, the newest, and bends before it.
 
@@ -164,8 +173,10 @@ class _Line:
     def __init__(self, x: Floats, y: Floats, noise_s: Floats, knots: Floats) -> None:
         columns = [np.ones(len(x)), x, *(np.maximum(knot - x, 0.0) for knot in knots)]
         design = np.stack(columns, axis=1) / noise_s[:, None]
-        # The prior of the rate is about its mean over the time: here, of the newest part. Bends are small beside it.
-        prior = np.array([0.0, 1 / PRIOR_DRIFT, *[1 / PRIOR_BEND] * len(knots)])
+        # The prior of the rate is about its mean over the time: here, of the newest part. Bends are small beside
+        # it, and the variances of as many minutes in one add.
+        minutes = np.diff(knots, append=0.0) / BEND_EACH_S
+        prior = np.array([0.0, 1 / PRIOR_DRIFT, *(1 / (PRIOR_BEND * np.sqrt(minutes)))])
         inverse = np.linalg.inv(design.T @ design + np.diag(prior**2))
         found = inverse @ (design.T @ (y / noise_s))
         self.residual: Floats = y - design @ found * noise_s

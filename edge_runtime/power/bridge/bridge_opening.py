@@ -8,7 +8,7 @@ from edge_runtime.power.bridge.samples import CAPACITY
 from edge_runtime.power.bridge.sensor import BridgeSensor
 from edge_runtime.power.bridge.session import Wanted
 from edge_runtime.power.clock import Clock
-from edge_runtime.power.options import choice, ohms, refuse_others, whole
+from edge_runtime.power.options import bus_ppm, choice, ohms, refuse_others, whole
 from protos.bridge.commands import Command
 from protos.bridge.hello import MAX_SENSORS, PROTOCOL
 from protos.bridge.line import Opener, SerialTransport
@@ -37,14 +37,15 @@ def bridge_sensor(
 
     Its ``open`` waits for HELLO, for the settings asked for and for the first sample, and raises SensorError when the
     port does not open; nobody, or somebody else, answers within ``hello_wait_s``; the bridge speaks another major
-    version; it has no such sensor; it does not take a setting; the sensor gives no sample.
+    version; it has no such sensor; nobody told it or us the shunt; it does not take a setting; the sensor gives no
+    sample.
 
     Raises:
         UsageError: an option that is not known or not in range.
     """
-    refuse_others(options, ("sensor", "shunt", "profile", "range"))
+    refuse_others(options, ("sensor", "shunt", "profile", "range", "bus_ppm"))
     profile = choice(options, "profile", PROFILES)
-    wanted = Wanted(profile, choice(options, "range", RANGES), ohms(options, "shunt"))
+    wanted = Wanted(profile, choice(options, "range", RANGES), ohms(options, "shunt"), bus_ppm(options))
     index = whole(options, "sensor", 0, MAX_SENSORS - 1) or 0
     return BridgeSensor(
         path,
@@ -83,6 +84,13 @@ def _shake_hands(bridge: BridgeSensor, hello_wait_s: float) -> None:
             where=path,
             fix="count from 0: ...?sensor=0",
         )
+    if not bridge.shunt_known:
+        raise SensorError(
+            f"nobody has told the bridge its shunt: 0.1 ohm is the firmware's default, and with another shunt every "
+            f"joule of sensor {bridge.index} is wrong by the ratio",
+            where=path,
+            fix=f"say which it is, ...?shunt=0.1, or calibrate: firmware-tools bridge calibrate --port {path}",
+        )
     _wait(bridge, SETTING_WAIT_S, lambda: session.settled)
     _refuse_half_done(bridge)
     _wait(bridge, SAMPLE_WAIT_S, lambda: bridge.covered_to_s > float("-inf"))
@@ -100,6 +108,9 @@ def _refuse_half_done(bridge: BridgeSensor) -> None:
     assert session.hello is not None
     names = {Command.SET_PROFILE: "profile", Command.SET_RANGE: "range"}
     for code, status in session.refusals.items():
+        if code == Command.SET_CONFIG:
+            # The setting of a profile is asked for otherwise; a bus voltage at the end of 16 V will be flagged.
+            continue
         name = names[Command(code)]
         major, minor = session.hello.protocol
         what = f"the bridge does not take {name}= ({status.name.lower()}; it speaks protocol {major}.{minor})"

@@ -3,6 +3,9 @@
 A port that goes away is closed and opened again **by its path**: after a replug the same name leads to another
 device. Nothing that happens here reaches the training thread as an exception.
 
+A port that is open and silent is asked again through the same opening; closing and opening it may pulse DTR, which
+resets some boards, so that is tried ever more rarely. Trouble that goes on is said ever more rarely too.
+
 The thread wakes about ten times a second and takes in all that has come meanwhile, because each waking costs the
 device more than the samples do. It reads without pause only while an answer is expected whose time of arrival counts,
 or while somebody waits for news.
@@ -25,6 +28,10 @@ log = logging.getLogger(__name__)
 
 REOPEN_EACH_S = 0.2
 SILENT_S = 5.0
+REOPEN_SILENT_S, REOPEN_SILENT_MOST_S = 30.0, 1800.0
+"""How long a port may be silent before it is opened again, at first and at most."""
+SAY_EACH_S, SAY_MOST_S = 60.0, 3600.0
+"""How often trouble is said that comes again and again, at first and at most."""
 READ_EACH_S = 0.1
 ATTENTIVE_S = 0.1
 """How long after a question the thread reads without pause."""
@@ -61,7 +68,9 @@ class BridgeLink:
         self._hurry = threading.Event()
         self._attentive_to_s = float("-inf")
         self._thread: threading.Thread | None = None
-        self._heard_s = 0.0
+        self._heard_s = self._asked_s = 0.0
+        self._reopen_s = REOPEN_SILENT_S
+        self._said_s, self._say_each_s = float("-inf"), SAY_EACH_S
 
     @property
     def connected(self) -> bool:
@@ -71,7 +80,7 @@ class BridgeLink:
     def open(self) -> None:
         """Open the port and start reading. Raises SensorError as the opener does."""
         self._transport = self._opener(self._path)
-        self._heard_s = self._clock.monotonic()
+        self._heard_s = self._asked_s = self._clock.monotonic()
         self._session.opened(again=False)
         self._thread = threading.Thread(target=self._run, name=f"power:{self._path}", daemon=True)
         self._thread.start()
@@ -110,14 +119,23 @@ class BridgeLink:
                 continue
             now_s = self._clock.monotonic()
             if data:
-                self._heard_s = now_s
+                if now_s - self._heard_s > SILENT_S:
+                    self._say("heard again after %.0f s", now_s - self._heard_s)
+                self._heard_s = self._asked_s = now_s
+                self._reopen_s = REOPEN_SILENT_S
                 with self._lock:
                     self._session.receive(data, now_s)
                     self._work()
                 self._news.set()
-            elif now_s - self._heard_s > SILENT_S:
-                self._lost(f"nothing heard for {SILENT_S:g} s")
+            elif now_s - self._heard_s > self._reopen_s:
+                self._reopen_s = min(REOPEN_SILENT_MOST_S, 2 * self._reopen_s)
+                self._lost("silent for so long that it is opened again")
                 continue
+            elif now_s - self._asked_s > SILENT_S:
+                self._asked_s = now_s
+                self._say("nothing heard for %.0f s, asking again", now_s - self._heard_s)
+                with self._lock:
+                    self._session.opened(again=False)
             self._send_due()
             self._pause(now_s)
 
@@ -149,13 +167,23 @@ class BridgeLink:
         with self._lock:
             self._session.opened(again=True)
             self._transport = transport
-            self._heard_s = self._clock.monotonic()
-        log.warning("power bridge %s: port is back", self._path)
+            self._heard_s = self._asked_s = self._clock.monotonic()
+        self._say("port is back")
 
     def _lost(self, why: str) -> None:
         with self._lock:
             transport, self._transport = self._transport, None
         if transport is not None:
             transport.close()
-        log.warning("power bridge %s: port lost (%s), trying again", self._path, why)
+        self._say("port lost (%s), trying again", why)
         self._clock.wait(self._stop, REOPEN_EACH_S)
+
+    def _say(self, text: str, *values: object) -> None:
+        """A warning; trouble that repeats itself is told ever more rarely to people, and always to those who debug."""
+        now_s = self._clock.monotonic()
+        quiet_s = now_s - self._said_s
+        if quiet_s > 2 * SAY_MOST_S:
+            self._say_each_s = SAY_EACH_S
+        if told := quiet_s >= self._say_each_s:
+            self._said_s, self._say_each_s = now_s, min(SAY_MOST_S, 2 * self._say_each_s)
+        (log.warning if told else log.debug)(f"power bridge %s: {text}", self._path, *values)

@@ -88,6 +88,12 @@ class BridgeSensor:
         )
 
     @property
+    def shunt_known(self) -> bool:
+        """Whether anybody said what the shunt is."""
+        with self._lock:
+            return self.track.shunt_known
+
+    @property
     def lock(self) -> threading.RLock:
         return self._lock
 

@@ -1,6 +1,8 @@
 """The host's side of the bridge protocol, without a port or a clock: bytes and times in, commands and events out.
 
-It keeps who the bridge is (HELLO, asked for until it comes and again after a restart) and what is still to be asked.
+It keeps who the bridge is (HELLO, asked for until it comes and again after a restart or a silence) and what is still to
+be asked. A bridge sends STATS each second, so seconds without samples and STATS are an outage of the line; how long it
+was, only the full tick in HELLO can tell, so what comes next waits for it.
 Each boot of the bridge is an *epoch*. Batches that arrive before the HELLO of their boot wait for it. What the events
 amount to is the affair of :mod:`edge_runtime.power.bridge.track`.
 """
@@ -16,7 +18,7 @@ from edge_runtime.power.events import Batch, Edge, Exchanged, Greeting, RawEvent
 from protos.bridge.commands import Command, command, sync_command
 from protos.bridge.exchange import Exchange
 from protos.bridge.framing import FrameParser, encode_frame
-from protos.bridge.hello import PROTOCOL, Hello, MalformedMessage
+from protos.bridge.hello import PROTOCOL, Feature, Hello, MalformedMessage
 from protos.bridge.messages import Ack, Marker, Samples, Stats, Status, SyncReply, decode
 from protos.energy.ina219 import Config, Profile
 
@@ -30,7 +32,9 @@ SYNC_FAST_S = 0.03
 SYNC_EACH_S = 0.5
 SYNC_GIVEN_UP_S = 5.0
 SETTING_AGAIN_S = 0.5
+SILENCE_S = 5.0
 WAITING = 64
+SETTINGS = (Command.SET_PROFILE, Command.SET_RANGE, Command.SET_CONFIG)
 
 Emit = Callable[[RawEvent], None]
 
@@ -39,15 +43,20 @@ Emit = Callable[[RawEvent], None]
 class Wanted:
     """What the user asked of the bridge; None takes what is there.
 
+    The bus range is not asked: it is 32 V wherever the bridge takes SET_CONFIG (since protocol 1.1). Its step is that
+    of 16 V, where a supply of 24 V reads as 16.
+
     Args:
         profile: sensor setting.
         pga: range of the shunt voltage, 0..3 for 40, 80, 160, 320 mV.
         shunt_ohm: shunt to use instead of the calibration's; the result counts as uncalibrated.
+        bus_ppm: correction of the bus voltage, parts per million; None where it was never compared.
     """
 
     profile: Profile | None = None
     pga: int | None = None
     shunt_ohm: float | None = None
+    bus_ppm: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +116,7 @@ class BridgeSession:
         self._known_boot: int | None = None
         self._hello_due_s = self._sync_due_s = self._setting_due_s = float("-inf")
         self._syncs = self._nonce = 0
+        self._heard_s = float("-inf")
         self._asked: dict[int, float] = {}
         self._strange = self._restarts = self._reconnects = self._others = 0
 
@@ -195,21 +205,36 @@ class BridgeSession:
 
     def _settings_missing(self, hello: Hello) -> list[bytes]:
         """Commands for what is wanted and not so."""
+        if self._sensor >= len(hello.sensors):
+            return []
         wanted, missing = self._wanted, []
-        if wanted.profile is not None and hello.profile != wanted.profile.code:
+        config = Config.of(hello.sensors[self._sensor].config)
+        if wanted.pga is not None and config.pga != wanted.pga:
+            missing.append(command(Command.SET_RANGE, self._sensor, wanted.pga))
+        if hello.features & Feature.CONFIG and Command.SET_CONFIG not in self.refusals:
+            # SET_PROFILE would take the 32 V range back, for all sensors.
+            target = replace(wanted.profile.config if wanted.profile else config, pga=config.pga).wide()
+            if wanted.pga is not None and Command.SET_RANGE not in self.refusals:
+                target = replace(target, pga=wanted.pga)
+            if config != target:
+                # Twelve bits for both is there only where somebody forced it.
+                forced = (target.bus_adc, target.shunt_adc) == (3, 3)
+                missing.append(command(Command.SET_CONFIG, self._sensor, target.register(), int(forced)))
+        elif wanted.profile is not None and hello.profile != wanted.profile.code:
             missing.append(command(Command.SET_PROFILE, wanted.profile.code))
-        if wanted.pga is not None and self._sensor < len(hello.sensors):
-            config = Config.of(hello.sensors[self._sensor].config)
-            if config.pga != wanted.pga:
-                missing.append(command(Command.SET_RANGE, self._sensor, wanted.pga))
         return [one for one in missing if one[0] not in self.refusals]
 
     def _hear_refusal(self, ack: Ack) -> None:
-        if ack.command in (Command.SET_PROFILE, Command.SET_RANGE) and ack.command not in self.refusals:
+        if ack.command in SETTINGS and ack.command not in self.refusals:
             self.refusals[ack.command] = Status(ack.status) if ack.status in list(Status) else Status.REFUSED
             log.warning("power bridge: setting %02xh not taken (status %d)", ack.command, ack.status)
 
     def _sort(self, message: Samples | Stats | Marker, now_s: float) -> None:
+        silent_s, self._heard_s = now_s - self._heard_s, now_s
+        if silent_s > SILENCE_S and self._known_boot is not None:
+            self._known_boot, self._hello_due_s = None, now_s
+            # Samples and sums stand in for each other: ask for both at once.
+            self.flush_wanted = True
         if message.boot == self._known_boot:
             self._pass_on(message)
             return
@@ -224,8 +249,9 @@ class BridgeSession:
         before, self.hello = self.hello, hello
         if before is None or before.uid != hello.uid or before.boot != hello.boot:
             self._begin_epoch(hello, before)
-        self._known_boot = hello.boot
-        self.greeting = Greeting(now_s, self.epoch, self._sensor, self._wanted.shunt_ohm, hello)
+        self._known_boot, self._heard_s = hello.boot, now_s
+        wanted = self._wanted
+        self.greeting = Greeting(now_s, self.epoch, self._sensor, wanted.shunt_ohm, hello, wanted.bus_ppm)
         self._emit(self.greeting)
         waiting, self._waiting = self._waiting, deque(maxlen=WAITING)
         for message in waiting:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
+
 from edge_runtime.power.bridge.alignment import Alignment
 from edge_runtime.power.bridge.samples import CAPACITY, SampleStore
 from edge_runtime.power.bridge.stream import Piece, SensorStream, SensorTrouble
@@ -16,7 +18,7 @@ from edge_runtime.power.events import Batch, Block, Exchanged, Greeting, RawEven
 from protos.bridge.hello import Feature
 from protos.bridge.messages import Samples
 from protos.energy.ina219 import Calibration, Config
-from protos.energy.trace import PowerTrace
+from protos.energy.trace import PowerTrace, SampleFlag
 from protos.energy.uncertainty import ErrorModel
 
 __all__ = ["RegisterTrack"]
@@ -71,10 +73,15 @@ class RegisterTrack:
         greeting = self.greeting
         if greeting is None or greeting.sensor >= len(greeting.hello.sensors):
             return Calibration()
-        record = greeting.hello.sensors[greeting.sensor].calibration
+        record = replace(greeting.hello.sensors[greeting.sensor].calibration, bus_ppm=greeting.bus_ppm)
         if greeting.shunt_ohm is None:
             return record
-        return Calibration(0, round(greeting.shunt_ohm * 1e6), record.offset_nv, 0, 0)
+        return Calibration(0, round(greeting.shunt_ohm * 1e6), record.offset_nv, 0, 0, greeting.bus_ppm)
+
+    @property
+    def shunt_known(self) -> bool:
+        """Whether the shunt is a calibration's, or the user's; not the default of the firmware."""
+        return self.greeting is None or self.greeting.shunt_ohm is not None or not self.calibration.is_default
 
     @property
     def config(self) -> Config:
@@ -133,18 +140,22 @@ class RegisterTrack:
     def _greet(self, greeting: Greeting) -> None:
         before, self.greeting = self.greeting, greeting
         if before is not None and before.epoch == greeting.epoch and self._stream is not None:
-            self._stream.recalibrate(self.calibration, self.config.pga)
+            self._stream.recalibrate(self.calibration, self.config)
+            self._stream.told(greeting.hello.tick)
             return
         if self._stream is not None:
             self._lost_before += self._stream.lost_batches
             self._recovered_before += self._stream.recovered_s
             self._trouble_before += self._stream.trouble
         self.alignment = Alignment()
-        self._stream = SensorStream(self.calibration, self.config.pga, greeting.hello.tick)
+        self._stream = SensorStream(self.calibration, self.config, greeting.hello.tick, greeting.hello.batch)
 
     def _place(self, piece: Piece | None) -> None:
         if piece is None or self.greeting is None:
             return
+        if not self.shunt_known:
+            # Another bridge came in the place of the one that was opened.
+            piece = replace(piece, flags=piece.flags | np.uint8(SampleFlag.SHUNT_UNKNOWN))
         self._store.append(self.greeting.epoch, self.alignment, piece.begin, piece.end, piece.power_w, piece.flags)
         fit = self.alignment.fit
         if fit is None:

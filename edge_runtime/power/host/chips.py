@@ -10,6 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from types import MappingProxyType
 
+import numpy as np
+import numpy.typing as npt
+
 from protos.energy.ina219 import (
     BUS_LIMIT,
     BUS_STEP_V,
@@ -20,9 +23,12 @@ from protos.energy.ina219 import (
     NOISE_V,
     OFFSET_LIMIT_V,
     OFFSET_TYPICAL_V,
+    SHUNT_HEATING_PER_W,
     SHUNT_LIMIT,
     SHUNT_STEP_V,
+    bus_flags,
 )
+from protos.energy.trace import Floats, SampleFlag
 from protos.energy.uncertainty import ErrorModel
 
 __all__ = ["CHIPS", "Chip"]
@@ -40,6 +46,7 @@ class Chip:
         shunt_step_v: one step of the shunt register, V.
         bus_step_v: one step of the bus register, V.
         full_v: end of the shunt's range, V.
+        bus_full_v: end of the bus voltage's range, V; the INA219's driver sets 32 V.
         shunt_s: time the shunt is looked at in one conversion, s.
         period_s: time from one conversion to the next, s.
     """
@@ -51,8 +58,16 @@ class Chip:
     shunt_step_v: float
     bus_step_v: float
     full_v: float
+    bus_full_v: float
     shunt_s: float
     period_s: float
+
+    def flags(self, shunt_v: Floats, bus_v: Floats) -> npt.NDArray[np.uint8]:
+        """SampleFlag bits of readings in volts; float64 [N] each to uint8 [N]."""
+        clipped: npt.NDArray[np.uint8] = np.where(np.abs(shunt_v) >= 0.999 * self.full_v, SampleFlag.CLIPPED, 0).astype(
+            np.uint8
+        )
+        return clipped | bus_flags(bus_v, self.bus_full_v)
 
     def errors(self, shunt_ohm: float, supply_v: float, *, sync_s: float, current_step_a: float = 0.0) -> ErrorModel:
         """Limits of the errors with a shunt of 1 %; ``current_step_a`` is a driver's rounding."""
@@ -71,6 +86,8 @@ class Chip:
             duty=self.shunt_s / self.period_s,
             shunt_s=self.shunt_s,
             sync_s=sync_s,
+            shunt_ohm=shunt_ohm,
+            shunt_heating_per_w=SHUNT_HEATING_PER_W,
         )
 
 
@@ -83,6 +100,7 @@ _INA219 = Chip(
     shunt_step_v=SHUNT_STEP_V,
     bus_step_v=BUS_STEP_V,
     full_v=0.32,
+    bus_full_v=32.0,
     shunt_s=CONVERSION_S[3],
     period_s=2 * CONVERSION_S[3],
 )
@@ -95,6 +113,7 @@ _INA226 = Chip(
     shunt_step_v=2.5e-6,
     bus_step_v=1.25e-3,
     full_v=0.08192,
+    bus_full_v=40.95875,
     shunt_s=17.6e-3,
     period_s=35.2e-3,
 )

@@ -6,7 +6,7 @@ bits for shunt and bus, and its readings are looked at now and then: of a load t
 uncertainty says so.
 
 The driver computes the current with ``shunt_resistor``, 0.01 ohm unless somebody told it otherwise. A board with
-another shunt reads wrong by the ratio.
+another shunt reads wrong by the ratio. So that default is believed only where ``shunt=`` says the same.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from edge_runtime.power.clock import Clock
 from edge_runtime.power.host.chips import CHIPS, Chip
 from edge_runtime.power.host.polled import PolledSensor
@@ -25,7 +27,7 @@ from edge_runtime.power.host.sysfs import ValueFile, find_device, read_text
 from edge_runtime.power.meter import MeterIdentity
 from edge_runtime.power.options import number, ohms, refuse_others
 from edge_runtime.power.sensor import Capabilities
-from protos.energy.trace import PowerTrace, SampleFlag
+from protos.energy.trace import PowerTrace
 from protos.energy.uncertainty import ErrorModel
 from protos.errors import SensorError
 
@@ -95,8 +97,8 @@ class HwmonSource:
         if self._chip is None or self._current is None or self._voltage is None:
             raise OSError("not open")
         current_a, self._supply_v = self._current.number() * 1e-3, self._voltage.number() * 1e-3
-        clipped = abs(current_a) * self._used_ohm >= 0.999 * self._chip.full_v
-        return self._instants.add(now_s, current_a * self._supply_v, SampleFlag.CLIPPED if clipped else 0)
+        shunt_v, bus_v = np.array([current_a * self._used_ohm]), np.array([self._supply_v])
+        return self._instants.add(now_s, current_a * self._supply_v, int(self._chip.flags(shunt_v, bus_v)[0]))
 
     def errors(self) -> ErrorModel:
         assert self._chip is not None
@@ -123,10 +125,11 @@ class HwmonSource:
         used_ohm = int(text) * 1e-6
         if self._shunt_ohm is None:
             if int(text) == DEFAULT_SHUNT_UOHM:
-                log.warning(
-                    "%s: the driver reckons with 0.01 ohm, its default; with another shunt every joule is wrong by the "
-                    "ratio. Say which it is with ?shunt=OHM",
-                    self.identity.sensor,
+                raise SensorError(
+                    "nobody has told the driver its shunt: it reckons with 0.01 ohm, its default, and with another "
+                    "every joule is wrong by the ratio",
+                    where=self.identity.sensor,
+                    fix="say which it is: ...?shunt=0.01",
                 )
         elif abs(used_ohm / self._shunt_ohm - 1) > SHUNT_AGREES:
             raise SensorError(

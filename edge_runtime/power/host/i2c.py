@@ -22,12 +22,13 @@ from edge_runtime.power.host.polled import PolledSensor
 from edge_runtime.power.host.source import EMPTY
 from edge_runtime.power.host.sysfs import read_text
 from edge_runtime.power.meter import MeterIdentity
-from edge_runtime.power.options import choice, number, ohms, refuse_others, whole
+from edge_runtime.power.options import bus_ppm, choice, number, ohms, refuse_others, whole
 from edge_runtime.power.sensor import Capabilities
 from protos.energy.ina219 import BUS_STEP_V, PROFILES, Calibration, Config, sample_flags, watts
 from protos.energy.trace import PowerTrace
 from protos.energy.uncertainty import ErrorModel
 from protos.errors import SensorError, UsageError
+from protos.extras import advice
 
 __all__ = ["Ina219Source", "i2c_sensor", "open_bus"]
 
@@ -42,7 +43,7 @@ OpenBus = Callable[[int], Any]
 
 def i2c_sensor(rest: str, options: Mapping[str, str], clock: Clock, *, bus: OpenBus | None = None) -> PolledSensor:
     """The sensor of ``i2c:BUS:ADDRESS?OPTIONS``, not open yet. Raises UsageError."""
-    known = ("shunt", "profile", "range", "offset_nv", "gain_ppm", "calibration")
+    known = ("shunt", "profile", "range", "offset_nv", "gain_ppm", "calibration", "bus_ppm")
     refuse_others(options, known)
     parts = dict(zip(("bus", "address"), rest.split(":"), strict=False))
     number_, address = whole(parts, "bus", 0, 255), whole(parts, "address", 0x40, 0x4F)
@@ -56,10 +57,11 @@ def i2c_sensor(rest: str, options: Mapping[str, str], clock: Clock, *, bus: Open
         round(shunt_ohm * 1e6),
         round(number(options, "offset_nv", -1e7, 1e7, "nanovolt") or 0),
         round(number(options, "gain_ppm", -5e5, 5e5, "parts per million") or 0),
+        bus_ppm=bus_ppm(options),
     )
     profile = choice(options, "profile", PROFILES) or PROFILES["balanced"]
     pga = choice(options, "range", RANGES)
-    config = profile.config if pga is None else replace(profile.config, pga=pga)
+    config = (profile.config if pga is None else replace(profile.config, pga=pga)).wide()
     return PolledSensor(Ina219Source(number_, address, config, calibration, bus or open_bus), clock)
 
 
@@ -73,9 +75,7 @@ def open_bus(number_: int) -> Any:
     try:
         from smbus2 import SMBus
     except ImportError as cause:
-        raise SensorError(
-            "needs smbus2", where=f"i2c:{number_}", fix="install it: pip install 'edgejoule[i2c]'"
-        ) from cause
+        raise SensorError("needs smbus2", where=f"i2c:{number_}", fix=f"install it: {advice('i2c')}") from cause
     return SMBus(number_)
 
 
@@ -163,7 +163,7 @@ class Ina219Source:
             np.array([before]),
             np.array([now_s]),
             watts(raw_shunt, raw_bus, self._calibration),
-            sample_flags(raw_shunt, raw_bus, self._config.pga),
+            sample_flags(raw_shunt, raw_bus, self._config),
         )
 
     def errors(self) -> ErrorModel:

@@ -29,7 +29,7 @@ from edge_runtime.power.host.sysfs import ValueFile, find_device, read_text
 from edge_runtime.power.meter import MeterIdentity
 from edge_runtime.power.options import choice, number, ohms, refuse_others
 from edge_runtime.power.sensor import Capabilities
-from protos.energy.trace import Floats, PowerTrace, SampleFlag
+from protos.energy.trace import Floats, PowerTrace
 from protos.energy.uncertainty import ErrorModel
 from protos.errors import SensorError
 
@@ -109,14 +109,15 @@ class IioSource:
     def take(self, now_s: float) -> PowerTrace:
         if self._buffer is not None:
             return self._take_records(self._buffer)
-        if self._files is None:
+        if self._files is None or self._chip is None:
             raise OSError("not open")
         shunt, bus = (file.number() for file in self._files)
         # Old drivers give the register without its sign.
         shunt -= 65536 if shunt > 32767 else 0
         shunt_v, self._supply_v = shunt * self._shunt_scale_v, bus * self._bus_scale_v
         power_w = shunt_v / self._used_ohm * self._supply_v
-        return self._instants.add(now_s, power_w, SampleFlag.CLIPPED if abs(shunt_v) >= self._full_v else 0)
+        flags = self._chip.flags(np.array([shunt_v]), np.array([self._supply_v]))
+        return self._instants.add(now_s, power_w, int(flags[0]))
 
     def errors(self) -> ErrorModel:
         assert self._chip is not None
@@ -170,14 +171,8 @@ class IioSource:
         # A conversion that was missed leaves its time uncovered, but for the driver's usual unevenness.
         starts = np.where(stamps_s - starts > 3 * self._chip.period_s, stamps_s - self._chip.period_s, starts)
         self._last_s = float(stamps_s[-1])
-        flags = np.where(np.abs(shunt_v) >= self._full_v, SampleFlag.CLIPPED, 0).astype(np.uint8)
+        flags = self._chip.flags(shunt_v, bus_v)
         return PowerTrace(starts, stamps_s, shunt_v / self._used_ohm * bus_v, flags)
-
-    @property
-    def _full_v(self) -> float:
-        """Shunt voltage from which on the register is at its end."""
-        assert self._chip is not None
-        return 0.999 * self._chip.full_v
 
     def _drivers_shunt(self, device: Path) -> float:
         text = (device / "in_shunt_resistor").read_text().strip()
@@ -186,10 +181,11 @@ class IioSource:
         if not ohm > 0:
             raise ValueError(f"in_shunt_resistor is {text!r}")
         if abs(ohm - DEFAULT_SHUNT_OHM) < 1e-6:
-            log.warning(
-                "iio:%s: taking the driver's shunt of 0.01 ohm, its default; with another shunt every joule is wrong "
-                "by the ratio. Say which it is with ?shunt=OHM",
-                self._name,
+            raise SensorError(
+                "nobody has told the driver its shunt: it says 0.01 ohm, its default, and with another every joule is "
+                "wrong by the ratio",
+                where=f"iio:{self._name}",
+                fix="say which it is: ...?shunt=0.01",
             )
         return ohm
 

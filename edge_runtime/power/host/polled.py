@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 SAMPLE_WAIT_S = 3.0
 REOPEN_EACH_S = 0.5
+SAY_EACH_S = 60.0
+"""A source that comes and goes more often than this is said once, for as long as it does."""
 
 
 class PolledSensor:
@@ -52,6 +54,7 @@ class PolledSensor:
         self._store = TraceStore(capacity)
         self._audience = Audience()
         self._words: list[str] = []
+        self._said_s = float("-inf")
         self._random = random.Random(clock.monotonic())
 
     @property
@@ -158,7 +161,10 @@ class PolledSensor:
     def _lost(self, why: str) -> None:
         """Open the source again until it is back or the sensor is closed."""
         name = self.identity.sensor
-        log.warning("%s: lost (%s), trying again", name, why)
+        now_s = self._clock.monotonic()
+        say = log.warning if now_s - self._said_s >= SAY_EACH_S else log.debug
+        self._said_s = now_s
+        say("%s: lost (%s), trying again", name, why)
         with self._lock:
             self._trouble(self._clock.monotonic(), "sensor-lost")
         self._source.close()
@@ -167,7 +173,7 @@ class PolledSensor:
                 self._source.open(self._clock.monotonic())
             except (SensorError, OSError):
                 continue
-            log.warning("%s: is back", name)
+            say("%s: is back", name)
             with self._lock:
                 self._trouble(self._clock.monotonic(), "reconnected")
             return

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_runtime.power.recording.replay_sensor import ReplaySensor
-from protos.energy.trace import PowerTrace, SampleFlag
+from protos.energy.trace import PowerTrace, flag_words
 
 __all__ = ["Row", "flag_words", "rows"]
 
@@ -67,12 +67,3 @@ def _rows(trace: PowerTrace, zero_s: float, periods: _Periods) -> Iterator[Row]:
     columns = (trace.start_s.tolist(), trace.stop_s.tolist(), trace.power_w.tolist(), trace.flags.tolist())
     for start_s, stop_s, power_w, bits in zip(*columns, strict=True):
         yield Row(start_s - zero_s, stop_s - zero_s, power_w, flag_words(bits), periods.at(start_s))
-
-
-def flag_words(bits: int) -> tuple[str, ...]:
-    """The names of a sample's flags.
-
-    >>> flag_words(5)
-    ('clipped', 'recovered')
-    """
-    return tuple(bit.name.lower() for bit in SampleFlag if bits & bit and bit.name)

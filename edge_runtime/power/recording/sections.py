@@ -3,7 +3,8 @@
 Columns in their order, ``n`` the number of events and ``m`` that of samples:
 
 ========  ==============================================================================================================
-greeting  per event: at f64 | epoch varint | sensor u8 | shunt f64 (NaN: the calibration's) | size varint | HELLO
+greeting  per event: at f64 | epoch u64 | sensor u8 (128 is added where bus_ppm follows) | shunt f64 (NaN: the
+          calibration's) | perhaps bus_ppm i32 | size varint | HELLO
 batch     n: sensor, boot, seq, flags, profile, dt shift, count, t0 (first as it is, then the distance modulo 2^32 from
           where the batch before it ended); m: dt in us, shunt, bus (its three flag bits moved to the top)
 sums      n: seq, tick, tick - end, samples, end - time, charge, voltage, energy; then n times the other fields of STATS
@@ -38,6 +39,7 @@ STEPS_PER_W = 1e6
 """Samples in host time come in whole microseconds and microwatts."""
 MOST_SAMPLES = 1 << 20
 _GREETING = struct.Struct("<dQBd")
+_BUS_PPM, _HAS_BUS_PPM = struct.Struct("<i"), 0x80
 _LONGEST_HELLO = 1024
 _STATS_FIELDS = 17
 _MOVING = [2, 3, 4, 5, 6, 7, 8, 9]
@@ -52,7 +54,9 @@ def _write_greetings(events: Sequence[Greeting]) -> bytes:
     for event in events:
         hello = event.hello.encode()
         shunt_ohm = math.nan if event.shunt_ohm is None else event.shunt_ohm
-        out += [_GREETING.pack(event.at_s, event.epoch, event.sensor, shunt_ohm), varint(len(hello)), hello]
+        bus = b"" if event.bus_ppm is None else _BUS_PPM.pack(event.bus_ppm)
+        sensor = event.sensor | (_HAS_BUS_PPM if bus else 0)
+        out += [_GREETING.pack(event.at_s, event.epoch, sensor, shunt_ohm), bus, varint(len(hello)), hello]
     return b"".join(out)
 
 
@@ -60,6 +64,10 @@ def _read_greetings(cursor: Cursor, count: int) -> list[Greeting]:
     events = []
     for _ in range(count):
         at_s, epoch, sensor, shunt_ohm = _GREETING.unpack(cursor.take(_GREETING.size))
+        bus_ppm: int | None = None
+        if sensor & _HAS_BUS_PPM:
+            sensor ^= _HAS_BUS_PPM
+            (bus_ppm,) = _BUS_PPM.unpack(cursor.take(_BUS_PPM.size))
         payload = cursor.take(cursor.count(_LONGEST_HELLO))
         try:
             hello = read_hello(payload)
@@ -69,7 +77,7 @@ def _read_greetings(cursor: Cursor, count: int) -> list[Greeting]:
             raise DamagedBlock(f"a greeting of sensor {sensor} of {len(hello.sensors)}")
         if not (math.isnan(shunt_ohm) or 1e-6 <= shunt_ohm <= 1000):
             raise DamagedBlock(f"a shunt of {shunt_ohm} ohm")
-        events.append(Greeting(at_s, epoch, sensor, None if math.isnan(shunt_ohm) else shunt_ohm, hello))
+        events.append(Greeting(at_s, epoch, sensor, None if math.isnan(shunt_ohm) else shunt_ohm, hello, bus_ppm))
     return events
 
 

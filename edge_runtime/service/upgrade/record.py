@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import time
@@ -20,6 +19,7 @@ from typing import Any
 from edge_runtime.state import storing
 from protos.atomic import write_whole
 from protos.errors import RefusedError, StoreError
+from protos.file_lock import lock as take
 
 LAYOUT = 1
 FILE = "record.json"
@@ -156,7 +156,7 @@ def alone(home: Path, *, wait_s: float = 0.0) -> Iterator[None]:
 
 def _locked(lock: int) -> bool:
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        take(lock)
     except BlockingIOError:
         return False
     return True

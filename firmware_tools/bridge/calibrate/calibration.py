@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from protos.energy.ina219 import BUS_STEP_V, OFFSET_LIMIT_V, SHUNT_STEP_V, Config, sample_flags
+from protos.energy.trace import SampleFlag
 from protos.errors import CheckFailed, DataError
 
 __all__ = ["Line", "MeterError", "Point", "Reading", "check_no_current", "check_steady", "fit_line", "read_shunt"]
@@ -118,7 +119,8 @@ def read_shunt(
     return Reading(
         mean_v, math.hypot(_block_standard(shunt_v, weight), shunt_steps), float(shunt_v.std()),
         bus_mean_v, math.hypot(_block_standard(bus_v, weight), bus_steps),
-        float(dt_us.sum()) * 1e-6, len(dt_us), int(np.count_nonzero(sample_flags(shunt, bus, config.pga) & 1)),
+        float(dt_us.sum()) * 1e-6, len(dt_us),
+        int(np.count_nonzero(sample_flags(shunt, bus, config) & SampleFlag.CLIPPED)),
     )  # fmt: skip
 
 

@@ -2,11 +2,17 @@
 
 Measures with single 12-bit conversions (profile ``transient``): their noise lifts the mean over the steps of the
 register, which averaging inside the sensor would leave in. The setting is put back afterwards.
+
+A reference meter's own record of the time of a calibration: a CSV file with a header.
+
+Columns ``unix_s`` (seconds since 1970-01-01, UTC) and ``current_a`` or ``power_w``; others are ignored. The rows within
+the time of the measurement count.
 """
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +20,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from firmware_tools.bridge.calibrate.calibration import (
     SQRT3,
@@ -26,16 +34,59 @@ from firmware_tools.bridge.calibrate.calibration import (
     read_shunt,
 )
 from firmware_tools.bridge.calibrate.certificate import make_certificate, point_entry
-from firmware_tools.bridge.calibrate.reference_log import read_reference
 from firmware_tools.bridge.client.observation import Observation
 from firmware_tools.bridge.client.port_client import BridgeClient
 from firmware_tools.bridge.client.settings import restore_setting
 from protos.bridge.commands import REBOOT_KEY, Command, calibration_command, command
 from protos.bridge.hello import Feature, Hello
 from protos.energy.ina219 import OFFSET_TYPICAL_V, PROFILES, REFERENCE_RELATIVE, ZERO_LIMIT_V, Calibration, Config
-from protos.errors import CheckFailed, RefusedError, SensorError, UsageError
+from protos.errors import CheckFailed, DataError, RefusedError, SensorError, UsageError
 
-__all__ = ["Job", "Step", "calibrate"]
+__all__ = ["Job", "ReferenceMean", "Step", "calibrate", "read_reference"]
+
+LEAST_ROWS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceMean:
+    """Mean of the rows, its standard error, and the unit ("A" or "W")."""
+
+    mean: float
+    standard: float
+    unit: str
+    rows: int
+
+
+def read_reference(path: Path, from_s: float, to_s: float) -> ReferenceMean:
+    """The meter's mean between two instants, seconds since 1970.
+
+    Raises:
+        DataError: no such file, no such columns, no number, or fewer than three rows in that time.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as cause:
+        raise DataError(f"cannot be read: {cause}", where=str(path), fix="check the path") from cause
+    columns = set(rows[0]) if rows else set()
+    column = next((name for name in ("current_a", "power_w") if name in columns), None)
+    if column is None or "unix_s" not in columns:
+        fix = "write a header with unix_s and current_a or power_w"
+        raise DataError("no columns of a reference", where=str(path), fix=fix)
+    values = []
+    for number, row in enumerate(rows, 2):
+        try:
+            at_s, value = float(row["unix_s"]), float(row[column])
+        except (TypeError, ValueError) as cause:
+            raise DataError("not a number", where=f"{path}:{number}", fix="correct or remove the line") from cause
+        if from_s <= at_s <= to_s and math.isfinite(value):
+            values.append(value)
+    if len(values) < LEAST_ROWS:
+        what = f"{len(values)} rows between {from_s:.3f} and {to_s:.3f}, the time of the measurement"
+        raise DataError(what, where=str(path), fix="let the meter record meanwhile, and compare the clocks")
+    standard = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return ReferenceMean(float(np.mean(values)), standard, "A" if column == "current_a" else "W", len(values))
+
 
 KEEP_S = 1.5
 """Longer than the EEPROM takes for one record, 3.4 ms a byte."""

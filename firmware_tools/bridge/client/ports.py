@@ -6,7 +6,6 @@ A name below ``/dev/serial/by-id`` stays the same after a replug, ``ttyUSB0`` do
 
 from __future__ import annotations
 
-import grp
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -105,8 +104,10 @@ def _hints(path: Path, latency_ms: int | None, sysfs: Path) -> Iterable[str]:
 def _permission(path: Path) -> str:
     """What gives the user the port: the group that owns it, unless that is root's own."""
     try:
+        import grp  # not on Windows, where no such hint is given
+
         group = grp.getgrgid(path.stat().st_gid).gr_name
-    except (KeyError, OSError):
+    except (KeyError, OSError, ModuleNotFoundError):
         group = "dialout"
     if group == "root":
         return f"not yours to open, it is root's: sudo chgrp dialout {path}, sudo chmod 660 {path}, or a udev rule"

@@ -12,7 +12,16 @@ from firmware_tools.bridge.client.clock_line import ClockLine
 from firmware_tools.bridge.client.observation import Observation, SensorLog
 from firmware_tools.bridge.client.settings import expected_config, profile_name
 from protos.bridge.hello import PROTOCOL, Feature, Hello, SensorRecord
-from protos.energy.ina219 import BUS_STEP_V, CONVERSION_S, Config, Mode, sample_flags
+from protos.energy.ina219 import (
+    BUS_STEP_V,
+    CONVERSION_S,
+    LEAST_BOARD_V,
+    SHUNT_STEP_V,
+    Config,
+    Mode,
+    sample_flags,
+)
+from protos.energy.trace import SampleFlag
 
 __all__ = ["Finding", "Heard", "examine", "failed", "nominal_rates"]
 
@@ -26,7 +35,6 @@ DRIFT_LIMIT_PPM = 5000.0
 """Ceramic resonators of Uno boards are within 0.5 %."""
 SYNC_LIMIT_S = 5e-3
 OLD_DAYS = 365
-LEAST_BUS_V = 0.5
 STATES = {0: "working", 1: "absent", 2: "failing"}
 FLAG_CHANGED, FLAG_FORCED = 1, 2
 
@@ -77,7 +85,8 @@ def examine(heard: Heard) -> list[Finding]:
         if sensor.state == 0:
             findings.append(_rate(heard, number, log))
         if len(log.shunt):
-            findings += [*_values(number, sensor, log), _sums(number, log), _bus(number, log)]
+            findings += [*_values(number, sensor, log), _sums(number, log)]
+            findings += [_bus(number, Config.of(sensor.config), log), _direction(number, sensor, log)]
     return findings
 
 
@@ -161,7 +170,11 @@ def _calibration(heard: Heard, number: int, sensor: SensorRecord) -> Finding:
     calibration, fix = sensor.calibration, f"firmware-tools bridge calibrate --sensor {number}"
     if not calibration.id:
         verdict: Verdict = "PASS" if heard.uncalibrated else "FAIL"
-        return Finding("calibration", verdict, f"none; shunt {calibration.shunt_uohm} uohm", fix, number)
+        what = f"none; shunt {calibration.shunt_uohm} uohm"
+        if calibration.is_default:
+            what = f"{what}, the firmware's default, which nobody has confirmed"
+            fix = f"{fix}; or say ?shunt=OHM wherever this sensor is opened"
+        return Finding("calibration", verdict, what, fix, number)
     age = heard.today - calibration.day
     when = "day unknown" if not calibration.day else f"{age} days old"
     detail = f"{calibration.id:08x}, {when}, {calibration.offset_nv} nV, {calibration.gain_ppm:+d} ppm"
@@ -204,7 +217,7 @@ def _rate(heard: Heard, number: int, log: SensorLog) -> Finding:
 
 def _values(number: int, sensor: SensorRecord, log: SensorLog) -> Iterator[Finding]:
     shunt, bus = log.shunt, log.bus
-    clipped = int(np.count_nonzero(sample_flags(shunt, bus, Config.of(sensor.config).pga) & 1))
+    clipped = int(np.count_nonzero(sample_flags(shunt, bus, Config.of(sensor.config)) & SampleFlag.CLIPPED))
     words = shunt.view(np.uint16)
     dead = np.isin(words, (0x0000, 0xFFFF)) & np.isin(bus, (0x0000, 0xFFFF))
     if dead.any():
@@ -235,12 +248,31 @@ def _sums(number: int, log: SensorLog) -> Finding:
     return Finding("sums", "PASS", "STATS and samples agree exactly", sensor=number)
 
 
-def _bus(number: int, log: SensorLog) -> Finding:
+def _bus(number: int, config: Config, log: SensorLog) -> Finding:
     bus_v = float(np.mean(log.bus >> 3)) * BUS_STEP_V
-    if bus_v < LEAST_BUS_V:
-        fix = "connect IN- to the load, and the grounds to each other"
-        return Finding("bus voltage", "FAIL", f"{bus_v:.3f} V", fix, number)
+    flags = sample_flags(log.shunt, log.bus, config)
+    # Single values are the affair of "values": bits that changed on I2C.
+    full, low = (np.count_nonzero(flags & bit) > len(flags) / 2 for bit in (SampleFlag.BUS_FULL, SampleFlag.BUS_LOW))
+    if full:
+        fix = "flash firmware of protocol 1.1, with which the host sets the 32 V range; over 26 V use another sensor"
+        if not config.bus_range_32v:
+            fix = f"firmware-tools bridge config --register 0x{config.wide().register():04x}; a meter sets it itself"
+        return Finding("bus voltage", "FAIL", f"{bus_v:.3f} V is the end of the range: bus-full", fix, number)
+    if low:
+        fix = "put the sensor in the plus line, connect IN- to the load, and the grounds to each other"
+        what = f"{bus_v:.3f} V powers no board (least {LEAST_BOARD_V:g} V): bus-low"
+        return Finding("bus voltage", "FAIL", what, fix, number)
     return Finding("bus voltage", "PASS", f"{bus_v:.3f} V", sensor=number)
+
+
+def _direction(number: int, sensor: SensorRecord, log: SensorLog) -> Finding:
+    """Current that flows back, by more than the zero may be wrong, is a sensor connected the wrong way round."""
+    calibration, config = sensor.calibration, Config.of(sensor.config)
+    mean_v = float(np.mean(log.shunt)) * SHUNT_STEP_V - calibration.offset_nv * 1e-9
+    amperes = mean_v * calibration.amperes_per_volt
+    if amperes < -calibration.errors(config, 1.0).offset_a:
+        return Finding("direction", "FAIL", f"{amperes:.4f} A: reversed", "swap VIN+ and VIN-", number)
+    return Finding("direction", "PASS", f"{amperes:.4f} A", sensor=number)
 
 
 def failed(findings: Sequence[Finding], *, strict: bool) -> list[Finding]:

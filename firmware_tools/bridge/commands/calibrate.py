@@ -6,10 +6,12 @@ import argparse
 import json
 import math
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from firmware_tools.bridge.calibrate.amounts import parse_amount, parse_meter_error
+from firmware_tools.bridge.calibrate.bus import compare_bus
 from firmware_tools.bridge.calibrate.calibration import MeterError
 from firmware_tools.bridge.calibrate.job import Job, Step, calibrate
 from firmware_tools.bridge.client.port_client import BridgeClient
@@ -33,6 +35,7 @@ examples:
       --meter "bench multimeter, serial 123" --certificate sensor0.json
   firmware-tools bridge calibrate --port /dev/ttyUSB0 --zero --current 0.5A --current 3A   # asks before each step
   firmware-tools bridge calibrate --port /dev/ttyUSB0 --reference meter.csv
+  firmware-tools bridge calibrate --port /dev/ttyUSB0 --bus 5.123V --meter-error 0.05%+2mV   # prints bus_ppm=
 without a step, on a terminal, it guides through zero and one current
 """
 
@@ -40,7 +43,7 @@ without a step, on a terminal, it guides through zero and one current
 def add_calibrate(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register ``calibrate``; sets ``run``."""
     parser = verbs.add_parser(
-        "calibrate", help="zero and gain of a sensor against a reference meter", epilog=_EXAMPLE,
+        "calibrate", help="zero and gain of a sensor, or its bus voltage, against a reference meter", epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("--port", required=True, help="serial port of the bridge")
@@ -57,6 +60,10 @@ def add_calibrate(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
         help="CSV that the reference meter writes: unix_s, current_a or power_w",
     )
     parser.add_argument(
+        "--bus", metavar="VOLTS", help="compare the bus voltage with a voltmeter from IN- to ground; prints the option "
+        "bus_ppm= of the sensor, and writes nothing",
+    )  # fmt: skip
+    parser.add_argument(
         "--meter-error", metavar="LIMIT", help="limit of the reference's error, for example 0.1%%+2mA (default 0.1%%)"
     )
     parser.add_argument("--meter", default="", metavar="TEXT", help="what the reference is, for the certificate")
@@ -72,6 +79,8 @@ def add_calibrate(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    if args.bus is not None:
+        return _run_bus(args)
     job = _job(args)
     with BridgeClient(args.port) as client:
         certificate, record, hello = calibrate(client, job)
@@ -91,6 +100,30 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _run_bus(args: argparse.Namespace) -> int:
+    if args.zero or args.current or args.power or args.reference is not None or args.certificate is not None:
+        raise UsageError("the bus voltage beside a current", where="--bus", fix="compare it by itself; it is not kept")
+    _check_seconds(args.seconds)
+    error = MeterError(REFERENCE_RELATIVE)
+    if args.meter_error is not None:
+        error = parse_meter_error(args.meter_error, "V", where="--meter-error")
+    volts = parse_amount(args.bus, "V", where="--bus")
+    with BridgeClient(args.port) as client:
+        found = compare_bus(client, args.sensor, volts, args.seconds, error)
+    if args.json:
+        print(json.dumps(asdict(found)))
+        return 0
+    print(f"sensor {args.sensor} reads {found.read_v:.4f} V, the voltmeter {volts:g} V; {found.samples} samples")
+    print(f"correction {found.bus_ppm:+d} ppm, within {found.limit_ppm} ppm")
+    print(f"give it wherever this sensor is opened: serial:{args.port}?bus_ppm={found.bus_ppm}")
+    return 0
+
+
+def _check_seconds(seconds: float) -> None:
+    if not seconds >= LEAST_SECONDS or not math.isfinite(seconds):
+        raise UsageError(f"{seconds} s", where="--seconds", fix=f"give at least {LEAST_SECONDS} s")
+
+
 def _job(args: argparse.Namespace) -> Job:
     guided = sys.stdin.isatty() and sys.stderr.isatty()
     steps = [Step("zero")] if args.zero else []
@@ -101,8 +134,7 @@ def _job(args: argparse.Namespace) -> Job:
         if not guided:
             raise UsageError("nothing to do", where="calibrate", fix="give --zero, --current, --power or --reference")
         steps = [Step("zero"), Step("current")]
-    if not args.seconds >= LEAST_SECONDS or not math.isfinite(args.seconds):
-        raise UsageError(f"{args.seconds} s", where="--seconds", fix=f"give at least {LEAST_SECONDS} s")
+    _check_seconds(args.seconds)
     if args.shunt_ohm is not None and not 1e-6 <= args.shunt_ohm <= 1000:
         raise UsageError(f"{args.shunt_ohm} ohm", where="--shunt-ohm", fix="give what is printed on the shunt, in ohm")
     unit = "W" if args.power and not args.current else "A"

@@ -25,6 +25,7 @@ examples:
   firmware-tools bridge flash --port /dev/ttyUSB0
   firmware-tools bridge flash --port /dev/ttyUSB0 --old-bootloader        # Nanos made before 2018
   firmware-tools bridge flash --board rp2040 --volume /media/pi/RPI-RP2   # plugged in with BOOTSEL held
+an rp2040 measures over a USB-UART adapter (3.3 V) at GP0 and GP1: --port is the adapter's; its own USB is the drive
 exit codes: 0 done, or it runs this build already; 1 no avrdude; 7 the image is not the one of its manifest;
 14 no such port or drive; 16 what runs there is newer, changed, or another board;
 20 not written; 21 holds or runs another build"""

@@ -17,6 +17,7 @@ from firmware_tools.bridge.client.port_client import BridgeClient
 from protos.bridge.exchange import Exchange
 from protos.bridge.hello import Hello
 from protos.energy.ina219 import BUS_STEP_V, SHUNT_STEP_V, Calibration, Config, sample_flags, watts
+from protos.energy.trace import SampleFlag
 from protos.errors import SensorError, UsageError
 
 if TYPE_CHECKING:
@@ -71,18 +72,18 @@ def add_monitor(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.set_defaults(run=_run)
 
 
-def second_of(number: int, log: SensorLog, calibration: Calibration, pga: int) -> Second | None:
+def second_of(number: int, log: SensorLog, calibration: Calibration, config: Config) -> Second | None:
     """Means of what was heard of a sensor; None without samples."""
     dt_us, shunt, bus = log.dt_us, log.shunt, log.bus
     if not len(dt_us):
         return None
     weight = dt_us / dt_us.sum()
-    power_w = watts(shunt, bus, calibration)
+    power_w, flags = watts(shunt, bus, calibration), sample_flags(shunt, bus, config)
     current_a = (shunt * SHUNT_STEP_V - calibration.offset_nv * 1e-9) * calibration.amperes_per_volt
     return Second(
         number, float(weight @ power_w), float(weight @ (bus >> 3)) * BUS_STEP_V, float(weight @ current_a),
         float(power_w.max()), len(dt_us) / (float(dt_us.sum()) * 1e-6), log.lost + log.dropped,
-        int(np.count_nonzero(sample_flags(shunt, bus, pga) & 1)),
+        int(np.count_nonzero(flags & SampleFlag.CLIPPED)),
     )  # fmt: skip
 
 
@@ -119,7 +120,7 @@ def monitor(
             hello, exchanges, boot = client.hello(), [], seen.boots[-1]
             print("the bridge restarted", file=sys.stderr, flush=True)
         rows = [
-            second_of(number, seen.log(number), sensor.calibration, Config.of(sensor.config).pga)
+            second_of(number, seen.log(number), sensor.calibration, Config.of(sensor.config))
             for number, sensor in enumerate(hello.sensors)
         ]
         silent = 0 if any(rows) else silent + 1

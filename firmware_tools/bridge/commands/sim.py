@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from firmware_tools.bridge.simulator.bench import Bench, BridgeSpec, SimulatedBridge
+from firmware_tools.bridge.simulator.sensor import WIRINGS
 from protos.energy.boards import BOARDS
 from protos.energy.ina219 import PROFILES
 from protos.errors import UsageError
+from protos.systems import LINUX, require_system
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -52,10 +54,11 @@ def add_sim(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     sim.add_argument("--drift-ppm", type=float, help="clock error of the bridge (default: by seed, up to 100)")
     sim.add_argument("--supply-v", type=float, help="bus voltage (default: the board's)")
     sim.add_argument("--shunt-ohm", type=float, help="shunt (default: the board's)")
-    sim.add_argument("--uncalibrated", action="store_true", help="announce no calibration")
+    sim.add_argument("--uncalibrated", action="store_true", help="announce no calibration, and the firmware's shunt")
+    sim.add_argument("--wiring", default="right", help=f"how the sensor is connected: {', '.join(WIRINGS)}")
     sim.add_argument(
         "--bridge", action="append", default=[], metavar="KEY=VALUE,...",
-        help="one more bridge: board, link, pid, pid-file, load, profile, seed, drift-ppm, supply-v, shunt-ohm",
+        help="one more bridge: board, link, pid, pid-file, load, profile, seed, drift-ppm, supply-v, shunt-ohm, wiring",
     )  # fmt: skip
     sim.add_argument("--drop", type=float, default=0.0, metavar="P", help="drop each byte with probability P")
     sim.add_argument("--corrupt", type=float, default=0.0, metavar="P", help="change each byte with probability P")
@@ -77,6 +80,7 @@ def _sim(args: argparse.Namespace) -> int:
         raise UsageError("a probability is not in 0..1", where="bridge sim", fix="correct --drop or --corrupt")
     if args.die_with_parent:
         _die_with_parent()
+    require_system("a simulated bridge", LINUX)
     bridges: list[SimulatedBridge] = []
     try:
         for spec in specs:
@@ -104,12 +108,12 @@ def _spec_of(text: str, args: argparse.Namespace, number: int, *, own: bool = Fa
     """A bridge from ``key=value,...``; what it leaves out comes from the command's own options."""
     readers: dict[str, Callable[[str], Any]] = {
         "board": str, "link": Path, "pid": int, "pid-file": Path, "load": str, "profile": str, "seed": int,
-        "drift-ppm": float, "supply-v": float, "shunt-ohm": float,
+        "drift-ppm": float, "supply-v": float, "shunt-ohm": float, "wiring": str,
     }  # fmt: skip
     values: dict[str, Any] = {
         "board": args.board, "profile": args.sensor_profile, "seed": args.seed + number,
         "drift_ppm": args.drift_ppm, "supply_v": args.supply_v, "shunt_ohm": args.shunt_ohm, "load": args.load,
-        "calibrated": not args.uncalibrated,
+        "calibrated": not args.uncalibrated, "wiring": args.wiring,
     }  # fmt: skip
     if own:
         values |= {"pid": args.pid, "pid_file": args.pid_file}

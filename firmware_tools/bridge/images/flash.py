@@ -2,26 +2,116 @@
 
 First it is asked what runs there: newer firmware, or a build of changed sources, is not replaced without ``force``.
 Afterwards it must say the build id of the image; a write that was verified is not enough.
+
+The USB drive of a bootloader: finding it, and copying a UF2 image onto it.
+
+A board with a boot ROM for UF2 (RP2040: hold BOOTSEL while plugging in) shows a FAT drive with ``INFO_UF2.TXT``. It
+flashes blocks as they are written and restarts after the last one, so the drive may vanish before the copy is closed.
 """
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from firmware_tools.bridge.client.wiretap import NoAnswer, read_hello, send_command
 from firmware_tools.bridge.images.avrdude import BAUD, avrdude_line, require_avrdude, run_avrdude
-from firmware_tools.bridge.images.drive import board_id, copy_image, find_drives
+from firmware_tools.bridge.images.uf2 import unpack
 from firmware_tools.bridge.images.wanted import BOARD_CODES, Wanted
 from protos.bridge.commands import BOOTLOADER_KEY, Command, command
 from protos.bridge.hello import PROTOCOL, Feature
-from protos.errors import MismatchError, RefusedError, SensorError, UsageError
+from protos.errors import DataError, MismatchError, RefusedError, SensorError, UsageError
 
-__all__ = ["ASK_S", "BACK_S", "Outcome", "check_hello", "flash_by_drive", "flash_by_serial", "verify"]
+__all__ = [
+    "ASK_S",
+    "BACK_S",
+    "INFO",
+    "MOUNTS",
+    "Outcome",
+    "board_id",
+    "check_hello",
+    "copy_image",
+    "find_drives",
+    "flash_by_drive",
+    "flash_by_serial",
+    "verify",
+]
+
+INFO = "INFO_UF2.TXT"
+MOUNTS = Path("/proc/self/mounts")
+_FAT = frozenset({"vfat", "msdos", "exfat"})
+_GONE = frozenset({errno.EIO, errno.ENODEV, errno.ENXIO, errno.ENOENT})
+
+
+def find_drives(board: str = "RPI-RP2", *, mounts: Path = MOUNTS) -> list[Path]:
+    """Mounted drives of boards in their bootloader, in order of mounting.
+
+    Args:
+        board: what their ``Board-ID`` begins with.
+        mounts: table in the form of ``/proc/self/mounts``. Only FAT is looked at: a dead network share would hang us.
+    """
+    return [folder for folder in _fat_folders(mounts) if (told := board_id(folder)) and told.startswith(board)]
+
+
+def board_id(folder: Path) -> str | None:
+    """``Board-ID`` of the drive at ``folder``; None when it is no such drive."""
+    try:
+        text = (folder / INFO).read_text(errors="replace")
+    except OSError:
+        return None
+    found = re.search(r"^Board-ID:\s*(\S+)", text, re.MULTILINE)
+    return found[1] if found else None
+
+
+def copy_image(data: bytes, folder: Path, name: str) -> Path:
+    """Copy a UF2 file onto a drive and wait until all of it has left this computer; the path it was given there.
+
+    Raises:
+        DataError: ``data`` is no UF2 of one RP2040 image.
+        UsageError: ``folder`` is no drive of a bootloader.
+        SensorError: the drive went away before the last block, is full, or may not be written.
+    """
+    unpack(data, where=name)
+    if board_id(folder) is None:
+        raise UsageError(
+            f"has no {INFO}", where=str(folder), fix="plug the board in with BOOTSEL held, mount its drive"
+        )
+    path = folder / name
+    written = 0
+    try:
+        # Not a temporary file and a rename: the board restarts at the last block.
+        with open(path, "wb", buffering=0) as file:
+            while written < len(data):
+                written += file.write(data[written:])
+            os.fsync(file.fileno())
+    except OSError as cause:
+        if written < len(data) or cause.errno not in _GONE:
+            raise SensorError(
+                f"the copy failed after {written} of {len(data)} bytes ({cause.strerror})", where=str(path),
+                fix="plug the board in again with BOOTSEL held",
+            ) from cause  # fmt: skip
+    return path
+
+
+def _fat_folders(mounts: Path) -> Iterable[Path]:
+    try:
+        lines = mounts.read_text(errors="surrogateescape").splitlines()
+    except OSError as cause:
+        raise DataError(
+            f"cannot be read: {cause.strerror}", where=str(mounts), fix="name the drive by --volume"
+        ) from cause
+    for line in lines:
+        _, folder, kind, *_ = [*line.split(), "", "", ""]
+        if kind in _FAT:
+            yield Path(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), folder))
+
 
 ASK_S = 4.0
 """A board that opening the port resets is in its bootloader for 1 s before it says anything."""
@@ -109,7 +199,7 @@ def flash_by_drive(
     copy_image(wanted.data, folder, name)
     say("copied")
     if port is None:
-        say("not asked what it runs now: no --port")
+        say("not asked what it runs now: no --port (that of the USB-UART adapter at GP0 and GP1; its own USB has none)")
         return Outcome(action, before, None, True)
     return Outcome(action, before, check_hello(port, wanted, say, wait_s=back_s), True)
 

@@ -20,16 +20,18 @@ import numpy as np
 
 from firmware_tools.bridge.simulator.device import Channel, Device
 from firmware_tools.bridge.simulator.loads import Load, parse_load
-from firmware_tools.bridge.simulator.sensor import SensorErrors, SimulatedIna219
+from firmware_tools.bridge.simulator.sensor import WIRINGS, SensorErrors, SimulatedIna219, Wiring
 from firmware_tools.bridge.simulator.terminal import Line, WireFaults
 from protos.bridge.hello import PROTOCOL, ResetCause
 from protos.energy.boards import BoardProfile, board
-from protos.energy.ina219 import PROFILES
+from protos.energy.ina219 import PROFILES, Calibration
 from protos.errors import UsageError
 
 __all__ = ["Bench", "BridgeSpec", "SimulatedBridge"]
 
 CALIBRATION_DAY = 20_000
+MOST_SUPPLY_V = 26.0
+"""What an INA219 stands at its inputs; its range ends at 32 V."""
 LOOK_FOR_READERS_S = 0.05
 
 
@@ -49,6 +51,7 @@ class BridgeSpec:
     shunt_ohm: float | None = None
     calibrated: bool = True
     protocol: tuple[int, int] = PROTOCOL
+    wiring: Wiring = "right"
 
 
 class SimulatedBridge:
@@ -71,18 +74,22 @@ class SimulatedBridge:
         uid = rng.bytes(8)
         shunt_ohm = profile.shunt_ohm if spec.shunt_ohm is None else spec.shunt_ohm
         supply_v = profile.supply_v if spec.supply_v is None else spec.supply_v
-        if not shunt_ohm > 0 or not 0 < supply_v <= 16:
-            raise UsageError("shunt must be over 0 ohm, supply in 0..16 V", where=str(spec.link), fix="correct them")
+        if not shunt_ohm > 0 or not 0 < supply_v <= MOST_SUPPLY_V:
+            what = f"shunt must be over 0 ohm, supply in 0..{MOST_SUPPLY_V:g} V"
+            raise UsageError(what, where=str(spec.link), fix="correct them")
+        if spec.wiring not in WIRINGS:
+            raise UsageError(f"unknown wiring {spec.wiring!r}", where=str(spec.link), fix=f"use {', '.join(WIRINGS)}")
         self.load = load or parse_load(spec.load, profile, pid=spec.pid, pid_file=spec.pid_file)
         now_s = time.monotonic()
         sensor = SimulatedIna219(
             self.load, supply_v=supply_v, shunt_ohm=shunt_ohm, errors=errors,
-            profile=PROFILES[spec.profile], rng=rng, start_s=now_s,
+            profile=PROFILES[spec.profile], rng=rng, start_s=now_s, wiring=spec.wiring,
         )  # fmt: skip
         number = (zlib.crc32(uid) | 1) if spec.calibrated else 0
         calibration = errors.calibrated(number, shunt_ohm, day=CALIBRATION_DAY)
         if not spec.calibrated:
-            calibration = SensorErrors().calibrated(0, shunt_ohm, day=0)
+            # A bridge that was never told its shunt says that of its firmware.
+            calibration = Calibration()
         self.device = Device(
             [Channel(sensor, calibration)], profile=PROFILES[spec.profile], uid=uid,
             drift_ppm=drift if spec.drift_ppm is None else spec.drift_ppm, now_s=now_s - 0.3,

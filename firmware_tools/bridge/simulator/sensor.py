@@ -8,6 +8,7 @@ down to its own resolution; noise. Not modelled: temperature, the analogue input
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -31,8 +32,12 @@ from protos.energy.ina219 import (
     Profile,
 )
 
-__all__ = ["Batch", "SensorErrors", "SimulatedIna219", "Sums"]
+__all__ = ["WIRINGS", "Batch", "SensorErrors", "SimulatedIna219", "Sums", "Wiring"]
 
+Wiring = Literal["right", "swapped", "open-minus", "low-side", "bypassed"]
+WIRINGS: tuple[Wiring, ...] = get_args(Wiring)
+"""How the sensor sits in the line: as it should; VIN+ and VIN- swapped; IN- open; in the ground line, where IN- is at
+ground; or with the load's current flowing past it."""
 AHEAD = 512
 """Conversions planned at a time, at least."""
 
@@ -124,6 +129,7 @@ class SimulatedIna219:
         profile: sensor setting.
         rng: source of the noise and of the dither.
         start_s: host time of the first conversion.
+        wiring: one of :data:`WIRINGS`; may be changed at any time.
         dither: conversions restart after pauses at random, with bus resolutions at random, as the bridge's firmware
             has them restart (``firmware/core/dither.c``; the time that a restart takes is left out).
     """
@@ -139,8 +145,10 @@ class SimulatedIna219:
         rng: np.random.Generator,
         start_s: float,
         dither: bool = False,
+        wiring: Wiring = "right",
     ) -> None:
         self.load, self.supply_v, self.shunt_ohm, self.errors = load, supply_v, shunt_ohm, errors
+        self.wiring: Wiring = wiring
         self._rng, self._dither = rng, dither
         self.configure(profile.config, start_s)
 
@@ -170,14 +178,16 @@ class SimulatedIna219:
         joules = self.load.energy_j(edges)
         mean_w = (joules[count:] - joules[:count]) / self._window_s
         noise_v = self.errors.noise_v / self.config.averages**0.5
-        seen_v = mean_w / self.supply_v * self.shunt_ohm * (1 + self.errors.gain) + self.errors.offset_v
+        through = {"swapped": -1.0, "open-minus": 0.0, "bypassed": 0.0}.get(self.wiring, 1.0)
+        seen_v = through * mean_w / self.supply_v * self.shunt_ohm * (1 + self.errors.gain) + self.errors.offset_v
         seen_v = seen_v + self._rng.normal(0.0, noise_v, count) if noise_v else seen_v
         coarse = round(self.config.shunt_step_v / SHUNT_STEP_V)
         limit = CLIP_RAW[self.config.pga]
         shunt = np.clip(np.rint(seen_v / self.config.shunt_step_v) * coarse, -limit, limit).astype(np.int16)
         # 16 V or 32 V range: 4000 or 8000 steps of 4 mV.
         top_v = 32.0 if self.config.bus_range_32v else 16.0
-        bus_v = min(self.supply_v * (1 + self.errors.bus_gain), top_v)
+        at_minus_v = 0.0 if self.wiring in ("open-minus", "low-side") else self.supply_v
+        bus_v = min(at_minus_v * (1 + self.errors.bus_gain), top_v)
         bus_steps = np.rint(bus_v / (BUS_STEP_V * plan.coarse)) * plan.coarse
         bus = (bus_steps.astype(np.uint16) << 3 | 2).astype(np.uint16)
         return Batch(begin_s, end_s, shunt, bus)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import os
 import select
-import tty
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +64,8 @@ class Line:
         if self.link.exists() and not self.link.is_symlink():
             raise UsageError("a file is in the way", where=str(self.link), fix="choose another --link")
         master, slave = os.openpty()
+        import tty  # not on Windows, where there is no pseudo-terminal either
+
         tty.setraw(slave)
         name = os.ttyname(slave)
         os.close(slave)

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.budgets import sampling
 from coordinator.budgets.codec_error import ERROR, best_bits, bits_within
 from coordinator.budgets.cost_model import CostModel, Prices, Work
 from coordinator.budgets.planner import Candidate, Choice, decide
+from coordinator.budgets.round_plan import draw
 from protos.energy.trace import Phase, PhaseEnergy
 
 COORDINATES = 5125
@@ -141,7 +141,7 @@ def test_a_device_that_was_never_metered_is_let_in() -> None:
 
 @given(st.lists(st.floats(0.01, 1.0), min_size=1, max_size=12), st.integers(0, 2**32))
 def test_a_draw_has_the_planned_size(p: list[float], seed: int) -> None:
-    drawn = sampling.draw({str(at): one for at, one in enumerate(p)}, np.random.default_rng(seed))
+    drawn = draw({str(at): one for at, one in enumerate(p)}, np.random.default_rng(seed))
     assert math.floor(sum(p) - 1e-9) <= len(drawn) <= math.ceil(sum(p) + 1e-9)
     assert all(str(at) in drawn for at, one in enumerate(p) if one == 1.0)
 
@@ -152,7 +152,7 @@ def test_a_draw_has_the_planned_probabilities() -> None:
     draws = 20_000
     counts = dict.fromkeys(p, 0)
     for _ in range(draws):
-        for name in sampling.draw(p, random):
+        for name in draw(p, random):
             counts[name] += 1
     for name, wanted in p.items():
         assert counts[name] / draws == pytest.approx(wanted, abs=4 * math.sqrt(0.25 / draws))

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.aggregate.mean import Wide
-from coordinator.budgets import sampling
 from coordinator.budgets.order_line import OrderLine
+from coordinator.budgets.round_plan import draw
 from coordinator.budgets.unbiased import Whole, distance, interval_weight
 from coordinator.run.aggregation import Fold, Population
 from protos.normaliser import local_normaliser
@@ -67,7 +67,7 @@ def wanted(normalise: str) -> Any:
 @pytest.mark.parametrize("guesses", [None, GUESSES], ids=["plain", "with guesses"])
 def test_the_mean_over_draws_is_the_change_of_all(normalise: str, guesses: dict[str, Tree] | None) -> None:
     random = np.random.default_rng(2)
-    seen = np.array([folded(sampling.draw(P, random), normalise, guesses) for _ in range(6000)])
+    seen = np.array([folded(draw(P, random), normalise, guesses) for _ in range(6000)])
     error = seen.std(axis=0, ddof=1) / np.sqrt(len(seen))
     assert (np.abs(seen.mean(axis=0) - wanted(normalise)) < 4.5 * error).all()
 
@@ -78,7 +78,7 @@ def test_dividing_by_those_who_came_would_be_biased() -> None:
     plan = AggregateSection(weight=("by_examples",), normalise="fednova")
     seen = []
     for _ in range(6000):
-        drawn = sampling.draw(P, random)
+        drawn = draw(P, random)
         fold = Fold(plan, SHAPES, {n: OrderLine(n, STEPS[n], None, factor=1 / P[n]) for n in drawn})
         for name in drawn:
             fold.add(report(name), CHANGES[name])
@@ -90,7 +90,7 @@ def test_dividing_by_those_who_came_would_be_biased() -> None:
 def test_good_guesses_take_the_variance_away_and_exact_ones_all_of_it() -> None:
     random = np.random.default_rng(3)
     exact: dict[str, Tree] = {n: {"k": (CHANGES[n]["k"] / STEPS[n]).astype(np.float32)} for n in P}
-    draws = [sampling.draw(P, random) for _ in range(200)]
+    draws = [draw(P, random) for _ in range(200)]
     plain, guessed = (np.var([folded(one, "fednova", g) for one in draws], axis=0).sum() for g in (None, exact))
     assert plain > 1.0
     assert guessed < 1e-9 * plain

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Iterator
@@ -24,12 +25,14 @@ class Patient:
     Attributes:
         tree: its files; ``write`` changes them.
         changes: to the machine's answers, by name of the attribute.
+        running: what a test has started for it.
     """
 
     def __init__(self, folder: Path, port: Path) -> None:
         self.tree = BoardTree(folder / "machine")
         self.root, self.port, self.folder = self.tree.root, port, folder
         self.changes: dict[str, Any] = {}
+        self.running = contextlib.ExitStack()
         self.flags = {
             "device_id": "pi-1", "data": "/srv/x.npz", "sensor": f"serial:{port}", "state": str(folder / "state"),
             "machine_root": str(self.root), "pause_above_c": "80", "coordinator": "127.0.0.1:9",

@@ -7,6 +7,7 @@ import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sick_machine import GID, Break, Patient
@@ -15,6 +16,8 @@ from edge_runtime.doctor.examination import CHECKS, FRESH_START, Examination, _j
 from edge_runtime.doctor.finding import Finding
 from edge_runtime.doctor.fresh_start import FreshStart
 from edge_runtime.health.throttling import Bits
+from firmware_tools.bridge.simulator.bench import Bench, BridgeSpec, SimulatedBridge
+from protos.plugins import Plugin
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -22,7 +25,9 @@ ROOT = Path(__file__).resolve().parents[3]
 @pytest.fixture
 def patient(tmp_path: Path) -> Iterator[Patient]:
     master, slave = os.openpty()
-    yield Patient(tmp_path, Path(os.ttyname(slave)))
+    one = Patient(tmp_path, Path(os.ttyname(slave)))
+    with one.running:
+        yield one
     os.close(master)
     os.close(slave)
 
@@ -49,6 +54,11 @@ def installed(**versions: str) -> Break:
         patient.versions.update({name.replace("_", "-"): version for name, version in versions.items()})
 
     return apply
+
+
+def offered(kind: str, name: str) -> Break:
+    plugin = Plugin(kind, name, "odd", "1.0", "gone:ROW")
+    return changed(plugins=lambda asked: (plugin,) if asked == kind else ())
 
 
 def flag(**flags: str) -> Break:
@@ -96,6 +106,17 @@ def latency(patient: Patient) -> None:
     patient.write(f"sys/bus/usb-serial/devices/{patient.port.name}/latency_timer", 16)
 
 
+def bridge(**spec: Any) -> Break:
+    """A simulated bridge on the port, on a load of 4 W."""
+
+    def apply(patient: Patient) -> None:
+        simulated = SimulatedBridge(BridgeSpec(link=patient.folder / "ttyINA", load="constant:4.0", **spec))
+        patient.running.enter_context(Bench([simulated]))
+        patient.flags["sensor"] = f"serial:{simulated.spec.link}"
+
+    return apply
+
+
 def no_cgroup(patient: Patient) -> None:
     patient.write("proc/cgroups", "#subsys_name hierarchy num_cgroups enabled\nmemory 0 1 0")
 
@@ -119,10 +140,16 @@ SICK: dict[str, tuple[str, Break, str, str, str]] = {
     "no runtime": ("runtime", installed(numpy="2.4.6"), "fail", "no TFLite runtime", "pip install ai-edge-litert"),
     "numpy 2 under the old runtime": ("runtime", installed(tflite_runtime="2.14.0", numpy="2.4.6"), "fail",
                                       "needs numpy 1, not 2.4.6", "numpy<2"),
+    "codec of a broken package": ("plugins", offered("codecs", "mine"), "warn", "cannot be loaded from gone:ROW",
+                                  "mend or uninstall odd"),
+    "codec with a name of ours": ("plugins", offered("codecs", "eden"), "warn", "one of ours", "another name"),
     "no delegate": ("edgetpu", flag(edgetpu="require", edgetpu_library="/nowhere/libedgetpu.so.1"), "fail",
                     "not installed", "libedgetpu1-std"),
     "no port": ("sensor", flag(sensor="serial:/dev/ttyNOWHERE"), "fail", "not there", "plug it in"),
     "slow line": ("sensor line", latency, "warn", "16 ms", "latency_timer"),
+    "swapped wires": ("sensor wiring", bridge(wiring="swapped"), "fail", "reversed", "swap VIN+"),
+    "open IN-": ("sensor wiring", bridge(wiring="open-minus"), "fail", "bus-low", "plus line"),
+    "shunt that nobody named": ("sensor wiring", bridge(calibrated=False), "fail", "its shunt", "calibrate"),
     "old session": ("port session", stale_session, "fail", "not yet when this session began", "log out and in"),
     "held port": ("port in use", held("minicom", "minicom", "-D"), "fail", "minicom (process 812)", "kill 812"),
     "brltty": ("port grabbers", brltty, "fail", "brltty takes the CH340", "apt remove brltty"),
@@ -190,6 +217,8 @@ def test_what_is_wrong_is_found_and_comes_with_a_way_to_mend_it(patient: Patient
 def test_a_healthy_machine_pleases_every_check(patient: Patient, name: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         patient.flags["coordinator"] = f"127.0.0.1:{server.getsockname()[1]}"
+        if name == "sensor wiring":
+            bridge()(patient)
         if name == "sensor line":
             patient.write(f"sys/bus/usb-serial/devices/{patient.port.name}/latency_timer", 1)
         found = findings(patient, name)

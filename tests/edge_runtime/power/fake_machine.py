@@ -209,8 +209,8 @@ class FakeBus:
             self._last, self._fresh = (int(batch.shunt[-1]), int(batch.bus[-1])), True
         if register == 3:
             self._fresh = False
-            return round(float(watts(np.array([self._last[0]], np.int16), np.array([self._last[1]], np.uint16),
-                                     Calibration(shunt_uohm=20_000))[0]) / 20e-3)  # fmt: skip
+            return abs(round(float(watts(np.array([self._last[0]], np.int16), np.array([self._last[1]], np.uint16),
+                                     Calibration(shunt_uohm=20_000))[0]) / 20e-3))  # fmt: skip
         return {0: self._config, 1: self._last[0] & 0xFFFF, 2: (self._last[1] & ~2) | (2 if self._fresh else 0)}[
             register
         ]

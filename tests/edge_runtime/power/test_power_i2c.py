@@ -121,4 +121,4 @@ def test_range_and_profile_make_the_setting():
     sensor.open()
     sensor.close()
     kept = int.from_bytes(bus.read_word_data(0x40, 0).to_bytes(2, "little"), "big")
-    assert kept == PROFILES["energy"].config.register() | 3 << 11
+    assert kept == PROFILES["energy"].config.wide().register() | 3 << 11

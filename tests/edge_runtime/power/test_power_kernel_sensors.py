@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 
 import numpy as np
@@ -83,14 +82,11 @@ def test_a_driver_with_another_shunt_is_refused_with_the_command_that_tells_it(t
     hwmon_source(tmp_path)
 
 
-def test_the_drivers_default_shunt_is_believed_with_a_warning_only(tmp_path, caplog):
+def test_the_drivers_default_shunt_is_believed_only_where_the_user_says_the_same(tmp_path):
     hwmon_tree(tmp_path, shunt_uohm=10_000)
-    with caplog.at_level(logging.WARNING):
+    with pytest.raises(SensorError, match=r"0\.01 ohm, its default.*say which it is: \.\.\.\?shunt=0\.01"):
         hwmon_source(tmp_path, shunt_ohm=None)
-    assert "its default" in caplog.text
-    caplog.clear()
     hwmon_source(tmp_path, shunt_ohm=0.01)
-    assert caplog.text == ""
 
 
 def test_a_chip_without_known_limits_of_error_is_refused(tmp_path):
@@ -141,13 +137,20 @@ def test_iio_reads_a_negative_shunt_also_from_a_driver_that_calls_it_unsigned(tm
     assert trace.power_w == pytest.approx([-312e-5 / 0.02 * 5.0] * 2)
 
 
-@pytest.mark.parametrize(("text", "ohm"), [("0.010000000", 0.01), ("10000", 0.01), ("0.100000000", 0.1)])
-def test_iio_takes_the_drivers_shunt_only_without_another(tmp_path, caplog, text, ohm):
+@pytest.mark.parametrize("text", ["0.010000000", "10000"])
+def test_iio_refuses_the_drivers_default_shunt_unless_the_user_says_the_same(tmp_path, text):
+    write_files(iio_tree(tmp_path), in_shunt_resistor=text)
+    with pytest.raises(SensorError, match=r"0\.01 ohm, its default.*say which it is: \.\.\.\?shunt=0\.01"):
+        poll_iio(tmp_path, shunt_ohm=None)
+    poll_iio(tmp_path, shunt_ohm=0.01)
+
+
+@pytest.mark.parametrize(("text", "ohm"), [("0.020000000", 0.02), ("20000", 0.02), ("0.100000000", 0.1)])
+def test_iio_takes_the_drivers_shunt_only_without_another(tmp_path, text, ohm):
     write_files(iio_tree(tmp_path), in_shunt_resistor=text)
     source = poll_iio(tmp_path, shunt_ohm=None)
     trace = traces([source.take(0.02 * step) for step in range(2)])
     assert trace.power_w == pytest.approx([0.016 / ohm * 5.0])
-    assert ("its default" in caplog.text) == (ohm == 0.01)
 
 
 def test_iio_without_permission_for_the_buffer_polls_and_says_so(tmp_path):

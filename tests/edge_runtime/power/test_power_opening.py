@@ -6,6 +6,7 @@ import errno
 import os
 import threading
 import tty
+from dataclasses import replace
 
 import pytest
 
@@ -108,7 +109,7 @@ def test_options_in_the_text_have_reached_the_bridge_when_it_is_open(plug_in):
     bridge = plug_in(profile="energy")
     meter = open_meter(f"serial:{bridge.spec.link}?sensor=0&shunt=0.04&profile=transient")
     try:
-        assert meter.sensor.session.hello.profile == PROFILES["transient"].code
+        assert meter.sensor.track.config == PROFILES["transient"].config.wide()
         assert meter.identity.quality == "uncalibrated"
         assert meter.identity.calibration_id == "none"
     finally:
@@ -178,7 +179,7 @@ def test_the_range_asked_for_is_set_and_clipping_is_judged_by_it(plug_in):
         assert meter.sensor.track.config.pga == 3
         assert bridge.device.channels[0].sensor.config.pga == 3
         # The offset of the amplifier grows with the range; the budget knows.
-        assert meter.sensor.session.hello.profile == PROFILES["balanced"].code
+        assert meter.sensor.track.config == replace(PROFILES["balanced"].config, pga=3).wide()
     finally:
         meter.close()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from reference_data import part_of
 
 from edge_runtime import cli
 from edge_runtime.measure.instruments.energy_runner import Window, integrate_trace, read_windows
@@ -19,10 +20,7 @@ RUNS = ("pynq_z2_ic_cnv", "pynq_z2_kws", "stm32l4r5_ad", "stm32l4r5_ic", "stm32l
 
 @pytest.fixture(scope="session")
 def runs(reference: Path) -> Path:
-    folder = reference / "power_traces" / "mlperf_tiny_1khz"
-    if not folder.is_dir():
-        pytest.skip(f"no reference data: {folder} is no folder")
-    return folder
+    return part_of(reference, "power_traces", "mlperf_tiny_1khz")
 
 
 def write_trace(path: Path, microjoules, rate_hz: float = 1000.0) -> Path:

@@ -153,11 +153,10 @@ def test_the_profile_asked_for_is_set_also_after_a_restart(clock, make_device, j
     device = make_device(ConstantLoad(2.0), profile="transient")
     join(device, session)
     clock.advance(2.0)
-    assert session.hello.profile == PROFILES["energy"].code
+    assert track.config == PROFILES["energy"].config.wide()
     device.reboot(clock.now_s)
     clock.advance(3.0)
-    assert session.hello.profile == PROFILES["energy"].code
-    assert track.config == PROFILES["energy"].config
+    assert device.channels[0].sensor.config == track.config == PROFILES["energy"].config.wide()
 
 
 def test_a_given_shunt_replaces_the_calibration_and_is_not_called_calibrated(clock, make_device, join):
@@ -270,13 +269,13 @@ def test_range_and_profile_are_asked_for_again_after_a_restart_and_judge_clippin
     join(device, session)
     clock.advance(3.0)
     assert session.settled
-    assert track.config == replace(PROFILES["energy"].config, pga=0)
+    assert track.config == replace(PROFILES["energy"].config, pga=0).wide()
     (part,) = attribute(track.trace(), [Mark(clock.now_s - 1.5, Phase.TRAIN)], clock.now_s - 1.0)
     assert "clipped" in part.flags
     device.channels[0].pga = 1
     device.reboot(clock.now_s)
     clock.advance(3.0)
-    assert track.config == replace(PROFILES["energy"].config, pga=0)
+    assert track.config == replace(PROFILES["energy"].config, pga=0).wide()
     assert session.refusals == {}
 
 
@@ -292,5 +291,5 @@ def test_a_setting_that_is_refused_is_not_asked_for_for_ever(clock, make_device,
     monkeypatch.setattr(device, "_keep", refuse)
     join(device, session)
     clock.advance(5.0)
-    assert session.refusals == {Command.SET_RANGE: Status.UNKNOWN}
-    assert asked == [Command.SET_RANGE]
+    assert session.refusals == {Command.SET_RANGE: Status.UNKNOWN, Command.SET_CONFIG: Status.UNKNOWN}
+    assert asked == [Command.SET_RANGE, Command.SET_CONFIG]

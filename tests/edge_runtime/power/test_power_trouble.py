@@ -15,7 +15,7 @@ from edge_runtime.power.clock import SystemClock
 from edge_runtime.power.sensor_meter import STALE_S, SensorMeter
 from firmware_tools.bridge.simulator.loads import ConstantLoad
 from protos.bridge.messages import Stats
-from protos.energy.ina219 import Calibration
+from protos.energy.ina219 import Calibration, Config
 from protos.energy.trace import Phase
 
 STATS = Stats(0, 1, 0, 0, 0, 0, 0, 0, 0, 0)
@@ -24,7 +24,7 @@ counters = st.lists(st.integers(0, 0xFFFF), min_size=1, max_size=10).map(sorted)
 
 
 def stream() -> SensorStream:
-    return SensorStream(Calibration(1, 20_000), 1, 0)
+    return SensorStream(Calibration(1, 20_000), Config(), 0)
 
 
 @given(counters, counters, counters)

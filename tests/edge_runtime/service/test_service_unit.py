@@ -187,3 +187,20 @@ def test_the_variables_of_the_unit_are_settings_and_are_taken(program: Path) -> 
     assert json.dumps(sorted(again.origins[key] for key in ("state", "wait_for_coordinator_s"))) == json.dumps(
         ["EDGEJOULE_STATE", "EDGEJOULE_WAIT_FOR_COORDINATOR_S"]
     )
+
+
+def test_nothing_but_a_wrong_configuration_ends_the_service_for_good(program: Path) -> None:
+    text = text_of(resolved(), program)
+    assert values(text, "StartLimitIntervalSec") == ["0"]
+    assert values(text, "StartLimitBurst") == []
+    assert values(text, "RestartPreventExitStatus") == ["2 4"]
+
+
+def test_the_disks_of_data_and_bundle_are_mounted_first(program: Path) -> None:
+    text = text_of(resolved(data="/mnt/card/photos", bundle="/srv/bundle"), program)
+    assert values(text, "RequiresMountsFor") == ["/mnt/card/photos", "/srv/bundle"]
+
+
+def test_whatever_else_the_board_does_comes_first(program: Path) -> None:
+    text = text_of(resolved(), program)
+    assert (values(text, "CPUWeight"), values(text, "Nice")) == (["20"], ["10"])

@@ -210,3 +210,27 @@ def test_mistakes_are_one_line_with_a_way_out(
     err = capsys.readouterr().err
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_a_switch_that_is_made_again_does_nothing_and_restarts_nothing(rig: Rig) -> None:
+    switching, manager = on_trial(rig)
+    switching.switch()
+    unit, record, calls = rig.place.unit.read_text(), switching.load(), list(manager.calls)
+    assert unit == rig.unit_of(rig.new)
+    rig.place.unit.write_text(unit + "# by hand\n")
+    for again in (switching, rig.switching(manager)):
+        again.switch()
+    assert (switching.load(), manager.calls) == (record, calls)
+    assert rig.place.unit.read_text() == unit + "# by hand\n", "nor is the unit written again"
+
+
+def test_a_switch_after_the_trial_was_lost_or_without_one_does_nothing(rig: Rig) -> None:
+    switching, manager = on_trial(rig)
+    switching.condemn("no good", blame=False)
+    calls = list(manager.calls)
+    switching.switch()
+    assert (rig.place.unit.read_text(), manager.calls) == (rig.unit_of(rig.old), calls)
+    switching.go_back()
+    calls, record = list(manager.calls), switching.load()
+    switching.switch()
+    assert (switching.load(), manager.calls) == (record, calls)

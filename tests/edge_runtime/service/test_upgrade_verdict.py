@@ -8,7 +8,7 @@ import pytest
 from upgrade_rig import GOOD, PID, TRIAL
 
 from edge_runtime.service.upgrade.record import Trial
-from edge_runtime.service.upgrade.verdict import ALONE_S, SETTLE_S, judge
+from edge_runtime.service.upgrade.trial import ALONE_S, SETTLE_S, judge
 from edge_runtime.systemd.vitals import Vitals
 
 SAID = Vitals(PID, "/new", "xnnpack", answered_s=1900.0)

@@ -19,7 +19,7 @@ from firmware_tools.bridge.calibrate.calibration import (
     fit_line,
     read_shunt,
 )
-from firmware_tools.bridge.calibrate.reference_log import read_reference
+from firmware_tools.bridge.calibrate.job import read_reference
 from protos.energy.ina219 import Config
 from protos.errors import CheckFailed, DataError, UsageError
 

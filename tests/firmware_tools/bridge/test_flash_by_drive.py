@@ -7,7 +7,7 @@ import json
 import pytest
 from answering_port import AnsweringPort, hello, run
 
-from firmware_tools.bridge.images.drive import INFO
+from firmware_tools.bridge.images.flash import INFO
 from firmware_tools.bridge.images.uf2 import pack
 from protos.bridge.commands import BOOTLOADER_KEY, Command
 from protos.bridge.hello import Feature

@@ -10,8 +10,8 @@ import pytest
 from answering_port import run
 
 from firmware_tools.bridge.images.build import FIRMWARE, build, intel_hex
-from firmware_tools.bridge.images.intel_hex import read_intel_hex
 from firmware_tools.bridge.images.manifest import IMAGES, Image, image_of, verified_bytes, write_manifest
+from firmware_tools.bridge.images.wanted import read_intel_hex
 from firmware_tools.bridge.machine.bootloader import find_optiboot
 from firmware_tools.bridge.machine.build import APT, missing
 from firmware_tools.bridge.machine.driver import Machine, MachineSpec, SensorSpec

@@ -134,6 +134,37 @@ def test_a_quiet_value_is_a_warning_and_no_supply_a_failure():
     assert complaints(selftest(twin_client(line), 3.0, today=DAY)) == {"bus voltage"}
 
 
+@pytest.mark.parametrize(
+    ("wiring", "check", "word"),
+    [
+        ("swapped", "direction", "reversed"),
+        ("open-minus", "bus voltage", "bus-low"),
+        ("low-side", "bus voltage", "bus-low"),
+    ],
+)
+def test_a_wrong_wire_is_a_failure_with_the_flag_of_the_meter(wiring, check, word):
+    line = twin()
+    line.device.channels[0].sensor.wiring = wiring
+    found = {one.check: one for one in selftest(twin_client(line), 3.0, today=DAY) if one.verdict == "FAIL"}
+    assert set(found) == {check}
+    assert word in found[check].detail
+    assert found[check].fix
+
+
+def test_a_supply_beyond_16_volts_fails_with_the_setting_that_holds_it():
+    line = twin()
+    line.device.channels[0].sensor.supply_v = 24.0
+    found = {one.check: one for one in selftest(twin_client(line), 3.0, today=DAY) if one.verdict == "FAIL"}
+    assert set(found) == {"bus voltage"}
+    assert "bus-full" in found["bus voltage"].detail
+    register = PROFILES["balanced"].config.wide().register()
+    assert f"0x{register:04x}" in found["bus voltage"].fix
+    line.device.channels[0].sensor.configure(
+        PROFILES["balanced"].config.wide(), line.device.channels[0].sensor._taken_s
+    )
+    assert complaints(selftest(twin_client(line), 3.0, today=DAY)) <= {"config", "rate"}
+
+
 def test_lost_bytes_are_found():
     line, rng = twin(), np.random.default_rng(2)
     client = twin_client(line)

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from firmware_tools.bridge.images.drive import INFO, board_id, copy_image, find_drives
+from firmware_tools.bridge.images.flash import INFO, board_id, copy_image, find_drives
 from firmware_tools.bridge.images.uf2 import pack
 from protos.errors import DataError, SensorError, UsageError
 

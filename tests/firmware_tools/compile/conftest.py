@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 from command_outcome import Outcome, call
+from reference_data import part_of
 
 from firmware_tools.compile.graph import COMPILED_OPERATOR
 from protos.model.flatbuffer import pack
@@ -172,7 +173,4 @@ def compiler_folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def coral_models(reference: Path) -> Path:
     """Folder of published models with their Edge TPU twins."""
-    folder = reference / "models_coral"
-    if not folder.is_dir():
-        pytest.skip(f"no reference data: {folder} is no folder")
-    return folder
+    return part_of(reference, "models_coral")

@@ -54,6 +54,28 @@ def test_truncated_models_are_refused(models: Path, plain_bundle: Path, refused:
         assert says in line
 
 
+@pytest.mark.parametrize("name", ["regression.keras", "regression"])
+def test_one_number_that_no_sigmoid_ends_is_no_classifier_unless_somebody_says_so(
+    name: str, models: Path, refused: Any, command: Command, tmp_path: Path
+) -> None:
+    line = refused(6, models / name, "--calibrate", models / "values.npz")
+    assert line.startswith(f"firmware-tools: {name}: gives one number that no sigmoid ends, as a regression does")
+    assert "--classes 2" in line
+    assert "--fresh-head" in line
+    done = command(
+        "convert", models / name, "--calibrate", models / "values.npz", "--classes", "2", "-o", tmp_path / "b", "--json"
+    )
+    assert done.report["provenance"]["head"] == "starts from the pre-trained last layer"
+
+
+@pytest.mark.parametrize("name", ["two_steps.keras", "sigmoid"])
+def test_a_sigmoid_after_other_layers_or_in_a_saved_model_is_seen(
+    name: str, models: Path, command: Command, tmp_path: Path
+) -> None:
+    done = command("convert", models / name, "--calibrate", models / "values.npz", "-o", tmp_path / "b", "--json")
+    assert done.report["classes"] == ["0", "1"]
+
+
 def test_a_model_that_kills_its_process_is_an_error(
     models: Path, plain_bundle: Path, refused: Any, tmp_path: Path
 ) -> None:

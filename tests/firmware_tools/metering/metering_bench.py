@@ -58,7 +58,9 @@ class Bench:
             machine.send(encode_frame(calibration_command(number, record)))
             machine.step(0.3)
         self.world = MachineWorld(machine, seed=usb_seed)
-        self.sensor = bridge_sensor("machine", {"profile": profile}, self.world, opener=self._open)
+        # Without a record somebody has to say the shunt; the default of the firmware is named, so that zeros stand out.
+        options = {"profile": profile} if record else {"profile": profile, "shunt": "0.1"}
+        self.sensor = bridge_sensor("machine", options, self.world, opener=self._open)
         self.sensor.open()
         self.meter = SensorMeter(self.sensor, self.world)
         self._marks: list[tuple[float, Phase]] = []

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protos.errors import UpdateError
-from protos.update import rans
-from protos.update.contexts import level_of
-from protos.update.frequencies import read
+from protos.update.entropy import rans
+from protos.update.entropy.contexts import level_of
+from protos.update.entropy.frequencies import read
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=300))

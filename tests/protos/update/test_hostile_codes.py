@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from protos.convert.tensors import tensors_from, tensors_to
 from protos.errors import UpdateError
 from protos.update.codecs import build, generator
-from protos.update.entropy import EntropyCoded
+from protos.update.entropy.reader import EntropyCoded
 from protos.update.levels import Codebook
 from protos.update.rotated import Rotated
 from protos.update.sparse import Sparse

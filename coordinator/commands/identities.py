@@ -1,0 +1,150 @@
+"""`coordinator identities`, `revoke` and `operators`: who belongs to the fleet, and who no longer does."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from coordinator.commands.parts import add_json, example
+from coordinator.commands.trust_parts import add_state, needing_cryptography, state_of, when
+from protos.errors import UsageError
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the commands."""
+    identities = commands.add_parser(
+        "identities",
+        help="list the certificates of a fleet",
+        **example("coordinator identities --state /var/lib/edgejoule-coordinator --json"),
+    )
+    add_state(identities)
+    identities.add_argument(
+        "--readmit-days",
+        type=float,
+        metavar="N",
+        help="from now on renew a certificate by its old key up to N days after its end (0: never)",
+    )
+    add_json(identities)
+    identities.set_defaults(run=run)
+    revoke = commands.add_parser(
+        "revoke",
+        help="shut a device or a person out, at once",
+        **example("coordinator revoke --state /var/lib/edgejoule-coordinator pi-3 --reason stolen"),
+    )
+    revoke.add_argument("name", metavar="NAME", help="of the device or the person")
+    add_state(revoke)
+    revoke.add_argument("--reason", default="", metavar="TEXT", help="for the audit log")
+    revoke.set_defaults(run=run_revoke)
+    operators = commands.add_parser(
+        "operators",
+        help="make credentials for a person",
+        **example("coordinator operators add ada --role observer -o ada.json --state DIR"),
+    )
+    operators.add_argument("verb", choices=["add"], help="what to do")
+    operators.add_argument("name", metavar="NAME", help="of the person")
+    operators.add_argument("--role", choices=["operator", "observer", "auditor"], default="operator")
+    operators.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="gets the credentials")
+    operators.add_argument("--days", type=float, default=365.0, metavar="N", help="how long they are good for")
+    add_state(operators)
+    operators.set_defaults(run=run_operators)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print one row a certificate; 0."""
+    with needing_cryptography():
+        from coordinator.server.enrolling import READMIT_RULE
+        from coordinator.trust.authority import FOLDER, Authority
+        from coordinator.trust.register import Register
+    folder = state_of(arguments) / FOLDER
+    Authority(folder)
+    register = Register(folder)
+    try:
+        if arguments.readmit_days is not None:
+            if not 0 <= arguments.readmit_days <= 3650:
+                raise UsageError(
+                    f"{arguments.readmit_days:g} is no number of days", where="--readmit-days", fix="give 0 to 3650"
+                )
+            register.set_rule(READMIT_RULE, f"{arguments.readmit_days:g}")
+        found = register.certificates()
+    finally:
+        register.close()
+    now = time.time()
+    rows: list[dict[str, Any]] = [
+        {
+            "role": one.peer.role.value,
+            "name": one.peer.name,
+            "state": "revoked" if one.revoked_unix_s else "ended" if one.ends_unix_s <= now else "good",
+            "machine": one.machine,
+            "groups": list(one.groups),
+            "issued_unix_s": one.issued_unix_s,
+            "ends_unix_s": one.ends_unix_s,
+            "revoked_unix_s": one.revoked_unix_s,
+            "serial": one.serial,
+        }
+        for one in found
+    ]
+    if arguments.json:
+        print(json.dumps({"schema": "edgejoule.identities/1", "identities": rows}, indent=2))
+        return 0
+    print(f"{'role':<9} {'name':<20} {'state':<8} {'until':<17} {'machine':<18} serial")
+    for row in rows:
+        until = when(row["revoked_unix_s"] or row["ends_unix_s"])
+        print(
+            f"{row['role']:<9} {row['name']:<20} {row['state']:<8} {until:<17} {row['machine'] or '-':<18} "
+            f"{row['serial'][:8]}"
+        )
+    return 0
+
+
+def run_revoke(arguments: argparse.Namespace) -> int:
+    """Revoke; 0."""
+    with needing_cryptography():
+        from coordinator.trust.authority import FOLDER, Authority
+        from coordinator.trust.register import Register
+    folder = state_of(arguments) / FOLDER
+    Authority(folder)
+    register = Register(folder)
+    try:
+        done = register.revoke(arguments.name, reason=arguments.reason)
+    finally:
+        register.close()
+    if done:
+        print(f"{arguments.name}: revoked; a coordinator that runs ends its calls within a second")
+    else:
+        print(f"{arguments.name}: was revoked before")
+    return 0
+
+
+def run_operators(arguments: argparse.Namespace) -> int:
+    """Write credentials; 0."""
+    with needing_cryptography():
+        from coordinator.operator.credentials import Credentials, read_credentials
+        from coordinator.trust.authority import FOLDER, Authority, write_private
+        from coordinator.trust.register import Register
+        from protos.trust.names import Role
+    folder = state_of(arguments) / FOLDER
+    if arguments.output.exists():
+        raise UsageError("is there already", where=str(arguments.output), fix="choose another --output")
+    authority = Authority(folder)
+    issued, key = authority.operator(arguments.name, Role(arguments.role), days=arguments.days)
+    register = Register(folder)
+    try:
+        register.issued(issued, who="local", what="certificate issued")
+    finally:
+        register.close()
+    addresses = read_credentials(folder / "admin.json").addresses
+    credentials = Credentials(
+        arguments.role,
+        arguments.name,
+        addresses,
+        key.decode(),
+        issued.chain_pem.decode(),
+        authority.root_pem.decode(),
+    )
+    write_private(arguments.output, credentials.text())
+    print(f"{arguments.output}: {arguments.role} {arguments.name}, until {when(issued.not_after.timestamp())}")
+    print(f"on that person's machine: coordinator login {arguments.output}")
+    return 0

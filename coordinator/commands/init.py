@@ -1,0 +1,95 @@
+"""`coordinator init`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from coordinator.commands.parts import example
+from coordinator.commands.trust_parts import add_state, needing_cryptography, state_of
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "init",
+        help="make the certificates of a fleet, so that it can be reached over a network",
+        **example("coordinator init --state /var/lib/edgejoule-coordinator --name lab.example"),
+    )
+    add_state(parser)
+    parser.add_argument(
+        "--name",
+        action="append",
+        default=[],
+        metavar="HOST",
+        help="name or address under which devices reach it, beside those of this machine; may be repeated",
+    )
+    parser.add_argument("--port", type=int, default=50461, metavar="N", help="port that it will listen on")
+    parser.add_argument(
+        "--renew-issuing",
+        action="store_true",
+        help="a new issuing certificate below the same root, whose key must be there",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Make them; 0."""
+    with needing_cryptography():
+        from coordinator.operator.credentials import Credentials
+        from coordinator.trust.authority import FOLDER, Authority, names_of_this_machine, write_private
+        from coordinator.trust.register import Register
+        from protos.trust.names import Role
+    state = state_of(arguments)
+    folder = state / FOLDER
+    if arguments.renew_issuing:
+        Authority.renew_issuing(folder)
+        print(f"new issuing certificate in {folder}; restart the coordinator, then take root.key away again")
+        return 0
+    authority = Authority.create(folder)
+    hosts = [*arguments.name, *(one for one in names_of_this_machine() if one not in arguments.name)]
+    authority.server(hosts)
+    register = Register(folder)
+    try:
+        issued, key = authority.operator("admin", Role.OPERATOR)
+        register.audit.write("local", "authority made", fingerprint=authority.fingerprint.hex(), names=hosts)
+        register.issued(issued, who="local", what="certificate issued")
+    finally:
+        register.close()
+    addresses = tuple(_address(host, arguments.port) for host in _outward(hosts))
+    operator = Credentials(
+        "operator", "admin", addresses, key.decode(), issued.chain_pem.decode(), authority.root_pem.decode()
+    )
+    path = folder / "admin.json"
+    write_private(path, operator.text())
+    _say(folder, path, authority.fingerprint.hex(), hosts)
+    return 0
+
+
+def _outward(hosts: list[str]) -> list[str]:
+    """Names that others can use, loopback last."""
+    local = ("localhost", "127.0.0.1", "::1")
+    return [one for one in hosts if one not in local] + [one for one in hosts if one in local]
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _say(folder: Path, operator: Path, fingerprint: str, hosts: list[str]) -> None:
+    print(
+        f"certificates of a new fleet in {folder}\n"
+        f"root     {fingerprint}\n"
+        f"server   {', '.join(hosts)}\n"
+        f"operator {operator}\n\n"
+        "next:\n"
+        f"  coordinator login {operator}\n"
+        f"  coordinator serve --state {folder.parent} --listen 0.0.0.0:50461\n"
+        f"  coordinator enroll --state {folder.parent} pi-1"
+    )
+    print(
+        f"coordinator init: move {folder / 'root.key'} to a place that is not on the network; "
+        "it is needed again in two years, with --renew-issuing",
+        file=sys.stderr,
+    )

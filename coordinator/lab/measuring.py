@@ -1,0 +1,94 @@
+"""What a round costs each device of a fleet on this machine, measured before the run, and budgets made of that.
+
+The joules of a simulated board follow the processor time of its program here. A budget that is fixed in joules would
+cut every device short on a slow machine and none on a fast one; one that is so many times what was measured makes the
+same story everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from coordinator.operator.status import DeviceRound, RunStatus
+from protos.energy.trace import Phase
+from protos.errors import UsageError
+
+# Of the work of a round. A shorter piece would be a few samples of a sensor.
+SHARE = 0.25
+# The first round warms engines and caches up; both count for the most, either for the least.
+ROUNDS = 2
+# Coding and sending vary more than training: a device keeps 1.2 times the most and half of the range back for them.
+_SENDINGS = 2.0
+
+
+@dataclass(frozen=True)
+class Times:
+    """A budget as so many times what the training of a round was measured to cost."""
+
+    of_training: float
+
+
+Budget = float | Times | None
+
+
+@dataclass(frozen=True)
+class RoundCost:
+    """Joules of a whole round of one device: the least and the most of training that the measured rounds amount to,
+    and the most of coding and sending."""
+
+    least_train_j: float
+    most_train_j: float
+    sending_j: float
+
+    def budget_j(self, times: Times) -> float:
+        """Less than a round costs by the least that was measured, more by the most, so that neither depends on a
+        moment's load; and what sending costs on top, in two digits."""
+        train_j = self.least_train_j if times.of_training < 1 else self.most_train_j
+        return float(f"{times.of_training * train_j + _SENDINGS * self.sending_j:.2g}")
+
+
+def shortened(train: Mapping[str, float]) -> dict[str, Any]:
+    """The keys of a plan's ``[train]`` for a measured round: ``SHARE`` of the work, one step at least."""
+    if "steps" in train:
+        return {**train, "steps": max(1, round(SHARE * train["steps"]))}
+    return {**train, "epochs": SHARE * train.get("epochs", 1.0)}
+
+
+def costs_of(status: RunStatus, names: Sequence[str]) -> dict[str, RoundCost]:
+    """Costs by device, from a run of rounds with ``SHARE`` of the work. Whoever could not be metered is left out."""
+    found: dict[str, RoundCost] = {}
+    for name in names:
+        mine = [one for status_of in status.rounds for one in status_of.devices if one.device_id == name]
+        told = [cost for one in mine if (cost := _cost(one)) is not None]
+        if told:
+            trains = [train_j for train_j, _ in told]
+            found[name] = RoundCost(min(trains), max(trains), max(sending_j for _, sending_j in told))
+    return found
+
+
+def resolved(budgets: Sequence[Budget], names: Sequence[str], costs: Mapping[str, RoundCost]) -> list[float | None]:
+    """Budgets in joules.
+
+    Raises:
+        UsageError: what the round of a device costs is not known, and its budget is a multiple of that.
+    """
+    made: list[float | None] = []
+    for name, budget in zip(names, budgets, strict=True):
+        if isinstance(budget, Times) and name not in costs:
+            raise UsageError(
+                f"what a round costs {name} could not be metered", where="--budget-j", fix="give joules, or none"
+            )
+        made.append(costs[name].budget_j(budget) if isinstance(budget, Times) else budget)
+    return made
+
+
+def _cost(one: DeviceRound) -> tuple[float, float] | None:
+    """Joules of a whole round's training, and of its coding and sending; None when any is not known."""
+    joules = {record.phase: record.energy_j for record in one.energy}
+    train_j, encode_j, send_j = (joules.get(phase) for phase in (Phase.TRAIN, Phase.ENCODE, Phase.SEND))
+    if one.outcome != "accepted" or not one.steps_done or train_j is None or encode_j is None or send_j is None:
+        return None
+    # A sensor whose zero is off may see a little less than nothing.
+    return max(0.0, train_j) / one.steps_done * one.steps_planned / SHARE, max(0.0, encode_j) + max(0.0, send_j)

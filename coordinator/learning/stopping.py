@@ -1,0 +1,34 @@
+"""When a run is over before its last round: held-out accuracy has fallen, and stays down."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+
+def why_stop(accuracies: Sequence[tuple[int, float | None]], examples: int, patience: int) -> str:
+    """Why further rounds are not worth their joules, or "".
+
+    The last ``patience`` rounds all lie below the best one before them, by more than the standard error that the best
+    one has on so many examples: ``sqrt(a (1 - a) / n)``. One alone may do so by chance; several in a row do not.
+
+    Args:
+        accuracies: closed rounds in their order, 0 first; None where nobody looked.
+        examples: held out.
+        patience: rounds; 0: never.
+
+    >>> why_stop([(0, 0.5), (1, 0.9), (2, 0.8), (3, 0.8)], 100, 2)
+    'held-out accuracy fell from 90.00 % in round 1, and stayed below it in rounds 2 to 3'
+    >>> why_stop([(0, 0.5), (1, 0.9), (2, 0.8), (3, 0.88)], 100, 2)
+    ''
+    """
+    known = [(number, value) for number, value in accuracies if value is not None]
+    if patience < 1 or not examples or len(known) <= patience:
+        return ""
+    before, last = known[:-patience], known[-patience:]
+    number, best = max(before, key=lambda one: (one[1], one[0]))
+    error = math.sqrt(best * (1.0 - best) / examples)
+    if any(value >= best - error for _, value in last):
+        return ""
+    rounds = f"round {last[0][0]}" if patience == 1 else f"rounds {last[0][0]} to {last[-1][0]}"
+    return f"held-out accuracy fell from {100 * best:.2f} % in round {number}, and stayed below it in {rounds}"

@@ -1,0 +1,225 @@
+"""Who may call what: every call over TLS passes here before its method sees it.
+
+* The peer is who its certificate says. A call that names a device must name that one.
+* A certificate that was revoked counts no longer, on the next call and on those that are open: the register is looked
+  at twice a second, and open calls of who was revoked are ended.
+* Devices call the services of devices; persons call those of operators, by their role. What is not in the table is
+  for operators alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import functools
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from cryptography import x509
+
+from coordinator.server.answering import abort
+from coordinator.trust.authority import peer_of
+from coordinator.trust.register import Register
+from protos.errors import EdgejouleError, RefusedError
+from protos.trust.names import PeerName, Role
+
+__all__ = ["LOOK_S", "Gate", "Peer", "current_peer"]
+
+log = logging.getLogger("edgejoule.coordinator")
+
+LOOK_S = 0.5
+_READERS = frozenset({Role.OPERATOR, Role.OBSERVER, Role.AUDITOR})
+_SERVICES: dict[str, frozenset[Role]] = {
+    "edgejoule.v1.DeviceService": frozenset({Role.DEVICE}),
+    "edgejoule.v1.IdentityService": frozenset({Role.DEVICE}),
+    "grpc.health.v1.Health": frozenset({Role.DEVICE}) | _READERS,
+}
+_METHODS: dict[str, frozenset[Role]] = {
+    "/edgejoule.v1.OperatorService/GetStatus": _READERS,
+    "/edgejoule.v1.OperatorService/ListDevices": _READERS,
+    "/edgejoule.v1.OperatorService/GetBudgets": _READERS,
+}
+_ONLY_OPERATORS = frozenset({Role.OPERATOR})
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Who calls, and with which certificate."""
+
+    name: PeerName
+    serial: str
+
+
+current_peer: contextvars.ContextVar[Peer | None] = contextvars.ContextVar("current_peer", default=None)
+"""Who the call that runs now comes from; None without TLS."""
+
+
+@functools.lru_cache(maxsize=4096)
+def _peer(pem: bytes) -> Peer | None:
+    """Reading a certificate costs about 0.1 ms; a fleet has few, and each calls often."""
+    certificate = x509.load_pem_x509_certificate(pem)
+    name = peer_of(certificate)
+    return None if name is None else Peer(name, f"{certificate.serial_number:x}")
+
+
+class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
+    """The gate of one server.
+
+    Args:
+        register: read here, written elsewhere.
+    """
+
+    def __init__(self, register: Register) -> None:
+        self._register = register
+        self._version = register.version()
+        self._revoked = register.revoked()
+        self._open: dict[str, set[asyncio.Task[Any]]] = {}
+        self.refused: Counter[str] = Counter()
+
+    async def watch(self) -> None:
+        """Follow the register until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            with contextlib.suppress(Exception):
+                self.look()
+
+    def look(self) -> None:
+        """Take notice of revocations, and end the calls that are open for who was revoked."""
+        if (version := self._register.version()) == self._version:
+            return
+        self._version = version
+        self._revoked = self._register.revoked()
+        for serial in self._revoked & self._open.keys():
+            for task in self._open[serial]:
+                task.cancel()
+
+    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
+        """The handler of a method, behind the gate."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        method = str(handler_call_details.method)
+        codecs = {
+            "request_deserializer": handler.request_deserializer,
+            "response_serializer": handler.response_serializer,
+        }
+        if handler.unary_unary:
+
+            async def one(request: Any, context: Any) -> Any:
+                peer = await self._admit(method, context)
+                await self._same(peer, request, context)
+                return await self._kept(peer, handler.unary_unary(request, context), context)
+
+            return grpc.unary_unary_rpc_method_handler(one, **codecs)
+        if handler.stream_unary:
+
+            async def parts(requests: AsyncIterator[Any], context: Any) -> Any:
+                peer = await self._admit(method, context)
+                return await self._kept(peer, handler.stream_unary(self._checked(peer, requests), context), context)
+
+            return grpc.stream_unary_rpc_method_handler(parts, **codecs)
+        if handler.unary_stream:
+
+            async def many(request: Any, context: Any) -> AsyncIterator[Any]:
+                peer = await self._admit(method, context)
+                await self._same(peer, request, context)
+                async for part in handler.unary_stream(request, context):
+                    if peer.serial in self._revoked:
+                        await self._refuse(context, "revoked", _revoked(peer))
+                    yield part
+
+            return grpc.unary_stream_rpc_method_handler(many, **codecs)
+        # No method of ours streams both ways; one that does later gets its own gate.
+        return None
+
+    async def _admit(self, method: str, context: Any) -> Peer:
+        try:
+            (pem,) = context.auth_context().get("x509_pem_cert", ())
+            peer = _peer(bytes(pem))
+        except ValueError:
+            peer = None
+        if peer is None:
+            await self._refuse(
+                context,
+                "unknown",
+                RefusedError(
+                    "the certificate names no device and no operator of a fleet",
+                    fix="use what `edge-runtime enroll` or `coordinator operators add` made",
+                ),
+            )
+            raise AssertionError
+        if peer.serial in self._revoked:
+            await self._refuse(context, "revoked", _revoked(peer))
+        service = method.removeprefix("/").partition("/")[0]
+        allowed = _METHODS.get(method) or _SERVICES.get(service, _ONLY_OPERATORS)
+        if peer.name.role not in allowed:
+            roles = " or ".join(sorted(role.value for role in allowed))
+            await self._refuse(
+                context,
+                "role",
+                RefusedError(
+                    f"{method.rpartition('/')[2]} is for the role {roles}",
+                    where=str(peer.name),
+                    fix="ask who runs the coordinator for credentials of that role",
+                ),
+            )
+        current_peer.set(peer)
+        return peer
+
+    async def _same(self, peer: Peer, request: Any, context: Any) -> None:
+        """A device speaks for itself alone."""
+        if peer.name.role is not Role.DEVICE:
+            return
+        said = getattr(request, "device_id", peer.name.name)
+        if said != peer.name.name:
+            await self._refuse(context, "other", _other(peer, said))
+
+    async def _checked(self, peer: Peer, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async for part in requests:
+            header = getattr(part, "header", None)
+            if header is not None and part.WhichOneof("part") == "header":
+                said = getattr(header, "device_id", peer.name.name)
+                if said != peer.name.name:
+                    self.refused["other"] += 1
+                    raise _other(peer, said)
+            yield part
+
+    async def _kept(self, peer: Peer, work: Awaitable[Any], context: Any) -> Any:
+        """Wait for a method that can be ended when its caller is revoked."""
+        task = asyncio.ensure_future(work)
+        tasks = self._open.setdefault(peer.serial, set())
+        tasks.add(task)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if task.cancelled() and peer.serial in self._revoked:
+                await self._refuse(context, "revoked", _revoked(peer))
+            task.cancel()
+            raise
+        finally:
+            tasks.discard(task)
+            if not tasks:
+                self._open.pop(peer.serial, None)
+
+    async def _refuse(self, context: Any, kind: str, error: EdgejouleError) -> None:
+        self.refused[kind] += 1
+        await abort(error, context)
+
+
+def _revoked(peer: Peer) -> RefusedError:
+    return RefusedError(
+        "its certificate was revoked", where=str(peer.name), fix="enrol it again with a new `coordinator enroll` token"
+    )
+
+
+def _other(peer: Peer, said: Any) -> RefusedError:
+    return RefusedError(
+        f"the certificate is of {peer.name.name}, and the call speaks for {str(said)[:64]}",
+        where=str(peer.name),
+        fix="give each board its own certificate with `edge-runtime enroll`",
+    )

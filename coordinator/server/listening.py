@@ -1,0 +1,161 @@
+"""Where the coordinator listens, and with which certificates.
+
+Loopback needs none. Any other address is TLS on both sides: the coordinator shows the certificate that its authority
+made, and takes calls only from who shows one of the same authority.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import ssl
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+
+from coordinator.run.workers import Worker
+from coordinator.server.enrolling import EnrolmentService, IdentityService, enrolment_server
+from coordinator.server.gate import Gate
+from coordinator.trust.authority import FOLDER, Authority
+from coordinator.trust.register import Register
+from protos.errors import RefusedError, UsageError
+from protos.trust.names import SERVER_NAME
+from protos.v1 import identity_pb2_grpc as rpc
+
+__all__ = ["DEFAULT_LISTEN", "Trust", "check_listen", "is_loopback", "open_trust", "tls_version"]
+
+log = logging.getLogger("edgejoule.coordinator")
+
+DEFAULT_LISTEN = "127.0.0.1:50461"
+_DAY_S = 86400.0
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address or name is this machine's own."""
+    bare = host.removeprefix("[").removesuffix("]")
+    try:
+        return bare == "localhost" or ipaddress.ip_address(bare).is_loopback
+    except ValueError:
+        return False
+
+
+def check_listen(listen: str, *, tls: bool = False) -> str:
+    """``listen`` itself when it is HOST:PORT, and on loopback unless calls are authenticated.
+
+    Raises:
+        UsageError: not HOST:PORT.
+        RefusedError: the host is not loopback, and there are no certificates.
+    """
+    host, colon, port = listen.rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]")
+    if not colon or not bare or not port.isascii() or not port.isdecimal() or int(port) > 65535:
+        raise UsageError(f"{listen!r} is not HOST:PORT", where="--listen", fix=f"write it like {DEFAULT_LISTEN}")
+    if not tls and not is_loopback(bare):
+        raise RefusedError(
+            f"{bare} is not a loopback address, and without certificates nothing that is said would be authenticated",
+            where="--listen",
+            fix="make certificates with `coordinator init --state DIR`, or listen on 127.0.0.1",
+        )
+    # One address, not whatever the name means today.
+    return f"127.0.0.1:{port}" if bare == "localhost" else listen
+
+
+@dataclass
+class Trust:
+    """What a server with certificates needs; :meth:`close` gives it back."""
+
+    authority: Authority
+    register: Register
+    gate: Gate
+    worker: Worker
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    _pair: tuple[bytes, bytes] = (b"", b"")
+    _enrolment: grpc.aio.Server | None = None
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """TLS with a certificate of the authority asked of every peer. The server's own may be renewed meanwhile."""
+        self._pair = self.authority.server_pair()
+        return grpc.dynamic_ssl_server_credentials(
+            self._configuration(), self._configuration, require_client_authentication=True
+        )
+
+    def _configuration(self) -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration([self._pair], root_certificates=self.authority.root_pem)
+
+    def serve_identities(self, server: grpc.aio.Server) -> None:
+        """Add the renewal of certificates to the main server."""
+        service = IdentityService(self.authority, self.register, self.worker)
+        rpc.add_IdentityServiceServicer_to_server(service, server)  # type: ignore[no-untyped-call]
+
+    async def open_enrolment(self, listen: str) -> str:
+        """Serve enrolment there; the address with its port.
+
+        Raises:
+            UsageError: it cannot be listened on.
+        """
+        server = enrolment_server(EnrolmentService(self.authority, self.register, self.worker))
+        try:
+            port = server.add_insecure_port(listen)
+        except RuntimeError as error:
+            raise UsageError(
+                f"cannot listen on {listen}: is it in use?", where="--enroll-listen", fix="choose another port"
+            ) from error
+        await server.start()
+        self._enrolment = server
+        return f"{listen.rpartition(':')[0]}:{port}"
+
+    def watch(self) -> None:
+        """Follow revocations, and keep the server's own certificate fresh."""
+        self._tasks = [asyncio.create_task(self.gate.watch()), asyncio.create_task(self._refresh())]
+
+    async def _refresh(self) -> None:
+        while True:
+            await asyncio.sleep(_DAY_S)
+            try:
+                self._pair = await self.worker.do(self.authority.server_pair)
+            except Exception as error:
+                log.warning("the server's certificate could not be renewed: %s", error)
+
+    async def close(self) -> None:
+        """Stop enrolment, the watch, and close the register."""
+        for task in self._tasks:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        if self._enrolment is not None:
+            await self._enrolment.stop(1.0)
+        await asyncio.to_thread(self.worker.close)
+        self.register.close()
+
+
+def open_trust(state: Path) -> Trust:
+    """The authority and register of a state folder.
+
+    Raises:
+        ConfigError, RefusedError, StoreError: there is none; or it cannot be used.
+    """
+    folder = state / FOLDER
+    authority, register = Authority(folder), Register(folder)
+    return Trust(authority, register, Gate(register), Worker("trust"))
+
+
+def tls_version(address: str, root_pem: bytes) -> str:
+    """Which TLS a server speaks with a client of today, asked of the server itself; "unknown" when it says nothing."""
+    import socket
+
+    host, _, port = address.rpartition(":")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(cadata=root_pem.decode())
+    bare = host.removeprefix("[").removesuffix("]")
+    reach = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(bare, bare)
+    try:
+        with (
+            socket.create_connection((reach, int(port)), timeout=5) as plain,
+            context.wrap_socket(plain, server_hostname=SERVER_NAME) as secure,
+        ):
+            return secure.version() or "unknown"
+    except OSError:
+        return "unknown"

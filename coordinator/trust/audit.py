@@ -1,0 +1,126 @@
+"""The audit log: who did what and when, one JSON object a line, each bound to the one before it by a hash.
+
+``hash`` of a line is SHA-256 over the hash of the line before and the line's own fields, so a line that was changed,
+left out or put in breaks every line after it. Lines cut off at the end cannot be told from the file alone: note the
+newest hash elsewhere now and then (``coordinator audit`` prints it), and give it to ``coordinator audit verify``.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from protos.errors import IntegrityError, StoreError
+
+__all__ = ["FILE", "AuditLog", "Verified"]
+
+FILE = "audit.jsonl"
+_FIRST = "0" * 64
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was found in a log that is whole: how many lines, and the hash of the newest."""
+
+    lines: int
+    newest_hash: str
+
+
+class AuditLog:
+    """The log in ``folder``. Several processes may write to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / FILE
+
+    def write(self, who: str, what: str, **details: Any) -> None:
+        """Add a line, and have it on disk before returning.
+
+        Args:
+            who: a role and a name, or `local` for who has the coordinator's files.
+            what: a word or two, such as `certificate issued`.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        try:
+            number = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_APPEND, 0o600)
+            with os.fdopen(number, "rb+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                before = _newest(file.read())
+                line = {"unix_s": round(time.time(), 3), "who": who, "what": what, **details}
+                line["hash"] = _chained(before, line)
+                file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise StoreError(f"cannot be written ({error.strerror})", where=str(self.path)) from error
+
+    def lines(self) -> list[dict[str, Any]]:
+        """All lines, the oldest first; none when there is no log yet."""
+        try:
+            data = self.path.read_bytes()
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StoreError(f"cannot be read ({error.strerror})", where=str(self.path)) from error
+        found = []
+        for number, line in enumerate(data.splitlines(), 1):
+            try:
+                value = json.loads(line)
+                if not isinstance(value, dict):
+                    raise ValueError
+            except ValueError as error:
+                raise IntegrityError(
+                    f"line {number} is no entry", where=str(self.path), fix="compare it with a backup"
+                ) from error
+            found.append(value)
+        return found
+
+    def verify(self, newest_hash: str | None = None) -> Verified:
+        """Check the chain.
+
+        Args:
+            newest_hash: of a line that must be there, noted earlier.
+
+        Raises:
+            IntegrityError: a line was changed, left out or put in; or that line is not there.
+        """
+        before, seen = _FIRST, set()
+        lines = self.lines()
+        for number, line in enumerate(lines, 1):
+            said = line.get("hash")
+            fields = {key: value for key, value in line.items() if key != "hash"}
+            if said != _chained(before, fields):
+                raise IntegrityError(
+                    f"line {number} does not follow from the one before: it, or one before it, was changed or removed",
+                    where=str(self.path),
+                    fix="compare it with a backup",
+                )
+            before = str(said)
+            seen.add(before)
+        if newest_hash is not None and newest_hash not in seen:
+            raise IntegrityError(
+                "the line with that hash is gone: lines were cut off", where=str(self.path), fix="compare with a backup"
+            )
+        return Verified(len(lines), before)
+
+
+def _newest(data: bytes) -> str:
+    """The hash that the next line follows. A line that was cut short by a power cut counts as no line's end."""
+    for line in reversed(data.splitlines()):
+        try:
+            return str(json.loads(line)["hash"])
+        except (ValueError, KeyError, TypeError):
+            continue
+    return _FIRST
+
+
+def _chained(before: str, fields: dict[str, Any]) -> str:
+    whole = before + json.dumps(fields, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(whole.encode()).hexdigest()

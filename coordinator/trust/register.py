@@ -1,0 +1,289 @@
+"""The register of a fleet: tokens that were given out, certificates that were issued, and those that were revoked.
+
+A SQLite file of its own, ``STATE/trust/register.db``: commands on the coordinator's machine write into it while the
+server runs, which looks for changes (:meth:`Register.version`). Every change is in the audit log as well.
+
+A token's secret is kept while the token is open, since its proof needs it, and wiped when it was used.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from coordinator.trust.audit import AuditLog
+from coordinator.trust.authority import Issued
+from protos.errors import RefusedError, StoreError, UnknownRunError, UsageError
+from protos.trust.names import PeerName, Role, is_name
+from protos.trust.token import SECRET_BYTES, token_id
+
+__all__ = ["FILE", "Certificate", "OpenToken", "Register"]
+
+FILE = "register.db"
+TRIES = 5
+"""Wrong proofs after which a token is void."""
+_LAYOUT = 1
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS tokens (
+    token_id BLOB PRIMARY KEY, secret BLOB, device_id TEXT NOT NULL, machine TEXT NOT NULL DEFAULT '',
+    groups TEXT NOT NULL DEFAULT '', ends_unix_s REAL NOT NULL, tries INTEGER NOT NULL DEFAULT 0,
+    used_unix_s REAL);
+CREATE TABLE IF NOT EXISTS certificates (
+    serial TEXT PRIMARY KEY, role TEXT NOT NULL, name TEXT NOT NULL, machine TEXT NOT NULL DEFAULT '',
+    groups TEXT NOT NULL DEFAULT '', issued_unix_s REAL NOT NULL, ends_unix_s REAL NOT NULL, revoked_unix_s REAL,
+    reason TEXT NOT NULL DEFAULT '');
+CREATE INDEX IF NOT EXISTS certificates_by_name ON certificates (role, name);
+CREATE TABLE IF NOT EXISTS rules (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+"""
+
+
+@dataclass(frozen=True)
+class OpenToken:
+    """A token that may be used once.
+
+    Attributes:
+        machine: the only machine that may use it; empty for any.
+    """
+
+    device_id: str
+    secret: bytes
+    machine: str
+    groups: tuple[str, ...]
+    ends_unix_s: float
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A certificate that was issued."""
+
+    serial: str
+    peer: PeerName
+    machine: str
+    groups: tuple[str, ...]
+    issued_unix_s: float
+    ends_unix_s: float
+    revoked_unix_s: float | None
+    reason: str
+
+
+class Register:
+    """The register in ``folder``, opened for as long as needed; several processes may have it open.
+
+    Raises:
+        StoreError: it cannot be opened.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / FILE
+        self.audit = AuditLog(folder)
+        try:
+            # Made with the owner's rights alone, before anything secret is in it.
+            if not self.path.exists():
+                self.path.touch(mode=0o600)
+            self._db = sqlite3.connect(self.path, timeout=10.0, isolation_level=None, check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            self._db.execute("PRAGMA secure_delete = ON")
+            (layout,) = self._db.execute("PRAGMA user_version").fetchone()
+            if layout not in (0, _LAYOUT):
+                raise StoreError(
+                    f"has layout {layout}, and this release reads {_LAYOUT}",
+                    where=str(self.path),
+                    fix="use the release that wrote it",
+                )
+            self._db.executescript(_SCHEMA)
+            self._db.execute(f"PRAGMA user_version = {_LAYOUT}")
+        except (OSError, sqlite3.Error) as error:
+            if isinstance(error, StoreError):
+                raise
+            raise StoreError(f"cannot be opened ({error})", where=str(self.path)) from error
+
+    def close(self) -> None:
+        """Close it."""
+        self._db.close()
+
+    def version(self) -> int:
+        """A number that changes when another process has changed the register."""
+        (number,) = self._db.execute("PRAGMA data_version").fetchone()
+        return int(number)
+
+    # ---- tokens
+
+    def new_token(
+        self, device_id: str, *, ttl_s: float, machine: str = "", groups: tuple[str, ...] = (), who: str = "local"
+    ) -> OpenToken:
+        """A token for one device; one that was open for it before is void.
+
+        Raises:
+            UsageError: no name, or no time.
+            RefusedError: a device of that name has a certificate that counts.
+        """
+        if not is_name(device_id):
+            raise UsageError(
+                f"{device_id!r} is no name", where="device", fix="use letters, digits, dots and dashes, up to 64"
+            )
+        if not 1 <= ttl_s <= 7 * 86400:
+            raise UsageError(f"{ttl_s:g} s is no time for a token", where="--ttl", fix="give 1s to 7d, such as 15m")
+        with self._writing():
+            if self.valid(PeerName(Role.DEVICE, device_id)):
+                raise RefusedError(
+                    "has a certificate already",
+                    where=device_id,
+                    fix=f"take another name, or `coordinator revoke {device_id}` first",
+                )
+            token = OpenToken(device_id, secrets.token_bytes(SECRET_BYTES), machine, groups, time.time() + ttl_s)
+            self._db.execute(
+                "UPDATE tokens SET secret = NULL WHERE device_id = ? AND used_unix_s IS NULL", (device_id,)
+            )
+            self._db.execute(
+                "INSERT INTO tokens (token_id, secret, device_id, machine, groups, ends_unix_s) VALUES (?,?,?,?,?,?)",
+                (token_id(token.secret), token.secret, device_id, machine, json.dumps(groups), token.ends_unix_s),
+            )
+            self.audit.write(who, "token made", device_id=device_id, machine=machine, ends_unix_s=token.ends_unix_s)
+        return token
+
+    def open_token(self, identity: bytes) -> OpenToken | None:
+        """The token of that id while it may be used, else None."""
+        row = self._db.execute(
+            "SELECT device_id, secret, machine, groups, ends_unix_s FROM tokens WHERE token_id = ? "
+            "AND secret IS NOT NULL AND used_unix_s IS NULL AND ends_unix_s > ? AND tries < ?",
+            (identity, time.time(), TRIES),
+        ).fetchone()
+        return None if row is None else OpenToken(row[0], row[1], row[2], tuple(json.loads(row[3] or "[]")), row[4])
+
+    def wrong_proof(self, identity: bytes, *, where: str) -> None:
+        """Count a proof that was not right; after :data:`TRIES` the token is void."""
+        with self._writing():
+            self._db.execute("UPDATE tokens SET tries = tries + 1 WHERE token_id = ?", (identity,))
+            self.audit.write(where, "enrolment refused", reason="wrong proof", token=identity.hex())
+
+    def use_token(self, identity: bytes, issued: Issued, machine: str, *, where: str) -> None:
+        """Mark a token used, and its certificate issued, both or neither.
+
+        Raises:
+            RefusedError: somebody else has used it in the meantime.
+        """
+        with self._writing():
+            done = self._db.execute(
+                "UPDATE tokens SET used_unix_s = ?, secret = NULL WHERE token_id = ? AND used_unix_s IS NULL "
+                "AND secret IS NOT NULL AND ends_unix_s > ? RETURNING groups",
+                (time.time(), identity, time.time()),
+            ).fetchone()
+            if done is None:
+                raise RefusedError(
+                    "this token was used already, or has ended", fix="make another with `coordinator enroll`"
+                )
+            self._keep(issued, machine, tuple(json.loads(done[0] or "[]")))
+            self.audit.write(
+                where, "device enrolled", device_id=issued.peer.name, serial=issued.serial, machine=machine
+            )
+
+    # ---- certificates
+
+    def issued(self, issued: Issued, *, who: str, what: str, machine: str = "") -> None:
+        """Keep a certificate that was made."""
+        with self._writing():
+            groups: tuple[str, ...] = ()
+            if issued.peer.role is Role.DEVICE:
+                earlier = [one for one in self.certificates(issued.peer) if one.machine or one.groups]
+                machine = machine or (earlier[-1].machine if earlier else "")
+                groups = earlier[-1].groups if earlier else ()
+            self._keep(issued, machine, groups)
+            self.audit.write(who, what, role=issued.peer.role.value, name=issued.peer.name, serial=issued.serial)
+
+    def certificates(self, peer: PeerName | None = None) -> list[Certificate]:
+        """All that were issued, or those of one peer; the oldest first."""
+        where, values = ("WHERE role = ? AND name = ?", (peer.role.value, peer.name)) if peer else ("", ())
+        rows = self._db.execute(
+            "SELECT serial, role, name, machine, groups, issued_unix_s, ends_unix_s, revoked_unix_s, reason "
+            f"FROM certificates {where} ORDER BY issued_unix_s, rowid",
+            values,
+        ).fetchall()
+        return [
+            Certificate(row[0], PeerName(Role(row[1]), row[2]), row[3], tuple(json.loads(row[4] or "[]")), *row[5:9])
+            for row in rows
+        ]
+
+    def valid(self, peer: PeerName) -> list[Certificate]:
+        """A peer's certificates that are neither revoked nor at their end."""
+        now = time.time()
+        return [one for one in self.certificates(peer) if one.revoked_unix_s is None and one.ends_unix_s > now]
+
+    def revoke(self, name: str, *, reason: str = "", who: str = "local") -> list[Certificate]:
+        """Revoke every certificate of a device or a person; those that this call revoked.
+
+        Raises:
+            UnknownRunError: nobody has that name.
+        """
+        with self._writing():
+            found = [one for one in self.certificates() if one.peer.name == name]
+            if not found:
+                raise UnknownRunError("no certificate has that name", where=name, fix="see `coordinator identities`")
+            self._db.execute(
+                "UPDATE tokens SET secret = NULL WHERE device_id = ? AND used_unix_s IS NULL",
+                (name,),
+            )
+            fresh = [one for one in found if one.revoked_unix_s is None]
+            for one in fresh:
+                self._db.execute(
+                    "UPDATE certificates SET revoked_unix_s = ?, reason = ? WHERE serial = ?",
+                    (time.time(), reason, one.serial),
+                )
+                self.audit.write(who, "certificate revoked", name=name, serial=one.serial, reason=reason)
+        return fresh
+
+    def revoked(self) -> frozenset[str]:
+        """Serial numbers that no longer count."""
+        rows = self._db.execute("SELECT serial FROM certificates WHERE revoked_unix_s IS NOT NULL").fetchall()
+        return frozenset(row[0] for row in rows)
+
+    def known(self) -> frozenset[str]:
+        """Serial numbers of every certificate that was issued and kept."""
+        return frozenset(row[0] for row in self._db.execute("SELECT serial FROM certificates").fetchall())
+
+    # ---- rules
+
+    def rule(self, name: str, default: str) -> str:
+        """A rule that the operator set."""
+        row = self._db.execute("SELECT value FROM rules WHERE name = ?", (name,)).fetchone()
+        return default if row is None else str(row[0])
+
+    def set_rule(self, name: str, value: str, *, who: str = "local") -> None:
+        """Set a rule."""
+        with self._writing():
+            self._db.execute("INSERT OR REPLACE INTO rules VALUES (?, ?)", (name, value))
+            self.audit.write(who, "rule set", rule=name, value=value)
+
+    def _keep(self, issued: Issued, machine: str, groups: tuple[str, ...]) -> None:
+        self._db.execute(
+            "INSERT INTO certificates (serial, role, name, machine, groups, issued_unix_s, ends_unix_s) "
+            "VALUES (?,?,?,?,?,?,?)",
+            (
+                issued.serial,
+                issued.peer.role.value,
+                issued.peer.name,
+                machine,
+                json.dumps(groups),
+                time.time(),
+                issued.not_after.timestamp(),
+            ),
+        )
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot be written ({error})", where=str(self.path)) from error

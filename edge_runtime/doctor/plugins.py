@@ -1,0 +1,63 @@
+"""What installed packages add to this device: their names, and whether they can be loaded."""
+
+from __future__ import annotations
+
+from edge_runtime.config import Settings
+from edge_runtime.doctor.finding import Finding
+from edge_runtime.doctor.machine import Machine
+from protos.errors import PluginError
+from protos.plugins import KINDS, Plugin, load, refused
+
+__all__ = ["check_plugins"]
+
+_CHECK = "plugins"
+
+
+def check_plugins(settings: Settings, machine: Machine) -> list[Finding]:
+    """Codecs and sensors are loaded, since a device uses them; what is for the coordinator or the workshop is listed.
+
+    A plug-in that is broken takes nothing from this device until an order or the settings name it.
+    """
+    findings: list[Finding] = []
+    names: list[str] = []
+    for kind in KINDS:
+        try:
+            plugins = machine.plugins(kind)
+        except PluginError as error:
+            return [_warning(error)]
+        errors = refused(plugins, _ours(kind) if plugins else ())
+        for one in plugins:
+            try:
+                if one in errors:
+                    raise errors[one]
+                _try(one)
+            except PluginError as error:
+                findings.append(_warning(error))
+            else:
+                names.append(str(one))
+    if names or not findings:
+        findings.append(Finding(_CHECK, "ok", "; ".join(names) or "none are installed"))
+    return findings
+
+
+def _ours(kind: str) -> tuple[str, ...]:
+    """Our own names that a device knows; the others are the affair of `coordinator check-plan`."""
+    from edge_runtime.power import opening
+    from protos.update.codecs import BUILT_IN
+
+    return {"codecs": tuple(BUILT_IN), "sensors": (*opening.KINDS, *opening.NO_SENSORS)}.get(kind, ())
+
+
+def _try(plugin: Plugin) -> None:
+    """Load what a device would use. Raises PluginError."""
+    if plugin.kind == "codecs":
+        from protos.update.plugged_codec import adopt
+
+        row = adopt(plugin, load(plugin))
+        row.build({key: rule.default for key, rule in row.parameters.items()})
+    elif plugin.kind == "sensors":
+        load(plugin)
+
+
+def _warning(error: PluginError) -> Finding:
+    return Finding(_CHECK, "warn", f"{error.where}: {error.what}", error.fix or "")

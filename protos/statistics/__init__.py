@@ -1,0 +1,1 @@
+"""Exact sums of integer embeddings: what a linear head can be solved from, and how they travel."""

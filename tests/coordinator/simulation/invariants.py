@@ -1,0 +1,185 @@
+"""What must hold after each commit, and when all is over.
+
+The books are read with SQLite itself, beside the code that wrote them.
+"""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coordinator.run.aggregation import Fold
+from coordinator.run.validation import Expected, check
+from coordinator.store import accounts, heads, runs
+from coordinator.store.database import Database
+from protos.convert.reports import parse_report
+from protos.model.bundle import Bundle
+from protos.plan.plan import RunPlan
+from protos.update import trees
+
+
+class Broken(AssertionError):
+    """An invariant does not hold."""
+
+
+class Books:
+    """The books of one run, looked at after each commit.
+
+    Args:
+        quorum: of the plan.
+
+    Attributes:
+        counts: how often each invariant was checked.
+        opened_s: virtual time at which an attempt was seen open first, by (round, attempt).
+    """
+
+    def __init__(self, path: Path, quorum: float, now_s: Any) -> None:
+        self._connection = sqlite3.connect(path, isolation_level=None)
+        self._quorum, self._now_s = quorum, now_s
+        self.counts: Counter[str] = Counter()
+        self.acknowledged: dict[tuple[int, str], None] = {}
+        self.stopped = False
+        self._closed: dict[int, tuple[Any, ...]] = {}
+        self._in_closed: dict[int, list[Any]] = {}
+        self._reports: dict[tuple[int, str], bytes] = {}
+        self._abandoned: dict[tuple[int, int], None] = {}
+        self.opened_s: dict[tuple[int, int], float] = {}
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        """What the database says."""
+        return self._connection.execute(statement, values).fetchall()
+
+    def _must(self, holds: bool, invariant: str, detail: str = "") -> None:
+        self.counts[invariant] += 1
+        if not holds:
+            raise Broken(f"{invariant}: {detail}")
+
+    def after_commit(self) -> None:
+        """Every invariant of the rows."""
+        reported: dict[int, list[Any]] = {}
+        for number, device_id, sha in self.rows("SELECT round, device_id, sha256 FROM reports ORDER BY sequence"):
+            reported.setdefault(number, []).append((device_id, sha))
+            before = self._reports.setdefault((number, device_id), sha)
+            self._must(before == sha, "an accepted report does not change", f"round {number}, {device_id}")
+        for number, state, attempt, head, closed_s in self.rows(
+            "SELECT round, state, attempt, head_version, closed_unix_s FROM rounds"
+        ):
+            if state == "open":
+                self.opened_s.setdefault((number, attempt), self._now_s())
+            if number and state == "closed":
+                first = self._closed.setdefault(number, (attempt, head, closed_s))
+                self._must(first == (attempt, head, closed_s), "no round closes twice", f"round {number}")
+                counted = self._in_closed.setdefault(number, reported.get(number, []))
+                self._must(
+                    counted == reported.get(number, []), "a closed round takes no more reports", f"round {number}"
+                )
+                self._must(self._has_quorum(number, attempt), "a round closes with a quorum", f"round {number}")
+            if state == "abandoned" and (number, attempt) not in self._abandoned and not self.stopped:
+                self._abandoned[number, attempt] = None
+                self._must(
+                    not self._has_quorum(number, attempt),
+                    "a round is abandoned only without a quorum",
+                    f"round {number}, attempt {attempt}: {self._standing(number, attempt)}",
+                )
+        for number, device_id in self.acknowledged:
+            self._must(
+                (number, device_id) in self._reports, "an acknowledged report is on disk", f"{number} {device_id}"
+            )
+
+    def _standing(self, number: int, attempt: int) -> tuple[int, int]:
+        """Reports, and devices that were asked or had reported before, of an attempt."""
+        (found,) = self.rows(
+            "SELECT (SELECT count(*) FROM reports WHERE round = ?1), (SELECT count(*) FROM orders WHERE round = ?1 AND "
+            "(attempt = ?2 OR device_id IN (SELECT device_id FROM reports WHERE round = ?1)))", number, attempt,
+        )  # fmt: skip
+        return int(found[0]), int(found[1])
+
+    def _has_quorum(self, number: int, attempt: int) -> bool:
+        reports, asked = self._standing(number, attempt)
+        return reports >= max(1, math.ceil(self._quorum * asked - 1e-9))
+
+    def state(self) -> tuple[str, str]:
+        """State and reason of the run."""
+        ((state, reason),) = self.rows("SELECT state, reason FROM runs")
+        return state, reason
+
+    # ------------------------------------------------------------ at the end
+
+    def heads_are_those_of_the_rows(self, db: Database, bundle: Bundle, plan: RunPlan) -> None:
+        """Every head is that of a coordinator to which nothing ever happened, and which took the same reports in the
+        same order: bit for bit. And it is the mean by its formula, worked out here in another way."""
+        ((run_id, initial),) = self.rows("SELECT run_id, initial_head FROM runs")
+        with db.reading() as connection:
+            head = heads.get(connection, initial)
+            for number in sorted(self._closed):
+                lines = accounts.complete(connection, run_id, number, runs.lines_of(connection, run_id, number))
+                fold = Fold(plan.aggregate, bundle.manifest.head.shapes(), lines)
+                total, moved, ours = 0.0, 0.0, []
+                for (data,) in self.rows("SELECT data FROM reports WHERE round = ? ORDER BY sequence", number):
+                    report = parse_report(data)
+                    line = lines[report.device_id]
+                    update = check(report, _anything(report, line.steps, bundle))
+                    fold.add(report, update)
+                    ours.append((fold.weight_of(report), report, update))
+                made = fold.head_after(head)
+                version = self._closed[number][1]
+                self._must(trees.version(made) == version, "each head is that of an undisturbed run", f"round {number}")
+                worked = [one for one in ours if one[1].steps_done]
+                if worked:
+                    total = sum(weight for weight, _, _ in worked)
+                    nova = plan.aggregate.normalise == "fednova"
+                    mean_work = sum(w * r.local_normaliser for w, r, _ in worked) / total if nova else 1.0
+                    moved = sum(
+                        w * float(u["out_bias"][0]) / (r.local_normaliser if nova else 1.0) for w, r, u in worked
+                    )
+                    expected = float(head["out_bias"][0]) + mean_work * moved / total
+                    self._must(
+                        bool(np.isclose(float(made["out_bias"][0]), expected, rtol=1e-5, atol=1e-6)),
+                        "each accepted report is in the head exactly once",
+                        f"round {number}: {made['out_bias'][0]} and not {expected}",
+                    )
+                head = made
+
+    def joules_are_covered(self, boards: list[Any], budget: str, budget_j: float) -> None:
+        """Nobody spent more than was granted, by the books and in truth; a step more, which nobody can foresee."""
+        granted = dict(self.rows("SELECT device_id, sum(granted_j) FROM grants GROUP BY device_id"))
+        known = dict(
+            self.rows(
+                "SELECT device_id, sum(energy_j) FROM energy WHERE phase NOT IN ('idle', 'send') GROUP BY device_id"
+            )
+        )
+        for board in boards:
+            name, spent_j = board.device_id, board.spent[0]
+            told_j = known.get(name, 0.0)
+            self._must(told_j <= spent_j + 1e-6, "what is reported was spent", f"{name}: {told_j} of {spent_j} J")
+            if budget == "none":
+                continue
+            allowed_j = (granted.get(name, 0.0) or 0.0) + board.slack_j
+            self._must(spent_j <= allowed_j, "granted >= spent", f"{name}: {spent_j} of {allowed_j} J")
+            if budget == "battery":
+                most_j = budget_j + board.slack_j
+                self._must(spent_j <= most_j, "no battery gives more than it holds", f"{name}: {spent_j} of {most_j} J")
+
+    def are_spent(self, boards: list[Any], budget_j: float) -> bool:
+        """Whether each board has truly spent most of its battery, or may have, since it lost power."""
+        sent = dict(self.rows("SELECT device_id, sum(energy_j) FROM energy WHERE phase = 'send' GROUP BY device_id"))
+        return all(
+            board.lost_power or board.spent[0] + (sent.get(board.device_id) or 0.0) >= 0.5 * budget_j
+            for board in boards
+        )
+
+
+def _anything(report: Any, steps: int, bundle: Bundle) -> Expected:
+    inputs = {one.name: one.default for one in bundle.manifest.head.inputs}
+    return Expected(
+        report.plan_id, report.bundle_id, report.head_version, steps, report.examples, bundle.manifest.head.shapes(),
+        inputs, bundle.manifest.head.optimiser, report.attempt or 1,
+    )  # fmt: skip

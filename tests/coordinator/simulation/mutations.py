@@ -1,0 +1,107 @@
+"""Faults that the coordinator once had, put back one at a time: a simulation must find each of them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+from coordinator.run import budget_books, resume, transactions
+from coordinator.run.conductor import Conductor
+from coordinator.run.round_events import Writing
+from coordinator.run.round_machine import Machine
+from coordinator.run.run import ActiveRun
+from coordinator.server.fleet import Fleet
+from coordinator.store import runs
+
+
+@contextlib.contextmanager
+def _all(*patches: Any) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for one in patches:
+            stack.enter_context(one)
+        yield
+
+
+def acknowledged_reports_are_not_folded_again() -> Any:
+    """Nobody holds fold and machine against the rows after a write that ended badly."""
+
+    async def _agree(self: Conductor, number: int) -> None:
+        return None
+
+    def agree(db: Any, run: Any, number: int) -> list[str]:
+        return list(run.fold.folded)
+
+    return _all(patch.object(Conductor, "_agree", _agree), patch.object(transactions, "agree", agree))
+
+
+def reports_being_written_do_not_count() -> Any:
+    """The deadline decides while reports are being written."""
+    real = Machine.step
+
+    def step(self: Machine, event: Any, now_s: float) -> Any:
+        return [] if isinstance(event, Writing) else real(self, event, now_s)
+
+    return patch.object(Machine, "step", step)
+
+
+def attempts_have_no_number() -> Any:
+    """Whoever was late once takes no order of a further attempt."""
+    real = ActiveRun.order_for
+
+    def order_for(self: ActiveRun, *args: Any) -> Any:
+        order = real(self, *args)
+        return None if order is None else dataclasses.replace(order, attempt=None)
+
+    def is_undecided(self: Machine, device_id: str, now_s: float) -> bool:
+        return False
+
+    return _all(patch.object(ActiveRun, "order_for", order_for), patch.object(Machine, "is_undecided", is_undecided))
+
+
+def a_rounds_own_grants_count_as_spent() -> Any:
+    """A round whose commit was not answered is planned again, against its own promises."""
+    real = budget_books.charged_to
+
+    def charged_to(connection: Any, run: Any, now_unix_s: float, renewed: Any) -> Any:
+        return real(connection, run, now_unix_s, (0, ()))
+
+    return _all(
+        patch.object(transactions, "_stands", lambda *args: False),
+        patch.object(budget_books, "charged_to", charged_to),
+    )
+
+
+def a_restart_forgets_who_was_asked() -> Any:
+    """After a restart every order of a round counts as one of its newest attempt."""
+
+    def asked(connection: Any, run_id: str, number: int, attempt: int) -> list[str]:
+        return list(runs.lines_of(connection, run_id, number))
+
+    return patch.object(resume, "runs", SimpleNamespace(**{**vars(runs), "asked": asked}))
+
+
+def waiting_is_silence() -> Any:
+    """A device whose call is not answered yet counts as silent."""
+
+    def call_begins(self: Fleet, device_id: str) -> None:
+        return None
+
+    def call_ends(self: Fleet, device_id: str, now_s: float, now_unix_s: float) -> None:
+        self.touch(device_id, now_s, now_unix_s)
+
+    return _all(patch.object(Fleet, "call_begins", call_begins), patch.object(Fleet, "call_ends", call_ends))
+
+
+# By the item of the review that found them.
+MUTATIONS: dict[int, Callable[[], Any]] = {
+    1: acknowledged_reports_are_not_folded_again,
+    2: reports_being_written_do_not_count,
+    3: attempts_have_no_number,
+    4: a_rounds_own_grants_count_as_spent,
+    5: a_restart_forgets_who_was_asked,
+    6: waiting_is_silence,
+}

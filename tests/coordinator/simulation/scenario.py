@@ -1,0 +1,96 @@
+"""What one seed means: the plan, the devices, and when which fault happens."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+# All faults happen in this time; then everything works, and what is left must end well.
+FAULTY_S = 60.0
+QUIET_S = 3000.0
+
+
+@dataclass(frozen=True)
+class Board:
+    """One device: how many examples it has, and how long a step takes it."""
+
+    examples: int
+    step_s: float
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """All that a seed decides before the run begins.
+
+    Attributes:
+        boards: the devices.
+        budget: "none", "round" or "battery".
+        budget_j: of it.
+        events: seconds, and what happens then.
+        network_share, disk_share: of calls and commits that something happens to.
+        devices_die: whether boards lose power or are stopped.
+    """
+
+    seed: int
+    boards: tuple[Board, ...]
+    rounds: int
+    quorum: float
+    deadline_s: float
+    codec: str
+    downlink: str
+    normalise: str
+    budget: str
+    budget_j: float
+    network_share: float
+    disk_share: float
+    devices_die: bool
+    events: tuple[tuple[float, str, int], ...]
+
+    def plan(self, bundle: Path) -> str:
+        """The plan of the run."""
+        budget = {"none": "", "round": f"[budget]\nper_round_j = {self.budget_j}\n",
+                  "battery": f"[budget]\nbattery_j = {self.budget_j}\n"}[self.budget]  # fmt: skip
+        return (
+            f'downlink = {{ codec = "{self.downlink}" }}\n'
+            f'[run]\nbundle = "{bundle}"\nname = "seed {self.seed}"\nrounds = {self.rounds}\nseed = {self.seed}\n'
+            f"[round]\ndevices = {len(self.boards)}\nquorum = {self.quorum}\ndeadline_s = {self.deadline_s}\n"
+            f'[train]\nepochs = 2\n[update]\ncodec = "{self.codec}"\n'
+            f'[aggregate]\nnormalise = "{self.normalise}"\n{budget}'
+        )
+
+
+def scenario(seed: int) -> Scenario:
+    """The scenario of a seed."""
+    dice = random.Random(f"scenario {seed}")
+    boards = tuple(
+        Board(8 * dice.randint(1, 6), dice.choice((0.02, 0.1, 0.5))) for _ in range(dice.choice((2, 3, 3, 4)))
+    )
+    rounds = dice.choice((2, 3))
+    budget = dice.choice(("none", "round", "battery"))
+    budget_j = dice.choice((2.0, 5.0, 20.0)) * (rounds if budget == "battery" else 1)
+    devices_die = dice.random() < 0.5
+    happenings = ["kill", "kill at report", "kill at commit", "kill at commit", "disk full", "slow disk", "clock"]
+    happenings += ["cut"] * 2
+    if devices_die:
+        happenings += ["power", "power at work", "power at work", "stop"]
+    events = []
+    for _ in range(dice.choice((0, 3, 6, 10))):
+        at_s = dice.choice((0.3, 1.0)) * dice.uniform(0.0, FAULTY_S)
+        events.append((at_s, dice.choice(happenings), dice.randrange(1 << 30)))
+    return Scenario(
+        seed=seed,
+        boards=boards,
+        rounds=rounds,
+        quorum=dice.choice((0.5, 0.6, 1.0)),
+        deadline_s=dice.choice((4.0, 8.0, 20.0)),
+        codec=dice.choice(("float32", "float32", "entropy_coded", "keep_largest")),
+        downlink=dice.choice(("float32", "float32", "entropy_coded_mmse")),
+        normalise=dice.choice(("fednova", "none")),
+        budget=budget,
+        budget_j=budget_j,
+        network_share=dice.choice((0.0, 0.1, 0.3)),
+        disk_share=dice.choice((0.0, 0.05, 0.2)),
+        devices_die=devices_die,
+        events=tuple(sorted(events)),
+    )

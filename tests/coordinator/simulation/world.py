@@ -1,0 +1,385 @@
+"""One run of one seed: the coordinator, its devices, the network and the disk between them, and what may go wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import shutil
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coordinator_process import CoordinatorProcess, Disk
+from device_program import DeviceProgram
+from invariants import Books, Broken
+from network import Network
+from scenario import FAULTY_S, QUIET_S, Scenario, scenario
+from virtual_time import VirtualLoop, virtual
+
+from coordinator.server import keeper as keeping
+from coordinator.server.device_service import DeviceService
+from coordinator.store.database import Database, sqlite_url
+from protos.convert.reports import receipt_from
+from protos.model.bundle import open_bundle
+from protos.orders import Verdict
+from protos.plan.plan import parse
+from protos.v1 import edgejoule_pb2 as pb
+
+_LOOK_S = 0.5
+# Once everything works, how long until what the faults left behind is over: a board that was cut off backs off for
+# half a minute, and a round that nobody reports lasts for its deadline.
+_CALM_S = 120.0
+_TICK_S = 0.5
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a seed."""
+
+    seed: int
+    state: str
+    reason: str
+    virtual_s: float
+    faults: Counter[str]
+    checked: Counter[str]
+    digest: str
+
+
+class World:
+    """Everything there is.
+
+    Args:
+        folder: empty; for the state of everyone.
+        bundle: on disk.
+        log: takes lines, with the virtual time.
+    """
+
+    def __init__(self, seed: int, folder: Path, bundle: Path, log: Any = None) -> None:
+        self.scenario: Scenario = scenario(seed)
+        self._dice = random.Random(f"faults {seed}")
+        self.loop = VirtualLoop()
+        self._folder, self._bundle_path, self._log = folder, bundle, log
+        self._wrong_s = 0.0
+        self.disk = Disk(random.Random(f"disk {seed}"))
+        self.disk.share = self.scenario.disk_share
+        self.network = Network(self.loop, random.Random(f"network {seed}"), self._service)
+        self.network.share = self.scenario.network_share or 1e-9
+        self.network.arrived, self.network.answered = self._arrived, self._answered
+        self._kill_at_report: float | None = None
+        self.process: CoordinatorProcess | None = None
+        self.faults: Counter[str] = Counter()
+        self._books: Books | None = None
+        self._run_id = ""
+        self._broken: list[BaseException] = []
+        self._quiet = False
+        # Who was present and waited for an answer at the last look.
+        self._waited: set[str] = set()
+        self._digest: list[str] = []
+
+    def say(self, line: str) -> None:
+        """For those who look for the reason."""
+        if self._log is not None:
+            self._log(f"{self.loop.time():8.2f} {line}")
+
+    def _service(self) -> tuple[DeviceService, Any] | None:
+        if self.process is None or self.process.dead or not self.process.up:
+            return None
+        return self.process.service, self.process
+
+    # ------------------------------------------------------------ the run
+
+    def run(self) -> Outcome:
+        """Play the seed to its end.
+
+        Raises:
+            Broken: an invariant does not hold.
+        """
+        before, ticks = logging.root.manager.disable, (keeping.TICK_S, keeping.HOLD_S)
+        handler = _Lines(self)
+        loggers = [logging.getLogger(name) for name in ("edgejoule.coordinator", "edgejoule.device", "edgejoule")]
+        if self._log is None:
+            logging.disable(logging.CRITICAL)
+        else:
+            for one in loggers[2:]:
+                one.addHandler(handler)
+                one.setLevel(logging.DEBUG)
+        keeping.TICK_S = _TICK_S
+        try:
+            with virtual(self.loop, random.Random(f"chance {self.scenario.seed}"), lambda: self._wrong_s):
+                return self._play()
+        finally:
+            keeping.TICK_S, keeping.HOLD_S = ticks
+            logging.disable(before)
+            loggers[2].removeHandler(handler)
+            self._close()
+
+    def _play(self) -> Outcome:
+        state, bundles = self._folder / "state", self._folder / "bundles"
+        state.mkdir()
+        bundle = open_bundle(self._bundle_path)
+        self._state, self._bundles = state, bundles
+        self._start()
+        self._books = Books(state / "coordinator.db", self.scenario.quorum, self.loop.time)
+        self.disk.committed = self._committed
+        self.devices = [
+            DeviceProgram(
+                self.loop, self.network, self._dice, self._folder / f"board-{at}", bundle,
+                number=at, examples=board.examples, step_s=board.step_s,
+            )
+            for at, board in enumerate(self.scenario.boards, start=1)
+        ]  # fmt: skip
+        text = self.scenario.plan(self._bundle_path)
+        self.plan = parse(text, where="simulated")
+        self.disk.faulty = self.network.faulty = False
+        self._until(self.loop.create_task(self._begin(text)).done)
+        self.disk.faulty = self.network.faulty = True
+        for device in self.devices:
+            self.loop.call_later(self._dice.uniform(0.0, 3.0), device.start)
+        for at_s, what, number in self.scenario.events:
+            self.loop.call_later(at_s, self._happen, what, number)
+        self.loop.call_later(FAULTY_S, self._calm)
+        limit_s = self.loop.time() + FAULTY_S + QUIET_S
+        self._until(lambda: self._is_over() or self.loop.time() > limit_s)
+        self._broke(self._is_over(), "every run ends", f"after {self.loop.time():.0f} s: {self._standing()}")
+        return self._judged(bundle)
+
+    def _start(self) -> None:
+        self.process = CoordinatorProcess(self.loop, self._state, self._bundles, self.disk)
+
+    async def _begin(self, text: str) -> None:
+        assert self.process is not None
+        while not self.process.up:
+            await _nap()
+        self._run_id = await self.process.operations.start_run(text, str(self._folder))
+
+    def _until(self, over: Any) -> None:
+        async def wait() -> None:
+            while not over():
+                await _nap()
+                self._look()
+
+        task = self.loop.create_task(wait())
+        self.loop.run_until_complete(task)
+
+    def _is_over(self) -> bool:
+        return self._books is not None and self._books.state()[0] not in ("waiting", "running")
+
+    # ------------------------------------------------------------ faults
+
+    def _happen(self, what: str, number: int) -> None:
+        self.say(f"*** {what}")
+        self.faults[what] += 1
+        dice = random.Random(number)
+        device = dice.choice(self.devices)
+        match what:
+            case "kill":
+                self._kill()
+            case "kill at report":
+                self._kill_at_report = dice.uniform(0.0, 0.1)
+            case "kill at commit":
+                self.disk.die_in = dice.randint(1, 12)
+            case "disk full":
+                self.disk.full = True
+                self.loop.call_later(dice.uniform(1.0, 20.0), self._room)
+            case "slow disk":
+                self.disk.slow = True
+                self.loop.call_later(dice.uniform(5.0, 40.0), self._fast)
+            case "clock":
+                self._wrong_s += dice.choice((-1, 1)) * dice.choice((3.0, 86_400.0, 3.2e8))
+            case "cut":
+                self.network.cut[device.device_id] = None
+                self.loop.call_later(dice.uniform(1.0, 40.0), lambda: self.network.cut.pop(device.device_id, None))
+            case "power":
+                self._lose_power(device, dice.uniform(0.5, 20.0))
+            case "power at work":
+                device.at_work = dice.randint(1, 8), lambda: self._lose_power(device, dice.uniform(0.5, 20.0))
+            case "stop":
+                if device.up:
+                    device.stop()
+                    self.loop.call_later(dice.uniform(5.0, 20.0), self._power, device)
+
+    def _lose_power(self, device: DeviceProgram, away_s: float) -> None:
+        if device.up and not self._quiet:
+            self.faults["boards without power"] += 1
+            device.kill()
+            self.loop.call_later(away_s, self._power, device)
+
+    def _arrived(self, device_id: str, method: str) -> None:
+        if method == "Report" and self._kill_at_report is not None:
+            self.loop.call_later(self._kill_at_report, self._kill)
+            self._kill_at_report = None
+
+    def _kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+
+    def _room(self) -> None:
+        self.disk.full = False
+
+    def _fast(self) -> None:
+        self.disk.slow = False
+
+    def _power(self, device: DeviceProgram) -> None:
+        if device.up:
+            self.loop.call_later(1.0, self._power, device)
+        else:
+            device.start()
+
+    def _calm(self) -> None:
+        self.say("*** from now on everything works")
+        self.disk.faulty = self.disk.full = self.disk.slow = self.network.faulty = False
+        self.network.cut.clear()
+        self._quiet = True
+
+    # ------------------------------------------------------------ looking
+
+    def _look(self) -> None:
+        """After each turn of the clock: what has died starts again, and nobody is dropped whom we keep waiting."""
+        if self._broken:
+            raise self._broken[0]
+        process = self.process
+        if process is not None and process.dead:
+            self.faults["deaths of the coordinator"] += 1
+            self.process = None
+            self.loop.call_later(self._dice.uniform(0.5, 8.0), self._start)
+        if process is not None and not process.dead:
+            for error in process.failures():
+                raise Broken(f"no background task ends by itself: {error!r}") from error
+            waiting = {
+                one: process.keeper.fleet.get(one) for one, calls in self.network.open_calls.items() if calls > 0
+            }
+            here = {name for name, member in waiting.items() if member is not None and member.state == "present"}
+            away = {name for name, member in waiting.items() if member is not None and member.state == "away"}
+            dropped = sorted(self._waited & away)
+            self._broke(not dropped, "a device whose call is open is present", str(dropped))
+            self._waited = here
+            self._nobody_is_shut_out(process)
+        else:
+            self._waited = set()
+        for device in getattr(self, "devices", []):
+            for failure in device.failures:
+                raise Broken(f"no daemon ends by an error: {failure!r}") from failure
+
+    def _nobody_is_shut_out(self, process: CoordinatorProcess) -> None:
+        """Who is asked has not been answered for good already."""
+        conductor = process.keeper.conductor
+        if conductor is None or not conductor.run.ready.is_set():
+            return
+        run = conductor.run
+        for device in getattr(self, "devices", []):
+            answered = device.answered if device.up else None
+            if answered is None or not run.machine.owes(device.device_id) or device.device_id in run.refused:
+                continue
+            same = answered[:2] == (run.run_id, run.machine.round) and answered[2] in (None, run.machine.attempt)
+            self._broke(not same, "nobody who is asked is shut out", f"{device.device_id}: {answered}")
+
+    def _committed(self) -> None:
+        try:
+            if self._books is not None:
+                self._books.after_commit()
+        except BaseException as error:
+            self._broken.append(error)
+
+    def _answered(self, device_id: str, method: str, sent: list[bytes], answer: Any) -> None:
+        if method != "Report" or self._books is None:
+            return
+        header = pb.ReportRequest.FromString(sent[0]).header
+        receipt = receipt_from(answer)
+        self._digest.append(f"{header.round} {device_id} {receipt.verdict}")
+        self.say(f"    {device_id}: report of round {header.round}: {receipt.verdict} {receipt.reason}")
+        if receipt.verdict in (Verdict.ACCEPTED, Verdict.DUPLICATE):
+            self._books.acknowledged[header.round, device_id] = None
+            self._committed()
+        elif receipt.verdict is Verdict.REJECTED:
+            self._broken.append(Broken(f"no honest report is rejected: {device_id}: {receipt.reason}"))
+
+    def _broke(self, holds: bool, invariant: str, detail: str) -> None:
+        assert self._books is not None
+        self._books._must(holds, invariant, detail)
+
+    def _standing(self) -> str:
+        assert self._books is not None
+        rounds = self._books.rows("SELECT round, state, attempt FROM rounds")
+        return f"{self._books.state()}, rounds {rounds}"
+
+    def _judged(self, bundle: Any) -> Outcome:
+        books = self._books
+        assert books is not None
+        if self._broken:
+            raise self._broken[0]
+        state, reason = books.state()
+        self.say(f"the run is {state}: {reason}")
+        for device in self.devices:
+            if device.up:
+                device.kill()
+        db = Database(sqlite_url(self._state / "coordinator.db"))
+        try:
+            books.heads_are_those_of_the_rows(db, bundle, self.plan)
+        finally:
+            db.close()
+        books.joules_are_covered(self.devices, self.scenario.budget, self.scenario.budget_j)
+        self._calm_rounds_are_whole(state)
+        if "can never open" in reason:
+            self._broke(
+                books.are_spent(self.devices, self.scenario.budget_j), "a run starves only when all is spent", reason
+            )
+        self._broke(
+            state in ("finished", "failed") and "internal" not in reason, "a run ends for a reason of its own", reason
+        )
+        faults = self.faults + self.network.counts + self.disk.counts
+        digest = repr((state, reason, self._digest, books.rows("SELECT round, head_version FROM rounds")))
+        return Outcome(self.scenario.seed, state, reason, self.loop.time(), faults, books.counts, digest)
+
+    def _calm_rounds_are_whole(self, state: str) -> None:
+        """Once everything works, every device that is asked reports, and no round is tried again."""
+        assert self._books is not None
+        for (number, attempt), opened_s in self._books.opened_s.items():
+            if opened_s < FAULTY_S + _CALM_S:
+                continue
+            rows = self._books.rows(
+                "SELECT device_id, outcome FROM orders WHERE round = ? AND attempt = ?", number, attempt
+            )
+            missing = [device_id for device_id, outcome in rows if outcome != "accepted"]
+            self._broke(
+                not missing, "when all is well every order is answered", f"round {number}, attempt {attempt}: {missing}"
+            )
+            present = self._books.rows("SELECT count(*) FROM orders WHERE round = ?", number)[0][0]
+            self._broke(
+                present == len(self.devices) or self.scenario.budget != "none",
+                "when all is well every device is asked",
+                f"round {number}: {present} of {len(self.devices)}",
+            )
+
+    def _close(self) -> None:
+        for device in getattr(self, "devices", []):
+            if device.program is not None and device.up:
+                device.kill()
+        if self.process is not None:
+            self.process.kill()
+        for _ in range(5):
+            self.loop.call_soon(self.loop.stop)
+            self.loop.run_forever()
+        for task in asyncio.all_tasks(self.loop):
+            task.cancel()
+        for _ in range(5):
+            self.loop.call_soon(self.loop.stop)
+            self.loop.run_forever()
+        self.loop.close()
+        if self._books is not None:
+            self._books.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class _Lines(logging.Handler):
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self._world = world
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._world.say(f"{record.levelname[:4]} {record.name.rpartition('.')[2]}: {record.getMessage()}")
+
+
+async def _nap() -> None:
+    await asyncio.sleep(_LOOK_S)

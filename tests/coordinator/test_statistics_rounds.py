@@ -1,0 +1,283 @@
+"""Runs by closed form through a real coordinator on loopback: sums, heads, restarts, late joiners, forgetting."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from summed_devices import answer, embeddings_of
+
+from coordinator import cli
+from coordinator.operator.client import Operator
+from coordinator.run.statistics_fold import head_from
+from coordinator.store import heads, runs
+from coordinator.store.database import Database, sqlite_url
+from coordinator.store.statistics import Held, held_by
+from protos.errors import PlanError, UnknownRunError, UsageError
+from protos.model.bundle import open_bundle
+from protos.orders import Holding, WaitOrder
+from protos.plan.plan import parse
+from protos.statistics import coding
+from protos.statistics.moments import moments_of
+from protos.update import trees
+from protos.update.tensors import as_float32
+
+Fleet = Callable[..., Any]
+SIZES = {"a": 60, "b": 35, "c": 90}
+CLOSED = '\n[train]\nmethod = "closed_form"\n'
+
+
+def shard(name: str) -> tuple[Any, Any]:
+    # Each device lacks a class: no head of one alone is any good.
+    return embeddings_of(ord(name), SIZES[name], 6, 3, lowest=1 if name == "a" else 0)
+
+
+def rounds_of(fleet: Fleet, address: str, bundle: Any, names: Sequence[str], number: int = 1) -> list[Any]:
+    """Devices with these names join, then answer in this order."""
+    devices = [fleet(address, name, train_examples=SIZES[name], session=f"{name}-{number}") for name in names]
+    for device in devices:
+        device.join()
+    for device, name in zip(devices, names, strict=True):
+        order = device.order(round=number)
+        assert device.send(answer(device, order, bundle, *shard(name))).verdict == "accepted"
+    return devices
+
+
+def head_of(state: Path, version: str) -> Any:
+    db = Database(sqlite_url(state / "coordinator.db"))
+    try:
+        with db.reading() as connection:
+            return heads.get(connection, version)
+    finally:
+        db.close()
+
+
+def plan(tools: Any, bundle: Path, more: str = "", **keys: Any) -> str:
+    return str(tools.plan(bundle, more=CLOSED + more, **keys))
+
+
+def solved(bundle: Any, names: Sequence[str], text: str, says: Sequence[float] = ()) -> Any:
+    held = [
+        Held(name, SIZES[name], say, coding.encode(moments_of(*shard(name), 3, 0), 0))
+        for name, say in zip(names, says or [float(SIZES[name]) for name in names], strict=True)
+    ]
+    return head_from(held, parse(text), bundle).tree
+
+
+def test_a_round_of_statistics_publishes_the_head_of_the_exact_sums(
+    plain_bundle: Path, address: str, fleet: Fleet, tools: Any, tmp_path: Path
+) -> None:
+    bundle, text = open_bundle(plain_bundle), plan(tools, plain_bundle, devices=3)
+    with Operator(address) as operator:
+        run_id = operator.start_run(text, tmp_path)
+        rounds_of(fleet, address, bundle, "abc")
+        status = tools.finished(operator, run_id)
+    assert (status.state, [one.round for one in status.rounds]) == ("finished", [0, 1])
+    assert status.rounds[1].head_version == trees.version(solved(bundle, "abc", text))
+    by_name = {one.device_id: one for one in status.rounds[1].devices}
+    assert by_name["c"].weight == pytest.approx(90 / 185)
+    assert {one.steps_planned for one in by_name.values()} == {0}
+    assert all(one.spent_j for one in by_name.values()), "joules of statistics are metered by phase"
+
+
+def test_no_order_of_arrival_and_no_restart_changes_a_bit(
+    plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path
+) -> None:
+    bundle, versions = open_bundle(plain_bundle), set()
+    for place, names in enumerate(("abc", "cba", "bca")):
+        state = tmp_path / f"state{place}"
+        with tools.served(state) as address, Operator(address) as operator:
+            run_id = operator.start_run(plan(tools, plain_bundle, devices=3), tmp_path)
+            devices = [fleet(address, name, train_examples=SIZES[name]) for name in names]
+            for device in devices:
+                device.join()
+            orders = [device.order() for device in devices]
+            devices[0].send(answer(devices[0], orders[0], bundle, *shard(names[0])))
+        with tools.served(state) as address, Operator(address) as operator:
+            for name, order in zip(names[1:], orders[1:], strict=True):
+                device = fleet(address, name, train_examples=SIZES[name])
+                assert device.send(answer(device, order, bundle, *shard(name))).verdict == "accepted"
+            versions.add(tools.finished(operator, run_id).rounds[1].head_version)
+    assert len(versions) == 1
+
+
+def test_weights_by_energy_budget_are_fixed_point_and_exact(
+    plain_bundle: Path, address: str, fleet: Fleet, tools: Any, tmp_path: Path
+) -> None:
+    budgets = "[budget]\nper_round_j = 4.0\n[budget.device]\nb = 1.0\n"
+    bundle, text = open_bundle(plain_bundle), plan(tools, plain_bundle, budgets, devices=3)
+    with Operator(address) as operator:
+        run_id = operator.start_run(text, tmp_path)
+        rounds_of(fleet, address, bundle, "bca")
+        found = tools.finished(operator, run_id).rounds[1]
+    expected = solved(bundle, "abc", text, [60 * 4.0, 35 * 1.0, 90 * 4.0])
+    assert found.head_version == trees.version(expected) != trees.version(solved(bundle, "abc", text))
+
+
+def test_a_device_that_was_forgotten_leaves_the_head_that_there_would_be_without_it(
+    plain_bundle: Path, address: str, fleet: Fleet, tools: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle, text = open_bundle(plain_bundle), plan(tools, plain_bundle, devices=3)
+    with Operator(address) as operator:
+        run_id = operator.start_run(text, tmp_path)
+        with pytest.raises(UsageError, match="not over"):
+            operator.forget(run_id, "a")
+        rounds_of(fleet, address, bundle, "abc")
+        before = tools.finished(operator, run_id).rounds[1].head_version
+        with pytest.raises(UnknownRunError, match="no device 'x' sent statistics"):
+            operator.forget(run_id, "x")
+        assert cli.main(["forget", run_id, "c", "--json", "--coordinator", address]) == 0
+        said = json.loads(capsys.readouterr().out)
+        assert said["head_version"] == trees.version(solved(bundle, "ab", text))
+        assert (said["devices"], said["examples"]) == (2, 95)
+        status = operator.status(run_id)[0]
+        assert [one.head_version for one in status.rounds] == [status.rounds[0].head_version, "", said["head_version"]]
+        # Not even the store knows it any more: neither what it sent, nor a head that was made with it.
+        with pytest.raises(UnknownRunError, match="no head is called"):
+            head_of(tmp_path / "state", before)
+        db = Database(sqlite_url(tmp_path / "state" / "coordinator.db"))
+        with db.reading() as connection:
+            assert {one.device_id for one in held_by(connection, run_id)} == {"a", "b"}
+            assert runs.best_head(connection, run_id) == said["head_version"]
+        db.close()
+        for name in "ba":
+            last = operator.forget(run_id, name)
+        assert last.head_version == status.rounds[0].head_version, "nobody is left: the bundle's own head"
+
+
+def test_a_late_joiner_is_added_without_asking_anybody_else(
+    plain_bundle: Path, address: str, fleet: Fleet, tools: Any, tmp_path: Path
+) -> None:
+    bundle, text = open_bundle(plain_bundle), plan(tools, plain_bundle, devices=2)
+    with Operator(address) as operator:
+        first = operator.start_run(text, tmp_path)
+        devices = rounds_of(fleet, address, bundle, "ab")
+        tools.finished(operator, first)
+        added = plan(tools, plain_bundle, f'[closed_form]\nadd_to = "{first}"\n', devices=3)
+        second = operator.start_run(added, tmp_path)
+        rounds_of(fleet, address, bundle, "c")
+        assert all(isinstance(device.ask(), WaitOrder) for device in devices)
+        found = tools.finished(operator, second).rounds[1]
+        assert [one.device_id for one in found.devices] == ["c"]
+        assert found.head_version == trees.version(solved(bundle, "abc", text))
+        done = operator.forget(second, "a")
+        assert done.head_version == trees.version(solved(bundle, "bc", text))
+        assert done.also_in == (first,), "its head was made with the device too"
+        assert operator.forget(first, "a").head_version == trees.version(solved(bundle, "b", text))
+        with pytest.raises(PlanError, match="no run has the id 'run-0'"):
+            operator.start_run(added.replace(first, "run-0"), tmp_path)
+
+
+def test_a_run_whose_devices_are_all_held_ends_and_new_examples_take_the_place_of_old_ones(
+    plain_bundle: Path, address: str, fleet: Fleet, tools: Any, tmp_path: Path
+) -> None:
+    bundle, text = open_bundle(plain_bundle), plan(tools, plain_bundle, devices=2, rounds=5)
+    with Operator(address) as operator:
+        run_id = operator.start_run(text, tmp_path)
+        rounds_of(fleet, address, bundle, "ab")
+        status = tools.finished(operator, run_id)
+        assert (status.state, status.reason) == ("finished", "the statistics of every device that is present are held")
+        assert [one.round for one in status.rounds] == [0, 1]
+        more = plan(tools, plain_bundle, f'[closed_form]\nadd_to = "{run_id}"\n', devices=1)
+        second = operator.start_run(more, tmp_path)
+        x, y = embeddings_of(5, 70, 6, 3)
+        grown = fleet(address, "a", train_examples=70, session="a-2")
+        grown.join()
+        assert grown.send(answer(grown, grown.order(), bundle, x, y)).verdict == "accepted"
+        found = tools.finished(operator, second).rounds[1]
+    held = [
+        Held("a", 70, 70.0, coding.encode(moments_of(x, y, 3, 0), 0)),
+        Held("b", 35, 35.0, coding.encode(moments_of(*shard("b"), 3, 0), 0)),
+    ]
+    assert found.head_version == trees.version(head_from(held, parse(text), bundle).tree)
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"statistics": None}, "bad_statistics: no statistics; install the coordinator's release on the device"),
+        ({"examples": 59}, "bad_statistics: sums of 60 examples, and 59 are said"),
+        ({"examples": 61}, "too_many_examples"),
+        ({"update": as_float32({"out_bias": np.zeros(3, np.float32)})}, "bad_update: statistics, and an update"),
+    ],
+)
+def test_what_is_no_honest_report_of_statistics_is_refused_with_its_reason(
+    plain_bundle: Path, address: str, fleet: Fleet, tools: Any, tmp_path: Path, fields: dict[str, Any], code: str
+) -> None:
+    bundle = open_bundle(plain_bundle)
+    with Operator(address) as operator:
+        operator.start_run(plan(tools, plain_bundle), tmp_path)
+        device = fleet(address, "a", train_examples=60)
+        device.join()
+        receipt = device.send(answer(device, device.order(), bundle, *shard("a"), **fields))
+    assert receipt.verdict == "rejected"
+    assert receipt.reason.startswith(code)
+
+
+def test_sums_that_no_examples_have_are_refused(
+    plain_bundle: Path, address: str, fleet: Fleet, tools: Any, tmp_path: Path
+) -> None:
+    with Operator(address) as operator:
+        operator.start_run(plan(tools, plain_bundle), tmp_path)
+        device = fleet(address, "a", train_examples=60)
+        device.join()
+        order = device.order()
+        honest = answer(device, order, open_bundle(plain_bundle), *shard("a"))
+        squares = (0, *honest.statistics.squares[1:])
+        receipt = device.send(
+            dataclasses.replace(honest, statistics=dataclasses.replace(honest.statistics, squares=squares))
+        )
+    assert receipt.reason.startswith("bad_statistics: statistics refused")
+
+
+def test_steps_from_the_closed_form_are_made_in_whitened_coordinates_and_folded_back(
+    plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path
+) -> None:
+    bundle = open_bundle(plain_bundle)
+    text = tools.plan(plain_bundle, devices=2, rounds=3, more='\n[train]\nmethod = "closed_form+sgd"\nsteps = 4\n')
+    change = {"out_bias": np.full(3, 0.25, np.float32), "out_kernel": np.full((6, 3), -0.5, np.float32)}
+    with tools.served(tmp_path / "state") as address, Operator(address) as operator:
+        run_id = operator.start_run(text, tmp_path)
+        devices = rounds_of(fleet, address, bundle, "ab")
+        order = devices[0].order(round=2)
+        assert (order.statistics, order.steps) == (None, 4)
+        assert order.basis is not None
+        assert order.basis.tensors
+        again = devices[0].ask(holding=Holding(basis_version=order.basis.version))
+        assert again.basis == dataclasses.replace(order.basis, tensors=()), "it is sent once"
+        wrong = devices[0].send(devices[0].answer(order, change))
+        assert wrong.reason.startswith("wrong_basis")
+    # A restart keeps the coordinates.
+    with tools.served(tmp_path / "state") as address, Operator(address) as operator:
+        devices = [fleet(address, name, train_examples=SIZES[name]) for name in "ab"]
+        for device in devices:
+            device.join()
+        for device in devices:
+            same = device.order(round=2)
+            assert same.basis.version == order.basis.version
+            report = device.answer(same, change, basis_version=same.basis.version)
+            assert device.send(report).verdict == "accepted"
+        tools.until(lambda: len(operator.status(run_id)[0].rounds) > 2, "round 2")
+        for device in devices:
+            last = device.order(round=3)
+            device.send(device.answer(last, change, basis_version=last.basis.version))
+        status = tools.finished(operator, run_id)
+    start = solved(bundle, "ab", text)
+    assert status.rounds[1].head_version == trees.version(start)
+    moved = trees.subtract(head_of(tmp_path / "state", status.rounds[2].head_version), start)
+    basis = head_from(
+        [Held(n, SIZES[n], float(SIZES[n]), coding.encode(moments_of(*shard(n), 3, 0), 0)) for n in "ab"],
+        parse(text),
+        bundle,
+    ).basis
+    assert basis is not None
+    for name, value in basis.back(change).items():
+        np.testing.assert_allclose(moved[name], value, rtol=1e-4, atol=1e-5)
+    with tools.served(tmp_path / "state") as address, Operator(address) as operator:
+        done = operator.forget(run_id, "a")
+        assert done.head_version == trees.version(solved(bundle, "b", text)), "what steps learnt from it goes as well"

@@ -1,0 +1,25 @@
+"""Every fault of the field on real programs, as the benchmark provokes it: the daemon lives, goes on, and says why."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from protos.model.bundle import Bundle
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from field_faults import FAULTS, Rig, provoke
+
+pytestmark = pytest.mark.processes
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda one: one.__name__)
+def test_the_daemon_bends_and_goes_on(fault: Callable[[Rig], dict[str, Any]], bundle: Bundle, tmp_path: Path) -> None:
+    found = provoke(fault, tmp_path, bundle)
+    assert found["daemon_alive"], found
+    assert found["recovered_s"] is not None, found
+    assert found["reason_shown"], found
