@@ -45,7 +45,8 @@ def test_ranges_and_offsets_are_those_of_the_table(code: int, full_mv: int, larg
     full = round(full_mv * 1e-3 / 10e-6)
     assert ina219.CLIP_RAW[code] == full
     raw = np.array([full - 1, full, -full + 1, -full], np.int16)
-    assert (ina219.sample_flags(raw, np.zeros(4, np.uint16), code) != 0).tolist() == [False, True, False, True]
+    bus = np.full(4, 1250 << 3, np.uint16)  # 5 V
+    assert (ina219.sample_flags(raw, bus, Config(pga=code)) != 0).tolist() == [False, True, False, True]
     model = Calibration(0, 100_000).errors(Config(pga=code), 5.0)
     assert model.offset_a == pytest.approx(largest_uv * 1e-6 / 0.1)
     assert model.offset_standard_a == pytest.approx(typical_uv * 1e-6 / 0.1)
