@@ -122,15 +122,15 @@ def _times(run: RunStatus) -> str:
 
 
 def say_of(bias: WeightBias) -> str:
-    """How far the devices' say is from the plan's weights and from examples alone, in one line."""
+    """How far the devices' say is from the plan's weights and from examples alone."""
 
     def ratio(value: float | None) -> str:
         return "somebody has no say" if value is None else f"at most a factor of {value:.3g}"
 
-    left_out = f"; left out: {', '.join(bias.left_out)}" if bias.left_out else ""
+    left_out = f"\n           left out: {', '.join(bias.left_out)}" if bias.left_out else ""
     return (
-        f"weights    {bias.from_plan:.3f} from the plan's ({ratio(bias.from_plan_ratio)}), "
-        f"{bias.from_examples:.3f} from examples alone ({ratio(bias.from_examples_ratio)}){left_out}"
+        f"weights    {bias.from_plan:.3f} from the plan's ({ratio(bias.from_plan_ratio)}),\n"
+        f"           {bias.from_examples:.3f} from examples alone ({ratio(bias.from_examples_ratio)}){left_out}"
     )
 
 

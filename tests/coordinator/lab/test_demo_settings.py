@@ -168,6 +168,7 @@ class FourClasses:
     """As much of a manifest as dividing data asks for."""
 
     classes = ("a", "b", "c", "d")
+    provenance: ClassVar[dict[str, object]] = {}
 
     class backbone:  # noqa: N801
         input_shape = (2, 2, 1)
