@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -168,7 +170,7 @@ class FourClasses:
     """As much of a manifest as dividing data asks for."""
 
     classes = ("a", "b", "c", "d")
-    provenance: ClassVar[dict[str, object]] = {}
+    provenance: Mapping[str, object] = MappingProxyType({})
 
     class backbone:  # noqa: N801
         input_shape = (2, 2, 1)
