@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+from edge_runtime.config import SERVICE_CONFIG as CONFIG
 from edge_runtime.config import resolve
 from edge_runtime.identity.identity import Identity, read_identity
 from edge_runtime.state import storing
@@ -20,7 +21,6 @@ from protos.errors import CheckFailed, RefusedError, UsageError
 
 __all__ = ["ENROLL_EXAMPLE", "IDENTITY_EXAMPLE", "add_enroll", "add_identity", "run_enroll", "run_identity"]
 
-CONFIG = Path("/etc/edgejoule/device.toml")
 _SERVICE = "edge-runtime.service"
 # Where systemd keeps the state of a service that is a user made for it.
 _SERVICE_STATE = Path("/var/lib/private/edgejoule")

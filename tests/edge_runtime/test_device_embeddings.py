@@ -84,7 +84,9 @@ def test_what_was_embedded_before_an_error_is_kept(tmp_path: Path, bundle: Bundl
 def test_own_data_larger_than_memory_allows_are_embedded_a_few_at_a_time(tmp_path: Path, bundle: Bundle) -> None:
     count, width = 150_000, bundle.manifest.backbone.embedding_width
     path = tmp_path / "large.npz"
-    x, is_test = np.zeros((count, 8, 8, 1), np.float32), np.arange(count) % 3 == 1
+    # Levels as the bundle was calibrated on: data of another kind would be refused.
+    levels = np.round(np.linspace(0, 209**0.5, 64) ** 2).astype(np.float32)
+    x, is_test = np.tile(levels, count).reshape(count, 8, 8, 1), np.arange(count) % 3 == 1
     np.savez(path, x=x, y=np.zeros(count, np.int32), is_test=is_test)
     file_bytes = x.nbytes
     del x

@@ -11,8 +11,7 @@ import time
 
 import pytest
 
-from edge_runtime import cli
-from edge_runtime.measure import command as measure_command
+from edge_runtime import cli, config
 from edge_runtime.measure.measurement import Measurement
 from edge_runtime.measure.period import MeasuredPeriod
 from edge_runtime.measure.report import document, lines, net
@@ -157,7 +156,7 @@ def test_the_sensor_comes_from_the_settings_of_the_device_when_none_is_named(plu
 
 def test_the_usual_place_of_the_settings_is_looked_at(tmp_path, monkeypatch, capsys):
     (tmp_path / "device.toml").write_text('sensor = "estimate:pi4"\n')
-    monkeypatch.setattr(measure_command, "_CONFIG", tmp_path / "device.toml")
+    monkeypatch.setattr(config, "SERVICE_CONFIG", tmp_path / "device.toml")
     monkeypatch.delenv("EDGEJOULE_SENSOR", raising=False)
     assert cli.main(["measure", "--for", "50ms", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["method"] == "estimated"
