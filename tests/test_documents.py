@@ -281,3 +281,16 @@ def test_the_defaults_of_a_plan_that_are_documented_are_the_real_ones() -> None:
         if documented["update"][key] != real:
             wrong.append(("update", key, documented["update"][key], real))
     assert not wrong
+
+
+def test_every_page_leads_to_the_words_that_it_uses() -> None:
+    without = [page.name for page in (ROOT / "docs").glob("*.md") if "(glossary.md)" not in page.read_text()]
+    assert without == ["glossary.md"]
+
+
+def test_the_glossary_says_each_word_once_and_each_is_used_somewhere_else() -> None:
+    words = [row[0] for row in _rows(ROOT / "docs/glossary.md", 2) if row[0] not in ("Word", "---")]
+    plain = [word.partition(" (")[0] for word in words]
+    assert len(set(words)) == len(words)
+    others = " ".join(page.read_text().lower() for page in PAGES if page.name != "glossary.md")
+    assert [word for word in plain if not re.search(rf"\b{re.escape(word)}", others)] == []

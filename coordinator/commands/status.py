@@ -11,6 +11,7 @@ from coordinator.operator import as_json
 from coordinator.operator.status import DeviceStatus, RoundStatus, RunStatus, WeightBias
 from coordinator.operator.tables import UNKNOWN, ago, joules, percent, say, show, when
 from protos.energy.trace import Phase
+from protos.json_document import document
 from protos.orders import Strain
 
 _SPENT = (Phase.EMBED, Phase.TRAIN, Phase.ENCODE, Phase.SEND)
@@ -54,8 +55,8 @@ def run_status(arguments: argparse.Namespace) -> int:
         found = connection.status(arguments.which) if arguments.which else connection.runs()
         devices = connection.devices() if arguments.which and not arguments.json else []
     if arguments.json:
-        one = bool(arguments.which)
-        print(as_json.dump(as_json.run(found[0]) if one else {"runs": [as_json.newest(run) for run in found]}))
+        runs = document("runs", {"runs": [as_json.newest(run) for run in found]})
+        print(as_json.dump(as_json.run(found[0]) if arguments.which else runs))
     elif arguments.which:
         show_run(found[0])
         show_troubles(devices, found[0])
@@ -195,7 +196,7 @@ def run_devices(arguments: argparse.Namespace) -> int:
     with operator(arguments) as connection:
         found = connection.devices()
     if arguments.json:
-        print(as_json.dump({"devices": [as_json.device(one) for one in found]}))
+        print(as_json.dump(document("devices", {"devices": [as_json.device(one) for one in found]})))
     elif found:
         show(
             ["device", "state", "board", "engine", "meter", "examples", "spent J", "seen"],
