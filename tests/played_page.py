@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 MODULES = {"coordinator": "coordinator.cli", "edge-runtime": "edge_runtime.cli", "firmware-tools": "firmware_tools.cli"}
 # These go on until somebody ends them.
 STAYING = (("coordinator", "serve"), ("edge-runtime", "run"), ("firmware-tools", "bridge", "sim"))
-WAIT_S = 180
+WAIT_S = 600
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _SAVED = re.compile(r"Save this as `([\w.-]+)`")

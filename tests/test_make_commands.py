@@ -148,4 +148,4 @@ def test_packages_of_the_machine_are_installed_in_a_container_or_with_a_yes(
 
 
 def test_continuous_integration_says_yes_to_packages() -> None:
-    assert 'export APT="${APT:-1}" CI="${CI:-true}"\n' in (ROOT / ".ci" / "run").read_text()
+    assert 'export APT="${APT:-1}"' in (ROOT / ".ci" / "run").read_text()

@@ -25,6 +25,7 @@ NOT_PLAYED = {
     "docs/doctor.md": "settings of a board; tests/edge_runtime/doctor runs every check",
     "docs/first-board.md": _PORT,
     "docs/installing.md": "a PostgreSQL server; tests/coordinator/test_store_opening.py starts one",
+    "docs/one-pass.md": "whole demos; tests/coordinator/lab runs one, and tests/coordinator the closed form",
     "docs/plans.md": "a plan of the reader's own; tests/protos/test_plan_rules.py reads every plan in plans/",
     "docs/security.md": "addresses of several machines; tests/coordinator/trust runs the same verbs",
     "docs/service.md": _SERVICE,

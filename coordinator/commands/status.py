@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from coordinator.commands.parts import add_address, add_json, example, operator
 from coordinator.operator import as_json
 from coordinator.operator.status import DeviceStatus, RoundStatus, RunStatus, WeightBias
-from coordinator.operator.tables import UNKNOWN, ago, joules, percent, show, when
+from coordinator.operator.tables import UNKNOWN, ago, joules, percent, say, show, when
 from protos.energy.trace import Phase
 from protos.json_document import document
 from protos.orders import Strain
@@ -101,7 +101,7 @@ def show_run(run: RunStatus) -> None:
             title=f"devices in round {last.round}",
         )
         if last.bias is not None:
-            print(say_of(last.bias))
+            say(say_of(last.bias))
 
 
 def show_troubles(devices: Sequence[DeviceStatus], run: RunStatus | None = None) -> None:
@@ -113,7 +113,7 @@ def show_troubles(devices: Sequence[DeviceStatus], run: RunStatus | None = None)
     asked = {one.device_id for one in run.rounds[-1].devices} if run is not None and run.rounds else None
     for one in devices:
         if one.reason and (asked is None or (one.device_id in asked and one.state != "present")):
-            print(f"{one.device_id}: {one.reason}")
+            say(f"{one.device_id}: {one.reason}")
 
 
 def _times(run: RunStatus) -> str:

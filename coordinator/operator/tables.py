@@ -19,6 +19,7 @@ UNKNOWN = "?"
 # The narrowest column in which words are wrapped.
 _LEAST_WRAPPED = 16
 _GAP = "  "
+_KEPT = "\x00±\x00"
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86400
 
 
@@ -80,11 +81,17 @@ def terminal_width() -> int | None:
     return shutil.get_terminal_size((80, 24)).columns if sys.stdout.isatty() else None
 
 
+def say(text: str) -> None:
+    """Print a sentence to stdout; on a terminal, broken between words."""
+    columns = terminal_width()
+    print(text if columns is None else "\n".join(_wrapped(text, max(_LEAST_WRAPPED, columns))))
+
+
 def show(header: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
     """Print a table to stdout, for the width of its terminal."""
     columns = terminal_width()
     if title:
-        print(title if columns is None else textwrap.fill(title, max(20, columns), break_long_words=False))
+        say(title)
     bold = columns is not None and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
     for index, block in enumerate(blocks(header, rows, columns)):
         if index:
@@ -104,6 +111,10 @@ def blocks(header: Sequence[str], rows: Sequence[Sequence[str]], columns: int | 
     widths = [max(width_of(row[i]) for row in [header, *rows]) for i in range(len(header))]
     if columns is None or _total(widths) <= columns:
         return [(header, rows, widths)]
+    said = [index for index in range(len(header)) if not index or any(row[index] for row in rows)]
+    if len(said) < len(header):
+        # A column in which nobody has anything to say.
+        return blocks([header[one] for one in said], [[row[one] for one in said] for row in rows], columns)
     left = columns - _total(widths[:-1]) - len(_GAP)
     if left >= max(_LEAST_WRAPPED, _longest_word(header, rows)):
         return [(header, rows, [*widths[:-1], left])]
@@ -141,7 +152,10 @@ def _picked(
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]
+    # A figure and its deviation stay together.
+    kept = text.replace(" ± ", _KEPT)
+    wrapped = textwrap.wrap(kept, width, break_long_words=False, break_on_hyphens=False) or [""]
+    return [line.replace(_KEPT, " ± ") for line in wrapped]
 
 
 def _padded(text: str, width: int) -> str:
@@ -153,4 +167,4 @@ def _total(widths: Sequence[int]) -> int:
 
 
 def _longest_word(header: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
-    return max(width_of(word) for row in [header, *rows] for word in [*row[-1].split(), ""])
+    return max(width_of(word) for row in [header, *rows] for word in [*_wrapped(row[-1], 1), ""])

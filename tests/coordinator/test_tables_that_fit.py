@@ -90,6 +90,17 @@ def test_words_in_a_last_column_are_wrapped_and_names_in_it_are_not() -> None:
     assert any("pi-garage-north-of-the-house" in line for line in shown)
 
 
+def test_a_figure_and_its_deviation_stay_together_and_an_empty_column_takes_no_room() -> None:
+    price = "0.000473 ± 0.000731"
+    shown = blocks(["device", "J a step", "reason"], [["pi-" + "x" * 30, price, ""]], 60)
+    assert [block[0] for block in shown] == [["device", "J a step"]]
+    for columns in range(20, 70):
+        made = [
+            line for block in blocks(["device", "J a step"], [["x" * 30, price]], columns) for line in lines(*block)
+        ]
+        assert any(line.endswith(price) for line in made)
+
+
 def test_in_a_pipe_a_table_is_one_however_wide() -> None:
     assert len(blocks(["a"] * 30, [["x" * 20] * 30], None)) == 1
 
