@@ -6,9 +6,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+from peer_coordinator import PeerCoordinator
 
 from protos.model.bundle import Bundle
+from protos.v1 import edgejoule_pb2 as pb
+from protos.v1 import edgejoule_pb2_grpc as rpc
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import field
@@ -46,18 +50,15 @@ def test_each_limit_is_looked_at() -> None:
         assert word in said
 
 
-def test_calls_and_bytes_are_counted_on_their_way(peer: Any) -> None:
-    import grpc
-
-    from protos.v1 import edgejoule_pb2 as pb
-    from protos.v1 import edgejoule_pb2_grpc as rpc
-
+def test_calls_and_bytes_are_counted_on_their_way() -> None:
+    peer = PeerCoordinator()
     proxy = Counting(peer.address)
     with grpc.insecure_channel(proxy.address) as channel:
         stub = rpc.DeviceServiceStub(channel)  # type: ignore[no-untyped-call]
         for _ in range(3):
             stub.NextOrder(pb.NextOrderRequest(device_id="pi-1", session="s" * 32), timeout=30)
     proxy.close()
+    peer.stop()
     assert proxy.calls == 3
     assert 3 * 40 < proxy.bytes < 20_000
 
