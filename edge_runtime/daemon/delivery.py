@@ -27,6 +27,7 @@ from edge_runtime.systemd.logging_setup import log
 from protos.convert.reports import serialise_report
 from protos.energy.trace import Phase, PhaseEnergy, joined
 from protos.errors import RefusedError, StoreError
+from protos.json_document import document
 from protos.orders import DeviceReport, Receipt, SettledEnergy, Verdict
 
 # What of the time to stop is kept for the goodbye after the last report, and for giving everything back.
@@ -188,15 +189,17 @@ class Delivery:
             log().info("round %d: %s %s", report.round, one.phase, told, extra=more)
         if not self._rows:
             return
+        spent = [one.energy_j for one in records if one.phase is not Phase.IDLE]
         row = {
-            "run": report.run_id, "round": report.round, "steps_done": report.steps_done,
+            "run_id": report.run_id, "run": report.run_id, "round": report.round, "steps_done": report.steps_done,
             "steps_planned": report.steps_planned, "stop_reason": report.stop_reason, "embedded": report.embedded,
             "examples": report.examples, "loss_first": report.loss_first, "loss_last": report.loss_last,
+            "energy_j": None if None in spent else sum(one for one in spent if one is not None),
             "joules": {record.phase: record.energy_j for record in records},
             "bytes_up": bytes_up, "bytes_down": bytes_down, "verdict": receipt.verdict if receipt else None,
             "strain": dataclasses.asdict(report.strain) if report.strain else None,
         }  # fmt: skip
-        print(json.dumps(row), flush=True, file=sys.stdout)
+        print(json.dumps(document("round", row)), flush=True, file=sys.stdout)
 
 
 def in_short(receipt: Receipt | None) -> str:

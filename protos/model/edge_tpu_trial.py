@@ -1,7 +1,7 @@
 """The Edge TPU tried in a throw-away child process: it loads, runs the twin, and answers as the CPU model does.
 
 A mismatched library ends the process that loads it by a signal, and a device can hang; here that is an error with a
-reason. The child is ``python -m protos.model.edge_tpu_trial``, with its job as JSON on stdin.
+reason. The child is ``python3 -m protos.model.edge_tpu_trial``, with its job as JSON on stdin.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from protos.bridge.hello import PROTOCOL
 from protos.energy.boards import BOARDS
 from protos.energy.ina219 import PROFILES
 from protos.errors import UsageError
+from protos.json_document import document
 from protos.systems import LINUX, require_system
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def _sim(args: argparse.Namespace) -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: bench.stop())
     if args.json:
-        print(json.dumps({"bridges": [str(spec.link) for spec in specs]}), flush=True)
+        print(json.dumps(document("bridge-sim", {"bridges": [str(spec.link) for spec in specs]})), flush=True)
     else:
         for spec in specs:
             print(f"{spec.link}  {spec.board}  {spec.load}  {spec.profile}", flush=True)
