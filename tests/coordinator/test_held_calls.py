@@ -18,6 +18,11 @@ from protos.v1 import edgejoule_pb2 as pb
 Fleet = Callable[..., Any]
 
 
+@pytest.fixture(autouse=True)
+def _long_hold(monkeypatch: pytest.MonkeyPatch, _short_hold: None) -> None:
+    monkeypatch.setattr(keeper, "MOST_HOLD_S", 480.0)
+
+
 def asks(device: Any, waits_s: float) -> Any:
     """A call for an order of a device that waits so long, on its way."""
     request = pb.NextOrderRequest(device_id=device.card.device_id, session=device.card.session, waits_s=waits_s)
