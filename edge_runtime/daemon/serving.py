@@ -202,8 +202,7 @@ class Daemon:
         self._device.refresh()
         now_s, waits = time.monotonic(), self._device.data_fault is not None
         if (waits or (self._declined is not None and self._declined.data)) and now_s >= self._look_s:
-            folder = Path(self._settings.data or "").expanduser().is_dir()
-            self._look_s = now_s + (_LOOK_FOLDER_EACH_S if folder else _LOOK_EACH_S)
+            self._look_s = now_s + self._look_each_s
             if self._device.data_changed():
                 log().info("the data have changed: they are looked at again")
                 with self._stopping.loading():
@@ -214,14 +213,23 @@ class Daemon:
         if self._joined and self._card() != self._told:
             self._joined = False
 
+    @property
+    def _look_each_s(self) -> float:
+        """How often data that are missing or do not fit are looked at: one stat a file."""
+        folder = Path(self._settings.data or "").expanduser().is_dir()
+        return _LOOK_FOLDER_EACH_S if folder else _LOOK_EACH_S
+
     def _has_news(self) -> bool:
         """Whether a call that waits for an order is to be given up, since something happened here. Cheap: a call may
         wait for minutes, and this is asked every few seconds."""
         self._device.refresh()
         now_s, declined = time.monotonic(), self._declined
-        looks = self._device.data_fault is not None or (declined is not None and declined.data)
         again = declined is not None and now_s >= declined.again_s
-        return self._finished() or again or (looks and now_s >= self._look_s) or self._state() != self._seen
+        if (self._device.data_fault is not None or (declined is not None and declined.data)) and now_s >= self._look_s:
+            if self._device.data_changed():
+                return True
+            self._look_s = now_s + self._look_each_s
+        return self._finished() or again or self._state() != self._seen
 
     def _state(self) -> object:
         """What of the card may change by itself."""
@@ -254,12 +262,10 @@ class Daemon:
 
     def _patience_s(self) -> float:
         """How long a call for work may stay open: until this device would go for want of it."""
-        # Who lacks something looks for it between two calls.
-        lacks = self._device.data_fault is not None or self._declined is not None or bool(self._card().reason)
-        longest_s = _LOOK_EACH_S if lacks else ORDER_S
+        # Who lacks something looks for it while the call is held: see _has_news.
         if (limit_s := self._settings.exit_when_idle_s) is None:
-            return longest_s
-        return min(longest_s, max(_LEAST_CALL_S, self._last_order_s + limit_s - time.monotonic()))
+            return ORDER_S
+        return min(ORDER_S, max(_LEAST_CALL_S, self._last_order_s + limit_s - time.monotonic()))
 
     def _pause(self, seconds: float) -> None:
         if (limit_s := self._settings.exit_when_idle_s) is not None:

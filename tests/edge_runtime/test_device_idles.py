@@ -118,7 +118,8 @@ def test_a_bridge_is_read_rarely_while_the_board_rests_and_no_sample_is_lost(tmp
             parts = {one.phase: one for one in meter.settle()}
         finally:
             meter.close()
-    assert per_second[Phase.IDLE] < 0.6 * per_second[Phase.TRAIN]
+    # Of 1250 samples a second the kernel holds those of a quarter of a second only.
+    assert per_second[Phase.IDLE] < (1.0 if profile == "transient" else 0.6) * per_second[Phase.TRAIN]
     if profile == "energy":
         assert per_second[Phase.IDLE] < 5.0
     assert sensor.losses.lost_batches == 0
@@ -127,7 +128,8 @@ def test_a_bridge_is_read_rarely_while_the_board_rests_and_no_sample_is_lost(tmp
         assert part.coverage > 0.99
 
 
-def test_settings_of_a_held_call_leave_the_coordinator_time_to_answer() -> None:
+def test_a_held_call_is_as_long_as_the_coordinator_holds_it() -> None:
     from coordinator.server import keeper
 
-    assert link.ORDER_S - keeper.ANSWER_S >= keeper.IDLE_HOLD_S
+    assert keeper.MOST_HOLD_S <= link.ORDER_S
+    assert 86_400.0 / keeper.MOST_HOLD_S <= 200.0

@@ -1,0 +1,76 @@
+"""The benchmark of a device in the field: wires on real programs, and what counts as a limit passed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from peer_coordinator import PeerCoordinator
+
+from protos.model.bundle import Bundle
+from protos.v1 import edgejoule_pb2 as pb
+from protos.v1 import edgejoule_pb2_grpc as rpc
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import field
+import field_wiring
+from field_idle import Counting
+from field_wiring import FAULTS
+
+GOOD: dict[str, Any] = {
+    "faults": [{"name": "a", "daemon_alive": True, "recovered_s": 1.0, "reason_shown": "why"}],
+    "wiring": [
+        {"fault": "none", "flag": "", "joules_known": True, "steps_within_a_budget": 3, "daemon_alive": True},
+        {"fault": "x", "flag": "bus-low", "joules_known": False, "steps_within_a_budget": 0, "daemon_alive": True},
+    ],
+    "idle": {"cpu_share": 0.001, "calls_per_day": 144.0, "bytes_per_day": 90_000.0},
+    "memory": [],
+    "switching": None,
+    "infer": None,
+    "stop_s": {"training": 1.0},
+}
+
+
+def test_each_limit_is_looked_at() -> None:
+    assert field.beyond(GOOD) == []
+    first, second = GOOD["wiring"]
+    for part, bad, word in (
+        ("faults", [GOOD["faults"][0] | {"recovered_s": None}], "why"),
+        ("wiring", [first | {"joules_known": False}], "joules known: False"),
+        ("wiring", [second | {"joules_known": True}], "joules known: True"),
+        ("wiring", [second | {"steps_within_a_budget": 9}], "9 steps within a budget"),
+        ("idle", GOOD["idle"] | {"cpu_share": 0.01}, "cpu_share"),
+        ("idle", GOOD["idle"] | {"calls_per_day": 43_000.0}, "calls_per_day"),
+        ("stop_s", {"training": 62.0}, "62 s"),
+    ):
+        (said,) = field.beyond(GOOD | {part: bad})
+        assert word in said
+
+
+def test_calls_and_bytes_are_counted_on_their_way() -> None:
+    peer = PeerCoordinator()
+    proxy = Counting(peer.address)
+    with grpc.insecure_channel(proxy.address) as channel:
+        stub = rpc.DeviceServiceStub(channel)  # type: ignore[no-untyped-call]
+        for _ in range(3):
+            stub.NextOrder(pb.NextOrderRequest(device_id="pi-1", session="s" * 32), timeout=30)
+    proxy.close()
+    peer.stop()
+    assert proxy.calls == 3
+    assert 3 * 40 < proxy.bytes < 20_000
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    "fault",
+    [pytest.param(one, marks=[] if one.flag == "reversed" else pytest.mark.slow, id=one.name) for one in FAULTS],
+)
+def test_a_wire_is_told_and_spends_nothing_on_real_programs(
+    fault: field_wiring.Fault, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(field_wiring, "FAULTS", (fault,))
+    (row,) = field_wiring.rows(tmp_path, bundle)
+    assert field.beyond({"wiring": [row]}) == []
