@@ -35,6 +35,7 @@ from edge_runtime.round import work as one_round
 from edge_runtime.round.examples import ChangedDataError
 from edge_runtime.round.heads import CannotRebuildError
 from edge_runtime.round.work import Workbench
+from edge_runtime.state import is_full
 from edge_runtime.systemd.journal import about
 from edge_runtime.systemd.logging_setup import log
 from edge_runtime.systemd.notify import Notifier
@@ -63,6 +64,8 @@ _LEAST_WAIT_S = 0.05
 _DECLINED_WAIT_S = 10.0
 _LEAST_CALL_S = 0.5
 _TRIED_AGAIN_S = 600.0
+# A disk that is full is not free a second later, and each try costs the run an attempt.
+_FULL_AGAIN_S = 30.0
 # A coordinator that does not understand why this device declines orders again; so long at most it stays away then.
 _AWAY_S = 30.0
 # How often data that cannot be used are looked at again, s; a folder costs one stat a file.
@@ -383,6 +386,8 @@ class Daemon:
         self._said = (order.run_id, reason)
         say("round %d cannot be done: %s", order.round, reason)
         now_s, wait_s = time.monotonic(), self._declines.next_s()
+        if is_full(error.__cause__):
+            wait_s = max(wait_s, _FULL_AGAIN_S)
         # Data that do not fit will not fit by waiting, only by a change.
         self._declined = _Declined(order.run_id, reason, math.inf if data else now_s + wait_s, data)
         self._look_s = now_s

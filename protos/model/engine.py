@@ -26,7 +26,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from protos.errors import ModelError
 from protos.model.edge_tpu import EdgeTpu, EdgeTpuError, load
@@ -82,12 +82,16 @@ def _engine() -> tuple[str, Any]:
 @contextlib.contextmanager
 def _info_dropped() -> Iterator[None]:
     """Keep the native code's remarks, lines that begin with INFO, off stderr; whatever else it says comes after."""
-    try:
-        before = os.dup(2)
-    except OSError:  # there is no stderr
-        yield
-        return
-    with os.fdopen(before, "wb", buffering=0) as stderr, tempfile.TemporaryFile() as said:
+    with contextlib.ExitStack() as opened:
+        try:
+            said = opened.enter_context(_scratch())
+            before = os.dup(2)
+        except OSError:  # there is no stderr, or no room for a file: what is said is heard
+            before = -1
+        if before < 0:
+            yield
+            return
+        stderr = opened.enter_context(os.fdopen(before, "wb", buffering=0))
         sys.stderr.flush()
         os.dup2(said.fileno(), 2)
         try:
@@ -97,6 +101,13 @@ def _info_dropped() -> Iterator[None]:
             said.seek(0)
             with contextlib.suppress(OSError):
                 stderr.write(b"".join(line for line in said if not line.startswith(b"INFO:")))
+
+
+def _scratch() -> IO[bytes]:
+    """A nameless file in memory, so that a full disk does not matter; on disk where the system has none in memory."""
+    if sys.platform == "linux":
+        return os.fdopen(os.memfd_create("said"), "w+b")
+    return tempfile.TemporaryFile()
 
 
 def open_interpreter(model: Path | bytes, *, threads: int = 1, edge_tpu: EdgeTpu | None = None) -> Any:

@@ -25,11 +25,19 @@ HINT = CostHint(embedding_j=0.06, step_j=0.2, sending_j=0.85, work_w=4.0)
 
 
 class Steady:
-    """A device whose work takes known seconds, with a little noise."""
+    """A device whose work takes known seconds, with a little noise.
+
+    Attributes:
+        busy: share of the time in which another program has half of the processor: work then takes twice as long. It
+            comes and goes in stretches of 0.4 to 2 s, within a piece of work too.
+    """
+
+    busy = 0.0
 
     def __init__(self, device: Device, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, noise: float) -> None:
         self.device, self.bundle, self.noise = device, bundle, noise
         self.random = np.random.default_rng(5)
+        self._stretch: list[float] = []
         self.bench = device.take_up(bundle)
         self.meter: Any = device.meter
         train_step, embed = self.bench.head.train_step, Backbone.embed
@@ -44,7 +52,18 @@ class Steady:
         return slow
 
     def _pass(self, seconds: float) -> None:
-        self.device.clock.pass_(seconds * (1 + self.noise * self.random.uniform(-1, 1)))  # type: ignore[attr-defined]
+        left_s = seconds * (1 + self.noise * self.random.uniform(-1, 1))
+        while left_s > 1e-12:
+            if not self._stretch:
+                whole_s = self.random.uniform(0.4, 2.0)
+                self._stretch = [self.busy * whole_s, (1 - self.busy) * whole_s]
+            slowdown = 2.0 if len(self._stretch) == 2 else 1.0
+            takes_s = min(left_s * slowdown, self._stretch[0])
+            self.device.clock.pass_(takes_s)  # type: ignore[attr-defined]
+            left_s -= takes_s / slowdown
+            self._stretch[0] -= takes_s
+            if self._stretch[0] <= 1e-12:
+                self._stretch.pop(0)
 
     def round(self, number: int, budget_j: float, hint: CostHint | None = None) -> tuple[Any, float]:
         """A round, sent as the daemon sends it; gives the report and all joules but those of idling."""
@@ -119,3 +138,20 @@ def test_without_any_knowledge_one_piece_is_tried_and_the_next_round_knows(stead
     later = [device.round(number, 1.5)[1] for number in range(2, 6)]
     assert max(later) <= 1.05 * 1.5
     assert first >= max(later), "only the first round can be wrong about sending"
+
+
+@pytest.mark.parametrize("busy", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("budget_j", [5.0, 8.0])
+def test_no_round_passes_its_budget_while_other_programs_come_and_go(
+    steady: Callable[..., Steady], budget_j: float, busy: float
+) -> None:
+    """Two calm rounds, then forty beside a program that takes half of the processor for this share of the time."""
+    device = steady(0.1)
+    for number in (1, 2):
+        device.round(number, budget_j, HINT)
+    # The program begins with a round. One that begins for the first time while a report is sent is not foreseen.
+    device.busy = busy
+    device._stretch.clear()
+    spent = [device.round(number, budget_j, HINT) for number in range(3, 43)]
+    assert max(joules for _, joules in spent) <= 1.05 * budget_j
+    assert all(report.steps_done > 0 for report, _ in spent), "and it goes on"
