@@ -1,7 +1,7 @@
 """What happens to a device in the field, provoked on real programs: one function a fault.
 
-    python benchmarks/field_faults.py --bundle BUNDLE/ --json OUT      # all of them, about two minutes
-    python benchmarks/field_faults.py --bundle BUNDLE/ --only late_data silent_bridge
+    .venv/bin/python benchmarks/field_faults.py --bundle BUNDLE/ --json OUT      # all of them, about two minutes
+    .venv/bin/python benchmarks/field_faults.py --bundle BUNDLE/ --only late_data silent_bridge
 
 Every fault is provoked on a coordinator, a daemon and, where a sensor matters, a bridge on a pseudo-terminal, each a
 process of its own. A row says whether the daemon was still the same process at the end, how many seconds after the
@@ -57,7 +57,7 @@ class Rig:
         self._runs = 0
 
     def start(self, name: str, module: str, *arguments: object, **more: Any) -> subprocess.Popen[bytes]:
-        """Start ``python -m module``; its lines go to ``name.log``."""
+        """Start ``python3 -m module``; its lines go to ``name.log``."""
         with (self.folder / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", module, *map(str, arguments)], stdout=log, stderr=subprocess.STDOUT, **more

@@ -54,7 +54,8 @@ class DeviceService(rpc.DeviceServiceServicer):
         """Hands out the order that the device has not answered yet, or says when to come again."""
         settled = settled_from(request.settled)
         holding = Holding(request.head_version, request.rebuilds, request.basis_version)
-        order = await self._keeper.next_order(request.device_id, request.session, settled, holding)
+        patience_s = context.time_remaining()
+        order = await self._keeper.next_order(request.device_id, request.session, settled, holding, patience_s)
         response = order_to(order)
         if isinstance(order, TrainOrder):
             self._keeper.sent(order, request.device_id, response.ByteSize())

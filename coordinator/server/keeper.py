@@ -41,6 +41,10 @@ TICK_S = 0.1
 # Up to this many devices are kept waiting for an order instead of being told to come again.
 SMALL_FLEET = 64
 HOLD_S = 2.0
+# While no run is on nothing happens but that one begins, which wakes them: a device that sleeps costs nobody anything.
+IDLE_HOLD_S = 600.0
+# What of a call's own deadline is left for the answer to travel.
+ANSWER_S = 8.0
 RETRY_S = 1.0
 # How long a report waits for its run to be opened after a restart.
 OPENING_S = 10.0
@@ -262,14 +266,35 @@ class Keeper:
         )
 
     async def next_order(
-        self, device_id: str, session: str, settled: Iterable[SettledEnergy], holding: Holding
+        self,
+        device_id: str,
+        session: str,
+        settled: Iterable[SettledEnergy],
+        holding: Holding,
+        patience_s: float | None = None,
     ) -> Order:
         """The order of this device, or when to come again. Energy that came along is on disk when this returns,
-        unless the answer is to join again."""
-        with self.calling(device_id):
-            return await self._next_order(device_id, session, list(settled), holding)
+        unless the answer is to join again.
 
-    async def _next_order(self, device_id: str, session: str, settled: list[SettledEnergy], holding: Holding) -> Order:
+        Args:
+            patience_s: seconds after which the caller gives the call up; None when it did not say.
+        """
+        with self.calling(device_id):
+            return await self._next_order(device_id, session, list(settled), holding, patience_s)
+
+    def _hold_s(self, patience_s: float | None) -> float:
+        """How long a call waits for an order."""
+        hold_s = HOLD_S if self.conductor is not None or patience_s is None else max(HOLD_S, IDLE_HOLD_S)
+        return hold_s if patience_s is None else min(hold_s, max(HOLD_S, patience_s - ANSWER_S))
+
+    async def _next_order(
+        self,
+        device_id: str,
+        session: str,
+        settled: list[SettledEnergy],
+        holding: Holding,
+        patience_s: float | None,
+    ) -> Order:
         before = self.fleet.get(device_id)
         was_away = before is not None and before.state != "present"
         member = self.fleet.heard(device_id, session, self._heard_s(), time.time())
@@ -284,7 +309,7 @@ class Keeper:
         order = await self._order_for(device_id, session, holding)
         if order is None and self.fleet.present <= SMALL_FLEET and not self._closing:
             with suppress(TimeoutError):
-                async with asyncio.timeout(HOLD_S):
+                async with asyncio.timeout(self._hold_s(patience_s)):
                     await self._news.wait()
             if self.fleet.heard(device_id, session, self._heard_s(), time.time()) is None:
                 return RejoinOrder()

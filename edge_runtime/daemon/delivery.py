@@ -18,9 +18,9 @@ from collections import Counter
 from edge_runtime.daemon.backoff import Backoff
 from edge_runtime.daemon.device import Device
 from edge_runtime.daemon.ledger import in_words, with_idle
-from edge_runtime.daemon.link import Away, Interrupted, Link
+from edge_runtime.daemon.link import Away, Link
 from edge_runtime.daemon.outbox import Letter
-from edge_runtime.daemon.stopping import Stopping
+from edge_runtime.daemon.stopping import Interrupted, Stopping
 from edge_runtime.round.work import energy_of
 from edge_runtime.systemd.journal import facts
 from edge_runtime.systemd.logging_setup import log
@@ -30,9 +30,9 @@ from protos.errors import RefusedError, StoreError
 from protos.json_document import document
 from protos.orders import DeviceReport, Receipt, SettledEnergy, Verdict
 
-# What is left for the last report when the daemon was asked to stop.
-HURRY_S = 3.0
-_HURRIED_SETTLE_S = 0.5
+# What of the time to stop is kept for the goodbye after the last report, and for giving everything back.
+_GOODBYE_S = 1.0
+_HURRIED_SETTLE_S = 0.2
 # A report on which a coordinator fails this often is set aside.
 _MOST_FAILURES = 8
 
@@ -140,7 +140,11 @@ class Delivery:
         device_id = self._device.settings.device_id
         try:
             return self._link.report(
-                device_id, letter.run_id, letter.round, letter.data, hurry_s=HURRY_S if hurry else None
+                device_id,
+                letter.run_id,
+                letter.round,
+                letter.data,
+                hurry_s=self._stopping.left_s(_GOODBYE_S) if hurry else None,
             )
         except Interrupted:
             return None

@@ -49,6 +49,8 @@ from protos.update import codecs, trees
 from protos.update.contract import State
 from protos.update.tensors import ABSURD, EncodedTensor
 
+HURRIED_SETTLE_S = 0.3
+
 
 @dataclass
 class Workbench:
@@ -140,7 +142,9 @@ def work(
         raise
     meter.mark(Phase.IDLE)
     strain = pauses.ended() if pauses else None
-    energy = meter.settle(bench.settle_s)
+    # Who was asked to stop does not wait for a silent sensor.
+    hurried = done.trained.stop_reason is StopReason.SHUTDOWN
+    energy = meter.settle(min(bench.settle_s, HURRIED_SETTLE_S) if hurried else bench.settle_s)
     if done.trained.steps and done.memory is not None:
         # A report without a step has no effect on the head, so nothing that is owed was sent.
         bench.memory.propose(order, done.memory)
