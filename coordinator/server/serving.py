@@ -49,6 +49,8 @@ MAX_RECEIVE_BYTES = 1 << 20
 # An order carries the head.
 MAX_SEND_BYTES = 256 << 20
 MAX_CALLS = 8192
+# Decoding is arithmetic of numpy, most of which lets other threads run.
+READERS = 2
 _OPTIONS = [
     ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
     ("grpc.max_send_message_length", MAX_SEND_BYTES),
@@ -147,7 +149,8 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> str
         db.on_fenced = tell
         shelf = BundleShelf(settings.state / "bundles")
         shelf.sweep()
-        rooms = Rooms(db, Worker("books"), Worker("models"), Worker("looks"), shelf, settings.state / "evaluations")
+        workers = Worker("books"), Worker("models"), Worker("looks"), Worker("readers", READERS)
+        rooms = Rooms(db, *workers, shelf, settings.state / "evaluations")
         keeper = Keeper(rooms)
         trust: Trust | None = None
         try:
@@ -159,6 +162,7 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> str
                 await trust.close()
             await keeper.close()
             await asyncio.to_thread(rooms.looks.close)
+            await asyncio.to_thread(rooms.readers.close)
             await asyncio.to_thread(rooms.models.close)
             await asyncio.to_thread(rooms.books.close)
             db.close()

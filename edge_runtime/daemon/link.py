@@ -27,6 +27,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 import grpc
 
 from edge_runtime.daemon.arrivals import Arrivals
+from edge_runtime.daemon.order_watch import OrderWatch
 from edge_runtime.daemon.stopping import Interrupted as Interrupted
 from edge_runtime.daemon.stopping import Stopping
 from edge_runtime.identity.handshake import speaks_tls, why_not
@@ -46,6 +47,7 @@ from protos.orders import (
     Order,
     Receipt,
     SettledEnergy,
+    TrainOrder,
     Verdict,
     WaitOrder,
 )
@@ -54,8 +56,10 @@ from protos.v1 import edgejoule_pb2 as pb
 from protos.v1 import edgejoule_pb2_grpc as rpc
 
 CALL_S = 15.0
-# NextOrder is answered late on purpose, so that nobody need poll: the coordinator holds it as long as nothing happens.
-ORDER_S = 630.0
+# NextOrder is answered late on purpose, so that an idle fleet need not poll. The call ends a little later than what the
+# coordinator is told.
+ORDER_S = 540.0
+_LATER_S = 30.0
 # How often a call that waits for nothing in particular is looked after.
 _LOOK_S = 5.0
 FETCH_S = 900.0
@@ -202,11 +206,13 @@ class Link:
         *,
         bundle_id: str,
         holding: Holding,
+        waits_s: float = ORDER_S,
         given_up: Callable[[], bool] | None = None,
     ) -> tuple[Order, int]:
         """Ask for work. Energy in ``settled`` is known to the coordinator afterwards.
 
         Args:
+            waits_s: how long an answer is waited for while there is no work.
             given_up: asked every few seconds while the coordinator has no order; true ends the call, without one.
 
         Returns:
@@ -224,11 +230,29 @@ class Link:
             head_version=holding.head_version,
             basis_version=holding.basis_version,
             rebuilds=holding.rebuilds,
+            waits_s=waits_s,
         )
-        answer = self._call(self._stub.NextOrder, request, ORDER_S, given_up=given_up)
+        answer = self._call(self._stub.NextOrder, request, waits_s + _LATER_S, given_up=given_up)
         if answer is None:
             return WaitOrder(0.0, "something changed here"), 0
         return order_from(answer), int(answer.ByteSize())
+
+    def watch(self, device_id: str, session: str, order: TrainOrder) -> OrderWatch:
+        """Watches whether an order is still wanted; nothing is sent before it has been worked on for a while."""
+        request = pb.AwaitEndRequest(
+            device_id=device_id, session=session, run_id=order.run_id, round=order.round, waits_s=ORDER_S
+        )
+
+        def wanted(call: Any) -> bool | None:
+            try:
+                return bool(call.result().wanted)
+            except (grpc.RpcError, grpc.FutureCancelledError):
+                # Away, or of an earlier release: nobody says that it is not.
+                return None
+
+        return OrderWatch(
+            lambda: self._stub.AwaitEnd.future(request, timeout=ORDER_S + _LATER_S), wanted, time.monotonic
+        )
 
     def report(self, device_id: str, run_id: str, round: int, data: bytes, *, hurry_s: float | None = None) -> Receipt:
         """Send the bytes of a report.

@@ -299,7 +299,9 @@ def _embed(bench: Workbench, allowance: Allowance) -> tuple[int, StopReason | No
 def _fill(bench: Workbench, allowance: Allowance, edge_tpu: EdgeTpu | None) -> tuple[int, StopReason | None]:
     raw = bench.examples.raw(bench.bundle, bench.summary)
     backbone = Backbone(bench.bundle, threads=bench.threads, edge_tpu=edge_tpu)
-    done = bench.cache.fill(backbone.embed, raw, allowed=allowance.examples, now_s=bench.clock.monotonic)
+    done = bench.cache.fill(
+        backbone.embed, raw, allowed=allowance.examples, now_s=bench.clock.monotonic, block_of=allowance.block
+    )
     if bench.cache.complete:
         bench.examples.release()
     return done
