@@ -8,6 +8,7 @@ from pathlib import Path
 from coordinator.commands.parts import add_json, example
 from coordinator.operator import as_json
 from protos.errors import UsageError
+from protos.json_document import document
 
 _DAY_S = 86_400.0
 
@@ -57,7 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
         finally:
             db.close()
     if arguments.json:
-        print(as_json.dump({"runs": list(made.runs), "before": made.before_bytes, "after": made.after_bytes}))
+        told = {"runs": list(made.runs), "before": made.before_bytes, "after": made.after_bytes}
+        print(as_json.dump(document("pruned", told)))
     else:
         size = f"{made.before_bytes / 1e6:.1f} MB before, {made.after_bytes / 1e6:.1f} MB now"
         print(f"{arguments.state}: {len(made.runs)} runs forgotten, {size}")
