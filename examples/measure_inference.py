@@ -1,6 +1,6 @@
 """Joules of a piece of a program, with the board at rest taken away.
 
-python examples/measure_inference.py serial:/dev/ttyUSB0
+python3 examples/measure_inference.py serial:/dev/ttyUSB0
 """
 
 import sys

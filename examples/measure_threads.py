@@ -1,6 +1,6 @@
 """A decorated function, called by several threads; what all calls came to.
 
-python examples/measure_threads.py serial:/dev/ttyUSB0
+python3 examples/measure_threads.py serial:/dev/ttyUSB0
 """
 
 import sys

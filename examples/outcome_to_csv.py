@@ -1,7 +1,7 @@
 """What came of a federated run, as a table: of a file, or of a run that a coordinator holds.
 
-python examples/outcome_to_csv.py demo-output/outcome.json
-python examples/outcome_to_csv.py 127.0.0.1:50461 digits
+python3 examples/outcome_to_csv.py demo-output/outcome.json
+python3 examples/outcome_to_csv.py 127.0.0.1:50461 digits
 """
 
 import csv

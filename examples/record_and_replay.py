@@ -1,7 +1,7 @@
 """A program that is measured and recorded, and run again on its recording: the same joules, without the sensor.
 
-python examples/record_and_replay.py serial:/dev/ttyUSB0 run.ejr
-python examples/record_and_replay.py replay:run.ejr
+python3 examples/record_and_replay.py serial:/dev/ttyUSB0 run.ejr
+python3 examples/record_and_replay.py replay:run.ejr
 """
 
 import sys

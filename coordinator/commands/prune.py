@@ -58,11 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
         finally:
             db.close()
     if arguments.json:
-        print(
-            as_json.dump(
-                document("prune", {"runs": list(made.runs), "before": made.before_bytes, "after": made.after_bytes})
-            )
-        )
+        told = {"runs": list(made.runs), "before": made.before_bytes, "after": made.after_bytes}
+        print(as_json.dump(document("pruned", told)))
     else:
         size = f"{made.before_bytes / 1e6:.1f} MB before, {made.after_bytes / 1e6:.1f} MB now"
         print(f"{arguments.state}: {len(made.runs)} runs forgotten, {size}")
