@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from coordinator.budgets.guesses import Remembered
 from coordinator.budgets.order_line import OrderLine
@@ -130,10 +131,26 @@ class ActiveRun:
         method = self.plan.train.method
         return method == "closed_form" or (method == "closed_form+sgd" and number == 1)
 
+    @property
+    def forgets_reports(self) -> bool:
+        """Whether the bytes of reports are of no use once their round is settled: planners guess from them, and
+        statistics are added up anew each round."""
+        planner = self.plan.planner
+        return self.plan.train.method == "sgd" and planner.policy == "none" and planner.participation == "known"
+
     def normaliser_of(self, steps: int, number: int) -> float:
         """FedNova's ``|a|_1`` after so many steps of round ``number``."""
         spec = self.bundle.manifest.head
         return of_optimiser(spec.optimiser, steps, self.all_inputs(number))
+
+    @cached_property
+    def plan_id(self) -> str:
+        """The plan's, worked out once."""
+        return self.plan.plan_id
+
+    @cached_property
+    def _shapes(self) -> Shapes:
+        return self.bundle.manifest.head.shapes()
 
     def inputs_at(self, number: int) -> dict[str, float]:
         """What orders of round ``number`` tell the train signature."""
@@ -168,7 +185,7 @@ class ActiveRun:
         return TrainOrder(
             run_id=self.run_id,
             round=self.machine.round,
-            plan_id=self.plan.plan_id,
+            plan_id=self.plan_id,
             bundle_id=self.bundle.bundle_id,
             head_version=sent.version,
             head=sent.whole,
@@ -202,12 +219,12 @@ class ActiveRun:
         """What a report that answers this order of round ``number`` must agree with."""
         spec = self.bundle.manifest.head
         return Expected(
-            plan_id=self.plan.plan_id,
+            plan_id=self.plan_id,
             bundle_id=self.bundle.bundle_id,
             head_version=self.downlink.version,
             steps=line.steps,
             examples=declared_examples,
-            shapes=spec.shapes(),
+            shapes=self._shapes,
             inputs=self.all_inputs(number),
             optimiser=spec.optimiser,
             attempt=self.machine.attempt,
@@ -220,10 +237,15 @@ class ActiveRun:
         Raises:
             RejectedError: it is not.
         """
-        expected = self.expected_of(line, declared_examples, report.round)
-        if not self.asks_statistics(report.round):
-            return check(report, expected)
-        return check_statistics(report, expected, self.bundle, features_of(self.plan, self.bundle))
+        return self.checker(line, declared_examples, report.round)(report)
+
+    def checker(self, line: OrderLine, declared_examples: int, number: int) -> Callable[[DeviceReport], Tree | Moments]:
+        """Checks reports of this order as :meth:`checked` does, in any thread: the order as it stands now."""
+        expected = self.expected_of(line, declared_examples, number)
+        if not self.asks_statistics(number):
+            return lambda report: check(report, expected)
+        features = features_of(self.plan, self.bundle)
+        return lambda report: check_statistics(report, expected, self.bundle, features)
 
     def new_fold(
         self,

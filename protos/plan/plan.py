@@ -42,12 +42,17 @@ _ROUNDS_OF_CLOSED_FORM = 1
 
 @dataclass(frozen=True)
 class RunSection:
-    """[run] What is trained, and for how long."""
+    """[run] What is trained, and for how long.
+
+    Attributes:
+        start_from: a run, whose newest head is meant, or a head; None: the bundle's.
+    """
 
     bundle: str
     name: str = "run"
     rounds: int = 10
     seed: int = 0
+    start_from: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,11 +63,15 @@ class RoundSection:
         devices: devices that must be present before round 1 opens.
         quorum: share of the ordered devices whose reports make a round, 0 to 1.
         deadline_s: a round closes then with a quorum, and is abandoned without.
+        sample: how many of the devices that are present are asked, drawn alike; None: all.
+        enough: share of those whose reports close the round at once, the quorum to 1; who is slower comes late.
     """
 
     devices: int = 1
     quorum: float = 0.5
     deadline_s: float = 600.0
+    sample: int | None = None
+    enough: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -248,6 +257,9 @@ class RunPlan:
 
 _SERVER_KEYS = ("server", "server_momentum", "server_second", "server_tau")
 _LATER: tuple[tuple[str, str, Any], ...] = (
+    ("run", "start_from", RunSection.start_from),
+    ("round", "sample", RoundSection.sample),
+    ("round", "enough", RoundSection.enough),
     ("train", "method", TrainSection.method),
     ("train", "rate_decay", TrainSection.rate_decay),
     ("evaluate", "patience", EvaluateSection.patience),
@@ -345,6 +357,12 @@ def _refuse_contradictions(plan: RunPlan, where: str) -> None:
     if plan.downlink.codec in NOT_EXACT:
         what = f"downlink.codec = {plan.downlink.codec!r}: what devices read depends on their processor"
         raise PlanError(what, where=where, fix="take entropy_coded_mmse or another")
+    if plan.round.enough < plan.round.quorum:
+        what = f"round.enough = {plan.round.enough:g} is less than round.quorum = {plan.round.quorum:g}"
+        raise PlanError(what, where=where, fix="enough reports are at least a quorum")
+    if plan.round.sample is not None and plan.planner.policy != "none":
+        fix = "leave round.sample out, or take planner.policy = 'none'"
+        raise PlanError("a planner draws whom it asks, and round.sample would draw again", where=where, fix=fix)
     if train.epochs is not None and train.steps is not None:
         raise PlanError("train.epochs and train.steps contradict each other", where=where, fix="keep one of them")
     for name in ("rate", "momentum", "proximal_mu"):
