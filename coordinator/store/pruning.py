@@ -39,8 +39,8 @@ from coordinator.store.tables import (
 KEEP_S = 2 * 86_400.0
 # In the order in which rows may go, since they name each other.
 _OF_RUN = (
-    events, differences, shown, bases, server_states, round_plans, refusals, strains, energy, earlier_energy, grants, reports, orders,
-    rounds, runs,
+    events, differences, shown, bases, server_states, round_plans, refusals, strains, energy, earlier_energy, grants,
+    reports, orders, rounds, runs,
 )  # fmt: skip
 _FOLDERS = ("bundles", "evaluations")
 
