@@ -1,7 +1,7 @@
 """Does a round stay within its joules while other programs use the processor?
 
     firmware-tools convert wide.keras --calibrate calibration.npz --batch-size 1024 -o BUNDLE/   # of wide_bundle.py
-    python benchmarks/budget_busy.py --bundle BUNDLE/ --json OUT      # about five minutes
+    .venv/bin/python benchmarks/budget_busy.py --bundle BUNDLE/ --json OUT      # about five minutes
 
 A coordinator, a daemon and a simulated bridge of constant watts, each a process of its own, so that joules are the time
 that work takes. Other processes, one for each core, use 0, 50 and 100 % of the processor: at 50 % they work for a while

@@ -1,8 +1,8 @@
 """A device that lives in the field: faults, wires, idle cost, memory and stops, each provoked on real programs.
 
-    python benchmarks/field.py --json OUT              # all parts, about a quarter of an hour
-    python benchmarks/field.py --json OUT --quick      # shorter windows, the first three faults
-    python benchmarks/field.py --only wiring stop_s
+    .venv/bin/python benchmarks/field.py --json OUT              # all parts, about a quarter of an hour
+    .venv/bin/python benchmarks/field.py --json OUT --quick      # shorter windows, the first three faults
+    .venv/bin/python benchmarks/field.py --only wiring stop_s
 
 A coordinator, daemons and bridges are processes of their own; bridges are the simulated ones on pseudo-terminals. The
 JSON has a key for each part: `faults`, `wiring`, `idle`, `memory`, `switching`, `infer`, `stop_s`; one whose programs

@@ -1,6 +1,6 @@
 """Wires that are wrong, each on real programs: a bridge on a pseudo-terminal, a daemon with it, a round.
 
-    python benchmarks/field.py --only wiring
+    .venv/bin/python benchmarks/field.py --only wiring
 
 A row has the flag that the coordinator shows as the quality of the device's meter (or the reason in its card, where the
 sensor was refused), and whether the joules of a round without a budget were known. A run *with* a budget is given to

@@ -1,6 +1,6 @@
 """How many rooms a journey enters: files, and moves from one file to another, while a real test makes it.
 
-    python benchmarks/journeys.py [--tree CHECKOUT] [--json OUT]
+    .venv/bin/python benchmarks/journeys.py [--tree CHECKOUT] [--json OUT]
 
 Each journey is a stretch of a real test (real gRPC, TFLite, SQLite, pseudo-terminals), from the call of one function to
 the return of another, over all threads. Counted are files of ours, generated code left out; a *move* is a pair of files

@@ -1,8 +1,8 @@
 """Published methods against each other, on real backbones and data, by the joules that they need.
 
-    python benchmarks/papers.py --paper one_pass --json OUT --plot one_pass.png
-    python benchmarks/papers.py --paper one_pass --quick --json OUT      # under three minutes on 2 cores
-    python benchmarks/papers.py --paper optimisers --json OUT
+    .venv/bin/python benchmarks/papers.py --paper one_pass --json OUT --plot one_pass.png
+    .venv/bin/python benchmarks/papers.py --paper one_pass --quick --json OUT      # under three minutes on 2 cores
+    .venv/bin/python benchmarks/papers.py --paper optimisers --json OUT
 
 one_pass: heads from statistics (Fed3R, arXiv 2406.01116; GH-OFL, arXiv 2602.01186; one-shot federated ridge, arXiv
 2601.08216), and whitened steps from there, against FedAvg, FedProx, SCAFFOLD and the joule planner: joules until the

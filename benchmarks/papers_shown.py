@@ -1,6 +1,6 @@
 """The figures of `papers.py` for people: tables in Markdown, and joules by method as a picture.
 
-python benchmarks/papers_shown.py figures.json one_pass --table one_pass.md --plot one_pass.png
+.venv/bin/python benchmarks/papers_shown.py figures.json one_pass --table one_pass.md --plot one_pass.png
 """
 
 from __future__ import annotations

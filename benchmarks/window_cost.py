@@ -1,6 +1,6 @@
 """What a window of :mod:`edge_runtime.api` costs the program that is measured: over a simulated bridge.
 
-    python benchmarks/window_cost.py [--json OUT]
+    .venv/bin/python benchmarks/window_cost.py [--json OUT]
 
 Seconds are CPU seconds of the thread that begins, ends and reads windows, so other load on the machine hardly counts;
 the wait for the last samples is wall time, the median of many.

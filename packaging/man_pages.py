@@ -1,6 +1,6 @@
 """Makes man pages from the parsers of the three programs: one for each program, and one for each of its verbs.
 
-    python packaging/man_pages.py dist/man
+    .venv/bin/python packaging/man_pages.py dist/man
 
 The same version of this tree and of Python makes the same bytes.
 """

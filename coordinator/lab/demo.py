@@ -92,6 +92,8 @@ def run(demo: Demo, show: Callable[[str], None] = print) -> dict[str, Any]:
         renames=demo.renames,
     )
     _say(f"{data}: {parts.account}")
+    if parts.unlike:
+        _say(f"warning: {data}: {parts.unlike}")
     plan = folder / "plan.toml"
     with Children(folder / "logs") as children:
         _say("starting bridges, coordinator and devices")

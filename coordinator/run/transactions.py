@@ -20,7 +20,18 @@ from coordinator.run.run import ActiveRun
 from coordinator.run.run import report_limit as of_plan
 from coordinator.run.validation import RejectedError
 from coordinator.store import accounts as grants
-from coordinator.store import bases, batches, costs, devices, heads, pruning, reports, runs, server_states, statistics
+from coordinator.store import (
+    bases,
+    batches,
+    costs,
+    devices,
+    heads,
+    pruning,
+    reports,
+    runs,
+    server_states,
+    statistics,
+)
 from coordinator.store import device_heads as shown
 from coordinator.store.database import AlreadyThereError, Database
 from protos.convert.energy import named

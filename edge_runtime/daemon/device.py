@@ -270,6 +270,8 @@ class Device:
         summary = self.summary
         say = log().warning if summary.left_out or summary.changed or summary.set_aside else log().info
         say("data: %s", self.summary.account)
+        if self.summary.unlike:
+            log().warning("%s: %s", self.summary.source, self.summary.unlike)
 
     def _cache(self, bundle: Bundle, *, twin: bool) -> EmbeddingCache:
         """Embeddings of either engine: their bits may differ, and are never mixed."""

@@ -123,6 +123,9 @@ def _judged(figures: FreshStart) -> list[Finding]:
     if figures.data is not None:
         fix = "see that nothing is missing: images of other kinds need another format, and each a class folder"
         found.append(Finding("data", "warn" if figures.data_left_out else "ok", figures.data, fix))
+    if figures.data_unlike:
+        fix = "see that the values are stored and scaled as those that the bundle was calibrated on"
+        found.append(Finding("data", "warn", figures.data_unlike, fix))
     if figures.delegate is not None:
         bare = figures.delegate != "xnnpack"
         fix = "allow the process to read /proc/cpuinfo (systemd: no ProcSubset=pid)"

@@ -16,6 +16,7 @@ Rules kept here:
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import io
 import itertools
@@ -35,7 +36,7 @@ from edge_runtime.systemd.logging_setup import log
 from protos.atomic import write_whole
 from protos.datafiles.stored import Rows
 from protos.model.bundle import Bundle
-from protos.model.manifest import BackboneSpec
+from protos.model.manifest import BackboneSpec, Preprocessing
 from protos.orders import StopReason
 
 # Examples between two questions whether to go on, and seconds between two records of progress.
@@ -50,6 +51,11 @@ def dequantise(quantised: npt.NDArray[Any], spec: BackboneSpec) -> npt.NDArray[n
     values -= spec.output_zero_point
     values *= np.float32(spec.output_scale)
     return values
+
+
+def _identity_of(rule: Preprocessing) -> list[Any]:
+    """Of a preprocessing; without channels as it always was, so that what is cached stays good."""
+    return [rule.multiply, rule.add, *([dataclasses.asdict(rule.per_channel)] if rule.per_channel else [])]
 
 
 class EmbeddingCache:
@@ -75,7 +81,7 @@ class EmbeddingCache:
         self._dtype, self._width, self.count = np.dtype(spec.output_dtype), spec.embedding_width, count
         self._identity = {
             "backbone": bundle.manifest.files[model].sha256,
-            "preprocessing": [bundle.manifest.preprocessing.multiply, bundle.manifest.preprocessing.add],
+            "preprocessing": _identity_of(bundle.manifest.preprocessing),
             "examples": fingerprint,
             "engine": engine,
             "shape": [count, self._width],

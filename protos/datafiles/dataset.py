@@ -183,10 +183,12 @@ def fitted(dataset: Dataset, input_shape: Sequence[int]) -> Dataset:
         if isinstance(held, StoredRows):
             return replace(dataset, held=held.reshaped(wanted))
         return replace(dataset, held=held.reshape(len(dataset), *wanted))
+    fix = "resize the data, or use a bundle made for it"
+    if len(given) > 1 and (*given[1:], given[0]) == wanted:
+        order = ", ".join(map(str, (0, *range(2, len(given) + 1), 1)))
+        fix = f"the channels come first: store numpy.transpose(x, ({order}))"
     raise ShapeError(
-        f"an example has shape {list(given)}, the model takes {list(wanted)}",
-        where=dataset.source,
-        fix="resize the data, or use a bundle made for it",
+        f"an example has shape {list(given)}, the model takes {list(wanted)}", where=dataset.source, fix=fix
     )
 
 

@@ -35,7 +35,7 @@ from protos.update.trees import shapes
 def _short_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     """Devices without an order are answered soon: tests ask on purpose when there is none."""
     monkeypatch.setattr(keeper, "HOLD_S", 0.1)
-    monkeypatch.setattr(keeper, "IDLE_HOLD_S", 0.1)
+    monkeypatch.setattr(keeper, "MOST_HOLD_S", 0.1)
 
 
 @pytest.fixture

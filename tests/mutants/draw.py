@@ -4,7 +4,7 @@ Each change is made in a copy of the tree, where the tests that have to do with 
 first, until one fails. Changes that change nothing that can be seen are listed in `equivalent.txt`, each with the
 reason, and do not count.
 
-    python tests/mutants/draw.py --number 100 --seed 1
+    .venv/bin/python tests/mutants/draw.py --number 100 --seed 1
 """
 
 from __future__ import annotations
