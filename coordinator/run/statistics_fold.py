@@ -101,7 +101,7 @@ class Solved:
         basis: for steps that follow; None where the features were projected.
         examples, devices: behind it.
         temperature: what scores were multiplied with, so that their softmax is a probability.
-        own: the bundle's own head was better on held-out data, and is where steps begin.
+        own: the head that the run started from was better on held-out data, and is where steps begin.
     """
 
     tree: Tree
@@ -118,17 +118,20 @@ class Solved:
         return (
             f"{self.found.head} head of {self.examples} examples on {self.devices} devices, "
             f"shrinkage {self.found.shrinkage:.3g} ({chosen}), temperature {self.temperature:.3g}"
-            + ("; on held-out data the bundle's own head is better, and steps begin from it" if self.own else "")
+            + ("; on held-out data the head before it is better, and steps begin from that" if self.own else "")
         )
 
 
-def head_from(held: Iterable[Held], plan: RunPlan, bundle: Bundle, judge: Evaluator | None = None) -> Solved:
+def head_from(
+    held: Iterable[Held], plan: RunPlan, bundle: Bundle, judge: Evaluator | None = None, start: Tree | None = None
+) -> Solved:
     """The head of these devices.
 
     Args:
         judge: held-out data. Scores are made probabilities by them, which changes no class; and where steps follow,
-            they begin from the bundle's own head, if that one is more accurate. None: devices that are left out say
-            how sure scores may be.
+            they begin from the head that the run started from, if that one is more accurate. None: devices that are
+            left out say how sure scores may be.
+        start: the head that the run started from; None: the bundle's own.
 
     Raises:
         EmptyShardError: fewer than two classes have an example.
@@ -164,7 +167,7 @@ def head_from(held: Iterable[Held], plan: RunPlan, bundle: Bundle, judge: Evalua
         temperature *= factor
     basis, own = None, False
     if judge is not None and plan.train.method == "closed_form+sgd":
-        start = bundle.initial_head()
+        start = bundle.initial_head() if start is None else start
         own = judge.evaluate(start).accuracy > judge.evaluate(tree).accuracy
         tree = start if own else tree
     if plan.trains_whitened:
@@ -235,5 +238,5 @@ class StatisticsFold:
         held = [one for one in self.held if one.examples]
         if not held:
             return head
-        self.solved = head_from(held, self._plan, self._bundle, self._judge)
+        self.solved = head_from(held, self._plan, self._bundle, self._judge, head)
         return self.solved.tree

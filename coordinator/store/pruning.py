@@ -31,6 +31,7 @@ from coordinator.store.tables import (
     round_plans,
     rounds,
     runs,
+    server_states,
     shown,
     strains,
 )
@@ -38,8 +39,8 @@ from coordinator.store.tables import (
 KEEP_S = 2 * 86_400.0
 # In the order in which rows may go, since they name each other.
 _OF_RUN = (
-    events, differences, shown, bases, round_plans, refusals, strains, energy, earlier_energy, grants, reports, orders,
-    rounds, runs,
+    events, differences, shown, bases, server_states, round_plans, refusals, strains, energy, earlier_energy, grants,
+    reports, orders, rounds, runs,
 )  # fmt: skip
 _FOLDERS = ("bundles", "evaluations")
 
@@ -116,6 +117,7 @@ def _forget(connection: Connection, run_id: str) -> None:
         select(runs.c.initial_head),
         select(shown.c.version),
         select(bases.c.version),
+        select(server_states.c.version),
     )
     left = [version for query in named for version in connection.execute(query).scalars()]
     there = list(connection.execute(select(heads.c.version)).scalars())

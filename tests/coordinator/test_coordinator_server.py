@@ -14,6 +14,7 @@ from coordinator.operator.client import Operator
 from protos.errors import IntegrityError, ModelError, PlanError, UnknownRunError
 from protos.model.bundle import open_bundle
 from protos.orders import (
+    PROTOCOL,
     RejoinOrder,
     Verdict,
 )
@@ -117,7 +118,7 @@ def test_the_bundle_travels_whole_and_another_protocol_is_refused(
         device.join(protocol=(2, 0))
     assert failure.value.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert "protocol 2.0" in str(failure.value.details())
-    assert "coordinator 1.2" in str(failure.value.details())
+    assert "coordinator {}.{}".format(*PROTOCOL) in str(failure.value.details())
     device.join()
     files: dict[str, bytes] = {}
     for part in device.stub.FetchBundle(pb.FetchBundleRequest(bundle_id=device.order().bundle_id), timeout=20):
