@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -110,6 +111,7 @@ class FourClasses:
     """As much of a manifest as dividing data asks for."""
 
     classes = ("a", "b", "c", "d")
+    provenance: ClassVar[dict[str, object]] = {}
 
     class backbone:  # noqa: N801
         input_shape = (2, 2, 1)
