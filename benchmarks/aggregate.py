@@ -1,7 +1,7 @@
 """How fast decoded updates are folded into one mean, beside what the machine's memory allows.
 
-    python benchmarks/aggregate.py --json OUT            # a minute
-    python benchmarks/aggregate.py --json OUT --quick    # one small size
+    .venv/bin/python benchmarks/aggregate.py --json OUT            # a minute
+    .venv/bin/python benchmarks/aggregate.py --json OUT --quick    # one small size
 
 A fold adds the change of one device after the other to a float64 accumulator, as a round does while reports come. Each
 row: parameters of the head, devices, coordinates folded a second (best of several passes over all devices, each device

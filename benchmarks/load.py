@@ -1,7 +1,7 @@
 # ruff: noqa: E402
 """How many devices one coordinator serves: light clients over real gRPC, one TCP connection each.
 
-    python benchmarks/load.py --devices 1000 --json OUT
+    .venv/bin/python benchmarks/load.py --devices 1000 --json OUT
 
 A coordinator runs as a process of its own, as users start it, on SQLite in a folder of the real disk. Clients join,
 ask, send the same entropy-coded report of a head of 650 parameters each round after 0.2 s of "training" (0.1 to 0.3,

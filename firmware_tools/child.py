@@ -27,7 +27,7 @@ from protos.systems import LINUX, MACOS, require_system
 Progress = Callable[[str], None]
 _PR_SET_PDEATHSIG = 1
 # TensorFlow: no start-up chatter, no GPU, and kernels whose results do not depend on the machine's vector width.
-_QUIET = {
+QUIET = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "CUDA_VISIBLE_DEVICES": "-1",
     "TF_ENABLE_ONEDNN_OPTS": "0",
@@ -54,6 +54,12 @@ def run_in_child(
         ModelError: the function raised anything else, or the process died.
     """
     require_system("opening models", LINUX, MACOS)
+    said: list[str] = []
+
+    def told(line: str) -> None:
+        said.append(line)
+        progress(line)
+
     reading, writing = os.pipe()
     root = str(Path(__file__).parents[1])
     search = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
@@ -65,13 +71,13 @@ def run_in_child(
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 pass_fds=(writing,),
-                env={**os.environ, **_QUIET, "PYTHONPATH": search},
+                env={**os.environ, **QUIET, "PYTHONPATH": search},
             )
         finally:
             os.close(writing)
         try:
             _send(child, job)
-            reply = _receive(replies, progress)
+            reply = _receive(replies, told)
             code = child.wait()
         finally:
             child.kill()
@@ -79,9 +85,9 @@ def run_in_child(
         if "result" in reply:
             return dict(reply["result"])
         if "error" in reply:
-            raise _as_error(reply["error"])
+            raise error_of(reply["error"])
         output.seek(0)
-        raise ModelError(_last_words(code, output), where=where, fix="the file is damaged or not a model")
+        raise _blamed(_last_words(code, output), said, where)
 
 
 def _send(child: subprocess.Popen[bytes], job: Mapping[str, Any]) -> None:
@@ -107,6 +113,16 @@ def _receive(replies: IO[bytes], progress: Progress) -> dict[str, Any]:
     return last
 
 
+def _blamed(words: str, said: list[str], where: str) -> ModelError:
+    """Who is at fault for a process that died: the file while it was opened, later what was done with it."""
+    if len(said) <= 1:
+        return ModelError(words, where=where, fix="the file is damaged or not a model")
+    return ModelError(
+        f"{words} while {said[-1]}: a fault of the tool that does this, not of the file", where=where,
+        fix="keep what it printed with --log FILE, and try another --cut or simpler layers",
+    )  # fmt: skip
+
+
 def _last_words(code: int, output: IO[bytes]) -> str:
     if code < 0:
         return f"the process that opened it died of {signal.Signals(-code).name}"
@@ -114,7 +130,7 @@ def _last_words(code: int, output: IO[bytes]) -> str:
     return f"the process that opened it ended with code {code} ({lines[-1].strip()[:200]})"
 
 
-def _as_error(fields: Mapping[str, Any]) -> EdgejouleError:
+def error_of(fields: Mapping[str, Any]) -> EdgejouleError:
     kind = getattr(errors, str(fields["kind"]), ModelError)
     error: EdgejouleError = kind(fields["what"], where=fields["where"], fix=fields["fix"])
     return error
@@ -127,7 +143,7 @@ def _die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
-def _error_fields(error: Exception, where: str | None) -> dict[str, Any]:
+def error_fields(error: Exception, where: str | None) -> dict[str, Any]:
     if isinstance(error, EdgejouleError):
         return {"kind": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no message"]
@@ -151,7 +167,7 @@ def main(arguments: list[str]) -> int:
             answer(result=call(job, lambda line: answer(progress=line)))
         except Exception as error:
             traceback.print_exc()
-            answer(error=_error_fields(error, job.get("model")))
+            answer(error=error_fields(error, job.get("model")))
             return 1
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from protos.model.backbone import Backbone, quantise
 from protos.model.bundle import Bundle
 from protos.model.flatbuffer import OperatorCount, operators
 from protos.model.head_algebra import Tree, check_tree, fold_standardisation, logits_of
+from protos.model.manifest import Preprocessing
 
 NOTES_SCHEMA = "edgejoule.export/1"
 # How much accuracy an export may lose against the float head: one point.
@@ -134,7 +136,8 @@ def _check(
     manifest = bundle.manifest
     runner = Backbone(bundle)
     logits = logits_of(plain, runner.dequantise(runner.embed(test_x)))
-    examples = (quantise(x, manifest.backbone, manifest.preprocessing) for x in test_x)
+    shape = manifest.backbone.input_shape
+    examples = (quantise(x.reshape(shape), manifest.backbone, manifest.preprocessing) for x in test_x)
     found = parity(model, examples, logits, test_y)
     assert found.float_correct is not None
     assert found.exported_correct is not None
@@ -171,8 +174,13 @@ def _notes(bundle: Bundle) -> dict[str, Any]:
         "bundle_id": bundle.bundle_id,
         "name": manifest.name,
         "classes": list(manifest.classes),
-        "preprocessing": {"multiply": manifest.preprocessing.multiply, "add": manifest.preprocessing.add},
+        "preprocessing": _preprocessing(manifest.preprocessing),
     }
+
+
+def _preprocessing(rule: Preprocessing) -> dict[str, Any]:
+    values = dataclasses.asdict(rule)
+    return values if rule.per_channel is not None else {"multiply": rule.multiply, "add": rule.add}
 
 
 def _read(path: Path) -> bytes:

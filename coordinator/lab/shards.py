@@ -13,6 +13,7 @@ from protos.datafiles import dataset
 from protos.datafiles.dataset import Dataset
 from protos.errors import EmptyShardError
 from protos.model.manifest import Manifest
+from protos.model.resemblance import held_against
 
 # Of data that comes without a held-out part, this share is set aside.
 HELD_OUT_SHARE = 0.2
@@ -27,6 +28,7 @@ class Shards:
         held_out: the .npz for the coordinator.
         examples: training examples of each device.
         account: what became of the data, in one line.
+        unlike: how they differ from what the bundle was calibrated on, or nothing.
     """
 
     devices: tuple[Path, ...]
@@ -34,6 +36,7 @@ class Shards:
     examples: tuple[int, ...]
     held_out_examples: int
     account: str = ""
+    unlike: str = ""
 
 
 def cut(
@@ -55,6 +58,7 @@ def cut(
     data = dataset.load(spec, image_shape=shape, classes=manifest.classes, renames=renames)
     dataset.check(data, shape, len(manifest.classes))
     account = dataset.account_of(data)
+    unlike = held_against(manifest, data.held, where=data.source) or ""
     data = _with_held_out(data, seed)
     train, test = data.train(), data.test()
     if not len(train):
@@ -66,7 +70,7 @@ def cut(
         dataset.save(train.select(indices), path)
     held_out = folder / "held-out.npz"
     dataset.save(test, held_out)
-    return Shards(paths, held_out, tuple(len(indices) for indices in parts), len(test), account)
+    return Shards(paths, held_out, tuple(len(indices) for indices in parts), len(test), account, unlike)
 
 
 def device_names(count: int) -> tuple[str, ...]:

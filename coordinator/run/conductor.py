@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from coordinator.run import transactions as ledger
+from coordinator.run.aggregation import Fold
 from coordinator.run.resume import Rooms
 from coordinator.run.round_events import (
     FINAL,
@@ -318,7 +319,7 @@ class Conductor:
                 self._publish()
                 await self._rooms.books.do(ledger.abandon_round, self._rooms.db, self.run, number, attempt, reason)
             case Finish(why):
-                await self._end("finished", why)
+                await self._end("finished", "; ".join(part for part in (self.run.said, why) if part))
             case Fail(reason):
                 log.error("%s failed: %s", self.run.run_id, reason)
                 await self._end("failed", reason)
@@ -366,12 +367,15 @@ class Conductor:
         downlink = await rooms.models.do(run.downlink.after, head, action.round, run.plan)
         basis = solved.basis if solved is not None else None
         said = solved.in_words() if solved is not None else ""
+        server = run.fold.server_after if isinstance(run.fold, Fold) else None
         await rooms.books.do(
-            ledger.close_round, rooms.db, run, action.round, head, downlink, accuracy, loss, basis, said
+            ledger.close_round, rooms.db, run, action.round, head, downlink, accuracy, loss, basis, said, server
         )
         run.move_head(head, downlink)
+        run.server = server or run.server
         run.basis = basis or run.basis
         if said:
+            run.said = said
             log.info("%s: round %d: %s", run.run_id, action.round, said)
         shown = "" if accuracy is None else f", accuracy {accuracy:.4f}"
         log.info("%s: round %d closed with %d reports%s", run.run_id, action.round, len(action.reported), shown)

@@ -17,10 +17,11 @@ from coordinator.budgets import weights
 from coordinator.budgets.codec_error import ERROR
 from coordinator.budgets.solar import read_trace
 from protos.catalog import hint
-from protos.datafiles.dataset import Dataset, check, fitted, load
+from protos.datafiles.dataset import Dataset, account_of, check, fitted, load
 from protos.errors import PlanError, PluginError
 from protos.model.bundle import Bundle, open_bundle
 from protos.model.manifest import Manifest
+from protos.model.resemblance import held_against
 from protos.plan.plan import RunPlan, parse
 from protos.plugins import Plugin, find, installed, refused
 from protos.update import codecs, trees
@@ -131,7 +132,17 @@ def held_out(plan: RunPlan, manifest: Manifest, directory: Path) -> Dataset | No
     data = load(source, image_shape=shape if len(shape) == 3 else None, classes=manifest.classes)
     data = data.test() if data.is_test.any() else data
     check(data, shape, len(manifest.classes))
+    held_against(manifest, data.held, where=data.source)
     return fitted(data, shape)
+
+
+def account_of_held_out(prepared: Prepared) -> tuple[str, ...]:
+    """What became of the plan's evaluation data, and how they differ from what the bundle was calibrated on."""
+    data = prepared.data
+    if data is None:
+        return ()
+    unlike = held_against(prepared.bundle.manifest, data.held, where=data.source)
+    return (f"{data.source}: {account_of(data)}", *([f"{data.source}: {unlike}"] if unlike else []))
 
 
 def train_inputs(plan: RunPlan, manifest: Manifest, *, where: str = "plan") -> dict[str, float]:
@@ -246,4 +257,5 @@ def summary(prepared: Prepared) -> dict[str, object]:
         "planner": plan.planner.policy,
         "method": plan.train.method,
         "evaluation_examples": len(prepared.data) if prepared.data is not None else None,
+        "evaluation_account": "; ".join(account_of_held_out(prepared)) or None,
     }

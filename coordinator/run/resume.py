@@ -17,7 +17,7 @@ from coordinator.run.round_events import Rules
 from coordinator.run.round_machine import Machine
 from coordinator.run.run import ActiveRun
 from coordinator.run.workers import Worker
-from coordinator.store import bases, devices, heads, reports, runs
+from coordinator.store import bases, devices, heads, reports, runs, server_states
 from coordinator.store import device_heads as shown
 from coordinator.store.bundles import BundleShelf, NotHereError
 from coordinator.store.database import Database
@@ -81,6 +81,7 @@ async def open_run(rooms: Rooms, run_id: str, now_s: float) -> ActiveRun:
         lines={},
         fold=Fold(aggregate, bundle.manifest.head.shapes(), {}),
         basis=await rooms.books.do(_basis, rooms.db, run_id),
+        server=await rooms.books.do(_server, rooms.db, run_id),
     )
     await rooms.books.do(_find_place, rooms.db, run, now_s)
     return run
@@ -114,6 +115,11 @@ def _newest_head(db: Database, row: RowMapping) -> Tree:
 def _basis(db: Database, run_id: str) -> Basis | None:
     with db.reading() as connection:
         return bases.get(connection, run_id)
+
+
+def _server(db: Database, run_id: str) -> Tree | None:
+    with db.reading() as connection:
+        return server_states.get(connection, run_id)
 
 
 def _downlink(db: Database, run_id: str, head: Tree, start: str) -> Downlink:

@@ -74,6 +74,7 @@ class ActiveRun:
         head: the newest head; ``lines`` and ``fold`` are of the open round.
         downlink: what devices hold of it, from which they train.
         basis: coordinates in which they train, once statistics gave them; None: those of the head.
+        server: the state of the server optimiser after the last round; None before any, or without a state.
         refused: devices whose report of the open round was not taken.
         in_flight: devices whose report is being written.
         sessions: to which start of each device its order belongs; "" when it left, None when that is not known.
@@ -85,6 +86,7 @@ class ActiveRun:
         recent: the last change of each device, as far as a round was planned that guesses from it.
         resting: why no round opens although devices are present, or "".
         trouble: why the run cannot go on just now, or "".
+        said: how its head was solved for, in words, or "".
     """
 
     run_id: str
@@ -100,6 +102,7 @@ class ActiveRun:
     lines: dict[str, OrderLine]
     fold: Fold | StatisticsFold
     basis: Basis | None = None
+    server: Tree | None = None
     refused: set[str] = field(default_factory=set)
     sessions: dict[str, str | None] = field(default_factory=dict)
     handed: set[str] = field(default_factory=set)
@@ -110,6 +113,7 @@ class ActiveRun:
     recent: dict[str, Remembered] = field(default_factory=dict)
     resting: str = ""
     trouble: str = ""
+    said: str = ""
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -257,7 +261,7 @@ class ActiveRun:
         """
         if self.asks_statistics(number):
             return StatisticsFold(self.plan, self.bundle, lines, before, self.evaluator)
-        return Fold(self.plan.aggregate, self.bundle.manifest.head.shapes(), lines, population)
+        return Fold(self.plan.aggregate, self.bundle.manifest.head.shapes(), lines, population, self.server)
 
     def take_fold(
         self, lines: Mapping[str, OrderLine], fold: Fold | StatisticsFold, sessions: Mapping[str, str | None]

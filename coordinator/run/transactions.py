@@ -20,7 +20,18 @@ from coordinator.run.run import ActiveRun
 from coordinator.run.run import report_limit as of_plan
 from coordinator.run.validation import RejectedError
 from coordinator.store import accounts as grants
-from coordinator.store import bases, batches, costs, devices, heads, pruning, reports, runs, statistics
+from coordinator.store import (
+    bases,
+    batches,
+    costs,
+    devices,
+    heads,
+    pruning,
+    reports,
+    runs,
+    server_states,
+    statistics,
+)
 from coordinator.store import device_heads as shown
 from coordinator.store.database import AlreadyThereError, Database
 from protos.convert.energy import named
@@ -454,12 +465,14 @@ def close_round(
     loss: float | None,
     basis: Basis | None = None,
     said: str = "",
+    server: Tree | None = None,
 ) -> None:
     """Write down the head after a round, what devices will hold of it, how good it is, and in which coordinates they
     train from now on; once.
 
     Args:
         said: how the head was made, in words; "" for the mean of changes.
+        server: the state of the server optimiser from now on; None or empty: it has none.
     """
     with db.writing() as connection:
         if _stands(connection, run.run_id, number, run.machine.attempt, "closed"):
@@ -474,6 +487,8 @@ def close_round(
         shown.put(connection, run.run_id, downlink.shown, links)
         if basis is not None:
             bases.put(connection, run.run_id, basis)
+        if server:
+            server_states.put(connection, run.run_id, server)
         if said:
             runs.note(connection, run.run_id, number, "solved", said)
         if number > 1 and run.forgets_reports:

@@ -17,7 +17,7 @@ from coordinator.run import forgetting
 from coordinator.run import transactions as ledger
 from coordinator.run.evaluation import recall
 from coordinator.run.forgetting import Forgotten
-from coordinator.run.planning import prepare
+from coordinator.run.planning import account_of_held_out, prepare
 from coordinator.run.resume import Rooms
 from coordinator.run.statistics_fold import features_of
 from coordinator.server.keeper import TICK_S, Keeper
@@ -73,6 +73,8 @@ class Operations:
         )
         await self._rooms.books.do(ledger.add_run, self._rooms.db, new, head)
         log.info("%s: %s, %d rounds", run_id, plan.run.name, plan.run.rounds)
+        for line in await self._rooms.models.do(account_of_held_out, prepared):
+            log.info("%s: %s", run_id, line)
         self._keeper.wanted.set()
         return run_id
 

@@ -58,7 +58,8 @@ _OPTIONS = [
     # Without this, gRPC lets two servers share one port.
     ("grpc.so_reuseport", 0),
     ("grpc.max_concurrent_streams", 128),
-    ("grpc.keepalive_time_ms", 60_000),
+    # A held call is kept alive, and a device without power is found out, by these pings alone: a radio wakes for each.
+    ("grpc.keepalive_time_ms", 120_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 0),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 30_000),

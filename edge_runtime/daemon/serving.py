@@ -27,9 +27,9 @@ from pathlib import Path
 from edge_runtime.daemon.backoff import Backoff
 from edge_runtime.daemon.delivery import Delivery
 from edge_runtime.daemon.device import DATA_FAULTS, Device
-from edge_runtime.daemon.link import ORDER_S, Away, Interrupted, Link
+from edge_runtime.daemon.link import ORDER_S, Away, Link
 from edge_runtime.daemon.order_watch import OrderWatch
-from edge_runtime.daemon.stopping import Stopping
+from edge_runtime.daemon.stopping import Interrupted, Stopping
 from edge_runtime.health.pauses import open_pauses
 from edge_runtime.round import work as one_round
 from edge_runtime.round.examples import ChangedDataError
@@ -123,6 +123,7 @@ class Daemon:
         self._repeated = Backoff(1.0, 60.0)
         self._look_s = time.monotonic()
         self._said: tuple[str, str] | None = None
+        self._seen: object = None
         self._pauses = open_pauses(device.settings, device.clock, wait=stopping.wait, tell=self._notifier.status)
 
     def serve(self) -> None:
@@ -197,7 +198,7 @@ class Daemon:
                 self._last_order_s = time.monotonic()
 
     def _look_around(self) -> None:
-        """Between two calls: is there a sensor, are the data as they were, may what was declined be tried again?"""
+        """Is there a sensor, are the data as they were, may what was declined be tried again?"""
         self._device.refresh()
         now_s, waits = time.monotonic(), self._device.data_fault is not None
         if (waits or (self._declined is not None and self._declined.data)) and now_s >= self._look_s:
@@ -205,12 +206,26 @@ class Daemon:
             self._look_s = now_s + (_LOOK_FOLDER_EACH_S if folder else _LOOK_EACH_S)
             if self._device.data_changed():
                 log().info("the data have changed: they are looked at again")
-                self._device.look_at_data()
+                with self._stopping.loading():
+                    self._device.look_at_data()
                 self._declined = None
         if self._declined is not None and now_s >= self._declined.again_s:
             self._declined = None
         if self._joined and self._card() != self._told:
             self._joined = False
+
+    def _has_news(self) -> bool:
+        """Whether a call that waits for an order is to be given up, since something happened here. Cheap: a call may
+        wait for minutes, and this is asked every few seconds."""
+        self._device.refresh()
+        now_s, declined = time.monotonic(), self._declined
+        looks = self._device.data_fault is not None or (declined is not None and declined.data)
+        again = declined is not None and now_s >= declined.again_s
+        return self._finished() or again or (looks and now_s >= self._look_s) or self._state() != self._seen
+
+    def _state(self) -> object:
+        """What of the card may change by itself."""
+        return self._device.meter.identity, self._device.complaints
 
     def _card(self) -> DeviceCard:
         card = self._device.card()
@@ -228,6 +243,7 @@ class Daemon:
                 bundle_id=self._device.bench.bundle.bundle_id if self._device.bench else "",
                 holding=dataclasses.replace(self._device.heads.holding(), basis_version=self._device.bases.version),
                 waits_s=self._patience_s(),
+                given_up=self._has_news,
             )
         except (RefusedError, UnknownRunError) as error:
             # Figures that the coordinator does not take must not keep this device from working for ever.
@@ -252,7 +268,7 @@ class Daemon:
 
     def _join(self) -> None:
         try:
-            card = self._card()
+            card, self._seen = self._card(), self._state()
             welcome = self._link.join(card)
         except Interrupted:
             # The coordinator may have taken note of it: the goodbye must not be left out.
@@ -290,7 +306,8 @@ class Daemon:
         watch = self._link.watch(self._settings.device_id, self._device.session, order)
         try:
             started_s = time.monotonic()
-            report = self._work(order, started_s, watch)
+            with self._stopping.loading():
+                report = self._work(order, started_s, watch)
         except (Away, Interrupted):
             raise
         except CannotRebuildError as error:
@@ -315,7 +332,8 @@ class Daemon:
             self._rounds += 1
             if receipt.verdict is Verdict.REJECTED and self._device.data_changed():
                 # Perhaps it was refused for what is not so any more; the card tells.
-                self._device.look_at_data()
+                with self._stopping.loading():
+                    self._device.look_at_data()
             self._notifier.status(f"round {report.round} of run {report.run_id} is done, waiting for an order")
 
     def _work(self, order: TrainOrder, started_s: float, watch: OrderWatch) -> DeviceReport:

@@ -1,6 +1,6 @@
 """Figures of a fresh daemon process: how long until it is ready, and how much memory it takes.
 
-The parent starts ``python -m edge_runtime.doctor.fresh_start`` with the settings as JSON, and takes the time until the
+The parent starts ``python3 -m edge_runtime.doctor.fresh_start`` with the settings as JSON, and takes the time until the
 line that says ``ready`` arrives. The child opens the device as the daemon does, on a state folder of its own and
 without the sensor (a running daemon may hold it), makes the gRPC channel without a coordinator, and, given data and a
 bundle, does one local round of a few steps with everything in it but the sending.
@@ -51,6 +51,7 @@ class FreshStart:
         error: why it ended early.
         data: what became of the data, in one line.
         data_left_out: whether something of them was not read.
+        data_unlike: how they differ from what the bundle was calibrated on.
     """
 
     ready_s: float | None = None
@@ -64,6 +65,7 @@ class FreshStart:
     error: str | None = None
     data: str | None = None
     data_left_out: bool = False
+    data_unlike: str = ""
 
 
 def measure(settings: Settings) -> FreshStart:
@@ -165,7 +167,8 @@ def main() -> int:
             delegate=identity.delegate,
         )
         if device is not None:
-            _say(data=device.summary.account, data_left_out=bool(device.summary.left_out))
+            found = device.summary
+            _say(data=found.account, data_left_out=bool(found.left_out), data_unlike=found.unlike)
         if device is not None and settings.bundle is not None:
             done = _rehearse(device, settings.bundle)
             _say(

@@ -32,6 +32,7 @@ from protos.datafiles.renames import read_renames
 from protos.datafiles.stored import Rows
 from protos.errors import DataError, EmptyShardError, LabelError, NonFiniteError, StoreError
 from protos.model.bundle import Bundle
+from protos.model.resemblance import RECORD, held_against
 
 _KEEP_SUMMARIES = 16
 # Goes up when the same file would be read differently: what an earlier version kept does not count any more.
@@ -50,6 +51,7 @@ class Summary:
         source: the file, for messages.
         left_out: what lay there and was not read.
         changed: what was changed while it was read.
+        unlike: how the examples differ from those that the bundle was calibrated on, or nothing.
         set_aside: bad examples that are left out.
     """
 
@@ -60,6 +62,7 @@ class Summary:
     source: str
     left_out: tuple[Remark, ...] = ()
     changed: tuple[Remark, ...] = ()
+    unlike: str = ""
     set_aside: tuple[Remark, ...] = ()
 
     @property
@@ -102,6 +105,7 @@ class LocalExamples:
         self._spec, self._shard, self._folder = spec, shard, folder
         self._raw: Dataset | None = None
         self._raw_key = ""
+        self._test_count, self._unlike = 0, ""
 
     def summary(self, bundle: Bundle | None) -> Summary:
         """Labels and counts, checked against the bundle when there is one.
@@ -121,6 +125,7 @@ class LocalExamples:
                 data.source,
                 data.left_out,
                 data.changed,
+                self._unlike,
                 data.set_aside,
             )
             if key:
@@ -165,6 +170,7 @@ class LocalExamples:
         data = whole.train()
         self._test_count = len(whole) - len(data)
         _check(data, bundle)
+        self._unlike = (bundle and held_against(bundle.manifest, data.held, where=data.source)) or ""
         self._raw, self._raw_key = data, key
         return data
 
@@ -233,6 +239,8 @@ class LocalExamples:
             _READING,
         ]
         fit = [list(bundle.manifest.classes), list(bundle.manifest.backbone.input_shape)] if bundle else None
+        if fit is not None and bundle is not None:
+            fit += [bundle.manifest.files[bundle.manifest.backbone.file].sha256, bundle.manifest.provenance.get(RECORD)]
         return hashlib.sha256(json.dumps([stamp, fit]).encode()).hexdigest()[:32]
 
     def _read(self, key: str) -> Summary | None:
@@ -250,6 +258,7 @@ class LocalExamples:
                     int(held["test_count"]),
                     str(held["fingerprint"]),
                     str(held["source"]),
+                    unlike=str(held["unlike"]),
                     set_aside=aside,
                 )
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
@@ -275,6 +284,7 @@ class LocalExamples:
                 test_count=np.int64(summary.test_count),
                 fingerprint=np.array(summary.fingerprint),
                 source=np.array(summary.source),
+                unlike=np.array(summary.unlike),
                 set_aside=np.array(json.dumps([[one.kind, one.count, one.example] for one in summary.set_aside])),
             )
 

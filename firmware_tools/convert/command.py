@@ -38,7 +38,7 @@ examples:
   firmware-tools convert extractor.tflite --calibrate photos/ -o flowers/
 
 exit codes: 0 done; 2 wrong options; 3 agreement under --min-agreement; 6 the model cannot be used;
-8 to 13 the data cannot be used; 15 the bundle cannot be written"""
+10 NaN in the model or the data; 8 to 13 the data cannot be used; 15 the bundle cannot be written"""
 
 
 def add_command(commands: Any) -> None:
@@ -59,6 +59,10 @@ def add_command(commands: Any) -> None:
     cut.add_argument(
         "--cut", metavar="LAYER",
         help="layer (SavedModel: operation, tensor) whose output is the embedding (default: the last Dense's input)",
+    )  # fmt: skip
+    cut.add_argument(
+        "--signature", metavar="NAME",
+        help="signature or function of a SavedModel (default: serving_default, or the one)",
     )  # fmt: skip
     cut.add_argument("--input-shape", metavar="H,W,C", help="shape of one example, for models that leave it open")
     cut.add_argument(
@@ -136,6 +140,8 @@ def _job(options: argparse.Namespace) -> ConvertJob:
         fix = f"{hint(options.objective, known)}; or install the package that has it"
         raise UsageError(f"no objective is called {options.objective!r}", where="--objective", fix=fix)
     kind = recognise(options.model)
+    if options.signature is not None and kind != "saved_model":
+        raise UsageError(f"--signature {options.signature}: only a SavedModel has signatures", where=options.model.name)
     names = None if options.class_names is None else tuple(one.strip() for one in options.class_names.split(","))
     if names is not None and (len(names) < 2 or not all(names) or len(set(names)) != len(names)):
         raise UsageError("--class-names needs two or more different names, divided by commas")
@@ -160,6 +166,7 @@ def _job(options: argparse.Namespace) -> ConvertJob:
         output="",
         name=_name(options.name, options.model),
         cut=options.cut,
+        signature=options.signature,
         input_shape=_shape(options.input_shape),
         classes=len(names) if names is not None else options.classes,
         class_names=names,

@@ -24,6 +24,7 @@ class ConvertJob:
     output: str
     name: str
     cut: str | None = None
+    signature: str | None = None
     input_shape: tuple[int, ...] | None = None
     classes: int | None = None
     class_names: tuple[str, ...] | None = None

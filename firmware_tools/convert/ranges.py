@@ -20,22 +20,45 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from firmware_tools.child import Progress
-from firmware_tools.convert.sources.source import FloatModel
+from firmware_tools.convert.converter_words import converter_words
+from firmware_tools.convert.sources.source import FloatModel, listed_layers
 from firmware_tools.convert.sources.tflite_source import describe
+from firmware_tools.convert.static_graph import StaticFunction, static_function
 from firmware_tools.inspect.model import ModelFacts, read_bytes
-from protos.errors import ModelError
+from protos.errors import EdgejouleError, ModelError
 from protos.model.backbone import Backbone
 from protos.model.head_algebra import Array
-from protos.model.manifest import BackboneSpec, Preprocessing
+from protos.model.manifest import BackboneSpec, ChannelAffine, Preprocessing
 
 __all__ = []
 
 
+# A message that the child process died while it did this blames the converter and not the file.
+CONVERTING = "running the TFLite converter"
+
+
+def static_backbone(model: FloatModel, *, where: str) -> StaticFunction:
+    """The cut model for one example, rewritten for int8 kernels; see `firmware_tools.convert.static_graph`.
+
+    Raises:
+        ModelError: it has a loop that cannot be written out, or works on integers.
+    """
+    spec = tf.TensorSpec([1, *model.input_shape], model.takes, name="x")
+    traced = tf.function(lambda x: model.embed(x), input_signature=[spec], autograph=False).get_concrete_function()
+    try:
+        return static_function(traced, model.input_shape, where=where)
+    except EdgejouleError:
+        raise
+    except (ValueError, TypeError, KeyError, NotImplementedError, tf.errors.OpError) as error:
+        words = " ".join(str(error).split())[:200]
+        raise ModelError(f"its graph cannot be made static: {words}", where=where, fix=_way_on(model)) from error
+
+
 def quantise_backbone(
     model: FloatModel,
+    static: StaticFunction,
     examples: npt.NDArray[Any],
     preprocess: Callable[[Any], Array],
     *,
@@ -46,23 +69,23 @@ def quantise_backbone(
 
     Args:
         model: the cut float model.
+        static: the same, by `static_backbone`.
         examples: raw calibration examples [N, *input_shape], N >= 1.
-        preprocess: raw values to what the float model takes.
+        preprocess: raw values to what ``static`` takes.
         where: name of the model for errors.
         progress: told now and then how far calibration is.
 
     Raises:
         ModelError: the converter cannot handle the model, or a float operator is left inside.
     """
-    signature = [tf.TensorSpec([1, *model.input_shape], tf.float32, name="x")]
-    traced = tf.function(model.embed, input_signature=signature).get_concrete_function()
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([convert_variables_to_constants_v2(traced)])
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([static.function], static.function)
 
     def representative() -> Iterator[list[Array]]:
         for index in range(len(examples)):
             if index % 100 == 0:
                 progress(f"measuring ranges: example {index} of {len(examples)}")
             yield [preprocess(examples[index : index + 1])]
+        progress(CONVERTING)
 
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = representative
@@ -70,20 +93,23 @@ def quantise_backbone(
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8, tf.lite.OpsSet.TFLITE_BUILTINS]
     converter.inference_input_type = tf.int8
     converter.inference_output_type = tf.int8
+    progress(CONVERTING)
     try:
         content = bytes(converter.convert())
     except Exception as error:  # the converter raises what its passes, written in C++, report
-        text = " ".join(str(error).split())
-        raise ModelError(f"the TFLite converter cannot handle it: {text[:240]}", where=where) from error
+        raise ModelError(
+            f"the TFLite converter cannot handle it: {converter_words(str(error))}", where=where, fix=_way_on(model)
+        ) from error
     facts = read_bytes(content, where="backbone.tflite")
     if inside := facts.float_operator_counts():
         raise ModelError(
             f"float operators are left inside the backbone: {describe(inside)}", where=where,
-            fix="cut before them, or replace these layers by ones with an int8 kernel",
+            fix=f"cut before them, or replace these layers by ones with an int8 kernel{listed_layers(model.layers)}",
         )  # fmt: skip
     ends = (*facts.inputs, *facts.outputs)
     if len(ends) != 2 or any(one.dtype != "int8" or len(one.scales) != 1 for one in ends):
-        raise ModelError(f"the converted ends are {[one.dtype for one in ends]}, not int8 and int8", where=where)
+        raise ModelError(f"the converted ends are {[one.dtype for one in ends]}, not int8 and int8", where=where,
+                         fix=_way_on(model))  # fmt: skip
     # A scale that is denormal means a constant output: nothing was learned, or the data are all alike.
     if not all(np.isfinite(one.scales[0]) and one.scales[0] > 1e-30 for one in ends):
         raise ModelError("the calibration data give a constant input or embedding", where=where,
@@ -91,8 +117,13 @@ def quantise_backbone(
     return content, facts
 
 
+def _way_on(model: FloatModel) -> str:
+    return f"cut before what it cannot handle with --cut LAYER{listed_layers(model.layers)}"
+
+
 _SUBSETS = (8, 24, 96)
 _JUDGED_EXAMPLES = 256
+_MANY_OPERATIONS = 1000
 
 
 def backbone_spec(facts: ModelFacts, input_shape: tuple[int, ...], file: str) -> BackboneSpec:
@@ -112,6 +143,29 @@ def backbone_spec(facts: ModelFacts, input_shape: tuple[int, ...], file: str) ->
     )
 
 
+def real_values(raw: npt.NDArray[Any], rule: Preprocessing) -> Array:
+    """Raw values as what ``rule`` makes of them, float32; computed in float64, since 101,325 Pa needs its last bits."""
+    real = np.asarray(raw, np.float64) * rule.multiply + rule.add
+    if rule.per_channel is not None:
+        real = real * rule.per_channel.multiply + rule.per_channel.add
+    return real.astype(np.float32)
+
+
+def with_lifted(
+    rule: Preprocessing, multiply: npt.NDArray[np.float64], add: npt.NDArray[np.float64], channels: int
+) -> Preprocessing:
+    """Preprocessing, followed by ``x * multiply + add`` with values [C] or []; one factor for all stays one factor.
+
+    A channel whose factor is 0 (the layer in front leaves nothing of it) or no number cannot be lifted: refused by the
+    manifest, and left in the model by the caller.
+    """
+    if multiply.ndim == add.ndim == 0 or (np.ptp(multiply) == 0 and np.ptp(add) == 0):
+        factor, offset = float(multiply.flat[0]), float(add.flat[0])
+        return Preprocessing(rule.multiply * factor, rule.add * factor + offset)
+    spread = [tuple(float(one) for one in np.broadcast_to(value, (channels,))) for value in (multiply, add)]
+    return Preprocessing(rule.multiply, rule.add, ChannelAffine(spread[0], spread[1]))
+
+
 def _spread(count: int, total: int) -> npt.NDArray[np.int64]:
     """``count`` indices, evenly spread over ``total``."""
     return np.linspace(0, total - 1, count).round().astype(np.int64)
@@ -121,7 +175,6 @@ def best_backbone(
     model: FloatModel,
     examples: npt.NDArray[Any],
     preprocessing: Preprocessing,
-    preprocess: Callable[[Any], Array],
     path: Path,
     *,
     where: str,
@@ -133,30 +186,33 @@ def best_backbone(
         model: the cut float model.
         examples: raw calibration examples [N, *input_shape], N >= 1.
         preprocessing: raw values to what the float model takes.
-        preprocess: the same as a function.
         path: file to write; left-overs of a failed attempt may stay there.
         where: name of the model for errors.
         progress: told how far it is.
 
     Returns:
-        The runner of the integer backbone, its facts, and how many examples gave its ranges.
+        The runner of the integer backbone (its ``preprocessing`` includes what was lifted out of the model's front),
+        its facts, and how many examples gave its ranges.
 
     Raises:
         ModelError: see `firmware_tools.convert.ranges`.
     """
-    # Here and not above: an extractor needs the specification only, and no TensorFlow.
-    from firmware_tools.convert.ranges import quantise_backbone
 
+    static = static_backbone(model, where=where)
+    whole = with_lifted(preprocessing, static.lifted.multiply, static.lifted.add, model.input_shape[-1])
     judged = examples[_spread(min(len(examples), _JUDGED_EXAMPLES), len(examples))]
-    original = model.embed_all(judged, preprocess)
+    original = model.embed_all(judged, lambda raw: real_values(raw, preprocessing))
     best: tuple[float, bytes, int] | None = None
-    for count in (*(one for one in _SUBSETS if one < len(examples)), len(examples)):
+    # A loop that was written out has thousands of operations, and the converter takes a minute for each attempt.
+    subsets = _SUBSETS if len(static.function.graph.get_operations()) < _MANY_OPERATIONS else _SUBSETS[1:2]
+    for count in (*(one for one in subsets if one < len(examples)), len(examples)):
         content, facts = quantise_backbone(
-            model, examples[_spread(count, len(examples))], preprocess, where=where, progress=progress
-        )
+            model, static, examples[_spread(count, len(examples))], lambda raw: real_values(raw, whole),
+            where=where, progress=progress,
+        )  # fmt: skip
         path.write_bytes(content)
         spec = backbone_spec(facts, model.input_shape, path.name)
-        runner = Backbone.from_file(path, spec, preprocessing)
+        runner = Backbone.from_file(path, spec, whole)
         error = float(np.square(runner.dequantise(runner.embed(judged)) - original).sum())
         if best is None or error < best[0]:
             best = (error, content, count)

@@ -21,9 +21,9 @@ from firmware_tools.child import Progress
 from firmware_tools.convert import agreement as agree
 from firmware_tools.convert.examples import Examples, choose, class_names, digest, load_examples
 from firmware_tools.convert.job import PREPROCESSING, STRAIGHT, ConvertJob
-from firmware_tools.convert.ranges import backbone_spec
+from firmware_tools.convert.ranges import backbone_spec, real_values
 from firmware_tools.convert.sources.recognise import fingerprint
-from firmware_tools.convert.sources.source import FloatModel
+from firmware_tools.convert.sources.source import FloatModel, listed_layers
 from firmware_tools.convert.sources.tflite_source import Extractor, open_extractor
 from firmware_tools.inspect.bundle import report
 from firmware_tools.inspect.model import ModelFacts
@@ -43,7 +43,8 @@ from protos.model.head_algebra import (
     standardisation_of,
     untrained_head,
 )
-from protos.model.manifest import MANIFEST_FILE, HeadSpec, Manifest, Preprocessing, TensorSpec
+from protos.model.manifest import MANIFEST_FILE, HeadSpec, Manifest, Preprocessing, TensorSpec, schema_of
+from protos.model.resemblance import RECORD, record_of_inputs, sample
 
 BACKBONE_FILE, HEAD_FILE, INITIAL_FILE = "backbone.tflite", "head.tflite", "initial.npz"
 # Enough for a mean and a deviation of each feature to 2 or 3 per cent.
@@ -77,6 +78,7 @@ class _Conversion:
     def run(self) -> dict[str, Any]:
         self.progress(f"opening {self.where}")
         source = self._open()
+        self._require_classifier(source)
         data = load_examples(
             self.job.calibrate,
             self.job.evaluate,
@@ -108,11 +110,12 @@ class _Conversion:
         manifest = Manifest(
             name=self.job.name,
             classes=names,
-            preprocessing=self._preprocessing(source),
+            preprocessing=backbone.preprocessing,
             backbone=backbone.spec,
             head=head_spec,
             files={one: record_of(self.folder / one) for one in (BACKBONE_FILE, HEAD_FILE, INITIAL_FILE)},
-            provenance=self._provenance(source, facts, data, start) | figures,
+            provenance=self._provenance(source, facts, data, start) | figures | self._input_record(backbone, data),
+            schema=schema_of(backbone.preprocessing, None),
         )
         (self.folder / MANIFEST_FILE).write_text(manifest.to_json())
         self._try(backbone, data)
@@ -120,6 +123,17 @@ class _Conversion:
             "warnings": self.warnings,
             "data": list(data.accounts),
         }
+
+    def _require_classifier(self, source: FloatModel | Extractor) -> None:
+        """The classes of a new head must be told where the model is no classifier."""
+        told = self.job.classes is not None or self.job.class_names is not None
+        if isinstance(source, Extractor) or source.no_classifier is None or told:
+            return
+        raise ModelError(
+            source.no_classifier, where=self.where,
+            fix=f"name the embedding for a new head with --cut LAYER{listed_layers(source.layers)}, "
+            "and its classes with --classes N",
+        )  # fmt: skip
 
     def _open(self) -> FloatModel | Extractor:
         job = self.job
@@ -130,13 +144,16 @@ class _Conversion:
         if job.kind == "saved_model":
             from firmware_tools.convert.sources.saved_model_source import open_saved_model
 
-            return open_saved_model(self.path, cut=job.cut, input_shape=job.input_shape)
+            return open_saved_model(self.path, cut=job.cut, input_shape=job.input_shape, signature=job.signature)
         from firmware_tools.convert.sources.keras_source import open_keras
 
         return open_keras(self.path, cut=job.cut, input_shape=job.input_shape)
 
     def _preprocessing(self, source: FloatModel | Extractor) -> Preprocessing:
         choice = self.job.preprocess or (STRAIGHT if isinstance(source, Extractor) else "none")
+        if choice != "none" and isinstance(source, FloatModel) and source.takes != "float32":
+            raise UsageError(f"--preprocess {choice}: the model takes {source.takes} and scales it itself",
+                             where=self.where, fix="leave --preprocess out")  # fmt: skip
         if choice != STRAIGHT:
             return Preprocessing(*PREPROCESSING[choice])
         if not isinstance(source, Extractor):
@@ -148,8 +165,7 @@ class _Conversion:
 
     def _float_values(self, source: FloatModel | Extractor) -> Callable[[Any], Array]:
         rule = self._preprocessing(source)
-        multiply, add = np.float32(rule.multiply), np.float32(rule.add)
-        return lambda raw: np.asarray(raw, np.float32) * multiply + add
+        return lambda raw: real_values(raw, rule)
 
     def _backbone(self, source: FloatModel | Extractor, data: Examples) -> tuple[Backbone, ModelFacts]:
         path = self.folder / BACKBONE_FILE
@@ -173,7 +189,7 @@ class _Conversion:
         if len(chosen) < 50:
             self.warnings.append(f"only {len(chosen)} calibration examples: int8 ranges may be too narrow")
         backbone, facts, self.range_examples = best_backbone(
-            source, chosen, rule, self._float_values(source), path, where=self.where, progress=self.progress
+            source, chosen, rule, path, where=self.where, progress=self.progress
         )
         return backbone, facts
 
@@ -184,6 +200,8 @@ class _Conversion:
             return None, "starts untrained: an extractor has no head"
         if tail is None:
             return None, f"starts untrained: {source.tail_note}"
+        if source.no_classifier is not None:
+            return None, f"starts untrained: the model {source.no_classifier}"
         if self.job.fresh_head:
             return None, "starts untrained, as asked"
         if len(tail["out_bias"]) != classes:
@@ -236,7 +254,28 @@ class _Conversion:
             "int8": agree.plain_accuracy(tail, integer, judged.y),
             "examples": len(judged),
         }
+        self._warn_of_chance(accuracy, judged)
         return {"agreement": figures, "accuracy": accuracy}
+
+    def _warn_of_chance(self, accuracy: dict[str, Any], judged: Dataset) -> None:
+        """A carried-over head that guesses: the data are not what it was trained on, or its classes are others."""
+        # Whoever always names the most frequent class is right that often; twice the standard error is luck.
+        chance = float(np.bincount(judged.y).max()) / len(judged)
+        luck = 2.0 * math.sqrt(chance * (1.0 - chance) / len(judged))
+        if accuracy["float"] <= chance + luck:
+            self.warnings.append(
+                f"the model's own last layer is right on {accuracy['float']:.1%} of {len(judged)} examples, and naming "
+                f"the most frequent class alone on {chance:.1%}: it guesses. Is --preprocess the one that it was "
+                "trained with, and are the classes in its order? Else say --fresh-head"
+            )
+
+    def _input_record(self, backbone: Backbone, data: Examples) -> dict[str, Any]:
+        """How the backbone's first integers are distributed over the examples that it was calibrated on."""
+        basis = data.calibration if data.calibration is not None else data.evaluation
+        if basis is None:
+            return {}
+        found = record_of_inputs(sample(basis.x), backbone.spec, backbone.preprocessing)
+        return {RECORD: dataclasses.asdict(found)}
 
     def _write_head(self, mean: Array, scale: Array, tail: Tree | None, classes: int) -> HeadSpec:
         from firmware_tools.convert.head_model import HeadDesign, compile_head

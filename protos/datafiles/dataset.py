@@ -23,6 +23,7 @@ from protos.datafiles.account import Remark, listed
 from protos.datafiles.columns import Array, Choose, Columns
 from protos.datafiles.stored import Rows, StoredRows
 from protos.errors import DataError, EmptyShardError, LabelError, NonFiniteError, ShapeError, UsageError
+from protos.progress import progressed
 
 _SHARD_SEED = 0
 _BLOCK_BYTES = 1 << 22
@@ -182,10 +183,12 @@ def fitted(dataset: Dataset, input_shape: Sequence[int]) -> Dataset:
         if isinstance(held, StoredRows):
             return replace(dataset, held=held.reshaped(wanted))
         return replace(dataset, held=held.reshape(len(dataset), *wanted))
+    fix = "resize the data, or use a bundle made for it"
+    if len(given) > 1 and (*given[1:], given[0]) == wanted:
+        order = ", ".join(map(str, (0, *range(2, len(given) + 1), 1)))
+        fix = f"the channels come first: store numpy.transpose(x, ({order}))"
     raise ShapeError(
-        f"an example has shape {list(given)}, the model takes {list(wanted)}",
-        where=dataset.source,
-        fix="resize the data, or use a bundle made for it",
+        f"an example has shape {list(given)}, the model takes {list(wanted)}", where=dataset.source, fix=fix
     )
 
 
@@ -259,6 +262,7 @@ def blocks(held: Rows) -> Iterator[Array]:
     """All examples, a few megabytes at a time."""
     step = max(1, _BLOCK_BYTES // max(1, held.dtype.itemsize * math.prod(held.shape[1:])))
     for start in range(0, len(held), step):
+        progressed()
         yield held[start : start + step]
 
 

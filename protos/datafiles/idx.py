@@ -8,6 +8,7 @@ handwritten digits", section "File formats".
 from __future__ import annotations
 
 import gzip
+import math
 import re
 import struct
 from pathlib import Path
@@ -110,9 +111,12 @@ def labels_beside(images: Path) -> Path:
     """
     name = re.sub(r"images([-.])idx\d", r"labels\1idx1", images.name, flags=re.IGNORECASE)
     plain = name.removesuffix(".gz")
-    for candidate in (images.with_name(name), images.with_name(plain), images.with_name(plain + ".gz")):
-        if candidate != images and candidate.is_file():
-            return candidate
+    # QMNIST's labels are a table: the class, then whose hand it was.
+    table = re.sub(r"idx1(-ubyte)?$", "idx2-int", plain, flags=re.IGNORECASE)
+    for candidate in (name, plain, plain + ".gz", table, table + ".gz"):
+        beside = images.with_name(candidate)
+        if beside != images and beside.is_file():
+            return beside
     raise DataError(f"has no labels file {name} beside it", where=str(images), fix="copy both files of the pair")
 
 
@@ -134,9 +138,11 @@ def _labels(path: Path) -> NDArray[np.int32]:
     where = str(path)
     with col.reading(where, "an idx file"), _open(path) as stream:
         shape, dtype = _header(stream, where)
-        if len(shape) != 1:
+        table = len(shape) == 2 and shape[1] >= 1 and "idx2" in path.name.lower()
+        if len(shape) != 1 and not table:
             raise ShapeError(f"has shape {shape}", where=where, fix="give a labels file of one dimension")
-        raw = np.frombuffer(read_exactly(stream, shape[0] * dtype.itemsize), dtype)
+        raw = np.frombuffer(read_exactly(stream, math.prod(shape) * dtype.itemsize), dtype)
+        raw = raw.reshape(shape)[:, 0] if table else raw
         if stream.read(1):
             raise DataError("has more bytes than its header says", where=where, fix="copy the file again")
         return col.labels(raw, where)

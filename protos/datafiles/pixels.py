@@ -1,15 +1,17 @@
 """From an image file to 8-bit pixels of the model's size and channels.
 
 Images of more than 8 bits are scaled by their mode, never clipped: 16-bit and 32-bit integers as 0..65535, floats as
-0..1. Values that contradict this are refused, since no scale can be known for them. The orientation tag of a camera is
-applied, so that pictures are as people see them. Pillow is needed, and imported only here.
+0..1. Sensors of 10, 12 and 14 bits write files of 16: where no image of the data goes beyond 1023, 4095 or 16383, that
+is taken as white, and said. Values that contradict this are refused, since no scale can be known for them. The
+orientation tag of a camera is applied, so that pictures are as people see them. Pillow is needed, and imported only
+here.
 """
 
 from __future__ import annotations
 
 import struct
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,6 +23,7 @@ from protos.datafiles.account import Remark, Tally
 from protos.datafiles.columns import reading
 from protos.errors import DataError, ShapeError
 from protos.extras import advice
+from protos.progress import progressed
 
 _MODES = {1: "L", 3: "RGB"}
 _DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N")
@@ -60,6 +63,7 @@ def decode(
     out: NDArray[np.uint8] | None = None if size is None else np.empty((len(paths), *size), np.uint8)
     readable: list[int] = []
     for index, path in enumerate(paths):
+        progressed()
         try:
             pixels = reader.read(path)
         except DataError as error:
@@ -79,6 +83,8 @@ def decode(
         readable.append(index)
     if out is None:
         out = np.empty((0, 0), np.uint8)
+    for at in reader.to_read_again([paths[index] for index in readable]):
+        out[at] = reader.read(paths[readable[at]])
     return out[: len(readable)], reader.changed(), readable
 
 
@@ -86,8 +92,10 @@ class _Reader:
     def __init__(self, pillow: ModuleType, folder: Path, size: tuple[int, int, int] | None) -> None:
         self._pillow, self._folder, self._size = pillow, folder, size
         self._tally = Tally()
-        self._largest = 0
+        self._largest, self._white = 0, 65535
         self._deep: Path | None = None
+        self._deep_paths: set[Path] = set()
+        self._telling = True
 
     def read(self, path: Path) -> NDArray[np.uint8]:
         pillow = self._pillow
@@ -110,14 +118,24 @@ class _Reader:
                 fix="save them as 8-bit images, or as an npz file with the model's own values",
             )
         if self._deep is not None:
-            kind = f"of 16 or 32 bits, divided by 257 (largest value {self._largest})"
+            scale = "divided by 257" if self._white == 65535 else f"taken as {self._white.bit_length()} bits"
+            kind = f"of 16 or 32 bits, {scale} (largest value {self._largest})"
             counted = [one for one in self._tally.remarks() if one.kind != "deep"]
             (deep,) = [one for one in self._tally.remarks() if one.kind == "deep"]
             return (*counted, Remark(kind, deep.count, deep.example))
         return self._tally.remarks()
 
+    def to_read_again(self, paths: list[Path]) -> Iterator[int]:
+        """Places of deep images to read once more, now that the largest value of all tells the bits of their sensor."""
+        bits = next(one for one in (8, 10, 12, 14, 16) if self._largest < 1 << one)
+        if self._deep is None or bits in (8, 16):
+            return
+        self._white, self._telling = (1 << bits) - 1, False
+        yield from (index for index, path in enumerate(paths) if path in self._deep_paths)
+
     def _note(self, kind: str, path: Path) -> None:
-        self._tally.add(kind, str(path.relative_to(self._folder)))
+        if self._telling:
+            self._tally.add(kind, str(path.relative_to(self._folder)))
 
     def _pixels(self, image: Any, path: Path) -> NDArray[np.uint8]:
         if getattr(image, "n_frames", 1) > 1:
@@ -160,6 +178,8 @@ class _Reader:
         else:
             self._note("deep", path)
             self._deep, self._largest = self._deep or path, max(self._largest, int(high))
+            self._deep_paths.add(path)
+            top = float(self._white)
         return self._pillow.fromarray(np.rint(values * (255.0 / top)).astype(np.uint8))
 
 

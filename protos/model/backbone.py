@@ -18,23 +18,37 @@ from protos.model.bundle import Bundle
 from protos.model.edge_tpu import ACCELERATOR, EdgeTpu, EdgeTpuError
 from protos.model.engine import EngineIdentity, delegate_of, engine_identity, open_interpreter
 from protos.model.manifest import BackboneSpec, Preprocessing
+from protos.progress import progressed
 
+_TABLE_CHANNELS = 16
 QuantisedArray = npt.NDArray[np.int8] | npt.NDArray[np.uint8]
 
 
 def quantise(
     values: npt.ArrayLike, spec: BackboneSpec, preprocessing: Preprocessing
 ) -> npt.NDArray[np.int8] | npt.NDArray[np.uint8]:
-    """Raw values as the integers that the backbone takes: preprocess, scale, round half away from zero, clip.
+    """Raw values [..., C] as the integers that the backbone takes: preprocess, scale, round half away from zero, clip.
 
     Rounding is that of TFLite's QUANTIZE operator. Computed in float64, so that every machine gets the same integers.
     """
     real = np.asarray(values, np.float64) * preprocessing.multiply + preprocessing.add
+    if preprocessing.per_channel is not None:
+        real = real * preprocessing.per_channel.multiply + preprocessing.per_channel.add
     steps = real / spec.input_scale
     rounded = np.trunc(steps + np.copysign(0.5, steps)) + spec.input_zero_point
     limits = np.iinfo(spec.input_dtype)
     result: QuantisedArray = np.clip(rounded, limits.min, limits.max).astype(spec.input_dtype)
     return result
+
+
+def _table(spec: BackboneSpec, preprocessing: Preprocessing) -> QuantisedArray | None:
+    """What each raw uint8 value becomes: [256], or [256, C] where channels differ and are few."""
+    if preprocessing.per_channel is None:
+        return quantise(np.arange(256), spec, preprocessing)
+    channels = spec.input_shape[-1]
+    if channels > _TABLE_CHANNELS:
+        return None
+    return quantise(np.broadcast_to(np.arange(256)[:, None], (256, channels)), spec, preprocessing)
 
 
 class Backbone:
@@ -73,10 +87,10 @@ class Backbone:
     ) -> None:
         self.spec, self._edge_tpu = spec, edge_tpu
         self._where = str(path)
-        self._preprocessing = preprocessing
+        self.preprocessing = preprocessing
         self._interpreter = open_interpreter(path, threads=threads, edge_tpu=edge_tpu)
         self._input, self._output = self._check_ends()
-        self._table = quantise(np.arange(256), spec, preprocessing)
+        self._table = _table(spec, preprocessing)
 
     @property
     def engine(self) -> EngineIdentity:
@@ -133,6 +147,7 @@ class Backbone:
         embeddings: QuantisedArray = np.empty((len(x), self.spec.embedding_width), self.spec.output_dtype)
         interpreter, source, target = self._interpreter, self._input, self._output
         for index, example in enumerate(x):
+            progressed()
             interpreter.set_tensor(source, self._quantise_one(example, index))
             self._invoke()
             embeddings[index] = interpreter.get_tensor(target).reshape(-1)
@@ -148,12 +163,15 @@ class Backbone:
             raise EdgeTpuError(f"fails at its work: {words}", where=self._edge_tpu.library) from error
 
     def _quantise_one(self, example: npt.NDArray[Any], index: int) -> QuantisedArray:
-        if example.dtype == np.uint8:
-            looked_up: QuantisedArray = self._table[example].reshape(self._batch_shape)
+        if example.dtype == np.uint8 and self._table is not None:
+            place = example if self._table.ndim == 1 else (example, np.arange(self._table.shape[1]))
+            looked_up: QuantisedArray = self._table[place].reshape(self._batch_shape)
             return looked_up
         if not np.isfinite(example).all():
             raise NonFiniteError(f"example {index} holds NaN or infinity")
-        return quantise(example, self.spec, self._preprocessing).reshape(self._batch_shape)
+        return quantise(example.reshape(self.spec.input_shape), self.spec, self.preprocessing).reshape(
+            self._batch_shape
+        )
 
     def dequantise(self, q: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Real values of embeddings: ``(q - zero_point) * scale``, float32 [N, D]. What the head takes."""

@@ -4,8 +4,8 @@ The manifest is the identity of a bundle: ``bundle_id`` is the SHA-256 of its ca
 spaces), and the manifest holds the SHA-256 of every other file. Two ends that name the same ``bundle_id`` hold
 the same bytes. There is no time stamp in it, so that the same conversion gives the same identity.
 
-A bundle with a twin for the Edge TPU has a schema of its own: software that knows nothing of twins refuses it by the
-name of the schema, and a bundle without a twin keeps its identity.
+A bundle with a twin for the Edge TPU has a schema of its own, and so has one whose preprocessing differs by channel:
+software that knows nothing of these refuses them by the name of the schema, and every other bundle keeps its identity.
 
 Reading is strict: unknown keys, missing keys, wrong types and values that contradict each other are refused,
 since a key that is dropped silently would change the identity.
@@ -25,6 +25,7 @@ from protos.model.json_values import LEFT_OUT, decode, no_constant, refuse, requ
 
 SCHEMA = "edgejoule.bundle/1"
 TWIN_SCHEMA = "edgejoule.bundle/2"
+CHANNEL_SCHEMA = "edgejoule.bundle/3"
 MANIFEST_FILE = "manifest.json"
 MAX_MANIFEST_BYTES = 1 << 20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ +-]{0,99}")
@@ -36,11 +37,29 @@ def _plain_file_name(name: str) -> bool:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class ChannelAffine:
+    """What differs by channel, the last dimension of an example, float [C] each: ``x * multiply[c] + add[c]``."""
+
+    multiply: tuple[float, ...]
+    add: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        require(1 <= len(self.multiply) <= 1 << 14, "preprocessing.per_channel needs 1 to 16384 channels")
+        require(len(self.multiply) == len(self.add), "preprocessing.per_channel: multiply and add differ in length")
+        require(all(map(math.isfinite, (*self.multiply, *self.add))), "preprocessing.per_channel must be finite")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """How raw values become what the float model was trained on: ``x_float = raw * multiply + add``."""
+    """How raw values become what the backbone takes: ``x_float = raw * multiply + add``, then ``per_channel``.
+
+    ``per_channel`` is a normalisation that stood at the front of the model, so that channels of unlike units
+    (101,325 Pa beside 0.02 g) share one int8 scale; None where there is none.
+    """
 
     multiply: float
     add: float
+    per_channel: ChannelAffine | None = dataclasses.field(default=None, metadata=LEFT_OUT)
 
     def __post_init__(self) -> None:
         require(math.isfinite(self.multiply) and self.multiply != 0, "preprocessing.multiply must be finite, not 0")
@@ -159,6 +178,13 @@ class EdgeTpuTwin:
         )
 
 
+def schema_of(preprocessing: Preprocessing, edge_tpu: EdgeTpuTwin | None) -> str:
+    """The schema that a bundle must name, so that software which cannot use it says so."""
+    if preprocessing.per_channel is not None:
+        return CHANNEL_SCHEMA
+    return SCHEMA if edge_tpu is None else TWIN_SCHEMA
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class FileRecord:
     """SHA-256 (64 hexadecimal digits) and size of one file of the bundle."""
@@ -186,11 +212,16 @@ class Manifest:
     edge_tpu: EdgeTpuTwin | None = dataclasses.field(default=None, metadata=LEFT_OUT)
 
     def __post_init__(self) -> None:
-        expected_schema = SCHEMA if self.edge_tpu is None else TWIN_SCHEMA
+        channels = self.preprocessing.per_channel
+        expected_schema = schema_of(self.preprocessing, self.edge_tpu)
+        described = "per channel" if channels else f"{'with' if self.edge_tpu else 'without'} edge_tpu"
         require(
             self.schema == expected_schema,
-            f"schema is {self.schema!r}; {'with' if self.edge_tpu else 'without'} edge_tpu it must be "
-            f"{expected_schema!r}",
+            f"schema is {self.schema!r}; {described} it must be {expected_schema!r}",
+        )
+        require(
+            channels is None or len(channels.multiply) == self.backbone.input_shape[-1],
+            "preprocessing.per_channel has another number of channels than backbone.input_shape",
         )
         require(bool(_NAME.fullmatch(self.name)), f"name {self.name[:120]!r} needs 1 to 100 of [A-Za-z0-9._ +-]")
         require(2 <= len(self.classes) <= 1 << 16, f"{len(self.classes)} classes: at least 2 are needed")
@@ -217,7 +248,8 @@ class Manifest:
         files = {name: one for name, one in self.files.items() if self.edge_tpu is None or name != self.edge_tpu.file}
         require(file not in files, f"edge_tpu.file {file!r} must be a file of its own")
         twin = EdgeTpuTwin(file, files[self.backbone.file].sha256, compiler_version)
-        return dataclasses.replace(self, files={**files, file: record}, schema=TWIN_SCHEMA, edge_tpu=twin)
+        schema = schema_of(self.preprocessing, twin)
+        return dataclasses.replace(self, files={**files, file: record}, schema=schema, edge_tpu=twin)
 
     @property
     def bundle_id(self) -> str:
@@ -233,6 +265,8 @@ class Manifest:
         values = dataclasses.asdict(self)
         if self.edge_tpu is None:
             del values["edge_tpu"]
+        if self.preprocessing.per_channel is None:
+            del values["preprocessing"]["per_channel"]
         return json.dumps(
             values,
             sort_keys=True, indent=indent, separators=separators, ensure_ascii=True, allow_nan=False,
@@ -252,7 +286,9 @@ class Manifest:
         except (ValueError, RecursionError) as error:
             raise refuse(f"not readable as JSON ({error})") from error
         schema = value.get("schema") if isinstance(value, dict) else None
-        if isinstance(schema, str) and schema not in (SCHEMA, TWIN_SCHEMA):
-            raise refuse(f"schema is {schema[:80]!r}, this version reads {SCHEMA!r} and {TWIN_SCHEMA!r}")
+        if isinstance(schema, str) and schema not in (SCHEMA, TWIN_SCHEMA, CHANNEL_SCHEMA):
+            raise refuse(
+                f"schema is {schema[:80]!r}, this version reads {SCHEMA!r}, {TWIN_SCHEMA!r} and {CHANNEL_SCHEMA!r}"
+            )
         manifest: Manifest = decode(Manifest, value, "manifest")
         return manifest

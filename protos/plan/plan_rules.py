@@ -50,6 +50,10 @@ RULES: dict[str, dict[str, Rule]] = {
         "weight": ((list,), None, None),
         "normalise": ((str,), None, None),
         "server_rate": (NUMBER, 1e-6, 100.0),
+        "server": ((str,), None, None),
+        "server_momentum": (NUMBER, 0.0, 0.999),
+        "server_second": (NUMBER, 0.0, 0.9999),
+        "server_tau": (NUMBER, 1e-9, 1.0),
     },
     "budget": {
         "per_round_j": (NUMBER, 1e-6, 1e9),

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from protos.datafiles.dataset import Dataset, account_of, load
-from protos.errors import DataError, EmptyShardError
+from protos.datafiles.dataset import Dataset, account_of, fitted, load
+from protos.errors import DataError, EmptyShardError, ShapeError
 
 NAMES = ("ant", "bee", "cat")
 RAMP = np.arange(0, 240, 15, dtype=np.uint8).reshape(4, 4)
@@ -198,3 +198,36 @@ def test_two_spellings_of_one_idx_file_are_read_once_and_told(tmp_path: Path) ->
     assert (len(data.train()), len(data.test())) == (6, 3)
     assert "3 other spelling of a file that is read" in account_of(data)
     assert "1 .md (README.md)" in account_of(data)
+
+
+@pytest.mark.parametrize(("bits", "ending"), [(10, "png"), (12, "png"), (12, "tif"), (14, "tif")])
+def test_files_of_sensors_with_fewer_bits_are_as_bright_as_they_were(tmp_path: Path, bits: int, ending: str) -> None:
+    white = (1 << bits) - 1
+    bright = np.rint((255 - RAMP) / 255 * white).astype(np.uint16)
+    put(tmp_path, lambda path: Image.fromarray(bright if path.name == "0" else bright // 16).save(f"{path}.{ending}"))
+    data = load(tmp_path, image_shape=(4, 4, 1))
+    np.testing.assert_array_equal(data.x[0, ..., 0], 255 - RAMP)
+    assert f"changed: 12 of 16 or 32 bits, taken as {bits} bits (largest value {white})" in account_of(data)
+
+
+def test_labels_of_qmnist_are_the_first_column_of_their_table(tmp_path: Path) -> None:
+    def idx(array: np.ndarray[Any, Any], kind: int) -> bytes:
+        header = struct.pack(">HBB", 0, kind, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
+        return gzip.compress(header + array.astype(">i4" if kind == 12 else ">u1").tobytes())
+
+    for part, count in (("train", 6), ("test", 4)):
+        table = np.arange(count)[:, None] % 3 + 100 * np.arange(8)
+        images = np.zeros((count, 4, 4), np.uint8)
+        (tmp_path / f"qmnist-{part}-images-idx3-ubyte.gz").write_bytes(idx(images, 8))
+        (tmp_path / f"qmnist-{part}-labels-idx2-int.gz").write_bytes(idx(table, 12))
+    data = load(tmp_path)
+    assert (len(data), int(data.is_test.sum())) == (10, 4)
+    assert data.y.tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]
+
+
+def test_examples_with_their_channels_first_are_refused_with_the_transposition() -> None:
+    first = Dataset(np.zeros((2, 3, 4, 5), np.uint8), np.zeros(2, np.int32), np.zeros(2, np.bool_))
+    with pytest.raises(ShapeError, match=r"channels come first: store numpy\.transpose\(x, \(0, 2, 3, 1\)\)"):
+        fitted(first, (4, 5, 3))
+    with pytest.raises(ShapeError, match="resize the data"):
+        fitted(first, (5, 4, 3))

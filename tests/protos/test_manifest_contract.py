@@ -88,7 +88,7 @@ def _with(path: tuple[Any, ...], value: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("path", "value", "says"),
     [
-        (("schema",), "edgejoule.bundle/3", "this version reads"),
+        (("schema",), "edgejoule.bundle/9", "this version reads"),
         (("nmae",), "x", "did you mean 'name'"),
         (("head", "momentum"), 1, "unknown key 'momentum' in manifest.head"),
         (("name",), "../escape", "name"),

@@ -64,7 +64,7 @@ def test_a_twin_is_named_with_its_hash_its_origin_and_its_compiler(plain: Path, 
 def test_software_that_reads_only_the_first_schema_refuses_a_twin_by_the_schema(plain: Path, twinned: Path) -> None:
     """What it says is the rule of the first version: another schema than its own is refused before all else."""
     assert document(twinned)["schema"] == TWIN_SCHEMA != SCHEMA
-    assert "this version reads" in refusal({**document(plain), "schema": "edgejoule.bundle/3"})
+    assert "this version reads" in refusal({**document(plain), "schema": "edgejoule.bundle/9"})
 
 
 def test_the_schema_and_the_twin_go_together(plain: Path, twinned: Path) -> None:

@@ -9,10 +9,18 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from firmware_tools.convert.sources.keras_loading import (
+    OldKerasError,
+    has_keras_2,
+    load_keras,
+    quantity_loss,
+    several_labels,
+)
 from firmware_tools.convert.sources.source import (
     FloatModel,
     checked_input,
     class_count,
+    listed_layers,
     no_such_cut,
     plain_tail,
     vector_width,
@@ -22,16 +30,9 @@ from protos.model.head_algebra import Array, Tree
 
 # Layers that do nothing at inference, or keep the order of the classes: a head may be followed by them.
 _IDENTITIES = ("Dropout", "GaussianNoise", "GaussianDropout", "AlphaDropout", "Identity", "SpatialDropout1D")
+# As many values out as in are an autoencoder, unless they are so few that they may be as many classes as features.
+_AUTOENCODER = 32
 _SQUASHING = ("softmax", "sigmoid", "linear", "log_softmax")
-
-
-class _DepthwiseConv2D(keras.layers.DepthwiseConv2D):  # type: ignore[misc]
-    """Keras 2 stored ``groups`` with this layer, always 1, and Keras 3 refuses the argument."""
-
-    def __init__(self, *arguments: Any, groups: int = 1, **options: Any) -> None:
-        if groups != 1:
-            raise ValueError(f"DepthwiseConv2D with groups={groups} is not supported")
-        super().__init__(*arguments, **options)
 
 
 def open_keras(path: Path, *, cut: str | None, input_shape: tuple[int, ...] | None) -> FloatModel:
@@ -41,29 +42,43 @@ def open_keras(path: Path, *, cut: str | None, input_shape: tuple[int, ...] | No
         ModelError: it cannot be loaded, or not be cut there.
     """
     where = path.name
-    model = _load(path)
+    try:
+        model = load_keras(path)
+    except OldKerasError as error:
+        if not has_keras_2():
+            raise ModelError(error.what, where=error.where, fix=error.fix) from error
+        from firmware_tools.convert.sources.keras2_source import open_keras_2
+
+        return open_keras_2(path, cut=cut, input_shape=input_shape)
     for end, tensors in (("input", model.inputs), ("output", model.outputs)):
-        if len(tensors) != 1:
+        if len(tensors) != 1 and (end == "input" or cut is None):
             names = ", ".join(str(one.name) for one in tensors)
-            raise ModelError(f"has {len(tensors)} {end}s ({names}); only models with one can be cut", where=where)
+            way = "name the layer whose output is the embedding with --cut LAYER" + listed_layers(_vectors(model))
+            if end == "input":
+                way = "export a SavedModel of the branch that sees the data, with one input"
+            what = f"has {len(tensors)} {end}s ({names}); only models with one can be cut"
+            raise ModelError(what, where=where, fix=way)
     source = model.inputs[0]
-    if source.dtype not in ("float32", "float16", "bfloat16"):
-        raise ModelError(f"takes {source.dtype} values; only models of real-valued input can be quantised", where=where)
+    takes = "uint8" if source.dtype == "uint8" else "float32"
+    if source.dtype not in ("float32", "float16", "bfloat16", "uint8"):
+        raise ModelError(
+            f"takes {source.dtype} values; only models of real-valued input can be quantised", where=where,
+            fix="cut the part that turns them into numbers off, and export the rest as a SavedModel",
+        )  # fmt: skip
     shape = checked_input(list(source.shape), input_shape, where=where)
     if cut is None:
         tensor, label, behind = _walk_to_dense(model, model.outputs[0], where)
         tail, note = _tail(behind)
     else:
         tensor, label = _output_of(model, cut, where), cut
-        chain, note = _chain(model, model.outputs[0], tensor)
-        tail, note = (None, note) if chain is None else _tail(chain)
+        tail, note = _tail_behind(path, model, tensor)
     if tensor is source:
         raise ModelError(f"the cut at {label!r} leaves no layer for the backbone", where=where)
     cut_model = keras.Model(source, tensor)
     static = cut_model.compute_output_shape((1, *shape))
     width = vector_width(static, cut=label, where=where)
 
-    @tf.function(input_signature=[tf.TensorSpec([None, *shape], tf.float32)])  # type: ignore[untyped-decorator]
+    @tf.function(input_signature=[tf.TensorSpec([None, *shape], takes)], autograph=False)  # type: ignore[untyped-decorator]
     def embed(x: Any) -> Any:
         return tf.cast(tf.reshape(cut_model(x, training=False), [-1, width]), tf.float32)
 
@@ -75,41 +90,54 @@ def open_keras(path: Path, *, cut: str | None, input_shape: tuple[int, ...] | No
         cut=label,
         tail=tail,
         tail_note=note,
-        classes=class_count(model.outputs[0].shape),
+        classes=class_count(model.outputs[0].shape) if _no_classifier(path, model) is None else None,
         keep=cut_model,
+        takes=takes,
+        no_classifier=_no_classifier(path, model),
+        layers=tuple(_vectors(model)),
         one_number=model.outputs[0].shape[-1] == 1 and not _ends_in_sigmoid(model, model.outputs[0]),
     )
 
 
-def _load(path: Path) -> Any:
-    where = path.name
-    try:
-        model = keras.models.load_model(
-            path, custom_objects={"DepthwiseConv2D": _DepthwiseConv2D}, compile=False, safe_mode=True
-        )
-    except Exception as error:  # Keras raises what its layers, h5py or zipfile raise
-        text = " ".join(str(error).split())
-        fix = None
-        if (
-            "Could not locate" in text
-            or "Unknown layer" in text
-            or "unsafe" in text.lower()
-            or "lambda" in text.lower()
-        ):
-            fix = "for code of your own, export it with model.export(FOLDER) and convert that SavedModel"
-        raise ModelError(
-            f"Keras cannot load it: {_shortened(text) or type(error).__name__}", where=where, fix=fix
-        ) from error
-    if not hasattr(model, "inputs") or not getattr(model, "inputs", None) or not hasattr(model, "_nodes"):
-        if isinstance(model, keras.Sequential) and model.built and getattr(model, "_functional", None) is not None:
-            return model._functional
-        raise ModelError("is no Functional or built Sequential model", where=where,
-                         fix="export it with model.export(FOLDER) and convert that SavedModel")  # fmt: skip
-    return model._functional if isinstance(model, keras.Sequential) else model
+def _no_classifier(path: Path, model: Any) -> str | None:
+    """Why the output of a model is no score of classes, as far as the file tells; None where it may be one."""
+    if len(model.outputs) != 1:
+        return f"has {len(model.outputs)} outputs"
+    taken, given = (list(one.shape)[1:] for one in (model.inputs[0], model.outputs[0]))
+    last = _producer(model.outputs[0])[0]
+    activation = getattr(getattr(last, "activation", None), "__name__", "linear")
+    few = activation == "softmax" or isinstance(last, keras.layers.Softmax) or int(np.prod(taken or [1])) < _AUTOENCODER
+    if taken == given and None not in taken and not few:
+        return "gives as many values as it takes: it is an autoencoder, no classifier"
+    if activation == "tanh":
+        return f"ends in tanh ({last.name}), which is no score of a class"
+    if (loss := quantity_loss(path)) is not None:
+        return f"was trained with the loss {loss}: its output is a quantity, no score of a class"
+    if several_labels(path) and given and (given[-1] or 0) > 1:
+        return f"tells {given[-1]} labels that do not exclude each other (binary cross-entropy): heads here choose one"
+    return None
 
 
-def _shortened(text: str) -> str:
-    return text if len(text) <= 240 else text[:237] + "..."
+def _tail_behind(path: Path, model: Any, tensor: Any) -> tuple[Tree | None, str]:
+    if (reason := _no_classifier(path, model)) is not None:
+        return None, f"the model {reason}"
+    chain, note = _chain(model, model.outputs[0], tensor)
+    return (None, note) if chain is None else _tail(chain)
+
+
+def _vectors(model: Any) -> list[str]:
+    """Names of the layers whose output is one vector per example, so that they can be cut at, in their order."""
+    names = []
+    for depth in sorted(model._nodes_by_depth, reverse=True):
+        for node in model._nodes_by_depth[depth]:
+            outputs = node.output_tensors
+            ends = len(outputs) == 1 and (outputs[0] is model.outputs[0] or outputs[0] is model.inputs[0])
+            if len(outputs) != 1 or ends or "float" not in str(outputs[0].dtype):
+                continue
+            sizes = [size for size in outputs[0].shape[1:] if size != 1]
+            if len(sizes) == 1 and (sizes[0] or 0) >= 2:
+                names.append(node.operation.name)
+    return names
 
 
 def _producer(tensor: Any) -> tuple[Any, list[Any]]:
@@ -143,17 +171,18 @@ def _walk_to_dense(model: Any, tensor: Any, where: str) -> tuple[Any, str, list[
         if isinstance(layer, keras.layers.Dense):
             return sources[0], f"input of {layer.name} (output of {_producer(sources[0])[0].name})", behind
         if len(sources) != 1:
-            raise _name_the_cut(f"its output comes from {layer.name} of {len(sources)} inputs, not from a Dense", where)
+            raise _name_the_cut(f"its output comes from {layer.name} of {len(sources)} inputs, not from a Dense", where,
+                                model)  # fmt: skip
         inner = _inner(layer)
         if inner is not None:
             if len(inner.inputs) != 1 or len(inner.outputs) != 1:
                 raise _name_the_cut(f"nested model {layer.name} has several inputs or outputs", where)
             found, label, nested = _walk_to_dense(inner, inner.outputs[0], where)
             return _raised(inner, found, sources[0]), label, nested + behind[1:]
-        if getattr(layer, "weights", ()):
-            raise _name_the_cut(f"its last layer with weights is {layer.name}, not a Dense", where)
+        if getattr(layer, "weights", ()) and not isinstance(layer, keras.layers.BatchNormalization):
+            raise _name_the_cut(f"its last layer with weights is {layer.name}, not a Dense", where, model)
         tensor = sources[0]
-    raise _name_the_cut("has no Dense layer", where)
+    raise _name_the_cut("has no Dense layer", where, model)
 
 
 def _ends_in_sigmoid(model: Any, tensor: Any) -> bool:
@@ -170,8 +199,13 @@ def _ends_in_sigmoid(model: Any, tensor: Any) -> bool:
     return False
 
 
-def _name_the_cut(what: str, where: str) -> ModelError:
-    return ModelError(what, where=where, fix="name the layer whose output is the embedding with --cut LAYER")
+def _name_the_cut(what: str, where: str, model: Any = None) -> ModelError:
+    names = [] if model is None else _vectors(model)
+    if model is not None and not names:
+        fix = "no layer gives a vector to --cut at: put a GlobalAveragePooling2D behind the one that matters"
+    else:
+        fix = f"name the layer whose output is the embedding with --cut LAYER{listed_layers(names)}, and --classes N"
+    return ModelError(what, where=where, fix=fix)
 
 
 def _output_of(model: Any, cut: str, where: str) -> Any:
@@ -218,6 +252,9 @@ def _tail(chain: list[Any]) -> tuple[Tree | None, str]:
     layers: list[tuple[Array, Array | None, bool]] = []
     for place, layer in enumerate(chain):
         activation = getattr(getattr(layer, "activation", None), "__name__", "linear")
+        if isinstance(layer, keras.layers.BatchNormalization) and layers and not layers[-1][2]:
+            layers[-1] = _normalised(layers[-1], layer)
+            continue
         if isinstance(layer, keras.layers.Dense):
             kernel = np.asarray(layer.kernel, np.float32)
             layers.append((kernel, np.asarray(layer.bias, np.float32) if layer.use_bias else None, False))
@@ -232,6 +269,16 @@ def _tail(chain: list[Any]) -> tuple[Tree | None, str]:
         elif activation not in _SQUASHING or (activation != "linear" and _more_dense(chain[place + 1 :])):
             return None, f"activation {activation} of {layer.name} is not carried over"
     return plain_tail(layers)
+
+
+def _normalised(dense: tuple[Array, Array | None, bool], layer: Any) -> tuple[Array, Array | None, bool]:
+    """A dense layer with the BatchNormalization behind it: gamma (x - mean) / sqrt(variance + epsilon) + beta."""
+    kernel, bias, relu = dense
+    gain = 1.0 / np.sqrt(np.asarray(layer.moving_variance, np.float64) + layer.epsilon)
+    gain *= np.asarray(layer.gamma, np.float64) if layer.scale else 1.0
+    shift = (np.zeros(kernel.shape[1]) if bias is None else bias) - np.asarray(layer.moving_mean, np.float64)
+    moved = shift * gain + (np.asarray(layer.beta, np.float64) if layer.center else 0.0)
+    return (kernel * gain).astype(np.float32), moved.astype(np.float32), relu
 
 
 def _more_dense(layers: list[Any]) -> bool:

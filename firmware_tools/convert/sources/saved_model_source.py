@@ -13,11 +13,12 @@ from firmware_tools.convert.sources.source import (
     FloatModel,
     checked_input,
     class_count,
+    listed_layers,
     no_such_cut,
     plain_tail,
     vector_width,
 )
-from protos.errors import ModelError
+from protos.errors import ModelError, NonFiniteError
 from protos.model.head_algebra import Array, Tree
 
 _THROUGH = ("Identity", "Softmax", "LogSoftmax", "Sigmoid", "BiasAdd", "Add", "AddV2", "Reshape", "Squeeze", "Cast",
@@ -25,27 +26,64 @@ _THROUGH = ("Identity", "Softmax", "LogSoftmax", "Sigmoid", "BiasAdd", "Add", "A
 _COPIES = ("Identity", "StopGradient", "PreventGradient", "EnsureShape")
 
 
-def open_saved_model(path: Path, *, cut: str | None, input_shape: tuple[int, ...] | None) -> FloatModel:
+def open_saved_model(
+    path: Path, *, cut: str | None, input_shape: tuple[int, ...] | None, signature: str | None = None
+) -> FloatModel:
     """Load a SavedModel and cut its signature: at tensor ``cut``, or else at the input of the last MatMul.
+
+    Args:
+        signature: name of a signature, or of a function of the model; None for the only one, or serving_default.
 
     Raises:
         ModelError: it cannot be loaded, or not be cut there.
+        NonFiniteError: a variable holds NaN or infinity.
     """
     where = path.name
     try:
         loaded = tf.saved_model.load(str(path))
     except Exception as error:  # TensorFlow raises what its readers and its graph importer raise
         text = " ".join(str(error).split())[:240]
-        raise ModelError(f"TensorFlow cannot load it: {text or type(error).__name__}", where=where) from error
-    signature = _signature(loaded, where)
-    frozen = convert_variables_to_constants_v2(signature)
+        raise ModelError(
+            f"TensorFlow cannot load it: {text or type(error).__name__}", where=where,
+            fix="export it again with model.export(FOLDER), and copy the whole folder",
+        ) from error  # fmt: skip
+    _check_variables(loaded, where)
+    return cut_function(_signature(loaded, where, signature), loaded, cut=cut, input_shape=input_shape, where=where)
+
+
+def cut_function(
+    concrete: Any,
+    loaded: Any,
+    *,
+    cut: str | None,
+    input_shape: tuple[int, ...] | None,
+    where: str,
+    layers: tuple[str, ...] = (),
+) -> FloatModel:
+    """Freeze a concrete function of one input and one output, and cut it at a tensor of the frozen graph.
+
+    Args:
+        concrete: TensorFlow's.
+        loaded: the object that holds its variables; kept alive.
+        cut: tensor, operation or layer; None for the input of the last MatMul.
+        input_shape: shape of one example where the function leaves it open.
+        where: name of the model, for errors.
+        layers: names to cut at, for messages.
+
+    Raises:
+        ModelError: it cannot be cut there.
+    """
+    # Loops stay operations of their own, so that they can be written out later.
+    frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
     source = _only_input(frozen, where)
+    layers = layers or _scopes(frozen.graph)
     shape = checked_input([*source.shape.as_list()] if source.shape.rank else [], input_shape, where=where)
     if len(frozen.outputs) != 1:
-        names = ", ".join(sorted(signature.structured_outputs))
-        raise ModelError(f"its signature has {len(frozen.outputs)} outputs ({names}); only one can be cut", where=where)
+        names = ", ".join(one.op.name for one in frozen.outputs)
+        raise ModelError(f"its signature has {len(frozen.outputs)} outputs ({names}); only one can be cut", where=where,
+                         fix="export a signature with the one that matters")  # fmt: skip
     if cut is None:
-        matmul = _last_matmul(frozen.outputs[0], where)
+        matmul = _last_matmul(frozen.outputs[0], where, layers)
         tensor, label = matmul.inputs[0], f"input of {matmul.name} (output of {matmul.inputs[0].op.name})"
     else:
         tensor, label = _named(frozen.graph, cut, where), cut
@@ -59,7 +97,9 @@ def open_saved_model(path: Path, *, cut: str | None, input_shape: tuple[int, ...
                          fix="export it with a batch of None or 1")  # fmt: skip
     width = _width(pruned, shape, label, where)
 
-    @tf.function(input_signature=[tf.TensorSpec([batch, *shape], tf.float32)])  # type: ignore[untyped-decorator]
+    takes = source.dtype.name
+
+    @tf.function(input_signature=[tf.TensorSpec([batch, *shape], source.dtype)], autograph=False)  # type: ignore[untyped-decorator]
     def embed(x: Any) -> Any:
         return tf.cast(tf.reshape(pruned(x), [-1, width]), tf.float32)
 
@@ -73,34 +113,79 @@ def open_saved_model(path: Path, *, cut: str | None, input_shape: tuple[int, ...
         tail_note=note,
         classes=class_count(_shape_of(frozen.outputs[0])),
         keep=(loaded, pruned),
+        takes=takes,
+        layers=layers,
         one_number=_shape_of(frozen.outputs[0])[-1:] == [1] and _behind_shapes(frozen.outputs[0]).op.type != "Sigmoid",
     )
 
 
-def _signature(loaded: Any, where: str) -> Any:
-    signatures = getattr(loaded, "signatures", {})
-    if not signatures:
-        raise ModelError("this SavedModel has no signature", where=where, fix="export it with model.export(FOLDER)")
+def _check_variables(loaded: Any, where: str) -> None:
+    """Refuse NaN and infinity in the variables of a SavedModel, by their names."""
+    variables = [*getattr(loaded, "variables", ()), *getattr(loaded, "_all_variables", ())]
+    for one in variables:
+        values = np.asarray(one)
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise NonFiniteError(
+                f"variable {one.name} holds NaN or infinity", where=where,
+                fix="take a checkpoint from before the loss became NaN, or train with a lower rate",
+            )  # fmt: skip
+
+
+def _scopes(graph: Any) -> tuple[str, ...]:
+    """The innermost scopes in which the operations of a graph lie, in their order: the names of its layers."""
+    found: dict[str, None] = {}
+    for one in graph.get_operations():
+        parts = one.name.split("/")
+        if len(parts) > 1 and one.type not in ("Const", "Placeholder", "NoOp", "Identity", "ReadVariableOp"):
+            found.setdefault(parts[-2])
+    return tuple(found)
+
+
+def _signature(loaded: Any, where: str, asked: str | None) -> Any:
+    signatures = dict(getattr(loaded, "signatures", {}))
+    functions = {
+        name: one.concrete_functions[0]
+        for name, one in sorted(vars(loaded).items())
+        if not name.startswith("_") and len(getattr(one, "concrete_functions", ())) == 1
+    }
+    known = {**functions, **signatures}
+    if asked is not None:
+        if asked not in known:
+            raise ModelError(f"has no signature {asked!r}", where=where,
+                             fix=f"choose one of {', '.join(sorted(known)) or 'none: export it again'}")  # fmt: skip
+        return known[asked]
     if "serving_default" in signatures:
         return signatures["serving_default"]
-    if len(signatures) > 1:
-        raise ModelError(f"has signatures {', '.join(sorted(signatures))}, none named serving_default", where=where)
-    return next(iter(signatures.values()))
+    if len(signatures) == 1 or (not signatures and len(functions) == 1):
+        return next(iter((signatures or functions).values()))
+    if known:
+        names = ", ".join(sorted(signatures or functions))
+        raise ModelError(
+            f"has the {'signatures' if signatures else 'functions'} {names}, none named serving_default", where=where,
+            fix=f"choose one with --signature NAME, such as --signature {next(iter(signatures or functions))}",
+        )  # fmt: skip
+    raise ModelError("this SavedModel has no signature", where=where, fix="export it with model.export(FOLDER)")
 
 
 def _only_input(frozen: Any, where: str) -> Any:
     inputs = [one for one in frozen.inputs if one.dtype != tf.resource]
     if len(inputs) != 1:
         names = ", ".join(one.op.name for one in inputs)
-        raise ModelError(f"its signature has {len(inputs)} inputs ({names}); only one can be cut", where=where)
-    if inputs[0].dtype != tf.float32:
-        raise ModelError(f"takes {inputs[0].dtype.name} values; only float32 input can be quantised", where=where)
+        raise ModelError(
+            f"its signature has {len(inputs)} inputs ({names}); only one can be cut", where=where,
+            fix="export a signature of the branch that sees the data, with one input",
+        )  # fmt: skip
+    if inputs[0].dtype not in (tf.float32, tf.uint8):
+        raise ModelError(
+            f"takes {inputs[0].dtype.name} values; only float32 and uint8 input can be quantised", where=where,
+            fix="export a signature that takes float32",
+        )  # fmt: skip
     return inputs[0]
 
 
 def _width(pruned: Any, shape: tuple[int, ...], label: str, where: str) -> int:
     try:
-        value = pruned(tf.zeros([1, *shape], tf.float32))
+        value = pruned(tf.zeros([1, *shape], pruned.inputs[0].dtype))
     except Exception as error:  # shape errors of whatever operation comes first
         raise ModelError(f"does not run on {list(shape)}: {' '.join(str(error).split())[:200]}", where=where) from error
     result = value[0] if isinstance(value, (list, tuple)) else value
@@ -137,8 +222,9 @@ def _behind_shapes(tensor: Any) -> Any:
     return tensor
 
 
-def _last_matmul(tensor: Any, where: str) -> Any:
-    fix = "name the operation whose output is the embedding with --cut NAME"
+def _last_matmul(tensor: Any, where: str, layers: tuple[str, ...]) -> Any:
+    named = listed_layers([one for one in layers if one not in tensor.op.name.split("/")])
+    fix = f"name the operation or layer whose output is the embedding with --cut NAME{named}, and --classes N"
     while True:
         operation = tensor.op
         if operation.type == "MatMul":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,9 @@ class FloatModel:
         one_number: whether its output is one number that no sigmoid ends: a regression, unless somebody says that it
             is the logit of two classes.
         keep: what must stay alive while ``embed`` is used.
+        takes: TensorFlow's name of the type that ``embed`` is traced with; whole numbers are cast to it.
+        layers: names to cut at, in their order, for messages.
+        no_classifier: why its output is no score of classes, as far as the file tells; None where it may be one.
     """
 
     input_shape: tuple[int, ...]
@@ -43,6 +46,9 @@ class FloatModel:
     tail_note: str
     classes: int | None
     keep: Any
+    takes: str = "float32"
+    layers: tuple[str, ...] = ()
+    no_classifier: str | None = None
     one_number: bool = False
 
     def embed_all(self, x: npt.NDArray[Any], preprocess: Callable[[Any], Array], *, batch: int = 64) -> Array:
@@ -50,7 +56,8 @@ class FloatModel:
         step = self.fixed_batch or batch
         result = np.empty((len(x), self.width), np.float32)
         for start in range(0, len(x), step):
-            result[start : start + step] = np.asarray(self.embed(preprocess(x[start : start + step])))
+            values = preprocess(x[start : start + step]).astype(self.takes)
+            result[start : start + step] = np.asarray(self.embed(values))
         return result
 
 
@@ -126,3 +133,8 @@ def checked_input(shape: list[int | None], asked: tuple[int, ...] | None, *, whe
         raise ModelError(f"takes examples of the unknown shape {text or 'scalar'}", where=where,
                          fix="give --input-shape, such as 96,96,3")  # fmt: skip
     return tuple(int(one) for one in sizes if one is not None)
+
+
+def listed_layers(names: Sequence[str], *, shown: int = 6) -> str:
+    """`` (such as pool, dense)`` of names to cut at, or nothing when none are known."""
+    return f" (such as {', '.join(names[-shown:])})" if names else ""

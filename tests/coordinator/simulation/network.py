@@ -55,6 +55,9 @@ class _Context:
 
     failure: Failure | None = None
 
+    def time_remaining(self) -> float | None:
+        return None
+
     async def abort(self, code: grpc.StatusCode, details: str, metadata: Any = ()) -> None:
         self.failure = Failure(code, details, metadata)
         raise self.failure

@@ -1,0 +1,290 @@
+"""Every case of a folder of cases, made in a temporary folder and run: models through `convert`, data against a bundle.
+
+A case is right when it converts with figures on the right side of its limits, or is refused with the exit code that
+belongs to it and a way on. The folder is named by --cases or EDGEJOULE_CASES, or is `../shared/cases/models_and_data`
+beside the repository; its `*/make.py` make the models and data from seeds. Nothing is downloaded.
+
+    .venv/bin/python benchmarks/any_model.py --json any_model.json --table docs/models.md
+    .venv/bin/python benchmarks/any_model.py --only C01-gru --only C02-tabular --keep /tmp/cases
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+from any_data import data_rows
+
+from firmware_tools.convert.many import Converter
+
+APPLICATIONS = (
+    "mobilenet", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "efficientnet_v2_b0", "resnet50",
+    "densenet121", "nasnet_mobile", "convnext_tiny",
+)  # fmt: skip
+# Least mean cosine of an application with random weights, at 64 x 64; deep nets add up rounding.
+_APPLICATION_COSINE = 0.95
+_TABLE_BEGIN, _TABLE_END = "<!-- made by benchmarks/any_model.py -->", "<!-- end -->"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One case: what should come of it, and what came."""
+
+    case: str
+    kind: str
+    expected: str
+    got: str
+    ok: bool
+    operators: str = ""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, the data that go with it, and the limits of a right outcome.
+
+    Attributes:
+        model: path in the folder of cases.
+        data: path of its examples.
+        options: of `convert`, beside --eval.
+        cosine: least mean cosine of float and int8 embeddings.
+        points: most that int8 accuracy may lie under the float one, in points; None where there is no accuracy.
+        refused: exit codes of a right refusal; empty when it must convert.
+        says: words that the message, or the warnings, must have.
+        either: a conversion and a refusal are both right.
+    """
+
+    model: str
+    kind: str
+    data: str
+    options: tuple[str, ...] = ()
+    cosine: float = 0.95
+    points: float | None = None
+    refused: tuple[int, ...] = ()
+    says: tuple[str, ...] = ()
+    either: bool = False
+
+    @property
+    def expected(self) -> str:
+        refusal = f"refused with exit code {' or '.join(map(str, self.refused))} and a way on" if self.refused else ""
+        if self.says:
+            refusal += f"; names {', '.join(self.says)}"
+        if self.refused and not self.either:
+            return refusal
+        text = f"converts, cosine >= {self.cosine:g}"
+        text += f", int8 within {self.points:g} points" if self.points is not None else ""
+        return f"{text}, or is {refusal}" if self.refused else text
+
+
+def cases() -> Iterator[Case]:
+    """Every model of the folder of cases."""
+    gesture = "C01-gru/gesture.npz"
+    for name in ("gru", "gru_unroll", "lstm", "lstm_unroll", "simplernn", "conv1d", "tcn"):
+        kind = "convolution over time" if name in ("conv1d", "tcn") else "recurrent"
+        for suffix in (".keras", ""):
+            yield Case(f"C01-gru/{name}{suffix}", kind, gesture, points=1.5)
+    for suffix in (".keras", ""):
+        yield Case(f"C01-gru/bilstm{suffix}", "recurrent", gesture, points=1.5, refused=(6,), either=True)
+    for name, data in (("normalised", "weather"), ("mild", "mild"), ("plain", "weather_std")):
+        yield Case(f"C02-tabular/{name}.keras", "unlike units", f"C02-tabular/{data}.npz", cosine=0.999, points=1.0)
+    for name, data in (("embed_float", "tokens_f32"), ("embed_int", "tokens_i32"), ("textvec", "tokens_f32")):
+        yield Case(f"C03-text/{name}.keras", "token ids", f"C03-text/{data}.npz", points=1.5, refused=(6,), either=True)
+    heads, cut = "C04-heads/img.npz", ("--cut",)
+    unit = ("--preprocess", "unit")
+    for name in ("regress", "regress3", "segment", "fullyconv", "tanh"):
+        yield Case(f"C04-heads/{name}.keras", "no classifier", heads, unit, refused=(6,), says=cut)
+    yield Case("C04-heads/autoencoder.keras", "no classifier", "C04-heads/flat.npz", refused=(6,), says=cut)
+    yield Case("C04-heads/two_outputs.keras", "no classifier", heads, unit, refused=(6,), says=cut)
+    yield Case("C04-heads/multilabel.keras", "no classifier", heads, unit, refused=(6,), says=cut)
+    yield Case("C04-heads/dict_output.keras", "classifier", heads, unit)
+    yield Case("C04-heads/binary.keras", "classifier", "C04-heads/binary.npz", unit, points=1.5)
+    yield Case("C04-heads/fullyconv.keras", "classifier", heads, (*unit, "--cut", "pool"))
+    yield Case(
+        "C04-heads/regress.keras", "regression", "C04-heads/regress.npz", (*unit, "--objective", "regression"),
+    )  # fmt: skip
+    yield Case(
+        "C04-heads/autoencoder.keras", "anomaly", "C08-toycar/frames.npz",
+        ("--objective", "anomaly"), refused=(6, 8), either=True,
+    )  # fmt: skip
+    for name in APPLICATIONS:
+        yield Case(
+            f"C06-applications/{name}_64.keras", "application", "C06-applications/img64.npz",
+            cosine=_APPLICATION_COSINE,
+        )  # fmt: skip
+    odd = "C07-odd/img.npz"
+    for name in ("mixed16", "good", "batch20", "timedist", "resize_unitnorm", "bn_everywhere"):
+        yield Case(f"C07-odd/{name}.keras", "odd but good", odd, unit, points=1.5)
+    yield Case("C07-odd/pure16.keras", "odd but good", odd, unit)
+    for name in ("uint8_in", "augment"):
+        yield Case(f"C07-odd/{name}.keras", "odd but good", odd, points=1.5)
+    yield Case("C07-odd/nan_weight.keras", "wrong culprit", odd, unit, refused=(10,), says=("conv2d",))
+    yield Case("C07-odd/two_inputs.keras", "wrong culprit", odd, unit, refused=(6,), says=("SavedModel",))
+    for name in ("custom.keras", "subclass.keras"):
+        yield Case(f"C07-odd/{name}", "wrong culprit", odd, unit, refused=(6,), says=("SavedModel",))
+    for name in ("custom_export", "subclass_export", "good_export", "no_input.keras", "no_input.h5"):
+        yield Case(f"C07-odd/{name}", "odd but good", odd, unit, points=1.5)
+    for name in ("swish", "gelu", "elu", "selu", "hard_sigmoid", "hard_swish", "mish", "softplus", "leaky_relu",
+                 "relu6", "tanh"):  # fmt: skip
+        yield Case(f"C07-odd/act_{name}.keras", "activation", odd, unit, points=3.0, refused=(6,), either=True)
+    yield Case("C07-odd/open_size.keras", "odd but good", odd, (*unit, "--input-shape", "24,24,3"), points=1.5)
+    yield Case("C07-odd/open_size.keras", "wrong culprit", odd, unit, refused=(6,), says=("--input-shape",))
+    yield Case("C07-odd/bn_after_dense.keras", "odd but good", odd, unit, points=1.5)
+    yield Case("C07-odd/two_signatures", "signature", odd, unit, refused=(6,), says=("--signature",))
+    yield Case("C07-odd/two_signatures", "signature", odd, (*unit, "--signature", "infer"), points=1.5)
+    yield Case("C07-odd/no_signature", "signature", odd, unit, refused=(6,), says=("signature",), either=True)
+    yield Case("C04-heads/autoencoder.keras", "no classifier", "C08-toycar/frames.npz", refused=(6, 8), says=())
+
+
+def run_case(case: Case, folder: Path, converter: Converter) -> Row:
+    """Convert one model by the command that users call."""
+    with tempfile.TemporaryDirectory(prefix="edgejoule-any-") as scratch:
+        done = converter.call(
+            "convert",
+            folder / case.model,
+            *case.options,
+            "--eval",
+            folder / case.data,
+            "-o",
+            f"{scratch}/bundle",
+            "--json",
+        )
+    name = " ".join([case.model, *case.options])
+    if done.code == 0:
+        report = json.loads(done.stdout)
+        got, ok = _converted(case, report)
+        operators = ", ".join(f"{count} {one}" for one, count in report["backbone"]["operators"].items())
+        return Row(name, case.kind, case.expected, got, ok, operators)
+    message = _last_line(done.stderr).replace(str(folder), "CASES")
+    right = done.code in case.refused and all(word in message for word in case.says) and ";" in message
+    clean = "Traceback" not in done.stderr and "loc(" not in message and "callsite" not in message
+    return Row(name, case.kind, case.expected, f"refused {done.code}: {message}", right and clean)
+
+
+def _converted(case: Case, report: dict[str, Any]) -> tuple[str, bool]:
+    provenance, parts, ok = report["provenance"], [], not case.refused or case.either
+    agreement, accuracy = provenance["agreement"], provenance["accuracy"]
+    if agreement is not None:
+        parts.append(f"cosine {agreement['cosine_mean']:.4f}")
+        ok &= agreement["cosine_mean"] >= case.cosine
+    if accuracy is not None:
+        parts.append(f"float {100 * accuracy['float']:.2f} %, int8 {100 * accuracy['int8']:.2f} %")
+        ok &= case.points is None or 100 * (accuracy["float"] - accuracy["int8"]) <= case.points + 1e-9
+    else:
+        parts.append(provenance["head"])
+        ok &= case.points is None
+    if floats := report["backbone"]["float_operators"]:
+        parts.append(f"float operators {floats}")
+        ok = False
+    return "; ".join([*parts, *(f"warns: {one}" for one in report["warnings"])]), ok
+
+
+def _last_line(text: str) -> str:
+    lines = [one for one in text.splitlines() if not one.startswith("firmware-tools convert: ")]
+    return lines[-1] if lines else ""
+
+
+def make(source: Path, folder: Path, wanted: set[str]) -> list[Row]:
+    """Copy the generators and run those that are wanted; a generator that fails is a row."""
+    shutil.copytree(source, folder, dirs_exist_ok=True)
+    failed = []
+    for script in sorted(folder.glob("*/make.py")):
+        name = script.parent.name
+        if name not in wanted or len(list(script.parent.iterdir())) > 1:
+            continue
+        _say(f"making {name}")
+        done = subprocess.run([sys.executable, str(script)], cwd=script.parent, capture_output=True, text=True)
+        if done.returncode != 0:
+            failed.append(Row(name, "generator", "makes its files", _last_line(done.stderr), False))
+    return failed
+
+
+def table(rows: list[Row]) -> str:
+    """The rows of models as a table of Markdown."""
+    lines = ["| model | kind | outcome | int8 operators |", "|---|---|---|---|"]
+    for one in rows:
+        mark = "" if one.ok else "**not yet right:** "
+        cells = (f"`{one.case}`", one.kind, mark + one.got, one.operators)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Make, run, print, and write what was asked for; exit code 1 when a row is not as it should be."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    beside = Path(__file__).resolve().parents[2] / "shared" / "cases" / "models_and_data"
+    parser.add_argument("--cases", type=Path, default=Path(os.environ.get("EDGEJOULE_CASES") or beside))
+    parser.add_argument("--only", action="append", metavar="WORD", help="cases whose name has this word")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="make the cases here, or use those that are there")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="conversions at a time (default: 1)")
+    parser.add_argument("--json", type=Path, metavar="OUT")
+    parser.add_argument("--table", type=Path, metavar="PAGE", help="replace the table of this page")
+    options = parser.parse_args()
+    if not options.cases.is_dir():
+        parser.error(f"no cases in {options.cases}: name their folder with --cases")
+    start_s = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="edgejoule-cases-") as temporary:
+        folder = options.keep or Path(temporary)
+        chosen = [one for one in cases() if not options.only or any(word in one.model for word in options.only)]
+        data = [one for one in ("D01-images", "D03-arrays") if not options.only or one in options.only]
+        wanted = {path.split("/")[0] for one in chosen for path in (one.model, one.data)} | set(data)
+        rows = make(options.cases, folder, wanted | ({"C07-odd"} if data else set()))
+        for row in _run_all(chosen, folder, options.jobs):
+            rows.append(row)
+            _show(row)
+        models = list(rows)
+        for name, kind, expected, got, ok in data_rows(folder, data):
+            rows.append(Row(name, kind, expected, got, ok))
+            _show(rows[-1])
+    if options.json:
+        values = {"rows": [{k: v for k, v in asdict(one).items() if k != "operators"} for one in rows]}
+        options.json.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+    if options.table:
+        before, _, rest = options.table.read_text().partition(_TABLE_BEGIN)
+        after = rest.partition(_TABLE_END)[2]
+        options.table.write_text(f"{before}{_TABLE_BEGIN}\n{table(models)}\n{_TABLE_END}{after}")
+    good = sum(one.ok for one in rows)
+    print(f"{good} of {len(rows)} cases are right ({time.monotonic() - start_s:.0f} s)")
+    return 0 if good == len(rows) else 1
+
+
+def _run_all(chosen: list[Case], folder: Path, jobs: int) -> Iterator[Row]:
+    """The rows in order; each of ``jobs`` threads has a converting process of its own."""
+    mine = threading.local()
+    opened: list[Converter] = []
+
+    def run(case: Case) -> Row:
+        if not hasattr(mine, "converter"):
+            mine.converter = Converter()
+            opened.append(mine.converter)
+        return run_case(case, folder, mine.converter)
+
+    try:
+        with ThreadPoolExecutor(max(1, jobs)) as pool:
+            yield from pool.map(run, chosen)
+    finally:
+        for one in opened:
+            one.close()
+
+
+def _show(row: Row) -> None:
+    print(f"{'ok  ' if row.ok else 'FAIL'} {row.case} [{row.kind}]: {row.got}", flush=True)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""Many conversions by one process that loads TensorFlow once: each is a fork of it, so that none can harm the next.
+
+Loading TensorFlow takes twice as long as converting a small model. The process reads one JSON list of arguments per
+line from stdin, as they would stand behind ``firmware-tools``, and answers each with one line:
+``{"code": ..., "stdout": ..., "stderr": ...}``. `Converter` is the other end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any
+
+from firmware_tools.child import QUIET, Progress, error_fields, error_of
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Done:
+    """What one call left behind; ``code`` is negative when a signal ended it."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+class Converter:
+    """The process; close it, or use it in a ``with``. It lives as long as this one at most."""
+
+    def __init__(self) -> None:
+        root = str(Path(__file__).parents[2])
+        search = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "firmware_tools.convert.many"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, **QUIET, "PYTHONPATH": search},
+        )
+
+    def __enter__(self) -> Converter:
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self.close()
+
+    def call(self, *arguments: str | Path) -> Done:
+        """Run ``firmware-tools`` with these arguments.
+
+        Raises:
+            RuntimeError: the process is gone.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps([str(one) for one in arguments]).encode() + b"\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the converting process ended with code {self._process.wait()}")
+        return Done(**json.loads(line))
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate()
+
+
+def _inside(target: str, job: dict[str, Any], *, where: str, progress: Progress, log: Path | None = None) -> Any:
+    """`firmware_tools.child.run_in_child`, but here: this is the throw-away process."""
+    import importlib
+
+    module, _, function = target.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)(json.loads(json.dumps(job)), progress)
+    except Exception as error:
+        raise error_of(error_fields(error, where)) from error
+
+
+def _forked(arguments: list[str]) -> Done:
+    from firmware_tools import cli
+    from firmware_tools.convert import command
+
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                # What native libraries print is for the log of a real command, and not for its user.
+                nowhere = os.open(os.devnull, os.O_RDWR)
+                for number in (1, 2):
+                    os.dup2(nowhere, number)
+                sys.stdout = os.fdopen(os.dup(out.fileno()), "w", encoding="utf-8")
+                sys.stderr = os.fdopen(os.dup(err.fileno()), "w", encoding="utf-8")
+                warnings.simplefilter("ignore")
+                vars(command)["run_in_child"] = _inside
+                code = cli.main(arguments)
+            except SystemExit as end:
+                code = end.code if isinstance(end.code, int) else 1
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                with contextlib.suppress(Exception):
+                    sys.stdout.flush()
+                    sys.stderr.flush()
+                os._exit(code)
+        _, status = os.waitpid(child, 0)
+        texts = []
+        for one in (out, err):
+            one.seek(0)
+            texts.append(one.read().decode(errors="replace"))
+    return Done(os.waitstatus_to_exitcode(status), *texts)
+
+
+def main() -> int:
+    """Load TensorFlow, then answer until stdin ends."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    # Loaded, but not used: a fork of a process whose TensorFlow has threads would hang.
+    import keras  # noqa: F401
+    import tensorflow as tf  # noqa: F401
+
+    from firmware_tools.convert import head_model, ranges, worker  # noqa: F401
+    from firmware_tools.convert.sources import keras_source, saved_model_source  # noqa: F401
+
+    for line in sys.stdin:
+        answers.write(json.dumps(dataclasses.asdict(_forked(json.loads(line)))) + "\n")
+        answers.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""Whether examples look like those that a bundle's integer ranges came from.
+
+A model that was trained on 0..255 answers 0..1 as readily, and as wrongly: nothing fails, and accuracy falls to chance.
+So a conversion records how the first integers of the backbone (its quantised inputs) are distributed over the
+examples it was calibrated on, and whoever brings data of his own holds them against that: a few hundred examples, no
+inference. Devices differ by nature, so only what leaves the model blind is refused; the rest is one warning.
+
+numpy only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from protos.datafiles.stored import Rows
+from protos.errors import DataError
+from protos.model.backbone import quantise
+from protos.model.json_values import decode
+from protos.model.manifest import BackboneSpec, Manifest, Preprocessing
+
+RECORD = "inputs"
+"""Key in the manifest's provenance."""
+EXAMPLES = 256
+"""So many examples are looked at: their mean is known to a sixteenth of their deviation, even if each is one value."""
+_BLOCKS = 16
+# Fewer say too little.
+_LEAST = 8
+_MOST_CHANNELS = 64
+# Less than this share of the calibrated deviation, or more than that share at one end of the range, leaves a model
+# nothing to tell classes apart by: 0..1 in place of 0..255 has 1/255 of the deviation.
+_BLIND_SPREAD = 0.05
+_BLIND_END, _SEEING_END = 0.98, 0.75
+# In deviations of the calibration; as factors; as a share of all values.
+_SHIFT, _WIDER, _MORE_AT_ENDS = 1.5, 2.5, 0.25
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class InputRecord:
+    """How raw values and the backbone's first integers are distributed.
+
+    Attributes:
+        examples: looked at.
+        raw_low, raw_high, raw_mean: of the raw values.
+        levels: how many different integers occur, of 256.
+        low_share, high_share: of the values, how many are the least and the greatest integer.
+        mean, deviation: of the integers of each channel (last dimension); one entry for all where there are more than
+            64 channels.
+    """
+
+    examples: int
+    raw_low: float
+    raw_high: float
+    raw_mean: float
+    levels: int
+    low_share: float
+    high_share: float
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+
+def sample(rows: Rows, count: int = EXAMPLES) -> npt.NDArray[Any]:
+    """About ``count`` examples, in runs spread evenly over all; only these are read."""
+    if len(rows) <= count:
+        return np.asarray(rows[0 : len(rows)])
+    size = count // _BLOCKS
+    starts = np.linspace(0, len(rows) - size, _BLOCKS).astype(int)
+    return np.concatenate([np.asarray(rows[start : start + size]) for start in starts])
+
+
+def record_of_inputs(raw: npt.NDArray[Any], spec: BackboneSpec, preprocessing: Preprocessing) -> InputRecord:
+    """The record of raw examples, [N, *input_shape], N >= 1; values are rounded to 6 digits."""
+    channels = spec.input_shape[-1]
+    codes = quantise(raw.reshape(len(raw), *spec.input_shape), spec, preprocessing).astype(np.int16)
+    limits = np.iinfo(spec.input_dtype)
+    columns = codes.reshape(-1, channels) if channels <= _MOST_CHANNELS else codes.reshape(-1, 1)
+
+    def rounded(value: Any) -> float:
+        return float(f"{float(value):.6g}")
+
+    return InputRecord(
+        examples=len(raw),
+        raw_low=rounded(raw.min()),
+        raw_high=rounded(raw.max()),
+        raw_mean=rounded(raw.mean(dtype=np.float64)),
+        levels=len(np.unique(codes)),
+        low_share=rounded((codes == limits.min).mean()),
+        high_share=rounded((codes == limits.max).mean()),
+        mean=tuple(rounded(one) for one in columns.mean(axis=0, dtype=np.float64)),
+        deviation=tuple(rounded(one) for one in columns.std(axis=0, dtype=np.float64)),
+    )
+
+
+def recorded(provenance: Mapping[str, Any]) -> InputRecord | None:
+    """What a conversion recorded; None of bundles from before, and of those made without examples."""
+    value = provenance.get(RECORD)
+    if value is None:
+        return None
+    record: InputRecord = decode(InputRecord, value, f"provenance.{RECORD}")
+    return record
+
+
+def held_against(manifest: Manifest, rows: Rows, *, where: str) -> str | None:
+    """A warning with both figures where examples are unlike those of the calibration; None where they are alike.
+
+    Args:
+        manifest: of the bundle.
+        rows: raw examples [N, ...], in the shape of the model but for dimensions of 1.
+        where: their file, for the error.
+
+    Raises:
+        DataError: they are so unlike that the model cannot tell any of them apart.
+    """
+    known = recorded(manifest.provenance)
+    if known is None or len(rows) < _LEAST:
+        return None
+    raw = sample(rows)
+    if raw.dtype.kind == "f" and not np.isfinite(raw).all():
+        return None  # the check of the data says which example it is
+    own = record_of_inputs(raw, manifest.backbone, manifest.preprocessing)
+    both = (
+        f"raw values are {_raw(own)} and use {own.levels} of 256 input levels; the bundle was calibrated on "
+        f"{_raw(known)} with {known.levels} levels"
+    )
+    if _is_blind(own, known):
+        raise DataError(
+            f"these examples are not like those of the bundle, and its head would guess: {both}", where=where,
+            fix="store the values as the model was calibrated on them (0 to 255 is not 0 to 1), or convert with "
+            "--calibrate on such data and the right --preprocess",
+        )  # fmt: skip
+    if (reason := _unlike(own, known)) is not None:
+        return f"these examples are unlike those of the bundle ({reason}): {both}"
+    return None
+
+
+def _raw(record: InputRecord) -> str:
+    return f"{record.raw_low:.4g} to {record.raw_high:.4g} (mean {record.raw_mean:.4g})"
+
+
+def _is_blind(own: InputRecord, known: InputRecord) -> bool:
+    spread, usual = np.array(own.deviation), np.array(known.deviation)
+    narrow = bool((spread <= _BLIND_SPREAD * usual).all()) and bool((usual > 0).any())
+    at_an_end = any(
+        mine >= _BLIND_END and theirs <= _SEEING_END
+        for mine, theirs in ((own.low_share, known.low_share), (own.high_share, known.high_share))
+    )
+    return narrow or at_an_end
+
+
+def _unlike(own: InputRecord, known: InputRecord) -> str | None:
+    # A channel that hardly moves counts as moving by one level.
+    usual = np.maximum(np.array(known.deviation), 1.0)
+    shift = (np.array(own.mean) - np.array(known.mean)) / usual
+    worst = int(np.abs(shift).argmax())
+    if abs(shift[worst]) > _SHIFT:
+        return f"the mean of channel {worst} lies {shift[worst]:+.1f} deviations away" if len(usual) > 1 else (
+            f"their mean lies {shift[worst]:+.1f} deviations away"
+        )  # fmt: skip
+    wider = np.maximum(np.array(own.deviation), 1.0) / usual
+    for channel in (int(wider.argmax()), int(wider.argmin())):
+        if not 1 / _WIDER <= wider[channel] <= _WIDER:
+            which = f"channel {channel}" if len(usual) > 1 else "they"
+            return f"{which} spread{'s' if len(usual) > 1 else ''} {wider[channel]:.2g} times as wide"
+    more = own.low_share + own.high_share - known.low_share - known.high_share
+    if more > _MORE_AT_ENDS:
+        return f"{own.low_share + own.high_share:.0%} of the values are at the ends of the range, there "\
+            f"{known.low_share + known.high_share:.0%}"  # fmt: skip
+    return None

@@ -1,0 +1,110 @@
+"""Examples against those that a bundle was calibrated on: alike, unlike, or such that a head could only guess."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from protos.errors import DataError
+from protos.model.head_algebra import head_shapes
+from protos.model.manifest import (
+    BackboneSpec,
+    FileRecord,
+    HeadSpec,
+    Manifest,
+    Preprocessing,
+    TensorSpec,
+)
+from protos.model.resemblance import RECORD, held_against, record_of_inputs, recorded, sample
+
+SPEC = BackboneSpec("b.tflite", (12, 12, 3), "int8", 1 / 255, -128, 4, "int8", 0.1, 0)
+UNIT = Preprocessing(1 / 255, 0.0)
+
+
+def pictures(count: int = 100, seed: int = 0) -> npt.NDArray[np.uint8]:
+    """Grey pictures with a bright corner, uint8 [count, 12, 12, 3]."""
+    rng = np.random.default_rng(seed)
+    x = rng.integers(10, 120, (count, 12, 12, 3))
+    x[:, :6, :6] += 110
+    return x.astype(np.uint8)
+
+
+def manifest(calibrated_on: npt.NDArray[np.uint8] | None) -> Manifest:
+    record = None if calibrated_on is None else record_of_inputs(calibrated_on, SPEC, UNIT)
+    tensors = tuple(TensorSpec(name, shape) for name, shape in head_shapes(4, 2).items())
+    made = Manifest(
+        name="m",
+        classes=("a", "b"),
+        preprocessing=UNIT,
+        backbone=SPEC,
+        head=HeadSpec("h.tflite", "i.npz", 32, None, "cross_entropy", "sgd", tensors, ()),
+        files={name: FileRecord("0" * 64, 1) for name in ("b.tflite", "h.tflite", "i.npz")},
+        provenance={} if record is None else {RECORD: dataclasses.asdict(record)},
+    )
+    return Manifest.from_json(made.to_json())
+
+
+def test_the_record_survives_the_manifest() -> None:
+    found = recorded(manifest(pictures()).provenance)
+    assert found == record_of_inputs(pictures(), SPEC, UNIT)
+    assert found is not None
+    assert len(found.mean) == 3
+    assert found.levels == len(np.unique(pictures()))
+    json.dumps(dataclasses.asdict(found))
+
+
+def test_examples_of_the_same_kind_are_alike() -> None:
+    known = manifest(pictures())
+    assert held_against(known, pictures(seed=1), where="own.npz") is None
+    assert held_against(known, pictures(seed=1).astype(np.float32), where="own.npz") is None
+    assert held_against(known, pictures(9, seed=2), where="own.npz") is None
+
+
+@pytest.mark.parametrize(
+    ("values", "raw"),
+    [
+        (pictures(seed=1) / np.float32(255), "0.03922 to 0.898"),
+        (pictures(seed=1) / np.float32(127.5) - np.float32(1), "-0.9216 to 0.7961"),
+        (pictures(seed=1).astype(np.float32) * 257, "2570 to 5.885e+04"),
+        (np.full((50, 12, 12, 3), 127, np.uint8), "127 to 127"),
+    ],
+    ids=["unit", "symmetric", "sixteen bits", "constant"],
+)
+def test_values_of_another_scale_are_refused_with_both_figures(values: npt.NDArray[np.float32], raw: str) -> None:
+    with pytest.raises(DataError) as caught:
+        held_against(manifest(pictures()), values, where="own.npz")
+    line = str(caught.value)
+    assert line.startswith("own.npz: these examples are not like those of the bundle, and its head would guess")
+    assert raw in line
+    assert "calibrated on 10 to 229" in line
+    assert "--preprocess" in line
+
+
+def test_values_that_only_differ_are_one_warning_with_both_figures() -> None:
+    dark = (pictures(seed=1) // 4).astype(np.uint8)
+    warning = held_against(manifest(pictures()), dark, where="own.npz")
+    assert warning is not None
+    assert "deviations away" in warning or "times as wide" in warning
+    assert "raw values are 2 to 57" in warning
+    assert "calibrated on 10 to 229" in warning
+    black_and_white = np.where(pictures(seed=1) > 120, 255, 0).astype(np.uint8)
+    warning = held_against(manifest(pictures()), black_and_white, where="own.npz")
+    assert warning is not None
+
+
+def test_a_bundle_without_a_record_and_a_handful_of_examples_are_let_pass() -> None:
+    assert held_against(manifest(None), pictures() / np.float32(255), where="own.npz") is None
+    assert held_against(manifest(pictures()), pictures(7) / np.float32(255), where="own.npz") is None
+
+
+def test_a_sample_is_spread_over_all_examples() -> None:
+    rows = np.arange(10_000).reshape(-1, 1)
+    taken = sample(rows)
+    assert len(taken) == 256
+    assert taken.min() == 0
+    assert taken.max() == 9999
+    assert len(sample(rows[:100])) == 100
