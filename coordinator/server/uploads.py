@@ -58,8 +58,10 @@ async def receive(
             if header is None:
                 if kind != "header":
                     raise UpdateError("a report begins with its header", where="report")
-                header = await _checked(part.header, limit_of)
+                header = _named(part.header)
+                # From here on its device waits for us, also while the books are asked what it may send.
                 stack.enter_context(calling(header.device_id))
+                await _check_size(header, limit_of)
                 await admit(header.total_bytes)
             elif kind != "data":
                 raise UpdateError("a report has one header, then data", where="report")
@@ -78,11 +80,14 @@ async def receive(
     return Upload(header.run_id, header.round, header.device_id, bytes(data))
 
 
-async def _checked(header: pb.ReportHeader, limit_of: Callable[[str], Awaitable[int]]) -> pb.ReportHeader:
+def _named(header: pb.ReportHeader) -> pb.ReportHeader:
     for name, value in (("run_id", header.run_id), ("device_id", header.device_id)):
         if not 0 < len(value) <= 256 or not value.isprintable():
             raise UpdateError("not a name", where=f"report.{name}")
+    return header
+
+
+async def _check_size(header: pb.ReportHeader, limit_of: Callable[[str], Awaitable[int]]) -> None:
     limit = await limit_of(header.run_id)
     if header.total_bytes > limit:
         raise OversizedError(f"declares {header.total_bytes} bytes, {limit} at most", where="report", fix=_SAME_RELEASE)
-    return header

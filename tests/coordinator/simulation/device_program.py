@@ -41,9 +41,8 @@ class VirtualStopping(Stopping):
     """Waits in virtual time."""
 
     def __init__(self, program: Callable[[], Program]) -> None:
-        self.requested = False
-        self.reason = ""
-        self._listeners = ()
+        super().__init__()
+        super().close()
         self._program = program
 
     def nap(self, timeout_s: float) -> None:
@@ -257,7 +256,7 @@ class DeviceProgram:
             settings=_settings(self.device_id, self.folder), clock=clock, session=session, outbox=outbox, heads=heads,
             memory=memory, reserve=reserve, bench=bench, meter=self._meter, card=lambda: card, costs=costs, bases=bases,
             refresh=lambda: None, data_fault=None, data_changed=lambda: False, look_at_data=lambda: None,
-            forget_data=lambda: None,
+            forget_data=lambda: None, complaints=(),
         )  # fmt: skip
 
 
