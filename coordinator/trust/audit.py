@@ -7,7 +7,6 @@ newest hash elsewhere now and then (``coordinator audit`` prints it), and give i
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -17,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from protos.errors import IntegrityError, StoreError
+from protos.file_lock import lock
 
 __all__ = ["FILE", "AuditLog", "Verified"]
 
 FILE = "audit.jsonl"
 _FIRST = "0" * 64
+_LOCK_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class AuditLog:
         try:
             number = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_APPEND, 0o600)
             with os.fdopen(number, "rb+") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
+                _locked(file.fileno())
                 before = _newest(file.read())
                 line = {"unix_s": round(time.time(), 3), "who": who, "what": what, **details}
                 line["hash"] = _chained(before, line)
@@ -109,6 +110,19 @@ class AuditLog:
                 "the line with that hash is gone: lines were cut off", where=str(self.path), fix="compare with a backup"
             )
         return Verified(len(lines), before)
+
+
+def _locked(number: int) -> None:
+    """Wait for the lock of the log; a line takes milliseconds."""
+    give_up_s = time.monotonic() + _LOCK_S
+    while True:
+        try:
+            lock(number)
+            return
+        except OSError:
+            if time.monotonic() >= give_up_s:
+                raise
+            time.sleep(0.005)
 
 
 def _newest(data: bytes) -> str:

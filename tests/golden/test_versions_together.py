@@ -18,6 +18,8 @@ import pytest
 from unmet import unmet
 from version_rig import PLAN, Programs
 
+from coordinator.store.layouts import LAYOUT
+
 pytestmark = pytest.mark.processes
 COMMIT = "dcb89cafbd35f6ba03e8441279d5f56160fbde72"
 ROOT = Path(__file__).resolve().parents[2]
@@ -159,7 +161,7 @@ def test_who_goes_back_to_the_landed_coordinator_is_told_that_its_store_is_newer
     process = old.begin("serve", *old.serving())
     assert process.wait(60) == 15, old.said("serve")
     (line,) = old.said("serve").splitlines()
-    assert "has layout [2], this version reads 1" in line
+    assert f"has layout [{LAYOUT}], this version reads 1" in line
     assert "use another state directory, or the version that wrote it" in line
 
 

@@ -50,8 +50,9 @@ def test_successive_sums_add_up_to_the_window():
     parts = sum_window(trace, 0.5, 4.0, CHAIN) + sum_window(trace, 4.0, 9.5, CHAIN)
     assert parts.energy_j == pytest.approx(whole.energy_j)
     assert parts.max_w == whole.max_w
+    # The shunt's own heat goes by the mean square of the current, of the parts or of the whole.
     assert {t.name: t.standard_j for t in parts.terms}["shunt"] == pytest.approx(
-        {t.name: t.standard_j for t in whole.terms}["shunt"]
+        {t.name: t.standard_j for t in whole.terms}["shunt"], rel=1e-3
     )
 
 
