@@ -6,7 +6,7 @@ OLD_RUNTIME := .venv-tflite-runtime
 DEMO_OUTPUT ?= demo-output
 PACKAGES := protos edge_runtime coordinator firmware_tools
 
-.PHONY: demo test test-newest install lock packages lint types floors generated device-only unit sim test-slow mutants rp2040 deb arm-user arm-vm hw-sim hw net-sim hw-labgrid protos baseline clean help
+.PHONY: demo test test-newest install lock packages lint types floors generated device-only unit sim test-slow mutants rp2040 deb man arm-user arm-vm hw-sim hw net-sim hw-labgrid protos baseline clean help
 
 help:
 	@echo "make demo       pre-train, convert, and run six federated rounds on this machine"
@@ -18,6 +18,7 @@ help:
 	@echo "make test-slow  the tests that take longer than a minute each: long walks, a soak of a simulated bench"
 	@echo "make mutants    which small changes of the code no test notices: N=100 of them, SEED=1 (ROOM=FOLDER, JSON=FILE)"
 	@echo "make deb        the Debian package of a device, into dist/ (DEB_ARCH=arm64 or amd64)"
+	@echo "make man        man pages of all commands, into dist/man/"
 	@echo "make rp2040     run the bridge's firmware for the RP2040 in a simulator (fetches it from npm)"
 	@echo "make arm-user   the device's programs for aarch64, emulated: a round, every kind of head (JSON=FILE for the table)"
 	@echo "make arm-vm     the service on an emulated 512 MB Cortex-A53 machine (JSON=FILE likewise)"
@@ -151,6 +152,10 @@ arm-vm: install
 DEB_ARCH ?= arm64
 deb: install
 	$(BIN)/python packaging/build_deb.py --arch $(DEB_ARCH)
+
+# Made from the parsers; read one with `man -l dist/man/coordinator.1`.
+man: install
+	$(BIN)/python packaging/man_pages.py dist/man
 
 # ---- benches: hw_tests/README.md
 

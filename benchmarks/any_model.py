@@ -4,8 +4,8 @@ A case is right when it converts with figures on the right side of its limits, o
 belongs to it and a way on. The folder is named by --cases or EDGEJOULE_CASES, or is `../shared/cases/models_and_data`
 beside the repository; its `*/make.py` make the models and data from seeds. Nothing is downloaded.
 
-    python benchmarks/any_model.py --json any_model.json --table docs/models.md
-    python benchmarks/any_model.py --only C01-gru --only C02-tabular --keep /tmp/cases
+    .venv/bin/python benchmarks/any_model.py --json any_model.json --table docs/models.md
+    .venv/bin/python benchmarks/any_model.py --only C01-gru --only C02-tabular --keep /tmp/cases
 """
 
 from __future__ import annotations

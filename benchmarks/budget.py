@@ -1,7 +1,7 @@
 """Joules to a target accuracy on a fleet of unlike devices, policy by policy; and what biased weights do to the goal.
 
-    python benchmarks/budget.py --quick --json OUT       # one seed, under a minute
-    python benchmarks/budget.py --seeds 3 --json OUT     # the figures of docs/budgets.md, about six minutes
+    .venv/bin/python benchmarks/budget.py --quick --json OUT       # one seed, under a minute
+    .venv/bin/python benchmarks/budget.py --seeds 3 --json OUT     # the figures of docs/budgets.md, about six minutes
 
 Rows of the fleet (benchmarks/budget_fleet.py, benchmarks/budget_policies.py): `joules_to_target`, all joules of all
 devices, downloads included, until the mean held-out accuracy of three rounds is at the target (mean over seeds; null

@@ -1,7 +1,7 @@
 """Error of every codec against the bits that it really sends, and its speed.
 
-    python benchmarks/codec.py --json OUT            # a few minutes on 2 cores
-    python benchmarks/codec.py --json OUT --quick    # under a minute
+    .venv/bin/python benchmarks/codec.py --json OUT            # a few minutes on 2 cores
+    .venv/bin/python benchmarks/codec.py --json OUT --quick    # under a minute
 
 `measured_bits` are those of the serialised protobuf tensors per coordinate: headers, scales, tables, names and all.
 `vnmse` is E ||decoded - x||^2 / ||x||^2. `bias` is what stays of it in the mean of many codings of one vector, beyond

@@ -5,8 +5,8 @@ line, a profile, and phases; samples go through the registers, the clock fit and
 The load knows the truth exactly. What is drawn is what the budget assumes (`protos/energy/ina219.py`): this tests the
 arithmetic, not the assumptions.
 
-    python benchmarks/coverage_study.py
-    python benchmarks/coverage_study.py --cases 2000 --seed 3 --json coverage.json
+    .venv/bin/python benchmarks/coverage_study.py
+    .venv/bin/python benchmarks/coverage_study.py --cases 2000 --seed 3 --json coverage.json
 """
 
 from __future__ import annotations

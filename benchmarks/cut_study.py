@@ -3,8 +3,8 @@
 Prints the root-mean-square and the largest error of a phase's joules, in per cent of it. Clock and sensor are perfect
 but for dither, noise and register steps, so that nothing but the division is seen.
 
-    python benchmarks/cut_study.py
-    python benchmarks/cut_study.py --phases 2000 --json cuts.json
+    .venv/bin/python benchmarks/cut_study.py
+    .venv/bin/python benchmarks/cut_study.py --phases 2000 --json cuts.json
 """
 
 from __future__ import annotations

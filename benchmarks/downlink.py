@@ -1,7 +1,7 @@
 """What coding the way down costs in accuracy, and saves in bytes.
 
-    python benchmarks/downlink.py --json OUT            # some minutes on 2 cores
-    python benchmarks/downlink.py --json OUT --quick    # under a minute
+    .venv/bin/python benchmarks/downlink.py --json OUT            # some minutes on 2 cores
+    .venv/bin/python benchmarks/downlink.py --json OUT --quick    # under a minute
 
 Twenty devices with unlike classes (Dirichlet, 0.3) train a linear head on MNIST pixels (7,850 coordinates; the 8 x 8
 digits of scikit-learn, 650 coordinates, where the reference data are not there); ten of them, drawn anew, take part in

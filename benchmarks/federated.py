@@ -1,7 +1,7 @@
 """The figures of a federated round: the demo, real models and data sets, and what a device process costs.
 
-    python benchmarks/federated.py --json OUT            # about three minutes on 2 cores
-    python benchmarks/federated.py --only digits,device  # what needs no reference data
+    .venv/bin/python benchmarks/federated.py --json OUT            # about three minutes on 2 cores
+    .venv/bin/python benchmarks/federated.py --only digits,device  # what needs no reference data
 
 Every figure comes from a command of the project, printed beside it. Parts that need the reference data are left out,
 with the reason, where `EDGEJOULE_REFERENCE_DATA` (or `../shared/data`) is not there.

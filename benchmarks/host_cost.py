@@ -3,7 +3,7 @@
 Twice: the arithmetic alone (bytes of a simulated bridge, on virtual time, through parser, track and meter), and all of
 it (a bridge in another process, a pseudo-terminal, the reading thread, with a clock exchange each half second).
 
-    python benchmarks/host_cost.py --seconds 20 --json host-cost.json
+    .venv/bin/python benchmarks/host_cost.py --seconds 20 --json host-cost.json
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Memory of the device daemon: 5,000 examples with embeddings 1,024 wide, phase by phase.
 
-    python benchmarks/memory.py --json OUT            # half a minute
-    python benchmarks/memory.py --json OUT --quick    # 500 examples
+    .venv/bin/python benchmarks/memory.py --json OUT            # half a minute
+    .venv/bin/python benchmarks/memory.py --json OUT --quick    # 500 examples
 
 A coordinator serves on loopback, and the daemon is started twice in a process of its own: once with nothing, so that it
 fetches the bundle and embeds all examples, and once on the embeddings that the first left on disk. Each row is the

@@ -4,8 +4,8 @@ A shunt of 0.02 ohm at 5.000 V, calibrated with a reference without error; zero,
 from the seed. Rows come from lock-step; one minute at over 1000 samples a second goes over a pseudo-terminal in real
 time. Prints each figure with its target and verdict, and a digest of all bytes received: the same seed, the same bytes.
 
-    python benchmarks/metering.py --json metering.json
-    python benchmarks/metering.py --quick
+    .venv/bin/python benchmarks/metering.py --json metering.json
+    .venv/bin/python benchmarks/metering.py --quick
 """
 
 from __future__ import annotations

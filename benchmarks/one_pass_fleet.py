@@ -24,7 +24,6 @@ import numpy.typing as npt
 from budget_fleet import _LINKS as LINKS
 
 from coordinator.budgets.cold_start import _SPEED as SPEED
-from coordinator.budgets.cold_start import _STEP_SPEED_SHARE as STEP_SHARE
 from coordinator.budgets.cold_start import prices_of, work_w_of
 from coordinator.lab.partition import partition
 from coordinator.run.downlink import Downlink
@@ -50,6 +49,9 @@ from protos.v1 import edgejoule_pb2 as pb
 
 BOARDS = ("pi4", "pi5", "pi-zero-2", "coral-dev")
 RADIOS = ("wifi", "lte")
+# Of the int8 speed of the table, in one large float32 product of matrices. An assumption on the slow side: BLAS makes
+# about 3e9 multiply-accumulates a second on one core of a Pi 4, and the table has 2.3e9.
+SUMS_SHARE = 0.5
 _ENGINE = Engine("ai-edge-litert", "0", "xnnpack")
 
 
@@ -89,14 +91,14 @@ class Joules:
         """One order of one device.
 
         Args:
-            macs: multiply-accumulates of summing statistics, in float32 like steps.
+            macs: multiply-accumulates of summing statistics.
             entries: whole numbers that were coded.
             up, down: bytes.
             coordinates: of the head.
         """
         prices, watts = prices_of(board, macs=None, coordinates=coordinates, batch_size=32), work_w_of(board)
         work_j = prices.train_fixed_j + prices.step_j * steps + prices.encode_j
-        work_j += watts * (macs / (STEP_SHARE * SPEED[board]) + entries / 2e6)
+        work_j += watts * (macs / (SUMS_SHARE * SPEED[board]) + entries / 2e6)
         for radio in RADIOS:
             up_j, down_j, wake_j = LINKS[radio]
             self.by_radio[radio] += work_j + wake_j + up_j * up + down_j * down
@@ -174,6 +176,7 @@ class Fleet:
         self.referee = Evaluator(task.bundle, task.test[~chosen], task.test_labels[~chosen])
         self.inputs = train_inputs(plan, task.bundle.manifest)
         self.basis: Basis | None = None
+        self.server: Tree | None = None
         self.joules = Joules()
         self.bytes_up = self.bytes_down = 0
 

@@ -2,6 +2,7 @@
 
 fedavg           everyone, two epochs, the mean of changes by examples (McMahan et al., AISTATS 2017)
 fedprox          the same with a pull of 0.1 towards the received head (Li et al., MLSys 2020)
+fedavgm, fedadam, fedyogi   the same with a server optimiser (Hsu et al. 2019; Reddi et al., ICLR 2021)
 scaffold         control variates on both sides (Karimireddy et al., ICML 2020, option II); they travel as float32
 planner          coordinator/budgets: who is asked, for how many steps, in how many bits, by metered joules
 closed_form      statistics of all devices in one round, projected or not; no step
@@ -40,7 +41,7 @@ from protos.update.trees import Tree
 Rounds = Iterator[None]
 _PROXIMAL_MU = 0.1
 # Numbers that a wide embedding is projected to.
-PROJECTED = 128
+PROJECTED = (128, 256, 512)
 WIDE = 512
 _ROUND_S, _STARTED_S = 60.0, 1.8e9
 
@@ -62,11 +63,12 @@ def _decoded(fleet: Fleet, report: DeviceReport) -> Tree:
 def averaged(fleet: Fleet, first: int, rounds: int) -> Rounds:
     """Everyone, every round; after each the newest head is the fleet's."""
     for number in range(first, rounds + 1):
-        fold = Fold(fleet.plan.aggregate, fleet.shapes, _lines(fleet))
+        fold = Fold(fleet.plan.aggregate, fleet.shapes, _lines(fleet), server=fleet.server)
         for device in fleet.devices:
             report = fleet.ask(device, number, steps=fleet.steps(device))
             fold.add(report, _decoded(fleet, report))
         fleet.move(fold.head_after(fleet.head), number)
+        fleet.server = fold.server_after
         yield
 
 
@@ -221,12 +223,9 @@ class Method:
     fits: Callable[[Task], bool] = lambda task: True
 
 
-def _closed(method: str, project: Callable[[Task], int] = lambda task: 0) -> Callable[[Task], str]:
-    def text(task: Task) -> str:
-        width = project(task)
-        return f'[train]\nmethod = "{method}"\n' + (f"[closed_form]\nproject = {width}\n" if width else "")
-
-    return text
+def _closed(method: str, project: int = 0) -> Callable[[Task], str]:
+    text = f'[train]\nmethod = "{method}"\n' + (f"[closed_form]\nproject = {project}\n" if project else "")
+    return lambda task: text
 
 
 def _planner_text(task: Task) -> str:
@@ -246,14 +245,25 @@ METHODS: dict[str, Method] = {
         lambda fleet, n: averaged(fleet, 1, n),
     ),
     "scaffold": Method(lambda task: '[aggregate]\nnormalise = "none"\n', scaffold),
+    **{
+        name: Method(
+            lambda task, server=server: f'[aggregate]\nnormalise = "none"\nserver = "{server}"\n',  # type: ignore[misc]
+            lambda fleet, n: averaged(fleet, 1, n),
+        )
+        for name, server in (("fedavgm", "momentum"), ("fedadam", "adam"), ("fedyogi", "yogi"))
+    },
     "planner": Method(_planner_text, lambda fleet, n: _Planner(fleet).rounds(n)),
     "closed_form": Method(_closed("closed_form"), one_pass),
-    "closed_form, projected": Method(
-        _closed("closed_form", lambda task: PROJECTED), one_pass, lambda task: task.train.shape[1] >= WIDE
-    ),
+    **{
+        f"closed_form, projected to {width}": Method(
+            _closed("closed_form", width), one_pass, lambda task: task.train.shape[1] >= WIDE
+        )
+        for width in PROJECTED
+    },
     "closed_form+sgd": Method(_closed("closed_form+sgd"), one_pass),
 }
-SGD = ("fedavg", "fedprox", "scaffold", "planner")
+SERVERS = ("fedavgm", "fedadam", "fedyogi")
+OPTIMISERS = ("fedavg", "fedprox", "scaffold", *SERVERS)
 
 
 def run(task: Task, name: str, seed: int, rounds: int, home: Path) -> tuple[Fleet, list[dict[str, float]]]:

@@ -1,6 +1,6 @@
 """Pre-trains a small CNN on 60 of the 105 FEMNIST writers, and sets the data of the 45 others aside for a fleet.
 
-    python benchmarks/pretrain.py -o /tmp/femnist --json /tmp/femnist/figures.json
+    .venv/bin/python benchmarks/pretrain.py -o /tmp/femnist --json /tmp/femnist/figures.json
 
 Writes into the folder: `femnist_cnn.keras` (input: raw 0..255, [28, 28, 1]; output: 62 logits),
 `pretrained_writers.npz` (60 writers: for calibration) and `fleet_writers.npz` (45 writers, `device` = writer).

@@ -1,7 +1,7 @@
 """QuantFL's comparison (arXiv:2603.17507): accuracy against all bits that travel, up and down.
 
-    python benchmarks/quantfl.py --json OUT --plot PNG    # about ten minutes on 2 cores
-    python benchmarks/quantfl.py --json OUT --quick       # under a minute
+    .venv/bin/python benchmarks/quantfl.py --json OUT --plot PNG    # about ten minutes on 2 cores
+    .venv/bin/python benchmarks/quantfl.py --json OUT --quick       # under a minute
 
 Devices train a head on a frozen backbone, pre-trained or random, and every codec is used both ways. Bits are those of
 serialised messages, all headers and names included, summed over devices and rounds; every codec runs the same rounds.

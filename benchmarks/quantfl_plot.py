@@ -3,7 +3,7 @@
 Lines: the best accuracy that any rate of a codec has reached with so many bits. Marks: its rates after the last round,
 with 95 % intervals. The grey band is 0.3 points around float32.
 
-python benchmarks/quantfl_plot.py figures.json quantfl.png
+.venv/bin/python benchmarks/quantfl_plot.py figures.json quantfl.png
 """
 
 from __future__ import annotations

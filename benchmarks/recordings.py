@@ -4,7 +4,7 @@ Recorded 1 kHz power traces (the folder of reference data, see `benchmarks/refer
 simulated bridge on virtual time, at three settings, with the varied rhythm of the firmware; and, as they are, they are
 rounded to INA219 registers at 1 kHz.
 
-    python benchmarks/recordings.py --json recordings.json
+    .venv/bin/python benchmarks/recordings.py --json recordings.json
 """
 
 from __future__ import annotations

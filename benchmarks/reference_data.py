@@ -2,8 +2,8 @@
 
 The folder is named by EDGEJOULE_REFERENCE_DATA, or is `../shared/data` beside the repository; nothing is downloaded.
 
-    python benchmarks/reference_data.py cifar10 -o /tmp/cifar10.npz
-    python benchmarks/reference_data.py flowers -o /tmp/flowers/ --json
+    .venv/bin/python benchmarks/reference_data.py cifar10 -o /tmp/cifar10.npz
+    .venv/bin/python benchmarks/reference_data.py flowers -o /tmp/flowers/ --json
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 A square load of 3 and 6 W, five seconds, by its period in parts of the mean time between samples. The sensor is
 perfect but for its register steps. Prints root-mean-square errors over seeds, and the half width of the 95 % interval.
 
-    python benchmarks/rhythm_study.py
-    python benchmarks/rhythm_study.py --seeds 50 --json rhythm.json
+    .venv/bin/python benchmarks/rhythm_study.py
+    .venv/bin/python benchmarks/rhythm_study.py --seeds 50 --json rhythm.json
 """
 
 from __future__ import annotations

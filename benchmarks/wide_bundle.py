@@ -1,6 +1,6 @@
 """A bundle whose embedding is 1,024 wide, and data for it: what the benchmark of memory and the aarch64 tests train.
 
-    python benchmarks/wide_bundle.py FOLDER --examples 5000
+    .venv/bin/python benchmarks/wide_bundle.py FOLDER --examples 5000
 
 FOLDER gets ``bundle/``, ``device.npz`` (that many examples to train on) and ``held-out.npz``. The backbone is small,
 so that even an emulated board embeds thousands of examples in a minute; the head has the size of one behind a

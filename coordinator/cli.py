@@ -23,12 +23,14 @@ from coordinator.commands import (
     identities,
     init,
     login,
+    prune,
     serve,
     start,
     status,
     stop,
 )
 from protos.command_line import conduct
+from protos.program import add_completion, program, run_completion
 
 # The lab starts both ends, so it stands above this room and is found by name, when it is there.
 _LAB_COMMANDS = ("coordinator.lab.demo_command",)
@@ -36,11 +38,10 @@ _LAB_COMMANDS = ("coordinator.lab.demo_command",)
 
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    top = argparse.ArgumentParser(
-        prog="coordinator",
-        description="Federated fine-tuning: the coordinator of a fleet, and its operator's commands.",
-        epilog="example:\n  coordinator serve --state state &\n  coordinator start plans/fedavg.toml --wait",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    top = program(
+        "coordinator",
+        "Federated fine-tuning: the coordinator of a fleet, and its operator's commands.",
+        "example:\n  coordinator serve --state state &\n  coordinator start plans/fedavg.toml --wait",
         allow_abbrev=False,
     )
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -54,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
         forget,
         check_plan,
         backup,
+        prune,
         init,
         enroll,
         identities,
@@ -64,6 +66,8 @@ def parser() -> argparse.ArgumentParser:
     for name in _LAB_COMMANDS:
         if importlib.util.find_spec(name) is not None:
             importlib.import_module(name).add_command(commands)
+    completion = add_completion(commands, "coordinator")
+    completion.set_defaults(run=lambda arguments: run_completion(top, arguments.shell))
     return top
 
 

@@ -1,4 +1,4 @@
-"""The command line of the device: ``edge-runtime run``, ``doctor``, ``measure``, ``recording`` and ``service``.
+"""The command line of the device: ``run``, ``doctor``, ``measure``, ``recording``, ``service`` and ``completion``.
 
 Exit codes: 0 when stopped by SIGTERM, SIGINT, ``--max-rounds`` or ``--exit-when-idle``; else the code of the error
 (see ``protos.errors``). A second SIGTERM or SIGINT ends the process at once (143 or 130 in a shell).
@@ -14,13 +14,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from edge_runtime.board import software_version
 from edge_runtime.config import KEYS, OPTIONS, Resolved, as_json, misspelt, resolve
 from edge_runtime.identity import command as identity_command
 from edge_runtime.measure import command as measure_command
 from edge_runtime.measure import recording_command
 from edge_runtime.service import command as service_command
 from protos.command_line import conduct
+from protos.json_document import document
+from protos.program import add_completion, program, run_completion
 from protos.systems import LINUX, require_system
 
 _RUN_EXAMPLE = """example:
@@ -38,10 +39,8 @@ Exit code 0 when no check failed (warnings are allowed), 3 when one did."""
 
 def parser() -> argparse.ArgumentParser:
     """The command line, made from the table of settings."""
-    top = argparse.ArgumentParser(prog="edge-runtime", description="Federated fine-tuning on this device.",
-                                  epilog="example:\n  edge-runtime run --config /etc/edgejoule/device.toml",
-                                  formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    top.add_argument("--version", action="version", version=f"edge-runtime {software_version()}")
+    example = "example:\n  edge-runtime run --config /etc/edgejoule/device.toml"
+    top = program("edge-runtime", "Federated fine-tuning on this device.", example)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="join a coordinator and work for it", epilog=_RUN_EXAMPLE,
                               formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
@@ -68,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
                                    epilog=identity_command.IDENTITY_EXAMPLE,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     identity_command.add_identity(identity)
+    add_completion(commands, "edge-runtime")
     for command in (run, doctor):
         command.add_argument("--config", metavar="FILE", type=Path, help="TOML file (or EDGEJOULE_CONFIG)")
         command.add_argument("--show-config", action="store_true", help="print every setting with its origin, and end")
@@ -90,6 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(given: argparse.Namespace) -> int:
+    if given.command == "completion":
+        return run_completion(parser(), given.shell)
     if given.command != "recording":
         require_system("a device", LINUX)
     if given.command == "measure":
@@ -104,7 +106,9 @@ def _command(given: argparse.Namespace) -> int:
         return identity_command.run_identity(given)
     resolved = resolved_from(given, os.environ)
     if given.show_config:
-        print(json.dumps(as_json(resolved), indent=2) if given.json else "\n".join(resolved.lines()))
+        print(
+            json.dumps(document("settings", as_json(resolved)), indent=2) if given.json else "\n".join(resolved.lines())
+        )
         return 0
     return _doctor(resolved, as_json=given.json) if given.command == "doctor" else _run(resolved, rows=given.json)
 

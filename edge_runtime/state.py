@@ -24,7 +24,7 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from edge_runtime.systemd.logging_setup import log
@@ -149,10 +149,19 @@ def used(entry: Path) -> None:
 
 
 def by_use(folder: Path) -> list[Path]:
-    """The entries of a folder, least recently used first. Those of which no use was noted come before all others."""
+    """The entries of a folder, least recently used first. Those of which no use was noted, as versions without such
+    notes left them, come before all others, by the time of their last change."""
     place = {name: number for number, name in enumerate(_order(_order_file(folder)))}
     entries = [one for one in folder.iterdir() if not one.name.startswith(".")]
-    return sorted(entries, key=lambda one: (place.get(one.name, -1), one.name))
+    return sorted(entries, key=lambda one: _place(one, place))
+
+
+def _place(entry: Path, noted: Mapping[str, int]) -> tuple[int, float, str]:
+    if entry.name in noted:
+        return noted[entry.name], 0.0, entry.name
+    with contextlib.suppress(OSError):
+        return -1, entry.stat().st_mtime, entry.name
+    return -1, 0.0, entry.name
 
 
 def keep_newest(folder: Path, keep: int = KEEP, *, in_use: Iterable[Path] = ()) -> None:

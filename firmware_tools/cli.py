@@ -15,6 +15,7 @@ from firmware_tools.convert.command import add_command as add_convert
 from firmware_tools.inspect.command import add_command as add_inspect
 from firmware_tools.pretrain.command import add_command as add_pretrain
 from protos.command_line import conduct
+from protos.program import add_completion, program, run_completion
 
 _EPILOG = """\
 examples:
@@ -24,18 +25,15 @@ examples:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="firmware-tools",
-        description="The workshop of edgejoule: models and firmware for boards.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = program("firmware-tools", "The workshop of edgejoule: models and firmware for boards.", _EPILOG)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     add_convert(commands)
     add_inspect(commands)
     add_compile(commands)
     add_pretrain(commands)
     add_bridge(commands)
+    completion = add_completion(commands, "firmware-tools")
+    completion.set_defaults(run=lambda options: run_completion(parser, options.shell))
     return parser
 
 

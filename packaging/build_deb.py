@@ -1,6 +1,6 @@
 """Makes the Debian package of a device: the base install for Debian 12's Python 3.11, and nothing of a workstation.
 
-    python packaging/build_deb.py --arch arm64 --output dist/
+    .venv/bin/python packaging/build_deb.py --arch arm64 --output dist/
 
 Wheels are taken as they are for the architecture asked for, so a package for a board is made on any machine. The same
 tree, wheels and SOURCE_DATE_EPOCH make the same bytes.

@@ -4,7 +4,8 @@
 
 One file a Python, ``packaging/locked/python3.12.txt``, in pip's format of constraints. pip itself chooses the versions,
 in a dry run that installs nothing, from the ranges of ``pyproject.toml`` and of ``packaging/locked/held.txt``. What is
-locked is what was tested, on x86-64 Linux; the package's own ranges stay wide. Hashes are left out: which files there
+locked is what was tested, on x86-64 Linux; the package's own ranges stay wide. Hashes are left out: pip wants one of
+everything as soon as it has one of anything, and a clone installed in place has none; besides, which files there
 are for a version differs between machines.
 """
 

@@ -26,6 +26,7 @@ from protos.update.codecs import CODECS
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("docs", "examples", "firmware_tools", "hw_tests")
+ROOMS_OF_CODE = ("protos", "edge_runtime", "coordinator", "firmware_tools", "hw_tests", "benchmarks", "packaging")
 PAGES = sorted([*ROOT.glob("*.md"), *(page for room in ROOMS for page in ROOT.glob(f"{room}/**/*.md"))])
 # What a demo writes is not in the repository.
 MADE_LATER = ("demo-output/",)
@@ -181,7 +182,7 @@ def test_every_make_target_that_is_named_exists(page: Path) -> None:
 @pages
 def test_every_variable_that_is_named_is_read_somewhere(page: Path) -> None:
     known = {option.variable for option in OPTIONS} | {"EDGEJOULE_CONFIG", "EDGEJOULE_REFERENCE_DATA", VARIABLE}
-    known |= {"EDGEJOULE_ARM_CACHE", *FIELDS.values()}
+    known |= {"EDGEJOULE_ARM_CACHE", "EDGEJOULE_DATABASE", *FIELDS.values()}
     named = set(re.findall(r"EDGEJOULE_[A-Z_]*[A-Z]", page.read_text()))
     assert not {name for name in named if name not in known}
 
@@ -199,6 +200,27 @@ def test_every_example_of_a_file_is_one_that_the_program_reads(page: Path) -> No
 @pages
 def test_no_page_names_a_folder_of_somebodys_machine(page: Path) -> None:
     assert not re.findall(r"(?<![\w.~])/(?:work|root|tmp/docs|home/(?!pi\b)\w+)\b\S*", page.read_text())
+
+
+@pages
+def test_no_page_asks_for_a_python_that_debian_does_not_have(page: Path) -> None:
+    # There it is called python3; `python` is that of an environment, by its path.
+    lines = [line.strip() for text in _fenced(page) for line in text.splitlines()]
+    lines += [line.strip() for line in _prose(page).splitlines() if line.startswith("    ")]
+    assert not [
+        line for line in [*lines, *_inline(page)] if re.match(r"(python|pip) ", line) and " install" not in line
+    ]
+
+
+def test_no_message_and_no_target_asks_for_a_python_that_debian_does_not_have() -> None:
+    texts = [path.read_text() for room in ROOMS_OF_CODE for path in (ROOT / room).rglob("*.py")]
+    texts += [(ROOT / "Makefile").read_text()]
+    assert not [
+        line
+        for text in texts
+        for line in text.splitlines()
+        if re.search(r"(^\s*|[\"'` ;&])python (-m|\w+\.py|\w+/)", line)
+    ]
 
 
 def test_the_exit_codes_that_are_documented_are_those_of_the_error_tree() -> None:
@@ -259,3 +281,16 @@ def test_the_defaults_of_a_plan_that_are_documented_are_the_real_ones() -> None:
         if documented["update"][key] != real:
             wrong.append(("update", key, documented["update"][key], real))
     assert not wrong
+
+
+def test_every_page_leads_to_the_words_that_it_uses() -> None:
+    without = [page.name for page in (ROOT / "docs").glob("*.md") if "(glossary.md)" not in page.read_text()]
+    assert without == ["glossary.md"]
+
+
+def test_the_glossary_says_each_word_once_and_each_is_used_somewhere_else() -> None:
+    words = [row[0] for row in _rows(ROOT / "docs/glossary.md", 2) if row[0] not in ("Word", "---")]
+    plain = [word.partition(" (")[0] for word in words]
+    assert len(set(words)) == len(words)
+    others = " ".join(page.read_text().lower() for page in PAGES if page.name != "glossary.md")
+    assert [word for word in plain if not re.search(rf"\b{re.escape(word)}", others)] == []

@@ -8,6 +8,7 @@ from coordinator.commands.parts import add_address, add_json, add_run, example, 
 from coordinator.operator import as_json
 from coordinator.operator.status import DeviceBudget
 from coordinator.operator.tables import joules, show
+from protos.json_document import document
 
 _AMOUNTS = ("granted", "spent", "uncertain", "today")
 _PRICES = ("a step", "an example", "a kB up")
@@ -33,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     with operator(arguments) as connection:
         found = connection.budgets(arguments.which)
     if arguments.json:
-        print(as_json.dump({"devices": [as_json.budget(one) for one in found]}))
+        print(as_json.dump(document("budgets", {"devices": [as_json.budget(one) for one in found]})))
     elif found:
         show(
             ["device", "orders", *(f"{what} J" for what in _AMOUNTS), *(f"J {what}" for what in _PRICES)],

@@ -9,6 +9,7 @@ from pathlib import Path
 from coordinator.commands.parts import add_json, example
 from coordinator.commands.start import read_plan
 from coordinator.operator import as_json
+from protos.json_document import document
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -31,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"coordinator check-plan: {error}", file=sys.stderr)
     found = summary(prepare(read_plan(arguments.plan), arguments.plan.resolve().parent, where=str(arguments.plan)))
     if arguments.json:
-        print(as_json.dump(found))
+        print(as_json.dump(document("plan-check", found)))
         return 0
     width = max(len(key) for key in found)
     plugins = found.pop("plugins")

@@ -8,6 +8,7 @@ import dataclasses
 from coordinator.commands.parts import add_address, add_json, add_run, example, operator
 from coordinator.operator import as_json
 from coordinator.operator.tables import percent
+from protos.json_document import document
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -31,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     with operator(arguments) as connection:
         done = connection.forget(arguments.which, arguments.device)
     if arguments.json:
-        print(as_json.dump(dataclasses.asdict(done)))
+        print(as_json.dump(document("forgotten", dataclasses.asdict(done))))
         return 0
     print(f"{done.run_id}: {done.head_version}, of {done.examples} examples on {done.devices} devices")
     if done.accuracy is not None:

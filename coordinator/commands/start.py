@@ -14,6 +14,7 @@ from coordinator.operator.status import RoundStatus, RunStatus
 from coordinator.operator.tables import number, percent
 from coordinator.operator.watching import PATIENCE_S, follow
 from protos.errors import CheckFailed, PlanError, UnreachableError
+from protos.json_document import document
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -39,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     with operator(arguments) as connection:
         run_id = connection.start_run(text, arguments.plan.resolve().parent)
         if not arguments.wait:
-            print(as_json.dump({"run_id": run_id}) if arguments.json else run_id)
+            print(as_json.dump(document("started", {"run_id": run_id})) if arguments.json else run_id)
             return 0
         print(f"run {run_id}", file=sys.stderr)
         try:

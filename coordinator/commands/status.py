@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 
 from coordinator.commands.parts import add_address, add_json, example, operator
 from coordinator.operator import as_json
 from coordinator.operator.status import DeviceStatus, RoundStatus, RunStatus, WeightBias
 from coordinator.operator.tables import UNKNOWN, ago, joules, percent, show, when
 from protos.energy.trace import Phase
+from protos.json_document import document
 from protos.orders import Strain
 
 _SPENT = (Phase.EMBED, Phase.TRAIN, Phase.ENCODE, Phase.SEND)
@@ -51,11 +53,13 @@ def run_status(arguments: argparse.Namespace) -> int:
     """Show runs."""
     with operator(arguments) as connection:
         found = connection.status(arguments.which) if arguments.which else connection.runs()
+        devices = connection.devices() if arguments.which and not arguments.json else []
     if arguments.json:
-        one = bool(arguments.which)
-        print(as_json.dump(as_json.run(found[0]) if one else {"runs": [as_json.newest(run) for run in found]}))
+        runs = document("runs", {"runs": [as_json.newest(run) for run in found]})
+        print(as_json.dump(as_json.run(found[0]) if arguments.which else runs))
     elif arguments.which:
         show_run(found[0])
+        show_troubles(devices, found[0])
     elif found:
         show(
             ["run", "name", "state", "round", "accuracy", "started", "reason"],
@@ -98,6 +102,18 @@ def show_run(run: RunStatus) -> None:
         )
         if last.bias is not None:
             print(say_of(last.bias))
+
+
+def show_troubles(devices: Sequence[DeviceStatus], run: RunStatus | None = None) -> None:
+    """A line for each device that left or cannot train, with the reason in its own words.
+
+    Args:
+        run: leave out devices that were not asked in its newest round.
+    """
+    asked = {one.device_id for one in run.rounds[-1].devices} if run is not None and run.rounds else None
+    for one in devices:
+        if one.reason and (asked is None or (one.device_id in asked and one.state != "present")):
+            print(f"{one.device_id}: {one.reason}")
 
 
 def _times(run: RunStatus) -> str:
@@ -180,16 +196,13 @@ def run_devices(arguments: argparse.Namespace) -> int:
     with operator(arguments) as connection:
         found = connection.devices()
     if arguments.json:
-        print(as_json.dump({"devices": [as_json.device(one) for one in found]}))
+        print(as_json.dump(document("devices", {"devices": [as_json.device(one) for one in found]})))
     elif found:
         show(
             ["device", "state", "board", "engine", "meter", "examples", "spent J", "seen"],
             [_device_row(one) for one in found],
         )
-        # A line for each, since a table would cut it.
-        for one in found:
-            if one.reason:
-                print(f"{one.device_id}: {one.reason}")
+        show_troubles(found)
     else:
         print("no devices yet; start one with: edge-runtime run")
     return 0

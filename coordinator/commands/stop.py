@@ -6,6 +6,7 @@ import argparse
 
 from coordinator.commands.parts import add_address, add_json, add_run, example, operator
 from coordinator.operator import as_json
+from protos.json_document import document
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -23,5 +24,5 @@ def run(arguments: argparse.Namespace) -> int:
     """End a run."""
     with operator(arguments) as connection:
         state = connection.stop_run(arguments.which)
-    print(as_json.dump({"state": state}) if arguments.json else state)
+    print(as_json.dump(document("stopped", {"state": state})) if arguments.json else state)
     return 0

@@ -167,10 +167,9 @@ def _measured(
     if status.state != "finished":
         raise CheckFailed(f"the measuring run {status.state}: {status.reason}", fix=f"see {folder / 'logs'}")
     costs = costs_of(_when_settled(operator, status), names)
-    for name, budget in zip(names, demo.budgets_j, strict=True):
-        if isinstance(budget, Times) and name in costs:
-            cost = costs[name]
-            _say(f"{name}: about {cost.most_train_j:.2g} J a round, may spend {cost.budget_j(budget):g} J")
+    for name, budget_j in zip(names, resolved(demo.budgets_j, names, costs), strict=True):
+        if name in costs and budget_j is not None:
+            _say(f"{name}: training costs about {costs[name].most_train_j:.2g} J a round; it may spend {budget_j:g} J")
     return costs
 
 

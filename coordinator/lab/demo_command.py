@@ -21,7 +21,7 @@ from protos.update.codecs import resolve
 
 # The example: unequal budgets for unlike boards, as multiples of what the training of a round costs each. The least is
 # a fraction of that; the others are out of reach whatever else this machine has to do.
-EXAMPLE_BUDGETS: tuple[Budget, ...] = (Times(10), Times(0.25), Times(10), Times(10))
+EXAMPLE_BUDGETS: tuple[Budget, ...] = (Times(24), Times(0.25), Times(16), Times(10))
 EXAMPLE_TRAIN = {"epochs": 400, "rate": 0.1}
 
 _DESCRIPTION = f"""\
@@ -64,7 +64,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "--budget-j",
         metavar="J[,J...]",
         help="joules a round: one for all, or one a device; '0.2x' is so many times what its training costs on this "
-        "machine, which is measured first; 'none' is no limit",
+        "machine, which is measured first ('10x': what that of the dearest costs); 'none' is no limit",
     )
     add("--boards", default=",".join(BOARDS), metavar="NAME[,NAME...]", help="power profiles, taken in turn")
     add("--sensor", choices=fleet.SENSORS, default="bridge", help="what measures (default bridge)")

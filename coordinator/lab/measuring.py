@@ -25,9 +25,16 @@ _SENDINGS = 2.0
 
 @dataclass(frozen=True)
 class Times:
-    """A budget as so many times what the training of a round was measured to cost."""
+    """A budget as so many times what the training of a round was measured to cost: less than once, the device itself;
+    once or more, the dearest of all that have such a budget, so that what these have beside each other, and with it
+    their say in the mean, does not depend on the machine."""
 
     of_training: float
+
+    @property
+    def is_scarce(self) -> bool:
+        """Whether it pays for a part of a round alone."""
+        return self.of_training < 1
 
 
 Budget = float | Times | None
@@ -41,12 +48,6 @@ class RoundCost:
     least_train_j: float
     most_train_j: float
     sending_j: float
-
-    def budget_j(self, times: Times) -> float:
-        """Less than a round costs by the least that was measured, more by the most, so that neither depends on a
-        moment's load; and what sending costs on top, in two digits."""
-        train_j = self.least_train_j if times.of_training < 1 else self.most_train_j
-        return float(f"{times.of_training * train_j + _SENDINGS * self.sending_j:.2g}")
 
 
 def shortened(train: Mapping[str, float]) -> dict[str, Any]:
@@ -69,19 +70,32 @@ def costs_of(status: RunStatus, names: Sequence[str]) -> dict[str, RoundCost]:
 
 
 def resolved(budgets: Sequence[Budget], names: Sequence[str], costs: Mapping[str, RoundCost]) -> list[float | None]:
-    """Budgets in joules.
+    """Budgets in joules: what training costs by the least that was measured where it is to be too little, by the most
+    where it is to be enough, so that neither depends on a moment's load; and twice the sending, in two digits.
 
     Raises:
         UsageError: what the round of a device costs is not known, and its budget is a multiple of that.
     """
-    made: list[float | None] = []
     for name, budget in zip(names, budgets, strict=True):
         if isinstance(budget, Times) and name not in costs:
             raise UsageError(
                 f"what a round costs {name} could not be metered", where="--budget-j", fix="give joules, or none"
             )
-        made.append(costs[name].budget_j(budget) if isinstance(budget, Times) else budget)
-    return made
+    ample = [
+        costs[name].most_train_j + _SENDINGS * costs[name].sending_j
+        for name, budget in zip(names, budgets, strict=True)
+        if isinstance(budget, Times) and not budget.is_scarce
+    ]
+
+    def joules(name: str, budget: Times) -> float:
+        if not budget.is_scarce:
+            return budget.of_training * max(ample)
+        return budget.of_training * costs[name].least_train_j + _SENDINGS * costs[name].sending_j
+
+    return [
+        float(f"{joules(name, budget):.2g}") if isinstance(budget, Times) else budget
+        for name, budget in zip(names, budgets, strict=True)
+    ]
 
 
 def _cost(one: DeviceRound) -> tuple[float, float] | None:

@@ -8,6 +8,7 @@ from typing import Any
 from coordinator.operator import as_json
 from coordinator.operator.status import DeviceRound, ExportSummary, RoundStatus, RunStatus
 from protos.energy.trace import Phase
+from protos.json_document import document
 
 PHASES = (Phase.EMBED, Phase.TRAIN, Phase.ENCODE, Phase.SEND)
 
@@ -23,7 +24,7 @@ def outcome(
     closed = [one for one in status.rounds if one.state == "closed"]
     accuracies = [one.accuracy for one in closed]
     best = best_of(closed)
-    return {
+    made: dict[str, Any] = {
         "run_id": status.run_id,
         "state": status.state,
         "reason": status.reason,
@@ -44,6 +45,7 @@ def outcome(
         "cut_short": cut_short_counts(closed),
         "wall_s": wall_s,
     }
+    return document("outcome", made)
 
 
 def best_of(closed: Sequence[RoundStatus]) -> RoundStatus | None:
@@ -81,6 +83,7 @@ def _device(device: DeviceRound) -> dict[str, Any]:
         "steps_planned": device.steps_planned,
         "steps_done": device.steps_done,
         "budget_j": device.budget_j,
+        "energy_j": device.spent_j,
         "spent_j": device.spent_j,
         "weight": device.weight,
         "examples": device.examples,

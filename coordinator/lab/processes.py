@@ -91,7 +91,7 @@ class Children:
             self.end()
 
     def start(self, name: str, module: str, arguments: Sequence[str | Path], *, order: int) -> Child:
-        """Start ``python -m module arguments`` with both outputs in ``logs/name.log``.
+        """Start ``python3 -m module arguments`` with both outputs in ``logs/name.log``.
 
         Args:
             order: children of the lowest order are ended first.
@@ -155,7 +155,7 @@ def _launch(module: str, arguments: Sequence[str | Path], out: IO[bytes]) -> sub
 
 
 def run_to_end(module: str, arguments: Sequence[str | Path], *, log: Path) -> None:
-    """Run ``python -m module arguments`` and wait for it.
+    """Run ``python3 -m module arguments`` and wait for it.
 
     Raises:
         ChildDied: it failed; with its last line, and with its exit code.

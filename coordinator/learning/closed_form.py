@@ -107,7 +107,8 @@ def solve(
         shrinkage = min(found, key=lambda one: one[1])[0] if found else ALONE
         chosen = "chosen by leaving out devices" if found else "taken, since one device alone cannot be left out"
     kernel, bias = spectrum.head_of(priors, shrinkage)
-    factor = temperature(groups, head, priors, shrinkage) if len(groups) > 1 else 1.0
+    # Whoever has held-out data calibrates by them.
+    factor = temperature(groups, head, priors, shrinkage) if len(groups) > 1 and accuracy is None else 1.0
     if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
         raise NonFiniteError("the closed form has no finite solution", fix="set train.shrinkage to 0.1 or more")
     return LinearHead(kernel * factor, bias * factor, shrinkage, found, factor, head, chosen, _total_moments(whole))

@@ -8,11 +8,12 @@ from typing import Any
 
 from coordinator.operator.status import DeviceBudget, DeviceRound, DeviceStatus, ExportSummary, RoundStatus, RunStatus
 from protos.energy.trace import PhaseEnergy
+from protos.json_document import document
 
 
 def run(status: RunStatus) -> dict[str, Any]:
     """One run; unknown figures are null."""
-    return {**_fields(status), "rounds": [_round(one) for one in status.rounds]}
+    return document("run", {**_fields(status), "rounds": [_round(one) for one in status.rounds]})
 
 
 def newest(status: RunStatus) -> dict[str, Any]:
@@ -39,6 +40,7 @@ def _round(status: RoundStatus) -> dict[str, Any]:
 def _device_round(status: DeviceRound) -> dict[str, Any]:
     return {
         **_fields(status),
+        "energy_j": status.spent_j,
         "spent_j": status.spent_j,
         "strain": None if status.strain is None else dataclasses.asdict(status.strain),
         "energy": {str(one.phase): energy(one) for one in status.energy},
@@ -71,7 +73,7 @@ def budget(status: DeviceBudget) -> dict[str, Any]:
 
 def export(summary: ExportSummary, path: str) -> dict[str, Any]:
     """An export."""
-    return {**dataclasses.asdict(summary), "sha256": summary.sha256.hex(), "path": path}
+    return document("export", {**dataclasses.asdict(summary), "sha256": summary.sha256.hex(), "path": path})
 
 
 def dump(value: Any) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 
 from coordinator.aggregate.mean import Wide
 from coordinator.aggregate.rules import RULES
+from coordinator.aggregate.server_optimisers import SERVER_OPTIMISERS, ServerSettings
 from coordinator.budgets.order_line import OrderLine
 from coordinator.budgets.unbiased import Totals, Whole, rescaled
 from coordinator.budgets.weights import Standing, weight
@@ -43,9 +44,11 @@ class Fold:
         shapes: of the head.
         lines: the orders of the round, by device; who has the largest budget depends on all of them.
         population: whom the round speaks for; None: those whose reports came, as their weighted mean.
+        server: the state of the plan's server optimiser before the round; None: before any.
 
     Attributes:
         folded: whose reports are in, in their order.
+        server_after: the state of the server optimiser after :meth:`head_after`.
     """
 
     def __init__(
@@ -54,7 +57,12 @@ class Fold:
         shapes: Shapes,
         lines: Mapping[str, OrderLine],
         population: Population | None = None,
+        server: Tree | None = None,
     ) -> None:
+        self._server = pick(SERVER_OPTIMISERS, plan.server, what="server optimiser", where="aggregate", error=PlanError)
+        self._settings = ServerSettings(plan.server_momentum, plan.server_second, plan.server_tau)
+        self._before = self._server.start(shapes, self._settings) if server is None else server
+        self.server_after: Tree = self._before
         self._plan = plan
         self._rule = pick(RULES, plan.normalise, what="normalisation", where="aggregate.normalise", error=PlanError)
         self._state = self._rule.start(shapes)
@@ -114,11 +122,13 @@ class Fold:
             NonFiniteError: the head has left the numbers.
         """
         change = self._rule.finish(self._state)
+        self.server_after = self._before
         if change is None:
             return head
         if self._population is not None:
             change = self._unbiased(change, self._population)
         with np.errstate(over="ignore"):
+            change, self.server_after = self._server.step(change, self._before, self._settings)
             moved = trees.add_scaled(head, change, self._plan.server_rate)
         try:
             trees.check(moved, trees.shapes(head), where="head")

@@ -6,7 +6,7 @@ All of it runs inside a transaction of :mod:`coordinator.run.transactions`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from coordinator.run.aggregation import Population
 from coordinator.run.planning import steps_for
 from coordinator.run.run import ActiveRun
 from coordinator.store import accounts as grants
-from coordinator.store import costs, heads, reports, runs
+from coordinator.store import batches, costs, heads, reports, runs
 from coordinator.store.accounts import Account, Past
 from coordinator.store.costs import KeptPlan
 from protos.convert.reports import parse_report
@@ -257,6 +257,23 @@ def learn(connection: Connection, run_id: str, number: int, device_id: str) -> N
         model.observe(Work(lesson.embedded, lesson.steps, lesson.bytes_up, lesson.bytes_down), energy)
         costs.keep(connection, device_id, bundle_id, model)
         grants.learnt(connection, run_id, number, device_id)
+
+
+def learn_all(connection: Connection, orders: Iterable[tuple[str, int, str]]) -> None:
+    """Fit costs to orders whose joules have all become known, by run, round and device. Each order teaches once."""
+    rounds: dict[tuple[str, int], list[str]] = {}
+    for run_id, number, device_id in orders:
+        rounds.setdefault((run_id, number), []).append(device_id)
+    for (run_id, number), device_ids in rounds.items():
+        found = batches.lessons(connection, run_id, number, device_ids)
+        if not found:
+            continue
+        bundle_id = runs.row(connection, run_id)["bundle_id"]
+        models = costs.models_of(connection, bundle_id, found)
+        for device_id, model in models.items():
+            lesson, energy = found[device_id]
+            model.observe(Work(lesson.embedded, lesson.steps, lesson.bytes_up, lesson.bytes_down), energy)
+        batches.learnt(connection, run_id, number, bundle_id, models)
 
 
 def ledger_of(connection: Connection, run_id: str, now_unix_s: float) -> list[DeviceBudget]:

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from coordinator.run import transactions as ledger
+from coordinator.run.aggregation import Fold
 from coordinator.run.resume import Rooms
 from coordinator.run.round_events import (
     FINAL,
@@ -44,6 +45,7 @@ from coordinator.run.round_events import (
 )
 from coordinator.run.run import ActiveRun
 from coordinator.run.statistics_fold import StatisticsFold
+from coordinator.run.together import Together
 from coordinator.store.database import DamagedError
 from protos.errors import EdgejouleError, StoreError
 from protos.orders import DeviceCard, Receipt, Verdict
@@ -82,6 +84,7 @@ class Conductor:
         self._stop_wanted = asyncio.Event()
         self.end, self.unwritten = ("failed", "ended by an error that could not be written down"), ""
         self._finding_out: set[asyncio.Task[None]] = set()
+        self._accepting: Together[tuple[int, ledger.Read], Receipt] = Together(self._accept)
 
     async def conduct(self) -> None:
         """Carry out actions until the run is over."""
@@ -130,6 +133,13 @@ class Conductor:
         self.feed(Left(device_id))
         if changed:
             self._regroup()
+
+    def wants(self, device_id: str, number: int) -> bool:
+        """Whether a report of this device for this round would still count."""
+        machine = self.run.machine
+        if machine.state in FINAL or number != machine.round or device_id in self.run.refused:
+            return False
+        return machine.still_lacks(device_id)
 
     async def hand_over(self, device_id: str, session: str) -> None:
         """A new start of a device asks for the order that an earlier one got; it is given to it, or it is spared.
@@ -191,9 +201,11 @@ class Conductor:
         run = self.run
         try:
             card = self._card_of(device_id)
-            receipt = await self._rooms.books.do(
-                ledger.accept, self._rooms.db, run, number, device_id, declared, data, card.board if card else ""
+            check, board = run.checker(run.lines[device_id], declared, number), card.board if card else ""
+            read = await self._rooms.readers.do(
+                ledger.read, run.run_id, number, device_id, data, check, declared, board
             )
+            receipt = await self._accepting.do((number, read))
         except Exception as error:
             # It may be on disk all the same. The device is told at once, and waits when it sends again.
             log.warning("%s round %d: report of %s: %s; is it held?", run.run_id, number, device_id, error)
@@ -213,6 +225,11 @@ class Conductor:
             self.feed(Refused(device_id))
         self._written(device_id, written)
         return receipt
+
+    async def _accept(self, waiting: list[tuple[int, ledger.Read]]) -> list[Receipt | BaseException]:
+        """What waits is of one round: none is decided while a report is being written."""
+        reads = [read for _, read in waiting]
+        return await self._rooms.books.do(ledger.accept, self._rooms.db, self.run, waiting[0][0], reads)
 
     def _find_out(self, number: int, device_id: str, written: asyncio.Future[None]) -> asyncio.Task[None]:
         async def body() -> None:
@@ -287,6 +304,8 @@ class Conductor:
         """End the run, and return when it is over: also while nothing can be written; see :attr:`unwritten`."""
         self._stop_wanted.set()
         self.feed(Stop())
+        # Devices at work need not wait until it is written down.
+        self._publish()
         await self.run.over.wait()
 
     async def _carry_out(self, action: Action) -> None:
@@ -297,9 +316,10 @@ class Conductor:
                 await self._close(action)
             case Abandon(number, attempt, reason):
                 log.warning("%s: %s", self.run.run_id, reason)
+                self._publish()
                 await self._rooms.books.do(ledger.abandon_round, self._rooms.db, self.run, number, attempt, reason)
             case Finish(why):
-                await self._end("finished", why)
+                await self._end("finished", "; ".join(part for part in (self.run.said, why) if part))
             case Fail(reason):
                 log.error("%s failed: %s", self.run.run_id, reason)
                 await self._end("failed", reason)
@@ -333,6 +353,8 @@ class Conductor:
 
     async def _close(self, action: Close) -> None:
         run, rooms = self.run, self._rooms
+        # Whoever still works on this round does so in vain.
+        self._publish()
         await rooms.books.do(ledger.agree, rooms.db, run, action.round)
         sums = run.fold if isinstance(run.fold, StatisticsFold) else None
         # A system of equations may take seconds, in which devices that write must not wait.
@@ -345,12 +367,15 @@ class Conductor:
         downlink = await rooms.models.do(run.downlink.after, head, action.round, run.plan)
         basis = solved.basis if solved is not None else None
         said = solved.in_words() if solved is not None else ""
+        server = run.fold.server_after if isinstance(run.fold, Fold) else None
         await rooms.books.do(
-            ledger.close_round, rooms.db, run, action.round, head, downlink, accuracy, loss, basis, said
+            ledger.close_round, rooms.db, run, action.round, head, downlink, accuracy, loss, basis, said, server
         )
         run.move_head(head, downlink)
+        run.server = server or run.server
         run.basis = basis or run.basis
         if said:
+            run.said = said
             log.info("%s: round %d: %s", run.run_id, action.round, said)
         shown = "" if accuracy is None else f", accuracy {accuracy:.4f}"
         log.info("%s: round %d closed with %d reports%s", run.run_id, action.round, len(action.reported), shown)

@@ -231,6 +231,8 @@ def summary(prepared: Prepared) -> dict[str, object]:
         "devices": plan.round.devices,
         "quorum": plan.round.quorum,
         "deadline_s": plan.round.deadline_s,
+        "sample": plan.round.sample,
+        "enough": plan.round.enough,
         "work_per_round": f"{work} in batches of {manifest.head.batch_size}",
         "inputs": dict(prepared.inputs),
         "codec": plan.update.codec,

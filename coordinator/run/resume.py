@@ -17,7 +17,7 @@ from coordinator.run.round_events import Rules
 from coordinator.run.round_machine import Machine
 from coordinator.run.run import ActiveRun
 from coordinator.run.workers import Worker
-from coordinator.store import bases, devices, heads, reports, runs
+from coordinator.store import bases, devices, heads, reports, runs, server_states
 from coordinator.store import device_heads as shown
 from coordinator.store.bundles import BundleShelf, NotHereError
 from coordinator.store.database import Database
@@ -26,6 +26,7 @@ from protos.errors import UnknownRunError
 from protos.model.bundle import Bundle
 from protos.plan.plan import RunPlan, parse
 from protos.statistics.whitening import Basis
+from protos.update import trees
 from protos.update.trees import Tree
 
 
@@ -37,6 +38,7 @@ class Rooms:
     books: Worker
     models: Worker
     looks: Worker
+    readers: Worker
     shelf: BundleShelf
     evaluations: Path
 
@@ -44,7 +46,7 @@ class Rooms:
 def rules_of(plan: RunPlan) -> Rules:
     """When the rounds of this plan open and close."""
     section = plan.round
-    return Rules(plan.run.rounds, section.devices, section.quorum, section.deadline_s)
+    return Rules(plan.run.rounds, section.devices, section.quorum, section.deadline_s, enough=section.enough)
 
 
 async def open_run(rooms: Rooms, run_id: str, now_s: float) -> ActiveRun:
@@ -74,11 +76,12 @@ async def open_run(rooms: Rooms, run_id: str, now_s: float) -> ActiveRun:
         machine=Machine(rules_of(plan), now_s=now_s),
         roster=Roster(plan, row["engine"], has_twin=bundle.manifest.edge_tpu is not None, run_id=run_id),
         head=head,
-        downlink=await rooms.books.do(_downlink, rooms.db, run_id, head, row["initial_head"]),
+        downlink=await rooms.books.do(_downlink, rooms.db, run_id, head, trees.version(bundle.initial_head())),
         evaluator=evaluator,
         lines={},
         fold=Fold(aggregate, bundle.manifest.head.shapes(), {}),
         basis=await rooms.books.do(_basis, rooms.db, run_id),
+        server=await rooms.books.do(_server, rooms.db, run_id),
     )
     await rooms.books.do(_find_place, rooms.db, run, now_s)
     return run
@@ -112,6 +115,11 @@ def _newest_head(db: Database, row: RowMapping) -> Tree:
 def _basis(db: Database, run_id: str) -> Basis | None:
     with db.reading() as connection:
         return bases.get(connection, run_id)
+
+
+def _server(db: Database, run_id: str) -> Tree | None:
+    with db.reading() as connection:
+        return server_states.get(connection, run_id)
 
 
 def _downlink(db: Database, run_id: str, head: Tree, start: str) -> Downlink:

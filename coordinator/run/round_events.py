@@ -37,6 +37,7 @@ class Rules:
         attempts: how often a round is opened before the run fails.
         gather_s: how long a later round waits for the devices of the one before.
         patience_s: how long a round that nobody can pay for waits for what may or may not come.
+        enough: share of the ordered devices whose reports close a round before its deadline; 1: all that can.
     """
 
     rounds: int
@@ -46,6 +47,16 @@ class Rules:
     attempts: int = ATTEMPTS
     gather_s: float = GATHER_S
     patience_s: float = PATIENCE_S
+    enough: float = 1.0
+
+    def are_enough(self, reports: int, ordered: int) -> bool:
+        """Whether a round need not wait for the others any more.
+
+        >>> rules = Rules(rounds=1, devices=1, quorum=0.5, deadline_s=1, enough=0.8)
+        >>> [rules.are_enough(reports, 5) for reports in (3, 4)]
+        [False, True]
+        """
+        return self.enough < 1.0 and reports >= max(1, math.ceil(self.enough * ordered - 1e-9))
 
     def needed(self, ordered: int) -> int:
         """Reports that make a quorum of ``ordered`` devices.

@@ -144,6 +144,10 @@ class Machine:
         """Whether the device was ordered in the open round and has not reported."""
         return self.state is State.OPEN and device_id in self.ordered and device_id not in self.reported
 
+    def still_lacks(self, device_id: str) -> bool:
+        """Whether a report of this device for the current round is missing and would be taken, now or later."""
+        return self._lacks(device_id)
+
     def _lacks(self, device_id: str) -> bool:
         if device_id in self.reported:
             return False
@@ -208,8 +212,10 @@ class Machine:
             return [Halt()]
         if isinstance(event, Tick) and self.state is State.GATHERING and self._may_open(now_s):
             return self._open(now_s)
-        if self.state is State.OPEN and not self._opening and (not self._waiting or now_s >= self.deadline_s):
-            return self._end(now_s)
+        if self.state is State.OPEN and not self._opening:
+            enough = self.rules.are_enough(len(self.reported), len(self.ordered))
+            if enough or not self._waiting or now_s >= self.deadline_s:
+                return self._end(now_s)
         return []
 
     def _may_open(self, now_s: float) -> bool:

@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from coordinator.budgets.guesses import Remembered
 from coordinator.budgets.order_line import OrderLine
@@ -73,6 +74,7 @@ class ActiveRun:
         head: the newest head; ``lines`` and ``fold`` are of the open round.
         downlink: what devices hold of it, from which they train.
         basis: coordinates in which they train, once statistics gave them; None: those of the head.
+        server: the state of the server optimiser after the last round; None before any, or without a state.
         refused: devices whose report of the open round was not taken.
         in_flight: devices whose report is being written.
         sessions: to which start of each device its order belongs; "" when it left, None when that is not known.
@@ -84,6 +86,7 @@ class ActiveRun:
         recent: the last change of each device, as far as a round was planned that guesses from it.
         resting: why no round opens although devices are present, or "".
         trouble: why the run cannot go on just now, or "".
+        said: how its head was solved for, in words, or "".
     """
 
     run_id: str
@@ -99,6 +102,7 @@ class ActiveRun:
     lines: dict[str, OrderLine]
     fold: Fold | StatisticsFold
     basis: Basis | None = None
+    server: Tree | None = None
     refused: set[str] = field(default_factory=set)
     sessions: dict[str, str | None] = field(default_factory=dict)
     handed: set[str] = field(default_factory=set)
@@ -109,6 +113,7 @@ class ActiveRun:
     recent: dict[str, Remembered] = field(default_factory=dict)
     resting: str = ""
     trouble: str = ""
+    said: str = ""
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -126,10 +131,26 @@ class ActiveRun:
         method = self.plan.train.method
         return method == "closed_form" or (method == "closed_form+sgd" and number == 1)
 
+    @property
+    def forgets_reports(self) -> bool:
+        """Whether the bytes of reports are of no use once their round is settled: planners guess from them, and
+        statistics are added up anew each round."""
+        planner = self.plan.planner
+        return self.plan.train.method == "sgd" and planner.policy == "none" and planner.participation == "known"
+
     def normaliser_of(self, steps: int, number: int) -> float:
         """FedNova's ``|a|_1`` after so many steps of round ``number``."""
         spec = self.bundle.manifest.head
         return of_optimiser(spec.optimiser, steps, self.all_inputs(number))
+
+    @cached_property
+    def plan_id(self) -> str:
+        """The plan's, worked out once."""
+        return self.plan.plan_id
+
+    @cached_property
+    def _shapes(self) -> Shapes:
+        return self.bundle.manifest.head.shapes()
 
     def inputs_at(self, number: int) -> dict[str, float]:
         """What orders of round ``number`` tell the train signature."""
@@ -164,7 +185,7 @@ class ActiveRun:
         return TrainOrder(
             run_id=self.run_id,
             round=self.machine.round,
-            plan_id=self.plan.plan_id,
+            plan_id=self.plan_id,
             bundle_id=self.bundle.bundle_id,
             head_version=sent.version,
             head=sent.whole,
@@ -198,12 +219,12 @@ class ActiveRun:
         """What a report that answers this order of round ``number`` must agree with."""
         spec = self.bundle.manifest.head
         return Expected(
-            plan_id=self.plan.plan_id,
+            plan_id=self.plan_id,
             bundle_id=self.bundle.bundle_id,
             head_version=self.downlink.version,
             steps=line.steps,
             examples=declared_examples,
-            shapes=spec.shapes(),
+            shapes=self._shapes,
             inputs=self.all_inputs(number),
             optimiser=spec.optimiser,
             attempt=self.machine.attempt,
@@ -216,10 +237,15 @@ class ActiveRun:
         Raises:
             RejectedError: it is not.
         """
-        expected = self.expected_of(line, declared_examples, report.round)
-        if not self.asks_statistics(report.round):
-            return check(report, expected)
-        return check_statistics(report, expected, self.bundle, features_of(self.plan, self.bundle))
+        return self.checker(line, declared_examples, report.round)(report)
+
+    def checker(self, line: OrderLine, declared_examples: int, number: int) -> Callable[[DeviceReport], Tree | Moments]:
+        """Checks reports of this order as :meth:`checked` does, in any thread: the order as it stands now."""
+        expected = self.expected_of(line, declared_examples, number)
+        if not self.asks_statistics(number):
+            return lambda report: check(report, expected)
+        features = features_of(self.plan, self.bundle)
+        return lambda report: check_statistics(report, expected, self.bundle, features)
 
     def new_fold(
         self,
@@ -235,7 +261,7 @@ class ActiveRun:
         """
         if self.asks_statistics(number):
             return StatisticsFold(self.plan, self.bundle, lines, before, self.evaluator)
-        return Fold(self.plan.aggregate, self.bundle.manifest.head.shapes(), lines, population)
+        return Fold(self.plan.aggregate, self.bundle.manifest.head.shapes(), lines, population, self.server)
 
     def take_fold(
         self, lines: Mapping[str, OrderLine], fold: Fold | StatisticsFold, sessions: Mapping[str, str | None]

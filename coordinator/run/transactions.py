@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection
 
@@ -19,7 +20,18 @@ from coordinator.run.run import ActiveRun
 from coordinator.run.run import report_limit as of_plan
 from coordinator.run.validation import RejectedError
 from coordinator.store import accounts as grants
-from coordinator.store import bases, costs, devices, heads, reports, runs, statistics
+from coordinator.store import (
+    bases,
+    batches,
+    costs,
+    devices,
+    heads,
+    pruning,
+    reports,
+    runs,
+    server_states,
+    statistics,
+)
 from coordinator.store import device_heads as shown
 from coordinator.store.database import AlreadyThereError, Database
 from protos.convert.energy import named
@@ -27,64 +39,142 @@ from protos.convert.heads import serialise_difference
 from protos.convert.reports import parse_report
 from protos.energy.trace import PhaseEnergy
 from protos.errors import StoreError, UnknownRunError, UpdateError
-from protos.orders import DeviceCard, DeviceReport, Receipt, SettledEnergy, Verdict
+from protos.orders import DeviceCard, DeviceReport, MeterCard, Receipt, SettledEnergy, Verdict
 from protos.plan.plan import parse
+from protos.statistics.moments import Moments
 from protos.statistics.whitening import Basis
 from protos.update import trees
+from protos.update.codecs import generator
 from protos.update.trees import Tree
 
 log = logging.getLogger("edgejoule.coordinator")
 
 
-def accept(
-    db: Database, run: ActiveRun, number: int, device_id: str, declared: int, data: bytes, board: str = ""
-) -> Receipt:
-    """Check a report of the open round, write it down, fold it in. ACCEPTED means: it is on disk.
+@dataclass(frozen=True)
+class Read:
+    """A report that was read and held against its order.
 
-    After any exception, and after DUPLICATE, the report may be on disk and not folded: call :func:`agree`.
+    Attributes:
+        data: as it came.
+        report, update: with what it brings; None when it is refused.
+        refusal: why, or None.
+        board: of the device, in its own words.
+    """
+
+    number: int
+    device_id: str
+    data: bytes
+    board: str
+    report: DeviceReport | None = None
+    update: Tree | Moments | None = None
+    refusal: RejectedError | None = None
+
+
+def read(
+    run_id: str,
+    number: int,
+    device_id: str,
+    data: bytes,
+    check: Callable[[DeviceReport], Tree | Moments],
+    declared: int,
+    board: str,
+) -> Read:
+    """Decode a report and hold it against its order. It touches nothing, and may run in any thread.
 
     Args:
         number: round of the report's header; device_id likewise.
+        check: of its order; what the report brings, or RejectedError.
         declared: training examples that the device declared at join.
         board: in the device's own words.
-
-    Raises:
-        StoreError: it is not known to be written; the device may send it again.
     """
     try:
-        report = _parsed(data, run.run_id, number, device_id)
-        update = run.checked(report, run.lines[device_id], declared)
+        report = _parsed(data, run_id, number, device_id)
+        update = check(report)
         if (fault := bounds.report_fault(report, declared, board)) is not None:
             raise RejectedError(*fault)
     except RejectedError as error:
-        with db.writing() as connection:
-            reports.mark(connection, run.run_id, number, device_id, "rejected", len(data))
-            reports.refuse(connection, run.run_id, number, device_id, error.code, error.reason)
-            attempt = _settle_of(connection, data, run.run_id, number, device_id, board)
-        return Receipt(Verdict.REJECTED, f"{error.code}: {error.reason}", attempt)
-    sent = {device_id: run.sent.pop(device_id, 0)}
+        return Read(number, device_id, data, board, refusal=error)
+    return Read(number, device_id, data, board, report, update)
+
+
+def accept(db: Database, run: ActiveRun, number: int, waiting: Sequence[Read]) -> list[Receipt | BaseException]:
+    """Write down reports of the open round in this order, in one transaction, and fold them in. ACCEPTED means: it is
+    on disk. One result for each, or why it is not known to be written; the device may send that one again.
+
+    After an exception, and after DUPLICATE, a report may be on disk and not folded: call :func:`agree`.
+    """
+    ids = [one.device_id for one in waiting if one.report is not None]
+    sent = {device_id: run.sent.pop(device_id, 0) for device_id in ids}
     try:
         with db.writing() as connection:
-            energy = _named(connection, device_id, report)
-            reports.accept(connection, replace(report, energy=energy), data, run.fold.weight_of(report))
-            runs.add_bytes_down(connection, run.run_id, number, sent)
-            sizes = run.fold.sizes_of(report, update)  # type: ignore[arg-type]
-            grants.reported(connection, run.run_id, number, device_id, len(data), sizes)
-            budgeting.learn(connection, run.run_id, number, device_id)
+            there = batches.held(connection, run.run_id, number, ids)
+            fresh = [one for one in waiting if one.report is not None and one.device_id not in there]
+            meters = devices.meters_of(connection, [one.device_id for one in fresh if _meter_id(one)])
+            taken = [_taken(run, one, sent[one.device_id], meters.get(one.device_id)) for one in fresh]
+            batches.accept(connection, taken)
+            budgeting.learn_all(connection, _all_known(fresh))
+            attempts = {one.device_id: _refuse(connection, run, number, one) for one in waiting if one.refusal}
     except AlreadyThereError as error:
         run.sent.update(sent)
-        with db.reading() as connection:
-            same = reports.same_as_held(connection, run.run_id, number, device_id, data)
-        if same is not None:
-            return _held(number, report.attempt, same=same)
-        raise StoreError(f"a part of the report is there already ({error})", where=run.run_id) from error
+        raise StoreError(f"a part of a report is there already ({error})", where=run.run_id) from error
     except BaseException:
         # Perhaps after the commit: the answer to it can be lost.
         run.sent_unsure.update(sent)
         raise
+    run.sent.update({device_id: size for device_id, size in sent.items() if device_id in there})
+    results: list[Receipt | BaseException] = []
+    for one in waiting:
+        if one.report is None or one.update is None:
+            assert one.refusal is not None
+            why = f"{one.refusal.code}: {one.refusal.reason}"
+            results.append(Receipt(Verdict.REJECTED, why, attempts[one.device_id]))
+        elif one.device_id in there:
+            same = there[one.device_id] == hashlib.sha256(one.data).digest()
+            results.append(_held(number, one.report.attempt, same=same))
+        else:
+            results.append(_folded(run, one.report, one.update))
+    return results
+
+
+def _meter_id(one: Read) -> int | None:
+    return None if one.report is None else one.report.meter_id
+
+
+def _taken(run: ActiveRun, one: Read, sent: int, meter: MeterCard | None) -> batches.Taken:
+    assert one.report is not None
+    assert one.update is not None
+    # Energy with the sensor that the device's card names.
+    report = replace(one.report, energy=named(one.report.energy, one.report.meter_id, meter))
+    sizes = run.fold.sizes_of(report, one.update)  # type: ignore[arg-type]
+    return batches.Taken(report, one.data, run.fold.weight_of(report), sizes, sent)
+
+
+def _all_known(taken: Iterable[Read]) -> list[tuple[str, int, str]]:
+    """Orders whose report told the joules of sending as well: all the others are learnt from when those come."""
+    known = []
+    for one in taken:
+        assert one.report is not None
+        phases = {record.phase for record in one.report.energy if record.energy_j is not None}
+        if phases.issuperset(grants.WORKING):
+            known.append((one.report.run_id, one.report.round, one.report.device_id))
+    return known
+
+
+def _folded(run: ActiveRun, report: DeviceReport, update: Tree | Moments) -> Receipt | BaseException:
     # After the commit, so that what is folded is what a restart would fold.
-    run.fold.add(report, update)  # type: ignore[arg-type]  # a fold of statistics is given statistics
+    try:
+        run.fold.add(report, update)  # type: ignore[arg-type]  # a fold of statistics is given statistics
+    except Exception as error:
+        log.exception("%s round %d: report of %s is held, and not folded", run.run_id, report.round, report.device_id)
+        return error
     return Receipt(Verdict.ACCEPTED, attempt=report.attempt)
+
+
+def _refuse(connection: Connection, run: ActiveRun, number: int, one: Read) -> int | None:
+    assert one.refusal is not None
+    reports.mark(connection, run.run_id, number, one.device_id, "rejected", len(one.data))
+    reports.refuse(connection, run.run_id, number, one.device_id, one.refusal.code, one.refusal.reason)
+    return _settle_of(connection, one.data, run.run_id, number, one.device_id, one.board)
 
 
 def _held(number: int, attempt: int | None, *, same: bool) -> Receipt:
@@ -169,20 +259,38 @@ def late(db: Database, run_id: str, number: int, device_id: str, data: bytes) ->
     return Receipt(Verdict.LATE, f"round {number} is closed", attempt)
 
 
-def settle(db: Database, device_id: str, settled: Iterable[SettledEnergy]) -> list[SettledEnergy]:
-    """Write energy that became known late; returns what belongs to no order, which is left out. Joules that cannot be
-    are left out too, and stay unknown."""
-    strange: list[SettledEnergy] = []
+def settle(
+    db: Database, waiting: Sequence[tuple[str, Sequence[SettledEnergy]]]
+) -> list[list[SettledEnergy] | BaseException]:
+    """Write energy that became known late, of many devices in one transaction; returns for each what belongs to no
+    order, which is left out. Joules that cannot be are left out too, and stay unknown."""
+    strange: list[list[SettledEnergy] | BaseException] = []
     with db.writing() as connection:
-        board = devices.board_of(connection, device_id)
-        for one in settled:
-            if one.round > bounds.LAST_ROUND or runs.order_of(connection, one.run_id, one.round, device_id) is None:
-                strange.append(one)
-            else:
-                energy, faults = bounds.possible(_named(connection, device_id, one), board)
-                _say(faults, one.run_id, one.round, device_id)
-                reports.settle(connection, one.run_id, one.round, device_id, energy, one.attempt)
-                budgeting.learn(connection, one.run_id, one.round, device_id)
+        boards = devices.boards_of(connection, [device_id for device_id, _ in waiting])
+        there = batches.ordered(
+            connection,
+            [
+                (one.run_id, one.round, device_id)
+                for device_id, settled in waiting
+                for one in settled
+                if one.round <= bounds.LAST_ROUND
+            ],
+        )
+        meters = devices.meters_of(
+            connection, [device_id for device_id, settled in waiting if any(one.meter_id for one in settled)]
+        )
+        told: list[batches.Told] = []
+        for device_id, settled in waiting:
+            strange.append([one for one in settled if (one.run_id, one.round, device_id) not in there])
+            for one in settled:
+                if (one.run_id, one.round, device_id) in there:
+                    energy, faults = bounds.possible(
+                        named(one.energy, one.meter_id, meters.get(device_id) if one.meter_id else None),
+                        boards.get(device_id, ""),
+                    )
+                    _say(faults, one.run_id, one.round, device_id)
+                    told.append(batches.Told(one.run_id, one.round, device_id, tuple(energy), one.attempt))
+        budgeting.learn_all(connection, batches.settle(connection, told))
     return strange
 
 
@@ -234,6 +342,9 @@ def _plan_and_write(
         held = {one.device_id: one.examples for one in statistics.held_by(connection, run.run_id, number)}
         cards = [card for card in cards if held.get(card.device_id, 0) != card.train_examples]
     carried = reports.holds_any(connection, run.run_id, number)
+    if run.plan.round.sample is not None and not sums:
+        left = run.plan.round.sample - len(reports.devices_in(connection, run.run_id, number))
+        cards = _drawn(run, number, attempt, cards, max(0, left))
     ended = _ended(connection, run, number, cards) if attempt > 1 else {}
     lines = budgeting.drawn_before(connection, run, number, cards) if attempt > 1 else None
     if lines is None or not (lines or carried):
@@ -254,6 +365,14 @@ def _plan_and_write(
             runs.note(connection, run.run_id, number, "left out", f"{device_id}: {why}")
     runs.change(connection, run.run_id, engine=run.roster.engine)
     return True
+
+
+def _drawn(run: ActiveRun, number: int, attempt: int, cards: list[DeviceCard], count: int) -> list[DeviceCard]:
+    """So many of the devices that are present, each with the same chance, whatever their order."""
+    names = sorted(card.device_id for card in cards)
+    random = generator(run.plan.run.seed, "sample", number, attempt)
+    chosen = {names[at] for at in random.permutation(len(names))[:count]}
+    return [card for card in cards if card.device_id in chosen]
 
 
 def _ended(connection: Connection, run: ActiveRun, number: int, cards: list[DeviceCard]) -> dict[str, float]:
@@ -346,12 +465,14 @@ def close_round(
     loss: float | None,
     basis: Basis | None = None,
     said: str = "",
+    server: Tree | None = None,
 ) -> None:
     """Write down the head after a round, what devices will hold of it, how good it is, and in which coordinates they
     train from now on; once.
 
     Args:
         said: how the head was made, in words; "" for the mean of changes.
+        server: the state of the server optimiser from now on; None or empty: it has none.
     """
     with db.writing() as connection:
         if _stands(connection, run.run_id, number, run.machine.attempt, "closed"):
@@ -366,8 +487,13 @@ def close_round(
         shown.put(connection, run.run_id, downlink.shown, links)
         if basis is not None:
             bases.put(connection, run.run_id, basis)
+        if server:
+            server_states.put(connection, run.run_id, server)
         if said:
             runs.note(connection, run.run_id, number, "solved", said)
+        if number > 1 and run.forgets_reports:
+            # Of the round that has just closed they stay, for whoever wants to know how its head came about.
+            pruning.forget_bytes(connection, run.run_id, number - 1)
     run.sent.clear()
 
 
@@ -435,10 +561,12 @@ def known_devices(db: Database) -> list[devices.KnownDevice]:
         return devices.known(connection)
 
 
-def join(db: Database, card: DeviceCard) -> None:
-    """Write down that a device joined."""
+def join(db: Database, cards: Sequence[DeviceCard]) -> list[None]:
+    """Write down that devices joined."""
     with db.writing() as connection:
-        devices.join(connection, card)
+        for card in cards:
+            devices.join(connection, card)
+    return [None] * len(cards)
 
 
 def forget(db: Database, device_id: str) -> None:

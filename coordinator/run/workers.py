@@ -1,8 +1,8 @@
-"""Three threads for what would block the event loop: `books` for the database, `models` for TFLite and files, and
-`looks` for what people ask to see, which no device waits for.
+"""Threads for what would block the event loop: `books` for the database, `models` for TFLite and files, `looks` for
+what people ask to see, which no device waits for, and `readers`, which decode reports.
 
-Each is single: database work happens in the order in which it was asked for, so a report is folded in the order in
-which it was accepted; and no TFLite model is used by two threads.
+All but the readers are single: database work happens in the order in which it was asked for, so a report is folded in
+the order in which it was accepted; and no TFLite model is used by two threads.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ T = TypeVar("T")
 
 
 class Worker:
-    """One thread that does one thing at a time."""
+    """One thread that does one thing at a time, or a few that touch nothing in common."""
 
-    def __init__(self, name: str) -> None:
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+    def __init__(self, name: str, threads: int = 1) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix=name)
 
     async def do(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run ``work`` in the thread. It is done even when the caller is cancelled meanwhile."""

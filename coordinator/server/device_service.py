@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 
+from coordinator.server.admission import Admission
 from coordinator.server.answering import answered, answered_stream
 from coordinator.server.keeper import Keeper
 from coordinator.server.uploads import receive
 from coordinator.server.version import software_version
 from protos.convert.cards import card_from
+from protos.convert.checks import MAX_WAIT_S, checked_name, finite
 from protos.convert.energy import settled_from
 from protos.convert.orders import order_to
 from protos.convert.reports import receipt_to
@@ -30,6 +33,7 @@ class DeviceService(rpc.DeviceServiceServicer):
 
     def __init__(self, keeper: Keeper) -> None:
         self._keeper = keeper
+        self._admission = Admission()
 
     @answered
     async def Join(self, request: pb.JoinRequest, context: Any) -> pb.JoinResponse:  # noqa: N802
@@ -54,7 +58,8 @@ class DeviceService(rpc.DeviceServiceServicer):
         """Hands out the order that the device has not answered yet, or says when to come again."""
         settled = settled_from(request.settled)
         holding = Holding(request.head_version, request.rebuilds, request.basis_version)
-        order = await self._keeper.next_order(request.device_id, request.session, settled, holding)
+        waits_s = finite(request.waits_s, "waits_s", at_most=MAX_WAIT_S)
+        order = await self._keeper.next_order(request.device_id, request.session, settled, holding, waits_s)
         response = order_to(order)
         if isinstance(order, TrainOrder):
             self._keeper.sent(order, request.device_id, response.ByteSize())
@@ -83,9 +88,24 @@ class DeviceService(rpc.DeviceServiceServicer):
     @answered
     async def Report(self, parts: AsyncIterator[pb.ReportRequest], context: Any) -> pb.ReportResponse:  # noqa: N802
         """Takes a report. ACCEPTED means that it is on disk; sent again, the answer is DUPLICATE."""
-        upload = await receive(parts, self._keeper.report_limit_bytes, self._keeper.calling)
-        receipt = await self._keeper.report(upload.run_id, upload.round, upload.device_id, upload.data)
+        async with AsyncExitStack() as held:
+
+            async def admit(size_bytes: int) -> None:
+                # Until it is answered: so long it is in memory.
+                await held.enter_async_context(self._admission.room(size_bytes))
+
+            upload = await receive(parts, self._keeper.report_limit_bytes, self._keeper.calling, admit)
+            receipt = await self._keeper.report(upload.run_id, upload.round, upload.device_id, upload.data)
         return receipt_to(receipt)
+
+    @answered
+    async def AwaitEnd(self, request: pb.AwaitEndRequest, context: Any) -> pb.AwaitEndResponse:  # noqa: N802
+        """Answers when an order is not wanted any more, or when the device waits no longer."""
+        waits_s = finite(request.waits_s, "waits_s", at_most=MAX_WAIT_S)
+        device_id, session = checked_name(request.device_id, "device_id"), checked_name(request.session, "session")
+        run_id = checked_name(request.run_id, "run_id")
+        wanted = await self._keeper.await_end(device_id, session, run_id, request.round, waits_s)
+        return pb.AwaitEndResponse(wanted=wanted)
 
     @answered
     async def Leave(self, request: pb.LeaveRequest, context: Any) -> pb.LeaveResponse:  # noqa: N802

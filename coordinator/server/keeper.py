@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 from coordinator.run import transactions as ledger
@@ -17,6 +17,7 @@ from coordinator.run.bounds import LAST_ROUND, check_card
 from coordinator.run.conductor import Conductor
 from coordinator.run.resume import Rooms, open_run
 from coordinator.run.round_events import Tick
+from coordinator.run.together import Together
 from coordinator.server.fleet import Fleet
 from coordinator.store.bundles import NotHereError
 from coordinator.store.database import DamagedError
@@ -38,9 +39,16 @@ from protos.orders import (
 log = logging.getLogger("edgejoule.coordinator")
 
 TICK_S = 0.1
-# Up to this many devices are kept waiting for an order instead of being told to come again.
+# Of devices that do not say how long they wait: up to this many are kept waiting so long for an order.
 SMALL_FLEET = 64
 HOLD_S = 2.0
+# Of those that do: so many at once, and so long at most. An idle device then calls 180 times a day.
+MOST_HELD = 4096
+MOST_HOLD_S = 480.0
+# How long at most it goes unnoticed that an order is not wanted any more, when nobody tells.
+LOOK_S = 5.0
+# What is left of a device's patience for the answer itself.
+ANSWER_S = 5.0
 RETRY_S = 1.0
 # How long a report waits for its run to be opened after a restart.
 OPENING_S = 10.0
@@ -73,6 +81,13 @@ class Keeper:
         self._unwritten: dict[str, asyncio.Task[None]] = {}
         # Seconds in which nobody could have been heard, since the event loop did not turn.
         self._deaf_s = 0.0
+        # Calls that wait for an order.
+        self._held = 0
+        books, db = rooms.books, rooms.db
+        self._joining: Together[DeviceCard, None] = Together(lambda cards: books.do(ledger.join, db, cards))
+        self._settling: Together[tuple[str, list[SettledEnergy]], list[SettledEnergy]] = Together(
+            lambda waiting: books.do(ledger.settle, db, waiting)
+        )
 
     # ------------------------------------------------------------ life
 
@@ -81,7 +96,7 @@ class Keeper:
         for known in await self._rooms.books.do(ledger.known_devices, self._rooms.db):
             self.fleet.remember(known.card, left=known.left, seen_unix_s=known.last_seen_unix_s, reason=known.reason)
         self.wanted.set()
-        self._tasks = [asyncio.create_task(self._run_all()), asyncio.create_task(self._tick())]
+        self._tasks = [asyncio.create_task(_kept_up(one)) for one in (self._run_all, self._tick)]
 
     def release(self) -> None:
         """Let go of the devices that wait, so that a shutdown need not wait for them."""
@@ -116,6 +131,8 @@ class Keeper:
         return run is not None and run.machine.owes(device_id) and device_id not in run.refused
 
     async def _run_all(self) -> None:
+        # Also what an earlier turn was doing when it failed.
+        self.wanted.set()
         while True:
             await self.wanted.wait()
             self.wanted.clear()
@@ -238,7 +255,7 @@ class Keeper:
         check_card(card)
         self._refuse_rival(card)
         with self.calling(card.device_id):
-            await self._rooms.books.do(ledger.join, self._rooms.db, card)
+            await self._joining.do(card)
         # While that was written down another may have come first.
         self._refuse_rival(card)
         self.fleet.join(card, self._heard_s(), time.time())
@@ -262,14 +279,25 @@ class Keeper:
         )
 
     async def next_order(
-        self, device_id: str, session: str, settled: Iterable[SettledEnergy], holding: Holding
+        self,
+        device_id: str,
+        session: str,
+        settled: Iterable[SettledEnergy],
+        holding: Holding,
+        waits_s: float = 0.0,
     ) -> Order:
         """The order of this device, or when to come again. Energy that came along is on disk when this returns,
-        unless the answer is to join again."""
-        with self.calling(device_id):
-            return await self._next_order(device_id, session, list(settled), holding)
+        unless the answer is to join again.
 
-    async def _next_order(self, device_id: str, session: str, settled: list[SettledEnergy], holding: Holding) -> Order:
+        Args:
+            waits_s: how long the device waits for the answer; 0: it does not say.
+        """
+        with self.calling(device_id):
+            return await self._next_order(device_id, session, list(settled), holding, waits_s)
+
+    async def _next_order(
+        self, device_id: str, session: str, settled: list[SettledEnergy], holding: Holding, waits_s: float
+    ) -> Order:
         before = self.fleet.get(device_id)
         was_away = before is not None and before.state != "present"
         member = self.fleet.heard(device_id, session, self._heard_s(), time.time())
@@ -282,10 +310,16 @@ class Keeper:
         if self.fleet.heard(device_id, session, self._heard_s(), time.time()) is None:
             return RejoinOrder()
         order = await self._order_for(device_id, session, holding)
-        if order is None and self.fleet.present <= SMALL_FLEET and not self._closing:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(HOLD_S):
+        until_s = _now_s() + self._hold_s(waits_s)
+        while order is None and not self._closing and (left_s := until_s - _now_s()) > 0:
+            self._held += 1
+            try:
+                async with asyncio.timeout(left_s):
                     await self._news.wait()
+            except TimeoutError:
+                until_s = _now_s()
+            finally:
+                self._held -= 1
             if self.fleet.heard(device_id, session, self._heard_s(), time.time()) is None:
                 return RejoinOrder()
             order = await self._order_for(device_id, session, holding)
@@ -294,6 +328,33 @@ class Keeper:
         busy = self.conductor is not None
         reason = self.conductor.run.machine.state.value if self.conductor else "no run is on"
         return WaitOrder(self.fleet.pace_s(busy=busy), reason)
+
+    async def await_end(self, device_id: str, session: str, run_id: str, number: int, waits_s: float) -> bool:
+        """Whether an order is still wanted, told when it is not, or after ``waits_s`` less what the answer takes."""
+        with self.calling(device_id):
+            self.fleet.heard(device_id, session, self._heard_s(), time.time())
+            until_s = _now_s() + min(max(0.0, waits_s - ANSWER_S), MOST_HOLD_S)
+            while True:
+                if not await self._wants(device_id, run_id, number):
+                    return False
+                if self._closing or (left_s := until_s - _now_s()) <= 0:
+                    return True
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(min(left_s, LOOK_S)):
+                        await self._news.wait()
+
+    async def _wants(self, device_id: str, run_id: str, number: int) -> bool:
+        conductor = self.conductor
+        if conductor is not None and conductor.run.run_id == run_id:
+            return conductor.wants(device_id, number)
+        # Over, or not yet taken up again after a restart.
+        return await self._rooms.books.do(ledger.may_come_later, self._rooms.db, run_id, number, device_id)
+
+    def _hold_s(self, waits_s: float) -> float:
+        """How long a call without an order is held: a call that waits costs nothing, and one that comes again does."""
+        if waits_s <= 0:
+            return HOLD_S if self.fleet.present <= SMALL_FLEET else 0.0
+        return min(waits_s - ANSWER_S, MOST_HOLD_S) if self._held < MOST_HELD else 0.0
 
     async def _order_for(self, device_id: str, session: str, holding: Holding) -> TrainOrder | None:
         conductor = self.conductor
@@ -318,7 +379,7 @@ class Keeper:
         settled = list(settled)
         if not settled:
             return
-        for strange in await self._rooms.books.do(ledger.settle, self._rooms.db, device_id, settled):
+        for strange in await self._settling.do((device_id, settled)):
             log.warning("device %s: energy of round %d of %s has no order", device_id, strange.round, strange.run_id)
 
     async def report_limit_bytes(self, run_id: str) -> int:
@@ -410,6 +471,16 @@ class Keeper:
         if self.conductor and self.conductor.run.bundle.bundle_id == bundle_id:
             return self.conductor.run.bundle
         return await self._rooms.models.do(self._rooms.shelf.open, bundle_id)
+
+
+async def _kept_up(work: Callable[[], Awaitable[None]]) -> None:
+    """Work that goes on for as long as the process: an error that nobody foresaw is said, and it begins anew."""
+    while True:
+        try:
+            await work()
+        except Exception:
+            log.exception("internal error in the background; it is begun anew")
+        await asyncio.sleep(RETRY_S)
 
 
 def _now_s() -> float:

@@ -21,14 +21,14 @@ from coordinator.run.planning import account_of_held_out, prepare
 from coordinator.run.resume import Rooms
 from coordinator.run.statistics_fold import features_of
 from coordinator.server.keeper import TICK_S, Keeper
-from coordinator.store import devices, reading, runs
+from coordinator.store import devices, heads, reading, runs
 from coordinator.store.database import Database
 from coordinator.store.runs import NewRun
-from protos.errors import PlanError, StoreError, UsageError
+from protos.errors import PlanError, StoreError, UnknownRunError, UsageError
 from protos.model.bundle import Bundle
 from protos.plan.plan import RunPlan, parse
 from protos.update import trees
-from protos.update.trees import Tree
+from protos.update.trees import Shapes, Tree
 
 log = logging.getLogger("edgejoule.coordinator")
 
@@ -56,6 +56,8 @@ class Operations:
         prepared = await self._rooms.models.do(prepare, plan_toml, base)
         bundle = await self._rooms.models.do(self._rooms.shelf.keep, prepared.bundle)
         plan, head = prepared.plan, bundle.initial_head()
+        if plan.run.start_from is not None:
+            head = await self._rooms.books.do(_start, self._rooms.db, plan.run.start_from, trees.shapes(head))
         if plan.closed_form.add_to is not None:
             await self._rooms.books.do(_check_added, self._rooms.db, plan, bundle)
         run_id = f"run-{secrets.token_hex(5)}"
@@ -209,6 +211,25 @@ class Operations:
             raise UsageError(f"{max_drop:g} is no share of accuracy", where="--max-drop", fix="give 0 to 1")
         job = await self._rooms.books.do(exporting.find, self._rooms.db, name, head_version)
         return await self._rooms.models.do(exporting.export, job, self._rooms.shelf, self._rooms.evaluations, max_drop)
+
+
+def _start(db: Database, name: str, shapes: Shapes) -> Tree:
+    """The head that a run begins with: the head called so, or the newest of the run called so."""
+    where = "plan: run.start_from"
+    with db.reading() as connection:
+        if heads.holds(connection, name):
+            version = name
+        else:
+            try:
+                run_id = runs.resolve(connection, name)
+            except UnknownRunError as error:
+                fix = "give a run's id or name, or a head's version: see coordinator status RUN"
+                raise PlanError(f"no run and no head is called {name!r}", where=where, fix=fix) from error
+            version = runs.newest_head(connection, run_id) or str(runs.row(connection, run_id)["initial_head"])
+        head = heads.get(connection, version)
+    if trees.shapes(head) != shapes:
+        raise PlanError(f"{version} is of another bundle: its tensors have other shapes", where=where)
+    return head
 
 
 def _check_added(db: Database, plan: RunPlan, bundle: Bundle) -> None:

@@ -49,6 +49,8 @@ MAX_RECEIVE_BYTES = 1 << 20
 # An order carries the head.
 MAX_SEND_BYTES = 256 << 20
 MAX_CALLS = 8192
+# Decoding is arithmetic of numpy, most of which lets other threads run.
+READERS = 2
 _OPTIONS = [
     ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
     ("grpc.max_send_message_length", MAX_SEND_BYTES),
@@ -56,7 +58,8 @@ _OPTIONS = [
     # Without this, gRPC lets two servers share one port.
     ("grpc.so_reuseport", 0),
     ("grpc.max_concurrent_streams", 128),
-    ("grpc.keepalive_time_ms", 60_000),
+    # A held call is kept alive, and a device without power is found out, by these pings alone: a radio wakes for each.
+    ("grpc.keepalive_time_ms", 120_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 0),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 30_000),
@@ -146,7 +149,8 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> str
         db.on_fenced = tell
         shelf = BundleShelf(settings.state / "bundles")
         shelf.sweep()
-        rooms = Rooms(db, Worker("books"), Worker("models"), Worker("looks"), shelf, settings.state / "evaluations")
+        workers = Worker("books"), Worker("models"), Worker("looks"), Worker("readers", READERS)
+        rooms = Rooms(db, *workers, shelf, settings.state / "evaluations")
         keeper = Keeper(rooms)
         trust: Trust | None = None
         try:
@@ -158,6 +162,7 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> str
                 await trust.close()
             await keeper.close()
             await asyncio.to_thread(rooms.looks.close)
+            await asyncio.to_thread(rooms.readers.close)
             await asyncio.to_thread(rooms.models.close)
             await asyncio.to_thread(rooms.books.close)
             db.close()

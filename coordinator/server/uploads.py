@@ -35,12 +35,14 @@ async def receive(
     parts: AsyncIterator[pb.ReportRequest],
     limit_of: Callable[[str], Awaitable[int]],
     calling: Callable[[str], AbstractContextManager[None]],
+    admit: Callable[[int], Awaitable[None]],
 ) -> Upload:
     """Read one header and its data.
 
     Args:
         limit_of: run id to the most bytes that a report of it may have.
         calling: device id to what is entered while its report comes in.
+        admit: waits for room for so many bytes.
 
     Raises:
         OversizedError: it declares or sends too much; nothing was kept.
@@ -58,6 +60,7 @@ async def receive(
                     raise UpdateError("a report begins with its header", where="report")
                 header = await _checked(part.header, limit_of)
                 stack.enter_context(calling(header.device_id))
+                await admit(header.total_bytes)
             elif kind != "data":
                 raise UpdateError("a report has one header, then data", where="report")
             elif len(data) + len(part.data) > header.total_bytes:

@@ -149,6 +149,12 @@ class Database:
                 self._check_epoch(writer)
                 yield writer
 
+    @contextmanager
+    def outside(self) -> Iterator[Connection]:
+        """A connection that is in no transaction, for what can be done in none, such as giving space back."""
+        with self._translated(), self._engine.connect() as connection:
+            yield connection.execution_options(edgejoule_outside=True, isolation_level="AUTOCOMMIT")
+
     def _check_epoch(self, connection: Connection) -> None:
         """The lock of a server goes with its connection, whatever ended that. So each transaction looks whether
         another coordinator has come since, and holds it off until it is done."""
@@ -245,6 +251,8 @@ def _prepare_sqlite(connection: Any, record: Any) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
+    if connection.get_execution_options().get("edgejoule_outside", False):
+        return
     writes = connection.get_execution_options().get("edgejoule_writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, func, select, union_all, update
 
+from coordinator.store.keys import batched
 from coordinator.store.tables import cost_models, devices, earlier_energy, energy
 from protos.energy.trace import Phase
 from protos.orders import DeviceCard, Engine, MeterCard
@@ -49,6 +51,24 @@ def board_of(connection: Connection, device_id: str) -> str:
     """The board of a device in its own words, or "" for one that never joined."""
     card = connection.execute(select(devices.c.card).where(devices.c.device_id == device_id)).scalar()
     return "" if card is None else str(json.loads(card)["board"])
+
+
+def boards_of(connection: Connection, device_ids: Iterable[str]) -> dict[str, str]:
+    """The boards of these devices in their own words."""
+    made: dict[str, str] = {}
+    for some in batched(dict.fromkeys(device_ids)):
+        query = select(devices.c.device_id, devices.c.card).where(devices.c.device_id.in_(some))
+        made |= {row.device_id: str(json.loads(row.card)["board"]) for row in connection.execute(query)}
+    return made
+
+
+def meters_of(connection: Connection, device_ids: Iterable[str]) -> dict[str, MeterCard]:
+    """What measures the joules of these devices, by their newest cards."""
+    made: dict[str, MeterCard] = {}
+    for some in batched(dict.fromkeys(device_ids)):
+        query = select(devices.c.device_id, devices.c.card).where(devices.c.device_id.in_(some))
+        made |= {row.device_id: MeterCard(**json.loads(row.card)["meter"]) for row in connection.execute(query)}
+    return made
 
 
 def meter_of(connection: Connection, device_id: str) -> MeterCard | None:

@@ -7,7 +7,7 @@ import time
 from sqlalchemy import Connection, delete, select, update
 
 from coordinator.store import heads as kept
-from coordinator.store.tables import bases, differences, heads, rounds, runs, shown
+from coordinator.store.tables import bases, differences, heads, rounds, runs, server_states, shown
 from protos.update.trees import Tree
 
 
@@ -21,10 +21,11 @@ def replace_heads(connection: Connection, run_id: str, head: Tree, accuracy: flo
             )
         ).scalars()
     )
-    for table in (shown, bases):
+    for table in (shown, bases, server_states):
         gone |= set(connection.execute(select(table.c.version).where(table.c.run_id == run_id)).scalars())
     connection.execute(delete(shown).where(shown.c.run_id == run_id))
     connection.execute(delete(bases).where(bases.c.run_id == run_id))
+    connection.execute(delete(server_states).where(server_states.c.run_id == run_id))
     connection.execute(delete(differences).where(differences.c.run_id == run_id))
     connection.execute(update(rounds).where(rounds.c.run_id == run_id, rounds.c.round > 0).values(head_version=None))
     version = kept.put(connection, head)
@@ -50,6 +51,7 @@ def _drop(connection: Connection, versions: set[str]) -> None:
             select(runs.c.initial_head).where(runs.c.initial_head == version),
             select(shown.c.version).where(shown.c.version == version),
             select(bases.c.version).where(bases.c.version == version),
+            select(server_states.c.version).where(server_states.c.version == version),
         )
         if all(connection.execute(query.limit(1)).first() is None for query in used):
             connection.execute(delete(heads).where(heads.c.version == version))

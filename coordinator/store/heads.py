@@ -25,6 +25,11 @@ def put(connection: Connection, tree: Tree) -> str:
     return version
 
 
+def holds(connection: Connection, version: str) -> bool:
+    """Whether there is a head called so."""
+    return connection.execute(select(heads.c.version).where(heads.c.version == version)).first() is not None
+
+
 def get(connection: Connection, version: str) -> Tree:
     """The head called ``version``.
 

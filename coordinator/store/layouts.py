@@ -35,7 +35,7 @@ def _reasons_and_sessions(connection: Connection) -> None:
     table of its own. Of older orders nobody knows the start: they are taken for handed to whoever asks."""
     connection.execute(text("ALTER TABLE devices ADD COLUMN reason TEXT DEFAULT '' NOT NULL"))
     connection.execute(text("ALTER TABLE orders ADD COLUMN session VARCHAR(256)"))
-    connection.execute(text("ALTER TABLE grants ADD COLUMN lost_j DOUBLE PRECISION DEFAULT 0 NOT NULL"))
+    connection.execute(text("ALTER TABLE grants ADD COLUMN lost_j FLOAT DEFAULT 0 NOT NULL"))
 
 
 # By the layout that it starts from.

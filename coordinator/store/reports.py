@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Iterable, Iterator
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, select, update
 
 from coordinator.store.tables import devices, earlier_energy, energy, orders, refusals, reports, strains
 from protos.energy.trace import Phase, PhaseEnergy
@@ -226,13 +226,15 @@ def renew(connection: Connection, run_id: str, number: int, device_id: str, atte
 def energy_of(connection: Connection, run_id: str, number: int, device_id: str) -> list[PhaseEnergy]:
     """What is known of the joules of one order, by phase."""
     query = select(energy).where(energy.c.run_id == run_id, energy.c.round == number, energy.c.device_id == device_id)
-    return [
-        PhaseEnergy(
-            Phase(row["phase"]), row["energy_j"], row["covered_s"], row["uncovered_s"], row["method"], row["sensor"],
-            row["uncertainty_j"], tuple(json.loads(row["flags"])),
-        )
-        for row in connection.execute(query).mappings()
-    ]  # fmt: skip
+    return [record_of(row) for row in connection.execute(query).mappings()]
+
+
+def record_of(row: RowMapping) -> PhaseEnergy:
+    """A row of energy as a record."""
+    return PhaseEnergy(
+        Phase(row["phase"]), row["energy_j"], row["covered_s"], row["uncovered_s"], row["method"], row["sensor"],
+        row["uncertainty_j"], tuple(json.loads(row["flags"])),
+    )  # fmt: skip
 
 
 def _order(run_id: str, number: int, device_id: str) -> ColumnElement[bool]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, func, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, bindparam, func, select, update
 
 from coordinator.budgets.order_line import OrderLine
 from coordinator.store import reports
@@ -64,15 +64,21 @@ def change(connection: Connection, run_id: str, **values: object) -> None:
 
 
 def resolve(connection: Connection, name: str) -> str:
-    """The id of the run that ``name`` means: its id, the only id that begins so, or the only run of that name.
+    """The id of the run that ``name`` means: its id, the run of that name, or the only id that begins so. Of several
+    runs of one name the running one is meant, else the newest.
 
     Raises:
-        UnknownRunError: none, or several.
+        UnknownRunError: none, or several ids begin so.
     """
     by_id = select(runs.c.run_id).order_by(runs.c.sequence)
+    named = select(runs.c.run_id, runs.c.state).where(runs.c.name == name).order_by(runs.c.sequence.desc())
+    exact = connection.execute(by_id.where(runs.c.run_id == name)).scalar()
+    if exact is not None:
+        return str(exact)
+    rows = list(connection.execute(named))
+    if rows:
+        return str(next((row.run_id for row in rows if row.state == "running"), rows[0].run_id))
     for condition in (
-        runs.c.run_id == name,
-        runs.c.name == name,
         runs.c.run_id.startswith(name, autoescape=True),
         runs.c.run_id.startswith(f"run-{name}", autoescape=True),
     ):
@@ -318,11 +324,13 @@ def order_of(connection: Connection, run_id: str, number: int, device_id: str) -
 
 def add_bytes_down(connection: Connection, run_id: str, number: int, sent: Mapping[str, int]) -> None:
     """Count the bytes of orders that were sent, by device."""
-    for device_id, size in sent.items():
+    rows = [{"of_device": device_id, "size": size} for device_id, size in sent.items() if size]
+    if rows:
         connection.execute(
             update(orders)
-            .where(_these(run_id, number), orders.c.device_id == device_id)
-            .values(bytes_down=orders.c.bytes_down + size)
+            .where(_these(run_id, number), orders.c.device_id == bindparam("of_device"))
+            .values(bytes_down=orders.c.bytes_down + bindparam("size")),
+            rows,
         )
 
 

@@ -185,6 +185,14 @@ bases = Table(
     Column("version", ForeignKey("heads.version"), nullable=False),
 )
 
+# What a server optimiser remembers between rounds, kept among the heads; no row: nothing.
+server_states = Table(
+    "server_states",
+    metadata,
+    Column("run_id", ForeignKey("runs.run_id"), primary_key=True),
+    Column("version", ForeignKey("heads.version"), nullable=False),
+)
+
 # The newest coded differences that led there, each beginning where the one before ended.
 differences = Table(
     "differences",

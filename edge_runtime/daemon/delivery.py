@@ -18,20 +18,21 @@ from collections import Counter
 from edge_runtime.daemon.backoff import Backoff
 from edge_runtime.daemon.device import Device
 from edge_runtime.daemon.ledger import in_words, with_idle
-from edge_runtime.daemon.link import Away, Interrupted, Link
+from edge_runtime.daemon.link import Away, Link
 from edge_runtime.daemon.outbox import Letter
-from edge_runtime.daemon.stopping import Stopping
+from edge_runtime.daemon.stopping import Interrupted, Stopping
 from edge_runtime.round.work import energy_of
 from edge_runtime.systemd.journal import facts
 from edge_runtime.systemd.logging_setup import log
 from protos.convert.reports import serialise_report
 from protos.energy.trace import Phase, PhaseEnergy, joined
 from protos.errors import RefusedError, StoreError
+from protos.json_document import document
 from protos.orders import DeviceReport, Receipt, SettledEnergy, Verdict
 
-# What is left for the last report when the daemon was asked to stop.
-HURRY_S = 3.0
-_HURRIED_SETTLE_S = 0.5
+# What of the time to stop is kept for the goodbye after the last report, and for giving everything back.
+_GOODBYE_S = 1.0
+_HURRIED_SETTLE_S = 0.2
 # A report on which a coordinator fails this often is set aside.
 _MOST_FAILURES = 8
 
@@ -139,7 +140,11 @@ class Delivery:
         device_id = self._device.settings.device_id
         try:
             return self._link.report(
-                device_id, letter.run_id, letter.round, letter.data, hurry_s=HURRY_S if hurry else None
+                device_id,
+                letter.run_id,
+                letter.round,
+                letter.data,
+                hurry_s=self._stopping.left_s(_GOODBYE_S) if hurry else None,
             )
         except Interrupted:
             return None
@@ -184,15 +189,17 @@ class Delivery:
             log().info("round %d: %s %s", report.round, one.phase, told, extra=more)
         if not self._rows:
             return
+        spent = [one.energy_j for one in records if one.phase is not Phase.IDLE]
         row = {
-            "run": report.run_id, "round": report.round, "steps_done": report.steps_done,
+            "run_id": report.run_id, "run": report.run_id, "round": report.round, "steps_done": report.steps_done,
             "steps_planned": report.steps_planned, "stop_reason": report.stop_reason, "embedded": report.embedded,
             "examples": report.examples, "loss_first": report.loss_first, "loss_last": report.loss_last,
+            "energy_j": None if None in spent else sum(one for one in spent if one is not None),
             "joules": {record.phase: record.energy_j for record in records},
             "bytes_up": bytes_up, "bytes_down": bytes_down, "verdict": receipt.verdict if receipt else None,
             "strain": dataclasses.asdict(report.strain) if report.strain else None,
         }  # fmt: skip
-        print(json.dumps(row), flush=True, file=sys.stdout)
+        print(json.dumps(document("round", row)), flush=True, file=sys.stdout)
 
 
 def in_short(receipt: Receipt | None) -> str:

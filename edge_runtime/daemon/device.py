@@ -41,6 +41,7 @@ from protos.errors import (
     NonFiniteError,
     RefusedError,
     ShapeError,
+    UsageError,
 )
 from protos.model.bundle import Bundle
 from protos.model.edge_tpu import EdgeTpuError
@@ -74,6 +75,8 @@ class Device:
         self.settings = settings
         self.clock = clock or SystemClock()
         self.session = uuid.uuid4().hex
+        # Asked once: the card is compared with what was told every second.
+        self._board, self._version = settings.board or board_name(), software_version()
         self.state = StateFolder(settings.state)
         try:
             self.engine = engine_identity()
@@ -99,6 +102,7 @@ class Device:
             bundle = self.shelf.adopt(settings.bundle) if settings.bundle else None
             self.summary, self._stamp = _NO_DATA, ""
             self.data_fault: EdgejouleError | None = None
+            self._looked = False
             self.look_at_data(bundle)
             self.meter = meter or open_meter_late(settings.sensor, clock=self.clock)
         except BaseException:
@@ -136,7 +140,7 @@ class Device:
             bundle: that the user named, if there is one.
 
         Raises:
-            UsageError: a shard that cannot be understood.
+            UsageError: at the first look, a shard that cannot be understood; later it is a fault of the data.
         """
         self.bench = None
         self.examples.release()
@@ -146,10 +150,13 @@ class Device:
             self._stamp = self.examples.stamp()
             self.summary = self._first_summary(bundle)
             self.data_fault = None
-        except DATA_FAULTS as error:
+        except (*DATA_FAULTS, UsageError) as error:
+            if isinstance(error, UsageError) and not self._looked:
+                raise
             self.data_fault = error
             if str(error) != str(before):
                 log().error("%s; the data are waited for", error)
+        self._looked = True
 
     def forget_data(self) -> None:
         """What is known of the data counts no more; :meth:`take_up` looks at them again."""
@@ -194,8 +201,8 @@ class Device:
         return DeviceCard(
             device_id=self.settings.device_id,
             session=self.session,
-            software_version=software_version(),
-            board=self.settings.board or board_name(),
+            software_version=self._version,
+            board=self._board,
             engine=self._engine(self.accelerator.name),
             meter=self.meter_card(),
             train_examples=0 if self.data_fault is not None else self.summary.train_count,

@@ -16,7 +16,7 @@ import ipaddress
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 import grpc
 
 from edge_runtime.daemon.arrivals import Arrivals
+from edge_runtime.daemon.order_watch import OrderWatch
+from edge_runtime.daemon.stopping import Interrupted as Interrupted
 from edge_runtime.daemon.stopping import Stopping
 from edge_runtime.identity.handshake import speaks_tls, why_not
 from edge_runtime.identity.identity import Identity, read_identity, stamp_of
@@ -36,22 +38,41 @@ from protos.convert.energy import settled_to
 from protos.convert.orders import order_from
 from protos.convert.reports import receipt_from
 from protos.errors import ConfigError, RefusedError, UnknownRunError, UnreachableError, UpdateError
-from protos.orders import PART_BYTES, PROTOCOL, DeviceCard, Holding, MeterCard, Order, Receipt, SettledEnergy, Verdict
+from protos.orders import (
+    PART_BYTES,
+    PROTOCOL,
+    DeviceCard,
+    Holding,
+    MeterCard,
+    Order,
+    Receipt,
+    SettledEnergy,
+    TrainOrder,
+    Verdict,
+    WaitOrder,
+)
 from protos.trust.names import SERVER_NAME
 from protos.v1 import edgejoule_pb2 as pb
 from protos.v1 import edgejoule_pb2_grpc as rpc
 
 CALL_S = 15.0
-# NextOrder is answered late on purpose, so that a small fleet need not poll.
-ORDER_S = 90.0
+# NextOrder is answered late on purpose, so that an idle fleet need not poll. The call ends a little later than what the
+# coordinator is told.
+ORDER_S = 540.0
+_LATER_S = 30.0
+# How often a call that waits for nothing in particular is looked after.
+_LOOK_S = 5.0
 FETCH_S = 900.0
 # gRPC ends a call at its deadline; if it has not by then, it never will.
 _GRACE_S = 10.0
+# What of the time to stop is kept for giving everything back, after the goodbye.
+_CLOSING_S = 0.8
 # The slowest uplink that a report is waited for on.
 _UPLINK_BYTES_PER_S = 20_000
 MAX_ORDER_BYTES = 64 << 20
 _OPTIONS = [
-    ("grpc.keepalive_time_ms", 60_000),
+    # The coordinator's pings come first, and save this one.
+    ("grpc.keepalive_time_ms", 240_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 0),
     ("grpc.max_receive_message_length", MAX_ORDER_BYTES),
@@ -81,10 +102,6 @@ class Away(UnreachableError):
     """
 
     failed = False
-
-
-class Interrupted(Exception):
-    """A call was given up since the daemon was asked to stop."""
 
 
 @dataclass(frozen=True)
@@ -189,8 +206,14 @@ class Link:
         *,
         bundle_id: str,
         holding: Holding,
+        waits_s: float = ORDER_S,
+        given_up: Callable[[], bool] | None = None,
     ) -> tuple[Order, int]:
         """Ask for work. Energy in ``settled`` is known to the coordinator afterwards.
+
+        Args:
+            waits_s: how long an answer is waited for while there is no work.
+            given_up: asked every few seconds while the coordinator has no order; true ends the call, without one.
 
         Returns:
             The order, and its size in serialised bytes.
@@ -207,9 +230,29 @@ class Link:
             head_version=holding.head_version,
             basis_version=holding.basis_version,
             rebuilds=holding.rebuilds,
+            waits_s=waits_s,
         )
-        answer = self._call(self._stub.NextOrder, request, ORDER_S)
+        answer = self._call(self._stub.NextOrder, request, waits_s + _LATER_S, given_up=given_up)
+        if answer is None:
+            return WaitOrder(0.0, "something changed here"), 0
         return order_from(answer), int(answer.ByteSize())
+
+    def watch(self, device_id: str, session: str, order: TrainOrder) -> OrderWatch:
+        """Watches whether an order is still wanted; nothing is sent before it has been worked on for a while."""
+        request = pb.AwaitEndRequest(
+            device_id=device_id, session=session, run_id=order.run_id, round=order.round, waits_s=ORDER_S
+        )
+
+        def wanted(call: Any) -> bool | None:
+            try:
+                return bool(call.result().wanted)
+            except (grpc.RpcError, grpc.FutureCancelledError):
+                # Away, or of an earlier release: nobody says that it is not.
+                return None
+
+        return OrderWatch(
+            lambda: self._stub.AwaitEnd.future(request, timeout=ORDER_S + _LATER_S), wanted, time.monotonic
+        )
 
     def report(self, device_id: str, run_id: str, round: int, data: bytes, *, hurry_s: float | None = None) -> Receipt:
         """Send the bytes of a report.
@@ -249,7 +292,7 @@ class Link:
         request = pb.LeaveRequest(
             device_id=device_id, session=session, settled=settled_to(settled, self.meter), reason=reason[:200]
         )
-        self._call(self._stub.Leave, request, 2.0, stoppable=False)
+        self._call(self._stub.Leave, request, self._stopping.left_s(_CLOSING_S), stoppable=False)
 
     def fetch_bundle(self, bundle_id: str, folder: Path, *, twin: bool = False) -> None:
         """Write a bundle's files, its Edge TPU `twin` only if asked, into an empty folder; all are as declared.
@@ -286,7 +329,16 @@ class Link:
             stream.cancel()
             raise outcome[0]
 
-    def _call(self, method: Any, request: Any, timeout_s: float, *, stoppable: bool = True) -> Any:
+    def _call(
+        self,
+        method: Any,
+        request: Any,
+        timeout_s: float,
+        *,
+        stoppable: bool = True,
+        given_up: Callable[[], bool] | None = None,
+    ) -> Any:
+        """The answer; None when ``given_up`` said, while it was waited for, that it is not wanted any more."""
         future = method.future(request, timeout=timeout_s)
         future.add_done_callback(lambda _: self._stopping.wake())
         give_up_s = time.monotonic() + timeout_s + _GRACE_S
@@ -294,8 +346,11 @@ class Link:
             if stoppable and self._stopping.requested:
                 future.cancel()
                 raise Interrupted
-            self._stopping.nap(0.05 if self._stopping.requested else 1.0)
+            self._stopping.nap(0.05 if self._stopping.requested else 1.0 if given_up is None else _LOOK_S)
             self._waited(give_up_s)
+            if given_up is not None and not future.done() and given_up():
+                future.cancel()
+                return None
         try:
             return future.result()
         except grpc.RpcError as error:

@@ -16,7 +16,7 @@ from edge_runtime.daemon.device import Device
 from edge_runtime.daemon.link import Link, check_address
 from edge_runtime.daemon.memory_guard import MemoryGuard
 from edge_runtime.daemon.serving import Daemon
-from edge_runtime.daemon.stopping import Stopping
+from edge_runtime.daemon.stopping import Interrupted, Stopping
 from edge_runtime.identity.identity import read_identity
 from edge_runtime.identity.renewal import Renewals
 from edge_runtime.power.late_meter import LateMeter
@@ -51,7 +51,7 @@ def run(
         _rest(settings, stopping, telling)
         while True:
             guard = MemoryGuard(settings.memory_max_mb, stopping)
-            stopping.tell_progress(telling.progress, guard.look)
+            stopping.tell_progress(telling.went_on, guard.look)
             _run(settings, stopping, telling, rows=rows)
             if not guard.found_too_much or not _freed(guard):
                 break
@@ -92,7 +92,11 @@ def _open(settings: Settings, stopping: Stopping, notifier: Notifier) -> Device 
     backoff, said = Backoff(1.0, 60.0), ""
     while True:
         try:
-            return Device(settings)
+            with stopping.loading():
+                return Device(settings)
+        except Interrupted:
+            log().info("stopped by %s before it was ready", stopping.reason)
+            return None
         except EdgejouleError as error:
             # See Daemon._do in edge_runtime/daemon/serving.py: the signal may be what broke it.
             if stopping.requested:

@@ -27,8 +27,9 @@ from pathlib import Path
 from edge_runtime.daemon.backoff import Backoff
 from edge_runtime.daemon.delivery import Delivery
 from edge_runtime.daemon.device import DATA_FAULTS, Device
-from edge_runtime.daemon.link import Away, Interrupted, Link
-from edge_runtime.daemon.stopping import Stopping
+from edge_runtime.daemon.link import ORDER_S, Away, Link
+from edge_runtime.daemon.order_watch import OrderWatch
+from edge_runtime.daemon.stopping import Interrupted, Stopping
 from edge_runtime.health.pauses import open_pauses
 from edge_runtime.round import work as one_round
 from edge_runtime.round.examples import ChangedDataError
@@ -60,6 +61,7 @@ from protos.orders import (
 
 _LEAST_WAIT_S = 0.05
 _DECLINED_WAIT_S = 10.0
+_LEAST_CALL_S = 0.5
 _TRIED_AGAIN_S = 600.0
 # A coordinator that does not understand why this device declines orders again; so long at most it stays away then.
 _AWAY_S = 30.0
@@ -121,6 +123,7 @@ class Daemon:
         self._repeated = Backoff(1.0, 60.0)
         self._look_s = time.monotonic()
         self._said: tuple[str, str] | None = None
+        self._seen: object = None
         self._pauses = open_pauses(device.settings, device.clock, wait=stopping.wait, tell=self._notifier.status)
 
     def serve(self) -> None:
@@ -195,7 +198,7 @@ class Daemon:
                 self._last_order_s = time.monotonic()
 
     def _look_around(self) -> None:
-        """Between two calls: is there a sensor, are the data as they were, may what was declined be tried again?"""
+        """Is there a sensor, are the data as they were, may what was declined be tried again?"""
         self._device.refresh()
         now_s, waits = time.monotonic(), self._device.data_fault is not None
         if (waits or (self._declined is not None and self._declined.data)) and now_s >= self._look_s:
@@ -203,12 +206,26 @@ class Daemon:
             self._look_s = now_s + (_LOOK_FOLDER_EACH_S if folder else _LOOK_EACH_S)
             if self._device.data_changed():
                 log().info("the data have changed: they are looked at again")
-                self._device.look_at_data()
+                with self._stopping.loading():
+                    self._device.look_at_data()
                 self._declined = None
         if self._declined is not None and now_s >= self._declined.again_s:
             self._declined = None
         if self._joined and self._card() != self._told:
             self._joined = False
+
+    def _has_news(self) -> bool:
+        """Whether a call that waits for an order is to be given up, since something happened here. Cheap: a call may
+        wait for minutes, and this is asked every few seconds."""
+        self._device.refresh()
+        now_s, declined = time.monotonic(), self._declined
+        looks = self._device.data_fault is not None or (declined is not None and declined.data)
+        again = declined is not None and now_s >= declined.again_s
+        return self._finished() or again or (looks and now_s >= self._look_s) or self._state() != self._seen
+
+    def _state(self) -> object:
+        """What of the card may change by itself."""
+        return self._device.meter.identity, self._device.complaints
 
     def _card(self) -> DeviceCard:
         card = self._device.card()
@@ -225,6 +242,8 @@ class Daemon:
                 settled,
                 bundle_id=self._device.bench.bundle.bundle_id if self._device.bench else "",
                 holding=dataclasses.replace(self._device.heads.holding(), basis_version=self._device.bases.version),
+                waits_s=self._patience_s(),
+                given_up=self._has_news,
             )
         except (RefusedError, UnknownRunError) as error:
             # Figures that the coordinator does not take must not keep this device from working for ever.
@@ -233,6 +252,15 @@ class Daemon:
                 self._device.outbox.told(settled)
             raise Away(error.what, where=error.where, fix=error.fix) from error
 
+    def _patience_s(self) -> float:
+        """How long a call for work may stay open: until this device would go for want of it."""
+        # Who lacks something looks for it between two calls.
+        lacks = self._device.data_fault is not None or self._declined is not None or bool(self._card().reason)
+        longest_s = _LOOK_EACH_S if lacks else ORDER_S
+        if (limit_s := self._settings.exit_when_idle_s) is None:
+            return longest_s
+        return min(longest_s, max(_LEAST_CALL_S, self._last_order_s + limit_s - time.monotonic()))
+
     def _pause(self, seconds: float) -> None:
         if (limit_s := self._settings.exit_when_idle_s) is not None:
             seconds = min(seconds, self._last_order_s + limit_s - time.monotonic())
@@ -240,7 +268,7 @@ class Daemon:
 
     def _join(self) -> None:
         try:
-            card = self._card()
+            card, self._seen = self._card(), self._state()
             welcome = self._link.join(card)
         except Interrupted:
             # The coordinator may have taken note of it: the goodbye must not be left out.
@@ -275,9 +303,11 @@ class Daemon:
             self._device.meter.mark(Phase.IDLE)
             self._device.meter.settle(0.0)
             self._run_id = order.run_id
+        watch = self._link.watch(self._settings.device_id, self._device.session, order)
         try:
             started_s = time.monotonic()
-            report = self._work(order, started_s)
+            with self._stopping.loading():
+                report = self._work(order, started_s, watch)
         except (Away, Interrupted):
             raise
         except CannotRebuildError as error:
@@ -288,6 +318,10 @@ class Daemon:
             if not self._stopping.requested:
                 self._decline(order, error)
             return
+        finally:
+            watch.close()
+        if watch.ended():
+            log().info("round %d is not wanted any more: ended after %d steps", order.round, report.steps_done)
         if self._stopping.requested and report.steps_done == 0 and report.stop_reason is not StopReason.COMPLETED:
             return
         self._declined = None
@@ -298,10 +332,11 @@ class Daemon:
             self._rounds += 1
             if receipt.verdict is Verdict.REJECTED and self._device.data_changed():
                 # Perhaps it was refused for what is not so any more; the card tells.
-                self._device.look_at_data()
+                with self._stopping.loading():
+                    self._device.look_at_data()
             self._notifier.status(f"round {report.round} of run {report.run_id} is done, waiting for an order")
 
-    def _work(self, order: TrainOrder, started_s: float) -> DeviceReport:
+    def _work(self, order: TrainOrder, started_s: float, watch: OrderWatch) -> DeviceReport:
         """One round. Data that change under it are looked at again, and the coordinator is told first what is new."""
         for tried in range(1, _TRIES + 1):
             if self._device.data_fault is not None or self._device.data_changed():
@@ -313,7 +348,9 @@ class Daemon:
             left_s = max(0.0, order.deadline_s - (time.monotonic() - started_s))
             shortened = dataclasses.replace(order, deadline_s=left_s)
             try:
-                return one_round.work(shortened, bench, self._stopping.progressed, self._pauses)
+                return one_round.work(
+                    shortened, bench, lambda: self._stopping.progressed() or watch.ended(), self._pauses
+                )
             except ChangedDataError as error:
                 if tried == _TRIES:
                     raise

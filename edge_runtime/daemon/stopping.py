@@ -7,6 +7,8 @@ Rules kept here:
 * The first SIGTERM, SIGINT or SIGHUP asks for a clean end, which is exit code 0. A SIGHUP that was ignored when the
   process began, as `nohup` does, stays ignored. The handlers are then the default ones
   again, so a second signal ends the process at once (status 143 or 130 in a shell).
+* Long work that is cut short loses nothing: reading data, trying a model, embedding. It is given up at the next file or
+  block (:meth:`Stopping.loading`), and each of them counts as progress.
 * A wait has an end that is known when it begins. Each turn of it counts as progress, so that a watchdog does not
   take an idle device for a hung one.
 """
@@ -21,8 +23,18 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
+from protos.progress import heard_by
+
+__all__ = ["STOP_S", "Interrupted", "Stopping"]
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _TURN_S = 5.0
+STOP_S = 2.0
+"""From a request to stop to the end of the process. What is not done by then is kept on disk for the next start."""
+
+
+class Interrupted(Exception):
+    """Something was given up since the daemon was asked to stop."""
 
 
 class Stopping:
@@ -31,6 +43,7 @@ class Stopping:
     def __init__(self) -> None:
         self.requested = False
         self.reason = ""
+        self._asked_s = float("inf")
         self._signalled = ""
         self._listeners: tuple[Callable[[], None], ...] = ()
         self._reader, self._writer = os.pipe()
@@ -50,12 +63,26 @@ class Stopping:
     def request(self, reason: str) -> None:
         """Ask to stop; the first reason is kept."""
         self.reason = self.reason or reason
+        if not self.requested:
+            self._asked_s = time.monotonic()
         self.requested = True
         self.wake()
 
     def withdraw(self) -> None:
         """The request is met and work goes on, unless a signal asked as well."""
         self.reason, self.requested = self._signalled, bool(self._signalled)
+
+    def left_s(self, keep_s: float = 0.0) -> float:
+        """Seconds that are left to end in good time, less ``keep_s`` for what comes after; a tenth at least."""
+        return max(0.1, min(STOP_S, self._asked_s + STOP_S - time.monotonic()) - keep_s)
+
+    def loading(self) -> contextlib.AbstractContextManager[None]:
+        """Within, long work tells its progress, and is given up with :class:`Interrupted` when a stop is requested."""
+        return heard_by(self._go_on)
+
+    def _go_on(self) -> None:
+        if self.progressed():
+            raise Interrupted
 
     def wake(self) -> None:
         """End a running :meth:`nap` early; safe from any thread and from a signal handler."""

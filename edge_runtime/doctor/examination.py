@@ -41,6 +41,7 @@ from edge_runtime.doctor.wiring import check_wiring
 from edge_runtime.identity.handshake import why_not
 from edge_runtime.identity.identity import read_identity
 from protos.errors import CheckFailed, EdgejouleError
+from protos.json_document import document
 
 RSS_LIMIT_MB = 120.0
 READY_LIMIT_S = 2.0
@@ -75,7 +76,7 @@ def print_findings(examination: Examination, *, as_json: bool) -> int:
     """Print the examination on stdout; its exit code."""
     figures = examination.figures
     if as_json:
-        document: dict[str, Any] = {
+        facts: dict[str, Any] = {
             "version": software_version(),
             "board": board_name(),
             "python": platform.python_version(),
@@ -85,7 +86,7 @@ def print_findings(examination: Examination, *, as_json: bool) -> int:
             "checks": [asdict(one) for one in examination.findings],
             "ok": examination.exit_code == 0,
         }
-        print(json.dumps(document, indent=2))
+        print(json.dumps(document("doctor", facts), indent=2))
         return examination.exit_code
     marks = {"ok": "ok  ", "warn": "WARN", "fail": "FAIL"}
     colours = {"ok": "32", "warn": "33", "fail": "31"}

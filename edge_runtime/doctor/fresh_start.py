@@ -1,6 +1,6 @@
 """Figures of a fresh daemon process: how long until it is ready, and how much memory it takes.
 
-The parent starts ``python -m edge_runtime.doctor.fresh_start`` with the settings as JSON, and takes the time until the
+The parent starts ``python3 -m edge_runtime.doctor.fresh_start`` with the settings as JSON, and takes the time until the
 line that says ``ready`` arrives. The child opens the device as the daemon does, on a state folder of its own and
 without the sensor (a running daemon may hold it), makes the gRPC channel without a coordinator, and, given data and a
 bundle, does one local round of a few steps with everything in it but the sending.

@@ -29,10 +29,17 @@ def check_runtime(settings: Settings, machine: Machine) -> list[Finding]:
     if litert:
         return [Finding("runtime", "ok", f"ai-edge-litert {litert}, numpy {numpy}")]
     if old is None:
-        fix = "pip install ai-edge-litert, or 'edgejoule[tflite-runtime]' on armv7"
+        fix = "python3 -m pip install ai-edge-litert, or 'edgejoule[tflite-runtime]' on armv7"
         return [Finding("runtime", "fail", "no TFLite runtime is installed", fix)]
     if numpy.split(".")[0] != "1":
-        return [Finding("runtime", "fail", f"tflite-runtime {old} needs numpy 1, not {numpy}", "pip install 'numpy<2'")]
+        return [
+            Finding(
+                "runtime",
+                "fail",
+                f"tflite-runtime {old} needs numpy 1, not {numpy}",
+                "python3 -m pip install 'numpy<2'",
+            )
+        ]
     return [Finding("runtime", "ok", f"tflite-runtime {old}, numpy {numpy}")]
 
 

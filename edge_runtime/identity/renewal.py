@@ -1,7 +1,7 @@
 """Renewal by itself: after two thirds of a certificate's life, in a child process, with a new key.
 
 A child, because making keys takes a package of about 10 MB that the daemon does without. As a program:
-``python -m edge_runtime.identity.renewal STATE ADDRESS`` renews once and says how it went.
+``python3 -m edge_runtime.identity.renewal STATE ADDRESS`` renews once and says how it went.
 """
 
 from __future__ import annotations

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from protos.errors import EdgejouleError, StoreError
+from protos.json_document import document
+from protos.program import example
 
 if TYPE_CHECKING:
     from edge_runtime.power.recording.blocks import Damage
@@ -34,10 +36,16 @@ read as far as it is whole; what is missing is told."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Put the verbs of ``recording`` on a parser."""
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    info = verbs.add_parser("info", help="who measured what and when, how much, and what is damaged")
+    info = verbs.add_parser(
+        "info",
+        help="who measured what and when, how much, and what is damaged",
+        **example("edge-runtime recording info run.ejr --json"),
+    )
     info.add_argument("file", metavar="FILE", type=Path)
     info.add_argument("--json", action="store_true", help="print JSON on stdout")
-    export = verbs.add_parser("export", help="every sample as a row")
+    export = verbs.add_parser(
+        "export", help="every sample as a row", **example("edge-runtime recording export run.ejr --csv -o run.csv")
+    )
     export.add_argument("file", metavar="FILE", type=Path)
     form = export.add_mutually_exclusive_group()
     form.add_argument("--csv", action="store_true", help="a table with a header (the default)")
@@ -66,11 +74,12 @@ def _info(path: Path, *, as_json: bool) -> int:
             "size_bytes": overview.size_bytes,
             "blocks": overview.blocks,
             "samples": overview.samples,
+            "duration_s": length_s,
             "length_s": length_s,
             "damage": asdict(overview.damage),
             "header": header.as_json(),
         }
-        print(json.dumps(facts, indent=2))
+        print(json.dumps(document("recording-info", facts), indent=2))
         return 0
     per_sample = f", {overview.size_bytes / overview.samples:.2f} bytes a sample" if overview.samples else ""
     for line in (
@@ -135,4 +144,4 @@ def _write_csv(file: TextIO, table: Iterable[Row]) -> None:
 
 def _write_json(file: TextIO, table: Iterable[Row]) -> None:
     for row in table:
-        file.write(json.dumps(asdict(row)) + "\n")
+        file.write(json.dumps(document("sample", asdict(row))) + "\n")

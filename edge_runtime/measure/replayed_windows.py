@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from edge_runtime.measure.period import BEGIN, END, READ
-from edge_runtime.measure.replayed_period import CUT, DAMAGED, WHOLE
+from edge_runtime.measure.replay import CUT, DAMAGED, WHOLE
 from edge_runtime.power.clock import Clock
 from edge_runtime.power.meter import MeterIdentity
 from edge_runtime.power.recording.replay_sensor import ReplaySensor

@@ -12,14 +12,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from edge_runtime.power.events import Event
 from edge_runtime.power.meter import MeterIdentity
 from protos.energy.trace import PowerTrace
 from protos.energy.uncertainty import ErrorModel
 
-__all__ = ["Capabilities", "Listener", "PowerSensor"]
+__all__ = ["Capabilities", "Listener", "PowerSensor", "Relaxes"]
 
 Listener = Callable[[Event], None]
 """Called by the sensor's thread with its lock held: be quick, never wait, never raise."""
@@ -122,4 +122,13 @@ class PowerSensor(Protocol):
 
     def close(self) -> None:
         """Let go of the source. Harmless when repeated; what is stored can still be read."""
+        ...
+
+
+@runtime_checkable
+class Relaxes(Protocol):
+    """A sensor whose reading costs the processor that is measured, and that can do with less while nobody waits."""
+
+    def relax(self, relaxed: bool) -> None:
+        """From now on read rarely, or as ever. No sample is lost either way, and a request is answered as quickly."""
         ...

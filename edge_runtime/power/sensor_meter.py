@@ -17,9 +17,9 @@ from edge_runtime.power.clock import Clock
 from edge_runtime.power.events import Block, Event, Realigned
 from edge_runtime.power.meter import MeterIdentity, unknown_phases
 from edge_runtime.power.period import Period
-from edge_runtime.power.sensor import PowerSensor
+from edge_runtime.power.sensor import PowerSensor, Relaxes
 from edge_runtime.power.wiring import NO_CURRENT, WiringWatch
-from protos.energy.attribution import Tally, integrate, judge, tally
+from protos.energy.attribution import Tally, integrate, judge, tally, zero_limit_j
 from protos.energy.trace import Mark, Phase, PhaseEnergy, PowerTrace
 
 __all__ = ["SensorMeter"]
@@ -96,13 +96,20 @@ class SensorMeter:
             self.sensor.flags()
             self.sensor.forget_before(now_s)
             self._recount()
+        self._relax(True)
 
     def mark(self, phase: Phase) -> None:
+        self._relax(phase is Phase.IDLE)
         with self._lock:
             self._period.mark(self._clock.monotonic(), phase)
             if self._running is not None:
                 self._add(self._running)
                 self._running = None
+
+    def _relax(self, relaxed: bool) -> None:
+        """A board that rests is not worth ten looks a second: they would be a good part of its rest."""
+        if isinstance(self.sensor, Relaxes):
+            self.sensor.relax(relaxed)
 
     def expect(self, power_w: float | None) -> None:
         with self._lock:
@@ -149,8 +156,10 @@ class SensorMeter:
 
     def _of_own_board(self, one: PhaseEnergy, sums: Tally) -> PhaseEnergy:
         """A figure of the board that runs this; none where it is within the error of the zero."""
-        zero_j = sum(term.worst_j for term in sums.terms if term.name == "offset")
-        if not self._own_board or one.energy_j is None or not sums.covered_s or one.energy_j >= zero_j:
+        if not self._own_board or one.energy_j is None or not sums.covered_s:
+            return one
+        # A chain without such lines, as a counter's, has no zero to be wrong.
+        if one.energy_j >= zero_limit_j(sums.terms):
             return one
         return PhaseEnergy(
             one.phase, None, one.covered_s, one.uncovered_s, "unknown", one.sensor, None, (*one.flags, NO_CURRENT)
@@ -193,7 +202,7 @@ class SensorMeter:
         """By how much the chain's zero may be wrong, W: asked now and then, since it takes a clock fit."""
         if self._clock.monotonic() >= self._zero_due_s:
             self._zero_due_s, errors = self._clock.monotonic() + ZERO_EACH_S, self.sensor.errors()
-            self._zero_w = errors.offset_a * errors.supply_v
+            self._zero_w = (errors.offset_a + errors.current_step_a) * errors.supply_v
 
     def _count(self, trace: PowerTrace) -> None:
         """Add usable samples to the sums of work (every phase but idle)."""

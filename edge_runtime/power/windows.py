@@ -23,7 +23,7 @@ from edge_runtime.power.sensor import PowerSensor
 from protos.energy.boards import BoardProfile
 from protos.energy.trace import PowerTrace
 from protos.energy.uncertainty import ErrorModel
-from protos.energy.windows import Window, WindowEnergy, WindowSums, judge_window, sum_window
+from protos.energy.windows import Window, WindowEnergy, WindowSums, judge_window, sum_window, sum_windows
 
 __all__ = [
     "WINDOW_BEGIN",
@@ -42,6 +42,8 @@ WINDOW_BEGIN, WINDOW_END, WINDOW_READ = "window-begin", "window-end", "window-re
 ASK_EACH_S = 0.02
 MOST_UNREAD = 64
 """Windows that ended and were not asked for, after which those that can be settled are."""
+AT_ONCE = 32
+"""Windows that are settled while the sensor's lock is held: some milliseconds of a board."""
 PATIENCE_S = 2.0
 """Seconds after its end in which a window's samples may still come."""
 MARGIN_S = 1.0
@@ -118,8 +120,9 @@ class SensorWindows:
     ) -> None:
         self._sensor, self._clock, self._noted, self._on_settled = sensor, clock, noted, on_settled
         self._number = 0
-        self._open: list[Entry] = []
-        self._ended: list[Entry] = []
+        self._open: dict[Entry, None] = {}
+        self._ended: dict[Entry, None] = {}
+        self._look_at = MOST_UNREAD
         self._leave = sensor.subscribe(self._hear)
 
     @property
@@ -131,7 +134,7 @@ class SensorWindows:
             now_s = self._clock.monotonic()
             self._number += 1
             entry = Entry(self._number, name, now_s, now_s)
-            self._open.append(entry)
+            self._open[entry] = None
             self._note(now_s, WINDOW_BEGIN, {"number": entry.number, "name": name})
         return entry
 
@@ -140,10 +143,10 @@ class SensorWindows:
             if entry.stop_s is not None:
                 return
             entry.stop_s = self._clock.monotonic()
-            self._open.remove(entry)
-            self._ended.append(entry)
+            del self._open[entry]
+            self._ended[entry] = None
             self._note(entry.stop_s, WINDOW_END, {"number": entry.number})
-            unread = len(self._ended) >= MOST_UNREAD
+            unread = len(self._ended) >= self._look_at
         if unread:
             self._settle_ready()
 
@@ -166,21 +169,29 @@ class SensorWindows:
             to_s = float("-inf") if self._sensor.incomplete else self._sensor.covered_to_s
             to_s = max(to_s, self._clock.monotonic() - PATIENCE_S)
             ready = [entry for entry in self._ended if entry.stop_s is not None and entry.stop_s <= to_s]
-        self._settle(ready)
+            # Where windows end faster than samples come, looking at all of them at each end would take too long.
+            self._look_at = max(MOST_UNREAD, 2 * (len(self._ended) - len(ready)))
+        if ready:
+            self._settle(ready)
 
     def _settle(self, entries: Sequence[Entry]) -> None:
+        """Settle ended windows, a few at a time: whoever reads the sensor's port waits for the lock meanwhile."""
+        for first in range(0, len(entries), AT_ONCE):
+            self._settle_some(entries[first : first + AT_ONCE])
+
+    def _settle_some(self, entries: Sequence[Entry]) -> None:
         settled = []
         with self._sensor.lock:
-            method, trace, errors = self._sensor.identity.method, self._sensor.trace().disjoint(), self._sensor.errors()
-            for entry in entries:
-                # Another thread may have been first.
-                if entry.settled is not None or entry.stop_s is None:
-                    continue
-                self._sum_up(entry, entry.stop_s, trace, errors)
+            method, trace, errors = self._sensor.identity.method, self._sensor.trace(), self._sensor.errors()
+            # Another thread may have been first.
+            waiting = [entry for entry in entries if entry.settled is None and entry.stop_s is not None]
+            self._sum_up([(entry, entry.stop_s or 0.0) for entry in waiting], trace, errors)
+            for entry in waiting:
+                assert entry.stop_s is not None
                 assert entry.sums is not None
                 window = Window(entry.name, entry.start_s, entry.stop_s)
                 entry.settled = judge_window(window, entry.sums, method=method, flags=dict.fromkeys(entry.words))
-                self._ended.remove(entry)
+                del self._ended[entry]
                 self._note(self._clock.monotonic(), WINDOW_READ, {"number": entry.number})
                 settled.append(entry)
             if settled:
@@ -212,18 +223,23 @@ class SensorWindows:
                     entry.words.append(event.word)
         elif isinstance(event, Block) and self._sensor.nearly_full:
             to_s = self._sensor.covered_to_s
-            trace, errors = self._sensor.trace().disjoint(), self._sensor.errors()
-            for entry in (*self._open, *self._ended):
-                self._sum_up(entry, to_s if entry.stop_s is None else min(to_s, entry.stop_s), trace, errors)
+            trace, errors = self._sensor.trace(), self._sensor.errors()
+            entries = (*self._open, *self._ended)
+            until = [(entry, to_s if entry.stop_s is None else min(to_s, entry.stop_s)) for entry in entries]
+            self._sum_up(until, trace, errors)
             self._sensor.forget_before(to_s)
 
-    def _sum_up(self, entry: Entry, to_s: float, trace: PowerTrace, errors: ErrorModel) -> None:
-        """Add what lies between what is summed up and ``to_s``."""
-        if to_s < entry.from_s or (to_s == entry.from_s and entry.sums is not None):
-            return
-        part = sum_window(trace, entry.from_s, to_s, errors)
-        entry.sums = part if entry.sums is None else entry.sums + part
-        entry.from_s = to_s
+    def _sum_up(self, until: Sequence[tuple[Entry, float]], trace: PowerTrace, errors: ErrorModel) -> None:
+        """Add to each entry what lies between what is summed up and its instant."""
+        due = [
+            (entry, to_s)
+            for entry, to_s in until
+            if to_s > entry.from_s or (to_s == entry.from_s and entry.sums is None)
+        ]
+        parts = sum_windows(trace, [(entry.from_s, to_s) for entry, to_s in due], errors)
+        for (entry, to_s), part in zip(due, parts, strict=True):
+            entry.sums = part if entry.sums is None else entry.sums + part
+            entry.from_s = to_s
 
     def _forget(self) -> None:
         """Drop samples that no window needs any more."""

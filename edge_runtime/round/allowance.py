@@ -4,6 +4,12 @@ Rules kept here:
 
 * A piece is begun only when the budget pays for it **and** for coding and sending what there is. Its price is what the
   pieces before it cost in this round; before the first, what they cost in earlier rounds, or what the order says.
+* What the last pieces cost varies when other programs use the processor, so the next one is priced at their mean and
+  twice their standard deviation, when that is more.
+* Between two questions lies no more than a fiftieth of the budget, if a piece is that small: what becomes dear while it
+  is done is seen at once.
+* A round whose pieces cost more than they do on a calm machine sends on a busy one too: as many times as much is kept
+  back for coding and sending.
 * Joules kept back for coding and sending come from what earlier rounds needed for it, or from the order; when nobody
   knows, they are a tenth of the budget.
 * Under a budget a piece whose price nobody knows is tried alone, so that the price of many is known before they are.
@@ -17,11 +23,17 @@ Rules kept here:
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
 from edge_runtime.round.costs import Reserve
 from protos.orders import StopReason
+
+# Pieces that the spread of prices is taken from, and the share of a budget that lies between two questions.
+_WINDOW, _FEWEST, _GRAIN = 16, 4, 0.02
+# How much dearer than on a calm machine work is that is taken for slowed down, and sending is expected to be at most.
+_LEAST_SLOWDOWN, _MOST_SLOWDOWN = 1.5, 8.0
 
 
 class Price:
@@ -35,6 +47,12 @@ class Price:
         self._known_j = known_j
         self._begun_j = self._last_j = 0.0
         self._done = self._asked = 0
+        self._recent: deque[float] = deque(maxlen=_WINDOW)
+
+    @property
+    def mean_j(self) -> float | None:
+        """Joules of the pieces of this round; None before the first is done."""
+        return (self._last_j - self._begun_j) / self._done if self._done else None
 
     def at(self, charged_j: float) -> float | None:
         """Joules of the next piece, when so much was charged up to now; None when nobody knows."""
@@ -44,6 +62,12 @@ class Price:
             mean_j = (charged_j - self._begun_j) / self._done
             # One dear piece in a long row raises the price a little; a row that becomes dear raises it for good.
             self._known_j = max(mean_j, (mean_j + recent_j) / 2)
+            self._recent.append(recent_j)
+            if len(self._recent) >= _FEWEST:
+                # m + 2 s of the last n pieces: m their mean, s^2 = sum (x - m)^2 / (n - 1).
+                recent_mean_j = sum(self._recent) / len(self._recent)
+                squares = sum((one - recent_mean_j) ** 2 for one in self._recent)
+                self._known_j = max(self._known_j, recent_mean_j + 2 * math.sqrt(squares / (len(self._recent) - 1)))
         elif not self._done:
             self._begun_j = charged_j
         self._last_j, self._asked = charged_j, 0
@@ -94,7 +118,7 @@ class Allowance:
     ) -> None:
         self._budget_j, self._spent_j, self._now_s, self._stopping = budget_j, spent_j, now_s, stopping
         self._rests = rests
-        self._reserve_j = reserve.joules(budget_j) if budget_j is not None else 0.0
+        self._reserve = reserve
         self._example, self._step = Price(reserve.embedding_j), Price(reserve.step_j)
         self._start_s = now_s()
         self._end_s = self._start_s + deadline_s - reserve.seconds(deadline_s)
@@ -110,6 +134,19 @@ class Allowance:
         """How many examples may be embedded now, 1 to ``wanted``, or why none."""
         return self._pieces(self._example, wanted)
 
+    def block(self, most: int) -> int:
+        """How many examples to embed between two questions, 1 to ``most``."""
+        each_j = self._example.mean_j or self._reserve.embedding_j
+        if self._budget_j is None or not each_j or each_j <= 0:
+            return most
+        return max(1, min(most, math.floor(min(_GRAIN * self._budget_j / each_j, most))))
+
+    def _kept_j(self, budget_j: float) -> float:
+        """Joules for coding and sending, from what this round shows of the machine."""
+        pairs = ((self._step.mean_j, self._reserve.calm_step_j), (self._example.mean_j, self._reserve.calm_embedding_j))
+        slower = max((now_j / calm_j for now_j, calm_j in pairs if now_j and calm_j), default=1.0)
+        return self._reserve.joules(budget_j, min(_MOST_SLOWDOWN, slower) if slower >= _LEAST_SLOWDOWN else 1.0)
+
     def _pieces(self, price: Price, wanted: int) -> int | StopReason:
         if self._stopping():
             return StopReason.SHUTDOWN
@@ -121,8 +158,8 @@ class Allowance:
         if self._budget_j is None:
             return wanted
         charged_j = self._charged_j(now_s - (self._rests.paused_s if self._rests else 0.0))
-        left_j = self._budget_j - self._reserve_j - charged_j
         each_j = price.at(charged_j)
+        left_j = self._budget_j - self._kept_j(self._budget_j) - charged_j
         if not left_j > 0 or (each_j is not None and each_j > left_j):
             return StopReason.BUDGET
         if each_j is None:

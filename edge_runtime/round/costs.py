@@ -51,6 +51,10 @@ class CostHistory:
         """The largest of the last few, or None when there is none."""
         return max(self._figures.get(bundle_id, {}).get(key, []), default=None)
 
+    def smallest(self, bundle_id: str, key: str) -> float | None:
+        """The smallest of the last few, or None when there is none."""
+        return min(self._figures.get(bundle_id, {}).get(key, []), default=None)
+
     def at_most(self, bundle_id: str, key: str) -> float | None:
         """What the next one will hardly pass: a fifth more than the largest, and half of their range."""
         known = self._figures.get(bundle_id, {}).get(key, [])
@@ -100,6 +104,16 @@ class Reserve:
         return self._known(STEP_J)
 
     @property
+    def calm_step_j(self) -> float | None:
+        """Joules of one step in the calmest of the last rounds; None when this device has done none."""
+        return self._history.smallest(self._bundle_id, STEP_J)
+
+    @property
+    def calm_embedding_j(self) -> float | None:
+        """Joules of one example, likewise."""
+        return self._history.smallest(self._bundle_id, EMBEDDING_J)
+
+    @property
     def work_w(self) -> float | None:
         """Watts at work, on the high side: a machine that was shared draws less than one that is not."""
         known = [self._history.largest(self._bundle_id, WORK_W), self._hint.work_w if self._hint else None]
@@ -109,11 +123,17 @@ class Reserve:
         own = self._history.largest(self._bundle_id, key)
         return own if own is not None or self._hint is None else float(getattr(self._hint, key)) or None
 
-    def joules(self, budget_j: float) -> float:
-        """Joules to keep back out of ``budget_j`` for coding and sending, at most all of it."""
+    def joules(self, budget_j: float, slowdown: float = 1.0) -> float:
+        """Joules to keep back out of ``budget_j`` for coding and sending, at most all of it.
+
+        Args:
+            slowdown: how many times dearer work is now than on a calm machine, from 1. The calmest of the last rounds
+                is taken that many times; the others may have been slow themselves.
+        """
         own = None if self._sums and self._hint else self._history.at_most(self._bundle_id, SENDING_J)
-        if own is not None:
-            return min(own, budget_j)
+        calm = self._history.smallest(self._bundle_id, SENDING_J)
+        if own is not None and calm is not None:
+            return min(max(own, _MARGIN * slowdown * calm), budget_j)
         return min(_FIRST_SHARE * budget_j if self._hint is None else self._hint.sending_j, budget_j)
 
     def seconds(self, deadline_s: float) -> float:

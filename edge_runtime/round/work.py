@@ -49,6 +49,8 @@ from protos.update import codecs, trees
 from protos.update.contract import State
 from protos.update.tensors import ABSURD, EncodedTensor
 
+HURRIED_SETTLE_S = 0.3
+
 
 @dataclass
 class Workbench:
@@ -140,7 +142,9 @@ def work(
         raise
     meter.mark(Phase.IDLE)
     strain = pauses.ended() if pauses else None
-    energy = meter.settle(bench.settle_s)
+    # Who was asked to stop does not wait for a silent sensor.
+    hurried = done.trained.stop_reason is StopReason.SHUTDOWN
+    energy = meter.settle(min(bench.settle_s, HURRIED_SETTLE_S) if hurried else bench.settle_s)
     if done.trained.steps and done.memory is not None:
         # A report without a step has no effect on the head, so nothing that is owed was sent.
         bench.memory.propose(order, done.memory)
@@ -295,7 +299,9 @@ def _embed(bench: Workbench, allowance: Allowance) -> tuple[int, StopReason | No
 def _fill(bench: Workbench, allowance: Allowance, edge_tpu: EdgeTpu | None) -> tuple[int, StopReason | None]:
     raw = bench.examples.raw(bench.bundle, bench.summary)
     backbone = Backbone(bench.bundle, threads=bench.threads, edge_tpu=edge_tpu)
-    done = bench.cache.fill(backbone.embed, raw, allowed=allowance.examples, now_s=bench.clock.monotonic)
+    done = bench.cache.fill(
+        backbone.embed, raw, allowed=allowance.examples, now_s=bench.clock.monotonic, block_of=allowance.block
+    )
     if bench.cache.complete:
         bench.examples.release()
     return done

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from edge_runtime.service.upgrade import command as upgrade_command
 from protos.errors import CheckFailed, RefusedError, UsageError
+from protos.json_document import document
+from protos.program import example
 
 if TYPE_CHECKING:
     from edge_runtime.config import Resolved
@@ -37,7 +39,11 @@ status leaves with exit code 3 when the service is not running."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Put the verbs of ``service`` on a parser."""
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    put = verbs.add_parser("install", help="write the unit, and start it")
+    put = verbs.add_parser(
+        "install",
+        help="write the unit, and start it",
+        **example("sudo edge-runtime service install --config /etc/edgejoule/device.toml"),
+    )
     put.add_argument("--config", metavar="FILE", type=Path, default=None,
                      help=f"settings of the service (default {DEFAULT_CONFIG})")  # fmt: skip
     put.add_argument("--program", metavar="PATH", type=Path, help="edge-runtime to start; else the one that runs now")
@@ -46,12 +52,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     put.add_argument("--again", action="store_true",
                      help="with file and keys of the unit that is there; restarted only if it runs")  # fmt: skip
     put.add_argument("--dry-run", action="store_true", help="print the unit, and what would be done")
-    remove = verbs.add_parser("uninstall", help="stop it, and remove the unit")
+    remove = verbs.add_parser(
+        "uninstall",
+        help="stop it, and remove the unit",
+        **example("sudo edge-runtime service uninstall --purge --dry-run"),
+    )
     remove.add_argument("--purge", action="store_true", help="remove its state as well: bundles and unsent reports")
     remove.add_argument("--dry-run", action="store_true", help="print what would be done")
-    status = verbs.add_parser("status", help="whether it runs, and what it says of itself")
+    status = verbs.add_parser(
+        "status", help="whether it runs, and what it says of itself", **example("edge-runtime service status --json")
+    )
     status.add_argument("--json", action="store_true", help="print JSON on stdout")
-    logs = verbs.add_parser("logs", help="its lines in the journal")
+    logs = verbs.add_parser("logs", help="its lines in the journal", **example("edge-runtime service logs -f"))
     logs.add_argument("-f", "--follow", action="store_true", help="go on with new lines")
     logs.add_argument("-n", "--lines", metavar="N", type=int, default=100, help="at most this many (default 100)")
     logs.add_argument("--json", action="store_true", help="one JSON object a line, with run, round, phase and joules")
@@ -183,7 +195,7 @@ def _status(place: Place, *, as_json: bool) -> int:
     from edge_runtime.service.status import read
 
     status = read(place)
-    print(json.dumps(status.as_json(), indent=2) if as_json else "\n".join(status.lines()))
+    print(json.dumps(document("service", status.as_json()), indent=2) if as_json else "\n".join(status.lines()))
     good = status.running if place.live else status.installed
     return 0 if good else CheckFailed.exit_code
 

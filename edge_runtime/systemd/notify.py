@@ -4,6 +4,8 @@ Rules kept here:
 
 * No thread and no timer feeds the watchdog. A message goes out only from :meth:`Notifier.progress`, which the daemon
   calls when it has done something; a step that never ends is a process that systemd kills.
+* Before it is ready, progress asks for more time to start: loading ten thousand photographs is no failure to start, and
+  a start that does nothing any more is one.
 * Nothing said here can end the daemon or hold it up: a socket that is gone or full is no error. All services of a
   machine share it, so it can be full.
 """
@@ -19,6 +21,8 @@ from collections.abc import Callable, Mapping
 # sd_watchdog_enabled(3) asks for half of the interval at least; a quarter leaves room for one slow step.
 _SHARE = 0.25
 _MOST_STATUS = 200
+# A start that goes on for long is given so much more time, and asks again so often.
+_START_MORE_S, _START_EACH_S = 120.0, 30.0
 # How long a message may wait for room. systemd would not take a unit for started whose READY was lost.
 _READY_WAIT_S = 10.0
 _WAIT_S = 0.5
@@ -40,6 +44,7 @@ class Notifier:
         self.watchdog_s = watchdog_s if address else None
         self._now_s = now_s
         self._fed_s: float | None = None
+        self._is_ready, self._asked_s = False, now_s()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) if address else None
 
     @classmethod
@@ -52,6 +57,7 @@ class Notifier:
 
     def ready(self, status: str) -> None:
         """The daemon is up. systemd counts the watchdog from here."""
+        self._is_ready = True
         self._send(f"READY=1\nSTATUS={_line(status)}", wait_s=_READY_WAIT_S)
 
     def status(self, text: str) -> None:
@@ -66,6 +72,16 @@ class Notifier:
         due = self._fed_s is None or now_s - self._fed_s >= _SHARE * self.watchdog_s
         if due and self._send("WATCHDOG=1", wait_s=0.0):
             self._fed_s = now_s
+
+    def went_on(self) -> None:
+        """Something was done: :meth:`progress`, or before the daemon is up a request for more time to start."""
+        if self._is_ready:
+            self.progress()
+            return
+        now_s = self._now_s()
+        if now_s - self._asked_s >= _START_EACH_S:
+            self._asked_s = now_s
+            self._send(f"EXTEND_TIMEOUT_USEC={_START_MORE_S * 1e6:.0f}", wait_s=0.0)
 
     def stopping(self, reason: str) -> None:
         """The daemon has begun to end."""

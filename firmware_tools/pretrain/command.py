@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from protos.extras import require
+from protos.json_document import document
 
 
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -34,7 +35,7 @@ def _run(options: argparse.Namespace) -> int:
     made = pretrain(options.output, seed=options.seed)
     paths = {"model": made.model, "workshop_data": made.workshop_data, "fleet_data": made.fleet_data}
     if options.json:
-        print(json.dumps({name: str(path) for name, path in paths.items()}))
+        print(json.dumps(document("pretrain", {name: str(path) for name, path in paths.items()})))
     else:
         print("\n".join(f"{name}: {path}" for name, path in paths.items()))
     return 0

@@ -23,6 +23,7 @@ from protos.datafiles.account import Remark, listed
 from protos.datafiles.columns import Array, Choose, Columns
 from protos.datafiles.stored import Rows, StoredRows
 from protos.errors import DataError, EmptyShardError, LabelError, NonFiniteError, ShapeError, UsageError
+from protos.progress import progressed
 
 _SHARD_SEED = 0
 _BLOCK_BYTES = 1 << 22
@@ -261,6 +262,7 @@ def blocks(held: Rows) -> Iterator[Array]:
     """All examples, a few megabytes at a time."""
     step = max(1, _BLOCK_BYTES // max(1, held.dtype.itemsize * math.prod(held.shape[1:])))
     for start in range(0, len(held), step):
+        progressed()
         yield held[start : start + step]
 
 

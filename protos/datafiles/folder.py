@@ -20,6 +20,7 @@ from protos.datafiles.columns import NO_LABEL, Choose, Columns, reading
 from protos.datafiles.pixels import decode
 from protos.datafiles.renames import composed
 from protos.errors import EmptyShardError
+from protos.progress import progressed
 
 _IMAGES = {
     ".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".pjp", ".png", ".apng", ".gif", ".bmp", ".dib", ".ppm", ".pgm",
@@ -134,6 +135,7 @@ class _Search:
     def _group(self, group: Path, *, test: bool) -> None:
         before = len(self.paths)
         for file in _below(group, ()):
+            progressed()
             if not _is_image(file):
                 self._leave(file, None)
             elif not file.is_file():

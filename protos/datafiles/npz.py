@@ -26,6 +26,7 @@ from protos.datafiles.columns import Choose, Columns
 from protos.datafiles.rows import BLOCK_BYTES, kept_dtype, read_rows
 from protos.datafiles.stored import Rows, StoredArray, StoredRows
 from protos.errors import DataError, ShapeError
+from protos.progress import progressed
 
 # A member of a zip file begins with a header of this many bytes; the last two 16-bit numbers of it are the lengths of
 # the name and of the extra field that follow (APPNOTE.TXT 6.3.10, section 4.3.7).
@@ -106,7 +107,7 @@ def read(
             if info.compress_type == zipfile.ZIP_STORED and 0 not in shape:
                 offset = _data_offset(file.fileno(), info) + stream.tell()
                 while stream.read(BLOCK_BYTES):
-                    pass  # at its end the checksum is compared
+                    progressed()  # at its end the checksum is compared
                 stored = StoredArray(file.fileno(), where, offset, shape[0], shape[1:], dtype)
                 x = StoredRows(stored, np.arange(shape[0], dtype=np.int64) if rows is None else rows)
             else:

@@ -23,6 +23,7 @@ from protos.datafiles.account import Remark, Tally
 from protos.datafiles.columns import reading
 from protos.errors import DataError, ShapeError
 from protos.extras import advice
+from protos.progress import progressed
 
 _MODES = {1: "L", 3: "RGB"}
 _DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N")
@@ -62,6 +63,7 @@ def decode(
     out: NDArray[np.uint8] | None = None if size is None else np.empty((len(paths), *size), np.uint8)
     readable: list[int] = []
     for index, path in enumerate(paths):
+        progressed()
         try:
             pixels = reader.read(path)
         except DataError as error:

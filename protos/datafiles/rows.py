@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protos.errors import DataError
+from protos.progress import progressed
 
 BLOCK_BYTES = 1 << 22
 
@@ -45,6 +46,7 @@ def read_exactly(stream: Readable, size: int) -> bytes:
     pieces = []
     missing = size
     while missing:
+        progressed()
         piece = stream.read(missing)
         if not piece:
             raise EOFError(f"ends {missing} bytes too early")

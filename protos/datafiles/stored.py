@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from protos.datafiles.columns import reading
 from protos.datafiles.rows import BLOCK_BYTES, kept_dtype
 from protos.errors import DataError
+from protos.progress import progressed
 
 # Rows between two wanted ones that are read along rather than skipped, in number and bytes.
 _GAP_ROWS, _GAP_BYTES = 3, 16 << 10
@@ -65,6 +66,7 @@ class StoredArray:
             step = max(1, BLOCK_BYTES // (1 + _GAP_ROWS) // self._row_bytes)
             for first, last in itertools.pairwise(limits):
                 for start in range(first, last, step):
+                    progressed()
                     near = rows[start : min(start + step, last)]
                     lowest, span = int(near[0]), int(near[-1] - near[0]) + 1
                     block = self._span(lowest, span)

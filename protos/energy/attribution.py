@@ -45,6 +45,7 @@ __all__ = [
     "judge",
     "sample_words",
     "tally",
+    "zero_limit_j",
 ]
 
 DEGRADED_COVERAGE = 0.99
@@ -153,9 +154,14 @@ def judge(
     )
 
 
+def zero_limit_j(terms: Iterable[UncertaintyTerm]) -> float:
+    """Most that a chain may show of a load that draws nothing, J: limits of its offset, its steps and its noise."""
+    return sum(term.worst_j for term in terms if term.name in ("offset", "quantisation", "noise"))
+
+
 def is_reversed(energy_j: float, terms: Iterable[UncertaintyTerm]) -> bool:
-    """Whether a sum is negative by more than the chain's zero may be wrong (the limit of the line ``offset``)."""
-    return energy_j < -sum(term.worst_j for term in terms if term.name == "offset")
+    """Whether a sum is negative by more than the chain's zero may be wrong."""
+    return energy_j < -zero_limit_j(terms)
 
 
 def sample_words(coverage: float, bits: int, *, backwards: bool = False) -> list[str]:

@@ -11,7 +11,7 @@ Rules kept here:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,10 +20,12 @@ from protos.energy.attribution import MINIMUM_COVERAGE, is_reversed, sample_word
 from protos.energy.baseline import Baseline, NetEnergy, net_of
 from protos.energy.interval import add_terms, combine
 from protos.energy.stretch import examine, unusable_bits
-from protos.energy.trace import Method, PowerTrace, SampleFlag, covered_share
+from protos.energy.trace import UNUSABLE, Method, PowerTrace, SampleFlag, covered_share
 from protos.energy.uncertainty import ErrorModel, UncertaintyTerm
 
-__all__ = ["Window", "WindowEnergy", "WindowSums", "judge_window", "sum_window", "window_energies"]
+__all__ = ["Window", "WindowEnergy", "WindowSums", "judge_window", "sum_window", "sum_windows", "window_energies"]
+
+_NEIGHBOURS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,19 +118,34 @@ class WindowEnergy:
 
 def sum_window(trace: PowerTrace, start_s: float, stop_s: float, errors: ErrorModel | None = None) -> WindowSums:
     """Sum a trace from ``start_s`` to ``stop_s``, which is not before it."""
+    return next(sum_windows(trace, [(start_s, stop_s)], errors))
+
+
+def sum_windows(
+    trace: PowerTrace, spans: Iterable[tuple[float, float]], errors: ErrorModel | None = None
+) -> Iterator[WindowSums]:
+    """Sum a trace over each of several spans, start and stop, which may overlap; what holds for all is done once."""
     model = errors or ErrorModel()
-    edges = np.array([start_s]), np.array([stop_s])
-    stretch, bits = examine(trace.usable().disjoint(), *edges, model)
-    bits |= unusable_bits(trace, *edges)
-    return WindowSums(
-        stretch.energy_j,
-        stretch.covered_s,
-        stretch.uncovered_s,
-        stretch.peak_w if stretch.samples else None,
-        stretch.samples,
-        bits,
-        model.terms(stretch),
-    )
+    clean = trace.usable().disjoint()
+    unusable = (trace.flags & UNUSABLE) != 0
+    bad = PowerTrace(trace.start_s[unusable], trace.stop_s[unusable], trace.power_w[unusable], trace.flags[unusable])
+    for start_s, stop_s in spans:
+        edges = np.array([start_s]), np.array([stop_s])
+        # Nothing but the samples inside and their neighbours counts: the rest need not be walked through.
+        low = max(0, int(np.searchsorted(clean.stop_s, start_s, "right")) - _NEIGHBOURS)
+        near = slice(low, int(np.searchsorted(clean.start_s, stop_s, "left")) + _NEIGHBOURS)
+        part = PowerTrace(clean.start_s[near], clean.stop_s[near], clean.power_w[near], clean.flags[near])
+        stretch, bits = examine(part, *edges, model)
+        bits |= unusable_bits(bad, *edges)
+        yield WindowSums(
+            stretch.energy_j,
+            stretch.covered_s,
+            stretch.uncovered_s,
+            stretch.peak_w if stretch.samples else None,
+            stretch.samples,
+            bits,
+            model.terms(stretch),
+        )
 
 
 def judge_window(

@@ -18,6 +18,7 @@ from protos.model.bundle import Bundle
 from protos.model.edge_tpu import ACCELERATOR, EdgeTpu, EdgeTpuError
 from protos.model.engine import EngineIdentity, delegate_of, engine_identity, open_interpreter
 from protos.model.manifest import BackboneSpec, Preprocessing
+from protos.progress import progressed
 
 _TABLE_CHANNELS = 16
 QuantisedArray = npt.NDArray[np.int8] | npt.NDArray[np.uint8]
@@ -146,6 +147,7 @@ class Backbone:
         embeddings: QuantisedArray = np.empty((len(x), self.spec.embedding_width), self.spec.output_dtype)
         interpreter, source, target = self._interpreter, self._input, self._output
         for index, example in enumerate(x):
+            progressed()
             interpreter.set_tensor(source, self._quantise_one(example, index))
             self._invoke()
             embeddings[index] = interpreter.get_tensor(target).reshape(-1)

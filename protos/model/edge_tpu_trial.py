@@ -1,7 +1,7 @@
 """The Edge TPU tried in a throw-away child process: it loads, runs the twin, and answers as the CPU model does.
 
 A mismatched library ends the process that loads it by a signal, and a device can hang; here that is an error with a
-reason. The child is ``python -m protos.model.edge_tpu_trial``, with its job as JSON on stdin.
+reason. The child is ``python3 -m protos.model.edge_tpu_trial``, with its job as JSON on stdin.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from protos.model.bundle import Bundle
 from protos.model.edge_tpu import EdgeTpu, EdgeTpuError
 from protos.model.engine import delegate_for, open_interpreter
 from protos.model.trial import confine
+from protos.progress import run_child
 
 # Long enough for an accelerator on USB that is given its firmware first. Before it come the trials of a bundle's
 # two models, 120 s each at most; all of it must be short of the watchdog's patience.
@@ -63,13 +64,11 @@ def try_edge_tpu(edge_tpu: EdgeTpu, bundle: Bundle | None = None, *, timeout_s: 
     root = str(Path(__file__).parents[2])
     search = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     try:
-        child = subprocess.run(
+        child = run_child(
             [sys.executable, "-P", "-m", "protos.model.edge_tpu_trial"],
             input=json.dumps(job).encode(),
-            capture_output=True,
-            timeout=timeout_s,
+            timeout_s=timeout_s,
             env={**os.environ, "PYTHONPATH": search},
-            check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise EdgeTpuError(f"did not answer within {timeout_s:g} s", where=edge_tpu.library) from error

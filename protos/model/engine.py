@@ -30,6 +30,7 @@ from typing import Any
 
 from protos.errors import ModelError
 from protos.model.edge_tpu import EdgeTpu, EdgeTpuError, load
+from protos.progress import run_child
 
 _ENGINES = (("ai-edge-litert", "ai_edge_litert.interpreter"), ("tflite-runtime", "tflite_runtime.interpreter"))
 _RUNTIME_FIX = "python3 -m pip install ai-edge-litert, or tflite-runtime on armv7"
@@ -163,14 +164,7 @@ def try_in_subprocess(path: Path, *, timeout_s: float = TRIAL_TIMEOUT_S) -> None
     search = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     command = [sys.executable, "-P", "-m", "protos.model.trial", str(path.resolve())]
     try:
-        child = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=timeout_s,
-            env={**os.environ, "PYTHONPATH": search},
-            check=False,
-        )
+        child = run_child(command, timeout_s=timeout_s, env={**os.environ, "PYTHONPATH": search})
     except subprocess.TimeoutExpired as error:
         raise ModelError(f"did not load within {timeout_s:.0f} s", where=path.name) from error
     if child.returncode == 0:

@@ -1,6 +1,6 @@
 """Child process of `protos.model.engine.try_in_subprocess`: open one model, run it on zeros, and say how it went.
 
-Run as ``python -m protos.model.trial MODEL.tflite``. Exit code 0 and nothing on stdout: it runs. Exit code 1 and
+Run as ``python3 -m protos.model.trial MODEL.tflite``. Exit code 0 and nothing on stdout: it runs. Exit code 1 and
 ``{"error": ...}`` on stdout: it does not. Death by a signal speaks for itself.
 """
 

@@ -27,6 +27,9 @@ WEIGHTS = ("by_examples", "by_budget")
 NORMALISATIONS = ("fednova", "none")
 POLICIES = ("none", "joules", "on_demand")
 PARTICIPATIONS = ("known", "fedau")
+SERVERS = ("mean", "momentum", "adam", "yogi")
+# A coordinate of a standardised head moves by about this much in a round of an adaptive one.
+_ADAPTIVE_RATE = 0.03
 METHODS = ("sgd", "closed_form", "closed_form+sgd")
 HEADS = ("lda", "ridge")
 PRIORS = ("data", "uniform")
@@ -39,12 +42,17 @@ _ROUNDS_OF_CLOSED_FORM = 1
 
 @dataclass(frozen=True)
 class RunSection:
-    """[run] What is trained, and for how long."""
+    """[run] What is trained, and for how long.
+
+    Attributes:
+        start_from: a run, whose newest head is meant, or a head; None: the bundle's.
+    """
 
     bundle: str
     name: str = "run"
     rounds: int = 10
     seed: int = 0
+    start_from: str | None = None
 
 
 @dataclass(frozen=True)
@@ -55,11 +63,15 @@ class RoundSection:
         devices: devices that must be present before round 1 opens.
         quorum: share of the ordered devices whose reports make a round, 0 to 1.
         deadline_s: a round closes then with a quorum, and is abandoned without.
+        sample: how many of the devices that are present are asked, drawn alike; None: all.
+        enough: share of those whose reports close the round at once, the quorum to 1; who is slower comes late.
     """
 
     devices: int = 1
     quorum: float = 0.5
     deadline_s: float = 600.0
+    sample: int | None = None
+    enough: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -131,12 +143,19 @@ class AggregateSection:
     Attributes:
         weight: factors of a device's weight, multiplied.
         normalise: "fednova" removes the pull of devices that made more steps (Wang et al., NeurIPS 2020).
-        server_rate: factor on the mean change.
+        server_rate: factor on the mean change, or on what ``server`` makes of it.
+        server: what becomes of the mean of changes: "mean", itself; "momentum" (FedAvgM); "adam" (FedAdam); "yogi"
+            (FedYogi). See :mod:`coordinator.aggregate.server_optimisers`.
+        server_momentum, server_second, server_tau: beta, beta2 and tau of these.
     """
 
     weight: tuple[str, ...] = WEIGHTS
     normalise: str = "fednova"
     server_rate: float = 1.0
+    server: str = "mean"
+    server_momentum: float = 0.9
+    server_second: float = 0.99
+    server_tau: float = 1e-3
 
 
 @dataclass(frozen=True)
@@ -236,10 +255,15 @@ class RunPlan:
         return f"plan-{hashlib.sha256(canonical.encode()).hexdigest()[:16]}"
 
 
+_SERVER_KEYS = ("server", "server_momentum", "server_second", "server_tau")
 _LATER: tuple[tuple[str, str, Any], ...] = (
+    ("run", "start_from", RunSection.start_from),
+    ("round", "sample", RoundSection.sample),
+    ("round", "enough", RoundSection.enough),
     ("train", "method", TrainSection.method),
     ("train", "rate_decay", TrainSection.rate_decay),
     ("evaluate", "patience", EvaluateSection.patience),
+    *(("aggregate", one, getattr(AggregateSection, one)) for one in _SERVER_KEYS),
     *(("closed_form", one.name, one.default) for one in dataclasses.fields(ClosedFormSection)),
 )
 # Sections in which a codec's own parameters may stand beside `codec`, which reads better than a sub-table.
@@ -281,6 +305,8 @@ def parse(text: str, *, where: str = "plan") -> RunPlan:
         suited: dict[str, Any] = {"rate": _WHITENED_RATE, "rate_decay": _WHITENED_DECAY}
         unsaid = {key: value for key, value in suited.items() if key not in document["train"]}
         plan = dataclasses.replace(plan, train=dataclasses.replace(plan.train, **unsaid))
+    if plan.aggregate.server in ("adam", "yogi") and "server_rate" not in document["aggregate"]:
+        plan = dataclasses.replace(plan, aggregate=dataclasses.replace(plan.aggregate, server_rate=_ADAPTIVE_RATE))
     _refuse_contradictions(plan, where)
     return plan
 
@@ -331,6 +357,12 @@ def _refuse_contradictions(plan: RunPlan, where: str) -> None:
     if plan.downlink.codec in NOT_EXACT:
         what = f"downlink.codec = {plan.downlink.codec!r}: what devices read depends on their processor"
         raise PlanError(what, where=where, fix="take entropy_coded_mmse or another")
+    if plan.round.enough < plan.round.quorum:
+        what = f"round.enough = {plan.round.enough:g} is less than round.quorum = {plan.round.quorum:g}"
+        raise PlanError(what, where=where, fix="enough reports are at least a quorum")
+    if plan.round.sample is not None and plan.planner.policy != "none":
+        fix = "leave round.sample out, or take planner.policy = 'none'"
+        raise PlanError("a planner draws whom it asks, and round.sample would draw again", where=where, fix=fix)
     if train.epochs is not None and train.steps is not None:
         raise PlanError("train.epochs and train.steps contradict each other", where=where, fix="keep one of them")
     for name in ("rate", "momentum", "proximal_mu"):
@@ -348,6 +380,12 @@ def _refuse_contradictions(plan: RunPlan, where: str) -> None:
     if aggregate.normalise not in NORMALISATIONS and find("rules", aggregate.normalise) is None:
         fix = _or_install(aggregate.normalise, NORMALISATIONS, "rules")
         raise PlanError(f"no normalisation is called {aggregate.normalise!r}", where=where, fix=fix)
+    if aggregate.server not in SERVERS:
+        fix = hint(aggregate.server, SERVERS)
+        raise PlanError(f"no server optimiser is called {aggregate.server!r}", where=where, fix=fix)
+    if aggregate.server != "mean" and plan.planner.policy != "none":
+        fix = 'leave one of them out; "mean" goes with every policy'
+        raise PlanError(f"a planner guesses changes from plain ones, not {aggregate.server}", where=where, fix=fix)
     planner = plan.planner
     if planner.policy != "none" and aggregate.normalise not in NORMALISATIONS:
         what = f"the planner's weights make a mean unbiased, and {aggregate.normalise!r} is a plug-in's rule"

@@ -25,11 +25,14 @@ RULES: dict[str, dict[str, Rule]] = {
         "name": ((str,), None, None),
         "rounds": ((int,), 1, 100_000),
         "seed": ((int,), 0, 2**63 - 1),
+        "start_from": ((str,), None, None),
     },
     "round": {
         "devices": ((int,), 1, 1_000_000),
         "quorum": (NUMBER, 0.0, 1.0),
         "deadline_s": (NUMBER, 0.001, 1e7),
+        "sample": ((int,), 1, 1_000_000),
+        "enough": (NUMBER, 0.0, 1.0),
     },
     "train": {
         "method": ((str,), None, None),
@@ -47,6 +50,10 @@ RULES: dict[str, dict[str, Rule]] = {
         "weight": ((list,), None, None),
         "normalise": ((str,), None, None),
         "server_rate": (NUMBER, 1e-6, 100.0),
+        "server": ((str,), None, None),
+        "server_momentum": (NUMBER, 0.0, 0.999),
+        "server_second": (NUMBER, 0.0, 0.9999),
+        "server_tau": (NUMBER, 1e-9, 1.0),
     },
     "budget": {
         "per_round_j": (NUMBER, 1e-6, 1e9),

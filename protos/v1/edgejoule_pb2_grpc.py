@@ -54,6 +54,11 @@ class DeviceServiceStub:
                 request_serializer=protos_dot_v1_dot_edgejoule__pb2.ReportRequest.SerializeToString,
                 response_deserializer=protos_dot_v1_dot_edgejoule__pb2.ReportResponse.FromString,
                 _registered_method=True)
+        self.AwaitEnd = channel.unary_unary(
+                '/edgejoule.v1.DeviceService/AwaitEnd',
+                request_serializer=protos_dot_v1_dot_edgejoule__pb2.AwaitEndRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_edgejoule__pb2.AwaitEndResponse.FromString,
+                _registered_method=True)
         self.Leave = channel.unary_unary(
                 '/edgejoule.v1.DeviceService/Leave',
                 request_serializer=protos_dot_v1_dot_edgejoule__pb2.LeaveRequest.SerializeToString,
@@ -93,6 +98,13 @@ class DeviceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AwaitEnd(self, request, context):
+        """Waits while an order is wanted, so that a device which works on it ends soon when its run is stopped.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Leave(self, request, context):
         """Says goodbye, so that no round waits for this device.
         """
@@ -122,6 +134,11 @@ def add_DeviceServiceServicer_to_server(servicer, server):
                     servicer.Report,
                     request_deserializer=protos_dot_v1_dot_edgejoule__pb2.ReportRequest.FromString,
                     response_serializer=protos_dot_v1_dot_edgejoule__pb2.ReportResponse.SerializeToString,
+            ),
+            'AwaitEnd': grpc.unary_unary_rpc_method_handler(
+                    servicer.AwaitEnd,
+                    request_deserializer=protos_dot_v1_dot_edgejoule__pb2.AwaitEndRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_edgejoule__pb2.AwaitEndResponse.SerializeToString,
             ),
             'Leave': grpc.unary_unary_rpc_method_handler(
                     servicer.Leave,
@@ -237,6 +254,33 @@ class DeviceService:
             '/edgejoule.v1.DeviceService/Report',
             protos_dot_v1_dot_edgejoule__pb2.ReportRequest.SerializeToString,
             protos_dot_v1_dot_edgejoule__pb2.ReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AwaitEnd(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgejoule.v1.DeviceService/AwaitEnd',
+            protos_dot_v1_dot_edgejoule__pb2.AwaitEndRequest.SerializeToString,
+            protos_dot_v1_dot_edgejoule__pb2.AwaitEndResponse.FromString,
             options,
             channel_credentials,
             insecure,

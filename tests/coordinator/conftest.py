@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kept_models import kept
 from plain_bundle import make_plain_bundle
 from scripted_device import ScriptedDevice, joules
 from throwaway_postgres import missing, throwaway_postgres
@@ -34,6 +35,7 @@ from protos.update.trees import shapes
 def _short_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     """Devices without an order are answered soon: tests ask on purpose when there is none."""
     monkeypatch.setattr(keeper, "HOLD_S", 0.1)
+    monkeypatch.setattr(keeper, "MOST_HOLD_S", 0.1)
 
 
 @pytest.fixture
@@ -195,7 +197,10 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if importlib.util.find_spec("tensorflow") is None:
         pytest.skip("needs TensorFlow: the workshop extra")
     pytest.importorskip("sklearn", reason="needs scikit-learn: the workshop extra")
-    folder = tmp_path_factory.mktemp("coordinator-digits")
+    return kept("coordinator", tmp_path_factory.mktemp("coordinator-digits"), _make_digits)
+
+
+def _make_digits(folder: Path) -> None:
     env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
     convert_it = ["-m", "firmware_tools.cli", "convert", "digits.keras", "--eval", "digits.npz", "-o", "digits"]
     root = str(Path(__file__).parents[2])
@@ -204,4 +209,3 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
             [sys.executable, *command], cwd=folder, env={**env, "PYTHONPATH": root}, capture_output=True, check=False
         )
         assert done.returncode == 0, done.stderr.decode()[-2000:]
-    return folder

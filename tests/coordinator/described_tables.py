@@ -33,7 +33,8 @@ def _lines(connection: sqlite3.Connection) -> Iterator[str]:
     names = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
     for (table,) in connection.execute(names).fetchall():
         for _, column, kind, required, default, key in connection.execute(f"PRAGMA table_info({table})"):
-            words = [f"{table}.{column}", kind]
+            # Two names of one kind of number; a step may use the one that PostgreSQL knows as well.
+            words = [f"{table}.{column}", "FLOAT" if kind == "DOUBLE PRECISION" else kind]
             words += ["not null"] if required else []
             words += [f"default {str(default).strip(chr(39))}"] if default is not None else []
             words += [f"key {key}"] if key else []

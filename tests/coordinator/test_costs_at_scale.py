@@ -110,7 +110,8 @@ def play(tmp_path: Path, bundle: Path, fleet: Fleet, tools: Any, monkeypatch: An
             device = fleet(address, "a")
             device.join()
             order = device.order()
-        device.send(device.answer(order, 1.0))
+        with counted(monkeypatch) as found["reporting"]:
+            device.send(device.answer(order, 1.0))
         tools.finished(operator, run_id)
         with counted(monkeypatch) as found["settling"]:
             device.ask(SettledEnergy(run_id, 1, (tools.joules(Phase.SEND, 0.05),)))
@@ -137,6 +138,17 @@ def test_what_the_opening_of_a_round_costs_does_not_grow_with_the_history_beside
     # Looking for runs, and telling devices to wait, may take a call more or less.
     assert long["steps"] < 1.5 * short["steps"] + 500
     assert short["models"] == long["models"] == 0, "the first round of the only device: nothing to parse"
+
+
+def test_what_a_report_costs_grows_neither_with_devices_nor_with_rounds(
+    plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = play(tmp_path, plain_bundle, fleet, tools, monkeypatch, known=5, rounds=10, in_each=10)["reporting"]
+    for size in ({"known": 50, "rounds": 10, "in_each": 100}, {"known": 5, "rounds": 100, "in_each": 10}):
+        large = play(tmp_path, plain_bundle, fleet, tools, monkeypatch, **size)["reporting"]
+        assert large["steps"] < 1.3 * small["steps"] + 500, size
+        # The end of the round may be on its way already.
+        assert abs(large["statements"] - small["statements"]) < 15, size
 
 
 def test_an_older_database_of_this_layout_gets_its_indices(tmp_path: Path) -> None:

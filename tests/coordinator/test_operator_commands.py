@@ -14,6 +14,7 @@ from coordinator import cli
 from coordinator.operator.client import Operator
 from protos.errors import UsageError
 from protos.orders import MeterCard
+from protos.v1 import edgejoule_pb2 as pb
 
 Fleet = Callable[..., Any]
 
@@ -231,3 +232,22 @@ def test_a_forgotten_device_stays_forgotten_after_a_restart(tmp_path: Path, flee
             assert [one.device_id for one in operator.devices()] == expected
             if "a" in expected:
                 operator.forget_device("a")
+
+
+def test_why_a_board_left_is_shown_beside_its_run(
+    address: str, plan: Path, command: Command, fleet: Fleet, tools: Any
+) -> None:
+    device = fleet(address, "pi-1")
+    device.join()
+    with Operator(address) as operator:
+        run_id = operator.start_run(plan.read_text(), plan.parent)
+        device.send(device.answer(device.order(), 1.0))
+        tools.finished(operator, run_id)
+        device.stub.Leave(
+            pb.LeaveRequest(device_id="pi-1", session=device.card.session, reason="the state folder is full"),
+            timeout=20,
+        )
+        for words in (["devices"], ["status", run_id]):
+            code, out, _ = command(*words, "--coordinator", address)
+            assert code == 0
+            assert "pi-1: the state folder is full" in out.splitlines()

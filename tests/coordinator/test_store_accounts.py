@@ -8,6 +8,7 @@ from coordinator.budgets.cost_model import CostModel, Prices
 from coordinator.budgets.order_line import OrderLine
 from coordinator.budgets.unbiased import Whole
 from coordinator.operator.status import WeightBias
+from coordinator.run import budget_books
 from coordinator.store import accounts as grants
 from coordinator.store import costs, devices, heads, reading, reports, runs
 from coordinator.store.database import Database
@@ -132,3 +133,19 @@ def test_plans_of_rounds_and_fits_of_devices_come_back_as_they_were(db: Database
         assert costs.models(connection, "sha256:1")["a"].state() == model.state()
         assert costs.models(connection, "sha256:2") == {}
         assert reading.run_status(connection, "run-1").rounds[1].bias == kept.bias
+
+
+def test_what_is_shown_of_today_begins_at_midnight(db: Database) -> None:
+    started(db)
+    midnight_s = 20_000 * 86_400.0
+    with db.writing() as connection:
+        line = OrderLine("a", 5, 8.0, expected_j=1.0)
+        grants.add(connection, "run-1", 1, [line], midnight_s - 1.0)
+        runs.abandon_round(connection, "run-1", 1, "why")
+        runs.open_round(connection, "run-1", 2, 1, [line], "")
+        grants.add(connection, "run-1", 2, [line], midnight_s)
+        for now_s, today_j in ((midnight_s - 0.5, 16.0), (midnight_s, 8.0), (midnight_s + 86_399.0, 8.0)):
+            (shown,) = budget_books.ledger_of(connection, "run-1", now_s)
+            assert (shown.uncertain_j, shown.today_j) == (16.0, today_j)
+        (shown,) = budget_books.ledger_of(connection, "run-1", midnight_s + 86_400.0)
+        assert (shown.uncertain_j, shown.today_j) == (16.0, 0.0)

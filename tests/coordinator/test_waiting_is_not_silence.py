@@ -28,6 +28,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     monkeypatch.setattr(fleet, "AWAY_AFTER_S", 0.5)
     monkeypatch.setattr(fleet, "IDLE_PACE_S", 0.1)
     monkeypatch.setattr(keeper, "HOLD_S", 0.0)
+    monkeypatch.setattr(keeper, "IDLE_HOLD_S", 0.0)
     caplog.set_level(logging.INFO, "edgejoule.coordinator")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kept_models import kept
 from peer_coordinator import PeerCoordinator
 from running_daemon import RunningDaemon
 from striped_data import write_data
@@ -33,7 +34,10 @@ keras.Sequential([
 def bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if importlib.util.find_spec("tensorflow") is None:
         pytest.skip("needs TensorFlow to make a bundle: pip install 'edgejoule[workshop]'")
-    folder = tmp_path_factory.mktemp("device-bundle")
+    return kept("device", tmp_path_factory.mktemp("device-bundle"), _make_bundle) / "bundle"
+
+
+def _make_bundle(folder: Path) -> None:
     model, target = folder / "tiny.keras", folder / "bundle"
     data = write_data(folder / "calibration.npz", 60)
     for command in (
@@ -43,7 +47,6 @@ def bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ):  # fmt: skip
         made = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
         assert made.returncode == 0, made.stderr[-2000:]
-    return target
 
 
 @pytest.fixture(scope="session")

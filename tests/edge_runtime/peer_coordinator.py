@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -53,6 +54,7 @@ class PeerCoordinator(rpc.DeviceServiceServicer):
             acknowledgement is lost.
         refusals: questions for an order that are refused before one is answered.
         damage: changes the bytes of bundle files on their way.
+        holds_s: how long a question is kept waiting while there is no order.
         goes_down: cancels a goodbye, as a server does that is stopping.
     """
 
@@ -73,6 +75,7 @@ class PeerCoordinator(rpc.DeviceServiceServicer):
         self.check_in_s = 0.05
         self.refusals = 0
         self.goes_down = False
+        self.holds_s = 0.0
         self._known: set[str] = set()
         self.seen = threading.Condition()
         self._server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
@@ -120,6 +123,9 @@ class PeerCoordinator(rpc.DeviceServiceServicer):
             return pb.NextOrderResponse(rejoin=pb.Rejoin())
         holding = Holding(request.head_version, request.rebuilds)
         self._note(lambda: (self.settled.extend(settled_from(request.settled)), self.holdings.append(holding)))
+        held_to_s = time.monotonic() + self.holds_s
+        while not self.orders and time.monotonic() < held_to_s and context.is_active():
+            time.sleep(0.01)
         order: Order = self.orders.popleft() if self.orders else WaitOrder(0.05, "nothing to do")
         return order_to(order)
 

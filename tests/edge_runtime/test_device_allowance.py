@@ -200,3 +200,37 @@ def test_a_device_with_steady_costs_never_spends_more_than_its_budget(
         spent += step_j
         spending.joules = spent
     assert spent + sending_j <= max(budget_j, sending_j) * (1 + 1e-9)
+
+
+def test_steps_that_vary_are_priced_by_their_spread() -> None:
+    """Four of 0.5 J and 1.5 J in turn: mean 1 J, standard deviation of a sample 0.577 J, so the fifth is 2.15 J."""
+    for left_j, verdict in ((2.2, None), (2.1, StopReason.BUDGET)):
+        spending = Spending()
+        allowance = spending.allowance(rounds((1e-9, 1.0)), budget_j=4.0 + left_j)
+        for joules in (0.0, 0.5, 2.0, 2.5):
+            spending.joules = joules
+            assert allowance.step() is None
+        spending.joules = 4.0
+        assert allowance.step() is verdict
+
+
+def test_work_that_became_slow_keeps_more_back_for_sending() -> None:
+    """Steps of 0.5 J where they were of 0.1 J: sending is expected to cost five times 0.2 J, and a fifth more."""
+    for left_j, verdict in ((1.8, None), (1.6, StopReason.BUDGET)):
+        reserve = rounds((0.2, 1.0))
+        reserve.worked((metered(Phase.TRAIN, 1.0), metered(Phase.ENCODE, 0.1)), 0, 10, 0.0)
+        spending = Spending()
+        allowance = spending.allowance(reserve, budget_j=2.0 + left_j)
+        for joules in (0.0, 0.5, 1.0, 1.5):
+            spending.joules = joules
+            assert allowance.step() is None
+        spending.joules = 2.0
+        assert allowance.step() is verdict
+
+
+def test_a_block_of_examples_costs_no_more_than_a_fiftieth_of_the_budget() -> None:
+    reserve = Reserve(None, BUNDLE, CostHint(embedding_j=0.05, step_j=1.0, sending_j=0.1, work_w=1.0))
+    assert Spending().allowance(reserve, budget_j=10.0).block(8) == 4
+    assert Spending().allowance(reserve, budget_j=1.0).block(8) == 1
+    assert Spending().allowance(reserve, budget_j=100.0).block(8) == 8
+    assert Spending().allowance(reserve).block(8) == 8, "without a budget nothing is asked"

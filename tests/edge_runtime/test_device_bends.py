@@ -65,6 +65,21 @@ def test_data_that_are_not_there_yet_are_waited_for(
     assert peer.read().examples == 81
 
 
+def test_what_is_new_is_told_while_the_coordinator_holds_a_question(
+    peer: PeerCoordinator, started: Start, bundle: Bundle, data: Path
+) -> None:
+    peer.holds_s = 80.0
+    data.unlink()
+    running = started(peer, max_rounds=1, exit_when_idle_s=None)
+    peer.until(lambda: len(peer.holdings) == 1)
+    write_data(data)
+    peer.until(lambda: len(peer.joins) == 2)
+    assert peer.joins[1].train_examples == 90
+    peer.orders.append(order(bundle))
+    running.end()
+    assert peer.read().examples == 90
+
+
 def test_a_few_bad_examples_are_set_aside_counted_and_told(
     peer: PeerCoordinator, started: Start, bundle: Bundle, data: Path
 ) -> None:
@@ -152,6 +167,7 @@ def test_data_that_grow_are_told_before_they_are_trained_on(
     started(peer, max_rounds=2).end()
     assert [peer.read(index).examples for index in (0, 1)] == [81, 120]
     assert declared == [81, 120]
+    assert [peer.read(index).embedded for index in (0, 1)] == [81, 39], "only what is new"
     assert len({card.session for card in peer.joins}) == 1, "it is the same device, with another card"
 
 

@@ -166,3 +166,43 @@ def test_dequantising_is_what_the_backbone_does(bundle: Bundle) -> None:
     np.testing.assert_array_equal(
         dequantise(quantised, bundle.manifest.backbone), Backbone(bundle).dequantise(quantised)
     )
+
+
+def test_data_that_grew_and_were_set_in_another_order_cost_what_is_new(
+    tmp_path: Path, bundle: Bundle, embed: Recorder
+) -> None:
+    fill(opened(tmp_path, bundle), embed)
+    embed.seen.clear()
+    raw = np.concatenate([[100], RAW[::-1], [101, 102]]).astype(np.uint8)
+    grown = opened(tmp_path, bundle, "grown", len(raw))
+    done = grown.fill(embed, raw, allowed=lambda wanted: wanted, now_s=lambda: 0.0)
+    assert (done, embed.seen) == ((3, None), [100, 101, 102])
+    np.testing.assert_array_equal(grown.view(), embed.expected(raw))
+    third = opened(tmp_path, bundle, "again", 2)
+    done = third.fill(embed, raw[:2], allowed=lambda wanted: StopReason.BUDGET, now_s=lambda: 0.0)
+    assert done == (0, None), "what is there needs no budget"
+    np.testing.assert_array_equal(third.view(), embed.expected(raw[:2]))
+
+
+@pytest.mark.parametrize("damage", ["flip", "keys", "no keys", "engine"])
+def test_rows_that_are_not_surely_those_of_an_example_are_not_taken(
+    tmp_path: Path, bundle: Bundle, embed: Recorder, damage: str
+) -> None:
+    first = opened(tmp_path, bundle)
+    fill(first, embed)
+    data, keys = first.folder / "embeddings.npy", first.folder / "keys.bin"
+    if damage == "flip":
+        content = bytearray(data.read_bytes())
+        content[-5] ^= 1
+        data.write_bytes(content)
+    elif damage == "keys":
+        keys.write_bytes(bytes(one ^ 1 for one in keys.read_bytes()))
+    elif damage == "no keys":
+        keys.unlink()
+        opened(tmp_path, bundle)
+        assert keys.read_bytes() == bytes(16 * COUNT)
+    embed.seen.clear()
+    other = opened(tmp_path, bundle, "other", engine="y" if damage == "engine" else "x")
+    fill(other, embed)
+    assert embed.seen == list(range(COUNT))
+    np.testing.assert_array_equal(other.view(), embed.expected())

@@ -10,6 +10,7 @@ A store database of that version is read in `tests/coordinator/test_store_layout
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -134,16 +135,27 @@ def test_a_recording_of_then_comes_to_the_same_joules() -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     del found["recording"]["file"]
-    for figure in ("energy_j", "mean_w", "peak_w", "uncertainty_j", "worst_case_j", "coverage_factor"):
+    for figure in ("energy_j", "mean_w", "peak_w"):
         assert found.pop(figure) == pytest.approx(then.pop(figure), rel=1e-9), figure
+    # Since then the shunt's line counts the heat that it makes itself: some percent of the interval, and no less.
+    shunt, shunt_then = found["budget"].pop("shunt"), then["budget"].pop("shunt")
+    assert shunt_then < shunt < 1.3 * shunt_then
     assert found.pop("budget") == pytest.approx(then.pop("budget"), rel=1e-9)
+    for figure in ("uncertainty_j", "worst_case_j", "coverage_factor"):
+        before = then.pop(figure)
+        assert before * (1 - 1e-3) < found.pop(figure) < 1.05 * before, figure
     assert without_news(found, then) == then
 
 
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
     """The state folder that a device of then left behind."""
-    return Path(shutil.copytree(LANDED / "state", tmp_path / "state"))
+    state = Path(shutil.copytree(LANDED / "state", tmp_path / "state"))
+    # That version told the newest by the time of the file, which a clone does not keep.
+    newest = _values("state")["holding"]["head_version"]
+    for path in (state / "heads").iterdir():
+        os.utime(path, (2e9, 2e9) if path.stem == newest else (1e9, 1e9))
+    return state
 
 
 def test_the_state_of_a_device_of_then_is_of_a_layout_that_is_read(state: Path) -> None:
@@ -161,7 +173,7 @@ def test_a_letter_and_the_energy_that_waited_are_still_to_be_sent(state: Path) -
 def test_the_head_that_it_held_is_held(state: Path, bundle: Bundle) -> None:
     then = _values("state")["holding"]
     heads = HeldHeads(state / "heads")
-    assert said(heads.holding()) == then
+    assert without_news(said(heads.holding()), then) == then
     order = TrainOrder(**{**_any_order(bundle), "base": then["head_version"], "head_version": then["head_version"]})
     assert version(heads.receive(order, bundle.initial_head())) == then["head_version"]
 

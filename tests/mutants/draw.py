@@ -1,10 +1,10 @@
 """Draws changes of the arithmetic and state rooms, and tells which of them no test notices: `make mutants`.
 
-Each change is made in a copy of the tree, where the tests that reach its lines run, the quickest first, until one
-fails. Who reaches what is asked once for a state of the tree, which takes as long as those tests, and kept. Changes
-that change nothing that can be seen are listed in `equivalent.txt`, each with the reason, and do not count.
+Each change is made in a copy of the tree, where the tests that have to do with its module run, the nearest and quickest
+first, until one fails. Changes that change nothing that can be seen are listed in `equivalent.txt`, each with the
+reason, and do not count.
 
-    python tests/mutants/draw.py --number 100 --seed 1
+    .venv/bin/python tests/mutants/draw.py --number 100 --seed 1
 """
 
 from __future__ import annotations
@@ -21,13 +21,18 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from queue import Queue
 from typing import Literal
+from xml.etree import ElementTree
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from imports import Imports
+from kept_models import KEEP
 from sites import Site, sites
 
 HERE = Path(__file__).resolve().parent
@@ -52,8 +57,19 @@ ROOMS = (
     "edge_runtime/state.py",
 )
 TESTS = ("tests/protos", "tests/coordinator", "tests/edge_runtime", "tests/golden")
+# Seconds of a test that never ran.
+UNKNOWN_S = 5.0
 KEPT = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "edgejoule" / "mutants"
-Outcome = Literal["killed", "survived", "unreached", "equivalent"]
+# A test for each kind of models that takes TensorFlow to make.
+MODELS = (
+    "tests/edge_runtime/test_device_embeddings.py::test_the_finished_file_is_an_ordinary_npy_file",
+    "tests/coordinator/test_evaluated_run.py::test_training_lifts_the_accuracy_and_the_export_keeps_it",
+    "tests/protos/model/test_head_training.py::test_an_all_masked_batch_leaves_a_fresh_head_as_it_is",
+)
+Outcome = Literal["killed", "survived", "unreached", "undecided", "equivalent"]
+NAMED = ("path", "function", "before", "after")
+BEGUN, ENDED = "could not begin", "did not end"
+_NOT_FOUND = "ERROR: not found:"
 _QUIET = ("-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "--no-header", "--tb=line")
 
 
@@ -77,55 +93,84 @@ class Verdict:
         )
 
 
-class Reach:
-    """Which tests reach a change, and how long they take.
+class Durations:
+    """How long tests take, from one time to the next.
 
     Args:
-        folder: files written by :mod:`reach`.
+        path: where it is kept.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.durations: dict[str, float] = {}
-        self._lines: dict[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
-        for path in sorted(folder.glob("*.json")):
-            held = json.loads(path.read_text())
-            self.durations |= held["durations"]
-            for test, files in held["reach"].items():
-                for name, lines in files.items():
-                    for line in lines:
-                        self._lines[name][line].add(test)
+    def __init__(self, path: Path = KEPT / "durations.json") -> None:
+        self._path = path
+        self.of_test: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+        self._by_file: dict[str, list[str]] = defaultdict(list)
+        self._lock = threading.Lock()
+        for test in self.of_test:
+            self._by_file[test.partition("::")[0]].append(test)
 
-    def tests(self, site: Site) -> list[str]:
-        """That reach a change, the quickest first. What runs when a module is imported is reached by all that reach
-        any other line of it."""
-        lines = self._lines.get(site.path, {})
-        found = set().union(*(lines.get(one, set()) for one in range(site.first, site.last + 1)))
-        if not site.function or found <= {""}:
-            found = set().union(*lines.values())
-        return sorted((one for one in found if one in self.durations), key=lambda one: (self.durations[one], one))
+    def chosen(self, files: Sequence[tuple[int, str]], most_s: float) -> list[str]:
+        """Tests of files, the nearest and quickest first, as many as the time allows. Of a file that never ran, all."""
+        known = [(distance, self._of_file(file), file) for distance, file in files]
+        made: list[str] = []
+        total_s = 0.0
+        for _, _, file in sorted(known):
+            tests = sorted(self._by_file.get(file, []), key=lambda one: (self.of_test[one], one))
+            for one in tests or [file]:
+                seconds = self.of_test.get(one, UNKNOWN_S)
+                if total_s + seconds > most_s:
+                    break
+                total_s += seconds
+                made.append(one)
+        return made
+
+    def _of_file(self, file: str) -> float:
+        return sum(self.of_test[one] for one in self._by_file.get(file, [])) or UNKNOWN_S
+
+    def learn(self, report: Path) -> None:
+        """Keep how long the tests of a run took."""
+        try:
+            cases = list(ElementTree.parse(report).iter("testcase"))
+        except (OSError, ElementTree.ParseError):
+            return
+        with self._lock:
+            for case in cases:
+                file, test = str(case.get("file")), f"{case.get('file')}::{case.get('name')}"
+                if test not in self.of_test:
+                    self._by_file[file].append(test)
+                self.of_test[test] = float(case.get("time") or 0.0)
+
+    def forget(self, tests: Iterable[str]) -> None:
+        """Tests that are not there any more."""
+        with self._lock:
+            for one in tests:
+                self.of_test.pop(one, None)
+                file = one.partition("::")[0]
+                self._by_file[file] = [other for other in self._by_file[file] if other != one]
+
+    def keep(self) -> None:
+        """Write it down for the next time."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.write_text(json.dumps(self.of_test))
 
 
 class Trees:
     """Copies of the tree, each for one change at a time."""
 
-    def __init__(self, folder: Path, number: int) -> None:
+    def __init__(self, folder: Path, number: int, durations: Durations) -> None:
+        self._durations = durations
         self.free: Queue[Path] = Queue()
         for at in range(number):
             copy = folder / f"tree-{at}"
             copy_tree(copy)
             self.free.put(copy)
+        # Models are made by code that is not changed yet, and kept for all that follow.
+        run(folder / "tree-0", MODELS, 1800, durations)
         self._unchanged: dict[str, bool] = {}
         self._lock = threading.Lock()
 
-    def judge(self, site: Site, tests: Sequence[str], most_s: float, durations: dict[str, float]) -> Verdict:
+    def judge(self, site: Site, tests: Sequence[str], most_s: float) -> Verdict:
         """Run tests on a change, until one fails that passes without the change."""
-        tests = [one for one in tests if self._unchanged.get(one, True)]
-        some, total_s = [], 0.0
-        for one in tests:
-            total_s += durations[one]
-            if some and total_s > most_s:
-                break
-            some.append(one)
+        some = tests = [one for one in tests if self._unchanged.get(one, True)]
         tree = self.free.get()
         try:
             while some:
@@ -133,12 +178,15 @@ class Trees:
                 source = path.read_text()
                 path.write_text(site.applied(source))
                 try:
-                    failed = run(tree, some, 5 * total_s + 60)
+                    failed = run(tree, some, 5 * most_s + 120, self._durations)
                 finally:
                     path.write_text(source)
                 if failed is None:
-                    return Verdict(site, "survived", f"{len(some)} of {len(tests)} tests")
-                if failed == "" or self._passes(tree, failed):
+                    return Verdict(site, "survived", f"{len(tests)} tests")
+                if failed == ENDED and run(tree, some, 5 * most_s + 120, self._durations) == ENDED:
+                    # This computer is too slow to tell.
+                    return Verdict(site, "undecided", failed)
+                if failed in (BEGUN, ENDED) or self._passes(tree, failed):
                     return Verdict(site, "killed", failed)
                 some = some[some.index(failed) + 1 :] if failed in some else some[1:]
             return Verdict(site, "unreached")
@@ -149,7 +197,7 @@ class Trees:
         with self._lock:
             known = self._unchanged.get(test)
         if known is None:
-            known = run(tree, [test], 300) is None
+            known = run(tree, [test], 300, self._durations) is None
             with self._lock:
                 self._unchanged[test] = known
         return known
@@ -169,13 +217,15 @@ def copy_tree(to: Path, root: Path = ROOT) -> None:
             shutil.copy(root / name, to / name)
 
 
-def run(tree: Path, tests: Iterable[str], most_s: float) -> str | None:
-    """The test that failed first; None: all passed; empty: they did not come to an end, or could not begin."""
+def run(tree: Path, tests: Sequence[str], most_s: float, durations: Durations) -> str | None:
+    """The test that failed first; None: all passed; else that they could not begin, or did not end."""
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as listed, tempfile.TemporaryDirectory() as base:
         listed.write("\n".join(tests))
         listed.flush()
-        environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1", "CI": ""}
-        command = [sys.executable, "-m", "pytest", *_QUIET, "-rfE", f"--basetemp={base}/t", f"@{listed.name}"]
+        environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1", "CI": "", **kept_models()}
+        report = Path(base) / "tests.xml"
+        command = [sys.executable, "-m", "pytest", *_QUIET, "-rfE", f"--basetemp={base}/t", "-o", "junit_family=xunit1"]
+        command += [f"--junitxml={report}", "-m", "not slow and not arm", f"@{listed.name}"]
         process = subprocess.Popen(
             command, cwd=tree, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             start_new_session=True,
@@ -183,17 +233,32 @@ def run(tree: Path, tests: Iterable[str], most_s: float) -> str | None:
         try:
             out, _ = process.communicate(timeout=most_s)
         except subprocess.TimeoutExpired:
-            out = ""
-            return ""
+            return ENDED
         finally:
             end_group(process)
+        durations.learn(report)
     if process.returncode in (0, 5):
         return None
+    gone = {line.partition(f"{tree}{os.sep}")[2] for line in out.splitlines() if line.startswith(_NOT_FOUND)}
+    if gone:
+        # Tests that were renamed since they were timed.
+        durations.forget(gone)
+        return run(tree, [one for one in tests if one not in gone], most_s, durations)
     for line in out.splitlines():
         for word in ("FAILED ", "ERROR "):
             if line.startswith(word):
                 return line.removeprefix(word).partition(" - ")[0].strip()
-    return ""
+    return BEGUN
+
+
+@cache
+def kept_models() -> dict[str, str]:
+    """Where tests keep their models; another place for other sources of what makes them."""
+    digest = hashlib.sha256()
+    for package in ("firmware_tools", "protos"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return {KEEP: str(KEPT / digest.hexdigest()[:16])}
 
 
 def end_group(process: subprocess.Popen[str]) -> None:
@@ -231,30 +296,6 @@ def drawn(found: Sequence[Site], number: int, seed: int) -> list[Site]:
     return order[:number]
 
 
-def reach_of(rooms: Sequence[str], workers: int, told: Callable[[str], None]) -> Path:
-    """The folder that says who reaches what, made anew where the tree has changed."""
-    digest = hashlib.sha256()
-    for part in ("protos", "edge_runtime", "coordinator", "tests"):
-        for path in sorted((ROOT / part).rglob("*.py")):
-            digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
-    folder = KEPT / digest.hexdigest()[:16]
-    if (folder / "whole").exists():
-        return folder
-    told("asking which tests reach what: as long as the tests take, once for this state of the tree")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    with tempfile.TemporaryDirectory(prefix="mutants-") as scratch:
-        tree = Path(scratch) / "tree"
-        copy_tree(tree)
-        here = f"{tree}{os.pathsep}{tree / 'tests' / 'mutants'}"
-        environment = {**os.environ, "PYTHONPATH": here, "REACH_TO": str(folder), "REACH_ROOT": str(tree)}
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "reach", "-p", "no:cacheprovider", "-n", str(workers)]
-        command += ["--dist", "loadfile", "-m", "not slow and not arm", *TESTS]
-        subprocess.run(command, cwd=tree, env=environment, check=False, stdout=subprocess.DEVNULL)
-    (folder / "whole").touch()
-    return folder
-
-
 def main(words: Sequence[str] | None = None) -> int:
     """Draw, judge, and say how many were noticed."""
     parser = argparse.ArgumentParser(description="Which small changes of the code does no test notice?")
@@ -264,8 +305,8 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--room", action="append", help="a folder or module instead of all of the rooms; repeatable")
     parser.add_argument("--workers", type=int, default=2, help="changes that are judged at a time (2)")
     parser.add_argument("--most-s", type=float, default=120.0, help="seconds of tests for one change (120)")
-    parser.add_argument("--reach", type=Path, help="a folder that says who reaches what, instead of asking")
     parser.add_argument("--json", type=Path, help="write all of it there")
+    parser.add_argument("--again", type=Path, help="only those that were not killed, of an earlier --json")
     parser.add_argument("--list", action="store_true", help="show what would be drawn, and run nothing")
     asked = parser.parse_args(words)
 
@@ -275,32 +316,41 @@ def main(words: Sequence[str] | None = None) -> int:
     rooms = tuple(asked.room or ROOMS)
     found = all_sites(rooms=rooms)
     sample = drawn(found, asked.skip + asked.number, asked.seed)[asked.skip :]
+    if asked.again:
+        kept = {tuple(row[key] for key in NAMED) for row in json.loads(asked.again.read_text())["changes"]
+                if row["outcome"] in ("survived", "unreached", "undecided")}  # fmt: skip
+        sample = [one for one in found if tuple(getattr(one, key) for key in NAMED) in kept]
     same = equivalents()
     if asked.list:
         for site in sample:
             told(Verdict(site, "equivalent" if site.name in same else "unreached").line())
         return 0
-    reach = Reach(asked.reach or reach_of(rooms, asked.workers, told))
-    began = time.monotonic()
+    imports, durations = Imports(ROOT, TESTS), Durations()
+    files = {site.path: imports.tests(site.path) for site in sample}
     verdicts: list[Verdict] = []
     with tempfile.TemporaryDirectory(prefix="mutants-") as scratch, ThreadPoolExecutor(asked.workers) as pool:
-        trees = Trees(Path(scratch), asked.workers)
+        trees = Trees(Path(scratch), asked.workers, durations)
+        began = time.monotonic()
 
         def judged(site: Site) -> Verdict:
             if site.name in same:
                 return Verdict(site, "equivalent", same[site.name])
-            tests = reach.tests(site)
-            if not tests:
-                return Verdict(site, "unreached")
-            return trees.judge(site, tests, asked.most_s, reach.durations)
+            tests = durations.chosen(files[site.path], asked.most_s)
+            return trees.judge(site, tests, asked.most_s) if tests else Verdict(site, "unreached")
 
-        for verdict in pool.map(judged, sample):
-            verdicts.append(verdict)
-            told(verdict.line())
+        waiting = [pool.submit(judged, site) for site in sample]
+        try:
+            for done in as_completed(waiting):
+                verdicts.append(done.result())
+                told(verdicts[-1].line())
+        except KeyboardInterrupt:
+            told("interrupted: the changes that are being judged are the last")
+            for one in waiting:
+                one.cancel()
     counts = {
         kind: sum(one.outcome == kind for one in verdicts) for kind in ("killed", "survived", "unreached", "equivalent")
     }
-    score = counts["killed"] / max(1, len(verdicts) - counts["equivalent"])
+    score = counts["killed"] / max(1, len(verdicts) - counts["equivalent"] - counts["undecided"])
     told(f"\n{len(verdicts)} of {len(found)} changes drawn with seed {asked.seed}, in {time.monotonic() - began:.0f} s")
     told(
         ", ".join(f"{count} {kind}" for kind, count in counts.items())
@@ -310,7 +360,7 @@ def main(words: Sequence[str] | None = None) -> int:
         if one.outcome in ("survived", "unreached"):
             told(one.line())
     if asked.json:
-        rows = [{**{key: getattr(one.site, key) for key in ("path", "line", "function", "before", "after")},
+        rows = [{**{key: getattr(one.site, key) for key in ("line", *NAMED)},
                  "outcome": one.outcome, "by": one.by} for one in verdicts]  # fmt: skip
         asked.json.write_text(
             json.dumps({"seed": asked.seed, "score": score, **counts, "changes": rows}, indent=1) + "\n"

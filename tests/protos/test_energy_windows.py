@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from protos.energy.baseline import Baseline, IdleReading, net_of
 from protos.energy.ina219 import PROFILES, Calibration
+from protos.energy.stretch import examine
 from protos.energy.trace import PowerTrace, SampleFlag
 from protos.energy.uncertainty import ErrorModel
 from protos.energy.windows import Window, judge_window, sum_window, window_energies
@@ -136,3 +137,18 @@ def test_an_unknown_method_has_no_figure_and_no_net():
     figure = judge_window(Window("x", 0.0, 1.0), sums, method="unknown", baseline=Baseline(reading))
     assert (figure.gross_j, figure.net, figure.duration_s) == (None, None, 1.0)
     assert net_of(3.0, (), Baseline(reading), 0.0, 1.0).energy_j == 1.0
+
+
+@given(st.floats(0.0, 4.5), st.sampled_from([0.0, 0.0004, 0.003, 0.2, 4.0]), st.integers(0, 2**16))
+@settings(max_examples=60, deadline=None)
+def test_a_window_in_a_long_trace_is_that_of_the_whole_trace_examined(start_s, seconds, seed):
+    rng = np.random.default_rng(seed)
+    edges = np.cumsum(rng.uniform(5e-4, 9e-4, 6001))
+    trace = PowerTrace.of(edges[:-1], edges[1:], rng.uniform(2, 6, 6000))
+    model = ErrorModel(supply_v=5.0, shunt_relative=0.01, noise_a=1e-3, duty=0.6)
+    sums = sum_window(trace, start_s, start_s + seconds, model)
+    stretch, bits = examine(trace, np.array([start_s]), np.array([start_s + seconds]), model)
+    assert sums.energy_j == pytest.approx(stretch.energy_j, abs=1e-9)
+    assert (sums.samples, sums.bits) == (stretch.samples, bits)
+    for mine, whole in zip(sums.terms, model.terms(stretch), strict=True):
+        assert mine.standard_j == pytest.approx(whole.standard_j, rel=1e-6, abs=1e-12)

@@ -28,6 +28,7 @@ from protos.plan.plan import parse
         ('[train]\nmethod = "closed-form"', "no method is called 'closed-form'; did you mean 'closed_form'"),
         ('[train]\nmethod = "closed_form"\n[closed_form]\nhead = "lga"', "no head is called 'lga'; did you mean 'lda'"),
         ('[train]\nmethod = "closed_form"\n[closed_form]\npriors = "even"', "no prior is called 'even'"),
+        ('[aggregate]\nserver = "adams"', "no server optimiser is called 'adams'; did you mean 'adam'"),
         ("train = 3", r"\[train\] is a section, not a value"),
         ("[[train]]\nrate = 1", r"\[train\] is a section, not a value"),
         ("[train\nrate = 1", "not TOML"),

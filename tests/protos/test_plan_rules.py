@@ -35,6 +35,8 @@ NUMBERS: list[tuple[str, str, float, float]] = [
     ("run", "seed", 0, 2**63 - 1),
     ("round", "devices", 1, 1_000_000),
     ("round", "quorum", 0.0, 1.0),
+    ("round", "sample", 1, 1_000_000),
+    ("round", "enough", 0.0, 1.0),
     ("round", "deadline_s", 0.001, 1e7),
     ("train", "epochs", 0.001, 100_000.0),
     ("train", "steps", 1, 10_000_000),
@@ -45,6 +47,9 @@ NUMBERS: list[tuple[str, str, float, float]] = [
     ("update", "bits", 1, 8),
     ("update", "bucket", 16, 1 << 20),
     ("aggregate", "server_rate", 1e-6, 100.0),
+    ("aggregate", "server_momentum", 0.0, 0.999),
+    ("aggregate", "server_second", 0.0, 0.9999),
+    ("aggregate", "server_tau", 1e-9, 1.0),
     ("budget", "per_round_j", 1e-6, 1e9),
     ("budget", "per_day_j", 1e-6, 1e9),
     ("budget", "battery_j", 1e-6, 1e9),
@@ -61,6 +66,7 @@ WHOLE = {"rounds", "seed", "devices", "steps", "bits", "bucket", "patience", "pr
 OTHERS = [
     ("run", "bundle"),
     ("run", "name"),
+    ("run", "start_from"),
     ("train", "inputs"),
     ("update", "codec"),
     ("update", "parameters"),
@@ -68,6 +74,7 @@ OTHERS = [
     ("downlink", "parameters"),
     ("aggregate", "weight"),
     ("aggregate", "normalise"),
+    ("aggregate", "server"),
     ("budget", "device"),
     ("budget", "scale"),
     ("budget", "harvest"),
@@ -86,6 +93,9 @@ def with_value(section: str, key: str, value: str) -> RunPlan:
     line = f"{key} = {value}"
     if section == "closed_form":
         return plan(f'[train]\nmethod = "closed_form"\n[{section}]\n{line}')
+    if key == "enough":
+        # Enough reports are at least a quorum.
+        line = f"quorum = 0\n{line}"
     return plan(run=line) if section == "run" else plan(f"[{section}]\n{line}")
 
 
@@ -108,7 +118,7 @@ def test_all_but_the_bundle_has_a_default() -> None:
         train=TrainSection(None, None, 0.05, 0.0, 0.0, {}, "sgd", 1.0),
         update=UpdateSection("uniform_stochastic", {"bits": 8.0, "bucket": 1024.0}),
         downlink=DownlinkSection("float32", {}),
-        aggregate=AggregateSection(("by_examples", "by_budget"), "fednova", 1.0),
+        aggregate=AggregateSection(("by_examples", "by_budget"), "fednova", 1.0, "mean", 0.9, 0.99, 1e-3),
         budget=BudgetSection(None, {}, None, None, 1.0, None, 1.0, {}, None),
         planner=PlannerSection("none", 0.05, 0.1, "known"),
         evaluate=EvaluateSection(None, 3),
@@ -145,6 +155,7 @@ def test_what_is_of_another_type_is_refused_with_its_place(section: str, key: st
     if value == '"?"' and (section, key) in {
         ("run", "bundle"),
         ("run", "name"),
+        ("run", "start_from"),
         ("budget", "harvest"),
         ("evaluate", "data"),
         ("closed_form", "add_to"),
@@ -223,7 +234,11 @@ def test_whitened_steps_have_a_rate_of_their_own_unless_the_plan_says_otherwise(
 def test_a_plan_id_changes_with_every_key() -> None:
     changed = [with_value(section, key, repr(lowest)) for section, key, lowest, _ in NUMBERS if key != "seed"]
     changed = [one for one in changed if one != plan()]
-    changed += [with_value("run", "seed", "1"), with_value("run", "name", '"other"')]
+    changed += [
+        with_value("run", "seed", "1"),
+        with_value("run", "name", '"other"'),
+        with_value("run", "start_from", '"x"'),
+    ]
     changed += [with_value("train", "momentum", "0.5"), with_value("train", "proximal_mu", "0.5")]
     changed += [parse('[run]\nbundle = "c"'), with_value("evaluate", "data", '"d.npz"')]
     changed += [plan("[train.inputs]\nt = 1"), plan("[train.inputs]\nt = 2"), plan("[train.inputs]\nu = 1")]

@@ -7,8 +7,9 @@ A port that is open and silent is asked again through the same opening; closing 
 resets some boards, so that is tried ever more rarely. Trouble that goes on is said ever more rarely too.
 
 The thread wakes about ten times a second and takes in all that has come meanwhile, because each waking costs the
-device more than the samples do. It reads without pause only while an answer is expected whose time of arrival counts,
-or while somebody waits for news.
+device more than the samples do. While the board rests (:meth:`BridgeLink.relax`) it wakes once a second, as far as the
+kernel holds the bytes of a second, and the clocks are compared every five seconds. It reads without pause only while an
+answer is expected whose time of arrival counts, or while somebody waits for news.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections.abc import Callable
 from edge_runtime.power.bridge.session import BridgeSession
 from edge_runtime.power.clock import Clock
 from protos.bridge.line import Opener, SerialTransport, Transport
+from protos.energy.ina219 import Config
 from protos.errors import SensorError
 
 __all__ = ["BridgeLink"]
@@ -33,6 +35,11 @@ REOPEN_SILENT_S, REOPEN_SILENT_MOST_S = 30.0, 1800.0
 SAY_EACH_S, SAY_MOST_S = 60.0, 3600.0
 """How often trouble is said that comes again and again, at first and at most."""
 READ_EACH_S = 0.1
+RELAXED_EACH_S = 1.0
+HELD_BYTES = 2048
+"""What the kernel surely keeps until it is read: half of a terminal's buffer."""
+SAMPLE_BYTES = 7.0
+"""Of a sample on the line, with its part of a frame."""
 ATTENTIVE_S = 0.1
 """How long after a question the thread reads without pause."""
 
@@ -71,6 +78,7 @@ class BridgeLink:
         self._heard_s = self._asked_s = 0.0
         self._reopen_s = REOPEN_SILENT_S
         self._said_s, self._say_each_s = float("-inf"), SAY_EACH_S
+        self._relaxed = False
 
     @property
     def connected(self) -> bool:
@@ -91,6 +99,14 @@ class BridgeLink:
             self._session.flush_wanted = True
         self.attend()
         self._send_due()
+
+    def relax(self, relaxed: bool) -> None:
+        """Read once a second, or ten times."""
+        if relaxed != self._relaxed:
+            self._relaxed = relaxed
+            with self._lock:
+                self._session.relaxed = relaxed
+            self._hurry.set()
 
     def attend(self) -> None:
         """Somebody waits: take in what comes without delay for a while."""
@@ -142,8 +158,16 @@ class BridgeLink:
     def _pause(self, now_s: float) -> None:
         """Let more bytes come, unless somebody waits for them."""
         if now_s >= self._attentive_to_s and not self._session.expects_answer:
-            self._clock.wait(self._hurry, READ_EACH_S)
+            self._clock.wait(self._hurry, self._each_s())
         self._hurry.clear()
+
+    def _each_s(self) -> float:
+        """How long to wait for more bytes."""
+        hello = self._session.hello
+        if not self._relaxed or hello is None:
+            return READ_EACH_S
+        rate_hz = sum(1.0 / Config.of(one.config).period_s for one in hello.sensors)
+        return max(READ_EACH_S, min(RELAXED_EACH_S, HELD_BYTES / (SAMPLE_BYTES * rate_hz)))
 
     def _send_due(self) -> None:
         # The session stamps a SYNC with the time it is given: sent under the lock, right after.

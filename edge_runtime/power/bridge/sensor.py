@@ -141,6 +141,9 @@ class BridgeSensor:
         self._news.clear()
         self.link.request_flush()
 
+    def relax(self, relaxed: bool) -> None:
+        self.link.relax(relaxed)
+
     def wait_for_news(self, timeout_s: float) -> None:
         self.link.attend()
         self.clock.wait(self._news, timeout_s)

@@ -30,6 +30,8 @@ HELLO_AGAIN_S = 0.25
 FIRST_SYNCS = 8
 SYNC_FAST_S = 0.03
 SYNC_EACH_S = 0.5
+SYNC_RELAXED_S = 5.0
+"""While nobody waits for times: some 180 exchanges of the last quarter of an hour are enough for the fit."""
 SYNC_GIVEN_UP_S = 5.0
 SETTING_AGAIN_S = 0.5
 SILENCE_S = 5.0
@@ -110,6 +112,7 @@ class BridgeSession:
         self.epoch = 0
         self.heard_bytes = 0
         self.flush_wanted = False
+        self.relaxed = False
         self.expects_sums = False
         self._waiting: deque[Samples | Stats | Marker] = deque(maxlen=WAITING)
         self._parser = FrameParser()
@@ -190,9 +193,10 @@ class BridgeSession:
             self.flush_wanted = False
             self.expects_sums = True
             out += encode_frame(command(Command.FLUSH, self._sensor))
-        if now_s >= self._sync_due_s:
+        if now_s >= self._sync_due_s or (not self.relaxed and self._sync_due_s > now_s + SYNC_EACH_S):
             self._syncs += 1
-            self._sync_due_s = now_s + (SYNC_FAST_S if self._syncs < FIRST_SYNCS else SYNC_EACH_S)
+            each_s = SYNC_RELAXED_S if self.relaxed else SYNC_EACH_S
+            self._sync_due_s = now_s + (SYNC_FAST_S if self._syncs < FIRST_SYNCS else each_s)
             self._nonce = (self._nonce + 1) & 0xFFFFFFFF
             self._asked = {nonce: at for nonce, at in self._asked.items() if now_s - at < SYNC_GIVEN_UP_S}
             self._asked[self._nonce] = now_s

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from protos.errors import CheckFailed, RefusedError, UsageError
+from protos.json_document import document
+from protos.program import example
 
 if TYPE_CHECKING:
     from edge_runtime.service.install import Place
@@ -30,11 +32,19 @@ def add_arguments(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     up.add_argument("--trial", metavar="S", type=float, default=600.0,
                     help="seconds until it must have shown that it works (default 600)")  # fmt: skip
     up.add_argument("--force", action="store_true", help="although this version was rolled back before")
-    back = verbs.add_parser("rollback", help="end a trial, or go back to the version before")
+    back = verbs.add_parser(
+        "rollback",
+        help="end a trial, or go back to the version before",
+        **example("sudo edge-runtime service rollback --dry-run"),
+    )
     for verb in (up, back):
         verb.add_argument("--dry-run", action="store_true", help="print what would be done")
         verb.add_argument("--json", action="store_true", help="print JSON on stdout")
-    check = verbs.add_parser("check", help="whether this version is fit for this machine's settings and state")
+    check = verbs.add_parser(
+        "check",
+        help="whether this version is fit for this machine's settings and state",
+        **example("edge-runtime service check --json"),
+    )
     check.add_argument("--config", metavar="FILE", type=Path, default=None, help="settings of the service")
     check.add_argument("--credential", metavar="NAME:FILE", action="append", default=[], help="as for install")
     check.add_argument("--json", action="store_true", help="print JSON on stdout, with the unit it would have")
@@ -73,7 +83,7 @@ def check(given: argparse.Namespace, place: Place, unit: str, resolved: Any) -> 
     from edge_runtime.service.upgrade.selfcheck import examine, lines
 
     found = examine(resolved, unit, place.state)
-    print(json.dumps(found, indent=1) if given.json else "\n".join(lines(found)))
+    print(json.dumps(document("service-check", found), indent=1) if given.json else "\n".join(lines(found)))
     return 0 if found["ok"] else CheckFailed.exit_code
 
 
@@ -103,7 +113,7 @@ def _rollback(given: argparse.Namespace, switching: Switching) -> int:
 
 def _tell(given: argparse.Namespace, told: dict[str, Any]) -> int:
     if given.json:
-        print(json.dumps(told, indent=1))
+        print(json.dumps(document("service-change", told), indent=1))
     else:
         _say(str(told["done"]))
     return 0

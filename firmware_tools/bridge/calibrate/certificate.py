@@ -1,6 +1,7 @@
 """The certificate of a calibration: what was compared with what, what came out, and how sure it is.
 
-A JSON object. Its ``id`` is the first four bytes of the SHA-256 over the rest (keys sorted, no spaces); the bridge
+A JSON object. Its ``id`` is the first four bytes of the SHA-256 over the rest (keys sorted, no spaces, without the
+``schema`` of what a command prints); the bridge
 keeps that number beside the offset and gain, and every record made with it names it. So a record leads to the
 certificate, and a changed certificate is found out by :func:`certificate_id`.
 """
@@ -23,7 +24,7 @@ COVERAGE = 2.0
 
 def certificate_id(certificate: dict[str, Any]) -> int:
     """The number that belongs to the content; never 0, which means "not calibrated"."""
-    content = {name: value for name, value in certificate.items() if name != "id"}
+    content = {name: value for name, value in certificate.items() if name not in ("id", "schema")}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") or 1
 

@@ -12,6 +12,7 @@ from firmware_tools.bridge.images.build import BOARDS, build, check
 from firmware_tools.bridge.images.manifest import IMAGES, read_manifest, write_manifest
 from protos.atomic import write_whole
 from protos.errors import UsageError
+from protos.json_document import document
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -47,7 +48,8 @@ def _build(args: argparse.Namespace) -> int:
         if args.out is not None:
             raise UsageError("--check writes nothing", where="bridge build", fix="leave --out away")
         image = check(args.board)
-        print(json.dumps(asdict(image)) if args.json else f"{image.file}  {image.sha256}  comes from these sources")
+        told = json.dumps(document("bridge-build", asdict(image)))
+        print(told if args.json else f"{image.file}  {image.sha256}  comes from these sources")
         return 0
     folder = IMAGES if args.out is None else args.out
     built = build(args.board, release=args.out is None)
@@ -62,7 +64,11 @@ def _build(args: argparse.Namespace) -> int:
         ) from cause
     figures = {"flash_bytes": built.flash_bytes, "ram_bytes": built.ram_bytes, "changed": built.changed}
     if args.json:
-        print(json.dumps({"path": str(folder / built.image.file)} | asdict(built.image) | figures))
+        print(
+            json.dumps(
+                document("bridge-build", {"path": str(folder / built.image.file)} | asdict(built.image) | figures)
+            )
+        )
     else:
         print(f"{folder / built.image.file}  build {built.image.build_id}")
         print(f"{built.flash_bytes} bytes of flash, {built.ram_bytes} of RAM before the stack")

@@ -20,6 +20,7 @@ from protos.atomic import write_whole
 from protos.bridge.hello import Hello
 from protos.energy.ina219 import REFERENCE_RELATIVE, Calibration
 from protos.errors import StoreError, UsageError
+from protos.json_document import document
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -92,7 +93,7 @@ def _run(args: argparse.Namespace) -> int:
             what = f"the bridge is calibrated, the certificate cannot be written ({cause.strerror})"
             raise StoreError(what, where=str(args.certificate), fix="give another path, calibrate again") from cause
     if args.json:
-        print(json.dumps(certificate))
+        print(json.dumps(document("bridge-calibration", certificate)))
         return 0
     _print(certificate, record, hello, job)
     if args.certificate is None:
@@ -111,7 +112,7 @@ def _run_bus(args: argparse.Namespace) -> int:
     with BridgeClient(args.port) as client:
         found = compare_bus(client, args.sensor, volts, args.seconds, error)
     if args.json:
-        print(json.dumps(asdict(found)))
+        print(json.dumps(document("bridge-bus", asdict(found))))
         return 0
     print(f"sensor {args.sensor} reads {found.read_v:.4f} V, the voltmeter {volts:g} V; {found.samples} samples")
     print(f"correction {found.bus_ppm:+d} ppm, within {found.limit_ppm} ppm")

@@ -12,6 +12,7 @@ from protos.bridge.commands import ALL_SENSORS, Command, command, uid_command
 from protos.bridge.hello import Hello
 from protos.energy.ina219 import PROFILES, Config
 from protos.errors import CheckFailed, UsageError
+from protos.json_document import document
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -111,7 +112,8 @@ def _print(hello: Hello, *, as_json: bool) -> None:
             }
         )  # fmt: skip
     if as_json:
-        print(json.dumps({"uid": hello.uid.hex(), "profile": profile_name(hello.profile), "sensors": sensors}))
+        facts = {"uid": hello.uid.hex(), "profile": profile_name(hello.profile), "sensors": sensors}
+        print(json.dumps(document("bridge-config", facts)))
         return
     print(f"uid {hello.uid.hex()}  profile {profile_name(hello.profile)}")
     print(f"{'':<8}{'address':<9}{'register':<10}{'range':<9}{'up to':<10}{'rate':<11}{'duty':<7}calibration")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from firmware_tools.bridge.client.wiretap import decode_capture
 from protos.errors import DataError
+from protos.json_document import document
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -38,7 +39,7 @@ def _decode(args: argparse.Namespace) -> int:
     messages, drops = decode_capture(data)
     for message in messages:
         if args.json:
-            print(json.dumps(message))
+            print(json.dumps(document("bridge-message", message)))
         else:
             print(message.pop("type"), *(f"{key}={value}" for key, value in message.items()))
     print(

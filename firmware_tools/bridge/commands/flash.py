@@ -13,6 +13,7 @@ from firmware_tools.bridge.images.avrdude import BAUD, OLD_BAUD
 from firmware_tools.bridge.images.flash import BACK_S, flash_by_drive, flash_by_serial, verify
 from firmware_tools.bridge.images.wanted import BOARD_CODES, Wanted, wanted_image
 from protos.errors import UsageError
+from protos.json_document import document
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -110,7 +111,7 @@ def _flash(args: argparse.Namespace) -> int:
         )  # fmt: skip
     if args.json:
         told = {"command": outcome.action, "before": outcome.before, "after": outcome.after, "written": outcome.written}
-        print(json.dumps(_image(wanted) | told))
+        print(json.dumps(document("bridge-flash", _image(wanted) | told)))
     return 0
 
 
@@ -124,7 +125,7 @@ def _verify(args: argparse.Namespace) -> int:
         args.port, wanted, say=_say(args, wanted), read=args.read, baud=args.baud, wait_s=args.wait
     )  # fmt: skip
     if args.json:
-        print(json.dumps(_image(wanted) | {"running": hello, "read_back": args.read}))
+        print(json.dumps(document("bridge-verify", _image(wanted) | {"running": hello, "read_back": args.read})))
     return 0
 
 

@@ -12,6 +12,7 @@ from firmware_tools.bridge.client.wiretap import read_hello
 from firmware_tools.bridge.images.manifest import read_manifest
 from protos.bridge.hello import PROTOCOL, Feature
 from protos.energy.ina219 import CLIP_RAW, CONVERSION_S, PROFILES, SHUNT_STEP_V, Calibration, Config
+from protos.json_document import document
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -47,7 +48,7 @@ def add_info(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
 def _info(args: argparse.Namespace) -> int:
     hello = read_hello(args.port, args.wait)
     if args.json:
-        print(json.dumps(hello))
+        print(json.dumps(document("bridge-info", hello)))
         return 0
     known = {image.build_id: board for board, image in read_manifest().items()}
     for name, text in hello_lines(hello, known):

@@ -17,6 +17,7 @@ from firmware_tools.bridge.machine.bootloader import find_optiboot
 from firmware_tools.bridge.machine.driver import FAULTS, Machine, MachineSpec, SensorSpec
 from protos.atomic import write_whole
 from protos.errors import UsageError
+from protos.json_document import document
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -93,7 +94,12 @@ def _machine(args: argparse.Namespace) -> int:
             name, _, value = fault.partition("=")
             machine.fault(name, on=_number(value) if value else True)
         if args.json:
-            print(json.dumps({"pty": str(args.pty), "sensors": [asdict(sensor) for sensor in sensors]}), flush=True)
+            print(
+                json.dumps(
+                    document("bridge-machine", {"pty": str(args.pty), "sensors": [asdict(one) for one in sensors]})
+                ),
+                flush=True,
+            )
         else:
             print(f"{args.pty}  {', '.join(str(sensor.load) for sensor in sensors)}", flush=True)
         try:
@@ -142,7 +148,7 @@ def _obey(machine: Machine, words: list[str]) -> None:
         case ["replug"]:
             machine.replug()
         case ["status"]:
-            print(json.dumps(machine.status()), flush=True)
+            print(json.dumps(document("bridge-machine-status", machine.status())), flush=True)
         case []:
             pass
         case _:

@@ -19,6 +19,7 @@ from protos.bridge.hello import Hello
 from protos.energy.ina219 import BUS_STEP_V, SHUNT_STEP_V, Calibration, Config, sample_flags, watts
 from protos.energy.trace import SampleFlag
 from protos.errors import SensorError, UsageError
+from protos.json_document import document
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -163,7 +164,7 @@ def _json_lines(rows: list[Second | None], seen: Observation, exchanges: list[Ex
     objects = [asdict(row) | about for row in rows if row is not None]
     if marks:
         objects += [{"mark": mark.seq, "level": mark.level, "tick": mark.tick} for mark in seen.marks]
-    return [json.dumps(value) for value in objects]
+    return [json.dumps(document("bridge-monitor", value)) for value in objects]
 
 
 def _run(args: argparse.Namespace) -> int:

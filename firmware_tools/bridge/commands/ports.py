@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from firmware_tools.bridge.client.ports import Port, list_ports
 from firmware_tools.bridge.client.wiretap import read_hello
 from protos.errors import SensorError
+from protos.json_document import document
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -45,7 +46,8 @@ def _ports(args: argparse.Namespace) -> int:
     ports = list_ports(args.port, every=args.all)
     answers = [_probe(port, args.wait) if args.probe else {} for port in ports]
     if args.json:
-        print(json.dumps([asdict(port) | answer for port, answer in zip(ports, answers, strict=True)]))
+        found = [asdict(port) | answer for port, answer in zip(ports, answers, strict=True)]
+        print(json.dumps(document("bridge-ports", {"ports": found})))
         return 0
     if not ports:
         print("no serial ports")

@@ -16,6 +16,7 @@ from firmware_tools.bridge.client.selftest import Finding, Heard, examine, faile
 from protos.bridge.commands import ALL_SENSORS, Command, command
 from protos.bridge.exchange import Exchange
 from protos.errors import CheckFailed, UsageError
+from protos.json_document import document
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -96,7 +97,11 @@ def _run(args: argparse.Namespace) -> int:
         )
     wrong = failed(findings, strict=args.strict)
     if args.json:
-        print(json.dumps({"passed": not wrong, "findings": [asdict(finding) for finding in findings]}))
+        print(
+            json.dumps(
+                document("bridge-selftest", {"passed": not wrong, "findings": [asdict(one) for one in findings]})
+            )
+        )
     else:
         for finding in findings:
             of = "bridge" if finding.sensor is None else f"sensor {finding.sensor}"

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from firmware_tools.bridge.simulator.bench import Bench, BridgeSpec, SimulatedBridge
 from firmware_tools.bridge.simulator.sensor import WIRINGS
+from protos.bridge.hello import PROTOCOL
 from protos.energy.boards import BOARDS
 from protos.energy.ina219 import PROFILES
 from protos.errors import UsageError
+from protos.json_document import document
 from protos.systems import LINUX, require_system
 
 if TYPE_CHECKING:
@@ -55,6 +57,7 @@ def add_sim(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     sim.add_argument("--supply-v", type=float, help="bus voltage (default: the board's)")
     sim.add_argument("--shunt-ohm", type=float, help="shunt (default: the board's)")
     sim.add_argument("--uncalibrated", action="store_true", help="announce no calibration, and the firmware's shunt")
+    sim.add_argument("--old", action="store_true", help="a bridge of protocol 1.0: its setting cannot be changed")
     sim.add_argument("--wiring", default="right", help=f"how the sensor is connected: {', '.join(WIRINGS)}")
     sim.add_argument(
         "--bridge", action="append", default=[], metavar="KEY=VALUE,...",
@@ -95,7 +98,7 @@ def _sim(args: argparse.Namespace) -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: bench.stop())
     if args.json:
-        print(json.dumps({"bridges": [str(spec.link) for spec in specs]}), flush=True)
+        print(json.dumps(document("bridge-sim", {"bridges": [str(spec.link) for spec in specs]})), flush=True)
     else:
         for spec in specs:
             print(f"{spec.link}  {spec.board}  {spec.load}  {spec.profile}", flush=True)
@@ -113,7 +116,7 @@ def _spec_of(text: str, args: argparse.Namespace, number: int, *, own: bool = Fa
     values: dict[str, Any] = {
         "board": args.board, "profile": args.sensor_profile, "seed": args.seed + number,
         "drift_ppm": args.drift_ppm, "supply_v": args.supply_v, "shunt_ohm": args.shunt_ohm, "load": args.load,
-        "calibrated": not args.uncalibrated, "wiring": args.wiring,
+        "calibrated": not args.uncalibrated, "wiring": args.wiring, "protocol": (1, 0) if args.old else PROTOCOL,
     }  # fmt: skip
     if own:
         values |= {"pid": args.pid, "pid_file": args.pid_file}

@@ -55,7 +55,8 @@ class Device:
         uid: serial number, 8 bytes.
         drift_ppm: how much faster than the host its clock runs.
         now_s: host time of the first boot.
-        protocol: major and minor to announce (another major is for tests of refusal).
+        protocol: major and minor to announce (another major is for tests of refusal). Of 1.0 it has neither the
+            features of 1.1 nor its commands.
     """
 
     def __init__(
@@ -156,6 +157,8 @@ class Device:
 
     def _keep(self, kind: Command, values: tuple[int, ...], now_s: float) -> bytes:
         """The commands that change a sensor or the bridge's own record."""
+        if self._protocol == (1, 0) and kind is not Command.SET_CALIBRATION:
+            return self._ack(kind, Status.UNKNOWN)
         if kind is Command.SET_UID:
             self._uid = values[0].to_bytes(8, "little")
             return self._done(kind, now_s)
@@ -261,7 +264,7 @@ class Device:
         return Hello(
             (0, 2, 0), self._boot, self.tick(now_s), self._profile, records, self._protocol, SIMULATOR_BOARD,
             flags=FLAG_FORCED if self._forced else 0, uid=self._uid, boots=self.boots, reset=self._cause,
-            features=FEATURES, batch=BATCH,
+            features=FEATURES if self._protocol != (1, 0) else Feature(0), batch=BATCH,
         ).encode()  # fmt: skip
 
 

@@ -77,6 +77,65 @@ def test_the_poorest_device_is_cut_short_and_still_contributes(outcome: tuple[Pa
     assert all(one["weight"] > 0 for one in mine if one["outcome"] == "accepted" and one["steps_done"])
 
 
+def test_one_device_and_no_other_is_cut_short(outcome: tuple[Path, dict[str, Any]]) -> None:
+    folder, result = outcome
+    assert set(result["cut_short"]) == {"device-2"}
+    measured = result["settings"]["measured"]
+    for name, budget_j in zip(sorted(measured), result["settings"]["budgets_j"], strict=True):
+        assert name == "device-2" or budget_j > 5 * measured[name]["most_train_j"]
+    # The plan that ran is written with the joules that were measured, so that it can be started again.
+    assert f"device-2 = {result['settings']['budgets_j'][1]:g}" in (folder / "plan.toml").read_text()
+
+
+# Each optimiser step burns a millisecond more of the processor: a machine that is many times slower.
+_SLOW = """
+import time
+from protos.model.head import Head
+quick = Head.train_step
+def slow(self, *words, **more):
+    end_s = time.thread_time() + 0.001
+    while time.thread_time() < end_s:
+        pass
+    return quick(self, *words, **more)
+Head.train_step = slow
+"""
+_BUSY = "while True: pass"
+
+
+def test_the_story_is_the_same_on_a_slow_machine_under_foreign_load(
+    outcome: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    made, quick = outcome
+    (tmp_path / "sitecustomize.py").write_text(_SLOW)
+    folder = tmp_path / "out"
+    words = ["--bundle", str(made / "bundle"), "--data", str(made / "example" / "fleet.npz"), "--rounds", "2"]
+    words += ["--budget-j", "24x,0.25x,16x,10x", "--epochs", "100", "--rate", "0.1", "--output", str(folder)]
+    search = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    foreign = [subprocess.Popen([sys.executable, "-c", _BUSY]) for _ in range(3)]
+    try:
+        done = subprocess.run(
+            command(*words), env={**os.environ, "PYTHONPATH": search}, capture_output=True, text=True, timeout=WAIT_S
+        )
+    finally:
+        for one in foreign:
+            one.kill()
+            one.wait()
+    assert done.returncode == 0, done.stderr
+    result = json.loads((folder / "outcome.json").read_text())
+    assert set(result["cut_short"]) == {"device-2"}
+    # It was slow indeed: a step costs what a millisecond of a board does, which fixed budgets do not know.
+    step_j = {
+        name: result["settings"]["measured"][name]["least_train_j"]
+        / result["rounds"][1]["devices"][name]["steps_planned"]
+        for name in result["cut_short"]
+    }
+    quick_j = (
+        quick["settings"]["measured"]["device-2"]["least_train_j"]
+        / quick["rounds"][1]["devices"]["device-2"]["steps_planned"]
+    )
+    assert step_j["device-2"] > 2 * quick_j
+
+
 def test_measured_joules_agree_with_what_the_simulated_boards_drew(outcome: tuple[Path, dict[str, Any]]) -> None:
     folder, result = outcome
     truth = json.loads((folder / "true-joules.json").read_text())

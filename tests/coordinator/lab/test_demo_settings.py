@@ -11,9 +11,13 @@ import pytest
 
 from coordinator.lab import demo, demo_command, shards
 from coordinator.lab.fleet import FleetPlan
+from coordinator.lab.measuring import RoundCost, Times, costs_of, resolved, shortened
+from coordinator.operator.status import DeviceRound, RoundStatus, RunStatus
 from protos.datafiles import dataset
+from protos.energy.trace import Phase, PhaseEnergy
 from protos.errors import LabelError, UsageError
 from protos.model.manifest import Manifest
+from protos.orders import StopReason
 from protos.plan import plan
 
 
@@ -65,8 +69,62 @@ def test_one_budget_counts_for_every_device() -> None:
     assert demo_command._budgets(options("--budget-j", "2.5", "--devices", "3"), False) == [2.5, 2.5, 2.5]
 
 
+def test_a_budget_may_be_so_many_times_what_a_round_is_measured_to_cost() -> None:
+    budgets = demo_command._budgets(options("--budget-j", "10x,0.25x,none", "--devices", "3"), False)
+    assert budgets == [Times(10.0), Times(0.25), None]
+    cost = RoundCost(least_train_j=0.8, most_train_j=1.0, sending_j=0.01)
+    costs = {"a": cost, "b": cost}
+    assert resolved(budgets, ["a", "b", "c"], costs) == [10.0, 0.22, None]
+    # Those that have enough stand beside each other as they are told to, whatever each was measured to cost.
+    dear = {**costs, "c": RoundCost(1.0, 5.0, 0.0)}
+    assert resolved([Times(20.0), Times(0.5), Times(10.0)], ["a", "b", "c"], dear) == [100.0, 0.42, 50.0]
+    with pytest.raises(UsageError, match="what a round costs b could not be metered"):
+        resolved(budgets, ["a", "b", "c"], {"a": cost})
+
+
+def measured_round(train_j: float | None, steps: int, send_j: float | None) -> RoundStatus:
+    told = ((Phase.TRAIN, train_j), (Phase.ENCODE, 0.01), (Phase.SEND, send_j))
+    energy = tuple(PhaseEnergy(phase, joules, 1.0, 0.0, "measured", "s", 0.1) for phase, joules in told)
+    one = DeviceRound("a", "accepted", 100, steps, StopReason.COMPLETED, None, 1.0, 1, 1, energy, 1, 1.0, 0)
+    return RoundStatus(1, "closed", None, None, (one,), 0.0, 1.0, "head-1")
+
+
+def test_costs_are_those_of_a_whole_round_and_unknown_ones_are_left_out() -> None:
+    def costs(*rounds: RoundStatus) -> dict[str, RoundCost]:
+        status = RunStatus("run-1", "n", "finished", "", "p", "b", len(rounds), rounds, 0.0, 1.0)
+        return costs_of(status, ["a", "away"])
+
+    # A quarter of the work was done: 0.5 J of 100 steps are 2 J of 400.
+    assert costs(measured_round(0.5, 100, 0.03), measured_round(0.3, 100, 0.05)) == {
+        "a": RoundCost(pytest.approx(1.2), pytest.approx(2.0), pytest.approx(0.06))  # type: ignore[arg-type]
+    }
+    # Half of the steps were made: what all of them cost is told from those.
+    assert costs(measured_round(0.5, 50, 0.03))["a"].most_train_j == pytest.approx(4.0)
+    assert costs(measured_round(None, 100, 0.03)) == costs(measured_round(0.5, 0, 0.03)) == {}
+    assert costs(measured_round(0.5, 100, None)) == {}
+
+
+def test_a_measured_round_is_a_quarter_of_the_work() -> None:
+    assert shortened({"epochs": 400, "rate": 0.1}) == {"epochs": 100.0, "rate": 0.1}
+    assert shortened({"rate": 0.1}) == {"rate": 0.1, "epochs": 0.25}
+    assert shortened({"steps": 2}) == {"steps": 1}
+
+
+def test_without_a_sensor_nothing_can_be_a_multiple() -> None:
+    with pytest.raises(UsageError, match="nothing measures what a round costs"):
+        demo_command._budgets(options("--budget-j", "2x", "--devices", "3", "--sensor", "none"), False)
+
+
 @pytest.mark.parametrize(
-    "words", [["--budget-j", "1,2"], ["--budget-j", "x"], ["--budget-j", "0"], ["--budget-j", "-1"]]
+    "words",
+    [
+        ["--budget-j", "1,2"],
+        ["--budget-j", "x"],
+        ["--budget-j=-1x"],
+        ["--budget-j", "nan"],
+        ["--budget-j", "0"],
+        ["--budget-j", "-1"],
+    ],
 )
 def test_budgets_that_do_not_fit_are_refused(words: list[str]) -> None:
     with pytest.raises(UsageError):

@@ -131,8 +131,8 @@ class CoordinatorProcess:
         self.db = Database(sqlite_url(state / "coordinator.db"))
         disk.attend(self.db, self)
         books = VirtualWorker(self, disk.takes_s)
-        quick = [VirtualWorker(self, lambda: 0.0) for _ in range(2)]
-        self.rooms = Rooms(self.db, books, quick[0], quick[1], BundleShelf(bundles), state / "evaluations")
+        models, looks, readers = (VirtualWorker(self, lambda: 0.0) for _ in range(3))
+        self.rooms = Rooms(self.db, books, models, looks, readers, BundleShelf(bundles), state / "evaluations")
         self.keeper = Keeper(self.rooms)
         self.service = DeviceService(self.keeper)
         self.operations = Operations(self.rooms, self.keeper)

@@ -22,6 +22,7 @@ from edge_runtime.daemon.outbox import Outbox
 from edge_runtime.daemon.serving import Daemon
 from edge_runtime.daemon.stopping import Stopping
 from edge_runtime.power.meter import MeterIdentity
+from edge_runtime.round.bases import HeldBasis
 from edge_runtime.round.codec_memory import CodecMemory
 from edge_runtime.round.costs import CostHistory, Reserve
 from edge_runtime.round.heads import HeldHeads
@@ -162,7 +163,7 @@ class DeviceProgram:
         self._starts = 0
         self.up = self.lost_power = False
         self.program: Program | None = None
-        for name in ("outbox", "heads", "memory"):
+        for name in ("outbox", "heads", "memory", "bases"):
             (folder / name).mkdir(parents=True)
 
     def start(self) -> None:
@@ -209,7 +210,8 @@ class DeviceProgram:
         program = self._here()
         self._stopping = VirtualStopping(lambda: program)
         link = Link.__new__(Link)
-        link.address, link._stopping = "simulated", self._stopping
+        link.address, link._stopping, link.meter = "simulated", self._stopping, None
+        link._state = link._identity = link._stamp = None
         link._stub = Stub(self._network, self.device_id, lambda: program)
         self._daemon = Daemon(self._device(program), link, self._stopping)
         self._daemon.serve()
@@ -227,6 +229,7 @@ class DeviceProgram:
             kind(self.folder / name)
             for kind, name in ((Outbox, "outbox"), (HeldHeads, "heads"), (CodecMemory, "memory"))
         )
+        bases = HeldBasis(self.folder / "bases")
         labels = np.zeros(self.examples, np.int32)
         stored = np.zeros((self.examples, self._bundle.manifest.backbone.embedding_width), np.int8)
         reserve = Reserve(costs, self._bundle.bundle_id)
@@ -245,13 +248,16 @@ class DeviceProgram:
             clock=clock,
             heads=heads,  # type: ignore[arg-type]
             memory=memory,  # type: ignore[arg-type]
+            bases=bases,
         )
         card = DeviceCard(
             self.device_id, session, "0", "pi4", ENGINE, MeterCard("measured", "ina219:simulated"), self.examples, 8
         )
         return SimpleNamespace(
             settings=_settings(self.device_id, self.folder), clock=clock, session=session, outbox=outbox, heads=heads,
-            memory=memory, reserve=reserve, bench=bench, meter=self._meter, card=lambda: card, costs=costs,
+            memory=memory, reserve=reserve, bench=bench, meter=self._meter, card=lambda: card, costs=costs, bases=bases,
+            refresh=lambda: None, data_fault=None, data_changed=lambda: False, look_at_data=lambda: None,
+            forget_data=lambda: None,
         )  # fmt: skip
 
 

@@ -42,6 +42,8 @@ class Books:
         self._connection = sqlite3.connect(path, isolation_level=None)
         self._quorum, self._now_s = quorum, now_s
         self.counts: Counter[str] = Counter()
+        # The bytes of reports, which the coordinator forgets.
+        self.data: dict[tuple[int, str], bytes] = {}
         self.acknowledged: dict[tuple[int, str], None] = {}
         self.stopped = False
         self._closed: dict[int, tuple[Any, ...]] = {}
@@ -67,6 +69,9 @@ class Books:
         reported: dict[int, list[Any]] = {}
         for number, device_id, sha in self.rows("SELECT round, device_id, sha256 FROM reports ORDER BY sequence"):
             reported.setdefault(number, []).append((device_id, sha))
+            if (number, device_id) not in self.data:
+                query = "SELECT data FROM reports WHERE round = ? AND device_id = ?"
+                self.data[number, device_id] = bytes(self.rows(query, number, device_id)[0][0])
             before = self._reports.setdefault((number, device_id), sha)
             self._must(before == sha, "an accepted report does not change", f"round {number}, {device_id}")
         for number, state, attempt, head, closed_s in self.rows(
@@ -123,8 +128,9 @@ class Books:
                 lines = accounts.complete(connection, run_id, number, runs.lines_of(connection, run_id, number))
                 fold = Fold(plan.aggregate, bundle.manifest.head.shapes(), lines)
                 total, moved, ours = 0.0, 0.0, []
-                for (data,) in self.rows("SELECT data FROM reports WHERE round = ? ORDER BY sequence", number):
-                    report = parse_report(data)
+                order = self.rows("SELECT device_id FROM reports WHERE round = ? ORDER BY sequence", number)
+                for (device_id,) in order:
+                    report = parse_report(self.data[number, device_id])
                     line = lines[report.device_id]
                     update = check(report, _anything(report, line.steps, bundle))
                     fold.add(report, update)

@@ -17,10 +17,20 @@ from virtual_time import Program, VirtualLoop
 from coordinator.server.device_service import DeviceService
 from protos.v1 import edgejoule_pb2 as pb
 
-_REQUESTS = {"Join": pb.JoinRequest, "NextOrder": pb.NextOrderRequest, "Leave": pb.LeaveRequest}
+_REQUESTS = {
+    "Join": pb.JoinRequest,
+    "NextOrder": pb.NextOrderRequest,
+    "Leave": pb.LeaveRequest,
+    "AwaitEnd": pb.AwaitEndRequest,
+}
 _ANSWERS = {
     "Join": pb.JoinResponse, "NextOrder": pb.NextOrderResponse, "Leave": pb.LeaveResponse, "Report": pb.ReportResponse,
+    "AwaitEnd": pb.AwaitEndResponse,
 }  # fmt: skip
+
+
+# When nothing comes back, a ping is sent after a minute, and waited for twenty seconds (edge_runtime/daemon/link.py).
+_KEEPALIVE_S = 80.0
 
 
 class Failure(grpc.RpcError):
@@ -44,6 +54,9 @@ class _Context:
     """The coordinator's side of one call."""
 
     failure: Failure | None = None
+
+    def time_remaining(self) -> float | None:
+        return None
 
     async def abort(self, code: grpc.StatusCode, details: str, metadata: Any = ()) -> None:
         self.failure = Failure(code, details, metadata)
@@ -121,8 +134,9 @@ class Network:
         luck = self._dice.random() / self.share if self.faulty else 1.0
         if luck < 0.3:
             self.counts["requests lost"] += 1
-            if self._dice.random() < 0.5:
-                self._loop.call_later(self._dice.uniform(0.0, 3.0), made.end, None, away)
+            # Said at once, or found out by the keepalive of the connection.
+            longest_s = 3.0 if self._dice.random() < 0.5 else _KEEPALIVE_S
+            self._loop.call_later(self._dice.uniform(0.0, longest_s), made.end, None, away)
             return made
         if luck < 0.6:
             self.counts["answers lost"] += 1

@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from coordinator_process import CoordinatorProcess, Disk
 from device_program import DeviceProgram
@@ -54,10 +55,11 @@ class World:
         folder: empty; for the state of everyone.
         bundle: on disk.
         log: takes lines, with the virtual time.
+        made: in place of the scenario of the seed.
     """
 
-    def __init__(self, seed: int, folder: Path, bundle: Path, log: Any = None) -> None:
-        self.scenario: Scenario = scenario(seed)
+    def __init__(self, seed: int, folder: Path, bundle: Path, log: Any = None, made: Scenario | None = None) -> None:
+        self.scenario: Scenario = made or scenario(seed)
         self._dice = random.Random(f"faults {seed}")
         self.loop = VirtualLoop()
         self._folder, self._bundle_path, self._log = folder, bundle, log
@@ -107,7 +109,10 @@ class World:
                 one.setLevel(logging.DEBUG)
         keeping.TICK_S = _TICK_S
         try:
-            with virtual(self.loop, random.Random(f"chance {self.scenario.seed}"), lambda: self._wrong_s):
+            with (
+                patch("edge_runtime.daemon.link.speaks_tls", lambda address: False),
+                virtual(self.loop, random.Random(f"chance {self.scenario.seed}"), lambda: self._wrong_s),
+            ):
                 return self._play()
         finally:
             keeping.TICK_S, keeping.HOLD_S = ticks

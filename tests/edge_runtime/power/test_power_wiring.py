@@ -108,9 +108,8 @@ def test_a_supply_of_24_volts_is_measured_in_the_32_volt_range(plug_in, until):
         meter.close()
 
 
-def test_a_bridge_that_takes_no_setting_is_flagged_where_its_16_volts_end(plug_in, until, monkeypatch):
-    monkeypatch.setattr("firmware_tools.bridge.simulator.device.FEATURES", 0)
-    bridge = plug_in(load_object=ConstantLoad(24.0), supply_v=24.0)
+def test_a_bridge_that_takes_no_setting_is_flagged_where_its_16_volts_end(plug_in, until):
+    bridge = plug_in(load_object=ConstantLoad(24.0), supply_v=24.0, protocol=(1, 0))
     meter = open_meter(f"serial:{bridge.spec.link}")
     try:
         until(lambda: meter.fault is not None)

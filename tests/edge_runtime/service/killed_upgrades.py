@@ -3,7 +3,7 @@
 After each kill the machine starts again, and then the same upgrade is made once more. Prints, as JSON, how often each
 version was there after the start.
 
-    python killed_upgrades.py FOLDER good|bad
+    python3 killed_upgrades.py FOLDER good|bad
 """
 
 from __future__ import annotations

@@ -203,7 +203,8 @@ def test_a_machine_without_systemd_is_told_so(tmp_path: Path, capsys: pytest.Cap
 
 def test_status_of_a_root_says_what_is_there(service) -> None:
     code, out, _ = service("status", "--json")
-    assert (code, json.loads(out)) == (3, {"unit": "edge-runtime.service", "installed": False, "enabled": False})
+    facts = {"unit": "edge-runtime.service", "installed": False, "enabled": False}
+    assert (code, json.loads(out)) == (3, {"schema": "edgejoule.service/1", **facts})
     service("install", *PROGRAM)
     code, out, _ = service("status")
     assert (code, out) == (0, "edge-runtime.service is installed, and starts with the machine\n")

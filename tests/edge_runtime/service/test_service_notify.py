@@ -56,6 +56,22 @@ def test_progress_feeds_the_watchdog_four_times_in_its_interval_at_most(listener
     notifier.close()
 
 
+def test_a_long_start_asks_for_more_time_while_it_goes_on_and_no_more_once_it_is_ready(listener) -> None:
+    clock = Clock()
+    notifier = Notifier(listener.address, 40.0, now_s=clock)
+    for _ in range(700):  # photographs, 0.1 s each
+        notifier.went_on()
+        clock.now_s += 0.1
+    assert listener.take() == [b"EXTEND_TIMEOUT_USEC=120000000"] * 2
+    clock.now_s += 1e6
+    assert listener.take() == []
+    notifier.ready("up")
+    clock.now_s += 1e6
+    notifier.went_on()
+    assert listener.take() == [b"READY=1\nSTATUS=up", b"WATCHDOG=1"]
+    notifier.close()
+
+
 def test_time_alone_feeds_nothing(listener) -> None:
     clock = Clock()
     notifier = Notifier(listener.address, 40.0, now_s=clock)

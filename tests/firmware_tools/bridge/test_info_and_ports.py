@@ -150,7 +150,7 @@ def test_a_probe_finds_the_port_on_which_a_bridge_answers(tmp_path):
         words = ("ports", "--probe", "--wait", "3", port.link, silent, tmp_path / "gone")
         done = run(*words, "--json")
         assert done.returncode == 0, done.stderr
-        *_, first, second, third = json.loads(done.stdout)
+        *_, first, second, third = json.loads(done.stdout)["ports"]
         said = run("ports", "--probe", port.link).stdout
     assert first["hello"]["firmware"] == [0, 2, 0]
     assert second["hello"] is None
@@ -164,5 +164,5 @@ def test_without_probe_no_port_is_opened(tmp_path):
     with AnsweringPort(tmp_path / "tty", lambda: asked.append(1)) as port:
         done = run("ports", port.link, "--json")
     assert done.returncode == 0
-    assert "hello" not in json.loads(done.stdout)[-1]
+    assert "hello" not in json.loads(done.stdout)["ports"][-1]
     assert not asked

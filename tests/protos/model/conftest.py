@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from kept_models import kept
 
 _MAKE = """
 import numpy as np, keras
@@ -36,7 +37,10 @@ model.save("digits.keras")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with digits.keras, digits.npz and the bundle made of them, `bundle/`."""
     pytest.importorskip("sklearn", reason="needs the workshop extra")
-    folder = tmp_path_factory.mktemp("digits")
+    return kept("protos", tmp_path_factory.mktemp("digits"), _make_workshop)
+
+
+def _make_workshop(folder: Path) -> None:
     env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
     made = subprocess.run([sys.executable, "-c", _MAKE], cwd=folder, env=env, capture_output=True, check=False)
     if b"No module named" in made.stderr:
@@ -47,7 +51,6 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
                    "--eval", str(folder / "digits.npz"), "-o", str(folder / name), *extra]  # fmt: skip
         done = subprocess.run(command, capture_output=True, check=False)
         assert done.returncode == 0, done.stderr.decode()[-2000:]
-    return folder
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ import time
 import pytest
 
 from edge_runtime import cli
-from edge_runtime.measure.command import opened
 from edge_runtime.measure.instruments.csv_trace import integrate_csv
+from edge_runtime.measure.measure_opening import opened
 from edge_runtime.power.recording.entries import Note
 from edge_runtime.power.recording.export import rows
 from protos.errors import DataError

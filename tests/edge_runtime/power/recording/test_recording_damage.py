@@ -7,10 +7,10 @@ import itertools
 
 import numpy as np
 import pytest
+from edge_runtime.measure.replayed_period import CUT, DAMAGED, replay_periods
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_runtime.measure.replay import CUT, DAMAGED, replay_periods
 from edge_runtime.power.events import Batch, Greeting
 from edge_runtime.power.recording.blocks import Damage, Kind, Scan, block_bytes
 from edge_runtime.power.recording.entries import Note, encode, sample_count

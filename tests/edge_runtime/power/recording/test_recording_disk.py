@@ -11,8 +11,8 @@ import sys
 import threading
 
 import pytest
+from edge_runtime.measure.replayed_period import CUT, replay_periods
 
-from edge_runtime.measure.replay import CUT, replay_periods
 from edge_runtime.power.recording import writer
 from edge_runtime.power.recording.entries import Note
 from edge_runtime.power.recording.reader import Recording

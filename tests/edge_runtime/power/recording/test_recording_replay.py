@@ -9,11 +9,11 @@ import time
 from itertools import pairwise
 
 import pytest
+from edge_runtime.measure.replayed_period import CUT, DAMAGED, replay_periods
 from fake_machine import hwmon_tree
 
-from edge_runtime.measure.command import opened
+from edge_runtime.measure.measure_opening import opened
 from edge_runtime.measure.period import HeldClock, PeriodMeter
-from edge_runtime.measure.replay import CUT, DAMAGED, replay_periods
 from edge_runtime.power.clock import SystemClock
 from edge_runtime.power.events import Block, Greeting, Trouble
 from edge_runtime.power.host.hwmon import hwmon_sensor

@@ -1,0 +1,168 @@
+"""A device that lives in the field: faults, wires, idle cost, memory and stops, each provoked on real programs.
+
+    .venv/bin/python benchmarks/field.py --json OUT              # all parts, about a quarter of an hour
+    .venv/bin/python benchmarks/field.py --json OUT --quick      # shorter windows, the first three faults
+    .venv/bin/python benchmarks/field.py --only wiring stop_s
+
+A coordinator, daemons and bridges are processes of their own; bridges are the simulated ones on pseudo-terminals. The
+JSON has a key for each part: `faults`, `wiring`, `idle`, `memory`, `switching`, `infer`, `stop_s`; one whose programs
+are not in this tree is null, and so is one that failed, with the reason on stderr. Exit code 1 when a limit is passed.
+
+A bundle is made if none is given, which needs the workshop extra.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import field_faults
+import field_idle
+import field_stop
+import field_wiring
+
+from protos.atomic import write_whole
+from protos.errors import EdgejouleError
+from protos.model.bundle import Bundle, open_bundle
+
+IDLE_S, QUICK_IDLE_S = 300.0, 30.0
+CPU_LIMIT, CALLS_LIMIT, BYTES_LIMIT = 0.002, 200.0, 100_000.0
+Part = Callable[[Path, Bundle, bool], Any]
+
+
+def faults(folder: Path, bundle: Bundle, quick: bool) -> Any:
+    """Every fault of data, sensor, machine and coordinator."""
+    chosen = field_faults.FAULTS[:3] if quick else field_faults.FAULTS
+    return list(field_faults.rows(folder, bundle, chosen))
+
+
+def wiring(folder: Path, bundle: Bundle, quick: bool) -> Any:
+    """Every wrong wire."""
+    return list(field_wiring.rows(folder, bundle))
+
+
+def idle(folder: Path, bundle: Bundle, quick: bool) -> Any:
+    """A device without an order."""
+    return field_idle.measure(folder, bundle, QUICK_IDLE_S if quick else IDLE_S)
+
+
+def memory(folder: Path, bundle: Bundle, quick: bool) -> Any:
+    """Highest resident memory of a daemon that waits, and of one that did a round."""
+    rig = field_faults.Rig(folder / "memory", bundle.path)
+    try:
+        rig.serve()
+        rig.write_data()
+        daemon = rig.device()
+        field_faults.until(lambda: (one := rig.shown()) is not None and one.state == "present")
+        found = [{"case": "waiting, 90 examples", "rss_mb": _peak_mb(daemon.pid)}]
+        rig.round_works()
+        return [*found, {"case": "after a round of 90 examples", "rss_mb": _peak_mb(daemon.pid)}]
+    finally:
+        rig.close()
+
+
+def stop_s(folder: Path, bundle: Bundle, quick: bool) -> Any:
+    """Seconds from SIGTERM to the end."""
+    return dict(field_stop.measure(folder, bundle))
+
+
+def elsewhere(name: str) -> Part:
+    """A part that comes in a module of its own, ``field_NAME.py`` with ``measure(folder, bundle, quick)``."""
+
+    def part(folder: Path, bundle: Bundle, quick: bool) -> Any:
+        try:
+            module = importlib.import_module(f"field_{name}")
+        except ModuleNotFoundError as error:
+            raise NotImplementedError(f"field_{name}.py is not in this tree") from error
+        return module.measure(folder, bundle, quick)
+
+    return part
+
+
+PARTS: dict[str, Part] = {
+    "faults": faults,
+    "wiring": wiring,
+    "idle": idle,
+    "memory": memory,
+    "switching": elsewhere("switching"),
+    "infer": elsewhere("infer"),
+    "stop_s": stop_s,
+}
+
+
+def beyond(found: dict[str, Any]) -> list[str]:
+    """What passed its limit, in words."""
+    wrong = [f"{one['name']}: {one['reason_shown']}" for one in found.get("faults") or () if not _bent(one)]
+    for one in found.get("wiring") or ():
+        if one["joules_known"] == bool(one["flag"]) or not one["daemon_alive"]:
+            wrong.append(f"{one['fault']}: joules known: {one['joules_known']}")
+        if one["flag"] and one["steps_within_a_budget"]:
+            wrong.append(f"{one['fault']}: {one['steps_within_a_budget']} steps within a budget")
+    if (cost := found.get("idle")) is not None:
+        for name, limit in (("cpu_share", CPU_LIMIT), ("calls_per_day", CALLS_LIMIT), ("bytes_per_day", BYTES_LIMIT)):
+            if cost[name] > limit:
+                wrong.append(f"idle: {name} {cost[name]:.4g}, limit {limit:g}")
+    for phase, seconds in (found.get("stop_s") or {}).items():
+        if seconds > field_stop.LIMIT_S:
+            wrong.append(f"stop while {phase}: {seconds:g} s, limit {field_stop.LIMIT_S:g} s")
+    return wrong
+
+
+def _bent(row: dict[str, Any]) -> bool:
+    return bool(row["daemon_alive"]) and row["recovered_s"] is not None
+
+
+def _peak_mb(pid: int) -> float:
+    """Highest resident memory of a process so far, 10^6 bytes (VmHWM of proc(5))."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return round(int(line.split()[1]) * 1024 / 1e6, 1)
+    raise ProcessLookupError(pid)
+
+
+def main() -> int:
+    """The command: see the module."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write the figures there")
+    parser.add_argument("--quick", action="store_true", help="shorter windows, the first three faults")
+    parser.add_argument("--bundle", type=Path, help="what devices train; made if left out")
+    parser.add_argument("--folder", type=Path, help="for logs and states, kept; a temporary one if left out")
+    parser.add_argument("--only", nargs="*", choices=tuple(PARTS), metavar="PART", help=", ".join(PARTS))
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="edgejoule-field-") as made:
+        folder = given.folder or Path(made)
+        folder.mkdir(parents=True, exist_ok=True)
+        if given.bundle is None:
+            import wide_bundle
+
+            wide_bundle.make(folder / "bundle", 200)
+        bundle = open_bundle(given.bundle or folder / "bundle" / "bundle")
+        found: dict[str, Any] = {}
+        for name, part in PARTS.items():
+            if given.only and name not in given.only:
+                continue
+            print(f"{name} ...", file=sys.stderr, flush=True)
+            try:
+                found[name] = part(folder / name, bundle, given.quick)
+            except (EdgejouleError, AssertionError, TimeoutError, NotImplementedError) as error:
+                print(f"field: {name}: {error}", file=sys.stderr)
+                found[name] = None
+    text = json.dumps(found, indent=2)
+    print(text)
+    if given.json is not None:
+        with write_whole(given.json) as file:
+            file.write(text.encode() + b"\n")
+    wrong = beyond(found)
+    for one in wrong:
+        print(f"field: {one}", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

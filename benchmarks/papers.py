@@ -1,0 +1,190 @@
+"""Published methods against each other, on real backbones and data, by the joules that they need.
+
+    .venv/bin/python benchmarks/papers.py --paper one_pass --json OUT --plot one_pass.png
+    .venv/bin/python benchmarks/papers.py --paper one_pass --quick --json OUT      # under three minutes on 2 cores
+    .venv/bin/python benchmarks/papers.py --paper optimisers --json OUT
+
+one_pass: heads from statistics (Fed3R, arXiv 2406.01116; GH-OFL, arXiv 2602.01186; one-shot federated ridge, arXiv
+2601.08216), and whitened steps from there, against FedAvg, FedProx, SCAFFOLD and the joule planner: joules until the
+newest head is within one point of a logistic regression on all examples together.
+
+optimisers: the same for what a coordinator may do with the mean of changes.
+
+Settings of all methods are the project's defaults, fixed before the seeds that judge. Accuracies are on held-out
+examples that nothing was chosen by. Each row is {"setting", "method", "quantity", "mean", "ci95", "seeds"}; null: not
+in each seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from one_pass_fleet import RADIOS, Fleet, Joules, Task, embedding_joules, mean_and_interval
+from one_pass_methods import METHODS, OPTIMISERS, SERVERS, WIDE, plan_of, run
+from one_pass_tasks import NAMES, tasks
+
+from protos.errors import EdgejouleError
+from protos.statistics import coding
+from protos.statistics.moments import Moments, moments_of, total
+
+CLOSE = 0.01
+_ONE_PASS = tuple(name for name in METHODS if name not in SERVERS)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure over all seeds."""
+
+    setting: str
+    method: str
+    quantity: str
+    mean: float | None
+    ci95: float | None
+    seeds: int
+
+
+def row(setting: str, method: str, quantity: str, values: Sequence[float]) -> Row:
+    """Mean and interval; null when a seed has no figure."""
+    mean, half = mean_and_interval(values)
+    known = math.isfinite(mean)
+    return Row(setting, method, quantity, mean if known else None, half if math.isfinite(half) else None, len(values))
+
+
+def compared(task: Task, methods: Sequence[str], seeds: Sequence[int], rounds: int) -> list[Row]:
+    """Rows of every method on one task."""
+    target = task.central - CLOSE
+    rows = [Row(task.setting, "central refit", "accuracy", task.central, None, 1)]
+    for name in methods:
+        if not METHODS[name].fits(task):
+            continue
+        figures: dict[str, list[float]] = {}
+        for seed in seeds:
+            with tempfile.TemporaryDirectory(prefix="edgejoule-papers-") as home:
+                fleet, course = run(task, name, seed, rounds, Path(home))
+            reached = next((one for one in course if one["accuracy"] >= target), None)
+            exported = max(course, key=lambda one: (one["seen"], one["round"]))
+            found = {"accuracy": exported["accuracy"], "accuracy of the last head": course[-1]["accuracy"]}
+            found["accuracy after one round"] = course[1]["accuracy"]
+            for key in ("round", *(f"{radio}_j" for radio in RADIOS), "bytes_up", "bytes_down"):
+                found[f"{key} to within one point"] = math.nan if reached is None else reached[key]
+            found |= {f"{key} of one round": course[1][key] for key in ("wifi_j", "lte_j", "bytes_up", "bytes_down")}
+            for key, value in found.items():
+                figures.setdefault(key, []).append(value)
+            said = "never" if reached is None else f"round {reached['round']:.0f}, {reached['wifi_j']:.2f} J"
+            print(f"{task.setting}: {name}, seed {seed}: {exported['accuracy']:.4f}, close: {said}", file=sys.stderr)
+            embedding_j = embedding_joules(task, fleet)
+        rows += [row(task.setting, name, quantity, values) for quantity, values in figures.items()]
+    return [*rows, Row(task.setting, "every method", "joules of embedding once", embedding_j, None, 1)]
+
+
+def exact(task: Task, seeds: Sequence[int]) -> list[Row]:
+    """Whether sums and heads are the same bits: 1 when they are."""
+    found: dict[str, list[float]] = {"flat, tree and any order": [], "subtracted equals never there": []}
+    for seed in seeds:
+        random = np.random.default_rng(seed)
+        parts = _parts(task, seed)
+        classes, width = parts[0].classes, parts[0].width
+        flat = total(parts, classes, width)
+        tree = [parts[at] for at in random.permutation(len(parts))]
+        while len(tree) > 1:
+            at = int(random.integers(len(tree) - 1))
+            tree[at : at + 2] = [tree[at] + tree[at + 1]]
+        found["flat, tree and any order"].append(float(tree[0] == flat))
+        out = int(random.integers(len(parts)))
+        rest = total([one for at, one in enumerate(parts) if at != out], classes, width)
+        found["subtracted equals never there"].append(float(flat - parts[out] == rest))
+    return [row(task.setting, "closed_form", quantity, values) for quantity, values in found.items()]
+
+
+def _parts(task: Task, seed: int) -> list[Moments]:
+    offset, classes = task.bundle.manifest.backbone.output_zero_point, len(task.bundle.manifest.classes)
+    with tempfile.TemporaryDirectory(prefix="edgejoule-papers-") as home:
+        fleet = Fleet(task, plan_of("", seed, 1), seed, Path(home))
+    return [moments_of(one.embeddings, one.labels, classes, offset) for one in fleet.devices]
+
+
+def cost(task: Task) -> list[Row]:
+    """Bytes and joules of the statistics of one device, by width, classes and examples: the first columns of real
+    embeddings; classes beyond the data's own are labels drawn at random."""
+    rows = []
+    random = np.random.default_rng(0)
+    for width in (64, 128, 256, 1024):
+        for classes in (5, 62):
+            for count in (100, 1000):
+                if width > task.train.shape[1]:
+                    continue
+                labels = task.train_labels[:count] if classes == 5 else random.integers(0, classes, count)
+                offset = task.bundle.manifest.backbone.output_zero_point
+                moments = moments_of(task.train[:count, :width], labels.astype(np.int32), classes, offset)
+                size = coding.size_bytes(coding.encode(moments, offset))
+                spent = Joules()
+                spent.add("pi4", steps=0, macs=float(count) * width * width, entries=width * (width + 1) // 2,
+                          up=size, down=200, coordinates=width * classes)  # fmt: skip
+                setting = f"one pi4, width {width}, {classes} classes, {count} examples"
+                rows.append(row(setting, "statistics", "bytes_up of one round", [size]))
+                rows += [row(setting, "statistics", f"{r}_j of one round", [spent.by_radio[r]]) for r in RADIOS]
+    return rows
+
+
+def one_pass(chosen: Iterator[Task], methods: Sequence[str], seeds: Sequence[int], rounds: int) -> list[Row]:
+    """Every task, every method or those that are named; and what statistics cost."""
+    rows = []
+    for task in chosen:
+        rows += compared(task, methods or _ONE_PASS, seeds, rounds) + exact(task, seeds)
+        if task.train.shape[1] >= WIDE and not methods:
+            rows += cost(task)
+    return rows
+
+
+def optimisers(chosen: Iterator[Task], methods: Sequence[str], seeds: Sequence[int], rounds: int) -> list[Row]:
+    """What a coordinator may do with the mean of changes, and local corrections."""
+    return [one for task in chosen for one in compared(task, methods or OPTIMISERS, seeds, rounds)]
+
+
+PAPERS: dict[str, Callable[..., list[Row]]] = {"one_pass": one_pass, "optimisers": optimisers}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--paper", choices=PAPERS, required=True)
+    parser.add_argument("--quick", action="store_true", help="two data sets, fewer rounds")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="how many seeds (default 3)")
+    parser.add_argument("--rounds", type=int, metavar="R", help="rounds at most (default 20, quick 5)")
+    parser.add_argument("--only", metavar="NAME[,NAME]", help=f"data sets, of {', '.join(NAMES)}")
+    parser.add_argument("--method", action="append", choices=METHODS, help="this method alone; repeat it for more")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write the rows here")
+    parser.add_argument("--table", type=Path, metavar="OUT.md", help="write the tables here")
+    parser.add_argument("--plot", type=Path, metavar="OUT.png", help="draw joules by method")
+    options = parser.parse_args()
+    rounds = options.rounds or (5 if options.quick else 20)
+    only = options.only.split(",") if options.only else ()
+    with tempfile.TemporaryDirectory(prefix="edgejoule-papers-") as folder:
+        try:
+            chosen = tasks(Path(folder), quick=options.quick, only=only)
+            rows = PAPERS[options.paper](chosen, options.method or (), range(options.seeds), rounds)
+        except EdgejouleError as error:
+            print(f"papers: {error}", file=sys.stderr)
+            return error.exit_code
+    from papers_shown import draw, tables
+
+    text = tables(rows)
+    print(text)
+    if options.json:
+        options.json.write_text(json.dumps([asdict(one) for one in rows], indent=1))
+    if options.table:
+        options.table.write_text(text)
+    if options.plot:
+        draw(rows, options.plot)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

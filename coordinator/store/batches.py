@@ -1,0 +1,296 @@
+"""What waits is written in one go: as many statements for a hundred reports as for one.
+
+Each function does for many rows what its namesake in :mod:`coordinator.store.reports`,
+:mod:`coordinator.store.accounts` and :mod:`coordinator.store.costs` does for one, in the same order and by the same
+rules.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, and_, bindparam, select, update
+
+from coordinator.budgets.cost_model import CostModel
+from coordinator.store import reports as single
+from coordinator.store.accounts import WORKING, Lesson
+from coordinator.store.keys import batched
+from coordinator.store.tables import cost_models, energy, grants, orders, reports, strains
+from protos.energy.trace import PhaseEnergy
+from protos.orders import DeviceReport
+
+
+@dataclass(frozen=True)
+class Taken:
+    """An accepted report, ready to be written.
+
+    Attributes:
+        weight: its say, not normalised.
+        sizes: of its change, and of the difference to what was guessed; None without a step.
+        sent: bytes of its order that were sent since they were last written down.
+    """
+
+    report: DeviceReport
+    data: bytes
+    weight: float
+    sizes: tuple[float, float] | None
+    sent: int
+
+
+@dataclass(frozen=True)
+class Told:
+    """Joules of one order that became known."""
+
+    run_id: str
+    round: int
+    device_id: str
+    energy: tuple[PhaseEnergy, ...]
+    attempt: int | None = None
+
+    @property
+    def order(self) -> tuple[str, int, str]:
+        """Whose order."""
+        return self.run_id, self.round, self.device_id
+
+
+def _key(table: Any) -> Any:
+    return and_(
+        table.c.run_id == bindparam("of_run"),
+        table.c.round == bindparam("of_round"),
+        table.c.device_id == bindparam("of_device"),
+    )
+
+
+_MARK = (
+    update(orders)
+    .where(_key(orders))
+    .values(
+        outcome="accepted",
+        bytes_up=orders.c.bytes_up + bindparam("up"),
+        bytes_down=orders.c.bytes_down + bindparam("down"),
+    )
+)
+_SIZES = (
+    update(grants)
+    .where(_key(grants))
+    .values(bytes_up=bindparam("up"), change=bindparam("by"), deviation=bindparam("off"))
+)
+_LEARNT = update(grants).where(_key(grants)).values(learnt=1)
+_FIGURES = ("energy_j", "covered_s", "uncovered_s", "method", "sensor", "uncertainty_j", "flags")
+_SETTLE = (
+    update(energy)
+    .where(_key(energy), energy.c.phase == bindparam("of_phase"))
+    .values({name: bindparam(f"new_{name}") for name in _FIGURES})
+)
+_KEEP = (
+    update(cost_models)
+    .where(cost_models.c.device_id == bindparam("of_device"), cost_models.c.bundle_id == bindparam("of_bundle"))
+    .values(state=bindparam("new_state"))
+)
+
+
+def _of(order: tuple[str, int, str]) -> dict[str, Any]:
+    return {"of_run": order[0], "of_round": order[1], "of_device": order[2]}
+
+
+def held(connection: Connection, run_id: str, number: int, device_ids: Iterable[str]) -> dict[str, bytes]:
+    """Who of these has a report of this round accepted, with its SHA-256."""
+    found: dict[str, bytes] = {}
+    for some in batched(device_ids):
+        query = select(reports.c.device_id, reports.c.sha256).where(
+            reports.c.run_id == run_id, reports.c.round == number, reports.c.device_id.in_(some)
+        )
+        found |= {row.device_id: bytes(row.sha256) for row in connection.execute(query)}
+    return found
+
+
+def accept(connection: Connection, taken: Sequence[Taken]) -> None:
+    """Keep reports in this order, with their energy, and mark their orders.
+
+    Raises:
+        AlreadyThereError: one of them is there already.
+    """
+    if not taken:
+        return
+    now_unix_s = time.time()
+    rows, marks, sizes = [], [], []
+    borne = []
+    for one in taken:
+        report = one.report
+        key = {"run_id": report.run_id, "round": report.round, "device_id": report.device_id}
+        rows.append(
+            {
+                **key,
+                "data": one.data,
+                "sha256": hashlib.sha256(one.data).digest(),
+                "weight": one.weight,
+                "steps_done": report.steps_done,
+                "examples": report.examples,
+                "stop_reason": str(report.stop_reason),
+                "loss": report.loss_last,
+                "embedded": report.embedded,
+                "accepted_unix_s": now_unix_s,
+                "attempt": report.attempt,
+            }
+        )
+        of = _of((report.run_id, report.round, report.device_id))
+        marks.append({**of, "up": len(one.data), "down": one.sent})
+        change, deviation = one.sizes if one.sizes is not None else (None, None)
+        sizes.append({**of, "up": len(one.data), "by": change, "off": deviation})
+        if report.strain is not None:
+            borne.append({**key, **dataclasses.asdict(report.strain)})
+    connection.execute(reports.insert(), rows)
+    if borne:
+        connection.execute(strains.insert(), borne)
+    connection.execute(_MARK, marks)
+    connection.execute(_SIZES, sizes)
+    settle(
+        connection,
+        [
+            Told(one.report.run_id, one.report.round, one.report.device_id, one.report.energy, one.report.attempt)
+            for one in taken
+        ],
+    )
+
+
+def ordered(connection: Connection, told: Iterable[tuple[str, int, str]]) -> dict[tuple[str, int, str], int]:
+    """The orders that there are among these, with the attempt of each."""
+    found: dict[tuple[str, int, str], int] = {}
+    for (run_id, number), device_ids in _by_round(told).items():
+        for some in batched(device_ids):
+            query = select(orders.c.device_id, orders.c.attempt).where(
+                orders.c.run_id == run_id, orders.c.round == number, orders.c.device_id.in_(some)
+            )
+            for row in connection.execute(query):
+                found[run_id, number, row.device_id] = row.attempt
+    return found
+
+
+def settle(connection: Connection, told: Sequence[Told]) -> list[tuple[str, int, str]]:
+    """Write energy by phase, as :func:`coordinator.store.reports.settle` does.
+
+    Returns:
+        Orders whose joules of work are all known now.
+    """
+    attempts = ordered(connection, (one.order for one in told))
+    plain: list[Told] = []
+    for one in told:
+        # Of an attempt that was renewed: seldom, and looked at one by one.
+        if one.attempt is not None and one.attempt < attempts.get(one.order, 0):
+            single.settle(connection, *one.order, one.energy, one.attempt)
+        else:
+            plain.append(one)
+    there = _there(connection, {one.order for one in told})
+    before = {order: set(phases) for order, phases in there.items()}
+    new: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for one in plain:
+        for record in one.energy:
+            phase = str(record.phase)
+            if record.energy_j is None and there[one.order].get(phase) is not None:
+                continue
+            there[one.order][phase] = record.energy_j
+            new[(*one.order, phase)] = _values(record)
+    fresh = [
+        {"run_id": key[0], "round": key[1], "device_id": key[2], "phase": key[3], **values}
+        for key, values in new.items()
+        if key[3] not in before.get(key[:3], ())
+    ]
+    changed = [
+        {**_of(key[:3]), "of_phase": key[3], **{f"new_{name}": value for name, value in values.items()}}
+        for key, values in new.items()
+        if key[3] in before.get(key[:3], ())
+    ]
+    if fresh:
+        connection.execute(energy.insert(), fresh)
+    if changed:
+        connection.execute(_SETTLE, changed)
+    return [order for order, phases in there.items() if all(phases.get(str(phase)) is not None for phase in WORKING)]
+
+
+def _values(record: PhaseEnergy) -> dict[str, Any]:
+    return {
+        "energy_j": record.energy_j,
+        "covered_s": record.covered_s,
+        "uncovered_s": record.uncovered_s,
+        "method": record.method,
+        "sensor": record.sensor,
+        "uncertainty_j": record.uncertainty_j,
+        "flags": json.dumps(record.flags),
+    }
+
+
+def _by_round(told: Iterable[tuple[str, int, str]]) -> dict[tuple[str, int], dict[str, None]]:
+    made: dict[tuple[str, int], dict[str, None]] = defaultdict(dict)
+    for run_id, number, device_id in told:
+        made[run_id, number][device_id] = None
+    return made
+
+
+def _there(
+    connection: Connection, told: Iterable[tuple[str, int, str]]
+) -> dict[tuple[str, int, str], dict[str, float | None]]:
+    """By order and phase, the joules that are written down."""
+    found: dict[tuple[str, int, str], dict[str, float | None]] = defaultdict(dict)
+    for (run_id, number), device_ids in _by_round(sorted(told)).items():
+        for some in batched(device_ids):
+            query = select(energy.c.device_id, energy.c.phase, energy.c.energy_j).where(
+                energy.c.run_id == run_id, energy.c.round == number, energy.c.device_id.in_(some)
+            )
+            for row in connection.execute(query):
+                found[run_id, number, row.device_id][row.phase] = row.energy_j
+    return found
+
+
+def lessons(
+    connection: Connection, run_id: str, number: int, device_ids: Iterable[str]
+) -> dict[str, tuple[Lesson, list[PhaseEnergy]]]:
+    """By device, its accepted order that was not learnt from, with the joules of its phases."""
+    found: dict[str, tuple[Lesson, list[PhaseEnergy]]] = {}
+    same = and_(
+        reports.c.run_id == grants.c.run_id,
+        reports.c.round == grants.c.round,
+        reports.c.device_id == grants.c.device_id,
+    )
+    asked = and_(
+        orders.c.run_id == grants.c.run_id, orders.c.round == grants.c.round, orders.c.device_id == grants.c.device_id
+    )
+    for some in batched(device_ids):
+        query = (
+            select(grants.c.device_id, reports.c.embedded, reports.c.steps_done, grants.c.bytes_up, orders.c.bytes_down)
+            .select_from(grants.join(reports, same).join(orders, asked))
+            .where(
+                grants.c.run_id == run_id,
+                grants.c.round == number,
+                grants.c.device_id.in_(some),
+                grants.c.learnt == 0,
+            )
+        )
+        for row in connection.execute(query):
+            lesson = Lesson(run_id, number, row.embedded, row.steps_done, row.bytes_up, row.bytes_down)
+            found[row.device_id] = lesson, []
+        told = select(energy).where(energy.c.run_id == run_id, energy.c.round == number, energy.c.device_id.in_(some))
+        for values in connection.execute(told).mappings():
+            if values["device_id"] in found:
+                found[values["device_id"]][1].append(single.record_of(values))
+    return found
+
+
+def learnt(connection: Connection, run_id: str, number: int, bundle_id: str, models: Mapping[str, CostModel]) -> None:
+    """Write down fits, by device, and that this round taught them; once."""
+    if not models:
+        return
+    connection.execute(
+        _KEEP,
+        [
+            {"of_device": device_id, "of_bundle": bundle_id, "new_state": json.dumps(model.state())}
+            for device_id, model in models.items()
+        ],
+    )
+    connection.execute(_LEARNT, [_of((run_id, number, device_id)) for device_id in models])

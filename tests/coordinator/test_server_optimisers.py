@@ -1,0 +1,125 @@
+"""Server optimisers: one contract for every row of the table, their formulas, and a restart in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from coordinator.aggregate.server_optimisers import SERVER_OPTIMISERS, ServerSettings
+from coordinator.operator.client import Operator
+from coordinator.store import heads
+from coordinator.store.database import Database
+from protos.errors import PlanError
+from protos.plan.plan import SERVERS, parse
+from protos.update.tensors import decode
+
+Fleet = Callable[..., Any]
+SHAPES = {"out_bias": (3,), "out_kernel": (4, 3)}
+SETTINGS = ServerSettings(0.9, 0.99, 1e-3)
+ROWS = sorted(SERVER_OPTIMISERS)
+
+
+def changes(count: int) -> list[dict[str, Any]]:
+    random = np.random.default_rng(4)
+    return [{name: random.normal(0, 0.1, shape) for name, shape in SHAPES.items()} for _ in range(count)]
+
+
+def test_a_plan_knows_every_row() -> None:
+    assert sorted(SERVERS) == ROWS
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_first_move_has_the_sign_of_the_change_and_no_change_moves_nothing(name: str) -> None:
+    row = SERVER_OPTIMISERS[name]
+    (change,) = changes(1)
+    moved, _ = row.step(change, row.start(SHAPES, SETTINGS), SETTINGS)
+    for key in SHAPES:
+        np.testing.assert_array_equal(np.sign(moved[key]), np.sign(change[key]))
+    nothing = {key: np.zeros(shape) for key, shape in SHAPES.items()}
+    moved, _ = row.step(nothing, row.start(SHAPES, SETTINGS), SETTINGS)
+    assert all((value == 0).all() for value in moved.values())
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_step_changes_nothing_that_it_was_given_and_is_the_same_each_time(name: str) -> None:
+    row = SERVER_OPTIMISERS[name]
+    first, second = changes(2)
+    _, state = row.step(first, row.start(SHAPES, SETTINGS), SETTINGS)
+    before = {key: value.copy() for key, value in state.items()}
+    one, after_one = row.step(second, state, SETTINGS)
+    two, after_two = row.step(second, state, SETTINGS)
+    for key, value in state.items():
+        np.testing.assert_array_equal(value, before[key])
+        np.testing.assert_array_equal(after_one[key], after_two[key])
+    for key in SHAPES:
+        np.testing.assert_array_equal(one[key], two[key])
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_state_that_was_written_down_goes_on_with_the_same_bits(name: str, db: Database) -> None:
+    row, state = SERVER_OPTIMISERS[name], SERVER_OPTIMISERS[name].start(SHAPES, SETTINGS)
+    *some, last = changes(4)
+    for change in some:
+        _, state = row.step(change, state, SETTINGS)
+    if not state:
+        return
+    with db.writing() as connection:
+        read = heads.get(connection, heads.put(connection, state))
+    one, _ = row.step(last, state, SETTINGS)
+    two, _ = row.step(last, read, SETTINGS)
+    for key in SHAPES:
+        np.testing.assert_array_equal(one[key], two[key])
+
+
+def test_the_formulas() -> None:
+    d = {"out_bias": np.array([0.2, -0.1, 0.0]), "out_kernel": np.full((4, 3), 0.5)}
+    momentum = SERVER_OPTIMISERS["momentum"]
+    _, state = momentum.step(d, momentum.start(SHAPES, SETTINGS), SETTINGS)
+    moved, _ = momentum.step(d, state, SETTINGS)
+    np.testing.assert_allclose(moved["out_kernel"], 1.9 * 0.5, rtol=1e-6)
+    for name, second in (("adam", 0.99 * 1e-6 + 0.01 * 0.25), ("yogi", 1e-6 + 0.01 * 0.25)):
+        row = SERVER_OPTIMISERS[name]
+        moved, _ = row.step(d, row.start(SHAPES, SETTINGS), SETTINGS)
+        np.testing.assert_allclose(moved["out_kernel"], 0.1 * 0.5 / (second**0.5 + 1e-3), rtol=1e-5)
+
+
+def test_an_adaptive_server_has_a_rate_of_its_own_and_no_planner() -> None:
+    assert parse('[run]\nbundle = "b"\n[aggregate]\nserver = "adam"').aggregate.server_rate == 0.03
+    assert parse('[run]\nbundle = "b"\n[aggregate]\nserver = "momentum"').aggregate.server_rate == 1.0
+    planned = '[update]\ncodec = "eden"\n[planner]\npolicy = "joules"\n'
+    with pytest.raises(PlanError, match="a planner guesses changes from plain ones"):
+        parse(f'[run]\nbundle = "b"\n{planned}[aggregate]\nserver = "yogi"')
+
+
+def test_momentum_goes_on_after_a_restart(plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path) -> None:
+    more = '[aggregate]\nserver = "momentum"\nserver_momentum = 0.5\nnormalise = "none"\n'
+    found: dict[str, list[Any]] = {}
+    for kind in ("through", "restarted"):
+        state, head = tmp_path / kind, None
+        with tools.served(state) as address, Operator(address) as operator:
+            run_id = operator.start_run(tools.plan(plain_bundle, rounds=3, more=more), tmp_path)
+            device = fleet(address, "a", session=kind)
+            device.join()
+            device.send(device.answer(device.order(round=1), 0.25))
+            if kind == "through":
+                device.send(device.answer(device.order(round=2), 0.25))
+                head = device.order(round=3).head
+            else:
+                tools.until(lambda: len(operator.status(run_id)[0].rounds) > 1, "round 1")  # noqa: B023
+        if kind == "restarted":
+            with tools.served(state) as address:
+                device = fleet(address, "a", session="again")
+                device.join()
+                device.send(device.answer(device.order(round=2), 0.25))
+                head = device.order(round=3).head
+        assert head is not None
+        tree = decode(head, {one.name: one.shape for one in head})
+        found[kind] = [tree[name] for name in sorted(tree)]
+        # Moves of 0.25, then 0.5 x 0.25 + 0.25.
+        np.testing.assert_allclose(tree["out_bias"], 0.25 + 0.375)
+    for one, two in zip(*found.values(), strict=True):
+        np.testing.assert_array_equal(one, two)

@@ -1,0 +1,81 @@
+"""Which tests have to do with a module: those that import it, then those that import what imports it.
+
+Helpers of tests count as part of the test that imports them.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections import deque
+from pathlib import Path
+
+PACKAGES = ("protos", "edge_runtime", "coordinator", "firmware_tools")
+
+
+class Imports:
+    """Who imports whom in a tree.
+
+    Args:
+        root: of the tree.
+        tests: folders of tests, from the root.
+    """
+
+    def __init__(self, root: Path, tests: tuple[str, ...]) -> None:
+        self._root = root
+        self._modules: dict[str, Path] = {}
+        for package in PACKAGES:
+            for path in sorted((root / package).rglob("*.py")):
+                self._modules[".".join(path.relative_to(root).with_suffix("").parts)] = path
+        self._helpers = {
+            path.stem: path for path in sorted((root / "tests").rglob("*.py")) if not path.name.startswith("test_")
+        }
+        self._known: dict[Path, set[Path]] = {}
+        self._distances: dict[str, dict[Path, int]] = {}
+        for folder in tests:
+            for path in sorted((root / folder).rglob("test_*.py")):
+                self._distances[str(path.relative_to(root))] = self._from(path)
+
+    def tests(self, module: str) -> list[tuple[int, str]]:
+        """Files of tests by their distance from a module, the nearest first: 0 imports it itself. Those in a folder
+        that is named like the module's count as one nearer."""
+        path, room = self._root / module, str(Path("tests", module).parent)
+        found = []
+        for test, there in self._distances.items():
+            if path in there:
+                found.append((max(0, there[path] - (str(Path(test).parent) == room)), test))
+        return sorted(found)
+
+    def _from(self, test: Path) -> dict[Path, int]:
+        """How far it is from a test to each module."""
+        far: dict[Path, int] = {}
+        queue = deque([(test, 0)])
+        conftests = [one / "conftest.py" for one in test.parents if (one / "conftest.py").exists()]
+        queue += [(one, 1) for one in conftests if self._root in one.parents]
+        seen: dict[Path, int] = {}
+        while queue:
+            path, distance = queue.popleft()
+            if seen.get(path, 99) <= distance:
+                continue
+            seen[path] = distance
+            for one in self._imported(path):
+                helper = one in self._helpers.values()
+                if not helper:
+                    far[one] = min(far.get(one, 99), distance)
+                queue.append((one, distance if helper else distance + 1))
+        return far
+
+    def _imported(self, path: Path) -> set[Path]:
+        if path not in self._known:
+            found: set[Path] = set()
+            for node in ast.walk(ast.parse(path.read_text())):
+                names: list[str] = []
+                if isinstance(node, ast.Import):
+                    names = [one.name for one in node.names]
+                elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                    names = [node.module, *(f"{node.module}.{one.name}" for one in node.names)]
+                for name in names:
+                    there = self._modules.get(name) or self._helpers.get(name)
+                    if there is not None:
+                        found.add(there)
+            self._known[path] = found
+        return self._known[path]

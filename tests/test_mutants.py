@@ -1,0 +1,102 @@
+"""The program that changes the code to see whether a test notices: what it changes, and whom it asks."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "mutants"))
+import draw
+from draw import Durations, Trees, all_sites, drawn, equivalents
+from imports import Imports
+from sites import sites
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = '''"""A module."""
+LIMIT = 3
+
+
+def share(part: float, whole: float) -> float:
+    """Of the whole, „at most“ one."""
+    if whole <= 0:
+        raise ValueError(f"{whole + 1} is no whole")
+    total = 0.0
+    total += min(part / whole, 1.0)
+    log(total)
+    return -total if part < 0 and LIMIT else total
+'''
+
+
+def changes(source: str = SOURCE) -> dict[str, str]:
+    return {f"{one.before} -> {one.after}": one.applied(source) for one in sites("protos/some.py", source)}
+
+
+def test_each_change_is_one_slip_and_the_rest_stays_as_it_was() -> None:
+    made = changes()
+    for wanted in (
+        "3 -> 4", "whole <= 0 -> whole < 0", "0 -> 1", "0.0 -> 1.0", "total += min(part / whole, 1.0) -> pass",
+        "min(part / whole, 1.0) -> max(part / whole, 1.0)", "part / whole -> part * whole", "1.0 -> 2.0",
+        "log(total) -> pass", "-total -> total", "part < 0 -> part <= 0", "part < 0 and LIMIT -> part < 0 or LIMIT",
+    ):  # fmt: skip
+        assert wanted in made, wanted
+    assert "+ 1} is no whole" in "".join(made.values()), "what an error says is not changed"
+    assert not any("whole - 1" in one for one in made)
+    for text in made.values():
+        ast.parse(text)
+        assert sum(a != b for a, b in zip(text.splitlines(), SOURCE.splitlines(), strict=True)) == 1
+
+
+def test_every_change_of_the_rooms_is_a_program_and_has_a_name_of_its_own_in_its_place() -> None:
+    found = all_sites(rooms=("protos/update", "coordinator/budgets"))
+    assert len(found) > 1000
+    for site in found[::23]:
+        source = (ROOT / site.path).read_text()
+        ast.parse(site.applied(source))
+        assert site.first <= site.line
+
+
+def test_a_sample_is_the_same_for_the_same_seed_and_a_longer_one_begins_alike() -> None:
+    found = sites("protos/some.py", SOURCE)
+    assert drawn(found, 5, 1) == drawn(found, 9, 1)[:5]
+    assert drawn(found, 9, 1) != drawn(found, 9, 2)
+
+
+def test_those_who_import_a_module_are_asked_first() -> None:
+    imports = Imports(ROOT, draw.TESTS)
+    near = {test: distance for distance, test in imports.tests("coordinator/budgets/codec_error.py")}
+    assert near["tests/coordinator/budgets/test_codec_errors.py"] == 0
+    assert near["tests/coordinator/budgets/test_ledger_of_joules.py"] > 0
+    assert list(near.values()) == sorted(near.values())
+    assert "tests/protos/test_normaliser.py" not in near
+
+
+def test_a_change_that_a_test_notices_is_killed_and_one_that_none_does_survives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "root"
+    (root / "protos").mkdir(parents=True)
+    (root / "tests").mkdir()
+    (root / "protos/some.py").write_text("def double(x):\n    return 2 * x\n\n\ndef half(x):\n    return x / 2\n")
+    (root / "tests/test_some.py").write_text(
+        "from protos.some import double, half\n\ndef test_double():\n    assert double(3) == 6\n\n"
+        "def test_half():\n    half(2)\n\ndef test_broken():\n    assert False\n"
+    )
+    monkeypatch.setattr(draw, "copy_tree", lambda to: __import__("shutil").copytree(root, to))
+    monkeypatch.setattr(draw, "MODELS", ("tests/test_some.py::test_half",))
+    trees = Trees(tmp_path, 1, Durations(tmp_path / "durations.json"))
+    source = (root / "protos/some.py").read_text()
+    by_name = {one.before + one.after: one for one in sites("protos/some.py", source)}
+    tests = [f"tests/test_some.py::test_{one}" for one in ("gone", "broken", "half", "double")]
+    killed = trees.judge(by_name["2 * x2 / x"], tests, 30)
+    assert (killed.outcome, killed.by) == ("killed", "tests/test_some.py::test_double"), "not by one that always fails"
+    assert trees.judge(by_name["x / 2x * 2"], tests, 30).outcome == "survived"
+
+
+def test_what_is_called_equivalent_is_in_the_code_and_has_a_reason() -> None:
+    names = {one.name for one in all_sites()}
+    for name, reason in equivalents().items():
+        assert name in names, f"{name} is not there any more"
+        assert reason, name
