@@ -142,10 +142,9 @@ def _job(options: argparse.Namespace) -> ConvertJob:
     kind = recognise(options.model)
     if options.signature is not None and kind != "saved_model":
         raise UsageError(
-            f"--signature {options.signature}: only a SavedModel has signatures",
-            where=options.model.name,
-            fix="leave it out",
-        )
+            f"--signature {options.signature}: only a SavedModel has signatures", where=options.model.name,
+            fix="leave it out, or give the SavedModel folder",
+        )  # fmt: skip
     names = None if options.class_names is None else tuple(one.strip() for one in options.class_names.split(","))
     if names is not None and (len(names) < 2 or not all(names) or len(set(names)) != len(names)):
         raise UsageError("--class-names needs two or more different names, divided by commas")

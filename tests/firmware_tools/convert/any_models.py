@@ -124,12 +124,11 @@ try:
     import tf_keras
 except ImportError:
     pass
-else:  # nested Sequential models in .h5, as Teachable Machine writes them, which Keras 3 does not load
+else:  # operators of TensorFlow as layers (TFOpLambda), which Keras 3 does not load
     K = tf_keras.layers
-    inner = tf_keras.Sequential([K.Input((12, 12, 3)), K.Conv2D(8, 3, strides=2, activation="relu"), K.Flatten()])
-    top = tf_keras.Sequential([K.Input((200,)), K.Dense(3, activation="softmax", use_bias=False)])
-    outer = tf_keras.Sequential([tf_keras.Sequential([inner]), top])
-    outer.build((None, 12, 12, 3))
-    outer.compile("adam", "sparse_categorical_crossentropy")
-    outer.fit(unit_image[:200], y[:200], epochs=12, batch_size=20, verbose=0)
-    outer.save("teachable.h5")
+    start = K.Input((12, 12, 3))
+    value = K.Flatten()(K.Conv2D(8, 3, strides=2, activation="relu")(start) * 2.0 + 1.0)
+    older = tf_keras.Model(start, K.Dense(3, activation="softmax")(value))
+    older.compile("adam", "sparse_categorical_crossentropy")
+    older.fit(unit_image[:200], y[:200], epochs=15, batch_size=20, verbose=0)
+    older.save("older.h5")
