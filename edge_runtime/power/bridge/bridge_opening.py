@@ -19,7 +19,8 @@ __all__ = ["RANGES", "bridge_sensor"]
 
 HELLO_WAIT_S = 4.0
 SAMPLE_WAIT_S = 3.0
-SETTING_WAIT_S = 2.0
+# A busy board may leave the reader without a core for seconds; an answer ends the wait at once.
+SETTING_WAIT_S = 10.0
 RANGES = {"40mV": 0, "80mV": 1, "160mV": 2, "320mV": 3}
 """Range of the shunt voltage by name: its PGA code."""
 
