@@ -56,7 +56,12 @@ class RateLimit:
         """
         now = self._clock()
         if len(self._by_peer) > 4096:
-            self._by_peer = {name: times for name, times in self._by_peer.items() if times[-1] > now - _WINDOW_S}
+            self._by_peer = {
+                # An address that was held off by the limit of all has no try of its own.
+                name: times
+                for name, times in self._by_peer.items()
+                if times and times[-1] > now - _WINDOW_S
+            }
         mine = self._by_peer.setdefault(peer, deque())
         for times in (mine, self._all):
             while times and times[0] <= now - _WINDOW_S:

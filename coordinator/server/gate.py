@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import functools
 import logging
@@ -78,6 +77,7 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         self._register = register
         self._version = register.version()
         self._revoked = register.revoked()
+        self._blind = False
         self._open: dict[str, set[asyncio.Task[Any]]] = {}
         self.refused: Counter[str] = Counter()
 
@@ -85,8 +85,14 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         """Follow the register until cancelled."""
         while True:
             await asyncio.sleep(LOOK_S)
-            with contextlib.suppress(Exception):
+            try:
                 self.look()
+                self._blind = False
+            except Exception as error:
+                # Revocations are not seen meanwhile: said once an outage, and tried again.
+                if not self._blind:
+                    log.error("revocations cannot be read, and do not act until they can: %s", error)
+                self._blind = True
 
     def look(self) -> None:
         """Take notice of revocations, and end the calls that are open for who was revoked."""

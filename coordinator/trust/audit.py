@@ -13,7 +13,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from protos.errors import IntegrityError, StoreError
 from protos.file_lock import lock
@@ -23,6 +23,7 @@ __all__ = ["FILE", "AuditLog", "Verified"]
 FILE = "audit.jsonl"
 _FIRST = "0" * 64
 _LOCK_S = 10.0
+_TAIL_BYTES = 16 << 10
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class AuditLog:
             number = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_APPEND, 0o600)
             with os.fdopen(number, "rb+") as file:
                 _locked(file.fileno())
-                before = _newest(file.read())
+                before = _newest(file)
                 line = {"unix_s": round(time.time(), 3), "who": who, "what": what, **details}
                 line["hash"] = _chained(before, line)
                 file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
@@ -125,14 +126,22 @@ def _locked(number: int) -> None:
             time.sleep(0.005)
 
 
-def _newest(data: bytes) -> str:
-    """The hash that the next line follows. A line that was cut short by a power cut counts as no line's end."""
-    for line in reversed(data.splitlines()):
-        try:
-            return str(json.loads(line)["hash"])
-        except (ValueError, KeyError, TypeError):
-            continue
-    return _FIRST
+def _newest(file: IO[bytes]) -> str:
+    """The hash that the next line follows, from the file's end: a line costs the same however long the log is. A line
+    that was cut short by a power cut counts as no line's end."""
+    size, asked = file.seek(0, os.SEEK_END), _TAIL_BYTES
+    while True:
+        file.seek(max(0, size - asked))
+        lines = file.read().splitlines()
+        # The first of them may begin in the middle, unless it is the first of all.
+        for line in reversed(lines if asked >= size else lines[1:]):
+            try:
+                return str(json.loads(line)["hash"])
+            except (ValueError, KeyError, TypeError):
+                continue
+        if asked >= size:
+            return _FIRST
+        asked *= 4
 
 
 def _chained(before: str, fields: dict[str, Any]) -> str:
