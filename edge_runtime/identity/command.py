@@ -164,7 +164,9 @@ def _start_service() -> None:
     with contextlib.suppress(OSError):
         # Its unit may have been made for a coordinator on this machine, and then lets it reach no other.
         again = [sys.executable, "-m", "edge_runtime.cli", "service", "install", "--again"]
-        subprocess.run(again, check=False, capture_output=True)
+        made = subprocess.run(again, check=False, capture_output=True, text=True)
+        if made.returncode:
+            print(f"the unit was not made again: {made.stderr.strip()}; run `edge-runtime service install --again`")
         done = subprocess.run(["systemctl", "restart", _SERVICE], check=False, capture_output=True, text=True)
         print("service started" if not done.returncode else f"the service did not start: {done.stderr.strip()}")
 

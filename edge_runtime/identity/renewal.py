@@ -31,7 +31,7 @@ class Renewals:
         state: the folder.
         address: of the coordinator, HOST:PORT.
         clock: wall time, unix seconds; the certificate's own.
-        wait: for a stop, at most so many seconds; true when it came.
+        look_s: how often it is looked at.
     """
 
     def __init__(

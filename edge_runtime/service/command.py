@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edge_runtime.config import SERVICE_CONFIG
 from edge_runtime.service.upgrade import command as upgrade_command
 from protos.errors import CheckFailed, RefusedError, UsageError
 from protos.json_document import document
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
-DEFAULT_CONFIG = Path("/etc/edgejoule/device.toml")
 EXAMPLE = """examples:
   edge-runtime service install --config /etc/edgejoule/device.toml --dry-run
   sudo edge-runtime service install
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         **example("sudo edge-runtime service install --config /etc/edgejoule/device.toml"),
     )
     put.add_argument("--config", metavar="FILE", type=Path, default=None,
-                     help=f"settings of the service (default {DEFAULT_CONFIG})")  # fmt: skip
+                     help=f"settings of the service (default {SERVICE_CONFIG})")  # fmt: skip
     put.add_argument("--program", metavar="PATH", type=Path, help="edge-runtime to start; else the one that runs now")
     put.add_argument("--credential", metavar="NAME:FILE", action="append", default=[],
                      help="a key that root alone may read, handed to the service; may be repeated")  # fmt: skip
@@ -123,7 +123,7 @@ def _check(given: argparse.Namespace, place: Place) -> int:
     from edge_runtime.service.install import default_program
 
     written = place.written()
-    given.config = given.config or (written.config if written else DEFAULT_CONFIG)
+    given.config = given.config or (written.config if written else SERVICE_CONFIG)
     text, resolved = _unit(given, place, default_program())
     return upgrade_command.check(given, place, text, resolved)
 
@@ -133,7 +133,7 @@ def _install(given: argparse.Namespace, place: Place) -> int:
 
     if given.again:
         _as_before(given, place)
-    given.config = given.config or DEFAULT_CONFIG
+    given.config = given.config or SERVICE_CONFIG
     program = given.program or default_program()
     if not program.is_absolute():
         raise UsageError("is not absolute", where=f"--program {program}", fix="write the whole path")

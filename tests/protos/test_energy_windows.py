@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -50,10 +52,17 @@ def test_successive_sums_add_up_to_the_window():
     parts = sum_window(trace, 0.5, 4.0, CHAIN) + sum_window(trace, 4.0, 9.5, CHAIN)
     assert parts.energy_j == pytest.approx(whole.energy_j)
     assert parts.max_w == whole.max_w
-    # The shunt's own heat goes by the mean square of the current, of the parts or of the whole.
+    shunt = {t.name: t.standard_j for t in parts.terms}["shunt"]
+    # The shunt's own heat goes by the mean square of the current, and is no sum of what the parts say of theirs; the
+    # rest of the line is, exactly.
+    assert shunt == pytest.approx({t.name: t.standard_j for t in whole.terms}["shunt"], rel=1e-3)
+    cold = dataclasses.replace(CHAIN, shunt_heating_per_w=0.0)
+    whole = sum_window(trace, 0.5, 9.5, cold)
+    parts = sum_window(trace, 0.5, 4.0, cold) + sum_window(trace, 4.0, 9.5, cold)
     assert {t.name: t.standard_j for t in parts.terms}["shunt"] == pytest.approx(
-        {t.name: t.standard_j for t in whole.terms}["shunt"], rel=1e-3
+        {t.name: t.standard_j for t in whole.terms}["shunt"]
     )
+    assert shunt > {t.name: t.standard_j for t in parts.terms}["shunt"]
 
 
 def test_too_little_coverage_gives_no_figure_and_clipping_no_uncertainty():

@@ -124,7 +124,6 @@ def test_a_revoked_board_is_out_at_once_also_in_a_call_that_waits(lab: Any, boar
     other.join(card("pi-2"))
     mine = link(state)
     mine.join(card("pi-1"))
-    begun = time.monotonic()
     waiting = subprocess.Popen(
         [sys.executable, "-c", _WAITS, lab.address, str(state)],
         cwd=Path(__file__).parents[3],
@@ -135,11 +134,8 @@ def test_a_revoked_board_is_out_at_once_also_in_a_call_that_waits(lab: Any, boar
     assert waiting.stdout.readline() == "asking\n"
     time.sleep(0.5)
     assert lab.run("revoke", "--state", str(lab.state), "pi-1", "--reason", "stolen").returncode == 0
-    revoked = time.monotonic()
     said, _ = waiting.communicate(timeout=60)
     assert "its certificate was revoked" in said, said
-    # The call was held: it would have been answered after 20 seconds. The bound is of the server's, not of a test's.
-    assert revoked - begun < 60
     with pytest.raises(RefusedError, match="its certificate was revoked"):
         mine.next_order("pi-1", "s1", (), bundle_id="", holding=HELD)
     with pytest.raises(RefusedError, match="its certificate was revoked"):
