@@ -1,8 +1,9 @@
 """A copy of a state folder that is whole, taken while the coordinator runs; and the way back, checked.
 
-A backup is a folder: the database, bundles and embedded held-out data, and a list with the hash of each file. The
-database is copied by SQLite's online backup and stands as after some commit. Bundles and embeddings are written before
-the rows that name them and never change, so they are copied after it.
+A backup is a folder: the database, bundles and embedded held-out data, the fleet's certificates where there are any,
+and a list with the hash of each file. Databases are copied by SQLite's online backup and stand as after some commit.
+Bundles and embeddings are written before the rows that name them and never change, so they are copied after it. Private keys
+are in a backup that has certificates: it is for its owner alone, and so is what is restored of it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from protos.errors import IntegrityError, StoreError
 DATABASE = "coordinator.db"
 LIST = "backup.json"
 _FOLDERS = ("bundles", "evaluations")
+_TRUST, _REGISTER = "trust", "register.db"
 _PAGES_AT_ONCE = 1024
 
 
@@ -56,17 +58,18 @@ def take(state: Path, out: Path) -> Backup:
     if out.exists():
         raise StoreError("exists already", where=str(out), fix="choose another path")
     with _made_whole(out) as part:
-        with (
-            closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True)) as live,
-            closing(sqlite3.connect(part / DATABASE)) as copy,
-        ):
-            live.backup(copy, pages=_PAGES_AT_ONCE)
-            # One file, that needs no other beside it.
-            copy.execute("PRAGMA journal_mode = DELETE").fetchall()
+        _copy_database(source, part / DATABASE)
+        with closing(sqlite3.connect(part / DATABASE)) as copy:
             layout = _layout_of(copy, source)
         for folder in _FOLDERS:
             if (state / folder).is_dir():
                 shutil.copytree(state / folder, part / folder, ignore=shutil.ignore_patterns(".part-*", "*.part"))
+        if (state / _TRUST).is_dir():
+            left_out = shutil.ignore_patterns(f"{_REGISTER}*", ".*.part")
+            shutil.copytree(state / _TRUST, part / _TRUST, ignore=left_out)
+            if (state / _TRUST / _REGISTER).is_file():
+                _copy_database(state / _TRUST / _REGISTER, part / _TRUST / _REGISTER)
+            _for_its_owner(part / _TRUST)
         made = Backup(layout, {name: _hash(part / name) for name in _names(part)})
         (part / LIST).write_text(json.dumps({"layout": made.layout, "files": made.files}, indent=1) + "\n")
     return made
@@ -88,6 +91,8 @@ def restore(backup: Path, state: Path) -> Backup:
             shutil.copyfile(backup / name, part / name)
             if _hash(part / name) != held.files[name]:
                 raise IntegrityError("changed while it was copied", where=str(backup / name), fix="try again")
+        if (part / _TRUST).is_dir():
+            _for_its_owner(part / _TRUST)
     return held
 
 
@@ -116,6 +121,23 @@ def check(backup: Path) -> Backup:
         if _hash(backup / name) != digest:
             raise IntegrityError("is not what was backed up", where=str(backup / name), fix="use another backup")
     return held
+
+
+def _copy_database(source: Path, target: Path) -> None:
+    with (
+        closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True)) as live,
+        closing(sqlite3.connect(target)) as copy,
+    ):
+        live.backup(copy, pages=_PAGES_AT_ONCE)
+        # One file, that needs no other beside it.
+        copy.execute("PRAGMA journal_mode = DELETE").fetchall()
+
+
+def _for_its_owner(folder: Path) -> None:
+    """A folder with private keys, and all in it, for its owner alone."""
+    folder.chmod(0o700)
+    for path in folder.rglob("*"):
+        path.chmod(0o700 if path.is_dir() else 0o600)
 
 
 def _layout_of(connection: sqlite3.Connection, where: Path) -> int:

@@ -17,7 +17,12 @@ _SEEDS = 40
 _TOGETHER = 10
 # Within so many seeds each old fault is found; but for one, which takes a restart in a further attempt.
 _FEW, _MANY = 60, 500
-_RARE = {5, 6}
+_RARE = {5}
+
+
+@pytest.fixture(autouse=True)
+def _short_hold() -> None:
+    """Calls are held as long as they are on a real fleet: what waits long is a part of this world."""
 
 
 @pytest.mark.parametrize("first", range(0, _SEEDS, _TOGETHER))

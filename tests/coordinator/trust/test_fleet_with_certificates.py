@@ -425,3 +425,44 @@ def _identity(state: Path) -> Any:
 def _channel(address: str, root: str, key: str, chain: str) -> grpc.Channel:
     secure = grpc.ssl_channel_credentials(root.encode(), key.encode(), chain.encode())
     return grpc.secure_channel(address, secure, options=[("grpc.ssl_target_name_override", SERVER_NAME)])
+
+
+def test_a_fleet_is_the_same_after_backup_and_restore(lab: Any, board: Any, link: Any, tmp_path: Path) -> None:
+    state = board("pi-1")
+    board("pi-2")
+    assert lab.run("revoke", "--state", str(lab.state), "pi-2").returncode == 0
+    out, again = tmp_path / "backup", tmp_path / "again"
+    assert lab.run("backup", str(out), "--state", str(lab.state)).returncode == 0
+    restored = lab.run("restore", str(out), "--state", str(again))
+    assert restored.returncode == 0, restored.stderr
+    for folder in (out, again):
+        assert [path for path in (folder / "trust").rglob("*") if path.stat().st_mode & 0o077] == []
+        assert folder.stat().st_mode & 0o077 == 0
+    said = [lab.run("identities", "--state", str(one), "--json").stdout for one in (lab.state, again)]
+    assert said[0] == said[1]
+    assert lab.run("audit", "verify", "--state", str(again)).returncode == 0
+    # The board is known to a coordinator on the restored state, at the same address.
+    lab.process.terminate()
+    lab.process.communicate(timeout=30)
+    ready = tmp_path / "again.ready"
+    command = [
+        sys.executable,
+        "-m",
+        "coordinator.cli",
+        "serve",
+        "--state",
+        str(again),
+        "--listen",
+        lab.address,
+        "--tls",
+    ]
+    lab.process = subprocess.Popen(
+        [*command, "--tls", "--ready-file", str(ready)], cwd=Path(__file__).parents[3], env=lab.environ,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    while not ready.exists():
+        assert lab.process.poll() is None, lab.process.communicate()[0]
+        time.sleep(0.02)
+    assert link(state).join(card("pi-1")).protocol
+    with pytest.raises(RefusedError, match="was revoked"):
+        link(tmp_path / "pi-2-state").join(card("pi-2"))
