@@ -2,8 +2,8 @@
 
 A backup is a folder: the database, bundles and embedded held-out data, the fleet's certificates where there are any,
 and a list with the hash of each file. Databases are copied by SQLite's online backup and stand as after some commit.
-Bundles and embeddings are written before the rows that name them and never change, so they are copied after it. Private keys
-are in a backup that has certificates: it is for its owner alone, and so is what is restored of it.
+Bundles and embeddings are written before the rows that name them and never change, so they are copied after it. Private
+keys are in a backup that has certificates: it is for its owner alone, and so is what is restored of it.
 """
 
 from __future__ import annotations

@@ -12,6 +12,8 @@ import pytest
 from mutations import MUTATIONS
 from run_seeds import first_failure, play
 
+from coordinator.server import keeper
+
 # As many as half a minute takes.
 _SEEDS = 40
 _TOGETHER = 10
@@ -48,7 +50,14 @@ def test_no_invariant_breaks_whatever_goes_wrong(plain_bundle: Path, first: int)
 )
 def test_an_old_fault_that_is_put_back_is_found(plain_bundle: Path, number: int) -> None:
     most = _MANY if number in _RARE else _FEW
-    assert first_failure(number, plain_bundle, 0, most), f"not within {most} seeds"
+    # Some faults need calls that are held for long, some that come again soon; both are worlds there are.
+    found = first_failure(number, plain_bundle, 0, most)
+    if not found:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(keeper, "HOLD_S", 0.1)
+            patch.setattr(keeper, "MOST_HOLD_S", 0.1)
+            found = first_failure(number, plain_bundle, 0, most)
+    assert found, f"not within {most} seeds of either kind"
 
 
 def test_a_seed_is_the_same_world_each_time() -> None:
