@@ -11,6 +11,7 @@ from typing import Any
 
 from coordinator.commands.parts import add_json, example
 from coordinator.commands.trust_parts import add_state, needing_cryptography, seconds, state_of
+from protos.addresses import host_and_port
 from protos.errors import DataError, UsageError
 
 
@@ -108,10 +109,9 @@ def _boards(arguments: argparse.Namespace) -> list[tuple[str, str, tuple[str, ..
 
 
 def _port(address: str) -> int:
-    port = address.rpartition(":")[2]
-    if not port.isascii() or not port.isdecimal():
+    if (found := host_and_port(address)) is None:
         raise UsageError(f"{address!r} is not HOST:PORT", where="--address", fix="write it like 192.0.2.7:50461")
-    return int(port)
+    return found[1]
 
 
 def _qr(text: str) -> str:

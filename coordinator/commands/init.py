@@ -8,6 +8,7 @@ from pathlib import Path
 
 from coordinator.commands.parts import example
 from coordinator.commands.trust_parts import add_state, needing_cryptography, state_of
+from protos.addresses import with_port
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -57,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         register.issued(issued, who="local", what="certificate issued")
     finally:
         register.close()
-    addresses = tuple(_address(host, arguments.port) for host in _outward(hosts))
+    addresses = tuple(with_port(host, arguments.port) for host in _outward(hosts))
     operator = Credentials(
         "operator", "admin", addresses, key.decode(), issued.chain_pem.decode(), authority.root_pem.decode()
     )
@@ -71,10 +72,6 @@ def _outward(hosts: list[str]) -> list[str]:
     """Names that others can use, loopback last."""
     local = ("localhost", "127.0.0.1", "::1")
     return [one for one in hosts if one not in local] + [one for one in hosts if one in local]
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _say(folder: Path, operator: Path, fingerprint: str, hosts: list[str]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from coordinator.operator.client import DEFAULT_ADDRESS, Operator
 from coordinator.operator.credentials import Contexts
+from protos.addresses import host_and_port, is_loopback
 from protos.errors import UsageError
 
 
@@ -73,10 +74,8 @@ def operator(arguments: argparse.Namespace) -> Operator:
         UsageError: the address is none. ConfigError: the credentials cannot be used.
     """
     given: str | None = arguments.coordinator or os.environ.get("EDGEJOULE_COORDINATOR")
-    if given is not None:
-        host, colon, port = given.rpartition(":")
-        if not colon or not host or not port.isascii() or not port.isdecimal():
-            raise UsageError(f"{given!r} is not HOST:PORT", where="--coordinator", fix=f"such as {DEFAULT_ADDRESS}")
+    if given is not None and host_and_port(given) is None:
+        raise UsageError(f"{given!r} is not HOST:PORT", where="--coordinator", fix=f"such as {DEFAULT_ADDRESS}")
     contexts = Contexts()
     named = arguments.context or os.environ.get("EDGEJOULE_CONTEXT")
     context = named or contexts.current()
@@ -85,5 +84,5 @@ def operator(arguments: argparse.Namespace) -> Operator:
     credentials = contexts.read(context)
     if given is None:
         return Operator(credentials.addresses[0], credentials)
-    local = given.startswith(("127.", "localhost:", "[::1]"))
+    local = is_loopback((host_and_port(given) or ("", 0))[0])
     return Operator(given, credentials if named or not local or given in credentials.addresses else None)

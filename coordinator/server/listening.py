@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import ssl
 from dataclasses import dataclass, field
@@ -21,25 +20,17 @@ from coordinator.server.enrolling import EnrolmentService, IdentityService, enro
 from coordinator.server.gate import Gate
 from coordinator.trust.authority import FOLDER, Authority
 from coordinator.trust.register import Register
+from protos.addresses import bare, host_and_port, is_loopback
 from protos.errors import RefusedError, UsageError
 from protos.trust.names import SERVER_NAME
 from protos.v1 import identity_pb2_grpc as rpc
 
-__all__ = ["DEFAULT_LISTEN", "Trust", "check_listen", "is_loopback", "open_trust", "tls_version"]
+__all__ = ["DEFAULT_LISTEN", "Trust", "check_listen", "open_trust", "tls_version"]
 
 log = logging.getLogger("edgejoule.coordinator")
 
 DEFAULT_LISTEN = "127.0.0.1:50461"
 _DAY_S = 86400.0
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address or name is this machine's own."""
-    bare = host.removeprefix("[").removesuffix("]")
-    try:
-        return bare == "localhost" or ipaddress.ip_address(bare).is_loopback
-    except ValueError:
-        return False
 
 
 def check_listen(listen: str, *, tls: bool = False) -> str:
@@ -49,18 +40,17 @@ def check_listen(listen: str, *, tls: bool = False) -> str:
         UsageError: not HOST:PORT.
         RefusedError: the host is not loopback, and there are no certificates.
     """
-    host, colon, port = listen.rpartition(":")
-    bare = host.removeprefix("[").removesuffix("]")
-    if not colon or not bare or not port.isascii() or not port.isdecimal() or int(port) > 65535:
+    if (found := host_and_port(listen, least_port=0)) is None:
         raise UsageError(f"{listen!r} is not HOST:PORT", where="--listen", fix=f"write it like {DEFAULT_LISTEN}")
-    if not tls and not is_loopback(bare):
+    host, port = bare(found[0]), found[1]
+    if not tls and not is_loopback(host):
         raise RefusedError(
-            f"{bare} is not a loopback address, and without certificates nothing that is said would be authenticated",
+            f"{host} is not a loopback address, and without certificates nothing that is said would be authenticated",
             where="--listen",
             fix="make certificates with `coordinator init --state DIR`, or listen on 127.0.0.1",
         )
     # One address, not whatever the name means today.
-    return f"127.0.0.1:{port}" if bare == "localhost" else listen
+    return f"127.0.0.1:{port}" if host == "localhost" else listen
 
 
 @dataclass
@@ -146,14 +136,15 @@ def tls_version(address: str, root_pem: bytes) -> str:
     """Which TLS a server speaks with a client of today, asked of the server itself; "unknown" when it says nothing."""
     import socket
 
-    host, _, port = address.rpartition(":")
+    if (found := host_and_port(address)) is None:
+        return "unknown"
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(cadata=root_pem.decode())
-    bare = host.removeprefix("[").removesuffix("]")
-    reach = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(bare, bare)
+    host = bare(found[0])
+    reach = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     try:
         with (
-            socket.create_connection((reach, int(port)), timeout=5) as plain,
+            socket.create_connection((reach, found[1]), timeout=5) as plain,
             context.wrap_socket(plain, server_hostname=SERVER_NAME) as secure,
         ):
             return secure.version() or "unknown"

@@ -30,12 +30,13 @@ from coordinator.run.workers import Worker
 from coordinator.server.device_service import DeviceService
 from coordinator.server.health import Health
 from coordinator.server.keeper import Keeper
-from coordinator.server.listening import DEFAULT_LISTEN, Trust, check_listen, is_loopback, open_trust, tls_version
+from coordinator.server.listening import DEFAULT_LISTEN, Trust, check_listen, open_trust, tls_version
 from coordinator.server.operations import Operations
 from coordinator.server.operator_service import OperatorService
 from coordinator.store.bundles import BundleShelf
 from coordinator.store.database import Database, sqlite_url
 from coordinator.trust.authority import has_authority
+from protos.addresses import is_loopback
 from protos.atomic import write_whole
 from protos.errors import RefusedError, StoreError, UsageError
 from protos.file_lock import lock

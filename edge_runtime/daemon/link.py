@@ -12,7 +12,6 @@ Rules kept here:
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import os
 import threading
 import time
@@ -32,6 +31,8 @@ from edge_runtime.daemon.stopping import Interrupted as Interrupted
 from edge_runtime.daemon.stopping import Stopping
 from edge_runtime.identity.handshake import speaks_tls, why_not
 from edge_runtime.identity.identity import Identity, read_identity, stamp_of
+from edge_runtime.systemd.logging_setup import log
+from protos.addresses import host_and_port, is_loopback
 from protos.convert.cards import card_to
 from protos.convert.checks import MAX_WAIT_S, finite
 from protos.convert.energy import settled_to
@@ -120,15 +121,9 @@ def check_address(address: str, identity: Identity | None = None) -> str:
         ConfigError: it is no HOST:PORT.
         RefusedError: the host is not this machine, and this device was never enrolled.
     """
-    host, colon, port = address.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
+    if (found := host_and_port(address)) is None:
         raise ConfigError(f"{address!r} is not HOST:PORT", where="coordinator", fix="write it like 127.0.0.1:50461")
-    try:
-        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback and identity is None:
+    if not is_loopback(found[0]) and identity is None:
         raise RefusedError(
             "is not on this machine, and this device was never enrolled: only loopback goes without certificates",
             where=f"coordinator {address}",
@@ -169,8 +164,13 @@ class Link:
         """Connect again when the identity on disk is another than the one in use."""
         if self._state is None or (stamp := stamp_of(self._state)) == self._stamp:
             return
-        identity = read_identity(self._state)
         self._stamp = stamp
+        try:
+            identity = read_identity(self._state)
+        except ConfigError as error:
+            # The one in use is good for as long as it lasts.
+            log().warning("%s; the certificate in use is kept", error)
+            return
         if identity is not None:
             self._identity = identity
             self._channel.close()

@@ -8,6 +8,7 @@ import ssl
 import time
 
 from edge_runtime.identity.identity import Identity
+from protos.addresses import bare, host_and_port
 from protos.trust.names import SERVER_NAME
 
 __all__ = ["speaks_tls", "why_not"]
@@ -39,9 +40,10 @@ def why_not(address: str, identity: Identity, *, now_unix_s: float | None = None
             f"this board's certificate ended at {_day(identity.ends_unix_s)}",
             "it renews itself where `coordinator identities --readmit-days N` allows it; else enrol the board again",
         )
-    host, _, port = address.rpartition(":")
+    if (found := host_and_port(address)) is None:
+        return None
     try:
-        plain = socket.create_connection((host.strip("[]"), int(port)), timeout=_TIMEOUT_S)
+        plain = socket.create_connection((bare(found[0]), found[1]), timeout=_TIMEOUT_S)
     except OSError:
         return None
     shaken = False
@@ -68,13 +70,14 @@ def why_not(address: str, identity: Identity, *, now_unix_s: float | None = None
 
 def speaks_tls(address: str) -> bool:
     """Whether what listens at ``address`` speaks TLS, whoever it is; asked by who has no identity."""
-    host, _, port = address.rpartition(":")
+    if (found := host_and_port(address)) is None:
+        return False
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     try:
         with (
-            socket.create_connection((host.strip("[]"), int(port)), timeout=_TIMEOUT_S) as plain,
+            socket.create_connection((bare(found[0]), found[1]), timeout=_TIMEOUT_S) as plain,
             context.wrap_socket(plain, server_hostname=SERVER_NAME),
         ):
             return True
