@@ -10,11 +10,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import logging
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from cryptography import x509
 from coordinator.server.answering import abort
 from coordinator.trust.authority import peer_of
 from coordinator.trust.register import Register
-from protos.errors import EdgejouleError, RefusedError
+from protos.errors import RefusedError
 from protos.trust.names import PeerName, Role
 
 __all__ = ["LOOK_S", "Gate", "Peer", "current_peer"]
@@ -79,7 +79,6 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         self._revoked = register.revoked()
         self._blind = False
         self._open: dict[str, set[asyncio.Task[Any]]] = {}
-        self.refused: Counter[str] = Counter()
 
     async def watch(self) -> None:
         """Follow the register until cancelled."""
@@ -134,10 +133,17 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             async def many(request: Any, context: Any) -> AsyncIterator[Any]:
                 peer = await self._admit(method, context)
                 await self._same(peer, request, context)
-                async for part in handler.unary_stream(request, context):
-                    if peer.serial in self._revoked:
-                        await self._refuse(context, "revoked", _revoked(peer))
-                    yield part
+                task = asyncio.current_task()
+                assert task is not None
+                try:
+                    with self._counted(peer, task):
+                        async for part in handler.unary_stream(request, context):
+                            yield part
+                except asyncio.CancelledError:
+                    if peer.serial not in self._revoked:
+                        raise
+                    task.uncancel()
+                    await abort(_revoked(peer), context)
 
             return grpc.unary_stream_rpc_method_handler(many, **codecs)
         # No method of ours streams both ways; one that does later gets its own gate.
@@ -150,29 +156,27 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         except ValueError:
             peer = None
         if peer is None:
-            await self._refuse(
-                context,
-                "unknown",
+            await abort(
                 RefusedError(
                     "the certificate names no device and no operator of a fleet",
                     fix="use what `edge-runtime enroll` or `coordinator operators add` made",
                 ),
+                context,
             )
             raise AssertionError
         if peer.serial in self._revoked:
-            await self._refuse(context, "revoked", _revoked(peer))
+            await abort(_revoked(peer), context)
         service = method.removeprefix("/").partition("/")[0]
         allowed = _METHODS.get(method) or _SERVICES.get(service, _ONLY_OPERATORS)
         if peer.name.role not in allowed:
             roles = " or ".join(sorted(role.value for role in allowed))
-            await self._refuse(
-                context,
-                "role",
+            await abort(
                 RefusedError(
                     f"{method.rpartition('/')[2]} is for the role {roles}",
                     where=str(peer.name),
                     fix="ask who runs the coordinator for credentials of that role",
                 ),
+                context,
             )
         current_peer.set(peer)
         return peer
@@ -183,7 +187,7 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             return
         said = getattr(request, "device_id", peer.name.name)
         if said != peer.name.name:
-            await self._refuse(context, "other", _other(peer, said))
+            await abort(_other(peer, said), context)
 
     async def _checked(self, peer: Peer, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         async for part in requests:
@@ -191,30 +195,32 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             if header is not None and part.WhichOneof("part") == "header":
                 said = getattr(header, "device_id", peer.name.name)
                 if said != peer.name.name:
-                    self.refused["other"] += 1
                     raise _other(peer, said)
             yield part
 
     async def _kept(self, peer: Peer, work: Awaitable[Any], context: Any) -> Any:
         """Wait for a method that can be ended when its caller is revoked."""
         task = asyncio.ensure_future(work)
+        with self._counted(peer, task):
+            try:
+                return await task
+            except asyncio.CancelledError:
+                if task.cancelled() and peer.serial in self._revoked:
+                    await abort(_revoked(peer), context)
+                task.cancel()
+                raise
+
+    @contextlib.contextmanager
+    def _counted(self, peer: Peer, task: asyncio.Task[Any]) -> Iterator[None]:
+        """A call of this peer is open, and ends with that task."""
         tasks = self._open.setdefault(peer.serial, set())
         tasks.add(task)
         try:
-            return await task
-        except asyncio.CancelledError:
-            if task.cancelled() and peer.serial in self._revoked:
-                await self._refuse(context, "revoked", _revoked(peer))
-            task.cancel()
-            raise
+            yield
         finally:
             tasks.discard(task)
             if not tasks:
                 self._open.pop(peer.serial, None)
-
-    async def _refuse(self, context: Any, kind: str, error: EdgejouleError) -> None:
-        self.refused[kind] += 1
-        await abort(error, context)
 
 
 def _revoked(peer: Peer) -> RefusedError:

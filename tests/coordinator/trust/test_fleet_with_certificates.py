@@ -466,3 +466,22 @@ def test_a_fleet_is_the_same_after_backup_and_restore(lab: Any, board: Any, link
     assert link(state).join(card("pi-1")).protocol
     with pytest.raises(RefusedError, match="was revoked"):
         link(tmp_path / "pi-2-state").join(card("pi-2"))
+
+
+def test_a_stream_that_is_open_ends_when_its_caller_is_revoked(lab: Any, board: Any) -> None:
+    from google.protobuf.wrappers_pb2 import StringValue, UInt32Value
+
+    one = _identity(board("pi-1"))
+    with _channel(lab.address, one.root_pem, one.key_pem, one.chain_pem) as channel:
+        watch = channel.unary_stream(
+            "/grpc.health.v1.Health/Watch",
+            request_serializer=StringValue.SerializeToString,
+            response_deserializer=UInt32Value.FromString,
+        )
+        answers = watch(StringValue(value=""), timeout=60)
+        assert next(answers).value == 1
+        assert lab.run("revoke", "--state", str(lab.state), "pi-1").returncode == 0
+        with pytest.raises(grpc.RpcError) as failure:
+            next(answers)
+    assert failure.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert "its certificate was revoked" in failure.value.details()
