@@ -85,7 +85,7 @@ def test_a_figure_past_its_limit_fails_and_is_kept(tmp_path: Path) -> None:
 
 def test_the_base_dependencies_are_those_of_the_machine() -> None:
     names = {one.split(">")[0].split("<")[0] for one in base_requirements("aarch64")}
-    assert names == {"numpy", "grpcio", "protobuf", "pyserial", "ai-edge-litert"}
+    assert names == {"numpy", "grpcio", "protobuf", "pyserial", "cryptography", "ai-edge-litert"}
     assert not any(one.startswith("ai-edge-litert") for one in base_requirements("armv7l"))
 
 

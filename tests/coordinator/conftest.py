@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -137,7 +138,7 @@ def tools() -> Any:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
+def postgres_server() -> Iterator[str]:
     """The URL of a throw-away PostgreSQL on loopback, from Debian's packages."""
     if (reason := missing()) is not None:
         pytest.skip(reason)
@@ -146,18 +147,23 @@ def postgres() -> Iterator[str]:
         yield url.replace("postgresql:", "postgresql+psycopg:")
 
 
+@pytest.fixture
+def postgres(postgres_server: str) -> str:
+    """The URL of an empty database on PostgreSQL, of this test alone: a run that another left open would be taken up."""
+    name = f"t{uuid.uuid4().hex}"
+    import psycopg
+
+    with psycopg.connect(postgres_server.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return postgres_server.rsplit("/", 1)[0] + f"/{name}"
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty database, on SQLite and on PostgreSQL in turn."""
     if request.param == "sqlite":
         return sqlite_url(tmp_path / "store.db")
-    server: str = request.getfixturevalue("postgres")
-    name = f"t{time.time_ns()}"
-    import psycopg
-
-    with psycopg.connect(server.replace("+psycopg", ""), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    return server.rsplit("/", 1)[0] + f"/{name}"
+    return str(request.getfixturevalue("postgres"))
 
 
 @pytest.fixture

@@ -69,12 +69,7 @@ def proxy(postgres: str) -> Iterator[StallingProxy]:
 @pytest.fixture
 def through(postgres: str, proxy: StallingProxy) -> str:
     """The URL of an empty database behind the proxy."""
-    import psycopg
-
-    name = f"stall{proxy.port}"
-    with psycopg.connect(postgres.replace("+psycopg", ""), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    return f"postgresql+psycopg://edgejoule@127.0.0.1:{proxy.port}/{name}"
+    return f"postgresql+psycopg://edgejoule@127.0.0.1:{proxy.port}/{postgres.rpartition('/')[2]}"
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from coordinator.operator.client import Operator
+from coordinator.run import resume
 from protos.energy.trace import Phase
 from protos.orders import SettledEnergy, TrainOrder, Verdict
 
@@ -118,6 +120,14 @@ def test_without_a_limit_a_new_start_simply_takes_the_order(
         assert tools.finished(operator, run_id).state == "finished"
 
 
+@pytest.fixture
+def steadfast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A round is tried until the devices have come, however busy the machine is."""
+    real = resume.rules_of
+    monkeypatch.setattr(resume, "rules_of", lambda plan: dataclasses.replace(real(plan), attempts=1000))
+
+
+@pytest.mark.usefixtures("steadfast")
 def test_a_further_attempt_charges_what_a_start_that_ended_was_granted(
     address: str, plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path
 ) -> None:

@@ -4,12 +4,10 @@ nothing."""
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 from lossy_proxy import LossyProxy
 from sqlalchemy import select
@@ -29,13 +27,9 @@ BATTERY = "[budget]\nbattery_j = 10\n"
 @pytest.fixture
 def lossy(postgres: str) -> Iterator[tuple[LossyProxy, str, str]]:
     """A proxy before an empty database: the proxy, the URL through it, and the direct one."""
-    name = f"t{time.time_ns()}"
-    with psycopg.connect(postgres.replace("+psycopg", ""), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
     port = postgres.rpartition(":")[2].partition("/")[0]
     proxy = LossyProxy(int(port))
-    direct = postgres.rpartition("/")[0] + f"/{name}"
-    yield proxy, direct.replace(f":{port}/", f":{proxy.port}/"), direct
+    yield proxy, postgres.replace(f":{port}/", f":{proxy.port}/"), postgres
     proxy.close()
 
 

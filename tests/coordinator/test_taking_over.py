@@ -23,14 +23,6 @@ from protos.orders import Verdict
 Fleet = Callable[..., Any]
 
 
-@pytest.fixture
-def database(postgres: str, tmp_path: Path) -> str:
-    name = f"fence{abs(hash(tmp_path))}"
-    with psycopg.connect(postgres.replace("+psycopg", ""), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    return postgres.rsplit("/", 1)[0] + f"/{name}"
-
-
 def end_all_connections(database: str) -> None:
     """What a restart of the server, a failover, or a firewall does to a lock."""
     with psycopg.connect(database.replace("+psycopg", ""), autocommit=True) as connection:
@@ -40,11 +32,11 @@ def end_all_connections(database: str) -> None:
         )
 
 
-def test_who_lost_the_lock_writes_no_more_once_another_has_come(database: str) -> None:
-    first = Database(database)
-    end_all_connections(database)
+def test_who_lost_the_lock_writes_no_more_once_another_has_come(postgres: str) -> None:
+    first = Database(postgres)
+    end_all_connections(postgres)
     started(first, "run-1")
-    second = Database(database)
+    second = Database(postgres)
     fenced: list[bool] = []
     first.on_fenced = lambda: fenced.append(True)
     for _ in range(2):
@@ -60,10 +52,10 @@ def test_who_lost_the_lock_writes_no_more_once_another_has_come(database: str) -
 
 @pytest.mark.processes
 def test_a_coordinator_that_was_taken_over_ends_and_its_run_goes_on_in_the_other_one(
-    database: str, plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path
+    postgres: str, plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path
 ) -> None:
     one, two, ready = tmp_path / "one", tmp_path / "two", tmp_path / "ready"
-    command = [sys.executable, "-m", "coordinator.cli", "serve", "--state", str(one), "--database", database,
+    command = [sys.executable, "-m", "coordinator.cli", "serve", "--state", str(one), "--database", postgres,
                "--listen", "127.0.0.1:0", "--ready-file", str(ready)]  # fmt: skip
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=Path(__file__).parents[2])
@@ -75,8 +67,8 @@ def test_a_coordinator_that_was_taken_over_ends_and_its_run_goes_on_in_the_other
         device = fleet(address, "a")
         device.join()
         report = device.answer(device.order(), 1.0)
-        end_all_connections(database)
-        with tools.served(two, database) as other, Operator(other) as operator:
+        end_all_connections(postgres)
+        with tools.served(two, postgres) as other, Operator(other) as operator:
             tools.until(lambda: "is held here" in operator.status(run_id)[0].reason, "the wait for the bundle")
             with pytest.raises(grpc.RpcError) as caught:
                 device.send(report)
