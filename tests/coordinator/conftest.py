@@ -149,7 +149,7 @@ def postgres_server() -> Iterator[str]:
 
 @pytest.fixture
 def postgres(postgres_server: str) -> str:
-    """The URL of an empty database on PostgreSQL, of this test alone: a run that another left open would be taken up."""
+    """The URL of an empty database on PostgreSQL, of this test alone: a run left open by another would go on in it."""
     name = f"t{uuid.uuid4().hex}"
     import psycopg
 
