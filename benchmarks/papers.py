@@ -134,17 +134,22 @@ def cost(task: Task) -> list[Row]:
     return rows
 
 
-def one_pass(chosen: Iterator[Task], methods: Sequence[str], seeds: Sequence[int], rounds: int) -> list[Row]:
-    """Every task, every method or those that are named; and what statistics cost."""
+def one_pass(
+    chosen: Iterator[Task], methods: Sequence[str], seeds: Sequence[int], rounds: int, *, quick: bool = False
+) -> list[Row]:
+    """Every task, every method or those named; and what statistics cost. Quick: neither that nor projections."""
     rows = []
     for task in chosen:
-        rows += compared(task, methods or _ONE_PASS, seeds, rounds) + exact(task, seeds)
-        if task.train.shape[1] >= WIDE and not methods:
+        named = methods or [name for name in _ONE_PASS if not (quick and "projected" in name)]
+        rows += compared(task, named, seeds, rounds) + exact(task, seeds)
+        if task.train.shape[1] >= WIDE and not methods and not quick:
             rows += cost(task)
     return rows
 
 
-def optimisers(chosen: Iterator[Task], methods: Sequence[str], seeds: Sequence[int], rounds: int) -> list[Row]:
+def optimisers(
+    chosen: Iterator[Task], methods: Sequence[str], seeds: Sequence[int], rounds: int, *, quick: bool = False
+) -> list[Row]:
     """What a coordinator may do with the mean of changes, and local corrections."""
     return [one for task in chosen for one in compared(task, methods or OPTIMISERS, seeds, rounds)]
 
@@ -155,7 +160,7 @@ PAPERS: dict[str, Callable[..., list[Row]]] = {"one_pass": one_pass, "optimisers
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--paper", choices=PAPERS, required=True)
-    parser.add_argument("--quick", action="store_true", help="two data sets, fewer rounds")
+    parser.add_argument("--quick", action="store_true", help="two data sets, fewer rounds, no projections")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="how many seeds (default 3)")
     parser.add_argument("--rounds", type=int, metavar="R", help="rounds at most (default 20, quick 5)")
     parser.add_argument("--only", metavar="NAME[,NAME]", help=f"data sets, of {', '.join(NAMES)}")
@@ -169,7 +174,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="edgejoule-papers-") as folder:
         try:
             chosen = tasks(Path(folder), quick=options.quick, only=only)
-            rows = PAPERS[options.paper](chosen, options.method or (), range(options.seeds), rounds)
+            seeds = range(options.seeds)
+            rows = PAPERS[options.paper](chosen, options.method or (), seeds, rounds, quick=options.quick)
         except EdgejouleError as error:
             print(f"papers: {error}", file=sys.stderr)
             return error.exit_code

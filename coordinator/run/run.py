@@ -15,7 +15,7 @@ from coordinator.budgets.order_line import OrderLine
 from coordinator.run.aggregation import Corrections, Fold, Population
 from coordinator.run.downlink import Downlink, SentHead
 from coordinator.run.evaluation import Evaluator
-from coordinator.run.planning import seed_for
+from coordinator.run.planning import correction_of, seed_for
 from coordinator.run.roster import Roster, in_short
 from coordinator.run.round_events import State
 from coordinator.run.round_machine import Machine
@@ -165,10 +165,10 @@ class ActiveRun:
         """Every input of the train signature in round ``number``, defaults included."""
         return {one.name: one.default for one in self.bundle.manifest.head.inputs} | self.inputs_at(number)
 
-    @property
+    @cached_property
     def corrects(self) -> bool:
         """Whether steps are corrected by control variates."""
-        return self.plan.train.correction == "scaffold"
+        return correction_of(self.plan, self.bundle.manifest) == "scaffold"
 
     def controls(self) -> Controls | None:
         """Those that orders of the open round carry; None without any."""
@@ -212,7 +212,7 @@ class ActiveRun:
             attempt=self.machine.attempt,
             statistics=features_of(self.plan, self.bundle) if sums else None,
             basis=None if sums else self._basis_for(holding),
-            control=None if controls is None else controls.order(),
+            control=None if sums or controls is None else controls.order(),
         )
 
     def _basis_for(self, holding: Holding) -> BasisOrder | None:
