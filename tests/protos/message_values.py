@@ -12,6 +12,7 @@ from protos.energy.trace import Phase, PhaseEnergy
 from protos.orders import (
     BasisOrder,
     CodecOrder,
+    ControlOrder,
     CostHint,
     DeviceCard,
     DeviceReport,
@@ -89,6 +90,7 @@ train_orders = st.builds(
     statistics=st.none()
     | st.builds(FeatureMap, st.integers(-255, 255), st.integers(0, 4096), st.integers(0, 24), uint64),
     basis=st.none() | st.builds(BasisOrder, names, tensors),
+    control=st.none() | st.builds(ControlOrder, names, uint32, tensors),
 )
 orders = st.one_of(train_orders, st.builds(WaitOrder, st.floats(0, MAX_WAIT_S), words), st.just(RejoinOrder()))
 coded_whole = st.builds(
@@ -124,6 +126,8 @@ reports = st.builds(
     ),
     statistics=st.none() | statistics,
     basis_version=st.just("") | names,
+    control_version=st.just("") | names,
+    control_held=st.booleans(),
 )
 receipts = st.builds(Receipt, st.sampled_from(Verdict), words)
 
