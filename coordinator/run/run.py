@@ -213,6 +213,8 @@ class ActiveRun:
             statistics=features_of(self.plan, self.bundle) if sums else None,
             basis=None if sums else self._basis_for(holding),
             control=None if controls is None else controls.order(),
+            # Who has held-out data of its own asks nobody.
+            evaluate=self.evaluator is None and not sums,
         )
 
     def _basis_for(self, holding: Holding) -> BasisOrder | None:

@@ -24,6 +24,7 @@ from coordinator.store import (
     batches,
     costs,
     devices,
+    evaluations,
     heads,
     pruning,
     reports,
@@ -112,6 +113,10 @@ def accept(db: Database, run: ActiveRun, number: int, waiting: Sequence[Read]) -
             meters = devices.meters_of(connection, [one.device_id for one in fresh if _meter_id(one)])
             taken = [_taken(run, one, sent[one.device_id], meters.get(one.device_id)) for one in fresh]
             batches.accept(connection, taken)
+            # Of the head that training started from: the one after the round before.
+            looked = [one.report for one in fresh if one.report is not None and one.report.evaluation is not None]
+            said = [evaluations.Said(one.device_id, one.evaluation) for one in looked]
+            evaluations.put(connection, run.run_id, number - 1, said)
             budgeting.learn_all(connection, _all_known(fresh))
             attempts = {one.device_id: _refuse(connection, run, number, one) for one in waiting if one.refusal}
     except AlreadyThereError as error:
@@ -494,6 +499,7 @@ def close_round(
             training_bases.put(connection, run.run_id, basis)
         if server:
             server_states.put(connection, run.run_id, server)
+        evaluations.add_up(connection, run.run_id, number - 1)
         if said:
             runs.note(connection, run.run_id, number, "controls" if run.corrects else "solved", said)
         if number > 1 and run.forgets_reports:
