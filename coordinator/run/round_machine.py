@@ -53,7 +53,7 @@ from coordinator.run.round_events import (
 )
 
 
-class Machine:
+class RoundMachine:
     """The rounds of one run.
 
     Args:
@@ -101,7 +101,7 @@ class Machine:
         earlier: Iterable[str] = (),
         left: Iterable[str] = (),
         now_s: float,
-    ) -> Machine:
+    ) -> RoundMachine:
         """A machine in the middle of an open round, as after a restart. ``ordered`` are the devices of this attempt
         and those whose reports were carried over, ``earlier`` those of any attempt. The deadline starts anew: no
         clock survives a restart."""
@@ -126,7 +126,7 @@ class Machine:
         reported: Iterable[str],
         expected: Iterable[str] = (),
         now_s: float,
-    ) -> Machine:
+    ) -> RoundMachine:
         """A machine that gathers for a further attempt at a round, as after a restart. ``ordered`` are the devices
         of the attempts before, ``expected`` those that the last one waited for in vain."""
         machine = cls(rules, round=round, expected=expected, now_s=now_s)

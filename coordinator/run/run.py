@@ -17,7 +17,7 @@ from coordinator.run.evaluation import Evaluator
 from coordinator.run.planning import seed_for
 from coordinator.run.roster import Roster, in_short
 from coordinator.run.round_events import State
-from coordinator.run.round_machine import Machine
+from coordinator.run.round_machine import RoundMachine
 from coordinator.run.statistics_fold import StatisticsFold, decoded, features_of
 from coordinator.run.validation import Expected, RejectedError, check, check_claims
 from coordinator.store.statistics import Held
@@ -94,7 +94,7 @@ class ActiveRun:
     plan: RunPlan
     bundle: Bundle
     inputs: Mapping[str, float]
-    machine: Machine
+    machine: RoundMachine
     roster: Roster
     head: Tree
     downlink: Downlink

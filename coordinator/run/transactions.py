@@ -12,8 +12,8 @@ from sqlalchemy import Connection
 
 from coordinator.budgets.round_plan import RoundPlan
 from coordinator.learning import stopping
-from coordinator.run import bounds, budget_hopes
-from coordinator.run import budget_books as budgeting
+from coordinator.run import budget_outlook, plausibility
+from coordinator.run import round_budgets as budgeting
 from coordinator.run.downlink import Downlink
 from coordinator.run.round_events import Dry, Enough
 from coordinator.run.run import ActiveRun
@@ -21,7 +21,6 @@ from coordinator.run.run import report_limit as of_plan
 from coordinator.run.validation import RejectedError
 from coordinator.store import accounts as grants
 from coordinator.store import (
-    bases,
     batches,
     costs,
     devices,
@@ -31,11 +30,12 @@ from coordinator.store import (
     runs,
     server_states,
     statistics,
+    training_bases,
 )
 from coordinator.store import device_heads as shown
 from coordinator.store.database import AlreadyThereError, Database
 from protos.convert.energy import named
-from protos.convert.heads import serialise_difference
+from protos.convert.head_transfers import serialise_difference
 from protos.convert.reports import parse_report
 from protos.energy.trace import PhaseEnergy
 from protos.errors import StoreError, UnknownRunError, UpdateError
@@ -90,7 +90,7 @@ def read(
     try:
         report = _parsed(data, run_id, number, device_id)
         update = check(report)
-        if (fault := bounds.report_fault(report, declared, board)) is not None:
+        if (fault := plausibility.report_fault(report, declared, board)) is not None:
             raise RejectedError(*fault)
     except RejectedError as error:
         return Read(number, device_id, data, board, refusal=error)
@@ -202,7 +202,7 @@ def _settle_of(connection: Connection, data: bytes, run_id: str, number: int, de
     except RejectedError:
         return None
     if not reports.holds(connection, run_id, number, device_id):
-        energy, faults = bounds.possible(_named(connection, device_id, report), board)
+        energy, faults = plausibility.possible(_named(connection, device_id, report), board)
         _say(faults, run_id, number, device_id)
         reports.settle(connection, run_id, number, device_id, energy, report.attempt)
     return report.attempt
@@ -273,7 +273,7 @@ def settle(
                 (one.run_id, one.round, device_id)
                 for device_id, settled in waiting
                 for one in settled
-                if one.round <= bounds.LAST_ROUND
+                if one.round <= plausibility.LAST_ROUND
             ],
         )
         meters = devices.meters_of(
@@ -284,7 +284,7 @@ def settle(
             strange.append([one for one in settled if (one.run_id, one.round, device_id) not in there])
             for one in settled:
                 if (one.run_id, one.round, device_id) in there:
-                    energy, faults = bounds.possible(
+                    energy, faults = plausibility.possible(
                         named(one.energy, one.meter_id, meters.get(device_id) if one.meter_id else None),
                         boards.get(device_id, ""),
                     )
@@ -313,7 +313,7 @@ def open_round(
         ):
             if run.asks_statistics(number) and all_held(connection, run, number, cards):
                 return Enough("the statistics of every device that is present are held")
-            return budget_hopes.outlook(connection, run, number, cards, now_unix_s)
+            return budget_outlook.outlook(connection, run, number, cards, now_unix_s)
         asked = set(runs.asked(connection, run.run_id, number, attempt))
     refold(db, run, number)
     return [card.device_id for card in cards if card.device_id not in asked]
@@ -486,7 +486,7 @@ def close_round(
         ]
         shown.put(connection, run.run_id, downlink.shown, links)
         if basis is not None:
-            bases.put(connection, run.run_id, basis)
+            training_bases.put(connection, run.run_id, basis)
         if server:
             server_states.put(connection, run.run_id, server)
         if said:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from protos.convert.checks import MAX_NAME, MAX_WAIT_S, checked_name, count_at_most, finite, said
-from protos.convert.heads import differences_from, head_to
+from protos.convert.head_transfers import differences_from, head_to
 from protos.convert.statistics import basis_from, basis_to, features_from, features_to
 from protos.convert.tensors import tensors_from
 from protos.errors import UpdateError
