@@ -35,6 +35,7 @@ from coordinator.run.round_events import (
     Halt,
     Left,
     Open,
+    QuorumAfterAll,
     Refused,
     Settled,
     Spared,
@@ -317,7 +318,12 @@ class RunDriver:
             case Abandon(number, attempt, reason):
                 log.warning("%s: %s", self.run.run_id, reason)
                 self._publish()
-                await self._rooms.books.do(ledger.abandon_round, self._rooms.db, self.run, number, attempt, reason)
+                written = await self._rooms.books.do(
+                    ledger.abandon_round, self._rooms.db, self.run, number, attempt, reason
+                )
+                if not written:
+                    log.info("%s: round %d has its quorum after all", self.run.run_id, number)
+                    self.feed(QuorumAfterAll(number, attempt))
             case Finish(why):
                 await self._end("finished", "; ".join(part for part in (self.run.said, why) if part))
             case Fail(reason):
@@ -328,6 +334,9 @@ class RunDriver:
 
     async def _open(self, action: Open) -> None:
         run = self.run
+        if (action.round, action.attempt) != (run.machine.round, run.machine.attempt):
+            # The attempt before it got its quorum after all.
+            return
         # From the first round on, the run is tied to one engine.
         run.roster.engine = run.roster.chosen
         carried = set(action.carried)

@@ -295,7 +295,7 @@ def settle(
                     )
                     _say(faults, one.run_id, one.round, device_id)
                     told.append(batches.Told(one.run_id, one.round, device_id, tuple(energy), one.attempt))
-        budgeting.learn_all(connection, batches.settle(connection, told))
+        budgeting.learn_all(connection, batches.settle(connection, told, there))
     return strange
 
 
@@ -516,15 +516,25 @@ def enough(db: Database, run: ActiveRun) -> str:
     return stopping.why_stop(accuracies, examples, run.plan.evaluate.patience)
 
 
-def abandon_round(db: Database, run: ActiveRun, number: int, attempt: int, reason: str) -> None:
-    """Write down that an attempt failed; once."""
+def abandon_round(db: Database, run: ActiveRun, number: int, attempt: int, reason: str) -> bool:
+    """Write down that an attempt failed; once.
+
+    Returns:
+        False when it has its quorum, and nothing was written: reports came in since it was given up, while that could
+        not be written.
+    """
     with db.writing() as connection:
         if _stands(connection, run.run_id, number, attempt, "abandoned"):
             run.sent.clear()
-            return
+            return True
+        reported = reports.devices_in(connection, run.run_id, number)
+        ordered = {*reported, *runs.asked(connection, run.run_id, number, attempt)}
+        if len(reported) >= run.machine.rules.needed(len(ordered)):
+            return False
         _write_sent(connection, run, number)
         runs.abandon_round(connection, run.run_id, number, reason)
     run.sent.clear()
+    return True
 
 
 def _write_sent(connection: Connection, run: ActiveRun, number: int) -> None:
