@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, select, update
+from sqlalchemy import BindParameter, Connection, and_, bindparam, select, update
 
 from coordinator.budgets.cost_model import CostModel
 from coordinator.store import known_fits
@@ -97,8 +97,9 @@ _KEEP = (
 )
 
 # Made once, as those above: putting a statement together costs more than a small one takes.
-_DEVICES = bindparam("devices", expanding=True)
-_RUN, _ROUND = bindparam("run"), bindparam("round")
+_DEVICES: BindParameter[str] = bindparam("devices", expanding=True)
+_RUN: BindParameter[str] = bindparam("run")
+_ROUND: BindParameter[int] = bindparam("round")
 _HELD = select(reports.c.device_id, reports.c.sha256).where(
     reports.c.run_id == _RUN, reports.c.round == _ROUND, reports.c.device_id.in_(_DEVICES)
 )
