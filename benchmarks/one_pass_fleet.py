@@ -32,10 +32,10 @@ from coordinator.run.downlink import Downlink
 from coordinator.run.evaluation import Evaluator
 from coordinator.run.planning import correction_of, seed_for, steps_for, train_inputs
 from edge_runtime.power.meter import MeterIdentity
-from edge_runtime.round.bases import HeldBasis
 from edge_runtime.round.codec_memory import CodecMemory
 from edge_runtime.round.costs import Reserve
-from edge_runtime.round.heads import HeldHeads
+from edge_runtime.round.held_heads import HeldHeads
+from edge_runtime.round.training_basis import HeldBasis
 from edge_runtime.round.work import Workbench, work
 from protos.convert.orders import order_from, order_to
 from protos.convert.reports import parse_report, serialise_report

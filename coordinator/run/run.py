@@ -18,7 +18,7 @@ from coordinator.run.evaluation import Evaluator
 from coordinator.run.planning import correction_of, seed_for
 from coordinator.run.roster import Roster, in_short
 from coordinator.run.round_events import State
-from coordinator.run.round_machine import Machine
+from coordinator.run.round_machine import RoundMachine
 from coordinator.run.statistics_fold import StatisticsFold, decoded, features_of
 from coordinator.run.validation import Expected, RejectedError, check, check_claims
 from coordinator.store.statistics import Held
@@ -95,7 +95,7 @@ class ActiveRun:
     plan: RunPlan
     bundle: Bundle
     inputs: Mapping[str, float]
-    machine: Machine
+    machine: RoundMachine
     roster: Roster
     head: Tree
     downlink: Downlink
@@ -213,6 +213,8 @@ class ActiveRun:
             statistics=features_of(self.plan, self.bundle) if sums else None,
             basis=None if sums else self._basis_for(holding),
             control=None if sums or controls is None else controls.order(),
+            # Who has held-out data of its own asks nobody.
+            evaluate=self.evaluator is None and not sums,
         )
 
     def _basis_for(self, holding: Holding) -> BasisOrder | None:

@@ -25,14 +25,14 @@ from edge_runtime.power.meter import ExpectsPower, Meter
 from edge_runtime.power.wiring import FIXES
 from edge_runtime.round.accelerator import TwinWork
 from edge_runtime.round.allowance import Allowance
-from edge_runtime.round.bases import HeldBasis
 from edge_runtime.round.codec_memory import CodecMemory
 from edge_runtime.round.costs import Reserve
 from edge_runtime.round.embeddings import EmbeddingCache, dequantise
 from edge_runtime.round.examples import LocalExamples, Summary
-from edge_runtime.round.heads import HeldHeads
+from edge_runtime.round.held_heads import HeldHeads
 from edge_runtime.round.statistics import check_features, summed
 from edge_runtime.round.training import Trained, train
+from edge_runtime.round.training_basis import HeldBasis
 from protos.catalog import hint
 from protos.energy.trace import Phase, PhaseEnergy
 from protos.errors import NonFiniteError, RefusedError, UsageError
@@ -110,7 +110,7 @@ def work(
 
     Raises:
         RefusedError: see :func:`budget_of` and :class:`edge_runtime.round.codec_memory.CodecMemory`.
-        CannotRebuildError: see :mod:`edge_runtime.round.heads`.
+        CannotRebuildError: see :mod:`edge_runtime.round.held_heads`.
         UpdateError, PlanError, UsageError: the order does not fit the bundle.
         NonFiniteError: training diverged.
         DataError, StoreError: the data or the cache cannot be read or written.

@@ -32,6 +32,7 @@ SERVERS = ("mean", "momentum", "adam", "yogi")
 _ADAPTIVE_RATE = 0.03
 # What is done about devices whose own data pull them apart. FedProx is `proximal_mu`.
 CORRECTIONS = ("none", "scaffold")
+DELIVERIES = ("last", "best", "none")
 METHODS = ("sgd", "closed_form", "closed_form+sgd")
 HEADS = ("lda", "ridge")
 PRIORS = ("data", "uniform")
@@ -50,6 +51,8 @@ class RunSection:
 
     Attributes:
         start_from: a run, whose newest head is meant, or a head; None: the bundle's.
+        deliver: the head that boards get to work with when the run has finished: its "last", the "best" evaluated one,
+            or "none".
     """
 
     bundle: str
@@ -57,6 +60,7 @@ class RunSection:
     rounds: int = 10
     seed: int = 0
     start_from: str | None = None
+    deliver: str = "last"
 
 
 @dataclass(frozen=True)
@@ -273,6 +277,7 @@ class RunPlan:
 _SERVER_KEYS = ("server", "server_momentum", "server_second", "server_tau")
 _LATER: tuple[tuple[str, str, Any], ...] = (
     ("run", "start_from", RunSection.start_from),
+    ("run", "deliver", RunSection.deliver),
     ("round", "sample", RoundSection.sample),
     ("round", "enough", RoundSection.enough),
     ("train", "method", TrainSection.method),
@@ -408,6 +413,9 @@ def _refuse_contradictions(plan: RunPlan, where: str) -> None:
     if planner.policy != "none" and aggregate.normalise not in NORMALISATIONS:
         what = f"the planner's weights make a mean unbiased, and {aggregate.normalise!r} is a plug-in's rule"
         raise PlanError(what, where=where, fix=f"take {' or '.join(NORMALISATIONS)}, or leave [planner] out")
+    if plan.run.deliver not in DELIVERIES:
+        what = f"no head is called {plan.run.deliver!r}"
+        raise PlanError(what, where=f"{where}: run.deliver", fix=hint(plan.run.deliver, DELIVERIES))
     _check_closed_form(plan, where)
     for value, known, what in (
         (planner.policy, POLICIES, "policy"),

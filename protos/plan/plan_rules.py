@@ -26,6 +26,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "rounds": ((int,), 1, 100_000),
         "seed": ((int,), 0, 2**63 - 1),
         "start_from": ((str,), None, None),
+        "deliver": ((str,), None, None),
     },
     "round": {
         "devices": ((int,), 1, 1_000_000),

@@ -67,6 +67,7 @@ OTHERS = [
     ("run", "bundle"),
     ("run", "name"),
     ("run", "start_from"),
+    ("run", "deliver"),
     ("train", "inputs"),
     ("update", "codec"),
     ("update", "parameters"),

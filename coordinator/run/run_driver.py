@@ -17,6 +17,7 @@ from contextlib import suppress
 
 from coordinator.run import transactions as ledger
 from coordinator.run.aggregation import Fold
+from coordinator.run.batching import Batching
 from coordinator.run.resume import Rooms
 from coordinator.run.round_events import (
     FINAL,
@@ -34,6 +35,7 @@ from coordinator.run.round_events import (
     Halt,
     Left,
     Open,
+    QuorumAfterAll,
     Refused,
     Settled,
     Spared,
@@ -45,7 +47,6 @@ from coordinator.run.round_events import (
 )
 from coordinator.run.run import ActiveRun
 from coordinator.run.statistics_fold import StatisticsFold
-from coordinator.run.together import Together
 from coordinator.store.database import DamagedError
 from protos.errors import EdgejouleError, StoreError
 from protos.orders import DeviceCard, Receipt, Verdict
@@ -54,7 +55,7 @@ log = logging.getLogger("edgejoule.coordinator")
 RETRY_S = 1.0
 
 
-class Conductor:
+class RunDriver:
     """One run in progress.
 
     Args:
@@ -84,9 +85,9 @@ class Conductor:
         self._stop_wanted = asyncio.Event()
         self.end, self.unwritten = ("failed", "ended by an error that could not be written down"), ""
         self._finding_out: set[asyncio.Task[None]] = set()
-        self._accepting: Together[tuple[int, ledger.Read], Receipt] = Together(self._accept)
+        self._accepting: Batching[tuple[int, ledger.Read], Receipt] = Batching(self._accept)
 
-    async def conduct(self) -> None:
+    async def drive(self) -> None:
         """Carry out actions until the run is over."""
         if self.run.machine.round > self.run.machine.rules.rounds:
             # Killed between the last round and the end of the run.
@@ -317,7 +318,12 @@ class Conductor:
             case Abandon(number, attempt, reason):
                 log.warning("%s: %s", self.run.run_id, reason)
                 self._publish()
-                await self._rooms.books.do(ledger.abandon_round, self._rooms.db, self.run, number, attempt, reason)
+                written = await self._rooms.books.do(
+                    ledger.abandon_round, self._rooms.db, self.run, number, attempt, reason
+                )
+                if not written:
+                    log.info("%s: round %d has its quorum after all", self.run.run_id, number)
+                    self.feed(QuorumAfterAll(number, attempt))
             case Finish(why):
                 await self._end("finished", "; ".join(part for part in (self.run.said, why) if part))
             case Fail(reason):
@@ -328,6 +334,9 @@ class Conductor:
 
     async def _open(self, action: Open) -> None:
         run = self.run
+        if (action.round, action.attempt) != (run.machine.round, run.machine.attempt):
+            # The attempt before it got its quorum after all.
+            return
         # From the first round on, the run is tied to one engine.
         run.roster.engine = run.roster.chosen
         carried = set(action.carried)
