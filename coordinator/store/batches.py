@@ -16,10 +16,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, select, update
+from sqlalchemy import BindParameter, Connection, and_, bindparam, select, update
 
 from coordinator.budgets.cost_model import CostModel
-from coordinator.store import known_fits
+from coordinator.store import known_fits, sums
 from coordinator.store import reports as single
 from coordinator.store.accounts import WORKING, Lesson
 from coordinator.store.keys import batched
@@ -97,8 +97,9 @@ _KEEP = (
 )
 
 # Made once, as those above: putting a statement together costs more than a small one takes.
-_DEVICES = bindparam("devices", expanding=True)
-_RUN, _ROUND = bindparam("run"), bindparam("round")
+_DEVICES: BindParameter[Any] = bindparam("devices", expanding=True)
+_RUN: BindParameter[Any] = bindparam("run")
+_ROUND: BindParameter[Any] = bindparam("round")
 _HELD = select(reports.c.device_id, reports.c.sha256).where(
     reports.c.run_id == _RUN, reports.c.round == _ROUND, reports.c.device_id.in_(_DEVICES)
 )
@@ -233,6 +234,7 @@ def settle(
             single.settle(connection, *one.order, one.energy, one.attempt)
         else:
             plain.append(one)
+    sums.outdate(connection, sorted({one.order for one in plain}))
     there = _there(connection, {one.order for one in told})
     before = {order: set(phases) for order, phases in there.items()}
     new: dict[tuple[Any, ...], dict[str, Any]] = {}

@@ -18,6 +18,8 @@ from sqlalchemy import Connection, delete, select, text, update
 from coordinator.store.database import Database
 from coordinator.store.runs import OPEN_STATES
 from coordinator.store.tables import (
+    account_marks,
+    account_sums,
     bases,
     differences,
     earlier_energy,
@@ -39,8 +41,8 @@ from coordinator.store.tables import (
 KEEP_S = 2 * 86_400.0
 # In the order in which rows may go, since they name each other.
 _OF_RUN = (
-    events, differences, shown, bases, server_states, round_plans, refusals, strains, energy, earlier_energy, grants,
-    reports, orders, rounds, runs,
+    events, account_marks, account_sums, differences, shown, bases, server_states, round_plans, refusals, strains,
+    energy, earlier_energy, grants, reports, orders, rounds, runs,
 )  # fmt: skip
 _FOLDERS = ("bundles", "evaluations")
 

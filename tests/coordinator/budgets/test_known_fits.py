@@ -33,11 +33,16 @@ def db(tmp_path: Path) -> Database:
 
 def test_what_a_transaction_learnt_that_was_undone_is_forgotten(db: Database) -> None:
     before = _stored(db)
-    with pytest.raises(RuntimeError, match="cut"), db.writing() as connection:
-        (model,) = costs.models_of(connection, "bundle", ["a"], to_learn=True).values()
-        model.observe(WORK, TRAINED)
-        batches.learnt(connection, "run", 1, "bundle", {"a": model})
-        raise RuntimeError("cut")
+
+    def cut() -> None:
+        with db.writing() as connection:
+            (model,) = costs.models_of(connection, "bundle", ["a"], to_learn=True).values()
+            model.observe(WORK, TRAINED)
+            batches.learnt(connection, "run", 1, "bundle", {"a": model})
+            raise RuntimeError("cut")
+
+    with pytest.raises(RuntimeError, match="cut"):
+        cut()
     assert _stored(db) == before
 
 
