@@ -18,7 +18,7 @@ from coordinator.run import transactions as ledger
 from coordinator.run.evaluation import recall
 from coordinator.run.forgetting import Forgotten
 from coordinator.run.planning import account_of_held_out, prepare
-from coordinator.run.resume import Rooms
+from coordinator.run.resume import Rooms, share_bundle
 from coordinator.run.statistics_fold import features_of
 from coordinator.run.transactions import Queued
 from coordinator.server.run_manager import TICK_S, RunManager
@@ -56,6 +56,7 @@ class Operations:
             raise UsageError(f"{directory!r} is not an absolute path", where="plan directory")
         prepared = await self._rooms.models.do(prepare, plan_toml, base)
         bundle = await self._rooms.models.do(self._rooms.bundle_store.keep, prepared.bundle)
+        await share_bundle(self._rooms, bundle)
         plan, head = prepared.plan, bundle.initial_head()
         if plan.run.start_from is not None:
             head = await self._rooms.books.do(_start, self._rooms.db, plan.run.start_from, trees.shapes(head))

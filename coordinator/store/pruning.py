@@ -15,6 +15,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, delete, select, text, update
 
+from coordinator.store import shared_files
 from coordinator.store.database import Database
 from coordinator.store.runs import OPEN_STATES
 from coordinator.store.tables import (
@@ -132,6 +133,7 @@ def _sweep(db: Database, state: Path) -> None:
     with db.reading() as connection:
         rows = list(connection.execute(select(runs.c.bundle_id, runs.c.evaluation_key)))
     kept = {row.bundle_id.removeprefix("sha256:") for row in rows} | {row.evaluation_key for row in rows}
+    shared_files.forget_all_but(db, {one for one in kept if one is not None})
     for folder in _FOLDERS:
         for path in (state / folder).glob("*"):
             if path.stem not in kept and path.name not in kept:

@@ -215,6 +215,15 @@ devices = Table(
     Column("reason", Text, nullable=False, server_default=""),  # why it cannot train, or left, in its own words
 )
 
+# On a server: copies of the files that runs need, so that a coordinator with another state folder can go on with them.
+shared_files = Table(
+    "shared_files",
+    metadata,
+    Column("folder", String(256), primary_key=True),  # "bundles/ID" or "evaluations"
+    Column("name", String(256), primary_key=True),
+    Column("data", LargeBinary, nullable=False),
+)
+
 # What an order promised, and what was worked out for it. With the energy that was reported, this is the ledger.
 grants = Table(
     "grants",
