@@ -165,3 +165,5 @@ def _counts(phase: Phase, work: Work, seconds: float) -> tuple[float, ...]:
             return (1.0, float(work.bytes_up))
         case Phase.IDLE:
             return (seconds, float(work.bytes_down))
+        case Phase.INFER:
+            raise ValueError("predictions are no part of a round")

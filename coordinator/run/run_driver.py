@@ -419,7 +419,9 @@ class RunDriver:
         downlink = await rooms.models.do(run.downlink.after, head, action.round, run.plan)
         basis = solved.basis if solved is not None else None
         said = solved.in_words() if solved is not None else ""
-        server = run.fold.server_after if isinstance(run.fold, Fold) else None
+        server = None
+        if isinstance(run.fold, Fold):
+            server, said = run.fold.server_after, run.fold.said
         await rooms.books.do(
             ledger.close_round, rooms.db, run, action.round, head, downlink, accuracy, loss, basis, said, server
         )
@@ -427,7 +429,7 @@ class RunDriver:
         run.server = server or run.server
         run.basis = basis or run.basis
         if said:
-            run.said = said
+            run.said = run.said if run.corrects else said
             log.info("%s: round %d: %s", run.run_id, action.round, said)
         shown = "" if accuracy is None else f", accuracy {accuracy:.4f}"
         log.info("%s: round %d closed with %d reports%s", run.run_id, action.round, len(action.reported), shown)

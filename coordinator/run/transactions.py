@@ -24,6 +24,7 @@ from coordinator.store import (
     batches,
     costs,
     devices,
+    evaluations,
     heads,
     pruning,
     reports,
@@ -112,6 +113,10 @@ def accept(db: Database, run: ActiveRun, number: int, waiting: Sequence[Read]) -
             meters = devices.meters_of(connection, [one.device_id for one in fresh if _meter_id(one)])
             taken = [_taken(run, one, sent[one.device_id], meters.get(one.device_id)) for one in fresh]
             batches.accept(connection, taken)
+            # Of the head that training started from: the one after the round before.
+            looked = [one.report for one in fresh if one.report is not None and one.report.evaluation is not None]
+            said = [evaluations.Said(one.device_id, one.evaluation) for one in looked]
+            evaluations.put(connection, run.run_id, number - 1, said)
             budgeting.learn_all(connection, _all_known(fresh))
             attempts = {one.device_id: _refuse(connection, run, number, one) for one in waiting if one.refusal}
     except AlreadyThereError as error:
@@ -442,7 +447,12 @@ def refold(db: Database, run: ActiveRun, number: int) -> None:
     with db.writing() as connection:
         lines = grants.complete(connection, run.run_id, number, runs.lines_of(connection, run.run_id, number))
         before = list(statistics.held_by(connection, run.run_id, number)) if run.asks_statistics(number) else []
-        fold = run.new_fold(number, lines, budgeting.population(connection, run, number), lambda: before)
+        controls = run.controls()
+        controlled = (
+            None if controls is None else reports.weights_between(connection, run.run_id, controls.epoch, number)
+        )
+        people = budgeting.population(connection, run, number)
+        fold = run.new_fold(number, lines, people, lambda: before, controlled)
         sessions = runs.sessions_of(connection, run.run_id, number)
         for data in reports.in_order(connection, run.run_id, number):
             report = parse_report(data)
@@ -471,7 +481,7 @@ def close_round(
     train from now on; once.
 
     Args:
-        said: how the head was made, in words; "" for the mean of changes.
+        said: how the head was made, in words, or what became of control variates; "" for the mean of changes.
         server: the state of the server optimiser from now on; None or empty: it has none.
     """
     with db.writing() as connection:
@@ -489,8 +499,9 @@ def close_round(
             training_bases.put(connection, run.run_id, basis)
         if server:
             server_states.put(connection, run.run_id, server)
+        evaluations.add_up(connection, run.run_id, number - 1)
         if said:
-            runs.note(connection, run.run_id, number, "solved", said)
+            runs.note(connection, run.run_id, number, "controls" if run.corrects else "solved", said)
         if number > 1 and run.forgets_reports:
             # Of the round that has just closed they stay, for whoever wants to know how its head came about.
             pruning.forget_bytes(connection, run.run_id, number - 1)

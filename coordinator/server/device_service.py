@@ -17,6 +17,7 @@ from protos.convert.cards import card_from
 from protos.convert.checks import MAX_WAIT_S, checked_name, finite
 from protos.convert.energy import settled_from
 from protos.convert.orders import order_to
+from protos.convert.publications import receptions_from
 from protos.convert.reports import receipt_to
 from protos.errors import RefusedError
 from protos.model.bundle import record_of
@@ -57,9 +58,15 @@ class DeviceService(rpc.DeviceServiceServicer):
     async def NextOrder(self, request: pb.NextOrderRequest, context: Any) -> pb.NextOrderResponse:  # noqa: N802
         """Hands out the order that the device has not answered yet, or says when to come again."""
         settled = settled_from(request.settled)
-        holding = Holding(request.head_version, request.rebuilds, request.basis_version)
+        published = checked_name(request.published, "published", empty=True) if request.HasField("published") else None
+        holding = Holding(
+            request.head_version, request.rebuilds, request.basis_version, request.bundle_id, published=published
+        )
         waits_s = finite(request.waits_s, "waits_s", at_most=MAX_WAIT_S)
-        order = await self._run_manager.next_order(request.device_id, request.session, settled, holding, waits_s)
+        receptions = receptions_from(request.receptions)
+        order = await self._run_manager.next_order(
+            request.device_id, request.session, settled, holding, waits_s, receptions=receptions
+        )
         response = order_to(order)
         if isinstance(order, TrainOrder):
             self._run_manager.sent(order, request.device_id, response.ByteSize())

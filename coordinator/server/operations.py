@@ -199,7 +199,9 @@ class Operations:
         async with self._forgetting:
             rest = await self._rooms.books.do(forgetting.rest_of, self._rooms.db, name, device_id)
             made = await self._rooms.models.do(self._head_without, rest)
-            return await self._rooms.books.do(forgetting.forget, self._rooms.db, rest, *made)
+            done = await self._rooms.books.do(forgetting.forget, self._rooms.db, rest, *made)
+        await self._run_manager.look_at_published()
+        return done
 
     def _head_without(self, rest: forgetting.Rest) -> tuple[Tree, str, float | None, float | None]:
         bundle = self._rooms.bundle_store.open(rest.bundle_id)

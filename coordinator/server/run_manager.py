@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
+from coordinator.run import publishing
 from coordinator.run import transactions as ledger
 from coordinator.run.batching import Batching
 from coordinator.run.plausibility import LAST_ROUND, check_card
@@ -32,6 +33,7 @@ from protos.orders import (
     Holding,
     Order,
     Receipt,
+    Reception,
     RejoinOrder,
     SettledEnergy,
     TrainOrder,
@@ -89,6 +91,7 @@ class RunManager:
         self._deaf_s = 0.0
         # Calls that wait for an order.
         self._held = 0
+        self._published = publishing.Newest()
         books, db = rooms.books, rooms.db
         self._joining: Batching[DeviceCard, None] = Batching(lambda cards: books.do(ledger.join, db, cards))
         self._settling: Batching[tuple[str, list[SettledEnergy]], list[SettledEnergy]] = Batching(
@@ -101,6 +104,7 @@ class RunManager:
         """Remember the fleet, and take up the runs that are not over."""
         for known in await self._rooms.books.do(ledger.known_devices, self._rooms.db):
             self.fleet.remember(known.card, left=known.left, seen_unix_s=known.last_seen_unix_s, reason=known.reason)
+<<<<<<< HEAD
         self._tasks = [asyncio.create_task(_kept_up(one)) for one in (self._run_all, self._run_beside, self._tick)]
 
     @property
@@ -112,6 +116,11 @@ class RunManager:
         """A run was written down."""
         self._wanted.set()
         self._wanted_beside.set()
+=======
+        await self.look_at_published()
+        self.wanted.set()
+        self._tasks = [asyncio.create_task(_kept_up(one)) for one in (self._run_all, self._tick)]
+>>>>>>> main
 
     def release(self) -> None:
         """Let go of the devices that wait, so that a shutdown need not wait for them."""
@@ -274,8 +283,13 @@ class RunManager:
             if driver.unwritten:
                 self._write_later(run_id, *driver.end)
         finally:
+<<<<<<< HEAD
             del self.drivers[run_id]
             self._share()
+=======
+            self.driver = None
+        await self.look_at_published()
+>>>>>>> main
 
     async def end(self, run_id: str, state: str, reason: str) -> None:
         """End a run that is not on. When that cannot be written down, it is written later, and nobody waits for it."""
@@ -362,18 +376,27 @@ class RunManager:
         settled: Iterable[SettledEnergy],
         holding: Holding,
         waits_s: float = 0.0,
+        *,
+        receptions: Sequence[Reception] = (),
     ) -> Order:
         """The order of this device, or when to come again. Energy that came along is on disk when this returns,
         unless the answer is to join again.
 
         Args:
             waits_s: how long the device waits for the answer; 0: it does not say.
+            receptions: what it did with publications; written down as the energy is.
         """
         with self.calling(device_id):
-            return await self._next_order(device_id, session, list(settled), holding, waits_s)
+            return await self._next_order(device_id, session, list(settled), holding, waits_s, receptions)
 
     async def _next_order(
-        self, device_id: str, session: str, settled: list[SettledEnergy], holding: Holding, waits_s: float
+        self,
+        device_id: str,
+        session: str,
+        settled: list[SettledEnergy],
+        holding: Holding,
+        waits_s: float,
+        receptions: Sequence[Reception],
     ) -> Order:
         before = self.fleet.get(device_id)
         was_away = before is not None and before.state != "present"
@@ -384,10 +407,12 @@ class RunManager:
             for driver in self._on():
                 driver.arrived(member.card)
         await self._settle(device_id, settled)
+        if receptions:
+            await self._rooms.books.do(publishing.received, self._rooms.db, device_id, receptions)
         # It may have said goodbye, or begun anew, while its energy was being written.
         if self.fleet.heard(device_id, session, self._heard_s(), time.time()) is None:
             return RejoinOrder()
-        order = await self._order_for(device_id, session, holding)
+        order = await self._order_for(device_id, session, holding) or await self._published_for(holding)
         until_s = _now_s() + self._hold_s(waits_s)
         while order is None and not self._closing and (left_s := until_s - _now_s()) > 0:
             self._held += 1
@@ -400,7 +425,7 @@ class RunManager:
                 self._held -= 1
             if self.fleet.heard(device_id, session, self._heard_s(), time.time()) is None:
                 return RejoinOrder()
-            order = await self._order_for(device_id, session, holding)
+            order = await self._order_for(device_id, session, holding) or await self._published_for(holding)
         if order is not None:
             return order
         busy = self.driver is not None
@@ -446,6 +471,28 @@ class RunManager:
                 run.handed.add(device_id)
                 return order
         return None
+
+    async def _published_for(self, holding: Holding) -> WaitOrder | None:
+        """The head that a run ended with, for a device that has nothing else to do and has not dealt with it."""
+        wanted = self._published.wanted(holding)
+        if wanted is None:
+            return None
+        try:
+            found = await self._rooms.books.do(publishing.message, self._rooms.db, wanted, holding)
+        except EdgejouleError as error:
+            log.warning("the head of %s cannot be delivered: %s", wanted.run_id, error)
+            await self.look_at_published()
+            return None
+        return WaitOrder(0.0, f"the head of {wanted.name}", found)
+
+    async def look_at_published(self) -> None:
+        """Find out anew which heads there are to deliver, and tell the devices that wait."""
+        try:
+            self._published = await self._rooms.books.do(publishing.newest, self._rooms.db)
+        except StoreError as error:
+            log.error("what runs ended with cannot be read: %s", error)
+            return
+        self._publish()
 
     def sent(self, order: TrainOrder, device_id: str, size_bytes: int) -> None:
         """An order of so many bytes is on its way."""

@@ -23,6 +23,7 @@ _PHASES = {
     Phase.TRAIN: pb.PHASE_TRAIN,
     Phase.ENCODE: pb.PHASE_ENCODE,
     Phase.SEND: pb.PHASE_SEND,
+    Phase.INFER: pb.PHASE_INFER,
 }
 METHODS = {
     "measured": pb.ENERGY_METHOD_MEASURED,

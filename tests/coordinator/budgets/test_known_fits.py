@@ -34,7 +34,7 @@ def db(tmp_path: Path) -> Database:
 def test_what_a_transaction_learnt_that_was_undone_is_forgotten(db: Database) -> None:
     before = _stored(db)
 
-    def cut() -> None:
+    def learn_and_fail() -> None:
         with db.writing() as connection:
             (model,) = costs.models_of(connection, "bundle", ["a"], to_learn=True).values()
             model.observe(WORK, TRAINED)
@@ -42,7 +42,7 @@ def test_what_a_transaction_learnt_that_was_undone_is_forgotten(db: Database) ->
             raise RuntimeError("cut")
 
     with pytest.raises(RuntimeError, match="cut"):
-        cut()
+        learn_and_fail()
     assert _stored(db) == before
 
 
