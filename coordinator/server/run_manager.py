@@ -104,7 +104,7 @@ class RunManager:
         """Remember the fleet, and take up the runs that are not over."""
         for known in await self._rooms.books.do(ledger.known_devices, self._rooms.db):
             self.fleet.remember(known.card, left=known.left, seen_unix_s=known.last_seen_unix_s, reason=known.reason)
-<<<<<<< HEAD
+        await self.look_at_published()
         self._tasks = [asyncio.create_task(_kept_up(one)) for one in (self._run_all, self._run_beside, self._tick)]
 
     @property
@@ -116,11 +116,6 @@ class RunManager:
         """A run was written down."""
         self._wanted.set()
         self._wanted_beside.set()
-=======
-        await self.look_at_published()
-        self.wanted.set()
-        self._tasks = [asyncio.create_task(_kept_up(one)) for one in (self._run_all, self._tick)]
->>>>>>> main
 
     def release(self) -> None:
         """Let go of the devices that wait, so that a shutdown need not wait for them."""
@@ -283,13 +278,9 @@ class RunManager:
             if driver.unwritten:
                 self._write_later(run_id, *driver.end)
         finally:
-<<<<<<< HEAD
             del self.drivers[run_id]
             self._share()
-=======
-            self.driver = None
         await self.look_at_published()
->>>>>>> main
 
     async def end(self, run_id: str, state: str, reason: str) -> None:
         """End a run that is not on. When that cannot be written down, it is written later, and nobody waits for it."""

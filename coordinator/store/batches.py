@@ -97,15 +97,9 @@ _KEEP = (
 )
 
 # Made once, as those above: putting a statement together costs more than a small one takes.
-<<<<<<< HEAD
-_DEVICES: BindParameter[Any] = bindparam("devices", expanding=True)
-_RUN: BindParameter[Any] = bindparam("run")
-_ROUND: BindParameter[Any] = bindparam("round")
-=======
 _DEVICES: BindParameter[str] = bindparam("devices", expanding=True)
 _RUN: BindParameter[str] = bindparam("run")
 _ROUND: BindParameter[int] = bindparam("round")
->>>>>>> main
 _HELD = select(reports.c.device_id, reports.c.sha256).where(
     reports.c.run_id == _RUN, reports.c.round == _ROUND, reports.c.device_id.in_(_DEVICES)
 )

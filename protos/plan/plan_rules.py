@@ -26,13 +26,10 @@ RULES: dict[str, dict[str, Rule]] = {
         "rounds": ((int,), 1, 100_000),
         "seed": ((int,), 0, 2**63 - 1),
         "start_from": ((str,), None, None),
-<<<<<<< HEAD
         "beside": ((bool,), None, None),
         "priority": ((int,), -100, 100),
         "share": (NUMBER, 0.001, 1000.0),
-=======
         "deliver": ((str,), None, None),
->>>>>>> main
     },
     "round": {
         "devices": ((int,), 1, 1_000_000),
