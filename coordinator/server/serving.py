@@ -32,6 +32,7 @@ from coordinator.server.health import Health
 from coordinator.server.listening import DEFAULT_LISTEN, Trust, check_listen, open_trust, tls_version
 from coordinator.server.operations import Operations
 from coordinator.server.operator_service import OperatorService
+from coordinator.server.reflection import add_reflection
 from coordinator.server.run_manager import RunManager
 from coordinator.store.bundle_store import BundleStore
 from coordinator.store.database import Database, FencedError, sqlite_url
@@ -240,6 +241,7 @@ async def _listen(
     rpc.add_DeviceServiceServicer_to_server(DeviceService(run_manager), server)  # type: ignore[no-untyped-call]
     rpc.add_OperatorServiceServicer_to_server(OperatorService(Operations(rooms, run_manager)), server)  # type: ignore[no-untyped-call]
     server.add_generic_rpc_handlers((Health(stopping).handler(),))
+    add_reflection(server)
     if trust is not None:
         trust.serve_identities(server)
     try:
