@@ -18,12 +18,14 @@ from coordinator.run.round_machine import RoundMachine
 from coordinator.run.run import ActiveRun
 from coordinator.run.workers import Worker
 from coordinator.store import device_heads as shown
-from coordinator.store import devices, heads, reports, runs, server_states, training_bases
+from coordinator.store import devices, heads, reports, runs, server_states, shared_files, training_bases
 from coordinator.store.bundle_store import BundleStore, NotHereError
 from coordinator.store.database import Database
+from protos.atomic import write_whole
 from protos.convert.head_transfers import parse_difference
-from protos.errors import UnknownRunError
+from protos.errors import StoreError, UnknownRunError
 from protos.model.bundle import Bundle
+from protos.model.manifest import MANIFEST_FILE
 from protos.plan.plan import RunPlan, parse
 from protos.statistics.whitening import Basis
 from protos.update import trees
@@ -59,12 +61,16 @@ async def open_run(rooms: Rooms, run_id: str, now_s: float) -> ActiveRun:
     """
     row = await rooms.books.do(_row, rooms.db, run_id)
     plan = parse(row["plan_toml"], where=row["name"])
-    bundle = await rooms.models.do(_bundle, rooms.bundle_store, row["bundle_id"])
+    bundle = await _bundle_of(rooms, row["bundle_id"])
     head = await rooms.books.do(_newest_head, rooms.db, row)
     if await rooms.books.do(_is_new, rooms.db, run_id):
         key, evaluator, accuracy, loss = await rooms.models.do(_first_look, rooms, row, plan, bundle, head)
+        if key is not None:
+            kept = rooms.evaluations / f"{key}.npz"
+            await rooms.books.do(shared_files.share, rooms.db, shared_files.EVALUATIONS, [kept])
         await rooms.books.do(ledger.begin_run, rooms.db, run_id, key, accuracy, loss)
     else:
+        await _bring_evaluation(rooms, row["evaluation_key"])
         evaluator = await rooms.models.do(_look_again, rooms, row, plan, bundle)
     aggregate = plan.aggregate
     run = ActiveRun(
@@ -85,6 +91,47 @@ async def open_run(rooms: Rooms, run_id: str, now_s: float) -> ActiveRun:
     )
     await rooms.books.do(_find_place, rooms.db, run, now_s)
     return run
+
+
+async def _bundle_of(rooms: Rooms, bundle_id: str) -> Bundle:
+    """The bundle of a run, from this state folder or from the database's copy; and a copy there, if it has none."""
+    try:
+        bundle = await rooms.models.do(_bundle, rooms.bundle_store, bundle_id)
+    except NotHereError:
+        found = await rooms.books.do(shared_files.shared, rooms.db, place_of(bundle_id))
+        if not found:
+            raise
+        return await rooms.models.do(rooms.bundle_store.take_in, bundle_id, found)
+    await share_bundle(rooms, bundle)
+    return bundle
+
+
+def place_of(bundle_id: str) -> str:
+    """Where the database keeps a bundle's files."""
+    return f"{shared_files.BUNDLES}{bundle_id.removeprefix('sha256:')}"
+
+
+async def share_bundle(rooms: Rooms, bundle: Bundle) -> None:
+    """Let a standby find a bundle."""
+    files = [bundle.path / name for name in [*bundle.manifest.files, MANIFEST_FILE]]
+    await rooms.books.do(shared_files.share, rooms.db, place_of(bundle.bundle_id), files)
+
+
+async def _bring_evaluation(rooms: Rooms, key: str | None) -> None:
+    if key is None or (place := rooms.evaluations / f"{key}.npz").exists():
+        return
+    found = await rooms.books.do(shared_files.shared, rooms.db, shared_files.EVALUATIONS, place.name)
+    for data in found.values():
+        await rooms.models.do(_write_evaluation, place, data)
+
+
+def _write_evaluation(place: Path, data: bytes) -> None:
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with write_whole(place) as file:
+            file.write(data)
+    except OSError as error:
+        raise StoreError(f"cannot be written ({error.strerror})", where=str(place), fix="free space") from error
 
 
 def _bundle(bundle_store: BundleStore, bundle_id: str) -> Bundle:

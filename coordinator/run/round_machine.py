@@ -148,6 +148,18 @@ class RoundMachine:
         """Whether the device was ordered in the open round and has not reported."""
         return self.state is State.OPEN and device_id in self.ordered and device_id not in self.reported
 
+    def could_open(self, now_s: float) -> bool:
+        """Whether a round would open now, if it waited no longer for devices that are away."""
+        if self.state is not State.GATHERING or now_s < self._rest_until_s:
+            return False
+        if self.round == 1 and self.attempt == 1:
+            return len(self.present) >= self.rules.devices
+        return bool(self.present or self.reported)
+
+    def has_gathered(self, now_s: float) -> bool:
+        """Whether it has waited long enough for the devices of the round before."""
+        return now_s >= self._gather_until_s
+
     def still_lacks(self, device_id: str) -> bool:
         """Whether a report of this device for the current round is missing and would be taken, now or later."""
         return self._lacks(device_id)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 
 from coordinator.run import transactions as ledger
@@ -46,6 +46,7 @@ from coordinator.run.round_events import (
     Written,
 )
 from coordinator.run.run import ActiveRun
+from coordinator.run.sharing import Claim, Wish
 from coordinator.run.statistics_fold import StatisticsFold
 from coordinator.store.database import DamagedError
 from protos.errors import EdgejouleError, StoreError
@@ -64,8 +65,10 @@ class RunDriver:
         now_s: the monotonic clock.
         card_of: the card of a device that is present.
         publish: called when there is news for devices that wait.
+        may_open: whether its turn has come to ask devices; beside other runs alone.
 
     Attributes:
+        claim: what it has had of the devices.
         end: state and reason with which the run ends.
         unwritten: why that is not on disk, or "".
     """
@@ -78,8 +81,15 @@ class RunDriver:
         now_s: Callable[[], float],
         card_of: Callable[[str], DeviceCard | None],
         publish: Callable[[], None],
+        claim: Claim | None = None,
+        may_open: Callable[[RunDriver], bool] = lambda driver: True,
     ) -> None:
         self.run = run
+        section = run.plan.run
+        self.claim = claim or Claim(section.priority, section.share, 0)
+        self._may_open = may_open
+        # Present, and at work for another run.
+        self._lent: set[str] = set()
         self._rooms, self._now_s, self._card_of, self._publish = rooms, now_s, card_of, publish
         self._actions: asyncio.Queue[Action] = asyncio.Queue()
         self._stop_wanted = asyncio.Event()
@@ -113,6 +123,8 @@ class RunDriver:
 
     def feed(self, event: Event) -> None:
         """Take one event."""
+        if isinstance(event, Tick) and self.run.machine.state is State.GATHERING and not self._may_open(self):
+            return
         for action in self.run.machine.step(event, self._now_s()):
             self.run.ready.clear()
             self._actions.put_nowait(action)
@@ -121,7 +133,7 @@ class RunDriver:
         """A device is present, for the first time or again, perhaps with another card."""
         if self.run.roster.add(card):
             self._regroup()
-        elif self.run.roster.why_not(card) is None:
+        elif self.run.roster.why_not(card) is None and card.device_id not in self._lent:
             self.feed(Arrived(card.device_id))
         else:
             self.feed(Left(card.device_id))
@@ -134,6 +146,36 @@ class RunDriver:
         self.feed(Left(device_id))
         if changed:
             self._regroup()
+
+    def lend(self, device_ids: Collection[str]) -> None:
+        """These devices work for other runs, and no others do any more."""
+        back, self._lent = self._lent.difference(device_ids), set(device_ids)
+        for device_id in [one for one in self.run.machine.present if one in self._lent]:
+            self.feed(Left(device_id))
+        if back:
+            self._regroup()
+
+    def has_at_work(self, device_id: str) -> bool:
+        """Whether this device has an order of the run that it has not answered."""
+        return self.run.machine.owes(device_id) and device_id not in self.run.refused
+
+    def at_work(self) -> list[str]:
+        """Devices that have an order, or will have one as soon as it is on disk."""
+        return [one for one in self.run.machine.ordered if self.has_at_work(one)]
+
+    def wish(self) -> Wish:
+        """What it would do about devices."""
+        machine, now_s = self.run.machine, self._now_s()
+        lent = sum(1 for one in self.run.roster.eligible() if one in self._lent)
+        return Wish(
+            self.claim,
+            machine.could_open(now_s),
+            len(machine.present),
+            lent,
+            self.run.plan.round.sample,
+            machine.rules.devices,
+            machine.has_gathered(now_s),
+        )
 
     def wants(self, device_id: str, number: int) -> bool:
         """Whether a report of this device for this round would still count."""
@@ -158,11 +200,11 @@ class RunDriver:
 
     def _regroup(self) -> None:
         """The engine class that counts is another one now."""
-        eligible = set(self.run.roster.eligible())
+        eligible = set(self.run.roster.eligible()) - self._lent
         for device_id in [one for one in self.run.machine.present if one not in eligible]:
             self.feed(Left(device_id))
         for device_id in self.run.roster.eligible():
-            if device_id not in self.run.machine.present:
+            if device_id in eligible and device_id not in self.run.machine.present:
                 self.feed(Arrived(device_id))
 
     async def report(self, number: int, device_id: str, declared: int, data: bytes) -> Receipt:
@@ -357,6 +399,7 @@ class RunDriver:
             run.opened_here = True
         run.ready.set()
         self.feed(Spared(tuple(spared)))
+        self.claim.took(len(cards) - len(spared))
         log.info("%s: round %d opened for %d devices", run.run_id, action.round, len(action.devices) - len(spared))
         self._publish()
 

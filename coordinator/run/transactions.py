@@ -39,7 +39,7 @@ from protos.convert.energy import named
 from protos.convert.head_transfers import serialise_difference
 from protos.convert.reports import parse_report
 from protos.energy.trace import PhaseEnergy
-from protos.errors import StoreError, UnknownRunError, UpdateError
+from protos.errors import EdgejouleError, StoreError, UnknownRunError, UpdateError
 from protos.orders import DeviceCard, DeviceReport, MeterCard, Receipt, SettledEnergy, Verdict
 from protos.plan.plan import parse
 from protos.statistics.moments import Moments
@@ -570,10 +570,43 @@ def begin_run(
         runs.add_round_zero(connection, run_id, head_version=row["initial_head"], accuracy=accuracy, loss=loss)
 
 
+@dataclass(frozen=True)
+class Queued:
+    """A run that is not over.
+
+    Attributes:
+        beside: it waits for no other run.
+        priority, sequence: a higher priority goes first, then who was started first.
+        share: of the devices.
+    """
+
+    run_id: str
+    beside: bool
+    priority: int
+    share: float
+    sequence: int
+
+
+def queue(db: Database) -> list[Queued]:
+    """The runs that are not over, in the order of their turns: those that have begun go on before others begin."""
+    with db.reading() as connection:
+        rows = runs.unfinished(connection)
+    made = []
+    for row in rows:
+        try:
+            section = parse(row["plan_toml"], where=row["name"]).run
+        except EdgejouleError:
+            # Whoever opens it says what is wrong.
+            made.append(((True, 0, 0), Queued(row["run_id"], False, 0, 1.0, row["sequence"])))
+            continue
+        one = Queued(row["run_id"], section.beside, section.priority, section.share, row["sequence"])
+        made.append(((row["state"] == "waiting", -one.priority, one.sequence), one))
+    return [one for _, one in sorted(made, key=lambda pair: pair[0])]
+
+
 def unfinished_runs(db: Database) -> list[str]:
     """Ids of the runs that are not over, in the order of their turns."""
-    with db.reading() as connection:
-        return [row["run_id"] for row in runs.unfinished(connection)]
+    return [one.run_id for one in queue(db)]
 
 
 def known_devices(db: Database) -> list[devices.KnownDevice]:

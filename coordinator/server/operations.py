@@ -18,8 +18,9 @@ from coordinator.run import transactions as ledger
 from coordinator.run.evaluation import recall
 from coordinator.run.forgetting import Forgotten
 from coordinator.run.planning import account_of_held_out, prepare
-from coordinator.run.resume import Rooms
+from coordinator.run.resume import Rooms, share_bundle
 from coordinator.run.statistics_fold import features_of
+from coordinator.run.transactions import Queued
 from coordinator.server.run_manager import TICK_S, RunManager
 from coordinator.store import devices, heads, reading, runs
 from coordinator.store.database import Database
@@ -55,6 +56,7 @@ class Operations:
             raise UsageError(f"{directory!r} is not an absolute path", where="plan directory")
         prepared = await self._rooms.models.do(prepare, plan_toml, base)
         bundle = await self._rooms.models.do(self._rooms.bundle_store.keep, prepared.bundle)
+        await share_bundle(self._rooms, bundle)
         plan, head = prepared.plan, bundle.initial_head()
         if plan.run.start_from is not None:
             head = await self._rooms.books.do(_start, self._rooms.db, plan.run.start_from, trees.shapes(head))
@@ -75,7 +77,7 @@ class Operations:
         log.info("%s: %s, %d rounds", run_id, plan.run.name, plan.run.rounds)
         for line in await self._rooms.models.do(account_of_held_out, prepared):
             log.info("%s: %s", run_id, line)
-        self._run_manager.wanted.set()
+        self._run_manager.want()
         return run_id
 
     async def stop_run(self, name: str) -> str:
@@ -87,14 +89,14 @@ class Operations:
         """
         run_id = await self._rooms.books.do(_resolve, self._rooms.db, name)
         while True:
-            driver = self._run_manager.driver
-            if driver is not None and driver.run.run_id == run_id:
+            driver = self._run_manager.drivers.get(run_id)
+            if driver is not None:
                 await driver.stop()
                 # What is left to be written is handed to the run manager when the run driver has gone.
-                while self._run_manager.driver is driver:
+                while self._run_manager.drivers.get(run_id) is driver:
                     await asyncio.sleep(0)
                 break
-            if self._run_manager.preparing != run_id and not self._run_manager.is_unwritten(run_id):
+            if run_id not in self._run_manager.preparing and not self._run_manager.is_unwritten(run_id):
                 if not await self._rooms.books.do(_is_over, self._rooms.db, run_id):
                     await self._run_manager.end(run_id, "stopped", "stopped before it began")
                 break
@@ -122,19 +124,25 @@ class Operations:
             UnknownRunError: no such run.
         """
         found, next_round = await self._rooms.looks.do(_status, self._rooms.db, name, since_round, page, newest_only)
-        return [run if run.is_over else run.because(self._why(run)) for run in found], next_round
+        queued = [] if all(run.is_over for run in found) else await self._rooms.looks.do(ledger.queue, self._rooms.db)
+        return [run if run.is_over else run.because(self._why(run, queued)) for run in found], next_round
 
-    def _why(self, run: RunStatus) -> str:
-        if self._run_manager.driver and self._run_manager.driver.run.run_id == run.run_id:
-            return self._run_manager.driver.run.describe()
+    def _why(self, run: RunStatus, queued: list[Queued]) -> str:
+        if (driver := self._run_manager.drivers.get(run.run_id)) is not None:
+            return driver.run.describe()
         if self._run_manager.is_unwritten(run.run_id):
             return "has ended, which cannot be written down yet"
         if run.run_id in self._run_manager.trouble:
             return f"cannot be opened now: {self._run_manager.trouble[run.run_id]}"
-        if self._run_manager.preparing == run.run_id:
+        if run.run_id in self._run_manager.preparing:
             return "being prepared: held-out data are embedded"
-        current = self._run_manager.driver.run.run_id if self._run_manager.driver else self._run_manager.preparing
-        return f"waits for {current} to end" if current else "waits for its turn"
+        # In the order of their turns: the first of them is on, or about to be.
+        turns = [one.run_id for one in queued if not one.beside]
+        turns.sort(key=lambda one: one not in self._run_manager.drivers and one not in self._run_manager.preparing)
+        if run.run_id not in turns[1:]:
+            return "waits for its turn"
+        before = turns.index(run.run_id)
+        return f"waits for {turns[0]} to end" + (f"; {before - 1} more before it" if before > 1 else "")
 
     async def aside(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do what people wait for and devices do not, such as making a large answer."""

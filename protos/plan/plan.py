@@ -49,6 +49,9 @@ class RunSection:
 
     Attributes:
         start_from: a run, whose newest head is meant, or a head; None: the bundle's.
+        beside: it begins at once, whatever else is on, and shares the devices; else it waits for its turn.
+        priority: a run of a higher one goes first, in the queue and at the devices.
+        share: of runs of one priority, how much of the devices' orders it gets beside the others.
         deliver: the head that boards get to work with when the run has finished: its "last", the "best" evaluated one,
             or "none".
     """
@@ -58,6 +61,9 @@ class RunSection:
     rounds: int = 10
     seed: int = 0
     start_from: str | None = None
+    beside: bool = False
+    priority: int = 0
+    share: float = 1.0
     deliver: str = "last"
 
 
@@ -266,6 +272,7 @@ class RunPlan:
 _SERVER_KEYS = ("server", "server_momentum", "server_second", "server_tau")
 _LATER: tuple[tuple[str, str, Any], ...] = (
     ("run", "start_from", RunSection.start_from),
+    *(("run", one, getattr(RunSection, one)) for one in ("beside", "priority", "share")),
     ("run", "deliver", RunSection.deliver),
     ("round", "sample", RoundSection.sample),
     ("round", "enough", RoundSection.enough),

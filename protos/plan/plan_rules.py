@@ -29,6 +29,9 @@ RULES: dict[str, dict[str, Rule]] = {
         "rounds": ((int,), 1, 100_000),
         "seed": ((int,), 0, 2**63 - 1),
         "start_from": ((str,), None, None),
+        "beside": ((bool,), None, None),
+        "priority": ((int,), -100, 100),
+        "share": (NUMBER, 0.001, 1000.0),
         "deliver": ((str,), None, None),
     },
     "round": {
@@ -92,7 +95,7 @@ RULES: dict[str, dict[str, Rule]] = {
 def checked(value: Any, rule: Rule, place: str) -> Any:
     """The value, as its section holds it: equal plans are equal values, whether a file says 1 or 1.0."""
     types, lowest, highest = rule
-    if not isinstance(value, types) or isinstance(value, bool):
+    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
         kind = WORDS.get(type(value), "a date or time")
         raise PlanError(f"{shown(value)} is {kind}, not {WORDS[types[-1]]}", where=place)
     if lowest is not None and highest is not None:
