@@ -193,7 +193,7 @@ class Operations:
             made = await self._rooms.models.do(self._head_without, rest)
             return await self._rooms.books.do(forgetting.forget, self._rooms.db, rest, *made)
 
-    def _head_without(self, rest: forgetting.Rest) -> tuple[Tree, str, float | None, float | None]:
+    def _head_without(self, rest: forgetting.Rest) -> tuple[Tree, str, float | None, float | None, str]:
         bundle = self._rooms.shelf.open(rest.bundle_id)
         key = rest.evaluation_key
         evaluator = recall(bundle, key, self._rooms.evaluations) if key is not None else None
