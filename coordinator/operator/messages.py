@@ -11,6 +11,7 @@ from coordinator.operator.status import (
     ExportSummary,
     FederatedEvaluation,
     ForgottenDevice,
+    Measured,
     RoundStatus,
     RunStatus,
     WeightBias,
@@ -77,6 +78,9 @@ def _round_to(one: RoundStatus) -> pb.RoundStatus:
         head_version=one.head_version,
         bias=None if one.bias is None else _bias_to(one.bias),
         federated=None if one.federated is None else pb.FederatedEvaluation(**vars(one.federated)),
+        r2=one.r2,
+        rmse=one.rmse,
+        auc=one.auc,
     )
 
 
@@ -106,6 +110,9 @@ def _round_from(message: pb.RoundStatus) -> RoundStatus:
         head_version=message.head_version,
         bias=_bias_from(message.bias) if message.HasField("bias") else None,
         federated=_federated_from(message.federated) if message.HasField("federated") else None,
+        r2=message.r2 if message.HasField("r2") else None,
+        rmse=dict(message.rmse),
+        auc=message.auc if message.HasField("auc") else None,
     )
 
 
@@ -254,6 +261,7 @@ def summary_to(summary: ExportSummary) -> pb.ExportSummary:
         exported_accuracy=summary.exported_accuracy,
         operators=summary.operators,
         note=summary.note,
+        measured=None if summary.measured is None else pb.Measured(**vars(summary.measured)),
     )
 
 
@@ -267,6 +275,17 @@ def summary_from(message: pb.ExportSummary) -> ExportSummary:
         exported_accuracy=message.exported_accuracy if message.HasField("exported_accuracy") else None,
         operators=tuple(message.operators),
         note=message.note,
+        measured=_measured_from(message.measured) if message.HasField("measured") else None,
+    )
+
+
+def _measured_from(message: pb.Measured) -> Measured:
+    return Measured(
+        message.measure,
+        message.float_score if message.HasField("float_score") else None,
+        message.exported_score if message.HasField("exported_score") else None,
+        dict(message.float_rmse),
+        dict(message.exported_rmse),
     )
 
 

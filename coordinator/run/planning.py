@@ -22,6 +22,7 @@ from protos.errors import PlanError, PluginError
 from protos.model.bundle import Bundle, open_bundle
 from protos.model.manifest import CORRECTION, Manifest
 from protos.model.resemblance import held_against
+from protos.model.task import ANOMALY, MEASURES, REGRESSION
 from protos.plan.plan import RunPlan, parse
 from protos.plugins import Plugin, find, installed, refused
 from protos.update import codecs, controls, trees
@@ -61,6 +62,7 @@ def prepare(plan_toml: str, directory: Path, *, where: str = "plan") -> Prepared
     bundle = open_bundle(directory / Path(plan.run.bundle).expanduser())
     inputs = train_inputs(plan, bundle.manifest, where=where)
     _try_plugins(plan)
+    _check_task(plan, bundle.manifest, where)
     _check_closed_form(plan, bundle.manifest, where)
     _check_correction(plan, bundle.manifest, where)
     _check_budgets(plan, directory, where)
@@ -92,6 +94,27 @@ def _try_plugins(plan: RunPlan) -> None:
     _ = rules.RULES[plan.aggregate.normalise]
     for factor in plan.aggregate.weight:
         _ = weights.FACTORS[factor]
+
+
+def _check_task(plan: RunPlan, manifest: Manifest, where: str) -> None:
+    """What heads that are no classifiers can be trained by."""
+    method, place = plan.train.method, f"{where}: train.method"
+    if manifest.task == REGRESSION and method != "sgd":
+        raise PlanError(
+            f"the bundle's head gives quantities, and {method!r} is for classes", where=place, fix="train by sgd"
+        )
+    if manifest.task != ANOMALY or manifest.head.hidden_units is not None:
+        return
+    if method != "closed_form":
+        raise PlanError(
+            f"the bundle's head measures the distance from what is normal, which has a closed form and no steps, and "
+            f"{method!r} has steps",
+            where=place, fix='set method = "closed_form", or convert the model with --hidden UNITS',
+        )  # fmt: skip
+    if plan.closed_form.project:
+        raise PlanError(
+            "an anomaly head measures all numbers of an embedding", where=f"{where}: closed_form.project", fix="give 0"
+        )
 
 
 def _check_closed_form(plan: RunPlan, manifest: Manifest, where: str) -> None:
@@ -151,7 +174,12 @@ def held_out(plan: RunPlan, manifest: Manifest, directory: Path) -> Dataset | No
         return None
     shape = manifest.backbone.input_shape
     source = directory / Path(plan.evaluate.data).expanduser()
-    data = load(source, image_shape=shape if len(shape) == 3 else None, classes=manifest.classes)
+    data = load(
+        source,
+        image_shape=shape if len(shape) == 3 else None,
+        classes=manifest.classes,
+        quantities=manifest.quantities,
+    )
     data = data.test() if data.is_test.any() else data
     check(data, shape, len(manifest.classes))
     held_against(manifest, data.held, where=data.source)
@@ -177,6 +205,8 @@ def train_inputs(plan: RunPlan, manifest: Manifest, *, where: str = "plan") -> d
     asked = {name: float(getattr(plan.train, name)) for name in _OWN}
     # A bundle without momentum is asked for none; that is no contradiction.
     asked = {name: value for name, value in asked.items() if name in known or (value != 0 and name != "rate")}
+    if plan.train.method == "closed_form" and not known:
+        asked = {}  # no steps, no inputs
     asked |= {name: float(value) for name, value in plan.train.inputs.items()}
     if plan.train.correction != "none":
         asked[CORRECTION] = 1.0
@@ -256,6 +286,8 @@ def summary(prepared: Prepared) -> dict[str, object]:
         "bundle": str(prepared.bundle.path),
         "bundle_id": prepared.bundle.bundle_id,
         "classes": len(manifest.classes),
+        "task": manifest.task,
+        "judged_by": MEASURES[manifest.task],
         "head_parameters": trees.coordinates(prepared.bundle.initial_head()),
         "rounds": plan.run.rounds,
         "devices": plan.round.devices,

@@ -43,6 +43,7 @@ def report_limit(plan: RunPlan, shapes: Shapes) -> int:
     update = 4 * sum(math.prod(shape) for shape in shapes.values())
     if plan.train.method == "sgd":
         return update + ENVELOPE_BYTES
+    # Of an anomaly head that is more than it sums: one class in place of K.
     width, classes = shapes["out_kernel"]
     return max(update, most_bytes(classes, plan.closed_form.project or width)) + ENVELOPE_BYTES
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 
 from coordinator.run import transactions as ledger
 from coordinator.run.aggregation import Fold
 from coordinator.run.batching import Batching
+from coordinator.run.evaluation import figures_of, judged_by
 from coordinator.run.resume import Rooms
 from coordinator.run.round_events import (
     FINAL,
@@ -50,6 +50,7 @@ from coordinator.run.sharing import Claim, Wish
 from coordinator.run.statistics_fold import StatisticsFold
 from coordinator.store.database import DamagedError
 from protos.errors import EdgejouleError, StoreError
+from protos.model.task import MEASURES
 from protos.orders import DeviceCard, Receipt, Verdict
 
 log = logging.getLogger("edgejoule.coordinator")
@@ -413,9 +414,11 @@ class RunDriver:
         head = await (rooms.books if sums is None else rooms.models).do(run.fold.head_after, run.head)
         solved = sums.solved if sums is not None else None
         accuracy = loss = None
+        judged = ""
         if run.evaluator is not None:
             found = await rooms.models.do(run.evaluator.evaluate, head)
-            accuracy, loss = found.accuracy, found.loss if math.isfinite(found.loss) else None
+            accuracy, loss = figures_of(found)
+            judged = judged_by(run.bundle.manifest, found)
         downlink = await rooms.models.do(run.downlink.after, head, action.round, run.plan)
         basis = solved.basis if solved is not None else None
         said = solved.in_words() if solved is not None else ""
@@ -423,7 +426,7 @@ class RunDriver:
         if isinstance(run.fold, Fold):
             server, said = run.fold.server_after, run.fold.said
         await rooms.books.do(
-            ledger.close_round, rooms.db, run, action.round, head, downlink, accuracy, loss, basis, said, server
+            ledger.close_round, rooms.db, run, action.round, head, downlink, accuracy, loss, basis, said, server, judged
         )
         run.move_head(head, downlink)
         run.server = server or run.server
@@ -431,7 +434,7 @@ class RunDriver:
         if said:
             run.said = run.said if run.corrects else said
             log.info("%s: round %d: %s", run.run_id, action.round, said)
-        shown = "" if accuracy is None else f", accuracy {accuracy:.4f}"
+        shown = "" if accuracy is None else f", {MEASURES[run.bundle.manifest.task]} {accuracy:.4f}"
         log.info("%s: round %d closed with %d reports%s", run.run_id, action.round, len(action.reported), shown)
         enough = await rooms.books.do(ledger.enough, rooms.db, run)
         self.feed(Settled())

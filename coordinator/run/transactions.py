@@ -476,6 +476,7 @@ def close_round(
     basis: Basis | None = None,
     said: str = "",
     server: Tree | None = None,
+    judged: str = "",
 ) -> None:
     """Write down the head after a round, what devices will hold of it, how good it is, and in which coordinates they
     train from now on; once.
@@ -483,6 +484,7 @@ def close_round(
     Args:
         said: how the head was made, in words, or what became of control variates; "" for the mean of changes.
         server: the state of the server optimiser from now on; None or empty: it has none.
+        judged: see :func:`coordinator.run.evaluation.judged_by`.
     """
     with db.writing() as connection:
         if _stands(connection, run.run_id, number, run.machine.attempt, "closed"):
@@ -502,6 +504,8 @@ def close_round(
         evaluations.add_up(connection, run.run_id, number - 1)
         if said:
             runs.note(connection, run.run_id, number, "controls" if run.corrects else "solved", said)
+        if judged:
+            runs.note(connection, run.run_id, number, runs.JUDGED, judged)
         if number > 1 and run.forgets_reports:
             # Of the round that has just closed they stay, for whoever wants to know how its head came about.
             pruning.forget_bytes(connection, run.run_id, number - 1)
@@ -561,13 +565,15 @@ def add_run(db: Database, run: runs.NewRun, head: Tree) -> None:
 
 
 def begin_run(
-    db: Database, run_id: str, evaluation_key: str | None, accuracy: float | None, loss: float | None
+    db: Database, run_id: str, evaluation_key: str | None, accuracy: float | None, loss: float | None, judged: str = ""
 ) -> None:
     """Write down round 0: the head before any training."""
     with db.writing() as connection:
         row = runs.row(connection, run_id)
         runs.change(connection, run_id, evaluation_key=evaluation_key, reason="")
         runs.add_round_zero(connection, run_id, head_version=row["initial_head"], accuracy=accuracy, loss=loss)
+        if judged:
+            runs.note(connection, run_id, 0, runs.JUDGED, judged)
 
 
 @dataclass(frozen=True)

@@ -203,7 +203,7 @@ class Operations:
         await self._run_manager.look_at_published()
         return done
 
-    def _head_without(self, rest: forgetting.Rest) -> tuple[Tree, str, float | None, float | None]:
+    def _head_without(self, rest: forgetting.Rest) -> tuple[Tree, str, float | None, float | None, str]:
         bundle = self._rooms.bundle_store.open(rest.bundle_id)
         key = rest.evaluation_key
         evaluator = recall(bundle, key, self._rooms.evaluations) if key is not None else None

@@ -761,7 +761,14 @@ class RunStatus(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., name: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., plan_id: _Optional[str] = ..., bundle_id: _Optional[str] = ..., rounds_planned: _Optional[int] = ..., rounds: _Optional[_Iterable[_Union[RoundStatus, _Mapping]]] = ..., started_unix_s: _Optional[float] = ..., finished_unix_s: _Optional[float] = ...) -> None: ...
 
 class RoundStatus(_message.Message):
-    __slots__ = ("round", "state", "accuracy", "loss", "bytes_up", "bytes_down", "devices", "opened_unix_s", "closed_unix_s", "head_version", "bias", "federated")
+    __slots__ = ("round", "state", "accuracy", "loss", "bytes_up", "bytes_down", "devices", "opened_unix_s", "closed_unix_s", "head_version", "bias", "federated", "r2", "rmse", "auc")
+    class RmseEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     ROUND_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     ACCURACY_FIELD_NUMBER: _ClassVar[int]
@@ -774,6 +781,9 @@ class RoundStatus(_message.Message):
     HEAD_VERSION_FIELD_NUMBER: _ClassVar[int]
     BIAS_FIELD_NUMBER: _ClassVar[int]
     FEDERATED_FIELD_NUMBER: _ClassVar[int]
+    R2_FIELD_NUMBER: _ClassVar[int]
+    RMSE_FIELD_NUMBER: _ClassVar[int]
+    AUC_FIELD_NUMBER: _ClassVar[int]
     round: int
     state: str
     accuracy: float
@@ -786,7 +796,10 @@ class RoundStatus(_message.Message):
     head_version: str
     bias: WeightBias
     federated: FederatedEvaluation
-    def __init__(self, round: _Optional[int] = ..., state: _Optional[str] = ..., accuracy: _Optional[float] = ..., loss: _Optional[float] = ..., bytes_up: _Optional[int] = ..., bytes_down: _Optional[int] = ..., devices: _Optional[_Iterable[_Union[DeviceRound, _Mapping]]] = ..., opened_unix_s: _Optional[float] = ..., closed_unix_s: _Optional[float] = ..., head_version: _Optional[str] = ..., bias: _Optional[_Union[WeightBias, _Mapping]] = ..., federated: _Optional[_Union[FederatedEvaluation, _Mapping]] = ...) -> None: ...
+    r2: float
+    rmse: _containers.ScalarMap[str, float]
+    auc: float
+    def __init__(self, round: _Optional[int] = ..., state: _Optional[str] = ..., accuracy: _Optional[float] = ..., loss: _Optional[float] = ..., bytes_up: _Optional[int] = ..., bytes_down: _Optional[int] = ..., devices: _Optional[_Iterable[_Union[DeviceRound, _Mapping]]] = ..., opened_unix_s: _Optional[float] = ..., closed_unix_s: _Optional[float] = ..., head_version: _Optional[str] = ..., bias: _Optional[_Union[WeightBias, _Mapping]] = ..., federated: _Optional[_Union[FederatedEvaluation, _Mapping]] = ..., r2: _Optional[float] = ..., rmse: _Optional[_Mapping[str, float]] = ..., auc: _Optional[float] = ...) -> None: ...
 
 class FederatedEvaluation(_message.Message):
     __slots__ = ("devices", "examples", "correct", "loss", "class_examples", "class_correct", "adopted", "kept")
@@ -999,7 +1012,7 @@ class ExportRunRequest(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., head_version: _Optional[str] = ..., max_drop: _Optional[float] = ...) -> None: ...
 
 class ExportSummary(_message.Message):
-    __slots__ = ("size_bytes", "sha256", "head_version", "float_accuracy", "exported_accuracy", "operators", "note")
+    __slots__ = ("size_bytes", "sha256", "head_version", "float_accuracy", "exported_accuracy", "operators", "note", "measured")
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
     HEAD_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -1007,6 +1020,7 @@ class ExportSummary(_message.Message):
     EXPORTED_ACCURACY_FIELD_NUMBER: _ClassVar[int]
     OPERATORS_FIELD_NUMBER: _ClassVar[int]
     NOTE_FIELD_NUMBER: _ClassVar[int]
+    MEASURED_FIELD_NUMBER: _ClassVar[int]
     size_bytes: int
     sha256: bytes
     head_version: str
@@ -1014,7 +1028,36 @@ class ExportSummary(_message.Message):
     exported_accuracy: float
     operators: _containers.RepeatedScalarFieldContainer[str]
     note: str
-    def __init__(self, size_bytes: _Optional[int] = ..., sha256: _Optional[bytes] = ..., head_version: _Optional[str] = ..., float_accuracy: _Optional[float] = ..., exported_accuracy: _Optional[float] = ..., operators: _Optional[_Iterable[str]] = ..., note: _Optional[str] = ...) -> None: ...
+    measured: Measured
+    def __init__(self, size_bytes: _Optional[int] = ..., sha256: _Optional[bytes] = ..., head_version: _Optional[str] = ..., float_accuracy: _Optional[float] = ..., exported_accuracy: _Optional[float] = ..., operators: _Optional[_Iterable[str]] = ..., note: _Optional[str] = ..., measured: _Optional[_Union[Measured, _Mapping]] = ...) -> None: ...
+
+class Measured(_message.Message):
+    __slots__ = ("measure", "float_score", "exported_score", "float_rmse", "exported_rmse")
+    class FloatRmseEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    class ExportedRmseEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    MEASURE_FIELD_NUMBER: _ClassVar[int]
+    FLOAT_SCORE_FIELD_NUMBER: _ClassVar[int]
+    EXPORTED_SCORE_FIELD_NUMBER: _ClassVar[int]
+    FLOAT_RMSE_FIELD_NUMBER: _ClassVar[int]
+    EXPORTED_RMSE_FIELD_NUMBER: _ClassVar[int]
+    measure: str
+    float_score: float
+    exported_score: float
+    float_rmse: _containers.ScalarMap[str, float]
+    exported_rmse: _containers.ScalarMap[str, float]
+    def __init__(self, measure: _Optional[str] = ..., float_score: _Optional[float] = ..., exported_score: _Optional[float] = ..., float_rmse: _Optional[_Mapping[str, float]] = ..., exported_rmse: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class ExportRunResponse(_message.Message):
     __slots__ = ("summary", "data")
