@@ -10,6 +10,8 @@ from coordinator.operator.status import (
     DeviceStatus,
     ExportSummary,
     ForgottenDevice,
+    HeadEvaluation,
+    RoundedHead,
     RoundStatus,
     RunStatus,
     WeightBias,
@@ -252,6 +254,25 @@ def summary_from(message: pb.ExportSummary) -> ExportSummary:
         operators=tuple(message.operators),
         note=message.note,
     )
+
+
+def evaluation_to(found: HeadEvaluation) -> pb.EvaluateRunResponse:
+    """A head at several widths as a message."""
+    return pb.EvaluateRunResponse(
+        run_id=found.run_id,
+        head_version=found.head_version,
+        examples=found.examples,
+        heads=[pb.RoundedHead(**vars(one)) for one in found.heads],
+    )
+
+
+def evaluation_from(message: pb.EvaluateRunResponse) -> HeadEvaluation:
+    """A head at several widths from a message."""
+    heads = tuple(
+        RoundedHead(one.bits, one.ranges, one.granularity, one.accuracy, one.loss, one.size_bytes)
+        for one in message.heads
+    )
+    return HeadEvaluation(message.run_id, message.head_version, message.examples, heads)
 
 
 def forgotten_from(message: pb.UnlearnDeviceResponse) -> ForgottenDevice:

@@ -22,7 +22,7 @@ from protos.plugins import find, installed
 
 SCHEMA = "edgejoule.convert/1"
 # The tables themselves need TensorFlow; a test compares these names with them.
-OBJECTIVE_NAMES = ("cross_entropy", "kure", "qat")
+OBJECTIVE_NAMES = ("cross_entropy", "kure", "kure_scaled", "qat", "apqn", "mqat")
 OPTIMISER_NAMES = ("sgd", "adam")
 
 _DESCRIPTION = """\
