@@ -11,7 +11,7 @@ from pathlib import Path
 from coordinator.export.job import ExportJob, evaluator_of, held_out_of
 from coordinator.operator.status import HeadEvaluation, RoundedHead
 from coordinator.run.evaluation import Evaluator
-from coordinator.store.bundles import BundleShelf
+from coordinator.store.bundle_store import BundleStore
 from protos.model.weight_grids import FULL, KINDS, Rounding, head_size_bytes, round_head
 from protos.update.trees import Tree
 
@@ -29,13 +29,13 @@ def at_widths(evaluator: Evaluator, head: Tree, bits: Sequence[int]) -> tuple[Ro
     return tuple(found)
 
 
-def evaluate(job: ExportJob, shelf: BundleShelf, evaluations: Path, bits: Sequence[int]) -> HeadEvaluation:
+def evaluate(job: ExportJob, bundle_store: BundleStore, evaluations: Path, bits: Sequence[int]) -> HeadEvaluation:
     """Run the head of a job at these widths.
 
     Raises:
         UsageError: the run has no held-out data.
     """
-    bundle = shelf.open(job.bundle_id)
+    bundle = bundle_store.open(job.bundle_id)
     evaluator = evaluator_of(job, bundle, held_out_of(job, bundle), evaluations)
     heads = at_widths(evaluator, job.head, bits)
     return HeadEvaluation(job.run_id, job.head_version, len(evaluator.labels), heads)

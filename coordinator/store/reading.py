@@ -8,8 +8,8 @@ from typing import Any, cast
 
 from sqlalchemy import Connection, RowMapping, func, select
 
-from coordinator.operator.status import DeviceRound, RoundStatus, RunStatus
-from coordinator.store import costs
+from coordinator.operator.status import DeviceRound, FederatedEvaluation, RoundStatus, RunStatus
+from coordinator.store import costs, evaluations
 from coordinator.store.costs import KeptPlan
 from coordinator.store.tables import earlier_energy, energy, orders, reports, rounds, runs, strains
 from protos.energy.trace import Method, Phase, PhaseEnergy, joined
@@ -65,7 +65,7 @@ def run_newest(connection: Connection, run_id: str) -> RunStatus:
         .order_by(rounds.c.round.desc())
         .limit(1)
     )
-    return _status_of(run, tuple(_round(row, (), None) for row in connection.execute(query).mappings()))
+    return _status_of(run, tuple(_round(row, (), None, None) for row in connection.execute(query).mappings()))
 
 
 def _run_status(connection: Connection, run_id: str, since_round: int, last_round: int | None) -> RunStatus:
@@ -78,8 +78,14 @@ def _run_status(connection: Connection, run_id: str, since_round: int, last_roun
     )
     devices = _device_rounds(connection, run_id, since_round, last)
     plans = costs.plans(connection, run_id, since_round, last)
+    said = evaluations.of_run(connection, run_id, since_round, last)
     found = connection.execute(query).mappings()
-    return _status_of(run, tuple(_round(row, tuple(devices[row["round"]]), plans.get(row["round"])) for row in found))
+    return _status_of(
+        run,
+        tuple(
+            _round(row, tuple(devices[row["round"]]), plans.get(row["round"]), said.get(row["round"])) for row in found
+        ),
+    )
 
 
 def _status_of(run: RowMapping, shown: tuple[RoundStatus, ...]) -> RunStatus:
@@ -97,7 +103,9 @@ def _status_of(run: RowMapping, shown: tuple[RoundStatus, ...]) -> RunStatus:
     )
 
 
-def _round(row: RowMapping, devices: tuple[DeviceRound, ...], plan: KeptPlan | None) -> RoundStatus:
+def _round(
+    row: RowMapping, devices: tuple[DeviceRound, ...], plan: KeptPlan | None, said: FederatedEvaluation | None
+) -> RoundStatus:
     return RoundStatus(
         round=row["round"],
         state=row["state"],
@@ -108,6 +116,7 @@ def _round(row: RowMapping, devices: tuple[DeviceRound, ...], plan: KeptPlan | N
         closed_unix_s=row["closed_unix_s"],
         head_version=row["head_version"] or "",
         bias=None if plan is None else plan.bias,
+        federated=said,
     )
 
 
