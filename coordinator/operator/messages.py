@@ -11,7 +11,9 @@ from coordinator.operator.status import (
     ExportSummary,
     FederatedEvaluation,
     ForgottenDevice,
+    HeadEvaluation,
     Measured,
+    RoundedHead,
     RoundStatus,
     RunStatus,
     WeightBias,
@@ -287,6 +289,25 @@ def _measured_from(message: pb.Measured) -> Measured:
         dict(message.float_rmse),
         dict(message.exported_rmse),
     )
+
+
+def evaluation_to(found: HeadEvaluation) -> pb.EvaluateRunResponse:
+    """A head at several widths as a message."""
+    return pb.EvaluateRunResponse(
+        run_id=found.run_id,
+        head_version=found.head_version,
+        examples=found.examples,
+        heads=[pb.RoundedHead(**vars(one)) for one in found.heads],
+    )
+
+
+def evaluation_from(message: pb.EvaluateRunResponse) -> HeadEvaluation:
+    """A head at several widths from a message."""
+    heads = tuple(
+        RoundedHead(one.bits, one.ranges, one.granularity, one.accuracy, one.loss, one.size_bytes)
+        for one in message.heads
+    )
+    return HeadEvaluation(message.run_id, message.head_version, message.examples, heads)
 
 
 def forgotten_from(message: pb.UnlearnDeviceResponse) -> ForgottenDevice:

@@ -235,6 +235,35 @@ class ExportSummary:
 
 
 @dataclass(frozen=True)
+class RoundedHead:
+    """How good a head is with its kernels on ``2^bits`` evenly spaced levels; 32 bits: as it is.
+
+    Attributes:
+        ranges: "minmax" or "mse", see :mod:`protos.model.weight_grids`.
+        granularity: one range for a "tensor", or for each "channel".
+        accuracy, loss: on the run's held-out data.
+        size_bytes: of codes, ranges and biases.
+    """
+
+    bits: int
+    ranges: str
+    granularity: str
+    accuracy: float
+    loss: float
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class HeadEvaluation:
+    """A head of a run at several widths."""
+
+    run_id: str
+    head_version: str
+    examples: int
+    heads: tuple[RoundedHead, ...]
+
+
+@dataclass(frozen=True)
 class ForgottenDevice:
     """A run without one of its devices.
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from coordinator.export import job as exporting
-from coordinator.operator.status import DeviceBudget, DeviceStatus, ExportSummary, RunStatus
+from coordinator.export import widths
+from coordinator.operator.status import DeviceBudget, DeviceStatus, ExportSummary, HeadEvaluation, RunStatus
 from coordinator.run import forgetting
 from coordinator.run import round_budgets as budgeting
 from coordinator.run import transactions as ledger
@@ -27,6 +28,7 @@ from coordinator.store.database import Database
 from coordinator.store.runs import NewRun
 from protos.errors import PlanError, StoreError, UnknownRunError, UsageError
 from protos.model.bundle import Bundle
+from protos.model.weight_grids import check_bits
 from protos.plan.plan import RunPlan, parse
 from protos.update import trees
 from protos.update.trees import Shapes, Tree
@@ -208,6 +210,19 @@ class Operations:
         key = rest.evaluation_key
         evaluator = recall(bundle, key, self._rooms.evaluations) if key is not None else None
         return forgetting.head_without(rest, bundle, evaluator)
+
+    async def evaluate(self, name: str, head_version: str, bits: tuple[int, ...]) -> HeadEvaluation:
+        """How good a head of a run is with kernels of few bits.
+
+        Raises:
+            UnknownRunError: no such run or head.
+            UsageError: a width that no grid has, or the run has no held-out data.
+        """
+        asked = check_bits(bits, where="--bits")
+        job = await self._rooms.books.do(exporting.find, self._rooms.db, name, head_version)
+        return await self._rooms.models.do(
+            widths.evaluate, job, self._rooms.bundle_store, self._rooms.evaluations, asked
+        )
 
     async def export(self, name: str, head_version: str, max_drop: float) -> tuple[ExportSummary, bytes]:
         """Assemble the integer model of a run.

@@ -65,6 +65,14 @@ class OperatorService(rpc.OperatorServiceServicer):
         done = await self._operations.forget(request.run_id, request.device_id)
         return pb.UnlearnDeviceResponse(**vars(done))
 
+    @answered
+    async def EvaluateRun(  # noqa: N802
+        self, request: pb.EvaluateRunRequest, context: Any
+    ) -> pb.EvaluateRunResponse:
+        """Runs a head with kernels of few bits."""
+        found = await self._operations.evaluate(request.run_id, request.head_version, tuple(request.bits))
+        return messages.evaluation_to(found)
+
     @answered_stream
     async def ExportRun(  # noqa: N802
         self, request: pb.ExportRunRequest, context: Any

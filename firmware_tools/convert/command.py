@@ -23,7 +23,7 @@ from protos.plugins import find, installed
 
 SCHEMA = "edgejoule.convert/1"
 # The tables themselves need TensorFlow; a test compares these names with them.
-OBJECTIVE_NAMES = ("cross_entropy", "kure", "qat")
+OBJECTIVE_NAMES = ("cross_entropy", "kure", "kure_scaled", "qat", "apqn", "mqat")
 # Objectives of heads that are no classifiers.
 TASK_NAMES = (REGRESSION, ANOMALY)
 OPTIMISER_NAMES = ("sgd", "adam")

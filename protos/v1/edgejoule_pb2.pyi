@@ -1001,6 +1001,44 @@ class ForgetDeviceResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class EvaluateRunRequest(_message.Message):
+    __slots__ = ("run_id", "head_version", "bits")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    HEAD_VERSION_FIELD_NUMBER: _ClassVar[int]
+    BITS_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    head_version: str
+    bits: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, run_id: _Optional[str] = ..., head_version: _Optional[str] = ..., bits: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class EvaluateRunResponse(_message.Message):
+    __slots__ = ("run_id", "head_version", "examples", "heads")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    HEAD_VERSION_FIELD_NUMBER: _ClassVar[int]
+    EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    HEADS_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    head_version: str
+    examples: int
+    heads: _containers.RepeatedCompositeFieldContainer[RoundedHead]
+    def __init__(self, run_id: _Optional[str] = ..., head_version: _Optional[str] = ..., examples: _Optional[int] = ..., heads: _Optional[_Iterable[_Union[RoundedHead, _Mapping]]] = ...) -> None: ...
+
+class RoundedHead(_message.Message):
+    __slots__ = ("bits", "ranges", "granularity", "accuracy", "loss", "size_bytes")
+    BITS_FIELD_NUMBER: _ClassVar[int]
+    RANGES_FIELD_NUMBER: _ClassVar[int]
+    GRANULARITY_FIELD_NUMBER: _ClassVar[int]
+    ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    bits: int
+    ranges: str
+    granularity: str
+    accuracy: float
+    loss: float
+    size_bytes: int
+    def __init__(self, bits: _Optional[int] = ..., ranges: _Optional[str] = ..., granularity: _Optional[str] = ..., accuracy: _Optional[float] = ..., loss: _Optional[float] = ..., size_bytes: _Optional[int] = ...) -> None: ...
+
 class ExportRunRequest(_message.Message):
     __slots__ = ("run_id", "head_version", "max_drop")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]

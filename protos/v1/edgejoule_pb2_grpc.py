@@ -368,6 +368,11 @@ class OperatorServiceStub:
                 request_serializer=protos_dot_v1_dot_edgejoule__pb2.UnlearnDeviceRequest.SerializeToString,
                 response_deserializer=protos_dot_v1_dot_edgejoule__pb2.UnlearnDeviceResponse.FromString,
                 _registered_method=True)
+        self.EvaluateRun = channel.unary_unary(
+                '/edgejoule.v1.OperatorService/EvaluateRun',
+                request_serializer=protos_dot_v1_dot_edgejoule__pb2.EvaluateRunRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_edgejoule__pb2.EvaluateRunResponse.FromString,
+                _registered_method=True)
 
 
 class OperatorServiceServicer:
@@ -425,6 +430,13 @@ class OperatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EvaluateRun(self, request, context):
+        """How good a head of a run is on its held-out data when its kernels are rounded to few bits.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OperatorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -467,6 +479,11 @@ def add_OperatorServiceServicer_to_server(servicer, server):
                     servicer.UnlearnDevice,
                     request_deserializer=protos_dot_v1_dot_edgejoule__pb2.UnlearnDeviceRequest.FromString,
                     response_serializer=protos_dot_v1_dot_edgejoule__pb2.UnlearnDeviceResponse.SerializeToString,
+            ),
+            'EvaluateRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.EvaluateRun,
+                    request_deserializer=protos_dot_v1_dot_edgejoule__pb2.EvaluateRunRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_edgejoule__pb2.EvaluateRunResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -685,6 +702,33 @@ class OperatorService:
             '/edgejoule.v1.OperatorService/UnlearnDevice',
             protos_dot_v1_dot_edgejoule__pb2.UnlearnDeviceRequest.SerializeToString,
             protos_dot_v1_dot_edgejoule__pb2.UnlearnDeviceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EvaluateRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgejoule.v1.OperatorService/EvaluateRun',
+            protos_dot_v1_dot_edgejoule__pb2.EvaluateRunRequest.SerializeToString,
+            protos_dot_v1_dot_edgejoule__pb2.EvaluateRunResponse.FromString,
             options,
             channel_credentials,
             insecure,
