@@ -173,6 +173,33 @@ class BasisOrder:
 
 
 @dataclass(frozen=True)
+class MaskOrder:
+    """Changes are cut to the length ``clip``, put on one grid of ``bits``, and masked; see :mod:`protos.secure_sum`."""
+
+    clip: float
+    bits: int
+
+
+@dataclass(frozen=True)
+class RevealOrder:
+    """What unmasks the sum over ``sent`` is to be revealed; ``missing`` agreed on masks and sent nothing."""
+
+    run_id: str
+    round: int
+    attempt: int
+    sent: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class MaskedChange:
+    """A change under masks: whole numbers of ``width`` bits, little-endian, in the order of names."""
+
+    width: int
+    numbers: bytes
+
+
+@dataclass(frozen=True)
 class TrainOrder:
     """One round of work for one device.
 
@@ -187,6 +214,7 @@ class TrainOrder:
         attempt: at this round, from 1: an order of a further attempt is a new one. None from an older coordinator.
         statistics: what to sum of all training examples; no step is asked for then, and no head is sent.
         basis: the update is made and sent in these coordinates.
+        mask: the change is sent masked; the codec does not count.
     """
 
     run_id: str
@@ -207,6 +235,7 @@ class TrainOrder:
     attempt: int | None = None
     statistics: FeatureMap | None = None
     basis: BasisOrder | None = None
+    mask: MaskOrder | None = None
 
 
 @dataclass(frozen=True)
@@ -222,7 +251,7 @@ class RejoinOrder:
     """The coordinator does not know this session: join first."""
 
 
-Order = TrainOrder | WaitOrder | RejoinOrder
+Order = TrainOrder | WaitOrder | RejoinOrder | RevealOrder
 
 
 @dataclass(frozen=True)
@@ -264,6 +293,7 @@ class DeviceReport:
         meter_id: of the meter of phases without a sensor; 0 when there are none.
         statistics: when the order asked for them.
         basis_version: of the coordinates of the update; empty for those of the head.
+        masked: instead of the update, when the order asked for it.
     """
 
     run_id: str
@@ -289,6 +319,7 @@ class DeviceReport:
     meter_id: int = 0
     statistics: CodedMoments | None = None
     basis_version: str = ""
+    masked: MaskedChange | None = None
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from contextlib import suppress
 
 from coordinator.run import transactions as ledger
 from coordinator.run.aggregation import Fold
+from coordinator.run.masked_fold import MaskedFold
 from coordinator.run.resume import Rooms
 from coordinator.run.round_events import (
     FINAL,
@@ -220,7 +221,6 @@ class Conductor:
         if receipt.verdict is Verdict.ACCEPTED:
             self.feed(Accepted(device_id))
         elif receipt.verdict is Verdict.REJECTED:
-            log.warning("%s round %d: report of %s rejected: %s", run.run_id, number, device_id, receipt.reason)
             run.refused.add(device_id)
             self.feed(Refused(device_id))
         self._written(device_id, written)
@@ -343,6 +343,8 @@ class Conductor:
             return
         run.resting = ""
         run.refused.clear()
+        if run.masking is not None:
+            run.masking.open(action.round, action.attempt, run.lines.keys() - set(action.carried))
         if action.attempt == 1:
             run.handed.clear()
             run.opened_here = True
@@ -356,6 +358,8 @@ class Conductor:
         # Whoever still works on this round does so in vain.
         self._publish()
         await rooms.books.do(ledger.agree, rooms.db, run, action.round)
+        if run.masking is not None and isinstance(run.fold, MaskedFold):
+            await run.masking.unmask(action.round, run.fold.sent, self._publish)
         sums = run.fold if isinstance(run.fold, StatisticsFold) else None
         # A system of equations may take seconds, in which devices that write must not wait.
         head = await (rooms.books if sums is None else rooms.models).do(run.fold.head_after, run.head)
@@ -377,6 +381,8 @@ class Conductor:
         if said:
             run.said = said
             log.info("%s: round %d: %s", run.run_id, action.round, said)
+        for remark in run.fold.remarks:
+            log.warning("%s round %d: %s: %s", run.run_id, action.round, remark.device_id, remark.text)
         shown = "" if accuracy is None else f", accuracy {accuracy:.4f}"
         log.info("%s: round %d closed with %d reports%s", run.run_id, action.round, len(action.reported), shown)
         enough = await rooms.books.do(ledger.enough, rooms.db, run)

@@ -15,6 +15,8 @@ from contextlib import contextmanager, suppress
 from coordinator.run import transactions as ledger
 from coordinator.run.bounds import LAST_ROUND, check_card
 from coordinator.run.conductor import Conductor
+from coordinator.run.masking import Group
+from coordinator.run.reasons import ReportCounts
 from coordinator.run.resume import Rooms, open_run
 from coordinator.run.round_events import Tick
 from coordinator.run.together import Together
@@ -30,6 +32,7 @@ from protos.orders import (
     Order,
     Receipt,
     RejoinOrder,
+    RevealOrder,
     SettledEnergy,
     TrainOrder,
     Verdict,
@@ -70,6 +73,7 @@ class Keeper:
     def __init__(self, rooms: Rooms) -> None:
         self._rooms = rooms
         self.fleet = Fleet()
+        self.report_counts = ReportCounts()
         self.conductor: Conductor | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.wanted = asyncio.Event()
@@ -356,11 +360,29 @@ class Keeper:
             return HOLD_S if self.fleet.present <= SMALL_FLEET else 0.0
         return min(waits_s - ANSWER_S, MOST_HOLD_S) if self._held < MOST_HELD else 0.0
 
-    async def _order_for(self, device_id: str, session: str, holding: Holding) -> TrainOrder | None:
+    async def mask(self, device_id: str, session: str, run_id: str, number: int, attempt: int) -> Group:
+        """The group of a device that masks its change; see :mod:`coordinator.run.masking`.
+
+        Raises:
+            RefusedError: there is none: the attempt is over, or the coordinator began anew.
+        """
+        self.fleet.heard(device_id, session, self._heard_s(), time.time())
+        run = self.conductor.run if self.conductor else None
+        masking = run.masking if run is not None and run.run_id == run_id else None
+        group = masking.group(number, attempt) if masking is not None else None
+        if group is None:
+            raise RefusedError(
+                "nobody masks changes in this attempt any more", where=f"round {number} of {run_id[:64]}"
+            )
+        return group
+
+    async def _order_for(self, device_id: str, session: str, holding: Holding) -> TrainOrder | RevealOrder | None:
         conductor = self.conductor
         if conductor is None:
             return None
         run = conductor.run
+        if run.masking is not None and (reveal := run.masking.order_for(device_id)) is not None:
+            return reveal
         if run.is_of_another_start(device_id, session):
             await conductor.hand_over(device_id, session)
             if run.is_of_another_start(device_id, session):
@@ -399,7 +421,9 @@ class Keeper:
             StoreError: it could not be written; nothing changed.
         """
         with self.calling(device_id):
-            return await self._report(run_id, number, device_id, data)
+            receipt = await self._report(run_id, number, device_id, data)
+        self.report_counts.answered(receipt, f"{device_id[:64]}, {run_id[:64]} round {number}")
+        return receipt
 
     async def _report(self, run_id: str, number: int, device_id: str, data: bytes) -> Receipt:
         self.fleet.touch(device_id, self._heard_s(), time.time())

@@ -8,12 +8,15 @@ from typing import Any, cast
 
 from sqlalchemy import Connection, RowMapping, func, select
 
-from coordinator.operator.status import DeviceRound, RoundStatus, RunStatus
+from coordinator.aggregate.privacy import epsilon_of
+from coordinator.operator.status import DeviceRound, PrivacySpent, RoundStatus, RunStatus
 from coordinator.store import costs
 from coordinator.store.costs import KeptPlan
+from coordinator.store.privacy import participations
 from coordinator.store.tables import earlier_energy, energy, orders, reports, rounds, runs, strains
 from protos.energy.trace import Method, Phase, PhaseEnergy, joined
 from protos.orders import StopReason, Strain
+from protos.plan.plan import parse
 
 # Of any run: the largest number of a column.
 LAST_ROUND = 2**31 - 1
@@ -65,7 +68,7 @@ def run_newest(connection: Connection, run_id: str) -> RunStatus:
         .order_by(rounds.c.round.desc())
         .limit(1)
     )
-    return _status_of(run, tuple(_round(row, (), None) for row in connection.execute(query).mappings()))
+    return _status_of(connection, run, tuple(_round(row, (), None) for row in connection.execute(query).mappings()))
 
 
 def _run_status(connection: Connection, run_id: str, since_round: int, last_round: int | None) -> RunStatus:
@@ -79,10 +82,12 @@ def _run_status(connection: Connection, run_id: str, since_round: int, last_roun
     devices = _device_rounds(connection, run_id, since_round, last)
     plans = costs.plans(connection, run_id, since_round, last)
     found = connection.execute(query).mappings()
-    return _status_of(run, tuple(_round(row, tuple(devices[row["round"]]), plans.get(row["round"])) for row in found))
+    return _status_of(
+        connection, run, tuple(_round(row, tuple(devices[row["round"]]), plans.get(row["round"])) for row in found)
+    )
 
 
-def _status_of(run: RowMapping, shown: tuple[RoundStatus, ...]) -> RunStatus:
+def _status_of(connection: Connection, run: RowMapping, shown: tuple[RoundStatus, ...]) -> RunStatus:
     return RunStatus(
         run_id=run["run_id"],
         name=run["name"],
@@ -94,7 +99,18 @@ def _status_of(run: RowMapping, shown: tuple[RoundStatus, ...]) -> RunStatus:
         rounds=shown,
         started_unix_s=run["started_unix_s"],
         finished_unix_s=run["finished_unix_s"],
+        privacy=_spent(connection, run),
     )
+
+
+def _spent(connection: Connection, run: RowMapping) -> PrivacySpent | None:
+    if "[privacy]" not in run["plan_toml"]:
+        return None
+    section = parse(run["plan_toml"]).privacy
+    if section.noise is None or section.epsilon is None:
+        return None
+    rounds = max(participations(connection, run["run_id"]).values(), default=0)
+    return PrivacySpent(epsilon_of(section.noise, rounds, section.delta), section.delta, section.epsilon, rounds)
 
 
 def _round(row: RowMapping, devices: tuple[DeviceRound, ...], plan: KeptPlan | None) -> RoundStatus:

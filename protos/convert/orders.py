@@ -6,10 +6,11 @@ from collections.abc import Mapping
 
 from protos.convert.checks import MAX_NAME, MAX_WAIT_S, checked_name, count_at_most, finite, said
 from protos.convert.heads import differences_from, head_to
+from protos.convert.masks import mask_order_from, names_from
 from protos.convert.statistics import basis_from, basis_to, features_from, features_to
 from protos.convert.tensors import tensors_from
 from protos.errors import UpdateError
-from protos.orders import CodecOrder, CostHint, Order, RejoinOrder, TrainOrder, WaitOrder
+from protos.orders import CodecOrder, CostHint, Order, RejoinOrder, RevealOrder, TrainOrder, WaitOrder
 from protos.v1 import edgejoule_pb2 as pb
 
 MAX_INPUTS = 64
@@ -21,6 +22,8 @@ def order_to(order: Order) -> pb.NextOrderResponse:
     match order:
         case WaitOrder(retry_after_s, reason):
             return pb.NextOrderResponse(wait=pb.Wait(retry_after_s=retry_after_s, reason=reason))
+        case RevealOrder():
+            return pb.NextOrderResponse(reveal=pb.RevealOrder(**vars(order)))
         case RejoinOrder():
             return pb.NextOrderResponse(rejoin=pb.Rejoin())
         case TrainOrder():
@@ -44,6 +47,7 @@ def _train_to(order: TrainOrder) -> pb.TrainOrder:
         attempt=order.attempt or 0,
         statistics=features_to(order.statistics),
         basis=basis_to(order.basis),
+        mask=None if order.mask is None else pb.MaskOrder(clip=order.mask.clip, bits=order.mask.bits),
     )
 
 
@@ -55,6 +59,8 @@ def order_from(message: pb.NextOrderResponse) -> Order:
             return WaitOrder(wait_s, said(message.wait.reason, MAX_NAME))
         case "rejoin":
             return RejoinOrder()
+        case "reveal":
+            return _reveal_from(message.reveal)
         case "train":
             return _train_from(message.train)
         case _:
@@ -83,7 +89,13 @@ def _train_from(message: pb.TrainOrder) -> TrainOrder:
         attempt=message.attempt or None,
         statistics=features_from(message.statistics) if message.HasField("statistics") else None,
         basis=basis_from(message.basis) if message.HasField("basis") else None,
+        mask=mask_order_from(message.mask) if message.HasField("mask") else None,
     )
+
+
+def _reveal_from(message: pb.RevealOrder) -> RevealOrder:
+    run_id = checked_name(message.run_id, "run_id")
+    return RevealOrder(run_id, message.round, message.attempt, names_from(message.sent), names_from(message.missing))
 
 
 def _costs_from(message: pb.CostHint) -> CostHint:
