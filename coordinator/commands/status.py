@@ -8,7 +8,14 @@ from collections.abc import Sequence
 
 from coordinator.commands.parts import add_address, add_json, example, operator
 from coordinator.operator import as_json
-from coordinator.operator.status import DeviceStatus, PrivacySpent, RoundStatus, RunStatus, WeightBias
+from coordinator.operator.status import (
+    DeviceStatus,
+    FederatedEvaluation,
+    PrivacySpent,
+    RoundStatus,
+    RunStatus,
+    WeightBias,
+)
 from coordinator.operator.tables import UNKNOWN, ago, joules, percent, say, show, when
 from protos.energy.trace import Phase
 from protos.json_document import document
@@ -106,6 +113,8 @@ def show_run(run: RunStatus) -> None:
         )
         if last.bias is not None:
             say(say_of(last.bias))
+    if (looked := [one for one in run.rounds if one.federated is not None]) and looked[-1].federated is not None:
+        show_classes(looked[-1].round, looked[-1].federated)
     if run.privacy is not None:
         say(say_of_privacy(run.privacy))
 
@@ -132,6 +141,22 @@ def show_troubles(devices: Sequence[DeviceStatus], run: RunStatus | None = None)
     for one in devices:
         if one.reason and (asked is None or (one.device_id in asked and one.state != "present")):
             say(f"{one.device_id}: {one.reason}")
+
+
+def show_classes(number: int, found: FederatedEvaluation) -> None:
+    """What devices say of a head: by class, and whether they work with it."""
+    if found.examples:
+        print()
+        show(
+            ["class", "examples", "right"],
+            [
+                [str(index), str(of), percent(right / of) if of else "-"]
+                for index, (of, right) in enumerate(zip(found.class_examples, found.class_correct, strict=True))
+            ],
+            title=f"head after round {number}, on {found.examples} held-out examples of {found.devices} devices",
+        )
+    if found.adopted or found.kept:
+        say(f"delivered: {found.adopted} devices work with it, {found.kept} kept what they had")
 
 
 def _times(run: RunStatus) -> str:
@@ -172,14 +197,30 @@ def _round_row(one: RoundStatus) -> list[str]:
     return [
         str(one.round),
         one.state,
-        percent(one.accuracy),
-        "-" if one.loss is None else f"{one.loss:.4f}",
+        accuracy_of(one),
+        loss_of(one),
         f"{len(accepted)}/{len(one.devices)}",
         spent_in(one),
         str(one.bytes_up),
         str(one.bytes_down),
         ", ".join(cut),
     ]
+
+
+def accuracy_of(one: RoundStatus) -> str:
+    """On the coordinator's held-out data; where it has none, on those of the devices, weighted by their counts."""
+    found = one.federated
+    if one.accuracy is None and found is not None and found.accuracy is not None:
+        return f"{percent(found.accuracy)} ({found.devices} devices)"
+    return percent(one.accuracy)
+
+
+def loss_of(one: RoundStatus) -> str:
+    """Likewise."""
+    loss = one.loss
+    if loss is None and one.accuracy is None and one.federated is not None and one.federated.examples:
+        loss = one.federated.loss
+    return "-" if loss is None else f"{loss:.4f}"
 
 
 def spent_in(one: RoundStatus) -> str:

@@ -9,6 +9,7 @@ from coordinator.operator.status import (
     DeviceRound,
     DeviceStatus,
     ExportSummary,
+    FederatedEvaluation,
     ForgottenDevice,
     PrivacySpent,
     RoundStatus,
@@ -87,6 +88,7 @@ def _round_to(one: RoundStatus) -> pb.RoundStatus:
         closed_unix_s=one.closed_unix_s,
         head_version=one.head_version,
         bias=None if one.bias is None else _bias_to(one.bias),
+        federated=None if one.federated is None else pb.FederatedEvaluation(**vars(one.federated)),
     )
 
 
@@ -115,6 +117,20 @@ def _round_from(message: pb.RoundStatus) -> RoundStatus:
         closed_unix_s=message.closed_unix_s if message.HasField("closed_unix_s") else None,
         head_version=message.head_version,
         bias=_bias_from(message.bias) if message.HasField("bias") else None,
+        federated=_federated_from(message.federated) if message.HasField("federated") else None,
+    )
+
+
+def _federated_from(message: pb.FederatedEvaluation) -> FederatedEvaluation:
+    return FederatedEvaluation(
+        devices=message.devices,
+        examples=message.examples,
+        correct=message.correct,
+        loss=message.loss,
+        class_examples=tuple(message.class_examples),
+        class_correct=tuple(message.class_correct),
+        adopted=message.adopted,
+        kept=message.kept,
     )
 
 

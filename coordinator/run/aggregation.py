@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from coordinator.aggregate import privacy as private
+from coordinator.aggregate.controls import ControlFold, Controls, without
 from coordinator.aggregate.mean import Wide
 from coordinator.aggregate.robust import Gathered, Remark, RobustSettings
 from coordinator.aggregate.rules import RULES
@@ -46,6 +47,23 @@ def settings_of(plan: AggregateSection) -> RobustSettings | None:
     return RobustSettings(plan.rule, plan.clip, bool(plan.mix), plan.malicious, plan.weight_cap)
 
 
+@dataclass(frozen=True)
+class Corrections:
+    """What a round of SCAFFOLD needs to know.
+
+    Attributes:
+        number: of the round.
+        before: the controls that its orders carried.
+        known: weight of each device whose own control these hold.
+        inputs: of the train signature in this round, defaults included.
+    """
+
+    number: int
+    before: Controls
+    known: Mapping[str, float]
+    inputs: Mapping[str, float]
+
+
 class Fold:
     """Folds reports as they come, in memory for one, whatever their number; a robust rule holds all of a round.
 
@@ -57,10 +75,12 @@ class Fold:
         server: the state of the plan's server optimiser before the round; None: before any.
         update: how changes were ordered to travel; None: without loss.
         privacy: bound of each change, and noise; None: neither.
+        corrections: with control variates; None: without.
 
     Attributes:
         folded: whose reports are in, in their order.
-        server_after: the state of the server optimiser after :meth:`head_after`.
+        server_after: the state of the server optimiser, and of controls, after :meth:`head_after`.
+        said: what else is to be written down of the round after that, or "".
     """
 
     def __init__(
@@ -70,13 +90,19 @@ class Fold:
         lines: Mapping[str, OrderLine],
         population: Population | None = None,
         server: Tree | None = None,
+        corrections: Corrections | None = None,
         update: UpdateSection | None = None,
         privacy: PrivacySection | None = None,
     ) -> None:
         self._server = pick(SERVER_OPTIMISERS, plan.server, what="server optimiser", where="aggregate", error=PlanError)
         self._settings = ServerSettings(plan.server_momentum, plan.server_second, plan.server_tau)
-        self._before = self._server.start(shapes, self._settings) if server is None else server
-        self.server_after: Tree = self._before
+        state = {} if server is None else without(server)
+        self._before = state or self._server.start(shapes, self._settings)
+        self._corrections = corrections
+        self._controls = None if corrections is None else ControlFold(corrections.before, corrections.known)
+        self.said = ""
+        self._kept: Tree = self._before if server is None else server
+        self.server_after: Tree = self._kept
         self._plan = plan
         self._rule = pick(RULES, plan.normalise, what="normalisation", where="aggregate.normalise", error=PlanError)
         self._state = self._rule.start(shapes)
@@ -112,6 +138,10 @@ class Fold:
             error = self._error_of(self._lines[report.device_id])
             self._gathered.add(report.device_id, update, say, report.local_normaliser, error)
             return
+        if self._controls is not None and self._corrections is not None:
+            self._controls.add(
+                report.device_id, update, say, report.steps_done, self._corrections.inputs, held=report.control_held
+            )
         self._state = self._rule.add(self._state, update, say, report.local_normaliser)
         self._totals.weight += say
         self._totals.work += say * report.local_normaliser
@@ -159,7 +189,7 @@ class Fold:
             NonFiniteError: the head has left the numbers.
         """
         change = self._finished()
-        self.server_after = self._before
+        self.server_after = self._kept
         if change is None:
             return head
         if self._privacy.clip is not None and self._privacy.noise is not None:
@@ -169,6 +199,9 @@ class Fold:
         with np.errstate(over="ignore"):
             change, self.server_after = self._server.step(change, self._before, self._settings)
             moved = trees.add_scaled(head, change, self._plan.server_rate)
+        if self._controls is not None and self._corrections is not None:
+            self.server_after = {**self.server_after, **self._controls.after(self._corrections.number).tree()}
+            self.said = f"controls begin anew: {self._controls.anew}" if self._controls.anew else ""
         try:
             trees.check(moved, trees.shapes(head), where="head")
         except NonFiniteError as error:

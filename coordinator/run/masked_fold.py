@@ -38,7 +38,7 @@ class MaskedFold(Fold):
         masking: Masking,
         server: Tree | None,
     ) -> None:
-        super().__init__(plan.aggregate, shapes, lines, None, server, None, plan.privacy)
+        super().__init__(plan.aggregate, shapes, lines, None, server, privacy=plan.privacy)
         self._number, self._masking = number, masking
         self._sums: dict[int, tuple[int, Words]] = {}
         self.sent: dict[int, list[str]] = {}

@@ -45,6 +45,7 @@ _REJECTED: Mapping[str, str] = {
     "bad_update": "not the tensors of the head, not finite, or coded wrongly",
     "bad_statistics": "sums that no examples have, or of another number of them",
     "wrong_basis": "an update in other coordinates than were ordered",
+    "wrong_control": "steps that were corrected by another control than was ordered",
 }
 REASONS: Mapping[str, Reason] = {
     "accepted": Reason(Verdict.ACCEPTED, "it is on disk"),

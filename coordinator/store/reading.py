@@ -9,8 +9,8 @@ from typing import Any, cast
 from sqlalchemy import Connection, RowMapping, func, select
 
 from coordinator.aggregate.privacy import epsilon_of
-from coordinator.operator.status import DeviceRound, PrivacySpent, RoundStatus, RunStatus
-from coordinator.store import costs
+from coordinator.operator.status import DeviceRound, FederatedEvaluation, PrivacySpent, RoundStatus, RunStatus
+from coordinator.store import costs, evaluations
 from coordinator.store.costs import KeptPlan
 from coordinator.store.privacy import participations
 from coordinator.store.tables import earlier_energy, energy, orders, reports, rounds, runs, strains
@@ -68,7 +68,8 @@ def run_newest(connection: Connection, run_id: str) -> RunStatus:
         .order_by(rounds.c.round.desc())
         .limit(1)
     )
-    return _status_of(connection, run, tuple(_round(row, (), None) for row in connection.execute(query).mappings()))
+    shown = tuple(_round(row, (), None, None) for row in connection.execute(query).mappings())
+    return _status_of(connection, run, shown)
 
 
 def _run_status(connection: Connection, run_id: str, since_round: int, last_round: int | None) -> RunStatus:
@@ -81,9 +82,14 @@ def _run_status(connection: Connection, run_id: str, since_round: int, last_roun
     )
     devices = _device_rounds(connection, run_id, since_round, last)
     plans = costs.plans(connection, run_id, since_round, last)
+    said = evaluations.of_run(connection, run_id, since_round, last)
     found = connection.execute(query).mappings()
     return _status_of(
-        connection, run, tuple(_round(row, tuple(devices[row["round"]]), plans.get(row["round"])) for row in found)
+        connection,
+        run,
+        tuple(
+            _round(row, tuple(devices[row["round"]]), plans.get(row["round"]), said.get(row["round"])) for row in found
+        ),
     )
 
 
@@ -113,7 +119,9 @@ def _spent(connection: Connection, run: RowMapping) -> PrivacySpent | None:
     return PrivacySpent(epsilon_of(section.noise, rounds, section.delta), section.delta, section.epsilon, rounds)
 
 
-def _round(row: RowMapping, devices: tuple[DeviceRound, ...], plan: KeptPlan | None) -> RoundStatus:
+def _round(
+    row: RowMapping, devices: tuple[DeviceRound, ...], plan: KeptPlan | None, said: FederatedEvaluation | None
+) -> RoundStatus:
     return RoundStatus(
         round=row["round"],
         state=row["state"],
@@ -124,6 +132,7 @@ def _round(row: RowMapping, devices: tuple[DeviceRound, ...], plan: KeptPlan | N
         closed_unix_s=row["closed_unix_s"],
         head_version=row["head_version"] or "",
         bias=None if plan is None else plan.bias,
+        federated=said,
     )
 
 

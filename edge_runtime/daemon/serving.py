@@ -34,7 +34,7 @@ from edge_runtime.daemon.stopping import Interrupted, Stopping
 from edge_runtime.health.pauses import open_pauses
 from edge_runtime.round import work as one_round
 from edge_runtime.round.examples import ChangedDataError
-from edge_runtime.round.heads import CannotRebuildError
+from edge_runtime.round.held_heads import CannotRebuildError
 from edge_runtime.round.work import Workbench
 from edge_runtime.state import is_full
 from edge_runtime.systemd.journal import about
@@ -388,17 +388,17 @@ class Daemon:
         raise AssertionError("the loop returns or raises")
 
     def _bench(self, bundle_id: str) -> Workbench:
-        shelf = self._device.shelf
+        cache = self._device.bundle_cache
         held = self._device.bench
-        if held is not None and held.bundle.bundle_id == bundle_id and shelf.may_run(bundle_id):
+        if held is not None and held.bundle.bundle_id == bundle_id and cache.may_run(bundle_id):
             return held
         twin = self._device.accelerator.available
-        bundle = shelf.find(bundle_id, twin=twin)
+        bundle = cache.find(bundle_id, twin=twin)
         if bundle is None:
             log().info("fetching bundle %s", bundle_id[:19])
-            bundle = shelf.fetch(
+            bundle = cache.fetch(
                 bundle_id,
-                lambda folder: self._link.fetch_bundle(bundle_id, folder, twin=twin, signature=shelf.asks_signatures),
+                lambda folder: self._link.fetch_bundle(bundle_id, folder, twin=twin, signature=cache.asks_signatures),
             )
         return self._device.take_up(bundle)
 

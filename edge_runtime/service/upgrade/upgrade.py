@@ -27,7 +27,7 @@ _BEYOND_S = 120.0
 
 
 @dataclass(frozen=True)
-class Wanted:
+class UpgradeRequest:
     """What to upgrade to.
 
     Attributes:
@@ -50,7 +50,7 @@ def _check_signature(switching: Switching, wheel: Path) -> None:
     Signatures(switching.place.state).check(wheel, "wheel", record.sha256, record.size_bytes)
 
 
-def upgrade(switching: Switching, wanted: Wanted, *, dry_run: bool, say: Callable[[str], None]) -> str | None:
+def upgrade(switching: Switching, wanted: UpgradeRequest, *, dry_run: bool, say: Callable[[str], None]) -> str | None:
     """Build it, ask it, and put it on trial; its name, or None when it runs already.
 
     The version that runs is not touched before the new one was asked.

@@ -22,10 +22,10 @@ from edge_runtime.daemon.outbox import Outbox
 from edge_runtime.daemon.serving import Daemon
 from edge_runtime.daemon.stopping import Stopping
 from edge_runtime.power.meter import MeterIdentity
-from edge_runtime.round.bases import HeldBasis
 from edge_runtime.round.codec_memory import CodecMemory
 from edge_runtime.round.costs import CostHistory, Reserve
-from edge_runtime.round.heads import HeldHeads
+from edge_runtime.round.held_heads import HeldHeads
+from edge_runtime.round.training_basis import HeldBasis
 from edge_runtime.round.work import Workbench
 from protos.energy.trace import Phase, PhaseEnergy
 from protos.model.bundle import Bundle
@@ -256,7 +256,7 @@ class DeviceProgram:
             settings=_settings(self.device_id, self.folder), clock=clock, session=session, outbox=outbox, heads=heads,
             memory=memory, reserve=reserve, bench=bench, meter=self._meter, card=lambda: card, costs=costs, bases=bases,
             refresh=lambda: None, data_fault=None, data_changed=lambda: False, look_at_data=lambda: None,
-            forget_data=lambda: None, complaints=(), shelf=SimpleNamespace(may_run=lambda bundle_id: True),
+            forget_data=lambda: None, complaints=(), bundle_cache=SimpleNamespace(may_run=lambda bundle_id: True),
         )  # fmt: skip
 
 

@@ -15,8 +15,8 @@ import pytest
 
 from coordinator.trust import signing
 from coordinator.trust.authority import FOLDER, Authority
-from edge_runtime.daemon import bundles
-from edge_runtime.daemon.bundles import Shelf
+from edge_runtime.daemon import bundle_cache as bundles
+from edge_runtime.daemon.bundle_cache import BundleCache
 from edge_runtime.daemon.link import Link
 from edge_runtime.daemon.stopping import Stopping
 from edge_runtime.identity import signatures
@@ -92,7 +92,7 @@ def test_no_bit_of_a_bundle_can_change_before_an_engine_sees_it(
     signing.sign(home.folder, plain_bundle, home.keys, line="plain", days=9, version=1)
     ordered = open_bundle(plain_bundle).bundle_id
     (home.state / "bundles").mkdir()
-    shelf = Shelf(home.state, EngineIdentity("test", "1", "none"))
+    shelf = BundleCache(home.state, EngineIdentity("test", "1", "none"))
     # The child's work, in this process: its start takes longer than all the rest.
     monkeypatch.setattr(Signatures, "check", _here)
     random = np.random.default_rng(0)
@@ -259,7 +259,7 @@ def test_a_signed_bundle_reaches_a_board_with_its_signature_and_an_older_one_doe
     assert lab.operate("start", str(plan)).returncode == 0
     ordered = open_bundle(here).bundle_id
     (state / "bundles").mkdir()
-    shelf, link = Shelf(state, EngineIdentity("test", "1", "none")), Link(lab.address, Stopping(), state=state)
+    shelf, link = BundleCache(state, EngineIdentity("test", "1", "none")), Link(lab.address, Stopping(), state=state)
     try:
         assert shelf.asks_signatures
 
@@ -277,7 +277,7 @@ def test_a_signed_bundle_reaches_a_board_with_its_signature_and_an_older_one_doe
     assert '"bundle signed"' in lab.run("audit", "--state", str(lab.state), "--json").stdout
 
 
-def _tried(shelf: Shelf, ordered: str, fetch: Any) -> Any:
+def _tried(shelf: BundleCache, ordered: str, fetch: Any) -> Any:
     try:
         return shelf.fetch(ordered, fetch)
     except EdgejouleError as error:

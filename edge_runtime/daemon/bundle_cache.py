@@ -30,7 +30,7 @@ _PASSING = ("did not load within", "SIGKILL", "SIGTERM")
 _KEEP_VERDICTS = 64
 
 
-class Shelf:
+class BundleCache:
     """The bundles that this device holds.
 
     Args:

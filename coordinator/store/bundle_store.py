@@ -31,7 +31,7 @@ def _bring_signature(source: Path, target: Path) -> None:
         raise StoreError(f"cannot be copied ({error.strerror})", where=str(signature)) from error
 
 
-class BundleShelf:
+class BundleStore:
     """Bundles under one folder, each under the hexadecimal part of its id."""
 
     def __init__(self, folder: Path) -> None:
