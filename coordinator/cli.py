@@ -26,6 +26,8 @@ from coordinator.commands import (
     login,
     prune,
     serve,
+    service,
+    sign,
     start,
     status,
     stop,
@@ -63,6 +65,8 @@ def parser() -> argparse.ArgumentParser:
         identities,
         login,
         audit,
+        sign,
+        service,
     ):
         command.add(commands)
     for name in _LAB_COMMANDS:

@@ -117,6 +117,12 @@ class Operator:
         with self._translated():
             return messages.runs_from(self._stub.GetStatus(pb.GetStatusRequest(newest_only=True), timeout=CALL_S))
 
+    def report_counts(self) -> dict[str, int]:
+        """What became of reports since the coordinator started: reason to count. An older coordinator says nothing."""
+        with self._translated():
+            answer = self._stub.GetStatus(pb.GetStatusRequest(newest_only=True), timeout=CALL_S)
+        return dict(sorted(answer.reports.items()))
+
     def devices(self) -> list[DeviceStatus]:
         """Every device that ever joined."""
         with self._translated():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from coordinator.operator.status import (
     DeviceBudget,
@@ -13,6 +13,7 @@ from coordinator.operator.status import (
     ForgottenDevice,
     HeadEvaluation,
     Measured,
+    PrivacySpent,
     RoundedHead,
     RoundStatus,
     RunStatus,
@@ -24,10 +25,15 @@ from protos.convert.strain import STOP_OF, pause_to, stop_from, stop_to, strain_
 from protos.v1 import edgejoule_pb2 as pb
 
 
-def runs_to(runs: Iterable[RunStatus], software_version: str, next_round: int = 0) -> pb.GetStatusResponse:
-    """Runs as a message; ``next_round`` begins the next page."""
+def runs_to(
+    runs: Iterable[RunStatus], software_version: str, next_round: int = 0, reports: Mapping[str, int] | None = None
+) -> pb.GetStatusResponse:
+    """Runs as a message; ``next_round`` begins the next page, ``reports`` counts what became of them by reason."""
     return pb.GetStatusResponse(
-        runs=[_run_to(run) for run in runs], software_version=software_version, next_round=next_round
+        runs=[_run_to(run) for run in runs],
+        software_version=software_version,
+        next_round=next_round,
+        reports=reports,
     )
 
 
@@ -48,6 +54,7 @@ def _run_to(run: RunStatus) -> pb.RunStatus:
         rounds=[_round_to(one) for one in run.rounds],
         started_unix_s=run.started_unix_s,
         finished_unix_s=run.finished_unix_s,
+        privacy=None if run.privacy is None else pb.PrivacySpent(**vars(run.privacy)),
     )
 
 
@@ -63,7 +70,12 @@ def _run_from(message: pb.RunStatus) -> RunStatus:
         rounds=tuple(_round_from(one) for one in message.rounds),
         started_unix_s=message.started_unix_s,
         finished_unix_s=message.finished_unix_s if message.HasField("finished_unix_s") else None,
+        privacy=_privacy_from(message.privacy) if message.HasField("privacy") else None,
     )
+
+
+def _privacy_from(message: pb.PrivacySpent) -> PrivacySpent:
+    return PrivacySpent(message.epsilon, message.delta, message.limit, message.rounds)
 
 
 def _round_to(one: RoundStatus) -> pb.RoundStatus:

@@ -159,8 +159,25 @@ class RoundStatus:
 
 
 @dataclass(frozen=True)
+class PrivacySpent:
+    """What a run with noise has spent on the device that it has asked most often.
+
+    Attributes:
+        epsilon: spent, at ``delta``; infinite where nothing is private.
+        limit: of the plan.
+        rounds: in which that device took part.
+    """
+
+    epsilon: float
+    delta: float
+    limit: float
+    rounds: int
+
+
+@dataclass(frozen=True)
 class RunStatus:
-    """One run. ``state`` is waiting, running, finished, stopped or failed; ``reason`` says why, in words."""
+    """One run. ``state`` is waiting, running, finished, stopped or failed; ``reason`` says why, in words; ``privacy``
+    is None for a run without noise."""
 
     run_id: str
     name: str
@@ -172,6 +189,7 @@ class RunStatus:
     rounds: tuple[RoundStatus, ...]
     started_unix_s: float
     finished_unix_s: float | None
+    privacy: PrivacySpent | None = None
 
     @property
     def is_over(self) -> bool:

@@ -13,9 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from coordinator.aggregate import rules
+from coordinator.aggregate.clean_cost import clean_cost
+from coordinator.aggregate.privacy import epsilon_of, rounds_within
 from coordinator.budgets import weights
 from coordinator.budgets.codec_error import ERROR
 from coordinator.budgets.solar import read_trace
+from coordinator.run.aggregation import settings_of
 from protos.catalog import hint
 from protos.datafiles.dataset import Dataset, account_of, check, fitted, load
 from protos.errors import PlanError, PluginError
@@ -66,6 +69,7 @@ def prepare(plan_toml: str, directory: Path, *, where: str = "plan") -> Prepared
     _check_closed_form(plan, bundle.manifest, where)
     _check_correction(plan, bundle.manifest, where)
     _check_budgets(plan, directory, where)
+    _check_privacy(plan, where)
     data = held_out(plan, bundle.manifest, directory)
     return Prepared(plan, bundle, inputs, data)
 
@@ -272,6 +276,40 @@ def _trial(plan: RunPlan, manifest: Manifest) -> Trial:
     return tried(codec, manifest.head.shapes(), lambda tensors: sum(one.ByteSize() for one in tensors_to(tensors)))
 
 
+def _rule_cost(plan: RunPlan) -> dict[str, float] | None:
+    """What the plan's robust rule does to the change of a round in which nobody is malicious; None for the mean."""
+    settings = settings_of(plan.aggregate)
+    if settings is None:
+        return None
+    found = clean_cost(settings, plan.round.sample or plan.round.devices)
+    return {key: float(f"{value:.2g}") for key, value in found.items()}
+
+
+def _privacy(plan: RunPlan) -> dict[str, float] | None:
+    """What the run spends on a device that takes part in every round; None without noise."""
+    section = plan.privacy
+    if section.noise is None or section.epsilon is None:
+        return None
+    most = rounds_within(section.noise, section.epsilon, section.delta)
+    rounds = min(most, plan.run.rounds)
+    spent = epsilon_of(section.noise, rounds, section.delta)
+    return {"rounds": rounds, "epsilon": float(f"{spent:.4g}"), "of_epsilon": section.epsilon, "delta": section.delta}
+
+
+def _check_privacy(plan: RunPlan, where: str) -> None:
+    """Refuse a plan whose first round spends more than all of its epsilon."""
+    section = plan.privacy
+    if section.noise is None or section.epsilon is None:
+        return
+    one = epsilon_of(section.noise, 1, section.delta)
+    if one > section.epsilon:
+        raise PlanError(
+            f"one round with noise {section.noise:g} spends epsilon {one:.3g} of {section.epsilon:g}",
+            where=f"{where}: privacy.noise",
+            fix="more noise, or more epsilon",
+        )
+
+
 def summary(prepared: Prepared) -> dict[str, object]:
     """What would run, for people and scripts."""
     plan, manifest = prepared.plan, prepared.bundle.manifest
@@ -307,6 +345,8 @@ def summary(prepared: Prepared) -> dict[str, object]:
         "downlink_parameters": dict(plan.downlink.parameters),
         "weight": list(plan.aggregate.weight),
         "normalise": plan.aggregate.normalise,
+        "rule": plan.aggregate.rule,
+        "rule_cost": _rule_cost(plan),
         "plugins": [str(one) for one in plugins_of(plan)],
         "budget_per_round_j": plan.budget.per_round_j,
         "budget_of_device_j": dict(plan.budget.device),
@@ -318,6 +358,7 @@ def summary(prepared: Prepared) -> dict[str, object]:
         "budget_fleet_j": plan.budget.fleet_j,
         "planner": plan.planner.policy,
         "method": plan.train.method,
+        "privacy": _privacy(plan),
         "correction": plan.train.correction,
         "server": plan.aggregate.server,
         "evaluation_examples": len(prepared.data) if prepared.data is not None else None,

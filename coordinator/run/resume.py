@@ -11,6 +11,7 @@ from coordinator.run import transactions as ledger
 from coordinator.run.aggregation import Fold
 from coordinator.run.downlink import Downlink, Link
 from coordinator.run.evaluation import Evaluator, embed, figures_of, judged_by, recall
+from coordinator.run.masking import Masking
 from coordinator.run.planning import held_out, train_inputs
 from coordinator.run.roster import Roster
 from coordinator.run.round_events import Rules
@@ -88,6 +89,7 @@ async def open_run(rooms: Rooms, run_id: str, now_s: float) -> ActiveRun:
         fold=Fold(aggregate, bundle.manifest.head.shapes(), {}),
         basis=await rooms.books.do(_basis, rooms.db, run_id),
         server=await rooms.books.do(_server, rooms.db, run_id),
+        masking=Masking(run_id) if plan.privacy.masked else None,
     )
     await rooms.books.do(_find_place, rooms.db, run, now_s)
     return run

@@ -18,6 +18,7 @@ from coordinator.run import transactions as ledger
 from coordinator.run.aggregation import Fold
 from coordinator.run.batching import Batching
 from coordinator.run.evaluation import figures_of, judged_by
+from coordinator.run.masked_fold import MaskedFold
 from coordinator.run.resume import Rooms
 from coordinator.run.round_events import (
     FINAL,
@@ -264,7 +265,6 @@ class RunDriver:
         if receipt.verdict is Verdict.ACCEPTED:
             self.feed(Accepted(device_id))
         elif receipt.verdict is Verdict.REJECTED:
-            log.warning("%s round %d: report of %s rejected: %s", run.run_id, number, device_id, receipt.reason)
             run.refused.add(device_id)
             self.feed(Refused(device_id))
         self._written(device_id, written)
@@ -395,6 +395,8 @@ class RunDriver:
             return
         run.resting = ""
         run.refused.clear()
+        if run.masking is not None:
+            run.masking.open(action.round, action.attempt, run.lines.keys() - set(action.carried))
         if action.attempt == 1:
             run.handed.clear()
             run.opened_here = True
@@ -409,6 +411,8 @@ class RunDriver:
         # Whoever still works on this round does so in vain.
         self._publish()
         await rooms.books.do(ledger.agree, rooms.db, run, action.round)
+        if run.masking is not None and isinstance(run.fold, MaskedFold):
+            await run.masking.unmask(action.round, run.fold.sent, self._publish)
         sums = run.fold if isinstance(run.fold, StatisticsFold) else None
         # A system of equations may take seconds, in which devices that write must not wait.
         head = await (rooms.books if sums is None else rooms.models).do(run.fold.head_after, run.head)
@@ -434,6 +438,8 @@ class RunDriver:
         if said:
             run.said = run.said if run.corrects else said
             log.info("%s: round %d: %s", run.run_id, action.round, said)
+        for remark in run.fold.remarks:
+            log.warning("%s round %d: %s: %s", run.run_id, action.round, remark.device_id, remark.text)
         shown = "" if accuracy is None else f", {MEASURES[run.bundle.manifest.task]} {accuracy:.4f}"
         log.info("%s: round %d closed with %d reports%s", run.run_id, action.round, len(action.reported), shown)
         enough = await rooms.books.do(ledger.enough, rooms.db, run)

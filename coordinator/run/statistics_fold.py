@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from coordinator.aggregate.robust import Remark
 from coordinator.budgets.order_line import OrderLine
 from coordinator.budgets.weights import Standing, weight
 from coordinator.learning.closed_form import LinearHead, solve
@@ -203,6 +204,7 @@ class StatisticsFold:
 
     Attributes:
         folded: whose reports are in, in their order.
+        remarks: none: sums are exact, and nothing of a device is cut.
         solved: what :meth:`head_after` made last.
     """
 
@@ -219,6 +221,7 @@ class StatisticsFold:
         self._largest_budget_j = max((j for one in lines.values() if (j := one.standing_j) is not None), default=None)
         self._came: dict[str, Held] = {}
         self.folded: list[str] = []
+        self.remarks: tuple[Remark, ...] = ()
         self.solved: Solved | None = None
 
     def weight_of(self, report: DeviceReport) -> float:

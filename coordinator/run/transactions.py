@@ -42,6 +42,7 @@ from protos.energy.trace import PhaseEnergy
 from protos.errors import EdgejouleError, StoreError, UnknownRunError, UpdateError
 from protos.orders import DeviceCard, DeviceReport, MeterCard, Receipt, SettledEnergy, Verdict
 from protos.plan.plan import parse
+from protos.secure_sum.grid import MaskedWords
 from protos.statistics.moments import Moments
 from protos.statistics.whitening import Basis
 from protos.update import trees
@@ -67,7 +68,7 @@ class Read:
     data: bytes
     board: str
     report: DeviceReport | None = None
-    update: Tree | Moments | None = None
+    update: Tree | Moments | MaskedWords | None = None
     refusal: RejectedError | None = None
 
 
@@ -76,7 +77,7 @@ def read(
     number: int,
     device_id: str,
     data: bytes,
-    check: Callable[[DeviceReport], Tree | Moments],
+    check: Callable[[DeviceReport], Tree | Moments | MaskedWords],
     declared: int,
     board: str,
 ) -> Read:
@@ -165,7 +166,7 @@ def _all_known(taken: Iterable[Read]) -> list[tuple[str, int, str]]:
     return known
 
 
-def _folded(run: ActiveRun, report: DeviceReport, update: Tree | Moments) -> Receipt | BaseException:
+def _folded(run: ActiveRun, report: DeviceReport, update: Tree | Moments | MaskedWords) -> Receipt | BaseException:
     # After the commit, so that what is folded is what a restart would fold.
     try:
         run.fold.add(report, update)  # type: ignore[arg-type]  # a fold of statistics is given statistics
@@ -313,6 +314,9 @@ def open_round(
     cards = list(cards)
     now_unix_s = time.time()
     with db.writing() as connection:
+        present, cards = cards, budgeting.private(connection, run, cards)
+        if present and not cards and not reports.holds_any(connection, run.run_id, number):
+            return Enough(f"privacy.epsilon = {run.plan.privacy.epsilon:g} is spent on every device that is present")
         if not _stands(connection, run.run_id, number, attempt, "open") and not _plan_and_write(
             connection, run, number, attempt, cards, now_unix_s
         ):
@@ -321,7 +325,7 @@ def open_round(
             return budget_outlook.outlook(connection, run, number, cards, now_unix_s)
         asked = set(runs.asked(connection, run.run_id, number, attempt))
     refold(db, run, number)
-    return [card.device_id for card in cards if card.device_id not in asked]
+    return [card.device_id for card in present if card.device_id not in asked]
 
 
 def all_held(connection: Connection, run: ActiveRun, number: int, cards: Iterable[DeviceCard]) -> bool:
@@ -506,6 +510,8 @@ def close_round(
             runs.note(connection, run.run_id, number, "controls" if run.corrects else "solved", said)
         if judged:
             runs.note(connection, run.run_id, number, runs.JUDGED, judged)
+        for remark in run.fold.remarks:
+            runs.note(connection, run.run_id, number, "cut", f"{remark.device_id}: {remark.text}")
         if number > 1 and run.forgets_reports:
             # Of the round that has just closed they stay, for whoever wants to know how its head came about.
             pruning.forget_bytes(connection, run.run_id, number - 1)

@@ -150,6 +150,10 @@ class Operations:
         """Do what people wait for and devices do not, such as making a large answer."""
         return await self._rooms.looks.do(work, *args, **kwargs)
 
+    def report_counts(self) -> dict[str, int]:
+        """What became of reports since the start, by reason."""
+        return self._run_manager.report_counts.all()
+
     async def devices(self) -> list[DeviceStatus]:
         """Every device that ever joined, with the joules that it reported."""
         spent = await self._rooms.looks.do(_spent, self._rooms.db)

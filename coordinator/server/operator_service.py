@@ -37,7 +37,8 @@ class OperatorService(rpc.OperatorServiceServicer):
         found, next_round = await self._operations.status(
             request.run_id, request.since_round, page=request.page, newest_only=request.newest_only
         )
-        return await self._operations.aside(messages.runs_to, found, software_version(), next_round)
+        counts = self._operations.report_counts()
+        return await self._operations.aside(messages.runs_to, found, software_version(), next_round, counts)
 
     @answered
     async def ListDevices(self, request: pb.ListDevicesRequest, context: Any) -> pb.ListDevicesResponse:  # noqa: N802

@@ -62,6 +62,11 @@ RULES: dict[str, dict[str, Rule]] = {
         "server_momentum": (NUMBER, 0.0, 0.999),
         "server_second": (NUMBER, 0.0, 0.9999),
         "server_tau": (NUMBER, 1e-9, 1.0),
+        "rule": ((str,), None, None),
+        "clip": (NUMBER, 0.0, 100.0),
+        "mix": ((int,), 0, 1),
+        "malicious": (NUMBER, 0.0, 0.45),
+        "weight_cap": (NUMBER, 1.0, 1e6),
     },
     "budget": {
         "per_round_j": (NUMBER, 1e-6, 1e9),
@@ -79,6 +84,14 @@ RULES: dict[str, dict[str, Rule]] = {
         "p_min": (NUMBER, 0.001, 1.0),
         "error_bound": (NUMBER, 1e-5, 100.0),
         "participation": ((str,), None, None),
+    },
+    "privacy": {
+        "clip": (NUMBER, 1e-6, 1e6),
+        "noise": (NUMBER, 0.01, 1e3),
+        "epsilon": (NUMBER, 0.01, 100.0),
+        "delta": (NUMBER, 1e-12, 0.1),
+        "masked": ((int,), 0, 1),
+        "bits": ((int,), 4, 24),
     },
     "evaluate": {"data": ((str,), None, None), "patience": ((int,), 0, 100_000)},
     "closed_form": {

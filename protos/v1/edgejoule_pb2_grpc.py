@@ -59,6 +59,11 @@ class DeviceServiceStub:
                 request_serializer=protos_dot_v1_dot_edgejoule__pb2.AwaitEndRequest.SerializeToString,
                 response_deserializer=protos_dot_v1_dot_edgejoule__pb2.AwaitEndResponse.FromString,
                 _registered_method=True)
+        self.Mask = channel.unary_unary(
+                '/edgejoule.v1.DeviceService/Mask',
+                request_serializer=protos_dot_v1_dot_edgejoule__pb2.MaskRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_edgejoule__pb2.MaskResponse.FromString,
+                _registered_method=True)
         self.Leave = channel.unary_unary(
                 '/edgejoule.v1.DeviceService/Leave',
                 request_serializer=protos_dot_v1_dot_edgejoule__pb2.LeaveRequest.SerializeToString,
@@ -105,6 +110,13 @@ class DeviceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Mask(self, request, context):
+        """Agrees on masks for a sum of changes, and unmasks it: protos/secure_sum/party.py. Each call waits for the others.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Leave(self, request, context):
         """Says goodbye, so that no round waits for this device.
         """
@@ -139,6 +151,11 @@ def add_DeviceServiceServicer_to_server(servicer, server):
                     servicer.AwaitEnd,
                     request_deserializer=protos_dot_v1_dot_edgejoule__pb2.AwaitEndRequest.FromString,
                     response_serializer=protos_dot_v1_dot_edgejoule__pb2.AwaitEndResponse.SerializeToString,
+            ),
+            'Mask': grpc.unary_unary_rpc_method_handler(
+                    servicer.Mask,
+                    request_deserializer=protos_dot_v1_dot_edgejoule__pb2.MaskRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_edgejoule__pb2.MaskResponse.SerializeToString,
             ),
             'Leave': grpc.unary_unary_rpc_method_handler(
                     servicer.Leave,
@@ -281,6 +298,33 @@ class DeviceService:
             '/edgejoule.v1.DeviceService/AwaitEnd',
             protos_dot_v1_dot_edgejoule__pb2.AwaitEndRequest.SerializeToString,
             protos_dot_v1_dot_edgejoule__pb2.AwaitEndResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Mask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgejoule.v1.DeviceService/Mask',
+            protos_dot_v1_dot_edgejoule__pb2.MaskRequest.SerializeToString,
+            protos_dot_v1_dot_edgejoule__pb2.MaskResponse.FromString,
             options,
             channel_credentials,
             insecure,

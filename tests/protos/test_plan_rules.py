@@ -59,10 +59,20 @@ NUMBERS: list[tuple[str, str, float, float]] = [
     ("planner", "p_min", 0.001, 1.0),
     ("planner", "error_bound", 1e-5, 100.0),
     ("evaluate", "patience", 0, 100_000),
+    ("aggregate", "clip", 0.0, 100.0),
+    ("aggregate", "mix", 0, 1),
+    ("aggregate", "malicious", 0.0, 0.45),
+    ("aggregate", "weight_cap", 1.0, 1e6),
+    ("privacy", "clip", 1e-6, 1e6),
+    ("privacy", "noise", 0.01, 1e3),
+    ("privacy", "epsilon", 0.01, 100.0),
+    ("privacy", "delta", 1e-12, 0.1),
+    ("privacy", "masked", 0, 1),
+    ("privacy", "bits", 4, 24),
     ("closed_form", "shrinkage", 1e-9, 1e6),
     ("closed_form", "project", 0, 4096),
 ]
-WHOLE = {"rounds", "seed", "devices", "steps", "bits", "bucket", "patience", "project"}
+WHOLE = {"masked", "mix", "rounds", "seed", "devices", "steps", "bits", "bucket", "patience", "project"}
 OTHERS = [
     ("run", "bundle"),
     ("run", "name"),
@@ -76,6 +86,7 @@ OTHERS = [
     ("aggregate", "weight"),
     ("aggregate", "normalise"),
     ("aggregate", "server"),
+    ("aggregate", "rule"),
     ("budget", "device"),
     ("budget", "scale"),
     ("budget", "harvest"),
@@ -95,6 +106,11 @@ def with_value(section: str, key: str, value: str) -> RunPlan:
     line = f"{key} = {value}"
     if section == "closed_form":
         return plan(f'[train]\nmethod = "closed_form"\n[{section}]\n{line}')
+    if section == "privacy":
+        others = {"clip": "1", "noise": "1", "epsilon": "8"} | {key: value}
+        lines = "\n".join(f"{name} = {said}" for name, said in others.items())
+        other = '[round]\nquorum = 1\ndevices = 3\n[aggregate]\nweight = []\nnormalise = "none"\n'
+        return plan(f"{other}[privacy]\n{lines}")
     if key == "enough":
         # Enough reports are at least a quorum.
         line = f"quorum = 0\n{line}"
@@ -103,7 +119,7 @@ def with_value(section: str, key: str, value: str) -> RunPlan:
 
 def held(made: RunPlan, section: str, key: str) -> Any:
     part = getattr(made, section)
-    return part.parameters[key] if key in ("bits", "bucket") else getattr(part, key)
+    return part.parameters[key] if section == "update" and key in ("bits", "bucket") else getattr(part, key)
 
 
 def test_the_tables_here_name_every_key_there_is() -> None:
