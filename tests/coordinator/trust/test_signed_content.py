@@ -15,7 +15,7 @@ import pytest
 
 from coordinator.trust import signing
 from coordinator.trust.authority import FOLDER, Authority
-from edge_runtime.daemon import bundle_cache as bundle_cache
+from edge_runtime.daemon import bundle_cache
 from edge_runtime.daemon.bundle_cache import BundleCache
 from edge_runtime.daemon.link import Link
 from edge_runtime.daemon.stopping import Stopping
@@ -92,7 +92,7 @@ def test_no_bit_of_a_bundle_can_change_before_an_engine_sees_it(
     signing.sign(home.folder, plain_bundle, home.keys, line="plain", days=9, version=1)
     ordered = open_bundle(plain_bundle).bundle_id
     (home.state / "bundles").mkdir()
-    bundle_cache = BundleCache(home.state, EngineIdentity("test", "1", "none"))
+    cache = BundleCache(home.state, EngineIdentity("test", "1", "none"))
     # The child's work, in this process: its start takes longer than all the rest.
     monkeypatch.setattr(Signatures, "check", _here)
     random = np.random.default_rng(0)
@@ -108,11 +108,11 @@ def test_no_bit_of_a_bundle_can_change_before_an_engine_sees_it(
                 (folder / one.name).write_bytes(bytes(data) if one == file else one.read_bytes())
 
         with pytest.raises(EdgejouleError):
-            bundle_cache.fetch(ordered, changed)
+            cache.fetch(ordered, changed)
     assert not seen
-    bundle_cache.fetch(ordered, lambda folder: _copy(plain_bundle, folder))
+    cache.fetch(ordered, lambda folder: _copy(plain_bundle, folder))
     assert len(seen) == 2
-    assert bundle_cache.find(ordered) is not None
+    assert cache.find(ordered) is not None
 
 
 def _here(self: Signatures, content: Path, what: str, sha256: str, size_bytes: int) -> None:
@@ -259,28 +259,28 @@ def test_a_signed_bundle_reaches_a_board_with_its_signature_and_an_older_one_doe
     assert lab.operate("start", str(plan)).returncode == 0
     ordered = open_bundle(here).bundle_id
     (state / "bundles").mkdir()
-    bundle_cache = BundleCache(state, EngineIdentity("test", "1", "none"))
+    cache = BundleCache(state, EngineIdentity("test", "1", "none"))
     link = Link(lab.address, Stopping(), state=state)
     try:
-        assert bundle_cache.asks_signatures
+        assert cache.asks_signatures
 
         def fetch(folder: Path) -> None:
             link.fetch_bundle(ordered, folder, signature=True)
 
-        kept = tools.until(lambda: _tried(bundle_cache, ordered, fetch), "the bundle")
+        kept = tools.until(lambda: _tried(cache, ordered, fetch), "the bundle")
         assert (kept.path / BUNDLE_SIGNATURE).is_file()
         assert read_memory(state).required
         # The same without its signature, as a coordinator would send it that nobody gave a key.
         with pytest.raises(IntegrityError, match="is not signed"):
-            bundle_cache.fetch(ordered, lambda folder: link.fetch_bundle(ordered, folder))
+            cache.fetch(ordered, lambda folder: link.fetch_bundle(ordered, folder))
     finally:
         link.close()
     assert '"bundle signed"' in lab.run("audit", "--state", str(lab.state), "--json").stdout
 
 
-def _tried(bundle_cache: BundleCache, ordered: str, fetch: Any) -> Any:
+def _tried(cache: BundleCache, ordered: str, fetch: Any) -> Any:
     try:
-        return bundle_cache.fetch(ordered, fetch)
+        return cache.fetch(ordered, fetch)
     except EdgejouleError as error:
         if "no bundle" in str(error) or "not held" in str(error):
             return None
