@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sqlalchemy import RowMapping
@@ -210,11 +210,13 @@ def _look_again(rooms: Rooms, row: RowMapping, plan: RunPlan, bundle: Bundle) ->
 
 def _find_place(db: Database, run: ActiveRun, now_s: float) -> None:
     """Put the machine where the rows say that the run is."""
-    rules = run.machine.rules
     with db.reading() as connection:
         last = runs.last_round(connection, run.run_id)
         assert last is not None
         number, attempt = last["round"], last["attempt"]
+        # An attempt that a pause ended was no failure.
+        rules = run.machine.rules
+        rules = replace(rules, attempts=rules.attempts + runs.pauses(connection, run.run_id, number))
         lines = runs.lines_of(connection, run.run_id, number)
         asked = runs.asked(connection, run.run_id, number, attempt)
         reported = reports.devices_in(connection, run.run_id, number)

@@ -36,8 +36,10 @@ from coordinator.run.round_events import (
     Halt,
     Left,
     Open,
+    Pause,
     QuorumAfterAll,
     Refused,
+    Rest,
     Settled,
     Spared,
     State,
@@ -125,7 +127,8 @@ class RunDriver:
 
     def feed(self, event: Event) -> None:
         """Take one event."""
-        if isinstance(event, Tick) and self.run.machine.state is State.GATHERING and not self._may_open(self):
+        gathers = self.run.machine.state is State.GATHERING and not self.run.machine.is_pausing
+        if isinstance(event, Tick) and gathers and not self._may_open(self):
             return
         for action in self.run.machine.step(event, self._now_s()):
             self.run.ready.clear()
@@ -352,6 +355,13 @@ class RunDriver:
         self._publish()
         await self.run.over.wait()
 
+    async def pause(self, *, after_round: bool) -> None:
+        """Let the run rest, and return when it does, or is over."""
+        self.feed(Pause(after_round))
+        self.feed(Tick())
+        self._publish()
+        await self.run.over.wait()
+
     async def _carry_out(self, action: Action) -> None:
         match action:
             case Open():
@@ -374,6 +384,11 @@ class RunDriver:
                 await self._end("failed", reason)
             case Halt():
                 await self._end("stopped", "stopped by an operator")
+            case Rest():
+                # It is no end that must be written down when nothing can be: a restart goes on with the run then.
+                await self._rooms.books.do(ledger.pause_run, self._rooms.db, self.run.run_id)
+                log.info("%s: paused", self.run.run_id)
+                self._over()
 
     async def _open(self, action: Open) -> None:
         run = self.run

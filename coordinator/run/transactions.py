@@ -39,9 +39,9 @@ from protos.convert.energy import named
 from protos.convert.head_transfers import serialise_difference
 from protos.convert.reports import parse_report
 from protos.energy.trace import PhaseEnergy
-from protos.errors import EdgejouleError, StoreError, UnknownRunError, UpdateError
+from protos.errors import EdgejouleError, RefusedError, StoreError, UnknownRunError, UpdateError
 from protos.orders import DeviceCard, DeviceReport, MeterCard, Receipt, SettledEnergy, Verdict
-from protos.plan.plan import parse
+from protos.plan.plan import RunPlan, parse
 from protos.secure_sum.grid import MaskedWords
 from protos.statistics.moments import Moments
 from protos.statistics.whitening import Basis
@@ -560,6 +560,64 @@ def end_run(db: Database, run_id: str, state: str, reason: str) -> None:
         if last is not None and last["state"] == "open":
             runs.abandon_round(connection, run_id, last["round"], reason or state)
         runs.change(connection, run_id, state=state, reason=reason, finished_unix_s=time.time())
+
+
+def pause_run(db: Database, run_id: str) -> None:
+    """Write down that a run rests; a round that is open is tried again when it goes on, and keeps its reports."""
+    with db.writing() as connection:
+        if runs.row(connection, run_id)["state"] not in runs.GOING_STATES:
+            return
+        last = runs.last_round(connection, run_id)
+        number = None
+        if last is not None and last["state"] == "open":
+            number = last["round"]
+            runs.abandon_round(connection, run_id, number, "paused by an operator")
+        runs.note(connection, run_id, number, "paused", "by an operator")
+        runs.change(connection, run_id, state="paused", reason="paused by an operator")
+
+
+def resume_run(db: Database, run_id: str, plan: RunPlan | None, plan_toml: str, directory: str) -> None:
+    """Let a run that rests wait for its turn again.
+
+    Args:
+        plan: another one than it has, or None; with its text and folder.
+
+    Raises:
+        RefusedError: it does not rest, or cannot go on by this plan.
+    """
+    with db.writing() as connection:
+        row = runs.row(connection, run_id)
+        if row["state"] != "paused":
+            raise RefusedError(f"is {row['state']}, not paused", where=run_id, fix="see: coordinator status")
+        begun = runs.last_round(connection, run_id)
+        state = "waiting" if begun is None or not begun["round"] else "running"
+        if plan is None:
+            runs.change(connection, run_id, state=state, reason="")
+            return
+        before, number = parse(row["plan_toml"]), 0 if begun is None else begun["round"]
+        if plan.train.method != before.train.method or plan.closed_form != before.closed_form:
+            raise RefusedError("another method is another run", where=run_id, fix="start one with run.start_from")
+        if begun is not None and begun["state"] != "closed" and reports.holds_any(connection, run_id, number):
+            raise RefusedError(
+                f"round {number} holds reports that were made by the plan it has",
+                where=run_id,
+                fix=f"resume it as it is, then pause it between rounds: coordinator pause {run_id} --after-round",
+            )
+        closed = number if begun is not None and begun["state"] == "closed" else number - 1
+        if plan.run.rounds <= max(0, closed):
+            raise RefusedError(f"has {closed} rounds already", where=run_id, fix=f"plan more than {closed} rounds")
+        runs.note(connection, run_id, None, "resumed", f"by another plan: {plan.plan_id}, before {row['plan_id']}")
+        runs.change(
+            connection,
+            run_id,
+            state=state,
+            reason="",
+            name=plan.run.name,
+            plan_id=plan.plan_id,
+            plan_toml=plan_toml,
+            plan_directory=directory,
+            rounds_planned=plan.run.rounds,
+        )
 
 
 def add_run(db: Database, run: runs.NewRun, head: Tree) -> None:

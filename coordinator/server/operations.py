@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from sqlalchemy import RowMapping
+
 from coordinator.export import job as exporting
 from coordinator.export import widths
 from coordinator.operator.status import DeviceBudget, DeviceStatus, ExportSummary, HeadEvaluation, RunStatus
@@ -26,7 +28,7 @@ from coordinator.server.run_manager import TICK_S, RunManager
 from coordinator.store import devices, heads, reading, runs
 from coordinator.store.database import Database
 from coordinator.store.runs import NewRun
-from protos.errors import PlanError, StoreError, UnknownRunError, UsageError
+from protos.errors import PlanError, RefusedError, StoreError, UnknownRunError, UsageError
 from protos.model.bundle import Bundle
 from protos.model.weight_grids import check_bits
 from protos.plan.plan import RunPlan, parse
@@ -113,6 +115,54 @@ class Operations:
             )
         return await self._rooms.books.do(_state, self._rooms.db, run_id)
 
+    async def pause_run(self, name: str, *, after_round: bool) -> str:
+        """Let a run rest, so that others go on; returns its state. Its devices stop within a second, and what they
+        reported of the open round is kept, or they finish the round first.
+
+        Raises:
+            UnknownRunError: no such run.
+            RefusedError: it is over.
+        """
+        run_id = await self._rooms.books.do(_resolve, self._rooms.db, name)
+        while True:
+            if (driver := self._run_manager.drivers.get(run_id)) is not None:
+                await driver.pause(after_round=after_round)
+                while self._run_manager.drivers.get(run_id) is driver:
+                    await asyncio.sleep(0)
+                break
+            if run_id not in self._run_manager.preparing:
+                await self._rooms.books.do(ledger.pause_run, self._rooms.db, run_id)
+                break
+            await asyncio.sleep(TICK_S)
+        state = await self._rooms.books.do(_state, self._rooms.db, run_id)
+        if state not in runs.OPEN_STATES:
+            raise RefusedError(f"is {state}", where=run_id, fix="a run that is over cannot be paused")
+        return state
+
+    async def resume_run(self, name: str, plan_toml: str, directory: str) -> str:
+        """Let a run that rests wait for its turn again, by another plan if one is given; returns its state.
+
+        Raises:
+            EdgejouleError: see :func:`coordinator.run.planning.prepare` and
+                :func:`coordinator.run.transactions.resume_run`.
+        """
+        run_id = await self._rooms.books.do(_resolve, self._rooms.db, name)
+        plan = None
+        if plan_toml:
+            base = Path(directory)
+            if not base.is_absolute():
+                raise UsageError(f"{directory!r} is not an absolute path", where="plan directory")
+            prepared = await self._rooms.models.do(prepare, plan_toml, base)
+            row = await self._rooms.books.do(_row, self._rooms.db, run_id)
+            if prepared.bundle.bundle_id != row["bundle_id"]:
+                fix = "take the same bundle, or start a run with run.start_from"
+                raise RefusedError(f"trains the bundle {row['bundle_id'][:19]}", where=run_id, fix=fix)
+            plan = prepared.plan
+        await self._rooms.books.do(ledger.resume_run, self._rooms.db, run_id, plan, plan_toml, directory)
+        log.info("%s: resumed%s", run_id, " by another plan" if plan is not None else "")
+        self._run_manager.want()
+        return await self._rooms.books.do(_state, self._rooms.db, run_id)
+
     async def status(
         self, name: str = "", since_round: int = 0, *, page: int = 0, newest_only: bool = False
     ) -> tuple[list[RunStatus], int]:
@@ -130,6 +180,8 @@ class Operations:
         return [run if run.is_over else run.because(self._why(run, queued)) for run in found], next_round
 
     def _why(self, run: RunStatus, queued: list[Queued]) -> str:
+        if run.state == "paused":
+            return f"paused; go on with: coordinator resume {run.run_id}"
         if (driver := self._run_manager.drivers.get(run.run_id)) is not None:
             return driver.run.describe()
         if self._run_manager.is_unwritten(run.run_id):
@@ -308,6 +360,11 @@ def _budgets(db: Database, name: str) -> tuple[str, list[DeviceBudget]]:
     with db.reading() as connection:
         run_id = runs.resolve(connection, name)
         return run_id, budgeting.ledger_of(connection, run_id, time.time())
+
+
+def _row(db: Database, run_id: str) -> RowMapping:
+    with db.reading() as connection:
+        return runs.row(connection, run_id)
 
 
 def _state(db: Database, run_id: str) -> str:
