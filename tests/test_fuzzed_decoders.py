@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_runtime.daemon.file_downloads import Arrivals
+from edge_runtime.daemon.file_downloads import FileDownloads
 from edge_runtime.identity.identity import read_identity
 from edge_runtime.identity.signatures import read_memory
 from protos.convert.cards import card_from
@@ -175,7 +175,7 @@ def test_files_that_arrive_stay_in_their_folder(parts: list[tuple[str, int, byte
         inner = Path(home, "in")
         inner.mkdir()
         try:
-            with Arrivals(inner) as arrivals:
+            with FileDownloads(inner) as arrivals:
                 for name, size, data in parts:
                     arrivals.begin(name, size, hashlib.sha256(data).digest())
                     arrivals.add(data)
