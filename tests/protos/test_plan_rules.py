@@ -33,6 +33,8 @@ SECTIONS = {field.name: field for field in dataclasses.fields(RunPlan)}
 NUMBERS: list[tuple[str, str, float, float]] = [
     ("run", "rounds", 1, 100_000),
     ("run", "seed", 0, 2**63 - 1),
+    ("run", "priority", -100, 100),
+    ("run", "share", 0.001, 1000.0),
     ("round", "devices", 1, 1_000_000),
     ("round", "quorum", 0.0, 1.0),
     ("round", "sample", 1, 1_000_000),
@@ -72,11 +74,12 @@ NUMBERS: list[tuple[str, str, float, float]] = [
     ("closed_form", "shrinkage", 1e-9, 1e6),
     ("closed_form", "project", 0, 4096),
 ]
-WHOLE = {"masked", "mix", "rounds", "seed", "devices", "steps", "bits", "bucket", "patience", "project"}
+WHOLE = {"masked", "mix", "priority", "rounds", "seed", "devices", "steps", "bits", "bucket", "patience", "project"}
 OTHERS = [
     ("run", "bundle"),
     ("run", "name"),
     ("run", "start_from"),
+    ("run", "beside"),
     ("run", "deliver"),
     ("train", "inputs"),
     ("update", "codec"),
