@@ -129,11 +129,75 @@ class Holding:
         rebuilds: it makes heads from that one, or from its bundle's starting head, and differences; a device that
             does not is sent whole heads.
         basis_version: the basis that it holds, or "".
+        bundle_id: the bundle that it works with, or "".
+        published: name of the publication that it has dealt with, or ""; None from a device that takes none.
     """
 
     head_version: str = ""
     rebuilds: bool = False
     basis_version: str = ""
+    bundle_id: str = ""
+    published: str | None = None
+
+
+@dataclass(frozen=True)
+class HeadEvaluation:
+    """How good a head is on the held-out examples of one device.
+
+    Attributes:
+        examples, correct: counts.
+        loss: mean cross-entropy, nats.
+        class_examples, class_correct: the counts by class.
+    """
+
+    head_version: str
+    examples: int
+    correct: int
+    loss: float
+    class_examples: tuple[int, ...] = ()
+    class_correct: tuple[int, ...] = ()
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers."""
+        return self.correct / self.examples
+
+
+@dataclass(frozen=True)
+class Publication:
+    """The head that a run ended with, on its way to the boards.
+
+    Attributes:
+        name: of the run.
+        round: that it came of.
+        head: whole, or empty when the reader holds ``base``, which is the head itself.
+        accuracy, loss: on the coordinator's held-out data, or None.
+    """
+
+    run_id: str
+    name: str
+    bundle_id: str
+    round: int
+    head_version: str
+    head: tuple[EncodedTensor, ...]
+    base: str = ""
+    accuracy: float | None = None
+    loss: float | None = None
+
+    @property
+    def id(self) -> str:
+        """What both ends call it."""
+        return f"{self.run_id}/{self.head_version}"
+
+
+@dataclass(frozen=True)
+class Reception:
+    """What a device did with a publication, in words; ``evaluation`` is None where it has no held-out examples."""
+
+    publication: str
+    adopted: bool
+    reason: str
+    evaluation: HeadEvaluation | None = None
 
 
 @dataclass(frozen=True)
@@ -173,6 +237,21 @@ class BasisOrder:
 
 
 @dataclass(frozen=True)
+class ControlOrder:
+    """The coordinator's control variate of SCAFFOLD; see :mod:`protos.update.controls`.
+
+    Attributes:
+        version: of epoch and content.
+        epoch: a device's own control counts only if it is of this one; else it is zero.
+        tensors: of the head's shapes, or empty for zero.
+    """
+
+    version: str
+    epoch: int
+    tensors: tuple[EncodedTensor, ...] = ()
+
+
+@dataclass(frozen=True)
 class TrainOrder:
     """One round of work for one device.
 
@@ -187,6 +266,8 @@ class TrainOrder:
         attempt: at this round, from 1: an order of a further attempt is a new one. None from an older coordinator.
         statistics: what to sum of all training examples; no step is asked for then, and no head is sent.
         basis: the update is made and sent in these coordinates.
+        control: each gradient is corrected by this less the device's own control.
+        evaluate: the head to start from is to be evaluated on the device's own held-out examples.
     """
 
     run_id: str
@@ -207,14 +288,17 @@ class TrainOrder:
     attempt: int | None = None
     statistics: FeatureMap | None = None
     basis: BasisOrder | None = None
+    control: ControlOrder | None = None
+    evaluate: bool = False
 
 
 @dataclass(frozen=True)
 class WaitOrder:
-    """Nothing to do: come again after ``retry_after_s``."""
+    """Nothing to do: come again after ``retry_after_s``. ``publication`` is a head to take to work, or None."""
 
     retry_after_s: float
     reason: str
+    publication: Publication | None = None
 
 
 @dataclass(frozen=True)
@@ -264,6 +348,9 @@ class DeviceReport:
         meter_id: of the meter of phases without a sensor; 0 when there are none.
         statistics: when the order asked for them.
         basis_version: of the coordinates of the update; empty for those of the head.
+        control_version: of the control that corrected its gradients; empty for none.
+        control_held: it had a control of its own to go with it.
+        evaluation: of the head that it started from, where the order asked for it and there are held-out examples.
     """
 
     run_id: str
@@ -289,6 +376,9 @@ class DeviceReport:
     meter_id: int = 0
     statistics: CodedMoments | None = None
     basis_version: str = ""
+    control_version: str = ""
+    control_held: bool = False
+    evaluation: HeadEvaluation | None = None
 
 
 @dataclass(frozen=True)

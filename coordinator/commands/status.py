@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from coordinator.commands.parts import add_address, add_json, example, operator
 from coordinator.operator import as_json
-from coordinator.operator.status import DeviceStatus, RoundStatus, RunStatus, WeightBias
+from coordinator.operator.status import DeviceStatus, FederatedEvaluation, RoundStatus, RunStatus, WeightBias
 from coordinator.operator.tables import UNKNOWN, ago, joules, percent, say, show, when
 from protos.energy.trace import Phase
 from protos.json_document import document
@@ -121,6 +121,8 @@ def show_run(run: RunStatus) -> None:
         )
         if last.bias is not None:
             say(say_of(last.bias))
+    if (looked := [one for one in run.rounds if one.federated is not None]) and looked[-1].federated is not None:
+        show_classes(looked[-1].round, looked[-1].federated)
 
 
 def show_troubles(devices: Sequence[DeviceStatus], run: RunStatus | None = None) -> None:
@@ -133,6 +135,22 @@ def show_troubles(devices: Sequence[DeviceStatus], run: RunStatus | None = None)
     for one in devices:
         if one.reason and (asked is None or (one.device_id in asked and one.state != "present")):
             say(f"{one.device_id}: {one.reason}")
+
+
+def show_classes(number: int, found: FederatedEvaluation) -> None:
+    """What devices say of a head: by class, and whether they work with it."""
+    if found.examples:
+        print()
+        show(
+            ["class", "examples", "right"],
+            [
+                [str(index), str(of), percent(right / of) if of else "-"]
+                for index, (of, right) in enumerate(zip(found.class_examples, found.class_correct, strict=True))
+            ],
+            title=f"head after round {number}, on {found.examples} held-out examples of {found.devices} devices",
+        )
+    if found.adopted or found.kept:
+        say(f"delivered: {found.adopted} devices work with it, {found.kept} kept what they had")
 
 
 def _times(run: RunStatus) -> str:
@@ -174,13 +192,29 @@ def _round_row(one: RoundStatus) -> list[str]:
         str(one.round),
         one.state,
         scored(one),
-        errors(one) or ("-" if one.loss is None else f"{one.loss:.4f}"),
+        errors(one) or loss_of(one),
         f"{len(accepted)}/{len(one.devices)}",
         spent_in(one),
         str(one.bytes_up),
         str(one.bytes_down),
         ", ".join(cut),
     ]
+
+
+def accuracy_of(one: RoundStatus) -> str:
+    """On the coordinator's held-out data; where it has none, on those of the devices, weighted by their counts."""
+    found = one.federated
+    if one.accuracy is None and found is not None and found.accuracy is not None:
+        return f"{percent(found.accuracy)} ({found.devices} devices)"
+    return percent(one.accuracy)
+
+
+def loss_of(one: RoundStatus) -> str:
+    """Likewise."""
+    loss = one.loss
+    if loss is None and one.accuracy is None and one.federated is not None and one.federated.examples:
+        loss = one.federated.loss
+    return "-" if loss is None else f"{loss:.4f}"
 
 
 def spent_in(one: RoundStatus) -> str:
@@ -221,7 +255,7 @@ def _measured(run: RunStatus) -> str:
 def scored(one: RoundStatus) -> str:
     """What a head is ranked by: per cent of accuracy, R2 or AUC as a number."""
     if one.measure == "accuracy":
-        return percent(one.accuracy)
+        return accuracy_of(one)
     return f"{one.score:.4f}"
 
 

@@ -6,7 +6,15 @@ import dataclasses
 import json
 from typing import Any
 
-from coordinator.operator.status import DeviceBudget, DeviceRound, DeviceStatus, ExportSummary, RoundStatus, RunStatus
+from coordinator.operator.status import (
+    DeviceBudget,
+    DeviceRound,
+    DeviceStatus,
+    ExportSummary,
+    FederatedEvaluation,
+    RoundStatus,
+    RunStatus,
+)
 from protos.energy.trace import PhaseEnergy
 from protos.json_document import document
 
@@ -33,8 +41,13 @@ def _round(status: RoundStatus) -> dict[str, Any]:
         "bytes_up": status.bytes_up,
         "bytes_down": status.bytes_down,
         "bias": None if status.bias is None else dataclasses.asdict(status.bias),
+        "federated": None if status.federated is None else _federated(status.federated),
         "devices": [_device_round(one) for one in status.devices],
     }
+
+
+def _federated(found: FederatedEvaluation) -> dict[str, Any]:
+    return {**dataclasses.asdict(found), "accuracy": found.accuracy}
 
 
 def _device_round(status: DeviceRound) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from coordinator.operator.status import (
     DeviceRound,
     DeviceStatus,
     ExportSummary,
+    FederatedEvaluation,
     ForgottenDevice,
     Measured,
     RoundStatus,
@@ -79,6 +80,7 @@ def _round_to(one: RoundStatus) -> pb.RoundStatus:
         r2=one.r2,
         rmse=one.rmse,
         auc=one.auc,
+        federated=None if one.federated is None else pb.FederatedEvaluation(**vars(one.federated)),
     )
 
 
@@ -110,6 +112,20 @@ def _round_from(message: pb.RoundStatus) -> RoundStatus:
         r2=message.r2 if message.HasField("r2") else None,
         rmse=dict(message.rmse),
         auc=message.auc if message.HasField("auc") else None,
+        federated=_federated_from(message.federated) if message.HasField("federated") else None,
+    )
+
+
+def _federated_from(message: pb.FederatedEvaluation) -> FederatedEvaluation:
+    return FederatedEvaluation(
+        devices=message.devices,
+        examples=message.examples,
+        correct=message.correct,
+        loss=message.loss,
+        class_examples=tuple(message.class_examples),
+        class_correct=tuple(message.class_correct),
+        adopted=message.adopted,
+        kept=message.kept,
     )
 
 

@@ -84,6 +84,33 @@ class DeviceBudget:
 
 
 @dataclass(frozen=True)
+class FederatedEvaluation:
+    """How good a head is on the held-out examples of the devices, weighted by their counts.
+
+    Attributes:
+        devices: that have such examples and looked.
+        examples, correct: counts over all of them.
+        loss: mean cross-entropy over all examples, nats.
+        class_examples, class_correct: the counts by class.
+        adopted, kept: devices that took the head to work with, and that kept what they had.
+    """
+
+    devices: int
+    examples: int
+    correct: int
+    loss: float
+    class_examples: tuple[int, ...] = ()
+    class_correct: tuple[int, ...] = ()
+    adopted: int = 0
+    kept: int = 0
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of right answers; None where there were no examples."""
+        return self.correct / self.examples if self.examples else None
+
+
+@dataclass(frozen=True)
 class RoundStatus:
     """One round; round 0 is the head before any training. ``head_version`` is the head after it.
 
@@ -95,6 +122,7 @@ class RoundStatus:
         r2: explained share of the variance of a regression's quantities, their mean; at most 1.
         rmse: root mean squared error of each of them, in its own unit.
         auc: of an anomaly head: the chance that an anomaly scores higher than a normal example.
+        federated: what devices say of the head after the round; None where none did.
     """
 
     round: int
@@ -109,6 +137,7 @@ class RoundStatus:
     r2: float | None = None
     rmse: Mapping[str, float] = field(default_factory=dict)
     auc: float | None = None
+    federated: FederatedEvaluation | None = None
 
     @property
     def score(self) -> float | None:

@@ -20,12 +20,12 @@ from protos.catalog import hint
 from protos.datafiles.dataset import Dataset, account_of, check, fitted, load
 from protos.errors import PlanError, PluginError
 from protos.model.bundle import Bundle, open_bundle
-from protos.model.manifest import Manifest
+from protos.model.manifest import CORRECTION, Manifest
 from protos.model.resemblance import held_against
 from protos.model.task import ANOMALY, MEASURES, REGRESSION
 from protos.plan.plan import RunPlan, parse
 from protos.plugins import Plugin, find, installed, refused
-from protos.update import codecs, trees
+from protos.update import codecs, controls, trees
 from protos.update.trial import Trial, tried
 
 # Inputs that [train] names itself; they stand at these values when the plan says nothing.
@@ -64,6 +64,7 @@ def prepare(plan_toml: str, directory: Path, *, where: str = "plan") -> Prepared
     _try_plugins(plan)
     _check_task(plan, bundle.manifest, where)
     _check_closed_form(plan, bundle.manifest, where)
+    _check_correction(plan, bundle.manifest, where)
     _check_budgets(plan, directory, where)
     data = held_out(plan, bundle.manifest, directory)
     return Prepared(plan, bundle, inputs, data)
@@ -135,6 +136,27 @@ def _check_closed_form(plan: RunPlan, manifest: Manifest, where: str) -> None:
         )
 
 
+def _check_correction(plan: RunPlan, manifest: Manifest, where: str) -> None:
+    """Whether the bundle and the codec go with control variates. Raises PlanError."""
+    if plan.train.correction == "none":
+        return
+    place = f"{where}: train.correction"
+    if manifest.head.optimiser not in controls.OPTIMISERS:
+        raise PlanError(
+            f"'scaffold' takes what a device moved for the sum of its gradients, and the bundle's train step is "
+            f"{manifest.head.optimiser}",
+            where=place,
+            fix="convert the model with --optimiser sgd",
+        )
+    codec = codecs.build(plan.update.codec, plan.update.parameters)
+    if codec.init(manifest.head.shapes()):
+        raise PlanError(
+            f"'scaffold' would take what codec {plan.update.codec!r} still owes for a gradient",
+            where=place,
+            fix="take a codec without error feedback, such as uniform_stochastic or entropy_coded",
+        )
+
+
 def _check_budgets(plan: RunPlan, directory: Path, where: str) -> None:
     if plan.planner.policy != "none" and plan.update.codec not in ERROR:
         raise PlanError(
@@ -186,6 +208,14 @@ def train_inputs(plan: RunPlan, manifest: Manifest, *, where: str = "plan") -> d
     if plan.train.method == "closed_form" and not known:
         asked = {}  # no steps, no inputs
     asked |= {name: float(value) for name, value in plan.train.inputs.items()}
+    if plan.train.correction != "none":
+        asked[CORRECTION] = 1.0
+        if CORRECTION not in known:
+            raise PlanError(
+                "the bundle's train step takes no corrections: it was converted before there were any",
+                where=f"{where}: train.correction",
+                fix="convert the model again with this release",
+            )
     if plan.trains_whitened and "weight_decay" in known and "weight_decay" not in plan.train.inputs:
         # It would pull along directions that say little; the closed form is shrunk already.
         asked["weight_decay"] = 0.0
@@ -288,6 +318,8 @@ def summary(prepared: Prepared) -> dict[str, object]:
         "budget_fleet_j": plan.budget.fleet_j,
         "planner": plan.planner.policy,
         "method": plan.train.method,
+        "correction": plan.train.correction,
+        "server": plan.aggregate.server,
         "evaluation_examples": len(prepared.data) if prepared.data is not None else None,
         "evaluation_account": "; ".join(account_of_held_out(prepared)) or None,
     }

@@ -8,8 +8,8 @@ from typing import Any, cast
 
 from sqlalchemy import Connection, RowMapping, func, select
 
-from coordinator.operator.status import DeviceRound, RoundStatus, RunStatus
-from coordinator.store import costs
+from coordinator.operator.status import DeviceRound, FederatedEvaluation, RoundStatus, RunStatus
+from coordinator.store import costs, evaluations
 from coordinator.store.costs import KeptPlan
 from coordinator.store.runs import JUDGED
 from coordinator.store.tables import earlier_energy, energy, events, orders, reports, rounds, runs, strains
@@ -69,7 +69,7 @@ def run_newest(connection: Connection, run_id: str) -> RunStatus:
     found = list(connection.execute(query).mappings())
     last = found[0]["round"] if found else 0
     judged = _judged(connection, run_id, last, last)
-    return _status_of(run, tuple(_round(row, (), None, judged.get(row["round"])) for row in found))
+    return _status_of(run, tuple(_round(row, (), None, None, judged.get(row["round"])) for row in found))
 
 
 def _run_status(connection: Connection, run_id: str, since_round: int, last_round: int | None) -> RunStatus:
@@ -82,12 +82,19 @@ def _run_status(connection: Connection, run_id: str, since_round: int, last_roun
     )
     devices = _device_rounds(connection, run_id, since_round, last)
     plans = costs.plans(connection, run_id, since_round, last)
+    said = evaluations.of_run(connection, run_id, since_round, last)
     found = connection.execute(query).mappings()
     judged = _judged(connection, run_id, since_round, last)
     return _status_of(
         run,
         tuple(
-            _round(row, tuple(devices[row["round"]]), plans.get(row["round"]), judged.get(row["round"]))
+            _round(
+                row,
+                tuple(devices[row["round"]]),
+                plans.get(row["round"]),
+                said.get(row["round"]),
+                judged.get(row["round"]),
+            )
             for row in found
         ),
     )
@@ -117,7 +124,11 @@ def _status_of(run: RowMapping, shown: tuple[RoundStatus, ...]) -> RunStatus:
 
 
 def _round(
-    row: RowMapping, devices: tuple[DeviceRound, ...], plan: KeptPlan | None, judged: dict[str, Any] | None
+    row: RowMapping,
+    devices: tuple[DeviceRound, ...],
+    plan: KeptPlan | None,
+    said: FederatedEvaluation | None,
+    judged: dict[str, Any] | None,
 ) -> RoundStatus:
     score, measure = row["accuracy"], "accuracy" if judged is None else judged["measure"]
     return RoundStatus(
@@ -130,6 +141,7 @@ def _round(
         closed_unix_s=row["closed_unix_s"],
         head_version=row["head_version"] or "",
         bias=None if plan is None else plan.bias,
+        federated=said,
         r2=score if measure == "R2" else None,
         rmse={} if judged is None else judged["rmse"],
         auc=score if measure == "AUC" else None,

@@ -33,7 +33,7 @@ from edge_runtime.daemon.stopping import Interrupted, Stopping
 from edge_runtime.health.pauses import open_pauses
 from edge_runtime.round import work as one_round
 from edge_runtime.round.examples import ChangedDataError
-from edge_runtime.round.heads import CannotRebuildError
+from edge_runtime.round.held_heads import CannotRebuildError
 from edge_runtime.round.work import Workbench
 from edge_runtime.state import is_full
 from edge_runtime.systemd.journal import about
@@ -371,10 +371,10 @@ class Daemon:
         if self._device.bench is not None and self._device.bench.bundle.bundle_id == bundle_id:
             return self._device.bench
         twin = self._device.accelerator.available
-        bundle = self._device.shelf.find(bundle_id, twin=twin)
+        bundle = self._device.bundle_cache.find(bundle_id, twin=twin)
         if bundle is None:
             log().info("fetching bundle %s", bundle_id[:19])
-            bundle = self._device.shelf.fetch(
+            bundle = self._device.bundle_cache.fetch(
                 bundle_id, lambda folder: self._link.fetch_bundle(bundle_id, folder, twin=twin)
             )
         return self._device.take_up(bundle)

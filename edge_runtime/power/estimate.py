@@ -43,14 +43,14 @@ class EstimateMeter:
         power_w = self._power_w(now_s - last.t_s, cpu_s - self._cpu_s)
         if now_s > last.t_s:
             self._stretches.append((last.t_s, now_s, power_w))
-            if last.phase is not Phase.IDLE:
+            if last.phase.is_work:
                 self._spent_j += power_w * (now_s - last.t_s)
         self._cpu_s = cpu_s
         self._period.mark(now_s, phase)
 
     def spent_j(self) -> float | None:
         last = self._period.last
-        if last.phase is Phase.IDLE:
+        if not last.phase.is_work:
             return self._spent_j
         wall_s = self._clock.monotonic() - last.t_s
         return self._spent_j + wall_s * self._power_w(wall_s, self._clock.process_time() - self._cpu_s)

@@ -28,7 +28,7 @@ class Period:
         """Begin ``phase`` at ``now_s``."""
         last = self.marks[-1]
         now_s = max(now_s, last.t_s)
-        if last.phase is not Phase.IDLE:
+        if last.phase.is_work:
             self._worked_s += self._carried_s + now_s - last.t_s
         self._carried_s = 0.0
         self.marks.append(Mark(now_s, phase))
@@ -36,7 +36,7 @@ class Period:
     def worked_s(self, now_s: float) -> float:
         """Seconds in phases other than idle, from the beginning of the period to ``now_s``."""
         last = self.marks[-1]
-        if last.phase is Phase.IDLE:
+        if not last.phase.is_work:
             return self._worked_s
         return self._worked_s + self._carried_s + max(0.0, now_s - last.t_s)
 

@@ -217,7 +217,7 @@ class SensorMeter:
             return
         edges = [*(mark.t_s for mark in marks), max(float(trace.stop_s.max()), marks[-1].t_s)]
         for mark, energy_j, covered_s in zip(marks, *integrate(trace, edges), strict=True):
-            if mark.phase is not Phase.IDLE:
+            if mark.phase.is_work:
                 self._add_work(float(energy_j), float(covered_s))
 
     def _add_work(self, energy_j: float, covered_s: float) -> None:
@@ -230,7 +230,7 @@ class SensorMeter:
     def _recount(self) -> None:
         """Make the sums of work anew from the stored samples."""
         folded = [*self._folded.values(), *([self._running] if self._running else [])]
-        working = [part for part in folded if part.phase is not Phase.IDLE]
+        working = [part for part in folded if part.phase.is_work]
         self._worked_j = sum(part.energy_j for part in working)
         self._worked_s = sum(part.covered_s for part in working)
         trace = self.sensor.trace().usable().disjoint()
@@ -257,7 +257,7 @@ class SensorMeter:
         ends_s = [*(mark.t_s for mark in marks[1:]), stop_s]
         for mark, end_s in zip(marks, ends_s, strict=False):
             inside = (trace.stop_s > mark.t_s) & (trace.start_s < end_s)
-            if mark.phase is not Phase.IDLE and inside.any():
+            if mark.phase.is_work and inside.any():
                 largest_w = float(trace.power_w[inside].max())
                 self._peak_w = largest_w if self._peak_w is None else max(self._peak_w, largest_w)
 

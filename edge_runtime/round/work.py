@@ -25,14 +25,14 @@ from edge_runtime.power.meter import ExpectsPower, Meter
 from edge_runtime.power.wiring import FIXES
 from edge_runtime.round.accelerator import TwinWork
 from edge_runtime.round.allowance import Allowance
-from edge_runtime.round.bases import HeldBasis
 from edge_runtime.round.codec_memory import CodecMemory
 from edge_runtime.round.costs import Reserve
 from edge_runtime.round.embeddings import EmbeddingCache, dequantise
 from edge_runtime.round.examples import LocalExamples, Summary
-from edge_runtime.round.heads import HeldHeads
+from edge_runtime.round.held_heads import HeldHeads
 from edge_runtime.round.statistics import check_features, summed
 from edge_runtime.round.training import Trained, train
+from edge_runtime.round.training_basis import HeldBasis
 from protos.catalog import hint
 from protos.energy.trace import Phase, PhaseEnergy
 from protos.errors import NonFiniteError, RefusedError, UsageError
@@ -45,9 +45,9 @@ from protos.orders import DeviceReport, Engine, StopReason, TrainOrder
 from protos.statistics import coding
 from protos.statistics.coding import CodedMoments
 from protos.statistics.whitening import Basis
-from protos.update import codecs, trees
+from protos.update import codecs, controls, trees
 from protos.update.contract import State
-from protos.update.tensors import ABSURD, EncodedTensor
+from protos.update.tensors import ABSURD, EncodedTensor, decode
 
 HURRIED_SETTLE_S = 0.3
 
@@ -110,7 +110,7 @@ def work(
 
     Raises:
         RefusedError: see :func:`budget_of` and :class:`edge_runtime.round.codec_memory.CodecMemory`.
-        CannotRebuildError: see :mod:`edge_runtime.round.heads`.
+        CannotRebuildError: see :mod:`edge_runtime.round.held_heads`.
         UpdateError, PlanError, UsageError: the order does not fit the bundle.
         NonFiniteError: training diverged.
         DataError, StoreError: the data or the cache cannot be read or written.
@@ -148,6 +148,8 @@ def work(
     if done.trained.steps and done.memory is not None:
         # A report without a step has no effect on the head, so nothing that is owed was sent.
         bench.memory.propose(order, done.memory)
+    if done.trained.steps and order.control is not None and done.control is not None:
+        bench.memory.propose_control(order, order.control, done.control)
     trained, typical = done.trained, strain is None or strain.typical
     bench.reserve.worked(energy, done.embedded, trained.steps, done.encode_s, typical=typical)
     return DeviceReport(
@@ -173,6 +175,8 @@ def work(
         attempt=order.attempt,
         statistics=done.statistics,
         basis_version=order.basis.version if order.basis is not None and not order.statistics else "",
+        control_version=order.control.version if order.control is not None and not order.statistics else "",
+        control_held=done.control_held,
     )
 
 
@@ -183,6 +187,8 @@ class _Done:
     Attributes:
         examples: that count: all, or those behind the statistics.
         memory: what the codec owes from now on; None without a codec.
+        control: the device's own control from now on; None without one.
+        control_held: it had one before.
     """
 
     trained: Trained
@@ -193,13 +199,16 @@ class _Done:
     train_s: float
     encode_s: float
     memory: State | None
+    control: trees.Tree | None = None
+    control_held: bool = False
 
 
 def _learn(order: TrainOrder, bench: Workbench, allowance: Allowance, begin: Callable[[Phase], None]) -> _Done:
     """Steps of the head, and the coded change."""
     meter, clock = bench.meter, bench.clock
+    shapes = bench.bundle.manifest.head.shapes()
     codec = codecs.build(order.codec.name, order.codec.parameters, where=f"order of round {order.round}")
-    memory = bench.memory.recall(order, codec, bench.bundle.manifest.head.shapes())
+    memory = bench.memory.recall(order, codec, shapes)
     if order.base:
         meter.mark(Phase.TRAIN)
     received = bench.heads.receive(order, bench.bundle.initial_head())
@@ -207,6 +216,11 @@ def _learn(order: TrainOrder, bench: Workbench, allowance: Allowance, begin: Cal
     if order.basis is not None:
         basis = bench.bases.receive(order.basis, bench.bundle.manifest.backbone.embedding_width)
         received = basis.into(received)
+    common = own = None
+    held = False
+    if order.control is not None:
+        common = controls.received(order.control, shapes)
+        own, held = bench.memory.control(order, order.control, shapes)
 
     begin(Phase.EMBED)
     embedded, refused = _embed(bench, allowance)
@@ -214,6 +228,8 @@ def _learn(order: TrainOrder, bench: Workbench, allowance: Allowance, begin: Cal
     begin(Phase.TRAIN)
     start_s, rested_s = clock.monotonic(), allowance.rested_s
     bench.head.write(received)
+    if common is not None and own is not None:
+        bench.head.correct(trees.subtract(common, own))
     trained = Trained(0, refused, None, None) if refused else _train(order, bench, allowance, basis)
     train_s = clock.monotonic() - start_s - (allowance.rested_s - rested_s)
 
@@ -222,8 +238,13 @@ def _learn(order: TrainOrder, bench: Workbench, allowance: Allowance, begin: Cal
     change = trees.subtract(_sane(bench.head.read(), order), received)
     random = codecs.generator(order.seed, "encode", bench.device_id, order.round)
     update, memory = codec.encode(change, memory, random)
+    if common is not None and own is not None and trained.steps:
+        sent = decode(update, shapes)
+        change = controls.change_of_own(common, sent, trained.steps, _inputs_of(order, bench))
+        own = {name: own[name] + value for name, value in change.items()}
     encode_s = clock.monotonic() - start_s
-    return _Done(trained, embedded, bench.summary.train_count, update, None, train_s, encode_s, memory)
+    count = bench.summary.train_count
+    return _Done(trained, embedded, count, update, None, train_s, encode_s, memory, own, held)
 
 
 def _sum_up(order: TrainOrder, bench: Workbench, allowance: Allowance, begin: Callable[[Phase], None]) -> _Done:
@@ -332,6 +353,9 @@ def _train(order: TrainOrder, bench: Workbench, allowance: Allowance, basis: Bas
     )
 
 
+def _inputs_of(order: TrainOrder, bench: Workbench) -> dict[str, float]:
+    return {name: one.default for name, one in bench.head.inputs.items()} | dict(order.inputs)
+
+
 def _normaliser(order: TrainOrder, bench: Workbench, steps: int) -> float:
-    inputs = {name: one.default for name, one in bench.head.inputs.items()} | dict(order.inputs)
-    return of_optimiser(bench.bundle.manifest.head.optimiser, steps, inputs)
+    return of_optimiser(bench.bundle.manifest.head.optimiser, steps, _inputs_of(order, bench))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from protos.convert.checks import MAX_NAME, MAX_WAIT_S, checked_name, count_at_most, finite, said
-from protos.convert.heads import differences_from, head_to
+from protos.convert.head_transfers import differences_from, head_to
+from protos.convert.publications import publication_from, publication_to
 from protos.convert.statistics import basis_from, basis_to, features_from, features_to
-from protos.convert.tensors import tensors_from
+from protos.convert.tensors import tensors_from, tensors_to
 from protos.errors import UpdateError
-from protos.orders import CodecOrder, CostHint, Order, RejoinOrder, TrainOrder, WaitOrder
+from protos.orders import CodecOrder, ControlOrder, CostHint, Order, RejoinOrder, TrainOrder, WaitOrder
 from protos.v1 import edgejoule_pb2 as pb
 
 MAX_INPUTS = 64
@@ -19,8 +20,9 @@ MAX_INPUT = 1e9
 def order_to(order: Order) -> pb.NextOrderResponse:
     """An order as the answer to NextOrder."""
     match order:
-        case WaitOrder(retry_after_s, reason):
-            return pb.NextOrderResponse(wait=pb.Wait(retry_after_s=retry_after_s, reason=reason))
+        case WaitOrder(retry_after_s, reason, publication):
+            wait = pb.Wait(retry_after_s=retry_after_s, reason=reason, publication=publication_to(publication))
+            return pb.NextOrderResponse(wait=wait)
         case RejoinOrder():
             return pb.NextOrderResponse(rejoin=pb.Rejoin())
         case TrainOrder():
@@ -44,6 +46,8 @@ def _train_to(order: TrainOrder) -> pb.TrainOrder:
         attempt=order.attempt or 0,
         statistics=features_to(order.statistics),
         basis=basis_to(order.basis),
+        control=_control_to(order.control),
+        evaluate=order.evaluate,
     )
 
 
@@ -52,7 +56,8 @@ def order_from(message: pb.NextOrderResponse) -> Order:
     match message.WhichOneof("action"):
         case "wait":
             wait_s = finite(message.wait.retry_after_s, "retry_after_s", at_most=MAX_WAIT_S)
-            return WaitOrder(wait_s, said(message.wait.reason, MAX_NAME))
+            published = publication_from(message.wait.publication) if message.wait.HasField("publication") else None
+            return WaitOrder(wait_s, said(message.wait.reason, MAX_NAME), published)
         case "rejoin":
             return RejoinOrder()
         case "train":
@@ -83,7 +88,20 @@ def _train_from(message: pb.TrainOrder) -> TrainOrder:
         attempt=message.attempt or None,
         statistics=features_from(message.statistics) if message.HasField("statistics") else None,
         basis=basis_from(message.basis) if message.HasField("basis") else None,
+        control=_control_from(message.control) if message.HasField("control") else None,
+        evaluate=message.evaluate,
     )
+
+
+def _control_to(control: ControlOrder | None) -> pb.Control | None:
+    if control is None:
+        return None
+    return pb.Control(version=control.version, epoch=control.epoch, tensors=tensors_to(control.tensors))
+
+
+def _control_from(message: pb.Control) -> ControlOrder:
+    version = checked_name(message.version, "control.version")
+    return ControlOrder(version, message.epoch, tensors_from(message.tensors))
 
 
 def _costs_from(message: pb.CostHint) -> CostHint:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from protos.convert.cards import engine_from, engine_to
 from protos.convert.checks import checked_name, finite, known, parsed, said
 from protos.convert.energy import energy_from, energy_to, unnamed
+from protos.convert.publications import evaluation_from, evaluation_to
 from protos.convert.statistics import statistics_from, statistics_to
 from protos.convert.strain import STOP_OF, pause_to, stop_from, stop_to, strain_from, strain_to
 from protos.convert.tensors import tensors_from, tensors_to
@@ -52,6 +53,9 @@ def report_to(report: DeviceReport, meter: MeterCard | None = None) -> pb.Device
         meter_id=meter_id or report.meter_id,
         statistics=statistics_to(report.statistics),
         basis_version=report.basis_version,
+        control_version=report.control_version,
+        control_held=report.control_held,
+        evaluation=evaluation_to(report.evaluation),
     )
 
 
@@ -81,6 +85,9 @@ def report_from(message: pb.DeviceReport) -> DeviceReport:
         meter_id=message.meter_id,
         statistics=statistics_from(message.statistics) if message.HasField("statistics") else None,
         basis_version=checked_name(message.basis_version, "basis_version", empty=True),
+        control_version=checked_name(message.control_version, "control_version", empty=True),
+        control_held=message.control_held,
+        evaluation=evaluation_from(message.evaluation) if message.HasField("evaluation") else None,
     )
 
 

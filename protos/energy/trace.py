@@ -46,6 +46,13 @@ class Phase(StrEnum):
     TRAIN = "train"
     ENCODE = "encode"
     SEND = "send"
+    INFER = "infer"
+    """Predictions of the model at work. They are the application's joules, and no part of a round."""
+
+    @property
+    def is_work(self) -> bool:
+        """Whether its joules are those of a round, and count against budgets."""
+        return self not in (Phase.IDLE, Phase.INFER)
 
 
 class SampleFlag(IntFlag):

@@ -26,6 +26,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "rounds": ((int,), 1, 100_000),
         "seed": ((int,), 0, 2**63 - 1),
         "start_from": ((str,), None, None),
+        "deliver": ((str,), None, None),
     },
     "round": {
         "devices": ((int,), 1, 1_000_000),
@@ -42,6 +43,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "rate_decay": (NUMBER, 0.01, 1.0),
         "momentum": (NUMBER, 0.0, 0.999),
         "proximal_mu": (NUMBER, 0.0, 1e6),
+        "correction": ((str,), None, None),
         "inputs": ((dict,), None, None),
     },
     "update": {"codec": ((str,), None, None), "parameters": ((dict,), None, None)},

@@ -15,6 +15,7 @@ class Phase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PHASE_TRAIN: _ClassVar[Phase]
     PHASE_ENCODE: _ClassVar[Phase]
     PHASE_SEND: _ClassVar[Phase]
+    PHASE_INFER: _ClassVar[Phase]
 
 class EnergyMethod(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -50,6 +51,7 @@ PHASE_EMBED: Phase
 PHASE_TRAIN: Phase
 PHASE_ENCODE: Phase
 PHASE_SEND: Phase
+PHASE_INFER: Phase
 ENERGY_METHOD_UNSPECIFIED: EnergyMethod
 ENERGY_METHOD_MEASURED: EnergyMethod
 ENERGY_METHOD_ESTIMATED: EnergyMethod
@@ -220,6 +222,16 @@ class Basis(_message.Message):
     tensors: _containers.RepeatedCompositeFieldContainer[Tensor]
     def __init__(self, version: _Optional[str] = ..., tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ...) -> None: ...
 
+class Control(_message.Message):
+    __slots__ = ("version", "epoch", "tensors")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    epoch: int
+    tensors: _containers.RepeatedCompositeFieldContainer[Tensor]
+    def __init__(self, version: _Optional[str] = ..., epoch: _Optional[int] = ..., tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ...) -> None: ...
+
 class Codec(_message.Message):
     __slots__ = ("name", "parameters")
     class ParametersEntry(_message.Message):
@@ -340,7 +352,7 @@ class SettledEnergy(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., energy: _Optional[_Iterable[_Union[PhaseEnergy, _Mapping]]] = ..., attempt: _Optional[int] = ..., meter_id: _Optional[int] = ...) -> None: ...
 
 class NextOrderRequest(_message.Message):
-    __slots__ = ("device_id", "session", "settled", "bundle_id", "head_version", "rebuilds", "basis_version", "waits_s")
+    __slots__ = ("device_id", "session", "settled", "bundle_id", "head_version", "rebuilds", "basis_version", "waits_s", "published", "receptions")
     DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     SETTLED_FIELD_NUMBER: _ClassVar[int]
@@ -349,6 +361,8 @@ class NextOrderRequest(_message.Message):
     REBUILDS_FIELD_NUMBER: _ClassVar[int]
     BASIS_VERSION_FIELD_NUMBER: _ClassVar[int]
     WAITS_S_FIELD_NUMBER: _ClassVar[int]
+    PUBLISHED_FIELD_NUMBER: _ClassVar[int]
+    RECEPTIONS_FIELD_NUMBER: _ClassVar[int]
     device_id: str
     session: str
     settled: _containers.RepeatedCompositeFieldContainer[SettledEnergy]
@@ -357,7 +371,9 @@ class NextOrderRequest(_message.Message):
     rebuilds: bool
     basis_version: str
     waits_s: float
-    def __init__(self, device_id: _Optional[str] = ..., session: _Optional[str] = ..., settled: _Optional[_Iterable[_Union[SettledEnergy, _Mapping]]] = ..., bundle_id: _Optional[str] = ..., head_version: _Optional[str] = ..., rebuilds: _Optional[bool] = ..., basis_version: _Optional[str] = ..., waits_s: _Optional[float] = ...) -> None: ...
+    published: str
+    receptions: _containers.RepeatedCompositeFieldContainer[Reception]
+    def __init__(self, device_id: _Optional[str] = ..., session: _Optional[str] = ..., settled: _Optional[_Iterable[_Union[SettledEnergy, _Mapping]]] = ..., bundle_id: _Optional[str] = ..., head_version: _Optional[str] = ..., rebuilds: _Optional[bool] = ..., basis_version: _Optional[str] = ..., waits_s: _Optional[float] = ..., published: _Optional[str] = ..., receptions: _Optional[_Iterable[_Union[Reception, _Mapping]]] = ...) -> None: ...
 
 class NextOrderResponse(_message.Message):
     __slots__ = ("wait", "train", "rejoin")
@@ -390,12 +406,60 @@ class AwaitEndResponse(_message.Message):
     def __init__(self, wanted: _Optional[bool] = ...) -> None: ...
 
 class Wait(_message.Message):
-    __slots__ = ("retry_after_s", "reason")
+    __slots__ = ("retry_after_s", "reason", "publication")
     RETRY_AFTER_S_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    PUBLICATION_FIELD_NUMBER: _ClassVar[int]
     retry_after_s: float
     reason: str
-    def __init__(self, retry_after_s: _Optional[float] = ..., reason: _Optional[str] = ...) -> None: ...
+    publication: Publication
+    def __init__(self, retry_after_s: _Optional[float] = ..., reason: _Optional[str] = ..., publication: _Optional[_Union[Publication, _Mapping]] = ...) -> None: ...
+
+class Publication(_message.Message):
+    __slots__ = ("run_id", "name", "bundle_id", "head", "round", "accuracy", "loss")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    name: str
+    bundle_id: str
+    head: Head
+    round: int
+    accuracy: float
+    loss: float
+    def __init__(self, run_id: _Optional[str] = ..., name: _Optional[str] = ..., bundle_id: _Optional[str] = ..., head: _Optional[_Union[Head, _Mapping]] = ..., round: _Optional[int] = ..., accuracy: _Optional[float] = ..., loss: _Optional[float] = ...) -> None: ...
+
+class Reception(_message.Message):
+    __slots__ = ("publication", "adopted", "reason", "evaluation")
+    PUBLICATION_FIELD_NUMBER: _ClassVar[int]
+    ADOPTED_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    EVALUATION_FIELD_NUMBER: _ClassVar[int]
+    publication: str
+    adopted: bool
+    reason: str
+    evaluation: HeadEvaluation
+    def __init__(self, publication: _Optional[str] = ..., adopted: _Optional[bool] = ..., reason: _Optional[str] = ..., evaluation: _Optional[_Union[HeadEvaluation, _Mapping]] = ...) -> None: ...
+
+class HeadEvaluation(_message.Message):
+    __slots__ = ("head_version", "examples", "correct", "loss", "class_examples", "class_correct")
+    HEAD_VERSION_FIELD_NUMBER: _ClassVar[int]
+    EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    CORRECT_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    CLASS_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    CLASS_CORRECT_FIELD_NUMBER: _ClassVar[int]
+    head_version: str
+    examples: int
+    correct: int
+    loss: float
+    class_examples: _containers.RepeatedScalarFieldContainer[int]
+    class_correct: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, head_version: _Optional[str] = ..., examples: _Optional[int] = ..., correct: _Optional[int] = ..., loss: _Optional[float] = ..., class_examples: _Optional[_Iterable[int]] = ..., class_correct: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Rejoin(_message.Message):
     __slots__ = ()
@@ -422,7 +486,7 @@ class Difference(_message.Message):
     def __init__(self, tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., scale: _Optional[float] = ...) -> None: ...
 
 class TrainOrder(_message.Message):
-    __slots__ = ("run_id", "round", "plan_id", "bundle_id", "head", "steps", "inputs", "codec", "budget_j", "deadline_s", "seed", "attempt", "statistics", "basis", "costs")
+    __slots__ = ("run_id", "round", "plan_id", "bundle_id", "head", "steps", "inputs", "codec", "budget_j", "deadline_s", "seed", "attempt", "statistics", "basis", "costs", "control", "evaluate")
     class InputsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -445,6 +509,8 @@ class TrainOrder(_message.Message):
     STATISTICS_FIELD_NUMBER: _ClassVar[int]
     BASIS_FIELD_NUMBER: _ClassVar[int]
     COSTS_FIELD_NUMBER: _ClassVar[int]
+    CONTROL_FIELD_NUMBER: _ClassVar[int]
+    EVALUATE_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     round: int
     plan_id: str
@@ -460,7 +526,9 @@ class TrainOrder(_message.Message):
     statistics: FeatureMap
     basis: Basis
     costs: CostHint
-    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., plan_id: _Optional[str] = ..., bundle_id: _Optional[str] = ..., head: _Optional[_Union[Head, _Mapping]] = ..., steps: _Optional[int] = ..., inputs: _Optional[_Mapping[str, float]] = ..., codec: _Optional[_Union[Codec, _Mapping]] = ..., budget_j: _Optional[float] = ..., deadline_s: _Optional[float] = ..., seed: _Optional[int] = ..., attempt: _Optional[int] = ..., statistics: _Optional[_Union[FeatureMap, _Mapping]] = ..., basis: _Optional[_Union[Basis, _Mapping]] = ..., costs: _Optional[_Union[CostHint, _Mapping]] = ...) -> None: ...
+    control: Control
+    evaluate: bool
+    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., plan_id: _Optional[str] = ..., bundle_id: _Optional[str] = ..., head: _Optional[_Union[Head, _Mapping]] = ..., steps: _Optional[int] = ..., inputs: _Optional[_Mapping[str, float]] = ..., codec: _Optional[_Union[Codec, _Mapping]] = ..., budget_j: _Optional[float] = ..., deadline_s: _Optional[float] = ..., seed: _Optional[int] = ..., attempt: _Optional[int] = ..., statistics: _Optional[_Union[FeatureMap, _Mapping]] = ..., basis: _Optional[_Union[Basis, _Mapping]] = ..., costs: _Optional[_Union[CostHint, _Mapping]] = ..., control: _Optional[_Union[Control, _Mapping]] = ..., evaluate: _Optional[bool] = ...) -> None: ...
 
 class CostHint(_message.Message):
     __slots__ = ("embedding_j", "step_j", "sending_j", "work_w")
@@ -489,7 +557,7 @@ class Strain(_message.Message):
     def __init__(self, heat_s: _Optional[float] = ..., busy_s: _Optional[float] = ..., hottest_c: _Optional[float] = ..., throttled: _Optional[bool] = ..., under_voltage: _Optional[bool] = ...) -> None: ...
 
 class DeviceReport(_message.Message):
-    __slots__ = ("run_id", "round", "device_id", "plan_id", "bundle_id", "head_version", "steps_planned", "steps_done", "examples", "local_normaliser", "stop_reason", "loss_first", "loss_last", "engine", "energy", "update", "embedded", "train_s", "strain", "ended_in_pause", "attempt", "meter_id", "statistics", "basis_version")
+    __slots__ = ("run_id", "round", "device_id", "plan_id", "bundle_id", "head_version", "steps_planned", "steps_done", "examples", "local_normaliser", "stop_reason", "loss_first", "loss_last", "engine", "energy", "update", "embedded", "train_s", "strain", "ended_in_pause", "attempt", "meter_id", "statistics", "basis_version", "control_version", "control_held", "evaluation")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -514,6 +582,9 @@ class DeviceReport(_message.Message):
     METER_ID_FIELD_NUMBER: _ClassVar[int]
     STATISTICS_FIELD_NUMBER: _ClassVar[int]
     BASIS_VERSION_FIELD_NUMBER: _ClassVar[int]
+    CONTROL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    CONTROL_HELD_FIELD_NUMBER: _ClassVar[int]
+    EVALUATION_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     round: int
     device_id: str
@@ -538,7 +609,10 @@ class DeviceReport(_message.Message):
     meter_id: int
     statistics: Statistics
     basis_version: str
-    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., device_id: _Optional[str] = ..., plan_id: _Optional[str] = ..., bundle_id: _Optional[str] = ..., head_version: _Optional[str] = ..., steps_planned: _Optional[int] = ..., steps_done: _Optional[int] = ..., examples: _Optional[int] = ..., local_normaliser: _Optional[float] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., loss_first: _Optional[float] = ..., loss_last: _Optional[float] = ..., engine: _Optional[_Union[Engine, _Mapping]] = ..., energy: _Optional[_Iterable[_Union[PhaseEnergy, _Mapping]]] = ..., update: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., embedded: _Optional[int] = ..., train_s: _Optional[float] = ..., strain: _Optional[_Union[Strain, _Mapping]] = ..., ended_in_pause: _Optional[_Union[PauseCause, str]] = ..., attempt: _Optional[int] = ..., meter_id: _Optional[int] = ..., statistics: _Optional[_Union[Statistics, _Mapping]] = ..., basis_version: _Optional[str] = ...) -> None: ...
+    control_version: str
+    control_held: bool
+    evaluation: HeadEvaluation
+    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., device_id: _Optional[str] = ..., plan_id: _Optional[str] = ..., bundle_id: _Optional[str] = ..., head_version: _Optional[str] = ..., steps_planned: _Optional[int] = ..., steps_done: _Optional[int] = ..., examples: _Optional[int] = ..., local_normaliser: _Optional[float] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., loss_first: _Optional[float] = ..., loss_last: _Optional[float] = ..., engine: _Optional[_Union[Engine, _Mapping]] = ..., energy: _Optional[_Iterable[_Union[PhaseEnergy, _Mapping]]] = ..., update: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., embedded: _Optional[int] = ..., train_s: _Optional[float] = ..., strain: _Optional[_Union[Strain, _Mapping]] = ..., ended_in_pause: _Optional[_Union[PauseCause, str]] = ..., attempt: _Optional[int] = ..., meter_id: _Optional[int] = ..., statistics: _Optional[_Union[Statistics, _Mapping]] = ..., basis_version: _Optional[str] = ..., control_version: _Optional[str] = ..., control_held: _Optional[bool] = ..., evaluation: _Optional[_Union[HeadEvaluation, _Mapping]] = ...) -> None: ...
 
 class ReportHeader(_message.Message):
     __slots__ = ("run_id", "round", "device_id", "total_bytes", "sha256")
@@ -687,7 +761,7 @@ class RunStatus(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., name: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., plan_id: _Optional[str] = ..., bundle_id: _Optional[str] = ..., rounds_planned: _Optional[int] = ..., rounds: _Optional[_Iterable[_Union[RoundStatus, _Mapping]]] = ..., started_unix_s: _Optional[float] = ..., finished_unix_s: _Optional[float] = ...) -> None: ...
 
 class RoundStatus(_message.Message):
-    __slots__ = ("round", "state", "accuracy", "loss", "bytes_up", "bytes_down", "devices", "opened_unix_s", "closed_unix_s", "head_version", "bias", "r2", "rmse", "auc")
+    __slots__ = ("round", "state", "accuracy", "loss", "bytes_up", "bytes_down", "devices", "opened_unix_s", "closed_unix_s", "head_version", "bias", "r2", "rmse", "auc", "federated")
     class RmseEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -709,6 +783,7 @@ class RoundStatus(_message.Message):
     R2_FIELD_NUMBER: _ClassVar[int]
     RMSE_FIELD_NUMBER: _ClassVar[int]
     AUC_FIELD_NUMBER: _ClassVar[int]
+    FEDERATED_FIELD_NUMBER: _ClassVar[int]
     round: int
     state: str
     accuracy: float
@@ -723,7 +798,28 @@ class RoundStatus(_message.Message):
     r2: float
     rmse: _containers.ScalarMap[str, float]
     auc: float
-    def __init__(self, round: _Optional[int] = ..., state: _Optional[str] = ..., accuracy: _Optional[float] = ..., loss: _Optional[float] = ..., bytes_up: _Optional[int] = ..., bytes_down: _Optional[int] = ..., devices: _Optional[_Iterable[_Union[DeviceRound, _Mapping]]] = ..., opened_unix_s: _Optional[float] = ..., closed_unix_s: _Optional[float] = ..., head_version: _Optional[str] = ..., bias: _Optional[_Union[WeightBias, _Mapping]] = ..., r2: _Optional[float] = ..., rmse: _Optional[_Mapping[str, float]] = ..., auc: _Optional[float] = ...) -> None: ...
+    federated: FederatedEvaluation
+    def __init__(self, round: _Optional[int] = ..., state: _Optional[str] = ..., accuracy: _Optional[float] = ..., loss: _Optional[float] = ..., bytes_up: _Optional[int] = ..., bytes_down: _Optional[int] = ..., devices: _Optional[_Iterable[_Union[DeviceRound, _Mapping]]] = ..., opened_unix_s: _Optional[float] = ..., closed_unix_s: _Optional[float] = ..., head_version: _Optional[str] = ..., bias: _Optional[_Union[WeightBias, _Mapping]] = ..., r2: _Optional[float] = ..., rmse: _Optional[_Mapping[str, float]] = ..., auc: _Optional[float] = ..., federated: _Optional[_Union[FederatedEvaluation, _Mapping]] = ...) -> None: ...
+
+class FederatedEvaluation(_message.Message):
+    __slots__ = ("devices", "examples", "correct", "loss", "class_examples", "class_correct", "adopted", "kept")
+    DEVICES_FIELD_NUMBER: _ClassVar[int]
+    EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    CORRECT_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    CLASS_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    CLASS_CORRECT_FIELD_NUMBER: _ClassVar[int]
+    ADOPTED_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FIELD_NUMBER: _ClassVar[int]
+    devices: int
+    examples: int
+    correct: int
+    loss: float
+    class_examples: _containers.RepeatedScalarFieldContainer[int]
+    class_correct: _containers.RepeatedScalarFieldContainer[int]
+    adopted: int
+    kept: int
+    def __init__(self, devices: _Optional[int] = ..., examples: _Optional[int] = ..., correct: _Optional[int] = ..., loss: _Optional[float] = ..., class_examples: _Optional[_Iterable[int]] = ..., class_correct: _Optional[_Iterable[int]] = ..., adopted: _Optional[int] = ..., kept: _Optional[int] = ...) -> None: ...
 
 class WeightBias(_message.Message):
     __slots__ = ("from_plan", "from_plan_ratio", "from_examples", "from_examples_ratio", "left_out")

@@ -14,6 +14,7 @@ import numpy as np
 from protos.convert.cards import card_to
 from protos.convert.energy import settled_to
 from protos.convert.orders import order_from
+from protos.convert.publications import receptions_to
 from protos.convert.reports import receipt_from, serialise_report
 from protos.energy.trace import Method, Phase, PhaseEnergy
 from protos.orders import (
@@ -24,6 +25,7 @@ from protos.orders import (
     Holding,
     MeterCard,
     Receipt,
+    Reception,
     RejoinOrder,
     SettledEnergy,
     StopReason,
@@ -71,7 +73,9 @@ class ScriptedDevice:
     def join(self, protocol: tuple[int, int] = PROTOCOL) -> Any:
         return self.stub.Join(card_to(self.card, protocol), timeout=20, wait_for_ready=True)
 
-    def ask(self, *settled: SettledEnergy, holding: Holding = NOTHING) -> TrainOrder | WaitOrder | RejoinOrder:
+    def ask(
+        self, *settled: SettledEnergy, holding: Holding = NOTHING, receptions: tuple[Reception, ...] = ()
+    ) -> TrainOrder | WaitOrder | RejoinOrder:
         request = pb.NextOrderRequest(
             device_id=self.card.device_id,
             session=self.card.session,
@@ -79,6 +83,9 @@ class ScriptedDevice:
             head_version=holding.head_version,
             rebuilds=holding.rebuilds,
             basis_version=holding.basis_version,
+            bundle_id=holding.bundle_id,
+            published=holding.published,
+            receptions=receptions_to(receptions),
         )
         return order_from(self.stub.NextOrder(request, timeout=20))
 

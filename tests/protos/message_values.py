@@ -12,12 +12,16 @@ from protos.energy.trace import Phase, PhaseEnergy
 from protos.orders import (
     BasisOrder,
     CodecOrder,
+    ControlOrder,
     CostHint,
     DeviceCard,
     DeviceReport,
     Engine,
+    HeadEvaluation,
     MeterCard,
+    Publication,
     Receipt,
+    Reception,
     RejoinOrder,
     SettledEnergy,
     StopReason,
@@ -89,8 +93,38 @@ train_orders = st.builds(
     statistics=st.none()
     | st.builds(FeatureMap, st.integers(-255, 255), st.integers(0, 4096), st.integers(0, 24), uint64),
     basis=st.none() | st.builds(BasisOrder, names, tensors),
+    control=st.none() | st.builds(ControlOrder, names, uint32, tensors),
+    evaluate=st.booleans(),
 )
-orders = st.one_of(train_orders, st.builds(WaitOrder, st.floats(0, MAX_WAIT_S), words), st.just(RejoinOrder()))
+some_tensors = st.lists(st.builds(EncodedTensor, names, st.just(()), tensor_values), min_size=1, max_size=3).map(tuple)
+publications = st.builds(
+    lambda how, **fields: Publication(**how, **fields),
+    some_tensors.map(lambda one: {"head": one}) | names.map(lambda one: {"head": (), "base": one}),
+    run_id=names,
+    name=words,
+    bundle_id=names,
+    round=uint32,
+    head_version=names,
+    accuracy=st.none() | st.floats(0, 1),
+    loss=st.none() | st.floats(0, 3.4e38),
+)
+evaluations = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)).map(sorted), min_size=1, max_size=4).flatmap(
+    lambda found: st.builds(
+        HeadEvaluation,
+        names,
+        st.just(sum(of for _, of in found) or 1),
+        st.just(sum(right for right, _ in found)),
+        st.floats(0, 3.4e38),
+        st.just(tuple(of for _, of in found) if sum(of for _, of in found) else ()),
+        st.just(tuple(right for right, _ in found) if sum(of for _, of in found) else ()),
+    )
+)
+receptions = st.lists(st.builds(Reception, names, st.booleans(), words, st.none() | evaluations), max_size=3).map(tuple)
+orders = st.one_of(
+    train_orders,
+    st.builds(WaitOrder, st.floats(0, MAX_WAIT_S), words, st.none() | publications),
+    st.just(RejoinOrder()),
+)
 coded_whole = st.builds(
     CodedWhole, uint32, st.binary(max_size=8), st.binary(max_size=8), st.binary(max_size=8), st.binary(max_size=8)
 )
@@ -124,6 +158,9 @@ reports = st.builds(
     ),
     statistics=st.none() | statistics,
     basis_version=st.just("") | names,
+    control_version=st.just("") | names,
+    control_held=st.booleans(),
+    evaluation=st.none() | evaluations,
 )
 receipts = st.builds(Receipt, st.sampled_from(Verdict), words)
 

@@ -6,13 +6,25 @@ from dataclasses import replace
 
 import pytest
 from hypothesis import given
-from message_values import cards, energies, engines, example_order, example_report, meters, orders, receipts, reports
+from message_values import (
+    cards,
+    energies,
+    engines,
+    example_order,
+    example_report,
+    meters,
+    orders,
+    receipts,
+    receptions,
+    reports,
+)
 from message_values import settled as settled_energies
 from message_values import tensors as encoded_tensors
 
 from protos.convert.cards import card_from, card_to, engine_from, engine_to, meter_from, meter_to
 from protos.convert.energy import energy_from, energy_to, settled_from, settled_to
 from protos.convert.orders import order_from, order_to
+from protos.convert.publications import receptions_from, receptions_to
 from protos.convert.reports import parse_report, receipt_from, receipt_to, report_from, report_to, serialise_report
 from protos.convert.tensors import tensors_from, tensors_to
 from protos.energy.trace import Phase, PhaseEnergy
@@ -26,6 +38,7 @@ from protos.orders import (
     MeterCard,
     Order,
     Receipt,
+    Reception,
     SettledEnergy,
 )
 from protos.update.tensors import EncodedTensor
@@ -52,6 +65,12 @@ def test_settled_energies(settled: tuple[SettledEnergy, ...]) -> None:
 def test_engines_and_meters(engine: Engine, meter: MeterCard) -> None:
     assert engine_from(engine_to(engine)) == engine
     assert meter_from(meter_to(meter)) == meter
+
+
+@given(receptions)
+def test_receptions(said: tuple[Reception, ...]) -> None:
+    sent = pb.NextOrderRequest(receptions=receptions_to(said)).SerializeToString()
+    assert receptions_from(pb.NextOrderRequest.FromString(sent).receptions) == said
 
 
 @given(cards)
