@@ -15,10 +15,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from edge_runtime import calibrate_board
 from edge_runtime.config import KEYS, OPTIONS, Resolved, as_json, misspelt, resolve
 from edge_runtime.identity import command as identity_command
-from edge_runtime.measure import calibrate_board, recording_command
 from edge_runtime.measure import command as measure_command
+from edge_runtime.measure import recording_command
 from edge_runtime.service import command as service_command
 from protos.command_line import conduct
 from protos.json_document import document

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_runtime.config import configured_sensor
+from protos.durations import duration_s
 from protos.energy.board_file import write_board
 from protos.energy.boards import BoardProfile, Figure
 from protos.energy.trace import Phase
@@ -204,7 +205,6 @@ def run(given: argparse.Namespace, *, load: Load = spinning, proc: Path = Path("
     Raises:
         UsageError: no sensor that measures, or the file is there; SensorError: see above; StoreError: not written.
     """
-    from edge_runtime.measure.command import seconds
     from edge_runtime.power.options import split
 
     spec = given.sensor or configured_sensor(os.environ, given.config)
@@ -215,7 +215,7 @@ def run(given: argparse.Namespace, *, load: Load = spinning, proc: Path = Path("
     if given.output.exists():
         raise StoreError("is there already", where=str(given.output), fix="give another name, or remove it")
     cores = os.cpu_count() or 1
-    stretches = measured(spec, cores, seconds(given.period), load, proc)
+    stretches = measured(spec, cores, duration_s(given.period, "--for", most_s=3600.0), load, proc)
     found = fit(stretches)
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     source = f"calibrate-board with {split(spec)[0]}, {today}: {len(stretches)} stretches of {given.period}"
