@@ -18,6 +18,7 @@ from coordinator.commands import (
     budgets,
     check_plan,
     enroll,
+    evaluate,
     export,
     forget,
     identities,
@@ -26,6 +27,8 @@ from coordinator.commands import (
     pause,
     prune,
     serve,
+    service,
+    sign,
     start,
     status,
     stop,
@@ -54,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
         stop,
         pause,
         export,
+        evaluate,
         forget,
         check_plan,
         backup,
@@ -63,6 +67,8 @@ def parser() -> argparse.ArgumentParser:
         identities,
         login,
         audit,
+        sign,
+        service,
     ):
         command.add(commands)
     for name in _LAB_COMMANDS:

@@ -10,7 +10,8 @@ from sqlalchemy import RowMapping
 from coordinator.run import transactions as ledger
 from coordinator.run.aggregation import Fold
 from coordinator.run.downlink import Downlink, Link
-from coordinator.run.evaluation import Evaluator, embed, recall
+from coordinator.run.evaluation import Evaluator, embed, figures_of, judged_by, recall
+from coordinator.run.masking import Masking
 from coordinator.run.planning import held_out, train_inputs
 from coordinator.run.roster import Roster
 from coordinator.run.round_events import Rules
@@ -64,11 +65,11 @@ async def open_run(rooms: Rooms, run_id: str, now_s: float) -> ActiveRun:
     bundle = await _bundle_of(rooms, row["bundle_id"])
     head = await rooms.books.do(_newest_head, rooms.db, row)
     if await rooms.books.do(_is_new, rooms.db, run_id):
-        key, evaluator, accuracy, loss = await rooms.models.do(_first_look, rooms, row, plan, bundle, head)
+        key, evaluator, score, loss, judged = await rooms.models.do(_first_look, rooms, row, plan, bundle, head)
         if key is not None:
             kept = rooms.evaluations / f"{key}.npz"
             await rooms.books.do(shared_files.share, rooms.db, shared_files.EVALUATIONS, [kept])
-        await rooms.books.do(ledger.begin_run, rooms.db, run_id, key, accuracy, loss)
+        await rooms.books.do(ledger.begin_run, rooms.db, run_id, key, score, loss, judged)
     else:
         await _bring_evaluation(rooms, row["evaluation_key"])
         evaluator = await rooms.models.do(_look_again, rooms, row, plan, bundle)
@@ -88,6 +89,7 @@ async def open_run(rooms: Rooms, run_id: str, now_s: float) -> ActiveRun:
         fold=Fold(aggregate, bundle.manifest.head.shapes(), {}),
         basis=await rooms.books.do(_basis, rooms.db, run_id),
         server=await rooms.books.do(_server, rooms.db, run_id),
+        masking=Masking(run_id) if plan.privacy.masked else None,
     )
     await rooms.books.do(_find_place, rooms.db, run, now_s)
     return run
@@ -181,13 +183,13 @@ def _downlink(db: Database, run_id: str, head: Tree, start: str) -> Downlink:
 
 def _first_look(
     rooms: Rooms, row: RowMapping, plan: RunPlan, bundle: Bundle, head: Tree
-) -> tuple[str | None, Evaluator | None, float | None, float | None]:
+) -> tuple[str | None, Evaluator | None, float | None, float | None, str]:
     data = held_out(plan, bundle.manifest, Path(row["plan_directory"]))
     if data is None:
-        return None, None, None, None
+        return None, None, None, None, ""
     key, evaluator = embed(bundle, data, rooms.evaluations)
     found = evaluator.evaluate(head)
-    return key, evaluator, found.accuracy, found.loss
+    return key, evaluator, *figures_of(found), judged_by(bundle.manifest, found)
 
 
 def _look_again(rooms: Rooms, row: RowMapping, plan: RunPlan, bundle: Bundle) -> Evaluator | None:

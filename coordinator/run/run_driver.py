@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 
 from coordinator.run import transactions as ledger
 from coordinator.run.aggregation import Fold
 from coordinator.run.batching import Batching
+from coordinator.run.evaluation import figures_of, judged_by
+from coordinator.run.masked_fold import MaskedFold
 from coordinator.run.resume import Rooms
 from coordinator.run.round_events import (
     FINAL,
@@ -52,6 +53,7 @@ from coordinator.run.sharing import Claim, Wish
 from coordinator.run.statistics_fold import StatisticsFold
 from coordinator.store.database import DamagedError
 from protos.errors import EdgejouleError, StoreError
+from protos.model.task import MEASURES
 from protos.orders import DeviceCard, Receipt, Verdict
 
 log = logging.getLogger("edgejoule.coordinator")
@@ -266,7 +268,6 @@ class RunDriver:
         if receipt.verdict is Verdict.ACCEPTED:
             self.feed(Accepted(device_id))
         elif receipt.verdict is Verdict.REJECTED:
-            log.warning("%s round %d: report of %s rejected: %s", run.run_id, number, device_id, receipt.reason)
             run.refused.add(device_id)
             self.feed(Refused(device_id))
         self._written(device_id, written)
@@ -409,6 +410,9 @@ class RunDriver:
             return
         run.resting = ""
         run.refused.clear()
+        if run.masking is not None:
+            asked = set(action.devices) - set(action.carried) - set(spared)
+            run.masking.open(action.round, action.attempt, asked)
         if action.attempt == 1:
             run.handed.clear()
             run.opened_here = True
@@ -423,14 +427,18 @@ class RunDriver:
         # Whoever still works on this round does so in vain.
         self._publish()
         await rooms.books.do(ledger.agree, rooms.db, run, action.round)
+        if run.masking is not None and isinstance(run.fold, MaskedFold):
+            await run.masking.unmask(action.round, run.fold.sent, self._publish)
         sums = run.fold if isinstance(run.fold, StatisticsFold) else None
         # A system of equations may take seconds, in which devices that write must not wait.
         head = await (rooms.books if sums is None else rooms.models).do(run.fold.head_after, run.head)
         solved = sums.solved if sums is not None else None
         accuracy = loss = None
+        judged = ""
         if run.evaluator is not None:
             found = await rooms.models.do(run.evaluator.evaluate, head)
-            accuracy, loss = found.accuracy, found.loss if math.isfinite(found.loss) else None
+            accuracy, loss = figures_of(found)
+            judged = judged_by(run.bundle.manifest, found)
         downlink = await rooms.models.do(run.downlink.after, head, action.round, run.plan)
         basis = solved.basis if solved is not None else None
         said = solved.in_words() if solved is not None else ""
@@ -438,7 +446,7 @@ class RunDriver:
         if isinstance(run.fold, Fold):
             server, said = run.fold.server_after, run.fold.said
         await rooms.books.do(
-            ledger.close_round, rooms.db, run, action.round, head, downlink, accuracy, loss, basis, said, server
+            ledger.close_round, rooms.db, run, action.round, head, downlink, accuracy, loss, basis, said, server, judged
         )
         run.move_head(head, downlink)
         run.server = server or run.server
@@ -446,7 +454,9 @@ class RunDriver:
         if said:
             run.said = run.said if run.corrects else said
             log.info("%s: round %d: %s", run.run_id, action.round, said)
-        shown = "" if accuracy is None else f", accuracy {accuracy:.4f}"
+        for remark in run.fold.remarks:
+            log.warning("%s round %d: %s: %s", run.run_id, action.round, remark.device_id, remark.text)
+        shown = "" if accuracy is None else f", {MEASURES[run.bundle.manifest.task]} {accuracy:.4f}"
         log.info("%s: round %d closed with %d reports%s", run.run_id, action.round, len(action.reported), shown)
         enough = await rooms.books.do(ledger.enough, rooms.db, run)
         self.feed(Settled())

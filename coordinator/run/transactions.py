@@ -42,6 +42,7 @@ from protos.energy.trace import PhaseEnergy
 from protos.errors import EdgejouleError, RefusedError, StoreError, UnknownRunError, UpdateError
 from protos.orders import DeviceCard, DeviceReport, MeterCard, Receipt, SettledEnergy, Verdict
 from protos.plan.plan import RunPlan, parse
+from protos.secure_sum.grid import MaskedWords
 from protos.statistics.moments import Moments
 from protos.statistics.whitening import Basis
 from protos.update import trees
@@ -67,7 +68,7 @@ class Read:
     data: bytes
     board: str
     report: DeviceReport | None = None
-    update: Tree | Moments | None = None
+    update: Tree | Moments | MaskedWords | None = None
     refusal: RejectedError | None = None
 
 
@@ -76,7 +77,7 @@ def read(
     number: int,
     device_id: str,
     data: bytes,
-    check: Callable[[DeviceReport], Tree | Moments],
+    check: Callable[[DeviceReport], Tree | Moments | MaskedWords],
     declared: int,
     board: str,
 ) -> Read:
@@ -165,7 +166,7 @@ def _all_known(taken: Iterable[Read]) -> list[tuple[str, int, str]]:
     return known
 
 
-def _folded(run: ActiveRun, report: DeviceReport, update: Tree | Moments) -> Receipt | BaseException:
+def _folded(run: ActiveRun, report: DeviceReport, update: Tree | Moments | MaskedWords) -> Receipt | BaseException:
     # After the commit, so that what is folded is what a restart would fold.
     try:
         run.fold.add(report, update)  # type: ignore[arg-type]  # a fold of statistics is given statistics
@@ -313,6 +314,9 @@ def open_round(
     cards = list(cards)
     now_unix_s = time.time()
     with db.writing() as connection:
+        present, cards = cards, budgeting.private(connection, run, cards)
+        if present and not cards and not reports.holds_any(connection, run.run_id, number):
+            return Enough(f"privacy.epsilon = {run.plan.privacy.epsilon:g} is spent on every device that is present")
         if not _stands(connection, run.run_id, number, attempt, "open") and not _plan_and_write(
             connection, run, number, attempt, cards, now_unix_s
         ):
@@ -321,7 +325,7 @@ def open_round(
             return budget_outlook.outlook(connection, run, number, cards, now_unix_s)
         asked = set(runs.asked(connection, run.run_id, number, attempt))
     refold(db, run, number)
-    return [card.device_id for card in cards if card.device_id not in asked]
+    return [card.device_id for card in present if card.device_id not in asked]
 
 
 def all_held(connection: Connection, run: ActiveRun, number: int, cards: Iterable[DeviceCard]) -> bool:
@@ -447,7 +451,7 @@ def refold(db: Database, run: ActiveRun, number: int) -> None:
     with db.writing() as connection:
         lines = grants.complete(connection, run.run_id, number, runs.lines_of(connection, run.run_id, number))
         before = list(statistics.held_by(connection, run.run_id, number)) if run.asks_statistics(number) else []
-        controls = run.controls()
+        controls = None if run.asks_statistics(number) else run.controls()
         controlled = (
             None if controls is None else reports.weights_between(connection, run.run_id, controls.epoch, number)
         )
@@ -476,6 +480,7 @@ def close_round(
     basis: Basis | None = None,
     said: str = "",
     server: Tree | None = None,
+    judged: str = "",
 ) -> None:
     """Write down the head after a round, what devices will hold of it, how good it is, and in which coordinates they
     train from now on; once.
@@ -483,6 +488,7 @@ def close_round(
     Args:
         said: how the head was made, in words, or what became of control variates; "" for the mean of changes.
         server: the state of the server optimiser from now on; None or empty: it has none.
+        judged: see :func:`coordinator.run.evaluation.judged_by`.
     """
     with db.writing() as connection:
         if _stands(connection, run.run_id, number, run.machine.attempt, "closed"):
@@ -502,6 +508,10 @@ def close_round(
         evaluations.add_up(connection, run.run_id, number - 1)
         if said:
             runs.note(connection, run.run_id, number, "controls" if run.corrects else "solved", said)
+        if judged:
+            runs.note(connection, run.run_id, number, runs.JUDGED, judged)
+        for remark in run.fold.remarks:
+            runs.note(connection, run.run_id, number, "cut", f"{remark.device_id}: {remark.text}")
         if number > 1 and run.forgets_reports:
             # Of the round that has just closed they stay, for whoever wants to know how its head came about.
             pruning.forget_bytes(connection, run.run_id, number - 1)
@@ -619,13 +629,15 @@ def add_run(db: Database, run: runs.NewRun, head: Tree) -> None:
 
 
 def begin_run(
-    db: Database, run_id: str, evaluation_key: str | None, accuracy: float | None, loss: float | None
+    db: Database, run_id: str, evaluation_key: str | None, accuracy: float | None, loss: float | None, judged: str = ""
 ) -> None:
     """Write down round 0: the head before any training."""
     with db.writing() as connection:
         row = runs.row(connection, run_id)
         runs.change(connection, run_id, evaluation_key=evaluation_key, reason="")
         runs.add_round_zero(connection, run_id, head_version=row["initial_head"], accuracy=accuracy, loss=loss)
+        if judged:
+            runs.note(connection, run_id, 0, runs.JUDGED, judged)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from typing import ParamSpec, TypeVar
 from sqlalchemy import RowMapping
 
 from coordinator.export import job as exporting
-from coordinator.operator.status import DeviceBudget, DeviceStatus, ExportSummary, RunStatus
+from coordinator.export import widths
+from coordinator.operator.status import DeviceBudget, DeviceStatus, ExportSummary, HeadEvaluation, RunStatus
 from coordinator.run import forgetting
 from coordinator.run import round_budgets as budgeting
 from coordinator.run import transactions as ledger
@@ -29,6 +30,7 @@ from coordinator.store.database import Database
 from coordinator.store.runs import NewRun
 from protos.errors import PlanError, RefusedError, StoreError, UnknownRunError, UsageError
 from protos.model.bundle import Bundle
+from protos.model.weight_grids import check_bits
 from protos.plan.plan import RunPlan, parse
 from protos.update import trees
 from protos.update.trees import Shapes, Tree
@@ -200,6 +202,10 @@ class Operations:
         """Do what people wait for and devices do not, such as making a large answer."""
         return await self._rooms.looks.do(work, *args, **kwargs)
 
+    def report_counts(self) -> dict[str, int]:
+        """What became of reports since the start, by reason."""
+        return self._run_manager.report_counts.all()
+
     async def devices(self) -> list[DeviceStatus]:
         """Every device that ever joined, with the joules that it reported."""
         spent = await self._rooms.looks.do(_spent, self._rooms.db)
@@ -255,11 +261,24 @@ class Operations:
         await self._run_manager.look_at_published()
         return done
 
-    def _head_without(self, rest: forgetting.Rest) -> tuple[Tree, str, float | None, float | None]:
+    def _head_without(self, rest: forgetting.Rest) -> tuple[Tree, str, float | None, float | None, str]:
         bundle = self._rooms.bundle_store.open(rest.bundle_id)
         key = rest.evaluation_key
         evaluator = recall(bundle, key, self._rooms.evaluations) if key is not None else None
         return forgetting.head_without(rest, bundle, evaluator)
+
+    async def evaluate(self, name: str, head_version: str, bits: tuple[int, ...]) -> HeadEvaluation:
+        """How good a head of a run is with kernels of few bits.
+
+        Raises:
+            UnknownRunError: no such run or head.
+            UsageError: a width that no grid has, or the run has no held-out data.
+        """
+        asked = check_bits(bits, where="--bits")
+        job = await self._rooms.books.do(exporting.find, self._rooms.db, name, head_version)
+        return await self._rooms.models.do(
+            widths.evaluate, job, self._rooms.bundle_store, self._rooms.evaluations, asked
+        )
 
     async def export(self, name: str, head_version: str, max_drop: float) -> tuple[ExportSummary, bytes]:
         """Assemble the integer model of a run.

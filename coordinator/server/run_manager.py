@@ -16,7 +16,9 @@ from contextlib import contextmanager, suppress
 from coordinator.run import publishing
 from coordinator.run import transactions as ledger
 from coordinator.run.batching import Batching
+from coordinator.run.masking import Group
 from coordinator.run.plausibility import LAST_ROUND, check_card
+from coordinator.run.reasons import ReportCounts
 from coordinator.run.resume import Rooms, open_run
 from coordinator.run.round_events import Tick
 from coordinator.run.run_driver import RunDriver
@@ -35,6 +37,7 @@ from protos.orders import (
     Receipt,
     Reception,
     RejoinOrder,
+    RevealOrder,
     SettledEnergy,
     TrainOrder,
     Verdict,
@@ -74,6 +77,7 @@ class RunManager:
     def __init__(self, rooms: Rooms) -> None:
         self._rooms = rooms
         self.fleet = Fleet()
+        self.report_counts = ReportCounts()
         self.drivers: dict[str, RunDriver] = {}
         self._tasks: list[asyncio.Task[None]] = []
         # Set when a run was written down: of those that wait for their turn, and of those that do not.
@@ -450,9 +454,27 @@ class RunManager:
             return HOLD_S if self.fleet.present <= SMALL_FLEET else 0.0
         return min(waits_s - ANSWER_S, MOST_HOLD_S) if self._held < MOST_HELD else 0.0
 
-    async def _order_for(self, device_id: str, session: str, holding: Holding) -> TrainOrder | None:
+    async def mask(self, device_id: str, session: str, run_id: str, number: int, attempt: int) -> Group:
+        """The group of a device that masks its change; see :mod:`coordinator.run.masking`.
+
+        Raises:
+            RefusedError: there is none: the attempt is over, or the coordinator began anew.
+        """
+        self.fleet.heard(device_id, session, self._heard_s(), time.time())
+        driver = self.drivers.get(run_id)
+        masking = driver.run.masking if driver is not None else None
+        group = masking.group(number, attempt) if masking is not None else None
+        if group is None:
+            raise RefusedError(
+                "nobody masks changes in this attempt any more", where=f"round {number} of {run_id[:64]}"
+            )
+        return group
+
+    async def _order_for(self, device_id: str, session: str, holding: Holding) -> TrainOrder | RevealOrder | None:
         for driver in self._on():
             run = driver.run
+            if run.masking is not None and (reveal := run.masking.order_for(device_id)) is not None:
+                return reveal
             if run.is_of_another_start(device_id, session):
                 await driver.hand_over(device_id, session)
                 if run.is_of_another_start(device_id, session):
@@ -514,7 +536,9 @@ class RunManager:
             StoreError: it could not be written; nothing changed.
         """
         with self.calling(device_id):
-            return await self._report(run_id, number, device_id, data)
+            receipt = await self._report(run_id, number, device_id, data)
+        self.report_counts.answered(receipt, f"{device_id[:64]}, {run_id[:64]} round {number}")
+        return receipt
 
     async def _report(self, run_id: str, number: int, device_id: str, data: bytes) -> Receipt:
         self.fleet.touch(device_id, self._heard_s(), time.time())

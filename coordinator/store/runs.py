@@ -350,6 +350,10 @@ def add_bytes_down(connection: Connection, run_id: str, number: int, sent: Mappi
         )
 
 
+JUDGED = "judged"
+"""The kind of note that says what the figures of a round are, where its head is no classifier."""
+
+
 def note(connection: Connection, run_id: str, number: int | None, kind: str, detail: str) -> None:
     """Write down what happened, in words."""
     connection.execute(
