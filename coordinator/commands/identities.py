@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from coordinator.commands.parts import add_json, example
-from coordinator.commands.trust_parts import add_state, needing_cryptography, seconds, state_of, when
+from coordinator.commands.trust_parts import add_state, needing_cryptography, state_of, when
+from protos.durations import duration_s
 from protos.errors import UsageError
+from protos.ranges import Range
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -69,10 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
     register = Register(folder)
     try:
         if arguments.readmit_days is not None:
-            if not 0 <= arguments.readmit_days <= 3650:
-                raise UsageError(
-                    f"{arguments.readmit_days:g} is no number of days", where="--readmit-days", fix="give 0 to 3650"
-                )
+            if arguments.readmit_days not in Range(0, 3650):
+                raise UsageError(f"{arguments.readmit_days:g} is not {Range(0, 3650)}", where="--readmit-days")
             register.set_rule(READMIT_RULE, f"{arguments.readmit_days:g}")
         found = register.certificates()
     finally:
@@ -136,7 +136,7 @@ def _invite(arguments: argparse.Namespace, folder: Path) -> int:
     port = int(addresses[0].rpartition(":")[2]) + 1
     register = Register(folder)
     try:
-        ttl_s = seconds(arguments.ttl, "--ttl")
+        ttl_s = duration_s(arguments.ttl, "--ttl")
         token = register.new_token(arguments.name, ttl_s=ttl_s, role=Role(arguments.role))
     finally:
         register.close()

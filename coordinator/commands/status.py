@@ -70,7 +70,15 @@ def run_status(arguments: argparse.Namespace) -> int:
         show_troubles(devices, found[0])
     elif found:
         show(
-            ["run", "name", "state", "round", "accuracy", "started", "reason"],
+            [
+                "run",
+                "name",
+                "state",
+                "round",
+                "score" if any(map(_measured, found)) else "accuracy",
+                "started",
+                "reason",
+            ],
             [
                 [run.run_id, run.name, run.state, _progress(run), _accuracy(run), when(run.started_unix_s), run.reason]
                 for run in found
@@ -87,8 +95,19 @@ def run_status(arguments: argparse.Namespace) -> int:
 def show_run(run: RunStatus) -> None:
     """One run as two tables: rounds, and devices in the newest round."""
     reason = f" ({run.reason})" if run.reason else ""
+    measure = _measured(run) or "accuracy"
     show(
-        ["round", "state", "accuracy", "loss", "devices", "spent J", "bytes up", "bytes down", "cut short"],
+        [
+            "round",
+            "state",
+            measure,
+            "RMSE" if measure == "R2" else "loss",
+            "devices",
+            "spent J",
+            "bytes up",
+            "bytes down",
+            "cut short",
+        ],
         [_round_row(one) for one in run.rounds],
         title=f"{run.run_id} {run.name}: {_times(run)}{reason}",
     )
@@ -197,8 +216,8 @@ def _round_row(one: RoundStatus) -> list[str]:
     return [
         str(one.round),
         one.state,
-        accuracy_of(one),
-        loss_of(one),
+        scored(one),
+        errors(one) or loss_of(one),
         f"{len(accepted)}/{len(one.devices)}",
         spent_in(one),
         str(one.bytes_up),
@@ -247,7 +266,27 @@ def _progress(run: RunStatus) -> str:
 
 
 def _accuracy(run: RunStatus) -> str:
-    return percent(next((one.accuracy for one in reversed(run.rounds) if one.state == "closed"), None))
+    last = next((one for one in reversed(run.rounds) if one.state == "closed"), None)
+    if last is None:
+        return percent(None)
+    return scored(last) if last.measure == "accuracy" else f"{last.measure} {scored(last)}"
+
+
+def _measured(run: RunStatus) -> str:
+    """What the heads of a run are ranked by, where that is not accuracy; else ""."""
+    return next((one.measure for one in run.rounds if one.measure != "accuracy"), "")
+
+
+def scored(one: RoundStatus) -> str:
+    """What a head is ranked by: per cent of accuracy, R2 or AUC as a number."""
+    if one.measure == "accuracy":
+        return accuracy_of(one)
+    return f"{one.score:.4f}"
+
+
+def errors(one: RoundStatus) -> str:
+    """RMSE of each quantity of a regression, or ""."""
+    return ", ".join(f"{name} {value:.4g}" for name, value in one.rmse.items())
 
 
 def run_devices(arguments: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ def outcome(
     """
     closed = [one for one in status.rounds if one.state == "closed"]
     accuracies = [one.accuracy for one in closed]
+    scores = [one.score for one in closed]
     best = best_of(closed)
     made: dict[str, Any] = {
         "run_id": status.run_id,
@@ -33,9 +35,14 @@ def outcome(
         "initial_accuracy": accuracies[0] if accuracies else None,
         "final_accuracy": accuracies[-1] if accuracies else None,
         "best_accuracy": None if best is None else best.accuracy,
+        "measure": next((one.measure for one in closed if one.score is not None), "accuracy"),
+        "initial_score": scores[0] if scores else None,
+        "final_score": scores[-1] if scores else None,
+        "best_score": None if best is None else best.score,
         "best_round": None if best is None else best.round,
         "exported_accuracy": export.exported_accuracy if export else None,
         "exported_float_accuracy": export.float_accuracy if export else None,
+        "exported_score": export.measured.exported_score if export and export.measured else None,
         "exported_bytes": export.size_bytes if export else None,
         "exported_note": export.note if export else "",
         "bytes_up": sum(one.bytes_up for one in closed),
@@ -43,15 +50,16 @@ def outcome(
         "joules": total_joules(closed),
         "coverage": coverage(closed),
         "cut_short": cut_short_counts(closed),
+        "weights_from_examples": furthest(closed),
         "wall_s": wall_s,
     }
     return document("outcome", made)
 
 
 def best_of(closed: Sequence[RoundStatus]) -> RoundStatus | None:
-    """The round whose head is exported: that with the best accuracy, of equal ones with the smaller loss, then the
+    """The round whose head is exported: that with the best score, of equal ones with the smaller loss, then the
     newest. None where nobody looked."""
-    looked = [(one.accuracy, -(one.loss or 0.0), one.round, one) for one in closed if one.accuracy is not None]
+    looked = [(one.score, -(one.loss or 0.0), one.round, one) for one in closed if one.score is not None]
     return max(looked, key=lambda one: one[:3])[3] if looked else None
 
 
@@ -60,12 +68,23 @@ def _round(one: RoundStatus) -> dict[str, Any]:
         "round": one.round,
         "accuracy": one.accuracy,
         "loss": one.loss,
+        "r2": one.r2,
+        "rmse": dict(one.rmse),
+        "auc": one.auc,
         "bytes_up": one.bytes_up,
         "bytes_down": one.bytes_down,
         "joules": {device.device_id: _joules(device) for device in one.devices},
         "energy": {device.device_id: _energy(device) for device in one.devices},
         "devices": {device.device_id: _device(device) for device in one.devices},
+        "bias": None if one.bias is None else dataclasses.asdict(one.bias),
     }
+
+
+def furthest(rounds: Sequence[RoundStatus]) -> float | None:
+    """The most that the say of devices was, in any round, from a say by examples alone: total variation, 0 to 1. None
+    where nobody was asked. ``aggregate.weight = ["by_examples"]`` makes it 0 where everyone is asked."""
+    known = [one.bias.from_examples for one in rounds if one.bias is not None]
+    return max(known, default=None)
 
 
 def _joules(device: DeviceRound) -> dict[str, float | None]:

@@ -11,7 +11,10 @@ from coordinator.operator.status import (
     ExportSummary,
     FederatedEvaluation,
     ForgottenDevice,
+    HeadEvaluation,
+    Measured,
     PrivacySpent,
+    RoundedHead,
     RoundStatus,
     RunStatus,
     WeightBias,
@@ -89,6 +92,9 @@ def _round_to(one: RoundStatus) -> pb.RoundStatus:
         head_version=one.head_version,
         bias=None if one.bias is None else _bias_to(one.bias),
         federated=None if one.federated is None else pb.FederatedEvaluation(**vars(one.federated)),
+        r2=one.r2,
+        rmse=one.rmse,
+        auc=one.auc,
     )
 
 
@@ -118,6 +124,9 @@ def _round_from(message: pb.RoundStatus) -> RoundStatus:
         head_version=message.head_version,
         bias=_bias_from(message.bias) if message.HasField("bias") else None,
         federated=_federated_from(message.federated) if message.HasField("federated") else None,
+        r2=message.r2 if message.HasField("r2") else None,
+        rmse=dict(message.rmse),
+        auc=message.auc if message.HasField("auc") else None,
     )
 
 
@@ -266,6 +275,7 @@ def summary_to(summary: ExportSummary) -> pb.ExportSummary:
         exported_accuracy=summary.exported_accuracy,
         operators=summary.operators,
         note=summary.note,
+        measured=None if summary.measured is None else pb.Measured(**vars(summary.measured)),
     )
 
 
@@ -279,7 +289,37 @@ def summary_from(message: pb.ExportSummary) -> ExportSummary:
         exported_accuracy=message.exported_accuracy if message.HasField("exported_accuracy") else None,
         operators=tuple(message.operators),
         note=message.note,
+        measured=_measured_from(message.measured) if message.HasField("measured") else None,
     )
+
+
+def _measured_from(message: pb.Measured) -> Measured:
+    return Measured(
+        message.measure,
+        message.float_score if message.HasField("float_score") else None,
+        message.exported_score if message.HasField("exported_score") else None,
+        dict(message.float_rmse),
+        dict(message.exported_rmse),
+    )
+
+
+def evaluation_to(found: HeadEvaluation) -> pb.EvaluateRunResponse:
+    """A head at several widths as a message."""
+    return pb.EvaluateRunResponse(
+        run_id=found.run_id,
+        head_version=found.head_version,
+        examples=found.examples,
+        heads=[pb.RoundedHead(**vars(one)) for one in found.heads],
+    )
+
+
+def evaluation_from(message: pb.EvaluateRunResponse) -> HeadEvaluation:
+    """A head at several widths from a message."""
+    heads = tuple(
+        RoundedHead(one.bits, one.ranges, one.granularity, one.accuracy, one.loss, one.size_bytes)
+        for one in message.heads
+    )
+    return HeadEvaluation(message.run_id, message.head_version, message.examples, heads)
 
 
 def forgotten_from(message: pb.UnlearnDeviceResponse) -> ForgottenDevice:

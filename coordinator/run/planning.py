@@ -17,6 +17,7 @@ from coordinator.aggregate.clean_cost import clean_cost
 from coordinator.aggregate.privacy import epsilon_of, rounds_within
 from coordinator.budgets import weights
 from coordinator.budgets.codec_error import ERROR
+from coordinator.budgets.plan_say import from_examples
 from coordinator.budgets.solar import read_trace
 from coordinator.run.aggregation import settings_of
 from protos.catalog import hint
@@ -25,6 +26,7 @@ from protos.errors import PlanError, PluginError
 from protos.model.bundle import Bundle, open_bundle
 from protos.model.manifest import CORRECTION, Manifest
 from protos.model.resemblance import held_against
+from protos.model.task import ANOMALY, MEASURES, REGRESSION
 from protos.plan.plan import RunPlan, parse
 from protos.plugins import Plugin, find, installed, refused
 from protos.update import codecs, controls, trees
@@ -64,6 +66,7 @@ def prepare(plan_toml: str, directory: Path, *, where: str = "plan") -> Prepared
     bundle = open_bundle(directory / Path(plan.run.bundle).expanduser())
     inputs = train_inputs(plan, bundle.manifest, where=where)
     _try_plugins(plan)
+    _check_task(plan, bundle.manifest, where)
     _check_closed_form(plan, bundle.manifest, where)
     _check_correction(plan, bundle.manifest, where)
     _check_budgets(plan, directory, where)
@@ -98,6 +101,27 @@ def _try_plugins(plan: RunPlan) -> None:
         _ = weights.FACTORS[factor]
 
 
+def _check_task(plan: RunPlan, manifest: Manifest, where: str) -> None:
+    """What heads that are no classifiers can be trained by."""
+    method, place = plan.train.method, f"{where}: train.method"
+    if manifest.task == REGRESSION and method != "sgd":
+        raise PlanError(
+            f"the bundle's head gives quantities, and {method!r} is for classes", where=place, fix="train by sgd"
+        )
+    if manifest.task != ANOMALY or manifest.head.hidden_units is not None:
+        return
+    if method != "closed_form":
+        raise PlanError(
+            f"the bundle's head measures the distance from what is normal, which has a closed form and no steps, and "
+            f"{method!r} has steps",
+            where=place, fix='set method = "closed_form", or convert the model with --hidden UNITS',
+        )  # fmt: skip
+    if plan.closed_form.project:
+        raise PlanError(
+            "an anomaly head measures all numbers of an embedding", where=f"{where}: closed_form.project", fix="give 0"
+        )
+
+
 def _check_closed_form(plan: RunPlan, manifest: Manifest, where: str) -> None:
     if plan.train.method == "sgd":
         return
@@ -117,9 +141,19 @@ def _check_closed_form(plan: RunPlan, manifest: Manifest, where: str) -> None:
         )
 
 
+def correction_of(plan: RunPlan, manifest: Manifest) -> str:
+    """What corrects the gradients of a run: what the plan says; else, for whitened steps, "scaffold" where the bundle
+    and the codec go with it."""
+    if plan.train.correction is not None or plan.correction == "none":
+        return plan.correction
+    fits = CORRECTION in {one.name for one in manifest.head.inputs} and manifest.head.optimiser in controls.OPTIMISERS
+    owes = codecs.build(plan.update.codec, plan.update.parameters).init(manifest.head.shapes())
+    return "scaffold" if fits and not owes else "none"
+
+
 def _check_correction(plan: RunPlan, manifest: Manifest, where: str) -> None:
     """Whether the bundle and the codec go with control variates. Raises PlanError."""
-    if plan.train.correction == "none":
+    if plan.train.correction != "scaffold":
         return
     place = f"{where}: train.correction"
     if manifest.head.optimiser not in controls.OPTIMISERS:
@@ -155,7 +189,12 @@ def held_out(plan: RunPlan, manifest: Manifest, directory: Path) -> Dataset | No
         return None
     shape = manifest.backbone.input_shape
     source = directory / Path(plan.evaluate.data).expanduser()
-    data = load(source, image_shape=shape if len(shape) == 3 else None, classes=manifest.classes)
+    data = load(
+        source,
+        image_shape=shape if len(shape) == 3 else None,
+        classes=manifest.classes,
+        quantities=manifest.quantities,
+    )
     data = data.test() if data.is_test.any() else data
     check(data, shape, len(manifest.classes))
     held_against(manifest, data.held, where=data.source)
@@ -181,8 +220,10 @@ def train_inputs(plan: RunPlan, manifest: Manifest, *, where: str = "plan") -> d
     asked = {name: float(getattr(plan.train, name)) for name in _OWN}
     # A bundle without momentum is asked for none; that is no contradiction.
     asked = {name: value for name, value in asked.items() if name in known or (value != 0 and name != "rate")}
+    if plan.train.method == "closed_form" and not known:
+        asked = {}  # no steps, no inputs
     asked |= {name: float(value) for name, value in plan.train.inputs.items()}
-    if plan.train.correction != "none":
+    if correction_of(plan, manifest) == "scaffold":
         asked[CORRECTION] = 1.0
         if CORRECTION not in known:
             raise PlanError(
@@ -280,6 +321,12 @@ def _check_privacy(plan: RunPlan, where: str) -> None:
         )
 
 
+def _weight_from_examples(plan: RunPlan) -> dict[str, float | None] | None:
+    """How far the plan's budgets carry weights from examples alone; None where they cannot."""
+    found = from_examples(plan)
+    return None if found is None else {key: round(value, 3) if value else value for key, value in asdict(found).items()}
+
+
 def summary(prepared: Prepared) -> dict[str, object]:
     """What would run, for people and scripts."""
     plan, manifest = prepared.plan, prepared.bundle.manifest
@@ -294,6 +341,8 @@ def summary(prepared: Prepared) -> dict[str, object]:
         "bundle": str(prepared.bundle.path),
         "bundle_id": prepared.bundle.bundle_id,
         "classes": len(manifest.classes),
+        "task": manifest.task,
+        "judged_by": MEASURES[manifest.task],
         "head_parameters": trees.coordinates(prepared.bundle.initial_head()),
         "rounds": plan.run.rounds,
         "devices": plan.round.devices,
@@ -312,6 +361,7 @@ def summary(prepared: Prepared) -> dict[str, object]:
         "downlink": plan.downlink.codec,
         "downlink_parameters": dict(plan.downlink.parameters),
         "weight": list(plan.aggregate.weight),
+        "weight_from_examples": _weight_from_examples(plan),
         "normalise": plan.aggregate.normalise,
         "rule": plan.aggregate.rule,
         "rule_cost": _rule_cost(plan),
@@ -327,7 +377,7 @@ def summary(prepared: Prepared) -> dict[str, object]:
         "planner": plan.planner.policy,
         "method": plan.train.method,
         "privacy": _privacy(plan),
-        "correction": plan.train.correction,
+        "correction": correction_of(plan, manifest),
         "server": plan.aggregate.server,
         "evaluation_examples": len(prepared.data) if prepared.data is not None else None,
         "evaluation_account": "; ".join(account_of_held_out(prepared)) or None,

@@ -12,6 +12,7 @@ Rules kept here:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -22,11 +23,13 @@ from coordinator.aggregate.robust import Remark
 from coordinator.budgets.order_line import OrderLine
 from coordinator.budgets.weights import Standing, weight
 from coordinator.learning.closed_form import LinearHead, solve
+from coordinator.learning.normality import NAME, solve_distance
 from coordinator.run.evaluation import Evaluator
 from coordinator.store.statistics import Held
 from protos.errors import UpdateError
 from protos.model.bundle import Bundle
 from protos.model.head_algebra import apply_standardisation, standardised_deviation
+from protos.model.task import ANOMALY
 from protos.orders import DeviceReport
 from protos.plan.plan import RunPlan
 from protos.statistics.coding import CodedMoments, decode
@@ -59,7 +62,7 @@ def decoded(coded: CodedMoments, bundle: Bundle, features: FeatureMap) -> Moment
     """
     return decode(
         coded,
-        classes=len(bundle.manifest.classes),
+        classes=bundle.manifest.summed_classes,
         width=features.width(bundle.manifest.backbone.embedding_width),
         offset=features.summed_offset,
     )
@@ -116,10 +119,11 @@ class Solved:
     def in_words(self) -> str:
         """How the head was made, in one line."""
         chosen = self.found.chosen
+        surely = "" if self.found.head == NAME else f", temperature {self.temperature:.3g}"
         return (
             f"{self.found.head} head of {self.examples} examples on {self.devices} devices, "
-            f"shrinkage {self.found.shrinkage:.3g} ({chosen}), temperature {self.temperature:.3g}"
-            + ("; on held-out data the head before it is better, and steps begin from that" if self.own else "")
+            f"shrinkage {self.found.shrinkage:.3g} ({chosen}){surely}"
+            + ("; no surer on held-out data than the head before it, from which steps begin" if self.own else "")
         )
 
 
@@ -130,8 +134,8 @@ def head_from(
 
     Args:
         judge: held-out data. Scores are made probabilities by them, which changes no class; and where steps follow,
-            they begin from the head that the run started from, if that one is more accurate. None: devices that are
-            left out say how sure scores may be.
+            they begin from the head that the run started from, unless the closed form is :func:`surely_better`. None:
+            devices that are left out say how sure scores may be.
         start: the head that the run started from; None: the bundle's own.
 
     Raises:
@@ -153,6 +157,15 @@ def head_from(
         return judge.evaluate(published(kernel, bias)).accuracy
 
     by_data = judge is not None and section.choose == "held_out"
+    if bundle.manifest.task == ANOMALY:
+
+        def order(kernel: Reals, bias: Reals) -> float | None:
+            value = accuracy(kernel, bias)
+            return value if math.isfinite(value) else None
+
+        normal = solve_distance(parts, shrinkage=section.shrinkage, order=order if by_data else None)
+        examples = sum(one.examples for one in held)
+        return Solved(published(normal.kernel, normal.bias), normal, None, examples, len(parts), 1.0)
     found = solve(
         parts,
         head=section.head,
@@ -169,7 +182,7 @@ def head_from(
     basis, own = None, False
     if judge is not None and plan.train.method == "closed_form+sgd":
         start = bundle.initial_head() if start is None else start
-        own = judge.evaluate(start).accuracy > judge.evaluate(tree).accuracy
+        own = not surely_better(judge.right(tree), judge.right(start))
         tree = start if own else tree
     if plan.trains_whitened:
         # x = (z s - mean) c with z the summed numbers, s the embedding's scale, c the bundle's feature scale.
@@ -178,6 +191,16 @@ def head_from(
         standardised = middle * unit - mean.astype(np.float64) * scale
         basis = basis_of(standardised, covariance * np.outer(unit, unit))
     return Solved(tree, found, basis, sum(one.examples for one in held), len(parts), temperature, own)
+
+
+def surely_better(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> bool:
+    """Whether a head is better than another by more than chance, from which of the same examples they get right.
+
+    With ``a`` and ``b`` the examples that just one of them gets right, a - b varies by sqrt(a + b) where both are
+    equally good (McNemar 1947). More than once that is enough, since either is a fair start.
+    """
+    a, b = int((one & ~other).sum()), int((other & ~one).sum())
+    return a - b > math.sqrt(a + b)
 
 
 class StatisticsFold:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from protos.atomic import force_folder, write_whole
-from protos.errors import StoreError, UnknownRunError
+from protos.errors import IntegrityError, StoreError, UnknownRunError
 from protos.model.bundle import Bundle, open_bundle
 from protos.model.manifest import MANIFEST_FILE
 from protos.trust.signed import BUNDLE_SIGNATURE
@@ -73,6 +74,21 @@ class BundleStore:
         finally:
             shutil.rmtree(part, ignore_errors=True)
         return open_bundle(place)
+
+    def take_in(self, bundle_id: str, files: Mapping[str, bytes]) -> Bundle:
+        """Keep a bundle whose files came from elsewhere; returns the checked copy.
+
+        Raises:
+            StoreError: it cannot be written.
+            ModelError, IntegrityError: these are not its files.
+        """
+        with tempfile.TemporaryDirectory(prefix="bundle-") as folder:
+            for name, data in files.items():
+                (Path(folder) / name).write_bytes(data)
+            found = open_bundle(Path(folder))
+            if found.bundle_id != bundle_id:
+                raise IntegrityError(f"is {found.bundle_id}", where=f"bundle {bundle_id}", fix="copy it again")
+            return self.keep(found)
 
     def open(self, bundle_id: str) -> Bundle:
         """The copy of a bundle.

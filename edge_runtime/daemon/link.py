@@ -32,7 +32,7 @@ from edge_runtime.daemon.stopping import Stopping
 from edge_runtime.identity.handshake import speaks_tls, why_not
 from edge_runtime.identity.identity import Identity, read_identity, stamp_of
 from edge_runtime.systemd.logging_setup import log
-from protos.addresses import host_and_port, is_loopback
+from protos.addresses import host_and_port, is_loopback, several
 from protos.convert.cards import card_to
 from protos.convert.checks import MAX_WAIT_S, finite
 from protos.convert.energy import settled_to
@@ -96,6 +96,7 @@ _FINAL = {
     grpc.StatusCode.OUT_OF_RANGE,
 }
 
+_NOBODY = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
 _ON_PURPOSE = "edgejoule-error-bin"
 _FAILED = {grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL, grpc.StatusCode.DATA_LOSS}
 
@@ -137,10 +138,23 @@ def check_address(address: str, identity: Identity | None = None) -> str:
     return address
 
 
+def check_addresses(text: str, identity: Identity | None = None) -> tuple[str, ...]:
+    """The addresses of a coordinator and its standbys, each as :func:`check_address` has it.
+
+    Raises:
+        ConfigError, RefusedError: see there.
+    """
+    return tuple(check_address(one, identity) for one in several(text))
+
+
 class Link:
     """A connection to the coordinator at ``address``; nothing is sent before the first call.
 
+    Where several addresses are given, the first is tried first, and the next one after each call that nobody answered:
+    one of them is the coordinator's, and the others those of its standbys.
+
     Args:
+        address: HOST:PORT, or several with commas between them.
         state: the state folder, whose identity is shown if it has one; a renewed one is taken up by itself.
     """
 
@@ -148,7 +162,8 @@ class Link:
         self._stopping, self._state = stopping, state
         self._stamp = stamp_of(state) if state is not None else None
         self._identity = read_identity(state) if state is not None else None
-        self.address = check_address(address, self._identity)
+        self._addresses = check_addresses(address, self._identity)
+        self.address = self._addresses[0]
         self.meter: MeterCard | None = None
         """What measures, as the coordinator was told at joining; None before."""
         self._connect()
@@ -164,6 +179,16 @@ class Link:
             named = ("grpc.ssl_target_name_override", SERVER_NAME)
             self._channel = grpc.secure_channel(self.address, secure, options=[*_OPTIONS, named])
         self._stub = rpc.DeviceServiceStub(self._channel)  # type: ignore[no-untyped-call]
+
+    def _move_on(self) -> None:
+        """Nobody answers at this address: the next one."""
+        if len(self._addresses) < 2:
+            return
+        at = self._addresses.index(self.address)
+        self.address = self._addresses[(at + 1) % len(self._addresses)]
+        log().debug("next: the coordinator at %s", self.address)
+        self._channel.close()
+        self._connect()
 
     def _take_up_renewed(self) -> None:
         """Connect again when the identity on disk is another than the one in use."""
@@ -357,7 +382,7 @@ class Link:
             stream.cancel()
         worker.join()
         if outcome and isinstance(outcome[0], grpc.RpcError):
-            raise self._translated(outcome[0]) from outcome[0]
+            raise self._failed(outcome[0]) from outcome[0]
         if outcome:
             stream.cancel()
             raise outcome[0]
@@ -387,7 +412,14 @@ class Link:
         try:
             return future.result()
         except grpc.RpcError as error:
-            raise self._translated(error) from error
+            raise self._failed(error) from error
+
+    def _failed(self, error: Any) -> Exception:
+        """What a call failed by; the next one goes to another address where nobody answered at this."""
+        found = self._translated(error)
+        if isinstance(found, Away) and error.code() in _NOBODY and not found.failed:
+            self._move_on()
+        return found
 
     def _waited(self, give_up_s: float) -> None:
         if time.monotonic() < give_up_s:

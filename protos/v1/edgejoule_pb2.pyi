@@ -830,6 +830,36 @@ class StopRunResponse(_message.Message):
     state: str
     def __init__(self, state: _Optional[str] = ...) -> None: ...
 
+class PauseRunRequest(_message.Message):
+    __slots__ = ("run_id", "after_round")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    AFTER_ROUND_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    after_round: bool
+    def __init__(self, run_id: _Optional[str] = ..., after_round: _Optional[bool] = ...) -> None: ...
+
+class PauseRunResponse(_message.Message):
+    __slots__ = ("state",)
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    state: str
+    def __init__(self, state: _Optional[str] = ...) -> None: ...
+
+class ResumeRunRequest(_message.Message):
+    __slots__ = ("run_id", "plan_toml", "plan_directory")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    PLAN_TOML_FIELD_NUMBER: _ClassVar[int]
+    PLAN_DIRECTORY_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    plan_toml: str
+    plan_directory: str
+    def __init__(self, run_id: _Optional[str] = ..., plan_toml: _Optional[str] = ..., plan_directory: _Optional[str] = ...) -> None: ...
+
+class ResumeRunResponse(_message.Message):
+    __slots__ = ("state",)
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    state: str
+    def __init__(self, state: _Optional[str] = ...) -> None: ...
+
 class GetStatusRequest(_message.Message):
     __slots__ = ("run_id", "since_round", "page", "newest_only")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
@@ -900,7 +930,14 @@ class PrivacySpent(_message.Message):
     def __init__(self, epsilon: _Optional[float] = ..., delta: _Optional[float] = ..., limit: _Optional[float] = ..., rounds: _Optional[int] = ...) -> None: ...
 
 class RoundStatus(_message.Message):
-    __slots__ = ("round", "state", "accuracy", "loss", "bytes_up", "bytes_down", "devices", "opened_unix_s", "closed_unix_s", "head_version", "bias", "federated")
+    __slots__ = ("round", "state", "accuracy", "loss", "bytes_up", "bytes_down", "devices", "opened_unix_s", "closed_unix_s", "head_version", "bias", "federated", "r2", "rmse", "auc")
+    class RmseEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     ROUND_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     ACCURACY_FIELD_NUMBER: _ClassVar[int]
@@ -913,6 +950,9 @@ class RoundStatus(_message.Message):
     HEAD_VERSION_FIELD_NUMBER: _ClassVar[int]
     BIAS_FIELD_NUMBER: _ClassVar[int]
     FEDERATED_FIELD_NUMBER: _ClassVar[int]
+    R2_FIELD_NUMBER: _ClassVar[int]
+    RMSE_FIELD_NUMBER: _ClassVar[int]
+    AUC_FIELD_NUMBER: _ClassVar[int]
     round: int
     state: str
     accuracy: float
@@ -925,7 +965,10 @@ class RoundStatus(_message.Message):
     head_version: str
     bias: WeightBias
     federated: FederatedEvaluation
-    def __init__(self, round: _Optional[int] = ..., state: _Optional[str] = ..., accuracy: _Optional[float] = ..., loss: _Optional[float] = ..., bytes_up: _Optional[int] = ..., bytes_down: _Optional[int] = ..., devices: _Optional[_Iterable[_Union[DeviceRound, _Mapping]]] = ..., opened_unix_s: _Optional[float] = ..., closed_unix_s: _Optional[float] = ..., head_version: _Optional[str] = ..., bias: _Optional[_Union[WeightBias, _Mapping]] = ..., federated: _Optional[_Union[FederatedEvaluation, _Mapping]] = ...) -> None: ...
+    r2: float
+    rmse: _containers.ScalarMap[str, float]
+    auc: float
+    def __init__(self, round: _Optional[int] = ..., state: _Optional[str] = ..., accuracy: _Optional[float] = ..., loss: _Optional[float] = ..., bytes_up: _Optional[int] = ..., bytes_down: _Optional[int] = ..., devices: _Optional[_Iterable[_Union[DeviceRound, _Mapping]]] = ..., opened_unix_s: _Optional[float] = ..., closed_unix_s: _Optional[float] = ..., head_version: _Optional[str] = ..., bias: _Optional[_Union[WeightBias, _Mapping]] = ..., federated: _Optional[_Union[FederatedEvaluation, _Mapping]] = ..., r2: _Optional[float] = ..., rmse: _Optional[_Mapping[str, float]] = ..., auc: _Optional[float] = ...) -> None: ...
 
 class FederatedEvaluation(_message.Message):
     __slots__ = ("devices", "examples", "correct", "loss", "class_examples", "class_correct", "adopted", "kept")
@@ -1127,6 +1170,44 @@ class ForgetDeviceResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class EvaluateRunRequest(_message.Message):
+    __slots__ = ("run_id", "head_version", "bits")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    HEAD_VERSION_FIELD_NUMBER: _ClassVar[int]
+    BITS_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    head_version: str
+    bits: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, run_id: _Optional[str] = ..., head_version: _Optional[str] = ..., bits: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class EvaluateRunResponse(_message.Message):
+    __slots__ = ("run_id", "head_version", "examples", "heads")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    HEAD_VERSION_FIELD_NUMBER: _ClassVar[int]
+    EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    HEADS_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    head_version: str
+    examples: int
+    heads: _containers.RepeatedCompositeFieldContainer[RoundedHead]
+    def __init__(self, run_id: _Optional[str] = ..., head_version: _Optional[str] = ..., examples: _Optional[int] = ..., heads: _Optional[_Iterable[_Union[RoundedHead, _Mapping]]] = ...) -> None: ...
+
+class RoundedHead(_message.Message):
+    __slots__ = ("bits", "ranges", "granularity", "accuracy", "loss", "size_bytes")
+    BITS_FIELD_NUMBER: _ClassVar[int]
+    RANGES_FIELD_NUMBER: _ClassVar[int]
+    GRANULARITY_FIELD_NUMBER: _ClassVar[int]
+    ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    bits: int
+    ranges: str
+    granularity: str
+    accuracy: float
+    loss: float
+    size_bytes: int
+    def __init__(self, bits: _Optional[int] = ..., ranges: _Optional[str] = ..., granularity: _Optional[str] = ..., accuracy: _Optional[float] = ..., loss: _Optional[float] = ..., size_bytes: _Optional[int] = ...) -> None: ...
+
 class ExportRunRequest(_message.Message):
     __slots__ = ("run_id", "head_version", "max_drop")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
@@ -1138,7 +1219,7 @@ class ExportRunRequest(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., head_version: _Optional[str] = ..., max_drop: _Optional[float] = ...) -> None: ...
 
 class ExportSummary(_message.Message):
-    __slots__ = ("size_bytes", "sha256", "head_version", "float_accuracy", "exported_accuracy", "operators", "note")
+    __slots__ = ("size_bytes", "sha256", "head_version", "float_accuracy", "exported_accuracy", "operators", "note", "measured")
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
     HEAD_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -1146,6 +1227,7 @@ class ExportSummary(_message.Message):
     EXPORTED_ACCURACY_FIELD_NUMBER: _ClassVar[int]
     OPERATORS_FIELD_NUMBER: _ClassVar[int]
     NOTE_FIELD_NUMBER: _ClassVar[int]
+    MEASURED_FIELD_NUMBER: _ClassVar[int]
     size_bytes: int
     sha256: bytes
     head_version: str
@@ -1153,7 +1235,36 @@ class ExportSummary(_message.Message):
     exported_accuracy: float
     operators: _containers.RepeatedScalarFieldContainer[str]
     note: str
-    def __init__(self, size_bytes: _Optional[int] = ..., sha256: _Optional[bytes] = ..., head_version: _Optional[str] = ..., float_accuracy: _Optional[float] = ..., exported_accuracy: _Optional[float] = ..., operators: _Optional[_Iterable[str]] = ..., note: _Optional[str] = ...) -> None: ...
+    measured: Measured
+    def __init__(self, size_bytes: _Optional[int] = ..., sha256: _Optional[bytes] = ..., head_version: _Optional[str] = ..., float_accuracy: _Optional[float] = ..., exported_accuracy: _Optional[float] = ..., operators: _Optional[_Iterable[str]] = ..., note: _Optional[str] = ..., measured: _Optional[_Union[Measured, _Mapping]] = ...) -> None: ...
+
+class Measured(_message.Message):
+    __slots__ = ("measure", "float_score", "exported_score", "float_rmse", "exported_rmse")
+    class FloatRmseEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    class ExportedRmseEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    MEASURE_FIELD_NUMBER: _ClassVar[int]
+    FLOAT_SCORE_FIELD_NUMBER: _ClassVar[int]
+    EXPORTED_SCORE_FIELD_NUMBER: _ClassVar[int]
+    FLOAT_RMSE_FIELD_NUMBER: _ClassVar[int]
+    EXPORTED_RMSE_FIELD_NUMBER: _ClassVar[int]
+    measure: str
+    float_score: float
+    exported_score: float
+    float_rmse: _containers.ScalarMap[str, float]
+    exported_rmse: _containers.ScalarMap[str, float]
+    def __init__(self, measure: _Optional[str] = ..., float_score: _Optional[float] = ..., exported_score: _Optional[float] = ..., float_rmse: _Optional[_Mapping[str, float]] = ..., exported_rmse: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class ExportRunResponse(_message.Message):
     __slots__ = ("summary", "data")

@@ -33,6 +33,8 @@ SECTIONS = {field.name: field for field in dataclasses.fields(RunPlan)}
 NUMBERS: list[tuple[str, str, float, float]] = [
     ("run", "rounds", 1, 100_000),
     ("run", "seed", 0, 2**63 - 1),
+    ("run", "priority", -100, 100),
+    ("run", "share", 0.001, 1000.0),
     ("round", "devices", 1, 1_000_000),
     ("round", "quorum", 0.0, 1.0),
     ("round", "sample", 1, 1_000_000),
@@ -72,11 +74,12 @@ NUMBERS: list[tuple[str, str, float, float]] = [
     ("closed_form", "shrinkage", 1e-9, 1e6),
     ("closed_form", "project", 0, 4096),
 ]
-WHOLE = {"masked", "mix", "rounds", "seed", "devices", "steps", "bits", "bucket", "patience", "project"}
+WHOLE = {"masked", "mix", "priority", "rounds", "seed", "devices", "steps", "bits", "bucket", "patience", "project"}
 OTHERS = [
     ("run", "bundle"),
     ("run", "name"),
     ("run", "start_from"),
+    ("run", "beside"),
     ("run", "deliver"),
     ("train", "inputs"),
     ("update", "codec"),
@@ -179,6 +182,8 @@ def test_what_is_of_another_type_is_refused_with_its_place(section: str, key: st
         ("closed_form", "add_to"),
     }:
         return
+    if value == "true" and (section, key) == ("run", "beside"):
+        return
     text = f"[{section}]\n{key} = {value}\n" + ('bundle = "b"\n' if section == "run" and key != "bundle" else "")
     with pytest.raises(PlanError, match=r"^p\.toml: "):
         parse(text if section == "run" else f'[run]\nbundle = "b"\n{text}', where="p.toml")
@@ -243,7 +248,8 @@ def test_a_closed_form_has_one_round_unless_the_plan_says_otherwise() -> None:
 
 def test_whitened_steps_have_a_rate_of_their_own_unless_the_plan_says_otherwise() -> None:
     whitened = '[train]\nmethod = "closed_form+sgd"\n'
-    assert (plan(whitened).train.rate, plan(whitened).train.rate_decay) == (0.2, 0.7)
+    assert (plan(whitened).train.rate, plan(whitened).train.rate_decay) == (0.2, 0.9)
+    assert plan(f'{whitened}correction = "none"\n').train.rate_decay == 0.7
     assert plan(whitened + "rate = 0.05").train.rate == 0.05
     assert plan(whitened + "[closed_form]\nproject = 8").train.rate == 0.05, "projected statistics whiten nothing"
     assert plan().train.rate_decay == 1.0

@@ -1,4 +1,4 @@
-"""What was signed: every bit of it, the attacks of The Update Framework, and a bundle over the wire to a real shelf."""
+"""What was signed: every bit of it, the attacks of The Update Framework, and a bundle over the wire to a real cache."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from coordinator.trust import signing
 from coordinator.trust.authority import FOLDER, Authority
-from edge_runtime.daemon import bundle_cache as bundles
+from edge_runtime.daemon import bundle_cache
 from edge_runtime.daemon.bundle_cache import BundleCache
 from edge_runtime.daemon.link import Link
 from edge_runtime.daemon.stopping import Stopping
@@ -88,11 +88,11 @@ def test_no_bit_of_a_bundle_can_change_before_an_engine_sees_it(
     home: Fleet, tmp_path: Path, plain_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Path] = []
-    monkeypatch.setattr(bundles, "try_in_subprocess", seen.append)
+    monkeypatch.setattr(bundle_cache, "try_in_subprocess", seen.append)
     signing.sign(home.folder, plain_bundle, home.keys, line="plain", days=9, version=1)
     ordered = open_bundle(plain_bundle).bundle_id
     (home.state / "bundles").mkdir()
-    shelf = BundleCache(home.state, EngineIdentity("test", "1", "none"))
+    cache = BundleCache(home.state, EngineIdentity("test", "1", "none"))
     # The child's work, in this process: its start takes longer than all the rest.
     monkeypatch.setattr(Signatures, "check", _here)
     random = np.random.default_rng(0)
@@ -108,11 +108,11 @@ def test_no_bit_of_a_bundle_can_change_before_an_engine_sees_it(
                 (folder / one.name).write_bytes(bytes(data) if one == file else one.read_bytes())
 
         with pytest.raises(EdgejouleError):
-            shelf.fetch(ordered, changed)
+            cache.fetch(ordered, changed)
     assert not seen
-    shelf.fetch(ordered, lambda folder: _copy(plain_bundle, folder))
+    cache.fetch(ordered, lambda folder: _copy(plain_bundle, folder))
     assert len(seen) == 2
-    assert shelf.find(ordered) is not None
+    assert cache.find(ordered) is not None
 
 
 def _here(self: Signatures, content: Path, what: str, sha256: str, size_bytes: int) -> None:
@@ -246,7 +246,7 @@ def test_a_held_bundle_is_run_until_its_signature_ends(home: Fleet, tmp_path: Pa
 def test_a_signed_bundle_reaches_a_board_with_its_signature_and_an_older_one_does_not(
     lab: Any, board: Any, tools: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bundles, "try_in_subprocess", lambda path: None)
+    monkeypatch.setattr(bundle_cache, "try_in_subprocess", lambda path: None)
     state = board("pi-1")
     here = tools.bundle(tmp_path / "bundle")
     signed = lab.run("sign", str(here), "--state", str(lab.state), "--line", "kitchen", "--json")
@@ -259,27 +259,28 @@ def test_a_signed_bundle_reaches_a_board_with_its_signature_and_an_older_one_doe
     assert lab.operate("start", str(plan)).returncode == 0
     ordered = open_bundle(here).bundle_id
     (state / "bundles").mkdir()
-    shelf, link = BundleCache(state, EngineIdentity("test", "1", "none")), Link(lab.address, Stopping(), state=state)
+    cache = BundleCache(state, EngineIdentity("test", "1", "none"))
+    link = Link(lab.address, Stopping(), state=state)
     try:
-        assert shelf.asks_signatures
+        assert cache.asks_signatures
 
         def fetch(folder: Path) -> None:
             link.fetch_bundle(ordered, folder, signature=True)
 
-        kept = tools.until(lambda: _tried(shelf, ordered, fetch), "the bundle")
+        kept = tools.until(lambda: _tried(cache, ordered, fetch), "the bundle")
         assert (kept.path / BUNDLE_SIGNATURE).is_file()
         assert read_memory(state).required
         # The same without its signature, as a coordinator would send it that nobody gave a key.
         with pytest.raises(IntegrityError, match="is not signed"):
-            shelf.fetch(ordered, lambda folder: link.fetch_bundle(ordered, folder))
+            cache.fetch(ordered, lambda folder: link.fetch_bundle(ordered, folder))
     finally:
         link.close()
     assert '"bundle signed"' in lab.run("audit", "--state", str(lab.state), "--json").stdout
 
 
-def _tried(shelf: BundleCache, ordered: str, fetch: Any) -> Any:
+def _tried(cache: BundleCache, ordered: str, fetch: Any) -> Any:
     try:
-        return shelf.fetch(ordered, fetch)
+        return cache.fetch(ordered, fetch)
     except EdgejouleError as error:
         if "no bundle" in str(error) or "not held" in str(error):
             return None
