@@ -173,9 +173,13 @@ class Daemon:
     def _finished(self) -> bool:
         settings = self._settings
         idle_s = time.monotonic() - self._last_order_s
-        done = settings.max_rounds is not None and self._rounds >= settings.max_rounds
+        # A sum that this device is a part of is unmasked with its help.
+        done = self._has_done_all() and not self._masks.owes
         bored = settings.exit_when_idle_s is not None and idle_s >= settings.exit_when_idle_s
         return self._stopping.requested or done or bored
+
+    def _has_done_all(self) -> bool:
+        return self._settings.max_rounds is not None and self._rounds >= self._settings.max_rounds
 
     def _turn(self) -> None:
         """Join if need be, send what is left over, ask once, and do what is ordered."""
@@ -198,6 +202,10 @@ class Daemon:
             case RevealOrder():
                 self._device.outbox.told(settled)
                 self._reveal(order)
+            case TrainOrder() if self._has_done_all():
+                # The round of the masks is over without its help.
+                self._device.outbox.told(settled)
+                self._masks.forget()
             case TrainOrder():
                 self._device.outbox.told(settled)
                 self._last_order_s = time.monotonic()
