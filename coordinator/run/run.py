@@ -246,10 +246,7 @@ class ActiveRun:
             attempt=self.machine.attempt,
             statistics=features_of(self.plan, self.bundle) if sums else None,
             basis=None if sums else self._basis_for(holding),
-<<<<<<< HEAD
             mask=self._mask_order(),
-=======
->>>>>>> onepass
             control=None if sums or controls is None else controls.order(),
             # Who has held-out data of its own asks nobody.
             evaluate=self.evaluator is None and not sums,
