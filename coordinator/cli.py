@@ -24,8 +24,11 @@ from coordinator.commands import (
     identities,
     init,
     login,
+    pause,
     prune,
     serve,
+    service,
+    sign,
     start,
     status,
     stop,
@@ -52,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
         status,
         budgets,
         stop,
+        pause,
         export,
         evaluate,
         forget,
@@ -63,6 +67,8 @@ def parser() -> argparse.ArgumentParser:
         identities,
         login,
         audit,
+        sign,
+        service,
     ):
         command.add(commands)
     for name in _LAB_COMMANDS:

@@ -104,6 +104,7 @@ def export(
         exported_accuracy=report.exported_accuracy,
         operators=tuple(f"{one.name} x {one.count}" for one in report.operators),
         note=report.note,
+        measured=report.measured,
     )
     return summary, model
 

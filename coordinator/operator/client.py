@@ -92,6 +92,19 @@ class Operator:
         with self._translated():
             return str(self._stub.StopRun(pb.StopRunRequest(run_id=run), timeout=LONG_CALL_S).state)
 
+    def pause_run(self, run: str, *, after_round: bool = False) -> str:
+        """Let a run rest, at once or when its round has closed; returns its state."""
+        request = pb.PauseRunRequest(run_id=run, after_round=after_round)
+        with self._translated():
+            return str(self._stub.PauseRun(request, timeout=LONG_CALL_S).state)
+
+    def resume_run(self, run: str, plan_toml: str = "", directory: Path | None = None) -> str:
+        """Let a run that rests go on, by another plan if one is given; returns its state."""
+        base = "" if directory is None else str(directory.resolve())
+        request = pb.ResumeRunRequest(run_id=run, plan_toml=plan_toml, plan_directory=base)
+        with self._translated():
+            return str(self._stub.ResumeRun(request, timeout=LONG_CALL_S).state)
+
     def status(self, run: str = "", since_round: int = 0) -> list[RunStatus]:
         """One run with its rounds from ``since_round`` on, which come in pages, however many there are; or all runs,
         with every round and device."""
@@ -116,6 +129,12 @@ class Operator:
         """Every run, with its newest closed round alone and none of the devices."""
         with self._translated():
             return messages.runs_from(self._stub.GetStatus(pb.GetStatusRequest(newest_only=True), timeout=CALL_S))
+
+    def report_counts(self) -> dict[str, int]:
+        """What became of reports since the coordinator started: reason to count. An older coordinator says nothing."""
+        with self._translated():
+            answer = self._stub.GetStatus(pb.GetStatusRequest(newest_only=True), timeout=CALL_S)
+        return dict(sorted(answer.reports.items()))
 
     def devices(self) -> list[DeviceStatus]:
         """Every device that ever joined."""

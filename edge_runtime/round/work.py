@@ -41,7 +41,7 @@ from protos.model.bundle import Bundle
 from protos.model.edge_tpu import EdgeTpu, EdgeTpuError
 from protos.model.head import Head
 from protos.normaliser import of_optimiser
-from protos.orders import DeviceReport, Engine, StopReason, TrainOrder
+from protos.orders import DeviceReport, Engine, MaskedChange, StopReason, TrainOrder
 from protos.statistics import coding
 from protos.statistics.coding import CodedMoments
 from protos.statistics.whitening import Basis
@@ -100,13 +100,18 @@ def budget_of(order: TrainOrder, bench: Workbench) -> float | None:
 
 
 def work(
-    order: TrainOrder, bench: Workbench, stopping: Callable[[], bool], pauses: Pauses | None = None
+    order: TrainOrder,
+    bench: Workbench,
+    stopping: Callable[[], bool],
+    pauses: Pauses | None = None,
+    hide: Callable[[TrainOrder, trees.Tree], MaskedChange] | None = None,
 ) -> DeviceReport:
     """Do one order. The meter is idle and settled up to the end of the coding phase afterwards.
 
     Args:
         stopping: says that something was done; whether the daemon was asked to stop.
         pauses: of a board that may be too hot or too busy; None never pauses.
+        hide: masks a change, for orders that ask for it.
 
     Raises:
         RefusedError: see :func:`budget_of` and :class:`edge_runtime.round.codec_memory.CodecMemory`.
@@ -134,7 +139,10 @@ def work(
         begin = pauses.working
     _check_inputs(order, bench)
     try:
-        done = _sum_up(order, bench, allowance, begin) if order.statistics else _learn(order, bench, allowance, begin)
+        if order.statistics:
+            done = _sum_up(order, bench, allowance, begin)
+        else:
+            done = _learn(order, bench, allowance, begin, hide)
     except BaseException:
         # What a failed order cost belongs to no round, and must not count against the next one's budget.
         meter.mark(Phase.IDLE)
@@ -175,6 +183,7 @@ def work(
         attempt=order.attempt,
         statistics=done.statistics,
         basis_version=order.basis.version if order.basis is not None and not order.statistics else "",
+        masked=done.masked,
         control_version=order.control.version if order.control is not None and not order.statistics else "",
         control_held=done.control_held,
     )
@@ -201,9 +210,16 @@ class _Done:
     memory: State | None
     control: trees.Tree | None = None
     control_held: bool = False
+    masked: MaskedChange | None = None
 
 
-def _learn(order: TrainOrder, bench: Workbench, allowance: Allowance, begin: Callable[[Phase], None]) -> _Done:
+def _learn(
+    order: TrainOrder,
+    bench: Workbench,
+    allowance: Allowance,
+    begin: Callable[[Phase], None],
+    hide: Callable[[TrainOrder, trees.Tree], MaskedChange] | None,
+) -> _Done:
     """Steps of the head, and the coded change."""
     meter, clock = bench.meter, bench.clock
     shapes = bench.bundle.manifest.head.shapes()
@@ -236,6 +252,12 @@ def _learn(order: TrainOrder, bench: Workbench, allowance: Allowance, begin: Cal
     meter.mark(Phase.ENCODE)
     start_s = clock.monotonic()
     change = trees.subtract(_sane(bench.head.read(), order), received)
+    if order.mask is not None:
+        if hide is None:
+            raise RefusedError("the order wants the change masked, and nobody can here", where=f"round {order.round}")
+        masked = hide(order, change)
+        took_s = clock.monotonic() - start_s
+        return _Done(trained, embedded, bench.summary.train_count, (), None, train_s, took_s, None, masked=masked)
     random = codecs.generator(order.seed, "encode", bench.device_id, order.round)
     update, memory = codec.encode(change, memory, random)
     if common is not None and own is not None and trained.steps:
