@@ -19,7 +19,7 @@ from coordinator.store.tables import runs as run_rows
 from protos.errors import EdgejouleError
 from protos.orders import Holding, Publication, Reception
 from protos.plan.plan import parse
-from protos.update.tensors import as_float32
+from protos.update.tensors import EncodedTensor, as_float32
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def message(db: Database, one: Published, holding: Holding) -> Publication:
         UnknownRunError, DamagedError: the head is not there any more.
     """
     held = one.version == holding.head_version
-    whole = ()
+    whole: tuple[EncodedTensor, ...] = ()
     if not held:
         with db.reading() as connection:
             whole = as_float32(heads.get(connection, one.version))

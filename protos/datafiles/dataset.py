@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from protos.datafiles import folder, idx, npz
+from protos.datafiles import collected, folder, idx, npz
 from protos.datafiles.account import Remark, listed
 from protos.datafiles.columns import Array, Choose, Columns
+from protos.datafiles.lazy import Known
 from protos.datafiles.stored import Rows, StoredRows
 from protos.errors import DataError, EmptyShardError, LabelError, NonFiniteError, ShapeError, UsageError
 from protos.progress import progressed
@@ -92,13 +93,15 @@ def load(
     renames: Mapping[str, str] | None = None,
     tolerant: bool = False,
     decoded: bool = True,
+    known: Known | None = None,
 ) -> Dataset:
     """Read a data set, or one shard of it. Only what is kept takes memory.
 
     Args:
         spec: `FILE.npz` with x, y and optional is_test, device, class_names; an MNIST-style images file, plain
             or gzipped, with its labels file beside it; a folder of such pairs (`t10k-*` and `*-test-*` are held
-            out); or a folder with one sub-folder of images per class, with or without `train/` and `test/` above.
+            out); or a folder with one sub-folder of images per class, with or without `train/` and `test/` above;
+            or a store that grows (:mod:`protos.datafiles.collected`).
         shard: the owner to keep, by value, where the file names owners (`device`). Otherwise "K/N": the K-th
             of N nearly equal parts (K from 1) of an order shuffled with a fixed seed, so that N devices
             with the same file get disjoint parts; held-out examples are shared out separately.
@@ -109,6 +112,7 @@ def load(
         tolerant: examples without a label, of no class of the model or whose image cannot be read are left out and
             counted in `set_aside`, instead of an error for the first. :func:`screened` does the rest.
         decoded: False opens no image of a folder: labels and splits are known then, and `held` is [N, 0].
+        known: what is remembered of image files: images of a folder stay there until they are read.
 
     Raises:
         DataError: missing, damaged, truncated, of an unknown kind, or with arrays of Python objects.
@@ -120,11 +124,16 @@ def load(
     path = Path(spec).expanduser()
     choose = _chooser(shard, str(path))
     if path.is_dir():
+        if collected.is_store(path):
+            found = collected.read(
+                path, choose, image_shape, classes, renames, tolerant=tolerant, decoded=decoded, known=known
+            )
+            return _dataset(found, path)
         pairs = idx.images_in(path)
         if pairs:
             held, columns = idx.read(pairs, choose, in_folder=True)
             return _dataset((held, replace(columns, left_out=idx.left_out(path, pairs))), path)
-        read = folder.read(path, choose, image_shape, classes, renames, tolerant=tolerant, decoded=decoded)
+        read = folder.read(path, choose, image_shape, classes, renames, tolerant=tolerant, decoded=decoded, known=known)
         return _dataset(read, path)
     if not path.exists():
         raise DataError("no such file or folder", where=str(path), fix="check the path")

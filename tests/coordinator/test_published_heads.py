@@ -160,5 +160,3 @@ def test_what_devices_say_of_a_head_is_shown_weighted_by_counts(
         assert (found.devices, found.adopted, found.kept, found.accuracy) == (1, 1, 1, 0.9)
         # Of a run that nobody knows, nothing is kept.
         a.ask(receptions=(Reception("run-x/head-y", True, ""),))
-
-
