@@ -23,7 +23,7 @@ from budget_fleet import BATCH, WEIGHT_DECAY, Data, Device, Spent
 
 from coordinator.aggregate.rules import RULES
 from coordinator.run.downlink import Downlink
-from protos.convert.heads import head_to
+from protos.convert.head_transfers import head_to
 from protos.normaliser import local_normaliser
 from protos.orders import Holding
 from protos.plan.plan import RunPlan, parse

@@ -23,9 +23,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from study_loads import SteppedLoad
 
 from firmware_tools.bridge.simulator.sensor import SensorErrors, SimulatedIna219
-from protos.energy.cutting import between, cut_samples, stepped
 from protos.energy.ina219 import PROFILES, Calibration, watts
 from protos.energy.trace import PowerTrace
+from protos.energy.trace_splitting import between, cut_samples, stepped
 
 Floats = npt.NDArray[np.float64]
 SHUNT_OHM, SUPPLY_V = 0.02, 5.0

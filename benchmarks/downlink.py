@@ -29,7 +29,7 @@ import reference_data
 
 from coordinator.aggregate.rules import RULES
 from coordinator.run.downlink import Downlink
-from protos.convert.heads import head_to
+from protos.convert.head_transfers import head_to
 from protos.datafiles.dataset import load
 from protos.errors import EdgejouleError
 from protos.orders import Holding

@@ -22,7 +22,7 @@ from edge_runtime.power.bridge.bridge_opening import bridge_sensor
 from edge_runtime.power.clock import SystemClock
 from edge_runtime.power.events import Block, Event
 from edge_runtime.power.sensor_meter import SensorMeter
-from firmware_tools.bridge.machine.driver import Machine, MachineSpec, SensorSpec
+from firmware_tools.bridge.machine.driver import FirmwareMachine, MachineSpec, SensorSpec
 from protos.energy.trace import Phase
 
 __all__ = ["Streamed", "per_sample_share", "streamed"]
@@ -56,7 +56,7 @@ def streamed(seconds: float, seed: int) -> Streamed:
     with tempfile.TemporaryDirectory() as folder:
         link = Path(folder) / "bridge.tty"
         sensor_spec = SensorSpec(f"constant:{LOAD_W}", shunt_ohm=SHUNT_OHM, supply_v=SUPPLY_V, noise_v=5e-6)
-        with Machine.serve_pty(MachineSpec(IMAGE, (sensor_spec,), seed=seed), link):
+        with FirmwareMachine.serve_pty(MachineSpec(IMAGE, (sensor_spec,), seed=seed), link):
             options = {"profile": "transient", "shunt": str(SHUNT_OHM)}
             sensor = bridge_sensor(str(link), options, clock)
             sensor.open()

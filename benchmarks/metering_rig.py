@@ -17,11 +17,11 @@ from types import TracebackType
 
 import numpy as np
 
-from edge_runtime.power.bridge.session import BridgeSession, Wanted
+from edge_runtime.power.bridge.session import BridgeRequest, BridgeSession
 from edge_runtime.power.bridge.track import RegisterTrack
 from edge_runtime.power.events import Batch, RawEvent
 from firmware_tools.bridge.images.manifest import IMAGES, image_of
-from firmware_tools.bridge.machine.driver import Machine, MachineSpec, SensorSpec
+from firmware_tools.bridge.machine.driver import FirmwareMachine, MachineSpec, SensorSpec
 from firmware_tools.bridge.simulator.sensor import SensorErrors
 from protos.bridge.commands import Command, calibration_command, command
 from protos.bridge.framing import encode_frame
@@ -84,7 +84,7 @@ class Rig:
         seed: int,
         oscillator: float | None = None,
         keep: bool = False,
-        prepare: Callable[[Machine], None] | None = None,
+        prepare: Callable[[FirmwareMachine], None] | None = None,
     ) -> None:
         rng = np.random.default_rng([seed, 219])
         errors = SensorErrors.drawn(rng)
@@ -93,12 +93,12 @@ class Rig:
             oscillator=errors.oscillator if oscillator is None else oscillator, noise_v=errors.noise_v,
         )  # fmt: skip
         crystal_ppm = float(rng.uniform(-150, 150))
-        self.machine = Machine.start(MachineSpec(IMAGE, (sensor,), seed=seed, crystal_ppm=crystal_ppm))
+        self.machine = FirmwareMachine.start(MachineSpec(IMAGE, (sensor,), seed=seed, crystal_ppm=crystal_ppm))
         self.profile, self._random, self._sent_s, self._came_s = profile, random.Random(seed), 0.0, 0.0
         self._digest = hashlib.sha256()
         self.taken, self._keep = Taken(), keep
         self.track = RegisterTrack(capacity=1 << 18)
-        self.session = BridgeSession(0, self._take, Wanted(PROFILES[profile]))
+        self.session = BridgeSession(0, self._take, BridgeRequest(PROFILES[profile]))
         try:
             self._calibrate()
         except BaseException:

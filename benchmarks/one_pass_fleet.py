@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,17 +23,19 @@ import numpy as np
 import numpy.typing as npt
 from budget_fleet import _LINKS as LINKS
 
+from coordinator.aggregate.controls import Controls
 from coordinator.budgets.cold_start import _SPEED as SPEED
 from coordinator.budgets.cold_start import prices_of, work_w_of
 from coordinator.lab.partition import partition
+from coordinator.run.aggregation import Corrections
 from coordinator.run.downlink import Downlink
 from coordinator.run.evaluation import Evaluator
 from coordinator.run.planning import seed_for, steps_for, train_inputs
 from edge_runtime.power.meter import MeterIdentity
-from edge_runtime.round.bases import HeldBasis
 from edge_runtime.round.codec_memory import CodecMemory
 from edge_runtime.round.costs import Reserve
-from edge_runtime.round.heads import HeldHeads
+from edge_runtime.round.held_heads import HeldHeads
+from edge_runtime.round.training_basis import HeldBasis
 from edge_runtime.round.work import Workbench, work
 from protos.convert.orders import order_from, order_to
 from protos.convert.reports import parse_report, serialise_report
@@ -197,6 +199,18 @@ class Fleet:
         """Optimiser steps that the plan asks for."""
         return steps_for(self.plan, self.bundle.manifest.head.batch_size, device.examples)
 
+    def corrections(self, number: int) -> Corrections | None:
+        """What a round of control variates needs to know; None without them."""
+        if self.plan.train.correction == "none":
+            return None
+        known = {} if number == 1 else {one.name: float(one.examples) for one in self.devices}
+        given = {one.name: one.default for one in self.bundle.manifest.head.inputs} | self.inputs_at(number)
+        return Corrections(number, Controls.kept(self.server, self.shapes), known, given)
+
+    def accepted(self, device: Device, number: int) -> None:
+        """Tell a device that its report was taken."""
+        device.bench.memory.settle("run", number, accepted=True)
+
     def ask(
         self,
         device: Device,
@@ -205,15 +219,11 @@ class Fleet:
         steps: int,
         statistics: FeatureMap | None = None,
         bits: float | None = None,
-        extra_bytes: int = 0,
-        work_with: Callable[[TrainOrder, Workbench], DeviceReport] | None = None,
     ) -> DeviceReport:
         """Order, let the device work, and take its report; every byte and step is counted.
 
         Args:
             bits: instead of the plan's.
-            extra_bytes: that a method sends besides, each way.
-            work_with: instead of the device's round function.
         """
         sent = self.downlink.head_for(device.holding)
         parameters = dict(self.plan.update.parameters) | ({} if bits is None else {"bits": bits})
@@ -221,6 +231,7 @@ class Fleet:
         if self.basis is not None and statistics is None:
             held = device.holding.basis_version == self.basis.version
             basis = BasisOrder(self.basis.version, () if held else self.basis.tensors())
+        corrections = self.corrections(number)
         order = TrainOrder(
             run_id="run", round=number, plan_id=self.plan.plan_id, bundle_id=self.bundle.bundle_id,
             head_version=sent.version, head=() if statistics else sent.whole, steps=steps,
@@ -228,13 +239,14 @@ class Fleet:
             codec=CodecOrder(self.plan.update.codec, parameters), budget_j=None, deadline_s=1e6,
             seed=seed_for(self.plan, device.name, number), base=sent.version if statistics else sent.base,
             differences=() if statistics else sent.differences, attempt=1, statistics=statistics, basis=basis,
+            control=None if corrections is None else corrections.before.order(),
         )  # fmt: skip
         message = order_to(order)
         read = order_from(pb.NextOrderResponse.FromString(message.SerializeToString()))
         assert isinstance(read, TrainOrder)
-        report = (work_with or (lambda one, bench: work(one, bench, lambda: False)))(read, device.bench)
+        report = work(read, device.bench, lambda: False)
         data = serialise_report(report)
-        up, down = len(data) + extra_bytes, int(message.ByteSize()) + extra_bytes
+        up, down = len(data), int(message.ByteSize())
         width = 0 if statistics is None else statistics.width(self.task.train.shape[1])
         self.joules.add(
             device.board, steps=report.steps_done, macs=float(device.examples) * width * width,

@@ -3,7 +3,7 @@
 fedavg           everyone, two epochs, the mean of changes by examples (McMahan et al., AISTATS 2017)
 fedprox          the same with a pull of 0.1 towards the received head (Li et al., MLSys 2020)
 fedavgm, fedadam, fedyogi   the same with a server optimiser (Hsu et al. 2019; Reddi et al., ICLR 2021)
-scaffold         control variates on both sides (Karimireddy et al., ICML 2020, option II); they travel as float32
+scaffold         control variates on both sides (Karimireddy et al., ICML 2020, option II); c travels as float32
 planner          coordinator/budgets: who is asked, for how many steps, in how many bits, by metered joules
 closed_form      statistics of all devices in one round, projected or not; no step
 closed_form+sgd  whitened steps from there
@@ -29,10 +29,9 @@ from coordinator.budgets.order_line import OrderLine
 from coordinator.budgets.round_plan import Entrant, Surroundings, plan_round
 from coordinator.run.aggregation import Fold, Population
 from coordinator.run.statistics_fold import StatisticsFold, features_of
-from edge_runtime.round.work import Workbench, work
 from protos.energy.trace import Phase, PhaseEnergy
 from protos.normaliser import of_optimiser
-from protos.orders import DeviceReport, TrainOrder
+from protos.orders import DeviceReport
 from protos.plan.plan import RunPlan, parse
 from protos.update import codecs, trees
 from protos.update.tensors import decode
@@ -63,10 +62,17 @@ def _decoded(fleet: Fleet, report: DeviceReport) -> Tree:
 def averaged(fleet: Fleet, first: int, rounds: int) -> Rounds:
     """Everyone, every round; after each the newest head is the fleet's."""
     for number in range(first, rounds + 1):
-        fold = Fold(fleet.plan.aggregate, fleet.shapes, _lines(fleet), server=fleet.server)
+        fold = Fold(
+            fleet.plan.aggregate,
+            fleet.shapes,
+            _lines(fleet),
+            server=fleet.server,
+            corrections=fleet.corrections(number),
+        )
         for device in fleet.devices:
             report = fleet.ask(device, number, steps=fleet.steps(device))
             fold.add(report, _decoded(fleet, report))
+            fleet.accepted(device, number)
         fleet.move(fold.head_after(fleet.head), number)
         fleet.server = fold.server_after
         yield
@@ -85,51 +91,6 @@ def one_pass(fleet: Fleet, rounds: int) -> Rounds:
     yield
     if fleet.plan.train.method == "closed_form+sgd":
         yield from averaged(fleet, 2, rounds)
-
-
-def scaffold(fleet: Fleet, rounds: int) -> Rounds:
-    """Each step is corrected by what all devices pull less what this one does; both are learnt as rounds go by."""
-    zero = {name: np.zeros(shape, np.float32) for name, shape in fleet.shapes.items()}
-    common, own = dict(zero), {one.name: dict(zero) for one in fleet.devices}
-    rate = fleet.inputs["rate"]
-    for number in range(1, rounds + 1):
-        fold = Fold(fleet.plan.aggregate, fleet.shapes, _lines(fleet))
-        moved = {name: value.astype(np.float64) for name, value in zero.items()}
-        for device in fleet.devices:
-            pull = {name: common[name] - own[device.name][name] for name in common}
-
-            def corrected(order: TrainOrder, bench: Workbench, pull: Tree = pull) -> DeviceReport:
-                return _corrected(order, bench, pull, rate)
-
-            report = fleet.ask(
-                device, number, steps=fleet.steps(device), work_with=corrected, extra_bytes=4 * fleet.coordinates
-            )
-            update = _decoded(fleet, report)
-            fold.add(report, update)
-            # c_i+ = c_i - c + (x - y) / (K rate)
-            for name, value in update.items():
-                fresh = -pull[name] - value / np.float32(max(1, report.steps_done) * rate)
-                moved[name] += (fresh - own[device.name][name]) / len(fleet.devices)
-                own[device.name][name] = fresh
-        common = {name: (common[name] + moved[name]).astype(np.float32) for name in common}
-        fleet.move(fold.head_after(fleet.head), number)
-        yield
-
-
-def _corrected(order: TrainOrder, bench: Workbench, pull: Tree, rate: float) -> DeviceReport:
-    """The device's round with `` - rate (c - c_i)`` after each step: plain steps, so that it is SCAFFOLD's own."""
-    head, first = bench.head, bench.head.train_step
-
-    def step(x: object, y: object, weight: object = None, **inputs: float) -> float:
-        loss = first(x, y, weight, **inputs)  # type: ignore[arg-type]
-        head.write({name: value - np.float32(rate) * pull[name] for name, value in head.read().items()})
-        return loss
-
-    head.train_step = step  # type: ignore[method-assign,assignment]
-    try:
-        return work(order, bench, lambda: False)
-    finally:
-        del head.train_step
 
 
 class _Planner:
@@ -244,7 +205,10 @@ METHODS: dict[str, Method] = {
         lambda task: f'[train]\nproximal_mu = {_PROXIMAL_MU}\n[aggregate]\nnormalise = "none"\n',
         lambda fleet, n: averaged(fleet, 1, n),
     ),
-    "scaffold": Method(lambda task: '[aggregate]\nnormalise = "none"\n', scaffold),
+    "scaffold": Method(
+        lambda task: '[train]\ncorrection = "scaffold"\n[aggregate]\nnormalise = "none"\nweight = ["by_examples"]\n',
+        lambda fleet, n: averaged(fleet, 1, n),
+    ),
     **{
         name: Method(
             lambda task, server=server: f'[aggregate]\nnormalise = "none"\nserver = "{server}"\n',  # type: ignore[misc]

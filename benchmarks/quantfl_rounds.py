@@ -17,7 +17,7 @@ from quantfl_tasks import Task
 from coordinator.aggregate.rules import RULES
 from coordinator.lab.partition import partition
 from edge_runtime.round.training import train
-from protos.convert.heads import differences_from, head_to
+from protos.convert.head_transfers import differences_from, head_to
 from protos.convert.tensors import tensors_from, tensors_to
 from protos.model.head import Head
 from protos.normaliser import of_optimiser

@@ -427,7 +427,7 @@ class Meter:
         return self._over_sensor(spec)
 
     def _over_sensor(self, spec: str) -> WindowBook:
-        from edge_runtime.power.opening import make_sensor
+        from edge_runtime.power.sensor_factory import make_sensor
 
         sensor = make_sensor(spec, clock=self._clock)
         noted = None

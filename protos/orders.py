@@ -237,6 +237,21 @@ class BasisOrder:
 
 
 @dataclass(frozen=True)
+class ControlOrder:
+    """The coordinator's control variate of SCAFFOLD; see :mod:`protos.update.controls`.
+
+    Attributes:
+        version: of epoch and content.
+        epoch: a device's own control counts only if it is of this one; else it is zero.
+        tensors: of the head's shapes, or empty for zero.
+    """
+
+    version: str
+    epoch: int
+    tensors: tuple[EncodedTensor, ...] = ()
+
+
+@dataclass(frozen=True)
 class TrainOrder:
     """One round of work for one device.
 
@@ -251,6 +266,7 @@ class TrainOrder:
         attempt: at this round, from 1: an order of a further attempt is a new one. None from an older coordinator.
         statistics: what to sum of all training examples; no step is asked for then, and no head is sent.
         basis: the update is made and sent in these coordinates.
+        control: each gradient is corrected by this less the device's own control.
         evaluate: the head to start from is to be evaluated on the device's own held-out examples.
     """
 
@@ -272,6 +288,7 @@ class TrainOrder:
     attempt: int | None = None
     statistics: FeatureMap | None = None
     basis: BasisOrder | None = None
+    control: ControlOrder | None = None
     evaluate: bool = False
 
 
@@ -331,6 +348,8 @@ class DeviceReport:
         meter_id: of the meter of phases without a sensor; 0 when there are none.
         statistics: when the order asked for them.
         basis_version: of the coordinates of the update; empty for those of the head.
+        control_version: of the control that corrected its gradients; empty for none.
+        control_held: it had a control of its own to go with it.
         evaluation: of the head that it started from, where the order asked for it and there are held-out examples.
     """
 
@@ -357,6 +376,8 @@ class DeviceReport:
     meter_id: int = 0
     statistics: CodedMoments | None = None
     basis_version: str = ""
+    control_version: str = ""
+    control_held: bool = False
     evaluation: HeadEvaluation | None = None
 
 

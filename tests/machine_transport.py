@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Callable
 
-from firmware_tools.bridge.machine.driver import Machine
+from firmware_tools.bridge.machine.driver import FirmwareMachine
 from protos.errors import SensorError
 
 __all__ = ["MachineTransport", "MachineWorld"]
@@ -30,7 +30,7 @@ class MachineWorld:
     ``opener`` goes where a program wants a function that opens a port.
     """
 
-    def __init__(self, machine: Machine, *, seed: int = 0, offset_s: float = 1000.0) -> None:
+    def __init__(self, machine: FirmwareMachine, *, seed: int = 0, offset_s: float = 1000.0) -> None:
         self.machine, self.offset_s = machine, offset_s
         self.plugged = True
         self._random = random.Random(seed)

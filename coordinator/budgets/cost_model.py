@@ -123,6 +123,12 @@ class CostModel:
         embed, train, encode, send, idle = (of(self._phases[phase]) for phase in _ORDER)
         return Prices(*embed, *train, *encode, *send, *idle)
 
+    @property
+    def embedding(self) -> Estimate:
+        """Joules of one embedding, as :attr:`prices` and :attr:`deviations` have them."""
+        fit = self._phases[Phase.EMBED]
+        return Estimate(float(fit.coefficients[1]), float(fit.deviations[1]))
+
     def knows(self, phase: Phase) -> bool:
         """Whether this phase was ever metered at work."""
         return self._phases[phase].seen > 0
@@ -160,4 +166,4 @@ def _counts(phase: Phase, work: Work, seconds: float) -> tuple[float, ...]:
         case Phase.IDLE:
             return (seconds, float(work.bytes_down))
         case Phase.INFER:
-            return ()
+            raise ValueError("predictions are no part of a round")

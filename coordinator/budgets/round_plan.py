@@ -213,7 +213,6 @@ def _line(plan: RunPlan, one: Entrant, decision: Decision, allotment: Allotment,
     planned = plan.planner.policy != "none"
     size = report_bytes(decision.bits, here.coordinates)
     cost = one.costs.forecast(Work(0, 0, size, 0))
-    price, doubt = one.costs.prices, one.costs.deviations
     return OrderLine(
         device_id=one.device_id,
         steps=decision.steps,
@@ -224,7 +223,7 @@ def _line(plan: RunPlan, one: Entrant, decision: Decision, allotment: Allotment,
         expected_j=decision.expected_j,
         # What was never metered is not said, so that the device tries it once and knows.
         costs=CostHint(
-            price.embedding_j + doubt.embedding_j if one.costs.knows(Phase.EMBED) else 0.0,
+            one.costs.embedding.at_most(1.0) if one.costs.knows(Phase.EMBED) else 0.0,
             cost.step.at_most(1.0) if one.costs.knows(Phase.TRAIN) else 0.0,
             cost.sending.at_most(1.0) if one.costs.knows(Phase.SEND) else cost.sending.mean,
             one.work_w,

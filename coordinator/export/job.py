@@ -12,7 +12,7 @@ from coordinator.operator.status import ExportSummary
 from coordinator.run.evaluation import Evaluator, embed, recall
 from coordinator.run.planning import held_out
 from coordinator.store import heads, runs
-from coordinator.store.bundles import BundleShelf
+from coordinator.store.bundle_store import BundleStore
 from coordinator.store.database import Database
 from protos.datafiles.dataset import Dataset
 from protos.errors import CheckFailed, EdgejouleError, StoreError, UnknownRunError, UsageError
@@ -62,7 +62,7 @@ def find(db: Database, name: str, head_version: str) -> ExportJob:
 
 
 def export(
-    job: ExportJob, shelf: BundleShelf, evaluations: Path, max_drop: float = DEFAULT_LIMIT
+    job: ExportJob, bundle_store: BundleStore, evaluations: Path, max_drop: float = DEFAULT_LIMIT
 ) -> tuple[ExportSummary, bytes]:
     """Assemble and check the integer model.
 
@@ -73,7 +73,7 @@ def export(
         UsageError: the run has no held-out data.
         CheckFailed: the integer model is worse than the float head by more than ``max_drop``, a share, and chance.
     """
-    bundle = shelf.open(job.bundle_id)
+    bundle = bundle_store.open(job.bundle_id)
     data = _data(job, bundle)
     evaluator = _evaluator(job, bundle, data, evaluations)
     try:

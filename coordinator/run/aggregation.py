@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from coordinator.aggregate.controls import ControlFold, Controls, without
 from coordinator.aggregate.mean import Wide
 from coordinator.aggregate.rules import RULES
 from coordinator.aggregate.server_optimisers import SERVER_OPTIMISERS, ServerSettings
@@ -36,6 +37,23 @@ class Population:
     of_device: Callable[[str], Tree | None] = lambda device_id: None
 
 
+@dataclass(frozen=True)
+class Corrections:
+    """What a round of SCAFFOLD needs to know.
+
+    Attributes:
+        number: of the round.
+        before: the controls that its orders carried.
+        known: weight of each device whose own control these hold.
+        inputs: of the train signature in this round, defaults included.
+    """
+
+    number: int
+    before: Controls
+    known: Mapping[str, float]
+    inputs: Mapping[str, float]
+
+
 class Fold:
     """Folds reports as they come, in memory for one, whatever their number.
 
@@ -45,10 +63,12 @@ class Fold:
         lines: the orders of the round, by device; who has the largest budget depends on all of them.
         population: whom the round speaks for; None: those whose reports came, as their weighted mean.
         server: the state of the plan's server optimiser before the round; None: before any.
+        corrections: with control variates; None: without.
 
     Attributes:
         folded: whose reports are in, in their order.
-        server_after: the state of the server optimiser after :meth:`head_after`.
+        server_after: the state of the server optimiser, and of controls, after :meth:`head_after`.
+        said: what else is to be written down of the round after that, or "".
     """
 
     def __init__(
@@ -58,11 +78,17 @@ class Fold:
         lines: Mapping[str, OrderLine],
         population: Population | None = None,
         server: Tree | None = None,
+        corrections: Corrections | None = None,
     ) -> None:
         self._server = pick(SERVER_OPTIMISERS, plan.server, what="server optimiser", where="aggregate", error=PlanError)
         self._settings = ServerSettings(plan.server_momentum, plan.server_second, plan.server_tau)
-        self._before = self._server.start(shapes, self._settings) if server is None else server
-        self.server_after: Tree = self._before
+        state = {} if server is None else without(server)
+        self._before = state or self._server.start(shapes, self._settings)
+        self._corrections = corrections
+        self._controls = None if corrections is None else ControlFold(corrections.before, corrections.known)
+        self.said = ""
+        self._kept: Tree = self._before if server is None else server
+        self.server_after: Tree = self._kept
         self._plan = plan
         self._rule = pick(RULES, plan.normalise, what="normalisation", where="aggregate.normalise", error=PlanError)
         self._state = self._rule.start(shapes)
@@ -88,6 +114,10 @@ class Fold:
 
     def _add(self, report: DeviceReport, update: Tree) -> None:
         say = self.weight_of(report)
+        if self._controls is not None and self._corrections is not None:
+            self._controls.add(
+                report.device_id, update, say, report.steps_done, self._corrections.inputs, held=report.control_held
+            )
         self._state = self._rule.add(self._state, update, say, report.local_normaliser)
         self._totals.weight += say
         self._totals.work += say * report.local_normaliser
@@ -122,7 +152,7 @@ class Fold:
             NonFiniteError: the head has left the numbers.
         """
         change = self._rule.finish(self._state)
-        self.server_after = self._before
+        self.server_after = self._kept
         if change is None:
             return head
         if self._population is not None:
@@ -130,6 +160,9 @@ class Fold:
         with np.errstate(over="ignore"):
             change, self.server_after = self._server.step(change, self._before, self._settings)
             moved = trees.add_scaled(head, change, self._plan.server_rate)
+        if self._controls is not None and self._corrections is not None:
+            self.server_after = {**self.server_after, **self._controls.after(self._corrections.number).tree()}
+            self.said = f"controls begin anew: {self._controls.anew}" if self._controls.anew else ""
         try:
             trees.check(moved, trees.shapes(head), where="head")
         except NonFiniteError as error:

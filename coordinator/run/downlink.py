@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from protos.convert.heads import MAX_DIFFERENCES, head_to, serialise_difference
+from protos.convert.head_transfers import MAX_DIFFERENCES, head_to, serialise_difference
 from protos.orders import Holding
 from protos.plan.plan import RunPlan
 from protos.update import codecs, trees

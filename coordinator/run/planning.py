@@ -18,13 +18,14 @@ from coordinator.budgets.codec_error import ERROR
 from coordinator.budgets.solar import read_trace
 from protos.catalog import hint
 from protos.datafiles.dataset import Dataset, account_of, check, fitted, load
+from protos.datafiles.front_end import declared
 from protos.errors import PlanError, PluginError
 from protos.model.bundle import Bundle, open_bundle
-from protos.model.manifest import Manifest
+from protos.model.manifest import CORRECTION, Manifest
 from protos.model.resemblance import held_against
 from protos.plan.plan import RunPlan, parse
 from protos.plugins import Plugin, find, installed, refused
-from protos.update import codecs, trees
+from protos.update import codecs, controls, trees
 from protos.update.trial import Trial, tried
 
 # Inputs that [train] names itself; they stand at these values when the plan says nothing.
@@ -62,6 +63,7 @@ def prepare(plan_toml: str, directory: Path, *, where: str = "plan") -> Prepared
     inputs = train_inputs(plan, bundle.manifest, where=where)
     _try_plugins(plan)
     _check_closed_form(plan, bundle.manifest, where)
+    _check_correction(plan, bundle.manifest, where)
     _check_budgets(plan, directory, where)
     data = held_out(plan, bundle.manifest, directory)
     return Prepared(plan, bundle, inputs, data)
@@ -112,6 +114,27 @@ def _check_closed_form(plan: RunPlan, manifest: Manifest, where: str) -> None:
         )
 
 
+def _check_correction(plan: RunPlan, manifest: Manifest, where: str) -> None:
+    """Whether the bundle and the codec go with control variates. Raises PlanError."""
+    if plan.train.correction == "none":
+        return
+    place = f"{where}: train.correction"
+    if manifest.head.optimiser not in controls.OPTIMISERS:
+        raise PlanError(
+            f"'scaffold' takes what a device moved for the sum of its gradients, and the bundle's train step is "
+            f"{manifest.head.optimiser}",
+            where=place,
+            fix="convert the model with --optimiser sgd",
+        )
+    codec = codecs.build(plan.update.codec, plan.update.parameters)
+    if codec.init(manifest.head.shapes()):
+        raise PlanError(
+            f"'scaffold' would take what codec {plan.update.codec!r} still owes for a gradient",
+            where=place,
+            fix="take a codec without error feedback, such as uniform_stochastic or entropy_coded",
+        )
+
+
 def _check_budgets(plan: RunPlan, directory: Path, where: str) -> None:
     if plan.planner.policy != "none" and plan.update.codec not in ERROR:
         raise PlanError(
@@ -129,7 +152,12 @@ def held_out(plan: RunPlan, manifest: Manifest, directory: Path) -> Dataset | No
         return None
     shape = manifest.backbone.input_shape
     source = directory / Path(plan.evaluate.data).expanduser()
-    data = load(source, image_shape=shape if len(shape) == 3 else None, classes=manifest.classes)
+    data = load(
+        source,
+        image_shape=shape if len(shape) == 3 else None,
+        classes=manifest.classes,
+        front_end=declared(manifest.provenance),
+    )
     data = data.test() if data.is_test.any() else data
     check(data, shape, len(manifest.classes))
     held_against(manifest, data.held, where=data.source)
@@ -156,6 +184,14 @@ def train_inputs(plan: RunPlan, manifest: Manifest, *, where: str = "plan") -> d
     # A bundle without momentum is asked for none; that is no contradiction.
     asked = {name: value for name, value in asked.items() if name in known or (value != 0 and name != "rate")}
     asked |= {name: float(value) for name, value in plan.train.inputs.items()}
+    if plan.train.correction != "none":
+        asked[CORRECTION] = 1.0
+        if CORRECTION not in known:
+            raise PlanError(
+                "the bundle's train step takes no corrections: it was converted before there were any",
+                where=f"{where}: train.correction",
+                fix="convert the model again with this release",
+            )
     if plan.trains_whitened and "weight_decay" in known and "weight_decay" not in plan.train.inputs:
         # It would pull along directions that say little; the closed form is shrunk already.
         asked["weight_decay"] = 0.0
@@ -256,6 +292,8 @@ def summary(prepared: Prepared) -> dict[str, object]:
         "budget_fleet_j": plan.budget.fleet_j,
         "planner": plan.planner.policy,
         "method": plan.train.method,
+        "correction": plan.train.correction,
+        "server": plan.aggregate.server,
         "evaluation_examples": len(prepared.data) if prepared.data is not None else None,
         "evaluation_account": "; ".join(account_of_held_out(prepared)) or None,
     }

@@ -14,14 +14,14 @@ from coordinator.run.evaluation import Evaluator, embed, recall
 from coordinator.run.planning import held_out, train_inputs
 from coordinator.run.roster import Roster
 from coordinator.run.round_events import Rules
-from coordinator.run.round_machine import Machine
+from coordinator.run.round_machine import RoundMachine
 from coordinator.run.run import ActiveRun
 from coordinator.run.workers import Worker
-from coordinator.store import bases, devices, heads, reports, runs, server_states
 from coordinator.store import device_heads as shown
-from coordinator.store.bundles import BundleShelf, NotHereError
+from coordinator.store import devices, heads, reports, runs, server_states, training_bases
+from coordinator.store.bundle_store import BundleStore, NotHereError
 from coordinator.store.database import Database
-from protos.convert.heads import parse_difference
+from protos.convert.head_transfers import parse_difference
 from protos.errors import UnknownRunError
 from protos.model.bundle import Bundle
 from protos.plan.plan import RunPlan, parse
@@ -39,7 +39,7 @@ class Rooms:
     models: Worker
     looks: Worker
     readers: Worker
-    shelf: BundleShelf
+    bundle_store: BundleStore
     evaluations: Path
 
 
@@ -59,7 +59,7 @@ async def open_run(rooms: Rooms, run_id: str, now_s: float) -> ActiveRun:
     """
     row = await rooms.books.do(_row, rooms.db, run_id)
     plan = parse(row["plan_toml"], where=row["name"])
-    bundle = await rooms.models.do(_bundle, rooms.shelf, row["bundle_id"])
+    bundle = await rooms.models.do(_bundle, rooms.bundle_store, row["bundle_id"])
     head = await rooms.books.do(_newest_head, rooms.db, row)
     if await rooms.books.do(_is_new, rooms.db, run_id):
         key, evaluator, accuracy, loss = await rooms.models.do(_first_look, rooms, row, plan, bundle, head)
@@ -73,7 +73,7 @@ async def open_run(rooms: Rooms, run_id: str, now_s: float) -> ActiveRun:
         plan=plan,
         bundle=bundle,
         inputs=train_inputs(plan, bundle.manifest, where=row["name"]),
-        machine=Machine(rules_of(plan), now_s=now_s),
+        machine=RoundMachine(rules_of(plan), now_s=now_s),
         roster=Roster(plan, row["engine"], has_twin=bundle.manifest.edge_tpu is not None, run_id=run_id),
         head=head,
         downlink=await rooms.books.do(_downlink, rooms.db, run_id, head, trees.version(bundle.initial_head())),
@@ -87,13 +87,13 @@ async def open_run(rooms: Rooms, run_id: str, now_s: float) -> ActiveRun:
     return run
 
 
-def _bundle(shelf: BundleShelf, bundle_id: str) -> Bundle:
+def _bundle(bundle_store: BundleStore, bundle_id: str) -> Bundle:
     try:
-        return shelf.open(bundle_id)
+        return bundle_store.open(bundle_id)
     except UnknownRunError as error:
         # Another state folder beside the same database may hold it: no fault of the run.
         fix = "copy it from the state folder that the run was started in"
-        raise NotHereError(f"no bundle {bundle_id} is held here", where=str(shelf.folder), fix=fix) from error
+        raise NotHereError(f"no bundle {bundle_id} is held here", where=str(bundle_store.folder), fix=fix) from error
 
 
 def _row(db: Database, run_id: str) -> RowMapping:
@@ -114,7 +114,7 @@ def _newest_head(db: Database, row: RowMapping) -> Tree:
 
 def _basis(db: Database, run_id: str) -> Basis | None:
     with db.reading() as connection:
-        return bases.get(connection, run_id)
+        return training_bases.get(connection, run_id)
 
 
 def _server(db: Database, run_id: str) -> Tree | None:
@@ -174,10 +174,10 @@ def _find_place(db: Database, run: ActiveRun, now_s: float) -> None:
     ordered = dict.fromkeys((*reported, *asked))
     if last["state"] == "closed":
         expected = [device_id for device_id in ordered if device_id not in left]
-        run.machine = Machine(rules, round=number + 1, expected=expected, now_s=now_s)
+        run.machine = RoundMachine(rules, round=number + 1, expected=expected, now_s=now_s)
         return
     if last["state"] == "abandoned":
-        run.machine = Machine.retry(
+        run.machine = RoundMachine.retry(
             rules,
             round=number,
             attempt=attempt + 1,
@@ -188,7 +188,7 @@ def _find_place(db: Database, run: ActiveRun, now_s: float) -> None:
         )
         ledger.refold(db, run, number)
         return
-    run.machine = Machine.resume(
+    run.machine = RoundMachine.resume(
         rules,
         round=number,
         attempt=attempt,

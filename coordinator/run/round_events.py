@@ -140,6 +140,14 @@ class Dry:
 
 
 @dataclass(frozen=True)
+class QuorumAfterAll:
+    """The attempt that was about to be written down as abandoned has its quorum: reports came in before it was."""
+
+    round: int
+    attempt: int
+
+
+@dataclass(frozen=True)
 class Tick:
     """Time has passed."""
 
@@ -170,7 +178,22 @@ class Enough:
     why: str
 
 
-Event = Arrived | Left | Writing | Written | Accepted | Refused | Spared | Dry | Tick | Settled | Stop | Broken | Enough
+Event = (
+    Arrived
+    | Left
+    | Writing
+    | Written
+    | Accepted
+    | Refused
+    | Spared
+    | Dry
+    | QuorumAfterAll
+    | Tick
+    | Settled
+    | Stop
+    | Broken
+    | Enough
+)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ Rules kept here:
 * A round closes when nobody is left to wait for, or at its deadline, if a quorum has reported; otherwise it is
   abandoned and tried again under the same number. Reports accepted before stay valid in the next attempt: the head
   has not moved, so they are neither lost nor asked for twice.
+* Until it is on disk that an attempt is abandoned, reports of it count for it: with them it may close after all.
 * While a report is being written nothing is decided: no round ends, opens or stops, whatever else happens meanwhile.
 * Whom the planner spares is not ordered, and not waited for. When it can ask nobody, the round gathers again, or the
   run fails when nothing can refill the budgets.
@@ -39,6 +40,7 @@ from coordinator.run.round_events import (
     Hope,
     Left,
     Open,
+    QuorumAfterAll,
     Refused,
     Rules,
     Settled,
@@ -51,7 +53,7 @@ from coordinator.run.round_events import (
 )
 
 
-class Machine:
+class RoundMachine:
     """The rounds of one run.
 
     Args:
@@ -83,6 +85,8 @@ class Machine:
         self._dry_since_s: float | None = None
         # From the decision to open until the orders are on disk.
         self._opening = False
+        # The attempt that was given up, with those who were ordered in it, until the next one is on disk.
+        self._given_up: tuple[int, dict[str, None]] | None = None
         self._stopping = self._stopping_at_once = False
 
     @classmethod
@@ -97,7 +101,7 @@ class Machine:
         earlier: Iterable[str] = (),
         left: Iterable[str] = (),
         now_s: float,
-    ) -> Machine:
+    ) -> RoundMachine:
         """A machine in the middle of an open round, as after a restart. ``ordered`` are the devices of this attempt
         and those whose reports were carried over, ``earlier`` those of any attempt. The deadline starts anew: no
         clock survives a restart."""
@@ -122,7 +126,7 @@ class Machine:
         reported: Iterable[str],
         expected: Iterable[str] = (),
         now_s: float,
-    ) -> Machine:
+    ) -> RoundMachine:
         """A machine that gathers for a further attempt at a round, as after a restart. ``ordered`` are the devices
         of the attempts before, ``expected`` those that the last one waited for in vain."""
         machine = cls(rules, round=round, expected=expected, now_s=now_s)
@@ -181,6 +185,7 @@ class Machine:
                 self._waiting.discard(device_id)
             case Spared(devices):
                 self._dry_since_s = None
+                self._given_up = None
                 if self.state is State.OPEN and self._opening:
                     self._opening, self.deadline_s = False, now_s + self.rules.deadline_s
                 for device_id in devices:
@@ -189,6 +194,8 @@ class Machine:
             case Dry(hope, why):
                 if (dried := self._dry(hope, why, now_s)) is not None:
                     return [dried]
+            case QuorumAfterAll(number, attempt):
+                self._take_back(number, attempt, now_s)
             case Settled():
                 if (end := self._settled(now_s)) is not None:
                     return [end]
@@ -252,9 +259,24 @@ class Machine:
             self.state = State.FAILED
             return [*actions, Fail(f"{reason}; given up after {self.attempt} attempts")]
         self._earlier |= set(self.ordered)
+        self._given_up = self.attempt, self.ordered
         self._gather(now_s, expected=missing)
         self.attempt += 1
         return actions
+
+    def _take_back(self, number: int, attempt: int, now_s: float) -> None:
+        """Go back to an attempt that was given up, past its deadline: it ends at the next decision. An attempt that
+        was decided on meanwhile is not opened."""
+        if self._given_up is None or (number, attempt) != (self.round, self._given_up[0]):
+            return
+        if self.state is State.SETTLING:
+            return
+        _, ordered = self._given_up
+        self._given_up = None
+        self.state, self.attempt = State.OPEN, attempt
+        self.ordered = ordered | self.reported
+        self._waiting = set()
+        self._opening, self.deadline_s = False, now_s
 
     def _dry(self, hope: Hope, why: str, now_s: float) -> Fail | None:
         """Wait for joules, without end only where they are sure to come: a run that waits holds up those behind it."""

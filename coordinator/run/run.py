@@ -9,15 +9,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from coordinator.aggregate.controls import Controls
 from coordinator.budgets.guesses import Remembered
 from coordinator.budgets.order_line import OrderLine
-from coordinator.run.aggregation import Fold, Population
+from coordinator.run.aggregation import Corrections, Fold, Population
 from coordinator.run.downlink import Downlink, SentHead
 from coordinator.run.evaluation import Evaluator
 from coordinator.run.planning import seed_for
 from coordinator.run.roster import Roster, in_short
 from coordinator.run.round_events import State
-from coordinator.run.round_machine import Machine
+from coordinator.run.round_machine import RoundMachine
 from coordinator.run.statistics_fold import StatisticsFold, decoded, features_of
 from coordinator.run.validation import Expected, RejectedError, check, check_claims
 from coordinator.store.statistics import Held
@@ -94,7 +95,7 @@ class ActiveRun:
     plan: RunPlan
     bundle: Bundle
     inputs: Mapping[str, float]
-    machine: Machine
+    machine: RoundMachine
     roster: Roster
     head: Tree
     downlink: Downlink
@@ -164,6 +165,15 @@ class ActiveRun:
         """Every input of the train signature in round ``number``, defaults included."""
         return {one.name: one.default for one in self.bundle.manifest.head.inputs} | self.inputs_at(number)
 
+    @property
+    def corrects(self) -> bool:
+        """Whether steps are corrected by control variates."""
+        return self.plan.train.correction == "scaffold"
+
+    def controls(self) -> Controls | None:
+        """Those that orders of the open round carry; None without any."""
+        return Controls.kept(self.server, self._shapes) if self.corrects else None
+
     def may_have_begun(self, device_id: str) -> bool:
         """Whether a start of this device may have worked on its order of the open round."""
         return device_id in self.handed or not self.opened_here
@@ -180,6 +190,7 @@ class ActiveRun:
         if line is None or not self.ready.is_set() or not self.machine.owes(device_id) or device_id in self.refused:
             return None
         sums = self.asks_statistics(self.machine.round)
+        controls = self.controls()
         # Sums need no head: its name is enough.
         sent = SentHead(self.downlink.version, base=self.downlink.version) if sums else self.downlink.head_for(holding)
         return TrainOrder(
@@ -201,6 +212,7 @@ class ActiveRun:
             attempt=self.machine.attempt,
             statistics=features_of(self.plan, self.bundle) if sums else None,
             basis=None if sums else self._basis_for(holding),
+            control=None if controls is None else controls.order(),
             # Who has held-out data of its own asks nobody.
             evaluate=self.evaluator is None and not sums,
         )
@@ -231,6 +243,7 @@ class ActiveRun:
             optimiser=spec.optimiser,
             attempt=self.machine.attempt,
             basis=self.basis,
+            control=self.controls(),
         )
 
     def checked(self, report: DeviceReport, line: OrderLine, declared_examples: int) -> Tree | Moments:
@@ -255,15 +268,21 @@ class ActiveRun:
         lines: Mapping[str, OrderLine],
         population: Population | None,
         before: Callable[[], Iterable[Held]] = tuple,
+        controlled: Mapping[str, float] | None = None,
     ) -> Fold | StatisticsFold:
         """A fold of the round of these orders, still empty.
 
         Args:
             before: statistics that were held before it.
+            controlled: weight of each device whose control variate the coordinator's sum holds.
         """
         if self.asks_statistics(number):
             return StatisticsFold(self.plan, self.bundle, lines, before, self.evaluator)
-        return Fold(self.plan.aggregate, self.bundle.manifest.head.shapes(), lines, population, self.server)
+        controls = self.controls()
+        corrections = None
+        if controls is not None:
+            corrections = Corrections(number, controls, controlled or {}, self.all_inputs(number))
+        return Fold(self.plan.aggregate, self._shapes, lines, population, self.server, corrections)
 
     def take_fold(
         self, lines: Mapping[str, OrderLine], fold: Fold | StatisticsFold, sessions: Mapping[str, str | None]

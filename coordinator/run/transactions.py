@@ -12,8 +12,8 @@ from sqlalchemy import Connection
 
 from coordinator.budgets.round_plan import RoundPlan
 from coordinator.learning import stopping
-from coordinator.run import bounds, budget_hopes
-from coordinator.run import budget_books as budgeting
+from coordinator.run import budget_outlook, plausibility
+from coordinator.run import round_budgets as budgeting
 from coordinator.run.downlink import Downlink
 from coordinator.run.round_events import Dry, Enough
 from coordinator.run.run import ActiveRun
@@ -21,7 +21,6 @@ from coordinator.run.run import report_limit as of_plan
 from coordinator.run.validation import RejectedError
 from coordinator.store import accounts as grants
 from coordinator.store import (
-    bases,
     batches,
     costs,
     devices,
@@ -32,11 +31,12 @@ from coordinator.store import (
     runs,
     server_states,
     statistics,
+    training_bases,
 )
 from coordinator.store import device_heads as shown
 from coordinator.store.database import AlreadyThereError, Database
 from protos.convert.energy import named
-from protos.convert.heads import serialise_difference
+from protos.convert.head_transfers import serialise_difference
 from protos.convert.reports import parse_report
 from protos.energy.trace import PhaseEnergy
 from protos.errors import StoreError, UnknownRunError, UpdateError
@@ -91,7 +91,7 @@ def read(
     try:
         report = _parsed(data, run_id, number, device_id)
         update = check(report)
-        if (fault := bounds.report_fault(report, declared, board)) is not None:
+        if (fault := plausibility.report_fault(report, declared, board)) is not None:
             raise RejectedError(*fault)
     except RejectedError as error:
         return Read(number, device_id, data, board, refusal=error)
@@ -207,7 +207,7 @@ def _settle_of(connection: Connection, data: bytes, run_id: str, number: int, de
     except RejectedError:
         return None
     if not reports.holds(connection, run_id, number, device_id):
-        energy, faults = bounds.possible(_named(connection, device_id, report), board)
+        energy, faults = plausibility.possible(_named(connection, device_id, report), board)
         _say(faults, run_id, number, device_id)
         reports.settle(connection, run_id, number, device_id, energy, report.attempt)
     return report.attempt
@@ -278,7 +278,7 @@ def settle(
                 (one.run_id, one.round, device_id)
                 for device_id, settled in waiting
                 for one in settled
-                if one.round <= bounds.LAST_ROUND
+                if one.round <= plausibility.LAST_ROUND
             ],
         )
         meters = devices.meters_of(
@@ -289,13 +289,13 @@ def settle(
             strange.append([one for one in settled if (one.run_id, one.round, device_id) not in there])
             for one in settled:
                 if (one.run_id, one.round, device_id) in there:
-                    energy, faults = bounds.possible(
+                    energy, faults = plausibility.possible(
                         named(one.energy, one.meter_id, meters.get(device_id) if one.meter_id else None),
                         boards.get(device_id, ""),
                     )
                     _say(faults, one.run_id, one.round, device_id)
                     told.append(batches.Told(one.run_id, one.round, device_id, tuple(energy), one.attempt))
-        budgeting.learn_all(connection, batches.settle(connection, told))
+        budgeting.learn_all(connection, batches.settle(connection, told, there))
     return strange
 
 
@@ -318,7 +318,7 @@ def open_round(
         ):
             if run.asks_statistics(number) and all_held(connection, run, number, cards):
                 return Enough("the statistics of every device that is present are held")
-            return budget_hopes.outlook(connection, run, number, cards, now_unix_s)
+            return budget_outlook.outlook(connection, run, number, cards, now_unix_s)
         asked = set(runs.asked(connection, run.run_id, number, attempt))
     refold(db, run, number)
     return [card.device_id for card in cards if card.device_id not in asked]
@@ -447,7 +447,12 @@ def refold(db: Database, run: ActiveRun, number: int) -> None:
     with db.writing() as connection:
         lines = grants.complete(connection, run.run_id, number, runs.lines_of(connection, run.run_id, number))
         before = list(statistics.held_by(connection, run.run_id, number)) if run.asks_statistics(number) else []
-        fold = run.new_fold(number, lines, budgeting.population(connection, run, number), lambda: before)
+        controls = run.controls()
+        controlled = (
+            None if controls is None else reports.weights_between(connection, run.run_id, controls.epoch, number)
+        )
+        people = budgeting.population(connection, run, number)
+        fold = run.new_fold(number, lines, people, lambda: before, controlled)
         sessions = runs.sessions_of(connection, run.run_id, number)
         for data in reports.in_order(connection, run.run_id, number):
             report = parse_report(data)
@@ -476,7 +481,7 @@ def close_round(
     train from now on; once.
 
     Args:
-        said: how the head was made, in words; "" for the mean of changes.
+        said: how the head was made, in words, or what became of control variates; "" for the mean of changes.
         server: the state of the server optimiser from now on; None or empty: it has none.
     """
     with db.writing() as connection:
@@ -491,12 +496,12 @@ def close_round(
         ]
         shown.put(connection, run.run_id, downlink.shown, links)
         if basis is not None:
-            bases.put(connection, run.run_id, basis)
+            training_bases.put(connection, run.run_id, basis)
         if server:
             server_states.put(connection, run.run_id, server)
         evaluations.add_up(connection, run.run_id, number - 1)
         if said:
-            runs.note(connection, run.run_id, number, "solved", said)
+            runs.note(connection, run.run_id, number, "controls" if run.corrects else "solved", said)
         if number > 1 and run.forgets_reports:
             # Of the round that has just closed they stay, for whoever wants to know how its head came about.
             pruning.forget_bytes(connection, run.run_id, number - 1)
@@ -511,15 +516,25 @@ def enough(db: Database, run: ActiveRun) -> str:
     return stopping.why_stop(accuracies, examples, run.plan.evaluate.patience)
 
 
-def abandon_round(db: Database, run: ActiveRun, number: int, attempt: int, reason: str) -> None:
-    """Write down that an attempt failed; once."""
+def abandon_round(db: Database, run: ActiveRun, number: int, attempt: int, reason: str) -> bool:
+    """Write down that an attempt failed; once.
+
+    Returns:
+        False when it has its quorum, and nothing was written: reports came in since it was given up, while that could
+        not be written.
+    """
     with db.writing() as connection:
         if _stands(connection, run.run_id, number, attempt, "abandoned"):
             run.sent.clear()
-            return
+            return True
+        reported = reports.devices_in(connection, run.run_id, number)
+        ordered = {*reported, *runs.asked(connection, run.run_id, number, attempt)}
+        if len(reported) >= run.machine.rules.needed(len(ordered)):
+            return False
         _write_sent(connection, run, number)
         runs.abandon_round(connection, run.run_id, number, reason)
     run.sent.clear()
+    return True
 
 
 def _write_sent(connection: Connection, run: ActiveRun, number: int) -> None:

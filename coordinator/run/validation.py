@@ -10,10 +10,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from protos.errors import UpdateError
+from coordinator.aggregate.controls import Controls
+from protos.errors import NonFiniteError, UpdateError
 from protos.normaliser import of_optimiser
 from protos.orders import DeviceReport
 from protos.statistics.whitening import Basis
+from protos.update import controls
 from protos.update.tensors import decode
 from protos.update.trees import Shapes, Tree
 
@@ -47,6 +49,7 @@ CODES = (
     "bad_update",
     "bad_statistics",
     "wrong_basis",
+    "wrong_control",
 )
 
 
@@ -59,6 +62,7 @@ class Expected:
         attempt: the newest at the round; reports of earlier ones are still welcome, since the head is the same.
         optimiser: the bundle's; "sgd" takes rate, momentum and proximal_mu.
         basis: coordinates that the update is in; None: those of the head.
+        control: of SCAFFOLD, in the order; None: there was none.
     """
 
     plan_id: str
@@ -71,6 +75,7 @@ class Expected:
     optimiser: str
     attempt: int = 1
     basis: Basis | None = None
+    control: Controls | None = None
 
 
 def check(report: DeviceReport, expected: Expected) -> Tree:
@@ -87,9 +92,18 @@ def check(report: DeviceReport, expected: Expected) -> Tree:
             f"the update is in the coordinates {report.basis_version or 'of the head'}, the order says "
             f"{basis or 'those of the head'}; install the same release on the device and the coordinator",
         )
+    control = expected.control.order().version if expected.control is not None else ""
+    if report.control_version != control:
+        raise RejectedError(
+            "wrong_control",
+            f"steps corrected by {report.control_version or 'no control variate'}, the order says {control or 'none'}; "
+            "install the same release on the device and the coordinator",
+        )
     try:
         update = decode(report.update, expected.shapes)
-    except UpdateError as error:
+        if expected.control is not None and report.steps_done:
+            controls.change_of_own(expected.control.common, update, report.steps_done, expected.inputs)
+    except (UpdateError, NonFiniteError) as error:
         raise RejectedError("bad_update", f"update refused: {error}") from error
     return update if expected.basis is None else expected.basis.back(update)
 

@@ -1,4 +1,4 @@
-"""The service that devices call: translate, delegate to the keeper, translate back."""
+"""The service that devices call: translate, delegate to the run manager, translate back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from coordinator.server.admission import Admission
 from coordinator.server.answering import answered, answered_stream
-from coordinator.server.keeper import Keeper
+from coordinator.server.run_manager import RunManager
 from coordinator.server.uploads import receive
 from coordinator.server.version import software_version
 from protos.convert.cards import card_from
@@ -32,8 +32,8 @@ log = logging.getLogger("edgejoule.coordinator")
 class DeviceService(rpc.DeviceServiceServicer):
     """Devices ask; the coordinator never calls."""
 
-    def __init__(self, keeper: Keeper) -> None:
-        self._keeper = keeper
+    def __init__(self, run_manager: RunManager) -> None:
+        self._run_manager = run_manager
         self._admission = Admission()
 
     @answered
@@ -46,7 +46,7 @@ class DeviceService(rpc.DeviceServiceServicer):
                 where=request.device_id[:80],
                 fix="install the same release on both",
             )
-        check_in_s = await self._keeper.join(card_from(request))
+        check_in_s = await self._run_manager.join(card_from(request))
         return pb.JoinResponse(
             protocol_major=PROTOCOL[0],
             protocol_minor=PROTOCOL[1],
@@ -64,12 +64,12 @@ class DeviceService(rpc.DeviceServiceServicer):
         )
         waits_s = finite(request.waits_s, "waits_s", at_most=MAX_WAIT_S)
         receptions = receptions_from(request.receptions)
-        order = await self._keeper.next_order(
+        order = await self._run_manager.next_order(
             request.device_id, request.session, settled, holding, waits_s, receptions=receptions
         )
         response = order_to(order)
         if isinstance(order, TrainOrder):
-            self._keeper.sent(order, request.device_id, response.ByteSize())
+            self._run_manager.sent(order, request.device_id, response.ByteSize())
         return response
 
     @answered_stream
@@ -77,7 +77,7 @@ class DeviceService(rpc.DeviceServiceServicer):
         self, request: pb.FetchBundleRequest, context: Any
     ) -> AsyncIterator[pb.FetchBundleResponse]:
         """Sends the files of a bundle, each with its declared size and hash first; its Edge TPU twin only if asked."""
-        bundle = await self._keeper.bundle(request.bundle_id)
+        bundle = await self._run_manager.bundle(request.bundle_id)
         twin = bundle.manifest.edge_tpu
         left_out = twin.file if twin is not None and not request.edge_tpu_twin else None
         for name in [MANIFEST_FILE, *sorted(set(bundle.manifest.files) - {left_out})]:
@@ -101,8 +101,8 @@ class DeviceService(rpc.DeviceServiceServicer):
                 # Until it is answered: so long it is in memory.
                 await held.enter_async_context(self._admission.room(size_bytes))
 
-            upload = await receive(parts, self._keeper.report_limit_bytes, self._keeper.calling, admit)
-            receipt = await self._keeper.report(upload.run_id, upload.round, upload.device_id, upload.data)
+            upload = await receive(parts, self._run_manager.report_limit_bytes, self._run_manager.calling, admit)
+            receipt = await self._run_manager.report(upload.run_id, upload.round, upload.device_id, upload.data)
         return receipt_to(receipt)
 
     @answered
@@ -111,7 +111,7 @@ class DeviceService(rpc.DeviceServiceServicer):
         waits_s = finite(request.waits_s, "waits_s", at_most=MAX_WAIT_S)
         device_id, session = checked_name(request.device_id, "device_id"), checked_name(request.session, "session")
         run_id = checked_name(request.run_id, "run_id")
-        wanted = await self._keeper.await_end(device_id, session, run_id, request.round, waits_s)
+        wanted = await self._run_manager.await_end(device_id, session, run_id, request.round, waits_s)
         return pb.AwaitEndResponse(wanted=wanted)
 
     @answered
@@ -119,5 +119,5 @@ class DeviceService(rpc.DeviceServiceServicer):
         """Says goodbye, with the last joules."""
         settled = settled_from(request.settled)
         reason = "".join(one for one in request.reason[:200] if one.isprintable())
-        await self._keeper.leave(request.device_id, request.session, settled, reason)
+        await self._run_manager.leave(request.device_id, request.session, settled, reason)
         return pb.LeaveResponse()

@@ -1,4 +1,4 @@
-"""What operators do: start, stop, look, export. The runs themselves are the keeper's."""
+"""What operators do: start, stop, look, export. The runs themselves are the run manager's."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import ParamSpec, TypeVar
 
 from coordinator.export import job as exporting
 from coordinator.operator.status import DeviceBudget, DeviceStatus, ExportSummary, RunStatus
-from coordinator.run import budget_books as budgeting
 from coordinator.run import forgetting
+from coordinator.run import round_budgets as budgeting
 from coordinator.run import transactions as ledger
 from coordinator.run.evaluation import recall
 from coordinator.run.forgetting import Forgotten
 from coordinator.run.planning import account_of_held_out, prepare
 from coordinator.run.resume import Rooms
 from coordinator.run.statistics_fold import features_of
-from coordinator.server.keeper import TICK_S, Keeper
+from coordinator.server.run_manager import TICK_S, RunManager
 from coordinator.store import devices, heads, reading, runs
 from coordinator.store.database import Database
 from coordinator.store.runs import NewRun
@@ -39,8 +39,8 @@ T = TypeVar("T")
 class Operations:
     """What the operators' service talks to."""
 
-    def __init__(self, rooms: Rooms, keeper: Keeper) -> None:
-        self._rooms, self._keeper = rooms, keeper
+    def __init__(self, rooms: Rooms, run_manager: RunManager) -> None:
+        self._rooms, self._run_manager = rooms, run_manager
         # What is left is worked out before it is written down: one at a time.
         self._forgetting = asyncio.Lock()
 
@@ -54,7 +54,7 @@ class Operations:
         if not base.is_absolute():
             raise UsageError(f"{directory!r} is not an absolute path", where="plan directory")
         prepared = await self._rooms.models.do(prepare, plan_toml, base)
-        bundle = await self._rooms.models.do(self._rooms.shelf.keep, prepared.bundle)
+        bundle = await self._rooms.models.do(self._rooms.bundle_store.keep, prepared.bundle)
         plan, head = prepared.plan, bundle.initial_head()
         if plan.run.start_from is not None:
             head = await self._rooms.books.do(_start, self._rooms.db, plan.run.start_from, trees.shapes(head))
@@ -75,7 +75,7 @@ class Operations:
         log.info("%s: %s, %d rounds", run_id, plan.run.name, plan.run.rounds)
         for line in await self._rooms.models.do(account_of_held_out, prepared):
             log.info("%s: %s", run_id, line)
-        self._keeper.wanted.set()
+        self._run_manager.wanted.set()
         return run_id
 
     async def stop_run(self, name: str) -> str:
@@ -87,21 +87,21 @@ class Operations:
         """
         run_id = await self._rooms.books.do(_resolve, self._rooms.db, name)
         while True:
-            conductor = self._keeper.conductor
-            if conductor is not None and conductor.run.run_id == run_id:
-                await conductor.stop()
-                # What is left to be written is handed to the keeper when the conductor has gone.
-                while self._keeper.conductor is conductor:
+            driver = self._run_manager.driver
+            if driver is not None and driver.run.run_id == run_id:
+                await driver.stop()
+                # What is left to be written is handed to the run manager when the run driver has gone.
+                while self._run_manager.driver is driver:
                     await asyncio.sleep(0)
                 break
-            if self._keeper.preparing != run_id and not self._keeper.is_unwritten(run_id):
+            if self._run_manager.preparing != run_id and not self._run_manager.is_unwritten(run_id):
                 if not await self._rooms.books.do(_is_over, self._rooms.db, run_id):
-                    await self._keeper.end(run_id, "stopped", "stopped before it began")
+                    await self._run_manager.end(run_id, "stopped", "stopped before it began")
                 break
-            if self._keeper.is_unwritten(run_id):
+            if self._run_manager.is_unwritten(run_id):
                 break
             await asyncio.sleep(TICK_S)
-        if self._keeper.is_unwritten(run_id):
+        if self._run_manager.is_unwritten(run_id):
             raise StoreError(
                 "the run has ended here, and that cannot be written down yet",
                 where=run_id,
@@ -125,15 +125,15 @@ class Operations:
         return [run if run.is_over else run.because(self._why(run)) for run in found], next_round
 
     def _why(self, run: RunStatus) -> str:
-        if self._keeper.conductor and self._keeper.conductor.run.run_id == run.run_id:
-            return self._keeper.conductor.run.describe()
-        if self._keeper.is_unwritten(run.run_id):
+        if self._run_manager.driver and self._run_manager.driver.run.run_id == run.run_id:
+            return self._run_manager.driver.run.describe()
+        if self._run_manager.is_unwritten(run.run_id):
             return "has ended, which cannot be written down yet"
-        if run.run_id in self._keeper.trouble:
-            return f"cannot be opened now: {self._keeper.trouble[run.run_id]}"
-        if self._keeper.preparing == run.run_id:
+        if run.run_id in self._run_manager.trouble:
+            return f"cannot be opened now: {self._run_manager.trouble[run.run_id]}"
+        if self._run_manager.preparing == run.run_id:
             return "being prepared: held-out data are embedded"
-        current = self._keeper.conductor.run.run_id if self._keeper.conductor else self._keeper.preparing
+        current = self._run_manager.driver.run.run_id if self._run_manager.driver else self._run_manager.preparing
         return f"waits for {current} to end" if current else "waits for its turn"
 
     async def aside(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -159,7 +159,7 @@ class Operations:
                 budget_j=card.budget_j,
                 reason=member.trouble,
             )
-            for member in sorted(self._keeper.fleet, key=lambda one: one.card.device_id)
+            for member in sorted(self._run_manager.fleet, key=lambda one: one.card.device_id)
             for card in (member.card,)
         ]
 
@@ -170,7 +170,7 @@ class Operations:
             UnknownRunError: no such device.
             RefusedError: it is present, or works on an order.
         """
-        await self._keeper.forget(device_id)
+        await self._run_manager.forget(device_id)
 
     async def budgets(self, name: str) -> tuple[str, list[DeviceBudget]]:
         """The id of a run, and the ledger of its devices.
@@ -192,11 +192,11 @@ class Operations:
             rest = await self._rooms.books.do(forgetting.rest_of, self._rooms.db, name, device_id)
             made = await self._rooms.models.do(self._head_without, rest)
             done = await self._rooms.books.do(forgetting.forget, self._rooms.db, rest, *made)
-        await self._keeper.look_at_published()
+        await self._run_manager.look_at_published()
         return done
 
     def _head_without(self, rest: forgetting.Rest) -> tuple[Tree, str, float | None, float | None]:
-        bundle = self._rooms.shelf.open(rest.bundle_id)
+        bundle = self._rooms.bundle_store.open(rest.bundle_id)
         key = rest.evaluation_key
         evaluator = recall(bundle, key, self._rooms.evaluations) if key is not None else None
         return forgetting.head_without(rest, bundle, evaluator)
@@ -212,7 +212,9 @@ class Operations:
         if not 0 <= max_drop <= 1:
             raise UsageError(f"{max_drop:g} is no share of accuracy", where="--max-drop", fix="give 0 to 1")
         job = await self._rooms.books.do(exporting.find, self._rooms.db, name, head_version)
-        return await self._rooms.models.do(exporting.export, job, self._rooms.shelf, self._rooms.evaluations, max_drop)
+        return await self._rooms.models.do(
+            exporting.export, job, self._rooms.bundle_store, self._rooms.evaluations, max_drop
+        )
 
 
 def _start(db: Database, name: str, shapes: Shapes) -> Tree:

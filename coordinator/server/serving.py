@@ -29,11 +29,11 @@ from coordinator.run.resume import Rooms
 from coordinator.run.workers import Worker
 from coordinator.server.device_service import DeviceService
 from coordinator.server.health import Health
-from coordinator.server.keeper import Keeper
 from coordinator.server.listening import DEFAULT_LISTEN, Trust, check_listen, open_trust, tls_version
 from coordinator.server.operations import Operations
 from coordinator.server.operator_service import OperatorService
-from coordinator.store.bundles import BundleShelf
+from coordinator.server.run_manager import RunManager
+from coordinator.store.bundle_store import BundleStore
 from coordinator.store.database import Database, sqlite_url
 from coordinator.trust.authority import has_authority
 from protos.addresses import is_loopback
@@ -148,20 +148,20 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> str
             loop.call_soon_threadsafe(taken_over)
 
         db.on_fenced = tell
-        shelf = BundleShelf(settings.state / "bundles")
-        shelf.sweep()
+        bundle_store = BundleStore(settings.state / "bundles")
+        bundle_store.sweep()
         workers = Worker("books"), Worker("models"), Worker("looks"), Worker("readers", READERS)
-        rooms = Rooms(db, *workers, shelf, settings.state / "evaluations")
-        keeper = Keeper(rooms)
+        rooms = Rooms(db, *workers, bundle_store, settings.state / "evaluations")
+        run_manager = RunManager(rooms)
         trust: Trust | None = None
         try:
             trust = open_trust(settings.state) if tls else None
-            await keeper.open()
-            address = await _listen(settings, listen, rooms, keeper, stopping, trust)
+            await run_manager.open()
+            address = await _listen(settings, listen, rooms, run_manager, stopping, trust)
         finally:
             if trust is not None:
                 await trust.close()
-            await keeper.close()
+            await run_manager.close()
             await asyncio.to_thread(rooms.looks.close)
             await asyncio.to_thread(rooms.readers.close)
             await asyncio.to_thread(rooms.models.close)
@@ -186,12 +186,12 @@ def _signalled(number: int, stopping: asyncio.Event) -> None:
 
 
 async def _listen(
-    settings: Settings, listen: str, rooms: Rooms, keeper: Keeper, stopping: asyncio.Event, trust: Trust | None
+    settings: Settings, listen: str, rooms: Rooms, run_manager: RunManager, stopping: asyncio.Event, trust: Trust | None
 ) -> str:
     gates = () if trust is None else (trust.gate,)
     server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS, interceptors=gates)
-    rpc.add_DeviceServiceServicer_to_server(DeviceService(keeper), server)  # type: ignore[no-untyped-call]
-    rpc.add_OperatorServiceServicer_to_server(OperatorService(Operations(rooms, keeper)), server)  # type: ignore[no-untyped-call]
+    rpc.add_DeviceServiceServicer_to_server(DeviceService(run_manager), server)  # type: ignore[no-untyped-call]
+    rpc.add_OperatorServiceServicer_to_server(OperatorService(Operations(rooms, run_manager)), server)  # type: ignore[no-untyped-call]
     server.add_generic_rpc_handlers((Health(stopping).handler(),))
     if trust is not None:
         trust.serve_identities(server)
@@ -220,7 +220,7 @@ async def _listen(
         await stopping.wait()
         log.info("stopping")
     finally:
-        keeper.release()
+        run_manager.release()
         await server.stop(GRACE_S)
     return address
 

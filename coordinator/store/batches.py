@@ -16,9 +16,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, select, update
+from sqlalchemy import BindParameter, Connection, and_, bindparam, select, update
 
 from coordinator.budgets.cost_model import CostModel
+from coordinator.store import known_fits
 from coordinator.store import reports as single
 from coordinator.store.accounts import WORKING, Lesson
 from coordinator.store.keys import batched
@@ -95,6 +96,51 @@ _KEEP = (
     .values(state=bindparam("new_state"))
 )
 
+# Made once, as those above: putting a statement together costs more than a small one takes.
+_DEVICES: BindParameter[str] = bindparam("devices", expanding=True)
+_RUN: BindParameter[str] = bindparam("run")
+_ROUND: BindParameter[int] = bindparam("round")
+_HELD = select(reports.c.device_id, reports.c.sha256).where(
+    reports.c.run_id == _RUN, reports.c.round == _ROUND, reports.c.device_id.in_(_DEVICES)
+)
+_ATTEMPTS = select(orders.c.device_id, orders.c.attempt).where(
+    orders.c.run_id == _RUN, orders.c.round == _ROUND, orders.c.device_id.in_(_DEVICES)
+)
+_PHASES = select(energy.c.device_id, energy.c.phase, energy.c.energy_j).where(
+    energy.c.run_id == _RUN, energy.c.round == _ROUND, energy.c.device_id.in_(_DEVICES)
+)
+_ENERGY = select(energy).where(energy.c.run_id == _RUN, energy.c.round == _ROUND, energy.c.device_id.in_(_DEVICES))
+_LESSONS = (
+    select(grants.c.device_id, reports.c.embedded, reports.c.steps_done, grants.c.bytes_up, orders.c.bytes_down)
+    .select_from(
+        grants.join(
+            reports,
+            and_(
+                reports.c.run_id == grants.c.run_id,
+                reports.c.round == grants.c.round,
+                reports.c.device_id == grants.c.device_id,
+            ),
+        ).join(
+            orders,
+            and_(
+                orders.c.run_id == grants.c.run_id,
+                orders.c.round == grants.c.round,
+                orders.c.device_id == grants.c.device_id,
+            ),
+        )
+    )
+    .where(
+        grants.c.run_id == _RUN,
+        grants.c.round == _ROUND,
+        grants.c.device_id.in_(_DEVICES),
+        grants.c.learnt == 0,
+    )
+)
+
+
+def _asked(run_id: str, number: int, device_ids: list[str]) -> dict[str, Any]:
+    return {"run": run_id, "round": number, "devices": device_ids}
+
 
 def _of(order: tuple[str, int, str]) -> dict[str, Any]:
     return {"of_run": order[0], "of_round": order[1], "of_device": order[2]}
@@ -104,10 +150,8 @@ def held(connection: Connection, run_id: str, number: int, device_ids: Iterable[
     """Who of these has a report of this round accepted, with its SHA-256."""
     found: dict[str, bytes] = {}
     for some in batched(device_ids):
-        query = select(reports.c.device_id, reports.c.sha256).where(
-            reports.c.run_id == run_id, reports.c.round == number, reports.c.device_id.in_(some)
-        )
-        found |= {row.device_id: bytes(row.sha256) for row in connection.execute(query)}
+        rows = connection.execute(_HELD, _asked(run_id, number, some))
+        found |= {row.device_id: bytes(row.sha256) for row in rows}
     return found
 
 
@@ -165,21 +209,24 @@ def ordered(connection: Connection, told: Iterable[tuple[str, int, str]]) -> dic
     found: dict[tuple[str, int, str], int] = {}
     for (run_id, number), device_ids in _by_round(told).items():
         for some in batched(device_ids):
-            query = select(orders.c.device_id, orders.c.attempt).where(
-                orders.c.run_id == run_id, orders.c.round == number, orders.c.device_id.in_(some)
-            )
-            for row in connection.execute(query):
+            for row in connection.execute(_ATTEMPTS, _asked(run_id, number, some)):
                 found[run_id, number, row.device_id] = row.attempt
     return found
 
 
-def settle(connection: Connection, told: Sequence[Told]) -> list[tuple[str, int, str]]:
+def settle(
+    connection: Connection, told: Sequence[Told], attempts: Mapping[tuple[str, int, str], int] | None = None
+) -> list[tuple[str, int, str]]:
     """Write energy by phase, as :func:`coordinator.store.reports.settle` does.
+
+    Args:
+        attempts: of these orders, where the caller has looked: see :func:`ordered`.
 
     Returns:
         Orders whose joules of work are all known now.
     """
-    attempts = ordered(connection, (one.order for one in told))
+    if attempts is None:
+        attempts = ordered(connection, (one.order for one in told))
     plain: list[Told] = []
     for one in told:
         # Of an attempt that was renewed: seldom, and looked at one by one.
@@ -240,10 +287,7 @@ def _there(
     found: dict[tuple[str, int, str], dict[str, float | None]] = defaultdict(dict)
     for (run_id, number), device_ids in _by_round(sorted(told)).items():
         for some in batched(device_ids):
-            query = select(energy.c.device_id, energy.c.phase, energy.c.energy_j).where(
-                energy.c.run_id == run_id, energy.c.round == number, energy.c.device_id.in_(some)
-            )
-            for row in connection.execute(query):
+            for row in connection.execute(_PHASES, _asked(run_id, number, some)):
                 found[run_id, number, row.device_id][row.phase] = row.energy_j
     return found
 
@@ -253,30 +297,12 @@ def lessons(
 ) -> dict[str, tuple[Lesson, list[PhaseEnergy]]]:
     """By device, its accepted order that was not learnt from, with the joules of its phases."""
     found: dict[str, tuple[Lesson, list[PhaseEnergy]]] = {}
-    same = and_(
-        reports.c.run_id == grants.c.run_id,
-        reports.c.round == grants.c.round,
-        reports.c.device_id == grants.c.device_id,
-    )
-    asked = and_(
-        orders.c.run_id == grants.c.run_id, orders.c.round == grants.c.round, orders.c.device_id == grants.c.device_id
-    )
     for some in batched(device_ids):
-        query = (
-            select(grants.c.device_id, reports.c.embedded, reports.c.steps_done, grants.c.bytes_up, orders.c.bytes_down)
-            .select_from(grants.join(reports, same).join(orders, asked))
-            .where(
-                grants.c.run_id == run_id,
-                grants.c.round == number,
-                grants.c.device_id.in_(some),
-                grants.c.learnt == 0,
-            )
-        )
-        for row in connection.execute(query):
+        asked = _asked(run_id, number, some)
+        for row in connection.execute(_LESSONS, asked):
             lesson = Lesson(run_id, number, row.embedded, row.steps_done, row.bytes_up, row.bytes_down)
             found[row.device_id] = lesson, []
-        told = select(energy).where(energy.c.run_id == run_id, energy.c.round == number, energy.c.device_id.in_(some))
-        for values in connection.execute(told).mappings():
+        for values in connection.execute(_ENERGY, asked).mappings():
             if values["device_id"] in found:
                 found[values["device_id"]][1].append(single.record_of(values))
     return found
@@ -286,11 +312,11 @@ def learnt(connection: Connection, run_id: str, number: int, bundle_id: str, mod
     """Write down fits, by device, and that this round taught them; once."""
     if not models:
         return
+    texts = {device_id: json.dumps(model.state()) for device_id, model in models.items()}
     connection.execute(
         _KEEP,
-        [
-            {"of_device": device_id, "of_bundle": bundle_id, "new_state": json.dumps(model.state())}
-            for device_id, model in models.items()
-        ],
+        [{"of_device": name, "of_bundle": bundle_id, "new_state": text} for name, text in texts.items()],
     )
+    for device_id, model in models.items():
+        known_fits.put(connection, device_id, bundle_id, texts[device_id], model)
     connection.execute(_LEARNT, [_of((run_id, number, device_id)) for device_id in models])

@@ -6,13 +6,19 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, select, update
 
 from coordinator.budgets.cost_model import CostModel
 from coordinator.budgets.unbiased import Whole
 from coordinator.operator.status import WeightBias
+from coordinator.store import known_fits
 from coordinator.store.keys import batched
 from coordinator.store.tables import cost_models, round_plans
+
+# Made once: putting a statement together costs more than a small one takes.
+_FITS_OF = select(cost_models.c.device_id, cost_models.c.state).where(
+    cost_models.c.device_id.in_(bindparam("devices", expanding=True)), cost_models.c.bundle_id == bindparam("bundle")
+)
 
 
 def models(connection: Connection, bundle_id: str) -> dict[str, CostModel]:
@@ -21,14 +27,18 @@ def models(connection: Connection, bundle_id: str) -> dict[str, CostModel]:
     return {row.device_id: CostModel.from_state(json.loads(row.state)) for row in connection.execute(query)}
 
 
-def models_of(connection: Connection, bundle_id: str, device_ids: Iterable[str]) -> dict[str, CostModel]:
-    """The fits of these devices for work with this bundle, by device: nobody else's is read."""
+def models_of(
+    connection: Connection, bundle_id: str, device_ids: Iterable[str], *, to_learn: bool = False
+) -> dict[str, CostModel]:
+    """The fits of these devices for work with this bundle, by device: nobody else's is read.
+
+    Args:
+        to_learn: they are the caller's, to change; else they are shared, and stay as they are.
+    """
     made: dict[str, CostModel] = {}
     for some in batched(device_ids):
-        query = select(cost_models.c.device_id, cost_models.c.state).where(
-            cost_models.c.device_id.in_(some), cost_models.c.bundle_id == bundle_id
-        )
-        made |= {row.device_id: CostModel.from_state(json.loads(row.state)) for row in connection.execute(query)}
+        for row in connection.execute(_FITS_OF, {"devices": some, "bundle": bundle_id}):
+            made[row.device_id] = known_fits.fit(connection, row.device_id, bundle_id, row.state, to_learn=to_learn)
     return made
 
 

@@ -9,12 +9,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, func, select, union_all, update
+from sqlalchemy import Connection, bindparam, func, select, union_all, update
 
 from coordinator.store.keys import batched
 from coordinator.store.tables import cost_models, devices, earlier_energy, energy
 from protos.energy.trace import Phase
 from protos.orders import DeviceCard, Engine, MeterCard
+
+# Made once: putting a statement together costs more than a small one takes.
+_CARDS = select(devices.c.device_id, devices.c.card).where(
+    devices.c.device_id.in_(bindparam("devices", expanding=True))
+)
 
 
 @dataclass(frozen=True)
@@ -57,8 +62,8 @@ def boards_of(connection: Connection, device_ids: Iterable[str]) -> dict[str, st
     """The boards of these devices in their own words."""
     made: dict[str, str] = {}
     for some in batched(dict.fromkeys(device_ids)):
-        query = select(devices.c.device_id, devices.c.card).where(devices.c.device_id.in_(some))
-        made |= {row.device_id: str(json.loads(row.card)["board"]) for row in connection.execute(query)}
+        found = connection.execute(_CARDS, {"devices": some})
+        made |= {row.device_id: str(json.loads(row.card)["board"]) for row in found}
     return made
 
 
@@ -66,8 +71,8 @@ def meters_of(connection: Connection, device_ids: Iterable[str]) -> dict[str, Me
     """What measures the joules of these devices, by their newest cards."""
     made: dict[str, MeterCard] = {}
     for some in batched(dict.fromkeys(device_ids)):
-        query = select(devices.c.device_id, devices.c.card).where(devices.c.device_id.in_(some))
-        made |= {row.device_id: MeterCard(**json.loads(row.card)["meter"]) for row in connection.execute(query)}
+        found = connection.execute(_CARDS, {"devices": some})
+        made |= {row.device_id: MeterCard(**json.loads(row.card)["meter"]) for row in found}
     return made
 
 

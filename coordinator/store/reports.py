@@ -107,6 +107,16 @@ def newest(connection: Connection, run_id: str, before_round: int) -> dict[str, 
     return {row.device_id: row.newest for row in found if row.newest is not None}
 
 
+def weights_between(connection: Connection, run_id: str, first: int, end: int) -> dict[str, float]:
+    """The newest weight of each device that made a step in rounds ``first`` to ``end - 1``."""
+    query = (
+        select(reports.c.device_id, reports.c.weight)
+        .where(reports.c.run_id == run_id, reports.c.round >= first, reports.c.round < end, reports.c.steps_done > 0)
+        .order_by(reports.c.round)
+    )
+    return {row.device_id: float(row.weight) for row in connection.execute(query)}
+
+
 def data_of(connection: Connection, run_id: str, number: int, device_id: str) -> bytes:
     """An accepted report as it came."""
     query = select(reports.c.data).where(

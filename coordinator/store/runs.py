@@ -52,6 +52,14 @@ def row(connection: Connection, run_id: str) -> RowMapping:
     return connection.execute(select(runs).where(runs.c.run_id == run_id)).mappings().one()
 
 
+_BUNDLE = select(runs.c.bundle_id).where(runs.c.run_id == bindparam("run"))
+
+
+def bundle_of(connection: Connection, run_id: str) -> str:
+    """Which bundle a run trains."""
+    return str(connection.execute(_BUNDLE, {"run": run_id}).scalar_one())
+
+
 def unfinished(connection: Connection) -> list[RowMapping]:
     """Runs that are not over, in the order in which they were started."""
     query = select(runs).where(runs.c.state.in_(OPEN_STATES)).order_by(runs.c.sequence)

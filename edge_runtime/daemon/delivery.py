@@ -17,7 +17,7 @@ from collections import Counter
 
 from edge_runtime.daemon.backoff import Backoff
 from edge_runtime.daemon.device import Device
-from edge_runtime.daemon.ledger import in_words, with_idle
+from edge_runtime.daemon.energy_sums import in_words, with_idle
 from edge_runtime.daemon.link import Away, Link
 from edge_runtime.daemon.outbox import Letter
 from edge_runtime.daemon.stopping import Interrupted, Stopping

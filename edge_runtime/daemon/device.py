@@ -15,7 +15,7 @@ import numpy as np
 
 from edge_runtime.board import board_name, software_version
 from edge_runtime.config import Settings
-from edge_runtime.daemon.bundles import Shelf
+from edge_runtime.daemon.bundle_cache import BundleCache
 from edge_runtime.daemon.outbox import Outbox
 from edge_runtime.data.store import ExampleStore
 from edge_runtime.machine_identity import machine_hash, take_instance
@@ -24,16 +24,16 @@ from edge_runtime.model.service import ModelService
 from edge_runtime.power.clock import Clock, SystemClock
 from edge_runtime.power.late_meter import LateMeter
 from edge_runtime.power.meter import Meter
-from edge_runtime.power.opening import open_meter_late
+from edge_runtime.power.sensor_factory import open_meter_late
 from edge_runtime.power.shared_meter import SharedMeter
 from edge_runtime.round.accelerator import Accelerator, TwinWork
-from edge_runtime.round.bases import HeldBasis
 from edge_runtime.round.codec_memory import CodecMemory
 from edge_runtime.round.costs import CostHistory, Reserve
 from edge_runtime.round.embeddings import EmbeddingCache
 from edge_runtime.round.evaluation import HeldOut
 from edge_runtime.round.examples import LocalExamples, Summary
-from edge_runtime.round.heads import HeldHeads
+from edge_runtime.round.held_heads import HeldHeads
+from edge_runtime.round.training_basis import HeldBasis
 from edge_runtime.round.work import Workbench
 from edge_runtime.state import StateFolder
 from edge_runtime.systemd.logging_setup import log
@@ -95,7 +95,7 @@ class Device:
             self.heads = HeldHeads(self.state.folder("heads"))
             self.bases = HeldBasis(self.state.folder("bases"))
             self.memory = CodecMemory(self.state.folder("memory"))
-            self.shelf = Shelf(self.state.path, self.engine)
+            self.bundle_cache = BundleCache(self.state.path, self.engine)
             self.instance = self._take_instance()
             self.examples = LocalExamples(
                 settings.data,
@@ -107,7 +107,7 @@ class Device:
             self.costs = CostHistory(self.state.path / "costs.json")
             self.reserve = Reserve(self.costs)
             self.bench: Workbench | None = None
-            bundle = self.shelf.adopt(settings.bundle) if settings.bundle else None
+            bundle = self.bundle_cache.adopt(settings.bundle) if settings.bundle else None
             self.summary, self._stamp = _NO_DATA, ""
             self.data_fault: EdgejouleError | None = None
             self._looked = False
@@ -229,7 +229,7 @@ class Device:
         if bundle is not None:
             return self.examples.summary(bundle)
         # What an earlier run left here may not fit today's data; only the order decides which bundle counts.
-        if not self.examples.costs_a_look and (newest := self.shelf.newest()) is not None:
+        if not self.examples.costs_a_look and (newest := self.bundle_cache.newest()) is not None:
             with contextlib.suppress(ValueError):
                 return self.examples.summary(newest)
         summary = self.examples.summary(None)

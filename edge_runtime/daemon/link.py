@@ -25,7 +25,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
 
-from edge_runtime.daemon.arrivals import Arrivals
+from edge_runtime.daemon.file_downloads import FileDownloads
 from edge_runtime.daemon.order_watch import OrderWatch
 from edge_runtime.daemon.stopping import Interrupted as Interrupted
 from edge_runtime.daemon.stopping import Stopping
@@ -395,10 +395,10 @@ class Link:
 
 def _write_files(stream: Iterable[Any], folder: Path) -> None:
     """Write the files of a stream: a `file` part, then its `data` parts, for each."""
-    with Arrivals(folder) as arrivals:
+    with FileDownloads(folder) as downloads:
         for part in stream:
             if part.WhichOneof("part") == "file":
-                arrivals.begin(part.file.name, part.file.size_bytes, part.file.sha256)
+                downloads.begin(part.file.name, part.file.size_bytes, part.file.sha256)
             else:
-                arrivals.add(part.data)
-        arrivals.finish()
+                downloads.add(part.data)
+        downloads.finish()

@@ -35,7 +35,7 @@ from edge_runtime.health.pauses import open_pauses
 from edge_runtime.model.adopting import receive
 from edge_runtime.round import work as one_round
 from edge_runtime.round.examples import ChangedDataError
-from edge_runtime.round.heads import CannotRebuildError
+from edge_runtime.round.held_heads import CannotRebuildError
 from edge_runtime.round.work import Workbench
 from edge_runtime.state import is_full, storing
 from edge_runtime.systemd.journal import about
@@ -332,6 +332,8 @@ class Daemon:
         except EdgejouleError as error:
             if not self._stopping.requested:
                 log().warning("the head of %s cannot be taken to work now: %s", published.run_id, error)
+                if isinstance(error, ChangedDataError):
+                    device.forget_data()
                 self._put_off = (published.id, time.monotonic() + self._put_offs.next_s())
             return
         self._put_off = None
@@ -457,10 +459,10 @@ class Daemon:
     def _bundle(self, bundle_id: str) -> Bundle:
         """The bundle of this name, fetched if need be."""
         twin = self._device.accelerator.available
-        bundle = self._device.shelf.find(bundle_id, twin=twin)
+        bundle = self._device.bundle_cache.find(bundle_id, twin=twin)
         if bundle is None:
             log().info("fetching bundle %s", bundle_id[:19])
-            bundle = self._device.shelf.fetch(
+            bundle = self._device.bundle_cache.fetch(
                 bundle_id, lambda folder: self._link.fetch_bundle(bundle_id, folder, twin=twin)
             )
         return bundle

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from edge_runtime.config import Settings
 from edge_runtime.doctor.finding import Finding
-from edge_runtime.doctor.machine import Machine
+from edge_runtime.doctor.host_machine import HostMachine
 
 
-def check_clock(settings: Settings, machine: Machine) -> list[Finding]:
+def check_clock(settings: Settings, machine: HostMachine) -> list[Finding]:
     """adjtimex(2) says whether somebody disciplines it."""
     fix = "sudo timedatectl set-ntp true; deadlines do not depend on it, the times in logs and certificates do"
     state = machine.synchronised()

@@ -1,7 +1,7 @@
 """``edge-runtime doctor``: what is right and wrong with this machine, and how to mend it.
 
-A check is a function that looks at a :class:`edge_runtime.doctor.machine.Machine` and returns findings; none of them
-changes anything. :data:`CHECKS` is all of them, by theme; docs/doctor.md has a row for each name.
+A check is a function that looks at a :class:`edge_runtime.doctor.host_machine.HostMachine` and returns findings; none
+of them changes anything. :data:`CHECKS` is all of them, by theme; docs/doctor.md has a row for each name.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from edge_runtime.doctor.edge_tpu import check_edge_tpu
 from edge_runtime.doctor.finding import Finding
 from edge_runtime.doctor.fresh_start import FreshStart, measure
 from edge_runtime.doctor.heat import check_supply, check_temperature, check_throttling
-from edge_runtime.doctor.machine import Machine
+from edge_runtime.doctor.host_machine import HostMachine
 from edge_runtime.doctor.plugins import check_plugins
 from edge_runtime.doctor.sensor import check_sensor
 from edge_runtime.doctor.serial_port import check_grabbers, check_holder, check_session
@@ -59,13 +59,13 @@ class Examination:
         return CheckFailed.exit_code if any(one.verdict == "fail" for one in self.findings) else 0
 
 
-def examine(settings: Settings, machine: Machine | None = None) -> Examination:
+def examine(settings: Settings, machine: HostMachine | None = None) -> Examination:
     """Run every check, and start a fresh daemon process to measure it.
 
     Args:
         machine: the one whose root the settings name, if None.
     """
-    looked_at = machine or Machine(root=settings.machine_root)
+    looked_at = machine or HostMachine(root=settings.machine_root)
     findings = [one for check in CHECKS for one in check.look(settings, looked_at)]
     figures = measure(settings)
     judged = (*findings, *_judged(figures))
@@ -135,15 +135,15 @@ def _judged(figures: FreshStart) -> list[Finding]:
     return found
 
 
-def _sensor(settings: Settings, machine: Machine) -> list[Finding]:
+def _sensor(settings: Settings, machine: HostMachine) -> list[Finding]:
     return check_sensor(settings.sensor, sysfs_root=machine.root / "sys", dev_root=machine.root / "dev")
 
 
-def _edge_tpu(settings: Settings, machine: Machine) -> list[Finding]:
+def _edge_tpu(settings: Settings, machine: HostMachine) -> list[Finding]:
     return check_edge_tpu(settings)
 
 
-def _coordinator(settings: Settings, machine: Machine) -> list[Finding]:
+def _coordinator(settings: Settings, machine: HostMachine) -> list[Finding]:
     try:
         identity = read_identity(settings.state)
         host, _, port = check_address(settings.coordinator, identity).rpartition(":")
@@ -173,7 +173,7 @@ class Check:
     """
 
     names: tuple[str, ...]
-    look: Callable[[Settings, Machine], list[Finding]]
+    look: Callable[[Settings, HostMachine], list[Finding]]
 
 
 CHECKS = (

@@ -122,7 +122,7 @@ def _say(**values: Any) -> None:
 
 def _rehearse(device: Device, bundle: Path) -> DeviceReport:
     """One round of the bundle's own starting head, with everything in it but the sending."""
-    bench = device.take_up(device.shelf.adopt(bundle))
+    bench = device.take_up(device.bundle_cache.adopt(bundle))
     order = TrainOrder(
         run_id="rehearsal",
         round=1,

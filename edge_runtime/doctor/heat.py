@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edge_runtime.config import Settings
 from edge_runtime.doctor.finding import Finding
-from edge_runtime.doctor.machine import Machine
+from edge_runtime.doctor.host_machine import HostMachine
 from edge_runtime.health.thermal import EdgeTpuHeat, Thermometer
 from edge_runtime.health.throttling import Bits, Throttling, find_sources, read_all
 
@@ -12,7 +12,7 @@ _COOLER = "a heat sink or a fan, more air around the board; fewer --threads; doc
 _SUPPLY = "the board maker's own supply, a short thick cable, a powered hub for USB devices"
 
 
-def check_temperature(settings: Settings, machine: Machine) -> list[Finding]:
+def check_temperature(settings: Settings, machine: HostMachine) -> list[Finding]:
     """A board that is warm at rest pauses as soon as it works."""
     sysfs = machine.root / "sys"
     value_c, edge_tpu = Thermometer(sysfs).read_c(), EdgeTpuHeat(sysfs)
@@ -32,7 +32,7 @@ def check_temperature(settings: Settings, machine: Machine) -> list[Finding]:
     return found
 
 
-def check_supply(settings: Settings, machine: Machine) -> list[Finding]:
+def check_supply(settings: Settings, machine: HostMachine) -> list[Finding]:
     """Under-voltage lowers the clock, corrupts cards, and makes joules untypical."""
     seen = _throttling(machine)
     if not _tells_voltage(seen):
@@ -44,7 +44,7 @@ def check_supply(settings: Settings, machine: Machine) -> list[Finding]:
     return [Finding("supply", "ok", "the voltage is high enough")]
 
 
-def check_throttling(settings: Settings, machine: Machine) -> list[Finding]:
+def check_throttling(settings: Settings, machine: HostMachine) -> list[Finding]:
     """A clock that is held down makes each step slower and dearer than it has to be."""
     seen, clock = _throttling(machine), _clock_in_words(machine)
     if not seen.sources:
@@ -59,7 +59,7 @@ def check_throttling(settings: Settings, machine: Machine) -> list[Finding]:
     return [Finding("throttling", "ok", f"the clock is free{clock}")]
 
 
-def _throttling(machine: Machine) -> Throttling:
+def _throttling(machine: HostMachine) -> Throttling:
     """Of the kernel's files, and of vcgencmd where it is: it alone remembers since the start of the board."""
     seen = read_all(find_sources(machine.root / "sys"), 0.0)
     asked = machine.firmware()
@@ -77,7 +77,7 @@ def _words(bits: Bits) -> str:
     return ", ".join(name for bit, name in names.items() if bits & bit)
 
 
-def _clock_in_words(machine: Machine) -> str:
+def _clock_in_words(machine: HostMachine) -> str:
     folder = machine.root / "sys/devices/system/cpu/cpu0/cpufreq"
     now_khz, most_khz = machine.number(folder / "scaling_cur_freq"), machine.number(folder / "cpuinfo_max_freq")
     return "" if now_khz is None or not most_khz else f"; {now_khz / 1000:.0f} of {most_khz / 1000:.0f} MHz now"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edge_runtime.config import Settings
 from edge_runtime.doctor.finding import Finding
-from edge_runtime.doctor.machine import Machine
+from edge_runtime.doctor.host_machine import HostMachine
 from protos.errors import PluginError
 from protos.plugins import KINDS, Plugin, load, refused
 
@@ -13,7 +13,7 @@ __all__ = ["check_plugins"]
 _CHECK = "plugins"
 
 
-def check_plugins(settings: Settings, machine: Machine) -> list[Finding]:
+def check_plugins(settings: Settings, machine: HostMachine) -> list[Finding]:
     """Codecs and sensors are loaded, since a device uses them; what is for the coordinator or the workshop is listed.
 
     A plug-in that is broken takes nothing from this device until an order or the settings name it.
@@ -42,10 +42,10 @@ def check_plugins(settings: Settings, machine: Machine) -> list[Finding]:
 
 def _ours(kind: str) -> tuple[str, ...]:
     """Our own names that a device knows; the others are the affair of `coordinator check-plan`."""
-    from edge_runtime.power import opening
+    from edge_runtime.power import sensor_factory
     from protos.update.codecs import BUILT_IN
 
-    return {"codecs": tuple(BUILT_IN), "sensors": (*opening.KINDS, *opening.NO_SENSORS)}.get(kind, ())
+    return {"codecs": tuple(BUILT_IN), "sensors": (*sensor_factory.KINDS, *sensor_factory.NO_SENSORS)}.get(kind, ())
 
 
 def _try(plugin: Plugin) -> None:

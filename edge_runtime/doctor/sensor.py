@@ -21,8 +21,8 @@ LATENCY_LIMIT_MS = 1
 
 def check_sensor(spec: str, *, sysfs_root: Path = Path("/sys"), dev_root: Path = Path("/dev")) -> list[Finding]:
     """Findings about the sensor that ``spec`` names."""
-    from edge_runtime.power.opening import make_sensor
     from edge_runtime.power.options import split
+    from edge_runtime.power.sensor_factory import make_sensor
 
     try:
         kind, rest, _ = split(spec)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edge_runtime.config import Settings
 from edge_runtime.doctor.finding import Finding
-from edge_runtime.doctor.machine import Machine
+from edge_runtime.doctor.host_machine import HostMachine
 from edge_runtime.power.options import split
 from protos.errors import EdgejouleError
 
@@ -16,7 +16,7 @@ _CLAIMED = {("1a86", "7523"): "CH340", ("10c4", "ea60"): "CP210x", ("0403", "600
 _IGNORE = 'SUBSYSTEM=="usb", ATTR{{idVendor}}=="{0}", ATTR{{idProduct}}=="{1}", ENV{{ID_MM_DEVICE_IGNORE}}="1"'
 
 
-def check_session(settings: Settings, machine: Machine) -> list[Finding]:
+def check_session(settings: Settings, machine: HostMachine) -> list[Finding]:
     """A group that was given counts from the next login on."""
     port = _port(settings)
     if port is None:
@@ -36,7 +36,7 @@ def check_session(settings: Settings, machine: Machine) -> list[Finding]:
     return []
 
 
-def check_holder(settings: Settings, machine: Machine) -> list[Finding]:
+def check_holder(settings: Settings, machine: HostMachine) -> list[Finding]:
     """Two readers of one port share its bytes by chance. Other users' processes are seen by root alone."""
     port = _port(settings)
     if port is None:
@@ -55,7 +55,7 @@ def check_holder(settings: Settings, machine: Machine) -> list[Finding]:
     return [Finding("port in use", "ok", f"{port}: {seen}")]
 
 
-def check_grabbers(settings: Settings, machine: Machine) -> list[Finding]:
+def check_grabbers(settings: Settings, machine: HostMachine) -> list[Finding]:
     """brltty takes such chips away from their driver, ModemManager sends modem commands to whatever is plugged in."""
     if _port(settings) is None:
         return [Finding("port grabbers", "ok", "no serial sensor")]

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from edge_runtime.config import Settings
 from edge_runtime.doctor.finding import Finding
-from edge_runtime.doctor.machine import Machine
+from edge_runtime.doctor.host_machine import HostMachine
 
 _UNITS = ("etc/systemd/system", "lib/systemd/system", "usr/lib/systemd/system", "root/.config/systemd/user",
           "home/*/.config/systemd/user")  # fmt: skip
 _STARTS = re.compile(r"^ExecStart=.*\bedge-runtime\"? run\b", re.MULTILINE)
 
 
-def check_memory_limit(settings: Settings, machine: Machine) -> list[Finding]:
+def check_memory_limit(settings: Settings, machine: HostMachine) -> list[Finding]:
     """Raspberry Pi OS boots with the memory cgroup disabled, and systemd then ignores MemoryMax= without a word."""
     fix = "append `cgroup_enable=memory cgroup_memory=1` to /boot/firmware/cmdline.txt and restart"
     with_memory = any(
@@ -27,7 +27,7 @@ def check_memory_limit(settings: Settings, machine: Machine) -> list[Finding]:
     return [Finding("memory limit", "warn", "the kernel's memory cgroup is off: MemoryMax= is ignored", fix)]
 
 
-def check_services(settings: Settings, machine: Machine) -> list[Finding]:
+def check_services(settings: Settings, machine: HostMachine) -> list[Finding]:
     """Two services or daemons of one machine take the sensor and the processor from each other."""
     units = {_real(one): one for pattern in _UNITS for one in machine.below(f"{pattern}/*.service") if _starts_us(one)}
     if len(units) > 1:

@@ -7,7 +7,7 @@ import os
 from edge_runtime.board import board_name
 from edge_runtime.config import Settings
 from edge_runtime.doctor.finding import Finding
-from edge_runtime.doctor.machine import Machine
+from edge_runtime.doctor.host_machine import HostMachine
 
 # The oldest glibc that the wheels ask for (their names: manylinux_2_27 and manylinux_2_34).
 _LITERT_GLIBC, _OLD_RUNTIME_GLIBC = (2, 27), (2, 34)
@@ -15,14 +15,14 @@ _OLDEST, _NEWEST_OLD_RUNTIME = (3, 11), (3, 11)
 _SIXTY_FOUR = ("aarch64", "arm64", "x86_64")
 
 
-def check_board(settings: Settings, machine: Machine) -> list[Finding]:
+def check_board(settings: Settings, machine: HostMachine) -> list[Finding]:
     """What this is."""
     python = ".".join(map(str, machine.python))
     name = board_name(machine.root / "proc/device-tree/model")
     return [Finding("board", "ok", f"{settings.board or name}, {os.cpu_count()} cores, Python {python}")]
 
 
-def check_runtime(settings: Settings, machine: Machine) -> list[Finding]:
+def check_runtime(settings: Settings, machine: HostMachine) -> list[Finding]:
     """tflite-runtime 2.14 was built against numpy 1 and breaks with numpy 2."""
     litert, old = machine.version("ai-edge-litert"), machine.version("tflite-runtime")
     numpy = machine.version("numpy") or "?"
@@ -43,7 +43,7 @@ def check_runtime(settings: Settings, machine: Machine) -> list[Finding]:
     return [Finding("runtime", "ok", f"tflite-runtime {old}, numpy {numpy}")]
 
 
-def check_python(settings: Settings, machine: Machine) -> list[Finding]:
+def check_python(settings: Settings, machine: HostMachine) -> list[Finding]:
     """32-bit ARM has tflite-runtime alone, whose last wheels are for Python 3.11."""
     version = ".".join(map(str, machine.python))
     if machine.python < _OLDEST:
@@ -55,7 +55,7 @@ def check_python(settings: Settings, machine: Machine) -> list[Finding]:
     return [Finding("python", "ok", f"{version} on {machine.processor}")]
 
 
-def check_system_library(settings: Settings, machine: Machine) -> list[Finding]:
+def check_system_library(settings: Settings, machine: HostMachine) -> list[Finding]:
     """Wheels are built for GNU's C library, from some version on."""
     name, version = machine.libc
     if name != "glibc":
@@ -75,7 +75,7 @@ def check_system_library(settings: Settings, machine: Machine) -> list[Finding]:
     return [Finding("system library", "ok", f"glibc {version}")]
 
 
-def check_userland(settings: Settings, machine: Machine) -> list[Finding]:
+def check_userland(settings: Settings, machine: HostMachine) -> list[Finding]:
     """A 64-bit kernel under 32-bit programs: the board could do more than its system lets it."""
     if machine.processor in _SIXTY_FOUR and machine.pointer_bits == 32:
         fix = "install the 64-bit Raspberry Pi OS: ai-edge-litert is many times faster, and exists for it alone"
@@ -83,7 +83,7 @@ def check_userland(settings: Settings, machine: Machine) -> list[Finding]:
     return [Finding("userland", "ok", f"{machine.pointer_bits}-bit programs")]
 
 
-def _is_arm32(machine: Machine) -> bool:
+def _is_arm32(machine: HostMachine) -> bool:
     return machine.processor.startswith(("armv6", "armv7", "armhf")) or (
         machine.processor == "aarch64" and machine.pointer_bits == 32
     )

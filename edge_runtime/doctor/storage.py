@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edge_runtime.config import Settings
 from edge_runtime.doctor.finding import Finding, Verdict
-from edge_runtime.doctor.machine import Machine
+from edge_runtime.doctor.host_machine import HostMachine
 
 _LEAST_FREE_BYTES = 256 << 20
 _SECTOR_BYTES = 512
@@ -21,7 +21,7 @@ _PRE_EOL_WARN, _PRE_EOL_FAIL = 2, 3
 _IN_MEMORY = ("tmpfs", "ramfs", "overlay")
 
 
-def check_state(settings: Settings, machine: Machine) -> list[Finding]:
+def check_state(settings: Settings, machine: HostMachine) -> list[Finding]:
     """The folder of the state: may be written, and has room."""
     folder = _there(settings.state)
     if not machine.may_open(folder):
@@ -33,7 +33,7 @@ def check_state(settings: Settings, machine: Machine) -> list[Finding]:
     return [Finding("state", "warn" if free < _LEAST_FREE_BYTES else "ok", what, fix)]
 
 
-def check_file_system(settings: Settings, machine: Machine) -> list[Finding]:
+def check_file_system(settings: Settings, machine: HostMachine) -> list[Finding]:
     """A root that may not be written, or that forgets: raspi-config's overlay keeps what is written in memory."""
     mount = machine.mount_of(_there(settings.state))
     if mount is None:
@@ -48,7 +48,7 @@ def check_file_system(settings: Settings, machine: Machine) -> list[Finding]:
     return [Finding("file system", "ok", f"{mount.place} is {mount.kind}, and may be written")]
 
 
-def check_wear(settings: Settings, machine: Machine) -> list[Finding]:
+def check_wear(settings: Settings, machine: HostMachine) -> list[Finding]:
     """eMMC tells how worn it is. SD cards do not: what is written per day is a hint."""
     found: list[Finding] = []
     for block in machine.below("sys/block/mmcblk*"):
@@ -59,7 +59,7 @@ def check_wear(settings: Settings, machine: Machine) -> list[Finding]:
     return found or [Finding("disk wear", "ok", "no eMMC or SD card")]
 
 
-def _emmc(machine: Machine, block: Path) -> list[Finding]:
+def _emmc(machine: HostMachine, block: Path) -> list[Finding]:
     lives = [int(word, 16) for word in (machine.text(block / "device/life_time") or "").split() if _is_number(word)]
     spare, worst = machine.number(block / "device/pre_eol_info") or 0, max(lives, default=0)
     if not worst and not spare:
@@ -80,7 +80,7 @@ def _spare(level: int) -> str:
     return {1: "enough", 2: "80 % used", 3: "90 % used"}.get(level, "not told")
 
 
-def _card(machine: Machine, block: Path) -> list[Finding]:
+def _card(machine: HostMachine, block: Path) -> list[Finding]:
     words = (machine.text(block / "stat") or "").split()
     uptime = (machine.text("proc/uptime") or "").split()
     if len(words) < 7 or not uptime:
@@ -98,7 +98,7 @@ def _card(machine: Machine, block: Path) -> list[Finding]:
     return [Finding("disk wear", "warn" if daily > _MOST_PER_DAY_BYTES else "ok", what, fix)]
 
 
-def check_swap(settings: Settings, machine: Machine) -> list[Finding]:
+def check_swap(settings: Settings, machine: HostMachine) -> list[Finding]:
     """Swapping to a card wears it out, and blurs the joules of a step with those of its writes."""
     rows = [line.split() for line in (machine.text("proc/swaps") or "").splitlines()[1:]]
     on_card = [row[0] for row in rows if len(row) >= 2 and _is_on_card(machine, Path(row[0]), row[1])]
@@ -108,7 +108,7 @@ def check_swap(settings: Settings, machine: Machine) -> list[Finding]:
     return [Finding("swap", "ok", "none on a card")]
 
 
-def _is_on_card(machine: Machine, place: Path, kind: str) -> bool:
+def _is_on_card(machine: HostMachine, place: Path, kind: str) -> bool:
     if kind != "file":
         return place.name.startswith("mmcblk")
     mount = machine.mount_of(place)
@@ -120,7 +120,7 @@ def _is_on_card(machine: Machine, place: Path, kind: str) -> bool:
     return "mmcblk" in device or (device.startswith(("PARTUUID=", "UUID=", "LABEL=")) and bool(_cards(machine)))
 
 
-def _cards(machine: Machine) -> list[Path]:
+def _cards(machine: HostMachine) -> list[Path]:
     return machine.below("sys/block/mmcblk[0-9]")
 
 

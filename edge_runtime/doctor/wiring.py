@@ -9,7 +9,7 @@ import time
 
 from edge_runtime.config import Settings
 from edge_runtime.doctor.finding import Finding
-from edge_runtime.doctor.machine import Machine
+from edge_runtime.doctor.host_machine import HostMachine
 from edge_runtime.doctor.serial_port import check_holder
 from protos.errors import EdgejouleError
 
@@ -20,11 +20,11 @@ LISTEN_S = 1.5
 KINDS = ("serial", "i2c", "hwmon", "iio")
 
 
-def check_wiring(settings: Settings, machine: Machine) -> list[Finding]:
+def check_wiring(settings: Settings, machine: HostMachine) -> list[Finding]:
     """One finding; none where the sensor cannot be opened at all, which the check of the sensor says."""
     from edge_runtime.power.clock import SystemClock
-    from edge_runtime.power.opening import make_sensor
     from edge_runtime.power.options import split
+    from edge_runtime.power.sensor_factory import make_sensor
     from edge_runtime.power.sensor_meter import SensorMeter
     from edge_runtime.power.wiring import FIXES
 

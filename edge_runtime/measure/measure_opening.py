@@ -10,8 +10,8 @@ from edge_runtime.measure.envelope import Envelope
 from edge_runtime.measure.period import HeldClock, PeriodMeter
 from edge_runtime.power.clock import SystemClock
 from edge_runtime.power.events import Block, Event
-from edge_runtime.power.opening import make_sensor, open_meter
 from edge_runtime.power.recording.writer import Recorder
+from edge_runtime.power.sensor_factory import make_sensor, open_meter
 from edge_runtime.power.sensor_meter import SensorMeter
 
 __all__ = ["opened"]

@@ -15,7 +15,8 @@ PREDICT_EXAMPLE = """examples:
   edge-runtime predict examples.npz --energy
   cat photo.jpg | edge-runtime predict -
 
-An .npz file has its examples in `x`. A folder means every image below it. `-` reads one image file from stdin."""
+An .npz file has its examples in `x`. A folder means every image below it, or recording
+where the model takes sound. `-` reads one image file from stdin."""
 BENCH_EXAMPLE = """example:
   edge-runtime bench --seconds 30 --sensor serial:/dev/ttyUSB0
 

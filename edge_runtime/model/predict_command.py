@@ -20,8 +20,10 @@ from edge_runtime.config import Settings
 from edge_runtime.model.limits import MOST_EXAMPLE_BYTES
 from edge_runtime.model.settings_of import model_at, settings_from, socket_of
 from protos.datafiles.folder import is_image
+from protos.datafiles.front_end import FrontEnd, LogMel, declared, log_mel
 from protos.datafiles.npz import examples_alone
 from protos.datafiles.pixels import decode_image
+from protos.datafiles.sound import is_recording, recording
 from protos.errors import DataError, RefusedError, UsageError
 from protos.json_document import document
 
@@ -44,12 +46,12 @@ def run(given: argparse.Namespace) -> int:
         raise UsageError(f"{given.top} classes cannot be shown", where="--top", fix="give 1 or more")
     settings = settings_from(given)
     model = model_at(settings)
-    shape = model.bundle.manifest.backbone.input_shape
+    shape, before = model.bundle.manifest.backbone.input_shape, declared(model.bundle.manifest.provenance)
     with contextlib.ExitStack() as stack:
         ask = _asking(settings, given.top, stack, energy=given.energy)
         count = 0
         for what in given.what:
-            for name, x in _examples(what, shape):
+            for name, x in _examples(what, shape, before):
                 _say(name, ask(x), as_json=given.json)
                 count += 1
     if not count:
@@ -97,7 +99,7 @@ def _answer(predictor: Predictor, x: npt.NDArray[Any], top: int) -> dict[str, An
     }
 
 
-def _examples(what: str, shape: tuple[int, ...]) -> Iterator[Named]:
+def _examples(what: str, shape: tuple[int, ...], before: FrontEnd | None) -> Iterator[Named]:
     """Name and raw values of each example, one at a time."""
     if what == "-":
         data = sys.stdin.buffer.read(MOST_EXAMPLE_BYTES + 1)
@@ -108,14 +110,17 @@ def _examples(what: str, shape: tuple[int, ...]) -> Iterator[Named]:
     path = Path(what).expanduser()
     if path.is_dir():
         for one in sorted(path.rglob("*")):
-            if one.is_file() and is_image(one):
-                yield from _examples(str(one), shape)
+            if one.is_file() and (is_image(one) or (isinstance(before, LogMel) and is_recording(one))):
+                yield from _examples(str(one), shape, before)
         return
     if not path.is_file():
         raise DataError("no such file or folder", where=what, fix="check the path")
     if path.suffix.lower() == ".npz":
         for index, x in enumerate(examples_alone(path)):
             yield f"{what}[{index}]", x
+        return
+    if isinstance(before, LogMel) and is_recording(path):
+        yield what, log_mel(recording(path, before.rate), before)
         return
     if path.stat().st_size > MOST_EXAMPLE_BYTES:
         raise DataError(f"more than {MOST_EXAMPLE_BYTES >> 20} MiB", where=what, fix="give an image file")

@@ -45,7 +45,7 @@ class SocketServer:
         mode: who may ask, as of a file.
 
     Raises:
-        StoreError: the socket cannot be made there.
+        StoreError: the socket cannot be made there, or another process answers on it.
     """
 
     def __init__(self, path: Path, service: ModelService, *, mode: int = 0o660) -> None:
@@ -54,11 +54,20 @@ class SocketServer:
         try:
             with contextlib.suppress(FileNotFoundError):
                 if stat.S_ISSOCK(path.stat().st_mode):
+                    if _answers(path):
+                        raise StoreError(
+                            "another daemon answers here already",
+                            where=str(path),
+                            fix="give each its own --model-socket",
+                        )
                     path.unlink()
             with _short(path) as name:
                 self._listening.bind(name)
             path.chmod(mode)
             self._listening.listen(16)
+        except StoreError:
+            self._listening.close()
+            raise
         except OSError as error:
             self._listening.close()
             what = f"no socket can be made ({error.strerror or error})"
@@ -152,6 +161,13 @@ class SocketServer:
             elif not self._service.closed:
                 stream.write(b"\n")
                 stream.flush()
+
+
+def _answers(path: Path) -> bool:
+    """Whether somebody listens on a socket; what a process that was killed left behind does not."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as near, _short(path) as name:
+        near.settimeout(1.0)
+        return near.connect_ex(name) == 0
 
 
 def answer_to(service: ModelService, asked: dict[str, Any], data: bytes) -> dict[str, Any]:

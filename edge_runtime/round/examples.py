@@ -33,6 +33,7 @@ from protos.datafiles import dataset
 from protos.datafiles.account import Remark, listed
 from protos.datafiles.collected import INDEX, RAW, is_store
 from protos.datafiles.dataset import Dataset
+from protos.datafiles.front_end import declared
 from protos.datafiles.lazy import FileRows
 from protos.datafiles.renames import read_renames
 from protos.datafiles.stored import Rows, StoredRows
@@ -226,6 +227,7 @@ class LocalExamples:
             tolerant=tolerant,
             decoded=bundle is not None,
             known=self._images if tolerant else None,
+            front_end=declared(bundle.manifest.provenance) if bundle else None,
         )
 
     def _refuse(self, bundle: Bundle | None, bad: int, count: int) -> None:

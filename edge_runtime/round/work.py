@@ -26,16 +26,16 @@ from edge_runtime.power.meter import ExpectsPower, Meter
 from edge_runtime.power.wiring import FIXES
 from edge_runtime.round.accelerator import TwinWork
 from edge_runtime.round.allowance import Allowance
-from edge_runtime.round.bases import HeldBasis
 from edge_runtime.round.codec_memory import CodecMemory
 from edge_runtime.round.content import damaged_in
 from edge_runtime.round.costs import Reserve
 from edge_runtime.round.embeddings import EmbeddingCache, dequantise
 from edge_runtime.round.evaluation import HeldOut
 from edge_runtime.round.examples import ChangedDataError, LocalExamples, Summary
-from edge_runtime.round.heads import HeldHeads
+from edge_runtime.round.held_heads import HeldHeads
 from edge_runtime.round.statistics import check_features, summed
 from edge_runtime.round.training import Trained, balanced_weights, train
+from edge_runtime.round.training_basis import HeldBasis
 from protos.catalog import hint
 from protos.datafiles.stored import Rows
 from protos.energy.trace import Phase, PhaseEnergy
@@ -49,9 +49,9 @@ from protos.orders import DeviceReport, Engine, HeadEvaluation, StopReason, Trai
 from protos.statistics import coding
 from protos.statistics.coding import CodedMoments
 from protos.statistics.whitening import Basis
-from protos.update import codecs, trees
+from protos.update import codecs, controls, trees
 from protos.update.contract import State
-from protos.update.tensors import ABSURD, EncodedTensor
+from protos.update.tensors import ABSURD, EncodedTensor, decode
 
 HURRIED_SETTLE_S = 0.3
 
@@ -120,7 +120,7 @@ def work(
 
     Raises:
         RefusedError: see :func:`budget_of` and :class:`edge_runtime.round.codec_memory.CodecMemory`.
-        CannotRebuildError: see :mod:`edge_runtime.round.heads`.
+        CannotRebuildError: see :mod:`edge_runtime.round.held_heads`.
         UpdateError, PlanError, UsageError: the order does not fit the bundle.
         NonFiniteError: training diverged.
         DataError, StoreError: the data or the cache cannot be read or written.
@@ -160,6 +160,8 @@ def work(
     if done.trained.steps and done.memory is not None:
         # A report without a step has no effect on the head, so nothing that is owed was sent.
         bench.memory.propose(order, done.memory)
+    if done.trained.steps and order.control is not None and done.control is not None:
+        bench.memory.propose_control(order, order.control, done.control)
     trained, typical = done.trained, strain is None or strain.typical
     bench.reserve.worked(
         energy, done.embedded + done.looked, trained.steps, done.encode_s, typical=typical, excess_j=allowance.excess_j
@@ -187,6 +189,8 @@ def work(
         attempt=order.attempt,
         statistics=done.statistics,
         basis_version=order.basis.version if order.basis is not None and not order.statistics else "",
+        control_version=order.control.version if order.control is not None and not order.statistics else "",
+        control_held=done.control_held,
         evaluation=done.evaluation,
     )
 
@@ -198,6 +202,8 @@ class _Done:
     Attributes:
         examples: that count: all, or those behind the statistics.
         memory: what the codec owes from now on; None without a codec.
+        control: the device's own control from now on; None without one.
+        control_held: it had one before.
         evaluation: of the head that training started from; None where it was not asked for, or cannot be made.
         looked: held-out examples that were embedded for it.
     """
@@ -210,6 +216,8 @@ class _Done:
     train_s: float
     encode_s: float
     memory: State | None
+    control: trees.Tree | None = None
+    control_held: bool = False
     evaluation: HeadEvaluation | None = None
     looked: int = 0
 
@@ -217,8 +225,9 @@ class _Done:
 def _learn(order: TrainOrder, bench: Workbench, allowance: Allowance, begin: Callable[[Phase], None]) -> _Done:
     """Steps of the head, and the coded change."""
     meter, clock = bench.meter, bench.clock
+    shapes = bench.bundle.manifest.head.shapes()
     codec = codecs.build(order.codec.name, order.codec.parameters, where=f"order of round {order.round}")
-    memory = bench.memory.recall(order, codec, bench.bundle.manifest.head.shapes())
+    memory = bench.memory.recall(order, codec, shapes)
     if order.base:
         meter.mark(Phase.TRAIN)
     received = ordered = bench.heads.receive(order, bench.bundle.initial_head())
@@ -226,6 +235,11 @@ def _learn(order: TrainOrder, bench: Workbench, allowance: Allowance, begin: Cal
     if order.basis is not None:
         basis = bench.bases.receive(order.basis, bench.bundle.manifest.backbone.embedding_width)
         received = basis.into(received)
+    common = own = None
+    held = False
+    if order.control is not None:
+        common = controls.received(order.control, shapes)
+        own, held = bench.memory.control(order, order.control, shapes)
 
     begin(Phase.EMBED)
     embedded, refused = _embed(bench, allowance)
@@ -236,6 +250,8 @@ def _learn(order: TrainOrder, bench: Workbench, allowance: Allowance, begin: Cal
     begin(Phase.TRAIN)
     start_s, rested_s = clock.monotonic(), allowance.rested_s
     bench.head.write(received)
+    if common is not None and own is not None:
+        bench.head.correct(trees.subtract(common, own))
     trained = Trained(0, refused, None, None) if refused else _train(order, bench, allowance, basis)
     train_s = clock.monotonic() - start_s - (allowance.rested_s - rested_s)
 
@@ -244,9 +260,13 @@ def _learn(order: TrainOrder, bench: Workbench, allowance: Allowance, begin: Cal
     change = trees.subtract(_sane(bench.head.read(), order), received)
     random = codecs.generator(order.seed, "encode", bench.device_id, order.round)
     update, memory = codec.encode(change, memory, random)
+    if common is not None and own is not None and trained.steps:
+        sent = decode(update, shapes)
+        change = controls.change_of_own(common, sent, trained.steps, _inputs_of(order, bench))
+        own = {name: own[name] + value for name, value in change.items()}
     encode_s = clock.monotonic() - start_s
     count = bench.summary.train_count
-    return _Done(trained, embedded, count, update, None, train_s, encode_s, memory, evaluation, looked)
+    return _Done(trained, embedded, count, update, None, train_s, encode_s, memory, own, held, evaluation, looked)
 
 
 def _look(
@@ -406,6 +426,9 @@ def _train(order: TrainOrder, bench: Workbench, allowance: Allowance, basis: Bas
     )
 
 
+def _inputs_of(order: TrainOrder, bench: Workbench) -> dict[str, float]:
+    return {name: one.default for name, one in bench.head.inputs.items()} | dict(order.inputs)
+
+
 def _normaliser(order: TrainOrder, bench: Workbench, steps: int) -> float:
-    inputs = {name: one.default for name, one in bench.head.inputs.items()} | dict(order.inputs)
-    return of_optimiser(bench.bundle.manifest.head.optimiser, steps, inputs)
+    return of_optimiser(bench.bundle.manifest.head.optimiser, steps, _inputs_of(order, bench))

@@ -12,6 +12,7 @@ import numpy as np
 
 from protos.datafiles import dataset
 from protos.datafiles.dataset import Dataset
+from protos.datafiles.front_end import front_end_of
 from protos.datafiles.renames import composed
 from protos.errors import ModelError, UsageError
 
@@ -34,6 +35,7 @@ def load_examples(
     class_names: tuple[str, ...] | None,
     *,
     renames: Mapping[str, str] | None = None,
+    front_end: str | None = None,
 ) -> Examples:
     """Read both data sets.
 
@@ -48,7 +50,9 @@ def load_examples(
 
     def read(spec: str, names: tuple[str, ...] | None) -> Dataset:
         mine = {} if renames is None else renames
-        return dataset.fitted(dataset.load(spec, image_shape=image_shape, classes=names, renames=mine), input_shape)
+        before = None if front_end is None else front_end_of(front_end)
+        found = dataset.load(spec, image_shape=image_shape, classes=names, renames=mine, front_end=before)
+        return dataset.fitted(found, input_shape)
 
     same = bool(calibrate and evaluate and Path(calibrate).resolve() == Path(evaluate).resolve())
     fit = read(calibrate, class_names) if calibrate and not same else None

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from firmware_tools.convert.objectives import OBJECTIVES
-from firmware_tools.convert.optimisers import OPTIMISERS, PROXIMAL, WEIGHT_DECAY
+from firmware_tools.convert.optimisers import CORRECTION, OPTIMISERS, PROXIMAL, WEIGHT_DECAY
 from firmware_tools.inspect.model import read_bytes
 from protos.errors import ModelError
 from protos.model.head_algebra import Array, head_shapes
@@ -45,7 +45,8 @@ class HeadDesign:
     @property
     def inputs(self) -> tuple[TrainInput, ...]:
         """Hyper-parameters of the compiled step, in the order: optimiser, pulls, objective."""
-        return (*OPTIMISERS[self.optimiser].inputs, PROXIMAL, WEIGHT_DECAY, *OBJECTIVES[self.objective].inputs)
+        pulls = (PROXIMAL, WEIGHT_DECAY, CORRECTION)
+        return (*OPTIMISERS[self.optimiser].inputs, *pulls, *OBJECTIVES[self.objective].inputs)
 
 
 class _Head(tf.Module):  # type: ignore[misc]
@@ -61,6 +62,7 @@ class _Head(tf.Module):  # type: ignore[misc]
 
         self.tree = zeros("now")
         self.reference = zeros("reference")
+        self.correction = zeros("correction")
         self.slots = {slot: zeros(slot) for slot in self.optimiser.slots}
         self.step = tf.Variable(tf.zeros([1]), name="step")
 
@@ -98,12 +100,13 @@ class _Head(tf.Module):  # type: ignore[misc]
         return {"loss": tf.reshape(loss, [1])}
 
     def pull(self, name: str, given: Mapping[str, Any]) -> Any:
-        """Gradient of the penalties: distance from the head as written, and size of the kernels.
+        """Gradient of the penalties, distance from the head as written and size of the kernels; and the correction.
 
         The tree is in the space of standardised features, where one decay suits every backbone.
         """
-        proximal = given[PROXIMAL.name] * (self.tree[name] - self.reference[name])
-        return proximal + given[WEIGHT_DECAY.name] * self.tree[name] if name.endswith("_kernel") else proximal
+        pull = given[PROXIMAL.name] * (self.tree[name] - self.reference[name])
+        pull += given[CORRECTION.name] * self.correction[name]
+        return pull + given[WEIGHT_DECAY.name] * self.tree[name] if name.endswith("_kernel") else pull
 
     def evaluate(self, x: Any, y: Any, weight: Any) -> dict[str, Any]:
         logits = self.logits(x)
@@ -123,15 +126,21 @@ class _Head(tf.Module):  # type: ignore[misc]
         for name, value in tree.items():
             self.tree[name].assign(value)
             self.reference[name].assign(value)
+            self.correction[name].assign(tf.zeros_like(value))
             for variables in self.slots.values():
                 variables[name].assign(tf.zeros_like(value))
         self.step.assign(tf.zeros([1]))
         # A signature must return something; the count of tensors says that all were set.
         return {"tensors": tf.constant([len(tree)], tf.int32)}
 
+    def correct(self, **tree: Any) -> dict[str, Any]:
+        for name, value in tree.items():
+            self.correction[name].assign(value)
+        return {"tensors": tf.constant([len(tree)], tf.int32)}
+
 
 def compile_head(design: HeadDesign) -> bytes:
-    """The .tflite file of a head, with signatures train, evaluate, infer, read and write.
+    """The .tflite file of a head, with signatures train, evaluate, infer, read, write and correct.
 
     Raises:
         ModelError: the file would need operators that are no TFLite builtins, or has a 0-D input.
@@ -151,6 +160,7 @@ def compile_head(design: HeadDesign) -> bytes:
         "infer": tf.function(head.infer).get_concrete_function(x=x),
         "read": tf.function(head.read).get_concrete_function(),
         "write": tf.function(head.write).get_concrete_function(**tree),
+        "correct": tf.function(head.correct).get_concrete_function(**tree),
     }
     with tempfile.TemporaryDirectory(prefix="edgejoule-head-") as folder:
         tf.saved_model.save(head, folder, signatures=signatures)

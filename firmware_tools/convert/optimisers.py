@@ -12,6 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from protos.model.manifest import CORRECTION as CORRECTION_NAME
 from protos.model.manifest import TrainInput
 
 _EPSILON = 1e-7
@@ -71,6 +72,13 @@ OPTIMISERS: dict[str, Optimiser] = {
 }
 
 PROXIMAL = TrainInput("proximal_mu", 0.0, 0.0, 1e3, "pull towards the head as written: mu of FedProx, arXiv:1812.06127")
+CORRECTION = TrainInput(
+    CORRECTION_NAME,
+    0.0,
+    0.0,
+    1.0,
+    "1 adds what was given to the signature `correct` to each gradient: SCAFFOLD's c - c_i, arXiv:1910.06378",
+)
 WEIGHT_DECAY = TrainInput(
     "weight_decay",
     0.01,

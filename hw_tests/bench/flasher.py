@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from firmware_tools.bridge.images.chosen_image import ChosenImage, wanted_image
 from firmware_tools.bridge.images.flash import BACK_S, Outcome, flash_by_drive, flash_by_serial, verify
-from firmware_tools.bridge.images.wanted import Wanted, wanted_image
 from hw_tests.bench.bench import Bench
 
 __all__ = ["Flasher"]
@@ -26,11 +26,11 @@ class Flasher:
         self._baud = int(section["bootloader_baud"])
         self._volume = None if section["volume"] is None else Path(section["volume"])
 
-    def image(self, file: Path | None = None) -> Wanted:
+    def image(self, file: Path | None = None) -> ChosenImage:
         """The committed image of the bench's board, or one in a file. Raises as ``wanted_image``."""
         return wanted_image(self.board, file)
 
-    def flash(self, wanted: Wanted) -> Outcome:
+    def flash(self, wanted: ChosenImage) -> Outcome:
         """Write it, whatever runs there; returns when the board says its build id.
 
         Raises:
@@ -43,7 +43,7 @@ class Flasher:
         log = self._logs / "avrdude.log"
         return flash_by_serial(self._bench.port, wanted, say=say, baud=self._baud, force=True, log=log)
 
-    def verify(self, wanted: Wanted) -> None:
+    def verify(self, wanted: ChosenImage) -> None:
         """Ask who runs there, and where the board allows it read its flash back.
 
         Raises:

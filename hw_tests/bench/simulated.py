@@ -20,7 +20,7 @@ from typing import Any
 from firmware_tools.bridge.client.port_client import BridgeClient
 from firmware_tools.bridge.images.manifest import IMAGES, image_of
 from firmware_tools.bridge.machine.bootloader import find_optiboot
-from firmware_tools.bridge.machine.driver import Machine, MachineSpec, SensorSpec
+from firmware_tools.bridge.machine.driver import FirmwareMachine, MachineSpec, SensorSpec
 from hw_tests.bench.bench import Bench
 from hw_tests.bench.load import Truth
 from hw_tests.environment.environment import Environment
@@ -64,14 +64,14 @@ class SimulatedBench(Bench):
         self._folder = tempfile.TemporaryDirectory(prefix="edgejoule-bench-")
         super().__init__(environment, str(Path(self._folder.name) / "ttyINA"))
         self._simulation = environment.section("simulation")
-        self._machine: Machine | None = None
+        self._machine: FirmwareMachine | None = None
         self._slips_before = 0
         self._faults: set[str] = set()
         self._drawing, self._supplied, self._pulled = "constant:0", True, False
         self.load, self.power = _SimulatedLoad(self), _SimulatedPower(self)
 
     @property
-    def machine(self) -> Machine:
+    def machine(self) -> FirmwareMachine:
         """The machine that runs now.
 
         Raises:
@@ -194,7 +194,7 @@ class SimulatedBench(Bench):
         )  # fmt: skip
         self._supplied = True
         with urgent():
-            self._machine = Machine.serve_pty(spec, Path(self.port), reset_on_open=blank is not None)
+            self._machine = FirmwareMachine.serve_pty(spec, Path(self.port), reset_on_open=blank is not None)
 
     def _end_machine(self) -> None:
         machine, self._machine = self._machine, None

@@ -14,12 +14,12 @@ import pytest
 
 from firmware_tools.bridge.client.port_client import BridgeClient
 from hw_tests.bench.bench import Bench, environment_facts
+from hw_tests.bench.bench_factory import NO_BENCH, make_bench
 from hw_tests.bench.flasher import Flasher
 from hw_tests.bench.host_clock import HostClock
 from hw_tests.bench.live_meter import LiveMeter
 from hw_tests.bench.load import Load
 from hw_tests.bench.lock import BenchLock, lock_path
-from hw_tests.bench.opening import NO_BENCH, make_bench
 from hw_tests.bench.power import Power
 from hw_tests.measurements import file_name
 from hw_tests.plugin.keeping import has_failed, keeps_of

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hw_tests.bench.opening import chosen_environment
+from hw_tests.bench.bench_factory import chosen_environment
 from hw_tests.environment.environment import Environment
 from protos.errors import EdgejouleError
 

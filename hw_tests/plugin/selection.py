@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from hw_tests.bench.bench_factory import NO_BENCH, unavailable
 from hw_tests.bench.features import FEATURES, check_known
-from hw_tests.bench.opening import NO_BENCH, unavailable
 from hw_tests.environment.environment import Environment
 from hw_tests.plugin.options import MARKERS, environment_of
 from protos.errors import EdgejouleError

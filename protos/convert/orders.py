@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from protos.convert.checks import MAX_NAME, MAX_WAIT_S, checked_name, count_at_most, finite, said
-from protos.convert.heads import differences_from, head_to
+from protos.convert.head_transfers import differences_from, head_to
 from protos.convert.publications import publication_from, publication_to
 from protos.convert.statistics import basis_from, basis_to, features_from, features_to
-from protos.convert.tensors import tensors_from
+from protos.convert.tensors import tensors_from, tensors_to
 from protos.errors import UpdateError
-from protos.orders import CodecOrder, CostHint, Order, RejoinOrder, TrainOrder, WaitOrder
+from protos.orders import CodecOrder, ControlOrder, CostHint, Order, RejoinOrder, TrainOrder, WaitOrder
 from protos.v1 import edgejoule_pb2 as pb
 
 MAX_INPUTS = 64
@@ -46,6 +46,7 @@ def _train_to(order: TrainOrder) -> pb.TrainOrder:
         attempt=order.attempt or 0,
         statistics=features_to(order.statistics),
         basis=basis_to(order.basis),
+        control=_control_to(order.control),
         evaluate=order.evaluate,
     )
 
@@ -87,8 +88,20 @@ def _train_from(message: pb.TrainOrder) -> TrainOrder:
         attempt=message.attempt or None,
         statistics=features_from(message.statistics) if message.HasField("statistics") else None,
         basis=basis_from(message.basis) if message.HasField("basis") else None,
+        control=_control_from(message.control) if message.HasField("control") else None,
         evaluate=message.evaluate,
     )
+
+
+def _control_to(control: ControlOrder | None) -> pb.Control | None:
+    if control is None:
+        return None
+    return pb.Control(version=control.version, epoch=control.epoch, tensors=tensors_to(control.tensors))
+
+
+def _control_from(message: pb.Control) -> ControlOrder:
+    version = checked_name(message.version, "control.version")
+    return ControlOrder(version, message.epoch, tensors_from(message.tensors))
 
 
 def _costs_from(message: pb.CostHint) -> CostHint:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from protos.convert.checks import MAX_NAME, checked_name, count_at_most, finite, said
-from protos.convert.heads import head_to
+from protos.convert.head_transfers import head_to
 from protos.convert.tensors import tensors_from
 from protos.errors import UpdateError
 from protos.orders import HeadEvaluation, Publication, Reception

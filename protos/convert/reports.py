@@ -53,6 +53,8 @@ def report_to(report: DeviceReport, meter: MeterCard | None = None) -> pb.Device
         meter_id=meter_id or report.meter_id,
         statistics=statistics_to(report.statistics),
         basis_version=report.basis_version,
+        control_version=report.control_version,
+        control_held=report.control_held,
         evaluation=evaluation_to(report.evaluation),
     )
 
@@ -83,6 +85,8 @@ def report_from(message: pb.DeviceReport) -> DeviceReport:
         meter_id=message.meter_id,
         statistics=statistics_from(message.statistics) if message.HasField("statistics") else None,
         basis_version=checked_name(message.basis_version, "basis_version", empty=True),
+        control_version=checked_name(message.control_version, "control_version", empty=True),
+        control_held=message.control_held,
         evaluation=evaluation_from(message.evaluation) if message.HasField("evaluation") else None,
     )
 

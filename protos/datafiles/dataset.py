@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from protos.datafiles import collected, folder, idx, npz
+from protos.datafiles import collected, folder, idx, npz, sound, table
 from protos.datafiles.account import Remark, listed
 from protos.datafiles.columns import Array, Choose, Columns
+from protos.datafiles.front_end import FrontEnd, LogMel, Windows
 from protos.datafiles.lazy import Known
 from protos.datafiles.stored import Rows, StoredRows
 from protos.errors import DataError, EmptyShardError, LabelError, NonFiniteError, ShapeError, UsageError
@@ -94,6 +95,7 @@ def load(
     tolerant: bool = False,
     decoded: bool = True,
     known: Known | None = None,
+    front_end: FrontEnd | None = None,
 ) -> Dataset:
     """Read a data set, or one shard of it. Only what is kept takes memory.
 
@@ -113,6 +115,7 @@ def load(
             counted in `set_aside`, instead of an error for the first. :func:`screened` does the rest.
         decoded: False opens no image of a folder: labels and splits are known then, and `held` is [N, 0].
         known: what is remembered of image files: images of a folder stay there until they are read.
+        front_end: of the model, which makes its values of recordings or tables.
 
     Raises:
         DataError: missing, damaged, truncated, of an unknown kind, or with arrays of Python objects.
@@ -123,6 +126,14 @@ def load(
     """
     path = Path(spec).expanduser()
     choose = _chooser(shard, str(path))
+    if isinstance(front_end, LogMel) and path.is_dir():
+        return _dataset(sound.read(path, choose, front_end, classes, renames, tolerant=tolerant), path)
+    if isinstance(front_end, Windows) and (path.is_dir() or (path.exists() and table.is_table(path))):
+        return _dataset(table.read(path, choose, front_end, classes, renames, tolerant=tolerant), path)
+    if not decoded and front_end is None and (count := _only_a_model_can_read(path)):
+        # Listed: what becomes of them, the model's front end says.
+        return Dataset(np.empty((count, 0), np.uint8), np.zeros(count, np.int32), np.zeros(count, np.bool_),
+                       source=str(path))  # fmt: skip
     if path.is_dir():
         if collected.is_store(path):
             found = collected.read(
@@ -146,6 +157,18 @@ def load(
         where=str(path),
         fix="give FILE.npz, NAME-images-idx3-ubyte[.gz], or a folder of images by class",
     )
+
+
+def _only_a_model_can_read(path: Path) -> int:
+    """How many recordings or tables there are, which need a model's front end; 0 of every other kind."""
+    if path.is_file():
+        return int(table.is_table(path))
+    if not path.is_dir() or collected.is_store(path):
+        return 0
+    files = [one for one in path.rglob("*") if one.is_file() and not one.name.startswith(".")]
+    if any(folder.is_image(one) for one in files) or idx.images_in(path):
+        return 0
+    return sum(sound.is_recording(one) or table.is_table(one) for one in files)
 
 
 def account(

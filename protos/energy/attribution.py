@@ -2,7 +2,8 @@
 
 Rules kept here:
 
-* A sample is the mean power of its interval; one that a mark cuts is divided as :mod:`protos.energy.cutting` says.
+* A sample is the mean power of its interval; one that a mark cuts is divided as
+  :mod:`protos.energy.trace_splitting` says.
 * Time without a sample is counted as uncovered. Nothing is interpolated into it.
 * The parts add up to the whole.
 * Too little coverage gives no figure, and that is ``None``.
@@ -18,9 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from protos.energy.cutting import between, stepped
 from protos.energy.interval import add_terms, combine
-from protos.energy.stretch import examine, unusable_bits
+from protos.energy.interval_summary import examine, unusable_bits
 from protos.energy.trace import (
     Floats,
     Mark,
@@ -32,6 +32,7 @@ from protos.energy.trace import (
     covered_share,
     flag_words,
 )
+from protos.energy.trace_splitting import between, stepped
 from protos.energy.uncertainty import ErrorModel, UncertaintyTerm
 
 __all__ = [

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from protos.energy.interval import Interval, add_terms, combine, subtract_terms
-from protos.energy.stretch import examine
+from protos.energy.interval_summary import examine
 from protos.energy.trace import PhaseEnergy, PowerTrace
 from protos.energy.uncertainty import ErrorModel, UncertaintyTerm
 

@@ -31,9 +31,9 @@ so it adds linearly and does not go out of a difference; ``random`` adds in squa
 * ``duty``: u is the part of a sample's interval dt in which the shunt was not looked at, D the difference between
   neighbouring samples. Where the rhythm of conversions is varied (``dithered``), the errors of samples are independent,
   and the variance of u (p - m), with p the mean of the part that was seen and m of the part that was not, is
-  u dt var(p) for a load much faster than dt, and u^2 D^2 / 3 for a step. :mod:`protos.energy.stretch` tells the one
-  from the other. Without dither a load may stay in step: each step in power errs by u D in one direction, by up to half
-  of it, and all alike: a rectangle.
+  u dt var(p) for a load much faster than dt, and u^2 D^2 / 3 for a step. :mod:`protos.energy.interval_summary`
+  tells the one from the other. Without dither a load may stay in step: each step in power errs by u D
+  in one direction, by up to half of it, and all alike: a rectangle.
 * ``heating``: a shunt that carries I amperes turns I^2 R into heat, and its resistance follows. That is
   shunt_heating_per_w * R * (P^2 + s^2) / V^2, of the mean square of the current, s the standard deviation of power.
 * ``gap``: nothing is interpolated into time without samples. What is missing is about uncovered * P, so the interval is
@@ -48,7 +48,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["EDGE_SHARE", "ErrorModel", "Kind", "Shape", "Stretch", "UncertaintyTerm"]
+__all__ = ["EDGE_SHARE", "ErrorModel", "IntervalSummary", "Kind", "Shape", "UncertaintyTerm"]
 
 Kind = Literal["systematic", "local", "random"]
 Shape = Literal["normal", "rectangular"]
@@ -84,7 +84,7 @@ class UncertaintyTerm:
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class IntervalSummary:
     """What the lines need to know of a stretch of time (one interval, or all the intervals of a phase).
 
     Args:
@@ -171,7 +171,7 @@ class ErrorModel:
     shunt_ohm: float = 0.0
     shunt_heating_per_w: float = 0.0
 
-    def terms(self, stretch: Stretch) -> tuple[UncertaintyTerm, ...]:
+    def terms(self, stretch: IntervalSummary) -> tuple[UncertaintyTerm, ...]:
         """Every line of the table in the module's docstring, also those that are zero."""
         seen_j, time_s, volts = abs(stretch.energy_j), stretch.covered_s, self.supply_v
         mean_w = seen_j / time_s if time_s > 0 else 0.0
@@ -214,7 +214,7 @@ class ErrorModel:
         square_a2 = (mean_w**2 + spread_w**2) / self.supply_v**2
         return self.shunt_heating_per_w * self.shunt_ohm * square_a2
 
-    def _duty(self, stretch: Stretch, range_w: float) -> UncertaintyTerm:
+    def _duty(self, stretch: IntervalSummary, range_w: float) -> UncertaintyTerm:
         limit_j = stretch.unseen_s * range_w
         if self.dithered:
             return UncertaintyTerm("duty", math.sqrt(stretch.unseen_w2s2), "random", limit_j=limit_j)

@@ -19,7 +19,7 @@ import numpy as np
 from protos.energy.attribution import MINIMUM_COVERAGE, is_reversed, sample_words
 from protos.energy.baseline import Baseline, NetEnergy, net_of
 from protos.energy.interval import add_terms, combine
-from protos.energy.stretch import examine, unusable_bits
+from protos.energy.interval_summary import examine, unusable_bits
 from protos.energy.trace import UNUSABLE, Method, PowerTrace, SampleFlag, covered_share
 from protos.energy.uncertainty import ErrorModel, UncertaintyTerm
 

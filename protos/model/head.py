@@ -1,8 +1,9 @@
 """The trainable head, run through the compiled signatures of ``head.tflite``.
 
 All signatures share their variables inside one interpreter: ``write`` sets them, the proximal reference with them,
-and clears the optimiser; ``train`` moves them; ``read``, ``infer`` and ``evaluate`` look at them. The batch is
-fixed at conversion: what is left over is padded and masked by a weight of zero.
+and clears the optimiser; ``correct`` sets what is added to each gradient; ``train`` moves them; ``read``, ``infer``
+and ``evaluate`` look at them. The batch is fixed at conversion: what is left over is padded and masked by a weight of
+zero.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from protos.errors import LabelError, ModelError, ShapeError, UsageError
 from protos.model.bundle import Bundle
 from protos.model.engine import open_interpreter
 from protos.model.head_algebra import Array, Tree, check_tree
-from protos.model.manifest import TrainInput
+from protos.model.manifest import CORRECTION, TrainInput
 
 SIGNATURES = ("evaluate", "infer", "read", "train", "write")
 
@@ -64,9 +65,10 @@ class Head:
             "infer": {"x": (batch, width)},
             "read": {},
             "write": self._shapes,
+            "correct": self._shapes,
         }
         runners = {}
-        for name in SIGNATURES:
+        for name in (*SIGNATURES, *(["correct"] if CORRECTION in self.inputs else [])):
             if name not in found:
                 raise ModelError(f"has no signature {name!r}", where=self._where)
             runners[name] = self._interpreter.get_signature_runner(name)
@@ -79,12 +81,24 @@ class Head:
         return runners
 
     def write(self, tree: Mapping[str, npt.ArrayLike]) -> None:
-        """Set the head and the proximal reference to ``tree``, and clear the optimiser's state.
+        """Set the head and the proximal reference to ``tree``, and clear the optimiser's state and the correction.
 
         Raises:
             ShapeError, NonFiniteError: not a tree of this head.
         """
         self._run["write"](**check_tree(tree, self._shapes))
+
+    def correct(self, tree: Mapping[str, npt.ArrayLike]) -> None:
+        """Set what each step adds to its gradient, times its input ``correction``, until the head is written again.
+
+        Raises:
+            ShapeError, NonFiniteError: not a tree of this head.
+            UsageError: the bundle's train step takes none.
+        """
+        if "correct" not in self._run:
+            fix = "convert the model again with this release"
+            raise UsageError("this head's train step takes no corrections", where=self._where, fix=fix)
+        self._run["correct"](**check_tree(tree, self._shapes))
 
     def read(self) -> Tree:
         """The head as it is now: fresh float32 arrays, names sorted. May hold NaN after a diverged training."""

@@ -111,6 +111,10 @@ class TensorSpec:
     shape: tuple[int, ...]
 
 
+# The input of a train step that takes corrections. Bundles that were converted before there was one lack it.
+CORRECTION = "correction"
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class TrainInput:
     """One hyper-parameter of the compiled training step; it travels as a float32 tensor of shape [1]."""

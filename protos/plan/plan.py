@@ -30,6 +30,8 @@ PARTICIPATIONS = ("known", "fedau")
 SERVERS = ("mean", "momentum", "adam", "yogi")
 # A coordinate of a standardised head moves by about this much in a round of an adaptive one.
 _ADAPTIVE_RATE = 0.03
+# What is done about devices whose own data pull them apart. FedProx is `proximal_mu`.
+CORRECTIONS = ("none", "scaffold")
 DELIVERIES = ("last", "best", "none")
 METHODS = ("sgd", "closed_form", "closed_form+sgd")
 HEADS = ("lda", "ridge")
@@ -88,6 +90,7 @@ class TrainSection:
         epochs: passes over the device's own training examples.
         steps: optimiser steps, the same on each device.
         rate_decay: factor on ``rate`` from each round of steps to the next.
+        correction: of each gradient: "none", or "scaffold", by control variates (:mod:`protos.update.controls`).
         inputs: further inputs of the bundle's train signature, by name.
     """
 
@@ -99,6 +102,7 @@ class TrainSection:
     inputs: Mapping[str, float] = field(default_factory=dict)
     method: str = "sgd"
     rate_decay: float = 1.0
+    correction: str = "none"
 
 
 @dataclass(frozen=True)
@@ -267,6 +271,7 @@ _LATER: tuple[tuple[str, str, Any], ...] = (
     ("round", "enough", RoundSection.enough),
     ("train", "method", TrainSection.method),
     ("train", "rate_decay", TrainSection.rate_decay),
+    ("train", "correction", TrainSection.correction),
     ("evaluate", "patience", EvaluateSection.patience),
     *(("aggregate", one, getattr(AggregateSection, one)) for one in _SERVER_KEYS),
     *(("closed_form", one.name, one.default) for one in dataclasses.fields(ClosedFormSection)),
@@ -370,6 +375,7 @@ def _refuse_contradictions(plan: RunPlan, where: str) -> None:
         raise PlanError("a planner draws whom it asks, and round.sample would draw again", where=where, fix=fix)
     if train.epochs is not None and train.steps is not None:
         raise PlanError("train.epochs and train.steps contradict each other", where=where, fix="keep one of them")
+    _check_correction(plan, where)
     for name in ("rate", "momentum", "proximal_mu"):
         if name in train.inputs:
             raise PlanError(f"{name} is in [train] and in train.inputs", where=where, fix="keep the one in [train]")
@@ -418,6 +424,50 @@ def _refuse_contradictions(plan: RunPlan, where: str) -> None:
         raise PlanError(
             "by_budget cannot weigh devices that have no budget against those that have", where=where, fix=fix
         )
+
+
+def _check_correction(plan: RunPlan, where: str) -> None:
+    """What SCAFFOLD does not go with: each line has the reason. What depends on the bundle, the coordinator checks."""
+    train, place = plan.train, f"{where}: train.correction"
+    if train.correction not in CORRECTIONS:
+        fix = hint(train.correction, CORRECTIONS)
+        raise PlanError(f"no correction is called {train.correction!r}", where=place, fix=fix)
+    if "correction" in train.inputs:
+        fix = 'say correction = "scaffold" in [train] instead'
+        raise PlanError("train.inputs.correction is set by train.correction", where=where, fix=fix)
+    if train.correction == "none":
+        return
+    for clashes, what, fix in (
+        (
+            train.proximal_mu != 0,
+            "the pull of proximal_mu holds devices back from where the controls lead them",
+            "keep one of them",
+        ),
+        (
+            train.method != "sgd",
+            f"method = {train.method!r} makes no steps, or makes them in whitened coordinates, and controls are "
+            "gradients in those of the head",
+            'set train.method = "sgd"',
+        ),
+        (
+            plan.planner.policy != "none",
+            "a planner's weights change from round to round, and it guesses changes of devices that made plain steps",
+            "leave [planner] out",
+        ),
+        (
+            plan.aggregate.weight not in ((), ("by_examples",)),
+            "the coordinator's control is the mean of the devices' by their weights, which must therefore stay as they "
+            "are over rounds",
+            'set aggregate.weight = ["by_examples"], or [] for all alike',
+        ),
+        (
+            plan.aggregate.normalise not in NORMALISATIONS,
+            f"normalise = {plan.aggregate.normalise!r} is a plug-in's rule, and controls are made for a mean",
+            f"take {' or '.join(NORMALISATIONS)}",
+        ),
+    ):
+        if clashes:
+            raise PlanError(f"'scaffold' does not go with it: {what}", where=place, fix=fix)
 
 
 def _check_closed_form(plan: RunPlan, where: str) -> None:

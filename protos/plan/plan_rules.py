@@ -43,6 +43,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "rate_decay": (NUMBER, 0.01, 1.0),
         "momentum": (NUMBER, 0.0, 0.999),
         "proximal_mu": (NUMBER, 0.0, 1e6),
+        "correction": ((str,), None, None),
         "inputs": ((dict,), None, None),
     },
     "update": {"codec": ((str,), None, None), "parameters": ((dict,), None, None)},

@@ -222,6 +222,16 @@ class Basis(_message.Message):
     tensors: _containers.RepeatedCompositeFieldContainer[Tensor]
     def __init__(self, version: _Optional[str] = ..., tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ...) -> None: ...
 
+class Control(_message.Message):
+    __slots__ = ("version", "epoch", "tensors")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    epoch: int
+    tensors: _containers.RepeatedCompositeFieldContainer[Tensor]
+    def __init__(self, version: _Optional[str] = ..., epoch: _Optional[int] = ..., tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ...) -> None: ...
+
 class Codec(_message.Message):
     __slots__ = ("name", "parameters")
     class ParametersEntry(_message.Message):
@@ -476,7 +486,7 @@ class Difference(_message.Message):
     def __init__(self, tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., scale: _Optional[float] = ...) -> None: ...
 
 class TrainOrder(_message.Message):
-    __slots__ = ("run_id", "round", "plan_id", "bundle_id", "head", "steps", "inputs", "codec", "budget_j", "deadline_s", "seed", "attempt", "statistics", "basis", "costs", "evaluate")
+    __slots__ = ("run_id", "round", "plan_id", "bundle_id", "head", "steps", "inputs", "codec", "budget_j", "deadline_s", "seed", "attempt", "statistics", "basis", "costs", "control", "evaluate")
     class InputsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -499,6 +509,7 @@ class TrainOrder(_message.Message):
     STATISTICS_FIELD_NUMBER: _ClassVar[int]
     BASIS_FIELD_NUMBER: _ClassVar[int]
     COSTS_FIELD_NUMBER: _ClassVar[int]
+    CONTROL_FIELD_NUMBER: _ClassVar[int]
     EVALUATE_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     round: int
@@ -515,8 +526,9 @@ class TrainOrder(_message.Message):
     statistics: FeatureMap
     basis: Basis
     costs: CostHint
+    control: Control
     evaluate: bool
-    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., plan_id: _Optional[str] = ..., bundle_id: _Optional[str] = ..., head: _Optional[_Union[Head, _Mapping]] = ..., steps: _Optional[int] = ..., inputs: _Optional[_Mapping[str, float]] = ..., codec: _Optional[_Union[Codec, _Mapping]] = ..., budget_j: _Optional[float] = ..., deadline_s: _Optional[float] = ..., seed: _Optional[int] = ..., attempt: _Optional[int] = ..., statistics: _Optional[_Union[FeatureMap, _Mapping]] = ..., basis: _Optional[_Union[Basis, _Mapping]] = ..., costs: _Optional[_Union[CostHint, _Mapping]] = ..., evaluate: _Optional[bool] = ...) -> None: ...
+    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., plan_id: _Optional[str] = ..., bundle_id: _Optional[str] = ..., head: _Optional[_Union[Head, _Mapping]] = ..., steps: _Optional[int] = ..., inputs: _Optional[_Mapping[str, float]] = ..., codec: _Optional[_Union[Codec, _Mapping]] = ..., budget_j: _Optional[float] = ..., deadline_s: _Optional[float] = ..., seed: _Optional[int] = ..., attempt: _Optional[int] = ..., statistics: _Optional[_Union[FeatureMap, _Mapping]] = ..., basis: _Optional[_Union[Basis, _Mapping]] = ..., costs: _Optional[_Union[CostHint, _Mapping]] = ..., control: _Optional[_Union[Control, _Mapping]] = ..., evaluate: _Optional[bool] = ...) -> None: ...
 
 class CostHint(_message.Message):
     __slots__ = ("embedding_j", "step_j", "sending_j", "work_w")
@@ -545,7 +557,7 @@ class Strain(_message.Message):
     def __init__(self, heat_s: _Optional[float] = ..., busy_s: _Optional[float] = ..., hottest_c: _Optional[float] = ..., throttled: _Optional[bool] = ..., under_voltage: _Optional[bool] = ...) -> None: ...
 
 class DeviceReport(_message.Message):
-    __slots__ = ("run_id", "round", "device_id", "plan_id", "bundle_id", "head_version", "steps_planned", "steps_done", "examples", "local_normaliser", "stop_reason", "loss_first", "loss_last", "engine", "energy", "update", "embedded", "train_s", "strain", "ended_in_pause", "attempt", "meter_id", "statistics", "basis_version", "evaluation")
+    __slots__ = ("run_id", "round", "device_id", "plan_id", "bundle_id", "head_version", "steps_planned", "steps_done", "examples", "local_normaliser", "stop_reason", "loss_first", "loss_last", "engine", "energy", "update", "embedded", "train_s", "strain", "ended_in_pause", "attempt", "meter_id", "statistics", "basis_version", "control_version", "control_held", "evaluation")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -570,6 +582,8 @@ class DeviceReport(_message.Message):
     METER_ID_FIELD_NUMBER: _ClassVar[int]
     STATISTICS_FIELD_NUMBER: _ClassVar[int]
     BASIS_VERSION_FIELD_NUMBER: _ClassVar[int]
+    CONTROL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    CONTROL_HELD_FIELD_NUMBER: _ClassVar[int]
     EVALUATION_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     round: int
@@ -595,8 +609,10 @@ class DeviceReport(_message.Message):
     meter_id: int
     statistics: Statistics
     basis_version: str
+    control_version: str
+    control_held: bool
     evaluation: HeadEvaluation
-    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., device_id: _Optional[str] = ..., plan_id: _Optional[str] = ..., bundle_id: _Optional[str] = ..., head_version: _Optional[str] = ..., steps_planned: _Optional[int] = ..., steps_done: _Optional[int] = ..., examples: _Optional[int] = ..., local_normaliser: _Optional[float] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., loss_first: _Optional[float] = ..., loss_last: _Optional[float] = ..., engine: _Optional[_Union[Engine, _Mapping]] = ..., energy: _Optional[_Iterable[_Union[PhaseEnergy, _Mapping]]] = ..., update: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., embedded: _Optional[int] = ..., train_s: _Optional[float] = ..., strain: _Optional[_Union[Strain, _Mapping]] = ..., ended_in_pause: _Optional[_Union[PauseCause, str]] = ..., attempt: _Optional[int] = ..., meter_id: _Optional[int] = ..., statistics: _Optional[_Union[Statistics, _Mapping]] = ..., basis_version: _Optional[str] = ..., evaluation: _Optional[_Union[HeadEvaluation, _Mapping]] = ...) -> None: ...
+    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., device_id: _Optional[str] = ..., plan_id: _Optional[str] = ..., bundle_id: _Optional[str] = ..., head_version: _Optional[str] = ..., steps_planned: _Optional[int] = ..., steps_done: _Optional[int] = ..., examples: _Optional[int] = ..., local_normaliser: _Optional[float] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., loss_first: _Optional[float] = ..., loss_last: _Optional[float] = ..., engine: _Optional[_Union[Engine, _Mapping]] = ..., energy: _Optional[_Iterable[_Union[PhaseEnergy, _Mapping]]] = ..., update: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., embedded: _Optional[int] = ..., train_s: _Optional[float] = ..., strain: _Optional[_Union[Strain, _Mapping]] = ..., ended_in_pause: _Optional[_Union[PauseCause, str]] = ..., attempt: _Optional[int] = ..., meter_id: _Optional[int] = ..., statistics: _Optional[_Union[Statistics, _Mapping]] = ..., basis_version: _Optional[str] = ..., control_version: _Optional[str] = ..., control_held: _Optional[bool] = ..., evaluation: _Optional[_Union[HeadEvaluation, _Mapping]] = ...) -> None: ...
 
 class ReportHeader(_message.Message):
     __slots__ = ("run_id", "round", "device_id", "total_bytes", "sha256")

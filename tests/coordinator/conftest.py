@@ -26,7 +26,7 @@ from plain_bundle import make_plain_bundle
 from scripted_device import ScriptedDevice, joules
 from throwaway_postgres import missing, throwaway_postgres
 
-from coordinator.server import keeper
+from coordinator.server import run_manager
 from coordinator.server.serving import Settings, serve
 from coordinator.store.database import Database, sqlite_url
 from protos.update.trees import shapes
@@ -35,8 +35,8 @@ from protos.update.trees import shapes
 @pytest.fixture(autouse=True)
 def _short_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     """Devices without an order are answered soon: tests ask on purpose when there is none."""
-    monkeypatch.setattr(keeper, "HOLD_S", 0.1)
-    monkeypatch.setattr(keeper, "MOST_HOLD_S", 0.1)
+    monkeypatch.setattr(run_manager, "HOLD_S", 0.1)
+    monkeypatch.setattr(run_manager, "MOST_HOLD_S", 0.1)
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def postgres_server() -> Iterator[str]:
 
 @pytest.fixture
 def postgres(postgres_server: str) -> str:
-    """The URL of an empty database on PostgreSQL, of this test alone: a run that another left open would be taken up."""
+    """The URL of an empty database on PostgreSQL, of this test alone: a run left open by another would go on in it."""
     name = f"t{uuid.uuid4().hex}"
     import psycopg
 

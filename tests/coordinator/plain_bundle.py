@@ -37,6 +37,7 @@ def make_plain_bundle(folder: Path, *, width: int = WIDTH, classes: int = CLASSE
         TrainInput("rate", 0.05, 0.0, 10.0, "learning rate"),
         TrainInput("momentum", 0.0, 0.0, 0.999, "heavy-ball momentum"),
         TrainInput("proximal_mu", 0.0, 0.0, 1e6, "pull towards the received head"),
+        TrainInput("correction", 0.0, 0.0, 1.0, "factor on what is added to each gradient"),
     )
     tensors = (TensorSpec("out_bias", (classes,)), TensorSpec("out_kernel", (width, classes)))
     manifest = Manifest(

@@ -18,8 +18,8 @@ from coordinator.store import device_heads as shown
 from coordinator.store import heads, runs, tables
 from coordinator.store.database import Database, sqlite_url
 from coordinator.store.runs import NewRun
-from edge_runtime.round.heads import HeldHeads
-from protos.convert.heads import MAX_DIFFERENCES, head_to, parse_difference, serialise_difference
+from edge_runtime.round.held_heads import HeldHeads
+from protos.convert.head_transfers import MAX_DIFFERENCES, head_to, parse_difference, serialise_difference
 from protos.convert.orders import order_from, order_to
 from protos.orders import CodecOrder, Holding, TrainOrder
 from protos.plan.plan import RunPlan, parse

@@ -1,6 +1,6 @@
 """Heads as differences over real gRPC: devices that miss rounds, lose what they hold, and a coordinator that restarts.
 
-The devices' end is the real one (`edge_runtime/round/heads.py`), on a real disk.
+The devices' end is the real one (`edge_runtime/round/held_heads.py`), on a real disk.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from coordinator.operator.client import Operator
 from coordinator.store import device_heads as shown
 from coordinator.store import heads
 from coordinator.store.database import Database, sqlite_url
-from edge_runtime.round.heads import CannotRebuildError, HeldHeads
+from edge_runtime.round.held_heads import CannotRebuildError, HeldHeads
 from protos.model.bundle import open_bundle
 from protos.orders import Holding, TrainOrder, Verdict
 from protos.update.tensors import decode

@@ -12,7 +12,7 @@ import pytest
 from coordinator.cli import main
 from coordinator.operator.client import Operator
 from coordinator.run.roster import Roster, engine_class
-from coordinator.store.bundles import BundleShelf
+from coordinator.store.bundle_store import BundleStore
 from protos.errors import IntegrityError
 from protos.model.bundle import open_bundle, record_of
 from protos.model.manifest import MANIFEST_FILE, Manifest
@@ -109,8 +109,8 @@ def test_the_twin_travels_only_to_a_device_that_asks_for_it(
 
 
 def test_a_plan_whose_bundle_lost_its_twin_is_refused(twinned: Path, tmp_path: Path) -> None:
-    kept = BundleShelf(tmp_path / "shelf").keep(open_bundle(twinned))
+    kept = BundleStore(tmp_path / "bundle_store").keep(open_bundle(twinned))
     assert kept.twin_path is not None
     kept.twin_path.unlink()
     with pytest.raises(IntegrityError, match="is missing"):
-        BundleShelf(tmp_path / "shelf").open(kept.bundle_id)
+        BundleStore(tmp_path / "bundle_store").open(kept.bundle_id)

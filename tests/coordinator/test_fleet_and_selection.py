@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from coordinator.run.planning import budget_for, prepare, seed_for, steps_for, train_inputs
 from coordinator.run.roster import Roster, in_short
 from coordinator.server.fleet import Fleet
-from coordinator.store.bundles import BundleShelf
+from coordinator.store.bundle_store import BundleStore
 from protos.errors import IntegrityError, PlanError, UnknownRunError
 from protos.model.bundle import open_bundle
 from protos.orders import DeviceCard, Engine, MeterCard
@@ -147,27 +147,27 @@ def test_inputs_are_held_against_the_bundle(plain_bundle: Path) -> None:
 
 
 def test_the_shelf_keeps_a_copy_that_outlives_the_original(plain_bundle: Path, tmp_path: Path) -> None:
-    shelf = BundleShelf(tmp_path / "shelf")
-    shelf.sweep()
+    bundle_store = BundleStore(tmp_path / "bundle_store")
+    bundle_store.sweep()
     bundle = open_bundle(plain_bundle)
-    kept = shelf.keep(bundle)
-    assert shelf.keep(bundle).path == kept.path != plain_bundle
+    kept = bundle_store.keep(bundle)
+    assert bundle_store.keep(bundle).path == kept.path != plain_bundle
     (plain_bundle / "head.tflite").unlink()
-    assert shelf.open(bundle.bundle_id).bundle_id == bundle.bundle_id
+    assert bundle_store.open(bundle.bundle_id).bundle_id == bundle.bundle_id
     (kept.path / "head.tflite").write_bytes(b"damaged")
     with pytest.raises(IntegrityError):
-        shelf.open(bundle.bundle_id)
+        bundle_store.open(bundle.bundle_id)
     with pytest.raises(UnknownRunError):
-        shelf.open("sha256:" + "1" * 64)
+        bundle_store.open("sha256:" + "1" * 64)
 
 
 def test_a_bundle_that_changes_while_it_is_copied_is_not_kept(plain_bundle: Path, tmp_path: Path) -> None:
-    shelf = BundleShelf(tmp_path / "shelf")
+    bundle_store = BundleStore(tmp_path / "bundle_store")
     bundle = open_bundle(plain_bundle)
     (plain_bundle / "head.tflite").write_bytes(b"changed")
     with pytest.raises(IntegrityError):
-        shelf.keep(bundle)
-    assert list((tmp_path / "shelf").iterdir()) == []
+        bundle_store.keep(bundle)
+    assert list((tmp_path / "bundle_store").iterdir()) == []
 
 
 @pytest.mark.parametrize("codec", ["sign", "keep_largest"])

@@ -16,10 +16,12 @@ from stored_runs import accept, report_of, started
 from coordinator.budgets.order_line import OrderLine
 from coordinator.operator.client import Operator
 from coordinator.run import resume, transactions
-from coordinator.store import accounts, devices, reading, reports, runs
+from coordinator.store import accounts, devices, heads, reading, reports, runs
 from coordinator.store.database import Database, sqlite_url
+from coordinator.store.tables import events
 from coordinator.store.tables import reports as reports_table
 from protos.energy.trace import Phase
+from protos.errors import StoreError
 from protos.orders import SettledEnergy, Verdict
 
 Fleet = Callable[..., Any]
@@ -162,3 +164,41 @@ def test_a_report_of_an_earlier_attempt_that_counts_has_its_energy_counted_once(
 
 def tools_joules(energy_j: float) -> Any:
     return dataclasses.replace(report_of("a", energy_j).energy[0])
+
+
+def test_a_report_that_comes_before_an_attempt_is_written_down_as_abandoned_counts_for_it(
+    plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = resume.rules_of
+    # Nothing is opened meanwhile: the device that is missing is waited for.
+    monkeypatch.setattr(resume, "rules_of", lambda plan: dataclasses.replace(real(plan), gather_s=30.0))
+    monkeypatch.setattr("coordinator.run.conductor.RETRY_S", 0.05)
+    tried, room = threading.Event(), threading.Event()
+    abandon = transactions.abandon_round
+
+    def full(*args: Any) -> Any:
+        tried.set()
+        if not room.is_set():
+            raise StoreError("disk full")
+        return abandon(*args)
+
+    monkeypatch.setattr(transactions, "abandon_round", full)
+    state = tmp_path / "state"
+    with tools.served(state) as address, Operator(address) as operator:
+        run_id = operator.start_run(tools.plan(plain_bundle, devices=2, quorum=1.0, deadline_s=3), tmp_path)
+        first, second = fleet(address, "a"), fleet(address, "b")
+        first.join()
+        second.join()
+        assert first.send(first.answer(first.order(), 1.0)).verdict is Verdict.ACCEPTED
+        report = second.answer(second.order(), 3.0)
+    with tools.served(state) as address, Operator(address) as operator:
+        assert tried.wait(30), "nobody is here when the deadline passes"
+        assert fleet(address, "b").send(report).verdict is Verdict.ACCEPTED
+        room.set()
+        status = tools.finished(operator, run_id)
+    assert (status.state, len(status.rounds[1].devices)) == ("finished", 2)
+    db = Database(sqlite_url(state / "coordinator.db"))
+    with db.reading() as connection:
+        assert "abandoned" not in set(connection.execute(select(events.c.kind)).scalars())
+        assert heads.get(connection, status.rounds[1].head_version)["out_bias"][0] == pytest.approx(2.0, abs=0.5)
+    db.close()

@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from coordinator.operator.client import Operator
-from coordinator.run import bounds
+from coordinator.run import plausibility
 from protos.energy.boards import BOARDS
 from protos.energy.trace import Phase, PhaseEnergy
 from protos.orders import SettledEnergy, Verdict
@@ -77,8 +77,8 @@ def test_a_device_cannot_declare_more_examples_than_a_device_can_hold(address: s
 def test_what_boards_draw_at_full_load_is_possible_and_less_than_nothing_is_not(board: str) -> None:
     profile = BOARDS.get(board, BOARDS["pi4"])
     full_w = profile.power_w(profile.cores)
-    assert bounds.energy_fault(energy(Phase.TRAIN, -0.05 * 3600, 3600.0), board) is not None
+    assert plausibility.energy_fault(energy(Phase.TRAIN, -0.05 * 3600, 3600.0), board) is not None
     for joules in (full_w * 3600, 0.0):
-        assert bounds.energy_fault(energy(Phase.TRAIN, joules, 3600.0), board) is None
-    assert bounds.energy_fault(PhaseEnergy(Phase.TRAIN, None, 0.0, 9.0, "unknown", "", None), board) is None
-    assert bounds.energy_fault(energy(Phase.TRAIN, 1e5, 1.0), board) is not None
+        assert plausibility.energy_fault(energy(Phase.TRAIN, joules, 3600.0), board) is None
+    assert plausibility.energy_fault(PhaseEnergy(Phase.TRAIN, None, 0.0, 9.0, "unknown", "", None), board) is None
+    assert plausibility.energy_fault(energy(Phase.TRAIN, 1e5, 1.0), board) is not None

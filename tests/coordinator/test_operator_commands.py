@@ -102,7 +102,7 @@ def test_unknown_joules_are_a_question_mark(address: str, command: Command, flee
 
 
 def test_waiting_ends_with_its_own_code_and_the_run_goes_on(address: str, plan: Path, command: Command) -> None:
-    code, _, err = command("start", plan, "--wait", "--timeout", 0.1, "--coordinator", address)
+    code, _, err = command("start", plan, "--wait", "--timeout", 3, "--coordinator", address)
     assert code == 17
     assert "0 of 1 devices present" in err
     code, out, _ = command("stop", "test", "--coordinator", address)

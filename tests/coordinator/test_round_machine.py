@@ -30,12 +30,12 @@ from coordinator.run.round_events import (
     Writing,
     Written,
 )
-from coordinator.run.round_machine import Machine
+from coordinator.run.round_machine import RoundMachine
 
 RULES = Rules(rounds=2, devices=2, quorum=0.5, deadline_s=10, attempts=2, gather_s=3)
 
 
-def _step(machine: Machine, event: Event, now_s: float) -> list[Action]:
+def _step(machine: RoundMachine, event: Event, now_s: float) -> list[Action]:
     """One event; a round that opens has its orders on disk at once, with nobody spared."""
     actions = machine.step(event, now_s)
     if any(isinstance(one, Open) for one in actions):
@@ -43,19 +43,19 @@ def _step(machine: Machine, event: Event, now_s: float) -> list[Action]:
     return actions
 
 
-def _run(machine: Machine, *events: tuple[float, Event]) -> list[Action]:
+def _run(machine: RoundMachine, *events: tuple[float, Event]) -> list[Action]:
     return [action for now_s, event in events for action in _step(machine, event, now_s)]
 
 
-def _opened(rules: Rules = RULES, devices: str = "ab") -> Machine:
-    machine = Machine(rules)
+def _opened(rules: Rules = RULES, devices: str = "ab") -> RoundMachine:
+    machine = RoundMachine(rules)
     actions = _run(machine, *((0.0, Arrived(one)) for one in devices), (0.0, Tick()))
     assert actions == [Open(1, 1, tuple(devices), ())]
     return machine
 
 
 def test_round_one_waits_for_all_the_devices_that_the_plan_wants() -> None:
-    machine = Machine(RULES)
+    machine = RoundMachine(RULES)
     assert _run(machine, (0, Arrived("a")), (1e6, Tick()), (1e6, Left("a")), (1e6, Arrived("b")), (1e6, Tick())) == []
     assert _run(machine, (1e6, Arrived("a")), (1e6, Tick())) == [Open(1, 1, ("b", "a"), ())]
 
@@ -76,7 +76,7 @@ def test_a_quorum_closes_a_round_at_the_deadline_and_not_before() -> None:
 
 
 def test_the_deadline_begins_when_the_orders_are_on_disk_however_long_the_planning_takes() -> None:
-    machine = Machine(RULES)
+    machine = RoundMachine(RULES)
     for one in "ab":
         machine.step(Arrived(one), 0.0)
     assert machine.step(Tick(), 0.0) == [Open(1, 1, ("a", "b"), ())]
@@ -89,13 +89,13 @@ def test_the_deadline_begins_when_the_orders_are_on_disk_however_long_the_planni
 
 
 def test_a_round_whose_devices_all_left_while_it_was_planned_ends_when_its_orders_are_on_disk() -> None:
-    machine = Machine(RULES)
+    machine = RoundMachine(RULES)
     for one in "ab":
         machine.step(Arrived(one), 0.0)
     machine.step(Tick(), 0.0)
     assert [*machine.step(Left("a"), 1.0), *machine.step(Left("b"), 1.0)] == []
     assert isinstance(machine.step(Spared(()), 2.0)[0], Abandon)
-    machine = Machine(RULES)
+    machine = RoundMachine(RULES)
     for one in "ab":
         machine.step(Arrived(one), 0.0)
     machine.step(Tick(), 0.0)
@@ -123,10 +123,10 @@ def test_a_later_round_waits_a_while_for_the_devices_of_the_one_before() -> None
     machine = _opened()
     _run(machine, (1, Accepted("a")), (1, Left("b")), (1, Settled()))
     assert machine.round == 2
-    machine = Machine(RULES, round=2, expected=("a", "b"), now_s=0)
+    machine = RoundMachine(RULES, round=2, expected=("a", "b"), now_s=0)
     assert _run(machine, (1, Arrived("a")), (2.9, Tick())) == []
     assert _run(machine, (3.1, Tick())) == [Open(2, 1, ("a",), ())]
-    machine = Machine(RULES, round=2, expected=("a", "b"), now_s=0)
+    machine = RoundMachine(RULES, round=2, expected=("a", "b"), now_s=0)
     assert _run(machine, (1, Arrived("a")), (1, Arrived("b")), (1, Tick())) == [Open(2, 1, ("a", "b"), ())]
 
 
@@ -180,7 +180,7 @@ _RULES = st.builds(
 def test_in_any_order_of_events_rounds_close_once_with_a_quorum_of_accepted_reports(
     rules: Rules, story: list[tuple[float, Event]]
 ) -> None:
-    machine, now_s = Machine(rules), 0.0
+    machine, now_s = RoundMachine(rules), 0.0
     closed: list[int] = []
     is_open = settling = False
     ended: Action | None = None
@@ -238,7 +238,7 @@ def test_a_machine_resumed_in_an_open_round_ends_it_as_an_undisturbed_one(
     before = data.draw(st.lists(st.sampled_from(names), unique=True, max_size=len(names) - 1))
     for one in before:
         assert first.step(Accepted(one), 0.0) == []
-    second = Machine.resume(rules, round=1, attempt=1, ordered=names, reported=before, now_s=0.0)
+    second = RoundMachine.resume(rules, round=1, attempt=1, ordered=names, reported=before, now_s=0.0)
     after = [one for one in names if one not in before]
     actions = [[*_run(machine, *((0.0, Accepted(one)) for one in after))] for machine in (first, second)]
     assert actions[0] == actions[1] == [Close(1, (*before, *after), ())]
@@ -259,6 +259,8 @@ def test_nothing_is_decided_while_a_report_is_being_written() -> None:
 
 def test_a_machine_that_gathers_again_after_a_restart_waits_for_those_whom_it_waited_for() -> None:
     rules = Rules(rounds=1, devices=3, quorum=1, deadline_s=10, gather_s=3)
-    machine = Machine.retry(rules, round=1, attempt=2, ordered="abc", reported=["a"], expected=["a", "b", "c"], now_s=0)
+    machine = RoundMachine.retry(
+        rules, round=1, attempt=2, ordered="abc", reported=["a"], expected=["a", "b", "c"], now_s=0
+    )
     assert _run(machine, (1, Arrived("b")), (1, Tick())) == []
     assert _run(machine, (2, Arrived("c")), (2, Tick())) == [Open(1, 2, ("a", "b", "c"), ("a",))]

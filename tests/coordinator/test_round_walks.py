@@ -32,19 +32,19 @@ from coordinator.run.round_events import (
     Writing,
     Written,
 )
-from coordinator.run.round_machine import Machine
+from coordinator.run.round_machine import RoundMachine
 
 NAMES = st.sampled_from("abcd")
 QUORUMS = st.sampled_from([0.0, 0.5, 0.75, 1.0])
 
 
 class RoundWalk(RuleBasedStateMachine):
-    """Does what the conductor does, and remembers in plain sets what must come of it."""
+    """Does what the run driver does, and remembers in plain sets what must come of it."""
 
     @initialize(rounds=st.integers(1, 3), devices=st.integers(1, 3), quorum=QUORUMS, attempts=st.integers(1, 3))
     def begin(self, rounds: int, devices: int, quorum: float, attempts: int) -> None:
         self.rules_ = Rules(rounds, devices, quorum, deadline_s=10, attempts=attempts, gather_s=3)
-        self.machine = Machine(self.rules_)
+        self.machine = RoundMachine(self.rules_)
         self.now_s = 0.0
         self.present: set[str] = set()
         self.writing: set[str] = set()

@@ -11,7 +11,7 @@ import pytest
 
 from coordinator.operator.client import Operator
 from coordinator.run.round_events import Accepted, Arrived, Close, Rules, Spared, Tick
-from coordinator.run.round_machine import Machine
+from coordinator.run.round_machine import RoundMachine
 from protos.errors import PlanError
 from protos.orders import TrainOrder, Verdict
 from protos.plan.plan import parse
@@ -57,7 +57,7 @@ def test_a_round_closes_when_enough_have_reported_and_stragglers_come_late(
 
 
 def test_nothing_is_enough_while_a_report_is_being_written_or_the_orders_are() -> None:
-    machine = Machine(Rules(rounds=1, devices=4, quorum=0.5, deadline_s=10.0, enough=0.5))
+    machine = RoundMachine(Rules(rounds=1, devices=4, quorum=0.5, deadline_s=10.0, enough=0.5))
     for name in "abcd":
         machine.step(Arrived(name), 0.0)
     machine.step(Tick(), 0.0)

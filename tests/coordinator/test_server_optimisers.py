@@ -1,4 +1,4 @@
-"""Server optimisers: one contract for every row of the table, their formulas, and a restart in between."""
+"""Server optimisers and local corrections: one contract for every row, their formulas, and a restart in between."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from coordinator.operator.client import Operator
 from coordinator.store import heads
 from coordinator.store.database import Database
 from protos.errors import PlanError
+from protos.normaliser import of_optimiser
 from protos.plan.plan import SERVERS, parse
 from protos.update.tensors import decode
 
@@ -93,6 +94,84 @@ def test_an_adaptive_server_has_a_rate_of_its_own_and_no_planner() -> None:
     planned = '[update]\ncodec = "eden"\n[planner]\npolicy = "joules"\n'
     with pytest.raises(PlanError, match="a planner guesses changes from plain ones"):
         parse(f'[run]\nbundle = "b"\n{planned}[aggregate]\nserver = "yogi"')
+
+
+# What docs/plans.md calls them, as the lines of a plan that they are.
+LINES = {
+    "FedAvg": "",
+    "FedProx": "[train]\nepochs = 1\nproximal_mu = 0.1\n",
+    "FedAvgM": '[aggregate]\nserver = "momentum"\n',
+    "FedAdam": '[aggregate]\nserver = "adam"\n',
+    "FedYogi": '[aggregate]\nserver = "yogi"\n',
+    "SCAFFOLD": '[train]\nepochs = 1\ncorrection = "scaffold"\n[aggregate]\nweight = ["by_examples"]\n',
+    "SCAFFOLD with FedAvgM": '[train]\nepochs = 1\ncorrection = "scaffold"\n[aggregate]\n'
+    'weight = ["by_examples"]\nserver = "momentum"\n',
+}
+
+
+def answered(device: Any, order: Any, change: float, *, steps: int | None = None) -> Any:
+    """An honest report, with its FedNova's ||a||_1 and its control."""
+    done = order.steps if steps is None else steps
+    fields: dict[str, Any] = {
+        "steps_done": done,
+        "local_normaliser": of_optimiser("sgd", done, order.inputs),
+        "control_held": order.control is not None and order.round > 1,
+        "control_version": "" if order.control is None else order.control.version,
+    }
+    return device.send(device.answer(order, change, **fields))
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_any_of_them_goes_on_after_a_restart_with_the_same_bits(
+    name: str, plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path
+) -> None:
+    found: dict[str, list[Any]] = {}
+    for kind in ("through", "restarted"):
+        state, last = tmp_path / kind, None
+        with tools.served(state) as address, Operator(address) as operator:
+            run_id = operator.start_run(tools.plan(plain_bundle, rounds=3, more=LINES[name]), tmp_path)
+            device = fleet(address, "a", session=kind)
+            device.join()
+            first = device.order(round=1)
+            assert answered(device, first, 0.25).verdict == "accepted"
+            if kind == "through":
+                assert answered(device, device.order(round=2), 0.5).verdict == "accepted"
+                last = device.order(round=3)
+            else:
+                tools.until(lambda: len(operator.status(run_id)[0].rounds) > 1, "round 1")  # noqa: B023
+        if kind == "restarted":
+            with tools.served(state) as address:
+                device = fleet(address, "a", session="again")
+                device.join()
+                assert answered(device, device.order(round=2), 0.5).verdict == "accepted"
+                last = device.order(round=3)
+        assert last is not None
+        parts = (*last.head, *(last.control.tensors if last.control is not None else ()))
+        found[kind] = [decode([one], {one.name: one.shape})[one.name] for one in parts]
+    assert len(found["through"]) == (4 if "SCAFFOLD" in name else 2)
+    for one, two in zip(*found.values(), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_a_round_in_which_nobody_makes_a_step_moves_nothing(
+    name: str, plain_bundle: Path, address: str, fleet: Fleet, tools: Any, tmp_path: Path
+) -> None:
+    with Operator(address) as operator:
+        operator.start_run(tools.plan(plain_bundle, rounds=4, more=LINES[name]), tmp_path)
+        device = fleet(address, "a")
+        device.join()
+        answered(device, device.order(round=1), 0.25)
+        before = device.order(round=2)
+        answered(device, before, 0.0, steps=0)
+        after = device.order(round=3)
+        assert after.head_version == before.head_version
+        assert after.control == before.control
+        assert answered(device, after, 0.25).verdict == "accepted"
+        # What was there before is not lost by a round without a step.
+        last = device.order(round=4)
+        assert last.head_version != before.head_version
+        assert last.control is None or last.control.epoch == 1
 
 
 def test_momentum_goes_on_after_a_restart(plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from coordinator.budgets.cold_start import prices_of
 from coordinator.budgets.cost_model import CostModel
 from coordinator.budgets.order_line import OrderLine
 from coordinator.operator.client import Operator
-from coordinator.run import budget_books, transactions
-from coordinator.run.together import Together
+from coordinator.run import round_budgets, transactions
+from coordinator.run.batching import Batching
 from coordinator.store import accounts, batches, costs, heads, reading, reports, runs
 from coordinator.store.database import AlreadyThereError, Database
 from coordinator.store.runs import NewRun
@@ -107,7 +107,7 @@ def test_many_settled_figures_take_the_statements_and_the_commit_of_one(db: Data
         told = [batches.Told(RUN, 1, name, (_joules(Phase.SEND, 0.1),), 1) for name in some]
         with counted() as counts, db.writing() as connection:
             known = batches.settle(connection, told)
-            budget_books.learn_all(connection, known)
+            round_budgets.learn_all(connection, known)
         assert [device_id for _, _, device_id in known] == some
         found.append(dict(counts))
     assert found[0] == found[1] == found[2]
@@ -181,7 +181,7 @@ def test_reports_that_come_during_a_commit_share_the_next_one(
         for thread in others:
             thread.start()
         waiting = "seven reports that wait"
-        tools.until(lambda: len(_queue(Together)) == 7, waiting)
+        tools.until(lambda: len(_queue(Batching)) == 7, waiting)
         gate.set()
         for thread in (first, *others):
             thread.join()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from coordinator.run.round_events import Accepted, Arrived, Close, Dry, Open, Rules, Settled, Spared, State, Tick
-from coordinator.run.round_machine import Machine
+from coordinator.run.round_machine import RoundMachine
 
 
-def opened(*present: str, quorum: float = 1.0, rounds: int = 2) -> Machine:
-    machine = Machine(Rules(rounds=rounds, devices=len(present), quorum=quorum, deadline_s=100.0))
+def opened(*present: str, quorum: float = 1.0, rounds: int = 2) -> RoundMachine:
+    machine = RoundMachine(Rules(rounds=rounds, devices=len(present), quorum=quorum, deadline_s=100.0))
     for device_id in present:
         machine.step(Arrived(device_id), 0.0)
     assert isinstance(machine.step(Tick(), 0.0)[0], Open)

@@ -8,7 +8,7 @@ from coordinator.budgets.cost_model import CostModel, Prices
 from coordinator.budgets.order_line import OrderLine
 from coordinator.budgets.unbiased import Whole
 from coordinator.operator.status import WeightBias
-from coordinator.run import budget_books
+from coordinator.run import round_budgets
 from coordinator.store import accounts as grants
 from coordinator.store import costs, devices, heads, reading, reports, runs
 from coordinator.store.database import Database
@@ -145,7 +145,7 @@ def test_what_is_shown_of_today_begins_at_midnight(db: Database) -> None:
         runs.open_round(connection, "run-1", 2, 1, [line], "")
         grants.add(connection, "run-1", 2, [line], midnight_s)
         for now_s, today_j in ((midnight_s - 0.5, 16.0), (midnight_s, 8.0), (midnight_s + 86_399.0, 8.0)):
-            (shown,) = budget_books.ledger_of(connection, "run-1", now_s)
+            (shown,) = round_budgets.ledger_of(connection, "run-1", now_s)
             assert (shown.uncertain_j, shown.today_j) == (16.0, today_j)
-        (shown,) = budget_books.ledger_of(connection, "run-1", midnight_s + 86_400.0)
+        (shown,) = round_budgets.ledger_of(connection, "run-1", midnight_s + 86_400.0)
         assert (shown.uncertain_j, shown.today_j) == (16.0, 0.0)

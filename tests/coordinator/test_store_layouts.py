@@ -19,7 +19,7 @@ from sqlalchemy import select, text
 from coordinator.operator.client import Operator
 from coordinator.run import resume
 from coordinator.store import reading, runs
-from coordinator.store.bundles import BundleShelf
+from coordinator.store.bundle_store import BundleStore
 from coordinator.store.database import Database, sqlite_url
 from coordinator.store.layouts import LAYOUT, STEPS
 from coordinator.store.tables import devices, grants, layout, orders, reports
@@ -61,7 +61,7 @@ def test_a_run_of_layout_1_is_finished_by_this_version(
     monkeypatch.setattr(resume, "rules_of", lambda plan: dataclasses.replace(real(plan), gather_s=0.3))
     state = tmp_path / "state"
     path = _landed(state / "coordinator.db")
-    bundle_id = BundleShelf(state / "bundles").keep(open_bundle(plain_bundle)).bundle_id
+    bundle_id = BundleStore(state / "bundles").keep(open_bundle(plain_bundle)).bundle_id
     with sqlite3.connect(path) as connection:
         # As zip files differ from one numpy to the next.
         connection.execute("UPDATE runs SET bundle_id = ?", (bundle_id,))

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from edge_runtime.daemon import bundles as shelf_room
-from edge_runtime.daemon.arrivals import MAX_FILES
-from edge_runtime.daemon.bundles import Shelf
+from edge_runtime.daemon import bundle_cache as shelf_room
+from edge_runtime.daemon.bundle_cache import BundleCache
+from edge_runtime.daemon.file_downloads import MAX_FILES
 from edge_runtime.daemon.link import _write_files
 from protos.errors import EdgejouleError, IntegrityError, ModelError
 from protos.model.bundle import Bundle, record_of
@@ -42,8 +42,8 @@ def trials(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return tried
 
 
-def opened(state: Path) -> Shelf:
-    return Shelf(state, engine_identity())
+def opened(state: Path) -> BundleCache:
+    return BundleCache(state, engine_identity())
 
 
 def copy_to(bundle: Path) -> Any:

@@ -14,7 +14,7 @@ from scripted_meter import ScriptedMeter, VirtualClock
 from edge_runtime.config import Settings
 from edge_runtime.daemon import process as daemon
 from edge_runtime.daemon.device import Device
-from edge_runtime.round.heads import CannotRebuildError
+from edge_runtime.round.held_heads import CannotRebuildError
 from edge_runtime.round.work import work
 from protos.energy.trace import Phase
 from protos.model.bundle import Bundle

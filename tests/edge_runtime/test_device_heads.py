@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_runtime.round import heads
+from edge_runtime.round import held_heads
 from edge_runtime.round import tree_file as stored_trees
-from edge_runtime.round.heads import CannotRebuildError, HeldHeads
+from edge_runtime.round.held_heads import CannotRebuildError, HeldHeads
 from edge_runtime.round.tree_file import read_tree, write_tree
 from protos.errors import IntegrityError, UpdateError
 from protos.orders import CodecOrder, Holding, TrainOrder
@@ -155,7 +155,7 @@ def test_few_heads_are_kept(tmp_path: Path, ahead: Ahead) -> None:
     held = HeldHeads(tmp_path)
     for number in range(1, 7):
         held.receive(order(number, ahead.shown[number]), START)
-    assert len(list(tmp_path.iterdir())) == heads._KEEP
+    assert len(list(tmp_path.iterdir())) == held_heads._KEEP
 
 
 @pytest.mark.parametrize("name", ["../outside", "..", "*", "head-*", "/etc/passwd", ""])
@@ -175,7 +175,7 @@ def test_without_room_on_disk_the_newest_head_is_in_memory(
     def full(*args: Any, **options: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(heads, "write_tree", full)
+    monkeypatch.setattr(held_heads, "write_tree", full)
     held = HeldHeads(tmp_path)
     held.receive(order(2, ahead.shown[2]), START)
     assert "No space left" in caplog.text

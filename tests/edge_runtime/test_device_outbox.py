@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_runtime.daemon.ledger import in_words, with_idle
+from edge_runtime.daemon.energy_sums import in_words, with_idle
 from edge_runtime.daemon.outbox import Outbox
 from protos.energy.trace import Phase, PhaseEnergy, joined
 from protos.orders import SettledEnergy

@@ -26,11 +26,11 @@ from edge_runtime.daemon.outbox import Outbox
 from edge_runtime.round.codec_memory import CodecMemory
 from edge_runtime.round.costs import CostHistory
 from edge_runtime.round.embeddings import EmbeddingCache
-from edge_runtime.round.heads import HeldHeads
+from edge_runtime.round.held_heads import HeldHeads
 from edge_runtime.state import layout_of
 from protos.convert.cards import card_from
 from protos.convert.energy import settled_from
-from protos.convert.heads import parse_difference
+from protos.convert.head_transfers import parse_difference
 from protos.convert.orders import order_from
 from protos.convert.reports import parse_report, receipt_from
 from protos.convert.tensors import tensors_from

@@ -29,7 +29,7 @@ import protos
 from protos import manifest
 from protos.convert.cards import card_to
 from protos.convert.energy import settled_to
-from protos.convert.heads import serialise_difference
+from protos.convert.head_transfers import serialise_difference
 from protos.convert.orders import order_to
 from protos.convert.reports import receipt_to, serialise_report
 from protos.convert.tensors import tensors_to

@@ -15,7 +15,7 @@ import pytest
 from firmware_tools.bridge.client.port_client import BridgeClient
 from firmware_tools.bridge.images.manifest import IMAGES, image_of
 from firmware_tools.bridge.machine.build import APT, cache_folder, missing
-from firmware_tools.bridge.machine.driver import Machine, MachineSpec, SensorSpec
+from firmware_tools.bridge.machine.driver import FirmwareMachine, MachineSpec, SensorSpec
 from hw_tests.bench.lock import lock_path
 from hw_tests.bench.simulated import urgent
 from protos.bridge.commands import calibration_command
@@ -131,17 +131,17 @@ def switch(tmp_path: Path) -> tuple[str, Path]:
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[..., Machine]]:
+def serve(tmp_path: Path) -> Iterator[Callable[..., FirmwareMachine]]:
     """Start the bridge's real firmware in the simulated machine behind a port, with a constant load, calibrated."""
     if what := missing():
         pytest.skip(f"{what}: {APT}")
     with contextlib.ExitStack() as stack:
 
-        def begin(**fields: float) -> Machine:
+        def begin(**fields: float) -> FirmwareMachine:
             sensor = SensorSpec(f"constant:{TRUE_W}", **fields)
             spec = MachineSpec(IMAGES / image_of("atmega328p").file, (sensor,), usb="frames")
             with urgent():
-                machine = stack.enter_context(Machine.serve_pty(spec, tmp_path / "ttyBENCH"))
+                machine = stack.enter_context(FirmwareMachine.serve_pty(spec, tmp_path / "ttyBENCH"))
             _calibrate(str(machine.link))
             return machine
 
@@ -149,7 +149,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Machine]]:
 
 
 @pytest.fixture
-def port(serve: Callable[..., Machine]) -> str:
+def port(serve: Callable[..., FirmwareMachine]) -> str:
     """A port behind which all is well."""
     return str(serve().link)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hw_tests.bench import opening
-from hw_tests.bench.opening import chosen_environment
+from hw_tests.bench import bench_factory
+from hw_tests.bench.bench_factory import chosen_environment
 from hw_tests.environment.environment import SIMULATED, read_environment
 from protos.errors import ConfigError, UsageError
 
@@ -122,10 +122,10 @@ def test_the_option_wins_over_variables_and_two_benches_are_refused(environment_
 
 
 def test_a_computer_that_cannot_simulate_says_what_to_install(monkeypatch, environment_file):
-    monkeypatch.setattr(opening, "missing", lambda: "libsimavr is not installed")
-    said = opening.unavailable(read_environment(SIMULATED))
+    monkeypatch.setattr(bench_factory, "missing", lambda: "libsimavr is not installed")
+    said = bench_factory.unavailable(read_environment(SIMULATED))
     assert said.startswith("the simulated bench needs more here: libsimavr is not installed: apt-get install")
-    assert opening.unavailable(read_environment(environment_file())) is None, "a real bench needs none of that"
+    assert bench_factory.unavailable(read_environment(environment_file())) is None, "a real bench needs none of that"
 
 
 def test_what_a_simulated_bench_has_by_itself_is_not_described(tmp_path):

@@ -12,6 +12,7 @@ from protos.energy.trace import Phase, PhaseEnergy
 from protos.orders import (
     BasisOrder,
     CodecOrder,
+    ControlOrder,
     CostHint,
     DeviceCard,
     DeviceReport,
@@ -92,6 +93,7 @@ train_orders = st.builds(
     statistics=st.none()
     | st.builds(FeatureMap, st.integers(-255, 255), st.integers(0, 4096), st.integers(0, 24), uint64),
     basis=st.none() | st.builds(BasisOrder, names, tensors),
+    control=st.none() | st.builds(ControlOrder, names, uint32, tensors),
     evaluate=st.booleans(),
 )
 some_tensors = st.lists(st.builds(EncodedTensor, names, st.just(()), tensor_values), min_size=1, max_size=3).map(tuple)
@@ -156,6 +158,8 @@ reports = st.builds(
     ),
     statistics=st.none() | statistics,
     basis_version=st.just("") | names,
+    control_version=st.just("") | names,
+    control_held=st.booleans(),
     evaluation=st.none() | evaluations,
 )
 receipts = st.builds(Receipt, st.sampled_from(Verdict), words)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protos.energy.interval import add_terms, combine, expanded, subtract_terms
-from protos.energy.uncertainty import ErrorModel, Stretch, UncertaintyTerm
+from protos.energy.uncertainty import ErrorModel, IntervalSummary, UncertaintyTerm
 
 
 def line(kind="systematic", standard_j=1.0, **more):
@@ -71,15 +71,15 @@ def test_a_budget_of_nothing_is_certain():
 
 
 def test_a_clipped_stretch_has_no_bound_and_stays_so_in_sums():
-    clipped = ErrorModel().terms(Stretch(10.0, 1.0, clipped=True))
-    clean = ErrorModel().terms(Stretch(10.0, 1.0))
+    clipped = ErrorModel().terms(IntervalSummary(10.0, 1.0, clipped=True))
+    clean = ErrorModel().terms(IntervalSummary(10.0, 1.0))
     assert expanded(clipped) == math.inf
     assert expanded(add_terms(clean, clipped)) == math.inf
     assert expanded(clean) == 0.0
 
 
 def test_the_budget_names_every_line():
-    names = [term.name for term in ErrorModel().terms(Stretch(10.0, 1.0))]
+    names = [term.name for term in ErrorModel().terms(IntervalSummary(10.0, 1.0))]
     assert names == [
         "shunt", "gain", "bus", "reference", "offset", "clock", "quantisation", "sync", "edge", "duty", "noise", "gap",
         "clipping",
@@ -87,7 +87,7 @@ def test_the_budget_names_every_line():
 
 
 def test_known_standard_deviations_take_the_place_of_rectangles():
-    stretch = Stretch(10.0, 2.0)
+    stretch = IntervalSummary(10.0, 2.0)
     bare = {t.name: t for t in ErrorModel(gain_relative=0.006, offset_a=0.003).terms(stretch)}
     known = {
         t.name: t

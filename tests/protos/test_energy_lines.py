@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from protos.energy.uncertainty import ErrorModel, Stretch
+from protos.energy.uncertainty import ErrorModel, IntervalSummary
 
 DRAWS = 20_000
 VOLTS, AMPERES, TIME_S, SAMPLES = 5.0, 0.5, 2.0, 200
@@ -20,17 +20,17 @@ Rng = np.random.Generator
 Drawn = Callable[[Rng], np.ndarray]
 
 
-def stretch(**more: float) -> Stretch:
+def stretch(**more: float) -> IntervalSummary:
     step_s = TIME_S / SAMPLES
-    return Stretch(TRUE_J, TIME_S, squared_s2=SAMPLES * step_s**2, samples=SAMPLES, **more)  # type: ignore[arg-type]
+    return IntervalSummary(TRUE_J, TIME_S, squared_s2=SAMPLES * step_s**2, samples=SAMPLES, **more)  # type: ignore[arg-type]
 
 
-def line(model: ErrorModel, name: str, of: Stretch) -> float:
+def line(model: ErrorModel, name: str, of: IntervalSummary) -> float:
     (found,) = (one for one in model.terms(of) if one.name == name)
     return found.standard_j
 
 
-LINES: dict[str, tuple[ErrorModel, Stretch, Drawn]] = {
+LINES: dict[str, tuple[ErrorModel, IntervalSummary, Drawn]] = {
     # A tolerance alone is a rectangle; a known spread of parts is normal.
     "shunt": (
         ErrorModel(shunt_relative=0.01), stretch(), lambda rng: TRUE_J * rng.uniform(-0.01, 0.01, DRAWS),
@@ -72,7 +72,7 @@ def test_the_line_of_steps_is_as_wide_as_registers_are_coarse(levels: int) -> No
     errors_j = TIME_S * (read_a * read_v - amperes * volts).mean(axis=1)
     mean_w = float(np.mean(amperes * volts))
     model = ErrorModel(supply_v=VOLTS, current_step_a=current_step, voltage_step_v=voltage_step)
-    of = Stretch(mean_w * TIME_S, TIME_S, alike=levels**-0.5, samples=SAMPLES)
+    of = IntervalSummary(mean_w * TIME_S, TIME_S, alike=levels**-0.5, samples=SAMPLES)
     assert line(model, "quantisation", of) == pytest.approx(float(np.std(errors_j)), rel=0.08)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from protos.energy.baseline import Baseline, IdleReading, net_of
 from protos.energy.ina219 import PROFILES, Calibration
-from protos.energy.stretch import examine
+from protos.energy.interval_summary import examine
 from protos.energy.trace import PowerTrace, SampleFlag
 from protos.energy.uncertainty import ErrorModel
 from protos.energy.windows import Window, judge_window, sum_window, window_energies

@@ -13,7 +13,7 @@ from message_values import EXAMPLE_SHAPES, example_order, example_order_with_dif
 
 from protos.convert.cards import card_from, card_to
 from protos.convert.energy import MAX_ENERGY_RECORDS, settled_from
-from protos.convert.heads import MAX_DIFFERENCES
+from protos.convert.head_transfers import MAX_DIFFERENCES
 from protos.convert.orders import order_from, order_to
 from protos.convert.reports import parse_report, receipt_from, report_from, report_to, serialise_report
 from protos.convert.tensors import MAX_TENSORS

@@ -83,6 +83,7 @@ OTHERS = [
     ("planner", "participation"),
     ("evaluate", "data"),
     ("train", "method"),
+    ("train", "correction"),
     ("closed_form", "head"),
     ("closed_form", "priors"),
     ("closed_form", "add_to"),

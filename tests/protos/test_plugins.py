@@ -13,7 +13,7 @@ import pytest
 
 from coordinator.aggregate.rules import RULES
 from coordinator.budgets.weights import Standing, weight
-from edge_runtime.power.opening import make_sensor
+from edge_runtime.power.sensor_factory import make_sensor
 from protos import plugins
 from protos.errors import PlanError, PluginError, SensorError, UsageError
 from protos.plan.plan import parse
@@ -242,7 +242,7 @@ def test_a_start_without_plugins_reads_no_metadata_and_imports_none(install: Ins
 import sys
 from protos.plan.plan import parse
 from protos.update import codecs
-from edge_runtime.power.opening import make_sensor
+from edge_runtime.power.sensor_factory import make_sensor
 parse('[run]\\nbundle = "b"\\n[aggregate]\\nnormalise = "fednova"\\nweight = ["by_examples"]')
 codecs.build("entropy_coded", {"bits": 2.0})
 make_sensor("hwmon:none")

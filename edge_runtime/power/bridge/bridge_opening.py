@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from edge_runtime.power.bridge.samples import CAPACITY
 from edge_runtime.power.bridge.sensor import BridgeSensor
-from edge_runtime.power.bridge.session import Wanted
+from edge_runtime.power.bridge.session import BridgeRequest
 from edge_runtime.power.clock import Clock
 from edge_runtime.power.options import bus_ppm, choice, ohms, refuse_others, whole
 from protos.bridge.commands import Command
@@ -46,7 +46,7 @@ def bridge_sensor(
     """
     refuse_others(options, ("sensor", "shunt", "profile", "range", "bus_ppm"))
     profile = choice(options, "profile", PROFILES)
-    wanted = Wanted(profile, choice(options, "range", RANGES), ohms(options, "shunt"), bus_ppm(options))
+    wanted = BridgeRequest(profile, choice(options, "range", RANGES), ohms(options, "shunt"), bus_ppm(options))
     index = whole(options, "sensor", 0, MAX_SENSORS - 1) or 0
     return BridgeSensor(
         path,

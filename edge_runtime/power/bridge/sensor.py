@@ -10,7 +10,7 @@ from dataclasses import replace
 from edge_runtime.power.audience import Audience
 from edge_runtime.power.bridge.link import BridgeLink
 from edge_runtime.power.bridge.samples import CAPACITY
-from edge_runtime.power.bridge.session import BridgeSession, Losses, Wanted, since
+from edge_runtime.power.bridge.session import BridgeRequest, BridgeSession, Losses, since
 from edge_runtime.power.bridge.track import RegisterTrack
 from edge_runtime.power.clock import Clock
 from edge_runtime.power.events import RawEvent, Trouble
@@ -45,7 +45,7 @@ class BridgeSensor:
         *,
         sensor: int = 0,
         clock: Clock,
-        wanted: Wanted | None = None,
+        wanted: BridgeRequest | None = None,
         opener: Opener = SerialTransport,
         capacity: int = CAPACITY,
         handshake: Callable[[BridgeSensor], None],

@@ -22,7 +22,7 @@ from protos.bridge.hello import PROTOCOL, Feature, Hello, MalformedMessage
 from protos.bridge.messages import Ack, Marker, Samples, Stats, Status, SyncReply, decode
 from protos.energy.ina219 import Config, Profile
 
-__all__ = ["BridgeSession", "Losses", "Wanted"]
+__all__ = ["BridgeRequest", "BridgeSession", "Losses"]
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ Emit = Callable[[RawEvent], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class BridgeRequest:
     """What the user asked of the bridge; None takes what is there.
 
     The bus range is not asked: it is 32 V wherever the bridge takes SET_CONFIG (since protocol 1.1). Its step is that
@@ -103,8 +103,8 @@ class BridgeSession:
         wanted: settings to ask for, again after each boot.
     """
 
-    def __init__(self, sensor: int, emit: Emit, wanted: Wanted | None = None) -> None:
-        self._sensor, self._emit, self._wanted = sensor, emit, wanted or Wanted()
+    def __init__(self, sensor: int, emit: Emit, wanted: BridgeRequest | None = None) -> None:
+        self._sensor, self._emit, self._wanted = sensor, emit, wanted or BridgeRequest()
         self.hello: Hello | None = None
         self.greeting: Greeting | None = None
         self.incompatible: tuple[int, int] | None = None

@@ -88,7 +88,7 @@ def check(given: argparse.Namespace, place: Place, unit: str, resolved: Any) -> 
 
 
 def _upgrade(given: argparse.Namespace, switching: Switching) -> int:
-    from edge_runtime.service.upgrade.upgrade import Wanted, upgrade, wait
+    from edge_runtime.service.upgrade.upgrade import UpgradeRequest, upgrade, wait
 
     if not _LEAST_TRIAL_S <= given.trial <= _MOST_TRIAL_S:
         fix = f"give {_LEAST_TRIAL_S:g} to {_MOST_TRIAL_S:g} seconds"
@@ -96,7 +96,7 @@ def _upgrade(given: argparse.Namespace, switching: Switching) -> int:
     for flag, path in (("--wheel", given.wheel), ("--find-links", given.find_links)):
         if path is not None and not path.exists():
             raise UsageError("is not there", where=f"{flag} {path}", fix="check the path")
-    wanted = Wanted(given.wheel, given.version, given.find_links, given.trial, given.force)
+    wanted = UpgradeRequest(given.wheel, given.version, given.find_links, given.trial, given.force)
     name = upgrade(switching, wanted, dry_run=given.dry_run, say=_say)
     told = "nothing was done"
     if name is not None and not given.dry_run:

@@ -25,7 +25,7 @@ _BEYOND_S = 120.0
 
 
 @dataclass(frozen=True)
-class Wanted:
+class UpgradeRequest:
     """What to upgrade to.
 
     Attributes:
@@ -42,7 +42,7 @@ class Wanted:
     force: bool = False
 
 
-def upgrade(switching: Switching, wanted: Wanted, *, dry_run: bool, say: Callable[[str], None]) -> str | None:
+def upgrade(switching: Switching, wanted: UpgradeRequest, *, dry_run: bool, say: Callable[[str], None]) -> str | None:
     """Build it, ask it, and put it on trial; its name, or None when it runs already.
 
     The version that runs is not touched before the new one was asked.

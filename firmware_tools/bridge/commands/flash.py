@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from firmware_tools.bridge.images.avrdude import BAUD, OLD_BAUD
+from firmware_tools.bridge.images.chosen_image import BOARD_CODES, ChosenImage, wanted_image
 from firmware_tools.bridge.images.flash import BACK_S, flash_by_drive, flash_by_serial, verify
-from firmware_tools.bridge.images.wanted import BOARD_CODES, Wanted, wanted_image
 from protos.errors import UsageError
 from protos.json_document import document
 
@@ -129,7 +129,7 @@ def _verify(args: argparse.Namespace) -> int:
     return 0
 
 
-def _say(args: argparse.Namespace, wanted: Wanted) -> Callable[[str], None]:
+def _say(args: argparse.Namespace, wanted: ChosenImage) -> Callable[[str], None]:
     """Prints each step as it is done; with --json nothing but the end is printed."""
     if args.json:
         return lambda text: None
@@ -138,7 +138,7 @@ def _say(args: argparse.Namespace, wanted: Wanted) -> Callable[[str], None]:
     return lambda text: print(text, flush=True)
 
 
-def _image(wanted: Wanted) -> dict[str, str | None]:
+def _image(wanted: ChosenImage) -> dict[str, str | None]:
     return {
         "board": wanted.board,
         "image": str(wanted.path),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from firmware_tools.bridge.images.manifest import IMAGES, image_of
 from firmware_tools.bridge.machine.bootloader import find_optiboot
-from firmware_tools.bridge.machine.driver import FAULTS, Machine, MachineSpec, SensorSpec
+from firmware_tools.bridge.machine.driver import FAULTS, FirmwareMachine, MachineSpec, SensorSpec
 from protos.atomic import write_whole
 from protos.errors import UsageError
 from protos.json_document import document
@@ -89,7 +89,7 @@ def _machine(args: argparse.Namespace) -> int:
         usb=args.usb,
     )  # fmt: skip
     reset_on_open = args.reset_on_open or bootloader is not None
-    with Machine.serve_pty(spec, args.pty, reset_on_open=reset_on_open) as machine:
+    with FirmwareMachine.serve_pty(spec, args.pty, reset_on_open=reset_on_open) as machine:
         for fault in args.fault:
             name, _, value = fault.partition("=")
             machine.fault(name, on=_number(value) if value else True)
@@ -110,7 +110,7 @@ def _machine(args: argparse.Namespace) -> int:
     return 0
 
 
-def _serve(machine: Machine, *, commands: bool, truth: Path | None) -> None:
+def _serve(machine: FirmwareMachine, *, commands: bool, truth: Path | None) -> None:
     """Until interrupted, or until the commands end."""
     held = b""
     while True:
@@ -132,7 +132,7 @@ def _serve(machine: Machine, *, commands: bool, truth: Path | None) -> None:
         machine.status()  # raises when the machine has ended
 
 
-def _obey(machine: Machine, words: list[str]) -> None:
+def _obey(machine: FirmwareMachine, words: list[str]) -> None:
     match words:
         case ["fault", name, *rest] if len(rest) <= 2:
             value = _number(rest[0]) if rest else True
@@ -155,7 +155,7 @@ def _obey(machine: Machine, words: list[str]) -> None:
             raise UsageError(f"unknown command {' '.join(words)!r}", where="standard input", fix="see --help")
 
 
-def _write_truth(machine: Machine, path: Path) -> None:
+def _write_truth(machine: FirmwareMachine, path: Path) -> None:
     now_s = machine.now_s
     sensors = [
         {"address": sensor.address, "energy_j": machine.true_energy_j(0.0, now_s, sensor=number)}

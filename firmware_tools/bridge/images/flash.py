@@ -23,8 +23,8 @@ from typing import Any
 
 from firmware_tools.bridge.client.wiretap import NoAnswer, read_hello, send_command
 from firmware_tools.bridge.images.avrdude import BAUD, avrdude_line, require_avrdude, run_avrdude
+from firmware_tools.bridge.images.chosen_image import BOARD_CODES, ChosenImage
 from firmware_tools.bridge.images.uf2 import unpack
-from firmware_tools.bridge.images.wanted import BOARD_CODES, Wanted
 from protos.bridge.commands import BOOTLOADER_KEY, Command, command
 from protos.bridge.hello import PROTOCOL, Feature
 from protos.errors import DataError, MismatchError, RefusedError, SensorError, UsageError
@@ -142,7 +142,7 @@ class Outcome:
 
 
 def flash_by_serial(
-    port: str, wanted: Wanted, *, say: Say, baud: int = BAUD, force: bool = False, dry_run: bool = False,
+    port: str, wanted: ChosenImage, *, say: Say, baud: int = BAUD, force: bool = False, dry_run: bool = False,
     log: Path | None = None, back_s: float = BACK_S,
 ) -> Outcome:  # fmt: skip
     """Flash an AVR through its serial bootloader.
@@ -166,7 +166,7 @@ def flash_by_serial(
 
 
 def flash_by_drive(
-    port: str | None, volume: Path | None, wanted: Wanted, *, say: Say, force: bool = False, dry_run: bool = False,
+    port: str | None, volume: Path | None, wanted: ChosenImage, *, say: Say, force: bool = False, dry_run: bool = False,
     back_s: float = BACK_S, drive_s: float = DRIVE_S,
 ) -> Outcome:  # fmt: skip
     """Flash a board whose bootloader is a USB drive.
@@ -204,7 +204,7 @@ def flash_by_drive(
     return Outcome(action, before, check_hello(port, wanted, say, wait_s=back_s), True)
 
 
-def verify(port: str, wanted: Wanted, *, say: Say, read: bool = False, baud: int = BAUD, wait_s: float) -> Hello:
+def verify(port: str, wanted: ChosenImage, *, say: Say, read: bool = False, baud: int = BAUD, wait_s: float) -> Hello:
     """HELLO of a bridge that runs the image.
 
     Args:
@@ -227,7 +227,7 @@ def verify(port: str, wanted: Wanted, *, say: Say, read: bool = False, baud: int
     return hello
 
 
-def check_hello(port: str, wanted: Wanted, say: Say, *, wait_s: float) -> Hello:
+def check_hello(port: str, wanted: ChosenImage, say: Say, *, wait_s: float) -> Hello:
     """Wait for the board to come back and say the build id of the image.
 
     Raises:
@@ -251,7 +251,7 @@ def check_hello(port: str, wanted: Wanted, say: Say, *, wait_s: float) -> Hello:
     return hello
 
 
-def _before(port: str, wanted: Wanted, say: Say, *, force: bool) -> Hello | None:
+def _before(port: str, wanted: ChosenImage, say: Say, *, force: bool) -> Hello | None:
     try:
         hello = read_hello(port, ASK_S)
     except NoAnswer:
@@ -267,7 +267,7 @@ def _before(port: str, wanted: Wanted, say: Say, *, force: bool) -> Hello | None
     return hello
 
 
-def _objection(hello: Hello, wanted: Wanted) -> str | None:
+def _objection(hello: Hello, wanted: ChosenImage) -> str | None:
     if hello["protocol"][0] > PROTOCOL[0]:
         return f"it speaks protocol {hello['protocol'][0]}, newer than this program's {PROTOCOL[0]}"
     if hello["flags"] & CHANGED_SOURCES:
@@ -277,14 +277,14 @@ def _objection(hello: Hello, wanted: Wanted) -> str | None:
     return None
 
 
-def _runs_already(hello: Hello | None, wanted: Wanted, say: Say, *, force: bool) -> bool:
+def _runs_already(hello: Hello | None, wanted: ChosenImage, say: Say, *, force: bool) -> bool:
     if force or hello is None or hello["build"] != wanted.build_id:
         return False
     say("nothing to do: it runs this build already")
     return True
 
 
-def _compare(port: str, hello: Hello, wanted: Wanted) -> None:
+def _compare(port: str, hello: Hello, wanted: ChosenImage) -> None:
     if hello["build"] != wanted.build_id:
         raise MismatchError(
             f"runs {_named(hello)}, the image is build {wanted.build_id}", where=port,

@@ -1,7 +1,7 @@
 """Starts the machine and talks to it: virtual time in lock-step, or a pseudo-terminal in real time.
 
-In lock-step nothing moves but by :meth:`Machine.step`; the same seed and the same calls give the same bytes. Times are
-seconds of true time since power-on. The microcontroller's own clock may be off (``crystal_ppm``).
+In lock-step nothing moves but by :meth:`FirmwareMachine.step`; the same seed and the same calls give the same bytes.
+Times are seconds of true time since power-on. The microcontroller's own clock may be off (``crystal_ppm``).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from firmware_tools.bridge.machine.loads import PiecewiseLoad, parse_load
 from firmware_tools.bridge.machine.specs import FAULTS, USB, MachineSpec, SensorSpec, Usb
 from protos.errors import EdgejouleError, UsageError
 
-__all__ = ["FAULTS", "Machine", "MachineSpec", "SensorSpec"]
+__all__ = ["FAULTS", "FirmwareMachine", "MachineSpec", "SensorSpec"]
 
 
 @dataclass(slots=True)
@@ -46,7 +46,7 @@ def _hex(value: float) -> str:
     return float(value).hex()
 
 
-class Machine:
+class FirmwareMachine:
     """A running machine; made by :meth:`start` or :meth:`serve_pty`, ended by :meth:`close` or ``with``."""
 
     def __init__(self, spec: MachineSpec, binary: Path, *, link: Path | None, reset_on_open: bool) -> None:
@@ -76,7 +76,7 @@ class Machine:
             raise
 
     @classmethod
-    def start(cls, spec: MachineSpec, *, cache: Path | None = None) -> Machine:
+    def start(cls, spec: MachineSpec, *, cache: Path | None = None) -> FirmwareMachine:
         """A machine in lock-step, at 0 s.
 
         Raises:
@@ -87,7 +87,7 @@ class Machine:
     @classmethod
     def serve_pty(
         cls, spec: MachineSpec, link: Path, *, reset_on_open: bool = False, cache: Path | None = None
-    ) -> Machine:
+    ) -> FirmwareMachine:
         """A machine in real time on a pseudo-terminal behind ``link``.
 
         Args:
@@ -244,7 +244,7 @@ class Machine:
             if stream is not None:
                 stream.close()
 
-    def __enter__(self) -> Machine:
+    def __enter__(self) -> FirmwareMachine:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -27,7 +27,7 @@ FAULTS = {
     "to-mcu-flip": "probability that a byte to the bridge has one bit changed",
     "to-mcu-drop": "probability that a byte to the bridge is lost",
 }
-"""What ``Machine.fault`` knows."""
+"""What ``FirmwareMachine.fault`` knows."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,10 +22,10 @@ from edge_runtime.daemon.outbox import Outbox
 from edge_runtime.daemon.serving import Daemon
 from edge_runtime.daemon.stopping import Stopping
 from edge_runtime.power.meter import MeterIdentity
-from edge_runtime.round.bases import HeldBasis
 from edge_runtime.round.codec_memory import CodecMemory
 from edge_runtime.round.costs import CostHistory, Reserve
-from edge_runtime.round.heads import HeldHeads
+from edge_runtime.round.held_heads import HeldHeads
+from edge_runtime.round.training_basis import HeldBasis
 from edge_runtime.round.work import Workbench
 from protos.energy.trace import Phase, PhaseEnergy
 from protos.model.bundle import Bundle

@@ -156,7 +156,8 @@ class Books:
 
     def joules_are_covered(self, boards: list[Any], budget: str, budget_j: float) -> None:
         """Nobody spent more than was granted, by the books and in truth; a step more, which nobody can foresee."""
-        granted = dict(self.rows("SELECT device_id, sum(granted_j) FROM grants GROUP BY device_id"))
+        # With what went to starts of the board that ended: that may be spent, and is charged.
+        granted = dict(self.rows("SELECT device_id, sum(granted_j + lost_j) FROM grants GROUP BY device_id"))
         known = dict(
             self.rows(
                 "SELECT device_id, sum(energy_j) FROM energy WHERE phase NOT IN ('idle', 'send') GROUP BY device_id"

@@ -9,11 +9,11 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-from coordinator.run import budget_books, resume, transactions
-from coordinator.run.conductor import Conductor
+from coordinator.run import resume, round_budgets, transactions
 from coordinator.run.round_events import Writing
-from coordinator.run.round_machine import Machine
+from coordinator.run.round_machine import RoundMachine
 from coordinator.run.run import ActiveRun
+from coordinator.run.run_driver import RunDriver
 from coordinator.server.fleet import Fleet
 from coordinator.store import runs
 
@@ -29,23 +29,23 @@ def _all(*patches: Any) -> Iterator[None]:
 def acknowledged_reports_are_not_folded_again() -> Any:
     """Nobody holds fold and machine against the rows after a write that ended badly."""
 
-    async def _agree(self: Conductor, number: int) -> None:
+    async def _agree(self: RunDriver, number: int) -> None:
         return None
 
     def agree(db: Any, run: Any, number: int) -> list[str]:
         return list(run.fold.folded)
 
-    return _all(patch.object(Conductor, "_agree", _agree), patch.object(transactions, "agree", agree))
+    return _all(patch.object(RunDriver, "_agree", _agree), patch.object(transactions, "agree", agree))
 
 
 def reports_being_written_do_not_count() -> Any:
     """The deadline decides while reports are being written."""
-    real = Machine.step
+    real = RoundMachine.step
 
-    def step(self: Machine, event: Any, now_s: float) -> Any:
+    def step(self: RoundMachine, event: Any, now_s: float) -> Any:
         return [] if isinstance(event, Writing) else real(self, event, now_s)
 
-    return patch.object(Machine, "step", step)
+    return patch.object(RoundMachine, "step", step)
 
 
 def attempts_have_no_number() -> Any:
@@ -56,22 +56,24 @@ def attempts_have_no_number() -> Any:
         order = real(self, *args)
         return None if order is None else dataclasses.replace(order, attempt=None)
 
-    def is_undecided(self: Machine, device_id: str, now_s: float) -> bool:
+    def is_undecided(self: RoundMachine, device_id: str, now_s: float) -> bool:
         return False
 
-    return _all(patch.object(ActiveRun, "order_for", order_for), patch.object(Machine, "is_undecided", is_undecided))
+    return _all(
+        patch.object(ActiveRun, "order_for", order_for), patch.object(RoundMachine, "is_undecided", is_undecided)
+    )
 
 
 def a_rounds_own_grants_count_as_spent() -> Any:
     """A round whose commit was not answered is planned again, against its own promises."""
-    real = budget_books.charged_to
+    real = round_budgets.charged_to
 
     def charged_to(connection: Any, run: Any, now_unix_s: float, renewed: Any) -> Any:
         return real(connection, run, now_unix_s, (0, ()))
 
     return _all(
         patch.object(transactions, "_stands", lambda *args: False),
-        patch.object(budget_books, "charged_to", charged_to),
+        patch.object(round_budgets, "charged_to", charged_to),
     )
 
 

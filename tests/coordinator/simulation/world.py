@@ -19,7 +19,7 @@ from network import Network
 from scenario import FAULTY_S, QUIET_S, Scenario, scenario
 from virtual_time import VirtualLoop, virtual
 
-from coordinator.server import keeper as keeping
+from coordinator.server import run_manager as keeping
 from coordinator.server.device_service import DeviceService
 from coordinator.store.database import Database, sqlite_url
 from protos.convert.reports import receipt_from
@@ -253,7 +253,7 @@ class World:
             for error in process.failures():
                 raise Broken(f"no background task ends by itself: {error!r}") from error
             waiting = {
-                one: process.keeper.fleet.get(one) for one, calls in self.network.open_calls.items() if calls > 0
+                one: process.run_manager.fleet.get(one) for one, calls in self.network.open_calls.items() if calls > 0
             }
             here = {name for name, member in waiting.items() if member is not None and member.state == "present"}
             away = {name for name, member in waiting.items() if member is not None and member.state == "away"}
@@ -269,10 +269,10 @@ class World:
 
     def _nobody_is_shut_out(self, process: CoordinatorProcess) -> None:
         """Who is asked has not been answered for good already."""
-        conductor = process.keeper.conductor
-        if conductor is None or not conductor.run.ready.is_set():
+        driver = process.run_manager.driver
+        if driver is None or not driver.run.ready.is_set():
             return
-        run = conductor.run
+        run = driver.run
         for device in getattr(self, "devices", []):
             answered = device.answered if device.up else None
             if answered is None or not run.machine.owes(device.device_id) or device.device_id in run.refused:

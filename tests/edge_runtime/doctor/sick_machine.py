@@ -12,7 +12,7 @@ from typing import Any
 from board_tree import BoardTree
 
 from edge_runtime.config import Settings, resolve
-from edge_runtime.doctor.machine import Machine
+from edge_runtime.doctor.host_machine import HostMachine
 from edge_runtime.health.throttling import Bits
 
 VERSIONS = {"ai-edge-litert": "2.3.0", "numpy": "2.4.6"}
@@ -85,8 +85,8 @@ class Patient:
         return resolve(self.flags, {}, None).settings
 
     @property
-    def machine(self) -> Machine:
-        healthy = Machine(
+    def machine(self) -> HostMachine:
+        healthy = HostMachine(
             root=self.root, version=self.versions.get, python=(3, 11), processor="aarch64", pointer_bits=64,
             libc=("glibc", "2.36"), user="pi", groups=frozenset({1000, GID}), may_open=lambda path: True,
             synchronised=lambda: True, firmware=lambda: (Bits(0), Bits(0)), pid=os.getpid(),

@@ -29,6 +29,7 @@ from edge_runtime.model.http_server import HttpServer
 from edge_runtime.model.service import ModelService
 from edge_runtime.model.socket_server import SocketServer
 from protos.energy.trace import Phase
+from protos.errors import StoreError
 from protos.model.bundle import Bundle
 from protos.update import trees
 
@@ -258,6 +259,23 @@ def test_the_c_example_asks_and_names_the_version(served: ModelService, tmp_path
     refused = subprocess.run([*asked[:-1], "1,9,9,1"], capture_output=True, text=True, check=False, timeout=60)
     assert refused.returncode == 1
     assert "bytes are not" in refused.stdout + refused.stderr
+
+
+def test_a_socket_that_somebody_answers_on_is_left_to_him_and_one_that_is_left_over_is_replaced(
+    served: ModelService, tmp_path: Path, bundle: Bundle
+) -> None:
+    at_work(tmp_path, bundle, always(bundle, 0))
+    with pytest.raises(StoreError, match="another daemon answers here already"):
+        SocketServer(tmp_path / "model.sock", ModelService(tmp_path / "other", Gate()))
+    with Client(tmp_path / "model.sock") as model:
+        assert model.info()["version"] == trees.version(always(bundle, 0))
+    # As a process leaves it that was killed.
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(tmp_path / "left.sock"))
+    server = SocketServer(tmp_path / "left.sock", served)
+    with Client(tmp_path / "left.sock") as model:
+        assert model.info()["version"] == trees.version(always(bundle, 0))
+    server.close()
 
 
 def test_a_socket_in_a_deep_folder_can_be_asked(tmp_path: Path, bundle: Bundle) -> None:

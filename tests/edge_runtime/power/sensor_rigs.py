@@ -25,7 +25,7 @@ from edge_runtime.power.host.pmic import pmic_sensor
 from edge_runtime.power.host.rapl import rapl_sensor
 from edge_runtime.power.sensor import PowerSensor
 from firmware_tools.bridge.machine.build import APT, missing
-from firmware_tools.bridge.machine.driver import Machine, MachineSpec, SensorSpec
+from firmware_tools.bridge.machine.driver import FirmwareMachine, MachineSpec, SensorSpec
 from firmware_tools.bridge.simulator.loads import ConstantLoad
 
 TRUE_W = 4.0
@@ -78,7 +78,7 @@ def bridge_firmware(folder: Path, stack: contextlib.ExitStack, plug_in: Any) -> 
         pytest.skip(f"{what}: {APT}")
     link = folder / "ttyINA"
     spec = MachineSpec(IMAGE, (SensorSpec(f"constant:{TRUE_W}", shunt_ohm=0.02),), seed=3)
-    machine = stack.enter_context(Machine.serve_pty(spec, link))
+    machine = stack.enter_context(FirmwareMachine.serve_pty(spec, link))
     return Rig(
         make=lambda **options: bridge_sensor(str(link), {"shunt": "0.02", **options}, SystemClock()),
         absent=lambda: bridge_sensor(str(link), {"sensor": "3"}, SystemClock()),

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from edge_runtime.power.opening import open_meter
+from edge_runtime.power.sensor_factory import open_meter
 from firmware_tools.bridge.simulator.loads import ProcessLoad
 from protos.energy.boards import board
 from protos.energy.trace import Phase

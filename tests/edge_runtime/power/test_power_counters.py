@@ -11,7 +11,7 @@ from fake_machine import rapl_tree, write_files
 
 from edge_runtime.power.host.pmic import PmicSource, rails_power_w
 from edge_runtime.power.host.rapl import RaplSource
-from edge_runtime.power.opening import make_sensor, open_sensor
+from edge_runtime.power.sensor_factory import make_sensor, open_sensor
 from protos.errors import SensorError, UsageError
 
 REAL = Path("/sys/class/powercap/intel-rapl:0/energy_uj")

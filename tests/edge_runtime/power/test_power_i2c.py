@@ -11,7 +11,7 @@ from fake_machine import FakeBus, write_files
 
 from edge_runtime.power.clock import SystemClock
 from edge_runtime.power.host.i2c import Ina219Source, i2c_sensor
-from edge_runtime.power.opening import make_sensor
+from edge_runtime.power.sensor_factory import make_sensor
 from firmware_tools.bridge.simulator.loads import ConstantLoad
 from firmware_tools.bridge.simulator.sensor import SensorErrors
 from protos.energy.ina219 import PROFILES, Calibration

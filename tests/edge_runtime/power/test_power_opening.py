@@ -12,7 +12,7 @@ import pytest
 
 from edge_runtime.power.bridge.bridge_opening import bridge_sensor
 from edge_runtime.power.clock import SystemClock
-from edge_runtime.power.opening import open_meter
+from edge_runtime.power.sensor_factory import open_meter
 from protos.bridge.line import explain
 from protos.bridge.messages import Status
 from protos.energy.ina219 import PROFILES

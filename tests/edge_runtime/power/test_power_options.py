@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.power.opening import KINDS, make_sensor, open_sensor
 from edge_runtime.power.options import number, split, whole
+from edge_runtime.power.sensor_factory import KINDS, make_sensor, open_sensor
 from protos.errors import EdgejouleError, UsageError
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from edge_runtime.power.bridge.alignment import Alignment
 from edge_runtime.power.bridge.samples import SampleStore
-from edge_runtime.power.bridge.session import BridgeSession, Wanted
+from edge_runtime.power.bridge.session import BridgeRequest, BridgeSession
 from edge_runtime.power.bridge.track import RegisterTrack
 from firmware_tools.bridge.simulator.loads import ConstantLoad, SquareLoad
 from firmware_tools.bridge.simulator.sensor import SensorErrors
@@ -25,7 +25,7 @@ from protos.energy.trace import Mark, Phase, SampleFlag
 
 def gather(sensor: int = 0, **wanted):
     track = RegisterTrack()
-    return track, BridgeSession(sensor, track.take, Wanted(**wanted))
+    return track, BridgeSession(sensor, track.take, BridgeRequest(**wanted))
 
 
 def usb(seed: int):

@@ -18,7 +18,7 @@ from edge_runtime.service.upgrade import environments
 from edge_runtime.service.upgrade.record import Trial, Version
 from edge_runtime.service.upgrade.switching import Switching
 from edge_runtime.service.upgrade.trial import watch
-from edge_runtime.service.upgrade.upgrade import Wanted, upgrade
+from edge_runtime.service.upgrade.upgrade import UpgradeRequest, upgrade
 from edge_runtime.systemd.notify import Notifier
 
 PID = 4321
@@ -96,7 +96,7 @@ class Rig:
         fill = environments._run
         environments._run = lambda command, fix: program(self.new, self.unit_of(self.new))  # type: ignore[assignment]
         try:
-            return upgrade(switching, Wanted(wheel=self.wheel, **wanted), dry_run=False, say=lambda line: None)  # type: ignore[arg-type]
+            return upgrade(switching, UpgradeRequest(wheel=self.wheel, **wanted), dry_run=False, say=lambda line: None)  # type: ignore[arg-type]
         finally:
             environments._run = fill
 

@@ -12,7 +12,7 @@ from machine_transport import MachineWorld
 from firmware_tools.bridge.client.port_client import BridgeClient
 from firmware_tools.bridge.images.manifest import IMAGES
 from firmware_tools.bridge.machine.build import APT, missing
-from firmware_tools.bridge.machine.driver import Machine, MachineSpec, SensorSpec
+from firmware_tools.bridge.machine.driver import FirmwareMachine, MachineSpec, SensorSpec
 from firmware_tools.bridge.simulator.device import Channel, Device
 from firmware_tools.bridge.simulator.loads import ConstantLoad
 from firmware_tools.bridge.simulator.sensor import SensorErrors, SimulatedIna219
@@ -28,8 +28,8 @@ def sensor(load: str = "constant:0", **fields) -> SensorSpec:
 
 
 @contextmanager
-def machine_client(*sensors: SensorSpec, seed: int = 0, **fields) -> Iterator[tuple[Machine, BridgeClient]]:
-    with Machine.start(MachineSpec(IMAGE, sensors or (sensor(),), seed=seed, **fields)) as machine:
+def machine_client(*sensors: SensorSpec, seed: int = 0, **fields) -> Iterator[tuple[FirmwareMachine, BridgeClient]]:
+    with FirmwareMachine.start(MachineSpec(IMAGE, sensors or (sensor(),), seed=seed, **fields)) as machine:
         world = MachineWorld(machine, seed=seed)
         with BridgeClient("machine", opener=world.opener, now=world.monotonic) as client:
             yield machine, client

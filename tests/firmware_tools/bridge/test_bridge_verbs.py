@@ -13,7 +13,7 @@ import pytest
 from client_worlds import IMAGE, NEEDS_MACHINE, sensor
 
 from firmware_tools.bridge.calibrate.certificate import certificate_id
-from firmware_tools.bridge.machine.driver import Machine, MachineSpec
+from firmware_tools.bridge.machine.driver import FirmwareMachine, MachineSpec
 from firmware_tools.bridge.simulator.bench import Bench, BridgeSpec, SimulatedBridge
 
 
@@ -125,7 +125,7 @@ def test_monitor_ends_by_itself_and_on_sigint(sim):
 def test_calibrate_then_selftest_of_the_real_firmware(tmp_path):
     link, paper = tmp_path / "tty", tmp_path / "certificate.json"
     spec = MachineSpec(IMAGE, (sensor(offset_v=2.5e-5, gain=0.009),), usb="frames")
-    with Machine.serve_pty(spec, link) as machine:
+    with FirmwareMachine.serve_pty(spec, link) as machine:
         failing = run("selftest", "--port", str(link), "--seconds", "2", "--json")
         assert failing.returncode == 3
         assert json.loads(failing.stdout)["passed"] is False
@@ -155,7 +155,7 @@ def test_calibrate_then_selftest_of_the_real_firmware(tmp_path):
 @NEEDS_MACHINE
 def test_on_a_terminal_it_guides_step_by_step(tmp_path):
     link = tmp_path / "tty"
-    with Machine.serve_pty(MachineSpec(IMAGE, (sensor(gain=-0.01),), usb="frames"), link) as machine:
+    with FirmwareMachine.serve_pty(MachineSpec(IMAGE, (sensor(gain=-0.01),), usb="frames"), link) as machine:
         ours, theirs = pty.openpty()
         command = [
             sys.executable, "-m", "firmware_tools.cli", "bridge", "calibrate", "--port", str(link), "--json",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from client_worlds import twin, twin_client
 
-from edge_runtime.power.bridge.session import BridgeSession, Wanted
+from edge_runtime.power.bridge.session import BridgeRequest, BridgeSession
 from edge_runtime.power.bridge.track import RegisterTrack
 from edge_runtime.power.recording.columns import Cursor
 from edge_runtime.power.recording.sections import READERS, WRITERS
@@ -19,7 +19,7 @@ from firmware_tools.bridge.simulator.bench import Bench, BridgeSpec, SimulatedBr
 from firmware_tools.bridge.simulator.sensor import SensorErrors
 from protos.energy.ina219 import PROFILES, Calibration, Config, watts
 from protos.energy.interval import combine
-from protos.energy.uncertainty import ErrorModel, Stretch
+from protos.energy.uncertainty import ErrorModel, IntervalSummary
 from protos.errors import CheckFailed, UsageError
 
 VOLTMETER = MeterError(5e-4, 1e-3)
@@ -41,7 +41,7 @@ def test_joules_follow_the_correction_and_their_interval_is_narrower():
     right = Calibration(7, 20_000, bus_ppm=4016)
     assert watts(shunt, bus, known)[0] == pytest.approx(2.49)
     assert watts(shunt, bus, right)[0] == pytest.approx(2.5, rel=1e-6)
-    stretch = Stretch(100.0, 40.0)
+    stretch = IntervalSummary(100.0, 40.0)
     halves = [combine(one.errors(PROFILES["energy"].config, 5.0).terms(stretch)).expanded_j for one in (known, right)]
     assert halves[1] < 0.6 * halves[0]
 
@@ -49,7 +49,7 @@ def test_joules_follow_the_correction_and_their_interval_is_narrower():
 @pytest.mark.parametrize(("ppm", "power_w"), [(None, 2.5 * 0.996), (4016, 2.5)])
 def test_the_option_reaches_the_joules_through_the_line_and_through_a_recording(ppm, power_w):
     line, track = twin(errors=SensorErrors(bus_gain=-0.004)), RegisterTrack()
-    session = BridgeSession(0, track.take, Wanted(bus_ppm=ppm))
+    session = BridgeSession(0, track.take, BridgeRequest(bus_ppm=ppm))
     for _ in range(1500):
         session.receive(line.read(), line.now_s)
         line.write(session.due(line.now_s))
@@ -91,6 +91,6 @@ def test_the_command_prints_the_option(tmp_path):
 def test_a_shunt_of_a_tenth_of_an_ohm_heats_itself_by_the_square_of_its_current(amperes, percent):
     errors = Calibration(3, 100_000).errors(Config(), 5.0)
     cold = ErrorModel(supply_v=5.0, shunt_relative=errors.shunt_relative)
-    stretch = Stretch(5.0 * amperes * 10.0, 10.0)
+    stretch = IntervalSummary(5.0 * amperes * 10.0, 10.0)
     limits = [next(one.limit_j for one in model.terms(stretch) if one.name == "shunt") for model in (errors, cold)]
     assert (limits[0] - limits[1]) / stretch.energy_j * 100 == pytest.approx(percent)

@@ -10,11 +10,11 @@ import pytest
 from answering_port import run
 
 from firmware_tools.bridge.images.build import FIRMWARE, build, intel_hex
+from firmware_tools.bridge.images.chosen_image import read_intel_hex
 from firmware_tools.bridge.images.manifest import IMAGES, Image, image_of, verified_bytes, write_manifest
-from firmware_tools.bridge.images.wanted import read_intel_hex
 from firmware_tools.bridge.machine.bootloader import find_optiboot
 from firmware_tools.bridge.machine.build import APT, missing
-from firmware_tools.bridge.machine.driver import Machine, MachineSpec, SensorSpec
+from firmware_tools.bridge.machine.driver import FirmwareMachine, MachineSpec, SensorSpec
 from protos.errors import EdgejouleError
 
 pytestmark = pytest.mark.processes
@@ -40,7 +40,7 @@ def serve(tmp_path, optiboot):
 
     def begin(hex=None, bootloader=optiboot):
         spec = MachineSpec(hex, (SensorSpec("constant:2.5"),), bootloader=bootloader)
-        machines.append(Machine.serve_pty(spec, tmp_path / "ttyINA", reset_on_open=True))
+        machines.append(FirmwareMachine.serve_pty(spec, tmp_path / "ttyINA", reset_on_open=True))
         return machines[-1].link
 
     yield begin

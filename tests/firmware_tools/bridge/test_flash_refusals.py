@@ -14,8 +14,8 @@ import pytest
 from answering_port import AnsweringPort, hello, run
 
 from firmware_tools.bridge.images.build import intel_hex
+from firmware_tools.bridge.images.chosen_image import wanted_image
 from firmware_tools.bridge.images.manifest import IMAGES, image_of, read_manifest, verified_bytes, write_manifest
-from firmware_tools.bridge.images.wanted import wanted_image
 
 IMAGE = image_of("atmega328p")
 BUILD = bytes.fromhex(IMAGE.build_id)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from firmware_tools.bridge.images.build import intel_hex
-from firmware_tools.bridge.images.wanted import read_intel_hex
+from firmware_tools.bridge.images.chosen_image import read_intel_hex
 from protos.errors import DataError
 
 

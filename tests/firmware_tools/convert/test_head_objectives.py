@@ -52,7 +52,8 @@ class _Runner:
         self.run["write"](**tree)
         names = set(self.run["train"].get_input_details()) - {"x", "y", "weight"}
         values = {"rate": 0.05, "momentum": 0.0, "beta1": 0.9, "beta2": 0.999, "proximal_mu": 0.0,
-                  "weight_decay": 0.0, "kurtosis_weight": 0.01, "weight_bits": 4.0} | inputs  # fmt: skip
+                  "weight_decay": 0.0, "correction": 0.0, "kurtosis_weight": 0.01, "weight_bits": 4.0}  # fmt: skip
+        values |= inputs
         given = {name: np.array([values[name]], np.float32) for name in names}
         ones = np.ones(len(x), np.float32)
         return [float(self.run["train"](x=x, y=y, weight=ones, **given)["loss"][0]) for _ in range(steps)]

@@ -14,7 +14,7 @@ import pytest
 from firmware_tools.bridge.images.build import FIRMWARE
 from firmware_tools.bridge.images.manifest import IMAGES, image_of
 from firmware_tools.bridge.machine.build import APT, missing
-from firmware_tools.bridge.machine.driver import Machine, MachineSpec, SensorSpec
+from firmware_tools.bridge.machine.driver import FirmwareMachine, MachineSpec, SensorSpec
 from firmware_tools.bridge.simulator.device import Channel, Device
 from firmware_tools.bridge.simulator.loads import ConstantLoad
 from firmware_tools.bridge.simulator.sensor import SensorErrors, SimulatedIna219
@@ -95,7 +95,7 @@ class MachineRig:
         if what := missing():
             pytest.skip(f"{what}: {APT}")
         sensors = tuple(SensorSpec(f"constant:{watts}", 0x40 + n) for n, watts in enumerate((4.0, 1.0)))
-        self.machine = Machine.start(MachineSpec(IMAGES / image_of("atmega328p").file, sensors))
+        self.machine = FirmwareMachine.start(MachineSpec(IMAGES / image_of("atmega328p").file, sensors))
         self.parser = FrameParser()
 
     def run(self, seconds: float) -> list[Message]:

@@ -10,24 +10,24 @@ import pytest
 from machine_host import IMAGE, Host
 
 from firmware_tools.bridge.machine.bootloader import find_optiboot
-from firmware_tools.bridge.machine.driver import Machine, MachineSpec, SensorSpec
+from firmware_tools.bridge.machine.driver import FirmwareMachine, MachineSpec, SensorSpec
 from protos.errors import EdgejouleError
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., Machine]]:
+def start() -> Iterator[Callable[..., FirmwareMachine]]:
     """Start a machine in lock-step: sensors, then fields of MachineSpec; ``hex=None`` for an empty flash."""
     with contextlib.ExitStack() as stack:
 
-        def begin(*sensors: SensorSpec, hex: Path | None = IMAGE, **fields) -> Machine:
+        def begin(*sensors: SensorSpec, hex: Path | None = IMAGE, **fields) -> FirmwareMachine:
             spec = MachineSpec(hex, sensors or (SensorSpec(),), **fields)
-            return stack.enter_context(Machine.start(spec))
+            return stack.enter_context(FirmwareMachine.start(spec))
 
         yield begin
 
 
 @pytest.fixture
-def bridge(start: Callable[..., Machine]) -> Callable[..., Host]:
+def bridge(start: Callable[..., FirmwareMachine]) -> Callable[..., Host]:
     """Start a machine with the committed firmware, and let it boot."""
 
     def begin(*sensors: SensorSpec, **fields) -> Host:

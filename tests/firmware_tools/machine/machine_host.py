@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from firmware_tools.bridge.images.manifest import IMAGES
-from firmware_tools.bridge.machine.driver import Machine
+from firmware_tools.bridge.machine.driver import FirmwareMachine
 from protos.bridge.commands import Command, command
 from protos.bridge.framing import FrameParser, encode_frame
 from protos.bridge.hello import Hello
@@ -20,7 +20,7 @@ IMAGE = IMAGES / "edgejoule-bridge-atmega328p.hex"
 class Host:
     """A host that speaks the bridge's protocol; ``heard`` has each message with the time of its last byte."""
 
-    machine: Machine
+    machine: FirmwareMachine
     parser: FrameParser = field(default_factory=FrameParser)
     heard: list[tuple[float, Message]] = field(default_factory=list)
     data: bytearray = field(default_factory=bytearray)

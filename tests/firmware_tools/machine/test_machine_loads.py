@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from firmware_tools.bridge.machine.driver import Machine, SensorSpec
+from firmware_tools.bridge.machine.driver import FirmwareMachine, SensorSpec
 from firmware_tools.bridge.machine.loads import Part, PiecewiseLoad, parse_load
 from protos.errors import DataError, UsageError
 
@@ -83,7 +83,7 @@ def test_both_languages_integrate_alike(start, many, from_s, span_s, source_ohm)
 def test_a_sagging_supply_gives_the_current_that_small_steps_give(start, text):
     """Current of a constant-power load behind a resistance, against a fine numeric integral."""
     v0, r, span_s = 5.0, 0.15, 0.05
-    machine: Machine = start(SensorSpec(text, supply_v=v0, source_ohm=r), hex=None)
+    machine: FirmwareMachine = start(SensorSpec(text, supply_v=v0, source_ohm=r), hex=None)
     edges = np.linspace(0, span_s, 500_001)
     power_w = np.diff(parse_load(text).energy_j(edges)) / np.diff(edges)
     expected_a = float(np.mean((v0 - np.sqrt(v0**2 - 4 * r * power_w)) / (2 * r)))
@@ -98,7 +98,7 @@ def test_a_load_that_the_supply_cannot_give_is_refused(start):
 
 
 def test_loads_follow_one_another_and_each_begins_at_its_own_zero(start):
-    machine: Machine = start(SensorSpec("constant:1"), hex=None)
+    machine: FirmwareMachine = start(SensorSpec("constant:1"), hex=None)
     machine.set_load("ramp:0,4,1", at_s=2.0)
     machine.set_load("square:0,8,0.5", at_s=2.5)
     expected_j = 2.0 + 0.5 * 4 * 0.5**2 + 0.25 * 8
@@ -111,7 +111,7 @@ def test_loads_follow_one_another_and_each_begins_at_its_own_zero(start):
     assert machine.true_energy_j(4.0, 9.0) == 0.0, "a load in the past begins now"
 
 
-def test_a_recorded_trace_is_a_load(tmp_path: Path, start: Callable[..., Machine]):
+def test_a_recorded_trace_is_a_load(tmp_path: Path, start: Callable[..., FirmwareMachine]):
     energy_uj = np.array([500, 1500, 2500, 500], "<f4")
     trace = tmp_path / "a+b-energy.bin"
     trace.write_bytes(struct.pack("<Bf", 0xF1, 1000.0) + energy_uj.tobytes())

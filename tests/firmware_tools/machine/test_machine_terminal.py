@@ -18,7 +18,7 @@ import serial
 from machine_host import IMAGE
 
 from firmware_tools.bridge.machine.bootloader import VARIABLE, find_optiboot
-from firmware_tools.bridge.machine.driver import Machine, MachineSpec, SensorSpec
+from firmware_tools.bridge.machine.driver import FirmwareMachine, MachineSpec, SensorSpec
 from protos.bridge.commands import Command, command
 from protos.bridge.framing import FrameParser, encode_frame
 from protos.bridge.hello import Hello, ResetCause
@@ -60,22 +60,22 @@ class Port:
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[..., Machine]]:
+def serve(tmp_path: Path) -> Iterator[Callable[..., FirmwareMachine]]:
     with contextlib.ExitStack() as stack:
 
-        def begin(hex: Path | None = IMAGE, *, reset_on_open: bool = False, **fields) -> Machine:
+        def begin(hex: Path | None = IMAGE, *, reset_on_open: bool = False, **fields) -> FirmwareMachine:
             spec = MachineSpec(hex, (SensorSpec("constant:2.5"),), usb="frames", **fields)
-            machine = Machine.serve_pty(spec, tmp_path / "ttyINA", reset_on_open=reset_on_open)
+            machine = FirmwareMachine.serve_pty(spec, tmp_path / "ttyINA", reset_on_open=reset_on_open)
             return stack.enter_context(machine)
 
         yield begin
 
 
 @pytest.fixture
-def open_port() -> Iterator[Callable[[Machine], Port]]:
+def open_port() -> Iterator[Callable[[FirmwareMachine], Port]]:
     with contextlib.ExitStack() as stack:
 
-        def begin(machine: Machine) -> Port:
+        def begin(machine: FirmwareMachine) -> Port:
             assert machine.link is not None
             port = Port(machine.link)
             stack.enter_context(port.serial)
@@ -152,7 +152,7 @@ def test_a_file_in_the_way_is_not_replaced(tmp_path):
     link = tmp_path / "ttyINA"
     link.write_text("mine")
     with pytest.raises(UsageError, match="in the way"):
-        Machine.serve_pty(MachineSpec(IMAGE), link)
+        FirmwareMachine.serve_pty(MachineSpec(IMAGE), link)
     assert link.read_text() == "mine"
 
 

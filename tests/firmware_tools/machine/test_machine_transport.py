@@ -8,7 +8,7 @@ from machine_transport import MachineWorld
 
 from edge_runtime.power.bridge.bridge_opening import bridge_sensor
 from edge_runtime.power.sensor_meter import SensorMeter
-from firmware_tools.bridge.machine.driver import Machine, MachineSpec, SensorSpec
+from firmware_tools.bridge.machine.driver import FirmwareMachine, MachineSpec, SensorSpec
 from protos.bridge.commands import calibration_command
 from protos.bridge.framing import encode_frame
 from protos.energy.ina219 import Calibration
@@ -16,7 +16,7 @@ from protos.energy.trace import Phase
 from protos.errors import SensorError
 
 
-def begin(machine: Machine, *, seed: int = 0) -> MachineWorld:
+def begin(machine: FirmwareMachine, *, seed: int = 0) -> MachineWorld:
     """Boot, and give the sensor its shunt."""
     machine.step(0.3)
     machine.send(encode_frame(calibration_command(0, Calibration(5, 20_000))))
@@ -54,7 +54,7 @@ def test_the_same_seeds_give_the_same_joules(start):
     results = []
     for usb_seed in (1, 1, 2):
         spec = MachineSpec(IMAGE, (SensorSpec("square:1,3,0.13", noise_v=5e-6),), seed=9)
-        with Machine.start(spec) as machine:
+        with FirmwareMachine.start(spec) as machine:
             results.append(measure(begin(machine, seed=usb_seed)))
     assert results[0] == results[1]
     assert results[0] != results[2], "another run of USB delays is another clock fit"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from metering_bench import IDEAL, IMAGE, Bench
 
-from firmware_tools.bridge.machine.driver import Machine, MachineSpec, SensorSpec
+from firmware_tools.bridge.machine.driver import FirmwareMachine, MachineSpec, SensorSpec
 from protos.energy.ina219 import Calibration
 
 
@@ -25,7 +25,7 @@ def bench() -> Iterator[Callable[..., Bench]]:
             **fields,
         ) -> Bench:
             spec = MachineSpec(IMAGE, sensors or (SensorSpec("constant:2.5"),), **{"seed": 3, **fields})
-            machine = stack.enter_context(Machine.start(spec))
+            machine = stack.enter_context(FirmwareMachine.start(spec))
             made = Bench(machine, profile=profile, record=record, usb_seed=usb_seed)
             stack.callback(made.close)
             return made

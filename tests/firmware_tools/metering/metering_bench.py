@@ -9,7 +9,7 @@ from machine_transport import MachineTransport, MachineWorld
 from edge_runtime.power.bridge.bridge_opening import bridge_sensor
 from edge_runtime.power.sensor_meter import SensorMeter
 from firmware_tools.bridge.images.manifest import IMAGES
-from firmware_tools.bridge.machine.driver import Machine
+from firmware_tools.bridge.machine.driver import FirmwareMachine
 from protos.bridge.commands import calibration_command
 from protos.bridge.framing import encode_frame
 from protos.energy.ina219 import Calibration
@@ -50,7 +50,7 @@ class Bench:
     """
 
     def __init__(
-        self, machine: Machine, *, profile: str, record: Calibration | None = IDEAL, usb_seed: int = 0
+        self, machine: FirmwareMachine, *, profile: str, record: Calibration | None = IDEAL, usb_seed: int = 0
     ) -> None:
         self.machine = machine
         machine.step(0.3)

@@ -20,7 +20,7 @@ from edge_runtime.power.clock import SystemClock
 from edge_runtime.power.recording.reader import Recording
 from edge_runtime.power.sensor_meter import SensorMeter
 from firmware_tools.bridge.machine.bootloader import find_optiboot
-from firmware_tools.bridge.machine.driver import Machine, MachineSpec, SensorSpec
+from firmware_tools.bridge.machine.driver import FirmwareMachine, MachineSpec, SensorSpec
 from protos.bridge.line import SerialTransport
 from protos.energy.trace import Phase
 from protos.errors import EdgejouleError, SensorError
@@ -31,24 +31,26 @@ HANG_S = 30.0
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[..., Machine]]:
+def serve(tmp_path: Path) -> Iterator[Callable[..., FirmwareMachine]]:
     with contextlib.ExitStack() as stack:
 
         def begin(
             hex: Path | None = IMAGE, *, load: str = f"constant:{TRUE_W}", reset_on_open: bool = False, **fields
-        ) -> Machine:
+        ) -> FirmwareMachine:
             sensor = SensorSpec(load, shunt_ohm=0.02, noise_v=5e-6)
             spec = MachineSpec(hex, (sensor,), usb="frames", **fields)
-            return stack.enter_context(Machine.serve_pty(spec, tmp_path / "ttyINA", reset_on_open=reset_on_open))
+            return stack.enter_context(
+                FirmwareMachine.serve_pty(spec, tmp_path / "ttyINA", reset_on_open=reset_on_open)
+            )
 
         yield begin
 
 
 @pytest.fixture
-def metered() -> Iterator[Callable[[Machine], SensorMeter]]:
+def metered() -> Iterator[Callable[[FirmwareMachine], SensorMeter]]:
     with contextlib.ExitStack() as stack:
 
-        def begin(machine: Machine) -> SensorMeter:
+        def begin(machine: FirmwareMachine) -> SensorMeter:
             clock = SystemClock()
             sensor = bridge_sensor(str(machine.link), {"shunt": "0.02", "profile": "balanced"}, clock)
             sensor.open()

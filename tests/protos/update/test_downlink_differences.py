@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protos.convert.heads import parse_difference, serialise_difference
+from protos.convert.head_transfers import parse_difference, serialise_difference
 from protos.errors import UpdateError
 from protos.update.codecs import CODECS, build, generator
 from protos.update.downlink import MAX_SCALE, NOT_EXACT, Difference, rebuild, step_towards

@@ -17,7 +17,7 @@ class NotHereError(StoreError):
     """A file that a run needs is not in this state folder. It may be in another one, and can be brought here."""
 
 
-class BundleShelf:
+class BundleStore:
     """Bundles under one folder, each under the hexadecimal part of its id."""
 
     def __init__(self, folder: Path) -> None:

@@ -24,7 +24,7 @@ _TRIED = "tried.json"
 _KEEP_VERDICTS = 64
 
 
-class Shelf:
+class BundleCache:
     """The bundles that this device holds.
 
     Args:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from protos.energy.cutting import between, cut_samples, measure_before, stepped
 from protos.energy.trace import UNUSABLE, Floats, PowerTrace, SampleFlag
-from protos.energy.uncertainty import ErrorModel, Stretch
+from protos.energy.trace_splitting import between, cut_samples, measure_before, stepped
+from protos.energy.uncertainty import ErrorModel, IntervalSummary
 
 __all__ = ["examine", "unusable_bits"]
 
@@ -22,7 +22,7 @@ ALIKE_ERRORS = 1.5
 
 def examine(
     clean: PowerTrace, start_s: Floats, stop_s: Floats, errors: ErrorModel, halves: PowerTrace | None = None
-) -> tuple[Stretch, int]:
+) -> tuple[IntervalSummary, int]:
     """Sum a trace over disjoint ascending intervals.
 
     Args:
@@ -30,8 +30,8 @@ def examine(
         start_s: float64 [M].
         stop_s: float64 [M], none before its start.
         errors: the chain; tells for how long each sample was looked at.
-        halves: the trace as :func:`protos.energy.cutting.stepped` at all edges of the whole, made here from these edges
-            if None. Give the same to all parts of a whole, so that they add up to it.
+        halves: the trace as :func:`protos.energy.trace_splitting.stepped` at all edges of the whole, made here from
+            these edges if None. Give the same to all parts of a whole, so that they add up to it.
 
     Returns:
         What is known of the time in the intervals, and the flags of every sample that touches them, or-ed.
@@ -54,7 +54,7 @@ def examine(
     inside_s = measure_before(start_s, stop_s, near.stop_s) - measure_before(start_s, stop_s, near.start_s)
     mine = inside_s > 0
     if not mine.any() or covered_s <= 0:
-        return Stretch(energy_j, covered_s, uncovered_s), 0
+        return IntervalSummary(energy_j, covered_s, uncovered_s), 0
     power, bits = near.power_w[mine], near.flags[mine]
     weight_s = inside_s[mine]
     mean_w = float(weight_s @ power) / float(weight_s.sum())
@@ -68,7 +68,7 @@ def examine(
     cut_ws = _cuts(clean, edges)
     flags = int(np.bitwise_or.reduce(bits))
     return (
-        Stretch(
+        IntervalSummary(
             energy_j=energy_j,
             covered_s=covered_s,
             uncovered_s=uncovered_s,

@@ -17,6 +17,7 @@ from contextlib import suppress
 
 from coordinator.run import transactions as ledger
 from coordinator.run.aggregation import Fold
+from coordinator.run.batching import Batching
 from coordinator.run.resume import Rooms
 from coordinator.run.round_events import (
     FINAL,
@@ -34,6 +35,7 @@ from coordinator.run.round_events import (
     Halt,
     Left,
     Open,
+    QuorumAfterAll,
     Refused,
     Settled,
     Spared,
@@ -45,7 +47,6 @@ from coordinator.run.round_events import (
 )
 from coordinator.run.run import ActiveRun
 from coordinator.run.statistics_fold import StatisticsFold
-from coordinator.run.together import Together
 from coordinator.store.database import DamagedError
 from protos.errors import EdgejouleError, StoreError
 from protos.orders import DeviceCard, Receipt, Verdict
@@ -54,7 +55,7 @@ log = logging.getLogger("edgejoule.coordinator")
 RETRY_S = 1.0
 
 
-class Conductor:
+class RunDriver:
     """One run in progress.
 
     Args:
@@ -84,9 +85,9 @@ class Conductor:
         self._stop_wanted = asyncio.Event()
         self.end, self.unwritten = ("failed", "ended by an error that could not be written down"), ""
         self._finding_out: set[asyncio.Task[None]] = set()
-        self._accepting: Together[tuple[int, ledger.Read], Receipt] = Together(self._accept)
+        self._accepting: Batching[tuple[int, ledger.Read], Receipt] = Batching(self._accept)
 
-    async def conduct(self) -> None:
+    async def drive(self) -> None:
         """Carry out actions until the run is over."""
         if self.run.machine.round > self.run.machine.rules.rounds:
             # Killed between the last round and the end of the run.
@@ -317,7 +318,12 @@ class Conductor:
             case Abandon(number, attempt, reason):
                 log.warning("%s: %s", self.run.run_id, reason)
                 self._publish()
-                await self._rooms.books.do(ledger.abandon_round, self._rooms.db, self.run, number, attempt, reason)
+                written = await self._rooms.books.do(
+                    ledger.abandon_round, self._rooms.db, self.run, number, attempt, reason
+                )
+                if not written:
+                    log.info("%s: round %d has its quorum after all", self.run.run_id, number)
+                    self.feed(QuorumAfterAll(number, attempt))
             case Finish(why):
                 await self._end("finished", "; ".join(part for part in (self.run.said, why) if part))
             case Fail(reason):
@@ -328,6 +334,9 @@ class Conductor:
 
     async def _open(self, action: Open) -> None:
         run = self.run
+        if (action.round, action.attempt) != (run.machine.round, run.machine.attempt):
+            # The attempt before it got its quorum after all.
+            return
         # From the first round on, the run is tied to one engine.
         run.roster.engine = run.roster.chosen
         carried = set(action.carried)
@@ -367,7 +376,9 @@ class Conductor:
         downlink = await rooms.models.do(run.downlink.after, head, action.round, run.plan)
         basis = solved.basis if solved is not None else None
         said = solved.in_words() if solved is not None else ""
-        server = run.fold.server_after if isinstance(run.fold, Fold) else None
+        server = None
+        if isinstance(run.fold, Fold):
+            server, said = run.fold.server_after, run.fold.said
         await rooms.books.do(
             ledger.close_round, rooms.db, run, action.round, head, downlink, accuracy, loss, basis, said, server
         )
@@ -375,7 +386,7 @@ class Conductor:
         run.server = server or run.server
         run.basis = basis or run.basis
         if said:
-            run.said = said
+            run.said = run.said if run.corrects else said
             log.info("%s: round %d: %s", run.run_id, action.round, said)
         shown = "" if accuracy is None else f", accuracy {accuracy:.4f}"
         log.info("%s: round %d closed with %d reports%s", run.run_id, action.round, len(action.reported), shown)

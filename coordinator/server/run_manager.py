@@ -14,13 +14,13 @@ from contextlib import contextmanager, suppress
 
 from coordinator.run import publishing
 from coordinator.run import transactions as ledger
-from coordinator.run.bounds import LAST_ROUND, check_card
-from coordinator.run.conductor import Conductor
+from coordinator.run.batching import Batching
+from coordinator.run.plausibility import LAST_ROUND, check_card
 from coordinator.run.resume import Rooms, open_run
 from coordinator.run.round_events import Tick
-from coordinator.run.together import Together
+from coordinator.run.run_driver import RunDriver
 from coordinator.server.fleet import Fleet
-from coordinator.store.bundles import NotHereError
+from coordinator.store.bundle_store import NotHereError
 from coordinator.store.database import DamagedError
 from protos.catalog import hint
 from protos.errors import EdgejouleError, RefusedError, StoreError, UnknownRunError
@@ -56,14 +56,14 @@ RETRY_S = 1.0
 OPENING_S = 10.0
 
 
-class Keeper:
+class RunManager:
     """What the devices' service talks to.
 
     Args:
         rooms: opened; closed by the caller after :meth:`close`.
 
     Attributes:
-        conductor: of the run that is on, or None.
+        driver: of the run that is on, or None.
         preparing: id of the run that is being opened, or None.
         trouble: why runs cannot be opened now, by id.
         wanted: set it when a new run was written down.
@@ -72,7 +72,7 @@ class Keeper:
     def __init__(self, rooms: Rooms) -> None:
         self._rooms = rooms
         self.fleet = Fleet()
-        self.conductor: Conductor | None = None
+        self.driver: RunDriver | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.wanted = asyncio.Event()
         self._news = asyncio.Event()
@@ -87,8 +87,8 @@ class Keeper:
         self._held = 0
         self._published = publishing.Newest()
         books, db = rooms.books, rooms.db
-        self._joining: Together[DeviceCard, None] = Together(lambda cards: books.do(ledger.join, db, cards))
-        self._settling: Together[tuple[str, list[SettledEnergy]], list[SettledEnergy]] = Together(
+        self._joining: Batching[DeviceCard, None] = Batching(lambda cards: books.do(ledger.join, db, cards))
+        self._settling: Batching[tuple[str, list[SettledEnergy]], list[SettledEnergy]] = Batching(
             lambda waiting: books.do(ledger.settle, db, waiting)
         )
 
@@ -125,13 +125,13 @@ class Keeper:
                 self._deaf_s += late_s
             for device_id in self.fleet.sweep(self._heard_s(), self._is_busy):
                 log.info("device %s fell silent", device_id)
-                if self.conductor:
-                    self.conductor.left(device_id)
-            if self.conductor:
-                self.conductor.feed(Tick())
+                if self.driver:
+                    self.driver.left(device_id)
+            if self.driver:
+                self.driver.feed(Tick())
 
     def _is_busy(self, device_id: str) -> bool:
-        run = self.conductor.run if self.conductor else None
+        run = self.driver.run if self.driver else None
         return run is not None and run.machine.owes(device_id) and device_id not in run.refused
 
     async def _run_all(self) -> None:
@@ -192,17 +192,17 @@ class Keeper:
             return
         finally:
             self.preparing = None
-        conductor = Conductor(run, self._rooms, now_s=_now_s, card_of=self._card_of, publish=self._publish)
-        self.conductor = conductor
+        driver = RunDriver(run, self._rooms, now_s=_now_s, card_of=self._card_of, publish=self._publish)
+        self.driver = driver
         try:
             for member in self.fleet:
                 if member.state == "present":
-                    conductor.arrived(member.card)
-            await conductor.conduct()
-            if conductor.unwritten:
-                self._write_later(run_id, *conductor.end)
+                    driver.arrived(member.card)
+            await driver.drive()
+            if driver.unwritten:
+                self._write_later(run_id, *driver.end)
         finally:
-            self.conductor = None
+            self.driver = None
         await self.look_at_published()
 
     async def end(self, run_id: str, state: str, reason: str) -> None:
@@ -264,8 +264,8 @@ class Keeper:
         # While that was written down another may have come first.
         self._refuse_rival(card)
         self.fleet.join(card, self._heard_s(), time.time())
-        if self.conductor:
-            self.conductor.arrived(card)
+        if self.driver:
+            self.driver.arrived(card)
         return self.fleet.pace_s(busy=False)
 
     def _refuse_rival(self, card: DeviceCard) -> None:
@@ -317,8 +317,8 @@ class Keeper:
         member = self.fleet.heard(device_id, session, self._heard_s(), time.time())
         if member is None:
             return RejoinOrder()
-        if was_away and self.conductor:
-            self.conductor.arrived(member.card)
+        if was_away and self.driver:
+            self.driver.arrived(member.card)
         await self._settle(device_id, settled)
         if receptions:
             await self._rooms.books.do(publishing.received, self._rooms.db, device_id, receptions)
@@ -341,8 +341,8 @@ class Keeper:
             order = await self._order_for(device_id, session, holding) or await self._published_for(holding)
         if order is not None:
             return order
-        busy = self.conductor is not None
-        reason = self.conductor.run.machine.state.value if self.conductor else "no run is on"
+        busy = self.driver is not None
+        reason = self.driver.run.machine.state.value if self.driver else "no run is on"
         return WaitOrder(self.fleet.pace_s(busy=busy), reason)
 
     async def await_end(self, device_id: str, session: str, run_id: str, number: int, waits_s: float) -> bool:
@@ -360,9 +360,9 @@ class Keeper:
                         await self._news.wait()
 
     async def _wants(self, device_id: str, run_id: str, number: int) -> bool:
-        conductor = self.conductor
-        if conductor is not None and conductor.run.run_id == run_id:
-            return conductor.wants(device_id, number)
+        driver = self.driver
+        if driver is not None and driver.run.run_id == run_id:
+            return driver.wants(device_id, number)
         # Over, or not yet taken up again after a restart.
         return await self._rooms.books.do(ledger.may_come_later, self._rooms.db, run_id, number, device_id)
 
@@ -373,12 +373,12 @@ class Keeper:
         return min(waits_s - ANSWER_S, MOST_HOLD_S) if self._held < MOST_HELD else 0.0
 
     async def _order_for(self, device_id: str, session: str, holding: Holding) -> TrainOrder | None:
-        conductor = self.conductor
-        if conductor is None:
+        driver = self.driver
+        if driver is None:
             return None
-        run = conductor.run
+        run = driver.run
         if run.is_of_another_start(device_id, session):
-            await conductor.hand_over(device_id, session)
+            await driver.hand_over(device_id, session)
             if run.is_of_another_start(device_id, session):
                 return None
         order = run.order_for(device_id, _now_s(), holding)
@@ -410,8 +410,8 @@ class Keeper:
 
     def sent(self, order: TrainOrder, device_id: str, size_bytes: int) -> None:
         """An order of so many bytes is on its way."""
-        if self.conductor and self.conductor.run.run_id == order.run_id:
-            self.conductor.run.sent[device_id] += size_bytes
+        if self.driver and self.driver.run.run_id == order.run_id:
+            self.driver.run.sent[device_id] += size_bytes
 
     async def _settle(self, device_id: str, settled: Iterable[SettledEnergy]) -> None:
         settled = list(settled)
@@ -426,8 +426,8 @@ class Keeper:
         Raises:
             UnknownRunError: no such run.
         """
-        if self.conductor and self.conductor.run.run_id == run_id:
-            return self.conductor.run.report_limit_bytes
+        if self.driver and self.driver.run.run_id == run_id:
+            return self.driver.run.report_limit_bytes
         return await self._rooms.books.do(ledger.report_limit, self._rooms.db, run_id)
 
     async def report(self, run_id: str, number: int, device_id: str, data: bytes) -> Receipt:
@@ -443,22 +443,22 @@ class Keeper:
         self.fleet.touch(device_id, self._heard_s(), time.time())
         if number > LAST_ROUND:
             return Receipt(Verdict.REJECTED, f"not_ordered: there is no round {number}")
-        conductor = await self._conductor_of(run_id, number, device_id)
-        if conductor is None:
+        driver = await self._driver_of(run_id, number, device_id)
+        if driver is None:
             return await self._rooms.books.do(ledger.late, self._rooms.db, run_id, number, device_id, data)
         card = self._card_of(device_id)
         if card is None:
             return Receipt(Verdict.REJECTED, f"not_ordered: no device is called {device_id!r}")
-        return await conductor.report(number, device_id, card.train_examples, data)
+        return await driver.report(number, device_id, card.train_examples, data)
 
-    async def _conductor_of(self, run_id: str, number: int, device_id: str) -> Conductor | None:
+    async def _driver_of(self, run_id: str, number: int, device_id: str) -> RunDriver | None:
         """Who takes this report, or None when it comes too late for everyone. After a restart a run is opened while
         devices send already what they trained before: it must not be lost to that."""
         waited_s = 0.0
         while True:
-            conductor = self.conductor
-            if conductor is not None and conductor.run.run_id == run_id:
-                return conductor
+            driver = self.driver
+            if driver is not None and driver.run.run_id == run_id:
+                return driver
             if not await self._rooms.books.do(ledger.may_come_later, self._rooms.db, run_id, number, device_id):
                 return None
             if waited_s >= OPENING_S or self._closing:
@@ -473,14 +473,14 @@ class Keeper:
             return
         with self.calling(device_id):
             await self._settle(device_id, settled)
-            run = self.conductor.run if self.conductor else None
+            run = self.driver.run if self.driver else None
             owing = run is not None and device_id in run.lines and run.machine.owes(device_id)
             ends = run if owing and run is not None and run.may_have_begun(device_id) else None
             await self._rooms.books.do(ledger.leave, self._rooms.db, device_id, reason, ends)
         if self.fleet.leave(device_id, session, time.time(), reason):
             log.info("device %s left: %s", device_id, reason or "no reason given")
-            if self.conductor:
-                self.conductor.left(device_id)
+            if self.driver:
+                self.driver.left(device_id)
 
     async def forget(self, device_id: str) -> None:
         """Take a device off the list, with what its work was found to cost.
@@ -506,9 +506,9 @@ class Keeper:
         Raises:
             UnknownRunError, ModelError, IntegrityError.
         """
-        if self.conductor and self.conductor.run.bundle.bundle_id == bundle_id:
-            return self.conductor.run.bundle
-        return await self._rooms.models.do(self._rooms.shelf.open, bundle_id)
+        if self.driver and self.driver.run.bundle.bundle_id == bundle_id:
+            return self.driver.run.bundle
+        return await self._rooms.models.do(self._rooms.bundle_store.open, bundle_id)
 
 
 async def _kept_up(work: Callable[[], Awaitable[None]]) -> None:

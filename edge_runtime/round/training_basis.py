@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edge_runtime.round.heads import CannotRebuildError
+from edge_runtime.round.held_heads import CannotRebuildError
 from edge_runtime.round.tree_file import SUFFIX, read_tree, write_tree
 from edge_runtime.state import keep_newest, storing
 from edge_runtime.systemd.logging_setup import log

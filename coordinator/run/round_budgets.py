@@ -246,8 +246,8 @@ def _remembered(connection: Connection, run: ActiveRun, number: int) -> dict[str
 def learn(connection: Connection, run_id: str, number: int, device_id: str) -> None:
     """Fit a device's costs to an order whose joules have all become known. Each order teaches once."""
     for lesson in grants.lessons(connection, run_id, number, device_id):
-        bundle_id = runs.row(connection, run_id)["bundle_id"]
-        model = costs.models_of(connection, bundle_id, [device_id]).get(device_id)
+        bundle_id = runs.bundle_of(connection, run_id)
+        model = costs.models_of(connection, bundle_id, [device_id], to_learn=True).get(device_id)
         if model is None:
             continue
         energy = reports.energy_of(connection, run_id, number, device_id)
@@ -268,8 +268,8 @@ def learn_all(connection: Connection, orders: Iterable[tuple[str, int, str]]) ->
         found = batches.lessons(connection, run_id, number, device_ids)
         if not found:
             continue
-        bundle_id = runs.row(connection, run_id)["bundle_id"]
-        models = costs.models_of(connection, bundle_id, found)
+        bundle_id = runs.bundle_of(connection, run_id)
+        models = costs.models_of(connection, bundle_id, found, to_learn=True)
         for device_id, model in models.items():
             lesson, energy = found[device_id]
             model.observe(Work(lesson.embedded, lesson.steps, lesson.bytes_up, lesson.bytes_down), energy)
@@ -278,7 +278,7 @@ def learn_all(connection: Connection, orders: Iterable[tuple[str, int, str]]) ->
 
 def ledger_of(connection: Connection, run_id: str, now_unix_s: float) -> list[DeviceBudget]:
     """What every device of a run was granted, spent, and may have spent; and what its work costs."""
-    bundle_id = runs.row(connection, run_id)["bundle_id"]
+    bundle_id = runs.bundle_of(connection, run_id)
     models = costs.models(connection, bundle_id)
     made = []
     for device_id, one in grants.accounts(connection, run_id, now_unix_s - now_unix_s % DAY_S).items():

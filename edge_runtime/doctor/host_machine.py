@@ -18,7 +18,7 @@ from pathlib import Path
 from edge_runtime.health.throttling import Bits, vcgencmd
 from protos.plugins import Plugin, installed
 
-__all__ = ["Machine", "Mount"]
+__all__ = ["HostMachine", "Mount"]
 
 # adjtimex(2): STA_UNSYNC of the status, and TIME_ERROR of the answer: nobody disciplines the clock.
 _UNSYNCHRONISED, _TIME_ERROR = 0x40, 5
@@ -68,7 +68,7 @@ def _may_open(path: Path) -> bool:
 
 
 @dataclass(frozen=True)
-class Machine:
+class HostMachine:
     """What checks look at.
 
     Attributes:

@@ -15,7 +15,7 @@ MAX_FILES = 16
 MAX_NAME = 100
 
 
-class Arrivals:
+class FileDownloads:
     """Writes files into an existing folder, one after another. A context manager, which closes what is open.
 
     Nothing is trusted: a name that is more than a name, more bytes than declared, or another hash is an
@@ -76,7 +76,7 @@ class Arrivals:
             self._file.close()
             self._file = None
 
-    def __enter__(self) -> Arrivals:
+    def __enter__(self) -> FileDownloads:
         return self
 
     def __exit__(

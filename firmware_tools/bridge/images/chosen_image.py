@@ -12,7 +12,7 @@ from firmware_tools.bridge.images.manifest import IMAGES, image_of, read_manifes
 from firmware_tools.bridge.images.uf2 import unpack
 from protos.errors import DataError
 
-__all__ = ["BOARD_CODES", "Wanted", "read_intel_hex", "wanted_image"]
+__all__ = ["BOARD_CODES", "ChosenImage", "read_intel_hex", "wanted_image"]
 
 _DATA, _END, _SEGMENT, _START_SEGMENT, _UPPER, _START = range(6)
 _LIMIT = 0x10000
@@ -75,7 +75,7 @@ _ID_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ChosenImage:
     """An image to be flashed or compared.
 
     Args:
@@ -97,7 +97,7 @@ class Wanted:
         return None if self.firmware is None else tuple(map(int, self.firmware.split(".")))
 
 
-def wanted_image(board: str, file: Path | None = None) -> Wanted:
+def wanted_image(board: str, file: Path | None = None) -> ChosenImage:
     """The committed image of a board, or the one in ``file``.
 
     A manifest beside the file that names it must agree with it.
@@ -126,4 +126,4 @@ def wanted_image(board: str, file: Path | None = None) -> Wanted:
         raise DataError(
             f"holds build {build_id}, its manifest says {entry.build_id}", where=str(path), fix="build both anew"
         )
-    return Wanted(board, path, data, build_id, firmware)
+    return ChosenImage(board, path, data, build_id, firmware)

@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from coordinator.budgets.accounts import Situation
 from coordinator.budgets.round_plan import Surroundings, plan_round
 from coordinator.budgets.solar import DAY_S
-from coordinator.run import budget_books as books
+from coordinator.run import round_budgets as books
 from coordinator.run.round_events import Dry, Hope
 from coordinator.run.run import ActiveRun
 from coordinator.store import accounts as grants

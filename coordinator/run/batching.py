@@ -16,7 +16,7 @@ R = TypeVar("R")
 MOST = 256
 
 
-class Together(Generic[T, R]):
+class Batching(Generic[T, R]):
     """Works of one kind, done in the order in which they came.
 
     Args:
