@@ -6,6 +6,9 @@ beside the repository; its `*/make.py` make the models and data from seeds. Noth
 
     .venv/bin/python benchmarks/any_model.py --json any_model.json --table docs/models.md
     .venv/bin/python benchmarks/any_model.py --only C01-gru --only C02-tabular --keep /tmp/cases
+
+Each case has a process and a limit of time of its own, and OUT is written after each of them: with --resume, cases
+whose rows are in OUT are not run again.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -75,6 +78,10 @@ class Case:
     refused: tuple[int, ...] = ()
     says: tuple[str, ...] = ()
     either: bool = False
+
+    @property
+    def name(self) -> str:
+        return " ".join([self.model, *self.options])
 
     @property
     def expected(self) -> str:
@@ -160,7 +167,7 @@ def run_case(case: Case, folder: Path, converter: Converter) -> Row:
             f"{scratch}/bundle",
             "--json",
         )
-    name = " ".join([case.model, *case.options])
+    name = case.name
     if done.code == 0:
         report = json.loads(done.stdout)
         got, ok = _converted(case, report)
@@ -201,12 +208,16 @@ def make(source: Path, folder: Path, wanted: set[str]) -> list[Row]:
     failed = []
     for script in sorted(folder.glob("*/make.py")):
         name = script.parent.name
-        if name not in wanted or len(list(script.parent.iterdir())) > 1:
+        # A generator that was cut short runs again.
+        made = script.parent / ".made"
+        if name not in wanted or made.exists():
             continue
         _say(f"making {name}")
         done = subprocess.run([sys.executable, str(script)], cwd=script.parent, capture_output=True, text=True)
         if done.returncode != 0:
             failed.append(Row(name, "generator", "makes its files", _last_line(done.stderr), False))
+        else:
+            made.touch()
     return failed
 
 
@@ -229,27 +240,42 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="make the cases here, or use those that are there")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="conversions at a time (default: 1)")
     parser.add_argument("--json", type=Path, metavar="OUT")
+    parser.add_argument("--resume", action="store_true", help="keep the rows that are in OUT")
+    parser.add_argument("--timeout", type=float, default=600.0, metavar="S", help="for one case (default: 600)")
+    parser.add_argument(
+        "--stop-after", type=float, metavar="S", help="begin no case later than this; go on with --resume"
+    )
     parser.add_argument("--table", type=Path, metavar="PAGE", help="replace the table of this page")
     options = parser.parse_args()
     if not options.cases.is_dir():
         parser.error(f"no cases in {options.cases}: name their folder with --cases")
     start_s = time.monotonic()
+    rows = _kept(options.json) if options.resume and options.json else []
+    known = {one.case for one in rows if one.kind != "generator"}
+
+    def late() -> bool:
+        return options.stop_after is not None and time.monotonic() - start_s > options.stop_after
+
     with tempfile.TemporaryDirectory(prefix="edgejoule-cases-") as temporary:
         folder = options.keep or Path(temporary)
         chosen = [one for one in cases() if not options.only or any(word in one.model for word in options.only)]
         data = [one for one in ("D01-images", "D03-arrays") if not options.only or one in options.only]
-        wanted = {path.split("/")[0] for one in chosen for path in (one.model, one.data)} | set(data)
-        rows = make(options.cases, folder, wanted | ({"C07-odd"} if data else set()))
-        for row in _run_all(chosen, folder, options.jobs):
+        left = [one for one in chosen if one.name not in known]
+        data = [one for one in data if not any(name.startswith(one) for name in known)]
+        wanted = {path.split("/")[0] for one in left for path in (one.model, one.data)} | set(data)
+        rows = [one for one in rows if one.kind != "generator"]
+        rows += make(options.cases, folder, wanted | ({"C07-odd"} if data else set()))
+        for row in _run_all(left, folder, options.jobs, options.timeout, late):
             rows.append(row)
             _show(row)
-        models = list(rows)
-        for name, kind, expected, got, ok in data_rows(folder, data):
+            _keep(options.json, rows)
+        for name, kind, expected, got, ok in data_rows(folder, data) if not late() else ():
             rows.append(Row(name, kind, expected, got, ok))
             _show(rows[-1])
-    if options.json:
-        values = {"rows": [{k: v for k, v in asdict(one).items() if k != "operators"} for one in rows]}
-        options.json.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+            _keep(options.json, rows)
+        models = [one for one in rows if not one.case.startswith(("D01-images", "D03-arrays"))]
+        order = {one.name: place for place, one in enumerate(cases())}
+        models.sort(key=lambda one: order.get(one.case, len(order)))
     if options.table:
         before, _, rest = options.table.read_text().partition(_TABLE_BEGIN)
         after = rest.partition(_TABLE_END)[2]
@@ -259,23 +285,46 @@ def main() -> int:
     return 0 if good == len(rows) else 1
 
 
-def _run_all(chosen: list[Case], folder: Path, jobs: int) -> Iterator[Row]:
-    """The rows in order; each of ``jobs`` threads has a converting process of its own."""
+def _run_all(chosen: list[Case], folder: Path, jobs: int, timeout_s: float, late: Callable[[], bool]) -> Iterator[Row]:
+    """The rows in order; each of ``jobs`` threads has a converting process of its own, and a new one after a case
+    that took too long."""
     mine = threading.local()
     opened: list[Converter] = []
 
-    def run(case: Case) -> Row:
+    def run(case: Case) -> Row | None:
+        if late():
+            return None
         if not hasattr(mine, "converter"):
             mine.converter = Converter()
             opened.append(mine.converter)
-        return run_case(case, folder, mine.converter)
+        timer = threading.Timer(timeout_s, mine.converter.kill)
+        timer.start()
+        try:
+            return run_case(case, folder, mine.converter)
+        except RuntimeError as error:
+            opened.remove(mine.converter)
+            del mine.converter
+            return Row(case.name, case.kind, case.expected, f"{error}, after at most {timeout_s:g} s", False)
+        finally:
+            timer.cancel()
 
     try:
         with ThreadPoolExecutor(max(1, jobs)) as pool:
-            yield from pool.map(run, chosen)
+            yield from (row for row in pool.map(run, chosen) if row is not None)
     finally:
         for one in opened:
             one.close()
+
+
+def _kept(path: Path) -> list[Row]:
+    """The rows that an earlier run wrote."""
+    return [Row(**one) for one in json.loads(path.read_text())["rows"]] if path.is_file() else []
+
+
+def _keep(path: Path | None, rows: list[Row]) -> None:
+    if path is not None:
+        values = {"rows": [asdict(one) for one in rows]}
+        path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
 def _show(row: Row) -> None:

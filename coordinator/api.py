@@ -60,8 +60,8 @@ class Outcome:
         run: what holds for the run as a whole: ``run_id``, ``name``, ``state``, ``reason``, ``initial_accuracy``,
             ``final_accuracy``, ``exported_accuracy``, ``energy_j`` (of all accepted devices in all rounds, idling left
             out), ``send_known``, ``bytes_up``, ``bytes_down``.
-        rounds: a row for each closed round, round 0 among them: ``round``, ``accuracy``, ``loss``, ``bytes_up``,
-            ``bytes_down``, ``devices`` (ordered), ``accepted``, ``energy_j``, ``send_known``.
+        rounds: a row for each closed round, round 0 among them: ``round``, ``accuracy``, ``r2``, ``auc``, ``loss``,
+            ``bytes_up``, ``bytes_down``, ``devices`` (ordered), ``accepted``, ``energy_j``, ``send_known``.
         devices: a row for each device that was ordered in a round: ``round``, ``device_id``, ``outcome``,
             ``stop_reason``, ``steps_planned``, ``steps_done``, ``examples``, ``embedded``, ``weight``, ``loss``,
             ``budget_j``, ``energy_j``, ``uncertainty_j``, ``send_known``, ``bytes_up``, ``bytes_down``.
@@ -182,6 +182,8 @@ def _rows_of(document: Mapping[str, Any]) -> Outcome:
             {
                 "round": one["round"],
                 "accuracy": one["accuracy"],
+                "r2": one.get("r2"),
+                "auc": one.get("auc"),
                 "loss": one["loss"],
                 "bytes_up": one["bytes_up"],
                 "bytes_down": one["bytes_down"],

@@ -123,7 +123,8 @@ def _always(value: Any) -> Callable[[Mapping[str, str]], Any]:
 _NONE = _always(None)
 OPTIONS: tuple[Option, ...] = (
     Option("coordinator", "--coordinator", "HOST:PORT", read.text, _always(DEFAULT_COORDINATOR),
-           "address of the coordinator; loopback only, unless this device is enrolled"),
+           "address of the coordinator, with those of its standbys after commas; loopback only, unless this device is "
+           "enrolled"),
     Option("device_id", "--device-id", "ID", read.device_id, _own_name,
            "name of this device, unique in its fleet; host name and a hash of the machine if not given"),
     Option("data", "--data", "SPEC", read.path, _NONE,

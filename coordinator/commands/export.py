@@ -15,7 +15,7 @@ from coordinator.commands.parts import (
     operator,
 )
 from coordinator.operator import as_json
-from coordinator.operator.tables import percent
+from coordinator.operator.tables import number, percent
 from protos.errors import UsageError
 
 
@@ -55,7 +55,12 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     print(f"{arguments.output}: {summary.size_bytes} bytes, {summary.head_version}")
     print(f"operators: {', '.join(summary.operators)}")
-    if summary.exported_accuracy is None:
+    found = summary.measured
+    if found is not None:
+        print(f"{found.measure}: float head {number(found.float_score, 4)}, exported {number(found.exported_score, 4)}")
+        for name, value in found.float_rmse.items():
+            print(f"RMSE of {name}: float head {value:.4g}, exported {found.exported_rmse[name]:.4g}")
+    elif summary.exported_accuracy is None:
         print("accuracy: not checked, the held-out data are not there any more")
     else:
         print(f"accuracy: float head {percent(summary.float_accuracy)}, exported {percent(summary.exported_accuracy)}")

@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 from coordinator.commands.parts import add_address, add_json, example, operator
-from coordinator.commands.status import spent_in
+from coordinator.commands.status import errors, scored, spent_in
 from coordinator.operator import as_json
 from coordinator.operator.client import Operator
 from coordinator.operator.status import RoundStatus, RunStatus
-from coordinator.operator.tables import number, percent
+from coordinator.operator.tables import number
 from coordinator.operator.watching import PATIENCE_S, follow
 from protos.errors import CheckFailed, PlanError, UnreachableError
 from protos.json_document import document
@@ -98,8 +98,9 @@ def wait(connection: Operator, run_id: str, *, timeout_s: float | None, quiet: b
 def line(one: RoundStatus) -> str:
     """One round in one line. It is printed as soon as the round closes, so the joules of sending are still to come."""
     accepted = [device for device in one.devices if device.outcome == "accepted"]
+    loss = f"loss {number(one.loss, 4)}"
     return (
-        f"round {one.round}: accuracy {percent(one.accuracy)}, loss {number(one.loss, 4)}, "
+        f"round {one.round}: {one.measure} {scored(one)}, {f'RMSE {errors(one)}' if one.rmse else loss}, "
         f"{len(accepted)} of {len(one.devices)} devices, {spent_in(one)} J, {one.bytes_up} bytes up, "
         f"{one.bytes_down} down"
     )

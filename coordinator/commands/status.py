@@ -8,7 +8,14 @@ from collections.abc import Sequence
 
 from coordinator.commands.parts import add_address, add_json, example, operator
 from coordinator.operator import as_json
-from coordinator.operator.status import DeviceStatus, FederatedEvaluation, RoundStatus, RunStatus, WeightBias
+from coordinator.operator.status import (
+    DeviceStatus,
+    FederatedEvaluation,
+    PrivacySpent,
+    RoundStatus,
+    RunStatus,
+    WeightBias,
+)
 from coordinator.operator.tables import UNKNOWN, ago, joules, percent, say, show, when
 from protos.energy.trace import Phase
 from protos.json_document import document
@@ -54,20 +61,32 @@ def run_status(arguments: argparse.Namespace) -> int:
     with operator(arguments) as connection:
         found = connection.status(arguments.which) if arguments.which else connection.runs()
         devices = connection.devices() if arguments.which and not arguments.json else []
+        reports = {} if arguments.which else connection.report_counts()
     if arguments.json:
-        runs = document("runs", {"runs": [as_json.newest(run) for run in found]})
+        runs = document("runs", {"runs": [as_json.newest(run) for run in found], "reports": reports})
         print(as_json.dump(as_json.run(found[0]) if arguments.which else runs))
     elif arguments.which:
         show_run(found[0])
         show_troubles(devices, found[0])
     elif found:
         show(
-            ["run", "name", "state", "round", "accuracy", "started", "reason"],
+            [
+                "run",
+                "name",
+                "state",
+                "round",
+                "score" if any(map(_measured, found)) else "accuracy",
+                "started",
+                "reason",
+            ],
             [
                 [run.run_id, run.name, run.state, _progress(run), _accuracy(run), when(run.started_unix_s), run.reason]
                 for run in found
             ],
         )
+        refused = [f"{count} {code}" for code, count in reports.items() if code not in ("accepted", "duplicate")]
+        if refused:
+            say(f"reports not taken since the coordinator started: {', '.join(refused)}")
     else:
         print("no runs yet; start one with: coordinator start PLAN.toml")
     return 0
@@ -76,8 +95,19 @@ def run_status(arguments: argparse.Namespace) -> int:
 def show_run(run: RunStatus) -> None:
     """One run as two tables: rounds, and devices in the newest round."""
     reason = f" ({run.reason})" if run.reason else ""
+    measure = _measured(run) or "accuracy"
     show(
-        ["round", "state", "accuracy", "loss", "devices", "spent J", "bytes up", "bytes down", "cut short"],
+        [
+            "round",
+            "state",
+            measure,
+            "RMSE" if measure == "R2" else "loss",
+            "devices",
+            "spent J",
+            "bytes up",
+            "bytes down",
+            "cut short",
+        ],
         [_round_row(one) for one in run.rounds],
         title=f"{run.run_id} {run.name}: {_times(run)}{reason}",
     )
@@ -104,6 +134,20 @@ def show_run(run: RunStatus) -> None:
             say(say_of(last.bias))
     if (looked := [one for one in run.rounds if one.federated is not None]) and looked[-1].federated is not None:
         show_classes(looked[-1].round, looked[-1].federated)
+    if run.privacy is not None:
+        say(say_of_privacy(run.privacy))
+
+
+def say_of_privacy(spent: PrivacySpent) -> str:
+    """What was spent, of what.
+
+    >>> say_of_privacy(PrivacySpent(3.21, 1e-5, 8.0, 4))
+    'privacy    epsilon 3.21 of 8 spent at delta 1e-05, in 4 rounds of the device that was asked most often'
+    """
+    return (
+        f"privacy    epsilon {spent.epsilon:.3g} of {spent.limit:g} spent at delta {spent.delta:g}, in {spent.rounds} "
+        "rounds of the device that was asked most often"
+    )
 
 
 def show_troubles(devices: Sequence[DeviceStatus], run: RunStatus | None = None) -> None:
@@ -172,8 +216,8 @@ def _round_row(one: RoundStatus) -> list[str]:
     return [
         str(one.round),
         one.state,
-        accuracy_of(one),
-        loss_of(one),
+        scored(one),
+        errors(one) or loss_of(one),
         f"{len(accepted)}/{len(one.devices)}",
         spent_in(one),
         str(one.bytes_up),
@@ -222,7 +266,27 @@ def _progress(run: RunStatus) -> str:
 
 
 def _accuracy(run: RunStatus) -> str:
-    return percent(next((one.accuracy for one in reversed(run.rounds) if one.state == "closed"), None))
+    last = next((one for one in reversed(run.rounds) if one.state == "closed"), None)
+    if last is None:
+        return percent(None)
+    return scored(last) if last.measure == "accuracy" else f"{last.measure} {scored(last)}"
+
+
+def _measured(run: RunStatus) -> str:
+    """What the heads of a run are ranked by, where that is not accuracy; else ""."""
+    return next((one.measure for one in run.rounds if one.measure != "accuracy"), "")
+
+
+def scored(one: RoundStatus) -> str:
+    """What a head is ranked by: per cent of accuracy, R2 or AUC as a number."""
+    if one.measure == "accuracy":
+        return accuracy_of(one)
+    return f"{one.score:.4f}"
+
+
+def errors(one: RoundStatus) -> str:
+    """RMSE of each quantity of a regression, or ""."""
+    return ", ".join(f"{name} {value:.4g}" for name, value in one.rmse.items())
 
 
 def run_devices(arguments: argparse.Namespace) -> int:

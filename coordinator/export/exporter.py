@@ -12,15 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.export.assemble import assemble
+from coordinator.export.outputs import meaning, measured, plain_head, require_kept
 from coordinator.export.parity import Parity, parity
 from coordinator.export.quantise import DenseLayer
+from coordinator.operator.status import Measured
 from protos.atomic import write_whole
 from protos.errors import CheckFailed, StoreError, UsageError
 from protos.model.backbone import Backbone, quantise
 from protos.model.bundle import Bundle
 from protos.model.flatbuffer import OperatorCount, operators
-from protos.model.head_algebra import Tree, check_tree, fold_standardisation, logits_of
+from protos.model.head_algebra import Tree, check_tree, logits_of
 from protos.model.manifest import Preprocessing
+from protos.model.task import CLASSIFICATION
 
 NOTES_SCHEMA = "edgejoule.export/1"
 # How much accuracy an export may lose against the float head: one point.
@@ -41,6 +44,7 @@ class ExportReport:
         exported_accuracy: of the file, by running it; None when nothing was tested.
         agreement: share of test examples on which both name the same class; None when nothing was tested.
         note: what a reader must know of the figures: a drop over the limit that chance may explain; empty: nothing.
+        measured: the figures of a head that is no classifier; None of a classifier, and when nothing was tested.
     """
 
     path: Path
@@ -50,6 +54,7 @@ class ExportReport:
     exported_accuracy: float | None
     agreement: float | None
     note: str = ""
+    measured: Measured | None = None
 
 
 def export_model(
@@ -73,10 +78,10 @@ def export_model(
         out_path: where the file goes; its folder must exist.
         test_x: [M, ...] raw held-out examples, uint8 or float32, M >= 1. With them the file is run before it is
             written. Without them nothing is checked.
-        test_y: int32 [M].
-        limit: accuracy that may be lost against the float head, as a share. A drop counts as beyond it when it is so
-            by more than two standard errors: what so few examples cannot tell from chance is no reason to refuse. One
-            example more is never too many, however few there are.
+        test_y: int32 [M]; of a regression float32 [M, K].
+        limit: accuracy (R2, AUC) that may be lost against the float head, as a share. A drop of accuracy counts as
+            beyond it when it is so by more than two standard errors: what so few examples cannot tell from chance is
+            no reason to refuse. One example more is never too many, however few there are.
         softmax: end with probabilities instead of logits. The check is made on logits.
 
     Raises:
@@ -88,13 +93,20 @@ def export_model(
     path = Path(out_path)
     if (test_x is None) != (test_y is None):
         raise UsageError("test examples and labels go together", where="export", fix="give both or neither")
-    mean, scale = bundle.feature_affine()
-    plain = fold_standardisation(check_tree(tree, bundle.manifest.head.shapes(), where="head"), mean, scale)
+    task = bundle.manifest.task
+    if softmax and task != CLASSIFICATION:
+        raise UsageError(f"a head for {task} gives no probabilities", where="export", fix="leave softmax out")
+    checked_tree = check_tree(tree, bundle.manifest.head.shapes(), where="head")
+    plain = plain_head(bundle, checked_tree)
     backbone = _read(bundle.backbone_path)
     layers, notes = layers_of(plain), _notes(bundle)
     model = assemble(backbone, layers, calibration_q, notes=notes)
     checked: Parity | None = None
-    if test_x is not None and test_y is not None:
+    found: Measured | None = None
+    if test_x is not None and test_y is not None and task != CLASSIFICATION:
+        found = measured(bundle, plain, model, test_x, test_y)
+        require_kept(found, limit, str(path))
+    elif test_x is not None and test_y is not None:
         checked = _check(bundle, plain, model, test_x, np.asarray(test_y, np.int32), limit, path)
     if softmax:
         model = assemble(backbone, layers, calibration_q, softmax=True, notes=notes)
@@ -113,6 +125,7 @@ def export_model(
         exported_accuracy=_share(checked.exported_correct, checked) if checked else None,
         agreement=checked.agreement if checked else None,
         note=_remark(checked, limit) if checked else "",
+        measured=found,
     )
 
 
@@ -175,6 +188,7 @@ def _notes(bundle: Bundle) -> dict[str, Any]:
         "name": manifest.name,
         "classes": list(manifest.classes),
         "preprocessing": _preprocessing(manifest.preprocessing),
+        **meaning(bundle),
     }
 
 

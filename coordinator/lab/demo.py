@@ -242,6 +242,11 @@ def summary(result: Mapping[str, Any]) -> str:
         best = result["best_accuracy"]
         if best > last:
             lines.append(f"best       {100 * best:.2f} % after round {result['best_round']}, which is exported")
+    elif result["initial_score"] is not None and result["final_score"] is not None:
+        change = f"{result['initial_score']:.4f} -> {result['final_score']:.4f}"
+        lines.append(f"{result['measure']:11}{change} on held-out data")
+        if result["best_score"] > result["final_score"]:
+            lines.append(f"best       {result['best_score']:.4f} after round {result['best_round']}, which is exported")
     if result["reason"]:
         lines.append(f"ended      {result['reason']}")
     if exported is not None:

@@ -61,12 +61,12 @@ class _Detail:
 _DETAILS = (_Detail(), _Detail(sizes=False), _Detail(each=False, sizes=False), _Detail(False, False, False))
 
 
-def _headings(devices: Sequence[str], detail: _Detail) -> list[str]:
+def _headings(devices: Sequence[str], detail: _Detail, measure: str = "accuracy") -> list[str]:
     each = detail.each and len(devices) <= _COLUMNS
     shown = [f"J {_short(name)}" for name in devices] if each else [f"J of {len(devices)}"]
     return [
         "round",
-        "accuracy",
+        measure,
         "loss",
         *shown,
         *(["bytes up"] if detail.sizes else []),
@@ -83,14 +83,16 @@ def _cells(one: RoundStatus, devices: Sequence[str], detail: _Detail) -> list[st
     if one.round == 0:
         spent, listed = ["-" for _ in spent], ""
     sizes = ([str(one.bytes_up) if one.round else "-"]) if detail.sizes else []
-    return [str(one.round), percent(one.accuracy), _loss(one), *spent, *sizes, listed or "-"]
+    score = percent(one.accuracy) if one.measure == "accuracy" else f"{one.score:.4f}"
+    return [str(one.round), score, _loss(one), *spent, *sizes, listed or "-"]
 
 
 def layout(rounds: Sequence[RoundStatus], devices: Sequence[str], columns: int | None) -> list[str]:
     """A table of rounds, header first, in no more than ``columns``: columns are dropped or summed, and none is cut."""
     made: list[str] = []
+    measure = next((one.measure for one in rounds if one.score is not None), "accuracy")
     for detail in _DETAILS:
-        rows = [_headings(devices, detail), *(_cells(one, devices, detail) for one in rounds)]
+        rows = [_headings(devices, detail, measure), *(_cells(one, devices, detail) for one in rounds)]
         widths = [max(map(width_of, column)) for column in zip(*rows, strict=True)]
         made = [
             "  ".join(
@@ -169,7 +171,7 @@ class LiveTable:
     def _print(self, one: RoundStatus) -> None:
         if self._printed < 0:
             self._widths = [max(width, 9) for width in self._widths]
-            self._line(_headings(self._devices, _DETAILS[0]))
+            self._line(_headings(self._devices, _DETAILS[0], one.measure))
         self._line(_cells(one, self._devices, _DETAILS[0]))
         self._printed = one.round
 

@@ -23,6 +23,7 @@ def outcome(
     """
     closed = [one for one in status.rounds if one.state == "closed"]
     accuracies = [one.accuracy for one in closed]
+    scores = [one.score for one in closed]
     best = best_of(closed)
     made: dict[str, Any] = {
         "run_id": status.run_id,
@@ -33,9 +34,14 @@ def outcome(
         "initial_accuracy": accuracies[0] if accuracies else None,
         "final_accuracy": accuracies[-1] if accuracies else None,
         "best_accuracy": None if best is None else best.accuracy,
+        "measure": next((one.measure for one in closed if one.score is not None), "accuracy"),
+        "initial_score": scores[0] if scores else None,
+        "final_score": scores[-1] if scores else None,
+        "best_score": None if best is None else best.score,
         "best_round": None if best is None else best.round,
         "exported_accuracy": export.exported_accuracy if export else None,
         "exported_float_accuracy": export.float_accuracy if export else None,
+        "exported_score": export.measured.exported_score if export and export.measured else None,
         "exported_bytes": export.size_bytes if export else None,
         "exported_note": export.note if export else "",
         "bytes_up": sum(one.bytes_up for one in closed),
@@ -49,9 +55,9 @@ def outcome(
 
 
 def best_of(closed: Sequence[RoundStatus]) -> RoundStatus | None:
-    """The round whose head is exported: that with the best accuracy, of equal ones with the smaller loss, then the
+    """The round whose head is exported: that with the best score, of equal ones with the smaller loss, then the
     newest. None where nobody looked."""
-    looked = [(one.accuracy, -(one.loss or 0.0), one.round, one) for one in closed if one.accuracy is not None]
+    looked = [(one.score, -(one.loss or 0.0), one.round, one) for one in closed if one.score is not None]
     return max(looked, key=lambda one: one[:3])[3] if looked else None
 
 
@@ -60,6 +66,9 @@ def _round(one: RoundStatus) -> dict[str, Any]:
         "round": one.round,
         "accuracy": one.accuracy,
         "loss": one.loss,
+        "r2": one.r2,
+        "rmse": dict(one.rmse),
+        "auc": one.auc,
         "bytes_up": one.bytes_up,
         "bytes_down": one.bytes_down,
         "joules": {device.device_id: _joules(device) for device in one.devices},

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from coordinator.lab.partition import partition
 from protos.datafiles import dataset
@@ -55,7 +57,9 @@ def cut(
         EdgejouleError: the data cannot be read, do not fit the bundle, or cannot be divided so.
     """
     shape = manifest.backbone.input_shape
-    data = dataset.load(spec, image_shape=shape, classes=manifest.classes, renames=renames)
+    data = dataset.load(
+        spec, image_shape=shape, classes=manifest.classes, renames=renames, quantities=manifest.quantities
+    )
     dataset.check(data, shape, len(manifest.classes))
     account = dataset.account_of(data)
     unlike = held_against(manifest, data.held, where=data.source) or ""
@@ -63,7 +67,7 @@ def cut(
     train, test = data.train(), data.test()
     if not len(train):
         raise EmptyShardError("there are no training examples", where=spec, fix="mark fewer examples as is_test")
-    parts = partition(train.y, train.owner, devices, scheme, seed)
+    parts = partition(_grouped(train.y), train.owner, devices, scheme, seed)
     folder.mkdir(parents=True, exist_ok=True)
     paths = tuple(folder / f"{name}.npz" for name in device_names(devices))
     for path, indices in zip(paths, parts, strict=True):
@@ -71,6 +75,15 @@ def cut(
     held_out = folder / "held-out.npz"
     dataset.save(test, held_out)
     return Shards(paths, held_out, tuple(len(indices) for indices in parts), len(test), account, unlike)
+
+
+def _grouped(y: NDArray[Any], groups: int = 10) -> NDArray[Any]:
+    """Groups for a partition by class: the classes; of quantities, about equal parts by the first of them."""
+    if y.ndim == 1:
+        return y
+    edges = np.quantile(y[:, 0], np.linspace(0, 1, groups + 1)[1:-1])
+    found: NDArray[Any] = np.searchsorted(edges, y[:, 0]).astype(np.int32)
+    return found
 
 
 def device_names(count: int) -> tuple[str, ...]:

@@ -27,7 +27,8 @@ def why_stop(accuracies: Sequence[tuple[int, float | None]], examples: int, pati
         return ""
     before, last = known[:-patience], known[-patience:]
     number, best = max(before, key=lambda one: (one[1], one[0]))
-    error = math.sqrt(best * (1.0 - best) / examples)
+    # A share has this error. What an R2 below 0 has is not known: chance is given no room then.
+    error = math.sqrt(max(0.0, best * (1.0 - best)) / examples)
     if any(value >= best - error for _, value in last):
         return ""
     rounds = f"round {last[0][0]}" if patience == 1 else f"rounds {last[0][0]} to {last[-1][0]}"

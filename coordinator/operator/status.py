@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from protos.energy.trace import Phase, PhaseEnergy
 from protos.orders import Engine, MeterCard, StopReason, Strain
@@ -115,8 +115,14 @@ class RoundStatus:
     """One round; round 0 is the head before any training. ``head_version`` is the head after it.
 
     Attributes:
+        accuracy: on held-out data, 0..1; None where nobody looked, or the head is no classifier.
+        loss: mean cross-entropy; of a regression the mean squared error over all quantities, in their own units; of
+            an anomaly head the mean score of normal examples.
         bias: of the weights; None where nobody was asked.
         federated: what devices say of the head after the round; None where none did.
+        r2: explained share of the variance of a regression's quantities, their mean; at most 1.
+        rmse: root mean squared error of each of them, in its own unit.
+        auc: of an anomaly head: the chance that an anomaly scores higher than a normal example.
     """
 
     round: int
@@ -129,6 +135,19 @@ class RoundStatus:
     head_version: str
     bias: WeightBias | None = None
     federated: FederatedEvaluation | None = None
+    r2: float | None = None
+    rmse: Mapping[str, float] = field(default_factory=dict)
+    auc: float | None = None
+
+    @property
+    def score(self) -> float | None:
+        """What heads are ranked by: the more the better."""
+        return next((one for one in (self.accuracy, self.r2, self.auc) if one is not None), None)
+
+    @property
+    def measure(self) -> str:
+        """The name of `score`."""
+        return "AUC" if self.auc is not None else "R2" if self.r2 is not None else "accuracy"
 
     @property
     def bytes_up(self) -> int:
@@ -140,8 +159,25 @@ class RoundStatus:
 
 
 @dataclass(frozen=True)
+class PrivacySpent:
+    """What a run with noise has spent on the device that it has asked most often.
+
+    Attributes:
+        epsilon: spent, at ``delta``; infinite where nothing is private.
+        limit: of the plan.
+        rounds: in which that device took part.
+    """
+
+    epsilon: float
+    delta: float
+    limit: float
+    rounds: int
+
+
+@dataclass(frozen=True)
 class RunStatus:
-    """One run. ``state`` is waiting, running, finished, stopped or failed; ``reason`` says why, in words."""
+    """One run. ``state`` is waiting, running, finished, stopped or failed; ``reason`` says why, in words; ``privacy``
+    is None for a run without noise."""
 
     run_id: str
     name: str
@@ -153,6 +189,7 @@ class RunStatus:
     rounds: tuple[RoundStatus, ...]
     started_unix_s: float
     finished_unix_s: float | None
+    privacy: PrivacySpent | None = None
 
     @property
     def is_over(self) -> bool:
@@ -184,9 +221,26 @@ class DeviceStatus:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """The float head on the integer backbone, and the exported model, on the same examples.
+
+    Attributes:
+        measure: R2 or AUC.
+        float_score, exported_score: it; None where the examples cannot tell.
+        float_rmse, exported_rmse: by quantity, in its unit; empty for anomalies.
+    """
+
+    measure: str
+    float_score: float | None
+    exported_score: float | None
+    float_rmse: Mapping[str, float]
+    exported_rmse: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class ExportSummary:
     """An assembled model; accuracies are on the run's held-out data, or None when it has none. ``note`` is what a
-    reader must know of them, or empty."""
+    reader must know of them, or empty. ``measured``: the figures of a head that is no classifier."""
 
     size_bytes: int
     sha256: bytes
@@ -195,6 +249,36 @@ class ExportSummary:
     exported_accuracy: float | None
     operators: tuple[str, ...]
     note: str = ""
+    measured: Measured | None = None
+
+
+@dataclass(frozen=True)
+class RoundedHead:
+    """How good a head is with its kernels on ``2^bits`` evenly spaced levels; 32 bits: as it is.
+
+    Attributes:
+        ranges: "minmax" or "mse", see :mod:`protos.model.weight_grids`.
+        granularity: one range for a "tensor", or for each "channel".
+        accuracy, loss: on the run's held-out data.
+        size_bytes: of codes, ranges and biases.
+    """
+
+    bits: int
+    ranges: str
+    granularity: str
+    accuracy: float
+    loss: float
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class HeadEvaluation:
+    """A head of a run at several widths."""
+
+    run_id: str
+    head_version: str
+    examples: int
+    heads: tuple[RoundedHead, ...]
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ have gone, and another run on the same data finds it there.
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,8 @@ from protos.model.backbone import Backbone
 from protos.model.bundle import Bundle
 from protos.model.engine import try_in_subprocess
 from protos.model.head import Evaluation, Head
+from protos.model.manifest import Manifest
+from protos.model.task import CLASSIFICATION, MEASURES
 from protos.update.trees import Tree
 
 
@@ -32,17 +36,17 @@ class Evaluator:
     Args:
         bundle: whose head.
         embeddings: int8 or uint8 [N, D], as the backbone gives them.
-        labels: int32 [N].
+        labels: int32 [N]; of a regression float32 [N, K].
     """
 
-    def __init__(self, bundle: Bundle, embeddings: npt.NDArray[Any], labels: npt.NDArray[np.int32]) -> None:
+    def __init__(self, bundle: Bundle, embeddings: npt.NDArray[Any], labels: npt.NDArray[Any]) -> None:
         self.embeddings, self.labels = embeddings, labels
         spec = bundle.manifest.backbone
         self._x = (embeddings.astype(np.float32) - spec.output_zero_point) * np.float32(spec.output_scale)
         self._head = Head(bundle)
 
     def evaluate(self, tree: Tree) -> Evaluation:
-        """Mean loss and accuracy of a head."""
+        """Mean loss and accuracy of a head, or the measures of its task."""
         self._head.write(tree)
         return self._head.evaluate(self._x, self.labels)
 
@@ -50,6 +54,20 @@ class Evaluator:
         """What to multiply the scores of a linear head with so that their softmax fits the held-out labels."""
         self._head.write(tree)
         return calibrated(self._head.infer(self._x).astype(np.float64), self.labels)
+
+
+def figures_of(found: Evaluation) -> tuple[float | None, float | None]:
+    """What heads are ranked by, and the loss; None where the held-out data cannot tell."""
+    score, loss = (value if math.isfinite(value) else None for value in (found.accuracy, found.loss))
+    return score, loss
+
+
+def judged_by(manifest: Manifest, found: Evaluation) -> str:
+    """What the figures of a head are that is no classifier, as JSON to keep; "" for a classifier."""
+    if manifest.task == CLASSIFICATION:
+        return ""
+    rmse = dict(zip(manifest.classes, found.rmse, strict=False))
+    return json.dumps({"measure": MEASURES[manifest.task], "rmse": rmse})
 
 
 def key_of(bundle: Bundle, data: Dataset) -> str:
@@ -91,6 +109,6 @@ def recall(bundle: Bundle, key: str, folder: Path) -> Evaluator | None:
             embeddings, labels = archive["embeddings"], archive["labels"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-    if embeddings.ndim != 2 or labels.shape != embeddings.shape[:1]:
+    if embeddings.ndim != 2 or labels.shape[:1] != embeddings.shape[:1]:
         return None
     return Evaluator(bundle, embeddings, labels)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from coordinator.run.evaluation import Evaluator
+from coordinator.run.evaluation import Evaluator, figures_of, judged_by
 from coordinator.run.statistics_fold import head_from
 from coordinator.store import forgetting, runs, statistics
 from coordinator.store.database import Database
@@ -84,7 +84,7 @@ def rest_of(db: Database, name: str, device_id: str) -> Rest:
 
 def head_without(
     rest: Rest, bundle: Bundle, evaluator: Evaluator | None
-) -> tuple[Tree, str, float | None, float | None]:
+) -> tuple[Tree, str, float | None, float | None, str]:
     """The head of what is left, how it was made, and its accuracy and loss; the bundle's own when nobody is left.
 
     Raises:
@@ -98,12 +98,20 @@ def head_without(
     else:
         tree, said = bundle.initial_head(), "the bundle's own head, since nobody is left"
     if evaluator is None:
-        return tree, said, None, None
+        return tree, said, None, None, ""
     found = evaluator.evaluate(tree)
-    return tree, said, found.accuracy, found.loss
+    return tree, said, *figures_of(found), judged_by(bundle.manifest, found)
 
 
-def forget(db: Database, rest: Rest, head: Tree, said: str, accuracy: float | None, loss: float | None) -> Forgotten:
+def forget(
+    db: Database,
+    rest: Rest,
+    head: Tree,
+    said: str,
+    accuracy: float | None,
+    loss: float | None,
+    judged: str = "",
+) -> Forgotten:
     """Delete the device's statistics and the heads made with them, and publish the head without it; all or nothing."""
     with db.writing() as connection:
         chain = set(statistics.chain_of(connection, rest.run_id))
@@ -111,5 +119,8 @@ def forget(db: Database, rest: Rest, head: Tree, said: str, accuracy: float | No
         with_it = [one for one in sorted(also) if statistics.ever_sent(connection, one, rest.device_id)]
         statistics.delete(connection, rest.run_id, rest.device_id)
         version = forgetting.replace_heads(connection, rest.run_id, head, accuracy, loss)
+        if judged:
+            last = runs.last_round(connection, rest.run_id)
+            runs.note(connection, rest.run_id, None if last is None else last["round"], runs.JUDGED, judged)
         runs.note(connection, rest.run_id, None, "forgot", f"{rest.device_id}: {said}")
     return Forgotten(rest.run_id, version, len(rest.held), rest.examples, accuracy, tuple(with_it))

@@ -13,9 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from coordinator.aggregate import rules
+from coordinator.aggregate.clean_cost import clean_cost
+from coordinator.aggregate.privacy import epsilon_of, rounds_within
 from coordinator.budgets import weights
 from coordinator.budgets.codec_error import ERROR
 from coordinator.budgets.solar import read_trace
+from coordinator.run.aggregation import settings_of
 from protos.catalog import hint
 from protos.datafiles.dataset import Dataset, account_of, check, fitted, load
 from protos.datafiles.front_end import declared
@@ -23,6 +26,7 @@ from protos.errors import PlanError, PluginError
 from protos.model.bundle import Bundle, open_bundle
 from protos.model.manifest import CORRECTION, Manifest
 from protos.model.resemblance import held_against
+from protos.model.task import ANOMALY, MEASURES, REGRESSION
 from protos.plan.plan import RunPlan, parse
 from protos.plugins import Plugin, find, installed, refused
 from protos.update import codecs, controls, trees
@@ -62,9 +66,11 @@ def prepare(plan_toml: str, directory: Path, *, where: str = "plan") -> Prepared
     bundle = open_bundle(directory / Path(plan.run.bundle).expanduser())
     inputs = train_inputs(plan, bundle.manifest, where=where)
     _try_plugins(plan)
+    _check_task(plan, bundle.manifest, where)
     _check_closed_form(plan, bundle.manifest, where)
     _check_correction(plan, bundle.manifest, where)
     _check_budgets(plan, directory, where)
+    _check_privacy(plan, where)
     data = held_out(plan, bundle.manifest, directory)
     return Prepared(plan, bundle, inputs, data)
 
@@ -93,6 +99,27 @@ def _try_plugins(plan: RunPlan) -> None:
     _ = rules.RULES[plan.aggregate.normalise]
     for factor in plan.aggregate.weight:
         _ = weights.FACTORS[factor]
+
+
+def _check_task(plan: RunPlan, manifest: Manifest, where: str) -> None:
+    """What heads that are no classifiers can be trained by."""
+    method, place = plan.train.method, f"{where}: train.method"
+    if manifest.task == REGRESSION and method != "sgd":
+        raise PlanError(
+            f"the bundle's head gives quantities, and {method!r} is for classes", where=place, fix="train by sgd"
+        )
+    if manifest.task != ANOMALY or manifest.head.hidden_units is not None:
+        return
+    if method != "closed_form":
+        raise PlanError(
+            f"the bundle's head measures the distance from what is normal, which has a closed form and no steps, and "
+            f"{method!r} has steps",
+            where=place, fix='set method = "closed_form", or convert the model with --hidden UNITS',
+        )  # fmt: skip
+    if plan.closed_form.project:
+        raise PlanError(
+            "an anomaly head measures all numbers of an embedding", where=f"{where}: closed_form.project", fix="give 0"
+        )
 
 
 def _check_closed_form(plan: RunPlan, manifest: Manifest, where: str) -> None:
@@ -157,6 +184,7 @@ def held_out(plan: RunPlan, manifest: Manifest, directory: Path) -> Dataset | No
         image_shape=shape if len(shape) == 3 else None,
         classes=manifest.classes,
         front_end=declared(manifest.provenance),
+        quantities=manifest.quantities,
     )
     data = data.test() if data.is_test.any() else data
     check(data, shape, len(manifest.classes))
@@ -183,6 +211,8 @@ def train_inputs(plan: RunPlan, manifest: Manifest, *, where: str = "plan") -> d
     asked = {name: float(getattr(plan.train, name)) for name in _OWN}
     # A bundle without momentum is asked for none; that is no contradiction.
     asked = {name: value for name, value in asked.items() if name in known or (value != 0 and name != "rate")}
+    if plan.train.method == "closed_form" and not known:
+        asked = {}  # no steps, no inputs
     asked |= {name: float(value) for name, value in plan.train.inputs.items()}
     if plan.train.correction != "none":
         asked[CORRECTION] = 1.0
@@ -248,6 +278,40 @@ def _trial(plan: RunPlan, manifest: Manifest) -> Trial:
     return tried(codec, manifest.head.shapes(), lambda tensors: sum(one.ByteSize() for one in tensors_to(tensors)))
 
 
+def _rule_cost(plan: RunPlan) -> dict[str, float] | None:
+    """What the plan's robust rule does to the change of a round in which nobody is malicious; None for the mean."""
+    settings = settings_of(plan.aggregate)
+    if settings is None:
+        return None
+    found = clean_cost(settings, plan.round.sample or plan.round.devices)
+    return {key: float(f"{value:.2g}") for key, value in found.items()}
+
+
+def _privacy(plan: RunPlan) -> dict[str, float] | None:
+    """What the run spends on a device that takes part in every round; None without noise."""
+    section = plan.privacy
+    if section.noise is None or section.epsilon is None:
+        return None
+    most = rounds_within(section.noise, section.epsilon, section.delta)
+    rounds = min(most, plan.run.rounds)
+    spent = epsilon_of(section.noise, rounds, section.delta)
+    return {"rounds": rounds, "epsilon": float(f"{spent:.4g}"), "of_epsilon": section.epsilon, "delta": section.delta}
+
+
+def _check_privacy(plan: RunPlan, where: str) -> None:
+    """Refuse a plan whose first round spends more than all of its epsilon."""
+    section = plan.privacy
+    if section.noise is None or section.epsilon is None:
+        return
+    one = epsilon_of(section.noise, 1, section.delta)
+    if one > section.epsilon:
+        raise PlanError(
+            f"one round with noise {section.noise:g} spends epsilon {one:.3g} of {section.epsilon:g}",
+            where=f"{where}: privacy.noise",
+            fix="more noise, or more epsilon",
+        )
+
+
 def summary(prepared: Prepared) -> dict[str, object]:
     """What would run, for people and scripts."""
     plan, manifest = prepared.plan, prepared.bundle.manifest
@@ -262,6 +326,8 @@ def summary(prepared: Prepared) -> dict[str, object]:
         "bundle": str(prepared.bundle.path),
         "bundle_id": prepared.bundle.bundle_id,
         "classes": len(manifest.classes),
+        "task": manifest.task,
+        "judged_by": MEASURES[manifest.task],
         "head_parameters": trees.coordinates(prepared.bundle.initial_head()),
         "rounds": plan.run.rounds,
         "devices": plan.round.devices,
@@ -281,6 +347,8 @@ def summary(prepared: Prepared) -> dict[str, object]:
         "downlink_parameters": dict(plan.downlink.parameters),
         "weight": list(plan.aggregate.weight),
         "normalise": plan.aggregate.normalise,
+        "rule": plan.aggregate.rule,
+        "rule_cost": _rule_cost(plan),
         "plugins": [str(one) for one in plugins_of(plan)],
         "budget_per_round_j": plan.budget.per_round_j,
         "budget_of_device_j": dict(plan.budget.device),
@@ -292,6 +360,7 @@ def summary(prepared: Prepared) -> dict[str, object]:
         "budget_fleet_j": plan.budget.fleet_j,
         "planner": plan.planner.policy,
         "method": plan.train.method,
+        "privacy": _privacy(plan),
         "correction": plan.train.correction,
         "server": plan.aggregate.server,
         "evaluation_examples": len(prepared.data) if prepared.data is not None else None,

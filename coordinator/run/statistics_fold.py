@@ -12,20 +12,24 @@ Rules kept here:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from coordinator.aggregate.robust import Remark
 from coordinator.budgets.order_line import OrderLine
 from coordinator.budgets.weights import Standing, weight
 from coordinator.learning.closed_form import LinearHead, solve
+from coordinator.learning.normality import NAME, solve_distance
 from coordinator.run.evaluation import Evaluator
 from coordinator.store.statistics import Held
 from protos.errors import UpdateError
 from protos.model.bundle import Bundle
 from protos.model.head_algebra import apply_standardisation, standardised_deviation
+from protos.model.task import ANOMALY
 from protos.orders import DeviceReport
 from protos.plan.plan import RunPlan
 from protos.statistics.coding import CodedMoments, decode
@@ -58,7 +62,7 @@ def decoded(coded: CodedMoments, bundle: Bundle, features: FeatureMap) -> Moment
     """
     return decode(
         coded,
-        classes=len(bundle.manifest.classes),
+        classes=bundle.manifest.summed_classes,
         width=features.width(bundle.manifest.backbone.embedding_width),
         offset=features.summed_offset,
     )
@@ -115,9 +119,10 @@ class Solved:
     def in_words(self) -> str:
         """How the head was made, in one line."""
         chosen = self.found.chosen
+        surely = "" if self.found.head == NAME else f", temperature {self.temperature:.3g}"
         return (
             f"{self.found.head} head of {self.examples} examples on {self.devices} devices, "
-            f"shrinkage {self.found.shrinkage:.3g} ({chosen}), temperature {self.temperature:.3g}"
+            f"shrinkage {self.found.shrinkage:.3g} ({chosen}){surely}"
             + ("; on held-out data the head before it is better, and steps begin from that" if self.own else "")
         )
 
@@ -152,6 +157,15 @@ def head_from(
         return judge.evaluate(published(kernel, bias)).accuracy
 
     by_data = judge is not None and section.choose == "held_out"
+    if bundle.manifest.task == ANOMALY:
+
+        def order(kernel: Reals, bias: Reals) -> float | None:
+            value = accuracy(kernel, bias)
+            return value if math.isfinite(value) else None
+
+        normal = solve_distance(parts, shrinkage=section.shrinkage, order=order if by_data else None)
+        examples = sum(one.examples for one in held)
+        return Solved(published(normal.kernel, normal.bias), normal, None, examples, len(parts), 1.0)
     found = solve(
         parts,
         head=section.head,
@@ -190,6 +204,7 @@ class StatisticsFold:
 
     Attributes:
         folded: whose reports are in, in their order.
+        remarks: none: sums are exact, and nothing of a device is cut.
         solved: what :meth:`head_after` made last.
     """
 
@@ -206,6 +221,7 @@ class StatisticsFold:
         self._largest_budget_j = max((j for one in lines.values() if (j := one.standing_j) is not None), default=None)
         self._came: dict[str, Held] = {}
         self.folded: list[str] = []
+        self.remarks: tuple[Remark, ...] = ()
         self.solved: Solved | None = None
 
     def weight_of(self, report: DeviceReport) -> float:

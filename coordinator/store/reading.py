@@ -8,12 +8,16 @@ from typing import Any, cast
 
 from sqlalchemy import Connection, RowMapping, func, select
 
-from coordinator.operator.status import DeviceRound, FederatedEvaluation, RoundStatus, RunStatus
+from coordinator.aggregate.privacy import epsilon_of
+from coordinator.operator.status import DeviceRound, FederatedEvaluation, PrivacySpent, RoundStatus, RunStatus
 from coordinator.store import costs, evaluations
 from coordinator.store.costs import KeptPlan
-from coordinator.store.tables import earlier_energy, energy, orders, reports, rounds, runs, strains
+from coordinator.store.privacy import participations
+from coordinator.store.runs import JUDGED
+from coordinator.store.tables import earlier_energy, energy, events, orders, reports, rounds, runs, strains
 from protos.energy.trace import Method, Phase, PhaseEnergy, joined
 from protos.orders import StopReason, Strain
+from protos.plan.plan import parse
 
 # Of any run: the largest number of a column.
 LAST_ROUND = 2**31 - 1
@@ -65,7 +69,10 @@ def run_newest(connection: Connection, run_id: str) -> RunStatus:
         .order_by(rounds.c.round.desc())
         .limit(1)
     )
-    return _status_of(run, tuple(_round(row, (), None, None) for row in connection.execute(query).mappings()))
+    found = list(connection.execute(query).mappings())
+    last = found[0]["round"] if found else 0
+    judged = _judged(connection, run_id, last, last)
+    return _status_of(connection, run, tuple(_round(row, (), None, None, judged.get(row["round"])) for row in found))
 
 
 def _run_status(connection: Connection, run_id: str, since_round: int, last_round: int | None) -> RunStatus:
@@ -80,15 +87,32 @@ def _run_status(connection: Connection, run_id: str, since_round: int, last_roun
     plans = costs.plans(connection, run_id, since_round, last)
     said = evaluations.of_run(connection, run_id, since_round, last)
     found = connection.execute(query).mappings()
+    judged = _judged(connection, run_id, since_round, last)
     return _status_of(
+        connection,
         run,
         tuple(
-            _round(row, tuple(devices[row["round"]]), plans.get(row["round"]), said.get(row["round"])) for row in found
+            _round(
+                row,
+                tuple(devices[row["round"]]),
+                plans.get(row["round"]),
+                said.get(row["round"]),
+                judged.get(row["round"]),
+            )
+            for row in found
         ),
     )
 
 
-def _status_of(run: RowMapping, shown: tuple[RoundStatus, ...]) -> RunStatus:
+def _judged(connection: Connection, run_id: str, since_round: int, last_round: int) -> dict[int, dict[str, Any]]:
+    """What the figures of rounds are whose head is no classifier."""
+    query = select(events.c.round, events.c.detail).where(
+        events.c.run_id == run_id, events.c.kind == JUDGED, events.c.round >= since_round, events.c.round <= last_round
+    )
+    return {row.round: json.loads(row.detail) for row in connection.execute(query.order_by(events.c.sequence))}
+
+
+def _status_of(connection: Connection, run: RowMapping, shown: tuple[RoundStatus, ...]) -> RunStatus:
     return RunStatus(
         run_id=run["run_id"],
         name=run["name"],
@@ -100,16 +124,32 @@ def _status_of(run: RowMapping, shown: tuple[RoundStatus, ...]) -> RunStatus:
         rounds=shown,
         started_unix_s=run["started_unix_s"],
         finished_unix_s=run["finished_unix_s"],
+        privacy=_spent(connection, run),
     )
 
 
+def _spent(connection: Connection, run: RowMapping) -> PrivacySpent | None:
+    if "[privacy]" not in run["plan_toml"]:
+        return None
+    section = parse(run["plan_toml"]).privacy
+    if section.noise is None or section.epsilon is None:
+        return None
+    rounds = max(participations(connection, run["run_id"]).values(), default=0)
+    return PrivacySpent(epsilon_of(section.noise, rounds, section.delta), section.delta, section.epsilon, rounds)
+
+
 def _round(
-    row: RowMapping, devices: tuple[DeviceRound, ...], plan: KeptPlan | None, said: FederatedEvaluation | None
+    row: RowMapping,
+    devices: tuple[DeviceRound, ...],
+    plan: KeptPlan | None,
+    said: FederatedEvaluation | None,
+    judged: dict[str, Any] | None,
 ) -> RoundStatus:
+    score, measure = row["accuracy"], "accuracy" if judged is None else judged["measure"]
     return RoundStatus(
         round=row["round"],
         state=row["state"],
-        accuracy=row["accuracy"],
+        accuracy=score if measure == "accuracy" else None,
         loss=row["loss"],
         devices=devices,
         opened_unix_s=row["opened_unix_s"],
@@ -117,6 +157,9 @@ def _round(
         head_version=row["head_version"] or "",
         bias=None if plan is None else plan.bias,
         federated=said,
+        r2=score if measure == "R2" else None,
+        rmse={} if judged is None else judged["rmse"],
+        auc=score if measure == "AUC" else None,
     )
 
 

@@ -14,7 +14,7 @@ from edge_runtime.board import software_version
 from edge_runtime.config import Settings
 from edge_runtime.daemon.backoff import Backoff
 from edge_runtime.daemon.device import Device
-from edge_runtime.daemon.link import Link, check_address
+from edge_runtime.daemon.link import Link, check_addresses
 from edge_runtime.daemon.memory_guard import MemoryGuard
 from edge_runtime.daemon.serving import Daemon
 from edge_runtime.daemon.stopping import Interrupted, Stopping
@@ -117,7 +117,7 @@ def _open(settings: Settings, stopping: Stopping, notifier: Notifier) -> Device 
 
 def _run(settings: Settings, stopping: Stopping, notifier: Notifier, guard: MemoryGuard, *, rows: bool) -> None:
     identity = read_identity(settings.state)
-    check_address(settings.coordinator, identity)
+    addresses = check_addresses(settings.coordinator, identity)
     if identity is not None and identity.device_id != settings.device_id:
         log().info("this device is %s, as its certificate says, not %s", identity.device_id, settings.device_id)
         settings = dataclasses.replace(settings, device_id=identity.device_id)
@@ -137,7 +137,7 @@ def _run(settings: Settings, stopping: Stopping, notifier: Notifier, guard: Memo
         with contextlib.ExitStack() as stack:
             link = stack.enter_context(contextlib.closing(Link(settings.coordinator, stopping, state=settings.state)))
             if identity is not None:
-                renewals = stack.enter_context(contextlib.closing(Renewals(settings.state, settings.coordinator)))
+                renewals = stack.enter_context(contextlib.closing(Renewals(settings.state, addresses[0])))
                 renewals.start()
             Daemon(device, link, stopping, rows=rows, notifier=notifier, vitals=vitals).serve()
 

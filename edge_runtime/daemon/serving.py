@@ -29,6 +29,7 @@ from edge_runtime.daemon.backoff import Backoff
 from edge_runtime.daemon.delivery import Delivery
 from edge_runtime.daemon.device import DATA_FAULTS, Device
 from edge_runtime.daemon.link import ORDER_S, Away, Link
+from edge_runtime.daemon.masking import Masks
 from edge_runtime.daemon.order_watch import OrderWatch
 from edge_runtime.daemon.stopping import Interrupted, Stopping
 from edge_runtime.health.pauses import open_pauses
@@ -60,6 +61,7 @@ from protos.orders import (
     Publication,
     Reception,
     RejoinOrder,
+    RevealOrder,
     SettledEnergy,
     StopReason,
     TrainOrder,
@@ -136,6 +138,7 @@ class Daemon:
         self._look_s = time.monotonic()
         self._said: tuple[str, str] | None = None
         self._seen: object = None
+        self._masks = Masks(device.settings.device_id, device.session, link)
         # What became of publications, until the coordinator knows.
         self._receptions: list[Reception] = []
         # A publication that cannot be taken before some time of the monotonic clock.
@@ -216,6 +219,9 @@ class Daemon:
                 self._receptions.clear()
                 log().debug("waiting %.1f s: %s", retry_after_s, reason)
                 self._pause(retry_after_s)
+            case RevealOrder():
+                self._device.outbox.told(settled)
+                self._reveal(order)
             case TrainOrder():
                 self._device.outbox.told(settled)
                 self._receptions.clear()
@@ -224,6 +230,14 @@ class Daemon:
                 with about(run=order.run_id, round=order.round):
                     self._do(order, size_bytes)
                 self._last_order_s = time.monotonic()
+
+    def _reveal(self, order: RevealOrder) -> None:
+        """Help to unmask the sum of a round; a refusal is said, and holds up nobody but that sum."""
+        try:
+            self._masks.reveal(order)
+        except RefusedError as error:
+            log().warning("round %d cannot be unmasked with this device's help: %s", order.round, error)
+            self._pause(self._check_in_s)
 
     def _look_around(self) -> None:
         """Is there a sensor, are the data as they were, may what was declined be tried again?"""
@@ -338,7 +352,8 @@ class Daemon:
             return
         self._put_off = None
         self._put_offs.reset()
-        self._receptions.append(said)
+        # What a plan hides is judged here, and not told.
+        self._receptions.append(said if published.evaluate else dataclasses.replace(said, evaluation=None, reason=""))
         if model is not None:
             device.model.switch(model)
             self._notifier.status(f"model {model.about.version} of {model.about.run} is at work")
@@ -437,12 +452,18 @@ class Daemon:
             bench = self._bench(order.bundle_id)
             if self._card() != self._told:
                 self._join()
+            if order.mask is not None:
+                self._masks.agree(order)
             # What fetching took is gone from the deadline.
             left_s = max(0.0, order.deadline_s - (time.monotonic() - started_s))
             shortened = dataclasses.replace(order, deadline_s=left_s)
             try:
                 return one_round.work(
-                    shortened, bench, lambda: self._stopping.progressed() or watch.ended(), self._pauses
+                    shortened,
+                    bench,
+                    lambda: self._stopping.progressed() or watch.ended(),
+                    self._pauses,
+                    self._masks.hide,
                 )
             except ChangedDataError as error:
                 if tried == _TRIES:
@@ -452,18 +473,22 @@ class Daemon:
         raise AssertionError("the loop returns or raises")
 
     def _bench(self, bundle_id: str) -> Workbench:
-        if self._device.bench is not None and self._device.bench.bundle.bundle_id == bundle_id:
-            return self._device.bench
+        cache = self._device.bundle_cache
+        held = self._device.bench
+        if held is not None and held.bundle.bundle_id == bundle_id and cache.may_run(bundle_id):
+            return held
         return self._device.take_up(self._bundle(bundle_id))
 
     def _bundle(self, bundle_id: str) -> Bundle:
         """The bundle of this name, fetched if need be."""
+        cache = self._device.bundle_cache
         twin = self._device.accelerator.available
-        bundle = self._device.bundle_cache.find(bundle_id, twin=twin)
+        bundle = cache.find(bundle_id, twin=twin)
         if bundle is None:
             log().info("fetching bundle %s", bundle_id[:19])
-            bundle = self._device.bundle_cache.fetch(
-                bundle_id, lambda folder: self._link.fetch_bundle(bundle_id, folder, twin=twin)
+            bundle = cache.fetch(
+                bundle_id,
+                lambda folder: self._link.fetch_bundle(bundle_id, folder, twin=twin, signature=cache.asks_signatures),
             )
         return bundle
 

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from edge_runtime.identity.identity import Identity, write_identity
+from edge_runtime.identity.signatures import forget_unless_same
 from protos.errors import IntegrityError, RefusedError, UnreachableError
 from protos.trust.names import SERVER_NAME
 from protos.trust.proofs import request_mac, response_mac, same
@@ -105,6 +106,8 @@ def enroll(token: EnrolmentToken, state: Path, *, machine: str | None = None) ->
         begins,
         ends,
     )
+    # Another fleet, or a memory that nobody can read: what was signed before is that of another root.
+    forget_unless_same(state, found.root_pem)
     return Enrolled(found, write_identity(state, found), answer.unix_s - time.time())
 
 

@@ -11,7 +11,9 @@ import numpy.typing as npt
 from edge_runtime.model.current import Model
 from protos.errors import ShapeError
 from protos.model.backbone import Backbone
+from protos.model.head import Head
 from protos.model.head_algebra import Tree, logits_of
+from protos.model.task import CLASSIFICATION, REGRESSION, scores_of
 
 __all__ = ["Prediction", "Predictor", "probabilities"]
 
@@ -23,7 +25,8 @@ class Prediction:
     Attributes:
         version: of the head that made all of them.
         classes: names, in the order of the scores.
-        scores: float32 [N, C], probabilities of the classes (softmax of the head's outputs).
+        scores: float32 [N, C], probabilities of the classes (softmax of the head's outputs); of a regression its
+            quantities, of an anomaly model one score for each example.
     """
 
     version: str
@@ -55,6 +58,11 @@ class Predictor:
         self.backbone = backbone or Backbone(model.bundle, threads=threads)
         self._mean, self._scale = model.bundle.feature_affine()
         self._head: Tree = dict(model.head)
+        self._task = model.bundle.manifest.task
+        # Quantities and deviations have units and forms that the compiled head knows.
+        self._compiled = None if self._task == CLASSIFICATION else Head(model.bundle)
+        if self._compiled is not None:
+            self._compiled.write(model.head)
 
     @property
     def version(self) -> str:
@@ -78,8 +86,13 @@ class Predictor:
         """
         raw = fitted(x, self.model.bundle.manifest.backbone.input_shape)
         embeddings = self.backbone.dequantise(self.backbone.embed(raw))
-        logits = logits_of(self._head, (embeddings - self._mean) * self._scale)
-        return Prediction(self.version, self.model.classes, probabilities(logits))
+        if self._compiled is None:
+            logits = logits_of(self._head, (embeddings - self._mean) * self._scale)
+            return Prediction(self.version, self.model.classes, probabilities(logits))
+        outputs = self._compiled.infer(embeddings)
+        if self._task == REGRESSION:
+            return Prediction(self.version, self.model.classes, outputs)
+        return Prediction(self.version, ("anomaly",), scores_of(outputs)[:, None].astype(np.float32))
 
 
 def fitted(x: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:

@@ -17,7 +17,7 @@ import json
 import os
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +37,10 @@ from protos.datafiles.front_end import declared
 from protos.datafiles.lazy import FileRows
 from protos.datafiles.renames import read_renames
 from protos.datafiles.stored import Rows, StoredRows
-from protos.errors import DataError, EmptyShardError, LabelError, NonFiniteError, StoreError
+from protos.errors import DataError, EmptyShardError, LabelError, NonFiniteError, ShapeError, StoreError
 from protos.model.bundle import Bundle
 from protos.model.resemblance import RECORD, held_against, sample
+from protos.model.task import ANOMALY, CLASSIFICATION, NORMAL
 
 _KEEP_SUMMARIES = 16
 # Goes up when the same file would be read differently: what an earlier version kept does not count any more.
@@ -51,7 +52,7 @@ class Summary:
     """What training needs to know besides the embeddings.
 
     Attributes:
-        labels: int32 [N] of the training examples.
+        labels: int32 [N] of the training examples; float32 [N, K] of a regression.
         shape: of one example, as stored.
         test_count: held-out examples; they are not trained on.
         fingerprint: SHA-256 of the training examples and labels.
@@ -64,7 +65,7 @@ class Summary:
         test_fingerprint: SHA-256 of the held-out examples and labels; empty when there are none.
     """
 
-    labels: npt.NDArray[np.int32]
+    labels: npt.NDArray[Any]
     shape: tuple[int, ...]
     test_count: int
     fingerprint: str
@@ -193,15 +194,19 @@ class LocalExamples:
         if self._raw is not None and key and key == self._raw_key:
             return self._raw
         self._raw = self._raw_test = None
-        whole = dataset.screened(
-            self._read_all(bundle, tolerant=True), len(bundle.manifest.classes) if bundle else None
-        )
-        bad = sum(one.count for one in whole.set_aside)
-        if bad > self._bad_share * (len(whole) + bad) or (bad and not len(whole)):
-            self._refuse(bundle, bad, len(whole) + bad)
+        try:
+            whole = self._good_ones(bundle, bundle.manifest.quantities if bundle else None)
+        except (LabelError, ShapeError):
+            # Without a bundle nobody knows yet whether labels are classes or the quantities of a regression.
+            if bundle is not None or Path(self._spec).suffix.lower() != ".npz":
+                raise
+            whole = self._good_ones(None, 0)
         data = whole.train()
         self._test_count = len(whole) - len(data)
-        test = whole.test() if self._test_count else None
+        judges = bundle is not None and bundle.manifest.task == CLASSIFICATION
+        test = whole.test() if self._test_count and judges else None
+        if bundle is not None and bundle.manifest.task == ANOMALY:
+            data = _normal(data)
         _check(data, bundle)
         if bundle is not None and not judged:
             fresh = _never_decoded(data.held)
@@ -216,7 +221,16 @@ class LocalExamples:
         self._raw, self._raw_test, self._raw_key = data, test, self._key(bundle) if key else ""
         return data
 
-    def _read_all(self, bundle: Bundle | None, *, tolerant: bool) -> Dataset:
+    def _good_ones(self, bundle: Bundle | None, quantities: int | None) -> Dataset:
+        """All examples but the bad ones, of which there are no more than there may be."""
+        read = self._read_all(bundle, tolerant=True, quantities=quantities)
+        whole = dataset.screened(read, len(bundle.manifest.classes) if bundle else None)
+        bad = sum(one.count for one in whole.set_aside)
+        if bad > self._bad_share * (len(whole) + bad) or (bad and not len(whole)):
+            self._refuse(bundle, bad, len(whole) + bad, quantities)
+        return whole
+
+    def _read_all(self, bundle: Bundle | None, *, tolerant: bool, quantities: int | None) -> Dataset:
         spec = bundle.manifest.backbone if bundle else None
         return dataset.load(
             self._spec,
@@ -228,13 +242,14 @@ class LocalExamples:
             decoded=bundle is not None,
             known=self._images if tolerant else None,
             front_end=declared(bundle.manifest.provenance) if bundle else None,
+            quantities=quantities,
         )
 
-    def _refuse(self, bundle: Bundle | None, bad: int, count: int) -> None:
+    def _refuse(self, bundle: Bundle | None, bad: int, count: int, quantities: int | None) -> None:
         """Raise for the first of too many bad examples."""
         counted = f"{bad} of {count} examples are bad, and {self._bad_share:.0%} may be set aside"
         try:
-            _check(self._read_all(bundle, tolerant=False), bundle)
+            _check(self._read_all(bundle, tolerant=False, quantities=quantities), bundle)
         except (DataError, LabelError, NonFiniteError) as error:
             raise type(error)(f"{error.what}; {counted}", where=error.where, fix=error.fix) from error
         raise DataError(counted, where=self._spec, fix="mend them, or raise bad_examples_percent")
@@ -284,6 +299,8 @@ class LocalExamples:
             return ""
         stamp = [str(path.resolve()), *content, self._shard, self._rename, _READING]
         fit = [list(bundle.manifest.classes), list(bundle.manifest.backbone.input_shape)] if bundle else None
+        if fit is not None and bundle is not None and bundle.manifest.task != CLASSIFICATION:
+            fit += [bundle.manifest.task]
         if fit is not None and bundle is not None:
             fit += [bundle.manifest.files[bundle.manifest.backbone.file].sha256, bundle.manifest.provenance.get(RECORD)]
         return hashlib.sha256(json.dumps([stamp, fit]).encode()).hexdigest()[:32]
@@ -292,21 +309,20 @@ class LocalExamples:
         path = self._folder / f"{key}.npz"
         try:
             with np.load(path, allow_pickle=False) as held:
-                labels = np.ascontiguousarray(held["labels"], np.int32)
+                labels = np.ascontiguousarray(held["labels"], np.float32 if held["labels"].ndim == 2 else np.int32)
                 shape = tuple(int(size) for size in held["shape"])
-                aside = tuple(
-                    Remark(str(kind), int(n), str(one)) for kind, n, one in json.loads(str(held["set_aside"]))
-                )
                 return Summary(
                     labels,
                     shape,
                     int(held["test_count"]),
                     str(held["fingerprint"]),
                     str(held["source"]),
-                    unlike=str(held["unlike"]),
-                    set_aside=aside,
-                    test_labels=np.ascontiguousarray(held["test_labels"], np.int32),
-                    test_fingerprint=str(held["test_fingerprint"]),
+                    _remarks(held["left_out"]),
+                    _remarks(held["changed"]),
+                    str(held["unlike"]),
+                    _remarks(held["set_aside"]),
+                    np.ascontiguousarray(held["test_labels"], np.int32),
+                    str(held["test_fingerprint"]),
                 )
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
             return None
@@ -332,10 +348,20 @@ class LocalExamples:
                 fingerprint=np.array(summary.fingerprint),
                 source=np.array(summary.source),
                 unlike=np.array(summary.unlike),
+                left_out=_written(summary.left_out),
+                changed=_written(summary.changed),
+                set_aside=_written(summary.set_aside),
                 test_labels=summary.test_labels,
                 test_fingerprint=np.array(summary.test_fingerprint),
-                set_aside=np.array(json.dumps([[one.kind, one.count, one.example] for one in summary.set_aside])),
             )
+
+
+def _written(remarks: tuple[Remark, ...]) -> npt.NDArray[np.str_]:
+    return np.array(json.dumps([[one.kind, one.count, one.example] for one in remarks]))
+
+
+def _remarks(text: npt.NDArray[np.str_]) -> tuple[Remark, ...]:
+    return tuple(Remark(str(kind), int(n), str(one)) for kind, n, one in json.loads(str(text)))
 
 
 def _files_below(folder: Path) -> Iterator[os.DirEntry[str]]:
@@ -356,7 +382,8 @@ def _check(data: Dataset, bundle: Bundle | None) -> None:
             raise EmptyShardError("has no example", where=data.source, fix="give a shard that has some")
         return
     if bundle is None:
-        dataset.check(data, data.held.shape[1:], int(data.y.max(initial=0)) + 1)
+        classes = data.y.shape[1] if data.y.ndim == 2 else int(data.y.max(initial=0)) + 1
+        dataset.check(data, data.held.shape[1:], classes)
     else:
         dataset.check(data, bundle.manifest.backbone.input_shape, len(bundle.manifest.classes))
 
@@ -373,6 +400,21 @@ def _decode_sample(held: Rows) -> None:
     """Of images in files, decode those that are about to be looked at, and keep them until they are embedded."""
     if isinstance(held, StoredRows) and isinstance(held.source, FileRows):
         held.source.sample(held.places[sample(np.arange(len(held), dtype=np.int64))])
+
+
+def _normal(data: Dataset) -> Dataset:
+    """The normal examples: what is known to be an anomaly says nothing of what is normal."""
+    normal = np.flatnonzero(data.y == NORMAL)
+    if len(normal) == len(data):
+        return data
+    first = int(np.argmax(data.y != NORMAL))
+    remark = Remark("anomaly, not trained on", len(data) - len(normal), f"example {first}")
+    kept = data.select(normal)
+    if not len(normal):
+        raise EmptyShardError(
+            "holds anomalies alone", where=data.source, fix="give normal examples: label 0, or the folder `normal`"
+        )
+    return replace(kept, left_out=(*data.left_out, remark))
 
 
 def _fingerprint(data: Dataset) -> str:

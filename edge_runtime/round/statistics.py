@@ -46,7 +46,7 @@ def summed(
     """
     if len(labels) > MAX_TRAVELLING:
         raise UpdateError(f"statistics of {len(labels)} examples; a device sends at most {MAX_TRAVELLING}")
-    classes = len(bundle.manifest.classes)
+    classes = bundle.manifest.summed_classes
     if features.project:
         spec = bundle.manifest.backbone
         centre = centre_of(bundle.feature_affine()[0], spec.output_scale, spec.output_zero_point)

@@ -23,7 +23,7 @@ class Trainable(Protocol):
     def train_step(
         self,
         x: npt.NDArray[np.float32],
-        y: npt.NDArray[np.int32],
+        y: npt.NDArray[Any],
         weight: npt.NDArray[np.float32] | None = None,
         **inputs: float,
     ) -> float:
@@ -71,7 +71,7 @@ def balanced_weights(labels: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
 def train(
     head: Trainable,
     embeddings: npt.NDArray[Any],
-    labels: npt.NDArray[np.int32],
+    labels: npt.NDArray[Any],
     dequantise: Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]],
     *,
     steps: int,
@@ -81,7 +81,8 @@ def train(
     allowed: Callable[[], StopReason | None],
     weights: npt.NDArray[np.float32] | None = None,
 ) -> Trained:
-    """Do up to ``steps`` steps on quantised embeddings [N, D] (they may be memory-mapped) and labels int32 [N].
+    """Do up to ``steps`` steps on quantised embeddings [N, D] (they may be memory-mapped) and labels int32 [N], or
+    float32 [N, K] of quantities.
 
     Args:
         dequantise: embeddings as stored to float32.

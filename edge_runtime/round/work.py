@@ -44,8 +44,9 @@ from protos.model.backbone import Backbone
 from protos.model.bundle import Bundle
 from protos.model.edge_tpu import EdgeTpu, EdgeTpuError
 from protos.model.head import Head
+from protos.model.task import CLASSIFICATION
 from protos.normaliser import of_optimiser
-from protos.orders import DeviceReport, Engine, HeadEvaluation, StopReason, TrainOrder
+from protos.orders import DeviceReport, Engine, HeadEvaluation, MaskedChange, StopReason, TrainOrder
 from protos.statistics import coding
 from protos.statistics.coding import CodedMoments
 from protos.statistics.whitening import Basis
@@ -110,13 +111,18 @@ def budget_of(order: TrainOrder, bench: Workbench) -> float | None:
 
 
 def work(
-    order: TrainOrder, bench: Workbench, stopping: Callable[[], bool], pauses: Pauses | None = None
+    order: TrainOrder,
+    bench: Workbench,
+    stopping: Callable[[], bool],
+    pauses: Pauses | None = None,
+    hide: Callable[[TrainOrder, trees.Tree], MaskedChange] | None = None,
 ) -> DeviceReport:
     """Do one order. The meter is idle and settled up to the end of the coding phase afterwards.
 
     Args:
         stopping: says that something was done; whether the daemon was asked to stop.
         pauses: of a board that may be too hot or too busy; None never pauses.
+        hide: masks a change, for orders that ask for it.
 
     Raises:
         RefusedError: see :func:`budget_of` and :class:`edge_runtime.round.codec_memory.CodecMemory`.
@@ -145,8 +151,10 @@ def work(
     _check_inputs(order, bench)
     try:
         with bench.gate.at_work():
-            do = _sum_up if order.statistics else _learn
-            done = do(order, bench, allowance, begin)
+            if order.statistics:
+                done = _sum_up(order, bench, allowance, begin)
+            else:
+                done = _learn(order, bench, allowance, begin, hide)
     except BaseException:
         # What a failed order cost belongs to no round, and must not count against the next one's budget.
         meter.mark(Phase.IDLE)
@@ -189,6 +197,7 @@ def work(
         attempt=order.attempt,
         statistics=done.statistics,
         basis_version=order.basis.version if order.basis is not None and not order.statistics else "",
+        masked=done.masked,
         control_version=order.control.version if order.control is not None and not order.statistics else "",
         control_held=done.control_held,
         evaluation=done.evaluation,
@@ -218,11 +227,18 @@ class _Done:
     memory: State | None
     control: trees.Tree | None = None
     control_held: bool = False
+    masked: MaskedChange | None = None
     evaluation: HeadEvaluation | None = None
     looked: int = 0
 
 
-def _learn(order: TrainOrder, bench: Workbench, allowance: Allowance, begin: Callable[[Phase], None]) -> _Done:
+def _learn(
+    order: TrainOrder,
+    bench: Workbench,
+    allowance: Allowance,
+    begin: Callable[[Phase], None],
+    hide: Callable[[TrainOrder, trees.Tree], MaskedChange] | None,
+) -> _Done:
     """Steps of the head, and the coded change."""
     meter, clock = bench.meter, bench.clock
     shapes = bench.bundle.manifest.head.shapes()
@@ -258,6 +274,14 @@ def _learn(order: TrainOrder, bench: Workbench, allowance: Allowance, begin: Cal
     meter.mark(Phase.ENCODE)
     start_s = clock.monotonic()
     change = trees.subtract(_sane(bench.head.read(), order), received)
+    if order.mask is not None:
+        if hide is None:
+            raise RefusedError("the order wants the change masked, and nobody can here", where=f"round {order.round}")
+        masked = hide(order, change)
+        took_s = clock.monotonic() - start_s
+        return _Done(
+            trained, embedded, bench.summary.train_count, (), None, train_s, took_s, None, looked=looked, masked=masked
+        )
     random = codecs.generator(order.seed, "encode", bench.device_id, order.round)
     update, memory = codec.encode(change, memory, random)
     if common is not None and own is not None and trained.steps:
@@ -266,7 +290,20 @@ def _learn(order: TrainOrder, bench: Workbench, allowance: Allowance, begin: Cal
         own = {name: own[name] + value for name, value in change.items()}
     encode_s = clock.monotonic() - start_s
     count = bench.summary.train_count
-    return _Done(trained, embedded, count, update, None, train_s, encode_s, memory, own, held, evaluation, looked)
+    return _Done(
+        trained,
+        embedded,
+        count,
+        update,
+        None,
+        train_s,
+        encode_s,
+        memory,
+        own,
+        held,
+        evaluation=evaluation,
+        looked=looked,
+    )
 
 
 def _look(
@@ -402,6 +439,7 @@ def _refuse_damaged(raw: Rows, bench: Workbench) -> None:
 
 def _train(order: TrainOrder, bench: Workbench, allowance: Allowance, basis: Basis | None) -> Trained:
     spec = bench.bundle.manifest.backbone
+    classifies = bench.bundle.manifest.task == CLASSIFICATION
     mean, scale = bench.bundle.feature_affine()
 
     def features(quantised: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
@@ -422,7 +460,7 @@ def _train(order: TrainOrder, bench: Workbench, allowance: Allowance, basis: Bas
         seed=order.seed,
         purpose=(bench.device_id, order.round),
         allowed=allowance.step,
-        weights=balanced_weights(bench.summary.labels) if bench.balanced else None,
+        weights=balanced_weights(bench.summary.labels) if bench.balanced and classifies else None,
     )
 
 

@@ -19,11 +19,14 @@ from protos.catalog import hint
 from protos.datafiles.front_end import front_end_of
 from protos.datafiles.renames import read_renames
 from protos.errors import DataError, UsageError
+from protos.model.task import ANOMALY, REGRESSION
 from protos.plugins import find, installed
 
 SCHEMA = "edgejoule.convert/1"
 # The tables themselves need TensorFlow; a test compares these names with them.
-OBJECTIVE_NAMES = ("cross_entropy", "kure", "qat")
+OBJECTIVE_NAMES = ("cross_entropy", "kure", "kure_scaled", "qat", "apqn", "mqat")
+# Objectives of heads that are no classifiers.
+TASK_NAMES = (REGRESSION, ANOMALY)
 OPTIMISER_NAMES = ("sgd", "adam")
 
 _DESCRIPTION = """\
@@ -37,6 +40,8 @@ examples:
   firmware-tools convert cnn.keras --calibrate digits.npz --eval digits.npz -o bundle/
   firmware-tools convert resnet.h5 --calibrate cifar10.npz --cut flatten --hidden 32 -o bundle/
   firmware-tools convert extractor.tflite --calibrate photos/ -o flowers/
+  firmware-tools convert gauge.keras --objective regression --class-names bar --eval gauges.npz -o gauge/
+  firmware-tools convert autoencoder.keras --objective anomaly --eval machines.npz -o machine/
 
 exit codes: 0 done; 2 wrong options; 3 agreement under --min-agreement; 6 the model cannot be used;
 10 NaN in the model or the data; 8 to 13 the data cannot be used; 15 the bundle cannot be written"""
@@ -81,7 +86,9 @@ def add_command(commands: Any) -> None:
     )  # fmt: skip
     head = parser.add_argument_group("head")
     head.add_argument("--classes", metavar="N", type=int, help="number of classes (default: of the model, or the data)")
-    head.add_argument("--class-names", metavar="A,B,...", help="names of the classes, in order")
+    head.add_argument(
+        "--class-names", metavar="A,B,...", help="names of the classes, or of a regression's quantities, in order"
+    )
     head.add_argument(
         "--rename", metavar="OLD=NEW,...", help="class of the data = class of the bundle, where names differ"
     )
@@ -91,7 +98,9 @@ def add_command(commands: Any) -> None:
     )
     head.add_argument(
         "--objective", metavar="NAME", default="cross_entropy",
-        help=f"{', '.join(OBJECTIVE_NAMES)}, or one of an installed package (default: cross_entropy)",
+        help=f"{', '.join(OBJECTIVE_NAMES)}, or one of an installed package (default: cross_entropy); regression: "
+        "quantities, y [N, K] of DATA; anomaly: what differs from normal examples, of label 0 (with --hidden by "
+        "reconstruction)",
     )  # fmt: skip
     head.add_argument("--optimizer", choices=OPTIMISER_NAMES, default="sgd")
     head.add_argument(
@@ -140,8 +149,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _job(options: argparse.Namespace) -> ConvertJob:
-    if options.objective not in OBJECTIVE_NAMES and find("objectives", options.objective) is None:
-        known = [*OBJECTIVE_NAMES, *(one.name for one in installed("objectives"))]
+    if options.objective not in (*OBJECTIVE_NAMES, *TASK_NAMES) and find("objectives", options.objective) is None:
+        known = [*OBJECTIVE_NAMES, *TASK_NAMES, *(one.name for one in installed("objectives"))]
         fix = f"{hint(options.objective, known)}; or install the package that has it"
         raise UsageError(f"no objective is called {options.objective!r}", where="--objective", fix=fix)
     kind = recognise(options.model)
@@ -151,12 +160,13 @@ def _job(options: argparse.Namespace) -> ConvertJob:
             fix="leave it out, or give the SavedModel folder",
         )  # fmt: skip
     names = None if options.class_names is None else tuple(one.strip() for one in options.class_names.split(","))
-    if names is not None and (len(names) < 2 or not all(names) or len(set(names)) != len(names)):
+    least = 1 if options.objective == REGRESSION else 2
+    if names is not None and (len(names) < least or not all(names) or len(set(names)) != len(names)):
         raise UsageError("--class-names needs two or more different names, divided by commas")
     if names is not None and options.classes not in (None, len(names)):
         raise UsageError(f"--classes {options.classes}, but --class-names gives {len(names)}")
     for option, value, low, high in (
-        ("--classes", options.classes, 2, 1 << 16),
+        ("--classes", options.classes, least, 1 << 16),
         ("--hidden", options.hidden, 1, 1 << 16),
         ("--batch-size", options.batch_size, 1, 4096),
         ("--calibration-examples", options.calibration_examples, 1, 1 << 20),
@@ -165,6 +175,8 @@ def _job(options: argparse.Namespace) -> ConvertJob:
     ):
         if value is not None and not low <= value <= high:
             raise UsageError(f"{option} {value} is outside {low}..{high}")
+    if options.objective == ANOMALY and (options.classes or 2) != 2:
+        raise UsageError(f"--classes {options.classes}: an anomaly head knows two, normal and anomaly")
     for spec in (options.calibrate, options.eval):
         if spec is not None and not Path(spec).expanduser().exists():
             raise DataError("no such file or folder", where=spec, fix="check the path")

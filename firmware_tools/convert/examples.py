@@ -35,13 +35,15 @@ def load_examples(
     class_names: tuple[str, ...] | None,
     *,
     renames: Mapping[str, str] | None = None,
+    quantities: int | None = None,
     front_end: str | None = None,
 ) -> Examples:
     """Read both data sets.
 
     Calibration takes the training part of ``calibrate``, or of ``evaluate`` when only that is given and it holds some
     examples out. Evaluation takes the held-out part, or everything when none is held out. Where no class names are
-    asked for, those of ``calibrate`` number the classes of ``evaluate`` too.
+    asked for, those of ``calibrate`` number the classes of ``evaluate`` too. ``quantities``: labels are real numbers,
+    so many each, or 0 for any.
 
     Raises:
         EdgejouleError: the data cannot be read or do not fit the model.
@@ -51,7 +53,9 @@ def load_examples(
     def read(spec: str, names: tuple[str, ...] | None) -> Dataset:
         mine = {} if renames is None else renames
         before = None if front_end is None else front_end_of(front_end)
-        found = dataset.load(spec, image_shape=image_shape, classes=names, renames=mine, front_end=before)
+        found = dataset.load(
+            spec, image_shape=image_shape, classes=names, renames=mine, quantities=quantities, front_end=before
+        )
         return dataset.fitted(found, input_shape)
 
     same = bool(calibrate and evaluate and Path(calibrate).resolve() == Path(evaluate).resolve())
@@ -89,15 +93,20 @@ def _check_renames(renames: Mapping[str, str], data: Dataset | None) -> None:
 
 def _check_values(data: Dataset, input_shape: tuple[int, ...]) -> None:
     """Shapes, types and NaN; labels wait until the classes are known, and do not matter for calibration."""
-    dataset.check(dataclasses.replace(data, y=np.zeros_like(data.y)), input_shape, 1)
+    dataset.check(dataclasses.replace(data, y=np.zeros(len(data.y), np.int32)), input_shape, 1)
 
 
 def choose(data: Dataset, count: int, seed: int) -> Any:
     """At most ``count`` raw examples [n, ...], drawn without replacement from ``seed``, in their own order."""
-    if len(data) <= count:
-        return data.x
-    picked = np.random.default_rng([seed, 0xCA11]).choice(len(data), count, replace=False)
-    return data.x[np.sort(picked)]
+    return data.x[chosen_rows(len(data), count, seed)]
+
+
+def chosen_rows(available: int, count: int, seed: int) -> Any:
+    """The rows that :func:`choose` takes: all, or ``count`` of them, ascending."""
+    if available <= count:
+        return slice(0, available)
+    picked = np.random.default_rng([seed, 0xCA11]).choice(available, count, replace=False)
+    return np.sort(picked)
 
 
 def digest(data: Dataset) -> str:

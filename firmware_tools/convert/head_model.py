@@ -23,11 +23,18 @@ from firmware_tools.inspect.model import read_bytes
 from protos.errors import ModelError
 from protos.model.head_algebra import Array, head_shapes
 from protos.model.manifest import TrainInput
+from protos.model.task import ANOMALY, CLASSIFICATION, REGRESSION, task_of
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class HeadDesign:
-    """What a head is compiled from. ``mean`` and ``scale`` are float32 [D]."""
+    """What a head is compiled from.
+
+    Attributes:
+        mean, scale: float32 [D], of the features.
+        classes: K, outputs of the head.
+        target_mean, target_scale: float32 [K], of the quantities of a regression; None for other tasks.
+    """
 
     mean: Array
     scale: Array
@@ -36,6 +43,17 @@ class HeadDesign:
     batch_size: int
     objective: str
     optimiser: str
+    target_mean: Array | None = None
+    target_scale: Array | None = None
+
+    @property
+    def task(self) -> str:
+        return task_of(self.objective)
+
+    @property
+    def trains(self) -> bool:
+        """Whether there are steps: the distance from what is normal has a closed form alone."""
+        return self.task != ANOMALY or self.hidden_units is not None
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -45,8 +63,10 @@ class HeadDesign:
     @property
     def inputs(self) -> tuple[TrainInput, ...]:
         """Hyper-parameters of the compiled step, in the order: optimiser, pulls, objective."""
-        pulls = (PROXIMAL, WEIGHT_DECAY, CORRECTION)
-        return (*OPTIMISERS[self.optimiser].inputs, *pulls, *OBJECTIVES[self.objective].inputs)
+        if not self.trains:
+            return ()
+        pulls = (*OPTIMISERS[self.optimiser].inputs, PROXIMAL, WEIGHT_DECAY, CORRECTION)
+        return pulls if self.task != CLASSIFICATION else (*pulls, *OBJECTIVES[self.objective].inputs)
 
 
 class _Head(tf.Module):  # type: ignore[misc]
@@ -55,7 +75,7 @@ class _Head(tf.Module):  # type: ignore[misc]
         self.design = design
         self.mean, self.scale = tf.constant(design.mean), tf.constant(design.scale)
         self.optimiser = OPTIMISERS[design.optimiser]
-        self.objective = OBJECTIVES[design.objective]
+        self.objective = OBJECTIVES[design.objective] if design.task == CLASSIFICATION else None
 
         def zeros(name: str) -> dict[str, Any]:
             return {key: tf.Variable(tf.zeros(shape), name=f"{name}_{key}") for key, shape in design.shapes.items()}
@@ -73,22 +93,44 @@ class _Head(tf.Module):  # type: ignore[misc]
         return tf.matmul(value, tree["out_kernel"]) + tree["out_bias"]
 
     def logits(self, x: Any) -> Any:
-        return self.forward((x - self.mean) * self.scale, self.tree)
+        features = (x - self.mean) * self.scale
+        outputs = self.forward(features, self.tree)
+        if self.design.task == REGRESSION:
+            return outputs * tf.constant(self.design.target_scale) + tf.constant(self.design.target_mean)
+        if self.design.task == ANOMALY and self.design.hidden_units is not None:
+            return outputs - features
+        return outputs
 
     def example_losses(self, logits: Any, y: Any) -> Any:
         return -tf.reduce_sum(tf.one_hot(y, self.design.classes) * tf.nn.log_softmax(logits), axis=1)
 
+    def squared_errors(self, features: Any, given: Mapping[str, Any]) -> Any:
+        """[B, K]: of standardised quantities, or of the reconstructed features."""
+        wanted = features
+        if self.design.task == REGRESSION:
+            wanted = (given["y"] - tf.constant(self.design.target_mean)) / tf.constant(self.design.target_scale)
+        return tf.square(self.forward(features, self.tree) - wanted)
+
     def train(self, **given: Any) -> dict[str, Any]:
-        y, weight = given["y"], given["weight"]
+        weight = given["weight"]
         features = (given["x"] - self.mean) * self.scale
         share = weight / tf.maximum(tf.reduce_sum(weight), 1e-6)
 
         def cross_entropy(logits: Any) -> Any:
-            return tf.reduce_sum(self.example_losses(logits, y) * share)
+            return tf.reduce_sum(self.example_losses(logits, given["y"]) * share)
 
         names = sorted(self.tree)
+        # What an objective may draw by: no operator of TFLite gives random numbers that an order could repeat. The mean
+        # of a batch, many times over, has a fractional part that is as good as drawn.
+        spread = tf.reduce_mean(features) * 9973.0
+        seen = {**given, "step": self.step + 1.0, "drawn": tf.reshape(spread - tf.floor(spread), [1])}
         with tf.GradientTape() as tape:
-            loss = self.objective.loss(lambda tree: self.forward(features, tree), self.tree, cross_entropy, given)
+            if self.objective is None:
+                # A quarter of the sum over outputs curves by |x|^2 / 2 in each of them, which is the most that
+                # cross-entropy does: rates that are stable for one are for the other. What is told is the mean.
+                loss = 0.25 * tf.reduce_sum(tf.reduce_sum(self.squared_errors(features, given), axis=1) * share)
+            else:
+                loss = self.objective.loss(lambda tree: self.forward(features, tree), self.tree, cross_entropy, seen)
         gradients = tape.gradient(loss, [self.tree[name] for name in names])
         # The pulls are taken before any variable moves.
         pulled = {name: gradient + self.pull(name, given) for name, gradient in zip(names, gradients, strict=True)}
@@ -97,7 +139,8 @@ class _Head(tf.Module):  # type: ignore[misc]
         for name in names:
             slots = {slot: variables[name] for slot, variables in self.slots.items()}
             self.optimiser.apply(self.tree[name], pulled[name], slots, given, step)
-        return {"loss": tf.reshape(loss, [1])}
+        told = loss if self.objective is not None else loss * (4.0 / self.design.classes)
+        return {"loss": tf.reshape(told, [1])}
 
     def pull(self, name: str, given: Mapping[str, Any]) -> Any:
         """Gradient of the penalties, distance from the head as written and size of the kernels; and the correction.
@@ -140,7 +183,7 @@ class _Head(tf.Module):  # type: ignore[misc]
 
 
 def compile_head(design: HeadDesign) -> bytes:
-    """The .tflite file of a head, with signatures train, evaluate, infer, read, write and correct.
+    """The .tflite file of a head, with the signatures that :func:`protos.model.head.signatures_of` names.
 
     Raises:
         ModelError: the file would need operators that are no TFLite builtins, or has a 0-D input.
@@ -154,14 +197,23 @@ def compile_head(design: HeadDesign) -> bytes:
     x, y, weight = spec("x", batch, width), spec("y", batch, dtype=tf.int32), spec("weight", batch)
     hyper = {one.name: spec(one.name, 1) for one in design.inputs}
     tree = {name: spec(name, *shape) for name, shape in design.shapes.items()}
-    signatures = {
-        "train": tf.function(head.train).get_concrete_function(x=x, y=y, weight=weight, **hyper),
-        "evaluate": tf.function(head.evaluate).get_concrete_function(x=x, y=y, weight=weight),
+    examples = {"x": x, "y": y, "weight": weight}
+    if design.task == REGRESSION:
+        examples["y"] = spec("y", batch, design.classes)
+    elif design.task == ANOMALY:
+        del examples["y"]
+    signatures = {}
+    if design.trains:
+        signatures["train"] = tf.function(head.train).get_concrete_function(**examples, **hyper)
+    if design.task == CLASSIFICATION:
+        signatures["evaluate"] = tf.function(head.evaluate).get_concrete_function(x=x, y=y, weight=weight)
+    signatures |= {
         "infer": tf.function(head.infer).get_concrete_function(x=x),
         "read": tf.function(head.read).get_concrete_function(),
         "write": tf.function(head.write).get_concrete_function(**tree),
-        "correct": tf.function(head.correct).get_concrete_function(**tree),
     }
+    if design.trains:
+        signatures["correct"] = tf.function(head.correct).get_concrete_function(**tree)
     with tempfile.TemporaryDirectory(prefix="edgejoule-head-") as folder:
         tf.saved_model.save(head, folder, signatures=signatures)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)

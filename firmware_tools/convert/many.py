@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -43,6 +44,7 @@ class Converter:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env={**os.environ, **QUIET, "PYTHONPATH": search},
+            start_new_session=True,
         )
 
     def __enter__(self) -> Converter:
@@ -69,6 +71,10 @@ class Converter:
     def close(self) -> None:
         """End the process."""
         self._process.communicate()
+
+    def kill(self) -> None:
+        """End the process, and the conversion that it is at, from another thread: :meth:`call` raises then."""
+        os.killpg(self._process.pid, signal.SIGKILL)
 
 
 def _inside(target: str, job: dict[str, Any], *, where: str, progress: Progress, log: Path | None = None) -> Any:

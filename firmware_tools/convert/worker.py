@@ -19,12 +19,23 @@ import numpy as np
 
 from firmware_tools.child import Progress
 from firmware_tools.convert import agreement as agree
-from firmware_tools.convert.examples import Examples, choose, class_names, digest, load_examples
+from firmware_tools.convert.examples import Examples, choose, chosen_rows, class_names, digest, load_examples
 from firmware_tools.convert.job import PREPROCESSING, STRAIGHT, ConvertJob
 from firmware_tools.convert.ranges import backbone_spec, real_values
 from firmware_tools.convert.sources.recognise import fingerprint
 from firmware_tools.convert.sources.source import FloatModel, listed_layers
 from firmware_tools.convert.sources.tflite_source import Extractor, open_extractor
+from firmware_tools.convert.tasks import (
+    ANOMALY_CLASSES,
+    Start,
+    judged,
+    only_normal,
+    output_names,
+    plain_outputs,
+    start_of,
+    warning_of,
+)
+from firmware_tools.convert.tasks import figures as score
 from firmware_tools.inspect.bundle import report
 from firmware_tools.inspect.model import ModelFacts
 from protos.datafiles import dataset
@@ -33,19 +44,19 @@ from protos.datafiles.front_end import KEY as FRONT_END
 from protos.errors import ModelError, UsageError
 from protos.extras import advice
 from protos.model.backbone import Backbone
-from protos.model.bundle import MEAN, SCALE, open_bundle, record_of
+from protos.model.bundle import MEAN, SCALE, TARGET_MEAN, TARGET_SCALE, open_bundle, record_of
 from protos.model.head import Head
 from protos.model.head_algebra import (
     MEAN_SQUARE_LENGTH,
     Array,
     Tree,
     apply_standardisation,
-    logits_of,
     standardisation_of,
     untrained_head,
 )
 from protos.model.manifest import MANIFEST_FILE, HeadSpec, Manifest, Preprocessing, TensorSpec, schema_of
 from protos.model.resemblance import RECORD, record_of_inputs, sample
+from protos.model.task import ANOMALY, CLASSIFICATION, REGRESSION, task_of
 
 BACKBONE_FILE, HEAD_FILE, INITIAL_FILE = "backbone.tflite", "head.tflite", "initial.npz"
 # Enough for a mean and a deviation of each feature to 2 or 3 per cent.
@@ -75,6 +86,9 @@ class _Conversion:
         self.folder = Path(job.output)
         self.warnings: list[str] = []
         self.range_examples = 0
+        self.task = task_of(job.objective)
+        # A regression's data name no classes, and need no names.
+        self.known_names = job.class_names if self.task != REGRESSION else None
 
     def run(self) -> dict[str, Any]:
         self.progress(f"opening {self.where}")
@@ -84,31 +98,42 @@ class _Conversion:
             self.job.calibrate,
             self.job.evaluate,
             source.input_shape,
-            self.job.class_names,
+            ANOMALY_CLASSES if self.task == ANOMALY and not self.job.class_names else self.known_names,
             renames=self.job.renames,
             front_end=self.job.front_end,
+            quantities=0 if self.task == REGRESSION else None,
         )
         for line in data.accounts:
             self.progress(line)
         self.warnings += data.remarked
         tail = source.tail if isinstance(source, FloatModel) else None
         from_model = source.classes if isinstance(source, FloatModel) else None
-        if isinstance(source, FloatModel) and source.one_number and not (self.job.classes or self.job.class_names):
+        numbers = isinstance(source, FloatModel) and source.one_number and self.task == CLASSIFICATION
+        if numbers and not (self.job.classes or self.job.class_names):
             raise ModelError(
-                "gives one number that no sigmoid ends, as a regression does, and a bundle's head is a classifier",
+                "gives one number that no sigmoid ends, as a regression does, and the head asked for is a classifier",
                 where=self.where,
-                fix="say --classes 2 if it is the logit of two classes; for classes of your own on the same backbone, "
-                "--classes N --fresh-head",
+                fix="say --objective regression for a head that gives quantities; --classes 2 if it is the logit of "
+                "two classes; for classes of your own on the same backbone, --classes N --fresh-head",
             )
-        names = class_names(self.job.class_names, self.job.classes, from_model, data, where=self.where)
+        if self.task == CLASSIFICATION:
+            names = class_names(self.job.class_names, self.job.classes, from_model, data, where=self.where)
+        else:
+            names = output_names(self.job, data, self.where)
         if data.evaluation is not None:
             dataset.check(data.evaluation, source.input_shape, len(names))
         backbone, facts = self._backbone(source, data)
-        tail, start = self._usable_tail(source, tail, len(names))
-        mean, scale = self._standardisation(backbone, data)
-        figures = self._measure(source, backbone, tail, data)
+        affine = self._standardisation(backbone, data)
+        if self.task == CLASSIFICATION:
+            tail, note = self._usable_tail(source, tail, len(names))
+            start = self._classifier(tail, note, affine, len(names))
+        else:
+            start = self._start(source, backbone, data, affine)
+        figures = self._measure(source, backbone, tail, data, start, affine)
         self.progress("compiling the head")
-        head_spec = self._write_head(mean, scale, tail, len(names))
+        head_spec = self._write_head(
+            affine, start, backbone.spec.embedding_width if self.task == ANOMALY else len(names)
+        )
         manifest = Manifest(
             name=self.job.name,
             classes=names,
@@ -116,8 +141,8 @@ class _Conversion:
             backbone=backbone.spec,
             head=head_spec,
             files={one: record_of(self.folder / one) for one in (BACKBONE_FILE, HEAD_FILE, INITIAL_FILE)},
-            provenance=self._provenance(source, facts, data, start) | figures | self._input_record(backbone, data),
-            schema=schema_of(backbone.preprocessing, None),
+            provenance=self._provenance(source, facts, data, start.note) | figures | self._input_record(backbone, data),
+            schema=schema_of(backbone.preprocessing, None, self.job.objective),
         )
         (self.folder / MANIFEST_FILE).write_text(manifest.to_json())
         self._try(backbone, data)
@@ -128,17 +153,18 @@ class _Conversion:
 
     def _require_classifier(self, source: FloatModel | Extractor) -> None:
         """The classes of a new head must be told where the model is no classifier."""
-        told = self.job.classes is not None or self.job.class_names is not None
+        told = self.job.classes is not None or self.job.class_names is not None or self.task != CLASSIFICATION
         if isinstance(source, Extractor) or source.no_classifier is None or told:
             return
         raise ModelError(
             source.no_classifier, where=self.where,
             fix=f"name the embedding for a new head with --cut LAYER{listed_layers(source.layers)}, "
-            "and its classes with --classes N",
+            "and its classes with --classes N; or say what the head is for: --objective regression (quantities) or "
+            "--objective anomaly",
         )  # fmt: skip
 
     def _open(self) -> FloatModel | Extractor:
-        job = self.job
+        job, residual = self.job, self.task == ANOMALY
         if job.kind == "tflite":
             if job.input_shape is not None:
                 raise UsageError("--input-shape: a .tflite has a fixed one", where=self.where)
@@ -146,10 +172,12 @@ class _Conversion:
         if job.kind == "saved_model":
             from firmware_tools.convert.sources.saved_model_source import open_saved_model
 
-            return open_saved_model(self.path, cut=job.cut, input_shape=job.input_shape, signature=job.signature)
+            return open_saved_model(
+                self.path, cut=job.cut, input_shape=job.input_shape, signature=job.signature, residual=residual
+            )
         from firmware_tools.convert.sources.keras_source import open_keras
 
-        return open_keras(self.path, cut=job.cut, input_shape=job.input_shape)
+        return open_keras(self.path, cut=job.cut, input_shape=job.input_shape, residual=residual)
 
     def _preprocessing(self, source: FloatModel | Extractor) -> Preprocessing:
         choice = self.job.preprocess or (STRAIGHT if isinstance(source, Extractor) else "none")
@@ -224,6 +252,8 @@ class _Conversion:
             width = backbone.spec.embedding_width
             return np.zeros(width, np.float32), np.full(width, math.sqrt(MEAN_SQUARE_LENGTH / width), np.float32)
         self.progress("measuring the features")
+        if self.task == ANOMALY:
+            basis = only_normal(basis)
         embeddings = backbone.dequantise(backbone.embed(choose(basis, _STATISTICS_EXAMPLES, self.job.seed)))
         alive = int((embeddings.std(axis=0) > 0).sum())
         if alive < embeddings.shape[1] / 2:
@@ -231,13 +261,19 @@ class _Conversion:
         return standardisation_of(embeddings)
 
     def _measure(
-        self, source: FloatModel | Extractor, backbone: Backbone, tail: Tree | None, data: Examples
+        self,
+        source: FloatModel | Extractor,
+        backbone: Backbone,
+        tail: Tree | None,
+        data: Examples,
+        start: Start,
+        affine: tuple[Array, Array],
     ) -> dict[str, Any]:
         """Agreement of float and int8 on the evaluation examples, or on calibration ones when there are no others."""
-        judged: Dataset | None = data.evaluation if data.evaluation is not None else data.calibration
-        if judged is None or isinstance(source, Extractor):
+        judged_on: Dataset | None = data.evaluation if data.evaluation is not None else data.calibration
+        if judged_on is None or isinstance(source, Extractor):
             return {"agreement": None, "accuracy": None}
-        x = judged.x if data.evaluation is not None else choose(judged, _STATISTICS_EXAMPLES, self.job.seed)
+        x = judged_on.x if data.evaluation is not None else choose(judged_on, _STATISTICS_EXAMPLES, self.job.seed)
         self.progress(f"comparing float and int8 on {len(x)} examples")
         original = source.embed_all(x, self._float_values(source))
         integer = backbone.dequantise(backbone.embed(x))
@@ -249,14 +285,20 @@ class _Conversion:
             )  # fmt: skip
         agree.require(agreement, self.job.min_agreement, where=self.where)
         figures = dataclasses.asdict(agreement) | {"on": "evaluation" if data.evaluation is not None else "calibration"}
+        if self.task != CLASSIFICATION and data.evaluation is not None:
+            outputs = plain_outputs(start, self.task, affine)
+            before, after = (judged(self.task, outputs(one), judged_on.y) for one in (original, integer))
+            if (warning := warning_of(self.task, start, before)) is not None:
+                self.warnings.append(warning)
+            return {"agreement": figures, "accuracy": None, "score": score(self.task, before, after, len(judged_on))}
         if tail is None or data.evaluation is None:
             return {"agreement": figures, "accuracy": None}
         accuracy = {
-            "float": agree.plain_accuracy(tail, original, judged.y),
-            "int8": agree.plain_accuracy(tail, integer, judged.y),
-            "examples": len(judged),
+            "float": agree.plain_accuracy(tail, original, judged_on.y),
+            "int8": agree.plain_accuracy(tail, integer, judged_on.y),
+            "examples": len(judged_on),
         }
-        self._warn_of_chance(accuracy, judged)
+        self._warn_of_chance(accuracy, judged_on)
         return {"agreement": figures, "accuracy": accuracy}
 
     def _warn_of_chance(self, accuracy: dict[str, Any], judged: Dataset) -> None:
@@ -279,17 +321,40 @@ class _Conversion:
         found = record_of_inputs(sample(basis.x), backbone.spec, backbone.preprocessing)
         return {RECORD: dataclasses.asdict(found)}
 
-    def _write_head(self, mean: Array, scale: Array, tail: Tree | None, classes: int) -> HeadSpec:
+    def _classifier(self, tail: Tree | None, note: str, affine: tuple[Array, Array], classes: int) -> Start:
+        if tail is not None:
+            return Start(apply_standardisation(tail, *affine), note, carried=True)
+        return Start(untrained_head(len(affine[0]), classes, self.job.hidden_units, seed=self.job.seed), note)
+
+    def _start(
+        self, source: FloatModel | Extractor, backbone: Backbone, data: Examples, affine: tuple[Array, Array]
+    ) -> Start:
+        """Where the head of a regression or of anomalies starts, by calibration examples."""
+        basis = data.calibration if data.calibration is not None else data.evaluation
+        if basis is None:
+            raise UsageError(f"{self.task} learns what is usual from examples, and none are given", where=self.where,
+                             fix="give --calibrate DATA or --eval DATA")  # fmt: skip
+        basis = only_normal(basis) if self.task == ANOMALY else basis
+        chosen = chosen_rows(len(basis), _STATISTICS_EXAMPLES, self.job.seed)
+        embeddings = backbone.dequantise(backbone.embed(basis.x[chosen]))
+        try:
+            return start_of(self.job, source, embeddings, basis.y, affine)
+        except ModelError as error:
+            raise ModelError(error.what, where=self.where, fix=error.fix) from error
+
+    def _write_head(self, affine: tuple[Array, Array], start: Start, outputs: int) -> HeadSpec:
         from firmware_tools.convert.head_model import HeadDesign, compile_head
 
-        job = self.job
-        design = HeadDesign(mean, scale, classes, job.hidden_units, job.batch_size, job.objective, job.optimiser)
+        job, (mean, scale) = self.job, affine
+        design = HeadDesign(
+            mean, scale, outputs, job.hidden_units, job.batch_size, job.objective, job.optimiser, start.target_mean,
+            start.target_scale,
+        )  # fmt: skip
         (self.folder / HEAD_FILE).write_bytes(compile_head(design))
-        if tail is None:
-            initial = untrained_head(len(mean), classes, job.hidden_units, seed=job.seed)
-        else:
-            initial = apply_standardisation(tail, mean, scale)
-        np.savez(self.folder / INITIAL_FILE, allow_pickle=False, **initial, **{MEAN: mean, SCALE: scale})
+        kept = {**start.tree, MEAN: mean, SCALE: scale}
+        if start.target_mean is not None and start.target_scale is not None:
+            kept |= {TARGET_MEAN: start.target_mean, TARGET_SCALE: start.target_scale}
+        np.savez(self.folder / INITIAL_FILE, allow_pickle=False, **kept)
         return HeadSpec(
             file=HEAD_FILE,
             initial_file=INITIAL_FILE,
@@ -305,13 +370,13 @@ class _Conversion:
         """Open what was written, and compare the compiled head with plain arithmetic."""
         bundle = open_bundle(self.folder)
         head = Head(bundle)
+        start = Start(bundle.initial_head(), "", *(bundle.target_affine() if self.task == REGRESSION else ()))
         basis = data.evaluation if data.evaluation is not None else data.calibration
         if basis is not None:
             embeddings = backbone.dequantise(backbone.embed(basis.x[:64]))
         else:
             embeddings = np.zeros((1, backbone.spec.embedding_width), np.float32)
-        mean, scale = bundle.feature_affine()
-        expected = logits_of(bundle.initial_head(), (embeddings - mean) * scale)
+        expected = plain_outputs(start, self.task, bundle.feature_affine())(embeddings)
         error = float(np.abs(head.infer(embeddings) - expected).max())
         if not error <= 1e-3 * max(1.0, float(np.abs(expected).max())):
             raise ModelError(f"the compiled head is off by {error:g} from plain arithmetic", where=HEAD_FILE)

@@ -101,6 +101,15 @@ def _head(facts: Mapping[str, Any]) -> Iterator[str]:
     yield from _wrapped("  holds", _counts(facts["operators"]))
 
 
+def _score(score: Mapping[str, Any]) -> Iterator[str]:
+    """How good the head of a regression or of anomalies starts, float and int8."""
+    shown = ("cannot be told" if score[name] is None else f"{score[name]:.4f}" for name in ("float", "int8"))
+    yield f"{score['measure']:10} float {next(shown)}, int8 {next(shown)} ({score['examples']} examples)"
+    if score.get("rmse_float"):
+        both = zip(score["rmse_float"], score["rmse_int8"], strict=True)
+        yield "RMSE       " + "; ".join(f"float {a:.4g}, int8 {b:.4g}" for a, b in both)
+
+
 def _signatures(signatures: Mapping[str, Any]) -> Iterator[str]:
     def ends(tensors: Mapping[str, Any]) -> str:
         return ", ".join(f"{name} {one['dtype']}{one['shape']}" for name, one in tensors.items()) or "nothing"
@@ -134,5 +143,7 @@ def _origin(provenance: Mapping[str, Any]) -> Iterator[str]:
                 f"accuracy   float {100 * accuracy['float']:.2f} %, int8 {100 * accuracy['int8']:.2f} % "
                 f"({accuracy['examples']} examples)"
             )
+        if isinstance(score := provenance.get("score"), dict):
+            yield from _score(score)
     except (KeyError, TypeError, ValueError):
         yield "agreement  recorded in a form unknown here"

@@ -25,7 +25,7 @@ class Columns:
     """What is known of N examples before their `x` is read.
 
     Attributes:
-        y: int32 [N], class index.
+        y: int32 [N], class index; or float32 [N, K] of quantities.
         is_test: bool [N], True for held-out examples.
         owner: [N] integers or strings, the natural owner; None when the file does not say.
         class_names: name of class i at i; None when the file does not say.
@@ -34,7 +34,7 @@ class Columns:
         set_aside: bad examples that were left out, where the caller allows that.
     """
 
-    y: NDArray[np.int32]
+    y: NDArray[Any]
     is_test: NDArray[np.bool_]
     owner: Array | None = None
     class_names: tuple[str, ...] | None = None
@@ -103,6 +103,39 @@ def labels(raw: Array, where: str, *, tolerant: bool = False) -> NDArray[np.int3
             fix="store whole numbers 0 to classes-1",
         )
     return flat.astype(np.int32)
+
+
+def quantities(raw: Array, count: int, where: str, *, tolerant: bool = False) -> NDArray[np.float32]:
+    """Real numbers for each example, float32 [N, K], from [N] or [N, K].
+
+    Args:
+        count: K; 0 for any.
+        tolerant: NaN and infinity are kept for whoever screens the examples.
+
+    Raises:
+        ShapeError: another shape.
+        LabelError: no numbers, or beyond float32.
+        NonFiniteError: NaN or infinity.
+    """
+    table = raw.reshape(len(raw), 1) if raw.ndim == 1 else raw
+    if table.ndim != 2 or (count and table.shape[1] != count):
+        wanted = f"[N, {count}]" if count else "[N, K]"
+        raise ShapeError(f"`y` has shape {raw.shape}", where=where, fix=f"store the quantities as y {wanted}")
+    if table.dtype.kind not in "iufb":
+        raise LabelError(f"`y` holds {table.dtype} values", where=where, fix="store real numbers")
+    finite = np.isfinite(table).all(axis=1)
+    if not finite.all() and not tolerant:
+        bad = int(np.argmin(finite))
+        raise NonFiniteError(f"`y` is {table[bad].tolist()} at example {bad}", where=where, fix="remove or repair it")
+    largest = np.finfo(np.float32).max
+    wide = np.flatnonzero(
+        (np.abs(np.nan_to_num(table.astype(np.float64), posinf=0.0, neginf=0.0)) > largest).any(axis=1)
+    )
+    if wide.size and not tolerant:
+        raise LabelError(f"`y` is beyond float32 at example {wide[0]}", where=where, fix="choose another unit")
+    with np.errstate(over="ignore"):
+        kept: NDArray[np.float32] = np.ascontiguousarray(table, np.float32)
+    return kept
 
 
 def flags(raw: Array | None, count: int, where: str) -> NDArray[np.bool_]:

@@ -38,7 +38,7 @@ class Dataset:
     Attributes:
         held: uint8 or float32 [N, ...], raw values as stored (a bundle's preprocessing is not yet applied), in an
             array or in a file. Slices of it are arrays; who goes through it in slices needs memory for one of them.
-        y: int32 [N], class index.
+        y: int32 [N], class index; or float32 [N, K], the quantities of a regression.
         is_test: bool [N], held-out examples.
         owner: [N] integers or strings, the natural owner of each example, or None.
         class_names: name of class i at i, or None.
@@ -49,7 +49,7 @@ class Dataset:
     """
 
     held: Rows
-    y: NDArray[np.int32]
+    y: NDArray[Any]
     is_test: NDArray[np.bool_]
     owner: Array | None = None
     class_names: tuple[str, ...] | None = None
@@ -96,6 +96,7 @@ def load(
     decoded: bool = True,
     known: Known | None = None,
     front_end: FrontEnd | None = None,
+    quantities: int | None = None,
 ) -> Dataset:
     """Read a data set, or one shard of it. Only what is kept takes memory.
 
@@ -116,6 +117,7 @@ def load(
         decoded: False opens no image of a folder: labels and splits are known then, and `held` is [N, 0].
         known: what is remembered of image files: images of a folder stay there until they are read.
         front_end: of the model, which makes its values of recordings or tables.
+        quantities: labels are so many real numbers each, for a regression; 0: however many there are; None: classes.
 
     Raises:
         DataError: missing, damaged, truncated, of an unknown kind, or with arrays of Python objects.
@@ -126,6 +128,12 @@ def load(
     """
     path = Path(spec).expanduser()
     choose = _chooser(shard, str(path))
+    if quantities is not None:
+        if path.suffix.lower() == ".npz" and path.is_file():
+            return _dataset(npz.read(path, choose, None, {}, tolerant=tolerant, quantities=quantities), path)
+        if path.exists():
+            fix = "give FILE.npz with x [N, ...] and y [N] or [N, K] of real numbers"
+            raise DataError("holds classes, and a regression needs quantities", where=str(path), fix=fix)
     if isinstance(front_end, LogMel) and path.is_dir():
         return _dataset(sound.read(path, choose, front_end, classes, renames, tolerant=tolerant), path)
     if isinstance(front_end, Windows) and (path.is_dir() or (path.exists() and table.is_table(path))):
@@ -246,8 +254,9 @@ def check(dataset: Dataset, input_shape: Sequence[int], class_count: int) -> Non
     if dataset.held.dtype not in (np.uint8, np.float32):
         raise DataError(f"`x` is {dataset.held.dtype}", where=where, fix="store `x` as uint8 or float32")
     held = fitted(dataset, input_shape).held
-    outside = np.flatnonzero((dataset.y < 0) | (dataset.y >= class_count))
-    if outside.size:
+    if dataset.y.ndim == 2:
+        _check_quantities(dataset, class_count)
+    elif (outside := np.flatnonzero((dataset.y < 0) | (dataset.y >= class_count))).size:
         raise LabelError(
             f"label {dataset.y[outside[0]]} at example {outside[0]} is outside 0..{class_count - 1}"
             + (f", and {outside.size - 1} more" if outside.size > 1 else ""),
@@ -260,19 +269,37 @@ def check(dataset: Dataset, input_shape: Sequence[int], class_count: int) -> Non
             raise NonFiniteError(f"example {bad} has a NaN or an infinity", where=where, fix="remove or repair it")
 
 
+def _check_quantities(dataset: Dataset, count: int) -> None:
+    if dataset.y.shape[1] != count:
+        raise ShapeError(
+            f"`y` has {dataset.y.shape[1]} quantities, the model gives {count}", where=dataset.source,
+            fix=f"store y as [N, {count}]",
+        )  # fmt: skip
+    bad = np.flatnonzero(~np.isfinite(dataset.y).all(axis=1))
+    if bad.size:
+        raise NonFiniteError(
+            f"`y` holds NaN or infinity at example {bad[0]}", where=dataset.source, fix="remove or repair it"
+        )
+
+
 def screened(dataset: Dataset, class_count: int | None) -> Dataset:
     """The examples that a model can train on; what is left out is counted in `set_aside`.
 
     Args:
         class_count: labels are 0..class_count-1; None asks only for a label.
     """
-    bad = dataset.y < 0
-    if class_count is not None:
-        bad |= dataset.y >= class_count
     remarks = list(dataset.set_aside)
+    if dataset.y.ndim == 2:
+        bad = ~np.isfinite(dataset.y).all(axis=1)
+        kind = "quantity that is no number"
+    else:
+        bad = dataset.y < 0
+        if class_count is not None:
+            bad |= dataset.y >= class_count
+        kind = "label outside the classes"
     if bad.any():
         first = int(np.argmax(bad))
-        remarks.append(Remark("label outside the classes", int(bad.sum()), f"{dataset.y[first]} at example {first}"))
+        remarks.append(Remark(kind, int(bad.sum()), f"{dataset.y[first]} at example {first}"))
     if dataset.held.dtype == np.float32:
         wild = _not_finite(dataset.held)
         if (wild & ~bad).any():

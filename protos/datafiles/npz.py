@@ -40,6 +40,7 @@ def read(
     renames: Mapping[str, str] | None = None,
     *,
     tolerant: bool = False,
+    quantities: int | None = None,
 ) -> tuple[Rows, Columns]:
     """Read the columns and find the chosen rows.
 
@@ -49,6 +50,7 @@ def read(
         classes: class names of the model; labels are renumbered when the file names its classes likewise.
         renames: the file's class names to the model's; None where the caller has no such option.
         tolerant: a label that is none becomes `NO_LABEL` instead of an error.
+        quantities: labels are real numbers, so many each (0: any); None: they are classes.
 
     Returns:
         x, uint8 or float32 [M, ...], in the file still if it can be read from there, and its columns.
@@ -75,10 +77,17 @@ def read(
         assert raw_y is not None
         if raw_y.ndim == 0:
             raise ShapeError("`y` is a single value", where=where, fix="store one class index per example")
-        y = col.labels(raw_y, where, tolerant=tolerant)
-        class_names = col.names(small("class_names"), where)
+        y: NDArray[Any]
+        class_names = None
+        if quantities is not None:
+            y = col.quantities(raw_y, quantities, where, tolerant=tolerant)
+        else:
+            y = col.labels(raw_y, where, tolerant=tolerant)
+            class_names = col.names(small("class_names"), where)
         if class_names is not None:
-            y, class_names = renumber(y, class_names, classes, where, renames, tolerant=tolerant)
+            y, class_names = renumber(
+                y.astype(np.int32, copy=False), class_names, classes, where, renames, tolerant=tolerant
+            )
         described = Columns(
             y,
             col.flags(small("is_test"), len(y), where),

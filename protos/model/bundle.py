@@ -19,6 +19,7 @@ from protos.model.head_algebra import Array, Tree, check_tree
 from protos.model.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, FileRecord, Manifest
 
 MEAN, SCALE = "feature_mean", "feature_scale"
+TARGET_MEAN, TARGET_SCALE = "target_mean", "target_scale"
 # What the .npy header of a small array takes, generously.
 _HEADER_BYTES = 4096
 
@@ -61,10 +62,20 @@ class Bundle:
         """Mean and scale, float32 [D]: the head sees ``(embedding - mean) * scale``; see `head_algebra`."""
         return self._initial[MEAN].copy(), self._initial[SCALE].copy()
 
+    def target_affine(self) -> tuple[Array, Array]:
+        """Mean and scale of a regression's quantities, float32 [K]: a quantity is ``output * scale + mean``, so that
+        those of unlike units weigh alike; zeros and ones for other tasks."""
+        if TARGET_MEAN not in self._initial:
+            return np.zeros(self.manifest.outputs, np.float32), np.ones(self.manifest.outputs, np.float32)
+        return self._initial[TARGET_MEAN].copy(), self._initial[TARGET_SCALE].copy()
+
     @functools.cached_property
     def _initial(self) -> Tree:
-        width = self.manifest.backbone.embedding_width
-        return read_tree(self.initial_path, {**self.manifest.head.shapes(), MEAN: (width,), SCALE: (width,)})
+        width, quantities = self.manifest.backbone.embedding_width, self.manifest.quantities
+        shapes = {**self.manifest.head.shapes(), MEAN: (width,), SCALE: (width,)}
+        if quantities is not None:
+            shapes |= {TARGET_MEAN: (quantities,), TARGET_SCALE: (quantities,)}
+        return read_tree(self.initial_path, shapes)
 
 
 def read_tree(path: Path, shapes: dict[str, tuple[int, ...]]) -> Tree:
@@ -168,6 +179,6 @@ def open_bundle(path: str | Path, *, twin_may_lack: bool = False) -> Bundle:
     check_files(folder, manifest, twin_may_lack=twin_may_lack)
     bundle = Bundle(folder, manifest, manifest.bundle_id)
     _, scale = bundle.feature_affine()
-    if not (scale > 0).all():
-        raise ModelError("a feature scale is not positive", where=str(bundle.initial_path))
+    if not (scale > 0).all() or not (bundle.target_affine()[1] > 0).all():
+        raise ModelError("a scale is not positive", where=str(bundle.initial_path))
     return bundle

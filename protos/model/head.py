@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -20,18 +21,40 @@ from protos.errors import LabelError, ModelError, ShapeError, UsageError
 from protos.model.bundle import Bundle
 from protos.model.engine import open_interpreter
 from protos.model.head_algebra import Array, Tree, check_tree
-from protos.model.manifest import CORRECTION, TrainInput
+from protos.model.manifest import CORRECTION, Manifest, TrainInput
+from protos.model.task import ANOMALY, CLASSIFICATION, REGRESSION, judged_quantities, judged_scores, scores_of
 
 SIGNATURES = ("evaluate", "infer", "read", "train", "write")
 
 
+def signatures_of(manifest: Manifest) -> tuple[str, ...]:
+    """What the head's file offers: only a classifier counts right answers; the distance from what is normal has a
+    closed form alone, and no training step."""
+    if manifest.task == CLASSIFICATION:
+        found: tuple[str, ...] = SIGNATURES
+    elif manifest.task == REGRESSION or manifest.head.hidden_units is not None:
+        found = ("infer", "read", "train", "write")
+    else:
+        found = ("infer", "read", "write")
+    # Heads of an earlier release take no corrections.
+    return (*found, "correct") if any(one.name == CORRECTION for one in manifest.head.inputs) else found
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Mean cross-entropy (nats) and share of right answers over ``count`` examples."""
+    """How good a head is over ``count`` examples.
+
+    Attributes:
+        loss: mean cross-entropy in nats; of other tasks see :class:`protos.model.task.Judgement`.
+        accuracy: share of right answers; of other tasks what heads are ranked by: R2, or AUC, which is NaN where the
+            examples cannot tell.
+        rmse: root mean squared error of each quantity of a regression, in its own unit.
+    """
 
     loss: float
     accuracy: float
     count: int
+    rmse: tuple[float, ...] = ()
 
 
 class Head:
@@ -46,6 +69,9 @@ class Head:
         self.batch_size = spec.batch_size
         self.embedding_width = bundle.manifest.backbone.embedding_width
         self.class_count = len(bundle.manifest.classes)
+        self.outputs = bundle.manifest.outputs
+        self._task = bundle.manifest.task
+        self._signatures = signatures_of(bundle.manifest)
         self.inputs: dict[str, TrainInput] = {one.name: one for one in spec.inputs}
         self._shapes = spec.shapes()
         self._where = str(bundle.head_path)
@@ -58,7 +84,12 @@ class Head:
     def _runners(self) -> dict[str, Any]:
         found = self._interpreter.get_signature_list()
         batch, width = self.batch_size, self.embedding_width
-        examples = {"x": (batch, width), "y": (batch,), "weight": (batch,)}
+        labels: dict[str, tuple[int, ...]] = {"y": (batch,)}
+        if self._task == REGRESSION:
+            labels = {"y": (batch, self.outputs)}
+        elif self._task == ANOMALY:
+            labels = {}  # what is normal is all that a device trains on
+        examples = {"x": (batch, width), **labels, "weight": (batch,)}
         expected: dict[str, Mapping[str, tuple[int, ...]]] = {
             "train": {**examples, **dict.fromkeys(self.inputs, (1,))},
             "evaluate": examples,
@@ -68,7 +99,7 @@ class Head:
             "correct": self._shapes,
         }
         runners = {}
-        for name in (*SIGNATURES, *(["correct"] if CORRECTION in self.inputs else [])):
+        for name in self._signatures:
             if name not in found:
                 raise ModelError(f"has no signature {name!r}", where=self._where)
             runners[name] = self._interpreter.get_signature_runner(name)
@@ -107,7 +138,7 @@ class Head:
     def train_step(
         self,
         x: npt.NDArray[np.float32],
-        y: npt.NDArray[np.int32],
+        y: npt.NDArray[Any],
         weight: npt.NDArray[np.float32] | None = None,
         **inputs: float,
     ) -> float:
@@ -115,7 +146,7 @@ class Head:
 
         Args:
             x: float32 [n, D] embeddings (dequantised, not standardised), n <= the batch size.
-            y: int32 [n] class indices in 0..C-1.
+            y: int32 [n] class indices in 0..C-1; of a regression float32 [n, K].
             weight: float32 [n], share of each example in the mean loss; ones by default, 0 masks.
             inputs: hyper-parameters by name; what is not given takes the manifest's default.
 
@@ -124,8 +155,13 @@ class Head:
 
         Raises:
             ShapeError: wrong shapes.
-            UsageError: an input that this head does not have, or a value outside its range.
+            UsageError: an input that this head does not have, a value outside its range, or a head without steps.
         """
+        if "train" not in self._run:
+            raise UsageError(
+                "this head has a closed form and no training step", where=self._where,
+                fix='let the plan say [train] method = "closed_form"',
+            )  # fmt: skip
         values = self._padded(x, y, weight)
         for name, default in self._defaults.items():
             values[name] = self._checked(name, inputs[name]) if name in inputs else default
@@ -138,7 +174,7 @@ class Head:
 
         Args:
             x: float32 [N, D] embeddings, N >= 1.
-            y: [N] class indices.
+            y: [N] class indices; of a regression real [N, K].
 
         Raises:
             ShapeError: wrong shapes, or no example.
@@ -146,8 +182,14 @@ class Head:
         """
         if len(x) == 0 or len(x) != len(y):
             raise ShapeError(f"evaluation needs as many labels as examples, at least one; got {len(x)} and {len(y)}")
+        if self._task == REGRESSION:
+            found = judged_quantities(self.infer(x), np.asarray(y))
+            return Evaluation(found.loss, math.nan if found.score is None else found.score, len(x), found.rmse)
         if int(np.min(y)) < 0 or int(np.max(y)) >= self.class_count:
             raise LabelError(f"labels {int(np.min(y))}..{int(np.max(y))} in data for {self.class_count} classes")
+        if self._task == ANOMALY:
+            found = judged_scores(scores_of(self.infer(x)), np.asarray(y))
+            return Evaluation(found.loss, math.nan if found.score is None else found.score, len(x))
         loss = correct = 0.0
         for piece in self._pieces(len(x)):
             result = self._run["evaluate"](**self._padded(x[piece], y[piece], None))
@@ -156,8 +198,8 @@ class Head:
         return Evaluation(loss / len(x), correct / len(x), len(x))
 
     def infer(self, x: npt.NDArray[np.float32]) -> Array:
-        """Class scores (logits), float32 [N, C], of any number of embeddings, float32 [N, D]."""
-        logits = np.empty((len(x), self.class_count), np.float32)
+        """Class scores (logits), quantities or deviations, float32 [N, K], of any embeddings, float32 [N, D]."""
+        logits = np.empty((len(x), self.outputs), np.float32)
         for piece in self._pieces(len(x)):
             batch = self._batch(x[piece], (self.embedding_width,), np.float32)
             logits[piece] = self._run["infer"](x=batch)["logits"][: len(x[piece])]
@@ -185,11 +227,15 @@ class Head:
         weight = np.ones(len(x), np.float32) if weight is None else weight
         if not len(x) == len(y) == len(weight):
             raise ShapeError(f"a batch of {len(x)} examples, {len(y)} labels and {len(weight)} weights")
-        return {
+        batch = {
             "x": self._batch(x, (self.embedding_width,), np.float32),
-            "y": self._batch(y, (), np.int32),
             "weight": self._batch(weight, (), np.float32),
         }
+        if self._task == REGRESSION:
+            batch["y"] = self._batch(y, (self.outputs,), np.float32)
+        elif self._task == CLASSIFICATION:
+            batch["y"] = self._batch(y, (), np.int32)
+        return batch
 
     def _checked(self, name: str, value: float) -> npt.NDArray[np.float32]:
         known = self.inputs[name]

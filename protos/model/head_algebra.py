@@ -80,6 +80,29 @@ def check_tree(
     return checked
 
 
+def fold_targets(tree: Mapping[str, npt.ArrayLike], mean: npt.ArrayLike, scale: npt.ArrayLike) -> Tree:
+    """The head whose outputs are those of ``tree`` times ``scale`` plus ``mean``, [K] each: quantities in their own
+    units from standardised ones."""
+    gain = np.asarray(scale, np.float64)
+    new = {**tree, "out_kernel": np.asarray(tree["out_kernel"], np.float64) * gain}
+    new["out_bias"] = np.asarray(tree["out_bias"], np.float64) * gain + np.asarray(mean, np.float64)
+    return {name: np.array(new[name], np.float32) for name in sorted(new)}
+
+
+def outputs_of(tree: Mapping[str, Array], features: npt.ArrayLike, *, residual: bool) -> Array:
+    """Outputs of a head on features of its own space; of one that reconstructs them, less the features themselves.
+
+    Args:
+        features: real [N, D].
+        residual: whether it reconstructs: an anomaly head with a hidden layer.
+
+    Returns:
+        float32 [N, K].
+    """
+    outputs = logits_of(tree, features)
+    return outputs - np.asarray(features, np.float32) if residual else outputs
+
+
 def _first_layer(tree: Mapping[str, npt.ArrayLike]) -> tuple[str, str]:
     return ("hidden_kernel", "hidden_bias") if "hidden_kernel" in tree else ("out_kernel", "out_bias")
 

@@ -4,8 +4,9 @@ The manifest is the identity of a bundle: ``bundle_id`` is the SHA-256 of its ca
 spaces), and the manifest holds the SHA-256 of every other file. Two ends that name the same ``bundle_id`` hold
 the same bytes. There is no time stamp in it, so that the same conversion gives the same identity.
 
-A bundle with a twin for the Edge TPU has a schema of its own, and so has one whose preprocessing differs by channel:
-software that knows nothing of these refuses them by the name of the schema, and every other bundle keeps its identity.
+A bundle with a twin for the Edge TPU has a schema of its own, and so has one whose preprocessing differs by channel,
+and one whose head is no classifier: software that knows nothing of these refuses them by the name of the schema, and
+every other bundle keeps its identity.
 
 Reading is strict: unknown keys, missing keys, wrong types and values that contradict each other are refused,
 since a key that is dropped silently would change the identity.
@@ -22,10 +23,13 @@ from typing import Any
 
 from protos.model.head_algebra import head_shapes
 from protos.model.json_values import LEFT_OUT, decode, no_constant, refuse, require
+from protos.model.task import ANOMALY, CLASSIFICATION, REGRESSION, task_of
 
 SCHEMA = "edgejoule.bundle/1"
 TWIN_SCHEMA = "edgejoule.bundle/2"
 CHANNEL_SCHEMA = "edgejoule.bundle/3"
+TASK_SCHEMA = "edgejoule.bundle/4"
+_SCHEMAS = (SCHEMA, TWIN_SCHEMA, CHANNEL_SCHEMA, TASK_SCHEMA)
 MANIFEST_FILE = "manifest.json"
 MAX_MANIFEST_BYTES = 1 << 20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ +-]{0,99}")
@@ -182,8 +186,10 @@ class EdgeTpuTwin:
         )
 
 
-def schema_of(preprocessing: Preprocessing, edge_tpu: EdgeTpuTwin | None) -> str:
+def schema_of(preprocessing: Preprocessing, edge_tpu: EdgeTpuTwin | None, objective: str) -> str:
     """The schema that a bundle must name, so that software which cannot use it says so."""
+    if task_of(objective) != CLASSIFICATION:
+        return TASK_SCHEMA
     if preprocessing.per_channel is not None:
         return CHANNEL_SCHEMA
     return SCHEMA if edge_tpu is None else TWIN_SCHEMA
@@ -203,7 +209,11 @@ class FileRecord:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Manifest:
-    """Everything that both ends must know about a bundle without opening a model."""
+    """Everything that both ends must know about a bundle without opening a model.
+
+    Attributes:
+        classes: names of the classes; of a regression, of its quantities.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -217,8 +227,9 @@ class Manifest:
 
     def __post_init__(self) -> None:
         channels = self.preprocessing.per_channel
-        expected_schema = schema_of(self.preprocessing, self.edge_tpu)
+        expected_schema = schema_of(self.preprocessing, self.edge_tpu, self.head.objective)
         described = "per channel" if channels else f"{'with' if self.edge_tpu else 'without'} edge_tpu"
+        described = described if self.task == CLASSIFICATION else f"for {self.task}"
         require(
             self.schema == expected_schema,
             f"schema is {self.schema!r}; {described} it must be {expected_schema!r}",
@@ -228,10 +239,12 @@ class Manifest:
             "preprocessing.per_channel has another number of channels than backbone.input_shape",
         )
         require(bool(_NAME.fullmatch(self.name)), f"name {self.name[:120]!r} needs 1 to 100 of [A-Za-z0-9._ +-]")
-        require(2 <= len(self.classes) <= 1 << 16, f"{len(self.classes)} classes: at least 2 are needed")
+        least = 1 if self.task == REGRESSION else 2
+        require(least <= len(self.classes) <= 1 << 16, f"{len(self.classes)} classes: at least {least} are needed")
+        require(self.task != ANOMALY or len(self.classes) == 2, "an anomaly head knows two classes, the first normal")
         require(all(self.classes), "a class name is empty")
         require(len(set(self.classes)) == len(self.classes), "a class name occurs twice")
-        expected = head_shapes(self.backbone.embedding_width, len(self.classes), self.head.hidden_units)
+        expected = head_shapes(self.backbone.embedding_width, self.outputs, self.head.hidden_units)
         require(
             self.head.shapes() == expected and len(self.head.tensors) == len(expected),
             f"head.tensors are {self.head.shapes()}, but width, classes and hidden units give {expected}",
@@ -252,8 +265,28 @@ class Manifest:
         files = {name: one for name, one in self.files.items() if self.edge_tpu is None or name != self.edge_tpu.file}
         require(file not in files, f"edge_tpu.file {file!r} must be a file of its own")
         twin = EdgeTpuTwin(file, files[self.backbone.file].sha256, compiler_version)
-        schema = schema_of(self.preprocessing, twin)
+        schema = schema_of(self.preprocessing, twin, self.head.objective)
         return dataclasses.replace(self, files={**files, file: record}, schema=schema, edge_tpu=twin)
+
+    @property
+    def task(self) -> str:
+        """What the head is for: see :mod:`protos.model.task`."""
+        return task_of(self.head.objective)
+
+    @property
+    def outputs(self) -> int:
+        """K, how many numbers the head gives for an embedding."""
+        return self.backbone.embedding_width if self.task == ANOMALY else len(self.classes)
+
+    @property
+    def quantities(self) -> int | None:
+        """How many real numbers an example's label has; None where it is the number of a class."""
+        return len(self.classes) if self.task == REGRESSION else None
+
+    @property
+    def summed_classes(self) -> int:
+        """Classes whose examples devices sum up: of anomalies, what is normal alone."""
+        return 1 if self.task == ANOMALY else len(self.classes)
 
     @property
     def bundle_id(self) -> str:
@@ -290,9 +323,8 @@ class Manifest:
         except (ValueError, RecursionError) as error:
             raise refuse(f"not readable as JSON ({error})") from error
         schema = value.get("schema") if isinstance(value, dict) else None
-        if isinstance(schema, str) and schema not in (SCHEMA, TWIN_SCHEMA, CHANNEL_SCHEMA):
-            raise refuse(
-                f"schema is {schema[:80]!r}, this version reads {SCHEMA!r}, {TWIN_SCHEMA!r} and {CHANNEL_SCHEMA!r}"
-            )
+        if isinstance(schema, str) and schema not in _SCHEMAS:
+            known = ", ".join(repr(one) for one in _SCHEMAS)
+            raise refuse(f"schema is {schema[:80]!r}, this version reads {known}")
         manifest: Manifest = decode(Manifest, value, "manifest")
         return manifest

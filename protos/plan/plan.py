@@ -28,6 +28,10 @@ NORMALISATIONS = ("fednova", "none")
 POLICIES = ("none", "joules", "on_demand")
 PARTICIPATIONS = ("known", "fedau")
 SERVERS = ("mean", "momentum", "adam", "yogi")
+ROBUST = ("mean", "multi_krum", "geometric_median", "centred_clipping", "median", "trimmed_mean")
+# With a rule against false reports no weight is more than so many times the median: it is half claimed by its device.
+_WEIGHT_CAP = 3.0
+_MASKED_QUORUM, _MASKED_DEVICES = 0.66, 3
 # A coordinate of a standardised head moves by about this much in a round of an adaptive one.
 _ADAPTIVE_RATE = 0.03
 # What is done about devices whose own data pull them apart. FedProx is `proximal_mu`.
@@ -49,6 +53,9 @@ class RunSection:
 
     Attributes:
         start_from: a run, whose newest head is meant, or a head; None: the bundle's.
+        beside: it begins at once, whatever else is on, and shares the devices; else it waits for its turn.
+        priority: a run of a higher one goes first, in the queue and at the devices.
+        share: of runs of one priority, how much of the devices' orders it gets beside the others.
         deliver: the head that boards get to work with when the run has finished: its "last", the "best" evaluated one,
             or "none".
     """
@@ -58,6 +65,9 @@ class RunSection:
     rounds: int = 10
     seed: int = 0
     start_from: str | None = None
+    beside: bool = False
+    priority: int = 0
+    share: float = 1.0
     deliver: str = "last"
 
 
@@ -155,6 +165,11 @@ class AggregateSection:
         server: what becomes of the mean of changes: "mean", itself; "momentum" (FedAvgM); "adam" (FedAdam); "yogi"
             (FedYogi). See :mod:`coordinator.aggregate.server_optimisers`.
         server_momentum, server_second, server_tau: beta, beta2 and tau of these.
+        rule: how the changes of a round become one; see :mod:`coordinator.aggregate.robust`.
+        clip: changes are cut to so many times the round's median size; 0: they are not.
+        mix: 1: each change is first replaced by the mean of those nearest to it.
+        malicious: share of the reports that may be false.
+        weight_cap: no weight counts more than so many times the median; None: as it is.
     """
 
     weight: tuple[str, ...] = WEIGHTS
@@ -164,6 +179,21 @@ class AggregateSection:
     server_momentum: float = 0.9
     server_second: float = 0.99
     server_tau: float = 1e-3
+    rule: str = "mean"
+    clip: float = 0.0
+    mix: int = 0
+    malicious: float = 0.1
+    weight_cap: float | None = None
+
+    @property
+    def gathers(self) -> bool:
+        """Whether all changes of a round are held until it closes."""
+        return self.resists or self.weight_cap is not None
+
+    @property
+    def resists(self) -> bool:
+        """Whether anything is done against false changes."""
+        return self.rule != "mean" or self.clip > 0 or self.mix > 0
 
 
 @dataclass(frozen=True)
@@ -219,6 +249,28 @@ class PlannerSection:
 
 
 @dataclass(frozen=True)
+class PrivacySection:
+    """[privacy] How much one device can move the head, and noise that hides it; see
+    :mod:`coordinator.aggregate.privacy`.
+
+    Attributes:
+        clip: length to which each device's change is cut, over all tensors; None: it is not.
+        noise: standard deviation on the sum of changes, over ``clip``; None: none.
+        epsilon: what may be spent on each device in this run; it is not asked again after that.
+        delta: of (epsilon, delta).
+        masked: 1: devices mask their changes, and the coordinator sees sums alone; see :mod:`protos.secure_sum`.
+        bits: of a coordinate on the grid of masked changes.
+    """
+
+    clip: float | None = None
+    noise: float | None = None
+    epsilon: float | None = None
+    delta: float = 1e-5
+    masked: int = 0
+    bits: int = 16
+
+
+@dataclass(frozen=True)
 class EvaluateSection:
     """[evaluate] Held-out data on the coordinator: an .npz, idx pair or folder; its test part where it has one.
 
@@ -245,6 +297,7 @@ class RunPlan:
     planner: PlannerSection
     evaluate: EvaluateSection
     closed_form: ClosedFormSection
+    privacy: PrivacySection = field(default_factory=PrivacySection)
 
     @property
     def trains_whitened(self) -> bool:
@@ -258,14 +311,16 @@ class RunPlan:
         for section, key, default in _LATER:
             if content[section][key] == default:
                 del content[section][key]
-        content = {name: values for name, values in content.items() if values or name != "closed_form"}
+        content = {name: values for name, values in content.items() if values or name not in ("closed_form", "privacy")}
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return f"plan-{hashlib.sha256(canonical.encode()).hexdigest()[:16]}"
 
 
 _SERVER_KEYS = ("server", "server_momentum", "server_second", "server_tau")
+_ROBUST_KEYS = ("rule", "clip", "mix", "malicious", "weight_cap")
 _LATER: tuple[tuple[str, str, Any], ...] = (
     ("run", "start_from", RunSection.start_from),
+    *(("run", one, getattr(RunSection, one)) for one in ("beside", "priority", "share")),
     ("run", "deliver", RunSection.deliver),
     ("round", "sample", RoundSection.sample),
     ("round", "enough", RoundSection.enough),
@@ -273,8 +328,9 @@ _LATER: tuple[tuple[str, str, Any], ...] = (
     ("train", "rate_decay", TrainSection.rate_decay),
     ("train", "correction", TrainSection.correction),
     ("evaluate", "patience", EvaluateSection.patience),
-    *(("aggregate", one, getattr(AggregateSection, one)) for one in _SERVER_KEYS),
+    *(("aggregate", one, getattr(AggregateSection, one)) for one in (*_SERVER_KEYS, *_ROBUST_KEYS)),
     *(("closed_form", one.name, one.default) for one in dataclasses.fields(ClosedFormSection)),
+    *(("privacy", one.name, one.default) for one in dataclasses.fields(PrivacySection)),
 )
 # Sections in which a codec's own parameters may stand beside `codec`, which reads better than a sub-table.
 _CODECS_OF = {"update": UpdateSection.codec, "downlink": DownlinkSection.codec}
@@ -289,6 +345,7 @@ _SECTIONS: dict[str, type] = {
     "planner": PlannerSection,
     "evaluate": EvaluateSection,
     "closed_form": ClosedFormSection,
+    "privacy": PrivacySection,
 }
 
 
@@ -317,6 +374,8 @@ def parse(text: str, *, where: str = "plan") -> RunPlan:
         plan = dataclasses.replace(plan, train=dataclasses.replace(plan.train, **unsaid))
     if plan.aggregate.server in ("adam", "yogi") and "server_rate" not in document["aggregate"]:
         plan = dataclasses.replace(plan, aggregate=dataclasses.replace(plan.aggregate, server_rate=_ADAPTIVE_RATE))
+    if plan.aggregate.resists and plan.aggregate.weight_cap is None:
+        plan = dataclasses.replace(plan, aggregate=dataclasses.replace(plan.aggregate, weight_cap=_WEIGHT_CAP))
     _refuse_contradictions(plan, where)
     return plan
 
@@ -397,6 +456,8 @@ def _refuse_contradictions(plan: RunPlan, where: str) -> None:
     if aggregate.server != "mean" and plan.planner.policy != "none":
         fix = 'leave one of them out; "mean" goes with every policy'
         raise PlanError(f"a planner guesses changes from plain ones, not {aggregate.server}", where=where, fix=fix)
+    _check_robust(plan, where)
+    _check_privacy(plan, where)
     planner = plan.planner
     if planner.policy != "none" and aggregate.normalise not in NORMALISATIONS:
         what = f"the planner's weights make a mean unbiased, and {aggregate.normalise!r} is a plug-in's rule"
@@ -424,6 +485,87 @@ def _refuse_contradictions(plan: RunPlan, where: str) -> None:
         raise PlanError(
             "by_budget cannot weigh devices that have no budget against those that have", where=where, fix=fix
         )
+
+
+def _check_robust(plan: RunPlan, where: str) -> None:
+    aggregate = plan.aggregate
+    if aggregate.rule not in ROBUST:
+        fix = hint(aggregate.rule, ROBUST)
+        raise PlanError(f"no rule is called {aggregate.rule!r}", where=f"{where}: aggregate.rule", fix=fix)
+    if not aggregate.gathers:
+        return
+    keys = ("rule", "clip", "mix", "weight_cap")
+    said = next(f"aggregate.{key}" for key in keys if getattr(aggregate, key) not in ("mean", 0, None))
+    if plan.planner.policy != "none" or plan.planner.participation != "known":
+        what = f"a planner's weights make a mean unbiased, and {said} makes something else of it"
+        raise PlanError(what, where=where, fix="leave [planner] or these keys out; budgets hold without a planner")
+    if aggregate.normalise not in NORMALISATIONS:
+        what = f"aggregate.normalise = {aggregate.normalise!r} is a plug-in's rule, which {said} would replace"
+        raise PlanError(what, where=where, fix="keep one of them")
+    if plan.train.correction != "none":
+        what = f"the control of 'scaffold' is a plain mean over devices, which {said} does not protect"
+        raise PlanError(what, where=where, fix="keep one of them")
+    if plan.train.method != "sgd":
+        what = f"statistics are summed exactly, and {said} cannot look into a sum"
+        raise PlanError(what, where=where, fix='leave it out, or set train.method = "sgd"')
+
+
+def _check_privacy(plan: RunPlan, where: str) -> None:
+    privacy, aggregate = plan.privacy, plan.aggregate
+    place = f"{where}: privacy"
+    if privacy == PrivacySection():
+        return
+    if privacy.masked and privacy.clip is None:
+        fix = "set privacy.clip, such as the median size of changes in an earlier run"
+        raise PlanError("masked changes lie on one grid, and nothing says how far it reaches", where=place, fix=fix)
+    if privacy.clip is None:
+        fix = "set privacy.clip, such as the median size of changes in an earlier run"
+        raise PlanError("noise without a bound on each change hides nothing", where=place, fix=fix)
+    if privacy.noise is not None and privacy.epsilon is None:
+        raise PlanError("noise, and nothing says how much may be spent", where=place, fix="set privacy.epsilon")
+    if privacy.noise is None and privacy.epsilon is not None:
+        raise PlanError("privacy.epsilon is infinite without noise", where=place, fix="set privacy.noise, such as 1")
+    for is_so, what, fix in (
+        (bool(aggregate.weight), "weights differ, and the bound holds for equal ones", "set aggregate.weight = []"),
+        (
+            aggregate.normalise != "none",
+            f"aggregate.normalise = {aggregate.normalise!r} scales changes after the bound",
+            'set aggregate.normalise = "none"',
+        ),
+        (
+            aggregate.gathers,
+            "a robust rule lets one device move more than its own change",
+            "leave aggregate.rule, clip, mix and weight_cap out",
+        ),
+        (
+            plan.planner.policy != "none" or plan.planner.participation != "known",
+            "a planner's weights enlarge changes beyond the bound",
+            "leave [planner] out; budgets hold without it",
+        ),
+        (plan.train.method != "sgd", "statistics are summed exactly, without noise", 'set train.method = "sgd"'),
+        (
+            plan.train.correction != "none",
+            "the control of 'scaffold' is a second mean over devices, without a bound or noise",
+            'set train.correction = "none"',
+        ),
+        (
+            bool(privacy.masked) and plan.update.codec != DEFAULT_CODEC,
+            f"codec {plan.update.codec!r} has scales of each device's own, and masked changes share one grid",
+            "leave update.codec out, and set privacy.bits",
+        ),
+        (
+            bool(privacy.masked) and plan.round.quorum < _MASKED_QUORUM,
+            f"it takes two thirds of the devices to unmask a sum, and round.quorum = {plan.round.quorum:g} is less",
+            "set round.quorum = 0.67 or more",
+        ),
+        (
+            bool(privacy.masked) and min(plan.round.devices, plan.round.sample or plan.round.devices) < _MASKED_DEVICES,
+            f"a sum over fewer than {_MASKED_DEVICES} devices tells what each has sent",
+            f"set round.devices and round.sample to {_MASKED_DEVICES} or more",
+        ),
+    ):
+        if is_so:
+            raise PlanError(what, where=place, fix=fix)
 
 
 def _check_correction(plan: RunPlan, where: str) -> None:

@@ -67,6 +67,7 @@ def publication(bundle: Bundle, head: Tree, run_id: str = "run-1", **changes: An
         "head_version": version(head),
         "head": as_float32(head),
         "accuracy": 0.9,
+        "evaluate": True,
     }
     return WaitOrder(0.0, "a head", Publication(**{**values, **changes}))
 

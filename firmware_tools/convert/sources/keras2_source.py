@@ -13,7 +13,9 @@ from firmware_tools.convert.sources.source import FloatModel, checked_input
 from protos.errors import EdgejouleError, ModelError
 
 
-def open_keras_2(path: Path, *, cut: str | None, input_shape: tuple[int, ...] | None) -> FloatModel:
+def open_keras_2(
+    path: Path, *, cut: str | None, input_shape: tuple[int, ...] | None, residual: bool = False
+) -> FloatModel:
     """Load a model of Keras 2 and cut it. The file must hold no Lambda: Keras 2 would run it.
 
     Raises:
@@ -50,4 +52,4 @@ def open_keras_2(path: Path, *, cut: str | None, input_shape: tuple[int, ...] | 
         text = " ".join(str(error).split())[:200]
         raise ModelError(f"does not run on {list(shape)}: {text}", where=where, fix="see --input-shape") from error
     names = tuple(layer.name for layer in model.layers if not isinstance(layer, tf_keras.layers.InputLayer))
-    return cut_function(concrete, model, cut=cut, input_shape=input_shape, where=where, layers=names)
+    return cut_function(concrete, model, cut=cut, input_shape=input_shape, where=where, layers=names, residual=residual)

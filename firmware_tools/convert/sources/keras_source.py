@@ -17,6 +17,7 @@ from firmware_tools.convert.sources.keras_loading import (
     several_labels,
 )
 from firmware_tools.convert.sources.source import (
+    RESIDUAL,
     FloatModel,
     checked_input,
     class_count,
@@ -35,8 +36,14 @@ _AUTOENCODER = 32
 _SQUASHING = ("softmax", "sigmoid", "linear", "log_softmax")
 
 
-def open_keras(path: Path, *, cut: str | None, input_shape: tuple[int, ...] | None) -> FloatModel:
+def open_keras(
+    path: Path, *, cut: str | None, input_shape: tuple[int, ...] | None, residual: bool = False
+) -> FloatModel:
     """Load a Keras model and cut it: at the output of layer ``cut``, or else at the input of the last Dense.
+
+    Args:
+        residual: where nothing says where to cut, and as many values come out as go in, the embedding is their
+            difference.
 
     Raises:
         ModelError: it cannot be loaded, or not be cut there.
@@ -49,7 +56,7 @@ def open_keras(path: Path, *, cut: str | None, input_shape: tuple[int, ...] | No
             raise ModelError(error.what, where=error.where, fix=error.fix) from error
         from firmware_tools.convert.sources.keras2_source import open_keras_2
 
-        return open_keras_2(path, cut=cut, input_shape=input_shape)
+        return open_keras_2(path, cut=cut, input_shape=input_shape, residual=residual)
     for end, tensors in (("input", model.inputs), ("output", model.outputs)):
         if len(tensors) != 1 and (end == "input" or cut is None):
             names = ", ".join(str(one.name) for one in tensors)
@@ -66,7 +73,12 @@ def open_keras(path: Path, *, cut: str | None, input_shape: tuple[int, ...] | No
             fix="cut the part that turns them into numbers off, and export the rest as a SavedModel",
         )  # fmt: skip
     shape = checked_input(list(source.shape), input_shape, where=where)
-    if cut is None:
+    residual = residual and cut is None and len(model.outputs) == 1 and takes == "float32"
+    residual = residual and tuple(model.compute_output_shape((1, *shape))) == (1, *shape)
+    if residual:
+        tensor, label, tail, note = keras.layers.Flatten()(model.outputs[0]), RESIDUAL, None, RESIDUAL
+        tensor = keras.layers.Subtract()([keras.layers.Flatten()(source), tensor])
+    elif cut is None:
         tensor, label, behind = _walk_to_dense(model, model.outputs[0], where)
         tail, note = _tail(behind)
     else:
@@ -95,7 +107,9 @@ def open_keras(path: Path, *, cut: str | None, input_shape: tuple[int, ...] | No
         takes=takes,
         no_classifier=_no_classifier(path, model),
         layers=tuple(_vectors(model)),
-        one_number=model.outputs[0].shape[-1] == 1 and not _ends_in_sigmoid(model, model.outputs[0]),
+        one_number=model.outputs[0].shape[-1] == 1 and _end_of(model, model.outputs[0]) != "sigmoid",
+        linear=_end_of(model, model.outputs[0]) == "linear",
+        residual=residual,
     )
 
 
@@ -185,18 +199,22 @@ def _walk_to_dense(model: Any, tensor: Any, where: str) -> tuple[Any, str, list[
     raise _name_the_cut("has no Dense layer", where, model)
 
 
-def _ends_in_sigmoid(model: Any, tensor: Any) -> bool:
-    """Whether the last layer that does something is a sigmoid, alone or in a layer with weights."""
+def _end_of(model: Any, tensor: Any) -> str:
+    """What the last layer that does something ends in: "linear" where it has weights and no activation, the name of an
+    activation such as "sigmoid", or the class of a layer."""
     while tensor is not model.inputs[0]:
         layer, sources = _producer(tensor)
         inner = _inner(layer)
         if inner is not None:
-            return len(inner.outputs) == 1 and _ends_in_sigmoid(inner, inner.outputs[0])
+            return _end_of(inner, inner.outputs[0]) if len(inner.outputs) == 1 else type(layer).__name__
         activation = getattr(getattr(layer, "activation", None), "__name__", "linear")
-        if activation != "linear" or getattr(layer, "weights", ()) or len(sources) != 1:
-            return bool(activation == "sigmoid")
+        if activation != "linear" or getattr(layer, "weights", ()):
+            return str(activation)
+        quiet = (keras.layers.Flatten, keras.layers.Reshape, keras.layers.Activation)
+        if len(sources) != 1 or not (isinstance(layer, quiet) or type(layer).__name__ in _IDENTITIES):
+            return type(layer).__name__
         tensor = sources[0]
-    return False
+    return ""
 
 
 def _name_the_cut(what: str, where: str, model: Any = None) -> ModelError:

@@ -10,6 +10,7 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from firmware_tools.convert.sources.source import (
+    RESIDUAL,
     FloatModel,
     checked_input,
     class_count,
@@ -27,12 +28,18 @@ _COPIES = ("Identity", "StopGradient", "PreventGradient", "EnsureShape")
 
 
 def open_saved_model(
-    path: Path, *, cut: str | None, input_shape: tuple[int, ...] | None, signature: str | None = None
+    path: Path,
+    *,
+    cut: str | None,
+    input_shape: tuple[int, ...] | None,
+    signature: str | None = None,
+    residual: bool = False,
 ) -> FloatModel:
     """Load a SavedModel and cut its signature: at tensor ``cut``, or else at the input of the last MatMul.
 
     Args:
         signature: name of a signature, or of a function of the model; None for the only one, or serving_default.
+        residual: see :func:`firmware_tools.convert.sources.keras_source.open_keras`.
 
     Raises:
         ModelError: it cannot be loaded, or not be cut there.
@@ -48,7 +55,8 @@ def open_saved_model(
             fix="export it again with model.export(FOLDER), and copy the whole folder",
         ) from error  # fmt: skip
     _check_variables(loaded, where)
-    return cut_function(_signature(loaded, where, signature), loaded, cut=cut, input_shape=input_shape, where=where)
+    concrete = _signature(loaded, where, signature)
+    return cut_function(concrete, loaded, cut=cut, input_shape=input_shape, where=where, residual=residual)
 
 
 def cut_function(
@@ -59,6 +67,7 @@ def cut_function(
     input_shape: tuple[int, ...] | None,
     where: str,
     layers: tuple[str, ...] = (),
+    residual: bool = False,
 ) -> FloatModel:
     """Freeze a concrete function of one input and one output, and cut it at a tensor of the frozen graph.
 
@@ -82,12 +91,15 @@ def cut_function(
         names = ", ".join(one.op.name for one in frozen.outputs)
         raise ModelError(f"its signature has {len(frozen.outputs)} outputs ({names}); only one can be cut", where=where,
                          fix="export a signature with the one that matters")  # fmt: skip
-    if cut is None:
+    residual = residual and cut is None and source.dtype == tf.float32 and _shape_of(frozen.outputs[0])[1:] == [*shape]
+    if residual:
+        tensor, label = frozen.outputs[0], RESIDUAL
+    elif cut is None:
         matmul = _last_matmul(frozen.outputs[0], where, layers)
         tensor, label = matmul.inputs[0], f"input of {matmul.name} (output of {matmul.inputs[0].op.name})"
     else:
         tensor, label = _named(frozen.graph, cut, where), cut
-    tail, note = _tail(frozen.outputs[0], tensor)
+    tail, note = (None, RESIDUAL) if residual else _tail(frozen.outputs[0], tensor)
     if _behind_copies(tensor) is source:
         raise ModelError(f"the cut at {label!r} leaves no operation for the backbone", where=where)
     pruned = frozen.prune(source, tensor)
@@ -101,7 +113,8 @@ def cut_function(
 
     @tf.function(input_signature=[tf.TensorSpec([batch, *shape], source.dtype)], autograph=False)  # type: ignore[untyped-decorator]
     def embed(x: Any) -> Any:
-        return tf.cast(tf.reshape(pruned(x), [-1, width]), tf.float32)
+        given = tf.cast(tf.reshape(pruned(x), [-1, width]), tf.float32)
+        return tf.reshape(x, [-1, width]) - given if residual else given
 
     return FloatModel(
         input_shape=shape,
@@ -116,6 +129,8 @@ def cut_function(
         takes=takes,
         layers=layers,
         one_number=_shape_of(frozen.outputs[0])[-1:] == [1] and _behind_shapes(frozen.outputs[0]).op.type != "Sigmoid",
+        linear=_behind_shapes(frozen.outputs[0]).op.type in ("MatMul", "BiasAdd", "Add", "AddV2"),
+        residual=residual,
     )
 
 

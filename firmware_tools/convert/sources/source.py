@@ -34,6 +34,8 @@ class FloatModel:
         keep: what must stay alive while ``embed`` is used.
         takes: TensorFlow's name of the type that ``embed`` is traced with; whole numbers are cast to it.
         layers: names to cut at, in their order, for messages.
+        linear: whether its output is that of an affine layer as it is, with nothing that squashes it.
+        residual: whether ``embed`` gives the input less the output of an autoencoder.
         no_classifier: why its output is no score of classes, as far as the file tells; None where it may be one.
     """
 
@@ -50,6 +52,8 @@ class FloatModel:
     layers: tuple[str, ...] = ()
     no_classifier: str | None = None
     one_number: bool = False
+    linear: bool = False
+    residual: bool = False
 
     def embed_all(self, x: npt.NDArray[Any], preprocess: Callable[[Any], Array], *, batch: int = 64) -> Array:
         """Float embeddings [N, D] of raw examples [N, ...], in batches."""
@@ -100,6 +104,10 @@ def vector_width(shape: Iterable[int | None], *, cut: str, where: str) -> int:
     if not sizes or width < 2:
         raise ModelError(f"the cut at {cut!r} is {text} per example: too little to learn from", where=where)
     return width
+
+
+RESIDUAL = "input less output"
+"""Where an autoencoder is cut for an anomaly head: what it cannot reconstruct."""
 
 
 def class_count(output_shape: Iterable[int | None]) -> int | None:

@@ -170,6 +170,7 @@ class FourClasses:
     """As much of a manifest as dividing data asks for."""
 
     classes = ("a", "b", "c", "d")
+    quantities = None
     provenance: Mapping[str, object] = MappingProxyType({})
 
     class backbone:  # noqa: N801

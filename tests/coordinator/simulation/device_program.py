@@ -256,7 +256,7 @@ class DeviceProgram:
             settings=_settings(self.device_id, self.folder), clock=clock, session=session, outbox=outbox, heads=heads,
             memory=memory, reserve=reserve, bench=bench, meter=self._meter, card=lambda: card, costs=costs, bases=bases,
             refresh=lambda: None, data_fault=None, data_changed=lambda: False, look_at_data=lambda: None,
-            forget_data=lambda: None, complaints=(),
+            forget_data=lambda: None, complaints=(), bundle_cache=SimpleNamespace(may_run=lambda bundle_id: True),
         )  # fmt: skip
 
 

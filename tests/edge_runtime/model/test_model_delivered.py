@@ -103,6 +103,20 @@ def test_a_head_that_is_worse_here_is_not_taken_and_the_coordinator_knows_why(
     never_takes.stop()
 
 
+def test_of_a_run_that_hides_its_devices_only_what_became_of_the_head_is_told(
+    peer: PeerCoordinator, started: Start, bundle: Bundle, tmp_path: Path
+) -> None:
+    peer.orders.append(publication(bundle, trained(bundle, tmp_path), evaluate=False))
+    running = started(peer)
+    peer.until(lambda: bool(peer.receptions))
+    said = peer.receptions[0]
+    assert (said.adopted, said.evaluation, said.reason) == (True, None, "")
+    model = open_current(tmp_path / "state")
+    assert model is not None
+    assert model.about.own is not None, "it was judged here all the same"
+    running.stop()
+
+
 def test_a_head_that_is_not_what_it_is_called_is_not_taken_and_work_goes_on(
     peer: PeerCoordinator, started: Start, bundle: Bundle, tmp_path: Path
 ) -> None:
