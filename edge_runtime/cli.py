@@ -1,5 +1,5 @@
-"""The command line of the device: ``run``, ``doctor``, ``measure``, ``recording``, ``service``, ``predict``, ``bench``,
-``data`` and ``completion``.
+"""The command line of the device: ``run``, ``doctor``, ``measure``, ``recording``, ``calibrate-board``, ``service``,
+``predict``, ``bench``, ``data`` and ``completion``.
 
 Exit codes: 0 when stopped by SIGTERM, SIGINT, ``--max-rounds`` or ``--exit-when-idle``; else the code of the error
 (see ``protos.errors``). A second SIGTERM or SIGINT ends the process at once (143 or 130 in a shell).
@@ -15,6 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from edge_runtime import calibrate_board
 from edge_runtime.config import KEYS, OPTIONS, Resolved, as_json, misspelt, resolve
 from edge_runtime.data import command_line as data_words
 from edge_runtime.identity import command as identity_command
@@ -59,6 +60,10 @@ def parser() -> argparse.ArgumentParser:
                                     epilog=recording_command.EXAMPLE,
                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     recording_command.add_arguments(recording)
+    calibrate = commands.add_parser("calibrate-board", help="fit the watts of this kind of board to its sensor",
+                                    epilog=calibrate_board.EXAMPLE,
+                                    formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    calibrate_board.add_arguments(calibrate)
     service = commands.add_parser("service", help="run as a service of systemd", epilog=service_command.EXAMPLE,
                                   formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     service_command.add_arguments(service)
@@ -113,6 +118,8 @@ def _command(given: argparse.Namespace) -> int:
         return measure_command.run(given, os.environ)
     if given.command == "recording":
         return recording_command.run(given)
+    if given.command == "calibrate-board":
+        return calibrate_board.run(given)
     if given.command == "service":
         return service_command.run(given)
     if given.command == "data":
