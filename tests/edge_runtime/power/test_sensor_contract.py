@@ -90,12 +90,16 @@ def test_a_meter_over_it_gives_joules_by_phase_in_its_name(rig):
     try:
         meter.start()
         assert meter.settle() == ()
-        meter.mark(Phase.TRAIN)
-        time.sleep(0.3)
-        assert meter.spent_j() > 0.3 * TRUE_W * 0.9
-        meter.mark(Phase.IDLE)
-        parts = {part.phase: part for part in meter.settle()}
-        train = parts[Phase.TRAIN]
+        for _ in range(20):
+            meter.mark(Phase.TRAIN)
+            time.sleep(0.3)
+            spent_j = meter.spent_j()
+            meter.mark(Phase.IDLE)
+            parts = {part.phase: part for part in meter.settle()}
+            train = parts[Phase.TRAIN]
+            if train.coverage > 0.999:
+                break  # else this computer was busy elsewhere, and a polled sensor missed samples
+        assert spent_j > 0.3 * TRUE_W * 0.9
         assert (train.method, train.sensor, train.flags) == ("measured", rig.name, ())
         assert train.coverage > 0.99
         assert train.covered_s + train.uncovered_s >= 0.3
