@@ -123,12 +123,13 @@ def cost(task: Task) -> list[Row]:
 
 
 def one_pass(asked: Asked) -> list[Row]:
-    """Every task, every method or those that are named; and what statistics cost."""
+    """Every task, every method or those that are named, and what statistics cost; quick without that or projections."""
     rows = []
+    plain = [name for name in _ONE_PASS if not (asked.quick and "projected" in name)]
     for task in _tasks(asked):
-        rows += compared(task, asked.methods or _ONE_PASS, range(asked.seeds), _rounds(asked))
+        rows += compared(task, asked.methods or plain, range(asked.seeds), _rounds(asked))
         rows += exact(task, range(asked.seeds))
-        if task.train.shape[1] >= WIDE and not asked.methods:
+        if task.train.shape[1] >= WIDE and not asked.methods and not asked.quick:
             rows += cost(task)
     return rows
 
@@ -172,7 +173,7 @@ PAPERS: dict[str, Callable[[Asked], list[Row]]] = {
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--paper", choices=PAPERS, required=True)
-    parser.add_argument("--quick", action="store_true", help="fewer data sets and rounds: under three minutes")
+    parser.add_argument("--quick", action="store_true", help="fewer data sets, methods and rounds: under three minutes")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="how many seeds (default 3)")
     parser.add_argument("--rounds", type=int, metavar="R", help="rounds at most (default: the paper's own)")
     parser.add_argument("--only", metavar="NAME[,NAME]", help=f"data sets, such as {', '.join(NAMES)}")

@@ -69,7 +69,7 @@ def epsilon_of(noise: float, rounds: int, delta: float) -> float:
     """The least epsilon of ``rounds`` rounds at this delta; infinite beyond :data:`MOST_EPSILON`.
 
     >>> round(epsilon_of(1.0, 1, 1e-5), 3), epsilon_of(1.0, 0, 1e-5)
-    (4.378, 0.0)
+    (4.377, 0.0)
     """
     if rounds <= 0 or delta_of(0.0, noise, rounds) <= delta:
         return 0.0

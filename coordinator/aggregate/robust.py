@@ -226,7 +226,9 @@ def _multi_krum(gram: Reals, weights: Reals, false: int) -> Reals:
     distances = np.sort(_squared_distances(gram), axis=1)[:, 1:]  # without itself, which is the nearest
     scores = distances[:, : max(1, count - false - 2)].sum(axis=1)
     shares: Reals = np.zeros(count)
-    chosen = np.argsort(scores, kind="stable")[: count - false]
+    # Who ties with the last that is chosen is chosen, too: who came first must not matter.
+    last = np.sort(scores)[count - false - 1]
+    chosen = scores <= last * (1.0 + 1e-9)
     shares[chosen] = weights[chosen]
     shares /= shares.sum()
     return shares

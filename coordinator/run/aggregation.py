@@ -22,6 +22,7 @@ from protos.errors import NonFiniteError, PlanError
 from protos.orders import DeviceReport
 from protos.plan.plan import AggregateSection, PrivacySection, UpdateSection
 from protos.update import trees
+from protos.update.tensors import decode
 from protos.update.trees import Shapes, Tree
 
 
@@ -139,8 +140,10 @@ class Fold:
             self._gathered.add(report.device_id, update, say, report.local_normaliser, error)
             return
         if self._controls is not None and self._corrections is not None:
+            # As it travelled: in the coordinates that controls are in.
+            sent = decode(report.update, trees.shapes(update))
             self._controls.add(
-                report.device_id, update, say, report.steps_done, self._corrections.inputs, held=report.control_held
+                report.device_id, sent, say, report.steps_done, self._corrections.inputs, held=report.control_held
             )
         self._state = self._rule.add(self._state, update, say, report.local_normaliser)
         self._totals.weight += say

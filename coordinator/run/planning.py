@@ -17,10 +17,12 @@ from coordinator.aggregate.clean_cost import clean_cost
 from coordinator.aggregate.privacy import epsilon_of, rounds_within
 from coordinator.budgets import weights
 from coordinator.budgets.codec_error import ERROR
+from coordinator.budgets.plan_say import from_examples
 from coordinator.budgets.solar import read_trace
 from coordinator.run.aggregation import settings_of
 from protos.catalog import hint
 from protos.datafiles.dataset import Dataset, account_of, check, fitted, load
+from protos.datafiles.front_end import declared
 from protos.errors import PlanError, PluginError
 from protos.model.bundle import Bundle, open_bundle
 from protos.model.manifest import CORRECTION, Manifest
@@ -140,9 +142,19 @@ def _check_closed_form(plan: RunPlan, manifest: Manifest, where: str) -> None:
         )
 
 
+def correction_of(plan: RunPlan, manifest: Manifest) -> str:
+    """What corrects the gradients of a run: what the plan says; else, for whitened steps, "scaffold" where the bundle
+    and the codec go with it."""
+    if plan.train.correction is not None or plan.correction == "none":
+        return plan.correction
+    fits = CORRECTION in {one.name for one in manifest.head.inputs} and manifest.head.optimiser in controls.OPTIMISERS
+    owes = codecs.build(plan.update.codec, plan.update.parameters).init(manifest.head.shapes())
+    return "scaffold" if fits and not owes else "none"
+
+
 def _check_correction(plan: RunPlan, manifest: Manifest, where: str) -> None:
     """Whether the bundle and the codec go with control variates. Raises PlanError."""
-    if plan.train.correction == "none":
+    if plan.train.correction != "scaffold":
         return
     place = f"{where}: train.correction"
     if manifest.head.optimiser not in controls.OPTIMISERS:
@@ -182,6 +194,7 @@ def held_out(plan: RunPlan, manifest: Manifest, directory: Path) -> Dataset | No
         source,
         image_shape=shape if len(shape) == 3 else None,
         classes=manifest.classes,
+        front_end=declared(manifest.provenance),
         quantities=manifest.quantities,
     )
     data = data.test() if data.is_test.any() else data
@@ -212,7 +225,7 @@ def train_inputs(plan: RunPlan, manifest: Manifest, *, where: str = "plan") -> d
     if plan.train.method == "closed_form" and not known:
         asked = {}  # no steps, no inputs
     asked |= {name: float(value) for name, value in plan.train.inputs.items()}
-    if plan.train.correction != "none":
+    if correction_of(plan, manifest) == "scaffold":
         asked[CORRECTION] = 1.0
         if CORRECTION not in known:
             raise PlanError(
@@ -310,6 +323,12 @@ def _check_privacy(plan: RunPlan, where: str) -> None:
         )
 
 
+def _weight_from_examples(plan: RunPlan) -> dict[str, float | None] | None:
+    """How far the plan's budgets carry weights from examples alone; None where they cannot."""
+    found = from_examples(plan)
+    return None if found is None else {key: round(value, 3) if value else value for key, value in asdict(found).items()}
+
+
 def summary(prepared: Prepared) -> dict[str, object]:
     """What would run, for people and scripts."""
     plan, manifest = prepared.plan, prepared.bundle.manifest
@@ -344,6 +363,7 @@ def summary(prepared: Prepared) -> dict[str, object]:
         "downlink": plan.downlink.codec,
         "downlink_parameters": dict(plan.downlink.parameters),
         "weight": list(plan.aggregate.weight),
+        "weight_from_examples": _weight_from_examples(plan),
         "normalise": plan.aggregate.normalise,
         "rule": plan.aggregate.rule,
         "rule_cost": _rule_cost(plan),
@@ -359,7 +379,7 @@ def summary(prepared: Prepared) -> dict[str, object]:
         "planner": plan.planner.policy,
         "method": plan.train.method,
         "privacy": _privacy(plan),
-        "correction": plan.train.correction,
+        "correction": correction_of(plan, manifest),
         "server": plan.aggregate.server,
         "evaluation_examples": len(prepared.data) if prepared.data is not None else None,
         "evaluation_account": "; ".join(account_of_held_out(prepared)) or None,

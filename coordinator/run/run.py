@@ -17,7 +17,7 @@ from coordinator.run.downlink import Downlink, SentHead
 from coordinator.run.evaluation import Evaluator
 from coordinator.run.masked_fold import MaskedFold
 from coordinator.run.masking import Masking
-from coordinator.run.planning import seed_for
+from coordinator.run.planning import correction_of, seed_for
 from coordinator.run.roster import Roster, in_short
 from coordinator.run.round_events import State
 from coordinator.run.round_machine import RoundMachine
@@ -26,6 +26,7 @@ from coordinator.run.validation import Expected, RejectedError, check, check_cla
 from coordinator.store.statistics import Held
 from protos.errors import UpdateError
 from protos.model.bundle import Bundle
+from protos.model.task import CLASSIFICATION
 from protos.normaliser import of_optimiser
 from protos.orders import ENVELOPE_BYTES, BasisOrder, CodecOrder, DeviceReport, Holding, MaskOrder, TrainOrder
 from protos.plan.plan import RunPlan
@@ -69,6 +70,11 @@ def check_statistics(report: DeviceReport, expected: Expected, bundle: Bundle, f
     if moments.examples != report.examples:
         raise RejectedError("bad_statistics", f"sums of {moments.examples} examples, and {report.examples} are said")
     return moments
+
+
+def hides_examples(plan: RunPlan) -> bool:
+    """Whether a plan promises that nothing but the noisy or masked sum of changes is seen of a device."""
+    return plan.privacy.noise is not None or bool(plan.privacy.masked)
 
 
 def check_masked(report: DeviceReport, expected: Expected, plan: RunPlan, masking: Masking | None) -> MaskedWords:
@@ -199,10 +205,10 @@ class ActiveRun:
         """Every input of the train signature in round ``number``, defaults included."""
         return {one.name: one.default for one in self.bundle.manifest.head.inputs} | self.inputs_at(number)
 
-    @property
+    @cached_property
     def corrects(self) -> bool:
         """Whether steps are corrected by control variates."""
-        return self.plan.train.correction == "scaffold"
+        return correction_of(self.plan, self.bundle.manifest) == "scaffold"
 
     def controls(self) -> Controls | None:
         """Those that orders of the open round carry; None without any."""
@@ -247,14 +253,21 @@ class ActiveRun:
             statistics=features_of(self.plan, self.bundle) if sums else None,
             basis=None if sums else self._basis_for(holding),
             mask=self._mask_order(),
-            control=None if controls is None else controls.order(),
+            control=None if sums or controls is None else controls.order(),
             # Who has held-out data of its own asks nobody.
-            evaluate=self.evaluator is None and not sums,
+            evaluate=self._asks_devices and not sums,
         )
 
     def _mask_order(self) -> MaskOrder | None:
         privacy = self.plan.privacy
         return MaskOrder(privacy.clip, privacy.bits) if privacy.masked and privacy.clip is not None else None
+
+    @property
+    def _asks_devices(self) -> bool:
+        """Whether devices are to say how good the head is on examples of their own: where nobody else can, they have
+        classes to count, and the plan does not hide what they have."""
+        hides = hides_examples(self.plan)
+        return self.evaluator is None and self.bundle.manifest.task == CLASSIFICATION and not hides
 
     def _basis_for(self, holding: Holding) -> BasisOrder | None:
         if self.basis is None:

@@ -411,7 +411,8 @@ class RunDriver:
         run.resting = ""
         run.refused.clear()
         if run.masking is not None:
-            run.masking.open(action.round, action.attempt, run.lines.keys() - set(action.carried))
+            asked = set(action.devices) - set(action.carried) - set(spared)
+            run.masking.open(action.round, action.attempt, asked)
         if action.attempt == 1:
             run.handed.clear()
             run.opened_here = True

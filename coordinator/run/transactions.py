@@ -451,7 +451,7 @@ def refold(db: Database, run: ActiveRun, number: int) -> None:
     with db.writing() as connection:
         lines = grants.complete(connection, run.run_id, number, runs.lines_of(connection, run.run_id, number))
         before = list(statistics.held_by(connection, run.run_id, number)) if run.asks_statistics(number) else []
-        controls = run.controls()
+        controls = None if run.asks_statistics(number) else run.controls()
         controlled = (
             None if controls is None else reports.weights_between(connection, run.run_id, controls.epoch, number)
         )

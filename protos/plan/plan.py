@@ -42,7 +42,9 @@ HEADS = ("lda", "ridge")
 PRIORS = ("data", "uniform")
 CHOICES = ("held_out", "devices")
 # Whitened features vary alike in every direction, and bear larger steps; measured in docs/one-pass.md.
-_WHITENED_RATE, _WHITENED_DECAY = 0.2, 0.7
+_WHITENED_RATE, _WHITENED_DECAY = 0.2, 0.9
+# Where nothing keeps unlike shards from pulling steps apart, larger steps of later rounds undo what earlier ones did.
+_UNCORRECTED_DECAY = 0.7
 # One round of statistics says all there is, however many rounds follow.
 _ROUNDS_OF_CLOSED_FORM = 1
 
@@ -100,7 +102,8 @@ class TrainSection:
         epochs: passes over the device's own training examples.
         steps: optimiser steps, the same on each device.
         rate_decay: factor on ``rate`` from each round of steps to the next.
-        correction: of each gradient: "none", or "scaffold", by control variates (:mod:`protos.update.controls`).
+        correction: of each gradient: "none", or "scaffold", by control variates (:mod:`protos.update.controls`); None:
+            see :attr:`RunPlan.correction`.
         inputs: further inputs of the bundle's train signature, by name.
     """
 
@@ -112,7 +115,7 @@ class TrainSection:
     inputs: Mapping[str, float] = field(default_factory=dict)
     method: str = "sgd"
     rate_decay: float = 1.0
-    correction: str = "none"
+    correction: str | None = None
 
 
 @dataclass(frozen=True)
@@ -305,6 +308,14 @@ class RunPlan:
         return self.train.method == "closed_form+sgd" and not self.closed_form.project
 
     @property
+    def correction(self) -> str:
+        """What corrects gradients. Where the plan does not say: control variates for whitened steps, unless something
+        else in the plan does not go with them, and nothing for others."""
+        if self.train.correction is not None:
+            return self.train.correction
+        return "scaffold" if self.trains_whitened and not clash_with_scaffold(self) else "none"
+
+    @property
     def plan_id(self) -> str:
         content = dataclasses.asdict(self)
         # A plan that says nothing of what is newer than it keeps its name: its reports are on their way.
@@ -369,7 +380,8 @@ def parse(text: str, *, where: str = "plan") -> RunPlan:
     if plan.train.method == "closed_form" and "rounds" not in document["run"]:
         plan = dataclasses.replace(plan, run=dataclasses.replace(plan.run, rounds=_ROUNDS_OF_CLOSED_FORM))
     if plan.trains_whitened:
-        suited: dict[str, Any] = {"rate": _WHITENED_RATE, "rate_decay": _WHITENED_DECAY}
+        decay = _WHITENED_DECAY if plan.correction == "scaffold" else _UNCORRECTED_DECAY
+        suited: dict[str, Any] = {"rate": _WHITENED_RATE, "rate_decay": decay}
         unsaid = {key: value for key, value in suited.items() if key not in document["train"]}
         plan = dataclasses.replace(plan, train=dataclasses.replace(plan.train, **unsaid))
     if plan.aggregate.server in ("adam", "yogi") and "server_rate" not in document["aggregate"]:
@@ -502,7 +514,7 @@ def _check_robust(plan: RunPlan, where: str) -> None:
     if aggregate.normalise not in NORMALISATIONS:
         what = f"aggregate.normalise = {aggregate.normalise!r} is a plug-in's rule, which {said} would replace"
         raise PlanError(what, where=where, fix="keep one of them")
-    if plan.train.correction != "none":
+    if plan.train.correction == "scaffold":
         what = f"the control of 'scaffold' is a plain mean over devices, which {said} does not protect"
         raise PlanError(what, where=where, fix="keep one of them")
     if plan.train.method != "sgd":
@@ -544,7 +556,7 @@ def _check_privacy(plan: RunPlan, where: str) -> None:
         ),
         (plan.train.method != "sgd", "statistics are summed exactly, without noise", 'set train.method = "sgd"'),
         (
-            plan.train.correction != "none",
+            plan.train.correction == "scaffold",
             "the control of 'scaffold' is a second mean over devices, without a bound or noise",
             'set train.correction = "none"',
         ),
@@ -571,45 +583,38 @@ def _check_privacy(plan: RunPlan, where: str) -> None:
 def _check_correction(plan: RunPlan, where: str) -> None:
     """What SCAFFOLD does not go with: each line has the reason. What depends on the bundle, the coordinator checks."""
     train, place = plan.train, f"{where}: train.correction"
-    if train.correction not in CORRECTIONS:
+    if train.correction is not None and train.correction not in CORRECTIONS:
         fix = hint(train.correction, CORRECTIONS)
         raise PlanError(f"no correction is called {train.correction!r}", where=place, fix=fix)
     if "correction" in train.inputs:
         fix = 'say correction = "scaffold" in [train] instead'
         raise PlanError("train.inputs.correction is set by train.correction", where=where, fix=fix)
-    if train.correction == "none":
-        return
-    for clashes, what, fix in (
-        (
-            train.proximal_mu != 0,
-            "the pull of proximal_mu holds devices back from where the controls lead them",
-            "keep one of them",
-        ),
-        (
-            train.method != "sgd",
-            f"method = {train.method!r} makes no steps, or makes them in whitened coordinates, and controls are "
-            "gradients in those of the head",
-            'set train.method = "sgd"',
-        ),
-        (
-            plan.planner.policy != "none",
-            "a planner's weights change from round to round, and it guesses changes of devices that made plain steps",
-            "leave [planner] out",
-        ),
-        (
-            plan.aggregate.weight not in ((), ("by_examples",)),
-            "the coordinator's control is the mean of the devices' by their weights, which must therefore stay as they "
-            "are over rounds",
-            'set aggregate.weight = ["by_examples"], or [] for all alike',
-        ),
-        (
-            plan.aggregate.normalise not in NORMALISATIONS,
-            f"normalise = {plan.aggregate.normalise!r} is a plug-in's rule, and controls are made for a mean",
-            f"take {' or '.join(NORMALISATIONS)}",
-        ),
-    ):
-        if clashes:
-            raise PlanError(f"'scaffold' does not go with it: {what}", where=place, fix=fix)
+    if train.correction == "scaffold" and (clash := clash_with_scaffold(plan)):
+        what, fix = clash
+        raise PlanError(f"'scaffold' does not go with it: {what}", where=place, fix=fix)
+
+
+def clash_with_scaffold(plan: RunPlan) -> tuple[str, str] | None:
+    """Why control variates do not go with the rest of a plan, and what to do; None where they do. What depends on the
+    bundle and the codec, the coordinator checks."""
+    train, aggregate = plan.train, plan.aggregate
+    if train.proximal_mu != 0:
+        return "the pull of proximal_mu holds devices back from where the controls lead them", "keep one of them"
+    if train.method == "closed_form":
+        return "method = 'closed_form' makes no steps", 'set train.method = "closed_form+sgd" or "sgd"'
+    if plan.planner.policy != "none":
+        what = "a planner's weights change from round to round, and it guesses from changes by plain steps"
+        return what, "leave [planner] out"
+    if "by_budget" in aggregate.weight and plan.budget.has_accounts:
+        what = (
+            "the coordinator's control is the mean of the devices' by their weights, and weights by a day's or a "
+            "battery's budget change over rounds"
+        )
+        return what, 'set aggregate.weight = ["by_examples"], or [] for all alike'
+    if aggregate.normalise not in NORMALISATIONS:
+        what = f"normalise = {aggregate.normalise!r} is a plug-in's rule, and controls are made for a mean"
+        return what, f"take {' or '.join(NORMALISATIONS)}"
+    return None
 
 
 def _check_closed_form(plan: RunPlan, where: str) -> None:

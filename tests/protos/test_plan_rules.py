@@ -248,7 +248,8 @@ def test_a_closed_form_has_one_round_unless_the_plan_says_otherwise() -> None:
 
 def test_whitened_steps_have_a_rate_of_their_own_unless_the_plan_says_otherwise() -> None:
     whitened = '[train]\nmethod = "closed_form+sgd"\n'
-    assert (plan(whitened).train.rate, plan(whitened).train.rate_decay) == (0.2, 0.7)
+    assert (plan(whitened).train.rate, plan(whitened).train.rate_decay) == (0.2, 0.9)
+    assert plan(f'{whitened}correction = "none"\n').train.rate_decay == 0.7
     assert plan(whitened + "rate = 0.05").train.rate == 0.05
     assert plan(whitened + "[closed_form]\nproject = 8").train.rate == 0.05, "projected statistics whiten nothing"
     assert plan().train.rate_decay == 1.0

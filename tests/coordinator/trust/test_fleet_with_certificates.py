@@ -148,9 +148,9 @@ def test_a_person_elsewhere_joins_by_a_token_with_a_key_of_their_own(lab: Any, b
     assert "is the token of a board" in ada("login", lab.token("pi-2")).stderr
     other = lab.run("operators", "invite", "eve", "--state", str(lab.state)).stdout.split()[-1]
     enrolled = lab.edge("enroll", other, "--state", str(tmp_path / "eve"))
-    if enrolled.returncode == 0:
-        with pytest.raises(RefusedError, match="is for the role device"):
-            Link(lab.address, Stopping(), state=tmp_path / "eve").join(card("eve"))
+    assert enrolled.returncode != 0
+    assert "this token is a person's" in enrolled.stderr
+    assert read_identity(tmp_path / "eve") is None
     listed = json.loads(lab.run("identities", "--state", str(lab.state), "--json").stdout)["identities"]
     assert ("observer", "ada", "good") in [(one["role"], one["name"], one["state"]) for one in listed]
     assert lab.run("revoke", "ada", "--state", str(lab.state)).returncode == 0
