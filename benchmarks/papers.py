@@ -4,12 +4,18 @@
     .venv/bin/python benchmarks/papers.py --paper one_pass --quick --json OUT      # under three minutes on 2 cores
     .venv/bin/python benchmarks/papers.py --paper optimisers --json OUT
     .venv/bin/python benchmarks/papers.py --paper robust --quick --json OUT
+    .venv/bin/python benchmarks/papers.py --paper personal --quick --json OUT
+    .venv/bin/python benchmarks/papers.py --paper fl_pqsu --quick --json OUT
 
 one_pass: heads from statistics (Fed3R, arXiv 2406.01116; GH-OFL, arXiv 2602.01186; one-shot federated ridge, arXiv
 2601.08216), and whitened steps from there, against FedAvg, FedProx, SCAFFOLD and the joule planner: joules until the
 newest head is within one point of a logistic regression on all examples together.
 
 optimisers: the same for what a coordinator may do with the mean of changes.
+
+fl_pqsu: a pruned backbone, updates in few bits, and fewer of them (`papers_fl_pqsu.py`).
+
+personal: heads for single writers whom the fleet never met (`papers_personal.py`).
 
 robust: heads that stay good when their weights are rounded to few bits after training (`papers_robust.py`).
 
@@ -152,7 +158,27 @@ def robust(asked: Asked) -> list[Row]:
     return papers_robust.rows(asked)
 
 
-PAPERS: dict[str, Callable[[Asked], list[Row]]] = {"one_pass": one_pass, "optimisers": optimisers, "robust": robust}
+def fl_pqsu(asked: Asked) -> list[Row]:
+    """A pruned backbone, updates in few bits, and fewer of them."""
+    import papers_fl_pqsu
+
+    return papers_fl_pqsu.rows(asked)
+
+
+def personal(asked: Asked) -> list[Row]:
+    """Heads for single writers whom the fleet never met."""
+    import papers_personal
+
+    return papers_personal.rows(asked)
+
+
+PAPERS: dict[str, Callable[[Asked], list[Row]]] = {
+    "one_pass": one_pass,
+    "optimisers": optimisers,
+    "robust": robust,
+    "fl_pqsu": fl_pqsu,
+    "personal": personal,
+}
 
 
 def main() -> int:

@@ -179,7 +179,26 @@ def width_plot(rows: Sequence[Any], path: Path) -> None:
     pyplot.close(figure)
 
 
-_TABLES = {"robust": width_tables}
+def plain_tables(rows: Sequence[Any]) -> str:
+    """A table for each setting: methods by quantities, as they are."""
+    lines = []
+    for setting in dict.fromkeys(one.setting for one in rows):
+        own = [one for one in rows if one.setting == setting]
+        found = {(one.method, one.quantity): one for one in own}
+        quantities = list(dict.fromkeys(one.quantity for one in own))
+        lines += [f"**{setting}**, {max(one.seeds for one in own)} seeds", ""]
+        lines += ["| method | " + " | ".join(quantities) + " |", "|---" * (len(quantities) + 1) + "|"]
+        for method in dict.fromkeys(one.method for one in own):
+            cells = []
+            for quantity in quantities:
+                one = found.get((method, quantity))
+                cells.append(_cell(one, 1.0, 4 if one is not None and (one.mean or 0) < 10 else 1))
+            lines.append(f"| {method} | " + " | ".join(cells) + " |")
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+_TABLES = {"robust": width_tables, "fl_pqsu": plain_tables, "personal": plain_tables}
 _PLOTS = {"robust": width_plot}
 
 

@@ -12,8 +12,9 @@ statistics  one Newton step in closed form, with the fleet's statistics beside t
             W = W_fleet + (G_own + w G_fleet / n_fleet)^-1 X^T (Y - P),    P = softmax(X W_fleet)
             G the Gram matrices of x. The fleet counts as w examples; as w grows, nothing moves.
 
-The head with the least mean cross-entropy over folds is chosen among those whose gain over the fleet's head is more
-than ``CAUTION`` standard errors of the examples' paired differences. It is then made again of all examples.
+The head with the least mean cross-entropy over folds is chosen among those that are better than the fleet's head by
+more than ``CAUTION`` standard errors of the examples' paired differences, in cross-entropy and in right answers both.
+It is then made again of all examples.
 
 Linear heads only. Everything is float64 numpy: a few dozen small systems of equations.
 """
@@ -34,7 +35,7 @@ Reals = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int32]
 
 FOLDS = 4
-CAUTION = 1.0
+CAUTION = 2.0
 # Fewer examples than this tell nothing about a head.
 LEAST_EXAMPLES = 16
 WEIGHTS = (3.0, 10.0, 30.0, 100.0, 300.0)
@@ -145,14 +146,21 @@ def personalise(
     if len(wide) < LEAST_EXAMPLES:
         return Personal(_tree(start), FLEET, 0.0, 0.0)
     losses = np.empty((len(everyone), len(wide)))
+    right = np.empty((len(everyone), len(wide)), np.bool_)
     order = np.random.default_rng([seed, 0x9E]).permutation(len(wide))
     for out in np.array_split(order, FOLDS):
         rest = np.setdiff1d(order, out)
         for at, made in enumerate(_made(everyone, start, wide[rest], y[rest], prior, seed)):
-            losses[at, out] = _losses(wide[out] @ made, y[out])
+            scores = wide[out] @ made
+            losses[at, out] = _losses(scores, y[out])
+            right[at, out] = scores.argmax(axis=1) == y[out]
     saved = losses[0] - losses
     gains, errors = saved.mean(axis=1), saved.std(axis=1, ddof=1) / math.sqrt(len(wide))
-    worth = np.where(gains > caution * errors, gains, 0.0)
+    # Where the two heads differ: examples that only one of them has right (McNemar 1947). Were they equally good, the
+    # difference of the two counts would have the square root of their sum as its deviation.
+    won, lost = (right & ~right[0]).sum(axis=1), (~right & right[0]).sum(axis=1)
+    better = won - lost >= caution * np.sqrt(won + lost)
+    worth = np.where((gains > caution * errors) & better, gains, 0.0)
     best = int(np.argmax(worth))
     (tree,) = _made([everyone[best]], start, wide, y, prior, seed)
     return Personal(_tree(tree), everyone[best], float(gains[best]), float(errors[best]))

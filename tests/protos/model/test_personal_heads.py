@@ -57,7 +57,9 @@ def test_a_device_unlike_the_fleet_gets_a_better_head(kinds: tuple[str, ...]) ->
     fleet, everyone = _fleet()
     own = _other(fleet, 1)
     x, y = _examples(own, 200, 2)
-    found = personalise(fleet, x, y, kinds=kinds, fleet_gram=features_gram(everyone), fleet_examples=len(everyone))
+    found = personalise(
+        fleet, x, y, kinds=kinds, fleet_gram=features_gram(everyone), fleet_examples=len(everyone), caution=1.0
+    )
     assert found.candidate.kind in kinds
     assert found.gain > found.error > 0
     tx, ty = _examples(own, 4000, 3)
