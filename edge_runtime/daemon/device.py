@@ -210,6 +210,7 @@ class Device:
             budget_j=self.settings.budget_j,
             reason="; ".join(self.complaints),
             instance=self.instance,
+            account="" if self.data_fault is not None else self.summary.account,
         )
 
     def meter_card(self) -> MeterCard:
