@@ -150,8 +150,9 @@ arm-vm: install
 # ---- packages: docs/service.md
 
 DEB_ARCH ?= arm64
+DEB_PACKAGE ?= device
 deb: install
-	$(BIN)/python packaging/build_deb.py --arch $(DEB_ARCH)
+	$(BIN)/python packaging/build_deb.py --package $(DEB_PACKAGE) --arch $(DEB_ARCH)
 
 # Made from the parsers; read one with `man -l dist/man/coordinator.1`.
 man: install

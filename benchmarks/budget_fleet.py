@@ -47,7 +47,11 @@ _NOISE, _OUTLIERS = 0.05, 0.02
 
 @dataclass(frozen=True)
 class Data:
-    """Standardised features float32 [N, D], labels int32 [N]; the rows of each device; what is held out."""
+    """Standardised features float32 [N, D], labels int32 [N]; the rows of each device; what is held out.
+
+    Attributes:
+        raw: whole numbers [N, D] that the features are made of: x = ((raw - offset) unit - mean) scale.
+    """
 
     name: str
     x: np.ndarray
@@ -55,6 +59,11 @@ class Data:
     shards: list[np.ndarray]
     test_x: np.ndarray
     test_y: np.ndarray
+    raw: np.ndarray
+    offset: int
+    unit: float
+    mean: np.ndarray
+    scale: np.ndarray
 
     @property
     def classes(self) -> int:
@@ -71,22 +80,35 @@ class Data:
         return float((scores.argmax(axis=1) == self.test_y).mean())
 
 
-def load(seed: int) -> Data:
-    """3,670 photos as integer embeddings (1,024 numbers) of a Coral extractor, 736 of them held out; scikit-learn's
-    digits where the reference data are not there. Each class is dealt out by a Dirichlet draw of concentration 0.5, so
-    that devices have unlike labels and unlike amounts."""
+def load(seed: int, name: str = "") -> Data:
+    """The data set of this name, or flowers where it is there, else digits. Each class is dealt out by a Dirichlet draw
+    of concentration 0.5, so that devices have unlike labels and unlike amounts.
+
+    flowers: 3,670 photos as integer embeddings (1,024 numbers) of a Coral extractor, 736 of them held out. digits:
+    scikit-learn's, 64 pixels of 0 to 16 each.
+
+    Raises:
+        DataError: flowers were asked for, and are not there.
+    """
+    offset, unit = 0, 1.0
     try:
+        if name == "digits":
+            raise DataError("not asked for")
         with np.load(root() / "flowers_embeddings" / "flowers_mobilenet_v1_emb.npz", allow_pickle=False) as stored:
-            x, y = stored["emb"].astype(np.float32) * float(stored["scale"]), stored["y"].astype(np.int32)
+            raw, y = stored["emb"], stored["y"].astype(np.int32)
+            unit = float(stored["scale"])
             held_out = stored["split"] == "val"
         name = "flowers"
     except (DataError, OSError):
+        if name == "flowers":
+            raise
         from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 
         bunch = load_digits()
-        x, y = bunch.data.astype(np.float32), bunch.target.astype(np.int32)
+        raw, y = bunch.data.astype(np.uint8), bunch.target.astype(np.int32)
         held_out = np.random.default_rng(0).random(len(y)) < 0.3
         name = "digits"
+    x = raw.astype(np.float32) * unit
     mean, scale = standardisation_of(x[~held_out][:500])
     x = (x - mean) * scale
     random = np.random.default_rng([seed, 1])
@@ -102,7 +124,9 @@ def load(seed: int) -> Data:
     for at, one in enumerate(shards):
         if not len(one):
             shards[at], shards[largest] = shards[largest][:4], shards[largest][4:]
-    return Data(name, x[~held_out], train_y, shards, x[held_out], y[held_out])
+    return Data(
+        name, x[~held_out], train_y, shards, x[held_out], y[held_out], raw[~held_out], offset, unit, mean, scale
+    )
 
 
 @dataclass
@@ -148,6 +172,10 @@ class Device:
     def _noisy(self, energy_j: float) -> float:
         factor = 1.0 + _NOISE * float(self.random.standard_normal())
         return energy_j * max(0.2, factor) * (2.0 if self.random.random() < _OUTLIERS else 1.0)
+
+    def priced(self, energy_j: float) -> float:
+        """What this much costs on one occasion."""
+        return self._noisy(energy_j)
 
     def price(self, work: Work) -> float:
         """Joules of a round without noise, idling left out."""
@@ -250,10 +278,14 @@ def _step(
     return loss
 
 
-def make_fleet(data: Data, seed: int, *, rounds: int = 60, epochs: int = 2) -> list[Device]:
-    """Devices on their shards. A budget is a tenth to all of what ``rounds`` plain rounds would cost the device."""
+def make_fleet(data: Data, seed: int, *, rounds: int = 60, epochs: int = 2, radio: str = "mixed") -> list[Device]:
+    """Devices on their shards. A budget is a tenth to all of what ``rounds`` plain rounds would cost the device.
+
+    Args:
+        radio: a link of the table for all, or "mixed", all of them in turn.
+    """
     random = np.random.default_rng([seed, 2])
-    boards, links = list(_BOARDS), list(_LINKS)
+    boards, links = list(_BOARDS), list(_LINKS) if radio == "mixed" else [radio]
     made = []
     for at, rows in enumerate(data.shards):
         board, link = boards[at % len(boards)], links[(at // len(boards)) % len(links)]

@@ -81,7 +81,8 @@ SOURCES: dict[str, Callable[[int, np.random.Generator], Tree]] = {
 def head_update() -> Tree:
     """The change that five epochs on 500 photos of flowers make of a linear head on 1,024 real embeddings: softmax
     regression by plain SGD in batches of 16 from zeros."""
-    with np.load(reference_data.root() / "flowers_embeddings" / "flowers_mobilenet_v1_emb.npz") as stored:
+    path = reference_data.root() / "flowers_embeddings" / "flowers_mobilenet_v1_emb.npz"
+    with np.load(path, allow_pickle=False) as stored:
         chosen = np.random.default_rng(1).permutation(np.flatnonzero(stored["split"] == "train"))[:500]
         x, y = stored["emb"][chosen].astype(np.float32), stored["y"][chosen].astype(np.int64)
     x = (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-3)

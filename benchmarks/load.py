@@ -2,6 +2,7 @@
 """How many devices one coordinator serves: light clients over real gRPC, one TCP connection each.
 
     .venv/bin/python benchmarks/load.py --devices 1000 --json OUT
+    .venv/bin/python benchmarks/load.py --devices 50 --tls        # the same with certificates on both sides
 
 A coordinator runs as a process of its own, as users start it, on SQLite in a folder of the real disk. Clients join,
 ask, send the same entropy-coded report of a head of 650 parameters each round after 0.2 s of "training" (0.1 to 0.3,
@@ -13,6 +14,8 @@ drawn), and tell the joules of sending when they ask again. All must report (quo
     cpu_s_per_report        processor seconds of the coordinator, all threads, start-up and joins left out
     rss_mb                  its highest resident memory, 10^6 bytes
     statements_per_report   of the database, with those of joins left out
+    handshakes_per_s        connections made and devices joined, 32 at a time; TCP alone without --tls
+    connection_kb           resident memory of the coordinator for each of them, 10^3 bytes
     fsyncs_per_report       fsync and fdatasync calls, those of joins included, by strace; null where that is not there
 
 Clients and coordinator share the machine: its other load makes rounds slower, and the processor's seconds hardly.
@@ -45,11 +48,13 @@ import numpy as np
 from plain_bundle import make_plain_bundle
 
 from coordinator.operator.client import Operator
+from coordinator.operator.credentials import read_credentials
 from protos.convert.cards import card_to
 from protos.convert.energy import energy_to, settled_to
 from protos.convert.tensors import tensors_to
 from protos.energy.trace import Phase, PhaseEnergy
 from protos.orders import PROTOCOL, DeviceCard, Engine, MeterCard, SettledEnergy
+from protos.trust.names import SERVER_NAME
 from protos.update import codecs
 from protos.update.trees import shapes
 from protos.v1 import edgejoule_pb2 as pb
@@ -74,8 +79,9 @@ class Fleet:
         counts: verdicts, and calls that failed by their code.
     """
 
-    def __init__(self, address: str, count: int, width: int, classes: int) -> None:
-        self._address, self._count = address, count
+    def __init__(self, address: str, count: int, width: int, classes: int, trust: Path | None = None) -> None:
+        self._address, self._count, self._trust = address, count, trust
+        self.joining_s = 0.0
         self.seconds: dict[str, list[float]] = {"order": [], "report": []}
         self.counts: Counter[str] = Counter()
         self.end_s = 0.0
@@ -93,16 +99,23 @@ class Fleet:
     async def serve(self, seconds: float, joined: asyncio.Event) -> None:
         """All devices, for so many seconds after all have joined."""
         options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
-        channels = [grpc.aio.insecure_channel(self._address, options=options) for _ in range(self._count)]
-        stubs = [rpc.DeviceServiceStub(channel) for channel in channels]  # type: ignore[no-untyped-call]
         names = [f"dev-{at:05}" for at in range(self._count)]
+        if self._trust is None:
+            channels = [grpc.aio.insecure_channel(self._address, options=options) for _ in names]
+        else:
+            options.append(("grpc.ssl_target_name_override", SERVER_NAME))
+            owned = certificates(self._trust, names)
+            channels = [grpc.aio.secure_channel(self._address, one, options=options) for one in owned]
+        stubs = [rpc.DeviceServiceStub(channel) for channel in channels]  # type: ignore[no-untyped-call]
         gate = asyncio.Semaphore(32)
 
         async def join(name: str, stub: Any) -> None:
             async with gate:
                 await self._join(name, stub)
 
+        begin_s = time.perf_counter()
         await asyncio.gather(*(join(*one) for one in zip(names, stubs, strict=True)))
+        self.joining_s = time.perf_counter() - begin_s
         joined.set()
         self.end_s = time.monotonic() + seconds
         await asyncio.gather(*(self._device(*one) for one in zip(names, stubs, strict=True)))
@@ -173,14 +186,38 @@ class Fleet:
         return [SettledEnergy(order.run_id, order.round, (joules(Phase.SEND, 0.05),), order.attempt or None)]
 
 
+def certificates(trust: Path, names: list[str]) -> list[grpc.ChannelCredentials]:
+    """What each device shows: a certificate of the coordinator's own authority, for a key of its own."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    from coordinator.trust.authority import Authority
+
+    authority, made = Authority(trust), []
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    for name in names:
+        key = ec.generate_private_key(ec.SECP256R1())
+        request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+        issued = authority.device(name, request.public_bytes(serialization.Encoding.DER))
+        made.append(grpc.ssl_channel_credentials(authority.root_pem, key.private_bytes(*form), issued.chain_pem))
+    return made
+
+
 class Watched:
     """The coordinator's process, from outside."""
 
-    def __init__(self, folder: Path, *, fsyncs: bool) -> None:
+    def __init__(self, folder: Path, *, fsyncs: bool, tls: bool = False) -> None:
         self._folder = folder
         ready = folder / "ready"
         command = [sys.executable, str(Path(__file__)), _SERVE, str(folder / "counts.json")]
         command += ["serve", "--state", str(folder / "state"), "--listen", "127.0.0.1:0", "--ready-file", str(ready)]
+        if tls:
+            init = [sys.executable, "-m", "coordinator.cli", "init", "--state", str(folder / "state")]
+            subprocess.run(init, check=True, capture_output=True, cwd=ROOT)
+            command.append("--tls")
+            # Enrolment has a port of its own, which port 0 of the other says nothing of.
+            command += ["--enroll-listen", "127.0.0.1:0"]
         self._strace = shutil.which("strace") if fsyncs else None
         if self._strace:
             trace = ["-f", "--seccomp-bpf", "-c", "-e", "trace=fsync,fdatasync", "-o", str(folder / "strace")]
@@ -198,6 +235,11 @@ class Watched:
         """Processor seconds, all threads."""
         fields = Path(f"/proc/{self._pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def now_mb(self) -> float:
+        """Resident memory of this moment."""
+        pages = int(Path(f"/proc/{self._pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
     def peak_mb(self) -> float:
         """Highest resident memory."""
@@ -263,28 +305,34 @@ def serve(counts: Path, arguments: list[str]) -> int:
     return coordinator(arguments)
 
 
-def measure(devices: int, seconds: float, *, width: int, classes: int, fsyncs: bool, folder: Path) -> dict[str, Any]:
+def measure(
+    devices: int, seconds: float, *, width: int, classes: int, fsyncs: bool, folder: Path, tls: bool = False
+) -> dict[str, Any]:
     """One run; see the module for the keys."""
     bundle = make_plain_bundle(folder / "bundle", width=width, classes=classes)
-    watched = Watched(folder, fsyncs=fsyncs)
+    watched = Watched(folder, fsyncs=fsyncs, tls=tls)
+    trust = folder / "state" / "trust" if tls else None
+    alone_mb = watched.now_mb()
     plan = (
         f'[run]\nbundle = "{bundle}"\nname = "load"\nrounds = 100000\nseed = 7\n'
         f"[round]\ndevices = {devices}\nquorum = 1.0\ndeadline_s = 600\n[train]\nepochs = 1\n"
         '[update]\ncodec = "entropy_coded"\n'
     )
-    fleet = Fleet(watched.address, devices, width, classes)
+    fleet = Fleet(watched.address, devices, width, classes, trust)
     begun: dict[str, float] = {}
 
     async def all_of_it() -> None:
         joined = asyncio.Event()
         task = asyncio.create_task(fleet.serve(seconds, joined))
         await joined.wait()
+        begun["mb"] = watched.now_mb()
         begun["cpu"], begun["statements"] = watched.cpu_s(), await asyncio.to_thread(watched.statements)
         await asyncio.to_thread(start)
         await task
 
     def start() -> None:
-        with Operator(watched.address) as operator:
+        shown = read_credentials(trust / "admin.json") if trust is not None else None
+        with Operator(watched.address, shown) as operator:
             operator.start_run(plan, folder)
 
     asyncio.run(all_of_it())
@@ -303,6 +351,8 @@ def measure(devices: int, seconds: float, *, width: int, classes: int, fsyncs: b
         "cpu_s_per_report": round(used_s / reports, 5),
         "rss_mb": round(peak_mb, 1),
         "statements_per_report": round(statements / reports, 2),
+        "handshakes_per_s": round(devices / fleet.joining_s, 1),
+        "connection_kb": round(1000 * (begun["mb"] - alone_mb) / devices, 1),
         "fsyncs_per_report": per_report,
         "reports": fleet.counts["accepted"],
         "rounds": len(closed),
@@ -323,12 +373,13 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--width", type=int, default=64, help="of an embedding; 10 classes")
     parser.add_argument("--no-strace", action="store_true", help="do not count fsyncs")
+    parser.add_argument("--tls", action="store_true", help="certificates on both sides, TLS 1.3")
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="load-") as folder:
         found = measure(
             chosen.devices, chosen.seconds, width=chosen.width, classes=10, fsyncs=not chosen.no_strace,
-            folder=Path(folder),
+            folder=Path(folder), tls=chosen.tls,
         )  # fmt: skip
     for key, value in found.items():
         print(f"{key:24}{value}")

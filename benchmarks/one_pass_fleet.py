@@ -30,7 +30,7 @@ from coordinator.lab.partition import partition
 from coordinator.run.aggregation import Corrections
 from coordinator.run.downlink import Downlink
 from coordinator.run.evaluation import Evaluator
-from coordinator.run.planning import seed_for, steps_for, train_inputs
+from coordinator.run.planning import correction_of, seed_for, steps_for, train_inputs
 from edge_runtime.power.meter import MeterIdentity
 from edge_runtime.round.codec_memory import CodecMemory
 from edge_runtime.round.costs import Reserve
@@ -201,9 +201,10 @@ class Fleet:
 
     def corrections(self, number: int) -> Corrections | None:
         """What a round of control variates needs to know; None without them."""
-        if self.plan.train.correction == "none":
+        first = 2 if self.plan.train.method == "closed_form+sgd" else 1
+        if number < first or correction_of(self.plan, self.bundle.manifest) == "none":
             return None
-        known = {} if number == 1 else {one.name: float(one.examples) for one in self.devices}
+        known = {} if number == first else {one.name: float(one.examples) for one in self.devices}
         given = {one.name: one.default for one in self.bundle.manifest.head.inputs} | self.inputs_at(number)
         return Corrections(number, Controls.kept(self.server, self.shapes), known, given)
 

@@ -3,12 +3,15 @@
     .venv/bin/python benchmarks/papers.py --paper one_pass --json OUT --plot one_pass.png
     .venv/bin/python benchmarks/papers.py --paper one_pass --quick --json OUT      # under three minutes on 2 cores
     .venv/bin/python benchmarks/papers.py --paper optimisers --json OUT
+    .venv/bin/python benchmarks/papers.py --paper robust --quick --json OUT
 
 one_pass: heads from statistics (Fed3R, arXiv 2406.01116; GH-OFL, arXiv 2602.01186; one-shot federated ridge, arXiv
 2601.08216), and whitened steps from there, against FedAvg, FedProx, SCAFFOLD and the joule planner: joules until the
 newest head is within one point of a logistic regression on all examples together.
 
 optimisers: the same for what a coordinator may do with the mean of changes.
+
+robust: heads that stay good when their weights are rounded to few bits after training (`papers_robust.py`).
 
 Settings of all methods are the project's defaults, fixed before the seeds that judge. Accuracies are on held-out
 examples that nothing was chosen by. Each row is {"setting", "method", "quantity", "mean", "ci95", "seeds"}; null: not
@@ -23,13 +26,14 @@ import math
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from one_pass_fleet import RADIOS, Fleet, Joules, Task, embedding_joules, mean_and_interval
+from one_pass_fleet import RADIOS, Fleet, Joules, Task, embedding_joules
 from one_pass_methods import METHODS, OPTIMISERS, SERVERS, WIDE, plan_of, run
 from one_pass_tasks import NAMES, tasks
+from papers_rows import Asked, Row, row
 
 from protos.errors import EdgejouleError
 from protos.statistics import coding
@@ -37,25 +41,6 @@ from protos.statistics.moments import Moments, moments_of, total
 
 CLOSE = 0.01
 _ONE_PASS = tuple(name for name in METHODS if name not in SERVERS)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One figure over all seeds."""
-
-    setting: str
-    method: str
-    quantity: str
-    mean: float | None
-    ci95: float | None
-    seeds: int
-
-
-def row(setting: str, method: str, quantity: str, values: Sequence[float]) -> Row:
-    """Mean and interval; null when a seed has no figure."""
-    mean, half = mean_and_interval(values)
-    known = math.isfinite(mean)
-    return Row(setting, method, quantity, mean if known else None, half if math.isfinite(half) else None, len(values))
 
 
 def compared(task: Task, methods: Sequence[str], seeds: Sequence[int], rounds: int) -> list[Row]:
@@ -134,55 +119,73 @@ def cost(task: Task) -> list[Row]:
     return rows
 
 
-def one_pass(chosen: Iterator[Task], methods: Sequence[str], seeds: Sequence[int], rounds: int) -> list[Row]:
-    """Every task, every method or those that are named; and what statistics cost."""
+def one_pass(asked: Asked) -> list[Row]:
+    """Every task, every method or those that are named, and what statistics cost; quick without that or projections."""
     rows = []
-    for task in chosen:
-        rows += compared(task, methods or _ONE_PASS, seeds, rounds) + exact(task, seeds)
-        if task.train.shape[1] >= WIDE and not methods:
+    plain = [name for name in _ONE_PASS if not (asked.quick and "projected" in name)]
+    for task in _tasks(asked):
+        rows += compared(task, asked.methods or plain, range(asked.seeds), _rounds(asked))
+        rows += exact(task, range(asked.seeds))
+        if task.train.shape[1] >= WIDE and not asked.methods and not asked.quick:
             rows += cost(task)
     return rows
 
 
-def optimisers(chosen: Iterator[Task], methods: Sequence[str], seeds: Sequence[int], rounds: int) -> list[Row]:
+def optimisers(asked: Asked) -> list[Row]:
     """What a coordinator may do with the mean of changes, and local corrections."""
-    return [one for task in chosen for one in compared(task, methods or OPTIMISERS, seeds, rounds)]
+    methods, seeds = asked.methods or OPTIMISERS, range(asked.seeds)
+    return [one for task in _tasks(asked) for one in compared(task, methods, seeds, _rounds(asked))]
 
 
-PAPERS: dict[str, Callable[..., list[Row]]] = {"one_pass": one_pass, "optimisers": optimisers}
+def _tasks(asked: Asked) -> Iterator[Task]:
+    return tasks(asked.folder, quick=asked.quick, only=asked.only)
+
+
+def _rounds(asked: Asked) -> int:
+    return asked.rounds or (5 if asked.quick else 20)
+
+
+def robust(asked: Asked) -> list[Row]:
+    """Heads that stay good when their weights are rounded."""
+    import papers_robust
+
+    return papers_robust.rows(asked)
+
+
+PAPERS: dict[str, Callable[[Asked], list[Row]]] = {"one_pass": one_pass, "optimisers": optimisers, "robust": robust}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--paper", choices=PAPERS, required=True)
-    parser.add_argument("--quick", action="store_true", help="two data sets, fewer rounds")
+    parser.add_argument("--quick", action="store_true", help="fewer data sets, methods and rounds: under three minutes")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="how many seeds (default 3)")
-    parser.add_argument("--rounds", type=int, metavar="R", help="rounds at most (default 20, quick 5)")
-    parser.add_argument("--only", metavar="NAME[,NAME]", help=f"data sets, of {', '.join(NAMES)}")
-    parser.add_argument("--method", action="append", choices=METHODS, help="this method alone; repeat it for more")
+    parser.add_argument("--rounds", type=int, metavar="R", help="rounds at most (default: the paper's own)")
+    parser.add_argument("--only", metavar="NAME[,NAME]", help=f"data sets, such as {', '.join(NAMES)}")
+    parser.add_argument("--method", action="append", help="this method alone; repeat it for more")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the rows here")
     parser.add_argument("--table", type=Path, metavar="OUT.md", help="write the tables here")
-    parser.add_argument("--plot", type=Path, metavar="OUT.png", help="draw joules by method")
+    parser.add_argument("--plot", type=Path, metavar="OUT.png", help="draw what the paper is about")
     options = parser.parse_args()
-    rounds = options.rounds or (5 if options.quick else 20)
-    only = options.only.split(",") if options.only else ()
+    only = tuple(options.only.split(",")) if options.only else ()
     with tempfile.TemporaryDirectory(prefix="edgejoule-papers-") as folder:
+        methods = tuple(options.method or ())
+        asked = Asked(Path(folder), options.quick, options.seeds, options.rounds, only, methods)
         try:
-            chosen = tasks(Path(folder), quick=options.quick, only=only)
-            rows = PAPERS[options.paper](chosen, options.method or (), range(options.seeds), rounds)
+            rows = PAPERS[options.paper](asked)
         except EdgejouleError as error:
             print(f"papers: {error}", file=sys.stderr)
             return error.exit_code
     from papers_shown import draw, tables
 
-    text = tables(rows)
+    text = tables(rows, options.paper)
     print(text)
     if options.json:
         options.json.write_text(json.dumps([asdict(one) for one in rows], indent=1))
     if options.table:
         options.table.write_text(text)
     if options.plot:
-        draw(rows, options.plot)
+        draw(rows, options.plot, options.paper)
     return 0
 
 

@@ -29,8 +29,13 @@ _COST = (
 )
 
 
-def tables(rows: Sequence[Any]) -> str:
+def tables(rows: Sequence[Any], paper: str = "one_pass") -> str:
     """All rows as Markdown."""
+    return _TABLES.get(paper, joule_tables)(rows)
+
+
+def joule_tables(rows: Sequence[Any]) -> str:
+    """Accuracies, and what it took to come near the central refit."""
     found = {(one.setting, one.method, one.quantity): one for one in rows}
     settings = list(dict.fromkeys(one.setting for one in rows))
     lines = []
@@ -71,7 +76,12 @@ def _cell(one: Any, factor: float = 1.0, digits: int = 2) -> str:
     return f"{factor * one.mean:.{digits}f}{half}"
 
 
-def draw(rows: Sequence[Any], path: Path) -> None:
+def draw(rows: Sequence[Any], path: Path, paper: str = "one_pass") -> None:
+    """A PNG of what the paper is about."""
+    _PLOTS.get(paper, joule_plot)(rows, path)
+
+
+def joule_plot(rows: Sequence[Any], path: Path) -> None:
     """A PNG: joules to within one point of the central refit, by data set and method; hollow where not reached."""
     import matplotlib
 
@@ -103,17 +113,88 @@ def draw(rows: Sequence[Any], path: Path) -> None:
     pyplot.close(figure)
 
 
+_WIDTHS = (32, 8, 6, 4, 3, 2)
+_RANGES = ("minmax, tensor", "minmax, channel", "mse, tensor", "mse, channel")
+
+
+def width_tables(rows: Sequence[Any]) -> str:
+    """Accuracy by width of the weights, a table for each kind of range; and points over FedAvg with the same seeds."""
+    found = {(one.setting, one.method, one.quantity): one for one in rows}
+    lines = []
+    for setting in dict.fromkeys(one.setting for one in rows):
+        methods = list(dict.fromkeys(one.method for one in rows if one.setting == setting))
+        seeds = max(one.seeds for one in rows if one.setting == setting)
+        for kind in _RANGES:
+            lines += [
+                f"**{setting}**, ranges {kind}, accuracy in %, {seeds} seeds; [points over fedavg]:",
+                "",
+            ]
+            lines += ["| method | " + " | ".join(f"{bits} bits" for bits in _WIDTHS) + " |"]
+            lines += ["|---" * (len(_WIDTHS) + 1) + "|"]
+            for method in methods:
+                cells = []
+                for bits in _WIDTHS:
+                    at = f"at {bits} bits" + ("" if bits == 32 else f", {kind}")
+                    over = found.get((setting, method, f"points over fedavg {at}"))
+                    cell = _cell(found.get((setting, method, f"accuracy {at}")), 100.0, 2)
+                    cells.append(cell if over is None else f"{cell} [{over.mean:+.2f} ± {over.ci95 or 0:.2f}]")
+                lines.append(f"| {method} | " + " | ".join(cells) + " |")
+            lines.append("")
+        lines += ["| method | kB up | kB down | J, WiFi |", "|---|---|---|---|"]
+        for method in methods:
+            cost = (("bytes_up", 1e-3, 1), ("bytes_down", 1e-3, 1), ("wifi_j", 1.0, 2))
+            cells = [_cell(found.get((setting, method, key)), *how) for key, *how in cost]
+            lines.append(f"| {method} | " + " | ".join(cells) + " |")
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def width_plot(rows: Sequence[Any], path: Path) -> None:
+    """A PNG: accuracy against width, by data set and method, with ranges from least to largest for the tensor."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    settings = list(dict.fromkeys(one.setting for one in rows))
+    found = {(one.setting, one.method, one.quantity): one for one in rows}
+    figure, axes = pyplot.subplots(1, len(settings), figsize=(5 * len(settings), 4), squeeze=False)
+    for axis, setting in zip(axes[0], settings, strict=True):
+        for method in dict.fromkeys(one.method for one in rows if one.setting == setting):
+            shown = [
+                found[setting, method, f"accuracy at {bits} bits" + ("" if bits == 32 else ", minmax, tensor")]
+                for bits in _WIDTHS
+            ]
+            axis.errorbar(
+                range(len(_WIDTHS)), [100 * one.mean for one in shown], [100 * (one.ci95 or 0) for one in shown],
+                label=method, capsize=2, marker="o", markersize=3,
+            )  # fmt: skip
+        axis.set_xticks(range(len(_WIDTHS)), [str(bits) for bits in _WIDTHS])
+        axis.set_xlabel("bits of the weights, min-max ranges of the tensor")
+        axis.set_ylabel("accuracy, %")
+        axis.set_title(setting, fontsize=9)
+    axes[0][0].legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+_TABLES = {"robust": width_tables}
+_PLOTS = {"robust": width_plot}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("figures", type=Path, nargs="+", help="what papers.py wrote, in parts")
+    parser.add_argument("--paper", default="one_pass", help="which paper they are of (default one_pass)")
     parser.add_argument("--table", type=Path)
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
     rows = [SimpleNamespace(**one) for file in options.figures for one in json.loads(file.read_text())]
     if options.table:
-        options.table.write_text(tables(rows))
+        options.table.write_text(tables(rows, options.paper))
     if options.plot:
-        draw(rows, options.plot)
+        draw(rows, options.plot, options.paper)
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from edge_runtime.systemd.logging_setup import LEVELS
 from protos.datafiles.renames import read_renames
 from protos.model.edge_tpu import DEVICE
+from protos.ranges import Range
 
 
 def text(value: Any) -> str:
@@ -45,32 +45,14 @@ def renames(value: Any) -> str:
 
 def number(low: float, high: float, *, above: bool = False) -> Callable[[Any], float]:
     """Reads numbers from ``low`` to ``high``, or ``above`` low."""
-
-    def read(value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise ValueError("not a number")
-        try:
-            found = float(value)
-        except ValueError:
-            raise ValueError("not a number") from None
-        if not math.isfinite(found) or not low <= found <= high or (above and found == low):
-            raise ValueError(f"not {'over' if above else 'from'} {low:g} {'and up' if above else ''} to {high:g}")
-        return found
-
-    return read
+    limits = Range(low, high, above=above)
+    return lambda value: limits.read(value) if isinstance(value, str) else limits.number(value)
 
 
 def whole(low: int, high: int) -> Callable[[Any], int]:
     """Reads whole numbers from ``low`` to ``high``."""
-    any_number = number(low, high)
-
-    def read(value: Any) -> int:
-        found = any_number(value)
-        if found != int(found):
-            raise ValueError("not a whole number")
-        return int(found)
-
-    return read
+    limits = Range(low, high, whole=True)
+    return lambda value: int(limits.read(value) if isinstance(value, str) else limits.number(value))
 
 
 def level(value: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 
-__all__ = ["bare", "host_and_port", "is_loopback", "with_port"]
+__all__ = ["bare", "host_and_port", "is_loopback", "several", "with_port"]
 
 _LARGEST_PORT = 65535
 
@@ -23,6 +23,15 @@ def host_and_port(text: str, *, least_port: int = 1) -> tuple[str, int] | None:
     if not colon or not bare(host) or not port.isascii() or not port.isdecimal():
         return None
     return (host, int(port)) if least_port <= int(port) <= _LARGEST_PORT else None
+
+
+def several(text: str) -> tuple[str, ...]:
+    """Addresses with commas between them, in their order, each once.
+
+    >>> several("10.0.0.1:1, lab:2,10.0.0.1:1"), several("lab:2")
+    (('10.0.0.1:1', 'lab:2'), ('lab:2',))
+    """
+    return tuple(dict.fromkeys(one.strip() for one in text.split(",")))
 
 
 def bare(host: str) -> str:

@@ -19,6 +19,7 @@ EXTRA_OF: Mapping[str, str] = {
     "rich": "coordinator",
     "PIL": "images",
     "psycopg": "postgresql",
+    "grpc_reflection": "reflection",
     "tensorflow": "workshop",
     "keras": "workshop",
     "sklearn": "workshop",

@@ -175,6 +175,7 @@ class Publication:
         round: that it came of.
         head: whole, or empty when the reader holds ``base``, which is the head itself.
         accuracy, loss: on the coordinator's held-out data, or None.
+        evaluate: the device is to say how good the head is on its own examples.
     """
 
     run_id: str
@@ -186,6 +187,7 @@ class Publication:
     base: str = ""
     accuracy: float | None = None
     loss: float | None = None
+    evaluate: bool = False
 
     @property
     def id(self) -> str:
@@ -240,6 +242,33 @@ class BasisOrder:
 
 
 @dataclass(frozen=True)
+class MaskOrder:
+    """Changes are cut to the length ``clip``, put on one grid of ``bits``, and masked; see :mod:`protos.secure_sum`."""
+
+    clip: float
+    bits: int
+
+
+@dataclass(frozen=True)
+class RevealOrder:
+    """What unmasks the sum over ``sent`` is to be revealed; ``missing`` agreed on masks and sent nothing."""
+
+    run_id: str
+    round: int
+    attempt: int
+    sent: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class MaskedChange:
+    """A change under masks: whole numbers of ``width`` bits, little-endian, in the order of names."""
+
+    width: int
+    numbers: bytes
+
+
+@dataclass(frozen=True)
 class ControlOrder:
     """The coordinator's control variate of SCAFFOLD; see :mod:`protos.update.controls`.
 
@@ -269,6 +298,7 @@ class TrainOrder:
         attempt: at this round, from 1: an order of a further attempt is a new one. None from an older coordinator.
         statistics: what to sum of all training examples; no step is asked for then, and no head is sent.
         basis: the update is made and sent in these coordinates.
+        mask: the change is sent masked; the codec does not count.
         control: each gradient is corrected by this less the device's own control.
         evaluate: the head to start from is to be evaluated on the device's own held-out examples.
     """
@@ -291,6 +321,7 @@ class TrainOrder:
     attempt: int | None = None
     statistics: FeatureMap | None = None
     basis: BasisOrder | None = None
+    mask: MaskOrder | None = None
     control: ControlOrder | None = None
     evaluate: bool = False
 
@@ -309,7 +340,7 @@ class RejoinOrder:
     """The coordinator does not know this session: join first."""
 
 
-Order = TrainOrder | WaitOrder | RejoinOrder
+Order = TrainOrder | WaitOrder | RejoinOrder | RevealOrder
 
 
 @dataclass(frozen=True)
@@ -351,6 +382,7 @@ class DeviceReport:
         meter_id: of the meter of phases without a sensor; 0 when there are none.
         statistics: when the order asked for them.
         basis_version: of the coordinates of the update; empty for those of the head.
+        masked: instead of the update, when the order asked for it.
         control_version: of the control that corrected its gradients; empty for none.
         control_held: it had a control of its own to go with it.
         evaluation: of the head that it started from, where the order asked for it and there are held-out examples.
@@ -379,6 +411,7 @@ class DeviceReport:
     meter_id: int = 0
     statistics: CodedMoments | None = None
     basis_version: str = ""
+    masked: MaskedChange | None = None
     control_version: str = ""
     control_held: bool = False
     evaluation: HeadEvaluation | None = None

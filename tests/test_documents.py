@@ -270,6 +270,8 @@ def test_the_defaults_of_a_plan_that_are_documented_are_the_real_ones() -> None:
             if one.default is MISSING or not isinstance(one.default, int | float | str):
                 continue
             real = f'"{one.default}"' if isinstance(one.default, str) else f"{one.default:g}"
+            if isinstance(one.default, bool):
+                real = str(one.default).lower()
             if said.strip("`") != real:
                 wrong.append((name, one.name, said, real))
     defaults: dict[str, set[float]] = {}

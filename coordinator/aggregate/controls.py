@@ -107,6 +107,7 @@ class ControlFold:
         """Fold in a report with steps.
 
         Args:
+            update: as it travelled, in the coordinates that the steps were made in.
             held: the device had a control of its own, of this epoch.
         """
         known = self._known.get(device_id)

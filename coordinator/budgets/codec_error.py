@@ -7,8 +7,12 @@ unbiased weights, rest on E[decoded] = x.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
+
+from protos.update import codecs
+from protos.update.trial import tried
 
 ERROR: Mapping[str, Mapping[float, float]] = {
     "entropy_coded": {
@@ -26,6 +30,23 @@ ERROR: Mapping[str, Mapping[float, float]] = {
 }  # fmt: skip
 # Names, seeds, tables, coder states and the rest of a report, bytes.
 REPORT_OVERHEAD_BYTES = 600
+
+
+@functools.lru_cache(maxsize=256)
+def error_on(
+    codec: str, parameters: tuple[tuple[str, float], ...], expected: tuple[tuple[str, tuple[int, ...]], ...]
+) -> float:
+    """The error of a codec on white values in the shapes of a head: tables and coder states take their part of the
+    bits, so that a small head is coded more coarsely than the table says. 0 for a codec that is not in the table, whose
+    error is none, or not white.
+
+    Args:
+        parameters: all that are not the codec's defaults, by name.
+        expected: name and shape of each tensor.
+    """
+    if codec not in ERROR:
+        return 0.0
+    return tried(codecs.build(codec, dict(parameters)), dict(expected), lambda tensors: 0).error
 
 
 def report_bytes(bits: float, coordinates: int) -> int:

@@ -116,10 +116,22 @@ class Surroundings:
     harvest: Trace | None = None
 
 
+def _believed(allotment: Allotment, plan: RunPlan, one: Entrant) -> Allotment:
+    """The same, with a standing that the device cannot give itself: where the plan promises it nothing, its own word
+    counts up to what its board draws at work from the opening of a round to its deadline."""
+    budget = plan.budget
+    promised = budget.of(one.device_id), budget.per_day_j, budget.battery_j, budget.harvest
+    if allotment.standing_j is None or any(limit is not None for limit in promised):
+        return allotment
+    return replace(allotment, standing_j=min(allotment.standing_j, one.work_w * plan.round.deadline_s))
+
+
 def plan_round(plan: RunPlan, entrants: Sequence[Entrant], here: Surroundings) -> RoundPlan:
     """Orders for the devices that are present."""
     allotted = {
-        one.device_id: accounts.allot(plan.budget, one.device_id, one.own_j, one.charged, here.situation, here.harvest)
+        one.device_id: _believed(
+            accounts.allot(plan.budget, one.device_id, one.own_j, one.charged, here.situation, here.harvest), plan, one
+        )
         for one in entrants
     }
     largest_j = max((j for one in allotted.values() if (j := one.standing_j) is not None), default=None)

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from coordinator.commands.parts import add_json, example
-from coordinator.commands.trust_parts import add_state, needing_cryptography, seconds, state_of
+from coordinator.commands.trust_parts import add_state, needing_cryptography, state_of
 from protos.addresses import host_and_port
+from protos.durations import duration_s
 from protos.errors import DataError, UsageError
 
 
@@ -54,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         from protos.trust.token import EnrolmentToken
     folder = state_of(arguments) / FOLDER
     boards = _boards(arguments)
-    ttl_s = seconds(arguments.ttl, "--ttl")
+    ttl_s = duration_s(arguments.ttl, "--ttl")
     authority = Authority(folder)
     addresses = tuple(arguments.address) or read_credentials(folder / "admin.json").addresses
     port = arguments.enroll_port or _port(addresses[0]) + 1

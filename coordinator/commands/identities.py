@@ -10,7 +10,9 @@ from typing import Any
 
 from coordinator.commands.parts import add_json, example
 from coordinator.commands.trust_parts import add_state, needing_cryptography, state_of, when
+from protos.durations import duration_s
 from protos.errors import UsageError
+from protos.ranges import Range
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -41,12 +43,18 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     operators = commands.add_parser(
         "operators",
         help="make credentials for a person",
-        **example("coordinator operators add ada --role observer -o ada.json --state DIR"),
+        **example(
+            "coordinator operators invite ada --role observer --state DIR\n"
+            "  coordinator operators add ada --role observer -o ada.json --state DIR"
+        ),
     )
-    operators.add_argument("verb", choices=["add"], help="what to do")
+    operators.add_argument(
+        "verb", choices=["add", "invite"], help="add: write credentials here; invite: print a token for elsewhere"
+    )
     operators.add_argument("name", metavar="NAME", help="of the person")
     operators.add_argument("--role", choices=["operator", "observer", "auditor"], default="operator")
-    operators.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="gets the credentials")
+    operators.add_argument("-o", "--output", type=Path, metavar="FILE", help="gets the credentials; needed by add")
+    operators.add_argument("--ttl", default="15m", metavar="TIME", help="how long an invitation is good (default 15m)")
     operators.add_argument("--days", type=float, default=365.0, metavar="N", help="how long they are good for")
     add_state(operators)
     operators.set_defaults(run=run_operators)
@@ -63,10 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
     register = Register(folder)
     try:
         if arguments.readmit_days is not None:
-            if not 0 <= arguments.readmit_days <= 3650:
-                raise UsageError(
-                    f"{arguments.readmit_days:g} is no number of days", where="--readmit-days", fix="give 0 to 3650"
-                )
+            if arguments.readmit_days not in Range(0, 3650):
+                raise UsageError(f"{arguments.readmit_days:g} is not {Range(0, 3650)}", where="--readmit-days")
             register.set_rule(READMIT_RULE, f"{arguments.readmit_days:g}")
         found = register.certificates()
     finally:
@@ -118,6 +124,28 @@ def run_revoke(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _invite(arguments: argparse.Namespace, folder: Path) -> int:
+    """Print a token with which somebody elsewhere makes a key and gets credentials for it; 0."""
+    with needing_cryptography():
+        from coordinator.operator.credentials import read_credentials
+        from coordinator.trust.authority import Authority
+        from coordinator.trust.register import Register
+        from protos.trust.names import Role
+        from protos.trust.token import EnrolmentToken
+    authority, addresses = Authority(folder), read_credentials(folder / "admin.json").addresses
+    port = int(addresses[0].rpartition(":")[2]) + 1
+    register = Register(folder)
+    try:
+        ttl_s = duration_s(arguments.ttl, "--ttl")
+        token = register.new_token(arguments.name, ttl_s=ttl_s, role=Role(arguments.role))
+    finally:
+        register.close()
+    print(f"# {arguments.name}, {arguments.role}: good once, for {ttl_s / 60:.0f} minutes. On that person's machine:")
+    made = EnrolmentToken(arguments.name, addresses, port, authority.fingerprint, token.secret)
+    print(f"coordinator login {made.text()}")
+    return 0
+
+
 def run_operators(arguments: argparse.Namespace) -> int:
     """Write credentials; 0."""
     with needing_cryptography():
@@ -126,6 +154,10 @@ def run_operators(arguments: argparse.Namespace) -> int:
         from coordinator.trust.register import Register
         from protos.trust.names import Role
     folder = state_of(arguments) / FOLDER
+    if arguments.verb == "invite":
+        return _invite(arguments, folder)
+    if arguments.output is None:
+        raise UsageError("is needed", where="--output", fix="name the file that gets the credentials")
     if arguments.output.exists():
         raise UsageError("is there already", where=str(arguments.output), fix="choose another --output")
     authority = Authority(folder)

@@ -39,6 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Make them; 0."""
     with needing_cryptography():
         from coordinator.operator.credentials import Credentials
+        from coordinator.trust import signing
         from coordinator.trust.authority import FOLDER, Authority, names_of_this_machine, write_private
         from coordinator.trust.register import Register
         from protos.trust.names import Role
@@ -51,6 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     authority = Authority.create(folder)
     hosts = [*arguments.name, *(one for one in names_of_this_machine() if one not in arguments.name)]
     authority.server(hosts)
+    signing.write_signers(folder, [signing.make_key(folder / signing.KEY_FILE)], 1)
     register = Register(folder)
     try:
         issued, key = authority.operator("admin", Role.OPERATOR)
@@ -86,7 +88,7 @@ def _say(folder: Path, operator: Path, fingerprint: str, hosts: list[str]) -> No
         f"  coordinator enroll --state {folder.parent} pi-1"
     )
     print(
-        f"coordinator init: move {folder / 'root.key'} to a place that is not on the network; "
-        "it is needed again in two years, with --renew-issuing",
+        f"coordinator init: move {folder / 'root.key'} and {folder / 'signing.key'} to a place that is not on the "
+        "network; the first is needed again in two years, with --renew-issuing, the second to sign bundles and wheels",
         file=sys.stderr,
     )

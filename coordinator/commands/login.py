@@ -6,8 +6,10 @@ import argparse
 from pathlib import Path
 
 from coordinator.commands.parts import example
+from coordinator.commands.trust_parts import needing_cryptography
 from coordinator.operator.credentials import Contexts, read_credentials
 from protos.errors import UsageError
+from protos.trust.token import MARK, read_token
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -18,7 +20,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         **example("coordinator login admin.json --name lab"),
     )
     parser.add_argument(
-        "file", nargs="?", type=Path, metavar="FILE", help="made by `coordinator init` or `operators add`"
+        "file",
+        nargs="?",
+        metavar="FILE|TOKEN",
+        help="made by `coordinator init` or `operators add`; or a token of `operators invite`, - for one on stdin",
     )
     parser.add_argument("--name", metavar="NAME", help="what to call this coordinator (default: the host's name)")
     parser.add_argument("--use", metavar="NAME", help="use one that is kept already")
@@ -41,7 +46,13 @@ def run(arguments: argparse.Namespace) -> int:
             one = contexts.read(name)
             print(f"{'*' if name == current else ' '} {name:<16} {one.role:<9} {one.name:<16} {one.addresses[0]}")
         return 0
-    credentials = read_credentials(arguments.file)
+    text = input() if arguments.file == "-" else arguments.file
+    if text.startswith(MARK):
+        with needing_cryptography():
+            from coordinator.operator.joining import join
+        credentials = join(read_token(text))
+    else:
+        credentials = read_credentials(Path(text))
     host = credentials.addresses[0].rpartition(":")[0].strip("[]").replace(":", "-")
     name = arguments.name or host
     contexts.add(name, credentials)

@@ -9,6 +9,7 @@ from coordinator.commands.parts import add_json, example
 from coordinator.operator import as_json
 from protos.errors import UsageError
 from protos.json_document import document
+from protos.ranges import Range
 
 _DAY_S = 86_400.0
 
@@ -42,8 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
     if days is None and most_mb is None:
         raise UsageError("nothing says what to forget", where="prune", fix="give --older-than DAYS, or --max-mb MB")
     for name, value in (("--older-than", days), ("--max-mb", most_mb)):
-        if value is not None and not 0 <= value < 1e9:
-            raise UsageError(f"{value:g} is not a number from 0 to 10^9", where=name)
+        if value is not None and value not in Range(0, 1e9):
+            raise UsageError(f"{value:g} is not {Range(0, 1e9)}", where=name)
     if not (arguments.state / DATABASE).is_file():
         raise UsageError("holds no SQLite database", where=str(arguments.state), fix="check --state")
     with only_one(arguments.state):

@@ -30,6 +30,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--enroll-listen", metavar="HOST:PORT", help="where new boards enrol (default: the same host, the next port)"
     )
     parser.add_argument("--database", metavar="URL", help="SQLAlchemy URL; default: a SQLite file in the state folder")
+    parser.add_argument(
+        "--standby",
+        action="store_true",
+        help="wait while another coordinator uses the database, and go on with its runs when it is gone",
+    )
     parser.add_argument("--ready-file", type=Path, metavar="PATH", help="gets the bound address when serving")
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     parser.set_defaults(run=run)
@@ -51,6 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.ready_file,
         tls=arguments.tls,
         enroll_listen=arguments.enroll_listen,
+        standby=arguments.standby,
     )
     asyncio.run(serve(settings))
     return 0

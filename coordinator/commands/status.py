@@ -8,7 +8,14 @@ from collections.abc import Sequence
 
 from coordinator.commands.parts import add_address, add_json, example, operator
 from coordinator.operator import as_json
-from coordinator.operator.status import DeviceStatus, FederatedEvaluation, RoundStatus, RunStatus, WeightBias
+from coordinator.operator.status import (
+    DeviceStatus,
+    FederatedEvaluation,
+    PrivacySpent,
+    RoundStatus,
+    RunStatus,
+    WeightBias,
+)
 from coordinator.operator.tables import UNKNOWN, ago, joules, percent, say, show, when
 from protos.energy.trace import Phase
 from protos.json_document import document
@@ -54,8 +61,9 @@ def run_status(arguments: argparse.Namespace) -> int:
     with operator(arguments) as connection:
         found = connection.status(arguments.which) if arguments.which else connection.runs()
         devices = connection.devices() if arguments.which and not arguments.json else []
+        reports = {} if arguments.which else connection.report_counts()
     if arguments.json:
-        runs = document("runs", {"runs": [as_json.newest(run) for run in found]})
+        runs = document("runs", {"runs": [as_json.newest(run) for run in found], "reports": reports})
         print(as_json.dump(as_json.run(found[0]) if arguments.which else runs))
     elif arguments.which:
         show_run(found[0])
@@ -76,6 +84,9 @@ def run_status(arguments: argparse.Namespace) -> int:
                 for run in found
             ],
         )
+        refused = [f"{count} {code}" for code, count in reports.items() if code not in ("accepted", "duplicate")]
+        if refused:
+            say(f"reports not taken since the coordinator started: {', '.join(refused)}")
     else:
         print("no runs yet; start one with: coordinator start PLAN.toml")
     return 0
@@ -123,6 +134,20 @@ def show_run(run: RunStatus) -> None:
             say(say_of(last.bias))
     if (looked := [one for one in run.rounds if one.federated is not None]) and looked[-1].federated is not None:
         show_classes(looked[-1].round, looked[-1].federated)
+    if run.privacy is not None:
+        say(say_of_privacy(run.privacy))
+
+
+def say_of_privacy(spent: PrivacySpent) -> str:
+    """What was spent, of what.
+
+    >>> say_of_privacy(PrivacySpent(3.21, 1e-5, 8.0, 4))
+    'privacy    epsilon 3.21 of 8 spent at delta 1e-05, in 4 rounds of the device that was asked most often'
+    """
+    return (
+        f"privacy    epsilon {spent.epsilon:.3g} of {spent.limit:g} spent at delta {spent.delta:g}, in {spent.rounds} "
+        "rounds of the device that was asked most often"
+    )
 
 
 def show_troubles(devices: Sequence[DeviceStatus], run: RunStatus | None = None) -> None:

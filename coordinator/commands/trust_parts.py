@@ -5,14 +5,11 @@ from __future__ import annotations
 import argparse
 import datetime
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from protos.errors import UsageError
-
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def add_state(parser: argparse.ArgumentParser) -> None:
@@ -35,21 +32,6 @@ def state_of(arguments: argparse.Namespace) -> Path:
     if arguments.state is None:
         raise UsageError("no state folder is named", where="--state", fix="give the folder of `coordinator serve`")
     return Path(arguments.state)
-
-
-def seconds(text: str, where: str) -> float:
-    """A duration such as 90s, 15m, 12h or 7d.
-
-    >>> seconds("15m", "--ttl")
-    900.0
-
-    Raises:
-        UsageError: it is none.
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
-    if not found:
-        raise UsageError(f"{text!r} is no duration", where=where, fix="write it like 90s, 15m, 12h or 7d")
-    return float(found[1]) * _UNITS[found[2]]
 
 
 def when(unix_s: float | None) -> str:

@@ -74,8 +74,8 @@ def export(
         CheckFailed: the integer model is worse than the float head by more than ``max_drop``, a share, and chance.
     """
     bundle = bundle_store.open(job.bundle_id)
-    data = _data(job, bundle)
-    evaluator = _evaluator(job, bundle, data, evaluations)
+    data = held_out_of(job, bundle)
+    evaluator = evaluator_of(job, bundle, data, evaluations)
     try:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.tflite"
@@ -109,21 +109,27 @@ def export(
     return summary, model
 
 
-def _data(job: ExportJob, bundle: Bundle) -> Dataset | None:
+def held_out_of(job: ExportJob, bundle: Bundle) -> Dataset | None:
+    """The held-out data where the plan says, or None when they are not there any more."""
     try:
         return held_out(job.plan, bundle.manifest, job.directory)
     except EdgejouleError:
-        # The data may have gone since the run was started; then the model is exported without being run on them.
+        # They may have gone since the run was started; then a model is exported without being run on them.
         return None
 
 
-def _evaluator(job: ExportJob, bundle: Bundle, data: Dataset | None, evaluations: Path) -> Evaluator:
+def evaluator_of(job: ExportJob, bundle: Bundle, data: Dataset | None, evaluations: Path) -> Evaluator:
+    """The run's held-out examples, as they were embedded for it, or embedded now.
+
+    Raises:
+        UsageError: it has none.
+    """
     found = recall(bundle, job.evaluation_key, evaluations) if job.evaluation_key else None
     if found is not None:
         return found
     if data is None:
         raise UsageError(
-            "there are no held-out data to calibrate the integer head with",
+            "there are no held-out data to run the head on",
             where=job.run_id,
             fix="name some in the plan: [evaluate] data = FILE",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,6 +50,7 @@ def outcome(
         "joules": total_joules(closed),
         "coverage": coverage(closed),
         "cut_short": cut_short_counts(closed),
+        "weights_from_examples": furthest(closed),
         "wall_s": wall_s,
     }
     return document("outcome", made)
@@ -74,7 +76,15 @@ def _round(one: RoundStatus) -> dict[str, Any]:
         "joules": {device.device_id: _joules(device) for device in one.devices},
         "energy": {device.device_id: _energy(device) for device in one.devices},
         "devices": {device.device_id: _device(device) for device in one.devices},
+        "bias": None if one.bias is None else dataclasses.asdict(one.bias),
     }
+
+
+def furthest(rounds: Sequence[RoundStatus]) -> float | None:
+    """The most that the say of devices was, in any round, from a say by examples alone: total variation, 0 to 1. None
+    where nobody was asked. ``aggregate.weight = ["by_examples"]`` makes it 0 where everyone is asked."""
+    known = [one.bias.from_examples for one in rounds if one.bias is not None]
+    return max(known, default=None)
 
 
 def _joules(device: DeviceRound) -> dict[str, float | None]:

@@ -21,20 +21,24 @@ from protos.json_document import document
 
 def run(status: RunStatus) -> dict[str, Any]:
     """One run; unknown figures are null."""
-    return document("run", {**_fields(status), "rounds": [_round(one) for one in status.rounds]})
+    return document("run", {**_run(status), "rounds": [_round(one) for one in status.rounds]})
 
 
 def newest(status: RunStatus) -> dict[str, Any]:
     """One run in one row: its newest closed round, and how good the head was then."""
     last = status.rounds[-1] if status.rounds else None
     return {
-        **{key: value for key, value in _fields(status).items() if key != "rounds"},
+        **{key: value for key, value in _run(status).items() if key != "rounds"},
         "round": None if last is None else last.round,
         "accuracy": None if last is None else last.accuracy,
         "r2": None if last is None else last.r2,
         "auc": None if last is None else last.auc,
         "loss": None if last is None else last.loss,
     }
+
+
+def _run(status: RunStatus) -> dict[str, Any]:
+    return {**_fields(status), "privacy": None if status.privacy is None else dataclasses.asdict(status.privacy)}
 
 
 def _round(status: RoundStatus) -> dict[str, Any]:

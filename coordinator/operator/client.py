@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,14 @@ import grpc
 from coordinator.operator import messages
 from coordinator.operator.credentials import Credentials
 from coordinator.operator.failures import error_of
-from coordinator.operator.status import DeviceBudget, DeviceStatus, ExportSummary, ForgottenDevice, RunStatus
+from coordinator.operator.status import (
+    DeviceBudget,
+    DeviceStatus,
+    ExportSummary,
+    ForgottenDevice,
+    HeadEvaluation,
+    RunStatus,
+)
 from protos.atomic import write_whole
 from protos.errors import EdgejouleError, IntegrityError, StoreError
 from protos.trust.names import SERVER_NAME
@@ -85,6 +92,19 @@ class Operator:
         with self._translated():
             return str(self._stub.StopRun(pb.StopRunRequest(run_id=run), timeout=LONG_CALL_S).state)
 
+    def pause_run(self, run: str, *, after_round: bool = False) -> str:
+        """Let a run rest, at once or when its round has closed; returns its state."""
+        request = pb.PauseRunRequest(run_id=run, after_round=after_round)
+        with self._translated():
+            return str(self._stub.PauseRun(request, timeout=LONG_CALL_S).state)
+
+    def resume_run(self, run: str, plan_toml: str = "", directory: Path | None = None) -> str:
+        """Let a run that rests go on, by another plan if one is given; returns its state."""
+        base = "" if directory is None else str(directory.resolve())
+        request = pb.ResumeRunRequest(run_id=run, plan_toml=plan_toml, plan_directory=base)
+        with self._translated():
+            return str(self._stub.ResumeRun(request, timeout=LONG_CALL_S).state)
+
     def status(self, run: str = "", since_round: int = 0) -> list[RunStatus]:
         """One run with its rounds from ``since_round`` on, which come in pages, however many there are; or all runs,
         with every round and device."""
@@ -110,6 +130,12 @@ class Operator:
         with self._translated():
             return messages.runs_from(self._stub.GetStatus(pb.GetStatusRequest(newest_only=True), timeout=CALL_S))
 
+    def report_counts(self) -> dict[str, int]:
+        """What became of reports since the coordinator started: reason to count. An older coordinator says nothing."""
+        with self._translated():
+            answer = self._stub.GetStatus(pb.GetStatusRequest(newest_only=True), timeout=CALL_S)
+        return dict(sorted(answer.reports.items()))
+
     def devices(self) -> list[DeviceStatus]:
         """Every device that ever joined."""
         with self._translated():
@@ -131,6 +157,12 @@ class Operator:
         request = pb.UnlearnDeviceRequest(run_id=run, device_id=device_id)
         with self._translated():
             return messages.forgotten_from(self._stub.UnlearnDevice(request, timeout=LONG_CALL_S))
+
+    def evaluate(self, run: str, bits: Iterable[int], head_version: str = "") -> HeadEvaluation:
+        """How good a head of a run is on its held-out data with kernels on so many bits; the best one by default."""
+        request = pb.EvaluateRunRequest(run_id=run, head_version=head_version, bits=bits)
+        with self._translated():
+            return messages.evaluation_from(self._stub.EvaluateRun(request, timeout=LONG_CALL_S))
 
     def export(self, run: str, out: Path, head_version: str = "", *, max_drop: float | None = None) -> ExportSummary:
         """Write the integer model of a run, whole or not at all.

@@ -15,6 +15,8 @@ from protos import errors
 from protos.errors import EdgejouleError, UnreachableError
 
 METADATA_KEY = "edgejoule-error-bin"
+# For whoever does not read JSON: the exit code of the same mistake on a command line, and its name.
+CODE_KEY, NAME_KEY = "edgejoule-code", "edgejoule-error"
 
 _CODES: dict[type[EdgejouleError], grpc.StatusCode] = {
     errors.UsageError: grpc.StatusCode.INVALID_ARGUMENT,
@@ -40,12 +42,17 @@ def status_of(error: EdgejouleError) -> grpc.StatusCode:
     return grpc.StatusCode.INVALID_ARGUMENT
 
 
-def metadata_of(error: EdgejouleError) -> tuple[tuple[str, bytes], ...]:
-    """The parts of an error, as trailing metadata."""
+def metadata_of(error: EdgejouleError) -> tuple[tuple[str, str | bytes], ...]:
+    """The parts of an error, as trailing metadata, and its code and name by themselves."""
     parts = {"exit_code": error.exit_code, "what": error.what, "where": error.where, "fix": error.fix}
     # Metadata are bounded (8 KiB by default); a line that long is no line.
     cut = {key: value[:1000] if isinstance(value, str) else value for key, value in parts.items()}
-    return ((METADATA_KEY, json.dumps(cut).encode()),)
+    kind = _CLASSES.get(error.exit_code, EdgejouleError)
+    return (
+        (METADATA_KEY, json.dumps(cut).encode()),
+        (CODE_KEY, str(error.exit_code)),
+        (NAME_KEY, kind.__name__),
+    )
 
 
 def error_of(failure: Any, address: str) -> EdgejouleError:

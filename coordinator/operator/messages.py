@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from coordinator.operator.status import (
     DeviceBudget,
@@ -11,7 +11,10 @@ from coordinator.operator.status import (
     ExportSummary,
     FederatedEvaluation,
     ForgottenDevice,
+    HeadEvaluation,
     Measured,
+    PrivacySpent,
+    RoundedHead,
     RoundStatus,
     RunStatus,
     WeightBias,
@@ -22,10 +25,15 @@ from protos.convert.strain import STOP_OF, pause_to, stop_from, stop_to, strain_
 from protos.v1 import edgejoule_pb2 as pb
 
 
-def runs_to(runs: Iterable[RunStatus], software_version: str, next_round: int = 0) -> pb.GetStatusResponse:
-    """Runs as a message; ``next_round`` begins the next page."""
+def runs_to(
+    runs: Iterable[RunStatus], software_version: str, next_round: int = 0, reports: Mapping[str, int] | None = None
+) -> pb.GetStatusResponse:
+    """Runs as a message; ``next_round`` begins the next page, ``reports`` counts what became of them by reason."""
     return pb.GetStatusResponse(
-        runs=[_run_to(run) for run in runs], software_version=software_version, next_round=next_round
+        runs=[_run_to(run) for run in runs],
+        software_version=software_version,
+        next_round=next_round,
+        reports=reports,
     )
 
 
@@ -46,6 +54,7 @@ def _run_to(run: RunStatus) -> pb.RunStatus:
         rounds=[_round_to(one) for one in run.rounds],
         started_unix_s=run.started_unix_s,
         finished_unix_s=run.finished_unix_s,
+        privacy=None if run.privacy is None else pb.PrivacySpent(**vars(run.privacy)),
     )
 
 
@@ -61,7 +70,12 @@ def _run_from(message: pb.RunStatus) -> RunStatus:
         rounds=tuple(_round_from(one) for one in message.rounds),
         started_unix_s=message.started_unix_s,
         finished_unix_s=message.finished_unix_s if message.HasField("finished_unix_s") else None,
+        privacy=_privacy_from(message.privacy) if message.HasField("privacy") else None,
     )
+
+
+def _privacy_from(message: pb.PrivacySpent) -> PrivacySpent:
+    return PrivacySpent(message.epsilon, message.delta, message.limit, message.rounds)
 
 
 def _round_to(one: RoundStatus) -> pb.RoundStatus:
@@ -77,10 +91,10 @@ def _round_to(one: RoundStatus) -> pb.RoundStatus:
         closed_unix_s=one.closed_unix_s,
         head_version=one.head_version,
         bias=None if one.bias is None else _bias_to(one.bias),
+        federated=None if one.federated is None else pb.FederatedEvaluation(**vars(one.federated)),
         r2=one.r2,
         rmse=one.rmse,
         auc=one.auc,
-        federated=None if one.federated is None else pb.FederatedEvaluation(**vars(one.federated)),
     )
 
 
@@ -109,10 +123,10 @@ def _round_from(message: pb.RoundStatus) -> RoundStatus:
         closed_unix_s=message.closed_unix_s if message.HasField("closed_unix_s") else None,
         head_version=message.head_version,
         bias=_bias_from(message.bias) if message.HasField("bias") else None,
+        federated=_federated_from(message.federated) if message.HasField("federated") else None,
         r2=message.r2 if message.HasField("r2") else None,
         rmse=dict(message.rmse),
         auc=message.auc if message.HasField("auc") else None,
-        federated=_federated_from(message.federated) if message.HasField("federated") else None,
     )
 
 
@@ -289,6 +303,25 @@ def _measured_from(message: pb.Measured) -> Measured:
         dict(message.float_rmse),
         dict(message.exported_rmse),
     )
+
+
+def evaluation_to(found: HeadEvaluation) -> pb.EvaluateRunResponse:
+    """A head at several widths as a message."""
+    return pb.EvaluateRunResponse(
+        run_id=found.run_id,
+        head_version=found.head_version,
+        examples=found.examples,
+        heads=[pb.RoundedHead(**vars(one)) for one in found.heads],
+    )
+
+
+def evaluation_from(message: pb.EvaluateRunResponse) -> HeadEvaluation:
+    """A head at several widths from a message."""
+    heads = tuple(
+        RoundedHead(one.bits, one.ranges, one.granularity, one.accuracy, one.loss, one.size_bytes)
+        for one in message.heads
+    )
+    return HeadEvaluation(message.run_id, message.head_version, message.examples, heads)
 
 
 def forgotten_from(message: pb.UnlearnDeviceResponse) -> ForgottenDevice:

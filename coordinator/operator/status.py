@@ -119,10 +119,10 @@ class RoundStatus:
         loss: mean cross-entropy; of a regression the mean squared error over all quantities, in their own units; of
             an anomaly head the mean score of normal examples.
         bias: of the weights; None where nobody was asked.
+        federated: what devices say of the head after the round; None where none did.
         r2: explained share of the variance of a regression's quantities, their mean; at most 1.
         rmse: root mean squared error of each of them, in its own unit.
         auc: of an anomaly head: the chance that an anomaly scores higher than a normal example.
-        federated: what devices say of the head after the round; None where none did.
     """
 
     round: int
@@ -134,10 +134,10 @@ class RoundStatus:
     closed_unix_s: float | None
     head_version: str
     bias: WeightBias | None = None
+    federated: FederatedEvaluation | None = None
     r2: float | None = None
     rmse: Mapping[str, float] = field(default_factory=dict)
     auc: float | None = None
-    federated: FederatedEvaluation | None = None
 
     @property
     def score(self) -> float | None:
@@ -159,8 +159,25 @@ class RoundStatus:
 
 
 @dataclass(frozen=True)
+class PrivacySpent:
+    """What a run with noise has spent on the device that it has asked most often.
+
+    Attributes:
+        epsilon: spent, at ``delta``; infinite where nothing is private.
+        limit: of the plan.
+        rounds: in which that device took part.
+    """
+
+    epsilon: float
+    delta: float
+    limit: float
+    rounds: int
+
+
+@dataclass(frozen=True)
 class RunStatus:
-    """One run. ``state`` is waiting, running, finished, stopped or failed; ``reason`` says why, in words."""
+    """One run. ``state`` is waiting, running, finished, stopped or failed; ``reason`` says why, in words; ``privacy``
+    is None for a run without noise."""
 
     run_id: str
     name: str
@@ -172,6 +189,7 @@ class RunStatus:
     rounds: tuple[RoundStatus, ...]
     started_unix_s: float
     finished_unix_s: float | None
+    privacy: PrivacySpent | None = None
 
     @property
     def is_over(self) -> bool:
@@ -233,6 +251,35 @@ class ExportSummary:
     operators: tuple[str, ...]
     note: str = ""
     measured: Measured | None = None
+
+
+@dataclass(frozen=True)
+class RoundedHead:
+    """How good a head is with its kernels on ``2^bits`` evenly spaced levels; 32 bits: as it is.
+
+    Attributes:
+        ranges: "minmax" or "mse", see :mod:`protos.model.weight_grids`.
+        granularity: one range for a "tensor", or for each "channel".
+        accuracy, loss: on the run's held-out data.
+        size_bytes: of codes, ranges and biases.
+    """
+
+    bits: int
+    ranges: str
+    granularity: str
+    accuracy: float
+    loss: float
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class HeadEvaluation:
+    """A head of a run at several widths."""
+
+    run_id: str
+    head_version: str
+    examples: int
+    heads: tuple[RoundedHead, ...]
 
 
 @dataclass(frozen=True)

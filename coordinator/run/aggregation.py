@@ -7,18 +7,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from coordinator.aggregate import privacy as private
 from coordinator.aggregate.controls import ControlFold, Controls, without
 from coordinator.aggregate.mean import Wide
+from coordinator.aggregate.robust import Gathered, Remark, RobustSettings
 from coordinator.aggregate.rules import RULES
 from coordinator.aggregate.server_optimisers import SERVER_OPTIMISERS, ServerSettings
+from coordinator.budgets.codec_error import error_on
 from coordinator.budgets.order_line import OrderLine
 from coordinator.budgets.unbiased import Totals, Whole, rescaled
 from coordinator.budgets.weights import Standing, weight
 from protos.catalog import pick
 from protos.errors import NonFiniteError, PlanError
 from protos.orders import DeviceReport
-from protos.plan.plan import AggregateSection
+from protos.plan.plan import AggregateSection, PrivacySection, UpdateSection
 from protos.update import trees
+from protos.update.tensors import decode
 from protos.update.trees import Shapes, Tree
 
 
@@ -35,6 +39,13 @@ class Population:
     whole: Whole
     guess: Wide | None = None
     of_device: Callable[[str], Tree | None] = lambda device_id: None
+
+
+def settings_of(plan: AggregateSection) -> RobustSettings | None:
+    """The robust rule of a plan; None for the plain mean, which is folded as reports come."""
+    if not plan.gathers:
+        return None
+    return RobustSettings(plan.rule, plan.clip, bool(plan.mix), plan.malicious, plan.weight_cap)
 
 
 @dataclass(frozen=True)
@@ -55,7 +66,7 @@ class Corrections:
 
 
 class Fold:
-    """Folds reports as they come, in memory for one, whatever their number.
+    """Folds reports as they come, in memory for one, whatever their number; a robust rule holds all of a round.
 
     Args:
         plan: how to weigh, normalise and step.
@@ -63,6 +74,8 @@ class Fold:
         lines: the orders of the round, by device; who has the largest budget depends on all of them.
         population: whom the round speaks for; None: those whose reports came, as their weighted mean.
         server: the state of the plan's server optimiser before the round; None: before any.
+        update: how changes were ordered to travel; None: without loss.
+        privacy: bound of each change, and noise; None: neither.
         corrections: with control variates; None: without.
 
     Attributes:
@@ -79,6 +92,8 @@ class Fold:
         population: Population | None = None,
         server: Tree | None = None,
         corrections: Corrections | None = None,
+        update: UpdateSection | None = None,
+        privacy: PrivacySection | None = None,
     ) -> None:
         self._server = pick(SERVER_OPTIMISERS, plan.server, what="server optimiser", where="aggregate", error=PlanError)
         self._settings = ServerSettings(plan.server_momentum, plan.server_second, plan.server_tau)
@@ -92,6 +107,10 @@ class Fold:
         self._plan = plan
         self._rule = pick(RULES, plan.normalise, what="normalisation", where="aggregate.normalise", error=PlanError)
         self._state = self._rule.start(shapes)
+        self._update, self._shapes = update, shapes
+        self._privacy = PrivacySection() if privacy is None else privacy
+        settings = settings_of(plan)
+        self._gathered = None if settings is None else Gathered(shapes, settings, plan.normalise == "fednova")
         self._lines = lines
         self._largest_budget_j = max((j for one in lines.values() if (j := one.standing_j) is not None), default=None)
         self._population, self._totals = population, Totals()
@@ -114,9 +133,17 @@ class Fold:
 
     def _add(self, report: DeviceReport, update: Tree) -> None:
         say = self.weight_of(report)
+        if self._privacy.clip is not None:
+            update = private.clipped(update, self._privacy.clip)
+        if self._gathered is not None:
+            error = self._error_of(self._lines[report.device_id])
+            self._gathered.add(report.device_id, update, say, report.local_normaliser, error)
+            return
         if self._controls is not None and self._corrections is not None:
+            # As it travelled: in the coordinates that controls are in.
+            sent = decode(report.update, trees.shapes(update))
             self._controls.add(
-                report.device_id, update, say, report.steps_done, self._corrections.inputs, held=report.control_held
+                report.device_id, sent, say, report.steps_done, self._corrections.inputs, held=report.control_held
             )
         self._state = self._rule.add(self._state, update, say, report.local_normaliser)
         self._totals.weight += say
@@ -125,6 +152,19 @@ class Fold:
         if guess is not None:
             for name, value in guess.items():
                 self._guessed[name] = self._guessed.get(name, 0.0) + say * value.astype(np.float64)
+
+    def _error_of(self, line: OrderLine) -> float:
+        """Of the codec that the order named; what a device says of its own coding is not asked."""
+        if self._update is None:
+            return 0.0
+        parameters = dict(self._update.parameters) | ({} if line.bits is None else {"bits": line.bits})
+        expected = tuple((name, tuple(shape)) for name, shape in sorted(self._shapes.items()))
+        return error_on(self._update.codec, tuple(sorted(parameters.items())), expected)
+
+    @property
+    def remarks(self) -> tuple[Remark, ...]:
+        """What a robust rule did to the changes of single devices, after :meth:`head_after`."""
+        return () if self._gathered is None else self._gathered.remarks
 
     def _guess_of(self, device_id: str) -> Tree | None:
         return None if self._population is None else self._population.of_device(device_id)
@@ -146,15 +186,17 @@ class Fold:
 
     def head_after(self, head: Tree) -> Tree:
         """The head moved by the change of the round; ``head`` itself when nobody made a step. Changes nothing, so
-        that it can be asked again.
+        that it can be asked again; noise is another each time, and only one head is published.
 
         Raises:
             NonFiniteError: the head has left the numbers.
         """
-        change = self._rule.finish(self._state)
+        change = self._finished()
         self.server_after = self._kept
         if change is None:
             return head
+        if self._privacy.clip is not None and self._privacy.noise is not None:
+            change = private.noisy(change, self._privacy.clip, self._privacy.noise, self._totals.weight)
         if self._population is not None:
             change = self._unbiased(change, self._population)
         with np.errstate(over="ignore"):
@@ -169,6 +211,9 @@ class Fold:
             fix = "lower train.rate or aggregate.server_rate"
             raise NonFiniteError("training diverged: the new head is not finite", fix=fix) from error
         return moved
+
+    def _finished(self) -> Wide | None:
+        return self._rule.finish(self._state) if self._gathered is None else self._gathered.finish()
 
     def _unbiased(self, change: Wide, population: Population) -> Wide:
         """``(sum of w h + sum of w / p (D - h)) / W``, times the work of all where steps were taken out."""

@@ -50,6 +50,12 @@ class Evaluator:
         self._head.write(tree)
         return self._head.evaluate(self._x, self.labels)
 
+    def right(self, tree: Tree) -> npt.NDArray[np.bool_]:
+        """Which of the held-out examples a head gets right, bool [N]."""
+        self._head.write(tree)
+        found: npt.NDArray[np.bool_] = self._head.infer(self._x).argmax(axis=1) == self.labels
+        return found
+
     def calibration(self, tree: Tree) -> float:
         """What to multiply the scores of a linear head with so that their softmax fits the held-out labels."""
         self._head.write(tree)

@@ -13,11 +13,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from coordinator.aggregate import rules
+from coordinator.aggregate.clean_cost import clean_cost
+from coordinator.aggregate.privacy import epsilon_of, rounds_within
 from coordinator.budgets import weights
 from coordinator.budgets.codec_error import ERROR
+from coordinator.budgets.plan_say import from_examples
 from coordinator.budgets.solar import read_trace
+from coordinator.run.aggregation import settings_of
 from protos.catalog import hint
 from protos.datafiles.dataset import Dataset, account_of, check, fitted, load
+from protos.datafiles.front_end import declared
 from protos.errors import PlanError, PluginError
 from protos.model.bundle import Bundle, open_bundle
 from protos.model.manifest import CORRECTION, Manifest
@@ -66,6 +71,7 @@ def prepare(plan_toml: str, directory: Path, *, where: str = "plan") -> Prepared
     _check_closed_form(plan, bundle.manifest, where)
     _check_correction(plan, bundle.manifest, where)
     _check_budgets(plan, directory, where)
+    _check_privacy(plan, where)
     data = held_out(plan, bundle.manifest, directory)
     return Prepared(plan, bundle, inputs, data)
 
@@ -136,9 +142,19 @@ def _check_closed_form(plan: RunPlan, manifest: Manifest, where: str) -> None:
         )
 
 
+def correction_of(plan: RunPlan, manifest: Manifest) -> str:
+    """What corrects the gradients of a run: what the plan says; else, for whitened steps, "scaffold" where the bundle
+    and the codec go with it."""
+    if plan.train.correction is not None or plan.correction == "none":
+        return plan.correction
+    fits = CORRECTION in {one.name for one in manifest.head.inputs} and manifest.head.optimiser in controls.OPTIMISERS
+    owes = codecs.build(plan.update.codec, plan.update.parameters).init(manifest.head.shapes())
+    return "scaffold" if fits and not owes else "none"
+
+
 def _check_correction(plan: RunPlan, manifest: Manifest, where: str) -> None:
     """Whether the bundle and the codec go with control variates. Raises PlanError."""
-    if plan.train.correction == "none":
+    if plan.train.correction != "scaffold":
         return
     place = f"{where}: train.correction"
     if manifest.head.optimiser not in controls.OPTIMISERS:
@@ -178,6 +194,7 @@ def held_out(plan: RunPlan, manifest: Manifest, directory: Path) -> Dataset | No
         source,
         image_shape=shape if len(shape) == 3 else None,
         classes=manifest.classes,
+        front_end=declared(manifest.provenance),
         quantities=manifest.quantities,
     )
     data = data.test() if data.is_test.any() else data
@@ -208,7 +225,7 @@ def train_inputs(plan: RunPlan, manifest: Manifest, *, where: str = "plan") -> d
     if plan.train.method == "closed_form" and not known:
         asked = {}  # no steps, no inputs
     asked |= {name: float(value) for name, value in plan.train.inputs.items()}
-    if plan.train.correction != "none":
+    if correction_of(plan, manifest) == "scaffold":
         asked[CORRECTION] = 1.0
         if CORRECTION not in known:
             raise PlanError(
@@ -272,6 +289,46 @@ def _trial(plan: RunPlan, manifest: Manifest) -> Trial:
     return tried(codec, manifest.head.shapes(), lambda tensors: sum(one.ByteSize() for one in tensors_to(tensors)))
 
 
+def _rule_cost(plan: RunPlan) -> dict[str, float] | None:
+    """What the plan's robust rule does to the change of a round in which nobody is malicious; None for the mean."""
+    settings = settings_of(plan.aggregate)
+    if settings is None:
+        return None
+    found = clean_cost(settings, plan.round.sample or plan.round.devices)
+    return {key: float(f"{value:.2g}") for key, value in found.items()}
+
+
+def _privacy(plan: RunPlan) -> dict[str, float] | None:
+    """What the run spends on a device that takes part in every round; None without noise."""
+    section = plan.privacy
+    if section.noise is None or section.epsilon is None:
+        return None
+    most = rounds_within(section.noise, section.epsilon, section.delta)
+    rounds = min(most, plan.run.rounds)
+    spent = epsilon_of(section.noise, rounds, section.delta)
+    return {"rounds": rounds, "epsilon": float(f"{spent:.4g}"), "of_epsilon": section.epsilon, "delta": section.delta}
+
+
+def _check_privacy(plan: RunPlan, where: str) -> None:
+    """Refuse a plan whose first round spends more than all of its epsilon."""
+    section = plan.privacy
+    if section.noise is None or section.epsilon is None:
+        return
+    one = epsilon_of(section.noise, 1, section.delta)
+    if one > section.epsilon:
+        raise PlanError(
+            f"one round with noise {section.noise:g} spends epsilon {one:.3g} of {section.epsilon:g}",
+            where=f"{where}: privacy.noise",
+            fix="more noise, or more epsilon",
+        )
+
+
+def _weight_from_examples(plan: RunPlan) -> dict[str, float | None] | None:
+    """How far the plan's budgets carry weights from examples alone; None where they cannot."""
+    found = from_examples(plan)
+    return None if found is None else {key: round(value, 3) if value else value for key, value in asdict(found).items()}
+
+
 def summary(prepared: Prepared) -> dict[str, object]:
     """What would run, for people and scripts."""
     plan, manifest = prepared.plan, prepared.bundle.manifest
@@ -306,7 +363,10 @@ def summary(prepared: Prepared) -> dict[str, object]:
         "downlink": plan.downlink.codec,
         "downlink_parameters": dict(plan.downlink.parameters),
         "weight": list(plan.aggregate.weight),
+        "weight_from_examples": _weight_from_examples(plan),
         "normalise": plan.aggregate.normalise,
+        "rule": plan.aggregate.rule,
+        "rule_cost": _rule_cost(plan),
         "plugins": [str(one) for one in plugins_of(plan)],
         "budget_per_round_j": plan.budget.per_round_j,
         "budget_of_device_j": dict(plan.budget.device),
@@ -318,7 +378,8 @@ def summary(prepared: Prepared) -> dict[str, object]:
         "budget_fleet_j": plan.budget.fleet_j,
         "planner": plan.planner.policy,
         "method": plan.train.method,
-        "correction": plan.train.correction,
+        "privacy": _privacy(plan),
+        "correction": correction_of(plan, manifest),
         "server": plan.aggregate.server,
         "evaluation_examples": len(prepared.data) if prepared.data is not None else None,
         "evaluation_account": "; ".join(account_of_held_out(prepared)) or None,

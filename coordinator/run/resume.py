@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sqlalchemy import RowMapping
@@ -11,6 +11,7 @@ from coordinator.run import transactions as ledger
 from coordinator.run.aggregation import Fold
 from coordinator.run.downlink import Downlink, Link
 from coordinator.run.evaluation import Evaluator, embed, figures_of, judged_by, recall
+from coordinator.run.masking import Masking
 from coordinator.run.planning import held_out, train_inputs
 from coordinator.run.roster import Roster
 from coordinator.run.round_events import Rules
@@ -18,12 +19,14 @@ from coordinator.run.round_machine import RoundMachine
 from coordinator.run.run import ActiveRun
 from coordinator.run.workers import Worker
 from coordinator.store import device_heads as shown
-from coordinator.store import devices, heads, reports, runs, server_states, training_bases
+from coordinator.store import devices, heads, reports, runs, server_states, shared_files, training_bases
 from coordinator.store.bundle_store import BundleStore, NotHereError
 from coordinator.store.database import Database
+from protos.atomic import write_whole
 from protos.convert.head_transfers import parse_difference
-from protos.errors import UnknownRunError
+from protos.errors import StoreError, UnknownRunError
 from protos.model.bundle import Bundle
+from protos.model.manifest import MANIFEST_FILE
 from protos.plan.plan import RunPlan, parse
 from protos.statistics.whitening import Basis
 from protos.update import trees
@@ -59,12 +62,16 @@ async def open_run(rooms: Rooms, run_id: str, now_s: float) -> ActiveRun:
     """
     row = await rooms.books.do(_row, rooms.db, run_id)
     plan = parse(row["plan_toml"], where=row["name"])
-    bundle = await rooms.models.do(_bundle, rooms.bundle_store, row["bundle_id"])
+    bundle = await _bundle_of(rooms, row["bundle_id"])
     head = await rooms.books.do(_newest_head, rooms.db, row)
     if await rooms.books.do(_is_new, rooms.db, run_id):
         key, evaluator, score, loss, judged = await rooms.models.do(_first_look, rooms, row, plan, bundle, head)
+        if key is not None:
+            kept = rooms.evaluations / f"{key}.npz"
+            await rooms.books.do(shared_files.share, rooms.db, shared_files.EVALUATIONS, [kept])
         await rooms.books.do(ledger.begin_run, rooms.db, run_id, key, score, loss, judged)
     else:
+        await _bring_evaluation(rooms, row["evaluation_key"])
         evaluator = await rooms.models.do(_look_again, rooms, row, plan, bundle)
     aggregate = plan.aggregate
     run = ActiveRun(
@@ -82,9 +89,51 @@ async def open_run(rooms: Rooms, run_id: str, now_s: float) -> ActiveRun:
         fold=Fold(aggregate, bundle.manifest.head.shapes(), {}),
         basis=await rooms.books.do(_basis, rooms.db, run_id),
         server=await rooms.books.do(_server, rooms.db, run_id),
+        masking=Masking(run_id) if plan.privacy.masked else None,
     )
     await rooms.books.do(_find_place, rooms.db, run, now_s)
     return run
+
+
+async def _bundle_of(rooms: Rooms, bundle_id: str) -> Bundle:
+    """The bundle of a run, from this state folder or from the database's copy; and a copy there, if it has none."""
+    try:
+        bundle = await rooms.models.do(_bundle, rooms.bundle_store, bundle_id)
+    except NotHereError:
+        found = await rooms.books.do(shared_files.shared, rooms.db, place_of(bundle_id))
+        if not found:
+            raise
+        return await rooms.models.do(rooms.bundle_store.take_in, bundle_id, found)
+    await share_bundle(rooms, bundle)
+    return bundle
+
+
+def place_of(bundle_id: str) -> str:
+    """Where the database keeps a bundle's files."""
+    return f"{shared_files.BUNDLES}{bundle_id.removeprefix('sha256:')}"
+
+
+async def share_bundle(rooms: Rooms, bundle: Bundle) -> None:
+    """Let a standby find a bundle."""
+    files = [bundle.path / name for name in [*bundle.manifest.files, MANIFEST_FILE]]
+    await rooms.books.do(shared_files.share, rooms.db, place_of(bundle.bundle_id), files)
+
+
+async def _bring_evaluation(rooms: Rooms, key: str | None) -> None:
+    if key is None or (place := rooms.evaluations / f"{key}.npz").exists():
+        return
+    found = await rooms.books.do(shared_files.shared, rooms.db, shared_files.EVALUATIONS, place.name)
+    for data in found.values():
+        await rooms.models.do(_write_evaluation, place, data)
+
+
+def _write_evaluation(place: Path, data: bytes) -> None:
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with write_whole(place) as file:
+            file.write(data)
+    except OSError as error:
+        raise StoreError(f"cannot be written ({error.strerror})", where=str(place), fix="free space") from error
 
 
 def _bundle(bundle_store: BundleStore, bundle_id: str) -> Bundle:
@@ -161,11 +210,13 @@ def _look_again(rooms: Rooms, row: RowMapping, plan: RunPlan, bundle: Bundle) ->
 
 def _find_place(db: Database, run: ActiveRun, now_s: float) -> None:
     """Put the machine where the rows say that the run is."""
-    rules = run.machine.rules
     with db.reading() as connection:
         last = runs.last_round(connection, run.run_id)
         assert last is not None
         number, attempt = last["round"], last["attempt"]
+        # An attempt that a pause ended was no failure.
+        rules = run.machine.rules
+        rules = replace(rules, attempts=rules.attempts + runs.pauses(connection, run.run_id, number))
         lines = runs.lines_of(connection, run.run_id, number)
         asked = runs.asked(connection, run.run_id, number, attempt)
         reported = reports.devices_in(connection, run.run_id, number)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
+from coordinator.aggregate.privacy import rounds_within
 from coordinator.budgets import guesses
 from coordinator.budgets.accounts import Charged, Situation, allot
 from coordinator.budgets.cold_start import prices_of, work_w_of
@@ -28,6 +29,7 @@ from coordinator.store import accounts as grants
 from coordinator.store import batches, costs, heads, reports, runs
 from coordinator.store.accounts import Account, Past
 from coordinator.store.costs import KeptPlan
+from coordinator.store.privacy import participations
 from protos.convert.reports import parse_report
 from protos.energy.trace import Phase
 from protos.orders import DeviceCard
@@ -58,7 +60,7 @@ def plan(
     """
     row = runs.row(connection, run.run_id)
     own = [card.device_id for card in cards] if renewed is None else renewed
-    charged = charged_to(connection, run, now_unix_s, (number, own))
+    charged = charged_to(connection, run, now_unix_s, (number, own), keep=True)
     # A total holds in expectation, so orders on their way count as what they are expected to cost.
     fleet_j = sum(one.spent_j + one.pending_j for one in charged.values())
     situation = Situation(
@@ -94,6 +96,16 @@ def plan(
     return plan_round(plan, entrants, here)
 
 
+def private(connection: Connection, run: ActiveRun, cards: list[DeviceCard]) -> list[DeviceCard]:
+    """Those on whom the plan's epsilon is not spent yet."""
+    section = run.plan.privacy
+    if section.noise is None or section.epsilon is None:
+        return cards
+    most = rounds_within(section.noise, section.epsilon, section.delta)
+    took_part = participations(connection, run.run_id)
+    return [card for card in cards if took_part.get(card.device_id, 0) < most]
+
+
 def _summed_coordinates(run: ActiveRun) -> int:
     """Numbers of an update that weighs about what statistics do: two bytes an entry of the Gram matrix."""
     width = run.plan.closed_form.project or run.bundle.manifest.backbone.embedding_width
@@ -102,15 +114,22 @@ def _summed_coordinates(run: ActiveRun) -> int:
 
 
 def charged_to(
-    connection: Connection, run: ActiveRun, now_unix_s: float, renewed: tuple[int, Collection[str]]
+    connection: Connection,
+    run: ActiveRun,
+    now_unix_s: float,
+    renewed: tuple[int, Collection[str]],
+    *,
+    keep: bool = False,
 ) -> dict[str, Account]:
     """The accounts of devices, as far as the plan limits more than one round: what nobody asks for is not summed.
-    ``renewed``: see :func:`coordinator.store.accounts.accounts`."""
+    ``renewed``, ``keep``: see :func:`coordinator.store.accounts.accounts`."""
     budget = run.plan.budget
     if not budget.has_accounts:
         return {}
     midnight_s = now_unix_s - now_unix_s % DAY_S
-    return grants.accounts(connection, run.run_id, midnight_s, renewed, with_today=budget.per_day_j is not None)
+    return grants.accounts(
+        connection, run.run_id, midnight_s, renewed, with_today=budget.per_day_j is not None, keep=keep
+    )
 
 
 def left_for(connection: Connection, run: ActiveRun, number: int, device_id: str, now_unix_s: float) -> float:

@@ -12,7 +12,7 @@ PATIENCE_S = 600.0
 
 
 class State(StrEnum):
-    """What a run is doing. The last three are final."""
+    """What a run is doing. The last four are final: what was paused begins as a run that was interrupted."""
 
     GATHERING = "gathering"
     OPEN = "open"
@@ -20,9 +20,10 @@ class State(StrEnum):
     FINISHED = "finished"
     FAILED = "failed"
     STOPPED = "stopped"
+    PAUSED = "paused"
 
 
-FINAL = frozenset({State.FINISHED, State.FAILED, State.STOPPED})
+FINAL = frozenset({State.FINISHED, State.FAILED, State.STOPPED, State.PAUSED})
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,13 @@ class Stop:
 
 
 @dataclass(frozen=True)
+class Pause:
+    """An operator lets the run rest. ``after_round``: when the round that is open has closed."""
+
+    after_round: bool = False
+
+
+@dataclass(frozen=True)
 class Broken:
     """The run cannot go on."""
 
@@ -191,6 +199,7 @@ Event = (
     | Tick
     | Settled
     | Stop
+    | Pause
     | Broken
     | Enough
 )
@@ -243,4 +252,9 @@ class Halt:
     """The run was stopped."""
 
 
-Action = Open | Close | Abandon | Finish | Fail | Halt
+@dataclass(frozen=True)
+class Rest:
+    """The run was paused."""
+
+
+Action = Open | Close | Abandon | Finish | Fail | Halt | Rest

@@ -40,8 +40,10 @@ from coordinator.run.round_events import (
     Hope,
     Left,
     Open,
+    Pause,
     QuorumAfterAll,
     Refused,
+    Rest,
     Rules,
     Settled,
     Spared,
@@ -88,6 +90,7 @@ class RoundMachine:
         # The attempt that was given up, with those who were ordered in it, until the next one is on disk.
         self._given_up: tuple[int, dict[str, None]] | None = None
         self._stopping = self._stopping_at_once = False
+        self._pausing: Pause | None = None
 
     @classmethod
     def resume(
@@ -147,6 +150,23 @@ class RoundMachine:
     def owes(self, device_id: str) -> bool:
         """Whether the device was ordered in the open round and has not reported."""
         return self.state is State.OPEN and device_id in self.ordered and device_id not in self.reported
+
+    @property
+    def is_pausing(self) -> bool:
+        """Whether the run is to rest, and does not yet."""
+        return self._pausing is not None and self.state not in FINAL
+
+    def could_open(self, now_s: float) -> bool:
+        """Whether a round would open now, if it waited no longer for devices that are away."""
+        if self.state is not State.GATHERING or now_s < self._rest_until_s:
+            return False
+        if self.round == 1 and self.attempt == 1:
+            return len(self.present) >= self.rules.devices
+        return bool(self.present or self.reported)
+
+    def has_gathered(self, now_s: float) -> bool:
+        """Whether it has waited long enough for the devices of the round before."""
+        return now_s >= self._gather_until_s
 
     def still_lacks(self, device_id: str) -> bool:
         """Whether a report of this device for the current round is missing and would be taken, now or later."""
@@ -208,6 +228,8 @@ class RoundMachine:
             case Stop(at_once):
                 self._stopping = True
                 self._stopping_at_once = at_once or self._stopping_at_once
+            case Pause():
+                self._pausing = event
             case Tick():
                 pass
         return [] if self._writing else self._decide(event, now_s)
@@ -217,6 +239,9 @@ class RoundMachine:
         if self._stopping and (self.state is not State.SETTLING or self._stopping_at_once):
             self.state = State.STOPPED
             return [Halt()]
+        if self._pausing is not None and self._may_rest(self._pausing):
+            self.state = State.PAUSED
+            return [Rest()]
         if isinstance(event, Tick) and self.state is State.GATHERING and self._may_open(now_s):
             return self._open(now_s)
         if self.state is State.OPEN and not self._opening:
@@ -224,6 +249,11 @@ class RoundMachine:
             if enough or not self._waiting or now_s >= self.deadline_s:
                 return self._end(now_s)
         return []
+
+    def _may_rest(self, pause: Pause) -> bool:
+        if pause.after_round:
+            return self.state is State.GATHERING and self.attempt == 1
+        return self.state is not State.SETTLING
 
     def _may_open(self, now_s: float) -> bool:
         if now_s < self._rest_until_s:

@@ -15,7 +15,9 @@ from coordinator.budgets.order_line import OrderLine
 from coordinator.run.aggregation import Corrections, Fold, Population
 from coordinator.run.downlink import Downlink, SentHead
 from coordinator.run.evaluation import Evaluator
-from coordinator.run.planning import seed_for
+from coordinator.run.masked_fold import MaskedFold
+from coordinator.run.masking import Masking
+from coordinator.run.planning import correction_of, seed_for
 from coordinator.run.roster import Roster, in_short
 from coordinator.run.round_events import State
 from coordinator.run.round_machine import RoundMachine
@@ -24,9 +26,11 @@ from coordinator.run.validation import Expected, RejectedError, check, check_cla
 from coordinator.store.statistics import Held
 from protos.errors import UpdateError
 from protos.model.bundle import Bundle
+from protos.model.task import CLASSIFICATION
 from protos.normaliser import of_optimiser
-from protos.orders import ENVELOPE_BYTES, BasisOrder, CodecOrder, DeviceReport, Holding, TrainOrder
+from protos.orders import ENVELOPE_BYTES, BasisOrder, CodecOrder, DeviceReport, Holding, MaskOrder, TrainOrder
 from protos.plan.plan import RunPlan
+from protos.secure_sum.grid import MaskedWords, flat_size, from_bytes, width_of
 from protos.statistics.coding import most_bytes
 from protos.statistics.features import FeatureMap
 from protos.statistics.moments import Moments
@@ -68,6 +72,39 @@ def check_statistics(report: DeviceReport, expected: Expected, bundle: Bundle, f
     return moments
 
 
+def hides_examples(plan: RunPlan) -> bool:
+    """Whether a plan promises that nothing but the noisy or masked sum of changes is seen of a device."""
+    return plan.privacy.noise is not None or bool(plan.privacy.masked)
+
+
+def check_masked(report: DeviceReport, expected: Expected, plan: RunPlan, masking: Masking | None) -> MaskedWords:
+    """Width and words of a masked report. Nothing of what is under the masks can be looked at.
+
+    Args:
+        masking: with whom its device must have agreed on masks; None: that was looked at before.
+
+    Raises:
+        RejectedError: for the first thing that is not as it must be.
+    """
+    check_claims(report, expected)
+    masked = report.masked
+    if masked is None or report.update or report.statistics is not None:
+        raise RejectedError("bad_update", "the order says that changes are masked, and this one is not")
+    try:
+        words = from_bytes(masked.numbers, masked.width, flat_size(expected.shapes))
+    except UpdateError as error:
+        raise RejectedError("bad_update", f"update refused: {error}") from error
+    if masking is not None:
+        group = masking.group(report.round, report.attempt or 1)
+        if group is None or report.device_id not in group.present:
+            raise RejectedError("not_ordered", f"has agreed on no masks in attempt {report.attempt}")
+        if masked.width != width_of(plan.privacy.bits, len(group.roster)):
+            raise RejectedError(
+                "bad_update", f"numbers of {masked.width} bits are not those of {len(group.roster)} devices"
+            )
+    return masked.width, words
+
+
 @dataclass
 class ActiveRun:
     """One run in progress.
@@ -89,6 +126,7 @@ class ActiveRun:
         resting: why no round opens although devices are present, or "".
         trouble: why the run cannot go on just now, or "".
         said: how its head was solved for, in words, or "".
+        masking: who masks changes with whom; None where nobody does.
     """
 
     run_id: str
@@ -116,6 +154,7 @@ class ActiveRun:
     resting: str = ""
     trouble: str = ""
     said: str = ""
+    masking: Masking | None = None
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -166,10 +205,10 @@ class ActiveRun:
         """Every input of the train signature in round ``number``, defaults included."""
         return {one.name: one.default for one in self.bundle.manifest.head.inputs} | self.inputs_at(number)
 
-    @property
+    @cached_property
     def corrects(self) -> bool:
         """Whether steps are corrected by control variates."""
-        return self.plan.train.correction == "scaffold"
+        return correction_of(self.plan, self.bundle.manifest) == "scaffold"
 
     def controls(self) -> Controls | None:
         """Those that orders of the open round carry; None without any."""
@@ -213,10 +252,22 @@ class ActiveRun:
             attempt=self.machine.attempt,
             statistics=features_of(self.plan, self.bundle) if sums else None,
             basis=None if sums else self._basis_for(holding),
-            control=None if controls is None else controls.order(),
+            mask=self._mask_order(),
+            control=None if sums or controls is None else controls.order(),
             # Who has held-out data of its own asks nobody.
-            evaluate=self.evaluator is None and not sums,
+            evaluate=self._asks_devices and not sums,
         )
+
+    def _mask_order(self) -> MaskOrder | None:
+        privacy = self.plan.privacy
+        return MaskOrder(privacy.clip, privacy.bits) if privacy.masked and privacy.clip is not None else None
+
+    @property
+    def _asks_devices(self) -> bool:
+        """Whether devices are to say how good the head is on examples of their own: where nobody else can, they have
+        classes to count, and the plan does not hide what they have."""
+        hides = hides_examples(self.plan)
+        return self.evaluator is None and self.bundle.manifest.task == CLASSIFICATION and not hides
 
     def _basis_for(self, holding: Holding) -> BasisOrder | None:
         if self.basis is None:
@@ -247,17 +298,25 @@ class ActiveRun:
             control=self.controls(),
         )
 
-    def checked(self, report: DeviceReport, line: OrderLine, declared_examples: int) -> Tree | Moments:
+    def checked(self, report: DeviceReport, line: OrderLine, declared_examples: int) -> Tree | Moments | MaskedWords:
         """What a report brings, when it is what it must be: a change of the head, or statistics.
 
         Raises:
             RejectedError: it is not.
         """
+        if self.masking is not None:
+            # It was in its group when it was accepted, and the group may be gone since.
+            return check_masked(report, self.expected_of(line, declared_examples, report.round), self.plan, None)
         return self.checker(line, declared_examples, report.round)(report)
 
-    def checker(self, line: OrderLine, declared_examples: int, number: int) -> Callable[[DeviceReport], Tree | Moments]:
+    def checker(
+        self, line: OrderLine, declared_examples: int, number: int
+    ) -> Callable[[DeviceReport], Tree | Moments | MaskedWords]:
         """Checks reports of this order as :meth:`checked` does, in any thread: the order as it stands now."""
         expected = self.expected_of(line, declared_examples, number)
+        if self.masking is not None:
+            masking = self.masking
+            return lambda report: check_masked(report, expected, self.plan, masking)
         if not self.asks_statistics(number):
             return lambda report: check(report, expected)
         features = features_of(self.plan, self.bundle)
@@ -279,11 +338,16 @@ class ActiveRun:
         """
         if self.asks_statistics(number):
             return StatisticsFold(self.plan, self.bundle, lines, before, self.evaluator)
+        if self.masking is not None:
+            return MaskedFold(self.plan, self._shapes, lines, number, self.masking, self.server)
         controls = self.controls()
         corrections = None
         if controls is not None:
             corrections = Corrections(number, controls, controlled or {}, self.all_inputs(number))
-        return Fold(self.plan.aggregate, self._shapes, lines, population, self.server, corrections)
+        plan = self.plan
+        return Fold(
+            plan.aggregate, self._shapes, lines, population, self.server, corrections, plan.update, plan.privacy
+        )
 
     def take_fold(
         self, lines: Mapping[str, OrderLine], fold: Fold | StatisticsFold, sessions: Mapping[str, str | None]

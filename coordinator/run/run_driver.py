@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 
 from coordinator.run import transactions as ledger
 from coordinator.run.aggregation import Fold
 from coordinator.run.batching import Batching
 from coordinator.run.evaluation import figures_of, judged_by
+from coordinator.run.masked_fold import MaskedFold
 from coordinator.run.resume import Rooms
 from coordinator.run.round_events import (
     FINAL,
@@ -35,8 +36,10 @@ from coordinator.run.round_events import (
     Halt,
     Left,
     Open,
+    Pause,
     QuorumAfterAll,
     Refused,
+    Rest,
     Settled,
     Spared,
     State,
@@ -46,6 +49,7 @@ from coordinator.run.round_events import (
     Written,
 )
 from coordinator.run.run import ActiveRun
+from coordinator.run.sharing import Claim, Wish
 from coordinator.run.statistics_fold import StatisticsFold
 from coordinator.store.database import DamagedError
 from protos.errors import EdgejouleError, StoreError
@@ -65,8 +69,10 @@ class RunDriver:
         now_s: the monotonic clock.
         card_of: the card of a device that is present.
         publish: called when there is news for devices that wait.
+        may_open: whether its turn has come to ask devices; beside other runs alone.
 
     Attributes:
+        claim: what it has had of the devices.
         end: state and reason with which the run ends.
         unwritten: why that is not on disk, or "".
     """
@@ -79,8 +85,15 @@ class RunDriver:
         now_s: Callable[[], float],
         card_of: Callable[[str], DeviceCard | None],
         publish: Callable[[], None],
+        claim: Claim | None = None,
+        may_open: Callable[[RunDriver], bool] = lambda driver: True,
     ) -> None:
         self.run = run
+        section = run.plan.run
+        self.claim = claim or Claim(section.priority, section.share, 0)
+        self._may_open = may_open
+        # Present, and at work for another run.
+        self._lent: set[str] = set()
         self._rooms, self._now_s, self._card_of, self._publish = rooms, now_s, card_of, publish
         self._actions: asyncio.Queue[Action] = asyncio.Queue()
         self._stop_wanted = asyncio.Event()
@@ -114,6 +127,9 @@ class RunDriver:
 
     def feed(self, event: Event) -> None:
         """Take one event."""
+        gathers = self.run.machine.state is State.GATHERING and not self.run.machine.is_pausing
+        if isinstance(event, Tick) and gathers and not self._may_open(self):
+            return
         for action in self.run.machine.step(event, self._now_s()):
             self.run.ready.clear()
             self._actions.put_nowait(action)
@@ -122,7 +138,7 @@ class RunDriver:
         """A device is present, for the first time or again, perhaps with another card."""
         if self.run.roster.add(card):
             self._regroup()
-        elif self.run.roster.why_not(card) is None:
+        elif self.run.roster.why_not(card) is None and card.device_id not in self._lent:
             self.feed(Arrived(card.device_id))
         else:
             self.feed(Left(card.device_id))
@@ -135,6 +151,36 @@ class RunDriver:
         self.feed(Left(device_id))
         if changed:
             self._regroup()
+
+    def lend(self, device_ids: Collection[str]) -> None:
+        """These devices work for other runs, and no others do any more."""
+        back, self._lent = self._lent.difference(device_ids), set(device_ids)
+        for device_id in [one for one in self.run.machine.present if one in self._lent]:
+            self.feed(Left(device_id))
+        if back:
+            self._regroup()
+
+    def has_at_work(self, device_id: str) -> bool:
+        """Whether this device has an order of the run that it has not answered."""
+        return self.run.machine.owes(device_id) and device_id not in self.run.refused
+
+    def at_work(self) -> list[str]:
+        """Devices that have an order, or will have one as soon as it is on disk."""
+        return [one for one in self.run.machine.ordered if self.has_at_work(one)]
+
+    def wish(self) -> Wish:
+        """What it would do about devices."""
+        machine, now_s = self.run.machine, self._now_s()
+        lent = sum(1 for one in self.run.roster.eligible() if one in self._lent)
+        return Wish(
+            self.claim,
+            machine.could_open(now_s),
+            len(machine.present),
+            lent,
+            self.run.plan.round.sample,
+            machine.rules.devices,
+            machine.has_gathered(now_s),
+        )
 
     def wants(self, device_id: str, number: int) -> bool:
         """Whether a report of this device for this round would still count."""
@@ -159,11 +205,11 @@ class RunDriver:
 
     def _regroup(self) -> None:
         """The engine class that counts is another one now."""
-        eligible = set(self.run.roster.eligible())
+        eligible = set(self.run.roster.eligible()) - self._lent
         for device_id in [one for one in self.run.machine.present if one not in eligible]:
             self.feed(Left(device_id))
         for device_id in self.run.roster.eligible():
-            if device_id not in self.run.machine.present:
+            if device_id in eligible and device_id not in self.run.machine.present:
                 self.feed(Arrived(device_id))
 
     async def report(self, number: int, device_id: str, declared: int, data: bytes) -> Receipt:
@@ -222,7 +268,6 @@ class RunDriver:
         if receipt.verdict is Verdict.ACCEPTED:
             self.feed(Accepted(device_id))
         elif receipt.verdict is Verdict.REJECTED:
-            log.warning("%s round %d: report of %s rejected: %s", run.run_id, number, device_id, receipt.reason)
             run.refused.add(device_id)
             self.feed(Refused(device_id))
         self._written(device_id, written)
@@ -310,6 +355,13 @@ class RunDriver:
         self._publish()
         await self.run.over.wait()
 
+    async def pause(self, *, after_round: bool) -> None:
+        """Let the run rest, and return when it does, or is over."""
+        self.feed(Pause(after_round))
+        self.feed(Tick())
+        self._publish()
+        await self.run.over.wait()
+
     async def _carry_out(self, action: Action) -> None:
         match action:
             case Open():
@@ -332,6 +384,11 @@ class RunDriver:
                 await self._end("failed", reason)
             case Halt():
                 await self._end("stopped", "stopped by an operator")
+            case Rest():
+                # It is no end that must be written down when nothing can be: a restart goes on with the run then.
+                await self._rooms.books.do(ledger.pause_run, self._rooms.db, self.run.run_id)
+                log.info("%s: paused", self.run.run_id)
+                self._over()
 
     async def _open(self, action: Open) -> None:
         run = self.run
@@ -353,11 +410,15 @@ class RunDriver:
             return
         run.resting = ""
         run.refused.clear()
+        if run.masking is not None:
+            asked = set(action.devices) - set(action.carried) - set(spared)
+            run.masking.open(action.round, action.attempt, asked)
         if action.attempt == 1:
             run.handed.clear()
             run.opened_here = True
         run.ready.set()
         self.feed(Spared(tuple(spared)))
+        self.claim.took(len(cards) - len(spared))
         log.info("%s: round %d opened for %d devices", run.run_id, action.round, len(action.devices) - len(spared))
         self._publish()
 
@@ -366,6 +427,8 @@ class RunDriver:
         # Whoever still works on this round does so in vain.
         self._publish()
         await rooms.books.do(ledger.agree, rooms.db, run, action.round)
+        if run.masking is not None and isinstance(run.fold, MaskedFold):
+            await run.masking.unmask(action.round, run.fold.sent, self._publish)
         sums = run.fold if isinstance(run.fold, StatisticsFold) else None
         # A system of equations may take seconds, in which devices that write must not wait.
         head = await (rooms.books if sums is None else rooms.models).do(run.fold.head_after, run.head)
@@ -391,6 +454,8 @@ class RunDriver:
         if said:
             run.said = run.said if run.corrects else said
             log.info("%s: round %d: %s", run.run_id, action.round, said)
+        for remark in run.fold.remarks:
+            log.warning("%s round %d: %s: %s", run.run_id, action.round, remark.device_id, remark.text)
         shown = "" if accuracy is None else f", {MEASURES[run.bundle.manifest.task]} {accuracy:.4f}"
         log.info("%s: round %d closed with %d reports%s", run.run_id, action.round, len(action.reported), shown)
         enough = await rooms.books.do(ledger.enough, rooms.db, run)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from coordinator.aggregate.robust import Remark
 from coordinator.budgets.order_line import OrderLine
 from coordinator.budgets.weights import Standing, weight
 from coordinator.learning.closed_form import LinearHead, solve
@@ -122,7 +123,7 @@ class Solved:
         return (
             f"{self.found.head} head of {self.examples} examples on {self.devices} devices, "
             f"shrinkage {self.found.shrinkage:.3g} ({chosen}){surely}"
-            + ("; on held-out data the head before it is better, and steps begin from that" if self.own else "")
+            + ("; no surer on held-out data than the head before it, from which steps begin" if self.own else "")
         )
 
 
@@ -133,8 +134,8 @@ def head_from(
 
     Args:
         judge: held-out data. Scores are made probabilities by them, which changes no class; and where steps follow,
-            they begin from the head that the run started from, if that one is more accurate. None: devices that are
-            left out say how sure scores may be.
+            they begin from the head that the run started from, unless the closed form is :func:`surely_better`. None:
+            devices that are left out say how sure scores may be.
         start: the head that the run started from; None: the bundle's own.
 
     Raises:
@@ -181,7 +182,7 @@ def head_from(
     basis, own = None, False
     if judge is not None and plan.train.method == "closed_form+sgd":
         start = bundle.initial_head() if start is None else start
-        own = judge.evaluate(start).accuracy > judge.evaluate(tree).accuracy
+        own = not surely_better(judge.right(tree), judge.right(start))
         tree = start if own else tree
     if plan.trains_whitened:
         # x = (z s - mean) c with z the summed numbers, s the embedding's scale, c the bundle's feature scale.
@@ -190,6 +191,16 @@ def head_from(
         standardised = middle * unit - mean.astype(np.float64) * scale
         basis = basis_of(standardised, covariance * np.outer(unit, unit))
     return Solved(tree, found, basis, sum(one.examples for one in held), len(parts), temperature, own)
+
+
+def surely_better(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> bool:
+    """Whether a head is better than another by more than chance, from which of the same examples they get right.
+
+    With ``a`` and ``b`` the examples that just one of them gets right, a - b varies by sqrt(a + b) where both are
+    equally good (McNemar 1947). More than once that is enough, since either is a fair start.
+    """
+    a, b = int((one & ~other).sum()), int((other & ~one).sum())
+    return a - b > math.sqrt(a + b)
 
 
 class StatisticsFold:
@@ -203,6 +214,7 @@ class StatisticsFold:
 
     Attributes:
         folded: whose reports are in, in their order.
+        remarks: none: sums are exact, and nothing of a device is cut.
         solved: what :meth:`head_after` made last.
     """
 
@@ -219,6 +231,7 @@ class StatisticsFold:
         self._largest_budget_j = max((j for one in lines.values() if (j := one.standing_j) is not None), default=None)
         self._came: dict[str, Held] = {}
         self.folded: list[str] = []
+        self.remarks: tuple[Remark, ...] = ()
         self.solved: Solved | None = None
 
     def weight_of(self, report: DeviceReport) -> float:

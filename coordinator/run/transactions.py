@@ -39,9 +39,10 @@ from protos.convert.energy import named
 from protos.convert.head_transfers import serialise_difference
 from protos.convert.reports import parse_report
 from protos.energy.trace import PhaseEnergy
-from protos.errors import StoreError, UnknownRunError, UpdateError
+from protos.errors import EdgejouleError, RefusedError, StoreError, UnknownRunError, UpdateError
 from protos.orders import DeviceCard, DeviceReport, MeterCard, Receipt, SettledEnergy, Verdict
-from protos.plan.plan import parse
+from protos.plan.plan import RunPlan, parse
+from protos.secure_sum.grid import MaskedWords
 from protos.statistics.moments import Moments
 from protos.statistics.whitening import Basis
 from protos.update import trees
@@ -67,7 +68,7 @@ class Read:
     data: bytes
     board: str
     report: DeviceReport | None = None
-    update: Tree | Moments | None = None
+    update: Tree | Moments | MaskedWords | None = None
     refusal: RejectedError | None = None
 
 
@@ -76,7 +77,7 @@ def read(
     number: int,
     device_id: str,
     data: bytes,
-    check: Callable[[DeviceReport], Tree | Moments],
+    check: Callable[[DeviceReport], Tree | Moments | MaskedWords],
     declared: int,
     board: str,
 ) -> Read:
@@ -165,7 +166,7 @@ def _all_known(taken: Iterable[Read]) -> list[tuple[str, int, str]]:
     return known
 
 
-def _folded(run: ActiveRun, report: DeviceReport, update: Tree | Moments) -> Receipt | BaseException:
+def _folded(run: ActiveRun, report: DeviceReport, update: Tree | Moments | MaskedWords) -> Receipt | BaseException:
     # After the commit, so that what is folded is what a restart would fold.
     try:
         run.fold.add(report, update)  # type: ignore[arg-type]  # a fold of statistics is given statistics
@@ -313,6 +314,9 @@ def open_round(
     cards = list(cards)
     now_unix_s = time.time()
     with db.writing() as connection:
+        present, cards = cards, budgeting.private(connection, run, cards)
+        if present and not cards and not reports.holds_any(connection, run.run_id, number):
+            return Enough(f"privacy.epsilon = {run.plan.privacy.epsilon:g} is spent on every device that is present")
         if not _stands(connection, run.run_id, number, attempt, "open") and not _plan_and_write(
             connection, run, number, attempt, cards, now_unix_s
         ):
@@ -321,7 +325,7 @@ def open_round(
             return budget_outlook.outlook(connection, run, number, cards, now_unix_s)
         asked = set(runs.asked(connection, run.run_id, number, attempt))
     refold(db, run, number)
-    return [card.device_id for card in cards if card.device_id not in asked]
+    return [card.device_id for card in present if card.device_id not in asked]
 
 
 def all_held(connection: Connection, run: ActiveRun, number: int, cards: Iterable[DeviceCard]) -> bool:
@@ -447,7 +451,7 @@ def refold(db: Database, run: ActiveRun, number: int) -> None:
     with db.writing() as connection:
         lines = grants.complete(connection, run.run_id, number, runs.lines_of(connection, run.run_id, number))
         before = list(statistics.held_by(connection, run.run_id, number)) if run.asks_statistics(number) else []
-        controls = run.controls()
+        controls = None if run.asks_statistics(number) else run.controls()
         controlled = (
             None if controls is None else reports.weights_between(connection, run.run_id, controls.epoch, number)
         )
@@ -506,6 +510,8 @@ def close_round(
             runs.note(connection, run.run_id, number, "controls" if run.corrects else "solved", said)
         if judged:
             runs.note(connection, run.run_id, number, runs.JUDGED, judged)
+        for remark in run.fold.remarks:
+            runs.note(connection, run.run_id, number, "cut", f"{remark.device_id}: {remark.text}")
         if number > 1 and run.forgets_reports:
             # Of the round that has just closed they stay, for whoever wants to know how its head came about.
             pruning.forget_bytes(connection, run.run_id, number - 1)
@@ -556,6 +562,64 @@ def end_run(db: Database, run_id: str, state: str, reason: str) -> None:
         runs.change(connection, run_id, state=state, reason=reason, finished_unix_s=time.time())
 
 
+def pause_run(db: Database, run_id: str) -> None:
+    """Write down that a run rests; a round that is open is tried again when it goes on, and keeps its reports."""
+    with db.writing() as connection:
+        if runs.row(connection, run_id)["state"] not in runs.GOING_STATES:
+            return
+        last = runs.last_round(connection, run_id)
+        number = None
+        if last is not None and last["state"] == "open":
+            number = last["round"]
+            runs.abandon_round(connection, run_id, number, "paused by an operator")
+        runs.note(connection, run_id, number, "paused", "by an operator")
+        runs.change(connection, run_id, state="paused", reason="paused by an operator")
+
+
+def resume_run(db: Database, run_id: str, plan: RunPlan | None, plan_toml: str, directory: str) -> None:
+    """Let a run that rests wait for its turn again.
+
+    Args:
+        plan: another one than it has, or None; with its text and folder.
+
+    Raises:
+        RefusedError: it does not rest, or cannot go on by this plan.
+    """
+    with db.writing() as connection:
+        row = runs.row(connection, run_id)
+        if row["state"] != "paused":
+            raise RefusedError(f"is {row['state']}, not paused", where=run_id, fix="see: coordinator status")
+        begun = runs.last_round(connection, run_id)
+        state = "waiting" if begun is None or not begun["round"] else "running"
+        if plan is None:
+            runs.change(connection, run_id, state=state, reason="")
+            return
+        before, number = parse(row["plan_toml"]), 0 if begun is None else begun["round"]
+        if plan.train.method != before.train.method or plan.closed_form != before.closed_form:
+            raise RefusedError("another method is another run", where=run_id, fix="start one with run.start_from")
+        if begun is not None and begun["state"] != "closed" and reports.holds_any(connection, run_id, number):
+            raise RefusedError(
+                f"round {number} holds reports that were made by the plan it has",
+                where=run_id,
+                fix=f"resume it as it is, then pause it between rounds: coordinator pause {run_id} --after-round",
+            )
+        closed = number if begun is not None and begun["state"] == "closed" else number - 1
+        if plan.run.rounds <= max(0, closed):
+            raise RefusedError(f"has {closed} rounds already", where=run_id, fix=f"plan more than {closed} rounds")
+        runs.note(connection, run_id, None, "resumed", f"by another plan: {plan.plan_id}, before {row['plan_id']}")
+        runs.change(
+            connection,
+            run_id,
+            state=state,
+            reason="",
+            name=plan.run.name,
+            plan_id=plan.plan_id,
+            plan_toml=plan_toml,
+            plan_directory=directory,
+            rounds_planned=plan.run.rounds,
+        )
+
+
 def add_run(db: Database, run: runs.NewRun, head: Tree) -> None:
     """Write down a new run with the head that it starts from."""
     assert run.initial_head == trees.version(head)
@@ -576,10 +640,43 @@ def begin_run(
             runs.note(connection, run_id, 0, runs.JUDGED, judged)
 
 
+@dataclass(frozen=True)
+class Queued:
+    """A run that is not over.
+
+    Attributes:
+        beside: it waits for no other run.
+        priority, sequence: a higher priority goes first, then who was started first.
+        share: of the devices.
+    """
+
+    run_id: str
+    beside: bool
+    priority: int
+    share: float
+    sequence: int
+
+
+def queue(db: Database) -> list[Queued]:
+    """The runs that are not over, in the order of their turns: those that have begun go on before others begin."""
+    with db.reading() as connection:
+        rows = runs.unfinished(connection)
+    made = []
+    for row in rows:
+        try:
+            section = parse(row["plan_toml"], where=row["name"]).run
+        except EdgejouleError:
+            # Whoever opens it says what is wrong.
+            made.append(((True, 0, 0), Queued(row["run_id"], False, 0, 1.0, row["sequence"])))
+            continue
+        one = Queued(row["run_id"], section.beside, section.priority, section.share, row["sequence"])
+        made.append(((row["state"] == "waiting", -one.priority, one.sequence), one))
+    return [one for _, one in sorted(made, key=lambda pair: pair[0])]
+
+
 def unfinished_runs(db: Database) -> list[str]:
     """Ids of the runs that are not over, in the order of their turns."""
-    with db.reading() as connection:
-        return [row["run_id"] for row in runs.unfinished(connection)]
+    return [one.run_id for one in queue(db)]
 
 
 def known_devices(db: Database) -> list[devices.KnownDevice]:

@@ -27,30 +27,13 @@ class RejectedError(Exception):
     """A report that is not taken. Becomes a verdict; never leaves the coordinator as an exception.
 
     Args:
-        code: a stable word, one of :data:`CODES`.
+        code: a stable word, a row of :data:`coordinator.run.reasons.REASONS`.
         reason: one line for the device's log.
     """
 
     def __init__(self, code: str, reason: str) -> None:
         super().__init__(code, reason)
         self.code, self.reason = code, " ".join(reason.split())[:400]
-
-
-CODES = (
-    "unreadable",
-    "not_ordered",
-    "wrong_plan",
-    "wrong_bundle",
-    "wrong_head",
-    "wrong_steps",
-    "too_many_examples",
-    "wrong_normaliser",
-    "bad_energy",
-    "bad_update",
-    "bad_statistics",
-    "wrong_basis",
-    "wrong_control",
-)
 
 
 @dataclass(frozen=True)

@@ -4,29 +4,43 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from typing import Any
 
 from coordinator.server.admission import Admission
 from coordinator.server.answering import answered, answered_stream
 from coordinator.server.run_manager import RunManager
-from coordinator.server.uploads import receive
+from coordinator.server.uploads import OversizedError, receive
 from coordinator.server.version import software_version
 from protos.convert.cards import card_from
 from protos.convert.checks import MAX_WAIT_S, checked_name, finite
 from protos.convert.energy import settled_from
+from protos.convert.masks import keys_from, open_from, roster_to, shares_from, shares_to
 from protos.convert.orders import order_to
 from protos.convert.publications import receptions_from
 from protos.convert.reports import receipt_to
-from protos.errors import RefusedError
+from protos.errors import IntegrityError, RefusedError, StoreError, UnknownRunError, UpdateError
 from protos.model.bundle import record_of
 from protos.model.manifest import MANIFEST_FILE
-from protos.orders import PART_BYTES, PROTOCOL, Holding, TrainOrder
+from protos.orders import PART_BYTES, PROTOCOL, Holding, Receipt, TrainOrder
+from protos.secure_sum.party import Keys, Revealed
+from protos.trust.signed import BUNDLE_SIGNATURE
 from protos.v1 import edgejoule_pb2 as pb
 from protos.v1 import edgejoule_pb2_grpc as rpc
 
 log = logging.getLogger("edgejoule.coordinator")
+
+
+# What ends a call that brings a report, narrowest first, and its row in the table of reasons.
+_FAILURES: tuple[tuple[type[Exception], str], ...] = (
+    (OversizedError, "oversized"),
+    (IntegrityError, "damaged"),
+    (UnknownRunError, "unknown_run"),
+    (StoreError, "not_written"),
+    (TimeoutError, "too_slow"),
+    (UpdateError, "malformed"),
+)
 
 
 class DeviceService(rpc.DeviceServiceServicer):
@@ -80,7 +94,11 @@ class DeviceService(rpc.DeviceServiceServicer):
         bundle = await self._run_manager.bundle(request.bundle_id)
         twin = bundle.manifest.edge_tpu
         left_out = twin.file if twin is not None and not request.edge_tpu_twin else None
-        for name in [MANIFEST_FILE, *sorted(set(bundle.manifest.files) - {left_out})]:
+        names = [MANIFEST_FILE, *sorted(set(bundle.manifest.files) - {left_out})]
+        if request.signature and (bundle.path / BUNDLE_SIGNATURE).is_file():
+            # Second: a device need not fetch the rest of what it may not run.
+            names.insert(1, BUNDLE_SIGNATURE)
+        for name in names:
             path = bundle.path / name
             record = bundle.manifest.files.get(name)
             if record is None:
@@ -95,6 +113,10 @@ class DeviceService(rpc.DeviceServiceServicer):
     @answered
     async def Report(self, parts: AsyncIterator[pb.ReportRequest], context: Any) -> pb.ReportResponse:  # noqa: N802
         """Takes a report. ACCEPTED means that it is on disk; sent again, the answer is DUPLICATE."""
+        with self._failures_counted():
+            return receipt_to(await self._taken(parts))
+
+    async def _taken(self, parts: AsyncIterator[pb.ReportRequest]) -> Receipt:
         async with AsyncExitStack() as held:
 
             async def admit(size_bytes: int) -> None:
@@ -102,8 +124,18 @@ class DeviceService(rpc.DeviceServiceServicer):
                 await held.enter_async_context(self._admission.room(size_bytes))
 
             upload = await receive(parts, self._run_manager.report_limit_bytes, self._run_manager.calling, admit)
-            receipt = await self._run_manager.report(upload.run_id, upload.round, upload.device_id, upload.data)
-        return receipt_to(receipt)
+            return await self._run_manager.report(upload.run_id, upload.round, upload.device_id, upload.data)
+
+    @contextmanager
+    def _failures_counted(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            for kinds, code in _FAILURES:
+                if isinstance(error, kinds):
+                    self._run_manager.report_counts.failed(code)
+                    break
+            raise
 
     @answered
     async def AwaitEnd(self, request: pb.AwaitEndRequest, context: Any) -> pb.AwaitEndResponse:  # noqa: N802
@@ -113,6 +145,28 @@ class DeviceService(rpc.DeviceServiceServicer):
         run_id = checked_name(request.run_id, "run_id")
         wanted = await self._run_manager.await_end(device_id, session, run_id, request.round, waits_s)
         return pb.AwaitEndResponse(wanted=wanted)
+
+    @answered
+    async def Mask(self, request: pb.MaskRequest, context: Any) -> pb.MaskResponse:  # noqa: N802
+        """One step of a masked sum: keys, sealed shares, or what unmasks the sum. Waits for the other devices."""
+        device_id, session = checked_name(request.device_id, "device_id"), checked_name(request.session, "session")
+        run_id = checked_name(request.run_id, "run_id")
+        with self._run_manager.calling(device_id):
+            group = await self._run_manager.mask(device_id, session, run_id, request.round, request.attempt)
+            match request.WhichOneof("step"):
+                case "keys":
+                    roster, threshold = await group.offer(device_id, Keys(*keys_from(request.keys)))
+                    found = {name: (one.seal, one.mask, one.seed) for name, one in roster.items()}
+                    return roster_to(found, threshold)
+                case "shares":
+                    given = await group.share(device_id, shares_from(request.shares.shares))
+                    return pb.MaskResponse(shares=shares_to(given))
+                case "reveal":
+                    seeds, keys = open_from(request.reveal.seeds), open_from(request.reveal.keys)
+                    group.reveal(device_id, Revealed(seeds, keys))
+                    return pb.MaskResponse()
+                case _:
+                    raise UpdateError("is no step of a masked sum", where="mask")
 
     @answered
     async def Leave(self, request: pb.LeaveRequest, context: Any) -> pb.LeaveResponse:  # noqa: N802

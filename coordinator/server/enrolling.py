@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from coordinator.run.workers import Worker
 from coordinator.server.answering import answered
 from coordinator.server.gate import current_peer
-from coordinator.trust.authority import Authority, peer_of
+from coordinator.trust.authority import DEVICE_DAYS, OPERATOR_DAYS, Authority, peer_of
 from coordinator.trust.register import Register
 from protos.errors import RefusedError, UsageError
 from protos.trust.names import Role
@@ -111,7 +111,8 @@ class EnrolmentService(rpc.EnrolmentServiceServicer):
                 f"this token is for the machine {token.machine}, and this is {machine or 'unnamed'}",
                 fix="use the token that was made for this board",
             )
-        issued = self._authority.device(token.device_id, request.certificate_request)
+        days = DEVICE_DAYS if token.role is Role.DEVICE else OPERATOR_DAYS
+        issued = self._authority.device(token.device_id, request.certificate_request, days=days, role=token.role)
         self._register.use_token(request.token_id, issued, machine, where=peer)
         now = time.time()
         root = self._authority.root_pem

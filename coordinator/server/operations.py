@@ -10,22 +10,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from sqlalchemy import RowMapping
+
 from coordinator.export import job as exporting
-from coordinator.operator.status import DeviceBudget, DeviceStatus, ExportSummary, RunStatus
+from coordinator.export import widths
+from coordinator.operator.status import DeviceBudget, DeviceStatus, ExportSummary, HeadEvaluation, RunStatus
 from coordinator.run import forgetting
 from coordinator.run import round_budgets as budgeting
 from coordinator.run import transactions as ledger
 from coordinator.run.evaluation import recall
 from coordinator.run.forgetting import Forgotten
 from coordinator.run.planning import account_of_held_out, prepare
-from coordinator.run.resume import Rooms
+from coordinator.run.resume import Rooms, share_bundle
 from coordinator.run.statistics_fold import features_of
+from coordinator.run.transactions import Queued
 from coordinator.server.run_manager import TICK_S, RunManager
 from coordinator.store import devices, heads, reading, runs
 from coordinator.store.database import Database
 from coordinator.store.runs import NewRun
-from protos.errors import PlanError, StoreError, UnknownRunError, UsageError
+from protos.errors import PlanError, RefusedError, StoreError, UnknownRunError, UsageError
 from protos.model.bundle import Bundle
+from protos.model.weight_grids import check_bits
 from protos.plan.plan import RunPlan, parse
 from protos.update import trees
 from protos.update.trees import Shapes, Tree
@@ -55,6 +60,7 @@ class Operations:
             raise UsageError(f"{directory!r} is not an absolute path", where="plan directory")
         prepared = await self._rooms.models.do(prepare, plan_toml, base)
         bundle = await self._rooms.models.do(self._rooms.bundle_store.keep, prepared.bundle)
+        await share_bundle(self._rooms, bundle)
         plan, head = prepared.plan, bundle.initial_head()
         if plan.run.start_from is not None:
             head = await self._rooms.books.do(_start, self._rooms.db, plan.run.start_from, trees.shapes(head))
@@ -75,7 +81,7 @@ class Operations:
         log.info("%s: %s, %d rounds", run_id, plan.run.name, plan.run.rounds)
         for line in await self._rooms.models.do(account_of_held_out, prepared):
             log.info("%s: %s", run_id, line)
-        self._run_manager.wanted.set()
+        self._run_manager.want()
         return run_id
 
     async def stop_run(self, name: str) -> str:
@@ -87,14 +93,14 @@ class Operations:
         """
         run_id = await self._rooms.books.do(_resolve, self._rooms.db, name)
         while True:
-            driver = self._run_manager.driver
-            if driver is not None and driver.run.run_id == run_id:
+            driver = self._run_manager.drivers.get(run_id)
+            if driver is not None:
                 await driver.stop()
                 # What is left to be written is handed to the run manager when the run driver has gone.
-                while self._run_manager.driver is driver:
+                while self._run_manager.drivers.get(run_id) is driver:
                     await asyncio.sleep(0)
                 break
-            if self._run_manager.preparing != run_id and not self._run_manager.is_unwritten(run_id):
+            if run_id not in self._run_manager.preparing and not self._run_manager.is_unwritten(run_id):
                 if not await self._rooms.books.do(_is_over, self._rooms.db, run_id):
                     await self._run_manager.end(run_id, "stopped", "stopped before it began")
                 break
@@ -107,6 +113,54 @@ class Operations:
                 where=run_id,
                 fix="free space: it is written as soon as it can be; until then a restart would take the run up again",
             )
+        return await self._rooms.books.do(_state, self._rooms.db, run_id)
+
+    async def pause_run(self, name: str, *, after_round: bool) -> str:
+        """Let a run rest, so that others go on; returns its state. Its devices stop within a second, and what they
+        reported of the open round is kept, or they finish the round first.
+
+        Raises:
+            UnknownRunError: no such run.
+            RefusedError: it is over.
+        """
+        run_id = await self._rooms.books.do(_resolve, self._rooms.db, name)
+        while True:
+            if (driver := self._run_manager.drivers.get(run_id)) is not None:
+                await driver.pause(after_round=after_round)
+                while self._run_manager.drivers.get(run_id) is driver:
+                    await asyncio.sleep(0)
+                break
+            if run_id not in self._run_manager.preparing:
+                await self._rooms.books.do(ledger.pause_run, self._rooms.db, run_id)
+                break
+            await asyncio.sleep(TICK_S)
+        state = await self._rooms.books.do(_state, self._rooms.db, run_id)
+        if state not in runs.OPEN_STATES:
+            raise RefusedError(f"is {state}", where=run_id, fix="a run that is over cannot be paused")
+        return state
+
+    async def resume_run(self, name: str, plan_toml: str, directory: str) -> str:
+        """Let a run that rests wait for its turn again, by another plan if one is given; returns its state.
+
+        Raises:
+            EdgejouleError: see :func:`coordinator.run.planning.prepare` and
+                :func:`coordinator.run.transactions.resume_run`.
+        """
+        run_id = await self._rooms.books.do(_resolve, self._rooms.db, name)
+        plan = None
+        if plan_toml:
+            base = Path(directory)
+            if not base.is_absolute():
+                raise UsageError(f"{directory!r} is not an absolute path", where="plan directory")
+            prepared = await self._rooms.models.do(prepare, plan_toml, base)
+            row = await self._rooms.books.do(_row, self._rooms.db, run_id)
+            if prepared.bundle.bundle_id != row["bundle_id"]:
+                fix = "take the same bundle, or start a run with run.start_from"
+                raise RefusedError(f"trains the bundle {row['bundle_id'][:19]}", where=run_id, fix=fix)
+            plan = prepared.plan
+        await self._rooms.books.do(ledger.resume_run, self._rooms.db, run_id, plan, plan_toml, directory)
+        log.info("%s: resumed%s", run_id, " by another plan" if plan is not None else "")
+        self._run_manager.want()
         return await self._rooms.books.do(_state, self._rooms.db, run_id)
 
     async def status(
@@ -122,23 +176,35 @@ class Operations:
             UnknownRunError: no such run.
         """
         found, next_round = await self._rooms.looks.do(_status, self._rooms.db, name, since_round, page, newest_only)
-        return [run if run.is_over else run.because(self._why(run)) for run in found], next_round
+        queued = [] if all(run.is_over for run in found) else await self._rooms.looks.do(ledger.queue, self._rooms.db)
+        return [run if run.is_over else run.because(self._why(run, queued)) for run in found], next_round
 
-    def _why(self, run: RunStatus) -> str:
-        if self._run_manager.driver and self._run_manager.driver.run.run_id == run.run_id:
-            return self._run_manager.driver.run.describe()
+    def _why(self, run: RunStatus, queued: list[Queued]) -> str:
+        if run.state == "paused":
+            return f"paused; go on with: coordinator resume {run.run_id}"
+        if (driver := self._run_manager.drivers.get(run.run_id)) is not None:
+            return driver.run.describe()
         if self._run_manager.is_unwritten(run.run_id):
             return "has ended, which cannot be written down yet"
         if run.run_id in self._run_manager.trouble:
             return f"cannot be opened now: {self._run_manager.trouble[run.run_id]}"
-        if self._run_manager.preparing == run.run_id:
+        if run.run_id in self._run_manager.preparing:
             return "being prepared: held-out data are embedded"
-        current = self._run_manager.driver.run.run_id if self._run_manager.driver else self._run_manager.preparing
-        return f"waits for {current} to end" if current else "waits for its turn"
+        # In the order of their turns: the first of them is on, or about to be.
+        turns = [one.run_id for one in queued if not one.beside]
+        turns.sort(key=lambda one: one not in self._run_manager.drivers and one not in self._run_manager.preparing)
+        if run.run_id not in turns[1:]:
+            return "waits for its turn"
+        before = turns.index(run.run_id)
+        return f"waits for {turns[0]} to end" + (f"; {before - 1} more before it" if before > 1 else "")
 
     async def aside(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do what people wait for and devices do not, such as making a large answer."""
         return await self._rooms.looks.do(work, *args, **kwargs)
+
+    def report_counts(self) -> dict[str, int]:
+        """What became of reports since the start, by reason."""
+        return self._run_manager.report_counts.all()
 
     async def devices(self) -> list[DeviceStatus]:
         """Every device that ever joined, with the joules that it reported."""
@@ -201,6 +267,19 @@ class Operations:
         key = rest.evaluation_key
         evaluator = recall(bundle, key, self._rooms.evaluations) if key is not None else None
         return forgetting.head_without(rest, bundle, evaluator)
+
+    async def evaluate(self, name: str, head_version: str, bits: tuple[int, ...]) -> HeadEvaluation:
+        """How good a head of a run is with kernels of few bits.
+
+        Raises:
+            UnknownRunError: no such run or head.
+            UsageError: a width that no grid has, or the run has no held-out data.
+        """
+        asked = check_bits(bits, where="--bits")
+        job = await self._rooms.books.do(exporting.find, self._rooms.db, name, head_version)
+        return await self._rooms.models.do(
+            widths.evaluate, job, self._rooms.bundle_store, self._rooms.evaluations, asked
+        )
 
     async def export(self, name: str, head_version: str, max_drop: float) -> tuple[ExportSummary, bytes]:
         """Assemble the integer model of a run.
@@ -282,6 +361,11 @@ def _budgets(db: Database, name: str) -> tuple[str, list[DeviceBudget]]:
     with db.reading() as connection:
         run_id = runs.resolve(connection, name)
         return run_id, budgeting.ledger_of(connection, run_id, time.time())
+
+
+def _row(db: Database, run_id: str) -> RowMapping:
+    with db.reading() as connection:
+        return runs.row(connection, run_id)
 
 
 def _state(db: Database, run_id: str) -> str:

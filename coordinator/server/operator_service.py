@@ -32,12 +32,25 @@ class OperatorService(rpc.OperatorServiceServicer):
         return pb.StopRunResponse(state=await self._operations.stop_run(request.run_id))
 
     @answered
+    async def PauseRun(self, request: pb.PauseRunRequest, context: Any) -> pb.PauseRunResponse:  # noqa: N802
+        """Lets a run rest."""
+        state = await self._operations.pause_run(request.run_id, after_round=request.after_round)
+        return pb.PauseRunResponse(state=state)
+
+    @answered
+    async def ResumeRun(self, request: pb.ResumeRunRequest, context: Any) -> pb.ResumeRunResponse:  # noqa: N802
+        """Lets a run that rests go on."""
+        state = await self._operations.resume_run(request.run_id, request.plan_toml, request.plan_directory)
+        return pb.ResumeRunResponse(state=state)
+
+    @answered
     async def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.GetStatusResponse:  # noqa: N802
         """Shows one run or all."""
         found, next_round = await self._operations.status(
             request.run_id, request.since_round, page=request.page, newest_only=request.newest_only
         )
-        return await self._operations.aside(messages.runs_to, found, software_version(), next_round)
+        counts = self._operations.report_counts()
+        return await self._operations.aside(messages.runs_to, found, software_version(), next_round, counts)
 
     @answered
     async def ListDevices(self, request: pb.ListDevicesRequest, context: Any) -> pb.ListDevicesResponse:  # noqa: N802
@@ -64,6 +77,14 @@ class OperatorService(rpc.OperatorServiceServicer):
         """Subtracts a device from a run that is over."""
         done = await self._operations.forget(request.run_id, request.device_id)
         return pb.UnlearnDeviceResponse(**vars(done))
+
+    @answered
+    async def EvaluateRun(  # noqa: N802
+        self, request: pb.EvaluateRunRequest, context: Any
+    ) -> pb.EvaluateRunResponse:
+        """Runs a head with kernels of few bits."""
+        found = await self._operations.evaluate(request.run_id, request.head_version, tuple(request.bits))
+        return messages.evaluation_to(found)
 
     @answered_stream
     async def ExportRun(  # noqa: N802

@@ -1,6 +1,7 @@
 """The coordinator without its network face: the fleet, the run that is on, and those that wait for their turn.
 
-One run is on at a time; the next begins when it ends. All methods run on the event loop; what blocks goes to the two
+One run is on at a time and the next begins when it ends, but for runs whose plans say that they go beside others: those
+share the devices (:mod:`coordinator.run.sharing`). All methods run on the event loop; what blocks goes to the two
 threads of :mod:`coordinator.run.workers`.
 """
 
@@ -15,10 +16,14 @@ from contextlib import contextmanager, suppress
 from coordinator.run import publishing
 from coordinator.run import transactions as ledger
 from coordinator.run.batching import Batching
+from coordinator.run.masking import Group
 from coordinator.run.plausibility import LAST_ROUND, check_card
+from coordinator.run.reasons import ReportCounts
 from coordinator.run.resume import Rooms, open_run
 from coordinator.run.round_events import Tick
 from coordinator.run.run_driver import RunDriver
+from coordinator.run.sharing import Claim, may_go
+from coordinator.run.transactions import Queued
 from coordinator.server.fleet import Fleet
 from coordinator.store.bundle_store import NotHereError
 from coordinator.store.database import DamagedError
@@ -32,6 +37,7 @@ from protos.orders import (
     Receipt,
     Reception,
     RejoinOrder,
+    RevealOrder,
     SettledEnergy,
     TrainOrder,
     Verdict,
@@ -63,21 +69,25 @@ class RunManager:
         rooms: opened; closed by the caller after :meth:`close`.
 
     Attributes:
-        driver: of the run that is on, or None.
-        preparing: id of the run that is being opened, or None.
+        drivers: of the runs that are on, by id.
+        preparing: ids of the runs that are being opened.
         trouble: why runs cannot be opened now, by id.
-        wanted: set it when a new run was written down.
     """
 
     def __init__(self, rooms: Rooms) -> None:
         self._rooms = rooms
         self.fleet = Fleet()
-        self.driver: RunDriver | None = None
+        self.report_counts = ReportCounts()
+        self.drivers: dict[str, RunDriver] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        self.wanted = asyncio.Event()
+        # Set when a run was written down: of those that wait for their turn, and of those that do not.
+        self._wanted, self._wanted_beside = asyncio.Event(), asyncio.Event()
+        self._beside: dict[str, asyncio.Task[None]] = {}
+        # Whether several runs were on at the last look.
+        self._shared = False
         self._news = asyncio.Event()
         self._closing = False
-        self.preparing: str | None = None
+        self.preparing: set[str] = set()
         self.trouble: dict[str, str] = {}
         self._not_before_s: dict[str, float] = {}
         self._unwritten: dict[str, asyncio.Task[None]] = {}
@@ -99,8 +109,17 @@ class RunManager:
         for known in await self._rooms.books.do(ledger.known_devices, self._rooms.db):
             self.fleet.remember(known.card, left=known.left, seen_unix_s=known.last_seen_unix_s, reason=known.reason)
         await self.look_at_published()
-        self.wanted.set()
-        self._tasks = [asyncio.create_task(_kept_up(one)) for one in (self._run_all, self._tick)]
+        self._tasks = [asyncio.create_task(_kept_up(one)) for one in (self._run_all, self._run_beside, self._tick)]
+
+    @property
+    def driver(self) -> RunDriver | None:
+        """Of the run that is on, of several that which began first; or None."""
+        return next(iter(self.drivers.values()), None)
+
+    def want(self) -> None:
+        """A run was written down."""
+        self._wanted.set()
+        self._wanted_beside.set()
 
     def release(self) -> None:
         """Let go of the devices that wait, so that a shutdown need not wait for them."""
@@ -110,7 +129,7 @@ class RunManager:
     async def close(self) -> None:
         """Stop. Runs stay as they are on disk, and go on at the next start."""
         self.release()
-        tasks = [*self._tasks, *self._unwritten.values()]
+        tasks = [*self._tasks, *self._beside.values(), *self._unwritten.values()]
         for task in tasks:
             task.cancel()
         for task in tasks:
@@ -125,39 +144,90 @@ class RunManager:
                 self._deaf_s += late_s
             for device_id in self.fleet.sweep(self._heard_s(), self._is_busy):
                 log.info("device %s fell silent", device_id)
-                if self.driver:
-                    self.driver.left(device_id)
-            if self.driver:
-                self.driver.feed(Tick())
+                for driver in self._on():
+                    driver.left(device_id)
+            self._share()
+            for driver in self._on():
+                driver.feed(Tick())
+
+    def _on(self) -> list[RunDriver]:
+        return list(self.drivers.values())
 
     def _is_busy(self, device_id: str) -> bool:
-        run = self.driver.run if self.driver else None
-        return run is not None and run.machine.owes(device_id) and device_id not in run.refused
+        return any(driver.has_at_work(device_id) for driver in self.drivers.values())
+
+    def _share(self) -> None:
+        """Each device is present in the run that it works for alone, and in all others when it works for none."""
+        if len(self.drivers) < 2 and not self._shared:
+            return
+        self._shared = len(self.drivers) > 1
+        for run_id, driver in self.drivers.items():
+            driver.lend({one for other, by in self.drivers.items() if other != run_id for one in by.at_work()})
+
+    def _may_open(self, driver: RunDriver) -> bool:
+        """Whether a run that gathers may ask devices now, beside the others."""
+        if len(self.drivers) < 2:
+            return True
+        self._share()
+        return may_go(driver.wish(), [one.wish() for one in self.drivers.values() if one is not driver])
 
     async def _run_all(self) -> None:
         # Also what an earlier turn was doing when it failed.
-        self.wanted.set()
+        self._wanted.set()
         while True:
-            await self.wanted.wait()
-            self.wanted.clear()
-            while (run_id := await self._next_run()) is not None:
-                await self._run_one(run_id)
+            await self._wanted.wait()
+            self._wanted.clear()
+            while (run := await self._next_run()) is not None:
+                await self._run_one(run)
 
-    async def _next_run(self) -> str | None:
+    async def _run_beside(self) -> None:
+        self._wanted_beside.set()
+        while True:
+            await self._wanted_beside.wait()
+            self._wanted_beside.clear()
+            try:
+                queued = await self._rooms.books.do(ledger.queue, self._rooms.db)
+            except StoreError as error:
+                log.error("%s; trying again", error)
+                self._wanted_beside.set()
+                await asyncio.sleep(RETRY_S)
+                continue
+            for run in queued:
+                if run.beside and run.run_id not in self._beside and run.run_id not in self._unwritten:
+                    self._beside[run.run_id] = asyncio.create_task(self._run_until_over(run))
+
+    async def _run_until_over(self, run: Queued) -> None:
+        """A run that waits for no other."""
+        try:
+            while run.run_id not in self._unwritten:
+                try:
+                    if run.run_id not in await self._rooms.books.do(ledger.unfinished_runs, self._rooms.db):
+                        return
+                    await self._run_one(run)
+                except StoreError as error:
+                    log.error("%s; trying again", error)
+                except Exception:
+                    log.exception("%s: internal error; it is opened anew", run.run_id)
+                await asyncio.sleep(RETRY_S)
+        finally:
+            self._beside.pop(run.run_id, None)
+
+    async def _next_run(self) -> Queued | None:
         while True:
             try:
-                unfinished = await self._rooms.books.do(ledger.unfinished_runs, self._rooms.db)
-                waiting = [run_id for run_id in unfinished if run_id not in self._unwritten]
+                queued = await self._rooms.books.do(ledger.queue, self._rooms.db)
+                waiting = [one for one in queued if not one.beside and one.run_id not in self._unwritten]
                 # One whose files are not here lets those behind it pass.
-                ready = [run_id for run_id in waiting if self._not_before_s.get(run_id, 0.0) <= _now_s()]
+                ready = [one for one in waiting if self._not_before_s.get(one.run_id, 0.0) <= _now_s()]
                 if ready or not waiting:
                     return ready[0] if ready else None
             except StoreError as error:
                 log.error("%s; trying again", error)
             await asyncio.sleep(RETRY_S)
 
-    async def _run_one(self, run_id: str) -> None:
-        self.preparing = run_id
+    async def _run_one(self, queued: Queued) -> None:
+        run_id = queued.run_id
+        self.preparing.add(run_id)
         try:
             # An operator may have stopped it before it was known to be prepared.
             if run_id not in await self._rooms.books.do(ledger.unfinished_runs, self._rooms.db):
@@ -166,7 +236,7 @@ class RunManager:
             self.trouble.pop(run_id, None)
         except DamagedError as error:
             log.error("%s failed: %s", run_id, error)
-            self.preparing = None
+            self.preparing.discard(run_id)
             await self.end(run_id, "failed", str(error))
             return
         except StoreError as error:
@@ -174,7 +244,7 @@ class RunManager:
             log.error("%s: %s; trying again", run_id, error)
             self.trouble[run_id] = str(error)
             # So that an operator can stop it meanwhile.
-            self.preparing = None
+            self.preparing.discard(run_id)
             if isinstance(error, NotHereError):
                 self._not_before_s[run_id] = _now_s() + RETRY_S
             else:
@@ -182,18 +252,28 @@ class RunManager:
             return
         except EdgejouleError as error:
             log.error("%s failed: %s", run_id, error)
-            self.preparing = None
+            self.preparing.discard(run_id)
             await self.end(run_id, "failed", str(error))
             return
         except Exception as error:
             log.exception("%s: internal error", run_id)
-            self.preparing = None
+            self.preparing.discard(run_id)
             await self.end(run_id, "failed", f"internal error: {type(error).__name__}: {error}")
             return
         finally:
-            self.preparing = None
-        driver = RunDriver(run, self._rooms, now_s=_now_s, card_of=self._card_of, publish=self._publish)
-        self.driver = driver
+            self.preparing.discard(run_id)
+        claim = Claim(queued.priority, queued.share, queued.sequence)
+        claim.begins_beside(one.claim for one in self._on())
+        driver = RunDriver(
+            run,
+            self._rooms,
+            now_s=_now_s,
+            card_of=self._card_of,
+            publish=self._publish,
+            claim=claim,
+            may_open=self._may_open,
+        )
+        self.drivers[run_id] = driver
         try:
             for member in self.fleet:
                 if member.state == "present":
@@ -202,7 +282,8 @@ class RunManager:
             if driver.unwritten:
                 self._write_later(run_id, *driver.end)
         finally:
-            self.driver = None
+            del self.drivers[run_id]
+            self._share()
         await self.look_at_published()
 
     async def end(self, run_id: str, state: str, reason: str) -> None:
@@ -264,8 +345,8 @@ class RunManager:
         # While that was written down another may have come first.
         self._refuse_rival(card)
         self.fleet.join(card, self._heard_s(), time.time())
-        if self.driver:
-            self.driver.arrived(card)
+        for driver in self._on():
+            driver.arrived(card)
         return self.fleet.pace_s(busy=False)
 
     def _refuse_rival(self, card: DeviceCard) -> None:
@@ -317,8 +398,9 @@ class RunManager:
         member = self.fleet.heard(device_id, session, self._heard_s(), time.time())
         if member is None:
             return RejoinOrder()
-        if was_away and self.driver:
-            self.driver.arrived(member.card)
+        if was_away:
+            for driver in self._on():
+                driver.arrived(member.card)
         await self._settle(device_id, settled)
         if receptions:
             await self._rooms.books.do(publishing.received, self._rooms.db, device_id, receptions)
@@ -360,8 +442,8 @@ class RunManager:
                         await self._news.wait()
 
     async def _wants(self, device_id: str, run_id: str, number: int) -> bool:
-        driver = self.driver
-        if driver is not None and driver.run.run_id == run_id:
+        driver = self.drivers.get(run_id)
+        if driver is not None:
             return driver.wants(device_id, number)
         # Over, or not yet taken up again after a restart.
         return await self._rooms.books.do(ledger.may_come_later, self._rooms.db, run_id, number, device_id)
@@ -372,19 +454,36 @@ class RunManager:
             return HOLD_S if self.fleet.present <= SMALL_FLEET else 0.0
         return min(waits_s - ANSWER_S, MOST_HOLD_S) if self._held < MOST_HELD else 0.0
 
-    async def _order_for(self, device_id: str, session: str, holding: Holding) -> TrainOrder | None:
-        driver = self.driver
-        if driver is None:
-            return None
-        run = driver.run
-        if run.is_of_another_start(device_id, session):
-            await driver.hand_over(device_id, session)
+    async def mask(self, device_id: str, session: str, run_id: str, number: int, attempt: int) -> Group:
+        """The group of a device that masks its change; see :mod:`coordinator.run.masking`.
+
+        Raises:
+            RefusedError: there is none: the attempt is over, or the coordinator began anew.
+        """
+        self.fleet.heard(device_id, session, self._heard_s(), time.time())
+        driver = self.drivers.get(run_id)
+        masking = driver.run.masking if driver is not None else None
+        group = masking.group(number, attempt) if masking is not None else None
+        if group is None:
+            raise RefusedError(
+                "nobody masks changes in this attempt any more", where=f"round {number} of {run_id[:64]}"
+            )
+        return group
+
+    async def _order_for(self, device_id: str, session: str, holding: Holding) -> TrainOrder | RevealOrder | None:
+        for driver in self._on():
+            run = driver.run
+            if run.masking is not None and (reveal := run.masking.order_for(device_id)) is not None:
+                return reveal
             if run.is_of_another_start(device_id, session):
-                return None
-        order = run.order_for(device_id, _now_s(), holding)
-        if order is not None:
-            run.handed.add(device_id)
-        return order
+                await driver.hand_over(device_id, session)
+                if run.is_of_another_start(device_id, session):
+                    continue
+            order = run.order_for(device_id, _now_s(), holding)
+            if order is not None:
+                run.handed.add(device_id)
+                return order
+        return None
 
     async def _published_for(self, holding: Holding) -> WaitOrder | None:
         """The head that a run ended with, for a device that has nothing else to do and has not dealt with it."""
@@ -410,8 +509,8 @@ class RunManager:
 
     def sent(self, order: TrainOrder, device_id: str, size_bytes: int) -> None:
         """An order of so many bytes is on its way."""
-        if self.driver and self.driver.run.run_id == order.run_id:
-            self.driver.run.sent[device_id] += size_bytes
+        if (driver := self.drivers.get(order.run_id)) is not None:
+            driver.run.sent[device_id] += size_bytes
 
     async def _settle(self, device_id: str, settled: Iterable[SettledEnergy]) -> None:
         settled = list(settled)
@@ -426,8 +525,8 @@ class RunManager:
         Raises:
             UnknownRunError: no such run.
         """
-        if self.driver and self.driver.run.run_id == run_id:
-            return self.driver.run.report_limit_bytes
+        if (driver := self.drivers.get(run_id)) is not None:
+            return driver.run.report_limit_bytes
         return await self._rooms.books.do(ledger.report_limit, self._rooms.db, run_id)
 
     async def report(self, run_id: str, number: int, device_id: str, data: bytes) -> Receipt:
@@ -437,7 +536,9 @@ class RunManager:
             StoreError: it could not be written; nothing changed.
         """
         with self.calling(device_id):
-            return await self._report(run_id, number, device_id, data)
+            receipt = await self._report(run_id, number, device_id, data)
+        self.report_counts.answered(receipt, f"{device_id[:64]}, {run_id[:64]} round {number}")
+        return receipt
 
     async def _report(self, run_id: str, number: int, device_id: str, data: bytes) -> Receipt:
         self.fleet.touch(device_id, self._heard_s(), time.time())
@@ -456,8 +557,7 @@ class RunManager:
         devices send already what they trained before: it must not be lost to that."""
         waited_s = 0.0
         while True:
-            driver = self.driver
-            if driver is not None and driver.run.run_id == run_id:
+            if (driver := self.drivers.get(run_id)) is not None:
                 return driver
             if not await self._rooms.books.do(ledger.may_come_later, self._rooms.db, run_id, number, device_id):
                 return None
@@ -473,14 +573,13 @@ class RunManager:
             return
         with self.calling(device_id):
             await self._settle(device_id, settled)
-            run = self.driver.run if self.driver else None
-            owing = run is not None and device_id in run.lines and run.machine.owes(device_id)
-            ends = run if owing and run is not None and run.may_have_begun(device_id) else None
+            owing = [one.run for one in self._on() if device_id in one.run.lines and one.run.machine.owes(device_id)]
+            ends = next((run for run in owing if run.may_have_begun(device_id)), None)
             await self._rooms.books.do(ledger.leave, self._rooms.db, device_id, reason, ends)
         if self.fleet.leave(device_id, session, time.time(), reason):
             log.info("device %s left: %s", device_id, reason or "no reason given")
-            if self.driver:
-                self.driver.left(device_id)
+            for driver in self._on():
+                driver.left(device_id)
 
     async def forget(self, device_id: str) -> None:
         """Take a device off the list, with what its work was found to cost.
@@ -506,8 +605,9 @@ class RunManager:
         Raises:
             UnknownRunError, ModelError, IntegrityError.
         """
-        if self.driver and self.driver.run.bundle.bundle_id == bundle_id:
-            return self.driver.run.bundle
+        for driver in self._on():
+            if driver.run.bundle.bundle_id == bundle_id:
+                return driver.run.bundle
         return await self._rooms.models.do(self._rooms.bundle_store.open, bundle_id)
 
 

@@ -16,7 +16,7 @@ import logging
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,9 +32,10 @@ from coordinator.server.health import Health
 from coordinator.server.listening import DEFAULT_LISTEN, Trust, check_listen, open_trust, tls_version
 from coordinator.server.operations import Operations
 from coordinator.server.operator_service import OperatorService
+from coordinator.server.reflection import add_reflection
 from coordinator.server.run_manager import RunManager
 from coordinator.store.bundle_store import BundleStore
-from coordinator.store.database import Database, sqlite_url
+from coordinator.store.database import Database, FencedError, sqlite_url
 from coordinator.trust.authority import has_authority
 from protos.addresses import is_loopback
 from protos.atomic import write_whole
@@ -45,6 +46,8 @@ from protos.v1 import edgejoule_pb2_grpc as rpc
 log = logging.getLogger("edgejoule.coordinator")
 
 GRACE_S = 5.0
+# How often a standby looks whether its turn has come, and a coordinator whether it still has its own.
+LEASE_S = 1.0
 # A part of a report, a join, or a plan. What is longer is no message of ours.
 MAX_RECEIVE_BYTES = 1 << 20
 # An order carries the head.
@@ -80,6 +83,7 @@ class Settings:
         ready_file: gets the bound address when serving, or None.
         tls: ask certificates of every peer, on loopback as well; elsewhere they are asked for anyway.
         enroll_listen: HOST:PORT of enrolment; None for the same host and the next port.
+        standby: wait while another coordinator uses the database, and go on with its runs when it is gone.
     """
 
     state: Path
@@ -88,6 +92,7 @@ class Settings:
     ready_file: Path | None = None
     tls: bool = False
     enroll_listen: str | None = None
+    standby: bool = False
 
 
 @contextmanager
@@ -137,7 +142,9 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> str
             except NotImplementedError:  # Windows: there Python itself calls back, in this very thread
                 signal.signal(number, lambda n, _: loop.call_soon_threadsafe(_signalled, n, stopping))
     with only_one(settings.state):
-        db = await asyncio.to_thread(Database, settings.database or sqlite_url(settings.state / "coordinator.db"))
+        db = await _database(settings, stopping)
+        if db is None:
+            return ""
         fenced = asyncio.Event()
 
         def taken_over() -> None:
@@ -148,6 +155,7 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> str
             loop.call_soon_threadsafe(taken_over)
 
         db.on_fenced = tell
+        lease = asyncio.create_task(_keep_lease(db))
         bundle_store = BundleStore(settings.state / "bundles")
         bundle_store.sweep()
         workers = Worker("books"), Worker("models"), Worker("looks"), Worker("readers", READERS)
@@ -159,6 +167,7 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> str
             await run_manager.open()
             address = await _listen(settings, listen, rooms, run_manager, stopping, trust)
         finally:
+            lease.cancel()
             if trust is not None:
                 await trust.close()
             await run_manager.close()
@@ -174,6 +183,45 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> str
                 fix="leave it, or stop it first",
             )
         return address
+
+
+async def _database(settings: Settings, stopping: asyncio.Event) -> Database | None:
+    """The database, as soon as this coordinator may use it; None when it was told to stop before that."""
+    url = settings.database or sqlite_url(settings.state / "coordinator.db")
+    if settings.standby and url.startswith("sqlite"):
+        raise UsageError(
+            "a SQLite file has no standby", where="--standby", fix="give --database postgresql+psycopg://USER@HOST/NAME"
+        )
+    said = False
+    while not stopping.is_set():
+        try:
+            return await asyncio.to_thread(Database, url)
+        except RefusedError:
+            if not settings.standby:
+                raise
+            if not said:
+                print("coordinator: standby, until the coordinator of this database is gone", flush=True)
+        except StoreError as error:
+            if not settings.standby:
+                raise
+            log.warning("%s; a standby waits", error)
+        said = True
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stopping.wait(), LEASE_S)
+    return None
+
+
+async def _keep_lease(db: Database) -> None:
+    """See within seconds that another coordinator has taken over, also while nothing is written."""
+    while db.dialect != "sqlite":
+        await asyncio.sleep(LEASE_S)
+        try:
+            await asyncio.to_thread(db.keep_lease)
+        except FencedError as error:
+            log.error("%s", error)
+            return
+        except StoreError as error:
+            log.warning("%s; looked after again", error)
 
 
 def _signalled(number: int, stopping: asyncio.Event) -> None:
@@ -193,6 +241,7 @@ async def _listen(
     rpc.add_DeviceServiceServicer_to_server(DeviceService(run_manager), server)  # type: ignore[no-untyped-call]
     rpc.add_OperatorServiceServicer_to_server(OperatorService(Operations(rooms, run_manager)), server)  # type: ignore[no-untyped-call]
     server.add_generic_rpc_handlers((Health(stopping).handler(),))
+    add_reflection(server)
     if trust is not None:
         trust.serve_identities(server)
     try:

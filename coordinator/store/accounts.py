@@ -1,8 +1,8 @@
 """The ledger of joules: what orders granted, what devices reported to have spent, and what lies between.
 
-Nothing is summed up in advance: every figure is made of rows that are written once, under the key of their order and
-phase. So a report that is sent twice counts once, energy that is told late counts when it comes, and a restart changes
-no figure.
+Every figure is made of rows that are written once, under the key of their order and phase. So a report that is sent
+twice counts once, energy that is told late counts when it comes, and a restart changes no figure. What lies two rounds
+back is summed already (:mod:`coordinator.store.sums`), and summed again when a figure of it changes.
 
 An order is *settled* when the joules of all its phases of work are known. Until then, whatever its grant leaves beyond
 what is known counts as *uncertain*: it may have been spent. Where its report was taken and only the sending is missing,
@@ -19,11 +19,13 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, func, select, update
+from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, update
 
 from coordinator.budgets.order_line import OrderLine
+from coordinator.store import sums
 from coordinator.store.keys import batched
-from coordinator.store.tables import devices, earlier_energy, energy, grants, orders, reports
+from coordinator.store.sums import BEHIND, Mark
+from coordinator.store.tables import devices, earlier_energy, energy, grants, orders, reports, rounds, runs
 from protos.energy.trace import Phase
 from protos.orders import CostHint
 
@@ -73,6 +75,7 @@ def add(connection: Connection, run_id: str, number: int, lines: Iterable[OrderL
 
 def lose(connection: Connection, run_id: str, number: int, device_id: str, lost_j: float, granted_j: float) -> None:
     """A start of a device ended with an order: what it was granted may be spent, and so much is granted to the next."""
+    sums.outdate(connection, [(run_id, number, device_id)])
     connection.execute(
         update(grants)
         .where(_order(run_id, number, device_id))
@@ -146,6 +149,7 @@ def accounts(
     renewed: tuple[int, Collection[str]] = (0, ()),
     *,
     with_today: bool = True,
+    keep: bool = False,
 ) -> dict[str, Account]:
     """By device, what one run cost it; ``today_j`` counts every run, since a day's budget is the device's own.
 
@@ -153,24 +157,67 @@ def accounts(
         renewed: a round that is planned again, and the devices whose orders of it are then renewed: of these orders
             only what is known to be spent counts, or a promise would stand against itself.
         with_today: without it the other runs are not looked at, and ``today_j`` is of this run alone.
+        keep: write down how far it was summed, in a transaction that writes.
 
-    The sum over devices runs over a handful of columns and no report's bytes.
+    The sum over devices runs over a handful of columns and no report's bytes, and over the newest rounds alone.
     """
     number, renewing = renewed
     own = {(run_id, number, device_id) for device_id in renewing}
-    here = _accounts(connection, and_(grants.c.run_id == run_id), since_unix_s, own)
+    here = _of_run(connection, run_id, since_unix_s, own, keep=keep)
     if not with_today:
         return here
-    today = _accounts(connection, and_(grants.c.unix_s >= since_unix_s), since_unix_s, own)
-    return {
-        device_id: replace(here.get(device_id, Account()), today_j=today.get(device_id, Account()).today_j)
-        for device_id in sorted({*here, *today})
-    }
+    made = dict(here)
+    others = select(runs.c.run_id).where(
+        runs.c.run_id != run_id, or_(runs.c.finished_unix_s.is_(None), runs.c.finished_unix_s >= since_unix_s)
+    )
+    for other in connection.execute(others.order_by(runs.c.sequence)).scalars().all():
+        for device_id, account in _of_run(connection, other, since_unix_s, own, keep=keep).items():
+            if account.today_j:
+                before = made.get(device_id, Account())
+                made[device_id] = replace(before, today_j=before.today_j + account.today_j)
+    return {device_id: made[device_id] for device_id in sorted(made)}
+
+
+def _of_run(
+    connection: Connection, run_id: str, since_unix_s: float, own: Collection[tuple[str, int, str]], *, keep: bool
+) -> dict[str, Account]:
+    """The accounts of one run: the sums that are written down, and the orders behind and beyond them."""
+    before = sums.mark(connection, run_id)
+    anew = before.since_unix_s != since_unix_s
+    stored, stale = ({}, []) if anew else sums.of_run(connection, run_id)
+    first = 0 if anew else before.through
+    known = {device_id: Account(**figures) for device_id, figures in stored.items()}
+    which = grants.c.run_id == run_id
+    for some in batched(stale):
+        known |= _accounts(
+            connection, and_(which, grants.c.device_id.in_(some), grants.c.round <= first), since_unix_s, own
+        )
+    newest = connection.execute(select(func.max(rounds.c.round)).where(rounds.c.run_id == run_id)).scalar() or 0
+    to = Mark(max(first, newest - BEHIND), since_unix_s)
+    fixed = dict(known)
+    if to.through > first:
+        fixed = _accounts(
+            connection, and_(which, grants.c.round > first, grants.c.round <= to.through), since_unix_s, own, known
+        )
+    if keep and (to.through > first or stale or anew):
+        again = set(stale)
+        changed = {
+            device_id: account
+            for device_id, account in fixed.items()
+            if anew or device_id in again or account is not known.get(device_id)
+        }
+        sums.keep(connection, run_id, to, changed, anew=anew)
+    return _accounts(connection, and_(which, grants.c.round > to.through), since_unix_s, own, fixed)
 
 
 def _accounts(
-    connection: Connection, which: ColumnElement[bool], since_unix_s: float, own: Collection[tuple[str, int, str]]
+    connection: Connection,
+    which: ColumnElement[bool],
+    since_unix_s: float,
+    own: Collection[tuple[str, int, str]],
+    begun: Mapping[str, Account] | None = None,
 ) -> dict[str, Account]:
+    """Sums over orders, going on from accounts that have begun."""
     same = and_(
         energy.c.run_id == grants.c.run_id, energy.c.round == grants.c.round, energy.c.device_id == grants.c.device_id
     )
@@ -202,7 +249,7 @@ def _accounts(
         .group_by(*_PER_ORDER)
         .order_by(grants.c.run_id, grants.c.round)
     )
-    made: dict[str, Account] = defaultdict(Account)
+    made: dict[str, Account] = defaultdict(Account, begun or {})
     for row in connection.execute(known):
         before = made[row.device_id]
         now_j = max(0.0, row.spent_j or 0.0)

@@ -19,7 +19,7 @@ from typing import Any
 from sqlalchemy import BindParameter, Connection, and_, bindparam, select, update
 
 from coordinator.budgets.cost_model import CostModel
-from coordinator.store import known_fits
+from coordinator.store import known_fits, sums
 from coordinator.store import reports as single
 from coordinator.store.accounts import WORKING, Lesson
 from coordinator.store.keys import batched
@@ -234,6 +234,7 @@ def settle(
             single.settle(connection, *one.order, one.energy, one.attempt)
         else:
             plain.append(one)
+    sums.outdate(connection, sorted({one.order for one in plain}))
     there = _there(connection, {one.order for one in told})
     before = {order: set(phases) for order, phases in there.items()}
     new: dict[tuple[Any, ...], dict[str, Any]] = {}

@@ -5,16 +5,31 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from protos.atomic import force_folder, write_whole
-from protos.errors import StoreError, UnknownRunError
+from protos.errors import IntegrityError, StoreError, UnknownRunError
 from protos.model.bundle import Bundle, open_bundle
 from protos.model.manifest import MANIFEST_FILE
+from protos.trust.signed import BUNDLE_SIGNATURE
 
 
 class NotHereError(StoreError):
     """A file that a run needs is not in this state folder. It may be in another one, and can be brought here."""
+
+
+def _bring_signature(source: Path, target: Path) -> None:
+    """The signature of the bundle that was named last is the one that devices are sent: it may be a newer one."""
+    signature = source / BUNDLE_SIGNATURE
+    if source == target or not signature.is_file():
+        return
+    try:
+        data = signature.read_bytes()
+        with write_whole(target / BUNDLE_SIGNATURE) as file:
+            file.write(data)
+    except OSError as error:
+        raise StoreError(f"cannot be copied ({error.strerror})", where=str(signature)) from error
 
 
 class BundleStore:
@@ -38,6 +53,7 @@ class BundleStore:
         """
         place = self._place(bundle.bundle_id)
         if place.exists():
+            _bring_signature(bundle.path, place)
             return open_bundle(place)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -48,6 +64,7 @@ class BundleStore:
             for name in [*bundle.manifest.files, MANIFEST_FILE]:
                 with (bundle.path / name).open("rb") as source, write_whole(part / name) as target:
                     shutil.copyfileobj(source, target, 1 << 20)
+            _bring_signature(bundle.path, part)
             open_bundle(part)
             os.replace(part, place)
             force_folder(self.folder)
@@ -57,6 +74,21 @@ class BundleStore:
         finally:
             shutil.rmtree(part, ignore_errors=True)
         return open_bundle(place)
+
+    def take_in(self, bundle_id: str, files: Mapping[str, bytes]) -> Bundle:
+        """Keep a bundle whose files came from elsewhere; returns the checked copy.
+
+        Raises:
+            StoreError: it cannot be written.
+            ModelError, IntegrityError: these are not its files.
+        """
+        with tempfile.TemporaryDirectory(prefix="bundle-") as folder:
+            for name, data in files.items():
+                (Path(folder) / name).write_bytes(data)
+            found = open_bundle(Path(folder))
+            if found.bundle_id != bundle_id:
+                raise IntegrityError(f"is {found.bundle_id}", where=f"bundle {bundle_id}", fix="copy it again")
+            return self.keep(found)
 
     def open(self, bundle_id: str) -> Bundle:
         """The copy of a bundle.

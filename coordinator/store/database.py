@@ -186,6 +186,34 @@ class Database:
             fix = "restore the database from a copy"
             raise DamagedError(_one_line(error), where=self._where, fix=fix) from error
 
+    def keep_lease(self) -> None:
+        """Look after the lock that a server holds for this coordinator. It goes with its connection, whatever ends
+        that: then it is taken again, unless another coordinator has come, and a standby would have.
+
+        Raises:
+            FencedError: another coordinator has taken over; :attr:`on_fenced` was called.
+            StoreError: the server does not answer now.
+        """
+        if self._guard is None:
+            return
+        try:
+            with self._translated():
+                self._guard.execute(text("SELECT 1"))
+            return
+        except StoreError:
+            with suppress(SQLAlchemyError):
+                self._guard.invalidate()
+                self._guard.close()
+        try:
+            self._guard = self._only_one()
+        except RefusedError as error:
+            self.on_fenced()
+            fix = "leave it, or stop it first"
+            raise FencedError("another coordinator has taken over this database", where=self._where, fix=fix) from error
+        # Another may have come and gone meanwhile.
+        with self.writing():
+            pass
+
     def close(self) -> None:
         """Let go of every connection."""
         with suppress(SQLAlchemyError):

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, inspect, text
 from coordinator.store.tables import metadata
 
 # A layout keeps its columns: `tests/coordinator/landed/tables-N.txt` is what this one has.
-LAYOUT = 3
+LAYOUT = 4
 
 
 def _attempts(connection: Connection) -> None:
@@ -38,8 +38,12 @@ def _reasons_and_sessions(connection: Connection) -> None:
     connection.execute(text("ALTER TABLE grants ADD COLUMN lost_j FLOAT DEFAULT 0 NOT NULL"))
 
 
+def _sums(connection: Connection) -> None:
+    """Layout 4: the ledger is summed up to a round, in tables that are new and begin empty."""
+
+
 # By the layout that it starts from.
-STEPS: Mapping[int, Callable[[Connection], None]] = {1: _attempts, 2: _reasons_and_sessions}
+STEPS: Mapping[int, Callable[[Connection], None]] = {1: _attempts, 2: _reasons_and_sessions, 3: _sums}
 
 
 def upgrade(connection: Connection, found: int) -> None:

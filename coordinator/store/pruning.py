@@ -15,9 +15,12 @@ from pathlib import Path
 
 from sqlalchemy import Connection, delete, select, text, update
 
+from coordinator.store import shared_files
 from coordinator.store.database import Database
 from coordinator.store.runs import OPEN_STATES
 from coordinator.store.tables import (
+    account_marks,
+    account_sums,
     bases,
     differences,
     earlier_energy,
@@ -39,8 +42,8 @@ from coordinator.store.tables import (
 KEEP_S = 2 * 86_400.0
 # In the order in which rows may go, since they name each other.
 _OF_RUN = (
-    events, differences, shown, bases, server_states, round_plans, refusals, strains, energy, earlier_energy, grants,
-    reports, orders, rounds, runs,
+    events, account_marks, account_sums, differences, shown, bases, server_states, round_plans, refusals, strains,
+    energy, earlier_energy, grants, reports, orders, rounds, runs,
 )  # fmt: skip
 _FOLDERS = ("bundles", "evaluations")
 
@@ -130,6 +133,7 @@ def _sweep(db: Database, state: Path) -> None:
     with db.reading() as connection:
         rows = list(connection.execute(select(runs.c.bundle_id, runs.c.evaluation_key)))
     kept = {row.bundle_id.removeprefix("sha256:") for row in rows} | {row.evaluation_key for row in rows}
+    shared_files.forget_all_but(db, {one for one in kept if one is not None})
     for folder in _FOLDERS:
         for path in (state / folder).glob("*"):
             if path.stem not in kept and path.name not in kept:

@@ -8,13 +8,16 @@ from typing import Any, cast
 
 from sqlalchemy import Connection, RowMapping, func, select
 
-from coordinator.operator.status import DeviceRound, FederatedEvaluation, RoundStatus, RunStatus
+from coordinator.aggregate.privacy import epsilon_of
+from coordinator.operator.status import DeviceRound, FederatedEvaluation, PrivacySpent, RoundStatus, RunStatus
 from coordinator.store import costs, evaluations
 from coordinator.store.costs import KeptPlan
+from coordinator.store.privacy import participations
 from coordinator.store.runs import JUDGED
 from coordinator.store.tables import earlier_energy, energy, events, orders, reports, rounds, runs, strains
 from protos.energy.trace import Method, Phase, PhaseEnergy, joined
 from protos.orders import StopReason, Strain
+from protos.plan.plan import parse
 
 # Of any run: the largest number of a column.
 LAST_ROUND = 2**31 - 1
@@ -69,7 +72,7 @@ def run_newest(connection: Connection, run_id: str) -> RunStatus:
     found = list(connection.execute(query).mappings())
     last = found[0]["round"] if found else 0
     judged = _judged(connection, run_id, last, last)
-    return _status_of(run, tuple(_round(row, (), None, None, judged.get(row["round"])) for row in found))
+    return _status_of(connection, run, tuple(_round(row, (), None, None, judged.get(row["round"])) for row in found))
 
 
 def _run_status(connection: Connection, run_id: str, since_round: int, last_round: int | None) -> RunStatus:
@@ -86,6 +89,7 @@ def _run_status(connection: Connection, run_id: str, since_round: int, last_roun
     found = connection.execute(query).mappings()
     judged = _judged(connection, run_id, since_round, last)
     return _status_of(
+        connection,
         run,
         tuple(
             _round(
@@ -108,7 +112,7 @@ def _judged(connection: Connection, run_id: str, since_round: int, last_round: i
     return {row.round: json.loads(row.detail) for row in connection.execute(query.order_by(events.c.sequence))}
 
 
-def _status_of(run: RowMapping, shown: tuple[RoundStatus, ...]) -> RunStatus:
+def _status_of(connection: Connection, run: RowMapping, shown: tuple[RoundStatus, ...]) -> RunStatus:
     return RunStatus(
         run_id=run["run_id"],
         name=run["name"],
@@ -120,7 +124,18 @@ def _status_of(run: RowMapping, shown: tuple[RoundStatus, ...]) -> RunStatus:
         rounds=shown,
         started_unix_s=run["started_unix_s"],
         finished_unix_s=run["finished_unix_s"],
+        privacy=_spent(connection, run),
     )
+
+
+def _spent(connection: Connection, run: RowMapping) -> PrivacySpent | None:
+    if "[privacy]" not in run["plan_toml"]:
+        return None
+    section = parse(run["plan_toml"]).privacy
+    if section.noise is None or section.epsilon is None:
+        return None
+    rounds = max(participations(connection, run["run_id"]).values(), default=0)
+    return PrivacySpent(epsilon_of(section.noise, rounds, section.delta), section.delta, section.epsilon, rounds)
 
 
 def _round(

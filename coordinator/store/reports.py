@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, select, update
 
+from coordinator.store import sums
 from coordinator.store.tables import devices, earlier_energy, energy, orders, refusals, reports, strains
 from protos.energy.trace import Phase, PhaseEnergy
 from protos.orders import DeviceReport
@@ -182,6 +183,7 @@ def settle(
     table, more = energy, dict[str, object]()
     if attempt is not None and _is_renewed(connection, run_id, number, device_id, attempt):
         table, more = earlier_energy, {"attempt": attempt}
+    sums.outdate(connection, [(run_id, number, device_id)])
     for record in records:
         key = and_(
             table.c.run_id == run_id,

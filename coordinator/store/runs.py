@@ -16,7 +16,9 @@ from coordinator.store import reports
 from coordinator.store.tables import events, heads, orders, rounds, runs
 from protos.errors import UnknownRunError
 
-OPEN_STATES = ("waiting", "running")
+# Not over; and of these, those that wait for their turn or have it.
+OPEN_STATES = ("waiting", "running", "paused")
+GOING_STATES = ("waiting", "running")
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,8 @@ def bundle_of(connection: Connection, run_id: str) -> str:
 
 
 def unfinished(connection: Connection) -> list[RowMapping]:
-    """Runs that are not over, in the order in which they were started."""
-    query = select(runs).where(runs.c.state.in_(OPEN_STATES)).order_by(runs.c.sequence)
+    """Runs that are not over and not paused, in the order in which they were started."""
+    query = select(runs).where(runs.c.state.in_(GOING_STATES)).order_by(runs.c.sequence)
     return list(connection.execute(query).mappings())
 
 
@@ -231,7 +233,7 @@ def is_unfinished(connection: Connection, run_id: str, number: int) -> bool:
     query = (
         select(rounds.c.state)
         .join(runs, runs.c.run_id == rounds.c.run_id)
-        .where(rounds.c.run_id == run_id, rounds.c.round == number, runs.c.state.in_(OPEN_STATES))
+        .where(rounds.c.run_id == run_id, rounds.c.round == number, runs.c.state.in_(GOING_STATES))
     )
     return connection.execute(query).scalar() in ("open", "abandoned")
 
@@ -278,6 +280,12 @@ def accuracies(connection: Connection, run_id: str) -> list[tuple[int, float | N
     """Closed rounds in their order, with their accuracy on held-out data; None where nobody looked."""
     query = select(rounds.c.round, rounds.c.accuracy).where(rounds.c.run_id == run_id, rounds.c.state == "closed")
     return [(row.round, row.accuracy) for row in connection.execute(query.order_by(rounds.c.round))]
+
+
+def pauses(connection: Connection, run_id: str, number: int) -> int:
+    """How often the run was paused while a round was open."""
+    query = select(func.count()).where(events.c.run_id == run_id, events.c.round == number, events.c.kind == "paused")
+    return int(connection.execute(query).scalar_one())
 
 
 def best_head(connection: Connection, run_id: str) -> str | None:

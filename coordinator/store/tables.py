@@ -215,6 +215,15 @@ devices = Table(
     Column("reason", Text, nullable=False, server_default=""),  # why it cannot train, or left, in its own words
 )
 
+# On a server: copies of the files that runs need, so that a coordinator with another state folder can go on with them.
+shared_files = Table(
+    "shared_files",
+    metadata,
+    Column("folder", String(256), primary_key=True),  # "bundles/ID" or "evaluations"
+    Column("name", String(256), primary_key=True),
+    Column("data", LargeBinary, nullable=False),
+)
+
 # What an order promised, and what was worked out for it. With the energy that was reported, this is the ledger.
 grants = Table(
     "grants",
@@ -240,6 +249,31 @@ grants = Table(
     Index("grants_of_device", "device_id"),
     Index("grants_of_device_by_round", "run_id", "device_id", "round"),
     Index("grants_by_time", "unix_s"),
+)
+
+# The ledger summed up to a round, so that a round that opens need not sum what lies behind it. Whatever changes a
+# figure of a round that is in here marks its device stale, and its orders are summed again.
+account_marks = Table(
+    "account_marks",
+    metadata,
+    Column("run_id", ForeignKey("runs.run_id"), primary_key=True),
+    Column("through", Integer, nullable=False),  # the last round that is in the sums
+    Column("since_unix_s", Float(53), nullable=False),  # the midnight from which today_j counts
+)
+
+account_sums = Table(
+    "account_sums",
+    metadata,
+    Column("run_id", ForeignKey("runs.run_id"), primary_key=True),
+    Column("device_id", String(256), primary_key=True),
+    Column("stale", Integer, nullable=False),  # 1: a figure has changed since
+    Column("orders", BigInteger, nullable=False),
+    Column("granted_j", Float(53), nullable=False),
+    Column("spent_j", Float(53), nullable=False),
+    Column("uncertain_j", Float(53), nullable=False),
+    Column("today_j", Float(53), nullable=False),
+    Column("unlimited", BigInteger, nullable=False),
+    Column("pending_j", Float(53), nullable=False),
 )
 
 # Whom a round speaks for, when only some were asked.

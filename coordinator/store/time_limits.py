@@ -45,7 +45,9 @@ def connect_arguments(driver: str, given: Mapping[str, Any]) -> dict[str, Any]:
         "keepalives_interval": 5,
         "keepalives_count": 3,
         "tcp_user_timeout": int(ANSWER_S * 1000),
-        "options": f"-c statement_timeout={STATEMENT_S}s -c lock_timeout={STATEMENT_S}s",
+        # The last three: a coordinator whose machine is gone holds its lock no longer than this.
+        "options": f"-c statement_timeout={STATEMENT_S}s -c lock_timeout={STATEMENT_S}s "
+        "-c tcp_keepalives_idle=3 -c tcp_keepalives_interval=1 -c tcp_keepalives_count=3",
     }
     return {key: value for key, value in limits.items() if key not in given}
 

@@ -34,6 +34,7 @@ from protos.trust.names import SERVER_NAME, PeerName, Role, is_name, peer_name
 __all__ = [
     "DEVICE_DAYS",
     "FOLDER",
+    "OPERATOR_DAYS",
     "Authority",
     "Issued",
     "has_authority",
@@ -47,7 +48,7 @@ DEVICE_DAYS = 30
 _ROOT_DAYS = 3650
 _ISSUING_DAYS = 730
 _SERVER_DAYS = 365
-_OPERATOR_DAYS = 365
+OPERATOR_DAYS = 365
 _EARLY = datetime.timedelta(minutes=5)
 _MAX_REQUEST_BYTES = 4096
 
@@ -203,8 +204,10 @@ class Authority:
         """SHA-256 of the root certificate."""
         return self._root.fingerprint(hashes.SHA256())
 
-    def device(self, device_id: str, request_der: bytes, *, days: float = DEVICE_DAYS) -> Issued:
-        """A device's certificate, for the key of its request. Whatever else the request says is not looked at.
+    def device(
+        self, device_id: str, request_der: bytes, *, days: float = DEVICE_DAYS, role: Role = Role.DEVICE
+    ) -> Issued:
+        """A device's certificate, or a person's, for the key of its request. Nothing else of the request is looked at.
 
         Raises:
             UsageError: the request is no PKCS #10 with a good P-256 key that signed it.
@@ -219,9 +222,9 @@ class Authority:
             raise UsageError("is no PKCS #10", where="certificate request") from error
         if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1) or not good:
             raise UsageError("is not signed by a P-256 key of its own", where="certificate request")
-        return self._issue(PeerName(Role.DEVICE, device_id), key, days)
+        return self._issue(PeerName(role, device_id), key, days)
 
-    def operator(self, name: str, role: Role, *, days: float = _OPERATOR_DAYS) -> tuple[Issued, bytes]:
+    def operator(self, name: str, role: Role, *, days: float = OPERATOR_DAYS) -> tuple[Issued, bytes]:
         """Credentials of a person: the certificate, and its private key in PEM."""
         key = ec.generate_private_key(ec.SECP256R1())
         return self._issue(PeerName(role, name), key.public_key(), days), _private(key)

@@ -39,6 +39,7 @@ CREATE TABLE IF NOT EXISTS certificates (
     groups TEXT NOT NULL DEFAULT '', issued_unix_s REAL NOT NULL, ends_unix_s REAL NOT NULL, revoked_unix_s REAL,
     reason TEXT NOT NULL DEFAULT '');
 CREATE INDEX IF NOT EXISTS certificates_by_name ON certificates (role, name);
+CREATE TABLE IF NOT EXISTS token_roles (token_id BLOB PRIMARY KEY, role TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS rules (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 
@@ -48,7 +49,9 @@ class OpenToken:
     """A token that may be used once.
 
     Attributes:
+        device_id: the name of who may use it.
         machine: the only machine that may use it; empty for any.
+        role: what its certificate will be for.
     """
 
     device_id: str
@@ -56,6 +59,7 @@ class OpenToken:
     machine: str
     groups: tuple[str, ...]
     ends_unix_s: float
+    role: Role = Role.DEVICE
 
 
 @dataclass(frozen=True)
@@ -116,9 +120,16 @@ class Register:
     # ---- tokens
 
     def new_token(
-        self, device_id: str, *, ttl_s: float, machine: str = "", groups: tuple[str, ...] = (), who: str = "local"
+        self,
+        device_id: str,
+        *,
+        ttl_s: float,
+        machine: str = "",
+        groups: tuple[str, ...] = (),
+        who: str = "local",
+        role: Role = Role.DEVICE,
     ) -> OpenToken:
-        """A token for one device; one that was open for it before is void.
+        """A token for one device, or for one person of another role; one that was open for it before is void.
 
         Raises:
             UsageError: no name, or no time.
@@ -131,13 +142,14 @@ class Register:
         if not 1 <= ttl_s <= 7 * 86400:
             raise UsageError(f"{ttl_s:g} s is no time for a token", where="--ttl", fix="give 1s to 7d, such as 15m")
         with self._writing():
-            if self.valid(PeerName(Role.DEVICE, device_id)):
+            if self.valid(PeerName(role, device_id)):
                 raise RefusedError(
                     "has a certificate already",
                     where=device_id,
                     fix=f"take another name, or `coordinator revoke {device_id}` first",
                 )
-            token = OpenToken(device_id, secrets.token_bytes(SECRET_BYTES), machine, groups, time.time() + ttl_s)
+            secret = secrets.token_bytes(SECRET_BYTES)
+            token = OpenToken(device_id, secret, machine, groups, time.time() + ttl_s, role)
             self._db.execute(
                 "UPDATE tokens SET secret = NULL WHERE device_id = ? AND used_unix_s IS NULL", (device_id,)
             )
@@ -145,17 +157,23 @@ class Register:
                 "INSERT INTO tokens (token_id, secret, device_id, machine, groups, ends_unix_s) VALUES (?,?,?,?,?,?)",
                 (token_id(token.secret), token.secret, device_id, machine, json.dumps(groups), token.ends_unix_s),
             )
-            self.audit.write(who, "token made", device_id=device_id, machine=machine, ends_unix_s=token.ends_unix_s)
+            if role is not Role.DEVICE:
+                self._db.execute("INSERT INTO token_roles VALUES (?, ?)", (token_id(secret), role.value))
+            said = {"device_id": device_id, "machine": machine, "ends_unix_s": token.ends_unix_s}
+            self.audit.write(who, "token made", **said, **({} if role is Role.DEVICE else {"role": role.value}))
         return token
 
     def open_token(self, identity: bytes) -> OpenToken | None:
         """The token of that id while it may be used, else None."""
         row = self._db.execute(
-            "SELECT device_id, secret, machine, groups, ends_unix_s FROM tokens WHERE token_id = ? "
+            "SELECT device_id, secret, machine, groups, ends_unix_s, coalesce(role, 'device') FROM tokens "
+            "LEFT JOIN token_roles USING (token_id) WHERE token_id = ? "
             "AND secret IS NOT NULL AND used_unix_s IS NULL AND ends_unix_s > ? AND tries < ?",
             (identity, time.time(), TRIES),
         ).fetchone()
-        return None if row is None else OpenToken(row[0], row[1], row[2], tuple(json.loads(row[3] or "[]")), row[4])
+        if row is None:
+            return None
+        return OpenToken(row[0], row[1], row[2], tuple(json.loads(row[3] or "[]")), row[4], Role(row[5]))
 
     def wrong_proof(self, identity: bytes, *, where: str) -> None:
         """Count a proof that was not right; after :data:`TRIES` the token is void."""
@@ -180,9 +198,8 @@ class Register:
                     "this token was used already, or has ended", fix="make another with `coordinator enroll`"
                 )
             self._keep(issued, machine, tuple(json.loads(done[0] or "[]")))
-            self.audit.write(
-                where, "device enrolled", device_id=issued.peer.name, serial=issued.serial, machine=machine
-            )
+            what = "device enrolled" if issued.peer.role is Role.DEVICE else f"{issued.peer.role.value} enrolled"
+            self.audit.write(where, what, device_id=issued.peer.name, serial=issued.serial, machine=machine)
         # Out of the log that goes before the file, too.
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 

@@ -1,6 +1,7 @@
 """Bundles on this device: fetched whole or not at all, hashed, and tried in a throw-away child before use.
 
-A verdict of the trial is kept by (bundle, engine), so that a restart need not repeat it.
+A verdict of the trial is kept by (bundle, engine): what is good need not be tried again after a restart, what is bad
+is neither fetched nor tried again. Signatures come first: :mod:`edge_runtime.identity.signatures`.
 """
 
 from __future__ import annotations
@@ -13,14 +14,19 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from edge_runtime.identity.signatures import Signatures
 from edge_runtime.state import by_use, keep_newest, storing, used
 from edge_runtime.systemd.logging_setup import log
 from protos.atomic import write_whole
-from protos.errors import EdgejouleError, IntegrityError, StoreError
-from protos.model.bundle import Bundle, open_bundle
+from protos.errors import EdgejouleError, IntegrityError, ModelError, StoreError
+from protos.model.bundle import Bundle, open_bundle, read_manifest
 from protos.model.engine import EngineIdentity, try_in_subprocess
+from protos.model.manifest import MANIFEST_FILE
 
 _TRIED = "tried.json"
+_REFUSED = "refused.json"
+# What may go well the next time: a busy board, one that was out of memory.
+_PASSING = ("did not load within", "SIGKILL", "SIGTERM")
 _KEEP_VERDICTS = 64
 
 
@@ -30,11 +36,23 @@ class BundleCache:
     Args:
         state: the state folder; bundles are under ``bundles/``.
         engine: what will run them.
+        signatures: what may be run; see :mod:`edge_runtime.identity.signatures`.
     """
 
-    def __init__(self, state: Path, engine: EngineIdentity) -> None:
+    def __init__(self, state: Path, engine: EngineIdentity, signatures: Signatures | None = None) -> None:
+        self._signatures = Signatures(state) if signatures is None else signatures
         self._folder, self._tried, self._engine = state / "bundles", state / _TRIED, str(engine)
+        self._refused = state / _REFUSED
         self._ready: dict[str, Bundle] = {}
+
+    @property
+    def asks_signatures(self) -> bool:
+        """Whether signatures can be checked here, so that they are worth fetching."""
+        return self._signatures.can_check
+
+    def may_run(self, bundle_id: str) -> bool:
+        """Whether a bundle that is here may still be run: its signature has not ended, or none is required."""
+        return self._signatures.holds(bundle_id.removeprefix("sha256:"))
 
     def adopt(self, path: Path) -> Bundle:
         """Open a bundle that is on this machine already.
@@ -53,6 +71,10 @@ class BundleCache:
         Args:
             twin: it counts only with its Edge TPU twin, if it has one.
         """
+        if not self.may_run(bundle_id):
+            # Fetched again, with the signature of today if there is one.
+            self._ready.pop(bundle_id, None)
+            return None
         bundle = self._ready.get(bundle_id) or self._open(bundle_id)
         if bundle is None:
             return None
@@ -92,16 +114,21 @@ class BundleCache:
             StoreError: no space; whatever ``write_files`` raises.
         """
         place = self._place(bundle_id)
+        self._refuse_bad(bundle_id)
         with storing(self._folder):
             folder = Path(tempfile.mkdtemp(dir=self._folder, prefix=".part-"))
         try:
             with storing(folder):
                 write_files(folder)
-            bundle = open_bundle(folder, twin_may_lack=True)
-            if bundle.bundle_id != bundle_id:
+            manifest = read_manifest(folder)
+            if manifest.bundle_id != bundle_id:
                 raise IntegrityError(
-                    f"is bundle {bundle.bundle_id[:19]}..., ordered was {bundle_id[:19]}...", where="fetched bundle"
+                    f"is bundle {manifest.bundle_id[:19]}..., ordered was {bundle_id[:19]}...", where="fetched bundle"
                 )
+            # Before any of the other files is opened: the manifest has the hash of each, and its own is the id.
+            size_bytes = (folder / MANIFEST_FILE).stat().st_size
+            self._signatures.check(folder, "bundle", bundle_id.removeprefix("sha256:"), size_bytes)
+            bundle = open_bundle(folder, twin_may_lack=True)
             self._try(bundle)
             with storing(place):
                 # What is there already lacks the twin, and a folder that is not empty cannot be replaced.
@@ -127,13 +154,36 @@ class BundleCache:
         verdicts = self._verdicts()
         if key in verdicts:
             return
-        for path in (bundle.backbone_path, bundle.head_path):
-            try_in_subprocess(path)
+        self._refuse_bad(bundle.bundle_id)
         try:
-            with storing(self._tried), write_whole(self._tried) as file:
-                file.write(json.dumps([*verdicts, key][-_KEEP_VERDICTS:]).encode())
+            for path in (bundle.backbone_path, bundle.head_path):
+                try_in_subprocess(path)
+        except ModelError as error:
+            if not any(word in error.what for word in _PASSING):
+                marked = {**self._marked(), key: str(error)}
+                self._keep(self._refused, dict(list(marked.items())[-_KEEP_VERDICTS:]))
+            raise
+        self._keep(self._tried, [*verdicts, key][-_KEEP_VERDICTS:])
+
+    def _refuse_bad(self, bundle_id: str) -> None:
+        """Nothing that failed its trial in this engine is fetched or tried again. Raises ModelError."""
+        if (why := self._marked().get(f"{bundle_id} {self._engine}")) is not None:
+            fix = "give the run another bundle; another engine tries it anew"
+            raise ModelError(f"{why} (it was tried here before)", where=bundle_id[:19], fix=fix)
+
+    def _keep(self, path: Path, verdicts: list[str] | dict[str, str]) -> None:
+        try:
+            with storing(path), write_whole(path) as file:
+                file.write(json.dumps(verdicts).encode())
         except StoreError as error:
             log().warning("%s; the next start tries the model again", error)
+
+    def _marked(self) -> dict[str, str]:
+        try:
+            found = json.loads(self._refused.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return {str(key): str(why) for key, why in found.items()} if isinstance(found, dict) else {}
 
     def _verdicts(self) -> list[str]:
         try:

@@ -15,7 +15,7 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,13 @@ from edge_runtime.daemon.stopping import Stopping
 from edge_runtime.identity.handshake import speaks_tls, why_not
 from edge_runtime.identity.identity import Identity, read_identity, stamp_of
 from edge_runtime.systemd.logging_setup import log
-from protos.addresses import host_and_port, is_loopback
+from protos.addresses import host_and_port, is_loopback, several
 from protos.convert.cards import card_to
 from protos.convert.checks import MAX_WAIT_S, finite
 from protos.convert.energy import settled_to
+from protos.convert.masks import KeyBytes, open_to, roster_from, shares_from, shares_to
 from protos.convert.orders import order_from
+from protos.convert.publications import receptions_to
 from protos.convert.reports import receipt_from
 from protos.errors import ConfigError, RefusedError, UnknownRunError, UnreachableError, UpdateError
 from protos.orders import (
@@ -47,6 +49,7 @@ from protos.orders import (
     MeterCard,
     Order,
     Receipt,
+    Reception,
     SettledEnergy,
     TrainOrder,
     Verdict,
@@ -56,7 +59,11 @@ from protos.trust.names import SERVER_NAME
 from protos.v1 import edgejoule_pb2 as pb
 from protos.v1 import edgejoule_pb2_grpc as rpc
 
+# Run, round and attempt that masks are for.
+MaskKey = tuple[str, int, int]
 CALL_S = 15.0
+# Masks are agreed on when the slowest device has come, or was left out.
+MASK_S = 150.0
 # NextOrder is answered late on purpose, so that an idle fleet need not poll. The call ends a little later than what the
 # coordinator is told.
 ORDER_S = 540.0
@@ -91,6 +98,7 @@ _FINAL = {
     grpc.StatusCode.OUT_OF_RANGE,
 }
 
+_NOBODY = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
 _ON_PURPOSE = "edgejoule-error-bin"
 _FAILED = {grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL, grpc.StatusCode.DATA_LOSS}
 
@@ -132,10 +140,23 @@ def check_address(address: str, identity: Identity | None = None) -> str:
     return address
 
 
+def check_addresses(text: str, identity: Identity | None = None) -> tuple[str, ...]:
+    """The addresses of a coordinator and its standbys, each as :func:`check_address` has it.
+
+    Raises:
+        ConfigError, RefusedError: see there.
+    """
+    return tuple(check_address(one, identity) for one in several(text))
+
+
 class Link:
     """A connection to the coordinator at ``address``; nothing is sent before the first call.
 
+    Where several addresses are given, the first is tried first, and the next one after each call that nobody answered:
+    one of them is the coordinator's, and the others those of its standbys.
+
     Args:
+        address: HOST:PORT, or several with commas between them.
         state: the state folder, whose identity is shown if it has one; a renewed one is taken up by itself.
     """
 
@@ -143,7 +164,8 @@ class Link:
         self._stopping, self._state = stopping, state
         self._stamp = stamp_of(state) if state is not None else None
         self._identity = read_identity(state) if state is not None else None
-        self.address = check_address(address, self._identity)
+        self._addresses = check_addresses(address, self._identity)
+        self.address = self._addresses[0]
         self.meter: MeterCard | None = None
         """What measures, as the coordinator was told at joining; None before."""
         self._connect()
@@ -159,6 +181,16 @@ class Link:
             named = ("grpc.ssl_target_name_override", SERVER_NAME)
             self._channel = grpc.secure_channel(self.address, secure, options=[*_OPTIONS, named])
         self._stub = rpc.DeviceServiceStub(self._channel)  # type: ignore[no-untyped-call]
+
+    def _move_on(self) -> None:
+        """Nobody answers at this address: the next one."""
+        if len(self._addresses) < 2:
+            return
+        at = self._addresses.index(self.address)
+        self.address = self._addresses[(at + 1) % len(self._addresses)]
+        log().debug("next: the coordinator at %s", self.address)
+        self._channel.close()
+        self._connect()
 
     def _take_up_renewed(self) -> None:
         """Connect again when the identity on disk is another than the one in use."""
@@ -208,12 +240,14 @@ class Link:
         holding: Holding,
         waits_s: float = ORDER_S,
         given_up: Callable[[], bool] | None = None,
+        receptions: Iterable[Reception] = (),
     ) -> tuple[Order, int]:
         """Ask for work. Energy in ``settled`` is known to the coordinator afterwards.
 
         Args:
             waits_s: how long an answer is waited for while there is no work.
             given_up: asked every few seconds while the coordinator has no order; true ends the call, without one.
+            receptions: what became of publications; known to the coordinator afterwards.
 
         Returns:
             The order, and its size in serialised bytes.
@@ -231,6 +265,8 @@ class Link:
             basis_version=holding.basis_version,
             rebuilds=holding.rebuilds,
             waits_s=waits_s,
+            published=holding.published,
+            receptions=receptions_to(receptions),
         )
         answer = self._call(self._stub.NextOrder, request, waits_s + _LATER_S, given_up=given_up)
         if answer is None:
@@ -283,6 +319,32 @@ class Link:
         except (UpdateError, UnknownRunError) as error:
             return Receipt(Verdict.REJECTED, error.what)
 
+    def mask_keys(self, device_id: str, session: str, key: MaskKey, keys: KeyBytes) -> tuple[dict[str, KeyBytes], int]:
+        """Offer keys for masks; those of all, and how many must reveal. Waits for the other devices.
+
+        Raises:
+            Away, Interrupted; RefusedError: it came to nothing; UpdateError: no answer that makes sense.
+        """
+        seal, mask, seed = keys
+        request = _mask_request(device_id, session, key)
+        request.keys.CopyFrom(pb.MaskKeys(seal=seal, mask=mask, seed=seed))
+        answer = self._call(self._stub.Mask, request, MASK_S)
+        return roster_from(answer), answer.threshold
+
+    def mask_shares(self, device_id: str, session: str, key: MaskKey, sealed: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Hand over sealed shares; those for this device. Waits, and raises, as :meth:`mask_keys`."""
+        request = _mask_request(device_id, session, key)
+        request.shares.CopyFrom(pb.MaskShares(shares=shares_to(sealed)))
+        return shares_from(self._call(self._stub.Mask, request, MASK_S).shares)
+
+    def mask_reveal(
+        self, device_id: str, session: str, key: MaskKey, seeds: Mapping[str, bytes], keys: Mapping[str, bytes]
+    ) -> None:
+        """Reveal shares after a round. Raises as :meth:`mask_keys`."""
+        request = _mask_request(device_id, session, key)
+        request.reveal.CopyFrom(pb.MaskReveal(seeds=open_to(seeds), keys=open_to(keys)))
+        self._call(self._stub.Mask, request, CALL_S)
+
     def leave(self, device_id: str, session: str, settled: Iterable[SettledEnergy], reason: str) -> None:
         """Say goodbye, quickly or not at all.
 
@@ -294,14 +356,16 @@ class Link:
         )
         self._call(self._stub.Leave, request, self._stopping.left_s(_CLOSING_S), stoppable=False)
 
-    def fetch_bundle(self, bundle_id: str, folder: Path, *, twin: bool = False) -> None:
-        """Write a bundle's files, its Edge TPU `twin` only if asked, into an empty folder; all are as declared.
+    def fetch_bundle(self, bundle_id: str, folder: Path, *, twin: bool = False, signature: bool = False) -> None:
+        """Write a bundle's files, its Edge TPU `twin` and its `signature` only if asked, into an empty folder; all are
+        as declared.
 
         Raises:
             Away, Interrupted; RefusedError, UnknownRunError: no such bundle; IntegrityError: damaged on the way;
             OSError: cannot be written.
         """
-        stream = self._stub.FetchBundle(pb.FetchBundleRequest(bundle_id=bundle_id, edge_tpu_twin=twin), timeout=FETCH_S)
+        request = pb.FetchBundleRequest(bundle_id=bundle_id, edge_tpu_twin=twin, signature=signature)
+        stream = self._stub.FetchBundle(request, timeout=FETCH_S)
         give_up_s = time.monotonic() + FETCH_S + _GRACE_S
         outcome: list[BaseException] = []
         done = threading.Event()
@@ -324,7 +388,7 @@ class Link:
             stream.cancel()
         worker.join()
         if outcome and isinstance(outcome[0], grpc.RpcError):
-            raise self._translated(outcome[0]) from outcome[0]
+            raise self._failed(outcome[0]) from outcome[0]
         if outcome:
             stream.cancel()
             raise outcome[0]
@@ -354,7 +418,14 @@ class Link:
         try:
             return future.result()
         except grpc.RpcError as error:
-            raise self._translated(error) from error
+            raise self._failed(error) from error
+
+    def _failed(self, error: Any) -> Exception:
+        """What a call failed by; the next one goes to another address where nobody answered at this."""
+        found = self._translated(error)
+        if isinstance(found, Away) and error.code() in _NOBODY and not found.failed:
+            self._move_on()
+        return found
 
     def _waited(self, give_up_s: float) -> None:
         if time.monotonic() < give_up_s:
@@ -385,6 +456,11 @@ class Link:
         away = Away(what, where=where, fix=fix)
         away.failed = code in _FAILED
         return away
+
+
+def _mask_request(device_id: str, session: str, key: MaskKey) -> pb.MaskRequest:
+    run_id, number, attempt = key
+    return pb.MaskRequest(device_id=device_id, session=session, run_id=run_id, round=number, attempt=attempt)
 
 
 def _write_files(stream: Iterable[Any], folder: Path) -> None:

@@ -40,6 +40,7 @@ from edge_runtime.doctor.storage import check_file_system, check_state, check_sw
 from edge_runtime.doctor.wiring import check_wiring
 from edge_runtime.identity.handshake import why_not
 from edge_runtime.identity.identity import read_identity
+from protos.addresses import several
 from protos.errors import CheckFailed, EdgejouleError
 from protos.json_document import document
 
@@ -144,23 +145,27 @@ def _edge_tpu(settings: Settings, machine: HostMachine) -> list[Finding]:
 
 
 def _coordinator(settings: Settings, machine: HostMachine) -> list[Finding]:
+    return [finding for address in several(settings.coordinator) for finding in _coordinator_at(address, settings)]
+
+
+def _coordinator_at(address: str, settings: Settings) -> list[Finding]:
     try:
         identity = read_identity(settings.state)
-        host, _, port = check_address(settings.coordinator, identity).rpartition(":")
+        host, _, port = check_address(address, identity).rpartition(":")
         with socket.create_connection((host.strip("[]"), int(port)), timeout=2.0):
             pass
         if identity is None:
-            return [Finding("coordinator", "ok", f"something listens on {settings.coordinator}")]
-        if (wrong := why_not(settings.coordinator, identity)) is not None:
+            return [Finding("coordinator", "ok", f"something listens on {address}")]
+        if (wrong := why_not(address, identity)) is not None:
             return [Finding("coordinator", "fail", *wrong)]
         left_d = (identity.ends_unix_s - time.time()) / 86400
-        what = f"{settings.coordinator} knows this board as {identity.device_id}, for {left_d:.0f} days more"
+        what = f"{address} knows this board as {identity.device_id}, for {left_d:.0f} days more"
         return [Finding("coordinator", "ok", what)]
     except EdgejouleError as error:
         return [Finding("coordinator", "fail", str(error), "give another with --coordinator")]
     except OSError as error:
         fix = "start it with `coordinator serve`; the daemon waits for it"
-        what = f"{settings.coordinator} does not answer ({error.strerror or error})"
+        what = f"{address} does not answer ({error.strerror or error})"
         return [Finding("coordinator", "warn", what, fix)]
 
 

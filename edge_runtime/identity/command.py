@@ -15,6 +15,7 @@ from pathlib import Path
 from edge_runtime.config import SERVICE_CONFIG as CONFIG
 from edge_runtime.config import resolve
 from edge_runtime.identity.identity import Identity, read_identity
+from edge_runtime.identity.signatures import Signatures, read_memory
 from edge_runtime.state import storing
 from protos.atomic import write_whole
 from protos.errors import CheckFailed, RefusedError, UsageError
@@ -49,6 +50,7 @@ def add_identity(parser: argparse.ArgumentParser) -> None:
     """Put the arguments of ``identity`` on a parser."""
     _add_places(parser)
     parser.add_argument("--json", action="store_true", help="print JSON on stdout")
+    parser.add_argument("--require-signatures", action="store_true", help="from now on run nothing that is not signed")
 
 
 def _add_places(parser: argparse.ArgumentParser) -> None:
@@ -106,6 +108,10 @@ def run_identity(arguments: argparse.Namespace) -> int:
     found = read_identity(state)
     if found is None:
         raise CheckFailed("this device was never enrolled", where=str(state), fix="see `coordinator enroll --help`")
+    signatures = Signatures(state)
+    if arguments.require_signatures:
+        signatures.require()
+    required = read_memory(state).required
     left_s = found.ends_unix_s - time.time()
     if arguments.json:
         shown = {
@@ -115,11 +121,13 @@ def run_identity(arguments: argparse.Namespace) -> int:
             "begins_unix_s": found.begins_unix_s,
             "ends_unix_s": found.ends_unix_s,
             "due_unix_s": found.due_unix_s(),
+            "signatures_required": required,
         }
         print(json.dumps(shown, indent=2))
     else:
         print(f"{found.device_id} at {found.addresses[0]}, until {_day(found.ends_unix_s)} ({left_s / 86400:.1f} days)")
         print(f"renews itself from {_day(found.due_unix_s())} on")
+        print("runs what is signed alone" if required else "runs what its coordinator sends, until it sees a signature")
     if left_s <= 0:
         raise CheckFailed("its certificate has ended", where=found.device_id, fix="enrol the board again")
     return 0

@@ -23,8 +23,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from edge_runtime.identity.identity import Identity, write_identity
+from edge_runtime.identity.signatures import forget_unless_same
 from protos.errors import IntegrityError, RefusedError, UnreachableError
-from protos.trust.names import SERVER_NAME
+from protos.trust.names import SERVER_NAME, Role, peer_name
 from protos.trust.proofs import request_mac, response_mac, same
 from protos.trust.token import EnrolmentToken, token_id
 from protos.v1 import identity_pb2 as pb
@@ -105,6 +106,8 @@ def enroll(token: EnrolmentToken, state: Path, *, machine: str | None = None) ->
         begins,
         ends,
     )
+    # Another fleet, or a memory that nobody can read: what was signed before is that of another root.
+    forget_unless_same(state, found.root_pem)
     return Enrolled(found, write_identity(state, found), answer.unix_s - time.time())
 
 
@@ -206,6 +209,13 @@ def _checked(chain_pem: bytes, root: x509.Certificate, key: ec.EllipticCurvePriv
         raise wrong from error
     if certificate.public_key() != key.public_key():
         raise wrong
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        roles = [peer_name(uri) for uri in names.get_values_for_type(x509.UniformResourceIdentifier)]
+    except x509.ExtensionNotFound:
+        roles = []
+    if not any(one is not None and one.role is Role.DEVICE for one in roles):
+        raise IntegrityError("this token is a person's", fix="use it with `coordinator login` on that person's machine")
     return certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
 
 

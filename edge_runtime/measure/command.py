@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from edge_runtime.config import SERVICE_CONFIG, configured_sensor
 from edge_runtime.measure.signal_queue import SignalQueue
+from protos.durations import duration_s
 from protos.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
     from edge_runtime.power.meter import MeterIdentity
 
-__all__ = ["EXAMPLE", "add_arguments", "run", "seconds"]
+__all__ = ["EXAMPLE", "add_arguments", "run"]
 
 EXAMPLE = """examples:
   edge-runtime measure --sensor serial:/dev/ttyUSB0 --for 30s
@@ -33,7 +33,6 @@ Without --for and without a command it measures until Ctrl-C. The exit code is t
 ended it; 0 for a period. Joules are those of the whole board while the command runs. With --json on stdout the
 command's own stdout goes to stderr. Unknown figures are ? and null."""
 
-_SECONDS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
 _LONGEST_S = 30 * 86400.0
 
 
@@ -61,22 +60,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--windows", metavar="FILE", type=Path, help="windows of such a FILE (*-timestamps.json)")
     parser.add_argument("--volts", metavar="V", type=float, help="supply of a csv that has a current and no voltage")
     parser.add_argument("words", nargs="*", metavar="COMMAND", help="after --: the command to measure")
-
-
-def seconds(text: str, where: str = "--for") -> float:
-    """A length of time as seconds.
-
-    Raises:
-        UsageError: it is none, or not above 0 and at most 30 days.
-
-    >>> seconds("30s"), seconds("2m"), seconds("500ms")
-    (30.0, 120.0, 0.5)
-    """
-    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)\s*(ms|s|m|h|)", text.strip())
-    length_s = float(found[1]) * _SECONDS[found[2]] if found else 0.0
-    if not 0 < length_s <= _LONGEST_S:
-        raise UsageError(f"{text!r} is no length of time up to 30 days", where=where, fix="give 30s, 2m or 500ms")
-    return length_s
 
 
 def run(given: argparse.Namespace, environ: Mapping[str, str]) -> int:
@@ -118,8 +101,8 @@ def run(given: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 
 def _measure(given: argparse.Namespace, sensor: str, out: Path | None) -> int:
-    for_s = None if given.period is None else seconds(given.period)
-    baseline_s = None if given.baseline is None else seconds(given.baseline, "--baseline")
+    for_s = None if given.period is None else duration_s(given.period, "--for", most_s=_LONGEST_S)
+    baseline_s = None if given.baseline is None else duration_s(given.baseline, "--baseline", most_s=_LONGEST_S)
     to_stdout = given.json == "-"
     with SignalQueue() as signals:
         # Only now: threads that numpy and the meter start must begin with the signals blocked.

@@ -7,6 +7,7 @@ from typing import TypeVar
 from urllib.parse import parse_qsl
 
 from protos.errors import UsageError
+from protos.ranges import Range
 
 __all__ = ["bus_ppm", "choice", "number", "ohms", "refuse_others", "split", "whole"]
 
@@ -55,14 +56,11 @@ def number(options: Mapping[str, str], name: str, low: float, high: float, unit:
     """A number from ``low`` to ``high``; None without the option. Raises UsageError."""
     if name not in options:
         return None
+    limits = Range(low, high)
     try:
-        value = float(options[name])
+        return limits.read(options[name])
     except ValueError:
-        value = float("nan")
-    if not low <= value <= high:
-        fix = f"give it in {unit}, from {low:g} to {high:g}"
-        raise UsageError(f"{name} of {options[name]!r}", where=WHERE, fix=fix)
-    return value
+        raise UsageError(f"{name} of {options[name]!r}", where=WHERE, fix=f"give it in {unit}, {limits}") from None
 
 
 def ohms(options: Mapping[str, str], name: str) -> float | None:
@@ -80,10 +78,8 @@ def whole(options: Mapping[str, str], name: str, low: int, high: int) -> int | N
     """A whole number, decimal or 0x..; None without the option. Raises UsageError."""
     if name not in options:
         return None
+    limits = Range(low, high, whole=True)
     try:
-        value = int(options[name], 0)
+        return int(limits.read(options[name]))
     except ValueError:
-        value = low - 1
-    if not low <= value <= high:
-        raise UsageError(f"{name} of {options[name]!r}", where=WHERE, fix=f"give a whole number from {low} to {high}")
-    return value
+        raise UsageError(f"{name} of {options[name]!r}", where=WHERE, fix=f"give {limits}") from None

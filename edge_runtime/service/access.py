@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_runtime.config import Settings
-from edge_runtime.daemon.link import check_address
+from edge_runtime.daemon.link import check_addresses
 from edge_runtime.power.options import split
 from edge_runtime.round.edge_tpus import edge_tpus
 from protos.errors import EdgejouleError, RefusedError
@@ -118,7 +118,7 @@ def _python(program: Path) -> list[Path]:
 
 def _loopback(coordinator: str) -> bool:
     try:
-        check_address(coordinator)
+        check_addresses(coordinator)
     except EdgejouleError:
         return False
     return True

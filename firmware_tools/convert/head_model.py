@@ -120,13 +120,17 @@ class _Head(tf.Module):  # type: ignore[misc]
             return tf.reduce_sum(self.example_losses(logits, given["y"]) * share)
 
         names = sorted(self.tree)
+        # What an objective may draw by: no operator of TFLite gives random numbers that an order could repeat. The mean
+        # of a batch, many times over, has a fractional part that is as good as drawn.
+        spread = tf.reduce_mean(features) * 9973.0
+        seen = {**given, "step": self.step + 1.0, "drawn": tf.reshape(spread - tf.floor(spread), [1])}
         with tf.GradientTape() as tape:
             if self.objective is None:
                 # A quarter of the sum over outputs curves by |x|^2 / 2 in each of them, which is the most that
                 # cross-entropy does: rates that are stable for one are for the other. What is told is the mean.
                 loss = 0.25 * tf.reduce_sum(tf.reduce_sum(self.squared_errors(features, given), axis=1) * share)
             else:
-                loss = self.objective.loss(lambda tree: self.forward(features, tree), self.tree, cross_entropy, given)
+                loss = self.objective.loss(lambda tree: self.forward(features, tree), self.tree, cross_entropy, seen)
         gradients = tape.gradient(loss, [self.tree[name] for name in names])
         # The pulls are taken before any variable moves.
         pulled = {name: gradient + self.pull(name, given) for name, gradient in zip(names, gradients, strict=True)}

@@ -16,6 +16,7 @@ from hw_tests.bench.tolerances import TOLERANCES
 from protos.catalog import hint
 from protos.energy.ina219 import PROFILES
 from protos.errors import ConfigError
+from protos.ranges import Range
 
 __all__ = ["OURS", "REQUIRED", "SECTIONS", "Key", "read_section", "refuse_unknown"]
 
@@ -37,31 +38,24 @@ def flag(value: Any, where: str) -> bool:
     return value
 
 
-def number(least: float, most: float = math.inf) -> Kind:
+def number(least: float, most: float = math.inf, *, is_whole: bool = False) -> Kind:
     """A number from ``least`` to ``most``."""
+    limits = Range(least, most, whole=is_whole)
 
     def read(value: Any, where: str) -> float:
-        given = math.nan if isinstance(value, bool) or not isinstance(value, (int, float)) else float(value)
-        if not (least <= given <= most and math.isfinite(given)):
-            span = f"from {least:g} to {most:g}" if math.isfinite(most) else f"of {least:g} or more"
+        try:
+            return limits.integer(value) if is_whole else limits.number(value)
+        except ValueError as error:
             # YAML 1.1 takes 1e-3 without a point for a text.
             fix = "write 1.0e-3, not 1e-3" if isinstance(value, str) and "e" in value.lower() else "correct it"
-            raise ConfigError(f"{value!r} is no number {span}", where=where, fix=fix)
-        return given
+            raise ConfigError(f"{value!r} is {error}", where=where, fix=fix) from None
 
     return read
 
 
 def whole(least: int, most: int) -> Kind:
     """A whole number from ``least`` to ``most``."""
-
-    def read(value: Any, where: str) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            what = f"{value!r} is no whole number from {least} to {most}"
-            raise ConfigError(what, where=where, fix="correct it")
-        return value
-
-    return read
+    return number(least, most, is_whole=True)
 
 
 def choice(*names: str) -> Kind:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TypeVar
 
 from google.protobuf.message import Message
 
 from protos.errors import UpdateError
+from protos.ranges import Range
 
 MAX_NAME = 256
 # Far beyond joules, seconds and counts of any run, and far enough from infinity that sums stay finite.
@@ -57,8 +57,9 @@ def finite(value: float, field: str, *, at_least: float = 0.0, at_most: float = 
     Raises:
         UpdateError: NaN, infinite, or out of range.
     """
-    if not math.isfinite(value) or not at_least <= value <= at_most:
-        raise UpdateError(f"{value:g} is not a number from {at_least:g} to {at_most:g}", where=field)
+    limits = Range(at_least, at_most)
+    if value not in limits:
+        raise UpdateError(f"{value:g} is not {limits}", where=field)
     return value
 
 

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 
 from protos.convert.checks import MAX_NAME, MAX_WAIT_S, checked_name, count_at_most, finite, said
 from protos.convert.head_transfers import differences_from, head_to
+from protos.convert.masks import mask_order_from, names_from
 from protos.convert.publications import publication_from, publication_to
 from protos.convert.statistics import basis_from, basis_to, features_from, features_to
 from protos.convert.tensors import tensors_from, tensors_to
 from protos.errors import UpdateError
-from protos.orders import CodecOrder, ControlOrder, CostHint, Order, RejoinOrder, TrainOrder, WaitOrder
+from protos.orders import CodecOrder, ControlOrder, CostHint, Order, RejoinOrder, RevealOrder, TrainOrder, WaitOrder
 from protos.v1 import edgejoule_pb2 as pb
 
 MAX_INPUTS = 64
@@ -20,6 +21,8 @@ MAX_INPUT = 1e9
 def order_to(order: Order) -> pb.NextOrderResponse:
     """An order as the answer to NextOrder."""
     match order:
+        case RevealOrder():
+            return pb.NextOrderResponse(reveal=pb.RevealOrder(**vars(order)))
         case WaitOrder(retry_after_s, reason, publication):
             wait = pb.Wait(retry_after_s=retry_after_s, reason=reason, publication=publication_to(publication))
             return pb.NextOrderResponse(wait=wait)
@@ -46,6 +49,7 @@ def _train_to(order: TrainOrder) -> pb.TrainOrder:
         attempt=order.attempt or 0,
         statistics=features_to(order.statistics),
         basis=basis_to(order.basis),
+        mask=None if order.mask is None else pb.MaskOrder(clip=order.mask.clip, bits=order.mask.bits),
         control=_control_to(order.control),
         evaluate=order.evaluate,
     )
@@ -60,6 +64,8 @@ def order_from(message: pb.NextOrderResponse) -> Order:
             return WaitOrder(wait_s, said(message.wait.reason, MAX_NAME), published)
         case "rejoin":
             return RejoinOrder()
+        case "reveal":
+            return _reveal_from(message.reveal)
         case "train":
             return _train_from(message.train)
         case _:
@@ -88,9 +94,15 @@ def _train_from(message: pb.TrainOrder) -> TrainOrder:
         attempt=message.attempt or None,
         statistics=features_from(message.statistics) if message.HasField("statistics") else None,
         basis=basis_from(message.basis) if message.HasField("basis") else None,
+        mask=mask_order_from(message.mask) if message.HasField("mask") else None,
         control=_control_from(message.control) if message.HasField("control") else None,
         evaluate=message.evaluate,
     )
+
+
+def _reveal_from(message: pb.RevealOrder) -> RevealOrder:
+    run_id = checked_name(message.run_id, "run_id")
+    return RevealOrder(run_id, message.round, message.attempt, names_from(message.sent), names_from(message.missing))
 
 
 def _control_to(control: ControlOrder | None) -> pb.Control | None:

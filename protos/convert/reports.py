@@ -9,7 +9,7 @@ from protos.convert.publications import evaluation_from, evaluation_to
 from protos.convert.statistics import statistics_from, statistics_to
 from protos.convert.strain import STOP_OF, pause_to, stop_from, stop_to, strain_from, strain_to
 from protos.convert.tensors import tensors_from, tensors_to
-from protos.orders import DeviceReport, MeterCard, Receipt, StopReason, Verdict
+from protos.orders import DeviceReport, MaskedChange, MeterCard, Receipt, StopReason, Verdict
 from protos.v1 import edgejoule_pb2 as pb
 
 MAX_REASON = 1024
@@ -53,6 +53,7 @@ def report_to(report: DeviceReport, meter: MeterCard | None = None) -> pb.Device
         meter_id=meter_id or report.meter_id,
         statistics=statistics_to(report.statistics),
         basis_version=report.basis_version,
+        masked=None if report.masked is None else pb.MaskedChange(**vars(report.masked)),
         control_version=report.control_version,
         control_held=report.control_held,
         evaluation=evaluation_to(report.evaluation),
@@ -85,6 +86,7 @@ def report_from(message: pb.DeviceReport) -> DeviceReport:
         meter_id=message.meter_id,
         statistics=statistics_from(message.statistics) if message.HasField("statistics") else None,
         basis_version=checked_name(message.basis_version, "basis_version", empty=True),
+        masked=MaskedChange(message.masked.width, message.masked.numbers) if message.HasField("masked") else None,
         control_version=checked_name(message.control_version, "control_version", empty=True),
         control_held=message.control_held,
         evaluation=evaluation_from(message.evaluation) if message.HasField("evaluation") else None,

@@ -10,6 +10,7 @@ scaling, memory, radio traffic and USB.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
@@ -129,8 +130,21 @@ BOARDS = MappingProxyType({row.name: row for row in _ROWS})
 
 
 def board(name: str) -> BoardProfile:
-    """The profile called ``name``; :class:`UsageError` that lists the known names otherwise."""
+    """The profile called ``name``, or the one in the file ``name`` where that ends in ``.toml``.
+
+    Raises:
+        UsageError: no board is called so; it lists the known names.
+        DataError: the file is no profile.
+    """
+    if name.endswith(".toml"):
+        from protos.energy.board_file import read_board
+
+        return read_board(Path(name).expanduser())
     try:
         return BOARDS[name]
     except KeyError:
-        raise UsageError(f"unknown board {name!r}", where="board", fix=f"choose one of {', '.join(BOARDS)}") from None
+        raise UsageError(
+            f"unknown board {name!r}",
+            where="board",
+            fix=f"choose one of {', '.join(BOARDS)}, or a file of calibrate-board",
+        ) from None

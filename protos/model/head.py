@@ -31,9 +31,13 @@ def signatures_of(manifest: Manifest) -> tuple[str, ...]:
     """What the head's file offers: only a classifier counts right answers; the distance from what is normal has a
     closed form alone, and no training step."""
     if manifest.task == CLASSIFICATION:
-        return SIGNATURES
-    steps = manifest.task == REGRESSION or manifest.head.hidden_units is not None
-    return ("infer", "read", "train", "write") if steps else ("infer", "read", "write")
+        found: tuple[str, ...] = SIGNATURES
+    elif manifest.task == REGRESSION or manifest.head.hidden_units is not None:
+        found = ("infer", "read", "train", "write")
+    else:
+        found = ("infer", "read", "write")
+    # Heads of an earlier release take no corrections.
+    return (*found, "correct") if any(one.name == CORRECTION for one in manifest.head.inputs) else found
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -95,7 +99,7 @@ class Head:
             "correct": self._shapes,
         }
         runners = {}
-        for name in (*self._signatures, *(["correct"] if CORRECTION in self.inputs else [])):
+        for name in self._signatures:
             if name not in found:
                 raise ModelError(f"has no signature {name!r}", where=self._where)
             runners[name] = self._interpreter.get_signature_runner(name)

@@ -39,6 +39,30 @@ def _run_signatures(interpreter: Any, where: str) -> None:
         interpreter.invoke()
 
 
+# Tables of words and keys, and what another library would run: no part of a network that trains or infers numbers here.
+_REFUSED_OPERATORS = frozenset(
+    {
+        "CUSTOM", "DELEGATE", "PLACEHOLDER_FOR_GREATER_OP_CODES", "HASHTABLE", "HASHTABLE_FIND", "HASHTABLE_IMPORT",
+        "HASHTABLE_LOOKUP", "HASHTABLE_SIZE", "EMBEDDING_LOOKUP_SPARSE", "LSH_PROJECTION", "SKIP_GRAM",
+    }
+)  # fmt: skip
+
+
+def check_operators(path: Path) -> None:
+    """Refuse a model with an operator that none of ours has, before the engine opens it.
+
+    Raises:
+        ModelError: it has one, or is damaged.
+    """
+    try:
+        from protos.model.flatbuffer import operators
+    except ModuleNotFoundError:  # tflite-runtime brings no schema; it has no custom operators either
+        return
+    for one in operators(path.read_bytes(), where=path.name):
+        if one.name.startswith(("custom:", "builtin:")) or one.name in _REFUSED_OPERATORS:
+            raise ModelError(f"has the operator {one.name}, which is run nowhere here", where=path.name)
+
+
 def confine() -> None:
     """This process can hold so much data and no more, and leaves no core behind."""
     try:
@@ -56,6 +80,7 @@ def main(arguments: list[str]) -> int:
     path = Path(arguments[0])
     confine()
     try:
+        check_operators(path)
         _run_signatures(open_interpreter(path), path.name)
     except EdgejouleError as error:
         print(json.dumps({"error": error.what}))

@@ -28,6 +28,10 @@ NORMALISATIONS = ("fednova", "none")
 POLICIES = ("none", "joules", "on_demand")
 PARTICIPATIONS = ("known", "fedau")
 SERVERS = ("mean", "momentum", "adam", "yogi")
+ROBUST = ("mean", "multi_krum", "geometric_median", "centred_clipping", "median", "trimmed_mean")
+# With a rule against false reports no weight is more than so many times the median: it is half claimed by its device.
+_WEIGHT_CAP = 3.0
+_MASKED_QUORUM, _MASKED_DEVICES = 0.66, 3
 # A coordinate of a standardised head moves by about this much in a round of an adaptive one.
 _ADAPTIVE_RATE = 0.03
 # What is done about devices whose own data pull them apart. FedProx is `proximal_mu`.
@@ -38,7 +42,9 @@ HEADS = ("lda", "ridge")
 PRIORS = ("data", "uniform")
 CHOICES = ("held_out", "devices")
 # Whitened features vary alike in every direction, and bear larger steps; measured in docs/one-pass.md.
-_WHITENED_RATE, _WHITENED_DECAY = 0.2, 0.7
+_WHITENED_RATE, _WHITENED_DECAY = 0.2, 0.9
+# Where nothing keeps unlike shards from pulling steps apart, larger steps of later rounds undo what earlier ones did.
+_UNCORRECTED_DECAY = 0.7
 # One round of statistics says all there is, however many rounds follow.
 _ROUNDS_OF_CLOSED_FORM = 1
 
@@ -49,6 +55,9 @@ class RunSection:
 
     Attributes:
         start_from: a run, whose newest head is meant, or a head; None: the bundle's.
+        beside: it begins at once, whatever else is on, and shares the devices; else it waits for its turn.
+        priority: a run of a higher one goes first, in the queue and at the devices.
+        share: of runs of one priority, how much of the devices' orders it gets beside the others.
         deliver: the head that boards get to work with when the run has finished: its "last", the "best" evaluated one,
             or "none".
     """
@@ -58,6 +67,9 @@ class RunSection:
     rounds: int = 10
     seed: int = 0
     start_from: str | None = None
+    beside: bool = False
+    priority: int = 0
+    share: float = 1.0
     deliver: str = "last"
 
 
@@ -90,7 +102,8 @@ class TrainSection:
         epochs: passes over the device's own training examples.
         steps: optimiser steps, the same on each device.
         rate_decay: factor on ``rate`` from each round of steps to the next.
-        correction: of each gradient: "none", or "scaffold", by control variates (:mod:`protos.update.controls`).
+        correction: of each gradient: "none", or "scaffold", by control variates (:mod:`protos.update.controls`); None:
+            see :attr:`RunPlan.correction`.
         inputs: further inputs of the bundle's train signature, by name.
     """
 
@@ -102,7 +115,7 @@ class TrainSection:
     inputs: Mapping[str, float] = field(default_factory=dict)
     method: str = "sgd"
     rate_decay: float = 1.0
-    correction: str = "none"
+    correction: str | None = None
 
 
 @dataclass(frozen=True)
@@ -155,6 +168,11 @@ class AggregateSection:
         server: what becomes of the mean of changes: "mean", itself; "momentum" (FedAvgM); "adam" (FedAdam); "yogi"
             (FedYogi). See :mod:`coordinator.aggregate.server_optimisers`.
         server_momentum, server_second, server_tau: beta, beta2 and tau of these.
+        rule: how the changes of a round become one; see :mod:`coordinator.aggregate.robust`.
+        clip: changes are cut to so many times the round's median size; 0: they are not.
+        mix: 1: each change is first replaced by the mean of those nearest to it.
+        malicious: share of the reports that may be false.
+        weight_cap: no weight counts more than so many times the median; None: as it is.
     """
 
     weight: tuple[str, ...] = WEIGHTS
@@ -164,6 +182,21 @@ class AggregateSection:
     server_momentum: float = 0.9
     server_second: float = 0.99
     server_tau: float = 1e-3
+    rule: str = "mean"
+    clip: float = 0.0
+    mix: int = 0
+    malicious: float = 0.1
+    weight_cap: float | None = None
+
+    @property
+    def gathers(self) -> bool:
+        """Whether all changes of a round are held until it closes."""
+        return self.resists or self.weight_cap is not None
+
+    @property
+    def resists(self) -> bool:
+        """Whether anything is done against false changes."""
+        return self.rule != "mean" or self.clip > 0 or self.mix > 0
 
 
 @dataclass(frozen=True)
@@ -219,6 +252,28 @@ class PlannerSection:
 
 
 @dataclass(frozen=True)
+class PrivacySection:
+    """[privacy] How much one device can move the head, and noise that hides it; see
+    :mod:`coordinator.aggregate.privacy`.
+
+    Attributes:
+        clip: length to which each device's change is cut, over all tensors; None: it is not.
+        noise: standard deviation on the sum of changes, over ``clip``; None: none.
+        epsilon: what may be spent on each device in this run; it is not asked again after that.
+        delta: of (epsilon, delta).
+        masked: 1: devices mask their changes, and the coordinator sees sums alone; see :mod:`protos.secure_sum`.
+        bits: of a coordinate on the grid of masked changes.
+    """
+
+    clip: float | None = None
+    noise: float | None = None
+    epsilon: float | None = None
+    delta: float = 1e-5
+    masked: int = 0
+    bits: int = 16
+
+
+@dataclass(frozen=True)
 class EvaluateSection:
     """[evaluate] Held-out data on the coordinator: an .npz, idx pair or folder; its test part where it has one.
 
@@ -245,11 +300,20 @@ class RunPlan:
     planner: PlannerSection
     evaluate: EvaluateSection
     closed_form: ClosedFormSection
+    privacy: PrivacySection = field(default_factory=PrivacySection)
 
     @property
     def trains_whitened(self) -> bool:
         """Whether steps are made in whitened coordinates: statistics give them, unless they were projected."""
         return self.train.method == "closed_form+sgd" and not self.closed_form.project
+
+    @property
+    def correction(self) -> str:
+        """What corrects gradients. Where the plan does not say: control variates for whitened steps, unless something
+        else in the plan does not go with them, and nothing for others."""
+        if self.train.correction is not None:
+            return self.train.correction
+        return "scaffold" if self.trains_whitened and not clash_with_scaffold(self) else "none"
 
     @property
     def plan_id(self) -> str:
@@ -258,14 +322,16 @@ class RunPlan:
         for section, key, default in _LATER:
             if content[section][key] == default:
                 del content[section][key]
-        content = {name: values for name, values in content.items() if values or name != "closed_form"}
+        content = {name: values for name, values in content.items() if values or name not in ("closed_form", "privacy")}
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return f"plan-{hashlib.sha256(canonical.encode()).hexdigest()[:16]}"
 
 
 _SERVER_KEYS = ("server", "server_momentum", "server_second", "server_tau")
+_ROBUST_KEYS = ("rule", "clip", "mix", "malicious", "weight_cap")
 _LATER: tuple[tuple[str, str, Any], ...] = (
     ("run", "start_from", RunSection.start_from),
+    *(("run", one, getattr(RunSection, one)) for one in ("beside", "priority", "share")),
     ("run", "deliver", RunSection.deliver),
     ("round", "sample", RoundSection.sample),
     ("round", "enough", RoundSection.enough),
@@ -273,8 +339,9 @@ _LATER: tuple[tuple[str, str, Any], ...] = (
     ("train", "rate_decay", TrainSection.rate_decay),
     ("train", "correction", TrainSection.correction),
     ("evaluate", "patience", EvaluateSection.patience),
-    *(("aggregate", one, getattr(AggregateSection, one)) for one in _SERVER_KEYS),
+    *(("aggregate", one, getattr(AggregateSection, one)) for one in (*_SERVER_KEYS, *_ROBUST_KEYS)),
     *(("closed_form", one.name, one.default) for one in dataclasses.fields(ClosedFormSection)),
+    *(("privacy", one.name, one.default) for one in dataclasses.fields(PrivacySection)),
 )
 # Sections in which a codec's own parameters may stand beside `codec`, which reads better than a sub-table.
 _CODECS_OF = {"update": UpdateSection.codec, "downlink": DownlinkSection.codec}
@@ -289,6 +356,7 @@ _SECTIONS: dict[str, type] = {
     "planner": PlannerSection,
     "evaluate": EvaluateSection,
     "closed_form": ClosedFormSection,
+    "privacy": PrivacySection,
 }
 
 
@@ -312,11 +380,14 @@ def parse(text: str, *, where: str = "plan") -> RunPlan:
     if plan.train.method == "closed_form" and "rounds" not in document["run"]:
         plan = dataclasses.replace(plan, run=dataclasses.replace(plan.run, rounds=_ROUNDS_OF_CLOSED_FORM))
     if plan.trains_whitened:
-        suited: dict[str, Any] = {"rate": _WHITENED_RATE, "rate_decay": _WHITENED_DECAY}
+        decay = _WHITENED_DECAY if plan.correction == "scaffold" else _UNCORRECTED_DECAY
+        suited: dict[str, Any] = {"rate": _WHITENED_RATE, "rate_decay": decay}
         unsaid = {key: value for key, value in suited.items() if key not in document["train"]}
         plan = dataclasses.replace(plan, train=dataclasses.replace(plan.train, **unsaid))
     if plan.aggregate.server in ("adam", "yogi") and "server_rate" not in document["aggregate"]:
         plan = dataclasses.replace(plan, aggregate=dataclasses.replace(plan.aggregate, server_rate=_ADAPTIVE_RATE))
+    if plan.aggregate.resists and plan.aggregate.weight_cap is None:
+        plan = dataclasses.replace(plan, aggregate=dataclasses.replace(plan.aggregate, weight_cap=_WEIGHT_CAP))
     _refuse_contradictions(plan, where)
     return plan
 
@@ -397,6 +468,8 @@ def _refuse_contradictions(plan: RunPlan, where: str) -> None:
     if aggregate.server != "mean" and plan.planner.policy != "none":
         fix = 'leave one of them out; "mean" goes with every policy'
         raise PlanError(f"a planner guesses changes from plain ones, not {aggregate.server}", where=where, fix=fix)
+    _check_robust(plan, where)
+    _check_privacy(plan, where)
     planner = plan.planner
     if planner.policy != "none" and aggregate.normalise not in NORMALISATIONS:
         what = f"the planner's weights make a mean unbiased, and {aggregate.normalise!r} is a plug-in's rule"
@@ -426,48 +499,122 @@ def _refuse_contradictions(plan: RunPlan, where: str) -> None:
         )
 
 
+def _check_robust(plan: RunPlan, where: str) -> None:
+    aggregate = plan.aggregate
+    if aggregate.rule not in ROBUST:
+        fix = hint(aggregate.rule, ROBUST)
+        raise PlanError(f"no rule is called {aggregate.rule!r}", where=f"{where}: aggregate.rule", fix=fix)
+    if not aggregate.gathers:
+        return
+    keys = ("rule", "clip", "mix", "weight_cap")
+    said = next(f"aggregate.{key}" for key in keys if getattr(aggregate, key) not in ("mean", 0, None))
+    if plan.planner.policy != "none" or plan.planner.participation != "known":
+        what = f"a planner's weights make a mean unbiased, and {said} makes something else of it"
+        raise PlanError(what, where=where, fix="leave [planner] or these keys out; budgets hold without a planner")
+    if aggregate.normalise not in NORMALISATIONS:
+        what = f"aggregate.normalise = {aggregate.normalise!r} is a plug-in's rule, which {said} would replace"
+        raise PlanError(what, where=where, fix="keep one of them")
+    if plan.train.correction == "scaffold":
+        what = f"the control of 'scaffold' is a plain mean over devices, which {said} does not protect"
+        raise PlanError(what, where=where, fix="keep one of them")
+    if plan.train.method != "sgd":
+        what = f"statistics are summed exactly, and {said} cannot look into a sum"
+        raise PlanError(what, where=where, fix='leave it out, or set train.method = "sgd"')
+
+
+def _check_privacy(plan: RunPlan, where: str) -> None:
+    privacy, aggregate = plan.privacy, plan.aggregate
+    place = f"{where}: privacy"
+    if privacy == PrivacySection():
+        return
+    if privacy.masked and privacy.clip is None:
+        fix = "set privacy.clip, such as the median size of changes in an earlier run"
+        raise PlanError("masked changes lie on one grid, and nothing says how far it reaches", where=place, fix=fix)
+    if privacy.clip is None:
+        fix = "set privacy.clip, such as the median size of changes in an earlier run"
+        raise PlanError("noise without a bound on each change hides nothing", where=place, fix=fix)
+    if privacy.noise is not None and privacy.epsilon is None:
+        raise PlanError("noise, and nothing says how much may be spent", where=place, fix="set privacy.epsilon")
+    if privacy.noise is None and privacy.epsilon is not None:
+        raise PlanError("privacy.epsilon is infinite without noise", where=place, fix="set privacy.noise, such as 1")
+    for is_so, what, fix in (
+        (bool(aggregate.weight), "weights differ, and the bound holds for equal ones", "set aggregate.weight = []"),
+        (
+            aggregate.normalise != "none",
+            f"aggregate.normalise = {aggregate.normalise!r} scales changes after the bound",
+            'set aggregate.normalise = "none"',
+        ),
+        (
+            aggregate.gathers,
+            "a robust rule lets one device move more than its own change",
+            "leave aggregate.rule, clip, mix and weight_cap out",
+        ),
+        (
+            plan.planner.policy != "none" or plan.planner.participation != "known",
+            "a planner's weights enlarge changes beyond the bound",
+            "leave [planner] out; budgets hold without it",
+        ),
+        (plan.train.method != "sgd", "statistics are summed exactly, without noise", 'set train.method = "sgd"'),
+        (
+            plan.train.correction == "scaffold",
+            "the control of 'scaffold' is a second mean over devices, without a bound or noise",
+            'set train.correction = "none"',
+        ),
+        (
+            bool(privacy.masked) and plan.update.codec != DEFAULT_CODEC,
+            f"codec {plan.update.codec!r} has scales of each device's own, and masked changes share one grid",
+            "leave update.codec out, and set privacy.bits",
+        ),
+        (
+            bool(privacy.masked) and plan.round.quorum < _MASKED_QUORUM,
+            f"it takes two thirds of the devices to unmask a sum, and round.quorum = {plan.round.quorum:g} is less",
+            "set round.quorum = 0.67 or more",
+        ),
+        (
+            bool(privacy.masked) and min(plan.round.devices, plan.round.sample or plan.round.devices) < _MASKED_DEVICES,
+            f"a sum over fewer than {_MASKED_DEVICES} devices tells what each has sent",
+            f"set round.devices and round.sample to {_MASKED_DEVICES} or more",
+        ),
+    ):
+        if is_so:
+            raise PlanError(what, where=place, fix=fix)
+
+
 def _check_correction(plan: RunPlan, where: str) -> None:
     """What SCAFFOLD does not go with: each line has the reason. What depends on the bundle, the coordinator checks."""
     train, place = plan.train, f"{where}: train.correction"
-    if train.correction not in CORRECTIONS:
+    if train.correction is not None and train.correction not in CORRECTIONS:
         fix = hint(train.correction, CORRECTIONS)
         raise PlanError(f"no correction is called {train.correction!r}", where=place, fix=fix)
     if "correction" in train.inputs:
         fix = 'say correction = "scaffold" in [train] instead'
         raise PlanError("train.inputs.correction is set by train.correction", where=where, fix=fix)
-    if train.correction == "none":
-        return
-    for clashes, what, fix in (
-        (
-            train.proximal_mu != 0,
-            "the pull of proximal_mu holds devices back from where the controls lead them",
-            "keep one of them",
-        ),
-        (
-            train.method != "sgd",
-            f"method = {train.method!r} makes no steps, or makes them in whitened coordinates, and controls are "
-            "gradients in those of the head",
-            'set train.method = "sgd"',
-        ),
-        (
-            plan.planner.policy != "none",
-            "a planner's weights change from round to round, and it guesses changes of devices that made plain steps",
-            "leave [planner] out",
-        ),
-        (
-            plan.aggregate.weight not in ((), ("by_examples",)),
-            "the coordinator's control is the mean of the devices' by their weights, which must therefore stay as they "
-            "are over rounds",
-            'set aggregate.weight = ["by_examples"], or [] for all alike',
-        ),
-        (
-            plan.aggregate.normalise not in NORMALISATIONS,
-            f"normalise = {plan.aggregate.normalise!r} is a plug-in's rule, and controls are made for a mean",
-            f"take {' or '.join(NORMALISATIONS)}",
-        ),
-    ):
-        if clashes:
-            raise PlanError(f"'scaffold' does not go with it: {what}", where=place, fix=fix)
+    if train.correction == "scaffold" and (clash := clash_with_scaffold(plan)):
+        what, fix = clash
+        raise PlanError(f"'scaffold' does not go with it: {what}", where=place, fix=fix)
+
+
+def clash_with_scaffold(plan: RunPlan) -> tuple[str, str] | None:
+    """Why control variates do not go with the rest of a plan, and what to do; None where they do. What depends on the
+    bundle and the codec, the coordinator checks."""
+    train, aggregate = plan.train, plan.aggregate
+    if train.proximal_mu != 0:
+        return "the pull of proximal_mu holds devices back from where the controls lead them", "keep one of them"
+    if train.method == "closed_form":
+        return "method = 'closed_form' makes no steps", 'set train.method = "closed_form+sgd" or "sgd"'
+    if plan.planner.policy != "none":
+        what = "a planner's weights change from round to round, and it guesses from changes by plain steps"
+        return what, "leave [planner] out"
+    if "by_budget" in aggregate.weight and plan.budget.has_accounts:
+        what = (
+            "the coordinator's control is the mean of the devices' by their weights, and weights by a day's or a "
+            "battery's budget change over rounds"
+        )
+        return what, 'set aggregate.weight = ["by_examples"], or [] for all alike'
+    if aggregate.normalise not in NORMALISATIONS:
+        what = f"normalise = {aggregate.normalise!r} is a plug-in's rule, and controls are made for a mean"
+        return what, f"take {' or '.join(NORMALISATIONS)}"
+    return None
 
 
 def _check_closed_form(plan: RunPlan, where: str) -> None:

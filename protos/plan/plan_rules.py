@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from protos.errors import PlanError
+from protos.ranges import Range
 
 # key -> (types, lowest, highest); None: not a number, or no limit.
 Rule = tuple[tuple[type, ...], float | None, float | None]
 NUMBER = (int, float)
+# What a further input of a training step, or a budget of a device, may be.
+_ANY = Range(-1e9, 1e9)
 WORDS: dict[type, str] = {
     str: "text",
     int: "a whole number",
@@ -26,6 +29,9 @@ RULES: dict[str, dict[str, Rule]] = {
         "rounds": ((int,), 1, 100_000),
         "seed": ((int,), 0, 2**63 - 1),
         "start_from": ((str,), None, None),
+        "beside": ((bool,), None, None),
+        "priority": ((int,), -100, 100),
+        "share": (NUMBER, 0.001, 1000.0),
         "deliver": ((str,), None, None),
     },
     "round": {
@@ -56,6 +62,11 @@ RULES: dict[str, dict[str, Rule]] = {
         "server_momentum": (NUMBER, 0.0, 0.999),
         "server_second": (NUMBER, 0.0, 0.9999),
         "server_tau": (NUMBER, 1e-9, 1.0),
+        "rule": ((str,), None, None),
+        "clip": (NUMBER, 0.0, 100.0),
+        "mix": ((int,), 0, 1),
+        "malicious": (NUMBER, 0.0, 0.45),
+        "weight_cap": (NUMBER, 1.0, 1e6),
     },
     "budget": {
         "per_round_j": (NUMBER, 1e-6, 1e9),
@@ -74,6 +85,14 @@ RULES: dict[str, dict[str, Rule]] = {
         "error_bound": (NUMBER, 1e-5, 100.0),
         "participation": ((str,), None, None),
     },
+    "privacy": {
+        "clip": (NUMBER, 1e-6, 1e6),
+        "noise": (NUMBER, 0.01, 1e3),
+        "epsilon": (NUMBER, 0.01, 100.0),
+        "delta": (NUMBER, 1e-12, 0.1),
+        "masked": ((int,), 0, 1),
+        "bits": ((int,), 4, 24),
+    },
     "evaluate": {"data": ((str,), None, None), "patience": ((int,), 0, 100_000)},
     "closed_form": {
         "head": ((str,), None, None),
@@ -86,18 +105,18 @@ RULES: dict[str, dict[str, Rule]] = {
 }
 
 
-def is_number(value: Any) -> bool:
-    return isinstance(value, NUMBER) and not isinstance(value, bool)
-
-
 def checked(value: Any, rule: Rule, place: str) -> Any:
     """The value, as its section holds it: equal plans are equal values, whether a file says 1 or 1.0."""
     types, lowest, highest = rule
-    if not isinstance(value, types) or isinstance(value, bool):
+    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
         kind = WORDS.get(type(value), "a date or time")
         raise PlanError(f"{shown(value)} is {kind}, not {WORDS[types[-1]]}", where=place)
-    if lowest is not None and highest is not None and not lowest <= cast(float, value) <= highest:
-        raise PlanError(f"{shown(value)} is not from {lowest:g} to {highest:g}", where=place)
+    if lowest is not None and highest is not None:
+        limits = Range(lowest, highest, whole=types == (int,))
+        try:
+            limits.number(value)
+        except ValueError as error:
+            raise PlanError(f"{shown(value)} is {error}", where=place) from None
     if isinstance(value, dict):
         return numbers(value, place)
     if isinstance(value, list):
@@ -109,8 +128,10 @@ def checked(value: Any, rule: Rule, place: str) -> Any:
 
 def numbers(table: Mapping[str, Any], place: str) -> dict[str, float]:
     for key, value in table.items():
-        if not is_number(value) or not abs(value) <= 1e9:
-            raise PlanError(f"{shown(value)} is not a number from -1e9 to 1e9", where=f"{place}.{key}")
+        try:
+            _ANY.number(value)
+        except ValueError as error:
+            raise PlanError(f"{shown(value)} is {error}", where=f"{place}.{key}") from None
     return {key: float(value) for key, value in table.items()}
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from protos.catalog import hint
 from protos.errors import PlanError
 from protos.plugins import Plugin, Table
+from protos.ranges import Range
 from protos.update.baselines import affine8_weights, bucket_quantile, bucket_uniform, plain_sign, qsgd
 from protos.update.contract import Codec, CodecEntry, Parameter, each, stateless
 from protos.update.eden import eden
@@ -152,9 +153,9 @@ def resolve(name: str, given: Mapping[str, float], *, where: str) -> dict[str, f
             fix = hint(key, entry.parameters) if entry.parameters else "leave it out"
             raise PlanError(f"codec {name!r} takes no {key!r}", where=where, fix=fix)
         rule = entry.parameters[key]
-        if not rule.minimum <= value <= rule.maximum or (rule.whole and value != int(value)):
-            kind = "a whole number" if rule.whole else "a number"
-            raise PlanError(f"{key} = {value:g} is not {kind} from {rule.minimum:g} to {rule.maximum:g}", where=where)
+        limits = Range(rule.minimum, rule.maximum, whole=rule.whole)
+        if value not in limits:
+            raise PlanError(f"{key} = {value:g} is not {limits}", where=where)
     return {key: float(given.get(key, rule.default)) for key, rule in entry.parameters.items()}
 
 

@@ -11,6 +11,8 @@ The second form holds nothing that only the device knows: the coordinator has c 
 more travels up than without controls, and each c_i is only on its device. Both ends compute with the update **as
 decoded**: then c is the mean of the very c_i that devices use, whatever the codec, and its errors cancel in the mean.
 
+Controls are in the coordinates that steps are made in: those of the head, or whitened ones.
+
 With heavy-ball momentum the steps weigh the gradients they sum unequally; the sum of those weights, ||a||_1 of
 :mod:`protos.normaliser`, takes the place of K, and c_i+ is a weighted mean of gradients.
 

@@ -378,14 +378,124 @@ class NextOrderRequest(_message.Message):
     def __init__(self, device_id: _Optional[str] = ..., session: _Optional[str] = ..., settled: _Optional[_Iterable[_Union[SettledEnergy, _Mapping]]] = ..., bundle_id: _Optional[str] = ..., head_version: _Optional[str] = ..., rebuilds: _Optional[bool] = ..., basis_version: _Optional[str] = ..., waits_s: _Optional[float] = ..., published: _Optional[str] = ..., receptions: _Optional[_Iterable[_Union[Reception, _Mapping]]] = ...) -> None: ...
 
 class NextOrderResponse(_message.Message):
-    __slots__ = ("wait", "train", "rejoin")
+    __slots__ = ("wait", "train", "rejoin", "reveal")
     WAIT_FIELD_NUMBER: _ClassVar[int]
     TRAIN_FIELD_NUMBER: _ClassVar[int]
     REJOIN_FIELD_NUMBER: _ClassVar[int]
+    REVEAL_FIELD_NUMBER: _ClassVar[int]
     wait: Wait
     train: TrainOrder
     rejoin: Rejoin
-    def __init__(self, wait: _Optional[_Union[Wait, _Mapping]] = ..., train: _Optional[_Union[TrainOrder, _Mapping]] = ..., rejoin: _Optional[_Union[Rejoin, _Mapping]] = ...) -> None: ...
+    reveal: RevealOrder
+    def __init__(self, wait: _Optional[_Union[Wait, _Mapping]] = ..., train: _Optional[_Union[TrainOrder, _Mapping]] = ..., rejoin: _Optional[_Union[Rejoin, _Mapping]] = ..., reveal: _Optional[_Union[RevealOrder, _Mapping]] = ...) -> None: ...
+
+class MaskOrder(_message.Message):
+    __slots__ = ("clip", "bits")
+    CLIP_FIELD_NUMBER: _ClassVar[int]
+    BITS_FIELD_NUMBER: _ClassVar[int]
+    clip: float
+    bits: int
+    def __init__(self, clip: _Optional[float] = ..., bits: _Optional[int] = ...) -> None: ...
+
+class RevealOrder(_message.Message):
+    __slots__ = ("run_id", "round", "attempt", "sent", "missing")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    SENT_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    round: int
+    attempt: int
+    sent: _containers.RepeatedScalarFieldContainer[str]
+    missing: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., attempt: _Optional[int] = ..., sent: _Optional[_Iterable[str]] = ..., missing: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class MaskKeys(_message.Message):
+    __slots__ = ("seal", "mask", "seed")
+    SEAL_FIELD_NUMBER: _ClassVar[int]
+    MASK_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    seal: bytes
+    mask: bytes
+    seed: bytes
+    def __init__(self, seal: _Optional[bytes] = ..., mask: _Optional[bytes] = ..., seed: _Optional[bytes] = ...) -> None: ...
+
+class MaskMember(_message.Message):
+    __slots__ = ("device_id", "keys")
+    DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    device_id: str
+    keys: MaskKeys
+    def __init__(self, device_id: _Optional[str] = ..., keys: _Optional[_Union[MaskKeys, _Mapping]] = ...) -> None: ...
+
+class MaskShare(_message.Message):
+    __slots__ = ("device_id", "sealed")
+    DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
+    SEALED_FIELD_NUMBER: _ClassVar[int]
+    device_id: str
+    sealed: bytes
+    def __init__(self, device_id: _Optional[str] = ..., sealed: _Optional[bytes] = ...) -> None: ...
+
+class OpenShare(_message.Message):
+    __slots__ = ("device_id", "share")
+    DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    device_id: str
+    share: bytes
+    def __init__(self, device_id: _Optional[str] = ..., share: _Optional[bytes] = ...) -> None: ...
+
+class MaskReveal(_message.Message):
+    __slots__ = ("seeds", "keys")
+    SEEDS_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    seeds: _containers.RepeatedCompositeFieldContainer[OpenShare]
+    keys: _containers.RepeatedCompositeFieldContainer[OpenShare]
+    def __init__(self, seeds: _Optional[_Iterable[_Union[OpenShare, _Mapping]]] = ..., keys: _Optional[_Iterable[_Union[OpenShare, _Mapping]]] = ...) -> None: ...
+
+class MaskShares(_message.Message):
+    __slots__ = ("shares",)
+    SHARES_FIELD_NUMBER: _ClassVar[int]
+    shares: _containers.RepeatedCompositeFieldContainer[MaskShare]
+    def __init__(self, shares: _Optional[_Iterable[_Union[MaskShare, _Mapping]]] = ...) -> None: ...
+
+class MaskRequest(_message.Message):
+    __slots__ = ("device_id", "session", "run_id", "round", "attempt", "keys", "shares", "reveal")
+    DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    SHARES_FIELD_NUMBER: _ClassVar[int]
+    REVEAL_FIELD_NUMBER: _ClassVar[int]
+    device_id: str
+    session: str
+    run_id: str
+    round: int
+    attempt: int
+    keys: MaskKeys
+    shares: MaskShares
+    reveal: MaskReveal
+    def __init__(self, device_id: _Optional[str] = ..., session: _Optional[str] = ..., run_id: _Optional[str] = ..., round: _Optional[int] = ..., attempt: _Optional[int] = ..., keys: _Optional[_Union[MaskKeys, _Mapping]] = ..., shares: _Optional[_Union[MaskShares, _Mapping]] = ..., reveal: _Optional[_Union[MaskReveal, _Mapping]] = ...) -> None: ...
+
+class MaskResponse(_message.Message):
+    __slots__ = ("roster", "threshold", "shares")
+    ROSTER_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    SHARES_FIELD_NUMBER: _ClassVar[int]
+    roster: _containers.RepeatedCompositeFieldContainer[MaskMember]
+    threshold: int
+    shares: _containers.RepeatedCompositeFieldContainer[MaskShare]
+    def __init__(self, roster: _Optional[_Iterable[_Union[MaskMember, _Mapping]]] = ..., threshold: _Optional[int] = ..., shares: _Optional[_Iterable[_Union[MaskShare, _Mapping]]] = ...) -> None: ...
+
+class MaskedChange(_message.Message):
+    __slots__ = ("width", "numbers")
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    NUMBERS_FIELD_NUMBER: _ClassVar[int]
+    width: int
+    numbers: bytes
+    def __init__(self, width: _Optional[int] = ..., numbers: _Optional[bytes] = ...) -> None: ...
 
 class AwaitEndRequest(_message.Message):
     __slots__ = ("device_id", "session", "run_id", "round", "waits_s")
@@ -418,7 +528,7 @@ class Wait(_message.Message):
     def __init__(self, retry_after_s: _Optional[float] = ..., reason: _Optional[str] = ..., publication: _Optional[_Union[Publication, _Mapping]] = ...) -> None: ...
 
 class Publication(_message.Message):
-    __slots__ = ("run_id", "name", "bundle_id", "head", "round", "accuracy", "loss")
+    __slots__ = ("run_id", "name", "bundle_id", "head", "round", "accuracy", "loss", "evaluate")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -426,6 +536,7 @@ class Publication(_message.Message):
     ROUND_FIELD_NUMBER: _ClassVar[int]
     ACCURACY_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
+    EVALUATE_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     name: str
     bundle_id: str
@@ -433,7 +544,8 @@ class Publication(_message.Message):
     round: int
     accuracy: float
     loss: float
-    def __init__(self, run_id: _Optional[str] = ..., name: _Optional[str] = ..., bundle_id: _Optional[str] = ..., head: _Optional[_Union[Head, _Mapping]] = ..., round: _Optional[int] = ..., accuracy: _Optional[float] = ..., loss: _Optional[float] = ...) -> None: ...
+    evaluate: bool
+    def __init__(self, run_id: _Optional[str] = ..., name: _Optional[str] = ..., bundle_id: _Optional[str] = ..., head: _Optional[_Union[Head, _Mapping]] = ..., round: _Optional[int] = ..., accuracy: _Optional[float] = ..., loss: _Optional[float] = ..., evaluate: _Optional[bool] = ...) -> None: ...
 
 class Reception(_message.Message):
     __slots__ = ("publication", "adopted", "reason", "evaluation")
@@ -488,7 +600,7 @@ class Difference(_message.Message):
     def __init__(self, tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., scale: _Optional[float] = ...) -> None: ...
 
 class TrainOrder(_message.Message):
-    __slots__ = ("run_id", "round", "plan_id", "bundle_id", "head", "steps", "inputs", "codec", "budget_j", "deadline_s", "seed", "attempt", "statistics", "basis", "costs", "control", "evaluate")
+    __slots__ = ("run_id", "round", "plan_id", "bundle_id", "head", "steps", "inputs", "codec", "budget_j", "deadline_s", "seed", "attempt", "statistics", "basis", "costs", "mask", "control", "evaluate")
     class InputsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -511,6 +623,7 @@ class TrainOrder(_message.Message):
     STATISTICS_FIELD_NUMBER: _ClassVar[int]
     BASIS_FIELD_NUMBER: _ClassVar[int]
     COSTS_FIELD_NUMBER: _ClassVar[int]
+    MASK_FIELD_NUMBER: _ClassVar[int]
     CONTROL_FIELD_NUMBER: _ClassVar[int]
     EVALUATE_FIELD_NUMBER: _ClassVar[int]
     run_id: str
@@ -528,9 +641,10 @@ class TrainOrder(_message.Message):
     statistics: FeatureMap
     basis: Basis
     costs: CostHint
+    mask: MaskOrder
     control: Control
     evaluate: bool
-    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., plan_id: _Optional[str] = ..., bundle_id: _Optional[str] = ..., head: _Optional[_Union[Head, _Mapping]] = ..., steps: _Optional[int] = ..., inputs: _Optional[_Mapping[str, float]] = ..., codec: _Optional[_Union[Codec, _Mapping]] = ..., budget_j: _Optional[float] = ..., deadline_s: _Optional[float] = ..., seed: _Optional[int] = ..., attempt: _Optional[int] = ..., statistics: _Optional[_Union[FeatureMap, _Mapping]] = ..., basis: _Optional[_Union[Basis, _Mapping]] = ..., costs: _Optional[_Union[CostHint, _Mapping]] = ..., control: _Optional[_Union[Control, _Mapping]] = ..., evaluate: _Optional[bool] = ...) -> None: ...
+    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., plan_id: _Optional[str] = ..., bundle_id: _Optional[str] = ..., head: _Optional[_Union[Head, _Mapping]] = ..., steps: _Optional[int] = ..., inputs: _Optional[_Mapping[str, float]] = ..., codec: _Optional[_Union[Codec, _Mapping]] = ..., budget_j: _Optional[float] = ..., deadline_s: _Optional[float] = ..., seed: _Optional[int] = ..., attempt: _Optional[int] = ..., statistics: _Optional[_Union[FeatureMap, _Mapping]] = ..., basis: _Optional[_Union[Basis, _Mapping]] = ..., costs: _Optional[_Union[CostHint, _Mapping]] = ..., mask: _Optional[_Union[MaskOrder, _Mapping]] = ..., control: _Optional[_Union[Control, _Mapping]] = ..., evaluate: _Optional[bool] = ...) -> None: ...
 
 class CostHint(_message.Message):
     __slots__ = ("embedding_j", "step_j", "sending_j", "work_w")
@@ -559,7 +673,7 @@ class Strain(_message.Message):
     def __init__(self, heat_s: _Optional[float] = ..., busy_s: _Optional[float] = ..., hottest_c: _Optional[float] = ..., throttled: _Optional[bool] = ..., under_voltage: _Optional[bool] = ...) -> None: ...
 
 class DeviceReport(_message.Message):
-    __slots__ = ("run_id", "round", "device_id", "plan_id", "bundle_id", "head_version", "steps_planned", "steps_done", "examples", "local_normaliser", "stop_reason", "loss_first", "loss_last", "engine", "energy", "update", "embedded", "train_s", "strain", "ended_in_pause", "attempt", "meter_id", "statistics", "basis_version", "control_version", "control_held", "evaluation")
+    __slots__ = ("run_id", "round", "device_id", "plan_id", "bundle_id", "head_version", "steps_planned", "steps_done", "examples", "local_normaliser", "stop_reason", "loss_first", "loss_last", "engine", "energy", "update", "embedded", "train_s", "strain", "ended_in_pause", "attempt", "meter_id", "statistics", "basis_version", "masked", "control_version", "control_held", "evaluation")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -584,6 +698,7 @@ class DeviceReport(_message.Message):
     METER_ID_FIELD_NUMBER: _ClassVar[int]
     STATISTICS_FIELD_NUMBER: _ClassVar[int]
     BASIS_VERSION_FIELD_NUMBER: _ClassVar[int]
+    MASKED_FIELD_NUMBER: _ClassVar[int]
     CONTROL_VERSION_FIELD_NUMBER: _ClassVar[int]
     CONTROL_HELD_FIELD_NUMBER: _ClassVar[int]
     EVALUATION_FIELD_NUMBER: _ClassVar[int]
@@ -611,10 +726,11 @@ class DeviceReport(_message.Message):
     meter_id: int
     statistics: Statistics
     basis_version: str
+    masked: MaskedChange
     control_version: str
     control_held: bool
     evaluation: HeadEvaluation
-    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., device_id: _Optional[str] = ..., plan_id: _Optional[str] = ..., bundle_id: _Optional[str] = ..., head_version: _Optional[str] = ..., steps_planned: _Optional[int] = ..., steps_done: _Optional[int] = ..., examples: _Optional[int] = ..., local_normaliser: _Optional[float] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., loss_first: _Optional[float] = ..., loss_last: _Optional[float] = ..., engine: _Optional[_Union[Engine, _Mapping]] = ..., energy: _Optional[_Iterable[_Union[PhaseEnergy, _Mapping]]] = ..., update: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., embedded: _Optional[int] = ..., train_s: _Optional[float] = ..., strain: _Optional[_Union[Strain, _Mapping]] = ..., ended_in_pause: _Optional[_Union[PauseCause, str]] = ..., attempt: _Optional[int] = ..., meter_id: _Optional[int] = ..., statistics: _Optional[_Union[Statistics, _Mapping]] = ..., basis_version: _Optional[str] = ..., control_version: _Optional[str] = ..., control_held: _Optional[bool] = ..., evaluation: _Optional[_Union[HeadEvaluation, _Mapping]] = ...) -> None: ...
+    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., device_id: _Optional[str] = ..., plan_id: _Optional[str] = ..., bundle_id: _Optional[str] = ..., head_version: _Optional[str] = ..., steps_planned: _Optional[int] = ..., steps_done: _Optional[int] = ..., examples: _Optional[int] = ..., local_normaliser: _Optional[float] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., loss_first: _Optional[float] = ..., loss_last: _Optional[float] = ..., engine: _Optional[_Union[Engine, _Mapping]] = ..., energy: _Optional[_Iterable[_Union[PhaseEnergy, _Mapping]]] = ..., update: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., embedded: _Optional[int] = ..., train_s: _Optional[float] = ..., strain: _Optional[_Union[Strain, _Mapping]] = ..., ended_in_pause: _Optional[_Union[PauseCause, str]] = ..., attempt: _Optional[int] = ..., meter_id: _Optional[int] = ..., statistics: _Optional[_Union[Statistics, _Mapping]] = ..., basis_version: _Optional[str] = ..., masked: _Optional[_Union[MaskedChange, _Mapping]] = ..., control_version: _Optional[str] = ..., control_held: _Optional[bool] = ..., evaluation: _Optional[_Union[HeadEvaluation, _Mapping]] = ...) -> None: ...
 
 class ReportHeader(_message.Message):
     __slots__ = ("run_id", "round", "device_id", "total_bytes", "sha256")
@@ -649,12 +765,14 @@ class ReportResponse(_message.Message):
     def __init__(self, verdict: _Optional[_Union[Verdict, str]] = ..., reason: _Optional[str] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class FetchBundleRequest(_message.Message):
-    __slots__ = ("bundle_id", "edge_tpu_twin")
+    __slots__ = ("bundle_id", "edge_tpu_twin", "signature")
     BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
     EDGE_TPU_TWIN_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     bundle_id: str
     edge_tpu_twin: bool
-    def __init__(self, bundle_id: _Optional[str] = ..., edge_tpu_twin: _Optional[bool] = ...) -> None: ...
+    signature: bool
+    def __init__(self, bundle_id: _Optional[str] = ..., edge_tpu_twin: _Optional[bool] = ..., signature: _Optional[bool] = ...) -> None: ...
 
 class BundleFile(_message.Message):
     __slots__ = ("name", "size_bytes", "sha256")
@@ -716,6 +834,36 @@ class StopRunResponse(_message.Message):
     state: str
     def __init__(self, state: _Optional[str] = ...) -> None: ...
 
+class PauseRunRequest(_message.Message):
+    __slots__ = ("run_id", "after_round")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    AFTER_ROUND_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    after_round: bool
+    def __init__(self, run_id: _Optional[str] = ..., after_round: _Optional[bool] = ...) -> None: ...
+
+class PauseRunResponse(_message.Message):
+    __slots__ = ("state",)
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    state: str
+    def __init__(self, state: _Optional[str] = ...) -> None: ...
+
+class ResumeRunRequest(_message.Message):
+    __slots__ = ("run_id", "plan_toml", "plan_directory")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    PLAN_TOML_FIELD_NUMBER: _ClassVar[int]
+    PLAN_DIRECTORY_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    plan_toml: str
+    plan_directory: str
+    def __init__(self, run_id: _Optional[str] = ..., plan_toml: _Optional[str] = ..., plan_directory: _Optional[str] = ...) -> None: ...
+
+class ResumeRunResponse(_message.Message):
+    __slots__ = ("state",)
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    state: str
+    def __init__(self, state: _Optional[str] = ...) -> None: ...
+
 class GetStatusRequest(_message.Message):
     __slots__ = ("run_id", "since_round", "page", "newest_only")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
@@ -729,17 +877,26 @@ class GetStatusRequest(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., since_round: _Optional[int] = ..., page: _Optional[int] = ..., newest_only: _Optional[bool] = ...) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("runs", "software_version", "next_round")
+    __slots__ = ("runs", "software_version", "next_round", "reports")
+    class ReportsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     RUNS_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_VERSION_FIELD_NUMBER: _ClassVar[int]
     NEXT_ROUND_FIELD_NUMBER: _ClassVar[int]
+    REPORTS_FIELD_NUMBER: _ClassVar[int]
     runs: _containers.RepeatedCompositeFieldContainer[RunStatus]
     software_version: str
     next_round: int
-    def __init__(self, runs: _Optional[_Iterable[_Union[RunStatus, _Mapping]]] = ..., software_version: _Optional[str] = ..., next_round: _Optional[int] = ...) -> None: ...
+    reports: _containers.ScalarMap[str, int]
+    def __init__(self, runs: _Optional[_Iterable[_Union[RunStatus, _Mapping]]] = ..., software_version: _Optional[str] = ..., next_round: _Optional[int] = ..., reports: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class RunStatus(_message.Message):
-    __slots__ = ("run_id", "name", "state", "reason", "plan_id", "bundle_id", "rounds_planned", "rounds", "started_unix_s", "finished_unix_s")
+    __slots__ = ("run_id", "name", "state", "reason", "plan_id", "bundle_id", "rounds_planned", "rounds", "started_unix_s", "finished_unix_s", "privacy")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -750,6 +907,7 @@ class RunStatus(_message.Message):
     ROUNDS_FIELD_NUMBER: _ClassVar[int]
     STARTED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
     FINISHED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    PRIVACY_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     name: str
     state: str
@@ -760,10 +918,23 @@ class RunStatus(_message.Message):
     rounds: _containers.RepeatedCompositeFieldContainer[RoundStatus]
     started_unix_s: float
     finished_unix_s: float
-    def __init__(self, run_id: _Optional[str] = ..., name: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., plan_id: _Optional[str] = ..., bundle_id: _Optional[str] = ..., rounds_planned: _Optional[int] = ..., rounds: _Optional[_Iterable[_Union[RoundStatus, _Mapping]]] = ..., started_unix_s: _Optional[float] = ..., finished_unix_s: _Optional[float] = ...) -> None: ...
+    privacy: PrivacySpent
+    def __init__(self, run_id: _Optional[str] = ..., name: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., plan_id: _Optional[str] = ..., bundle_id: _Optional[str] = ..., rounds_planned: _Optional[int] = ..., rounds: _Optional[_Iterable[_Union[RoundStatus, _Mapping]]] = ..., started_unix_s: _Optional[float] = ..., finished_unix_s: _Optional[float] = ..., privacy: _Optional[_Union[PrivacySpent, _Mapping]] = ...) -> None: ...
+
+class PrivacySpent(_message.Message):
+    __slots__ = ("epsilon", "delta", "limit", "rounds")
+    EPSILON_FIELD_NUMBER: _ClassVar[int]
+    DELTA_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    epsilon: float
+    delta: float
+    limit: float
+    rounds: int
+    def __init__(self, epsilon: _Optional[float] = ..., delta: _Optional[float] = ..., limit: _Optional[float] = ..., rounds: _Optional[int] = ...) -> None: ...
 
 class RoundStatus(_message.Message):
-    __slots__ = ("round", "state", "accuracy", "loss", "bytes_up", "bytes_down", "devices", "opened_unix_s", "closed_unix_s", "head_version", "bias", "r2", "rmse", "auc", "federated")
+    __slots__ = ("round", "state", "accuracy", "loss", "bytes_up", "bytes_down", "devices", "opened_unix_s", "closed_unix_s", "head_version", "bias", "federated", "r2", "rmse", "auc")
     class RmseEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -782,10 +953,10 @@ class RoundStatus(_message.Message):
     CLOSED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
     HEAD_VERSION_FIELD_NUMBER: _ClassVar[int]
     BIAS_FIELD_NUMBER: _ClassVar[int]
+    FEDERATED_FIELD_NUMBER: _ClassVar[int]
     R2_FIELD_NUMBER: _ClassVar[int]
     RMSE_FIELD_NUMBER: _ClassVar[int]
     AUC_FIELD_NUMBER: _ClassVar[int]
-    FEDERATED_FIELD_NUMBER: _ClassVar[int]
     round: int
     state: str
     accuracy: float
@@ -797,11 +968,11 @@ class RoundStatus(_message.Message):
     closed_unix_s: float
     head_version: str
     bias: WeightBias
+    federated: FederatedEvaluation
     r2: float
     rmse: _containers.ScalarMap[str, float]
     auc: float
-    federated: FederatedEvaluation
-    def __init__(self, round: _Optional[int] = ..., state: _Optional[str] = ..., accuracy: _Optional[float] = ..., loss: _Optional[float] = ..., bytes_up: _Optional[int] = ..., bytes_down: _Optional[int] = ..., devices: _Optional[_Iterable[_Union[DeviceRound, _Mapping]]] = ..., opened_unix_s: _Optional[float] = ..., closed_unix_s: _Optional[float] = ..., head_version: _Optional[str] = ..., bias: _Optional[_Union[WeightBias, _Mapping]] = ..., r2: _Optional[float] = ..., rmse: _Optional[_Mapping[str, float]] = ..., auc: _Optional[float] = ..., federated: _Optional[_Union[FederatedEvaluation, _Mapping]] = ...) -> None: ...
+    def __init__(self, round: _Optional[int] = ..., state: _Optional[str] = ..., accuracy: _Optional[float] = ..., loss: _Optional[float] = ..., bytes_up: _Optional[int] = ..., bytes_down: _Optional[int] = ..., devices: _Optional[_Iterable[_Union[DeviceRound, _Mapping]]] = ..., opened_unix_s: _Optional[float] = ..., closed_unix_s: _Optional[float] = ..., head_version: _Optional[str] = ..., bias: _Optional[_Union[WeightBias, _Mapping]] = ..., federated: _Optional[_Union[FederatedEvaluation, _Mapping]] = ..., r2: _Optional[float] = ..., rmse: _Optional[_Mapping[str, float]] = ..., auc: _Optional[float] = ...) -> None: ...
 
 class FederatedEvaluation(_message.Message):
     __slots__ = ("devices", "examples", "correct", "loss", "class_examples", "class_correct", "adopted", "kept")
@@ -1004,6 +1175,44 @@ class ForgetDeviceRequest(_message.Message):
 class ForgetDeviceResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class EvaluateRunRequest(_message.Message):
+    __slots__ = ("run_id", "head_version", "bits")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    HEAD_VERSION_FIELD_NUMBER: _ClassVar[int]
+    BITS_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    head_version: str
+    bits: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, run_id: _Optional[str] = ..., head_version: _Optional[str] = ..., bits: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class EvaluateRunResponse(_message.Message):
+    __slots__ = ("run_id", "head_version", "examples", "heads")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    HEAD_VERSION_FIELD_NUMBER: _ClassVar[int]
+    EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    HEADS_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    head_version: str
+    examples: int
+    heads: _containers.RepeatedCompositeFieldContainer[RoundedHead]
+    def __init__(self, run_id: _Optional[str] = ..., head_version: _Optional[str] = ..., examples: _Optional[int] = ..., heads: _Optional[_Iterable[_Union[RoundedHead, _Mapping]]] = ...) -> None: ...
+
+class RoundedHead(_message.Message):
+    __slots__ = ("bits", "ranges", "granularity", "accuracy", "loss", "size_bytes")
+    BITS_FIELD_NUMBER: _ClassVar[int]
+    RANGES_FIELD_NUMBER: _ClassVar[int]
+    GRANULARITY_FIELD_NUMBER: _ClassVar[int]
+    ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    bits: int
+    ranges: str
+    granularity: str
+    accuracy: float
+    loss: float
+    size_bytes: int
+    def __init__(self, bits: _Optional[int] = ..., ranges: _Optional[str] = ..., granularity: _Optional[str] = ..., accuracy: _Optional[float] = ..., loss: _Optional[float] = ..., size_bytes: _Optional[int] = ...) -> None: ...
 
 class ExportRunRequest(_message.Message):
     __slots__ = ("run_id", "head_version", "max_drop")

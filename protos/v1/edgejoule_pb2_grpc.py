@@ -59,6 +59,11 @@ class DeviceServiceStub:
                 request_serializer=protos_dot_v1_dot_edgejoule__pb2.AwaitEndRequest.SerializeToString,
                 response_deserializer=protos_dot_v1_dot_edgejoule__pb2.AwaitEndResponse.FromString,
                 _registered_method=True)
+        self.Mask = channel.unary_unary(
+                '/edgejoule.v1.DeviceService/Mask',
+                request_serializer=protos_dot_v1_dot_edgejoule__pb2.MaskRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_edgejoule__pb2.MaskResponse.FromString,
+                _registered_method=True)
         self.Leave = channel.unary_unary(
                 '/edgejoule.v1.DeviceService/Leave',
                 request_serializer=protos_dot_v1_dot_edgejoule__pb2.LeaveRequest.SerializeToString,
@@ -105,6 +110,13 @@ class DeviceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Mask(self, request, context):
+        """Agrees on masks for a sum of changes, and unmasks it: protos/secure_sum/party.py. Each call waits for the others.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Leave(self, request, context):
         """Says goodbye, so that no round waits for this device.
         """
@@ -139,6 +151,11 @@ def add_DeviceServiceServicer_to_server(servicer, server):
                     servicer.AwaitEnd,
                     request_deserializer=protos_dot_v1_dot_edgejoule__pb2.AwaitEndRequest.FromString,
                     response_serializer=protos_dot_v1_dot_edgejoule__pb2.AwaitEndResponse.SerializeToString,
+            ),
+            'Mask': grpc.unary_unary_rpc_method_handler(
+                    servicer.Mask,
+                    request_deserializer=protos_dot_v1_dot_edgejoule__pb2.MaskRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_edgejoule__pb2.MaskResponse.SerializeToString,
             ),
             'Leave': grpc.unary_unary_rpc_method_handler(
                     servicer.Leave,
@@ -292,6 +309,33 @@ class DeviceService:
             _registered_method=True)
 
     @staticmethod
+    def Mask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgejoule.v1.DeviceService/Mask',
+            protos_dot_v1_dot_edgejoule__pb2.MaskRequest.SerializeToString,
+            protos_dot_v1_dot_edgejoule__pb2.MaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Leave(request,
             target,
             options=(),
@@ -338,6 +382,16 @@ class OperatorServiceStub:
                 request_serializer=protos_dot_v1_dot_edgejoule__pb2.StopRunRequest.SerializeToString,
                 response_deserializer=protos_dot_v1_dot_edgejoule__pb2.StopRunResponse.FromString,
                 _registered_method=True)
+        self.PauseRun = channel.unary_unary(
+                '/edgejoule.v1.OperatorService/PauseRun',
+                request_serializer=protos_dot_v1_dot_edgejoule__pb2.PauseRunRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_edgejoule__pb2.PauseRunResponse.FromString,
+                _registered_method=True)
+        self.ResumeRun = channel.unary_unary(
+                '/edgejoule.v1.OperatorService/ResumeRun',
+                request_serializer=protos_dot_v1_dot_edgejoule__pb2.ResumeRunRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_edgejoule__pb2.ResumeRunResponse.FromString,
+                _registered_method=True)
         self.GetStatus = channel.unary_unary(
                 '/edgejoule.v1.OperatorService/GetStatus',
                 request_serializer=protos_dot_v1_dot_edgejoule__pb2.GetStatusRequest.SerializeToString,
@@ -368,6 +422,11 @@ class OperatorServiceStub:
                 request_serializer=protos_dot_v1_dot_edgejoule__pb2.UnlearnDeviceRequest.SerializeToString,
                 response_deserializer=protos_dot_v1_dot_edgejoule__pb2.UnlearnDeviceResponse.FromString,
                 _registered_method=True)
+        self.EvaluateRun = channel.unary_unary(
+                '/edgejoule.v1.OperatorService/EvaluateRun',
+                request_serializer=protos_dot_v1_dot_edgejoule__pb2.EvaluateRunRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_edgejoule__pb2.EvaluateRunResponse.FromString,
+                _registered_method=True)
 
 
 class OperatorServiceServicer:
@@ -381,6 +440,20 @@ class OperatorServiceServicer:
 
     def StopRun(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseRun(self, request, context):
+        """Devices stop working for a run, which lets others go on, until it is resumed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeRun(self, request, context):
+        """A run that was paused waits for its turn again, with the plan that it had or another one.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -425,6 +498,13 @@ class OperatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EvaluateRun(self, request, context):
+        """How good a head of a run is on its held-out data when its kernels are rounded to few bits.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OperatorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -437,6 +517,16 @@ def add_OperatorServiceServicer_to_server(servicer, server):
                     servicer.StopRun,
                     request_deserializer=protos_dot_v1_dot_edgejoule__pb2.StopRunRequest.FromString,
                     response_serializer=protos_dot_v1_dot_edgejoule__pb2.StopRunResponse.SerializeToString,
+            ),
+            'PauseRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseRun,
+                    request_deserializer=protos_dot_v1_dot_edgejoule__pb2.PauseRunRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_edgejoule__pb2.PauseRunResponse.SerializeToString,
+            ),
+            'ResumeRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeRun,
+                    request_deserializer=protos_dot_v1_dot_edgejoule__pb2.ResumeRunRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_edgejoule__pb2.ResumeRunResponse.SerializeToString,
             ),
             'GetStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStatus,
@@ -467,6 +557,11 @@ def add_OperatorServiceServicer_to_server(servicer, server):
                     servicer.UnlearnDevice,
                     request_deserializer=protos_dot_v1_dot_edgejoule__pb2.UnlearnDeviceRequest.FromString,
                     response_serializer=protos_dot_v1_dot_edgejoule__pb2.UnlearnDeviceResponse.SerializeToString,
+            ),
+            'EvaluateRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.EvaluateRun,
+                    request_deserializer=protos_dot_v1_dot_edgejoule__pb2.EvaluateRunRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_edgejoule__pb2.EvaluateRunResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -523,6 +618,60 @@ class OperatorService:
             '/edgejoule.v1.OperatorService/StopRun',
             protos_dot_v1_dot_edgejoule__pb2.StopRunRequest.SerializeToString,
             protos_dot_v1_dot_edgejoule__pb2.StopRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgejoule.v1.OperatorService/PauseRun',
+            protos_dot_v1_dot_edgejoule__pb2.PauseRunRequest.SerializeToString,
+            protos_dot_v1_dot_edgejoule__pb2.PauseRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgejoule.v1.OperatorService/ResumeRun',
+            protos_dot_v1_dot_edgejoule__pb2.ResumeRunRequest.SerializeToString,
+            protos_dot_v1_dot_edgejoule__pb2.ResumeRunResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -685,6 +834,33 @@ class OperatorService:
             '/edgejoule.v1.OperatorService/UnlearnDevice',
             protos_dot_v1_dot_edgejoule__pb2.UnlearnDeviceRequest.SerializeToString,
             protos_dot_v1_dot_edgejoule__pb2.UnlearnDeviceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EvaluateRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgejoule.v1.OperatorService/EvaluateRun',
+            protos_dot_v1_dot_edgejoule__pb2.EvaluateRunRequest.SerializeToString,
+            protos_dot_v1_dot_edgejoule__pb2.EvaluateRunResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -148,14 +148,25 @@ def postgres_server() -> Iterator[str]:
 
 
 @pytest.fixture
-def postgres(postgres_server: str) -> str:
-    """The URL of an empty database on PostgreSQL, of this test alone: a run left open by another would go on in it."""
-    name = f"t{uuid.uuid4().hex}"
-    import psycopg
+def fresh_database(postgres_server: str) -> Callable[[], str]:
+    """Makes empty databases on PostgreSQL; returns the URL of each."""
 
-    with psycopg.connect(postgres_server.replace("+psycopg", ""), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    return postgres_server.rsplit("/", 1)[0] + f"/{name}"
+    def make() -> str:
+        name = f"t{uuid.uuid4().hex}"
+        import psycopg
+
+        with psycopg.connect(postgres_server.replace("+psycopg", ""), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        return postgres_server.rsplit("/", 1)[0] + f"/{name}"
+
+    return make
+
+
+@pytest.fixture
+def postgres(fresh_database: Callable[[], str]) -> str:
+    """The URL of an empty database on PostgreSQL, of this test alone: a run that another left open would be taken
+    up."""
+    return fresh_database()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

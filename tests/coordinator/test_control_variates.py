@@ -4,6 +4,7 @@ devices whose shards have no class in common."""
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -122,9 +123,9 @@ def test_a_report_of_a_device_that_knows_no_controls_is_refused_with_what_to_do(
     ("text", "why"),
     [
         ("[train]\nproximal_mu = 0.1\n", "the pull of proximal_mu holds devices back"),
-        ('[train]\nmethod = "closed_form+sgd"\n', "controls are gradients in those of the head"),
+        ('[train]\nmethod = "closed_form"\n', "makes no steps"),
         ('[update]\ncodec = "eden"\n[planner]\npolicy = "joules"\n', "a planner's weights change"),
-        ('[aggregate]\nweight = ["by_examples", "by_budget"]\n', "which must therefore stay as they are"),
+        ('[aggregate]\nweight = ["by_budget"]\n[budget]\nper_day_j = 5\n', "budget change over rounds"),
         ("[train]\ninputs = { correction = 0.5 }\n", "is set by train.correction"),
     ],
 )
@@ -142,11 +143,18 @@ def test_what_does_not_go_together_is_refused_with_the_reason(text: str, why: st
         parse(f'[run]\nbundle = "b"\n{written}')
 
 
-def test_a_plan_without_a_correction_keeps_its_name() -> None:
+def test_a_plan_that_says_nothing_corrects_whitened_steps_alone_and_keeps_its_name() -> None:
+    def corrected(text: str) -> str:
+        return parse(f'[run]\nbundle = "b"\n{text}').correction
+
+    whitened = '[train]\nmethod = "closed_form+sgd"\n'
+    assert (corrected(""), corrected(whitened)) == ("none", "scaffold")
+    assert corrected(f"{whitened}[closed_form]\nproject = 8\n") == "none", "projected statistics whiten nothing"
+    assert corrected(f"{whitened}proximal_mu = 0.1\n") == "none"
+    assert corrected(f'{whitened}correction = "none"\n') == "none"
     plan = parse('[run]\nbundle = "b"')
-    assert parse('[run]\nbundle = "b"\n[train]\ncorrection = "none"').plan_id == plan.plan_id
-    other = parse('[run]\nbundle = "b"\n[train]\ncorrection = "scaffold"\n[aggregate]\nweight = []')
-    assert other.plan_id != plan.plan_id
+    assert "correction" not in plan.plan_id
+    assert parse('[run]\nbundle = "b"\n[train]\ncorrection = "scaffold"').plan_id != plan.plan_id
 
 
 def test_check_plan_says_why_a_codec_or_bundle_does_not_go_with_it(
@@ -166,6 +174,13 @@ def test_check_plan_says_why_a_codec_or_bundle_does_not_go_with_it(
     manifest.write_text(manifest.read_text().replace('"adam"', '"sgd"').replace('"correction"', '"other"'))
     assert cli.main(["check-plan", str(path)]) != 0
     assert "convert the model again" in capsys.readouterr().err
+    # Where nothing was asked for, an older bundle and a codec that owes are no reason to refuse.
+    path.write_text(tools.plan(plain_bundle, more='[train]\nmethod = "closed_form+sgd"\n'))
+    assert cli.main(["check-plan", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["correction"] == "none"
+    manifest.write_text(manifest.read_text().replace('"other"', '"correction"'))
+    assert cli.main(["check-plan", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["correction"] == "scaffold"
 
 
 @pytest.fixture

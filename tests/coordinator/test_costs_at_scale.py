@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scripted_device import joules
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 from stored_runs import head
@@ -149,6 +150,41 @@ def test_what_a_report_costs_grows_neither_with_devices_nor_with_rounds(
         assert large["steps"] < 1.3 * small["steps"] + 500, size
         # The end of the round may be on its way already.
         assert abs(large["statements"] - small["statements"]) < 15, size
+
+
+def summed(state: Path, monkeypatch: pytest.MonkeyPatch, *, rounds: int) -> Counter[str]:
+    """What it takes to know the accounts of ten devices when one more round opens after so many, as a run does it."""
+    state.mkdir()
+    db = Database(sqlite_url(state / "coordinator.db"))
+    names = [f"dev-{at}" for at in range(10)]
+    with db.writing() as connection:
+        initial = heads.put(connection, head())
+        runs.add(connection, NewRun("run", "run", "plan-1", "toml", "/", "bundle", rounds, initial))
+    for number in range(1, rounds + 1):
+        with db.writing() as connection:
+            grants.accounts(connection, "run", 0.0, (number, names), keep=True)
+            lines = [OrderLine(name, 5, 1.0 + number / 7) for name in names]
+            runs.open_round(connection, "run", number, 1, lines, "")
+            grants.add(connection, "run", number, lines, 1000.0)
+            for name in names:
+                energy = [joules(phase, 0.1 * number) for phase in grants.WORKING]
+                reports.settle(connection, "run", number, name, energy, 1)
+    with counted(monkeypatch) as found, db.writing() as connection:
+        grants.accounts(connection, "run", 0.0, (rounds + 1, names), keep=True)
+    with db.reading() as connection:
+        known = grants.accounts(connection, "run", 0.0)
+        assert known == grants.accounts(connection, "run", 0.5), "summed anew, since another time"
+    db.close()
+    return found
+
+
+def test_what_it_takes_to_know_the_accounts_does_not_grow_with_the_rounds_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = summed(tmp_path / "few", monkeypatch, rounds=8)
+    many = summed(tmp_path / "many", monkeypatch, rounds=80)
+    assert few["statements"] == many["statements"]
+    assert many["steps"] < 1.2 * few["steps"] + 100
 
 
 def test_an_older_database_of_this_layout_gets_its_indices(tmp_path: Path) -> None:

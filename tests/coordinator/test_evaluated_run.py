@@ -14,12 +14,15 @@ import pytest
 
 from coordinator import cli
 from coordinator.operator.client import Operator
+from coordinator.store import heads
+from coordinator.store.database import Database, sqlite_url
 from protos.datafiles.dataset import load
 from protos.errors import LabelError
 from protos.model.backbone import Backbone
 from protos.model.bundle import open_bundle
 from protos.model.engine import open_interpreter
 from protos.model.head import Head
+from protos.model.weight_grids import KINDS, Rounding, round_head
 from protos.update import codecs, trees
 from protos.update.tensors import decode
 
@@ -55,6 +58,15 @@ def _work(device: Any, bundle: Any, x: Any, y: Any, rounds: int) -> None:
         codec = codecs.build(order.codec.name, order.codec.parameters)
         update, _ = codec.encode(change, codec.init(trees.shapes(change)), codecs.generator(order.seed, "encode"))
         assert device.send(device.answer(order, 0.0, update=update)).verdict == "accepted"
+
+
+def _published(state: Path, version: str) -> Any:
+    db = Database(sqlite_url(state / "coordinator.db"))
+    try:
+        with db.reading() as connection:
+            return heads.get(connection, version)
+    finally:
+        db.close()
 
 
 def test_training_lifts_the_accuracy_and_the_export_keeps_it(
@@ -99,6 +111,28 @@ def test_training_lifts_the_accuracy_and_the_export_keeps_it(
         assert summary["float_accuracy"] == pytest.approx(accuracies[3], abs=1e-9)
         assert summary["exported_accuracy"] >= summary["float_accuracy"] - 0.01
         open_interpreter(out)
+
+        words = ["evaluate", run_id, "--bits", "32,4,2", "--coordinator", address]
+        assert cli.main([*words, "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert (found["schema"], found["head_version"]) == ("edgejoule.evaluation/1", summary["head_version"])
+        by_kind = {(one["bits"], one["ranges"], one["granularity"]): one for one in found["heads"]}
+        assert len(by_kind) == 1 + 2 * len(KINDS)
+        assert by_kind[32, *KINDS[0]]["accuracy"] == pytest.approx(accuracies[3], abs=1e-9)
+        best = _published(tmp_path / "state", summary["head_version"])
+        for (bits, *kind), one in by_kind.items():
+            head.write(round_head(best, Rounding(bits, *kind)))
+            again = head.evaluate(embedded, held_out.y)
+            assert (one["accuracy"], one["loss"]) == pytest.approx((again.accuracy, again.loss), abs=1e-6)
+        assert by_kind[2, "mse", "channel"]["loss"] < by_kind[2, "minmax", "tensor"]["loss"]
+        assert cli.main(words) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [one.split()[0] for one in lines[1:]] == ["bits", "32", "4", "2"]
+        for wrong, what in (("0", "0 bits"), ("four", "no list of widths"), ("8,33", "33 bits")):
+            assert cli.main(["evaluate", run_id, "--bits", wrong, "--coordinator", address]) == 2
+            assert what in capsys.readouterr().err
+        assert cli.main(["evaluate", run_id, "--head", "sha256:no", "--coordinator", address]) != 0
+        assert "no head called" in capsys.readouterr().err
         np.savez(tmp_path / "wrong.npz", x=held_out.x, y=held_out.y + 5)
         with pytest.raises(LabelError):
             operator.start_run(PLAN.replace("digits.npz", "wrong.npz"), tmp_path)

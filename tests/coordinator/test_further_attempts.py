@@ -172,7 +172,7 @@ def test_a_report_that_comes_before_an_attempt_is_written_down_as_abandoned_coun
     real = resume.rules_of
     # Nothing is opened meanwhile: the device that is missing is waited for.
     monkeypatch.setattr(resume, "rules_of", lambda plan: dataclasses.replace(real(plan), gather_s=30.0))
-    monkeypatch.setattr("coordinator.run.conductor.RETRY_S", 0.05)
+    monkeypatch.setattr("coordinator.run.run_driver.RETRY_S", 0.05)
     tried, room = threading.Event(), threading.Event()
     abandon = transactions.abandon_round
 

@@ -14,7 +14,7 @@ from summed_devices import answer, embeddings_of
 
 from coordinator import cli
 from coordinator.operator.client import Operator
-from coordinator.run.statistics_fold import head_from
+from coordinator.run.statistics_fold import head_from, surely_better
 from coordinator.store import heads, runs
 from coordinator.store.database import Database, sqlite_url
 from coordinator.store.statistics import Held, held_by
@@ -25,7 +25,7 @@ from protos.plan.plan import parse
 from protos.statistics import coding
 from protos.statistics.moments import moments_of
 from protos.update import trees
-from protos.update.tensors import as_float32
+from protos.update.tensors import as_float32, decode
 
 Fleet = Callable[..., Any]
 SIZES = {"a": 60, "b": 35, "c": 90}
@@ -262,12 +262,19 @@ def test_steps_from_the_closed_form_are_made_in_whitened_coordinates_and_folded_
         for device in devices:
             same = device.order(round=2)
             assert same.basis.version == order.basis.version
-            report = device.answer(same, change, basis_version=same.basis.version)
+            assert same.control is not None, "whitened steps are corrected"
+            control = {"control_version": same.control.version}
+            report = device.answer(same, change, basis_version=same.basis.version, **control)
             assert device.send(report).verdict == "accepted"
         tools.until(lambda: len(operator.status(run_id)[0].rounds) > 2, "round 2")
         for device in devices:
             last = device.order(round=3)
-            device.send(device.answer(last, change, basis_version=last.basis.version))
+            # Controls are in the coordinates that updates are in: c = -(y - x) / (rate x steps).
+            common = decode(last.control.tensors, {name: value.shape for name, value in change.items()})
+            for name, value in common.items():
+                np.testing.assert_allclose(value, -change[name] / (same.inputs["rate"] * 4), rtol=1e-5)
+            control = {"control_version": last.control.version, "control_held": True}
+            device.send(device.answer(last, change, basis_version=last.basis.version, **control))
         status = tools.finished(operator, run_id)
     start = solved(bundle, "ab", text)
     assert status.rounds[1].head_version == trees.version(start)
@@ -283,3 +290,16 @@ def test_steps_from_the_closed_form_are_made_in_whitened_coordinates_and_folded_
     with tools.served(tmp_path / "state") as address, Operator(address) as operator:
         done = operator.forget(run_id, "a")
         assert done.head_version == trees.version(solved(bundle, "b", text)), "what steps learnt from it goes as well"
+
+
+def test_a_head_that_is_better_by_chance_alone_does_not_take_the_place_of_the_one_before() -> None:
+    right = np.zeros(400, bool)
+    right[:300] = True
+    # 3 examples more, of 37 on which the two differ: chance. 20 more of 40: not.
+    other = right.copy()
+    other[:17], other[300:320] = False, True
+    assert not surely_better(other, right)
+    other[:17] = True
+    other[:10], other[300:330] = False, True
+    assert surely_better(other, right)
+    assert not surely_better(right, right)

@@ -102,6 +102,45 @@ def test_a_model_that_does_not_run_is_refused_although_its_hash_is_right(
     assert not (state / "tried.json").exists()
 
 
+def test_a_model_that_was_bad_is_marked_and_neither_fetched_nor_tried_again(
+    state: Path, bundle: Bundle, tmp_path: Path, trials: list[Path]
+) -> None:
+    good = opened(state).fetch(bundle.bundle_id, copy_to(bundle.path))
+    folder, before = tmp_path / "hostile", len(trials)
+    shutil.copytree(bundle.path, folder)
+    manifest = custom_operator(folder)
+    with pytest.raises(ModelError, match="has the operator custom:NoSuchThing"):
+        opened(state).fetch(manifest.bundle_id, copy_to(folder))
+    assert len(trials) == before + 1
+    with pytest.raises(ModelError, match="it was tried here before"):
+        opened(state).fetch(manifest.bundle_id, lambda folder: pytest.fail("it was fetched again"))
+    assert len(trials) == before + 1
+    found = opened(state).find(bundle.bundle_id)
+    assert found is not None, "the last good one stays"
+    assert found.path == good.path
+
+
+def custom_operator(folder: Path) -> Manifest:
+    """Make the first operator of the backbone one that nobody has, with the right hash of it."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    from protos.model.flatbuffer import pack
+    from protos.model.flatbuffer import parse as parse_model
+
+    fields = json.loads((folder / MANIFEST_FILE).read_text())
+    name = fields["backbone"]["file"]
+    model = parse_model((folder / name).read_bytes())
+    code = model.operatorCodes[0]
+    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.CUSTOM
+    code.customCode = "NoSuchThing"
+    (folder / name).write_bytes(pack(model))
+    record = record_of(folder / name)
+    fields["files"][name] = {"sha256": record.sha256, "size_bytes": record.size_bytes}
+    manifest = Manifest.from_json(json.dumps(fields))
+    (folder / MANIFEST_FILE).write_text(manifest.to_json())
+    return manifest
+
+
 def parts(*files: tuple[str, bytes], size: int | None = None, digest: bytes | None = None) -> Iterator[Any]:
     for name, data in files:
         declared = pb.BundleFile(

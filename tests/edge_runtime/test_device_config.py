@@ -47,6 +47,11 @@ GOOD: dict[str, tuple[str, str, str]] = {
     "max_pause_s": ("1", "60", "600"),
     "throttled_from": ("kernel", "vcgencmd", "none"),
     "machine_root": ("/a", "/b", "/c"),
+    "adopt": ("better", "always", "never"),
+    "personal_head": ("off", "on", "off"),
+    "class_weights": ("none", "balanced", "none"),
+    "model_socket": ("/a", "off", "/c"),
+    "model_http": ("8080", "1", "65535"),
 }
 
 
@@ -89,7 +94,7 @@ def test_flags_win_over_variables_and_variables_over_the_file(
         ("budget = 3", ("budget_j",)),
         ("threads = 0", ("threads", "from 1")),
         ("threads = 1.5", ("whole",)),
-        ("threads = true", ("not a number",)),
+        ("threads = true", ("not a whole number from 1 to 64",)),
         ("device_id = 'a b'", ("device_id",)),
         ("log_level = 'loud'", ("debug, info",)),
         ("edgetpu = 'on'", ("edgetpu", "auto, off, require")),

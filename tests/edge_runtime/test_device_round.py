@@ -20,7 +20,7 @@ from protos.energy.trace import Phase
 from protos.errors import DataError, LabelError, NonFiniteError, PlanError, RefusedError, ShapeError, UsageError
 from protos.model.backbone import Backbone
 from protos.model.bundle import Bundle
-from protos.orders import CodecOrder, StopReason
+from protos.orders import CodecOrder, MaskedChange, MaskOrder, StopReason
 from protos.update.tensors import decode
 
 # 1 W while embedding and coding, 2 W while training; the clock ticks 10 ms whenever it is looked at.
@@ -79,6 +79,26 @@ def test_the_update_is_trained_minus_received(opened: Open, bundle: Bundle) -> N
     for name, trained in bench.head.read().items():
         np.testing.assert_array_equal(change[name], trained - start[name])
         assert np.abs(change[name]).max() > 0
+
+
+def test_a_masked_order_is_hidden_here_and_sends_no_update_beside_it(opened: Open, bundle: Bundle) -> None:
+    bench, hidden = bench_of(opened(), bundle), []
+
+    def hide(masked: Any, change: Any) -> MaskedChange:
+        hidden.append((masked, change))
+        return MaskedChange(16, b"xy")
+
+    asked = order(bundle, mask=MaskOrder(1.0, 16), **FULL)
+    report = work(asked, bench, never, hide=hide)
+    assert report.masked == MaskedChange(16, b"xy")
+    assert report.update == ()
+    ((given, change),) = hidden
+    assert given is asked
+    plain = decode(work(order(bundle, **FULL), bench, never).update, bundle.manifest.head.shapes())
+    for name, value in plain.items():
+        np.testing.assert_array_equal(change[name], value)
+    with pytest.raises(RefusedError, match="nobody can here"):
+        work(asked, bench, never)
 
 
 def test_the_default_codec_is_within_one_step_of_the_update(opened: Open, bundle: Bundle) -> None:

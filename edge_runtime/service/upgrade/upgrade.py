@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from edge_runtime.identity.signatures import Signatures
 from edge_runtime.service.install import Place, may_change
 from edge_runtime.service.systemctl import Systemd
 from edge_runtime.service.unit import NAME, Written
@@ -17,6 +18,7 @@ from edge_runtime.service.upgrade.record import Record, Trial, Version
 from edge_runtime.service.upgrade.switching import Switching
 from edge_runtime.systemd import vitals
 from protos.errors import EdgejouleError, RefusedError, UpgradeError
+from protos.model.bundle import record_of
 
 TRIAL_S = 600.0
 _TURN_S = 0.5
@@ -40,6 +42,12 @@ class UpgradeRequest:
     links: Path | None = None
     trial_s: float = TRIAL_S
     force: bool = False
+
+
+def _check_signature(switching: Switching, wheel: Path) -> None:
+    """Refuse a wheel that may not be run here. Raises IntegrityError."""
+    record = record_of(wheel)
+    Signatures(switching.place.state).check(wheel, "wheel", record.sha256, record.size_bytes)
 
 
 def upgrade(switching: Switching, wanted: UpgradeRequest, *, dry_run: bool, say: Callable[[str], None]) -> str | None:
@@ -66,6 +74,7 @@ def upgrade(switching: Switching, wanted: UpgradeRequest, *, dry_run: bool, say:
                 return None
             if name in record.bad and not wanted.force:
                 raise RefusedError(f"was bad: {record.bad[name]}", where=name, fix="--force tries it again")
+            _check_signature(switching, wheel)
             if dry_run:
                 say(f"would install {name} in {versions.at(name).path}")
                 say(f"would put it on trial for {wanted.trial_s:g} s at most, and go back to {versions.name_of(old)}")

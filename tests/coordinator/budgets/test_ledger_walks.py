@@ -74,6 +74,7 @@ class LedgerWalk(RuleBasedStateMachine):
             runs.add_round_zero(connection, "run", head_version=initial, accuracy=None, loss=None)
         self.round, self.attempt, self.state = 0, 1, "closed"
         self.orders: dict[tuple[int, str], Order] = {}
+        self.summed_since_s = 0.0
 
     def teardown(self) -> None:
         if hasattr(self, "db"):
@@ -163,6 +164,13 @@ class LedgerWalk(RuleBasedStateMachine):
             if joules is not None or there.get(phase) is None:
                 there[phase] = joules
 
+    @rule(since_s=st.sampled_from([0.0, 150.0, 350.0]))
+    def sum_up(self, since_s: float) -> None:
+        """What lies behind is summed and written down: no figure changes by that, nor by what is told afterwards."""
+        with self.db.writing() as connection:
+            grants.accounts(connection, "run", since_s, keep=True)
+        self.summed_since_s = since_s
+
     @rule()
     def restart(self) -> None:
         self.db.close()
@@ -207,10 +215,10 @@ class LedgerWalk(RuleBasedStateMachine):
 
     @invariant()
     def the_ledger_is_what_the_model_says(self) -> None:
-        since_s = 100.0 * max(1, self.round)
-        with self.db.reading() as connection:
-            found = grants.accounts(connection, "run", since_s)
-        assert found == {name: self.account(name, since_s) for name in sorted({name for _, name in self.orders})}
+        for since_s in (100.0 * max(1, self.round), self.summed_since_s):
+            with self.db.reading() as connection:
+                found = grants.accounts(connection, "run", since_s)
+            assert found == {name: self.account(name, since_s) for name in sorted({name for _, name in self.orders})}
 
     @invariant()
     def a_promise_is_not_held_against_its_own_renewal(self) -> None:

@@ -53,6 +53,16 @@ def test_weights_by_budget_are_far_from_weights_by_examples_and_it_is_said() -> 
     assert made.from_examples.largest_ratio == pytest.approx(2.0)
 
 
+def test_no_device_gives_itself_more_say_than_its_board_can_spend_in_a_round() -> None:
+    """A board of 6 W and 100 s can spend 600 J; who says that it may spend 10^9 is believed up to there."""
+    text = '[run]\nbundle = "b"\n[round]\ndeadline_s = 100\n[aggregate]\nweight = ["by_budget"]\n'
+    fleet = [entrant("a", own_j=2.0, work_w=6.0), entrant("b", own_j=1e9, work_w=6.0)]
+    standing = {one.device_id: one.standing_j for one in plan_round(parse(text), fleet, around()).lines}
+    assert standing == {"a": 2.0, "b": 600.0}
+    promised = plan_round(parse(text + "[budget]\nper_round_j = 5000\n"), fleet, around())
+    assert {one.device_id: one.standing_j for one in promised.lines} == {"a": 2.0, "b": 5000.0}, "the operator's word"
+
+
 def test_a_total_is_kept_in_expectation_and_weights_stay_unbiased() -> None:
     fleet = [entrant(f"d{at}", examples=20 * (at + 1), step_j=0.005 * (at + 1)) for at in range(8)]
     text = plan(CODED + "[budget]\nfleet_j = 10\n")

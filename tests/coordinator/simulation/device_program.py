@@ -133,6 +133,18 @@ class _Head:
         return 1.0
 
 
+class SimulatedLink(Link):
+    """The daemon's own link, but for the connection."""
+
+    def __init__(self, stub: Stub, stopping: Stopping) -> None:
+        self._simulated: Any = stub
+        super().__init__("127.0.0.1:1", stopping)
+
+    def _connect(self) -> None:
+        self._channel: Any = SimpleNamespace(close=lambda: None)
+        self._stub = self._simulated
+
+
 class DeviceProgram:
     """One board: what is on its disk, and the process that runs or does not.
 
@@ -208,10 +220,7 @@ class DeviceProgram:
     def _serve(self) -> None:
         program = self._here()
         self._stopping = VirtualStopping(lambda: program)
-        link = Link.__new__(Link)
-        link.address, link._stopping, link.meter = "simulated", self._stopping, None
-        link._state = link._identity = link._stamp = None
-        link._stub = Stub(self._network, self.device_id, lambda: program)
+        link = SimulatedLink(Stub(self._network, self.device_id, lambda: program), self._stopping)
         self._daemon = Daemon(self._device(program), link, self._stopping)
         self._daemon.serve()
 
@@ -256,7 +265,7 @@ class DeviceProgram:
             settings=_settings(self.device_id, self.folder), clock=clock, session=session, outbox=outbox, heads=heads,
             memory=memory, reserve=reserve, bench=bench, meter=self._meter, card=lambda: card, costs=costs, bases=bases,
             refresh=lambda: None, data_fault=None, data_changed=lambda: False, look_at_data=lambda: None,
-            forget_data=lambda: None, complaints=(),
+            forget_data=lambda: None, complaints=(), bundle_cache=SimpleNamespace(may_run=lambda bundle_id: True),
         )  # fmt: skip
 
 

@@ -118,6 +118,46 @@ def test_roles_may_do_what_they_are_for(lab: Any, board: Any, tmp_path: Path) ->
     assert "* lab" in lab.run("login").stdout
 
 
+def test_a_person_elsewhere_joins_by_a_token_with_a_key_of_their_own(lab: Any, board: Any, tmp_path: Path) -> None:
+    board("pi-1")
+    invited = lab.run("operators", "invite", "ada", "--role", "observer", "--state", str(lab.state))
+    assert invited.returncode == 0, invited.stderr
+    token = invited.stdout.split()[-1]
+    elsewhere = {**lab.environ, "XDG_CONFIG_HOME": str(tmp_path / "ada")}
+
+    def ada(*words: str, **more: Any) -> Any:
+        command = [sys.executable, "-m", "coordinator.cli", *words]
+        return subprocess.run(
+            command, capture_output=True, text=True, env=elsewhere, check=False, timeout=60,
+            cwd=Path(__file__).parents[3], **more,
+        )  # fmt: skip
+
+    joined = ada("login", "-", "--name", "lab", input=token + "\n")
+    assert joined.returncode == 0, joined.stderr
+    assert "observer ada" in joined.stdout
+    assert token not in joined.stdout + joined.stderr
+    kept = [one.read_text() for one in (tmp_path / "ada").rglob("*") if one.is_file()]
+    assert any("PRIVATE KEY" in one for one in kept)
+    assert all(one.stat().st_mode & 0o077 == 0 for one in (tmp_path / "ada").rglob("*.json"))
+    assert ada("status", "--coordinator", lab.address, "--context", "lab").returncode == 0
+    refused = ada("stop", "run-1", "--coordinator", lab.address, "--context", "lab")
+    assert "is for the role operator" in refused.stderr
+    again = ada("login", token)
+    assert "this token is not open" in again.stderr
+    # A board's token makes no person, and a person's no board.
+    assert "is the token of a board" in ada("login", lab.token("pi-2")).stderr
+    other = lab.run("operators", "invite", "eve", "--state", str(lab.state)).stdout.split()[-1]
+    enrolled = lab.edge("enroll", other, "--state", str(tmp_path / "eve"))
+    assert enrolled.returncode != 0
+    assert "this token is a person's" in enrolled.stderr
+    assert read_identity(tmp_path / "eve") is None
+    listed = json.loads(lab.run("identities", "--state", str(lab.state), "--json").stdout)["identities"]
+    assert ("observer", "ada", "good") in [(one["role"], one["name"], one["state"]) for one in listed]
+    assert lab.run("revoke", "ada", "--state", str(lab.state)).returncode == 0
+    time.sleep(1.0)
+    assert "revoked" in ada("status", "--coordinator", lab.address, "--context", "lab").stderr
+
+
 def test_a_revoked_board_is_out_at_once_also_in_a_call_that_waits(lab: Any, board: Any, link: Any) -> None:
     state = board("pi-1")
     other = link(board("pi-2"))

@@ -225,6 +225,17 @@ def test_a_healthy_machine_pleases_every_check(patient: Patient, name: str) -> N
     assert [one.verdict for one in found] == ["ok"], found
 
 
+def test_a_coordinator_and_its_standby_are_looked_at_each(patient: Patient) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        there = f"127.0.0.1:{server.getsockname()[1]}"
+        patient.flags["coordinator"] = f"127.0.0.1:9, {there}"
+        found = findings(patient, "coordinator")
+    assert [(one.verdict, one.what.split(" (")[0]) for one in found] == [
+        ("warn", "127.0.0.1:9 does not answer"),
+        ("ok", f"something listens on {there}"),
+    ]
+
+
 def test_every_check_has_trouble_here() -> None:
     named = {name for check in CHECKS for name in check.names}
     assert {name for name, *_ in SICK.values()} | TELLS == named

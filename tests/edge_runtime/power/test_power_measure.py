@@ -14,8 +14,8 @@ import time
 import pytest
 
 from edge_runtime import cli
-from edge_runtime.measure.command import seconds
 from edge_runtime.measure.display import sparkline
+from protos.durations import duration_s
 from protos.errors import UsageError
 
 MEASURE = [sys.executable, "-m", "edge_runtime.cli", "measure"]
@@ -240,7 +240,8 @@ def test_a_terminal_shows_a_live_line_and_leaves_it_empty(plug_in):
 
 
 def test_lengths_of_time_are_read_with_their_unit():
-    assert [seconds(text) for text in ("30s", "2m", "500ms", "1h", "1.5s", "3")] == [30, 120, 0.5, 3600, 1.5, 3]
+    written = ("30s", "2m", "500ms", "1h", "1.5s", "3")
+    assert [duration_s(text, "--for") for text in written] == [30, 120, 0.5, 3600, 1.5, 3]
 
 
 def test_a_plot_has_gaps_where_nothing_is_known_and_survives_zeros():

@@ -219,7 +219,7 @@ def test_the_truth_lies_inside_the_stated_interval_over_random_loads_sensors_and
         begin_s = clock.now_s + 1.0
         clock.advance(6.0)
         times = np.sort(rng.uniform(0, 4.5, 4)) + begin_s
-        marks = [Mark(float(t_s), phase) for t_s, phase in zip(times, list(Phase)[1:], strict=True)]
+        marks = [Mark(float(t_s), phase) for t_s, phase in zip(times, list(Phase)[1:5], strict=True)]
         parts = attribute(track.trace(), marks, begin_s + 4.7, errors=track.errors())
         for part, window in zip(parts, itertools.pairwise([*times, begin_s + 4.7]), strict=True):
             truth_j = float(np.diff(load.energy_j(window))[0])

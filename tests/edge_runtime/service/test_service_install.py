@@ -137,7 +137,7 @@ def test_keys_are_handed_over_as_credentials(service, root: Path) -> None:
         (("--program", "bin/edge-runtime"), "", 2, "is not absolute"),
         (("--config", "device.toml"), "", 2, "is not absolute"),
         (("--config", "/etc/none.toml"), "", 4, "cannot be read"),
-        ((), "memory_max_mb = 1", 4, "not from 64"),
+        ((), "memory_max_mb = 1", 4, "not a whole number from 64 to 1048576"),
         ((), "cpu_quota = 50", 4, "cpu_quota_percent"),
         ((), 'pid_file = "/run/x.pid"', 4, "leave it out"),
         ((), 'sensor = "rapl"', 16, "use another sensor"),

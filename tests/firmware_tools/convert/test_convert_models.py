@@ -55,7 +55,7 @@ def test_the_backbone_is_integer_throughout_and_per_channel(plain_bundle: Path) 
 
 def test_the_head_has_no_scalar_input_and_builtin_operators_only(plain_bundle: Path) -> None:
     facts = read_model(plain_bundle / "head.tflite")
-    assert set(facts.signatures) == {"train", "evaluate", "infer", "read", "write"}
+    assert set(facts.signatures) == {"train", "evaluate", "infer", "read", "write", "correct"}
     assert facts.zero_dimensional_inputs() == []
     assert not [name for name in facts.operator_counts() if name.startswith(("CUSTOM", "Flex"))]
     hyper = {name: one.shape for name, one in facts.signatures["train"].inputs.items() if name not in "xyweight"}

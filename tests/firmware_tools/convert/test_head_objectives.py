@@ -15,6 +15,7 @@ from firmware_tools.convert.command import OBJECTIVE_NAMES, OPTIMISER_NAMES
 from firmware_tools.inspect.model import read_model
 from protos.model.engine import open_interpreter, try_in_subprocess
 from protos.model.head_algebra import logits_of
+from protos.model.weight_grids import Rounding, round_kernel
 
 pytestmark = pytest.mark.workshop
 WIDTH, CLASSES, BATCH = 6, 3, 8
@@ -52,7 +53,8 @@ class _Runner:
         self.run["write"](**tree)
         names = set(self.run["train"].get_input_details()) - {"x", "y", "weight"}
         values = {"rate": 0.05, "momentum": 0.0, "beta1": 0.9, "beta2": 0.999, "proximal_mu": 0.0,
-                  "weight_decay": 0.0, "correction": 0.0, "kurtosis_weight": 0.01, "weight_bits": 4.0}  # fmt: skip
+                  "weight_decay": 0.0, "correction": 0.0, "kurtosis_weight": 0.01, "weight_bits": 4.0, "bits_low": 16.0,
+                  "bits_high": 16.0, "full_share": 0.0}  # fmt: skip
         values |= inputs
         given = {name: np.array([values[name]], np.float32) for name in names}
         ones = np.ones(len(x), np.float32)
@@ -80,6 +82,11 @@ def _objective(name: str, tree: dict, x: np.ndarray, y: np.ndarray, weight: floa
     if name == "kure":
         kurtosis = [np.mean((tree[k] - tree[k].mean()) ** 4) / np.var(tree[k]) ** 2 for k in kernels]
         return _cross_entropy(tree, x, y) + weight * float(np.mean((np.array(kurtosis) - 1.8) ** 2))
+    if name in ("kure_scaled", "apqn"):
+        kurtosis = [np.mean((tree[k] - tree[k].mean()) ** 4) / np.var(tree[k]) ** 2 for k in kernels]
+        lengths = np.array([tree[k].size * np.var(tree[k]) for k in kernels])
+        pulls = lengths * (np.array(kurtosis) - 1.8) ** 2
+        return _cross_entropy(tree, x, y) + weight * float(np.mean(pulls))
     if name == "qat":
         steps = {k: np.abs(tree[k]).max() / (2 ** (bits - 1) - 1) for k in kernels}
         tree = tree | {k: np.round(tree[k] / steps[k]) * steps[k] for k in kernels}
@@ -157,6 +164,60 @@ def test_an_untrained_head_has_a_finite_first_step_under_every_objective(compile
         runner = _Runner(compiled / f"{objective}-sgd-None.tflite")
         assert np.isfinite(runner.train(zeros, x, y, 20)).all()
         assert all(np.isfinite(one).all() for one in runner.run["read"]().values())
+
+
+@pytest.mark.parametrize("hidden", [None, 5])
+def test_drawn_widths_are_those_of_a_min_max_grid_and_none_else(compiled: Path, hidden: int | None) -> None:
+    tree, x, y = _example(hidden)
+    runner = _Runner(compiled / f"mqat-sgd-{hidden}.tflite")
+
+    def rounded(bits: int) -> float:
+        on_grid = {k: round_kernel(v, Rounding(bits)) if k.endswith("_kernel") else v for k, v in tree.items()}
+        return _cross_entropy(on_grid, x, y)
+
+    assert runner.train(tree, x, y, bits_low=2, bits_high=2)[0] == pytest.approx(rounded(2), rel=1e-3)
+    # A rate of zero: the head stays, and only the width differs from step to step.
+    losses = runner.train(tree, x, y, 60, rate=0.0, bits_low=2, bits_high=4, full_share=0.3)
+    known = [rounded(2), rounded(3), rounded(4), _cross_entropy(tree, x, y)]
+    nearest = [int(np.argmin([abs(loss - one) for one in known])) for loss in losses]
+    assert all(abs(loss - known[at]) < 1e-3 for loss, at in zip(losses, nearest, strict=True))
+    assert min(np.bincount(nearest, minlength=4)) >= 6, "each width, and none, is drawn again and again"
+
+
+def test_the_gradient_of_rounding_narrows_a_range_that_costs(compiled: Path) -> None:
+    tree, x, y = _example(None)
+    runner = _Runner(compiled / "mqat-sgd-None.tflite")
+    first = runner.train(tree, x, y, rate=0.05, bits_low=2, bits_high=2)[0]
+    losses = runner.train(tree, x, y, 60, rate=0.05, bits_low=2, bits_high=2)
+    assert first == losses[0]
+    assert min(losses[-10:]) < 0.7 * losses[0]
+
+
+@pytest.mark.parametrize("hidden", [None, 5])
+def test_noise_has_the_spread_of_rounding_and_differs_by_step_and_coordinate(
+    compiled: Path, hidden: int | None
+) -> None:
+    """Seen through the losses of a head that stays: noise alone moves them."""
+    tree, x, y = _example(hidden)
+    runner = _Runner(compiled / f"apqn-sgd-{hidden}.tflite")
+    spreads = {}
+    for bits in (2, 4, 6):
+        given = {"rate": 0.0, "kurtosis_weight": 0.0, "bits_low": bits, "bits_high": bits}
+        losses = np.array(runner.train(tree, x, y, 200, **given))
+        assert len(np.unique(losses.round(6))) > 150
+        spreads[bits] = losses.std()
+        assert runner.train(tree, x, y, 200, **given) == losses.tolist(), "the same order gives the same noise"
+    # Half a step of 2, 4 and 6 bits is as 1/3, 1/15 and 1/63 of the range.
+    assert spreads[2] / spreads[4] == pytest.approx(5, rel=0.4)
+    assert spreads[4] / spreads[6] == pytest.approx(4.2, rel=0.3)
+    rng = np.random.default_rng(0)
+    drawn = []
+    for _ in range(400):
+        noisy = dict(tree)
+        for k in [one for one in tree if one.endswith("_kernel")]:
+            noisy[k] = tree[k] + np.ptp(tree[k]) / 3 / 2 * rng.uniform(-1, 1, tree[k].shape)
+        drawn.append(_cross_entropy(noisy, x, y))
+    assert spreads[2] == pytest.approx(np.std(drawn), rel=0.35)
 
 
 def test_a_compiled_head_runs_in_a_process_of_its_own(compiled: Path) -> None:

@@ -1,0 +1,125 @@
+"""The unit of a coordinator: what it may do, and what it is kept from.
+
+It needs a folder to keep, a port or two, and the folders that plans name, which it only reads. It has a user of its own
+that stays, so that `coordinator enroll` and the other commands on its files can be run as that user.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from protos.errors import UsageError
+
+__all__ = ["MARK", "NAME", "STATE", "USER", "sysusers_text", "unit_text"]
+
+NAME = "edgejoule-coordinator.service"
+MARK = "# Made by `coordinator service install`."
+USER = STATE = "edgejoule-coordinator"
+# Mistakes that only a person can mend: usage, configuration, and a listen address without certificates.
+_NO_RESTART = (2, 4, 16)
+
+_HARDENING = """\
+NoNewPrivileges=yes
+CapabilityBoundingSet=
+AmbientCapabilities=
+ProtectSystem=strict
+ProtectHome=read-only
+PrivateTmp=yes
+PrivateDevices=yes
+PrivateUsers=yes
+PrivateIPC=yes
+ProtectKernelTunables=yes
+ProtectKernelModules=yes
+ProtectKernelLogs=yes
+ProtectControlGroups=yes
+ProtectClock=yes
+ProtectHostname=yes
+ProtectProc=invisible
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+LockPersonality=yes
+MemoryDenyWriteExecute=yes
+RemoveIPC=yes
+KeyringMode=private
+UMask=0077
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallFilter=~@privileged @resources
+SystemCallErrorNumber=EPERM
+LimitCORE=0
+LimitNOFILE=65536
+TasksMax=256"""
+
+
+def sysusers_text() -> str:
+    """What systemd-sysusers makes the user of."""
+    return f'u {USER} - "edgejoule coordinator" /var/lib/{STATE}\n'
+
+
+def unit_text(program: Path, *, listen: str, database_file: Path | None = None, read: Sequence[Path] = ()) -> str:
+    """The whole unit file.
+
+    Args:
+        program: ``coordinator``, absolute.
+        listen: HOST:PORT.
+        database_file: holds the URL of a database, as ``EDGEJOULE_DATABASE=URL``; for root alone.
+        read: folders of bundles and data that must be mounted first.
+
+    Raises:
+        UsageError: a path or an address that no unit file can hold.
+    """
+    sections = (
+        f"{MARK} Change it with `systemctl edit {NAME}`.",
+        "[Unit]",
+        "Description=edgejoule: the coordinator of a fleet",
+        "Wants=network-online.target time-sync.target",
+        "After=network-online.target time-sync.target postgresql.service",
+        "StartLimitIntervalSec=0",
+        *(f"RequiresMountsFor={_word(path)}" for path in read),
+        "",
+        "[Service]",
+        "Type=exec",
+        f"ExecStart={_word(program)} serve --state %S/{STATE} --listen {_word(listen)}",
+        # A secret must be in no argument: ps shows those to everyone.
+        *([f"EnvironmentFile={_word(database_file)}"] if database_file is not None else []),
+        "SyslogIdentifier=edgejoule-coordinator",
+        "TimeoutStopSec=60",
+        "KillMode=mixed",
+        "Restart=on-failure",
+        "RestartSec=2",
+        f"RestartPreventExitStatus={' '.join(map(str, _NO_RESTART))}",
+        "",
+        "# Who it is, what it keeps",
+        f"User={USER}",
+        f"Group={USER}",
+        f"StateDirectory={STATE}",
+        "StateDirectoryMode=0700",
+        "",
+        "# Devices and network",
+        "DevicePolicy=closed",
+        *(("IPAddressDeny=any", "IPAddressAllow=localhost") if _is_loopback(listen) and database_file is None else ()),
+        "",
+        "# Hardening",
+        _HARDENING,
+        "",
+        "[Install]",
+        "WantedBy=multi-user.target",
+    )
+    return "\n".join(sections) + "\n"
+
+
+def _is_loopback(listen: str) -> bool:
+    host = listen.rpartition(":")[0].strip("[]")
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def _word(value: Path | str) -> str:
+    text = str(value)
+    if not text.isprintable() or any(mark in text for mark in "\"'\\$ ;"):
+        raise UsageError(
+            f"{text!r} cannot stand in a unit file", where="service", fix="use one without blanks, quotes, backslashes"
+        )
+    return text.replace("%", "%%")

@@ -1,0 +1,1 @@
+"""Sums of whole numbers of which nobody sees a part."""
