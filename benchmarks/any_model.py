@@ -8,7 +8,7 @@ beside the repository; its `*/make.py` make the models and data from seeds. Noth
     .venv/bin/python benchmarks/any_model.py --only C01-gru --only C02-tabular --keep /tmp/cases
 
 Each case has a process and a limit of time of its own, and OUT is written after each of them: with --resume, cases
-whose rows are in OUT are not run again.
+whose rows in OUT are right are not run again.
 """
 
 from __future__ import annotations
@@ -251,7 +251,7 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="make the cases here, or use those that are there")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="conversions at a time (default: 1)")
     parser.add_argument("--json", type=Path, metavar="OUT")
-    parser.add_argument("--resume", action="store_true", help="keep the rows that are in OUT")
+    parser.add_argument("--resume", action="store_true", help="keep the right rows that are in OUT")
     parser.add_argument("--timeout", type=float, default=600.0, metavar="S", help="for one case (default: 600)")
     parser.add_argument(
         "--stop-after", type=float, metavar="S", help="begin no case later than this; go on with --resume"
@@ -329,8 +329,9 @@ def _run_all(chosen: list[Case], folder: Path, jobs: int, timeout_s: float, late
 
 
 def _kept(path: Path) -> list[Row]:
-    """The rows that an earlier run wrote."""
-    return [Row(**one) for one in json.loads(path.read_text())["rows"]] if path.is_file() else []
+    """The rows that an earlier run wrote and found right; the others are run again."""
+    rows = [Row(**one) for one in json.loads(path.read_text())["rows"]] if path.is_file() else []
+    return [one for one in rows if one.ok]
 
 
 def _keep(path: Path | None, rows: list[Row]) -> None:

@@ -88,6 +88,8 @@ class DeviceCard:
         reason: why it cannot train now, or what of its data it set aside; empty when there is nothing to say.
         declined_run: a run whose orders it cannot do, for that reason; empty when there is none.
         instance: names the state that it keeps, which no two devices share; empty from one that does not say.
+        account: what became of its data, in one line: read, held out, set aside, left out, changed; empty from one that
+            does not say, or has not looked.
     """
 
     device_id: str
@@ -102,6 +104,7 @@ class DeviceCard:
     reason: str = ""
     declined_run: str = ""
     instance: str = ""
+    account: str = ""
 
 
 @dataclass(frozen=True)

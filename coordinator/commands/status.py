@@ -162,6 +162,13 @@ def show_troubles(devices: Sequence[DeviceStatus], run: RunStatus | None = None)
             say(f"{one.device_id}: {one.reason}")
 
 
+def show_accounts(devices: Sequence[DeviceStatus]) -> None:
+    """A line for each device whose data were not all read as they lie there: what became of them."""
+    for one in devices:
+        if ";" in one.account:
+            say(f"{one.device_id}: {one.account}")
+
+
 def show_classes(number: int, found: FederatedEvaluation) -> None:
     """What devices say of a head: by class, and whether they work with it."""
     if found.examples:
@@ -300,6 +307,7 @@ def run_devices(arguments: argparse.Namespace) -> int:
             ["device", "state", "board", "engine", "meter", "examples", "spent J", "seen"],
             [_device_row(one) for one in found],
         )
+        show_accounts(found)
         show_troubles(found)
     else:
         print("no devices yet; start one with: edge-runtime run")

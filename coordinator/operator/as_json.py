@@ -31,6 +31,8 @@ def newest(status: RunStatus) -> dict[str, Any]:
         **{key: value for key, value in _run(status).items() if key != "rounds"},
         "round": None if last is None else last.round,
         "accuracy": None if last is None else last.accuracy,
+        "r2": None if last is None else last.r2,
+        "auc": None if last is None else last.auc,
         "loss": None if last is None else last.loss,
     }
 

@@ -200,6 +200,7 @@ def devices_to(devices: Iterable[DeviceStatus]) -> pb.ListDevicesResponse:
                 unknown_phases=one.unknown_phases,
                 budget_j=one.budget_j,
                 reason=one.reason,
+                account=one.account,
             )
             for one in devices
         ]
@@ -223,6 +224,7 @@ def devices_from(message: pb.ListDevicesResponse) -> list[DeviceStatus]:
             unknown_phases=one.unknown_phases,
             budget_j=one.budget_j if one.HasField("budget_j") else None,
             reason=one.reason,
+            account=one.account,
         )
         for one in message.devices
     ]

@@ -203,7 +203,7 @@ class RunStatus:
 @dataclass(frozen=True)
 class DeviceStatus:
     """One device. ``energy_j`` is all that was reported and known; ``unknown_phases`` counts what was not known;
-    ``reason`` says what is wrong with it, and is empty when nothing is."""
+    ``reason`` says what is wrong with it, and is empty when nothing is; ``account`` what became of its data."""
 
     device_id: str
     state: str
@@ -218,6 +218,7 @@ class DeviceStatus:
     unknown_phases: int
     budget_j: float | None
     reason: str = ""
+    account: str = ""
 
 
 @dataclass(frozen=True)

@@ -224,6 +224,7 @@ class Operations:
                 unknown_phases=spent.get(card.device_id, (None, 0))[1],
                 budget_j=card.budget_j,
                 reason=member.trouble,
+                account=card.account,
             )
             for member in sorted(self._run_manager.fleet, key=lambda one: one.card.device_id)
             for card in (member.card,)

@@ -55,6 +55,7 @@ from protos.model.bundle import Bundle
 from protos.model.edge_tpu import EdgeTpuError
 from protos.model.engine import engine_identity
 from protos.model.head import Head
+from protos.model.task import CLASSIFICATION
 from protos.orders import DeviceCard, Engine, MeterCard
 
 # What is wrong with data. It may be mended while the daemon runs.
@@ -250,6 +251,7 @@ class Device:
             budget_j=self.settings.budget_j,
             reason="; ".join(self.complaints),
             instance=self.instance,
+            account="" if self.data_fault is not None else self.summary.account,
         )
 
     def meter_card(self) -> MeterCard:
@@ -323,9 +325,10 @@ class Device:
         return EmbeddingCache(root, bundle, summary.fingerprint, summary.train_count, engine, twin=twin)
 
     def _held_out(self, bundle: Bundle, *, twin: bool) -> HeldOut | None:
-        """The held-out examples of this board, embedded as the others are; None when it has none."""
+        """The held-out examples of this board, embedded as the others are; None when it has none, or the head is no
+        classifier: what boards say of heads is counted by class."""
         summary, labels = self.summary, self.summary.test_labels
-        if not len(labels):
+        if not len(labels) or bundle.manifest.task != CLASSIFICATION:
             return None
         engine = f"{self._engine(self.accelerator.name)} {self.accelerator.identity}" if twin else str(self.engine)
         root = self.state.folder("embeddings")

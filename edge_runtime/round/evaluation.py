@@ -15,6 +15,7 @@ import numpy.typing as npt
 from edge_runtime.round.embeddings import EmbeddingCache
 from protos.model.bundle import Bundle
 from protos.model.head_algebra import logits_of
+from protos.model.task import CLASSIFICATION
 from protos.orders import HeadEvaluation
 from protos.update import trees
 from protos.update.trees import Tree
@@ -33,8 +34,10 @@ class HeldOut:
     cache: EmbeddingCache
 
     def evaluate(self, head: Tree, bundle: Bundle) -> HeadEvaluation | None:
-        """Of a head in standardised space; None as long as embeddings lack."""
-        return evaluate(head, bundle, self.cache.view(), self.labels) if self.cache.complete else None
+        """Of a head in standardised space; None as long as embeddings lack, and of heads that are no classifiers."""
+        if bundle.manifest.task != CLASSIFICATION or not self.cache.complete:
+            return None
+        return evaluate(head, bundle, self.cache.view(), self.labels)
 
 
 _BLOCK = 1024

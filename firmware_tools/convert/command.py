@@ -32,7 +32,7 @@ OPTIMISER_NAMES = ("sgd", "adam")
 _DESCRIPTION = """\
 Make a bundle from a trained model: a frozen int8 backbone and a head that trains inside TFLite.
 
-MODEL is a .keras or .h5 file, a SavedModel folder, or an integer embedding extractor (.tflite).
+MODEL is a .keras or .h5 file, a SavedModel folder, or an integer .tflite (a classifier is cut in it).
 DATA is an .npz file with x, y and optional is_test; an idx(.gz) pair; or a folder of images by class."""
 
 _EXAMPLES = """\

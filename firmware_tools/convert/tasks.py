@@ -155,8 +155,6 @@ def _quantities(
 
 def _own_layer(job: ConvertJob, source: FloatModel | Extractor, count: int) -> tuple[Tree | None, str]:
     """The model's own last layer, plain, where it gives these quantities; and how the head starts."""
-    if isinstance(source, Extractor):
-        return None, "starts untrained: an extractor has no head"
     tail = source.tail
     if tail is None:
         return None, f"starts untrained: {source.tail_note}"

@@ -106,8 +106,9 @@ class _Conversion:
         for line in data.accounts:
             self.progress(line)
         self.warnings += data.remarked
-        tail = source.tail if isinstance(source, FloatModel) else None
-        from_model = source.classes if isinstance(source, FloatModel) else None
+        tail = source.tail
+        own = None if tail is None else len(tail["out_bias"])
+        from_model = source.classes if isinstance(source, FloatModel) else own
         numbers = isinstance(source, FloatModel) and source.one_number and self.task == CLASSIFICATION
         if numbers and not (self.job.classes or self.job.class_names):
             raise ModelError(
@@ -226,11 +227,9 @@ class _Conversion:
     def _usable_tail(self, source: FloatModel | Extractor, tail: Tree | None, classes: int) -> tuple[Tree | None, str]:
         """The pre-trained head, if it has the form asked for, and a sentence on how the head starts."""
         hidden = self.job.hidden_units
-        if isinstance(source, Extractor):
-            return None, "starts untrained: an extractor has no head"
         if tail is None:
             return None, f"starts untrained: {source.tail_note}"
-        if source.no_classifier is not None:
+        if isinstance(source, FloatModel) and source.no_classifier is not None:
             return None, f"starts untrained: the model {source.no_classifier}"
         if self.job.fresh_head:
             return None, "starts untrained, as asked"
@@ -272,6 +271,11 @@ class _Conversion:
         """Agreement of float and int8 on the evaluation examples, or on calibration ones when there are no others."""
         judged_on: Dataset | None = data.evaluation if data.evaluation is not None else data.calibration
         if judged_on is None or isinstance(source, Extractor):
+            if tail is not None and data.evaluation is not None and self.task == CLASSIFICATION:
+                # Its backbone is the file's own, bit for bit: there is no float one to compare with.
+                embeddings = backbone.dequantise(backbone.embed(data.evaluation.x))
+                right = agree.plain_accuracy(tail, embeddings, data.evaluation.y)
+                self._warn_of_chance({"float": right}, data.evaluation)
             return {"agreement": None, "accuracy": None}
         x = judged_on.x if data.evaluation is not None else choose(judged_on, _STATISTICS_EXAMPLES, self.job.seed)
         self.progress(f"comparing float and int8 on {len(x)} examples")
@@ -395,7 +399,7 @@ class _Conversion:
             calibration |= {"drawn": drawn, "ranges_from": self.range_examples}
         return {
             "source": {"file": self.where, "kind": self.job.kind, "sha256": fingerprint(self.path)},
-            "cut": source.cut if isinstance(source, FloatModel) else "none: an integer extractor, taken as it is",
+            "cut": source.cut or "none: an integer extractor, taken as it is",
             "head": start,
             "preprocess": self.job.preprocess or (STRAIGHT if isinstance(source, Extractor) else "none"),
             "seed": self.job.seed,

@@ -58,6 +58,7 @@ def card_to(card: DeviceCard, protocol: tuple[int, int]) -> pb.JoinRequest:
         reason=said(card.reason, REASON_LENGTH),
         declined_run=card.declined_run,
         instance=card.instance,
+        account=said(card.account, REASON_LENGTH),
     )
 
 
@@ -76,4 +77,5 @@ def card_from(message: pb.JoinRequest) -> DeviceCard:
         reason=said(message.reason, REASON_LENGTH),
         declined_run=checked_name(message.declined_run, "declined_run", empty=True),
         instance=checked_name(message.instance, "instance", empty=True),
+        account=said(message.account, REASON_LENGTH),
     )

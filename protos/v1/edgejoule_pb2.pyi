@@ -294,7 +294,7 @@ class Engine(_message.Message):
     def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., delegate: _Optional[str] = ..., accelerator: _Optional[str] = ...) -> None: ...
 
 class JoinRequest(_message.Message):
-    __slots__ = ("protocol_major", "protocol_minor", "device_id", "session", "software_version", "board", "engine", "meter", "train_examples", "test_examples", "budget_j", "reason", "declined_run", "instance")
+    __slots__ = ("protocol_major", "protocol_minor", "device_id", "session", "software_version", "board", "engine", "meter", "train_examples", "test_examples", "budget_j", "reason", "declined_run", "instance", "account")
     PROTOCOL_MAJOR_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_MINOR_FIELD_NUMBER: _ClassVar[int]
     DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -309,6 +309,7 @@ class JoinRequest(_message.Message):
     REASON_FIELD_NUMBER: _ClassVar[int]
     DECLINED_RUN_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    ACCOUNT_FIELD_NUMBER: _ClassVar[int]
     protocol_major: int
     protocol_minor: int
     device_id: str
@@ -323,7 +324,8 @@ class JoinRequest(_message.Message):
     reason: str
     declined_run: str
     instance: str
-    def __init__(self, protocol_major: _Optional[int] = ..., protocol_minor: _Optional[int] = ..., device_id: _Optional[str] = ..., session: _Optional[str] = ..., software_version: _Optional[str] = ..., board: _Optional[str] = ..., engine: _Optional[_Union[Engine, _Mapping]] = ..., meter: _Optional[_Union[Meter, _Mapping]] = ..., train_examples: _Optional[int] = ..., test_examples: _Optional[int] = ..., budget_j: _Optional[float] = ..., reason: _Optional[str] = ..., declined_run: _Optional[str] = ..., instance: _Optional[str] = ...) -> None: ...
+    account: str
+    def __init__(self, protocol_major: _Optional[int] = ..., protocol_minor: _Optional[int] = ..., device_id: _Optional[str] = ..., session: _Optional[str] = ..., software_version: _Optional[str] = ..., board: _Optional[str] = ..., engine: _Optional[_Union[Engine, _Mapping]] = ..., meter: _Optional[_Union[Meter, _Mapping]] = ..., train_examples: _Optional[int] = ..., test_examples: _Optional[int] = ..., budget_j: _Optional[float] = ..., reason: _Optional[str] = ..., declined_run: _Optional[str] = ..., instance: _Optional[str] = ..., account: _Optional[str] = ...) -> None: ...
 
 class JoinResponse(_message.Message):
     __slots__ = ("protocol_major", "protocol_minor", "software_version", "check_in_s")
@@ -1133,7 +1135,7 @@ class ListDevicesResponse(_message.Message):
     def __init__(self, devices: _Optional[_Iterable[_Union[DeviceStatus, _Mapping]]] = ...) -> None: ...
 
 class DeviceStatus(_message.Message):
-    __slots__ = ("device_id", "state", "board", "engine", "meter", "software_version", "train_examples", "test_examples", "last_seen_unix_s", "energy_j", "unknown_phases", "budget_j", "reason")
+    __slots__ = ("device_id", "state", "board", "engine", "meter", "software_version", "train_examples", "test_examples", "last_seen_unix_s", "energy_j", "unknown_phases", "budget_j", "reason", "account")
     DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     BOARD_FIELD_NUMBER: _ClassVar[int]
@@ -1147,6 +1149,7 @@ class DeviceStatus(_message.Message):
     UNKNOWN_PHASES_FIELD_NUMBER: _ClassVar[int]
     BUDGET_J_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    ACCOUNT_FIELD_NUMBER: _ClassVar[int]
     device_id: str
     state: str
     board: str
@@ -1160,7 +1163,8 @@ class DeviceStatus(_message.Message):
     unknown_phases: int
     budget_j: float
     reason: str
-    def __init__(self, device_id: _Optional[str] = ..., state: _Optional[str] = ..., board: _Optional[str] = ..., engine: _Optional[_Union[Engine, _Mapping]] = ..., meter: _Optional[_Union[Meter, _Mapping]] = ..., software_version: _Optional[str] = ..., train_examples: _Optional[int] = ..., test_examples: _Optional[int] = ..., last_seen_unix_s: _Optional[float] = ..., energy_j: _Optional[float] = ..., unknown_phases: _Optional[int] = ..., budget_j: _Optional[float] = ..., reason: _Optional[str] = ...) -> None: ...
+    account: str
+    def __init__(self, device_id: _Optional[str] = ..., state: _Optional[str] = ..., board: _Optional[str] = ..., engine: _Optional[_Union[Engine, _Mapping]] = ..., meter: _Optional[_Union[Meter, _Mapping]] = ..., software_version: _Optional[str] = ..., train_examples: _Optional[int] = ..., test_examples: _Optional[int] = ..., last_seen_unix_s: _Optional[float] = ..., energy_j: _Optional[float] = ..., unknown_phases: _Optional[int] = ..., budget_j: _Optional[float] = ..., reason: _Optional[str] = ..., account: _Optional[str] = ...) -> None: ...
 
 class ForgetDeviceRequest(_message.Message):
     __slots__ = ("device_id",)

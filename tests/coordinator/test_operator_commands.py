@@ -199,6 +199,17 @@ def test_an_export_without_data_says_what_is_missing(
     assert len(err.splitlines()) == 1
 
 
+def test_what_became_of_a_devices_data_is_shown(address: str, command: Command, fleet: Fleet) -> None:
+    account = "96 examples read, 0 of them held out; left out: 4 not an image (such as notes.txt)"
+    fleet(address, "pi-1", account=account).join()
+    fleet(address, "pi-2", account="40 examples read, 10 of them held out").join()
+    _, shown, _ = command("devices", "--coordinator", address)
+    assert f"pi-1: {account}" in " ".join(shown.split())
+    assert "pi-2: " not in shown
+    _, shown, _ = command("devices", "--json", "--coordinator", address)
+    assert json.loads(shown)["devices"][0]["account"] == account
+
+
 def test_a_device_that_is_gone_is_forgotten_and_its_rounds_stay(
     address: str, plan: Path, command: Command, fleet: Fleet, tools: Any
 ) -> None:

@@ -9,6 +9,18 @@ from pathlib import Path
 from protos.errors import ModelError
 
 _KINDS_HELP = "MODEL is a .keras or .h5 file, a SavedModel folder, or an integer .tflite file"
+_TORCH = (
+    "a PyTorch file",
+    "make an int8 .tflite of it by litert-torch, or a SavedModel by torch.onnx.export and onnx2tf, and give that: "
+    "see docs/models.md",
+)
+_ROUTES = {
+    ".onnx": ("an ONNX file", "convert it by onnx2tf to a SavedModel folder, and give that: see docs/models.md"),
+    ".pt": _TORCH,
+    ".pth": _TORCH,
+    ".pt2": _TORCH,
+    ".safetensors": ("a file of weights alone", "load them into their model, and save that: see docs/models.md"),
+}
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
@@ -43,6 +55,8 @@ def _recognise(path: Path) -> str:
     wanted = {".keras": "keras", ".h5": "h5", ".hdf5": "h5", ".tflite": "tflite"}.get(suffix)
     if suffix == ".pb":
         raise ModelError("is one file of a SavedModel", where=where, fix=f"give its folder: {path.parent}")
+    if suffix in _ROUTES:
+        raise ModelError(f"is {_ROUTES[suffix][0]}, which convert does not read", where=where, fix=_ROUTES[suffix][1])
     if wanted is None:
         raise ModelError(f"has the unknown suffix {suffix!r}", where=where, fix=_KINDS_HELP)
     # Keras 2 wrote HDF5 under the name .keras as well.

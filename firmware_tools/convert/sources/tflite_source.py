@@ -1,7 +1,7 @@
-"""Takes an embedding extractor that is quantised already: an integer .tflite, used as it is.
+"""Takes an integer .tflite: an embedding extractor as it is, a classifier cut in its flatbuffer.
 
-It is not cut: the tensors inside a quantised graph are fused with what follows them, and the file must stay the one
-that an Edge TPU twin was compiled from. Its last operator tells a classifier, which is no extractor.
+An extractor stays the file that it is, since an Edge TPU twin was compiled from it. Its last operator tells a
+classifier, which is cut before its last dense layer.
 """
 
 from __future__ import annotations
@@ -9,19 +9,30 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from firmware_tools.convert.sources.tflite_cut import CLASSIFIERS, CutFile, cut_file
 from firmware_tools.inspect.model import ModelFacts, Tensor, read_bytes
-from protos.errors import ModelError, UsageError
+from protos.errors import ModelError
+from protos.model.head_algebra import Tree
 
-_CLASSIFIERS = ("SOFTMAX", "LOGISTIC", "LOG_SOFTMAX")
 _INTEGERS = ("int8", "uint8")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Extractor:
-    """A checked integer model: its bytes and facts; one input, one output that is a vector."""
+    """A checked integer model: its bytes and facts; one input, one output that is a vector.
+
+    Attributes:
+        cut: where the file was cut; None where it is as it came.
+        tail: plain head that followed, or None; see :class:`firmware_tools.convert.sources.tflite_cut.CutFile`.
+    """
 
     content: bytes
     facts: ModelFacts
+    cut: str | None = None
+    tail: Tree | None = None
+    tail_note: str = "an extractor has no head"
+    linear: bool = False
+    one_number: bool = False
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -30,18 +41,13 @@ class Extractor:
 
 
 def open_extractor(path: Path, *, cut: str | None) -> Extractor:
-    """Read and check an integer embedding extractor.
+    """Read and check an integer model; cut it where it is a classifier, or where ``cut`` names a tensor.
 
     Raises:
-        UsageError: a cut is asked for.
-        ModelError: it is damaged, float, compiled for an Edge TPU, a classifier, or not one vector from one input.
+        ModelError: it is damaged, float, compiled for an Edge TPU, cannot be cut, or does not give one vector of one
+            input.
     """
     where = path.name
-    if cut is not None:
-        raise UsageError(
-            f"--cut {cut}: a quantised .tflite cannot be cut", where=where,
-            fix="give the float model (.keras, .h5, SavedModel), or an embedding extractor",
-        )  # fmt: skip
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -51,21 +57,27 @@ def open_extractor(path: Path, *, cut: str | None) -> Extractor:
         raise ModelError("is compiled for an Edge TPU and cannot run on a CPU", where=where, fix="give its CPU twin")
     if custom := [name for name in facts.operator_counts() if name.startswith("CUSTOM")]:
         raise ModelError(f"needs operators that are no TFLite builtins: {', '.join(custom)}", where=where)
+    last = facts.operators[-1].name if facts.operators else None
+    if last is None:
+        raise ModelError("holds no operator", where=where)
+    made: CutFile | None = None
+    if (cut is not None or last in (*CLASSIFIERS, "DEQUANTIZE")) and len(facts.outputs) == 1:
+        if not any(tensor.dtype in _INTEGERS for one in facts.operators for tensor in one.outputs):
+            raise ModelError(
+                "is a float .tflite, and ranges of integers cannot be measured inside one", where=where,
+                fix="give its .keras, .h5 or SavedModel, which convert quantises, or its int8 .tflite",
+            )  # fmt: skip
+        made = cut_file(content, cut, where=where)
+        content, facts = made.content, read_bytes(made.content, where=where)
     for end, tensors in (("input", facts.inputs), ("output", facts.outputs)):
         if len(tensors) != 1:
             raise ModelError(f"has {len(tensors)} {end}s; a backbone has one", where=where)
         _check_end(tensors[0], end, where)
-    last = facts.operators[-1].name if facts.operators else None
-    if last is None:
-        raise ModelError("holds no operator", where=where)
-    if last in _CLASSIFIERS:
-        raise ModelError(
-            f"ends in {last}: it is a classifier, and class probabilities are no features", where=where,
-            fix="give its float model, which can be cut, or an embedding extractor",
-        )  # fmt: skip
     if inside := facts.float_operator_counts():
         raise ModelError(f"holds float operators: {describe(inside)}", where=where, fix="give a fully integer model")
-    return Extractor(content, facts)
+    if made is None:
+        return Extractor(content, facts)
+    return Extractor(content, facts, made.cut, made.tail, made.note, made.linear, made.one_number)
 
 
 def describe(counts: dict[str, int]) -> str:

@@ -15,6 +15,9 @@ import pytest
 from kept_models import kept
 
 from coordinator.export.outputs import plain_head
+from edge_runtime.round.embeddings import EmbeddingCache
+from edge_runtime.round.evaluation import HeldOut
+from edge_runtime.round.examples import LocalExamples
 from firmware_tools.convert.many import Converter
 from protos.datafiles.dataset import load
 from protos.model.backbone import Backbone
@@ -168,3 +171,30 @@ def test_a_head_that_reconstructs_learns_by_steps_and_exports_as_what_is_left(ma
     assert judged.loss == pytest.approx(scores_of(head.infer(embedded))[held_out.y == 0].mean())
     plain = plain_head(bundle, head.read())
     np.testing.assert_allclose(logits_of(plain, embedded), head.infer(embedded), atol=2e-4)
+
+
+def test_anomalies_among_the_training_examples_are_left_out_and_counted(made: Path, tmp_path: Path) -> None:
+    bundle = open_bundle(made / "machine")
+    with np.load(made / "machine.npz") as held:
+        np.savez(tmp_path / "all.npz", x=held["x"], y=held["y"])
+    for _ in range(2):  # the second time from what the first one kept
+        summary = LocalExamples(str(tmp_path / "all.npz"), None, tmp_path).summary(bundle)
+        assert summary.train_count == 750
+        assert "left out: 150 anomaly, not trained on (example 0)" in summary.account
+
+
+def test_a_board_counts_no_right_answers_of_a_head_that_chooses_no_class(made: Path, tmp_path: Path) -> None:
+    bundle = open_bundle(made / "machine")
+    data = load(made / "machine.npz").test()
+    cache = EmbeddingCache(tmp_path, bundle, "0" * 64, len(data), "engine")
+    cache.fill(Backbone(bundle).embed, data.held, allowed=lambda most: most, now_s=lambda: 0.0)
+    assert cache.complete
+    assert HeldOut(data.y, cache).evaluate(bundle.initial_head(), bundle) is None
+
+
+def test_a_device_without_a_bundle_counts_quantities(made: Path, tmp_path: Path) -> None:
+    examples = LocalExamples(str(made / "weather.npz"), None, tmp_path)
+    assert (examples.summary(None).train_count, examples.summary(None).test_count) == (600, 300)
+    with np.load(made / "weather.npz") as held:
+        np.savez(tmp_path / "one.npz", x=held["x"], y=held["y"][:, 0] + 0.5)
+    assert LocalExamples(str(tmp_path / "one.npz"), None, tmp_path).summary(None).train_count == 900

@@ -146,9 +146,9 @@ def test_too_little_agreement_is_a_failed_check(models: Path, refused: Any) -> N
     assert "--min-agreement 0.9999999" in line
 
 
-def test_an_integer_model_is_not_cut(plain_bundle: Path, refused: Any) -> None:
+def test_an_integer_model_is_cut_only_where_there_is_a_tensor(plain_bundle: Path, refused: Any) -> None:
     source = plain_bundle / "backbone.tflite"
-    assert "cannot be cut" in refused(2, source, "--cut", "x", "--classes", "4")
+    assert "has no layer 'x' to cut at" in refused(6, source, "--cut", "x", "--classes", "4")
     assert "--classes N" in refused(6, source)
 
 
