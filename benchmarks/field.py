@@ -5,8 +5,8 @@
     .venv/bin/python benchmarks/field.py --only wiring stop_s
 
 A coordinator, daemons and bridges are processes of their own; bridges are the simulated ones on pseudo-terminals. The
-JSON has a key for each part: `faults`, `wiring`, `idle`, `memory`, `switching`, `infer`, `stop_s`; one whose programs
-are not in this tree is null, and so is one that failed, with the reason on stderr. Exit code 1 when a limit is passed.
+JSON has a key for each part: `faults`, `wiring`, `idle`, `memory`, `switching`, `infer`, `stop_s`; one that failed is
+null, with the reason on stderr. Exit code 1 when a limit is passed.
 
 A bundle is made if none is given, which needs the workshop extra.
 """
@@ -24,6 +24,7 @@ from typing import Any
 
 import field_faults
 import field_idle
+import field_photographs
 import field_stop
 import field_wiring
 
@@ -33,6 +34,7 @@ from protos.model.bundle import Bundle, open_bundle
 
 IDLE_S, QUICK_IDLE_S = 300.0, 30.0
 CPU_LIMIT, CALLS_LIMIT, BYTES_LIMIT = 0.002, 200.0, 100_000.0
+RSS_LIMIT_MB = 150.0
 Part = Callable[[Path, Bundle, bool], Any]
 
 
@@ -53,7 +55,7 @@ def idle(folder: Path, bundle: Bundle, quick: bool) -> Any:
 
 
 def memory(folder: Path, bundle: Bundle, quick: bool) -> Any:
-    """Highest resident memory of a daemon that waits, and of one that did a round."""
+    """Highest resident memory of a daemon that waits, of one that did a round, and over folders of photographs."""
     rig = field_faults.Rig(folder / "memory", bundle.path)
     try:
         rig.serve()
@@ -62,9 +64,10 @@ def memory(folder: Path, bundle: Bundle, quick: bool) -> Any:
         field_faults.until(lambda: (one := rig.shown()) is not None and one.state == "present")
         found = [{"case": "waiting, 90 examples", "rss_mb": _peak_mb(daemon.pid)}]
         rig.round_works()
-        return [*found, {"case": "after a round of 90 examples", "rss_mb": _peak_mb(daemon.pid)}]
+        found.append({"case": "after a round of 90 examples", "rss_mb": _peak_mb(daemon.pid)})
     finally:
         rig.close()
+    return [*found, *field_photographs.measure(folder / "photographs", bundle, quick)]
 
 
 def stop_s(folder: Path, bundle: Bundle, quick: bool) -> Any:
@@ -108,6 +111,11 @@ def beyond(found: dict[str, Any]) -> list[str]:
         for name, limit in (("cpu_share", CPU_LIMIT), ("calls_per_day", CALLS_LIMIT), ("bytes_per_day", BYTES_LIMIT)):
             if cost[name] > limit:
                 wrong.append(f"idle: {name} {cost[name]:.4g}, limit {limit:g}")
+    for one in found.get("memory") or ():
+        if one["rss_mb"] > RSS_LIMIT_MB:
+            wrong.append(f"memory: {one['case']}: {one['rss_mb']} MB, limit {RSS_LIMIT_MB:g} MB")
+    if (served := found.get("switching")) is not None and served["torn"]:
+        wrong.append(f"switching: {served['torn']} of {served['predictions']} predictions are of no one version")
     for phase, seconds in (found.get("stop_s") or {}).items():
         if seconds > field_stop.LIMIT_S:
             wrong.append(f"stop while {phase}: {seconds:g} s, limit {field_stop.LIMIT_S:g} s")

@@ -26,17 +26,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from edge_runtime.config import configured_sensor
 from protos.durations import duration_s
 from protos.energy.board_file import write_board
 from protos.energy.boards import BoardProfile, Figure
+from protos.energy.trace import Phase
 from protos.errors import SensorError, StoreError, UsageError
 from protos.json_document import document
-
-if TYPE_CHECKING:
-    from edge_runtime.api import Window
 
 EXAMPLE = """example:
   edge-runtime calibrate-board --sensor serial:/dev/ttyUSB0 --name my-pi4 -o my-pi4.toml
@@ -50,6 +47,8 @@ _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THR
 _SETTLE_S = 0.5
 # Less than this of the spread of watts explained by busy cores is no row.
 LEAST_EXPLAINED = 0.8
+# Nor is a stretch whose samples cover less than this of it.
+LEAST_COVERED = 0.9
 Load = Callable[[int], contextlib.AbstractContextManager[None]]
 
 
@@ -155,27 +154,35 @@ def measured(spec: str, cores: int, seconds: float, load: Load, proc: Path) -> l
     """Stretches with 0, 1 ... all cores at work, and back down, so that a board that warms up is seen both ways.
 
     Raises:
-        SensorError: see :class:`edge_runtime.api.Meter`; or a stretch has no figure.
+        SensorError: see :func:`edge_runtime.power.sensor_factory.open_meter`; or a stretch has no figure.
     """
-    from edge_runtime.api import Meter
+    from edge_runtime.power.sensor_factory import open_meter
 
-    found: list[tuple[float, Window]] = []
-    with Meter(spec) as meter:
+    stretches = []
+    meter = open_meter(spec)
+    meter.start()
+    try:
         for count in (*range(cores + 1), *range(cores, -1, -1)):
             with load(count):
                 time.sleep(min(_SETTLE_S, seconds))
+                meter.settle(0.0)
                 before = busy_ticks(proc)
-                with meter.window(f"{count} cores") as window:
-                    time.sleep(seconds)
+                meter.mark(Phase.TRAIN)
+                time.sleep(seconds)
+                meter.mark(Phase.IDLE)
                 after = busy_ticks(proc)
-            passed = after[1] - before[1]
-            found.append((cores * (after[0] - before[0]) / passed if passed > 0 else float(count), window))
-        stretches = []
-        for busy, window in found:
-            energy_j, half_j, length_s = window.energy_j, window.uncertainty_j, window.duration_s
-            if energy_j is None or not length_s:
+                # The sample that the stretch ends in must not see the work end.
+                time.sleep(min(_SETTLE_S, seconds))
+            record = next((one for one in meter.settle(2.0) if one.phase is Phase.TRAIN), None)
+            if record is None or record.energy_j is None or record.coverage < LEAST_COVERED:
                 raise SensorError("a stretch has no joules", where=spec, fix="see edge-runtime doctor")
-            stretches.append(Stretch(busy, energy_j / length_s, None if half_j is None else half_j / length_s))
+            length_s, half_j = record.covered_s + record.uncovered_s, record.uncertainty_j
+            passed = after[1] - before[1]
+            busy = cores * (after[0] - before[0]) / passed if passed > 0 else float(count)
+            half_w = None if half_j is None else half_j / length_s
+            stretches.append(Stretch(busy, record.energy_j / length_s, half_w))
+    finally:
+        meter.close()
     return stretches
 
 

@@ -1,5 +1,5 @@
-"""The command line of the device: ``run``, ``doctor``, ``measure``, ``recording``, ``calibrate-board``, ``service`` and
-``completion``.
+"""The command line of the device: ``run``, ``doctor``, ``measure``, ``recording``, ``calibrate-board``, ``service``,
+``predict``, ``bench``, ``data`` and ``completion``.
 
 Exit codes: 0 when stopped by SIGTERM, SIGINT, ``--max-rounds`` or ``--exit-when-idle``; else the code of the error
 (see ``protos.errors``). A second SIGTERM or SIGINT ends the process at once (143 or 130 in a shell).
@@ -17,9 +17,11 @@ from pathlib import Path
 
 from edge_runtime import calibrate_board
 from edge_runtime.config import KEYS, OPTIONS, Resolved, as_json, misspelt, resolve
+from edge_runtime.data import command_line as data_words
 from edge_runtime.identity import command as identity_command
 from edge_runtime.measure import command as measure_command
 from edge_runtime.measure import recording_command
+from edge_runtime.model import command_line as model_words
 from edge_runtime.service import command as service_command
 from protos.command_line import conduct
 from protos.json_document import document
@@ -73,6 +75,18 @@ def parser() -> argparse.ArgumentParser:
                                    epilog=identity_command.IDENTITY_EXAMPLE,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     identity_command.add_identity(identity)
+    predict = commands.add_parser("predict", help="the classes of images or examples, by the model at work",
+                                  epilog=model_words.PREDICT_EXAMPLE,
+                                  formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    model_words.add_predict(predict)
+    bench = commands.add_parser("bench", help="latency and joules of one prediction on this board",
+                                epilog=model_words.BENCH_EXAMPLE,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    model_words.add_bench(bench)
+    data = commands.add_parser("data", help="the store of own examples: add, list, label, drop, stats, keep",
+                               epilog=data_words.EXAMPLE,
+                               formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    data_words.add_arguments(data)
     add_completion(commands, "edge-runtime")
     for command in (run, doctor):
         command.add_argument("--config", metavar="FILE", type=Path, help="TOML file (or EDGEJOULE_CONFIG)")
@@ -108,6 +122,18 @@ def _command(given: argparse.Namespace) -> int:
         return calibrate_board.run(given)
     if given.command == "service":
         return service_command.run(given)
+    if given.command == "data":
+        from edge_runtime.data.command import run as run_data
+
+        return run_data(given)
+    if given.command == "predict":
+        from edge_runtime.model.predict_command import run as run_predict
+
+        return run_predict(given)
+    if given.command == "bench":
+        from edge_runtime.model.bench_command import run as run_bench
+
+        return run_bench(given)
     if given.command == "enroll":
         return identity_command.run_enroll(given)
     if given.command == "identity":

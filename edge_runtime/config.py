@@ -62,6 +62,11 @@ class Settings:
     max_pause_s: float
     throttled_from: str
     machine_root: Path
+    adopt: Literal["better", "always", "never"]
+    personal_head: Literal["off", "on"]
+    class_weights: Literal["none", "balanced"]
+    model_socket: str | None
+    model_http: int | None
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,8 @@ OPTIONS: tuple[Option, ...] = (
     Option("device_id", "--device-id", "ID", read.device_id, _own_name,
            "name of this device, unique in its fleet; host name and a hash of the machine if not given"),
     Option("data", "--data", "SPEC", read.path, _NONE,
-           "own examples: FILE.npz, an idx images file, or a folder of images by class", is_path=True),
+           "own examples: FILE.npz, an idx images file, a folder by class, a table, or a store that grows",
+           is_path=True),
     Option("shard", "--shard", "S", read.text, _NONE, "the owner in the data to be, or K/N for the K-th of N parts"),
     Option("rename", "--rename", "OLD=NEW", read.renames, _NONE,
            "class of the data = class of the bundle, where names differ; several divided by commas"),
@@ -175,6 +181,17 @@ OPTIONS: tuple[Option, ...] = (
            "who tells whether the clock is held down: kernel, vcgencmd or none"),
     Option("machine_root", "--machine-root", "DIR", read.path, _always(Path("/")),
            "folder with the sys and proc of the machine, where a container sees them elsewhere", is_path=True),
+    Option("adopt", "--adopt", "WHEN", read.one_of("better", "always", "never"), _always("better"),
+           "when a new head becomes the model at work: better, unless it is worse on own held-out examples; always; "
+           "never"),
+    Option("personal_head", "--personal-head", "MODE", read.one_of("off", "on"), _always("off"),
+           "on: work with a mixture of the new head and one tuned on own examples, where that is better here"),
+    Option("class_weights", "--class-weights", "MODE", read.one_of("none", "balanced"), _always("none"),
+           "balanced: every class has the same say in local training, however few its examples"),
+    Option("model_socket", "--model-socket", "PATH", read.text, _NONE,
+           "Unix socket for applications, or off; model.sock in the state folder if not given"),
+    Option("model_http", "--model-http", "PORT", read.whole(1, 65535), _NONE,
+           "serve the same on this port of loopback, over HTTP; off if not given"),
 )  # fmt: skip
 KEYS = {option.key: option for option in OPTIONS}
 

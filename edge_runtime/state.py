@@ -5,10 +5,14 @@ bases/        coordinates to train in, the newest two
 bundles/      by identity; each with its hashes checked
 embeddings/   by backbone, data and engine
 examples/     labels and fingerprint of the own data, so that the raw values stay on disk
+current       the model at work: a link to one of models/
 heads/        the newest heads that were received, by version
 memory/       what codecs with error feedback still owe, by run
+models/       the last models that were at work, whole
+model.sock    where applications ask for predictions
 outbox/       reports that are not yet answered, and energy that is not yet told
 costs.json    what the work of the last rounds cost
+images.lines  what is known of image files, so that each is decoded once
 tried.json    models that ran in a throw-away child
 instance.json a name of this state, and the machine that it belongs to
 .NAME.order   the entries of one of these folders, least recently used first
@@ -35,7 +39,7 @@ from protos.file_lock import lock
 LAYOUT = 1
 READS = (1,)
 """Layouts that this version reads and leaves readable."""
-FOLDERS = ("bases", "bundles", "embeddings", "examples", "heads", "memory", "outbox")
+FOLDERS = ("bases", "bundles", "embeddings", "examples", "heads", "memory", "models", "outbox")
 ASIDE = "aside"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 KEEP = 4

@@ -14,6 +14,7 @@ from firmware_tools.compile.command import add_command as add_compile
 from firmware_tools.convert.command import add_command as add_convert
 from firmware_tools.inspect.command import add_command as add_inspect
 from firmware_tools.pretrain.command import add_command as add_pretrain
+from firmware_tools.prune.command import add_command as add_prune
 from protos.command_line import conduct
 from protos.program import add_completion, program, run_completion
 
@@ -28,6 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = program("firmware-tools", "The workshop of edgejoule: models and firmware for boards.", _EPILOG)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     add_convert(commands)
+    add_prune(commands)
     add_inspect(commands)
     add_compile(commands)
     add_pretrain(commands)

@@ -172,6 +172,7 @@ class Publication:
         round: that it came of.
         head: whole, or empty when the reader holds ``base``, which is the head itself.
         accuracy, loss: on the coordinator's held-out data, or None.
+        evaluate: the device is to say how good the head is on its own examples.
     """
 
     run_id: str
@@ -183,6 +184,7 @@ class Publication:
     base: str = ""
     accuracy: float | None = None
     loss: float | None = None
+    evaluate: bool = False
 
     @property
     def id(self) -> str:

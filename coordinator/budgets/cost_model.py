@@ -89,7 +89,7 @@ class CostModel:
         """Learn from a round. Phases whose energy is unknown, or barely covered by samples, teach nothing; so does
         training without a step, which is what it costs to look whether one can be paid for."""
         for record in energy:
-            if record.energy_j is None or record.coverage < 0.9:
+            if record.phase not in self._phases or record.energy_j is None or record.coverage < 0.9:
                 continue
             if record.phase is Phase.TRAIN and not work.steps:
                 continue

@@ -22,6 +22,7 @@ from coordinator.budgets.solar import read_trace
 from coordinator.run.aggregation import settings_of
 from protos.catalog import hint
 from protos.datafiles.dataset import Dataset, account_of, check, fitted, load
+from protos.datafiles.front_end import declared
 from protos.errors import PlanError, PluginError
 from protos.model.bundle import Bundle, open_bundle
 from protos.model.manifest import CORRECTION, Manifest
@@ -193,6 +194,7 @@ def held_out(plan: RunPlan, manifest: Manifest, directory: Path) -> Dataset | No
         source,
         image_shape=shape if len(shape) == 3 else None,
         classes=manifest.classes,
+        front_end=declared(manifest.provenance),
         quantities=manifest.quantities,
     )
     data = data.test() if data.is_test.any() else data

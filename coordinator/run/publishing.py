@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, select
 
+from coordinator.run.run import hides_examples
 from coordinator.store import evaluations, heads, runs
 from coordinator.store.database import Database
 from coordinator.store.tables import rounds
@@ -33,6 +34,7 @@ class Published:
     version: str
     accuracy: float | None
     loss: float | None
+    evaluate: bool = True
 
     @property
     def id(self) -> str:
@@ -73,7 +75,8 @@ def newest(db: Database) -> Newest:
 
 def _of(connection: Connection, run_id: str, name: str, bundle_id: str, plan_toml: str) -> Published | None:
     try:
-        how = parse(plan_toml).run.deliver
+        plan = parse(plan_toml)
+        how = plan.run.deliver
     except EdgejouleError:
         # Of a version whose plans this one does not read.
         return None
@@ -85,7 +88,9 @@ def _of(connection: Connection, run_id: str, name: str, bundle_id: str, plan_tom
     # A head that nobody trained is what every board has already.
     if version is None or row is None or row["round"] == 0:
         return None
-    return Published(run_id, name, bundle_id, row["round"], version, row["accuracy"], row["loss"])
+    return Published(
+        run_id, name, bundle_id, row["round"], version, row["accuracy"], row["loss"], not hides_examples(plan)
+    )
 
 
 def message(db: Database, one: Published, holding: Holding) -> Publication:
@@ -109,6 +114,7 @@ def message(db: Database, one: Published, holding: Holding) -> Publication:
         base=one.version if held else "",
         accuracy=one.accuracy,
         loss=one.loss,
+        evaluate=one.evaluate,
     )
 
 

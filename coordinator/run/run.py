@@ -26,6 +26,7 @@ from coordinator.run.validation import Expected, RejectedError, check, check_cla
 from coordinator.store.statistics import Held
 from protos.errors import UpdateError
 from protos.model.bundle import Bundle
+from protos.model.task import CLASSIFICATION
 from protos.normaliser import of_optimiser
 from protos.orders import ENVELOPE_BYTES, BasisOrder, CodecOrder, DeviceReport, Holding, MaskOrder, TrainOrder
 from protos.plan.plan import RunPlan
@@ -69,6 +70,11 @@ def check_statistics(report: DeviceReport, expected: Expected, bundle: Bundle, f
     if moments.examples != report.examples:
         raise RejectedError("bad_statistics", f"sums of {moments.examples} examples, and {report.examples} are said")
     return moments
+
+
+def hides_examples(plan: RunPlan) -> bool:
+    """Whether a plan promises that nothing but the noisy or masked sum of changes is seen of a device."""
+    return plan.privacy.noise is not None or bool(plan.privacy.masked)
 
 
 def check_masked(report: DeviceReport, expected: Expected, plan: RunPlan, masking: Masking | None) -> MaskedWords:
@@ -249,12 +255,19 @@ class ActiveRun:
             mask=self._mask_order(),
             control=None if sums or controls is None else controls.order(),
             # Who has held-out data of its own asks nobody.
-            evaluate=self.evaluator is None and not sums,
+            evaluate=self._asks_devices and not sums,
         )
 
     def _mask_order(self) -> MaskOrder | None:
         privacy = self.plan.privacy
         return MaskOrder(privacy.clip, privacy.bits) if privacy.masked and privacy.clip is not None else None
+
+    @property
+    def _asks_devices(self) -> bool:
+        """Whether devices are to say how good the head is on examples of their own: where nobody else can, they have
+        classes to count, and the plan does not hide what they have."""
+        hides = hides_examples(self.plan)
+        return self.evaluator is None and self.bundle.manifest.task == CLASSIFICATION and not hides
 
     def _basis_for(self, holding: Holding) -> BasisOrder | None:
         if self.basis is None:

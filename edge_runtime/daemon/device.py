@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 import zlib
+from pathlib import Path
 
 import numpy as np
 
@@ -16,15 +17,20 @@ from edge_runtime.board import board_name, software_version
 from edge_runtime.config import Settings
 from edge_runtime.daemon.bundle_cache import BundleCache
 from edge_runtime.daemon.outbox import Outbox
+from edge_runtime.data.store import ExampleStore
 from edge_runtime.machine_identity import machine_hash, take_instance
+from edge_runtime.model.gate import Gate
+from edge_runtime.model.service import ModelService
 from edge_runtime.power.clock import Clock, SystemClock
 from edge_runtime.power.late_meter import LateMeter
 from edge_runtime.power.meter import Meter
 from edge_runtime.power.sensor_factory import open_meter_late
+from edge_runtime.power.shared_meter import SharedMeter
 from edge_runtime.round.accelerator import Accelerator, TwinWork
 from edge_runtime.round.codec_memory import CodecMemory
 from edge_runtime.round.costs import CostHistory, Reserve
 from edge_runtime.round.embeddings import EmbeddingCache
+from edge_runtime.round.evaluation import HeldOut
 from edge_runtime.round.examples import LocalExamples, Summary
 from edge_runtime.round.held_heads import HeldHeads
 from edge_runtime.round.training_basis import HeldBasis
@@ -32,6 +38,7 @@ from edge_runtime.round.work import Workbench
 from edge_runtime.state import StateFolder
 from edge_runtime.systemd.logging_setup import log
 from protos.convert.energy import without_folder
+from protos.datafiles.collected import is_store
 from protos.errors import (
     ConfigError,
     DataError,
@@ -41,6 +48,7 @@ from protos.errors import (
     NonFiniteError,
     RefusedError,
     ShapeError,
+    StoreError,
     UsageError,
 )
 from protos.model.bundle import Bundle
@@ -104,7 +112,15 @@ class Device:
             self.data_fault: EdgejouleError | None = None
             self._looked = False
             self.look_at_data(bundle)
-            self.meter = meter or open_meter_late(settings.sensor, clock=self.clock)
+            self.meter: Meter = meter or SharedMeter(open_meter_late(settings.sensor, clock=self.clock))
+            self.gate = Gate()
+            self.model = ModelService(
+                self.state.path,
+                self.gate,
+                self.meter if isinstance(self.meter, SharedMeter) else None,
+                threads=settings.threads,
+                intake=self._store(settings.data),
+            )
         except BaseException:
             self.state.close()
             raise
@@ -158,6 +174,24 @@ class Device:
                 log().error("%s; the data are waited for", error)
         self._looked = True
 
+    @staticmethod
+    def _store(data: str) -> ExampleStore | None:
+        """The store of examples, where `data` names one, or a folder that is to become one."""
+        folder = Path(data).expanduser()
+        return ExampleStore(folder) if is_store(folder) else None
+
+    def take_inbox(self) -> None:
+        """Take up what was put into the store's inbox, and let go of what is beyond its bounds."""
+        store = self._store(self.settings.data or "")
+        if store is None:
+            return
+        try:
+            if taken := store.take_inbox():
+                log().info("%d examples were taken from the inbox", taken)
+            store.trim()
+        except (*DATA_FAULTS, StoreError, RefusedError) as error:
+            log().warning("the store of examples cannot be kept in order now: %s", error)
+
     def forget_data(self) -> None:
         """What is known of the data counts no more; :meth:`take_up` looks at them again."""
         self.bench = None
@@ -174,14 +208,20 @@ class Device:
 
     def refresh(self) -> None:
         """Between two rounds: take up a sensor that has come, notice one that has gone."""
-        if isinstance(self.meter, LateMeter):
-            self.meter.refresh()
+        if self.late is not None:
+            self.late.refresh()
+
+    @property
+    def late(self) -> LateMeter | None:
+        """The meter, where its sensor may come and go."""
+        inner = self.meter.inner if isinstance(self.meter, SharedMeter) else self.meter
+        return inner if isinstance(inner, LateMeter) else None
 
     @property
     def complaints(self) -> tuple[str, ...]:
         """What is not as it should be, each in one line."""
         data = str(self.data_fault) if self.data_fault is not None else self.summary.complaint
-        sensor = self.meter.trouble if isinstance(self.meter, LateMeter) else ""
+        sensor = self.late.trouble if self.late is not None else ""
         return tuple(one for one in (data, sensor) if one)
 
     def _first_summary(self, bundle: Bundle | None) -> Summary:
@@ -263,6 +303,9 @@ class Device:
             budget_j=self.settings.budget_j,
             threads=self.settings.threads,
             twin=twin,
+            held_out=self._held_out(bundle, twin=twin is not None),
+            balanced=self.settings.class_weights == "balanced",
+            gate=self.gate,
         )
         return self.bench
 
@@ -279,6 +322,15 @@ class Device:
         root, summary = self.state.folder("embeddings"), self.summary
         return EmbeddingCache(root, bundle, summary.fingerprint, summary.train_count, engine, twin=twin)
 
+    def _held_out(self, bundle: Bundle, *, twin: bool) -> HeldOut | None:
+        """The held-out examples of this board, embedded as the others are; None when it has none."""
+        summary, labels = self.summary, self.summary.test_labels
+        if not len(labels):
+            return None
+        engine = f"{self._engine(self.accelerator.name)} {self.accelerator.identity}" if twin else str(self.engine)
+        root = self.state.folder("embeddings")
+        return HeldOut(labels, EmbeddingCache(root, bundle, summary.test_fingerprint, len(labels), engine, twin=twin))
+
     def _twin_work(self, bundle: Bundle) -> TwinWork:
         def lost(error: EdgeTpuError) -> tuple[EmbeddingCache, Engine]:
             try:
@@ -293,5 +345,6 @@ class Device:
 
     def close(self) -> None:
         """Give the sensor and the state folder back."""
+        self.model.close()
         self.meter.close()
         self.state.close()

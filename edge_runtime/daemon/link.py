@@ -38,6 +38,7 @@ from protos.convert.checks import MAX_WAIT_S, finite
 from protos.convert.energy import settled_to
 from protos.convert.masks import KeyBytes, open_to, roster_from, shares_from, shares_to
 from protos.convert.orders import order_from
+from protos.convert.publications import receptions_to
 from protos.convert.reports import receipt_from
 from protos.errors import ConfigError, RefusedError, UnknownRunError, UnreachableError, UpdateError
 from protos.orders import (
@@ -48,6 +49,7 @@ from protos.orders import (
     MeterCard,
     Order,
     Receipt,
+    Reception,
     SettledEnergy,
     TrainOrder,
     Verdict,
@@ -238,12 +240,14 @@ class Link:
         holding: Holding,
         waits_s: float = ORDER_S,
         given_up: Callable[[], bool] | None = None,
+        receptions: Iterable[Reception] = (),
     ) -> tuple[Order, int]:
         """Ask for work. Energy in ``settled`` is known to the coordinator afterwards.
 
         Args:
             waits_s: how long an answer is waited for while there is no work.
             given_up: asked every few seconds while the coordinator has no order; true ends the call, without one.
+            receptions: what became of publications; known to the coordinator afterwards.
 
         Returns:
             The order, and its size in serialised bytes.
@@ -261,6 +265,8 @@ class Link:
             basis_version=holding.basis_version,
             rebuilds=holding.rebuilds,
             waits_s=waits_s,
+            published=holding.published,
+            receptions=receptions_to(receptions),
         )
         answer = self._call(self._stub.NextOrder, request, waits_s + _LATER_S, given_up=given_up)
         if answer is None:

@@ -6,6 +6,7 @@ package for them is loaded when the first masked order comes; other devices do w
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["Masks"]
 
 _KEPT = 4
+# So long a device that would go stays for the end of a round whose sum it is a part of.
+_OWES_S = 120.0
 
 
 class Masks:
@@ -35,6 +38,16 @@ class Masks:
     def __init__(self, device_id: str, session: str, link: Link) -> None:
         self._device_id, self._session, self._link = device_id, session, link
         self._parties: OrderedDict[tuple[str, int, int], tuple[Party, int]] = OrderedDict()
+        self._hidden: tuple[tuple[str, int, int], float] | None = None
+
+    @property
+    def owes(self) -> bool:
+        """Whether a change was hidden lately whose masks nobody has asked to reveal yet."""
+        return self._hidden is not None and time.monotonic() < self._hidden[1] + _OWES_S
+
+    def forget(self) -> None:
+        """Nobody will ask any more."""
+        self._hidden = None
 
     def agree(self, order: TrainOrder) -> None:
         """Agree with the other devices of this order; returns when all have, or are left out.
@@ -65,12 +78,14 @@ class Masks:
             RefusedError: no masks were agreed on.
         """
         mask: MaskOrder | None = order.mask
-        there = self._parties.get(_key(order.run_id, order.round, order.attempt))
+        key = _key(order.run_id, order.round, order.attempt)
+        there = self._parties.get(key)
         if mask is None or there is None:
             raise RefusedError("no masks were agreed on", where=f"round {order.round}")
         party, width = there
         random = generator(order.seed, "mask", self._device_id, order.round)
         numbers = quantised(change, mask.clip, mask.bits, random)
+        self._hidden = (key, time.monotonic())
         return MaskedChange(width, to_bytes(party.masked(numbers, width), width))
 
     def reveal(self, order: RevealOrder) -> None:
@@ -80,6 +95,8 @@ class Masks:
             RefusedError: it would unmask a single device. Away, Interrupted: the coordinator cannot be reached.
         """
         key = _key(order.run_id, order.round, order.attempt)
+        if self._hidden is not None and self._hidden[0] == key:
+            self._hidden = None
         there = self._parties.get(key)
         if there is None:
             raise RefusedError("the keys of that attempt are gone", where=f"round {order.round}")

@@ -8,6 +8,7 @@ import dataclasses
 import gc
 import os
 import time
+from pathlib import Path
 
 from edge_runtime.board import software_version
 from edge_runtime.config import Settings
@@ -19,13 +20,14 @@ from edge_runtime.daemon.serving import Daemon
 from edge_runtime.daemon.stopping import Interrupted, Stopping
 from edge_runtime.identity.identity import read_identity
 from edge_runtime.identity.renewal import Renewals
-from edge_runtime.power.late_meter import LateMeter
+from edge_runtime.model.limits import SOCKET
+from edge_runtime.model.socket_server import SocketServer
 from edge_runtime.state import is_full, pid_file
 from edge_runtime.systemd.logging_setup import log
 from edge_runtime.systemd.notify import Notifier
 from edge_runtime.systemd.starts import pause_s, worked
 from edge_runtime.systemd.vitals import VitalsFile
-from protos.errors import EdgejouleError
+from protos.errors import EdgejouleError, StoreError
 
 # A bridge's handshake and its first sample.
 _SENSOR_WAIT_S = 8.0
@@ -52,7 +54,7 @@ def run(
         while True:
             guard = MemoryGuard(settings.memory_max_mb, stopping)
             stopping.tell_progress(telling.went_on, guard.look)
-            _run(settings, stopping, telling, rows=rows)
+            _run(settings, stopping, telling, guard, rows=rows)
             if not guard.found_too_much or not _freed(guard):
                 break
             stopping.withdraw()
@@ -113,7 +115,7 @@ def _open(settings: Settings, stopping: Stopping, notifier: Notifier) -> Device 
             return None
 
 
-def _run(settings: Settings, stopping: Stopping, notifier: Notifier, *, rows: bool) -> None:
+def _run(settings: Settings, stopping: Stopping, notifier: Notifier, guard: MemoryGuard, *, rows: bool) -> None:
     identity = read_identity(settings.state)
     addresses = check_addresses(settings.coordinator, identity)
     if identity is not None and identity.device_id != settings.device_id:
@@ -122,7 +124,10 @@ def _run(settings: Settings, stopping: Stopping, notifier: Notifier, *, rows: bo
     device = _open(settings, stopping, notifier)
     if device is None:
         return
-    with contextlib.closing(device), pid_file(settings.pid_file):
+    # Between two pieces of work, predictions go first.
+    stopping.tell_progress(notifier.went_on, guard.look, device.gate.between)
+    with contextlib.closing(device), pid_file(settings.pid_file), contextlib.ExitStack() as serving:
+        _serve_model(device, serving)
         _await_sensor(device, stopping)
         meter, count, engine = device.meter.identity, device.summary.train_count, device.backbone_engine
         log().info("ready: %d examples, sensor %s (%s), engine %s", count, meter.sensor, meter.method, engine)
@@ -137,11 +142,31 @@ def _run(settings: Settings, stopping: Stopping, notifier: Notifier, *, rows: bo
             Daemon(device, link, stopping, rows=rows, notifier=notifier, vitals=vitals).serve()
 
 
+def _serve_model(device: Device, stack: contextlib.ExitStack) -> None:
+    """Let applications ask the model at work. What cannot be served is said, and is no reason not to train."""
+    settings = device.settings
+    if settings.model_socket != "off":
+        path = Path(settings.model_socket) if settings.model_socket else device.state.path / SOCKET
+        try:
+            # In a place that the settings name, the folder says who may ask.
+            mode = 0o666 if settings.model_socket else 0o660
+            stack.enter_context(contextlib.closing(SocketServer(path, device.model, mode=mode)))
+        except StoreError as error:
+            log().warning("%s; applications cannot ask the model", error)
+    if settings.model_http is not None:
+        from edge_runtime.model.http_server import HttpServer
+
+        try:
+            stack.enter_context(contextlib.closing(HttpServer(settings.model_http, device.model)))
+        except StoreError as error:
+            log().warning("%s; applications cannot ask the model over HTTP", error)
+
+
 def _await_sensor(device: Device, stopping: Stopping) -> None:
     """Give a sensor that is there the time to answer, so that the first card names it; one that is not gets none."""
-    if not isinstance(device.meter, LateMeter):
+    if device.late is None:
         return
     end_s = time.monotonic() + _SENSOR_WAIT_S
-    while not device.meter.tried.wait(0.02) and time.monotonic() < end_s and not stopping.progressed():
+    while not device.late.tried.wait(0.02) and time.monotonic() < end_s and not stopping.progressed():
         pass
     device.refresh()

@@ -18,6 +18,7 @@ Rules kept here:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -32,15 +33,17 @@ from edge_runtime.daemon.masking import Masks
 from edge_runtime.daemon.order_watch import OrderWatch
 from edge_runtime.daemon.stopping import Interrupted, Stopping
 from edge_runtime.health.pauses import open_pauses
+from edge_runtime.model.adopting import receive
 from edge_runtime.round import work as one_round
 from edge_runtime.round.examples import ChangedDataError
 from edge_runtime.round.held_heads import CannotRebuildError
 from edge_runtime.round.work import Workbench
-from edge_runtime.state import is_full
+from edge_runtime.state import is_full, storing
 from edge_runtime.systemd.journal import about
 from edge_runtime.systemd.logging_setup import log
 from edge_runtime.systemd.notify import Notifier
 from edge_runtime.systemd.vitals import VitalsFile
+from protos.atomic import write_whole
 from protos.energy.trace import Phase
 from protos.errors import (
     EdgejouleError,
@@ -49,10 +52,14 @@ from protos.errors import (
     UnreachableError,
     UpdateError,
 )
+from protos.model.bundle import Bundle
 from protos.orders import (
     DeviceCard,
     DeviceReport,
+    Holding,
     Order,
+    Publication,
+    Reception,
     RejoinOrder,
     RevealOrder,
     SettledEnergy,
@@ -73,6 +80,8 @@ _AWAY_S = 30.0
 # How often data that cannot be used are looked at again, s; a folder costs one stat a file.
 _LOOK_EACH_S, _LOOK_FOLDER_EACH_S = 5.0, 60.0
 _TRIES = 3
+# The name of the publication that was dealt with last.
+_PUBLISHED = "published"
 
 
 @dataclass(frozen=True)
@@ -130,7 +139,12 @@ class Daemon:
         self._said: tuple[str, str] | None = None
         self._seen: object = None
         self._masks = Masks(device.settings.device_id, device.session, link)
-        self._pauses = open_pauses(device.settings, device.clock, wait=stopping.wait, tell=self._notifier.status)
+        # What became of publications, until the coordinator knows.
+        self._receptions: list[Reception] = []
+        # A publication that cannot be taken before some time of the monotonic clock.
+        self._put_off: tuple[str, float] | None = None
+        self._put_offs = Backoff(5.0, _TRIED_AGAIN_S)
+        self._pauses = open_pauses(device.settings, device.clock, wait=self._rest, tell=self._notifier.status)
 
     def serve(self) -> None:
         """Run until stopped, until ``max_rounds`` are done, or until ``exit_when_idle_s`` passed without an order.
@@ -170,12 +184,21 @@ class Daemon:
             self._notifier.stopping(reason)
             self._leave(reason)
 
+    def _rest(self, timeout_s: float) -> bool:
+        """A pause of the work; predictions go on."""
+        with self._device.gate.resting():
+            return self._stopping.wait(timeout_s)
+
     def _finished(self) -> bool:
         settings = self._settings
         idle_s = time.monotonic() - self._last_order_s
-        done = settings.max_rounds is not None and self._rounds >= settings.max_rounds
+        # A sum that this device is a part of is unmasked with its help.
+        done = self._has_done_all() and not self._masks.owes
         bored = settings.exit_when_idle_s is not None and idle_s >= settings.exit_when_idle_s
         return self._stopping.requested or done or bored
+
+    def _has_done_all(self) -> bool:
+        return self._settings.max_rounds is not None and self._rounds >= self._settings.max_rounds
 
     def _turn(self) -> None:
         """Join if need be, send what is left over, ask once, and do what is ordered."""
@@ -191,15 +214,25 @@ class Daemon:
             case RejoinOrder():
                 # A coordinator that forgot the session took no notice of the energy either.
                 self._joined = False
+            case WaitOrder(_, _, Publication() as published):
+                self._device.outbox.told(settled)
+                self._receptions.clear()
+                self._take(published)
             case WaitOrder(retry_after_s, reason):
                 self._device.outbox.told(settled)
+                self._receptions.clear()
                 log().debug("waiting %.1f s: %s", retry_after_s, reason)
                 self._pause(retry_after_s)
             case RevealOrder():
                 self._device.outbox.told(settled)
                 self._reveal(order)
+            case TrainOrder() if self._has_done_all():
+                # The round of the masks is over without its help.
+                self._device.outbox.told(settled)
+                self._masks.forget()
             case TrainOrder():
                 self._device.outbox.told(settled)
+                self._receptions.clear()
                 self._last_order_s = time.monotonic()
                 self._notifier.status(f"round {order.round} of run {order.run_id}: {one_round.in_words(order)}")
                 with about(run=order.run_id, round=order.round):
@@ -266,7 +299,8 @@ class Daemon:
                 self._device.session,
                 settled,
                 bundle_id=self._device.bench.bundle.bundle_id if self._device.bench else "",
-                holding=dataclasses.replace(self._device.heads.holding(), basis_version=self._device.bases.version),
+                holding=self._holding(),
+                receptions=self._receptions,
                 waits_s=self._patience_s(),
                 given_up=self._has_news,
             )
@@ -277,9 +311,67 @@ class Daemon:
                 self._device.outbox.told(settled)
             raise Away(error.what, where=error.where, fix=error.fix) from error
 
+    def _holding(self) -> Holding:
+        """What this device holds; of a publication that it could not take, it says for a while that it has."""
+        device, late = self._device, self._put_off
+        name = late[0] if late is not None and time.monotonic() < late[1] else self._published()
+        bench = device.bench.bundle.bundle_id if device.bench else ""
+        return dataclasses.replace(
+            device.heads.holding(), basis_version=device.bases.version, bundle_id=bench, published=name
+        )
+
+    def _published(self) -> str:
+        """The publication that was dealt with last, as the state remembers it."""
+        try:
+            return (self._device.state.path / _PUBLISHED).read_text("utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            return ""
+
+    def _take(self, published: Publication) -> None:
+        """Look at the head that a run ended with. What cannot be done now is tried again after a while."""
+        device, settings = self._device, self._settings
+        try:
+            with self._stopping.loading():
+                bundle = self._bundle(published.bundle_id)
+                bench = None
+                with contextlib.suppress(*DATA_FAULTS):
+                    if device.data_fault is None:
+                        bench = device.take_up(bundle)
+                said, model = receive(
+                    published,
+                    bundle,
+                    bench,
+                    device.state.path,
+                    device.heads,
+                    adopt=settings.adopt,
+                    personally=settings.personal_head == "on",
+                )
+                place = device.state.path / _PUBLISHED
+                with storing(place), write_whole(place) as file:
+                    file.write(published.id.encode())
+        except (Away, Interrupted):
+            raise
+        except EdgejouleError as error:
+            if not self._stopping.requested:
+                log().warning("the head of %s cannot be taken to work now: %s", published.run_id, error)
+                if isinstance(error, ChangedDataError):
+                    device.forget_data()
+                self._put_off = (published.id, time.monotonic() + self._put_offs.next_s())
+            return
+        self._put_off = None
+        self._put_offs.reset()
+        # What a plan hides is judged here, and not told.
+        self._receptions.append(said if published.evaluate else dataclasses.replace(said, evaluation=None, reason=""))
+        if model is not None:
+            device.model.switch(model)
+            self._notifier.status(f"model {model.about.version} of {model.about.run} is at work")
+
     def _patience_s(self) -> float:
         """How long a call for work may stay open: until this device would go for want of it."""
         # Who lacks something looks for it while the call is held: see _has_news.
+        if self._receptions:
+            # What is to be told is told with the question; an answer is not waited for.
+            return _LEAST_CALL_S
         if (limit_s := self._settings.exit_when_idle_s) is None:
             return ORDER_S
         return min(ORDER_S, max(_LEAST_CALL_S, self._last_order_s + limit_s - time.monotonic()))
@@ -361,6 +453,7 @@ class Daemon:
 
     def _work(self, order: TrainOrder, started_s: float, watch: OrderWatch) -> DeviceReport:
         """One round. Data that change under it are looked at again, and the coordinator is told first what is new."""
+        self._device.take_inbox()
         for tried in range(1, _TRIES + 1):
             if self._device.data_fault is not None or self._device.data_changed():
                 self._device.forget_data()
@@ -392,6 +485,11 @@ class Daemon:
         held = self._device.bench
         if held is not None and held.bundle.bundle_id == bundle_id and cache.may_run(bundle_id):
             return held
+        return self._device.take_up(self._bundle(bundle_id))
+
+    def _bundle(self, bundle_id: str) -> Bundle:
+        """The bundle of this name, fetched if need be."""
+        cache = self._device.bundle_cache
         twin = self._device.accelerator.available
         bundle = cache.find(bundle_id, twin=twin)
         if bundle is None:
@@ -400,7 +498,7 @@ class Daemon:
                 bundle_id,
                 lambda folder: self._link.fetch_bundle(bundle_id, folder, twin=twin, signature=cache.asks_signatures),
             )
-        return self._device.take_up(bundle)
+        return bundle
 
     def _decline(self, order: TrainOrder, error: EdgejouleError) -> None:
         """Leave, so that no round waits, and tell the reason with the next card. Once at the level that people read."""

@@ -115,6 +115,11 @@ class LateMeter:
     def spent_j(self) -> float | None:
         return self._current.spent_j()
 
+    def await_samples(self, timeout_s: float) -> None:
+        """Wait until samples reach past the last mark, so long at most; not at all without a sensor."""
+        if self._with is not None:
+            self._with.await_samples(timeout_s)
+
     def settle(self, timeout_s: float = 2.0) -> tuple[PhaseEnergy, ...]:
         return self._current.settle(timeout_s)
 

@@ -126,6 +126,12 @@ class SensorMeter:
             mean_w = self._worked_j / self._worked_s if self._worked_s > 0 else self._usual_w
             return self._worked_j + missing_s * max(self._last_w, mean_w, self._expected_w)
 
+    def await_samples(self, timeout_s: float) -> None:
+        """Wait until samples reach past the last mark, so long at most. Marks may be made meanwhile."""
+        with self._lock:
+            stop_s = self._period.last.t_s
+        self._await_samples(stop_s, timeout_s)
+
     def settle(self, timeout_s: float = 2.0) -> tuple[PhaseEnergy, ...]:
         with self._lock:
             if len(self._period.marks) < 2 and not self._folded:

@@ -6,6 +6,9 @@ Rules kept here:
   pieces before it cost in this round; before the first, what they cost in earlier rounds, or what the order says.
 * What the last pieces cost varies when other programs use the processor, so the next one is priced at their mean and
   twice their standard deviation, when that is more.
+* A piece may be begun late, or be held up in its middle, by as much as the dearest of the last pieces was, so none is
+  begun that the budget does not pay for at that price; and as much more is kept back as a piece of the last rounds
+  cost beyond what it was allowed at.
 * Between two questions lies no more than a fiftieth of the budget, if a piece is that small: what becomes dear while it
   is done is seen at once.
 * A round whose pieces cost more than they do on a calm machine sends on a busy one too: as many times as much is kept
@@ -32,6 +35,8 @@ from protos.orders import StopReason
 
 # Pieces that the spread of prices is taken from, and the share of a budget that lies between two questions.
 _WINDOW, _FEWEST, _GRAIN = 16, 4, 0.02
+# A piece that cost so many times what it was allowed at was held up, and is no matter of noise.
+_HELD_UP = 2.0
 # How much dearer than on a calm machine work is that is taken for slowed down, and sending is expected to be at most.
 _LEAST_SLOWDOWN, _MOST_SLOWDOWN = 1.5, 8.0
 
@@ -47,6 +52,8 @@ class Price:
         self._known_j = known_j
         self._begun_j = self._last_j = 0.0
         self._done = self._asked = 0
+        self.excess_j = 0.0
+        """By how much what lay between two questions cost more than it was allowed at, J; noise left out."""
         self._recent: deque[float] = deque(maxlen=_WINDOW)
 
     @property
@@ -60,6 +67,8 @@ class Price:
             recent_j = (charged_j - self._last_j) / self._asked
             self._done += self._asked
             mean_j = (charged_j - self._begun_j) / self._done
+            if self._known_j is not None and recent_j > _HELD_UP * self._known_j:
+                self.excess_j = max(self.excess_j, (recent_j - self._known_j) * self._asked)
             # One dear piece in a long row raises the price a little; a row that becomes dear raises it for good.
             self._known_j = max(mean_j, (mean_j + recent_j) / 2)
             self._recent.append(recent_j)
@@ -68,6 +77,8 @@ class Price:
                 recent_mean_j = sum(self._recent) / len(self._recent)
                 squares = sum((one - recent_mean_j) ** 2 for one in self._recent)
                 self._known_j = max(self._known_j, recent_mean_j + 2 * math.sqrt(squares / (len(self._recent) - 1)))
+                # What is held up once in a while has no spread that two deviations would show.
+                self._known_j = max(self._known_j, max(self._recent))
         elif not self._done:
             self._begun_j = charged_j
         self._last_j, self._asked = charged_j, 0
@@ -159,7 +170,7 @@ class Allowance:
             return wanted
         charged_j = self._charged_j(now_s - (self._rests.paused_s if self._rests else 0.0))
         each_j = price.at(charged_j)
-        left_j = self._budget_j - self._kept_j(self._budget_j) - charged_j
+        left_j = self._budget_j - self._kept_j(self._budget_j) - self._reserve.excess_j - charged_j
         if not left_j > 0 or (each_j is not None and each_j > left_j):
             return StopReason.BUDGET
         if each_j is None:
@@ -168,6 +179,11 @@ class Allowance:
             count = wanted if each_j <= 0 else min(wanted, math.floor(min(left_j / each_j, wanted)))
         price.asked(count)
         return count
+
+    @property
+    def excess_j(self) -> float:
+        """By how much a piece of this round cost more than it was allowed at, J."""
+        return max(self._step.excess_j, self._example.excess_j)
 
     @property
     def rested_s(self) -> float:

@@ -8,11 +8,15 @@ beside it have, of the same backbone, preprocessing and engine.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from protos.datafiles.lazy import FileRows
+from protos.datafiles.stored import Rows, StoredRows
 
 KEY_BYTES = 16
 NO_KEY = bytes(KEY_BYTES)
@@ -23,6 +27,24 @@ def keys_of(raw: npt.NDArray[Any]) -> list[bytes]:
     """A key for each raw example of [n, ...]: the first 16 bytes of the SHA-256 of its dtype, shape and values."""
     head = f"{raw.dtype.str}{raw.shape[1:]}".encode()
     return [hashlib.sha256(head + np.ascontiguousarray(one).tobytes()).digest()[:KEY_BYTES] for one in raw]
+
+
+def keys_remembered(raw: Rows, block: slice) -> list[bytes | None]:
+    """The keys of examples that need not be read for it, since they are files that were read before; else None each."""
+    if isinstance(raw, StoredRows) and isinstance(raw.source, FileRows):
+        return raw.source.keys(raw.places[block])
+    return [None] * len(range(*block.indices(len(raw))))
+
+
+def remember_keys(raw: Rows, block: slice, keys: Sequence[bytes]) -> None:
+    """Remember the keys of examples that are files."""
+    if isinstance(raw, StoredRows) and isinstance(raw.source, FileRows):
+        raw.source.keep_keys(raw.places[block], keys)
+
+
+def damaged_in(raw: Rows) -> int:
+    """How many examples turned out to be damaged while they were read."""
+    return raw.source.bad if isinstance(raw, StoredRows) and isinstance(raw.source, FileRows) else 0
 
 
 def read_keys(path: Path, rows: int) -> npt.NDArray[np.uint8]:

@@ -23,7 +23,8 @@ _MARGIN = 1.2
 _FIRST_SHARE = 0.1
 _FIRST_RESERVE_S = 1.0
 EMBEDDING_J, STEP_J, SENDING_J, SENDING_S, WORK_W = "embedding_j", "step_j", "sending_j", "sending_s", "work_w"
-KEYS = (EMBEDDING_J, STEP_J, SENDING_J, SENDING_S, WORK_W)
+EXCESS_J = "excess_j"
+KEYS = (EMBEDDING_J, STEP_J, SENDING_J, SENDING_S, WORK_W, EXCESS_J)
 
 
 class CostHistory:
@@ -114,6 +115,12 @@ class Reserve:
         return self._history.smallest(self._bundle_id, EMBEDDING_J)
 
     @property
+    def excess_j(self) -> float:
+        """Joules by which a piece of the last rounds cost more than it was allowed at, as where others use the machine
+        and hold one up. 0 when nobody knows."""
+        return self._history.largest(self._bundle_id, EXCESS_J) or 0.0
+
+    @property
     def work_w(self) -> float | None:
         """Watts at work, on the high side: a machine that was shared draws less than one that is not."""
         known = [self._history.largest(self._bundle_id, WORK_W), self._hint.work_w if self._hint else None]
@@ -142,16 +149,26 @@ class Reserve:
         return min(_FIRST_RESERVE_S if own is None else own, deadline_s / 2)
 
     def worked(
-        self, energy: tuple[PhaseEnergy, ...], embedded: int, steps: int, encode_s: float, *, typical: bool = True
+        self,
+        energy: tuple[PhaseEnergy, ...],
+        embedded: int,
+        steps: int,
+        encode_s: float,
+        *,
+        typical: bool = True,
+        excess_j: float = 0.0,
     ) -> None:
         """Note what a round cost up to the end of coding.
 
         Args:
+            excess_j: by how much a piece cost more than it was allowed at.
             typical: False when the clock was held down or the supply sagged: what such work costs is not learnt.
         """
         known = {one.phase: one for one in energy if one.energy_j is not None}
         if typical:
             self._learn_prices(known, embedded, steps)
+        if steps or embedded:
+            self._history.learn(self._bundle_id, EXCESS_J, excess_j)
         self._encode_j = known[Phase.ENCODE].energy_j if Phase.ENCODE in known else None
         self._encode_s = encode_s
 

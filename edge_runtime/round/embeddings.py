@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.round.content import KEY_BYTES, Known, keys_of, read_keys
+from edge_runtime.round.content import KEY_BYTES, Known, keys_of, keys_remembered, read_keys, remember_keys
 from edge_runtime.state import keep_newest, storing, used
 from edge_runtime.systemd.logging_setup import log
 from protos.atomic import write_whole
@@ -142,12 +142,25 @@ class EmbeddingCache:
             try:
                 while not self.complete:
                     wanted = min(block_of(_BLOCK), self.count - self.rows)
-                    examples = raw[self.rows : self.rows + wanted]
-                    keys = keys_of(examples)
-                    taken = _leading([known.find(key) for key in keys])
+                    block_rows = slice(self.rows, self.rows + wanted)
+                    remembered = keys_remembered(raw, block_rows)
+                    there = [None if key is None else known.find(key) for key in remembered]
+                    taken = _leading(there)
+                    if taken:
+                        # Files whose content is known are not even read.
+                        examples, keys = None, [key for key in remembered if key is not None]
+                    else:
+                        # Up to the next one that need not be read.
+                        fresh = next((at for at, one in enumerate(there) if one is not None), len(there))
+                        block_rows = slice(self.rows, self.rows + fresh)
+                        examples = raw[block_rows]
+                        keys = keys_of(examples)
+                        remember_keys(raw, block_rows, keys)
+                        taken = _leading([known.find(key) for key in keys])
                     if taken:
                         block = np.ascontiguousarray(np.stack(taken), self._dtype)
                     else:
+                        assert examples is not None
                         unknown = next((at for at, key in enumerate(keys) if known.find(key) is not None), len(keys))
                         granted = allowed(unknown)
                         if isinstance(granted, StopReason):

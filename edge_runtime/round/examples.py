@@ -10,6 +10,7 @@ they are to have.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -23,17 +24,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edge_runtime.round.content import damaged_in
+from edge_runtime.round.image_table import ImageTable
 from edge_runtime.state import keep_newest, storing, used
 from edge_runtime.systemd.logging_setup import log
 from protos.atomic import write_whole
 from protos.datafiles import dataset
 from protos.datafiles.account import Remark, listed
+from protos.datafiles.collected import INDEX, RAW, is_store
 from protos.datafiles.dataset import Dataset
+from protos.datafiles.front_end import declared
+from protos.datafiles.lazy import FileRows
 from protos.datafiles.renames import read_renames
-from protos.datafiles.stored import Rows
+from protos.datafiles.stored import Rows, StoredRows
 from protos.errors import DataError, EmptyShardError, LabelError, NonFiniteError, ShapeError, StoreError
 from protos.model.bundle import Bundle
-from protos.model.resemblance import RECORD, held_against
+from protos.model.resemblance import RECORD, held_against, sample
 from protos.model.task import ANOMALY, CLASSIFICATION, NORMAL
 
 _KEEP_SUMMARIES = 16
@@ -55,6 +61,8 @@ class Summary:
         changed: what was changed while it was read.
         unlike: how the examples differ from those that the bundle was calibrated on, or nothing.
         set_aside: bad examples that are left out.
+        test_labels: int32 [T] of the held-out examples.
+        test_fingerprint: SHA-256 of the held-out examples and labels; empty when there are none.
     """
 
     labels: npt.NDArray[Any]
@@ -66,6 +74,8 @@ class Summary:
     changed: tuple[Remark, ...] = ()
     unlike: str = ""
     set_aside: tuple[Remark, ...] = ()
+    test_labels: npt.NDArray[np.int32] = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))
+    test_fingerprint: str = ""
 
     @property
     def account(self) -> str:
@@ -106,7 +116,9 @@ class LocalExamples:
         self._rename, self._bad_share = rename, bad_share
         self._spec, self._shard, self._folder = spec, shard, folder
         self._raw: Dataset | None = None
+        self._raw_test: Dataset | None = None
         self._raw_key = ""
+        self._images = ImageTable(folder.parent / "images.lines")
         self._test_count, self._unlike = 0, ""
 
     def summary(self, bundle: Bundle | None) -> Summary:
@@ -129,9 +141,10 @@ class LocalExamples:
                 data.changed,
                 self._unlike,
                 data.set_aside,
+                *self._held_out(),
             )
-            if key:
-                self._write(key, known)
+            if self._raw_key:
+                self._write(self._raw_key, known)
         elif bundle is not None:
             # The raw values were checked when the summary was made: only shape and labels are left to compare.
             stand_in = np.broadcast_to(np.zeros((), np.uint8), (known.train_count, *known.shape))
@@ -139,13 +152,26 @@ class LocalExamples:
             _check(Dataset(stand_in, known.labels, flags, source=known.source), bundle)
         return known
 
+    def _held_out(self) -> tuple[npt.NDArray[np.int32], str]:
+        """Labels and fingerprint of the held-out examples that were loaded."""
+        test = self._raw_test
+        return (np.zeros(0, np.int32), "") if test is None or not len(test) else (test.y, _fingerprint(test))
+
+    def raw_test(self, bundle: Bundle, expected: Summary) -> Rows:
+        """The raw held-out examples, likewise."""
+        self._load(bundle, self._key(bundle), judged=True)
+        test = self._raw_test
+        if test is None or _fingerprint(test) != expected.test_fingerprint:
+            raise ChangedDataError("changed since they were looked at", where=expected.source)
+        return dataset.fitted(test, bundle.manifest.backbone.input_shape).held
+
     def raw(self, bundle: Bundle, expected: Summary) -> Rows:
         """The raw training examples, uint8 or float32 [N, ...] in the shape of the model; read them in slices.
 
         Raises:
             ChangedDataError: the data changed since ``expected`` was made; and as :meth:`summary`.
         """
-        data = self._load(bundle, self._key(bundle))
+        data = self._load(bundle, self._key(bundle), judged=True)
         if _fingerprint(data) != expected.fingerprint:
             raise ChangedDataError("changed since they were looked at", where=expected.source)
         return dataset.fitted(data, bundle.manifest.backbone.input_shape).held
@@ -157,12 +183,17 @@ class LocalExamples:
 
     def release(self) -> None:
         """Give the memory of the raw values back, and close their file."""
-        self._raw = None
+        self._raw = self._raw_test = None
 
-    def _load(self, bundle: Bundle | None, key: str) -> Dataset:
+    def _load(self, bundle: Bundle | None, key: str, *, judged: bool = False) -> Dataset:
+        """The training examples.
+
+        Args:
+            judged: it is known already whether they are like those of the bundle.
+        """
         if self._raw is not None and key and key == self._raw_key:
             return self._raw
-        self._raw = None
+        self._raw = self._raw_test = None
         try:
             whole = self._good_ones(bundle, bundle.manifest.quantities if bundle else None)
         except (LabelError, ShapeError):
@@ -172,11 +203,22 @@ class LocalExamples:
             whole = self._good_ones(None, 0)
         data = whole.train()
         self._test_count = len(whole) - len(data)
+        judges = bundle is not None and bundle.manifest.task == CLASSIFICATION
+        test = whole.test() if self._test_count and judges else None
         if bundle is not None and bundle.manifest.task == ANOMALY:
             data = _normal(data)
         _check(data, bundle)
-        self._unlike = (bundle and held_against(bundle.manifest, data.held, where=data.source)) or ""
-        self._raw, self._raw_key = data, key
+        if bundle is not None and not judged:
+            fresh = _never_decoded(data.held)
+            _decode_sample(fresh)
+            # Of data that grew only what is new is judged: the rest was, and is not decoded again for it.
+            before = self._unlike if len(fresh) < len(data.held) else ""
+            self._unlike = held_against(bundle.manifest, fresh, where=data.source) or before
+            if damaged_in(data.held):
+                # Found out by looking: they are set aside now.
+                return self._load(bundle, key)
+        # What was found out about images while they were looked at is a part of the name.
+        self._raw, self._raw_test, self._raw_key = data, test, self._key(bundle) if key else ""
         return data
 
     def _good_ones(self, bundle: Bundle | None, quantities: int | None) -> Dataset:
@@ -198,6 +240,8 @@ class LocalExamples:
             renames=read_renames(self._rename) if self._rename and bundle else {},
             tolerant=tolerant,
             decoded=bundle is not None,
+            known=self._images if tolerant else None,
+            front_end=declared(bundle.manifest.provenance) if bundle else None,
             quantities=quantities,
         )
 
@@ -219,7 +263,12 @@ class LocalExamples:
         path = Path(self._spec).expanduser()
         digest = hashlib.sha256()
         try:
-            if path.is_dir():
+            if is_store(path):
+                # Every change goes through the index; what is taken away by hand changes the folder.
+                for one in (path / INDEX, path / RAW):
+                    found = one.stat()
+                    digest.update(json.dumps([str(one), found.st_size, found.st_mtime_ns, found.st_ino]).encode())
+            elif path.is_dir():
                 for entry in _files_below(path):
                     found = entry.stat()
                     digest.update(json.dumps([entry.path, found.st_size, found.st_mtime_ns, found.st_ino]).encode())
@@ -238,21 +287,17 @@ class LocalExamples:
     def _key(self, bundle: Bundle | None) -> str:
         """Changes whenever the summary may; empty when that cannot be told cheaply."""
         path = Path(self._spec).expanduser()
-        if path.suffix.lower() != ".npz":
+        folder = path.is_dir() and bundle is not None
+        if not folder and path.suffix.lower() != ".npz":
             return ""
         try:
             found = path.resolve(strict=True).stat()
-        except OSError:
+            content: list[Any] = (
+                [self.stamp(), self._images.damaged] if folder else [found.st_size, found.st_mtime_ns, found.st_ino]
+            )
+        except (OSError, DataError):
             return ""
-        stamp = [
-            str(path.resolve()),
-            found.st_size,
-            found.st_mtime_ns,
-            found.st_ino,
-            self._shard,
-            self._rename,
-            _READING,
-        ]
+        stamp = [str(path.resolve()), *content, self._shard, self._rename, _READING]
         fit = [list(bundle.manifest.classes), list(bundle.manifest.backbone.input_shape)] if bundle else None
         if fit is not None and bundle is not None and bundle.manifest.task != CLASSIFICATION:
             fit += [bundle.manifest.task]
@@ -276,6 +321,8 @@ class LocalExamples:
                     _remarks(held["changed"]),
                     str(held["unlike"]),
                     _remarks(held["set_aside"]),
+                    np.ascontiguousarray(held["test_labels"], np.int32),
+                    str(held["test_fingerprint"]),
                 )
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
             return None
@@ -304,6 +351,8 @@ class LocalExamples:
                 left_out=_written(summary.left_out),
                 changed=_written(summary.changed),
                 set_aside=_written(summary.set_aside),
+                test_labels=summary.test_labels,
+                test_fingerprint=np.array(summary.test_fingerprint),
             )
 
 
@@ -339,6 +388,20 @@ def _check(data: Dataset, bundle: Bundle | None) -> None:
         dataset.check(data, bundle.manifest.backbone.input_shape, len(bundle.manifest.classes))
 
 
+def _never_decoded(held: Rows) -> Rows:
+    """Of examples in files, those whose content nobody knows yet; all of them where they are in one file."""
+    if not (isinstance(held, StoredRows) and isinstance(held.source, FileRows)):
+        return held
+    unknown = [place for place, key in enumerate(held.source.keys(held.places)) if key is None]
+    return held.select(np.array(unknown, np.int64))
+
+
+def _decode_sample(held: Rows) -> None:
+    """Of images in files, decode those that are about to be looked at, and keep them until they are embedded."""
+    if isinstance(held, StoredRows) and isinstance(held.source, FileRows):
+        held.source.sample(held.places[sample(np.arange(len(held), dtype=np.int64))])
+
+
 def _normal(data: Dataset) -> Dataset:
     """The normal examples: what is known to be an anomaly says nothing of what is normal."""
     normal = np.flatnonzero(data.y == NORMAL)
@@ -355,6 +418,11 @@ def _normal(data: Dataset) -> Dataset:
 
 
 def _fingerprint(data: Dataset) -> str:
+    if isinstance(data.held, StoredRows) and isinstance(data.held.source, FileRows):
+        # By name, size and time of the files: no image is read for it.
+        digest = hashlib.sha256(data.held.source.fingerprint(data.held.places).encode())
+        digest.update(np.ascontiguousarray(data.y).view(np.uint8).data)
+        return digest.hexdigest()
     digest = hashlib.sha256(json.dumps([str(data.held.dtype), list(data.held.shape)]).encode())
     for array in itertools.chain([data.y], dataset.blocks(data.held)):
         digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)

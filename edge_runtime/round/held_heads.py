@@ -68,7 +68,7 @@ class HeldHeads:
 
     def _rebuilt(self, order: TrainOrder, start: Tree, shapes: trees.Shapes) -> Tree:
         where = f"head of round {order.round}"
-        base = self._find(order.base, start)
+        base = self.find(order.base, start)
         if base is None or trees.shapes(base) != shapes:
             self._whole_next = True
             raise CannotRebuildError("the head that it is made from is not here", where=where)
@@ -82,7 +82,12 @@ class HeldHeads:
             raise CannotRebuildError("this machine computes other bits than were meant", where=where)
         return head
 
-    def _find(self, version: str, start: Tree) -> Tree | None:
+    def want_whole(self) -> None:
+        """What this end said that it holds is not here: the next head is asked for whole."""
+        self._whole_next = True
+
+    def find(self, version: str, start: Tree) -> Tree | None:
+        """The head of this version, or None when it is not held; ``start`` is that of the bundle."""
         if self._newest is not None and self._newest[0] == version:
             return self._newest[1]
         if trees.version(start) == version:

@@ -55,6 +55,19 @@ def batches(count: int, size: int, random: np.random.Generator) -> Iterator[Rows
             yield order[start : start + size]
 
 
+def balanced_weights(labels: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+    """Weights with which every class that is there has the same say, float32 [N], 1 in the mean.
+
+    An example of class c weighs N / (K n_c), with n_c examples of its class and K classes that have any.
+
+    >>> balanced_weights(np.array([0, 0, 0, 2], np.int32)).tolist()
+    [0.6666666865348816, 0.6666666865348816, 0.6666666865348816, 2.0]
+    """
+    present, place, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    weights: npt.NDArray[np.float32] = (len(labels) / (len(present) * counts[place])).astype(np.float32)
+    return weights
+
+
 def train(
     head: Trainable,
     embeddings: npt.NDArray[Any],
@@ -66,6 +79,7 @@ def train(
     seed: int,
     purpose: tuple[str | int, ...],
     allowed: Callable[[], StopReason | None],
+    weights: npt.NDArray[np.float32] | None = None,
 ) -> Trained:
     """Do up to ``steps`` steps on quantised embeddings [N, D] (they may be memory-mapped) and labels int32 [N], or
     float32 [N, K] of quantities.
@@ -75,6 +89,7 @@ def train(
         inputs: of the train signature; what is missing takes the bundle's default.
         purpose: with ``seed``, all that the order of examples depends on.
         allowed: asked before each step; None to go on.
+        weights: float32 [N], share of each example in the mean loss of its batch; None: alike.
     """
     losses: list[float] = []
     stop_reason = StopReason.COMPLETED
@@ -85,7 +100,8 @@ def train(
         if refused is not None:
             stop_reason = refused
             break
-        losses.append(head.train_step(dequantise(embeddings[rows]), labels[rows], None, **inputs))
+        share = None if weights is None else weights[rows]
+        losses.append(head.train_step(dequantise(embeddings[rows]), labels[rows], share, **inputs))
     passes = -(-len(labels) // head.batch_size)
     window = max(1, min(passes, len(losses) // 2))
     first = float(np.mean(losses[:window])) if losses else None

@@ -13,35 +13,40 @@ The phases are marked on the meter just where they begin and end:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.health.pauses import Pauses
+from edge_runtime.model.gate import Gate
 from edge_runtime.power.clock import Clock
 from edge_runtime.power.meter import ExpectsPower, Meter
 from edge_runtime.power.wiring import FIXES
 from edge_runtime.round.accelerator import TwinWork
 from edge_runtime.round.allowance import Allowance
 from edge_runtime.round.codec_memory import CodecMemory
+from edge_runtime.round.content import damaged_in
 from edge_runtime.round.costs import Reserve
 from edge_runtime.round.embeddings import EmbeddingCache, dequantise
-from edge_runtime.round.examples import LocalExamples, Summary
+from edge_runtime.round.evaluation import HeldOut
+from edge_runtime.round.examples import ChangedDataError, LocalExamples, Summary
 from edge_runtime.round.held_heads import HeldHeads
 from edge_runtime.round.statistics import check_features, summed
-from edge_runtime.round.training import Trained, train
+from edge_runtime.round.training import Trained, balanced_weights, train
 from edge_runtime.round.training_basis import HeldBasis
 from protos.catalog import hint
+from protos.datafiles.stored import Rows
 from protos.energy.trace import Phase, PhaseEnergy
 from protos.errors import NonFiniteError, RefusedError, UsageError
 from protos.model.backbone import Backbone
 from protos.model.bundle import Bundle
 from protos.model.edge_tpu import EdgeTpu, EdgeTpuError
 from protos.model.head import Head
+from protos.model.task import CLASSIFICATION
 from protos.normaliser import of_optimiser
-from protos.orders import DeviceReport, Engine, MaskedChange, StopReason, TrainOrder
+from protos.orders import DeviceReport, Engine, HeadEvaluation, MaskedChange, StopReason, TrainOrder
 from protos.statistics import coding
 from protos.statistics.coding import CodedMoments
 from protos.statistics.whitening import Basis
@@ -60,6 +65,9 @@ class Workbench:
         budget_j: the device's own limit, or None.
         settle_s: longest wait for the meter's last samples.
         twin: the backbone's twin runs on the Edge TPU; None: its CPU model runs.
+        held_out: examples to evaluate heads on; None when there are none.
+        balanced: every class has the same say in the local loss.
+        gate: predictions of the model at work go before the next piece of work.
     """
 
     device_id: str
@@ -79,6 +87,9 @@ class Workbench:
     threads: int = 1
     settle_s: float = 2.0
     twin: TwinWork | None = None
+    held_out: HeldOut | None = None
+    balanced: bool = False
+    gate: Gate = field(default_factory=Gate)
 
 
 def budget_of(order: TrainOrder, bench: Workbench) -> float | None:
@@ -139,10 +150,11 @@ def work(
         begin = pauses.working
     _check_inputs(order, bench)
     try:
-        if order.statistics:
-            done = _sum_up(order, bench, allowance, begin)
-        else:
-            done = _learn(order, bench, allowance, begin, hide)
+        with bench.gate.at_work():
+            if order.statistics:
+                done = _sum_up(order, bench, allowance, begin)
+            else:
+                done = _learn(order, bench, allowance, begin, hide)
     except BaseException:
         # What a failed order cost belongs to no round, and must not count against the next one's budget.
         meter.mark(Phase.IDLE)
@@ -159,7 +171,9 @@ def work(
     if done.trained.steps and order.control is not None and done.control is not None:
         bench.memory.propose_control(order, order.control, done.control)
     trained, typical = done.trained, strain is None or strain.typical
-    bench.reserve.worked(energy, done.embedded, trained.steps, done.encode_s, typical=typical)
+    bench.reserve.worked(
+        energy, done.embedded + done.looked, trained.steps, done.encode_s, typical=typical, excess_j=allowance.excess_j
+    )
     return DeviceReport(
         run_id=order.run_id,
         round=order.round,
@@ -186,6 +200,7 @@ def work(
         masked=done.masked,
         control_version=order.control.version if order.control is not None and not order.statistics else "",
         control_held=done.control_held,
+        evaluation=done.evaluation,
     )
 
 
@@ -198,6 +213,8 @@ class _Done:
         memory: what the codec owes from now on; None without a codec.
         control: the device's own control from now on; None without one.
         control_held: it had one before.
+        evaluation: of the head that training started from; None where it was not asked for, or cannot be made.
+        looked: held-out examples that were embedded for it.
     """
 
     trained: Trained
@@ -211,6 +228,8 @@ class _Done:
     control: trees.Tree | None = None
     control_held: bool = False
     masked: MaskedChange | None = None
+    evaluation: HeadEvaluation | None = None
+    looked: int = 0
 
 
 def _learn(
@@ -227,7 +246,7 @@ def _learn(
     memory = bench.memory.recall(order, codec, shapes)
     if order.base:
         meter.mark(Phase.TRAIN)
-    received = bench.heads.receive(order, bench.bundle.initial_head())
+    received = ordered = bench.heads.receive(order, bench.bundle.initial_head())
     basis: Basis | None = None
     if order.basis is not None:
         basis = bench.bases.receive(order.basis, bench.bundle.manifest.backbone.embedding_width)
@@ -240,6 +259,9 @@ def _learn(
 
     begin(Phase.EMBED)
     embedded, refused = _embed(bench, allowance)
+    evaluation, looked = None, 0
+    if order.evaluate and not refused:
+        evaluation, looked, refused = _look(ordered, bench, allowance)
 
     begin(Phase.TRAIN)
     start_s, rested_s = clock.monotonic(), allowance.rested_s
@@ -257,7 +279,9 @@ def _learn(
             raise RefusedError("the order wants the change masked, and nobody can here", where=f"round {order.round}")
         masked = hide(order, change)
         took_s = clock.monotonic() - start_s
-        return _Done(trained, embedded, bench.summary.train_count, (), None, train_s, took_s, None, masked=masked)
+        return _Done(
+            trained, embedded, bench.summary.train_count, (), None, train_s, took_s, None, looked=looked, masked=masked
+        )
     random = codecs.generator(order.seed, "encode", bench.device_id, order.round)
     update, memory = codec.encode(change, memory, random)
     if common is not None and own is not None and trained.steps:
@@ -266,7 +290,58 @@ def _learn(
         own = {name: own[name] + value for name, value in change.items()}
     encode_s = clock.monotonic() - start_s
     count = bench.summary.train_count
-    return _Done(trained, embedded, count, update, None, train_s, encode_s, memory, own, held)
+    return _Done(
+        trained,
+        embedded,
+        count,
+        update,
+        None,
+        train_s,
+        encode_s,
+        memory,
+        own,
+        held,
+        evaluation=evaluation,
+        looked=looked,
+    )
+
+
+def _look(
+    head: trees.Tree, bench: Workbench, allowance: Allowance
+) -> tuple[HeadEvaluation | None, int, StopReason | None]:
+    """How good the received head is on the held-out examples, how many of them were embedded for it, and why not more,
+    if the round has to end."""
+    if bench.held_out is None:
+        return None, 0, None
+    looked, refused = 0, None
+    if not bench.held_out.cache.complete:
+        looked, refused = fill_held_out(bench, allowance)
+    return bench.held_out.evaluate(head, bench.bundle), looked, refused
+
+
+def fill_held_out(bench: Workbench, allowance: Allowance | None = None) -> tuple[int, StopReason | None]:
+    """Embed the held-out examples that are not yet.
+
+    Args:
+        allowance: of the round; None outside of one: nothing limits it but a request to stop.
+
+    Returns:
+        How many were embedded, and why it stopped early, if it did.
+    """
+    assert bench.held_out is not None
+    raw = bench.examples.raw_test(bench.bundle, bench.summary)
+    backbone = Backbone(bench.bundle, threads=bench.threads, edge_tpu=bench.twin.edge_tpu if bench.twin else None)
+    done = bench.held_out.cache.fill(
+        backbone.embed,
+        raw,
+        allowed=(lambda wanted: wanted) if allowance is None else allowance.examples,
+        now_s=bench.clock.monotonic,
+        block_of=(lambda most: most) if allowance is None else allowance.block,
+    )
+    if bench.cache.complete:
+        bench.examples.release()
+    _refuse_damaged(raw, bench)
+    return done
 
 
 def _sum_up(order: TrainOrder, bench: Workbench, allowance: Allowance, begin: Callable[[Phase], None]) -> _Done:
@@ -334,7 +409,8 @@ def _embed(bench: Workbench, allowance: Allowance) -> tuple[int, StopReason | No
     except EdgeTpuError as error:
         in_vain = bench.cache.rows - before
         bench.cache, bench.engine = bench.twin.lost(error)
-        bench.twin = None
+        # What of the held-out examples the twin embedded is not mixed with what the CPU will.
+        bench.twin = bench.held_out = None
     embedded, refused = _embed(bench, allowance)
     return in_vain + embedded, refused
 
@@ -347,11 +423,23 @@ def _fill(bench: Workbench, allowance: Allowance, edge_tpu: EdgeTpu | None) -> t
     )
     if bench.cache.complete:
         bench.examples.release()
+    _refuse_damaged(raw, bench)
     return done
+
+
+def _refuse_damaged(raw: Rows, bench: Workbench) -> None:
+    """Images that turned out to be damaged stand in as zeros: the data are to be looked at again, without them.
+
+    Raises:
+        ChangedDataError: there were some.
+    """
+    if found := damaged_in(raw):
+        raise ChangedDataError(f"{found} images cannot be decoded", where=bench.summary.source)
 
 
 def _train(order: TrainOrder, bench: Workbench, allowance: Allowance, basis: Basis | None) -> Trained:
     spec = bench.bundle.manifest.backbone
+    classifies = bench.bundle.manifest.task == CLASSIFICATION
     mean, scale = bench.bundle.feature_affine()
 
     def features(quantised: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
@@ -372,6 +460,7 @@ def _train(order: TrainOrder, bench: Workbench, allowance: Allowance, basis: Bas
         seed=order.seed,
         purpose=(bench.device_id, order.round),
         allowed=allowance.step,
+        weights=balanced_weights(bench.summary.labels) if bench.balanced and classifies else None,
     )
 
 

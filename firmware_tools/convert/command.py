@@ -16,6 +16,7 @@ from firmware_tools.convert.sources.recognise import recognise
 from firmware_tools.convert.staging import check_free, staged
 from firmware_tools.inspect.text import lines
 from protos.catalog import hint
+from protos.datafiles.front_end import front_end_of
 from protos.datafiles.renames import read_renames
 from protos.errors import DataError, UsageError
 from protos.model.task import ANOMALY, REGRESSION
@@ -78,6 +79,10 @@ def add_command(commands: Any) -> None:
         "--preprocess", choices=(*PREPROCESSING, STRAIGHT),
         help="raw value to model input: none; unit: /255; symmetric: /127.5 - 1; straight (.tflite only, and its "
         "default): a raw 0..255 value is the quantised one",
+    )  # fmt: skip
+    cut.add_argument(
+        "--front-end", metavar="LINE",
+        help="what makes examples of recordings (log-mel ...) or tables (windows ...); kept in the bundle",
     )  # fmt: skip
     head = parser.add_argument_group("head")
     head.add_argument("--classes", metavar="N", type=int, help="number of classes (default: of the model, or the data)")
@@ -197,7 +202,15 @@ def _job(options: argparse.Namespace) -> ConvertJob:
         preprocess=options.preprocess,
         min_agreement=options.min_agreement,
         seed=options.seed,
+        front_end=_front_end(options.front_end),
     )
+
+
+def _front_end(text: str | None) -> str | None:
+    """The line itself, when it says a front end."""
+    if text is not None:
+        front_end_of(text)
+    return text
 
 
 def _renames(text: str | None) -> dict[str, str]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from protos.datafiles import dataset
 from protos.datafiles.dataset import Dataset
+from protos.datafiles.front_end import front_end_of
 from protos.datafiles.renames import composed
 from protos.errors import ModelError, UsageError
 
@@ -35,6 +36,7 @@ def load_examples(
     *,
     renames: Mapping[str, str] | None = None,
     quantities: int | None = None,
+    front_end: str | None = None,
 ) -> Examples:
     """Read both data sets.
 
@@ -50,7 +52,10 @@ def load_examples(
 
     def read(spec: str, names: tuple[str, ...] | None) -> Dataset:
         mine = {} if renames is None else renames
-        found = dataset.load(spec, image_shape=image_shape, classes=names, renames=mine, quantities=quantities)
+        before = None if front_end is None else front_end_of(front_end)
+        found = dataset.load(
+            spec, image_shape=image_shape, classes=names, renames=mine, quantities=quantities, front_end=before
+        )
         return dataset.fitted(found, input_shape)
 
     same = bool(calibrate and evaluate and Path(calibrate).resolve() == Path(evaluate).resolve())

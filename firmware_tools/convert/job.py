@@ -40,6 +40,7 @@ class ConvertJob:
     preprocess: str | None = None
     min_agreement: float = 0.95
     seed: int = 0
+    front_end: str | None = None
 
     def to_fields(self) -> dict[str, Any]:
         """The job as a JSON-able dict."""

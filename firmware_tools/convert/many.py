@@ -91,6 +91,7 @@ def _inside(target: str, job: dict[str, Any], *, where: str, progress: Progress,
 def _forked(arguments: list[str]) -> Done:
     from firmware_tools import cli
     from firmware_tools.convert import command
+    from firmware_tools.prune import command as prune_command
 
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         child = os.fork()
@@ -104,7 +105,8 @@ def _forked(arguments: list[str]) -> Done:
                 sys.stdout = os.fdopen(os.dup(out.fileno()), "w", encoding="utf-8")
                 sys.stderr = os.fdopen(os.dup(err.fileno()), "w", encoding="utf-8")
                 warnings.simplefilter("ignore")
-                vars(command)["run_in_child"] = _inside
+                for face in (command, prune_command):
+                    vars(face)["run_in_child"] = _inside
                 code = cli.main(arguments)
             except SystemExit as end:
                 code = end.code if isinstance(end.code, int) else 1
@@ -133,6 +135,7 @@ def main() -> int:
 
     from firmware_tools.convert import head_model, ranges, worker  # noqa: F401
     from firmware_tools.convert.sources import keras_source, saved_model_source  # noqa: F401
+    from firmware_tools.prune import worker as prune_worker  # noqa: F401
 
     for line in sys.stdin:
         answers.write(json.dumps(dataclasses.asdict(_forked(json.loads(line)))) + "\n")

@@ -40,6 +40,7 @@ from firmware_tools.inspect.bundle import report
 from firmware_tools.inspect.model import ModelFacts
 from protos.datafiles import dataset
 from protos.datafiles.dataset import Dataset
+from protos.datafiles.front_end import KEY as FRONT_END
 from protos.errors import ModelError, UsageError
 from protos.extras import advice
 from protos.model.backbone import Backbone
@@ -99,6 +100,7 @@ class _Conversion:
             source.input_shape,
             ANOMALY_CLASSES if self.task == ANOMALY and not self.job.class_names else self.known_names,
             renames=self.job.renames,
+            front_end=self.job.front_end,
             quantities=0 if self.task == REGRESSION else None,
         )
         for line in data.accounts:
@@ -401,6 +403,7 @@ class _Conversion:
             "evaluation": described(data.evaluation),
             "operators": facts.operator_counts(),
             "tools": _tool_versions(),
+            **({} if self.job.front_end is None else {FRONT_END: self.job.front_end}),
         }
 
 

@@ -30,6 +30,7 @@ def publication_to(one: Publication | None) -> pb.Publication | None:
         round=one.round,
         accuracy=one.accuracy,
         loss=one.loss,
+        evaluate=one.evaluate,
     )
 
 
@@ -47,6 +48,7 @@ def publication_from(message: pb.Publication) -> Publication:
         base=checked_name(message.head.base, "publication.head.base", empty=True),
         accuracy=finite(message.accuracy, "accuracy", at_most=1.0) if message.HasField("accuracy") else None,
         loss=finite(message.loss, "loss", at_most=_MAX_LOSS) if message.HasField("loss") else None,
+        evaluate=message.evaluate,
     )
 
 

@@ -18,9 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from protos.datafiles import folder, idx, npz
+from protos.datafiles import collected, folder, idx, npz, sound, table
 from protos.datafiles.account import Remark, listed
 from protos.datafiles.columns import Array, Choose, Columns
+from protos.datafiles.front_end import FrontEnd, LogMel, Windows
+from protos.datafiles.lazy import Known
 from protos.datafiles.stored import Rows, StoredRows
 from protos.errors import DataError, EmptyShardError, LabelError, NonFiniteError, ShapeError, UsageError
 from protos.progress import progressed
@@ -92,6 +94,8 @@ def load(
     renames: Mapping[str, str] | None = None,
     tolerant: bool = False,
     decoded: bool = True,
+    known: Known | None = None,
+    front_end: FrontEnd | None = None,
     quantities: int | None = None,
 ) -> Dataset:
     """Read a data set, or one shard of it. Only what is kept takes memory.
@@ -99,7 +103,8 @@ def load(
     Args:
         spec: `FILE.npz` with x, y and optional is_test, device, class_names; an MNIST-style images file, plain
             or gzipped, with its labels file beside it; a folder of such pairs (`t10k-*` and `*-test-*` are held
-            out); or a folder with one sub-folder of images per class, with or without `train/` and `test/` above.
+            out); or a folder with one sub-folder of images per class, with or without `train/` and `test/` above;
+            or a store that grows (:mod:`protos.datafiles.collected`).
         shard: the owner to keep, by value, where the file names owners (`device`). Otherwise "K/N": the K-th
             of N nearly equal parts (K from 1) of an order shuffled with a fixed seed, so that N devices
             with the same file get disjoint parts; held-out examples are shared out separately.
@@ -110,6 +115,8 @@ def load(
         tolerant: examples without a label, of no class of the model or whose image cannot be read are left out and
             counted in `set_aside`, instead of an error for the first. :func:`screened` does the rest.
         decoded: False opens no image of a folder: labels and splits are known then, and `held` is [N, 0].
+        known: what is remembered of image files: images of a folder stay there until they are read.
+        front_end: of the model, which makes its values of recordings or tables.
         quantities: labels are so many real numbers each, for a regression; 0: however many there are; None: classes.
 
     Raises:
@@ -127,12 +134,25 @@ def load(
         if path.exists():
             fix = "give FILE.npz with x [N, ...] and y [N] or [N, K] of real numbers"
             raise DataError("holds classes, and a regression needs quantities", where=str(path), fix=fix)
+    if isinstance(front_end, LogMel) and path.is_dir():
+        return _dataset(sound.read(path, choose, front_end, classes, renames, tolerant=tolerant), path)
+    if isinstance(front_end, Windows) and (path.is_dir() or (path.exists() and table.is_table(path))):
+        return _dataset(table.read(path, choose, front_end, classes, renames, tolerant=tolerant), path)
+    if not decoded and front_end is None and (count := _only_a_model_can_read(path)):
+        # Listed: what becomes of them, the model's front end says.
+        return Dataset(np.empty((count, 0), np.uint8), np.zeros(count, np.int32), np.zeros(count, np.bool_),
+                       source=str(path))  # fmt: skip
     if path.is_dir():
+        if collected.is_store(path):
+            found = collected.read(
+                path, choose, image_shape, classes, renames, tolerant=tolerant, decoded=decoded, known=known
+            )
+            return _dataset(found, path)
         pairs = idx.images_in(path)
         if pairs:
             held, columns = idx.read(pairs, choose, in_folder=True)
             return _dataset((held, replace(columns, left_out=idx.left_out(path, pairs))), path)
-        read = folder.read(path, choose, image_shape, classes, renames, tolerant=tolerant, decoded=decoded)
+        read = folder.read(path, choose, image_shape, classes, renames, tolerant=tolerant, decoded=decoded, known=known)
         return _dataset(read, path)
     if not path.exists():
         raise DataError("no such file or folder", where=str(path), fix="check the path")
@@ -145,6 +165,18 @@ def load(
         where=str(path),
         fix="give FILE.npz, NAME-images-idx3-ubyte[.gz], or a folder of images by class",
     )
+
+
+def _only_a_model_can_read(path: Path) -> int:
+    """How many recordings or tables there are, which need a model's front end; 0 of every other kind."""
+    if path.is_file():
+        return int(table.is_table(path))
+    if not path.is_dir() or collected.is_store(path):
+        return 0
+    files = [one for one in path.rglob("*") if one.is_file() and not one.name.startswith(".")]
+    if any(folder.is_image(one) for one in files) or idx.images_in(path):
+        return 0
+    return sum(sound.is_recording(one) or table.is_table(one) for one in files)
 
 
 def account(

@@ -12,14 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from protos.datafiles.account import Remark, Tally, listed
 from protos.datafiles.classes import renumber
 from protos.datafiles.columns import NO_LABEL, Choose, Columns, reading
-from protos.datafiles.pixels import decode
+from protos.datafiles.lazy import FileRows, Known, stamp_of
+from protos.datafiles.pixels import Opener, decode
 from protos.datafiles.renames import composed
-from protos.errors import EmptyShardError
+from protos.datafiles.stored import Rows, StoredRows
+from protos.errors import DataError, EmptyShardError
 from protos.progress import progressed
 
 _IMAGES = {
@@ -41,7 +42,8 @@ def read(
     *,
     tolerant: bool = False,
     decoded: bool = True,
-) -> tuple[NDArray[np.uint8], Columns]:
+    known: Known | None = None,
+) -> tuple[Rows, Columns]:
     """Read the chosen images.
 
     Args:
@@ -53,6 +55,8 @@ def read(
         renames: names of folders to names of classes; None where the caller has no such option.
         tolerant: images that cannot be read, or lie in a folder that is no class, are set aside and counted.
         decoded: False lists the images and opens none of them.
+        known: what is remembered of files: images stay in theirs then, and are decoded when they are read. None, or
+            images of more than 8 bits, whose scale all of them tell: all are decoded here.
 
     Returns:
         x, uint8 [M, height, width, channels], or [M, 0] of images that are only listed; and its columns.
@@ -85,7 +89,14 @@ def read(
         aside.add(kind, str(found.paths[row].relative_to(folder)))
     kept = kept[y[kept] != NO_LABEL]
     changed: tuple[Remark, ...] = ()
-    if decoded and len(kept):
+    x: Rows
+    lazy = None if known is None or not decoded or image_shape is None else _left_in_files(
+        folder, [found.paths[row] for row in kept], image_shape, aside if tolerant else None, known
+    )  # fmt: skip
+    if lazy is not None:
+        x, changed, readable = lazy
+        kept = kept[readable]
+    elif decoded and len(kept):
         x, changed, readable = decode(
             [found.paths[row] for row in kept], image_shape, folder, aside if tolerant else None
         )
@@ -93,6 +104,44 @@ def read(
     else:
         x = np.empty((len(kept), 0), np.uint8)
     return x, replace(described.select(kept), changed=changed, set_aside=aside.remarks())
+
+
+def _left_in_files(
+    folder: Path, paths: Sequence[Path], shape: Sequence[int], aside: Tally | None, known: Known
+) -> tuple[StoredRows, tuple[Remark, ...], list[int]] | None:
+    """Rows that are decoded when they are read, what will be changed, and which of the images can be read, as far as
+    their headers say; None where one has more than 8 bits."""
+    opener = Opener(shape, folder)
+    stamps, readable, changed = [], [], Tally()
+    for index, path in enumerate(paths):
+        progressed()
+        name = str(path.relative_to(folder))
+        try:
+            with reading(str(path), "an image"):
+                stamp = stamp_of(path)
+            look = known.look_of(stamp)
+            if look is None:
+                look = opener.look(path)
+                known.keep_look(stamp, look)
+        except DataError as error:
+            if aside is None:
+                raise
+            aside.add("image that cannot be read", f"{name}: {error.what}"[:200])
+            continue
+        if look == "deep":
+            return None
+        if look.startswith("bad: "):
+            if aside is None:
+                raise DataError(look.removeprefix("bad: "), where=str(path), fix="copy or make the file again")
+            aside.add("image that cannot be read", f"{name}: {look.removeprefix('bad: ')}"[:200])
+            continue
+        for kind in look.split("|")[1:]:
+            changed.add(kind, name)
+        stamps.append(stamp)
+        readable.append(index)
+    known.sync()
+    source = FileRows([paths[index] for index in readable], stamps, opener, folder, known)
+    return StoredRows(source, np.arange(len(readable), dtype=np.int64)), changed.remarks(), readable
 
 
 class _Search:
@@ -110,7 +159,7 @@ class _Search:
     def _look(self, root: Path) -> None:
         folders, files = _entries(root)
         for file in files:
-            self._leave(file, "image outside the class folders" if _is_image(file) else None)
+            self._leave(file, "image outside the class folders" if is_image(file) else None)
         # A class may be called "test": splits are folders of folders, and there is nothing else or one of either kind.
         splits = {path: test for path in folders if (test := self._split(path)) is not None}
         if splits and (len(splits) == len(folders) or len(set(splits.values())) == 2):
@@ -128,7 +177,7 @@ class _Search:
     def _classes(self, root: Path, *, test: bool) -> None:
         folders, files = _entries(root)
         for file in files:
-            self._leave(file, "image outside the class folders" if _is_image(file) else None)
+            self._leave(file, "image outside the class folders" if is_image(file) else None)
         for group in folders:
             self._group(group, test=test)
 
@@ -136,7 +185,7 @@ class _Search:
         before = len(self.paths)
         for file in _below(group, ()):
             progressed()
-            if not _is_image(file):
+            if not is_image(file):
                 self._leave(file, None)
             elif not file.is_file():
                 self._leave(file, "broken link")
@@ -164,13 +213,14 @@ class _Search:
 
     def _holds_only_folders(self, path: Path) -> bool:
         folders, files = _entries(path)
-        return bool(folders) and not any(_is_image(file) for file in files)
+        return bool(folders) and not any(is_image(file) for file in files)
 
     def _leave(self, path: Path, kind: str | None) -> None:
         self.left_out.add(kind or path.suffix.lower() or "file without an ending", str(path.relative_to(self._folder)))
 
 
-def _is_image(path: Path) -> bool:
+def is_image(path: Path) -> bool:
+    """Whether a name ends as that of an image does."""
     return path.suffix.lower() in _IMAGES
 
 

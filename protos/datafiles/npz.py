@@ -124,6 +124,25 @@ def read(
     return x, described if rows is None else described.select(rows)
 
 
+def examples_alone(path: Path) -> NDArray[Any]:
+    """`x` [N, ...] of a file, whatever else is in it or lacks.
+
+    Raises:
+        DataError: it has none, or is damaged.
+    """
+    with col.reading(str(path), "an npz file"), np.load(path, allow_pickle=False) as archive:
+        if "x" not in archive.files:
+            what = f"has no `x` (it holds {', '.join(archive.files) or 'nothing'})"
+            raise DataError(what, where=str(path), fix="save it with numpy.savez(FILE, x=...)")
+        x: NDArray[Any] = archive["x"]
+    if x.dtype != np.uint8:
+        kept_dtype(x.dtype, str(path))
+        x = x.astype(np.float32)
+    if x.ndim < 2:
+        raise ShapeError(f"`x` has shape {x.shape}", where=str(path), fix="store x as [N, ...]")
+    return x
+
+
 def write(path: Path, x: NDArray[Any], columns: Columns) -> None:
     """Write a file that `read` gives back, whole or not at all; not compressed, so that a board streams it."""
     arrays: dict[str, NDArray[Any]] = {"x": x, "y": columns.y, "is_test": columns.is_test}

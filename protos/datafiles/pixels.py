@@ -9,6 +9,7 @@ here.
 
 from __future__ import annotations
 
+import io
 import struct
 import warnings
 from collections.abc import Iterator, Sequence
@@ -52,13 +53,7 @@ def decode(
         ShapeError: sizes differ and no shape is given, or the model takes no images.
     """
     pillow = _pillow(folder)
-    if shape is not None and (len(shape) != 3 or shape[2] not in _MODES):
-        raise ShapeError(
-            f"images cannot be given the shape {list(shape)}",
-            where=str(folder),
-            fix="use a model with an input of [height, width, 1 or 3], or an npz file",
-        )
-    size = None if shape is None else (int(shape[0]), int(shape[1]), int(shape[2]))
+    size = _size_of(shape, folder)
     reader = _Reader(pillow, folder, size)
     out: NDArray[np.uint8] | None = None if size is None else np.empty((len(paths), *size), np.uint8)
     readable: list[int] = []
@@ -88,23 +83,120 @@ def decode(
     return out[: len(readable)], reader.changed(), readable
 
 
+def decode_image(data: bytes, shape: Sequence[int]) -> NDArray[np.uint8]:
+    """One image from the bytes of its file, as :func:`decode` makes it of a folder's.
+
+    Args:
+        shape: [height, width, channels] to make of it.
+
+    Returns:
+        uint8 [height, width, channels].
+
+    Raises:
+        DataError: Pillow is missing, or they are no image. ShapeError: the model takes no images.
+    """
+    place = Path("image")
+    size = _size_of(shape, place)
+    assert size is not None
+    reader = _Reader(_pillow(place), place.parent, size, draft=True)
+    pixels = reader.read(place, io.BytesIO(data))
+    reader.changed()
+    return pixels
+
+
+def _size_of(shape: Sequence[int] | None, folder: Path) -> tuple[int, int, int] | None:
+    if shape is None:
+        return None
+    if len(shape) != 3 or shape[2] not in _MODES:
+        raise ShapeError(
+            f"images cannot be given the shape {list(shape)}",
+            where=str(folder),
+            fix="use a model with an input of [height, width, 1 or 3], or an npz file",
+        )
+    return int(shape[0]), int(shape[1]), int(shape[2])
+
+
+class Opener:
+    """Makes pixels of single images, one at a time, without knowing the others.
+
+    A JPEG is decoded at the smallest scale that still has twice the wanted size (`Image.draft`): a photograph of 12
+    megapixels takes a few hundred kilobytes then, and a tenth of the time.
+
+    Args:
+        shape: [height, width, channels] to make of each.
+        folder: what the user named, for messages.
+
+    Raises:
+        DataError: Pillow is missing. ShapeError: the model takes no images.
+    """
+
+    def __init__(self, shape: Sequence[int], folder: Path) -> None:
+        size = _size_of(shape, folder)
+        assert size is not None
+        self.shape = size
+        self._pillow = _pillow(folder)
+        self._reader = _Reader(self._pillow, folder, size, draft=True)
+
+    def look(self, path: Path) -> str:
+        """What the header of an image says, without decoding it: `ok`, with `|` before each kind of change that will be
+        made; `deep`, of more than 8 bits; or `bad: ` and why it cannot be read.
+
+        Raises:
+            DataError: the system does not let it be read, which says nothing of the image.
+        """
+        reader = _Reader(self._pillow, path.parent, self.shape)
+        try:
+            with reading(str(path), "an image"), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                warnings.simplefilter("error", self._pillow.DecompressionBombWarning)
+                try:
+                    with self._pillow.open(path) as image:
+                        if image.mode in (*_DEEP, "F"):
+                            return "deep"
+                        reader.note_kinds(image, path)
+                        _orientation(image)
+                except (self._pillow.DecompressionBombWarning, self._pillow.DecompressionBombError) as cause:
+                    raise ValueError(str(cause)) from cause
+        except DataError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno is not None:
+                raise
+            return f"bad: {error.what}"
+        return "".join(["ok", *(f"|{one.kind}" for one in reader.changed())])
+
+    def dtype_of(self, paths: Sequence[Path]) -> np.dtype[Any]:
+        """Of pixels, uint8."""
+        return np.dtype(np.uint8)
+
+    def read(self, path: Path) -> NDArray[np.uint8]:
+        """uint8 [height, width, channels].
+
+        Raises:
+            DataError: it cannot be decoded.
+        """
+        return self._reader.read(path)
+
+
 class _Reader:
-    def __init__(self, pillow: ModuleType, folder: Path, size: tuple[int, int, int] | None) -> None:
-        self._pillow, self._folder, self._size = pillow, folder, size
+    def __init__(
+        self, pillow: ModuleType, folder: Path, size: tuple[int, int, int] | None, *, draft: bool = False
+    ) -> None:
+        self._pillow, self._folder, self._size, self._draft = pillow, folder, size, draft
         self._tally = Tally()
         self._largest, self._white = 0, 65535
         self._deep: Path | None = None
         self._deep_paths: set[Path] = set()
         self._telling = True
 
-    def read(self, path: Path) -> NDArray[np.uint8]:
+    def read(self, path: Path, file: io.BytesIO | None = None) -> NDArray[np.uint8]:
         pillow = self._pillow
         with reading(str(path), "an image"), warnings.catch_warnings():
             # Pillow warns of files that would unpack to huge pictures, and of odd metadata.
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", pillow.DecompressionBombWarning)
             try:
-                with pillow.open(path) as image:
+                with pillow.open(path if file is None else file) as image:
+                    if self._draft and self._size is not None:
+                        image.draft(None, (2 * self._size[1], 2 * self._size[0]))
                     return self._pixels(image, path)
             except (pillow.DecompressionBombWarning, pillow.DecompressionBombError, SyntaxError) as cause:
                 raise ValueError(str(cause)) from cause
@@ -137,24 +229,31 @@ class _Reader:
         if self._telling:
             self._tally.add(kind, str(path.relative_to(self._folder)))
 
-    def _pixels(self, image: Any, path: Path) -> NDArray[np.uint8]:
+    def note_kinds(self, image: Any, path: Path) -> None:
+        """Note what will be changed of an image that is open."""
         if getattr(image, "n_frames", 1) > 1:
             self._note("of several frames, the first is used", path)
-        grey = image.mode in _GREY
         if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
             self._note("with transparency, which is ignored", path)
+        if _orientation(image) != 1:
+            self._note("turned upright by its EXIF tag", path)
+
+    def _pixels(self, image: Any, path: Path) -> NDArray[np.uint8]:
+        self.note_kinds(image, path)
+        grey = image.mode in _GREY
         picture = self._eight_bits(image, path)
         if (orientation := _orientation(image)) != 1:
-            self._note("turned upright by its EXIF tag", path)
             picture = _upright(self._pillow, picture, orientation)
         if self._size is None:
             return np.asarray(picture.convert("L" if grey else "RGB")).reshape(picture.height, picture.width, -1)
         height, width, channels = self._size
-        picture = picture.convert(_MODES[channels])
+        if picture.mode != _MODES[channels]:
+            picture = picture.convert(_MODES[channels])
         scale = min(picture.width / width, picture.height / height)
         wide, high = max(1, round(width * scale)), max(1, round(height * scale))
         left, top = (picture.width - wide) // 2, (picture.height - high) // 2
-        picture = picture.crop((left, top, left + wide, top + high))
+        if (wide, high) != (picture.width, picture.height):
+            picture = picture.crop((left, top, left + wide, top + high))
         picture = picture.resize((width, height), self._pillow.Resampling.BILINEAR)
         return np.asarray(picture).reshape(height, width, channels)
 

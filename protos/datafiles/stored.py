@@ -12,7 +12,7 @@ import math
 import os
 import weakref
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,18 +100,51 @@ class StoredArray:
         return found.st_size, found.st_mtime_ns
 
 
+class Source(Protocol):
+    """What rows are read from: a file that holds an array, or the files of a folder."""
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Of one row."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """uint8 or float32."""
+        ...
+
+    @property
+    def mapped(self) -> NDArray[Any] | None:
+        """All rows as a memory map, or None."""
+        ...
+
+    def read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """These rows."""
+        ...
+
+
 class StoredRows:
     """Some rows of a stored array, [N, *row_shape]; a slice of it is read into memory.
 
     Args:
-        source: the array.
+        source: the array, or the files.
         rows: [N] places in it, in the order wanted.
         row_shape: another shape of one row, of as many values.
     """
 
-    def __init__(self, source: StoredArray, rows: NDArray[np.int64], row_shape: tuple[int, ...] | None = None) -> None:
+    def __init__(self, source: Source, rows: NDArray[np.int64], row_shape: tuple[int, ...] | None = None) -> None:
         self._source, self._rows = source, rows
         self._row_shape = source.row_shape if row_shape is None else row_shape
+
+    @property
+    def source(self) -> Source:
+        """What the rows are read from."""
+        return self._source
+
+    @property
+    def places(self) -> NDArray[np.int64]:
+        """Where they are in it."""
+        return self._rows
 
     def __len__(self) -> int:
         return len(self._rows)

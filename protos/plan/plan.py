@@ -514,7 +514,7 @@ def _check_robust(plan: RunPlan, where: str) -> None:
     if aggregate.normalise not in NORMALISATIONS:
         what = f"aggregate.normalise = {aggregate.normalise!r} is a plug-in's rule, which {said} would replace"
         raise PlanError(what, where=where, fix="keep one of them")
-    if plan.train.correction != "none":
+    if plan.train.correction == "scaffold":
         what = f"the control of 'scaffold' is a plain mean over devices, which {said} does not protect"
         raise PlanError(what, where=where, fix="keep one of them")
     if plan.train.method != "sgd":
@@ -556,7 +556,7 @@ def _check_privacy(plan: RunPlan, where: str) -> None:
         ),
         (plan.train.method != "sgd", "statistics are summed exactly, without noise", 'set train.method = "sgd"'),
         (
-            plan.train.correction != "none",
+            plan.train.correction == "scaffold",
             "the control of 'scaffold' is a second mean over devices, without a bound or noise",
             'set train.correction = "none"',
         ),

@@ -526,7 +526,7 @@ class Wait(_message.Message):
     def __init__(self, retry_after_s: _Optional[float] = ..., reason: _Optional[str] = ..., publication: _Optional[_Union[Publication, _Mapping]] = ...) -> None: ...
 
 class Publication(_message.Message):
-    __slots__ = ("run_id", "name", "bundle_id", "head", "round", "accuracy", "loss")
+    __slots__ = ("run_id", "name", "bundle_id", "head", "round", "accuracy", "loss", "evaluate")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -534,6 +534,7 @@ class Publication(_message.Message):
     ROUND_FIELD_NUMBER: _ClassVar[int]
     ACCURACY_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
+    EVALUATE_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     name: str
     bundle_id: str
@@ -541,7 +542,8 @@ class Publication(_message.Message):
     round: int
     accuracy: float
     loss: float
-    def __init__(self, run_id: _Optional[str] = ..., name: _Optional[str] = ..., bundle_id: _Optional[str] = ..., head: _Optional[_Union[Head, _Mapping]] = ..., round: _Optional[int] = ..., accuracy: _Optional[float] = ..., loss: _Optional[float] = ...) -> None: ...
+    evaluate: bool
+    def __init__(self, run_id: _Optional[str] = ..., name: _Optional[str] = ..., bundle_id: _Optional[str] = ..., head: _Optional[_Union[Head, _Mapping]] = ..., round: _Optional[int] = ..., accuracy: _Optional[float] = ..., loss: _Optional[float] = ..., evaluate: _Optional[bool] = ...) -> None: ...
 
 class Reception(_message.Message):
     __slots__ = ("publication", "adopted", "reason", "evaluation")

@@ -56,6 +56,7 @@ def test_daemons_mask_their_changes_and_the_head_learns(digits: Path, address: s
         run_id = operator.start_run(PLAN, digits)
         daemons = [RunningDaemon(settings(tmp_path, address, f"pi-{at}", digits, f"{at + 1}/4")) for at in range(4)]
         try:
+            # They leave after their last round, and not before its sum was unmasked.
             status = tools.finished(operator, run_id)
         finally:
             for one in daemons:

@@ -16,10 +16,21 @@ import grpc
 from protos.convert.cards import card_from
 from protos.convert.energy import settled_from
 from protos.convert.orders import order_to
+from protos.convert.publications import receptions_from
 from protos.convert.reports import parse_report
 from protos.model.bundle import Bundle
 from protos.model.manifest import MANIFEST_FILE
-from protos.orders import CodecOrder, DeviceReport, Holding, Order, SettledEnergy, TrainOrder, WaitOrder
+from protos.orders import (
+    CodecOrder,
+    DeviceReport,
+    Holding,
+    Order,
+    Publication,
+    Reception,
+    SettledEnergy,
+    TrainOrder,
+    WaitOrder,
+)
 from protos.update.tensors import as_float32
 from protos.update.trees import Tree, version
 from protos.v1 import edgejoule_pb2 as pb
@@ -46,6 +57,21 @@ def order(bundle: Bundle, round: int = 1, head: Tree | None = None, **changes: A
     return TrainOrder(**{**values, **changes})
 
 
+def publication(bundle: Bundle, head: Tree, run_id: str = "run-1", **changes: Any) -> WaitOrder:
+    """The answer that brings the head that a run ended with."""
+    values: dict[str, Any] = {
+        "run_id": run_id,
+        "name": "stripes",
+        "bundle_id": bundle.bundle_id,
+        "round": 3,
+        "head_version": version(head),
+        "head": as_float32(head),
+        "accuracy": 0.9,
+        "evaluate": True,
+    }
+    return WaitOrder(0.0, "a head", Publication(**{**values, **changes}))
+
+
 class PeerCoordinator(rpc.DeviceServiceServicer):
     """Hands out ``orders`` one by one, then waits; keeps all that it is told.
 
@@ -66,6 +92,7 @@ class PeerCoordinator(rpc.DeviceServiceServicer):
         self.settled: list[SettledEnergy] = []
         self.holdings: list[Holding] = []
         self.leaves: list[str] = []
+        self.receptions: list[Reception] = []
         self.fetches = 0
         self.twins_asked: list[bool] = []
         self.verdict = pb.VERDICT_ACCEPTED
@@ -121,8 +148,15 @@ class PeerCoordinator(rpc.DeviceServiceServicer):
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "not now")
         if request.session not in self._known:
             return pb.NextOrderResponse(rejoin=pb.Rejoin())
-        holding = Holding(request.head_version, request.rebuilds)
-        self._note(lambda: (self.settled.extend(settled_from(request.settled)), self.holdings.append(holding)))
+        published = request.published if request.HasField("published") else None
+        holding = Holding(request.head_version, request.rebuilds, published=published)
+        self._note(
+            lambda: (
+                self.settled.extend(settled_from(request.settled)),
+                self.holdings.append(holding),
+                self.receptions.extend(receptions_from(request.receptions)),
+            )
+        )
         held_to_s = time.monotonic() + self.holds_s
         while not self.orders and time.monotonic() < held_to_s and context.is_active():
             time.sleep(0.01)

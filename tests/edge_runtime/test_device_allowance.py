@@ -115,6 +115,28 @@ def test_nobody_knows_anything_so_a_tenth_is_kept_and_one_example_is_tried() -> 
     assert allowance.examples(8) is StopReason.BUDGET
 
 
+def test_pieces_that_are_held_up_once_in_a_while_do_not_pass_the_budget() -> None:
+    # A step takes 0.1 J, and one of each round, which nobody can foresee, 3 J. Coding and sending: 1 J.
+    history = CostHistory(None)
+    reserve = rounds((1.0, 1.0), (1.0, 1.0), history=history)
+    over, steps = [], []
+    for late in (20, 85, 40, 70, 60, 80):
+        spending = Spending()
+        allowance = spending.allowance(reserve, budget_j=10.0)
+        made = 0
+        while allowance.step() is None:
+            made += 1
+            assert spending.joules is not None
+            spending.joules += 3.0 if made == late else 0.1
+        assert spending.joules is not None
+        over.append(spending.joules + 1.2 > 10.0 + 1e-9)
+        energy = (metered(Phase.TRAIN, spending.joules), metered(Phase.ENCODE, 0.5))
+        reserve.worked(energy, 0, made, 0.5, excess_j=allowance.excess_j)
+        steps.append(made)
+    assert not any(over[1:]), "from the second round on it is known"
+    assert sorted(steps)[len(steps) // 2] > 20, "what is kept back for it is not the whole round"
+
+
 def test_an_unknown_cost_of_sending_teaches_nothing() -> None:
     assert rounds((None, 1.0)).joules(10.0) == pytest.approx(1.0)
 

@@ -47,6 +47,11 @@ GOOD: dict[str, tuple[str, str, str]] = {
     "max_pause_s": ("1", "60", "600"),
     "throttled_from": ("kernel", "vcgencmd", "none"),
     "machine_root": ("/a", "/b", "/c"),
+    "adopt": ("better", "always", "never"),
+    "personal_head": ("off", "on", "off"),
+    "class_weights": ("none", "balanced", "none"),
+    "model_socket": ("/a", "off", "/c"),
+    "model_http": ("8080", "1", "65535"),
 }
 
 

@@ -27,8 +27,8 @@ GOOD: dict[str, Any] = {
         {"fault": "x", "flag": "bus-low", "joules_known": False, "steps_within_a_budget": 0, "daemon_alive": True},
     ],
     "idle": {"cpu_share": 0.001, "calls_per_day": 144.0, "bytes_per_day": 90_000.0},
-    "memory": [],
-    "switching": None,
+    "memory": [{"case": "waiting", "rss_mb": 80.0}],
+    "switching": {"predictions": 10_000, "switches": 50, "torn": 0, "versions": 51},
     "infer": None,
     "stop_s": {"training": 1.0},
 }
@@ -45,6 +45,8 @@ def test_each_limit_is_looked_at() -> None:
         ("idle", GOOD["idle"] | {"cpu_share": 0.01}, "cpu_share"),
         ("idle", GOOD["idle"] | {"calls_per_day": 43_000.0}, "calls_per_day"),
         ("stop_s", {"training": 62.0}, "62 s"),
+        ("memory", [{"case": "many", "rss_mb": 744.0}], "many: 744.0 MB"),
+        ("switching", {"predictions": 10_000, "switches": 50, "torn": 1, "versions": 51}, "1 of 10000"),
     ):
         (said,) = field.beyond(GOOD | {part: bad})
         assert word in said

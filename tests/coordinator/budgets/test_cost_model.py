@@ -34,6 +34,14 @@ def metered(work: Work, seconds: float, spoil: object = None, truth: Prices = TR
     return [PhaseEnergy(phase, change(value), seconds, 0.0, "measured", "s", 0.01) for phase, value in joules.items()]
 
 
+def test_predictions_are_no_part_of_a_round_and_teach_nothing() -> None:
+    model, same = CostModel(TRUTH), CostModel(TRUTH)
+    work = Work(embedded=5, steps=10, bytes_up=1000, bytes_down=1000)
+    model.observe(work, [*metered(work, 2.0), PhaseEnergy(Phase.INFER, 1e6, 2.0, 0.0, "measured", "s", 0.01)])
+    same.observe(work, metered(work, 2.0))
+    assert model.state() == same.state()
+
+
 def lived(seed: int, rounds: int = 60, noise: float = 0.05, outliers: float = 0.05) -> CostModel:
     """A device whose first prices were wrong by a factor of two or so, after many rounds."""
     random = np.random.default_rng(seed)

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from edge_runtime.power.opening import open_meter
 from fake_machine import hwmon_tree
 
 from edge_runtime import calibrate_board, cli
 from edge_runtime.calibrate_board import Stretch, fit, spinning
+from edge_runtime.power.sensor_factory import open_meter
 from protos.energy.board_file import read_board, write_board
 from protos.energy.boards import BOARDS, board
 from protos.errors import DataError, SensorError, StoreError, UsageError

@@ -1,0 +1,1 @@
+"""The model at work on this board: kept, chosen, served to applications, measured."""

@@ -1,0 +1,1 @@
+"""Filters that a model can do without."""

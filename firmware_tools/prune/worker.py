@@ -1,0 +1,200 @@
+"""One pruning, from the model to the smaller one. Runs in a child process: here TensorFlow is imported."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from firmware_tools.child import Progress
+from firmware_tools.convert.job import PREPROCESSING
+from firmware_tools.convert.ranges import real_values
+from firmware_tools.prune.channels import Channels, counted
+from firmware_tools.prune.choosing import by_ratios, by_sensitivity, to_target
+from firmware_tools.prune.job import PruneJob
+from protos.datafiles import dataset
+from protos.errors import DataError, ModelError, UsageError
+from protos.extras import advice
+from protos.model.manifest import Preprocessing
+
+
+def run(fields: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Prune as the job says and write the model; the result is a report.
+
+    Raises:
+        EdgejouleError: anything that is wrong with the model, the data or the options.
+    """
+    if importlib.util.find_spec("tensorflow") is None:
+        raise UsageError("pruning needs TensorFlow", fix=advice("workshop"))
+    return _Pruning(PruneJob.from_fields(fields), progress).run()
+
+
+class _Pruning:
+    def __init__(self, job: PruneJob, progress: Progress) -> None:
+        from firmware_tools.convert.sources.keras_loading import load_keras
+
+        self.job, self.progress = job, progress
+        self.where = Path(job.model).name
+        self.model = load_keras(Path(job.model))
+        if len(self.model.inputs) != 1 or len(self.model.outputs) != 1:
+            raise ModelError("has several inputs or outputs", where=self.where, fix="save the branch that is used")
+        last = self.model.layers[-1]
+        activation = getattr(getattr(last, "activation", None), "__name__", "")
+        self.probabilities = activation == "softmax" or type(last).__name__ == "Softmax"
+        self.channels = Channels(self.model, where=self.where)
+        self.families = self.channels.families()
+        if not self.families:
+            kept = f"; layers that are not understood: {', '.join(self.channels.kept_whole)}"
+            raise ModelError("has no filter that could be removed" + (kept if self.channels.kept_whole else ""),
+                             where=self.where)  # fmt: skip
+        self.train_x, self.train_y, self.test_x, self.test_y = self._examples()
+
+    def run(self) -> dict[str, Any]:
+        from firmware_tools.prune.fine_tuning import fine_tune
+        from firmware_tools.prune.surgery import without
+
+        job = self.job
+        self.progress(f"scoring {sum(len(one.channels) for one in self.families)} channels by {job.criterion}")
+        scores = self._scores()
+        gone, shares = self._chosen(scores)
+        small = without(self.model, self.channels, gone)
+        cut = self._accuracy(small)
+        if self.train_x is not None:
+            from firmware_tools.prune.reconstruction import reconstruct
+
+            fitted = reconstruct(self.model, small, self.channels, gone, self.train_x, seed=job.seed)
+            self.progress(f"fitted {fitted} layers to what they gave before")
+        before, after = self._cost(self.model, set()), self._cost(small, gone)
+        pruned = self._accuracy(small)
+        if job.epochs:
+            fine_tune(
+                small, self.model if job.teacher else None, self.train_x, self.train_y,
+                probabilities=self.probabilities, epochs=job.epochs, rate=job.rate, seed=job.seed,
+                mirror=job.mirror, progress=self.progress,
+            )  # fmt: skip
+        after["accuracy"] = self._accuracy(small) if job.epochs else pruned
+        small.save(job.output)
+        stays = counted(gone, self.families)
+        return {
+            "model": self.where,
+            "criterion": job.criterion,
+            "before": before,
+            "after": after | {"accuracy_cut": cut, "accuracy_before_fine_tuning": pruned},
+            "layers": [{"layers": list(layers), "kept": kept, "of": count} for layers, (kept, count) in stays.items()],
+            "sensitivity": shares,
+            "kept_whole": self.channels.kept_whole,
+            "examples": {
+                "train": 0 if self.train_y is None else len(self.train_y),
+                "held_out": 0 if self.test_y is None else len(self.test_y),
+            },
+            "epochs": job.epochs,
+            "seed": job.seed,
+        }
+
+    def _examples(self) -> tuple[Any, Any, Any, Any]:
+        if self.job.data is None:
+            return None, None, None, None
+        shape = tuple(int(one) for one in self.model.inputs[0].shape[1:])
+        data = dataset.fitted(dataset.load(self.job.data), shape)
+        classes = int(self.model.outputs[0].shape[-1])
+        if int(data.y.max()) >= classes:
+            raise DataError(f"has class {int(data.y.max())}, the model {classes} classes", where=self.job.data)
+        rule = Preprocessing(*PREPROCESSING[self.job.preprocess])
+
+        def values(part: Any) -> tuple[Any, Any]:
+            return real_values(part.x.reshape(len(part), *shape), rule), part.y.astype(np.int32)
+
+        train = data.train()
+        if len(train) == 0:
+            raise DataError("has no training examples", where=self.job.data)
+        test = data.test() if data.is_test.any() else None
+        return *values(train), *((None, None) if test is None else values(test))
+
+    def _scores(self) -> dict[int, float]:
+        from firmware_tools.prune import criteria
+        from firmware_tools.prune.fine_tuning import cross_entropy
+
+        if self.job.criterion == "l1":
+            return criteria.l1(self.model, self.channels)
+        rows = np.random.default_rng([self.job.seed, 0x7A]).permutation(len(self.train_x))[: self.job.score_examples]
+        loss = cross_entropy(probabilities=self.probabilities)
+        return criteria.taylor(self.model, self.channels, self.train_x[rows], self.train_y[rows], loss)
+
+    def _chosen(self, scores: dict[int, float]) -> tuple[set[int], dict[str, float]]:
+        job = self.job
+        if job.ratios is not None:
+            known = {layer for family in self.families for layer in family.layers}
+            if strange := sorted(set(job.ratios) - known - {"*"}):
+                raise UsageError(f"no layer {strange[0]!r} can be pruned", where="--ratio",
+                                 fix=f"one of {', '.join(sorted(known))}")  # fmt: skip
+            return by_ratios(self.families, scores, job.ratios, job.multiple), {}
+        if job.max_drop is not None:
+            return by_sensitivity(self.families, scores, self._trained_accuracy, job.max_drop, job.multiple)
+        measure = self._measure()
+        target = job.target_share * measure(set())
+        gone = to_target(
+            self.channels, self.families, scores, measure, target, job.multiple, across=job.criterion == "taylor",
+            steps=6 if job.target in ("int8_bytes", "latency") else 12,
+        )  # fmt: skip
+        if (reached := measure(gone)) > target * (1.1 if job.target == "latency" else 1.0):
+            raise UsageError(
+                f"{job.target} of {reached / measure(set()):.0%} is the least that keeps a tenth of each layer",
+                where="--target", fix="ask for less, or for a smaller --multiple",
+            )  # fmt: skip
+        return gone, {}
+
+    def _measure(self) -> Callable[[set[int]], float]:
+        from firmware_tools.prune.integer_cost import integer_model, latency_ms
+        from firmware_tools.prune.surgery import without
+
+        if self.job.target in ("macs", "parameters"):
+            place = ("macs", "parameters").index(self.job.target)
+            return lambda gone: float(self.channels.cost(gone)[place])
+
+        known: dict[frozenset[int], float] = {}
+
+        def measured(gone: set[int]) -> float:
+            key = frozenset(gone)
+            if key not in known:
+                content = integer_model(without(self.model, self.channels, gone), self._some(), where=self.where)
+                known[key] = float(len(content)) if self.job.target == "int8_bytes" else latency_ms(content)
+                self.progress(f"{self.job.target} with {len(gone)} channels less: {known[key]:.4g}")
+            return known[key]
+
+        return measured
+
+    def _some(self) -> Any:
+        """Examples for ranges; noise where there are none, which is enough for sizes and times."""
+        if self.train_x is not None:
+            return self.train_x
+        shape = [int(one) for one in self.model.inputs[0].shape[1:]]
+        return np.random.default_rng(0).uniform(0, 1, (100, *shape)).astype(np.float32)
+
+    def _cost(self, model: Any, gone: set[int]) -> dict[str, Any]:
+        from firmware_tools.prune.integer_cost import integer_model, latency_ms
+
+        content = integer_model(model, self._some(), where=self.where)
+        return {
+            "parameters": int(model.count_params()),
+            "macs": self.channels.cost(gone)[0],
+            "int8_bytes": len(content),
+            "latency_ms": latency_ms(content),
+            "accuracy": self._accuracy(model),
+        }
+
+    def _accuracy(self, model: Any) -> float | None:
+        if self.test_x is None:
+            return None
+        found = model.predict(self.test_x, batch_size=256, verbose=0).argmax(axis=-1)
+        return float((found == self.test_y).mean())
+
+    def _trained_accuracy(self, gone: set[int]) -> float:
+        from firmware_tools.prune.surgery import without
+
+        rows = np.random.default_rng([self.job.seed, 0x5E]).permutation(len(self.train_x))[: self.job.score_examples]
+        small = without(self.model, self.channels, gone)
+        found = small.predict(self.train_x[rows], batch_size=256, verbose=0).argmax(axis=-1)
+        return float((found == self.train_y[rows]).mean())

@@ -1,0 +1,123 @@
+"""`firmware-tools prune` on a real model and data: what is written, what is said, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from firmware_tools.convert.many import Converter
+from firmware_tools.prune.command import CRITERION_NAMES
+from protos.datafiles.dataset import load
+
+pytestmark = pytest.mark.workshop
+
+
+@pytest.fixture(scope="module")
+def tools() -> Iterator[Converter]:
+    pytest.importorskip("keras", reason="needs TensorFlow: the workshop extra")
+    with Converter() as converter:
+        yield converter
+
+
+@pytest.fixture(scope="module")
+def digits(tools: Converter, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prune") / "digits"
+    done = tools.call("pretrain", "digits", "-o", folder)
+    assert done.code == 0, done.stderr
+    # What it was trained on, with a part held out.
+    data = load(folder / "workshop.npz")
+    np.savez(folder / "held.npz", x=data.x, y=data.y, is_test=np.arange(len(data.y)) % 4 == 0)
+    return folder
+
+
+def _pruned(tools: Converter, *words: Any) -> dict[str, Any]:
+    done = tools.call("prune", *words, "--json")
+    assert done.code == 0, done.stderr
+    report: dict[str, Any] = json.loads(done.stdout)
+    assert report["schema"] == "edgejoule.prune/1"
+    return report
+
+
+def test_half_of_the_multiply_adds_go_and_fine_tuning_brings_the_accuracy_back(
+    tools: Converter, digits: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "small.keras"
+    report = _pruned(tools, digits / "digits.keras", "--data", digits / "held.npz", "--target", "macs=0.5",
+                     "--epochs", "4", "-o", out)  # fmt: skip
+    before, after = report["before"], report["after"]
+    assert 0.3 * before["macs"] < after["macs"] <= 0.5 * before["macs"]
+    assert after["parameters"] < before["parameters"]
+    assert after["int8_bytes"] < before["int8_bytes"]
+    assert after["accuracy"] >= before["accuracy"] - 0.03
+    assert all(one["kept"] % 4 == 0 for one in report["layers"])
+    assert report["examples"]["held_out"] == int(load(digits / "held.npz").is_test.sum())
+    # What was written is a model like any other.
+    done = tools.call("convert", out, "--calibrate", digits / "held.npz", "-o", tmp_path / "bundle", "--json")
+    assert done.code == 0, done.stderr
+    text = tools.call("prune", digits / "digits.keras", "--criterion", "l1", "--ratio", "0.25", "-o", out, "--force")
+    assert text.code == 0, text.stderr
+    assert "multiply-adds" in text.stdout
+
+
+def test_ratios_go_by_layer_and_need_no_data(tools: Converter, digits: Path, tmp_path: Path) -> None:
+    report = _pruned(tools, digits / "digits.keras", "--criterion", "l1", "--ratio", "0.5", "--ratio", "conv2d_1=0.25",
+                     "--multiple", "1", "-o", tmp_path / "small.keras")  # fmt: skip
+    assert [(one["layers"], one["kept"]) for one in report["layers"]] == [
+        (["conv2d"], 8), (["conv2d_1"], 24), (["conv2d_2"], 24),
+    ]  # fmt: skip
+    assert report["after"]["accuracy"] is None
+
+
+def test_no_layer_is_pruned_beyond_what_it_may_cost(tools: Converter, digits: Path, tmp_path: Path) -> None:
+    report = _pruned(tools, digits / "digits.keras", "--data", digits / "held.npz", "--max-drop", "0.02",
+                     "-o", tmp_path / "small.keras")  # fmt: skip
+    assert set(report["sensitivity"]) <= {"conv2d", "conv2d_1", "conv2d_2"}
+    assert report["sensitivity"], "digits need no 96 filters"
+    assert report["after"]["macs"] < report["before"]["macs"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "say how much goes"),
+        (("--ratio", "0.5", "--target", "macs=0.5"), "say how much goes"),
+        (("--ratio", "0.5"), "--criterion taylor needs examples"),
+        (("--ratio", "nope=0.5", "--criterion", "l1"), "no layer 'nope' can be pruned"),
+        (("--ratio", "1.5", "--criterion", "l1"), "'1.5' is no share"),
+        (("--target", "joy=0.5", "--criterion", "l1"), "'joy=0.5' is no target"),
+        (("--target", "macs=0.001", "--criterion", "l1"), "is the least"),
+        (("--max-drop", "0.1", "--criterion", "l1"), "--max-drop needs examples"),
+        (("--ratio", "0.5", "--criterion", "l1", "--epochs", "1"), "--epochs needs examples"),
+        (("--ratio", "0.5", "--data", "nowhere.npz"), "no such file"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(
+    tools: Converter, digits: Path, tmp_path: Path, words: tuple[str, ...], said: str
+) -> None:
+    out = tmp_path / "small.keras"
+    done = tools.call("prune", digits / "digits.keras", *words, "-o", out)
+    assert done.code != 0
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not out.exists()
+
+
+def test_a_file_that_is_there_is_not_replaced(tools: Converter, digits: Path, tmp_path: Path) -> None:
+    out = tmp_path / "small.keras"
+    out.write_text("mine")
+    words = (digits / "digits.keras", "--criterion", "l1", "--ratio", "0.5", "-o")
+    assert tools.call("prune", *words, out).code == 2
+    assert tools.call("prune", *words, tmp_path / "small.h5").code == 2
+    assert out.read_text() == "mine"
+
+
+def test_the_names_of_the_command_are_those_of_the_criteria() -> None:
+    pytest.importorskip("keras", reason="needs TensorFlow: the workshop extra")
+    from firmware_tools.prune.criteria import CRITERIA
+
+    assert CRITERIA == CRITERION_NAMES
