@@ -6,7 +6,7 @@ spent, as the last round of the run. Who cannot be asked then never can.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,11 +29,23 @@ _DAYS = 30
 _NAMED = 3
 
 
-def outlook(connection: Connection, run: ActiveRun, number: int, cards: Sequence[DeviceCard], now_unix_s: float) -> Dry:
-    """What may come for a round that none of ``cards``, the devices that are present, can be asked for now."""
+def outlook(
+    connection: Connection,
+    run: ActiveRun,
+    number: int,
+    cards: Sequence[DeviceCard],
+    now_unix_s: float,
+    renewed: Collection[str],
+) -> Dry:
+    """What may come for a round that none of ``cards``, the devices that are present, can be asked for now.
+
+    Args:
+        renewed: whose orders of an earlier attempt would be renewed, as :func:`coordinator.run.round_budgets.plan` has
+            them: what went to a start of a device that ended is charged here as well, or time would seem to help.
+    """
     present = {card.device_id for card in cards}
     absent = [one.card for one in devices.known(connection) if not one.left and one.card.device_id not in present]
-    charged = books.charged_to(connection, run, now_unix_s, (number, present))
+    charged = books.charged_to(connection, run, now_unix_s, (number, renewed))
     told = {device_id: replace(one, uncertain_j=0.0, pending_j=0.0) for device_id, one in charged.items()}
     able = _planner_of(connection, run, number, now_unix_s)
     lacking = able(cards, charged)

@@ -322,7 +322,9 @@ def open_round(
         ):
             if run.asks_statistics(number) and all_held(connection, run, number, cards):
                 return Enough("the statistics of every device that is present are held")
-            return budget_outlook.outlook(connection, run, number, cards, now_unix_s)
+            ended = _ended(connection, run, number, cards) if attempt > 1 else {}
+            renewed = [card.device_id for card in cards if card.device_id not in ended]
+            return budget_outlook.outlook(connection, run, number, cards, now_unix_s, renewed)
         asked = set(runs.asked(connection, run.run_id, number, attempt))
     refold(db, run, number)
     return [card.device_id for card in present if card.device_id not in asked]

@@ -45,6 +45,12 @@ def test_no_invariant_breaks_whatever_goes_wrong(plain_bundle: Path, first: int)
     assert checked["each head is that of an undisturbed run"] >= _TOGETHER
 
 
+# Given up with its quorum there; what a board was granted before it lost power; a budget that only seemed to refill.
+@pytest.mark.parametrize("seed", [70, 5348, 7239])
+def test_seeds_that_found_something_hold(plain_bundle: Path, seed: int) -> None:
+    play(seed, plain_bundle)
+
+
 @pytest.mark.parametrize(
     "number", [pytest.param(one, marks=[pytest.mark.slow] if one in _RARE else []) for one in sorted(MUTATIONS)]
 )
