@@ -14,7 +14,7 @@ from coordinator.budgets.cold_start import prices_of, work_w_of
 from coordinator.budgets.cost_model import CostModel, Work
 from coordinator.budgets.guesses import Remembered
 from coordinator.budgets.round_plan import Entrant, Surroundings, plan_round
-from coordinator.run.aggregation import Fold, Population
+from coordinator.run.reports.aggregation import Fold, Population
 from protos.orders import DeviceReport, Engine
 from protos.update import codecs, trees
 from protos.update.tensors import decode

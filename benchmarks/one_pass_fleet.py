@@ -27,10 +27,10 @@ from coordinator.aggregate.controls import Controls
 from coordinator.budgets.cold_start import _SPEED as SPEED
 from coordinator.budgets.cold_start import prices_of, work_w_of
 from coordinator.lab.partition import partition
-from coordinator.run.aggregation import Corrections
 from coordinator.run.downlink import Downlink
 from coordinator.run.evaluation import Evaluator
 from coordinator.run.planning import correction_of, seed_for, steps_for, train_inputs
+from coordinator.run.reports.aggregation import Corrections
 from edge_runtime.power.meter import MeterIdentity
 from edge_runtime.round.codec_memory import CodecMemory
 from edge_runtime.round.costs import Reserve

@@ -27,8 +27,8 @@ from coordinator.budgets.cost_model import CostModel, Work
 from coordinator.budgets.guesses import Remembered
 from coordinator.budgets.order_line import OrderLine
 from coordinator.budgets.round_plan import Entrant, Surroundings, plan_round
-from coordinator.run.aggregation import Fold, Population
-from coordinator.run.statistics_fold import StatisticsFold, features_of
+from coordinator.run.reports.aggregation import Fold, Population
+from coordinator.run.reports.statistics_fold import StatisticsFold, features_of
 from protos.energy.trace import Phase, PhaseEnergy
 from protos.normaliser import of_optimiser
 from protos.orders import DeviceReport

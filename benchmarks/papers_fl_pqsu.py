@@ -27,8 +27,8 @@ from one_pass_methods import METHODS, Rounds, _decoded, _lines, averaged, plan_o
 from papers_rows import Asked, Row, row
 
 from coordinator.budgets.cold_start import prices_of
-from coordinator.run.aggregation import Fold
 from coordinator.run.evaluation import Evaluator
+from coordinator.run.reports.aggregation import Fold
 from firmware_tools.convert.many import Converter
 from protos.datafiles import dataset
 from protos.errors import DataError, UsageError

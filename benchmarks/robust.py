@@ -38,8 +38,8 @@ from one_pass_methods import plan_of
 from papers import Row, row
 
 from coordinator.budgets.order_line import OrderLine
-from coordinator.run.aggregation import Fold
 from coordinator.run.downlink import Downlink
+from coordinator.run.reports.aggregation import Fold
 from edge_runtime.round.work import Workbench, work
 from protos.errors import EdgejouleError
 from protos.orders import DeviceReport, TrainOrder

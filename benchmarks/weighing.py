@@ -29,8 +29,8 @@ from one_pass_tasks import NAMES, tasks
 
 from coordinator.budgets.order_line import OrderLine
 from coordinator.budgets.unbiased import distance
-from coordinator.run.aggregation import Fold
-from coordinator.run.statistics_fold import StatisticsFold, features_of
+from coordinator.run.reports.aggregation import Fold
+from coordinator.run.reports.statistics_fold import StatisticsFold, features_of
 from protos.errors import EdgejouleError
 from protos.update.tensors import decode
 from protos.update.trees import Tree

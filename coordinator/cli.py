@@ -13,26 +13,20 @@ import sys
 from collections.abc import Sequence
 
 from coordinator.commands import (
-    audit,
     backup,
     budgets,
     check_plan,
-    enroll,
     evaluate,
     export,
     forget,
-    identities,
-    init,
-    login,
     pause,
     prune,
     serve,
-    service,
-    sign,
     start,
     status,
     stop,
 )
+from coordinator.commands.trust import audit, enroll, identities, init, login, service, sign
 from protos.command_line import conduct
 from protos.program import add_completion, program, run_completion
 

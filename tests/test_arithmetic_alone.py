@@ -22,7 +22,7 @@ ARITHMETIC = [
     "protos.catalog",
     "protos.orders",
     "protos.errors",
-    "coordinator.run.round_machine",
+    "coordinator.run.rounds.round_machine",
     "coordinator.aggregate.mean",
     "coordinator.budgets.weights",
     "coordinator.budgets.round_plan",

@@ -1,8 +1,8 @@
 """What a device may spend now, and a round in the long run: the limits of a plan against what was spent.
 
 All limits hold at once. What is *charged* to an account is what is known to be spent and what may have been: joules
-that were granted and not yet reported (:mod:`coordinator.store.accounts`). Times are Unix seconds; days are those of
-UTC.
+that were granted and not yet reported (:mod:`coordinator.store.ledger.accounts`). Times are Unix seconds; days
+are those of UTC.
 """
 
 from __future__ import annotations

@@ -11,9 +11,10 @@ from coordinator.export.exporter import DEFAULT_LIMIT, export_model
 from coordinator.operator.status import ExportSummary
 from coordinator.run.evaluation import Evaluator, embed, recall
 from coordinator.run.planning import held_out
-from coordinator.store import heads, runs
-from coordinator.store.bundle_store import BundleStore
+from coordinator.store import runs
 from coordinator.store.database import Database
+from coordinator.store.models import heads
+from coordinator.store.models.bundle_store import BundleStore
 from protos.datafiles.dataset import Dataset
 from protos.errors import CheckFailed, EdgejouleError, StoreError, UnknownRunError, UsageError
 from protos.model.bundle import Bundle

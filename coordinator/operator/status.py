@@ -63,7 +63,7 @@ class WeightBias:
 
 @dataclass(frozen=True)
 class DeviceBudget:
-    """Joules of one device in one run, idling left out; see :mod:`coordinator.store.accounts`.
+    """Joules of one device in one run, idling left out; see :mod:`coordinator.store.ledger.accounts`.
 
     Attributes:
         price: of each kind of work, by name, as fitted; empty before anything was metered.

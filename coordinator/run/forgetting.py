@@ -10,10 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from coordinator.run.evaluation import Evaluator, figures_of, judged_by
-from coordinator.run.statistics_fold import head_from
-from coordinator.store import forgetting, runs, statistics
+from coordinator.run.reports.statistics_fold import head_from
+from coordinator.store import runs
 from coordinator.store.database import Database
-from coordinator.store.statistics import Held
+from coordinator.store.models import forgetting, statistics
+from coordinator.store.models.statistics import Held
 from protos.errors import UnknownRunError, UsageError
 from protos.model.bundle import Bundle
 from protos.plan.plan import RunPlan, parse

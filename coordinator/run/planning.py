@@ -19,7 +19,7 @@ from coordinator.budgets import weights
 from coordinator.budgets.codec_error import ERROR
 from coordinator.budgets.plan_say import from_examples
 from coordinator.budgets.solar import read_trace
-from coordinator.run.aggregation import settings_of
+from coordinator.run.reports.aggregation import settings_of
 from protos.catalog import hint
 from protos.datafiles.dataset import Dataset, account_of, check, fitted, load
 from protos.datafiles.front_end import declared

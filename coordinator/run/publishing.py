@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection, select
 
 from coordinator.run.run import hides_examples
-from coordinator.store import evaluations, heads, runs
+from coordinator.store import runs
 from coordinator.store.database import Database
+from coordinator.store.models import evaluations, heads
 from coordinator.store.tables import rounds
 from coordinator.store.tables import runs as run_rows
 from protos.errors import EdgejouleError

@@ -8,20 +8,21 @@ from pathlib import Path
 from sqlalchemy import RowMapping
 
 from coordinator.run import transactions as ledger
-from coordinator.run.aggregation import Fold
 from coordinator.run.downlink import Downlink, Link
 from coordinator.run.evaluation import Evaluator, embed, figures_of, judged_by, recall
-from coordinator.run.masking import Masking
 from coordinator.run.planning import held_out, train_inputs
-from coordinator.run.roster import Roster
-from coordinator.run.round_events import Rules
-from coordinator.run.round_machine import RoundMachine
+from coordinator.run.reports.aggregation import Fold
+from coordinator.run.reports.masking import Masking
+from coordinator.run.rounds.roster import Roster
+from coordinator.run.rounds.round_events import Rules
+from coordinator.run.rounds.round_machine import RoundMachine
 from coordinator.run.run import ActiveRun
 from coordinator.run.workers import Worker
-from coordinator.store import device_heads as shown
-from coordinator.store import devices, heads, reports, runs, server_states, shared_files, training_bases
-from coordinator.store.bundle_store import BundleStore, NotHereError
+from coordinator.store import devices, reports, runs
 from coordinator.store.database import Database
+from coordinator.store.models import device_heads as shown
+from coordinator.store.models import heads, server_states, shared_files, training_bases
+from coordinator.store.models.bundle_store import BundleStore, NotHereError
 from protos.atomic import write_whole
 from protos.convert.head_transfers import parse_difference
 from protos.errors import StoreError, UnknownRunError

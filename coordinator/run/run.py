@@ -12,18 +12,18 @@ from functools import cached_property
 from coordinator.aggregate.controls import Controls
 from coordinator.budgets.guesses import Remembered
 from coordinator.budgets.order_line import OrderLine
-from coordinator.run.aggregation import Corrections, Fold, Population
 from coordinator.run.downlink import Downlink, SentHead
 from coordinator.run.evaluation import Evaluator
-from coordinator.run.masked_fold import MaskedFold
-from coordinator.run.masking import Masking
 from coordinator.run.planning import correction_of, seed_for
-from coordinator.run.roster import Roster, in_short
-from coordinator.run.round_events import State
-from coordinator.run.round_machine import RoundMachine
-from coordinator.run.statistics_fold import StatisticsFold, decoded, features_of
-from coordinator.run.validation import Expected, RejectedError, check, check_claims
-from coordinator.store.statistics import Held
+from coordinator.run.reports.aggregation import Corrections, Fold, Population
+from coordinator.run.reports.masked_fold import MaskedFold
+from coordinator.run.reports.masking import Masking
+from coordinator.run.reports.statistics_fold import StatisticsFold, decoded, features_of
+from coordinator.run.reports.validation import Expected, RejectedError, check, check_claims
+from coordinator.run.rounds.roster import Roster, in_short
+from coordinator.run.rounds.round_events import State
+from coordinator.run.rounds.round_machine import RoundMachine
+from coordinator.store.models.statistics import Held
 from protos.errors import UpdateError
 from protos.model.bundle import Bundle
 from protos.model.task import CLASSIFICATION

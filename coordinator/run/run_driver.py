@@ -15,12 +15,13 @@ from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 
 from coordinator.run import transactions as ledger
-from coordinator.run.aggregation import Fold
 from coordinator.run.batching import Batching
 from coordinator.run.evaluation import figures_of, judged_by
-from coordinator.run.masked_fold import MaskedFold
+from coordinator.run.reports.aggregation import Fold
+from coordinator.run.reports.masked_fold import MaskedFold
+from coordinator.run.reports.statistics_fold import StatisticsFold
 from coordinator.run.resume import Rooms
-from coordinator.run.round_events import (
+from coordinator.run.rounds.round_events import (
     FINAL,
     Abandon,
     Accepted,
@@ -48,9 +49,8 @@ from coordinator.run.round_events import (
     Writing,
     Written,
 )
+from coordinator.run.rounds.sharing import Claim, Wish
 from coordinator.run.run import ActiveRun
-from coordinator.run.sharing import Claim, Wish
-from coordinator.run.statistics_fold import StatisticsFold
 from coordinator.store.database import DamagedError
 from protos.errors import EdgejouleError, StoreError
 from protos.model.task import MEASURES

@@ -12,29 +12,20 @@ from sqlalchemy import Connection
 
 from coordinator.budgets.round_plan import RoundPlan
 from coordinator.learning import stopping
-from coordinator.run import budget_outlook, plausibility
-from coordinator.run import round_budgets as budgeting
 from coordinator.run.downlink import Downlink
-from coordinator.run.round_events import Dry, Enough
+from coordinator.run.reports import plausibility
+from coordinator.run.reports.validation import RejectedError
+from coordinator.run.rounds import budget_outlook
+from coordinator.run.rounds import round_budgets as budgeting
+from coordinator.run.rounds.round_events import Dry, Enough
 from coordinator.run.run import ActiveRun
 from coordinator.run.run import report_limit as of_plan
-from coordinator.run.validation import RejectedError
-from coordinator.store import accounts as grants
-from coordinator.store import (
-    batches,
-    costs,
-    devices,
-    evaluations,
-    heads,
-    pruning,
-    reports,
-    runs,
-    server_states,
-    statistics,
-    training_bases,
-)
-from coordinator.store import device_heads as shown
+from coordinator.store import batches, devices, pruning, reports, runs
 from coordinator.store.database import AlreadyThereError, Database
+from coordinator.store.ledger import accounts as grants
+from coordinator.store.ledger import costs
+from coordinator.store.models import device_heads as shown
+from coordinator.store.models import evaluations, heads, server_states, statistics, training_bases
 from protos.convert.energy import named
 from protos.convert.head_transfers import serialise_difference
 from protos.convert.reports import parse_report

@@ -16,17 +16,18 @@ from coordinator.export import job as exporting
 from coordinator.export import widths
 from coordinator.operator.status import DeviceBudget, DeviceStatus, ExportSummary, HeadEvaluation, RunStatus
 from coordinator.run import forgetting
-from coordinator.run import round_budgets as budgeting
 from coordinator.run import transactions as ledger
 from coordinator.run.evaluation import recall
 from coordinator.run.forgetting import Forgotten
 from coordinator.run.planning import account_of_held_out, prepare
+from coordinator.run.reports.statistics_fold import features_of
 from coordinator.run.resume import Rooms, share_bundle
-from coordinator.run.statistics_fold import features_of
+from coordinator.run.rounds import round_budgets as budgeting
 from coordinator.run.transactions import Queued
 from coordinator.server.run_manager import TICK_S, RunManager
-from coordinator.store import devices, heads, reading, runs
+from coordinator.store import devices, reading, runs
 from coordinator.store.database import Database
+from coordinator.store.models import heads
 from coordinator.store.runs import NewRun
 from protos.errors import PlanError, RefusedError, StoreError, UnknownRunError, UsageError
 from protos.model.bundle import Bundle

@@ -1,8 +1,8 @@
 """The coordinator without its network face: the fleet, the run that is on, and those that wait for their turn.
 
 One run is on at a time and the next begins when it ends, but for runs whose plans say that they go beside others: those
-share the devices (:mod:`coordinator.run.sharing`). All methods run on the event loop; what blocks goes to the two
-threads of :mod:`coordinator.run.workers`.
+share the devices (:mod:`coordinator.run.rounds.sharing`). All methods run on the event loop; what blocks goes to the
+two threads of :mod:`coordinator.run.workers`.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from contextlib import contextmanager, suppress
 from coordinator.run import publishing
 from coordinator.run import transactions as ledger
 from coordinator.run.batching import Batching
-from coordinator.run.masking import Group
-from coordinator.run.plausibility import LAST_ROUND, check_card
-from coordinator.run.reasons import ReportCounts
+from coordinator.run.reports.masking import Group
+from coordinator.run.reports.plausibility import LAST_ROUND, check_card
+from coordinator.run.reports.reasons import ReportCounts
 from coordinator.run.resume import Rooms, open_run
-from coordinator.run.round_events import Tick
+from coordinator.run.rounds.round_events import Tick
+from coordinator.run.rounds.sharing import Claim, may_go
 from coordinator.run.run_driver import RunDriver
-from coordinator.run.sharing import Claim, may_go
 from coordinator.run.transactions import Queued
 from coordinator.server.fleet import Fleet
-from coordinator.store.bundle_store import NotHereError
 from coordinator.store.database import DamagedError
+from coordinator.store.models.bundle_store import NotHereError
 from protos.catalog import hint
 from protos.errors import EdgejouleError, RefusedError, StoreError, UnknownRunError
 from protos.model.bundle import Bundle
@@ -455,7 +455,7 @@ class RunManager:
         return min(waits_s - ANSWER_S, MOST_HOLD_S) if self._held < MOST_HELD else 0.0
 
     async def mask(self, device_id: str, session: str, run_id: str, number: int, attempt: int) -> Group:
-        """The group of a device that masks its change; see :mod:`coordinator.run.masking`.
+        """The group of a device that masks its change; see :mod:`coordinator.run.reports.masking`.
 
         Raises:
             RefusedError: there is none: the attempt is over, or the coordinator began anew.

@@ -34,8 +34,8 @@ from coordinator.server.operations import Operations
 from coordinator.server.operator_service import OperatorService
 from coordinator.server.reflection import add_reflection
 from coordinator.server.run_manager import RunManager
-from coordinator.store.bundle_store import BundleStore
 from coordinator.store.database import Database, FencedError, sqlite_url
+from coordinator.store.models.bundle_store import BundleStore
 from coordinator.trust.authority import has_authority
 from protos.addresses import is_loopback
 from protos.atomic import write_whole

@@ -1,8 +1,8 @@
 """What waits is written in one go: as many statements for a hundred reports as for one.
 
 Each function does for many rows what its namesake in :mod:`coordinator.store.reports`,
-:mod:`coordinator.store.accounts` and :mod:`coordinator.store.costs` does for one, in the same order and by the same
-rules.
+:mod:`coordinator.store.ledger.accounts` and :mod:`coordinator.store.ledger.costs` does for one, in the same order
+and by the same rules.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import Any
 from sqlalchemy import BindParameter, Connection, and_, bindparam, select, update
 
 from coordinator.budgets.cost_model import CostModel
-from coordinator.store import known_fits, sums
 from coordinator.store import reports as single
-from coordinator.store.accounts import WORKING, Lesson
 from coordinator.store.keys import batched
+from coordinator.store.ledger import known_fits, sums
+from coordinator.store.ledger.accounts import WORKING, Lesson
 from coordinator.store.tables import cost_models, energy, grants, orders, reports, strains
 from protos.energy.trace import PhaseEnergy
 from protos.orders import DeviceReport

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from sqlalchemy import Connection, delete, select, text, update
 
-from coordinator.store import shared_files
 from coordinator.store.database import Database
+from coordinator.store.models import shared_files
 from coordinator.store.runs import OPEN_STATES
 from coordinator.store.tables import (
     account_marks,

@@ -10,9 +10,10 @@ from sqlalchemy import Connection, RowMapping, func, select
 
 from coordinator.aggregate.privacy import epsilon_of
 from coordinator.operator.status import DeviceRound, FederatedEvaluation, PrivacySpent, RoundStatus, RunStatus
-from coordinator.store import costs, evaluations
-from coordinator.store.costs import KeptPlan
-from coordinator.store.privacy import participations
+from coordinator.store.ledger import costs
+from coordinator.store.ledger.costs import KeptPlan
+from coordinator.store.ledger.privacy import participations
+from coordinator.store.models import evaluations
 from coordinator.store.runs import JUDGED
 from coordinator.store.tables import earlier_energy, energy, events, orders, reports, rounds, runs, strains
 from protos.energy.trace import Method, Phase, PhaseEnergy, joined

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, select, update
 
-from coordinator.store import sums
+from coordinator.store.ledger import sums
 from coordinator.store.tables import devices, earlier_energy, energy, orders, refusals, reports, strains
 from protos.energy.trace import Phase, PhaseEnergy
 from protos.orders import DeviceReport

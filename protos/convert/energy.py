@@ -14,7 +14,7 @@ from protos.v1 import edgejoule_pb2 as pb
 
 MAX_ENERGY_RECORDS = 1024
 MAX_FLAGS = 32
-# What is below zero is for the coordinator to refuse, with its reason (coordinator/run/plausibility.py).
+# What is below zero is for the coordinator to refuse, with its reason (coordinator/run/reports/plausibility.py).
 MIN_ENERGY_J = -1e12
 
 _PHASES = {

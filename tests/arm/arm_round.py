@@ -18,8 +18,8 @@ import numpy as np
 
 from coordinator.operator.client import Operator
 from coordinator.operator.status import RunStatus
-from coordinator.store import heads
 from coordinator.store.database import Database, sqlite_url
+from coordinator.store.models import heads
 from protos.update.trees import Tree
 
 ROOT = Path(__file__).resolve().parents[2]

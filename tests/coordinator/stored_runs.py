@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from coordinator.budgets.order_line import OrderLine
-from coordinator.store import heads, reports, runs
+from coordinator.store import reports, runs
 from coordinator.store.database import Database
+from coordinator.store.models import heads
 from coordinator.store.runs import NewRun
 from protos.convert.reports import serialise_report
 from protos.energy.trace import Method, Phase, PhaseEnergy

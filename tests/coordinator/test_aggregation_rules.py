@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from coordinator.aggregate.rules import RULES
 from coordinator.budgets.order_line import OrderLine
 from coordinator.budgets.weights import FACTORS, Standing, weight
-from coordinator.run.aggregation import Fold
+from coordinator.run.reports.aggregation import Fold
 from protos.errors import NonFiniteError, PlanError
 from protos.plan.plan import AggregateSection
 from protos.update.trees import Tree, shapes

@@ -21,9 +21,11 @@ from coordinator.budgets.cold_start import prices_of
 from coordinator.budgets.cost_model import CostModel
 from coordinator.budgets.order_line import OrderLine
 from coordinator.operator.client import Operator
-from coordinator.store import accounts as grants
-from coordinator.store import costs, devices, heads, reports, runs
+from coordinator.store import devices, reports, runs
 from coordinator.store.database import Database, sqlite_url
+from coordinator.store.ledger import accounts as grants
+from coordinator.store.ledger import costs
+from coordinator.store.models import heads
 from coordinator.store.runs import NewRun
 from protos.convert.reports import serialise_report
 from protos.energy.trace import Phase

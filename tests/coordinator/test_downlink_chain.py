@@ -14,9 +14,10 @@ from sqlalchemy import func, select
 
 from coordinator.budgets.order_line import OrderLine
 from coordinator.run.downlink import Downlink, Link, SentHead
-from coordinator.store import device_heads as shown
-from coordinator.store import heads, runs, tables
+from coordinator.store import runs, tables
 from coordinator.store.database import Database, sqlite_url
+from coordinator.store.models import device_heads as shown
+from coordinator.store.models import heads
 from coordinator.store.runs import NewRun
 from edge_runtime.round.held_heads import HeldHeads
 from protos.convert.head_transfers import MAX_DIFFERENCES, head_to, parse_difference, serialise_difference

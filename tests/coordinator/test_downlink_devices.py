@@ -12,8 +12,8 @@ import pytest
 from running_daemon import RunningDaemon
 
 from coordinator.operator.client import Operator
-from coordinator.store import device_heads as shown
 from coordinator.store.database import Database, sqlite_url
+from coordinator.store.models import device_heads as shown
 from edge_runtime.config import resolve
 from edge_runtime.round.tree_file import read_tree
 from protos.update.trees import Tree, version

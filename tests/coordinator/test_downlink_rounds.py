@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from coordinator.operator.client import Operator
-from coordinator.store import device_heads as shown
-from coordinator.store import heads
 from coordinator.store.database import Database, sqlite_url
+from coordinator.store.models import device_heads as shown
+from coordinator.store.models import heads
 from edge_runtime.round.held_heads import CannotRebuildError, HeldHeads
 from protos.model.bundle import open_bundle
 from protos.orders import Holding, TrainOrder, Verdict

@@ -11,8 +11,8 @@ import pytest
 
 from coordinator.cli import main
 from coordinator.operator.client import Operator
-from coordinator.run.roster import Roster, engine_class
-from coordinator.store.bundle_store import BundleStore
+from coordinator.run.rounds.roster import Roster, engine_class
+from coordinator.store.models.bundle_store import BundleStore
 from protos.errors import IntegrityError
 from protos.model.bundle import open_bundle, record_of
 from protos.model.manifest import MANIFEST_FILE, Manifest

@@ -14,8 +14,8 @@ import pytest
 
 from coordinator import cli
 from coordinator.operator.client import Operator
-from coordinator.store import heads
 from coordinator.store.database import Database, sqlite_url
+from coordinator.store.models import heads
 from protos.datafiles.dataset import load
 from protos.errors import LabelError
 from protos.model.backbone import Backbone

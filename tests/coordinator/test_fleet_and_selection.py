@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.run.planning import budget_for, prepare, seed_for, steps_for, train_inputs
-from coordinator.run.roster import Roster, in_short
+from coordinator.run.rounds.roster import Roster, in_short
 from coordinator.server.fleet import Fleet
-from coordinator.store.bundle_store import BundleStore
+from coordinator.store.models.bundle_store import BundleStore
 from protos.errors import IntegrityError, PlanError, UnknownRunError
 from protos.model.bundle import open_bundle
 from protos.orders import DeviceCard, Engine, MeterCard

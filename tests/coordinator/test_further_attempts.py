@@ -16,8 +16,10 @@ from stored_runs import accept, report_of, started
 from coordinator.budgets.order_line import OrderLine
 from coordinator.operator.client import Operator
 from coordinator.run import resume, transactions
-from coordinator.store import accounts, devices, heads, reading, reports, runs
+from coordinator.store import devices, reading, reports, runs
 from coordinator.store.database import Database, sqlite_url
+from coordinator.store.ledger import accounts
+from coordinator.store.models import heads
 from coordinator.store.tables import events
 from coordinator.store.tables import reports as reports_table
 from protos.energy.trace import Phase

@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from coordinator.operator.client import Operator
-from coordinator.run import plausibility
+from coordinator.run.reports import plausibility
 from protos.energy.boards import BOARDS
 from protos.energy.trace import Phase, PhaseEnergy
 from protos.orders import SettledEnergy, Verdict

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from coordinator.operator.client import Operator
-from coordinator.run import masking
-from coordinator.run.reasons import reason_of
+from coordinator.run.reports import masking
+from coordinator.run.reports.reasons import reason_of
 from edge_runtime.daemon.link import Link
 from edge_runtime.daemon.masking import Masks
 from edge_runtime.daemon.stopping import Stopping

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from coordinator.operator.client import Operator
-from coordinator.run.reasons import REASONS, reason_of
+from coordinator.run.reports.reasons import REASONS, reason_of
 from protos.convert.reports import serialise_report
 from protos.energy.trace import Phase
 from protos.errors import UnknownRunError

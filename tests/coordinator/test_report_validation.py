@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from coordinator.run.validation import Expected, RejectedError, check
+from coordinator.run.reports.validation import Expected, RejectedError, check
 from protos.normaliser import local_normaliser
 from protos.orders import DeviceReport, Engine, StopReason
 from protos.update.tensors import as_float32

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.run.round_events import (
+from coordinator.run.rounds.round_events import (
     FINAL,
     Abandon,
     Accepted,
@@ -30,7 +30,7 @@ from coordinator.run.round_events import (
     Writing,
     Written,
 )
-from coordinator.run.round_machine import RoundMachine
+from coordinator.run.rounds.round_machine import RoundMachine
 
 RULES = Rules(rounds=2, devices=2, quorum=0.5, deadline_s=10, attempts=2, gather_s=3)
 

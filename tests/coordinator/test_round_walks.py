@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from walks import lengths, walk
 
-from coordinator.run.round_events import (
+from coordinator.run.rounds.round_events import (
     FINAL,
     Abandon,
     Accepted,
@@ -32,7 +32,7 @@ from coordinator.run.round_events import (
     Writing,
     Written,
 )
-from coordinator.run.round_machine import RoundMachine
+from coordinator.run.rounds.round_machine import RoundMachine
 
 NAMES = st.sampled_from("abcd")
 QUORUMS = st.sampled_from([0.0, 0.5, 0.75, 1.0])

@@ -16,9 +16,10 @@ from stored_runs import started
 
 from coordinator.operator.client import Operator
 from coordinator.run import transactions
-from coordinator.run.aggregation import Fold
-from coordinator.store import heads, runs
+from coordinator.run.reports.aggregation import Fold
+from coordinator.store import runs
 from coordinator.store.database import AlreadyThereError, Database, sqlite_url
+from coordinator.store.models import heads
 from coordinator.store.tables import orders
 from protos.errors import StoreError
 from protos.model.bundle import open_bundle

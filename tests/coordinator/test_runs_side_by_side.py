@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import select
 
 from coordinator.operator.client import Operator
-from coordinator.run.sharing import Claim
+from coordinator.run.rounds.sharing import Claim
 from coordinator.store.database import Database, sqlite_url
 from coordinator.store.tables import orders, rounds
 from protos.orders import TrainOrder, Verdict

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from coordinator.operator.client import Operator
-from coordinator.run.round_events import Accepted, Arrived, Close, Rules, Spared, Tick
-from coordinator.run.round_machine import RoundMachine
+from coordinator.run.rounds.round_events import Accepted, Arrived, Close, Rules, Spared, Tick
+from coordinator.run.rounds.round_machine import RoundMachine
 from protos.errors import PlanError
 from protos.orders import TrainOrder, Verdict
 from protos.plan.plan import parse

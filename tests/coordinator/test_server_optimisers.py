@@ -11,8 +11,8 @@ import pytest
 
 from coordinator.aggregate.server_optimisers import SERVER_OPTIMISERS, ServerSettings
 from coordinator.operator.client import Operator
-from coordinator.store import heads
 from coordinator.store.database import Database
+from coordinator.store.models import heads
 from protos.errors import PlanError
 from protos.normaliser import of_optimiser
 from protos.plan.plan import SERVERS, parse

@@ -18,10 +18,13 @@ from coordinator.budgets.cold_start import prices_of
 from coordinator.budgets.cost_model import CostModel
 from coordinator.budgets.order_line import OrderLine
 from coordinator.operator.client import Operator
-from coordinator.run import round_budgets, transactions
+from coordinator.run import transactions
 from coordinator.run.batching import Batching
-from coordinator.store import accounts, batches, costs, heads, reading, reports, runs
+from coordinator.run.rounds import round_budgets
+from coordinator.store import batches, reading, reports, runs
 from coordinator.store.database import AlreadyThereError, Database
+from coordinator.store.ledger import accounts, costs
+from coordinator.store.models import heads
 from coordinator.store.runs import NewRun
 from protos.convert.reports import serialise_report
 from protos.energy.trace import Phase, PhaseEnergy

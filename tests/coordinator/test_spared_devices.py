@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from coordinator.run.round_events import Accepted, Arrived, Close, Dry, Open, Rules, Settled, Spared, State, Tick
-from coordinator.run.round_machine import RoundMachine
+from coordinator.run.rounds.round_events import Accepted, Arrived, Close, Dry, Open, Rules, Settled, Spared, State, Tick
+from coordinator.run.rounds.round_machine import RoundMachine
 
 
 def opened(*present: str, quorum: float = 1.0, rounds: int = 2) -> RoundMachine:

@@ -178,7 +178,7 @@ def test_a_lease_whose_connection_ended_is_taken_again_when_nobody_came(postgres
 
 
 def test_copies_of_files_go_with_the_last_run_that_names_them(postgres: str, tmp_path: Path) -> None:
-    from coordinator.store import shared_files as files
+    from coordinator.store.models import shared_files as files
 
     db = Database(postgres)
     path = tmp_path / "model.tflite"

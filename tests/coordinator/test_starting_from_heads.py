@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from coordinator.operator.client import Operator
-from coordinator.store import heads
 from coordinator.store.database import Database, sqlite_url
+from coordinator.store.models import heads
 from protos.errors import PlanError
 from protos.model.bundle import open_bundle
 from protos.orders import Holding

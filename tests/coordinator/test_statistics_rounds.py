@@ -14,10 +14,11 @@ from summed_devices import answer, embeddings_of
 
 from coordinator import cli
 from coordinator.operator.client import Operator
-from coordinator.run.statistics_fold import head_from, surely_better
-from coordinator.store import heads, runs
+from coordinator.run.reports.statistics_fold import head_from, surely_better
+from coordinator.store import runs
 from coordinator.store.database import Database, sqlite_url
-from coordinator.store.statistics import Held, held_by
+from coordinator.store.models import heads
+from coordinator.store.models.statistics import Held, held_by
 from protos.errors import PlanError, UnknownRunError, UsageError
 from protos.model.bundle import open_bundle
 from protos.orders import Holding, WaitOrder

@@ -8,10 +8,12 @@ from coordinator.budgets.cost_model import CostModel, Prices
 from coordinator.budgets.order_line import OrderLine
 from coordinator.budgets.unbiased import Whole
 from coordinator.operator.status import WeightBias
-from coordinator.run import round_budgets
-from coordinator.store import accounts as grants
-from coordinator.store import costs, devices, heads, reading, reports, runs
+from coordinator.run.rounds import round_budgets
+from coordinator.store import devices, reading, reports, runs
 from coordinator.store.database import Database
+from coordinator.store.ledger import accounts as grants
+from coordinator.store.ledger import costs
+from coordinator.store.models import heads
 from protos.energy.trace import Phase, PhaseEnergy
 from protos.orders import CostHint
 from protos.update.trees import version

@@ -9,10 +9,11 @@ import pytest
 from stored_runs import accept, head, report_of, started
 
 from coordinator.budgets.order_line import OrderLine
-from coordinator.store import device_heads as shown
-from coordinator.store import devices, heads, reading, reports, runs
+from coordinator.store import devices, reading, reports, runs
 from coordinator.store.database import Database
-from coordinator.store.device_heads import StoredLink
+from coordinator.store.models import device_heads as shown
+from coordinator.store.models import heads
+from coordinator.store.models.device_heads import StoredLink
 from protos.errors import UnknownRunError
 from protos.orders import DeviceCard, Engine, MeterCard, StopReason, Strain
 from protos.update.trees import version

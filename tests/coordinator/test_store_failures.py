@@ -10,8 +10,9 @@ import pytest
 from sqlalchemy import text
 from stored_runs import accept, head, report_of, started
 
-from coordinator.store import heads, reading, reports
+from coordinator.store import reading, reports
 from coordinator.store.database import AlreadyThereError, Database, sqlite_url
+from coordinator.store.models import heads
 from protos.errors import StoreError, UnknownRunError
 from protos.update.trees import Tree, version
 

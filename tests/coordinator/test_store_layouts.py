@@ -19,9 +19,9 @@ from sqlalchemy import select, text
 from coordinator.operator.client import Operator
 from coordinator.run import resume
 from coordinator.store import reading, runs
-from coordinator.store.bundle_store import BundleStore
 from coordinator.store.database import Database, sqlite_url
 from coordinator.store.layouts import LAYOUT, STEPS
+from coordinator.store.models.bundle_store import BundleStore
 from coordinator.store.tables import devices, grants, layout, orders, reports
 from protos.errors import StoreError
 from protos.model.bundle import open_bundle

@@ -9,8 +9,9 @@ import pytest
 
 from coordinator.budgets.cold_start import prices_of
 from coordinator.budgets.cost_model import CostModel, Work
-from coordinator.store import batches, costs, known_fits
+from coordinator.store import batches
 from coordinator.store.database import Database, sqlite_url
+from coordinator.store.ledger import costs, known_fits
 from protos.energy.trace import Phase, PhaseEnergy
 
 TRAINED = [PhaseEnergy(Phase.TRAIN, 4.0, 2.0, 0.0, "measured", "ina219", None)]

@@ -19,9 +19,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from walks import lengths, walk
 
 from coordinator.budgets.order_line import OrderLine
-from coordinator.store import accounts as grants
-from coordinator.store import heads, reports, runs
+from coordinator.store import reports, runs
 from coordinator.store.database import AlreadyThereError, Database, sqlite_url
+from coordinator.store.ledger import accounts as grants
+from coordinator.store.models import heads
 from coordinator.store.runs import NewRun
 from protos.energy.trace import Phase, PhaseEnergy
 from protos.orders import CostHint, DeviceReport, Engine, StopReason

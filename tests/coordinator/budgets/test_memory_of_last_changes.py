@@ -24,8 +24,8 @@ import pytest
 from sqlalchemy import select
 
 from coordinator.operator.client import Operator
-from coordinator.store import heads
 from coordinator.store.database import Database, sqlite_url
+from coordinator.store.models import heads
 from coordinator.store.tables import grants, orders, round_plans
 from protos.energy.trace import Phase
 from protos.orders import SettledEnergy, Verdict

@@ -12,8 +12,8 @@ import pytest
 from sqlalchemy import select
 
 from coordinator.operator.client import Operator
-from coordinator.store import heads
 from coordinator.store.database import Database, sqlite_url
+from coordinator.store.models import heads
 from coordinator.store.tables import grants
 from protos.orders import Verdict
 

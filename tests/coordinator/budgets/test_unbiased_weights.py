@@ -14,7 +14,7 @@ from coordinator.aggregate.mean import Wide
 from coordinator.budgets.order_line import OrderLine
 from coordinator.budgets.round_plan import draw
 from coordinator.budgets.unbiased import Whole, distance, interval_weight
-from coordinator.run.aggregation import Fold, Population
+from coordinator.run.reports.aggregation import Fold, Population
 from protos.normaliser import local_normaliser
 from protos.orders import DeviceReport, Engine, StopReason
 from protos.plan.plan import AggregateSection

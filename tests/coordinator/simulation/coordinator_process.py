@@ -21,8 +21,8 @@ from coordinator.run.workers import Worker
 from coordinator.server.device_service import DeviceService
 from coordinator.server.operations import Operations
 from coordinator.server.run_manager import RunManager
-from coordinator.store.bundle_store import BundleStore
 from coordinator.store.database import Database, sqlite_url
+from coordinator.store.models.bundle_store import BundleStore
 
 P = ParamSpec("P")
 T = TypeVar("T")

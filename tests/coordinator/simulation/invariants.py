@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from coordinator.run.aggregation import Fold
-from coordinator.run.validation import Expected, check
-from coordinator.store import accounts, heads, runs
+from coordinator.run.reports.aggregation import Fold
+from coordinator.run.reports.validation import Expected, check
+from coordinator.store import runs
 from coordinator.store.database import Database
+from coordinator.store.ledger import accounts
+from coordinator.store.models import heads
 from protos.convert.reports import parse_report
 from protos.model.bundle import Bundle
 from protos.plan.plan import RunPlan

@@ -9,9 +9,10 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-from coordinator.run import resume, round_budgets, transactions
-from coordinator.run.round_events import Writing
-from coordinator.run.round_machine import RoundMachine
+from coordinator.run import resume, transactions
+from coordinator.run.rounds import round_budgets
+from coordinator.run.rounds.round_events import Writing
+from coordinator.run.rounds.round_machine import RoundMachine
 from coordinator.run.run import ActiveRun
 from coordinator.run.run_driver import RunDriver
 from coordinator.server.fleet import Fleet

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from coordinator.commands.parts import add_json, example
-from coordinator.commands.trust_parts import add_state, needing_cryptography, state_of
+from coordinator.commands.trust.trust_parts import add_state, needing_cryptography, state_of
 from protos.addresses import host_and_port
 from protos.durations import duration_s
 from protos.errors import DataError, UsageError

@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from coordinator.run.round_events import (
+from coordinator.run.rounds.round_events import (
     FINAL,
     Abandon,
     Accepted,

@@ -62,7 +62,7 @@ def energy_fault(record: PhaseEnergy, board: str) -> str | None:
 
 
 def report_fault(report: DeviceReport, examples: int, board: str) -> tuple[str, str] | None:
-    """A row of :data:`coordinator.run.reasons.REASONS` and the reason, for a report with an impossible figure.
+    """A row of :data:`coordinator.run.reports.reasons.REASONS` and the reason, for a report with an impossible figure.
 
     Args:
         examples: training examples declared at join.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from coordinator.commands.parts import add_json, example
-from coordinator.commands.trust_parts import add_state, needing_cryptography, state_of, when
+from coordinator.commands.trust.trust_parts import add_state, needing_cryptography, state_of, when
 from protos.durations import duration_s
 from protos.errors import UsageError
 from protos.ranges import Range

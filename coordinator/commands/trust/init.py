@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from coordinator.commands.parts import example
-from coordinator.commands.trust_parts import add_state, needing_cryptography, state_of
+from coordinator.commands.trust.trust_parts import add_state, needing_cryptography, state_of
 from protos.addresses import with_port
 
 

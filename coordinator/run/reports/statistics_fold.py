@@ -25,7 +25,7 @@ from coordinator.budgets.weights import Standing, weight
 from coordinator.learning.closed_form import LinearHead, solve
 from coordinator.learning.normality import NAME, solve_distance
 from coordinator.run.evaluation import Evaluator
-from coordinator.store.statistics import Held
+from coordinator.store.models.statistics import Held
 from protos.errors import UpdateError
 from protos.model.bundle import Bundle
 from protos.model.head_algebra import apply_standardisation, standardised_deviation
@@ -204,7 +204,7 @@ def surely_better(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> b
 
 
 class StatisticsFold:
-    """The statistics of a round, taken as they come; the same face as :class:`coordinator.run.aggregation.Fold`.
+    """The statistics of a round, as they come; the same face as :class:`coordinator.run.reports.aggregation.Fold`.
 
     Args:
         plan, bundle: of the run.

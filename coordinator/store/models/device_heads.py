@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, delete, select, update
 
-from coordinator.store import heads
+from coordinator.store.models import heads
 from coordinator.store.tables import differences, rounds, runs, shown
 from coordinator.store.tables import heads as heads_table
 from protos.update.trees import Tree

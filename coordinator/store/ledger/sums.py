@@ -17,7 +17,7 @@ from sqlalchemy import Connection, bindparam, delete, select, update
 from coordinator.store.tables import account_marks, account_sums
 
 if TYPE_CHECKING:
-    from coordinator.store.accounts import Account
+    from coordinator.store.ledger.accounts import Account
 
 # Joules of sending come when the next order is asked for: so far back they have come, where they come at all.
 BEHIND = 2

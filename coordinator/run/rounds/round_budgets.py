@@ -22,14 +22,16 @@ from coordinator.budgets.order_line import OrderLine
 from coordinator.budgets.round_plan import Entrant, RoundPlan, Surroundings, plan_round
 from coordinator.budgets.solar import DAY_S, Trace, read_trace
 from coordinator.operator.status import DeviceBudget, WeightBias
-from coordinator.run.aggregation import Population
 from coordinator.run.planning import steps_for
+from coordinator.run.reports.aggregation import Population
 from coordinator.run.run import ActiveRun
-from coordinator.store import accounts as grants
-from coordinator.store import batches, costs, heads, reports, runs
-from coordinator.store.accounts import Account, Past
-from coordinator.store.costs import KeptPlan
-from coordinator.store.privacy import participations
+from coordinator.store import batches, reports, runs
+from coordinator.store.ledger import accounts as grants
+from coordinator.store.ledger import costs
+from coordinator.store.ledger.accounts import Account, Past
+from coordinator.store.ledger.costs import KeptPlan
+from coordinator.store.ledger.privacy import participations
+from coordinator.store.models import heads
 from protos.convert.reports import parse_report
 from protos.energy.trace import Phase
 from protos.orders import DeviceCard
@@ -122,7 +124,7 @@ def charged_to(
     keep: bool = False,
 ) -> dict[str, Account]:
     """The accounts of devices, as far as the plan limits more than one round: what nobody asks for is not summed.
-    ``renewed``, ``keep``: see :func:`coordinator.store.accounts.accounts`."""
+    ``renewed``, ``keep``: see :func:`coordinator.store.ledger.accounts.accounts`."""
     budget = run.plan.budget
     if not budget.has_accounts:
         return {}

@@ -2,7 +2,7 @@
 
 Every figure is made of rows that are written once, under the key of their order and phase. So a report that is sent
 twice counts once, energy that is told late counts when it comes, and a restart changes no figure. What lies two rounds
-back is summed already (:mod:`coordinator.store.sums`), and summed again when a figure of it changes.
+back is summed already (:mod:`coordinator.store.ledger.sums`), and summed again when a figure of it changes.
 
 An order is *settled* when the joules of all its phases of work are known. Until then, whatever its grant leaves beyond
 what is known counts as *uncertain*: it may have been spent. Where its report was taken and only the sending is missing,
@@ -22,9 +22,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, update
 
 from coordinator.budgets.order_line import OrderLine
-from coordinator.store import sums
 from coordinator.store.keys import batched
-from coordinator.store.sums import BEHIND, Mark
+from coordinator.store.ledger import sums
+from coordinator.store.ledger.sums import BEHIND, Mark
 from coordinator.store.tables import devices, earlier_energy, energy, grants, orders, reports, rounds, runs
 from protos.energy.trace import Phase
 from protos.orders import CostHint

@@ -27,7 +27,7 @@ class RejectedError(Exception):
     """A report that is not taken. Becomes a verdict; never leaves the coordinator as an exception.
 
     Args:
-        code: a stable word, a row of :data:`coordinator.run.reasons.REASONS`.
+        code: a stable word, a row of :data:`coordinator.run.reports.reasons.REASONS`.
         reason: one line for the device's log.
     """
 

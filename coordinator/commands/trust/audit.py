@@ -6,7 +6,7 @@ import argparse
 import json
 
 from coordinator.commands.parts import add_json, example
-from coordinator.commands.trust_parts import add_state, needing_cryptography, state_of, when
+from coordinator.commands.trust.trust_parts import add_state, needing_cryptography, state_of, when
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

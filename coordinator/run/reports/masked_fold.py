@@ -10,8 +10,8 @@ import numpy as np
 from coordinator.aggregate.mean import Wide
 from coordinator.aggregate.robust import Remark
 from coordinator.budgets.order_line import OrderLine
-from coordinator.run.aggregation import Fold
-from coordinator.run.masking import Masking
+from coordinator.run.reports.aggregation import Fold
+from coordinator.run.reports.masking import Masking
 from protos.errors import UpdateError
 from protos.orders import DeviceReport
 from protos.plan.plan import RunPlan
@@ -23,7 +23,7 @@ __all__ = ["MaskedFold"]
 
 
 class MaskedFold(Fold):
-    """The same face as :class:`coordinator.run.aggregation.Fold`; an update is words under masks, with their width.
+    """The same face as :class:`coordinator.run.reports.aggregation.Fold`; an update is masked words, with their width.
 
     Attributes:
         sent: by attempt, whose changes are in its sum.

@@ -6,7 +6,7 @@ import time
 
 from sqlalchemy import Connection, delete, select, update
 
-from coordinator.store import heads as kept
+from coordinator.store.models import heads as kept
 from coordinator.store.tables import bases, differences, heads, rounds, runs, server_states, shown
 from protos.update.trees import Tree
 

@@ -11,8 +11,8 @@ from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, selec
 from coordinator.budgets.cost_model import CostModel
 from coordinator.budgets.unbiased import Whole
 from coordinator.operator.status import WeightBias
-from coordinator.store import known_fits
 from coordinator.store.keys import batched
+from coordinator.store.ledger import known_fits
 from coordinator.store.tables import cost_models, round_plans
 
 # Made once: putting a statement together costs more than a small one takes.

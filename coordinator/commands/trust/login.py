@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from coordinator.commands.parts import example
-from coordinator.commands.trust_parts import needing_cryptography
+from coordinator.commands.trust.trust_parts import needing_cryptography
 from coordinator.operator.credentials import Contexts, read_credentials
 from protos.errors import UsageError
 from protos.trust.token import MARK, read_token

@@ -15,12 +15,13 @@ from sqlalchemy import Connection
 from coordinator.budgets.accounts import Situation
 from coordinator.budgets.round_plan import Surroundings, plan_round
 from coordinator.budgets.solar import DAY_S
-from coordinator.run import round_budgets as books
-from coordinator.run.round_events import Dry, Hope
+from coordinator.run.rounds import round_budgets as books
+from coordinator.run.rounds.round_events import Dry, Hope
 from coordinator.run.run import ActiveRun
-from coordinator.store import accounts as grants
-from coordinator.store import costs, devices, runs
-from coordinator.store.accounts import Account, Past
+from coordinator.store import devices, runs
+from coordinator.store.ledger import accounts as grants
+from coordinator.store.ledger import costs
+from coordinator.store.ledger.accounts import Account, Past
 from protos.orders import DeviceCard
 from protos.update import trees
 from protos.update.codecs import generator
@@ -40,8 +41,9 @@ def outlook(
     """What may come for a round that none of ``cards``, the devices that are present, can be asked for now.
 
     Args:
-        renewed: whose orders of an earlier attempt would be renewed, as :func:`coordinator.run.round_budgets.plan` has
-            them: what went to a start of a device that ended is charged here as well, or time would seem to help.
+        renewed: whose orders of an earlier attempt would be renewed, as
+            :func:`coordinator.run.rounds.round_budgets.plan` has them: what went to a start of a device that ended is
+            charged here as well, or time would seem to help.
     """
     present = {card.device_id for card in cards}
     absent = [one.card for one in devices.known(connection) if not one.left and one.card.device_id not in present]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, delete, select
 
-from coordinator.store import heads
+from coordinator.store.models import heads
 from coordinator.store.tables import heads as kept
 from coordinator.store.tables import server_states
 from protos.update.trees import Tree
