@@ -31,9 +31,7 @@ from edge_runtime.config import configured_sensor
 from protos.durations import duration_s
 from protos.energy.board_file import write_board
 from protos.energy.boards import BoardProfile, Figure
-from protos.energy.trace import Phase
 from protos.errors import SensorError, StoreError, UsageError
-from protos.json_document import document
 
 EXAMPLE = """example:
   edge-runtime calibrate-board --sensor serial:/dev/ttyUSB0 --name my-pi4 -o my-pi4.toml
@@ -157,6 +155,7 @@ def measured(spec: str, cores: int, seconds: float, load: Load, proc: Path) -> l
         SensorError: see :func:`edge_runtime.power.sensor_factory.open_meter`; or a stretch has no figure.
     """
     from edge_runtime.power.sensor_factory import open_meter
+    from protos.energy.trace import Phase
 
     stretches = []
     meter = open_meter(spec)
@@ -206,6 +205,7 @@ def run(given: argparse.Namespace, *, load: Load = spinning, proc: Path = Path("
         UsageError: no sensor that measures, or the file is there; SensorError: see above; StoreError: not written.
     """
     from edge_runtime.power.options import split
+    from protos.json_document import document
 
     spec = given.sensor or configured_sensor(os.environ, given.config)
     if spec is None or split(spec)[0] in ("none", "estimate", "replay", "rapl"):

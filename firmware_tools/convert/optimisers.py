@@ -77,7 +77,7 @@ CORRECTION = TrainInput(
     0.0,
     0.0,
     1.0,
-    "1 adds what was given to the signature `correct` to each gradient: SCAFFOLD's c - c_i, arXiv:1910.06378",
+    "1 adds what `correct` was given to each gradient: c - c_i of SCAFFOLD, arXiv:1910.06378",
 )
 WEIGHT_DECAY = TrainInput(
     "weight_decay",

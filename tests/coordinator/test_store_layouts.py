@@ -7,6 +7,7 @@ report of `a`, `b` did not answer, `c` left.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,7 @@ from coordinator.store.tables import devices, grants, layout, orders, reports
 from protos.errors import StoreError
 from protos.model.bundle import open_bundle
 from protos.orders import Verdict
+from protos.v1 import edgejoule_pb2 as pb
 
 RUN = "run-0d04d6c521"
 
@@ -65,6 +67,12 @@ def test_a_run_of_layout_1_is_finished_by_this_version(
     with sqlite3.connect(path) as connection:
         # As zip files differ from one numpy to the next.
         connection.execute("UPDATE runs SET bundle_id = ?", (bundle_id,))
+        for row, data in connection.execute("SELECT rowid, data FROM reports WHERE data IS NOT NULL").fetchall():
+            report = pb.DeviceReport.FromString(data)
+            report.bundle_id = bundle_id
+            data = report.SerializeToString()
+            changed = (data, hashlib.sha256(data).digest(), row)
+            connection.execute("UPDATE reports SET data = ?, sha256 = ? WHERE rowid = ?", changed)
     connection.close()
     with tools.served(state) as address, Operator(address) as operator:
         b = fleet(address, "b", session="b-2")

@@ -21,6 +21,7 @@ from edge_runtime.daemon.link import Link
 from edge_runtime.daemon.outbox import Outbox
 from edge_runtime.daemon.serving import Daemon
 from edge_runtime.daemon.stopping import Stopping
+from edge_runtime.model.gate import Gate
 from edge_runtime.power.meter import MeterIdentity
 from edge_runtime.round.codec_memory import CodecMemory
 from edge_runtime.round.costs import CostHistory, Reserve
@@ -265,13 +266,16 @@ class DeviceProgram:
             settings=_settings(self.device_id, self.folder), clock=clock, session=session, outbox=outbox, heads=heads,
             memory=memory, reserve=reserve, bench=bench, meter=self._meter, card=lambda: card, costs=costs, bases=bases,
             refresh=lambda: None, data_fault=None, data_changed=lambda: False, look_at_data=lambda: None,
-            forget_data=lambda: None, complaints=(), bundle_cache=SimpleNamespace(may_run=lambda bundle_id: True),
+            forget_data=lambda: None, complaints=(), state=SimpleNamespace(path=self.folder), gate=Gate(),
+            bundle_cache=SimpleNamespace(may_run=lambda bundle_id: True, find=lambda bundle_id, twin: self._bundle),
+            accelerator=SimpleNamespace(available=False), take_up=lambda bundle: bench, take_inbox=lambda: None,
         )  # fmt: skip
 
 
 def _settings(device_id: str, folder: Path) -> Any:
-    """A machine without sensors of heat, which never pauses."""
+    """A machine without sensors of heat, which never pauses, and which takes no model to work."""
     flags = {"device_id": device_id, "state": str(folder), "pause_above_c": "0", "throttled_from": "none"}
+    flags["adopt"] = "never"
     return resolve(
         {**flags, "machine_root": str(folder / "machine"), "wait_for_coordinator_s": "1e7"}, {}, None
     ).settings

@@ -104,7 +104,7 @@ def test_a_head_with_a_hidden_layer_is_carried_over_whole(models: Path, command:
     assert report["provenance"]["evaluation"]["examples"] == 400
     assert set(report["head"]["tensors"]) == {"hidden_kernel", "hidden_bias", "out_kernel", "out_bias"}
     assert {one["name"] for one in report["head"]["inputs"]} == {
-        "rate", "beta1", "beta2", "proximal_mu", "weight_decay", "kurtosis_weight",
+        "rate", "correction", "beta1", "beta2", "proximal_mu", "weight_decay", "kurtosis_weight",
     }  # fmt: skip
     bundle = open_bundle(tmp_path / "b")
     backbone, head = Backbone(bundle), Head(bundle)

@@ -111,7 +111,14 @@ def test_no_model_of_a_bundle_takes_a_scalar(made: Path, case: str) -> None:
     assert [path.name for path in models] == ["backbone.tflite", "head.tflite"]
     for path in models:
         assert scalar_inputs(path) == [], path.name
-    assert set(open_interpreter(models[1]).get_signature_list()) == {"evaluate", "infer", "read", "train", "write"}
+    assert set(open_interpreter(models[1]).get_signature_list()) == {
+        "correct",
+        "evaluate",
+        "infer",
+        "read",
+        "train",
+        "write",
+    }
 
 
 @pytest.mark.parametrize("softmax", [False, True])

@@ -56,8 +56,8 @@ def test_without_the_delegate_the_builtin_kernels_are_named() -> None:
     ("content", "says"),
     [
         (b"", "model.tflite"),
-        (b"hello, this is no model at all", "refuses it"),
-        (engine._PROBE_MODEL[:100], "refuses it"),
+        (b"hello, this is no model at all", "is no .tflite file"),
+        (engine._PROBE_MODEL[:100], "is a damaged .tflite file"),
     ],
 )
 def test_what_is_no_model_is_an_error_that_names_the_file(tmp_path: Path, content: bytes, says: str) -> None:
