@@ -22,7 +22,7 @@ from message_values import settled as settled_energies
 from message_values import tensors as encoded_tensors
 
 from protos.convert.cards import card_from, card_to, engine_from, engine_to, meter_from, meter_to
-from protos.convert.energy import energy_from, energy_to, settled_from, settled_to
+from protos.convert.energy import energy_from, energy_to, settled_from, settled_to, without_folder
 from protos.convert.orders import order_from, order_to
 from protos.convert.publications import receptions_from, receptions_to
 from protos.convert.reports import parse_report, receipt_from, receipt_to, report_from, report_to, serialise_report
@@ -58,7 +58,12 @@ def test_energies(energy: tuple[PhaseEnergy, ...]) -> None:
 @given(settled_energies)
 def test_settled_energies(settled: tuple[SettledEnergy, ...]) -> None:
     sent = pb.LeaveRequest(settled=settled_to(settled)).SerializeToString()
-    assert settled_from(pb.LeaveRequest.FromString(sent).settled) == settled
+    # The folder of a sensor's port stays at home.
+    told = tuple(
+        replace(one, energy=tuple(replace(record, sensor=without_folder(record.sensor)) for record in one.energy))
+        for one in settled
+    )
+    assert settled_from(pb.LeaveRequest.FromString(sent).settled) == told
 
 
 @given(engines, meters)
