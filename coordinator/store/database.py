@@ -218,6 +218,10 @@ class Database:
         """Let go of every connection."""
         with suppress(SQLAlchemyError):
             if self._guard is not None:
+                # Asked for, and answered: the server ends a closed connection, and with it its locks, some time later.
+                self._guard.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _ADVISORY_LOCK})
+        with suppress(SQLAlchemyError):
+            if self._guard is not None:
                 self._guard.close()
             self._engine.dispose()
         if self._patience is not None:
