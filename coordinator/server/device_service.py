@@ -1,4 +1,4 @@
-"""The service that devices call: translate, delegate to the run manager, translate back."""
+"""The service that devices call: translate, delegate to the run scheduler, translate back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from coordinator.server.admission import Admission
 from coordinator.server.answering import answered, answered_stream
-from coordinator.server.run_manager import RunManager
+from coordinator.server.run_scheduler import RunScheduler
 from coordinator.server.uploads import OversizedError, receive
 from coordinator.server.version import software_version
 from protos.convert.cards import card_from
@@ -46,8 +46,8 @@ _FAILURES: tuple[tuple[type[Exception], str], ...] = (
 class DeviceService(rpc.DeviceServiceServicer):
     """Devices ask; the coordinator never calls."""
 
-    def __init__(self, run_manager: RunManager) -> None:
-        self._run_manager = run_manager
+    def __init__(self, run_scheduler: RunScheduler) -> None:
+        self._run_scheduler = run_scheduler
         self._admission = Admission()
 
     @answered
@@ -60,7 +60,7 @@ class DeviceService(rpc.DeviceServiceServicer):
                 where=request.device_id[:80],
                 fix="install the same release on both",
             )
-        check_in_s = await self._run_manager.join(card_from(request))
+        check_in_s = await self._run_scheduler.join(card_from(request))
         return pb.JoinResponse(
             protocol_major=PROTOCOL[0],
             protocol_minor=PROTOCOL[1],
@@ -78,12 +78,12 @@ class DeviceService(rpc.DeviceServiceServicer):
         )
         waits_s = finite(request.waits_s, "waits_s", at_most=MAX_WAIT_S)
         receptions = receptions_from(request.receptions)
-        order = await self._run_manager.next_order(
+        order = await self._run_scheduler.next_order(
             request.device_id, request.session, settled, holding, waits_s, receptions=receptions
         )
         response = order_to(order)
         if isinstance(order, TrainOrder):
-            self._run_manager.sent(order, request.device_id, response.ByteSize())
+            self._run_scheduler.sent(order, request.device_id, response.ByteSize())
         return response
 
     @answered_stream
@@ -91,7 +91,7 @@ class DeviceService(rpc.DeviceServiceServicer):
         self, request: pb.FetchBundleRequest, context: Any
     ) -> AsyncIterator[pb.FetchBundleResponse]:
         """Sends the files of a bundle, each with its declared size and hash first; its Edge TPU twin only if asked."""
-        bundle = await self._run_manager.bundle(request.bundle_id)
+        bundle = await self._run_scheduler.bundle(request.bundle_id)
         twin = bundle.manifest.edge_tpu
         left_out = twin.file if twin is not None and not request.edge_tpu_twin else None
         names = [MANIFEST_FILE, *sorted(set(bundle.manifest.files) - {left_out})]
@@ -123,8 +123,8 @@ class DeviceService(rpc.DeviceServiceServicer):
                 # Until it is answered: so long it is in memory.
                 await held.enter_async_context(self._admission.room(size_bytes))
 
-            upload = await receive(parts, self._run_manager.report_limit_bytes, self._run_manager.calling, admit)
-            return await self._run_manager.report(upload.run_id, upload.round, upload.device_id, upload.data)
+            upload = await receive(parts, self._run_scheduler.report_limit_bytes, self._run_scheduler.calling, admit)
+            return await self._run_scheduler.report(upload.run_id, upload.round, upload.device_id, upload.data)
 
     @contextmanager
     def _failures_counted(self) -> Iterator[None]:
@@ -133,7 +133,7 @@ class DeviceService(rpc.DeviceServiceServicer):
         except Exception as error:
             for kinds, code in _FAILURES:
                 if isinstance(error, kinds):
-                    self._run_manager.report_counts.failed(code)
+                    self._run_scheduler.report_counts.failed(code)
                     break
             raise
 
@@ -143,7 +143,7 @@ class DeviceService(rpc.DeviceServiceServicer):
         waits_s = finite(request.waits_s, "waits_s", at_most=MAX_WAIT_S)
         device_id, session = checked_name(request.device_id, "device_id"), checked_name(request.session, "session")
         run_id = checked_name(request.run_id, "run_id")
-        wanted = await self._run_manager.await_end(device_id, session, run_id, request.round, waits_s)
+        wanted = await self._run_scheduler.await_end(device_id, session, run_id, request.round, waits_s)
         return pb.AwaitEndResponse(wanted=wanted)
 
     @answered
@@ -151,8 +151,8 @@ class DeviceService(rpc.DeviceServiceServicer):
         """One step of a masked sum: keys, sealed shares, or what unmasks the sum. Waits for the other devices."""
         device_id, session = checked_name(request.device_id, "device_id"), checked_name(request.session, "session")
         run_id = checked_name(request.run_id, "run_id")
-        with self._run_manager.calling(device_id):
-            group = await self._run_manager.mask(device_id, session, run_id, request.round, request.attempt)
+        with self._run_scheduler.calling(device_id):
+            group = await self._run_scheduler.mask(device_id, session, run_id, request.round, request.attempt)
             match request.WhichOneof("step"):
                 case "keys":
                     roster, threshold = await group.offer(device_id, Keys(*keys_from(request.keys)))
@@ -173,5 +173,5 @@ class DeviceService(rpc.DeviceServiceServicer):
         """Says goodbye, with the last joules."""
         settled = settled_from(request.settled)
         reason = "".join(one for one in request.reason[:200] if one.isprintable())
-        await self._run_manager.leave(request.device_id, request.session, settled, reason)
+        await self._run_scheduler.leave(request.device_id, request.session, settled, reason)
         return pb.LeaveResponse()

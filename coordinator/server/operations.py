@@ -1,4 +1,4 @@
-"""What operators do: start, stop, look, export. The runs themselves are the run manager's."""
+"""What operators do: start, stop, look, export. The runs themselves are the run scheduler's."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from coordinator.run.reports.statistics_fold import features_of
 from coordinator.run.resume import Rooms, share_bundle
 from coordinator.run.rounds import round_budgets as budgeting
 from coordinator.run.transactions import Queued
-from coordinator.server.run_manager import TICK_S, RunManager
+from coordinator.server.run_scheduler import TICK_S, RunScheduler
 from coordinator.store import devices, reading, runs
 from coordinator.store.database import Database
 from coordinator.store.models import heads
@@ -45,8 +45,8 @@ T = TypeVar("T")
 class Operations:
     """What the operators' service talks to."""
 
-    def __init__(self, rooms: Rooms, run_manager: RunManager) -> None:
-        self._rooms, self._run_manager = rooms, run_manager
+    def __init__(self, rooms: Rooms, run_scheduler: RunScheduler) -> None:
+        self._rooms, self._run_scheduler = rooms, run_scheduler
         # What is left is worked out before it is written down: one at a time.
         self._forgetting = asyncio.Lock()
 
@@ -82,7 +82,7 @@ class Operations:
         log.info("%s: %s, %d rounds", run_id, plan.run.name, plan.run.rounds)
         for line in await self._rooms.models.do(account_of_held_out, prepared):
             log.info("%s: %s", run_id, line)
-        self._run_manager.want()
+        self._run_scheduler.want()
         return run_id
 
     async def stop_run(self, name: str) -> str:
@@ -94,21 +94,21 @@ class Operations:
         """
         run_id = await self._rooms.books.do(_resolve, self._rooms.db, name)
         while True:
-            driver = self._run_manager.drivers.get(run_id)
+            driver = self._run_scheduler.drivers.get(run_id)
             if driver is not None:
                 await driver.stop()
-                # What is left to be written is handed to the run manager when the run driver has gone.
-                while self._run_manager.drivers.get(run_id) is driver:
+                # What is left to be written is handed to the run scheduler when the run driver has gone.
+                while self._run_scheduler.drivers.get(run_id) is driver:
                     await asyncio.sleep(0)
                 break
-            if run_id not in self._run_manager.preparing and not self._run_manager.is_unwritten(run_id):
+            if run_id not in self._run_scheduler.preparing and not self._run_scheduler.is_unwritten(run_id):
                 if not await self._rooms.books.do(_is_over, self._rooms.db, run_id):
-                    await self._run_manager.end(run_id, "stopped", "stopped before it began")
+                    await self._run_scheduler.end(run_id, "stopped", "stopped before it began")
                 break
-            if self._run_manager.is_unwritten(run_id):
+            if self._run_scheduler.is_unwritten(run_id):
                 break
             await asyncio.sleep(TICK_S)
-        if self._run_manager.is_unwritten(run_id):
+        if self._run_scheduler.is_unwritten(run_id):
             raise StoreError(
                 "the run has ended here, and that cannot be written down yet",
                 where=run_id,
@@ -126,12 +126,12 @@ class Operations:
         """
         run_id = await self._rooms.books.do(_resolve, self._rooms.db, name)
         while True:
-            if (driver := self._run_manager.drivers.get(run_id)) is not None:
+            if (driver := self._run_scheduler.drivers.get(run_id)) is not None:
                 await driver.pause(after_round=after_round)
-                while self._run_manager.drivers.get(run_id) is driver:
+                while self._run_scheduler.drivers.get(run_id) is driver:
                     await asyncio.sleep(0)
                 break
-            if run_id not in self._run_manager.preparing:
+            if run_id not in self._run_scheduler.preparing:
                 await self._rooms.books.do(ledger.pause_run, self._rooms.db, run_id)
                 break
             await asyncio.sleep(TICK_S)
@@ -161,7 +161,7 @@ class Operations:
             plan = prepared.plan
         await self._rooms.books.do(ledger.resume_run, self._rooms.db, run_id, plan, plan_toml, directory)
         log.info("%s: resumed%s", run_id, " by another plan" if plan is not None else "")
-        self._run_manager.want()
+        self._run_scheduler.want()
         return await self._rooms.books.do(_state, self._rooms.db, run_id)
 
     async def status(
@@ -183,17 +183,17 @@ class Operations:
     def _why(self, run: RunStatus, queued: list[Queued]) -> str:
         if run.state == "paused":
             return f"paused; go on with: coordinator resume {run.run_id}"
-        if (driver := self._run_manager.drivers.get(run.run_id)) is not None:
+        if (driver := self._run_scheduler.drivers.get(run.run_id)) is not None:
             return driver.run.describe()
-        if self._run_manager.is_unwritten(run.run_id):
+        if self._run_scheduler.is_unwritten(run.run_id):
             return "has ended, which cannot be written down yet"
-        if run.run_id in self._run_manager.trouble:
-            return f"cannot be opened now: {self._run_manager.trouble[run.run_id]}"
-        if run.run_id in self._run_manager.preparing:
+        if run.run_id in self._run_scheduler.trouble:
+            return f"cannot be opened now: {self._run_scheduler.trouble[run.run_id]}"
+        if run.run_id in self._run_scheduler.preparing:
             return "being prepared: held-out data are embedded"
         # In the order of their turns: the first of them is on, or about to be.
         turns = [one.run_id for one in queued if not one.beside]
-        turns.sort(key=lambda one: one not in self._run_manager.drivers and one not in self._run_manager.preparing)
+        turns.sort(key=lambda one: one not in self._run_scheduler.drivers and one not in self._run_scheduler.preparing)
         if run.run_id not in turns[1:]:
             return "waits for its turn"
         before = turns.index(run.run_id)
@@ -205,7 +205,7 @@ class Operations:
 
     def report_counts(self) -> dict[str, int]:
         """What became of reports since the start, by reason."""
-        return self._run_manager.report_counts.all()
+        return self._run_scheduler.report_counts.all()
 
     async def devices(self) -> list[DeviceStatus]:
         """Every device that ever joined, with the joules that it reported."""
@@ -227,7 +227,7 @@ class Operations:
                 reason=member.trouble,
                 account=card.account,
             )
-            for member in sorted(self._run_manager.fleet, key=lambda one: one.card.device_id)
+            for member in sorted(self._run_scheduler.fleet, key=lambda one: one.card.device_id)
             for card in (member.card,)
         ]
 
@@ -238,7 +238,7 @@ class Operations:
             UnknownRunError: no such device.
             RefusedError: it is present, or works on an order.
         """
-        await self._run_manager.forget(device_id)
+        await self._run_scheduler.forget(device_id)
 
     async def budgets(self, name: str) -> tuple[str, list[DeviceBudget]]:
         """The id of a run, and the ledger of its devices.
@@ -260,7 +260,7 @@ class Operations:
             rest = await self._rooms.books.do(forgetting.rest_of, self._rooms.db, name, device_id)
             made = await self._rooms.models.do(self._head_without, rest)
             done = await self._rooms.books.do(forgetting.forget, self._rooms.db, rest, *made)
-        await self._run_manager.look_at_published()
+        await self._run_scheduler.look_at_published()
         return done
 
     def _head_without(self, rest: forgetting.Rest) -> tuple[Tree, str, float | None, float | None, str]:

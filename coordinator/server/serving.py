@@ -33,7 +33,7 @@ from coordinator.server.listening import DEFAULT_LISTEN, Trust, check_listen, op
 from coordinator.server.operations import Operations
 from coordinator.server.operator_service import OperatorService
 from coordinator.server.reflection import add_reflection
-from coordinator.server.run_manager import RunManager
+from coordinator.server.run_scheduler import RunScheduler
 from coordinator.store.database import Database, FencedError, sqlite_url
 from coordinator.store.models.bundle_store import BundleStore
 from coordinator.trust.authority import has_authority
@@ -160,17 +160,17 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> str
         bundle_store.sweep()
         workers = Worker("books"), Worker("models"), Worker("looks"), Worker("readers", READERS)
         rooms = Rooms(db, *workers, bundle_store, settings.state / "evaluations")
-        run_manager = RunManager(rooms)
+        run_scheduler = RunScheduler(rooms)
         trust: Trust | None = None
         try:
             trust = open_trust(settings.state) if tls else None
-            await run_manager.open()
-            address = await _listen(settings, listen, rooms, run_manager, stopping, trust)
+            await run_scheduler.open()
+            address = await _listen(settings, listen, rooms, run_scheduler, stopping, trust)
         finally:
             lease.cancel()
             if trust is not None:
                 await trust.close()
-            await run_manager.close()
+            await run_scheduler.close()
             await asyncio.to_thread(rooms.looks.close)
             await asyncio.to_thread(rooms.readers.close)
             await asyncio.to_thread(rooms.models.close)
@@ -234,12 +234,17 @@ def _signalled(number: int, stopping: asyncio.Event) -> None:
 
 
 async def _listen(
-    settings: Settings, listen: str, rooms: Rooms, run_manager: RunManager, stopping: asyncio.Event, trust: Trust | None
+    settings: Settings,
+    listen: str,
+    rooms: Rooms,
+    run_scheduler: RunScheduler,
+    stopping: asyncio.Event,
+    trust: Trust | None,
 ) -> str:
     gates = () if trust is None else (trust.gate,)
     server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS, interceptors=gates)
-    rpc.add_DeviceServiceServicer_to_server(DeviceService(run_manager), server)  # type: ignore[no-untyped-call]
-    rpc.add_OperatorServiceServicer_to_server(OperatorService(Operations(rooms, run_manager)), server)  # type: ignore[no-untyped-call]
+    rpc.add_DeviceServiceServicer_to_server(DeviceService(run_scheduler), server)  # type: ignore[no-untyped-call]
+    rpc.add_OperatorServiceServicer_to_server(OperatorService(Operations(rooms, run_scheduler)), server)  # type: ignore[no-untyped-call]
     server.add_generic_rpc_handlers((Health(stopping).handler(),))
     add_reflection(server)
     if trust is not None:
@@ -269,7 +274,7 @@ async def _listen(
         await stopping.wait()
         log.info("stopping")
     finally:
-        run_manager.release()
+        run_scheduler.release()
         await server.stop(GRACE_S)
     return address
 

@@ -26,7 +26,7 @@ from plain_bundle import make_plain_bundle
 from scripted_device import ScriptedDevice, joules
 from throwaway_postgres import missing, throwaway_postgres
 
-from coordinator.server import run_manager
+from coordinator.server import run_scheduler
 from coordinator.server.serving import Settings, serve
 from coordinator.store.database import Database, sqlite_url
 from protos.update.trees import shapes
@@ -35,8 +35,8 @@ from protos.update.trees import shapes
 @pytest.fixture(autouse=True)
 def _short_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     """Devices without an order are answered soon: tests ask on purpose when there is none."""
-    monkeypatch.setattr(run_manager, "HOLD_S", 0.1)
-    monkeypatch.setattr(run_manager, "MOST_HOLD_S", 0.1)
+    monkeypatch.setattr(run_scheduler, "HOLD_S", 0.1)
+    monkeypatch.setattr(run_scheduler, "MOST_HOLD_S", 0.1)
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ def nothing_can_be_written(state: Path) -> Iterator[None]:
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("coordinator.store.database.BUSY_MS", 50)
     monkeypatch.setattr("coordinator.run.run_driver.RETRY_S", 0.1)
-    monkeypatch.setattr("coordinator.server.run_manager.RETRY_S", 0.1)
+    monkeypatch.setattr("coordinator.server.run_scheduler.RETRY_S", 0.1)
 
 
 @pytest.mark.parametrize(

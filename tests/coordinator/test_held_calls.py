@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from coordinator.operator.client import Operator
-from coordinator.server import run_manager
+from coordinator.server import run_scheduler
 from protos.orders import Holding, TrainOrder, WaitOrder
 from protos.v1 import edgejoule_pb2 as pb
 
@@ -20,7 +20,7 @@ Fleet = Callable[..., Any]
 
 @pytest.fixture(autouse=True)
 def _long_hold(monkeypatch: pytest.MonkeyPatch, _short_hold: None) -> None:
-    monkeypatch.setattr(run_manager, "MOST_HOLD_S", 480.0)
+    monkeypatch.setattr(run_scheduler, "MOST_HOLD_S", 480.0)
 
 
 def asks(device: Any, waits_s: float) -> Any:
@@ -47,7 +47,7 @@ def test_a_held_call_gets_its_order_when_a_run_begins(
 def test_a_caller_that_is_less_patient_is_answered_within_its_deadline(
     address: str, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_manager, "ANSWER_S", 2.0)
+    monkeypatch.setattr(run_scheduler, "ANSWER_S", 2.0)
     device = fleet(address, "a")
     device.join()
     answer = asks(device, 3.0).result(timeout=60.0)

@@ -78,7 +78,7 @@ def test_the_final_head_goes_to_all_also_to_who_was_away_and_over_a_restart(
 def test_a_held_call_ends_when_a_run_ends(
     address: str, plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("coordinator.server.run_manager.HOLD_S", 60.0)
+    monkeypatch.setattr("coordinator.server.run_scheduler.HOLD_S", 60.0)
     with Operator(address) as operator:
         works, waits = fleet(address, "works"), fleet(address, "waits", train_examples=40)
         works.join()

@@ -13,7 +13,7 @@ import pytest
 
 from coordinator.operator.client import Operator
 from coordinator.run import transactions
-from coordinator.server import device_service, fleet, run_manager
+from coordinator.server import device_service, fleet, run_scheduler
 from protos.convert.reports import serialise_report
 from protos.energy.trace import Phase
 from protos.orders import SettledEnergy
@@ -27,7 +27,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     """Half a second of silence is enough."""
     monkeypatch.setattr(fleet, "AWAY_AFTER_S", 0.5)
     monkeypatch.setattr(fleet, "IDLE_PACE_S", 0.1)
-    monkeypatch.setattr(run_manager, "HOLD_S", 0.0)
+    monkeypatch.setattr(run_scheduler, "HOLD_S", 0.0)
     caplog.set_level(logging.INFO, "edgejoule.coordinator")
 
 

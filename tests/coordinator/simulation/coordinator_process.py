@@ -1,4 +1,4 @@
-"""The coordinator as a process that can die: real run manager, driver, services and SQLite, on virtual time.
+"""The coordinator as a process that can die: real run scheduler, driver, services and SQLite, on virtual time.
 
 What is not real: the three threads are queues of the event loop, since a thread of its own would not be a function of
 the seed; and the disk can be cut before or after each commit, be full for a while, and be slow.
@@ -20,7 +20,7 @@ from coordinator.run.resume import Rooms
 from coordinator.run.workers import Worker
 from coordinator.server.device_service import DeviceService
 from coordinator.server.operations import Operations
-from coordinator.server.run_manager import RunManager
+from coordinator.server.run_scheduler import RunScheduler
 from coordinator.store.database import Database, sqlite_url
 from coordinator.store.models.bundle_store import BundleStore
 
@@ -133,13 +133,13 @@ class CoordinatorProcess:
         books = VirtualWorker(self, disk.takes_s)
         models, looks, readers = (VirtualWorker(self, lambda: 0.0) for _ in range(3))
         self.rooms = Rooms(self.db, books, models, looks, readers, BundleStore(bundles), state / "evaluations")
-        self.run_manager = RunManager(self.rooms)
-        self.service = DeviceService(self.run_manager)
-        self.operations = Operations(self.rooms, self.run_manager)
+        self.run_scheduler = RunScheduler(self.rooms)
+        self.service = DeviceService(self.run_scheduler)
+        self.operations = Operations(self.rooms, self.run_scheduler)
         loop.start(self, self._open())
 
     async def _open(self) -> None:
-        await self.run_manager.open()
+        await self.run_scheduler.open()
         self.up = True
 
     def kill(self) -> None:
@@ -154,5 +154,5 @@ class CoordinatorProcess:
 
     def failures(self) -> list[BaseException]:
         """Background tasks that ended by an error nobody expected."""
-        tasks = [task for task in self.run_manager._tasks if task.done() and not task.cancelled()]
+        tasks = [task for task in self.run_scheduler._tasks if task.done() and not task.cancelled()]
         return [error for task in tasks if (error := task.exception()) is not None]

@@ -12,7 +12,7 @@ import pytest
 from mutations import MUTATIONS
 from run_seeds import first_failure, play
 
-from coordinator.server import run_manager
+from coordinator.server import run_scheduler
 
 # As many as half a minute takes.
 _SEEDS = 40
@@ -60,8 +60,8 @@ def test_an_old_fault_that_is_put_back_is_found(plain_bundle: Path, number: int)
     found = first_failure(number, plain_bundle, 0, most)
     if not found:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(run_manager, "HOLD_S", 0.1)
-            patch.setattr(run_manager, "MOST_HOLD_S", 0.1)
+            patch.setattr(run_scheduler, "HOLD_S", 0.1)
+            patch.setattr(run_scheduler, "MOST_HOLD_S", 0.1)
             found = first_failure(number, plain_bundle, 0, most)
     assert found, f"not within {most} seeds of either kind"
 

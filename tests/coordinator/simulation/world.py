@@ -19,7 +19,7 @@ from network import Network
 from scenario import FAULTY_S, QUIET_S, Scenario, scenario
 from virtual_time import VirtualLoop, virtual
 
-from coordinator.server import run_manager as keeping
+from coordinator.server import run_scheduler as keeping
 from coordinator.server.device_service import DeviceService
 from coordinator.store.database import Database, sqlite_url
 from protos.convert.reports import receipt_from
@@ -253,7 +253,7 @@ class World:
             for error in process.failures():
                 raise Broken(f"no background task ends by itself: {error!r}") from error
             waiting = {
-                one: process.run_manager.fleet.get(one) for one, calls in self.network.open_calls.items() if calls > 0
+                one: process.run_scheduler.fleet.get(one) for one, calls in self.network.open_calls.items() if calls > 0
             }
             here = {name for name, member in waiting.items() if member is not None and member.state == "present"}
             away = {name for name, member in waiting.items() if member is not None and member.state == "away"}
@@ -269,7 +269,7 @@ class World:
 
     def _nobody_is_shut_out(self, process: CoordinatorProcess) -> None:
         """Who is asked has not been answered for good already."""
-        driver = process.run_manager.driver
+        driver = process.run_scheduler.driver
         if driver is None or not driver.run.ready.is_set():
             return
         run = driver.run

@@ -62,7 +62,7 @@ RETRY_S = 1.0
 OPENING_S = 10.0
 
 
-class RunManager:
+class RunScheduler:
     """What the devices' service talks to.
 
     Args:
