@@ -38,11 +38,16 @@ def write_whole(path: str | Path) -> Iterator[IO[bytes]]:
         with suppress(FileNotFoundError):
             os.unlink(name)
         raise
-    force_folder(target.parent)
+    force_to_disk(target.parent)
 
 
-def force_folder(path: str | Path) -> None:
-    """Force the names in a folder to disk; Windows opens no folder, and writes names by itself."""
+def force_to_disk(path: str | Path) -> None:
+    """Force the bytes of a file, or the names in a folder, to disk. Windows opens no folder, forces nothing that is
+    open for reading, and writes names by itself.
+
+    Raises:
+        OSError: it cannot.
+    """
     if sys.platform == "win32":
         return
     folder = os.open(path, os.O_RDONLY)

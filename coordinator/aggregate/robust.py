@@ -34,7 +34,7 @@ import numpy as np
 import numpy.typing as npt
 
 from coordinator.aggregate.mean import Wide
-from protos.update.trees import FloatArray, Shapes, Tree
+from protos.update.trees import FloatArray, Shapes, Tree, flattened, unflattened
 
 __all__ = ["ROBUST_RULES", "Gathered", "Remark", "RobustSettings", "false_at_most"]
 
@@ -115,7 +115,7 @@ class Gathered:
         """
         if not weight > 0 or not normaliser > 0:
             return
-        row: FloatArray = np.concatenate([update[name].reshape(-1) for name in sorted(self.shapes)])
+        row: FloatArray = flattened(update)
         if self.fednova:
             # Changes of unequal numbers of steps are compared, and folded, by what one step makes of them.
             row = row / np.float32(normaliser)
@@ -149,7 +149,7 @@ class Gathered:
         flat = _folded(self.rows, made_of, meant, say, false, settings.rule)
         if self.fednova:
             flat *= float(weights @ np.array(self.normalisers) / weights.sum())
-        return _unflattened(flat, self.shapes)
+        return unflattened(flat, self.shapes)
 
 
 def _capped(weights: Reals, cap: float | None) -> Reals:
@@ -310,13 +310,3 @@ def _folded(rows: Sequence[FloatArray], made_of: Reals, gram: Reals, weights: Re
     for part in _blocks(rows):
         flat[part] = _BY_COORDINATE[rule](made_of @ _block(rows, part), weights, false)
     return flat
-
-
-def _unflattened(flat: Reals, shapes: Shapes) -> Wide:
-    made: Wide = {}
-    at = 0
-    for name in sorted(shapes):
-        size = math.prod(shapes[name])
-        made[name] = flat[at : at + size].reshape(tuple(shapes[name]))
-        at += size
-    return made

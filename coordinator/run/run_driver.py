@@ -180,6 +180,7 @@ class RunDriver:
             self.run.plan.round.sample,
             machine.rules.devices,
             machine.has_gathered(now_s),
+            machine.settles_before_another(now_s),
         )
 
     def wants(self, device_id: str, number: int) -> bool:

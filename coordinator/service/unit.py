@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from protos.addresses import is_loopback
 from protos.errors import UsageError
+from protos.service_unit import HARDENING, plain, word
 
 __all__ = ["MARK", "NAME", "STATE", "USER", "sysusers_text", "unit_text"]
 
@@ -19,37 +21,11 @@ USER = STATE = "edgejoule-coordinator"
 # Mistakes that only a person can mend: usage, configuration, and a listen address without certificates.
 _NO_RESTART = (2, 4, 16)
 
-_HARDENING = """\
-NoNewPrivileges=yes
-CapabilityBoundingSet=
-AmbientCapabilities=
-ProtectSystem=strict
+_HARDENING = f"""\
+{HARDENING}
 ProtectHome=read-only
-PrivateTmp=yes
 PrivateDevices=yes
 PrivateUsers=yes
-PrivateIPC=yes
-ProtectKernelTunables=yes
-ProtectKernelModules=yes
-ProtectKernelLogs=yes
-ProtectControlGroups=yes
-ProtectClock=yes
-ProtectHostname=yes
-ProtectProc=invisible
-RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
-RestrictNamespaces=yes
-RestrictRealtime=yes
-RestrictSUIDSGID=yes
-LockPersonality=yes
-MemoryDenyWriteExecute=yes
-RemoveIPC=yes
-KeyringMode=private
-UMask=0077
-SystemCallArchitectures=native
-SystemCallFilter=@system-service
-SystemCallFilter=~@privileged @resources
-SystemCallErrorNumber=EPERM
-LimitCORE=0
 LimitNOFILE=65536
 TasksMax=256"""
 
@@ -78,13 +54,13 @@ def unit_text(program: Path, *, listen: str, database_file: Path | None = None, 
         "Wants=network-online.target time-sync.target",
         "After=network-online.target time-sync.target postgresql.service",
         "StartLimitIntervalSec=0",
-        *(f"RequiresMountsFor={_word(path)}" for path in read),
+        *(f"RequiresMountsFor={word(path, colons=True)}" for path in read),
         "",
         "[Service]",
         "Type=exec",
-        f"ExecStart={_word(program)} serve --state %S/{STATE} --listen {_word(listen)}",
+        f"ExecStart={word(program, colons=True)} serve --state %S/{STATE} --listen {_address(listen)}",
         # A secret must be in no argument: ps shows those to everyone.
-        *([f"EnvironmentFile={_word(database_file)}"] if database_file is not None else []),
+        *([f"EnvironmentFile={plain(database_file, colons=True)}"] if database_file is not None else []),
         "SyslogIdentifier=edgejoule-coordinator",
         "TimeoutStopSec=60",
         "KillMode=mixed",
@@ -100,7 +76,11 @@ def unit_text(program: Path, *, listen: str, database_file: Path | None = None, 
         "",
         "# Devices and network",
         "DevicePolicy=closed",
-        *(("IPAddressDeny=any", "IPAddressAllow=localhost") if _is_loopback(listen) and database_file is None else ()),
+        *(
+            ("IPAddressDeny=any", "IPAddressAllow=localhost")
+            if is_loopback(listen.rpartition(":")[0]) and database_file is None
+            else ()
+        ),
         "",
         "# Hardening",
         _HARDENING,
@@ -111,15 +91,9 @@ def unit_text(program: Path, *, listen: str, database_file: Path | None = None, 
     return "\n".join(sections) + "\n"
 
 
-def _is_loopback(listen: str) -> bool:
-    host = listen.rpartition(":")[0].strip("[]")
-    return host in ("localhost", "::1") or host.startswith("127.")
-
-
-def _word(value: Path | str) -> str:
-    text = str(value)
-    if not text.isprintable() or any(mark in text for mark in "\"'\\$ ;"):
-        raise UsageError(
-            f"{text!r} cannot stand in a unit file", where="service", fix="use one without blanks, quotes, backslashes"
-        )
-    return text.replace("%", "%%")
+def _address(listen: str) -> str:
+    """Hosts and ports have nothing that a unit file would have to quote."""
+    if any(mark in listen for mark in " ;$"):
+        fix = "write it as HOST:PORT"
+        raise UsageError(f"{listen!r} cannot stand in a unit file", where="--listen", fix=fix)
+    return plain(listen, colons=True)

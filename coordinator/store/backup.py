@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 import sqlite3
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coordinator.store.layouts import LAYOUT
+from protos.atomic import force_to_disk
 from protos.errors import IntegrityError, StoreError
 
 DATABASE = "coordinator.db"
@@ -174,9 +174,9 @@ def _made_whole(place: Path) -> Iterator[Path]:
         part = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}-"))
         yield part
         for path in [*part.rglob("*"), part]:
-            _force_to_disk(path)
+            force_to_disk(path)
         os.replace(part, place)
-        _force_to_disk(place.parent)
+        force_to_disk(place.parent)
     except (OSError, sqlite3.Error) as error:
         if isinstance(error, StoreError):
             raise
@@ -187,13 +187,3 @@ def _made_whole(place: Path) -> Iterator[Path]:
     finally:
         if part is not None:
             shutil.rmtree(part, ignore_errors=True)
-
-
-def _force_to_disk(path: Path) -> None:
-    if sys.platform == "win32":  # forces nothing that is open for reading, and no folder
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -17,7 +17,7 @@ from pathlib import Path
 from edge_runtime.identity.signatures import Signatures
 from edge_runtime.state import by_use, keep_newest, storing, used
 from edge_runtime.systemd.logging_setup import log
-from protos.atomic import write_whole
+from protos.atomic import force_to_disk, write_whole
 from protos.errors import EdgejouleError, IntegrityError, ModelError, StoreError
 from protos.model.bundle import Bundle, open_bundle, read_manifest
 from protos.model.engine import EngineIdentity, try_in_subprocess
@@ -134,7 +134,7 @@ class BundleCache:
                 # What is there already lacks the twin, and a folder that is not empty cannot be replaced.
                 shutil.rmtree(place, ignore_errors=True)
                 os.replace(folder, place)
-                _sync(self._folder)
+                force_to_disk(self._folder)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         self._ready[bundle_id] = kept = Bundle(place, bundle.manifest, bundle_id)
@@ -191,11 +191,3 @@ class BundleCache:
         except (OSError, ValueError):
             return []
         return [str(one) for one in found] if isinstance(found, list) else []
-
-
-def _sync(folder: Path) -> None:
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

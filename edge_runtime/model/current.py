@@ -25,6 +25,7 @@ from pathlib import Path
 from edge_runtime.round.tree_file import read_tree, write_tree
 from edge_runtime.state import keep_newest, storing, used
 from edge_runtime.systemd.logging_setup import log
+from protos.atomic import force_to_disk
 from protos.errors import EdgejouleError, IntegrityError
 from protos.json_document import document
 from protos.model.bundle import Bundle, open_bundle
@@ -96,12 +97,12 @@ def take(state: Path, bundle: Bundle, head: Tree, about: About) -> Model:
             place = Path(tempfile.mkdtemp(dir=root, prefix=f"{about.version}-"))
             # rename(2) takes an empty folder's place.
             os.rename(part, place)
-            _sync(root)
+            force_to_disk(root)
             fresh = state / f".{CURRENT}.part"
             fresh.unlink(missing_ok=True)
             fresh.symlink_to(Path(MODELS) / place.name)
             os.replace(fresh, link)
-            _sync(state)
+            force_to_disk(state)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     used(place)
@@ -163,7 +164,7 @@ def _fill(part: Path, bundle: Bundle, head: Tree, about: About) -> None:
     for name in (_LABELS, _ABOUT, MANIFEST_FILE):
         with (part / name).open("rb") as file:
             os.fsync(file.fileno())
-    _sync(part)
+    force_to_disk(part)
 
 
 def _same_file(source: Path, target: Path) -> None:
@@ -173,11 +174,3 @@ def _same_file(source: Path, target: Path) -> None:
         return
     shutil.copyfile(source, target)
     log().debug("%s: copied, since it cannot be linked", source)
-
-
-def _sync(folder: Path) -> None:
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

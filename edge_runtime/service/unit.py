@@ -21,7 +21,7 @@ from pathlib import Path
 
 from edge_runtime.config import Resolved
 from edge_runtime.service.access import Access
-from protos.errors import UsageError
+from protos.service_unit import HARDENING, plain, word
 
 NAME = "edge-runtime.service"
 MARK = "# Made by `edge-runtime service install`."
@@ -30,36 +30,7 @@ USER = STATE = "edgejoule"
 _NO_RESTART = (2, 4)
 _FOREVER_S = 10_000_000
 
-_HARDENING = """\
-NoNewPrivileges=yes
-CapabilityBoundingSet=
-AmbientCapabilities=
-ProtectSystem=strict
-ProtectHome=tmpfs
-PrivateTmp=yes
-PrivateIPC=yes
-ProtectKernelTunables=yes
-ProtectKernelModules=yes
-ProtectKernelLogs=yes
-ProtectControlGroups=yes
-ProtectClock=yes
-ProtectHostname=yes
-ProtectProc=invisible
-RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
-RestrictNamespaces=yes
-RestrictRealtime=yes
-RestrictSUIDSGID=yes
-LockPersonality=yes
-MemoryDenyWriteExecute=yes
-RemoveIPC=yes
-KeyringMode=private
-UMask=0077
-SystemCallArchitectures=native
-SystemCallFilter=@system-service
-SystemCallFilter=~@privileged @resources
-SystemCallErrorNumber=EPERM
-LimitCORE=0
-TasksMax=128"""
+_HARDENING = f"{HARDENING}\nProtectHome=tmpfs\nTasksMax=128"
 
 
 @dataclass(frozen=True)
@@ -106,7 +77,7 @@ def unit_text(
         "[Service]",
         "Type=notify",
         "NotifyAccess=main",
-        f"ExecStart={_word(program)} run --config {_word(config, argument=True)}",
+        f"ExecStart={word(program)} run --config {word(config, argument=True)}",
         f"Environment=EDGEJOULE_STATE=%S/{STATE}",
         *_patience(resolved),
         "SyslogIdentifier=edge-runtime",
@@ -125,8 +96,8 @@ def unit_text(
         "StateDirectoryMode=0700",
         f"RuntimeDirectory={STATE}",
         "RuntimeDirectoryMode=0755",
-        *(f"LoadCredential={one.name}:{_plain(one.path)}" for one in credentials),
-        *(f"BindReadOnlyPaths=-{_word(path)}" for path in access.bound),
+        *(f"LoadCredential={one.name}:{plain(one.path)}" for one in credentials),
+        *(f"BindReadOnlyPaths=-{word(path)}" for path in access.bound),
         "",
         "# Limits",
         "CPUWeight=20",
@@ -168,7 +139,7 @@ def program_word(program: Path) -> str:
     Raises:
         UsageError: no unit file can hold it.
     """
-    return _word(program)
+    return word(program)
 
 
 def _patience(resolved: Resolved) -> tuple[str, ...]:
@@ -183,7 +154,7 @@ def _mounts(resolved: Resolved) -> Iterable[str]:
     settings = resolved.settings
     for path in (settings.data, settings.bundle):
         if path is not None:
-            yield f"RequiresMountsFor={_word(Path(path).expanduser().absolute())}"
+            yield f"RequiresMountsFor={word(Path(path).expanduser().absolute())}"
 
 
 def _limits(resolved: Resolved) -> Iterable[str]:
@@ -200,31 +171,8 @@ def _devices(access: Access) -> Iterable[str]:
         yield "PrivateUsers=yes"
         return
     for node in access.devices:
-        yield f"DeviceAllow={_word(node)} rw"
+        yield f"DeviceAllow={word(node)} rw"
     if access.groups:
         yield f"SupplementaryGroups={' '.join(access.groups)}"
     if access.families:
         yield f"RestrictAddressFamilies={' '.join(access.families)}"
-
-
-def _word(value: Path | str, *, argument: bool = False) -> str:
-    """One word of a unit file, quoted where systemd.syntax(7) wants it.
-
-    Args:
-        argument: of a command; there, and not in the command's own path, ``$`` begins a variable.
-    """
-    text = _plain(value)
-    if argument:
-        text = text.replace("$", "$$")
-    return f'"{text}"' if " " in text or ";" in text else text
-
-
-def _plain(value: Path | str) -> str:
-    """The same where quotes are taken as they stand: with ``%`` doubled, since it begins a specifier."""
-    text = str(value)
-    # systemd starts no program whose path has quotes or backslashes; colons part the paths of bindings.
-    if not text.isprintable() or any(mark in text for mark in ":\"'\\"):
-        raise UsageError(
-            f"{text!r} cannot stand in a unit file", where="path", fix="use a path without colons, quotes, backslashes"
-        )
-    return text.replace("%", "%%")

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from protos.atomic import force_to_disk
 from protos.errors import StoreError, UsageError
 from protos.model.manifest import MANIFEST_FILE
 
@@ -70,14 +71,6 @@ def _missing_parents(target: Path) -> list[Path]:
     return [parent for parent in target.parents if not parent.exists()]
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _commit(folder: Path, target: Path) -> None:
     # mkdtemp makes a folder for its owner alone; give what mkdir would have given.
     mask = os.umask(0)
@@ -85,8 +78,8 @@ def _commit(folder: Path, target: Path) -> None:
     folder.chmod(0o777 & ~mask)
     for file in sorted(folder.iterdir()):
         file.chmod(0o666 & ~mask)
-        _sync(file)
-    _sync(folder)
+        force_to_disk(file)
+    force_to_disk(folder)
     aside = None
     if target.exists():
         aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".old"))
@@ -97,6 +90,6 @@ def _commit(folder: Path, target: Path) -> None:
         if aside is not None:
             os.rename(aside, target)
         raise
-    _sync(target.parent)
+    force_to_disk(target.parent)
     if aside is not None:
         shutil.rmtree(aside, ignore_errors=True)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from protos.errors import UpdateError
-from protos.update.trees import Shapes, Tree, coordinates, norm
+from protos.update.trees import Shapes, Tree, coordinates, flattened, norm, unflattened
 
 __all__ = [
     "WIDTHS",
@@ -55,7 +55,7 @@ def quantised(change: Tree, clip: float, bits: int, random: np.random.Generator)
     """A change cut to length ``clip``, flat in the order of names, as whole numbers from -L to L."""
     size = norm(change)
     factor = largest(bits) / clip * min(1.0, clip / size if size else 1.0)
-    flat = np.concatenate([change[name].reshape(-1).astype(np.float64) for name in sorted(change)])
+    flat = flattened(change).astype(np.float64)
     made = np.floor(flat * factor + random.random(flat.size)).astype(np.int64)
     return np.clip(made, -largest(bits), largest(bits))
 
@@ -65,13 +65,7 @@ def values_of(total: Words, width: int, clip: float, bits: int, shapes: Shapes) 
     numbers = total.astype(np.int64)
     numbers[numbers >= 1 << (width - 1)] -= 1 << width
     flat = numbers.astype(np.float64) * (clip / largest(bits))
-    made = {}
-    at = 0
-    for name in sorted(shapes):
-        size = math.prod(shapes[name])
-        made[name] = flat[at : at + size].reshape(tuple(shapes[name]))
-        at += size
-    return made
+    return unflattened(flat, shapes)
 
 
 def to_bytes(words: Words, width: int) -> bytes:

@@ -7,7 +7,9 @@ order, so that both ends see the coordinates in one order.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -62,6 +64,26 @@ def check(tree: Tree, expected: Shapes, *, where: str) -> None:
             raise ShapeError(f"{name} has shape {tree[name].shape}, expected {tuple(shape)}", where=where)
         if not np.isfinite(tree[name]).all():
             raise NonFiniteError(f"{name} holds NaN or infinity", where=where)
+
+
+def flattened(tree: Mapping[str, npt.NDArray[np.floating]]) -> npt.NDArray[Any]:
+    """All coordinates in a row, tensors in the order of their names: [coordinates], of the tree's dtype."""
+    return np.concatenate([tree[name].reshape(-1) for name in sorted(tree)])
+
+
+def unflattened(flat: npt.NDArray[Any], shapes: Shapes) -> dict[str, npt.NDArray[Any]]:
+    """The reverse: views of [coordinates], of its dtype.
+
+    >>> unflattened(np.arange(3.0), {"b": (2,), "a": (1, 1)})
+    {'a': array([[0.]]), 'b': array([1., 2.])}
+    """
+    made = {}
+    at = 0
+    for name in sorted(shapes):
+        size = math.prod(shapes[name])
+        made[name] = flat[at : at + size].reshape(tuple(shapes[name]))
+        at += size
+    return made
 
 
 def version(tree: Tree) -> str:

@@ -82,6 +82,7 @@ class RoundMachine:
         self._writing: set[str] = set()
         self._expected = set(expected)
         self._gather_until_s = now_s + rules.gather_s
+        self._settling_s = now_s
         # Budgets refill with time: no round is tried before.
         self._rest_until_s = -math.inf
         self._dry_since_s: float | None = None
@@ -167,6 +168,11 @@ class RoundMachine:
     def has_gathered(self, now_s: float) -> bool:
         """Whether it has waited long enough for the devices of the round before."""
         return now_s >= self._gather_until_s
+
+    def settles_before_another(self, now_s: float) -> bool:
+        """Whether a round is being folded and written down that is not the last, for no longer than one gathers."""
+        goes_on = self.round < self.rules.rounds and not self._stopping and self._pausing is None
+        return self.state is State.SETTLING and goes_on and now_s < self._settling_s + self.rules.gather_s
 
     def still_lacks(self, device_id: str) -> bool:
         """Whether a report of this device for the current round is missing and would be taken, now or later."""
@@ -277,7 +283,7 @@ class RoundMachine:
     def _end(self, now_s: float) -> list[Action]:
         missing = tuple(device for device in self.ordered if device not in self.reported)
         if len(self.reported) >= self.rules.needed(len(self.ordered)):
-            self.state = State.SETTLING
+            self.state, self._settling_s = State.SETTLING, now_s
             return [Close(self.round, tuple(self.reported), missing)]
         why = "the deadline passed" if self._waiting else "nobody is left to wait for"
         reason = (

@@ -66,6 +66,7 @@ class Wish:
         wanted: devices that it would rather have, all that there are where it does not say.
         least: devices without which it does not begin.
         waited: it has waited as long as a round does for the devices of the one before.
+        settles: its round is being folded and written down, and there is another to come: it will want devices soon.
     """
 
     claim: Claim
@@ -75,6 +76,7 @@ class Wish:
     wanted: int | None
     least: int
     waited: bool
+    settles: bool = False
 
     @property
     def is_ready(self) -> bool:
@@ -88,7 +90,10 @@ class Wish:
 
 
 def may_go(own: Wish, others: Iterable[Wish]) -> bool:
-    """Whether a run that gathers may open a round now, beside others that gather as well.
+    """Whether a run that gathers may open a round now, beside the others.
+
+    A run whose turn it is keeps it while its round is written down, or shares would be worth nothing where that takes
+    long.
 
     >>> def wish(sequence, **keys):
     ...     made = dict(can_open=True, free=4, lent=0, wanted=None, least=2, waited=False)
@@ -97,5 +102,9 @@ def may_go(own: Wish, others: Iterable[Wish]) -> bool:
     (False, True, True)
     >>> may_go(wish(1, free=1, lent=3), []), may_go(wish(1, free=2, lent=2, waited=True), [])
     (False, True)
+    >>> writing = wish(1, can_open=False, settles=True)
+    >>> may_go(wish(2), [writing]), may_go(wish(1), [wish(2, can_open=False, settles=True)])
+    (False, True)
     """
-    return own.is_ready and not any(one.is_ready and one.claim.rank < own.claim.rank for one in others)
+    before = (one for one in others if one.claim.rank < own.claim.rank)
+    return own.is_ready and not any(one.is_ready or one.settles for one in before)

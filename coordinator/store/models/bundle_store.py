@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from protos.atomic import force_folder, write_whole
+from protos.atomic import force_to_disk, write_whole
 from protos.errors import IntegrityError, StoreError, UnknownRunError
 from protos.model.bundle import Bundle, open_bundle
 from protos.model.manifest import MANIFEST_FILE
@@ -67,7 +67,7 @@ class BundleStore:
             _bring_signature(bundle.path, part)
             open_bundle(part)
             os.replace(part, place)
-            force_folder(self.folder)
+            force_to_disk(self.folder)
         except OSError as error:
             fix = "free space in the state directory"
             raise StoreError(f"cannot be copied ({error.strerror})", where=str(bundle.path), fix=fix) from error

@@ -21,6 +21,7 @@ from edge_runtime.power.recording.blocks import Kind, block_bytes
 from edge_runtime.power.recording.entries import Heard, Note, Worked, encode, sample_count
 from edge_runtime.power.recording.header import Header
 from edge_runtime.power.sensor import PowerSensor
+from protos.atomic import force_to_disk
 from protos.errors import StoreError
 
 __all__ = ["BLOCK_S", "BlockFile", "Recorder"]
@@ -63,11 +64,7 @@ class BlockFile:
         try:
             self._grow(block_bytes(Kind.HEADER, 0, self._header))
             # The name must survive a power cut as well.
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            force_to_disk(path.parent)
         except OSError as cause:
             self.close()
             raise StoreError(f"cannot be written: {cause.strerror or cause}", where=str(path)) from cause
