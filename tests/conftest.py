@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from reference_data import reference
 
 __all__ = ["reference"]
@@ -12,8 +12,7 @@ __all__ = ["reference"]
 # Tests of our own plugin run pytest in pytest; pytest takes this line in the topmost conftest only.
 pytest_plugins = ["pytester"]
 
-# No test is judged by how quick the machine is.
-settings.register_profile("edgejoule", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("edgejoule", deadline=None)
 settings.load_profile("edgejoule")
 
 # A shell starts what runs in the background with SIGINT ignored, and every program that a test starts inherits that.

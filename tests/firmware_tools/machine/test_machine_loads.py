@@ -57,7 +57,7 @@ def test_a_load_that_cannot_be_is_refused_with_the_forms_that_can(text):
         parse_load(text)
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(parts(), min_size=1, max_size=3), st.floats(0, 50), st.floats(1e-5, 10), st.floats(0, 0.1))
 def test_both_languages_integrate_alike(start, many, from_s, span_s, source_ohm):
     load = PiecewiseLoad(tuple(many))
