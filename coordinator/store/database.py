@@ -216,14 +216,17 @@ class Database:
 
     def close(self) -> None:
         """Let go of every connection."""
-        with suppress(SQLAlchemyError):
-            if self._guard is not None:
+        pool = self._engine.pool
+        if self._guard is not None:
+            with suppress(SQLAlchemyError):
                 # Asked for, and answered: the server ends a closed connection, and with it its locks, some time later.
                 self._guard.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _ADVISORY_LOCK})
-        with suppress(SQLAlchemyError):
-            if self._guard is not None:
+            with suppress(SQLAlchemyError):
                 self._guard.close()
+        with suppress(SQLAlchemyError):
             self._engine.dispose()
+            # Where the server was gone, the engine has another pool by now, and has let go of this one as it was.
+            pool.dispose()
         if self._patience is not None:
             self._patience.close()
 

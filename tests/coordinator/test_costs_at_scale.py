@@ -7,7 +7,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -193,10 +193,10 @@ def test_an_older_database_of_this_layout_gets_its_indices(tmp_path: Path) -> No
     path = tmp_path / "store.db"
     Database(sqlite_url(path)).close()
     names = "SELECT name FROM sqlite_master WHERE type = 'index' AND name NOT LIKE 'sqlite_%'"
-    with sqlite3.connect(path) as raw:
+    with closing(sqlite3.connect(path)) as raw, raw:
         made = {name for (name,) in raw.execute(names)}
         for name in ("reports_of_device_by_round", "grants_of_device_by_round", "grants_by_time"):
             raw.execute(f"DROP INDEX {name}")
     Database(sqlite_url(path)).close()
-    with sqlite3.connect(path) as raw:
+    with closing(sqlite3.connect(path)) as raw:
         assert {name for (name,) in raw.execute(names)} == made

@@ -67,10 +67,12 @@ def test_a_run_beside_another_shares_its_devices_and_each_works_for_one_at_a_tim
         tools.until(lambda: "devices present" in operator.status(second)[0].reason, "the second run beside the first")
         ordered = played(tools, address, fleet, [first, second], "abc", operator)
     assert Counter(run_id for run_id, _, _ in ordered) == {first: 18, second: 18}
-    with Database(sqlite_url(tmp_path / "state/coordinator.db")).reading() as connection:
+    db = Database(sqlite_url(tmp_path / "state/coordinator.db"))
+    with db.reading() as connection:
         asked = Counter(connection.execute(select(orders.c.run_id, orders.c.round)).all())
         opened = connection.execute(select(rounds.c.run_id).where(rounds.c.round > 0).order_by(rounds.c.opened_unix_s))
         turns = list(opened.scalars())
+    db.close()
     assert set(asked.values()) == {3}, "every round has all the devices, and none of them twice at once"
     assert turns[:6].count(first) == 3, "of equal shares they take turns"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,11 +26,12 @@ def _stored(db: Database) -> str:
 
 
 @pytest.fixture
-def db(tmp_path: Path) -> Database:
+def db(tmp_path: Path) -> Iterator[Database]:
     made = Database(sqlite_url(tmp_path / "store.db"))
     with made.writing() as connection:
         costs.keep(connection, "a", "bundle", CostModel(prices_of("pi4", macs=1000, coordinates=650, batch_size=8)))
-    return made
+    yield made
+    made.close()
 
 
 def test_what_a_transaction_learnt_that_was_undone_is_forgotten(db: Database) -> None:

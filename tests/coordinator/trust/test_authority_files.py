@@ -9,6 +9,7 @@ import json
 import os
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -47,8 +48,10 @@ def authority(folder: Path) -> Authority:
 
 
 @pytest.fixture
-def register(authority: Authority, folder: Path) -> Register:
-    return Register(folder)
+def register(authority: Authority, folder: Path) -> Iterator[Register]:
+    made = Register(folder)
+    yield made
+    made.close()
 
 
 def test_a_device_is_who_the_operator_said_not_who_its_request_says(authority: Authority) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -362,10 +363,8 @@ def test_a_board_that_was_away_past_its_end_is_let_in_where_the_operator_allows_
     assert Renewals(state, lab.address).look()
     renewed = _identity(state)
     assert renewed.ends_unix_s > time.time() + 29 * 86400
-    assert (
-        sqlite3.connect(lab.state / "trust" / "register.db").execute("SELECT count(*) FROM certificates").fetchone()[0]
-        == 4
-    )
+    with closing(sqlite3.connect(lab.state / "trust" / "register.db")) as kept:
+        assert kept.execute("SELECT count(*) FROM certificates").fetchone()[0] == 4
     link = Link(lab.address, Stopping(), state=state)
     try:
         assert link.join(card("pi-1")).protocol
