@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "mutants"))
 import draw
-from draw import Durations, Trees, all_sites, drawn, equivalents
+from draw import Durations, Sessions, Trees, all_sites, drawn, equivalents
 from imports import Imports
 from sites import sites
 
@@ -65,7 +65,7 @@ def test_a_sample_is_the_same_for_the_same_seed_and_a_longer_one_begins_alike() 
 
 
 def test_those_who_import_a_module_are_asked_first() -> None:
-    imports = Imports(ROOT, draw.TESTS)
+    imports = Imports(ROOT, ("tests/coordinator/budgets", "tests/protos"))
     near = {test: distance for distance, test in imports.tests("coordinator/budgets/codec_error.py")}
     assert near["tests/coordinator/budgets/test_codec_errors.py"] == 0
     assert near["tests/coordinator/budgets/test_ledger_of_joules.py"] > 0
@@ -74,7 +74,7 @@ def test_those_who_import_a_module_are_asked_first() -> None:
 
 
 def test_a_change_that_a_test_notices_is_killed_and_one_that_none_does_survives(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     root = tmp_path / "root"
     (root / "protos").mkdir(parents=True)
@@ -86,6 +86,7 @@ def test_a_change_that_a_test_notices_is_killed_and_one_that_none_does_survives(
     )
     monkeypatch.setattr(draw, "copy_tree", lambda to: __import__("shutil").copytree(root, to))
     monkeypatch.setattr(draw, "MODELS", ("tests/test_some.py::test_half",))
+    request.addfinalizer(Sessions.close)
     trees = Trees(tmp_path, 1, Durations(tmp_path / "durations.json"))
     source = (root / "protos/some.py").read_text()
     by_name = {one.before + one.after: one for one in sites("protos/some.py", source)}
