@@ -41,6 +41,8 @@ class MachineWorld:
         self._sent_to_s = 0.0
         self._coming: list[tuple[float, bytes]] = []
         self._transport: MachineTransport | None = None
+        self.opened_s: list[float] = []
+        self._dead_for = 0
 
     # ---- the clock ----
 
@@ -72,6 +74,8 @@ class MachineWorld:
                 raise SensorError("no such serial port", where=path, fix="plug the bridge in")
             self._transport = MachineTransport(self)
             self._coming.clear()
+            self.opened_s.append(self.monotonic())
+            self._dead_for = max(0, self._dead_for - 1)
             self._unclaimed += 1
             return self._transport
 
@@ -80,6 +84,11 @@ class MachineWorld:
         with self._turn:
             self.plugged = False
             self._turn.notify_all()
+
+    def hang(self, openings: int) -> None:
+        """Nothing comes through the port, which stays open, until it has been opened so many times more."""
+        with self._turn:
+            self._dead_for = openings
 
     def replug(self) -> None:
         with self._turn:
@@ -103,10 +112,12 @@ class MachineWorld:
             now_s = self.machine.now_s
             ready = [data for at_s, data in self._coming if at_s <= now_s]
             del self._coming[: len(ready)]
-            return b"".join(ready)
+            return b"" if self._dead_for else b"".join(ready)
 
     def anything(self) -> bool:
-        return not self.plugged or bool(self._coming and self._coming[0][0] <= self.machine.now_s)
+        return not self.plugged or bool(
+            not self._dead_for and self._coming and self._coming[0][0] <= self.machine.now_s
+        )
 
     # ---- time ----
 
