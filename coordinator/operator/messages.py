@@ -160,6 +160,7 @@ def _device_round_to(device: DeviceRound) -> pb.DeviceRound:
         embedded=device.embedded,
         strain=strain_to(device.strain),
         ended_in_pause=pause_to(device.stop_reason),
+        counted_in=device.counted_in,
     )
 
 
@@ -179,6 +180,7 @@ def _device_round_from(message: pb.DeviceRound) -> DeviceRound:
         loss=message.loss if message.HasField("loss") else None,
         embedded=message.embedded,
         strain=strain_from(message.strain) if message.HasField("strain") else None,
+        counted_in=message.counted_in if message.HasField("counted_in") else None,
     )
 
 

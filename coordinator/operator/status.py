@@ -19,6 +19,7 @@ class DeviceRound:
         bytes_up: serialised reports, received.
         bytes_down: serialised orders, sent.
         strain: pauses, heat and voltage; None where the device did not say.
+        counted_in: the later round that its report counts in, and ``weight`` is a share of; None: this one.
     """
 
     device_id: str
@@ -35,6 +36,7 @@ class DeviceRound:
     loss: float | None
     embedded: int
     strain: Strain | None = None
+    counted_in: int | None = None
 
     @property
     def spent_j(self) -> float | None:
