@@ -186,6 +186,7 @@ def _device_round_to(device: DeviceRound) -> pb.DeviceRound:
         strain=strain_to(device.strain),
         ended_in_pause=pause_to(device.stop_reason),
         refusals=[pb.Refusal(**vars(one)) for one in device.refusals],
+        counted_in=device.counted_in,
     )
 
 
@@ -206,6 +207,7 @@ def _device_round_from(message: pb.DeviceRound) -> DeviceRound:
         embedded=message.embedded,
         strain=strain_from(message.strain) if message.HasField("strain") else None,
         refusals=tuple(Refusal(one.code, one.count, one.detail) for one in message.refusals),
+        counted_in=message.counted_in if message.HasField("counted_in") else None,
     )
 
 

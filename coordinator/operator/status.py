@@ -30,6 +30,7 @@ class DeviceRound:
         bytes_down: serialised orders, sent.
         strain: pauses, heat and voltage; None where the device did not say.
         refusals: reports that were refused, by reason.
+        counted_in: the later round that its report counts in, and ``weight`` is a share of; None: this one.
     """
 
     device_id: str
@@ -47,6 +48,7 @@ class DeviceRound:
     embedded: int
     strain: Strain | None = None
     refusals: tuple[Refusal, ...] = ()
+    counted_in: int | None = None
 
     @property
     def spent_j(self) -> float | None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from protos.catalog import hint
 from protos.errors import PlanError
+from protos.plan.late_reports import clash_with_late
 from protos.plan.plan_rules import RULES, checked, numbers
 from protos.plugins import find, installed
 from protos.update.codecs import BUILT_IN, CODECS, DEFAULT_CODEC, resolve
@@ -34,6 +35,8 @@ _WEIGHT_CAP = 3.0
 _MASKED_QUORUM, _MASKED_DEVICES = 0.66, 3
 # A coordinate of a standardised head moves by about this much in a round of an adaptive one.
 _ADAPTIVE_RATE = 0.03
+# Of an asynchronous run, where nothing is said: who is slower than ten others in a row is rather gone than at work.
+_LATE_OF_BUFFER = 10
 # What is done about devices whose own data pull them apart. FedProx is `proximal_mu`.
 CORRECTIONS = ("none", "scaffold")
 DELIVERIES = ("last", "best", "none")
@@ -83,6 +86,9 @@ class RoundSection:
         deadline_s: a round closes then with a quorum, and is abandoned without.
         sample: how many of the devices that are present are asked, drawn alike; None: all.
         enough: share of those whose reports close the round at once, the quorum to 1; who is slower comes late.
+        late: a report that comes up to so many rounds late counts in the round that is open then; 0: it does not.
+        buffer: a round closes with so many reports, of whichever round, and leaves whoever is at work at work (FedBuff,
+            Nguyen et al., AISTATS 2022); None: rounds close with those whom they asked.
     """
 
     devices: int = 1
@@ -90,6 +96,8 @@ class RoundSection:
     deadline_s: float = 600.0
     sample: int | None = None
     enough: float = 1.0
+    late: int = 0
+    buffer: int | None = None
 
 
 @dataclass(frozen=True)
@@ -173,6 +181,7 @@ class AggregateSection:
         mix: 1: each change is first replaced by the mean of those nearest to it.
         malicious: share of the reports that may be false.
         weight_cap: no weight counts more than so many times the median; None: as it is.
+        staleness: a report that is s rounds late weighs (1 + s)^-staleness times what it would have.
     """
 
     weight: tuple[str, ...] = WEIGHTS
@@ -187,6 +196,7 @@ class AggregateSection:
     mix: int = 0
     malicious: float = 0.1
     weight_cap: float | None = None
+    staleness: float = 0.5
 
     @property
     def gathers(self) -> bool:
@@ -334,7 +344,8 @@ _LATER: tuple[tuple[str, str, Any], ...] = (
     *(("run", one, getattr(RunSection, one)) for one in ("beside", "priority", "share")),
     ("run", "deliver", RunSection.deliver),
     ("round", "sample", RoundSection.sample),
-    ("round", "enough", RoundSection.enough),
+    *(("round", one, getattr(RoundSection, one)) for one in ("enough", "late", "buffer")),
+    ("aggregate", "staleness", AggregateSection.staleness),
     ("train", "method", TrainSection.method),
     ("train", "rate_decay", TrainSection.rate_decay),
     ("train", "correction", TrainSection.correction),
@@ -377,6 +388,8 @@ def parse(text: str, *, where: str = "plan") -> RunPlan:
         if name not in _SECTIONS:
             raise PlanError(f"no section is called [{name}]", where=where, fix=hint(name, _SECTIONS))
     plan = RunPlan(**{name: _section(name, document.get(name, {}), where) for name in _SECTIONS})
+    if plan.round.buffer is not None and "late" not in document["round"]:
+        plan = dataclasses.replace(plan, round=dataclasses.replace(plan.round, late=_LATE_OF_BUFFER))
     if plan.train.method == "closed_form" and "rounds" not in document["run"]:
         plan = dataclasses.replace(plan, run=dataclasses.replace(plan.run, rounds=_ROUNDS_OF_CLOSED_FORM))
     if plan.trains_whitened:
@@ -447,6 +460,8 @@ def _refuse_contradictions(plan: RunPlan, where: str) -> None:
     if train.epochs is not None and train.steps is not None:
         raise PlanError("train.epochs and train.steps contradict each other", where=where, fix="keep one of them")
     _check_correction(plan, where)
+    if (clash := clash_with_late(plan)) is not None:
+        raise PlanError(clash[0], where=f"{where}: round.late", fix=clash[1])
     for name in ("rate", "momentum", "proximal_mu"):
         if name in train.inputs:
             raise PlanError(f"{name} is in [train] and in train.inputs", where=where, fix="keep the one in [train]")

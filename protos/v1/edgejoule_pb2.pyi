@@ -1045,7 +1045,7 @@ class WeightBias(_message.Message):
     def __init__(self, from_plan: _Optional[float] = ..., from_plan_ratio: _Optional[float] = ..., from_examples: _Optional[float] = ..., from_examples_ratio: _Optional[float] = ..., left_out: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DeviceRound(_message.Message):
-    __slots__ = ("device_id", "outcome", "steps_planned", "steps_done", "stop_reason", "budget_j", "weight", "bytes_up", "bytes_down", "energy", "examples", "loss", "embedded", "strain", "ended_in_pause", "refusals")
+    __slots__ = ("device_id", "outcome", "steps_planned", "steps_done", "stop_reason", "budget_j", "weight", "bytes_up", "bytes_down", "energy", "examples", "loss", "embedded", "strain", "ended_in_pause", "refusals", "counted_in")
     DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     STEPS_PLANNED_FIELD_NUMBER: _ClassVar[int]
@@ -1062,6 +1062,7 @@ class DeviceRound(_message.Message):
     STRAIN_FIELD_NUMBER: _ClassVar[int]
     ENDED_IN_PAUSE_FIELD_NUMBER: _ClassVar[int]
     REFUSALS_FIELD_NUMBER: _ClassVar[int]
+    COUNTED_IN_FIELD_NUMBER: _ClassVar[int]
     device_id: str
     outcome: str
     steps_planned: int
@@ -1078,7 +1079,8 @@ class DeviceRound(_message.Message):
     strain: Strain
     ended_in_pause: PauseCause
     refusals: _containers.RepeatedCompositeFieldContainer[Refusal]
-    def __init__(self, device_id: _Optional[str] = ..., outcome: _Optional[str] = ..., steps_planned: _Optional[int] = ..., steps_done: _Optional[int] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., budget_j: _Optional[float] = ..., weight: _Optional[float] = ..., bytes_up: _Optional[int] = ..., bytes_down: _Optional[int] = ..., energy: _Optional[_Iterable[_Union[PhaseEnergy, _Mapping]]] = ..., examples: _Optional[int] = ..., loss: _Optional[float] = ..., embedded: _Optional[int] = ..., strain: _Optional[_Union[Strain, _Mapping]] = ..., ended_in_pause: _Optional[_Union[PauseCause, str]] = ..., refusals: _Optional[_Iterable[_Union[Refusal, _Mapping]]] = ...) -> None: ...
+    counted_in: int
+    def __init__(self, device_id: _Optional[str] = ..., outcome: _Optional[str] = ..., steps_planned: _Optional[int] = ..., steps_done: _Optional[int] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., budget_j: _Optional[float] = ..., weight: _Optional[float] = ..., bytes_up: _Optional[int] = ..., bytes_down: _Optional[int] = ..., energy: _Optional[_Iterable[_Union[PhaseEnergy, _Mapping]]] = ..., examples: _Optional[int] = ..., loss: _Optional[float] = ..., embedded: _Optional[int] = ..., strain: _Optional[_Union[Strain, _Mapping]] = ..., ended_in_pause: _Optional[_Union[PauseCause, str]] = ..., refusals: _Optional[_Iterable[_Union[Refusal, _Mapping]]] = ..., counted_in: _Optional[int] = ...) -> None: ...
 
 class GetBudgetsRequest(_message.Message):
     __slots__ = ("run_id",)
