@@ -186,4 +186,4 @@ def test_innovations_that_are_cut_are_held_against_what_a_normal_would_leave_of_
     z = np.linspace(-12.0, 12.0, 240_001)
     density = np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi)
     mean = float(np.sum(np.minimum(z * z, regression.HUBER**2) * density) * 1e-4)
-    assert regression._CLIPPED_SQUARE == pytest.approx(mean, abs=2e-3)
+    assert abs(regression._CLIPPED_SQUARE - mean) < 2e-3
