@@ -42,6 +42,7 @@ class MachineWorld:
         self._coming: list[tuple[float, bytes]] = []
         self._transport: MachineTransport | None = None
         self.opened_s: list[float] = []
+        self.writes = 0
         self._dead_for = 0
 
     # ---- the clock ----
@@ -96,6 +97,7 @@ class MachineWorld:
 
     def send(self, data: bytes) -> None:
         with self._turn:
+            self.writes += 1
             at_s = max(self._sent_to_s, self.machine.now_s + self._random.uniform(1e-4, 1.1e-3))
             self._sent_to_s = at_s
             self.machine.send(data, at_s=at_s)

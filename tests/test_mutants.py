@@ -73,6 +73,16 @@ def test_those_who_import_a_module_are_asked_first() -> None:
     assert "tests/protos/test_normaliser.py" not in near
 
 
+def test_tests_that_are_new_in_a_file_are_chosen_first_and_the_quick_ones_of_it_before_the_slow(tmp_path: Path) -> None:
+    (tmp_path / "test_some.py").write_text("def test_slow(): pass\ndef test_quick(): pass\ndef test_new(): pass\n")
+    kept = tmp_path / "durations.json"
+    kept.write_text('{"test_some.py::test_slow": 3.0, "test_some.py::test_quick[1]": 0.1}')
+    durations = Durations(kept, tmp_path)
+    names = [one.partition("::")[2] for one in durations.chosen([(0, "test_some.py"), (1, "test_never.py")], 60.0)]
+    assert names == ["test_new", "test_quick[1]", "test_slow", ""]
+    assert durations.chosen([(0, "test_some.py")], 5.5) == ["test_some.py::test_new", "test_some.py::test_quick[1]"]
+
+
 def test_a_change_that_a_test_notices_is_killed_and_one_that_none_does_survives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:

@@ -15,6 +15,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -99,10 +100,11 @@ class Durations:
 
     Args:
         path: where it is kept.
+        root: of the tree whose tests they are.
     """
 
-    def __init__(self, path: Path = KEPT / "durations.json") -> None:
-        self._path = path
+    def __init__(self, path: Path = KEPT / "durations.json", root: Path = ROOT) -> None:
+        self._path, self._root = path, root
         self.of_test: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
         self._by_file: dict[str, list[str]] = defaultdict(list)
         self._lock = threading.Lock()
@@ -110,19 +112,27 @@ class Durations:
             self._by_file[test.partition("::")[0]].append(test)
 
     def chosen(self, files: Sequence[tuple[int, str]], most_s: float) -> list[str]:
-        """Tests of files, the nearest and quickest first, as many as the time allows. Of a file that never ran, all."""
+        """Tests of files, the nearest and quickest first, as many as the time allows. Of a file that never ran, all;
+        those that are new in a file come first, since they were often written for what nobody noticed."""
         known = [(distance, self._of_file(file), file) for distance, file in files]
         made: list[str] = []
         total_s = 0.0
         for _, _, file in sorted(known):
             tests = sorted(self._by_file.get(file, []), key=lambda one: (self.of_test[one], one))
-            for one in tests or [file]:
+            for one in [*self._new(file), *tests] if tests else [file]:
                 seconds = self.of_test.get(one, UNKNOWN_S)
                 if total_s + seconds > most_s:
                     break
                 total_s += seconds
                 made.append(one)
         return made
+
+    def _new(self, file: str) -> list[str]:
+        """Functions of a file that were never timed."""
+        known = {one.partition("::")[2].partition("[")[0] for one in self._by_file.get(file, [])}
+        text = (self._root / file).read_text() if (self._root / file).is_file() else ""
+        names = dict.fromkeys(re.findall(r"^def (test_\w+)", text, re.MULTILINE))
+        return [f"{file}::{name}" for name in names if name not in known]
 
     def _of_file(self, file: str) -> float:
         return sum(self.of_test[one] for one in self._by_file.get(file, [])) or UNKNOWN_S
