@@ -25,6 +25,7 @@ HISTORY = 40
 DEVICES_S = 4.0
 """The list of devices is asked for that seldom: it sums all that they ever spent."""
 _SETTLES = 2
+_GONE = {"left": "has left", "away": "is away"}
 _WORK = (Phase.EMBED, Phase.TRAIN, Phase.ENCODE, Phase.SEND)
 
 
@@ -237,9 +238,8 @@ def standing(order: DeviceRound | None, card: DeviceStatus | None, *, is_open: b
     if order is not None:
         match order.outcome:
             case "ordered" if is_open:
-                said.append(
-                    "at work" if card is None or card.state == "present" else f"owes a report, and is {card.state}"
-                )
+                state = "present" if card is None else card.state
+                said.append("at work" if state == "present" else f"owes a report, and {_GONE.get(state, state)}")
             case "late":
                 said.append("late: its round had closed")
             case "rejected":

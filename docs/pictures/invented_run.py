@@ -6,6 +6,7 @@ limits, heat, late, missing and refused reports, and a round that is open.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import time
@@ -20,6 +21,7 @@ from coordinator.store.models import heads
 from coordinator.store.runs import NewRun
 from coordinator.store.tables import devices, energy, grants, orders, refusals, reports, rounds, strains
 from protos.energy.trace import Phase
+from protos.orders import DeviceCard, Engine, MeterCard
 
 PLAN = """[run]
 bundle = "digits-bundle"
@@ -66,13 +68,8 @@ def write(state: Path, *, closed: int = 17, seed: int = 1, name: str = "flowers"
             plan = PLAN.format(name=name, seed=seed)
             runs.add(connection, NewRun(run_id, name, f"plan-{seed:016x}", plan, "/srv/lab/plans", bundle, 24, head))
             runs.add_round_zero(connection, run_id, head_version=head, accuracy=0.21, loss=1.61)
-            connection.execute(
-                runs.runs.update()
-                .where(runs.runs.c.run_id == run_id)
-                .values(state="finished" if is_over else "paused", finished_unix_s=now - 900 if is_over else None)
-            )
             if not connection.execute(devices.select()).first():
-                connection.execute(devices.insert(), [_card(*one, now=now) for one in FLEET])
+                connection.execute(devices.insert(), [_row(card_of(*one), now) for one in FLEET])
             for number in range(1, closed + (1 if is_over else 2)):
                 runs.open_round(connection, run_id, number, 1, [OrderLine(one[0], 40, 12.0) for one in FLEET], "")
                 opened = now - 95.0 * (closed + 1 - number) - 40
@@ -90,6 +87,9 @@ def write(state: Path, *, closed: int = 17, seed: int = 1, name: str = "flowers"
                     values |= {"accuracy": score, "loss": 1.65 * math.exp(-number / 6) + 0.31}
                 mine = (rounds.c.run_id == run_id) & (rounds.c.round == number)
                 connection.execute(rounds.update().where(mine).values(**values))
+            # Last: a round that opens sets its run going. A run that is paused needs no bundle.
+            over = {"state": "finished", "finished_unix_s": now - 900} if is_over else {"state": "paused"}
+            connection.execute(runs.runs.update().where(runs.runs.c.run_id == run_id).values(**over))
     finally:
         db.close()
     return run_id
@@ -154,16 +154,19 @@ def _work(connection, rng, run_id, number, index, one, *, is_open) -> None:  # t
     )
 
 
-def _card(name, board, watts, examples, metered, *, now):  # type: ignore[no-untyped-def]
-    card = {
-        "device_id": name, "session": "s", "software_version": "0.1.0", "board": board,
-        "engine": {"name": "ai-edge-litert", "version": "2.3.0", "delegate": "xnnpack"},
-        "meter": {"method": "measured" if metered else "unknown", "sensor": f"ina219:{name}" if metered else ""},
-        "train_examples": examples, "test_examples": 40,
-    }  # fmt: skip
-    left = name == "barn-pi3"
+def card_of(name: str, board: str, watts: float, examples: int, metered: bool) -> DeviceCard:
+    """What a board of the fleet says of itself."""
+    meter = MeterCard("measured" if metered else "unknown", f"ina219:{name}" if metered else "")
+    return DeviceCard(name, "s", "0.1.0", board, Engine("ai-edge-litert", "2.3.0", "xnnpack"), meter, examples, 40)
+
+
+def _row(card: DeviceCard, now: float) -> dict[str, object]:
+    left = card.device_id == "barn-pi3"
     return {
-        "device_id": name, "session": "s", "state": "left" if left else "here", "card": json.dumps(card),
+        "device_id": card.device_id,
+        "session": card.session,
+        "state": "left" if left else "here",
+        "card": json.dumps(dataclasses.asdict(card)),
         "last_seen_unix_s": now - (1500 if left else 3),
         "reason": "the supply sagged, and it was shut down" if left else "",
-    }  # fmt: skip
+    }

@@ -175,7 +175,7 @@ function showRounds(rounds, measure) {
   byId("curves").replaceChildren(
     curve(measure, rounds.map((one) => [one.round, one.score]), 0, percent),
     curve("loss", rounds.map((one) => [one.round, one.loss]), 1, (value) => number(value, 4)),
-    curve("joules of a round", rounds.filter((one) => one.asked).map((one) => [one.round, one.spent_j]), 2, (value) => number(value)),
+    curve("joules of a round", rounds.filter((one) => one.asked && one.state !== "open").map((one) => [one.round, one.spent_j]), 2, (value) => number(value)),
   );
   put(byId("measure"), measure);
   byId("rounds").replaceChildren(...rounds.slice(-20).reverse().map((one) => {
