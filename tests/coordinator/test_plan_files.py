@@ -11,7 +11,6 @@ from diffusion_models import diffusion_models
 from warm_tensorflow import WarmTensorFlow
 
 from coordinator.operator.client import Operator
-from firmware_tools.convert.many import Converter
 from protos.model.denoiser import Denoiser
 from protos.plan.plan import parse
 
