@@ -184,9 +184,10 @@ def _device_round_from(message: pb.DeviceRound) -> DeviceRound:
     )
 
 
-def devices_to(devices: Iterable[DeviceStatus]) -> pb.ListDevicesResponse:
-    """Devices as a message."""
+def devices_to(devices: Iterable[DeviceStatus], more: bool = False) -> pb.ListDevicesResponse:
+    """Devices as a message; ``more``: others follow."""
     return pb.ListDevicesResponse(
+        more=more,
         devices=[
             pb.DeviceStatus(
                 device_id=one.device_id,
@@ -205,7 +206,7 @@ def devices_to(devices: Iterable[DeviceStatus]) -> pb.ListDevicesResponse:
                 account=one.account,
             )
             for one in devices
-        ]
+        ],
     )
 
 
@@ -232,9 +233,9 @@ def devices_from(message: pb.ListDevicesResponse) -> list[DeviceStatus]:
     ]
 
 
-def budgets_to(run_id: str, budgets: Iterable[DeviceBudget]) -> pb.GetBudgetsResponse:
-    """The ledger of a run as a message."""
-    made = pb.GetBudgetsResponse(run_id=run_id)
+def budgets_to(run_id: str, budgets: Iterable[DeviceBudget], more: bool = False) -> pb.GetBudgetsResponse:
+    """The ledger of a run as a message; ``more``: others follow."""
+    made = pb.GetBudgetsResponse(run_id=run_id, more=more)
     for one in budgets:
         fit = pb.CostFit(rounds=one.fitted_rounds, price=one.price, deviation=one.deviation) if one.price else None
         made.devices.add(

@@ -297,12 +297,18 @@ def learn_all(connection: Connection, orders: Iterable[tuple[str, int, str]]) ->
         batches.learnt(connection, run_id, number, bundle_id, models)
 
 
-def ledger_of(connection: Connection, run_id: str, now_unix_s: float) -> list[DeviceBudget]:
-    """What every device of a run was granted, spent, and may have spent; and what its work costs."""
+def ledger_of(
+    connection: Connection, run_id: str, now_unix_s: float, only: Sequence[str] | None = None
+) -> list[DeviceBudget]:
+    """What every device of a run was granted, spent, and may have spent; and what its work costs.
+
+    Args:
+        only: of these devices, a few hundred at most; None: of all.
+    """
     bundle_id = runs.bundle_of(connection, run_id)
-    models = costs.models(connection, bundle_id)
+    models = costs.models(connection, bundle_id) if only is None else costs.models_of(connection, bundle_id, only)
     made = []
-    for device_id, one in grants.accounts(connection, run_id, now_unix_s - now_unix_s % DAY_S).items():
+    for device_id, one in grants.accounts(connection, run_id, now_unix_s - now_unix_s % DAY_S, only=only).items():
         if not one.orders:
             continue
         model = models.get(device_id)

@@ -8,7 +8,7 @@ in the order of the rounds: the same bits as summed anew.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -51,9 +51,18 @@ def mark(connection: Connection, run_id: str) -> Mark:
     return Mark() if row is None else Mark(row.through, row.since_unix_s)
 
 
-def of_run(connection: Connection, run_id: str) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """By device, the fields of its account up to the mark; and the devices that must be summed again."""
-    rows = list(connection.execute(select(account_sums).where(account_sums.c.run_id == run_id)).mappings())
+def of_run(
+    connection: Connection, run_id: str, only: Sequence[str] | None = None
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """By device, the fields of its account up to the mark; and the devices that must be summed again.
+
+    Args:
+        only: of these devices; None: of all.
+    """
+    query = select(account_sums).where(account_sums.c.run_id == run_id)
+    if only is not None:
+        query = query.where(account_sums.c.device_id.in_(only))
+    rows = list(connection.execute(query).mappings())
     good = {row["device_id"]: {name: row[name] for name in _FIGURES} for row in rows if not row["stale"]}
     return good, [row["device_id"] for row in rows if row["stale"]]
 
