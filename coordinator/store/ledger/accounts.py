@@ -129,6 +129,7 @@ class Account:
         spent_j: reported and known.
         uncertain_j: granted, not known to be spent, and not known not to be.
         pending_j: expected of orders that are not settled, beyond what is known of them.
+        others_j: of spent and uncertain, in all other runs; 0 where nobody asked for it.
         today_j: of spent and uncertain, what was granted since ``since``.
         unlimited: orders without a limit whose joules are not all known.
     """
@@ -140,6 +141,7 @@ class Account:
     today_j: float = 0.0
     unlimited: int = 0
     pending_j: float = 0.0
+    others_j: float = 0.0
 
 
 def accounts(
@@ -151,6 +153,7 @@ def accounts(
     with_today: bool = True,
     keep: bool = False,
     only: Sequence[str] | None = None,
+    ever: bool = False,
 ) -> dict[str, Account]:
     """By device, what one run cost it; ``today_j`` counts every run, since a day's budget is the device's own.
 
@@ -160,23 +163,29 @@ def accounts(
         with_today: without it the other runs are not looked at, and ``today_j`` is of this run alone.
         keep: write down how far it was summed, in a transaction that writes; not together with ``only``.
         only: of these devices, a few hundred at most; None: of all.
+        ever: fill in ``others_j``, for which every run is looked at.
 
     The sum over devices runs over a handful of columns and no report's bytes, and over the newest rounds alone.
     """
     number, renewing = renewed
     own = {(run_id, number, device_id) for device_id in renewing}
     here = _of_run(connection, run_id, since_unix_s, own, keep=keep, only=only)
-    if not with_today:
+    if not (with_today or ever):
         return here
     made = dict(here)
-    others = select(runs.c.run_id).where(
-        runs.c.run_id != run_id, or_(runs.c.finished_unix_s.is_(None), runs.c.finished_unix_s >= since_unix_s)
-    )
+    others = select(runs.c.run_id).where(runs.c.run_id != run_id)
+    if not ever:
+        others = others.where(or_(runs.c.finished_unix_s.is_(None), runs.c.finished_unix_s >= since_unix_s))
     for other in connection.execute(others.order_by(runs.c.sequence)).scalars().all():
         for device_id, account in _of_run(connection, other, since_unix_s, own, keep=keep, only=only).items():
-            if account.today_j:
+            spent_j = account.spent_j + account.uncertain_j if ever else 0.0
+            if account.today_j or spent_j:
                 before = made.get(device_id, Account())
-                made[device_id] = replace(before, today_j=before.today_j + account.today_j)
+                made[device_id] = replace(
+                    before,
+                    today_j=before.today_j + account.today_j * with_today,
+                    others_j=before.others_j + spent_j,
+                )
     return {device_id: made[device_id] for device_id in sorted(made)}
 
 

@@ -9,7 +9,7 @@ in the order of the rounds: the same bits as summed anew.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, bindparam, delete, select, update
@@ -86,8 +86,7 @@ def keep(connection: Connection, run_id: str, to: Mark, changed: Mapping[str, Ac
             delete(account_sums).where(account_sums.c.run_id == run_id, gone), [{"of_device": one} for one in names]
         )
     rows = [
-        {"run_id": run_id, "device_id": name, "stale": 0}
-        | {one.name: getattr(account, one.name) for one in fields(account)}
+        {"run_id": run_id, "device_id": name, "stale": 0} | {one: getattr(account, one) for one in _FIGURES}
         for name, account in changed.items()
     ]
     if rows:
