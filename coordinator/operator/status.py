@@ -29,8 +29,8 @@ class DeviceRound:
         bytes_up: serialised reports, received.
         bytes_down: serialised orders, sent.
         strain: pauses, heat and voltage; None where the device did not say.
-        refusals: reports that were refused, by reason.
         counted_in: the later round that its report counts in, and ``weight`` is a share of; None: this one.
+        refusals: reports that were refused, by reason.
     """
 
     device_id: str
@@ -47,8 +47,8 @@ class DeviceRound:
     loss: float | None
     embedded: int
     strain: Strain | None = None
-    refusals: tuple[Refusal, ...] = ()
     counted_in: int | None = None
+    refusals: tuple[Refusal, ...] = ()
 
     @property
     def spent_j(self) -> float | None:

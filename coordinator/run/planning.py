@@ -385,6 +385,7 @@ def summary(prepared: Prepared) -> dict[str, object]:
         "budget_per_round_j": plan.budget.per_round_j,
         "budget_of_device_j": dict(plan.budget.device),
         "budget_per_day_j": plan.budget.per_day_j,
+        "budget_total_j": plan.budget.total_j,
         "budget_battery_j": None
         if plan.budget.battery_j is None
         else plan.budget.battery_j * plan.budget.battery_share,

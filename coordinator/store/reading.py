@@ -288,8 +288,8 @@ def _device_round(
         loss=row["loss"],
         embedded=row["embedded"] or 0,
         strain=_strain(row),
-        refusals=refused,
         counted_in=row["folded_in"],
+        refusals=refused,
     )
 
 

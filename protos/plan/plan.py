@@ -217,9 +217,10 @@ class BudgetSection:
         per_round_j: on one round, for every device that has no line of its own.
         device: device id to joules a round.
         per_day_j: of one device, from midnight to midnight UTC.
+        total_j: of one device, on this run and all others that the coordinator has in its books.
         battery_j: of a full battery; ``battery_share`` of it may go into the run.
         harvest: a table of watts over a day; ``harvest_share`` of them may be spent.
-        scale: device id to a factor on ``per_day_j``, ``battery_j`` and the harvest; 1 for others.
+        scale: device id to a factor on ``per_day_j``, ``total_j``, ``battery_j`` and the harvest; 1 for others.
         fleet_j: of all devices together, on the whole run.
     """
 
@@ -232,6 +233,7 @@ class BudgetSection:
     harvest_share: float = 1.0
     scale: Mapping[str, float] = field(default_factory=dict)
     fleet_j: float | None = None
+    total_j: float | None = None
 
     def of(self, device_id: str) -> float | None:
         """Joules that one device may spend on one round, or None."""
@@ -240,7 +242,8 @@ class BudgetSection:
     @property
     def has_accounts(self) -> bool:
         """Whether there is a limit on more than one round."""
-        return any(one is not None for one in (self.per_day_j, self.battery_j, self.harvest, self.fleet_j))
+        limits = (self.per_day_j, self.total_j, self.battery_j, self.harvest, self.fleet_j)
+        return any(one is not None for one in limits)
 
 
 @dataclass(frozen=True)
@@ -346,6 +349,7 @@ _LATER: tuple[tuple[str, str, Any], ...] = (
     ("round", "sample", RoundSection.sample),
     *(("round", one, getattr(RoundSection, one)) for one in ("enough", "late", "buffer")),
     ("aggregate", "staleness", AggregateSection.staleness),
+    ("budget", "total_j", BudgetSection.total_j),
     ("train", "method", TrainSection.method),
     ("train", "rate_decay", TrainSection.rate_decay),
     ("train", "correction", TrainSection.correction),

@@ -75,6 +75,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "per_round_j": (NUMBER, 1e-6, 1e9),
         "device": ((dict,), None, None),
         "per_day_j": (NUMBER, 1e-6, 1e9),
+        "total_j": (NUMBER, 1e-6, 1e12),
         "battery_j": (NUMBER, 1e-6, 1e9),
         "battery_share": (NUMBER, 0.001, 1.0),
         "harvest": ((str,), None, None),
