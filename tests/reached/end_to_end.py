@@ -3,7 +3,7 @@
 A function that only tests with ready-made inputs call may be right and wired to nothing. Tests run under `coverage`,
 which says of each line which test reached it, and in which process. A test counts that opened a coordinator's port
 (`serve`) or ran a daemon (`run_daemon`) while it lasted, and so does every other process of a test that did one or the
-other. What is left is printed by file.
+other. What is left is printed by file. A process that is killed takes with it what it reached.
 
     .venv/bin/python tests/reached/end_to_end.py [--tests tests/coordinator ...] [--data FOLDER] [--json OUT]
 """
