@@ -198,8 +198,15 @@ def plain_tables(rows: Sequence[Any]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-_TABLES = {"robust": width_tables, "fl_pqsu": plain_tables, "personal": plain_tables}
-_PLOTS = {"robust": width_plot}
+def quantfl_plot(rows: Sequence[Any], path: Path) -> None:
+    """A PNG: accuracy against megabytes."""
+    import papers_quantfl
+
+    papers_quantfl.draw(rows, path)
+
+
+_TABLES = {"robust": width_tables, "fl_pqsu": plain_tables, "personal": plain_tables, "quantfl": plain_tables}
+_PLOTS = {"robust": width_plot, "quantfl": quantfl_plot}
 
 
 def main() -> int:
