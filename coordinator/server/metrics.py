@@ -55,7 +55,7 @@ METRICS: Mapping[str, tuple[str, str]] = {
 class _Samples:
     rows: dict[str, list[str]] = field(default_factory=dict)
 
-    def add(self, name: str, value: float | None, **labels: str) -> None:
+    def add(self, name: str, value: float | None, /, **labels: str) -> None:
         if value is None:
             return
         said = ",".join(f'{key}="{_escaped(text)}"' for key, text in labels.items())
