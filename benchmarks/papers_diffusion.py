@@ -151,14 +151,23 @@ def _studio(name: str, asked: Asked) -> Studio:
     data = _data(name, asked.folder)
     train, test = (np.flatnonzero(data.is_test == part) for part in (False, True))
     shop = train[-min(WORKSHOP, len(train) // 2) :]
-    most, judge = (2_000, 2_000) if asked.quick else (5_000, 10_000)
+    most, judge = (4_000, 2_000) if asked.quick else (5_000, 10_000)
     fleet, held_out = train[: min(most, len(train) - len(shop))], test[:judge]
     folder = asked.folder / name
     folder.mkdir()
     workshop = folder / "workshop.npz"
     save(data.select(shop), workshop)
-    epochs = "4" if asked.quick else "6"
-    call("firmware-tools", "pretrain", "autoencoder", "--data", workshop, "-o", folder / "coder", "--epochs", epochs)
+    call(
+        "firmware-tools",
+        "pretrain",
+        "autoencoder",
+        "--data",
+        workshop,
+        "-o",
+        folder / "coder",
+        "--epochs",
+        "4" if asked.quick else "6",
+    )
     bundle = folder / "bundle"
     call("firmware-tools", "convert", folder / "coder" / "encoder.keras", "-o", bundle, "--calibrate", workshop,
          "--objective", "diffusion", "--cut", "latent", "--classes", "10", "--optimizer", "adam")  # fmt: skip
@@ -207,7 +216,7 @@ def _classifier(x: Images, y: npt.NDArray[np.int32], epochs: int) -> Callable[[I
 
 def _compared(studio: Studio, asked: Asked) -> list[Row]:
     task, bundle = studio.task, studio.task.bundle
-    rounds, epochs = asked.rounds or (12 if asked.quick else 20), 10
+    rounds, epochs = (asked.rounds or 6, 2) if asked.quick else (asked.rounds or 20, 10)
     whole = Backbone(bundle).dequantise(task.test)
     floor = studio.judged(whole)
     found = [row(task.setting, "autoencoder", "Frechet distance", [floor])]

@@ -6,7 +6,7 @@ compiled with:
     classification  scores of K classes; the greatest wins                            accuracy
     regression      K quantities in their own units                                   RMSE and R2
     anomaly         K deviations; their mean square is the score of an example        AUC
-    diffusion       the noise in a latent (`protos/model/diffusion.py`)               share of it that is explained
+    diffusion       the noise in a latent (`protos/model/diffusion.py`)               R2: the share that is explained
 
 Deviations are whitened embeddings (Mahalanobis, the distance from what is normal counted in its own spread: Lee, Lee,
 Lee, Shin: "A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks", NeurIPS
@@ -24,7 +24,7 @@ import numpy.typing as npt
 CLASSIFICATION, REGRESSION, ANOMALY, DIFFUSION = "classification", "regression", "anomaly", "diffusion"
 NORMAL = 0
 """The label of an example in which nothing is wrong."""
-MEASURES = {CLASSIFICATION: "accuracy", REGRESSION: "R2", ANOMALY: "AUC", DIFFUSION: "explained noise"}
+MEASURES = {CLASSIFICATION: "accuracy", REGRESSION: "R2", ANOMALY: "AUC", DIFFUSION: "R2"}
 """By task, what heads are ranked by: a share of right answers, of explained variance, of pairs in their right order."""
 
 Reals = npt.NDArray[np.float64]
