@@ -26,6 +26,7 @@ from coordinator.commands import (
     status,
     stop,
 )
+from coordinator.commands.looking import dashboard, report, watch
 from coordinator.commands.trust import audit, enroll, identities, init, login, service, sign
 from protos.command_line import conduct
 from protos.program import add_completion, program, run_completion
@@ -53,6 +54,9 @@ def parser() -> argparse.ArgumentParser:
         export,
         evaluate,
         forget,
+        report,
+        dashboard,
+        watch,
         check_plan,
         backup,
         prune,

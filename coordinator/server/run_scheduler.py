@@ -347,6 +347,7 @@ class RunScheduler:
         self._refuse_rival(card)
         self.fleet.join(card, self._heard_s(), clock.unix_s())
         for driver in self._on():
+            driver.idle(card.device_id)
             driver.arrived(card)
         return self.fleet.pace_s(busy=False)
 
@@ -480,6 +481,7 @@ class RunScheduler:
                 await driver.hand_over(device_id, session)
                 if run.is_of_another_start(device_id, session):
                     continue
+            driver.idle(device_id)
             order = run.order_for(device_id, _now_s(), holding)
             if order is not None:
                 run.handed.add(device_id)

@@ -36,6 +36,7 @@ class Taken:
         weight: its say, not normalised.
         sizes: of its change, and of the difference to what was guessed; None without a step.
         sent: bytes of its order that were sent since they were last written down.
+        folded_in: the later round that it counts in; None: its own.
     """
 
     report: DeviceReport
@@ -43,6 +44,7 @@ class Taken:
     weight: float
     sizes: tuple[float, float] | None
     sent: int
+    folded_in: int | None = None
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,7 @@ def accept(connection: Connection, taken: Sequence[Taken]) -> None:
                 "embedded": report.embedded,
                 "accepted_unix_s": now_unix_s,
                 "attempt": report.attempt,
+                "folded_in": one.folded_in,
             }
         )
         of = _of((report.run_id, report.round, report.device_id))

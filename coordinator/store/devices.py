@@ -96,14 +96,28 @@ def known(connection: Connection) -> list[KnownDevice]:
     ]
 
 
-def spent(connection: Connection) -> dict[str, tuple[float | None, int]]:
-    """By device: joules of all phases but idling that are known, or None when none is; and how many are not known."""
-    told = union_all(
-        *(
-            select(table.c.device_id, table.c.energy_j).where(table.c.phase != str(Phase.IDLE))
-            for table in (energy, earlier_energy)
+def spent(connection: Connection, only: Iterable[str] | None = None) -> dict[str, tuple[float | None, int]]:
+    """By device: joules of all phases but idling that are known, or None when none is; and how many are not known.
+
+    Args:
+        only: of these devices; None: of all.
+    """
+    if only is None:
+        return _spent(connection, None)
+    made: dict[str, tuple[float | None, int]] = {}
+    for some in batched(only):
+        made |= _spent(connection, some)
+    return made
+
+
+def _spent(connection: Connection, some: list[str] | None) -> dict[str, tuple[float | None, int]]:
+    parts = [
+        select(table.c.device_id, table.c.energy_j).where(
+            table.c.phase != str(Phase.IDLE), *([] if some is None else [table.c.device_id.in_(some)])
         )
-    ).subquery()
+        for table in (energy, earlier_energy)
+    ]
+    told = union_all(*parts).subquery()
     query = select(
         told.c.device_id,
         func.sum(told.c.energy_j).label("known_j"),

@@ -108,16 +108,20 @@ def open_round(
     lines: Iterable[OrderLine],
     reason: str,
     sessions: Mapping[str, str] | None = None,
+    trained_from: str = "",
 ) -> None:
     """Write down an open round with its orders. In a later attempt, orders that are there already stay as they are
     and are renewed; only their budgets may fall.
 
     Args:
         sessions: to which start of each device its order belongs.
+        trained_from: the head that devices train from.
     """
     sessions = sessions or {}
     key = and_(rounds.c.run_id == run_id, rounds.c.round == number)
     values: dict[str, object] = {"state": "open", "attempt": attempt, "opened_unix_s": clock.unix_s()}
+    if trained_from:
+        values["trained_from"] = trained_from
     if not connection.execute(update(rounds).where(key).values(**values)).rowcount:
         connection.execute(rounds.insert().values(run_id=run_id, round=number, **values))
     query = select(orders.c.device_id, orders.c.budget_j, orders.c.attempt, orders.c.outcome)
@@ -170,6 +174,23 @@ def asked(connection: Connection, run_id: str, number: int, attempt: int) -> lis
     """Whom this attempt at a round asked."""
     query = select(orders.c.device_id).where(_these(run_id, number), orders.c.attempt == attempt)
     return list(connection.execute(query.order_by(orders.c.device_id)).scalars())
+
+
+def unanswered(connection: Connection, run_id: str, first: int, end: int) -> dict[str, int]:
+    """Devices that were asked in rounds ``first`` to ``end - 1``, of which they have not heard since: by device, the
+    newest of these rounds."""
+    query = select(orders.c.device_id, func.max(orders.c.round).label("newest")).where(
+        orders.c.run_id == run_id, orders.c.round >= first, orders.c.round < end, orders.c.outcome == "missing"
+    )
+    grouped = query.group_by(orders.c.device_id).order_by(orders.c.device_id)
+    return {row.device_id: row.newest for row in connection.execute(grouped)}
+
+
+def trained_from(connection: Connection, run_id: str, number: int) -> tuple[str, int]:
+    """The head that devices of a round train from, empty where that is not known, and the round's newest attempt."""
+    query = select(rounds.c.trained_from, rounds.c.attempt).where(rounds.c.run_id == run_id, rounds.c.round == number)
+    row = connection.execute(query).one()
+    return row.trained_from or "", row.attempt
 
 
 def abandon_round(connection: Connection, run_id: str, number: int, reason: str) -> None:
