@@ -54,6 +54,11 @@ _WRITING_S, _MOST_WRITING_S = 0.0005, 1.0
 _LAST_S = 3600.0
 
 
+def writing_s(devices: int) -> float:
+    """How long a transaction of a coordinator of so many devices takes, in virtual seconds."""
+    return min(_MOST_WRITING_S, _WRITING_S * devices)
+
+
 @dataclass(frozen=True)
 class Ran:
     """What the engine gives back: of the run, its last head, true joules of each board, virtual seconds, notes."""
@@ -138,7 +143,7 @@ class _World:
         self._plan, self._folder, self._settings, self._boards = plan, folder, settings, boards
         self._made, self._held, self._loop, self._on_round = made, held, loop, on_round
         self.db = Database(sqlite_url(home / "coordinator.db"))
-        books = VirtualWorker(min(_MOST_WRITING_S, _WRITING_S * len(boards)))
+        books = VirtualWorker(writing_s(len(boards)))
         models, looks, readers = VirtualWorker(), VirtualWorker(), VirtualWorker()
         self._rooms = Rooms(self.db, books, models, looks, readers, BundleStore(home / "bundles"), home / "evaluations")
         self._scheduler = RunScheduler(self._rooms)

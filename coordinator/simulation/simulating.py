@@ -16,7 +16,7 @@ from coordinator.api import outcome_of
 from coordinator.lab import plan_keys
 from coordinator.lab.shards import device_names, divide
 from coordinator.operator.status import RoundStatus
-from coordinator.simulation.exact import run_exactly
+from coordinator.simulation import exact, vectorised
 from coordinator.simulation.fleet import ENGINES, FleetSettings, embedded
 from coordinator.simulation.results import Simulated, arrays_of
 from protos.catalog import pick
@@ -81,7 +81,15 @@ def simulate(
         text = plan_keys.as_toml(document)
         shared, held = embedded(opened, made, say, lambda: None)
         say(f"simulating {settings.devices} devices, {engine} engine")
-        ran = _apart(lambda: run_exactly(text, Path(folder), settings, made, shared, held, on_round))
+        place = Path(folder)
+        if engine == "vectorised":
+            return _vectorised(
+                vectorised.run_vectorised(text, place, settings, made, shared, held, on_round),
+                settings,
+                text,
+                started_s,
+            )
+        ran: exact.Ran = _apart(lambda: exact.run_exactly(text, place, settings, made, shared, held, on_round))
     names = device_names(settings.devices)
     arrays = arrays_of(ran.status, names)
     arrays["true_j"] = ran.true_j
@@ -91,7 +99,7 @@ def simulate(
         head=ran.head,
         arrays=arrays,
         device_ids=names,
-        kinds=tuple(settings.board_of(index) for index in range(settings.devices)),
+        kinds=_kinds(settings),
         engine=engine,
         virtual_s=ran.virtual_s,
         wall_s=time.monotonic() - started_s,
@@ -99,6 +107,28 @@ def simulate(
         notes=ran.notes,
         status=ran.status,
     )
+
+
+def _vectorised(ran: vectorised.Ran, settings: FleetSettings, plan: str, started_s: float) -> Simulated:
+    outcome = outcome_of(ran.status)
+    vectorised.filled(outcome.rounds, outcome.run, ran.arrays)
+    return Simulated(
+        outcome=outcome,
+        head=ran.head,
+        arrays=ran.arrays,
+        device_ids=device_names(settings.devices),
+        kinds=_kinds(settings),
+        engine="vectorised",
+        virtual_s=ran.virtual_s,
+        wall_s=time.monotonic() - started_s,
+        plan=plan,
+        notes=ran.notes,
+        status=ran.status,
+    )
+
+
+def _kinds(settings: FleetSettings) -> tuple[str, ...]:
+    return tuple(settings.board_of(index) for index in range(settings.devices))
 
 
 def _absolute(document: Mapping[str, Any], base: Path) -> dict[str, Any]:
