@@ -27,7 +27,7 @@ from protos.errors import PlanError, PluginError
 from protos.model.bundle import Bundle, open_bundle
 from protos.model.manifest import CORRECTION, Manifest
 from protos.model.resemblance import held_against
-from protos.model.task import ANOMALY, MEASURES, REGRESSION
+from protos.model.task import ANOMALY, DIFFUSION, MEASURES, REGRESSION
 from protos.plan.plan import RunPlan, parse
 from protos.plugins import Plugin, find, installed, refused
 from protos.update import codecs, controls, trees
@@ -109,6 +109,17 @@ def _check_task(plan: RunPlan, manifest: Manifest, where: str) -> None:
         raise PlanError(
             f"the bundle's head gives quantities, and {method!r} is for classes", where=place, fix="train by sgd"
         )
+    if manifest.task == DIFFUSION:
+        if method != "sgd":
+            raise PlanError(
+                f"the bundle's head denoises, and {method!r} is for classes", where=place, fix="train by sgd"
+            )
+        if plan.run.deliver != "none":
+            raise PlanError(
+                "boards have no use for a head that denoises", where=f"{where}: run.deliver",
+                fix='set deliver = "none", and sample it on the workstation',
+            )  # fmt: skip
+        return
     if manifest.task != ANOMALY or manifest.head.hidden_units is not None:
         return
     if method != "closed_form":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -21,7 +20,7 @@ from coordinator.run.rounds import round_budgets as budgeting
 from coordinator.run.rounds.round_events import Dry, Enough
 from coordinator.run.run import ActiveRun, LateOrder
 from coordinator.run.run import report_limit as of_plan
-from coordinator.store import batches, devices, pruning, reports, runs
+from coordinator.store import batches, clock, devices, pruning, reports, runs
 from coordinator.store.database import AlreadyThereError, Database
 from coordinator.store.ledger import accounts as grants
 from coordinator.store.ledger import costs
@@ -367,7 +366,7 @@ def open_round(
         Whom the planner spares; or, when there is nobody to ask and nothing was written, whether that may change.
     """
     cards = list(cards)
-    now_unix_s = time.time()
+    now_unix_s = clock.unix_s()
     with db.writing() as connection:
         present, cards = cards, budgeting.private(connection, run, cards)
         if present and not cards and not reports.holds_any(connection, run.run_id, number):
@@ -465,7 +464,7 @@ def hand_over(db: Database, run: ActiveRun, number: int, device_id: str, session
     Returns:
         None when it belongs to the new start now; else why the device cannot be asked again in this attempt.
     """
-    now_unix_s = time.time()
+    now_unix_s = clock.unix_s()
     line, begun = run.lines[device_id], run.may_have_begun(device_id)
     budget_j = line.budget_j
     with db.writing() as connection:
@@ -642,7 +641,7 @@ def end_run(db: Database, run_id: str, state: str, reason: str) -> None:
         last = runs.last_round(connection, run_id)
         if last is not None and last["state"] == "open":
             runs.abandon_round(connection, run_id, last["round"], reason or state)
-        runs.change(connection, run_id, state=state, reason=reason, finished_unix_s=time.time())
+        runs.change(connection, run_id, state=state, reason=reason, finished_unix_s=clock.unix_s())
 
 
 def pause_run(db: Database, run_id: str) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 from sqlalchemy import BindParameter, Connection, and_, bindparam, select, update
 
 from coordinator.budgets.cost_model import CostModel
+from coordinator.store import clock
 from coordinator.store import reports as single
 from coordinator.store.keys import batched
 from coordinator.store.ledger import known_fits, sums
@@ -165,7 +165,7 @@ def accept(connection: Connection, taken: Sequence[Taken]) -> None:
     """
     if not taken:
         return
-    now_unix_s = time.time()
+    now_unix_s = clock.unix_s()
     rows, marks, sizes = [], [], []
     borne = []
     for one in taken:

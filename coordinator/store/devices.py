@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, select, union_all, update
 
+from coordinator.store import clock
 from coordinator.store.keys import batched
 from coordinator.store.tables import cost_models, devices, earlier_energy, energy
 from protos.energy.trace import Phase
@@ -38,7 +38,7 @@ def join(connection: Connection, card: DeviceCard) -> None:
         "session": card.session,
         "state": "here",
         "card": json.dumps(dataclasses.asdict(card), sort_keys=True),
-        "last_seen_unix_s": time.time(),
+        "last_seen_unix_s": clock.unix_s(),
         "reason": card.reason,
     }
     changed = connection.execute(update(devices).where(devices.c.device_id == card.device_id).values(**values))
@@ -48,7 +48,7 @@ def join(connection: Connection, card: DeviceCard) -> None:
 
 def leave(connection: Connection, device_id: str, reason: str = "") -> None:
     """Write down who said goodbye, and why."""
-    values = {"state": "left", "last_seen_unix_s": time.time(), "reason": reason}
+    values = {"state": "left", "last_seen_unix_s": clock.unix_s(), "reason": reason}
     connection.execute(update(devices).where(devices.c.device_id == device_id).values(**values))
 
 

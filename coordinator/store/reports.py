@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import time
 from collections.abc import Iterable, Iterator
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, or_, select, update
 
+from coordinator.store import clock
 from coordinator.store.ledger import sums
 from coordinator.store.tables import devices, earlier_energy, energy, orders, refusals, reports, strains
 from protos.energy.trace import Phase, PhaseEnergy
@@ -35,7 +35,7 @@ def accept(connection: Connection, report: DeviceReport, data: bytes, weight: fl
             stop_reason=str(report.stop_reason),
             loss=report.loss_last,
             embedded=report.embedded,
-            accepted_unix_s=time.time(),
+            accepted_unix_s=clock.unix_s(),
             attempt=report.attempt,
         )
     )
