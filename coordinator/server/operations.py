@@ -6,7 +6,8 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -83,12 +84,21 @@ class Operations:
             rounds_planned=plan.run.rounds,
             initial_head=trees.version(head),
         )
-        await self._rooms.books.do(ledger.add_run, self._rooms.db, new, head)
+        with self._wanting():
+            await self._rooms.books.do(ledger.add_run, self._rooms.db, new, head)
         log.info("%s: %s, %d rounds", run_id, plan.run.name, plan.run.rounds)
         for line in await self._rooms.models.do(account_of_held_out, prepared):
             log.info("%s: %s", run_id, line)
-        self._run_scheduler.want()
         return run_id
+
+    @contextmanager
+    def _wanting(self) -> Iterator[None]:
+        """Something is written down that is to be taken up: also when the answer to its commit is lost, since then it
+        may be on disk all the same."""
+        try:
+            yield
+        finally:
+            self._run_scheduler.want()
 
     async def stop_run(self, name: str) -> str:
         """End a run; returns its state. A head that is being made is finished first, if it can be written down.
@@ -164,9 +174,9 @@ class Operations:
                 fix = "take the same bundle, or start a run with run.start_from"
                 raise RefusedError(f"trains the bundle {row['bundle_id'][:19]}", where=run_id, fix=fix)
             plan = prepared.plan
-        await self._rooms.books.do(ledger.resume_run, self._rooms.db, run_id, plan, plan_toml, directory)
+        with self._wanting():
+            await self._rooms.books.do(ledger.resume_run, self._rooms.db, run_id, plan, plan_toml, directory)
         log.info("%s: resumed%s", run_id, " by another plan" if plan is not None else "")
-        self._run_scheduler.want()
         return await self._rooms.books.do(_state, self._rooms.db, run_id)
 
     async def status(

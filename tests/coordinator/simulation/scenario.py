@@ -104,6 +104,9 @@ def scenario(seed: int) -> Scenario:
             "buffer": more.choice((None, 1, 2, 2, 3)),
             "staleness": more.choice((0.0, 0.5, 1.0, -1.0)),
         }
+        if more.random() < 0.4:
+            pauses = more.choice((1, 1, 2))
+            events += [(more.uniform(0.0, FAULTY_S), "pause", more.randrange(1 << 30)) for _ in range(pauses)]
         boards = tuple(Board(one.examples, one.step_s * more.choice((1.0, 1.0, 4.0, 10.0))) for one in boards)
     quorum = dice.choice((0.5, 0.6, 1.0))
     if slow:
