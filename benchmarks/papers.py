@@ -6,6 +6,7 @@
     .venv/bin/python benchmarks/papers.py --paper robust --quick --json OUT
     .venv/bin/python benchmarks/papers.py --paper personal --quick --json OUT
     .venv/bin/python benchmarks/papers.py --paper fl_pqsu --quick --json OUT
+    .venv/bin/python benchmarks/papers.py --paper koala --quick --json OUT
 
 one_pass: heads from statistics (Fed3R, arXiv 2406.01116; GH-OFL, arXiv 2602.01186; one-shot federated ridge, arXiv
 2601.08216), and whitened steps from there, against FedAvg, FedProx, SCAFFOLD and the joule planner: joules until the
@@ -14,6 +15,8 @@ newest head is within one point of a logistic regression on all examples togethe
 optimisers: the same for what a coordinator may do with the mean of changes.
 
 fl_pqsu: a pruned backbone, updates in few bits, and fewer of them (`papers_fl_pqsu.py`).
+
+koala: a large model and small ones that teach each other on images without labels (`papers_koala.py`).
 
 personal: heads for single writers whom the fleet never met (`papers_personal.py`).
 
@@ -172,12 +175,20 @@ def personal(asked: Asked) -> list[Row]:
     return papers_personal.rows(asked)
 
 
+def koala(asked: Asked) -> list[Row]:
+    """A large model and small ones that teach each other."""
+    import papers_koala
+
+    return papers_koala.rows(asked)
+
+
 PAPERS: dict[str, Callable[[Asked], list[Row]]] = {
     "one_pass": one_pass,
     "optimisers": optimisers,
     "robust": robust,
     "fl_pqsu": fl_pqsu,
     "personal": personal,
+    "koala": koala,
 }
 
 
@@ -189,6 +200,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, metavar="R", help="rounds at most (default: the paper's own)")
     parser.add_argument("--only", metavar="NAME[,NAME]", help=f"data sets, such as {', '.join(NAMES)}")
     parser.add_argument("--method", action="append", help="this method alone; repeat it for more")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep pruned models here, and find them again")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the rows here")
     parser.add_argument("--table", type=Path, metavar="OUT.md", help="write the tables here")
     parser.add_argument("--plot", type=Path, metavar="OUT.png", help="draw what the paper is about")
@@ -196,7 +208,7 @@ def main() -> int:
     only = tuple(options.only.split(",")) if options.only else ()
     with tempfile.TemporaryDirectory(prefix="edgejoule-papers-") as folder:
         methods = tuple(options.method or ())
-        asked = Asked(Path(folder), options.quick, options.seeds, options.rounds, only, methods)
+        asked = Asked(Path(folder), options.quick, options.seeds, options.rounds, only, methods, options.keep)
         try:
             rows = PAPERS[options.paper](asked)
         except EdgejouleError as error:
