@@ -6,12 +6,13 @@ OLD_RUNTIME := .venv-tflite-runtime
 DEMO_OUTPUT ?= demo-output
 PACKAGES := protos edge_runtime coordinator firmware_tools
 
-.PHONY: demo test test-newest install lock packages lint types floors generated device-only unit sim test-slow mutants rp2040 deb man arm-user arm-vm hw-sim hw net-sim hw-labgrid protos baseline clean help
+.PHONY: demo test test-newest install lock packages lint types floors generated site device-only unit sim test-slow mutants rp2040 deb man arm-user arm-vm hw-sim hw net-sim hw-labgrid protos baseline clean help
 
 help:
 	@echo "make demo       pre-train, convert, and run six federated rounds on this machine"
 	@echo "make test       everything that CI runs: lint, types, floors, generated code, device-only install, tests"
 	@echo "make test-newest the same with the newest version of everything, instead of the locked ones"
+	@echo "make site       the documentation as pages, into build/site"
 	@echo "make lock       lock the newest versions for PYTHON, into packaging/locked/"
 	@echo "make unit       the tests alone"
 	@echo "make sim        coordinator and devices on virtual time, with faults from seeds (SEEDS=500)"
@@ -78,7 +79,7 @@ demo: $(VENV)/.installed-demo
 
 # ---- what CI runs
 
-test: lint types floors generated device-only unit
+test: lint types floors generated site device-only unit
 
 # What is coming: the same with the newest of everything, in an environment of its own; each part runs, whatever fails.
 NEWEST := .venv-newest
@@ -100,6 +101,10 @@ generated: install
 	$(BIN)/buf lint
 	$(BIN)/buf breaking --against protos/baseline.binpb
 	$(BIN)/python tests/checks/generated_code.py
+
+# The documentation as pages, into build/site. A link that leads nowhere is an error.
+site: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 device-only: install
 	$(LOCKED) $(BIN)/python tests/checks/device_only.py

@@ -7,6 +7,7 @@
     .venv/bin/python benchmarks/papers.py --paper personal --quick --json OUT
     .venv/bin/python benchmarks/papers.py --paper fl_pqsu --quick --json OUT
     .venv/bin/python benchmarks/papers.py --paper koala --quick --json OUT
+    .venv/bin/python benchmarks/papers.py --paper quantfl --quick --json OUT
 
 one_pass: heads from statistics (Fed3R, arXiv 2406.01116; GH-OFL, arXiv 2602.01186; one-shot federated ridge, arXiv
 2601.08216), and whitened steps from there, against FedAvg, FedProx, SCAFFOLD and the joule planner: joules until the
@@ -19,6 +20,8 @@ fl_pqsu: a pruned backbone, updates in few bits, and fewer of them (`papers_fl_p
 koala: a large model and small ones that teach each other on images without labels (`papers_koala.py`).
 
 personal: heads for single writers whom the fleet never met (`papers_personal.py`).
+
+quantfl: accuracy against all bits, both ways, from a pre-trained and a random start (`quantfl.py`).
 
 robust: heads that stay good when their weights are rounded to few bits after training (`papers_robust.py`).
 
@@ -182,6 +185,13 @@ def koala(asked: Asked) -> list[Row]:
     return papers_koala.rows(asked)
 
 
+def quantfl(asked: Asked) -> list[Row]:
+    """Accuracy against all bits that travel, both ways."""
+    import papers_quantfl
+
+    return papers_quantfl.rows(asked)
+
+
 PAPERS: dict[str, Callable[[Asked], list[Row]]] = {
     "one_pass": one_pass,
     "optimisers": optimisers,
@@ -189,6 +199,7 @@ PAPERS: dict[str, Callable[[Asked], list[Row]]] = {
     "fl_pqsu": fl_pqsu,
     "personal": personal,
     "koala": koala,
+    "quantfl": quantfl,
 }
 
 

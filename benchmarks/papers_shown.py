@@ -198,6 +198,13 @@ def plain_tables(rows: Sequence[Any]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def quantfl_plot(rows: Sequence[Any], path: Path) -> None:
+    """A PNG: accuracy against megabytes."""
+    import papers_quantfl
+
+    papers_quantfl.draw(rows, path)
+
+
 def long_tables(rows: Sequence[Any]) -> str:
     """A line for each method and quantity: for methods whose quantities differ. Accuracies in %."""
     lines = []
@@ -245,9 +252,16 @@ def bar_plot(quantities: Mapping[str, tuple[str, float]]) -> Callable[[Sequence[
     return drawn
 
 
-_TABLES = {"robust": width_tables, "fl_pqsu": plain_tables, "personal": plain_tables, "koala": long_tables}
+_TABLES = {
+    "robust": width_tables,
+    "fl_pqsu": plain_tables,
+    "personal": plain_tables,
+    "koala": long_tables,
+    "quantfl": plain_tables,
+}
 _PLOTS = {
     "robust": width_plot,
+    "quantfl": quantfl_plot,
     "personal": bar_plot({
         "points over fleet": ("points over the fleet's head", 1.0),
         "share of writers who lose": ("writers who lose, %", 100.0),

@@ -26,6 +26,7 @@ from coordinator.commands import (
     status,
     stop,
 )
+from coordinator.commands.looking import report
 from coordinator.commands.trust import audit, enroll, identities, init, login, service, sign
 from protos.command_line import conduct
 from protos.program import add_completion, program, run_completion
@@ -53,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
         export,
         evaluate,
         forget,
+        report,
         check_plan,
         backup,
         prune,

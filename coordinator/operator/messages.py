@@ -14,8 +14,11 @@ from coordinator.operator.status import (
     HeadEvaluation,
     Measured,
     PrivacySpent,
+    Refusal,
     RoundedHead,
     RoundStatus,
+    RunDetails,
+    RunEvent,
     RunStatus,
     WeightBias,
 )
@@ -26,15 +29,37 @@ from protos.v1 import edgejoule_pb2 as pb
 
 
 def runs_to(
-    runs: Iterable[RunStatus], software_version: str, next_round: int = 0, reports: Mapping[str, int] | None = None
+    runs: Iterable[RunStatus],
+    software_version: str,
+    next_round: int = 0,
+    reports: Mapping[str, int] | None = None,
+    details: RunDetails | None = None,
 ) -> pb.GetStatusResponse:
-    """Runs as a message; ``next_round`` begins the next page, ``reports`` counts what became of them by reason."""
-    return pb.GetStatusResponse(
+    """Runs as a message; ``next_round`` begins the next page, ``reports`` counts what became of them by reason,
+    ``details`` are of the one run that was asked for."""
+    made = pb.GetStatusResponse(
         runs=[_run_to(run) for run in runs],
         software_version=software_version,
         next_round=next_round,
         reports=reports,
     )
+    if details is not None:
+        (run,) = made.runs
+        events = [pb.RunEvent(**vars(one)) for one in details.events]
+        run.details.CopyFrom(
+            pb.RunDetails(plan_toml=details.plan_toml, plan_directory=details.plan_directory, events=events)
+        )
+    return made
+
+
+def details_from(message: pb.GetStatusResponse) -> RunDetails:
+    """Details of the one run of a message; an older coordinator gives none."""
+    (run,) = message.runs
+    events = (
+        RunEvent(one.round if one.HasField("round") else None, one.unix_s, one.kind, one.detail)
+        for one in run.details.events
+    )
+    return RunDetails(run.details.plan_toml, run.details.plan_directory, tuple(events), message.software_version)
 
 
 def runs_from(message: pb.GetStatusResponse) -> list[RunStatus]:
@@ -160,6 +185,7 @@ def _device_round_to(device: DeviceRound) -> pb.DeviceRound:
         embedded=device.embedded,
         strain=strain_to(device.strain),
         ended_in_pause=pause_to(device.stop_reason),
+        refusals=[pb.Refusal(**vars(one)) for one in device.refusals],
     )
 
 
@@ -179,6 +205,7 @@ def _device_round_from(message: pb.DeviceRound) -> DeviceRound:
         loss=message.loss if message.HasField("loss") else None,
         embedded=message.embedded,
         strain=strain_from(message.strain) if message.HasField("strain") else None,
+        refusals=tuple(Refusal(one.code, one.count, one.detail) for one in message.refusals),
     )
 
 

@@ -14,7 +14,7 @@ from sqlalchemy import RowMapping
 
 from coordinator.export import job as exporting
 from coordinator.export import widths
-from coordinator.operator.status import DeviceBudget, DeviceStatus, ExportSummary, HeadEvaluation, RunStatus
+from coordinator.operator.status import DeviceBudget, DeviceStatus, ExportSummary, HeadEvaluation, RunDetails, RunStatus
 from coordinator.run import forgetting
 from coordinator.run import transactions as ledger
 from coordinator.run.evaluation import recall
@@ -25,6 +25,7 @@ from coordinator.run.resume import Rooms, share_bundle
 from coordinator.run.rounds import round_budgets as budgeting
 from coordinator.run.transactions import Queued
 from coordinator.server.run_scheduler import TICK_S, RunScheduler
+from coordinator.server.version import software_version
 from coordinator.store import devices, reading, runs
 from coordinator.store.database import Database
 from coordinator.store.models import heads
@@ -185,6 +186,10 @@ class Operations:
         found, next_round = await self._rooms.looks.do(_status, self._rooms.db, name, since_round, page, newest_only)
         queued = [] if all(run.is_over for run in found) else await self._rooms.looks.do(ledger.queue, self._rooms.db)
         return [run if run.is_over else run.because(self._why(run, queued)) for run in found], next_round
+
+    async def details(self, run_id: str) -> RunDetails:
+        """The plan of a run, and what happened to it."""
+        return await self._rooms.looks.do(_details, self._rooms.db, run_id)
 
     def _why(self, run: RunStatus, queued: list[Queued]) -> str:
         if run.state == "paused":
@@ -368,6 +373,13 @@ def _status(db: Database, name: str, since_round: int, page: int, newest_only: b
             run, next_round = reading.run_page(connection, wanted[0], since_round, page)
             return [run], next_round
         return [reading.run_status(connection, run_id, since_round) for run_id in wanted], 0
+
+
+def _details(db: Database, run_id: str) -> RunDetails:
+    with db.reading() as connection:
+        row = runs.row(connection, run_id)
+        happened = reading.events_of(connection, run_id)
+    return RunDetails(row["plan_toml"], row["plan_directory"], happened, software_version())
 
 
 def _spent(db: Database) -> dict[str, tuple[float | None, int]]:

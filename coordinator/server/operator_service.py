@@ -50,7 +50,8 @@ class OperatorService(rpc.OperatorServiceServicer):
             request.run_id, request.since_round, page=request.page, newest_only=request.newest_only
         )
         counts = self._operations.report_counts()
-        return await self._operations.aside(messages.runs_to, found, software_version(), next_round, counts)
+        details = await self._operations.details(found[0].run_id) if request.details and request.run_id else None
+        return await self._operations.aside(messages.runs_to, found, software_version(), next_round, counts, details)
 
     @answered
     async def ListDevices(self, request: pb.ListDevicesRequest, context: Any) -> pb.ListDevicesResponse:  # noqa: N802
