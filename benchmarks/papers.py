@@ -6,6 +6,7 @@
     .venv/bin/python benchmarks/papers.py --paper robust --quick --json OUT
     .venv/bin/python benchmarks/papers.py --paper personal --quick --json OUT
     .venv/bin/python benchmarks/papers.py --paper fl_pqsu --quick --json OUT
+    .venv/bin/python benchmarks/papers.py --paper koala --quick --json OUT
     .venv/bin/python benchmarks/papers.py --paper quantfl --quick --json OUT
     .venv/bin/python benchmarks/papers.py --paper diffusion --quick --json OUT --plot sheets.png
 
@@ -16,6 +17,8 @@ newest head is within one point of a logistic regression on all examples togethe
 optimisers: the same for what a coordinator may do with the mean of changes.
 
 fl_pqsu: a pruned backbone, updates in few bits, and fewer of them (`papers_fl_pqsu.py`).
+
+koala: a large model and small ones that teach each other on images without labels (`papers_koala.py`).
 
 personal: heads for single writers whom the fleet never met (`papers_personal.py`).
 
@@ -178,6 +181,13 @@ def personal(asked: Asked) -> list[Row]:
     return papers_personal.rows(asked)
 
 
+def koala(asked: Asked) -> list[Row]:
+    """A large model and small ones that teach each other."""
+    import papers_koala
+
+    return papers_koala.rows(asked)
+
+
 def quantfl(asked: Asked) -> list[Row]:
     """Accuracy against all bits that travel, both ways."""
     import papers_quantfl
@@ -198,6 +208,7 @@ PAPERS: dict[str, Callable[[Asked], list[Row]]] = {
     "robust": robust,
     "fl_pqsu": fl_pqsu,
     "personal": personal,
+    "koala": koala,
     "quantfl": quantfl,
     "diffusion": diffusion,
 }
@@ -211,6 +222,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, metavar="R", help="rounds at most (default: the paper's own)")
     parser.add_argument("--only", metavar="NAME[,NAME]", help=f"data sets, such as {', '.join(NAMES)}")
     parser.add_argument("--method", action="append", help="this method alone; repeat it for more")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep pruned models here, and find them again")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the rows here")
     parser.add_argument("--table", type=Path, metavar="OUT.md", help="write the tables here")
     parser.add_argument("--plot", type=Path, metavar="OUT.png", help="draw what the paper is about")
@@ -218,7 +230,7 @@ def main() -> int:
     only = tuple(options.only.split(",")) if options.only else ()
     with tempfile.TemporaryDirectory(prefix="edgejoule-papers-") as folder:
         methods = tuple(options.method or ())
-        asked = Asked(Path(folder), options.quick, options.seeds, options.rounds, only, methods)
+        asked = Asked(Path(folder), options.quick, options.seeds, options.rounds, only, methods, options.keep)
         try:
             rows = PAPERS[options.paper](asked)
         except EdgejouleError as error:

@@ -4,11 +4,13 @@ Xu, Fang, Ding, Zou, Xiong, "Accelerating Federated Learning for IoT in Big Data
 and Selective Updating", IEEE Access 9 (2021). Their pruning is `firmware-tools prune --criterion l1`; their updates are
 8-bit weights, here 8-bit changes; their selective updating sends only when the last mini-batch loss is below that of
 the last update that was sent. Beside each stage what this project has instead: taylor scores, entropy-coded changes of
-2 bits, and devices drawn by the norm of their changes and their cost, with unbiased weights (the joule planner).
+2 bits, devices drawn by the norm of their changes and their cost, with unbiased weights (the joule planner), and a head
+in closed form, which needs no round but one.
 
 ResNet8 of MLPerf Tiny on CIFAR-10, at half of its multiply-adds; weights that are left are fitted to what layers gave,
-then fine-tuned on the 5,000 training images, left for right as well, with the whole model as teacher. Accuracies are on
-2,000 held-out images that nothing was chosen by. Joules are counted, not measured: see `one_pass_fleet.py`.
+then fine-tuned on the 5,000 training images, left for right as well, with the whole model as teacher. A model is
+pruned once for each criterion, and kept where `--keep` says; seeds are those of fleets. Accuracies are on 2,000
+held-out images that nothing was chosen by. Joules are counted, not measured: see `one_pass_fleet.py`.
 """
 
 from __future__ import annotations
@@ -36,35 +38,39 @@ from protos.model.backbone import Backbone
 from protos.model.bundle import open_bundle
 
 SCHEME, DEVICES, TARGET = "dirichlet:0.5", 10, "macs=0.5"
+# The federated pipelines run on a model pruned by the first of those that are asked for.
+CRITERIA = ("l1", "taylor")
 _NEVER_SENT = 100.0  # loss of the last update that was sent, before there was one: as in the published code
 
 
 def rows(asked: Asked) -> list[Row]:
     """The model before and after, by criterion; then the federated pipelines on both."""
     data, model = _source(asked.folder)
-    # Pruning takes most of the time: quick prunes once, and only rounds are repeated.
-    epochs, models = (1, 1) if asked.quick else (30, asked.seeds)
+    home, epochs = asked.keep or asked.folder, 1 if asked.quick else 30
+    home.mkdir(parents=True, exist_ok=True)
     found: list[Row] = []
     with Converter() as converter:
         reports: dict[str, list[dict[str, Any]]] = {}
-        small: list[Path] = []
-        for criterion in ("l1", "taylor"):
-            for seed in range(models):
-                out = asked.folder / f"{criterion}-{seed}.keras"
+        for criterion in CRITERIA:
+            if asked.only and criterion not in asked.only:
+                continue
+            out, kept = home / f"{criterion}-{epochs}.keras", home / f"{criterion}-{epochs}.json"
+            if not (out.exists() and kept.exists()):
                 done = converter.call(
                     "prune", model, "--data", data, "--criterion", criterion, "--target", TARGET, "--epochs", epochs,
-                    "--seed", seed, "--mirror", "-o", out, "--json",
+                    "--mirror", "-o", out, "--json", "--force",
                 )  # fmt: skip
                 if done.code:
                     raise UsageError(f"prune: {done.stderr.strip().splitlines()[-1:]}", where="fl_pqsu")
-                report = json.loads(done.stdout)
-                reports.setdefault(criterion, []).append(report)
-                print(f"{criterion}, seed {seed}: {report['after']}", file=sys.stderr)
-                if criterion == "taylor":
-                    small.append(out)
+                kept.write_text(done.stdout)
+            reports[criterion] = [json.loads(kept.read_text())]
+            print(f"{criterion}: {reports[criterion][0]['after']}", file=sys.stderr, flush=True)
+        if not reports:
+            raise UsageError(f"no criterion is called {', '.join(asked.only)}", fix=f"one of {', '.join(CRITERIA)}")
         found += _model_rows(reports)
+        small = home / f"{next(iter(reports))}-{epochs}.keras"
         whole = _task("whole", _bundle(converter, model, data, asked.folder / "whole"), data)
-        pruned = [_task("pruned", _bundle(converter, one, data, one.with_suffix("")), data) for one in small]
+        pruned = _task("pruned", _bundle(converter, small, data, asked.folder / "pruned"), data)
     rounds = asked.rounds or (6 if asked.quick else 20)
     return found + _pipelines(whole, pruned, asked.seeds, rounds)
 
@@ -88,7 +94,7 @@ def _source(folder: Path) -> tuple[Path, Path]:
 
 def _model_rows(reports: dict[str, list[dict[str, Any]]]) -> list[Row]:
     setting, found = f"one model, {TARGET}", []
-    first = reports["l1"][0]["before"]
+    first = next(iter(reports.values()))[0]["before"]
     for name, several in (("whole", [first]), *((f"pruned, {one}", [r["after"] for r in all_])
                                                 for one, all_ in reports.items())):  # fmt: skip
         for key in ("parameters", "macs", "int8_bytes", "latency_ms", "accuracy", "accuracy_before_fine_tuning"):
@@ -148,7 +154,7 @@ _EIGHT = '[update]\ncodec = "uniform_stochastic"\nbits = 8\n'
 _EXAMPLES = '[aggregate]\nnormalise = "none"\nweight = ["by_examples"]\n'
 
 
-def _pipelines(whole: Task, pruned: list[Task], seeds: int, rounds: int) -> list[Row]:
+def _pipelines(whole: Task, pruned: Task, seeds: int, rounds: int) -> list[Row]:
     def everyone(fleet: Fleet, count: int) -> Rounds:
         return averaged(fleet, 1, count)
 
@@ -158,15 +164,18 @@ def _pipelines(whole: Task, pruned: list[Task], seeds: int, rounds: int) -> list
         "pruned, 8 bits": (True, _EIGHT + _EXAMPLES, everyone),
         "pruned, 8 bits, loss gate (fl_pqsu)": (True, _EIGHT + _EXAMPLES, gated),
         "pruned, planner": (True, METHODS["planner"].plan(whole), METHODS["planner"].rounds),
+        "whole, closed form": (False, METHODS["closed_form"].plan(whole), METHODS["closed_form"].rounds),
+        "pruned, closed form": (True, METHODS["closed_form"].plan(whole), METHODS["closed_form"].rounds),
     }
     found: list[Row] = []
     for name, (small, text, method) in plans.items():
         figures: dict[str, list[float]] = {}
         for seed in range(seeds):
-            task = pruned[seed % len(pruned)] if small else whole
+            task = pruned if small else whole
+            count = 1 if "closed_form" in text else rounds
             with tempfile.TemporaryDirectory(prefix="edgejoule-pqsu-") as home:
-                fleet = Fleet(task, plan_of(text, seed, rounds), seed, Path(home))
-                for _ in method(fleet, rounds):
+                fleet = Fleet(task, plan_of(text, seed, count), seed, Path(home))
+                for _ in method(fleet, count):
                     pass
             once = embedding_joules(task, fleet)
             now = {

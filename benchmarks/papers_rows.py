@@ -31,6 +31,7 @@ class Asked:
         rounds: at most, or None for the paper's own number.
         only: data sets; empty for all.
         methods: empty for all.
+        keep: folder of what takes long to make and is found there again; None: made anew.
     """
 
     folder: Path
@@ -39,6 +40,7 @@ class Asked:
     rounds: int | None = None
     only: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
+    keep: Path | None = None
 
 
 def row(setting: str, method: str, quantity: str, values: Sequence[float]) -> Row:

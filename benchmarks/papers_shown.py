@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -212,14 +212,80 @@ def sample_sheets(rows: Sequence[Any], path: Path) -> None:
     papers_diffusion.draw(rows, path)
 
 
+def long_tables(rows: Sequence[Any]) -> str:
+    """A line for each method and quantity: for methods whose quantities differ. Accuracies in %."""
+    lines = []
+    for setting in dict.fromkeys(one.setting for one in rows):
+        own = [one for one in rows if one.setting == setting]
+        lines += [
+            f"**{setting}**, {max(one.seeds for one in own)} seeds",
+            "",
+            "| method | quantity | |",
+            "|---|---|---|",
+        ]
+        for one in sorted(own, key=lambda one: [other.method for other in own].index(one.method)):
+            percent = "accuracy" in one.quantity
+            name = one.quantity + (", %" if percent else "")
+            lines.append(f"| {one.method} | {name} | {_cell(one, 100.0 if percent else 1.0)} |")
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def bar_plot(quantities: Mapping[str, tuple[str, float]]) -> Callable[[Sequence[Any], Path], None]:
+    """Bars by method, a field for each quantity: its heading, and what to multiply it with."""
+
+    def drawn(rows: Sequence[Any], path: Path) -> None:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+
+        figure, axes = pyplot.subplots(1, len(quantities), figsize=(4.6 * len(quantities), 4), squeeze=False)
+        for axis, (quantity, (heading, factor)) in zip(axes[0], quantities.items(), strict=True):
+            shown = [one for one in rows if one.quantity == quantity and one.mean is not None]
+            places = range(len(shown))
+            axis.barh(places, [factor * one.mean for one in shown], xerr=[factor * (one.ci95 or 0) for one in shown],
+                      capsize=2, height=0.7)  # fmt: skip
+            axis.set_yticks(places, [one.method for one in shown], fontsize=8)
+            axis.invert_yaxis()
+            low = min((factor * one.mean for one in shown), default=0.0)
+            if factor == 100.0 and low > 30:
+                axis.set_xlim(left=max(0.0, low - 5))
+            axis.set_xlabel(heading, fontsize=8)
+        figure.tight_layout()
+        figure.savefig(path, dpi=110)
+        pyplot.close(figure)
+
+    return drawn
+
+
 _TABLES = {
     "robust": width_tables,
     "fl_pqsu": plain_tables,
     "personal": plain_tables,
+    "koala": long_tables,
     "quantfl": plain_tables,
     "diffusion": plain_tables,
 }
-_PLOTS = {"robust": width_plot, "quantfl": quantfl_plot, "diffusion": sample_sheets}
+_PLOTS = {
+    "robust": width_plot,
+    "quantfl": quantfl_plot,
+    "diffusion": sample_sheets,
+    "personal": bar_plot({
+        "points over fleet": ("points over the fleet's head", 1.0),
+        "share of writers who lose": ("writers who lose, %", 100.0),
+    }),
+    "fl_pqsu": bar_plot({
+        "accuracy": ("accuracy, %", 100.0),
+        "wifi_j and embedding": ("joules, WiFi, with embedding", 1.0),
+        "bytes_up": ("kB up", 1e-3),
+    }),
+    "koala": bar_plot({
+        "large, accuracy": ("large model, accuracy, %", 100.0),
+        "plain, accuracy": ("small model, plain, %", 100.0),
+        "separable, accuracy": ("small model, separable, %", 100.0),
+    }),
+}  # fmt: skip
 
 
 def main() -> int:

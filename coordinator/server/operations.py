@@ -33,8 +33,8 @@ from coordinator.store.database import Database
 from coordinator.store.ledger import accounts as grants
 from coordinator.store.models import heads
 from coordinator.store.runs import NewRun
-from protos.errors import PlanError, RefusedError, StoreError, UnknownRunError, UsageError
-from protos.model.bundle import Bundle
+from protos.errors import EdgejouleError, PlanError, RefusedError, StoreError, UnknownRunError, UsageError
+from protos.model.bundle import Bundle, read_tree
 from protos.model.weight_grids import check_bits
 from protos.plan.plan import RunPlan, parse
 from protos.update import trees
@@ -44,6 +44,9 @@ log = logging.getLogger("edgejoule.coordinator")
 
 # Keys in one statement: databases bound how many there may be.
 MOST_AT_ONCE = 500
+# What `run.start_from` ends with when it names a file.
+HEAD_FILE = ".npz"
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -70,7 +73,10 @@ class Operations:
         await share_bundle(self._rooms, bundle)
         plan, head = prepared.plan, bundle.initial_head()
         if plan.run.start_from is not None:
-            head = await self._rooms.books.do(_start, self._rooms.db, plan.run.start_from, trees.shapes(head))
+            if plan.run.start_from.endswith(HEAD_FILE):
+                head = await self._rooms.models.do(_read_start, base / plan.run.start_from, trees.shapes(head))
+            else:
+                head = await self._rooms.books.do(_start, self._rooms.db, plan.run.start_from, trees.shapes(head))
         if plan.closed_form.add_to is not None:
             await self._rooms.books.do(_check_added, self._rooms.db, plan, bundle)
         run_id = f"run-{secrets.token_hex(5)}"
@@ -325,6 +331,17 @@ class Operations:
         return await self._rooms.models.do(
             exporting.export, job, self._rooms.bundle_store, self._rooms.evaluations, max_drop
         )
+
+
+def _read_start(path: Path, shapes: Shapes) -> Tree:
+    """The head that a run begins with, out of a file: one that was made elsewhere, such as by distillation."""
+    try:
+        return read_tree(path, {name: tuple(shape) for name, shape in shapes.items()})
+    except EdgejouleError as error:
+        fix = "give an .npz file of the tensors of the bundle's head: " + ", ".join(
+            f"{name} {list(shape)}" for name, shape in shapes.items()
+        )
+        raise PlanError(f"{path.name}: {error.what}", where="plan: run.start_from", fix=fix) from error
 
 
 def _start(db: Database, name: str, shapes: Shapes) -> Tree:

@@ -49,9 +49,9 @@ class Candidate:
     """One way to a personal head; ``fleet`` is to leave it.
 
     Attributes:
-        kind: "fleet", "steps" or "statistics".
-        passes, mix: of steps.
-        weight: of statistics.
+        kind: "fleet", "steps" or "statistics"; of `personal_means`, "means".
+        passes, mix: of steps; mix also of means, what their scores are multiplied with.
+        weight: of statistics, and of the fleet's means.
     """
 
     kind: str
@@ -63,6 +63,8 @@ class Candidate:
         """For a log."""
         if self.kind == "steps":
             return f"{self.passes} passes, mixed {self.mix:g}"
+        if self.kind == "means":
+            return f"own means times {self.mix:g}, the fleet's count as {self.weight:g} examples of a class"
         return f"statistics, the fleet's count as {self.weight:g} examples" if self.kind == "statistics" else "fleet"
 
 

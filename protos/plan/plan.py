@@ -57,7 +57,7 @@ class RunSection:
     """[run] What is trained, and for how long.
 
     Attributes:
-        start_from: a run, whose newest head is meant, or a head; None: the bundle's.
+        start_from: a run, whose newest head is meant, a head, or a file HEAD.npz; None: the bundle's.
         beside: it begins at once, whatever else is on, and shares the devices; else it waits for its turn.
         priority: a run of a higher one goes first, in the queue and at the devices.
         share: of runs of one priority, how much of the devices' orders it gets beside the others.

@@ -54,6 +54,22 @@ def test_a_run_continues_from_a_run_or_a_head(
         assert _bias(tmp_path, reached) == 1.0
 
 
+def test_a_run_begins_with_a_head_out_of_a_file(
+    address: str, plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path
+) -> None:
+    head = open_bundle(plain_bundle).initial_head()
+    head["out_bias"] = head["out_bias"] + np.float32(3.0)
+    np.savez(tmp_path / "distilled.npz", **head)
+    np.savez(tmp_path / "other.npz", out_bias=head["out_bias"])
+    with Operator(address) as operator:
+        found = _play(operator, fleet, address, tools, _plan(tools, plain_bundle, "distilled.npz"), tmp_path, 1.0)
+        assert _bias(tmp_path, found.rounds[0].head_version) == head["out_bias"][0]
+        assert _bias(tmp_path, found.rounds[1].head_version) == head["out_bias"][0] + 1.0
+        for name in ("missing.npz", "other.npz"):
+            with pytest.raises(PlanError, match=r"start_from.*out_kernel"):
+                operator.start_run(_plan(tools, plain_bundle, name), tmp_path)
+
+
 def test_a_device_that_makes_heads_is_not_sent_the_bundles_in_place_of_the_one_begun_from(
     address: str, plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path
 ) -> None:

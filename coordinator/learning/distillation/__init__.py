@@ -1,0 +1,1 @@
+"""Knowledge between models of different shapes, as soft labels on a proxy set that nobody had to label."""

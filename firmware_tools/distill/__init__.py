@@ -1,0 +1,1 @@
+"""Whole Keras models that learn from soft labels, in the workshop."""
