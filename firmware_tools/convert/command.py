@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from firmware_tools.child import run_in_child
-from firmware_tools.convert.job import PREPROCESSING, STRAIGHT, ConvertJob
+from firmware_tools.convert.job import EQUALISE, PREPROCESSING, STRAIGHT, ConvertJob
 from firmware_tools.convert.sources.recognise import recognise
 from firmware_tools.convert.staging import check_free, staged
 from firmware_tools.inspect.text import lines
@@ -32,7 +32,7 @@ OPTIMISER_NAMES = ("sgd", "adam")
 _DESCRIPTION = """\
 Make a bundle from a trained model: a frozen int8 backbone and a head that trains inside TFLite.
 
-MODEL is a .keras or .h5 file, a SavedModel folder, or an integer .tflite (a classifier is cut in it).
+MODEL is a .keras or .h5 file, a SavedModel folder, or a .tflite (a classifier is cut in it).
 DATA is an .npz file with x, y and optional is_test; an idx(.gz) pair; or a folder of images by class."""
 
 _EXAMPLES = """\
@@ -81,6 +81,15 @@ def add_command(commands: Any) -> None:
         help="raw value to model input: none; unit: /255; symmetric: /127.5 - 1; straight (.tflite only, and its "
         "default): a raw 0..255 value is the quantised one",
     )  # fmt: skip
+    cut.add_argument(
+        "--equalise", choices=EQUALISE, default="auto",
+        help="let layers in a row share the ranges of their channels: auto where integers lose more than 25 dB allow, "
+        "and kept where it helps (default: auto)",
+    )  # fmt: skip
+    cut.add_argument(
+        "--bias-correction", action="store_true", help="give each channel its float mean, and keep that where it helps"
+    )
+    cut.add_argument("--layers", action="store_true", help="tell what each layer loses by integers (SQNR in dB)")
     cut.add_argument(
         "--front-end", metavar="LINE",
         help="what makes examples of recordings (log-mel ...) or tables (windows ...); kept in the bundle",
@@ -204,6 +213,9 @@ def _job(options: argparse.Namespace) -> ConvertJob:
         min_agreement=options.min_agreement,
         seed=options.seed,
         front_end=_front_end(options.front_end),
+        equalise=options.equalise,
+        bias_correction=options.bias_correction,
+        layers=options.layers,
     )
 
 

@@ -21,10 +21,11 @@ from firmware_tools.child import Progress
 from firmware_tools.convert import agreement as agree
 from firmware_tools.convert.examples import Examples, choose, chosen_rows, class_names, digest, load_examples
 from firmware_tools.convert.job import PREPROCESSING, STRAIGHT, ConvertJob
+from firmware_tools.convert.quality.improve import QualityChoices
 from firmware_tools.convert.ranges import backbone_spec, real_values
 from firmware_tools.convert.sources.recognise import fingerprint
 from firmware_tools.convert.sources.source import FloatModel, listed_layers
-from firmware_tools.convert.sources.tflite_source import Extractor, open_extractor
+from firmware_tools.convert.sources.tflite_source import Extractor, open_tflite
 from firmware_tools.convert.tasks import (
     ANOMALY_CLASSES,
     Start,
@@ -87,6 +88,7 @@ class _Conversion:
         self.folder = Path(job.output)
         self.warnings: list[str] = []
         self.range_examples = 0
+        self.quality: dict[str, Any] = {}
         self.task = task_of(job.objective)
         # A regression's data name no classes, and need no names.
         self.known_names = job.class_names if self.task != REGRESSION else None
@@ -95,6 +97,7 @@ class _Conversion:
         self.progress(f"opening {self.where}")
         source = self._open()
         self._require_classifier(source)
+        self.warnings += source.notes if isinstance(source, FloatModel) else ()
         data = load_examples(
             self.job.calibrate,
             self.job.evaluate,
@@ -128,6 +131,12 @@ class _Conversion:
         if data.evaluation is not None:
             dataset.check(data.evaluation, source.input_shape, len(names))
         backbone, facts = self._backbone(source, data)
+        whole = isinstance(source, Extractor) and source.cut is None and facts.operators[-1].name == "FULLY_CONNECTED"
+        if whole and backbone.spec.embedding_width == len(names):
+            self.warnings.append(
+                f"the file gives {len(names)} numbers, as many as there are classes: if they are scores and no "
+                "embedding, say --cut TENSOR, the input of its last layer"
+            )
         affine = self._standardisation(backbone, data)
         if self.task == CLASSIFICATION:
             tail, note = self._usable_tail(source, tail, len(names))
@@ -172,7 +181,7 @@ class _Conversion:
         if job.kind == "tflite":
             if job.input_shape is not None:
                 raise UsageError("--input-shape: a .tflite has a fixed one", where=self.where)
-            return open_extractor(self.path, cut=job.cut)
+            return open_tflite(self.path, cut=job.cut)
         if job.kind == "saved_model":
             from firmware_tools.convert.sources.saved_model_source import open_saved_model
 
@@ -222,8 +231,9 @@ class _Conversion:
         chosen = choose(data.calibration, self.job.calibration_examples, self.job.seed)
         if len(chosen) < 50:
             self.warnings.append(f"only {len(chosen)} calibration examples: int8 ranges may be too narrow")
-        backbone, facts, self.range_examples = best_backbone(
-            source, chosen, rule, path, where=self.where, progress=self.progress
+        choices = QualityChoices(self.job.equalise, self.job.bias_correction, self.job.layers)
+        backbone, facts, self.range_examples, self.quality = best_backbone(
+            source, chosen, rule, path, where=self.where, progress=self.progress, choices=choices
         )
         return backbone, facts
 
@@ -426,6 +436,7 @@ class _Conversion:
             "calibration": calibration,
             "evaluation": described(data.evaluation),
             "operators": facts.operator_counts(),
+            **self.quality,
             "tools": _tool_versions(),
             **({} if self.job.front_end is None else {FRONT_END: self.job.front_end}),
         }

@@ -31,8 +31,22 @@ def made(name, ends, whole=True):
         converter.inference_input_type = converter.inference_output_type = ends
     open(name, "wb").write(converter.convert())
 made("int8.tflite", tf.int8)
+made("bytes.tflite", tf.uint8)
 made("float_ends.tflite", tf.float32)
 made("float.tflite", tf.float32, whole=False)
+def small(name, *types):
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.target_spec.supported_types = list(types)
+    open(name, "wb").write(converter.convert())
+small("half.tflite", tf.float16)
+small("dynamic.tflite")
+converter = tf.lite.TFLiteConverter.from_keras_model(model)
+converter.optimizations = [tf.lite.Optimize.DEFAULT]
+converter.representative_dataset = lambda: ([one[None]] for one in x[:8])
+converter.target_spec.supported_ops = [
+    tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8]
+open("sixteen.tflite", "wb").write(converter.convert())
 """
 
 
@@ -51,15 +65,16 @@ def _classes_of(path: Path, x: Any) -> Any:
     found = []
     for one in x:
         value = one[None].astype(np.float32)
-        if given["dtype"] == np.int8:
-            value = np.clip(np.rint(value / scale) + zero, -128, 127).astype(np.int8)
+        if given["dtype"] in (np.int8, np.uint8):
+            ends = np.iinfo(given["dtype"])
+            value = np.clip(np.rint(value / scale) + zero, ends.min, ends.max).astype(given["dtype"])
         interpreter.set_tensor(given["index"], value)
         interpreter.invoke()
         found.append(int(interpreter.get_tensor(got["index"]).argmax()))
     return np.array(found)
 
 
-@pytest.mark.parametrize("name", ["int8", "float_ends"])
+@pytest.mark.parametrize("name", ["int8", "bytes", "float_ends"])
 def test_a_classifier_is_cut_and_starts_with_its_own_last_layer(
     files: Path, quick: Command, tmp_path: Path, name: str
 ) -> None:
@@ -84,9 +99,26 @@ def test_a_tensor_may_be_named_and_others_are_when_it_is_not_there(files: Path, 
     assert done.code == 6
     assert "has no layer 'nowhere' to cut at; " in done.complaint
     done = quick("convert", files / "float.tflite", "-o", tmp_path / "b")
+    assert done.code == 2
+    assert "int8 ranges must come from real examples" in done.complaint
+    done = quick("convert", files / "sixteen.tflite", "-o", tmp_path / "b")
     assert done.code == 6
-    assert "is a float .tflite" in done.complaint
-    assert "give its .keras, .h5 or SavedModel" in done.complaint
+    assert "works on 16-bit integers (16x8)" in done.complaint
+
+
+@pytest.mark.parametrize("name", ["float", "half", "dynamic"])
+def test_a_float_file_is_cut_and_quantised_by_ranges_that_are_measured_in_it(
+    files: Path, quick: Command, tmp_path: Path, name: str
+) -> None:
+    done = quick(
+        "convert", files / f"{name}.tflite", "--eval", files / "images.npz", "-o", tmp_path / "b", "--json"
+    )  # fmt: skip
+    found = done.report["provenance"]
+    assert found["head"] == "starts from the pre-trained last layer"
+    assert found["agreement"]["cosine_mean"] >= 0.999
+    assert found["accuracy"]["float"] >= 0.95
+    assert found["accuracy"]["int8"] >= found["accuracy"]["float"] - 0.015
+    assert done.report["backbone"]["float_operators"] == {}
 
 
 @pytest.mark.parametrize(("suffix", "says"), [(".onnx", "onnx2tf"), (".pt", "litert-torch"), (".pth", "onnx2tf")])
