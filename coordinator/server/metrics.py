@@ -174,7 +174,7 @@ class MetricsServer:
             if time.monotonic() - self._made_s >= FRESH_S:
                 began_s = time.monotonic()
                 runs, _ = await self._operations.status(newest_only=True)
-                devices = await self._operations.devices()
+                devices, _ = await self._operations.devices()
                 counts = self._operations.report_counts()
                 took_s = time.monotonic() - began_s
                 self._page = exposition(runs, devices, counts, version=software_version(), took_s=took_s)
