@@ -32,7 +32,7 @@ from protos.command_line import conduct
 from protos.program import add_completion, program, run_completion
 
 # The lab starts both ends, so it stands above this room and is found by name, when it is there.
-_LAB_COMMANDS = ("coordinator.lab.demo_command",)
+_LAB_COMMANDS = ("coordinator.lab.demo_command", "coordinator.simulation.command")
 
 
 def parser() -> argparse.ArgumentParser:
