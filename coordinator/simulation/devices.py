@@ -52,6 +52,8 @@ from protos.update.trees import Tree
 # slow side. BLAS makes about 3e9 multiply-accumulates a second on one core of a Pi 4, and the table of speeds 2.3e9.
 _SUMS_SHARE = 0.5
 _CODED_A_S = 2e6
+# To find that all examples are embedded: no time to speak of, and none at all would not be told.
+LOOK_S = 1e-5
 
 
 @dataclass(frozen=True)
@@ -274,7 +276,7 @@ class VirtualBoard:
         costs = self.costs.slower(pace)
         self._head.step_s = costs.step_s
         self._rows.embedding_s, self._rows.fixed_s = costs.embedding_s, costs.embed_fixed_s
-        self.meter.fixed_s = {Phase.TRAIN: costs.train_fixed_s, Phase.ENCODE: costs.encode_s}
+        self.meter.fixed_s = {Phase.EMBED: LOOK_S, Phase.TRAIN: costs.train_fixed_s, Phase.ENCODE: costs.encode_s}
         if order.statistics is not None:
             width = order.statistics.width(self._shared.bundle.manifest.backbone.embedding_width)
             # A table of speeds in multiply-accumulates: that of the backbone, if anybody counted them.

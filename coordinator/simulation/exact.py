@@ -27,6 +27,7 @@ from coordinator.run.evaluation import key_of
 from coordinator.run.planning import held_out, prepare
 from coordinator.run.resume import Rooms
 from coordinator.server.run_scheduler import RunScheduler
+from coordinator.simulation.costs import writing_s
 from coordinator.simulation.devices import Shared, VirtualBoard
 from coordinator.simulation.fleet import FleetSettings, boards_of
 from coordinator.simulation.virtual_time import EPOCH_UNIX_S, VirtualLoop, VirtualWorker
@@ -47,16 +48,8 @@ from protos.v1 import edgejoule_pb2 as pb
 # How long a call for work stays open, as a device's does (edge_runtime/daemon/link.py).
 _ORDER_S = 540.0
 _LOOK_S = 0.1
-# How long a transaction takes for each device of the fleet, and at most. A report costs a real coordinator 4 ms of
-# processor time (benchmarks/load.py), so what comes within that time is written down together, there and here.
-_WRITING_S, _MOST_WRITING_S = 0.0005, 1.0
 # After the end of a run, how long at most the last boards are waited for: they tell what sending cost.
 _LAST_S = 3600.0
-
-
-def writing_s(devices: int) -> float:
-    """How long a transaction of a coordinator of so many devices takes, in virtual seconds."""
-    return min(_MOST_WRITING_S, _WRITING_S * devices)
 
 
 @dataclass(frozen=True)

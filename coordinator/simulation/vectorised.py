@@ -29,9 +29,8 @@ from coordinator.run.downlink import Downlink
 from coordinator.run.evaluation import Evaluator, figures_of
 from coordinator.run.planning import correction_of, prepare, seed_for, steps_for
 from coordinator.run.reports.aggregation import Fold
-from coordinator.simulation.costs import BoardCosts
-from coordinator.simulation.devices import Shared
-from coordinator.simulation.exact import writing_s
+from coordinator.simulation.costs import WRITES, BoardCosts, writing_s
+from coordinator.simulation.devices import LOOK_S, Shared
 from coordinator.simulation.fleet import FleetSettings
 from coordinator.simulation.links import Link
 from coordinator.simulation.results import PHASES, Arrays, empty_arrays
@@ -54,9 +53,6 @@ from protos.update.trees import Tree
 Floats = npt.NDArray[np.float32]
 # Shards that are trained at once: the kernels of so many fit the cache of a core.
 _AT_ONCE = 32
-# A report waits for the write that is under way, for energies that came before it, and for its own: so many writes of
-# the exact engine, seen there.
-_WRITES = 2.5
 _INPUTS = frozenset({"rate", "momentum", "proximal_mu", "weight_decay", "correction"})
 
 
@@ -86,6 +82,7 @@ def check(plan: RunPlan, manifest: Manifest, settings: FleetSettings) -> None:
         (plan.privacy.clip is not None, "privacy", "there is no noise"),
         (plan.round.sample is not None, "round.sample", "every board is asked"),
         (plan.round.enough < 1, "round.enough", "every board is waited for"),
+        (plan.round.late > 0 or plan.round.buffer is not None, "round", "no report counts in a later round"),
         (plan.run.start_from is not None, "run.start_from", "no run went before"),
         (settings.dropout > 0, "dropout", "no board loses its power"),
     ):
@@ -251,7 +248,7 @@ class _Vectorised:
                 link = self._links[index]
                 sending_s = self._costs[index].send_fixed_s + link.latency_s + bytes_up / link.up_bytes_s
                 busy_j = (self._costs[index].send_w - self._costs[index].idle_w) * self._costs[index].send_fixed_s
-                sending_s += _WRITES * writing_s(len(self._parts))
+                sending_s += WRITES * writing_s(len(self._parts))
                 seconds[4] = sending_s
                 energy_j[4] = self._costs[index].idle_w * sending_s + busy_j + link.wake_j + link.up_j * bytes_up
                 arrays["seconds"][at, index], arrays["energy_j"][at, index] = seconds, energy_j
@@ -356,7 +353,7 @@ class _Vectorised:
         examples = len(self._parts[index])
         # Waiting for a run to begin is no cost of that run.
         waited_s = (0.0 if number == 1 else now_s - ended_s) + link.latency_s + bytes_down / link.down_bytes_s
-        embed_s = pace * (costs.embed_fixed_s + examples * costs.embedding_s) if number == 1 else 0.0
+        embed_s = LOOK_S + (pace * (costs.embed_fixed_s + examples * costs.embedding_s) if number == 1 else 0.0)
         train_s = pace * (costs.train_fixed_s + steps * costs.step_s)
         seconds = np.array([waited_s + costs.around_s, embed_s, train_s, pace * costs.encode_s, 0.0])
         watts = np.array([costs.idle_w, costs.embed_w, costs.train_w, costs.encode_w, 0.0])
