@@ -23,8 +23,9 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,9 @@ TEMPERATURE, TURNS, EPOCHS, BITS = 2.0, 4, 3, 4
 # Of the large model's answer in what small ones learn from; the rest is the consensus, which has seen the labels.
 LARGE_SHARE = 0.5
 SMALL = ("plain", "separable")
+HALF, SELF_TAUGHT = "fedavg, half the devices each", "large alone, taught by itself"
+BY_LABELS, WITH_LABELS = "large alone, proxy labels", "koala, heterogeneous, proxy labels"
+BACKBONES = "koala, heterogeneous, backbones too"
 _LAYER = "features"
 
 
@@ -131,16 +135,22 @@ class _Seed:
 
     def run(self) -> dict[tuple[str, str], float]:
         """All modes from the same models."""
-        for name in SMALL:
-            self._mode(f"fedavg, {name}", [name], distil=False)
-        self._mode("fedavg, half the devices each", list(SMALL), distil=False)
-        self._self_taught()
-        self._mode("koala, homogeneous", [SMALL[0]])
-        self._mode("koala, heterogeneous", list(SMALL))
-        if not self.asked.quick:
-            self._mode("koala, heterogeneous, backbones too", list(SMALL), backbones=True)
-        self._by_labels_alone()
-        self._mode("koala, heterogeneous, proxy labels", list(SMALL), labels=True)
+        both = list(SMALL)
+        steps: dict[str, Callable[[], None]] = {
+            **{f"fedavg, {name}": partial(self._mode, f"fedavg, {name}", [name], distil=False) for name in SMALL},
+            HALF: partial(self._mode, HALF, both, distil=False),
+            SELF_TAUGHT: self._self_taught,
+            "koala, homogeneous": partial(self._mode, "koala, homogeneous", [SMALL[0]]),
+            "koala, heterogeneous": partial(self._mode, "koala, heterogeneous", both),
+            BACKBONES: partial(self._mode, BACKBONES, both, backbones=True),
+            BY_LABELS: self._by_labels_alone,
+            WITH_LABELS: partial(self._mode, WITH_LABELS, both, labels=True),
+        }
+        wanted = self.asked.methods or [name for name in steps if not (self.asked.quick and name == BACKBONES)]
+        for name in wanted:
+            if name not in steps:
+                raise UsageError(f"no method is called {name!r}", fix=f"one of: {'; '.join(steps)}")
+            steps[name]()
         return self.found
 
     def _say(self, method: str, quantity: str, value: float) -> None:
@@ -157,13 +167,13 @@ class _Seed:
         for turn in range(self.turns):
             own = probabilities(large.predict(x, batch_size=256, verbose=0), TEMPERATURE)
             self._learn(large, x, own, turn)
-        self._say("large alone, taught by itself", "large, accuracy", _accuracy(large, self.data))
+        self._say(SELF_TAUGHT, "large, accuracy", _accuracy(large, self.data))
 
     def _by_labels_alone(self) -> None:
         large, x = self._fresh_large(), _pixels(self.data.x["proxy"])
         for turn in range(self.turns):
             self._learn(large, x, np.eye(10)[self.data.y["proxy"]], turn, temperature=1.0)
-        self._say("large alone, proxy labels", "large, accuracy", _accuracy(large, self.data))
+        self._say(BY_LABELS, "large, accuracy", _accuracy(large, self.data))
 
     def _learn(self, large: Any, x: Any, targets: Any, turn: int, temperature: float = TEMPERATURE) -> None:
         keras_student.learn(large, x, targets, epochs=EPOCHS, temperature=temperature, seed=100 * self.seed + turn)

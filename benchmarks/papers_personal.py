@@ -7,12 +7,13 @@ so that each example is held out once, and nothing is chosen by it.
 naive       four passes at rate 0.1 on all examples, no more questions asked
 both        proximal steps, or one Newton step with the fleet's statistics, whichever the writer's own folds prefer
             (`protos/model/personal.py`); slow, so only with --method
+fleet's means  the discriminant of the fleet's own means beside its head, as means has it without an example
 means       own class means beside the fleet's, in closed form; judged on classes left out as well
             (`protos/model/personal_means.py`)
 ... without caution: whatever is best on the folds, by however little
 
-Each seed is a division of the writers, a CNN and a fleet of its own; the quick form has one CNN for all seeds. Settings
-of "means" were fixed on 35 writers who are judged nowhere here.
+Each seed is a division of the writers, a CNN and a fleet of its own. Settings of "means" were fixed on 35 writers who
+are judged nowhere here.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from protos.model.backbone import Backbone
 from protos.model.bundle import Bundle, open_bundle
 from protos.model.head import Head
 from protos.model.personal import personalise
-from protos.model.personal_means import FleetSums, own_means
+from protos.model.personal_means import MIXES, FleetSums, fleet_means, own_means
 from protos.statistics.moments import moments_of
 from protos.update.trees import Tree
 
@@ -65,9 +66,8 @@ def rows(asked: Asked) -> list[Row]:
     judged = 0
     with Converter() as converter:
         for seed in range(asked.seeds):
-            if seed == 0 or not asked.quick:
-                bundle, seen, unseen = _source(asked, converter, seed)
-                fleet_data, ours = _embedded(bundle, seen), _embedded(bundle, unseen)
+            bundle, seen, unseen = _source(asked, converter, seed)
+            fleet_data, ours = _embedded(bundle, seen), _embedded(bundle, unseen)
             head, sums = _fleet(bundle, fleet_data, seed, rounds)
             print(f"seed {seed}: the fleet has trained", file=sys.stderr, flush=True)
             found, judged = _writers(bundle, head, sums, ours, seed, asked.methods)
@@ -138,8 +138,9 @@ def _writers(
     plain = (x.astype(np.float32) - spec.output_zero_point) * np.float32(spec.output_scale)
     features = ((plain - mean) * scale).astype(np.float32)
     head = Head(bundle)
+    without = fleet_means(fleet, sums, MIXES[1])
     methods = {name: one for name, one in METHODS.items() if name in (wanted or _SHOWN)}
-    right: dict[str, list[float]] = {"fleet": [], "naive": [], **{name: [] for name in methods}}
+    right: dict[str, list[float]] = {"fleet": [], "fleet's means": [], "naive": [], **{name: [] for name in methods}}
     held: list[int] = []
     new: list[float] = []
     moved = dict.fromkeys(methods, 0.0)
@@ -156,6 +157,7 @@ def _writers(
             mine = np.setdiff1d(own, theirs)
             new += list(~np.isin(y[theirs], y[mine]))
             judge("fleet", fleet, theirs)
+            judge("fleet's means", without, theirs)
             judge("naive", _naive(head, fleet, plain[mine], y[mine], seed), theirs)
             for name, (kinds, caution) in methods.items():
                 if kinds == ("means",):
@@ -180,7 +182,7 @@ def _writers(
             "its standard error over writers": 100 * float(gains.std(ddof=1)) / math.sqrt(len(gains)),
             "share of writers who gain": float((gains > 0).mean()),
             "share of writers who lose": float((gains < 0).mean()),
-            "share of writers with a head of their own": moved.get(name, 0 if name == "fleet" else len(held))
+            "share of writers with a head of their own": moved.get(name, len(held) if name == "naive" else 0)
             / len(held),
         }
     made["fleet"]["share of held-out examples of classes that the writer lacks"] = float(np.mean(new))

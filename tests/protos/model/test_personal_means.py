@@ -10,7 +10,7 @@ import pytest
 from protos.errors import EmptyShardError, ShapeError
 from protos.model.head_algebra import logits_of
 from protos.model.personal import FLEET, LEAST_EXAMPLES, features_gram
-from protos.model.personal_means import FleetSums, _Maker, own_means
+from protos.model.personal_means import FleetSums, _Maker, fleet_means, own_means
 
 D, K = 10, 6
 _CENTRES = np.random.default_rng(1).normal(size=(K, D)) * 1.2
@@ -73,6 +73,17 @@ def test_means_are_the_fleets_and_the_devices_together_and_shares_are_the_fleets
     after = np.hstack([tx, np.ones((len(tx), 1))]) @ maker.made(wide, y)[at]
     before = np.hstack([tx, np.ones((len(tx), 1))]) @ start
     assert float((after.argmax(axis=1) == ty).mean()) > float((before.argmax(axis=1) == ty).mean()) - 0.02
+
+
+def test_without_an_example_the_means_are_the_fleets() -> None:
+    fleet, sums = _fleet()
+    found = fleet_means(fleet, sums, 0.2)
+    start = np.vstack([fleet["out_kernel"], fleet["out_bias"][None]]).astype(np.float64)
+    x = np.hstack([sums.means()[:, :-1], np.ones((K, 1))])
+    made = _Maker(start, sums).made(x, np.arange(K, dtype=np.int32))
+    # One example of each class, where the fleet has its mean, changes nothing either.
+    np.testing.assert_allclose(found["out_kernel"], made[2][:-1], rtol=1e-5)
+    np.testing.assert_allclose(found["out_bias"], made[2][-1], rtol=1e-5)
 
 
 def test_devices_like_the_fleet_keep_its_head_but_for_few() -> None:
