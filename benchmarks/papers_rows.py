@@ -31,6 +31,7 @@ class Asked:
         rounds: at most, or None for the paper's own number.
         only: data sets; empty for all.
         methods: empty for all.
+        first: the first seed.
     """
 
     folder: Path
@@ -39,6 +40,7 @@ class Asked:
     rounds: int | None = None
     only: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
+    first: int = 0
 
 
 def row(setting: str, method: str, quantity: str, values: Sequence[float]) -> Row:
