@@ -363,6 +363,9 @@ def summary(prepared: Prepared) -> dict[str, object]:
         "deadline_s": plan.round.deadline_s,
         "sample": plan.round.sample,
         "enough": plan.round.enough,
+        "late": plan.round.late,
+        "buffer": plan.round.buffer,
+        "staleness": plan.aggregate.staleness,
         "work_per_round": f"{work} in batches of {manifest.head.batch_size}",
         "inputs": dict(prepared.inputs),
         "codec": plan.update.codec,
@@ -382,6 +385,7 @@ def summary(prepared: Prepared) -> dict[str, object]:
         "budget_per_round_j": plan.budget.per_round_j,
         "budget_of_device_j": dict(plan.budget.device),
         "budget_per_day_j": plan.budget.per_day_j,
+        "budget_total_j": plan.budget.total_j,
         "budget_battery_j": None
         if plan.budget.battery_j is None
         else plan.budget.battery_j * plan.budget.battery_share,

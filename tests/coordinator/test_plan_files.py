@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from diffusion_models import diffusion_models
+from warm_tensorflow import WarmTensorFlow
 
 from coordinator.operator.client import Operator
-from firmware_tools.convert.many import Converter
 from protos.model.denoiser import Denoiser
 from protos.plan.plan import parse
 
@@ -24,23 +24,27 @@ def test_a_plan_is_named_after_its_file_and_says_how_to_start_it(path: Path) -> 
     assert f"coordinator start plans/{path.name}" in text
 
 
-def _robust(digits: Path, bundle: Path) -> Path:
+def _robust(tensorflow: WarmTensorFlow, digits: Path, bundle: Path) -> Path:
     """The bundle that the plan says how to make, of the same model."""
-    words = ["convert", digits / "digits.keras", "--calibrate", digits / "digits.npz", "--hidden", "32"]
-    with Converter() as converter:
-        done = converter.call(*words, "--fresh-head", "--objective", "apqn", "-o", bundle)
-    assert done.code == 0, done.stderr
+    words = [digits / "digits.keras", "--calibrate", digits / "digits.npz", "--hidden", "32"]
+    tensorflow.converted(*words, "--fresh-head", "--objective", "apqn", "-o", bundle)
     return bundle
 
 
 @pytest.mark.workshop
 @pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
 def test_a_plan_runs_for_one_round(
-    path: Path, digits: Path, address: str, fleet: Callable[..., Any], tools: Any, tmp_path: Path
+    path: Path,
+    digits: Path,
+    address: str,
+    fleet: Callable[..., Any],
+    tools: Any,
+    tmp_path: Path,
+    tensorflow: WarmTensorFlow,
 ) -> None:
     text = path.read_text().replace("../demo-output/bundle", "digits").replace("../demo-output/data/held-out", "digits")
     if "../demo-output/robust-bundle" in text:
-        text = text.replace("../demo-output/robust-bundle", str(_robust(digits, tmp_path / "robust")))
+        text = text.replace("../demo-output/robust-bundle", str(_robust(tensorflow, digits, tmp_path / "robust")))
     if "../demo-output/diffusion-bundle" in text:
         (tmp_path / "models").mkdir()
         text = text.replace("../demo-output/diffusion-bundle", str(diffusion_models(tmp_path / "models") / "bundle"))
