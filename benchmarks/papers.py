@@ -219,6 +219,7 @@ def main() -> int:
     parser.add_argument("--paper", choices=PAPERS, required=True)
     parser.add_argument("--quick", action="store_true", help="fewer data sets, methods and rounds: under three minutes")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="how many seeds (default 3)")
+    parser.add_argument("--first", type=int, default=0, metavar="N", help="first seed, where the paper asks (robust)")
     parser.add_argument("--rounds", type=int, metavar="R", help="rounds at most (default: the paper's own)")
     parser.add_argument("--only", metavar="NAME[,NAME]", help=f"data sets, such as {', '.join(NAMES)}")
     parser.add_argument("--method", action="append", help="this method alone; repeat it for more")
@@ -230,7 +231,8 @@ def main() -> int:
     only = tuple(options.only.split(",")) if options.only else ()
     with tempfile.TemporaryDirectory(prefix="edgejoule-papers-") as folder:
         methods = tuple(options.method or ())
-        asked = Asked(Path(folder), options.quick, options.seeds, options.rounds, only, methods, options.keep)
+        where, seeds = options.keep, (options.seeds, options.rounds)
+        asked = Asked(Path(folder), options.quick, *seeds, only, methods, where, options.first)
         try:
             rows = PAPERS[options.paper](asked)
         except EdgejouleError as error:

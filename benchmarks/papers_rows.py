@@ -32,6 +32,7 @@ class Asked:
         only: data sets; empty for all.
         methods: empty for all.
         keep: folder of what takes long to make and is found there again; None: made anew.
+        first: the first seed.
     """
 
     folder: Path
@@ -41,6 +42,7 @@ class Asked:
     only: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     keep: Path | None = None
+    first: int = 0
 
 
 def row(setting: str, method: str, quantity: str, values: Sequence[float]) -> Row:
