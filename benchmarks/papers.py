@@ -231,8 +231,9 @@ def main() -> int:
     only = tuple(options.only.split(",")) if options.only else ()
     with tempfile.TemporaryDirectory(prefix="edgejoule-papers-") as folder:
         methods = tuple(options.method or ())
-        where, seeds = options.keep, (options.seeds, options.rounds)
-        asked = Asked(Path(folder), options.quick, *seeds, only, methods, where, options.first)
+        asked = Asked(
+            Path(folder), options.quick, options.seeds, options.rounds, only, methods, options.keep, options.first
+        )
         try:
             rows = PAPERS[options.paper](asked)
         except EdgejouleError as error:
