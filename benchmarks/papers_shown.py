@@ -205,8 +205,21 @@ def quantfl_plot(rows: Sequence[Any], path: Path) -> None:
     papers_quantfl.draw(rows, path)
 
 
-_TABLES = {"robust": width_tables, "fl_pqsu": plain_tables, "personal": plain_tables, "quantfl": plain_tables}
-_PLOTS = {"robust": width_plot, "quantfl": quantfl_plot}
+def sample_sheets(rows: Sequence[Any], path: Path) -> None:
+    """PNGs: samples of each class, by method."""
+    import papers_diffusion
+
+    papers_diffusion.draw(rows, path)
+
+
+_TABLES = {
+    "robust": width_tables,
+    "fl_pqsu": plain_tables,
+    "personal": plain_tables,
+    "quantfl": plain_tables,
+    "diffusion": plain_tables,
+}
+_PLOTS = {"robust": width_plot, "quantfl": quantfl_plot, "diffusion": sample_sheets}
 
 
 def main() -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from mutations import MUTATIONS
 from run_seeds import first_failure, play
+from scenario import STRAGGLERS_FROM
 
 from coordinator.server import run_scheduler
 
@@ -22,6 +23,8 @@ _FEW, _MANY = 60, 500
 _RARE = {5}
 # Where a fault was found that takes many seeds from the first on: looked at before them.
 _FOUND_AT = {2: 53}
+# In worlds that have such a thing.
+_FROM = {7: STRAGGLERS_FROM}
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +32,7 @@ def _short_hold() -> None:
     """Calls are held as long as they are on a real fleet: what waits long is a part of this world."""
 
 
-@pytest.mark.parametrize("first", range(0, _SEEDS, _TOGETHER))
+@pytest.mark.parametrize("first", [*range(0, _SEEDS, _TOGETHER), STRAGGLERS_FROM])
 def test_no_invariant_breaks_whatever_goes_wrong(plain_bundle: Path, first: int) -> None:
     faults: Counter[str] = Counter()
     checked: Counter[str] = Counter()
@@ -57,10 +60,10 @@ def test_seeds_that_found_something_hold(plain_bundle: Path, seed: int) -> None:
     "number", [pytest.param(one, marks=[pytest.mark.slow] if one in _RARE else []) for one in sorted(MUTATIONS)]
 )
 def test_an_old_fault_that_is_put_back_is_found(plain_bundle: Path, number: int) -> None:
-    most = _MANY if number in _RARE else _FEW
+    most, first = _MANY if number in _RARE else _FEW, _FROM.get(number, 0)
     # Some faults need calls that are held for long, some that come again soon; both are worlds there are.
     found = _found_soon(number, plain_bundle, _FOUND_AT[number], 1) if number in _FOUND_AT else ""
-    found = found or first_failure(number, plain_bundle, 0, most) or _found_soon(number, plain_bundle, 0, most)
+    found = found or first_failure(number, plain_bundle, first, most) or _found_soon(number, plain_bundle, first, most)
     assert found, f"not within {most} seeds of either kind"
 
 
