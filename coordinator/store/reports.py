@@ -2,48 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, or_, select, update
 
-from coordinator.store import clock
 from coordinator.store.ledger import sums
-from coordinator.store.tables import devices, earlier_energy, energy, orders, refusals, reports, strains
+from coordinator.store.tables import devices, earlier_energy, energy, orders, refusals, reports
 from protos.energy.trace import Phase, PhaseEnergy
 from protos.orders import DeviceReport
-
-
-def accept(connection: Connection, report: DeviceReport, data: bytes, weight: float) -> None:
-    """Keep a report with its energy and mark its order.
-
-    Raises:
-        AlreadyThereError: when the transaction ends, or before, if this device reported this round already.
-    """
-    connection.execute(
-        reports.insert().values(
-            run_id=report.run_id,
-            round=report.round,
-            device_id=report.device_id,
-            data=data,
-            sha256=hashlib.sha256(data).digest(),
-            weight=weight,
-            steps_done=report.steps_done,
-            examples=report.examples,
-            stop_reason=str(report.stop_reason),
-            loss=report.loss_last,
-            embedded=report.embedded,
-            accepted_unix_s=clock.unix_s(),
-            attempt=report.attempt,
-        )
-    )
-    if report.strain is not None:
-        key = {"run_id": report.run_id, "round": report.round, "device_id": report.device_id}
-        connection.execute(strains.insert().values(**key, **dataclasses.asdict(report.strain)))
-    mark(connection, report.run_id, report.round, report.device_id, "accepted", len(data))
-    settle(connection, report.run_id, report.round, report.device_id, report.energy, report.attempt)
 
 
 def reweigh(connection: Connection, report: DeviceReport, weight: float) -> None:
@@ -179,13 +147,6 @@ def refuse(connection: Connection, run_id: str, number: int, device_id: str, cod
                 run_id=run_id, round=number, device_id=device_id, code=code, count=1, detail=detail
             )
         )
-
-
-def refusal_counts(connection: Connection, run_id: str) -> dict[tuple[int, str, str], int]:
-    """How often reports were refused: (round, device, code) to count."""
-    query = select(refusals).where(refusals.c.run_id == run_id)
-    rows = connection.execute(query).mappings()
-    return {(row["round"], row["device_id"], row["code"]): row["count"] for row in rows}
 
 
 def settle(

@@ -18,7 +18,7 @@ from stored_runs import head
 from coordinator.budgets.cold_start import prices_of
 from coordinator.budgets.cost_model import CostModel
 from coordinator.budgets.order_line import OrderLine
-from coordinator.store import devices, reports, runs
+from coordinator.store import batches, devices, runs
 from coordinator.store.database import Database, sqlite_url
 from coordinator.store.ledger import accounts as grants
 from coordinator.store.ledger import costs
@@ -91,7 +91,7 @@ def fill(state: Path, bundle: Path, *, known: int, rounds: int, in_each: int) ->
                     "run-old", number, line.device_id, "plan-1", bundle_id, initial, 5, 5, 40, 5.0,
                     StopReason.COMPLETED, 2.0, 1.0, engine, (), as_float32(head(1)), 40, 0.1,
                 )  # fmt: skip
-                reports.accept(connection, report, serialise_report(report), 1.0)
+                batches.accept(connection, [batches.Taken(report, serialise_report(report), 1.0, None, 0)])
             runs.close_round(connection, "run-old", number, head_version=initial, accuracy=None, loss=None)
         runs.change(connection, "run-old", state="finished")
     db.close()

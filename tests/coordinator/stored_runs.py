@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from coordinator.budgets.order_line import OrderLine
-from coordinator.store import reports, runs
+from coordinator.store import batches, runs
 from coordinator.store.database import Database
 from coordinator.store.models import heads
 from coordinator.store.runs import NewRun
@@ -42,5 +42,5 @@ def report_of(device_id: str, energy_j: float | None = 2.0) -> DeviceReport:
 def accept(db: Database, report: DeviceReport, weight: float = 1.0) -> bytes:
     data = serialise_report(report)
     with db.writing() as connection:
-        reports.accept(connection, report, data, weight)
+        batches.accept(connection, [batches.Taken(report, data, weight, None, 0)])
     return data

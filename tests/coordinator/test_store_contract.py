@@ -95,7 +95,9 @@ def test_refusals_are_counted_by_reason(db: Database) -> None:
         with db.writing() as connection:
             reports.refuse(connection, "run-1", 1, "a", "wrong_head", "trained with another")
     with db.reading() as connection:
-        assert reports.refusal_counts(connection, "run-1") == {(1, "a", "wrong_head"): 3}
+        a, b = reading.run_status(connection, "run-1").rounds[-1].devices
+    assert [(one.code, one.count, one.detail) for one in a.refusals] == [("wrong_head", 3, "trained with another")]
+    assert b.refusals == ()
 
 
 def test_runs_are_found_by_id_prefix_and_name(db: Database) -> None:

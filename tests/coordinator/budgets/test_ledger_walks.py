@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from walks import lengths, walk
 
 from coordinator.budgets.order_line import OrderLine
-from coordinator.store import reports, runs
+from coordinator.store import batches, reports, runs
 from coordinator.store.database import AlreadyThereError, Database, sqlite_url
 from coordinator.store.ledger import accounts as grants
 from coordinator.store.models import heads
@@ -134,23 +134,32 @@ class LedgerWalk(RuleBasedStateMachine):
         )  # fmt: skip
         if order.reported:
             with pytest.raises(AlreadyThereError), self.db.writing() as connection:
-                reports.accept(connection, made, b"data", 1.0)
+                batches.accept(connection, [batches.Taken(made, b"data", 1.0, None, 0)])
             return
         with self.db.writing() as connection:
-            reports.accept(connection, made, b"data", 1.0)
+            batches.accept(connection, [batches.Taken(made, b"data", 1.0, None, 0)])
         order.reported, order.of_attempt, order.outcome = True, attempt, "accepted"
         self.keep(order, energy, attempt)
 
     @precondition(lambda self: bool(self.orders))
-    @rule(at=st.integers(0, 20), energy=ENERGY, back=st.sampled_from([None, 0, 1]), times=st.integers(1, 2))
-    def tell(self, at: int, energy: dict[Phase, float | None], back: int | None, times: int) -> None:
-        """Energy of an order, which may be one of an earlier attempt; told once or twice."""
+    @rule(
+        at=st.integers(0, 20),
+        energy=ENERGY,
+        back=st.sampled_from([None, 0, 1]),
+        times=st.integers(1, 2),
+        late=st.booleans(),
+    )
+    def tell(self, at: int, energy: dict[Phase, float | None], back: int | None, times: int, late: bool) -> None:
+        """Energy of an order, perhaps of an earlier attempt; told once or twice, with a late report or alone."""
         (number, name), order = sorted(self.orders.items())[at % len(self.orders)]
         attempt = None if back is None else max(1, order.attempt - back)
         for _ in range(times):
             with self.db.writing() as connection:
                 told = [record(*one) for one in energy.items()]
-                reports.settle(connection, "run", number, name, told, attempt)
+                if late:
+                    reports.settle(connection, "run", number, name, told, attempt)
+                else:
+                    batches.settle(connection, [batches.Told("run", number, name, tuple(told), attempt)])
         self.keep(order, energy, attempt)
 
     @staticmethod
