@@ -174,7 +174,7 @@ class MetricsServer:
             if time.monotonic() - self._made_s >= FRESH_S:
                 began_s = time.monotonic()
                 runs, _ = await self._operations.status(newest_only=True)
-                devices = await self._operations.devices()
+                devices, _ = await self._operations.devices()
                 counts = self._operations.report_counts()
                 took_s = time.monotonic() - began_s
                 self._page = exposition(runs, devices, counts, version=software_version(), took_s=took_s)
@@ -218,3 +218,7 @@ class MetricsServer:
         except EdgejouleError as error:
             log.warning("metrics: %s", error)
             return "503 Service Unavailable", words, f"{error}\n"
+        except Exception:
+            # Whoever scrapes is answered, and the coordinator goes on.
+            log.exception("metrics cannot be told")
+            return "500 Internal Server Error", words, "the coordinator's log says why\n"
