@@ -218,3 +218,7 @@ class MetricsServer:
         except EdgejouleError as error:
             log.warning("metrics: %s", error)
             return "503 Service Unavailable", words, f"{error}\n"
+        except Exception:
+            # Whoever scrapes is answered, and the coordinator goes on.
+            log.exception("metrics cannot be told")
+            return "500 Internal Server Error", words, "the coordinator's log says why\n"
