@@ -90,24 +90,28 @@ def _kind_of(path: Path, start: bytes) -> str | None:
     if start.startswith(b"PK\x03\x04"):
         if not zipfile.is_zipfile(path):
             raise ModelError("is a truncated zip archive", where=str(path), fix="copy or save the model again")
-        _check_archive(path)
-        return "keras"
+        archive = _archive_refused(path)
+        if archive is None:
+            return "keras"
+        if path.suffix.lower() in (".keras", ".zip"):
+            raise archive
     return None
 
 
-def _check_archive(path: Path) -> None:
-    """A zip archive is a .keras file when it holds one; many a SavedModel is sent as one, too."""
+def _archive_refused(path: Path) -> ModelError | None:
+    """Why a zip archive is no .keras file; None where it is one. Many a SavedModel is sent as an archive, too."""
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
+    where = str(path)
     if "config.json" in names:
-        return
+        return None
     if any(name.rpartition("/")[2] in ("saved_model.pb", "saved_model.pbtxt") for name in names):
-        raise ModelError("is a zip archive of a SavedModel", where=str(path), fix=_UNZIP)
+        return ModelError("is a zip archive of a SavedModel", where=where, fix=_UNZIP)
     inside = next((name for name in names if name.lower().endswith((".keras", ".h5", ".hdf5", ".tflite"))), None)
     if inside is not None:
-        raise ModelError(f"is a zip archive with {inside} in it", where=str(path), fix="unzip it, and give that")
+        return ModelError(f"is a zip archive with {inside} in it", where=where, fix="unzip it, and give that")
     shown = ", ".join(names[:4]) or "nothing"
-    raise ModelError(f"is a zip archive without a model (it holds {shown})", where=str(path), fix=_KINDS_HELP)
+    return ModelError(f"is a zip archive without a model (it holds {shown})", where=where, fix=_KINDS_HELP)
 
 
 def _no_saved_model(path: Path) -> ModelError:

@@ -52,6 +52,8 @@ def test_zip_archives_tell_what_is_in_them(tmp_path: Path) -> None:
         recognise(archive(tmp_path / "a.zip", "m/net.h5"))
     with pytest.raises(ModelError, match=r"without a model \(it holds readme\.md\)"):
         recognise(archive(tmp_path / "b.keras", "readme.md"))
+    with pytest.raises(ModelError, match=r"unknown suffix '\.npz'; MODEL is"):
+        recognise(archive(tmp_path / "data.npz", "x.npy", "y.npy"))
     with pytest.raises(ModelError, match="give it that name"):
         recognise(archive(tmp_path / "c.zip", "config.json", "metadata.json"))
     assert recognise(archive(tmp_path / "d.keras", "config.json", "metadata.json")) == "keras"
