@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from budget_fleet import _LINKS as LINKS
 from one_pass_fleet import Device, Fleet, Task
 
@@ -122,6 +123,10 @@ class _PacedHead:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._head, name)
+
+    def draw_from(self, random: np.random.Generator) -> None:
+        """As the head's own; named here, since a protocol looks for it in the class."""
+        self._head.draw_from(random)
 
     def train_step(self, *values: Any, **inputs: Any) -> float:
         """One step, and its joules."""

@@ -31,7 +31,7 @@ def rows(asked: Asked) -> list[Row]:
     """Every data set, start, codec and rate."""
     if asked.seeds < 2:
         raise UsageError("an interval needs 2 seeds or more", where="--seeds")
-    found = quantfl.compared(asked.folder, asked.seeds, quick=asked.quick, only=asked.only)
+    found = quantfl.compared(asked.folder, asked.seeds, quick=asked.quick, only=asked.only, few=True)
     return [one for row in found for one in _rows(row)]
 
 

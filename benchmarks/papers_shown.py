@@ -205,6 +205,13 @@ def quantfl_plot(rows: Sequence[Any], path: Path) -> None:
     papers_quantfl.draw(rows, path)
 
 
+def sample_sheets(rows: Sequence[Any], path: Path) -> None:
+    """PNGs: samples of each class, by method."""
+    import papers_diffusion
+
+    papers_diffusion.draw(rows, path)
+
+
 def long_tables(rows: Sequence[Any]) -> str:
     """A line for each method and quantity: for methods whose quantities differ. Accuracies in %."""
     lines = []
@@ -258,10 +265,12 @@ _TABLES = {
     "personal": plain_tables,
     "koala": long_tables,
     "quantfl": plain_tables,
+    "diffusion": plain_tables,
 }
 _PLOTS = {
     "robust": width_plot,
     "quantfl": quantfl_plot,
+    "diffusion": sample_sheets,
     "personal": bar_plot({
         "points over fleet": ("points over the fleet's head", 1.0),
         "share of writers who lose": ("writers who lose, %", 100.0),

@@ -40,6 +40,15 @@ RATES: dict[str, tuple[float, ...]] = {
     "entropy_coded": (0.5, 0.75, 1, 1.25, 2),
     CLOSED: (0,),
 }
+# What `papers.py` compares: the rates at which codecs come near float32.
+PAPER_RATES: dict[str, tuple[float, ...]] = {
+    LOSSLESS: (32.0,),
+    "bucket_uniform": (1, 2, 3),
+    "bucket_quantile": (2,),
+    "eden": (1,),
+    "entropy_coded": (0.75, 1, 1.25),
+    CLOSED: (0,),
+}
 QUICK_RATES: dict[str, tuple[float, ...]] = {
     LOSSLESS: (32.0,),
     "bucket_uniform": (1, 2),
@@ -156,20 +165,16 @@ def _row(task: Task, codec: str, rate: float, courses: Sequence[Course], plain: 
     )
 
 
-def compared(folder: Path, seeds: int, *, quick: bool, only: Sequence[str] = ()) -> list[Row]:
+def compared(folder: Path, seeds: int, *, quick: bool, only: Sequence[str] = (), few: bool = False) -> list[Row]:
     """Every data set from every start.
 
     Args:
         folder: for bundles and data.
         only: data sets; empty for all.
+        few: the rates of `papers.py`.
     """
-    fleet, rates = (QUICK, QUICK_RATES) if quick else (FULL, RATES)
-    rows = [
-        row
-        for task in tasks(folder, quick=quick)
-        if not only or task.dataset in only
-        for row in compare(task, fleet, rates, seeds)
-    ]
+    fleet, rates = (QUICK, QUICK_RATES) if quick else (FULL, PAPER_RATES if few else RATES)
+    rows = [row for task in tasks(folder, quick=quick, only=only) for row in compare(task, fleet, rates, seeds)]
     return sorted(rows, key=lambda row: (row.dataset, row.start))
 
 

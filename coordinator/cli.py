@@ -26,13 +26,13 @@ from coordinator.commands import (
     status,
     stop,
 )
-from coordinator.commands.looking import report
+from coordinator.commands.looking import dashboard, report, watch
 from coordinator.commands.trust import audit, enroll, identities, init, login, service, sign
 from protos.command_line import conduct
 from protos.program import add_completion, program, run_completion
 
 # The lab starts both ends, so it stands above this room and is found by name, when it is there.
-_LAB_COMMANDS = ("coordinator.lab.demo_command",)
+_LAB_COMMANDS = ("coordinator.lab.demo_command", "coordinator.simulation.command")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -55,6 +55,8 @@ def parser() -> argparse.ArgumentParser:
         evaluate,
         forget,
         report,
+        dashboard,
+        watch,
         check_plan,
         backup,
         prune,

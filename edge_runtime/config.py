@@ -67,6 +67,7 @@ class Settings:
     class_weights: Literal["none", "balanced"]
     model_socket: str | None
     model_http: int | None
+    metrics_file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -192,6 +193,8 @@ OPTIONS: tuple[Option, ...] = (
            "Unix socket for applications, or off; model.sock in the state folder if not given"),
     Option("model_http", "--model-http", "PORT", read.whole(1, 65535), _NONE,
            "serve the same on this port of loopback, over HTTP; off if not given"),
+    Option("metrics_file", "--metrics-file", "PATH", read.path, _NONE,
+           "figures for node_exporter's textfile collector, such as edgejoule.prom; none if not given", is_path=True),
 )  # fmt: skip
 KEYS = {option.key: option for option in OPTIONS}
 

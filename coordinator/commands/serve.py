@@ -35,6 +35,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         action="store_true",
         help="wait while another coordinator uses the database, and go on with its runs when it is gone",
     )
+    parser.add_argument(
+        "--metrics", metavar="HOST:PORT", help="figures for Prometheus at /metrics, on loopback (default: none)"
+    )
     parser.add_argument("--ready-file", type=Path, metavar="PATH", help="gets the bound address when serving")
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     parser.set_defaults(run=run)
@@ -57,6 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         tls=arguments.tls,
         enroll_listen=arguments.enroll_listen,
         standby=arguments.standby,
+        metrics=arguments.metrics,
     )
     asyncio.run(serve(settings))
     return 0

@@ -101,7 +101,7 @@ def show_run(run: RunStatus) -> None:
             "round",
             "state",
             measure,
-            "RMSE" if measure == "R2" else "loss",
+            "RMSE" if any(one.rmse for one in run.rounds) else "loss",
             "devices",
             "spent J",
             "bytes up",

@@ -41,17 +41,33 @@ class Shards:
     unlike: str = ""
 
 
-def cut(
+@dataclass(frozen=True)
+class Divided:
+    """A data set in memory, divided.
+
+    Attributes:
+        train, test: the training examples of the fleet, and those held out.
+        parts: int64 [n] for each device: its rows of ``train``, ascending.
+        account, unlike: as of :class:`Shards`.
+    """
+
+    train: Dataset
+    test: Dataset
+    parts: tuple[NDArray[np.int64], ...]
+    account: str
+    unlike: str
+
+
+def divide(
     spec: str,
     manifest: Manifest,
-    folder: Path,
     *,
     devices: int,
     scheme: str,
     seed: int,
     renames: Mapping[str, str] | None = None,
-) -> Shards:
-    """Read data, check that they fit the bundle, and write the shards into ``folder``.
+) -> Divided:
+    """Read data, check that they fit the bundle, and divide them over a fleet.
 
     Raises:
         EdgejouleError: the data cannot be read, do not fit the bundle, or cannot be divided so.
@@ -68,13 +84,34 @@ def cut(
     if not len(train):
         raise EmptyShardError("there are no training examples", where=spec, fix="mark fewer examples as is_test")
     parts = partition(_grouped(train.y), train.owner, devices, scheme, seed)
+    return Divided(train, test, tuple(parts), account, unlike)
+
+
+def cut(
+    spec: str,
+    manifest: Manifest,
+    folder: Path,
+    *,
+    devices: int,
+    scheme: str,
+    seed: int,
+    renames: Mapping[str, str] | None = None,
+) -> Shards:
+    """Divide data as :func:`divide` does, and write the shards into ``folder``.
+
+    Raises:
+        EdgejouleError: the data cannot be read, do not fit the bundle, or cannot be divided so.
+    """
+    made = divide(spec, manifest, devices=devices, scheme=scheme, seed=seed, renames=renames)
     folder.mkdir(parents=True, exist_ok=True)
     paths = tuple(folder / f"{name}.npz" for name in device_names(devices))
-    for path, indices in zip(paths, parts, strict=True):
-        dataset.save(train.select(indices), path)
+    for path, indices in zip(paths, made.parts, strict=True):
+        dataset.save(made.train.select(indices), path)
     held_out = folder / "held-out.npz"
-    dataset.save(test, held_out)
-    return Shards(paths, held_out, tuple(len(indices) for indices in parts), len(test), account, unlike)
+    dataset.save(made.test, held_out)
+    return Shards(
+        paths, held_out, tuple(len(indices) for indices in made.parts), len(made.test), made.account, made.unlike
+    )
 
 
 def _grouped(y: NDArray[Any], groups: int = 10) -> NDArray[Any]:

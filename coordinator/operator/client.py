@@ -38,6 +38,8 @@ DEFAULT_ADDRESS = "127.0.0.1:50461"
 CALL_S = 30.0
 # Devices' rows in one answer: some tens of milliseconds of a coordinator.
 PAGE = 1000
+# Devices with their cards or ledgers.
+DEVICES_PAGE = 500
 # Of any run: nothing comes after it.
 LAST_ROUND = 2**31 - 1
 # Data sets are read, and models assembled, while these wait.
@@ -154,14 +156,28 @@ class Operator:
 
     def devices(self) -> list[DeviceStatus]:
         """Every device that ever joined."""
-        with self._translated():
-            return messages.devices_from(self._stub.ListDevices(pb.ListDevicesRequest(), timeout=CALL_S))
+        found: list[DeviceStatus] = []
+        while True:
+            request = pb.ListDevicesRequest(after=found[-1].device_id if found else "", page=DEVICES_PAGE)
+            with self._translated():
+                answer = self._stub.ListDevices(request, timeout=CALL_S)
+            found += messages.devices_from(answer)
+            # A coordinator that knows of no pages has told all.
+            if not answer.more:
+                return found
 
     def budgets(self, run: str) -> list[DeviceBudget]:
         """What each device of a run was granted, spent, and may have spent."""
-        request = pb.GetBudgetsRequest(run_id=run)
-        with self._translated():
-            return messages.budgets_from(self._stub.GetBudgets(request, timeout=CALL_S))
+        found: list[DeviceBudget] = []
+        while True:
+            request = pb.GetBudgetsRequest(run_id=run, after=found[-1].device_id if found else "", page=DEVICES_PAGE)
+            with self._translated():
+                answer = self._stub.GetBudgets(request, timeout=CALL_S)
+            found += messages.budgets_from(answer)
+            if not answer.more:
+                return found
+            # By its id: a name may mean another run by now.
+            run = answer.run_id
 
     def forget_device(self, device_id: str) -> None:
         """Take a device that is gone off the list; what it did in runs stays."""

@@ -185,6 +185,7 @@ def _device_round_to(device: DeviceRound) -> pb.DeviceRound:
         embedded=device.embedded,
         strain=strain_to(device.strain),
         ended_in_pause=pause_to(device.stop_reason),
+        counted_in=device.counted_in,
         refusals=[pb.Refusal(**vars(one)) for one in device.refusals],
     )
 
@@ -205,13 +206,15 @@ def _device_round_from(message: pb.DeviceRound) -> DeviceRound:
         loss=message.loss if message.HasField("loss") else None,
         embedded=message.embedded,
         strain=strain_from(message.strain) if message.HasField("strain") else None,
+        counted_in=message.counted_in if message.HasField("counted_in") else None,
         refusals=tuple(Refusal(one.code, one.count, one.detail) for one in message.refusals),
     )
 
 
-def devices_to(devices: Iterable[DeviceStatus]) -> pb.ListDevicesResponse:
-    """Devices as a message."""
+def devices_to(devices: Iterable[DeviceStatus], more: bool = False) -> pb.ListDevicesResponse:
+    """Devices as a message; ``more``: others follow."""
     return pb.ListDevicesResponse(
+        more=more,
         devices=[
             pb.DeviceStatus(
                 device_id=one.device_id,
@@ -230,7 +233,7 @@ def devices_to(devices: Iterable[DeviceStatus]) -> pb.ListDevicesResponse:
                 account=one.account,
             )
             for one in devices
-        ]
+        ],
     )
 
 
@@ -257,9 +260,9 @@ def devices_from(message: pb.ListDevicesResponse) -> list[DeviceStatus]:
     ]
 
 
-def budgets_to(run_id: str, budgets: Iterable[DeviceBudget]) -> pb.GetBudgetsResponse:
-    """The ledger of a run as a message."""
-    made = pb.GetBudgetsResponse(run_id=run_id)
+def budgets_to(run_id: str, budgets: Iterable[DeviceBudget], more: bool = False) -> pb.GetBudgetsResponse:
+    """The ledger of a run as a message; ``more``: others follow."""
+    made = pb.GetBudgetsResponse(run_id=run_id, more=more)
     for one in budgets:
         fit = pb.CostFit(rounds=one.fitted_rounds, price=one.price, deviation=one.deviation) if one.price else None
         made.devices.add(

@@ -29,6 +29,7 @@ class DeviceRound:
         bytes_up: serialised reports, received.
         bytes_down: serialised orders, sent.
         strain: pauses, heat and voltage; None where the device did not say.
+        counted_in: the later round that its report counts in, and ``weight`` is a share of; None: this one.
         refusals: reports that were refused, by reason.
     """
 
@@ -46,6 +47,7 @@ class DeviceRound:
     loss: float | None
     embedded: int
     strain: Strain | None = None
+    counted_in: int | None = None
     refusals: tuple[Refusal, ...] = ()
 
     @property

@@ -51,7 +51,10 @@ def run_section(record: RunRecord, index: int, *, several: bool) -> Markup:
 def _standing(record: RunRecord) -> Markup:
     run = record.run
     if not run.is_over:
-        said = f"This run is not over: {run.state}{f', {run.reason}' if run.reason else ''}. Figures are as of now."
+        doing = (
+            run.reason if run.reason.startswith(run.state) else f"{run.state}{f', {run.reason}' if run.reason else ''}"
+        )
+        said = f"This run is not over: {doing}. Figures are as of now."
         return element("p", said, class_="bad")
     if run.state == "finished":
         return element("p", f"Finished {day(run.finished_unix_s)}{f': {run.reason}' if run.reason else ''}.")

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -24,10 +25,12 @@ from coordinator.run.reports.statistics_fold import features_of
 from coordinator.run.resume import Rooms, share_bundle
 from coordinator.run.rounds import round_budgets as budgeting
 from coordinator.run.transactions import Queued
+from coordinator.server.fleet import Member
 from coordinator.server.run_scheduler import TICK_S, RunScheduler
 from coordinator.server.version import software_version
 from coordinator.store import devices, reading, runs
 from coordinator.store.database import Database
+from coordinator.store.ledger import accounts as grants
 from coordinator.store.models import heads
 from coordinator.store.runs import NewRun
 from protos.errors import EdgejouleError, PlanError, RefusedError, StoreError, UnknownRunError, UsageError
@@ -39,6 +42,8 @@ from protos.update.trees import Shapes, Tree
 
 log = logging.getLogger("edgejoule.coordinator")
 
+# Keys in one statement: databases bound how many there may be.
+MOST_AT_ONCE = 500
 # What `run.start_from` ends with when it names a file.
 HEAD_FILE = ".npz"
 
@@ -85,12 +90,21 @@ class Operations:
             rounds_planned=plan.run.rounds,
             initial_head=trees.version(head),
         )
-        await self._rooms.books.do(ledger.add_run, self._rooms.db, new, head)
+        with self._wanting():
+            await self._rooms.books.do(ledger.add_run, self._rooms.db, new, head)
         log.info("%s: %s, %d rounds", run_id, plan.run.name, plan.run.rounds)
         for line in await self._rooms.models.do(account_of_held_out, prepared):
             log.info("%s: %s", run_id, line)
-        self._run_scheduler.want()
         return run_id
+
+    @contextmanager
+    def _wanting(self) -> Iterator[None]:
+        """Something is written down that is to be taken up: also when the answer to its commit is lost, since then it
+        may be on disk all the same."""
+        try:
+            yield
+        finally:
+            self._run_scheduler.want()
 
     async def stop_run(self, name: str) -> str:
         """End a run; returns its state. A head that is being made is finished first, if it can be written down.
@@ -166,9 +180,9 @@ class Operations:
                 fix = "take the same bundle, or start a run with run.start_from"
                 raise RefusedError(f"trains the bundle {row['bundle_id'][:19]}", where=run_id, fix=fix)
             plan = prepared.plan
-        await self._rooms.books.do(ledger.resume_run, self._rooms.db, run_id, plan, plan_toml, directory)
+        with self._wanting():
+            await self._rooms.books.do(ledger.resume_run, self._rooms.db, run_id, plan, plan_toml, directory)
         log.info("%s: resumed%s", run_id, " by another plan" if plan is not None else "")
-        self._run_scheduler.want()
         return await self._rooms.books.do(_state, self._rooms.db, run_id)
 
     async def status(
@@ -218,10 +232,19 @@ class Operations:
         """What became of reports since the start, by reason."""
         return self._run_scheduler.report_counts.all()
 
-    async def devices(self) -> list[DeviceStatus]:
-        """Every device that ever joined, with the joules that it reported."""
-        spent = await self._rooms.looks.do(_spent, self._rooms.db)
-        return [
+    async def devices(self, after: str = "", page: int = 0) -> tuple[list[DeviceStatus], bool]:
+        """Devices that ever joined, by their ids, with the joules that they reported; and whether more follow.
+
+        Args:
+            after: only those behind this id.
+            page: so many at most; 0: all.
+        """
+        members = sorted((one for one in self._run_scheduler.fleet if one.card.device_id > after), key=_device_id)
+        more = 0 < page < len(members)
+        members = members[:page] if more else members
+        only = [_device_id(one) for one in members] if page else None
+        spent = await self._rooms.looks.do(_spent, self._rooms.db, only)
+        found = [
             DeviceStatus(
                 device_id=card.device_id,
                 state=member.state,
@@ -238,9 +261,10 @@ class Operations:
                 reason=member.trouble,
                 account=card.account,
             )
-            for member in sorted(self._run_scheduler.fleet, key=lambda one: one.card.device_id)
+            for member in members
             for card in (member.card,)
         ]
+        return found, more
 
     async def forget_device(self, device_id: str) -> None:
         """Take a device that is gone off the list.
@@ -251,13 +275,13 @@ class Operations:
         """
         await self._run_scheduler.forget(device_id)
 
-    async def budgets(self, name: str) -> tuple[str, list[DeviceBudget]]:
-        """The id of a run, and the ledger of its devices.
+    async def budgets(self, name: str, after: str = "", page: int = 0) -> tuple[str, list[DeviceBudget], bool]:
+        """The id of a run, the ledger of its devices by their ids, and whether more follow; see :meth:`devices`.
 
         Raises:
             UnknownRunError: no such run.
         """
-        return await self._rooms.looks.do(_budgets, self._rooms.db, name)
+        return await self._rooms.looks.do(_budgets, self._rooms.db, name, after, min(page, MOST_AT_ONCE))
 
     async def forget(self, name: str, device_id: str) -> Forgotten:
         """Subtract and delete the statistics of a device, and publish the head without them.
@@ -375,6 +399,10 @@ def _status(db: Database, name: str, since_round: int, page: int, newest_only: b
         return [reading.run_status(connection, run_id, since_round) for run_id in wanted], 0
 
 
+def _device_id(member: Member) -> str:
+    return member.card.device_id
+
+
 def _details(db: Database, run_id: str) -> RunDetails:
     with db.reading() as connection:
         row = runs.row(connection, run_id)
@@ -382,15 +410,21 @@ def _details(db: Database, run_id: str) -> RunDetails:
     return RunDetails(row["plan_toml"], row["plan_directory"], happened, software_version())
 
 
-def _spent(db: Database) -> dict[str, tuple[float | None, int]]:
+def _spent(db: Database, only: list[str] | None) -> dict[str, tuple[float | None, int]]:
     with db.reading() as connection:
-        return devices.spent(connection)
+        return devices.spent(connection, only)
 
 
-def _budgets(db: Database, name: str) -> tuple[str, list[DeviceBudget]]:
+def _budgets(db: Database, name: str, after: str, page: int) -> tuple[str, list[DeviceBudget], bool]:
     with db.reading() as connection:
         run_id = runs.resolve(connection, name)
-        return run_id, budgeting.ledger_of(connection, run_id, time.time())
+        only = grants.devices_after(connection, run_id, after, page + 1) if page else None
+        more = only is not None and len(only) > page
+        if only is None:
+            return run_id, budgeting.ledger_of(connection, run_id, time.time()), False
+        # In the database's own order, which the next page goes on from.
+        ledger = {one.device_id: one for one in budgeting.ledger_of(connection, run_id, time.time(), only[:page])}
+        return run_id, [ledger[name] for name in only[:page] if name in ledger], more
 
 
 def _row(db: Database, run_id: str) -> RowMapping:

@@ -56,12 +56,14 @@ class OperatorService(rpc.OperatorServiceServicer):
     @answered
     async def ListDevices(self, request: pb.ListDevicesRequest, context: Any) -> pb.ListDevicesResponse:  # noqa: N802
         """Shows every device that ever joined."""
-        return messages.devices_to(await self._operations.devices())
+        found, more = await self._operations.devices(request.after, request.page)
+        return await self._operations.aside(messages.devices_to, found, more)
 
     @answered
     async def GetBudgets(self, request: pb.GetBudgetsRequest, context: Any) -> pb.GetBudgetsResponse:  # noqa: N802
         """Shows the ledger of a run."""
-        return messages.budgets_to(*await self._operations.budgets(request.run_id))
+        found = await self._operations.budgets(request.run_id, request.after, request.page)
+        return await self._operations.aside(messages.budgets_to, *found)
 
     @answered
     async def ForgetDevice(  # noqa: N802

@@ -30,6 +30,7 @@ from coordinator.run.workers import Worker
 from coordinator.server.device_service import DeviceService
 from coordinator.server.health import Health
 from coordinator.server.listening import DEFAULT_LISTEN, Trust, check_listen, open_trust, tls_version
+from coordinator.server.metrics import MetricsServer, check_metrics
 from coordinator.server.operations import Operations
 from coordinator.server.operator_service import OperatorService
 from coordinator.server.reflection import add_reflection
@@ -84,6 +85,7 @@ class Settings:
         tls: ask certificates of every peer, on loopback as well; elsewhere they are asked for anyway.
         enroll_listen: HOST:PORT of enrolment; None for the same host and the next port.
         standby: wait while another coordinator uses the database, and go on with its runs when it is gone.
+        metrics: HOST:PORT on loopback of figures for Prometheus; None for none.
     """
 
     state: Path
@@ -93,6 +95,7 @@ class Settings:
     tls: bool = False
     enroll_listen: str | None = None
     standby: bool = False
+    metrics: str | None = None
 
 
 @contextmanager
@@ -133,6 +136,8 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> str
     tls = settings.tls or not is_loopback(settings.listen.rpartition(":")[0])
     # Who has made no certificates is told how, before anything is opened.
     listen = check_listen(settings.listen, tls=settings.tls or has_authority(settings.state))
+    if settings.metrics is not None:
+        check_metrics(settings.metrics)
     stopping = stop or asyncio.Event()
     loop = asyncio.get_running_loop()
     if stop is None:
@@ -244,7 +249,8 @@ async def _listen(
     gates = () if trust is None else (trust.gate,)
     server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS, interceptors=gates)
     rpc.add_DeviceServiceServicer_to_server(DeviceService(run_scheduler), server)  # type: ignore[no-untyped-call]
-    rpc.add_OperatorServiceServicer_to_server(OperatorService(Operations(rooms, run_scheduler)), server)  # type: ignore[no-untyped-call]
+    operations = Operations(rooms, run_scheduler)
+    rpc.add_OperatorServiceServicer_to_server(OperatorService(operations), server)  # type: ignore[no-untyped-call]
     server.add_generic_rpc_handlers((Health(stopping).handler(),))
     add_reflection(server)
     if trust is not None:
@@ -260,6 +266,7 @@ async def _listen(
         ) from error
     address = f"{listen.rpartition(':')[0]}:{port}"
     await server.start()
+    metrics = MetricsServer(operations)
     try:
         print(f"coordinator: listening on {address}, state in {settings.state}", flush=True)
         if trust is not None:
@@ -268,12 +275,15 @@ async def _listen(
             trust.watch()
             spoken = await asyncio.to_thread(tls_version, address, trust.authority.root_pem)
             print(f"coordinator: {spoken}, certificates on both sides; enrolment on {enrolment}", flush=True)
+        if settings.metrics is not None:
+            print(f"coordinator: metrics on {await metrics.open(settings.metrics)}", flush=True)
         # Last: whoever waits for the file may count on all that comes before it.
         if settings.ready_file is not None:
             _write_ready(settings.ready_file, address)
         await stopping.wait()
         log.info("stopping")
     finally:
+        await metrics.close()
         run_scheduler.release()
         await server.stop(GRACE_S)
     return address

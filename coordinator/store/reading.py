@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any, cast
 
 from sqlalchemy import Connection, RowMapping, func, select
@@ -202,6 +203,7 @@ def _device_rounds(
         reports.c.examples,
         reports.c.loss,
         reports.c.embedded,
+        reports.c.folded_in,
         strains.c.heat_s,
         strains.c.busy_s,
         strains.c.hottest_c,
@@ -225,16 +227,41 @@ def _device_rounds(
         .order_by(orders.c.round, orders.c.device_id)
     )
     rows = list(connection.execute(query).mappings())
-    total: dict[int, float] = defaultdict(float)
-    for row in rows:
-        total[row["round"]] += _say(row)
+    total = _totals(connection, run_id, rows)
     result: dict[int, list[DeviceRound]] = defaultdict(list)
     for row in rows:
         number, device_id = row["round"], row["device_id"]
-        share = _say(row) / total[number] if total[number] else 0.0
+        counted_in = row["folded_in"] or number
+        share = _say(row) / total[counted_in] if total[counted_in] else 0.0
         told = tuple(joules[number, device_id]), tuple(refused[number, device_id])
         result[number].append(_device_round(row, share, *told))
     return result
+
+
+def _totals(connection: Connection, run_id: str, rows: Sequence[RowMapping]) -> dict[int, float]:
+    """By round, the say of all reports that count in it; those of other rounds than these are looked up."""
+    total: dict[int, float] = defaultdict(float)
+    for row in rows:
+        if row["folded_in"] is None:
+            total[row["round"]] += _say(row)
+    here = {row["round"] for row in rows}
+    elsewhere = {row["folded_in"] for row in rows if row["folded_in"] is not None} - here
+    if not here:
+        return total
+    own = reports.c.round.in_(elsewhere) & reports.c.folded_in.is_(None)
+    counted = func.coalesce(reports.c.folded_in, reports.c.round)
+    query = (
+        select(counted.label("counted_in"), func.sum(reports.c.weight).label("weight"))
+        .where(
+            reports.c.run_id == run_id,
+            reports.c.steps_done > 0,
+            own | reports.c.folded_in.in_(elsewhere) | reports.c.folded_in.between(min(here), max(here)),
+        )
+        .group_by(counted)
+    )
+    for found in connection.execute(query):
+        total[found.counted_in] += found.weight
+    return total
 
 
 def _say(row: RowMapping) -> float:
@@ -261,6 +288,7 @@ def _device_round(
         loss=row["loss"],
         embedded=row["embedded"] or 0,
         strain=_strain(row),
+        counted_in=row["folded_in"],
         refusals=refused,
     )
 

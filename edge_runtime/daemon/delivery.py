@@ -19,6 +19,7 @@ from edge_runtime.daemon.backoff import Backoff
 from edge_runtime.daemon.device import Device
 from edge_runtime.daemon.energy_sums import in_words, with_idle
 from edge_runtime.daemon.link import Away, Link
+from edge_runtime.daemon.metrics_file import MetricsFile
 from edge_runtime.daemon.outbox import Letter
 from edge_runtime.daemon.stopping import Interrupted, Stopping
 from edge_runtime.round.work import energy_of
@@ -42,9 +43,13 @@ class Delivery:
 
     Args:
         rows: print one JSON object per round to stdout.
+        metrics: is told of each round.
     """
 
-    def __init__(self, device: Device, link: Link, stopping: Stopping, *, rows: bool) -> None:
+    def __init__(
+        self, device: Device, link: Link, stopping: Stopping, *, rows: bool, metrics: MetricsFile | None = None
+    ) -> None:
+        self._metrics = metrics or MetricsFile(None)
         self._device, self._link, self._stopping, self._rows = device, link, stopping, rows
         self._failures: Counter[tuple[str, int]] = Counter()
         self._told: set[tuple[str, int]] = set()
@@ -119,6 +124,9 @@ class Delivery:
             self._answered(letter, receipt)
         self._device.reserve.sent(energy_of(after, Phase.SEND), sent_s)
         self._say(report, receipt, after, len(data), bytes_down)
+        answer = "none" if receipt is None else receipt.verdict.name.lower()
+        newer = {one.phase for one in spent}
+        self._metrics.round(answer, [*(one for one in report.energy if one.phase not in newer), *spent], report.strain)
         return receipt
 
     def _answered(self, letter: Letter, receipt: Receipt) -> None:

@@ -30,6 +30,7 @@ from edge_runtime.daemon.delivery import Delivery
 from edge_runtime.daemon.device import DATA_FAULTS, Device
 from edge_runtime.daemon.link import ORDER_S, Away, Link
 from edge_runtime.daemon.masking import Masks
+from edge_runtime.daemon.metrics_file import MetricsFile
 from edge_runtime.daemon.order_watch import OrderWatch
 from edge_runtime.daemon.stopping import Interrupted, Stopping
 from edge_runtime.health.pauses import open_pauses
@@ -123,7 +124,9 @@ class Daemon:
     ) -> None:
         self._device, self._link, self._stopping = device, link, stopping
         self._notifier, self._vitals = notifier or Notifier(None), vitals or VitalsFile(None)
-        self._delivery = Delivery(device, link, stopping, rows=rows)
+        metrics = MetricsFile(device.settings.metrics_file)
+        metrics.ready(device.card())
+        self._delivery = Delivery(device, link, stopping, rows=rows, metrics=metrics)
         self._settings = device.settings
         self._joined = self._met = False
         self._check_in_s = _DECLINED_WAIT_S

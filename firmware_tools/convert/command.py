@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from firmware_tools.child import run_in_child
-from firmware_tools.convert.job import PREPROCESSING, STRAIGHT, ConvertJob
+from firmware_tools.convert.job import EQUALISE, PREPROCESSING, STRAIGHT, ConvertJob
 from firmware_tools.convert.sources.recognise import recognise
 from firmware_tools.convert.staging import check_free, staged
 from firmware_tools.inspect.text import lines
@@ -19,20 +19,20 @@ from protos.catalog import hint
 from protos.datafiles.front_end import front_end_of
 from protos.datafiles.renames import read_renames
 from protos.errors import DataError, UsageError
-from protos.model.task import ANOMALY, REGRESSION
+from protos.model.task import ANOMALY, DIFFUSION, REGRESSION
 from protos.plugins import find, installed
 
 SCHEMA = "edgejoule.convert/1"
 # The tables themselves need TensorFlow; a test compares these names with them.
-OBJECTIVE_NAMES = ("cross_entropy", "kure", "kure_scaled", "qat", "apqn", "mqat")
+OBJECTIVE_NAMES = ("cross_entropy", "kure", "kure_scaled", "qat", "apqn", "mqat", "paired")
 # Objectives of heads that are no classifiers.
-TASK_NAMES = (REGRESSION, ANOMALY)
+TASK_NAMES = (REGRESSION, ANOMALY, DIFFUSION)
 OPTIMISER_NAMES = ("sgd", "adam")
 
 _DESCRIPTION = """\
 Make a bundle from a trained model: a frozen int8 backbone and a head that trains inside TFLite.
 
-MODEL is a .keras or .h5 file, a SavedModel folder, or an integer .tflite (a classifier is cut in it).
+MODEL is a .keras or .h5 file, a SavedModel folder, or a .tflite (a classifier is cut in it).
 DATA is an .npz file with x, y and optional is_test; an idx(.gz) pair; or a folder of images by class."""
 
 _EXAMPLES = """\
@@ -41,6 +41,7 @@ examples:
   firmware-tools convert resnet.h5 --calibrate cifar10.npz --cut flatten --hidden 32 -o bundle/
   firmware-tools convert extractor.tflite --calibrate photos/ -o flowers/
   firmware-tools convert gauge.keras --objective regression --class-names bar --eval gauges.npz -o gauge/
+  firmware-tools convert encoder.keras --objective diffusion --calibrate digits.npz --optimizer adam -o maker/
   firmware-tools convert autoencoder.keras --objective anomaly --eval machines.npz -o machine/
 
 exit codes: 0 done; 2 wrong options; 3 agreement under --min-agreement; 6 the model cannot be used;
@@ -81,6 +82,15 @@ def add_command(commands: Any) -> None:
         "default): a raw 0..255 value is the quantised one",
     )  # fmt: skip
     cut.add_argument(
+        "--equalise", choices=EQUALISE, default="auto",
+        help="let layers in a row share the ranges of their channels: auto where integers lose more than 25 dB allow, "
+        "and kept where it helps (default: auto)",
+    )  # fmt: skip
+    cut.add_argument(
+        "--bias-correction", action="store_true", help="give each channel its float mean, and keep that where it helps"
+    )
+    cut.add_argument("--layers", action="store_true", help="tell what each layer loses by integers (SQNR in dB)")
+    cut.add_argument(
         "--front-end", metavar="LINE",
         help="what makes examples of recordings (log-mel ...) or tables (windows ...); kept in the bundle",
     )  # fmt: skip
@@ -100,7 +110,7 @@ def add_command(commands: Any) -> None:
         "--objective", metavar="NAME", default="cross_entropy",
         help=f"{', '.join(OBJECTIVE_NAMES)}, or one of an installed package (default: cross_entropy); regression: "
         "quantities, y [N, K] of DATA; anomaly: what differs from normal examples, of label 0 (with --hidden by "
-        "reconstruction)",
+        "reconstruction); diffusion: new examples of each class, MODEL an encoder",
     )  # fmt: skip
     head.add_argument("--optimizer", choices=OPTIMISER_NAMES, default="sgd")
     head.add_argument(
@@ -203,6 +213,9 @@ def _job(options: argparse.Namespace) -> ConvertJob:
         min_agreement=options.min_agreement,
         seed=options.seed,
         front_end=_front_end(options.front_end),
+        equalise=options.equalise,
+        bias_correction=options.bias_correction,
+        layers=options.layers,
     )
 
 

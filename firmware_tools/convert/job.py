@@ -12,6 +12,8 @@ PREPROCESSING: dict[str, tuple[float, float]] = {
     "symmetric": (1.0 / 127.5, -1.0),
 }
 STRAIGHT = "straight"
+# When layers in a row share their channels' ranges; see `firmware_tools.convert.quality`.
+EQUALISE = ("auto", "always", "never")
 KINDS = ("keras", "h5", "saved_model", "tflite")
 
 
@@ -41,6 +43,9 @@ class ConvertJob:
     min_agreement: float = 0.95
     seed: int = 0
     front_end: str | None = None
+    equalise: str = "auto"
+    bias_correction: bool = False
+    layers: bool = False
 
     def to_fields(self) -> dict[str, Any]:
         """The job as a JSON-able dict."""

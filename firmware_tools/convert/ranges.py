@@ -13,21 +13,26 @@ Weights of convolutions get one scale per output channel; input, output and ever
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
+from tensorflow.lite.python.convert import mlir_quantize
+from tensorflow.lite.python.optimize import calibrator
 
 from firmware_tools.child import Progress
 from firmware_tools.convert.converter_words import converter_words
+from firmware_tools.convert.quality.improve import QualityChoices, improved
 from firmware_tools.convert.sources.source import FloatModel, listed_layers
 from firmware_tools.convert.sources.tflite_source import describe
 from firmware_tools.convert.static_graph import StaticFunction, static_function
 from firmware_tools.inspect.model import ModelFacts, read_bytes
-from protos.errors import EdgejouleError, ModelError
+from protos.errors import EdgejouleError, ModelError, NonFiniteError
 from protos.model.backbone import Backbone
 from protos.model.head_algebra import Array
 from protos.model.manifest import BackboneSpec, ChannelAffine, Preprocessing
@@ -58,7 +63,7 @@ def static_backbone(model: FloatModel, *, where: str) -> StaticFunction:
 
 def quantise_backbone(
     model: FloatModel,
-    static: StaticFunction,
+    static: StaticFunction | None,
     examples: npt.NDArray[Any],
     preprocess: Callable[[Any], Array],
     *,
@@ -69,7 +74,7 @@ def quantise_backbone(
 
     Args:
         model: the cut float model.
-        static: the same, by `static_backbone`.
+        static: the same, by `static_backbone`; None where the model came as a float .tflite, which is quantised.
         examples: raw calibration examples [N, *input_shape], N >= 1.
         preprocess: raw values to what ``static`` takes.
         where: name of the model for errors.
@@ -78,7 +83,6 @@ def quantise_backbone(
     Raises:
         ModelError: the converter cannot handle the model, or a float operator is left inside.
     """
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([static.function], static.function)
 
     def representative() -> Iterator[list[Array]]:
         for index in range(len(examples)):
@@ -87,15 +91,13 @@ def quantise_backbone(
             yield [preprocess(examples[index : index + 1])]
         progress(CONVERTING)
 
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.representative_dataset = representative
-    # Plain builtins are allowed so that the converter finishes and the float operators can be named below.
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8, tf.lite.OpsSet.TFLITE_BUILTINS]
-    converter.inference_input_type = tf.int8
-    converter.inference_output_type = tf.int8
     progress(CONVERTING)
     try:
-        content = bytes(converter.convert())
+        if static is not None:
+            content = _converted(static, representative)
+        else:
+            assert model.flat is not None
+            content = quantised_flat(model.flat, representative)
     except Exception as error:  # the converter raises what its passes, written in C++, report
         raise ModelError(
             f"the TFLite converter cannot handle it: {converter_words(str(error))}", where=where, fix=_way_on(model)
@@ -115,6 +117,29 @@ def quantise_backbone(
         raise ModelError("the calibration data give a constant input or embedding", where=where,
                          fix="calibrate with varied, real examples")  # fmt: skip
     return content, facts
+
+
+def _converted(static: StaticFunction, representative: Callable[[], Iterator[list[Array]]]) -> bytes:
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([static.function], static.function)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = representative
+    # Plain builtins are allowed so that the converter finishes and the float operators can be named afterwards.
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8, tf.lite.OpsSet.TFLITE_BUILTINS]
+    converter.inference_input_type = tf.int8
+    converter.inference_output_type = tf.int8
+    return bytes(converter.convert())
+
+
+def quantised_flat(content: bytes, representative: Callable[[], Iterator[list[Array]]]) -> bytes:
+    """The int8 .tflite of a float one: the two steps by which the converter ends, ranges and then integers.
+
+    Args:
+        content: a float32 .tflite of one input and one output.
+        representative: gives its inputs, [1, ...] each.
+    """
+    measuring = calibrator.Calibrator(calibrator.add_intermediate_tensors(content))
+    measured = measuring.calibrate(representative)
+    return bytes(mlir_quantize(measured, input_data_type=tf.int8, output_data_type=tf.int8))
 
 
 def _way_on(model: FloatModel) -> str:
@@ -179,7 +204,8 @@ def best_backbone(
     *,
     where: str,
     progress: Progress,
-) -> tuple[Backbone, ModelFacts, int]:
+    choices: QualityChoices | None = None,
+) -> tuple[Backbone, ModelFacts, int, dict[str, Any]]:
     """Quantise a cut model with the best of some ranges, and write it to ``path``.
 
     Args:
@@ -189,34 +215,74 @@ def best_backbone(
         path: file to write; left-overs of a failed attempt may stay there.
         where: name of the model for errors.
         progress: told how far it is.
+        choices: what is done beside plain quantisation; see `firmware_tools.convert.quality.improve`.
 
     Returns:
         The runner of the integer backbone (its ``preprocessing`` includes what was lifted out of the model's front),
-        its facts, and how many examples gave its ranges.
+        its facts, how many examples gave its ranges, and for the provenance: the loss as a share of the energy of the
+        embeddings, what was done about it, and the layers where they are asked for.
 
     Raises:
         ModelError: see `firmware_tools.convert.ranges`.
     """
 
-    static = static_backbone(model, where=where)
-    whole = with_lifted(preprocessing, static.lifted.multiply, static.lifted.add, model.input_shape[-1])
+    static = None if model.flat is not None else static_backbone(model, where=where)
+    whole = preprocessing
+    if static is not None:
+        whole = with_lifted(preprocessing, static.lifted.multiply, static.lifted.add, model.input_shape[-1])
     judged = examples[_spread(min(len(examples), _JUDGED_EXAMPLES), len(examples))]
     original = model.embed_all(judged, lambda raw: real_values(raw, preprocessing))
+    if bad := int((~np.isfinite(original).all(axis=1)).sum()):
+        raise NonFiniteError(
+            f"the float model itself gives NaN or infinity for {bad} of {len(original)} examples", where=where,
+            fix="is --preprocess the one that it was trained with? Else look for a root, a logarithm or a division in "
+            "it, or take an earlier checkpoint",
+        )  # fmt: skip
+
+    def error_of(content: bytes) -> float:
+        path.write_bytes(content)
+        facts = read_bytes(content, where=path.name)
+        runner = Backbone.from_file(path, backbone_spec(facts, model.input_shape, path.name), whole)
+        return float(np.square(runner.dequantise(runner.embed(judged)) - original).sum())
+
     best: tuple[float, bytes, int] | None = None
     # A loop that was written out has thousands of operations, and the converter takes a minute for each attempt.
-    subsets = _SUBSETS if len(static.function.graph.get_operations()) < _MANY_OPERATIONS else _SUBSETS[1:2]
+    large = static is not None and len(static.function.graph.get_operations()) >= _MANY_OPERATIONS
+    subsets = _SUBSETS[1:2] if large else _SUBSETS
     for count in (*(one for one in subsets if one < len(examples)), len(examples)):
-        content, facts = quantise_backbone(
+        content, _ = quantise_backbone(
             model, static, examples[_spread(count, len(examples))], lambda raw: real_values(raw, whole),
             where=where, progress=progress,
         )  # fmt: skip
-        path.write_bytes(content)
-        spec = backbone_spec(facts, model.input_shape, path.name)
-        runner = Backbone.from_file(path, spec, whole)
-        error = float(np.square(runner.dequantise(runner.embed(judged)) - original).sum())
+        error = error_of(content)
         if best is None or error < best[0]:
             best = (error, content, count)
-            kept = runner, facts
     assert best is not None
-    path.write_bytes(best[1])
-    return *kept, best[2]
+    error, content, count = best
+    energy = float(np.square(original).sum())
+    quality: dict[str, Any] = {}
+    how = choices or QualityChoices()
+    if energy > 0 and how.wants_float(error / energy) and not large:
+        progress("looking at what integers lose")
+
+        def requantise(changed: bytes) -> bytes:
+            flat, rows = dataclasses.replace(model, flat=changed), examples[_spread(count, len(examples))]
+            return quantise_backbone(
+                flat, None, rows, lambda raw: real_values(raw, whole), where=where, progress=progress
+            )[0]  # fmt: skip
+
+        real = model.flat if model.flat is not None else _float_file(static)
+        inputs = real_values(judged, whole).reshape(len(judged), *model.input_shape)
+        found = improved(
+            real, content, error / energy, lambda other: error_of(other) / energy, requantise, inputs, how, where=where
+        )
+        content = found.content
+        quality = {"quantisation": {"loss": found.loss, **found.done, "layers": [asdict(one) for one in found.layers]}}
+    path.write_bytes(content)
+    facts = read_bytes(content, where=path.name)
+    return Backbone.from_file(path, backbone_spec(facts, model.input_shape, path.name), whole), facts, count, quality
+
+
+def _float_file(static: StaticFunction | None) -> bytes:
+    assert static is not None
+    return bytes(tf.lite.TFLiteConverter.from_concrete_functions([static.function], static.function).convert())

@@ -39,6 +39,7 @@ _FLOATS = (tf.float32, tf.float16, tf.bfloat16, tf.float64)
 # A written-out loop of more steps makes a graph that takes the converter minutes, and a board a long time.
 _MAX_STEPS = 1024
 _FOLDED_BYTES = 1 << 24
+_MOST_DIMENSIONS = 4
 # Klambauer et al. 2017, arXiv:1706.02515, eq. 14: lambda times alpha.
 _SELU_BELOW = 1.0507009873554805 * 1.6732632423543772
 
@@ -194,6 +195,11 @@ class _Run:
         if kind == "Square" and op.outputs[0].dtype in _FLOATS:
             with self.graph.as_default():
                 return [tf.multiply(tensors[0], tensors[0])]
+        if kind == "SquaredDifference" and (op.outputs[0].shape.rank or 0) > _MOST_DIMENSIONS:
+            # Of more dimensions (GroupNormalization has five) the converter makes a SQUARE, which stays float.
+            with self.graph.as_default():
+                less = tf.subtract(*tensors)
+                return [tf.multiply(less, less)]
         return list(self._copy(self.graph, op, tensors).outputs)
 
     def _slices(self, value: Any, axis: int, parts: int) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -110,6 +111,23 @@ def _score(score: Mapping[str, Any]) -> Iterator[str]:
         yield "RMSE       " + "; ".join(f"float {a:.4g}, int8 {b:.4g}" for a, b in both)
 
 
+def _lost(lost: Mapping[str, Any]) -> Iterator[str]:
+    """What integers lose: of the embeddings, and of each layer where that was asked for."""
+    for key, label in (("equalisation", "equalised"), ("bias_correction", "biases")):
+        if isinstance(done := lost.get(key), dict):
+            count = f"{done['pairs']} pairs of layers" if "pairs" in done else f"{done['layers']} layers"
+            yield f"{label:<10} {count}: {_db(done['plain'])} before, {_db(done['loss'])} after" + (
+                "" if done["kept"] else ", not kept"
+            )
+    yield f"integers   embeddings keep {_db(lost['loss'])} over quantisation noise"
+    for one in lost["layers"]:
+        yield f"  {one['sqnr_db']:6.1f} dB  {one['operator']:<18} {one['layer']}"
+
+
+def _db(share: float) -> str:
+    return f"{-10 * math.log10(share):.1f} dB" if share > 0 else "all"
+
+
 def _signatures(signatures: Mapping[str, Any]) -> Iterator[str]:
     def ends(tensors: Mapping[str, Any]) -> str:
         return ", ".join(f"{name} {one['dtype']}{one['shape']}" for name, one in tensors.items()) or "nothing"
@@ -143,6 +161,8 @@ def _origin(provenance: Mapping[str, Any]) -> Iterator[str]:
                 f"accuracy   float {100 * accuracy['float']:.2f} %, int8 {100 * accuracy['int8']:.2f} % "
                 f"({accuracy['examples']} examples)"
             )
+        if isinstance(lost := provenance.get("quantisation"), dict):
+            yield from _lost(lost)
         if isinstance(score := provenance.get("score"), dict):
             yield from _score(score)
     except (KeyError, TypeError, ValueError):

@@ -12,15 +12,14 @@ from typing import Any
 from hw_tests.bench.features import SECTION_OF, check_feature
 from hw_tests.bench.tolerances import TOLERANCES
 from hw_tests.environment.keys import OURS, SECTIONS, read_section, refuse_unknown
+from hw_tests.environment.resources import bench_target, bridge_port, resources_of
 from hw_tests.environment.yaml_file import read_yaml
-from protos.bridge.line import BAUD
 from protos.errors import ConfigError
 
 __all__ = ["SIMULATED", "Environment", "Section", "read_environment"]
 
 SIMULATED = Path(__file__).parents[1] / "env" / "sim.yaml"
 """The bench of ``--hw-sim``."""
-TARGET = "main"
 _LABGRID_KEYS = ("targets", "options", "images", "paths", "tools", "imports")
 """At the top of labgrid's files (its documentation, "Environment Configuration")."""
 _ALWAYS = ("bridge", "durations", "simulation", "tolerances")
@@ -110,8 +109,8 @@ def read_environment(path: Path) -> Environment:
         hashlib.sha256(data).hexdigest()[:16],
         top["bench"],
         features,
-        None if "simulated" in features else _port(target, place),
-        _host(target, sections.get("board"), place),
+        None if "simulated" in features else bridge_port(target, place),
+        _host(document, target, sections.get("board"), place, path),
         MappingProxyType(sections),
     )
     _check_sections(environment, ours)
@@ -119,11 +118,8 @@ def read_environment(path: Path) -> Environment:
 
 
 def _target(document: Mapping[str, Any], path: Path) -> tuple[Mapping[str, Any], str]:
-    targets = document.get("targets")
-    place = f"{path}: targets.{TARGET}"
-    if not isinstance(targets, dict) or not isinstance(targets.get(TARGET), dict):
-        raise ConfigError(f"has no target {TARGET!r}", where=str(path), fix=f"write targets: {TARGET}: ...")
-    target: Mapping[str, Any] = targets[TARGET]
+    name, target = bench_target(document, path)
+    place = f"{path}: targets.{name}"
     refuse_unknown(target, dict.fromkeys(_TARGET_KEYS), place)
     return target, place
 
@@ -136,52 +132,30 @@ def _features(target: Mapping[str, Any], place: str) -> frozenset[str]:
     return frozenset(check_feature(one, where) for one in listed)
 
 
-def _named(target: Mapping[str, Any], kind: str, place: str) -> Mapping[str, Any] | None:
-    """Arguments of the resource of a class. labgrid takes a mapping of classes, or a list of such mappings."""
-    given = target.get("resources", {})
-    rows = given if isinstance(given, list) else [given]
-    found = []
-    for row in rows:
-        if not isinstance(row, dict):
-            raise ConfigError("is no mapping of classes", where=f"{place}.resources", fix="write RawSerialPort: ...")
-        if kind in row:
-            found.append(row[kind])
-    if len(found) > 1:
-        what = f"has {len(found)} of {kind}"
-        raise ConfigError(what, where=f"{place}.resources", fix="keep the one of the bridge in this target")
-    if found and not isinstance(found[0] or {}, dict):
-        raise ConfigError("is no mapping", where=f"{place}.resources.{kind}", fix="give its arguments")
-    return (found[0] or {}) if found else None
-
-
-def _port(target: Mapping[str, Any], place: str) -> str:
-    arguments = _named(target, "RawSerialPort", place)
-    where = f"{place}.resources"
-    if arguments is None:
-        fix = "add RawSerialPort: {port: /dev/serial/by-id/NAME, speed: 500000}"
-        raise ConfigError("has no RawSerialPort", where=where, fix=fix)
-    where += ".RawSerialPort"
-    refuse_unknown(arguments, dict.fromkeys(("port", "speed", "name")), where)
-    port = arguments.get("port")
-    if not isinstance(port, str) or not port.startswith("/"):
-        raise ConfigError(f"{port!r} is no path of a port", where=f"{where}.port", fix="give /dev/serial/by-id/NAME")
-    if arguments.get("speed", BAUD) != BAUD:
-        what = f"{arguments['speed']!r} is not the bridge's speed"
-        raise ConfigError(what, where=f"{where}.speed", fix=f"write {BAUD}")
-    return port
-
-
-def _host(target: Mapping[str, Any], board: Section | None, place: str) -> str | None:
+def _host(
+    document: Mapping[str, Any], target: Mapping[str, Any], board: Section | None, place: str, path: Path
+) -> str | None:
+    """Of the board: ours, or labgrid's of this target, or the only one of the other targets."""
     if board is not None and board["ssh"] is not None:
         return str(board["ssh"])
-    service = _named(target, "NetworkService", place)
-    if service is None:
-        return None
-    address, user = service.get("address"), service.get("username")
-    if not isinstance(address, str) or not isinstance(user, str):
-        where = f"{place}.resources.NetworkService"
-        raise ConfigError("lacks address or username", where=where, fix="give both, or x-edgejoule.board.ssh")
-    return f"{user}@{address}"
+    others = {name: one for name, one in document["targets"].items() if isinstance(one, dict) and one is not target}
+    for places in ({place: target}, {f"{path}: targets.{name}": one for name, one in others.items()}):
+        found = [
+            (where, arguments)
+            for where, one in places.items()
+            for kind, arguments in resources_of(one, where)
+            if kind == "NetworkService"
+        ]
+        if not found:
+            continue
+        where = f"{found[0][0]}.resources.NetworkService"
+        if len(found) > 1:
+            raise ConfigError(f"is there {len(found)} times", where=where, fix="say which: x-edgejoule.board.ssh")
+        address, user = found[0][1].get("address"), found[0][1].get("username")
+        if not isinstance(address, str) or not isinstance(user, str):
+            raise ConfigError("lacks address or username", where=where, fix="give both, or x-edgejoule.board.ssh")
+        return f"{user}@{address}"
+    return None
 
 
 def _check_sections(environment: Environment, ours: Mapping[str, Any]) -> None:

@@ -17,6 +17,16 @@ class Remark:
     example: str
 
 
+def printable(name: str) -> str:
+    """A file's name as it can be printed on one line: bytes that are no UTF-8, and control characters, escaped.
+
+    >>> printable("a\\nb")
+    'a\\\\nb'
+    """
+    whole = name.encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in whole)
+
+
 class Tally:
     """Counts by kind, in the order in which kinds appear."""
 
@@ -27,7 +37,7 @@ class Tally:
     def add(self, kind: str, example: str) -> None:
         """One more of this kind."""
         self._counts[kind] = self._counts.get(kind, 0) + 1
-        self._examples.setdefault(kind, example)
+        self._examples.setdefault(kind, printable(example))
 
     def remarks(self) -> tuple[Remark, ...]:
         """What was counted."""

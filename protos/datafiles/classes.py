@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from protos.datafiles.account import printable
 from protos.datafiles.columns import NO_LABEL
 from protos.datafiles.renames import composed
 from protos.errors import LabelError
@@ -120,5 +121,5 @@ def _places(
 
 def _listed(names: Sequence[str]) -> str:
     # Long names and long lists must not make the message unreadable.
-    shown = ", ".join(name if len(name) <= 24 else f"{name[:21]}..." for name in names[:_SHOWN])
+    shown = ", ".join(printable(name) if len(name) <= 24 else f"{name[:21]}..." for name in names[:_SHOWN])
     return shown + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -227,6 +227,9 @@ def fitted(dataset: Dataset, input_shape: Sequence[int]) -> Dataset:
     if len(given) > 1 and (*given[1:], given[0]) == wanted:
         order = ", ".join(map(str, (0, *range(2, len(given) + 1), 1)))
         fix = f"the channels come first: store numpy.transpose(x, ({order}))"
+    elif len(given) > 1 and (given[-1], *given[:-1]) == wanted:
+        order = ", ".join(map(str, (0, len(given), *range(1, len(given)))))
+        fix = f"the model takes the channels first: store numpy.transpose(x, ({order}))"
     raise ShapeError(
         f"an example has shape {list(given)}, the model takes {list(wanted)}", where=dataset.source, fix=fix
     )

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from protos.datafiles.account import Remark, Tally, listed
+from protos.datafiles.account import Remark, Tally, listed, printable
 from protos.datafiles.classes import renumber
 from protos.datafiles.columns import NO_LABEL, Choose, Columns, reading
 from protos.datafiles.lazy import FileRows, Known, stamp_of
 from protos.datafiles.pixels import Opener, decode
 from protos.datafiles.renames import composed
 from protos.datafiles.stored import Rows, StoredRows
-from protos.errors import DataError, EmptyShardError
+from protos.errors import DataError, EmptyShardError, LabelError
 from protos.progress import progressed
 
 _IMAGES = {
@@ -30,6 +30,10 @@ _IMAGES = {
 _SPLITS = {"train": False, "training": False}
 _SPLITS |= dict.fromkeys(("test", "testing", "val", "valid", "validation", "dev", "eval"), True)
 # What macOS, Windows, Linux file systems and network storage leave in folders; names with a dot in front go as well.
+# Hidden folders that are no class of anybody's; another one with images in it is told.
+_HIDDEN = re.compile(r"\.(_.*|git|cache|idea|vscode|ipynb_checkpoints|thumbnails|trash.*|tmp.*|ds_store.*|spotlight.*)")
+# Where tools for detection keep all pictures, whatever is on them.
+_POOLS = {"image", "images", "img", "imgs", "jpegimages", "photos", "pictures"}
 _JUNK = {"__macosx", "@eadir", "lost+found", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information"}
 
 
@@ -75,6 +79,7 @@ def read(
             where=str(folder),
             fix="make one sub-folder per class, with .jpg or .png images in it",
         )
+    found.check_names(folder, known=classes)
     # In the order of the names as they are stored, as Keras numbers them; two spellings of one name are one class.
     stored = list(dict.fromkeys(composed(name) for name in sorted(set(found.class_of))))
     number = {name: index for index, name in enumerate(stored)}
@@ -149,6 +154,7 @@ class _Search:
 
     def __init__(self, folder: Path, known: set[str]) -> None:
         self._folder = folder
+        self._above = (folder.resolve(), *folder.resolve().parents)
         self._known = {composed(name).casefold() for name in known}
         self.paths: list[Path] = []
         self.class_of: list[str] = []
@@ -158,6 +164,8 @@ class _Search:
 
     def _look(self, root: Path) -> None:
         folders, files = _entries(root)
+        for path in _hidden(root):
+            self._leave(path, "hidden folder with images")
         for file in files:
             self._leave(file, "image outside the class folders" if is_image(file) else None)
         # A class may be called "test": splits are folders of folders, and there is nothing else or one of either kind.
@@ -174,6 +182,33 @@ class _Search:
             for group in folders:
                 self._group(group, test=False)
 
+    def check_names(self, folder: Path, *, known: Sequence[str] | None) -> None:
+        """Refuse folders that are no classes: all pictures in one pool, classes below folds, names that are no text.
+
+        Raises:
+            DataError: a name that is no UTF-8. EmptyShardError: a pool. LabelError: the classes lie deeper.
+        """
+        names = set(self.class_of)
+        for name in sorted(names):
+            if name != name.encode("utf-8", "replace").decode("utf-8"):
+                raise DataError(f"the name of class folder '{printable(name)}' is no UTF-8", where=str(folder),
+                                fix="rename it")  # fmt: skip
+        if len(names) == 1 and next(iter(names)).casefold() in _POOLS - self._known:
+            raise EmptyShardError(
+                f"all {len(self.paths)} images lie in one folder {next(iter(names))!r}, and nothing tells their class",
+                where=str(folder), fix="make one sub-folder per class; files of annotations are not read",
+            )  # fmt: skip
+        if not known or {composed(name).casefold() for name in names} & self._known:
+            return
+        below = {path.relative_to(folder).parts[-2]: name for path, name in zip(self.paths, self.class_of, strict=True)}
+        deeper = [name for name in below if composed(name).casefold() in self._known]
+        if deeper:
+            raise LabelError(
+                f"its folders ({', '.join(sorted(names)[:4])}) are no classes of the model, but folders below them are "
+                f"({', '.join(sorted(deeper)[:4])})", where=str(folder),
+                fix="give one of them, or put the class folders together",
+            )  # fmt: skip
+
     def _classes(self, root: Path, *, test: bool) -> None:
         folders, files = _entries(root)
         for file in files:
@@ -183,12 +218,14 @@ class _Search:
 
     def _group(self, group: Path, *, test: bool) -> None:
         before = len(self.paths)
-        for file in _below(group, ()):
+        for file in _below(group, self._above):
             progressed()
-            if not is_image(file):
+            if file.is_dir():
+                self._leave(file, "link to a folder above it")
+            elif not is_image(file):
                 self._leave(file, None)
             elif not file.is_file():
-                self._leave(file, "broken link")
+                self._leave(file, "broken link" if file.is_symlink() else "no plain file")
             else:
                 self.paths.append(file)
                 self.class_of.append(group.name)
@@ -234,10 +271,29 @@ def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
     return folders, [path for path in mine if path not in set(folders)]
 
 
+def _hidden(folder: Path) -> list[Path]:
+    """Hidden folders beside the class folders that hold images, and are none that tools make."""
+    with reading(str(folder), "a folder of images"):
+        mine = [path for path in sorted(folder.iterdir()) if path.name.startswith(".") and path.is_dir()]
+        mine = [path for path in mine if not _HIDDEN.fullmatch(path.name.lower())]
+    return [path for path in mine if _holds_an_image(path)]
+
+
+def _holds_an_image(folder: Path) -> bool:
+    try:
+        return any(is_image(one) for one in folder.iterdir())
+    except OSError:  # nobody asked for it
+        return False
+
+
 def _below(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
-    """All files below a folder; a link to a folder above it is not followed."""
+    """All files below a folder; a link to a folder above it is not followed, and given itself.
+
+    A link to the folder of all classes would give each picture every label.
+    """
     real = folder.resolve()
     if real in above:
+        yield folder
         return
     folders, files = _entries(folder)
     yield from files

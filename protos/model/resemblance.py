@@ -37,6 +37,8 @@ _BLIND_SPREAD = 0.05
 _BLIND_END, _SEEING_END = 0.98, 0.75
 # In deviations of the calibration; as factors; as a share of all values.
 _SHIFT, _WIDER, _MORE_AT_ENDS = 1.5, 2.5, 0.25
+# Raw values that go so far outside the calibrated range (a share of its width), and so many more at its ends.
+_OUTSIDE, _CLIPPED = 0.25, 0.05
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -169,4 +171,9 @@ def _unlike(own: InputRecord, known: InputRecord) -> str | None:
     if more > _MORE_AT_ENDS:
         return f"{own.low_share + own.high_share:.0%} of the values are at the ends of the range, there "\
             f"{known.low_share + known.high_share:.0%}"  # fmt: skip
+    width = _OUTSIDE * (known.raw_high - known.raw_low)
+    outside = own.raw_low < known.raw_low - width or own.raw_high > known.raw_high + width
+    if outside and more > _CLIPPED:
+        return f"{own.low_share + own.high_share:.0%} of the values lie outside the calibrated range or at its ends, "\
+            f"there {known.low_share + known.high_share:.0%}"  # fmt: skip
     return None

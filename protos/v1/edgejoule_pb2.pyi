@@ -1045,7 +1045,7 @@ class WeightBias(_message.Message):
     def __init__(self, from_plan: _Optional[float] = ..., from_plan_ratio: _Optional[float] = ..., from_examples: _Optional[float] = ..., from_examples_ratio: _Optional[float] = ..., left_out: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DeviceRound(_message.Message):
-    __slots__ = ("device_id", "outcome", "steps_planned", "steps_done", "stop_reason", "budget_j", "weight", "bytes_up", "bytes_down", "energy", "examples", "loss", "embedded", "strain", "ended_in_pause", "refusals")
+    __slots__ = ("device_id", "outcome", "steps_planned", "steps_done", "stop_reason", "budget_j", "weight", "bytes_up", "bytes_down", "energy", "examples", "loss", "embedded", "strain", "ended_in_pause", "counted_in", "refusals")
     DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     STEPS_PLANNED_FIELD_NUMBER: _ClassVar[int]
@@ -1061,6 +1061,7 @@ class DeviceRound(_message.Message):
     EMBEDDED_FIELD_NUMBER: _ClassVar[int]
     STRAIN_FIELD_NUMBER: _ClassVar[int]
     ENDED_IN_PAUSE_FIELD_NUMBER: _ClassVar[int]
+    COUNTED_IN_FIELD_NUMBER: _ClassVar[int]
     REFUSALS_FIELD_NUMBER: _ClassVar[int]
     device_id: str
     outcome: str
@@ -1077,22 +1078,29 @@ class DeviceRound(_message.Message):
     embedded: int
     strain: Strain
     ended_in_pause: PauseCause
+    counted_in: int
     refusals: _containers.RepeatedCompositeFieldContainer[Refusal]
-    def __init__(self, device_id: _Optional[str] = ..., outcome: _Optional[str] = ..., steps_planned: _Optional[int] = ..., steps_done: _Optional[int] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., budget_j: _Optional[float] = ..., weight: _Optional[float] = ..., bytes_up: _Optional[int] = ..., bytes_down: _Optional[int] = ..., energy: _Optional[_Iterable[_Union[PhaseEnergy, _Mapping]]] = ..., examples: _Optional[int] = ..., loss: _Optional[float] = ..., embedded: _Optional[int] = ..., strain: _Optional[_Union[Strain, _Mapping]] = ..., ended_in_pause: _Optional[_Union[PauseCause, str]] = ..., refusals: _Optional[_Iterable[_Union[Refusal, _Mapping]]] = ...) -> None: ...
+    def __init__(self, device_id: _Optional[str] = ..., outcome: _Optional[str] = ..., steps_planned: _Optional[int] = ..., steps_done: _Optional[int] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., budget_j: _Optional[float] = ..., weight: _Optional[float] = ..., bytes_up: _Optional[int] = ..., bytes_down: _Optional[int] = ..., energy: _Optional[_Iterable[_Union[PhaseEnergy, _Mapping]]] = ..., examples: _Optional[int] = ..., loss: _Optional[float] = ..., embedded: _Optional[int] = ..., strain: _Optional[_Union[Strain, _Mapping]] = ..., ended_in_pause: _Optional[_Union[PauseCause, str]] = ..., counted_in: _Optional[int] = ..., refusals: _Optional[_Iterable[_Union[Refusal, _Mapping]]] = ...) -> None: ...
 
 class GetBudgetsRequest(_message.Message):
-    __slots__ = ("run_id",)
+    __slots__ = ("run_id", "after", "page")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    PAGE_FIELD_NUMBER: _ClassVar[int]
     run_id: str
-    def __init__(self, run_id: _Optional[str] = ...) -> None: ...
+    after: str
+    page: int
+    def __init__(self, run_id: _Optional[str] = ..., after: _Optional[str] = ..., page: _Optional[int] = ...) -> None: ...
 
 class GetBudgetsResponse(_message.Message):
-    __slots__ = ("run_id", "devices")
+    __slots__ = ("run_id", "devices", "more")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     DEVICES_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     devices: _containers.RepeatedCompositeFieldContainer[DeviceBudget]
-    def __init__(self, run_id: _Optional[str] = ..., devices: _Optional[_Iterable[_Union[DeviceBudget, _Mapping]]] = ...) -> None: ...
+    more: bool
+    def __init__(self, run_id: _Optional[str] = ..., devices: _Optional[_Iterable[_Union[DeviceBudget, _Mapping]]] = ..., more: _Optional[bool] = ...) -> None: ...
 
 class DeviceBudget(_message.Message):
     __slots__ = ("device_id", "orders", "granted_j", "spent_j", "uncertain_j", "today_j", "unlimited", "fit")
@@ -1163,14 +1171,20 @@ class UnlearnDeviceResponse(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., head_version: _Optional[str] = ..., devices: _Optional[int] = ..., examples: _Optional[int] = ..., accuracy: _Optional[float] = ..., also_in: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ListDevicesRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("after", "page")
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    PAGE_FIELD_NUMBER: _ClassVar[int]
+    after: str
+    page: int
+    def __init__(self, after: _Optional[str] = ..., page: _Optional[int] = ...) -> None: ...
 
 class ListDevicesResponse(_message.Message):
-    __slots__ = ("devices",)
+    __slots__ = ("devices", "more")
     DEVICES_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
     devices: _containers.RepeatedCompositeFieldContainer[DeviceStatus]
-    def __init__(self, devices: _Optional[_Iterable[_Union[DeviceStatus, _Mapping]]] = ...) -> None: ...
+    more: bool
+    def __init__(self, devices: _Optional[_Iterable[_Union[DeviceStatus, _Mapping]]] = ..., more: _Optional[bool] = ...) -> None: ...
 
 class DeviceStatus(_message.Message):
     __slots__ = ("device_id", "state", "board", "engine", "meter", "software_version", "train_examples", "test_examples", "last_seen_unix_s", "energy_j", "unknown_phases", "budget_j", "reason", "account")

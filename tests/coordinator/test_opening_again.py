@@ -18,6 +18,7 @@ from coordinator.store import runs
 from coordinator.store.database import Database, sqlite_url
 from coordinator.store.tables import events
 from protos.convert.orders import order_to
+from protos.errors import EdgejouleError
 from protos.orders import Verdict
 
 Fleet = Callable[..., Any]
@@ -147,3 +148,21 @@ def test_a_restart_does_not_change_who_counts_in_a_further_attempt(
         status = tools.finished(operator, run_id)
     assert status.state == "finished"
     assert _attempt(url, run_id) == 2, "a and b were asked in it, and both have reported"
+
+
+def test_a_run_whose_start_or_resumption_was_not_answered_is_taken_up_all_the_same(
+    lossy: tuple[LossyProxy, str, str], plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path
+) -> None:
+    proxy, through, _ = lossy
+    with tools.served(tmp_path / "state", through) as address, Operator(address) as operator:
+        proxy.lose_next_commit(after=b"INSERT INTO runs")
+        with pytest.raises(EdgejouleError):
+            operator.start_run(tools.plan(plain_bundle, rounds=2), tmp_path)
+        device = fleet(address, "a")
+        device.join()
+        order = device.order(1)
+        assert operator.pause_run(order.run_id) == "paused"
+        proxy.lose_next_commit(after=b"UPDATE runs")
+        with pytest.raises(EdgejouleError):
+            operator.resume_run(order.run_id)
+        assert device.order(1).attempt == 2

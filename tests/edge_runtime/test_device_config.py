@@ -51,6 +51,7 @@ GOOD: dict[str, tuple[str, str, str]] = {
     "personal_head": ("off", "on", "off"),
     "class_weights": ("none", "balanced", "none"),
     "model_socket": ("/a", "off", "/c"),
+    "metrics_file": ("/a", "/b", "/c"),
     "model_http": ("8080", "1", "65535"),
 }
 

@@ -8,7 +8,6 @@ examples.
 from __future__ import annotations
 
 import json
-import time
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, select
 
 from coordinator.operator.status import FederatedEvaluation
+from coordinator.store import clock
 from coordinator.store.tables import events
 from protos.orders import HeadEvaluation
 
@@ -78,7 +78,7 @@ def _these(run_id: str, number: int) -> tuple[Any, ...]:
 
 
 def _row(run_id: str, number: int) -> dict[str, Any]:
-    return {"run_id": run_id, "round": number, "unix_s": time.time(), "kind": KIND}
+    return {"run_id": run_id, "round": number, "unix_s": clock.unix_s(), "kind": KIND}
 
 
 def _detail(one: Said) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import numpy as np
 
 from protos.errors import EdgejouleError, ModelError, NonFiniteError
 
-_HALF = ("mixed_float16", "mixed_bfloat16", "float16", "bfloat16")
+_OTHERS = ("mixed_float16", "mixed_bfloat16", "float16", "bfloat16", "float64")
 OWN_CODE = "for code of your own, export it with model.export(FOLDER) and convert that SavedModel"
 KERAS_2 = "if Keras 2 wrote it: pip install 'edgejoule[keras2]' and try again; or export a SavedModel with that Keras"
 # Losses of models whose output is a quantity and no score of a class.
@@ -53,6 +53,11 @@ def load_keras(path: Path) -> Any:
         NonFiniteError: a weight is NaN or infinite.
     """
     where = path.name
+    if _weights_alone(path):
+        raise ModelError(
+            "holds weights alone, and no model around them", where=where,
+            fix="build the model, model.load_weights(FILE), model.save('MODEL.keras'), and give that",
+        )  # fmt: skip
     try:
         model = keras.models.load_model(path, custom_objects=_OBJECTS, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises what its layers, h5py or zipfile raise
@@ -105,6 +110,12 @@ def check_weights(model: Any, *, where: str) -> None:
                     f"weight {weight.name} of layer {layer.name} holds {bad} NaN or infinite values of {values.size}",
                     where=where, fix="take a checkpoint from before the loss became NaN, or train with a lower rate",
                 )  # fmt: skip
+        variance = getattr(layer, "moving_variance", None)
+        if variance is not None and not (low := float(np.min(np.asarray(variance)) + layer.epsilon)) > 0:
+            raise NonFiniteError(
+                f"moving_variance of layer {layer.name} goes down to {low:.3g}, and its root is no number", where=where,
+                fix="the file is damaged, or its weights are in another order: save the model again",
+            )  # fmt: skip
 
 
 def _plain(model: Any, where: str) -> Any:
@@ -132,11 +143,13 @@ def _as_float32(weight: Any) -> Any:
 
 def _plain_config(value: Any) -> Any:
     if isinstance(value, dict):
-        if value.get("class_name") == "DTypePolicy" and (value.get("config") or {}).get("name") in _HALF:
+        if value.get("class_name") == "DTypePolicy" and (value.get("config") or {}).get("name") in _OTHERS:
             value["config"]["name"] = "float32"
         for key, one in value.items():
-            if key in ("dtype", "dtype_policy") and one in _HALF:
+            if key in ("dtype", "dtype_policy") and one in _OTHERS:
                 value[key] = "float32"
+            elif key == "stateful" and one is True:
+                value[key] = False  # every example is judged by itself
             elif key in ("batch_shape", "batch_input_shape") and isinstance(one, (list, tuple)) and one:
                 value[key] = [None, *one[1:]]
             else:
@@ -162,6 +175,24 @@ def stored_config(path: Path) -> dict[str, Any]:
         return {"model": model, "compile": training or {}}
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, EdgejouleError):
         return {}
+
+
+def _weights_alone(path: Path) -> bool:
+    """Whether an HDF5 file came of ``save_weights``: it opens, and holds no configuration."""
+    if zipfile.is_zipfile(path):
+        return False
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            return "model_config" not in file.attrs
+    except OSError:
+        return False
+
+
+def is_stateful(path: Path) -> bool:
+    """Whether a recurrent layer keeps its state from one batch to the next."""
+    return '"stateful": true' in json.dumps(stored_config(path).get("model", {}))
 
 
 def holds_code(path: Path) -> bool:

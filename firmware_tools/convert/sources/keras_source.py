@@ -12,6 +12,7 @@ import tensorflow as tf
 from firmware_tools.convert.sources.keras_loading import (
     OldKerasError,
     has_keras_2,
+    is_stateful,
     load_keras,
     quantity_loss,
     several_labels,
@@ -33,6 +34,10 @@ from protos.model.head_algebra import Array, Tree
 _IDENTITIES = ("Dropout", "GaussianNoise", "GaussianDropout", "AlphaDropout", "Identity", "SpatialDropout1D")
 # As many values out as in are an autoencoder, unless they are so few that they may be as many classes as features.
 _AUTOENCODER = 32
+_STATELESS = (
+    "a recurrent layer of the model keeps its state from one batch to the next (stateful=True); here each example is "
+    "judged by itself, from a state of zeros"
+)
 _SQUASHING = ("softmax", "sigmoid", "linear", "log_softmax")
 
 
@@ -110,6 +115,7 @@ def open_keras(
         one_number=model.outputs[0].shape[-1] == 1 and _end_of(model, model.outputs[0]) != "sigmoid",
         linear=_end_of(model, model.outputs[0]) == "linear",
         residual=residual,
+        notes=(_STATELESS,) if is_stateful(path) else (),
     )
 
 

@@ -22,6 +22,14 @@ _ROUTES = {
     ".safetensors": ("a file of weights alone", "load them into their model, and save that: see docs/models.md"),
 }
 _HDF5 = b"\x89HDF\r\n\x1a\n"
+_UNZIP = "unzip it, and give the folder that saved_model.pb is in"
+# What lies where a model should be, by its first bytes: a download that went wrong, mostly.
+_MISTAKEN = (
+    (b"version https://git-lfs", "a pointer of Git LFS, not the model itself", "fetch it with git lfs pull"),
+    (b"<!doctype", "a web page, not a model", "download it again: the address answered with a page"),
+    (b"<html", "a web page, not a model", "download it again: the address answered with a page"),
+    (b"\x1f\x8b", "compressed by gzip", "unpack it (tar -xzf, gunzip), and give what is in it"),
+)
 
 
 def recognise(path: Path) -> str:
@@ -41,15 +49,20 @@ def _recognise(path: Path) -> str:
     if path.is_dir():
         if (path / "saved_model.pb").is_file() or (path / "saved_model.pbtxt").is_file():
             return "saved_model"
-        empty = not any(path.iterdir())
-        what = "is an empty folder" if empty else "is a folder without saved_model.pb"
-        raise ModelError(what, where=where, fix=_KINDS_HELP)
+        raise _no_saved_model(path)
+    if path.is_symlink() and not path.exists():
+        raise ModelError(f"is a link that leads nowhere ({path.readlink()})", where=where, fix=_KINDS_HELP)
     if not path.exists():
         raise ModelError("no such file or folder", where=where, fix=_KINDS_HELP)
+    if not path.is_file():
+        raise ModelError("is no plain file", where=where, fix=_KINDS_HELP)
     with path.open("rb") as file:
-        start = file.read(8)
+        start = file.read(32)
     if not start:
         raise ModelError("is an empty file", where=where, fix=_KINDS_HELP)
+    for first, what, fix in _MISTAKEN:
+        if start.lower().startswith(first):
+            raise ModelError(f"is {what}", where=where, fix=fix)
     suffix = path.suffix.lower()
     found = _kind_of(path, start)
     wanted = {".keras": "keras", ".h5": "h5", ".hdf5": "h5", ".tflite": "tflite"}.get(suffix)
@@ -58,25 +71,57 @@ def _recognise(path: Path) -> str:
     if suffix in _ROUTES:
         raise ModelError(f"is {_ROUTES[suffix][0]}, which convert does not read", where=where, fix=_ROUTES[suffix][1])
     if wanted is None:
-        raise ModelError(f"has the unknown suffix {suffix!r}", where=where, fix=_KINDS_HELP)
+        held = {"keras": ".keras", "h5": ".h5", "tflite": ".tflite"}.get(found or "")
+        fix = _KINDS_HELP if held is None else f"its content is that of a {held} file: give it that name"
+        raise ModelError(f"has the unknown suffix {suffix!r}", where=where, fix=fix)
     # Keras 2 wrote HDF5 under the name .keras as well.
     if found != wanted and not (wanted == "keras" and found == "h5"):
         real = {"keras": "a zip archive", "h5": "HDF5", "tflite": "TFLite", None: "no model format known here"}[found]
         fix = "it is damaged, incomplete or misnamed"
-        raise ModelError(f"is named {suffix} but holds {real} (starts with {start!r})", where=where, fix=fix)
+        raise ModelError(f"is named {suffix} but holds {real} (starts with {start[:8]!r})", where=where, fix=fix)
     return found or wanted
 
 
 def _kind_of(path: Path, start: bytes) -> str | None:
-    if start == _HDF5:
+    if start.startswith(_HDF5):
         return "h5"
     if start[4:8] == b"TFL3":
         return "tflite"
     if start.startswith(b"PK\x03\x04"):
         if not zipfile.is_zipfile(path):
             raise ModelError("is a truncated zip archive", where=str(path), fix="copy or save the model again")
+        _check_archive(path)
         return "keras"
     return None
+
+
+def _check_archive(path: Path) -> None:
+    """A zip archive is a .keras file when it holds one; many a SavedModel is sent as one, too."""
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    if "config.json" in names:
+        return
+    if any(name.rpartition("/")[2] in ("saved_model.pb", "saved_model.pbtxt") for name in names):
+        raise ModelError("is a zip archive of a SavedModel", where=str(path), fix=_UNZIP)
+    inside = next((name for name in names if name.lower().endswith((".keras", ".h5", ".hdf5", ".tflite"))), None)
+    if inside is not None:
+        raise ModelError(f"is a zip archive with {inside} in it", where=str(path), fix="unzip it, and give that")
+    shown = ", ".join(names[:4]) or "nothing"
+    raise ModelError(f"is a zip archive without a model (it holds {shown})", where=str(path), fix=_KINDS_HELP)
+
+
+def _no_saved_model(path: Path) -> ModelError:
+    """What a folder holds in place of a SavedModel, one level down as well."""
+    where, names = str(path), sorted(one.name for one in path.iterdir())
+    if not names:
+        return ModelError("is an empty folder", where=where, fix=_KINDS_HELP)
+    if {"config.json", "model.weights.h5"} <= set(names):
+        fix = "zip what is in it (zip -r -0 ../MODEL.keras .), and give that file"
+        return ModelError("is a .keras file that was unpacked", where=where, fix=fix)
+    for one in names:
+        if (path / one / "saved_model.pb").is_file():
+            return ModelError("is the folder above a SavedModel", where=where, fix=f"give {path / one}")
+    return ModelError("is a folder without saved_model.pb", where=where, fix=_KINDS_HELP)
 
 
 def fingerprint(path: Path) -> str:

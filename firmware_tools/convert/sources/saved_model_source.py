@@ -87,10 +87,12 @@ def cut_function(
     source = _only_input(frozen, where)
     layers = layers or _scopes(frozen.graph)
     shape = checked_input([*source.shape.as_list()] if source.shape.rank else [], input_shape, where=where)
-    if len(frozen.outputs) != 1:
+    several = f"has {len(frozen.outputs)} outputs" if len(frozen.outputs) != 1 else None
+    if several and cut is None:
         names = ", ".join(one.op.name for one in frozen.outputs)
-        raise ModelError(f"its signature has {len(frozen.outputs)} outputs ({names}); only one can be cut", where=where,
-                         fix="export a signature with the one that matters")  # fmt: skip
+        raise ModelError(f"its signature {several} ({names}); only one can be cut", where=where,
+                         fix=f"export a signature with the one that matters, or name the layer whose output is the "
+                         f"embedding with --cut NAME{listed_layers(layers)}, and --classes N")  # fmt: skip
     residual = residual and cut is None and source.dtype == tf.float32 and _shape_of(frozen.outputs[0])[1:] == [*shape]
     if residual:
         tensor, label = frozen.outputs[0], RESIDUAL
@@ -99,7 +101,10 @@ def cut_function(
         tensor, label = matmul.inputs[0], f"input of {matmul.name} (output of {matmul.inputs[0].op.name})"
     else:
         tensor, label = _named(frozen.graph, cut, where), cut
-    tail, note = (None, RESIDUAL) if residual else _tail(frozen.outputs[0], tensor)
+    if residual or several:
+        tail, note = None, RESIDUAL if residual else f"its signature {several}"
+    else:
+        tail, note = _tail(frozen.outputs[0], tensor)
     if _behind_copies(tensor) is source:
         raise ModelError(f"the cut at {label!r} leaves no operation for the backbone", where=where)
     pruned = frozen.prune(source, tensor)
@@ -109,11 +114,12 @@ def cut_function(
                          fix="export it with a batch of None or 1")  # fmt: skip
     width = _width(pruned, shape, label, where)
 
-    takes = source.dtype.name
+    # Other real numbers are given as float32, and made what the signature takes inside.
+    takes = tf.uint8 if source.dtype == tf.uint8 else tf.float32
 
-    @tf.function(input_signature=[tf.TensorSpec([batch, *shape], source.dtype)], autograph=False)  # type: ignore[untyped-decorator]
+    @tf.function(input_signature=[tf.TensorSpec([batch, *shape], takes)], autograph=False)  # type: ignore[untyped-decorator]
     def embed(x: Any) -> Any:
-        given = tf.cast(tf.reshape(pruned(x), [-1, width]), tf.float32)
+        given = tf.cast(tf.reshape(pruned(tf.cast(x, source.dtype)), [-1, width]), tf.float32)
         return tf.reshape(x, [-1, width]) - given if residual else given
 
     return FloatModel(
@@ -124,9 +130,10 @@ def cut_function(
         cut=label,
         tail=tail,
         tail_note=note,
-        classes=class_count(_shape_of(frozen.outputs[0])),
+        classes=None if several else class_count(_shape_of(frozen.outputs[0])),
+        no_classifier=several,
         keep=(loaded, pruned),
-        takes=takes,
+        takes=takes.name,
         layers=layers,
         one_number=_shape_of(frozen.outputs[0])[-1:] == [1] and _behind_shapes(frozen.outputs[0]).op.type != "Sigmoid",
         linear=_behind_shapes(frozen.outputs[0]).op.type in ("MatMul", "BiasAdd", "Add", "AddV2"),
@@ -190,10 +197,11 @@ def _only_input(frozen: Any, where: str) -> Any:
             f"its signature has {len(inputs)} inputs ({names}); only one can be cut", where=where,
             fix="export a signature of the branch that sees the data, with one input",
         )  # fmt: skip
-    if inputs[0].dtype not in (tf.float32, tf.uint8):
+    if inputs[0].dtype not in (tf.float32, tf.float64, tf.float16, tf.bfloat16, tf.uint8):
+        text = inputs[0].dtype == tf.string
         raise ModelError(
-            f"takes {inputs[0].dtype.name} values; only float32 and uint8 input can be quantised", where=where,
-            fix="export a signature that takes float32",
+            f"takes {inputs[0].dtype.name} values; only real numbers and uint8 can be quantised", where=where,
+            fix="choose or export a signature that takes the decoded image" if text else "export one of float32",
         )  # fmt: skip
     return inputs[0]
 

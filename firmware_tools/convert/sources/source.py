@@ -36,6 +36,8 @@ class FloatModel:
         layers: names to cut at, in their order, for messages.
         linear: whether its output is that of an affine layer as it is, with nothing that squashes it.
         residual: whether ``embed`` gives the input less the output of an autoencoder.
+        notes: what was changed in the model, for the user to know.
+        flat: the float .tflite that ``embed`` runs, where the model came as one; it is quantised as it is.
         no_classifier: why its output is no score of classes, as far as the file tells; None where it may be one.
     """
 
@@ -54,6 +56,8 @@ class FloatModel:
     one_number: bool = False
     linear: bool = False
     residual: bool = False
+    notes: tuple[str, ...] = ()
+    flat: bytes | None = None
 
     def embed_all(self, x: npt.NDArray[Any], preprocess: Callable[[Any], Array], *, batch: int = 64) -> Array:
         """Float embeddings [N, D] of raw examples [N, ...], in batches."""

@@ -1,4 +1,4 @@
-"""Cuts an integer .tflite inside its flatbuffer: what stands behind the embedding goes, and becomes the starting head.
+"""Cuts a .tflite inside its flatbuffer: what stands behind the embedding goes, and becomes the starting head.
 
 So a classifier that is there as a .tflite alone becomes a bundle without the model that it was made from. The integers
 of the backbone stay the same, bit for bit. The last dense layer in real numbers:
@@ -87,6 +87,11 @@ def cut_file(content: bytes, cut: str | None, *, where: str) -> CutFile:
     return CutFile(graph.ending_in(at), label, tail, note, not squashed, bool(ones))
 
 
+def ends_in_classes(content: bytes, *, where: str) -> bool:
+    """Whether a .tflite of one output gives scores of classes, by its last operators."""
+    return _Graph(flatbuffer.parse(content, where=where)).ends_in_classes()
+
+
 def _dense(graph: _Graph, dense: Any) -> tuple[Tree | None, str]:
     options = dense.builtinOptions
     if options is not None and options.fusedActivationFunction != _NO_ACTIVATION:
@@ -94,14 +99,17 @@ def _dense(graph: _Graph, dense: Any) -> tuple[Tree | None, str]:
     weights = graph.graph.tensors[int(dense.inputs[1])]
     kernel = graph.reals(weights)
     if kernel is None:
-        return None, "the weights of its last layer are no 8-bit constants"
+        return None, "the weights of its last layer are no constants of 8 bits or real numbers"
     bias: Array | None = None
     if len(dense.inputs) > 2 and int(dense.inputs[2]) >= 0:
-        scale = np.asarray(graph.graph.tensors[int(dense.inputs[0])].quantization.scale, np.float64)
         codes = graph.constant(graph.graph.tensors[int(dense.inputs[2])])
         if codes is None:
             return None, "the bias of its last layer is no constant"
-        bias = (codes * scale * np.asarray(weights.quantization.scale, np.float64)).astype(np.float32)
+        if codes.dtype.kind == "f":
+            bias = codes.astype(np.float32)
+        else:
+            scale = np.asarray(graph.graph.tensors[int(dense.inputs[0])].quantization.scale, np.float64)
+            bias = (codes * scale * np.asarray(weights.quantization.scale, np.float64)).astype(np.float32)
     return plain_tail([(kernel.T.copy(), bias, False)])
 
 
@@ -119,18 +127,27 @@ class _Graph:
     def name(self, operator: Any) -> str:
         return flatbuffer.operator_name(self.model.operatorCodes[operator.opcodeIndex])
 
+    def ends_in_classes(self) -> bool:
+        """Whether the output comes from a softmax or the like, whatever makes other numbers of it behind that."""
+        last = int(self.graph.outputs[0])
+        while (one := self.maker(last)) is not None and self.name(one) in _BEHIND:
+            if self.name(one) in CLASSIFIERS:
+                return True
+            last = int(one.inputs[0])
+        return False
+
     def behind_copies(self, tensor: int) -> int:
         while (one := self.maker(tensor)) is not None and self.name(one) == "RESHAPE":
             tensor = int(one.inputs[0])
         return tensor
 
     def vectors(self) -> list[str]:
-        """Names of the tensors that are one vector of 8-bit integers, in their order."""
+        """Names of the tensors that are one vector of 8-bit integers or real numbers, in their order."""
         found = []
         for one in self.graph.operators:
             tensor = self.graph.tensors[int(one.outputs[0])]
             wide = [size for size in (tensor.shape if tensor.shape is not None else ()) if size != 1]
-            if len(wide) == 1 and flatbuffer.type_name(tensor.type) in ("int8", "uint8"):
+            if len(wide) == 1 and flatbuffer.type_name(tensor.type) in ("int8", "uint8", "float32"):
                 found.append(_text(tensor.name))
         return found
 
@@ -138,13 +155,15 @@ class _Graph:
         """The numbers of a constant, or None."""
         data = self.model.buffers[tensor.buffer].data
         kind = flatbuffer.type_name(tensor.type)
-        if data is None or kind not in ("int8", "uint8", "int32"):
+        if data is None or kind not in ("int8", "uint8", "int32", "float32"):
             return None
         return np.frombuffer(bytes(data), np.dtype(kind).newbyteorder("<")).reshape(tensor.shape)
 
     def reals(self, tensor: Any) -> Array | None:
-        """Real numbers [out, in] of 8-bit weights, or None."""
+        """Real numbers [out, in] of weights, or None."""
         codes, how = self.constant(tensor), tensor.quantization
+        if codes is not None and codes.dtype.kind == "f":
+            return np.asarray(codes, np.float32)
         if codes is None or codes.dtype.itemsize != 1 or how is None or how.scale is None:
             return None
         scale = np.asarray(how.scale, np.float64).reshape(-1, 1)
@@ -178,7 +197,18 @@ class _Graph:
             if index not in buffers:
                 one.data = None
         self.model.signatureDefs, self.model.metadata = [], []
+        drop_unused_codes(self.model)
         return flatbuffer.pack(self.model)
+
+
+def drop_unused_codes(model: Any) -> None:
+    """Forget operator codes without an operator: who measures ranges in a file wants a kernel for each code."""
+    used = sorted({int(one.opcodeIndex) for graph in model.subgraphs for one in graph.operators})
+    place = {old: new for new, old in enumerate(used)}
+    for graph in model.subgraphs:
+        for one in graph.operators:
+            one.opcodeIndex = place[int(one.opcodeIndex)]
+    model.operatorCodes = [model.operatorCodes[old] for old in used]
 
 
 def _text(value: Any) -> str:

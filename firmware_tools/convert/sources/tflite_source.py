@@ -1,6 +1,7 @@
-"""Takes an integer .tflite: an embedding extractor as it is, a classifier cut in its flatbuffer.
+"""Takes a .tflite. An integer one: an embedding extractor as it is, a classifier cut in its flatbuffer. A float one is
+cut, and quantised by ranges that are measured in it.
 
-An extractor stays the file that it is, since an Edge TPU twin was compiled from it. Its last operator tells a
+An extractor stays the file that it is, since an Edge TPU twin was compiled from it. Its last operators tell a
 classifier, which is cut before its last dense layer.
 """
 
@@ -9,7 +10,9 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from firmware_tools.convert.sources.tflite_cut import CLASSIFIERS, CutFile, cut_file
+from firmware_tools.convert.sources.source import FloatModel
+from firmware_tools.convert.sources.tflite_cut import CutFile, cut_file, ends_in_classes
+from firmware_tools.convert.sources.tflite_float import open_float
 from firmware_tools.inspect.model import ModelFacts, Tensor, read_bytes
 from protos.errors import ModelError
 from protos.model.head_algebra import Tree
@@ -40,12 +43,15 @@ class Extractor:
         return self.facts.inputs[0].shape[1:]
 
 
-def open_extractor(path: Path, *, cut: str | None) -> Extractor:
-    """Read and check an integer model; cut it where it is a classifier, or where ``cut`` names a tensor.
+def open_tflite(path: Path, *, cut: str | None) -> Extractor | FloatModel:
+    """Read and check a model; cut it where it is a classifier, or where ``cut`` names a tensor.
+
+    Returns:
+        What an integer model is, or a float one to quantise.
 
     Raises:
-        ModelError: it is damaged, float, compiled for an Edge TPU, cannot be cut, or does not give one vector of one
-            input.
+        ModelError: it is damaged, of 16-bit integers, compiled for an Edge TPU, cannot be cut, or does not give one
+            vector of one input.
     """
     where = path.name
     try:
@@ -60,13 +66,16 @@ def open_extractor(path: Path, *, cut: str | None) -> Extractor:
     last = facts.operators[-1].name if facts.operators else None
     if last is None:
         raise ModelError("holds no operator", where=where)
+    made_of = {tensor.dtype for one in facts.operators for tensor in one.outputs}
+    if not made_of & {*_INTEGERS, "int16"}:
+        return open_float(content, cut, where=where)
+    if "int16" in made_of and not made_of & set(_INTEGERS):
+        raise ModelError(
+            "works on 16-bit integers (16x8), and backbones here on 8 bits", where=where,
+            fix="give its int8 .tflite, its float .tflite, or its .keras, .h5 or SavedModel",
+        )  # fmt: skip
     made: CutFile | None = None
-    if (cut is not None or last in (*CLASSIFIERS, "DEQUANTIZE")) and len(facts.outputs) == 1:
-        if not any(tensor.dtype in _INTEGERS for one in facts.operators for tensor in one.outputs):
-            raise ModelError(
-                "is a float .tflite, and ranges of integers cannot be measured inside one", where=where,
-                fix="give its .keras, .h5 or SavedModel, which convert quantises, or its int8 .tflite",
-            )  # fmt: skip
+    if len(facts.outputs) == 1 and (cut is not None or last == "DEQUANTIZE" or ends_in_classes(content, where=where)):
         made = cut_file(content, cut, where=where)
         content, facts = made.content, read_bytes(made.content, where=where)
     for end, tensors in (("input", facts.inputs), ("output", facts.outputs)):

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coordinator.budgets import regression
 from coordinator.budgets.cold_start import board_of, prices_of
 from coordinator.budgets.cost_model import CostModel, Prices, Work
 from coordinator.budgets.regression import Regression, _solved
@@ -178,3 +179,11 @@ def test_a_small_system_is_solved_as_well_as_the_library_does(size: int, seed: i
     found, wanted = _solved(matrix, right), _library_solve(matrix, right)
     # Each loses as much as the matrix amplifies.
     assert np.abs(found - wanted).max() <= 8 * np.finfo(float).eps * np.linalg.cond(matrix) * np.abs(wanted).max()
+
+
+def test_innovations_that_are_cut_are_held_against_what_a_normal_would_leave_of_them() -> None:
+    """E[min(z^2, HUBER^2)] by a sum over narrow steps."""
+    z = np.linspace(-12.0, 12.0, 240_001)
+    density = np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi)
+    mean = float(np.sum(np.minimum(z * z, regression.HUBER**2) * density) * 1e-4)
+    assert abs(regression._CLIPPED_SQUARE - mean) < 2e-3

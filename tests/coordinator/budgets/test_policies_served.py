@@ -71,3 +71,40 @@ def test_an_error_bound_chooses_the_bits_that_devices_are_told(
             assert (order.codec.name, order.codec.parameters["bits"]) == ("entropy_coded", bits)
             assert device.send(device.answer(order, 1.0)).verdict is Verdict.ACCEPTED
         assert tools.finished(operator, run_id).state == "finished"
+
+
+def test_joules_of_the_fleet_that_pay_for_a_part_of_it_are_spent_in_expectation_and_on_all_alike(
+    plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path
+) -> None:
+    state, names = tmp_path / "state", [f"d{number}" for number in range(8)]
+    more = "[budget]\nfleet_j = {}\n[planner]\npolicy = 'joules'\np_min = 0.1\n"
+    with tools.served(state) as address, Operator(address) as operator:
+        devices = {name: fleet(address, name) for name in names}
+        for device in devices.values():
+            device.join()
+
+        def planned(fleet_j: float) -> dict[str, tuple[float, float]]:
+            text = tools.plan(plain_bundle, rounds=2, devices=len(names), quorum=0.1, more=more.format(fleet_j))
+            run_id = operator.start_run(text.replace('codec = "float32"', 'codec = "entropy_coded"'), tmp_path)
+            tools.until(lambda: len(operator.status(run_id)[0].rounds) > 1, "the first round")
+            asked = [one.device_id for one in operator.status(run_id)[0].rounds[1].devices]
+            for name in asked[:1]:
+                assert devices[name].order().run_id == run_id
+            operator.stop_run(run_id)
+            db = Database(sqlite_url(state / "coordinator.db"))
+            with db.reading() as connection:
+                rows = connection.execute(select(grants).where(grants.c.run_id == run_id)).all()
+            db.close()
+            assert {row.device_id for row in rows} == set(asked)
+            return {row.device_id: (row.probability, row.expected_j) for row in rows}
+
+        found = planned(1e6)
+        assert set(found) == set(names), "all that there are, where the fleet has enough"
+        assert {probability for probability, _ in found.values()} == {1.0}
+        (cost_j,) = {cost_j for _, cost_j in found.values()}
+        # Half of what two rounds of all of them cost: each takes part in a round by the toss of a coin.
+        part = planned(0.5 * 2 * len(names) * cost_j)
+    assert 0 < len(part) <= len(names)
+    for probability, expected_j in part.values():
+        assert expected_j == cost_j
+        assert abs(probability - 0.5) < 1e-6

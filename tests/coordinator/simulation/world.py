@@ -76,6 +76,7 @@ class World:
         self._run_id = ""
         self._broken: list[BaseException] = []
         self._quiet = False
+        self._pauses: list[asyncio.Task[None]] = []
         # Who was present and waited for an answer at the last look.
         self._waited: set[str] = set()
         self._digest: list[str] = []
@@ -126,7 +127,9 @@ class World:
         bundle = open_bundle(self._bundle_path)
         self._state, self._bundles = state, bundles
         self._start()
-        self._books = Books(state / "coordinator.db", self.scenario.quorum, self.loop.time)
+        self._books = Books(
+            state / "coordinator.db", self.scenario.quorum, self.loop.time, self.scenario.late, self.scenario.buffer
+        )
         self.disk.committed = self._committed
         self.devices = [
             DeviceProgram(
@@ -169,7 +172,7 @@ class World:
         self.loop.run_until_complete(task)
 
     def _is_over(self) -> bool:
-        return self._books is not None and self._books.state()[0] not in ("waiting", "running")
+        return self._books is not None and self._books.state()[0] not in ("waiting", "running", "paused")
 
     # ------------------------------------------------------------ faults
 
@@ -196,6 +199,8 @@ class World:
             case "cut":
                 self.network.cut[device.device_id] = None
                 self.loop.call_later(dice.uniform(1.0, 40.0), lambda: self.network.cut.pop(device.device_id, None))
+            case "pause":
+                self._pauses.append(self.loop.create_task(self._pause(dice.uniform(1.0, 30.0), dice.random() < 0.5)))
             case "power":
                 self._lose_power(device, dice.uniform(0.5, 20.0))
             case "power at work":
@@ -204,6 +209,32 @@ class World:
                 if device.up:
                     device.stop()
                     self.loop.call_later(dice.uniform(5.0, 20.0), self._power, device)
+
+    async def _pause(self, rest_s: float, after_round: bool) -> None:
+        """An operator lets the run rest, and go on; whatever happens to the coordinator meanwhile."""
+        assert self._books is not None
+        # An attempt that a pause ends may have its quorum.
+        self._books.stopped = True
+        await self._operated(lambda at: at.pause_run(self._run_id, after_round=after_round), "paused")
+        await asyncio.sleep(rest_s)
+        await self._operated(lambda at: at.resume_run(self._run_id, "", ""), "running", "waiting")
+
+    async def _operated(self, ask: Any, *wanted: str) -> None:
+        """Ask until it is so, as an operator does, or the run is over."""
+        while not self._is_over():
+            process = self.process
+            if process is not None and process.up and not process.dead:
+                task = self.loop.create_task(ask(process.operations))
+                while not task.done() and not process.dead:
+                    await _nap()
+                if not task.done():
+                    task.cancel()
+                elif task.cancelled() or task.exception() is not None:
+                    self.say(f"    operator: {None if task.cancelled() else task.exception()}")
+                assert self._books is not None
+                if self._books.state()[0] in wanted:
+                    return
+            await _nap()
 
     def _lose_power(self, device: DeviceProgram, away_s: float) -> None:
         if device.up and not self._quiet:
@@ -340,6 +371,9 @@ class World:
     def _calm_rounds_are_whole(self, state: str) -> None:
         """Once everything works, every device that is asked reports, and no round is tried again."""
         assert self._books is not None
+        if self.scenario.late:
+            # Rounds close without those who are at work.
+            return
         for (number, attempt), opened_s in self._books.opened_s.items():
             if opened_s < FAULTY_S + _CALM_S:
                 continue

@@ -83,6 +83,26 @@ good = fitted(keras.Model(start, head(trunk(start))), unit_image)
 good.save("good.keras")
 
 
+good.save_weights("good.weights.h5")
+start = keras.Input((12, 12, 3))
+value = L.ReLU()(L.GroupNormalization(4)(L.Conv2D(8, 3, strides=2)(start)))
+fitted(keras.Model(start, head(L.Flatten()(value))), unit_image).save("groups.keras")
+start = keras.Input((12, 12, 3), dtype="float64")
+value = L.Flatten(dtype="float64")(L.Conv2D(8, 3, strides=2, activation="relu", dtype="float64")(start))
+wide = keras.Model(start, L.Dense(3, activation="softmax", dtype="float64")(value))
+fitted(wide, unit_image.astype(np.float64)).save("wide.keras")
+start = keras.Input(batch_shape=(20, 8, 3))
+fitted(keras.Model(start, head(L.SimpleRNN(8, stateful=True)(start))), wave).save("stateful.keras")
+start = keras.Input((12, 12, 3))
+value = L.BatchNormalization(name="odd_one")(L.Conv2D(8, 3, strides=2)(start))
+odd = keras.Model(start, head(L.Flatten()(value)))
+odd.get_layer("odd_one").moving_variance.assign(np.full(8, -1.0))
+odd.save("odd_variance.keras")
+start = keras.Input((12, 12, 3))
+value = keras.ops.sqrt(L.Conv2D(8, 3, strides=2, use_bias=False)(start) - 50.0)
+keras.Model(start, head(L.Flatten()(value))).save("root.keras")
+
+
 class Two(tf.Module):
     def __init__(self, model):
         super().__init__()

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from command_outcome import Outcome
+from warm_tensorflow import WarmTensorFlow
 
-from firmware_tools.convert.many import Converter
 from protos.model.bundle import open_bundle
 
 pytestmark = pytest.mark.workshop
@@ -22,28 +19,17 @@ UNIT = ("--preprocess", "unit")
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(tensorflow: WarmTensorFlow, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with one model of each kind and its data."""
     folder = tmp_path_factory.mktemp("any")
-    env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", "TF_ENABLE_ONEDNN_OPTS": "0"}
-    script = Path(__file__).with_name("any_models.py")
-    done = subprocess.run([sys.executable, script], cwd=folder, env=env, capture_output=True, check=False)
-    if b"No module named" in done.stderr:
-        pytest.skip("needs TensorFlow: the workshop extra")
-    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    tensorflow.script(Path(__file__).with_name("any_models.py").read_text(), folder)
     return folder
 
 
 @pytest.fixture(scope="module")
-def command() -> Iterator[Callable[..., Outcome]]:
+def command(quick: Callable[..., Outcome]) -> Callable[..., Outcome]:
     """`firmware-tools convert`, each call in a fork of a process that has loaded TensorFlow."""
-    with Converter() as converter:
-
-        def call(*arguments: str | Path) -> Outcome:
-            done = converter.call(*arguments)
-            return Outcome(str(arguments[0]), done.code, done.stdout, done.stderr)
-
-        yield call
+    return quick
 
 
 @pytest.fixture
@@ -176,3 +162,43 @@ def test_a_head_that_guesses_is_told(converted: Any) -> None:
     (warning,) = [line for line in wrong["warnings"] if "guesses" in line]
     assert "--preprocess" in warning
     assert np.isclose(wrong["provenance"]["inputs"]["raw_high"], 229 / 255, rtol=0.01)
+
+
+def test_group_normalisation_over_five_dimensions_holds_no_float_operator(converted: Any) -> None:
+    report = converted("groups.keras", "image.npz", *UNIT)
+    _loses_little(report, 1.5, 0.99)
+    assert "SQUARE" not in report["backbone"]["operators"]
+
+
+def test_double_precision_is_rebuilt_as_single(converted: Any) -> None:
+    _loses_little(converted("wide.keras", "image.npz", *UNIT), 1.5, 0.999)
+
+
+def test_a_state_that_goes_from_batch_to_batch_is_left_out_and_told(converted: Any) -> None:
+    report = converted("stateful.keras", "wave.npz")
+    assert report["provenance"]["agreement"]["cosine_mean"] >= 0.99
+    assert [line for line in report["warnings"] if "stateful=True" in line]
+
+
+def test_weights_alone_are_told_from_a_file_of_keras_2(refused: Any) -> None:
+    line = refused(6, "good.weights.h5", "image.npz", *UNIT)
+    assert "holds weights alone" in line
+    assert "load_weights" in line
+    assert "Keras 2" not in line
+
+
+def test_what_makes_nan_is_named_and_not_the_operators_behind_it(refused: Any) -> None:
+    line = refused(10, "odd_variance.keras", "image.npz", *UNIT)
+    assert "moving_variance of layer odd_one goes down to -0.999" in line
+    line = refused(10, "root.keras", "image.npz", *UNIT)
+    assert "the float model itself gives NaN or infinity for" in line
+
+
+def test_examples_that_are_held_out_and_trained_on_are_told(converted: Any, made: Path) -> None:
+    with np.load(made / "image.npz") as held:
+        x, y = held["x"], held["y"]
+    x[250:] = x[:50]
+    np.savez(made / "leak.npz", x=x, y=y, is_test=np.arange(len(y)) >= 200)
+    report = converted("good.keras", "leak.npz", *UNIT)
+    (warning,) = [line for line in report["warnings"] if "among the training ones" in line]
+    assert "50 of 100 held-out examples" in warning

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from warm_tensorflow import WarmTensorFlow
 
 from protos.model.backbone import Backbone
 from protos.model.bundle import open_bundle
@@ -33,17 +31,29 @@ def made(name, ends, whole=True):
         converter.inference_input_type = converter.inference_output_type = ends
     open(name, "wb").write(converter.convert())
 made("int8.tflite", tf.int8)
+made("bytes.tflite", tf.uint8)
 made("float_ends.tflite", tf.float32)
 made("float.tflite", tf.float32, whole=False)
+def small(name, *types):
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.target_spec.supported_types = list(types)
+    open(name, "wb").write(converter.convert())
+small("half.tflite", tf.float16)
+small("dynamic.tflite")
+converter = tf.lite.TFLiteConverter.from_keras_model(model)
+converter.optimizations = [tf.lite.Optimize.DEFAULT]
+converter.representative_dataset = lambda: ([one[None]] for one in x[:8])
+converter.target_spec.supported_ops = [
+    tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8]
+open("sixteen.tflite", "wb").write(converter.convert())
 """
 
 
 @pytest.fixture(scope="module")
-def files(models: Path) -> Path:
+def files(tensorflow: WarmTensorFlow, models: Path) -> Path:
     """The folder of models, with plain.keras as .tflite of several kinds."""
-    env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
-    made = subprocess.run([sys.executable, "-c", _MAKE], cwd=models, env=env, capture_output=True, check=False)
-    assert made.returncode == 0, made.stderr.decode()[-2000:]
+    tensorflow.script(_MAKE, models)
     return models
 
 
@@ -55,19 +65,20 @@ def _classes_of(path: Path, x: Any) -> Any:
     found = []
     for one in x:
         value = one[None].astype(np.float32)
-        if given["dtype"] == np.int8:
-            value = np.clip(np.rint(value / scale) + zero, -128, 127).astype(np.int8)
+        if given["dtype"] in (np.int8, np.uint8):
+            ends = np.iinfo(given["dtype"])
+            value = np.clip(np.rint(value / scale) + zero, ends.min, ends.max).astype(given["dtype"])
         interpreter.set_tensor(given["index"], value)
         interpreter.invoke()
         found.append(int(interpreter.get_tensor(got["index"]).argmax()))
     return np.array(found)
 
 
-@pytest.mark.parametrize("name", ["int8", "float_ends"])
+@pytest.mark.parametrize("name", ["int8", "bytes", "float_ends"])
 def test_a_classifier_is_cut_and_starts_with_its_own_last_layer(
-    files: Path, command: Command, tmp_path: Path, name: str
+    files: Path, quick: Command, tmp_path: Path, name: str
 ) -> None:
-    done = command(
+    done = quick(
         "convert", files / f"{name}.tflite", "--eval", files / "images.npz", "--preprocess", "none", "-o",
         tmp_path / "b", "--json",
     )  # fmt: skip
@@ -83,36 +94,51 @@ def test_a_classifier_is_cut_and_starts_with_its_own_last_layer(
     assert (winners == _classes_of(files / f"{name}.tflite", x)).mean() >= 0.97
 
 
-def test_a_tensor_may_be_named_and_others_are_when_it_is_not_there(
-    files: Path, command: Command, tmp_path: Path
-) -> None:
-    done = command("convert", files / "int8.tflite", "--cut", "nowhere", "-o", tmp_path / "b")
+def test_a_tensor_may_be_named_and_others_are_when_it_is_not_there(files: Path, quick: Command, tmp_path: Path) -> None:
+    done = quick("convert", files / "int8.tflite", "--cut", "nowhere", "-o", tmp_path / "b")
     assert done.code == 6
     assert "has no layer 'nowhere' to cut at; " in done.complaint
-    done = command("convert", files / "float.tflite", "-o", tmp_path / "b")
+    done = quick("convert", files / "float.tflite", "-o", tmp_path / "b")
+    assert done.code == 2
+    assert "int8 ranges must come from real examples" in done.complaint
+    done = quick("convert", files / "sixteen.tflite", "-o", tmp_path / "b")
     assert done.code == 6
-    assert "is a float .tflite" in done.complaint
-    assert "give its .keras, .h5 or SavedModel" in done.complaint
+    assert "works on 16-bit integers (16x8)" in done.complaint
+
+
+@pytest.mark.parametrize("name", ["float", "half", "dynamic"])
+def test_a_float_file_is_cut_and_quantised_by_ranges_that_are_measured_in_it(
+    files: Path, quick: Command, tmp_path: Path, name: str
+) -> None:
+    done = quick(
+        "convert", files / f"{name}.tflite", "--eval", files / "images.npz", "-o", tmp_path / "b", "--json"
+    )  # fmt: skip
+    found = done.report["provenance"]
+    assert found["head"] == "starts from the pre-trained last layer"
+    assert found["agreement"]["cosine_mean"] >= 0.999
+    assert found["accuracy"]["float"] >= 0.95
+    assert found["accuracy"]["int8"] >= found["accuracy"]["float"] - 0.015
+    assert done.report["backbone"]["float_operators"] == {}
 
 
 @pytest.mark.parametrize(("suffix", "says"), [(".onnx", "onnx2tf"), (".pt", "litert-torch"), (".pth", "onnx2tf")])
-def test_other_formats_name_the_route(command: Command, tmp_path: Path, suffix: str, says: str) -> None:
+def test_other_formats_name_the_route(quick: Command, tmp_path: Path, suffix: str, says: str) -> None:
     (tmp_path / f"m{suffix}").write_bytes(b"whatever it holds")
-    done = command("convert", tmp_path / f"m{suffix}", "-o", tmp_path / "b")
+    done = quick("convert", tmp_path / f"m{suffix}", "-o", tmp_path / "b")
     assert done.code == 6
     assert says in done.complaint
 
 
 @pytest.mark.reference_data
 def test_the_keyword_spotter_of_mlperf_tiny_keeps_its_published_accuracy(
-    reference: Path, command: Command, tmp_path: Path
+    reference: Path, quick: Command, tmp_path: Path
 ) -> None:
     folder = reference / "models_mlperf_tiny"
     with np.load(folder / "kws01_1000.npz") as archive:
         # The samples are the model's own integers; "straight" takes them as 0..255.
         x, y = (archive["x"].astype(np.int16) + 128).astype(np.uint8), archive["y"]
     np.savez(tmp_path / "kws.npz", x=x[..., None] if x.ndim == 3 else x, y=y, is_test=np.ones(len(y), bool))
-    done = command("convert", folder / "kws_ref_model.tflite", "--eval", tmp_path / "kws.npz", "-o", tmp_path / "b")
+    done = quick("convert", folder / "kws_ref_model.tflite", "--eval", tmp_path / "kws.npz", "-o", tmp_path / "b")
     assert done.code == 0, done.stderr
     bundle = open_bundle(tmp_path / "b")
     backbone = Backbone(bundle)
