@@ -86,6 +86,15 @@ def add_command(commands: Any) -> None:
     how.add_argument(
         "--mirror", action="store_true", help="fine-tune on images left for right as well: not for letters or digits"
     )
+    how.add_argument(
+        "--shift", metavar="PIXELS", type=int, default=0,
+        help="fine-tune on images moved by up to so many pixels, by other ones each time (default 0)",
+    )  # fmt: skip
+    how.add_argument(
+        "--teacher", metavar="MODEL", type=Path,
+        help="fine-tune on the outputs of this model instead of those of the one that is pruned, such as the whole "
+        "one where that has been pruned before",
+    )  # fmt: skip
     how.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--log", metavar="FILE", type=Path, help="keep what TensorFlow printed")
@@ -139,10 +148,17 @@ def _job(options: argparse.Namespace) -> PruneJob:
         ("--multiple", options.multiple, 1, 1024),
         ("--epochs", options.epochs, 0, 10_000),
         ("--rate", options.rate, 0.0, 10.0),
+        ("--shift", options.shift, 0, 64),
         ("--seed", options.seed, 0, 1 << 62),
     ):
         if value is not None and not low <= value <= high:
             raise UsageError(f"{name} {value} is outside {low}..{high}")
+    if options.teacher is not None:
+        if options.no_teacher:
+            raise UsageError("--teacher and --no-teacher exclude each other")
+        if recognise(options.teacher) not in ("keras", "h5"):
+            raise UsageError("only a Keras file can be the teacher", where=options.teacher.name,
+                             fix="give a .keras or .h5 file")  # fmt: skip
     target, share = _target(options.target)
     return PruneJob(
         model=os.path.abspath(options.model),
@@ -159,6 +175,8 @@ def _job(options: argparse.Namespace) -> PruneJob:
         rate=options.rate,
         teacher=not options.no_teacher,
         mirror=options.mirror,
+        shift=options.shift,
+        taught_by=None if options.teacher is None else os.path.abspath(options.teacher),
         seed=options.seed,
     )
 

@@ -5,6 +5,9 @@ Loss of an example, with p the softmax of logits divided by a temperature of 2:
     (1 - a) cross-entropy(label) + a 4 KL(p_teacher || p_student),    a = 0.5 where there is a teacher
 
 (Hinton et al. 2015, arXiv:1503.02531, eq. 4). Adam, a rate that falls to zero along half a cosine, batches of 64.
+
+Few images are soon known by heart. Where they may be shifted, each is moved by some pixels anew every time, and the
+teacher is asked about what the student sees (Beyer et al. 2022, arXiv:2106.05237: a consistent teacher).
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ def cross_entropy(*, probabilities: bool) -> Callable[[Any, Any], Any]:
 
 def fine_tune(
     model: Any, teacher: Any | None, x: Any, y: Any, *, probabilities: bool, epochs: int, rate: float, seed: int,
-    mirror: bool = False, progress: Callable[[str], None],
+    mirror: bool = False, shift: int = 0, progress: Callable[[str], None],
 ) -> None:  # fmt: skip
     """Train ``model`` in place.
 
@@ -47,6 +50,7 @@ def fine_tune(
         x: float32 [N, ...] as the model takes them.
         y: int32 [N].
         mirror: images, [N, H, W, C], are taken left for right as well.
+        shift: images are moved by up to so many pixels each way; what comes in from outside is mirrored at the border.
     """
     import keras
     import tensorflow as tf
@@ -56,14 +60,17 @@ def fine_tune(
     steps = epochs * math.ceil(len(x) / _BATCH)
     optimiser = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, max(1, steps)))
     loss_of = cross_entropy(probabilities=probabilities)
-    lessons = None if teacher is None else teacher.predict(x, batch_size=256, verbose=0)
+    shift = shift if x.ndim == 4 else 0
+    lessons = None if teacher is None or shift else teacher.predict(x, batch_size=256, verbose=0)
 
     @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
     def step(batch: Any, labels: Any, lesson: Any) -> Any:
         with tf.GradientTape() as tape:
             out = model(batch, training=True)
             loss = tf.reduce_mean(loss_of(labels, out))
-            if lessons is not None:
+            if teacher is not None:
+                if lessons is None:
+                    lesson = teacher(batch, training=False)
                 ours = tf.nn.log_softmax(log_probabilities(out, probabilities=probabilities) / _TEMPERATURE)
                 theirs = tf.nn.log_softmax(log_probabilities(lesson, probabilities=probabilities) / _TEMPERATURE)
                 distance = tf.reduce_sum(tf.exp(theirs) * (theirs - ours), axis=-1)
@@ -78,5 +85,17 @@ def fine_tune(
         for start in range(0, len(x), _BATCH):
             rows = order[start : start + _BATCH]
             lesson = tf.constant(0.0) if lessons is None else tf.constant(lessons[rows])
-            total += float(step(tf.constant(x[rows]), tf.constant(y[rows]), lesson)) * len(rows)
+            seen = shifted(x[rows], shift, random) if shift else x[rows]
+            total += float(step(tf.constant(seen), tf.constant(y[rows]), lesson)) * len(rows)
         progress(f"fine-tuning, epoch {epoch} of {epochs}: loss {total / len(x):.3f}")
+
+
+def shifted(x: Any, most: int, random: np.random.Generator) -> Any:
+    """Images [N, H, W, C], each moved by up to ``most`` pixels up or down and left or right."""
+    count, height, width = x.shape[:3]
+    most = min(most, height - 1, width - 1)
+    wide = np.pad(x, ((0, 0), (most, most), (most, most), (0, 0)), mode="reflect")
+    down, right = random.integers(0, 2 * most + 1, (2, count))
+    rows = down[:, None] + np.arange(height)
+    columns = right[:, None] + np.arange(width)
+    return np.ascontiguousarray(wide[np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]])

@@ -19,6 +19,8 @@ class PruneJob:
         max_drop: accuracy that each layer's pruning alone may cost, on the training part.
         target: what is to fall to ``target_share`` of what it was.
         mirror: fine-tune on images left for right as well.
+        shift: pixels by which they are moved.
+        taught_by: absolute path of the model that teaches, such as a larger one; None: ``model`` itself.
         multiple: channels that stay are a multiple of it, layer by layer.
     """
 
@@ -36,6 +38,8 @@ class PruneJob:
     rate: float = 1e-3
     teacher: bool = True
     mirror: bool = False
+    shift: int = 0
+    taught_by: str | None = None
     score_examples: int = 1000
     seed: int = 0
 

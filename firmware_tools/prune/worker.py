@@ -71,9 +71,9 @@ class _Pruning:
         pruned = self._accuracy(small)
         if job.epochs:
             fine_tune(
-                small, self.model if job.teacher else None, self.train_x, self.train_y,
+                small, self._teacher() if job.teacher else None, self.train_x, self.train_y,
                 probabilities=self.probabilities, epochs=job.epochs, rate=job.rate, seed=job.seed,
-                mirror=job.mirror, progress=self.progress,
+                mirror=job.mirror, shift=job.shift, progress=self.progress,
             )  # fmt: skip
         after["accuracy"] = self._accuracy(small) if job.epochs else pruned
         small.save(job.output)
@@ -93,6 +93,24 @@ class _Pruning:
             "epochs": job.epochs,
             "seed": job.seed,
         }
+
+    def _teacher(self) -> Any:
+        from firmware_tools.convert.sources.keras_loading import load_keras
+
+        if self.job.taught_by is None:
+            return self.model
+        teacher, name = load_keras(Path(self.job.taught_by)), Path(self.job.taught_by).name
+        for what in ("inputs", "outputs"):
+            ours, theirs = ([tuple(one.shape[1:]) for one in getattr(model, what)] for model in (self.model, teacher))
+            if ours != theirs:
+                raise ModelError(f"has {what} of shape {theirs}, {self.where} of {ours}", where=name)
+        last = teacher.layers[-1]
+        ends = (
+            getattr(getattr(last, "activation", None), "__name__", "") == "softmax" or type(last).__name__ == "Softmax"
+        )
+        if ends != self.probabilities:
+            raise ModelError(f"one of it and {self.where} ends in softmax, the other does not", where=name)
+        return teacher
 
     def _examples(self) -> tuple[Any, Any, Any, Any]:
         if self.job.data is None:

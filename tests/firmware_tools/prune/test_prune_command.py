@@ -11,6 +11,7 @@ import pytest
 from warm_tensorflow import WarmTensorFlow
 
 from firmware_tools.prune.command import CRITERION_NAMES
+from firmware_tools.prune.fine_tuning import shifted
 from protos.datafiles.dataset import load
 
 pytestmark = pytest.mark.workshop
@@ -59,6 +60,38 @@ def test_half_of_the_multiply_adds_go_and_fine_tuning_brings_the_accuracy_back(
     text = tools.call("prune", digits / "digits.keras", "--criterion", "l1", "--ratio", "0.25", "-o", out, "--force")
     assert text.code == 0, text.stderr
     assert "multiply-adds" in text.stdout
+
+
+def test_a_model_that_was_pruned_learns_on_from_the_whole_one_on_images_that_move(
+    tools: WarmTensorFlow, digits: Path, tmp_path: Path
+) -> None:
+    data, whole = ("--data", digits / "held.npz"), digits / "digits.keras"
+    small = _pruned(tools, whole, *data, "--target", "macs=0.5", "-o", tmp_path / "small.keras")
+    taught = ("--epochs", "3", "--shift", "1", "--teacher", whole)
+    report = _pruned(tools, tmp_path / "small.keras", *data, "--ratio", "0", *taught, "-o", tmp_path / "taught.keras")
+    assert report["before"]["macs"] == report["after"]["macs"] == small["after"]["macs"]
+    # On digits least squares leave next to nothing to learn.
+    assert report["after"]["accuracy"] >= small["after"]["accuracy"] - 0.01
+    done = tools.call("prune", tmp_path / "small.keras", "--criterion", "l1", "--ratio", "0", "--no-teacher",
+                      "--teacher", whole, "-o", tmp_path / "again.keras")  # fmt: skip
+    assert "exclude each other" in done.stderr
+
+
+def test_shifted_images_are_pieces_of_the_mirrored_ones() -> None:
+    images = np.arange(2 * 6 * 5, dtype=np.float32).reshape(2, 6, 5, 1)
+    random = np.random.default_rng(0)
+    seen = set()
+    for _ in range(60):
+        moved = shifted(images, 2, random)
+        assert moved.shape == images.shape
+        wide = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="reflect")
+        for one in range(2):
+            places = [(d, r) for d in range(5) for r in range(5)
+                      if (wide[one, d : d + 6, r : r + 5] == moved[one]).all()]  # fmt: skip
+            assert places
+            seen.add(places[0])
+    assert len(seen) > 15
+    np.testing.assert_array_equal(shifted(images, 0, random), images)
 
 
 def test_ratios_go_by_layer_and_need_no_data(tools: WarmTensorFlow, digits: Path, tmp_path: Path) -> None:
