@@ -25,6 +25,7 @@ EXTRA_OF: Mapping[str, str] = {
     "sklearn": "workshop",
     "matplotlib": "plot",
     "smbus2": "i2c",
+    "asyncssh": "testbed",
     "yaml": "hw",
     "pytest": "hw",
 }

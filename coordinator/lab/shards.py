@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class Shards:
         examples: training examples of each device.
         account: what became of the data, in one line.
         unlike: how they differ from what the bundle was calibrated on, or nothing.
+        class_counts, held_out_counts: examples by class name, of each device and held out; of quantities, by group.
     """
 
     devices: tuple[Path, ...]
@@ -39,6 +40,8 @@ class Shards:
     held_out_examples: int
     account: str = ""
     unlike: str = ""
+    class_counts: tuple[Mapping[str, int], ...] = ()
+    held_out_counts: Mapping[str, int] = field(default_factory=dict)
 
 
 def cut(
@@ -56,25 +59,63 @@ def cut(
     Raises:
         EdgejouleError: the data cannot be read, do not fit the bundle, or cannot be divided so.
     """
-    shape = manifest.backbone.input_shape
-    data = dataset.load(
-        spec, image_shape=shape, classes=manifest.classes, renames=renames, quantities=manifest.quantities
-    )
-    dataset.check(data, shape, len(manifest.classes))
+    return divide(spec, manifest, folder, devices=devices, scheme=scheme, seed=seed, renames=renames)
+
+
+def divide(
+    spec: str,
+    manifest: Manifest | None,
+    folder: Path,
+    *,
+    devices: int,
+    scheme: str,
+    seed: int,
+    renames: Mapping[str, str] | None = None,
+    names: Sequence[str] | None = None,
+) -> Shards:
+    """As `cut`, also of data that no bundle is known for yet.
+
+    Args:
+        names: of the devices; None: those of `device_names`.
+    """
+    unlike = ""
+    if manifest is None:
+        data = dataset.load(spec, renames=renames)
+    else:
+        shape = manifest.backbone.input_shape
+        data = dataset.load(
+            spec, image_shape=shape, classes=manifest.classes, renames=renames, quantities=manifest.quantities
+        )
+        dataset.check(data, shape, len(manifest.classes))
+        unlike = held_against(manifest, data.held, where=data.source) or ""
     account = dataset.account_of(data)
-    unlike = held_against(manifest, data.held, where=data.source) or ""
     data = _with_held_out(data, seed)
     train, test = data.train(), data.test()
     if not len(train):
         raise EmptyShardError("there are no training examples", where=spec, fix="mark fewer examples as is_test")
     parts = partition(_grouped(train.y), train.owner, devices, scheme, seed)
     folder.mkdir(parents=True, exist_ok=True)
-    paths = tuple(folder / f"{name}.npz" for name in device_names(devices))
+    paths = tuple(folder / f"{name}.npz" for name in names or device_names(devices))
     for path, indices in zip(paths, parts, strict=True):
         dataset.save(train.select(indices), path)
     held_out = folder / "held-out.npz"
     dataset.save(test, held_out)
-    return Shards(paths, held_out, tuple(len(indices) for indices in parts), len(test), account, unlike)
+    counts = tuple(_counts(train.select(indices)) for indices in parts)
+    return Shards(
+        paths, held_out, tuple(len(indices) for indices in parts), len(test), account, unlike, counts, _counts(test)
+    )
+
+
+def _counts(data: Dataset) -> dict[str, int]:
+    """Examples by class, by name where there are names; of quantities, all of them as one."""
+    if data.y.ndim != 1:
+        return {"all": len(data)}
+    labels, counts = np.unique(data.y, return_counts=True)
+    names = data.class_names
+    return {
+        str(names[int(label)] if names is not None and int(label) < len(names) else int(label)): int(count)
+        for label, count in zip(labels, counts, strict=True)
+    }
 
 
 def _grouped(y: NDArray[Any], groups: int = 10) -> NDArray[Any]:

@@ -24,6 +24,7 @@ from coordinator.operator.status import (
     ExportSummary,
     ForgottenDevice,
     HeadEvaluation,
+    KeptPlan,
     RunStatus,
 )
 from protos.atomic import write_whole
@@ -124,6 +125,11 @@ class Operator:
         with self._translated():
             answer = self._stub.GetStatus(request, timeout=CALL_S)
         return messages.runs_from(answer), answer.next_round
+
+    def plan(self, run: str) -> KeptPlan:
+        """The plan of a run, as it was started or last resumed with."""
+        with self._translated():
+            return messages.plan_from(self._stub.GetPlan(pb.GetPlanRequest(run_id=run), timeout=CALL_S))
 
     def runs(self) -> list[RunStatus]:
         """Every run, with its newest closed round alone and none of the devices."""

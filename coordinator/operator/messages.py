@@ -12,6 +12,7 @@ from coordinator.operator.status import (
     FederatedEvaluation,
     ForgottenDevice,
     HeadEvaluation,
+    KeptPlan,
     Measured,
     PrivacySpent,
     RoundedHead,
@@ -40,6 +41,16 @@ def runs_to(
 def runs_from(message: pb.GetStatusResponse) -> list[RunStatus]:
     """Runs from a message."""
     return [_run_from(run) for run in message.runs]
+
+
+def plan_to(plan: KeptPlan) -> pb.GetPlanResponse:
+    """A plan as a message."""
+    return pb.GetPlanResponse(run_id=plan.run_id, plan_toml=plan.text, plan_directory=plan.directory)
+
+
+def plan_from(message: pb.GetPlanResponse) -> KeptPlan:
+    """A plan from a message."""
+    return KeptPlan(message.run_id, message.plan_toml, message.plan_directory)
 
 
 def _run_to(run: RunStatus) -> pb.RunStatus:

@@ -201,6 +201,15 @@ class RunStatus:
 
 
 @dataclass(frozen=True)
+class KeptPlan:
+    """The plan of a run, as TOML; relative paths in it are relative to ``directory`` on the coordinator."""
+
+    run_id: str
+    text: str
+    directory: str
+
+
+@dataclass(frozen=True)
 class DeviceStatus:
     """One device. ``energy_j`` is all that was reported and known; ``unknown_phases`` counts what was not known;
     ``reason`` says what is wrong with it, and is empty when nothing is; ``account`` what became of its data."""

@@ -14,7 +14,14 @@ from sqlalchemy import RowMapping
 
 from coordinator.export import job as exporting
 from coordinator.export import widths
-from coordinator.operator.status import DeviceBudget, DeviceStatus, ExportSummary, HeadEvaluation, RunStatus
+from coordinator.operator.status import (
+    DeviceBudget,
+    DeviceStatus,
+    ExportSummary,
+    HeadEvaluation,
+    KeptPlan,
+    RunStatus,
+)
 from coordinator.run import forgetting
 from coordinator.run import transactions as ledger
 from coordinator.run.evaluation import recall
@@ -163,6 +170,14 @@ class Operations:
         log.info("%s: resumed%s", run_id, " by another plan" if plan is not None else "")
         self._run_scheduler.want()
         return await self._rooms.books.do(_state, self._rooms.db, run_id)
+
+    async def plan(self, name: str) -> KeptPlan:
+        """The plan that a run has.
+
+        Raises:
+            UnknownRunError: no such run.
+        """
+        return await self._rooms.looks.do(_plan, self._rooms.db, name)
 
     async def status(
         self, name: str = "", since_round: int = 0, *, page: int = 0, newest_only: bool = False
@@ -351,6 +366,12 @@ def _status(db: Database, name: str, since_round: int, page: int, newest_only: b
             run, next_round = reading.run_page(connection, wanted[0], since_round, page)
             return [run], next_round
         return [reading.run_status(connection, run_id, since_round) for run_id in wanted], 0
+
+
+def _plan(db: Database, name: str) -> KeptPlan:
+    with db.reading() as connection:
+        row = runs.row(connection, runs.resolve(connection, name))
+        return KeptPlan(str(row["run_id"]), str(row["plan_toml"]), str(row["plan_directory"]))
 
 
 def _spent(db: Database) -> dict[str, tuple[float | None, int]]:

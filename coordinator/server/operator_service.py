@@ -53,6 +53,11 @@ class OperatorService(rpc.OperatorServiceServicer):
         return await self._operations.aside(messages.runs_to, found, software_version(), next_round, counts)
 
     @answered
+    async def GetPlan(self, request: pb.GetPlanRequest, context: Any) -> pb.GetPlanResponse:  # noqa: N802
+        """Gives the plan of a run back."""
+        return messages.plan_to(await self._operations.plan(request.run_id))
+
+    @answered
     async def ListDevices(self, request: pb.ListDevicesRequest, context: Any) -> pb.ListDevicesResponse:  # noqa: N802
         """Shows every device that ever joined."""
         return messages.devices_to(await self._operations.devices())

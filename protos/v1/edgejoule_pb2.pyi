@@ -864,6 +864,22 @@ class ResumeRunResponse(_message.Message):
     state: str
     def __init__(self, state: _Optional[str] = ...) -> None: ...
 
+class GetPlanRequest(_message.Message):
+    __slots__ = ("run_id",)
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    def __init__(self, run_id: _Optional[str] = ...) -> None: ...
+
+class GetPlanResponse(_message.Message):
+    __slots__ = ("run_id", "plan_toml", "plan_directory")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    PLAN_TOML_FIELD_NUMBER: _ClassVar[int]
+    PLAN_DIRECTORY_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    plan_toml: str
+    plan_directory: str
+    def __init__(self, run_id: _Optional[str] = ..., plan_toml: _Optional[str] = ..., plan_directory: _Optional[str] = ...) -> None: ...
+
 class GetStatusRequest(_message.Message):
     __slots__ = ("run_id", "since_round", "page", "newest_only")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
