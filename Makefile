@@ -6,17 +6,19 @@ OLD_RUNTIME := .venv-tflite-runtime
 DEMO_OUTPUT ?= demo-output
 PACKAGES := protos edge_runtime coordinator firmware_tools
 
-.PHONY: demo test test-newest install lock packages lint types floors generated device-only unit sim test-slow mutants rp2040 deb man arm-user arm-vm hw-sim hw net-sim lab-sim hw-labgrid protos baseline clean help
+.PHONY: demo test test-newest install lock packages lint types floors generated site device-only unit sim test-slow mutants reached rp2040 deb man arm-user arm-vm hw-sim hw net-sim lab-sim hw-labgrid protos baseline clean help
 
 help:
 	@echo "make demo       pre-train, convert, and run six federated rounds on this machine"
 	@echo "make test       everything that CI runs: lint, types, floors, generated code, device-only install, tests"
 	@echo "make test-newest the same with the newest version of everything, instead of the locked ones"
+	@echo "make site       the documentation as pages, into build/site"
 	@echo "make lock       lock the newest versions for PYTHON, into packaging/locked/"
 	@echo "make unit       the tests alone"
 	@echo "make sim        coordinator and devices on virtual time, with faults from seeds (SEEDS=500)"
 	@echo "make test-slow  the tests that take longer than a minute each: long walks, a soak of a simulated bench"
 	@echo "make mutants    which small changes of the code no test notices: N=100 of them, SEED=1 (ROOM=FOLDER, JSON=FILE)"
+	@echo "make reached    which functions no test of a served coordinator or a real daemon reaches (TESTS=FOLDER, JSON=FILE)"
 	@echo "make deb        the Debian package of a device, into dist/ (DEB_ARCH=arm64 or amd64)"
 	@echo "make man        man pages of all commands, into dist/man/"
 	@echo "make rp2040     run the bridge's firmware for the RP2040 in a simulator (fetches it from npm)"
@@ -79,7 +81,7 @@ demo: $(VENV)/.installed-demo
 
 # ---- what CI runs
 
-test: lint types floors generated device-only unit
+test: lint types floors generated site device-only unit
 
 # What is coming: the same with the newest of everything, in an environment of its own; each part runs, whatever fails.
 NEWEST := .venv-newest
@@ -102,14 +104,19 @@ generated: install
 	$(BIN)/buf breaking --against protos/baseline.binpb
 	$(BIN)/python tests/checks/generated_code.py
 
+# The documentation as pages, into build/site. A link that leads nowhere is an error.
+site: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 device-only: install
 	$(LOCKED) $(BIN)/python tests/checks/device_only.py
 
-# Many tests wait for real serial lines and processes, so two at a time take little more than half the time.
-WORKERS ?= 2
+# Many tests wait for real serial lines and processes: one worker more than there are cores. The files that take longest
+# begin first (tests/file_order.py).
+WORKERS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2) + 1)))
 unit: install packages $(OLD_RUNTIME)/.tried
 	EDGEJOULE_TFLITE_RUNTIME_PYTHON=$$(ls $(CURDIR)/$(OLD_RUNTIME)/bin/python 2>/dev/null) \
-		$(BIN)/python -m pytest -m "not slow and not arm" -n $(WORKERS) --dist loadfile
+		$(BIN)/python -m pytest -m "not slow and not arm" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # The coordinator and its devices on virtual time, with faults from a seed: make sim SEEDS=2000. A seed that fails says
 # how to see why: make sim SEEDS=1 FIRST=n TRACE=1.
@@ -124,11 +131,21 @@ SLOW_SOAK_S ?= 300
 test-slow: install packages
 	$(BIN)/python -m pytest -m slow tests hw_tests --hw-sim --hw-soak-s $(SLOW_SOAK_S)
 
+# Functions that no test of a served coordinator or a real daemon reaches. coverage stays outside the tree.
+COVERAGE := $(HOME)/.cache/edgejoule/coverage-$(COVERAGE_VERSION)
+COVERAGE_VERSION ?= 7.17.5
+reached: install packages
+	@test -d $(COVERAGE) || $(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(COVERAGE) \
+		coverage==$(COVERAGE_VERSION)
+	PYTHONPATH=$(COVERAGE) nice -n 10 $(BIN)/python tests/reached/end_to_end.py $(if $(TESTS),--tests $(TESTS)) \
+		$(if $(JSON),--json $(JSON))
+
 # Changes of the code, drawn by a seed, that no test notices: tests/mutants/draw.py.
 N ?= 100
 SEED ?= 1
+MUTANT_WORKERS ?= 2
 mutants: install packages
-	nice -n 10 $(BIN)/python tests/mutants/draw.py --number $(N) --seed $(SEED) --workers $(WORKERS) \
+	nice -n 10 $(BIN)/python tests/mutants/draw.py --number $(N) --seed $(SEED) --workers $(MUTANT_WORKERS) \
 		$(if $(ROOM),--room $(ROOM)) $(if $(JSON),--json $(JSON))
 
 # The simulator stays outside the tree. Without node or npm the tests skip and say why.

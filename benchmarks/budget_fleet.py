@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-from reference_data import root
+import reference_data
 
 from coordinator.budgets.cost_model import Prices, Work
 from edge_runtime.round.allowance import Allowance
@@ -94,7 +94,9 @@ def load(seed: int, name: str = "") -> Data:
     try:
         if name == "digits":
             raise DataError("not asked for")
-        with np.load(root() / "flowers_embeddings" / "flowers_mobilenet_v1_emb.npz", allow_pickle=False) as stored:
+        with np.load(
+            reference_data.root() / "flowers_embeddings" / "flowers_mobilenet_v1_emb.npz", allow_pickle=False
+        ) as stored:
             raw, y = stored["emb"], stored["y"].astype(np.int32)
             unit = float(stored["scale"])
             held_out = stored["split"] == "val"

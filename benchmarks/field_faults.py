@@ -36,7 +36,19 @@ from protos.v1 import edgejoule_pb2 as pb
 from protos.v1 import edgejoule_pb2_grpc as rpc
 
 GIVE_UP_S = 90.0
+# The daemon's command, whose rests after a full disk and a bridge without an answer are a part of what they are.
+_QUICKER = """
+import sys
+from edge_runtime.daemon import serving
+from edge_runtime.power import late_meter
+serving._FULL_AGAIN_S /= {0}
+late_meter.SILENT_EACH_S /= {0}
+late_meter.GONE_S /= {0}
+from edge_runtime.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
 NAME = "field-1"
+DAEMON = "edge_runtime.cli"
 Row = dict[str, Any]
 
 
@@ -46,9 +58,11 @@ class Rig:
     Args:
         folder: for all that they write.
         bundle: what devices train.
+        quicker: how much shorter the longest rests of daemons are than in the field.
     """
 
-    def __init__(self, folder: Path, bundle: Path) -> None:
+    def __init__(self, folder: Path, bundle: Path, quicker: float = 1.0) -> None:
+        self.quicker = quicker
         self.folder, self.bundle = folder, open_bundle(bundle)
         self._processes: list[subprocess.Popen[bytes]] = []
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,14 +73,20 @@ class Rig:
 
     def start(self, name: str, module: str, *arguments: object, **more: Any) -> subprocess.Popen[bytes]:
         """Start ``python3 -m module``; its lines go to ``name.log``."""
-        if self.others_first and module != "edge_runtime.cli":
+        if self.others_first and module != DAEMON:
             more["preexec_fn"] = _as_if_elsewhere
         with (self.folder / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", module, *map(str, arguments)], stdout=log, stderr=subprocess.STDOUT, **more
+                [*self.program(module), *map(str, arguments)], stdout=log, stderr=subprocess.STDOUT, **more
             )
         self._processes.append(process)
         return process
+
+    def program(self, module: str) -> list[str]:
+        """The words that start a module."""
+        if module == DAEMON and self.quicker != 1.0:
+            return [sys.executable, "-c", _QUICKER.format(self.quicker)]
+        return [sys.executable, "-m", module]
 
     def serve(self, listen: str = "127.0.0.1:0") -> subprocess.Popen[bytes]:
         """Start the coordinator."""
@@ -80,7 +100,7 @@ class Rig:
 
     def device(self, *flags: object, name: str = NAME, state: str = "state", **more: Any) -> subprocess.Popen[bytes]:
         """Start a daemon."""
-        return self.start(name, "edge_runtime.cli", "run", "--coordinator", self.address, "--device-id", name,
+        return self.start(name, DAEMON, "run", "--coordinator", self.address, "--device-id", name,
                           "--data", self.data, "--state", self.folder / state, "--wait-for-coordinator", 600,
                           *flags, **more)  # fmt: skip
 
@@ -321,7 +341,7 @@ def silent_bridge(rig: Rig) -> Row:
     until(lambda: _measured(rig))
     bridge.send_signal(signal.SIGSTOP)
     reason = rig.says("no samples")
-    time.sleep(20.0)
+    time.sleep(20.0 / rig.quicker)
     bridge.send_signal(signal.SIGCONT)
     recovered_s = until(lambda: _measured(rig))
     told = [line for line in rig.log() if "power bridge" in line]
@@ -340,7 +360,7 @@ def full_disk(rig: Rig) -> Row:
     lines_to = rig.folder / f"{NAME}.log"
     # Its lines go through a pipe: the log is a file as well.
     reader, writer = os.pipe()
-    command = [sys.executable, "-m", "edge_runtime.cli", "run", "--coordinator", rig.address, "--device-id", NAME,
+    command = [*rig.program(DAEMON), "run", "--coordinator", rig.address, "--device-id", NAME,
                "--data", str(rig.data), "--state", str(rig.folder / "state")]  # fmt: skip
     daemon = subprocess.Popen(
         command, stderr=writer, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
@@ -451,9 +471,9 @@ FAULTS: tuple[Callable[[Rig], Row], ...] = (
 )
 
 
-def provoke(fault: Callable[[Rig], Row], folder: Path, bundle: Bundle) -> Row:
+def provoke(fault: Callable[[Rig], Row], folder: Path, bundle: Bundle, quicker: float = 1.0) -> Row:
     """One fault on programs of its own. One that is not mended is a row too."""
-    rig = Rig(folder / fault.__name__, bundle.path)
+    rig = Rig(folder / fault.__name__, bundle.path, quicker)
     try:
         return fault(rig)
     except (AssertionError, TimeoutError, EdgejouleError) as error:

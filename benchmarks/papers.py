@@ -6,6 +6,8 @@
     .venv/bin/python benchmarks/papers.py --paper robust --quick --json OUT
     .venv/bin/python benchmarks/papers.py --paper personal --quick --json OUT
     .venv/bin/python benchmarks/papers.py --paper fl_pqsu --quick --json OUT
+    .venv/bin/python benchmarks/papers.py --paper quantfl --quick --json OUT
+    .venv/bin/python benchmarks/papers.py --paper diffusion --quick --json OUT --plot sheets.png
 
 one_pass: heads from statistics (Fed3R, arXiv 2406.01116; GH-OFL, arXiv 2602.01186; one-shot federated ridge, arXiv
 2601.08216), and whitened steps from there, against FedAvg, FedProx, SCAFFOLD and the joule planner: joules until the
@@ -16,6 +18,10 @@ optimisers: the same for what a coordinator may do with the mean of changes.
 fl_pqsu: a pruned backbone, updates in few bits, and fewer of them (`papers_fl_pqsu.py`).
 
 personal: heads for single writers whom the fleet never met (`papers_personal.py`).
+
+quantfl: accuracy against all bits, both ways, from a pre-trained and a random start (`quantfl.py`).
+
+diffusion: a denoiser of latents, trained in few bits (`papers_diffusion.py`).
 
 robust: heads that stay good when their weights are rounded to few bits after training (`papers_robust.py`).
 
@@ -172,12 +178,28 @@ def personal(asked: Asked) -> list[Row]:
     return papers_personal.rows(asked)
 
 
+def quantfl(asked: Asked) -> list[Row]:
+    """Accuracy against all bits that travel, both ways."""
+    import papers_quantfl
+
+    return papers_quantfl.rows(asked)
+
+
+def diffusion(asked: Asked) -> list[Row]:
+    """A denoiser of latents, trained in few bits."""
+    import papers_diffusion
+
+    return papers_diffusion.rows(asked)
+
+
 PAPERS: dict[str, Callable[[Asked], list[Row]]] = {
     "one_pass": one_pass,
     "optimisers": optimisers,
     "robust": robust,
     "fl_pqsu": fl_pqsu,
     "personal": personal,
+    "quantfl": quantfl,
+    "diffusion": diffusion,
 }
 
 

@@ -198,8 +198,28 @@ def plain_tables(rows: Sequence[Any]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-_TABLES = {"robust": width_tables, "fl_pqsu": plain_tables, "personal": plain_tables}
-_PLOTS = {"robust": width_plot}
+def quantfl_plot(rows: Sequence[Any], path: Path) -> None:
+    """A PNG: accuracy against megabytes."""
+    import papers_quantfl
+
+    papers_quantfl.draw(rows, path)
+
+
+def sample_sheets(rows: Sequence[Any], path: Path) -> None:
+    """PNGs: samples of each class, by method."""
+    import papers_diffusion
+
+    papers_diffusion.draw(rows, path)
+
+
+_TABLES = {
+    "robust": width_tables,
+    "fl_pqsu": plain_tables,
+    "personal": plain_tables,
+    "quantfl": plain_tables,
+    "diffusion": plain_tables,
+}
+_PLOTS = {"robust": width_plot, "quantfl": quantfl_plot, "diffusion": sample_sheets}
 
 
 def main() -> int:

@@ -1,11 +1,14 @@
 """QuantFL's comparison (arXiv:2603.17507): accuracy against all bits that travel, up and down.
 
-    .venv/bin/python benchmarks/quantfl.py --json OUT --plot PNG    # about ten minutes on 2 cores
-    .venv/bin/python benchmarks/quantfl.py --json OUT --quick       # under a minute
+    .venv/bin/python benchmarks/papers.py --paper quantfl --json OUT --table MD --plot PNG
+    .venv/bin/python benchmarks/papers.py --paper quantfl --quick --json OUT       # under three minutes
+    .venv/bin/python benchmarks/quantfl.py --json OUT --plot PNG    # the same runs, with the course of each
+    .venv/bin/python benchmarks/quantfl.py --json OUT --quick
 
 Devices train a head on a frozen backbone, pre-trained or random, and every codec is used both ways. Bits are those of
 serialised messages, all headers and names included, summed over devices and rounds; every codec runs the same rounds.
-QuantFL's own codecs are `bucket_uniform` and `bucket_quantile`.
+QuantFL's own codecs are `bucket_uniform` and `bucket_quantile`. `closed_form` sends no update at all: sums of
+embeddings, once, of which the coordinator solves for the head.
 """
 
 from __future__ import annotations
@@ -22,11 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from quantfl_rounds import LOSSLESS, Course, Fleet, Run
+from quantfl_rounds import CLOSED, LOSSLESS, Course, Fleet, Run
 from quantfl_tasks import Task, tasks
 
 from protos.errors import EdgejouleError
-from protos.model.head import Head
 
 FULL = Fleet(devices=10, rounds=30, steps=60, inputs={"rate": 0.1, "weight_decay": 1e-4})
 QUICK = Fleet(devices=5, rounds=8, steps=20, inputs={"rate": 0.1, "weight_decay": 1e-4})
@@ -36,6 +38,16 @@ RATES: dict[str, tuple[float, ...]] = {
     "bucket_quantile": (1, 2, 3),
     "eden": (0.5, 1, 2),
     "entropy_coded": (0.5, 0.75, 1, 1.25, 2),
+    CLOSED: (0,),
+}
+# What `papers.py` compares: the rates at which codecs come near float32.
+PAPER_RATES: dict[str, tuple[float, ...]] = {
+    LOSSLESS: (32.0,),
+    "bucket_uniform": (1, 2, 3),
+    "bucket_quantile": (2,),
+    "eden": (1,),
+    "entropy_coded": (0.75, 1, 1.25),
+    CLOSED: (0,),
 }
 QUICK_RATES: dict[str, tuple[float, ...]] = {
     LOSSLESS: (32.0,),
@@ -43,6 +55,7 @@ QUICK_RATES: dict[str, tuple[float, ...]] = {
     "bucket_quantile": (1, 2),
     "eden": (1,),
     "entropy_coded": (0.75, 1.25),
+    CLOSED: (0,),
 }
 
 
@@ -63,6 +76,7 @@ class Row:
         below_float32: points of accuracy (0 to 100) that it lacks of float32 with the same seeds, and below_ci95 the
             half width of that.
         curve: for each round, mean bits so far and mean accuracy.
+        joules: metered by the devices over WiFi, embedding left out; joules_ci95 the half width.
 
     Accuracies are means over the last rounds, see ``settled``.
     """
@@ -80,6 +94,8 @@ class Row:
     below_float32: float
     below_ci95: float
     curve: list[tuple[float, float]]
+    joules: float = math.nan
+    joules_ci95: float = math.nan
 
 
 def settled(accuracy: Sequence[float]) -> list[float]:
@@ -106,12 +122,11 @@ def half_width(values: Sequence[float]) -> float:
 
 def compare(task: Task, fleet: Fleet, rates: dict[str, tuple[float, ...]], seeds: int) -> Iterator[Row]:
     """A row for every codec and rate; float32 first."""
-    head = Head(task.bundle)
     plain: list[Course] = []
     for codec, own in rates.items():
         for rate in own:
             started = time.monotonic()
-            courses = [Run(task, head, fleet, codec, rate, seed).course() for seed in range(seeds)]
+            courses = [Run(task, fleet, codec, rate, seed).course() for seed in range(seeds)]
             plain = plain or courses
             row = _row(task, codec, rate, courses, plain)
             print(
@@ -145,19 +160,35 @@ def _row(task: Task, codec: str, rate: float, courses: Sequence[Course], plain: 
         float(np.mean(short)),
         half_width(short),
         curve,
+        float(np.mean([one.joules[-1] for one in courses])),
+        half_width([one.joules[-1] for one in courses]),
     )
+
+
+def compared(folder: Path, seeds: int, *, quick: bool, only: Sequence[str] = (), few: bool = False) -> list[Row]:
+    """Every data set from every start.
+
+    Args:
+        folder: for bundles and data.
+        only: data sets; empty for all.
+        few: the rates of `papers.py`.
+    """
+    fleet, rates = (QUICK, QUICK_RATES) if quick else (FULL, PAPER_RATES if few else RATES)
+    rows = [row for task in tasks(folder, quick=quick, only=only) for row in compare(task, fleet, rates, seeds)]
+    return sorted(rows, key=lambda row: (row.dataset, row.start))
 
 
 def table(rows: Sequence[Row]) -> Iterator[str]:
     """Markdown, one table for each data set and start."""
     for dataset, start in dict.fromkeys((row.dataset, row.start) for row in rows):
         yield f"\n{dataset}, {start} start:\n"
-        yield "| codec | bits asked | kB up | kB down | bits saved | accuracy, % | points below float32 |"
-        yield "|---|---|---|---|---|---|---|"
+        yield "| codec | bits asked | kB up | kB down | bits saved | J, WiFi | accuracy, % | points below float32 |"
+        yield "|---|---|---|---|---|---|---|---|"
         for row in rows:
             if (row.dataset, row.start) == (dataset, start):
                 below = "" if row.codec == LOSSLESS else f"{row.below_float32:.2f} ± {row.below_ci95:.2f}"
                 travelled = f"{row.bits_up / 8e3:.1f} | {row.bits_down / 8e3:.1f} | {100 * row.saved:.1f} %"
+                travelled += f" | {row.joules:.1f}"
                 accuracy = f"{100 * row.accuracy_mean:.2f} ± {100 * row.accuracy_ci95:.2f}"
                 yield f"| {row.codec} | {row.rate:g} | {travelled} | {accuracy} | {below} |"
 
@@ -184,17 +215,14 @@ def main() -> int:
     options = parser.parse_args()
     if options.seeds is not None and options.seeds < 2:
         parser.error("--seeds: an interval needs 2 or more")
-    fleet, rates = (QUICK, QUICK_RATES) if options.quick else (FULL, RATES)
     seeds = options.seeds or (2 if options.quick else 5)
-    rows: list[Row] = []
+    fleet = QUICK if options.quick else FULL
     try:
         with tempfile.TemporaryDirectory(prefix="edgejoule-quantfl-") as folder:
-            for task in tasks(Path(folder), quick=options.quick):
-                rows += compare(task, fleet, rates, seeds)
+            rows = compared(Path(folder), seeds, quick=options.quick)
     except EdgejouleError as error:
         print(f"quantfl: {error}", file=sys.stderr)
         return error.exit_code
-    rows.sort(key=lambda row: (row.dataset, row.start))
     print("\n".join(table(rows)))
     print(
         "\naccuracy, %, when all bits that travel are at most a share of those of float32; each codec at its best rate"

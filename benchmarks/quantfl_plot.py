@@ -22,8 +22,16 @@ COLOURS = {
     "bucket_quantile": "#edae49",
     "eden": "#00798c",
     "entropy_coded": "#2b59c3",
+    "closed_form": "#6a994e",
 }
-MARKS = {"float32": "s", "bucket_uniform": "v", "bucket_quantile": "^", "eden": "D", "entropy_coded": "o"}
+MARKS = {
+    "float32": "s",
+    "bucket_uniform": "v",
+    "bucket_quantile": "^",
+    "eden": "D",
+    "entropy_coded": "o",
+    "closed_form": "*",
+}
 NAMES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "digits": "digits"}
 STARTS = {"pretrained": "pre-trained start", "random": "random start"}
 

@@ -1,33 +1,29 @@
-"""Federated rounds of `quantfl.py`: the device's training, the coordinator's folding, real codecs and real messages.
+"""Federated rounds of `quantfl.py`: a metered fleet with one codec for both ways.
 
-A device trains the compiled head from the head D that it holds, and sends the coded change. The coordinator folds what
-it decodes into H, and codes H - D for the way down with the same codec (`protos/update/downlink.py`). Nothing is
-simulated but the network: messages are serialised, counted, parsed and decoded.
+Each device is `edge_runtime/round/work.py` on the bundle; orders and reports are serialised, counted, parsed; reports
+are folded by the coordinator's rules, and heads travel down as `coordinator/run/downlink.py` has them. Nothing is
+simulated but the network and the watts (`papers_metered.py`).
 """
 
 from __future__ import annotations
 
+import dataclasses
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
+import one_pass_fleet
+from one_pass_methods import averaged, one_pass, plan_of
+from papers_metered import MeteredFleet
 from quantfl_tasks import Task
 
-from coordinator.aggregate.rules import RULES
-from coordinator.lab.partition import partition
-from edge_runtime.round.training import train
-from protos.convert.head_transfers import differences_from, head_to
-from protos.convert.tensors import tensors_from, tensors_to
-from protos.model.head import Head
-from protos.normaliser import of_optimiser
-from protos.update import codecs, trees
-from protos.update.downlink import rebuild, step_towards
-from protos.update.tensors import as_float32, decode
-from protos.update.trees import Tree
-from protos.v1 import edgejoule_pb2 as pb
+from coordinator.run.evaluation import Evaluator
+from protos.plan.plan import DownlinkSection, RunPlan, UpdateSection
 
 LOSSLESS = "float32"
+# No codec at all: exact sums in one round, and a head that is solved for (docs/one-pass.md).
+CLOSED = "closed_form"
 
 
 @dataclass(frozen=True)
@@ -48,90 +44,51 @@ class Fleet:
 
 @dataclass(frozen=True)
 class Course:
-    """One run: after each round the bits of all devices since the start, and the accuracy of H on held-out data."""
+    """One run: after each round the bits of all devices since the start, their joules, and the accuracy of the newest
+    head on held-out data."""
 
     bits_up: list[int]
     bits_down: list[int]
     accuracy: list[float]
+    joules: list[float]
+
+
+def plan_for(fleet: Fleet, codec: str, rate: float, seed: int) -> RunPlan:
+    """The plan of a run: one codec, one rate, both ways."""
+    if codec == CLOSED:
+        # Shrinkage by leaving devices out: nothing is chosen by what judges.
+        return plan_of('[train]\nmethod = "closed_form"\n[closed_form]\nchoose = "devices"\n', seed, 1)
+    lines = [f"{name} = {value}\n" for name, value in fleet.inputs.items()]
+    own, others = ("".join(one for one in lines if one.startswith("rate") == rate_is) for rate_is in (True, False))
+    text = f'[train]\nsteps = {fleet.steps}\n{own}[train.inputs]\n{others}[aggregate]\nweight = ["by_examples"]\n'
+    plan = plan_of(text, seed, fleet.rounds)
+    parameters = {} if codec == LOSSLESS else {"bits": rate}
+    # Put there, not parsed: not every codec of the comparison may be a plan's way down.
+    update, downlink = UpdateSection(codec, parameters), DownlinkSection(codec, parameters)
+    return dataclasses.replace(plan, update=update, downlink=downlink)
 
 
 class Run:
     """One federated run with one codec for both ways, from the bundle's starting head."""
 
-    def __init__(self, task: Task, head: Head, fleet: Fleet, codec: str, rate: float, seed: int) -> None:
-        self._task, self._head, self._fleet, self._seed = task, head, fleet, seed
-        self._lossless = codec == LOSSLESS
-        self._codec = codecs.build(codec, {} if self._lossless else {"bits": rate})
-        self._shapes = task.bundle.manifest.head.shapes()
-        self._parts = partition(task.train_labels, None, fleet.devices, fleet.scheme, seed)
-        given = {name: one.default for name, one in head.inputs.items()} | dict(fleet.inputs)
-        self._work = of_optimiser(task.bundle.manifest.head.optimiser, fleet.steps, given)
-        self._held = self._made = task.bundle.initial_head()
-        # Every device has the bundle, and so the head that the first round starts from: only its name travels.
-        start = trees.version(self._held)
-        self._order = head_to(start, (), start, ()).SerializeToString()
+    def __init__(self, task: Task, fleet: Fleet, codec: str, rate: float, seed: int) -> None:
+        self._fleet, self._codec, self._seed = fleet, codec, seed
+        self._plan = plan_for(fleet, codec, rate, seed)
+        self._task = one_pass_fleet.Task(
+            task.dataset, task.bundle, task.train, task.train_labels, task.test, task.test_labels, None,
+            fleet.devices, fleet.scheme, float("nan"),
+        )  # fmt: skip
 
     def course(self) -> Course:
         """All rounds."""
-        course = Course([], [], [])
-        bits_up = bits_down = 0
-        backbone = self._task.bundle.manifest.backbone
-        test = (self._task.test.astype(np.float32) - backbone.output_zero_point) * np.float32(backbone.output_scale)
-        for number in range(1, self._fleet.rounds + 1):
-            bits_down += 8 * len(self._order) * self._fleet.devices
-            bits_up += 8 * self._round(number)
-            course.bits_up.append(bits_up)
-            course.bits_down.append(bits_down)
-            self._head.write(self._made)
-            course.accuracy.append(self._head.evaluate(test, self._task.test_labels).accuracy)
+        course = Course([], [], [], [])
+        referee = Evaluator(self._task.bundle, self._task.test, self._task.test_labels)
+        with tempfile.TemporaryDirectory(prefix="edgejoule-quantfl-") as home:
+            fleet = MeteredFleet(self._task, self._plan, self._seed, Path(home))
+            rounds = one_pass(fleet, 1) if self._codec == CLOSED else averaged(fleet, 1, self._fleet.rounds)
+            for _ in rounds:
+                course.bits_up.append(8 * fleet.bytes_up)
+                course.bits_down.append(8 * fleet.bytes_down)
+                course.accuracy.append(referee.evaluate(fleet.head).accuracy)
+                course.joules.append(fleet.joules_metered)
         return course
-
-    def _round(self, number: int) -> int:
-        """Train, send, fold, and code the next head; returns the bytes that came up."""
-        rule = RULES["fednova"]
-        folded, sent = rule.start(self._shapes), 0
-        for device, rows in enumerate(self._parts):
-            change = self._trained(rows, device, number)
-            random = codecs.generator(self._seed, "encode", device, number)
-            tensors, _ = self._codec.encode(change, self._codec.init(self._shapes), random)
-            report = pb.DeviceReport(update=tensors_to(tensors)).SerializeToString()
-            sent += len(report)
-            update = decode(tensors_from(pb.DeviceReport.FromString(report).update), self._shapes)
-            folded = rule.add(folded, update, float(len(rows)), self._work)
-        moved = rule.finish(folded)
-        assert moved is not None
-        self._made = trees.add_scaled(self._made, moved, 1.0)
-        self._send_down(number)
-        return sent
-
-    def _trained(self, rows: npt.NDArray[np.int64], device: int, number: int) -> Tree:
-        """What a device's steps change of the head that it holds."""
-        self._head.write(self._held)
-        backbone = self._task.bundle.manifest.backbone
-        train(
-            self._head,
-            self._task.train[rows],
-            self._task.train_labels[rows],
-            lambda q: (q.astype(np.float32) - backbone.output_zero_point) * np.float32(backbone.output_scale),
-            steps=self._fleet.steps,
-            inputs=self._fleet.inputs,
-            seed=self._seed,
-            purpose=(device, number),
-            allowed=lambda: None,
-        )
-        return trees.subtract(self._head.read(), self._held)
-
-    def _send_down(self, number: int) -> None:
-        """The next order's head: a coded difference where that brings D nearer to H, else H whole."""
-        random = codecs.generator(self._seed, "downlink", number)
-        found = None if self._lossless else step_towards(self._made, self._held, self._codec, random)
-        if found is None:
-            self._held = self._made
-            self._order = head_to(trees.version(self._made), as_float32(self._made), "", ()).SerializeToString()
-            return
-        difference, reached = found
-        message = head_to(trees.version(reached), (), trees.version(self._held), (difference,))
-        self._order = message.SerializeToString()
-        rebuilt = rebuild(self._held, differences_from(pb.Head.FromString(self._order)), self._shapes)
-        assert trees.version(rebuilt) == message.version
-        self._held = rebuilt

@@ -1,8 +1,9 @@
 """The Python face of a coordinator: a typed client, and what came of a run as rows.
 
 ``Operator`` speaks to a running coordinator as the operator's commands do; :func:`load_outcome` reads what a demo
-wrote, or ``coordinator status RUN --json`` printed. Rows are flat dicts of JSON values, so that
-``pandas.DataFrame(outcome.devices)`` is a table; nothing here needs pandas. What is not known is None, never 0.
+wrote, or ``coordinator status RUN --json`` printed; :func:`simulate` runs a plan over a fleet that does not exist. Rows
+are flat dicts of JSON values, so that ``pandas.DataFrame(outcome.devices)`` is a table; nothing here needs pandas. What
+is not known is None, never 0.
 
 docs/python.md is the page of it, with every stable name.
 """
@@ -14,7 +15,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coordinator.operator import as_json, client
 from coordinator.operator.client import DEFAULT_ADDRESS
@@ -30,6 +31,11 @@ from coordinator.operator.watching import follow
 from protos.energy.trace import Phase
 from protos.errors import DataError, EdgejouleError, PlanError
 
+if TYPE_CHECKING:
+    from coordinator.simulation.costs import BoardCosts
+    from coordinator.simulation.links import Link
+    from coordinator.simulation.results import Simulated
+
 __all__ = [
     "DEFAULT_ADDRESS",
     "DeviceBudget",
@@ -43,6 +49,7 @@ __all__ = [
     "Row",
     "RunStatus",
     "load_outcome",
+    "simulate",
 ]
 
 Row = dict[str, Any]
@@ -118,6 +125,69 @@ class Operator(client.Operator):
     def outcome(self, which: str) -> Outcome:
         """What came of a run so far, as rows."""
         return outcome_of(self.run(which))
+
+
+def simulate(
+    plan: str | os.PathLike[str] | Mapping[str, Any],
+    *,
+    devices: int,
+    data: str,
+    bundle: str | os.PathLike[str] | None = None,
+    partition: str = "dirichlet:0.5",
+    seed: int = 0,
+    engine: str = "exact",
+    boards: Sequence[str] = ("pi4", "pi5", "pi-zero-2", "coral-dev"),
+    links: Sequence[str | Link] = ("wifi",),
+    costs: Mapping[str, BoardCosts] | None = None,
+    spread: float = 0.3,
+    noise: float = 0.05,
+    stragglers: float = 0.0,
+    slowdown: float = 4.0,
+    dropout: float = 0.0,
+    away_s: float = 60.0,
+    budget_j: float | None = None,
+    on_round: Callable[[RoundStatus], None] | None = None,
+) -> Simulated:
+    """Run a plan over a fleet that does not exist, in this process and on virtual time; docs/simulation.md.
+
+    The coordinator, its store, planner, codecs and ledger are the real ones, and so are the rounds of the devices; what
+    boards draw, how long work takes and what bytes cost is reckoned. The same arguments give the same bits.
+
+    Args:
+        plan: a file, or its tables as a mapping. Paths in it are relative to its folder; of a mapping to this one.
+        devices: virtual boards, from 1. A plan that does not say ``round.devices`` waits for all of them.
+        data: what they and the held-out part are made of: FILE.npz, idx images, or a folder of images by class.
+        bundle: in place of the plan's.
+        partition: "iid", "dirichlet:ALPHA" or "natural".
+        seed: of the partition, of the boards and of what happens to them; ``run.seed`` of the plan is the training's.
+        engine: "exact", or "vectorised" for linear heads and very many devices.
+        boards: names of known boards, taken in turn.
+        links: "ethernet", "wifi", "lte", "cat-m", "loopback", or a ``coordinator.simulation.links.Link``; in turn.
+        costs: seconds and watts of work by board, as ``coordinator.simulation.costs.costs_of_run`` takes them from a
+            metered run; None: those of the table of boards.
+        spread: standard deviation of the logarithm of how much slower one board of a kind is than another.
+        noise: the same of one round beside another.
+        stragglers: share of the boards that work ``slowdown`` times slower.
+        dropout: chance that a board loses its power in the middle of an order; it is away for ``away_s`` on average.
+        budget_j: the boards' own limit a round, or None.
+        on_round: told of each round when it has closed.
+
+    Returns:
+        A ``Simulated``: ``outcome`` as of a real run, ``head``, ``arrays`` by round and device, ``virtual_s``.
+
+    Raises:
+        EdgejouleError: a setting that cannot be, or a mistake in plan, bundle or data.
+    """
+    # Here: other programs need not wait for a TFLite runtime.
+    from coordinator.simulation.fleet import FleetSettings
+    from coordinator.simulation.simulating import simulate as run
+
+    settings = FleetSettings(
+        devices=devices, data=data, partition=partition, seed=seed, boards=boards, links=links, costs=costs,
+        spread=spread, noise=noise, stragglers=stragglers, slowdown=slowdown, dropout=dropout, away_s=away_s,
+        budget_j=budget_j,
+    )  # fmt: skip
+    return run(plan, settings, bundle=bundle, engine=engine, on_round=on_round)
 
 
 def outcome_of(run: RunStatus) -> Outcome:

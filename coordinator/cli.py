@@ -27,6 +27,7 @@ from coordinator.commands import (
     stop,
     wait,
 )
+from coordinator.commands.looking import dashboard, report, watch
 from coordinator.commands.testbed import command as testbed
 from coordinator.commands.trust import audit, enroll, identities, init, login, service, sign
 from protos.command_line import conduct
@@ -35,6 +36,7 @@ from protos.program import add_completion, program, run_completion
 # The lab starts both ends, so it stands above this room and is found by name, when it is there.
 _LAB_COMMANDS = (
     "coordinator.lab.demo_command",
+    "coordinator.simulation.command",
     "coordinator.lab.partition_command",
     "coordinator.lab.sweep.command",
     "coordinator.lab.sweep.compare_command",
@@ -61,6 +63,9 @@ def parser() -> argparse.ArgumentParser:
         export,
         evaluate,
         forget,
+        report,
+        dashboard,
+        watch,
         check_plan,
         backup,
         prune,

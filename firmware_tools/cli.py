@@ -15,6 +15,7 @@ from firmware_tools.convert.command import add_command as add_convert
 from firmware_tools.inspect.command import add_command as add_inspect
 from firmware_tools.pretrain.command import add_command as add_pretrain
 from firmware_tools.prune.command import add_command as add_prune
+from firmware_tools.sample.command import add_command as add_sample
 from protos.command_line import conduct
 from protos.program import add_completion, program, run_completion
 
@@ -33,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     add_inspect(commands)
     add_compile(commands)
     add_pretrain(commands)
+    add_sample(commands)
     add_bridge(commands)
     completion = add_completion(commands, "firmware-tools")
     completion.set_defaults(run=lambda options: run_completion(parser, options.shell))

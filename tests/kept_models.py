@@ -1,10 +1,12 @@
-"""Models that take TensorFlow and a minute to make: made in each session, or once for many where a variable says where.
+"""Models that take TensorFlow to make: made once in a run of the tests, whatever number of workers it has.
 
-`tests/mutants/draw.py` runs many short sessions on code that its changes do not reach, and keeps them.
+A variable says where they are. `tests/conftest.py` sets it for one run; `tests/mutants/draw.py` runs many short
+sessions on code that its changes do not reach, and keeps them over all.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
@@ -25,17 +27,16 @@ def kept(name: str, into: Path, make: Callable[[Path], None]) -> Path:
         make(into)
         return into
     there = Path(os.environ[KEEP]) / name
-    if not there.exists():
-        there.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=there.parent))
-        try:
-            make(part)
-            part.rename(there)
-        except OSError:
-            # Another session was first.
-            if not there.exists():
-                raise
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+    there.parent.mkdir(parents=True, exist_ok=True)
+    # The others of this run wait for the one who makes it.
+    with (there.parent / f".{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not there.exists():
+            part = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=there.parent))
+            try:
+                make(part)
+                part.rename(there)
+            finally:
+                shutil.rmtree(part, ignore_errors=True)
     shutil.copytree(there, into, dirs_exist_ok=True)
     return into

@@ -41,6 +41,9 @@ class MachineWorld:
         self._sent_to_s = 0.0
         self._coming: list[tuple[float, bytes]] = []
         self._transport: MachineTransport | None = None
+        self.opened_s: list[float] = []
+        self.writes = 0
+        self._dead_for = 0
 
     # ---- the clock ----
 
@@ -72,6 +75,8 @@ class MachineWorld:
                 raise SensorError("no such serial port", where=path, fix="plug the bridge in")
             self._transport = MachineTransport(self)
             self._coming.clear()
+            self.opened_s.append(self.monotonic())
+            self._dead_for = max(0, self._dead_for - 1)
             self._unclaimed += 1
             return self._transport
 
@@ -81,12 +86,18 @@ class MachineWorld:
             self.plugged = False
             self._turn.notify_all()
 
+    def hang(self, openings: int) -> None:
+        """Nothing comes through the port, which stays open, until it has been opened so many times more."""
+        with self._turn:
+            self._dead_for = openings
+
     def replug(self) -> None:
         with self._turn:
             self.plugged = True
 
     def send(self, data: bytes) -> None:
         with self._turn:
+            self.writes += 1
             at_s = max(self._sent_to_s, self.machine.now_s + self._random.uniform(1e-4, 1.1e-3))
             self._sent_to_s = at_s
             self.machine.send(data, at_s=at_s)
@@ -103,10 +114,12 @@ class MachineWorld:
             now_s = self.machine.now_s
             ready = [data for at_s, data in self._coming if at_s <= now_s]
             del self._coming[: len(ready)]
-            return b"".join(ready)
+            return b"" if self._dead_for else b"".join(ready)
 
     def anything(self) -> bool:
-        return not self.plugged or bool(self._coming and self._coming[0][0] <= self.machine.now_s)
+        return not self.plugged or bool(
+            not self._dead_for and self._coming and self._coming[0][0] <= self.machine.now_s
+        )
 
     # ---- time ----
 

@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "mutants"))
 import draw
-from draw import Durations, Trees, all_sites, drawn, equivalents
+from draw import Durations, Sessions, Trees, all_sites, drawn, equivalents
 from imports import Imports
 from sites import sites
 
@@ -65,7 +65,7 @@ def test_a_sample_is_the_same_for_the_same_seed_and_a_longer_one_begins_alike() 
 
 
 def test_those_who_import_a_module_are_asked_first() -> None:
-    imports = Imports(ROOT, draw.TESTS)
+    imports = Imports(ROOT, ("tests/coordinator/budgets", "tests/protos"))
     near = {test: distance for distance, test in imports.tests("coordinator/budgets/codec_error.py")}
     assert near["tests/coordinator/budgets/test_codec_errors.py"] == 0
     assert near["tests/coordinator/budgets/test_ledger_of_joules.py"] > 0
@@ -73,8 +73,18 @@ def test_those_who_import_a_module_are_asked_first() -> None:
     assert "tests/protos/test_normaliser.py" not in near
 
 
+def test_tests_that_are_new_in_a_file_are_chosen_first_and_the_quick_ones_of_it_before_the_slow(tmp_path: Path) -> None:
+    (tmp_path / "test_some.py").write_text("def test_slow(): pass\ndef test_quick(): pass\ndef test_new(): pass\n")
+    kept = tmp_path / "durations.json"
+    kept.write_text('{"test_some.py::test_slow": 3.0, "test_some.py::test_quick[1]": 0.1}')
+    durations = Durations(kept, tmp_path)
+    names = [one.partition("::")[2] for one in durations.chosen([(0, "test_some.py"), (1, "test_never.py")], 60.0)]
+    assert names == ["test_new", "test_quick[1]", "test_slow", ""]
+    assert durations.chosen([(0, "test_some.py")], 5.5) == ["test_some.py::test_new", "test_some.py::test_quick[1]"]
+
+
 def test_a_change_that_a_test_notices_is_killed_and_one_that_none_does_survives(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     root = tmp_path / "root"
     (root / "protos").mkdir(parents=True)
@@ -86,6 +96,7 @@ def test_a_change_that_a_test_notices_is_killed_and_one_that_none_does_survives(
     )
     monkeypatch.setattr(draw, "copy_tree", lambda to: __import__("shutil").copytree(root, to))
     monkeypatch.setattr(draw, "MODELS", ("tests/test_some.py::test_half",))
+    request.addfinalizer(Sessions.close)
     trees = Trees(tmp_path, 1, Durations(tmp_path / "durations.json"))
     source = (root / "protos/some.py").read_text()
     by_name = {one.before + one.after: one for one in sites("protos/some.py", source)}

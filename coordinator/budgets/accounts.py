@@ -16,10 +16,11 @@ from protos.plan.plan import BudgetSection
 
 @dataclass(frozen=True)
 class Charged:
-    """Joules of one device in the run, and those of them since midnight."""
+    """Joules of one device in the run, in all runs since midnight, and in all runs that there ever were."""
 
     run_j: float = 0.0
     today_j: float = 0.0
+    ever_j: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,12 @@ def allot(
         limits.append(left_j)
         rates.append(left_j / _rounds(seconds_left, now))
         standing.append(day_j / _rounds(DAY_S, now))
+    if budget.total_j is not None:
+        total_j = budget.total_j * scale
+        rest_j = max(0.0, total_j - charged.ever_j)
+        limits.append(rest_j)
+        rates.append(rest_j / now.rounds_left)
+        standing.append(total_j)
     if budget.battery_j is not None or harvest is not None:
         battery_j = (budget.battery_j or 0.0) * budget.battery_share * scale
         come_j = coming_j = 0.0

@@ -120,7 +120,7 @@ def _believed(allotment: Allotment, plan: RunPlan, one: Entrant) -> Allotment:
     """The same, with a standing that the device cannot give itself: where the plan promises it nothing, its own word
     counts up to what its board draws at work from the opening of a round to its deadline."""
     budget = plan.budget
-    promised = budget.of(one.device_id), budget.per_day_j, budget.battery_j, budget.harvest
+    promised = budget.of(one.device_id), budget.per_day_j, budget.total_j, budget.battery_j, budget.harvest
     if allotment.standing_j is None or any(limit is not None for limit in promised):
         return allotment
     return replace(allotment, standing_j=min(allotment.standing_j, one.work_w * plan.round.deadline_s))

@@ -25,7 +25,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "export",
         help="write backbone and fine-tuned head as one integer model",
         description="Writes one fully integer .tflite, whole or not at all. It is run on the held-out data first, and "
-        "refused (exit code 3) when it is worse than the float head by more than --max-drop and two standard errors.",
+        "refused (exit code 3) when it is worse than the float head by more than --max-drop and two standard errors. "
+        "Of a run whose head denoises it writes an .npz for firmware-tools sample.",
         **example("coordinator export digits -o model.tflite"),
     )
     add_run(parser)
@@ -54,6 +55,9 @@ def run(arguments: argparse.Namespace) -> int:
         print(as_json.dump(as_json.export(summary, str(arguments.output))))
         return 0
     print(f"{arguments.output}: {summary.size_bytes} bytes, {summary.head_version}")
+    if not summary.operators:
+        print(f"note: {summary.note}")
+        return 0
     print(f"operators: {', '.join(summary.operators)}")
     found = summary.measured
     if found is not None:

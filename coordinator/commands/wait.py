@@ -11,8 +11,11 @@ from coordinator.commands.start import told, wait
 from coordinator.operator import as_json
 from protos.atomic import write_whole
 from protos.durations import duration_s
-from protos.errors import UsageError
+from protos.errors import UnknownRunError, UsageError
 from protos.json_document import document
+
+# Of a run, none of its rounds.
+_NO_ROUND = 2**31
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -58,16 +61,20 @@ def run(arguments: argparse.Namespace) -> int:
 def run_plan(arguments: argparse.Namespace) -> int:
     """Give the plan back; 0."""
     with operator(arguments) as connection:
-        found = connection.plan(arguments.which)
+        (status,) = connection.status(arguments.which, since_round=_NO_ROUND)
+        found = connection.details(status.run_id)
+    if not found.plan_toml:
+        what = "the coordinator is too old to give plans back"
+        raise UnknownRunError(what, where=status.run_id, fix="upgrade it")
     if arguments.output is not None:
         if arguments.output.exists():
             raise UsageError("is there already", where=str(arguments.output), fix="give another name")
         with write_whole(arguments.output) as file:
-            file.write(found.text.encode())
-        print(f"paths in it are relative to {found.directory}", file=sys.stderr)
+            file.write(found.plan_toml.encode())
+        print(f"paths in it are relative to {found.plan_directory}", file=sys.stderr)
     if arguments.json:
-        values = {"run_id": found.run_id, "plan_toml": found.text, "plan_directory": found.directory}
+        values = {"run_id": status.run_id, "plan_toml": found.plan_toml, "plan_directory": found.plan_directory}
         print(as_json.dump(document("plan", values)))
     elif arguments.output is None:
-        print(found.text, end="" if found.text.endswith("\n") else "\n")
+        print(found.plan_toml, end="" if found.plan_toml.endswith("\n") else "\n")
     return 0

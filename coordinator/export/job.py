@@ -18,6 +18,8 @@ from coordinator.store.models.bundle_store import BundleStore
 from protos.datafiles.dataset import Dataset
 from protos.errors import CheckFailed, EdgejouleError, StoreError, UnknownRunError, UsageError
 from protos.model.bundle import Bundle
+from protos.model.denoiser import Denoiser
+from protos.model.task import DIFFUSION
 from protos.plan.plan import RunPlan, parse
 from protos.update.trees import Tree
 
@@ -75,6 +77,8 @@ def export(
         CheckFailed: the integer model is worse than the float head by more than ``max_drop``, a share, and chance.
     """
     bundle = bundle_store.open(job.bundle_id)
+    if bundle.manifest.task == DIFFUSION:
+        return _denoiser(job, bundle)
     data = held_out_of(job, bundle)
     evaluator = evaluator_of(job, bundle, data, evaluations)
     try:
@@ -108,6 +112,22 @@ def export(
         measured=report.measured,
     )
     return summary, model
+
+
+def _denoiser(job: ExportJob, bundle: Bundle) -> tuple[ExportSummary, bytes]:
+    """A head that makes examples is no model of the device: it goes as it is to where it is sampled."""
+    content = Denoiser.of(bundle, job.head).to_bytes()
+    summary = ExportSummary(
+        size_bytes=len(content),
+        sha256=hashlib.sha256(content).digest(),
+        head_version=job.head_version,
+        float_accuracy=None,
+        exported_accuracy=None,
+        operators=(),
+        note="a denoiser, no .tflite: firmware-tools sample makes examples of it",
+        measured=None,
+    )
+    return summary, content
 
 
 def held_out_of(job: ExportJob, bundle: Bundle) -> Dataset | None:

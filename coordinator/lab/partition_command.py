@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError("is there already, and not empty", where=str(folder), fix="give another folder with -o")
     manifest = None if arguments.bundle is None else open_bundle(arguments.bundle).manifest
-    made = shards.divide(
+    made = shards.cut(
         arguments.data, manifest, folder, devices=arguments.boards, scheme=scheme, seed=arguments.seed, names=names
     )
     values = _described(arguments, scheme, made)

@@ -44,39 +44,36 @@ class Shards:
     held_out_counts: Mapping[str, int] = field(default_factory=dict)
 
 
-def cut(
-    spec: str,
-    manifest: Manifest,
-    folder: Path,
-    *,
-    devices: int,
-    scheme: str,
-    seed: int,
-    renames: Mapping[str, str] | None = None,
-) -> Shards:
-    """Read data, check that they fit the bundle, and write the shards into ``folder``.
+@dataclass(frozen=True)
+class Divided:
+    """A data set in memory, divided.
 
-    Raises:
-        EdgejouleError: the data cannot be read, do not fit the bundle, or cannot be divided so.
+    Attributes:
+        train, test: the training examples of the fleet, and those held out.
+        parts: int64 [n] for each device: its rows of ``train``, ascending.
+        account, unlike: as of :class:`Shards`.
     """
-    return divide(spec, manifest, folder, devices=devices, scheme=scheme, seed=seed, renames=renames)
+
+    train: Dataset
+    test: Dataset
+    parts: tuple[NDArray[np.int64], ...]
+    account: str
+    unlike: str
 
 
 def divide(
     spec: str,
     manifest: Manifest | None,
-    folder: Path,
     *,
     devices: int,
     scheme: str,
     seed: int,
     renames: Mapping[str, str] | None = None,
-    names: Sequence[str] | None = None,
-) -> Shards:
-    """As `cut`, also of data that no bundle is known for yet.
+) -> Divided:
+    """Read data, check that they fit the bundle, where one is known, and divide them over a fleet.
 
-    Args:
-        names: of the devices; None: those of `device_names`.
+    Raises:
+        EdgejouleError: the data cannot be read, do not fit the bundle, or cannot be divided so.
     """
     unlike = ""
     if manifest is None:
@@ -94,15 +91,44 @@ def divide(
     if not len(train):
         raise EmptyShardError("there are no training examples", where=spec, fix="mark fewer examples as is_test")
     parts = partition(_grouped(train.y), train.owner, devices, scheme, seed)
+    return Divided(train, test, tuple(parts), account, unlike)
+
+
+def cut(
+    spec: str,
+    manifest: Manifest | None,
+    folder: Path,
+    *,
+    devices: int,
+    scheme: str,
+    seed: int,
+    renames: Mapping[str, str] | None = None,
+    names: Sequence[str] | None = None,
+) -> Shards:
+    """Divide data as :func:`divide` does, and write the shards into ``folder``.
+
+    Args:
+        names: of the devices; None: those of `device_names`.
+
+    Raises:
+        EdgejouleError: the data cannot be read, do not fit the bundle, or cannot be divided so.
+    """
+    made = divide(spec, manifest, devices=devices, scheme=scheme, seed=seed, renames=renames)
     folder.mkdir(parents=True, exist_ok=True)
     paths = tuple(folder / f"{name}.npz" for name in names or device_names(devices))
-    for path, indices in zip(paths, parts, strict=True):
-        dataset.save(train.select(indices), path)
+    for path, indices in zip(paths, made.parts, strict=True):
+        dataset.save(made.train.select(indices), path)
     held_out = folder / "held-out.npz"
-    dataset.save(test, held_out)
-    counts = tuple(_counts(train.select(indices)) for indices in parts)
+    dataset.save(made.test, held_out)
     return Shards(
-        paths, held_out, tuple(len(indices) for indices in parts), len(test), account, unlike, counts, _counts(test)
+        paths,
+        held_out,
+        tuple(len(indices) for indices in made.parts),
+        len(made.test),
+        made.account,
+        made.unlike,
+        tuple(_counts(made.train.select(indices)) for indices in made.parts),
+        _counts(made.test),
     )
 
 

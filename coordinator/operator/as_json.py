@@ -62,6 +62,7 @@ def _device_round(status: DeviceRound) -> dict[str, Any]:
         "energy_j": status.spent_j,
         "spent_j": status.spent_j,
         "strain": None if status.strain is None else dataclasses.asdict(status.strain),
+        "refusals": [dataclasses.asdict(one) for one in status.refusals],
         "energy": {str(one.phase): energy(one) for one in status.energy},
     }
 

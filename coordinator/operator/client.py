@@ -24,7 +24,8 @@ from coordinator.operator.status import (
     ExportSummary,
     ForgottenDevice,
     HeadEvaluation,
-    KeptPlan,
+    RoundStatus,
+    RunDetails,
     RunStatus,
 )
 from protos.atomic import write_whole
@@ -37,6 +38,10 @@ DEFAULT_ADDRESS = "127.0.0.1:50461"
 CALL_S = 30.0
 # Devices' rows in one answer: some tens of milliseconds of a coordinator.
 PAGE = 1000
+# Devices with their cards or ledgers.
+DEVICES_PAGE = 500
+# Of any run: nothing comes after it.
+LAST_ROUND = 2**31 - 1
 # Data sets are read, and models assembled, while these wait.
 LONG_CALL_S = 1800.0
 MAX_RECEIVE_BYTES = 256 << 20
@@ -109,27 +114,34 @@ class Operator:
     def status(self, run: str = "", since_round: int = 0) -> list[RunStatus]:
         """One run with its rounds from ``since_round`` on, which come in pages, however many there are; or all runs,
         with every round and device."""
-        found, next_round = self._page(run, since_round)
         if not run:
-            return found
-        (first,) = found
-        rounds = {one.round: one for one in first.rounds}
-        while next_round:
-            # By its id: a name may mean another run by now.
-            (first,), next_round = self._page(first.run_id, next_round)
+            return self._page(run, since_round)[0]
+        rounds: dict[int, RoundStatus] = {}
+        for first in self.pages(run, since_round):
             rounds |= {one.round: one for one in first.rounds}
         return [replace(first, rounds=tuple(rounds[number] for number in sorted(rounds)))]
+
+    def pages(self, run: str, since_round: int = 0) -> Iterator[RunStatus]:
+        """One run again and again, each time with its next rounds: what is held of a long one is never more than
+        about :data:`PAGE` devices' rows. The last one is the newest."""
+        (found,), next_round = self._page(run, since_round)
+        yield found
+        while next_round:
+            # By its id: a name may mean another run by now.
+            (found,), next_round = self._page(found.run_id, next_round)
+            yield found
+
+    def details(self, run: str) -> RunDetails:
+        """The plan of a run, and what happened to it. An older coordinator tells neither."""
+        request = pb.GetStatusRequest(run_id=run, since_round=LAST_ROUND, details=True)
+        with self._translated():
+            return messages.details_from(self._stub.GetStatus(request, timeout=CALL_S))
 
     def _page(self, run: str, since_round: int) -> tuple[list[RunStatus], int]:
         request = pb.GetStatusRequest(run_id=run, since_round=since_round, page=PAGE if run else 0)
         with self._translated():
             answer = self._stub.GetStatus(request, timeout=CALL_S)
         return messages.runs_from(answer), answer.next_round
-
-    def plan(self, run: str) -> KeptPlan:
-        """The plan of a run, as it was started or last resumed with."""
-        with self._translated():
-            return messages.plan_from(self._stub.GetPlan(pb.GetPlanRequest(run_id=run), timeout=CALL_S))
 
     def runs(self) -> list[RunStatus]:
         """Every run, with its newest closed round alone and none of the devices."""
@@ -144,14 +156,28 @@ class Operator:
 
     def devices(self) -> list[DeviceStatus]:
         """Every device that ever joined."""
-        with self._translated():
-            return messages.devices_from(self._stub.ListDevices(pb.ListDevicesRequest(), timeout=CALL_S))
+        found: list[DeviceStatus] = []
+        while True:
+            request = pb.ListDevicesRequest(after=found[-1].device_id if found else "", page=DEVICES_PAGE)
+            with self._translated():
+                answer = self._stub.ListDevices(request, timeout=CALL_S)
+            found += messages.devices_from(answer)
+            # A coordinator that knows of no pages has told all.
+            if not answer.more:
+                return found
 
     def budgets(self, run: str) -> list[DeviceBudget]:
         """What each device of a run was granted, spent, and may have spent."""
-        request = pb.GetBudgetsRequest(run_id=run)
-        with self._translated():
-            return messages.budgets_from(self._stub.GetBudgets(request, timeout=CALL_S))
+        found: list[DeviceBudget] = []
+        while True:
+            request = pb.GetBudgetsRequest(run_id=run, after=found[-1].device_id if found else "", page=DEVICES_PAGE)
+            with self._translated():
+                answer = self._stub.GetBudgets(request, timeout=CALL_S)
+            found += messages.budgets_from(answer)
+            if not answer.more:
+                return found
+            # By its id: a name may mean another run by now.
+            run = answer.run_id
 
     def forget_device(self, device_id: str) -> None:
         """Take a device that is gone off the list; what it did in runs stays."""

@@ -12,11 +12,13 @@ from coordinator.operator.status import (
     FederatedEvaluation,
     ForgottenDevice,
     HeadEvaluation,
-    KeptPlan,
     Measured,
     PrivacySpent,
+    Refusal,
     RoundedHead,
     RoundStatus,
+    RunDetails,
+    RunEvent,
     RunStatus,
     WeightBias,
 )
@@ -27,30 +29,42 @@ from protos.v1 import edgejoule_pb2 as pb
 
 
 def runs_to(
-    runs: Iterable[RunStatus], software_version: str, next_round: int = 0, reports: Mapping[str, int] | None = None
+    runs: Iterable[RunStatus],
+    software_version: str,
+    next_round: int = 0,
+    reports: Mapping[str, int] | None = None,
+    details: RunDetails | None = None,
 ) -> pb.GetStatusResponse:
-    """Runs as a message; ``next_round`` begins the next page, ``reports`` counts what became of them by reason."""
-    return pb.GetStatusResponse(
+    """Runs as a message; ``next_round`` begins the next page, ``reports`` counts what became of them by reason,
+    ``details`` are of the one run that was asked for."""
+    made = pb.GetStatusResponse(
         runs=[_run_to(run) for run in runs],
         software_version=software_version,
         next_round=next_round,
         reports=reports,
     )
+    if details is not None:
+        (run,) = made.runs
+        events = [pb.RunEvent(**vars(one)) for one in details.events]
+        run.details.CopyFrom(
+            pb.RunDetails(plan_toml=details.plan_toml, plan_directory=details.plan_directory, events=events)
+        )
+    return made
+
+
+def details_from(message: pb.GetStatusResponse) -> RunDetails:
+    """Details of the one run of a message; an older coordinator gives none."""
+    (run,) = message.runs
+    events = (
+        RunEvent(one.round if one.HasField("round") else None, one.unix_s, one.kind, one.detail)
+        for one in run.details.events
+    )
+    return RunDetails(run.details.plan_toml, run.details.plan_directory, tuple(events), message.software_version)
 
 
 def runs_from(message: pb.GetStatusResponse) -> list[RunStatus]:
     """Runs from a message."""
     return [_run_from(run) for run in message.runs]
-
-
-def plan_to(plan: KeptPlan) -> pb.GetPlanResponse:
-    """A plan as a message."""
-    return pb.GetPlanResponse(run_id=plan.run_id, plan_toml=plan.text, plan_directory=plan.directory)
-
-
-def plan_from(message: pb.GetPlanResponse) -> KeptPlan:
-    """A plan from a message."""
-    return KeptPlan(message.run_id, message.plan_toml, message.plan_directory)
 
 
 def _run_to(run: RunStatus) -> pb.RunStatus:
@@ -171,6 +185,8 @@ def _device_round_to(device: DeviceRound) -> pb.DeviceRound:
         embedded=device.embedded,
         strain=strain_to(device.strain),
         ended_in_pause=pause_to(device.stop_reason),
+        counted_in=device.counted_in,
+        refusals=[pb.Refusal(**vars(one)) for one in device.refusals],
     )
 
 
@@ -190,12 +206,15 @@ def _device_round_from(message: pb.DeviceRound) -> DeviceRound:
         loss=message.loss if message.HasField("loss") else None,
         embedded=message.embedded,
         strain=strain_from(message.strain) if message.HasField("strain") else None,
+        counted_in=message.counted_in if message.HasField("counted_in") else None,
+        refusals=tuple(Refusal(one.code, one.count, one.detail) for one in message.refusals),
     )
 
 
-def devices_to(devices: Iterable[DeviceStatus]) -> pb.ListDevicesResponse:
-    """Devices as a message."""
+def devices_to(devices: Iterable[DeviceStatus], more: bool = False) -> pb.ListDevicesResponse:
+    """Devices as a message; ``more``: others follow."""
     return pb.ListDevicesResponse(
+        more=more,
         devices=[
             pb.DeviceStatus(
                 device_id=one.device_id,
@@ -214,7 +233,7 @@ def devices_to(devices: Iterable[DeviceStatus]) -> pb.ListDevicesResponse:
                 account=one.account,
             )
             for one in devices
-        ]
+        ],
     )
 
 
@@ -241,9 +260,9 @@ def devices_from(message: pb.ListDevicesResponse) -> list[DeviceStatus]:
     ]
 
 
-def budgets_to(run_id: str, budgets: Iterable[DeviceBudget]) -> pb.GetBudgetsResponse:
-    """The ledger of a run as a message."""
-    made = pb.GetBudgetsResponse(run_id=run_id)
+def budgets_to(run_id: str, budgets: Iterable[DeviceBudget], more: bool = False) -> pb.GetBudgetsResponse:
+    """The ledger of a run as a message; ``more``: others follow."""
+    made = pb.GetBudgetsResponse(run_id=run_id, more=more)
     for one in budgets:
         fit = pb.CostFit(rounds=one.fitted_rounds, price=one.price, deviation=one.deviation) if one.price else None
         made.devices.add(

@@ -10,6 +10,16 @@ from protos.orders import Engine, MeterCard, StopReason, Strain
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """Reports of one device and round that were refused for one reason: a key of
+    :data:`coordinator.run.reports.reasons.REASONS`, how often, and what was said of the last one."""
+
+    code: str
+    count: int
+    detail: str
+
+
+@dataclass(frozen=True)
 class DeviceRound:
     """What one device did in one round.
 
@@ -19,6 +29,8 @@ class DeviceRound:
         bytes_up: serialised reports, received.
         bytes_down: serialised orders, sent.
         strain: pauses, heat and voltage; None where the device did not say.
+        counted_in: the later round that its report counts in, and ``weight`` is a share of; None: this one.
+        refusals: reports that were refused, by reason.
     """
 
     device_id: str
@@ -35,6 +47,8 @@ class DeviceRound:
     loss: float | None
     embedded: int
     strain: Strain | None = None
+    counted_in: int | None = None
+    refusals: tuple[Refusal, ...] = ()
 
     @property
     def spent_j(self) -> float | None:
@@ -201,12 +215,31 @@ class RunStatus:
 
 
 @dataclass(frozen=True)
-class KeptPlan:
-    """The plan of a run, as TOML; relative paths in it are relative to ``directory`` on the coordinator."""
+class RunEvent:
+    """Something that happened to a run, in words; ``round`` is None where it is of the run as a whole."""
 
-    run_id: str
-    text: str
-    directory: str
+    round: int | None
+    unix_s: float
+    kind: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class RunDetails:
+    """What a run was made of, and what happened to it.
+
+    Attributes:
+        plan_toml: the plan as it was given; of a run that went on by another plan, that one. Empty where the
+            coordinator is too old to say.
+        plan_directory: what relative paths in it are relative to, on the coordinator.
+        events: in the order in which they happened.
+        software_version: of the coordinator that answered.
+    """
+
+    plan_toml: str
+    plan_directory: str
+    events: tuple[RunEvent, ...]
+    software_version: str
 
 
 @dataclass(frozen=True)

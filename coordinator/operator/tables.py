@@ -82,9 +82,14 @@ def terminal_width() -> int | None:
 
 
 def say(text: str) -> None:
-    """Print a sentence to stdout; on a terminal, broken between words."""
+    """Print sentences to stdout, each line of them a line; on a terminal, broken between words, under its beginning."""
     columns = terminal_width()
-    print(text if columns is None else "\n".join(_wrapped(text, max(_LEAST_WRAPPED, columns))))
+    for line in text.split("\n"):
+        if columns is None:
+            print(line)
+            continue
+        inset = line[: len(line) - len(line.lstrip())]
+        print("\n".join(inset + part for part in _wrapped(line.lstrip(), max(_LEAST_WRAPPED, columns - len(inset)))))
 
 
 def show(header: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:

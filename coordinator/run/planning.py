@@ -27,7 +27,7 @@ from protos.errors import PlanError, PluginError
 from protos.model.bundle import Bundle, open_bundle
 from protos.model.manifest import CORRECTION, Manifest
 from protos.model.resemblance import held_against
-from protos.model.task import ANOMALY, MEASURES, REGRESSION
+from protos.model.task import ANOMALY, DIFFUSION, MEASURES, REGRESSION
 from protos.plan.plan import RunPlan, parse
 from protos.plugins import Plugin, find, installed, refused
 from protos.update import codecs, controls, trees
@@ -109,6 +109,17 @@ def _check_task(plan: RunPlan, manifest: Manifest, where: str) -> None:
         raise PlanError(
             f"the bundle's head gives quantities, and {method!r} is for classes", where=place, fix="train by sgd"
         )
+    if manifest.task == DIFFUSION:
+        if method != "sgd":
+            raise PlanError(
+                f"the bundle's head denoises, and {method!r} is for classes", where=place, fix="train by sgd"
+            )
+        if plan.run.deliver != "none":
+            raise PlanError(
+                "boards have no use for a head that denoises", where=f"{where}: run.deliver",
+                fix='set deliver = "none", and sample it on the workstation',
+            )  # fmt: skip
+        return
     if manifest.task != ANOMALY or manifest.head.hidden_units is not None:
         return
     if method != "closed_form":
@@ -352,6 +363,9 @@ def summary(prepared: Prepared) -> dict[str, object]:
         "deadline_s": plan.round.deadline_s,
         "sample": plan.round.sample,
         "enough": plan.round.enough,
+        "late": plan.round.late,
+        "buffer": plan.round.buffer,
+        "staleness": plan.aggregate.staleness,
         "work_per_round": f"{work} in batches of {manifest.head.batch_size}",
         "inputs": dict(prepared.inputs),
         "codec": plan.update.codec,
@@ -371,6 +385,7 @@ def summary(prepared: Prepared) -> dict[str, object]:
         "budget_per_round_j": plan.budget.per_round_j,
         "budget_of_device_j": dict(plan.budget.device),
         "budget_per_day_j": plan.budget.per_day_j,
+        "budget_total_j": plan.budget.total_j,
         "budget_battery_j": None
         if plan.budget.battery_j is None
         else plan.budget.battery_j * plan.budget.battery_share,

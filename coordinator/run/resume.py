@@ -50,7 +50,15 @@ class Rooms:
 def rules_of(plan: RunPlan) -> Rules:
     """When the rounds of this plan open and close."""
     section = plan.round
-    return Rules(plan.run.rounds, section.devices, section.quorum, section.deadline_s, enough=section.enough)
+    return Rules(
+        plan.run.rounds,
+        section.devices,
+        section.quorum,
+        section.deadline_s,
+        enough=section.enough,
+        late=section.late,
+        buffer=section.buffer,
+    )
 
 
 async def open_run(rooms: Rooms, run_id: str, now_s: float) -> ActiveRun:
@@ -222,11 +230,17 @@ def _find_place(db: Database, run: ActiveRun, now_s: float) -> None:
         asked = runs.asked(connection, run.run_id, number, attempt)
         reported = reports.devices_in(connection, run.run_id, number)
         left = {known.card.device_id for known in devices.known(connection) if known.left}
+        current = number + 1 if last["state"] == "closed" else number
+        at_work, late = {}, reports.late_in(connection, run.run_id, current)
+        if rules.late:
+            found = runs.unanswered(connection, run.run_id, max(1, current - rules.late), current)
+            at_work = {one: of for one, of in found.items() if one not in left}
     # Those of an earlier attempt that neither reported nor were asked again are no part of this one.
     ordered = dict.fromkeys((*reported, *asked))
     if last["state"] == "closed":
         expected = [device_id for device_id in ordered if device_id not in left]
         run.machine = RoundMachine(rules, round=number + 1, expected=expected, now_s=now_s)
+        run.machine.carry(at_work, late)
         return
     if last["state"] == "abandoned":
         run.machine = RoundMachine.retry(
@@ -238,6 +252,7 @@ def _find_place(db: Database, run: ActiveRun, now_s: float) -> None:
             expected=[one for one in asked if one not in left],
             now_s=now_s,
         )
+        run.machine.carry(at_work, late)
         ledger.refold(db, run, number)
         return
     run.machine = RoundMachine.resume(
@@ -250,5 +265,6 @@ def _find_place(db: Database, run: ActiveRun, now_s: float) -> None:
         left=left,
         now_s=now_s,
     )
+    run.machine.carry(at_work, late)
     ledger.refold(db, run, number)
     run.ready.set()

@@ -105,6 +105,21 @@ def check_masked(report: DeviceReport, expected: Expected, plan: RunPlan, maskin
     return masked.width, words
 
 
+@dataclass(frozen=True)
+class LateOrder:
+    """An order of a round that has closed.
+
+    Attributes:
+        head_version: the head that was trained from.
+        attempt: the newest of its round.
+    """
+
+    round: int
+    line: OrderLine
+    head_version: str
+    attempt: int
+
+
 @dataclass
 class ActiveRun:
     """One run in progress.
@@ -321,6 +336,24 @@ class ActiveRun:
             return lambda report: check(report, expected)
         features = features_of(self.plan, self.bundle)
         return lambda report: check_statistics(report, expected, self.bundle, features)
+
+    def late_checker(
+        self, order: LateOrder, declared_examples: int
+    ) -> Callable[[DeviceReport], Tree | Moments | MaskedWords]:
+        """Checks the report of an order of a round that has closed, in any thread."""
+        spec = self.bundle.manifest.head
+        expected = Expected(
+            self.plan_id,
+            self.bundle.bundle_id,
+            order.head_version,
+            order.line.steps,
+            declared_examples,
+            self._shapes,
+            self.all_inputs(order.round),
+            spec.optimiser,
+            order.attempt,
+        )
+        return lambda report: check(report, expected)
 
     def new_fold(
         self,

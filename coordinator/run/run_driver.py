@@ -25,8 +25,10 @@ from coordinator.run.rounds.round_events import (
     FINAL,
     Abandon,
     Accepted,
+    AcceptedLate,
     Action,
     Arrived,
+    Back,
     Broken,
     Close,
     Dry,
@@ -97,6 +99,9 @@ class RunDriver:
         self._rooms, self._now_s, self._card_of, self._publish = rooms, now_s, card_of, publish
         self._actions: asyncio.Queue[Action] = asyncio.Queue()
         self._stop_wanted = asyncio.Event()
+        # Cleared while a round is being folded and written down.
+        self._settled = asyncio.Event()
+        self._settled.set()
         self.end, self.unwritten = ("failed", "ended by an error that could not be written down"), ""
         self._finding_out: set[asyncio.Task[None]] = set()
         self._accepting: Batching[tuple[int, ledger.Read], Receipt] = Batching(self._accept)
@@ -132,6 +137,8 @@ class RunDriver:
             return
         for action in self.run.machine.step(event, self._now_s()):
             self.run.ready.clear()
+            if isinstance(action, Close):
+                self._settled.clear()
             self._actions.put_nowait(action)
 
     def arrived(self, card: DeviceCard) -> None:
@@ -145,8 +152,19 @@ class RunDriver:
         self.run.refused.discard(card.device_id)
         self.feed(Tick())
 
+    def idle(self, device_id: str) -> None:
+        """A device asks for work, or begins anew: it does not work on an order of an earlier round any more."""
+        if device_id not in self.run.machine.at_work:
+            return
+        self.feed(Back(device_id))
+        card = self._card_of(device_id)
+        if card is not None and device_id in self.run.roster.eligible() and device_id not in self._lent:
+            self.feed(Arrived(device_id))
+            self.feed(Tick())
+
     def left(self, device_id: str) -> None:
         """A device has gone."""
+        self.feed(Back(device_id))
         changed = self.run.roster.remove(device_id)
         self.feed(Left(device_id))
         if changed:
@@ -162,11 +180,13 @@ class RunDriver:
 
     def has_at_work(self, device_id: str) -> bool:
         """Whether this device has an order of the run that it has not answered."""
-        return self.run.machine.owes(device_id) and device_id not in self.run.refused
+        machine = self.run.machine
+        return device_id in machine.at_work or (machine.owes(device_id) and device_id not in self.run.refused)
 
     def at_work(self) -> list[str]:
         """Devices that have an order, or will have one as soon as it is on disk."""
-        return [one for one in self.run.machine.ordered if self.has_at_work(one)]
+        machine = self.run.machine
+        return [one for one in dict.fromkeys((*machine.ordered, *machine.at_work)) if self.has_at_work(one)]
 
     def wish(self) -> Wish:
         """What it would do about devices."""
@@ -186,7 +206,11 @@ class RunDriver:
     def wants(self, device_id: str, number: int) -> bool:
         """Whether a report of this device for this round would still count."""
         machine = self.run.machine
-        if machine.state in FINAL or number != machine.round or device_id in self.run.refused:
+        if machine.state in FINAL:
+            return False
+        if machine.counts_late(number) or machine.will_count_late(number):
+            return machine.at_work.get(device_id) == number
+        if number != machine.round or device_id in self.run.refused:
             return False
         return machine.still_lacks(device_id)
 
@@ -226,6 +250,8 @@ class RunDriver:
                 await asyncio.wait([run.in_flight[device_id]])
             elif machine.state is State.OPEN and not run.ready.is_set():
                 await run.ready.wait()
+            elif machine.will_count_late(number):
+                await self._settled.wait()
             elif number == machine.round and machine.is_undecided(device_id, self._now_s()):
                 # Past the deadline, and not decided: too late if the round closes, welcome if it is tried again.
                 self.feed(Tick())
@@ -234,6 +260,11 @@ class RunDriver:
                 await asyncio.wait(list(run.in_flight.values()), return_when=asyncio.FIRST_COMPLETED)
             else:
                 break
+        if machine.counts_late(number):
+            late: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            run.in_flight[device_id] = late
+            self.feed(Writing(device_id))
+            return await asyncio.shield(self._take_late(number, device_id, declared, data, late))
         if number == machine.round and machine.admits(device_id, self._now_s()) and device_id in run.lines:
             written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             run.in_flight[device_id] = written
@@ -274,6 +305,42 @@ class RunDriver:
         self._written(device_id, written)
         return receipt
 
+    async def _take_late(
+        self, number: int, device_id: str, declared: int, data: bytes, written: asyncio.Future[None]
+    ) -> Receipt:
+        """A report of a round that has closed: it counts in the current one, which nothing decides meanwhile."""
+        run, rooms, into = self.run, self._rooms, self.run.machine.round
+        try:
+            order = await rooms.books.do(ledger.late_order, rooms.db, run, number, device_id)
+            if order is None:
+                receipt = await rooms.books.do(ledger.late, rooms.db, run.run_id, number, device_id, data)
+            else:
+                card = self._card_of(device_id)
+                check, board = run.late_checker(order, declared), card.board if card else ""
+                read = await rooms.readers.do(ledger.read, run.run_id, number, device_id, data, check, declared, board)
+                folds = run.machine.state is State.OPEN
+                found = await rooms.books.do(ledger.accept_late, rooms.db, run, into, order, read, folds=folds)
+                if isinstance(found, BaseException):
+                    raise found
+                receipt = found
+        except Exception as error:
+            log.warning("%s round %d: late report of %s: %s; is it held?", run.run_id, number, device_id, error)
+            self._find_out(into, device_id, written)
+            raise
+        except BaseException:
+            self._written(device_id, written)
+            raise
+        if receipt.verdict is Verdict.DUPLICATE:
+            await asyncio.wait([self._find_out(into, device_id, written)])
+            return receipt
+        if receipt.verdict is Verdict.ACCEPTED:
+            self.feed(AcceptedLate(number, device_id))
+            log.info("%s: report of %s for round %d counts in round %d", run.run_id, device_id, number, into)
+        # Whatever became of it, its device is free.
+        self.idle(device_id)
+        self._written(device_id, written)
+        return receipt
+
     async def _accept(self, waiting: list[tuple[int, ledger.Read]]) -> list[Receipt | BaseException]:
         """What waits is of one round: none is decided while a report is being written."""
         reads = [read for _, read in waiting]
@@ -297,6 +364,11 @@ class RunDriver:
             if device_id not in self.run.machine.reported:
                 log.info("%s round %d: report of %s was held already", self.run.run_id, number, device_id)
                 self.feed(Accepted(device_id))
+        if self.run.machine.rules.late and number == self.run.machine.round:
+            for one in await self._rooms.books.do(ledger.late_held, self._rooms.db, self.run, number):
+                if one not in self.run.machine.late:
+                    self.feed(AcceptedLate(*one))
+                    self.idle(one[1])
 
     def _written(self, device_id: str, written: asyncio.Future[None]) -> None:
         del self.run.in_flight[device_id]
@@ -346,6 +418,7 @@ class RunDriver:
         self.run.over.set()
         # Whoever waits for the round to open waits no longer.
         self.run.ready.set()
+        self._settled.set()
         self._publish()
 
     async def stop(self) -> None:
@@ -461,6 +534,7 @@ class RunDriver:
         log.info("%s: round %d closed with %d reports%s", run.run_id, action.round, len(action.reported), shown)
         enough = await rooms.books.do(ledger.enough, rooms.db, run)
         self.feed(Settled())
+        self._settled.set()
         if enough:
             self.feed(Enough(enough))
 

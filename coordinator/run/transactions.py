@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,13 +13,14 @@ from coordinator.budgets.round_plan import RoundPlan
 from coordinator.learning import stopping
 from coordinator.run.downlink import Downlink
 from coordinator.run.reports import plausibility
+from coordinator.run.reports.aggregation import Fold, Late, name_in_fold
 from coordinator.run.reports.validation import RejectedError
 from coordinator.run.rounds import budget_outlook
 from coordinator.run.rounds import round_budgets as budgeting
 from coordinator.run.rounds.round_events import Dry, Enough
-from coordinator.run.run import ActiveRun
+from coordinator.run.run import ActiveRun, LateOrder
 from coordinator.run.run import report_limit as of_plan
-from coordinator.store import batches, devices, pruning, reports, runs
+from coordinator.store import batches, clock, devices, pruning, reports, runs
 from coordinator.store.database import AlreadyThereError, Database
 from coordinator.store.ledger import accounts as grants
 from coordinator.store.ledger import costs
@@ -133,6 +133,60 @@ def accept(db: Database, run: ActiveRun, number: int, waiting: Sequence[Read]) -
     return results
 
 
+def late_order(db: Database, run: ActiveRun, number: int, device_id: str) -> LateOrder | None:
+    """The order of a round that has closed which a report answers; None: there was none, or nobody knows from which
+    head it was trained."""
+    with db.reading() as connection:
+        lines = runs.lines_of(connection, run.run_id, number)
+        if device_id not in lines:
+            return None
+        line = grants.complete(connection, run.run_id, number, {device_id: lines[device_id]})[device_id]
+        version, attempt = runs.trained_from(connection, run.run_id, number)
+    return LateOrder(number, line, version, attempt) if version else None
+
+
+def accept_late(
+    db: Database, run: ActiveRun, number: int, order: LateOrder, one: Read, *, folds: bool
+) -> Receipt | BaseException:
+    """Write down a report of an earlier round, which counts in round ``number``, and fold it in.
+
+    Args:
+        folds: round ``number`` is open; else its fold is made when it opens, from what is written down.
+    """
+    with db.writing() as connection:
+        same = reports.same_as_held(connection, run.run_id, order.round, one.device_id, one.data)
+        if same is not None:
+            attempt = None if one.report is None else one.report.attempt
+            return _held(order.round, attempt, same=same)
+        if one.report is None:
+            assert one.refusal is not None
+            attempt = _refuse(connection, run, order.round, one)
+            return Receipt(Verdict.REJECTED, f"{one.refusal.code}: {one.refusal.reason}", attempt)
+        assert isinstance(run.fold, Fold)
+        late = Late(order.line, number - order.round)
+        meter = devices.meter_of(connection, one.device_id) if one.report.meter_id else None
+        report = replace(one.report, energy=named(one.report.energy, one.report.meter_id, meter))
+        sizes = run.fold.sizes_of(report, one.update)  # type: ignore[arg-type]
+        weight = run.fold.weight_of(report, late)
+        batches.accept(connection, [batches.Taken(report, one.data, weight, sizes, 0, number)])
+        budgeting.learn_all(connection, _all_known([one]))
+        detail = f"{one.device_id}: its report of round {order.round} counts here, {late.rounds} rounds late"
+        runs.note(connection, run.run_id, number, "late", detail)
+    if folds:
+        try:
+            run.fold.add(report, one.update, late)  # type: ignore[arg-type]
+        except Exception as error:
+            log.exception("%s round %d: late report of %s is not folded", run.run_id, number, one.device_id)
+            return error
+    return Receipt(Verdict.ACCEPTED, attempt=one.report.attempt)
+
+
+def late_held(db: Database, run: ActiveRun, number: int) -> list[tuple[int, str]]:
+    """Reports of earlier rounds that count in this one, as they are on disk: round and device."""
+    with db.reading() as connection:
+        return reports.late_in(connection, run.run_id, number)
+
+
 def _meter_id(one: Read) -> int | None:
     return None if one.report is None else one.report.meter_id
 
@@ -224,8 +278,17 @@ def may_come_later(db: Database, run_id: str, number: int, device_id: str) -> bo
         return (
             runs.order_of(connection, run_id, number, device_id) is not None
             and not reports.holds(connection, run_id, number, device_id)
-            and runs.is_unfinished(connection, run_id, number)
+            and (runs.is_unfinished(connection, run_id, number) or _will_count_late(connection, run_id, number))
         )
+
+
+def _will_count_late(connection: Connection, run_id: str, number: int) -> bool:
+    row, last = runs.row(connection, run_id), runs.last_round(connection, run_id)
+    if row["state"] not in runs.GOING_STATES or last is None:
+        return False
+    current = last["round"] + (last["state"] == "closed")
+    plan = parse(row["plan_toml"])
+    return bool(current <= plan.run.rounds and current - plan.round.late <= number < current)
 
 
 def report_limit(db: Database, run_id: str) -> int:
@@ -303,7 +366,7 @@ def open_round(
         Whom the planner spares; or, when there is nobody to ask and nothing was written, whether that may change.
     """
     cards = list(cards)
-    now_unix_s = time.time()
+    now_unix_s = clock.unix_s()
     with db.writing() as connection:
         present, cards = cards, budgeting.private(connection, run, cards)
         if present and not cards and not reports.holds_any(connection, run.run_id, number):
@@ -356,7 +419,7 @@ def _plan_and_write(
     if not lines and not carried:
         return False
     sessions = {card.device_id: card.session for card in cards}
-    runs.open_round(connection, run.run_id, number, attempt, lines, "", sessions)
+    runs.open_round(connection, run.run_id, number, attempt, lines, "", sessions, run.downlink.version)
     for line in lines:
         if line.device_id in ended and line.budget_j is not None:
             grants.lose(connection, run.run_id, number, line.device_id, ended[line.device_id], line.budget_j)
@@ -401,7 +464,7 @@ def hand_over(db: Database, run: ActiveRun, number: int, device_id: str, session
     Returns:
         None when it belongs to the new start now; else why the device cannot be asked again in this attempt.
     """
-    now_unix_s = time.time()
+    now_unix_s = clock.unix_s()
     line, begun = run.lines[device_id], run.may_have_begun(device_id)
     budget_j = line.budget_j
     with db.writing() as connection:
@@ -429,11 +492,12 @@ def agree(db: Database, run: ActiveRun, number: int) -> list[str]:
     """
     with db.reading() as connection:
         held = reports.devices_in(connection, run.run_id, number)
+        counting = reports.counting_in(connection, run.run_id, number)
     for device_id in list(run.sent_unsure):
         size = run.sent_unsure.pop(device_id)
         if device_id not in held:
             run.sent[device_id] += size
-    if run.fold.folded != held:
+    if run.fold.folded != [name_in_fold(name, None if of == number else of) for of, name in counting]:
         refold(db, run, number)
     return held
 
@@ -451,8 +515,11 @@ def refold(db: Database, run: ActiveRun, number: int) -> None:
         people = budgeting.population(connection, run, number)
         fold = run.new_fold(number, lines, people, lambda: before, controlled)
         sessions = runs.sessions_of(connection, run.run_id, number)
-        for data in reports.in_order(connection, run.run_id, number):
+        for of_round, data in reports.in_order(connection, run.run_id, number):
             report = parse_report(data)
+            if of_round != number:
+                _refold_late(connection, run, fold, number, of_round, report, len(data))
+                continue
             # Already checked when it was accepted; what a device declares since then does not matter.
             update = run.checked(report, lines[report.device_id], report.examples)
             reports.reweigh(connection, report, fold.weight_of(report))
@@ -460,6 +527,27 @@ def refold(db: Database, run: ActiveRun, number: int) -> None:
             grants.reported(connection, run.run_id, number, report.device_id, len(data), sizes)
             fold.add(report, update)  # type: ignore[arg-type]
     run.take_fold(lines, fold, sessions)
+
+
+def _refold_late(
+    connection: Connection,
+    run: ActiveRun,
+    fold: object,
+    number: int,
+    of_round: int,
+    report: DeviceReport,
+    size_bytes: int,
+) -> None:
+    assert isinstance(fold, Fold)
+    line = runs.lines_of(connection, run.run_id, of_round)[report.device_id]
+    line = grants.complete(connection, run.run_id, of_round, {report.device_id: line})[report.device_id]
+    version, attempt = runs.trained_from(connection, run.run_id, of_round)
+    update = run.late_checker(LateOrder(of_round, line, version, attempt), report.examples)(report)
+    late = Late(line, number - of_round)
+    reports.reweigh(connection, report, fold.weight_of(report, late))
+    sizes = fold.sizes_of(report, update)  # type: ignore[arg-type]
+    grants.reported(connection, run.run_id, of_round, report.device_id, size_bytes, sizes)
+    fold.add(report, update, late)  # type: ignore[arg-type]
 
 
 def close_round(
@@ -542,7 +630,8 @@ def abandon_round(db: Database, run: ActiveRun, number: int, attempt: int, reaso
             return True
         reported = reports.devices_in(connection, run.run_id, number)
         ordered = {*reported, *runs.asked(connection, run.run_id, number, attempt)}
-        if len(reported) >= run.machine.rules.needed(len(ordered)):
+        late = len(reports.late_in(connection, run.run_id, number)) if run.machine.rules.buffer is not None else 0
+        if len(reported) + late >= run.machine.rules.needed(len(ordered)):
             return False
         _write_sent(connection, run, number)
         runs.abandon_round(connection, run.run_id, number, reason)
@@ -562,7 +651,7 @@ def end_run(db: Database, run_id: str, state: str, reason: str) -> None:
         last = runs.last_round(connection, run_id)
         if last is not None and last["state"] == "open":
             runs.abandon_round(connection, run_id, last["round"], reason or state)
-        runs.change(connection, run_id, state=state, reason=reason, finished_unix_s=time.time())
+        runs.change(connection, run_id, state=state, reason=reason, finished_unix_s=clock.unix_s())
 
 
 def pause_run(db: Database, run_id: str) -> None:

@@ -40,7 +40,6 @@ _SERVICES: dict[str, frozenset[Role]] = {
 }
 _METHODS: dict[str, frozenset[Role]] = {
     "/edgejoule.v1.OperatorService/GetStatus": _READERS,
-    "/edgejoule.v1.OperatorService/GetPlan": _READERS,
     "/edgejoule.v1.OperatorService/ListDevices": _READERS,
     "/edgejoule.v1.OperatorService/GetBudgets": _READERS,
 }

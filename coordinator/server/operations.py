@@ -14,14 +14,7 @@ from sqlalchemy import RowMapping
 
 from coordinator.export import job as exporting
 from coordinator.export import widths
-from coordinator.operator.status import (
-    DeviceBudget,
-    DeviceStatus,
-    ExportSummary,
-    HeadEvaluation,
-    KeptPlan,
-    RunStatus,
-)
+from coordinator.operator.status import DeviceBudget, DeviceStatus, ExportSummary, HeadEvaluation, RunDetails, RunStatus
 from coordinator.run import forgetting
 from coordinator.run import transactions as ledger
 from coordinator.run.evaluation import recall
@@ -31,9 +24,12 @@ from coordinator.run.reports.statistics_fold import features_of
 from coordinator.run.resume import Rooms, share_bundle
 from coordinator.run.rounds import round_budgets as budgeting
 from coordinator.run.transactions import Queued
+from coordinator.server.fleet import Member
 from coordinator.server.run_scheduler import TICK_S, RunScheduler
+from coordinator.server.version import software_version
 from coordinator.store import devices, reading, runs
 from coordinator.store.database import Database
+from coordinator.store.ledger import accounts as grants
 from coordinator.store.models import heads
 from coordinator.store.runs import NewRun
 from protos.errors import PlanError, RefusedError, StoreError, UnknownRunError, UsageError
@@ -45,6 +41,8 @@ from protos.update.trees import Shapes, Tree
 
 log = logging.getLogger("edgejoule.coordinator")
 
+# Keys in one statement: databases bound how many there may be.
+MOST_AT_ONCE = 500
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -171,14 +169,6 @@ class Operations:
         self._run_scheduler.want()
         return await self._rooms.books.do(_state, self._rooms.db, run_id)
 
-    async def plan(self, name: str) -> KeptPlan:
-        """The plan that a run has.
-
-        Raises:
-            UnknownRunError: no such run.
-        """
-        return await self._rooms.looks.do(_plan, self._rooms.db, name)
-
     async def status(
         self, name: str = "", since_round: int = 0, *, page: int = 0, newest_only: bool = False
     ) -> tuple[list[RunStatus], int]:
@@ -194,6 +184,10 @@ class Operations:
         found, next_round = await self._rooms.looks.do(_status, self._rooms.db, name, since_round, page, newest_only)
         queued = [] if all(run.is_over for run in found) else await self._rooms.looks.do(ledger.queue, self._rooms.db)
         return [run if run.is_over else run.because(self._why(run, queued)) for run in found], next_round
+
+    async def details(self, run_id: str) -> RunDetails:
+        """The plan of a run, and what happened to it."""
+        return await self._rooms.looks.do(_details, self._rooms.db, run_id)
 
     def _why(self, run: RunStatus, queued: list[Queued]) -> str:
         if run.state == "paused":
@@ -222,10 +216,19 @@ class Operations:
         """What became of reports since the start, by reason."""
         return self._run_scheduler.report_counts.all()
 
-    async def devices(self) -> list[DeviceStatus]:
-        """Every device that ever joined, with the joules that it reported."""
-        spent = await self._rooms.looks.do(_spent, self._rooms.db)
-        return [
+    async def devices(self, after: str = "", page: int = 0) -> tuple[list[DeviceStatus], bool]:
+        """Devices that ever joined, by their ids, with the joules that they reported; and whether more follow.
+
+        Args:
+            after: only those behind this id.
+            page: so many at most; 0: all.
+        """
+        members = sorted((one for one in self._run_scheduler.fleet if one.card.device_id > after), key=_device_id)
+        more = 0 < page < len(members)
+        members = members[:page] if more else members
+        only = [_device_id(one) for one in members] if page else None
+        spent = await self._rooms.looks.do(_spent, self._rooms.db, only)
+        found = [
             DeviceStatus(
                 device_id=card.device_id,
                 state=member.state,
@@ -242,9 +245,10 @@ class Operations:
                 reason=member.trouble,
                 account=card.account,
             )
-            for member in sorted(self._run_scheduler.fleet, key=lambda one: one.card.device_id)
+            for member in members
             for card in (member.card,)
         ]
+        return found, more
 
     async def forget_device(self, device_id: str) -> None:
         """Take a device that is gone off the list.
@@ -255,13 +259,13 @@ class Operations:
         """
         await self._run_scheduler.forget(device_id)
 
-    async def budgets(self, name: str) -> tuple[str, list[DeviceBudget]]:
-        """The id of a run, and the ledger of its devices.
+    async def budgets(self, name: str, after: str = "", page: int = 0) -> tuple[str, list[DeviceBudget], bool]:
+        """The id of a run, the ledger of its devices by their ids, and whether more follow; see :meth:`devices`.
 
         Raises:
             UnknownRunError: no such run.
         """
-        return await self._rooms.looks.do(_budgets, self._rooms.db, name)
+        return await self._rooms.looks.do(_budgets, self._rooms.db, name, after, min(page, MOST_AT_ONCE))
 
     async def forget(self, name: str, device_id: str) -> Forgotten:
         """Subtract and delete the statistics of a device, and publish the head without them.
@@ -368,21 +372,32 @@ def _status(db: Database, name: str, since_round: int, page: int, newest_only: b
         return [reading.run_status(connection, run_id, since_round) for run_id in wanted], 0
 
 
-def _plan(db: Database, name: str) -> KeptPlan:
+def _device_id(member: Member) -> str:
+    return member.card.device_id
+
+
+def _details(db: Database, run_id: str) -> RunDetails:
     with db.reading() as connection:
-        row = runs.row(connection, runs.resolve(connection, name))
-        return KeptPlan(str(row["run_id"]), str(row["plan_toml"]), str(row["plan_directory"]))
+        row = runs.row(connection, run_id)
+        happened = reading.events_of(connection, run_id)
+    return RunDetails(row["plan_toml"], row["plan_directory"], happened, software_version())
 
 
-def _spent(db: Database) -> dict[str, tuple[float | None, int]]:
+def _spent(db: Database, only: list[str] | None) -> dict[str, tuple[float | None, int]]:
     with db.reading() as connection:
-        return devices.spent(connection)
+        return devices.spent(connection, only)
 
 
-def _budgets(db: Database, name: str) -> tuple[str, list[DeviceBudget]]:
+def _budgets(db: Database, name: str, after: str, page: int) -> tuple[str, list[DeviceBudget], bool]:
     with db.reading() as connection:
         run_id = runs.resolve(connection, name)
-        return run_id, budgeting.ledger_of(connection, run_id, time.time())
+        only = grants.devices_after(connection, run_id, after, page + 1) if page else None
+        more = only is not None and len(only) > page
+        if only is None:
+            return run_id, budgeting.ledger_of(connection, run_id, time.time()), False
+        # In the database's own order, which the next page goes on from.
+        ledger = {one.device_id: one for one in budgeting.ledger_of(connection, run_id, time.time(), only[:page])}
+        return run_id, [ledger[name] for name in only[:page] if name in ledger], more
 
 
 def _row(db: Database, run_id: str) -> RowMapping:

@@ -50,22 +50,20 @@ class OperatorService(rpc.OperatorServiceServicer):
             request.run_id, request.since_round, page=request.page, newest_only=request.newest_only
         )
         counts = self._operations.report_counts()
-        return await self._operations.aside(messages.runs_to, found, software_version(), next_round, counts)
-
-    @answered
-    async def GetPlan(self, request: pb.GetPlanRequest, context: Any) -> pb.GetPlanResponse:  # noqa: N802
-        """Gives the plan of a run back."""
-        return messages.plan_to(await self._operations.plan(request.run_id))
+        details = await self._operations.details(found[0].run_id) if request.details and request.run_id else None
+        return await self._operations.aside(messages.runs_to, found, software_version(), next_round, counts, details)
 
     @answered
     async def ListDevices(self, request: pb.ListDevicesRequest, context: Any) -> pb.ListDevicesResponse:  # noqa: N802
         """Shows every device that ever joined."""
-        return messages.devices_to(await self._operations.devices())
+        found, more = await self._operations.devices(request.after, request.page)
+        return await self._operations.aside(messages.devices_to, found, more)
 
     @answered
     async def GetBudgets(self, request: pb.GetBudgetsRequest, context: Any) -> pb.GetBudgetsResponse:  # noqa: N802
         """Shows the ledger of a run."""
-        return messages.budgets_to(*await self._operations.budgets(request.run_id))
+        found = await self._operations.budgets(request.run_id, request.after, request.page)
+        return await self._operations.aside(messages.budgets_to, *found)
 
     @answered
     async def ForgetDevice(  # noqa: N802

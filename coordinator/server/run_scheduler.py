@@ -25,6 +25,7 @@ from coordinator.run.rounds.sharing import Claim, may_go
 from coordinator.run.run_driver import RunDriver
 from coordinator.run.transactions import Queued
 from coordinator.server.fleet import Fleet
+from coordinator.store import clock
 from coordinator.store.database import DamagedError
 from coordinator.store.models.bundle_store import NotHereError
 from protos.catalog import hint
@@ -330,7 +331,7 @@ class RunScheduler:
         try:
             yield
         finally:
-            self.fleet.call_ends(device_id, self._heard_s(), time.time())
+            self.fleet.call_ends(device_id, self._heard_s(), clock.unix_s())
 
     async def join(self, card: DeviceCard) -> float:
         """A device introduces itself, or says what is new; returns after how many seconds it should check in when idle.
@@ -344,8 +345,9 @@ class RunScheduler:
             await self._joining.do(card)
         # While that was written down another may have come first.
         self._refuse_rival(card)
-        self.fleet.join(card, self._heard_s(), time.time())
+        self.fleet.join(card, self._heard_s(), clock.unix_s())
         for driver in self._on():
+            driver.idle(card.device_id)
             driver.arrived(card)
         return self.fleet.pace_s(busy=False)
 
@@ -395,7 +397,7 @@ class RunScheduler:
     ) -> Order:
         before = self.fleet.get(device_id)
         was_away = before is not None and before.state != "present"
-        member = self.fleet.heard(device_id, session, self._heard_s(), time.time())
+        member = self.fleet.heard(device_id, session, self._heard_s(), clock.unix_s())
         if member is None:
             return RejoinOrder()
         if was_away:
@@ -405,7 +407,7 @@ class RunScheduler:
         if receptions:
             await self._rooms.books.do(publishing.received, self._rooms.db, device_id, receptions)
         # It may have said goodbye, or begun anew, while its energy was being written.
-        if self.fleet.heard(device_id, session, self._heard_s(), time.time()) is None:
+        if self.fleet.heard(device_id, session, self._heard_s(), clock.unix_s()) is None:
             return RejoinOrder()
         order = await self._order_for(device_id, session, holding) or await self._published_for(holding)
         until_s = _now_s() + self._hold_s(waits_s)
@@ -418,7 +420,7 @@ class RunScheduler:
                 until_s = _now_s()
             finally:
                 self._held -= 1
-            if self.fleet.heard(device_id, session, self._heard_s(), time.time()) is None:
+            if self.fleet.heard(device_id, session, self._heard_s(), clock.unix_s()) is None:
                 return RejoinOrder()
             order = await self._order_for(device_id, session, holding) or await self._published_for(holding)
         if order is not None:
@@ -430,7 +432,7 @@ class RunScheduler:
     async def await_end(self, device_id: str, session: str, run_id: str, number: int, waits_s: float) -> bool:
         """Whether an order is still wanted, told when it is not, or after ``waits_s`` less what the answer takes."""
         with self.calling(device_id):
-            self.fleet.heard(device_id, session, self._heard_s(), time.time())
+            self.fleet.heard(device_id, session, self._heard_s(), clock.unix_s())
             until_s = _now_s() + min(max(0.0, waits_s - ANSWER_S), MOST_HOLD_S)
             while True:
                 if not await self._wants(device_id, run_id, number):
@@ -460,7 +462,7 @@ class RunScheduler:
         Raises:
             RefusedError: there is none: the attempt is over, or the coordinator began anew.
         """
-        self.fleet.heard(device_id, session, self._heard_s(), time.time())
+        self.fleet.heard(device_id, session, self._heard_s(), clock.unix_s())
         driver = self.drivers.get(run_id)
         masking = driver.run.masking if driver is not None else None
         group = masking.group(number, attempt) if masking is not None else None
@@ -479,6 +481,7 @@ class RunScheduler:
                 await driver.hand_over(device_id, session)
                 if run.is_of_another_start(device_id, session):
                     continue
+            driver.idle(device_id)
             order = run.order_for(device_id, _now_s(), holding)
             if order is not None:
                 run.handed.add(device_id)
@@ -541,7 +544,7 @@ class RunScheduler:
         return receipt
 
     async def _report(self, run_id: str, number: int, device_id: str, data: bytes) -> Receipt:
-        self.fleet.touch(device_id, self._heard_s(), time.time())
+        self.fleet.touch(device_id, self._heard_s(), clock.unix_s())
         if number > LAST_ROUND:
             return Receipt(Verdict.REJECTED, f"not_ordered: there is no round {number}")
         driver = await self._driver_of(run_id, number, device_id)
@@ -576,7 +579,7 @@ class RunScheduler:
             owing = [one.run for one in self._on() if device_id in one.run.lines and one.run.machine.owes(device_id)]
             ends = next((run for run in owing if run.may_have_begun(device_id)), None)
             await self._rooms.books.do(ledger.leave, self._rooms.db, device_id, reason, ends)
-        if self.fleet.leave(device_id, session, time.time(), reason):
+        if self.fleet.leave(device_id, session, clock.unix_s(), reason):
             log.info("device %s left: %s", device_id, reason or "no reason given")
             for driver in self._on():
                 driver.left(device_id)
@@ -622,4 +625,4 @@ async def _kept_up(work: Callable[[], Awaitable[None]]) -> None:
 
 
 def _now_s() -> float:
-    return time.monotonic()
+    return clock.now_s()

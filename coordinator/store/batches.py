@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 from sqlalchemy import BindParameter, Connection, and_, bindparam, select, update
 
 from coordinator.budgets.cost_model import CostModel
+from coordinator.store import clock
 from coordinator.store import reports as single
 from coordinator.store.keys import batched
 from coordinator.store.ledger import known_fits, sums
@@ -36,6 +36,7 @@ class Taken:
         weight: its say, not normalised.
         sizes: of its change, and of the difference to what was guessed; None without a step.
         sent: bytes of its order that were sent since they were last written down.
+        folded_in: the later round that it counts in; None: its own.
     """
 
     report: DeviceReport
@@ -43,6 +44,7 @@ class Taken:
     weight: float
     sizes: tuple[float, float] | None
     sent: int
+    folded_in: int | None = None
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ def accept(connection: Connection, taken: Sequence[Taken]) -> None:
     """
     if not taken:
         return
-    now_unix_s = time.time()
+    now_unix_s = clock.unix_s()
     rows, marks, sizes = [], [], []
     borne = []
     for one in taken:
@@ -182,6 +184,7 @@ def accept(connection: Connection, taken: Sequence[Taken]) -> None:
                 "embedded": report.embedded,
                 "accepted_unix_s": now_unix_s,
                 "attempt": report.attempt,
+                "folded_in": one.folded_in,
             }
         )
         of = _of((report.run_id, report.round, report.device_id))

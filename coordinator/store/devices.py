@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, select, union_all, update
 
+from coordinator.store import clock
 from coordinator.store.keys import batched
 from coordinator.store.tables import cost_models, devices, earlier_energy, energy
 from protos.energy.trace import Phase
@@ -38,7 +38,7 @@ def join(connection: Connection, card: DeviceCard) -> None:
         "session": card.session,
         "state": "here",
         "card": json.dumps(dataclasses.asdict(card), sort_keys=True),
-        "last_seen_unix_s": time.time(),
+        "last_seen_unix_s": clock.unix_s(),
         "reason": card.reason,
     }
     changed = connection.execute(update(devices).where(devices.c.device_id == card.device_id).values(**values))
@@ -48,7 +48,7 @@ def join(connection: Connection, card: DeviceCard) -> None:
 
 def leave(connection: Connection, device_id: str, reason: str = "") -> None:
     """Write down who said goodbye, and why."""
-    values = {"state": "left", "last_seen_unix_s": time.time(), "reason": reason}
+    values = {"state": "left", "last_seen_unix_s": clock.unix_s(), "reason": reason}
     connection.execute(update(devices).where(devices.c.device_id == device_id).values(**values))
 
 
@@ -96,14 +96,28 @@ def known(connection: Connection) -> list[KnownDevice]:
     ]
 
 
-def spent(connection: Connection) -> dict[str, tuple[float | None, int]]:
-    """By device: joules of all phases but idling that are known, or None when none is; and how many are not known."""
-    told = union_all(
-        *(
-            select(table.c.device_id, table.c.energy_j).where(table.c.phase != str(Phase.IDLE))
-            for table in (energy, earlier_energy)
+def spent(connection: Connection, only: Iterable[str] | None = None) -> dict[str, tuple[float | None, int]]:
+    """By device: joules of all phases but idling that are known, or None when none is; and how many are not known.
+
+    Args:
+        only: of these devices; None: of all.
+    """
+    if only is None:
+        return _spent(connection, None)
+    made: dict[str, tuple[float | None, int]] = {}
+    for some in batched(only):
+        made |= _spent(connection, some)
+    return made
+
+
+def _spent(connection: Connection, some: list[str] | None) -> dict[str, tuple[float | None, int]]:
+    parts = [
+        select(table.c.device_id, table.c.energy_j).where(
+            table.c.phase != str(Phase.IDLE), *([] if some is None else [table.c.device_id.in_(some)])
         )
-    ).subquery()
+        for table in (energy, earlier_energy)
+    ]
+    told = union_all(*parts).subquery()
     query = select(
         told.c.device_id,
         func.sum(told.c.energy_j).label("known_j"),

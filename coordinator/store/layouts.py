@@ -13,7 +13,7 @@ from sqlalchemy import Connection, inspect, text
 from coordinator.store.tables import metadata
 
 # A layout keeps its columns: `tests/coordinator/landed/tables-N.txt` is what this one has.
-LAYOUT = 4
+LAYOUT = 5
 
 
 def _attempts(connection: Connection) -> None:
@@ -42,8 +42,19 @@ def _sums(connection: Connection) -> None:
     """Layout 4: the ledger is summed up to a round, in tables that are new and begin empty."""
 
 
+def _late_reports(connection: Connection) -> None:
+    """Layout 5: a report may count in a later round than its own, and a round knows the head that was trained from."""
+    connection.execute(text("ALTER TABLE reports ADD COLUMN folded_in INTEGER"))
+    connection.execute(text("ALTER TABLE rounds ADD COLUMN trained_from VARCHAR(64)"))
+
+
 # By the layout that it starts from.
-STEPS: Mapping[int, Callable[[Connection], None]] = {1: _attempts, 2: _reasons_and_sessions, 3: _sums}
+STEPS: Mapping[int, Callable[[Connection], None]] = {
+    1: _attempts,
+    2: _reasons_and_sessions,
+    3: _sums,
+    4: _late_reports,
+}
 
 
 def upgrade(connection: Connection, found: int) -> None:

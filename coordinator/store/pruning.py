@@ -97,8 +97,9 @@ def size_of(state: Path) -> int:
 
 
 def forget_bytes(connection: Connection, run_id: str, number: int) -> None:
-    """Forget the bytes of the reports of a round that is settled; their figures and hashes stay."""
-    which = (reports.c.run_id == run_id) & (reports.c.round == number)
+    """Forget the bytes of the reports that counted in a round that is settled; their figures and hashes stay."""
+    own = (reports.c.round == number) & reports.c.folded_in.is_(None)
+    which = (reports.c.run_id == run_id) & (own | (reports.c.folded_in == number))
     connection.execute(update(reports).where(which).values(data=b""))
 
 

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any, cast
 
 from sqlalchemy import Connection, RowMapping, func, select
 
 from coordinator.aggregate.privacy import epsilon_of
-from coordinator.operator.status import DeviceRound, FederatedEvaluation, PrivacySpent, RoundStatus, RunStatus
+from coordinator.operator.status import (
+    DeviceRound,
+    FederatedEvaluation,
+    PrivacySpent,
+    Refusal,
+    RoundStatus,
+    RunEvent,
+    RunStatus,
+)
 from coordinator.store.ledger import costs
 from coordinator.store.ledger.costs import KeptPlan
 from coordinator.store.ledger.privacy import participations
 from coordinator.store.models import evaluations
 from coordinator.store.runs import JUDGED
-from coordinator.store.tables import earlier_energy, energy, events, orders, reports, rounds, runs, strains
+from coordinator.store.tables import earlier_energy, energy, events, orders, refusals, reports, rounds, runs, strains
 from protos.energy.trace import Method, Phase, PhaseEnergy, joined
 from protos.orders import StopReason, Strain
 from protos.plan.plan import parse
@@ -113,6 +122,16 @@ def _judged(connection: Connection, run_id: str, since_round: int, last_round: i
     return {row.round: json.loads(row.detail) for row in connection.execute(query.order_by(events.c.sequence))}
 
 
+def events_of(connection: Connection, run_id: str) -> tuple[RunEvent, ...]:
+    """What happened to a run, in words; figures that are kept among its events are told with their rounds."""
+    query = (
+        select(events.c.round, events.c.unix_s, events.c.kind, events.c.detail)
+        .where(events.c.run_id == run_id, events.c.kind.not_in([JUDGED, evaluations.KIND]))
+        .order_by(events.c.sequence)
+    )
+    return tuple(RunEvent(row.round, row.unix_s, row.kind, row.detail) for row in connection.execute(query))
+
+
 def _status_of(connection: Connection, run: RowMapping, shown: tuple[RoundStatus, ...]) -> RunStatus:
     return RunStatus(
         run_id=run["run_id"],
@@ -168,6 +187,7 @@ def _device_rounds(
     connection: Connection, run_id: str, since_round: int, last_round: int
 ) -> dict[int, list[DeviceRound]]:
     joules = _energies(connection, run_id, since_round, last_round)
+    refused = _refusals(connection, run_id, since_round, last_round)
     # The bytes of the reports stay where they are.
     columns = (
         orders.c.round,
@@ -183,6 +203,7 @@ def _device_rounds(
         reports.c.examples,
         reports.c.loss,
         reports.c.embedded,
+        reports.c.folded_in,
         strains.c.heat_s,
         strains.c.busy_s,
         strains.c.hottest_c,
@@ -206,15 +227,41 @@ def _device_rounds(
         .order_by(orders.c.round, orders.c.device_id)
     )
     rows = list(connection.execute(query).mappings())
-    total: dict[int, float] = defaultdict(float)
-    for row in rows:
-        total[row["round"]] += _say(row)
+    total = _totals(connection, run_id, rows)
     result: dict[int, list[DeviceRound]] = defaultdict(list)
     for row in rows:
         number, device_id = row["round"], row["device_id"]
-        share = _say(row) / total[number] if total[number] else 0.0
-        result[number].append(_device_round(row, share, tuple(joules[number, device_id])))
+        counted_in = row["folded_in"] or number
+        share = _say(row) / total[counted_in] if total[counted_in] else 0.0
+        told = tuple(joules[number, device_id]), tuple(refused[number, device_id])
+        result[number].append(_device_round(row, share, *told))
     return result
+
+
+def _totals(connection: Connection, run_id: str, rows: Sequence[RowMapping]) -> dict[int, float]:
+    """By round, the say of all reports that count in it; those of other rounds than these are looked up."""
+    total: dict[int, float] = defaultdict(float)
+    for row in rows:
+        if row["folded_in"] is None:
+            total[row["round"]] += _say(row)
+    here = {row["round"] for row in rows}
+    elsewhere = {row["folded_in"] for row in rows if row["folded_in"] is not None} - here
+    if not here:
+        return total
+    own = reports.c.round.in_(elsewhere) & reports.c.folded_in.is_(None)
+    counted = func.coalesce(reports.c.folded_in, reports.c.round)
+    query = (
+        select(counted.label("counted_in"), func.sum(reports.c.weight).label("weight"))
+        .where(
+            reports.c.run_id == run_id,
+            reports.c.steps_done > 0,
+            own | reports.c.folded_in.in_(elsewhere) | reports.c.folded_in.between(min(here), max(here)),
+        )
+        .group_by(counted)
+    )
+    for found in connection.execute(query):
+        total[found.counted_in] += found.weight
+    return total
 
 
 def _say(row: RowMapping) -> float:
@@ -223,7 +270,9 @@ def _say(row: RowMapping) -> float:
     return float(row["weight"] or 0.0) if row["steps_done"] or not row["steps"] else 0.0
 
 
-def _device_round(row: RowMapping, share: float, energy: tuple[PhaseEnergy, ...]) -> DeviceRound:
+def _device_round(
+    row: RowMapping, share: float, energy: tuple[PhaseEnergy, ...], refused: tuple[Refusal, ...]
+) -> DeviceRound:
     return DeviceRound(
         device_id=row["device_id"],
         outcome=row["outcome"],
@@ -239,6 +288,8 @@ def _device_round(row: RowMapping, share: float, energy: tuple[PhaseEnergy, ...]
         loss=row["loss"],
         embedded=row["embedded"] or 0,
         strain=_strain(row),
+        counted_in=row["folded_in"],
+        refusals=refused,
     )
 
 
@@ -254,12 +305,26 @@ def _strain(row: RowMapping) -> Strain | None:
     )
 
 
+def _refusals(connection: Connection, run_id: str, since_round: int, last_round: int) -> dict[Any, list[Refusal]]:
+    query = (
+        select(refusals)
+        .where(refusals.c.run_id == run_id, refusals.c.round >= since_round, refusals.c.round <= last_round)
+        .order_by(refusals.c.round, refusals.c.device_id, refusals.c.code)
+    )
+    result: dict[Any, list[Refusal]] = defaultdict(list)
+    for row in connection.execute(query):
+        result[row.round, row.device_id].append(Refusal(row.code, row._mapping["count"], row.detail))
+    return result
+
+
 def _energies(connection: Connection, run_id: str, since_round: int, last_round: int) -> dict[Any, list[PhaseEnergy]]:
     rank = {str(phase): place for place, phase in enumerate(Phase)}
     rows = [
         row
         for table in (earlier_energy, energy)
-        for row in connection.execute(select(table).where(table.c.run_id == run_id, table.c.round >= since_round))
+        for row in connection.execute(
+            select(table).where(table.c.run_id == run_id, table.c.round >= since_round, table.c.round <= last_round)
+        )
     ]
     result: dict[Any, list[PhaseEnergy]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: rank[row.phase]):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import time
 from collections.abc import Iterable, Iterator
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, or_, select, update
 
+from coordinator.store import clock
 from coordinator.store.ledger import sums
 from coordinator.store.tables import devices, earlier_energy, energy, orders, refusals, reports, strains
 from protos.energy.trace import Phase, PhaseEnergy
@@ -35,7 +35,7 @@ def accept(connection: Connection, report: DeviceReport, data: bytes, weight: fl
             stop_reason=str(report.stop_reason),
             loss=report.loss_last,
             embedded=report.embedded,
-            accepted_unix_s=time.time(),
+            accepted_unix_s=clock.unix_s(),
             attempt=report.attempt,
         )
     )
@@ -127,19 +127,41 @@ def data_of(connection: Connection, run_id: str, number: int, device_id: str) ->
 
 
 def devices_in(connection: Connection, run_id: str, number: int) -> list[str]:
-    """Who reported a round, in the order of acceptance."""
+    """Who reported a round in time, in the order of acceptance."""
     query = (
         select(reports.c.device_id)
-        .where(reports.c.run_id == run_id, reports.c.round == number)
+        .where(reports.c.run_id == run_id, reports.c.round == number, reports.c.folded_in.is_(None))
         .order_by(reports.c.sequence)
     )
     return list(connection.execute(query).scalars())
 
 
-def in_order(connection: Connection, run_id: str, number: int) -> Iterator[bytes]:
-    """The accepted reports of a round as they came, in the order of acceptance, one in memory at a time."""
-    for device_id in devices_in(connection, run_id, number):
-        yield data_of(connection, run_id, number, device_id)
+def late_in(connection: Connection, run_id: str, number: int) -> list[tuple[int, str]]:
+    """Reports of earlier rounds that count in this one: round and device, in the order of acceptance."""
+    query = (
+        select(reports.c.round, reports.c.device_id)
+        .where(reports.c.run_id == run_id, reports.c.folded_in == number)
+        .order_by(reports.c.sequence)
+    )
+    return [(row.round, row.device_id) for row in connection.execute(query)]
+
+
+def counting_in(connection: Connection, run_id: str, number: int) -> list[tuple[int, str]]:
+    """Every report that counts in a round, its own and late ones: round and device, in the order of acceptance."""
+    own = and_(reports.c.round == number, reports.c.folded_in.is_(None))
+    query = (
+        select(reports.c.round, reports.c.device_id)
+        .where(reports.c.run_id == run_id, or_(own, reports.c.folded_in == number))
+        .order_by(reports.c.sequence)
+    )
+    return [(row.round, row.device_id) for row in connection.execute(query)]
+
+
+def in_order(connection: Connection, run_id: str, number: int) -> Iterator[tuple[int, bytes]]:
+    """The reports that count in a round as they came, with the round that each is of, in the order of acceptance, one
+    in memory at a time."""
+    for of_round, device_id in counting_in(connection, run_id, number):
+        yield of_round, data_of(connection, run_id, of_round, device_id)
 
 
 def refuse(connection: Connection, run_id: str, number: int, device_id: str, code: str, detail: str) -> None:

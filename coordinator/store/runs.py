@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, bindparam, func, select, update
 
 from coordinator.budgets.order_line import OrderLine
-from coordinator.store import reports
+from coordinator.store import clock, reports
 from coordinator.store.tables import events, heads, orders, rounds, runs
 from protos.errors import UnknownRunError
 
@@ -44,7 +43,7 @@ def add(connection: Connection, run: NewRun) -> None:
             sequence=sequence,
             state="waiting",
             reason="being prepared",
-            started_unix_s=time.time(),
+            started_unix_s=clock.unix_s(),
         )
     )
 
@@ -109,16 +108,20 @@ def open_round(
     lines: Iterable[OrderLine],
     reason: str,
     sessions: Mapping[str, str] | None = None,
+    trained_from: str = "",
 ) -> None:
     """Write down an open round with its orders. In a later attempt, orders that are there already stay as they are
     and are renewed; only their budgets may fall.
 
     Args:
         sessions: to which start of each device its order belongs.
+        trained_from: the head that devices train from.
     """
     sessions = sessions or {}
     key = and_(rounds.c.run_id == run_id, rounds.c.round == number)
-    values: dict[str, object] = {"state": "open", "attempt": attempt, "opened_unix_s": time.time()}
+    values: dict[str, object] = {"state": "open", "attempt": attempt, "opened_unix_s": clock.unix_s()}
+    if trained_from:
+        values["trained_from"] = trained_from
     if not connection.execute(update(rounds).where(key).values(**values)).rowcount:
         connection.execute(rounds.insert().values(run_id=run_id, round=number, **values))
     query = select(orders.c.device_id, orders.c.budget_j, orders.c.attempt, orders.c.outcome)
@@ -173,9 +176,26 @@ def asked(connection: Connection, run_id: str, number: int, attempt: int) -> lis
     return list(connection.execute(query.order_by(orders.c.device_id)).scalars())
 
 
+def unanswered(connection: Connection, run_id: str, first: int, end: int) -> dict[str, int]:
+    """Devices that were asked in rounds ``first`` to ``end - 1``, of which they have not heard since: by device, the
+    newest of these rounds."""
+    query = select(orders.c.device_id, func.max(orders.c.round).label("newest")).where(
+        orders.c.run_id == run_id, orders.c.round >= first, orders.c.round < end, orders.c.outcome == "missing"
+    )
+    grouped = query.group_by(orders.c.device_id).order_by(orders.c.device_id)
+    return {row.device_id: row.newest for row in connection.execute(grouped)}
+
+
+def trained_from(connection: Connection, run_id: str, number: int) -> tuple[str, int]:
+    """The head that devices of a round train from, empty where that is not known, and the round's newest attempt."""
+    query = select(rounds.c.trained_from, rounds.c.attempt).where(rounds.c.run_id == run_id, rounds.c.round == number)
+    row = connection.execute(query).one()
+    return row.trained_from or "", row.attempt
+
+
 def abandon_round(connection: Connection, run_id: str, number: int, reason: str) -> None:
     """An attempt at a round failed."""
-    _end_round(connection, run_id, number, state="abandoned", closed_unix_s=time.time())
+    _end_round(connection, run_id, number, state="abandoned", closed_unix_s=clock.unix_s())
     note(connection, run_id, number, "abandoned", reason)
 
 
@@ -194,7 +214,7 @@ def close_round(
         run_id,
         number,
         state="closed",
-        closed_unix_s=time.time(),
+        closed_unix_s=clock.unix_s(),
         head_version=head_version,
         accuracy=accuracy,
         loss=loss,
@@ -212,7 +232,7 @@ def add_round_zero(
     connection: Connection, run_id: str, *, head_version: str, accuracy: float | None, loss: float | None
 ) -> None:
     """The head before any training."""
-    now = time.time()
+    now = clock.unix_s()
     connection.execute(
         rounds.insert().values(
             run_id=run_id,
@@ -357,7 +377,7 @@ JUDGED = "judged"
 def note(connection: Connection, run_id: str, number: int | None, kind: str, detail: str) -> None:
     """Write down what happened, in words."""
     connection.execute(
-        events.insert().values(run_id=run_id, round=number, unix_s=time.time(), kind=kind, detail=detail)
+        events.insert().values(run_id=run_id, round=number, unix_s=clock.unix_s(), kind=kind, detail=detail)
     )
 
 

@@ -76,6 +76,7 @@ rounds = Table(
     Column("opened_unix_s", Float(53), nullable=False),
     Column("closed_unix_s", Float(53)),
     Column("head_version", ForeignKey("heads.version")),  # the head after this round
+    Column("trained_from", String(64)),  # the head that its devices train from; NULL: not known
 )
 
 orders = Table(
@@ -111,8 +112,10 @@ reports = Table(
     Column("embedded", BigInteger, nullable=False),
     Column("accepted_unix_s", Float(53), nullable=False),
     Column("attempt", Integer),  # whose order it answers; NULL: the device did not say
+    Column("folded_in", Integer),  # the later round that it counts in; NULL: its own
     UniqueConstraint("run_id", "round", "device_id"),
     Index("reports_of_device_by_round", "run_id", "device_id", "round"),
+    Index("late_reports_by_round", "run_id", "folded_in"),
     ForeignKeyConstraint(["run_id", "round", "device_id"], ["orders.run_id", "orders.round", "orders.device_id"]),
 )
 

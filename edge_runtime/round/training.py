@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,15 @@ from protos.orders import StopReason
 from protos.update.codecs import generator
 
 Rows = npt.NDArray[np.int64]
+
+
+@runtime_checkable
+class DrawsNoise(Protocol):
+    """A head whose steps draw."""
+
+    def draw_from(self, random: np.random.Generator) -> None:
+        """Where it draws from."""
+        ...
 
 
 class Trainable(Protocol):
@@ -92,6 +101,9 @@ def train(
         weights: float32 [N], share of each example in the mean loss of its batch; None: alike.
     """
     losses: list[float] = []
+    # Heads that draw noise draw it from a sequence of its own, the same for the same order.
+    if isinstance(head, DrawsNoise):
+        head.draw_from(generator(seed, "noise", *purpose))
     stop_reason = StopReason.COMPLETED
     for rows in batches(len(labels), head.batch_size, generator(seed, "batches", *purpose)):
         if len(losses) >= steps:

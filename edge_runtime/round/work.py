@@ -68,6 +68,7 @@ class Workbench:
         held_out: examples to evaluate heads on; None when there are none.
         balanced: every class has the same say in the local loss.
         gate: predictions of the model at work go before the next piece of work.
+        open_backbone: opens the frozen backbone, when there is something to embed.
     """
 
     device_id: str
@@ -90,6 +91,7 @@ class Workbench:
     held_out: HeldOut | None = None
     balanced: bool = False
     gate: Gate = field(default_factory=Gate)
+    open_backbone: Callable[..., Backbone] = Backbone
 
 
 def budget_of(order: TrainOrder, bench: Workbench) -> float | None:
@@ -330,7 +332,8 @@ def fill_held_out(bench: Workbench, allowance: Allowance | None = None) -> tuple
     """
     assert bench.held_out is not None
     raw = bench.examples.raw_test(bench.bundle, bench.summary)
-    backbone = Backbone(bench.bundle, threads=bench.threads, edge_tpu=bench.twin.edge_tpu if bench.twin else None)
+    edge_tpu = bench.twin.edge_tpu if bench.twin else None
+    backbone = bench.open_backbone(bench.bundle, threads=bench.threads, edge_tpu=edge_tpu)
     done = bench.held_out.cache.fill(
         backbone.embed,
         raw,
@@ -417,7 +420,7 @@ def _embed(bench: Workbench, allowance: Allowance) -> tuple[int, StopReason | No
 
 def _fill(bench: Workbench, allowance: Allowance, edge_tpu: EdgeTpu | None) -> tuple[int, StopReason | None]:
     raw = bench.examples.raw(bench.bundle, bench.summary)
-    backbone = Backbone(bench.bundle, threads=bench.threads, edge_tpu=edge_tpu)
+    backbone = bench.open_backbone(bench.bundle, threads=bench.threads, edge_tpu=edge_tpu)
     done = bench.cache.fill(
         backbone.embed, raw, allowed=allowance.examples, now_s=bench.clock.monotonic, block_of=allowance.block
     )

@@ -19,14 +19,14 @@ from protos.catalog import hint
 from protos.datafiles.front_end import front_end_of
 from protos.datafiles.renames import read_renames
 from protos.errors import DataError, UsageError
-from protos.model.task import ANOMALY, REGRESSION
+from protos.model.task import ANOMALY, DIFFUSION, REGRESSION
 from protos.plugins import find, installed
 
 SCHEMA = "edgejoule.convert/1"
 # The tables themselves need TensorFlow; a test compares these names with them.
-OBJECTIVE_NAMES = ("cross_entropy", "kure", "kure_scaled", "qat", "apqn", "mqat")
+OBJECTIVE_NAMES = ("cross_entropy", "kure", "kure_scaled", "qat", "apqn", "mqat", "paired")
 # Objectives of heads that are no classifiers.
-TASK_NAMES = (REGRESSION, ANOMALY)
+TASK_NAMES = (REGRESSION, ANOMALY, DIFFUSION)
 OPTIMISER_NAMES = ("sgd", "adam")
 
 _DESCRIPTION = """\
@@ -41,6 +41,7 @@ examples:
   firmware-tools convert resnet.h5 --calibrate cifar10.npz --cut flatten --hidden 32 -o bundle/
   firmware-tools convert extractor.tflite --calibrate photos/ -o flowers/
   firmware-tools convert gauge.keras --objective regression --class-names bar --eval gauges.npz -o gauge/
+  firmware-tools convert encoder.keras --objective diffusion --calibrate digits.npz --optimizer adam -o maker/
   firmware-tools convert autoencoder.keras --objective anomaly --eval machines.npz -o machine/
 
 exit codes: 0 done; 2 wrong options; 3 agreement under --min-agreement; 6 the model cannot be used;
@@ -100,7 +101,7 @@ def add_command(commands: Any) -> None:
         "--objective", metavar="NAME", default="cross_entropy",
         help=f"{', '.join(OBJECTIVE_NAMES)}, or one of an installed package (default: cross_entropy); regression: "
         "quantities, y [N, K] of DATA; anomaly: what differs from normal examples, of label 0 (with --hidden by "
-        "reconstruction)",
+        "reconstruction); diffusion: new examples of each class, MODEL an encoder",
     )  # fmt: skip
     head.add_argument("--optimizer", choices=OPTIMISER_NAMES, default="sgd")
     head.add_argument(

@@ -21,9 +21,10 @@ from firmware_tools.convert.objectives import OBJECTIVES
 from firmware_tools.convert.optimisers import CORRECTION, OPTIMISERS, PROXIMAL, WEIGHT_DECAY
 from firmware_tools.inspect.model import read_bytes
 from protos.errors import ModelError
+from protos.model import diffusion
 from protos.model.head_algebra import Array, head_shapes
 from protos.model.manifest import TrainInput
-from protos.model.task import ANOMALY, CLASSIFICATION, REGRESSION, task_of
+from protos.model.task import ANOMALY, CLASSIFICATION, DIFFUSION, REGRESSION, task_of
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ class HeadDesign:
     Attributes:
         mean, scale: float32 [D], of the features.
         classes: K, outputs of the head.
+        conditions: classes that a denoiser is told of.
         target_mean, target_scale: float32 [K], of the quantities of a regression; None for other tasks.
     """
 
@@ -45,6 +47,7 @@ class HeadDesign:
     optimiser: str
     target_mean: Array | None = None
     target_scale: Array | None = None
+    conditions: int = 0
 
     @property
     def task(self) -> str:
@@ -58,6 +61,8 @@ class HeadDesign:
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of each tensor of the tree."""
+        if self.task == DIFFUSION:
+            return diffusion.denoiser_shapes(len(self.mean), self.conditions, self.hidden_units or diffusion.HIDDEN)
         return head_shapes(len(self.mean), self.classes, self.hidden_units)
 
     @property
@@ -65,6 +70,10 @@ class HeadDesign:
         """Hyper-parameters of the compiled step, in the order: optimiser, pulls, objective."""
         if not self.trains:
             return ()
+        if self.task == DIFFUSION:
+            # Noise is all the regularisation that a denoiser needs.
+            return (*OPTIMISERS[self.optimiser].inputs, PROXIMAL,
+                    dataclasses.replace(WEIGHT_DECAY, default=0.0), CORRECTION)  # fmt: skip
         pulls = (*OPTIMISERS[self.optimiser].inputs, PROXIMAL, WEIGHT_DECAY, CORRECTION)
         return pulls if self.task != CLASSIFICATION else (*pulls, *OBJECTIVES[self.objective].inputs)
 
@@ -120,6 +129,12 @@ class _Head(tf.Module):  # type: ignore[misc]
             return tf.reduce_sum(self.example_losses(logits, given["y"]) * share)
 
         names = sorted(self.tree)
+        if self.design.task == DIFFUSION:
+            # e as the head is told: the mean over examples and coordinates of (e - guess)^2.
+            with tf.GradientTape() as tape:
+                errors = tf.square(self.noise_guess(self.noised(features, given), given) - given["noise"])
+                loss = tf.reduce_sum(tf.reduce_mean(errors, axis=1) * share)
+            return self.moved(tape, loss, names, given) | {"loss": tf.reshape(loss, [1])}
         # What an objective may draw by: no operator of TFLite gives random numbers that an order could repeat. The mean
         # of a batch, many times over, has a fractional part that is as good as drawn.
         spread = tf.reduce_mean(features) * 9973.0
@@ -131,6 +146,12 @@ class _Head(tf.Module):  # type: ignore[misc]
                 loss = 0.25 * tf.reduce_sum(tf.reduce_sum(self.squared_errors(features, given), axis=1) * share)
             else:
                 loss = self.objective.loss(lambda tree: self.forward(features, tree), self.tree, cross_entropy, seen)
+        self.moved(tape, loss, names, given)
+        told = loss if self.objective is not None else loss * (4.0 / self.design.classes)
+        return {"loss": tf.reshape(told, [1])}
+
+    def moved(self, tape: Any, loss: Any, names: list[str], given: Mapping[str, Any]) -> dict[str, Any]:
+        """One step of the optimiser down this loss."""
         gradients = tape.gradient(loss, [self.tree[name] for name in names])
         # The pulls are taken before any variable moves.
         pulled = {name: gradient + self.pull(name, given) for name, gradient in zip(names, gradients, strict=True)}
@@ -139,8 +160,27 @@ class _Head(tf.Module):  # type: ignore[misc]
         for name in names:
             slots = {slot: variables[name] for slot, variables in self.slots.items()}
             self.optimiser.apply(self.tree[name], pulled[name], slots, given, step)
-        told = loss if self.objective is not None else loss * (4.0 / self.design.classes)
-        return {"loss": tf.reshape(told, [1])}
+        return {}
+
+    def noised(self, features: Any, given: Mapping[str, Any]) -> Any:
+        """z_t, [B, D]: see :mod:`protos.model.diffusion`."""
+        kept = tf.gather(tf.constant(diffusion.schedule(), tf.float32), given["moment"])[:, None]
+        latents = features / diffusion.spread_of(len(self.design.mean))
+        return tf.sqrt(kept) * latents + tf.sqrt(1.0 - kept) * given["noise"]
+
+    def noise_guess(self, z: Any, given: Mapping[str, Any]) -> Any:
+        """The noise in z, [B, D]."""
+        tree, moment = self.tree, given["moment"]
+        first = tf.matmul(z, tree["hidden_kernel"]) + tree["hidden_bias"]
+        first += tf.matmul(tf.gather(tf.constant(diffusion.waves()), moment), tree["time_kernel"])
+        # A product with ones and zeros, since a gather's gradient is no builtin operator.
+        first += tf.matmul(tf.one_hot(given["y"], self.design.conditions), tree["class_kernel"])
+        second = tf.matmul(tf.maximum(first, 0.0), tree["middle_kernel"]) + tree["middle_bias"]
+        kept = tf.gather(tf.constant(diffusion.schedule(), tf.float32), moment)[:, None]
+        return tf.sqrt(1.0 - kept) * z + tf.matmul(tf.maximum(second, 0.0), tree["out_kernel"]) + tree["out_bias"]
+
+    def denoise(self, x: Any, y: Any, moment: Any) -> dict[str, Any]:
+        return {"logits": self.noise_guess(x, {"y": y, "moment": moment})}
 
     def pull(self, name: str, given: Mapping[str, Any]) -> Any:
         """Gradient of the penalties, distance from the head as written and size of the kernels; and the correction.
@@ -202,13 +242,18 @@ def compile_head(design: HeadDesign) -> bytes:
         examples["y"] = spec("y", batch, design.classes)
     elif design.task == ANOMALY:
         del examples["y"]
+    moment = spec("moment", batch, dtype=tf.int32)
+    if design.task == DIFFUSION:
+        examples |= {"noise": spec("noise", batch, width), "moment": moment}
     signatures = {}
     if design.trains:
         signatures["train"] = tf.function(head.train).get_concrete_function(**examples, **hyper)
     if design.task == CLASSIFICATION:
         signatures["evaluate"] = tf.function(head.evaluate).get_concrete_function(x=x, y=y, weight=weight)
     signatures |= {
-        "infer": tf.function(head.infer).get_concrete_function(x=x),
+        "infer": tf.function(head.denoise).get_concrete_function(x=x, y=y, moment=moment)
+        if design.task == DIFFUSION
+        else tf.function(head.infer).get_concrete_function(x=x),
         "read": tf.function(head.read).get_concrete_function(),
         "write": tf.function(head.write).get_concrete_function(**tree),
     }

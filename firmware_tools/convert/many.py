@@ -88,7 +88,8 @@ def _inside(target: str, job: dict[str, Any], *, where: str, progress: Progress,
         raise error_of(error_fields(error, where)) from error
 
 
-def _forked(arguments: list[str]) -> Done:
+def forked(arguments: list[str]) -> Done:
+    """Run ``firmware-tools`` with these arguments in a fork of this process, which has loaded TensorFlow."""
     from firmware_tools import cli
     from firmware_tools.convert import command
     from firmware_tools.prune import command as prune_command
@@ -125,10 +126,8 @@ def _forked(arguments: list[str]) -> Done:
     return Done(os.waitstatus_to_exitcode(status), *texts)
 
 
-def main() -> int:
-    """Load TensorFlow, then answer until stdin ends."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
+def load() -> None:
+    """Load TensorFlow and what converts."""
     # Loaded, but not used: a fork of a process whose TensorFlow has threads would hang.
     import keras  # noqa: F401
     import tensorflow as tf  # noqa: F401
@@ -137,8 +136,14 @@ def main() -> int:
     from firmware_tools.convert.sources import keras_source, saved_model_source  # noqa: F401
     from firmware_tools.prune import worker as prune_worker  # noqa: F401
 
+
+def main() -> int:
+    """Load TensorFlow, then answer until stdin ends."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    load()
     for line in sys.stdin:
-        answers.write(json.dumps(dataclasses.asdict(_forked(json.loads(line)))) + "\n")
+        answers.write(json.dumps(dataclasses.asdict(forked(json.loads(line)))) + "\n")
         answers.flush()
     return 0
 

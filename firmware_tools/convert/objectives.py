@@ -33,11 +33,15 @@ KURTOSIS_TARGET = 1.8
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Objective:
-    """A row of the table: what is minimised, and the inputs of its own."""
+    """A row of the table: what is minimised, and the inputs of its own.
+
+    ``uniform_start``: hidden kernels start uniformly distributed, not normally.
+    """
 
     loss: Loss
     meaning: str
     inputs: tuple[TrainInput, ...] = ()
+    uniform_start: bool = False
 
 
 def _kernels(tree: Tensors) -> list[str]:
@@ -55,6 +59,11 @@ def kure(forward: Any, tree: Tensors, cross_entropy: Any, inputs: Tensors) -> An
     Shkolnik et al. 2020, "Robust Quantization: One Model to Rule Them All", arXiv:2002.07686, eq. 10-11. The tensors
     are those that travel (standardised space), since these are what an update codec quantises.
     """
+    return cross_entropy(forward(tree)) + inputs["kurtosis_weight"] * _kurtosis_distance(tree)
+
+
+def _kurtosis_distance(tree: Tensors) -> Any:
+    """Mean over kernels of (kurtosis - 1.8)^2."""
     penalties = []
     for name in _kernels(tree):
         centred = tree[name] - tf.reduce_mean(tree[name])
@@ -63,7 +72,7 @@ def kure(forward: Any, tree: Tensors, cross_entropy: Any, inputs: Tensors) -> An
         # floor keeps it from throwing the weights far out.
         kurtosis = tf.reduce_mean(tf.square(tf.square(centred))) / tf.maximum(tf.square(variance), 1e-8)
         penalties.append(tf.square(kurtosis - KURTOSIS_TARGET))
-    return cross_entropy(forward(tree)) + inputs["kurtosis_weight"] * tf.add_n(penalties) / float(len(penalties))
+    return tf.add_n(penalties) / float(len(penalties))
 
 
 def kure_scaled(forward: Any, tree: Tensors, cross_entropy: Any, inputs: Tensors) -> Any:
@@ -125,9 +134,14 @@ def mqat(forward: Any, tree: Tensors, cross_entropy: Any, inputs: Tensors) -> An
     the lowest and the highest width equal it is plain quantisation-aware training on that grid. A share of the steps
     leaves the kernels as they are.
     """
-    levels = tf.pow(2.0, _bits(inputs)) - 1.0
     rounding = tf.cast(_fraction(inputs["drawn"] * 31.0 + inputs["step"] * 0.7548776662) >= inputs["full_share"],
                        tf.float32)  # fmt: skip
+    return cross_entropy(forward(_rounded(tree, _bits(inputs), rounding)))
+
+
+def _rounded(tree: Tensors, bits: Any, share: Any = 1.0) -> dict[str, Any]:
+    """The tree with its kernels on the min-max grid of so many bits; that share of the way there."""
+    levels = tf.pow(2.0, bits) - 1.0
     rounded = dict(tree)
     for name in _kernels(tree):
         kernel = tf.convert_to_tensor(tree[name])
@@ -136,8 +150,23 @@ def mqat(forward: Any, tree: Tensors, cross_entropy: Any, inputs: Tensors) -> An
         place = (kernel - low) / step
         # The rounded kernel is kernel + step * (round(place) - place). The bracket has no gradient, the step has: the
         # range narrows where it makes the loss larger (as step sizes do in Esser et al. 2020, LSQ, arXiv:1902.08153).
-        rounded[name] = kernel + rounding * step * tf.stop_gradient(tf.round(place) - place)
-    return cross_entropy(forward(rounded))
+        rounded[name] = kernel + share * step * tf.stop_gradient(tf.round(place) - place)
+    return rounded
+
+
+def paired(forward: Any, tree: Tensors, cross_entropy: Any, inputs: Tensors) -> Any:
+    """Cross-entropy of the kernels as they are, and of the rounded ones, in one step: (CE(w) + r CE(Q(w))) / (1 + r).
+
+    Rounding alone (:func:`mqat`) trains the head that a few bits leave, and the whole one goes where it is not looked
+    at; here each step looks at both. Q is the min-max grid of a width drawn for each step, with mqat's gradient.
+
+    Hidden kernels start uniform, and kure's regulariser keeps them so: most of what 2 bits lose of a normal start is
+    its tails, which the range must cover. With both weights 0 it is cross-entropy from that start.
+    """
+    share = inputs["rounded_weight"]
+    plain = cross_entropy(forward(tree))
+    both = (plain + share * cross_entropy(forward(_rounded(tree, _bits(inputs))))) / (1.0 + share)
+    return both + inputs["kurtosis_weight"] * _kurtosis_distance(tree)
 
 
 def _fraction(value: Any) -> Any:
@@ -191,6 +220,17 @@ BUILT_IN: dict[str, Objective] = {
         mqat,
         "cross-entropy of weights rounded to a width that is drawn for each step",
         (*_WIDTHS, TrainInput("full_share", 0.25, 0.0, 1.0, "share of the steps whose weights are not rounded")),
+    ),
+    "paired": Objective(
+        paired,
+        "cross-entropy of weights as they are and of rounded ones, both in each step",
+        (
+            _WIDTHS[0],
+            dataclasses.replace(_WIDTHS[1], default=2.0),
+            TrainInput("rounded_weight", 0.7, 0.0, 100.0, "weight of the rounded head's loss"),
+            TrainInput("kurtosis_weight", 0.003, 0.0, 1e3, "of kure's regulariser, beside both"),
+        ),
+        uniform_start=True,
     ),
 }
 

@@ -16,6 +16,7 @@ from firmware_tools.convert.sources.source import FloatModel
 from firmware_tools.convert.sources.tflite_source import Extractor
 from protos.datafiles.dataset import Dataset
 from protos.errors import ModelError, UsageError
+from protos.model import diffusion
 from protos.model.head_algebra import (
     Array,
     Tree,
@@ -28,6 +29,7 @@ from protos.model.head_algebra import (
 from protos.model.task import (
     ANOMALY,
     CLASSIFICATION,
+    DIFFUSION,
     MEASURES,
     NORMAL,
     REGRESSION,
@@ -108,17 +110,22 @@ def start_of(
     embeddings: Array,
     targets: npt.NDArray[Any],
     affine: tuple[Array, Array],
+    classes: int,
 ) -> Start:
-    """Where the head of a regression, or of anomalies, starts.
+    """Where the head of a regression, of anomalies, or one that denoises, starts.
 
     Args:
         embeddings: float32 [N, D] of calibration examples; of anomalies, normal ones alone.
         targets: [N, K] of a regression.
         affine: mean and scale of the features, float32 [D] each.
+        classes: that a denoiser is told of.
     """
     if task_of(job.objective) == REGRESSION:
         return _quantities(job, source, embeddings.shape[1], targets, affine)
     width = embeddings.shape[1]
+    if task_of(job.objective) == DIFFUSION:
+        tree = diffusion.untrained_denoiser(width, classes, job.hidden_units or diffusion.HIDDEN, seed=job.seed)
+        return Start(tree, f"starts untrained: makes normal latents of {width} numbers")
     if job.hidden_units is not None:
         tree = untrained_head(width, width, job.hidden_units, seed=job.seed)
         return Start(tree, f"starts untrained: reconstructs {width} features through {job.hidden_units} units")

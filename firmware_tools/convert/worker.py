@@ -43,6 +43,7 @@ from protos.datafiles.dataset import Dataset
 from protos.datafiles.front_end import KEY as FRONT_END
 from protos.errors import ModelError, UsageError
 from protos.extras import advice
+from protos.model import diffusion
 from protos.model.backbone import Backbone
 from protos.model.bundle import MEAN, SCALE, TARGET_MEAN, TARGET_SCALE, open_bundle, record_of
 from protos.model.head import Head
@@ -56,7 +57,7 @@ from protos.model.head_algebra import (
 )
 from protos.model.manifest import MANIFEST_FILE, HeadSpec, Manifest, Preprocessing, TensorSpec, schema_of
 from protos.model.resemblance import RECORD, record_of_inputs, sample
-from protos.model.task import ANOMALY, CLASSIFICATION, REGRESSION, task_of
+from protos.model.task import ANOMALY, CLASSIFICATION, DIFFUSION, REGRESSION, task_of
 
 BACKBONE_FILE, HEAD_FILE, INITIAL_FILE = "backbone.tflite", "head.tflite", "initial.npz"
 # Enough for a mean and a deviation of each feature to 2 or 3 per cent.
@@ -119,6 +120,9 @@ class _Conversion:
             )
         if self.task == CLASSIFICATION:
             names = class_names(self.job.class_names, self.job.classes, from_model, data, where=self.where)
+        elif self.task == DIFFUSION:
+            # What an encoder ends in are no classes.
+            names = class_names(self.job.class_names, self.job.classes, None, data, where=self.where)
         else:
             names = output_names(self.job, data, self.where)
         if data.evaluation is not None:
@@ -129,12 +133,11 @@ class _Conversion:
             tail, note = self._usable_tail(source, tail, len(names))
             start = self._classifier(tail, note, affine, len(names))
         else:
-            start = self._start(source, backbone, data, affine)
+            start = self._start(source, backbone, data, affine, len(names))
         figures = self._measure(source, backbone, tail, data, start, affine)
         self.progress("compiling the head")
-        head_spec = self._write_head(
-            affine, start, backbone.spec.embedding_width if self.task == ANOMALY else len(names)
-        )
+        outputs = backbone.spec.embedding_width if self.task in (ANOMALY, DIFFUSION) else len(names)
+        head_spec = self._write_head(affine, start, outputs, len(names))
         manifest = Manifest(
             name=self.job.name,
             classes=names,
@@ -289,7 +292,7 @@ class _Conversion:
             )  # fmt: skip
         agree.require(agreement, self.job.min_agreement, where=self.where)
         figures = dataclasses.asdict(agreement) | {"on": "evaluation" if data.evaluation is not None else "calibration"}
-        if self.task != CLASSIFICATION and data.evaluation is not None:
+        if self.task not in (CLASSIFICATION, DIFFUSION) and data.evaluation is not None:
             outputs = plain_outputs(start, self.task, affine)
             before, after = (judged(self.task, outputs(one), judged_on.y) for one in (original, integer))
             if (warning := warning_of(self.task, start, before)) is not None:
@@ -328,10 +331,18 @@ class _Conversion:
     def _classifier(self, tail: Tree | None, note: str, affine: tuple[Array, Array], classes: int) -> Start:
         if tail is not None:
             return Start(apply_standardisation(tail, *affine), note, carried=True)
-        return Start(untrained_head(len(affine[0]), classes, self.job.hidden_units, seed=self.job.seed), note)
+        from firmware_tools.convert.objectives import OBJECTIVES
+
+        uniform, hidden = OBJECTIVES[self.job.objective].uniform_start, self.job.hidden_units
+        return Start(untrained_head(len(affine[0]), classes, hidden, seed=self.job.seed, uniform=uniform), note)
 
     def _start(
-        self, source: FloatModel | Extractor, backbone: Backbone, data: Examples, affine: tuple[Array, Array]
+        self,
+        source: FloatModel | Extractor,
+        backbone: Backbone,
+        data: Examples,
+        affine: tuple[Array, Array],
+        classes: int,
     ) -> Start:
         """Where the head of a regression or of anomalies starts, by calibration examples."""
         basis = data.calibration if data.calibration is not None else data.evaluation
@@ -342,17 +353,18 @@ class _Conversion:
         chosen = chosen_rows(len(basis), _STATISTICS_EXAMPLES, self.job.seed)
         embeddings = backbone.dequantise(backbone.embed(basis.x[chosen]))
         try:
-            return start_of(self.job, source, embeddings, basis.y, affine)
+            return start_of(self.job, source, embeddings, basis.y, affine, classes)
         except ModelError as error:
             raise ModelError(error.what, where=self.where, fix=error.fix) from error
 
-    def _write_head(self, affine: tuple[Array, Array], start: Start, outputs: int) -> HeadSpec:
+    def _write_head(self, affine: tuple[Array, Array], start: Start, outputs: int, classes: int) -> HeadSpec:
         from firmware_tools.convert.head_model import HeadDesign, compile_head
 
         job, (mean, scale) = self.job, affine
+        hidden = job.hidden_units or diffusion.HIDDEN if self.task == DIFFUSION else job.hidden_units
         design = HeadDesign(
-            mean, scale, outputs, job.hidden_units, job.batch_size, job.objective, job.optimiser, start.target_mean,
-            start.target_scale,
+            mean, scale, outputs, hidden, job.batch_size, job.objective, job.optimiser, start.target_mean,
+            start.target_scale, classes,
         )  # fmt: skip
         (self.folder / HEAD_FILE).write_bytes(compile_head(design))
         kept = {**start.tree, MEAN: mean, SCALE: scale}
@@ -363,7 +375,7 @@ class _Conversion:
             file=HEAD_FILE,
             initial_file=INITIAL_FILE,
             batch_size=job.batch_size,
-            hidden_units=job.hidden_units,
+            hidden_units=hidden,
             objective=job.objective,
             optimiser=job.optimiser,
             tensors=tuple(TensorSpec(name, shape) for name, shape in design.shapes.items()),
@@ -380,8 +392,16 @@ class _Conversion:
             embeddings = backbone.dequantise(backbone.embed(basis.x[:64]))
         else:
             embeddings = np.zeros((1, backbone.spec.embedding_width), np.float32)
-        expected = plain_outputs(start, self.task, bundle.feature_affine())(embeddings)
-        error = float(np.abs(head.infer(embeddings) - expected).max())
+        if self.task == DIFFUSION:
+            moments = np.arange(len(embeddings), dtype=np.int32) * 3 % diffusion.STEPS
+            classes = np.arange(len(embeddings), dtype=np.int32) % len(bundle.manifest.classes)
+            latents = diffusion.latents_of(embeddings, *bundle.feature_affine())
+            found = head.denoise(latents, classes, moments)
+            expected = diffusion.guess(start.tree, latents, classes, moments)
+        else:
+            found = head.infer(embeddings)
+            expected = plain_outputs(start, self.task, bundle.feature_affine())(embeddings)
+        error = float(np.abs(found - expected).max())
         if not error <= 1e-3 * max(1.0, float(np.abs(expected).max())):
             raise ModelError(f"the compiled head is off by {error:g} from plain arithmetic", where=HEAD_FILE)
 

@@ -18,11 +18,20 @@ import numpy as np
 import numpy.typing as npt
 
 from protos.errors import LabelError, ModelError, ShapeError, UsageError
+from protos.model import diffusion
 from protos.model.bundle import Bundle
 from protos.model.engine import open_interpreter
 from protos.model.head_algebra import Array, Tree, check_tree
 from protos.model.manifest import CORRECTION, Manifest, TrainInput
-from protos.model.task import ANOMALY, CLASSIFICATION, REGRESSION, judged_quantities, judged_scores, scores_of
+from protos.model.task import (
+    ANOMALY,
+    CLASSIFICATION,
+    DIFFUSION,
+    REGRESSION,
+    judged_quantities,
+    judged_scores,
+    scores_of,
+)
 
 SIGNATURES = ("evaluate", "infer", "read", "train", "write")
 
@@ -32,7 +41,7 @@ def signatures_of(manifest: Manifest) -> tuple[str, ...]:
     closed form alone, and no training step."""
     if manifest.task == CLASSIFICATION:
         found: tuple[str, ...] = SIGNATURES
-    elif manifest.task == REGRESSION or manifest.head.hidden_units is not None:
+    elif manifest.task in (REGRESSION, DIFFUSION) or manifest.head.hidden_units is not None:
         found = ("infer", "read", "train", "write")
     else:
         found = ("infer", "read", "write")
@@ -75,6 +84,9 @@ class Head:
         self.inputs: dict[str, TrainInput] = {one.name: one for one in spec.inputs}
         self._shapes = spec.shapes()
         self._where = str(bundle.head_path)
+        # Of a denoiser: latents are where noise has the size of the signal.
+        self._affine = bundle.feature_affine() if self._task == DIFFUSION else None
+        self._random: np.random.Generator | None = None
         # Runners hold only borrowed pointers into the interpreter: it must live as long as they do.
         self._interpreter = open_interpreter(bundle.head_path)
         self._run = self._runners()
@@ -90,10 +102,14 @@ class Head:
         elif self._task == ANOMALY:
             labels = {}  # what is normal is all that a device trains on
         examples = {"x": (batch, width), **labels, "weight": (batch,)}
+        given: dict[str, tuple[int, ...]] = {"x": (batch, width)}
+        if self._task == DIFFUSION:
+            examples |= {"noise": (batch, width), "moment": (batch,)}
+            given |= {"y": (batch,), "moment": (batch,)}
         expected: dict[str, Mapping[str, tuple[int, ...]]] = {
             "train": {**examples, **dict.fromkeys(self.inputs, (1,))},
             "evaluate": examples,
-            "infer": {"x": (batch, width)},
+            "infer": given,
             "read": {},
             "write": self._shapes,
             "correct": self._shapes,
@@ -163,6 +179,10 @@ class Head:
                 fix='let the plan say [train] method = "closed_form"',
             )  # fmt: skip
         values = self._padded(x, y, weight)
+        if self.draws:
+            if self._random is None:
+                raise UsageError("a step of this head draws noise, and has nothing to draw from", where=self._where)
+            values["noise"], values["moment"] = diffusion.draws(self._random, self.batch_size, self.embedding_width)
         for name, default in self._defaults.items():
             values[name] = self._checked(name, inputs[name]) if name in inputs else default
         if strange := set(inputs) - set(self.inputs):
@@ -187,6 +207,8 @@ class Head:
             return Evaluation(found.loss, math.nan if found.score is None else found.score, len(x), found.rmse)
         if int(np.min(y)) < 0 or int(np.max(y)) >= self.class_count:
             raise LabelError(f"labels {int(np.min(y))}..{int(np.max(y))} in data for {self.class_count} classes")
+        if self._task == DIFFUSION:
+            return self._explained(x, np.asarray(y, np.int32))
         if self._task == ANOMALY:
             found = judged_scores(scores_of(self.infer(x)), np.asarray(y))
             return Evaluation(found.loss, math.nan if found.score is None else found.score, len(x))
@@ -197,8 +219,52 @@ class Head:
             correct += float(result["correct"][0])
         return Evaluation(loss / len(x), correct / len(x), len(x))
 
+    @property
+    def draws(self) -> bool:
+        """Whether a step draws noise."""
+        return self._task == DIFFUSION
+
+    def draw_from(self, random: np.random.Generator) -> None:
+        """Where the noise and moments of the next steps come from; other heads than denoisers draw nothing."""
+        self._random = random
+
+    def denoise(self, z: Array, y: npt.NDArray[np.int32], moments: npt.NDArray[np.int32]) -> Array:
+        """The noise in latents at their moments, [N, D]: :func:`protos.model.diffusion.guess`, compiled.
+
+        Raises:
+            UsageError: the head is no denoiser.
+        """
+        if not self.draws:
+            raise UsageError("this head finds no noise in latents", where=self._where)
+        found = np.empty((len(z), self.embedding_width), np.float32)
+        for piece in self._pieces(len(z)):
+            values = {
+                "x": self._batch(z[piece], (self.embedding_width,), np.float32),
+                "y": self._batch(y[piece], (), np.int32),
+                "moment": self._batch(moments[piece], (), np.int32),
+            }
+            found[piece] = self._run["infer"](**values)["logits"][: len(z[piece])]
+        return found
+
+    def _explained(self, x: npt.NDArray[np.float32], y: npt.NDArray[np.int32]) -> Evaluation:
+        """Mean squared error of the guessed noise, and 1 less it: noise and moments are the same for every head."""
+        assert self._affine is not None
+        noise, moments = diffusion.draws(np.random.default_rng([0, 0xE7A1]), len(x), self.embedding_width)
+        z = diffusion.noised(diffusion.latents_of(x, *self._affine), noise, moments)
+        loss = float(np.square(self.denoise(z, y, moments).astype(np.float64) - noise).mean())
+        return Evaluation(loss, 1.0 - loss, len(x))
+
     def infer(self, x: npt.NDArray[np.float32]) -> Array:
-        """Class scores (logits), quantities or deviations, float32 [N, K], of any embeddings, float32 [N, D]."""
+        """Class scores (logits), quantities or deviations, float32 [N, K], of any embeddings, float32 [N, D].
+
+        Raises:
+            UsageError: the head is a denoiser, which says nothing of an example.
+        """
+        if self.draws:
+            raise UsageError(
+                "this head makes new examples, and says nothing of one that is there", where=self._where,
+                fix="sample it: coordinator export RUN -o denoiser.npz, then firmware-tools sample",
+            )  # fmt: skip
         logits = np.empty((len(x), self.outputs), np.float32)
         for piece in self._pieces(len(x)):
             batch = self._batch(x[piece], (self.embedding_width,), np.float32)
@@ -233,7 +299,7 @@ class Head:
         }
         if self._task == REGRESSION:
             batch["y"] = self._batch(y, (self.outputs,), np.float32)
-        elif self._task == CLASSIFICATION:
+        elif self._task in (CLASSIFICATION, DIFFUSION):
             batch["y"] = self._batch(y, (), np.int32)
         return batch
 

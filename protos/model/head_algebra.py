@@ -177,18 +177,23 @@ def standardised_deviation(scale: npt.ArrayLike) -> npt.NDArray[np.float64]:
     return deviation
 
 
-def untrained_head(width: int, classes: int, hidden_units: int | None = None, *, seed: int = 0) -> Tree:
+def untrained_head(
+    width: int, classes: int, hidden_units: int | None = None, *, seed: int = 0, uniform: bool = False
+) -> Tree:
     """A head before any training, in standardised space.
 
     The last layer is zero, so that every class starts equally likely; a hidden layer starts from He's normal
     initialisation (He et al. 2015, arXiv:1502.01852, eq. 10) for features of mean square length 64 (so its variance is
-    2/64, not 2/width), drawn from ``seed``.
+    2/64, not 2/width), drawn from ``seed``; or from the uniform distribution of the same variance, which a grid of few
+    levels serves best: it has no tails for the range to cover.
     """
     tree: Tree = {
         name: np.zeros(shape, np.float32) for name, shape in head_shapes(width, classes, hidden_units).items()
     }
     if hidden_units is not None:
-        draw = np.random.default_rng([seed, 0x4EAD]).standard_normal((width, hidden_units))
+        random = np.random.default_rng([seed, 0x4EAD])
+        size = (width, hidden_units)
+        draw = random.uniform(-math.sqrt(3), math.sqrt(3), size) if uniform else random.standard_normal(size)
         tree["hidden_kernel"] = (draw * math.sqrt(2.0 / MEAN_SQUARE_LENGTH)).astype(np.float32)
     return tree
 

@@ -21,15 +21,17 @@ import math
 import re
 from typing import Any
 
+from protos.model.diffusion import denoiser_shapes
 from protos.model.head_algebra import head_shapes
 from protos.model.json_values import LEFT_OUT, decode, no_constant, refuse, require
-from protos.model.task import ANOMALY, CLASSIFICATION, REGRESSION, task_of
+from protos.model.task import ANOMALY, CLASSIFICATION, DIFFUSION, REGRESSION, task_of
 
 SCHEMA = "edgejoule.bundle/1"
 TWIN_SCHEMA = "edgejoule.bundle/2"
 CHANNEL_SCHEMA = "edgejoule.bundle/3"
 TASK_SCHEMA = "edgejoule.bundle/4"
-_SCHEMAS = (SCHEMA, TWIN_SCHEMA, CHANNEL_SCHEMA, TASK_SCHEMA)
+DIFFUSION_SCHEMA = "edgejoule.bundle/5"
+_SCHEMAS = (SCHEMA, TWIN_SCHEMA, CHANNEL_SCHEMA, TASK_SCHEMA, DIFFUSION_SCHEMA)
 MANIFEST_FILE = "manifest.json"
 MAX_MANIFEST_BYTES = 1 << 20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ +-]{0,99}")
@@ -188,6 +190,8 @@ class EdgeTpuTwin:
 
 def schema_of(preprocessing: Preprocessing, edge_tpu: EdgeTpuTwin | None, objective: str) -> str:
     """The schema that a bundle must name, so that software which cannot use it says so."""
+    if task_of(objective) == DIFFUSION:
+        return DIFFUSION_SCHEMA
     if task_of(objective) != CLASSIFICATION:
         return TASK_SCHEMA
     if preprocessing.per_channel is not None:
@@ -244,7 +248,11 @@ class Manifest:
         require(self.task != ANOMALY or len(self.classes) == 2, "an anomaly head knows two classes, the first normal")
         require(all(self.classes), "a class name is empty")
         require(len(set(self.classes)) == len(self.classes), "a class name occurs twice")
-        expected = head_shapes(self.backbone.embedding_width, self.outputs, self.head.hidden_units)
+        hidden = self.head.hidden_units
+        require(self.task != DIFFUSION or hidden is not None, "a head that denoises has hidden units")
+        expected = head_shapes(self.backbone.embedding_width, self.outputs, hidden)
+        if self.task == DIFFUSION and hidden is not None:
+            expected = denoiser_shapes(self.backbone.embedding_width, len(self.classes), hidden)
         require(
             self.head.shapes() == expected and len(self.head.tensors) == len(expected),
             f"head.tensors are {self.head.shapes()}, but width, classes and hidden units give {expected}",
@@ -276,7 +284,7 @@ class Manifest:
     @property
     def outputs(self) -> int:
         """K, how many numbers the head gives for an embedding."""
-        return self.backbone.embedding_width if self.task == ANOMALY else len(self.classes)
+        return self.backbone.embedding_width if self.task in (ANOMALY, DIFFUSION) else len(self.classes)
 
     @property
     def quantities(self) -> int | None:

@@ -6,6 +6,7 @@ compiled with:
     classification  scores of K classes; the greatest wins                            accuracy
     regression      K quantities in their own units                                   RMSE and R2
     anomaly         K deviations; their mean square is the score of an example        AUC
+    diffusion       the noise in a latent (`protos/model/diffusion.py`)               share of it that is explained
 
 Deviations are whitened embeddings (Mahalanobis, the distance from what is normal counted in its own spread: Lee, Lee,
 Lee, Shin: "A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks", NeurIPS
@@ -20,10 +21,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-CLASSIFICATION, REGRESSION, ANOMALY = "classification", "regression", "anomaly"
+CLASSIFICATION, REGRESSION, ANOMALY, DIFFUSION = "classification", "regression", "anomaly", "diffusion"
 NORMAL = 0
 """The label of an example in which nothing is wrong."""
-MEASURES = {CLASSIFICATION: "accuracy", REGRESSION: "R2", ANOMALY: "AUC"}
+MEASURES = {CLASSIFICATION: "accuracy", REGRESSION: "R2", ANOMALY: "AUC", DIFFUSION: "explained noise"}
 """By task, what heads are ranked by: a share of right answers, of explained variance, of pairs in their right order."""
 
 Reals = npt.NDArray[np.float64]
@@ -35,7 +36,7 @@ def task_of(objective: str) -> str:
     >>> task_of("regression"), task_of("kure")
     ('regression', 'classification')
     """
-    return objective if objective in (REGRESSION, ANOMALY) else CLASSIFICATION
+    return objective if objective in (REGRESSION, ANOMALY, DIFFUSION) else CLASSIFICATION
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from typing import Any
 
 from protos.catalog import hint
 from protos.errors import PlanError
+from protos.plan.late_reports import clash_with_late
 from protos.plan.plan_rules import RULES, checked, numbers
 from protos.plugins import find, installed
 from protos.update.codecs import BUILT_IN, CODECS, DEFAULT_CODEC, resolve
@@ -34,6 +35,8 @@ _WEIGHT_CAP = 3.0
 _MASKED_QUORUM, _MASKED_DEVICES = 0.66, 3
 # A coordinate of a standardised head moves by about this much in a round of an adaptive one.
 _ADAPTIVE_RATE = 0.03
+# Of an asynchronous run, where nothing is said: who is slower than ten others in a row is rather gone than at work.
+_LATE_OF_BUFFER = 10
 # What is done about devices whose own data pull them apart. FedProx is `proximal_mu`.
 CORRECTIONS = ("none", "scaffold")
 DELIVERIES = ("last", "best", "none")
@@ -83,6 +86,9 @@ class RoundSection:
         deadline_s: a round closes then with a quorum, and is abandoned without.
         sample: how many of the devices that are present are asked, drawn alike; None: all.
         enough: share of those whose reports close the round at once, the quorum to 1; who is slower comes late.
+        late: a report that comes up to so many rounds late counts in the round that is open then; 0: it does not.
+        buffer: a round closes with so many reports, of whichever round, and leaves whoever is at work at work (FedBuff,
+            Nguyen et al., AISTATS 2022); None: rounds close with those whom they asked.
     """
 
     devices: int = 1
@@ -90,6 +96,8 @@ class RoundSection:
     deadline_s: float = 600.0
     sample: int | None = None
     enough: float = 1.0
+    late: int = 0
+    buffer: int | None = None
 
 
 @dataclass(frozen=True)
@@ -173,6 +181,7 @@ class AggregateSection:
         mix: 1: each change is first replaced by the mean of those nearest to it.
         malicious: share of the reports that may be false.
         weight_cap: no weight counts more than so many times the median; None: as it is.
+        staleness: a report that is s rounds late weighs (1 + s)^-staleness times what it would have.
     """
 
     weight: tuple[str, ...] = WEIGHTS
@@ -187,6 +196,7 @@ class AggregateSection:
     mix: int = 0
     malicious: float = 0.1
     weight_cap: float | None = None
+    staleness: float = 0.5
 
     @property
     def gathers(self) -> bool:
@@ -207,9 +217,10 @@ class BudgetSection:
         per_round_j: on one round, for every device that has no line of its own.
         device: device id to joules a round.
         per_day_j: of one device, from midnight to midnight UTC.
+        total_j: of one device, on this run and all others that the coordinator has in its books.
         battery_j: of a full battery; ``battery_share`` of it may go into the run.
         harvest: a table of watts over a day; ``harvest_share`` of them may be spent.
-        scale: device id to a factor on ``per_day_j``, ``battery_j`` and the harvest; 1 for others.
+        scale: device id to a factor on ``per_day_j``, ``total_j``, ``battery_j`` and the harvest; 1 for others.
         fleet_j: of all devices together, on the whole run.
     """
 
@@ -222,6 +233,7 @@ class BudgetSection:
     harvest_share: float = 1.0
     scale: Mapping[str, float] = field(default_factory=dict)
     fleet_j: float | None = None
+    total_j: float | None = None
 
     def of(self, device_id: str) -> float | None:
         """Joules that one device may spend on one round, or None."""
@@ -230,7 +242,8 @@ class BudgetSection:
     @property
     def has_accounts(self) -> bool:
         """Whether there is a limit on more than one round."""
-        return any(one is not None for one in (self.per_day_j, self.battery_j, self.harvest, self.fleet_j))
+        limits = (self.per_day_j, self.total_j, self.battery_j, self.harvest, self.fleet_j)
+        return any(one is not None for one in limits)
 
 
 @dataclass(frozen=True)
@@ -338,7 +351,9 @@ _LATER: tuple[tuple[str, str, Any], ...] = (
     *(("run", one, getattr(RunSection, one)) for one in ("beside", "priority", "share")),
     ("run", "deliver", RunSection.deliver),
     ("round", "sample", RoundSection.sample),
-    ("round", "enough", RoundSection.enough),
+    *(("round", one, getattr(RoundSection, one)) for one in ("enough", "late", "buffer")),
+    ("aggregate", "staleness", AggregateSection.staleness),
+    ("budget", "total_j", BudgetSection.total_j),
     ("train", "method", TrainSection.method),
     ("train", "rate_decay", TrainSection.rate_decay),
     ("train", "correction", TrainSection.correction),
@@ -381,6 +396,8 @@ def parse(text: str, *, where: str = "plan") -> RunPlan:
         if name not in _SECTIONS:
             raise PlanError(f"no section is called [{name}]", where=where, fix=hint(name, _SECTIONS))
     plan = RunPlan(**{name: _section(name, document.get(name, {}), where) for name in _SECTIONS})
+    if plan.round.buffer is not None and "late" not in document["round"]:
+        plan = dataclasses.replace(plan, round=dataclasses.replace(plan.round, late=_LATE_OF_BUFFER))
     if plan.train.method == "closed_form" and "rounds" not in document["run"]:
         plan = dataclasses.replace(plan, run=dataclasses.replace(plan.run, rounds=_ROUNDS_OF_CLOSED_FORM))
     if plan.trains_whitened:
@@ -454,6 +471,8 @@ def _refuse_contradictions(plan: RunPlan, where: str) -> None:
     if train.epochs is not None and train.steps is not None:
         raise PlanError("train.epochs and train.steps contradict each other", where=where, fix="keep one of them")
     _check_correction(plan, where)
+    if (clash := clash_with_late(plan)) is not None:
+        raise PlanError(clash[0], where=f"{where}: round.late", fix=clash[1])
     for name in ("rate", "momentum", "proximal_mu"):
         if name in train.inputs:
             raise PlanError(f"{name} is in [train] and in train.inputs", where=where, fix="keep the one in [train]")

@@ -40,6 +40,8 @@ RULES: dict[str, dict[str, Rule]] = {
         "deadline_s": (NUMBER, 0.001, 1e7),
         "sample": ((int,), 1, 1_000_000),
         "enough": (NUMBER, 0.0, 1.0),
+        "late": ((int,), 0, 1000),
+        "buffer": ((int,), 1, 1_000_000),
     },
     "train": {
         "method": ((str,), None, None),
@@ -67,11 +69,13 @@ RULES: dict[str, dict[str, Rule]] = {
         "mix": ((int,), 0, 1),
         "malicious": (NUMBER, 0.0, 0.45),
         "weight_cap": (NUMBER, 1.0, 1e6),
+        "staleness": (NUMBER, -1.0, 10.0),
     },
     "budget": {
         "per_round_j": (NUMBER, 1e-6, 1e9),
         "device": ((dict,), None, None),
         "per_day_j": (NUMBER, 1e-6, 1e9),
+        "total_j": (NUMBER, 1e-6, 1e12),
         "battery_j": (NUMBER, 1e-6, 1e9),
         "battery_share": (NUMBER, 0.001, 1.0),
         "harvest": ((str,), None, None),

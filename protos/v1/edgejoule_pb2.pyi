@@ -864,33 +864,19 @@ class ResumeRunResponse(_message.Message):
     state: str
     def __init__(self, state: _Optional[str] = ...) -> None: ...
 
-class GetPlanRequest(_message.Message):
-    __slots__ = ("run_id",)
-    RUN_ID_FIELD_NUMBER: _ClassVar[int]
-    run_id: str
-    def __init__(self, run_id: _Optional[str] = ...) -> None: ...
-
-class GetPlanResponse(_message.Message):
-    __slots__ = ("run_id", "plan_toml", "plan_directory")
-    RUN_ID_FIELD_NUMBER: _ClassVar[int]
-    PLAN_TOML_FIELD_NUMBER: _ClassVar[int]
-    PLAN_DIRECTORY_FIELD_NUMBER: _ClassVar[int]
-    run_id: str
-    plan_toml: str
-    plan_directory: str
-    def __init__(self, run_id: _Optional[str] = ..., plan_toml: _Optional[str] = ..., plan_directory: _Optional[str] = ...) -> None: ...
-
 class GetStatusRequest(_message.Message):
-    __slots__ = ("run_id", "since_round", "page", "newest_only")
+    __slots__ = ("run_id", "since_round", "page", "newest_only", "details")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     SINCE_ROUND_FIELD_NUMBER: _ClassVar[int]
     PAGE_FIELD_NUMBER: _ClassVar[int]
     NEWEST_ONLY_FIELD_NUMBER: _ClassVar[int]
+    DETAILS_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     since_round: int
     page: int
     newest_only: bool
-    def __init__(self, run_id: _Optional[str] = ..., since_round: _Optional[int] = ..., page: _Optional[int] = ..., newest_only: _Optional[bool] = ...) -> None: ...
+    details: bool
+    def __init__(self, run_id: _Optional[str] = ..., since_round: _Optional[int] = ..., page: _Optional[int] = ..., newest_only: _Optional[bool] = ..., details: _Optional[bool] = ...) -> None: ...
 
 class GetStatusResponse(_message.Message):
     __slots__ = ("runs", "software_version", "next_round", "reports")
@@ -912,7 +898,7 @@ class GetStatusResponse(_message.Message):
     def __init__(self, runs: _Optional[_Iterable[_Union[RunStatus, _Mapping]]] = ..., software_version: _Optional[str] = ..., next_round: _Optional[int] = ..., reports: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class RunStatus(_message.Message):
-    __slots__ = ("run_id", "name", "state", "reason", "plan_id", "bundle_id", "rounds_planned", "rounds", "started_unix_s", "finished_unix_s", "privacy")
+    __slots__ = ("run_id", "name", "state", "reason", "plan_id", "bundle_id", "rounds_planned", "rounds", "started_unix_s", "finished_unix_s", "privacy", "details")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -924,6 +910,7 @@ class RunStatus(_message.Message):
     STARTED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
     FINISHED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
     PRIVACY_FIELD_NUMBER: _ClassVar[int]
+    DETAILS_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     name: str
     state: str
@@ -935,7 +922,40 @@ class RunStatus(_message.Message):
     started_unix_s: float
     finished_unix_s: float
     privacy: PrivacySpent
-    def __init__(self, run_id: _Optional[str] = ..., name: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., plan_id: _Optional[str] = ..., bundle_id: _Optional[str] = ..., rounds_planned: _Optional[int] = ..., rounds: _Optional[_Iterable[_Union[RoundStatus, _Mapping]]] = ..., started_unix_s: _Optional[float] = ..., finished_unix_s: _Optional[float] = ..., privacy: _Optional[_Union[PrivacySpent, _Mapping]] = ...) -> None: ...
+    details: RunDetails
+    def __init__(self, run_id: _Optional[str] = ..., name: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., plan_id: _Optional[str] = ..., bundle_id: _Optional[str] = ..., rounds_planned: _Optional[int] = ..., rounds: _Optional[_Iterable[_Union[RoundStatus, _Mapping]]] = ..., started_unix_s: _Optional[float] = ..., finished_unix_s: _Optional[float] = ..., privacy: _Optional[_Union[PrivacySpent, _Mapping]] = ..., details: _Optional[_Union[RunDetails, _Mapping]] = ...) -> None: ...
+
+class RunDetails(_message.Message):
+    __slots__ = ("plan_toml", "plan_directory", "events")
+    PLAN_TOML_FIELD_NUMBER: _ClassVar[int]
+    PLAN_DIRECTORY_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    plan_toml: str
+    plan_directory: str
+    events: _containers.RepeatedCompositeFieldContainer[RunEvent]
+    def __init__(self, plan_toml: _Optional[str] = ..., plan_directory: _Optional[str] = ..., events: _Optional[_Iterable[_Union[RunEvent, _Mapping]]] = ...) -> None: ...
+
+class RunEvent(_message.Message):
+    __slots__ = ("round", "unix_s", "kind", "detail")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    unix_s: float
+    kind: str
+    detail: str
+    def __init__(self, round: _Optional[int] = ..., unix_s: _Optional[float] = ..., kind: _Optional[str] = ..., detail: _Optional[str] = ...) -> None: ...
+
+class Refusal(_message.Message):
+    __slots__ = ("code", "count", "detail")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    code: str
+    count: int
+    detail: str
+    def __init__(self, code: _Optional[str] = ..., count: _Optional[int] = ..., detail: _Optional[str] = ...) -> None: ...
 
 class PrivacySpent(_message.Message):
     __slots__ = ("epsilon", "delta", "limit", "rounds")
@@ -1025,7 +1045,7 @@ class WeightBias(_message.Message):
     def __init__(self, from_plan: _Optional[float] = ..., from_plan_ratio: _Optional[float] = ..., from_examples: _Optional[float] = ..., from_examples_ratio: _Optional[float] = ..., left_out: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DeviceRound(_message.Message):
-    __slots__ = ("device_id", "outcome", "steps_planned", "steps_done", "stop_reason", "budget_j", "weight", "bytes_up", "bytes_down", "energy", "examples", "loss", "embedded", "strain", "ended_in_pause")
+    __slots__ = ("device_id", "outcome", "steps_planned", "steps_done", "stop_reason", "budget_j", "weight", "bytes_up", "bytes_down", "energy", "examples", "loss", "embedded", "strain", "ended_in_pause", "counted_in", "refusals")
     DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     STEPS_PLANNED_FIELD_NUMBER: _ClassVar[int]
@@ -1041,6 +1061,8 @@ class DeviceRound(_message.Message):
     EMBEDDED_FIELD_NUMBER: _ClassVar[int]
     STRAIN_FIELD_NUMBER: _ClassVar[int]
     ENDED_IN_PAUSE_FIELD_NUMBER: _ClassVar[int]
+    COUNTED_IN_FIELD_NUMBER: _ClassVar[int]
+    REFUSALS_FIELD_NUMBER: _ClassVar[int]
     device_id: str
     outcome: str
     steps_planned: int
@@ -1056,21 +1078,29 @@ class DeviceRound(_message.Message):
     embedded: int
     strain: Strain
     ended_in_pause: PauseCause
-    def __init__(self, device_id: _Optional[str] = ..., outcome: _Optional[str] = ..., steps_planned: _Optional[int] = ..., steps_done: _Optional[int] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., budget_j: _Optional[float] = ..., weight: _Optional[float] = ..., bytes_up: _Optional[int] = ..., bytes_down: _Optional[int] = ..., energy: _Optional[_Iterable[_Union[PhaseEnergy, _Mapping]]] = ..., examples: _Optional[int] = ..., loss: _Optional[float] = ..., embedded: _Optional[int] = ..., strain: _Optional[_Union[Strain, _Mapping]] = ..., ended_in_pause: _Optional[_Union[PauseCause, str]] = ...) -> None: ...
+    counted_in: int
+    refusals: _containers.RepeatedCompositeFieldContainer[Refusal]
+    def __init__(self, device_id: _Optional[str] = ..., outcome: _Optional[str] = ..., steps_planned: _Optional[int] = ..., steps_done: _Optional[int] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., budget_j: _Optional[float] = ..., weight: _Optional[float] = ..., bytes_up: _Optional[int] = ..., bytes_down: _Optional[int] = ..., energy: _Optional[_Iterable[_Union[PhaseEnergy, _Mapping]]] = ..., examples: _Optional[int] = ..., loss: _Optional[float] = ..., embedded: _Optional[int] = ..., strain: _Optional[_Union[Strain, _Mapping]] = ..., ended_in_pause: _Optional[_Union[PauseCause, str]] = ..., counted_in: _Optional[int] = ..., refusals: _Optional[_Iterable[_Union[Refusal, _Mapping]]] = ...) -> None: ...
 
 class GetBudgetsRequest(_message.Message):
-    __slots__ = ("run_id",)
+    __slots__ = ("run_id", "after", "page")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    PAGE_FIELD_NUMBER: _ClassVar[int]
     run_id: str
-    def __init__(self, run_id: _Optional[str] = ...) -> None: ...
+    after: str
+    page: int
+    def __init__(self, run_id: _Optional[str] = ..., after: _Optional[str] = ..., page: _Optional[int] = ...) -> None: ...
 
 class GetBudgetsResponse(_message.Message):
-    __slots__ = ("run_id", "devices")
+    __slots__ = ("run_id", "devices", "more")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     DEVICES_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     devices: _containers.RepeatedCompositeFieldContainer[DeviceBudget]
-    def __init__(self, run_id: _Optional[str] = ..., devices: _Optional[_Iterable[_Union[DeviceBudget, _Mapping]]] = ...) -> None: ...
+    more: bool
+    def __init__(self, run_id: _Optional[str] = ..., devices: _Optional[_Iterable[_Union[DeviceBudget, _Mapping]]] = ..., more: _Optional[bool] = ...) -> None: ...
 
 class DeviceBudget(_message.Message):
     __slots__ = ("device_id", "orders", "granted_j", "spent_j", "uncertain_j", "today_j", "unlimited", "fit")
@@ -1141,14 +1171,20 @@ class UnlearnDeviceResponse(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., head_version: _Optional[str] = ..., devices: _Optional[int] = ..., examples: _Optional[int] = ..., accuracy: _Optional[float] = ..., also_in: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ListDevicesRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("after", "page")
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    PAGE_FIELD_NUMBER: _ClassVar[int]
+    after: str
+    page: int
+    def __init__(self, after: _Optional[str] = ..., page: _Optional[int] = ...) -> None: ...
 
 class ListDevicesResponse(_message.Message):
-    __slots__ = ("devices",)
+    __slots__ = ("devices", "more")
     DEVICES_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
     devices: _containers.RepeatedCompositeFieldContainer[DeviceStatus]
-    def __init__(self, devices: _Optional[_Iterable[_Union[DeviceStatus, _Mapping]]] = ...) -> None: ...
+    more: bool
+    def __init__(self, devices: _Optional[_Iterable[_Union[DeviceStatus, _Mapping]]] = ..., more: _Optional[bool] = ...) -> None: ...
 
 class DeviceStatus(_message.Message):
     __slots__ = ("device_id", "state", "board", "engine", "meter", "software_version", "train_examples", "test_examples", "last_seen_unix_s", "energy_j", "unknown_phases", "budget_j", "reason", "account")

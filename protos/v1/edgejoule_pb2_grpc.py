@@ -397,11 +397,6 @@ class OperatorServiceStub:
                 request_serializer=protos_dot_v1_dot_edgejoule__pb2.GetStatusRequest.SerializeToString,
                 response_deserializer=protos_dot_v1_dot_edgejoule__pb2.GetStatusResponse.FromString,
                 _registered_method=True)
-        self.GetPlan = channel.unary_unary(
-                '/edgejoule.v1.OperatorService/GetPlan',
-                request_serializer=protos_dot_v1_dot_edgejoule__pb2.GetPlanRequest.SerializeToString,
-                response_deserializer=protos_dot_v1_dot_edgejoule__pb2.GetPlanResponse.FromString,
-                _registered_method=True)
         self.ListDevices = channel.unary_unary(
                 '/edgejoule.v1.OperatorService/ListDevices',
                 request_serializer=protos_dot_v1_dot_edgejoule__pb2.ListDevicesRequest.SerializeToString,
@@ -465,13 +460,6 @@ class OperatorServiceServicer:
 
     def GetStatus(self, request, context):
         """Missing associated documentation comment in .proto file."""
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def GetPlan(self, request, context):
-        """Gives the plan of a run back, as it was started or last resumed with.
-        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -544,11 +532,6 @@ def add_OperatorServiceServicer_to_server(servicer, server):
                     servicer.GetStatus,
                     request_deserializer=protos_dot_v1_dot_edgejoule__pb2.GetStatusRequest.FromString,
                     response_serializer=protos_dot_v1_dot_edgejoule__pb2.GetStatusResponse.SerializeToString,
-            ),
-            'GetPlan': grpc.unary_unary_rpc_method_handler(
-                    servicer.GetPlan,
-                    request_deserializer=protos_dot_v1_dot_edgejoule__pb2.GetPlanRequest.FromString,
-                    response_serializer=protos_dot_v1_dot_edgejoule__pb2.GetPlanResponse.SerializeToString,
             ),
             'ListDevices': grpc.unary_unary_rpc_method_handler(
                     servicer.ListDevices,
@@ -716,33 +699,6 @@ class OperatorService:
             '/edgejoule.v1.OperatorService/GetStatus',
             protos_dot_v1_dot_edgejoule__pb2.GetStatusRequest.SerializeToString,
             protos_dot_v1_dot_edgejoule__pb2.GetStatusResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def GetPlan(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/edgejoule.v1.OperatorService/GetPlan',
-            protos_dot_v1_dot_edgejoule__pb2.GetPlanRequest.SerializeToString,
-            protos_dot_v1_dot_edgejoule__pb2.GetPlanResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -8,10 +8,6 @@ are never run, since nothing is evaluated. The digits bundle is real throughout.
 from __future__ import annotations
 
 import asyncio
-import importlib.util
-import os
-import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -25,6 +21,7 @@ from kept_models import kept
 from plain_bundle import make_plain_bundle
 from scripted_device import ScriptedDevice, joules
 from throwaway_postgres import missing, throwaway_postgres
+from warm_tensorflow import WarmTensorFlow
 
 from coordinator.server import run_scheduler
 from coordinator.server.serving import Settings, serve
@@ -209,20 +206,12 @@ stack.save("digits.keras")
 
 
 @pytest.fixture(scope="session")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def digits(tensorflow: WarmTensorFlow, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with digits.npz and digits/, a real bundle made by the converter."""
-    if importlib.util.find_spec("tensorflow") is None:
-        pytest.skip("needs TensorFlow: the workshop extra")
     pytest.importorskip("sklearn", reason="needs scikit-learn: the workshop extra")
-    return kept("coordinator", tmp_path_factory.mktemp("coordinator-digits"), _make_digits)
 
+    def make(folder: Path) -> None:
+        tensorflow.script(_MAKE_DIGITS, folder)
+        tensorflow.converted(folder / "digits.keras", "--eval", folder / "digits.npz", "-o", folder / "digits")
 
-def _make_digits(folder: Path) -> None:
-    env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
-    convert_it = ["-m", "firmware_tools.cli", "convert", "digits.keras", "--eval", "digits.npz", "-o", "digits"]
-    root = str(Path(__file__).parents[2])
-    for command in (["-c", _MAKE_DIGITS], convert_it):
-        done = subprocess.run(
-            [sys.executable, *command], cwd=folder, env={**env, "PYTHONPATH": root}, capture_output=True, check=False
-        )
-        assert done.returncode == 0, done.stderr.decode()[-2000:]
+    return kept("coordinator", tmp_path_factory.mktemp("coordinator-digits"), make)

@@ -74,8 +74,14 @@ class ScriptedDevice:
         return self.stub.Join(card_to(self.card, protocol), timeout=20, wait_for_ready=True)
 
     def ask(
-        self, *settled: SettledEnergy, holding: Holding = NOTHING, receptions: tuple[Reception, ...] = ()
+        self,
+        *settled: SettledEnergy,
+        holding: Holding = NOTHING,
+        receptions: tuple[Reception, ...] = (),
+        waits_s: float = 0.0,
     ) -> TrainOrder | WaitOrder | RejoinOrder:
+        """Ask for an order. With ``waits_s`` the call is held so long at most, less what an answer takes; else as long
+        as the coordinator likes."""
         request = pb.NextOrderRequest(
             device_id=self.card.device_id,
             session=self.card.session,
@@ -86,6 +92,7 @@ class ScriptedDevice:
             bundle_id=holding.bundle_id,
             published=holding.published,
             receptions=receptions_to(receptions),
+            waits_s=waits_s,
         )
         return order_from(self.stub.NextOrder(request, timeout=20))
 

@@ -5,6 +5,7 @@ The devices' end is the real one (`edge_runtime/round/held_heads.py`), on a real
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from coordinator.operator.client import Operator
+from coordinator.run import resume
 from coordinator.store.database import Database, sqlite_url
 from coordinator.store.models import device_heads as shown
 from coordinator.store.models import heads
@@ -89,8 +91,11 @@ def same_bits(left: Tree, right: Tree) -> bool:
 
 
 def test_devices_that_miss_rounds_or_lose_their_disk_hold_what_is_on_record(
-    address: str, bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path
+    address: str, bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Those who left do not come back within the time that a round waits for them.
+    rules = resume.rules_of
+    monkeypatch.setattr(resume, "rules_of", lambda plan: dataclasses.replace(rules(plan), gather_s=0.5))
     here = {1: "abc", 2: "a", 3: "ac", 4: "a", 5: "abc", 6: "abc", 7: ""}
     with Operator(address) as operator:
         run_id = operator.start_run(tools.plan(bundle, rounds=6, devices=3, more=CODED), tmp_path)

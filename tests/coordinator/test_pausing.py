@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import pytest
 
 from coordinator import cli
 from coordinator.operator.client import Operator
+from coordinator.run.run_driver import RunDriver
 from protos.errors import RefusedError
 from protos.orders import Verdict
 from protos.v1 import edgejoule_pb2 as pb
@@ -49,9 +51,11 @@ def test_a_pause_ends_the_devices_work_keeps_their_reports_and_lets_the_next_run
         status = operator.status(run_id)[0]
         assert (status.state, status.reason) == ("paused", f"paused; go on with: coordinator resume {run_id}")
         assert not status.is_over
-        behind = operator.start_run(tools.plan(plain_bundle), tmp_path)
-        assert second.send(second.answer(second.order(), 1.0)).verdict is Verdict.ACCEPTED
-        assert first.send(first.answer(first.order(), 1.0)).verdict in (Verdict.ACCEPTED, Verdict.LATE)
+        behind = operator.start_run(tools.plan(plain_bundle, devices=2, quorum=1.0), tmp_path)
+        for device in (second, first):
+            held = device.order()
+            assert held.run_id == behind
+            assert device.send(device.answer(held, 1.0)).verdict is Verdict.ACCEPTED
         tools.finished(operator, behind)
         assert operator.resume_run(run_id) == "running"
         again = second.order()
@@ -89,8 +93,22 @@ def test_a_run_may_be_paused_more_often_than_a_round_may_fail_and_over_restarts(
 
 
 def test_a_pause_after_the_round_lets_it_close_and_another_plan_goes_on_from_its_head(
-    address: str, plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    address: str,
+    plain_bundle: Path,
+    fleet: Fleet,
+    tools: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    asked, pause = Event(), RunDriver.pause
+
+    async def seen(driver: RunDriver, *, after_round: bool) -> None:
+        # The run knows of it before this one waits for the first time.
+        asyncio.get_running_loop().call_soon(asked.set)
+        await pause(driver, after_round=after_round)
+
+    monkeypatch.setattr(RunDriver, "pause", seen)
     with Operator(address) as operator:
         run_id = operator.start_run(tools.plan(plain_bundle, rounds=3, devices=2, quorum=1.0), tmp_path)
         first, second = two(fleet, address)
@@ -98,6 +116,7 @@ def test_a_pause_after_the_round_lets_it_close_and_another_plan_goes_on_from_its
         command = ["pause", run_id, "--after-round", "--json", "--coordinator", address]
         pausing = Thread(target=cli.main, args=(command,))
         pausing.start()
+        assert asked.wait(60), "a pause that comes after the reports is one of the next round"
         for device, order in held:
             assert device.send(device.answer(order, 1.0)).verdict is Verdict.ACCEPTED
         pausing.join(60)

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from diffusion_models import diffusion_models
+from warm_tensorflow import WarmTensorFlow
 
 from coordinator.operator.client import Operator
-from firmware_tools.convert.many import Converter
+from protos.model.denoiser import Denoiser
 from protos.plan.plan import parse
 
 PLANS = sorted((Path(__file__).parents[2] / "plans").glob("*.toml"))
@@ -22,23 +24,30 @@ def test_a_plan_is_named_after_its_file_and_says_how_to_start_it(path: Path) -> 
     assert f"coordinator start plans/{path.name}" in text
 
 
-def _robust(digits: Path, bundle: Path) -> Path:
+def _robust(tensorflow: WarmTensorFlow, digits: Path, bundle: Path) -> Path:
     """The bundle that the plan says how to make, of the same model."""
-    words = ["convert", digits / "digits.keras", "--calibrate", digits / "digits.npz", "--hidden", "32"]
-    with Converter() as converter:
-        done = converter.call(*words, "--fresh-head", "--objective", "apqn", "-o", bundle)
-    assert done.code == 0, done.stderr
+    words = [digits / "digits.keras", "--calibrate", digits / "digits.npz", "--hidden", "32"]
+    tensorflow.converted(*words, "--fresh-head", "--objective", "apqn", "-o", bundle)
     return bundle
 
 
 @pytest.mark.workshop
 @pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
 def test_a_plan_runs_for_one_round(
-    path: Path, digits: Path, address: str, fleet: Callable[..., Any], tools: Any, tmp_path: Path
+    path: Path,
+    digits: Path,
+    address: str,
+    fleet: Callable[..., Any],
+    tools: Any,
+    tmp_path: Path,
+    tensorflow: WarmTensorFlow,
 ) -> None:
     text = path.read_text().replace("../demo-output/bundle", "digits").replace("../demo-output/data/held-out", "digits")
     if "../demo-output/robust-bundle" in text:
-        text = text.replace("../demo-output/robust-bundle", str(_robust(digits, tmp_path / "robust")))
+        text = text.replace("../demo-output/robust-bundle", str(_robust(tensorflow, digits, tmp_path / "robust")))
+    if "../demo-output/diffusion-bundle" in text:
+        (tmp_path / "models").mkdir()
+        text = text.replace("../demo-output/diffusion-bundle", str(diffusion_models(tmp_path / "models") / "bundle"))
     text = text.replace("rounds = 6", "rounds = 1")
     with Operator(address) as operator:
         run_id = operator.start_run(text, digits)
@@ -52,5 +61,9 @@ def test_a_plan_runs_for_one_round(
             assert receipt.verdict == "accepted", receipt.reason
         tools.until(lambda: operator.status(run_id)[0].is_over, "the end of the run")
         status = operator.status(run_id)[0]
+        if path.stem == "diffusion":
+            denoiser = tmp_path / "denoiser.npz"
+            assert "firmware-tools sample" in operator.export(run_id, denoiser).note
+            assert len(Denoiser.from_file(denoiser).classes) == 10
     assert status.state == "finished"
     assert status.rounds[1].accuracy is not None

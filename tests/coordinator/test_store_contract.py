@@ -37,7 +37,7 @@ def test_reports_come_back_as_they_came_in_the_order_of_acceptance(db: Database)
     started(db)
     sent = [accept(db, report_of("b")), accept(db, report_of("a"))]
     with db.reading() as connection:
-        assert list(reports.in_order(connection, "run-1", 1)) == sent
+        assert list(reports.in_order(connection, "run-1", 1)) == [(1, one) for one in sent]
         assert reports.devices_in(connection, "run-1", 1) == ["b", "a"]
         assert reports.holds(connection, "run-1", 1, "a")
         assert not reports.holds(connection, "run-1", 2, "a")

@@ -23,7 +23,7 @@ from coordinator.store import reading, runs
 from coordinator.store.database import Database, sqlite_url
 from coordinator.store.layouts import LAYOUT, STEPS
 from coordinator.store.models.bundle_store import BundleStore
-from coordinator.store.tables import devices, grants, layout, orders, reports
+from coordinator.store.tables import devices, grants, layout, orders, reports, rounds
 from protos.errors import StoreError
 from protos.model.bundle import open_bundle
 from protos.orders import Verdict
@@ -95,14 +95,17 @@ def test_the_steps_lead_from_any_layout_to_the_tables_of_today(url: str) -> None
             (devices, "reason"),
             (orders, "session"),
             (grants, "lost_j"),
+            (reports, "folded_in"),
+            (rounds, "trained_from"),
         )
+        connection.execute(text("DROP INDEX late_reports_by_round"))
         for table, column in added:
             connection.execute(text(f"ALTER TABLE {table.name} DROP COLUMN {column}"))
         connection.execute(text("UPDATE layout SET version = 1"))
     db.close()
     db = Database(url)
     with db.reading() as connection:
-        for table in (orders, reports, devices, grants):
+        for table in (orders, reports, devices, grants, rounds):
             connection.execute(select(table)).all()
     db.close()
     assert list(STEPS) == list(range(1, LAYOUT))

@@ -81,6 +81,15 @@ def test_every_cell_is_whole_and_every_block_begins_with_the_first_column(column
         assert max(map(width_of, text)) <= columns
 
 
+@pytest.mark.parametrize("columns", WIDTHS)
+def test_lines_that_are_said_together_stay_lines_and_keep_what_they_are_set_in_by(columns: int) -> None:
+    text = "weights    0.000 from the plan\n           0.286 from examples " + "word " * 30
+    shown = on_terminal(columns, 24, "-c", f"from coordinator.operator.tables import say; say({text!r})").splitlines()
+    assert shown[0] == "weights    0.000 from the plan"
+    assert all(line.startswith(" " * 11) and line[11] != " " and len(line) <= columns for line in shown[1:])
+    assert " ".join(shown[1:]).split() == text.partition("\n")[2].split()
+
+
 def test_words_in_a_last_column_are_wrapped_and_names_in_it_are_not() -> None:
     reason = "waits for the devices pi-garage-north-of-the-house and pi-garage-south-of-the-house, which were not heard"
     ((header, rows, widths),) = blocks(["run", "state", "reason"], [["run-1", "waiting", reason]], 60)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ from kept_models import kept
 from peer_coordinator import PeerCoordinator
 from running_daemon import RunningDaemon
 from striped_data import write_data
+from warm_tensorflow import WarmTensorFlow
 
 from edge_runtime.config import Settings, resolve
 from protos.model.bundle import Bundle, open_bundle
@@ -31,22 +29,16 @@ keras.Sequential([
 
 
 @pytest.fixture(scope="session")
-def bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if importlib.util.find_spec("tensorflow") is None:
-        pytest.skip("needs TensorFlow to make a bundle: pip install 'edgejoule[workshop]'")
-    return kept("device", tmp_path_factory.mktemp("device-bundle"), _make_bundle) / "bundle"
+def bundle_path(tensorflow: WarmTensorFlow, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    def make(folder: Path) -> None:
+        model = folder / "tiny.keras"
+        data = write_data(folder / "calibration.npz", 60)
+        tensorflow.script(_MAKE_MODEL, folder, model)
+        tensorflow.converted(
+            model, "--calibrate", data, "--batch-size", "8", "--min-agreement", "0.8", "-o", folder / "bundle"
+        )
 
-
-def _make_bundle(folder: Path) -> None:
-    model, target = folder / "tiny.keras", folder / "bundle"
-    data = write_data(folder / "calibration.npz", 60)
-    for command in (
-        ["-c", _MAKE_MODEL, str(model)],
-        ["-m", "firmware_tools.cli", "convert", str(model), "--calibrate", str(data), "--batch-size", "8",
-         "--min-agreement", "0.8", "-o", str(target)],
-    ):  # fmt: skip
-        made = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
-        assert made.returncode == 0, made.stderr[-2000:]
+    return kept("device", tmp_path_factory.mktemp("device-bundle"), make) / "bundle"
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.processes
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda one: one.__name__)
 def test_the_daemon_bends_and_goes_on(fault: Callable[[Rig], dict[str, Any]], bundle: Bundle, tmp_path: Path) -> None:
-    found = provoke(fault, tmp_path, bundle)
+    found = provoke(fault, tmp_path, bundle, quicker=5.0)
     assert found["daemon_alive"], found
     assert found["recovered_s"] is not None, found
     assert found["reason_shown"], found

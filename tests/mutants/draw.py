@@ -1,8 +1,9 @@
 """Draws changes of the arithmetic and state rooms, and tells which of them no test notices: `make mutants`.
 
 Each change is made in a copy of the tree, where the tests that have to do with its module run, the nearest and quickest
-first, until one fails. Changes that change nothing that can be seen are listed in `equivalent.txt`, each with the
-reason, and do not count.
+first, until one fails: half a minute of them for each change, then some minutes of the others for those that no test
+has noticed by then. Changes that change nothing that can be seen are listed in `equivalent.txt`, each with the reason,
+and do not count.
 
     .venv/bin/python tests/mutants/draw.py --number 100 --seed 1
 """
@@ -10,10 +11,11 @@ reason, and do not count.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hashlib
 import json
+import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -27,11 +29,11 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from queue import Queue
-from typing import Literal
+from typing import ClassVar, Literal, get_args
 from xml.etree import ElementTree
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from imports import Imports
+from imports import PACKAGES, Imports
 from kept_models import KEEP
 from sites import Site, sites
 
@@ -98,10 +100,11 @@ class Durations:
 
     Args:
         path: where it is kept.
+        root: of the tree whose tests they are.
     """
 
-    def __init__(self, path: Path = KEPT / "durations.json") -> None:
-        self._path = path
+    def __init__(self, path: Path = KEPT / "durations.json", root: Path = ROOT) -> None:
+        self._path, self._root = path, root
         self.of_test: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
         self._by_file: dict[str, list[str]] = defaultdict(list)
         self._lock = threading.Lock()
@@ -109,19 +112,27 @@ class Durations:
             self._by_file[test.partition("::")[0]].append(test)
 
     def chosen(self, files: Sequence[tuple[int, str]], most_s: float) -> list[str]:
-        """Tests of files, the nearest and quickest first, as many as the time allows. Of a file that never ran, all."""
+        """Tests of files, the nearest and quickest first, as many as the time allows. Of a file that never ran, all;
+        those that are new in a file come first, since they were often written for what nobody noticed."""
         known = [(distance, self._of_file(file), file) for distance, file in files]
         made: list[str] = []
         total_s = 0.0
         for _, _, file in sorted(known):
             tests = sorted(self._by_file.get(file, []), key=lambda one: (self.of_test[one], one))
-            for one in tests or [file]:
+            for one in [*self._new(file), *tests] if tests else [file]:
                 seconds = self.of_test.get(one, UNKNOWN_S)
                 if total_s + seconds > most_s:
                     break
                 total_s += seconds
                 made.append(one)
         return made
+
+    def _new(self, file: str) -> list[str]:
+        """Functions of a file that were never timed."""
+        known = {one.partition("::")[2].partition("[")[0] for one in self._by_file.get(file, [])}
+        text = (self._root / file).read_text() if (self._root / file).is_file() else ""
+        names = dict.fromkeys(re.findall(r"^def (test_\w+)", text, re.MULTILINE))
+        return [f"{file}::{name}" for name in names if name not in known]
 
     def _of_file(self, file: str) -> float:
         return sum(self.of_test[one] for one in self._by_file.get(file, [])) or UNKNOWN_S
@@ -137,7 +148,8 @@ class Durations:
                 file, test = str(case.get("file")), f"{case.get('file')}::{case.get('name')}"
                 if test not in self.of_test:
                     self._by_file[file].append(test)
-                self.of_test[test] = float(case.get("time") or 0.0)
+                # The quickest time is the one without other programs' doing, and without what a session makes first.
+                self.of_test[test] = min(float(case.get("time") or 0.0), self.of_test.get(test, math.inf))
 
     def forget(self, tests: Iterable[str]) -> None:
         """Tests that are not there any more."""
@@ -162,6 +174,7 @@ class Trees:
         for at in range(number):
             copy = folder / f"tree-{at}"
             copy_tree(copy)
+            compile_tree(copy)
             self.free.put(copy)
         # Models are made by code that is not changed yet, and kept for all that follow.
         run(folder / "tree-0", MODELS, 1800, durations)
@@ -186,6 +199,8 @@ class Trees:
                 if failed == ENDED and run(tree, some, 5 * most_s + 120, self._durations) == ENDED:
                     # This computer is too slow to tell.
                     return Verdict(site, "undecided", failed)
+                if failed == BEGUN and run(tree, some, 5 * most_s + 120, self._durations) == BEGUN:
+                    raise RuntimeError(f"tests cannot begin without a change either: {some}")
                 if failed in (BEGUN, ENDED) or self._passes(tree, failed):
                     return Verdict(site, "killed", failed)
                 some = some[some.index(failed) + 1 :] if failed in some else some[1:]
@@ -217,27 +232,67 @@ def copy_tree(to: Path, root: Path = ROOT) -> None:
             shutil.copy(root / name, to / name)
 
 
+def compile_tree(tree: Path) -> None:
+    """Compile what changes, so that each session compiles the one module that was changed. The files are held against
+    the source's hash: a change within the same second, of the same length, counts."""
+    folders = [tree / one for one in PACKAGES if (tree / one).is_dir()]
+    command = [sys.executable, "-m", "compileall", "-q", "--invalidation-mode", "checked-hash", *map(str, folders)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+class Sessions:
+    """The process that runs the sessions of a tree; see `warm.py`."""
+
+    _of_tree: ClassVar[dict[Path, Sessions]] = {}
+
+    def __init__(self, tree: Path) -> None:
+        # One thread for algebra: a process with threads of its own is no process to fork.
+        environment = {**os.environ, "PYTHONPATH": str(tree), "CI": "", "OMP_NUM_THREADS": "1",
+                       "OPENBLAS_NUM_THREADS": "1", **kept_models()}  # fmt: skip
+        self._process = subprocess.Popen(
+            [sys.executable, str(HERE / "warm.py")], cwd=tree, env=environment, stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True,
+        )  # fmt: skip
+
+    @classmethod
+    def of(cls, tree: Path) -> Sessions:
+        """The one of a tree, which is begun when it is asked for first."""
+        if tree not in cls._of_tree:
+            cls._of_tree[tree] = cls(tree)
+        return cls._of_tree[tree]
+
+    @classmethod
+    def close(cls) -> None:
+        """End all of them."""
+        while cls._of_tree:
+            _, one = cls._of_tree.popitem()
+            with one._process as process:
+                process.communicate()
+
+    def run(self, words: Sequence[str], most_s: float) -> tuple[int | None, str]:
+        """The exit code of pytest with these words, None where it did not end in time; and what it printed."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "out"
+            self._process.stdin.write(json.dumps({"words": words, "out": str(out), "most_s": most_s}) + "\n")
+            self._process.stdin.flush()
+            code: int | None = json.loads(self._process.stdout.readline())
+            return code, out.read_text(errors="replace") if out.exists() else ""
+
+
 def run(tree: Path, tests: Sequence[str], most_s: float, durations: Durations) -> str | None:
     """The test that failed first; None: all passed; else that they could not begin, or did not end."""
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as listed, tempfile.TemporaryDirectory() as base:
         listed.write("\n".join(tests))
         listed.flush()
-        environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1", "CI": "", **kept_models()}
         report = Path(base) / "tests.xml"
-        command = [sys.executable, "-m", "pytest", *_QUIET, "-rfE", f"--basetemp={base}/t", "-o", "junit_family=xunit1"]
-        command += [f"--junitxml={report}", "-m", "not slow and not arm", f"@{listed.name}"]
-        process = subprocess.Popen(
-            command, cwd=tree, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            start_new_session=True,
-        )  # fmt: skip
-        try:
-            out, _ = process.communicate(timeout=most_s)
-        except subprocess.TimeoutExpired:
-            return ENDED
-        finally:
-            end_group(process)
+        words = [*_QUIET, "-rfE", f"--basetemp={base}/t", "-o", "junit_family=xunit1", f"--junitxml={report}"]
+        code, out = Sessions.of(tree).run([*words, "-m", "not slow and not arm", f"@{listed.name}"], most_s)
         durations.learn(report)
-    if process.returncode in (0, 5):
+    if code is None:
+        return ENDED
+    if code in (0, 5):
         return None
     gone = {line.partition(f"{tree}{os.sep}")[2] for line in out.splitlines() if line.startswith(_NOT_FOUND)}
     if gone:
@@ -259,13 +314,6 @@ def kept_models() -> dict[str, str]:
         for path in sorted((ROOT / package).rglob("*.py")):
             digest.update(path.read_bytes())
     return {KEEP: str(KEPT / digest.hexdigest()[:16])}
-
-
-def end_group(process: subprocess.Popen[str]) -> None:
-    """End a session of processes that was begun here, with whatever a changed program left behind in it."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, 9)
-    process.wait()
 
 
 def equivalents(path: Path = HERE / "equivalent.txt") -> dict[str, str]:
@@ -304,7 +352,10 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--skip", type=int, default=0, help="leave out so many of the first of this seed")
     parser.add_argument("--room", action="append", help="a folder or module instead of all of the rooms; repeatable")
     parser.add_argument("--workers", type=int, default=2, help="changes that are judged at a time (2)")
-    parser.add_argument("--most-s", type=float, default=120.0, help="seconds of tests for one change (120)")
+    parser.add_argument("--most-s", type=float, default=25.0, help="seconds of tests for one change (25)")
+    parser.add_argument(
+        "--then-s", type=float, default=120.0, help="seconds of tests for one that none of these noticed (120); 0: none"
+    )
     parser.add_argument("--json", type=Path, help="write all of it there")
     parser.add_argument("--again", type=Path, help="only those that were not killed, of an earlier --json")
     parser.add_argument("--list", action="store_true", help="show what would be drawn, and run nothing")
@@ -327,44 +378,70 @@ def main(words: Sequence[str] | None = None) -> int:
         return 0
     imports, durations = Imports(ROOT, TESTS), Durations()
     files = {site.path: imports.tests(site.path) for site in sample}
-    verdicts: list[Verdict] = []
+    verdicts: dict[str, Verdict] = {}
+    began = time.monotonic()
+
+    def summed() -> dict[str, int]:
+        return {kind: sum(one.outcome == kind for one in verdicts.values()) for kind in get_args(Outcome)}
+
+    def score() -> float:
+        counts = summed()
+        return counts["killed"] / max(1, len(verdicts) - counts["equivalent"] - counts["undecided"])
+
+    def kept() -> None:
+        durations.keep()
+        if asked.json:
+            rows = [{**{key: getattr(one.site, key) for key in ("line", *NAMED)},
+                     "outcome": one.outcome, "by": one.by} for one in verdicts.values()]  # fmt: skip
+            asked.json.write_text(
+                json.dumps({"seed": asked.seed, "score": score(), **summed(), "changes": rows}, indent=1) + "\n"
+            )
+
+    def place(site: Site) -> str:
+        return f"{site.name} {site.line} {site.span}"
+
     with tempfile.TemporaryDirectory(prefix="mutants-") as scratch, ThreadPoolExecutor(asked.workers) as pool:
         trees = Trees(Path(scratch), asked.workers, durations)
-        began = time.monotonic()
 
-        def judged(site: Site) -> Verdict:
+        def judged(site: Site, most_s: float, without: frozenset[str]) -> Verdict:
             if site.name in same:
                 return Verdict(site, "equivalent", same[site.name])
-            tests = durations.chosen(files[site.path], asked.most_s)
-            return trees.judge(site, tests, asked.most_s) if tests else Verdict(site, "unreached")
+            tests = [one for one in durations.chosen(files[site.path], most_s) if one not in without]
+            known[place(site)] = without | set(tests)
+            return trees.judge(site, tests, most_s) if tests else Verdict(site, "unreached")
 
-        waiting = [pool.submit(judged, site) for site in sample]
+        known: dict[str, frozenset[str]] = {}
         try:
-            for done in as_completed(waiting):
-                verdicts.append(done.result())
-                told(verdicts[-1].line())
+            for most_s in (asked.most_s, asked.then_s):
+                left = [one for one in sample if place(one) not in verdicts
+                        or verdicts[place(one)].outcome in ("survived", "unreached")]  # fmt: skip
+                if most_s <= 0 or not left:
+                    continue
+                if verdicts:
+                    told(f"{len(left)} that none of the nearest tests noticed: {most_s:.0f} s of others for each")
+                waiting = [pool.submit(judged, one, most_s, known.get(place(one), frozenset())) for one in left]
+                for done in as_completed(waiting):
+                    verdict = done.result()
+                    before = verdicts.get(place(verdict.site))
+                    if before is None or verdict.outcome != "unreached":
+                        verdicts[place(verdict.site)] = verdict
+                        told(verdict.line())
+                    kept()
         except KeyboardInterrupt:
             told("interrupted: the changes that are being judged are the last")
             for one in waiting:
                 one.cancel()
-    counts = {
-        kind: sum(one.outcome == kind for one in verdicts) for kind in ("killed", "survived", "unreached", "equivalent")
-    }
-    score = counts["killed"] / max(1, len(verdicts) - counts["equivalent"] - counts["undecided"])
+        finally:
+            Sessions.close()
     told(f"\n{len(verdicts)} of {len(found)} changes drawn with seed {asked.seed}, in {time.monotonic() - began:.0f} s")
     told(
-        ", ".join(f"{count} {kind}" for kind, count in counts.items())
-        + f": {score:.1%} noticed, equivalent ones left out"
+        ", ".join(f"{count} {kind}" for kind, count in summed().items())
+        + f": {score():.1%} noticed, equivalent ones left out"
     )
-    for one in verdicts:
+    for one in verdicts.values():
         if one.outcome in ("survived", "unreached"):
             told(one.line())
-    if asked.json:
-        rows = [{**{key: getattr(one.site, key) for key in ("line", *NAMED)},
-                 "outcome": one.outcome, "by": one.by} for one in verdicts]  # fmt: skip
-        asked.json.write_text(
-            json.dumps({"seed": asked.seed, "score": score, **counts, "changes": rows}, indent=1) + "\n"
-        )
+    kept()
     return 0
 
 

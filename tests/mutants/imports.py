@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGES = ("protos", "edge_runtime", "coordinator", "firmware_tools")
@@ -67,7 +68,7 @@ class Imports:
     def _imported(self, path: Path) -> set[Path]:
         if path not in self._known:
             found: set[Path] = set()
-            for node in ast.walk(ast.parse(path.read_text())):
+            for node in _statements(ast.parse(path.read_text())):
                 names: list[str] = []
                 if isinstance(node, ast.Import):
                     names = [one.name for one in node.names]
@@ -79,3 +80,13 @@ class Imports:
                         found.add(there)
             self._known[path] = found
         return self._known[path]
+
+
+def _statements(tree: ast.AST) -> Iterator[ast.AST]:
+    """All statements, within functions too, but no expression of theirs: most of a tree is these."""
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        for field in ("body", "orelse", "finalbody", "handlers", "cases"):
+            waiting += getattr(node, field, ())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,19 @@ def test_the_mode_is_that_of_an_ordinary_new_file(tmp_path: Path) -> None:
 def test_a_missing_folder_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), write_whole(tmp_path / "gone" / "file"):
         pass
+
+
+def test_all_bytes_are_forced_to_disk_under_another_name_and_the_name_after_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, forced, force = tmp_path / "model.bin", [], os.fsync
+
+    def seen(number: int) -> None:
+        here = os.fstat(number)
+        forced.append((here.st_size if stat.S_ISREG(here.st_mode) else "folder", path.exists()))
+        force(number)
+
+    monkeypatch.setattr(os, "fsync", seen)
+    with write_whole(path) as file:
+        file.write(b"x" * 100)
+    assert forced == [(100, False), ("folder", True)]

@@ -150,7 +150,7 @@ def run_collect(arguments: argparse.Namespace) -> int:
             (status,) = connection.status(arguments.which)
             more["run.json"] = as_json.dump(as_json.run(status)).encode()
             more["devices.json"] = as_json.dump([as_json.device(one) for one in connection.devices()]).encode()
-            more["plan.toml"] = connection.plan(status.run_id).text.encode()
+            more["plan.toml"] = connection.details(status.run_id).plan_toml.encode()
     folder = folder_for(arguments.output)
 
     async def work(session: Session, progress: Progress) -> dict[str, Any]:

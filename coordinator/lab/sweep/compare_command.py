@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
                 if not status.is_over:
                     fix = f"wait for it: coordinator wait {status.run_id}"
                     raise UsageError(f"is {status.state}, and not over", where=name, fix=fix)
-                text = connection.plan(status.run_id).text
+                text = connection.details(status.run_id).plan_toml
                 plan = tomllib.loads(text)
                 seed = plan.get("run", {}).get("seed", 0)
                 found.append((result_of(status, cell="", seed=seed, plan_toml=text), plan))

@@ -49,6 +49,24 @@ def settings_of(plan: AggregateSection) -> RobustSettings | None:
 
 
 @dataclass(frozen=True)
+class Late:
+    """Of a report that counts in a later round than its own.
+
+    Attributes:
+        line: its order.
+        rounds: how late it is, 1 or more: so many times the head has moved since it was ordered.
+    """
+
+    line: OrderLine
+    rounds: int
+
+
+def name_in_fold(device_id: str, of_round: int | None = None) -> str:
+    """How a fold calls a report; ``of_round`` of a late one: a device may have an own one beside it."""
+    return device_id if of_round is None else f"{device_id} of round {of_round}"
+
+
+@dataclass(frozen=True)
 class Corrections:
     """What a round of SCAFFOLD needs to know.
 
@@ -79,7 +97,7 @@ class Fold:
         corrections: with control variates; None: without.
 
     Attributes:
-        folded: whose reports are in, in their order.
+        folded: which reports are in, in their order; see :func:`name_in_fold`.
         server_after: the state of the server optimiser, and of controls, after :meth:`head_after`.
         said: what else is to be written down of the round after that, or "".
     """
@@ -117,26 +135,27 @@ class Fold:
         self._guessed: Wide = {}
         self.folded: list[str] = []
 
-    def weight_of(self, report: DeviceReport) -> float:
-        """The say of a report, not normalised."""
-        line = self._lines[report.device_id]
-        return line.factor * weight(
+    def weight_of(self, report: DeviceReport, late: Late | None = None) -> float:
+        """The say of a report, not normalised; of one that is s rounds late, ``(1 + s)^-staleness`` times that."""
+        line = self._lines[report.device_id] if late is None else late.line
+        say = line.factor * weight(
             self._plan.weight, Standing(report.examples, line.standing_j, self._largest_budget_j)
         )
+        return say if late is None else say * float((1.0 + late.rounds) ** -self._plan.staleness)
 
-    def add(self, report: DeviceReport, update: Tree) -> None:
+    def add(self, report: DeviceReport, update: Tree, late: Late | None = None) -> None:
         """Fold in a checked report. One without a step has no effect."""
         if report.steps_done:
-            self._add(report, update)
+            self._add(report, update, late)
         # Last: what failed half-way does not count as folded.
-        self.folded.append(report.device_id)
+        self.folded.append(name_in_fold(report.device_id, None if late is None else report.round))
 
-    def _add(self, report: DeviceReport, update: Tree) -> None:
-        say = self.weight_of(report)
+    def _add(self, report: DeviceReport, update: Tree, late: Late | None) -> None:
+        say = self.weight_of(report, late)
         if self._privacy.clip is not None:
             update = private.clipped(update, self._privacy.clip)
         if self._gathered is not None:
-            error = self._error_of(self._lines[report.device_id])
+            error = self._error_of(self._lines[report.device_id] if late is None else late.line)
             self._gathered.add(report.device_id, update, say, report.local_normaliser, error)
             return
         if self._controls is not None and self._corrections is not None:

@@ -10,7 +10,7 @@ import numpy as np
 from coordinator.aggregate.mean import Wide
 from coordinator.aggregate.robust import Remark
 from coordinator.budgets.order_line import OrderLine
-from coordinator.run.reports.aggregation import Fold
+from coordinator.run.reports.aggregation import Fold, Late
 from coordinator.run.reports.masking import Masking
 from protos.errors import UpdateError
 from protos.orders import DeviceReport
@@ -44,8 +44,9 @@ class MaskedFold(Fold):
         self.sent: dict[int, list[str]] = {}
         self._notes: tuple[Remark, ...] = ()
 
-    def add(self, report: DeviceReport, update: Any) -> None:
-        """Add a checked report, also one without a step: its masks are needed."""
+    def add(self, report: DeviceReport, update: Any, late: Late | None = None) -> None:
+        """Add a checked report, also one without a step: its masks are needed. None is late: masks are of one round."""
+        assert late is None
         width, words = update
         attempt = report.attempt or 1
         before = self._sums.get(attempt)

@@ -130,7 +130,13 @@ def charged_to(
         return {}
     midnight_s = now_unix_s - now_unix_s % DAY_S
     return grants.accounts(
-        connection, run.run_id, midnight_s, renewed, with_today=budget.per_day_j is not None, keep=keep
+        connection,
+        run.run_id,
+        midnight_s,
+        renewed,
+        with_today=budget.per_day_j is not None,
+        keep=keep,
+        ever=budget.total_j is not None,
     )
 
 
@@ -146,7 +152,7 @@ def left_for(connection: Connection, run: ActiveRun, number: int, device_id: str
         _round_s(connection, run.run_id, number, now_unix_s),
     )
     found = harvest(run, Path(row["plan_directory"]))
-    known = Charged(charged.spent_j + charged.uncertain_j, charged.today_j)
+    known = _charged(charged)
     return allot(run.plan.budget, device_id, None, known, now, found).limit_j
 
 
@@ -169,7 +175,7 @@ def entrant(run: ActiveRun, card: DeviceCard, model: CostModel, account: Account
         examples=card.train_examples,
         steps=steps_for(run.plan, run.bundle.manifest.head.batch_size, card.train_examples),
         costs=model,
-        charged=Charged(account.spent_j + account.uncertain_j, account.today_j),
+        charged=_charged(account),
         embeddings=0 if past.rounds else card.train_examples,
         own_j=card.budget_j,
         work_w=work_w_of(card.board),
@@ -178,6 +184,11 @@ def entrant(run: ActiveRun, card: DeviceCard, model: CostModel, account: Account
         change=past.change,
         deviation=past.deviation,
     )
+
+
+def _charged(account: Account) -> Charged:
+    own_j = account.spent_j + account.uncertain_j
+    return Charged(own_j, account.today_j, own_j + account.others_j)
 
 
 def first_model(run: ActiveRun, card: DeviceCard) -> CostModel:
@@ -297,12 +308,18 @@ def learn_all(connection: Connection, orders: Iterable[tuple[str, int, str]]) ->
         batches.learnt(connection, run_id, number, bundle_id, models)
 
 
-def ledger_of(connection: Connection, run_id: str, now_unix_s: float) -> list[DeviceBudget]:
-    """What every device of a run was granted, spent, and may have spent; and what its work costs."""
+def ledger_of(
+    connection: Connection, run_id: str, now_unix_s: float, only: Sequence[str] | None = None
+) -> list[DeviceBudget]:
+    """What every device of a run was granted, spent, and may have spent; and what its work costs.
+
+    Args:
+        only: of these devices, a few hundred at most; None: of all.
+    """
     bundle_id = runs.bundle_of(connection, run_id)
-    models = costs.models(connection, bundle_id)
+    models = costs.models(connection, bundle_id) if only is None else costs.models_of(connection, bundle_id, only)
     made = []
-    for device_id, one in grants.accounts(connection, run_id, now_unix_s - now_unix_s % DAY_S).items():
+    for device_id, one in grants.accounts(connection, run_id, now_unix_s - now_unix_s % DAY_S, only=only).items():
         if not one.orders:
             continue
         model = models.get(device_id)

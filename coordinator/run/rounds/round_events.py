@@ -39,6 +39,8 @@ class Rules:
         gather_s: how long a later round waits for the devices of the one before.
         patience_s: how long a round that nobody can pay for waits for what may or may not come.
         enough: share of the ordered devices whose reports close a round before its deadline; 1: all that can.
+        late: for so many rounds reports of a round that has closed still count, and their devices are left at work.
+        buffer: so many reports, late ones among them, close a round; None: those of whoever was asked.
     """
 
     rounds: int
@@ -49,6 +51,8 @@ class Rules:
     gather_s: float = GATHER_S
     patience_s: float = PATIENCE_S
     enough: float = 1.0
+    late: int = 0
+    buffer: int | None = None
 
     def are_enough(self, reports: int, ordered: int) -> bool:
         """Whether a round need not wait for the others any more.
@@ -65,7 +69,7 @@ class Rules:
         >>> Rules(rounds=1, devices=1, quorum=0.5, deadline_s=1).needed(5)
         3
         """
-        return max(1, math.ceil(self.quorum * ordered - 1e-9))
+        return 1 if self.buffer is not None else max(1, math.ceil(self.quorum * ordered - 1e-9))
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,21 @@ class Written:
 @dataclass(frozen=True)
 class Accepted:
     """A report of the open round is on disk."""
+
+    device_id: str
+
+
+@dataclass(frozen=True)
+class AcceptedLate:
+    """A report of an earlier round is on disk, and counts in the current one."""
+
+    round: int
+    device_id: str
+
+
+@dataclass(frozen=True)
+class Back:
+    """A device does not work any more on an order of a round that has closed."""
 
     device_id: str
 
@@ -192,6 +211,8 @@ Event = (
     | Writing
     | Written
     | Accepted
+    | AcceptedLate
+    | Back
     | Refused
     | Spared
     | Dry

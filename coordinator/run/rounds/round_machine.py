@@ -10,6 +10,9 @@ Rules kept here:
   abandoned and tried again under the same number. Reports accepted before stay valid in the next attempt: the head
   has not moved, so they are neither lost nor asked for twice.
 * Until it is on disk that an attempt is abandoned, reports of it count for it: with them it may close after all.
+* Where late reports count, whoever has not reported when a round closes is left at work: not asked anew, and not waited
+  for, until its report comes, it asks for work, or the head has moved on too often. A round with a buffer closes when
+  so many reports are in, of whichever round, or when nobody is at work any more.
 * While a report is being written nothing is decided: no round ends, opens or stops, whatever else happens meanwhile.
 * Whom the planner spares is not ordered, and not waited for. When it can ask nobody, the round gathers again, or the
   run fails when nothing can refill the budgets.
@@ -21,14 +24,16 @@ Times are seconds of a monotonic clock, given by the caller.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from coordinator.run.rounds.round_events import (
     FINAL,
     Abandon,
     Accepted,
+    AcceptedLate,
     Action,
     Arrived,
+    Back,
     Broken,
     Close,
     Dry,
@@ -77,6 +82,9 @@ class RoundMachine:
         self.reported: dict[str, None] = {}
         # Ordered in an earlier attempt at this round: their reports still count.
         self._earlier: set[str] = set()
+        # At work on orders of rounds that have closed, by device; and reports of these that count in this round.
+        self.at_work: dict[str, int] = {}
+        self.late: dict[tuple[int, str], None] = {}
         self._waiting: set[str] = set()
         # Whose reports are being written.
         self._writing: set[str] = set()
@@ -139,6 +147,27 @@ class RoundMachine:
         machine.reported = dict.fromkeys(reported)
         return machine
 
+    def carry(self, at_work: Mapping[str, int], late: Iterable[tuple[int, str]]) -> None:
+        """After a restart: who may still be at work on orders of earlier rounds, and which late reports are held."""
+        self.at_work = {device: number for device, number in at_work.items() if device not in self.ordered}
+        self._expected -= self.at_work.keys()
+        self.late = dict.fromkeys(late)
+
+    def counts_late(self, number: int) -> bool:
+        """Whether a report of round ``number`` would count in the current one now, although its own has closed."""
+        there = self.state in (State.GATHERING, State.OPEN)
+        return there and self.round - self.rules.late <= number < self.round
+
+    def will_count_late(self, number: int) -> bool:
+        """Whether a report of round ``number`` will count in the next one, when this one has settled."""
+        goes_on = self.state is State.SETTLING and self.round < self.rules.rounds and not self._stopping
+        return goes_on and self.round + 1 - self.rules.late <= number <= self.round
+
+    @property
+    def counted(self) -> int:
+        """Reports that count in the current round."""
+        return len(self.reported) + len(self.late)
+
     def admits(self, device_id: str, now_s: float) -> bool:
         """Whether a report of this device for the current round would count."""
         return now_s < self.deadline_s and self._lacks(device_id)
@@ -190,9 +219,14 @@ class RoundMachine:
             return []
         match event:
             case Arrived(device_id):
-                self.present[device_id] = None
-                if self.owes(device_id):
-                    self._waiting.add(device_id)
+                if device_id not in self.at_work:
+                    self.present[device_id] = None
+                    if self.owes(device_id):
+                        self._waiting.add(device_id)
+            case Back(device_id):
+                self.at_work.pop(device_id, None)
+            case AcceptedLate(number, device_id):
+                self.late[number, device_id] = None
             case Left(device_id):
                 self.present.pop(device_id, None)
                 self._expected.discard(device_id)
@@ -250,11 +284,14 @@ class RoundMachine:
             return [Rest()]
         if isinstance(event, Tick) and self.state is State.GATHERING and self._may_open(now_s):
             return self._open(now_s)
-        if self.state is State.OPEN and not self._opening:
-            enough = self.rules.are_enough(len(self.reported), len(self.ordered))
-            if enough or not self._waiting or now_s >= self.deadline_s:
-                return self._end(now_s)
+        if self.state is State.OPEN and not self._opening and (self._is_full() or now_s >= self.deadline_s):
+            return self._end(now_s)
         return []
+
+    def _is_full(self) -> bool:
+        if self.rules.buffer is not None:
+            return self.counted >= self.rules.buffer or not (self._waiting or self.at_work)
+        return not self._waiting or self.rules.are_enough(len(self.reported), len(self.ordered))
 
     def _may_rest(self, pause: Pause) -> bool:
         if pause.after_round:
@@ -282,8 +319,13 @@ class RoundMachine:
 
     def _end(self, now_s: float) -> list[Action]:
         missing = tuple(device for device in self.ordered if device not in self.reported)
-        if len(self.reported) >= self.rules.needed(len(self.ordered)):
+        reported = len(self.reported) if self.rules.buffer is None else self.counted
+        if reported >= self.rules.needed(len(self.ordered)):
             self.state, self._settling_s = State.SETTLING, now_s
+            if self.rules.late and self.round < self.rules.rounds:
+                for device_id in [one for one in self.ordered if one in self._waiting]:
+                    self.at_work[device_id] = self.round
+                    self.present.pop(device_id, None)
             return [Close(self.round, tuple(self.reported), missing)]
         why = "the deadline passed" if self._waiting else "nobody is left to wait for"
         reason = (
@@ -336,11 +378,12 @@ class RoundMachine:
         if self.round >= self.rules.rounds:
             self.state = State.FINISHED
             return Finish()
-        expected = tuple(self.ordered)
-        self.reported = {}
+        self.reported, self.late = {}, {}
         self._earlier = set()
         self.round += 1
         self.attempt = 1
+        self.at_work = {one: of for one, of in self.at_work.items() if of >= self.round - self.rules.late}
+        expected = tuple(one for one in self.ordered if one not in self.at_work)
         self._gather(now_s, expected=expected)
         return None
 

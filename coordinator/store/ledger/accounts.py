@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, FromClause, and_, func, or_, select, update
 
 from coordinator.budgets.order_line import OrderLine
 from coordinator.store.keys import batched
@@ -129,6 +129,7 @@ class Account:
         spent_j: reported and known.
         uncertain_j: granted, not known to be spent, and not known not to be.
         pending_j: expected of orders that are not settled, beyond what is known of them.
+        others_j: of spent and uncertain, in all other runs; 0 where nobody asked for it.
         today_j: of spent and uncertain, what was granted since ``since``.
         unlimited: orders without a limit whose joules are not all known.
     """
@@ -140,6 +141,7 @@ class Account:
     today_j: float = 0.0
     unlimited: int = 0
     pending_j: float = 0.0
+    others_j: float = 0.0
 
 
 def accounts(
@@ -150,6 +152,8 @@ def accounts(
     *,
     with_today: bool = True,
     keep: bool = False,
+    only: Sequence[str] | None = None,
+    ever: bool = False,
 ) -> dict[str, Account]:
     """By device, what one run cost it; ``today_j`` counts every run, since a day's budget is the device's own.
 
@@ -157,47 +161,71 @@ def accounts(
         renewed: a round that is planned again, and the devices whose orders of it are then renewed: of these orders
             only what is known to be spent counts, or a promise would stand against itself.
         with_today: without it the other runs are not looked at, and ``today_j`` is of this run alone.
-        keep: write down how far it was summed, in a transaction that writes.
+        keep: write down how far it was summed, in a transaction that writes; not together with ``only``.
+        only: of these devices, a few hundred at most; None: of all.
+        ever: fill in ``others_j``, for which every run is looked at.
 
     The sum over devices runs over a handful of columns and no report's bytes, and over the newest rounds alone.
     """
     number, renewing = renewed
     own = {(run_id, number, device_id) for device_id in renewing}
-    here = _of_run(connection, run_id, since_unix_s, own, keep=keep)
-    if not with_today:
+    here = _of_run(connection, run_id, since_unix_s, own, keep=keep, only=only)
+    if not (with_today or ever):
         return here
     made = dict(here)
-    others = select(runs.c.run_id).where(
-        runs.c.run_id != run_id, or_(runs.c.finished_unix_s.is_(None), runs.c.finished_unix_s >= since_unix_s)
-    )
+    others = select(runs.c.run_id).where(runs.c.run_id != run_id)
+    if not ever:
+        others = others.where(or_(runs.c.finished_unix_s.is_(None), runs.c.finished_unix_s >= since_unix_s))
     for other in connection.execute(others.order_by(runs.c.sequence)).scalars().all():
-        for device_id, account in _of_run(connection, other, since_unix_s, own, keep=keep).items():
-            if account.today_j:
+        for device_id, account in _of_run(connection, other, since_unix_s, own, keep=keep, only=only).items():
+            spent_j = account.spent_j + account.uncertain_j if ever else 0.0
+            if account.today_j or spent_j:
                 before = made.get(device_id, Account())
-                made[device_id] = replace(before, today_j=before.today_j + account.today_j)
+                made[device_id] = replace(
+                    before,
+                    today_j=before.today_j + account.today_j * with_today,
+                    others_j=before.others_j + spent_j,
+                )
     return {device_id: made[device_id] for device_id in sorted(made)}
 
 
+def devices_after(connection: Connection, run_id: str, after: str, most: int) -> list[str]:
+    """Devices of a run with ids behind this one, in their order, so many at most."""
+    query = (
+        select(grants.c.device_id)
+        .where(grants.c.run_id == run_id, grants.c.device_id > after)
+        .distinct()
+        .order_by(grants.c.device_id)
+        .limit(most)
+    )
+    return list(connection.execute(query).scalars())
+
+
 def _of_run(
-    connection: Connection, run_id: str, since_unix_s: float, own: Collection[tuple[str, int, str]], *, keep: bool
+    connection: Connection,
+    run_id: str,
+    since_unix_s: float,
+    own: Collection[tuple[str, int, str]],
+    *,
+    keep: bool,
+    only: Sequence[str] | None,
 ) -> dict[str, Account]:
     """The accounts of one run: the sums that are written down, and the orders behind and beyond them."""
     before = sums.mark(connection, run_id)
     anew = before.since_unix_s != since_unix_s
-    stored, stale = ({}, []) if anew else sums.of_run(connection, run_id)
+    stored, stale = ({}, []) if anew else sums.of_run(connection, run_id, only)
     first = 0 if anew else before.through
     known = {device_id: Account(**figures) for device_id, figures in stored.items()}
-    which = grants.c.run_id == run_id
+    which = grants.c.run_id == run_id if only is None else and_(grants.c.run_id == run_id, grants.c.device_id.in_(only))
+    number, few = grants.c.round, only is not None
     for some in batched(stale):
-        known |= _accounts(
-            connection, and_(which, grants.c.device_id.in_(some), grants.c.round <= first), since_unix_s, own
-        )
+        known |= _accounts(connection, and_(which, grants.c.device_id.in_(some), number <= first), since_unix_s, own)
     newest = connection.execute(select(func.max(rounds.c.round)).where(rounds.c.run_id == run_id)).scalar() or 0
     to = Mark(max(first, newest - BEHIND), since_unix_s)
     fixed = dict(known)
     if to.through > first:
         fixed = _accounts(
-            connection, and_(which, grants.c.round > first, grants.c.round <= to.through), since_unix_s, own, known
+            connection, and_(which, number > first, number <= to.through), since_unix_s, own, known, few=few
         )
     if keep and (to.through > first or stale or anew):
         again = set(stale)
@@ -207,7 +235,23 @@ def _of_run(
             if anew or device_id in again or account is not known.get(device_id)
         }
         sums.keep(connection, run_id, to, changed, anew=anew)
-    return _accounts(connection, and_(which, grants.c.round > to.through), since_unix_s, own, fixed)
+    return _accounts(connection, and_(which, number > to.through), since_unix_s, own, fixed, few=few)
+
+
+def _found(which: ColumnElement[bool], *, few: bool) -> FromClause:
+    """The grants to sum; of a few devices by their keys, which an index has together."""
+    if not few:
+        return grants
+    # What is distinct is made first, and not taken apart again.
+    picked = select(grants.c.run_id, grants.c.round, grants.c.device_id).where(which).distinct().subquery()
+    return picked.join(
+        grants,
+        and_(
+            grants.c.run_id == picked.c.run_id,
+            grants.c.round == picked.c.round,
+            grants.c.device_id == picked.c.device_id,
+        ),
+    )
 
 
 def _accounts(
@@ -216,8 +260,15 @@ def _accounts(
     since_unix_s: float,
     own: Collection[tuple[str, int, str]],
     begun: Mapping[str, Account] | None = None,
+    *,
+    few: bool = False,
 ) -> dict[str, Account]:
-    """Sums over orders, going on from accounts that have begun."""
+    """Sums over orders, going on from accounts that have begun.
+
+    Args:
+        few: of few devices of a run: their grants are looked up first, since a database that does not count rows
+            would rather read all of the run.
+    """
     same = and_(
         energy.c.run_id == grants.c.run_id, energy.c.round == grants.c.round, energy.c.device_id == grants.c.device_id
     )
@@ -241,14 +292,14 @@ def _accounts(
             func.count(energy.c.energy_j).filter(energy.c.phase == str(Phase.SEND)).label("sent"),
         )
         .select_from(
-            grants.join(orders, _joined(orders)).outerjoin(
-                energy, same & energy.c.phase.in_([str(one) for one in WORKING])
-            )
+            # Every grant has its order. As an outer join it begins with the grants.
+            _found(which, few=few)
+            .outerjoin(orders, _joined(orders))
+            .outerjoin(energy, same & energy.c.phase.in_([str(one) for one in WORKING]))
         )
-        .where(which)
-        .group_by(*_PER_ORDER)
-        .order_by(grants.c.run_id, grants.c.round)
+        .where(*([] if few else [which]))
     )
+    known = known.group_by(*_PER_ORDER).order_by(grants.c.run_id, grants.c.round)
     made: dict[str, Account] = defaultdict(Account, begun or {})
     for row in connection.execute(known):
         before = made[row.device_id]

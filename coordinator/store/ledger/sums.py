@@ -8,8 +8,8 @@ in the order of the rounds: the same bits as summed anew.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, bindparam, delete, select, update
@@ -51,9 +51,18 @@ def mark(connection: Connection, run_id: str) -> Mark:
     return Mark() if row is None else Mark(row.through, row.since_unix_s)
 
 
-def of_run(connection: Connection, run_id: str) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """By device, the fields of its account up to the mark; and the devices that must be summed again."""
-    rows = list(connection.execute(select(account_sums).where(account_sums.c.run_id == run_id)).mappings())
+def of_run(
+    connection: Connection, run_id: str, only: Sequence[str] | None = None
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """By device, the fields of its account up to the mark; and the devices that must be summed again.
+
+    Args:
+        only: of these devices; None: of all.
+    """
+    query = select(account_sums).where(account_sums.c.run_id == run_id)
+    if only is not None:
+        query = query.where(account_sums.c.device_id.in_(only))
+    rows = list(connection.execute(query).mappings())
     good = {row["device_id"]: {name: row[name] for name in _FIGURES} for row in rows if not row["stale"]}
     return good, [row["device_id"] for row in rows if row["stale"]]
 
@@ -77,8 +86,7 @@ def keep(connection: Connection, run_id: str, to: Mark, changed: Mapping[str, Ac
             delete(account_sums).where(account_sums.c.run_id == run_id, gone), [{"of_device": one} for one in names]
         )
     rows = [
-        {"run_id": run_id, "device_id": name, "stale": 0}
-        | {one.name: getattr(account, one.name) for one in fields(account)}
+        {"run_id": run_id, "device_id": name, "stale": 0} | {one: getattr(account, one) for one in _FIGURES}
         for name, account in changed.items()
     ]
     if rows:

@@ -8,7 +8,6 @@ examples.
 from __future__ import annotations
 
 import json
-import time
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,10 +17,11 @@ from typing import Any
 from sqlalchemy import Connection, delete, select
 
 from coordinator.operator.status import FederatedEvaluation
+from coordinator.store import clock
 from coordinator.store.tables import events
 from protos.orders import HeadEvaluation
 
-_KIND = "evaluation"
+KIND = "evaluation"
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def add_up(connection: Connection, run_id: str, number: int) -> None:
 def of_run(connection: Connection, run_id: str, since_round: int, last_round: int) -> dict[int, FederatedEvaluation]:
     """By round, of the rounds in this range of which something was said."""
     query = select(events.c.round, events.c.detail).where(
-        events.c.run_id == run_id, events.c.kind == _KIND, events.c.round >= since_round, events.c.round <= last_round
+        events.c.run_id == run_id, events.c.kind == KIND, events.c.round >= since_round, events.c.round <= last_round
     )
     by_round: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for row in connection.execute(query):
@@ -74,11 +74,11 @@ def of_run(connection: Connection, run_id: str, since_round: int, last_round: in
 
 
 def _these(run_id: str, number: int) -> tuple[Any, ...]:
-    return events.c.run_id == run_id, events.c.kind == _KIND, events.c.round == number
+    return events.c.run_id == run_id, events.c.kind == KIND, events.c.round == number
 
 
 def _row(run_id: str, number: int) -> dict[str, Any]:
-    return {"run_id": run_id, "round": number, "unix_s": time.time(), "kind": _KIND}
+    return {"run_id": run_id, "round": number, "unix_s": clock.unix_s(), "kind": KIND}
 
 
 def _detail(one: Said) -> dict[str, Any]:

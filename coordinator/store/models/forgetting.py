@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
-
 from sqlalchemy import Connection, delete, select, update
 
+from coordinator.store import clock
 from coordinator.store.models import heads as kept
 from coordinator.store.tables import bases, differences, heads, rounds, runs, server_states, shown
 from protos.update.trees import Tree
@@ -32,7 +31,7 @@ def replace_heads(connection: Connection, run_id: str, head: Tree, accuracy: flo
     last = connection.execute(
         select(rounds.c.round).where(rounds.c.run_id == run_id).order_by(rounds.c.round.desc()).limit(1)
     ).scalar_one()
-    now = time.time()
+    now = clock.unix_s()
     connection.execute(
         rounds.insert().values(
             run_id=run_id, round=last + 1, state="closed", attempt=1, opened_unix_s=now, closed_unix_s=now,

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coordinator.budgets import regression
 from coordinator.budgets.cold_start import board_of, prices_of
 from coordinator.budgets.cost_model import CostModel, Prices, Work
-from coordinator.budgets.regression import Regression
+from coordinator.budgets.regression import Regression, _solved
 from protos.energy.trace import Phase, PhaseEnergy
 
 TRUTH = Prices(
     embed_fixed_j=0.05, embedding_j=0.02, train_fixed_j=0.01, step_j=0.004, encode_j=0.03, send_fixed_j=0.04,
     up_j=2e-6, idle_w=3.0, down_j=1e-6,
 )  # fmt: skip
+_library_solve = np.linalg.solve
 
 
 def metered(work: Work, seconds: float, spoil: object = None, truth: Prices = TRUTH) -> list[PhaseEnergy]:
@@ -147,3 +151,39 @@ def test_a_cold_start_knows_the_board_and_the_operations() -> None:
     assert large.step_j > small.step_j
     assert prices_of("pi-zero-2", macs=None, coordinates=650, batch_size=16).idle_w == 0.6
     assert board_of("an unknown board").name == "pi4"
+
+
+def test_a_round_is_planned_and_learnt_from_without_asking_the_library_for_a_solution(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: Counter[str] = Counter()
+
+    def solve(*given: Any) -> Any:
+        asked["solve"] += 1
+        return _library_solve(*given)
+
+    monkeypatch.setattr(np.linalg, "solve", solve)
+    model, work = CostModel(TRUTH), Work(40, 10, 1000, 4000)
+    model.forecast(work)
+    model.observe(work, metered(work, 2.0))
+    model.forecast(work)
+    assert not asked
+
+
+@given(st.integers(1, 2), st.integers(0, 10_000))
+def test_a_small_system_is_solved_as_well_as_the_library_does(size: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    rows = random.normal(size=(size, size)) * 10.0 ** random.uniform(-4, 4, (size, 1))
+    matrix = rows @ rows.T + np.diag(10.0 ** random.uniform(-4, 2, size))
+    right = random.normal(size=size)
+    found, wanted = _solved(matrix, right), _library_solve(matrix, right)
+    # Each loses as much as the matrix amplifies.
+    assert np.abs(found - wanted).max() <= 8 * np.finfo(float).eps * np.linalg.cond(matrix) * np.abs(wanted).max()
+
+
+def test_innovations_that_are_cut_are_held_against_what_a_normal_would_leave_of_them() -> None:
+    """E[min(z^2, HUBER^2)] by a sum over narrow steps."""
+    z = np.linspace(-12.0, 12.0, 240_001)
+    density = np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi)
+    mean = float(np.sum(np.minimum(z * z, regression.HUBER**2) * density) * 1e-4)
+    assert abs(regression._CLIPPED_SQUARE - mean) < 2e-3

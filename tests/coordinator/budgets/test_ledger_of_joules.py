@@ -241,7 +241,8 @@ def play(bundle: Path, start: Any, fleet: Fleet, tools: Any, state: Path, kill_a
     answered, last = 0, ""
 
     def tell(name: str, number: int) -> None:
-        devices[name].ask(sent(devices[name], run_id, number, 0.25 + 0.01 * number, tools))
+        # Nobody waits for what this call is answered: it is told at once.
+        devices[name].ask(sent(devices[name], run_id, number, 0.25 + 0.01 * number, tools), waits_s=0.01)
 
     for number in range(1, 4):
         with Operator(address) as operator:

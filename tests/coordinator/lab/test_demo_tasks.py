@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -13,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 from kept_models import kept
+from warm_tensorflow import WarmTensorFlow
 
 from coordinator.export.outputs import plain_head
 from edge_runtime.round.embeddings import EmbeddingCache
 from edge_runtime.round.evaluation import HeldOut
 from edge_runtime.round.examples import LocalExamples
-from firmware_tools.convert.many import Converter
 from protos.datafiles.dataset import load
 from protos.model.backbone import Backbone
 from protos.model.bundle import open_bundle
@@ -81,21 +80,17 @@ def _called(folder: Path, *words: str) -> str:
     return done.stdout
 
 
-def _make(folder: Path) -> None:
-    _called(folder, "-c", _MAKE)
-    with Converter() as converter:
+@pytest.fixture(scope="session")
+def made(tensorflow: WarmTensorFlow, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with weather/, machine/ and coder/, real bundles, and their data."""
+
+    def make(folder: Path) -> None:
+        tensorflow.script(_MAKE, folder)
         for name, target, *options in _CONVERSIONS:
             data = folder / f"{name}.npz"
-            done = converter.call("convert", folder / f"{name}.keras", "--eval", data, "-o", folder / target, *options)
-            assert done.code == 0, done.stderr[-2000:]
+            tensorflow.converted(folder / f"{name}.keras", "--eval", data, "-o", folder / target, *options)
 
-
-@pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with weather/, machine/ and coder/, real bundles, and their data."""
-    if importlib.util.find_spec("tensorflow") is None:
-        pytest.skip("needs TensorFlow: the workshop extra")
-    return kept("tasks", tmp_path_factory.mktemp("tasks"), _make)
+    return kept("tasks", tmp_path_factory.mktemp("tasks"), make)
 
 
 def _demo(made: Path, tmp_path: Path, bundle: str, data: str, *words: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from coordinator.run.reports.aggregation import Fold
+from coordinator.run.reports.aggregation import Fold, Late
 from coordinator.run.reports.validation import Expected, check
 from coordinator.store import runs
 from coordinator.store.database import Database
@@ -34,15 +34,17 @@ class Books:
 
     Args:
         quorum: of the plan.
+        late, buffer: likewise.
 
     Attributes:
         counts: how often each invariant was checked.
         opened_s: virtual time at which an attempt was seen open first, by (round, attempt).
     """
 
-    def __init__(self, path: Path, quorum: float, now_s: Any) -> None:
+    def __init__(self, path: Path, quorum: float, now_s: Any, late: int = 0, buffer: int | None = None) -> None:
         self._connection = sqlite3.connect(path, isolation_level=None)
         self._quorum, self._now_s = quorum, now_s
+        self._late, self._buffer = late, buffer
         self.counts: Counter[str] = Counter()
         # The bytes of reports, which the coordinator forgets.
         self.data: dict[tuple[int, str], bytes] = {}
@@ -50,7 +52,7 @@ class Books:
         self.stopped = False
         self._closed: dict[int, tuple[Any, ...]] = {}
         self._in_closed: dict[int, list[Any]] = {}
-        self._reports: dict[tuple[int, str], bytes] = {}
+        self._reports: dict[tuple[int, str], tuple[bytes, int | None]] = {}
         self._abandoned: dict[tuple[int, int], None] = {}
         self.opened_s: dict[tuple[int, int], float] = {}
 
@@ -69,13 +71,19 @@ class Books:
     def after_commit(self) -> None:
         """Every invariant of the rows."""
         reported: dict[int, list[Any]] = {}
-        for number, device_id, sha in self.rows("SELECT round, device_id, sha256 FROM reports ORDER BY sequence"):
-            reported.setdefault(number, []).append((device_id, sha))
+        for number, device_id, sha, folded_in in self.rows(
+            "SELECT round, device_id, sha256, folded_in FROM reports ORDER BY sequence"
+        ):
+            reported.setdefault(folded_in or number, []).append((number, device_id, sha))
+            if folded_in is not None:
+                self._must(
+                    0 < folded_in - number <= self._late, "a late report counts in time", f"{number} in {folded_in}"
+                )
             if (number, device_id) not in self.data:
                 query = "SELECT data FROM reports WHERE round = ? AND device_id = ?"
                 self.data[number, device_id] = bytes(self.rows(query, number, device_id)[0][0])
-            before = self._reports.setdefault((number, device_id), sha)
-            self._must(before == sha, "an accepted report does not change", f"round {number}, {device_id}")
+            before = self._reports.setdefault((number, device_id), (sha, folded_in))
+            self._must(before == (sha, folded_in), "an accepted report does not change", f"round {number}, {device_id}")
         for number, state, attempt, head, closed_s in self.rows(
             "SELECT round, state, attempt, head_version, closed_unix_s FROM rounds"
         ):
@@ -103,14 +111,18 @@ class Books:
 
     def _standing(self, number: int, attempt: int) -> tuple[int, int]:
         """Reports, and devices that were asked or had reported before, of an attempt."""
+        own = "round = ?1 AND folded_in IS NULL"
         (found,) = self.rows(
-            "SELECT (SELECT count(*) FROM reports WHERE round = ?1), (SELECT count(*) FROM orders WHERE round = ?1 AND "
-            "(attempt = ?2 OR device_id IN (SELECT device_id FROM reports WHERE round = ?1)))", number, attempt,
+            f"SELECT (SELECT count(*) FROM reports WHERE {own}), (SELECT count(*) FROM orders WHERE round = ?1 AND "
+            f"(attempt = ?2 OR device_id IN (SELECT device_id FROM reports WHERE {own}))), "
+            "(SELECT count(*) FROM reports WHERE folded_in = ?1)", number, attempt,
         )  # fmt: skip
-        return int(found[0]), int(found[1])
+        return int(found[0]) + (int(found[2]) if self._buffer is not None else 0), int(found[1])
 
     def _has_quorum(self, number: int, attempt: int) -> bool:
         reports, asked = self._standing(number, attempt)
+        if self._buffer is not None:
+            return reports >= 1
         return reports >= max(1, math.ceil(self._quorum * asked - 1e-9))
 
     def state(self) -> tuple[str, str]:
@@ -130,13 +142,24 @@ class Books:
                 lines = accounts.complete(connection, run_id, number, runs.lines_of(connection, run_id, number))
                 fold = Fold(plan.aggregate, bundle.manifest.head.shapes(), lines)
                 total, moved, ours = 0.0, 0.0, []
-                order = self.rows("SELECT device_id FROM reports WHERE round = ? ORDER BY sequence", number)
-                for (device_id,) in order:
-                    report = parse_report(self.data[number, device_id])
-                    line = lines[report.device_id]
+                order = self.rows(
+                    "SELECT round, device_id FROM reports WHERE coalesce(folded_in, round) = ? ORDER BY sequence",
+                    number,
+                )
+                for of_round, device_id in order:
+                    report = parse_report(self.data[of_round, device_id])
+                    if of_round == number:
+                        line, late, discount = lines[report.device_id], None, 1.0
+                    else:
+                        there = runs.lines_of(connection, run_id, of_round)
+                        line = accounts.complete(connection, run_id, of_round, there)[report.device_id]
+                        late = Late(line, number - of_round)
+                        discount = 1.0 / (1 + number - of_round) ** plan.aggregate.staleness
+                        self.counts["late reports in a head"] += 1
                     update = check(report, _anything(report, line.steps, bundle))
-                    fold.add(report, update)
-                    ours.append((fold.weight_of(report), report, update))
+                    fold.add(report, update, late)
+                    own = fold.weight_of(report, None if late is None else Late(line, 0))
+                    ours.append((own * discount, report, update))
                 made = fold.head_after(head)
                 version = self._closed[number][1]
                 self._must(trees.version(made) == version, "each head is that of an undisturbed run", f"round {number}")

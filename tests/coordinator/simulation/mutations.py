@@ -16,7 +16,7 @@ from coordinator.run.rounds.round_machine import RoundMachine
 from coordinator.run.run import ActiveRun
 from coordinator.run.run_driver import RunDriver
 from coordinator.server.fleet import Fleet
-from coordinator.store import runs
+from coordinator.store import reports, runs
 
 
 @contextlib.contextmanager
@@ -99,6 +99,15 @@ def waiting_is_silence() -> Any:
     return _all(patch.object(Fleet, "call_begins", call_begins), patch.object(Fleet, "call_ends", call_ends))
 
 
+def late_reports_are_forgotten() -> Any:
+    """A report that counts in a later round is folded when it comes, and not when that round opens or is made anew."""
+
+    def counting_in(connection: Any, run_id: str, number: int) -> list[tuple[int, str]]:
+        return [(number, one) for one in reports.devices_in(connection, run_id, number)]
+
+    return patch.object(reports, "counting_in", counting_in)
+
+
 # By the item of the review that found them.
 MUTATIONS: dict[int, Callable[[], Any]] = {
     1: acknowledged_reports_are_not_folded_again,
@@ -107,4 +116,5 @@ MUTATIONS: dict[int, Callable[[], Any]] = {
     4: a_rounds_own_grants_count_as_spent,
     5: a_restart_forgets_who_was_asked,
     6: waiting_is_silence,
+    7: late_reports_are_forgotten,
 }

@@ -5,10 +5,13 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 # All faults happen in this time; then everything works, and what is left must end well.
 FAULTY_S = 60.0
 QUIET_S = 3000.0
+# From this seed on reports may be late, and rounds close without waiting for everyone.
+STRAGGLERS_FROM = 10_000
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Scenario:
         events: seconds, and what happens then.
         network_share, disk_share: of calls and commits that something happens to.
         devices_die: whether boards lose power or are stopped.
+        late, buffer, enough, staleness: keys of the plan; of seeds from :data:`STRAGGLERS_FROM` on.
     """
 
     seed: int
@@ -46,6 +50,10 @@ class Scenario:
     disk_share: float
     devices_die: bool
     events: tuple[tuple[float, str, int], ...]
+    late: int = 0
+    buffer: int | None = None
+    enough: float = 1.0
+    staleness: float = 0.5
 
     def plan(self, bundle: Path) -> str:
         """The plan of the run."""
@@ -55,9 +63,17 @@ class Scenario:
             f'downlink = {{ codec = "{self.downlink}" }}\n'
             f'[run]\nbundle = "{bundle}"\nname = "seed {self.seed}"\nrounds = {self.rounds}\nseed = {self.seed}\n'
             f"[round]\ndevices = {len(self.boards)}\nquorum = {self.quorum}\ndeadline_s = {self.deadline_s}\n"
+            f"{self._of_stragglers()}"
             f'[train]\nepochs = 2\n[update]\ncodec = "{self.codec}"\n'
-            f'[aggregate]\nnormalise = "{self.normalise}"\n{budget}'
+            f'[aggregate]\nnormalise = "{self.normalise}"\n'
+            f"{f'staleness = {self.staleness}' if self.late else ''}\n{budget}"
         )
+
+    def _of_stragglers(self) -> str:
+        if not self.late:
+            return ""
+        closing = f"enough = {self.enough}" if self.buffer is None else f"buffer = {self.buffer}"
+        return f"late = {self.late}\n{closing}\n"
 
 
 def scenario(seed: int) -> Scenario:
@@ -78,11 +94,25 @@ def scenario(seed: int) -> Scenario:
     for _ in range(dice.choice((0, 3, 6, 10))):
         at_s = dice.choice((0.3, 1.0)) * dice.uniform(0.0, FAULTY_S)
         events.append((at_s, dice.choice(happenings), dice.randrange(1 << 30)))
+    # Dice of their own: the worlds of smaller seeds stay what they were.
+    more = random.Random(f"stragglers {seed}")
+    slow: dict[str, Any] = {}
+    if seed >= STRAGGLERS_FROM:
+        rounds = more.choice((3, 4, 5))
+        slow = {
+            "late": more.choice((1, 2, 5)),
+            "buffer": more.choice((None, 1, 2, 2, 3)),
+            "staleness": more.choice((0.0, 0.5, 1.0, -1.0)),
+        }
+        boards = tuple(Board(one.examples, one.step_s * more.choice((1.0, 1.0, 4.0, 10.0))) for one in boards)
+    quorum = dice.choice((0.5, 0.6, 1.0))
+    if slow:
+        slow["enough"] = more.choice((quorum, 0.75, 1.0)) if quorum <= 0.75 else 1.0
     return Scenario(
         seed=seed,
         boards=boards,
         rounds=rounds,
-        quorum=dice.choice((0.5, 0.6, 1.0)),
+        quorum=quorum,
         deadline_s=dice.choice((4.0, 8.0, 20.0)),
         codec=dice.choice(("float32", "float32", "entropy_coded", "keep_largest")),
         downlink=dice.choice(("float32", "float32", "entropy_coded_mmse")),
@@ -93,4 +123,5 @@ def scenario(seed: int) -> Scenario:
         disk_share=dice.choice((0.0, 0.05, 0.2)),
         devices_die=devices_die,
         events=tuple(sorted(events)),
+        **slow,
     )

@@ -114,6 +114,28 @@ def test_after_unplug_and_replug_metering_goes_on_and_the_bridge_tells_what_was_
     assert here.meter.sensor.losses.restarts == 0
 
 
+def test_a_port_that_hangs_is_opened_again_after_half_a_minute_and_then_ever_more_rarely(metered):
+    here = metered()
+    here.wait(1.0)
+    # A line that lives again after two openings; and then one that hangs anew.
+    for number in range(2):
+        begun_s, known = here.now_s(), len(here.world.opened_s)
+        here.world.hang(openings=2)
+        here.wait(6.0)
+        asked = here.world.writes
+        here.wait(20.0)
+        # A clock's question each second and a new greeting each 5 s, not one at each look.
+        assert here.world.writes - asked < 100
+        here.wait(68.0 if number == 0 else 7.0)
+        first, *later = [at_s - begun_s for at_s in here.world.opened_s[known:]]
+        assert 28.5 <= first <= 31.0, "what was heard in between makes it soon again"
+        if number == 0:
+            (second,) = later
+            assert 59.0 <= second - first <= 61.5
+            here.until(lambda: here.sensor.covered_to_s > here.now_s() - 1.0)
+            here.wait(1.0)
+
+
 def test_a_bridge_that_stays_away_gives_none_and_never_stops_the_caller(metered):
     here = metered()
     here.meter.settle()

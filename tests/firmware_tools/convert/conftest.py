@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from command_outcome import Outcome, call
+from kept_models import kept
+from warm_tensorflow import WarmTensorFlow
 
 _MAKE = """
 import json, pathlib
@@ -97,15 +96,15 @@ pathlib.Path("facts.json").write_text(json.dumps({"plain": float_right, "two": t
 
 
 @pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with one model of each form and the data that fit them."""
-    folder = tmp_path_factory.mktemp("models")
-    env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
-    made = subprocess.run([sys.executable, "-c", _MAKE], cwd=folder, env=env, capture_output=True, check=False)
-    if b"No module named" in made.stderr:
-        pytest.skip("needs TensorFlow: the workshop extra")
-    assert made.returncode == 0, made.stderr.decode()[-2000:]
-    return folder
+def models(tensorflow: WarmTensorFlow, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with one model of each form and the data that fit them, and the bundle of plain.keras."""
+
+    def make(folder: Path) -> None:
+        tensorflow.script(_MAKE, folder)
+        done = call("convert", folder / "plain.keras", "--eval", folder / "images.npz", "-o", folder / "plain_bundle")
+        assert done.code == 0, done.stderr
+
+    return kept("forms", tmp_path_factory.mktemp("models"), make)
 
 
 @pytest.fixture(scope="session")
@@ -115,9 +114,17 @@ def command() -> Callable[..., Outcome]:
 
 
 @pytest.fixture(scope="session")
+def quick(tensorflow: WarmTensorFlow) -> Callable[..., Outcome]:
+    """Runs `firmware-tools` in a fork of a process that has loaded TensorFlow: the same words, codes and files."""
+
+    def run(*arguments: str | Path) -> Outcome:
+        done = tensorflow.call(*arguments)
+        return Outcome(str(arguments[0]), done.code, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture(scope="session")
 def plain_bundle(models: Path) -> Path:
-    """The bundle of plain.keras, made once."""
-    path = models / "plain_bundle"
-    done = call("convert", models / "plain.keras", "--eval", models / "images.npz", "-o", path)
-    assert done.code == 0, done.stderr
-    return path
+    """The bundle of plain.keras."""
+    return models / "plain_bundle"

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from command_outcome import Outcome
+from warm_tensorflow import WarmTensorFlow
 
-from firmware_tools.convert.many import Converter
 from protos.model.bundle import open_bundle
 
 pytestmark = pytest.mark.workshop
@@ -22,28 +19,17 @@ UNIT = ("--preprocess", "unit")
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(tensorflow: WarmTensorFlow, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with one model of each kind and its data."""
     folder = tmp_path_factory.mktemp("any")
-    env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", "TF_ENABLE_ONEDNN_OPTS": "0"}
-    script = Path(__file__).with_name("any_models.py")
-    done = subprocess.run([sys.executable, script], cwd=folder, env=env, capture_output=True, check=False)
-    if b"No module named" in done.stderr:
-        pytest.skip("needs TensorFlow: the workshop extra")
-    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    tensorflow.script(Path(__file__).with_name("any_models.py").read_text(), folder)
     return folder
 
 
 @pytest.fixture(scope="module")
-def command() -> Iterator[Callable[..., Outcome]]:
+def command(quick: Callable[..., Outcome]) -> Callable[..., Outcome]:
     """`firmware-tools convert`, each call in a fork of a process that has loaded TensorFlow."""
-    with Converter() as converter:
-
-        def call(*arguments: str | Path) -> Outcome:
-            done = converter.call(*arguments)
-            return Outcome(str(arguments[0]), done.code, done.stdout, done.stderr)
-
-        yield call
+    return quick
 
 
 @pytest.fixture

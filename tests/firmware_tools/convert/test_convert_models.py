@@ -89,13 +89,13 @@ def test_data_is_on_stdout_and_progress_on_stderr(models: Path, command: Command
     assert "TensorFlow" not in done.stderr
 
 
-def test_a_keras_2_file_with_grouped_depthwise_layers_opens(models: Path, command: Command, tmp_path: Path) -> None:
-    done = command("convert", models / "groups.h5", "--eval", models / "images.npz", "-o", tmp_path / "b", "--json")
+def test_a_keras_2_file_with_grouped_depthwise_layers_opens(models: Path, quick: Command, tmp_path: Path) -> None:
+    done = quick("convert", models / "groups.h5", "--eval", models / "images.npz", "-o", tmp_path / "b", "--json")
     assert done.report["provenance"]["accuracy"]["float"] == pytest.approx(_facts(models)["plain"], abs=0.011)
 
 
-def test_a_head_with_a_hidden_layer_is_carried_over_whole(models: Path, command: Command, tmp_path: Path) -> None:
-    done = command(
+def test_a_head_with_a_hidden_layer_is_carried_over_whole(models: Path, quick: Command, tmp_path: Path) -> None:
+    done = quick(
         "convert", models / "two.keras", "--cut", "vector", "--hidden", "20", "--objective", "kure",
         "--optimizer", "adam",
         "--calibrate", models / "images.npz", "--eval", models / "images_all_test.npz", "-o", tmp_path / "b", "--json",
@@ -115,9 +115,9 @@ def test_a_head_with_a_hidden_layer_is_carried_over_whole(models: Path, command:
 
 
 def test_a_nested_model_is_cut_inside_and_other_classes_start_untrained(
-    models: Path, command: Command, tmp_path: Path
+    models: Path, quick: Command, tmp_path: Path
 ) -> None:
-    done = command(
+    done = quick(
         "convert", models / "nested.keras", "--classes", "7", "--calibrate", models / "images.npz",
         "-o", tmp_path / "b", "--json",
     )  # fmt: skip
@@ -128,9 +128,9 @@ def test_a_nested_model_is_cut_inside_and_other_classes_start_untrained(
     assert not any(one.any() for one in open_bundle(tmp_path / "b").initial_head().values())
 
 
-def test_vectors_and_one_sigmoid_unit_make_a_two_class_bundle(models: Path, command: Command, tmp_path: Path) -> None:
+def test_vectors_and_one_sigmoid_unit_make_a_two_class_bundle(models: Path, quick: Command, tmp_path: Path) -> None:
     values = models / "values.npz"
-    done = command(
+    done = quick(
         "convert", models / "vector.keras", "--calibrate", values, "--eval", values, "-o", tmp_path / "b", "--json"
     )
     report = done.report
@@ -143,10 +143,10 @@ def test_vectors_and_one_sigmoid_unit_make_a_two_class_bundle(models: Path, comm
 
 
 def test_an_integer_extractor_is_taken_as_it_is(
-    models: Path, plain_bundle: Path, command: Command, tmp_path: Path
+    models: Path, plain_bundle: Path, quick: Command, tmp_path: Path
 ) -> None:
     source = plain_bundle / "backbone.tflite"
-    done = command(
+    done = quick(
         "convert", source, "--calibrate", models / "images.npz", "--classes", "4", "-o", tmp_path / "b", "--json"
     )
     report = done.report

@@ -25,13 +25,13 @@ def data(reference: Path) -> Path:
     return reference
 
 
-def test_resnet8_keeps_its_published_accuracy_as_int8(data: Path, command: Command, tmp_path: Path) -> None:
+def test_resnet8_keeps_its_published_accuracy_as_int8(data: Path, quick: Command, tmp_path: Path) -> None:
     with np.load(data / "cifar10_subset" / "cifar10_jpeg.npz") as archive:
         x = np.concatenate([archive["x_train"][:600], archive["x_test"]])
         y = np.concatenate([archive["y_train"][:600], archive["y_test"]])
     np.savez(tmp_path / "cifar.npz", x=x, y=y, is_test=np.arange(len(y)) >= 600)
     model = data / "models_mlperf_tiny" / "pretrainedResnet.h5"
-    done = command("convert", model, "--eval", tmp_path / "cifar.npz", "-o", tmp_path / "b", "--json")
+    done = quick("convert", model, "--eval", tmp_path / "cifar.npz", "-o", tmp_path / "b", "--json")
     accuracy = done.report["provenance"]["accuracy"]
     assert accuracy["examples"] == 2000
     assert accuracy["float"] == pytest.approx(0.757, abs=0.002)
@@ -40,7 +40,7 @@ def test_resnet8_keeps_its_published_accuracy_as_int8(data: Path, command: Comma
     assert done.report["backbone"]["macs"] == 12_500_992
 
 
-def test_the_coral_extractor_gives_the_published_embeddings(data: Path, command: Command, tmp_path: Path) -> None:
+def test_the_coral_extractor_gives_the_published_embeddings(data: Path, quick: Command, tmp_path: Path) -> None:
     pytest.importorskip("PIL", reason="needs the images extra")
     photos = tmp_path / "flowers"
     for path in sorted((data / "flowers_embeddings" / "jpg").glob("*.jpg")):
@@ -48,7 +48,7 @@ def test_the_coral_extractor_gives_the_published_embeddings(data: Path, command:
         (photos / kind).mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, photos / kind / name)
     model = data / "models_coral" / "mobilenet_v1_1.0_224_quant_embedding_extractor.tflite"
-    done = command("convert", model, "--calibrate", photos, "-o", tmp_path / "b", "--json")
+    done = quick("convert", model, "--calibrate", photos, "-o", tmp_path / "b", "--json")
     assert done.report["classes"] == ["daisy", "dandelion", "roses", "sunflowers", "tulips"]
     bundle = open_bundle(tmp_path / "b")
     images = dataset.load(photos, image_shape=bundle.manifest.backbone.input_shape, classes=bundle.manifest.classes)
@@ -62,8 +62,8 @@ def test_the_coral_extractor_gives_the_published_embeddings(data: Path, command:
     assert max(nearest) <= allowed
 
 
-def test_an_edge_tpu_model_is_refused_with_its_reason(data: Path, command: Command, tmp_path: Path) -> None:
+def test_an_edge_tpu_model_is_refused_with_its_reason(data: Path, quick: Command, tmp_path: Path) -> None:
     model = data / "models_coral" / "mobilenet_v1_1.0_224_quant_embedding_extractor_edgetpu.tflite"
-    done = command("convert", model, "--classes", "3", "-o", tmp_path / "b")
+    done = quick("convert", model, "--classes", "3", "-o", tmp_path / "b")
     assert done.code == 6
     assert "compiled for an Edge TPU" in done.complaint

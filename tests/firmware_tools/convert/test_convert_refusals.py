@@ -18,9 +18,18 @@ Command = Callable[..., Any]
 
 
 @pytest.fixture
-def refused(command: Command, tmp_path: Path) -> Callable[..., str]:
+def refused(quick: Command, tmp_path: Path) -> Callable[..., str]:
     """Runs a conversion that must fail with a code and leave nothing; gives its one line."""
+    return _refusing(quick, tmp_path)
 
+
+@pytest.fixture
+def refused_alone(command: Command, tmp_path: Path) -> Callable[..., str]:
+    """The same by the command itself, in processes of its own."""
+    return _refusing(command, tmp_path)
+
+
+def _refusing(command: Command, tmp_path: Path) -> Callable[..., str]:
     def run(code: int, *arguments: str | Path) -> str:
         done = command("convert", *arguments, "-o", tmp_path / "out" / "bundle")
         assert done.code == code, done.stderr
@@ -41,7 +50,7 @@ def test_a_text_file_with_the_name_of_a_model_is_refused(suffix: str, refused: A
     assert "is an empty file" in refused(6, path)
 
 
-def test_truncated_models_are_refused(models: Path, plain_bundle: Path, refused: Any, tmp_path: Path) -> None:
+def test_truncated_models_are_refused(models: Path, plain_bundle: Path, refused_alone: Any, tmp_path: Path) -> None:
     for source, says in (
         (models / "groups.h5", "truncated"),
         (models / "plain.keras", "truncated"),
@@ -49,20 +58,20 @@ def test_truncated_models_are_refused(models: Path, plain_bundle: Path, refused:
     ):
         path = tmp_path / f"cut_short{source.suffix}"
         path.write_bytes(source.read_bytes()[: source.stat().st_size // 2])
-        line = refused(6, path, "--classes", "4", "--calibrate", models / "images.npz")
+        line = refused_alone(6, path, "--classes", "4", "--calibrate", models / "images.npz")
         assert "cut_short" in line
         assert says in line
 
 
 @pytest.mark.parametrize("name", ["regression.keras", "regression"])
 def test_one_number_that_no_sigmoid_ends_is_no_classifier_unless_somebody_says_so(
-    name: str, models: Path, refused: Any, command: Command, tmp_path: Path
+    name: str, models: Path, refused: Any, quick: Command, tmp_path: Path
 ) -> None:
     line = refused(6, models / name, "--calibrate", models / "values.npz")
     assert line.startswith(f"firmware-tools: {name}: gives one number that no sigmoid ends, as a regression does")
     assert "--classes 2" in line
     assert "--fresh-head" in line
-    done = command(
+    done = quick(
         "convert", models / name, "--calibrate", models / "values.npz", "--classes", "2", "-o", tmp_path / "b", "--json"
     )
     assert done.report["provenance"]["head"] == "starts from the pre-trained last layer"
@@ -70,14 +79,14 @@ def test_one_number_that_no_sigmoid_ends_is_no_classifier_unless_somebody_says_s
 
 @pytest.mark.parametrize("name", ["two_steps.keras", "sigmoid"])
 def test_a_sigmoid_after_other_layers_or_in_a_saved_model_is_seen(
-    name: str, models: Path, command: Command, tmp_path: Path
+    name: str, models: Path, quick: Command, tmp_path: Path
 ) -> None:
-    done = command("convert", models / name, "--calibrate", models / "values.npz", "-o", tmp_path / "b", "--json")
+    done = quick("convert", models / name, "--calibrate", models / "values.npz", "-o", tmp_path / "b", "--json")
     assert done.report["classes"] == ["0", "1"]
 
 
 def test_a_model_that_kills_its_process_is_an_error(
-    models: Path, plain_bundle: Path, refused: Any, tmp_path: Path
+    models: Path, plain_bundle: Path, refused_alone: Any, tmp_path: Path
 ) -> None:
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
@@ -89,7 +98,7 @@ def test_a_model_that_kills_its_process_is_an_error(
     builder.Finish(model.Pack(builder), b"TFL3")
     path = tmp_path / "killer.tflite"
     path.write_bytes(bytes(builder.Output()))
-    line = refused(6, path, "--classes", "4", "--calibrate", models / "images.npz")
+    line = refused_alone(6, path, "--classes", "4", "--calibrate", models / "images.npz")
     assert "killer.tflite" in line
     assert "died of SIG" in line or "refuses" in line
 
@@ -161,29 +170,29 @@ def test_an_integer_model_is_cut_only_where_there_is_a_tensor(plain_bundle: Path
         ("--optimizer", "magic"),
     ],
 )  # fmt: skip
-def test_options_out_of_range_are_usage_errors(models: Path, command: Command, tmp_path: Path, options: Any) -> None:
-    done = command("convert", models / "plain.keras", "-o", tmp_path / "b", *options)
+def test_options_out_of_range_are_usage_errors(models: Path, quick: Command, tmp_path: Path, options: Any) -> None:
+    done = quick("convert", models / "plain.keras", "-o", tmp_path / "b", *options)
     assert done.code == 2
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "b").exists()
 
 
 def test_a_bundle_is_replaced_only_when_told_to(
-    models: Path, plain_bundle: Path, command: Command, tmp_path: Path
+    models: Path, plain_bundle: Path, quick: Command, tmp_path: Path
 ) -> None:
     target = tmp_path / "bundle"
     target.mkdir()
     (target / "precious.txt").write_text("mine")
     arguments = ("convert", plain_bundle / "backbone.tflite", "--classes", "4", "-o", target)
-    assert "is no bundle: not replaced" in command(*arguments, "--force").complaint
+    assert "is no bundle: not replaced" in quick(*arguments, "--force").complaint
     (target / "precious.txt").unlink()
-    assert command(*arguments).code == 0
+    assert quick(*arguments).code == 0
     first = (target / "manifest.json").read_text()
-    again = command(*arguments, "--name", "second")
+    again = quick(*arguments, "--name", "second")
     assert again.code == 2
     assert "give --force" in again.complaint
     assert (target / "manifest.json").read_text() == first
-    assert command(*arguments, "--name", "second", "--force").code == 0
+    assert quick(*arguments, "--name", "second", "--force").code == 0
     assert '"name": "second"' in (target / "manifest.json").read_text()
     assert os.listdir(tmp_path) == ["bundle"]
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from warm_tensorflow import WarmTensorFlow
 
 from protos.model.backbone import Backbone
 from protos.model.bundle import open_bundle
@@ -39,11 +37,9 @@ made("float.tflite", tf.float32, whole=False)
 
 
 @pytest.fixture(scope="module")
-def files(models: Path) -> Path:
+def files(tensorflow: WarmTensorFlow, models: Path) -> Path:
     """The folder of models, with plain.keras as .tflite of several kinds."""
-    env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
-    made = subprocess.run([sys.executable, "-c", _MAKE], cwd=models, env=env, capture_output=True, check=False)
-    assert made.returncode == 0, made.stderr.decode()[-2000:]
+    tensorflow.script(_MAKE, models)
     return models
 
 
@@ -65,9 +61,9 @@ def _classes_of(path: Path, x: Any) -> Any:
 
 @pytest.mark.parametrize("name", ["int8", "float_ends"])
 def test_a_classifier_is_cut_and_starts_with_its_own_last_layer(
-    files: Path, command: Command, tmp_path: Path, name: str
+    files: Path, quick: Command, tmp_path: Path, name: str
 ) -> None:
-    done = command(
+    done = quick(
         "convert", files / f"{name}.tflite", "--eval", files / "images.npz", "--preprocess", "none", "-o",
         tmp_path / "b", "--json",
     )  # fmt: skip
@@ -83,36 +79,34 @@ def test_a_classifier_is_cut_and_starts_with_its_own_last_layer(
     assert (winners == _classes_of(files / f"{name}.tflite", x)).mean() >= 0.97
 
 
-def test_a_tensor_may_be_named_and_others_are_when_it_is_not_there(
-    files: Path, command: Command, tmp_path: Path
-) -> None:
-    done = command("convert", files / "int8.tflite", "--cut", "nowhere", "-o", tmp_path / "b")
+def test_a_tensor_may_be_named_and_others_are_when_it_is_not_there(files: Path, quick: Command, tmp_path: Path) -> None:
+    done = quick("convert", files / "int8.tflite", "--cut", "nowhere", "-o", tmp_path / "b")
     assert done.code == 6
     assert "has no layer 'nowhere' to cut at; " in done.complaint
-    done = command("convert", files / "float.tflite", "-o", tmp_path / "b")
+    done = quick("convert", files / "float.tflite", "-o", tmp_path / "b")
     assert done.code == 6
     assert "is a float .tflite" in done.complaint
     assert "give its .keras, .h5 or SavedModel" in done.complaint
 
 
 @pytest.mark.parametrize(("suffix", "says"), [(".onnx", "onnx2tf"), (".pt", "litert-torch"), (".pth", "onnx2tf")])
-def test_other_formats_name_the_route(command: Command, tmp_path: Path, suffix: str, says: str) -> None:
+def test_other_formats_name_the_route(quick: Command, tmp_path: Path, suffix: str, says: str) -> None:
     (tmp_path / f"m{suffix}").write_bytes(b"whatever it holds")
-    done = command("convert", tmp_path / f"m{suffix}", "-o", tmp_path / "b")
+    done = quick("convert", tmp_path / f"m{suffix}", "-o", tmp_path / "b")
     assert done.code == 6
     assert says in done.complaint
 
 
 @pytest.mark.reference_data
 def test_the_keyword_spotter_of_mlperf_tiny_keeps_its_published_accuracy(
-    reference: Path, command: Command, tmp_path: Path
+    reference: Path, quick: Command, tmp_path: Path
 ) -> None:
     folder = reference / "models_mlperf_tiny"
     with np.load(folder / "kws01_1000.npz") as archive:
         # The samples are the model's own integers; "straight" takes them as 0..255.
         x, y = (archive["x"].astype(np.int16) + 128).astype(np.uint8), archive["y"]
     np.savez(tmp_path / "kws.npz", x=x[..., None] if x.ndim == 3 else x, y=y, is_test=np.ones(len(y), bool))
-    done = command("convert", folder / "kws_ref_model.tflite", "--eval", tmp_path / "kws.npz", "-o", tmp_path / "b")
+    done = quick("convert", folder / "kws_ref_model.tflite", "--eval", tmp_path / "kws.npz", "-o", tmp_path / "b")
     assert done.code == 0, done.stderr
     bundle = open_bundle(tmp_path / "b")
     backbone = Backbone(bundle)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import itertools
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from warm_tensorflow import WarmTensorFlow
 
 from firmware_tools.convert.command import OBJECTIVE_NAMES, OPTIMISER_NAMES
 from firmware_tools.inspect.model import read_model
 from protos.model.engine import open_interpreter, try_in_subprocess
-from protos.model.head_algebra import logits_of
+from protos.model.head_algebra import logits_of, untrained_head
 from protos.model.weight_grids import Rounding, round_kernel
 
 pytestmark = pytest.mark.workshop
@@ -36,11 +35,9 @@ json.dump({"objectives": list(OBJECTIVES), "optimisers": list(OPTIMISERS)}, open
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("keras", reason="needs TensorFlow: the workshop extra")
+def compiled(tensorflow: WarmTensorFlow, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("heads")
-    done = subprocess.run([sys.executable, "-c", _COMPILE, str(folder)], capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    tensorflow.script(_COMPILE, folder, folder)
     return folder
 
 
@@ -54,7 +51,7 @@ class _Runner:
         names = set(self.run["train"].get_input_details()) - {"x", "y", "weight"}
         values = {"rate": 0.05, "momentum": 0.0, "beta1": 0.9, "beta2": 0.999, "proximal_mu": 0.0,
                   "weight_decay": 0.0, "correction": 0.0, "kurtosis_weight": 0.01, "weight_bits": 4.0, "bits_low": 16.0,
-                  "bits_high": 16.0, "full_share": 0.0}  # fmt: skip
+                  "bits_high": 16.0, "full_share": 0.0, "rounded_weight": 0.5}  # fmt: skip
         values |= inputs
         given = {name: np.array([values[name]], np.float32) for name in names}
         ones = np.ones(len(x), np.float32)
@@ -79,7 +76,7 @@ def _cross_entropy(tree: dict, x: np.ndarray, y: np.ndarray) -> float:
 def _objective(name: str, tree: dict, x: np.ndarray, y: np.ndarray, weight: float, bits: int) -> float:
     """The objectives again, in numpy and float64."""
     kernels = [key for key in tree if key.endswith("_kernel")]
-    if name == "kure":
+    if name in ("kure", "paired"):
         kurtosis = [np.mean((tree[k] - tree[k].mean()) ** 4) / np.var(tree[k]) ** 2 for k in kernels]
         return _cross_entropy(tree, x, y) + weight * float(np.mean((np.array(kurtosis) - 1.8) ** 2))
     if name in ("kure_scaled", "apqn"):
@@ -113,10 +110,16 @@ def test_the_objective_is_its_formula_and_training_lowers_it(
 def test_no_input_is_a_scalar_and_no_operator_is_foreign(
     compiled: Path, objective: str, optimiser: str, hidden: int | None
 ) -> None:
-    facts = read_model(compiled / f"{objective}-{optimiser}-{hidden}.tflite")
+    path = compiled / f"{objective}-{optimiser}-{hidden}.tflite"
+    facts = read_model(path)
     assert facts.zero_dimensional_inputs() == []
     assert all(len(one.shape) >= 1 for signature in facts.signatures.values() for one in signature.inputs.values())
     assert not [name for name in facts.operator_counts() if name.startswith(("CUSTOM", "Flex"))]
+    # The runtime itself says the same.
+    interpreter = open_interpreter(path)
+    for name in interpreter.get_signature_list():
+        told = interpreter.get_signature_runner(name).get_input_details()
+        assert all(len(one["shape"]) >= 1 for one in told.values()), name
 
 
 @pytest.mark.parametrize("hidden", [None, 5])
@@ -182,6 +185,32 @@ def test_drawn_widths_are_those_of_a_min_max_grid_and_none_else(compiled: Path, 
     nearest = [int(np.argmin([abs(loss - one) for one in known])) for loss in losses]
     assert all(abs(loss - known[at]) < 1e-3 for loss, at in zip(losses, nearest, strict=True))
     assert min(np.bincount(nearest, minlength=4)) >= 6, "each width, and none, is drawn again and again"
+
+
+@pytest.mark.parametrize("hidden", [None, 5])
+def test_paired_weighs_the_whole_head_and_the_rounded_one(compiled: Path, hidden: int | None) -> None:
+    tree, x, y = _example(hidden)
+    runner = _Runner(compiled / f"paired-sgd-{hidden}.tflite")
+    on_grid = {k: round_kernel(v, Rounding(2)) if k.endswith("_kernel") else v for k, v in tree.items()}
+    whole, rounded = _cross_entropy(tree, x, y), _cross_entropy(on_grid, x, y)
+    given = {"bits_low": 2, "bits_high": 2, "kurtosis_weight": 0.0}
+    assert runner.train(tree, x, y, **given, rounded_weight=0.5)[0] == pytest.approx(
+        (whole + 0.5 * rounded) / 1.5, rel=1e-3
+    )
+    assert runner.train(tree, x, y, **given, rounded_weight=0.0)[0] == pytest.approx(whole, rel=1e-3)
+    losses = runner.train(tree, x, y, 60, rate=0.05, **given, rounded_weight=0.7)
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_a_uniform_start_has_the_same_variance_and_no_tails() -> None:
+    normal, uniform = (untrained_head(64, 10, 32, seed=3, uniform=one)["hidden_kernel"] for one in (False, True))
+    assert np.var(uniform) == pytest.approx(np.var(normal), rel=0.1)
+    kurtosis = np.mean((uniform - uniform.mean()) ** 4) / np.var(uniform) ** 2
+    assert kurtosis == pytest.approx(1.8, abs=0.1)
+    assert (
+        np.square(uniform - round_kernel(uniform, Rounding(2))).mean()
+        < 0.5 * np.square(normal - round_kernel(normal, Rounding(2))).mean()
+    )
 
 
 def test_the_gradient_of_rounding_narrows_a_range_that_costs(compiled: Path) -> None:

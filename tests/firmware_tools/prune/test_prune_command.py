@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from warm_tensorflow import WarmTensorFlow
 
-from firmware_tools.convert.many import Converter
 from firmware_tools.prune.command import CRITERION_NAMES
 from protos.datafiles.dataset import load
 
@@ -18,14 +17,12 @@ pytestmark = pytest.mark.workshop
 
 
 @pytest.fixture(scope="module")
-def tools() -> Iterator[Converter]:
-    pytest.importorskip("keras", reason="needs TensorFlow: the workshop extra")
-    with Converter() as converter:
-        yield converter
+def tools(tensorflow: WarmTensorFlow) -> WarmTensorFlow:
+    return tensorflow
 
 
 @pytest.fixture(scope="module")
-def digits(tools: Converter, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def digits(tools: WarmTensorFlow, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prune") / "digits"
     done = tools.call("pretrain", "digits", "-o", folder)
     assert done.code == 0, done.stderr
@@ -35,7 +32,7 @@ def digits(tools: Converter, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _pruned(tools: Converter, *words: Any) -> dict[str, Any]:
+def _pruned(tools: WarmTensorFlow, *words: Any) -> dict[str, Any]:
     done = tools.call("prune", *words, "--json")
     assert done.code == 0, done.stderr
     report: dict[str, Any] = json.loads(done.stdout)
@@ -44,7 +41,7 @@ def _pruned(tools: Converter, *words: Any) -> dict[str, Any]:
 
 
 def test_half_of_the_multiply_adds_go_and_fine_tuning_brings_the_accuracy_back(
-    tools: Converter, digits: Path, tmp_path: Path
+    tools: WarmTensorFlow, digits: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "small.keras"
     report = _pruned(tools, digits / "digits.keras", "--data", digits / "held.npz", "--target", "macs=0.5",
@@ -64,7 +61,7 @@ def test_half_of_the_multiply_adds_go_and_fine_tuning_brings_the_accuracy_back(
     assert "multiply-adds" in text.stdout
 
 
-def test_ratios_go_by_layer_and_need_no_data(tools: Converter, digits: Path, tmp_path: Path) -> None:
+def test_ratios_go_by_layer_and_need_no_data(tools: WarmTensorFlow, digits: Path, tmp_path: Path) -> None:
     report = _pruned(tools, digits / "digits.keras", "--criterion", "l1", "--ratio", "0.5", "--ratio", "conv2d_1=0.25",
                      "--multiple", "1", "-o", tmp_path / "small.keras")  # fmt: skip
     assert [(one["layers"], one["kept"]) for one in report["layers"]] == [
@@ -73,7 +70,7 @@ def test_ratios_go_by_layer_and_need_no_data(tools: Converter, digits: Path, tmp
     assert report["after"]["accuracy"] is None
 
 
-def test_no_layer_is_pruned_beyond_what_it_may_cost(tools: Converter, digits: Path, tmp_path: Path) -> None:
+def test_no_layer_is_pruned_beyond_what_it_may_cost(tools: WarmTensorFlow, digits: Path, tmp_path: Path) -> None:
     report = _pruned(tools, digits / "digits.keras", "--data", digits / "held.npz", "--max-drop", "0.02",
                      "-o", tmp_path / "small.keras")  # fmt: skip
     assert set(report["sensitivity"]) <= {"conv2d", "conv2d_1", "conv2d_2"}
@@ -97,7 +94,7 @@ def test_no_layer_is_pruned_beyond_what_it_may_cost(tools: Converter, digits: Pa
     ],
 )
 def test_what_cannot_be_done_is_one_line(
-    tools: Converter, digits: Path, tmp_path: Path, words: tuple[str, ...], said: str
+    tools: WarmTensorFlow, digits: Path, tmp_path: Path, words: tuple[str, ...], said: str
 ) -> None:
     out = tmp_path / "small.keras"
     done = tools.call("prune", digits / "digits.keras", *words, "-o", out)
@@ -107,7 +104,7 @@ def test_what_cannot_be_done_is_one_line(
     assert not out.exists()
 
 
-def test_a_file_that_is_there_is_not_replaced(tools: Converter, digits: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_there_is_not_replaced(tools: WarmTensorFlow, digits: Path, tmp_path: Path) -> None:
     out = tmp_path / "small.keras"
     out.write_text("mine")
     words = (digits / "digits.keras", "--criterion", "l1", "--ratio", "0.5", "-o")
@@ -116,8 +113,6 @@ def test_a_file_that_is_there_is_not_replaced(tools: Converter, digits: Path, tm
     assert out.read_text() == "mine"
 
 
-def test_the_names_of_the_command_are_those_of_the_criteria() -> None:
-    pytest.importorskip("keras", reason="needs TensorFlow: the workshop extra")
-    from firmware_tools.prune.criteria import CRITERIA
-
-    assert CRITERIA == CRITERION_NAMES
+def test_the_names_of_the_command_are_those_of_the_criteria(tools: WarmTensorFlow, tmp_path: Path) -> None:
+    names = tools.script("from firmware_tools.prune.criteria import CRITERIA\nprint(*CRITERIA)", tmp_path)
+    assert tuple(names.split()) == CRITERION_NAMES

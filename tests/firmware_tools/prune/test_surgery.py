@@ -6,12 +6,10 @@ One process builds, prunes and compares all models, since TensorFlow takes secon
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+from warm_tensorflow import WarmTensorFlow
 
 pytestmark = pytest.mark.workshop
 
@@ -186,12 +184,9 @@ json.dump(found, open(sys.argv[1] + "/found.json", "w"))
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    pytest.importorskip("keras", reason="needs TensorFlow: the workshop extra")
+def found(tensorflow: WarmTensorFlow, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("surgery")
-    root = str(Path(__file__).parents[3])
-    done = subprocess.run([sys.executable, "-c", _MAKE, str(folder)], capture_output=True, check=False, cwd=root)
-    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    tensorflow.script(_MAKE, folder, folder)
     value: dict[str, Any] = json.loads((folder / "found.json").read_text())
     return value
 

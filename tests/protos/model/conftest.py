@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from kept_models import kept
+from warm_tensorflow import WarmTensorFlow
 
 _MAKE = """
 import numpy as np, keras
@@ -34,23 +32,16 @@ model.save("digits.keras")
 
 
 @pytest.fixture(scope="session")
-def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workshop(tensorflow: WarmTensorFlow, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with digits.keras, digits.npz and the bundle made of them, `bundle/`."""
     pytest.importorskip("sklearn", reason="needs the workshop extra")
-    return kept("protos", tmp_path_factory.mktemp("digits"), _make_workshop)
 
+    def make(folder: Path) -> None:
+        tensorflow.script(_MAKE, folder)
+        for name, extra in (("bundle", []), ("adam_hidden", ["--hidden", "12", "--optimizer", "adam"])):
+            tensorflow.converted(folder / "digits.keras", "--eval", folder / "digits.npz", "-o", folder / name, *extra)
 
-def _make_workshop(folder: Path) -> None:
-    env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
-    made = subprocess.run([sys.executable, "-c", _MAKE], cwd=folder, env=env, capture_output=True, check=False)
-    if b"No module named" in made.stderr:
-        pytest.skip("needs TensorFlow: the workshop extra")
-    assert made.returncode == 0, made.stderr.decode()[-2000:]
-    for name, extra in (("bundle", []), ("adam_hidden", ["--hidden", "12", "--optimizer", "adam"])):
-        command = [sys.executable, "-m", "firmware_tools.cli", "convert", str(folder / "digits.keras"),
-                   "--eval", str(folder / "digits.npz"), "-o", str(folder / name), *extra]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, check=False)
-        assert done.returncode == 0, done.stderr.decode()[-2000:]
+    return kept("protos", tmp_path_factory.mktemp("digits"), make)
 
 
 @pytest.fixture
