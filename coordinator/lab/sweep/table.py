@@ -88,7 +88,7 @@ def _said(name: str, value: Mean, measure: str = "accuracy") -> str:
         return text if value.half is None else f"{text} ± {100 * value.half:.2f}"
     digits = 4 if name in ("final", "best") else 1 if name == "run_s" else 0 if name in ("rounds",) else None
     if digits is None:
-        text = f"{value.mean:.4g}" if abs(value.mean) < 1e5 else f"{value.mean:.0f}"
+        text = f"{value.mean:.4g}" if abs(value.mean) < 1e4 else f"{value.mean:.0f}"
         return text if value.half is None else f"{text} ± {value.half:.2g}" if value.half < 100 else (
             f"{text} ± {value.half:.0f}"
         )  # fmt: skip
