@@ -6,7 +6,7 @@ OLD_RUNTIME := .venv-tflite-runtime
 DEMO_OUTPUT ?= demo-output
 PACKAGES := protos edge_runtime coordinator firmware_tools
 
-.PHONY: demo test test-newest install lock packages lint types floors generated site device-only unit sim test-slow mutants reached rp2040 deb man arm-user arm-vm hw-sim hw net-sim hw-labgrid protos baseline clean help
+.PHONY: demo test test-newest install lock packages lint types floors generated site device-only unit sim test-slow mutants reached rp2040 deb man arm-user arm-vm hw-sim hw net-sim lab-sim hw-labgrid protos baseline clean help
 
 help:
 	@echo "make demo       pre-train, convert, and run six federated rounds on this machine"
@@ -26,6 +26,7 @@ help:
 	@echo "make arm-vm     the service on an emulated 512 MB Cortex-A53 machine (JSON=FILE likewise)"
 	@echo "make hw-sim     the hardware tests on a simulated bench, with a table of what they measured"
 	@echo "make net-sim    a fleet with certificates over a network, on two hosts of this machine; needs root (JSON=FILE)"
+	@echo "make lab-sim    a lab of eight hosts over SSH, from its inventory to results taken home; needs root (JSON=FILE)"
 	@echo "make hw         the same on a real bench: make hw HW_ENV=bench.yaml"
 	@echo "make hw-labgrid our environment files in labgrid, in an environment of its own"
 	@echo "make protos     generate protos/v1 again after a change of the .proto file"
@@ -190,6 +191,10 @@ hw: install
 # Two hosts in network namespaces: certificates, enrolment, a round, a cable out, a slow line, revocation.
 net-sim: install
 	$(BIN)/python tests/network/net_sim.py $(if $(JSON),--json $(JSON))
+
+# Eight hosts in network namespaces with SSH: import, trust, check, reserve, deploy, a run, collect.
+lab-sim: install
+	$(BIN)/python tests/network/lab_sim.py $(if $(JSON),--json $(JSON))
 
 # labgrid brings a pyserial of its own, which would take the place of ours.
 LABGRID := .venv-labgrid

@@ -25,14 +25,22 @@ from coordinator.commands import (
     start,
     status,
     stop,
+    wait,
 )
 from coordinator.commands.looking import dashboard, report, watch
+from coordinator.commands.testbed import command as testbed
 from coordinator.commands.trust import audit, enroll, identities, init, login, service, sign
 from protos.command_line import conduct
 from protos.program import add_completion, program, run_completion
 
 # The lab starts both ends, so it stands above this room and is found by name, when it is there.
-_LAB_COMMANDS = ("coordinator.lab.demo_command", "coordinator.simulation.command")
+_LAB_COMMANDS = (
+    "coordinator.lab.demo_command",
+    "coordinator.simulation.command",
+    "coordinator.lab.partition_command",
+    "coordinator.lab.sweep.command",
+    "coordinator.lab.sweep.compare_command",
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -50,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
         status,
         budgets,
         stop,
+        wait,
         pause,
         export,
         evaluate,
@@ -67,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
         audit,
         sign,
         service,
+        testbed,
     ):
         command.add(commands)
     for name in _LAB_COMMANDS:

@@ -28,6 +28,7 @@ EXTRA_OF: Mapping[str, str] = {
     "starlette": "dashboard",
     "uvicorn": "dashboard",
     "smbus2": "i2c",
+    "asyncssh": "testbed",
     "yaml": "hw",
     "pytest": "hw",
 }

@@ -16,6 +16,8 @@ import pytest
 import coordinator.cli
 import edge_runtime.cli
 import firmware_tools.cli
+from coordinator.lab.sweep import sweep_file
+from coordinator.testbed import inventory
 from edge_runtime.config import KEYS, OPTIONS
 from edge_runtime.systemd.journal import FIELDS
 from firmware_tools.bridge.machine.bootloader import VARIABLE
@@ -182,17 +184,22 @@ def test_every_make_target_that_is_named_exists(page: Path) -> None:
 @pages
 def test_every_variable_that_is_named_is_read_somewhere(page: Path) -> None:
     known = {option.variable for option in OPTIONS} | {"EDGEJOULE_CONFIG", "EDGEJOULE_REFERENCE_DATA", VARIABLE}
-    known |= {"EDGEJOULE_ARM_CACHE", "EDGEJOULE_DATABASE", *FIELDS.values()}
+    known |= {"EDGEJOULE_ARM_CACHE", "EDGEJOULE_DATABASE", "EDGEJOULE_WHO", *FIELDS.values()}
     named = set(re.findall(r"EDGEJOULE_[A-Z_]*[A-Z]", page.read_text()))
     assert not {name for name in named if name not in known}
 
 
 @pages
-def test_every_example_of_a_file_is_one_that_the_program_reads(page: Path) -> None:
+def test_every_example_of_a_file_is_one_that_the_program_reads(page: Path, tmp_path: Path) -> None:
     for text in _fenced(page, "toml"):
         document = tomllib.loads(text)
-        if "run" in document:
+        if "run" in document and "sweep" not in document:
             plan.parse(text, where=page.name)
+        elif "sweep" in document:
+            (tmp_path / "sweep.toml").write_text(text)
+            sweep_file.read(tmp_path / "sweep.toml")
+        elif "board" in document and isinstance(document["board"], dict):
+            inventory.parse(text, page)
         else:
             assert not document.keys() - KEYS.keys()
 

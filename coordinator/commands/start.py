@@ -46,12 +46,25 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             status = wait(connection, run_id, timeout_s=arguments.timeout, quiet=arguments.json)
         except KeyboardInterrupt:
-            print(f"the run goes on; end it with: coordinator stop {run_id}", file=sys.stderr)
+            print(
+                f"the run goes on; wait again with: coordinator wait {run_id}, end it with: coordinator stop {run_id}",
+                file=sys.stderr,
+            )
             raise
-        if arguments.json:
-            print(as_json.dump(as_json.run(_whole(connection, status))))
+        return told(connection, status, as_json_too=arguments.json)
+
+
+def told(connection: Operator, status: RunStatus, *, as_json_too: bool) -> int:
+    """Say what became of a run that is over; 0.
+
+    Raises:
+        CheckFailed: it has not finished.
+    """
+    if as_json_too:
+        print(as_json.dump(as_json.run(_whole(connection, status))))
     if status.state != "finished":
-        raise CheckFailed(f"the run {status.state}: {status.reason}", where=run_id, fix="see the coordinator's log")
+        what = f"the run {status.state}: {status.reason}"
+        raise CheckFailed(what, where=status.run_id, fix="see the coordinator's log")
     return 0
 
 
@@ -77,7 +90,9 @@ def _whole(connection: Operator, status: RunStatus) -> RunStatus:
         return status
 
 
-def wait(connection: Operator, run_id: str, *, timeout_s: float | None, quiet: bool) -> RunStatus:
+def wait(
+    connection: Operator, run_id: str, *, timeout_s: float | None, quiet: bool, patience_s: float = PATIENCE_S
+) -> RunStatus:
     """Wait until a run is over, printing each round as it closes; returns it with its rounds as they were then. A
     coordinator that is busy, or away for a while, is asked again.
 
@@ -89,7 +104,7 @@ def wait(connection: Operator, run_id: str, *, timeout_s: float | None, quiet: b
         connection,
         run_id,
         timeout_s=timeout_s,
-        patience_s=PATIENCE_S,
+        patience_s=patience_s,
         on_round=None if quiet else lambda one: print(line(one), flush=True),
         on_waiting=lambda reason: print(f"waiting: {reason}", file=sys.stderr, flush=True),
     )

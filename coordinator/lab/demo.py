@@ -166,7 +166,7 @@ def _measured(
         time.sleep(_POLL_S)
     if status.state != "finished":
         raise CheckFailed(f"the measuring run {status.state}: {status.reason}", fix=f"see {folder / 'logs'}")
-    costs = costs_of(_when_settled(operator, status), names)
+    costs = costs_of(when_settled(operator, status), names)
     for name, budget_j in zip(names, resolved(demo.budgets_j, names, costs), strict=True):
         if name in costs and budget_j is not None:
             _say(f"{name}: training costs about {costs[name].most_train_j:.2g} J a round; it may spend {budget_j:g} J")
@@ -290,12 +290,12 @@ def _watch(operator: Operator, run_id: str, children: Children, names: Sequence[
             if status.is_over:
                 break
             time.sleep(_POLL_S)
-        status = _when_settled(operator, status)
+        status = when_settled(operator, status)
         table.update(status)
         return status
 
 
-def _when_settled(operator: Operator, status: RunStatus) -> RunStatus:
+def when_settled(operator: Operator, status: RunStatus) -> RunStatus:
     """A run that is over, when the joules of its last sending have come, or long enough was waited for them."""
     end_s = time.monotonic() + _SETTLE_S
     while not _settled(status) and time.monotonic() < end_s:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class Shards:
         examples: training examples of each device.
         account: what became of the data, in one line.
         unlike: how they differ from what the bundle was calibrated on, or nothing.
+        class_counts, held_out_counts: examples by class name, of each device and held out; of quantities, by group.
     """
 
     devices: tuple[Path, ...]
@@ -39,6 +40,8 @@ class Shards:
     held_out_examples: int
     account: str = ""
     unlike: str = ""
+    class_counts: tuple[Mapping[str, int], ...] = ()
+    held_out_counts: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -60,25 +63,29 @@ class Divided:
 
 def divide(
     spec: str,
-    manifest: Manifest,
+    manifest: Manifest | None,
     *,
     devices: int,
     scheme: str,
     seed: int,
     renames: Mapping[str, str] | None = None,
 ) -> Divided:
-    """Read data, check that they fit the bundle, and divide them over a fleet.
+    """Read data, check that they fit the bundle, where one is known, and divide them over a fleet.
 
     Raises:
         EdgejouleError: the data cannot be read, do not fit the bundle, or cannot be divided so.
     """
-    shape = manifest.backbone.input_shape
-    data = dataset.load(
-        spec, image_shape=shape, classes=manifest.classes, renames=renames, quantities=manifest.quantities
-    )
-    dataset.check(data, shape, len(manifest.classes))
+    unlike = ""
+    if manifest is None:
+        data = dataset.load(spec, renames=renames)
+    else:
+        shape = manifest.backbone.input_shape
+        data = dataset.load(
+            spec, image_shape=shape, classes=manifest.classes, renames=renames, quantities=manifest.quantities
+        )
+        dataset.check(data, shape, len(manifest.classes))
+        unlike = held_against(manifest, data.held, where=data.source) or ""
     account = dataset.account_of(data)
-    unlike = held_against(manifest, data.held, where=data.source) or ""
     data = _with_held_out(data, seed)
     train, test = data.train(), data.test()
     if not len(train):
@@ -89,29 +96,52 @@ def divide(
 
 def cut(
     spec: str,
-    manifest: Manifest,
+    manifest: Manifest | None,
     folder: Path,
     *,
     devices: int,
     scheme: str,
     seed: int,
     renames: Mapping[str, str] | None = None,
+    names: Sequence[str] | None = None,
 ) -> Shards:
     """Divide data as :func:`divide` does, and write the shards into ``folder``.
+
+    Args:
+        names: of the devices; None: those of `device_names`.
 
     Raises:
         EdgejouleError: the data cannot be read, do not fit the bundle, or cannot be divided so.
     """
     made = divide(spec, manifest, devices=devices, scheme=scheme, seed=seed, renames=renames)
     folder.mkdir(parents=True, exist_ok=True)
-    paths = tuple(folder / f"{name}.npz" for name in device_names(devices))
+    paths = tuple(folder / f"{name}.npz" for name in names or device_names(devices))
     for path, indices in zip(paths, made.parts, strict=True):
         dataset.save(made.train.select(indices), path)
     held_out = folder / "held-out.npz"
     dataset.save(made.test, held_out)
     return Shards(
-        paths, held_out, tuple(len(indices) for indices in made.parts), len(made.test), made.account, made.unlike
+        paths,
+        held_out,
+        tuple(len(indices) for indices in made.parts),
+        len(made.test),
+        made.account,
+        made.unlike,
+        tuple(_counts(made.train.select(indices)) for indices in made.parts),
+        _counts(made.test),
     )
+
+
+def _counts(data: Dataset) -> dict[str, int]:
+    """Examples by class, by name where there are names; of quantities, all of them as one."""
+    if data.y.ndim != 1:
+        return {"all": len(data)}
+    labels, counts = np.unique(data.y, return_counts=True)
+    names = data.class_names
+    return {
+        str(names[int(label)] if names is not None and int(label) < len(names) else int(label)): int(count)
+        for label, count in zip(labels, counts, strict=True)
+    }
 
 
 def _grouped(y: NDArray[Any], groups: int = 10) -> NDArray[Any]:

@@ -67,6 +67,6 @@ def follow(
                 if on_waiting is not None:
                     on_waiting(said)
         if end_s is not None and time.monotonic() >= end_s:
-            fix = "wait again with: coordinator status"
+            fix = f"wait again with: coordinator wait {run_id}"
             raise WaitExpired(f"not over after {timeout_s:g} s: {reason}", where=run_id, fix=fix)
         time.sleep(POLL_S)

@@ -601,10 +601,20 @@ def close_round(
 
 def enough(db: Database, run: ActiveRun) -> str:
     """Why no further round is worth its joules, or "": see :mod:`coordinator.learning.stopping`."""
+    goal = run.plan.evaluate
     with db.reading() as connection:
         accuracies = runs.accuracies(connection, run.run_id)
+        spent_j = 0.0
+        if goal.until_j is not None:
+            # What may have been spent counts: the limit holds for the worst.
+            charged = grants.accounts(connection, run.run_id, 0.0).values()
+            spent_j = sum(one.spent_j + one.uncertain_j for one in charged)
     examples = len(run.evaluator.labels) if run.evaluator is not None else 0
-    return stopping.why_stop(accuracies, examples, run.plan.evaluate.patience)
+    return (
+        stopping.why_reached(accuracies, goal.until)
+        or stopping.why_spent(spent_j, goal.until_j)
+        or stopping.why_stop(accuracies, examples, goal.patience)
+    )
 
 
 def abandon_round(db: Database, run: ActiveRun, number: int, attempt: int, reason: str) -> bool:

@@ -293,10 +293,14 @@ class EvaluateSection:
     Attributes:
         patience: rounds in a row whose accuracy may lie below the best by more than chance; the run ends after them.
             0: it never ends early.
+        until: the run ends when the measure of its heads, accuracy, R2 or AUC, is at least this; None: it goes on.
+        until_j: no further round opens when the run's devices have spent so many joules together; None: it goes on.
     """
 
     data: str | None = None
     patience: int = 3
+    until: float | None = None
+    until_j: float | None = None
 
 
 @dataclass(frozen=True)
@@ -353,7 +357,7 @@ _LATER: tuple[tuple[str, str, Any], ...] = (
     ("train", "method", TrainSection.method),
     ("train", "rate_decay", TrainSection.rate_decay),
     ("train", "correction", TrainSection.correction),
-    ("evaluate", "patience", EvaluateSection.patience),
+    *(("evaluate", one, getattr(EvaluateSection, one)) for one in ("patience", "until", "until_j")),
     *(("aggregate", one, getattr(AggregateSection, one)) for one in (*_SERVER_KEYS, *_ROBUST_KEYS)),
     *(("closed_form", one.name, one.default) for one in dataclasses.fields(ClosedFormSection)),
     *(("privacy", one.name, one.default) for one in dataclasses.fields(PrivacySection)),
@@ -455,6 +459,9 @@ def _refuse_contradictions(plan: RunPlan, where: str) -> None:
     if plan.downlink.codec in NOT_EXACT:
         what = f"downlink.codec = {plan.downlink.codec!r}: what devices read depends on their processor"
         raise PlanError(what, where=where, fix="take entropy_coded_mmse or another")
+    if plan.evaluate.until is not None and plan.evaluate.data is None:
+        what = "evaluate.until is a goal that nobody measures"
+        raise PlanError(what, where=where, fix="name held-out data as evaluate.data, or leave it out")
     if plan.round.enough < plan.round.quorum:
         what = f"round.enough = {plan.round.enough:g} is less than round.quorum = {plan.round.quorum:g}"
         raise PlanError(what, where=where, fix="enough reports are at least a quorum")

@@ -97,7 +97,12 @@ RULES: dict[str, dict[str, Rule]] = {
         "masked": ((int,), 0, 1),
         "bits": ((int,), 4, 24),
     },
-    "evaluate": {"data": ((str,), None, None), "patience": ((int,), 0, 100_000)},
+    "evaluate": {
+        "data": ((str,), None, None),
+        "patience": ((int,), 0, 100_000),
+        "until": (NUMBER, -1e6, 1.0),
+        "until_j": (NUMBER, 1e-6, 1e12),
+    },
     "closed_form": {
         "head": ((str,), None, None),
         "priors": ((str,), None, None),

@@ -61,6 +61,8 @@ NUMBERS: list[tuple[str, str, float, float]] = [
     ("planner", "p_min", 0.001, 1.0),
     ("planner", "error_bound", 1e-5, 100.0),
     ("evaluate", "patience", 0, 100_000),
+    ("evaluate", "until", -1e6, 1.0),
+    ("evaluate", "until_j", 1e-6, 1e12),
     ("aggregate", "clip", 0.0, 100.0),
     ("aggregate", "mix", 0, 1),
     ("aggregate", "malicious", 0.0, 0.45),
@@ -117,6 +119,9 @@ def with_value(section: str, key: str, value: str) -> RunPlan:
     if key == "enough":
         # Enough reports are at least a quorum.
         line = f"quorum = 0\n{line}"
+    if key == "until":
+        # A goal that nobody measures is none.
+        line = f'data = "d"\n{line}'
     return plan(run=line) if section == "run" else plan(f"[{section}]\n{line}")
 
 

@@ -1,0 +1,1 @@
+"""A lab of boards, driven from one terminal over SSH."""

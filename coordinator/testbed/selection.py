@@ -1,0 +1,45 @@
+"""Which boards a command is about: names, kinds and groups, with counts, such as ``pi4*3,coral``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from coordinator.testbed.inventory import Board
+from protos.catalog import hint
+from protos.errors import UsageError
+
+__all__ = ["chosen"]
+
+_TERM = re.compile(r"(?P<word>[A-Za-z0-9._-]+)(?:\s*\*\s*(?P<count>\d{1,6}))?")
+
+
+def chosen(boards: Sequence[Board], wanted: str | None) -> tuple[Board, ...]:
+    """The boards that ``wanted`` names, in the order of the inventory; all of them where it is None.
+
+    Terms stand between commas. A term is a board's name, a kind, a group, or ``all``; with ``*N`` it is the first N of
+    them that no term before it has taken.
+
+    Raises:
+        UsageError: a term that is none, that fits no board, or that wants more boards than are left.
+    """
+    if wanted is None:
+        return tuple(boards)
+    taken: dict[str, Board] = {}
+    for text in wanted.split(","):
+        found = _TERM.fullmatch(text.strip())
+        if found is None:
+            raise UsageError(f"{text.strip()!r} is no choice of boards", where="--on", fix="such as pi4*3,coral")
+        word, count = found["word"], found["count"]
+        fitting = [one for one in boards if word in ("all", one.name, one.kind, *one.groups)]
+        if not fitting:
+            known = sorted({word for one in boards for word in (one.name, one.kind, *one.groups) if word})
+            raise UsageError(f"no board is called or of kind {word!r}", where="--on", fix=hint(word, known))
+        if count is not None:
+            left = [one for one in fitting if one.name not in taken]
+            if not 0 < int(count) <= len(left):
+                what = f"{text.strip()!r} wants {count}, and {len(left)} of {word!r} are left"
+                raise UsageError(what, where="--on", fix="ask for fewer, or add boards to the inventory")
+            fitting = left[: int(count)]
+        taken |= {one.name: one for one in fitting}
+    return tuple(one for one in boards if one.name in taken)

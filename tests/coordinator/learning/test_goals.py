@@ -1,0 +1,37 @@
+"""A run ends when its goal is reached, or its joules are spent, and says which."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from coordinator.operator.client import Operator
+
+
+def test_a_run_ends_when_its_joules_are_spent(tools: Any, plain_bundle: Path, address: str, fleet: Any) -> None:
+    device = fleet(address, "d1")
+    device.join()
+    with Operator(address) as operator:
+        # A scripted round costs 3.5 J.
+        text = tools.plan(plain_bundle, rounds=9, more="[evaluate]\nuntil_j = 6.0\n")
+        run_id = operator.start_run(text, plain_bundle.parent)
+        for number in (1, 2):
+            device.send(device.answer(device.order(number), 0.1))
+        status = tools.finished(operator, run_id)
+    assert status.state == "finished"
+    assert [one.round for one in status.rounds if one.state == "closed"] == [0, 1, 2]
+    assert status.reason == "the devices have spent 7 J, and the run was to end at 6 J"
+
+
+def test_a_run_ends_when_its_goal_is_reached(tools: Any, digits: Path, address: str, fleet: Any) -> None:
+    device = fleet(address, "d1")
+    device.join()
+    with Operator(address) as operator:
+        data = digits / "digits.npz"
+        text = tools.plan(digits / "digits", rounds=9, more=f'[evaluate]\ndata = "{data}"\nuntil = 0.01\n')
+        run_id = operator.start_run(text, digits)
+        tools.until(lambda: operator.status(run_id)[0].is_over, "the end")
+        status = operator.status(run_id)[0]
+    # The head that it began with is good enough: no device is asked for anything.
+    assert status.state == "finished"
+    assert status.reason.startswith("the goal of 0.01 was reached in round 0 with 0.")
