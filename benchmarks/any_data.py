@@ -109,29 +109,66 @@ _ARRAY_REFUSALS = {
     "istest_strings.npz": (13,), "devices_float.npz": (13,), "x.npy": (13,), "table.csv": (13,),
     "data_batch_1": (13,),
 }  # fmt: skip
+# Further ones, made by `any_more/make_data.py`; 40 pictures of 4 classes.
+_MORE: dict[str, tuple[int, int, float, str]] = {
+    "mode_la": (40, 0, 0.95, "transparency"),
+    "mode_cmyk": (40, 0, 0.95, ""),
+    "mode_1": (40, 0, 0.9, ""),
+    "mode_ycbcr": (40, 0, 0.95, ""),
+    "png16_rgb": (40, 0, 0.95, ""),
+    "gif_frames": (40, 0, 0.95, "several frames"),
+    "webp_frames": (40, 0, 0.95, "several frames"),
+    "tiff_pages": (40, 0, 0.95, "several frames"),
+    "mpo": (40, 0, 0.95, "several frames"),
+    "loop": (40, 0, 0.95, "link to a folder above"),
+    "class_link": (40, 0, 0.95, ""),
+    "pipe": (40, 0, 0.95, "no plain file"),
+    "hidden_class": (30, 0, 0.95, "hidden folder with images"),
+    "nfc_and_nfd": (40, 0, 0.95, "class folder without an image"),
+    "empty_class": (40, 0, 0.95, "class folder without an image"),
+    "leak": (80, 40, 0.95, ""),
+    "column.npz": (320, 0, 0.95, ""),
+    "caffe.npz": (320, 0, 0.0, "unlike those of the bundle"),
+    "signed_wrapped.npz": (320, 0, 0.0, "unlike those of the bundle"),
+    "idx_short": (320, 0, 0.95, ""),
+}
+_MORE_REFUSALS = {
+    "float255": (13,), "black_under_alpha": (13,), "heic": (11,), "pool": (11,), "folds": (9,), "clash": (9,),
+    "no_utf8": (13,), "page_as_jpg": (13,), "bomb": (13,), "empty": (11,), "one_based.npz": (9,), "one_hot.npz": (8,),
+    "texts.npz": (9,), "half01.npz": (13,), "double01.npz": (13,), "imagenet.npz": (13,), "channels_first.npz": (8,),
+    "complex.npz": (13,), "swapped.npz": (8,), "fewer.npz": (8,), "stray_255.npz": (9,), "split_keys.npz": (13,),
+    "owners_none.npz": (13,), "pickled.npz": (13,), "nothing.npz": (13,), "cut.npz": (13,), "idx_cut": (13,),
+    "idx_one_based": (9,), "idx_fewer": (8,), "idx_swapped": (8,), "idx_alone": (13,),
+}  # fmt: skip
 # Pairs of idx files hold 28 x 28 pictures, read here without a bundle: examples and held-out ones.
 _IDX = {"emnist": (260, 60), "emnist_digits": (260, 60), "qmnist": (260, 60), "kaggle_double": (260, 60)}
 
 
 def data_rows(folder: Path, groups: list[str]) -> Iterator[RowFields]:
     """Rows of the groups of data that are asked for: case, kind, expected, got, ok."""
-    if not groups:
-        return
     with tempfile.TemporaryDirectory(prefix="edgejoule-any-") as scratch:
-        bundle = Path(scratch) / "bundle"
-        command = [
-            sys.executable, "-m", "firmware_tools.cli", "convert", str(folder / "C07-odd/good.keras"), "--preprocess",
-            "unit", "--eval", str(folder / "C07-odd/img.npz"), "--class-names", "ant,bee,cat,dog", "-o", str(bundle),
-        ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            yield "good.keras", "bundle for the data", "converts", done.stderr.strip()[-200:], False
-            return
-        if "D01-images" in groups:
-            yield from _judged(bundle, folder / "D01-images", "folder of images", _IMAGES, _IMAGE_REFUSALS)
-        if "D03-arrays" in groups:
-            yield from _judged(bundle, folder / "D03-arrays", "arrays", _ARRAYS, _ARRAY_REFUSALS)
-            yield from _idx_rows(folder / "D03-arrays")
+        for model, data, mine in (
+            ("C07-odd/good.keras", "C07-odd/img.npz", ("D01-images", "D03-arrays")),
+            ("E01-more/good.keras", "E01-more/image.npz", ("E02-data",)),
+        ):
+            if not set(mine) & set(groups):
+                continue
+            bundle = Path(scratch) / mine[0]
+            command = [
+                sys.executable, "-m", "firmware_tools.cli", "convert", str(folder / model), "--preprocess", "unit",
+                "--eval", str(folder / data), "--class-names", "ant,bee,cat,dog", "-o", str(bundle),
+            ]  # fmt: skip
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode != 0:
+                yield model, "bundle for the data", "converts", done.stderr.strip()[-200:], False
+                continue
+            if "D01-images" in set(mine) & set(groups):
+                yield from _judged(bundle, folder / "D01-images", "folder of images", _IMAGES, _IMAGE_REFUSALS)
+            if "D03-arrays" in set(mine) & set(groups):
+                yield from _judged(bundle, folder / "D03-arrays", "arrays", _ARRAYS, _ARRAY_REFUSALS)
+                yield from _idx_rows(folder / "D03-arrays")
+            if "E02-data" in set(mine) & set(groups):
+                yield from _judged(bundle, folder / "E02-data", "further data", _MORE, _MORE_REFUSALS)
 
 
 def _judged(

@@ -2,7 +2,8 @@
 
 A case is right when it converts with figures on the right side of its limits, or is refused with the exit code that
 belongs to it and a way on. The folder is named by --cases or EDGEJOULE_CASES, or is `../shared/cases/models_and_data`
-beside the repository; its `*/make.py` make the models and data from seeds. Nothing is downloaded.
+beside the repository; its `*/make.py` make the models and data from seeds. Further ones are made by
+`benchmarks/any_more/`, and need no such folder (`--only E01-more --only E02-data`). Nothing is downloaded.
 
     .venv/bin/python benchmarks/any_model.py --json any_model.json --table docs/models.md
     .venv/bin/python benchmarks/any_model.py --only C01-gru --only C02-tabular --keep /tmp/cases
@@ -30,6 +31,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 from any_data import data_rows
+from any_more.rows import Case, further_cases
 
 from firmware_tools.convert.many import Converter
 
@@ -53,47 +55,6 @@ class Row:
     got: str
     ok: bool
     operators: str = ""
-
-
-@dataclass(frozen=True)
-class Case:
-    """A model, the data that go with it, and the limits of a right outcome.
-
-    Attributes:
-        model: path in the folder of cases.
-        data: path of its examples.
-        options: of `convert`, beside --eval.
-        cosine: least mean cosine of float and int8 embeddings.
-        points: most that int8 accuracy may lie under the float one, in points; None where there is no accuracy.
-        refused: exit codes of a right refusal; empty when it must convert.
-        says: words that the message, or the warnings, must have.
-        either: a conversion and a refusal are both right.
-    """
-
-    model: str
-    kind: str
-    data: str
-    options: tuple[str, ...] = ()
-    cosine: float = 0.95
-    points: float | None = None
-    refused: tuple[int, ...] = ()
-    says: tuple[str, ...] = ()
-    either: bool = False
-
-    @property
-    def name(self) -> str:
-        return " ".join([self.model, *self.options])
-
-    @property
-    def expected(self) -> str:
-        refusal = f"refused with exit code {' or '.join(map(str, self.refused))} and a way on" if self.refused else ""
-        if self.says:
-            refusal += f"; names {', '.join(self.says)}"
-        if self.refused and not self.either:
-            return refusal
-        text = f"converts, cosine >= {self.cosine:g}"
-        text += f", int8 within {self.points:g} points" if self.points is not None else ""
-        return f"{text}, or is {refusal}" if self.refused else text
 
 
 def cases() -> Iterator[Case]:
@@ -153,6 +114,7 @@ def cases() -> Iterator[Case]:
     yield Case("C07-odd/two_signatures", "signature", odd, (*unit, "--signature", "infer"), points=1.5)
     yield Case("C07-odd/no_signature", "signature", odd, unit, refused=(6,), says=("signature",), either=True)
     yield Case("C04-heads/autoencoder.keras", "no classifier", "C08-toycar/frames.npz", refused=(6, 8), says=())
+    yield from further_cases()
 
 
 def run_case(case: Case, folder: Path, converter: Converter) -> Row:
@@ -192,6 +154,7 @@ def _converted(case: Case, report: dict[str, Any]) -> tuple[str, bool]:
     else:
         parts.append(provenance["head"])
         ok &= case.points is None
+    ok &= all(any(word in one for one in report["warnings"]) for word in case.warns)
     if floats := report["backbone"]["float_operators"]:
         parts.append(f"float operators {floats}")
         ok = False
@@ -203,9 +166,13 @@ def _last_line(text: str) -> str:
     return lines[-1] if lines else ""
 
 
-def make(source: Path, folder: Path, wanted: set[str]) -> list[Row]:
+def make(source: Path | None, folder: Path, wanted: set[str]) -> list[Row]:
     """Copy the generators and run those that are wanted; a generator that fails is a row."""
-    shutil.copytree(source, folder, dirs_exist_ok=True)
+    if source is not None:
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+    for kind, name in (("models", "E01-more"), ("data", "E02-data")):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(Path(__file__).parent / "any_more" / f"make_{kind}.py", folder / name / "make.py")
     failed = []
     for script in sorted(folder.glob("*/make.py")):
         name = script.parent.name
@@ -258,11 +225,12 @@ def main() -> int:
     )
     parser.add_argument("--table", type=Path, metavar="PAGE", help="replace the table of this page")
     options = parser.parse_args()
-    if not options.cases.is_dir():
+    own = bool(options.only) and all(one.startswith("E0") for one in options.only)
+    if not options.cases.is_dir() and not own:
         parser.error(f"no cases in {options.cases}: name their folder with --cases")
     start_s = time.monotonic()
     rows = _kept(options.json) if options.resume and options.json else []
-    known = {one.case for one in rows if one.kind != "generator"}
+    known = {(one.case, one.expected) for one in rows if one.kind != "generator"}
 
     def late() -> bool:
         return options.stop_after is not None and time.monotonic() - start_s > options.stop_after
@@ -270,12 +238,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="edgejoule-cases-") as temporary:
         folder = options.keep or Path(temporary)
         chosen = [one for one in cases() if not options.only or any(word in one.model for word in options.only)]
-        data = [one for one in ("D01-images", "D03-arrays") if not options.only or one in options.only]
-        left = [one for one in chosen if one.name not in known]
-        data = [one for one in data if not any(name.startswith(one) for name in known)]
+        data = [one for one in ("D01-images", "D03-arrays", "E02-data") if not options.only or one in options.only]
+        left = [one for one in chosen if (one.name, one.expected) not in known]
+        data = [one for one in data if not any(name.startswith(one) for name, _ in known)]
+        if own:
+            data = [one for one in data if one == "E02-data"]
         wanted = {path.split("/")[0] for one in left for path in (one.model, one.data)} | set(data)
         rows = [one for one in rows if one.kind != "generator"]
-        rows += make(options.cases, folder, wanted | ({"C07-odd"} if data else set()))
+        rows += make(None if own else options.cases, folder, wanted | ({"C07-odd", "E01-more"} if data else set()))
         for row in _run_all(left, folder, options.jobs, options.timeout, late):
             rows.append(row)
             _show(row)
@@ -284,7 +254,7 @@ def main() -> int:
             rows.append(Row(name, kind, expected, got, ok))
             _show(rows[-1])
             _keep(options.json, rows)
-        models = [one for one in rows if not one.case.startswith(("D01-images", "D03-arrays"))]
+        models = [one for one in rows if not one.case.startswith(("D01-images", "D03-arrays", "E02-data"))]
         order = {one.name: place for place, one in enumerate(cases())}
         models.sort(key=lambda one: order.get(one.case, len(order)))
     if options.table:

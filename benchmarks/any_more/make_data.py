@@ -1,0 +1,163 @@
+"""Makes further data as people have them, from the pictures of `make_models.py`, in the current folder.
+
+Part of `benchmarks/any_model.py`. Folders of four classes, ten pictures each; and files of arrays.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import pickle
+import shutil
+import struct
+import sys
+import unicodedata
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+NAMES = ("ant", "bee", "cat", "dog")
+with np.load(Path(sys.argv[1]) if len(sys.argv) > 1 else Path("../E01-more/image.npz")) as archive:
+    X, Y = archive["x"], archive["y"]
+Write = Callable[[Image.Image, Path], None]
+
+
+def plain(picture: Image.Image, path: Path) -> None:
+    picture.save(path)
+
+
+def frames(**options: Any) -> Write:
+    """Several frames, the second one turned."""
+    return lambda picture, path: picture.save(path, save_all=True, append_images=[picture.rotate(180)], **options)
+
+
+def mode(name: str) -> Write:
+    return lambda picture, path: picture.convert(name).save(path)
+
+
+def png16(picture: Image.Image, path: Path) -> None:
+    """Sixteen bits of red, green and blue."""
+    deep = np.asarray(picture).astype(">u2") * 257
+    height, width, _ = deep.shape
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    lines = b"".join(b"\0" + line.tobytes() for line in deep)
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + data)
+
+
+def folder(
+    name: str,
+    write: Write = plain,
+    ending: str = "png",
+    *,
+    names: Sequence[str] = NAMES,
+    where: str = "{name}/{index}",
+) -> Path:
+    """Ten pictures of each class; ``where`` says in which file each lies."""
+    for label, one in enumerate(names):
+        for index, row in enumerate(np.flatnonzero(label == Y)[:10]):
+            path = Path(name) / f"{where.format(name=one, index=index)}.{ending}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(Image.fromarray(X[row]), path)
+    return Path(name)
+
+
+def folders() -> None:
+    """Folders of pictures."""
+    for kind in ("LA", "CMYK", "1", "YCbCr"):
+        folder(f"mode_{kind.lower()}", mode(kind), {"LA": "png", "YCbCr": "jpg"}.get(kind, "tif"))
+    folder("png16_rgb", png16)
+    folder("gif_frames", frames(), "gif")
+    folder("webp_frames", frames(lossless=True), "webp")
+    folder("tiff_pages", frames(), "tif")
+    folder("mpo", frames(format="MPO", quality=95), "jpg")
+    folder("float255", lambda one, path: Image.fromarray(np.asarray(one.convert("L"), np.float32)).save(path), "tif")
+    folder("black_under_alpha", lambda one, path: Image.merge(
+        "LA", (Image.new("L", one.size), one.convert("L"))).save(path))  # fmt: skip
+    folder("heic", lambda one, path: one.save(path, format="PNG"), "heic")
+    loop = folder("loop")
+    (loop / "ant" / "up").symlink_to("..")
+    (loop / "bee" / "here").symlink_to(".")
+    (loop / "self").symlink_to("self")
+    moved = folder("class_link") / "dog"
+    shutil.move(moved, "elsewhere")
+    moved.symlink_to("../elsewhere")
+    os.mkfifo(folder("pipe") / "ant" / "x.png")
+    folder("pool", where="images/{name}_{index}")
+    folder("folds", where="fold{index}/{name}/a")
+    folder("clash", names=("ant", "Ant", "cat", "dog"))
+    folder("hidden_class", names=(".ant", "bee", "cat", "dog"))
+    both = folder("nfc_and_nfd")
+    for form in ("NFC", "NFD"):
+        (both / unicodedata.normalize(form, "käfer")).mkdir()
+    odd = os.fsencode(folder("no_utf8")) + b"/\xff\xfe"
+    os.mkdir(odd)
+    shutil.copy("no_utf8/ant/0.png", os.fsdecode(odd) + "/0.png")
+    leak = folder("leak", where="train/{name}/{index}")
+    shutil.copytree(leak / "train", leak / "test")
+    (folder("page_as_jpg") / "ant" / "x.jpg").write_text("<html>404</html>")
+    Image.new("1", (20000, 20000)).save(folder("bomb") / "ant" / "x.png")
+    Path("empty").mkdir()
+    (folder("empty_class") / "fly").mkdir()
+
+
+def arrays() -> None:
+    """Files of arrays."""
+    for name, x, y in (
+        ("one_based", X, Y + 1),
+        ("one_hot", X, np.eye(4)[Y]),
+        ("column", X, Y[:, None]),
+        ("texts", X, Y.astype(str)),
+        ("half01", (X / 255).astype(np.float16), Y),
+        ("double01", X / 255, Y),
+        ("imagenet", ((X / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]).astype(np.float32), Y),
+        ("caffe", (X[..., ::-1] - [103.9, 116.8, 123.7]).astype(np.float32), Y),
+        ("signed_wrapped", X.view(np.int8), Y),
+        ("channels_first", np.transpose(X, (0, 3, 1, 2)), Y),
+        ("complex", X.astype(np.complex64), Y),
+        ("swapped", Y, X),
+        ("fewer", X, Y[:-5]),
+        ("stray_255", X, np.where(np.arange(len(Y)) == 3, 255, Y)),
+    ):
+        np.savez(f"{name}.npz", x=x, y=y)
+    np.savez("split_keys.npz", x_train=X, y_train=Y)
+    np.savez("owners_none.npz", x=X, y=Y, device=np.array([None] * len(Y), object))
+    Path("pickled.npz").write_bytes(pickle.dumps({"x": X, "y": Y}))
+    Path("nothing.npz").write_bytes(b"")
+    Path("cut.npz").write_bytes(Path("column.npz").read_bytes()[:-400])
+
+
+def idx(path: str, values: Any, *, code: int = 8, cut: int | None = None, after: bytes = b"") -> None:
+    """One gzipped idx file."""
+    head = struct.pack(">HBB", 0, code, values.ndim) + struct.pack(f">{values.ndim}I", *values.shape)
+    kind = {8: ">u1", 0x0B: ">i2", 0x0D: ">f4"}[code]
+    Path(path).parent.mkdir(exist_ok=True)
+    Path(path).write_bytes(gzip.compress(head + values.astype(kind).tobytes() + after)[:cut])
+
+
+def pairs() -> None:
+    """Pairs of idx files."""
+    for name, values, labels, options in (
+        ("idx_short", X, Y, {"code": 0x0B}),
+        ("idx_cut", X, Y, {"cut": 5000}),
+        ("idx_one_based", X, Y + 1, {}),
+        ("idx_fewer", X[:-3], Y, {}),
+        ("idx_swapped", Y, X, {}),
+    ):
+        idx(f"{name}/train-images-idx3-ubyte.gz", values, **options)  # type: ignore[arg-type]
+        idx(f"{name}/train-labels-idx1-ubyte.gz", labels)
+    idx("idx_alone/train-images-idx3-ubyte.gz", X)
+
+
+if __name__ == "__main__":
+    folders()
+    arrays()
+    pairs()
