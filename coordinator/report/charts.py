@@ -59,8 +59,8 @@ def ticks(low: float, high: float, about: int = 5, *, whole: bool = False) -> li
     """Round numbers from below ``low`` to above ``high``, steps of 1, 2 or 5 times a power of ten; ``whole``: no
     fractions.
 
-    >>> ticks(0, 0.93), ticks(3, 3)
-    ([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], [2.5, 3.0, 3.5])
+    >>> ticks(0, 0.93), ticks(0, 3)
+    ([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], [0.0, 1.0, 2.0, 3.0])
     """
     if not high > low:
         # One value: half its size to each side, or one for zero.
