@@ -12,7 +12,7 @@ at the target (mean over seeds; null when a seed did not get there), `ci95` its 
 `max_overspend_ratio`, the most by which any device passed its budget, as a share of it.
 
 With --seeds every policy runs with each number of local epochs on seeds 0, 1, ..., and its best counts. Those that came
-out best there are EPOCHS, and with --judged each policy runs with that one alone, on seeds from 100 on that nothing was
+out best there are EPOCHS, and with --judged each policy runs with that one alone, on seeds from 200 on that nothing was
 chosen by: p_min, budgets, rate and targets are those of before as well. Radios are rows of `_LINKS` in
 benchmarks/budget_fleet.py, with their sources; every device has the same then.
 
@@ -44,11 +44,12 @@ ROUNDS = 60
 TARGETS = {"flowers": 0.885, "digits": 0.93}
 # What suited each policy best on seeds 0 to 2 of flowers with all links, in docs/budgets.md.
 EPOCHS = {"fedavg": 5, "fixed_bits": 10, "sampled": 10, "fl_pqsu": 3, "fedzero": 10, "planner": 5, "one_pass": 1}
-JUDGED_DATA, JUDGED_RADIOS, FIRST_JUDGED, JUDGED_SEEDS = ("flowers", "digits"), ("lte", "wifi"), 100, 10
+JUDGED_DATA, JUDGED_RADIOS, FIRST_JUDGED, JUDGED_SEEDS = ("flowers", "digits"), ("lte", "wifi"), 200, 10
 _RATE = 0.05
 _WINDOW = 3
-# Of the sum of all devices' budgets, what the planner's fleet may spend in all rounds.
-_FLEET_SHARE = 0.1
+# Of the sum of all devices' budgets, what the planner's fleet may spend in all rounds. With 0.1, which was judged on
+# seeds 100 to 109, it paid for too little to get there in every seed; 0.2 was chosen of (0.1, 0.2, 0.4) on seeds 0 to 2.
+_FLEET_SHARE = 0.2
 
 _PLAIN = '[aggregate]\nnormalise = "none"\n'
 _DOWN = '[downlink]\ncodec = "entropy_coded_mmse"\nbits = 2.0\n'
