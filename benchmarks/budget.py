@@ -48,7 +48,7 @@ JUDGED_DATA, JUDGED_RADIOS, FIRST_JUDGED, JUDGED_SEEDS = ("flowers", "digits"), 
 _RATE = 0.05
 _WINDOW = 3
 # Of the sum of all devices' budgets, what the planner's fleet may spend in all rounds. With 0.1, which was judged on
-# seeds 100 to 109, it paid for too little to get there in every seed; 0.2 was chosen of (0.1, 0.2, 0.4) on seeds 0 to 2.
+# seeds 100 to 109, it paid for too little to get there in every seed; 0.2 is chosen of (0.1, 0.2, 0.4) on seeds 0 to 2.
 _FLEET_SHARE = 0.2
 
 _PLAIN = '[aggregate]\nnormalise = "none"\n'
