@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -117,6 +118,21 @@ def test_many_settled_figures_take_the_statements_and_the_commit_of_one(db: Data
     with db.reading() as connection:
         fits = costs.models_of(connection, "sha256:b", names)
     assert {fit.rounds for fit in fits.values()} == {1}, "each order teaches once"
+
+
+@pytest.mark.parametrize("steps", [0, 5])
+def test_a_report_without_a_step_says_nothing_of_what_coding_an_update_costs(db: Database, steps: int) -> None:
+    _opened(db, ["a"])
+    report = dataclasses.replace(_report("a"), steps_done=steps)
+    with db.writing() as connection:
+        batches.accept(connection, [batches.Taken(report, serialise_report(report), 40.0, (1.0, 0.5), 100)])
+        known = batches.settle(connection, [batches.Told(RUN, 1, "a", (_joules(Phase.SEND, 0.1),), 1)])
+        round_budgets.learn_all(connection, known)
+    with db.reading() as connection:
+        fit = costs.models_of(connection, "sha256:b", ["a"])["a"]
+    assert fit.knows(Phase.SEND)
+    assert fit.knows(Phase.EMBED)
+    assert fit.knows(Phase.ENCODE) == (steps > 0)
 
 
 def test_a_batch_writes_what_one_after_the_other_would(db: Database) -> None:

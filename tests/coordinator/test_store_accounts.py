@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from stored_runs import accept, head, report_of, started
 
+from coordinator.budgets.cold_start import prices_of
 from coordinator.budgets.cost_model import CostModel, Prices
 from coordinator.budgets.order_line import OrderLine
 from coordinator.budgets.unbiased import Whole
 from coordinator.operator.status import WeightBias
 from coordinator.run.rounds import round_budgets
-from coordinator.store import devices, reading, reports, runs
+from coordinator.store import batches, devices, reading, reports, runs
 from coordinator.store.database import Database
 from coordinator.store.ledger import accounts as grants
 from coordinator.store.ledger import costs
@@ -98,12 +99,18 @@ def test_the_ledger_counts_each_joule_once_and_what_is_not_told_as_uncertain(db:
             reports.settle(connection, "run-1", 1, "a", told)
         half = grants.accounts(connection, "run-1", 0.0)["a"]
         assert (half.spent_j, half.uncertain_j) == (3.0, 0.5), "twice what sending is expected to cost"
-        assert grants.lessons(connection, "run-1", 1, "a") == []
         reports.settle(connection, "run-1", 1, "a", [PhaseEnergy(Phase.SEND, 0.25, 1.0, 0.0, "measured", "s", None)])
-        (lesson,) = grants.lessons(connection, "run-1", 1, "a")
+        ((lesson, joules),) = batches.lessons(connection, "run-1", 1, ["a"]).values()
         assert (lesson.steps, lesson.embedded) == (5, 40)
-        grants.learnt(connection, "run-1", 1, "a")
-        assert grants.lessons(connection, "run-1", 1, "a") == []
+        assert sum(one.energy_j or 0.0 for one in joules) == 3.25
+        batches.learnt(
+            connection,
+            "run-1",
+            1,
+            "sha256:b",
+            {"a": CostModel(prices_of("pi4", macs=None, coordinates=5, batch_size=8))},
+        )
+        assert batches.lessons(connection, "run-1", 1, ["a"]) == {}
         whole = grants.accounts(connection, "run-1", 1500.0)
     assert (whole["a"].spent_j, whole["a"].uncertain_j, whole["a"].today_j) == (3.25, 0.0, 0.0)
     assert (whole["b"].spent_j, whole["b"].uncertain_j) == (0.0, 2.5)

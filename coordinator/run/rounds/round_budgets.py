@@ -275,22 +275,6 @@ def _remembered(connection: Connection, run: ActiveRun, number: int) -> dict[str
     return {device_id: one for device_id, one in run.recent.items() if one.round < number}
 
 
-def learn(connection: Connection, run_id: str, number: int, device_id: str) -> None:
-    """Fit a device's costs to an order whose joules have all become known. Each order teaches once."""
-    for lesson in grants.lessons(connection, run_id, number, device_id):
-        bundle_id = runs.bundle_of(connection, run_id)
-        model = costs.models_of(connection, bundle_id, [device_id], to_learn=True).get(device_id)
-        if model is None:
-            continue
-        energy = reports.energy_of(connection, run_id, number, device_id)
-        if not lesson.steps:
-            # Coding statistics is no measure of coding an update.
-            energy = [one for one in energy if one.phase is not Phase.ENCODE]
-        model.observe(Work(lesson.embedded, lesson.steps, lesson.bytes_up, lesson.bytes_down), energy)
-        costs.keep(connection, device_id, bundle_id, model)
-        grants.learnt(connection, run_id, number, device_id)
-
-
 def learn_all(connection: Connection, orders: Iterable[tuple[str, int, str]]) -> None:
     """Fit costs to orders whose joules have all become known, by run, round and device. Each order teaches once."""
     rounds: dict[tuple[str, int], list[str]] = {}
@@ -304,6 +288,9 @@ def learn_all(connection: Connection, orders: Iterable[tuple[str, int, str]]) ->
         models = costs.models_of(connection, bundle_id, found, to_learn=True)
         for device_id, model in models.items():
             lesson, energy = found[device_id]
+            if not lesson.steps:
+                # Coding statistics is no measure of coding an update.
+                energy = [one for one in energy if one.phase is not Phase.ENCODE]
             model.observe(Work(lesson.embedded, lesson.steps, lesson.bytes_up, lesson.bytes_down), energy)
         batches.learnt(connection, run_id, number, bundle_id, models)
 

@@ -337,32 +337,6 @@ class Lesson:
     bytes_down: int
 
 
-def lessons(connection: Connection, run_id: str, number: int, device_id: str) -> list[Lesson]:
-    """This order, if it is settled, accepted, and not learnt from."""
-    phases = select(func.count(energy.c.energy_j)).where(
-        energy.c.run_id == run_id,
-        energy.c.round == number,
-        energy.c.device_id == device_id,
-        energy.c.phase.in_([str(one) for one in WORKING]),
-    )
-    if connection.execute(phases).scalar() != len(WORKING):
-        return []
-    query = (
-        select(reports.c.embedded, reports.c.steps_done, grants.c.bytes_up, orders.c.bytes_down)
-        .select_from(grants.join(reports, _joined(reports)).join(orders, _joined(orders)))
-        .where(_order(run_id, number, device_id), grants.c.learnt == 0)
-    )
-    return [
-        Lesson(run_id, number, row.embedded, row.steps_done, row.bytes_up, row.bytes_down)
-        for row in connection.execute(query)
-    ]
-
-
-def learnt(connection: Connection, run_id: str, number: int, device_id: str) -> None:
-    """The device's costs were fitted to this order; that happens once."""
-    connection.execute(update(grants).where(_order(run_id, number, device_id)).values(learnt=1))
-
-
 @dataclass(frozen=True)
 class Past:
     """What is known of a device's reports in a run: rounds, and the sizes of the last change.
