@@ -113,7 +113,8 @@ class RunDriver:
             self._actions.put_nowait(Finish())
         elif self.run.machine.attempt > self.run.machine.rules.attempts:
             self.feed(Broken(f"round {self.run.machine.round} was given up"))
-        elif self.run.machine.state is State.GATHERING and (why := await self._enough_before()):
+        elif self.run.machine.state is State.GATHERING and (why := await self._enough_before()) and self._actions.empty():
+            # Else devices came meanwhile, and the round that is to open for them finds it out.
             self.feed(Enough(why))
         try:
             while not self.run.over.is_set():
@@ -125,7 +126,7 @@ class RunDriver:
                 task.cancel()
 
     async def _enough_before(self) -> str:
-        """Why the run was to end when it was interrupted, or ""."""
+        """Why the run was to end when it was interrupted, or with the head that it begins with, or ""."""
         with suppress(StoreError):
             return await self._rooms.books.do(ledger.enough, self._rooms.db, self.run)
         return ""
@@ -468,6 +469,9 @@ class RunDriver:
         run = self.run
         if (action.round, action.attempt) != (run.machine.round, run.machine.attempt):
             # The attempt before it got its quorum after all.
+            return
+        if action.attempt == 1 and not run.opened_here and (why := await self._enough_before()):
+            self.feed(Enough(why))
             return
         # From the first round on, the run is tied to one engine.
         run.roster.engine = run.roster.chosen

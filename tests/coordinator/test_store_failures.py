@@ -23,7 +23,7 @@ def test_one_device_has_one_report_in_a_round(db: Database) -> None:
     with pytest.raises(AlreadyThereError):
         accept(db, report_of("a", 9.0))
     with db.reading() as connection:
-        assert list(reports.in_order(connection, "run-1", 1)) == [first]
+        assert list(reports.in_order(connection, "run-1", 1)) == [(1, first)]
         (_, one) = reading.run_status(connection, "run-1").rounds
     assert one.devices[0].energy[0].energy_j == 2.0, "the second left no trace"
     assert one.devices[0].bytes_up == len(first)
