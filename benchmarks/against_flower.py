@@ -95,7 +95,7 @@ app = ClientApp()
 def train(msg: Message, context: Context) -> Message:
     """SGD of a softmax head on embeddings: the gradient of the mean cross-entropy of each batch."""
     kernel, bias = (one.copy() for one in msg.content["arrays"].to_numpy_ndarrays())
-    data = np.load(context.node_config["data"])
+    data = np.load(context.node_config["data"], allow_pickle=False)
     x, y, batch, rate = data["x"], data["y"], int(data["batch"]), float(data["rate"])
     order = np.random.default_rng(int(context.node_config["seed"])).permutation(len(x))
     for start in range(0, len(x), batch):
@@ -138,7 +138,7 @@ class Timed(FedAvg):
 def main(grid: Grid, context: Context) -> None:
     config = context.run_config
     folder, clients = Path(config["folder"]), int(config["clients"])
-    start = np.load(folder / "start.npz")
+    start = np.load(folder / "start.npz", allow_pickle=False)
     strategy = Timed(
         fraction_train=1.0, fraction_evaluate=0.0, min_train_nodes=clients, min_available_nodes=clients
     )
@@ -347,7 +347,7 @@ def make_bundle(folder: Path, classes: int) -> Path:
 
 def embedded(bundle: Bundle, data: Path, out: Path) -> Path:
     """The same examples as the head sees them: what Flower's clients train on."""
-    given, spec = np.load(data), bundle.manifest.backbone
+    given, spec = np.load(data, allow_pickle=False), bundle.manifest.backbone
     integers = Backbone(bundle).embed(given["x"])
     x = (integers.astype(np.float32) - spec.output_zero_point) * np.float32(spec.output_scale)
     middle, scale = bundle.feature_affine()
@@ -365,7 +365,7 @@ def loss_of(kernel: Any, bias: Any, folder: Path, clients: int) -> float:
     """Mean cross-entropy over the examples of all clients."""
     found = []
     for at in range(clients):
-        data = np.load(folder / f"embedded-{at}.npz")
+        data = np.load(folder / f"embedded-{at}.npz", allow_pickle=False)
         scores = data["x"] @ kernel + bias
         scores -= scores.max(1, keepdims=True)
         found.append(np.log(np.exp(scores).sum(1)) - scores[np.arange(len(scores)), data["y"]])
@@ -425,7 +425,7 @@ def flower(folder: Path, made: Path, environment: Path, clients: int, rounds: in
         watch = Watch(Family(server.pid), families, proxy)
         closes = followed(watch, lambda: times(folder / "closed"), rounds, log)
         row = watch.row(closes, start_s)
-    head = np.load(folder / "head.npz")
+    head = np.load(folder / "head.npz", allow_pickle=False)
     return row | {"loss": loss_of(head["arr_0"], head["arr_1"], made, clients)}
 
 

@@ -159,6 +159,7 @@ def test_every_json_that_is_printed_has_a_schema_that_the_page_names() -> None:
         "as_json.export(",
         "runs if",
         "values)",
+        "values, indent",
         "text)",
         "certificate, indent",
         "shown, indent",

@@ -16,7 +16,7 @@ import sys, asyncio, asyncio.unix_events, concurrent.futures, ctypes, getpass, i
 import multiprocessing.connection, pathlib, platform, selectors, shutil, signal, socket, sqlite3, ssl, subprocess
 import tarfile, tempfile, threading, urllib.request, uuid, zipfile, pkgutil
 import grpc, grpc.aio, numpy, google.protobuf, serial, serial.tools.list_ports, sqlalchemy, rich.live
-import ai_edge_litert.interpreter
+import ai_edge_litert.interpreter, asyncssh
 from sqlalchemy.dialects import sqlite
 
 POSIX = {"fcntl", "termios", "resource", "pwd", "grp", "pty", "tty", "syslog", "spwd", "crypt", "readline", "curses",

@@ -113,7 +113,9 @@ class RunDriver:
             self._actions.put_nowait(Finish())
         elif self.run.machine.attempt > self.run.machine.rules.attempts:
             self.feed(Broken(f"round {self.run.machine.round} was given up"))
-        elif self.run.machine.state is State.GATHERING and (why := await self._enough_before()) and self._actions.empty():
+        elif (
+            self.run.machine.state is State.GATHERING and (why := await self._enough_before()) and self._actions.empty()
+        ):
             # Else devices came meanwhile, and the round that is to open for them finds it out.
             self.feed(Enough(why))
         try:

@@ -40,6 +40,8 @@ NUMBERS: list[tuple[str, str, float, float]] = [
     ("round", "sample", 1, 1_000_000),
     ("round", "enough", 0.0, 1.0),
     ("round", "deadline_s", 0.001, 1e7),
+    ("round", "late", 0, 1000),
+    ("round", "buffer", 1, 1_000_000),
     ("train", "epochs", 0.001, 100_000.0),
     ("train", "steps", 1, 10_000_000),
     ("train", "rate", 1e-9, 1e3),
@@ -54,6 +56,7 @@ NUMBERS: list[tuple[str, str, float, float]] = [
     ("aggregate", "server_tau", 1e-9, 1.0),
     ("budget", "per_round_j", 1e-6, 1e9),
     ("budget", "per_day_j", 1e-6, 1e9),
+    ("budget", "total_j", 1e-6, 1e12),
     ("budget", "battery_j", 1e-6, 1e9),
     ("budget", "battery_share", 0.001, 1.0),
     ("budget", "harvest_share", 0.001, 1.0),
@@ -63,6 +66,7 @@ NUMBERS: list[tuple[str, str, float, float]] = [
     ("evaluate", "patience", 0, 100_000),
     ("evaluate", "until", -1e6, 1.0),
     ("evaluate", "until_j", 1e-6, 1e12),
+    ("aggregate", "staleness", -1.0, 10.0),
     ("aggregate", "clip", 0.0, 100.0),
     ("aggregate", "mix", 0, 1),
     ("aggregate", "malicious", 0.0, 0.45),
@@ -76,7 +80,21 @@ NUMBERS: list[tuple[str, str, float, float]] = [
     ("closed_form", "shrinkage", 1e-9, 1e6),
     ("closed_form", "project", 0, 4096),
 ]
-WHOLE = {"masked", "mix", "priority", "rounds", "seed", "devices", "steps", "bits", "bucket", "patience", "project"}
+WHOLE = {
+    "late",
+    "buffer",
+    "masked",
+    "mix",
+    "priority",
+    "rounds",
+    "seed",
+    "devices",
+    "steps",
+    "bits",
+    "bucket",
+    "patience",
+    "project",
+}
 OTHERS = [
     ("run", "bundle"),
     ("run", "name"),
@@ -119,6 +137,9 @@ def with_value(section: str, key: str, value: str) -> RunPlan:
     if key == "enough":
         # Enough reports are at least a quorum.
         line = f"quorum = 0\n{line}"
+    if key == "staleness":
+        # Where late reports are taken.
+        return plan(f"[round]\nlate = 1\n[{section}]\n{line}")
     if key == "until":
         # A goal that nobody measures is none.
         line = f'data = "d"\n{line}'
