@@ -133,7 +133,7 @@ def arrays() -> None:
     np.savez("owners_none.npz", x=X, y=Y, device=np.array([None] * len(Y), object))
     # A pickle under the name of an archive: numpy writes one for objects, behind a header that is cut off here.
     held = io.BytesIO()
-    np.save(held, np.array({"x": X, "y": Y}, dtype=object), allow_pickle=True)
+    np.save(held, np.array({"x": X, "y": Y}, dtype=object))
     data = held.getvalue()
     Path("pickled.npz").write_bytes(data[data.index(b"\n") + 1 :])
     Path("nothing.npz").write_bytes(b"")
