@@ -144,7 +144,6 @@ def test_waiting_for_a_run_that_succeeds_succeeds_also_when_all_of_it_cannot_be_
         assert "round 1" in out
 
 
-def test_waiting_for_a_coordinator_that_has_gone_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coordinator.commands.start.PATIENCE_S", 1.0)
+def test_waiting_for_a_coordinator_that_has_gone_ends() -> None:
     with Operator("127.0.0.1:1") as operator, pytest.raises(UnreachableError):
-        wait(operator, "run-x", timeout_s=None, quiet=True)
+        wait(operator, "run-x", timeout_s=None, quiet=True, patience_s=1.0)
