@@ -29,11 +29,16 @@ def page_costs(state: Path, bundle: Path, tools: Any, monkeypatch: pytest.Monkey
     found: dict[str, Any] = {}
     with tools.served(state) as address, Operator(address) as operator:
         for name, call in CALLS.items():
-            with counted(monkeypatch) as counts:
-                answer = call(operator._stub, f"old-{fleet // 2:04}")
-            assert len(answer.devices) == PAGE
-            assert answer.more
-            found[name] = Counter(counts)
+            asked: list[Counter[str]] = []
+            for _ in range(3):
+                with counted(monkeypatch) as counts:
+                    answer = call(operator._stub, f"old-{fleet // 2:04}")
+                assert len(answer.devices) == PAGE
+                assert answer.more
+                asked.append(Counter(counts))
+            # What the coordinator does by itself meanwhile counts as well, and can only add.
+            found[name] = {what: min(one[what] for one in asked) for what in ("statements", "steps")}
+            found[name]["models"] = asked[0]["models"]
     return found
 
 

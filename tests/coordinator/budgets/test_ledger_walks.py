@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from walks import lengths, walk
 
+from coordinator.budgets.cold_start import prices_of
+from coordinator.budgets.cost_model import CostModel
 from coordinator.budgets.order_line import OrderLine
 from coordinator.store import batches, reports, runs
 from coordinator.store.database import AlreadyThereError, Database, sqlite_url
@@ -29,6 +31,7 @@ from protos.orders import CostHint, DeviceReport, Engine, StopReason
 from protos.update.tensors import as_float32
 
 WORK = (Phase.EMBED, Phase.TRAIN, Phase.ENCODE, Phase.SEND)
+MODEL = CostModel(prices_of("pi4", macs=1000, coordinates=650, batch_size=8))
 NAMES = st.sampled_from("abc")
 SOME = st.sets(NAMES, min_size=1)
 JOULES = st.sampled_from([None, 0.0, 0.25, 0.5, 4.0])
@@ -191,12 +194,16 @@ class LedgerWalk(RuleBasedStateMachine):
     def learn(self, at: int) -> None:
         """Each order whose joules are all known, and that was reported, teaches once."""
         (number, name), order = sorted(self.orders.items())[at % len(self.orders)]
-        teaches = order.reported and not order.learnt and len(known(order.joules)) == len(WORK)
+        if len(known(order.joules)) < len(WORK):
+            # Nobody asks before: see batches.settle.
+            return
+        teaches = order.reported and not order.learnt
         with self.db.writing() as connection:
-            found = grants.lessons(connection, "run", number, name)
-            assert [(one.round, one.steps, one.embedded) for one in found] == ([(number, 5, 40)] if teaches else [])
+            found = batches.lessons(connection, "run", number, [name])
+            lessons = [(one.round, one.steps, one.embedded) for one, _ in found.values()]
+            assert lessons == ([(number, 5, 40)] if teaches else [])
             if found:
-                grants.learnt(connection, "run", number, name)
+                batches.learnt(connection, "run", number, "sha256:b", {name: MODEL})
                 order.learnt = True
 
     def account(self, device: str, since_s: float) -> grants.Account:
