@@ -181,6 +181,8 @@ class Fleet:
         self.server: Tree | None = None
         self.joules = Joules()
         self.bytes_up = self.bytes_down = 0
+        # Of these, changes (or statistics) and heads alone, as messages of nothing else.
+        self.change_bytes_up = self.head_bytes_down = 0
 
     def accuracy(self) -> float:
         """Of the newest head on held-out data that nothing was chosen by."""
@@ -255,6 +257,12 @@ class Fleet:
         )  # fmt: skip
         self.bytes_up += up
         self.bytes_down += down
+        sent_up = pb.DeviceReport.FromString(data)
+        alone = pb.DeviceReport(update=sent_up.update)
+        if sent_up.HasField("statistics"):
+            alone.statistics.CopyFrom(sent_up.statistics)
+        self.change_bytes_up += alone.ByteSize()
+        self.head_bytes_down += message.train.head.ByteSize()
         return parse_report(data)
 
     def move(self, head: Tree, number: int) -> None:

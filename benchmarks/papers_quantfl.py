@@ -21,6 +21,7 @@ _QUANTITIES = (
     ("accuracy, %", "accuracy_mean", "accuracy_ci95", 100.0),
     ("points below float32", "below_float32", "below_ci95", 1.0),
     ("bits saved, %", "saved", None, 100.0),
+    ("bits saved, heads alone, %", "saved_of_heads", None, 100.0),
     ("kB up", "bits_up", None, 1 / 8e3),
     ("kB down", "bits_down", None, 1 / 8e3),
     ("J, WiFi", "joules", "joules_ci95", 1.0),

@@ -72,7 +72,8 @@ class Row:
         bits_up, bits_down: of all devices in all rounds.
         accuracy_ci95: half the width of the 95 % interval of the mean, by Student's t.
         rate: bits a coordinate that the codec was asked for.
-        saved: share of float32's bits, both ways, that did not travel.
+        saved: share of float32's bits, both ways, that did not travel; whole messages.
+        saved_of_heads: the same of changes and heads alone, without ids, joules and names around them.
         below_float32: points of accuracy (0 to 100) that it lacks of float32 with the same seeds, and below_ci95 the
             half width of that.
         curve: for each round, mean bits so far and mean accuracy.
@@ -96,6 +97,7 @@ class Row:
     curve: list[tuple[float, float]]
     joules: float = math.nan
     joules_ci95: float = math.nan
+    saved_of_heads: float = math.nan
 
 
 def settled(accuracy: Sequence[float]) -> list[float]:
@@ -144,6 +146,9 @@ def _row(task: Task, codec: str, rate: float, courses: Sequence[Course], plain: 
     short = [100 * (settled(other.accuracy)[-1] - own) for own, other in zip(last, plain, strict=True)]
     up, down = (np.mean([getattr(one, way) for one in courses], axis=0) for way in ("bits_up", "bits_down"))
     whole = float(np.mean([one.bits_up[-1] + one.bits_down[-1] for one in plain]))
+    heads, plain_heads = (
+        sum(one.change_bits_up[-1] + one.head_bits_down[-1] for one in some) for some in (courses, plain)
+    )
     accuracy = np.mean(each, axis=0)
     curve = [(float(bits), float(share)) for bits, share in zip(up + down, accuracy, strict=True)]
     return Row(
@@ -162,6 +167,7 @@ def _row(task: Task, codec: str, rate: float, courses: Sequence[Course], plain: 
         curve,
         float(np.mean([one.joules[-1] for one in courses])),
         half_width([one.joules[-1] for one in courses]),
+        1 - heads / plain_heads,
     )
 
 
@@ -182,13 +188,14 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
     """Markdown, one table for each data set and start."""
     for dataset, start in dict.fromkeys((row.dataset, row.start) for row in rows):
         yield f"\n{dataset}, {start} start:\n"
-        yield "| codec | bits asked | kB up | kB down | bits saved | J, WiFi | accuracy, % | points below float32 |"
-        yield "|---|---|---|---|---|---|---|---|"
+        line = "| codec | bits asked | kB up | kB down | bits saved | of heads alone | J, WiFi | accuracy, % "
+        yield line + "| points below float32 |"
+        yield "|---" * 9 + "|"
         for row in rows:
             if (row.dataset, row.start) == (dataset, start):
                 below = "" if row.codec == LOSSLESS else f"{row.below_float32:.2f} ± {row.below_ci95:.2f}"
                 travelled = f"{row.bits_up / 8e3:.1f} | {row.bits_down / 8e3:.1f} | {100 * row.saved:.1f} %"
-                travelled += f" | {row.joules:.1f}"
+                travelled += f" | {100 * row.saved_of_heads:.1f} % | {row.joules:.1f}"
                 accuracy = f"{100 * row.accuracy_mean:.2f} ± {100 * row.accuracy_ci95:.2f}"
                 yield f"| {row.codec} | {row.rate:g} | {travelled} | {accuracy} | {below} |"
 

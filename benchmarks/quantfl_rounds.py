@@ -45,12 +45,19 @@ class Fleet:
 @dataclass(frozen=True)
 class Course:
     """One run: after each round the bits of all devices since the start, their joules, and the accuracy of the newest
-    head on held-out data."""
+    head on held-out data.
+
+    Attributes:
+        bits_up, bits_down: of whole reports and orders.
+        change_bits_up, head_bits_down: of the changes, or sums, and heads in them alone.
+    """
 
     bits_up: list[int]
     bits_down: list[int]
     accuracy: list[float]
     joules: list[float]
+    change_bits_up: list[int]
+    head_bits_down: list[int]
 
 
 def plan_for(fleet: Fleet, codec: str, rate: float, seed: int) -> RunPlan:
@@ -81,7 +88,7 @@ class Run:
 
     def course(self) -> Course:
         """All rounds."""
-        course = Course([], [], [], [])
+        course = Course([], [], [], [], [], [])
         referee = Evaluator(self._task.bundle, self._task.test, self._task.test_labels)
         with tempfile.TemporaryDirectory(prefix="edgejoule-quantfl-") as home:
             fleet = MeteredFleet(self._task, self._plan, self._seed, Path(home))
@@ -89,6 +96,8 @@ class Run:
             for _ in rounds:
                 course.bits_up.append(8 * fleet.bytes_up)
                 course.bits_down.append(8 * fleet.bytes_down)
+                course.change_bits_up.append(8 * fleet.change_bytes_up)
+                course.head_bits_down.append(8 * fleet.head_bytes_down)
                 course.accuracy.append(referee.evaluate(fleet.head).accuracy)
                 course.joules.append(fleet.joules_metered)
         return course
