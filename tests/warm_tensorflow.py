@@ -6,14 +6,11 @@ and of what they do when their process dies, call the commands themselves.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import json
 import os
 import subprocess
 import sys
-import tempfile
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +18,7 @@ from typing import Any
 import pytest
 
 from firmware_tools.child import QUIET
-from firmware_tools.convert.many import Done
+from firmware_tools.convert.many import Done, in_a_fork
 
 _ROOT = Path(__file__).resolve().parents[1]
 
@@ -76,31 +73,14 @@ class WarmTensorFlow:
 
 def _run(text: str, folder: str, arguments: Sequence[str]) -> Done:
     """Run a script in a fork of this process."""
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                os.dup2(out.fileno(), 1)
-                os.dup2(err.fileno(), 2)
-                sys.stdout, sys.stderr = (os.fdopen(os.dup(at), "w", encoding="utf-8") for at in (1, 2))
-                os.chdir(folder)
-                sys.argv = ["-c", *arguments]
-                exec(compile(text, "<script>", "exec"), {"__name__": "__main__"})
-                code = 0
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                with contextlib.suppress(Exception):
-                    sys.stdout.flush()
-                    sys.stderr.flush()
-                os._exit(code)
-        _, status = os.waitpid(child, 0)
-        texts = []
-        for one in (out, err):
-            one.seek(0)
-            texts.append(one.read().decode(errors="replace"))
-    return Done(os.waitstatus_to_exitcode(status), *texts)
+
+    def body() -> int:
+        os.chdir(folder)
+        sys.argv = ["-c", *arguments]
+        exec(compile(text, "<script>", "exec"), {"__name__": "__main__"})
+        return 0
+
+    return in_a_fork(body)
 
 
 def main() -> None:

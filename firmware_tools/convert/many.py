@@ -17,6 +17,7 @@ import sys
 import tempfile
 import traceback
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -94,23 +95,36 @@ def forked(arguments: list[str]) -> Done:
     from firmware_tools.convert import command
     from firmware_tools.prune import command as prune_command
 
+    def body() -> int:
+        warnings.simplefilter("ignore")
+        for face in (command, prune_command):
+            vars(face)["run_in_child"] = _inside
+        return cli.main(arguments)
+
+    # What native libraries print is for the log of a real command, and not for its user.
+    return in_a_fork(body, natives=False)
+
+
+def in_a_fork(body: Callable[[], int], *, natives: bool = True) -> Done:
+    """What a function does in a fork of this process, and what it prints there.
+
+    Args:
+        body: gives the exit code; what it raises is printed, and is exit code 1.
+        natives: also what is printed past Python's own streams, by native libraries and programs.
+    """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         child = os.fork()
         if child == 0:
             code = 1
             try:
-                # What native libraries print is for the log of a real command, and not for its user.
                 nowhere = os.open(os.devnull, os.O_RDWR)
-                for number in (1, 2):
-                    os.dup2(nowhere, number)
+                for number, file in ((1, out), (2, err)):
+                    os.dup2(file.fileno() if natives else nowhere, number)
                 sys.stdout = os.fdopen(os.dup(out.fileno()), "w", encoding="utf-8")
                 sys.stderr = os.fdopen(os.dup(err.fileno()), "w", encoding="utf-8")
-                warnings.simplefilter("ignore")
-                for face in (command, prune_command):
-                    vars(face)["run_in_child"] = _inside
-                code = cli.main(arguments)
+                code = body()
             except SystemExit as end:
-                code = end.code if isinstance(end.code, int) else 1
+                code = 0 if end.code is None else end.code if isinstance(end.code, int) else 1
             except BaseException:
                 traceback.print_exc()
             finally:

@@ -156,14 +156,21 @@ class LedgerWalk(RuleBasedStateMachine):
         """Energy of an order, perhaps of an earlier attempt; told once or twice, with a late report or alone."""
         (number, name), order = sorted(self.orders.items())[at % len(self.orders)]
         attempt = None if back is None else max(1, order.attempt - back)
+        settled: list[tuple[str, int, str]] | None = None
         for _ in range(times):
             with self.db.writing() as connection:
                 told = [record(*one) for one in energy.items()]
                 if late:
                     reports.settle(connection, "run", number, name, told, attempt)
                 else:
-                    batches.settle(connection, [batches.Told("run", number, name, tuple(told), attempt)])
+                    settled = batches.settle(connection, [batches.Told("run", number, name, tuple(told), attempt)])
         self.keep(order, energy, attempt)
+        if settled is not None:
+            # Orders teach as soon as all of their joules are known, and not before.
+            whole = len(known(order.joules)) == len(WORK)
+            assert settled in ([], [("run", number, name)])
+            assert not settled or whole
+            assert settled or not whole or attempt != order.attempt
 
     @staticmethod
     def keep(order: Order, energy: dict[Phase, float | None], attempt: int | None) -> None:

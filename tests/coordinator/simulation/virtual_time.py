@@ -11,61 +11,26 @@ import asyncio
 import contextlib
 import random
 import secrets
-import selectors
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-# An arbitrary morning: 2026-01-05 06:00 UTC.
-EPOCH_S = 1_767_592_800.0
+from coordinator.simulation import virtual_time
 
 
 class Died(BaseException):
     """The process that runs this is no more. Nothing catches it."""
 
 
-class Stuck(AssertionError):
-    """Nothing will ever happen again, and the run is not over."""
-
-
-class _Jump(selectors.BaseSelector):
-    """A selector that waits by moving the clock."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-        self._keys: dict[int, selectors.SelectorKey] = {}
-
-    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        number = fileobj if isinstance(fileobj, int) else fileobj.fileno()
-        self._keys[number] = selectors.SelectorKey(fileobj, number, events, data)
-        return self._keys[number]
-
-    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
-        return self._keys.pop(fileobj if isinstance(fileobj, int) else fileobj.fileno())
-
-    def select(self, timeout: float | None = None) -> list[Any]:
-        if timeout is None:
-            raise Stuck("nothing is left to wait for")
-        self.now_s += max(0.0, timeout)
-        return []
-
-    def get_map(self) -> Any:
-        return self._keys
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
+class VirtualLoop(virtual_time.VirtualLoop):
     """An event loop whose time is virtual, and which knows to which process each task belongs."""
 
     def __init__(self) -> None:
-        self._jump = _Jump()
-        super().__init__(self._jump)
+        super().__init__()
         self.owner: Any = None
         self._owners: dict[asyncio.Task[Any], Any] = {}
         self.set_task_factory(self._make)
-
-    def time(self) -> float:
-        return self._jump.now_s
 
     def _make(self, loop: asyncio.AbstractEventLoop, coro: Any, **kwargs: Any) -> asyncio.Task[Any]:
         try:
@@ -173,7 +138,7 @@ def virtual(loop: VirtualLoop, dice: random.Random, jump_s: Callable[[], float])
     """
     before = time.monotonic, time.time, secrets.token_hex, random.getstate()
     time.monotonic = loop.time
-    time.time = lambda: EPOCH_S + loop.time() + jump_s()
+    time.time = lambda: virtual_time.EPOCH_UNIX_S + loop.time() + jump_s()
     secrets.token_hex = lambda nbytes=None: f"{dice.getrandbits(8 * (nbytes or 32)):0{2 * (nbytes or 32)}x}"
     random.seed(dice.getrandbits(64))
     try:
