@@ -25,7 +25,7 @@ from edge_runtime.model import command_line as model_words
 from edge_runtime.service import command as service_command
 from protos.command_line import conduct
 from protos.json_document import document
-from protos.program import add_completion, program, run_completion
+from protos.program import HelpFormatter, add_completion, program, run_completion
 from protos.systems import LINUX, require_system
 
 _RUN_EXAMPLE = """example:
@@ -47,45 +47,45 @@ def parser() -> argparse.ArgumentParser:
     top = program("edge-runtime", "Federated fine-tuning on this device.", example)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="join a coordinator and work for it", epilog=_RUN_EXAMPLE,
-                              formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+                              formatter_class=HelpFormatter)  # fmt: skip
     run.add_argument("--json", action="store_true", help="print one JSON object per round on stdout")
     doctor = commands.add_parser("doctor", help="check this machine and say how to mend it", epilog=_DOCTOR_EXAMPLE,
-                                 formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+                                 formatter_class=HelpFormatter)  # fmt: skip
     doctor.add_argument("--json", action="store_true", help="print JSON on stdout")
     measure = commands.add_parser("measure", help="joules of a period, a command or a recording",
                                   epilog=measure_command.EXAMPLE,
-                                  formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+                                  formatter_class=HelpFormatter)  # fmt: skip
     measure_command.add_arguments(measure)
     recording = commands.add_parser("recording", help="what is in a recording; its samples as a table",
                                     epilog=recording_command.EXAMPLE,
-                                    formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+                                    formatter_class=HelpFormatter)  # fmt: skip
     recording_command.add_arguments(recording)
     calibrate = commands.add_parser("calibrate-board", help="fit the watts of this kind of board to its sensor",
                                     epilog=calibrate_board.EXAMPLE,
-                                    formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+                                    formatter_class=HelpFormatter)  # fmt: skip
     calibrate_board.add_arguments(calibrate)
     service = commands.add_parser("service", help="run as a service of systemd", epilog=service_command.EXAMPLE,
-                                  formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+                                  formatter_class=HelpFormatter)  # fmt: skip
     service_command.add_arguments(service)
     enroll = commands.add_parser("enroll", help="make this board one of a fleet, with a one-time token",
                                  epilog=identity_command.ENROLL_EXAMPLE,
-                                 formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+                                 formatter_class=HelpFormatter)  # fmt: skip
     identity_command.add_enroll(enroll)
     identity = commands.add_parser("identity", help="who this board is in its fleet, and until when",
                                    epilog=identity_command.IDENTITY_EXAMPLE,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+                                   formatter_class=HelpFormatter)  # fmt: skip
     identity_command.add_identity(identity)
     predict = commands.add_parser("predict", help="the classes of images or examples, by the model at work",
                                   epilog=model_words.PREDICT_EXAMPLE,
-                                  formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+                                  formatter_class=HelpFormatter)  # fmt: skip
     model_words.add_predict(predict)
     bench = commands.add_parser("bench", help="latency and joules of one prediction on this board",
                                 epilog=model_words.BENCH_EXAMPLE,
-                                formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+                                formatter_class=HelpFormatter)  # fmt: skip
     model_words.add_bench(bench)
     data = commands.add_parser("data", help="the store of own examples: add, list, label, drop, stats, keep",
                                epilog=data_words.EXAMPLE,
-                               formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+                               formatter_class=HelpFormatter)  # fmt: skip
     data_words.add_arguments(data)
     add_completion(commands, "edge-runtime")
     for command in (run, doctor):

@@ -6,7 +6,17 @@ import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-__all__ = ["Verbs", "add_completion", "children", "example", "program", "run_completion", "version", "walk"]
+__all__ = [
+    "HelpFormatter",
+    "Verbs",
+    "add_completion",
+    "children",
+    "example",
+    "program",
+    "run_completion",
+    "version",
+    "walk",
+]
 
 Verbs = Any
 """What ``add_subparsers`` gives; argparse has no public name for it."""
@@ -24,13 +34,29 @@ def version() -> str:
         return "unknown"
 
 
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Help whose paragraphs fit the terminal; those with indented lines, such as examples, stay as they are written."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        # Here, as argparse does: few starts show help.
+        import textwrap
+
+        made = []
+        for part in text.split("\n\n"):
+            lines = part.splitlines()
+            if any(len(line) > width for line in lines) and not any(line.startswith(" ") for line in lines):
+                lines = textwrap.wrap(" ".join(lines), width, break_on_hyphens=False)
+            made.append("\n".join(indent + line for line in lines))
+        return "\n\n".join(made)
+
+
 def program(name: str, description: str, epilog: str, *, allow_abbrev: bool = True) -> argparse.ArgumentParser:
     """The parser of a program, with ``--version``; its help ends with ``epilog``, examples."""
     made = argparse.ArgumentParser(
         prog=name,
         description=description,
         epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
         allow_abbrev=allow_abbrev,
     )
     made.add_argument("--version", action=_Version, nargs=0, help="show the version, and end")
@@ -39,7 +65,7 @@ def program(name: str, description: str, epilog: str, *, allow_abbrev: bool = Tr
 
 def example(line: str) -> dict[str, Any]:
     """Arguments of a verb's parser whose help ends with an example."""
-    return {"epilog": f"example:\n  {line}", "formatter_class": argparse.RawDescriptionHelpFormatter}
+    return {"epilog": f"example:\n  {line}", "formatter_class": HelpFormatter}
 
 
 class _Version(argparse.Action):
@@ -64,7 +90,7 @@ def add_completion(commands: Verbs, name: str) -> argparse.ArgumentParser:
         description="Prints a script for the shell, made from the options of this version.",
         epilog=f'example:\n  eval "$({name} completion bash)"\n'
         f"  {name} completion bash > ~/.local/share/bash-completion/completions/{name}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     parser.add_argument("shell", choices=SHELLS)
     return parser

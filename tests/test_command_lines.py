@@ -174,3 +174,14 @@ def test_completion_imports_nothing_heavy() -> None:
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environ)
     assert done.stderr.split() == []
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_help_fits_the_terminal_but_for_examples(name: str, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    make, _ = PROGRAMS[name]
+    for path, parser in walk(make()):
+        said = parser.format_help().partition("\nexample")[0]
+        wide = [line for line in said.splitlines() if len(line) > columns and not line.startswith("  ")]
+        assert wide == [], path

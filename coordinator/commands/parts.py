@@ -10,13 +10,14 @@ from coordinator.operator.client import DEFAULT_ADDRESS, Operator
 from coordinator.operator.credentials import Contexts
 from protos.addresses import host_and_port, is_loopback
 from protos.errors import UsageError
+from protos.program import HelpFormatter
 
 
 def example(line: str) -> dict[str, Any]:
     """Arguments of a parser whose help ends with an example."""
     return {
         "epilog": f"example:\n  {line}",
-        "formatter_class": argparse.RawDescriptionHelpFormatter,
+        "formatter_class": HelpFormatter,
         "allow_abbrev": False,
     }
 

@@ -16,6 +16,7 @@ from protos.datafiles.renames import read_renames
 from protos.energy.boards import BOARDS
 from protos.errors import UsageError
 from protos.extras import require
+from protos.program import HelpFormatter
 from protos.systems import LINUX, require_system
 from protos.update.codecs import resolve
 
@@ -40,7 +41,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         description=_DESCRIPTION,
         epilog="example:\n  coordinator demo --bundle bundle/ --data cifar10.npz --devices 5 --rounds 15 \\\n"
         "      --partition dirichlet:0.5 --seed 1 --json out.json",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     add = parser.add_argument

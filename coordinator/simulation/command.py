@@ -14,6 +14,7 @@ from protos.energy.boards import BOARDS
 from protos.errors import CheckFailed, UsageError
 from protos.extras import require
 from protos.json_document import document
+from protos.program import HelpFormatter
 
 if TYPE_CHECKING:
     from coordinator.operator.status import RoundStatus
@@ -39,7 +40,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         description=_DESCRIPTION,
         epilog="example:\n  coordinator simulate plans/fedavg.toml --devices 100 --bundle bundle/ \\\n"
         "      --data cifar10.npz --partition dirichlet:0.5 --seed 1 -o simulated",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     add = parser.add_argument

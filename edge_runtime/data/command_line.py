@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from edge_runtime.model.command_line import add_place
+from protos.program import HelpFormatter
 
 __all__ = ["EXAMPLE", "add_arguments"]
 
@@ -25,7 +26,7 @@ An .npz file brings its own labels (y) and held-out examples (is_test). Without 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Put the verbs of ``data`` on a parser."""
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    raw = argparse.RawDescriptionHelpFormatter
+    raw = HelpFormatter
 
     def verb(name: str, help: str, example: str) -> argparse.ArgumentParser:
         made = verbs.add_parser(name, help=help, epilog=example, formatter_class=raw)

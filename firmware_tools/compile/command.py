@@ -22,6 +22,7 @@ from firmware_tools.compile.into_bundle import put_twin, refuse_if_unfit
 from firmware_tools.compile.report import compiled_facts, differences, lines
 from protos.atomic import write_whole
 from protos.errors import CheckFailed, ModelError, StoreError, UsageError
+from protos.program import HelpFormatter
 
 __all__ = []
 
@@ -111,7 +112,7 @@ def add_command(commands: Any) -> None:
         help="compile a model for the Edge TPU, or predict what will run there",
         description=_DESCRIPTION,
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     parser.set_defaults(run=run)
     parser.add_argument("model", metavar="MODEL", type=Path)

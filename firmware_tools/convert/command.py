@@ -21,6 +21,7 @@ from protos.datafiles.renames import read_renames
 from protos.errors import DataError, UsageError
 from protos.model.task import ANOMALY, DIFFUSION, REGRESSION
 from protos.plugins import find, installed
+from protos.program import HelpFormatter
 
 SCHEMA = "edgejoule.convert/1"
 # The tables themselves need TensorFlow; a test compares these names with them.
@@ -55,7 +56,7 @@ def add_command(commands: Any) -> None:
         help="a trained model to an int8 bundle with a trainable head",
         description=_DESCRIPTION,
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     parser.set_defaults(run=run)
     parser.add_argument("model", metavar="MODEL", type=Path)

@@ -9,6 +9,7 @@ from typing import Any
 
 from firmware_tools.child import run_in_child
 from firmware_tools.inspect.text import lines
+from protos.program import HelpFormatter
 
 _EXAMPLES = """\
 examples:
@@ -26,7 +27,7 @@ def add_command(commands: Any) -> None:
         help="show a bundle from its files and re-check its hashes",
         description="Show what a bundle (or one .tflite file) holds, read from its files, and re-check its hashes.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     parser.set_defaults(run=run)
     parser.add_argument("bundle", metavar="BUNDLE", type=Path)

@@ -10,6 +10,7 @@ from protos.datafiles import dataset
 from protos.errors import UsageError
 from protos.extras import require
 from protos.json_document import document
+from protos.program import HelpFormatter
 
 
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -23,7 +24,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         epilog="example:\n  firmware-tools pretrain digits -o example/\n"
         "  firmware-tools convert example/digits.keras --calibrate example/workshop.npz -o bundle/\n"
         "  firmware-tools pretrain autoencoder --data example/workshop.npz -o coder/",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     parser.add_argument("example", choices=["digits", "autoencoder"])
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")

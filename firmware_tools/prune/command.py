@@ -18,6 +18,7 @@ from firmware_tools.prune.job import TARGETS, PruneJob
 from protos.atomic import write_whole
 from protos.errors import DataError, StoreError, UsageError
 from protos.json_document import document
+from protos.program import HelpFormatter
 
 # The criteria themselves need TensorFlow; a test compares these names with theirs.
 CRITERION_NAMES = ("taylor", "l1")
@@ -46,7 +47,7 @@ def add_command(commands: Any) -> None:
         help="a Keras model without the filters that it can do without",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     parser.set_defaults(run=run)
     parser.add_argument("model", metavar="MODEL", type=Path, help="a .keras or .h5 file")

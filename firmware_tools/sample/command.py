@@ -18,6 +18,7 @@ from protos.errors import StoreError, UsageError
 from protos.extras import require
 from protos.json_document import document
 from protos.model.denoiser import Denoiser
+from protos.program import HelpFormatter
 
 _MOST = 100_000
 
@@ -32,7 +33,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         ".png with a row of images for each class.",
         epilog="example:\n  coordinator export maker -o denoiser.npz\n"
         "  firmware-tools sample denoiser.npz --decoder coder/decoder.keras --count 10 -o sheet.png",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     parser.add_argument("denoiser", type=Path, metavar="DENOISER")
     parser.add_argument("--decoder", type=Path, metavar="DECODER.keras", help="embeddings to images, pixels 0..1")

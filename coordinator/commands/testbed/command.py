@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from coordinator.commands.parts import add_json, example
+from protos.program import HelpFormatter
 
 _DESCRIPTION = """\
 Boards of a lab over SSH, all at once. An inventory in TOML names them; see docs/testbed.md. Host keys are verified:
@@ -24,7 +25,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="drive a lab of boards over SSH",
         description=_DESCRIPTION,
         epilog="example:\n  coordinator testbed check lab.toml --on 'pi4*3,coral'",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from protos.errors import CheckFailed, RefusedError, UsageError
 from protos.json_document import document
-from protos.program import example
+from protos.program import HelpFormatter, example
 
 if TYPE_CHECKING:
     from edge_runtime.service.install import Place
@@ -24,7 +24,7 @@ _LEAST_TRIAL_S, _MOST_TRIAL_S = 10.0, 86400.0
 def add_arguments(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Put the verbs on a parser. They are for the machine that runs, so none takes ``--root``."""
     up = verbs.add_parser("upgrade", help="install a new version beside the old, and put it on trial",
-                          epilog=_UPGRADE_EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+                          epilog=_UPGRADE_EXAMPLE, formatter_class=HelpFormatter)  # fmt: skip
     source = up.add_mutually_exclusive_group()
     source.add_argument("--wheel", metavar="FILE", type=Path, help="edgejoule-VERSION-py3-none-any.whl")
     source.add_argument("--version", metavar="V", help="fetch this version with pip; else the newest")

@@ -16,6 +16,7 @@ from firmware_tools.bridge.commands.monitor import add_monitor
 from firmware_tools.bridge.commands.ports import add_ports
 from firmware_tools.bridge.commands.selftest import add_selftest
 from firmware_tools.bridge.commands.sim import add_sim
+from protos.program import HelpFormatter
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -36,7 +37,7 @@ def add_commands(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None
         "bridge",
         help="the INA219 serial power bridge",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     verbs = bridge.add_subparsers(dest="verb", required=True, metavar="VERB")
     for add in (

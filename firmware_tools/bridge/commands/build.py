@@ -13,6 +13,7 @@ from firmware_tools.bridge.images.manifest import IMAGES, read_manifest, write_m
 from protos.atomic import write_whole
 from protos.errors import UsageError
 from protos.json_document import document
+from protos.program import HelpFormatter
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -34,7 +35,7 @@ def add_build(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
         help="build the firmware of the bridge",
         description="Build the firmware. Without --out, the committed image and its manifest are replaced.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     parser.add_argument("--board", default="atmega328p", help=f"{', '.join(BOARDS)} (default atmega328p)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="put the image and a manifest there")

@@ -21,6 +21,7 @@ from protos.bridge.hello import Hello
 from protos.energy.ina219 import REFERENCE_RELATIVE, Calibration
 from protos.errors import StoreError, UsageError
 from protos.json_document import document
+from protos.program import HelpFormatter
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -45,7 +46,7 @@ def add_calibrate(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register ``calibrate``; sets ``run``."""
     parser = verbs.add_parser(
         "calibrate", help="zero and gain of a sensor, or its bus voltage, against a reference meter", epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )  # fmt: skip
     parser.add_argument("--port", required=True, help="serial port of the bridge")
     parser.add_argument("--sensor", type=int, default=0, metavar="N", help="which one (default 0)")

@@ -13,6 +13,7 @@ from protos.bridge.hello import Hello
 from protos.energy.ina219 import PROFILES, Config
 from protos.errors import CheckFailed, UsageError
 from protos.json_document import document
+from protos.program import HelpFormatter
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -32,7 +33,7 @@ def add_config(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register ``config``; sets ``run``."""
     parser = verbs.add_parser(
         "config", help="show or change the setting of a bridge", epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )  # fmt: skip
     parser.add_argument("--port", required=True, help="serial port of the bridge")
     parser.add_argument("--sensor", type=int, metavar="N", help="for --range and the registers (default: all)")

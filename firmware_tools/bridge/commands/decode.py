@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from firmware_tools.bridge.client.wiretap import decode_capture
 from protos.errors import DataError
 from protos.json_document import document
+from protos.program import HelpFormatter
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -24,7 +25,7 @@ def add_decode(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "decode",
         help="print the messages of a captured byte stream",
         epilog="example:\n  firmware-tools bridge decode capture.bin --json | head",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     decode.add_argument("file", type=Path, help="bytes as they came from the port; - for standard input")
     decode.add_argument("--json", action="store_true", help="one JSON object per line")

@@ -14,6 +14,7 @@ from firmware_tools.bridge.images.chosen_image import BOARD_CODES, ChosenImage, 
 from firmware_tools.bridge.images.flash import BACK_S, flash_by_drive, flash_by_serial, verify
 from protos.errors import UsageError
 from protos.json_document import document
+from protos.program import HelpFormatter
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -45,7 +46,7 @@ def add_flash(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
         help="put the firmware onto a board",
         description="Flash the committed image, or another, and check that the board then says so.",
         epilog=_FLASH,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     _add_image(parser)
     parser.add_argument("--port", help="serial port of the board")
@@ -71,7 +72,7 @@ def add_verify(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
         help="does a board run this firmware",
         description="Compare what a board says it runs with the committed image, or another.",
         epilog=_VERIFY,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     _add_image(parser)
     parser.add_argument("--port", required=True, help="serial port of the board")

@@ -13,6 +13,7 @@ from firmware_tools.bridge.images.manifest import read_manifest
 from protos.bridge.hello import PROTOCOL, Feature
 from protos.energy.ina219 import CLIP_RAW, CONVERSION_S, PROFILES, SHUNT_STEP_V, Calibration, Config
 from protos.json_document import document
+from protos.program import HelpFormatter
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -37,7 +38,7 @@ def add_info(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "info",
         help="who answers on a port",
         epilog="example:\n  firmware-tools bridge info --port /dev/ttyUSB0",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     info.add_argument("--port", required=True, help="serial port of the bridge")
     info.add_argument("--wait", type=float, default=4.0, metavar="SECONDS", help="how long to wait (default 4)")

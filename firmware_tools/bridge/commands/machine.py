@@ -18,6 +18,7 @@ from firmware_tools.bridge.machine.driver import FAULTS, FirmwareMachine, Machin
 from protos.atomic import write_whole
 from protos.errors import UsageError
 from protos.json_document import document
+from protos.program import HelpFormatter
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -41,7 +42,7 @@ def add_machine(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register ``machine``; sets ``run``."""
     machine = verbs.add_parser(
         "machine", help="the real firmware on a simulated board", epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )  # fmt: skip
     machine.add_argument(
         "--hex", type=Path, metavar="FILE",

@@ -20,6 +20,7 @@ from protos.energy.ina219 import BUS_STEP_V, SHUNT_STEP_V, Calibration, Config, 
 from protos.energy.trace import SampleFlag
 from protos.errors import SensorError, UsageError
 from protos.json_document import document
+from protos.program import HelpFormatter
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -64,7 +65,7 @@ def add_monitor(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register ``monitor``; sets ``run``."""
     parser = verbs.add_parser(
         "monitor", help="watts, volts and amperes as they come", epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )  # fmt: skip
     parser.add_argument("--port", required=True, help="serial port of the bridge")
     parser.add_argument("--for", dest="seconds", type=float, metavar="S", help="end after so long (default: Ctrl-C)")

@@ -11,6 +11,7 @@ from firmware_tools.bridge.client.ports import Port, list_ports
 from firmware_tools.bridge.client.wiretap import read_hello
 from protos.errors import SensorError
 from protos.json_document import document
+from protos.program import HelpFormatter
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -32,7 +33,7 @@ def add_ports(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
         help="serial ports, and who answers on them",
         description="List serial ports: stable names, USB ids, what keeps them from being used well.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     parser.add_argument("port", nargs="*", help="ports to list besides those of the system")
     parser.add_argument("--probe", action="store_true", help="open each and ask who is there")

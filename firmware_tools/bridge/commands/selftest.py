@@ -17,6 +17,7 @@ from protos.bridge.commands import ALL_SENSORS, Command, command
 from protos.bridge.exchange import Exchange
 from protos.errors import CheckFailed, UsageError
 from protos.json_document import document
+from protos.program import HelpFormatter
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -40,7 +41,7 @@ def add_selftest(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register ``selftest``; sets ``run``."""
     parser = verbs.add_parser(
         "selftest", help="whether a bridge is fit to measure", epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )  # fmt: skip
     parser.add_argument("--port", required=True, help="serial port of the bridge")
     parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="how long to listen (default 5)")

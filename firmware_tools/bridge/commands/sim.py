@@ -18,6 +18,7 @@ from protos.energy.boards import BOARDS
 from protos.energy.ina219 import PROFILES
 from protos.errors import UsageError
 from protos.json_document import document
+from protos.program import HelpFormatter
 from protos.systems import LINUX, require_system
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def add_sim(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register ``sim``; it sets ``run``."""
     sim = verbs.add_parser(
         "sim", help="simulate bridges on pseudo-terminals", epilog=_SIM_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )  # fmt: skip
     sim.add_argument("--link", type=Path, help="name (symbolic link) of the pseudo-terminal to make")
     sim.add_argument("--board", default="pi4", help=f"power profile: {', '.join(BOARDS)} (default pi4)")
