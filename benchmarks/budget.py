@@ -56,9 +56,9 @@ _DOWN = '[downlink]\ncodec = "entropy_coded_mmse"\nbits = 2.0\n'
 _PLANNER = '[aggregate]\nweight = ["by_examples"]\n[planner]\npolicy = "joules"\np_min = 0.1\n'
 
 
-def policies(devices: list[Device], epochs: int) -> dict[str, Callable[[], Policy]]:
+def policies(devices: list[Device], epochs: int, fleet_share: float) -> dict[str, Callable[[], Policy]]:
     """Every policy, to be begun anew for each run."""
-    budgets = _budgets(devices)
+    budgets = _budgets(devices, fleet_share)
     return {
         "fedavg": lambda: Everyone(settings(epochs, more=_PLAIN), _RATE, epochs),
         "fixed_bits": lambda: Everyone(settings(epochs, "uniform_stochastic", 4, _DOWN), _RATE, epochs),
@@ -70,11 +70,11 @@ def policies(devices: list[Device], epochs: int) -> dict[str, Callable[[], Polic
     }
 
 
-def _budgets(devices: list[Device]) -> str:
+def _budgets(devices: list[Device], fleet_share: float) -> str:
     """The planner's budgets as a user would write them: a battery for each device, and a total for the fleet."""
     most_j = max(one.budget_j for one in devices)
     lines = "".join(f"{one.device_id} = {one.budget_j / most_j!r}\n" for one in devices)
-    total_j = _FLEET_SHARE * sum(one.budget_j for one in devices)
+    total_j = fleet_share * sum(one.budget_j for one in devices)
     return f"[budget]\nbattery_j = {most_j!r}\nfleet_j = {total_j!r}\n[budget.scale]\n{lines}"
 
 
@@ -119,7 +119,12 @@ def run(policy: Policy, data: Data, devices: list[Device], target: float, seed: 
 
 
 def runs_of(
-    name: str, radio: str, seeds: Sequence[int], epochs: Sequence[int] | None, only: Sequence[str]
+    name: str,
+    radio: str,
+    seeds: Sequence[int],
+    epochs: Sequence[int] | None,
+    only: Sequence[str],
+    fleet_share: float = _FLEET_SHARE,
 ) -> list[Found]:
     """Every policy, or those that are named, on fleets of these seeds; epochs None: those of EPOCHS."""
     made = []
@@ -127,7 +132,7 @@ def runs_of(
         data = load(seed, name)
         devices = make_fleet(data, seed, rounds=ROUNDS, radio=radio)
         for local in epochs or sorted(set(EPOCHS.values())):
-            for policy, make in policies(devices, local).items():
+            for policy, make in policies(devices, local, fleet_share).items():
                 if (only and policy not in only) or (epochs is None and EPOCHS[policy] != local):
                     continue
                 if policy == "one_pass" and epochs is not None and local != epochs[0]:
@@ -209,6 +214,13 @@ def main() -> int:
     parser.add_argument(
         "--policy", action="append", choices=sorted(EPOCHS), help="this policy alone; repeat it for more"
     )
+    parser.add_argument(
+        "--fleet-share",
+        type=float,
+        metavar="PART",
+        default=_FLEET_SHARE,
+        help=f"of all devices' budgets, what the planner's fleet may spend ({_FLEET_SHARE:g})",
+    )
     parser.add_argument("--join", nargs="+", type=Path, metavar="PART", help="rows of what earlier runs wrote")
     options = parser.parse_args()
     toy: list[dict[str, Any]] = []
@@ -222,7 +234,7 @@ def main() -> int:
             one
             for name in options.data or JUDGED_DATA
             for radio in options.radio or JUDGED_RADIOS
-            for one in runs_of(name, radio, seeds, None, options.policy or ())
+            for one in runs_of(name, radio, seeds, None, options.policy or (), options.fleet_share)
         ]
     else:
         first, count = options.first or 0, 1 if options.quick else options.seeds or 3
@@ -232,7 +244,9 @@ def main() -> int:
             one
             for name in names
             for radio in radios
-            for one in runs_of(name, radio, range(first, first + count), epochs, options.policy or ())
+            for one in runs_of(
+                name, radio, range(first, first + count), epochs, options.policy or (), options.fleet_share
+            )
         ]
         toy = toy_rows(quick=options.quick)
     rows = rows_of(found)
