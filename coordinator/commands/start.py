@@ -13,8 +13,8 @@ from coordinator.operator.client import Operator
 from coordinator.operator.status import RoundStatus, RunStatus
 from coordinator.operator.tables import number
 from coordinator.operator.watching import PATIENCE_S, follow
+from protos.commands.json_document import document
 from protos.errors import CheckFailed, PlanError, UnreachableError
-from protos.json_document import document
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

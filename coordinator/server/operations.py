@@ -35,7 +35,7 @@ from coordinator.store.models import heads
 from coordinator.store.runs import NewRun
 from protos.errors import EdgejouleError, PlanError, RefusedError, StoreError, UnknownRunError, UsageError
 from protos.model.bundle import Bundle, read_tree
-from protos.model.weight_grids import check_bits
+from protos.model.head_kinds.weight_grids import check_bits
 from protos.plan.plan import RunPlan, parse
 from protos.update import trees
 from protos.update.trees import Shapes, Tree

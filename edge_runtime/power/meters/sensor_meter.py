@@ -15,8 +15,8 @@ from dataclasses import replace
 
 from edge_runtime.power.clock import Clock
 from edge_runtime.power.events import Block, Event, Realigned
-from edge_runtime.power.meter import MeterIdentity, unknown_phases
-from edge_runtime.power.period import Period
+from edge_runtime.power.meters.meter import MeterIdentity, unknown_phases
+from edge_runtime.power.meters.period import Period
 from edge_runtime.power.sensor import PowerSensor, Relaxes
 from edge_runtime.power.wiring import NO_CURRENT, WiringWatch
 from protos.energy.attribution import Tally, integrate, judge, tally, zero_limit_j
@@ -31,7 +31,7 @@ STALE_S = 2.0
 
 
 class SensorMeter:
-    """A :class:`edge_runtime.power.meter.Meter`; its method is the sensor's.
+    """A :class:`edge_runtime.power.meters.meter.Meter`; its method is the sensor's.
 
     Args:
         sensor: an open sensor, closed with the meter.

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from protos.update.contract import Codec, each, stateless
-from protos.update.grid import UniformGrid
-from protos.update.levels import Codebook
 from protos.update.packing import pack
+from protos.update.quantised.grid import UniformGrid
+from protos.update.quantised.levels import Codebook
 from protos.update.tensors import Values
 from protos.update.trees import FloatArray
 

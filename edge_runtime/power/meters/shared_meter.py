@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
-from edge_runtime.power.meter import ExpectsPower, Meter, MeterIdentity, ShowsPower
+from edge_runtime.power.meters.meter import ExpectsPower, Meter, MeterIdentity, ShowsPower
 from protos.energy.trace import Phase, PhaseEnergy, joined
 
 __all__ = ["InferTotals", "SharedMeter"]
@@ -46,7 +46,7 @@ class InferTotals:
 
 
 class SharedMeter:
-    """A :class:`edge_runtime.power.meter.Meter` over another one.
+    """A :class:`edge_runtime.power.meters.meter.Meter` over another one.
 
     Args:
         inner: what measures; nobody else may mark on it.

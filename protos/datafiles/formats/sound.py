@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from protos.datafiles.account import Tally
 from protos.datafiles.classes import renumber
-from protos.datafiles.columns import NO_LABEL, Choose, Columns, reading
+from protos.datafiles.formats.columns import NO_LABEL, Choose, Columns, reading
 from protos.datafiles.front_end import LogMel, log_mel
 from protos.datafiles.renames import composed
 from protos.errors import DataError, EmptyShardError

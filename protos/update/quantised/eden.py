@@ -14,12 +14,12 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from protos.update import dither
 from protos.update.contract import Codec, each, stateless
-from protos.update.levels import lloyd_max, nearest
 from protos.update.packing import pack
+from protos.update.quantised import dither
+from protos.update.quantised.levels import lloyd_max, nearest
+from protos.update.quantised.rotated import Rotated, Rotation, chunks, richer
 from protos.update.reading import ABSURD
-from protos.update.rotated import Rotated, Rotation, chunks, richer
 from protos.update.tensors import Values
 from protos.update.trees import FloatArray
 

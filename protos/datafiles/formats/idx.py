@@ -17,9 +17,9 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from protos.datafiles import columns as col
 from protos.datafiles.account import Remark, Tally
-from protos.datafiles.columns import Choose, Columns
+from protos.datafiles.formats import columns as col
+from protos.datafiles.formats.columns import Choose, Columns
 from protos.datafiles.rows import kept_dtype, read_exactly, read_rows
 from protos.errors import DataError, ShapeError
 

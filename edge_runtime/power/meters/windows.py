@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from edge_runtime.power.clock import Clock
-from edge_runtime.power.estimate import MODEL_LIMIT
 from edge_runtime.power.events import Block, Event, Trouble
-from edge_runtime.power.meter import MeterIdentity
+from edge_runtime.power.meters.estimate import MODEL_LIMIT
+from edge_runtime.power.meters.meter import MeterIdentity
 from edge_runtime.power.sensor import PowerSensor
 from protos.energy.boards import BoardProfile
 from protos.energy.trace import PowerTrace
@@ -287,7 +287,7 @@ class _UnsampledWindows:
 
 
 class ModelWindows(_UnsampledWindows):
-    """Windows of a model, as :class:`edge_runtime.power.estimate.EstimateMeter` has phases.
+    """Windows of a model, as :class:`edge_runtime.power.meters.estimate.EstimateMeter` has phases.
 
     ``P = idle_w + cpu_w * min(cpu_s / wall_s, cores)`` from a window's beginning to its end, with the CPU seconds of
     this process, all threads; a window has a mean power, and no shape.

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from protos.errors import UpdateError
-from protos.update import dither
-from protos.update.levels import lloyd_max
 from protos.update.packing import packed_bytes, unpack
+from protos.update.quantised import dither
+from protos.update.quantised.levels import lloyd_max
 from protos.update.reading import ABSURD, at_most, floats
 from protos.update.trees import FloatArray
 

@@ -7,8 +7,8 @@ uncertainty is the limit below, which is a judgement and not a measurement.
 from __future__ import annotations
 
 from edge_runtime.power.clock import Clock
-from edge_runtime.power.meter import MeterIdentity
-from edge_runtime.power.period import Period
+from edge_runtime.power.meters.meter import MeterIdentity
+from edge_runtime.power.meters.period import Period
 from protos.energy.attribution import attribute
 from protos.energy.boards import BoardProfile
 from protos.energy.trace import Phase, PhaseEnergy, PowerTrace

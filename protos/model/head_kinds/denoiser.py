@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from protos.errors import ModelError
-from protos.model import diffusion
 from protos.model.bundle import MEAN, SCALE, Bundle
 from protos.model.head_algebra import Array, Tree, check_tree
+from protos.model.head_kinds import diffusion
 
 _ABOUT, _SCHEMA = "about", "edgejoule.denoiser/1"
 _MOST_BYTES = 1 << 30

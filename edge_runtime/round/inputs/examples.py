@@ -24,15 +24,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.round.content import damaged_in
-from edge_runtime.round.image_table import ImageTable
+from edge_runtime.round.inputs.content import damaged_in
+from edge_runtime.round.inputs.image_table import ImageTable
 from edge_runtime.state import keep_newest, storing, used
 from edge_runtime.systemd.logging_setup import log
 from protos.atomic import write_whole
 from protos.datafiles import dataset
 from protos.datafiles.account import Remark, listed
-from protos.datafiles.collected import INDEX, RAW, is_store
 from protos.datafiles.dataset import Dataset
+from protos.datafiles.formats.collected import INDEX, RAW, is_store
 from protos.datafiles.front_end import declared
 from protos.datafiles.lazy import FileRows
 from protos.datafiles.renames import read_renames

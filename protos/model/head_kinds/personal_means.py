@@ -36,7 +36,7 @@ import numpy.typing as npt
 
 from protos.errors import EmptyShardError, ShapeError
 from protos.model.head_algebra import Array, Tree
-from protos.model.personal import FLEET, FOLDS, LEAST_EXAMPLES, Candidate, Personal, Reals, gram_of_sums
+from protos.model.head_kinds.personal import FLEET, FOLDS, LEAST_EXAMPLES, Candidate, Personal, Reals, gram_of_sums
 
 WEIGHTS = (1.0, 4.0, 16.0)
 MIXES = (0.1, 0.2, 0.4, 1.0)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from edge_runtime.power.clock import Clock
-from edge_runtime.power.meter import MeterIdentity, unknown_phases
-from edge_runtime.power.period import Period
+from edge_runtime.power.meters.meter import MeterIdentity, unknown_phases
+from edge_runtime.power.meters.period import Period
 from protos.energy.trace import Phase, PhaseEnergy
 
 __all__ = ["UnknownMeter"]

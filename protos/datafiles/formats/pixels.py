@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protos.datafiles.account import Remark, Tally
-from protos.datafiles.columns import reading
+from protos.datafiles.formats.columns import reading
 from protos.errors import DataError, ShapeError
 from protos.extras import advice
 from protos.progress import progressed

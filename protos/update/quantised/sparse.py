@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from protos.errors import UpdateError
 from protos.update.entropy.reader import EntropyCoded
-from protos.update.grid import Float16, Float32, UniformGrid
-from protos.update.levels import Codebook
+from protos.update.quantised.grid import Float16, Float32, UniformGrid
+from protos.update.quantised.levels import Codebook
+from protos.update.quantised.rotated import Rotated
 from protos.update.reading import at_most
-from protos.update.rotated import Rotated
 from protos.update.trees import FloatArray
 
 MAX_SPLIT = 30

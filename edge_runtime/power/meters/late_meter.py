@@ -14,10 +14,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from edge_runtime.power.clock import Clock
-from edge_runtime.power.meter import MeterIdentity
+from edge_runtime.power.meters.meter import MeterIdentity
+from edge_runtime.power.meters.sensor_meter import SensorMeter
+from edge_runtime.power.meters.unmetered import UnknownMeter
 from edge_runtime.power.sensor import PowerSensor
-from edge_runtime.power.sensor_meter import SensorMeter
-from edge_runtime.power.unmetered import UnknownMeter
 from edge_runtime.power.wiring import explained
 from edge_runtime.systemd.logging_setup import log
 from protos.energy.trace import Phase, PhaseEnergy
@@ -35,7 +35,7 @@ _ABSENT = (errno.ENOENT, errno.ENXIO, errno.ENODEV, errno.ENOTDIR)
 
 
 class LateMeter:
-    """A :class:`edge_runtime.power.meter.Meter` over a sensor that is opened by a thread of its own.
+    """A :class:`edge_runtime.power.meters.meter.Meter` over a sensor that is opened by a thread of its own.
 
     Args:
         name: of the sensor, as the settings have it.

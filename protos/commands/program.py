@@ -98,7 +98,7 @@ def add_completion(commands: Verbs, name: str) -> argparse.ArgumentParser:
 
 def run_completion(top: argparse.ArgumentParser, shell: str) -> int:
     """Print the script for a shell."""
-    from protos.completion import script
+    from protos.commands.completion import script
 
     print(script(top, shell), end="")
     return 0

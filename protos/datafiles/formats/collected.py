@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from protos.datafiles.account import Tally
 from protos.datafiles.classes import renumber
-from protos.datafiles.columns import NO_LABEL, Choose, Columns, reading
+from protos.datafiles.formats.columns import NO_LABEL, Choose, Columns, reading
+from protos.datafiles.formats.pixels import Opener
 from protos.datafiles.lazy import FileRows, Known, stamp_of
-from protos.datafiles.pixels import Opener
 from protos.datafiles.renames import composed
 from protos.datafiles.rows import kept_dtype
 from protos.datafiles.stored import Rows, StoredRows
@@ -117,7 +117,7 @@ def read(
     decoded: bool = True,
     known: Known | None = None,
 ) -> tuple[Rows, Columns]:
-    """Read the labelled examples; arguments and errors are those of :func:`protos.datafiles.folder.read`.
+    """Read the labelled examples; arguments and errors are those of :func:`protos.datafiles.formats.folder.read`.
 
     Returns:
         x, uint8 or float32 [M, ...], in their files, or [M, 0] of examples that are only listed; and the columns.
@@ -190,7 +190,7 @@ class _StoreOpener:
         return np.dtype(np.uint8)
 
     def look(self, path: Path) -> str:
-        """As :meth:`protos.datafiles.pixels.Opener.look`."""
+        """As :meth:`protos.datafiles.formats.pixels.Opener.look`."""
         if path.suffix != NPY:
             return self._opener().look(path)
         try:

@@ -8,7 +8,7 @@ Rules kept here:
   was cut short by a budget, a signal or a power cut is taken up where it stopped; one whose rows are not the
   recorded ones is made again.
 * Beside each row is the key of its example (``keys.bin``), so that data that grew, or were set in another order, cost
-  only the examples that nobody has embedded: see :mod:`edge_runtime.round.content`.
+  only the examples that nobody has embedded: see :mod:`edge_runtime.round.inputs.content`.
 * Engines differ in the last bit of int8 results, so the engine is a part of the name; so is the file that it runs,
   the CPU model or the Edge TPU twin.
 """
@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.round.content import KEY_BYTES, Known, keys_of, keys_remembered, read_keys, remember_keys
+from edge_runtime.round.inputs.content import KEY_BYTES, Known, keys_of, keys_remembered, read_keys, remember_keys
 from edge_runtime.state import keep_newest, storing, used
 from edge_runtime.systemd.logging_setup import log
 from protos.atomic import write_whole

@@ -20,9 +20,9 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from protos.atomic import write_whole
-from protos.datafiles import columns as col
 from protos.datafiles.classes import renumber
-from protos.datafiles.columns import Choose, Columns
+from protos.datafiles.formats import columns as col
+from protos.datafiles.formats.columns import Choose, Columns
 from protos.datafiles.rows import BLOCK_BYTES, kept_dtype, read_rows
 from protos.datafiles.stored import Rows, StoredArray, StoredRows
 from protos.errors import DataError, ShapeError

@@ -15,9 +15,9 @@ import numpy as np
 
 from protos.datafiles.account import Remark, Tally, listed, printable
 from protos.datafiles.classes import renumber
-from protos.datafiles.columns import NO_LABEL, Choose, Columns, reading
+from protos.datafiles.formats.columns import NO_LABEL, Choose, Columns, reading
+from protos.datafiles.formats.pixels import Opener, decode
 from protos.datafiles.lazy import FileRows, Known, stamp_of
-from protos.datafiles.pixels import Opener, decode
 from protos.datafiles.renames import composed
 from protos.datafiles.stored import Rows, StoredRows
 from protos.errors import DataError, EmptyShardError, LabelError

@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
-from protos.program import children, walk
+from protos.commands.program import children, walk
 
 __all__ = ["script"]
 
