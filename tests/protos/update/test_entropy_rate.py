@@ -84,9 +84,7 @@ def test_a_landing_between_stairs_is_found_by_halving_where_secants_leap_past_it
     assert found.coded_bits == wanted
     for number, one in enumerate(cost.steps):
         before = cost.steps[:number]
-        dear, cheap = (
-            [other for other in before if (bits(other) > wanted) == is_dear] for is_dear in (True, False)
-        )
+        dear, cheap = ([other for other in before if (bits(other) > wanted) == is_dear] for is_dear in (True, False))
         assert max(dear, default=0.0) < one < min(cheap, default=math.inf)
 
 
