@@ -26,7 +26,7 @@ from edge_runtime.round.work import energy_of
 from edge_runtime.systemd.journal import facts
 from edge_runtime.systemd.logging_setup import log
 from protos.convert.reports import serialise_report
-from protos.energy.trace import Phase
+from protos.energy.trace import Phase, PhaseEnergy
 from protos.errors import RefusedError, StoreError
 from protos.json_document import document
 from protos.orders import DeviceReport, Receipt, SettledEnergy, Verdict
