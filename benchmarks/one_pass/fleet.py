@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -222,11 +222,13 @@ class Fleet:
         steps: int,
         statistics: FeatureMap | None = None,
         bits: float | None = None,
+        work_with: Callable[[TrainOrder, Workbench], DeviceReport] | None = None,
     ) -> DeviceReport:
         """Order, let the device work, and take its report; every byte and step is counted.
 
         Args:
             bits: instead of the plan's.
+            work_with: does the work instead of the device's own round function, for devices that do not keep to it.
         """
         sent = self.downlink.head_for(device.holding)
         parameters = dict(self.plan.update.parameters) | ({} if bits is None else {"bits": bits})
@@ -247,7 +249,7 @@ class Fleet:
         message = order_to(order)
         read = order_from(pb.NextOrderResponse.FromString(message.SerializeToString()))
         assert isinstance(read, TrainOrder)
-        report = work(read, device.bench, lambda: False)
+        report = work(read, device.bench, lambda: False) if work_with is None else work_with(read, device.bench)
         data = serialise_report(report)
         up, down = len(data), int(message.ByteSize())
         width = 0 if statistics is None else statistics.width(self.task.train.shape[1])
