@@ -267,6 +267,7 @@ async def _listen(
     address = f"{listen.rpartition(':')[0]}:{port}"
     await server.start()
     metrics = MetricsServer(operations)
+    times = asyncio.create_task(operations.schedules.keep())
     try:
         print(f"coordinator: listening on {address}, state in {settings.state}", flush=True)
         if trust is not None:
@@ -283,6 +284,9 @@ async def _listen(
         await stopping.wait()
         log.info("stopping")
     finally:
+        times.cancel()
+        with suppress(asyncio.CancelledError):
+            await times
         await metrics.close()
         run_scheduler.release()
         await server.stop(GRACE_S)
