@@ -12,7 +12,8 @@ import pytest
 from written_plans import PLANS, plan
 
 from protos.errors import PlanError
-from protos.plan.plan import (
+from protos.plan.plan import RunPlan, parse
+from protos.plan.sections import (
     AggregateSection,
     BudgetSection,
     ClosedFormSection,
@@ -20,11 +21,9 @@ from protos.plan.plan import (
     EvaluateSection,
     PlannerSection,
     RoundSection,
-    RunPlan,
     RunSection,
     TrainSection,
     UpdateSection,
-    parse,
 )
 
 SECTIONS = {field.name: field for field in dataclasses.fields(RunPlan)}
