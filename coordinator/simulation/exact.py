@@ -71,6 +71,7 @@ def run_exactly(
     shared: Shared,
     held: npt.NDArray[Any],
     on_round: Callable[[RoundStatus], None] | None,
+    kind: Callable[..., VirtualBoard] = VirtualBoard,
 ) -> Ran:
     """Run a plan over a fleet.
 
@@ -78,6 +79,7 @@ def run_exactly(
         plan: TOML text; paths in it are relative to ``folder``.
         held: embeddings of the held-out examples.
         on_round: told of each round when it has closed.
+        kind: makes a board, of the arguments of :class:`coordinator.simulation.devices.VirtualBoard`.
 
     Raises:
         EdgejouleError: the plan, or what it names.
@@ -86,7 +88,7 @@ def run_exactly(
         loop = runner.get_loop()
         assert isinstance(loop, VirtualLoop)
         with clock.shown(loop.time, lambda: EPOCH_UNIX_S + loop.time()), _quiet():
-            boards = boards_of(settings, shared, made.parts, home / "devices", loop.time)
+            boards = boards_of(settings, shared, made.parts, home / "devices", loop.time, kind)
             world = _World(plan, folder, settings, boards, made, held, home, loop, on_round)
             try:
                 # The runner's own context was made before the clocks were shown.
@@ -288,10 +290,11 @@ class _World:
         read = order_from(pb.NextOrderResponse.FromString(message.SerializeToString()))
         assert isinstance(read, TrainOrder)
         travelled_s = board.received(order, size)
-        await asyncio.sleep(travelled_s)
+        begun_s = self._loop.time() + travelled_s
         read = replace(read, deadline_s=max(0.0, read.deadline_s - travelled_s))
-        begun_s = self._loop.time()
-        report, take_back = board.tried(read)
+        board.begins(read, begun_s)
+        await asyncio.sleep(travelled_s)
+        report, take_back = board.tried(read, begun_s)
         took_s = board.clock.ahead_s
         lost_s = self._loses_power(board, read, took_s)
         wanted_s = await self._while_wanted(board, read, took_s if lost_s is None else lost_s)

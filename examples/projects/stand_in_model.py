@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-seen = np.load("seen.npz")
+seen = np.load("seen.npz", allow_pickle=False)
 keras.utils.set_random_seed(0)
 model = keras.Sequential(
     [
