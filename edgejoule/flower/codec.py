@@ -26,6 +26,7 @@ from flwr.common.logger import log
 from edgejoule.flower.packing import pack, unpack
 from protos.errors import UpdateError, UsageError
 from protos.update import codecs
+from protos.update.contract import Codec
 from protos.update.tensors import decode
 from protos.update.trees import Tree
 
@@ -125,7 +126,7 @@ def _floating(arrays: Arrays) -> dict[str, tuple[int, ...]]:
     return {name: array.shape for name, array in arrays.items() if array.dtype.kind == "f"}
 
 
-def _changed(before: Arrays, after: Arrays, codec: codecs.Codec, random: np.random.Generator) -> ArrayRecord:
+def _changed(before: Arrays, after: Arrays, codec: Codec, random: np.random.Generator) -> ArrayRecord:
     """What became of the arrays, coded."""
     if {name: (one.shape, one.dtype) for name, one in before.items()} != {
         name: (one.shape, one.dtype) for name, one in after.items()
