@@ -80,7 +80,7 @@ class UpstreamLink:
 
     async def close(self) -> None:
         """Close the connection."""
-        await self._channel.close()
+        await self._channel.close(None)
 
     async def join(self, card: DeviceCard) -> None:
         """Say who is there, or what is new."""
