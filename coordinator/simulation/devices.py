@@ -29,6 +29,7 @@ from edge_runtime.round.training_basis import HeldBasis
 from edge_runtime.round.work import Workbench, energy_of, work
 from protos.convert.reports import serialise_report
 from protos.energy.trace import Phase
+from protos.errors import EdgejouleError
 from protos.model.bundle import Bundle
 from protos.model.head import Head
 from protos.orders import (
@@ -55,6 +56,10 @@ _CODED_A_S = 2e6
 HeadsKept = tuple[tuple[str, Tree] | None, bool, bool]
 # To find that all examples are embedded: no time to speak of, and none at all would not be told.
 LOOK_S = 1e-5
+
+
+class EngineError(EdgejouleError):
+    """What carries the simulation failed; it is no board's fault, and no board declines for it."""
 
 
 @dataclass(frozen=True)

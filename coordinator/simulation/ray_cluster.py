@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.simulation.devices import BoardState, Shared, VirtualBoard
+from coordinator.simulation.devices import BoardState, EngineError, Shared, VirtualBoard
 from coordinator.simulation.fleet import FleetSettings, board_of
 from coordinator.simulation.metering import MeterState
 from protos.convert.orders import order_from, order_to
@@ -40,7 +40,7 @@ from protos.v1 import edgejoule_pb2 as pb
 _AGAIN = 5
 
 
-class ClusterError(EdgejouleError):
+class ClusterError(EngineError):
     """The cluster cannot be reached, or lost a task too often."""
 
     exit_code = 5
