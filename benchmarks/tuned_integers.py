@@ -60,7 +60,7 @@ def main() -> int:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="edgejoule-tuned-") as name, Converter() as converter:
         folder = Path(name)
-        with np.load(options.data / "cifar10_subset" / "cifar10_jpeg.npz") as held:
+        with np.load(options.data / "cifar10_subset" / "cifar10_jpeg.npz", allow_pickle=False) as held:
             x = np.concatenate([held["x_train"], held["x_test"]])
             y = np.concatenate([held["y_train"], held["y_test"]])
             np.savez(folder / "cifar.npz", x=x, y=y, is_test=np.arange(len(y)) >= len(held["y_train"]))
