@@ -55,8 +55,8 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     add(
         "--engine",
         default="exact",
-        choices=("exact", "vectorised"),
-        help="exact (default); vectorised for linear heads and very many boards",
+        choices=("exact", "vectorised", "ray"),
+        help="exact (default); vectorised for linear heads and very many boards; ray: exact, on a Ray cluster",
     )
     add("--boards", default=_BOARDS, metavar="NAME[,NAME...]", help=f"power profiles, in turn (default {_BOARDS})")
     add("--links", default=_LINKS, metavar="NAME[,NAME...]", help=f"in turn (default {_LINKS})")
@@ -83,6 +83,8 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 def run(arguments: argparse.Namespace) -> int:
     """Simulate, show, and write."""
     require(("sqlalchemy",), "coordinator")
+    if arguments.engine == "ray":
+        require(("ray",), "ray")
     # Imported late: the other commands need not wait for numpy and a TFLite runtime.
     from coordinator.lab import plan_keys
     from coordinator.operator import as_json

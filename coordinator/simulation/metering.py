@@ -25,14 +25,16 @@ class BoardClock:
 
     Attributes:
         ahead_s: seconds of work that the loop has not waited for yet.
+        from_s: when the work that is being done began, in place of the loop's time; None: the loop's.
     """
 
     def __init__(self, now_s: Callable[[], float]) -> None:
         self._now_s = now_s
         self.ahead_s = 0.0
+        self.from_s: float | None = None
 
     def monotonic(self) -> float:
-        return self._now_s() + self.ahead_s
+        return (self._now_s() if self.from_s is None else self.from_s) + self.ahead_s
 
     def process_time(self) -> float:
         return self.monotonic()
@@ -118,6 +120,10 @@ class BoardMeter:
     def state(self) -> MeterState:
         """Where it stands, for :meth:`back_to`."""
         self._pass()
+        return self.as_settled()
+
+    def as_settled(self) -> MeterState:
+        """The same, up to when it looked at the clock last."""
         return MeterState(self._phase, self._since_s, dict(self._energy_j), dict(self._seconds), self.true_j)
 
     def back_to(self, state: MeterState) -> None:
