@@ -20,7 +20,7 @@ from scenario import FAULTY_S, QUIET_S, Scenario, scenario
 from virtual_time import VirtualLoop, virtual
 
 from coordinator.server import run_scheduler as keeping
-from coordinator.server.device_service import DeviceService
+from coordinator.server.services.device_service import DeviceService
 from coordinator.store.database import Database, sqlite_url
 from protos.convert.reports import receipt_from
 from protos.model.bundle import open_bundle
