@@ -60,7 +60,7 @@ JOURNEYS = (
         "a report to the moved head",
         _ROUNDS,
         ("coordinator", "protos"),
-        ("Report", ("server/device_service.py",)),
+        ("Report", ("server/device_service.py", "services/device_service.py")),
         ("close_round", ("coordinator/ledger.py", "coordinator/run/transactions.py")),
     ),
     Journey(

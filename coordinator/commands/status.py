@@ -101,14 +101,14 @@ def show_run(run: RunStatus) -> None:
             "round",
             "state",
             measure,
-            "RMSE" if any(one.rmse for one in run.rounds) else "loss",
+            "RMSE" if any(round_.rmse for round_ in run.rounds) else "loss",
             "devices",
             "spent J",
             "bytes up",
             "bytes down",
             "cut short",
         ],
-        [_round_row(one) for one in run.rounds],
+        [_round_row(round_) for round_ in run.rounds],
         title=f"{run.run_id} {run.name}: {_times(run)}{reason}",
     )
     last = run.rounds[-1] if run.rounds else None
@@ -118,21 +118,23 @@ def show_run(run: RunStatus) -> None:
             ["device", "outcome", "steps", "weight", "budget J", *(f"{phase} J" for phase in _SPENT), "strain"],
             [
                 [
-                    one.device_id,
-                    one.outcome,
-                    f"{one.steps_done}/{one.steps_planned}",
-                    f"{one.weight:.3f}",
-                    "-" if one.budget_j is None else joules(one.budget_j),
-                    *(_phase_j(one.energy, phase) for phase in _SPENT),
-                    borne(one.strain),
+                    device.device_id,
+                    device.outcome,
+                    f"{device.steps_done}/{device.steps_planned}",
+                    f"{device.weight:.3f}",
+                    "-" if device.budget_j is None else joules(device.budget_j),
+                    *(_phase_j(device.energy, phase) for phase in _SPENT),
+                    borne(device.strain),
                 ]
-                for one in last.devices
+                for device in last.devices
             ],
             title=f"devices in round {last.round}",
         )
         if last.bias is not None:
             say(say_of(last.bias))
-    if (looked := [one for one in run.rounds if one.federated is not None]) and looked[-1].federated is not None:
+    if (looked := [round_ for round_ in run.rounds if round_.federated is not None]) and looked[
+        -1
+    ].federated is not None:
         show_classes(looked[-1].round, looked[-1].federated)
     if run.privacy is not None:
         say(say_of_privacy(run.privacy))
@@ -156,17 +158,17 @@ def show_troubles(devices: Sequence[DeviceStatus], run: RunStatus | None = None)
     Args:
         run: leave out devices that were not asked in its newest round.
     """
-    asked = {one.device_id for one in run.rounds[-1].devices} if run is not None and run.rounds else None
-    for one in devices:
-        if one.reason and (asked is None or (one.device_id in asked and one.state != "present")):
-            say(f"{one.device_id}: {one.reason}")
+    asked = {device.device_id for device in run.rounds[-1].devices} if run is not None and run.rounds else None
+    for device in devices:
+        if device.reason and (asked is None or (device.device_id in asked and device.state != "present")):
+            say(f"{device.device_id}: {device.reason}")
 
 
 def show_accounts(devices: Sequence[DeviceStatus]) -> None:
     """A line for each device whose data were not all read as they lie there: what became of them."""
-    for one in devices:
-        if ";" in one.account:
-            say(f"{one.device_id}: {one.account}")
+    for device in devices:
+        if ";" in device.account:
+            say(f"{device.device_id}: {device.account}")
 
 
 def show_classes(number: int, found: FederatedEvaluation) -> None:
@@ -219,7 +221,9 @@ def borne(strain: Strain | None) -> str:
 def _round_row(one: RoundStatus) -> list[str]:
     accepted = [device for device in one.devices if device.outcome == "accepted"]
     cut = [device.device_id for device in accepted if device.stop_reason == "budget"]
-    cut += [f"{one.device_id} ({one.stop_reason})" for one in accepted if one.stop_reason in ("heat", "busy")]
+    cut += [
+        f"{device.device_id} ({device.stop_reason})" for device in accepted if device.stop_reason in ("heat", "busy")
+    ]
     return [
         str(one.round),
         one.state,
@@ -268,12 +272,12 @@ def _phase_j(energy: tuple, phase: Phase) -> str:  # type: ignore[type-arg]
 
 
 def _progress(run: RunStatus) -> str:
-    closed = [one.round for one in run.rounds if one.state == "closed"]
+    closed = [round_.round for round_ in run.rounds if round_.state == "closed"]
     return f"{max(closed, default=0)}/{run.rounds_planned}"
 
 
 def _accuracy(run: RunStatus) -> str:
-    last = next((one for one in reversed(run.rounds) if one.state == "closed"), None)
+    last = next((round_ for round_ in reversed(run.rounds) if round_.state == "closed"), None)
     if last is None:
         return percent(None)
     return scored(last) if last.measure == "accuracy" else f"{last.measure} {scored(last)}"
@@ -281,7 +285,7 @@ def _accuracy(run: RunStatus) -> str:
 
 def _measured(run: RunStatus) -> str:
     """What the heads of a run are ranked by, where that is not accuracy; else ""."""
-    return next((one.measure for one in run.rounds if one.measure != "accuracy"), "")
+    return next((round_.measure for round_ in run.rounds if round_.measure != "accuracy"), "")
 
 
 def scored(one: RoundStatus) -> str:

@@ -22,20 +22,20 @@ def outcome(
     ``rounds`` begins with round 0, the head before any training. ``rounds[].joules[device][phase]`` is a number, or
     null where it is not known; ``rounds[].energy`` has the same with coverage, method and uncertainty (95 %).
     """
-    closed = [one for one in status.rounds if one.state == "closed"]
-    accuracies = [one.accuracy for one in closed]
-    scores = [one.score for one in closed]
+    closed = [round_ for round_ in status.rounds if round_.state == "closed"]
+    accuracies = [round_.accuracy for round_ in closed]
+    scores = [round_.score for round_ in closed]
     best = best_of(closed)
     made: dict[str, Any] = {
         "run_id": status.run_id,
         "state": status.state,
         "reason": status.reason,
         "settings": settings,
-        "rounds": [_round(one) for one in closed],
+        "rounds": [_round(round_) for round_ in closed],
         "initial_accuracy": accuracies[0] if accuracies else None,
         "final_accuracy": accuracies[-1] if accuracies else None,
         "best_accuracy": None if best is None else best.accuracy,
-        "measure": next((one.measure for one in closed if one.score is not None), "accuracy"),
+        "measure": next((round_.measure for round_ in closed if round_.score is not None), "accuracy"),
         "initial_score": scores[0] if scores else None,
         "final_score": scores[-1] if scores else None,
         "best_score": None if best is None else best.score,
@@ -45,8 +45,8 @@ def outcome(
         "exported_score": export.measured.exported_score if export and export.measured else None,
         "exported_bytes": export.size_bytes if export else None,
         "exported_note": export.note if export else "",
-        "bytes_up": sum(one.bytes_up for one in closed),
-        "bytes_down": sum(one.bytes_down for one in closed),
+        "bytes_up": sum(round_.bytes_up for round_ in closed),
+        "bytes_down": sum(round_.bytes_down for round_ in closed),
         "joules": total_joules(closed),
         "coverage": coverage(closed),
         "cut_short": cut_short_counts(closed),
@@ -59,7 +59,9 @@ def outcome(
 def best_of(closed: Sequence[RoundStatus]) -> RoundStatus | None:
     """The round whose head is exported: that with the best score, of equal ones with the smaller loss, then the
     newest. None where nobody looked."""
-    looked = [(one.score, -(one.loss or 0.0), one.round, one) for one in closed if one.score is not None]
+    looked = [
+        (round_.score, -(round_.loss or 0.0), round_.round, round_) for round_ in closed if round_.score is not None
+    ]
     return max(looked, key=lambda one: one[:3])[3] if looked else None
 
 
@@ -83,7 +85,7 @@ def _round(one: RoundStatus) -> dict[str, Any]:
 def furthest(rounds: Sequence[RoundStatus]) -> float | None:
     """The most that the say of devices was, in any round, from a say by examples alone: total variation, 0 to 1. None
     where nobody was asked. ``aggregate.weight = ["by_examples"]`` makes it 0 where everyone is asked."""
-    known = [one.bias.from_examples for one in rounds if one.bias is not None]
+    known = [round_.bias.from_examples for round_ in rounds if round_.bias is not None]
     return max(known, default=None)
 
 
@@ -115,8 +117,8 @@ def _device(device: DeviceRound) -> dict[str, Any]:
 def total_joules(rounds: Sequence[RoundStatus]) -> dict[str, dict[str, float | None]]:
     """Joules by device and phase over all rounds; None as soon as one of them is not known."""
     totals: dict[str, dict[str, float | None]] = {}
-    for one in rounds:
-        for device in one.devices:
+    for round_ in rounds:
+        for device in round_.devices:
             mine = totals.setdefault(device.device_id, {})
             for phase, energy_j in _joules(device).items():
                 before = mine.get(phase, 0.0)
@@ -127,8 +129,8 @@ def total_joules(rounds: Sequence[RoundStatus]) -> dict[str, dict[str, float | N
 def coverage(rounds: Sequence[RoundStatus]) -> dict[str, dict[str, float]]:
     """By device and phase: covered seconds over all seconds, over all rounds."""
     seconds: dict[str, dict[str, tuple[float, float]]] = {}
-    for one in rounds:
-        for device in one.devices:
+    for round_ in rounds:
+        for device in round_.devices:
             for record in device.energy:
                 if record.phase in PHASES:
                     covered, total = seconds.setdefault(device.device_id, {}).get(str(record.phase), (0.0, 0.0))
@@ -143,8 +145,8 @@ def coverage(rounds: Sequence[RoundStatus]) -> dict[str, dict[str, float]]:
 def cut_short_counts(rounds: Sequence[RoundStatus]) -> dict[str, int]:
     """How many rounds the budget of each device cut short; devices that never were are left out."""
     counts: dict[str, int] = {}
-    for one in rounds:
-        for device in one.devices:
+    for round_ in rounds:
+        for device in round_.devices:
             if device.outcome == "accepted" and device.stop_reason == "budget":
                 counts[device.device_id] = counts.get(device.device_id, 0) + 1
     return counts

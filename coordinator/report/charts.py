@@ -68,7 +68,7 @@ def ticks(low: float, high: float, about: int = 5, *, whole: bool = False) -> li
         low, high = low - room, high + room
     raw = max((high - low) / about, 1.0 if whole else 0.0)
     power = 10.0 ** math.floor(math.log10(raw))
-    step = power * next(one for one in (1, 2, 5, 10) if one * power >= raw * 0.999)
+    step = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     digits = max(0, -math.floor(math.log10(step)) + 1)
     return [round(number * step, digits) for number in range(first, last + 1)]
@@ -105,13 +105,13 @@ def lines(
     from_zero: bool = False,
 ) -> Markup | None:
     """A chart of lines; None when there is no point to draw."""
-    series = [thinned(one) for one in series]
-    points = [(x, y) for one in series for x, y in zip(one.x, one.y, strict=True) if x is not None and y is not None]
+    series = [thinned(line) for line in series]
+    points = [(x, y) for line in series for x, y in zip(line.x, line.y, strict=True) if x is not None and y is not None]
     if not points:
         return None
-    ends = [end for one in series for side in (one.low, one.high) for end in side if end is not None]
-    across = [x for x, _ in points] + (ends if any(one.bar_along_x for one in series) else [])
-    up = [y for _, y in points] + ([] if any(one.bar_along_x for one in series) else ends)
+    ends = [end for line in series for side in (line.low, line.high) for end in side if end is not None]
+    across = [x for x, _ in points] + (ends if any(line.bar_along_x for line in series) else [])
+    up = [y for _, y in points] + ([] if any(line.bar_along_x for line in series) else ends)
     xs = ticks(min(across), max(across), 6, whole=x_label == "round")
     low = min(up + [0.0] * from_zero)
     # All zero: an axis that goes below would say that there could be less.
@@ -119,10 +119,10 @@ def lines(
     scale_x = _scale(xs[0], xs[-1], _LEFT, WIDTH - _RIGHT)
     scale_y = _scale(ys[0], ys[-1], _HEIGHT - _BOTTOM, _TOP)
     drawn = [_grid(xs, ys, scale_x, scale_y, x_label, y_label, y_format)]
-    for index, one in enumerate(series):
-        drawn.append(_line(one, f"s{index % SERIES}", scale_x, scale_y))
-    described = f"{title}: {', '.join(_told(one, y_format) for one in series)}"
-    return _picture(title, described, _HEIGHT, drawn, [one.name for one in series])
+    for index, line in enumerate(series):
+        drawn.append(_line(line, f"s{index % SERIES}", scale_x, scale_y))
+    described = f"{title}: {', '.join(_told(line, y_format) for line in series)}"
+    return _picture(title, described, _HEIGHT, drawn, [line.name for line in series])
 
 
 def _told(line: Line, y_format: Callable[[float], str]) -> str:
@@ -186,9 +186,9 @@ def bars(rows: Sequence[Bar], parts: Sequence[str], *, title: str, x_label: str)
     """Horizontal bars, one for each row, stacked of ``parts``; None without rows."""
     if not rows:
         return None
-    left, row_height = min(200, 14 + max(_text_width(one.label) for one in rows)), 20
-    right = 14 + max(_text_width(one.note) for one in rows)
-    reach = max(sum(one.parts) + (one.half_width or 0.0) for one in rows)
+    left, row_height = min(200, 14 + max(_text_width(bar.label) for bar in rows)), 20
+    right = 14 + max(_text_width(bar.note) for bar in rows)
+    reach = max(sum(bar.parts) + (bar.half_width or 0.0) for bar in rows)
     marks = ticks(0.0, reach or 1.0)
     height = _TOP + row_height * len(rows) + _BOTTOM
     scale = _scale(0.0, marks[-1], left, WIDTH - right)
@@ -200,26 +200,26 @@ def bars(rows: Sequence[Bar], parts: Sequence[str], *, title: str, x_label: str)
     ]
     filled: list[list[str]] = [[] for _ in parts]
     whiskers = []
-    for place, one in enumerate(rows):
+    for place, bar in enumerate(rows):
         top = _TOP + row_height * place
         at = 0.0
-        for index, value in enumerate(one.parts):
+        for index, value in enumerate(bar.parts):
             if value > 0:
                 width = scale(at + value) - scale(at)
                 filled[index].append(f"M{scale(at):.1f} {top + 4}h{width:.1f}v12h-{width:.1f}z")
                 at += value
-        if one.half_width is not None and one.half_width > 0:
-            low, high = scale(max(0.0, at - one.half_width)), scale(at + one.half_width)
+        if bar.half_width is not None and bar.half_width > 0:
+            low, high = scale(max(0.0, at - bar.half_width)), scale(at + bar.half_width)
             whiskers.append(f"M{low:.1f} {top + 10}H{high:.1f}M{low:.1f} {top + 6}v8M{high:.1f} {top + 6}v8")
-        end = scale(at + (one.half_width or 0.0))
-        drawn.append(element("text", _short(one.label, left - 14), x=left - 6, y=top + 14, class_="tick end"))
-        drawn.append(element("text", one.note, x=f"{end + 5:.1f}", y=top + 14, class_="tick"))
+        end = scale(at + (bar.half_width or 0.0))
+        drawn.append(element("text", _short(bar.label, left - 14), x=left - 6, y=top + 14, class_="tick end"))
+        drawn.append(element("text", bar.note, x=f"{end + 5:.1f}", y=top + 14, class_="tick"))
     for index, path in enumerate(filled):
         if path:
             drawn.append(element("path", d="".join(path), class_=f"s{index % SERIES} fill"))
     if whiskers:
         drawn.append(element("path", d="".join(whiskers), class_="whisker"))
-    described = f"{title}: " + "; ".join(f"{one.label} {one.note}" for one in rows[:20])
+    described = f"{title}: " + "; ".join(f"{bar.label} {bar.note}" for bar in rows[:20])
     return _picture(title, described, height, drawn, parts)
 
 

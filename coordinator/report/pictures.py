@@ -25,18 +25,18 @@ def draw(file: IO[bytes], records: Sequence[RunRecord]) -> None:
     figure = Figure(figsize=(11, 8), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     ((by_round, by_joule), (traffic, energy)) = figure.subplots(2, 2)
-    measures = {one.measure for one in records}
+    measures = {record.measure for record in records}
     measure = measures.pop() if len(measures) == 1 else "score"
     for record in records:
-        name, scored = _plain(record.run.name), [one for one in record.rounds if one.score is not None]
-        scores = [one.score or 0.0 for one in scored]
-        by_round.plot([one.round for one in scored], scores, marker="o", ms=3, label=name)
+        name, scored = _plain(record.run.name), [row for row in record.rounds if row.score is not None]
+        scores = [row.score or 0.0 for row in scored]
+        by_round.plot([row.round for row in scored], scores, marker="o", ms=3, label=name)
         if record.spent.known:
-            widths = [one.uncertainty_so_far_j for one in scored]
+            widths = [row.uncertainty_so_far_j for row in scored]
             bars = None if None in widths else [one or 0.0 for one in widths]
-            spent = [one.known_so_far_j for one in scored]
+            spent = [row.known_so_far_j for row in scored]
             by_joule.errorbar(spent, scores, xerr=bars, marker="o", ms=3, capsize=2, label=name)
-        asked = [one for one in record.rounds if one.devices]
+        asked = [row for row in record.rounds if row.devices]
         traffic.plot([one.round for one in asked], [one.bytes_up / 1000 for one in asked], label=f"{name}: up")
         down = [one.bytes_down / 1000 for one in asked]
         traffic.plot([one.round for one in asked], down, ls="--", label=f"{name}: down")
@@ -44,10 +44,13 @@ def draw(file: IO[bytes], records: Sequence[RunRecord]) -> None:
     by_joule.set(xlabel="joules of all devices so far", ylabel=measure)
     traffic.set(xlabel="round", ylabel="kB")
     devices = [
-        (f"{_plain(record.run.name)}: {_plain(one.device_id)}" if len(records) > 1 else _plain(one.device_id), one)
+        (
+            f"{_plain(record.run.name)}: {_plain(device.device_id)}" if len(records) > 1 else _plain(device.device_id),
+            device,
+        )
         for record in records
-        for one in record.devices
-        if one.spent.known
+        for device in record.devices
+        if device.spent.known
     ]
     devices.sort(key=lambda named: named[1].spent.known_j)
     shown = devices[-_MOST_DEVICES:]

@@ -127,25 +127,27 @@ class RunRecord:
     @property
     def measure(self) -> str:
         """What its heads are ranked by: "accuracy", "R2" or "AUC"."""
-        return next((one.measure for one in self.rounds if one.measure != "accuracy"), "accuracy")
+        return next((row.measure for row in self.rounds if row.measure != "accuracy"), "accuracy")
 
     @property
     def spent(self) -> JouleSum:
         """Joules of all rounds and devices."""
         total = JouleSum()
-        for one in self.devices:
-            total = merged(total, one.spent)
+        for device in self.devices:
+            total = merged(total, device.spent)
         return total
 
     def example_shares(self) -> dict[str, float]:
         """The share of examples of each device that had a report accepted: the say of a mean without bias."""
-        total = sum(one.examples for one in self.devices)
-        return {one.device_id: one.examples / total for one in self.devices if one.examples} if total else {}
+        total = sum(device.examples for device in self.devices)
+        return (
+            {device.device_id: device.examples / total for device in self.devices if device.examples} if total else {}
+        )
 
     def strip(self, device: DeviceRow) -> list[tuple[float | None, int]]:
         """Participation of a device in at most :data:`STRIP_CELLS` stretches of rounds: the share of its orders there
         that were accepted, None without any; and the last round of the stretch."""
-        last = max((one.round for one in self.rounds), default=0)
+        last = max((row.round for row in self.rounds), default=0)
         each = max(1, -(-last // STRIP_CELLS))
         cells: list[tuple[float | None, int]] = []
         for first in range(1, last + 1, each):
@@ -193,15 +195,15 @@ def gather(
     devices: dict[str, DeviceRow] = {}
     newest: RunStatus | None = None
     for newest in pages:
-        for one in newest.rounds:
-            if one.round in rounds:
+        for status in newest.rounds:
+            if status.round in rounds:
                 continue
-            rounds[one.round] = _round_row(one)
+            rounds[status.round] = _round_row(status)
             if on_round is not None:
-                on_round(newest, one)
-            for work in one.devices:
+                on_round(newest, status)
+            for work in status.devices:
                 row = devices.setdefault(work.device_id, DeviceRow(work.device_id))
-                _add(row, rounds[one.round], one, work)
+                _add(row, rounds[status.round], status, work)
     assert newest is not None, "a run has one page at least"
     ordered = tuple(rounds[number] for number in sorted(rounds))
     _sum_up(ordered)
@@ -210,8 +212,8 @@ def gather(
         details=details,
         rounds=ordered,
         devices=tuple(devices[name] for name in sorted(devices)),
-        budgets={one.device_id: one for one in budgets},
-        cards={one.device_id: one for one in cards},
+        budgets={budget.device_id: budget for budget in budgets},
+        cards={card.device_id: card for card in cards},
     )
 
 
@@ -279,7 +281,7 @@ def _hotter(first: float | None, second: float | None) -> float | None:
 
 def _sum_up(rounds: Iterable[RoundRow]) -> None:
     total = JouleSum()
-    for one in rounds:
-        total = merged(total, one.spent)
-        one.known_so_far_j, one.uncertainty_so_far_j = total.known_j, total.uncertainty_j
-        one.all_known_so_far = not total.unknown
+    for row in rounds:
+        total = merged(total, row.spent)
+        row.known_so_far_j, row.uncertainty_so_far_j = total.known_j, total.uncertainty_j
+        row.all_known_so_far = not total.unknown

@@ -21,7 +21,7 @@ from typing import Any
 import grpc
 from cryptography import x509
 
-from coordinator.server.answering import abort
+from coordinator.server.services.answering import abort
 from coordinator.trust.authority import peer_of
 from coordinator.trust.register import Register
 from protos.errors import RefusedError

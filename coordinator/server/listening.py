@@ -16,8 +16,8 @@ from pathlib import Path
 import grpc
 
 from coordinator.run.workers import Worker
-from coordinator.server.enrolling import EnrolmentService, IdentityService, enrolment_server
 from coordinator.server.gate import Gate
+from coordinator.server.services.enrolling import EnrolmentService, IdentityService, enrolment_server
 from coordinator.trust.authority import FOLDER, Authority
 from coordinator.trust.register import Register
 from protos.addresses import bare, host_and_port, is_loopback

@@ -27,14 +27,14 @@ import grpc
 
 from coordinator.run.resume import Rooms
 from coordinator.run.workers import Worker
-from coordinator.server.device_service import DeviceService
-from coordinator.server.health import Health
 from coordinator.server.listening import DEFAULT_LISTEN, Trust, check_listen, open_trust, tls_version
 from coordinator.server.metrics import MetricsServer, check_metrics
 from coordinator.server.operations import Operations
-from coordinator.server.operator_service import OperatorService
-from coordinator.server.reflection import add_reflection
 from coordinator.server.run_scheduler import RunScheduler
+from coordinator.server.services.device_service import DeviceService
+from coordinator.server.services.health import Health
+from coordinator.server.services.operator_service import OperatorService
+from coordinator.server.services.reflection import add_reflection
 from coordinator.server.upstream.link import check_upstream
 from coordinator.server.upstream.site import Site
 from coordinator.store.database import Database, FencedError, sqlite_url

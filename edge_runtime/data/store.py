@@ -111,7 +111,7 @@ class ExampleStore:
         digest = hashlib.sha256(data).hexdigest()
         with self._writing():
             there = entries(self.folder)
-            known = next((one for one in there if one.sha256 == digest), None)
+            known = next((entry for entry in there if entry.sha256 == digest), None)
             if known is not None:
                 if label is not None and known.label != label:
                     self._append({"name": known.name, "label": label})
@@ -138,8 +138,8 @@ class ExampleStore:
         label = _checked(label)
         with self._writing():
             chosen = self._named(names)
-            for one in chosen:
-                self._append({"name": one.name, "label": label})
+            for entry in chosen:
+                self._append({"name": entry.name, "label": label})
         return len(chosen)
 
     def drop(self, names: Iterable[str]) -> int:
@@ -152,7 +152,7 @@ class ExampleStore:
             there = entries(self.folder)
             chosen = self._named(names, there)
             self._drop(chosen)
-            self._compact([one for one in there if one not in chosen])
+            self._compact([entry for entry in there if entry not in chosen])
         return len(chosen)
 
     def take_inbox(self) -> int:
@@ -164,7 +164,7 @@ class ExampleStore:
         if not inbox.is_dir():
             return 0
         taken = 0
-        for path in sorted(one for one in inbox.rglob("*") if _is_ready(one, inbox)):
+        for path in sorted(path for path in inbox.rglob("*") if _is_ready(path, inbox)):
             parts = path.relative_to(inbox).parts
             try:
                 if path.suffix.lower() == NPY:
@@ -189,7 +189,7 @@ class ExampleStore:
         """What is kept."""
         try:
             said = json.loads((self.folder / _BOUNDS).read_bytes())
-            return Bounds(**{one.name: said[one.name] for one in fields(Bounds)})
+            return Bounds(**{bound.name: said[bound.name] for bound in fields(Bounds)})
         except (OSError, ValueError, KeyError, TypeError):
             return Bounds()
 
@@ -215,12 +215,12 @@ class ExampleStore:
     def stats(self) -> Stats:
         """What is there, counted."""
         there = self.entries()
-        trained = [one for one in there if not one.held_out]
+        trained = [entry for entry in there if not entry.held_out]
         return Stats(
-            dict(sorted(Counter(one.label for one in trained if one.label is not None).items())),
-            sum(one.held_out for one in there),
-            sum(one.label is None for one in there),
-            sum(one.size_bytes for one in there),
+            dict(sorted(Counter(entry.label for entry in trained if entry.label is not None).items())),
+            sum(entry.held_out for entry in there),
+            sum(entry.label is None for entry in there),
+            sum(entry.size_bytes for entry in there),
             self._seen(there),
         )
 
@@ -229,31 +229,31 @@ class ExampleStore:
         gone: dict[str, Entry] = {}
         if bounds.most_days is not None:
             limit_s = bounds.most_days * 86_400.0
-            gone |= {one.name: one for one in there if now_s - one.age_s > limit_s}
-        trained = [one for one in there if not one.held_out and one.name not in gone]
+            gone |= {entry.name: entry for entry in there if now_s - entry.age_s > limit_s}
+        trained = [entry for entry in there if not entry.held_out and entry.name not in gone]
         if bounds.most_count is not None and len(trained) > bounds.most_count:
             chosen = _reservoir(trained, bounds.most_count) if bounds.reservoir else trained[-bounds.most_count :]
-            names = {one.name for one in chosen}
-            gone |= {one.name: one for one in trained if one.name not in names}
+            names = {entry.name for entry in chosen}
+            gone |= {entry.name: entry for entry in trained if entry.name not in names}
         if bounds.most_bytes is not None:
-            left = [one for one in there if one.name not in gone]
-            size = sum(one.size_bytes for one in left)
+            left = [entry for entry in there if entry.name not in gone]
+            size = sum(entry.size_bytes for entry in left)
             # Of a fair sample any may go; else the oldest do.
             order = sorted(left, key=_rank) if bounds.reservoir else left
-            for one in order:
+            for entry in order:
                 if size <= bounds.most_bytes:
                     break
-                gone[one.name] = one
-                size -= one.size_bytes
+                gone[entry.name] = entry
+                size -= entry.size_bytes
         if gone:
             self._drop(gone.values())
-            self._compact([one for one in there if one.name not in gone])
+            self._compact([entry for entry in there if entry.name not in gone])
         return len(gone)
 
     # ------------------------------------------------------------ files
 
     def _named(self, names: Iterable[str], there: list[Entry] | None = None) -> list[Entry]:
-        by_name = {one.name: one for one in (entries(self.folder) if there is None else there)}
+        by_name = {entry.name: entry for entry in (entries(self.folder) if there is None else there)}
         chosen = []
         for name in dict.fromkeys(names):
             if name not in by_name:
@@ -264,10 +264,10 @@ class ExampleStore:
 
     def _drop(self, chosen: Iterable[Entry]) -> None:
         # The line first: one whose file is gone would be an example that cannot be read.
-        for one in chosen:
-            self._append({"name": one.name, "dropped": True})
+        for entry in chosen:
+            self._append({"name": entry.name, "dropped": True})
             with contextlib.suppress(OSError):
-                (self.folder / RAW / one.file).unlink()
+                (self.folder / RAW / entry.file).unlink()
 
     def _append(self, said: dict[str, Any]) -> None:
         path = self.folder / INDEX
@@ -287,15 +287,15 @@ class ExampleStore:
             return
         # The last number stays known: sequences never come twice.
         last = {"name": "", "dropped": True, "sequence": self._seen(left)}
-        now = {one.name: one for one in entries(self.folder)}
+        now = {entry.name: entry for entry in entries(self.folder)}
         with storing(path), write_whole(path) as whole:
             whole.write(json.dumps(last).encode() + b"\n")
-            for one in left:
-                whole.write(json.dumps(asdict(now.get(one.name, one))).encode() + b"\n")
+            for entry in left:
+                whole.write(json.dumps(asdict(now.get(entry.name, entry))).encode() + b"\n")
 
     def _seen(self, there: list[Entry]) -> int:
         """How many were ever added: the largest number in the index, also of those that were dropped."""
-        largest = max((one.sequence for one in there), default=0)
+        largest = max((entry.sequence for entry in there), default=0)
         with contextlib.suppress(OSError), (self.folder / INDEX).open("rb") as file:
             for line in file:
                 with contextlib.suppress(ValueError, TypeError, AttributeError):
@@ -359,7 +359,7 @@ def _reservoir(trained: list[Entry], count: int) -> list[Entry]:
     One that was let go earlier had a larger rank than all that were left, so it would not be among them now either.
     """
     kept = sorted(trained, key=_rank)[:count]
-    return sorted(kept, key=lambda one: one.sequence)
+    return sorted(kept, key=lambda entry: entry.sequence)
 
 
 def _rank(one: Entry) -> float:

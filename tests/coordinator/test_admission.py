@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from coordinator.server.admission import Admission
+from coordinator.server.services.admission import Admission
 
 
 async def _turn() -> None:

@@ -9,8 +9,8 @@ import grpc
 import pytest
 
 from coordinator.operator.failures import CODE_KEY, NAME_KEY, metadata_of
-from coordinator.server.health import SERVICE as HEALTH
-from coordinator.server.reflection import services
+from coordinator.server.services.health import SERVICE as HEALTH
+from coordinator.server.services.reflection import services
 from protos import errors
 from protos.errors import EdgejouleError, PlanError, RefusedError, UnknownRunError
 from protos.v1 import edgejoule_pb2 as pb

@@ -13,7 +13,8 @@ import pytest
 
 from coordinator.operator.client import Operator
 from coordinator.run import transactions
-from coordinator.server import device_service, fleet, run_scheduler
+from coordinator.server import fleet, run_scheduler
+from coordinator.server.services import device_service
 from protos.convert.reports import serialise_report
 from protos.energy.trace import Phase
 from protos.orders import SettledEnergy

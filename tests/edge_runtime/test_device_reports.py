@@ -12,7 +12,7 @@ from peer_coordinator import PeerCoordinator, order
 from running_daemon import RunningDaemon
 
 from coordinator.operator.failures import metadata_of
-from coordinator.server.uploads import OversizedError
+from coordinator.server.services.uploads import OversizedError
 from protos.model.bundle import Bundle
 from protos.v1 import edgejoule_pb2 as pb
 

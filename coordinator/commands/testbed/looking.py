@@ -27,10 +27,14 @@ def run_trust(arguments: argparse.Namespace) -> int:
 
     keys = HostKeys(found.known_hosts)
     outcomes = asyncio.run(found.host_keys(keys, found.boards))
-    seen = [one.values["seen"] for one in outcomes if one.error is None]
+    seen = [outcome.values["seen"] for outcome in outcomes if outcome.error is None]
     if not arguments.json:
         rows = [[one.board.name, one.board.host, one.state, one.fingerprint] for one in seen]
-        rows += [[one.board.name, one.board.host, "?", str(one.error)] for one in outcomes if one.error is not None]
+        rows += [
+            [outcome.board.name, outcome.board.host, "?", str(outcome.error)]
+            for outcome in outcomes
+            if outcome.error is not None
+        ]
         show(["board", "host", "state", "host key"], rows)
     changed = [one for one in seen if one.state == "changed"]
     wanted = [one for one in seen if one.state == "new" or (one.state == "changed" and arguments.replace)]
@@ -42,13 +46,13 @@ def run_trust(arguments: argparse.Namespace) -> int:
         keys.keep(wanted)
     if arguments.json:
         boards = {
-            one.board.name: {
-                "host": one.board.host,
-                "state": one.values["seen"].state if one.error is None else None,
-                "host_key": one.values["seen"].fingerprint if one.error is None else None,
-                "error": None if one.error is None else str(one.error),
+            outcome.board.name: {
+                "host": outcome.board.host,
+                "state": outcome.values["seen"].state if outcome.error is None else None,
+                "host_key": outcome.values["seen"].fingerprint if outcome.error is None else None,
+                "error": None if outcome.error is None else str(outcome.error),
             }
-            for one in outcomes
+            for outcome in outcomes
         }
         print_json({"verb": "trust", "boards": boards, "kept": [one.board.name for one in wanted]})
     else:
@@ -77,8 +81,8 @@ def run_check(arguments: argparse.Namespace) -> int:
         return await checks.check(session, progress, version=version())
 
     outcomes = found.over_ssh(work)
-    differing = checks.versions_differ([one.values for one in outcomes if one.ok])
-    failed = [one.board.name for one in outcomes if _levels(one, "failed")]
+    differing = checks.versions_differ([outcome.values for outcome in outcomes if outcome.ok])
+    failed = [outcome.board.name for outcome in outcomes if _levels(outcome, "failed")]
     if not arguments.json:
         _show_checks(outcomes)
         if differing:
@@ -88,22 +92,22 @@ def run_check(arguments: argparse.Namespace) -> int:
 
 
 def _levels(outcome: Outcome, level: str) -> list[dict[str, Any]]:
-    return [one for one in outcome.values.get("findings", ()) if one["level"] == level]
+    return [finding for finding in outcome.values.get("findings", ()) if finding["level"] == level]
 
 
 def _show_checks(outcomes: list[Outcome]) -> None:
     rows = []
-    for one in outcomes:
-        if one.error is not None:
-            rows.append([one.board.name, "failed", "reach", str(one.error)])
+    for outcome in outcomes:
+        if outcome.error is not None:
+            rows.append([outcome.board.name, "failed", "reach", str(outcome.error)])
             continue
-        odd = [*_levels(one, "failed"), *_levels(one, "warning")]
+        odd = [*_levels(outcome, "failed"), *_levels(outcome, "warning")]
         for finding in odd:
             said = f"{finding['said']}; {finding['fix']}" if finding["fix"] else finding["said"]
-            rows.append([one.board.name, finding["level"], finding["name"], said])
+            rows.append([outcome.board.name, finding["level"], finding["name"], said])
         if not odd:
-            facts = one.values["facts"]
-            rows.append([one.board.name, "ok", "", f"{facts.get('version')}, daemon {facts.get('daemon')}"])
+            facts = outcome.values["facts"]
+            rows.append([outcome.board.name, "ok", "", f"{facts.get('version')}, daemon {facts.get('daemon')}"])
     show(["board", "", "what", "says"], rows)
 
 
@@ -124,15 +128,15 @@ def run_status(arguments: argparse.Namespace) -> int:
         }
 
     outcomes = found.over_ssh(work)
-    says = {one.board.name: one.values.pop("_says", "") for one in outcomes}
+    says = {outcome.board.name: outcome.values.pop("_says", "") for outcome in outcomes}
     if not arguments.json:
         rows = [
             [
-                one.board.name, one.board.host, one.board.kind, one.values.get("daemon", "?"),
-                str(one.values.get("version") or ("-" if one.ok else "?")), says[one.board.name] or "-",
-                str(one.error or ""),
+                outcome.board.name, outcome.board.host, outcome.board.kind, outcome.values.get("daemon", "?"),
+                str(outcome.values.get("version") or ("-" if outcome.ok else "?")), says[outcome.board.name] or "-",
+                str(outcome.error or ""),
             ]
-            for one in outcomes
+            for outcome in outcomes
         ]  # fmt: skip
         show(["board", "host", "kind", "daemon", "version", "reserved", "error"], rows)
     return tell("status", outcomes, as_json=arguments.json)
@@ -149,7 +153,7 @@ def run_collect(arguments: argparse.Namespace) -> int:
         with operator(arguments) as connection:
             (status,) = connection.status(arguments.which)
             more["run.json"] = as_json.dump(as_json.run(status)).encode()
-            more["devices.json"] = as_json.dump([as_json.device(one) for one in connection.devices()]).encode()
+            more["devices.json"] = as_json.dump([as_json.device(device) for device in connection.devices()]).encode()
             more["plan.toml"] = connection.details(status.run_id).plan_toml.encode()
     folder = folder_for(arguments.output)
 
@@ -161,10 +165,10 @@ def run_collect(arguments: argparse.Namespace) -> int:
     if not arguments.json:
         rows = [
             [
-                one.board.name, str(len(one.values.get("files", ()))), str(one.values.get("fetched", 0)),
-                str(sum(file["size_bytes"] for file in one.values.get("files", ()))), str(one.error or ""),
+                outcome.board.name, str(len(outcome.values.get("files", ()))), str(outcome.values.get("fetched", 0)),
+                str(sum(file["size_bytes"] for file in outcome.values.get("files", ()))), str(outcome.error or ""),
             ]
-            for one in outcomes
+            for outcome in outcomes
         ]  # fmt: skip
         show(["board", "files", "fetched", "bytes", "error"], rows)
         print(folder / MANIFEST)

@@ -63,7 +63,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print one row a certificate; 0."""
     with needing_cryptography():
-        from coordinator.server.enrolling import READMIT_RULE
+        from coordinator.server.services.enrolling import READMIT_RULE
         from coordinator.trust.authority import FOLDER, Authority
         from coordinator.trust.register import Register
     folder = state_of(arguments) / FOLDER

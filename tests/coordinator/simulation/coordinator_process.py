@@ -18,9 +18,9 @@ from virtual_time import Died, VirtualLoop
 
 from coordinator.run.resume import Rooms
 from coordinator.run.workers import Worker
-from coordinator.server.device_service import DeviceService
 from coordinator.server.operations import Operations
 from coordinator.server.run_scheduler import RunScheduler
+from coordinator.server.services.device_service import DeviceService
 from coordinator.store.database import Database, sqlite_url
 from coordinator.store.models.bundle_store import BundleStore
 

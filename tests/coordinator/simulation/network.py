@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 from virtual_time import Program, VirtualLoop
 
-from coordinator.server.device_service import DeviceService
+from coordinator.server.services.device_service import DeviceService
 from protos.v1 import edgejoule_pb2 as pb
 
 _REQUESTS = {

@@ -22,7 +22,7 @@ from virtual_time import VirtualLoop, virtual
 
 from coordinator.run.rounds.round_events import State
 from coordinator.server import run_scheduler as keeping
-from coordinator.server.device_service import DeviceService
+from coordinator.server.services.device_service import DeviceService
 from coordinator.store.database import Database, sqlite_url
 from protos.convert.reports import receipt_from
 from protos.errors import EdgejouleError, StoreError

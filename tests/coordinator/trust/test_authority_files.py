@@ -20,7 +20,7 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.server import enrolling
+from coordinator.server.services import enrolling
 from coordinator.trust import audit
 from coordinator.trust.audit import AuditLog
 from coordinator.trust.authority import Authority, peer_of

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import grpc
 
 from coordinator.operator.failures import metadata_of, status_of
-from coordinator.server.uploads import OversizedError
+from coordinator.server.services.uploads import OversizedError
 from protos.errors import EdgejouleError
 
 log = logging.getLogger("edgejoule.coordinator")

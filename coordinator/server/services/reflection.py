@@ -7,7 +7,7 @@ from __future__ import annotations
 import importlib.util
 from typing import Any
 
-from coordinator.server.health import SERVICE as HEALTH
+from coordinator.server.services.health import SERVICE as HEALTH
 from protos.v1 import edgejoule_pb2 as pb
 
 

@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from coordinator.run.workers import Worker
-from coordinator.server.answering import answered
 from coordinator.server.gate import current_peer
+from coordinator.server.services.answering import answered
 from coordinator.trust.authority import DEVICE_DAYS, OPERATOR_DAYS, Authority, peer_of
 from coordinator.trust.register import Register
 from protos.errors import RefusedError, UsageError

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from typing import Any
 
-from coordinator.server.admission import Admission
-from coordinator.server.answering import answered, answered_stream
 from coordinator.server.run_scheduler import RunScheduler
-from coordinator.server.uploads import OversizedError, receive
+from coordinator.server.services.admission import Admission
+from coordinator.server.services.answering import answered, answered_stream
+from coordinator.server.services.uploads import OversizedError, receive
 from coordinator.server.version import software_version
 from protos.convert.cards import card_from
 from protos.convert.checks import MAX_WAIT_S, checked_name, finite

@@ -7,8 +7,8 @@ from typing import Any
 
 from coordinator.export.exporter import DEFAULT_LIMIT
 from coordinator.operator import messages
-from coordinator.server.answering import answered, answered_stream
 from coordinator.server.operations import Operations
+from coordinator.server.services.answering import answered, answered_stream
 from coordinator.server.version import software_version
 from protos.orders import PART_BYTES
 from protos.v1 import edgejoule_pb2 as pb
