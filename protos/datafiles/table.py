@@ -1,15 +1,20 @@
-"""CSV tables of a time series, cut into windows by a bundle's front end.
+"""CSV and Parquet tables of a time series, cut into windows by a bundle's front end.
 
-The first row names the columns. A window is so many rows in a row, all of one class; a row that lacks a number ends the
-stretch. Of a folder each file is a recording of its own; those below ``test/`` are held out.
+The first row of a CSV file names its columns. A Parquet file names them itself; it is read a few thousand rows at a
+time, of the wanted columns alone, by the package pyarrow where that is installed.
+
+A window is so many rows in a row, all of one class; a row that lacks a number ends the stretch. Of a folder each file
+is a recording of its own; those below ``test/`` are held out.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,16 +25,19 @@ from protos.datafiles.columns import NO_LABEL, Choose, Columns, reading
 from protos.datafiles.front_end import Windows
 from protos.datafiles.renames import composed
 from protos.errors import DataError, EmptyShardError
+from protos.extras import missing
 from protos.progress import progressed
 
 __all__ = ["is_table", "read"]
 
 _HELD_OUT = {"test", "testing", "val", "valid", "validation", "dev", "eval"}
+_CSV, _PARQUET = ".csv", (".parquet", ".pq")
+_ROWS_AT_ONCE = 4096
 
 
 def is_table(path: Path) -> bool:
     """Whether a name ends as that of a table does."""
-    return path.suffix.lower() == ".csv"
+    return path.suffix.lower() in (_CSV, *_PARQUET)
 
 
 def read(
@@ -48,8 +56,11 @@ def read(
 
     Raises:
         DataError: a column is not there. LabelError: a class that the model has not. EmptyShardError: no window.
+        UsageError: a Parquet file, and what reads it is not installed.
     """
-    files = sorted(one for one in path.rglob("*.csv") if one.is_file()) if path.is_dir() else [path]
+    files = [path]
+    if path.is_dir():
+        files = sorted(one for one in path.rglob("*") if is_table(one) and one.is_file())
     blocks: list[NDArray[np.float32]] = []
     names: list[str] = []
     held_out: list[bool] = []
@@ -79,17 +90,13 @@ def read(
 
 
 def _windows(file: Path, spec: Windows, left_out: Tally) -> list[tuple[NDArray[np.float32], str]]:
-    with reading(str(file), "a table"), file.open(newline="", encoding="utf-8-sig") as stream:
-        rows = csv.DictReader(stream)
-        missing = [one for one in (*spec.columns, spec.label) if one not in (rows.fieldnames or ())]
-        if missing:
-            has = ", ".join(rows.fieldnames or ()) or "nothing"
-            raise DataError(f"has no column {missing[0]!r} (it has {has})", where=str(file), fix="name it so")
+    rows = _of_csv if file.suffix.lower() == _CSV else _of_parquet
+    with reading(str(file), "a table"):
         stretch: list[list[float]] = []
         found: list[tuple[NDArray[np.float32], str]] = []
         label: str | None = None
-        for number, row in enumerate(rows, 2):
-            name, values = row[spec.label], _numbers(row, spec.columns)
+        for number, row in rows(file, spec):
+            name, values = row[spec.label] or "", _numbers(row, spec.columns)
             if values is None or not name:
                 left_out.add("row without a number or a class", f"{file.name}:{number}")
                 name = ""
@@ -101,10 +108,43 @@ def _windows(file: Path, spec: Windows, left_out: Tally) -> list[tuple[NDArray[n
         return found + _cut(stretch, spec, label)
 
 
-def _numbers(row: Mapping[str, str | None], columns: Sequence[str]) -> list[float] | None:
+def _of_csv(file: Path, spec: Windows) -> Iterator[tuple[int, Mapping[str, str | None]]]:
+    """Rows by the number of their line."""
+    with file.open(newline="", encoding="utf-8-sig") as stream:
+        rows = csv.DictReader(stream)
+        _require(rows.fieldnames or (), spec, file)
+        yield from enumerate(rows, 2)
+
+
+def _of_parquet(file: Path, spec: Windows) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Rows by their number, the first 1; a class that is a whole number is named by its digits."""
     try:
-        values = [float(row[one] or "nan") for one in columns]
-    except ValueError:
+        parquet: Any = importlib.import_module("pyarrow.parquet")
+    except ModuleNotFoundError as error:
+        raise missing("pyarrow") from error
+    with parquet.ParquetFile(file) as table:
+        _require(table.schema_arrow.names, spec, file)
+        wanted, number = list(dict.fromkeys((*spec.columns, spec.label))), 0
+        for batch in table.iter_batches(_ROWS_AT_ONCE, columns=wanted):
+            columns = [batch.column(name).to_pylist() for name in wanted]
+            for values in zip(*columns, strict=True):
+                number += 1
+                row = dict(zip(wanted, values, strict=True))
+                yield number, {**row, spec.label: None if row[spec.label] is None else str(row[spec.label])}
+            progressed()
+
+
+def _require(has: Sequence[str], spec: Windows, file: Path) -> None:
+    lacking = [one for one in (*spec.columns, spec.label) if one not in has]
+    if lacking:
+        there = ", ".join(has) or "nothing"
+        raise DataError(f"has no column {lacking[0]!r} (it has {there})", where=str(file), fix="name it so")
+
+
+def _numbers(row: Mapping[str, Any], columns: Sequence[str]) -> list[float] | None:
+    try:
+        values = [float("nan" if row[one] in (None, "") else row[one]) for one in columns]
+    except (TypeError, ValueError):
         return None
     return values if np.isfinite(values).all() else None
 
