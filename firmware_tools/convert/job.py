@@ -46,6 +46,11 @@ class ConvertJob:
     equalise: str = "auto"
     bias_correction: bool = False
     layers: bool = False
+    trainable: str = "head"
+    pointwise: int = 1
+    train_memory: int | None = None
+    train_joules: float | None = None
+    board: str = "pi4"
 
     def to_fields(self) -> dict[str, Any]:
         """The job as a JSON-able dict."""
