@@ -18,6 +18,7 @@ EXTRA_OF: Mapping[str, str] = {
     "sqlalchemy": "coordinator",
     "rich": "coordinator",
     "PIL": "images",
+    "pyarrow": "parquet",
     "psycopg": "postgresql",
     "grpc_reflection": "reflection",
     "tensorflow": "workshop",

@@ -21,6 +21,7 @@ _PORT = "a board on a serial port; tests/firmware_tools/bridge and machine run t
 _SERVICE = "changes a machine's systemd; tests/edge_runtime/service runs it on a folder, and make hw-sim in a Debian"
 NOT_PLAYED = {
     "README.md": _OWN,
+    "docs/beyond-the-head.md": "a model of the reader's own; tests/firmware_tools/convert runs the same options",
     "docs/coral.md": "Google's compiler, which nothing downloads; tests/firmware_tools/compile has a stand-in",
     "docs/data.md": "data of the reader's own; tests/protos and tests/edge_runtime/data run the same verbs",
     "docs/diffusion.md": "a model and data of the reader's own; tests/coordinator/test_plan_files.py runs its plan",

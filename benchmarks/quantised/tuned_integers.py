@@ -5,11 +5,7 @@ Each draw takes 500 of the 5,000 training images for the ranges; `convert --qat`
 before these draws on draw 100.
 Aim: int8 accuracy at least that of float less 0.1 points.
 
-<<<<<<<< HEAD:benchmarks/foreign_models/tuned_integers.py
-    .venv/bin/python benchmarks/foreign_models/tuned_integers.py --json tuned_integers.json
-========
     .venv/bin/python benchmarks/quantised/tuned_integers.py --json tuned_integers.json
->>>>>>>> house:benchmarks/quantised/tuned_integers.py
 """
 
 from __future__ import annotations

@@ -44,9 +44,9 @@ def embedding_end(backbone: bytes) -> tuple[Affine, int]:
     Raises:
         ModelError: not one input and one output of int8 or uint8.
     """
-    graph = _checked(flatbuffer.parse(backbone, where="backbone"))
+    graph = checked(flatbuffer.parse(backbone, where="backbone"))
     tensor = graph.tensors[graph.outputs[0]]
-    return _affine(tensor), int(np.prod(tensor.shape))
+    return affine_of(tensor), int(np.prod(tensor.shape))
 
 
 def quantise_head(layers: Sequence[DenseLayer], embeddings: NDArray[Any], source: Affine) -> list[IntegerLayer]:
@@ -86,12 +86,12 @@ def assemble(
         NonFiniteError: NaN or infinity in the layers.
     """
     model = flatbuffer.parse(backbone, where="backbone")
-    graph = _checked(model)
+    graph = checked(model)
     floats = flatbuffer.float_operators(backbone, where="backbone")
     if floats:
         raise ModelError(f"has float operators: {', '.join(floats)}", where="backbone", fix="convert it to full int8")
     end = graph.tensors[graph.outputs[0]]
-    source, width = _affine(end), int(np.prod(end.shape))
+    source, width = affine_of(end), int(np.prod(end.shape))
     if not layers or embeddings.ndim != 2 or embeddings.shape[1] != width or embeddings.dtype.name != source.dtype:
         raise ShapeError(
             f"calibration embeddings are {embeddings.dtype} {list(embeddings.shape)}, the backbone gives "
@@ -109,7 +109,7 @@ def assemble(
     if softmax:
         at = writer.softmax(at, layers[-1].bias.shape[0])
     graph.outputs = np.array([at], np.int32)
-    _sign(model, graph, "probabilities" if softmax else "logits")
+    sign(model, graph, "probabilities" if softmax else "logits")
     model.description = b"edgejoule"
     model.metadata = [entry for entry in model.metadata or [] if entry.name in _KEPT_METADATA]
     if notes is not None:
@@ -136,7 +136,7 @@ class _Writer:
         options = schema.ReshapeOptionsT()
         options.newShape = np.array([1, width], np.int32)
         shape = self._constant("head/shape", np.array([1, width], np.int32), None)
-        target = self._tensor("head/embedding", (1, width), _affine(given), 0)
+        target = self._tensor("head/embedding", (1, width), affine_of(given), 0)
         return self._operator("RESHAPE", 1, [source, shape], target, "ReshapeOptions", options)
 
     def fully_connected(self, source: int, layer: IntegerLayer, name: str) -> int:
@@ -157,7 +157,7 @@ class _Writer:
         )
 
     def softmax(self, source: int, classes: int) -> int:
-        dtype = _affine(self._graph.tensors[source]).dtype
+        dtype = affine_of(self._graph.tensors[source]).dtype
         options = schema.SoftmaxOptionsT()
         options.beta = 1.0
         target = self._tensor("head/probabilities", (1, classes), _PROBABILITY[dtype], 0)
@@ -207,7 +207,7 @@ class _Writer:
         return len(codes) - 1
 
 
-def _checked(model: Any) -> Any:
+def checked(model: Any) -> Any:
     """The one subgraph, when its ends are 8-bit and its operators known."""
     graph = model.subgraphs[0]
     if len(model.subgraphs) != 1 or graph.inputs is None or graph.outputs is None:
@@ -218,13 +218,14 @@ def _checked(model: Any) -> Any:
             where="backbone",
             fix="use a backbone with one of each",
         )
-    given, got = (_affine(graph.tensors[index[0]]) for index in (graph.inputs, graph.outputs))
+    given, got = (affine_of(graph.tensors[index[0]]) for index in (graph.inputs, graph.outputs))
     if given.dtype != got.dtype:
         raise ModelError(f"takes {given.dtype} and gives {got.dtype}", where="backbone", fix="use one type for both")
     return graph
 
 
-def _affine(tensor: Any) -> Affine:
+def affine_of(tensor: Any) -> Affine:
+    """How the integers of a tensor stand for real numbers. Raises ModelError: it has none of 8 bits."""
     dtype, how = flatbuffer.type_name(tensor.type), tensor.quantization
     if dtype not in _PROBABILITY or how is None or how.scale is None or len(how.scale) != 1:
         name = tensor.name.decode("utf-8", "replace") if isinstance(tensor.name, bytes) else tensor.name
@@ -242,7 +243,7 @@ def _make_static(graph: Any) -> None:
         tensor.shapeSignature = None
 
 
-def _sign(model: Any, graph: Any, output: str) -> None:
+def sign(model: Any, graph: Any, output: str) -> None:
     """Leave one signature, from the names the backbone had to the new output."""
     old = next(iter(model.signatureDefs or []), None)
     signature = schema.SignatureDefT()

@@ -15,12 +15,14 @@ from coordinator.export.assemble import assemble
 from coordinator.export.outputs import meaning, measured, plain_head, require_kept
 from coordinator.export.parity import Parity, parity
 from coordinator.export.quantise import DenseLayer
+from coordinator.export.tail import assemble_with_tail
 from coordinator.operator.status import Measured
 from protos.atomic import write_whole
 from protos.errors import CheckFailed, StoreError, UsageError
 from protos.model.backbone import Backbone, quantise
 from protos.model.bundle import Bundle
 from protos.model.flatbuffer import OperatorCount, operators
+from protos.model.head import Head
 from protos.model.head_algebra import Tree, check_tree, logits_of
 from protos.model.manifest import Preprocessing
 from protos.model.task import CLASSIFICATION
@@ -39,7 +41,8 @@ class ExportReport:
     Attributes:
         path: the file.
         size_bytes: its size.
-        operators: its operators; none of them touches a float.
+        operators: its operators; none of them touches a float, unless layers in front of the head were trained: these
+            stay in real numbers.
         float_accuracy: of the float head on the integer backbone, 0..1; None when nothing was tested.
         exported_accuracy: of the file, by running it; None when nothing was tested.
         agreement: share of test examples on which both name the same class; None when nothing was tested.
@@ -100,16 +103,23 @@ def export_model(
     plain = plain_head(bundle, checked_tree)
     backbone = _read(bundle.backbone_path)
     layers, notes = layers_of(plain), _notes(bundle)
-    model = assemble(backbone, layers, calibration_q, notes=notes)
+
+    def assembled(*, softmax: bool) -> bytes:
+        if bundle.manifest.head.tail is None:
+            return assemble(backbone, layers, calibration_q, softmax=softmax, notes=notes)
+        scores = _scores(bundle, checked_tree, calibration_q)
+        return assemble_with_tail(bundle, checked_tree, plain, scores, softmax=softmax, notes=notes)
+
+    model = assembled(softmax=False)
     checked: Parity | None = None
     found: Measured | None = None
     if test_x is not None and test_y is not None and task != CLASSIFICATION:
         found = measured(bundle, plain, model, test_x, test_y)
         require_kept(found, limit, str(path))
     elif test_x is not None and test_y is not None:
-        checked = _check(bundle, plain, model, test_x, np.asarray(test_y, np.int32), limit, path)
+        checked = _check(bundle, checked_tree, plain, model, test_x, np.asarray(test_y, np.int32), limit, path)
     if softmax:
-        model = assemble(backbone, layers, calibration_q, softmax=True, notes=notes)
+        model = assembled(softmax=True)
     try:
         with write_whole(path) as file:
             file.write(model)
@@ -137,8 +147,16 @@ def layers_of(plain: Tree) -> list[DenseLayer]:
     return [DenseLayer(plain["hidden_kernel"], plain["hidden_bias"], relu=True), last]
 
 
+def _scores(bundle: Bundle, tree: Tree, codes: NDArray[Any]) -> NDArray[Any]:
+    """Logits of a head behind a tail, by the compiled file that it was trained in."""
+    head = Head(bundle)
+    head.write(tree)
+    return head.infer(codes)
+
+
 def _check(
     bundle: Bundle,
+    tree: Tree,
     plain: Tree,
     model: bytes,
     test_x: NDArray[Any],
@@ -148,7 +166,9 @@ def _check(
 ) -> Parity:
     manifest = bundle.manifest
     runner = Backbone(bundle)
-    logits = logits_of(plain, runner.dequantise(runner.embed(test_x)))
+    codes = runner.embed(test_x)
+    tail = manifest.head.tail
+    logits = logits_of(plain, runner.dequantise(codes)) if tail is None else _scores(bundle, tree, codes)
     shape = manifest.backbone.input_shape
     examples = (quantise(x.reshape(shape), manifest.backbone, manifest.preprocessing) for x in test_x)
     found = parity(model, examples, logits, test_y)

@@ -144,6 +144,12 @@ def _check_closed_form(plan: RunPlan, manifest: Manifest, where: str) -> None:
             where=f"{where}: train.method",
             fix="convert the model without --hidden, or train by sgd",
         )
+    if manifest.head.tail is not None:
+        raise PlanError(
+            "the bundle trains layers in front of its head, and only a head on frozen features has a closed form",
+            where=f"{where}: train.method",
+            fix="train by sgd, or convert the model with --trainable head",
+        )
     width = manifest.backbone.embedding_width
     if plan.closed_form.project >= width:
         raise PlanError(

@@ -70,6 +70,7 @@ def check(plan: RunPlan, manifest: Manifest, settings: FleetSettings) -> None:
     for is_so, where, what in (
         (manifest.task != CLASSIFICATION, "bundle", "the head is no classifier"),
         (head.hidden_units is not None, "bundle", "the head has a hidden layer"),
+        (head.tail is not None, "bundle", "layers in front of the head train too"),
         (head.objective != "cross_entropy", "bundle", f"the objective is {head.objective!r}"),
         (head.optimiser != "sgd", "bundle", f"the optimiser is {head.optimiser!r}"),
         (not inputs <= _INPUTS, "bundle", f"the train step takes {', '.join(sorted(inputs - _INPUTS))}"),

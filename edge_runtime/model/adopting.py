@@ -204,7 +204,7 @@ def _tuned(head: Tree, bench: Workbench) -> Tree:
             bench.head,
             bench.cache.view(),
             labels,
-            lambda quantised: dequantise(quantised, spec),
+            lambda quantised: quantised if bench.head.takes_integers else dequantise(quantised, spec),
             steps=steps,
             inputs={},
             seed=0,

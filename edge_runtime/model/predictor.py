@@ -59,8 +59,9 @@ class Predictor:
         self._mean, self._scale = model.bundle.feature_affine()
         self._head: Tree = dict(model.head)
         self._task = model.bundle.manifest.task
-        # Quantities and deviations have units and forms that the compiled head knows.
-        self._compiled = None if self._task == CLASSIFICATION else Head(model.bundle)
+        # Quantities and deviations have units and forms that the compiled head knows, and so have layers before it.
+        plain = self._task == CLASSIFICATION and model.bundle.manifest.head.tail is None
+        self._compiled = None if plain else Head(model.bundle)
         if self._compiled is not None:
             self._compiled.write(model.head)
 
@@ -85,7 +86,10 @@ class Predictor:
             ShapeError: examples of another shape or type. NonFiniteError: NaN or infinity in them.
         """
         raw = fitted(x, self.model.bundle.manifest.backbone.input_shape)
-        embeddings = self.backbone.dequantise(self.backbone.embed(raw))
+        codes = self.backbone.embed(raw)
+        if self._compiled is not None and self._compiled.takes_integers:
+            return Prediction(self.version, self.model.classes, probabilities(self._compiled.infer(codes)))
+        embeddings = self.backbone.dequantise(codes)
         if self._compiled is None:
             logits = logits_of(self._head, (embeddings - self._mean) * self._scale)
             return Prediction(self.version, self.model.classes, probabilities(logits))

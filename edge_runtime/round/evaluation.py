@@ -6,6 +6,7 @@ Loss is the mean cross-entropy ``log sum_c exp z_c - z_y`` in nats, summed in fl
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy.typing as npt
 
 from edge_runtime.round.inputs.embeddings import EmbeddingCache
 from protos.model.bundle import Bundle
+from protos.model.head import Head
 from protos.model.head_algebra import logits_of
 from protos.model.task import CLASSIFICATION
 from protos.orders import HeadEvaluation
@@ -53,16 +55,12 @@ def evaluate(head: Tree, bundle: Bundle, embeddings: npt.NDArray[Any], labels: n
         embeddings: int8 or uint8 [N, D] as the backbone gives them, N >= 1; they may be memory-mapped.
         labels: int32 [N].
     """
-    spec = bundle.manifest.backbone
-    mean, scale = bundle.feature_affine()
+    logits = _logits_of(head, bundle)
     classes = len(bundle.manifest.classes)
     of, right, loss = np.zeros(classes, np.int64), np.zeros(classes, np.int64), 0.0
     for start in range(0, len(labels), _BLOCK):
         y = labels[start : start + _BLOCK]
-        real = (embeddings[start : start + _BLOCK].astype(np.float32) - spec.output_zero_point) * np.float32(
-            spec.output_scale
-        )
-        z = logits_of(head, (real - mean) * scale).astype(np.float64)
+        z = logits(embeddings[start : start + _BLOCK]).astype(np.float64)
         top = z.max(axis=1)
         loss += float(np.sum(top + np.log(np.exp(z - top[:, None]).sum(axis=1)) - z[np.arange(len(y)), y]))
         of += np.bincount(y, minlength=classes)
@@ -76,3 +74,20 @@ def evaluate(head: Tree, bundle: Bundle, embeddings: npt.NDArray[Any], labels: n
         tuple(map(int, of)),
         tuple(map(int, right)),
     )
+
+
+def _logits_of(head: Tree, bundle: Bundle) -> Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]:
+    """From embeddings as the backbone gives them to class scores."""
+    spec = bundle.manifest.backbone
+    if bundle.manifest.head.tail is not None:
+        # Layers before the head are in the compiled file alone.
+        compiled = Head(bundle)
+        compiled.write(head)
+        return compiled.infer
+    mean, scale = bundle.feature_affine()
+
+    def plain(quantised: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        real = (quantised.astype(np.float32) - spec.output_zero_point) * np.float32(spec.output_scale)
+        return logits_of(head, (real - mean) * scale)
+
+    return plain

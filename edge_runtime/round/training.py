@@ -31,7 +31,7 @@ class Trainable(Protocol):
 
     def train_step(
         self,
-        x: npt.NDArray[np.float32],
+        x: npt.NDArray[Any],
         y: npt.NDArray[Any],
         weight: npt.NDArray[np.float32] | None = None,
         **inputs: float,
@@ -81,7 +81,7 @@ def train(
     head: Trainable,
     embeddings: npt.NDArray[Any],
     labels: npt.NDArray[Any],
-    dequantise: Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]],
+    dequantise: Callable[[npt.NDArray[Any]], npt.NDArray[Any]],
     *,
     steps: int,
     inputs: Mapping[str, float],
@@ -94,7 +94,7 @@ def train(
     float32 [N, K] of quantities.
 
     Args:
-        dequantise: embeddings as stored to float32.
+        dequantise: embeddings as stored to what the head takes: float32, or as they are.
         inputs: of the train signature; what is missing takes the bundle's default.
         purpose: with ``seed``, all that the order of examples depends on.
         allowed: asked before each step; None to go on.

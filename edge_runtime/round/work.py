@@ -445,7 +445,9 @@ def _train(order: TrainOrder, bench: Workbench, allowance: Allowance, basis: Bas
     classifies = bench.bundle.manifest.task == CLASSIFICATION
     mean, scale = bench.bundle.feature_affine()
 
-    def features(quantised: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    def features(quantised: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        if bench.head.takes_integers:
+            return quantised
         x = dequantise(quantised, spec)
         if basis is None:
             return x

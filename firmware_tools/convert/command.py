@@ -19,6 +19,7 @@ from protos.catalog import hint
 from protos.commands.program import HelpFormatter
 from protos.datafiles.front_end import front_end_of
 from protos.datafiles.renames import read_renames
+from protos.energy.boards import board
 from protos.errors import DataError, UsageError
 from protos.model.task import ANOMALY, DIFFUSION, REGRESSION
 from protos.plugins import find, installed
@@ -29,6 +30,7 @@ OBJECTIVE_NAMES = ("cross_entropy", "kure", "kure_scaled", "qat", "apqn", "mqat"
 # Objectives of heads that are no classifiers.
 TASK_NAMES = (REGRESSION, ANOMALY, DIFFUSION)
 OPTIMISER_NAMES = ("sgd", "adam")
+TRAINABLE = ("head", "bias", "last-block")
 
 _DESCRIPTION = """\
 Make a bundle from a trained model: a frozen int8 backbone and a head that trains inside TFLite.
@@ -43,6 +45,7 @@ examples:
   firmware-tools convert extractor.tflite --calibrate photos/ -o flowers/
   firmware-tools convert gauge.keras --objective regression --class-names bar --eval gauges.npz -o gauge/
   firmware-tools convert encoder.keras --objective diffusion --calibrate digits.npz --optimizer adam -o maker/
+  firmware-tools convert cnn.keras --eval digits.npz --trainable last-block --train-memory 512k -o deeper/
   firmware-tools convert autoencoder.keras --objective anomaly --eval machines.npz -o machine/
 
 exit codes: 0 done; 2 wrong options; 3 agreement under --min-agreement; 6 the model cannot be used;
@@ -132,6 +135,22 @@ def add_command(commands: Any) -> None:
         "--batch-size", metavar="B", type=int, default=32, help="examples in a training step (default: 32)"
     )
     head.add_argument("--seed", type=int, default=0, help="for drawing examples and hidden weights (default: 0)")
+    deeper = parser.add_argument_group("beyond the head")
+    deeper.add_argument(
+        "--trainable", choices=TRAINABLE, default=TRAINABLE[0],
+        help="what trains: head; bias, the biases of layers in front of it too; last-block, and the kernels of the "
+        "last layers of 1 x 1 (default: head)",
+    )  # fmt: skip
+    deeper.add_argument(
+        "--pointwise", metavar="N", type=int, default=1, help="kernels of 1 x 1 that last-block trains (default: 1)"
+    )
+    deeper.add_argument(
+        "--train-memory", metavar="SIZE", help="working memory that a step may take, such as 256k (default: 4M)"
+    )
+    deeper.add_argument("--train-joules", metavar="J", type=float, help="joules that a step may take on --board")
+    deeper.add_argument(
+        "--board", metavar="NAME", default="pi4", help="board, or FILE.toml, whose joules are meant (default: pi4)"
+    )
     check = parser.add_argument_group("check")
     check.add_argument(
         "--eval", metavar="DATA", help="examples to compare float and int8 on (held-out part, if marked)"
@@ -239,7 +258,39 @@ def _job(options: argparse.Namespace) -> ConvertJob:
         qat=options.qat,
         qat_steps=options.qat_steps,
         qat_rate=options.qat_rate,
+        trainable=_trainable(options),
+        pointwise=options.pointwise,
+        train_memory=_bytes(options.train_memory),
+        train_joules=options.train_joules,
+        board=options.board,
     )
+
+
+def _trainable(options: argparse.Namespace) -> str:
+    """What trains, where the other options go with it."""
+    mode: str = options.trainable
+    if mode == TRAINABLE[0]:
+        return mode
+    if options.objective != "cross_entropy":
+        raise UsageError(
+            f"--trainable {mode} goes with cross_entropy alone, and the objective is {options.objective}",
+            fix="leave --objective or --trainable out",
+        )
+    if not 1 <= options.pointwise <= 100:
+        raise UsageError(f"--pointwise {options.pointwise} is outside 1..100")
+    if options.train_joules is not None and not options.train_joules > 0:
+        raise UsageError(f"--train-joules {options.train_joules} is not above 0")
+    board(options.board)
+    return mode
+
+
+def _bytes(text: str | None) -> int | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d{1,9})([kM]?)B?", text)
+    if not found or not int(found[1]):
+        raise UsageError(f"--train-memory {text!r} is no size such as 256k or 2M")
+    return int(found[1]) * {"": 1, "k": 1000, "M": 1_000_000}[found[2]]
 
 
 def _front_end(text: str | None) -> str | None:

@@ -10,6 +10,7 @@ Rules kept here:
 from __future__ import annotations
 
 import dataclasses
+import math
 import tempfile
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +20,8 @@ import tensorflow as tf
 
 from firmware_tools.convert.objectives import OBJECTIVES
 from firmware_tools.convert.optimisers import CORRECTION, OPTIMISERS, PROXIMAL, WEIGHT_DECAY
+from firmware_tools.convert.trainable.design import TailDesign
+from firmware_tools.convert.trainable.layers import forward
 from firmware_tools.inspect.model import read_bytes
 from protos.errors import ModelError
 from protos.model.head_algebra import Array, head_shapes
@@ -35,6 +38,8 @@ class HeadDesign:
         mean, scale: float32 [D], of the features.
         classes: K, outputs of the head.
         conditions: classes that a denoiser is told of.
+        tail: layers between the embedding and the features, of which some tensors train; None where the embedding is
+            what the head reads.
         target_mean, target_scale: float32 [K], of the quantities of a regression; None for other tasks.
     """
 
@@ -48,6 +53,7 @@ class HeadDesign:
     target_mean: Array | None = None
     target_scale: Array | None = None
     conditions: int = 0
+    tail: TailDesign | None = None
 
     @property
     def task(self) -> str:
@@ -63,7 +69,13 @@ class HeadDesign:
         """Shape of each tensor of the tree."""
         if self.task == DIFFUSION:
             return diffusion.denoiser_shapes(len(self.mean), self.conditions, self.hidden_units or diffusion.HIDDEN)
-        return head_shapes(len(self.mean), self.classes, self.hidden_units)
+        found = head_shapes(len(self.mean), self.classes, self.hidden_units)
+        return found if self.tail is None else dict(sorted((found | self.tail.shapes).items()))
+
+    @property
+    def given(self) -> int:
+        """D, values that the head is given for one example."""
+        return len(self.mean) if self.tail is None else math.prod(self.tail.tail.shape)
 
     @property
     def inputs(self) -> tuple[TrainInput, ...]:
@@ -95,6 +107,17 @@ class _Head(tf.Module):  # type: ignore[misc]
         self.slots = {slot: zeros(slot) for slot in self.optimiser.slots}
         self.step = tf.Variable(tf.zeros([1]), name="step")
 
+    def features(self, x: Any, tree: Mapping[str, Any]) -> Any:
+        """Standardised features [B, D] of what the head is given."""
+        design = self.design.tail
+        if design is not None:
+            real = (tf.cast(x, tf.float32) - float(design.zero_point)) * design.scale
+            moved = {one.name: tree[one.name] * one.gain for one in design.trained}
+            biases = {one.layer: moved[one.name] for one in design.trained if one.name.endswith("_bias")}
+            kernels = {one.layer: moved[one.name] for one in design.trained if one.name.endswith("_kernel")}
+            x = forward(design.tail, tf.reshape(real, [x.shape[0], *design.tail.shape]), biases, kernels)
+        return (x - self.mean) * self.scale
+
     def forward(self, features: Any, tree: Mapping[str, Any]) -> Any:
         value = features
         if "hidden_kernel" in tree:
@@ -102,7 +125,7 @@ class _Head(tf.Module):  # type: ignore[misc]
         return tf.matmul(value, tree["out_kernel"]) + tree["out_bias"]
 
     def logits(self, x: Any) -> Any:
-        features = (x - self.mean) * self.scale
+        features = self.features(x, self.tree)
         outputs = self.forward(features, self.tree)
         if self.design.task == REGRESSION:
             return outputs * tf.constant(self.design.target_scale) + tf.constant(self.design.target_mean)
@@ -122,11 +145,15 @@ class _Head(tf.Module):  # type: ignore[misc]
 
     def train(self, **given: Any) -> dict[str, Any]:
         weight = given["weight"]
-        features = (given["x"] - self.mean) * self.scale
+        features = None if self.design.tail is not None else self.features(given["x"], self.tree)
         share = weight / tf.maximum(tf.reduce_sum(weight), 1e-6)
 
         def cross_entropy(logits: Any) -> Any:
             return tf.reduce_sum(self.example_losses(logits, given["y"]) * share)
+
+        def outputs(tree: Mapping[str, Any]) -> Any:
+            # What a tail makes of an embedding changes with it.
+            return self.forward(self.features(given["x"], tree) if features is None else features, tree)
 
         names = sorted(self.tree)
         if self.design.task == DIFFUSION:
@@ -137,7 +164,7 @@ class _Head(tf.Module):  # type: ignore[misc]
             return self.moved(tape, loss, names, given) | {"loss": tf.reshape(loss, [1])}
         # What an objective may draw by: no operator of TFLite gives random numbers that an order could repeat. The mean
         # of a batch, many times over, has a fractional part that is as good as drawn.
-        spread = tf.reduce_mean(features) * 9973.0
+        spread = tf.reduce_mean(tf.cast(given["x"], tf.float32) if features is None else features) * 9973.0
         seen = {**given, "step": self.step + 1.0, "drawn": tf.reshape(spread - tf.floor(spread), [1])}
         with tf.GradientTape() as tape:
             if self.objective is None:
@@ -145,7 +172,7 @@ class _Head(tf.Module):  # type: ignore[misc]
                 # cross-entropy does: rates that are stable for one are for the other. What is told is the mean.
                 loss = 0.25 * tf.reduce_sum(tf.reduce_sum(self.squared_errors(features, given), axis=1) * share)
             else:
-                loss = self.objective.loss(lambda tree: self.forward(features, tree), self.tree, cross_entropy, seen)
+                loss = self.objective.loss(outputs, self.tree, cross_entropy, seen)
         self.moved(tape, loss, names, given)
         told = loss if self.objective is not None else loss * (4.0 / self.design.classes)
         return {"loss": tf.reshape(told, [1])}
@@ -229,12 +256,14 @@ def compile_head(design: HeadDesign) -> bytes:
         ModelError: the file would need operators that are no TFLite builtins, or has a 0-D input.
     """
     head = _Head(design)
-    batch, width = design.batch_size, len(design.mean)
+    batch, width = design.batch_size, design.given
 
     def spec(name: str, *shape: int, dtype: Any = tf.float32) -> Any:
         return tf.TensorSpec(shape, dtype, name=name)
 
-    x, y, weight = spec("x", batch, width), spec("y", batch, dtype=tf.int32), spec("weight", batch)
+    # A tail is given the trunk's integers, a quarter of the memory of real numbers, and kept through the whole step.
+    taken = tf.float32 if design.tail is None else tf.as_dtype(design.tail.dtype)
+    x, y, weight = spec("x", batch, width, dtype=taken), spec("y", batch, dtype=tf.int32), spec("weight", batch)
     hyper = {one.name: spec(one.name, 1) for one in design.inputs}
     tree = {name: spec(name, *shape) for name, shape in design.shapes.items()}
     examples = {"x": x, "y": y, "weight": weight}

@@ -311,7 +311,7 @@ def best_backbone(
                 flat, None, rows, lambda raw: real_values(raw, whole), where=where, progress=progress
             )[0]  # fmt: skip
 
-        real = model.flat if model.flat is not None else _float_file(static)
+        real = model.flat if model.flat is not None else float_file(static)
         inputs = real_values(judged, whole).reshape(len(judged), *model.input_shape)
 
         def embedded(other: bytes, raw: npt.NDArray[Any]) -> Array:
@@ -362,6 +362,7 @@ def best_backbone(
     return Backbone.from_file(path, backbone_spec(facts, model.input_shape, path.name), whole), facts, count, quality
 
 
-def _float_file(static: StaticFunction | None) -> bytes:
+def float_file(static: StaticFunction | None) -> bytes:
+    """The float .tflite of a static model."""
     assert static is not None
     return bytes(tf.lite.TFLiteConverter.from_concrete_functions([static.function], static.function).convert())

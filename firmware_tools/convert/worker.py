@@ -47,6 +47,9 @@ from firmware_tools.convert.tasks import (
     warning_of,
 )
 from firmware_tools.convert.tasks import figures as score
+from firmware_tools.convert.trainable.choice import HEAD as HEAD_ALONE
+from firmware_tools.convert.trainable.design import TailDesign
+from firmware_tools.convert.trainable.parting import Parted, parted
 from firmware_tools.inspect.bundle import report
 from firmware_tools.inspect.model import ModelFacts
 from protos.datafiles import dataset
@@ -70,13 +73,15 @@ from protos.model.manifest import MANIFEST_FILE, HeadSpec, Manifest, Preprocessi
 from protos.model.resemblance import RECORD, record_of_inputs, sample
 from protos.model.task import ANOMALY, CLASSIFICATION, DIFFUSION, REGRESSION, task_of
 
-BACKBONE_FILE, HEAD_FILE, INITIAL_FILE = "backbone.tflite", "head.tflite", "initial.npz"
+BACKBONE_FILE, HEAD_FILE, INITIAL_FILE, TAIL_FILE = "backbone.tflite", "head.tflite", "initial.npz", "tail.tflite"
 # Enough for a mean and a deviation of each feature to 2 or 3 per cent.
 _STATISTICS_EXAMPLES = 2000
 # More than this share of right answers lost to integers is told, with what helps.
 _MUCH_LOST = 0.01
 # Drawn of --qat, and kept in memory.
 _TUNING_EXAMPLES = 10_000
+# Enough for the spread of each layer of a tail.
+_SCALE_EXAMPLES = 128
 # The TFLite quantiser takes no range narrower than about 2e-6: below it, every value becomes the same integer.
 _VANISHED = 1e-6
 _TOOLS = ("edgejoule", "tensorflow-cpu", "tensorflow", "keras", "numpy", "ai-edge-litert")
@@ -104,6 +109,8 @@ class _Conversion:
         self.range_examples = 0
         self.quality: dict[str, Any] = {}
         self.untuned: bytes | None = None
+        self.parted: Parted | None = None
+        self.tail: TailDesign | None = None
         self.task = task_of(job.objective)
         # A regression's data name no classes, and need no names.
         self.known_names = job.class_names if self.task != REGRESSION else None
@@ -145,6 +152,7 @@ class _Conversion:
             names = output_names(self.job, data, self.where)
         if data.evaluation is not None:
             dataset.check(data.evaluation, source.input_shape, len(names))
+        self._part(source, len(names))
         backbone, facts = self._backbone(source, data)
         whole = isinstance(source, Extractor) and source.cut is None and facts.operators[-1].name == "FULLY_CONNECTED"
         if whole and backbone.spec.embedding_width == len(names):
@@ -168,9 +176,9 @@ class _Conversion:
             preprocessing=backbone.preprocessing,
             backbone=backbone.spec,
             head=head_spec,
-            files={one: record_of(self.folder / one) for one in (BACKBONE_FILE, HEAD_FILE, INITIAL_FILE)},
+            files={one: record_of(self.folder / one) for one in self._files()},
             provenance=self._provenance(source, facts, data, start.note) | figures | self._input_record(backbone, data),
-            schema=schema_of(backbone.preprocessing, None, self.job.objective),
+            schema=schema_of(backbone.preprocessing, None, self.job.objective, tail=self.tail is not None),
         )
         (self.folder / MANIFEST_FILE).write_text(manifest.to_json())
         self._try(backbone, data)
@@ -178,6 +186,28 @@ class _Conversion:
             "warnings": self.warnings,
             "data": list(data.accounts),
         }
+
+    def _files(self) -> tuple[str, ...]:
+        found = (BACKBONE_FILE, HEAD_FILE, INITIAL_FILE)
+        return found if self.parted is None else (*found, TAIL_FILE)
+
+    def _part(self, source: FloatModel | Extractor, classes: int) -> None:
+        """Part the model, where layers in front of its head are to train."""
+        if self.job.trainable == HEAD_ALONE:
+            return
+        if not isinstance(source, FloatModel):
+            raise UsageError(
+                f"--trainable {self.job.trainable}: its layers are integers already, and integers take no small steps",
+                where=self.where, fix="give the float model that it was made from, or leave --trainable out",
+            )  # fmt: skip
+        rule = self._preprocessing(source)
+        self.parted = parted(self.job, source, rule, classes, where=self.where, progress=self.progress)
+        (self.folder / TAIL_FILE).write_bytes(self.parted.tail)
+
+    def _features(self, backbone: Backbone, x: Any) -> Array:
+        """What the head reads of raw examples: embeddings, or what the tail makes of them."""
+        embeddings = backbone.dequantise(backbone.embed(x))
+        return embeddings if self.parted is None else self.parted.features(embeddings)
 
     def _require_classifier(self, source: FloatModel | Extractor) -> None:
         """The classes of a new head must be told where the model is no classifier."""
@@ -249,6 +279,8 @@ class _Conversion:
             )  # fmt: skip
         from firmware_tools.convert.ranges import best_backbone
 
+        if self.parted is not None:
+            source, rule = self.parted.trunk, self.parted.rule
         chosen = choose(data.calibration, self.job.calibration_examples, self.job.seed)
         if len(chosen) < 50:
             self.warnings.append(f"only {len(chosen)} calibration examples: int8 ranges may be too narrow")
@@ -320,7 +352,11 @@ class _Conversion:
         self.progress("measuring the features")
         if self.task == ANOMALY:
             basis = only_normal(basis)
-        embeddings = backbone.dequantise(backbone.embed(choose(basis, _STATISTICS_EXAMPLES, self.job.seed)))
+        chosen = choose(basis, _STATISTICS_EXAMPLES, self.job.seed)
+        if self.parted is not None:
+            few = chosen[:_SCALE_EXAMPLES]
+            self.tail = self.parted.design(backbone, backbone.dequantise(backbone.embed(few)))
+        embeddings = self._features(backbone, chosen)
         alive = int((embeddings.std(axis=0) > 0).sum())
         if alive < embeddings.shape[1] / 2:
             self.warnings.append(f"only {alive} of {embeddings.shape[1]} features vary over the calibration examples")
@@ -347,7 +383,7 @@ class _Conversion:
         x = judged_on.x if data.evaluation is not None else choose(judged_on, _STATISTICS_EXAMPLES, self.job.seed)
         self.progress(f"comparing float and int8 on {len(x)} examples")
         original = source.embed_all(x, self._float_values(source))
-        integer = backbone.dequantise(backbone.embed(x))
+        integer = self._features(backbone, x)
         agreement = agree.cosine_agreement(original, integer)
         if not np.abs(original).max() > _VANISHED:
             raise ModelError(
@@ -444,10 +480,12 @@ class _Conversion:
         hidden = job.hidden_units or diffusion.HIDDEN if self.task == DIFFUSION else job.hidden_units
         design = HeadDesign(
             mean, scale, outputs, hidden, job.batch_size, job.objective, job.optimiser, start.target_mean,
-            start.target_scale, classes,
+            start.target_scale, classes, self.tail,
         )  # fmt: skip
         (self.folder / HEAD_FILE).write_bytes(compile_head(design))
         kept = {**start.tree, MEAN: mean, SCALE: scale}
+        if self.tail is not None:
+            kept |= {name: np.zeros(shape, np.float32) for name, shape in self.tail.shapes.items()}
         if start.target_mean is not None and start.target_scale is not None:
             kept |= {TARGET_MEAN: start.target_mean, TARGET_SCALE: start.target_scale}
         np.savez(self.folder / INITIAL_FILE, allow_pickle=False, **kept)
@@ -460,6 +498,7 @@ class _Conversion:
             optimiser=job.optimiser,
             tensors=tuple(TensorSpec(name, shape) for name, shape in design.shapes.items()),
             inputs=design.inputs,
+            tail=None if self.tail is None else self.tail.spec(TAIL_FILE),
         )
 
     def _try(self, backbone: Backbone, data: Examples) -> None:
@@ -468,8 +507,10 @@ class _Conversion:
         head = Head(bundle)
         start = Start(bundle.initial_head(), "", *(bundle.target_affine() if self.task == REGRESSION else ()))
         basis = data.evaluation if data.evaluation is not None else data.calibration
+        features: Array | None = None
         if basis is not None:
             embeddings = backbone.dequantise(backbone.embed(basis.x[:64]))
+            features = None if self.parted is None else self.parted.features(embeddings)
         else:
             embeddings = np.zeros((1, backbone.spec.embedding_width), np.float32)
         if self.task == DIFFUSION:
@@ -480,10 +521,24 @@ class _Conversion:
             expected = diffusion.guess(start.tree, latents, classes, moments)
         else:
             found = head.infer(embeddings)
-            expected = plain_outputs(start, self.task, bundle.feature_affine())(embeddings)
+            plain = plain_outputs(start, self.task, bundle.feature_affine())
+            expected = plain(embeddings if features is None else features)
         error = float(np.abs(found - expected).max())
         if not error <= 1e-3 * max(1.0, float(np.abs(expected).max())):
             raise ModelError(f"the compiled head is off by {error:g} from plain arithmetic", where=HEAD_FILE)
+
+    def _trainable(self) -> dict[str, Any]:
+        """What trains in front of the head, what a step of it costs, and what else could have been chosen."""
+        if self.parted is None:
+            return {}
+        job, made = self.job, self.parted
+        return {
+            "trainable": {
+                "mode": job.trainable, "board": job.board, "batch": job.batch_size,
+                "chosen": made.choice.row() | {"memory_bytes": made.measured_bytes},
+                "choices": [one.row() for one in made.offered],
+            }
+        }  # fmt: skip
 
     def _provenance(
         self, source: FloatModel | Extractor, facts: ModelFacts, data: Examples, start: str
@@ -507,6 +562,7 @@ class _Conversion:
             "evaluation": described(data.evaluation),
             "operators": facts.operator_counts(),
             **self.quality,
+            **self._trainable(),
             "tools": _tool_versions(),
             **({} if self.job.front_end is None else {FRONT_END: self.job.front_end}),
         }

@@ -33,6 +33,8 @@ def report(job: dict[str, Any], progress: Progress) -> dict[str, Any]:
         raise ModelError(f"has 0-D inputs ({', '.join(scalars)}), on which the aarch64 runtime crashes",
                          where=str(bundle.head_path))  # fmt: skip
     Head(bundle)
+    if bundle.tail_path is not None:
+        read_model(bundle.tail_path)
     engine = Backbone(bundle).engine
     manifest = bundle.manifest
     return {

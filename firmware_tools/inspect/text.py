@@ -132,6 +132,25 @@ def _lost(lost: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {one['sqnr_db']:6.1f} dB  {one['operator']:<18} {one['layer']}"
 
 
+def _trainable(deeper: Mapping[str, Any]) -> Iterator[str]:
+    """What trains in front of the head, and what each choice costs a step."""
+    try:
+        chosen, choices = deeper["chosen"], deeper["choices"]
+        yield (
+            f"trains     {deeper['mode']}: {chosen['biases']} biases and {chosen['kernels']} kernels behind "
+            f"{str(chosen['cut']).split(';')[0]}, {_size(chosen['memory_bytes'])} a step of {deeper['batch']}, measured"
+        )
+        yield f"           biases kernels  memory a step  joules a step on {deeper['board']} (estimates)"
+        for one in choices:
+            mark = "*" if one["cut"] == chosen["cut"] else " "
+            yield (
+                f"         {mark} {one['biases']:6} {one['kernels']:7}  {_size(one['memory_bytes']):>13}  "
+                f"{one['joules']:.3g}"
+            )
+    except (KeyError, TypeError, ValueError):
+        yield "trains     recorded in a form unknown here"
+
+
 def _db(share: float) -> str:
     return f"{-10 * math.log10(share):.1f} dB" if share > 0 else "all"
 
@@ -157,6 +176,8 @@ def _origin(provenance: Mapping[str, Any]) -> Iterator[str]:
         data = provenance.get(key)
         if isinstance(data, dict):
             yield f"{label:<10} on {data.get('file')}, {data.get('examples')} examples"
+    if isinstance(deeper := provenance.get("trainable"), dict):
+        yield from _trainable(deeper)
     agreement, accuracy = provenance.get("agreement"), provenance.get("accuracy")
     try:
         if agreement:

@@ -48,6 +48,12 @@ class Bundle:
         return self.path / self.manifest.head.initial_file
 
     @property
+    def tail_path(self) -> Path | None:
+        """The layers between backbone and head, a float .tflite; None where there are none."""
+        tail = self.manifest.head.tail
+        return None if tail is None else self.path / tail.file
+
+    @property
     def twin_path(self) -> Path | None:
         """The backbone for the Edge TPU, a .tflite file; None when there is none, or it was left out of this copy."""
         twin = self.manifest.edge_tpu
@@ -59,7 +65,8 @@ class Bundle:
         return {name: self._initial[name].copy() for name in self.manifest.head.shapes()}
 
     def feature_affine(self) -> tuple[Array, Array]:
-        """Mean and scale, float32 [D]: the head sees ``(embedding - mean) * scale``; see `head_algebra`."""
+        """Mean and scale, float32 [D]: the head sees ``(embedding - mean) * scale``; see `head_algebra`. Of a bundle
+        with a tail: of the features that it makes."""
         return self._initial[MEAN].copy(), self._initial[SCALE].copy()
 
     def target_affine(self) -> tuple[Array, Array]:
@@ -71,7 +78,7 @@ class Bundle:
 
     @functools.cached_property
     def _initial(self) -> Tree:
-        width, quantities = self.manifest.backbone.embedding_width, self.manifest.quantities
+        width, quantities = self.manifest.features, self.manifest.quantities
         shapes = {**self.manifest.head.shapes(), MEAN: (width,), SCALE: (width,)}
         if quantities is not None:
             shapes |= {TARGET_MEAN: (quantities,), TARGET_SCALE: (quantities,)}

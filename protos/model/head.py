@@ -80,6 +80,8 @@ class Head:
         self.class_count = len(bundle.manifest.classes)
         self.outputs = bundle.manifest.outputs
         self._task = bundle.manifest.task
+        # Layers in front of the head take the backbone's integers as they are, a quarter of the memory.
+        self._codes = bundle.manifest.backbone if spec.tail is not None else None
         self._signatures = signatures_of(bundle.manifest)
         self.inputs: dict[str, TrainInput] = {one.name: one for one in spec.inputs}
         self._shapes = spec.shapes()
@@ -153,7 +155,7 @@ class Head:
 
     def train_step(
         self,
-        x: npt.NDArray[np.float32],
+        x: npt.NDArray[Any],
         y: npt.NDArray[Any],
         weight: npt.NDArray[np.float32] | None = None,
         **inputs: float,
@@ -161,7 +163,8 @@ class Head:
         """One optimiser step on one batch.
 
         Args:
-            x: float32 [n, D] embeddings (dequantised, not standardised), n <= the batch size.
+            x: float32 [n, D] embeddings (dequantised, not standardised), n <= the batch size; or integers, where the
+                head takes them.
             y: int32 [n] class indices in 0..C-1; of a regression float32 [n, K].
             weight: float32 [n], share of each example in the mean loss; ones by default, 0 masks.
             inputs: hyper-parameters by name; what is not given takes the manifest's default.
@@ -220,6 +223,11 @@ class Head:
         return Evaluation(loss / len(x), correct / len(x), len(x))
 
     @property
+    def takes_integers(self) -> bool:
+        """Whether embeddings may be given as the backbone gives them; real numbers are made integers again."""
+        return self._codes is not None
+
+    @property
     def draws(self) -> bool:
         """Whether a step draws noise."""
         return self._task == DIFFUSION
@@ -254,8 +262,9 @@ class Head:
         loss = float(np.square(self.denoise(z, y, moments).astype(np.float64) - noise).mean())
         return Evaluation(loss, 1.0 - loss, len(x))
 
-    def infer(self, x: npt.NDArray[np.float32]) -> Array:
-        """Class scores (logits), quantities or deviations, float32 [N, K], of any embeddings, float32 [N, D].
+    def infer(self, x: npt.NDArray[Any]) -> Array:
+        """Class scores (logits), quantities or deviations, float32 [N, K], of any embeddings, float32 [N, D], or
+        integers where the head takes them.
 
         Raises:
             UsageError: the head is a denoiser, which says nothing of an example.
@@ -267,8 +276,7 @@ class Head:
             )  # fmt: skip
         logits = np.empty((len(x), self.outputs), np.float32)
         for piece in self._pieces(len(x)):
-            batch = self._batch(x[piece], (self.embedding_width,), np.float32)
-            logits[piece] = self._run["infer"](x=batch)["logits"][: len(x[piece])]
+            logits[piece] = self._run["infer"](x=self._given(x[piece]))["logits"][: len(x[piece])]
         return logits
 
     def _pieces(self, count: int) -> Iterator[slice]:
@@ -287,6 +295,17 @@ class Head:
         padded[: len(value)] = value
         return padded
 
+    def _given(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """A batch of embeddings as the file takes it."""
+        spec = self._codes
+        if spec is None:
+            return self._batch(x, (self.embedding_width,), np.float32)
+        dtype = np.dtype(spec.output_dtype).type
+        if x.dtype.kind == "f":
+            limits = np.iinfo(dtype)
+            x = np.clip(np.rint(x / np.float32(spec.output_scale)) + spec.output_zero_point, limits.min, limits.max)
+        return self._batch(x, (self.embedding_width,), dtype)
+
     def _padded(
         self, x: npt.NDArray[Any], y: npt.NDArray[Any], weight: npt.NDArray[Any] | None
     ) -> dict[str, npt.NDArray[Any]]:
@@ -294,7 +313,7 @@ class Head:
         if not len(x) == len(y) == len(weight):
             raise ShapeError(f"a batch of {len(x)} examples, {len(y)} labels and {len(weight)} weights")
         batch = {
-            "x": self._batch(x, (self.embedding_width,), np.float32),
+            "x": self._given(x),
             "weight": self._batch(weight, (), np.float32),
         }
         if self._task == REGRESSION:

@@ -5,8 +5,8 @@ spaces), and the manifest holds the SHA-256 of every other file. Two ends that n
 the same bytes. There is no time stamp in it, so that the same conversion gives the same identity.
 
 A bundle with a twin for the Edge TPU has a schema of its own, and so has one whose preprocessing differs by channel,
-and one whose head is no classifier: software that knows nothing of these refuses them by the name of the schema, and
-every other bundle keeps its identity.
+and one whose head is no classifier, and one that trains layers in front of its head: software that knows nothing of
+these refuses them by the name of the schema, and every other bundle keeps its identity.
 
 Reading is strict: unknown keys, missing keys, wrong types and values that contradict each other are refused,
 since a key that is dropped silently would change the identity.
@@ -31,7 +31,8 @@ TWIN_SCHEMA = "edgejoule.bundle/2"
 CHANNEL_SCHEMA = "edgejoule.bundle/3"
 TASK_SCHEMA = "edgejoule.bundle/4"
 DIFFUSION_SCHEMA = "edgejoule.bundle/5"
-_SCHEMAS = (SCHEMA, TWIN_SCHEMA, CHANNEL_SCHEMA, TASK_SCHEMA, DIFFUSION_SCHEMA)
+TAIL_SCHEMA = "edgejoule.bundle/6"
+_SCHEMAS = (SCHEMA, TWIN_SCHEMA, CHANNEL_SCHEMA, TASK_SCHEMA, DIFFUSION_SCHEMA, TAIL_SCHEMA)
 MANIFEST_FILE = "manifest.json"
 MAX_MANIFEST_BYTES = 1 << 20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ +-]{0,99}")
@@ -141,6 +142,57 @@ class TrainInput:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class TailTensor:
+    """What trains of one layer in front of the head.
+
+    Attributes:
+        name: in the tree, ending in ``_bias`` or ``_kernel``.
+        shape: of what travels; a kernel is [k, k, in, out], of a dense layer [in, out].
+        layer: number of the tensor that the layer gives, in the tail's file.
+        gain: what travels, times this, is added to what the file has.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    layer: int
+    gain: float
+
+    def __post_init__(self) -> None:
+        require(bool(re.fullmatch(r"tail\d{2,3}_(bias|kernel)", self.name)), f"tail tensor {self.name[:80]!r}")
+        require(1 <= len(self.shape) <= 4 and all(n >= 1 for n in self.shape), f"{self.name} needs 1 to 4 sizes")
+        require(math.isfinite(self.gain) and self.gain > 0, f"{self.name}: gain must be finite and positive")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TailSpec:
+    """Layers between the frozen backbone and the head, in real numbers, of which some tensors train with it.
+
+    Attributes:
+        file: a float .tflite, from what the backbone gives to the features of the head; not needed to train.
+        features: width of these.
+        shape: of what the backbone gives for one example.
+        trained: what of it trains.
+    """
+
+    file: str
+    features: int
+    shape: tuple[int, ...]
+    trained: tuple[TailTensor, ...]
+
+    def __post_init__(self) -> None:
+        require(_plain_file_name(self.file), f"head.tail.file {self.file!r} is not a plain file name")
+        require(1 <= self.features <= 1 << 20, "head.tail.features must be in 1..1048576")
+        require(1 <= len(self.shape) <= 5 and all(n >= 1 for n in self.shape), "head.tail.shape needs 1 to 5 sizes")
+        require(1 <= len(self.trained) <= 1000, "head.tail.trained needs 1 to 1000 tensors")
+        names = [one.name for one in self.trained]
+        require(len(set(names)) == len(names), "head.tail.trained names a tensor twice")
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each tensor by name."""
+        return {one.name: one.shape for one in self.trained}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class HeadSpec:
     """The trainable head: compiled signatures, starting values, and what its training step may be told."""
 
@@ -152,6 +204,7 @@ class HeadSpec:
     optimiser: str
     tensors: tuple[TensorSpec, ...]
     inputs: tuple[TrainInput, ...]
+    tail: TailSpec | None = dataclasses.field(default=None, metadata=LEFT_OUT)
 
     def __post_init__(self) -> None:
         for field in (self.file, self.initial_file):
@@ -188,8 +241,10 @@ class EdgeTpuTwin:
         )
 
 
-def schema_of(preprocessing: Preprocessing, edge_tpu: EdgeTpuTwin | None, objective: str) -> str:
+def schema_of(preprocessing: Preprocessing, edge_tpu: EdgeTpuTwin | None, objective: str, *, tail: bool = False) -> str:
     """The schema that a bundle must name, so that software which cannot use it says so."""
+    if tail:
+        return TAIL_SCHEMA
     if task_of(objective) == DIFFUSION:
         return DIFFUSION_SCHEMA
     if task_of(objective) != CLASSIFICATION:
@@ -231,9 +286,11 @@ class Manifest:
 
     def __post_init__(self) -> None:
         channels = self.preprocessing.per_channel
-        expected_schema = schema_of(self.preprocessing, self.edge_tpu, self.head.objective)
+        tail = self.head.tail
+        expected_schema = schema_of(self.preprocessing, self.edge_tpu, self.head.objective, tail=tail is not None)
         described = "per channel" if channels else f"{'with' if self.edge_tpu else 'without'} edge_tpu"
         described = described if self.task == CLASSIFICATION else f"for {self.task}"
+        described = described if tail is None else "with a tail"
         require(
             self.schema == expected_schema,
             f"schema is {self.schema!r}; {described} it must be {expected_schema!r}",
@@ -250,7 +307,12 @@ class Manifest:
         require(len(set(self.classes)) == len(self.classes), "a class name occurs twice")
         hidden = self.head.hidden_units
         require(self.task != DIFFUSION or hidden is not None, "a head that denoises has hidden units")
-        expected = head_shapes(self.backbone.embedding_width, self.outputs, hidden)
+        require(tail is None or self.task == CLASSIFICATION, f"a head for {self.task} has no tail")
+        require(
+            tail is None or math.prod(tail.shape) == self.backbone.embedding_width,
+            "head.tail.shape is not what the backbone gives",
+        )
+        expected = head_shapes(self.features, self.outputs, hidden) | ({} if tail is None else tail.shapes())
         if self.task == DIFFUSION and hidden is not None:
             expected = denoiser_shapes(self.backbone.embedding_width, len(self.classes), hidden)
         require(
@@ -259,6 +321,9 @@ class Manifest:
         )
         needed = {self.backbone.file, self.head.file, self.head.initial_file}
         require(len(needed) == 3, "backbone, head and initial values must be three files")
+        if tail is not None:
+            require(tail.file not in needed, "head.tail.file must be a file of its own")
+            needed.add(tail.file)
         if self.edge_tpu is not None:
             require(self.edge_tpu.file not in needed, "edge_tpu.file must be a file of its own")
             needed.add(self.edge_tpu.file)
@@ -273,13 +338,18 @@ class Manifest:
         files = {name: one for name, one in self.files.items() if self.edge_tpu is None or name != self.edge_tpu.file}
         require(file not in files, f"edge_tpu.file {file!r} must be a file of its own")
         twin = EdgeTpuTwin(file, files[self.backbone.file].sha256, compiler_version)
-        schema = schema_of(self.preprocessing, twin, self.head.objective)
+        schema = schema_of(self.preprocessing, twin, self.head.objective, tail=self.head.tail is not None)
         return dataclasses.replace(self, files={**files, file: record}, schema=schema, edge_tpu=twin)
 
     @property
     def task(self) -> str:
         """What the head is for: see :mod:`protos.model.task`."""
         return task_of(self.head.objective)
+
+    @property
+    def features(self) -> int:
+        """Width of what the head's first layer reads: the embedding, or what a tail makes of it."""
+        return self.backbone.embedding_width if self.head.tail is None else self.head.tail.features
 
     @property
     def outputs(self) -> int:
@@ -312,6 +382,8 @@ class Manifest:
             del values["edge_tpu"]
         if self.preprocessing.per_channel is None:
             del values["preprocessing"]["per_channel"]
+        if self.head.tail is None:
+            del values["head"]["tail"]
         return json.dumps(
             values,
             sort_keys=True, indent=indent, separators=separators, ensure_ascii=True, allow_nan=False,

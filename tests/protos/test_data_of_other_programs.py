@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from protos.datafiles.columns import reading
 
 from protos.datafiles import dataset, front_end
+from protos.datafiles.formats.columns import reading
 from protos.errors import DataError, EdgejouleError, LabelError
 
 TABLE = front_end.front_end_of("windows length=4 hop=4 columns=ax,ay label=what")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import sys
 import wave
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from protos.datafiles import dataset, front_end
+from protos.datafiles.formats import table
 from protos.datafiles.front_end import LogMel, Windows, declared, front_end_of, log_mel
 from protos.errors import DataError, EmptyShardError, LabelError, UsageError
 
@@ -137,3 +139,47 @@ def test_a_table_is_cut_into_windows_of_one_class(tmp_path: Path) -> None:
         dataset.load(path, front_end=front_end_of("windows length=4 hop=2 columns=ax,az label=what"))
     with pytest.raises(EmptyShardError, match="no window of one class"):
         dataset.load(path, front_end=front_end_of("windows length=40 hop=2 columns=ax label=what"))
+
+
+def test_a_parquet_table_gives_the_windows_of_the_same_table_as_csv(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrow = pytest.importorskip("pyarrow", reason="needs the extra parquet")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="needs the extra parquet")
+    monkeypatch.setattr(table, "_ROWS_AT_ONCE", 5)
+    ax = [number + 0.5 for number in range(9)] * 2 + [float("nan"), 3.0, 4.0]
+    ay = [float(number) for number in range(9)] * 2 + [1.0, None, 4.0]
+    what = ["walk"] * 9 + ["run"] * 9 + ["run", "run", None]
+    cells = zip(ax, ay, what, strict=True)
+    rows = [f"{'' if y is None else y},{name or ''},{x}" for x, y, name in cells]
+    (tmp_path / "own.csv").write_text("\n".join(["ay,what,ax", *rows]))
+    columns = {"ay": ay, "other": list(range(21)), "what": arrow.array(what).dictionary_encode(), "ax": ax}
+    parquet.write_table(arrow.table(columns), tmp_path / "own.parquet", row_group_size=4)
+    plain, found = (
+        dataset.load(tmp_path / name, classes=("run", "walk"), front_end=front_end_of(LINE))
+        for name in ("own.csv", "own.parquet")
+    )
+    assert found.y.tolist() == plain.y.tolist() == [1, 1, 1, 0, 0, 0]
+    np.testing.assert_array_equal(found.held[:], plain.held[:])
+    assert [(one.kind, one.count) for one in found.left_out] == [("row without a number or a class", 3)]
+    both = dataset.load(tmp_path, classes=("run", "walk"), front_end=front_end_of(LINE))
+    assert len(both) == 12
+    # A class that is a number is named by its digits.
+    parquet.write_table(arrow.table({"ax": ax[:8], "ay": ay[:8], "what": [7] * 8}), tmp_path / "numbers.pq")
+    numbers = dataset.load(tmp_path / "numbers.pq", front_end=front_end_of(LINE))
+    assert numbers.class_names == ("7",)
+    with pytest.raises(DataError, match="has no column 'az'"):
+        dataset.load(tmp_path / "own.parquet", front_end=front_end_of(LINE.replace("ax,ay", "ax,az")))
+    content = (tmp_path / "own.parquet").read_bytes()
+    for name, broken in (("short.parquet", content[: len(content) // 2]), ("other.parquet", b"no table at all")):
+        (tmp_path / name).write_bytes(broken)
+        with pytest.raises(DataError, match="cannot be read as a table"):
+            dataset.load(tmp_path / name, front_end=front_end_of(LINE))
+
+
+def test_a_parquet_table_names_the_extra_that_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("pyarrow", "pyarrow.parquet"):
+        monkeypatch.setitem(sys.modules, name, None)
+    (tmp_path / "own.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UsageError, match=r"pyarrow is not installed.*edgejoule\[parquet\]"):
+        dataset.load(tmp_path / "own.parquet", front_end=front_end_of(LINE))

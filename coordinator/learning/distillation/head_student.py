@@ -52,6 +52,8 @@ def learn(
     """
     if "hidden_kernel" in head:
         raise ShapeError("distillation in closed steps is for linear heads, and this one has a hidden layer")
+    if strange := sorted(set(head) - {"out_bias", "out_kernel"}):
+        raise ShapeError(f"distillation in closed steps is for heads alone, and {strange[0]} stands before this one")
     start = np.vstack([head["out_kernel"], head["out_bias"][None]]).astype(np.float64)
     wide = np.hstack([np.asarray(x, np.float64), np.ones((len(x), 1))])
     if wide.shape[1] != start.shape[0] or targets.shape != (len(wide), start.shape[1]):

@@ -1,17 +1,23 @@
-"""CSV tables of a time series, cut into windows by a bundle's front end.
+"""CSV and Parquet tables of a time series, cut into windows by a bundle's front end.
 
-The first row names the columns; commas, semicolons, tabs or bars divide them, whichever gives the columns that are
-wanted. Where no comma divides, one may be the decimal sign. UTF-8, or UTF-16 with its mark. A window is so many rows in
-a row, all of one class; a row that lacks a number ends the stretch. Of a folder each file is a recording of its own;
-those below ``test/`` are held out.
+The first row of a CSV file names its columns; commas, semicolons, tabs or bars divide them, whichever gives the columns
+that are wanted. Where no comma divides, one may be the decimal sign. UTF-8, or UTF-16 with its mark. A Parquet file
+names them itself; it is read a few thousand rows at a time, of the wanted columns alone, by pyarrow where that is
+installed.
+
+A window is so many rows in a row, all of one class; a row that lacks a number ends the stretch. Of a folder each file
+is a recording of its own; those below ``test/`` are held out.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+import importlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,16 +28,20 @@ from protos.datafiles.formats.columns import NO_LABEL, Choose, Columns, reading
 from protos.datafiles.front_end import Windows
 from protos.datafiles.renames import composed
 from protos.errors import DataError, EmptyShardError
+from protos.extras import missing
 from protos.progress import progressed
 
 __all__ = ["is_table", "read"]
 
 _HELD_OUT = {"test", "testing", "val", "valid", "validation", "dev", "eval"}
+_CSV, _PARQUET = ".csv", (".parquet", ".pq")
+_ROWS_AT_ONCE = 4096
+_DIVIDERS = (",", ";", "\t", "|")
 
 
 def is_table(path: Path) -> bool:
     """Whether a name ends as that of a table does."""
-    return path.suffix.lower() == ".csv"
+    return path.suffix.lower() in (_CSV, *_PARQUET)
 
 
 def read(
@@ -50,8 +60,11 @@ def read(
 
     Raises:
         DataError: a column is not there. LabelError: a class that the model has not. EmptyShardError: no window.
+        UsageError: a Parquet file, and what reads it is not installed.
     """
-    files = sorted(one for one in path.rglob("*.csv") if one.is_file()) if path.is_dir() else [path]
+    files = [path]
+    if path.is_dir():
+        files = sorted(one for one in path.rglob("*") if is_table(one) and one.is_file())
     blocks: list[NDArray[np.float32]] = []
     names: list[str] = []
     held_out: list[bool] = []
@@ -80,27 +93,13 @@ def read(
     return x, replace(described.select(kept), set_aside=aside.remarks())
 
 
-_DIVIDERS = (",", ";", "\t", "|")
-
-
 def _windows(file: Path, spec: Windows, left_out: Tally) -> list[tuple[NDArray[np.float32], str]]:
-    with reading(str(file), "a table"), file.open(newline="", encoding=_encoding(file)) as stream:
-        wanted = (*spec.columns, spec.label)
-        first = stream.readline()
-        divider = _divider(first, wanted)
-        names = [one.strip() for one in next(csv.reader([first], delimiter=divider, skipinitialspace=True), [])]
-        for one in wanted:
-            if names.count(one) != 1:
-                has = ", ".join(names) or "nothing"
-                how = "no column" if one not in names else f"{names.count(one)} columns"
-                raise DataError(f"has {how} {one!r} (it has {has})", where=str(file), fix="name one so")
-        rows = csv.DictReader(stream, names, delimiter=divider, skipinitialspace=True)
-        decimals = _Decimals(divider)
+    rows = _of_csv if file.suffix.lower() == _CSV else _of_parquet
+    with reading(str(file), "a table"):
         stretch: list[list[float]] = []
         found: list[tuple[NDArray[np.float32], str]] = []
         label: str | None = None
-        for number, row in enumerate(rows, 2):
-            name, values = (row[spec.label] or "").strip(), _numbers(row, spec.columns, decimals)
+        for number, name, values in rows(file, spec):
             if values is None or not name:
                 left_out.add("row without a number or a class", f"{file.name}:{number}")
                 name = ""
@@ -110,6 +109,45 @@ def _windows(file: Path, spec: Windows, left_out: Tally) -> list[tuple[NDArray[n
             if values is not None and name:
                 stretch.append(values)
         return found + _cut(stretch, spec, label)
+
+
+def _of_csv(file: Path, spec: Windows) -> Iterator[tuple[int, str, list[float] | None]]:
+    """Rows by the number of their line: the class, and the numbers; None where one misses."""
+    with file.open(newline="", encoding=_encoding(file)) as stream:
+        first = stream.readline()
+        divider = _divider(first, (*spec.columns, spec.label))
+        names = [one.strip() for one in next(csv.reader([first], delimiter=divider, skipinitialspace=True), [])]
+        _require(names, spec, file)
+        decimals = _Decimals(divider)
+        for number, row in enumerate(csv.DictReader(stream, names, delimiter=divider, skipinitialspace=True), 2):
+            yield number, (row[spec.label] or "").strip(), _numbers(row, spec.columns, decimals.read)
+
+
+def _of_parquet(file: Path, spec: Windows) -> Iterator[tuple[int, str, list[float] | None]]:
+    """Rows by their number, the first 1; a class that is a whole number is named by its digits."""
+    try:
+        parquet: Any = importlib.import_module("pyarrow.parquet")
+    except ModuleNotFoundError as error:
+        raise missing("pyarrow") from error
+    with parquet.ParquetFile(file) as table:
+        _require(table.schema_arrow.names, spec, file)
+        wanted, number = list(dict.fromkeys((*spec.columns, spec.label))), 0
+        for batch in table.iter_batches(_ROWS_AT_ONCE, columns=wanted):
+            columns = [batch.column(name).to_pylist() for name in wanted]
+            for values in zip(*columns, strict=True):
+                number += 1
+                row = dict(zip(wanted, values, strict=True))
+                name = "" if row[spec.label] is None else str(row[spec.label]).strip()
+                yield number, name, _numbers(row, spec.columns, float)
+            progressed()
+
+
+def _require(has: Sequence[str], spec: Windows, file: Path) -> None:
+    for one in (*spec.columns, spec.label):
+        if (number := list(has).count(one)) != 1:
+            there = ", ".join(has) or "nothing"
+            how = f"{number} columns" if number else "no column"
+            raise DataError(f"has {how} {one!r} (it has {there})", where=str(file), fix="name one so")
 
 
 def _encoding(file: Path) -> str:
@@ -144,10 +182,10 @@ class _Decimals:
         return float(text)
 
 
-def _numbers(row: Mapping[str, str | None], columns: Sequence[str], decimals: _Decimals) -> list[float] | None:
+def _numbers(row: Mapping[str, Any], columns: Sequence[str], read: Callable[[Any], float]) -> list[float] | None:
     try:
-        values = [decimals.read(row[one] or "nan") for one in columns]
-    except ValueError:
+        values = [math.nan if row[one] in (None, "") else read(row[one]) for one in columns]
+    except (TypeError, ValueError):
         return None
     return values if np.isfinite(values).all() else None
 

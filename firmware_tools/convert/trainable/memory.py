@@ -1,0 +1,55 @@
+"""The working memory of a compiled signature: the most bytes of tensors that live at the same time.
+
+A tensor lives from the operator that makes it to the last one that reads it; inputs live throughout, as the runtime
+plans it. Constants and variables are not counted: they are there whether or not a step runs. The runtime's arena packs
+tensors by these very life times, so that it is not smaller than this, and hardly larger (Pisarchyk and Lee 2020,
+arXiv:2001.03288).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from protos.model import flatbuffer
+
+_BYTES = {"float32": 4, "int32": 4, "int64": 8, "bool": 1, "int8": 1, "uint8": 1, "float16": 2, "int16": 2}
+
+
+def working_memory(content: bytes, signature: str) -> int:
+    """Bytes that one run of this signature needs at its fullest moment."""
+    model = flatbuffer.parse(content)
+    graph = _graph_of(model, signature)
+    last: dict[int, int] = {}
+    first: dict[int, int] = {}
+    end = len(graph.operators)
+    for place, operator in enumerate(graph.operators):
+        for index in operator.inputs:
+            last[int(index)] = place
+        for index in operator.outputs:
+            first.setdefault(int(index), place)
+            last.setdefault(int(index), place)
+    for index in graph.inputs:
+        first[int(index)], last[int(index)] = 0, end
+    for index in graph.outputs:
+        last[int(index)] = end
+    change = np.zeros(end + 2, np.int64)
+    for index, place in first.items():
+        size = _size(graph.tensors[index])
+        change[place] += size
+        change[last[index] + 1] -= size
+    return int(np.cumsum(change).max())
+
+
+def _graph_of(model: Any, signature: str) -> Any:
+    for one in model.signatureDefs:
+        key = one.signatureKey
+        if (key.decode() if isinstance(key, bytes) else key) == signature:
+            return model.subgraphs[one.subgraphIndex]
+    raise KeyError(signature)
+
+
+def _size(tensor: Any) -> int:
+    shape = tensor.shape if tensor.shape is not None else ()
+    return int(np.prod(shape, dtype=np.int64)) * _BYTES.get(flatbuffer.type_name(tensor.type), 0)
