@@ -671,7 +671,7 @@ def end_run(db: Database, run_id: str, state: str, reason: str) -> None:
 def pause_run(db: Database, run_id: str) -> None:
     """Write down that a run rests; a round that is open is tried again when it goes on, and keeps its reports."""
     with db.writing() as connection:
-        if runs.row(connection, run_id)["state"] not in runs.GOING_STATES:
+        if runs.row(connection, run_id)["state"] not in (*runs.GOING_STATES, runs.SCHEDULED):
             return
         last = runs.last_round(connection, run_id)
         number = None
@@ -696,6 +696,15 @@ def resume_run(db: Database, run_id: str, plan: RunPlan | None, plan_toml: str, 
         if row["state"] != "paused":
             raise RefusedError(f"is {row['state']}, not paused", where=run_id, fix="see: coordinator status")
         begun = runs.last_round(connection, run_id)
+        if (parse(row["plan_toml"]).times is not None) and (plan is None or plan.times is not None):
+            # Its times during the pause were none.
+            runs.note(connection, run_id, None, "resumed", "" if plan is None else f"by another plan: {plan.plan_id}")
+            values = {} if plan is None else _by(plan, plan_toml, directory)
+            runs.change(connection, run_id, state=runs.SCHEDULED, reason="", **values)
+            return
+        if plan is not None and (plan.times is not None or parse(row["plan_toml"]).times is not None):
+            what = "a plan that starts by itself and one that does not are no two plans of one run"
+            raise RefusedError(what, where=run_id, fix="stop it, and start the other")
         state = "waiting" if begun is None or not begun["round"] else "running"
         if plan is None:
             runs.change(connection, run_id, state=state, reason="")
@@ -713,25 +722,25 @@ def resume_run(db: Database, run_id: str, plan: RunPlan | None, plan_toml: str, 
         if plan.run.rounds <= max(0, closed):
             raise RefusedError(f"has {closed} rounds already", where=run_id, fix=f"plan more than {closed} rounds")
         runs.note(connection, run_id, None, "resumed", f"by another plan: {plan.plan_id}, before {row['plan_id']}")
-        runs.change(
-            connection,
-            run_id,
-            state=state,
-            reason="",
-            name=plan.run.name,
-            plan_id=plan.plan_id,
-            plan_toml=plan_toml,
-            plan_directory=directory,
-            rounds_planned=plan.run.rounds,
-        )
+        runs.change(connection, run_id, state=state, reason="", **_by(plan, plan_toml, directory))
 
 
-def add_run(db: Database, run: runs.NewRun, head: Tree) -> None:
-    """Write down a new run with the head that it starts from."""
+def _by(plan: RunPlan, plan_toml: str, directory: str) -> dict[str, object]:
+    return {
+        "name": plan.run.name,
+        "plan_id": plan.plan_id,
+        "plan_toml": plan_toml,
+        "plan_directory": directory,
+        "rounds_planned": plan.run.rounds,
+    }
+
+
+def add_run(db: Database, run: runs.NewRun, head: Tree, *, state: str = "waiting") -> None:
+    """Write down a new run with the head that it starts from, or a plan that starts by itself."""
     assert run.initial_head == trees.version(head)
     with db.writing() as connection:
         heads.put(connection, head)
-        runs.add(connection, run)
+        runs.add(connection, run, state=state)
 
 
 def begin_run(
