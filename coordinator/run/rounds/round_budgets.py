@@ -34,7 +34,7 @@ from coordinator.store.models import heads
 from protos.convert.reports import parse_report
 from protos.energy.trace import Phase
 from protos.orders import DeviceCard
-from protos.plan.plan import PlannerSection
+from protos.plan.sections import PlannerSection
 from protos.update import trees
 from protos.update.codecs import generator
 from protos.update.tensors import decode
