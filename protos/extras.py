@@ -30,6 +30,15 @@ EXTRA_OF: Mapping[str, str] = {
     "smbus2": "i2c",
     "asyncssh": "testbed",
     "yaml": "hw",
+    "tensorboardX": "tensorboard",
+    "mlflow": "mlflow",
+    "alembic": "mlflow",
+    "trackio": "trackio",
+    "wandb": "wandb",
+    "pyarrow": "parquet",
+    "opentelemetry": "otel",
+    "pyjls": "jls",
+    "paho": "mqtt",
     "pytest": "hw",
 }
 
