@@ -13,8 +13,8 @@ from coordinator.operator.client import Operator
 from coordinator.operator.status import RoundStatus, RunStatus
 from coordinator.operator.tables import number
 from coordinator.operator.watching import PATIENCE_S, follow
+from protos.commands.json_document import document
 from protos.errors import CheckFailed, PlanError, UnreachableError, UsageError
-from protos.json_document import document
 from protos.plan.plan import parse
 from protos.plan.plan_times import with_times
 

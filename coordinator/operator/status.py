@@ -305,7 +305,7 @@ class RoundedHead:
     """How good a head is with its kernels on ``2^bits`` evenly spaced levels; 32 bits: as it is.
 
     Attributes:
-        ranges: "minmax" or "mse", see :mod:`protos.model.weight_grids`.
+        ranges: "minmax" or "mse", see :mod:`protos.model.head_kinds.weight_grids`.
         granularity: one range for a "tensor", or for each "channel".
         accuracy, loss: on the run's held-out data.
         size_bytes: of codes, ranges and biases.

@@ -37,7 +37,7 @@ from coordinator.store.runs import NewRun
 from coordinator.store.schedules import Schedule, begin, run_id_at
 from protos.errors import EdgejouleError, PlanError, RefusedError, StoreError, UnknownRunError, UsageError
 from protos.model.bundle import Bundle, read_tree
-from protos.model.weight_grids import check_bits
+from protos.model.head_kinds.weight_grids import check_bits
 from protos.plan.plan import RunPlan, parse
 from protos.plan.plan_times import at_once
 from protos.update import trees

@@ -14,10 +14,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TextIO
 
+from protos.commands.json_document import document
+from protos.commands.program import example
 from protos.errors import EdgejouleError, StoreError, UsageError
 from protos.extras import require
-from protos.json_document import document
-from protos.program import example
 
 if TYPE_CHECKING:
     from edge_runtime.power.recording.blocks import Damage

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from coordinator.commands.parts import add_address, add_json, example, operator
 from coordinator.operator import as_json
+from protos.commands.json_document import document
 from protos.errors import EdgejouleError, StoreError, UsageError
 from protos.extras import require
-from protos.json_document import document
 
 # By name: the module of coordinator.results and its function, and what must be installed.
 FORMATS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {

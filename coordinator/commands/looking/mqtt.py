@@ -11,10 +11,10 @@ from pathlib import Path
 
 from coordinator.commands.parts import add_address, example, operator
 from protos.addresses import host_and_port, is_loopback
+from protos.commands.program import version
 from protos.durations import duration_s
 from protos.errors import UsageError
 from protos.extras import require
-from protos.program import version
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
