@@ -27,7 +27,7 @@ from coordinator.commands import (
     stop,
     wait,
 )
-from coordinator.commands.looking import dashboard, report, watch
+from coordinator.commands.looking import dashboard, export_results, mqtt, report, watch
 from coordinator.commands.testbed import command as testbed
 from coordinator.commands.trust import audit, enroll, identities, init, login, service, sign
 from protos.commands.command_line import conduct
@@ -64,8 +64,10 @@ def parser() -> argparse.ArgumentParser:
         evaluate,
         forget,
         report,
+        export_results,
         dashboard,
         watch,
+        mqtt,
         check_plan,
         backup,
         prune,

@@ -32,6 +32,15 @@ EXTRA_OF: Mapping[str, str] = {
     "asyncssh": "testbed",
     "ray": "ray",
     "yaml": "hw",
+    "tensorboardX": "tensorboard",
+    "mlflow": "mlflow",
+    "alembic": "mlflow",
+    "trackio": "trackio",
+    "wandb": "wandb",
+    "pyarrow": "parquet",
+    "opentelemetry": "otel",
+    "pyjls": "jls",
+    "paho": "mqtt",
     "pytest": "hw",
 }
 

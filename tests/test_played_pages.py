@@ -26,6 +26,7 @@ NOT_PLAYED = {
     "docs/data.md": "data of the reader's own; tests/protos and tests/edge_runtime/data run the same verbs",
     "docs/diffusion.md": "a model and data of the reader's own; tests/coordinator/test_plan_files.py runs its plan",
     "docs/doctor.md": "settings of a board; tests/edge_runtime/doctor runs every check",
+    "docs/exports.md": "runs of the reader's own; tests/coordinator/results and test_recording_formats.py write them",
     "docs/experiments.md": "whole fleets; tests/coordinator/lab/test_sweep_runs.py runs a sweep on one of processes",
     "docs/first-board.md": _PORT,
     "docs/installing.md": "a PostgreSQL server; tests/coordinator/test_store_opening.py starts one",

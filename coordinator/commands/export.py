@@ -26,7 +26,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="write backbone and fine-tuned head as one integer model",
         description="Writes one fully integer .tflite, whole or not at all. It is run on the held-out data first, and "
         "refused (exit code 3) when it is worse than the float head by more than --max-drop and two standard errors. "
-        "Of a run whose head denoises it writes an .npz for firmware-tools sample.",
+        "Of a run whose head denoises it writes an .npz for firmware-tools sample. With --head-alone it writes the "
+        "head's tensors as an .npz, for numpy and for the start_from of another plan.",
         **example("coordinator export digits -o model.tflite"),
     )
     add_run(parser)
@@ -37,6 +38,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="VERSION",
         help="a head of an earlier round (default: the best on the held-out data)",
     )
+    parser.add_argument("--head-alone", action="store_true", help="the tensors of the head as an .npz, no model")
     add_max_drop(parser)
     parser.add_argument("--again", action="store_true", help="replace a file that is there")
     add_json(parser)
@@ -49,8 +51,16 @@ def run(arguments: argparse.Namespace) -> int:
     check_max_drop(arguments.max_drop)
     if arguments.output.exists() and not arguments.again:
         raise UsageError("is there already", where=str(arguments.output), fix="choose another -o, or add --again")
+    if arguments.head_alone and arguments.output.suffix != ".npz":
+        raise UsageError("is no name of a head's file", where=str(arguments.output), fix="end it with .npz")
     with operator(arguments) as connection:
-        summary = connection.export(arguments.which, arguments.output, arguments.head, max_drop=arguments.max_drop)
+        summary = connection.export(
+            arguments.which,
+            arguments.output,
+            arguments.head,
+            max_drop=arguments.max_drop,
+            head_alone=arguments.head_alone,
+        )
     if arguments.json:
         print(as_json.dump(as_json.export(summary, str(arguments.output))))
         return 0

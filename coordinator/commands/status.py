@@ -95,6 +95,9 @@ def run_status(arguments: argparse.Namespace) -> int:
 def show_run(run: RunStatus) -> None:
     """One run as two tables: rounds, and devices in the newest round."""
     reason = f" ({run.reason})" if run.reason else ""
+    if run.state == "scheduled":
+        say(f"{run.run_id} {run.name}: {_times(run)}{reason}")
+        return
     measure = _measured(run) or "accuracy"
     show(
         [

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from coordinator.export.exporter import DEFAULT_LIMIT, export_model
 from coordinator.operator.status import ExportSummary
@@ -125,6 +129,25 @@ def _denoiser(job: ExportJob, bundle: Bundle) -> tuple[ExportSummary, bytes]:
         exported_accuracy=None,
         operators=(),
         note="a denoiser, no .tflite: firmware-tools sample makes examples of it",
+        measured=None,
+    )
+    return summary, content
+
+
+def head_alone(job: ExportJob) -> tuple[ExportSummary, bytes]:
+    """The head as an ``.npz`` of its float32 tensors, which `run.start_from` reads; it needs no held-out data."""
+    made = io.BytesIO()
+    arrays: dict[str, Any] = dict(job.head)
+    np.savez(made, **arrays)
+    content = made.getvalue()
+    summary = ExportSummary(
+        size_bytes=len(content),
+        sha256=hashlib.sha256(content).digest(),
+        head_version=job.head_version,
+        float_accuracy=None,
+        exported_accuracy=None,
+        operators=(),
+        note="tensors of the head: " + ", ".join(f"{name} {list(one.shape)}" for name, one in job.head.items()),
         measured=None,
     )
     return summary, content

@@ -29,7 +29,7 @@ from coordinator.operator.status import (
     RunStatus,
 )
 from protos.atomic import write_whole
-from protos.errors import EdgejouleError, IntegrityError, StoreError
+from protos.errors import EdgejouleError, IntegrityError, StoreError, UsageError
 from protos.trust.names import SERVER_NAME
 from protos.v1 import edgejoule_pb2 as pb
 from protos.v1 import edgejoule_pb2_grpc as rpc
@@ -196,7 +196,9 @@ class Operator:
         with self._translated():
             return messages.evaluation_from(self._stub.EvaluateRun(request, timeout=LONG_CALL_S))
 
-    def export(self, run: str, out: Path, head_version: str = "", *, max_drop: float | None = None) -> ExportSummary:
+    def export(
+        self, run: str, out: Path, head_version: str = "", *, max_drop: float | None = None, head_alone: bool = False
+    ) -> ExportSummary:
         """Write the integer model of a run, whole or not at all.
 
         Args:
@@ -204,12 +206,13 @@ class Operator:
             out: the file.
             head_version: of an earlier round; empty for the newest.
             max_drop: accuracy that it may lose against the float head, 0..1; None for the coordinator's own limit.
+            head_alone: the tensors of the head as an .npz, and no model.
 
         Raises:
             IntegrityError: it arrived damaged.
             StoreError: it cannot be written.
         """
-        request = pb.ExportRunRequest(run_id=run, head_version=head_version, max_drop=max_drop)
+        request = pb.ExportRunRequest(run_id=run, head_version=head_version, max_drop=max_drop, head_alone=head_alone)
         summary: ExportSummary | None = None
         digest, size = hashlib.sha256(), 0
         try:
@@ -221,6 +224,8 @@ class Operator:
                     digest.update(part.data)
                     size += len(part.data)
                     file.write(part.data)
+                if head_alone and summary is not None and not summary.note.startswith("tensors"):
+                    raise UsageError("the coordinator is too old to give heads", where=self.address, fix="upgrade it")
                 if summary is None or size != summary.size_bytes or digest.digest() != summary.sha256:
                     raise IntegrityError("the model arrived damaged", where=str(out), fix="export it again")
         except EdgejouleError:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from coordinator.operator.client import Operator
 from coordinator.operator.status import RoundStatus, RunStatus
 from coordinator.report import csv_files
 from coordinator.report.csv_files import RowWriter
 from coordinator.report.page import page
+from coordinator.report.parquet_files import TableWriter
 from coordinator.report.record import RunRecord, gather
 from coordinator.report.words import sum_of
 from protos.atomic import write_whole
@@ -47,10 +49,12 @@ class Report:
             yield f"{path}: {path.stat().st_size} bytes"
 
 
-def names_of(out: Path, *, png: bool) -> dict[str, Path]:
+def names_of(out: Path, *, png: bool, parquet: bool = False) -> dict[str, Path]:
     """The files of a report, by kind: beside ``report.html`` there are ``report.rounds.csv`` and others."""
     stem = out.name.removesuffix(out.suffix) or out.name
     made = {"page": out, **{kind: out.with_name(f"{stem}.{kind}.csv") for kind in _KINDS}}
+    if parquet:
+        made |= {f"{kind} as parquet": out.with_name(f"{stem}.{kind}.parquet") for kind in _KINDS}
     return made | ({"png": out.with_name(f"{stem}.png")} if png else {})
 
 
@@ -62,6 +66,7 @@ def make(
     version: str,
     command: str,
     png: bool = False,
+    parquet: bool = False,
     again: bool = False,
 ) -> Report:
     """Make a report of runs.
@@ -70,6 +75,7 @@ def make(
         runs: ids, beginnings of ids, or names.
         command: that made it, for the page.
         png: a picture of its curves as well.
+        parquet: its tables as Parquet as well.
         again: replace files that are there.
 
     Raises:
@@ -77,7 +83,7 @@ def make(
         StoreError: a file cannot be written; then none was.
         EdgejouleError: see :class:`coordinator.operator.client.Operator`.
     """
-    paths = names_of(out, png=png)
+    paths = names_of(out, png=png, parquet=parquet)
     there = [str(path) for path in paths.values() if path.exists()]
     if there and not again:
         raise UsageError("is there already", where=", ".join(there), fix="choose another -o, or add --again")
@@ -85,11 +91,12 @@ def make(
     try:
         with ExitStack() as stack:
             files = {kind: stack.enter_context(write_whole(path)) for kind, path in paths.items()}
-            energy = RowWriter(files["energy"], csv_files.ENERGY)
+            energy = _writers(files, "energy", csv_files.ENERGY)
 
             def told(run: RunStatus, one: RoundStatus) -> None:
                 for row in csv_files.energy_rows(run, one):
-                    energy.write(row)
+                    for writer in energy:
+                        writer.write(row)
 
             cards = connection.devices()
             for name in runs:
@@ -107,16 +114,17 @@ def make(
                         record.cards,
                     )
                 )
-            energy.done()
+            for writer in energy:
+                writer.done()
             for kind, header, rows in (
                 ("rounds", csv_files.ROUNDS, csv_files.round_rows),
                 ("devices", csv_files.DEVICES, csv_files.device_rows),
             ):
-                writer = RowWriter(files[kind], header)
-                for record in records:
-                    for row in rows(record):
-                        writer.write(row)
-                writer.done()
+                for writer in _writers(files, kind, header):
+                    for record in records:
+                        for row in rows(record):
+                            writer.write(row)
+                    writer.done()
             beside = [path.name for kind, path in paths.items() if kind != "page"]
             text = page(records, made_unix_s=time.time(), version=version, command=command, files=beside)
             files["page"].write(text.encode())
@@ -130,3 +138,10 @@ def make(
         what = f"cannot be written ({error.strerror or error})"
         raise StoreError(what, where=str(out), fix="choose another -o") from error
     return Report(tuple(paths.values()), tuple(records))
+
+
+def _writers(files: Mapping[str, IO[bytes]], kind: str, header: Sequence[str]) -> list[RowWriter | TableWriter]:
+    """Of one table, as CSV and, where it was asked for, as Parquet."""
+    made: list[RowWriter | TableWriter] = [RowWriter(files[kind], header)]
+    other = files.get(f"{kind} as parquet")
+    return made if other is None else [*made, TableWriter(other, header)]

@@ -351,6 +351,15 @@ class Operations:
             widths.evaluate, job, self._rooms.bundle_store, self._rooms.evaluations, asked
         )
 
+    async def export_head(self, name: str, head_version: str) -> tuple[ExportSummary, bytes]:
+        """The head of a run as an .npz.
+
+        Raises:
+            UnknownRunError: no such run or head.
+        """
+        job = await self._rooms.books.do(exporting.find, self._rooms.db, name, head_version)
+        return await self._rooms.models.do(exporting.head_alone, job)
+
     async def export(self, name: str, head_version: str, max_drop: float) -> tuple[ExportSummary, bytes]:
         """Assemble the integer model of a run.
 

@@ -12,11 +12,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import IO, TYPE_CHECKING, Any, TextIO
 
 from protos.commands.json_document import document
 from protos.commands.program import example
-from protos.errors import EdgejouleError, StoreError
+from protos.errors import EdgejouleError, StoreError, UsageError
+from protos.extras import require
 
 if TYPE_CHECKING:
     from edge_runtime.power.recording.blocks import Damage
@@ -24,9 +25,13 @@ if TYPE_CHECKING:
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
+# Of the instruments whose files these are: 2 MHz.
+MOST_HZ = 2_000_000
+
 EXAMPLE = """examples:
   edge-runtime recording info run.ejr
   edge-runtime recording export run.ejr --csv -o run.csv
+  edge-runtime recording export run.ejr --ppk2 --volts 5.1 -o run.ppk2
   edge-runtime measure --sensor replay:run.ejr
 
 Recordings are written by edge-runtime measure --record FILE. A file that was cut by a power failure, or damaged, is
@@ -50,6 +55,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     form = export.add_mutually_exclusive_group()
     form.add_argument("--csv", action="store_true", help="a table with a header (the default)")
     form.add_argument("--json", action="store_true", help="one JSON object a line")
+    form.add_argument("--oml", action="store_true", help="OML text, as FIT IoT-LAB's nodes write it")
+    form.add_argument("--ppk2", action="store_true", help="a session of Nordic's Power Profiler; needs --volts")
+    form.add_argument("--jls", action="store_true", help="a file of Joulescope's programs (extra: jls)")
+    export.add_argument(
+        "--volts", metavar="V", type=float, help="with --ppk2, which has amperes: what the board runs at"
+    )
+    export.add_argument(
+        "--rate", metavar="HZ", type=int, help="with --ppk2 and --jls: samples in a second (default: the sensor's)"
+    )
     export.add_argument("-o", "--output", metavar="OUT", type=Path, help="write to OUT instead of stdout")
 
 
@@ -107,6 +121,13 @@ def _damage(damage: Damage) -> str:
 def _export(given: argparse.Namespace) -> int:
     from edge_runtime.power.recording.export import rows
 
+    name = next((one for one in ("oml", "ppk2", "jls") if getattr(given, one)), None)
+    if given.volts is not None and name != "ppk2":
+        raise UsageError("--volts is of .ppk2 alone", where="--volts", fix="add --ppk2, or leave it out")
+    if given.rate is not None and name not in ("ppk2", "jls"):
+        raise UsageError("--rate is of .ppk2 and JLS alone", where="--rate", fix="add --ppk2 or --jls, or leave it out")
+    if name is not None:
+        return _export_as(name, given)
     table = rows(given.file)
     write = _write_json if given.json else _write_csv
     if given.output is None:
@@ -117,17 +138,78 @@ def _export(given: argparse.Namespace) -> int:
     return 0
 
 
+def _export_as(name: str, given: argparse.Namespace) -> int:
+    """Write the format of another instrument; 0."""
+    from edge_runtime.power.recording.export import rows
+    from edge_runtime.power.recording.reader import Recording
+
+    if given.output is None:
+        raise UsageError("is no text for a terminal", where=f"--{name}", fix="give -o FILE")
+    header = Recording(given.file).header
+    rate_hz = given.rate if given.rate is not None else max(1, round(header.capabilities.rate_hz or 0))
+    if not 1 <= rate_hz <= MOST_HZ:
+        raise UsageError(f"{rate_hz} is no rate", where="--rate", fix=f"give 1 to {MOST_HZ}")
+    if name == "ppk2" and not (given.volts is not None and 0.1 <= given.volts <= 60):
+        raise UsageError("watts are no amperes", where="--ppk2", fix="add --volts V, 0.1 to 60: what the board runs at")
+    count, missing = 0, 0
+    table, sensor = rows(given.file), header.identity.sensor
+    if name == "jls":
+        require(["pyjls"], "jls")
+        from edge_runtime.power.recording.formats import jls
+
+        with _beside(given.output) as path:
+            count, missing = jls.write(
+                path, table, rate_hz=rate_hz, begun_utc=header.begun_utc, name=sensor, version=header.software
+            )
+    else:
+        with _whole_bytes(given.output) as file:
+            if name == "oml":
+                from edge_runtime.power.recording.formats import oml
+
+                oml.write(file, table, begun_utc=header.begun_utc, name=sensor)
+            else:
+                from edge_runtime.power.recording.formats import ppk2
+
+                count, missing = ppk2.write(file, table, rate_hz=rate_hz, volts=given.volts, begun_utc=header.begun_utc)
+    if missing:
+        what = "NaN" if name == "jls" else "0 uA, for the format has no gaps"
+        print(f"{missing} of {count} samples were not measured, and are {what}", file=sys.stderr)
+    return 0
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """A path for a library that opens files by itself; what it wrote appears at ``path`` whole or not at all."""
+    made = path.with_name(f".{path.name}.part")
+    try:
+        yield made
+        made.replace(path)
+    except OSError as cause:
+        if isinstance(cause, EdgejouleError):
+            raise
+        raise StoreError(f"cannot be written: {cause.strerror or cause}", where=str(path)) from cause
+    finally:
+        made.unlink(missing_ok=True)
+
+
 @contextmanager
 def _whole(path: Path) -> Iterator[TextIO]:
     """A text file that appears whole or not at all."""
+    with _whole_bytes(path) as binary:
+        text = io.TextIOWrapper(binary, "utf-8", newline="")
+        yield text
+        text.flush()
+        text.detach()
+
+
+@contextmanager
+def _whole_bytes(path: Path) -> Iterator[IO[bytes]]:
+    """A file that appears whole or not at all."""
     from protos.atomic import write_whole
 
     try:
         with write_whole(path) as binary:
-            text = io.TextIOWrapper(binary, "utf-8", newline="")
-            yield text
-            text.flush()
-            text.detach()
+            yield binary
     except OSError as cause:
         if isinstance(cause, EdgejouleError):
             raise

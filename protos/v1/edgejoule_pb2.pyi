@@ -1267,14 +1267,16 @@ class RoundedHead(_message.Message):
     def __init__(self, bits: _Optional[int] = ..., ranges: _Optional[str] = ..., granularity: _Optional[str] = ..., accuracy: _Optional[float] = ..., loss: _Optional[float] = ..., size_bytes: _Optional[int] = ...) -> None: ...
 
 class ExportRunRequest(_message.Message):
-    __slots__ = ("run_id", "head_version", "max_drop")
+    __slots__ = ("run_id", "head_version", "max_drop", "head_alone")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     HEAD_VERSION_FIELD_NUMBER: _ClassVar[int]
     MAX_DROP_FIELD_NUMBER: _ClassVar[int]
+    HEAD_ALONE_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     head_version: str
     max_drop: float
-    def __init__(self, run_id: _Optional[str] = ..., head_version: _Optional[str] = ..., max_drop: _Optional[float] = ...) -> None: ...
+    head_alone: bool
+    def __init__(self, run_id: _Optional[str] = ..., head_version: _Optional[str] = ..., max_drop: _Optional[float] = ..., head_alone: _Optional[bool] = ...) -> None: ...
 
 class ExportSummary(_message.Message):
     __slots__ = ("size_bytes", "sha256", "head_version", "float_accuracy", "exported_accuracy", "operators", "note", "measured")

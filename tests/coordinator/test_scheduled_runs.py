@@ -298,6 +298,9 @@ def test_a_served_coordinator_runs_a_scheduled_plan_and_does_not_repeat_it_after
         assert "wait for one of its runs" in capsys.readouterr().err
         assert cli.main(["status", "--coordinator", address]) == 0
         assert "scheduled" in capsys.readouterr().out
+        assert cli.main(["status", schedule, "--coordinator", address]) == 0
+        assert "round  state" not in (said := capsys.readouterr().out)
+        assert f"{schedule} test: scheduled, started" in said.replace("\n", " ")
         assert cli.main(["stop", schedule, "--coordinator", address]) == 0
     finally:
         process.kill()

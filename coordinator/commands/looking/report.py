@@ -27,6 +27,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="an id, the beginning of one, or a name")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="REPORT.html")
     parser.add_argument("--png", action="store_true", help="the curves as REPORT.png as well (extra: plot)")
+    parser.add_argument("--parquet", action="store_true", help="the tables as Parquet as well (extra: parquet)")
     parser.add_argument("--again", action="store_true", help="replace files that are there")
     add_json(parser)
     add_address(parser)
@@ -39,10 +40,13 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.png:
         require(["matplotlib"], "plot")
+    if arguments.parquet:
+        require(["pyarrow"], "parquet")
     out: Path = arguments.output
     if out.is_dir():
         raise UsageError("is a folder", where=str(out), fix=f"name a file, such as {out / 'report.html'}")
     command = ["coordinator", "report", *arguments.runs, "-o", str(out), *(["--png"] if arguments.png else [])]
+    command += ["--parquet"] if arguments.parquet else []
     with operator(arguments) as connection:
         report = make(
             connection,
@@ -51,6 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
             version=version(),
             command=shlex.join(command),
             png=arguments.png,
+            parquet=arguments.parquet,
             again=arguments.again,
         )
     if arguments.json:

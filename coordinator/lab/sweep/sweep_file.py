@@ -114,7 +114,9 @@ class Sweep:
         if held_out is not None and "data" not in made.get("evaluate", {}):
             made = laid_over(made, {"evaluate": {"data": held_out}})
         text = as_toml(made)
-        parse(text, where=f"cell {cell.name!r}")
+        if parse(text, where=f"cell {cell.name!r}").times is not None:
+            what = "a sweep is run when it is started, and its plan says when"
+            raise PlanError(what, where=f"cell {cell.name!r}", fix="leave run.schedule and run.every out")
         return text
 
     def plan(self, cell: Cell, seed: int) -> RunPlan:
@@ -146,9 +148,6 @@ def read(path: Path) -> Sweep:
             raise PlanError(
                 f"no section is called [{section}]", where=where, fix=hint(section, (*RULES, "sweep", "policy"))
             )
-    for key in KEYS:
-        if key in document.get("run", {}):
-            raise PlanError("a sweep is run when it is started", where=f"{where}: run.{key}", fix="leave it out")
     if "bundle" not in document.get("run", {}):
         raise PlanError("run.bundle is missing", where=where, fix='add [run] bundle = "PATH" made by firmware-tools')
     fleet, warm_up, name = _own(own, where, path)

@@ -94,9 +94,11 @@ class OperatorService(rpc.OperatorServiceServicer):
         self, request: pb.ExportRunRequest, context: Any
     ) -> AsyncIterator[pb.ExportRunResponse]:
         """Assembles the integer model and sends it."""
-        summary, model = await self._operations.export(
-            request.run_id, request.head_version, request.max_drop if request.HasField("max_drop") else DEFAULT_LIMIT
-        )
+        if request.head_alone:
+            summary, model = await self._operations.export_head(request.run_id, request.head_version)
+        else:
+            limit = request.max_drop if request.HasField("max_drop") else DEFAULT_LIMIT
+            summary, model = await self._operations.export(request.run_id, request.head_version, limit)
         yield pb.ExportRunResponse(summary=messages.summary_to(summary))
         for start in range(0, len(model), PART_BYTES):
             yield pb.ExportRunResponse(data=model[start : start + PART_BYTES])

@@ -60,6 +60,14 @@ def test_a_wrong_key_is_said_before_anything_is_made(tmp_path: Path) -> None:
         demo_command.run(options("--plan", str(tmp_path / "none.toml")))
 
 
+def test_the_demo_runs_once_whatever_a_plan_says_of_times(tmp_path: Path) -> None:
+    path = tmp_path / "plan.toml"
+    path.write_text('[run]\nbundle = "b"\nschedule = "daily 02:00"\nrounds = 3\n')
+    assert plan_keys.read_file(path) == {"run": {"rounds": 3}}
+    with pytest.raises(UsageError, match=r"the demo runs once; leave it out"):
+        plan_keys.read_settings(["run.every=6h"])
+
+
 def test_a_document_reads_back_as_it_was() -> None:
     document = {
         "run": {"name": 'a "quoted" name, \U0001f331', "rounds": 3},

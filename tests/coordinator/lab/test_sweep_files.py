@@ -102,6 +102,15 @@ def test_a_plan_that_contradicts_itself_names_its_cell(tmp_path: Path) -> None:
         read(written(tmp_path, text))
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("seed = [", 'every = "6h"\nseed = ['), ("[policy.plain]\n", '[policy.plain]\n"run.every" = "6h"\n')],
+)
+def test_a_sweep_whose_plan_starts_by_itself_would_never_end_and_is_refused(tmp_path: Path, old: str, new: str) -> None:
+    with pytest.raises(PlanError, match="a sweep is run when it is started"):
+        read(written(tmp_path, SWEEP.replace(old, new)))
+
+
 def test_intervals_and_tests_are_those_of_scipy() -> None:
     rng = np.random.default_rng(3)
     for count in (2, 3, 4, 10, 40):
