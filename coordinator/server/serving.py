@@ -277,6 +277,7 @@ async def _listen(
     address = f"{listen.rpartition(':')[0]}:{port}"
     await server.start()
     metrics = MetricsServer(operations)
+    times = asyncio.create_task(operations.schedules.keep())
     site: Site | None = None
     upward: asyncio.Task[None] | None = None
     try:
@@ -300,6 +301,9 @@ async def _listen(
         await stopping.wait()
         log.info("stopping")
     finally:
+        times.cancel()
+        with suppress(asyncio.CancelledError):
+            await times
         if upward is not None and site is not None:
             upward.cancel()
             await asyncio.gather(upward, return_exceptions=True)

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coordinator.lab.partition import SCHEMES
+from protos.commands.json_document import document
+from protos.commands.program import HelpFormatter
 from protos.energy.boards import BOARDS
 from protos.errors import CheckFailed, UsageError
 from protos.extras import require
-from protos.json_document import document
-from protos.program import HelpFormatter
 
 if TYPE_CHECKING:
     from coordinator.operator.status import RoundStatus

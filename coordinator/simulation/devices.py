@@ -23,8 +23,8 @@ from coordinator.simulation.metering import BoardClock, BoardMeter, MeterState
 from edge_runtime.daemon.energy_sums import with_idle
 from edge_runtime.round.codec_memory import CodecMemory
 from edge_runtime.round.costs import CostHistory, Reserve
-from edge_runtime.round.examples import LocalExamples, Summary
 from edge_runtime.round.held_heads import HeldHeads
+from edge_runtime.round.inputs.examples import LocalExamples, Summary
 from edge_runtime.round.training_basis import HeldBasis
 from edge_runtime.round.work import Workbench, energy_of, work
 from protos.convert.reports import serialise_report
@@ -120,7 +120,7 @@ class _Rows:
         now_s: Callable[[], float],
         block_of: Callable[[int], int] = lambda most: most,
     ) -> tuple[int, StopReason | None]:
-        """As :meth:`edge_runtime.round.embeddings.EmbeddingCache.fill` asks before each block and counts."""
+        """As :meth:`edge_runtime.round.inputs.embeddings.EmbeddingCache.fill` asks before each block and counts."""
         before = self.rows
         self._clock.ahead_s += self.fixed_s
         while not self.complete:

@@ -3,7 +3,7 @@
 Rules kept here:
 
 * The method says ``estimated`` and the sensor ``simulated:BOARD``: nothing of it was measured. The uncertainty is the
-  limit of :class:`edge_runtime.power.estimate.EstimateMeter`, which reckons in the same way.
+  limit of :class:`edge_runtime.power.meters.estimate.EstimateMeter`, which reckons in the same way.
 * Joules are ``W(phase) x seconds``, and those of bytes and of waking a radio on top, charged as they fall due.
 """
 
@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from edge_runtime.power.estimate import MODEL_LIMIT
-from edge_runtime.power.meter import MeterIdentity
+from edge_runtime.power.meters.estimate import MODEL_LIMIT
+from edge_runtime.power.meters.meter import MeterIdentity
 from protos.energy.trace import Phase, PhaseEnergy
 
 
@@ -56,7 +56,7 @@ class MeterState:
 
 @dataclass
 class BoardMeter:
-    """Phases in, joules out, as :class:`edge_runtime.power.meter.Meter` has it.
+    """Phases in, joules out, as :class:`edge_runtime.power.meters.meter.Meter` has it.
 
     Args:
         watts: while a phase lasts.
