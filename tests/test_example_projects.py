@@ -99,7 +99,7 @@ def test_a_project_runs_on_published_models_and_data(
 
 
 @pytest.mark.workshop
-@pytest.mark.parametrize("name", TRAINED[:1] + TRAINED[2:])
+@pytest.mark.parametrize("name", ["keyword_spotting", "gesture", pytest.param("machine_sound", marks=pytest.mark.slow)])
 def test_a_project_runs_without_them_and_says_what_stands_in(
     name: str, play: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,8 @@ result. So nothing lives on the cluster. A task whose worker or node is lost is 
 the same; virtual time waits for results in the order in which boards begin, whoever is quicker.
 
 Bundle, embeddings, labels and settings are put into the object store once, and unpacked once by each worker process.
-Nodes need the same edgejoule and runtime as the driver: other kernels may give other last bits.
+Nodes need the same edgejoule and runtime as the driver, since other kernels may give other last bits: a node with
+another runtime ends the simulation in words.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class _Fleet:
     """What every worker needs: files of the bundle by name, examples, who has which, settings."""
 
     key: str
+    engine: Engine
     files: dict[str, bytes]
     embeddings: npt.NDArray[Any]
     labels: npt.NDArray[Any]
@@ -74,6 +76,13 @@ class _Workshop:
     for."""
 
     def __init__(self, fleet: _Fleet) -> None:
+        one = engine_identity()
+        engine = Engine(one.name, one.version, one.delegate)
+        if engine != fleet.engine:
+            raise EngineError(
+                f"a node runs {engine}, and this machine {fleet.engine}: bits may differ",
+                where="ray", fix="install the same edgejoule and ai-edge-litert on every node",
+            )  # fmt: skip
         self.key = fleet.key
         self._fleet = fleet
         self._folder = tempfile.TemporaryDirectory(prefix="edgejoule-ray-")
@@ -82,8 +91,7 @@ class _Workshop:
             path = home / "bundle" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-        bundle, one = open_bundle(home / "bundle"), engine_identity()
-        engine = Engine(one.name, one.version, one.delegate)
+        bundle = open_bundle(home / "bundle")
         self._shared = Shared(bundle, Head(bundle), engine, fleet.embeddings, fleet.labels, fleet.source)
         self._coordinates = trees.coordinates(bundle.initial_head())
         self._boards: dict[int, VirtualBoard] = {}
@@ -119,7 +127,11 @@ def _work(handle: list[Any], key: str, index: int, state: BoardState, order: byt
 
         if _here is not None:
             _here.close()
-        _here = _Workshop(ray.get(handle[0]))
+            _here = None
+        try:
+            _here = _Workshop(ray.get(handle[0]))
+        except EngineError as error:
+            return _Done(None, error, state.meter, state)
     board = _here.board(index)
     board.take(state)
     read = order_from(pb.NextOrderResponse.FromString(order))
@@ -241,13 +253,11 @@ def on_ray(
             for path in sorted(bundle.path.rglob("*"))
             if path.is_file()
         }
-        cluster = Cluster(
-            ray,
-            _Fleet(
-                uuid.uuid4().hex, files, np.ascontiguousarray(shared.embeddings), shared.labels, shared.source,
-                list(parts), settings,
-            ),
-        )  # fmt: skip
+        embeddings = np.ascontiguousarray(shared.embeddings)
+        fleet = _Fleet(
+            uuid.uuid4().hex, shared.engine, files, embeddings, shared.labels, shared.source, list(parts), settings
+        )
+        cluster = Cluster(ray, fleet)
         yield cluster
     finally:
         if cluster is not None:

@@ -16,7 +16,10 @@ import pytest
 from coordinator.api import simulate
 from coordinator.cli import main
 from coordinator.simulation import ray_cluster
+from coordinator.simulation.devices import EngineError
+from coordinator.simulation.fleet import FleetSettings
 from coordinator.simulation.results import Simulated
+from protos.orders import Engine
 
 # Budgets cut, boards lose power, a codec remembers on disk, heads travel as differences.
 PLAN = {
@@ -48,6 +51,15 @@ def test_without_ray_one_line_says_what_to_install(tmp_path: Path, capsys: pytes
         assert "edgejoule[ray]" in capsys.readouterr().err
     else:
         pytest.skip("Ray is installed")
+
+
+def test_a_node_with_another_runtime_is_refused() -> None:
+    fleet = ray_cluster._Fleet(
+        "key", Engine("ai-edge-litert", "1.0.0", "none"), {}, np.zeros((0, 0)), np.zeros(0), "", [],
+        FleetSettings(devices=1, data="none.npz"),
+    )  # fmt: skip
+    with pytest.raises(EngineError, match=r"ai-edge-litert 1\.0\.0"):
+        ray_cluster._Workshop(fleet)
 
 
 @pytest.fixture(scope="module")
