@@ -21,8 +21,8 @@ from firmware_tools.compile.compiler_log import CompilerLog, parse_log
 from firmware_tools.compile.into_bundle import put_twin, refuse_if_unfit
 from firmware_tools.compile.report import compiled_facts, differences, lines
 from protos.atomic import write_whole
+from protos.commands.program import HelpFormatter
 from protos.errors import CheckFailed, ModelError, StoreError, UsageError
-from protos.program import HelpFormatter
 
 __all__ = []
 

@@ -16,12 +16,12 @@ from firmware_tools.convert.sources.recognise import recognise
 from firmware_tools.convert.staging import check_free, staged
 from firmware_tools.inspect.text import lines
 from protos.catalog import hint
+from protos.commands.program import HelpFormatter
 from protos.datafiles.front_end import front_end_of
 from protos.datafiles.renames import read_renames
 from protos.errors import DataError, UsageError
 from protos.model.task import ANOMALY, DIFFUSION, REGRESSION
 from protos.plugins import find, installed
-from protos.program import HelpFormatter
 
 SCHEMA = "edgejoule.convert/1"
 # The tables themselves need TensorFlow; a test compares these names with them.

@@ -54,7 +54,6 @@ from protos.datafiles.dataset import Dataset
 from protos.datafiles.front_end import KEY as FRONT_END
 from protos.errors import DataError, ModelError, UsageError
 from protos.extras import advice
-from protos.model import diffusion
 from protos.model.backbone import Backbone
 from protos.model.bundle import MEAN, SCALE, TARGET_MEAN, TARGET_SCALE, open_bundle, record_of
 from protos.model.head import Head
@@ -66,6 +65,7 @@ from protos.model.head_algebra import (
     standardisation_of,
     untrained_head,
 )
+from protos.model.head_kinds import diffusion
 from protos.model.manifest import MANIFEST_FILE, HeadSpec, Manifest, Preprocessing, TensorSpec, schema_of
 from protos.model.resemblance import RECORD, record_of_inputs, sample
 from protos.model.task import ANOMALY, CLASSIFICATION, DIFFUSION, REGRESSION, task_of
