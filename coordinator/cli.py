@@ -29,7 +29,7 @@ from coordinator.commands import (
 )
 from coordinator.commands.looking import dashboard, report, watch
 from coordinator.commands.testbed import command as testbed
-from coordinator.commands.trust import audit, enroll, identities, init, login, service, sign
+from coordinator.commands.trust import audit, enroll, identities, init, login, service, sign, upgrade
 from protos.command_line import conduct
 from protos.program import add_completion, program, run_completion
 
@@ -75,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
         login,
         audit,
         sign,
+        upgrade,
         service,
         testbed,
     ):

@@ -38,6 +38,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--metrics", metavar="HOST:PORT", help="figures for Prometheus at /metrics, on loopback (default: none)"
     )
+    parser.add_argument(
+        "--announce", action="store_true", help="say by mDNS where boards enrol: a hint for them, never identity"
+    )
     parser.add_argument("--ready-file", type=Path, metavar="PATH", help="gets the bound address when serving")
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     parser.set_defaults(run=run)
@@ -61,6 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         enroll_listen=arguments.enroll_listen,
         standby=arguments.standby,
         metrics=arguments.metrics,
+        announce=arguments.announce,
     )
     asyncio.run(serve(settings))
     return 0

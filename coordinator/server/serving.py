@@ -27,6 +27,7 @@ import grpc
 
 from coordinator.run.resume import Rooms
 from coordinator.run.workers import Worker
+from coordinator.server.announcing import Announcement
 from coordinator.server.device_service import DeviceService
 from coordinator.server.health import Health
 from coordinator.server.listening import DEFAULT_LISTEN, Trust, check_listen, open_trust, tls_version
@@ -35,6 +36,7 @@ from coordinator.server.operations import Operations
 from coordinator.server.operator_service import OperatorService
 from coordinator.server.reflection import add_reflection
 from coordinator.server.run_scheduler import RunScheduler
+from coordinator.server.upgrades import UpgradesTrust
 from coordinator.store.database import Database, FencedError, sqlite_url
 from coordinator.store.models.bundle_store import BundleStore
 from coordinator.trust.authority import has_authority
@@ -86,6 +88,7 @@ class Settings:
         enroll_listen: HOST:PORT of enrolment; None for the same host and the next port.
         standby: wait while another coordinator uses the database, and go on with its runs when it is gone.
         metrics: HOST:PORT on loopback of figures for Prometheus; None for none.
+        announce: say by mDNS where enrolment is.
     """
 
     state: Path
@@ -96,6 +99,7 @@ class Settings:
     enroll_listen: str | None = None
     standby: bool = False
     metrics: str | None = None
+    announce: bool = False
 
 
 @contextmanager
@@ -138,6 +142,8 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> str
     listen = check_listen(settings.listen, tls=settings.tls or has_authority(settings.state))
     if settings.metrics is not None:
         check_metrics(settings.metrics)
+    if settings.announce and not tls:
+        raise UsageError("needs certificates", where="--announce", fix="without them boards do not enrol: leave it out")
     stopping = stop or asyncio.Event()
     loop = asyncio.get_running_loop()
     if stop is None:
@@ -169,13 +175,16 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> str
         trust: Trust | None = None
         try:
             trust = open_trust(settings.state) if tls else None
+            if trust is not None:
+                run_scheduler.upgrades.trust = UpgradesTrust(trust.authority, trust.register, trust.worker)
             await run_scheduler.open()
             address = await _listen(settings, listen, rooms, run_scheduler, stopping, trust)
         finally:
             lease.cancel()
+            # First who may still write to the audit log.
+            await run_scheduler.close()
             if trust is not None:
                 await trust.close()
-            await run_scheduler.close()
             await asyncio.to_thread(rooms.looks.close)
             await asyncio.to_thread(rooms.readers.close)
             await asyncio.to_thread(rooms.models.close)
@@ -267,12 +276,17 @@ async def _listen(
     address = f"{listen.rpartition(':')[0]}:{port}"
     await server.start()
     metrics = MetricsServer(operations)
+    announcement: Announcement | None = None
     try:
         print(f"coordinator: listening on {address}, state in {settings.state}", flush=True)
         if trust is not None:
             host, _, _ = address.rpartition(":")
             enrolment = await trust.open_enrolment(settings.enroll_listen or f"{host}:{port + 1}")
             trust.watch()
+            if settings.announce:
+                at, fingerprint = int(enrolment.rpartition(":")[2]), trust.authority.fingerprint
+                announcement = Announcement(host, port, at, fingerprint)
+                await announcement.open()
             spoken = await asyncio.to_thread(tls_version, address, trust.authority.root_pem)
             print(f"coordinator: {spoken}, certificates on both sides; enrolment on {enrolment}", flush=True)
         if settings.metrics is not None:
@@ -284,6 +298,8 @@ async def _listen(
         log.info("stopping")
     finally:
         await metrics.close()
+        if announcement is not None:
+            await announcement.close()
         run_scheduler.release()
         await server.stop(GRACE_S)
     return address
