@@ -1,6 +1,6 @@
 """How quick simulated fleets are: wall time, device rounds a second and memory, one row a size.
 
-    .venv/bin/python benchmarks/wide_bundle.py FOLDER --examples 20000
+    .venv/bin/python benchmarks/inputs/wide_bundle.py FOLDER --examples 20000
     .venv/bin/python benchmarks/simulate.py --wide FOLDER --json OUT
 
 Each row runs in a process of its own, so that its memory is its own. The plan is one epoch at rate 0.1, everything else
