@@ -11,13 +11,16 @@ from typing import Any
 import pytest
 from upgraded_board import Board, stand_in
 
+from coordinator.operator.client import Operator
+from coordinator.operator.credentials import read_credentials
+from coordinator.operator.upgrades import UpgradeStatus, UpgradeWanted
 from coordinator.trust import signing
 from coordinator.trust.authority import FOLDER
 from edge_runtime.daemon.link import Link
 from edge_runtime.daemon.stopping import Stopping
 from edge_runtime.daemon.upgrading import Upgrades
 from edge_runtime.identity.signatures import Signatures
-from protos.errors import UnknownRunError
+from protos.errors import EdgejouleError, IntegrityError, RefusedError, UnknownRunError, UsageError
 from protos.orders import DeviceCard, Engine, Holding, MeterCard, UpgradeOffer, UpgradeState, WaitOrder
 from protos.trust.signed import signature_of
 
@@ -33,12 +36,29 @@ def wheel(lab: Any, folder: Path, version: str, number: int, *, days: float = 9.
     return path
 
 
-def status(lab: Any) -> dict[str, Any]:
-    return dict(json.loads(lab.operate("upgrade", "status", "--json").stdout))
+def operator(lab: Any, file: Path | None = None) -> Operator:
+    """The operator's own client: what the command calls, without the start of a program."""
+    return Operator(lab.address, read_credentials(file or lab.state / FOLDER / "admin.json"))
 
 
-def by_device(shown: dict[str, Any]) -> dict[str, tuple[str, str]]:
-    return {one["device_id"]: (one["state"], one["software_version"]) for one in shown["devices"]}
+def status(lab: Any) -> UpgradeStatus:
+    with operator(lab) as connection:
+        return connection.upgrade()
+
+
+def by_device(shown: UpgradeStatus) -> dict[str, tuple[str, str]]:
+    return {one.device_id: (one.state, one.software_version) for one in shown.devices}
+
+
+def wanted(path: Path, to: str, **more: Any) -> UpgradeWanted:
+    figures = {"canaries": 1, "wave": 10, "may_fail": 1, "trial_s": 600.0, **more}
+    signature = signature_of(path).read_bytes()
+    return UpgradeWanted(path.name, path.stat().st_size, digest(path), signature, (to,), **figures)
+
+
+def begin(lab: Any, path: Path, to: str = "pi-1", file: Path | None = None) -> UpgradeStatus:
+    with operator(lab, file) as connection:
+        return connection.start_upgrade(wanted(path, to), path.read_bytes())
 
 
 @pytest.fixture
@@ -64,21 +84,22 @@ def test_canaries_come_first_a_board_that_was_away_comes_last_and_a_bad_version_
         board.allow()
         if name != "pi-3":
             board.restart()
-    until(lambda: len(json.loads(lab.operate("devices", "--json").stdout)["devices"]) == 2)
+    with operator(lab) as connection:
+        until(lambda: len(connection.devices()) == 2)
     first = wheel(lab, tmp_path / "wheels", "9.1.0", 100)
     begun = lab.operate("upgrade", "--wheel", str(first), "--to", "kitchen", "--canary", "1", "--json")
     assert begun.returncode == 0, begun.stderr
     until(lambda: by_device(status(lab)).get("pi-2") == ("kept", "9.1.0"))
     shown = status(lab)
     assert by_device(shown) == {"pi-1": ("kept", "9.1.0"), "pi-2": ("kept", "9.1.0"), "pi-3": ("waiting", "")}
-    times = {one["device_id"]: one["changed_unix_s"] for one in shown["devices"]}
+    times = {one.device_id: one.changed_unix_s for one in shown.devices}
     assert times["pi-1"] < times["pi-2"], "the canary was through before the other began"
-    assert (shown["state"], shown["stage"], shown["stages"]) == ("on", 1, 2)
-    refused = lab.operate("upgrade", "--wheel", str(first), "--to", "all")
-    assert "is on its way" in refused.stderr
+    assert (shown.state, shown.stage, shown.stages) == ("on", 1, 2)
+    with pytest.raises(RefusedError, match="is on its way"):
+        begin(lab, first, "all")
     # The board that was away is back, with the old version.
     made["pi-3"].restart()
-    until(lambda: status(lab)["state"] == "finished")
+    until(lambda: status(lab).state == "finished")
     assert by_device(status(lab))["pi-3"] == ("kept", "9.1.0")
     assert {one.runs.name.rpartition("-")[0] for one in made.values()} == {"9.1.0"}
 
@@ -89,7 +110,7 @@ def test_canaries_come_first_a_board_that_was_away_comes_last_and_a_bad_version_
     assert shown["state"] == "stopped"
     assert "canary pi-1 failed: " in shown["reason"]
     assert "it ended" in shown["reason"]
-    assert {name: state for name, (state, _) in by_device(shown).items()} == {
+    assert {one["device_id"]: one["state"] for one in shown["devices"]} == {
         "pi-1": "failed",
         "pi-2": "waiting",
         "pi-3": "waiting",
@@ -117,25 +138,26 @@ def test_what_may_not_be_run_is_refused_by_the_coordinator_and_again_by_the_boar
     folder = tmp_path / "wheels"
     good = wheel(lab, folder, "9.1.0", 100)
 
-    def begin(path: Path, *more: str, context: str = "lab") -> Any:
-        return lab.operate("upgrade", "--wheel", str(path), "--to", "pi-1", "--json", *more, context=context)
-
     observer = tmp_path / "observer.json"
     lab.run("operators", "add", "eve", "--role", "observer", "-o", str(observer), "--state", str(lab.state))
-    lab.run("login", str(observer), "--name", "observer")
-    assert "StartUpgrade is for the role operator" in begin(good, context="observer").stderr
-    ended = wheel(lab, folder, "9.3.0", 300, days=1e-6)
-    assert "its signature has ended" in begin(ended).stderr
+    with pytest.raises(EdgejouleError, match="StartUpgrade is for the role operator"):
+        begin(lab, good, file=observer)
+    with operator(lab, observer) as looking:
+        assert looking.upgrades() == []
+    with pytest.raises(IntegrityError, match="its signature has ended"):
+        begin(lab, wheel(lab, folder, "9.3.0", 300, days=1e-6))
     unsigned = folder / "edgejoule-9.4.0-py3-none-any.whl"
     unsigned.write_bytes(b"x")
-    assert "is not signed" in begin(unsigned).stderr
+    assert "is not signed" in lab.operate("upgrade", "--wheel", str(unsigned), "--to", "all").stderr
     signature_of(unsigned).write_bytes(signature_of(good).read_bytes())
-    assert "its signature is of other content" in begin(unsigned).stderr
-    assert "no group and no device" in begin(good, "--to", "kitchn").stderr
+    with pytest.raises(IntegrityError, match="its signature is of other content"):
+        begin(lab, unsigned)
+    with pytest.raises(UsageError, match=r"no group and no device.*pi-1"):
+        begin(lab, good, "pi-11")
 
     try:
         link.join(card("pi-1"))
-        assert begin(good).returncode == 0
+        begin(lab, good)
         offered = offer(link)
         assert (offered.wheel, offered.size_bytes) == (good.name, good.stat().st_size)
         (tmp_path / "machine/usr/local/lib/edgejoule").mkdir(parents=True)
@@ -167,18 +189,22 @@ def test_what_may_not_be_run_is_refused_by_the_coordinator_and_again_by_the_boar
         assert by_device(status(lab)) == {"pi-1": ("checked", "0.9.0")}
         told = holds("failed", offered.upgrade_id, "no room on the disk")
         link.next_order("pi-1", "s1", (), bundle_id="", holding=told, waits_s=0.5)
-        assert status(lab)["reason"] == "canary pi-1 failed: no room on the disk"
+        assert status(lab).reason == "canary pi-1 failed: no room on the disk"
         with pytest.raises(UnknownRunError):
             link.fetch_upgrade("pi-1", offered, tmp_path)
 
         # Back to what was signed before: refused here, and by the board, which has seen the newer one.
         newer = wheel(lab, folder, "9.5.0", 500)
-        assert begin(newer).returncode == 0
-        assert lab.operate("upgrade", "stop").returncode == 0
+        begin(lab, newer)
+        with operator(lab) as connection:
+            assert connection.stop_upgrade().reason == "stopped by operator admin"
+            with pytest.raises(RefusedError, match="is stopped"):
+                connection.stop_upgrade(connection.upgrade().upgrade_id)
         older = wheel(lab, folder, "9.1.1", 99)
-        assert "is version 99 of edgejoule, and 500 was begun before" in begin(older).stderr
-        again = wheel(lab, folder, "9.6.0", 500)
-        assert "is another version 500" in begin(again).stderr
+        with pytest.raises(RefusedError, match="is version 99 of edgejoule, and 500 was begun before"):
+            begin(lab, older)
+        with pytest.raises(RefusedError, match="is another version 500"):
+            begin(lab, wheel(lab, folder, "9.6.0", 500))
         rollback = UpgradeOffer("upgrade-x", older.name, older.stat().st_size, digest(older), 60.0)
 
         def local(into: Path) -> None:
@@ -189,9 +215,9 @@ def test_what_may_not_be_run_is_refused_by_the_coordinator_and_again_by_the_boar
         assert "is version 99 of wheel/edgejoule, and 100 was seen here" in upgrades.said().reason
 
         # A board that takes none is told of, and stops the canaries.
-        assert begin(wheel(lab, folder, "9.7.0", 700)).returncode == 0
+        begin(lab, wheel(lab, folder, "9.7.0", 700))
         link.next_order("pi-1", "s1", (), bundle_id="", holding=Holding(), waits_s=0.5)
-        assert "takes no upgrades from its coordinator" in status(lab)["reason"]
+        assert "takes no upgrades from its coordinator" in status(lab).reason
     finally:
         link.close()
 
