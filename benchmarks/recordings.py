@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.inputs.reference_data import root
 from edge_runtime.power.bridge.session import BridgeSession
 from edge_runtime.power.events import Batch, Event, Exchanged, Greeting
-from edge_runtime.power.meter import MeterIdentity
+from edge_runtime.power.meters.meter import MeterIdentity
 from edge_runtime.power.recording.entries import decode, encode, sample_count
 from edge_runtime.power.recording.header import Header
 from edge_runtime.power.recording.reader import Recording

@@ -40,7 +40,7 @@ GIVE_UP_S = 90.0
 _QUICKER = """
 import sys
 from edge_runtime.daemon import serving
-from edge_runtime.power import late_meter
+from edge_runtime.power.meters import late_meter
 serving._FULL_AGAIN_S /= {0}
 late_meter.SILENT_EACH_S /= {0}
 late_meter.GONE_S /= {0}

@@ -18,7 +18,7 @@ from benchmarks.meters.rig import IMAGE, SHUNT_OHM, SUPPLY_V
 from edge_runtime.power.bridge.bridge_opening import bridge_sensor
 from edge_runtime.power.clock import SystemClock
 from edge_runtime.power.events import Block, Event
-from edge_runtime.power.sensor_meter import SensorMeter
+from edge_runtime.power.meters.sensor_meter import SensorMeter
 from firmware_tools.bridge.machine.driver import FirmwareMachine, MachineSpec, SensorSpec
 from protos.energy.trace import Phase
 

@@ -24,8 +24,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from edge_runtime.power.bridge.bridge_opening import bridge_sensor
+from edge_runtime.power.meters.sensor_meter import SensorMeter
 from edge_runtime.power.sensor_factory import open_meter
-from edge_runtime.power.sensor_meter import SensorMeter
 from firmware_tools.bridge.simulator.device import Channel, Device
 from firmware_tools.bridge.simulator.loads import SquareLoad
 from firmware_tools.bridge.simulator.sensor import SensorErrors, SimulatedIna219

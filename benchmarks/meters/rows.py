@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.meters.rig import Rig
 from benchmarks.recordings import trace_w
-from edge_runtime.power.meter import MeterIdentity
+from edge_runtime.power.meters.meter import MeterIdentity
 from edge_runtime.power.recording.header import Header
 from edge_runtime.power.recording.writer import BlockFile
 from edge_runtime.power.sensor import Capabilities

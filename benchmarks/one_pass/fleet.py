@@ -31,7 +31,7 @@ from coordinator.run.downlink import Downlink
 from coordinator.run.evaluation import Evaluator
 from coordinator.run.planning import correction_of, seed_for, steps_for, train_inputs
 from coordinator.run.reports.aggregation import Corrections
-from edge_runtime.power.meter import MeterIdentity
+from edge_runtime.power.meters.meter import MeterIdentity
 from edge_runtime.round.codec_memory import CodecMemory
 from edge_runtime.round.costs import Reserve
 from edge_runtime.round.held_heads import HeldHeads

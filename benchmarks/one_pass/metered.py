@@ -18,8 +18,8 @@ import numpy as np
 from benchmarks.budgets.fleet import _LINKS as LINKS
 from benchmarks.one_pass.fleet import Device, Fleet, Task
 from coordinator.budgets.cold_start import prices_of, work_w_of
-from edge_runtime.power.meter import MeterIdentity
-from edge_runtime.power.period import Period
+from edge_runtime.power.meters.meter import MeterIdentity
+from edge_runtime.power.meters.period import Period
 from protos.energy.attribution import attribute
 from protos.energy.trace import Phase, PhaseEnergy, PowerTrace
 from protos.energy.uncertainty import ErrorModel

@@ -2,8 +2,8 @@
 
 Lai, He, Kang, Li, Xu, Zhang, Xie, "On-demand Quantization for Green Federated Generative Diffusion in Mobile Edge
 Networks", arXiv:2403.04430: devices train a DDPM by FedAvg, and the bits of each change follow from a bound on its
-error. Here a frozen int8 encoder gives latents, and the head denoises them (`protos/model/diffusion.py`); `[planner]
-policy = "on_demand"` sets the bits. The workstation samples and decodes.
+error. Here a frozen int8 encoder gives latents, and the head denoises them (`protos/model/head_kinds/diffusion.py`);
+`[planner] policy = "on_demand"` sets the bits. The workstation samples and decodes.
 
 Encoder, decoder and the classifier that judges see 10,000 images that no device has. The Frechet distance is that of
 the classifier's 64 features between samples, as many of each class, and the held-out images. Rows:
@@ -45,10 +45,10 @@ from coordinator.run.reports.aggregation import Fold
 from coordinator.run.reports.statistics_fold import decoded, features_of
 from protos.datafiles.dataset import Dataset, save
 from protos.errors import DataError, UsageError
-from protos.model import diffusion
 from protos.model.backbone import Backbone
 from protos.model.bundle import open_bundle
-from protos.model.denoiser import Denoiser
+from protos.model.head_kinds import diffusion
+from protos.model.head_kinds.denoiser import Denoiser
 from protos.statistics.moments import total
 from protos.update.tensors import decode
 

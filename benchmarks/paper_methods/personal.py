@@ -6,10 +6,10 @@ so that each example is held out once, and nothing is chosen by it.
 
 naive       four passes at rate 0.1 on all examples, no more questions asked
 both        proximal steps, or one Newton step with the fleet's statistics, whichever the writer's own folds prefer
-            (`protos/model/personal.py`); slow, so only with --method
+            (`protos/model/head_kinds/personal.py`); slow, so only with --method
 fleet's means  the discriminant of the fleet's own means beside its head, as means has it without an example
 means       own class means beside the fleet's, in closed form; judged on classes left out as well
-            (`protos/model/personal_means.py`)
+            (`protos/model/head_kinds/personal_means.py`)
 ... without caution: whatever is best on the folds, by however little
 
 Each seed is a division of the writers, a CNN and a fleet of its own. Settings of "means" were fixed on 35 writers who
@@ -37,8 +37,8 @@ from protos.errors import DataError, UsageError
 from protos.model.backbone import Backbone
 from protos.model.bundle import Bundle, open_bundle
 from protos.model.head import Head
-from protos.model.personal import personalise
-from protos.model.personal_means import MIXES, FleetSums, fleet_means, own_means
+from protos.model.head_kinds.personal import personalise
+from protos.model.head_kinds.personal_means import MIXES, FleetSums, fleet_means, own_means
 from protos.statistics.moments import moments_of
 from protos.update.trees import Tree
 

@@ -25,10 +25,10 @@ from edge_runtime.daemon.stopping import Interrupted, Stopping
 from edge_runtime.round.work import energy_of
 from edge_runtime.systemd.journal import facts
 from edge_runtime.systemd.logging_setup import log
+from protos.commands.json_document import document
 from protos.convert.reports import serialise_report
 from protos.energy.trace import Phase, PhaseEnergy
 from protos.errors import RefusedError, StoreError
-from protos.json_document import document
 from protos.orders import DeviceReport, Receipt, SettledEnergy, Verdict
 
 # What of the time to stop is kept for the goodbye after the last report, and for giving everything back.

@@ -38,8 +38,8 @@ from edge_runtime.health.pauses import open_pauses
 from edge_runtime.identity.signatures import Signatures
 from edge_runtime.model.adopting import receive
 from edge_runtime.round import work as one_round
-from edge_runtime.round.examples import ChangedDataError
 from edge_runtime.round.held_heads import CannotRebuildError
+from edge_runtime.round.inputs.examples import ChangedDataError
 from edge_runtime.round.work import Workbench
 from edge_runtime.state import is_full, storing
 from edge_runtime.systemd.journal import about

@@ -21,8 +21,8 @@ from firmware_tools.convert.objectives import OBJECTIVES
 from firmware_tools.convert.optimisers import CORRECTION, OPTIMISERS, PROXIMAL, WEIGHT_DECAY
 from firmware_tools.inspect.model import read_bytes
 from protos.errors import ModelError
-from protos.model import diffusion
 from protos.model.head_algebra import Array, head_shapes
+from protos.model.head_kinds import diffusion
 from protos.model.manifest import TrainInput
 from protos.model.task import ANOMALY, CLASSIFICATION, DIFFUSION, REGRESSION, task_of
 
@@ -163,7 +163,7 @@ class _Head(tf.Module):  # type: ignore[misc]
         return {}
 
     def noised(self, features: Any, given: Mapping[str, Any]) -> Any:
-        """z_t, [B, D]: see :mod:`protos.model.diffusion`."""
+        """z_t, [B, D]: see :mod:`protos.model.head_kinds.diffusion`."""
         kept = tf.gather(tf.constant(diffusion.schedule(), tf.float32), given["moment"])[:, None]
         latents = features / diffusion.spread_of(len(self.design.mean))
         return tf.sqrt(kept) * latents + tf.sqrt(1.0 - kept) * given["noise"]

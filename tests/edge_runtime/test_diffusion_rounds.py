@@ -15,11 +15,11 @@ from benchmarks.paper_methods import diffusion as papers_diffusion
 from coordinator.run.evaluation import Evaluator
 from protos.datafiles.dataset import load
 from protos.errors import UsageError
-from protos.model import diffusion
 from protos.model.backbone import Backbone
 from protos.model.bundle import open_bundle
-from protos.model.denoiser import Denoiser
 from protos.model.head import Head
+from protos.model.head_kinds import diffusion
+from protos.model.head_kinds.denoiser import Denoiser
 
 pytestmark = pytest.mark.workshop
 ROUNDS = 6

@@ -13,9 +13,9 @@ from coordinator.commands.parts import add_address, add_json, example, operator
 from coordinator.operator import as_json
 from coordinator.operator.tables import say, show, when
 from coordinator.operator.upgrades import UpgradeStatus, UpgradeWanted
+from protos.commands.json_document import document
 from protos.durations import duration_s
 from protos.errors import CheckFailed, UsageError
-from protos.json_document import document
 from protos.trust.signed import signature_of
 
 _VERBS = ("status", "stop", "list")
