@@ -489,7 +489,7 @@ def _any(name: str, size_bytes: int) -> None:
     """Any file: what a bundle is made of is in its manifest."""
 
 
-def _write_files(stream: Iterable[Any], folder: Path, allowed: Callable[[str, int], None]) -> None:
+def _write_files(stream: Iterable[Any], folder: Path, allowed: Callable[[str, int], None] = _any) -> None:
     """Write the files of a stream: a `file` part, then its `data` parts, for each that is allowed by name and size."""
     with FileDownloads(folder) as downloads:
         for part in stream:
