@@ -1,7 +1,9 @@
 """CSV tables of a time series, cut into windows by a bundle's front end.
 
-The first row names the columns. A window is so many rows in a row, all of one class; a row that lacks a number ends the
-stretch. Of a folder each file is a recording of its own; those below ``test/`` are held out.
+The first row names the columns; commas, semicolons, tabs or bars divide them, whichever gives the columns that are
+wanted. Where no comma divides, one may be the decimal sign. UTF-8, or UTF-16 with its mark. A window is so many rows in
+a row, all of one class; a row that lacks a number ends the stretch. Of a folder each file is a recording of its own;
+those below ``test/`` are held out.
 """
 
 from __future__ import annotations
@@ -78,18 +80,27 @@ def read(
     return x, replace(described.select(kept), set_aside=aside.remarks())
 
 
+_DIVIDERS = (",", ";", "\t", "|")
+
+
 def _windows(file: Path, spec: Windows, left_out: Tally) -> list[tuple[NDArray[np.float32], str]]:
-    with reading(str(file), "a table"), file.open(newline="", encoding="utf-8-sig") as stream:
-        rows = csv.DictReader(stream)
-        missing = [one for one in (*spec.columns, spec.label) if one not in (rows.fieldnames or ())]
-        if missing:
-            has = ", ".join(rows.fieldnames or ()) or "nothing"
-            raise DataError(f"has no column {missing[0]!r} (it has {has})", where=str(file), fix="name it so")
+    with reading(str(file), "a table"), file.open(newline="", encoding=_encoding(file)) as stream:
+        wanted = (*spec.columns, spec.label)
+        first = stream.readline()
+        divider = _divider(first, wanted)
+        names = [one.strip() for one in next(csv.reader([first], delimiter=divider, skipinitialspace=True), [])]
+        for one in wanted:
+            if names.count(one) != 1:
+                has = ", ".join(names) or "nothing"
+                how = "no column" if one not in names else f"{names.count(one)} columns"
+                raise DataError(f"has {how} {one!r} (it has {has})", where=str(file), fix="name one so")
+        rows = csv.DictReader(stream, names, delimiter=divider, skipinitialspace=True)
+        decimals = _Decimals(divider)
         stretch: list[list[float]] = []
         found: list[tuple[NDArray[np.float32], str]] = []
         label: str | None = None
         for number, row in enumerate(rows, 2):
-            name, values = row[spec.label], _numbers(row, spec.columns)
+            name, values = (row[spec.label] or "").strip(), _numbers(row, spec.columns, decimals)
             if values is None or not name:
                 left_out.add("row without a number or a class", f"{file.name}:{number}")
                 name = ""
@@ -101,9 +112,41 @@ def _windows(file: Path, spec: Windows, left_out: Tally) -> list[tuple[NDArray[n
         return found + _cut(stretch, spec, label)
 
 
-def _numbers(row: Mapping[str, str | None], columns: Sequence[str]) -> list[float] | None:
+def _encoding(file: Path) -> str:
+    with file.open("rb") as stream:
+        return "utf-16" if stream.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+
+
+def _divider(first: str, wanted: Sequence[str]) -> str:
+    """What divides the columns: the sign that gives the most of those that are wanted."""
+
+    def given(divider: str) -> int:
+        names = {one.strip() for one in next(csv.reader([first], delimiter=divider, skipinitialspace=True), [])}
+        return len(names & set(wanted))
+
+    return max(_DIVIDERS, key=given)
+
+
+class _Decimals:
+    """The decimal sign of one table: a point or a comma, as its first number with either says. Never both: a number
+    with the other sign is none, since nobody knows whether it divides thousands."""
+
+    def __init__(self, divider: str) -> None:
+        self._sign = "." if divider == "," else ""
+
+    def read(self, text: str) -> float:
+        """The number. Raises ValueError where it is none."""
+        self._sign = self._sign or next((one for one in text if one in ".,"), "")
+        if self._sign == ",":
+            if "." in text:
+                raise ValueError(text)
+            text = text.replace(",", ".")
+        return float(text)
+
+
+def _numbers(row: Mapping[str, str | None], columns: Sequence[str], decimals: _Decimals) -> list[float] | None:
     try:
-        values = [float(row[one] or "nan") for one in columns]
+        values = [decimals.read(row[one] or "nan") for one in columns]
     except ValueError:
         return None
     return values if np.isfinite(values).all() else None
