@@ -6,7 +6,7 @@ OLD_RUNTIME := .venv-tflite-runtime
 DEMO_OUTPUT ?= demo-output
 PACKAGES := protos edge_runtime coordinator firmware_tools
 
-.PHONY: demo test test-newest install lock packages lint types floors generated site device-only unit sim test-slow mutants reached rp2040 deb man arm-user arm-vm hw-sim hw net-sim lab-sim hw-labgrid protos baseline clean help
+.PHONY: demo test test-newest install lock packages lint types floors generated site device-only unit sim test-slow mutants reached rp2040 deb man arm-user arm-vm hw-sim hw fuzz net-sim lab-sim hw-labgrid protos baseline clean help
 
 help:
 	@echo "make demo       pre-train, convert, and run six federated rounds on this machine"
@@ -25,6 +25,7 @@ help:
 	@echo "make arm-user   the device's programs for aarch64, emulated: a round, every kind of head (JSON=FILE for the table)"
 	@echo "make arm-vm     the service on an emulated 512 MB Cortex-A53 machine (JSON=FILE likewise)"
 	@echo "make hw-sim     the hardware tests on a simulated bench, with a table of what they measured"
+	@echo "make fuzz       bytes at every decoder that faces the network or a file from elsewhere: MINUTES=10 (SEED=N)"
 	@echo "make net-sim    a fleet with certificates over a network, on two hosts of this machine; needs root (JSON=FILE)"
 	@echo "make lab-sim    a lab of eight hosts over SSH, from its inventory to results taken home; needs root (JSON=FILE)"
 	@echo "make hw         the same on a real bench: make hw HW_ENV=bench.yaml"
@@ -187,6 +188,11 @@ hw-sim: install packages
 hw: install
 	@test -n "$(HW_ENV)$(LG_ENV)" || { echo "make hw: no bench; give HW_ENV=bench.yaml, or take make hw-sim" >&2; exit 2; }
 	$(HW_TESTS) $(HW_OPTIONS)
+
+# Bytes at every decoder that faces the network, for so many minutes.
+MINUTES ?= 10
+fuzz: install packages
+	$(BIN)/python tests/checks/fuzz.py --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 # Two hosts in network namespaces: certificates, enrolment, a round, a cable out, a slow line, revocation.
 net-sim: install

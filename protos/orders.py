@@ -123,6 +123,37 @@ class SettledEnergy:
     meter_id: int = 0
 
 
+UPGRADE_STATES = ("none", "checked", "trial", "kept", "failed")
+"""What a device may say of an upgrade: it was offered none; it has fetched and checked it, and installs it; the new
+version is on trial; it stays; it does not."""
+
+
+@dataclass(frozen=True)
+class UpgradeOffer:
+    """A signed wheel of the service, to fetch, to check, and to put on trial.
+
+    Attributes:
+        wheel: the file's name.
+        sha256: of it, 32 bytes.
+        trial_s: until the new version must have shown that it works.
+    """
+
+    upgrade_id: str
+    wheel: str
+    size_bytes: int
+    sha256: bytes
+    trial_s: float
+
+
+@dataclass(frozen=True)
+class UpgradeState:
+    """What a device did with the upgrade of that id, empty before any: one of :data:`UPGRADE_STATES`, and why."""
+
+    upgrade_id: str = ""
+    state: str = "none"
+    reason: str = ""
+
+
 @dataclass(frozen=True)
 class Holding:
     """What a device says of heads when it asks for an order.
@@ -134,6 +165,7 @@ class Holding:
         basis_version: the basis that it holds, or "".
         bundle_id: the bundle that it works with, or "".
         published: name of the publication that it has dealt with, or ""; None from a device that takes none.
+        upgrade: what it did with the last upgrade that it was offered; None from a device that takes none.
     """
 
     head_version: str = ""
@@ -141,6 +173,7 @@ class Holding:
     basis_version: str = ""
     bundle_id: str = ""
     published: str | None = None
+    upgrade: UpgradeState | None = None
 
 
 @dataclass(frozen=True)
@@ -328,11 +361,13 @@ class TrainOrder:
 
 @dataclass(frozen=True)
 class WaitOrder:
-    """Nothing to do: come again after ``retry_after_s``. ``publication`` is a head to take to work, or None."""
+    """Nothing to do: come again after ``retry_after_s``. ``publication`` is a head to take to work, or None;
+    ``upgrade`` a version of the service."""
 
     retry_after_s: float
     reason: str
     publication: Publication | None = None
+    upgrade: UpgradeOffer | None = None
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,11 @@ from edge_runtime.identity.identity import read_identity
 from edge_runtime.identity.signatures import read_memory
 from protos.convert.cards import card_from
 from protos.convert.energy import settled_from
+from protos.convert.masks import keys_from, open_from, roster_from, shares_from
 from protos.convert.orders import order_from
+from protos.convert.publications import receptions_from
 from protos.convert.reports import parse_report, receipt_from, serialise_report
+from protos.convert.upgrades import upgrade_state_from
 from protos.errors import EdgejouleError
 from protos.model.manifest import Manifest
 from protos.plan.plan import parse as parse_plan
@@ -80,6 +83,26 @@ def order() -> bytes:
         1.0, 60.0, 7,
     )  # fmt: skip
     return bytes(order_to(made).SerializeToString())
+
+
+def statistics() -> bytes:
+    """The coded sums of a few embeddings."""
+    import dataclasses
+
+    from protos.statistics.coding import encode
+    from protos.statistics.moments import moments_of
+
+    moments = moments_of(np.arange(24, dtype=np.int8).reshape(8, 3), np.arange(8, dtype=np.int32) % 2, 2, 0)
+    report = parse_report(_report("float32"))
+    return serialise_report(dataclasses.replace(report, update=(), statistics=encode(moments, 0)))
+
+
+def summed(data: bytes) -> None:
+    from protos.statistics.coding import decode as read
+
+    found = parse_report(data).statistics
+    if found is not None:
+        read(found, classes=2, width=3, offset=0)
 
 
 def signature() -> bytes:
@@ -137,6 +160,51 @@ DECODERS: dict[str, tuple[bytes, Callable[[bytes], Any]]] = {
         pb.NextOrderRequest(settled=[pb.SettledEnergy(run_id="r", round=1)]).SerializeToString(),
         message(pb.NextOrderRequest, lambda found: settled_from(found.settled)),
     ),
+    "what became of heads": (
+        pb.NextOrderRequest(
+            receptions=[
+                pb.Reception(publication="r/v", adopted=True, evaluation=pb.HeadEvaluation(examples=2, correct=1))
+            ]
+        ).SerializeToString(),
+        message(pb.NextOrderRequest, lambda found: receptions_from(found.receptions)),
+    ),
+    "what became of an upgrade": (
+        pb.NextOrderRequest(upgrade=pb.UpgradeState(upgrade_id="u", state="kept")).SerializeToString(),
+        message(pb.NextOrderRequest, lambda found: upgrade_state_from(found.upgrade)),
+    ),
+    "an upgrade": (
+        pb.NextOrderResponse(
+            wait=pb.Wait(upgrade=pb.UpgradeOffer(upgrade_id="u", wheel="w", size_bytes=1, sha256=b"x" * 32, trial_s=60))
+        ).SerializeToString(),
+        message(pb.NextOrderResponse, order_from),
+    ),
+    "the head of a run": (
+        pb.NextOrderResponse(
+            wait=pb.Wait(publication=pb.Publication(run_id="r", bundle_id="b", head=pb.Head(version="v", base="v")))
+        ).SerializeToString(),
+        message(pb.NextOrderResponse, order_from),
+    ),
+    "what unmasks a sum": (
+        pb.NextOrderResponse(reveal=pb.RevealOrder(run_id="r", round=1, sent=["a"])).SerializeToString(),
+        message(pb.NextOrderResponse, order_from),
+    ),
+    "keys of masks": (
+        pb.MaskKeys(seal=b"s" * 32, mask=b"m" * 32, seed=b"d" * 32).SerializeToString(),
+        message(pb.MaskKeys, keys_from),
+    ),
+    "who masks": (
+        pb.MaskResponse(roster=[pb.MaskMember(device_id="a", keys=pb.MaskKeys(seal=b"s" * 32))]).SerializeToString(),
+        message(pb.MaskResponse, roster_from),
+    ),
+    "sealed shares": (
+        pb.MaskShares(shares=[pb.MaskShare(device_id="a", sealed=b"x" * 80)]).SerializeToString(),
+        message(pb.MaskShares, lambda found: shares_from(found.shares)),
+    ),
+    "open shares": (
+        pb.MaskReveal(seeds=[pb.OpenShare(device_id="a", share=b"x" * 33)]).SerializeToString(),
+        message(pb.MaskReveal, lambda found: (open_from(found.seeds), open_from(found.keys))),
+    ),
+    "statistics": (statistics(), summed),
     "an order": (order(), message(pb.NextOrderResponse, order_from)),
     "a receipt": (RECEIPT, message(pb.ReportResponse, receipt_from)),
     "a signature": (signature(), signed),

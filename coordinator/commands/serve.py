@@ -41,6 +41,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--metrics", metavar="HOST:PORT", help="figures for Prometheus at /metrics, on loopback (default: none)"
     )
     parser.add_argument(
+        "--announce", action="store_true", help="say by mDNS where boards enrol: a hint for them, never identity"
+    )
+    parser.add_argument(
         "--upstream",
         metavar="HOST:PORT",
         help="be one device of the coordinator there: sum exactly over the devices here, and report the sum (default: "
@@ -79,6 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
         enroll_listen=arguments.enroll_listen,
         standby=arguments.standby,
         metrics=arguments.metrics,
+        announce=arguments.announce,
         upstream=arguments.upstream,
         site=arguments.site or socket.gethostname(),
         site_devices=arguments.site_devices,

@@ -28,8 +28,10 @@ from coordinator.operator.status import (
     RunDetails,
     RunStatus,
 )
+from coordinator.operator.upgrades import UpgradeStatus, UpgradeWanted, header_to, upgrade_from, upgrades_from
 from protos.atomic import write_whole
 from protos.errors import EdgejouleError, IntegrityError, StoreError, UsageError
+from protos.orders import PART_BYTES
 from protos.trust.names import SERVER_NAME
 from protos.v1 import edgejoule_pb2 as pb
 from protos.v1 import edgejoule_pb2_grpc as rpc
@@ -235,6 +237,34 @@ class Operator:
             raise StoreError(what, where=str(out), fix="choose another path") from error
         assert summary is not None
         return summary
+
+    def start_upgrade(self, wanted: UpgradeWanted, data: bytes) -> UpgradeStatus:
+        """Begin an upgrade of the devices' service by a signed wheel."""
+
+        def parts() -> Iterator[pb.StartUpgradeRequest]:
+            yield pb.StartUpgradeRequest(header=header_to(wanted))
+            for start in range(0, len(data), PART_BYTES):
+                yield pb.StartUpgradeRequest(data=data[start : start + PART_BYTES])
+
+        with self._translated():
+            return upgrade_from(self._stub.StartUpgrade(parts(), timeout=LONG_CALL_S).upgrade)
+
+    def stop_upgrade(self, upgrade_id: str = "") -> UpgradeStatus:
+        """Offer an upgrade to nobody else: the one called so, or the one that is on."""
+        request = pb.StopUpgradeRequest(upgrade_id=upgrade_id)
+        with self._translated():
+            return upgrade_from(self._stub.StopUpgrade(request, timeout=CALL_S).upgrade)
+
+    def upgrade(self, upgrade_id: str = "") -> UpgradeStatus:
+        """An upgrade with its devices: the one called so, or the newest."""
+        request = pb.ListUpgradesRequest(upgrade_id=upgrade_id)
+        with self._translated():
+            return upgrades_from(self._stub.ListUpgrades(request, timeout=CALL_S))[0]
+
+    def upgrades(self) -> list[UpgradeStatus]:
+        """Every upgrade without its devices, the newest first."""
+        with self._translated():
+            return upgrades_from(self._stub.ListUpgrades(pb.ListUpgradesRequest(all=True), timeout=CALL_S))
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

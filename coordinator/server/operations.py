@@ -59,6 +59,7 @@ class Operations:
 
     def __init__(self, rooms: Rooms, run_scheduler: RunScheduler) -> None:
         self._rooms, self._run_scheduler = rooms, run_scheduler
+        self.upgrades = run_scheduler.upgrades
         # What is left is worked out before it is written down: one at a time.
         self._forgetting = asyncio.Lock()
         self.schedules = Schedules(rooms, self.start_due)

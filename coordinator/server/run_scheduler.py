@@ -25,6 +25,7 @@ from coordinator.run.rounds.sharing import Claim, may_go
 from coordinator.run.run_driver import RunDriver
 from coordinator.run.transactions import Queued
 from coordinator.server.fleet import Fleet
+from coordinator.server.upgrades import Upgrades
 from coordinator.store import clock
 from coordinator.store.database import DamagedError
 from coordinator.store.models.bundle_store import NotHereError
@@ -70,6 +71,7 @@ class RunScheduler:
         rooms: opened; closed by the caller after :meth:`close`.
 
     Attributes:
+        upgrades: of the devices' service; nobody is offered one before it knows the fleet's certificates.
         drivers: of the runs that are on, by id.
         preparing: ids of the runs that are being opened.
         trouble: why runs cannot be opened now, by id.
@@ -78,6 +80,7 @@ class RunScheduler:
     def __init__(self, rooms: Rooms) -> None:
         self._rooms = rooms
         self.fleet = Fleet()
+        self.upgrades = Upgrades(rooms.db, rooms.books, self.fleet, self._publish)
         self.report_counts = ReportCounts()
         self.drivers: dict[str, RunDriver] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -110,7 +113,9 @@ class RunScheduler:
         for known in await self._rooms.books.do(ledger.known_devices, self._rooms.db):
             self.fleet.remember(known.card, left=known.left, seen_unix_s=known.last_seen_unix_s, reason=known.reason)
         await self.look_at_published()
-        self._tasks = [asyncio.create_task(_kept_up(one)) for one in (self._run_all, self._run_beside, self._tick)]
+        await self.upgrades.open()
+        works = (self._run_all, self._run_beside, self._tick, self.upgrades.watch)
+        self._tasks = [asyncio.create_task(_kept_up(one)) for one in works]
 
     @property
     def driver(self) -> RunDriver | None:
@@ -406,10 +411,11 @@ class RunScheduler:
         await self._settle(device_id, settled)
         if receptions:
             await self._rooms.books.do(publishing.received, self._rooms.db, device_id, receptions)
+        await self.upgrades.heard(device_id, holding.upgrade)
         # It may have said goodbye, or begun anew, while its energy was being written.
         if self.fleet.heard(device_id, session, self._heard_s(), clock.unix_s()) is None:
             return RejoinOrder()
-        order = await self._order_for(device_id, session, holding) or await self._published_for(holding)
+        order = await self._next_for(device_id, session, holding)
         until_s = _now_s() + self._hold_s(waits_s)
         while order is None and not self._closing and (left_s := until_s - _now_s()) > 0:
             self._held += 1
@@ -422,7 +428,7 @@ class RunScheduler:
                 self._held -= 1
             if self.fleet.heard(device_id, session, self._heard_s(), clock.unix_s()) is None:
                 return RejoinOrder()
-            order = await self._order_for(device_id, session, holding) or await self._published_for(holding)
+            order = await self._next_for(device_id, session, holding)
         if order is not None:
             return order
         busy = self.driver is not None
@@ -471,6 +477,14 @@ class RunScheduler:
                 "nobody masks changes in this attempt any more", where=f"round {number} of {run_id[:64]}"
             )
         return group
+
+    async def _next_for(self, device_id: str, session: str, holding: Holding) -> Order | None:
+        """What a device is to do now: first the order that it owes an answer to, then a version of its service."""
+        if not self._is_busy(device_id) and (offer := await self.upgrades.offer(device_id, holding.upgrade)):
+            return offer
+        if self.upgrades.installs(device_id, holding.upgrade):
+            return WaitOrder(self.fleet.pace_s(busy=False), "installs a version of the service")
+        return await self._order_for(device_id, session, holding) or await self._published_for(holding)
 
     async def _order_for(self, device_id: str, session: str, holding: Holding) -> TrainOrder | RevealOrder | None:
         for driver in self._on():

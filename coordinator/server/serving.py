@@ -27,6 +27,7 @@ import grpc
 
 from coordinator.run.resume import Rooms
 from coordinator.run.workers import Worker
+from coordinator.server.announcing import Announcement
 from coordinator.server.listening import DEFAULT_LISTEN, Trust, check_listen, open_trust, tls_version
 from coordinator.server.metrics import MetricsServer, check_metrics
 from coordinator.server.operations import Operations
@@ -35,6 +36,7 @@ from coordinator.server.services.device_service import DeviceService
 from coordinator.server.services.health import Health
 from coordinator.server.services.operator_service import OperatorService
 from coordinator.server.services.reflection import add_reflection
+from coordinator.server.upgrades import UpgradesTrust
 from coordinator.server.upstream.link import check_upstream
 from coordinator.server.upstream.site import Site
 from coordinator.store.database import Database, FencedError, sqlite_url
@@ -88,6 +90,7 @@ class Settings:
         enroll_listen: HOST:PORT of enrolment; None for the same host and the next port.
         standby: wait while another coordinator uses the database, and go on with its runs when it is gone.
         metrics: HOST:PORT on loopback of figures for Prometheus; None for none.
+        announce: say by mDNS where enrolment is.
         upstream: HOST:PORT of the coordinator that this one is a device of; None: it stands alone.
         site: its device id there.
         site_devices: so many of its own devices must be there before it joins.
@@ -101,6 +104,7 @@ class Settings:
     enroll_listen: str | None = None
     standby: bool = False
     metrics: str | None = None
+    announce: bool = False
     upstream: str | None = None
     site: str = ""
     site_devices: int = 1
@@ -146,6 +150,8 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> str
     listen = check_listen(settings.listen, tls=settings.tls or has_authority(settings.state))
     if settings.metrics is not None:
         check_metrics(settings.metrics)
+    if settings.announce and not tls:
+        raise UsageError("needs certificates", where="--announce", fix="without them boards do not enrol: leave it out")
     if settings.upstream is not None:
         check_upstream(settings.upstream)
     stopping = stop or asyncio.Event()
@@ -179,13 +185,16 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> str
         trust: Trust | None = None
         try:
             trust = open_trust(settings.state) if tls else None
+            if trust is not None:
+                run_scheduler.upgrades.trust = UpgradesTrust(trust.authority, trust.register, trust.worker)
             await run_scheduler.open()
             address = await _listen(settings, listen, rooms, run_scheduler, stopping, trust)
         finally:
             lease.cancel()
+            # First who may still write to the audit log.
+            await run_scheduler.close()
             if trust is not None:
                 await trust.close()
-            await run_scheduler.close()
             await asyncio.to_thread(rooms.looks.close)
             await asyncio.to_thread(rooms.readers.close)
             await asyncio.to_thread(rooms.models.close)
@@ -277,6 +286,7 @@ async def _listen(
     address = f"{listen.rpartition(':')[0]}:{port}"
     await server.start()
     metrics = MetricsServer(operations)
+    announcement: Announcement | None = None
     times = asyncio.create_task(operations.schedules.keep())
     site: Site | None = None
     upward: asyncio.Task[None] | None = None
@@ -286,6 +296,10 @@ async def _listen(
             host, _, _ = address.rpartition(":")
             enrolment = await trust.open_enrolment(settings.enroll_listen or f"{host}:{port + 1}")
             trust.watch()
+            if settings.announce:
+                at, fingerprint = int(enrolment.rpartition(":")[2]), trust.authority.fingerprint
+                announcement = Announcement(host, port, at, fingerprint)
+                await announcement.open()
             spoken = await asyncio.to_thread(tls_version, address, trust.authority.root_pem)
             print(f"coordinator: {spoken}, certificates on both sides; enrolment on {enrolment}", flush=True)
         if settings.metrics is not None:
@@ -309,6 +323,8 @@ async def _listen(
             await asyncio.gather(upward, return_exceptions=True)
             await site.close()
         await metrics.close()
+        if announcement is not None:
+            await announcement.close()
         run_scheduler.release()
         await server.stop(GRACE_S)
     return address

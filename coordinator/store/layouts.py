@@ -13,7 +13,7 @@ from sqlalchemy import Connection, inspect, text
 from coordinator.store.tables import metadata
 
 # A layout keeps its columns: `tests/coordinator/landed/tables-N.txt` is what this one has.
-LAYOUT = 5
+LAYOUT = 6
 
 
 def _attempts(connection: Connection) -> None:
@@ -48,12 +48,17 @@ def _late_reports(connection: Connection) -> None:
     connection.execute(text("ALTER TABLE rounds ADD COLUMN trained_from VARCHAR(64)"))
 
 
+def _upgrades(connection: Connection) -> None:
+    """Layout 6: upgrades of the devices' service, in tables that are new and begin empty."""
+
+
 # By the layout that it starts from.
 STEPS: Mapping[int, Callable[[Connection], None]] = {
     1: _attempts,
     2: _reasons_and_sessions,
     3: _sums,
     4: _late_reports,
+    5: _upgrades,
 }
 
 

@@ -313,6 +313,42 @@ refusals = Table(
     ForeignKeyConstraint(["run_id", "round", "device_id"], ["orders.run_id", "orders.round", "orders.device_id"]),
 )
 
+# Versions of the devices' service that were offered to some of them, with the wheel and its signature, so that a
+# coordinator with another state folder can go on with them.
+upgrades = Table(
+    "upgrades",
+    metadata,
+    Column("upgrade_id", String(64), primary_key=True),
+    Column("sequence", _SEQUENCE, nullable=False, unique=True),
+    Column("wheel", String(256), nullable=False),  # the file's name
+    Column("sha256", String(64), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("line", String(64), nullable=False),  # along which the signature counts versions
+    Column("version", BigInteger, nullable=False),  # of the signature
+    Column("ends_unix_s", Float(53), nullable=False),  # of the signature
+    Column("data", LargeBinary, nullable=False),
+    Column("signature", LargeBinary, nullable=False),
+    Column("may_fail", Integer, nullable=False),  # devices besides the canaries
+    Column("trial_s", Float(53), nullable=False),
+    Column("state", String(16), nullable=False),  # on, finished, stopped
+    Column("reason", Text, nullable=False),
+    Column("stage", Integer, nullable=False),  # the last that was opened; 0: the canaries
+    Column("started_by", String(256), nullable=False),
+    Column("started_unix_s", Float(53), nullable=False),
+    Column("ended_unix_s", Float(53)),
+)
+
+upgrade_devices = Table(
+    "upgrade_devices",
+    metadata,
+    Column("upgrade_id", ForeignKey("upgrades.upgrade_id"), primary_key=True),
+    Column("device_id", String(256), primary_key=True),
+    Column("stage", Integer, nullable=False),
+    Column("state", String(16), nullable=False),  # waiting, offered, checked, trial, kept, failed
+    Column("reason", Text, nullable=False),
+    Column("changed_unix_s", Float(53), nullable=False),
+)
+
 # What happened to a run, in words: opened, abandoned, devices left out.
 events = Table(
     "events",

@@ -40,7 +40,8 @@ from protos.convert.masks import KeyBytes, open_to, roster_from, shares_from, sh
 from protos.convert.orders import order_from
 from protos.convert.publications import receptions_to
 from protos.convert.reports import receipt_from
-from protos.errors import ConfigError, RefusedError, UnknownRunError, UnreachableError, UpdateError
+from protos.convert.upgrades import upgrade_state_to
+from protos.errors import ConfigError, IntegrityError, RefusedError, UnknownRunError, UnreachableError, UpdateError
 from protos.orders import (
     PART_BYTES,
     PROTOCOL,
@@ -52,10 +53,12 @@ from protos.orders import (
     Reception,
     SettledEnergy,
     TrainOrder,
+    UpgradeOffer,
     Verdict,
     WaitOrder,
 )
 from protos.trust.names import SERVER_NAME
+from protos.trust.signed import MAX_BYTES
 from protos.v1 import edgejoule_pb2 as pb
 from protos.v1 import edgejoule_pb2_grpc as rpc
 
@@ -267,6 +270,7 @@ class Link:
             waits_s=waits_s,
             published=holding.published,
             receptions=receptions_to(receptions),
+            upgrade=upgrade_state_to(holding.upgrade),
         )
         answer = self._call(self._stub.NextOrder, request, waits_s + _LATER_S, given_up=given_up)
         if answer is None:
@@ -365,21 +369,39 @@ class Link:
             OSError: cannot be written.
         """
         request = pb.FetchBundleRequest(bundle_id=bundle_id, edge_tpu_twin=twin, signature=signature)
-        stream = self._stub.FetchBundle(request, timeout=FETCH_S)
+        self._fetch(self._stub.FetchBundle(request, timeout=FETCH_S), folder, _any)
+
+    def fetch_upgrade(self, device_id: str, offer: UpgradeOffer, folder: Path) -> None:
+        """Write a wheel that was offered, and its signature, into an empty folder; both are as declared.
+
+        Raises:
+            Away, Interrupted; RefusedError, UnknownRunError: it is not offered any more; IntegrityError: another file,
+            one larger than offered, or damaged on the way; OSError: cannot be written.
+        """
+        request = pb.FetchUpgradeRequest(device_id=device_id, upgrade_id=offer.upgrade_id)
+        limits = {offer.wheel: offer.size_bytes, f"{offer.wheel}.signature.json": MAX_BYTES}
+
+        def allowed(name: str, size_bytes: int) -> None:
+            if size_bytes > limits.get(name, -1):
+                raise IntegrityError(f"{name[:80]!r} of {size_bytes} bytes was not offered", where="upgrade")
+
+        self._fetch(self._stub.FetchUpgrade(request, timeout=FETCH_S), folder, allowed)
+
+    def _fetch(self, stream: Any, folder: Path, allowed: Callable[[str, int], None]) -> None:
         give_up_s = time.monotonic() + FETCH_S + _GRACE_S
         outcome: list[BaseException] = []
         done = threading.Event()
 
         def receive() -> None:
             try:
-                _write_files(stream, folder)
+                _write_files(stream, folder, allowed)
             except BaseException as error:
                 outcome.append(error)
             finally:
                 done.set()
                 self._stopping.wake()
 
-        worker = threading.Thread(target=receive, name="fetch-bundle", daemon=True)
+        worker = threading.Thread(target=receive, name="fetch", daemon=True)
         worker.start()
         while not done.is_set() and not self._stopping.requested:
             self._stopping.nap(1.0)
@@ -463,11 +485,16 @@ def _mask_request(device_id: str, session: str, key: MaskKey) -> pb.MaskRequest:
     return pb.MaskRequest(device_id=device_id, session=session, run_id=run_id, round=number, attempt=attempt)
 
 
-def _write_files(stream: Iterable[Any], folder: Path) -> None:
-    """Write the files of a stream: a `file` part, then its `data` parts, for each."""
+def _any(name: str, size_bytes: int) -> None:
+    """Any file: what a bundle is made of is in its manifest."""
+
+
+def _write_files(stream: Iterable[Any], folder: Path, allowed: Callable[[str, int], None] = _any) -> None:
+    """Write the files of a stream: a `file` part, then its `data` parts, for each that is allowed by name and size."""
     with FileDownloads(folder) as downloads:
         for part in stream:
             if part.WhichOneof("part") == "file":
+                allowed(part.file.name, part.file.size_bytes)
                 downloads.begin(part.file.name, part.file.size_bytes, part.file.sha256)
             else:
                 downloads.add(part.data)

@@ -33,7 +33,9 @@ from edge_runtime.daemon.masking import Masks
 from edge_runtime.daemon.metrics_file import MetricsFile
 from edge_runtime.daemon.order_watch import OrderWatch
 from edge_runtime.daemon.stopping import Interrupted, Stopping
+from edge_runtime.daemon.upgrading import Upgrades
 from edge_runtime.health.pauses import open_pauses
+from edge_runtime.identity.signatures import Signatures
 from edge_runtime.model.adopting import receive
 from edge_runtime.round import work as one_round
 from edge_runtime.round.held_heads import CannotRebuildError
@@ -49,6 +51,7 @@ from protos.energy.trace import Phase
 from protos.errors import (
     EdgejouleError,
     RefusedError,
+    StoreError,
     UnknownRunError,
     UnreachableError,
     UpdateError,
@@ -66,6 +69,7 @@ from protos.orders import (
     SettledEnergy,
     StopReason,
     TrainOrder,
+    UpgradeOffer,
     Verdict,
     WaitOrder,
 )
@@ -142,6 +146,8 @@ class Daemon:
         self._said: tuple[str, str] | None = None
         self._seen: object = None
         self._masks = Masks(device.settings.device_id, device.session, link)
+        state = device.state.path
+        self._upgrades = Upgrades(state, device.settings.machine_root, Signatures(state))
         # What became of publications, until the coordinator knows.
         self._receptions: list[Reception] = []
         # A publication that cannot be taken before some time of the monotonic clock.
@@ -219,6 +225,9 @@ class Daemon:
             return
         self._device.outbox.told(settled)
         match order:
+            case WaitOrder(upgrade=UpgradeOffer() as offered):
+                self._receptions.clear()
+                self._upgrade(offered)
             case WaitOrder(_, _, Publication() as published):
                 self._receptions.clear()
                 self._take(published)
@@ -246,6 +255,24 @@ class Daemon:
         except RefusedError as error:
             log().warning("round %d cannot be unmasked with this device's help: %s", order.round, error)
             self._pause(self._check_in_s)
+
+    def _upgrade(self, offered: UpgradeOffer) -> None:
+        """Fetch a version of the service, leave it to root, and wait for what becomes of it."""
+        log().info("a version of the service is offered: %s", offered.wheel)
+        name, session = self._settings.device_id, self._device.session
+        try:
+            handed = self._upgrades.take(offered, lambda folder: self._link.fetch_upgrade(name, offered, folder))
+        except (RefusedError, UnknownRunError, StoreError) as error:
+            # Stopped meanwhile, or no room now.
+            log().warning("%s cannot be fetched now: %s", offered.wheel, error)
+            self._pause(max(self._check_in_s, _DECLINED_WAIT_S))
+            return
+        if handed:
+            # The coordinator is told with this question; an order is not given to who installs.
+            self._ask(())
+            self._link.leave(name, session, (), f"installs {offered.wheel}")
+            self._joined, self._told = False, None
+            self._upgrades.wait(offered, self._stopping, self._notifier.status)
 
     def _look_around(self) -> None:
         """Is there a sensor, are the data as they were, may what was declined be tried again?"""
@@ -282,8 +309,8 @@ class Daemon:
         return self._finished() or again or self._state() != self._seen
 
     def _state(self) -> object:
-        """What of the card may change by itself."""
-        return self._device.meter.identity, self._device.complaints
+        """What may change by itself, and is told."""
+        return self._device.meter.identity, self._device.complaints, self._upgrades.stamp()
 
     def _card(self) -> DeviceCard:
         card = self._device.card()
@@ -317,7 +344,11 @@ class Daemon:
         name = late[0] if late is not None and time.monotonic() < late[1] else self._published()
         bench = device.bench.bundle.bundle_id if device.bench else ""
         return dataclasses.replace(
-            device.heads.holding(), basis_version=device.bases.version, bundle_id=bench, published=name
+            device.heads.holding(),
+            basis_version=device.bases.version,
+            bundle_id=bench,
+            published=name,
+            upgrade=self._upgrades.said(),
         )
 
     def _published(self) -> str:
@@ -369,8 +400,9 @@ class Daemon:
     def _patience_s(self) -> float:
         """How long a call for work may stay open: until this device would go for want of it."""
         # Who lacks something looks for it while the call is held: see _has_news.
-        if self._receptions:
-            # What is to be told is told with the question; an answer is not waited for.
+        if self._receptions or self._vitals.wanted:
+            # What is to be told is told with the question; an answer is not waited for. Nor is the first one, which
+            # says that the coordinator takes this version: held while there is no work, it could outlast a trial.
             return _LEAST_CALL_S
         if (limit_s := self._settings.exit_when_idle_s) is None:
             return ORDER_S

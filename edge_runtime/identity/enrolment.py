@@ -6,6 +6,7 @@ The key never leaves this machine. The token's secret does not either: both ends
 
 from __future__ import annotations
 
+import contextlib
 import os
 import ssl
 import time
@@ -22,6 +23,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from edge_runtime.identity.hints import hinted
 from edge_runtime.identity.identity import Identity, write_identity
 from edge_runtime.identity.signatures import forget_unless_same
 from protos.errors import IntegrityError, RefusedError, UnreachableError
@@ -82,7 +84,12 @@ def enroll(token: EnrolmentToken, state: Path, *, machine: str | None = None) ->
     def ask(channel: grpc.Channel) -> Any:
         return rpc.EnrolmentServiceStub(channel).Enroll(message, timeout=CALL_S)  # type: ignore[no-untyped-call]
 
-    answer, address = _first_that_answers(token.addresses, token.enroll_port, ask)
+    port = token.enroll_port
+    try:
+        answer, address = _first_that_answers(token.addresses, port, ask)
+    except UnreachableError as error:
+        # Its network may have given it another address since. What the hint leads to must prove itself like any other.
+        answer, address, port = _first_hinted(token, ask, error)
     proof = response_mac(token.secret, mac, answer.device_id, answer.chain_pem, answer.root_pem, answer.unix_s)
     false = IntegrityError(
         "what answered did not make this token",
@@ -99,7 +106,7 @@ def enroll(token: EnrolmentToken, state: Path, *, machine: str | None = None) ->
         token.device_id,
         # The address that answered first: who is asked next time.
         (address, *(one for one in token.addresses if one != address)),
-        token.enroll_port,
+        port,
         _pem(key),
         answer.chain_pem.decode("ascii"),
         answer.root_pem.decode("ascii"),
@@ -159,6 +166,16 @@ def _kept(identity: Identity, state: Path, key: ec.EllipticCurvePrivateKey, chai
     found = identity.renewed(_pem(key), chain_pem.decode("ascii"), begins, ends)
     write_identity(state, found)
     return found
+
+
+def _first_hinted(
+    token: EnrolmentToken, ask: Callable[[grpc.Channel], R], silence: UnreachableError
+) -> tuple[R, str, int]:
+    """Ask where mDNS says that the token's coordinator is. Raises ``silence`` when nobody answers there either."""
+    for address, port in hinted(token.fingerprint).items():
+        with contextlib.suppress(UnreachableError):
+            return (*_first_that_answers((address,), port, ask), port)
+    raise silence
 
 
 def _first_that_answers(addresses: tuple[str, ...], port: int, ask: Callable[[grpc.Channel], R]) -> tuple[R, str]:

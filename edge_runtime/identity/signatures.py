@@ -1,12 +1,6 @@
 """What this device may run: signatures, and a memory of what was signed before.
 
-The rules, after The Update Framework (theupdateframework.github.io/specification, section 5):
-
-* **rollback**: no version of a line below the newest that was seen; nor two contents of one version;
-* **freeze**: nothing past its end, by this clock or by the newest time that a signature told, whichever is later;
-* **mix and match**: a signature names a whole bundle by its id, which is made of every file in it;
-* **fast-forward**: versions that were signed by keys which the root has withdrawn since do not count any more;
-* signers never go back to an older version of themselves.
+The rules against rollback, freeze, mix and match and fast-forward are those of :mod:`protos.trust.admission`.
 
 An enrolled device that has seen one signature takes nothing unsigned from then on; one that never saw any takes what
 its coordinator sends, by its hash. ``edge-runtime identity --require-signatures`` says so from the start.
@@ -17,96 +11,24 @@ Signatures are checked in a child process, because that takes a package of about
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from edge_runtime.identity.identity import FOLDER, read_identity
 from edge_runtime.state import storing
 from protos.atomic import write_whole
 from protos.errors import ConfigError, EdgejouleError, IntegrityError
-from protos.trust.signed import MAX_BYTES, SignatureFile, Signers, Statement, signature_of, verify
+from protos.trust.admission import Memory, admitted, memory_from, memory_text
+from protos.trust.signed import MAX_BYTES, SignatureFile, signature_of, verify
 
 __all__ = ["Memory", "Signatures", "admitted", "main", "read_memory", "write_memory"]
 
 _FILE = "signed.json"
-_KIND = "edgejoule signed 1"
 _CHILD_S = 120.0
-_KEEP = 256
-
-
-@dataclass(frozen=True)
-class Memory:
-    """What was signed before.
-
-    Attributes:
-        required: whether anything unsigned is refused.
-        newest_unix_s: when the newest signature that was seen was made.
-        signers_version: of the newest signers that were seen; 0 before any.
-        lines: "what/line" to {"version", "sha256", "keys"} of the newest in it.
-        held: digest of a content to when its signature ends.
-    """
-
-    required: bool = False
-    newest_unix_s: int = 0
-    signers_version: int = 0
-    lines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    held: Mapping[str, int] = field(default_factory=dict)
-
-
-def admitted(
-    memory: Memory, statement: Statement, signers: Signers, keys: tuple[str, ...], now_unix_s: float, where: str
-) -> Memory:
-    """What is remembered after content with these good signatures was let in.
-
-    Args:
-        keys: that signed.
-        where: the content, for the message.
-
-    Raises:
-        IntegrityError: it is older than what was seen, has ended, or its signers are older.
-    """
-    now = max(now_unix_s, memory.newest_unix_s)
-    anew = "sign it anew with `coordinator sign`"
-    if signers.version < memory.signers_version:
-        raise IntegrityError(
-            f"its signers are version {signers.version}, and {memory.signers_version} was seen here",
-            where=where,
-            fix=anew,
-        )
-    if signers.ends_unix_s <= now:
-        raise IntegrityError("the say of its signers has ended", where=where, fix="renew it: `coordinator signers`")
-    if statement.ends_unix_s <= now:
-        ended = time.strftime("%Y-%m-%d", time.gmtime(statement.ends_unix_s))
-        raise IntegrityError(f"its signature ended on {ended}", where=where, fix=anew)
-    lines = dict(memory.lines)
-    if signers.version > memory.signers_version:
-        # What withdrawn keys have signed binds nobody: else who once stole a key could shut a line for ever.
-        lines = {
-            name: one for name, one in lines.items() if len(set(one["keys"]) & set(signers.keys)) >= signers.threshold
-        }
-    name = f"{statement.what}/{statement.line}"
-    before = lines.get(name)
-    if before is not None and statement.version < before["version"]:
-        raise IntegrityError(
-            f"is version {statement.version} of {name}, and {before['version']} was seen here", where=where, fix=anew
-        )
-    if before is not None and statement.version == before["version"] and statement.sha256 != before["sha256"]:
-        raise IntegrityError(f"is another version {statement.version} of {name}", where=where, fix="raise its version")
-    lines[name] = {"version": statement.version, "sha256": statement.sha256, "keys": list(keys)}
-    held = {**memory.held, statement.sha256: statement.ends_unix_s}
-    return Memory(
-        True,
-        max(memory.newest_unix_s, statement.issued_unix_s, signers.issued_unix_s),
-        signers.version,
-        lines,
-        dict(list(held.items())[-_KEEP:]),
-    )
 
 
 def read_memory(state: Path) -> Memory:
@@ -117,10 +39,7 @@ def read_memory(state: Path) -> Memory:
     """
     path = state / FOLDER / _FILE
     try:
-        fields = json.loads(path.read_bytes())
-        if fields.pop("kind") != _KIND:
-            raise ValueError
-        return Memory(**fields)
+        return memory_from(path.read_bytes())
     except FileNotFoundError:
         return Memory()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -134,7 +53,7 @@ def write_memory(state: Path, memory: Memory) -> None:
     with storing(path):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with write_whole(path) as file:
-            file.write(json.dumps({"kind": _KIND, **asdict(memory)}, indent=1).encode() + b"\n")
+            file.write(memory_text(memory))
 
 
 def forget_unless_same(state: Path, root_pem: str) -> None:

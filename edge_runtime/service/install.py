@@ -36,6 +36,8 @@ START: tuple[tuple[str, ...], ...] = (
 )
 AGAIN: tuple[tuple[str, ...], ...] = (("systemctl", "daemon-reload"), ("systemctl", "try-restart", NAME))
 STOP: tuple[tuple[str, ...], ...] = (("systemctl", "disable", "--now", NAME),)
+# The units of `service upgrades on`: edge_runtime/service/upgrade/ordered_units.py.
+OFFERED = ("edge-runtime-upgrade.path", "edge-runtime-upgrade.service")
 RELOAD: tuple[tuple[str, ...], ...] = (("systemctl", "daemon-reload"), ("systemctl", "reset-failed", NAME))
 
 
@@ -155,9 +157,12 @@ def uninstall(place: Place, *, purge: bool) -> bool:
     if there and place.live:
         for command in STOP:
             _call(command, fix=f"look at: systemctl status {NAME}")
+    if there and place.live:
+        subprocess.run(["systemctl", "stop", OFFERED[0]], capture_output=True, check=False)
     with storing(place.unit):
-        place.link.unlink(missing_ok=True)
-        place.unit.unlink(missing_ok=True)
+        for name in (NAME, *OFFERED):
+            (place.link.parent / name).unlink(missing_ok=True)
+            (place.unit.parent / name).unlink(missing_ok=True)
         for folder in (*(place.root / one for one in _STATES), place.home) if purge else ():
             if folder.is_symlink():
                 folder.unlink()

@@ -55,6 +55,11 @@ class VitalsFile:
         self._known |= {"version": version, "engine": engine, "delegate": delegate}
         self._write()
 
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody may wait for the coordinator's first answer, such as the watch over a trial."""
+        return self._path is not None and self._known["answered_s"] is None
+
     def answered(self) -> None:
         """The coordinator took this device in, and answered its question for an order."""
         if self._known["answered_s"] is None:

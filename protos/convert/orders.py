@@ -10,6 +10,7 @@ from protos.convert.masks import mask_order_from, names_from
 from protos.convert.publications import publication_from, publication_to
 from protos.convert.statistics import basis_from, basis_to, features_from, features_to
 from protos.convert.tensors import tensors_from, tensors_to
+from protos.convert.upgrades import offer_from, offer_to
 from protos.errors import UpdateError
 from protos.orders import CodecOrder, ControlOrder, CostHint, Order, RejoinOrder, RevealOrder, TrainOrder, WaitOrder
 from protos.v1 import edgejoule_pb2 as pb
@@ -23,8 +24,13 @@ def order_to(order: Order) -> pb.NextOrderResponse:
     match order:
         case RevealOrder():
             return pb.NextOrderResponse(reveal=pb.RevealOrder(**vars(order)))
-        case WaitOrder(retry_after_s, reason, publication):
-            wait = pb.Wait(retry_after_s=retry_after_s, reason=reason, publication=publication_to(publication))
+        case WaitOrder(retry_after_s, reason, publication, upgrade):
+            wait = pb.Wait(
+                retry_after_s=retry_after_s,
+                reason=reason,
+                publication=publication_to(publication),
+                upgrade=offer_to(upgrade),
+            )
             return pb.NextOrderResponse(wait=wait)
         case RejoinOrder():
             return pb.NextOrderResponse(rejoin=pb.Rejoin())
@@ -61,7 +67,8 @@ def order_from(message: pb.NextOrderResponse) -> Order:
         case "wait":
             wait_s = finite(message.wait.retry_after_s, "retry_after_s", at_most=MAX_WAIT_S)
             published = publication_from(message.wait.publication) if message.wait.HasField("publication") else None
-            return WaitOrder(wait_s, said(message.wait.reason, MAX_NAME), published)
+            upgrade = offer_from(message.wait.upgrade) if message.wait.HasField("upgrade") else None
+            return WaitOrder(wait_s, said(message.wait.reason, MAX_NAME), published, upgrade)
         case "rejoin":
             return RejoinOrder()
         case "reveal":

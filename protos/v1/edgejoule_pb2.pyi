@@ -354,7 +354,7 @@ class SettledEnergy(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., energy: _Optional[_Iterable[_Union[PhaseEnergy, _Mapping]]] = ..., attempt: _Optional[int] = ..., meter_id: _Optional[int] = ...) -> None: ...
 
 class NextOrderRequest(_message.Message):
-    __slots__ = ("device_id", "session", "settled", "bundle_id", "head_version", "rebuilds", "basis_version", "waits_s", "published", "receptions")
+    __slots__ = ("device_id", "session", "settled", "bundle_id", "head_version", "rebuilds", "basis_version", "waits_s", "published", "receptions", "upgrade")
     DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     SETTLED_FIELD_NUMBER: _ClassVar[int]
@@ -365,6 +365,7 @@ class NextOrderRequest(_message.Message):
     WAITS_S_FIELD_NUMBER: _ClassVar[int]
     PUBLISHED_FIELD_NUMBER: _ClassVar[int]
     RECEPTIONS_FIELD_NUMBER: _ClassVar[int]
+    UPGRADE_FIELD_NUMBER: _ClassVar[int]
     device_id: str
     session: str
     settled: _containers.RepeatedCompositeFieldContainer[SettledEnergy]
@@ -375,7 +376,8 @@ class NextOrderRequest(_message.Message):
     waits_s: float
     published: str
     receptions: _containers.RepeatedCompositeFieldContainer[Reception]
-    def __init__(self, device_id: _Optional[str] = ..., session: _Optional[str] = ..., settled: _Optional[_Iterable[_Union[SettledEnergy, _Mapping]]] = ..., bundle_id: _Optional[str] = ..., head_version: _Optional[str] = ..., rebuilds: _Optional[bool] = ..., basis_version: _Optional[str] = ..., waits_s: _Optional[float] = ..., published: _Optional[str] = ..., receptions: _Optional[_Iterable[_Union[Reception, _Mapping]]] = ...) -> None: ...
+    upgrade: UpgradeState
+    def __init__(self, device_id: _Optional[str] = ..., session: _Optional[str] = ..., settled: _Optional[_Iterable[_Union[SettledEnergy, _Mapping]]] = ..., bundle_id: _Optional[str] = ..., head_version: _Optional[str] = ..., rebuilds: _Optional[bool] = ..., basis_version: _Optional[str] = ..., waits_s: _Optional[float] = ..., published: _Optional[str] = ..., receptions: _Optional[_Iterable[_Union[Reception, _Mapping]]] = ..., upgrade: _Optional[_Union[UpgradeState, _Mapping]] = ...) -> None: ...
 
 class NextOrderResponse(_message.Message):
     __slots__ = ("wait", "train", "rejoin", "reveal")
@@ -518,14 +520,56 @@ class AwaitEndResponse(_message.Message):
     def __init__(self, wanted: _Optional[bool] = ...) -> None: ...
 
 class Wait(_message.Message):
-    __slots__ = ("retry_after_s", "reason", "publication")
+    __slots__ = ("retry_after_s", "reason", "publication", "upgrade")
     RETRY_AFTER_S_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     PUBLICATION_FIELD_NUMBER: _ClassVar[int]
+    UPGRADE_FIELD_NUMBER: _ClassVar[int]
     retry_after_s: float
     reason: str
     publication: Publication
-    def __init__(self, retry_after_s: _Optional[float] = ..., reason: _Optional[str] = ..., publication: _Optional[_Union[Publication, _Mapping]] = ...) -> None: ...
+    upgrade: UpgradeOffer
+    def __init__(self, retry_after_s: _Optional[float] = ..., reason: _Optional[str] = ..., publication: _Optional[_Union[Publication, _Mapping]] = ..., upgrade: _Optional[_Union[UpgradeOffer, _Mapping]] = ...) -> None: ...
+
+class UpgradeOffer(_message.Message):
+    __slots__ = ("upgrade_id", "wheel", "size_bytes", "sha256", "trial_s")
+    UPGRADE_ID_FIELD_NUMBER: _ClassVar[int]
+    WHEEL_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    TRIAL_S_FIELD_NUMBER: _ClassVar[int]
+    upgrade_id: str
+    wheel: str
+    size_bytes: int
+    sha256: bytes
+    trial_s: float
+    def __init__(self, upgrade_id: _Optional[str] = ..., wheel: _Optional[str] = ..., size_bytes: _Optional[int] = ..., sha256: _Optional[bytes] = ..., trial_s: _Optional[float] = ...) -> None: ...
+
+class UpgradeState(_message.Message):
+    __slots__ = ("upgrade_id", "state", "reason")
+    UPGRADE_ID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    upgrade_id: str
+    state: str
+    reason: str
+    def __init__(self, upgrade_id: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class FetchUpgradeRequest(_message.Message):
+    __slots__ = ("device_id", "upgrade_id")
+    DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
+    UPGRADE_ID_FIELD_NUMBER: _ClassVar[int]
+    device_id: str
+    upgrade_id: str
+    def __init__(self, device_id: _Optional[str] = ..., upgrade_id: _Optional[str] = ...) -> None: ...
+
+class FetchUpgradeResponse(_message.Message):
+    __slots__ = ("file", "data")
+    FILE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    file: BundleFile
+    data: bytes
+    def __init__(self, file: _Optional[_Union[BundleFile, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class Publication(_message.Message):
     __slots__ = ("run_id", "name", "bundle_id", "head", "round", "accuracy", "loss", "evaluate")
@@ -1333,3 +1377,113 @@ class ExportRunResponse(_message.Message):
     summary: ExportSummary
     data: bytes
     def __init__(self, summary: _Optional[_Union[ExportSummary, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class UpgradeHeader(_message.Message):
+    __slots__ = ("wheel", "size_bytes", "sha256", "signature", "to", "canaries", "wave", "may_fail", "trial_s")
+    WHEEL_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    TO_FIELD_NUMBER: _ClassVar[int]
+    CANARIES_FIELD_NUMBER: _ClassVar[int]
+    WAVE_FIELD_NUMBER: _ClassVar[int]
+    MAY_FAIL_FIELD_NUMBER: _ClassVar[int]
+    TRIAL_S_FIELD_NUMBER: _ClassVar[int]
+    wheel: str
+    size_bytes: int
+    sha256: bytes
+    signature: bytes
+    to: _containers.RepeatedScalarFieldContainer[str]
+    canaries: int
+    wave: int
+    may_fail: int
+    trial_s: float
+    def __init__(self, wheel: _Optional[str] = ..., size_bytes: _Optional[int] = ..., sha256: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., to: _Optional[_Iterable[str]] = ..., canaries: _Optional[int] = ..., wave: _Optional[int] = ..., may_fail: _Optional[int] = ..., trial_s: _Optional[float] = ...) -> None: ...
+
+class StartUpgradeRequest(_message.Message):
+    __slots__ = ("header", "data")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    header: UpgradeHeader
+    data: bytes
+    def __init__(self, header: _Optional[_Union[UpgradeHeader, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class StartUpgradeResponse(_message.Message):
+    __slots__ = ("upgrade",)
+    UPGRADE_FIELD_NUMBER: _ClassVar[int]
+    upgrade: UpgradeStatus
+    def __init__(self, upgrade: _Optional[_Union[UpgradeStatus, _Mapping]] = ...) -> None: ...
+
+class StopUpgradeRequest(_message.Message):
+    __slots__ = ("upgrade_id",)
+    UPGRADE_ID_FIELD_NUMBER: _ClassVar[int]
+    upgrade_id: str
+    def __init__(self, upgrade_id: _Optional[str] = ...) -> None: ...
+
+class StopUpgradeResponse(_message.Message):
+    __slots__ = ("upgrade",)
+    UPGRADE_FIELD_NUMBER: _ClassVar[int]
+    upgrade: UpgradeStatus
+    def __init__(self, upgrade: _Optional[_Union[UpgradeStatus, _Mapping]] = ...) -> None: ...
+
+class ListUpgradesRequest(_message.Message):
+    __slots__ = ("upgrade_id", "all")
+    UPGRADE_ID_FIELD_NUMBER: _ClassVar[int]
+    ALL_FIELD_NUMBER: _ClassVar[int]
+    upgrade_id: str
+    all: bool
+    def __init__(self, upgrade_id: _Optional[str] = ..., all: _Optional[bool] = ...) -> None: ...
+
+class ListUpgradesResponse(_message.Message):
+    __slots__ = ("upgrades",)
+    UPGRADES_FIELD_NUMBER: _ClassVar[int]
+    upgrades: _containers.RepeatedCompositeFieldContainer[UpgradeStatus]
+    def __init__(self, upgrades: _Optional[_Iterable[_Union[UpgradeStatus, _Mapping]]] = ...) -> None: ...
+
+class UpgradeStatus(_message.Message):
+    __slots__ = ("upgrade_id", "wheel", "sha256", "line", "version", "state", "reason", "stage", "stages", "started_by", "started_unix_s", "ended_unix_s", "devices")
+    UPGRADE_ID_FIELD_NUMBER: _ClassVar[int]
+    WHEEL_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    LINE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    STAGES_FIELD_NUMBER: _ClassVar[int]
+    STARTED_BY_FIELD_NUMBER: _ClassVar[int]
+    STARTED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    ENDED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    DEVICES_FIELD_NUMBER: _ClassVar[int]
+    upgrade_id: str
+    wheel: str
+    sha256: str
+    line: str
+    version: int
+    state: str
+    reason: str
+    stage: int
+    stages: int
+    started_by: str
+    started_unix_s: float
+    ended_unix_s: float
+    devices: _containers.RepeatedCompositeFieldContainer[UpgradeDevice]
+    def __init__(self, upgrade_id: _Optional[str] = ..., wheel: _Optional[str] = ..., sha256: _Optional[str] = ..., line: _Optional[str] = ..., version: _Optional[int] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., stage: _Optional[int] = ..., stages: _Optional[int] = ..., started_by: _Optional[str] = ..., started_unix_s: _Optional[float] = ..., ended_unix_s: _Optional[float] = ..., devices: _Optional[_Iterable[_Union[UpgradeDevice, _Mapping]]] = ...) -> None: ...
+
+class UpgradeDevice(_message.Message):
+    __slots__ = ("device_id", "stage", "state", "reason", "software_version", "present", "changed_unix_s")
+    DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    SOFTWARE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    PRESENT_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    device_id: str
+    stage: int
+    state: str
+    reason: str
+    software_version: str
+    present: bool
+    changed_unix_s: float
+    def __init__(self, device_id: _Optional[str] = ..., stage: _Optional[int] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., software_version: _Optional[str] = ..., present: _Optional[bool] = ..., changed_unix_s: _Optional[float] = ...) -> None: ...

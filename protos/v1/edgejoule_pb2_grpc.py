@@ -69,6 +69,11 @@ class DeviceServiceStub:
                 request_serializer=protos_dot_v1_dot_edgejoule__pb2.LeaveRequest.SerializeToString,
                 response_deserializer=protos_dot_v1_dot_edgejoule__pb2.LeaveResponse.FromString,
                 _registered_method=True)
+        self.FetchUpgrade = channel.unary_stream(
+                '/edgejoule.v1.DeviceService/FetchUpgrade',
+                request_serializer=protos_dot_v1_dot_edgejoule__pb2.FetchUpgradeRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_edgejoule__pb2.FetchUpgradeResponse.FromString,
+                _registered_method=True)
 
 
 class DeviceServiceServicer:
@@ -124,6 +129,13 @@ class DeviceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FetchUpgrade(self, request, context):
+        """Fetches the wheel that a Wait offered, and its signature, as parts like those of FetchBundle.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DeviceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -161,6 +173,11 @@ def add_DeviceServiceServicer_to_server(servicer, server):
                     servicer.Leave,
                     request_deserializer=protos_dot_v1_dot_edgejoule__pb2.LeaveRequest.FromString,
                     response_serializer=protos_dot_v1_dot_edgejoule__pb2.LeaveResponse.SerializeToString,
+            ),
+            'FetchUpgrade': grpc.unary_stream_rpc_method_handler(
+                    servicer.FetchUpgrade,
+                    request_deserializer=protos_dot_v1_dot_edgejoule__pb2.FetchUpgradeRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_edgejoule__pb2.FetchUpgradeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -362,6 +379,33 @@ class DeviceService:
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def FetchUpgrade(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/edgejoule.v1.DeviceService/FetchUpgrade',
+            protos_dot_v1_dot_edgejoule__pb2.FetchUpgradeRequest.SerializeToString,
+            protos_dot_v1_dot_edgejoule__pb2.FetchUpgradeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class OperatorServiceStub:
     """Missing associated documentation comment in .proto file."""
@@ -426,6 +470,21 @@ class OperatorServiceStub:
                 '/edgejoule.v1.OperatorService/EvaluateRun',
                 request_serializer=protos_dot_v1_dot_edgejoule__pb2.EvaluateRunRequest.SerializeToString,
                 response_deserializer=protos_dot_v1_dot_edgejoule__pb2.EvaluateRunResponse.FromString,
+                _registered_method=True)
+        self.StartUpgrade = channel.stream_unary(
+                '/edgejoule.v1.OperatorService/StartUpgrade',
+                request_serializer=protos_dot_v1_dot_edgejoule__pb2.StartUpgradeRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_edgejoule__pb2.StartUpgradeResponse.FromString,
+                _registered_method=True)
+        self.StopUpgrade = channel.unary_unary(
+                '/edgejoule.v1.OperatorService/StopUpgrade',
+                request_serializer=protos_dot_v1_dot_edgejoule__pb2.StopUpgradeRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_edgejoule__pb2.StopUpgradeResponse.FromString,
+                _registered_method=True)
+        self.ListUpgrades = channel.unary_unary(
+                '/edgejoule.v1.OperatorService/ListUpgrades',
+                request_serializer=protos_dot_v1_dot_edgejoule__pb2.ListUpgradesRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_edgejoule__pb2.ListUpgradesResponse.FromString,
                 _registered_method=True)
 
 
@@ -505,6 +564,27 @@ class OperatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StartUpgrade(self, request_iterator, context):
+        """Offers a signed wheel of the device's service to some devices, stage by stage: one `header`, then `data`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StopUpgrade(self, request, context):
+        """Offers it to nobody else; who has taken it goes on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListUpgrades(self, request, context):
+        """Who has which version, and why one failed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OperatorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -562,6 +642,21 @@ def add_OperatorServiceServicer_to_server(servicer, server):
                     servicer.EvaluateRun,
                     request_deserializer=protos_dot_v1_dot_edgejoule__pb2.EvaluateRunRequest.FromString,
                     response_serializer=protos_dot_v1_dot_edgejoule__pb2.EvaluateRunResponse.SerializeToString,
+            ),
+            'StartUpgrade': grpc.stream_unary_rpc_method_handler(
+                    servicer.StartUpgrade,
+                    request_deserializer=protos_dot_v1_dot_edgejoule__pb2.StartUpgradeRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_edgejoule__pb2.StartUpgradeResponse.SerializeToString,
+            ),
+            'StopUpgrade': grpc.unary_unary_rpc_method_handler(
+                    servicer.StopUpgrade,
+                    request_deserializer=protos_dot_v1_dot_edgejoule__pb2.StopUpgradeRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_edgejoule__pb2.StopUpgradeResponse.SerializeToString,
+            ),
+            'ListUpgrades': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUpgrades,
+                    request_deserializer=protos_dot_v1_dot_edgejoule__pb2.ListUpgradesRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_edgejoule__pb2.ListUpgradesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -861,6 +956,87 @@ class OperatorService:
             '/edgejoule.v1.OperatorService/EvaluateRun',
             protos_dot_v1_dot_edgejoule__pb2.EvaluateRunRequest.SerializeToString,
             protos_dot_v1_dot_edgejoule__pb2.EvaluateRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartUpgrade(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/edgejoule.v1.OperatorService/StartUpgrade',
+            protos_dot_v1_dot_edgejoule__pb2.StartUpgradeRequest.SerializeToString,
+            protos_dot_v1_dot_edgejoule__pb2.StartUpgradeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StopUpgrade(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgejoule.v1.OperatorService/StopUpgrade',
+            protos_dot_v1_dot_edgejoule__pb2.StopUpgradeRequest.SerializeToString,
+            protos_dot_v1_dot_edgejoule__pb2.StopUpgradeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUpgrades(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgejoule.v1.OperatorService/ListUpgrades',
+            protos_dot_v1_dot_edgejoule__pb2.ListUpgradesRequest.SerializeToString,
+            protos_dot_v1_dot_edgejoule__pb2.ListUpgradesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -132,7 +132,9 @@ def test_every_reason_that_the_code_gives_is_a_row_and_every_row_is_in_the_docum
 def replayed(times: int, plain_bundle: Path, address: str, fleet: Fleet, tools: Any, tmp_path: Path) -> None:
     """The same report again and again, before and after its round closed: the head has the bits of one."""
     with Operator(address) as operator:
-        run_id = operator.start_run(tools.plan(plain_bundle, rounds=2, devices=2, quorum=1.0), tmp_path)
+        # The round must outlast the replays, which take minutes.
+        plan = tools.plan(plain_bundle, rounds=2, devices=2, quorum=1.0, deadline_s=36_000)
+        run_id = operator.start_run(plan, tmp_path)
         one, two = fleet(address, "one"), fleet(address, "two")
         one.join()
         two.join()

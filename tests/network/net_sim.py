@@ -2,6 +2,7 @@
 
     make net-sim            python tests/network/net_sim.py [--json FILE]
 
+Between them is a router that hides the board's address, where the program nft is installed; else a cable.
 Prints what each step took and how many bytes went through the board's interface. Needs root, for namespaces.
 """
 
@@ -22,7 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from two_hosts import Host, cut, slow, two_hosts, why_not
+from two_hosts import Host, behind_nat, cut, slow, two_hosts, why_no_nat, why_not
 
 ROOT = Path(__file__).resolve().parents[2]
 _WAIT_S = 300.0
@@ -133,8 +134,10 @@ def end(process: subprocess.Popen[str]) -> None:
 
 
 def play(folder: Path) -> list[dict[str, Any]]:
-    """All of it; one row a step."""
-    with two_hosts() as (lab, board):
+    """All of it, with a NAT between the hosts where this machine can have one; one row a step."""
+    missing = why_no_nat()
+    print(f"no NAT between the hosts: {missing}" if missing else "a router with NAT between the hosts", flush=True)
+    with behind_nat() if missing is None else two_hosts() as (lab, board):
         scene, steps = Scene(folder, lab, board), Steps(board)
         try:
             _play(scene, steps)

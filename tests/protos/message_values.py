@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 from protos.convert.checks import MAX_WAIT_S
 from protos.convert.energy import MIN_ENERGY_J
+from protos.convert.upgrades import LEAST_TRIAL_S, MAX_WHEEL_BYTES, MOST_TRIAL_S
 from protos.energy.trace import Phase, PhaseEnergy
 from protos.orders import (
+    UPGRADE_STATES,
     BasisOrder,
     CodecOrder,
     ControlOrder,
@@ -27,6 +29,8 @@ from protos.orders import (
     StopReason,
     Strain,
     TrainOrder,
+    UpgradeOffer,
+    UpgradeState,
     Verdict,
     WaitOrder,
 )
@@ -121,9 +125,20 @@ evaluations = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)).map(sorte
     )
 )
 receptions = st.lists(st.builds(Reception, names, st.booleans(), words, st.none() | evaluations), max_size=3).map(tuple)
+upgrade_offers = st.builds(
+    UpgradeOffer,
+    names,
+    names,
+    st.integers(1, MAX_WHEEL_BYTES),
+    st.binary(min_size=32, max_size=32),
+    st.floats(LEAST_TRIAL_S, MOST_TRIAL_S),
+)
+upgrade_states = st.just(UpgradeState()) | st.builds(
+    UpgradeState, names, st.sampled_from([one for one in UPGRADE_STATES if one != "none"]), words
+)
 orders = st.one_of(
     train_orders,
-    st.builds(WaitOrder, st.floats(0, MAX_WAIT_S), words, st.none() | publications),
+    st.builds(WaitOrder, st.floats(0, MAX_WAIT_S), words, st.none() | publications, st.none() | upgrade_offers),
     st.just(RejoinOrder()),
 )
 coded_whole = st.builds(

@@ -17,6 +17,7 @@ from message_values import (
     receipts,
     receptions,
     reports,
+    upgrade_states,
 )
 from message_values import settled as settled_energies
 from message_values import tensors as encoded_tensors
@@ -27,6 +28,7 @@ from protos.convert.orders import order_from, order_to
 from protos.convert.publications import receptions_from, receptions_to
 from protos.convert.reports import parse_report, receipt_from, receipt_to, report_from, report_to, serialise_report
 from protos.convert.tensors import tensors_from, tensors_to
+from protos.convert.upgrades import upgrade_state_from, upgrade_state_to
 from protos.energy.trace import Phase, PhaseEnergy
 from protos.energy.uncertainty import UncertaintyTerm
 from protos.orders import (
@@ -40,6 +42,7 @@ from protos.orders import (
     Receipt,
     Reception,
     SettledEnergy,
+    UpgradeState,
 )
 from protos.update.tensors import EncodedTensor
 from protos.v1 import edgejoule_pb2 as pb
@@ -48,6 +51,12 @@ from protos.v1 import edgejoule_pb2 as pb
 @given(encoded_tensors)
 def test_tensors(tensors: tuple[EncodedTensor, ...]) -> None:
     assert tensors_from(tensors_to(tensors)) == tensors
+
+
+@given(upgrade_states)
+def test_states_of_upgrades(said: UpgradeState) -> None:
+    sent = pb.NextOrderRequest(upgrade=upgrade_state_to(said)).SerializeToString()
+    assert upgrade_state_from(pb.NextOrderRequest.FromString(sent).upgrade) == said
 
 
 @given(energies)

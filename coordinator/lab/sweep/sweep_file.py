@@ -19,7 +19,6 @@ from protos.catalog import hint, pick
 from protos.energy.boards import BOARDS
 from protos.errors import PlanError, UsageError
 from protos.plan.plan import RunPlan, parse
-from protos.plan.schedule import KEYS
 from protos.plan.sections import RULES
 
 __all__ = ["Cell", "LocalFleet", "Sweep", "Trial", "read"]

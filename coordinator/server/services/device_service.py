@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, contextmanager
@@ -20,6 +21,7 @@ from protos.convert.masks import keys_from, open_from, roster_to, shares_from, s
 from protos.convert.orders import order_to
 from protos.convert.publications import receptions_from
 from protos.convert.reports import receipt_to
+from protos.convert.upgrades import upgrade_state_from
 from protos.errors import IntegrityError, RefusedError, StoreError, UnknownRunError, UpdateError
 from protos.model.bundle import record_of
 from protos.model.manifest import MANIFEST_FILE
@@ -74,7 +76,12 @@ class DeviceService(rpc.DeviceServiceServicer):
         settled = settled_from(request.settled)
         published = checked_name(request.published, "published", empty=True) if request.HasField("published") else None
         holding = Holding(
-            request.head_version, request.rebuilds, request.basis_version, request.bundle_id, published=published
+            request.head_version,
+            request.rebuilds,
+            request.basis_version,
+            request.bundle_id,
+            published=published,
+            upgrade=upgrade_state_from(request.upgrade) if request.HasField("upgrade") else None,
         )
         waits_s = finite(request.waits_s, "waits_s", at_most=MAX_WAIT_S)
         receptions = receptions_from(request.receptions)
@@ -109,6 +116,21 @@ class DeviceService(rpc.DeviceServiceServicer):
             with path.open("rb") as file:
                 while part := await asyncio.to_thread(file.read, PART_BYTES):
                     yield pb.FetchBundleResponse(data=part)
+
+    @answered_stream
+    async def FetchUpgrade(  # noqa: N802
+        self, request: pb.FetchUpgradeRequest, context: Any
+    ) -> AsyncIterator[pb.FetchUpgradeResponse]:
+        """Sends the signature of a wheel, then the wheel: a device need not fetch what it may not run."""
+        device_id = checked_name(request.device_id, "device_id")
+        upgrade_id = checked_name(request.upgrade_id, "upgrade_id")
+        with self._run_scheduler.calling(device_id):
+            name, data, signature = await self._run_scheduler.upgrades.wheel(device_id, upgrade_id)
+            for file, content in ((f"{name}.signature.json", signature), (name, data)):
+                sha256 = hashlib.sha256(content).digest()
+                yield pb.FetchUpgradeResponse(file=pb.BundleFile(name=file, size_bytes=len(content), sha256=sha256))
+                for start in range(0, len(content), PART_BYTES):
+                    yield pb.FetchUpgradeResponse(data=content[start : start + PART_BYTES])
 
     @answered
     async def Report(self, parts: AsyncIterator[pb.ReportRequest], context: Any) -> pb.ReportResponse:  # noqa: N802

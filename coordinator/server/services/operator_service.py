@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 from coordinator.export.exporter import DEFAULT_LIMIT
 from coordinator.operator import messages
+from coordinator.operator.upgrades import UpgradeWanted, header_from, upgrade_to, upgrades_to
+from coordinator.server.gate import current_peer
 from coordinator.server.operations import Operations
 from coordinator.server.services.answering import answered, answered_stream
+from coordinator.server.services.uploads import UPLOAD_S, OversizedError
 from coordinator.server.version import software_version
+from protos.convert.upgrades import MAX_WHEEL_BYTES
+from protos.errors import UpdateError
 from protos.orders import PART_BYTES
+from protos.trust.signed import MAX_BYTES
 from protos.v1 import edgejoule_pb2 as pb
 from protos.v1 import edgejoule_pb2_grpc as rpc
 
@@ -89,6 +96,29 @@ class OperatorService(rpc.OperatorServiceServicer):
         found = await self._operations.evaluate(request.run_id, request.head_version, tuple(request.bits))
         return messages.evaluation_to(found)
 
+    @answered
+    async def StartUpgrade(  # noqa: N802
+        self, parts: AsyncIterator[pb.StartUpgradeRequest], context: Any
+    ) -> pb.StartUpgradeResponse:
+        """Takes a signed wheel, and offers it."""
+        wanted, data = await _wheel_of(parts)
+        done = await self._operations.upgrades.start(wanted, data, _caller())
+        return pb.StartUpgradeResponse(upgrade=upgrade_to(done))
+
+    @answered
+    async def StopUpgrade(self, request: pb.StopUpgradeRequest, context: Any) -> pb.StopUpgradeResponse:  # noqa: N802
+        """Offers it to nobody else."""
+        done = await self._operations.upgrades.stop(request.upgrade_id, _caller())
+        return pb.StopUpgradeResponse(upgrade=upgrade_to(done))
+
+    @answered
+    async def ListUpgrades(  # noqa: N802
+        self, request: pb.ListUpgradesRequest, context: Any
+    ) -> pb.ListUpgradesResponse:
+        """Shows one with its devices, or all."""
+        upgrades = self._operations.upgrades
+        return upgrades_to(await upgrades.all() if request.all else [await upgrades.one(request.upgrade_id)])
+
     @answered_stream
     async def ExportRun(  # noqa: N802
         self, request: pb.ExportRunRequest, context: Any
@@ -102,3 +132,39 @@ class OperatorService(rpc.OperatorServiceServicer):
         yield pb.ExportRunResponse(summary=messages.summary_to(summary))
         for start in range(0, len(model), PART_BYTES):
             yield pb.ExportRunResponse(data=model[start : start + PART_BYTES])
+
+
+def _caller() -> str:
+    peer = current_peer.get()
+    return "local" if peer is None else str(peer.name)
+
+
+async def _wheel_of(parts: AsyncIterator[pb.StartUpgradeRequest]) -> tuple[UpgradeWanted, bytes]:
+    """One header, then its data, no more than it declares.
+
+    Raises:
+        OversizedError: it declares or sends too much.
+        UpdateError: parts in another order.
+    """
+    wanted: UpgradeWanted | None = None
+    data = bytearray()
+    async with asyncio.timeout(UPLOAD_S):
+        async for part in parts:
+            kind = part.WhichOneof("part")
+            if wanted is None:
+                if kind != "header":
+                    raise UpdateError("a wheel begins with its header", where="upgrade")
+                wanted = header_from(part.header)
+                if wanted.size_bytes > MAX_WHEEL_BYTES or len(wanted.signature) > MAX_BYTES:
+                    raise OversizedError(
+                        f"declares {wanted.size_bytes} bytes, {MAX_WHEEL_BYTES} at most", where="wheel"
+                    )
+            elif kind != "data":
+                raise UpdateError("a wheel has one header, then data", where="upgrade")
+            elif len(data) + len(part.data) > wanted.size_bytes:
+                raise OversizedError(f"more than the declared {wanted.size_bytes} bytes", where="wheel")
+            else:
+                data += part.data
+    if wanted is None:
+        raise UpdateError("an empty stream", where="upgrade")
+    return wanted, bytes(data)

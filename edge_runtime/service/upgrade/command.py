@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from edge_runtime.service.install import Place
     from edge_runtime.service.upgrade.switching import Switching
 
-VERBS = ("upgrade", "rollback", "watch-trial")
+VERBS = ("upgrade", "rollback", "upgrades", "watch-trial", "take-upgrade")
 _LEAST_TRIAL_S, _MOST_TRIAL_S = 10.0, 86400.0
 
 
@@ -40,6 +40,12 @@ def add_arguments(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     for verb in (up, back):
         verb.add_argument("--dry-run", action="store_true", help="print what would be done")
         verb.add_argument("--json", action="store_true", help="print JSON on stdout")
+    offered = verbs.add_parser(
+        "upgrades",
+        help="whether this board takes signed versions that its coordinator offers: on or off",
+        **example("sudo edge-runtime service upgrades on"),
+    )
+    offered.add_argument("switch", choices=("on", "off"), help="on: what keys of its fleet have signed, and no more")
     check = verbs.add_parser(
         "check",
         help="whether this version is fit for this machine's settings and state",
@@ -48,9 +54,9 @@ def add_arguments(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     check.add_argument("--config", metavar="FILE", type=Path, default=None, help="settings of the service")
     check.add_argument("--credential", metavar="NAME:FILE", action="append", default=[], help="as for install")
     check.add_argument("--json", action="store_true", help="print JSON on stdout, with the unit it would have")
-    # systemd runs this one.
-    watch = verbs.add_parser("watch-trial")
-    for verb in (up, back, check, watch):
+    # systemd runs these two.
+    watch, take = verbs.add_parser("watch-trial"), verbs.add_parser("take-upgrade")
+    for verb in (up, back, offered, check, watch, take):
         verb.set_defaults(root=Path("/"))
 
 
@@ -75,6 +81,14 @@ def run(given: argparse.Namespace, place: Place) -> int:
     switching = Switching(place, Systemd())
     if given.verb == "watch-trial":
         return _watch(switching)
+    if given.verb in ("upgrades", "take-upgrade"):
+        from edge_runtime.service.upgrade.ordered import allow, forbid, take_up
+
+        if given.verb == "take-upgrade":
+            take_up(switching, _say)
+        else:
+            _say((allow if given.switch == "on" else forbid)(place, switching.systemd))
+        return 0
     return _upgrade(given, switching) if given.verb == "upgrade" else _rollback(given, switching)
 
 

@@ -34,6 +34,7 @@ MANAGED = "managed-by"
 # Distributions that an extra of the base install brings.
 _EXTRAS = {"tflite_runtime": "tflite-runtime", "smbus2": "i2c", "pillow": "images"}
 _ROOM = 1.2
+_NOT_CARRIED = frozenset({"edgejoule", "pip", "setuptools", "wheel"})
 
 
 @dataclass(frozen=True)
@@ -98,11 +99,14 @@ class Versions:
     def complete(self, name: str) -> bool:
         return (self.folder / name / COMPLETE).exists()
 
-    def build(self, wheel: Path, extras: Iterable[str], links: Path | None) -> Environment:
+    def build(
+        self, wheel: Path, extras: Iterable[str], links: Path | None, *, like: Environment | None = None
+    ) -> Environment:
         """Make the environment of a wheel, or find it made.
 
         Args:
             links: folder that holds all that is needed; nothing is asked of any index then.
+            like: the environment whose other packages it gets, as they are; no index is asked for more.
 
         Raises:
             StoreError: no room, or it cannot be written.
@@ -116,8 +120,10 @@ class Versions:
         with storing(self.folder):
             make_open(self.folder)
         wanted = f"[{','.join(extras)}]" if tuple(extras) else ""
-        source = ["--no-index", "--find-links", str(links)] if links else []
+        source = ["--no-index", "--find-links", str(links)] if links else ["--no-index"] if like else []
         _run([sys.executable, "-m", "venv", str(made.path)], fix="install python3-venv")
+        if like is not None:
+            _carry(like, made)
         pip = [str(made.path / "bin/python"), "-m", "pip", "install", "--quiet", "--no-input", "--only-binary", ":all:"]
         _run([*pip, *source, f"edgejoule{wanted} @ {wheel.absolute().as_uri()}"], fix="see what pip says")
         # What pip wrote must be on the disk before the file that vouches for it.
@@ -188,6 +194,35 @@ def wheel_of(version: str | None, wheel: Path | None, links: Path | None) -> Ite
         command += [":all:", "--dest", folder, *(["--no-index", "--find-links", str(links)] if links else []), wanted]
         _run(command, fix="give --wheel FILE, or a folder that holds it with --find-links")
         yield next(Path(folder).glob("*.whl"))
+
+
+def _carry(old: Environment, new: Environment) -> None:
+    """Copy every package of an environment but edgejoule and the installers, file by file as their own lists say.
+
+    Raises:
+        EdgejouleError: a package has no list, or the environments are of two Pythons. StoreError: no room.
+    """
+    from importlib.metadata import distributions
+
+    by_hand = "upgrade this board by hand: edge-runtime service upgrade --find-links"
+    found = [sorted(one.path.glob("lib/python3*/site-packages")) for one in (old, new)]
+    if [one.parent.name for one in found[0]] != [one.parent.name for one in found[1]]:
+        raise EdgejouleError("has another Python than the new version would have", where=str(old.path), fix=by_hand)
+    for source, target in zip(*found, strict=True):
+        for one in distributions(path=[str(source)]):
+            name = re.sub(r"[-_.]+", "_", one.metadata["Name"] or "").lower()
+            if name in _NOT_CARRIED:
+                continue
+            if one.files is None:
+                raise EdgejouleError(f"{name} has no list of its files", where=str(source), fix=by_hand)
+            for file in one.files:
+                # Programs beside the packages name the interpreter of the old environment.
+                if ".." in file.parts or file.is_absolute() or not (source / file).is_file():
+                    continue
+                with storing(target):
+                    (target / file).parent.mkdir(parents=True, exist_ok=True)
+                    # With its times, by which Python knows that what it compiled is still of this file.
+                    shutil.copy2(source / file, target / file)
 
 
 def _run(command: Sequence[str], *, fix: str) -> None:

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from edge_runtime.service.install import Place
 from edge_runtime.service.systemctl import Systemd
-from edge_runtime.service.unit import NAME, program_word
+from edge_runtime.service.unit import NAME, program_word, read_back
+from edge_runtime.service.upgrade import ordered_units
 from edge_runtime.service.upgrade import record as book
 from edge_runtime.service.upgrade.environments import Environment, Versions
 from edge_runtime.service.upgrade.record import Record, Trial, Version
@@ -148,6 +149,8 @@ class Switching:
         with storing(self.place.unit):
             if self.place.unit.read_text() != text:
                 self._replace(text)
+        if (written := read_back(text)) is not None:
+            ordered_units.renew(self.place, written.program)
         self.systemd.call("daemon-reload")
         if start:
             with contextlib.suppress(EdgejouleError):

@@ -21,6 +21,8 @@ from protos.errors import EdgejouleError, RefusedError, UpgradeError
 from protos.model.bundle import record_of
 
 TRIAL_S = 600.0
+TRUST = "trust"
+"""In the folder of versions, for root alone: by what upgrades that the coordinator offers are checked."""
 _TURN_S = 0.5
 # The watch stops the service, which may take this long, before the trial's own time counts.
 _BEYOND_S = 120.0
@@ -35,6 +37,7 @@ class UpgradeRequest:
         links: a folder with all wheels that are needed, instead of an index.
         trial_s: seconds until the new version must have shown that it works.
         force: although it was bad before.
+        as_before: what it needs is what the version that runs has, and no index is asked for anything else.
     """
 
     wheel: Path | None = None
@@ -42,6 +45,7 @@ class UpgradeRequest:
     links: Path | None = None
     trial_s: float = TRIAL_S
     force: bool = False
+    as_before: bool = False
 
 
 def _check_signature(switching: Switching, wheel: Path) -> None:
@@ -82,7 +86,8 @@ def upgrade(switching: Switching, wanted: UpgradeRequest, *, dry_run: bool, say:
             if not versions.complete(name):
                 versions.check_room(old.real)
                 say(f"installing {name}")
-            new = versions.build(wheel, old.real.extras, wanted.links)
+            like = old.real if wanted.as_before else None
+            new = versions.build(wheel, old.real.extras, wanted.links, like=like)
         say(f"asking {name} whether it is fit for this machine")
         try:
             answer = selfcheck.ask(new, written)

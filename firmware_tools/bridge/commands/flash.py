@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from firmware_tools.bridge.images.avrdude import BAUD, OLD_BAUD
 from firmware_tools.bridge.images.chosen_image import BOARD_CODES, ChosenImage, wanted_image
 from firmware_tools.bridge.images.flash import BACK_S, flash_by_drive, flash_by_serial, verify
+from firmware_tools.bridge.images.signed_image import check_signed
 from protos.commands.json_document import document
 from protos.commands.program import HelpFormatter
 from protos.errors import UsageError
@@ -28,7 +29,8 @@ examples:
   firmware-tools bridge flash --port /dev/ttyUSB0 --old-bootloader        # Nanos made before 2018
   firmware-tools bridge flash --board rp2040 --volume /media/pi/RPI-RP2   # plugged in with BOOTSEL held
 an rp2040 measures over a USB-UART adapter (3.3 V) at GP0 and GP1: --port is the adapter's; its own USB is the drive
-exit codes: 0 done, or it runs this build already; 1 no avrdude; 7 the image is not the one of its manifest;
+exit codes: 0 done, or it runs this build already; 1 no avrdude; 7 the image is not the one of its manifest, or (--root)
+not what keys of the fleet have signed, past its end, or older than what was written before;
 14 no such port or drive; 16 what runs there is newer, changed, or another board;
 20 not written; 21 holds or runs another build"""
 
@@ -57,6 +59,9 @@ def add_flash(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "--dry-run", action="store_true", help="check image and board, print the command, write nothing"
     )
     parser.add_argument("--force", action="store_true", help="replace newer or changed firmware; write the same again")
+    parser.add_argument(
+        "--root", type=Path, metavar="FILE", help="root certificate of a fleet: write only what its keys have signed"
+    )
     parser.add_argument("--log", type=Path, metavar="FILE", help="keep what avrdude says")
     parser.add_argument(
         "--wait", type=float, default=BACK_S, metavar="SECONDS", help=f"for the board to come back (default {BACK_S:g})"
@@ -97,6 +102,9 @@ def _add_image(parser: argparse.ArgumentParser) -> None:
 def _flash(args: argparse.Namespace) -> int:
     wanted = wanted_image(args.board, args.hex)
     say = _say(args, wanted)
+    if args.root is not None:
+        signed = check_signed(wanted.path, wanted.data, args.root, dry_run=args.dry_run)
+        say(f"signed   {signed.line}, version {signed.version}")
     if args.board == "rp2040":
         outcome = flash_by_drive(
             args.port, args.volume, wanted, say=say, force=args.force, dry_run=args.dry_run, back_s=args.wait

@@ -68,7 +68,7 @@ def start_lab(tmp_path: Path) -> Iterator[Callable[..., Lab]]:
     """`start_lab(name)`: certificates, and a server that asks for them; stopped at the end."""
     started: list[Lab] = []
 
-    def start(name: str = "lab", listen: str = "127.0.0.1", program: tuple[str, ...] = ()) -> Lab:
+    def start(name: str = "lab", listen: str = "127.0.0.1", program: tuple[str, ...] = (), *more: str) -> Lab:
         state, ready = tmp_path / name, tmp_path / f"{name}.ready"
         environ = {**os.environ, "XDG_CONFIG_HOME": str(tmp_path / f"{name}-config"), "PYTHONPATH": str(ROOT)}
         environ.pop("EDGEJOULE_COORDINATOR", None)
@@ -78,7 +78,7 @@ def start_lab(tmp_path: Path) -> Iterator[Callable[..., Lab]]:
         assert made.returncode == 0, made.stderr
         assert lab.run("login", str(state / "trust" / "admin.json"), "--name", "lab").returncode == 0
         command = [*(program or (sys.executable, "-m", "coordinator.cli")), "serve", "--state", str(state),
-                   "--listen", lab.address, "--tls", "--ready-file", str(ready)]  # fmt: skip
+                   "--listen", lab.address, "--tls", "--ready-file", str(ready), *more]  # fmt: skip
         lab.process = subprocess.Popen(
             command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )

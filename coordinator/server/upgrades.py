@@ -1,0 +1,423 @@
+"""New versions of the devices' service, offered stage by stage to who asks for work.
+
+Rules kept here:
+
+* A wheel is taken only with a signature that this fleet's root stands behind, that has not ended, and whose version is
+  not below one that was begun here before. Devices check all of it again, by what they themselves have seen.
+* One upgrade is on at a time. It is on disk with its wheel before anybody is offered it, and each word of a device is
+  on disk before anything follows from it.
+* A device that works on an order is offered nothing: it finishes its round first. One that is away gets it when back.
+* What happens is in the audit log: by whom it was begun and stopped, what each device made of it, and how it ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import secrets
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+from coordinator.operator.upgrades import UpgradeDevice, UpgradeStatus, UpgradeWanted
+from coordinator.run.workers import Worker
+from coordinator.server.fleet import Fleet
+from coordinator.store import clock
+from coordinator.store import upgrades as book
+from coordinator.store.database import Database
+from coordinator.store.upgrades import Kept, Row
+from coordinator.trust.authority import Authority
+from coordinator.trust.register import Register
+from coordinator.upgrade import stages
+from protos.catalog import hint
+from protos.convert.checks import checked_name, finite
+from protos.convert.upgrades import LEAST_TRIAL_S, MAX_WHEEL_BYTES, MOST_TRIAL_S
+from protos.errors import IntegrityError, RefusedError, StoreError, UnknownRunError, UsageError
+from protos.orders import UpgradeOffer, UpgradeState, WaitOrder
+from protos.trust.names import Role
+from protos.trust.signed import SignatureFile, Statement, verify
+
+__all__ = ["ALL", "Upgrades", "UpgradesTrust"]
+
+log = logging.getLogger("edgejoule.coordinator")
+
+ALL = "all"
+_MOST_DEVICES, _MOST_TO = 100_000, 1000
+_TAKES_NONE = "takes no upgrades from its coordinator; allow them there: sudo edge-runtime service upgrades on"
+_LOOK_S = 1.0
+
+
+class UpgradesTrust:
+    """The fleet's root and register as upgrades need them, in the one thread that uses the register."""
+
+    def __init__(self, authority: Authority, register: Register, worker: Worker) -> None:
+        self._authority, self._register, self._worker = authority, register, worker
+
+    async def statement(self, wanted: UpgradeWanted) -> Statement:
+        """What was signed of a wheel, by keys of this fleet.
+
+        Raises:
+            IntegrityError: its signature is missing, wrong, of other content, or has ended.
+        """
+        return await self._worker.do(self._statement, wanted)
+
+    def _statement(self, wanted: UpgradeWanted) -> Statement:
+        where = wanted.wheel[:100]
+        file = SignatureFile.parse(wanted.signature, where)
+        statement, signers, _ = verify(file, self._authority.root_pem, where)
+        said = (statement.what, statement.sha256, statement.size_bytes)
+        if said != ("wheel", wanted.sha256.hex(), wanted.size_bytes):
+            raise IntegrityError("its signature is of other content", where=where, fix="sign it: `coordinator sign`")
+        if min(statement.ends_unix_s, signers.ends_unix_s) <= clock.unix_s():
+            raise IntegrityError("its signature has ended", where=where, fix="sign it anew: `coordinator sign`")
+        return statement
+
+    async def members(self, to: Iterable[str]) -> list[str]:
+        """Names of devices with a certificate that counts: of these groups, of these names, or all.
+
+        Raises:
+            UsageError: a word that is neither.
+        """
+        return await self._worker.do(self._members, tuple(to))
+
+    def _members(self, to: tuple[str, ...]) -> list[str]:
+        now = clock.unix_s()
+        groups: dict[str, set[str]] = {}
+        good = {
+            one.peer.name: set(one.groups)
+            for one in self._register.certificates()
+            if one.peer.role is Role.DEVICE and one.revoked_unix_s is None and one.ends_unix_s > now
+        }
+        for name, mine in good.items():
+            for group in mine:
+                groups.setdefault(group, set()).add(name)
+        found: set[str] = set()
+        for word in to:
+            if word == ALL:
+                found |= set(good)
+            elif word in groups or word in good:
+                found |= groups.get(word, set()) | ({word} & set(good))
+            else:
+                fix = hint(word, [*groups, *good, ALL]) or "see: coordinator identities"
+                raise UsageError(f"{word[:80]!r} is no group and no device of this fleet", where="--to", fix=fix)
+        return sorted(found)
+
+    async def noted(self, who: str, what: str, **details: Any) -> None:
+        """Add a line to the audit log."""
+        await self._worker.do(self._register.audit.write, who, what, **details)
+
+
+class Upgrades:
+    """What there is to offer, and to whom.
+
+    Args:
+        db, books: the database, and the thread that uses it.
+        fleet: who is here.
+        news: tells the calls that wait for an order to look again.
+        trust: the fleet's certificates; None: without them nothing is ever offered.
+    """
+
+    def __init__(
+        self, db: Database, books: Worker, fleet: Fleet, news: Callable[[], None], trust: UpgradesTrust | None = None
+    ) -> None:
+        self._db, self._books, self._fleet, self._news, self.trust = db, books, fleet, news, trust
+        self._on: Kept | None = None
+        self._rows: dict[str, Row] = {}
+        # One change at a time: what follows from a word of a device is worked out from all that came before.
+        self._changing = asyncio.Lock()
+
+    async def open(self) -> None:
+        """Take up the upgrade that was on. Raises StoreError."""
+        self._on, self._rows = await self._books.do(_opened, self._db)
+
+    # ------------------------------------------------------------ operators
+
+    async def start(self, wanted: UpgradeWanted, data: bytes, who: str) -> UpgradeStatus:
+        """Begin an upgrade; it is offered from now on.
+
+        Raises:
+            RefusedError: no certificates; another is on; or its version is below one that was begun before.
+            IntegrityError: the wheel is not what was declared or signed.
+            UsageError: no such group, nobody in it, or a figure out of range.
+        """
+        trust = self.trust
+        if trust is None:
+            raise RefusedError(
+                "devices without certificates cannot check what was signed",
+                where="upgrade",
+                fix="make certificates with `coordinator init`, and enrol the devices",
+            )
+        _check(wanted)
+        if len(data) != wanted.size_bytes or hashlib.sha256(data).digest() != wanted.sha256:
+            raise IntegrityError("arrived damaged", where=wanted.wheel[:100], fix="send it again")
+        statement = await trust.statement(wanted)
+        members = await trust.members(wanted.to)
+        if not members:
+            raise UsageError("nobody is in it", where=f"--to {', '.join(wanted.to)[:100]}", fix="enrol devices first")
+        rows = stages.order(members, self._is_here, wanted.canaries, wanted.wave)
+        values = {
+            "upgrade_id": f"upgrade-{secrets.token_hex(5)}",
+            "wheel": wanted.wheel,
+            "sha256": statement.sha256,
+            "size_bytes": statement.size_bytes,
+            "line": statement.line,
+            "version": statement.version,
+            "ends_unix_s": float(statement.ends_unix_s),
+            "may_fail": wanted.may_fail,
+            "trial_s": wanted.trial_s,
+            "state": "on",
+            "reason": "",
+            "stage": 0,
+            "started_by": who,
+        }
+        async with self._changing:
+            if self._on is not None:
+                fix = "wait for its end, or: coordinator upgrade stop"
+                raise RefusedError(f"{self._on.wheel} is on its way", where=self._on.upgrade_id, fix=fix)
+            said = {"sha256": statement.sha256, "version": statement.version, "to": list(wanted.to)}
+            await trust.noted(who, "upgrade begun", upgrade=values["upgrade_id"], wheel=wanted.wheel, **said)
+            self._on = await self._books.do(_begin, self._db, values, data, wanted.signature, rows)
+            self._rows = {one.device_id: one for one in rows}
+            await self._decide()
+            log.info("%s: %s to %d devices", values["upgrade_id"], wanted.wheel, len(rows))
+        self._news()
+        return await self.one(str(values["upgrade_id"]))
+
+    async def stop(self, upgrade_id: str, who: str) -> UpgradeStatus:
+        """Offer it to nobody else.
+
+        Raises:
+            UnknownRunError: none is called so, or none is on.
+            RefusedError: it is over.
+        """
+        async with self._changing:
+            on = self._on
+            if on is None or (upgrade_id and upgrade_id != on.upgrade_id):
+                over = (await self._books.do(_found, self._db, upgrade_id, False)) if upgrade_id else []
+                if over:
+                    raise RefusedError(f"is {over[0].state}", where=upgrade_id[:80], fix="nothing is offered any more")
+                raise UnknownRunError("no upgrade is on", where="upgrade", fix="see: coordinator upgrade list")
+            await self._end("stopped", f"stopped by {who}", who)
+        return await self.one(on.upgrade_id)
+
+    async def one(self, upgrade_id: str) -> UpgradeStatus:
+        """One upgrade, else the newest, with its devices. Raises UnknownRunError: there is none."""
+        found = await self._books.do(_found, self._db, upgrade_id, False)
+        if not found:
+            raise UnknownRunError("there was no upgrade yet", where="upgrade", fix="see: coordinator upgrade --help")
+        return self._shown(found[0], await self._books.do(_devices, self._db, found[0].upgrade_id))
+
+    async def all(self) -> list[UpgradeStatus]:
+        """Every upgrade without its devices, the newest first."""
+        return [self._shown(one, {}) for one in await self._books.do(_found, self._db, "", True)]
+
+    # ------------------------------------------------------------ devices
+
+    async def heard(self, device_id: str, said: UpgradeState | None) -> None:
+        """Take note of what a device says of an upgrade. Raises StoreError: it cannot be written."""
+        if not self._is_news(device_id, said):
+            return
+        async with self._changing:
+            on, row = self._on, self._rows.get(device_id)
+            if on is None or row is None or said is None or not self._is_news(device_id, said):
+                return
+            made = replace(row, state=said.state, reason=said.reason, changed_unix_s=clock.unix_s())
+            await self._books.do(_change_devices, self._db, on.upgrade_id, [made])
+            self._rows[device_id] = made
+            log.info("%s: %s: %s%s", on.upgrade_id, device_id, said.state, f": {said.reason}" if said.reason else "")
+            if said.state in stages.DONE and self.trust is not None:
+                details = {"reason": said.reason} if said.reason else {}
+                what = f"upgrade {said.state}"
+                await self.trust.noted(f"device {device_id}", what, upgrade=on.upgrade_id, **details)
+            await self._decide()
+
+    def _is_news(self, device_id: str, said: UpgradeState | None) -> bool:
+        row = self._rows.get(device_id)
+        if self._on is None or row is None or said is None or said.upgrade_id != self._on.upgrade_id:
+            return False
+        return (row.state, row.reason) != (said.state, said.reason) and said.state != "none"
+
+    async def offer(self, device_id: str, said: UpgradeState | None) -> WaitOrder | None:
+        """The upgrade, for a device whose turn it is and that has not dealt with it."""
+        on, row = self._on, self._rows.get(device_id)
+        if self.trust is None or on is None or row is None:
+            # Without certificates, as after a restart without them, nobody could check anything.
+            return None
+        if row.stage > on.stage or row.state not in ("waiting", "offered"):
+            return None
+        async with self._changing:
+            on, row = self._on, self._rows.get(device_id)
+            if on is None or row is None or row.stage > on.stage or row.state not in ("waiting", "offered"):
+                return None
+            now = clock.unix_s()
+            if said is None:
+                made = replace(row, state="failed", reason=_TAKES_NONE, changed_unix_s=now)
+            elif row.state == "waiting":
+                made = replace(row, state="offered", changed_unix_s=now)
+            else:
+                made = row
+            if made != row:
+                await self._books.do(_change_devices, self._db, on.upgrade_id, [made])
+                self._rows[device_id] = made
+            if made.state == "failed":
+                await self._decide()
+                return None
+        wheel = UpgradeOffer(on.upgrade_id, on.wheel, on.size_bytes, bytes.fromhex(on.sha256), on.trial_s)
+        return WaitOrder(0.0, f"a version of the service: {on.wheel}", None, wheel)
+
+    def installs(self, device_id: str, said: UpgradeState | None) -> bool:
+        """Whether it has the wheel, and is about to go for it: no order is given to it."""
+        on = self._on
+        return on is not None and said is not None and said.state == "checked" and said.upgrade_id == on.upgrade_id
+
+    async def wheel(self, device_id: str, upgrade_id: str) -> tuple[str, bytes, bytes]:
+        """Name, content and signature, for a device that was offered it.
+
+        Raises:
+            UnknownRunError: it is not offered any more, or never was.
+        """
+        on, row = self._on, self._rows.get(device_id)
+        if on is None or on.upgrade_id != upgrade_id or row is None or row.stage > on.stage:
+            raise UnknownRunError("is not offered to this device", where=upgrade_id[:80])
+        return await self._books.do(_wheel, self._db, upgrade_id)
+
+    async def watch(self) -> None:
+        """Look for who did not come back, and for what follows from who went away, until cancelled."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            if self._on is None:
+                continue
+            try:
+                async with self._changing:
+                    if self._on is not None:
+                        await self._look(self._on)
+            except StoreError as error:
+                log.warning("%s: %s; looked after again", self._on.upgrade_id if self._on else "upgrade", error)
+
+    async def _look(self, on: Kept) -> None:
+        gone = stages.lost(self._rows.values(), clock.unix_s(), on.trial_s, self._is_here)
+        if gone:
+            await self._books.do(_change_devices, self._db, on.upgrade_id, gone)
+            self._rows |= {one.device_id: one for one in gone}
+        await self._decide()
+
+    # ------------------------------------------------------------ what follows
+
+    async def _decide(self) -> None:
+        on = self._on
+        if on is None:
+            return
+        state, reason, stage = stages.decided(self._rows, on.stage, on.may_fail, self._is_here)
+        if state == "on" and on.ends_unix_s <= clock.unix_s():
+            state, reason = "stopped", "its signature has ended"
+        if state != "on":
+            await self._end(state, reason, "coordinator")
+        elif stage != on.stage:
+            await self._books.do(_change, self._db, on.upgrade_id, stage=stage)
+            self._on = replace(on, stage=stage)
+            log.info("%s: stage %d of %d begins", on.upgrade_id, stage, stages.stages_of(self._rows) - 1)
+            self._news()
+
+    async def _end(self, state: str, reason: str, who: str) -> None:
+        on = self._on
+        assert on is not None
+        ended = {"state": state, "reason": reason, "ended_unix_s": clock.unix_s()}
+        await self._books.do(_change, self._db, on.upgrade_id, **ended)
+        self._on, self._rows = None, {}
+        (log.info if state == "finished" else log.warning)("%s: %s: %s", on.upgrade_id, state, reason)
+        if self.trust is not None:
+            await self.trust.noted(who, f"upgrade {state}", upgrade=on.upgrade_id, reason=reason)
+
+    def _is_here(self, device_id: str) -> bool:
+        member = self._fleet.get(device_id)
+        return member is not None and member.state == "present"
+
+    def _shown(self, kept: Kept, rows: dict[str, Row]) -> UpgradeStatus:
+        devices = []
+        for one in rows.values():
+            member = self._fleet.get(one.device_id)
+            version = member.card.software_version if member is not None else ""
+            here = self._is_here(one.device_id)
+            devices.append(
+                UpgradeDevice(one.device_id, one.stage, one.state, one.reason, version, here, one.changed_unix_s)
+            )
+        return UpgradeStatus(
+            kept.upgrade_id,
+            kept.wheel,
+            kept.sha256,
+            kept.line,
+            kept.version,
+            kept.state,
+            kept.reason,
+            kept.stage,
+            stages.stages_of(rows),
+            kept.started_by,
+            kept.started_unix_s,
+            kept.ended_unix_s,
+            tuple(devices),
+        )
+
+
+def _check(wanted: UpgradeWanted) -> None:
+    checked_name(wanted.wheel, "wheel")
+    if not 0 < wanted.size_bytes <= MAX_WHEEL_BYTES or len(wanted.sha256) != 32:
+        raise UsageError(
+            "is no wheel of the service", where=wanted.wheel[:100], fix=f"{MAX_WHEEL_BYTES >> 20} MB at most"
+        )
+    finite(wanted.trial_s, "trial_s", at_least=LEAST_TRIAL_S, at_most=MOST_TRIAL_S)
+    for figure, flag, least in (
+        (wanted.canaries, "--canary", 0),
+        (wanted.wave, "--wave", 1),
+        (wanted.may_fail, "--may-fail", 0),
+    ):
+        if not least <= figure <= _MOST_DEVICES:
+            raise UsageError(f"{figure} is no number of devices", where=flag, fix=f"give {least} to {_MOST_DEVICES}")
+    if not 0 < len(wanted.to) <= _MOST_TO:
+        raise UsageError("nobody is named", where="--to", fix=f"give a group, a device, or {ALL}")
+
+
+def _opened(db: Database) -> tuple[Kept | None, dict[str, Row]]:
+    with db.reading() as connection:
+        on = book.on(connection)
+        return on, book.devices_of(connection, on.upgrade_id) if on is not None else {}
+
+
+def _begin(db: Database, values: dict[str, Any], data: bytes, signature: bytes, rows: list[Row]) -> Kept:
+    with db.writing() as connection:
+        before = book.newest_of_line(connection, str(values["line"]))
+        where = str(values["wheel"])
+        if before is not None and values["version"] < before.version:
+            raise RefusedError(
+                f"is version {values['version']} of {values['line']}, and {before.version} was begun before",
+                where=where,
+                fix="sign it anew, or go back on a board with `edge-runtime service rollback`",
+            )
+        if before is not None and values["version"] == before.version and values["sha256"] != before.sha256:
+            raise RefusedError(f"is another version {before.version}", where=where, fix="raise its version")
+        return book.add(connection, values, data, signature, rows)
+
+
+def _found(db: Database, upgrade_id: str, every: bool) -> list[Kept]:
+    with db.reading() as connection:
+        return book.found(connection, upgrade_id, every=every)
+
+
+def _devices(db: Database, upgrade_id: str) -> dict[str, Row]:
+    with db.reading() as connection:
+        return book.devices_of(connection, upgrade_id)
+
+
+def _wheel(db: Database, upgrade_id: str) -> tuple[str, bytes, bytes]:
+    with db.reading() as connection:
+        return book.wheel(connection, upgrade_id)
+
+
+def _change(db: Database, upgrade_id: str, **values: Any) -> None:
+    with db.writing() as connection:
+        book.change(connection, upgrade_id, **values)
+
+
+def _change_devices(db: Database, upgrade_id: str, rows: Iterable[Row]) -> None:
+    with db.writing() as connection:
+        book.change_devices(connection, upgrade_id, rows)

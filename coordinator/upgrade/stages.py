@@ -1,0 +1,83 @@
+"""Who gets a new version when: the canaries first, then the others in waves; and when to stop.
+
+Rules kept here:
+
+* Stage 0 are the canaries. The next stage opens when each of them runs the new version for good: one that is away, or
+  on trial, is waited for.
+* A wave is done when each of its devices keeps the new version or has failed. Those that are away hold up nobody: they
+  get it when they are back, whatever stage is open by then.
+* The first canary that fails stops all; of the others, more than ``may_fail``. Who has begun goes on: a board finishes
+  its trial, or goes back, by itself.
+* A board that has begun and is not heard of for longer than all of it can take has failed: :data:`BEYOND_S` after
+  twice the time of its trial.
+
+Nothing here waits or asks for the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from coordinator.store.upgrades import Row
+
+__all__ = ["BEGUN", "BEYOND_S", "DONE", "decided", "lost", "order", "stages_of"]
+
+BEGUN = frozenset({"offered", "checked", "trial"})
+DONE = frozenset({"kept", "failed"})
+BEYOND_S = 3600.0
+"""Fetching, installing and the self check take minutes on the slowest board."""
+
+
+def order(names: Iterable[str], present: Callable[[str], bool], canaries: int, wave: int) -> list[Row]:
+    """Each device with its stage; canaries are chosen among those that are here, by name.
+
+    >>> [(one.device_id, one.stage) for one in order("abcde", lambda name: name != "a", 1, 2)]
+    [('b', 0), ('c', 1), ('d', 1), ('e', 2), ('a', 2)]
+    """
+    sorted_names = sorted(dict.fromkeys(names), key=lambda name: (not present(name), name))
+    rows = [Row(name, 0) for name in sorted_names[:canaries]]
+    return rows + [Row(name, 1 + at // wave) for at, name in enumerate(sorted_names[canaries:])]
+
+
+def stages_of(rows: Mapping[str, Row]) -> int:
+    """How many stages there are."""
+    return 1 + max((one.stage for one in rows.values()), default=0)
+
+
+def lost(rows: Iterable[Row], now_unix_s: float, trial_s: float, present: Callable[[str], bool]) -> Sequence[Row]:
+    """Devices that have begun and did not come back, as rows that say so."""
+    limit_s = 2 * trial_s + BEYOND_S
+    return [
+        replace(one, state="failed", reason="did not come back", changed_unix_s=now_unix_s)
+        for one in rows
+        if one.state in BEGUN and not present(one.device_id) and now_unix_s - one.changed_unix_s > limit_s
+    ]
+
+
+def decided(rows: Mapping[str, Row], stage: int, may_fail: int, present: Callable[[str], bool]) -> tuple[str, str, int]:
+    """What becomes of an upgrade: state, why, and the stage that is open now.
+
+    >>> rows = {"a": Row("a", 0, "kept"), "b": Row("b", 1)}
+    >>> decided(rows, 0, 1, lambda name: True)
+    ('on', '', 1)
+    """
+    for one in rows.values():
+        if one.stage == 0 and one.state == "failed":
+            return "stopped", f"canary {one.device_id} failed: {one.reason}", stage
+    failed = [one for one in rows.values() if one.stage > 0 and one.state == "failed"]
+    if len(failed) > may_fail:
+        names = ", ".join(one.device_id for one in failed[:5])
+        return "stopped", f"{len(failed)} devices failed ({names}), and {may_fail} may", stage
+    if all(one.state in DONE for one in rows.values()):
+        return "finished", f"{len(rows) - len(failed)} of {len(rows)} devices keep it", stage
+    last = stages_of(rows) - 1
+    while stage < last and all(_passes(one, present) for one in rows.values() if one.stage == stage):
+        stage += 1
+    return "on", "", stage
+
+
+def _passes(one: Row, present: Callable[[str], bool]) -> bool:
+    if one.stage == 0:
+        return one.state == "kept"
+    return one.state in DONE or (one.state == "waiting" and not present(one.device_id))

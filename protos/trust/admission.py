@@ -1,0 +1,114 @@
+"""Whether content with good signatures may still be let in, by what was let in before: a memory and its rules.
+
+The rules, after The Update Framework (theupdateframework.github.io/specification, section 5):
+
+* **rollback**: no version of a line below the newest that was seen; nor two contents of one version;
+* **freeze**: nothing past its end, by this clock or by the newest time that a signature told, whichever is later;
+* **mix and match**: a signature names a whole by one hash; a bundle's is made of every file in it;
+* **fast-forward**: versions that were signed by keys which the root has withdrawn since do not count any more;
+* signers never go back to an older version of themselves.
+
+No input or output: who remembers where is for the caller.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from protos.errors import IntegrityError
+from protos.trust.signed import Signers, Statement
+
+__all__ = ["Memory", "admitted", "memory_from", "memory_text"]
+
+_KIND = "edgejoule signed 1"
+_KEEP = 256
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What was signed before.
+
+    Attributes:
+        required: whether anything unsigned is refused.
+        newest_unix_s: when the newest signature that was seen was made.
+        signers_version: of the newest signers that were seen; 0 before any.
+        lines: "what/line" to {"version", "sha256", "keys"} of the newest in it.
+        held: digest of a content to when its signature ends.
+    """
+
+    required: bool = False
+    newest_unix_s: int = 0
+    signers_version: int = 0
+    lines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    held: Mapping[str, int] = field(default_factory=dict)
+
+
+def admitted(
+    memory: Memory, statement: Statement, signers: Signers, keys: tuple[str, ...], now_unix_s: float, where: str
+) -> Memory:
+    """What is remembered after content with these good signatures was let in.
+
+    Args:
+        keys: that signed.
+        where: the content, for the message.
+
+    Raises:
+        IntegrityError: it is older than what was seen, has ended, or its signers are older.
+    """
+    now = max(now_unix_s, memory.newest_unix_s)
+    anew = "sign it anew with `coordinator sign`"
+    if signers.version < memory.signers_version:
+        raise IntegrityError(
+            f"its signers are version {signers.version}, and {memory.signers_version} was seen here",
+            where=where,
+            fix=anew,
+        )
+    if signers.ends_unix_s <= now:
+        raise IntegrityError("the say of its signers has ended", where=where, fix="renew it: `coordinator signers`")
+    if statement.ends_unix_s <= now:
+        ended = time.strftime("%Y-%m-%d", time.gmtime(statement.ends_unix_s))
+        raise IntegrityError(f"its signature ended on {ended}", where=where, fix=anew)
+    lines = dict(memory.lines)
+    if signers.version > memory.signers_version:
+        # What withdrawn keys have signed binds nobody: else who once stole a key could shut a line for ever.
+        lines = {
+            name: one for name, one in lines.items() if len(set(one["keys"]) & set(signers.keys)) >= signers.threshold
+        }
+    name = f"{statement.what}/{statement.line}"
+    before = lines.get(name)
+    if before is not None and statement.version < before["version"]:
+        raise IntegrityError(
+            f"is version {statement.version} of {name}, and {before['version']} was seen here", where=where, fix=anew
+        )
+    if before is not None and statement.version == before["version"] and statement.sha256 != before["sha256"]:
+        raise IntegrityError(f"is another version {statement.version} of {name}", where=where, fix="raise its version")
+    lines[name] = {"version": statement.version, "sha256": statement.sha256, "keys": list(keys)}
+    held = {**memory.held, statement.sha256: statement.ends_unix_s}
+    return Memory(
+        True,
+        max(memory.newest_unix_s, statement.issued_unix_s, signers.issued_unix_s),
+        signers.version,
+        lines,
+        dict(list(held.items())[-_KEEP:]),
+    )
+
+
+def memory_from(data: bytes) -> Memory:
+    """A memory from its bytes.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: it is none.
+    """
+    fields = json.loads(data)
+    if fields.pop("kind") != _KIND:
+        raise ValueError("of another kind")
+    return Memory(**fields)
+
+
+def memory_text(memory: Memory) -> bytes:
+    """The bytes that :func:`memory_from` reads."""
+    return json.dumps({"kind": _KIND, **asdict(memory)}, indent=1).encode() + b"\n"
