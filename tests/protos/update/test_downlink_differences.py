@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from protos.convert.head_transfers import parse_difference, serialise_difference
 from protos.errors import UpdateError
 from protos.update.codecs import CODECS, build, generator
-from protos.update.downlink import MAX_SCALE, NOT_EXACT, Difference, rebuild, step_towards
+from protos.update.downlink import MAX_SCALE, NOT_EXACT, Difference, _scale, rebuild, step_towards
 from protos.update.tensors import ABSURD, as_float32
 from protos.update.trees import Tree, norm, shapes, subtract
 from protos.update.wrappers import HELD, against_reference
@@ -120,6 +120,14 @@ def test_a_code_of_much_error_is_scaled_to_leave_the_least_and_one_of_little_is_
             assert left(1.0) > 0.8 * asked * (1 - 1e-6)
             assert left(difference.scale) <= min(left(difference.scale * factor) for factor in (0.9, 1.1))
     assert {"entropy_coded", "qsgd"} <= scaled
+
+
+def test_a_code_that_leads_the_other_way_or_nowhere_is_left_as_it_is() -> None:
+    wanted = tree(np.random.default_rng(5))
+    for factor in (-1.0, 0.0):
+        decoded = {name: np.float32(factor) * array for name, array in wanted.items()}
+        assert _scale(wanted, decoded) == 1.0
+    assert _scale(wanted, {name: np.float32(0.125) * array for name, array in wanted.items()}) == MAX_SCALE
 
 
 def test_at_scale_one_it_is_the_code_against_a_reference() -> None:

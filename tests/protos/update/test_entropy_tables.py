@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from hypothesis import strategies as st
 from protos.errors import UpdateError
 from protos.update.entropy import rans
 from protos.update.entropy.contexts import level_of
-from protos.update.entropy.frequencies import read
+from protos.update.entropy.densities import SHAPES
+from protos.update.entropy.frequencies import MAX_OCTAVES, MAX_REACH, head, read
+from protos.update.entropy.histograms import Tally, fit
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=300))
@@ -77,3 +80,24 @@ FIXED = [
     [452, 1069, 2781, 6726, 9932, 6726, 2781, 1069, 452, 214, 176, 214, 176],
 ]
 DIGEST = "24a24e9425967c9c174ebf2449a36cb35adcdbd869a4562bcabb2452788d554f"
+
+
+@pytest.mark.parametrize("shape", sorted(SHAPES))
+def test_few_numbers_are_priced_by_every_density_and_many_by_those_that_matter(shape: int) -> None:
+    """Numbers whose counts are those of a density: a small message may name it, a large one writes a table instead."""
+    level = level_of(1.2)
+    density, _ = read(head(shape, 1, 6, 0, 0), (level,), dithered=False)
+    shares = density.frequencies[0].astype(np.float64)
+    few, many = (_tally(np.rint(shares / shares.sum() * count).astype(np.int64), level) for count in (400, 1 << 19))
+    model, cost = fit(few)
+    every = {form: fit(few, (form,))[1] for form in (0, *SHAPES)}
+    assert cost == min(every.values()) == every[shape]
+    assert model.data[0] & 7 == shape
+    assert fit(many)[1] == min(fit(many, (form,))[1] for form in (0, 1, 3))
+
+
+def _tally(counts: Any, level: int) -> Tally:
+    central = np.zeros((1, 2 * MAX_REACH + 1), np.int64)
+    middle, reach = central.shape[1] // 2, (len(counts) - 1) // 2
+    central[0, middle - reach : middle + reach + 1] = counts
+    return Tally(central, np.zeros((1, 2, MAX_OCTAVES), np.int64), (level,), 0, 1, dithered=False)
