@@ -37,7 +37,6 @@ EXTRA_OF: Mapping[str, str] = {
     "alembic": "mlflow",
     "trackio": "trackio",
     "wandb": "wandb",
-    "pyarrow": "parquet",
     "opentelemetry": "otel",
     "pyjls": "jls",
     "paho": "mqtt",
