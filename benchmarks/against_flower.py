@@ -44,11 +44,11 @@ from statistics import mean, median
 from typing import Any
 
 import numpy as np
-from wide_bundle import _MAKE_MODEL
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.inputs.wide_bundle import _MAKE_MODEL  # noqa: E402
 from coordinator.operator.client import Operator  # noqa: E402
 from coordinator.store.database import Database, sqlite_url  # noqa: E402
 from coordinator.store.models import heads  # noqa: E402

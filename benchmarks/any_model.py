@@ -3,7 +3,7 @@
 A case is right when it converts with figures on the right side of its limits, or is refused with the exit code that
 belongs to it and a way on. The folder is named by --cases or EDGEJOULE_CASES, or is `../shared/cases/models_and_data`
 beside the repository; its `*/make.py` make the models and data from seeds. Further ones are made by
-`benchmarks/any_more/`, and need no such folder (`--only E01-more --only E02-data`). Nothing is downloaded.
+`benchmarks/foreign_models/`, and need no such folder (`--only E01-more --only E02-data`). Nothing is downloaded.
 
     .venv/bin/python benchmarks/any_model.py --json any_model.json --table docs/models.md
     .venv/bin/python benchmarks/any_model.py --only C01-gru --only C02-tabular --keep /tmp/cases
@@ -29,10 +29,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-from any_data import data_rows
-from any_more.rows import Case, further_cases
-
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.foreign_models.data import data_rows
+from benchmarks.foreign_models.rows import Case, further_cases
 from firmware_tools.convert.many import Converter
 
 APPLICATIONS = (
@@ -172,7 +171,7 @@ def make(source: Path | None, folder: Path, wanted: set[str]) -> list[Row]:
         shutil.copytree(source, folder, dirs_exist_ok=True)
     for kind, name in (("models", "E01-more"), ("data", "E02-data")):
         (folder / name).mkdir(parents=True, exist_ok=True)
-        shutil.copy(Path(__file__).parent / "any_more" / f"make_{kind}.py", folder / name / "make.py")
+        shutil.copy(Path(__file__).parent / "foreign_models" / f"make_{kind}.py", folder / name / "make.py")
     failed = []
     for script in sorted(folder.glob("*/make.py")):
         name = script.parent.name

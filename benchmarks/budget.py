@@ -6,7 +6,7 @@
     .venv/bin/python benchmarks/budget.py --judged --data digits --radio lte --seeds 5 --json PART   # a piece
     .venv/bin/python benchmarks/budget.py --join PART PART ... --json OUT
 
-Rows of the fleet (benchmarks/budget_fleet.py, benchmarks/budget_policies.py, benchmarks/budget_one_pass.py):
+Rows of the fleet (benchmarks/budgets/fleet.py, benchmarks/budgets/policies.py, benchmarks/budgets/one_pass.py):
 `joules_to_target`, all joules of all devices, downloads included, until the mean held-out accuracy of three rounds is
 at the target (mean over seeds; null when a seed did not get there), `ci95` its half width (Student's t), and
 `max_overspend_ratio`, the most by which any device passed its budget, as a share of it.
@@ -14,9 +14,9 @@ at the target (mean over seeds; null when a seed did not get there), `ci95` its 
 With --seeds every policy runs with each number of local epochs on seeds 0, 1, ..., and its best counts. Those that came
 out best there are EPOCHS, and with --judged each policy runs with that one alone, on seeds from 200 on that nothing was
 chosen by: p_min, budgets, rate and targets are those of before as well. Radios are rows of `_LINKS` in
-benchmarks/budget_fleet.py, with their sources; every device has the same then.
+benchmarks/budgets/fleet.py, with their sources; every device has the same then.
 
-Rows of the toy (benchmarks/budget_toy.py): `bias`, the distance of a rule's fixed point from the optimum.
+Rows of the toy (benchmarks/budgets/toy.py): `bias`, the distance of a rule's fixed point from the optimum.
 """
 
 from __future__ import annotations
@@ -29,15 +29,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from budget_fleet import _LINKS as LINKS
-from budget_fleet import Data, Device, fresh, load, make_fleet
-from budget_one_pass import OnePass
-from budget_planned import Planned
-from budget_policies import Everyone, FedZero, LossGate, Policy, settings
-from budget_toy import toy_rows
-from one_pass_fleet import mean_and_interval
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import numpy as np
+
+from benchmarks.budgets.fleet import _LINKS as LINKS
+from benchmarks.budgets.fleet import Data, Device, fresh, load, make_fleet
+from benchmarks.budgets.one_pass import OnePass
+from benchmarks.budgets.planned import Planned
+from benchmarks.budgets.policies import Everyone, FedZero, LossGate, Policy, settings
+from benchmarks.budgets.toy import toy_rows
+from benchmarks.one_pass.fleet import mean_and_interval
 from protos.atomic import write_whole
 
 ROUNDS = 60

@@ -22,9 +22,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import reference_data
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import numpy as np
+
+from benchmarks.inputs import reference_data
 from protos.convert.tensors import tensors_to
 from protos.errors import EdgejouleError
 from protos.update import codecs

@@ -22,9 +22,8 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent))
-from study_loads import FIRST_S, LAST_S, LOADS, Rng, SteppedLoad
-
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.meters.study_loads import FIRST_S, LAST_S, LOADS, Rng, SteppedLoad
 from edge_runtime.power.bridge.alignment import Alignment, ClockFit
 from firmware_tools.bridge.simulator.sensor import SensorErrors, SimulatedIna219
 from protos.bridge.exchange import Exchange

@@ -23,10 +23,12 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import numpy as np
 import numpy.typing as npt
-import reference_data
 
+from benchmarks.inputs import reference_data
 from coordinator.aggregate.rules import RULES
 from coordinator.run.downlink import Downlink
 from protos.convert.head_transfers import head_to

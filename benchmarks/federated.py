@@ -20,8 +20,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import reference_data
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.inputs import pretrain, reference_data
 from protos.errors import EdgejouleError
 
 BIN = Path(sys.executable).parent
@@ -131,7 +132,9 @@ def femnist(folder: Path) -> list[Row]:
     """A CNN pre-trained on 60 writers; the 45 others fine-tune its head, each on a device of its own."""
     made, bundle, out = folder / "femnist", folder / "femnist-bundle", folder / "femnist.json"
     subprocess.run(
-        [sys.executable, Path(__file__).with_name("pretrain.py"), "-o", made], check=True, capture_output=True
+        [sys.executable, pretrain.__file__, "-o", made],
+        check=True,
+        capture_output=True,
     )
     call("firmware-tools", "convert", made / "femnist_cnn.keras", "-o", bundle, "--calibrate",
          made / "pretrained_writers.npz", "--eval", made / "fleet_writers.npz", "--force")  # fmt: skip

@@ -14,7 +14,6 @@ A bundle is made if none is given, which needs the workshop extra.
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import sys
 import tempfile
@@ -22,12 +21,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import field_faults
-import field_idle
-import field_photographs
-import field_stop
-import field_wiring
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.device import faults as field_faults
+from benchmarks.device import idle as field_idle
+from benchmarks.device import infer, switching
+from benchmarks.device import photographs as field_photographs
+from benchmarks.device import stop as field_stop
+from benchmarks.device import wiring as field_wiring
 from protos.atomic import write_whole
 from protos.errors import EdgejouleError
 from protos.model.bundle import Bundle, open_bundle
@@ -75,26 +76,13 @@ def stop_s(folder: Path, bundle: Bundle, quick: bool) -> Any:
     return dict(field_stop.measure(folder, bundle))
 
 
-def elsewhere(name: str) -> Part:
-    """A part that comes in a module of its own, ``field_NAME.py`` with ``measure(folder, bundle, quick)``."""
-
-    def part(folder: Path, bundle: Bundle, quick: bool) -> Any:
-        try:
-            module = importlib.import_module(f"field_{name}")
-        except ModuleNotFoundError as error:
-            raise NotImplementedError(f"field_{name}.py is not in this tree") from error
-        return module.measure(folder, bundle, quick)
-
-    return part
-
-
 PARTS: dict[str, Part] = {
     "faults": faults,
     "wiring": wiring,
     "idle": idle,
     "memory": memory,
-    "switching": elsewhere("switching"),
-    "infer": elsewhere("infer"),
+    "switching": switching.measure,
+    "infer": infer.measure,
     "stop_s": stop_s,
 }
 
@@ -147,7 +135,7 @@ def main() -> int:
         folder = given.folder or Path(made)
         folder.mkdir(parents=True, exist_ok=True)
         if given.bundle is None:
-            import wide_bundle
+            from benchmarks.inputs import wide_bundle
 
             wide_bundle.make(folder / "bundle", 200)
         bundle = open_bundle(given.bundle or folder / "bundle" / "bundle")
@@ -158,7 +146,7 @@ def main() -> int:
             print(f"{name} ...", file=sys.stderr, flush=True)
             try:
                 found[name] = part(folder / name, bundle, given.quick)
-            except (EdgejouleError, AssertionError, TimeoutError, NotImplementedError) as error:
+            except (EdgejouleError, AssertionError, TimeoutError) as error:
                 print(f"field: {name}: {error}", file=sys.stderr)
                 found[name] = None
     text = json.dumps(found, indent=2)

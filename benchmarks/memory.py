@@ -23,6 +23,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT_MB = 150.0
 EXAMPLES, QUICK_EXAMPLES, EPOCHS = 5000, 500, 4
@@ -93,8 +95,7 @@ def measure(folder: Path, examples: int) -> Iterator[Row]:
         EdgejouleError: a program ended by itself, or did not end in time.
         SystemExit: no bundle can be made.
     """
-    import wide_bundle
-
+    from benchmarks.inputs import wide_bundle
     from coordinator.lab.processes import Children
     from coordinator.operator.client import Operator
     from protos.errors import WaitExpired

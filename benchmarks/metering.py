@@ -22,8 +22,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.coverage_study import study, summary
-from benchmarks.metering_host import Streamed, per_sample_share, streamed
-from benchmarks.metering_rows import Row, replayed, tasks
+from benchmarks.meters.host import Streamed, per_sample_share, streamed
+from benchmarks.meters.rows import Row, replayed, tasks
 from firmware_tools.bridge.machine.build import APT, missing
 
 WORKERS = min(2, os.cpu_count() or 1)

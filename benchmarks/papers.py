@@ -16,17 +16,17 @@ newest head is within one point of a logistic regression on all examples togethe
 
 optimisers: the same for what a coordinator may do with the mean of changes.
 
-fl_pqsu: a pruned backbone, updates in few bits, and fewer of them (`papers_fl_pqsu.py`).
+fl_pqsu: a pruned backbone, updates in few bits, and fewer of them (`fl_pqsu.py`).
 
-koala: a large model and small ones that teach each other on images without labels (`papers_koala.py`).
+koala: a large model and small ones that teach each other on images without labels (`koala.py`).
 
-personal: heads for single writers whom the fleet never met (`papers_personal.py`).
+personal: heads for single writers whom the fleet never met (`personal.py`).
 
 quantfl: accuracy against all bits, both ways, from a pre-trained and a random start (`quantfl.py`).
 
-diffusion: a denoiser of latents, trained in few bits (`papers_diffusion.py`).
+diffusion: a denoiser of latents, trained in few bits (`diffusion.py`).
 
-robust: heads that stay good when their weights are rounded to few bits after training (`papers_robust.py`).
+robust: heads that stay good when their weights are rounded to few bits after training (`robust.py`).
 
 Settings of all methods are the project's defaults, fixed before the seeds that judge. Accuracies are on held-out
 examples that nothing was chosen by. Each row is {"setting", "method", "quantity", "mean", "ci95", "seeds"}; null: not
@@ -44,12 +44,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-from one_pass_fleet import RADIOS, Fleet, Joules, Task, embedding_joules
-from one_pass_methods import METHODS, OPTIMISERS, SERVERS, WIDE, plan_of, run
-from one_pass_tasks import NAMES, tasks
-from papers_rows import Asked, Row, row
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import numpy as np
+
+from benchmarks.one_pass.fleet import RADIOS, Fleet, Joules, Task, embedding_joules
+from benchmarks.one_pass.methods import METHODS, OPTIMISERS, SERVERS, WIDE, plan_of, run
+from benchmarks.one_pass.tasks import NAMES, tasks
+from benchmarks.paper_methods.rows import Asked, Row, row
 from protos.errors import EdgejouleError
 from protos.statistics import coding
 from protos.statistics.moments import Moments, moments_of, total
@@ -162,44 +164,44 @@ def _rounds(asked: Asked) -> int:
 
 def robust(asked: Asked) -> list[Row]:
     """Heads that stay good when their weights are rounded."""
-    import papers_robust
+    from benchmarks.paper_methods import robust
 
-    return papers_robust.rows(asked)
+    return robust.rows(asked)
 
 
 def fl_pqsu(asked: Asked) -> list[Row]:
     """A pruned backbone, updates in few bits, and fewer of them."""
-    import papers_fl_pqsu
+    from benchmarks.paper_methods import fl_pqsu
 
-    return papers_fl_pqsu.rows(asked)
+    return fl_pqsu.rows(asked)
 
 
 def personal(asked: Asked) -> list[Row]:
     """Heads for single writers whom the fleet never met."""
-    import papers_personal
+    from benchmarks.paper_methods import personal
 
-    return papers_personal.rows(asked)
+    return personal.rows(asked)
 
 
 def koala(asked: Asked) -> list[Row]:
     """A large model and small ones that teach each other."""
-    import papers_koala
+    from benchmarks.paper_methods import koala
 
-    return papers_koala.rows(asked)
+    return koala.rows(asked)
 
 
 def quantfl(asked: Asked) -> list[Row]:
     """Accuracy against all bits that travel, both ways."""
-    import papers_quantfl
+    from benchmarks.paper_methods import quantfl
 
-    return papers_quantfl.rows(asked)
+    return quantfl.rows(asked)
 
 
 def diffusion(asked: Asked) -> list[Row]:
     """A denoiser of latents, trained in few bits."""
-    import papers_diffusion
+    from benchmarks.paper_methods import diffusion
 
-    return papers_diffusion.rows(asked)
+    return diffusion.rows(asked)
 
 
 PAPERS: dict[str, Callable[[Asked], list[Row]]] = {
@@ -239,7 +241,7 @@ def main() -> int:
         except EdgejouleError as error:
             print(f"papers: {error}", file=sys.stderr)
             return error.exit_code
-    from papers_shown import draw, tables
+    from benchmarks.paper_methods.shown import draw, tables
 
     text = tables(rows, options.paper)
     print(text)

@@ -24,10 +24,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from quantfl_rounds import CLOSED, LOSSLESS, Course, Fleet, Run
-from quantfl_tasks import Task, tasks
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import numpy as np
+
+from benchmarks.quantised.rounds import CLOSED, LOSSLESS, Course, Fleet, Run
+from benchmarks.quantised.tasks import Task, tasks
 from protos.errors import EdgejouleError
 
 FULL = Fleet(devices=10, rounds=30, steps=60, inputs={"rate": 0.1, "weight_decay": 1e-4})
@@ -239,7 +241,7 @@ def main() -> int:
         document: dict[str, Any] = {"rows": [asdict(row) for row in rows], "fleet": asdict(fleet)}
         options.json.write_text(json.dumps(document, indent=1) + "\n")
     if options.plot:
-        from quantfl_plot import draw
+        from benchmarks.quantised.plot import draw
 
         draw(rows, options.plot)
     return 0

@@ -1,6 +1,6 @@
 """Bytes that a recording needs for each sample, and how fast it is written and read.
 
-Recorded 1 kHz power traces (the folder of reference data, see `benchmarks/reference_data.py`) are the load of a
+Recorded 1 kHz power traces (the folder of reference data, see `benchmarks/inputs/reference_data.py`) are the load of a
 simulated bridge on virtual time, at three settings, with the varied rhythm of the firmware; and, as they are, they are
 rounded to INA219 registers at 1 kHz.
 
@@ -22,10 +22,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.reference_data import root
+from benchmarks.inputs.reference_data import root
 from edge_runtime.power.bridge.session import BridgeSession
 from edge_runtime.power.events import Batch, Event, Exchanged, Greeting
-from edge_runtime.power.meter import MeterIdentity
+from edge_runtime.power.meters.meter import MeterIdentity
 from edge_runtime.power.recording.entries import decode, encode, sample_count
 from edge_runtime.power.recording.header import Header
 from edge_runtime.power.recording.reader import Recording

@@ -1,7 +1,9 @@
 """How quick simulated fleets are: wall time, device rounds a second and memory, one row a size.
 
-    .venv/bin/python benchmarks/wide_bundle.py FOLDER --examples 20000
+    .venv/bin/python benchmarks/inputs/wide_bundle.py FOLDER --examples 20000
     .venv/bin/python benchmarks/simulate.py --wide FOLDER --json OUT
+
+    .venv/bin/python benchmarks/simulate.py --wide FOLDER --size exact,100,5 --size ray,100,5
 
 Each row runs in a process of its own, so that its memory is its own. The plan is one epoch at rate 0.1, everything else
 as plans have it; data are dealt out alike, and the head has 10,250 numbers. FOLDER is what `wide_bundle.py` made.
@@ -29,6 +31,7 @@ def row(engine: str, devices: int, rounds: int, wide: Path) -> dict[str, Any]:
     import time
 
     from coordinator.api import simulate
+    from protos.update import trees
 
     began_s = time.process_time()
     made = simulate(
@@ -46,6 +49,8 @@ def row(engine: str, devices: int, rounds: int, wide: Path) -> dict[str, Any]:
         "rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
         "state": made.outcome.run["state"],
         "accepted": int(made.arrays["accepted"].sum()),
+        # The same for the same bits.
+        "head": trees.version(made.head)[:16],
         "final_accuracy": made.outcome.run["final_accuracy"],
         "virtual_s": round(made.virtual_s, 1),
     }

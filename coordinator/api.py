@@ -160,7 +160,8 @@ def simulate(
         bundle: in place of the plan's.
         partition: "iid", "dirichlet:ALPHA" or "natural".
         seed: of the partition, of the boards and of what happens to them; ``run.seed`` of the plan is the training's.
-        engine: "exact", or "vectorised" for linear heads and very many devices.
+        engine: "exact"; "vectorised" for linear heads and very many devices; "ray": the exact one, with boards at work
+            on a Ray cluster, for the same bits.
         boards: names of known boards, taken in turn.
         links: "ethernet", "wifi", "lte", "cat-m", "loopback", or a ``coordinator.simulation.links.Link``; in turn.
         costs: seconds and watts of work by board, as ``coordinator.simulation.costs.costs_of_run`` takes them from a

@@ -30,8 +30,8 @@ from coordinator.commands import (
 from coordinator.commands.looking import dashboard, report, watch
 from coordinator.commands.testbed import command as testbed
 from coordinator.commands.trust import audit, enroll, identities, init, login, service, sign
-from protos.command_line import conduct
-from protos.program import add_completion, program, run_completion
+from protos.commands.command_line import conduct
+from protos.commands.program import add_completion, program, run_completion
 
 # The lab starts both ends, so it stands above this room and is found by name, when it is there.
 _LAB_COMMANDS = (

@@ -29,8 +29,8 @@ from types import TracebackType
 from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 from edge_runtime.power.clock import SystemClock
-from edge_runtime.power.meter import MeterIdentity
-from edge_runtime.power.windows import Entry, ModelWindows, NoWindows, SensorWindows, WindowBook
+from edge_runtime.power.meters.meter import MeterIdentity
+from edge_runtime.power.meters.windows import Entry, ModelWindows, NoWindows, SensorWindows, WindowBook
 from protos.energy.baseline import Baseline, IdleReading, net_of
 from protos.energy.interval import combine
 from protos.energy.trace import Method, SampleFlag

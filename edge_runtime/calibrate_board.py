@@ -205,7 +205,7 @@ def run(given: argparse.Namespace, *, load: Load = spinning, proc: Path = Path("
         UsageError: no sensor that measures, or the file is there; SensorError: see above; StoreError: not written.
     """
     from edge_runtime.power.options import split
-    from protos.json_document import document
+    from protos.commands.json_document import document
 
     spec = given.sensor or configured_sensor(os.environ, given.config)
     if spec is None or split(spec)[0] in ("none", "estimate", "replay", "rapl"):

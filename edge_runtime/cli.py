@@ -23,9 +23,9 @@ from edge_runtime.measure import command as measure_command
 from edge_runtime.measure import recording_command
 from edge_runtime.model import command_line as model_words
 from edge_runtime.service import command as service_command
-from protos.command_line import conduct
-from protos.json_document import document
-from protos.program import HelpFormatter, add_completion, program, run_completion
+from protos.commands.command_line import conduct
+from protos.commands.json_document import document
+from protos.commands.program import HelpFormatter, add_completion, program, run_completion
 from protos.systems import LINUX, require_system
 
 _RUN_EXAMPLE = """example:

@@ -8,7 +8,7 @@ names here stay; the rooms that they come from may move. See docs/extending.md.
 from edge_runtime.power.clock import Clock
 from edge_runtime.power.host.polled import PolledSensor
 from edge_runtime.power.host.source import EMPTY, Instants, Source, one_sample
-from edge_runtime.power.meter import MeterIdentity
+from edge_runtime.power.meters.meter import MeterIdentity
 from edge_runtime.power.options import choice, number, ohms, refuse_others, whole
 from edge_runtime.power.sensor import Capabilities, PowerSensor
 from protos.energy.trace import PowerTrace, SampleFlag

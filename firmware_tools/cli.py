@@ -16,8 +16,8 @@ from firmware_tools.inspect.command import add_command as add_inspect
 from firmware_tools.pretrain.command import add_command as add_pretrain
 from firmware_tools.prune.command import add_command as add_prune
 from firmware_tools.sample.command import add_command as add_sample
-from protos.command_line import conduct
-from protos.program import add_completion, program, run_completion
+from protos.commands.command_line import conduct
+from protos.commands.program import add_completion, program, run_completion
 
 _EPILOG = """\
 examples:

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from protos import errors  # noqa: E402
-from protos.program import children, walk  # noqa: E402
+from protos.commands.program import children, walk  # noqa: E402
 
 _SECTIONS = {"examples:": "EXAMPLES", "example:": "EXAMPLES"}
 
@@ -157,7 +157,7 @@ def main(folder: Path) -> int:
     import coordinator.cli
     import edge_runtime.cli
     import firmware_tools.cli
-    from protos.program import version
+    from protos.commands.program import version
 
     tops = (coordinator.cli.parser(), edge_runtime.cli.parser(), firmware_tools.cli._parser())
     folder.mkdir(parents=True, exist_ok=True)

@@ -30,6 +30,7 @@ EXTRA_OF: Mapping[str, str] = {
     "uvicorn": "dashboard",
     "smbus2": "i2c",
     "asyncssh": "testbed",
+    "ray": "ray",
     "yaml": "hw",
     "pytest": "hw",
 }

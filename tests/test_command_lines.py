@@ -16,8 +16,8 @@ import pytest
 import coordinator.cli
 import edge_runtime.cli
 import firmware_tools.cli
-from protos.completion import script
-from protos.program import children, version, walk
+from protos.commands.completion import script
+from protos.commands.program import children, version, walk
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = {

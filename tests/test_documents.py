@@ -184,7 +184,7 @@ def test_every_make_target_that_is_named_exists(page: Path) -> None:
 @pages
 def test_every_variable_that_is_named_is_read_somewhere(page: Path) -> None:
     known = {option.variable for option in OPTIONS} | {"EDGEJOULE_CONFIG", "EDGEJOULE_REFERENCE_DATA", VARIABLE}
-    known |= {"EDGEJOULE_ARM_CACHE", "EDGEJOULE_DATABASE", "EDGEJOULE_WHO", *FIELDS.values()}
+    known |= {"EDGEJOULE_ARM_CACHE", "EDGEJOULE_FLOWER_PYTHON", "EDGEJOULE_DATABASE", "EDGEJOULE_WHO", *FIELDS.values()}
     named = set(re.findall(r"EDGEJOULE_[A-Z_]*[A-Z]", page.read_text()))
     assert not {name for name in named if name not in known}
 

@@ -92,7 +92,9 @@ def test_a_change_that_a_test_notices_is_killed_and_one_that_none_does_survives(
     (root / "protos/some.py").write_text("def double(x):\n    return 2 * x\n\n\ndef half(x):\n    return x / 2\n")
     (root / "tests/test_some.py").write_text(
         "from protos.some import double, half\n\ndef test_double():\n    assert double(3) == 6\n\n"
-        "def test_half():\n    half(2)\n\ndef test_broken():\n    assert False\n"
+        "def test_half():\n    half(2)\n\ndef test_broken():\n    assert False\n\n"
+        "import pytest\n\n@pytest.mark.parametrize('whole', [4, 6])\n"
+        "def test_halves(whole):\n    assert half(whole) < 4\n"
     )
     monkeypatch.setattr(draw, "copy_tree", lambda to: __import__("shutil").copytree(root, to))
     monkeypatch.setattr(draw, "MODELS", ("tests/test_some.py::test_half",))
@@ -104,6 +106,10 @@ def test_a_change_that_a_test_notices_is_killed_and_one_that_none_does_survives(
     killed = trees.judge(by_name["2 * x2 / x"], tests, 30)
     assert (killed.outcome, killed.by) == ("killed", "tests/test_some.py::test_double"), "not by one that always fails"
     assert trees.judge(by_name["x / 2x * 2"], tests, 30).outcome == "survived"
+    # Parameters that were renamed since they were timed: those of now are run, and it ends.
+    renamed = [f"tests/test_some.py::test_halves[{one}]" for one in ("whole 4", "whole 6")]
+    found = trees.judge(by_name["x / 2x * 2"], [*renamed, "tests/test_some.py::test_gone[1]"], 30)
+    assert (found.outcome, found.by) == ("killed", "tests/test_some.py::test_halves[4]")
 
 
 def test_what_is_called_equivalent_is_in_the_code_and_has_a_reason() -> None:

@@ -41,6 +41,7 @@ NOT_PLAYED = {
     "docs/sensors.md": _PORT,
     "docs/service.md": _SERVICE,
     "docs/simulation.md": "data of the reader's own; tests/coordinator/simulated runs the same verb",
+    "docs/sites.md": "several machines; tests/coordinator/test_tree_of_sites.py starts them on one",
     "docs/testbed.md": "boards behind SSH; tests/coordinator/testbed runs every verb on real servers, and make lab-sim",
     "examples/plugin/README.md": "installs a package; tests/test_examples.py runs the examples",
     "firmware_tools/bridge/README.md": _PORT,

@@ -8,7 +8,7 @@ from coordinator.commands.parts import add_address, add_json, add_run, example, 
 from coordinator.operator import as_json
 from coordinator.operator.status import DeviceBudget
 from coordinator.operator.tables import joules, show
-from protos.json_document import document
+from protos.commands.json_document import document
 
 _AMOUNTS = ("granted", "spent", "uncertain", "today")
 _PRICES = ("a step", "an example", "a kB up")

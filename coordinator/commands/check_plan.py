@@ -9,7 +9,7 @@ from pathlib import Path
 from coordinator.commands.parts import add_json, example
 from coordinator.commands.start import read_plan
 from coordinator.operator import as_json
-from protos.json_document import document
+from protos.commands.json_document import document
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

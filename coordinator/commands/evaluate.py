@@ -9,9 +9,9 @@ from coordinator.commands.parts import add_address, add_json, add_run, example, 
 from coordinator.operator import as_json
 from coordinator.operator.status import HeadEvaluation
 from coordinator.operator.tables import percent
+from protos.commands.json_document import document
 from protos.errors import UsageError
-from protos.json_document import document
-from protos.model.weight_grids import FULL, KINDS, check_bits
+from protos.model.head_kinds.weight_grids import FULL, KINDS, check_bits
 
 DEFAULT_BITS = "32,8,6,4,3,2"
 

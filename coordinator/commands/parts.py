@@ -9,8 +9,8 @@ from typing import Any
 from coordinator.operator.client import DEFAULT_ADDRESS, Operator
 from coordinator.operator.credentials import Contexts
 from protos.addresses import host_and_port, is_loopback
+from protos.commands.program import HelpFormatter
 from protos.errors import UsageError
-from protos.program import HelpFormatter
 
 
 def example(line: str) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from coordinator.commands.parts import add_json, example
 from coordinator.operator import as_json
+from protos.commands.json_document import document
 from protos.errors import UsageError
-from protos.json_document import document
 from protos.ranges import Range
 
 _DAY_S = 86_400.0

@@ -6,9 +6,11 @@ import argparse
 import asyncio
 import logging
 import os
+import socket
 from pathlib import Path
 
 from coordinator.commands.parts import example
+from protos.errors import UsageError
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -38,6 +40,16 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--metrics", metavar="HOST:PORT", help="figures for Prometheus at /metrics, on loopback (default: none)"
     )
+    parser.add_argument(
+        "--upstream",
+        metavar="HOST:PORT",
+        help="be one device of the coordinator there: sum exactly over the devices here, and report the sum (default: "
+        "stand alone)",
+    )
+    parser.add_argument("--site", metavar="NAME", help="the device id there (default: this machine's name)")
+    parser.add_argument(
+        "--site-devices", type=int, default=1, metavar="N", help="join there once so many devices are here (default 1)"
+    )
     parser.add_argument("--ready-file", type=Path, metavar="PATH", help="gets the bound address when serving")
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     parser.set_defaults(run=run)
@@ -52,6 +64,12 @@ def run(arguments: argparse.Namespace) -> int:
         level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"
     )
     database = arguments.database or os.environ.get("EDGEJOULE_DATABASE")
+    for option in ("site", "site_devices"):
+        if arguments.upstream is None and getattr(arguments, option) not in (None, 1):
+            name = option.replace("_", "-")
+            raise UsageError(f"--{name} is of a site", where=f"--{name}", fix="give --upstream HOST:PORT, too")
+    if not 1 <= arguments.site_devices <= 1_000_000:
+        raise UsageError(f"{arguments.site_devices} is not a number from 1 to 1000000", where="--site-devices")
     settings = Settings(
         arguments.state,
         arguments.listen,
@@ -61,6 +79,9 @@ def run(arguments: argparse.Namespace) -> int:
         enroll_listen=arguments.enroll_listen,
         standby=arguments.standby,
         metrics=arguments.metrics,
+        upstream=arguments.upstream,
+        site=arguments.site or socket.gethostname(),
+        site_devices=arguments.site_devices,
     )
     asyncio.run(serve(settings))
     return 0

@@ -13,8 +13,10 @@ from coordinator.operator.client import Operator
 from coordinator.operator.status import RoundStatus, RunStatus
 from coordinator.operator.tables import number
 from coordinator.operator.watching import PATIENCE_S, follow
-from protos.errors import CheckFailed, PlanError, UnreachableError
-from protos.json_document import document
+from protos.commands.json_document import document
+from protos.errors import CheckFailed, PlanError, UnreachableError, UsageError
+from protos.plan.plan import parse
+from protos.plan.plan_times import with_times
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -29,6 +31,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("plan", type=Path, metavar="PLAN.toml")
     parser.add_argument("--wait", action="store_true", help="wait until the run is over")
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="with --wait: give up waiting after this")
+    when = parser.add_mutually_exclusive_group()
+    when.add_argument(
+        "--schedule", metavar="TIMES", help='start runs of it by itself: "daily 02:00", "mon,thu 02:00 Europe/Berlin"'
+    )
+    when.add_argument("--every", metavar="TIME", help="the same, so far apart, the first at once: 6h")
     add_json(parser)
     add_address(parser)
     parser.set_defaults(run=run)
@@ -37,6 +44,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Start, and wait when asked to."""
     text = read_plan(arguments.plan)
+    if arguments.schedule is not None or arguments.every is not None:
+        text = with_times(text, schedule=arguments.schedule, every=arguments.every, where=str(arguments.plan))
+    if arguments.wait and parse(text, where=str(arguments.plan)).times is not None:
+        what, fix = "a plan that starts runs by itself is never over", "leave --wait out"
+        raise UsageError(what, where=str(arguments.plan), fix=fix)
     with operator(arguments) as connection:
         run_id = connection.start_run(text, arguments.plan.resolve().parent)
         if not arguments.wait:

@@ -17,8 +17,8 @@ from coordinator.operator.status import (
     WeightBias,
 )
 from coordinator.operator.tables import UNKNOWN, ago, joules, percent, say, show, when
+from protos.commands.json_document import document
 from protos.energy.trace import Phase
-from protos.json_document import document
 from protos.orders import Strain
 
 _SPENT = (Phase.EMBED, Phase.TRAIN, Phase.ENCODE, Phase.SEND)

@@ -6,7 +6,7 @@ import argparse
 
 from coordinator.commands.parts import add_address, add_json, add_run, example, operator
 from coordinator.operator import as_json
-from protos.json_document import document
+from protos.commands.json_document import document
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -10,9 +10,9 @@ from coordinator.commands.parts import add_address, add_json, add_run, example, 
 from coordinator.commands.start import told, wait
 from coordinator.operator import as_json
 from protos.atomic import write_whole
+from protos.commands.json_document import document
 from protos.durations import duration_s
 from protos.errors import UnknownRunError, UsageError
-from protos.json_document import document
 
 # Of a run, none of its rounds.
 _NO_ROUND = 2**31

@@ -18,7 +18,7 @@ from coordinator.store.models.bundle_store import BundleStore
 from protos.datafiles.dataset import Dataset
 from protos.errors import CheckFailed, EdgejouleError, StoreError, UnknownRunError, UsageError
 from protos.model.bundle import Bundle
-from protos.model.denoiser import Denoiser
+from protos.model.head_kinds.denoiser import Denoiser
 from protos.model.task import DIFFUSION
 from protos.plan.plan import RunPlan, parse
 from protos.update.trees import Tree

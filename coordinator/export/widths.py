@@ -12,7 +12,7 @@ from coordinator.export.job import ExportJob, evaluator_of, held_out_of
 from coordinator.operator.status import HeadEvaluation, RoundedHead
 from coordinator.run.evaluation import Evaluator
 from coordinator.store.models.bundle_store import BundleStore
-from protos.model.weight_grids import FULL, KINDS, Rounding, head_size_bytes, round_head
+from protos.model.head_kinds.weight_grids import FULL, KINDS, Rounding, head_size_bytes, round_head
 from protos.update.trees import Tree
 
 

@@ -12,11 +12,11 @@ from coordinator.commands.parts import add_max_drop, check_max_drop
 from coordinator.lab import fleet, plan_keys
 from coordinator.lab.measuring import Budget, Times
 from coordinator.lab.partition import SCHEMES, check_scheme
+from protos.commands.program import HelpFormatter
 from protos.datafiles.renames import read_renames
 from protos.energy.boards import BOARDS
 from protos.errors import UsageError
 from protos.extras import require
-from protos.program import HelpFormatter
 from protos.systems import LINUX, require_system
 from protos.update.codecs import resolve
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from coordinator.operator import as_json
 from coordinator.operator.status import DeviceRound, ExportSummary, RoundStatus, RunStatus
+from protos.commands.json_document import document
 from protos.energy.trace import Phase
-from protos.json_document import document
 
 PHASES = (Phase.EMBED, Phase.TRAIN, Phase.ENCODE, Phase.SEND)
 

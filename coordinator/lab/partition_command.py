@@ -13,8 +13,8 @@ from coordinator.commands.parts import add_json, example
 from coordinator.lab.partition import check_scheme
 from coordinator.operator.tables import show
 from protos.atomic import write_whole
+from protos.commands.json_document import document
 from protos.errors import UsageError
-from protos.json_document import document
 
 _HOW = ("natural", "iid", "dirichlet")
 MANIFEST = "partition.json"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from protos.errors import PlanError, UsageError
+from protos.plan.schedule import KEYS
 
 Document = dict[str, Any]
 
@@ -54,7 +55,8 @@ def _nested(path: Sequence[str], value: Any) -> Document:
 
 
 def read_file(path: Path) -> Document:
-    """A plan file as a document; the bundle and the data that it names are the demo's business, and left out.
+    """A plan file as a document; bundle and data that it names, and when it starts, are the business of the demo, and
+    left out.
 
     Raises:
         PlanError: it cannot be read, or is not TOML.
@@ -66,13 +68,16 @@ def read_file(path: Path) -> Document:
         raise PlanError(f"cannot be read ({reason})", where=str(path), fix="check the path") from error
     except (ValueError, RecursionError) as error:
         raise PlanError(f"not TOML: {error}", where=str(path)) from error
-    for section, key in _OWN:
+    for section, key in (*_OWN, *(("run", one) for one in KEYS)):
         if isinstance(document.get(section), dict):
             document[section].pop(key, None)
     return document
 
 
 def _refuse_own(document: Mapping[str, Any], where: str) -> None:
+    for key in KEYS:
+        if key in document.get("run", {}):
+            raise UsageError("the demo runs once", where=f"{where} run.{key}", fix="leave it out")
     options = {"bundle": "--bundle", "data": "--data", "devices": "--devices"}
     for section, key in _OWN:
         if key in document.get(section, {}):

@@ -88,7 +88,7 @@ class Following:
 
     def _choose(self, runs: Sequence[RunStatus]) -> RunStatus | None:
         if not self._wanted:
-            on = [one for one in runs if one.state == "running"] or [one for one in runs if not one.is_over]
+            on = [one for one in runs if one.state == "running"] or [one for one in runs if one.is_on]
             shown = on or list(runs)
             return shown[-1] if shown else None
         named = [one for one in runs if self._wanted in (one.run_id, one.name) or one.run_id.startswith(self._wanted)]

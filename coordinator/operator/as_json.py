@@ -15,8 +15,8 @@ from coordinator.operator.status import (
     RoundStatus,
     RunStatus,
 )
+from protos.commands.json_document import document
 from protos.energy.trace import PhaseEnergy
-from protos.json_document import document
 
 
 def run(status: RunStatus) -> dict[str, Any]:

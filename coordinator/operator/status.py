@@ -190,8 +190,8 @@ class PrivacySpent:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """One run. ``state`` is waiting, running, finished, stopped or failed; ``reason`` says why, in words; ``privacy``
-    is None for a run without noise."""
+    """One run. ``state`` is waiting, running, paused, finished, stopped or failed, or "scheduled" of a plan that starts
+    runs at its times and is none itself; ``reason`` says why, in words; ``privacy`` is None for a run without noise."""
 
     run_id: str
     name: str
@@ -208,6 +208,11 @@ class RunStatus:
     @property
     def is_over(self) -> bool:
         return self.state in ("finished", "stopped", "failed")
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is a run, and it is not over."""
+        return not self.is_over and self.state != "scheduled"
 
     def because(self, reason: str) -> RunStatus:
         """The same with another reason."""
@@ -300,7 +305,7 @@ class RoundedHead:
     """How good a head is with its kernels on ``2^bits`` evenly spaced levels; 32 bits: as it is.
 
     Attributes:
-        ranges: "minmax" or "mse", see :mod:`protos.model.weight_grids`.
+        ranges: "minmax" or "mse", see :mod:`protos.model.head_kinds.weight_grids`.
         granularity: one range for a "tensor", or for each "channel".
         accuracy, loss: on the run's held-out data.
         size_bytes: of codes, ranges and biases.

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from coordinator.operator.client import Operator
 from coordinator.operator.status import RoundStatus, RunStatus
-from protos.errors import UnreachableError, WaitExpired
+from protos.errors import UnreachableError, UsageError, WaitExpired
 
 __all__ = ["PATIENCE_S", "POLL_S", "follow"]
 
@@ -40,6 +40,7 @@ def follow(
         WaitExpired: it is not over after ``timeout_s``; the run goes on.
         UnreachableError: no coordinator answers any more.
         UnknownRunError: there is no such run.
+        UsageError: it is a plan that starts runs by itself.
     """
     end_s = None if timeout_s is None else time.monotonic() + timeout_s
     shown, said = 0, ""
@@ -62,6 +63,9 @@ def follow(
                     shown = one.round + 1
             if status.is_over:
                 return replace(status, rounds=tuple(seen[number] for number in sorted(seen)))
+            if status.state == "scheduled":
+                what, fix = "starts runs again and again, and is never over", "wait for one of its runs"
+                raise UsageError(what, where=status.run_id, fix=fix)
             if status.state == "waiting" and status.reason != said:
                 said = status.reason
                 if on_waiting is not None:

@@ -133,6 +133,7 @@ class ActiveRun:
         in_flight: devices whose report is being written.
         sessions: to which start of each device its order belongs; "" when it left, None when that is not known.
         handed: devices whose start of today got its order of this round, at any attempt.
+        charged: devices for which it was made sure, in this attempt, of what their orders grant.
         opened_here: this process opened the round, and so knows of every order that was handed out.
         sent: bytes of orders sent since they were last written down, by device.
         sent_unsure: those that went into a transaction whose end is not known.
@@ -161,6 +162,7 @@ class ActiveRun:
     refused: set[str] = field(default_factory=set)
     sessions: dict[str, str | None] = field(default_factory=dict)
     handed: set[str] = field(default_factory=set)
+    charged: set[str] = field(default_factory=set)
     opened_here: bool = False
     in_flight: dict[str, asyncio.Future[None]] = field(default_factory=dict)
     sent: Counter[str] = field(default_factory=Counter)
@@ -237,6 +239,13 @@ class ActiveRun:
         """Whether the order that this device has not answered belongs to an earlier start of it."""
         owed = self.ready.is_set() and self.machine.owes(device_id) and device_id in self.lines
         return owed and self.sessions.get(device_id) not in (None, session)
+
+    def is_asked_again(self, device_id: str) -> bool:
+        """Whether the order that this device has not answered is of a further attempt, with a limit: what it grants is
+        known for sure when the device asks, since it tells before what it did until then."""
+        owed = self.ready.is_set() and self.machine.owes(device_id) and device_id not in self.refused
+        line = self.lines.get(device_id) if owed and self.machine.attempt > 1 else None
+        return line is not None and line.budget_j is not None
 
     def order_for(self, device_id: str, now_s: float, holding: Holding) -> TrainOrder | None:
         """The order that this device has not answered yet: the same, however often it asks, but for the way in which

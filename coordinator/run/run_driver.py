@@ -217,12 +217,22 @@ class RunDriver:
             return False
         return machine.still_lacks(device_id)
 
-    async def hand_over(self, device_id: str, session: str) -> None:
-        """A new start of a device asks for the order that an earlier one got; it is given to it, or it is spared.
+    async def may_have(self, device_id: str, session: str) -> bool:
+        """Whether this start of a device may be given its order. One that an earlier start got, or that a further
+        attempt renews, is granted anew before.
 
         Raises:
             StoreError: that cannot be written now.
         """
+        run = self.run
+        while run.is_of_another_start(device_id, session) or run.is_asked_again(device_id):
+            at = run.machine.round, run.machine.attempt
+            await self._hand_over(device_id, session)
+            if at == (run.machine.round, run.machine.attempt):
+                return not run.is_of_another_start(device_id, session)
+        return True
+
+    async def _hand_over(self, device_id: str, session: str) -> None:
         run, at = self.run, (self.run.machine.round, self.run.machine.attempt)
         why = await self._rooms.books.do(ledger.hand_over, self._rooms.db, run, at[0], device_id, session)
         if why is not None and at == (run.machine.round, run.machine.attempt):
@@ -493,6 +503,7 @@ class RunDriver:
         if run.masking is not None:
             asked = set(action.devices) - set(action.carried) - set(spared)
             run.masking.open(action.round, action.attempt, asked)
+        run.charged.clear()
         if action.attempt == 1:
             run.handed.clear()
             run.opened_here = True

@@ -376,7 +376,7 @@ def open_round(
         ):
             if run.asks_statistics(number) and all_held(connection, run, number, cards):
                 return Enough("the statistics of every device that is present are held")
-            ended = _ended(connection, run, number, cards) if attempt > 1 else {}
+            ended = _ended(connection, run, number, cards) if attempt > 1 else set()
             renewed = [card.device_id for card in cards if card.device_id not in ended]
             return budget_outlook.outlook(connection, run, number, cards, now_unix_s, renewed)
         asked = set(runs.asked(connection, run.run_id, number, attempt))
@@ -410,7 +410,7 @@ def _plan_and_write(
     if run.plan.round.sample is not None and not sums:
         left = run.plan.round.sample - len(reports.devices_in(connection, run.run_id, number))
         cards = _drawn(run, number, attempt, cards, max(0, left))
-    ended = _ended(connection, run, number, cards) if attempt > 1 else {}
+    ended = _ended(connection, run, number, cards) if attempt > 1 else set()
     lines = budgeting.drawn_before(connection, run, number, cards) if attempt > 1 else None
     if lines is None or not (lines or carried):
         renewed = [card.device_id for card in cards if card.device_id not in ended]
@@ -421,8 +421,9 @@ def _plan_and_write(
     sessions = {card.device_id: card.session for card in cards}
     runs.open_round(connection, run.run_id, number, attempt, lines, "", sessions, run.downlink.version)
     for line in lines:
-        if line.device_id in ended and line.budget_j is not None:
-            grants.lose(connection, run.run_id, number, line.device_id, ended[line.device_id], line.budget_j)
+        if line.device_id in ended:
+            # What it gets is granted when it asks: see hand_over.
+            grants.close_promise(connection, run.run_id, number, line.device_id, ended=True)
     grants.add(connection, run.run_id, number, lines, now_unix_s)
     if made is not None:
         costs.keep_plan(connection, run.run_id, number, budgeting.kept(made))
@@ -440,47 +441,56 @@ def _drawn(run: ActiveRun, number: int, attempt: int, cards: list[DeviceCard], c
     return [card for card in cards if card.device_id in chosen]
 
 
-def _ended(connection: Connection, run: ActiveRun, number: int, cards: list[DeviceCard]) -> dict[str, float]:
-    """Devices that began anew with an order of an earlier attempt in their hands, and the joules of it that nobody has
-    accounted for: they may be spent."""
+def _ended(connection: Connection, run: ActiveRun, number: int, cards: list[DeviceCard]) -> set[str]:
+    """Devices that began anew with an order of an earlier attempt in their hands: what it granted may be spent."""
     sessions = runs.sessions_of(connection, run.run_id, number)
-    made = {}
+    made = set()
     for card in cards:
         if sessions.get(card.device_id) in (None, card.session) or not run.may_have_begun(card.device_id):
             continue
         order = runs.order_of(connection, run.run_id, number, card.device_id)
-        if order is None or order["budget_j"] is None or order["outcome"] == "accepted":
-            continue
-        told = reports.energy_of(connection, run.run_id, number, card.device_id)
-        known_j = sum(one.energy_j or 0.0 for one in told if one.phase in grants.WORKING)
-        made[card.device_id] = max(0.0, order["budget_j"] - known_j)
+        if order is not None and order["budget_j"] is not None and order["outcome"] != "accepted":
+            made.add(card.device_id)
     return made
 
 
 def hand_over(db: Database, run: ActiveRun, number: int, device_id: str, session: str) -> str | None:
-    """Give an order to a new start of its device: what it granted to the one before may be spent, is charged, and the
-    new one gets what the accounts leave.
+    """Make sure of what an order grants before a device gets it: one that an earlier start of it had, which may have
+    spent all that was granted, and one of a further attempt, before which the device told what the others cost. What is
+    and may be spent is charged, and it gets what the accounts leave.
 
     Returns:
-        None when it belongs to the new start now; else why the device cannot be asked again in this attempt.
+        None when the order belongs to this start now; else why the device cannot be asked again in this attempt.
     """
     now_unix_s = clock.unix_s()
-    line, begun = run.lines[device_id], run.may_have_begun(device_id)
+    line, attempt = run.lines[device_id], run.machine.attempt
+    ended = run.sessions.get(device_id) not in (None, session)
     budget_j = line.budget_j
     with db.writing() as connection:
-        if begun and budget_j is not None:
+        if not _stands(connection, run.run_id, number, attempt, "open"):
+            return None
+        if budget_j is not None and (run.may_have_begun(device_id) or attempt > 1):
+            if device_id not in run.charged or ended:
+                grants.close_promise(
+                    connection, run.run_id, number, device_id, ended=ended and run.may_have_begun(device_id)
+                )
+            else:
+                grants.promise(connection, run.run_id, number, device_id, 0.0)
             left_j = budgeting.left_for(connection, run, number, device_id, now_unix_s)
             budget_j = min(budget_j, left_j)
             least_j = 0.0 if line.costs is None else line.costs.sending_j + line.costs.step_j
             if budget_j <= least_j:
-                why = f"{line.budget_j:.3g} J went to a start of it that ended, and {left_j:.3g} J are left"
+                what = "went to a start of it that ended" if ended else "is the rest of an order that is asked again"
+                why = f"{line.budget_j:.3g} J {what}, and {left_j:.3g} J are left"
                 runs.note(connection, run.run_id, number, "left out", f"{device_id}: {why}")
                 return why
-            grants.lose(connection, run.run_id, number, device_id, line.budget_j or 0.0, budget_j)
+            grants.promise(connection, run.run_id, number, device_id, budget_j)
         runs.belongs_to(connection, run.run_id, number, device_id, session, budget_j)
     run.lines[device_id] = replace(line, budget_j=budget_j)
     run.sessions[device_id] = session
-    run.handed.discard(device_id)
+    run.charged.add(device_id)
+    if ended:
+        run.handed.discard(device_id)
     return None
 
 
@@ -657,7 +667,7 @@ def end_run(db: Database, run_id: str, state: str, reason: str) -> None:
 def pause_run(db: Database, run_id: str) -> None:
     """Write down that a run rests; a round that is open is tried again when it goes on, and keeps its reports."""
     with db.writing() as connection:
-        if runs.row(connection, run_id)["state"] not in runs.GOING_STATES:
+        if runs.row(connection, run_id)["state"] not in (*runs.GOING_STATES, runs.SCHEDULED):
             return
         last = runs.last_round(connection, run_id)
         number = None
@@ -682,6 +692,15 @@ def resume_run(db: Database, run_id: str, plan: RunPlan | None, plan_toml: str, 
         if row["state"] != "paused":
             raise RefusedError(f"is {row['state']}, not paused", where=run_id, fix="see: coordinator status")
         begun = runs.last_round(connection, run_id)
+        if (parse(row["plan_toml"]).times is not None) and (plan is None or plan.times is not None):
+            # Its times during the pause were none.
+            runs.note(connection, run_id, None, "resumed", "" if plan is None else f"by another plan: {plan.plan_id}")
+            values = {} if plan is None else _by(plan, plan_toml, directory)
+            runs.change(connection, run_id, state=runs.SCHEDULED, reason="", **values)
+            return
+        if plan is not None and (plan.times is not None or parse(row["plan_toml"]).times is not None):
+            what = "a plan that starts by itself and one that does not are no two plans of one run"
+            raise RefusedError(what, where=run_id, fix="stop it, and start the other")
         state = "waiting" if begun is None or not begun["round"] else "running"
         if plan is None:
             runs.change(connection, run_id, state=state, reason="")
@@ -699,25 +718,25 @@ def resume_run(db: Database, run_id: str, plan: RunPlan | None, plan_toml: str, 
         if plan.run.rounds <= max(0, closed):
             raise RefusedError(f"has {closed} rounds already", where=run_id, fix=f"plan more than {closed} rounds")
         runs.note(connection, run_id, None, "resumed", f"by another plan: {plan.plan_id}, before {row['plan_id']}")
-        runs.change(
-            connection,
-            run_id,
-            state=state,
-            reason="",
-            name=plan.run.name,
-            plan_id=plan.plan_id,
-            plan_toml=plan_toml,
-            plan_directory=directory,
-            rounds_planned=plan.run.rounds,
-        )
+        runs.change(connection, run_id, state=state, reason="", **_by(plan, plan_toml, directory))
 
 
-def add_run(db: Database, run: runs.NewRun, head: Tree) -> None:
-    """Write down a new run with the head that it starts from."""
+def _by(plan: RunPlan, plan_toml: str, directory: str) -> dict[str, object]:
+    return {
+        "name": plan.run.name,
+        "plan_id": plan.plan_id,
+        "plan_toml": plan_toml,
+        "plan_directory": directory,
+        "rounds_planned": plan.run.rounds,
+    }
+
+
+def add_run(db: Database, run: runs.NewRun, head: Tree, *, state: str = "waiting") -> None:
+    """Write down a new run with the head that it starts from, or a plan that starts by itself."""
     assert run.initial_head == trees.version(head)
     with db.writing() as connection:
         heads.put(connection, head)
-        runs.add(connection, run)
+        runs.add(connection, run, state=state)
 
 
 def begin_run(

@@ -29,7 +29,7 @@ MOST_RUNS = 20
 FRESH_S = 2.0
 _PATIENCE_S = 5.0
 _MOST_BYTES = 8 << 10
-_STATES = ("waiting", "running", "paused", "finished", "stopped", "failed")
+_STATES = ("scheduled", "waiting", "running", "paused", "finished", "stopped", "failed")
 _DEVICE_STATES = ("present", "away", "left")
 
 METRICS: Mapping[str, tuple[str, str]] = {

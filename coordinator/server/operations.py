@@ -20,23 +20,26 @@ from coordinator.run import forgetting
 from coordinator.run import transactions as ledger
 from coordinator.run.evaluation import recall
 from coordinator.run.forgetting import Forgotten
-from coordinator.run.planning import account_of_held_out, prepare
+from coordinator.run.planning import Prepared, account_of_held_out, prepare
 from coordinator.run.reports.statistics_fold import features_of
 from coordinator.run.resume import Rooms, share_bundle
 from coordinator.run.rounds import round_budgets as budgeting
 from coordinator.run.transactions import Queued
 from coordinator.server.fleet import Member
 from coordinator.server.run_scheduler import TICK_S, RunScheduler
+from coordinator.server.schedules import Schedules
 from coordinator.server.version import software_version
 from coordinator.store import devices, reading, runs
 from coordinator.store.database import Database
 from coordinator.store.ledger import accounts as grants
 from coordinator.store.models import heads
 from coordinator.store.runs import NewRun
+from coordinator.store.schedules import Schedule, begin, run_id_at
 from protos.errors import EdgejouleError, PlanError, RefusedError, StoreError, UnknownRunError, UsageError
 from protos.model.bundle import Bundle, read_tree
-from protos.model.weight_grids import check_bits
+from protos.model.head_kinds.weight_grids import check_bits
 from protos.plan.plan import RunPlan, parse
+from protos.plan.plan_times import at_once
 from protos.update import trees
 from protos.update.trees import Shapes, Tree
 
@@ -58,6 +61,7 @@ class Operations:
         self._rooms, self._run_scheduler = rooms, run_scheduler
         # What is left is worked out before it is written down: one at a time.
         self._forgetting = asyncio.Lock()
+        self.schedules = Schedules(rooms, self.start_due)
 
     async def start_run(self, plan_toml: str, directory: str) -> str:
         """Check a plan with all that it names, write the run down, and put it in the queue; returns its id.
@@ -69,6 +73,36 @@ class Operations:
         if not base.is_absolute():
             raise UsageError(f"{directory!r} is not an absolute path", where="plan directory")
         prepared = await self._rooms.models.do(prepare, plan_toml, base)
+        if prepared.plan.times is not None:
+            # That each time's plan can be made of it is seen now, not at night.
+            at_once(plan_toml, prepared.plan)
+        scheduled = prepared.plan.times is not None
+        run_id = f"{'schedule' if scheduled else 'run'}-{secrets.token_hex(5)}"
+        new, head = await self._new_run(run_id, prepared, plan_toml, base)
+        state = runs.SCHEDULED if scheduled else "waiting"
+        with self._wanting():
+            await self._rooms.books.do(ledger.add_run, self._rooms.db, new, head, state=state)
+        log.info("%s: %s, %d rounds%s", run_id, new.name, new.rounds_planned, ", at its times" if scheduled else "")
+        for line in await self._rooms.models.do(account_of_held_out, prepared):
+            log.info("%s: %s", run_id, line)
+        return run_id
+
+    async def start_due(self, schedule: Schedule, due_s: float) -> bool:
+        """Write the run of one time of a schedule down, by the plan as its files are now; False when that time was
+        decided already.
+
+        Raises:
+            EdgejouleError: as :meth:`start_run`.
+        """
+        row, base = schedule.row, Path(schedule.row["plan_directory"])
+        plan_toml, _ = at_once(row["plan_toml"], parse(row["plan_toml"], where=row["name"]), row["name"])
+        prepared = await self._rooms.models.do(prepare, plan_toml, base)
+        new, head = await self._new_run(run_id_at(schedule.run_id, due_s), prepared, plan_toml, base)
+        with self._wanting():
+            return await self._rooms.books.do(begin, self._rooms.db, schedule.run_id, due_s, new, head)
+
+    async def _new_run(self, run_id: str, prepared: Prepared, plan_toml: str, base: Path) -> tuple[NewRun, Tree]:
+        """What is written down of a run, and the head that it starts from; its bundle is kept."""
         bundle = await self._rooms.models.do(self._rooms.bundle_store.keep, prepared.bundle)
         await share_bundle(self._rooms, bundle)
         plan, head = prepared.plan, bundle.initial_head()
@@ -79,7 +113,6 @@ class Operations:
                 head = await self._rooms.books.do(_start, self._rooms.db, plan.run.start_from, trees.shapes(head))
         if plan.closed_form.add_to is not None:
             await self._rooms.books.do(_check_added, self._rooms.db, plan, bundle)
-        run_id = f"run-{secrets.token_hex(5)}"
         new = NewRun(
             run_id=run_id,
             name=plan.run.name,
@@ -90,12 +123,7 @@ class Operations:
             rounds_planned=plan.run.rounds,
             initial_head=trees.version(head),
         )
-        with self._wanting():
-            await self._rooms.books.do(ledger.add_run, self._rooms.db, new, head)
-        log.info("%s: %s, %d rounds", run_id, plan.run.name, plan.run.rounds)
-        for line in await self._rooms.models.do(account_of_held_out, prepared):
-            log.info("%s: %s", run_id, line)
-        return run_id
+        return new, head
 
     @contextmanager
     def _wanting(self) -> Iterator[None]:
@@ -105,6 +133,7 @@ class Operations:
             yield
         finally:
             self._run_scheduler.want()
+            self.schedules.want()
 
     async def stop_run(self, name: str) -> str:
         """End a run; returns its state. A head that is being made is finished first, if it can be written down.
@@ -123,8 +152,11 @@ class Operations:
                     await asyncio.sleep(0)
                 break
             if run_id not in self._run_scheduler.preparing and not self._run_scheduler.is_unwritten(run_id):
-                if not await self._rooms.books.do(_is_over, self._rooms.db, run_id):
-                    await self._run_scheduler.end(run_id, "stopped", "stopped before it began")
+                state = await self._rooms.books.do(_state, self._rooms.db, run_id)
+                if state in runs.OPEN_STATES:
+                    reason = "starts no more runs" if state == runs.SCHEDULED else "stopped before it began"
+                    await self._run_scheduler.end(run_id, "stopped", reason)
+                    self.schedules.want()
                 break
             if self._run_scheduler.is_unwritten(run_id):
                 break
@@ -206,6 +238,8 @@ class Operations:
         return await self._rooms.looks.do(_details, self._rooms.db, run_id)
 
     def _why(self, run: RunStatus, queued: list[Queued]) -> str:
+        if run.state == runs.SCHEDULED:
+            return self.schedules.say(run.run_id)
         if run.state == "paused":
             return f"paused; go on with: coordinator resume {run.run_id}"
         if (driver := self._run_scheduler.drivers.get(run.run_id)) is not None:
@@ -435,7 +469,3 @@ def _row(db: Database, run_id: str) -> RowMapping:
 def _state(db: Database, run_id: str) -> str:
     with db.reading() as connection:
         return str(runs.row(connection, run_id)["state"])
-
-
-def _is_over(db: Database, run_id: str) -> bool:
-    return _state(db, run_id) not in runs.OPEN_STATES

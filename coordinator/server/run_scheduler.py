@@ -477,10 +477,8 @@ class RunScheduler:
             run = driver.run
             if run.masking is not None and (reveal := run.masking.order_for(device_id)) is not None:
                 return reveal
-            if run.is_of_another_start(device_id, session):
-                await driver.hand_over(device_id, session)
-                if run.is_of_another_start(device_id, session):
-                    continue
+            if not await driver.may_have(device_id, session):
+                continue
             driver.idle(device_id)
             order = run.order_for(device_id, _now_s(), holding)
             if order is not None:

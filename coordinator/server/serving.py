@@ -35,6 +35,8 @@ from coordinator.server.operations import Operations
 from coordinator.server.operator_service import OperatorService
 from coordinator.server.reflection import add_reflection
 from coordinator.server.run_scheduler import RunScheduler
+from coordinator.server.upstream.link import check_upstream
+from coordinator.server.upstream.site import Site
 from coordinator.store.database import Database, FencedError, sqlite_url
 from coordinator.store.models.bundle_store import BundleStore
 from coordinator.trust.authority import has_authority
@@ -86,6 +88,9 @@ class Settings:
         enroll_listen: HOST:PORT of enrolment; None for the same host and the next port.
         standby: wait while another coordinator uses the database, and go on with its runs when it is gone.
         metrics: HOST:PORT on loopback of figures for Prometheus; None for none.
+        upstream: HOST:PORT of the coordinator that this one is a device of; None: it stands alone.
+        site: its device id there.
+        site_devices: so many of its own devices must be there before it joins.
     """
 
     state: Path
@@ -96,6 +101,9 @@ class Settings:
     enroll_listen: str | None = None
     standby: bool = False
     metrics: str | None = None
+    upstream: str | None = None
+    site: str = ""
+    site_devices: int = 1
 
 
 @contextmanager
@@ -138,6 +146,8 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> str
     listen = check_listen(settings.listen, tls=settings.tls or has_authority(settings.state))
     if settings.metrics is not None:
         check_metrics(settings.metrics)
+    if settings.upstream is not None:
+        check_upstream(settings.upstream)
     stopping = stop or asyncio.Event()
     loop = asyncio.get_running_loop()
     if stop is None:
@@ -267,6 +277,9 @@ async def _listen(
     address = f"{listen.rpartition(':')[0]}:{port}"
     await server.start()
     metrics = MetricsServer(operations)
+    times = asyncio.create_task(operations.schedules.keep())
+    site: Site | None = None
+    upward: asyncio.Task[None] | None = None
     try:
         print(f"coordinator: listening on {address}, state in {settings.state}", flush=True)
         if trust is not None:
@@ -277,12 +290,24 @@ async def _listen(
             print(f"coordinator: {spoken}, certificates on both sides; enrolment on {enrolment}", flush=True)
         if settings.metrics is not None:
             print(f"coordinator: metrics on {await metrics.open(settings.metrics)}", flush=True)
+        if settings.upstream is not None:
+            name, count = settings.site, settings.site_devices
+            site = Site(settings.upstream, name, count, settings.state, rooms, run_scheduler, operations)
+            upward = asyncio.create_task(site.run())
+            print(f"coordinator: {settings.site} of the coordinator at {settings.upstream}", flush=True)
         # Last: whoever waits for the file may count on all that comes before it.
         if settings.ready_file is not None:
             _write_ready(settings.ready_file, address)
         await stopping.wait()
         log.info("stopping")
     finally:
+        times.cancel()
+        with suppress(asyncio.CancelledError):
+            await times
+        if upward is not None and site is not None:
+            upward.cancel()
+            await asyncio.gather(upward, return_exceptions=True)
+            await site.close()
         await metrics.close()
         run_scheduler.release()
         await server.stop(GRACE_S)

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coordinator.lab.partition import SCHEMES
+from protos.commands.json_document import document
+from protos.commands.program import HelpFormatter
 from protos.energy.boards import BOARDS
 from protos.errors import CheckFailed, UsageError
 from protos.extras import require
-from protos.json_document import document
-from protos.program import HelpFormatter
 
 if TYPE_CHECKING:
     from coordinator.operator.status import RoundStatus
@@ -55,8 +55,8 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     add(
         "--engine",
         default="exact",
-        choices=("exact", "vectorised"),
-        help="exact (default); vectorised for linear heads and very many boards",
+        choices=("exact", "vectorised", "ray"),
+        help="exact (default); vectorised for linear heads and very many boards; ray: exact, on a Ray cluster",
     )
     add("--boards", default=_BOARDS, metavar="NAME[,NAME...]", help=f"power profiles, in turn (default {_BOARDS})")
     add("--links", default=_LINKS, metavar="NAME[,NAME...]", help=f"in turn (default {_LINKS})")
@@ -83,6 +83,8 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 def run(arguments: argparse.Namespace) -> int:
     """Simulate, show, and write."""
     require(("sqlalchemy",), "coordinator")
+    if arguments.engine == "ray":
+        require(("ray",), "ray")
     # Imported late: the other commands need not wait for numpy and a TFLite runtime.
     from coordinator.lab import plan_keys
     from coordinator.operator import as_json

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -19,16 +19,17 @@ import numpy.typing as npt
 
 from coordinator.simulation.costs import BoardCosts
 from coordinator.simulation.links import Link
-from coordinator.simulation.metering import BoardClock, BoardMeter
+from coordinator.simulation.metering import BoardClock, BoardMeter, MeterState
 from edge_runtime.daemon.energy_sums import with_idle
 from edge_runtime.round.codec_memory import CodecMemory
 from edge_runtime.round.costs import CostHistory, Reserve
-from edge_runtime.round.examples import LocalExamples, Summary
 from edge_runtime.round.held_heads import HeldHeads
+from edge_runtime.round.inputs.examples import LocalExamples, Summary
 from edge_runtime.round.training_basis import HeldBasis
 from edge_runtime.round.work import Workbench, energy_of, work
 from protos.convert.reports import serialise_report
 from protos.energy.trace import Phase
+from protos.errors import EdgejouleError
 from protos.model.bundle import Bundle
 from protos.model.head import Head
 from protos.orders import (
@@ -52,8 +53,13 @@ from protos.update.trees import Tree
 # slow side. BLAS makes about 3e9 multiply-accumulates a second on one core of a Pi 4, and the table of speeds 2.3e9.
 _SUMS_SHARE = 0.5
 _CODED_A_S = 2e6
+HeadsKept = tuple[tuple[str, Tree] | None, bool, bool]
 # To find that all examples are embedded: no time to speak of, and none at all would not be told.
 LOOK_S = 1e-5
+
+
+class EngineError(EdgejouleError):
+    """What carries the simulation failed; it is no board's fault, and no board declines for it."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,7 @@ class _Rows:
         now_s: Callable[[], float],
         block_of: Callable[[int], int] = lambda most: most,
     ) -> tuple[int, StopReason | None]:
-        """As :meth:`edge_runtime.round.embeddings.EmbeddingCache.fill` asks before each block and counts."""
+        """As :meth:`edge_runtime.round.inputs.embeddings.EmbeddingCache.fill` asks before each block and counts."""
         before = self.rows
         self._clock.ahead_s += self.fixed_s
         while not self.complete:
@@ -142,6 +148,14 @@ class _HeadsInMemory(HeldHeads):
     def __init__(self) -> None:
         super().__init__(Path("/nonexistent"))
 
+    def kept(self) -> HeadsKept:
+        """The newest head by version, and whether whole ones are asked for: once, and always."""
+        return self._newest, self._whole_next, self._whole_always
+
+    def take(self, kept: HeadsKept) -> None:
+        """Hold what another copy of this board holds."""
+        self._newest, self._whole_next, self._whole_always = kept
+
     def find(self, version: str, start: Tree) -> Tree | None:
         if self._newest is not None and self._newest[0] == version:
             return self._newest[1]
@@ -153,6 +167,27 @@ class _HeadsInMemory(HeldHeads):
 
     def _newest_on_disk(self) -> tuple[str, Tree] | None:
         return None
+
+
+@dataclass(frozen=True)
+class BoardState:
+    """What an order finds on a board and changes there, to be handed to another copy of the board.
+
+    Attributes:
+        meter: up to when it looked at the clock last.
+        rows: examples whose embeddings are paid for.
+        basis: version of the basis that is held, or "".
+        files: what codecs remember, and bases, by name in the board's folder.
+        ahead_s: of the clock.
+    """
+
+    meter: MeterState
+    rows: int
+    reserve: Reserve
+    heads: HeadsKept
+    basis: str
+    files: Mapping[str, bytes]
+    ahead_s: float
 
 
 class _NoBackbone:
@@ -203,6 +238,7 @@ class VirtualBoard:
         self._head = _TimedHead(shared.head, self.clock)
         self._rows = _Rows(shared.embeddings, rows, self.clock)
         self.examples = len(rows)
+        self._home = home
         self._memory = CodecMemory(home / "memory")
         self._bases = HeldBasis(home / "bases")
         for folder in ("memory", "bases"):
@@ -288,10 +324,13 @@ class VirtualBoard:
         # A board says what it had to bear, if only that it was nothing.
         return dataclasses.replace(report, strain=Strain())
 
-    def tried(self, order: TrainOrder) -> tuple[DeviceReport, Callable[[], None]]:
-        """The same, and how to take it back: as if the order had not been begun."""
-        meter, rows, reserve = self.meter.state(), self._rows.rows, copy.deepcopy(self.bench.reserve)
-        report = self.work(order)
+    def begins(self, order: TrainOrder, begun_s: float) -> None:
+        """An order is on its way and will be begun at ``begun_s``: a board that works elsewhere may as well start."""
+
+    def tried(self, order: TrainOrder, begun_s: float) -> tuple[DeviceReport, Callable[[], None]]:
+        """:meth:`work` from ``begun_s`` on, and how to take it back: as if the order had not been begun."""
+        rows, reserve = self._rows.rows, copy.deepcopy(self.bench.reserve)
+        meter, report = self.works_from(order, begun_s)
 
         def back() -> None:
             self.meter.back_to(meter)
@@ -300,6 +339,46 @@ class VirtualBoard:
             self.clock.ahead_s = 0.0
 
         return report, back
+
+    def works_from(self, order: TrainOrder, begun_s: float) -> tuple[MeterState, DeviceReport]:
+        """Where the meter stood at the beginning of the order, and the report."""
+        # Not the loop's time, which is a rounding away: the same bits wherever it is done.
+        self.clock.from_s = begun_s
+        try:
+            before = self.meter.state()
+            return before, self.work(order)
+        finally:
+            self.clock.from_s = None
+
+    def state(self) -> BoardState:
+        """All that an order finds and changes here."""
+        return BoardState(
+            self.meter.as_settled(), self._rows.rows, self.bench.reserve, self.heads.kept(), self._bases.version,
+            {
+                f"{folder.name}/{path.name}": path.read_bytes()
+                for folder in (self._home / "memory", self._home / "bases")
+                for path in sorted(folder.iterdir())
+            },
+            self.clock.ahead_s,
+        )  # fmt: skip
+
+    def take(self, state: BoardState) -> None:
+        """Be as another copy of this board is."""
+        self.meter.back_to(state.meter)
+        self._rows.rows, self.bench.reserve = state.rows, state.reserve
+        self.heads.take(state.heads)
+        self.clock.ahead_s = state.ahead_s
+        for folder in ("memory", "bases"):
+            for path in (self._home / folder).iterdir():
+                if f"{folder}/{path.name}" not in state.files:
+                    path.unlink()
+        for name, data in state.files.items():
+            path = self._home / name
+            if not path.exists() or path.read_bytes() != data:
+                path.write_bytes(data)
+        if self._bases.version != state.basis:
+            self._bases = HeldBasis(self._home / "bases")
+            self.bench.bases = self._bases
 
     def sealed(self, report: DeviceReport) -> bytes:
         """The bytes of a report."""

@@ -28,7 +28,7 @@ from coordinator.run.planning import held_out, prepare
 from coordinator.run.resume import Rooms
 from coordinator.server.run_scheduler import RunScheduler
 from coordinator.simulation.costs import writing_s
-from coordinator.simulation.devices import Shared, VirtualBoard
+from coordinator.simulation.devices import EngineError, Shared, VirtualBoard
 from coordinator.simulation.fleet import FleetSettings, boards_of
 from coordinator.simulation.virtual_time import EPOCH_UNIX_S, VirtualLoop, VirtualWorker
 from coordinator.store import clock, reading, runs
@@ -38,7 +38,7 @@ from coordinator.store.models.bundle_store import BundleStore
 from coordinator.store.runs import NewRun
 from edge_runtime.round.held_heads import CannotRebuildError
 from protos.convert.orders import order_from, order_to
-from protos.errors import EdgejouleError, UsageError
+from protos.errors import EdgejouleError, RefusedError, UsageError
 from protos.orders import RejoinOrder, SettledEnergy, TrainOrder, WaitOrder
 from protos.update import trees
 from protos.update.codecs import generator
@@ -50,6 +50,8 @@ _ORDER_S = 540.0
 _LOOK_S = 0.1
 # After the end of a run, how long at most the last boards are waited for: they tell what sending cost.
 _LAST_S = 3600.0
+# When every board has left, how long at most the run may take to end of what came before.
+_ALONE_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ def run_exactly(
     shared: Shared,
     held: npt.NDArray[Any],
     on_round: Callable[[RoundStatus], None] | None,
+    kind: Callable[..., VirtualBoard] = VirtualBoard,
 ) -> Ran:
     """Run a plan over a fleet.
 
@@ -78,6 +81,7 @@ def run_exactly(
         plan: TOML text; paths in it are relative to ``folder``.
         held: embeddings of the held-out examples.
         on_round: told of each round when it has closed.
+        kind: makes a board, of the arguments of :class:`coordinator.simulation.devices.VirtualBoard`.
 
     Raises:
         EdgejouleError: the plan, or what it names.
@@ -86,7 +90,7 @@ def run_exactly(
         loop = runner.get_loop()
         assert isinstance(loop, VirtualLoop)
         with clock.shown(loop.time, lambda: EPOCH_UNIX_S + loop.time()), _quiet():
-            boards = boards_of(settings, shared, made.parts, home / "devices", loop.time)
+            boards = boards_of(settings, shared, made.parts, home / "devices", loop.time, kind)
             world = _World(plan, folder, settings, boards, made, held, home, loop, on_round)
             try:
                 # The runner's own context was made before the clocks were shown.
@@ -153,7 +157,7 @@ class _World:
                 await self._scheduler.join(board.card())
             run_id = await self._begin()
             living = [asyncio.create_task(self._live(board)) for board in self._boards]
-            ended_s = await self._until_over(run_id)
+            ended_s = await self._until_over(run_id, living)
             limit_s = self._loop.time() + _LAST_S
             while self._at_work and self._loop.time() < limit_s and not self._failed:
                 await asyncio.sleep(_LOOK_S)
@@ -206,12 +210,18 @@ class _World:
         self._scheduler.want()
         return new.run_id
 
-    async def _until_over(self, run_id: str) -> float:
-        told = 0
+    async def _until_over(self, run_id: str, living: list[asyncio.Task[None]]) -> float:
+        told, alone_s = 0, None
         while True:
             await asyncio.sleep(_LOOK_S)
             if self._failed:
                 raise self._failed[0]
+            if alone_s is None and all(task.done() for task in living):
+                alone_s = self._loop.time()
+            if alone_s is not None and self._loop.time() > alone_s + _ALONE_S:
+                # A coordinator waits for devices for ever, and here none will come.
+                why = next(iter(self._notes), "nothing more is known")
+                raise RefusedError(f"every board has declined its orders, and the run waits for others: {why}")
             driver = self._scheduler.drivers.get(run_id)
             if driver is not None:
                 number = driver.run.machine.round - 1
@@ -274,6 +284,8 @@ class _World:
                 settled = await self._one_round(board, order)
             except CannotRebuildError:
                 continue
+            except EngineError:
+                raise
             except EdgejouleError as error:
                 await self._decline(board, order, error)
                 return
@@ -288,10 +300,11 @@ class _World:
         read = order_from(pb.NextOrderResponse.FromString(message.SerializeToString()))
         assert isinstance(read, TrainOrder)
         travelled_s = board.received(order, size)
-        await asyncio.sleep(travelled_s)
+        begun_s = self._loop.time() + travelled_s
         read = replace(read, deadline_s=max(0.0, read.deadline_s - travelled_s))
-        begun_s = self._loop.time()
-        report, take_back = board.tried(read)
+        board.begins(read, begun_s)
+        await asyncio.sleep(travelled_s)
+        report, take_back = board.tried(read, begun_s)
         took_s = board.clock.ahead_s
         lost_s = self._loses_power(board, read, took_s)
         wanted_s = await self._while_wanted(board, read, took_s if lost_s is None else lost_s)

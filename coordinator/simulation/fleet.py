@@ -28,7 +28,7 @@ from protos.update import trees
 from protos.update.codecs import generator
 
 MOST_DEVICES = 100_000
-ENGINES = ("exact", "vectorised")
+ENGINES = ("exact", "vectorised", "ray")
 
 
 @dataclass(frozen=True)
@@ -144,27 +144,44 @@ def boards_of(
     parts: Sequence[npt.NDArray[np.int64]],
     home: Path,
     now_s: Callable[[], float],
+    kind: Callable[..., VirtualBoard] = VirtualBoard,
 ) -> list[VirtualBoard]:
     """The boards of a fleet, in order.
 
     Args:
         parts: rows of the shared examples, for each.
         home: an empty folder.
+        kind: makes a board.
     """
     coordinates = trees.coordinates(shared.bundle.initial_head())
     return [
-        VirtualBoard(
-            name,
-            settings.board_of(index),
-            settings.link_of(index),
-            settings.costs_of(index, shared.bundle, coordinates),
-            shared,
-            rows,
-            noise=settings.noise,
-            seed=settings.seed,
-            budget_j=settings.budget_j,
-            home=home / name,
-            now_s=now_s,
-        )
-        for index, (name, rows) in enumerate(zip(device_names(settings.devices), parts, strict=True))
+        board_of(settings, shared, index, parts[index], coordinates, home, now_s, kind)
+        for index in range(settings.devices)
     ]
+
+
+def board_of(
+    settings: FleetSettings,
+    shared: Shared,
+    index: int,
+    rows: npt.NDArray[np.int64],
+    coordinates: int,
+    home: Path,
+    now_s: Callable[[], float],
+    kind: Callable[..., VirtualBoard] = VirtualBoard,
+) -> VirtualBoard:
+    """One board of the fleet, in a folder of its own in ``home``; ``coordinates`` are those of the head."""
+    name = device_names(settings.devices)[index]
+    return kind(
+        name,
+        settings.board_of(index),
+        settings.link_of(index),
+        settings.costs_of(index, shared.bundle, coordinates),
+        shared,
+        rows,
+        noise=settings.noise,
+        seed=settings.seed,
+        budget_j=settings.budget_j,
+        home=home / name,
+        now_s=now_s,
+    )

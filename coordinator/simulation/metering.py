@@ -3,7 +3,7 @@
 Rules kept here:
 
 * The method says ``estimated`` and the sensor ``simulated:BOARD``: nothing of it was measured. The uncertainty is the
-  limit of :class:`edge_runtime.power.estimate.EstimateMeter`, which reckons in the same way.
+  limit of :class:`edge_runtime.power.meters.estimate.EstimateMeter`, which reckons in the same way.
 * Joules are ``W(phase) x seconds``, and those of bytes and of waking a radio on top, charged as they fall due.
 """
 
@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from edge_runtime.power.estimate import MODEL_LIMIT
-from edge_runtime.power.meter import MeterIdentity
+from edge_runtime.power.meters.estimate import MODEL_LIMIT
+from edge_runtime.power.meters.meter import MeterIdentity
 from protos.energy.trace import Phase, PhaseEnergy
 
 
@@ -25,14 +25,16 @@ class BoardClock:
 
     Attributes:
         ahead_s: seconds of work that the loop has not waited for yet.
+        from_s: when the work that is being done began, in place of the loop's time; None: the loop's.
     """
 
     def __init__(self, now_s: Callable[[], float]) -> None:
         self._now_s = now_s
         self.ahead_s = 0.0
+        self.from_s: float | None = None
 
     def monotonic(self) -> float:
-        return self._now_s() + self.ahead_s
+        return (self._now_s() if self.from_s is None else self.from_s) + self.ahead_s
 
     def process_time(self) -> float:
         return self.monotonic()
@@ -54,7 +56,7 @@ class MeterState:
 
 @dataclass
 class BoardMeter:
-    """Phases in, joules out, as :class:`edge_runtime.power.meter.Meter` has it.
+    """Phases in, joules out, as :class:`edge_runtime.power.meters.meter.Meter` has it.
 
     Args:
         watts: while a phase lasts.
@@ -118,6 +120,10 @@ class BoardMeter:
     def state(self) -> MeterState:
         """Where it stands, for :meth:`back_to`."""
         self._pass()
+        return self.as_settled()
+
+    def as_settled(self) -> MeterState:
+        """The same, up to when it looked at the clock last."""
         return MeterState(self._phase, self._since_s, dict(self._energy_j), dict(self._seconds), self.true_j)
 
     def back_to(self, state: MeterState) -> None:

@@ -35,7 +35,7 @@ class Simulated:
             ``true_j`` float64 [N]: all that each spent but idling, also what no report told.
         device_ids: of the arrays.
         kinds: the board of each.
-        engine: "exact" or "vectorised".
+        engine: "exact", "vectorised" or "ray".
         virtual_s: how long the run would have taken.
         wall_s: how long the simulation took.
         plan: the plan that ran, as TOML.

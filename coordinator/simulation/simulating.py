@@ -16,7 +16,7 @@ from coordinator.api import outcome_of
 from coordinator.lab import plan_keys
 from coordinator.lab.shards import device_names, divide
 from coordinator.operator.status import RoundStatus
-from coordinator.simulation import exact, vectorised
+from coordinator.simulation import exact, ray_cluster, vectorised
 from coordinator.simulation.fleet import ENGINES, FleetSettings, embedded
 from coordinator.simulation.results import Simulated, arrays_of
 from protos.catalog import pick
@@ -89,7 +89,14 @@ def simulate(
                 text,
                 started_s,
             )
-        ran: exact.Ran = _apart(lambda: exact.run_exactly(text, place, settings, made, shared, held, on_round))
+
+        def played() -> exact.Ran:
+            if engine != "ray":
+                return exact.run_exactly(text, place, settings, made, shared, held, on_round)
+            with ray_cluster.on_ray(settings, shared, made.parts, say) as cluster:
+                return exact.run_exactly(text, place, settings, made, shared, held, on_round, cluster.board)
+
+        ran: exact.Ran = _apart(played)
     names = device_names(settings.devices)
     arrays = arrays_of(ran.status, names)
     arrays["true_j"] = ran.true_j

@@ -34,8 +34,8 @@ from coordinator.simulation.devices import LOOK_S, Shared
 from coordinator.simulation.fleet import FleetSettings
 from coordinator.simulation.links import Link
 from coordinator.simulation.results import PHASES, Arrays, empty_arrays
-from edge_runtime.power.estimate import MODEL_LIMIT
-from edge_runtime.round.embeddings import dequantise
+from edge_runtime.power.meters.estimate import MODEL_LIMIT
+from edge_runtime.round.inputs.embeddings import dequantise
 from edge_runtime.round.training import batches
 from protos.convert.orders import order_to
 from protos.convert.reports import serialise_report

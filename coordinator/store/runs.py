@@ -15,8 +15,10 @@ from coordinator.store import clock, reports
 from coordinator.store.tables import events, heads, orders, rounds, runs
 from protos.errors import UnknownRunError
 
+# What starts runs at its times, and is none itself.
+SCHEDULED = "scheduled"
 # Not over; and of these, those that wait for their turn or have it.
-OPEN_STATES = ("waiting", "running", "paused")
+OPEN_STATES = ("waiting", "running", "paused", SCHEDULED)
 GOING_STATES = ("waiting", "running")
 
 
@@ -34,15 +36,15 @@ class NewRun:
     initial_head: str
 
 
-def add(connection: Connection, run: NewRun) -> None:
-    """Write down a run that waits for its turn."""
+def add(connection: Connection, run: NewRun, *, state: str = "waiting") -> None:
+    """Write down a run that waits for its turn, or a plan that starts by itself."""
     sequence = (connection.execute(select(func.max(runs.c.sequence))).scalar() or 0) + 1
     connection.execute(
         runs.insert().values(
             **vars(run),
             sequence=sequence,
-            state="waiting",
-            reason="being prepared",
+            state=state,
+            reason="" if state == SCHEDULED else "being prepared",
             started_unix_s=clock.unix_s(),
         )
     )

@@ -50,7 +50,7 @@ runs = Table(
     Column("run_id", String(64), primary_key=True),
     Column("sequence", _SEQUENCE, nullable=False, unique=True),
     Column("name", String(256), nullable=False, index=True),
-    Column("state", String(16), nullable=False),  # waiting, running, finished, stopped, failed
+    Column("state", String(16), nullable=False),  # scheduled, waiting, running, paused, finished, stopped, failed
     Column("reason", Text, nullable=False),
     Column("plan_id", String(64), nullable=False),
     Column("plan_toml", Text, nullable=False),

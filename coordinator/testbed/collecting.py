@@ -14,8 +14,8 @@ from coordinator.testbed import daemon
 from coordinator.testbed.across import Outcome, Progress
 from coordinator.testbed.ssh import Session, digest_of
 from protos.atomic import write_whole
+from protos.commands.json_document import document
 from protos.errors import IntegrityError, UsageError
-from protos.json_document import document
 
 __all__ = ["MANIFEST", "SUMS", "collect", "folder_for", "write_manifest"]
 

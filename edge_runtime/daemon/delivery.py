@@ -25,10 +25,10 @@ from edge_runtime.daemon.stopping import Interrupted, Stopping
 from edge_runtime.round.work import energy_of
 from edge_runtime.systemd.journal import facts
 from edge_runtime.systemd.logging_setup import log
+from protos.commands.json_document import document
 from protos.convert.reports import serialise_report
-from protos.energy.trace import Phase, PhaseEnergy, joined
+from protos.energy.trace import Phase, PhaseEnergy
 from protos.errors import RefusedError, StoreError
-from protos.json_document import document
 from protos.orders import DeviceReport, Receipt, SettledEnergy, Verdict
 
 # What of the time to stop is kept for the goodbye after the last report, and for giving everything back.
@@ -78,20 +78,9 @@ class Delivery:
             finally:
                 meter.mark(Phase.IDLE)
                 energy = meter.settle(_HURRIED_SETTLE_S)
-            self._settle_left_over(letter, energy)
+            outbox.add_sending(letter, energy)
             log().info("round %d: left over report %s", letter.round, in_short(receipt))
             self._answered(letter, receipt)
-
-    def _settle_left_over(self, letter: Letter, energy: tuple[PhaseEnergy, ...]) -> None:
-        """Add this sending to earlier tries; what those cost is unknown when they died with their process."""
-        key = (letter.run_id, letter.round, letter.attempt)
-        known = (one for one in self._device.outbox.settled() if (one.run_id, one.round, one.attempt) == key)
-        before = [record for settled in known for record in settled.energy if record.phase is Phase.SEND]
-        lost = PhaseEnergy(Phase.SEND, None, 0.0, 0.0, "unknown", "", None, ("interrupted",))
-        for record in energy:
-            if record.phase is Phase.SEND:
-                whole = joined(before[0] if before else lost, record)
-                self._device.outbox.add_settled(SettledEnergy(letter.run_id, letter.round, (whole,), letter.attempt))
 
     def send(self, report: DeviceReport, bytes_down: int) -> Receipt | None:
         """Store a report, send it until it is answered, settle the energy of that, and say so in one line.

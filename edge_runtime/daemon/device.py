@@ -22,23 +22,23 @@ from edge_runtime.machine_identity import machine_hash, take_instance
 from edge_runtime.model.gate import Gate
 from edge_runtime.model.service import ModelService
 from edge_runtime.power.clock import Clock, SystemClock
-from edge_runtime.power.late_meter import LateMeter
-from edge_runtime.power.meter import Meter
+from edge_runtime.power.meters.late_meter import LateMeter
+from edge_runtime.power.meters.meter import Meter
+from edge_runtime.power.meters.shared_meter import SharedMeter
 from edge_runtime.power.sensor_factory import open_meter_late
-from edge_runtime.power.shared_meter import SharedMeter
 from edge_runtime.round.accelerator import Accelerator, TwinWork
 from edge_runtime.round.codec_memory import CodecMemory
 from edge_runtime.round.costs import CostHistory, Reserve
-from edge_runtime.round.embeddings import EmbeddingCache
 from edge_runtime.round.evaluation import HeldOut
-from edge_runtime.round.examples import LocalExamples, Summary
 from edge_runtime.round.held_heads import HeldHeads
+from edge_runtime.round.inputs.embeddings import EmbeddingCache
+from edge_runtime.round.inputs.examples import LocalExamples, Summary
 from edge_runtime.round.training_basis import HeldBasis
 from edge_runtime.round.work import Workbench
 from edge_runtime.state import StateFolder
 from edge_runtime.systemd.logging_setup import log
 from protos.convert.energy import without_folder
-from protos.datafiles.collected import is_store
+from protos.datafiles.formats.collected import is_store
 from protos.errors import (
     ConfigError,
     DataError,

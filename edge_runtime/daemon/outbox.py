@@ -22,7 +22,7 @@ from typing import Any, cast
 from edge_runtime.state import ASIDE, keep_newest, storing, used
 from edge_runtime.systemd.logging_setup import log
 from protos.atomic import write_whole
-from protos.energy.trace import Method, Phase, PhaseEnergy
+from protos.energy.trace import Method, Phase, PhaseEnergy, joined
 from protos.errors import StoreError
 from protos.orders import SettledEnergy
 
@@ -121,6 +121,18 @@ class Outbox:
         merged = {**before, **{record.phase: record for record in settled.energy}}
         kept[key] = dataclasses.replace(settled, energy=tuple(merged.values()))
         self._write(list(kept.values())[-_KEEP_SETTLED:])
+
+    def add_sending(self, letter: Letter, energy: Iterable[PhaseEnergy]) -> None:
+        """Add what sending a report that was left over took to its earlier tries; what those cost is unknown when they
+        died with their process, and the whole is then, too, of the seconds that are known."""
+        key = (letter.run_id, letter.round, letter.attempt)
+        known = (one for one in self.settled() if (one.run_id, one.round, one.attempt) == key)
+        before = [record for settled in known for record in settled.energy if record.phase is Phase.SEND]
+        lost = PhaseEnergy(Phase.SEND, None, 0.0, 0.0, "unknown", "", None, ("interrupted",))
+        for record in energy:
+            if record.phase is Phase.SEND:
+                whole = joined(before[0] if before else lost, record)
+                self.add_settled(SettledEnergy(letter.run_id, letter.round, (whole,), letter.attempt))
 
     def settled(self) -> tuple[SettledEnergy, ...]:
         """Energy that the coordinator was not yet told."""

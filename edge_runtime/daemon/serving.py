@@ -36,8 +36,8 @@ from edge_runtime.daemon.stopping import Interrupted, Stopping
 from edge_runtime.health.pauses import open_pauses
 from edge_runtime.model.adopting import receive
 from edge_runtime.round import work as one_round
-from edge_runtime.round.examples import ChangedDataError
 from edge_runtime.round.held_heads import CannotRebuildError
+from edge_runtime.round.inputs.examples import ChangedDataError
 from edge_runtime.round.work import Workbench
 from edge_runtime.state import is_full, storing
 from edge_runtime.systemd.journal import about
@@ -213,28 +213,25 @@ class Daemon:
         order, size_bytes = self._ask(settled)
         self._vitals.answered()
         self._stopping.progressed()
+        if isinstance(order, RejoinOrder):
+            # A coordinator that forgot the session took no notice of the energy either.
+            self._joined = False
+            return
+        self._device.outbox.told(settled)
         match order:
-            case RejoinOrder():
-                # A coordinator that forgot the session took no notice of the energy either.
-                self._joined = False
             case WaitOrder(_, _, Publication() as published):
-                self._device.outbox.told(settled)
                 self._receptions.clear()
                 self._take(published)
             case WaitOrder(retry_after_s, reason):
-                self._device.outbox.told(settled)
                 self._receptions.clear()
                 log().debug("waiting %.1f s: %s", retry_after_s, reason)
                 self._pause(retry_after_s)
             case RevealOrder():
-                self._device.outbox.told(settled)
                 self._reveal(order)
             case TrainOrder() if self._has_done_all():
                 # The round of the masks is over without its help.
-                self._device.outbox.told(settled)
                 self._masks.forget()
             case TrainOrder():
-                self._device.outbox.told(settled)
                 self._receptions.clear()
                 self._last_order_s = time.monotonic()
                 self._notifier.status(f"round {order.round} of run {order.run_id}: {one_round.in_words(order)}")

@@ -15,11 +15,11 @@ import numpy.typing as npt
 
 from edge_runtime.data.store import Bounds, ExampleStore, with_bounds
 from edge_runtime.model.settings_of import settings_from
+from protos.commands.json_document import document
 from protos.datafiles import dataset
-from protos.datafiles.collected import NPY, is_store
-from protos.datafiles.folder import is_image
+from protos.datafiles.formats.collected import NPY, is_store
+from protos.datafiles.formats.folder import is_image
 from protos.errors import DataError, UsageError
-from protos.json_document import document
 
 __all__ = ["in_words", "run"]
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from edge_runtime.model.command_line import add_place
-from protos.program import HelpFormatter
+from protos.commands.program import HelpFormatter
 
 __all__ = ["EXAMPLE", "add_arguments"]
 

@@ -31,8 +31,8 @@ import numpy.typing as npt
 
 from edge_runtime.state import storing
 from protos.atomic import write_whole
-from protos.datafiles.collected import INBOX, INDEX, NPY, RAW, Entry, entries, is_store
-from protos.datafiles.folder import is_image
+from protos.datafiles.formats.collected import INBOX, INDEX, NPY, RAW, Entry, entries, is_store
+from protos.datafiles.formats.folder import is_image
 from protos.datafiles.rows import kept_dtype
 from protos.errors import DataError, NonFiniteError, RefusedError, UsageError
 from protos.file_lock import lock

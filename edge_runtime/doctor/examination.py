@@ -41,8 +41,8 @@ from edge_runtime.doctor.wiring import check_wiring
 from edge_runtime.identity.handshake import why_not
 from edge_runtime.identity.identity import read_identity
 from protos.addresses import several
+from protos.commands.json_document import document
 from protos.errors import CheckFailed, EdgejouleError
-from protos.json_document import document
 
 RSS_LIMIT_MB = 120.0
 READY_LIMIT_S = 2.0

@@ -23,9 +23,9 @@ KINDS = ("serial", "i2c", "hwmon", "iio")
 def check_wiring(settings: Settings, machine: HostMachine) -> list[Finding]:
     """One finding; none where the sensor cannot be opened at all, which the check of the sensor says."""
     from edge_runtime.power.clock import SystemClock
+    from edge_runtime.power.meters.sensor_meter import SensorMeter
     from edge_runtime.power.options import split
     from edge_runtime.power.sensor_factory import make_sensor
-    from edge_runtime.power.sensor_meter import SensorMeter
     from edge_runtime.power.wiring import FIXES
 
     try:

@@ -19,7 +19,7 @@ from protos.durations import duration_s
 from protos.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
-    from edge_runtime.power.meter import MeterIdentity
+    from edge_runtime.power.meters.meter import MeterIdentity
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 

@@ -10,9 +10,9 @@ from edge_runtime.measure.envelope import Envelope
 from edge_runtime.measure.period import HeldClock, PeriodMeter
 from edge_runtime.power.clock import SystemClock
 from edge_runtime.power.events import Block, Event
+from edge_runtime.power.meters.sensor_meter import SensorMeter
 from edge_runtime.power.recording.writer import Recorder
 from edge_runtime.power.sensor_factory import make_sensor, open_meter
-from edge_runtime.power.sensor_meter import SensorMeter
 
 __all__ = ["opened"]
 

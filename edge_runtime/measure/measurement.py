@@ -16,7 +16,7 @@ from typing import Literal
 
 from edge_runtime.measure.period import MeasuredPeriod, PeriodMeter
 from edge_runtime.measure.signal_queue import SignalQueue
-from edge_runtime.power.meter import MeterIdentity, ShowsPower
+from edge_runtime.power.meters.meter import MeterIdentity, ShowsPower
 from protos.errors import UsageError
 
 __all__ = ["AFTER", "BEFORE", "INCOMPLETE", "MAIN", "Ended", "Glance", "Measurement", "measure"]

@@ -14,10 +14,10 @@ from threading import Event
 from typing import Any
 
 from edge_runtime.power.clock import Clock
-from edge_runtime.power.meter import Meter, ShowsPower
+from edge_runtime.power.meters.meter import Meter, ShowsPower
+from edge_runtime.power.meters.sensor_meter import SensorMeter
 from edge_runtime.power.recording.writer import Recorder
 from edge_runtime.power.sensor import PowerSensor
-from edge_runtime.power.sensor_meter import SensorMeter
 from protos.energy.trace import Phase, PhaseEnergy
 
 __all__ = [

@@ -14,9 +14,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from protos.commands.json_document import document
+from protos.commands.program import example
 from protos.errors import EdgejouleError, StoreError
-from protos.json_document import document
-from protos.program import example
 
 if TYPE_CHECKING:
     from edge_runtime.power.recording.blocks import Damage

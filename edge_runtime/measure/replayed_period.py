@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from edge_runtime.measure.period import BEGIN, END, FACT, MEASURED, READ, MeasuredPeriod, peak_of, settled
-from edge_runtime.power.meter import MeterIdentity
+from edge_runtime.power.meters.meter import MeterIdentity
+from edge_runtime.power.meters.sensor_meter import SensorMeter
 from edge_runtime.power.recording.blocks import Damage
 from edge_runtime.power.recording.header import Header
 from edge_runtime.power.recording.replay_sensor import ReplaySensor
 from edge_runtime.power.sensor import Listener
-from edge_runtime.power.sensor_meter import SensorMeter
 from protos.energy.trace import Phase
 from protos.errors import SensorError
 

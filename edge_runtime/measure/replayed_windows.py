@@ -14,9 +14,9 @@ from pathlib import Path
 from edge_runtime.measure.period import BEGIN, END, READ
 from edge_runtime.measure.replayed_period import CUT, DAMAGED, WHOLE
 from edge_runtime.power.clock import Clock
-from edge_runtime.power.meter import MeterIdentity
+from edge_runtime.power.meters.meter import MeterIdentity
+from edge_runtime.power.meters.windows import WINDOW_BEGIN, WINDOW_END, WINDOW_READ, Entry, SensorWindows
 from edge_runtime.power.recording.replay_sensor import ReplaySensor
-from edge_runtime.power.windows import WINDOW_BEGIN, WINDOW_END, WINDOW_READ, Entry, SensorWindows
 from protos.energy.windows import Window, WindowSums, judge_window
 from protos.errors import SensorError
 
@@ -89,7 +89,7 @@ def _whole(path: Path) -> Entry:
 
 
 class ReplayedWindows:
-    """A :class:`edge_runtime.power.windows.WindowBook` that gives the windows of a recording again.
+    """A :class:`edge_runtime.power.meters.windows.WindowBook` that gives the windows of a recording again.
 
     The first window of a name is the first of that name in the recording, and so on, so that a program can be run
     again on what was recorded when it ran. One that the recording does not have is unknown.

@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.model.current import About, Model, open_current, take
-from edge_runtime.round.embeddings import dequantise
 from edge_runtime.round.evaluation import HeldOut, evaluate
 from edge_runtime.round.held_heads import HeldHeads
+from edge_runtime.round.inputs.embeddings import dequantise
 from edge_runtime.round.training import balanced_weights, train
 from edge_runtime.round.work import Workbench, fill_held_out
 from edge_runtime.systemd.logging_setup import log

@@ -12,8 +12,8 @@ import numpy as np
 
 from edge_runtime.config import Settings
 from edge_runtime.model.settings_of import model_at, settings_from
+from protos.commands.json_document import document
 from protos.errors import UsageError
-from protos.json_document import document
 
 __all__ = ["measured", "run"]
 

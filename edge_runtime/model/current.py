@@ -26,8 +26,8 @@ from edge_runtime.round.tree_file import read_tree, write_tree
 from edge_runtime.state import keep_newest, storing, used
 from edge_runtime.systemd.logging_setup import log
 from protos.atomic import force_to_disk
+from protos.commands.json_document import document
 from protos.errors import EdgejouleError, IntegrityError
-from protos.json_document import document
 from protos.model.bundle import Bundle, open_bundle
 from protos.model.head_algebra import check_tree
 from protos.model.manifest import MANIFEST_FILE

@@ -19,13 +19,13 @@ from edge_runtime.client import Client, ModelError
 from edge_runtime.config import Settings
 from edge_runtime.model.limits import MOST_EXAMPLE_BYTES
 from edge_runtime.model.settings_of import model_at, settings_from, socket_of
-from protos.datafiles.folder import is_image
+from protos.commands.json_document import document
+from protos.datafiles.formats.folder import is_image
+from protos.datafiles.formats.npz import examples_alone
+from protos.datafiles.formats.pixels import decode_image
+from protos.datafiles.formats.sound import is_recording, recording
 from protos.datafiles.front_end import FrontEnd, LogMel, declared, log_mel
-from protos.datafiles.npz import examples_alone
-from protos.datafiles.pixels import decode_image
-from protos.datafiles.sound import is_recording, recording
 from protos.errors import DataError, RefusedError, UsageError
-from protos.json_document import document
 
 if TYPE_CHECKING:
     from edge_runtime.model.predictor import Predictor

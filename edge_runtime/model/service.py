@@ -18,12 +18,12 @@ import numpy.typing as npt
 from edge_runtime.model.current import Model, open_current
 from edge_runtime.model.gate import Gate
 from edge_runtime.model.predictor import Predictor
-from edge_runtime.power.shared_meter import SharedMeter
+from edge_runtime.power.meters.shared_meter import SharedMeter
 from edge_runtime.systemd.logging_setup import log
-from protos.datafiles.pixels import decode_image
+from protos.commands.json_document import document
+from protos.datafiles.formats.pixels import decode_image
 from protos.energy.trace import PhaseEnergy
 from protos.errors import DataError, EdgejouleError, UsageError
-from protos.json_document import document
 
 __all__ = ["Intake", "ModelService", "NoModelError"]
 

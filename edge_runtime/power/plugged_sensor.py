@@ -11,7 +11,7 @@ import numpy as np
 from edge_runtime.power.clock import Clock
 from edge_runtime.power.host.polled import PolledSensor
 from edge_runtime.power.host.source import Source
-from edge_runtime.power.meter import MeterIdentity
+from edge_runtime.power.meters.meter import MeterIdentity
 from edge_runtime.power.sensor import Capabilities, PowerSensor
 from protos.energy.trace import PowerTrace
 from protos.energy.uncertainty import ErrorModel

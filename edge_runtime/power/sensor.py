@@ -1,8 +1,8 @@
 """What a power sensor is, whatever stands behind it: samples in host time, with what one must know to believe them.
 
 A sensor owns its thread. It stores samples and tells its listeners; it knows nothing of phases, marks or windows. Those
-are the affair of :class:`edge_runtime.power.sensor_meter.SensorMeter`, which works over any sensor. One contract suite
-(``tests/edge_runtime/power/test_sensor_contract.py``) holds for all of them.
+are the affair of :class:`edge_runtime.power.meters.sensor_meter.SensorMeter`, which works over any sensor. One contract
+suite (``tests/edge_runtime/power/test_sensor_contract.py``) holds for all of them.
 
 Host time is CLOCK_MONOTONIC in seconds.
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 from edge_runtime.power.events import Event
-from edge_runtime.power.meter import MeterIdentity
+from edge_runtime.power.meters.meter import MeterIdentity
 from protos.energy.trace import PowerTrace
 from protos.energy.uncertainty import ErrorModel
 

@@ -25,7 +25,7 @@ import importlib
 from types import MappingProxyType
 
 from edge_runtime.power.clock import Clock, SystemClock
-from edge_runtime.power.meter import Meter
+from edge_runtime.power.meters.meter import Meter
 from edge_runtime.power.options import split
 from edge_runtime.power.sensor import PowerSensor
 from protos.errors import UsageError
@@ -94,7 +94,7 @@ def open_meter_late(spec: str, *, clock: Clock | None = None) -> Meter:
     clock = clock or SystemClock()
     if spec == "none" or split(spec)[0] == "estimate":
         return open_meter(spec, clock=clock)
-    from edge_runtime.power.late_meter import LateMeter
+    from edge_runtime.power.meters.late_meter import LateMeter
 
     make_sensor(spec, clock=clock)
     return LateMeter(spec, lambda: make_sensor(spec, clock=clock), clock)
@@ -110,14 +110,14 @@ def open_meter(spec: str, *, clock: Clock | None = None) -> Meter:
     clock = clock or SystemClock()
     kind, rest, options = split(spec)
     if spec == "none":
-        from edge_runtime.power.unmetered import UnknownMeter
+        from edge_runtime.power.meters.unmetered import UnknownMeter
 
         return UnknownMeter(clock)
     if kind == "estimate" and rest and not options:
-        from edge_runtime.power.estimate import EstimateMeter
+        from edge_runtime.power.meters.estimate import EstimateMeter
         from protos.energy.boards import board
 
         return EstimateMeter(board(rest), clock)
-    from edge_runtime.power.sensor_meter import SensorMeter
+    from edge_runtime.power.meters.sensor_meter import SensorMeter
 
     return SensorMeter(open_sensor(spec, clock=clock), clock, own_board=True)

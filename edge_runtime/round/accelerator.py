@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edge_runtime.config import Settings
-from edge_runtime.round.embeddings import EmbeddingCache
+from edge_runtime.round.inputs.embeddings import EmbeddingCache
 from edge_runtime.systemd.logging_setup import log
 from protos.errors import RefusedError
 from protos.model.bundle import Bundle

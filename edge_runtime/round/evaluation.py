@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.round.embeddings import EmbeddingCache
+from edge_runtime.round.inputs.embeddings import EmbeddingCache
 from protos.model.bundle import Bundle
 from protos.model.head import Head
 from protos.model.head_algebra import logits_of

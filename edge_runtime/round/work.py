@@ -22,17 +22,17 @@ import numpy.typing as npt
 from edge_runtime.health.pauses import Pauses
 from edge_runtime.model.gate import Gate
 from edge_runtime.power.clock import Clock
-from edge_runtime.power.meter import ExpectsPower, Meter
+from edge_runtime.power.meters.meter import ExpectsPower, Meter
 from edge_runtime.power.wiring import FIXES
 from edge_runtime.round.accelerator import TwinWork
 from edge_runtime.round.allowance import Allowance
 from edge_runtime.round.codec_memory import CodecMemory
-from edge_runtime.round.content import damaged_in
 from edge_runtime.round.costs import Reserve
-from edge_runtime.round.embeddings import EmbeddingCache, dequantise
 from edge_runtime.round.evaluation import HeldOut
-from edge_runtime.round.examples import ChangedDataError, LocalExamples, Summary
 from edge_runtime.round.held_heads import HeldHeads
+from edge_runtime.round.inputs.content import damaged_in
+from edge_runtime.round.inputs.embeddings import EmbeddingCache, dequantise
+from edge_runtime.round.inputs.examples import ChangedDataError, LocalExamples, Summary
 from edge_runtime.round.statistics import check_features, summed
 from edge_runtime.round.training import Trained, balanced_weights, train
 from edge_runtime.round.training_basis import HeldBasis

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from edge_runtime.config import SERVICE_CONFIG
 from edge_runtime.service.upgrade import command as upgrade_command
+from protos.commands.json_document import document
+from protos.commands.program import example
 from protos.errors import CheckFailed, RefusedError, UsageError
-from protos.json_document import document
-from protos.program import example
 
 if TYPE_CHECKING:
     from edge_runtime.config import Resolved

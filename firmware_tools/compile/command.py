@@ -21,8 +21,8 @@ from firmware_tools.compile.compiler_log import CompilerLog, parse_log
 from firmware_tools.compile.into_bundle import put_twin, refuse_if_unfit
 from firmware_tools.compile.report import compiled_facts, differences, lines
 from protos.atomic import write_whole
+from protos.commands.program import HelpFormatter
 from protos.errors import CheckFailed, ModelError, StoreError, UsageError
-from protos.program import HelpFormatter
 
 __all__ = []
 
@@ -147,8 +147,11 @@ def run(options: argparse.Namespace) -> int:
         refuse_if_unfit(model, force=options.force)
     compiles = not options.predict and options.twin is None
     output = _free(options) if compiles and not options.into_bundle else None
-    compiler = find_compiler() if compiles else None
     report = _in_child("report:predict_file", model, model=str(model))
+    if not options.predict and any(" is int16, not 8-bit" in (one["reason"] or "") for one in report["operators"]):
+        raise ModelError("has activations of 16 bits", where=str(model),
+                         fix="the Edge TPU takes 8: convert it without --activations int16")  # fmt: skip
+    compiler = find_compiler() if compiles else None
     if options.require_all and not report["complete"]:
         _print(report, options)
         left = report["total"] - report["mapped"]

@@ -37,7 +37,8 @@ def require(agreement: Agreement, minimum: float, *, where: str) -> None:
             f"int8 embeddings agree only {agreement.cosine_mean:.8g} with the float ones (mean cosine over "
             f"{agreement.examples} examples), under --min-agreement {minimum}",
             where=where,
-            fix="calibrate with more varied examples, check --preprocess, or cut at another layer",
+            fix="calibrate with more varied examples, check --preprocess, try --activations int16 or "
+            "--qat DATA, or cut at another layer",
         )
 
 

@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from firmware_tools.child import run_in_child
-from firmware_tools.convert.job import EQUALISE, PREPROCESSING, STRAIGHT, ConvertJob
+from firmware_tools.convert.job import ACTIVATIONS, EQUALISE, PREPROCESSING, STRAIGHT, ConvertJob
 from firmware_tools.convert.sources.recognise import recognise
 from firmware_tools.convert.staging import check_free, staged
 from firmware_tools.inspect.text import lines
 from protos.catalog import hint
+from protos.commands.program import HelpFormatter
 from protos.datafiles.front_end import front_end_of
 from protos.datafiles.renames import read_renames
 from protos.energy.boards import board
 from protos.errors import DataError, UsageError
 from protos.model.task import ANOMALY, DIFFUSION, REGRESSION
 from protos.plugins import find, installed
-from protos.program import HelpFormatter
 
 SCHEMA = "edgejoule.convert/1"
 # The tables themselves need TensorFlow; a test compares these names with them.
@@ -92,6 +92,20 @@ def add_command(commands: Any) -> None:
     )  # fmt: skip
     cut.add_argument(
         "--bias-correction", action="store_true", help="give each channel its float mean, and keep that where it helps"
+    )
+    cut.add_argument(
+        "--activations", choices=ACTIVATIONS, default="int8",
+        help="int16: finer steps between the int8 ends, where int8 loses much; exact and slower, on CPUs alone "
+        "(default: int8)",
+    )  # fmt: skip
+    cut.add_argument(
+        "--qat", metavar="DATA",
+        help="train the integer weights on, with the float model as their teacher, on these examples (100 or "
+        "more; training part, if marked), and keep that where it helps",
+    )  # fmt: skip
+    cut.add_argument("--qat-steps", metavar="N", type=int, default=400, help="of 32 examples (default: 400)")
+    cut.add_argument(
+        "--qat-rate", metavar="R", type=float, default=1e-4, help="step, in ranges of weights (default: 0.0001)"
     )
     cut.add_argument("--layers", action="store_true", help="tell what each layer loses by integers (SQNR in dB)")
     cut.add_argument(
@@ -202,12 +216,16 @@ def _job(options: argparse.Namespace) -> ConvertJob:
         ("--calibration-examples", options.calibration_examples, 1, 1 << 20),
         ("--min-agreement", options.min_agreement, -1, 1),
         ("--seed", options.seed, 0, 1 << 62),
+        ("--qat-steps", options.qat_steps, 1, 1 << 20),
+        ("--qat-rate", options.qat_rate, 1e-6, 0.1),
     ):
         if value is not None and not low <= value <= high:
             raise UsageError(f"{option} {value} is outside {low}..{high}")
     if options.objective == ANOMALY and (options.classes or 2) != 2:
         raise UsageError(f"--classes {options.classes}: an anomaly head knows two, normal and anomaly")
-    for spec in (options.calibrate, options.eval):
+    if options.qat is not None and options.activations != "int8":
+        raise UsageError("--qat trains weights for 8-bit activations", fix="leave it or --activations int16 out")
+    for spec in (options.calibrate, options.eval, options.qat):
         if spec is not None and not Path(spec).expanduser().exists():
             raise DataError("no such file or folder", where=spec, fix="check the path")
     return ConvertJob(
@@ -241,6 +259,10 @@ def _job(options: argparse.Namespace) -> ConvertJob:
         train_memory=_bytes(options.train_memory),
         train_joules=options.train_joules,
         board=options.board,
+        activations=options.activations,
+        qat=options.qat,
+        qat_steps=options.qat_steps,
+        qat_rate=options.qat_rate,
     )
 
 
@@ -253,6 +275,11 @@ def _trainable(options: argparse.Namespace) -> str:
         raise UsageError(
             f"--trainable {mode} goes with cross_entropy alone, and the objective is {options.objective}",
             fix="leave --objective or --trainable out",
+        )
+    if options.activations != "int8" or options.qat is not None:
+        raise UsageError(
+            f"--trainable {mode} goes with a trunk of int8 that is quantised as it is",
+            fix="leave --activations and --qat out, or --trainable",
         )
     if not 1 <= options.pointwise <= 100:
         raise UsageError(f"--pointwise {options.pointwise} is outside 1..100")

@@ -14,7 +14,9 @@ from protos.datafiles import dataset
 from protos.datafiles.dataset import Dataset
 from protos.datafiles.front_end import front_end_of
 from protos.datafiles.renames import composed
-from protos.errors import ModelError, UsageError
+from protos.errors import DataError, ModelError, UsageError
+
+LEAST_TUNING = 100
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -82,6 +84,46 @@ def load_examples(
             "what is measured on them says little of new data",
         )
     return Examples(fit, held, accounts, remarked)
+
+
+def load_tuning(
+    spec: str,
+    input_shape: tuple[int, ...],
+    data: Examples,
+    *,
+    renames: Mapping[str, str] | None = None,
+    front_end: str | None = None,
+) -> tuple[Dataset, tuple[str, ...]]:
+    """The training part of what weights are trained on (``--qat``), and what is to be remarked of it.
+
+    Where both name classes, they must be the same.
+
+    Raises:
+        EdgejouleError: the data cannot be read or do not fit the model.
+        DataError: there are too few.
+    """
+    known = next((one.class_names for one in (data.calibration, data.evaluation) if one and one.class_names), None)
+    found = dataset.load(
+        spec,
+        image_shape=input_shape if len(input_shape) == 3 else None,
+        classes=known,
+        renames={} if renames is None else renames,
+        front_end=None if front_end is None else front_end_of(front_end),
+    )
+    found = dataset.fitted(found, input_shape).train()
+    _check_values(found, input_shape)
+    if len(found) < LEAST_TUNING:
+        raise DataError(
+            f"--qat trains on {len(found)} examples, and {LEAST_TUNING} are the least that say anything",
+            where=found.source, fix="give more examples of the kind",
+        )  # fmt: skip
+    remarked: tuple[str, ...] = ()
+    if data.evaluation is not None and (twice := _in_both(found, data.evaluation)):
+        remarked = (
+            f"{found.source}: {twice} of {len(data.evaluation)} held-out examples are among those of --qat, value for "
+            "value: what is measured on them says little of new data",
+        )
+    return found, remarked
 
 
 def _in_both(fit: Dataset, held: Dataset) -> int:

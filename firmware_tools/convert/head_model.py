@@ -24,8 +24,8 @@ from firmware_tools.convert.trainable.design import TailDesign
 from firmware_tools.convert.trainable.layers import forward
 from firmware_tools.inspect.model import read_bytes
 from protos.errors import ModelError
-from protos.model import diffusion
 from protos.model.head_algebra import Array, head_shapes
+from protos.model.head_kinds import diffusion
 from protos.model.manifest import TrainInput
 from protos.model.task import ANOMALY, CLASSIFICATION, DIFFUSION, REGRESSION, task_of
 
@@ -190,7 +190,7 @@ class _Head(tf.Module):  # type: ignore[misc]
         return {}
 
     def noised(self, features: Any, given: Mapping[str, Any]) -> Any:
-        """z_t, [B, D]: see :mod:`protos.model.diffusion`."""
+        """z_t, [B, D]: see :mod:`protos.model.head_kinds.diffusion`."""
         kept = tf.gather(tf.constant(diffusion.schedule(), tf.float32), given["moment"])[:, None]
         latents = features / diffusion.spread_of(len(self.design.mean))
         return tf.sqrt(kept) * latents + tf.sqrt(1.0 - kept) * given["noise"]

@@ -14,6 +14,8 @@ PREPROCESSING: dict[str, tuple[float, float]] = {
 STRAIGHT = "straight"
 # When layers in a row share their channels' ranges; see `firmware_tools.convert.quality`.
 EQUALISE = ("auto", "always", "never")
+# Of the layers between the ends of a backbone; see `firmware_tools.convert.quality.sixteen_bits`.
+ACTIVATIONS = ("int8", "int16")
 KINDS = ("keras", "h5", "saved_model", "tflite")
 
 
@@ -51,6 +53,10 @@ class ConvertJob:
     train_memory: int | None = None
     train_joules: float | None = None
     board: str = "pi4"
+    activations: str = "int8"
+    qat: str | None = None
+    qat_steps: int = 400
+    qat_rate: float = 1e-4
 
     def to_fields(self) -> dict[str, Any]:
         """The job as a JSON-able dict."""

@@ -27,15 +27,18 @@ from tensorflow.lite.python.optimize import calibrator
 
 from firmware_tools.child import Progress
 from firmware_tools.convert.converter_words import converter_words
+from firmware_tools.convert.quality.fine_tuning import Tuned, TuningData, fine_tuned
 from firmware_tools.convert.quality.improve import QualityChoices, improved
+from firmware_tools.convert.quality.sixteen_bits import sixteen_bits
 from firmware_tools.convert.sources.source import FloatModel, listed_layers
 from firmware_tools.convert.sources.tflite_source import describe
 from firmware_tools.convert.static_graph import StaticFunction, static_function
 from firmware_tools.inspect.model import ModelFacts, read_bytes
 from protos.errors import EdgejouleError, ModelError, NonFiniteError
 from protos.model.backbone import Backbone
-from protos.model.head_algebra import Array
+from protos.model.head_algebra import Array, Tree
 from protos.model.manifest import BackboneSpec, ChannelAffine, Preprocessing
+from protos.model.resemblance import compared, record_of_inputs, sample
 
 __all__ = []
 
@@ -103,11 +106,7 @@ def quantise_backbone(
             f"the TFLite converter cannot handle it: {converter_words(str(error))}", where=where, fix=_way_on(model)
         ) from error
     facts = read_bytes(content, where="backbone.tflite")
-    if inside := facts.float_operator_counts():
-        raise ModelError(
-            f"float operators are left inside the backbone: {describe(inside)}", where=where,
-            fix=f"cut before them, or replace these layers by ones with an int8 kernel{listed_layers(model.layers)}",
-        )  # fmt: skip
+    _require_integer(facts, model, where)
     ends = (*facts.inputs, *facts.outputs)
     if len(ends) != 2 or any(one.dtype != "int8" or len(one.scales) != 1 for one in ends):
         raise ModelError(f"the converted ends are {[one.dtype for one in ends]}, not int8 and int8", where=where,
@@ -117,6 +116,14 @@ def quantise_backbone(
         raise ModelError("the calibration data give a constant input or embedding", where=where,
                          fix="calibrate with varied, real examples")  # fmt: skip
     return content, facts
+
+
+def _require_integer(facts: ModelFacts, model: FloatModel, where: str) -> None:
+    if inside := facts.float_operator_counts():
+        raise ModelError(
+            f"float operators are left inside the backbone: {describe(inside)}", where=where,
+            fix=f"cut before them, or replace these layers by ones with an int8 kernel{listed_layers(model.layers)}",
+        )  # fmt: skip
 
 
 def _converted(static: StaticFunction, representative: Callable[[], Iterator[list[Array]]]) -> bytes:
@@ -149,6 +156,29 @@ def _way_on(model: FloatModel) -> str:
 _SUBSETS = (8, 24, 96)
 _JUDGED_EXAMPLES = 256
 _MANY_OPERATIONS = 1000
+
+
+@dataclasses.dataclass(slots=True)
+class Tuning:
+    """What weights are trained on, and how: see `firmware_tools.convert.quality.fine_tuning`.
+
+    Attributes:
+        examples: raw [N, ...]; labels of them, [N], are read where there is a tail.
+        where: their file.
+        tail: the model's own last layer, or None.
+        untuned: filled in: the integer file before.
+        unlike: filled in: a warning where the examples are unlike those of the calibration.
+    """
+
+    examples: npt.NDArray[Any]
+    labels: npt.NDArray[np.int32]
+    where: str
+    tail: Tree | None
+    steps: int
+    rate: float
+    seed: int
+    untuned: bytes | None = None
+    unlike: str | None = None
 
 
 def backbone_spec(facts: ModelFacts, input_shape: tuple[int, ...], file: str) -> BackboneSpec:
@@ -205,6 +235,7 @@ def best_backbone(
     where: str,
     progress: Progress,
     choices: QualityChoices | None = None,
+    tuning: Tuning | None = None,
 ) -> tuple[Backbone, ModelFacts, int, dict[str, Any]]:
     """Quantise a cut model with the best of some ranges, and write it to ``path``.
 
@@ -216,6 +247,7 @@ def best_backbone(
         where: name of the model for errors.
         progress: told how far it is.
         choices: what is done beside plain quantisation; see `firmware_tools.convert.quality.improve`.
+        tuning: what weights are trained on, and how; None leaves them as they are.
 
     Returns:
         The runner of the integer backbone (its ``preprocessing`` includes what was lifted out of the model's front),
@@ -246,6 +278,7 @@ def best_backbone(
         return float(np.square(runner.dequantise(runner.embed(judged)) - original).sum())
 
     best: tuple[float, bytes, int] | None = None
+    tried: list[bytes] = []
     # A loop that was written out has thousands of operations, and the converter takes a minute for each attempt.
     large = static is not None and len(static.function.graph.get_operations()) >= _MANY_OPERATIONS
     subsets = _SUBSETS[1:2] if large else _SUBSETS
@@ -254,6 +287,7 @@ def best_backbone(
             model, static, examples[_spread(count, len(examples))], lambda raw: real_values(raw, whole),
             where=where, progress=progress,
         )  # fmt: skip
+        tried.append(content)
         error = error_of(content)
         if best is None or error < best[0]:
             best = (error, content, count)
@@ -262,6 +296,12 @@ def best_backbone(
     energy = float(np.square(original).sum())
     quality: dict[str, Any] = {}
     how = choices or QualityChoices()
+    large = large and not how.wide
+    if tuning is not None and large:
+        raise ModelError(
+            "cannot be fine-tuned as integers: its loop was written out into thousands of operators", where=where,
+            fix="leave --qat out",
+        )  # fmt: skip
     if energy > 0 and how.wants_float(error / energy) and not large:
         progress("looking at what integers lose")
 
@@ -273,9 +313,48 @@ def best_backbone(
 
         real = model.flat if model.flat is not None else float_file(static)
         inputs = real_values(judged, whole).reshape(len(judged), *model.input_shape)
+
+        def embedded(other: bytes, raw: npt.NDArray[Any]) -> Array:
+            path.write_bytes(other)
+            spec = backbone_spec(read_bytes(other, where=path.name), model.input_shape, path.name)
+            runner = Backbone.from_file(path, spec, whole)
+            return runner.dequantise(runner.embed(raw))
+
+        def tuned(float_file: bytes, integer: bytes) -> Tuned:
+            assert tuning is not None
+            data = TuningData(
+                tuning.examples,
+                lambda raw: real_values(raw, whole).reshape(len(raw), *model.input_shape),
+                lambda raw: model.embed_all(raw, lambda values: real_values(values, preprocessing)),
+                tuning.tail, tuning.labels, tuning.steps, tuning.rate, tuning.seed,
+            )  # fmt: skip
+            spec = backbone_spec(read_bytes(integer, where=path.name), model.input_shape, path.name)
+            known = record_of_inputs(sample(examples), spec, whole)
+            tuning.unlike = compared(known, spec, whole, tuning.examples, where=tuning.where)
+            tuning.untuned = integer
+            return fine_tuned(float_file, integer, data, embedded, progress, where=where)
+
+        def widened(float_file: bytes, integer: bytes) -> bytes:
+            def rows() -> Iterator[list[Array]]:
+                for index in range(len(examples)):
+                    yield [real_values(examples[index : index + 1], whole).reshape(1, *model.input_shape)]
+
+            progress(CONVERTING)
+            try:
+                found = sixteen_bits(float_file, [integer, *tried], rows, where=where)
+            except Exception as error:  # the quantiser raises what its passes, written in C++, report
+                raise ModelError(
+                    f"cannot be given 16-bit activations: {converter_words(str(error))}", where=where,
+                    fix="leave --activations int16 out; --equalise and --qat keep to 8 bits",
+                ) from error  # fmt: skip
+            _require_integer(read_bytes(found[0], where="backbone.tflite"), model, where)
+            # Which ranges of the ends are the best, 8 bits between them may have hidden.
+            return min(found, key=error_of)
+
         found = improved(
-            real, content, error / energy, lambda other: error_of(other) / energy, requantise, inputs, how, where=where
-        )
+            real, content, error / energy, lambda other: error_of(other) / energy, requantise, inputs, how,
+            None if tuning is None else tuned, widened, where=where,
+        )  # fmt: skip
         content = found.content
         quality = {"quantisation": {"loss": found.loss, **found.done, "layers": [asdict(one) for one in found.layers]}}
     path.write_bytes(content)

@@ -16,7 +16,6 @@ from firmware_tools.convert.sources.source import FloatModel
 from firmware_tools.convert.sources.tflite_source import Extractor
 from protos.datafiles.dataset import Dataset
 from protos.errors import ModelError, UsageError
-from protos.model import diffusion
 from protos.model.head_algebra import (
     Array,
     Tree,
@@ -26,6 +25,7 @@ from protos.model.head_algebra import (
     outputs_of,
     untrained_head,
 )
+from protos.model.head_kinds import diffusion
 from protos.model.task import (
     ANOMALY,
     CLASSIFICATION,

@@ -11,18 +11,28 @@ import importlib.metadata
 import importlib.util
 import math
 import platform
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from firmware_tools.child import Progress
 from firmware_tools.convert import agreement as agree
-from firmware_tools.convert.examples import Examples, choose, chosen_rows, class_names, digest, load_examples
+from firmware_tools.convert.examples import (
+    Examples,
+    choose,
+    chosen_rows,
+    class_names,
+    digest,
+    load_examples,
+    load_tuning,
+)
 from firmware_tools.convert.job import PREPROCESSING, STRAIGHT, ConvertJob
 from firmware_tools.convert.quality.improve import QualityChoices
-from firmware_tools.convert.ranges import backbone_spec, real_values
+from firmware_tools.convert.ranges import Tuning, backbone_spec, real_values
 from firmware_tools.convert.sources.recognise import fingerprint
 from firmware_tools.convert.sources.source import FloatModel, listed_layers
 from firmware_tools.convert.sources.tflite_source import Extractor, open_tflite
@@ -45,9 +55,8 @@ from firmware_tools.inspect.model import ModelFacts
 from protos.datafiles import dataset
 from protos.datafiles.dataset import Dataset
 from protos.datafiles.front_end import KEY as FRONT_END
-from protos.errors import ModelError, UsageError
+from protos.errors import DataError, ModelError, UsageError
 from protos.extras import advice
-from protos.model import diffusion
 from protos.model.backbone import Backbone
 from protos.model.bundle import MEAN, SCALE, TARGET_MEAN, TARGET_SCALE, open_bundle, record_of
 from protos.model.head import Head
@@ -59,6 +68,7 @@ from protos.model.head_algebra import (
     standardisation_of,
     untrained_head,
 )
+from protos.model.head_kinds import diffusion
 from protos.model.manifest import MANIFEST_FILE, HeadSpec, Manifest, Preprocessing, TensorSpec, schema_of
 from protos.model.resemblance import RECORD, record_of_inputs, sample
 from protos.model.task import ANOMALY, CLASSIFICATION, DIFFUSION, REGRESSION, task_of
@@ -68,6 +78,10 @@ BACKBONE_FILE, HEAD_FILE, INITIAL_FILE, TAIL_FILE = "backbone.tflite", "head.tfl
 _STATISTICS_EXAMPLES = 2000
 # Enough for the spread of each layer of a tail.
 _SCALE_EXAMPLES = 128
+# More than this share of right answers lost to integers is told, with what helps.
+_MUCH_LOST = 0.01
+# Drawn of --qat, and kept in memory.
+_TUNING_EXAMPLES = 10_000
 # The TFLite quantiser takes no range narrower than about 2e-6: below it, every value becomes the same integer.
 _VANISHED = 1e-6
 _TOOLS = ("edgejoule", "tensorflow-cpu", "tensorflow", "keras", "numpy", "ai-edge-litert")
@@ -96,6 +110,7 @@ class _Conversion:
         self.quality: dict[str, Any] = {}
         self.parted: Parted | None = None
         self.tail: TailDesign | None = None
+        self.untuned: bytes | None = None
         self.task = task_of(job.objective)
         # A regression's data name no classes, and need no names.
         self.known_names = job.class_names if self.task != REGRESSION else None
@@ -244,6 +259,12 @@ class _Conversion:
         path = self.folder / BACKBONE_FILE
         rule = self._preprocessing(source)
         if isinstance(source, Extractor):
+            option = "--qat" if self.job.qat is not None else "--activations int16"
+            if self.job.qat is not None or self.job.activations != "int8":
+                raise UsageError(
+                    f"{option}: its integers stay as they are, and there is no float model to learn from",
+                    where=self.where, fix="give its float .tflite, .keras, .h5 or SavedModel",
+                )  # fmt: skip
             path.write_bytes(source.content)
             spec = backbone_spec(source.facts, source.input_shape, BACKBONE_FILE)
             try:
@@ -263,11 +284,44 @@ class _Conversion:
         chosen = choose(data.calibration, self.job.calibration_examples, self.job.seed)
         if len(chosen) < 50:
             self.warnings.append(f"only {len(chosen)} calibration examples: int8 ranges may be too narrow")
-        choices = QualityChoices(self.job.equalise, self.job.bias_correction, self.job.layers)
+        tuning = self._tuning(source, data)
+        choices = QualityChoices(
+            self.job.equalise, self.job.bias_correction, self.job.layers, tuning is not None,
+            self.job.activations == "int16",
+        )  # fmt: skip
         backbone, facts, self.range_examples, self.quality = best_backbone(
-            source, chosen, rule, path, where=self.where, progress=self.progress, choices=choices
+            source, chosen, rule, path, where=self.where, progress=self.progress, choices=choices, tuning=tuning
         )
+        if tuning is not None and tuning.untuned is not None:
+            self.untuned = tuning.untuned
+            self.warnings += [] if tuning.unlike is None else [f"--qat: {tuning.unlike}"]
         return backbone, facts
+
+    def _tuning(self, source: FloatModel, data: Examples) -> Tuning | None:
+        """What weights are trained on, where that is asked for."""
+        job = self.job
+        if job.qat is None:
+            return None
+        found, remarked = load_tuning(job.qat, source.input_shape, data, renames=job.renames, front_end=job.front_end)
+        self.warnings += remarked
+        own = self.task == CLASSIFICATION and source.no_classifier is None and not job.fresh_head
+        tail, rows = source.tail if own else None, chosen_rows(len(found), _TUNING_EXAMPLES, job.seed)
+        examples, labels = found.x[rows], found.y[rows]
+        where = Path(found.source).name
+        if tail is not None:
+            dataset.check(dataclasses.replace(found, source=where), source.input_shape, len(tail["out_bias"]))
+            some = chosen_rows(len(labels), _STATISTICS_EXAMPLES, job.seed)
+            right = agree.plain_accuracy(
+                tail, source.embed_all(examples[some], self._float_values(source)), labels[some]
+            )
+            if right <= (usual := _guessing(labels[some])):
+                raise DataError(
+                    f"the model's own last layer is right on {right:.1%} of the examples of --qat, no better than a "
+                    f"guess ({usual:.1%} with luck)", where=where,
+                    fix="are the classes in the model's order, and --preprocess its own? With --fresh-head labels are "
+                    "not read",
+                )  # fmt: skip
+        return Tuning(examples, labels, where, tail, job.qat_steps, job.qat_rate, job.seed)
 
     def _usable_tail(self, source: FloatModel | Extractor, tail: Tree | None, classes: int) -> tuple[Tree | None, str]:
         """The pre-trained head, if it has the form asked for, and a sentence on how the head starts."""
@@ -351,15 +405,31 @@ class _Conversion:
             "int8": agree.plain_accuracy(tail, integer, judged_on.y),
             "examples": len(judged_on),
         }
+        if self.untuned is not None:
+            plain = backbone.dequantise(self._untuned(backbone).embed(x))
+            tuned = self.quality["quantisation"]["fine_tuning"]
+            tuned["accuracy"] = agree.plain_accuracy(tail, plain, judged_on.y)
+        lost = accuracy["float"] - accuracy["int8"]
+        if lost > _MUCH_LOST and self.job.activations == "int8":
+            ways = "--activations int16" + ("" if self.job.qat else ", or --qat DATA")
+            self.warnings.append(
+                f"8-bit activations lose {100 * lost:.1f} points on {len(judged_on)} examples: try {ways}"
+            )
         self._warn_of_chance(accuracy, judged_on)
         return {"agreement": figures, "accuracy": accuracy}
 
+    def _untuned(self, backbone: Backbone) -> Backbone:
+        """The backbone before its weights were trained on: of the same ends."""
+        assert self.untuned is not None
+        with tempfile.TemporaryDirectory(prefix="edgejoule-untuned-") as folder:
+            path = Path(folder) / BACKBONE_FILE
+            path.write_bytes(self.untuned)
+            return Backbone.from_file(path, backbone.spec, backbone.preprocessing)
+
     def _warn_of_chance(self, accuracy: dict[str, Any], judged: Dataset) -> None:
         """A carried-over head that guesses: the data are not what it was trained on, or its classes are others."""
-        # Whoever always names the most frequent class is right that often; twice the standard error is luck.
         chance = float(np.bincount(judged.y).max()) / len(judged)
-        luck = 2.0 * math.sqrt(chance * (1.0 - chance) / len(judged))
-        if accuracy["float"] <= chance + luck:
+        if accuracy["float"] <= _guessing(judged.y):
             self.warnings.append(
                 f"the model's own last layer is right on {accuracy['float']:.1%} of {len(judged)} examples, and naming "
                 f"the most frequent class alone on {chance:.1%}: it guesses. Is --preprocess the one that it was "
@@ -496,6 +566,12 @@ class _Conversion:
             "tools": _tool_versions(),
             **({} if self.job.front_end is None else {FRONT_END: self.job.front_end}),
         }
+
+
+def _guessing(labels: npt.NDArray[np.int32]) -> float:
+    """Share of right answers of whoever always names the most frequent class, and twice its standard error for luck."""
+    chance = float(np.bincount(labels).max()) / len(labels)
+    return chance + 2.0 * math.sqrt(chance * (1.0 - chance) / len(labels))
 
 
 def _tool_versions() -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from firmware_tools.child import run_in_child
 from firmware_tools.inspect.text import lines
-from protos.program import HelpFormatter
+from protos.commands.program import HelpFormatter
 
 _EXAMPLES = """\
 examples:

@@ -123,13 +123,17 @@ def read_model(path: Path) -> ModelFacts:
 def read_bytes(data: bytes, *, where: str) -> ModelFacts:
     """The same of bytes in memory; ``where`` names them in errors."""
     if len(data) < 8 or data[4:8] != MAGIC:
-        raise ModelError("is not a TFLite model: its identifier TFL3 is missing", where=where)
+        raise ModelError("is not a TFLite model: its identifier TFL3 is missing", where=where,
+                         fix="give a .tflite file; one of 0 bytes was cut short on its way")  # fmt: skip
     try:
         return _facts(data)
     except ModelError:
         raise
     except Exception as error:  # the generated reader raises whatever a wrong offset leads to
-        raise ModelError(f"is a damaged TFLite model ({type(error).__name__} while reading it)", where=where) from error
+        raise ModelError(
+            f"is a damaged TFLite model ({type(error).__name__} while reading it)", where=where,
+            fix="copy it again, and compare the sizes; or make it again",
+        ) from error  # fmt: skip
 
 
 def _facts(data: bytes) -> ModelFacts:

@@ -119,6 +119,14 @@ def _lost(lost: Mapping[str, Any]) -> Iterator[str]:
             yield f"{label:<10} {count}: {_db(done['plain'])} before, {_db(done['loss'])} after" + (
                 "" if done["kept"] else ", not kept"
             )
+    if isinstance(done := lost.get("fine_tuning"), dict):
+        right = f"; int8 accuracy {100 * done['accuracy']:.2f} % before" if "accuracy" in done else ""
+        yield (
+            f"fine-tuned on {done['examples']} examples: loss on {done['judged_on']} others {done['plain']:.4g} "
+            f"before, {done['loss']:.4g} after{'' if done['kept'] else ', not kept'}{right}"
+        )
+    if isinstance(done := lost.get("sixteen_bits"), dict):
+        yield f"16 bits    activations between the ends: {_db(done['plain'])} with 8, {_db(done['loss'])} now"
     yield f"integers   embeddings keep {_db(lost['loss'])} over quantisation noise"
     for one in lost["layers"]:
         yield f"  {one['sqnr_db']:6.1f} dB  {one['operator']:<18} {one['layer']}"

@@ -6,11 +6,11 @@ import argparse
 import json
 from pathlib import Path
 
+from protos.commands.json_document import document
+from protos.commands.program import HelpFormatter
 from protos.datafiles import dataset
 from protos.errors import UsageError
 from protos.extras import require
-from protos.json_document import document
-from protos.program import HelpFormatter
 
 
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -16,9 +16,9 @@ from firmware_tools.convert.job import PREPROCESSING
 from firmware_tools.convert.sources.recognise import recognise
 from firmware_tools.prune.job import TARGETS, PruneJob
 from protos.atomic import write_whole
+from protos.commands.json_document import document
+from protos.commands.program import HelpFormatter
 from protos.errors import DataError, StoreError, UsageError
-from protos.json_document import document
-from protos.program import HelpFormatter
 
 # The criteria themselves need TensorFlow; a test compares these names with theirs.
 CRITERION_NAMES = ("taylor", "l1")

@@ -14,11 +14,11 @@ import numpy.typing as npt
 from firmware_tools.child import run_in_child
 from firmware_tools.sample.sheet import png
 from protos.atomic import write_whole
+from protos.commands.json_document import document
+from protos.commands.program import HelpFormatter
 from protos.errors import StoreError, UsageError
 from protos.extras import require
-from protos.json_document import document
-from protos.model.denoiser import Denoiser
-from protos.program import HelpFormatter
+from protos.model.head_kinds.denoiser import Denoiser
 
 _MOST = 100_000
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from edge_runtime.measure.period import HeldClock, PeriodMeter
 from edge_runtime.power.bridge.bridge_opening import bridge_sensor
 from edge_runtime.power.bridge.sensor import BridgeSensor
+from edge_runtime.power.meters.sensor_meter import SensorMeter
 from edge_runtime.power.recording.writer import Recorder
-from edge_runtime.power.sensor_meter import SensorMeter
 from hw_tests.bench.bench import Bench, Disturbed
 from hw_tests.bench.load import Truth
 from protos.energy.trace import PhaseEnergy

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protos.datafiles.account import printable
-from protos.datafiles.columns import NO_LABEL
+from protos.datafiles.formats.columns import NO_LABEL
 from protos.datafiles.renames import composed
 from protos.errors import LabelError
 

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from protos.datafiles import collected, folder, idx, npz, sound, table
 from protos.datafiles.account import Remark, listed
-from protos.datafiles.columns import Array, Choose, Columns
+from protos.datafiles.formats import collected, folder, idx, npz, sound, table
+from protos.datafiles.formats.columns import Array, Choose, Columns
 from protos.datafiles.front_end import FrontEnd, LogMel, Windows
 from protos.datafiles.lazy import Known
 from protos.datafiles.stored import Rows, StoredRows
@@ -104,7 +104,7 @@ def load(
         spec: `FILE.npz` with x, y and optional is_test, device, class_names; an MNIST-style images file, plain
             or gzipped, with its labels file beside it; a folder of such pairs (`t10k-*` and `*-test-*` are held
             out); or a folder with one sub-folder of images per class, with or without `train/` and `test/` above;
-            or a store that grows (:mod:`protos.datafiles.collected`).
+            or a store that grows (:mod:`protos.datafiles.formats.collected`).
         shard: the owner to keep, by value, where the file names owners (`device`). Otherwise "K/N": the K-th
             of N nearly equal parts (K from 1) of an order shuffled with a fixed seed, so that N devices
             with the same file get disjoint parts; held-out examples are shared out separately.

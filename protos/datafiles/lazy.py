@@ -51,7 +51,7 @@ class Known(Protocol):
     """What is remembered of files between two looks."""
 
     def look_of(self, stamp: str) -> str | None:
-        """What the header of this file said (see :meth:`protos.datafiles.pixels.Opener.look`); None: nobody looked."""
+        """What the header of this file said (:meth:`~protos.datafiles.formats.pixels.Opener.look`); None: nobody."""
         ...
 
     def keep_look(self, stamp: str, look: str) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from protos.datafiles.columns import reading
+from protos.datafiles.formats.columns import reading
 from protos.datafiles.rows import BLOCK_BYTES, kept_dtype
 from protos.errors import DataError
 from protos.progress import progressed

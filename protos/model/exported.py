@@ -37,12 +37,6 @@ class Predictions:
     names: tuple[str, ...]
     values: Reals
 
-    @property
-    def winners(self) -> npt.NDArray[np.int64]:
-        """Of a classifier: the class of each example, [N]."""
-        found: npt.NDArray[np.int64] = self.values.argmax(axis=1).astype(np.int64)
-        return found
-
 
 class Exported:
     """An exported model.

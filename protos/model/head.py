@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from protos.errors import LabelError, ModelError, ShapeError, UsageError
-from protos.model import diffusion
 from protos.model.bundle import Bundle
 from protos.model.engine import open_interpreter
 from protos.model.head_algebra import Array, Tree, check_tree
+from protos.model.head_kinds import diffusion
 from protos.model.manifest import CORRECTION, Manifest, TrainInput
 from protos.model.task import (
     ANOMALY,
@@ -237,7 +237,7 @@ class Head:
         self._random = random
 
     def denoise(self, z: Array, y: npt.NDArray[np.int32], moments: npt.NDArray[np.int32]) -> Array:
-        """The noise in latents at their moments, [N, D]: :func:`protos.model.diffusion.guess`, compiled.
+        """The noise in latents at their moments, [N, D]: :func:`protos.model.head_kinds.diffusion.guess`, compiled.
 
         Raises:
             UsageError: the head is no denoiser.

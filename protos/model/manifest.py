@@ -21,8 +21,8 @@ import math
 import re
 from typing import Any
 
-from protos.model.diffusion import denoiser_shapes
 from protos.model.head_algebra import head_shapes
+from protos.model.head_kinds.diffusion import denoiser_shapes
 from protos.model.json_values import LEFT_OUT, decode, no_constant, refuse, require
 from protos.model.task import ANOMALY, CLASSIFICATION, DIFFUSION, REGRESSION, task_of
 

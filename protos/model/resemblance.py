@@ -118,12 +118,19 @@ def held_against(manifest: Manifest, rows: Rows, *, where: str) -> str | None:
         DataError: they are so unlike that the model cannot tell any of them apart.
     """
     known = recorded(manifest.provenance)
-    if known is None or len(rows) < _LEAST:
+    return None if known is None else compared(known, manifest.backbone, manifest.preprocessing, rows, where=where)
+
+
+def compared(
+    known: InputRecord, spec: BackboneSpec, preprocessing: Preprocessing, rows: Rows, *, where: str
+) -> str | None:
+    """The same of a record and the backbone that it was made with."""
+    if len(rows) < _LEAST:
         return None
     raw = sample(rows)
     if raw.dtype.kind == "f" and not np.isfinite(raw).all():
         return None  # the check of the data says which example it is
-    own = record_of_inputs(raw, manifest.backbone, manifest.preprocessing)
+    own = record_of_inputs(raw, spec, preprocessing)
     both = (
         f"raw values are {_raw(own)} and use {own.levels} of 256 input levels; the bundle was calibrated on "
         f"{_raw(known)} with {known.levels} levels"

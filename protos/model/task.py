@@ -6,7 +6,7 @@ compiled with:
     classification  scores of K classes; the greatest wins                            accuracy
     regression      K quantities in their own units                                   RMSE and R2
     anomaly         K deviations; their mean square is the score of an example        AUC
-    diffusion       the noise in a latent (`protos/model/diffusion.py`)               R2: the share that is explained
+    diffusion       the noise in a latent (`protos/model/head_kinds/diffusion.py`)    R2: the share that is explained
 
 Deviations are whitened embeddings (Mahalanobis, the distance from what is normal counted in its own spread: Lee, Lee,
 Lee, Shin: "A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks", NeurIPS

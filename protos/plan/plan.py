@@ -20,6 +20,7 @@ from protos.catalog import hint
 from protos.errors import PlanError
 from protos.plan.late_reports import clash_with_late
 from protos.plan.plan_rules import RULES, checked, numbers
+from protos.plan.schedule import KEYS, Times, times_of
 from protos.plugins import find, installed
 from protos.update.codecs import BUILT_IN, CODECS, DEFAULT_CODEC, resolve
 from protos.update.downlink import NOT_EXACT
@@ -63,6 +64,8 @@ class RunSection:
         share: of runs of one priority, how much of the devices' orders it gets beside the others.
         deliver: the head that boards get to work with when the run has finished: its "last", the "best" evaluated one,
             or "none".
+        schedule: it starts by itself, each time anew: "daily 02:00", "mon,thu 02:00 Europe/Berlin"; None: at once.
+        every: the same, so far apart: "6h".
     """
 
     bundle: str
@@ -74,6 +77,8 @@ class RunSection:
     priority: int = 0
     share: float = 1.0
     deliver: str = "last"
+    schedule: str | None = None
+    every: str | None = None
 
 
 @dataclass(frozen=True)
@@ -320,6 +325,11 @@ class RunPlan:
     privacy: PrivacySection = field(default_factory=PrivacySection)
 
     @property
+    def times(self) -> Times | None:
+        """When runs of it start by themselves; None: once, at once."""
+        return times_of(self.run.schedule, self.run.every, "plan")
+
+    @property
     def trains_whitened(self) -> bool:
         """Whether steps are made in whitened coordinates: statistics give them, unless they were projected."""
         return self.train.method == "closed_form+sgd" and not self.closed_form.project
@@ -350,6 +360,7 @@ _LATER: tuple[tuple[str, str, Any], ...] = (
     ("run", "start_from", RunSection.start_from),
     *(("run", one, getattr(RunSection, one)) for one in ("beside", "priority", "share")),
     ("run", "deliver", RunSection.deliver),
+    *(("run", one, getattr(RunSection, one)) for one in KEYS),
     ("round", "sample", RoundSection.sample),
     *(("round", one, getattr(RoundSection, one)) for one in ("enough", "late", "buffer")),
     ("aggregate", "staleness", AggregateSection.staleness),
@@ -459,6 +470,7 @@ def _refuse_contradictions(plan: RunPlan, where: str) -> None:
     if plan.downlink.codec in NOT_EXACT:
         what = f"downlink.codec = {plan.downlink.codec!r}: what devices read depends on their processor"
         raise PlanError(what, where=where, fix="take entropy_coded_mmse or another")
+    times_of(plan.run.schedule, plan.run.every, where)
     if plan.evaluate.until is not None and plan.evaluate.data is None:
         what = "evaluate.until is a goal that nobody measures"
         raise PlanError(what, where=where, fix="name held-out data as evaluate.data, or leave it out")

@@ -33,6 +33,8 @@ RULES: dict[str, dict[str, Rule]] = {
         "priority": ((int,), -100, 100),
         "share": (NUMBER, 0.001, 1000.0),
         "deliver": ((str,), None, None),
+        "schedule": ((str,), None, None),
+        "every": ((str,), None, None),
     },
     "round": {
         "devices": ((int,), 1, 1_000_000),

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from protos.errors import UpdateError
 from protos.update import trees
-from protos.update.grid import Float16, Float32
+from protos.update.quantised.grid import Float16, Float32
 from protos.update.tensors import EncodedTensor, Values, decode
 from protos.update.trees import Tree
 

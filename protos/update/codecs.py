@@ -17,12 +17,12 @@ from protos.catalog import hint
 from protos.errors import PlanError
 from protos.plugins import Plugin, Table
 from protos.ranges import Range
-from protos.update.baselines import affine8_weights, bucket_quantile, bucket_uniform, plain_sign, qsgd
 from protos.update.contract import Codec, CodecEntry, Parameter, each, stateless
-from protos.update.eden import eden
 from protos.update.entropy.codec import entropy_coded, entropy_coded_mmse
 from protos.update.packing import pack
-from protos.update.rotated import MAX_CHUNK, MIN_CHUNK
+from protos.update.quantised.baselines import affine8_weights, bucket_quantile, bucket_uniform, plain_sign, qsgd
+from protos.update.quantised.eden import eden
+from protos.update.quantised.rotated import MAX_CHUNK, MIN_CHUNK
 from protos.update.tensors import Float16, UniformGrid, Values, as_float32
 from protos.update.trees import FloatArray
 from protos.update.wrappers import error_feedback, keep_largest

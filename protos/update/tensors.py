@@ -18,11 +18,11 @@ import numpy as np
 
 from protos.errors import UpdateError
 from protos.update.entropy.reader import EntropyCoded
-from protos.update.grid import Float16, Float32, UniformGrid
-from protos.update.levels import Codebook
+from protos.update.quantised.grid import Float16, Float32, UniformGrid
+from protos.update.quantised.levels import Codebook
+from protos.update.quantised.rotated import Rotated
+from protos.update.quantised.sparse import Sparse
 from protos.update.reading import ABSURD
-from protos.update.rotated import Rotated
-from protos.update.sparse import Sparse
 from protos.update.trees import Shapes, Tree
 
 __all__ = [

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from protos.update.contract import Codec, State
-from protos.update.sparse import Sparse, places_to
+from protos.update.quantised.sparse import Sparse, places_to
 from protos.update.tensors import EncodedTensor, decode
 from protos.update.trees import Shapes, Tree, add_scaled, shapes, subtract
 

@@ -142,7 +142,7 @@ def play(
 
     Args:
         folder: for state and logs.
-        workload: what ``benchmarks/wide_bundle.py`` made.
+        workload: what ``benchmarks/inputs/wide_bundle.py`` made.
         device: the command that stands for ``edge-runtime``.
         environ: of the device.
     """

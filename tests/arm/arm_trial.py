@@ -51,7 +51,7 @@ def show(parts: arm_machine.Parts, work: Path, package: Path, folder: Path) -> S
     """Let it happen, with logs in ``folder``.
 
     Args:
-        work: a bundle and :data:`EXAMPLES` examples, from ``benchmarks/wide_bundle.py``.
+        work: a bundle and :data:`EXAMPLES` examples, from ``benchmarks/inputs/wide_bundle.py``.
         package: the .deb for arm64.
     """
     native = play(folder / "native", work, [sys.executable, "-m", "edge_runtime.cli"], plain_environ(), epochs=EPOCHS)

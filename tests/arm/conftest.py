@@ -61,7 +61,7 @@ def workload(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
         if examples not in made:
             pytest.importorskip("keras", reason="needs TensorFlow: the workshop extra")
             folder = tmp_path_factory.mktemp(f"wide-{examples}")
-            command = [sys.executable, ROOT / "benchmarks/wide_bundle.py", folder, "--examples", examples]
+            command = [sys.executable, ROOT / "benchmarks/inputs/wide_bundle.py", folder, "--examples", examples]
             done = subprocess.run([str(one) for one in command], capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr
             made[examples] = folder

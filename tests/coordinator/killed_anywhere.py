@@ -7,19 +7,21 @@ a coordinator to which nothing happened.
 from __future__ import annotations
 
 import random
+import re
 import shutil
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import grpc
 from scripted_device import ScriptedDevice
+from warm_coordinator import WarmCoordinators
 
 from coordinator.operator.client import Operator
 from protos.errors import UnreachableError
@@ -28,17 +30,30 @@ from protos.orders import DeviceReport, RejoinOrder, TrainOrder, Verdict
 R = TypeVar("R")
 ROUNDS = 2
 CHANGES = {"a": 0.125, "b": -0.7}
-_TRIES, _PAUSE_S = 600, 0.1
-# What a coordinator on a file does, and one whose database is a server; each with how often before it dies, at most.
-FILE_CALLS = (
-    ("pwrite64", 120),
-    ("fdatasync", 40),
-    ("sendmsg", 30),
-    ("recvmsg", 60),
-    ("openat", 400),
-    ("futex", 200),
-)
-SERVER_CALLS = (("sendto", 150), ("recvfrom", 250), ("sendmsg", 30), ("recvmsg", 60), ("futex", 200))
+# However busy the machine is, and without waiting longer than it takes where it is not.
+_TRIES, _PAUSE_S, _MOST_PAUSE_S = 600, 0.02, 0.5
+# What a coordinator does: with its files, its database, its devices, its threads. Those that it makes are died at.
+CALLS = (
+    "pwrite64", "fdatasync", "fsync", "ftruncate", "openat", "write", "fcntl", "unlink", "rename", "sendto", "recvfrom",
+    "sendmsg", "recvmsg", "futex", "epoll_wait", "accept4",
+)  # fmt: skip
+_FEWEST = 3
+_MADE = re.compile(r"^(\d+) +(\w+)\(")
+_PLAN = """\
+[run]
+bundle = "{bundle}"
+name = "killed"
+rounds = {rounds}
+seed = 7
+[round]
+devices = 2
+quorum = 1.0
+deadline_s = 120
+[train]
+epochs = 1
+[update]
+codec = "float32"
+"""
 
 
 def missing() -> str | None:
@@ -57,10 +72,15 @@ class Point:
     at: int
 
     @classmethod
-    def drawn(cls, seed: int, *, server: bool) -> Point:
-        dice = random.Random(f"point {seed} {server}")
-        call, most = dice.choice(SERVER_CALLS if server else FILE_CALLS)
-        return cls(call, dice.randint(1, most))
+    def drawn(cls, seed: int, made: Mapping[str, int]) -> Point:
+        """One of those that a coordinator makes to which nothing happens, each kind with the same chance.
+
+        Args:
+            made: how often a thread of it makes each call, see :func:`calls_of`.
+        """
+        dice = random.Random(f"point {seed}")
+        call = dice.choice(sorted(one for one, count in made.items() if count >= _FEWEST))
+        return cls(call, dice.randint(1, made[call]))
 
 
 @dataclass
@@ -79,37 +99,42 @@ class Outcome:
 
 
 class Life:
-    """A coordinator that dies once, and is started again whenever it is down."""
+    """A coordinator that dies once, and is started again whenever it is down.
 
-    def __init__(self, folder: Path, database: str | None, point: Point | None) -> None:
-        self._folder, self._database, self._point = folder, database, point
+    Args:
+        traced: a file that takes every call that it makes in its first life, in place of a point.
+    """
+
+    def __init__(
+        self, warm: WarmCoordinators, folder: Path, database: str | None, point: Point | None, traced: Path | None
+    ) -> None:
+        self._warm, self._folder, self._database = warm, folder, database
         with socket.socket() as one:
             one.bind(("127.0.0.1", 0))
             self.address = f"127.0.0.1:{one.getsockname()[1]}"
         self.died = False
-        self._process: subprocess.Popen[bytes] | None = None
-        self._start()
+        trace: list[str] | None = None
+        if traced is not None:
+            trace = ["-o", str(traced), "-e", f"trace={','.join(CALLS)}"]
+        elif point is not None:
+            inject = f"inject={point.call}:signal=SIGKILL:when={point.at}"
+            trace = ["-o", "/dev/null", "-e", f"trace={point.call}", "-e", inject]
+        self._start(trace)
 
-    def _start(self) -> None:
-        command = [sys.executable, "-m", "coordinator.cli", "serve", "--state", str(self._folder / "state")]
-        command += ["--listen", self.address, *(["--database", self._database] if self._database else [])]
-        if self._point is not None:
-            inject = f"inject={self._point.call}:signal=SIGKILL:when={self._point.at}"
-            trace = ["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={self._point.call}"]
-            command = [*trace, "-e", inject, *command]
-            self._point = None
-        log = (self._folder / "log").open("ab")
-        with log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=Path(__file__).parents[2])
+    def _start(self, trace: list[str] | None = None) -> None:
+        arguments = ["serve", "--state", str(self._folder / "state"), "--listen", self.address]
+        arguments += ["--database", self._database] if self._database else []
+        self._pid = self._warm.start(arguments, self._folder / "log", trace)
 
     def look(self) -> None:
         """Start it again if it is down."""
-        if self._process is not None and self._process.poll() is not None:
+        if not self._warm.is_up(self._pid):
             self.died = True
             self._start()
 
     def insist(self, work: Callable[[], R | None]) -> R:
         """Try until it is answered."""
+        pause_s = _PAUSE_S
         for _ in range(_TRIES):
             self.look()
             try:
@@ -122,28 +147,41 @@ class Life:
                     grpc.StatusCode.CANCELLED,
                 ):
                     raise
-            time.sleep(_PAUSE_S)
+            time.sleep(pause_s)
+            pause_s = min(1.3 * pause_s, _MOST_PAUSE_S)
         raise AssertionError("nobody answered: " + (self._folder / "log").read_text(errors="replace")[-2000:])
 
     def end(self) -> None:
         """SIGTERM, and then without asking."""
-        assert self._process is not None
-        self._process.terminate()
-        try:
-            self._process.wait(30)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._warm.end(self._pid)
 
 
-def play(folder: Path, bundle: Path, plan: Any, database: str | None, point: Point | None) -> Outcome:
+def calls_of(traced: Path) -> dict[str, int]:
+    """How often each call is made by the thread that makes it most often: strace counts by threads."""
+    made: Counter[tuple[str, str]] = Counter()
+    with traced.open(errors="replace") as lines:
+        made.update((found[1], found[2]) for line in lines if (found := _MADE.match(line)))
+    most: dict[str, int] = {}
+    for (_, call), count in made.items():
+        most[call] = max(most.get(call, 0), count)
+    return {call: most[call] for call in CALLS if call in most}
+
+
+def play(
+    warm: WarmCoordinators,
+    folder: Path,
+    bundle: Path,
+    database: str | None,
+    point: Point | None,
+    traced: Path | None = None,
+) -> Outcome:
     """One run of two rounds and two devices."""
     folder.mkdir()
-    life = Life(folder, database, point)
+    life = Life(warm, folder, database, point, traced)
     devices = {name: ScriptedDevice(life.address, name) for name in CHANGES}
     lost: list[tuple[int, str]] = []
     try:
-        text = plan(bundle, rounds=ROUNDS, devices=2, quorum=1.0, deadline_s=120)
+        text = _PLAN.format(bundle=bundle, rounds=ROUNDS)
         run_id = life.insist(lambda: _started(life.address, text, folder))
         sent: list[tuple[int, str, DeviceReport]] = []
         for number in range(1, ROUNDS + 1):
@@ -176,7 +214,8 @@ def _orders(devices: dict[str, ScriptedDevice], number: int) -> dict[str, TrainO
     """The orders of a round when all devices have one: a round opens for those that are there."""
     found = {}
     for name, device in devices.items():
-        order = device.ask()
+        # Not held: the others are asked first.
+        order = device.ask(waits_s=0.01)
         if isinstance(order, RejoinOrder):
             device.join()
         elif isinstance(order, TrainOrder) and order.round == number:

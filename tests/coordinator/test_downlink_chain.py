@@ -162,6 +162,18 @@ def test_a_code_that_would_not_pay_is_not_sent() -> None:
     assert same_bits(downlink.shown, next_one), "what goes whole goes without loss"
 
 
+@pytest.mark.parametrize("spare_bytes", [-1, 0, 1])
+def test_differences_that_weigh_as_much_as_the_whole_are_not_kept(
+    spare_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Downlink(START, "").after(moved(START, 1), 1, plan(CODECS[0]))
+    # In a message each has a tag and a length beside its bytes.
+    weight = first.links[0].size_bytes + 5
+    monkeypatch.setattr(Downlink, "room_bytes", property(lambda self: weight + spare_bytes))
+    again = Downlink(START, "").after(moved(START, 1), 1, plan(CODECS[0]))
+    assert bool(again.links) == (spare_bytes > 0)
+
+
 @pytest.fixture
 def db(tmp_path: Path) -> Any:
     database = Database(sqlite_url(tmp_path / "store.db"))

@@ -22,7 +22,7 @@ from protos.model.backbone import Backbone
 from protos.model.bundle import open_bundle
 from protos.model.engine import open_interpreter
 from protos.model.head import Head
-from protos.model.weight_grids import KINDS, Rounding, round_head
+from protos.model.head_kinds.weight_grids import KINDS, Rounding, round_head
 from protos.update import codecs, trees
 from protos.update.tensors import decode
 

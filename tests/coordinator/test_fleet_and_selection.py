@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,16 @@ def test_inputs_are_held_against_the_bundle(plain_bundle: Path) -> None:
         train_inputs(_plan("[train.inputs]\ntemperature = 1\n"), manifest)
     with pytest.raises(PlanError, match="leap past"):
         train_inputs(_plan("[train]\nrate = 0.5\nproximal_mu = 2\n"), manifest)
+
+
+def test_a_head_without_steps_takes_no_inputs_and_one_with_steps_keeps_its_own(plain_bundle: Path) -> None:
+    manifest = open_bundle(plain_bundle).manifest
+    plan = _plan('[train]\nmethod = "closed_form"\nrate = 0.07\nproximal_mu = 0.5\n')
+    assert train_inputs(plan, manifest)["rate"] == 0.07
+    stepless = replace(manifest, head=replace(manifest.head, inputs=()))
+    assert train_inputs(plan, stepless) == {}
+    with pytest.raises(PlanError, match="takes no 'proximal_mu'"):
+        train_inputs(_plan("[train]\nproximal_mu = 0.5\n"), stepless)
 
 
 def test_the_shelf_keeps_a_copy_that_outlives_the_original(plain_bundle: Path, tmp_path: Path) -> None:

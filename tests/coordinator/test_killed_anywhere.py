@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import os
-import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from killed_anywhere import Point, missing, play
+from kill_points import kill_at
+from killed_anywhere import missing
+from warm_coordinator import WarmCoordinators
 
 pytestmark = pytest.mark.processes
 SHORT = 3
 
 
-def _points(tmp_path: Path, bundle: Path, tools: Any, database: Any, seeds: range) -> int:
+@pytest.fixture(scope="module")
+def warm() -> Iterator[WarmCoordinators]:
+    made = WarmCoordinators()
+    yield made
+    made.close()
+
+
+def _points(warm: WarmCoordinators, tmp_path: Path, bundle: Path, database: Any, seeds: range) -> int:
     """Play these points, each with a database of its own; returns how many were reached."""
-    server = database is not None
-    calm = play(tmp_path / "calm", bundle, tools.plan, database() if server else None, None)
-    assert not calm.died
-    assert calm.lost == []
-    reached = 0
-    for seed in seeds:
-        point = Point.drawn(seed, server=server)
-        found = play(tmp_path / f"{seed}", bundle, tools.plan, database() if server else None, point)
-        assert found.heads == calm.heads, f"seed {seed}, {point}"
-        assert found.lost == [], f"seed {seed}, {point}"
-        reached += found.died
-        shutil.rmtree(tmp_path / f"{seed}")
-    print(f"{reached} of {len(seeds)} points reached: 0 lost, 0 double")
-    return reached
+    rows = list(kill_at(warm, tmp_path, bundle, database or (lambda: None), seeds))
+    assert [row for row in rows if not row["good"]] == []
+    return sum(row["reached"] for row in rows)
 
 
 @pytest.fixture(autouse=True)
@@ -39,22 +37,23 @@ def _strace() -> None:
 
 
 def test_killed_at_a_system_call_nothing_is_lost_or_counted_twice(
-    plain_bundle: Path, tools: Any, tmp_path: Path
+    warm: WarmCoordinators, plain_bundle: Path, tmp_path: Path
 ) -> None:
-    assert _points(tmp_path, plain_bundle, tools, None, range(SHORT)) >= 1
+    assert _points(warm, tmp_path, plain_bundle, None, range(SHORT)) >= 1
 
 
 def test_killed_at_a_system_call_beside_a_server_nothing_is_lost_or_counted_twice(
-    plain_bundle: Path, tools: Any, tmp_path: Path, fresh_database: Any
+    warm: WarmCoordinators, plain_bundle: Path, tmp_path: Path, fresh_database: Any
 ) -> None:
-    assert _points(tmp_path, plain_bundle, tools, fresh_database, range(SHORT)) >= 1
+    assert _points(warm, tmp_path, plain_bundle, fresh_database, range(SHORT)) >= 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_killed_at_many_system_calls(
-    plain_bundle: Path, tools: Any, tmp_path: Path, request: pytest.FixtureRequest, kind: str
+    warm: WarmCoordinators, plain_bundle: Path, tmp_path: Path, request: pytest.FixtureRequest, kind: str
 ) -> None:
     count = int(os.environ.get("POINTS", "100"))
     database = None if kind == "sqlite" else request.getfixturevalue("fresh_database")
-    _points(tmp_path, plain_bundle, tools, database, range(1000, 1000 + count))
+    reached = _points(warm, tmp_path, plain_bundle, database, range(1000, 1000 + count))
+    print(f"{reached} of {count} points reached: 0 lost, 0 double")

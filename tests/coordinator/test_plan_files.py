@@ -11,7 +11,7 @@ from diffusion_models import diffusion_models
 from warm_tensorflow import WarmTensorFlow
 
 from coordinator.operator.client import Operator
-from protos.model.denoiser import Denoiser
+from protos.model.head_kinds.denoiser import Denoiser
 from protos.plan.plan import parse
 
 PLANS = sorted((Path(__file__).parents[2] / "plans").glob("*.toml"))

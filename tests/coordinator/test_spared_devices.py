@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from coordinator.run.rounds.round_events import Accepted, Arrived, Close, Dry, Open, Rules, Settled, Spared, State, Tick
+from coordinator.run.rounds.round_events import (
+    Accepted,
+    Arrived,
+    Close,
+    Dry,
+    Fail,
+    Hope,
+    Open,
+    Rules,
+    Settled,
+    Spared,
+    State,
+    Tick,
+)
 from coordinator.run.rounds.round_machine import RoundMachine
 
 
@@ -45,3 +58,30 @@ def test_without_joules_a_round_rests_and_is_tried_again_as_the_same_attempt() -
     for now_s in (1.1, 5.0, 0.9 + rest_s):
         assert machine.step(Tick(), now_s) == []
     assert machine.step(Tick(), 1.0 + rest_s) == [Open(1, 1, ("a", "b"), ())]
+
+
+def test_joules_that_only_news_could_bring_are_waited_for_as_long_as_patience_goes() -> None:
+    machine = opened("a", "b")
+    assert machine.step(Dry(Hope.NEWS, "nothing is left"), 1.0) == []
+    # The time counts from the first try, whatever tries lie between.
+    last_s = 1.0 + machine.rules.patience_s
+    assert machine.step(Dry(Hope.NEWS, "nothing is left"), last_s - 0.001) == []
+    (end,) = machine.step(Dry(Hope.NEWS, "nothing is left"), last_s)
+    assert isinstance(end, Fail)
+    assert machine.state is State.FAILED
+    assert f"{machine.rules.patience_s:.0f} s after the first try: nothing is left" in end.reason
+
+
+def test_joules_that_time_brings_are_waited_for_without_end() -> None:
+    machine = opened("a", "b")
+    for now_s in (1.0, 2.0 + machine.rules.patience_s, 1e7):
+        assert machine.step(Dry(Hope.TIME, "the sun comes back"), now_s) == []
+
+
+def test_patience_begins_anew_after_a_round_that_could_be_planned() -> None:
+    machine = opened("a", "b")
+    machine.step(Dry(Hope.NEWS, "nothing is left"), 1.0)
+    rest_s = 1.0 + machine.rules.gather_s
+    assert isinstance(machine.step(Tick(), rest_s)[0], Open)
+    machine.step(Spared(()), rest_s)
+    assert machine.step(Dry(Hope.NEWS, "nothing is left"), 1.0 + machine.rules.patience_s) == []

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 
-from edge_runtime.power.meter import MeterIdentity
-from edge_runtime.power.period import Period
+from edge_runtime.power.meters.meter import MeterIdentity
+from edge_runtime.power.meters.period import Period
 from protos.energy.trace import Phase, PhaseEnergy
 
 

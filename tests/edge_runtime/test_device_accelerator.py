@@ -10,7 +10,7 @@ import pytest
 from edge_tpu_standin import Layer, bare_bundle, build_library
 
 from edge_runtime.round.accelerator import Accelerator, Mode
-from edge_runtime.round.embeddings import EmbeddingCache
+from edge_runtime.round.inputs.embeddings import EmbeddingCache
 from edge_runtime.systemd.logging_setup import LOGGER
 from protos.errors import RefusedError
 from protos.model.bundle import Bundle, open_bundle

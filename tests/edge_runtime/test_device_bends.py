@@ -21,7 +21,7 @@ from edge_runtime.config import Settings
 from edge_runtime.daemon.device import Device
 from edge_runtime.daemon.stopping import Stopping
 from edge_runtime.machine_identity import default_device_id, machine_hash, take_instance
-from edge_runtime.round.embeddings import EmbeddingCache
+from edge_runtime.round.inputs.embeddings import EmbeddingCache
 from edge_runtime.state import StateFolder, by_use, keep_newest, used
 from edge_runtime.systemd.logging_setup import LOGGER, start_logging
 from edge_runtime.systemd.starts import MOST_S, SOON_S, pause_s, worked

@@ -10,7 +10,7 @@ import pytest
 from striped_data import write_data
 
 from edge_runtime.config import Settings
-from edge_runtime.round.examples import LocalExamples
+from edge_runtime.round.inputs.examples import LocalExamples
 from protos.errors import LabelError
 from protos.model.bundle import Bundle
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_runtime.round.embeddings import EmbeddingCache, dequantise
-from edge_runtime.round.examples import LocalExamples
+from edge_runtime.round.inputs.embeddings import EmbeddingCache, dequantise
+from edge_runtime.round.inputs.examples import LocalExamples
 from protos.model.backbone import Backbone
 from protos.model.bundle import Bundle
 from protos.orders import StopReason

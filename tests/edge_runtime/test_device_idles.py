@@ -14,7 +14,7 @@ from running_daemon import RunningDaemon
 from edge_runtime.daemon import link
 from edge_runtime.power.bridge.bridge_opening import bridge_sensor
 from edge_runtime.power.clock import SystemClock
-from edge_runtime.power.sensor_meter import SensorMeter
+from edge_runtime.power.meters.sensor_meter import SensorMeter
 from firmware_tools.bridge.simulator.bench import Bench, BridgeSpec, SimulatedBridge
 from protos.bridge.line import SerialTransport
 from protos.energy.trace import Phase

@@ -103,6 +103,18 @@ def test_what_was_changed_while_it_was_told_is_kept(tmp_path: Path) -> None:
     assert [one.energy[0].energy_j for one in outbox.settled()] == [2.0]
 
 
+def test_sending_again_adds_to_earlier_tries_and_is_unknown_where_they_died_with_their_process(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    died, tried = outbox.put("run", 1, b"a", 1), outbox.put("run", 1, b"b", 2)
+    outbox.add_settled(SettledEnergy("run", 1, (record(Phase.SEND, 1.0, 4.0),), 2))
+    for letter in (died, tried):
+        outbox.add_sending(letter, (record(Phase.IDLE, 9.0), record(Phase.SEND, 2.0, 3.0)))
+    (again,), (lost,) = (one.energy for one in sorted(outbox.settled(), key=lambda one: -(one.attempt or 0)))
+    assert (again.phase, again.energy_j, again.covered_s, again.uncovered_s) == (Phase.SEND, 3.0, 7.0, 1.0)
+    assert (lost.energy_j, lost.covered_s, lost.uncovered_s, lost.method) == (None, 3.0, 0.5, "unknown")
+    assert lost.flags == ("interrupted", "degraded")
+
+
 def test_two_stretches_add_up_and_unknown_stays_unknown() -> None:
     both = joined(record(Phase.IDLE, 1.0), record(Phase.IDLE, 2.0, 3.0))
     assert (both.energy_j, both.covered_s, both.uncovered_s, both.uncertainty_j) == (3.0, 4.0, 1.0, 0.2)

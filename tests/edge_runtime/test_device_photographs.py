@@ -16,10 +16,10 @@ from PIL import Image
 
 from edge_runtime.config import Settings
 from edge_runtime.daemon.device import Device
-from edge_runtime.round.examples import ChangedDataError
-from edge_runtime.round.image_table import ImageTable
+from edge_runtime.round.inputs.examples import ChangedDataError
+from edge_runtime.round.inputs.image_table import ImageTable
 from edge_runtime.round.work import work
-from protos.datafiles.pixels import Opener
+from protos.datafiles.formats.pixels import Opener
 from protos.model.bundle import Bundle
 
 Open = Callable[[], Device]
@@ -162,7 +162,7 @@ def test_a_photograph_keeps_its_look_when_it_is_decoded_small(tmp_path: Path) ->
 _READ = """
 import resource, sys
 from pathlib import Path
-from edge_runtime.round.examples import LocalExamples
+from edge_runtime.round.inputs.examples import LocalExamples
 from protos.model.bundle import open_bundle
 folder, state, bundle = Path(sys.argv[1]), Path(sys.argv[2]), open_bundle(sys.argv[3])
 (state / "examples").mkdir(parents=True)

@@ -9,7 +9,7 @@ import pytest
 from striped_data import write_data
 
 from coordinator.lab import shards
-from edge_runtime.round.examples import LocalExamples
+from edge_runtime.round.inputs.examples import LocalExamples
 from protos.errors import DataError
 from protos.model.bundle import Bundle
 

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from diffusion_models import called, diffusion_models
 
+from benchmarks.one_pass.fleet import Task
+from benchmarks.one_pass.metered import MeteredFleet
+from benchmarks.one_pass.methods import averaged, plan_of
+from benchmarks.paper_methods import diffusion as papers_diffusion
 from coordinator.run.evaluation import Evaluator
 from protos.datafiles.dataset import load
 from protos.errors import UsageError
-from protos.model import diffusion
 from protos.model.backbone import Backbone
 from protos.model.bundle import open_bundle
-from protos.model.denoiser import Denoiser
 from protos.model.head import Head
-
-sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
-import papers_diffusion
-from one_pass_fleet import Task
-from one_pass_methods import averaged, plan_of
-from papers_metered import MeteredFleet
+from protos.model.head_kinds import diffusion
+from protos.model.head_kinds.denoiser import Denoiser
 
 pytestmark = pytest.mark.workshop
 ROUNDS = 6

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +9,13 @@ import grpc
 import pytest
 from peer_coordinator import PeerCoordinator
 
+from benchmarks import field
+from benchmarks.device import wiring as field_wiring
+from benchmarks.device.idle import Counting
+from benchmarks.device.wiring import FAULTS
 from protos.model.bundle import Bundle
 from protos.v1 import edgejoule_pb2 as pb
 from protos.v1 import edgejoule_pb2_grpc as rpc
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import field
-import field_wiring
-from field_idle import Counting
-from field_wiring import FAULTS
 
 GOOD: dict[str, Any] = {
     "faults": [{"name": "a", "daemon_alive": True, "recovered_s": 1.0, "reason_shown": "why"}],

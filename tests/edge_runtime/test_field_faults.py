@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.device.faults import FAULTS, Rig, provoke
 from protos.model.bundle import Bundle
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from field_faults import FAULTS, Rig, provoke
 
 pytestmark = pytest.mark.processes
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks.device import soak
 from protos.model.bundle import Bundle
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import field_soak
 
 
 @pytest.mark.processes
@@ -18,8 +15,8 @@ import field_soak
 def test_data_grow_bridges_come_and_go_coordinators_restart_and_clocks_jump(
     hours: int, bundle: Bundle, tmp_path: Path
 ) -> None:
-    found = field_soak.lived(tmp_path / "day", bundle, hours)
-    assert field_soak.beyond(found) == []
+    found = soak.lived(tmp_path / "day", bundle, hours)
+    assert soak.beyond(found) == []
     assert found["restarts_of_the_coordinator"] == 2
 
 
@@ -28,9 +25,9 @@ def test_each_thing_that_must_hold_is_looked_at() -> None:
         "hours": 6, "daemon_alive": True, "rounds_finished": 6, "reports_accepted": 6, "heads_of_the_rows": True,
         "joules_wrong": 0, "delivered": True, "more_rss_mb": 1.0, "more_files": 1, "more_state_mb": 0.1,
     }  # fmt: skip
-    assert field_soak.beyond(good) == []
+    assert soak.beyond(good) == []
     for key, bad in (
         ("daemon_alive", False), ("rounds_finished", 5), ("reports_accepted", 5), ("heads_of_the_rows", False),
         ("joules_wrong", 1), ("delivered", False), ("more_rss_mb", 300.0), ("more_files", 90), ("more_state_mb", 99.0),
     ):  # fmt: skip
-        assert len(field_soak.beyond({**good, key: bad})) == 1
+        assert len(soak.beyond({**good, key: bad})) == 1

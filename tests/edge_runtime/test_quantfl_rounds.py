@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from striped_data import write_data
 
+from benchmarks import quantfl
+from benchmarks.one_pass.fleet import BOARDS
+from benchmarks.one_pass.metered import LINKS
+from benchmarks.quantised import rounds as quantfl_rounds
+from benchmarks.quantised.rounds import Course, Fleet, Run
+from benchmarks.quantised.tasks import Task
 from coordinator.budgets.cold_start import prices_of, work_w_of
 from protos.datafiles.dataset import load
 from protos.model.backbone import Backbone
 from protos.model.bundle import Bundle
-
-sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
-import quantfl
-import quantfl_rounds
-from one_pass_fleet import BOARDS
-from papers_metered import LINKS
-from quantfl_rounds import Course, Fleet, Run
-from quantfl_tasks import Task
 
 ENVELOPE = 600  # bytes around the tensors of one message
 FLEET = Fleet(devices=3, rounds=4, steps=6, scheme="iid", inputs={"rate": 0.1})

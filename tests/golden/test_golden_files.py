@@ -25,8 +25,8 @@ from golden_values import said, without_news
 from edge_runtime.daemon.outbox import Outbox
 from edge_runtime.round.codec_memory import CodecMemory
 from edge_runtime.round.costs import CostHistory
-from edge_runtime.round.embeddings import EmbeddingCache
 from edge_runtime.round.held_heads import HeldHeads
+from edge_runtime.round.inputs.embeddings import EmbeddingCache
 from edge_runtime.state import layout_of
 from protos.convert.cards import card_from
 from protos.convert.energy import settled_from

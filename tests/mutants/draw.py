@@ -191,15 +191,15 @@ class Trees:
                 source = path.read_text()
                 path.write_text(site.applied(source))
                 try:
-                    failed = run(tree, some, 5 * most_s + 120, self._durations)
+                    failed = run(tree, some, 3 * most_s + 60, self._durations)
                 finally:
                     path.write_text(source)
                 if failed is None:
                     return Verdict(site, "survived", f"{len(tests)} tests")
-                if failed == ENDED and run(tree, some, 5 * most_s + 120, self._durations) == ENDED:
+                if failed == ENDED and run(tree, some, 3 * most_s + 60, self._durations) == ENDED:
                     # This computer is too slow to tell.
                     return Verdict(site, "undecided", failed)
-                if failed == BEGUN and run(tree, some, 5 * most_s + 120, self._durations) == BEGUN:
+                if failed == BEGUN and run(tree, some, 3 * most_s + 60, self._durations) == BEGUN:
                     raise RuntimeError(f"tests cannot begin without a change either: {some}")
                 if failed in (BEGUN, ENDED) or self._passes(tree, failed):
                     return Verdict(site, "killed", failed)
@@ -295,10 +295,13 @@ def run(tree: Path, tests: Sequence[str], most_s: float, durations: Durations) -
     if code in (0, 5):
         return None
     gone = {line.partition(f"{tree}{os.sep}")[2] for line in out.splitlines() if line.startswith(_NOT_FOUND)}
-    if gone:
-        # Tests that were renamed since they were timed.
-        durations.forget(gone)
-        return run(tree, [one for one in tests if one not in gone], most_s, durations)
+    # Tests that were renamed since they were timed. Of one with parameters pytest names the function alone, which is
+    # then run with those it has now.
+    renamed = [one for one in tests if one in gone or one.partition("[")[0] in gone]
+    if renamed:
+        durations.forget(renamed)
+        anew = dict.fromkeys(one.partition("[")[0] for one in renamed if one not in gone)
+        return run(tree, [*anew, *(one for one in tests if one not in renamed)], most_s, durations)
     for line in out.splitlines():
         for word in ("FAILED ", "ERROR "):
             if line.startswith(word):
@@ -358,6 +361,7 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--json", type=Path, help="write all of it there")
     parser.add_argument("--again", type=Path, help="only those that were not killed, of an earlier --json")
+    parser.add_argument("--resume", action="store_true", help="go on where an earlier --json of the same draw ended")
     parser.add_argument("--list", action="store_true", help="show what would be drawn, and run nothing")
     asked = parser.parse_args(words)
 
@@ -379,6 +383,13 @@ def main(words: Sequence[str] | None = None) -> int:
     imports, durations = Imports(ROOT, TESTS), Durations()
     files = {site.path: imports.tests(site.path) for site in sample}
     verdicts: dict[str, Verdict] = {}
+    if asked.resume and asked.json and asked.json.exists():
+        judged_before = {(row["line"], *(row[key] for key in NAMED)): row for row in
+                         json.loads(asked.json.read_text())["changes"]}  # fmt: skip
+        for site in sample:
+            row = judged_before.get((site.line, *(getattr(site, key) for key in NAMED)))
+            if row is not None and row["outcome"] != "undecided":
+                verdicts[f"{site.name} {site.line} {site.span}"] = Verdict(site, row["outcome"], row["by"])
     began = time.monotonic()
 
     def summed() -> dict[str, int]:
@@ -412,12 +423,12 @@ def main(words: Sequence[str] | None = None) -> int:
 
         known: dict[str, frozenset[str]] = {}
         try:
-            for most_s in (asked.most_s, asked.then_s):
+            for first, most_s in ((True, asked.most_s), (False, asked.then_s)):
                 left = [one for one in sample if place(one) not in verdicts
-                        or verdicts[place(one)].outcome in ("survived", "unreached")]  # fmt: skip
+                        or (not first and verdicts[place(one)].outcome in ("survived", "unreached"))]  # fmt: skip
                 if most_s <= 0 or not left:
                     continue
-                if verdicts:
+                if not first:
                     told(f"{len(left)} that none of the nearest tests noticed: {most_s:.0f} s of others for each")
                 waiting = [pool.submit(judged, one, most_s, known.get(place(one), frozenset())) for one in left]
                 for done in as_completed(waiting):

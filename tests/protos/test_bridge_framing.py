@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import binascii
 import random
+from dataclasses import asdict
 
 import pytest
 from hypothesis import given, settings
@@ -106,6 +107,21 @@ def test_a_line_without_delimiters_is_not_kept_in_memory():
         assert len(parser._held) <= MAX_FRAME
     assert parser.drops.oversize == 1
     assert parser.feed(b"\x00" + encode_frame(b"after")) == [b"after"]
+
+
+def test_each_kind_of_bad_frame_is_counted_once_under_its_own_name():
+    good = encode_frame(b"hello")
+    parser = FrameParser()
+    parser.feed(b"\x00")
+    for counted, bad in (
+        ("oversize", b"\x55" * (MAX_FRAME + 1) + b"\x00"),
+        ("framing", b"\x02\x41\x00"),
+        ("crc", good[:-2] + bytes([good[-2] ^ 0x10]) + b"\x00"),
+    ):
+        before = asdict(parser.drops)
+        assert parser.feed(bad) == []
+        assert asdict(parser.drops) == {**before, counted: before[counted] + 1}
+    assert parser.feed(good) == [b"hello"]
 
 
 def test_a_hundred_thousand_random_bytes_never_raise():

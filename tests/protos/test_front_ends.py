@@ -85,7 +85,7 @@ def test_silence_is_the_floor_and_length_is_made_right() -> None:
     ("width", "channels", "off"), [(1, 1, 0.02), (2, 1, 1e-4), (2, 2, 1e-4), (3, 1, 1e-6), (4, 1, 1e-6)]
 )
 def test_recordings_of_every_width_are_read(width: int, channels: int, off: float, tmp_path: Path) -> None:
-    from protos.datafiles.sound import recording
+    from protos.datafiles.formats.sound import recording
 
     path = write_wav(tmp_path / "a.wav", tone(440), width=width, channels=channels)
     np.testing.assert_allclose(recording(path, 8000), tone(440), atol=off)

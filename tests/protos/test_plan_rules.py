@@ -101,6 +101,8 @@ OTHERS = [
     ("run", "start_from"),
     ("run", "beside"),
     ("run", "deliver"),
+    ("run", "schedule"),
+    ("run", "every"),
     ("train", "inputs"),
     ("update", "codec"),
     ("update", "parameters"),

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from coordinator.commands.parts import add_address, add_json, example, operator
 from coordinator.operator import as_json
+from protos.commands.json_document import document
+from protos.commands.program import version
 from protos.errors import UsageError
 from protos.extras import require
-from protos.json_document import document
-from protos.program import version
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

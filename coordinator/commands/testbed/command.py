@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from coordinator.commands.parts import add_json, example
-from protos.program import HelpFormatter
+from protos.commands.program import HelpFormatter
 
 _DESCRIPTION = """\
 Boards of a lab over SSH, all at once. An inventory in TOML names them; see docs/testbed.md. Host keys are verified:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from coordinator.testbed import inventory, selection
 from coordinator.testbed.inventory import Board, Inventory
+from protos.commands.json_document import document
 from protos.durations import duration_s
 from protos.errors import UsageError
 from protos.extras import require
-from protos.json_document import document
 
 if TYPE_CHECKING:
     from coordinator.testbed.across import Outcome, Progress

@@ -11,8 +11,8 @@ from coordinator.commands.parts import operator
 from coordinator.commands.testbed.laboratory import Laboratory, print_json, tell
 from coordinator.operator import as_json
 from coordinator.operator.tables import show
+from protos.commands.program import version
 from protos.errors import CheckFailed, IntegrityError, RefusedError
-from protos.program import version
 
 if TYPE_CHECKING:
     from coordinator.testbed.across import Outcome, Progress

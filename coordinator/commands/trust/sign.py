@@ -8,8 +8,8 @@ from pathlib import Path
 
 from coordinator.commands.parts import add_json, example
 from coordinator.commands.trust.trust_parts import add_state, needing_cryptography, state_of, when
+from protos.commands.json_document import document
 from protos.errors import UsageError
-from protos.json_document import document
 from protos.trust.signed import key_id
 
 

@@ -13,9 +13,9 @@ from typing import Any, NoReturn
 from coordinator.commands.parts import add_address, add_json, example, operator
 from coordinator.operator.tables import show
 from protos.atomic import write_whole
+from protos.commands.json_document import document
 from protos.errors import UsageError
 from protos.extras import advice, require
-from protos.json_document import document
 from protos.systems import LINUX, require_system
 
 _MARK = "sweep.toml"

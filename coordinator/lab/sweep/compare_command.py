@@ -11,8 +11,8 @@ from typing import Any
 from coordinator.commands.parts import add_address, add_json, example, operator
 from coordinator.lab.plan_keys import Document
 from coordinator.operator.tables import say, show
+from protos.commands.json_document import document
 from protos.errors import UsageError
-from protos.json_document import document
 
 
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -13,8 +13,8 @@ from coordinator.lab.outcome import best_of
 from coordinator.operator import as_json
 from coordinator.operator.status import RunStatus
 from protos.atomic import write_whole
+from protos.commands.json_document import document
 from protos.errors import DataError
-from protos.json_document import document
 
 __all__ = ["FIGURES", "Kept", "Result", "result_of"]
 

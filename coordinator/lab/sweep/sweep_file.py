@@ -20,6 +20,7 @@ from protos.energy.boards import BOARDS
 from protos.errors import PlanError, UsageError
 from protos.plan.plan import RunPlan, parse
 from protos.plan.plan_rules import RULES
+from protos.plan.schedule import KEYS
 
 __all__ = ["Cell", "LocalFleet", "Sweep", "Trial", "read"]
 
@@ -145,6 +146,9 @@ def read(path: Path) -> Sweep:
             raise PlanError(
                 f"no section is called [{section}]", where=where, fix=hint(section, (*RULES, "sweep", "policy"))
             )
+    for key in KEYS:
+        if key in document.get("run", {}):
+            raise PlanError("a sweep is run when it is started", where=f"{where}: run.{key}", fix="leave it out")
     if "bundle" not in document.get("run", {}):
         raise PlanError("run.bundle is missing", where=where, fix='add [run] bundle = "PATH" made by firmware-tools')
     fleet, warm_up, name = _own(own, where, path)

@@ -122,9 +122,10 @@ def charged_to(
     renewed: tuple[int, Collection[str]],
     *,
     keep: bool = False,
+    only: Sequence[str] | None = None,
 ) -> dict[str, Account]:
     """The accounts of devices, as far as the plan limits more than one round: what nobody asks for is not summed.
-    ``renewed``, ``keep``: see :func:`coordinator.store.ledger.accounts.accounts`."""
+    ``renewed``, ``keep``, ``only``: see :func:`coordinator.store.ledger.accounts.accounts`."""
     budget = run.plan.budget
     if not budget.has_accounts:
         return {}
@@ -136,15 +137,16 @@ def charged_to(
         renewed,
         with_today=budget.per_day_j is not None,
         keep=keep,
+        only=only,
         ever=budget.total_j is not None,
     )
 
 
 def left_for(connection: Connection, run: ActiveRun, number: int, device_id: str, now_unix_s: float) -> float:
     """Joules that the accounts leave a device for this round, all that it was ever granted counted; infinite without a
-    limit. What one round may cost is promised to each start of the device anew."""
+    limit. What one round may cost is promised to each attempt, and each start of the device, anew."""
     row = runs.row(connection, run.run_id)
-    charged = charged_to(connection, run, now_unix_s, (0, ())).get(device_id, Account())
+    charged = charged_to(connection, run, now_unix_s, (0, ()), only=[device_id]).get(device_id, Account())
     now = Situation(
         now_unix_s,
         row["started_unix_s"],

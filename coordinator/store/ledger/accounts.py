@@ -14,12 +14,13 @@ that has spent.
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, FromClause, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, FromClause, Table, and_, func, or_, select, update
 
 from coordinator.budgets.order_line import OrderLine
 from coordinator.store.keys import batched
@@ -73,14 +74,86 @@ def add(connection: Connection, run_id: str, number: int, lines: Iterable[OrderL
         connection.execute(grants.insert(), rows)
 
 
-def lose(connection: Connection, run_id: str, number: int, device_id: str, lost_j: float, granted_j: float) -> None:
-    """A start of a device ended with an order: what it was granted may be spent, and so much is granted to the next."""
+def close_promise(connection: Connection, run_id: str, number: int, device_id: str, *, ended: bool) -> None:
+    """Before an order is granted anew: of what it granted so far stays granted what is known to be spent, and what
+    sending it may have taken that is not told yet. What else may be spent is lost.
+
+    Args:
+        ended: it went to a start of the device that ended, which may have spent all of it. Else the start that asks
+            again told what it did before it asked: only what its reports left open may be spent.
+    """
+    granted_j, known_j, sending_j = _granted_and_known(connection, run_id, number, device_id)
+    if granted_j is None:
+        return
+    open_j = max(0.0, granted_j - known_j)
+    left_j = open_j if ended else min(open_j, _left_open(connection, run_id, number, device_id, sending_j))
+    if ended or left_j == open_j:
+        _grant(connection, run_id, number, device_id, known_j, left_j)
+    else:
+        _grant(connection, run_id, number, device_id, known_j + left_j)
+
+
+def promise(connection: Connection, run_id: str, number: int, device_id: str, budget_j: float) -> None:
+    """Grant so much beyond what the attempts before took."""
+    granted_j, known_j, sending_j = _granted_and_known(connection, run_id, number, device_id)
+    if granted_j is None:
+        return
+    left_j = _left_open(connection, run_id, number, device_id, sending_j)
+    _grant(connection, run_id, number, device_id, known_j + (left_j if left_j < math.inf else 0.0) + budget_j)
+
+
+def _grant(
+    connection: Connection, run_id: str, number: int, device_id: str, granted_j: float, lost_j: float = 0.0
+) -> None:
     sums.outdate(connection, [(run_id, number, device_id)])
     connection.execute(
         update(grants)
         .where(_order(run_id, number, device_id))
         .values(lost_j=grants.c.lost_j + lost_j, granted_j=granted_j)
     )
+
+
+def _granted_and_known(
+    connection: Connection, run_id: str, number: int, device_id: str
+) -> tuple[float | None, float, float | None]:
+    """What is granted, what is known to be spent in all attempts, and what sending is expected to take."""
+    query = select(grants.c.granted_j, grants.c.sending_j).where(_order(run_id, number, device_id))
+    row = connection.execute(query).first()
+    if row is None:
+        return None, 0.0, None
+    known_j = sum(_sum_of(connection, table, run_id, number, device_id) for table in (energy, earlier_energy))
+    return row.granted_j, known_j, row.sending_j
+
+
+def _sum_of(connection: Connection, table: Table, run_id: str, number: int, device_id: str) -> float:
+    working = table.c.phase.in_([str(one) for one in WORKING])
+    query = select(func.sum(table.c.energy_j)).where(
+        table.c.run_id == run_id, table.c.round == number, table.c.device_id == device_id, working
+    )
+    return max(0.0, connection.execute(query).scalar() or 0.0)
+
+
+def _left_open(connection: Connection, run_id: str, number: int, device_id: str, sending_j: float | None) -> float:
+    """Joules of earlier attempts that their reports left open: of those that tell something and not all, infinitely
+    many, or where the sending alone is missing :data:`SENDING_MARGIN` times what it is expected to take."""
+    query = select(earlier_energy.c.attempt, earlier_energy.c.phase).where(
+        earlier_energy.c.run_id == run_id,
+        earlier_energy.c.round == number,
+        earlier_energy.c.device_id == device_id,
+        earlier_energy.c.energy_j.is_not(None),
+    )
+    told: dict[int, set[str]] = defaultdict(set)
+    for row in connection.execute(query):
+        told[row.attempt].add(row.phase)
+    everyone = {str(one) for one in WORKING}
+    left_j = 0.0
+    for phases in told.values():
+        missing = everyone - phases
+        if missing == {str(Phase.SEND)} and sending_j is not None:
+            left_j += SENDING_MARGIN * sending_j
+        elif missing:
+            return math.inf
+    return left_j
 
 
 def complete(connection: Connection, run_id: str, number: int, lines: Mapping[str, OrderLine]) -> dict[str, OrderLine]:

@@ -14,7 +14,7 @@ from edge_runtime.power.bridge.session import BridgeRequest, BridgeSession, Loss
 from edge_runtime.power.bridge.track import RegisterTrack
 from edge_runtime.power.clock import Clock
 from edge_runtime.power.events import RawEvent, Trouble
-from edge_runtime.power.meter import MeterIdentity
+from edge_runtime.power.meters.meter import MeterIdentity
 from edge_runtime.power.sensor import Capabilities, Listener
 from protos.bridge.hello import Feature
 from protos.bridge.line import Opener, SerialTransport

@@ -24,7 +24,7 @@ from edge_runtime.power.host.chips import CHIPS, Chip
 from edge_runtime.power.host.polled import PolledSensor
 from edge_runtime.power.host.source import Instants
 from edge_runtime.power.host.sysfs import ValueFile, find_device, read_text
-from edge_runtime.power.meter import MeterIdentity
+from edge_runtime.power.meters.meter import MeterIdentity
 from edge_runtime.power.options import number, ohms, refuse_others
 from edge_runtime.power.sensor import Capabilities
 from protos.energy.trace import PowerTrace

@@ -21,7 +21,7 @@ from edge_runtime.power.clock import Clock
 from edge_runtime.power.host.polled import PolledSensor
 from edge_runtime.power.host.source import EMPTY
 from edge_runtime.power.host.sysfs import read_text
-from edge_runtime.power.meter import MeterIdentity
+from edge_runtime.power.meters.meter import MeterIdentity
 from edge_runtime.power.options import bus_ppm, choice, number, ohms, refuse_others, whole
 from edge_runtime.power.sensor import Capabilities
 from protos.energy.ina219 import BUS_STEP_V, PROFILES, Calibration, Config, sample_flags, watts

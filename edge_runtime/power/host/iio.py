@@ -26,7 +26,7 @@ from edge_runtime.power.host.iio_buffer import IioBuffer
 from edge_runtime.power.host.polled import PolledSensor
 from edge_runtime.power.host.source import EMPTY, Instants
 from edge_runtime.power.host.sysfs import ValueFile, find_device, read_text
-from edge_runtime.power.meter import MeterIdentity
+from edge_runtime.power.meters.meter import MeterIdentity
 from edge_runtime.power.options import choice, number, ohms, refuse_others
 from edge_runtime.power.sensor import Capabilities
 from protos.energy.trace import Floats, PowerTrace

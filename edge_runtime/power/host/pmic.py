@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from edge_runtime.power.clock import Clock
 from edge_runtime.power.host.polled import PolledSensor
 from edge_runtime.power.host.source import Instants
-from edge_runtime.power.meter import MeterIdentity
+from edge_runtime.power.meters.meter import MeterIdentity
 from edge_runtime.power.options import number, refuse_others
 from edge_runtime.power.sensor import Capabilities
 from protos.energy.trace import PowerTrace

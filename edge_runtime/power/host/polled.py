@@ -17,7 +17,7 @@ from edge_runtime.power.clock import Clock
 from edge_runtime.power.events import Block, Trouble
 from edge_runtime.power.host.source import Source
 from edge_runtime.power.host.trace_store import TraceStore
-from edge_runtime.power.meter import MeterIdentity
+from edge_runtime.power.meters.meter import MeterIdentity
 from edge_runtime.power.sensor import Capabilities, Listener
 from protos.energy.trace import PowerTrace
 from protos.energy.uncertainty import ErrorModel

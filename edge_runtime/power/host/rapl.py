@@ -17,7 +17,7 @@ from edge_runtime.power.clock import Clock
 from edge_runtime.power.host.polled import PolledSensor
 from edge_runtime.power.host.source import EMPTY, one_sample
 from edge_runtime.power.host.sysfs import ValueFile, read_text
-from edge_runtime.power.meter import MeterIdentity
+from edge_runtime.power.meters.meter import MeterIdentity
 from edge_runtime.power.options import number, refuse_others
 from edge_runtime.power.sensor import Capabilities
 from protos.energy.trace import PowerTrace

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from edge_runtime.power.meter import MeterIdentity
+from edge_runtime.power.meters.meter import MeterIdentity
 from edge_runtime.power.sensor import Capabilities
 from protos.energy.trace import PowerTrace
 from protos.energy.uncertainty import ErrorModel

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from edge_runtime.board import board_name, software_version
-from edge_runtime.power.meter import MeterIdentity
+from edge_runtime.power.meters.meter import MeterIdentity
 from edge_runtime.power.recording.columns import DamagedBlock
 from edge_runtime.power.recording.sections import STEPS_PER_S, STEPS_PER_W
 from edge_runtime.power.sensor import Capabilities, PowerSensor

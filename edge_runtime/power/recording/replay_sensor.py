@@ -17,7 +17,7 @@ from edge_runtime.power.bridge.samples import CAPACITY
 from edge_runtime.power.bridge.track import RegisterTrack
 from edge_runtime.power.events import Batch, Block, Event, Exchanged, Greeting, RawEvent, Sums, Trouble
 from edge_runtime.power.host.trace_store import TraceStore
-from edge_runtime.power.meter import MeterIdentity
+from edge_runtime.power.meters.meter import MeterIdentity
 from edge_runtime.power.recording.entries import Entry, Gap, Note, Worked
 from edge_runtime.power.recording.reader import Recording
 from edge_runtime.power.sensor import Capabilities, Listener

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from protos.commands.json_document import document
+from protos.commands.program import HelpFormatter, example
 from protos.errors import CheckFailed, RefusedError, UsageError
-from protos.json_document import document
-from protos.program import HelpFormatter, example
 
 if TYPE_CHECKING:
     from edge_runtime.service.install import Place

@@ -16,7 +16,7 @@ from firmware_tools.bridge.commands.monitor import add_monitor
 from firmware_tools.bridge.commands.ports import add_ports
 from firmware_tools.bridge.commands.selftest import add_selftest
 from firmware_tools.bridge.commands.sim import add_sim
-from protos.program import HelpFormatter
+from protos.commands.program import HelpFormatter
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from firmware_tools.bridge.images.build import BOARDS, build, check
 from firmware_tools.bridge.images.manifest import IMAGES, read_manifest, write_manifest
 from protos.atomic import write_whole
+from protos.commands.json_document import document
+from protos.commands.program import HelpFormatter
 from protos.errors import UsageError
-from protos.json_document import document
-from protos.program import HelpFormatter
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction

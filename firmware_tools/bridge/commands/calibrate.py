@@ -18,10 +18,10 @@ from firmware_tools.bridge.client.port_client import BridgeClient
 from firmware_tools.bridge.client.settings import profile_name
 from protos.atomic import write_whole
 from protos.bridge.hello import Hello
+from protos.commands.json_document import document
+from protos.commands.program import HelpFormatter
 from protos.energy.ina219 import REFERENCE_RELATIVE, Calibration
 from protos.errors import StoreError, UsageError
-from protos.json_document import document
-from protos.program import HelpFormatter
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction

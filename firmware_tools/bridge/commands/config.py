@@ -10,10 +10,10 @@ from firmware_tools.bridge.client.port_client import BridgeClient
 from firmware_tools.bridge.client.settings import parse_range, profile_name, range_mv
 from protos.bridge.commands import ALL_SENSORS, Command, command, uid_command
 from protos.bridge.hello import Hello
+from protos.commands.json_document import document
+from protos.commands.program import HelpFormatter
 from protos.energy.ina219 import PROFILES, Config
 from protos.errors import CheckFailed, UsageError
-from protos.json_document import document
-from protos.program import HelpFormatter
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from firmware_tools.bridge.client.wiretap import decode_capture
+from protos.commands.json_document import document
+from protos.commands.program import HelpFormatter
 from protos.errors import DataError
-from protos.json_document import document
-from protos.program import HelpFormatter
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from firmware_tools.bridge.images.avrdude import BAUD, OLD_BAUD
 from firmware_tools.bridge.images.chosen_image import BOARD_CODES, ChosenImage, wanted_image
 from firmware_tools.bridge.images.flash import BACK_S, flash_by_drive, flash_by_serial, verify
+from protos.commands.json_document import document
+from protos.commands.program import HelpFormatter
 from protos.errors import UsageError
-from protos.json_document import document
-from protos.program import HelpFormatter
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction

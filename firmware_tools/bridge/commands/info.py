@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from firmware_tools.bridge.client.wiretap import read_hello
 from firmware_tools.bridge.images.manifest import read_manifest
 from protos.bridge.hello import PROTOCOL, Feature
+from protos.commands.json_document import document
+from protos.commands.program import HelpFormatter
 from protos.energy.ina219 import CLIP_RAW, CONVERSION_S, PROFILES, SHUNT_STEP_V, Calibration, Config
-from protos.json_document import document
-from protos.program import HelpFormatter
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction

@@ -16,9 +16,9 @@ from firmware_tools.bridge.images.manifest import IMAGES, image_of
 from firmware_tools.bridge.machine.bootloader import find_optiboot
 from firmware_tools.bridge.machine.driver import FAULTS, FirmwareMachine, MachineSpec, SensorSpec
 from protos.atomic import write_whole
+from protos.commands.json_document import document
+from protos.commands.program import HelpFormatter
 from protos.errors import UsageError
-from protos.json_document import document
-from protos.program import HelpFormatter
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction

@@ -16,11 +16,11 @@ from firmware_tools.bridge.client.observation import Observation, SensorLog
 from firmware_tools.bridge.client.port_client import BridgeClient
 from protos.bridge.exchange import Exchange
 from protos.bridge.hello import Hello
+from protos.commands.json_document import document
+from protos.commands.program import HelpFormatter
 from protos.energy.ina219 import BUS_STEP_V, SHUNT_STEP_V, Calibration, Config, sample_flags, watts
 from protos.energy.trace import SampleFlag
 from protos.errors import SensorError, UsageError
-from protos.json_document import document
-from protos.program import HelpFormatter
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from firmware_tools.bridge.client.ports import Port, list_ports
 from firmware_tools.bridge.client.wiretap import read_hello
+from protos.commands.json_document import document
+from protos.commands.program import HelpFormatter
 from protos.errors import SensorError
-from protos.json_document import document
-from protos.program import HelpFormatter
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction

@@ -15,9 +15,9 @@ from firmware_tools.bridge.client.port_client import BridgeClient
 from firmware_tools.bridge.client.selftest import Finding, Heard, examine, failed
 from protos.bridge.commands import ALL_SENSORS, Command, command
 from protos.bridge.exchange import Exchange
+from protos.commands.json_document import document
+from protos.commands.program import HelpFormatter
 from protos.errors import CheckFailed, UsageError
-from protos.json_document import document
-from protos.program import HelpFormatter
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from firmware_tools.bridge.simulator.bench import Bench, BridgeSpec, SimulatedBridge
 from firmware_tools.bridge.simulator.sensor import WIRINGS
 from protos.bridge.hello import PROTOCOL
+from protos.commands.json_document import document
+from protos.commands.program import HelpFormatter
 from protos.energy.boards import BOARDS
 from protos.energy.ina219 import PROFILES
 from protos.errors import UsageError
-from protos.json_document import document
-from protos.program import HelpFormatter
 from protos.systems import LINUX, require_system
 
 if TYPE_CHECKING:

@@ -46,11 +46,36 @@ class Graph:
             return None
         return np.frombuffer(bytes(data), np.dtype(kind).newbyteorder("<")).reshape(tensor.shape)
 
+    def type_of(self, index: int) -> str:
+        """numpy's name of a tensor's type."""
+        return flatbuffer.type_name(self.graph.tensors[index].type)
+
+    def reals(self, index: int) -> npt.NDArray[Any]:
+        """A constant in real numbers where it has a scale, float32; else as it is.
+
+        ``(code - zero) * scale``, with one scale for each channel of the quantised dimension, or one for all.
+        """
+        codes, how = self.values(index), self.graph.tensors[index].quantization
+        assert codes is not None
+        if how is None or how.scale is None or not len(how.scale) or codes.dtype.kind == "f":
+            return codes
+        along = [1] * codes.ndim
+        if len(how.scale) > 1:
+            along[int(how.quantizedDimension)] = len(how.scale)
+        zero = np.asarray(how.zeroPoint if how.zeroPoint is not None else 0, np.float64)
+        zero = zero.reshape(along) if zero.size == len(how.scale) else zero.reshape(-1)[0]
+        scale = np.asarray(how.scale, np.float64).reshape(along)
+        return np.asarray((codes.astype(np.float64) - zero) * scale, np.float32)
+
     def hold(self, index: int, values: npt.NDArray[Any]) -> None:
         """Give a constant other numbers, in a buffer of its own: the converter shares equal ones."""
-        held = schema.BufferT()
-        kind = flatbuffer.type_name(self.graph.tensors[index].type)
-        held.data = np.frombuffer(np.ascontiguousarray(values, np.dtype(kind).newbyteorder("<")).tobytes(), np.uint8)
+        kind, held = flatbuffer.type_name(self.graph.tensors[index].type), schema.BufferT()
+        data = np.frombuffer(np.ascontiguousarray(values, np.dtype(kind).newbyteorder("<")).tobytes(), np.uint8)
+        before = int(self.graph.tensors[index].buffer)
+        if sum(int(one.buffer) == before for one in self.graph.tensors) == 1:
+            self.model.buffers[before].data = data
+            return
+        held.data = data
         self.model.buffers.append(held)
         self.graph.tensors[index].buffer = len(self.model.buffers) - 1
 

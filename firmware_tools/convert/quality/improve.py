@@ -1,4 +1,5 @@
-"""After quantisation: equalised layers where much was lost, biases where they are asked for, and the account of layers.
+"""After quantisation: equalised layers where much was lost, weights trained on and biases corrected where that is asked
+for, and the account of layers.
 
 Whatever is tried is kept only where the embeddings of the calibration examples come nearer to the float ones.
 """
@@ -7,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from firmware_tools.convert.quality.equalise import equalised
 from firmware_tools.convert.quality.layers import LayerQuality, bias_corrected, layer_quality
 from protos.model.head_algebra import Array
+
+if TYPE_CHECKING:
+    from firmware_tools.convert.quality.fine_tuning import Tuned
 
 # Of the energy of the embeddings: 25 dB. A well-behaved network loses less.
 _MUCH = 3e-3
@@ -26,15 +30,19 @@ class QualityChoices:
         equalise: when pairs of layers share their channels' ranges: auto, always or never.
         bias_correction: give each channel the mean that it has in float.
         layers: tell the loss of each layer.
+        tune: weights are trained on.
+        wide: activations of 16 bits between the ends.
     """
 
     equalise: str = "auto"
     bias_correction: bool = False
     layers: bool = False
+    tune: bool = False
+    wide: bool = False
 
     def wants_float(self, loss: float) -> bool:
         """Whether any of it is to be done, at this loss (a share of the energy of the embeddings)."""
-        return self.layers or self.bias_correction or self.equalises(loss)
+        return any((self.layers, self.bias_correction, self.tune, self.wide)) or self.equalises(loss)
 
     def equalises(self, loss: float) -> bool:
         return self.equalise == "always" or (self.equalise == "auto" and loss > _MUCH)
@@ -58,6 +66,8 @@ def improved(
     requantise: Callable[[bytes], bytes],
     inputs: Array,
     choices: QualityChoices,
+    tune: Callable[[bytes, bytes], Tuned] | None = None,
+    widen: Callable[[bytes, bytes], bytes] | None = None,
     *,
     where: str,
 ) -> Improved:
@@ -70,6 +80,8 @@ def improved(
         loss_of: measures the same of another file.
         requantise: int8 of a changed float file, by the same examples.
         inputs: float32 [N, ...], what the files take.
+        tune: trains the weights of an integer file (the second) that was made of a float one (the first).
+        widen: gives such a file activations of 16 bits; they stay, as asked, whatever they bring.
     """
     kept = Improved(content, loss)
     if choices.equalises(loss):
@@ -80,6 +92,20 @@ def improved(
             kept.done["equalisation"] = {"pairs": pairs, "loss": found, "plain": loss, "kept": found < loss}
             if found < loss:
                 real, kept.content, kept.loss = changed, other, found
+    if choices.tune and tune is not None:
+        made = tune(real, kept.content)
+        better = made.after < made.before
+        kept.done["fine_tuning"] = {
+            "examples": made.trained_on, "judged_on": made.judged_on, "plain": made.before, "loss": made.after,
+            "kept": better,
+        }  # fmt: skip
+        if better:
+            kept.content, kept.loss = made.content, loss_of(made.content)
+    if choices.wide and widen is not None:
+        other = widen(real, kept.content)
+        found = loss_of(other)
+        kept.done["sixteen_bits"] = {"plain": kept.loss, "loss": found}
+        kept.content, kept.loss = other, found
     if choices.bias_correction:
         other, layers = bias_corrected(real, kept.content, inputs[:_BIAS_EXAMPLES], where=where)
         found = loss_of(other)

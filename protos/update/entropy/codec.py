@@ -18,12 +18,12 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from protos.update import dither
 from protos.update.contract import Codec, State, stateless
 from protos.update.entropy import rans, symbols
 from protos.update.entropy.coordinates import Fitted, Pricer, Source, source, tokens_of
 from protos.update.entropy.rate import payload_bits, step_for
 from protos.update.entropy.reader import INSET, MAX_INSET, EntropyCoded, insets_of, laplace_inset
+from protos.update.quantised import dither
 from protos.update.reading import ABSURD
 from protos.update.tensors import WHOLE_TREE, EncodedTensor
 from protos.update.trees import FloatArray, Tree, coordinates

@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from protos.errors import UpdateError
-from protos.update import dither
-from protos.update.dither import Dither
 from protos.update.entropy import rans
 from protos.update.entropy.contexts import Contexts, Indices, contexts, gain_of, level_of
 from protos.update.entropy.densities import SHAPES
 from protos.update.entropy.frequencies import FINEST_PARTS, Model
 from protos.update.entropy.histograms import Tally, begins, count, fit
+from protos.update.quantised import dither
+from protos.update.quantised.dither import Dither
 from protos.update.trees import FloatArray, Tree
 
 NOTHING = 1e-30  # a tensor without a coordinate beyond this travels as zeros

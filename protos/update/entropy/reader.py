@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from protos.errors import UpdateError
-from protos.update import dither
 from protos.update.entropy import rans, symbols
 from protos.update.entropy.contexts import Indices, gain_of, mean_of
 from protos.update.entropy.densities import exponential
 from protos.update.entropy.frequencies import read
+from protos.update.quantised import dither
 from protos.update.reading import at_most, step_of
 from protos.update.trees import FloatArray
 

@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 
-TOY = Path(__file__).parents[3] / "benchmarks" / "budget_toy.py"
-
-
-@pytest.fixture(scope="module")
-def toy() -> Any:
-    spec = importlib.util.spec_from_file_location("budget_toy", TOY)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["budget_toy"] = module
-    spec.loader.exec_module(module)
-    return module
+from benchmarks.budgets import toy
 
 
 @pytest.mark.parametrize(("rule", "is_biased"), [("fedavg", True), ("fednova_ratio", True), ("planner", False)])
-def test_averages_of_those_who_have_energy_miss_the_goal_and_planned_draws_do_not(
-    toy: Any, rule: str, is_biased: bool
-) -> None:
+def test_averages_of_those_who_have_energy_miss_the_goal_and_planned_draws_do_not(rule: str, is_biased: bool) -> None:
     problem = toy.make(0)
     ends = np.array([toy.run(rule, problem, 400, np.random.default_rng([7, one])) for one in range(12)])
     error = float(np.sqrt(ends.var(axis=0, ddof=1).sum() / len(ends)))

@@ -129,9 +129,10 @@ def test_a_run_whose_budgets_are_spent_and_never_refill_ends_with_the_reason_and
     "more",
     [
         "[budget]\nper_day_j = 3\n",
+        "[budget]\nper_day_j = 0.75\n",
         "[budget]\nbattery_j = 3\nharvest = 'sun.csv'\n",
     ],
-    ids=["a day's budget", "a harvest"],
+    ids=["a day's budget", "a day's budget of less than a joule", "a harvest"],
 )
 def test_a_run_whose_budgets_refill_with_time_waits_and_says_so(
     address: str, plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path, more: str

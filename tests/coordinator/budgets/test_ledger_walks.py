@@ -46,6 +46,7 @@ class Order:
 
     attempt: int
     granted_j: float | None
+    lost_j: float = field(default=0.0, kw_only=True)
     expected_j: float
     sending_j: float | None
     opened_s: float
@@ -122,6 +123,33 @@ class LedgerWalk(RuleBasedStateMachine):
             else:
                 runs.abandon_round(connection, "run", self.round, "why")
         self.state = "closed" if well else "abandoned"
+
+    @precondition(lambda self: self.state == "open" and self.attempt > 1)
+    @rule(name=NAMES, budget_j=st.sampled_from([0.5, 4.0]), ended=st.booleans(), first=st.booleans())
+    def ask_again(self, name: str, budget_j: float, ended: bool, first: bool) -> None:
+        """An order of a further attempt is granted when its device asks; what it granted before is spent, lost to a
+        start that ended, left open by a report that did not tell all, or given back."""
+        order = self.orders.get((self.round, name))
+        if order is None or order.reported:
+            return
+        with self.db.writing() as connection:
+            if first:
+                grants.close_promise(connection, "run", self.round, name, ended=ended)
+            grants.promise(connection, "run", self.round, name, budget_j)
+        if order.granted_j is None:
+            return
+        known_j = sum(known(order.joules)) + sum(sum(known(one)) for one in order.earlier.values())
+        sending_j, unknown = 0.0, False
+        for joules in order.earlier.values():
+            told = {phase for phase, j in joules.items() if j is not None}
+            missing = {*WORK} - told
+            only_sending = missing == {Phase.SEND} and order.sending_j is not None
+            sending_j += 2 * (order.sending_j or 0.0) if only_sending else 0.0
+            unknown = unknown or bool(told and missing and not only_sending)
+        open_j = max(0.0, order.granted_j - known_j)
+        if first and (ended or unknown or sending_j >= open_j):
+            order.lost_j += open_j
+        order.granted_j = known_j + (0.0 if unknown else sending_j) + budget_j
 
     @precondition(lambda self: self.state != "closed")
     @rule(name=NAMES, energy=ENERGY, says=st.booleans())
@@ -226,9 +254,10 @@ class LedgerWalk(RuleBasedStateMachine):
             uncertain_j = max(0.0, order.granted_j - spent_j) if open_ and order.granted_j is not None else 0.0
             if order.reported and order.sending_j is not None and {*WORK} - told == {Phase.SEND}:
                 uncertain_j = min(uncertain_j, 2 * order.sending_j)
+            uncertain_j += order.lost_j
             made = grants.Account(
                 made.orders + 1,
-                made.granted_j + (order.granted_j or 0.0),
+                made.granted_j + (order.granted_j or 0.0) + order.lost_j,
                 made.spent_j + spent_j,
                 made.uncertain_j + uncertain_j,
                 made.today_j + (spent_j + uncertain_j if order.opened_s >= since_s else 0.0),
@@ -257,7 +286,10 @@ class LedgerWalk(RuleBasedStateMachine):
             kept = LedgerWalk.__new__(LedgerWalk)
             kept.orders = {(at, name): one for at, one in enumerate(others)}
             alone = LedgerWalk.account(kept, name, 0.0)
-            assert (account.uncertain_j, account.pending_j) == (alone.uncertain_j, alone.pending_j)
+            own = self.orders.get((self.round, name))
+            lost_j = own.lost_j if own is not None else 0.0
+            assert account.uncertain_j == pytest.approx(alone.uncertain_j + lost_j)
+            assert account.pending_j == alone.pending_j
 
 
 @lengths

@@ -15,9 +15,9 @@ from kept_models import kept
 from warm_tensorflow import WarmTensorFlow
 
 from coordinator.export.outputs import plain_head
-from edge_runtime.round.embeddings import EmbeddingCache
 from edge_runtime.round.evaluation import HeldOut
-from edge_runtime.round.examples import LocalExamples
+from edge_runtime.round.inputs.embeddings import EmbeddingCache
+from edge_runtime.round.inputs.examples import LocalExamples
 from protos.datafiles.dataset import load
 from protos.model.backbone import Backbone
 from protos.model.bundle import open_bundle

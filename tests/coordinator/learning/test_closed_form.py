@@ -58,6 +58,15 @@ def test_ridge_is_the_solution_of_least_squares_with_a_free_intercept(shrinkage:
     np.testing.assert_allclose(found.bias, targets.mean(axis=0) - x.mean(axis=0) @ wanted, rtol=1e-6)
 
 
+def test_total_moments_are_those_of_all_examples_together() -> None:
+    parts = [examples(seed, count) for seed, count in ((3, 40), (4, 75), (5, 9))]
+    found = solve([moments_of(x, y, CLASSES, 0) for x, y in parts])
+    everything = np.concatenate([x for x, _ in parts]).astype(float)
+    middle, covariance = found.total_moments
+    np.testing.assert_allclose(middle, everything.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(covariance, np.cov(everything.T, bias=True), rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("head", ["lda", "ridge"])
 def test_a_class_that_nobody_has_is_never_chosen(head: str) -> None:
     x, y = examples(3, 400, [0.4, 0.3, 0.3, 0.0])

@@ -15,7 +15,7 @@ from coordinator.run.evaluation import Evaluator
 from coordinator.simulation.links import Link
 from coordinator.simulation.results import PHASES, Simulated
 from protos.energy.trace import Phase
-from protos.errors import PlanError, UsageError
+from protos.errors import PlanError, RefusedError, UsageError
 from protos.model.backbone import Backbone
 from protos.model.bundle import open_bundle
 
@@ -221,3 +221,12 @@ def test_what_cannot_be_simulated_is_said_in_one_line(
     with pytest.raises(kind, match=words) as caught:
         run(PLAN | plan, **more)
     assert "\n" not in str(caught.value)
+
+
+def test_a_run_that_every_board_declines_ends_in_words(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*given: Any) -> Any:
+        raise RefusedError("no room for what it needs")
+
+    monkeypatch.setattr("coordinator.simulation.devices.work", refuses)
+    with pytest.raises(RefusedError, match=r"every board has declined.*no room for what it needs"):
+        run(devices=2)

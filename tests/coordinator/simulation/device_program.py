@@ -22,7 +22,7 @@ from edge_runtime.daemon.outbox import Outbox
 from edge_runtime.daemon.serving import Daemon
 from edge_runtime.daemon.stopping import Stopping
 from edge_runtime.model.gate import Gate
-from edge_runtime.power.meter import MeterIdentity
+from edge_runtime.power.meters.meter import MeterIdentity
 from edge_runtime.round.codec_memory import CodecMemory
 from edge_runtime.round.costs import CostHistory, Reserve
 from edge_runtime.round.held_heads import HeldHeads

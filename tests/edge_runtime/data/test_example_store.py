@@ -19,7 +19,7 @@ from PIL import Image
 from edge_runtime.cli import main
 from edge_runtime.data.store import Bounds, ExampleStore
 from protos.datafiles import dataset
-from protos.datafiles.collected import INDEX, RAW
+from protos.datafiles.formats.collected import INDEX, RAW
 from protos.errors import DataError, EmptyShardError, NonFiniteError, UsageError
 
 DAY_S = 86_400.0
@@ -146,7 +146,7 @@ def test_the_ranks_behind_the_reservoir_are_uniform() -> None:
     from dataclasses import replace
 
     from edge_runtime.data.store import _rank
-    from protos.datafiles.collected import Entry
+    from protos.datafiles.formats.collected import Entry
 
     one = Entry("x", "x.npy", 1, "a", False, "", 1, 0.0, 0.0)
     ranks = np.array([_rank(replace(one, sequence=number)) for number in range(1, 4001)])

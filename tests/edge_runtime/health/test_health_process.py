@@ -124,3 +124,17 @@ def test_limits_that_contradict_each_other_are_refused_in_one_line(peer: PeerCoo
     assert errors.count("\n") == 1
     assert "resume_below_c" in errors
     assert "80 degrees are not below" in errors
+
+
+def test_a_device_whose_coordinator_is_gone_tells_its_manager_what_does_not_answer(
+    peer: PeerCoordinator, start: Start, manager: tuple[socket.socket, str]
+) -> None:
+    end, path = manager
+    child = start(peer, "--max-rounds", "2", NOTIFY_SOCKET=path)
+    peer.until(lambda: len(peer.joins) == 1)
+    peer.stop()
+    while end.recv(4096).decode() != f"STATUS=coordinator {peer.address} does not answer":
+        pass
+    child.terminate()
+    child.communicate(timeout=60)
+    assert child.returncode == 0

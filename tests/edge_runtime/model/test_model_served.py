@@ -22,6 +22,7 @@ from peer_coordinator import PeerCoordinator, order, publication
 from PIL import Image
 from running_daemon import RunningDaemon
 
+from benchmarks.device import switching
 from edge_runtime import client as client_room
 from edge_runtime.client import Client, ModelError
 from edge_runtime.model.gate import Gate
@@ -32,9 +33,6 @@ from protos.energy.trace import Phase
 from protos.errors import StoreError
 from protos.model.bundle import Bundle
 from protos.update import trees
-
-sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
-import field_switching
 
 Start = Callable[..., RunningDaemon]
 X = np.zeros((1, 8, 8, 1), np.uint8)
@@ -52,7 +50,7 @@ def served(tmp_path: Path, bundle: Bundle) -> Iterator[ModelService]:
 def test_ten_thousand_predictions_through_fifty_switches_are_each_of_one_version(
     bundle: Bundle, tmp_path: Path
 ) -> None:
-    found = field_switching.switched(tmp_path, bundle, 10_000, 50)
+    found = switching.switched(tmp_path, bundle, 10_000, 50)
     assert (found["predictions"], found["switches"], found["torn"]) == (10_000, 50, 0)
     assert found["versions"] > 25, "the switches came while predictions were asked for"
 

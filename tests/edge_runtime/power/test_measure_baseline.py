@@ -15,7 +15,7 @@ from edge_runtime import cli, config
 from edge_runtime.measure.measurement import Measurement
 from edge_runtime.measure.period import MeasuredPeriod
 from edge_runtime.measure.report import document, lines, net
-from edge_runtime.power.meter import MeterIdentity
+from edge_runtime.power.meters.meter import MeterIdentity
 from protos.energy.trace import Phase, PhaseEnergy
 from protos.energy.uncertainty import UncertaintyTerm
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
-from coverage_study import LOADS, one_each, study, summary
-from cut_study import study as cut_study
+from benchmarks.coverage_study import LOADS, one_each, study, summary
+from benchmarks.meters.cut_study import study as cut_study
 
 
 @pytest.fixture(scope="module")

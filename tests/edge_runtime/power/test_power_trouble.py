@@ -12,7 +12,7 @@ from edge_runtime.power.bridge.session import BridgeSession
 from edge_runtime.power.bridge.stream import SensorStream, SensorTrouble
 from edge_runtime.power.bridge.track import RegisterTrack
 from edge_runtime.power.clock import SystemClock
-from edge_runtime.power.sensor_meter import STALE_S, SensorMeter
+from edge_runtime.power.meters.sensor_meter import STALE_S, SensorMeter
 from firmware_tools.bridge.simulator.loads import ConstantLoad
 from protos.bridge.messages import Stats
 from protos.energy.ina219 import Calibration, Config

@@ -10,7 +10,7 @@ from sensor_rigs import RIGS
 
 from edge_runtime.power.bridge.bridge_opening import bridge_sensor
 from edge_runtime.power.clock import SystemClock
-from edge_runtime.power.windows import MOST_UNREAD, SensorWindows
+from edge_runtime.power.meters.windows import MOST_UNREAD, SensorWindows
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from edge_runtime.power.clock import SystemClock
 from edge_runtime.power.host.hwmon import hwmon_sensor
 from edge_runtime.power.host.i2c import i2c_sensor
 from edge_runtime.power.host.iio import iio_sensor
+from edge_runtime.power.meters.sensor_meter import SensorMeter
 from edge_runtime.power.sensor_factory import open_meter
-from edge_runtime.power.sensor_meter import SensorMeter
 from edge_runtime.power.wiring import FIXES, WiringWatch
 from firmware_tools.bridge.simulator.loads import ConstantLoad
 from protos.energy.attribution import attribute

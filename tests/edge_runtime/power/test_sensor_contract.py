@@ -13,7 +13,7 @@ from sensor_rigs import RIGS, TRUE_W, Rig
 
 from edge_runtime.power.clock import SystemClock
 from edge_runtime.power.events import Block
-from edge_runtime.power.sensor_meter import SensorMeter
+from edge_runtime.power.meters.sensor_meter import SensorMeter
 from protos.energy.attribution import attribute, integrate
 from protos.energy.trace import Mark, Phase
 from protos.errors import SensorError, UsageError

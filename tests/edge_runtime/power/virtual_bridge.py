@@ -13,7 +13,7 @@ import numpy as np
 from machine_transport import MachineWorld
 
 from edge_runtime.power.bridge.bridge_opening import bridge_sensor
-from edge_runtime.power.sensor_meter import SensorMeter
+from edge_runtime.power.meters.sensor_meter import SensorMeter
 from firmware_tools.bridge.simulator.device import Channel, Device
 from firmware_tools.bridge.simulator.loads import parse_load
 from firmware_tools.bridge.simulator.sensor import SensorErrors, SimulatedIna219

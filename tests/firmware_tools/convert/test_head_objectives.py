@@ -14,7 +14,7 @@ from firmware_tools.convert.command import OBJECTIVE_NAMES, OPTIMISER_NAMES
 from firmware_tools.inspect.model import read_model
 from protos.model.engine import open_interpreter, try_in_subprocess
 from protos.model.head_algebra import logits_of, untrained_head
-from protos.model.weight_grids import Rounding, round_kernel
+from protos.model.head_kinds.weight_grids import Rounding, round_kernel
 
 pytestmark = pytest.mark.workshop
 WIDTH, CLASSES, BATCH = 6, 3, 8

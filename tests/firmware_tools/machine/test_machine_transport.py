@@ -7,7 +7,7 @@ from machine_host import IMAGE
 from machine_transport import MachineWorld
 
 from edge_runtime.power.bridge.bridge_opening import bridge_sensor
-from edge_runtime.power.sensor_meter import SensorMeter
+from edge_runtime.power.meters.sensor_meter import SensorMeter
 from firmware_tools.bridge.machine.driver import FirmwareMachine, MachineSpec, SensorSpec
 from protos.bridge.commands import calibration_command
 from protos.bridge.framing import encode_frame

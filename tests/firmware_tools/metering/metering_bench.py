@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from machine_transport import MachineTransport, MachineWorld
 
 from edge_runtime.power.bridge.bridge_opening import bridge_sensor
-from edge_runtime.power.sensor_meter import SensorMeter
+from edge_runtime.power.meters.sensor_meter import SensorMeter
 from firmware_tools.bridge.images.manifest import IMAGES
 from firmware_tools.bridge.machine.driver import FirmwareMachine
 from protos.bridge.commands import calibration_command

@@ -17,8 +17,8 @@ from metering_bench import IMAGE
 
 from edge_runtime.power.bridge.bridge_opening import bridge_sensor
 from edge_runtime.power.clock import SystemClock
+from edge_runtime.power.meters.sensor_meter import SensorMeter
 from edge_runtime.power.recording.reader import Recording
-from edge_runtime.power.sensor_meter import SensorMeter
 from firmware_tools.bridge.machine.bootloader import find_optiboot
 from firmware_tools.bridge.machine.driver import FirmwareMachine, MachineSpec, SensorSpec
 from protos.bridge.line import SerialTransport

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from protos.errors import ModelError, ShapeError
-from protos.model import diffusion
-from protos.model.denoiser import Denoiser
+from protos.model.head_kinds import diffusion
+from protos.model.head_kinds.denoiser import Denoiser
 from protos.model.task import DIFFUSION, MEASURES, task_of
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from protos.errors import EmptyShardError, ShapeError
 from protos.model.head_algebra import logits_of
-from protos.model.personal import (
+from protos.model.head_kinds.personal import (
     FLEET,
     LEAST_EXAMPLES,
     WEIGHTS,

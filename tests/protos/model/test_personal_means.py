@@ -9,8 +9,8 @@ import pytest
 
 from protos.errors import EmptyShardError, ShapeError
 from protos.model.head_algebra import logits_of
-from protos.model.personal import FLEET, LEAST_EXAMPLES, features_gram
-from protos.model.personal_means import FleetSums, _Maker, fleet_means, own_means
+from protos.model.head_kinds.personal import FLEET, LEAST_EXAMPLES, features_gram
+from protos.model.head_kinds.personal_means import FleetSums, _Maker, fleet_means, own_means
 
 D, K = 10, 6
 _CENTRES = np.random.default_rng(1).normal(size=(K, D)) * 1.2

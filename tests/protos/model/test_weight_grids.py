@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from protos.errors import UsageError
-from protos.model.weight_grids import FULL, KINDS, Rounding, check_bits, head_size_bytes, round_head, round_kernel
+from protos.model.head_kinds.weight_grids import (
+    FULL,
+    KINDS,
+    Rounding,
+    check_bits,
+    head_size_bytes,
+    round_head,
+    round_kernel,
+)
 
 _BITS = (1, 2, 3, 4, 6, 8)
 

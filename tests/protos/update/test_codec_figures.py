@@ -7,8 +7,8 @@ import pytest
 
 from protos.convert.tensors import tensors_to
 from protos.update.codecs import build, generator
-from protos.update.levels import lloyd_max, nearest
-from protos.update.rotated import chunks, rotate
+from protos.update.quantised.levels import lloyd_max, nearest
+from protos.update.quantised.rotated import chunks, rotate
 from protos.update.tensors import decode
 
 D = 1 << 18

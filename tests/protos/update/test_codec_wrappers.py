@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protos.update.baselines import bucket_uniform, plain_sign
 from protos.update.codecs import build, generator
-from protos.update.sparse import Sparse, places_from, places_to
+from protos.update.quantised.baselines import bucket_uniform, plain_sign
+from protos.update.quantised.sparse import Sparse, places_from, places_to
 from protos.update.tensors import decode
 from protos.update.trees import Tree, shapes
 from protos.update.wrappers import against_reference, apply_difference, error_feedback, keep_largest

@@ -68,6 +68,26 @@ def test_a_little_above_the_budget_is_four_times_as_bad_as_below_it(below: float
     assert (found.coded_bits < wanted) == is_chosen
 
 
+@pytest.mark.parametrize("landing", [3.3, 4.6, 5.9, 7.1])
+def test_a_landing_between_stairs_is_found_by_halving_where_secants_leap_past_it(landing: float) -> None:
+    """Slopes say nothing here; each look lies between the finest that was too cheap and the coarsest too dear."""
+    budget, count = 1e6, 250_000
+    wanted = payload_bits(budget, 400.0)
+
+    def bits(step: float) -> float:
+        at = -math.log2(step)
+        return wanted if abs(at - landing) < 0.4 else wanted * (3.0 if at > landing else 0.2)
+
+    cost = Asked(bits)
+    step, found = step_for(None, cost, budget, count=count, top=TOP, finest=FINEST)
+    assert abs(-math.log2(step) - landing) < 0.4
+    assert found.coded_bits == wanted
+    for number, one in enumerate(cost.steps):
+        before = cost.steps[:number]
+        dear, cheap = ([other for other in before if (bits(other) > wanted) == is_dear] for is_dear in (True, False))
+        assert max(dear, default=0.0) < one < min(cheap, default=math.inf)
+
+
 def test_a_cost_that_no_step_reaches_ends_at_the_finest_or_the_coarsest() -> None:
     for bits, at_end in ((lambda step: 10.0, min), (lambda step: 1e9, max)):
         cost = Asked(bits)

@@ -17,9 +17,9 @@ from protos.convert.tensors import tensors_from, tensors_to
 from protos.errors import UpdateError
 from protos.update.codecs import build, generator
 from protos.update.entropy.reader import EntropyCoded
-from protos.update.levels import Codebook
-from protos.update.rotated import Rotated
-from protos.update.sparse import Sparse
+from protos.update.quantised.levels import Codebook
+from protos.update.quantised.rotated import Rotated
+from protos.update.quantised.sparse import Sparse
 from protos.update.tensors import EncodedTensor, Float32, UniformGrid, Values, decode
 from protos.v1 import edgejoule_pb2 as pb
 

@@ -10,7 +10,7 @@ import pytest
 
 from edge_runtime.power.bridge.session import BridgeSession
 from edge_runtime.power.events import Event
-from edge_runtime.power.meter import MeterIdentity
+from edge_runtime.power.meters.meter import MeterIdentity
 from edge_runtime.power.recording.header import Header
 from edge_runtime.power.recording.writer import BlockFile
 from edge_runtime.power.sensor import Capabilities

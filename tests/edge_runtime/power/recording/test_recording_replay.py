@@ -17,10 +17,10 @@ from edge_runtime.measure.replayed_period import CUT, DAMAGED, replay_periods
 from edge_runtime.power.clock import SystemClock
 from edge_runtime.power.events import Block, Greeting, Trouble
 from edge_runtime.power.host.hwmon import hwmon_sensor
+from edge_runtime.power.meters.sensor_meter import SensorMeter
 from edge_runtime.power.recording.entries import Note, Worked
 from edge_runtime.power.recording.replay_sensor import ReplaySensor
 from edge_runtime.power.recording.writer import Recorder
-from edge_runtime.power.sensor_meter import SensorMeter
 from protos.energy.trace import PowerTrace
 from protos.errors import SensorError
 

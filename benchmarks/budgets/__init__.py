@@ -1,0 +1,1 @@
+"""Fleets, policies and scripts that compare budgets of energy."""

@@ -1,0 +1,1 @@
+"""Fleets, methods and tasks of comparisons over heads from sums."""

@@ -1,0 +1,355 @@
+"""KOALA: a large model on the workstation and small ones on devices teach each other, on images without labels.
+
+Chen, You, Liu, Yu, Abdelmoniem, arXiv:2407.05268. Fashion-MNIST: 500 labelled images are the workshop's, from which a
+large CNN and two small ones are pre-trained; 6,000 are spread over ten devices, Dirichlet(0.3); 2,000 are the proxy
+set, without labels; 2,000 held-out ones judge. A small model is a frozen int8 backbone and a head that devices train.
+
+Each turn: devices train the heads of their cohort for a round (the device's round function, its codec and joules);
+small models label the proxy set, their consensus is quantised and cached; the large model learns from it (reverse
+distillation); its answers, with the consensus, are quantised too, and each cohort's head learns from them (forward).
+
+fedavg                 the same rounds without the workstation
+koala, homogeneous     one architecture on all ten devices
+koala, heterogeneous   two architectures, five devices each: two runs, one consensus
+..., backbones too     half way the whole small models learn from the large one, outputs and features, and devices get
+                       the new backbones, and embed again
+..., proxy labels      the proxy set has labels: selective fusion (FedGEMS, arXiv:2110.11027)
+
+Controls of the large model: as pre-trained; taught for as many passes by its own answers;
+and, where there are proxy labels, by these alone. Accuracies are those that nothing was chosen by.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.inputs import reference_data
+from benchmarks.one_pass.fleet import Fleet, Task, embedding_joules
+from benchmarks.one_pass.methods import averaged, plan_of
+from benchmarks.paper_methods.rows import Asked, Row, row
+from coordinator.lab.partition import partition
+from coordinator.learning.distillation import head_student
+from coordinator.learning.distillation.consensus import consensus, probabilities, selective
+from coordinator.learning.distillation.soft_labels import Cache
+from coordinator.run.evaluation import Evaluator
+from firmware_tools.convert.many import Converter
+from firmware_tools.distill import keras_student
+from protos.datafiles import dataset
+from protos.errors import DataError, UsageError
+from protos.model.backbone import Backbone
+from protos.model.bundle import Bundle, open_bundle
+from protos.update.trees import Tree
+
+DEVICES, SCHEME = 10, "dirichlet:0.3"
+LABELLED, PROXY, PRIVATE, HELD_OUT = 500, 2000, 6000, 2000
+# Fixed before the seeds that judge.
+TEMPERATURE, TURNS, EPOCHS, BITS = 2.0, 4, 3, 4
+# Of the large model's answer in what small ones learn from; the rest is the consensus, which has seen the labels.
+LARGE_SHARE = 0.5
+SMALL = ("plain", "separable")
+HALF, SELF_TAUGHT = "fedavg, half the devices each", "large alone, taught by itself"
+BY_LABELS, WITH_LABELS = "large alone, proxy labels", "koala, heterogeneous, proxy labels"
+BACKBONES = "koala, heterogeneous, backbones too"
+_LAYER = "features"
+
+
+@dataclass
+class _Data:
+    """Images as uint8 [N, 28, 28], by whose they are."""
+
+    x: dict[str, Any]
+    y: dict[str, Any]
+    owner: Any
+
+
+@dataclass
+class _Small:
+    """A small model: in Keras, as a bundle, and what its backbone makes of the images."""
+
+    name: str
+    model: Any
+    bundle: Bundle
+    embedded: dict[str, Any]
+
+    def features(self, part: str) -> Any:
+        """Standardised, as heads take them."""
+        spec, (mean, scale) = self.bundle.manifest.backbone, self.bundle.feature_affine()
+        plain = (self.embedded[part].astype(np.float32) - spec.output_zero_point) * np.float32(spec.output_scale)
+        return (plain - mean) * scale
+
+
+def rows(asked: Asked) -> list[Row]:
+    """Every mode, with its controls."""
+    figures: dict[tuple[str, str], list[float]] = {}
+    with Converter() as converter:
+        for seed in range(asked.seeds):
+            found = _Seed(asked, converter, seed).run()
+            for (method, quantity), value in found.items():
+                figures.setdefault((method, quantity), []).append(value)
+            print(f"seed {seed} done", file=sys.stderr, flush=True)
+    setting = f"{DEVICES} devices, {SCHEME}, {_turns(asked)} turns"
+    return [row(setting, method, quantity, values) for (method, quantity), values in figures.items()]
+
+
+def _turns(asked: Asked) -> int:
+    return asked.rounds or (2 if asked.quick else TURNS)
+
+
+class _Seed:
+    def __init__(self, asked: Asked, converter: Converter, seed: int) -> None:
+        import keras
+
+        self.asked, self.converter, self.seed = asked, converter, seed
+        self.turns = _turns(asked)
+        self.found: dict[tuple[str, str], float] = {}
+        self.data = _data(seed, quick=asked.quick)
+        keras.utils.set_random_seed(seed)
+        self.models = {"large": _large(keras), **{name: _small(keras, name) for name in SMALL}}
+        for name, model in self.models.items():
+            hard = np.eye(10)[self.data.y["labelled"]]
+            epochs = 10 if asked.quick else 30
+            keras_student.learn(model, _pixels(self.data.x["labelled"]), hard, epochs=epochs, rate=2e-3, seed=seed)
+            self._say("pre-trained alone", f"{name}, accuracy", _accuracy(model, self.data))
+        self.start = {name: model.get_weights() for name, model in self.models.items()}
+        self.small = {name: self._converted(name, self.models[name], "0") for name in SMALL}
+        macs = {name: float(self.small[name].bundle.manifest.backbone.macs or 0) for name in SMALL}
+        large_macs, large_size = _large_macs(), float(self.models["large"].count_params())
+        for name in SMALL:
+            size = float(self.models[name].count_params())
+            self._say(f"small, {name}", "parameters", size)
+            self._say(f"small, {name}", "parameters less than the large model, %", 100 * (1 - size / large_size))
+            self._say(f"small, {name}", "multiply-adds", macs[name])
+            self._say(
+                f"small, {name}", "multiply-adds less than the large model, %", 100 * (1 - macs[name] / large_macs)
+            )
+        self._say("large", "parameters", large_size)
+        self._say("large", "multiply-adds", large_macs)
+
+    def run(self) -> dict[tuple[str, str], float]:
+        """All modes from the same models."""
+        both = list(SMALL)
+        steps: dict[str, Callable[[], None]] = {
+            **{f"fedavg, {name}": partial(self._mode, f"fedavg, {name}", [name], distil=False) for name in SMALL},
+            HALF: partial(self._mode, HALF, both, distil=False),
+            SELF_TAUGHT: self._self_taught,
+            "koala, homogeneous": partial(self._mode, "koala, homogeneous", [SMALL[0]]),
+            "koala, heterogeneous": partial(self._mode, "koala, heterogeneous", both),
+            BACKBONES: partial(self._mode, BACKBONES, both, backbones=True),
+            BY_LABELS: self._by_labels_alone,
+            WITH_LABELS: partial(self._mode, WITH_LABELS, both, labels=True),
+        }
+        wanted = self.asked.methods or [name for name in steps if not (self.asked.quick and name == BACKBONES)]
+        for name in wanted:
+            if name not in steps:
+                raise UsageError(f"no method is called {name!r}", fix=f"one of: {'; '.join(steps)}")
+            steps[name]()
+        return self.found
+
+    def _say(self, method: str, quantity: str, value: float) -> None:
+        self.found[method, quantity] = value
+        print(f"seed {self.seed}: {method}: {quantity} {value:.4f}", file=sys.stderr, flush=True)
+
+    def _fresh_large(self) -> Any:
+        large = self.models["large"]
+        large.set_weights(self.start["large"])
+        return large
+
+    def _self_taught(self) -> None:
+        large, x = self._fresh_large(), _pixels(self.data.x["proxy"])
+        for turn in range(self.turns):
+            own = probabilities(large.predict(x, batch_size=256, verbose=0), TEMPERATURE)
+            self._learn(large, x, own, turn)
+        self._say(SELF_TAUGHT, "large, accuracy", _accuracy(large, self.data))
+
+    def _by_labels_alone(self) -> None:
+        large, x = self._fresh_large(), _pixels(self.data.x["proxy"])
+        for turn in range(self.turns):
+            self._learn(large, x, np.eye(10)[self.data.y["proxy"]], turn, temperature=1.0)
+        self._say(BY_LABELS, "large, accuracy", _accuracy(large, self.data))
+
+    def _learn(self, large: Any, x: Any, targets: Any, turn: int, temperature: float = TEMPERATURE) -> None:
+        keras_student.learn(large, x, targets, epochs=EPOCHS, temperature=temperature, seed=100 * self.seed + turn)
+
+    def _mode(
+        self, method: str, names: Sequence[str], *, distil: bool = True, labels: bool = False, backbones: bool = False
+    ) -> None:
+        large, x = self._fresh_large(), _pixels(self.data.x["proxy"])
+        small = [self.small[name] for name in names]
+        up, down, kept = [Cache(BITS) for _ in small], Cache(BITS), None
+        with tempfile.TemporaryDirectory(prefix="edgejoule-koala-") as home:
+            fleets = [self._fleet(one, at, len(small), Path(home) / f"a{at}") for at, one in enumerate(small)]
+            once = sum(embedding_joules(one.task, one) for one in fleets)
+            spent = dict.fromkeys(_spent(fleets), 0.0)
+            for turn in range(self.turns):
+                for fleet in fleets:
+                    for _ in averaged(fleet, turn + 1, turn + 1):
+                        pass
+                if not distil:
+                    continue
+                said = np.stack([
+                    cache.update(probabilities(head_student.scores_of(fleet.head, one.features("proxy")), TEMPERATURE))
+                    for cache, fleet, one in zip(up, fleets, small, strict=True)
+                ])  # fmt: skip
+                agreed = consensus(said, [sum(d.examples for d in fleet.devices) for fleet in fleets])
+                if labels:
+                    ours = probabilities(large.predict(x, batch_size=256, verbose=0))
+                    targets, kept = selective(ours, said, self.data.y["proxy"], kept)
+                    self._learn(large, x, targets, turn, temperature=1.0)
+                else:
+                    self._learn(large, x, agreed, turn)
+                answer = probabilities(large.predict(x, batch_size=256, verbose=0), TEMPERATURE)
+                lesson = down.update(LARGE_SHARE * answer + (1 - LARGE_SHARE) * agreed)
+                if backbones and turn + 1 == self.turns // 2:
+                    small = [self._retaught(name, large, x, lesson) for name in names]
+                    again = [self._fleet(one, at, len(small), Path(home) / f"b{at}") for at, one in enumerate(small)]
+                    once += sum(embedding_joules(one.task, one) for one in again)
+                    spent, fleets = _spent(fleets), again
+                for fleet, one in zip(fleets, small, strict=True):
+                    fleet.move(self._taught(fleet.head, one, lesson), turn + 1)
+            total = {key: value + spent[key] for key, value in _spent(fleets).items()}
+        for fleet, one in zip(fleets, small, strict=True):
+            judge = Evaluator(one.bundle, one.embedded["held-out"], self.data.y["held-out"])
+            self._say(method, f"{one.name}, accuracy", judge.evaluate(fleet.head).accuracy)
+        if distil:
+            self._say(method, "large, accuracy", _accuracy(large, self.data))
+            self._say(method, "kB of soft labels", (sum(one.bytes_sent for one in up) + down.bytes_sent) / 1e3)
+        for key, value in total.items():
+            self._say(method, key, value)
+        self._say(method, "joules of embedding", once)
+
+    def _taught(self, head: Tree, one: _Small, lesson: Any) -> Tree:
+        return head_student.learn(head, one.features("proxy"), lesson, temperature=TEMPERATURE)
+
+    def _retaught(self, name: str, large: Any, x: Any, lesson: Any) -> _Small:
+        """A small model that has learned from the large one whole, outputs and features, as a new bundle."""
+        model = self.models[name]
+        model.set_weights(self.start[name])
+        keras_student.learn(
+            model, x, lesson, epochs=5 * EPOCHS, temperature=TEMPERATURE, rate=2e-3, seed=self.seed,
+            layer=_LAYER, features=keras_student.features_of(large, _LAYER, x),
+        )  # fmt: skip
+        return self._converted(name, model, "1")
+
+    def _converted(self, name: str, model: Any, part: str) -> _Small:
+        home = self.asked.folder / f"{self.seed}-{name}-{part}"
+        home.mkdir(exist_ok=True)
+        model.save(home / "model.keras")
+        x, y = self.data.x, self.data.y
+        np.savez(home / "workshop.npz", x=x["labelled"], y=y["labelled"])
+        done = self.converter.call("convert", home / "model.keras", "-o", home / "bundle", "--calibrate",
+                                   home / "workshop.npz", "--preprocess", "none", "--force")  # fmt: skip
+        if done.code:
+            raise UsageError(f"convert: {done.stderr.strip().splitlines()[-1:]}", where="koala")
+        bundle = open_bundle(home / "bundle")
+        backbone = Backbone(bundle, threads=1)
+        shape = bundle.manifest.backbone.input_shape
+        parts = ("private", "proxy", "held-out")
+        return _Small(name, model, bundle, {part: backbone.embed(x[part].reshape(-1, *shape)) for part in parts})
+
+    def _fleet(self, one: _Small, at: int, cohorts: int, home: Path) -> Fleet:
+        """The devices of one cohort, each with its own examples."""
+        y, owner = self.data.y, self.data.owner
+        mine = np.isin(owner, np.arange(DEVICES)[at::cohorts])
+        task = Task("fashion", one.bundle, one.embedded["private"][mine], y["private"][mine], one.embedded["held-out"],
+                    y["held-out"], owner[mine], len(np.unique(owner[mine])), "natural", float("nan"))  # fmt: skip
+        text = '[train]\nepochs = 2\n[aggregate]\nnormalise = "none"\nweight = ["by_examples"]\n'
+        return Fleet(task, plan_of(text, self.seed, self.turns), self.seed, home)
+
+
+def _spent(fleets: Sequence[Fleet]) -> dict[str, float]:
+    return {
+        "kB up": sum(one.bytes_up for one in fleets) / 1e3,
+        "kB down": sum(one.bytes_down for one in fleets) / 1e3,
+        "J, WiFi": sum(one.joules.by_radio["wifi"] for one in fleets),
+    }
+
+
+def _data(seed: int, *, quick: bool) -> _Data:
+    read = _source()
+    random = np.random.default_rng([seed, 0x0A1A])
+    share = 0.25 if quick else 1.0
+    private, proxy = round(PRIVATE * share), round(PROXY * share)
+    train = random.permutation(np.flatnonzero(~read.is_test))
+    if len(train) < LABELLED + proxy + private:
+        private = proxy = (len(train) - LABELLED) // 2
+    held = random.permutation(np.flatnonzero(read.is_test))[:HELD_OUT]
+    chosen = {
+        "labelled": train[:LABELLED],
+        "proxy": train[LABELLED : LABELLED + proxy],
+        "private": train[LABELLED + proxy : LABELLED + proxy + private],
+        "held-out": held,
+    }
+    x = {name: read.x[np.sort(at)].reshape(len(at), 28, 28) for name, at in chosen.items()}
+    y = {name: read.y[np.sort(at)].astype(np.int32) for name, at in chosen.items()}
+    owner = np.empty(len(y["private"]), np.int64)
+    for number, mine in enumerate(partition(y["private"], None, DEVICES, SCHEME, seed)):
+        owner[mine] = number
+    return _Data(x, y, owner)
+
+
+def _source() -> dataset.Dataset:
+    """Fashion-MNIST, or scikit-learn's digits blown up to its size."""
+    try:
+        return reference_data.fashion_mnist()
+    except DataError:
+        from sklearn.datasets import load_digits
+
+        print("koala: no reference data, so scikit-learn's digits stand in", file=sys.stderr)
+        digits = load_digits()
+        x = np.kron(digits.images, np.ones((3, 3)))
+        x = np.pad(x * 255 / 16, ((0, 0), (2, 2), (2, 2))).astype(np.uint8)
+        y = digits.target.astype(np.int32)
+        return dataset.Dataset(x, y, np.arange(len(y)) % 4 == 0, None, tuple("0123456789"), "digits")
+
+
+def _pixels(x: Any) -> Any:
+    return x[..., None].astype(np.float32)
+
+
+def _accuracy(model: Any, data: _Data) -> float:
+    scores = model.predict(_pixels(data.x["held-out"]), batch_size=256, verbose=0)
+    return float((scores.argmax(axis=1) == data.y["held-out"]).mean())
+
+
+def _large(keras: Any) -> Any:
+    """Three convolutions and 256 features: about 850,000 parameters."""
+    layers = keras.layers
+    return keras.Sequential([
+        keras.Input((28, 28, 1)), layers.Rescaling(1 / 255),
+        layers.Conv2D(16, 3, padding="same", activation="relu"), layers.MaxPooling2D(),
+        layers.Conv2D(32, 3, padding="same", activation="relu"), layers.MaxPooling2D(),
+        layers.Conv2D(64, 3, padding="same", activation="relu"), layers.Flatten(), layers.Dropout(0.3),
+        layers.Dense(256, activation="relu", name=_LAYER), layers.Dropout(0.3), layers.Dense(10),
+    ])  # fmt: skip
+
+
+def _large_macs() -> float:
+    """Multiply-adds of the large model for one image."""
+    return float(28 * 28 * 16 * 9 + 14 * 14 * 32 * 16 * 9 + 7 * 7 * 64 * 32 * 9 + 7 * 7 * 64 * 256 + 256 * 10)
+
+
+def _small(keras: Any, name: str) -> Any:
+    """Two or three convolutions that nobody trains any more, and what the head reads: all that they give."""
+    layers = keras.layers
+    first = [keras.Input((28, 28, 1)), layers.Rescaling(1 / 255)]
+    if name == "plain":
+        middle = [
+            layers.Conv2D(6, 3, strides=2, padding="same", activation="relu"),
+            layers.Conv2D(12, 3, strides=2, padding="same", activation="relu"),
+        ]
+    else:
+        middle = [
+            layers.Conv2D(8, 3, strides=2, padding="same", activation="relu"),
+            layers.DepthwiseConv2D(3, strides=2, padding="same", activation="relu"),
+            layers.Conv2D(16, 1, activation="relu"),
+        ]
+    last = [layers.Flatten(name=_LAYER), layers.Dense(10)]
+    return keras.Sequential([*first, *middle, *last])

@@ -1,0 +1,1 @@
+"""Rounds, tasks and pictures of quantfl.py."""

@@ -1,0 +1,357 @@
+"""A site: a coordinator that is one device of the coordinator above it.
+
+It joins once enough of its own devices are there, with their examples together. Ordered to send statistics, it begins a
+run of its own, by which its devices send theirs to it; when that is over it sends the sum. Other orders are declined
+with the reason, since a mean of means is another number than the mean, in its last bits and, with codecs, in more.
+
+Rules kept here:
+
+* What the devices sent is in the site's own store before anything is sent upward. So a site that is cut off goes on
+  with its devices, and a report that was lost is made again from the store, after a restart as well.
+* Devices that are held are not asked again: another attempt above costs them nothing. New ones, and those with other
+  examples, are asked by a run that adds to the one before.
+* The joules of a run of the site are reported once.
+* A coordinator above that is away is asked again, at growing intervals, for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import uuid
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from sqlalchemy import Connection, select
+
+from coordinator.run.resume import Rooms
+from coordinator.server.operations import Operations
+from coordinator.server.run_scheduler import RunScheduler
+from coordinator.server.upstream import sums
+from coordinator.server.upstream.link import Away, UpstreamLink
+from coordinator.server.version import software_version
+from coordinator.store import runs, tables
+from coordinator.store.database import Database
+from protos.atomic import write_whole
+from protos.convert.reports import serialise_report
+from protos.energy.trace import Phase, PhaseEnergy
+from protos.errors import EdgejouleError, RefusedError, StoreError, UnknownRunError, UsageError
+from protos.model.bundle import Bundle
+from protos.model.engine import engine_identity
+from protos.orders import (
+    DeviceCard,
+    DeviceReport,
+    Engine,
+    MeterCard,
+    RejoinOrder,
+    SettledEnergy,
+    StopReason,
+    TrainOrder,
+    Verdict,
+    WaitOrder,
+)
+
+log = logging.getLogger("edgejoule.coordinator")
+
+FILE = "upstream.json"
+# How long a call for work stays open: then it is looked whether devices have come or gone.
+_WAITS_S = 5.0
+_LOOK_S = 0.2
+_FIRST_AGAIN_S, _LAST_AGAIN_S = 0.5, 30.0
+# Of the time that is left above, what the site's own devices get.
+_SHARE_OF_DEADLINE = 0.8
+_TOLD = 200
+
+
+class Site:
+    """One site; :meth:`run` until it is cancelled, then :meth:`close`.
+
+    Args:
+        name: its device id above.
+        devices: so many of its own devices must be there before it joins, and before its own runs begin.
+        state: the coordinator's state folder, in which it keeps what it has told.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        name: str,
+        devices: int,
+        state: Path,
+        rooms: Rooms,
+        scheduler: RunScheduler,
+        operations: Operations,
+    ) -> None:
+        self._link = UpstreamLink(address)
+        self._name, self._devices, self._path = name, devices, state / FILE
+        self._rooms, self._scheduler, self._operations = rooms, scheduler, operations
+        self._session = uuid.uuid4().hex
+        found = engine_identity()
+        self._engine = Engine(found.name, found.version, found.delegate)
+        self._instance, self._told_runs = self._remembered()
+        self._card: DeviceCard | None = None
+        self._settled: tuple[SettledEnergy, ...] = ()
+        self._declined: tuple[str, str] | None = None
+        self._answered: tuple[str, int, int | None] | None = None
+        self._published = self._bundle_id = ""
+
+    async def run(self) -> None:
+        """Serve the coordinator above, for ever."""
+        again_s, said = _FIRST_AGAIN_S, ""
+        while True:
+            try:
+                await self._turn()
+                again_s, said = _FIRST_AGAIN_S, ""
+            except EdgejouleError as error:
+                # Once per outage at the level that people read.
+                (log.debug if str(error) == said else log.warning)("upstream: %s; asked again", error)
+                said = str(error)
+                self._card = None
+                await asyncio.sleep(again_s)
+                again_s = min(_LAST_AGAIN_S, 2 * again_s)
+            except Exception:
+                log.exception("upstream: internal error; asked again")
+                self._card = None
+                await asyncio.sleep(_LAST_AGAIN_S)
+
+    async def close(self) -> None:
+        """Say goodbye, if anybody listens."""
+        try:
+            if self._card is not None:
+                await asyncio.wait_for(self._link.leave(self._card, "the site ends"), 2.0)
+        except (EdgejouleError, TimeoutError):
+            pass
+        finally:
+            await self._link.close()
+
+    # ------------------------------------------------------------ a turn
+
+    async def _turn(self) -> None:
+        """Join if need be, ask once, and do what is ordered."""
+        there = self._present()
+        if len(there) < self._devices:
+            await asyncio.sleep(_LOOK_S)
+            return
+        card = self._made_card(there)
+        if card != self._card:
+            await self._link.join(card)
+            if self._card is None:
+                log.info("joined %s as %s: %d devices", self._link.address, self._name, len(there))
+            self._card, self._answered = card, None
+        order, _ = await self._link.next_order(card, self._settled, self._bundle_id, self._published, _WAITS_S)
+        match order:
+            case RejoinOrder():
+                self._card = None
+            case WaitOrder():
+                self._settled = ()
+                if order.publication is not None:
+                    # Heads for boards are those of the site's own runs.
+                    self._published = order.publication.id
+                await asyncio.sleep(min(1.0, order.retry_after_s))
+            case TrainOrder():
+                self._settled = ()
+                await self._do(order, card)
+            case _:
+                raise RefusedError("orders what no site does", where=f"coordinator {self._link.address}")
+
+    def _present(self) -> dict[str, int]:
+        """Devices that are there, and their examples."""
+        return {
+            one.card.device_id: one.card.train_examples
+            for one in self._scheduler.fleet
+            if one.state == "present" and one.card.train_examples
+        }
+
+    def _made_card(self, there: dict[str, int]) -> DeviceCard:
+        card = DeviceCard(
+            device_id=self._name,
+            session=self._session,
+            software_version=software_version(),
+            board="",
+            engine=self._engine,
+            meter=MeterCard("estimated", f"site:{self._name}"),
+            train_examples=sum(there.values()),
+            test_examples=0,
+            instance=self._instance,
+            account=f"a site of {len(there)} devices",
+        )
+        if self._declined is None:
+            return card
+        return replace(card, declined_run=self._declined[0], reason=self._declined[1])
+
+    async def _do(self, order: TrainOrder, card: DeviceCard) -> None:
+        if self._answered == (order.run_id, order.round, order.attempt):
+            await asyncio.sleep(1.0)
+            return
+        try:
+            _check(order)
+            bundle = await self._bundle(order.bundle_id)
+            run_id = await self._collected(order, bundle)
+            report, told = await self._rooms.looks.do(self._report, order, run_id, bundle)
+        except (Away, StoreError):
+            raise
+        except EdgejouleError as error:
+            log.error("round %d of %s cannot be done by this site: %s", order.round, order.run_id, error)
+            self._declined = order.run_id, str(error)
+            await self._link.leave(card, f"cannot do the order: {error}")
+            self._card = None
+            return
+        data = serialise_report(report, card.meter)
+        receipt = await self._link.report(order.run_id, order.round, self._name, data)
+        log.info("round %d of %s: %s %s", order.round, order.run_id, receipt.verdict.name.lower(), receipt.reason)
+        if receipt.verdict in (Verdict.ACCEPTED, Verdict.DUPLICATE):
+            self._told_runs = [*self._told_runs, *told][-_TOLD:]
+            self._remember()
+            sent = await self._rooms.looks.do(self._sending, told)
+            self._settled = (SettledEnergy(order.run_id, order.round, sent, order.attempt),) if sent else ()
+        self._answered = order.run_id, order.round, order.attempt
+
+    async def _bundle(self, bundle_id: str) -> Bundle:
+        try:
+            found = await self._rooms.models.do(self._rooms.bundle_store.open, bundle_id)
+        except UnknownRunError:
+            files = await self._link.fetch_bundle(bundle_id)
+            found = await self._rooms.models.do(self._rooms.bundle_store.take_in, bundle_id, files)
+        self._bundle_id = bundle_id
+        return found
+
+    # ------------------------------------------------------------ the site's own devices
+
+    async def _collected(self, order: TrainOrder, bundle: Bundle) -> str:
+        """A run of this site that is over and holds every device that is there."""
+        name = f"for {order.run_id}"
+        while True:
+            newest = await self._rooms.looks.do(_newest, self._rooms.db, name)
+            if newest is None:
+                await self._begin(order, bundle, name, None)
+            elif newest[1] in runs.OPEN_STATES:
+                await asyncio.sleep(_LOOK_S)
+            else:
+                holds = await self._rooms.looks.do(_held, self._rooms.db, newest[0])
+                there = self._present()
+                if holds and all(holds.get(one) == examples for one, examples in there.items()):
+                    return newest[0]
+                if newest[1] == "stopped":
+                    raise UsageError("the site's own run was stopped", where=newest[0], fix="start the run above anew")
+                if len(there) < self._devices:
+                    await asyncio.sleep(_LOOK_S)
+                    continue
+                await self._begin(order, bundle, name, newest[0] if holds else None)
+
+    async def _begin(self, order: TrainOrder, bundle: Bundle, name: str, add_to: str | None) -> None:
+        assert order.statistics is not None
+        there, before = self._present(), {}
+        if add_to is not None:
+            before = await self._rooms.looks.do(_held, self._rooms.db, add_to)
+        asked = [one for one, examples in there.items() if before.get(one) != examples]
+        lines = [
+            "[run]",
+            f"name = {json.dumps(name)}",
+            f"bundle = {json.dumps(str(bundle.path.resolve()))}",
+            "rounds = 1",
+            # Signs of a projection are drawn from it.
+            f"seed = {order.statistics.seed}",
+            "[round]",
+            f"devices = {max(1, len(asked))}",
+            # Who is away must not hold up the others for ever; whoever came by then is in the sum.
+            "quorum = 0.0",
+            f"deadline_s = {max(1.0, _SHARE_OF_DEADLINE * order.deadline_s)}",
+            "[train]",
+            'method = "closed_form"',
+            "[closed_form]",
+            # The site's own head is nobody's aim: nothing is chosen for it.
+            "shrinkage = 1.0",
+            f"project = {order.statistics.project}",
+            *([f"add_to = {json.dumps(add_to)}"] if add_to else []),
+        ]
+        text = "\n".join(lines) + "\n"
+        run_id = await self._operations.start_run(text, str(self._path.parent.resolve()))
+        log.info("%s: statistics of %d devices for round %d of %s", run_id, len(asked), order.round, order.run_id)
+
+    def _report(self, order: TrainOrder, run_id: str, bundle: Bundle) -> tuple[DeviceReport, list[str]]:
+        """The report, and the runs whose joules are in it."""
+        assert order.statistics is not None
+        with self._rooms.db.reading() as connection:
+            found = sums.summed(connection, run_id, bundle, order.statistics)
+            mine = [one for one in _named(connection, f"for {order.run_id}") if one not in self._told_runs]
+            energy, embedded = sums.spent(connection, mine, self._name)
+        return DeviceReport(
+            run_id=order.run_id,
+            round=order.round,
+            device_id=self._name,
+            plan_id=order.plan_id,
+            bundle_id=order.bundle_id,
+            head_version=order.head_version,
+            steps_planned=order.steps,
+            steps_done=0,
+            examples=found.examples,
+            local_normaliser=0.0,
+            stop_reason=StopReason.COMPLETED,
+            loss_first=None,
+            loss_last=None,
+            engine=self._engine,
+            energy=tuple(one for one in energy if one.phase is not Phase.SEND),
+            update=(),
+            embedded=embedded,
+            train_s=0.0,
+            attempt=order.attempt,
+            statistics=found.coded,
+        ), mine
+
+    def _sending(self, run_ids: Iterable[str]) -> tuple[PhaseEnergy, ...]:
+        """What the devices' own reports cost to send, as far as they have told."""
+        with self._rooms.db.reading() as connection:
+            energy, _ = sums.spent(connection, run_ids, self._name)
+        return tuple(one for one in energy if one.phase is Phase.SEND)
+
+    # ------------------------------------------------------------ what is remembered
+
+    def _remembered(self) -> tuple[str, list[str]]:
+        try:
+            found = json.loads(self._path.read_text("utf-8"))
+            return str(found["instance"]), [str(one) for one in found["told"]]
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.warning("%s cannot be read (%s): joules may be told twice", self._path, error)
+        return uuid.uuid4().hex, []
+
+    def _remember(self) -> None:
+        try:
+            with write_whole(self._path) as file:
+                file.write(json.dumps({"instance": self._instance, "told": self._told_runs}).encode())
+        except OSError as error:
+            raise StoreError(f"cannot be written ({error.strerror})", where=str(self._path)) from error
+
+
+def _check(order: TrainOrder) -> None:
+    """Decline what has no exact sum.
+
+    Raises:
+        RefusedError: it says why.
+    """
+    fix = 'take train.method = "closed_form" for runs over sites'
+    if order.statistics is None:
+        raise RefusedError("steps on several devices have no sum with the bits of a flat fleet", where="site", fix=fix)
+    if order.budget_j is not None:
+        raise RefusedError("a budget of joules is not divided over a site's devices", where="site", fix="leave it out")
+
+
+def _named(connection: Connection, name: str) -> list[str]:
+    """Runs of this name, the oldest first."""
+    query = select(tables.runs.c.run_id).where(tables.runs.c.name == name).order_by(tables.runs.c.sequence)
+    return [str(one) for one in connection.execute(query).scalars()]
+
+
+def _newest(db: Database, name: str) -> tuple[str, str] | None:
+    """Id and state of the newest run of this name."""
+    with db.reading() as connection:
+        named = _named(connection, name)
+        return (named[-1], str(runs.row(connection, named[-1])["state"])) if named else None
+
+
+def _held(db: Database, run_id: str) -> dict[str, int]:
+    with db.reading() as connection:
+        return sums.held(connection, run_id)

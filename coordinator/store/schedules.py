@@ -1,0 +1,117 @@
+"""What is written down of plans that start by themselves: their rows among the runs, and what became of each time.
+
+A schedule is a row of ``runs`` in the state "scheduled". Each of its times that is decided, begun or missed, is an
+event of that row, whose detail begins with the time; a run that is begun is written down in the same transaction. So a
+time is decided once, whatever ends the process, and its newest decided time is all that a restart needs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy import Connection, RowMapping, select
+
+from coordinator.store import runs
+from coordinator.store.database import Database
+from coordinator.store.models import heads
+from coordinator.store.tables import events
+from coordinator.store.tables import runs as table
+from protos.plan.schedule import in_words
+from protos.update.trees import Tree
+
+BEGUN, MISSED, RESUMED = "begun", "missed", "resumed"
+_FORM = "%Y-%m-%dT%H:%M:%SZ"
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """One plan that starts by itself, as it is on disk.
+
+    Attributes:
+        begun_s: when it was given, in whole Unix seconds.
+        decided_s: no time up to this one is to be decided any more.
+        newest: the run that it started last, "" before any; and whether that is not over.
+        missed: times that were missed so far, and of the newest of them when and why.
+    """
+
+    run_id: str
+    row: RowMapping
+    begun_s: float
+    decided_s: float
+    newest: str
+    newest_goes_on: bool
+    missed: int
+    missed_last: str
+
+
+def all_of(db: Database) -> list[Schedule]:
+    """Every schedule that is neither over nor paused, in the order in which they were given."""
+    with db.reading() as connection:
+        query = select(table).where(table.c.state == runs.SCHEDULED).order_by(table.c.sequence)
+        return [_schedule(connection, row) for row in connection.execute(query).mappings()]
+
+
+def _schedule(connection: Connection, row: RowMapping) -> Schedule:
+    begun_s = float(int(row["started_unix_s"]))
+    decided_s, newest, missed, missed_last = begun_s - 1, "", 0, ""
+    query = select(events).where(events.c.run_id == row["run_id"]).order_by(events.c.sequence)
+    for event in connection.execute(query).mappings():
+        if event["kind"] == RESUMED:
+            # Nobody misses what was not to be.
+            decided_s = max(decided_s, float(int(event["unix_s"])))
+        elif event["kind"] in (BEGUN, MISSED):
+            stamp, _, rest = event["detail"].partition(" ")
+            decided_s = max(decided_s, _read(stamp))
+            if event["kind"] == BEGUN:
+                newest = rest
+            else:
+                count, _, why = rest.partition(" ")
+                missed += int(count)
+                missed_last = f"{in_words(_read(stamp))}: {why}"
+    goes_on = bool(newest) and runs.exists(connection, newest)
+    goes_on = goes_on and runs.row(connection, newest)["state"] in runs.OPEN_STATES
+    return Schedule(row["run_id"], row, begun_s, decided_s, newest, goes_on, missed, missed_last)
+
+
+def run_id_at(schedule_id: str, due_s: float) -> str:
+    """The id of the run of one time: always the same, so that a second one could not even be written."""
+    return f"run-{hashlib.sha256(f'{schedule_id} {_stamp(due_s)}'.encode()).hexdigest()[:10]}"
+
+
+def begin(db: Database, schedule_id: str, due_s: float, run: runs.NewRun, head: Tree) -> bool:
+    """Write the run of a time down, and that the time is decided; False when it is not to be decided any more."""
+    with db.writing() as connection:
+        if not _is_open(connection, schedule_id, due_s) or runs.exists(connection, run.run_id):
+            return False
+        heads.put(connection, head)
+        runs.add(connection, run)
+        runs.note(connection, schedule_id, None, BEGUN, f"{_stamp(due_s)} {run.run_id}")
+        return True
+
+
+def miss(db: Database, schedule_id: str, due_s: float, count: int, why: str) -> bool:
+    """Write down that times up to this one were missed; False when they are not to be decided any more.
+
+    Args:
+        count: how many, this one included.
+    """
+    with db.writing() as connection:
+        if not _is_open(connection, schedule_id, due_s):
+            return False
+        runs.note(connection, schedule_id, None, MISSED, f"{_stamp(due_s)} {count} {' '.join(why.split())}")
+        return True
+
+
+def _is_open(connection: Connection, schedule_id: str, due_s: float) -> bool:
+    row = runs.row(connection, schedule_id)
+    return row["state"] == runs.SCHEDULED and _schedule(connection, row).decided_s < due_s
+
+
+def _stamp(unix_s: float) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).strftime(_FORM)
+
+
+def _read(stamp: str) -> float:
+    return datetime.strptime(stamp, _FORM).replace(tzinfo=UTC).timestamp()

@@ -1,0 +1,1 @@
+"""Meters: joules of phases and windows over a sensor, over a model, over nothing."""

@@ -1,0 +1,154 @@
+"""One meter for the rounds of a device and for the model that works on it.
+
+Rounds mark phases from one thread. A prediction, from any thread, marks INFER for as long as it takes, then the phase
+of the round goes on. Its joules are kept apart: they are in no report, and count against no budget of a round.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol, runtime_checkable
+
+from edge_runtime.power.meters.meter import ExpectsPower, Meter, MeterIdentity, ShowsPower
+from protos.energy.trace import Phase, PhaseEnergy, joined
+
+__all__ = ["InferTotals", "SharedMeter"]
+
+_MOST_UNSETTLED = 512
+"""Predictions after which their joules are settled, so that marks do not grow without end while no round is on."""
+_PATIENCE_S = 0.3
+
+
+@runtime_checkable
+class _AwaitsSamples(Protocol):
+    def await_samples(self, timeout_s: float) -> None:
+        """Wait until samples reach past the last mark, so long at most."""
+        ...
+
+
+class InferTotals:
+    """All predictions since the start.
+
+    Attributes:
+        calls: predictions.
+        energy: their joules, added up; None before any was settled. A part that is unknown makes all unknown.
+    """
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.energy: PhaseEnergy | None = None
+
+    def add(self, record: PhaseEnergy) -> None:
+        """Take one more settled part."""
+        self.energy = record if self.energy is None else joined(self.energy, record)
+
+
+class SharedMeter:
+    """A :class:`edge_runtime.power.meters.meter.Meter` over another one.
+
+    Args:
+        inner: what measures; nobody else may mark on it.
+    """
+
+    def __init__(self, inner: Meter) -> None:
+        self.inner = inner
+        self.totals = InferTotals()
+        self._lock = threading.RLock()
+        self._phase, self._inferring = Phase.IDLE, False
+        self._unsettled = 0
+        # What was settled for the sake of predictions, and belongs to the period that is still running.
+        self._carried: dict[Phase, PhaseEnergy] = {}
+
+    @property
+    def identity(self) -> MeterIdentity:
+        return self.inner.identity
+
+    def start(self) -> None:
+        with self._lock:
+            self.inner.start()
+            self._carried.clear()
+
+    def mark(self, phase: Phase) -> None:
+        with self._lock:
+            self._phase = phase
+            if not self._inferring:
+                self.inner.mark(phase)
+
+    @contextmanager
+    def inferring(self) -> Iterator[None]:
+        """A prediction; one at a time."""
+        with self._lock:
+            self._inferring = True
+            self.inner.mark(Phase.INFER)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inferring = False
+                self.inner.mark(self._phase)
+                self.totals.calls += 1
+                self._unsettled += 1
+                due = self._unsettled >= _MOST_UNSETTLED and self._phase is Phase.IDLE
+            if due:
+                self.settle_predictions()
+
+    def settle_predictions(self, timeout_s: float = _PATIENCE_S) -> PhaseEnergy | None:
+        """The joules of the predictions since they were settled last; None when there was none. What a round has spent
+        so far stays its own."""
+        if isinstance(self.inner, _AwaitsSamples):
+            self.inner.await_samples(timeout_s)
+        with self._lock:
+            found = self._settled(0.0 if isinstance(self.inner, _AwaitsSamples) else timeout_s)
+            for record in found.values():
+                self._carry(record)
+            return self._take_predictions()
+
+    def spent_j(self) -> float | None:
+        with self._lock:
+            spent_j = self.inner.spent_j()
+            known = [one.energy_j for one in self._carried.values() if one.phase.is_work]
+        if spent_j is None or None in known:
+            return None
+        return spent_j + sum(one for one in known if one is not None)
+
+    def settle(self, timeout_s: float = 2.0) -> tuple[PhaseEnergy, ...]:
+        # Predictions go on while samples are waited for.
+        if isinstance(self.inner, _AwaitsSamples):
+            self.inner.await_samples(timeout_s)
+        with self._lock:
+            for record in self._settled(0.0 if isinstance(self.inner, _AwaitsSamples) else timeout_s).values():
+                self._carry(record)
+            self._take_predictions()
+            whole, self._carried = self._carried, {}
+            return tuple(whole[phase] for phase in Phase if phase in whole)
+
+    def _settled(self, timeout_s: float) -> dict[Phase, PhaseEnergy]:
+        self._unsettled = 0
+        return {one.phase: one for one in self.inner.settle(timeout_s)}
+
+    def _carry(self, record: PhaseEnergy) -> None:
+        before = self._carried.get(record.phase)
+        self._carried[record.phase] = record if before is None else joined(before, record)
+
+    def _take_predictions(self) -> PhaseEnergy | None:
+        found = self._carried.pop(Phase.INFER, None)
+        if found is not None:
+            self.totals.add(found)
+        return found
+
+    def expect(self, power_w: float | None) -> None:
+        if isinstance(self.inner, ExpectsPower):
+            self.inner.expect(power_w)
+
+    @property
+    def power_w(self) -> float | None:
+        return self.inner.power_w if isinstance(self.inner, ShowsPower) else None
+
+    @property
+    def peak_w(self) -> float | None:
+        return self.inner.peak_w if isinstance(self.inner, ShowsPower) else None
+
+    def close(self) -> None:
+        self.inner.close()

@@ -1,0 +1,1 @@
+"""The service of a device on a machine of its own: installed, packaged, upgraded, watched."""

@@ -1,0 +1,1 @@
+"""Readers of local examples, one for each format of files."""

@@ -1,0 +1,133 @@
+"""Folders of WAV recordings, by class, through a bundle's log-mel front end.
+
+PCM of 8, 16, 24 and 32 bits; several channels become their mean. The rate must be the front end's: resampling would
+change what the model hears in silence.
+"""
+
+from __future__ import annotations
+
+import wave
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protos.datafiles.account import Tally
+from protos.datafiles.classes import renumber
+from protos.datafiles.formats.columns import NO_LABEL, Choose, Columns, reading
+from protos.datafiles.front_end import LogMel, log_mel
+from protos.datafiles.renames import composed
+from protos.errors import DataError, EmptyShardError
+from protos.progress import progressed
+
+__all__ = ["is_recording", "read", "recording"]
+
+_HELD_OUT = {"test", "testing", "val", "valid", "validation", "dev", "eval"}
+_SPLITS = {"train", "training", *_HELD_OUT}
+
+
+def is_recording(path: Path) -> bool:
+    """Whether a name ends as that of a recording does."""
+    return path.suffix.lower() == ".wav"
+
+
+def read(
+    folder: Path,
+    choose: Choose,
+    spec: LogMel,
+    classes: Sequence[str] | None,
+    renames: Mapping[str, str] | None = None,
+    *,
+    tolerant: bool = False,
+) -> tuple[NDArray[np.float32], Columns]:
+    """Read the chosen recordings: ``FOLDER/CLASS/*.wav``, with or without ``train/`` and ``test/`` above.
+
+    Returns:
+        x, float32 [M, frames, bins], and its columns.
+
+    Raises:
+        DataError: a recording cannot be read, or is of another rate. LabelError: a folder that is no class of the
+        model. EmptyShardError: no recording at all.
+    """
+    paths, names, held_out = _found(folder)
+    if not paths:
+        fix = "make one sub-folder per class, with .wav recordings in it"
+        raise EmptyShardError("holds no recording in a class folder", where=str(folder), fix=fix)
+    stored = list(dict.fromkeys(composed(name) for name in sorted(set(names))))
+    number = {name: index for index, name in enumerate(stored)}
+    y = np.array([number[composed(name)] for name in names], np.int32)
+    y, class_names = renumber(y, stored, classes, str(folder), renames, tolerant=tolerant)
+    described = Columns(y, np.array(held_out, np.bool_), None, class_names)
+    rows = choose(described)
+    kept, aside = np.arange(len(y)) if rows is None else rows, Tally()
+    x = np.empty((len(kept), *spec.shape), np.float32)
+    readable: list[int] = []
+    for row in kept.tolist():
+        progressed()
+        if y[row] == NO_LABEL:
+            aside.add(f"of class {names[row]!r}, which the model has not", str(paths[row].relative_to(folder)))
+            continue
+        try:
+            x[len(readable)] = log_mel(recording(paths[row], spec.rate), spec)
+        except DataError as error:
+            if not tolerant:
+                raise
+            aside.add("recording that cannot be read", f"{paths[row].relative_to(folder)}: {error.what}"[:200])
+            continue
+        readable.append(row)
+    found = replace(described.select(np.array(readable, np.int64)), set_aside=aside.remarks())
+    return x[: len(readable)], found
+
+
+def recording(path: Path, rate: int) -> NDArray[np.float64]:
+    """The samples of a recording, float64 [n], -1 to 1.
+
+    Raises:
+        DataError: it cannot be read, or is of another rate.
+    """
+    with reading(str(path), "a recording"):
+        try:
+            with wave.open(str(path), "rb") as file:
+                channels, width, found, count = file.getparams()[:4]
+                data = file.readframes(count)
+        except wave.Error as error:
+            raise ValueError(str(error)) from error
+        if found != rate:
+            fix = f"record at {rate} Hz, or convert the recordings to it"
+            raise DataError(f"has {found} samples a second, the model takes {rate}", where=str(path), fix=fix)
+        values = _values(np.frombuffer(data, np.uint8), width)
+        frames = values[: len(values) // channels * channels].reshape(-1, channels)
+        return np.asarray(frames.mean(axis=1), np.float64)
+
+
+def _values(data: NDArray[np.uint8], width: int) -> NDArray[np.float64]:
+    if width == 1:
+        return (data.astype(np.float64) - 128.0) / 128.0
+    if width == 3:
+        whole = data[: len(data) // 3 * 3].reshape(-1, 3).astype(np.int32)
+        packed = (whole[:, 0] << 8) | (whole[:, 1] << 16) | (whole[:, 2] << 24)
+        return packed.astype(np.float64) / 2.0**31
+    kinds: dict[int, Any] = {2: "<i2", 4: "<i4"}
+    whole = data[: len(data) // width * width].view(kinds[width])
+    return whole.astype(np.float64) / 2.0 ** (8 * width - 1)
+
+
+def _found(folder: Path) -> tuple[list[Path], list[str], list[bool]]:
+    """Recordings with the names of their classes, and whether they are held out."""
+    paths, names, held_out = [], [], []
+    with reading(str(folder), "a folder of recordings"):
+        for path in sorted(folder.rglob("*")):
+            parts = path.relative_to(folder).parts
+            if not is_recording(path) or any(one.startswith(".") for one in parts) or not path.is_file():
+                continue
+            split = parts[0].lower() if len(parts) > 2 and parts[0].lower() in _SPLITS else None
+            inner = parts[1:] if split is not None else parts
+            if len(inner) < 2:
+                continue
+            paths.append(path)
+            names.append(inner[0])
+            held_out.append(split in _HELD_OUT)
+    return paths, names, held_out

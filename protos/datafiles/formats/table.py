@@ -1,0 +1,157 @@
+"""CSV and Parquet tables of a time series, cut into windows by a bundle's front end.
+
+The first row of a CSV file names its columns. A Parquet file names them itself; it is read a few thousand rows at a
+time, of the wanted columns alone, by the package pyarrow where that is installed.
+
+A window is so many rows in a row, all of one class; a row that lacks a number ends the stretch. Of a folder each file
+is a recording of its own; those below ``test/`` are held out.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protos.datafiles.account import Tally
+from protos.datafiles.classes import renumber
+from protos.datafiles.formats.columns import NO_LABEL, Choose, Columns, reading
+from protos.datafiles.front_end import Windows
+from protos.datafiles.renames import composed
+from protos.errors import DataError, EmptyShardError
+from protos.extras import missing
+from protos.progress import progressed
+
+__all__ = ["is_table", "read"]
+
+_HELD_OUT = {"test", "testing", "val", "valid", "validation", "dev", "eval"}
+_CSV, _PARQUET = ".csv", (".parquet", ".pq")
+_ROWS_AT_ONCE = 4096
+
+
+def is_table(path: Path) -> bool:
+    """Whether a name ends as that of a table does."""
+    return path.suffix.lower() in (_CSV, *_PARQUET)
+
+
+def read(
+    path: Path,
+    choose: Choose,
+    spec: Windows,
+    classes: Sequence[str] | None,
+    renames: Mapping[str, str] | None = None,
+    *,
+    tolerant: bool = False,
+) -> tuple[NDArray[np.float32], Columns]:
+    """Read a table, or all tables of a folder.
+
+    Returns:
+        x, float32 [M, length, columns], and its columns.
+
+    Raises:
+        DataError: a column is not there. LabelError: a class that the model has not. EmptyShardError: no window.
+        UsageError: a Parquet file, and what reads it is not installed.
+    """
+    files = [path]
+    if path.is_dir():
+        files = sorted(one for one in path.rglob("*") if is_table(one) and one.is_file())
+    blocks: list[NDArray[np.float32]] = []
+    names: list[str] = []
+    held_out: list[bool] = []
+    left_out, aside = Tally(), Tally()
+    for file in files:
+        progressed()
+        apart = any(one.lower() in _HELD_OUT for one in file.relative_to(path).parts[:-1])
+        for block, name in _windows(file, spec, left_out):
+            blocks.append(block)
+            names.append(name)
+            held_out.append(apart)
+    if not blocks:
+        fix = f"give tables with {spec.length} rows of one {spec.label} in a row"
+        raise EmptyShardError("has no window of one class", where=str(path), fix=fix)
+    stored = list(dict.fromkeys(composed(name) for name in sorted(set(names))))
+    number = {name: index for index, name in enumerate(stored)}
+    y = np.array([number[composed(name)] for name in names], np.int32)
+    y, class_names = renumber(y, stored, classes, str(path), renames, tolerant=tolerant)
+    described = Columns(y, np.array(held_out, np.bool_), None, class_names, left_out.remarks())
+    rows = choose(described)
+    kept = np.arange(len(y)) if rows is None else rows
+    for row in kept[y[kept] == NO_LABEL]:
+        aside.add(f"of class {names[row]!r}, which the model has not", f"window {row}")
+    kept = kept[y[kept] != NO_LABEL]
+    x = np.stack([blocks[row] for row in kept.tolist()]) if len(kept) else np.empty((0, *spec.shape), np.float32)
+    return x, replace(described.select(kept), set_aside=aside.remarks())
+
+
+def _windows(file: Path, spec: Windows, left_out: Tally) -> list[tuple[NDArray[np.float32], str]]:
+    rows = _of_csv if file.suffix.lower() == _CSV else _of_parquet
+    with reading(str(file), "a table"):
+        stretch: list[list[float]] = []
+        found: list[tuple[NDArray[np.float32], str]] = []
+        label: str | None = None
+        for number, row in rows(file, spec):
+            name, values = row[spec.label] or "", _numbers(row, spec.columns)
+            if values is None or not name:
+                left_out.add("row without a number or a class", f"{file.name}:{number}")
+                name = ""
+            if name != label:
+                found += _cut(stretch, spec, label)
+                stretch, label = [], name
+            if values is not None and name:
+                stretch.append(values)
+        return found + _cut(stretch, spec, label)
+
+
+def _of_csv(file: Path, spec: Windows) -> Iterator[tuple[int, Mapping[str, str | None]]]:
+    """Rows by the number of their line."""
+    with file.open(newline="", encoding="utf-8-sig") as stream:
+        rows = csv.DictReader(stream)
+        _require(rows.fieldnames or (), spec, file)
+        yield from enumerate(rows, 2)
+
+
+def _of_parquet(file: Path, spec: Windows) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Rows by their number, the first 1; a class that is a whole number is named by its digits."""
+    try:
+        parquet: Any = importlib.import_module("pyarrow.parquet")
+    except ModuleNotFoundError as error:
+        raise missing("pyarrow") from error
+    with parquet.ParquetFile(file) as table:
+        _require(table.schema_arrow.names, spec, file)
+        wanted, number = list(dict.fromkeys((*spec.columns, spec.label))), 0
+        for batch in table.iter_batches(_ROWS_AT_ONCE, columns=wanted):
+            columns = [batch.column(name).to_pylist() for name in wanted]
+            for values in zip(*columns, strict=True):
+                number += 1
+                row = dict(zip(wanted, values, strict=True))
+                yield number, {**row, spec.label: None if row[spec.label] is None else str(row[spec.label])}
+            progressed()
+
+
+def _require(has: Sequence[str], spec: Windows, file: Path) -> None:
+    lacking = [one for one in (*spec.columns, spec.label) if one not in has]
+    if lacking:
+        there = ", ".join(has) or "nothing"
+        raise DataError(f"has no column {lacking[0]!r} (it has {there})", where=str(file), fix="name it so")
+
+
+def _numbers(row: Mapping[str, Any], columns: Sequence[str]) -> list[float] | None:
+    try:
+        values = [float("nan" if row[one] in (None, "") else row[one]) for one in columns]
+    except (TypeError, ValueError):
+        return None
+    return values if np.isfinite(values).all() else None
+
+
+def _cut(stretch: list[list[float]], spec: Windows, label: str | None) -> list[tuple[NDArray[np.float32], str]]:
+    if not label or len(stretch) < spec.length:
+        return []
+    values = np.array(stretch, np.float32)
+    starts = range(0, len(values) - spec.length + 1, spec.hop)
+    return [(values[start : start + spec.length], label) for start in starts]
