@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from protos.datafiles import dataset, front_end, table
+from protos.datafiles import dataset, front_end
+from protos.datafiles.formats import table
 from protos.datafiles.front_end import LogMel, Windows, declared, front_end_of, log_mel
 from protos.errors import DataError, EmptyShardError, LabelError, UsageError
 
