@@ -26,11 +26,13 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.foreign_models.data import data_rows
+from benchmarks.foreign_models.labs import lab_rows
 from benchmarks.foreign_models.rows import Case, further_cases
 from firmware_tools.convert.many import Converter
 
@@ -41,6 +43,7 @@ APPLICATIONS = (
 # Least mean cosine of an application with random weights, at 64 x 64; deep nets add up rounding.
 _APPLICATION_COSINE = 0.95
 _APPLICATIONS = "C06-applications"
+_LABS = "H01-labgrid"
 _TABLE_BEGIN, _TABLE_END = "<!-- made by benchmarks/any_model.py -->", "<!-- end -->"
 
 
@@ -237,23 +240,27 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="edgejoule-cases-") as temporary:
         folder = options.keep or Path(temporary)
         chosen = [one for one in cases() if not options.only or any(word in one.model for word in options.only)]
-        data = [one for one in ("D01-images", "D03-arrays", "E02-data") if not options.only or one in options.only]
+        data = [
+            one for one in ("D01-images", "D03-arrays", "E02-data", _LABS) if not options.only or one in options.only
+        ]
         left = [one for one in chosen if (one.name, one.expected) not in known]
         data = [one for one in data if not any(name.startswith(one) for name, _ in known)]
         if own:
             data = [one for one in data if one == "E02-data"]
         wanted = {path.split("/")[0] for one in left for path in (one.model, one.data)} | set(data)
         rows = [one for one in rows if one.kind != "generator"]
-        rows += make(None if own else options.cases, folder, wanted | ({"C07-odd", "E01-more"} if data else set()))
+        bundles = {"C07-odd", "E01-more"} if set(data) - {_LABS} else set()
+        rows += make(None if own else options.cases, folder, wanted | bundles)
         for row in _run_all(left, folder, options.jobs, options.timeout, late):
             rows.append(row)
             _show(row)
             _keep(options.json, rows)
-        for name, kind, expected, got, ok in data_rows(folder, data) if not late() else ():
+        others = chain(data_rows(folder, data), lab_rows(folder) if _LABS in data else ()) if not late() else ()
+        for name, kind, expected, got, ok in others:
             rows.append(Row(name, kind, expected, got, ok))
             _show(rows[-1])
             _keep(options.json, rows)
-        models = [one for one in rows if not one.case.startswith(("D01-images", "D03-arrays", "E02-data"))]
+        models = [one for one in rows if not one.case.startswith(("D01-images", "D03-arrays", "E02-data", _LABS))]
         order = {one.name: place for place, one in enumerate(cases())}
         models.sort(key=lambda one: order.get(one.case, len(order)))
     if options.table:

@@ -19,6 +19,8 @@ ARITHMETIC = [
     "protos.energy.windows",
     "protos.plan.plan",
     "protos.plan.plan_rules",
+    "protos.plan.sections",
+    "protos.plan.contradictions",
     "protos.catalog",
     "protos.orders",
     "protos.errors",

@@ -23,7 +23,7 @@ from edge_runtime.systemd.journal import FIELDS
 from firmware_tools.bridge.machine.bootloader import VARIABLE
 from hw_tests.plugin.options import OPTIONS as BENCH_OPTIONS
 from protos import errors
-from protos.plan import plan, plan_rules
+from protos.plan import plan, sections
 from protos.update.codecs import CODECS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -263,7 +263,7 @@ def _documented_plan_keys() -> dict[str, dict[str, str]]:
 def test_every_key_of_a_plan_is_documented_in_its_section() -> None:
     codec_keys = {key for entry in CODECS.values() for key in entry.parameters}
     documented = {name: set(keys) for name, keys in _documented_plan_keys().items()}
-    known = {name: set(keys) for name, keys in plan_rules.RULES.items()}
+    known = {name: set(keys) for name, keys in sections.RULES.items()}
     known["update"] |= codec_keys
     assert documented == known
 
@@ -271,7 +271,7 @@ def test_every_key_of_a_plan_is_documented_in_its_section() -> None:
 def test_the_defaults_of_a_plan_that_are_documented_are_the_real_ones() -> None:
     wrong = []
     documented = _documented_plan_keys()
-    for name, section in plan._SECTIONS.items():
+    for name, section in sections.SECTIONS.items():
         for one in fields(section):
             said = documented[name][one.name].replace(",", "")
             if one.default is MISSING or not isinstance(one.default, int | float | str):

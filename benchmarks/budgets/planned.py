@@ -59,7 +59,7 @@ class Planned(Everyone):
         population = None
         if made.whole is not None:
             found = {name: guesses.of_device(self.recent.get(name), self.last_change, number) for name in made.weights}
-            population = Population(made.whole, guesses.of_all(made.weights, found), found.get)
+            population = Population(made.whole, guesses.of_all(made.weights, found.get), found.get)
         fold = Fold(self.plan.aggregate, trees.shapes(head), lines, population)
         joules = overspend = 0.0
         for line in made.lines:

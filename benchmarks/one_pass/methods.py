@@ -124,7 +124,7 @@ class _Planner:
             population = None
             if made.whole is not None:
                 found = {name: guesses.of_device(self.recent.get(name), self.last, number) for name in made.weights}
-                population = Population(made.whole, guesses.of_all(made.weights, found), found.get)
+                population = Population(made.whole, guesses.of_all(made.weights, found.get), found.get)
             fold = Fold(fleet.plan.aggregate, fleet.shapes, {line.device_id: line for line in made.lines}, population)
             for line in made.lines:
                 self._one(by_name[line.device_id], line, number, fold)

@@ -18,7 +18,8 @@ from benchmarks.one_pass.metered import MeteredFleet
 from benchmarks.one_pass.methods import averaged, one_pass, plan_of
 from benchmarks.quantised.tasks import Task
 from coordinator.run.evaluation import Evaluator
-from protos.plan.plan import DownlinkSection, RunPlan, UpdateSection
+from protos.plan.plan import RunPlan
+from protos.plan.sections import DownlinkSection, UpdateSection
 
 LOSSLESS = "float32"
 # No codec at all: exact sums in one round, and a head that is solved for (docs/one-pass.md).

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 
 from coordinator.budgets.solar import DAY_S, Trace
-from protos.plan.plan import BudgetSection
+from protos.plan.sections import BudgetSection
 
 
 @dataclass(frozen=True)

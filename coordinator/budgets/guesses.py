@@ -9,7 +9,7 @@ steps compare.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,11 +37,11 @@ def of_device(own: Remembered | None, last: Tree | None, now: int) -> Tree | Non
     return {name: fresh * own.change[name] + (1 - fresh) * value for name, value in last.items()}
 
 
-def of_all(weights: Mapping[str, float], guesses: Mapping[str, Tree | None]) -> Wide | None:
-    """The sum of ``w h`` over all devices, or None when nothing is guessed."""
+def of_all(weights: Mapping[str, float], guess_of: Callable[[str], Tree | None]) -> Wide | None:
+    """The sum of ``w h`` over all devices, or None when nothing is guessed; one guess in memory at a time."""
     total: Wide = {}
     for device_id in sorted(weights):
-        guess = guesses.get(device_id)
+        guess = guess_of(device_id)
         if guess is None:
             continue
         for name, value in guess.items():

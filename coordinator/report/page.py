@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from coordinator.report.charts import MOST_POINTS, Line, lines
+from coordinator.report.device_sections import LISTED
 from coordinator.report.markup import Markup, element
 from coordinator.report.record import RunRecord
-from coordinator.report.sections import LISTED, run_section
+from coordinator.report.sections import run_section
 from coordinator.report.style import STYLE
 from coordinator.report.tables import table
 from coordinator.report.words import day, of_score, seconds, sum_of

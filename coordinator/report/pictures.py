@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import IO
 
+from coordinator.report.device_sections import PHASES
 from coordinator.report.record import RunRecord
-from coordinator.report.sections import PHASES
 
 __all__ = ["draw"]
 

@@ -10,6 +10,7 @@ from sqlalchemy import RowMapping
 from coordinator.run import transactions as ledger
 from coordinator.run.downlink import Downlink, Link
 from coordinator.run.evaluation import Evaluator, embed, figures_of, judged_by, recall
+from coordinator.run.last_changes import LastChanges
 from coordinator.run.planning import held_out, train_inputs
 from coordinator.run.reports.aggregation import Fold
 from coordinator.run.reports.masking import Masking
@@ -96,6 +97,7 @@ async def open_run(rooms: Rooms, run_id: str, now_s: float) -> ActiveRun:
         evaluator=evaluator,
         lines={},
         fold=Fold(aggregate, bundle.manifest.head.shapes(), {}),
+        recent=LastChanges(rooms.evaluations.parent, bundle.manifest.head.shapes()),
         basis=await rooms.books.do(_basis, rooms.db, run_id),
         server=await rooms.books.do(_server, rooms.db, run_id),
         masking=Masking(run_id) if plan.privacy.masked else None,
@@ -228,6 +230,7 @@ def _find_place(db: Database, run: ActiveRun, now_s: float) -> None:
         rules = replace(rules, attempts=rules.attempts + runs.pauses(connection, run.run_id, number))
         lines = runs.lines_of(connection, run.run_id, number)
         asked = runs.asked(connection, run.run_id, number, attempt)
+        refused = runs.refused(connection, run.run_id, number, attempt)
         reported = reports.devices_in(connection, run.run_id, number)
         left = {known.card.device_id for known in devices.known(connection) if known.left}
         current = number + 1 if last["state"] == "closed" else number
@@ -263,8 +266,10 @@ def _find_place(db: Database, run: ActiveRun, now_s: float) -> None:
         reported=reported,
         earlier=lines,
         left=left,
+        refused=refused,
         now_s=now_s,
     )
     run.machine.carry(at_work, late)
+    run.refused.update(refused)
     ledger.refold(db, run, number)
     run.ready.set()

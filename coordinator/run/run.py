@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from coordinator.aggregate.controls import Controls
-from coordinator.budgets.guesses import Remembered
 from coordinator.budgets.order_line import OrderLine
 from coordinator.run.downlink import Downlink, SentHead
 from coordinator.run.evaluation import Evaluator
+from coordinator.run.last_changes import LastChanges
 from coordinator.run.planning import correction_of, seed_for
 from coordinator.run.reports.aggregation import Corrections, Fold, Population
 from coordinator.run.reports.masked_fold import MaskedFold
@@ -138,7 +138,7 @@ class ActiveRun:
         sent: bytes of orders sent since they were last written down, by device.
         sent_unsure: those that went into a transaction whose end is not known.
         ready: set while the orders of the open round are on disk.
-        recent: the last change of each device, as far as a round was planned that guesses from it.
+        recent: the last change of each device on disk, as far as a round was planned that guesses from it.
         resting: why no round opens although devices are present, or "".
         trouble: why the run cannot go on just now, or "".
         said: how its head was solved for, in words, or "".
@@ -157,6 +157,7 @@ class ActiveRun:
     evaluator: Evaluator | None
     lines: dict[str, OrderLine]
     fold: Fold | StatisticsFold
+    recent: LastChanges
     basis: Basis | None = None
     server: Tree | None = None
     refused: set[str] = field(default_factory=set)
@@ -167,7 +168,6 @@ class ActiveRun:
     in_flight: dict[str, asyncio.Future[None]] = field(default_factory=dict)
     sent: Counter[str] = field(default_factory=Counter)
     sent_unsure: Counter[str] = field(default_factory=Counter)
-    recent: dict[str, Remembered] = field(default_factory=dict)
     resting: str = ""
     trouble: str = ""
     said: str = ""

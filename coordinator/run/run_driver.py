@@ -94,12 +94,14 @@ class RunDriver:
         section = run.plan.run
         self.claim = claim or Claim(section.priority, section.share, 0)
         self._may_open = may_open
+        # What devices said of themselves whose reports were refused: with something new they are asked again.
+        self._refused_as: dict[str, DeviceCard | None] = {one: card_of(one) for one in run.refused}
         # Present, and at work for another run.
         self._lent: set[str] = set()
         self._rooms, self._now_s, self._card_of, self._publish = rooms, now_s, card_of, publish
         self._actions: asyncio.Queue[Action] = asyncio.Queue()
         self._stop_wanted = asyncio.Event()
-        # Cleared while a round is being folded and written down.
+        # Cleared from a decision on a round, or on the run, until it is on disk.
         self._settled = asyncio.Event()
         self._settled.set()
         self.end, self.unwritten = ("failed", "ended by an error that could not be written down"), ""
@@ -140,19 +142,22 @@ class RunDriver:
             return
         for action in self.run.machine.step(event, self._now_s()):
             self.run.ready.clear()
-            if isinstance(action, Close):
+            if isinstance(action, Close | Rest | Halt | Fail):
                 self._settled.clear()
             self._actions.put_nowait(action)
 
     def arrived(self, card: DeviceCard) -> None:
         """A device is present, for the first time or again, perhaps with another card."""
+        device_id, refused = card.device_id, self.run.refused
+        if device_id in refused and self._refused_as.get(device_id) != card:
+            refused.discard(device_id)
+            self.feed(Left(device_id))
         if self.run.roster.add(card):
             self._regroup()
         elif self.run.roster.why_not(card) is None and card.device_id not in self._lent:
             self.feed(Arrived(card.device_id))
         else:
             self.feed(Left(card.device_id))
-        self.run.refused.discard(card.device_id)
         self.feed(Tick())
 
     def idle(self, device_id: str) -> None:
@@ -263,14 +268,15 @@ class RunDriver:
                 await asyncio.wait([run.in_flight[device_id]])
             elif machine.state is State.OPEN and not run.ready.is_set():
                 await run.ready.wait()
-            elif machine.will_count_late(number):
+            elif self._may_be_decided_anew(number, device_id):
                 await self._settled.wait()
             elif number == machine.round and machine.is_undecided(device_id, self._now_s()):
                 # Past the deadline, and not decided: too late if the round closes, welcome if it is tried again.
                 self.feed(Tick())
-                if not run.in_flight:
+                if run.in_flight:
+                    await asyncio.wait(list(run.in_flight.values()), return_when=asyncio.FIRST_COMPLETED)
+                elif machine.is_undecided(device_id, self._now_s()):
                     break
-                await asyncio.wait(list(run.in_flight.values()), return_when=asyncio.FIRST_COMPLETED)
             else:
                 break
         if machine.counts_late(number):
@@ -287,6 +293,16 @@ class RunDriver:
         if number > machine.round:
             return Receipt(Verdict.REJECTED, f"not_ordered: round {number} is not open")
         return await self._rooms.books.do(ledger.late, self._rooms.db, run.run_id, number, device_id, data)
+
+    def _may_be_decided_anew(self, number: int, device_id: str) -> bool:
+        """Whether a report would come too late for what is decided and not on disk yet: after a crash the attempt is
+        open again, and a device that was told so would be shut out of it."""
+        run = self.run
+        if self._settled.is_set() or run.over.is_set() or run.masking is not None:
+            # To unmask a sum devices are needed that wait for an answer here.
+            return False
+        open_to = run.machine.round - run.machine.rules.late
+        return open_to <= number <= run.machine.round and device_id not in run.machine.reported
 
     async def _take(
         self, number: int, device_id: str, declared: int, data: bytes, written: asyncio.Future[None]
@@ -314,6 +330,7 @@ class RunDriver:
             self.feed(Accepted(device_id))
         elif receipt.verdict is Verdict.REJECTED:
             run.refused.add(device_id)
+            self._refused_as[device_id] = card
             self.feed(Refused(device_id))
         self._written(device_id, written)
         return receipt

@@ -469,6 +469,10 @@ def hand_over(db: Database, run: ActiveRun, number: int, device_id: str, session
     with db.writing() as connection:
         if not _stands(connection, run.run_id, number, attempt, "open"):
             return None
+        if not ended and not grants.is_told_of(connection, run.run_id, number, device_id):
+            # It was never begun: what the round was planned with holds, and nothing is written.
+            run.charged.add(device_id)
+            return None
         if budget_j is not None and (run.may_have_begun(device_id) or attempt > 1):
             if device_id not in run.charged or ended:
                 grants.close_promise(

@@ -178,6 +178,12 @@ def asked(connection: Connection, run_id: str, number: int, attempt: int) -> lis
     return list(connection.execute(query.order_by(orders.c.device_id)).scalars())
 
 
+def refused(connection: Connection, run_id: str, number: int, attempt: int) -> list[str]:
+    """Whose reports of this attempt were refused: they are not asked again in it."""
+    these = _these(run_id, number) & (orders.c.attempt == attempt) & (orders.c.outcome == "rejected")
+    return list(connection.execute(select(orders.c.device_id).where(these)).scalars())
+
+
 def unanswered(connection: Connection, run_id: str, first: int, end: int) -> dict[str, int]:
     """Devices that were asked in rounds ``first`` to ``end - 1``, of which they have not heard since: by device, the
     newest of these rounds."""

@@ -68,6 +68,7 @@ def load_examples(
     read_ones = [one for one in ((fit,) if same else (fit, held)) if one is not None]
     accounts = tuple(f"{one.source}: {dataset.account_of(one)}" for one in read_ones)
     remarked = tuple(line for line, one in zip(accounts, read_ones, strict=True) if one.left_out or one.changed)
+    remarked += tuple(line for one in read_ones if (line := _contradicted(one)) is not None)
     _check_renames(renames or {}, fit if fit is not None else held)
     if fit is None and held is not None and held.is_test.any() and not held.is_test.all():
         fit = held
@@ -124,6 +125,22 @@ def load_tuning(
             "value: what is measured on them says little of new data",
         )
     return found, remarked
+
+
+def _contradicted(data: Dataset) -> str | None:
+    """What is to be said where one example stands in two classes, value for value."""
+    if data.y.ndim != 1:
+        return None
+    first: dict[bytes, int] = {}
+    other = 0
+    for one, label in zip(data.x, data.y.tolist(), strict=True):
+        key = hashlib.blake2b(np.ascontiguousarray(one).tobytes(), digest_size=16).digest()
+        other += first.setdefault(key, label) != label
+    if not other:
+        return None
+    return (
+        f"{data.source}: {other} of {len(data)} examples are those of another class, value for value: which is right?"
+    )
 
 
 def _in_both(fit: Dataset, held: Dataset) -> int:

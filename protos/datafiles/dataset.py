@@ -163,8 +163,18 @@ def load(
     raise DataError(
         "is of an unknown kind",
         where=str(path),
-        fix="give FILE.npz, NAME-images-idx3-ubyte[.gz], or a folder of images by class",
+        fix=_OTHER_KINDS.get(
+            path.suffix.lower(), "give FILE.npz, NAME-images-idx3-ubyte[.gz], or a folder of images by class"
+        ),
     )
+
+
+_OTHER_KINDS = {
+    **dict.fromkeys((".zip", ".tar", ".tgz", ".gz", ".xz", ".7z", ".rar"), "unpack it, and give the folder"),
+    ".npy": "save it with its labels: numpy.savez('FILE.npz', x=numpy.load(...), y=...)",
+    **dict.fromkeys((".pkl", ".pickle", ".pt", ".pth", ".parquet", ".h5", ".hdf5", ".mat", ".tfrecord"),
+                    "read it with what wrote it, and save numpy.savez('FILE.npz', x=..., y=...)"),
+}  # fmt: skip
 
 
 def _only_a_model_can_read(path: Path) -> int:

@@ -6,8 +6,8 @@ import unicodedata
 
 
 def composed(name: str) -> str:
-    """The name in Unicode normalisation form C."""
-    return unicodedata.normalize("NFC", name)
+    """The name as people read it: in Unicode normalisation form C, without blanks at its ends."""
+    return unicodedata.normalize("NFC", name).strip()
 
 
 def read_renames(text: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ from coordinator.budgets.order_line import OrderLine
 from coordinator.budgets.weights import FACTORS, Standing, weight
 from coordinator.run.reports.aggregation import Fold
 from protos.errors import NonFiniteError, PlanError
-from protos.plan.plan import AggregateSection
+from protos.plan.sections import AggregateSection
 from protos.update.trees import Tree, shapes
 
 ROWS = sorted(RULES)

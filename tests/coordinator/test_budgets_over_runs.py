@@ -12,7 +12,8 @@ from coordinator.budgets.accounts import Charged, Situation, allot
 from coordinator.operator.client import Operator
 from protos.energy.trace import Phase
 from protos.orders import SettledEnergy, TrainOrder
-from protos.plan.plan import BudgetSection, parse
+from protos.plan.plan import parse
+from protos.plan.sections import BudgetSection
 
 Fleet = Callable[..., Any]
 WORK = ((Phase.EMBED, 1.0), (Phase.TRAIN, 5.0), (Phase.ENCODE, 0.2))

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.run.planning import budget_for, prepare, seed_for, steps_for, train_inputs
+from coordinator.run.planning import budget_for, prepare, seed_for, steps_for, summary, train_inputs
 from coordinator.run.rounds.roster import Roster, in_short
 from coordinator.server.fleet import Fleet
 from coordinator.store.models.bundle_store import BundleStore
@@ -123,6 +123,15 @@ def test_epochs_are_passes_over_the_devices_own_examples(examples: int, batch: i
 def test_steps_count_as_they_are_and_two_epochs_are_the_default() -> None:
     assert steps_for(_plan("[train]\nsteps = 7\n"), 8, 1000) == 7
     assert steps_for(_plan(), 8, 41) == 12
+
+
+@pytest.mark.parametrize(
+    ("train", "work"), [("steps = 7", "7 steps"), ("epochs = 1.5", "1.5 epochs"), ("", "2 epochs")]
+)
+def test_what_is_planned_names_the_work_of_a_round(plain_bundle: Path, train: str, work: str) -> None:
+    text = f'[run]\nbundle = "{plain_bundle.name}"\n[train]\n{train}\n'
+    found = summary(prepare(text, plain_bundle.parent))
+    assert str(found["work_per_round"]).startswith(f"{work} in batches of ")
 
 
 def test_the_smaller_budget_counts() -> None:

@@ -24,7 +24,7 @@ from coordinator.store.tables import events
 from coordinator.store.tables import reports as reports_table
 from protos.energy.trace import Phase
 from protos.errors import StoreError
-from protos.orders import SettledEnergy, Verdict
+from protos.orders import SettledEnergy, TrainOrder, Verdict
 
 Fleet = Callable[..., Any]
 
@@ -114,6 +114,59 @@ def test_a_report_between_deadline_and_decision_waits_for_the_decision(
             thread.join()
         operator.stop_run(run_id)
     assert got == {"slow": Verdict.ACCEPTED, "after": verdict}
+
+
+@pytest.mark.parametrize("late", [0, 1])
+def test_nobody_is_told_that_a_round_is_closed_before_that_is_on_disk(
+    plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: int
+) -> None:
+    gate, tried = threading.Event(), threading.Event()
+    real = transactions.close_round
+
+    def slow(*args: Any) -> Any:
+        tried.set()
+        gate.wait(30)
+        return real(*args)
+
+    monkeypatch.setattr(transactions, "close_round", slow)
+    with tools.served(tmp_path / "state") as address, Operator(address) as operator:
+        text = tools.plan(plain_bundle, rounds=2, devices=2, quorum=0.5, deadline_s=2, late=late)
+        run_id = operator.start_run(text, tmp_path)
+        quick, slower = fleet(address, "quick"), fleet(address, "slower")
+        quick.join()
+        slower.join()
+        held = slower.order()
+        assert quick.send(quick.answer(quick.order(), 1.0)).verdict is Verdict.ACCEPTED
+        got: list[Verdict] = []
+        sending = threading.Thread(target=lambda: got.append(slower.send(slower.answer(held, 1.0)).verdict))
+        assert tried.wait(30)
+        sending.start()
+        sending.join(0.5)
+        assert got == [], "a crash now would open the round again, and it would be shut out"
+        gate.set()
+        sending.join()
+        operator.stop_run(run_id)
+    assert got == [Verdict.ACCEPTED if late else Verdict.LATE]
+
+
+def test_a_restart_does_not_wait_for_a_device_whose_report_was_refused(
+    plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path
+) -> None:
+    with tools.served(tmp_path / "state") as address, Operator(address) as operator:
+        text = tools.plan(plain_bundle, devices=2, quorum=0.5, deadline_s=600)
+        run_id = operator.start_run(text, tmp_path)
+        good, odd = fleet(address, "good"), fleet(address, "odd")
+        good.join()
+        odd.join()
+        order = good.order()
+        assert odd.send(odd.answer(odd.order(), 1.0, local_normaliser=500.0)).verdict is Verdict.REJECTED
+    with tools.served(tmp_path / "state") as address, Operator(address) as operator:
+        good, odd = fleet(address, "good"), fleet(address, "odd")
+        good.join()
+        odd.join()
+        assert not isinstance(odd.ask(), TrainOrder)
+        assert good.send(good.answer(order, 1.0)).verdict is Verdict.ACCEPTED
+        assert tools.finished(operator, run_id).state == "finished"
 
 
 def test_a_report_of_an_attempt_that_never_was_is_refused(

@@ -15,7 +15,8 @@ from coordinator.store.database import Database
 from coordinator.store.models import heads
 from protos.errors import PlanError
 from protos.normaliser import of_optimiser
-from protos.plan.plan import SERVERS, parse
+from protos.plan.plan import parse
+from protos.plan.sections import SERVERS
 from protos.update.tensors import decode
 
 Fleet = Callable[..., Any]

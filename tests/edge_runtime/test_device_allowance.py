@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.round.allowance import Allowance
+from edge_runtime.round.allowance import Allowance, Price
 from edge_runtime.round.costs import CostHistory, Reserve
 from protos.energy.trace import Phase, PhaseEnergy
 from protos.orders import CostHint, StopReason
@@ -135,6 +135,19 @@ def test_pieces_that_are_held_up_once_in_a_while_do_not_pass_the_budget() -> Non
         steps.append(made)
     assert not any(over[1:]), "from the second round on it is known"
     assert sorted(steps)[len(steps) // 2] > 20, "what is kept back for it is not the whole round"
+
+
+def test_what_was_held_up_is_the_most_by_which_a_stretch_cost_more_than_it_was_allowed_at() -> None:
+    price = Price(0.25)
+    assert price.at(10.0) == 0.25
+    for pieces, charged_j, excess_j in (
+        (4, 11.25, 0.0),  # 1.25 J, a quarter above: noise
+        (2, 13.25, 2 * (1.0 - 0.3125)),  # 1 J each where 0.3125 J was expected
+        (1, 13.75, 2 * (1.0 - 0.3125)),  # less than was expected now
+    ):
+        price.asked(pieces)
+        price.at(charged_j)
+        assert price.excess_j == pytest.approx(excess_j)
 
 
 def test_an_unknown_cost_of_sending_teaches_nothing() -> None:

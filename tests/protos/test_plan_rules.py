@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 from written_plans import PLANS, plan
 
 from protos.errors import PlanError
-from protos.plan.plan import (
+from protos.plan.plan import RunPlan, parse
+from protos.plan.sections import (
     AggregateSection,
     BudgetSection,
     ClosedFormSection,
@@ -20,11 +22,9 @@ from protos.plan.plan import (
     EvaluateSection,
     PlannerSection,
     RoundSection,
-    RunPlan,
     RunSection,
     TrainSection,
     UpdateSection,
-    parse,
 )
 
 SECTIONS = {field.name: field for field in dataclasses.fields(RunPlan)}
@@ -196,6 +196,11 @@ def test_a_number_is_taken_up_to_its_limits_and_not_beyond(
         with pytest.raises(PlanError, match=rf"p\.toml: {section}.*{key}") as caught:
             with_value(section, key, value)
         assert "\n" not in str(caught.value)
+        if value in (below, above) and key != "sample":  # a share as well, of which the message tells
+            kind = "whole number" if key in WHOLE else "number"
+            named = re.search(rf"is not a {kind} from (\S+) to (\S+)$", str(caught.value))
+            assert named is not None
+            assert (float(named[1]), float(named[2])) == (float(lowest), float(highest))
 
 
 @pytest.mark.parametrize(("section", "key"), OTHERS)

@@ -19,8 +19,8 @@ from protos.catalog import hint, pick
 from protos.energy.boards import BOARDS
 from protos.errors import PlanError, UsageError
 from protos.plan.plan import RunPlan, parse
-from protos.plan.plan_rules import RULES
 from protos.plan.schedule import KEYS
+from protos.plan.sections import RULES
 
 __all__ = ["Cell", "LocalFleet", "Sweep", "Trial", "read"]
 
@@ -213,7 +213,7 @@ def _taken_apart(document: Mapping[str, Any], where: str) -> tuple[Document, Axe
         for key, value in table.items():
             place = f"{where}: {section}.{key}"
             # A key that is a list by itself, such as aggregate.weight, varies when it is a list of such.
-            natural = list in (RULES[section][key][0] or ()) if key in RULES[section] else False
+            natural = list in RULES[section][key].types if key in RULES[section] else False
             varies = isinstance(value, list) and (not natural or (bool(value) and isinstance(value[0], list)))
             if (section, key) == ("run", "name"):
                 raise PlanError("is made from the sweep's name", where=place, fix="write sweep.name")

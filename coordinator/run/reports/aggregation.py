@@ -20,7 +20,7 @@ from coordinator.budgets.weights import Standing, weight
 from protos.catalog import pick
 from protos.errors import NonFiniteError, PlanError
 from protos.orders import DeviceReport
-from protos.plan.plan import AggregateSection, PrivacySection, UpdateSection
+from protos.plan.sections import AggregateSection, PrivacySection, UpdateSection
 from protos.update import trees
 from protos.update.tensors import decode
 from protos.update.trees import Shapes, Tree

@@ -17,7 +17,6 @@ from coordinator.budgets import guesses
 from coordinator.budgets.accounts import Charged, Situation, allot
 from coordinator.budgets.cold_start import prices_of, work_w_of
 from coordinator.budgets.cost_model import CostModel, Work
-from coordinator.budgets.guesses import Remembered
 from coordinator.budgets.order_line import OrderLine
 from coordinator.budgets.round_plan import Entrant, RoundPlan, Surroundings, plan_round
 from coordinator.budgets.solar import DAY_S, Trace, read_trace
@@ -35,7 +34,7 @@ from coordinator.store.models import heads
 from protos.convert.reports import parse_report
 from protos.energy.trace import Phase
 from protos.orders import DeviceCard
-from protos.plan.plan import PlannerSection
+from protos.plan.sections import PlannerSection
 from protos.update import trees
 from protos.update.codecs import generator
 from protos.update.tensors import decode
@@ -243,9 +242,17 @@ def population(connection: Connection, run: ActiveRun, number: int) -> Populatio
     if planned is None or planned.whole is None:
         return None
     last = _last_change(connection, run, number)
-    recent = _remembered(connection, run, number) if last is not None else {}
-    found = {device_id: guesses.of_device(recent.get(device_id), last, number) for device_id in planned.weights}
-    return Population(planned.whole, guesses.of_all(planned.weights, found), found.get)
+    if last is not None:
+        _remember(connection, run, number)
+
+    def guess_of(device_id: str) -> Tree | None:
+        if last is None or device_id not in planned.weights:
+            return None
+        # Read when it is asked for: kept, they would be as many heads as devices.
+        own = run.recent.get(device_id)
+        return guesses.of_device(own if own is not None and own.round < number else None, last, number)
+
+    return Population(planned.whole, guesses.of_all(planned.weights, guess_of), guess_of)
 
 
 def _last_change(connection: Connection, run: ActiveRun, number: int) -> Tree | None:
@@ -261,11 +268,10 @@ def _last_change(connection: Connection, run: ActiveRun, number: int) -> Tree | 
     return {name: ((after[name] - before[name]) / unit).astype(after[name].dtype) for name in after}
 
 
-def _remembered(connection: Connection, run: ActiveRun, number: int) -> dict[str, Remembered]:
-    """The last change of each device before this round, from memory or from its stored report."""
+def _remember(connection: Connection, run: ActiveRun, number: int) -> None:
+    """See to it that the last change of each device before this round is there, of its stored report."""
     for device_id, of_round in reports.newest(connection, run.run_id, number).items():
-        there = run.recent.get(device_id)
-        if there is not None and there.round == of_round:
+        if run.recent.round_of(device_id) == of_round:
             continue
         report = parse_report(reports.data_of(connection, run.run_id, of_round, device_id))
         if report.steps_done and report.local_normaliser > 0:
@@ -273,8 +279,7 @@ def _remembered(connection: Connection, run: ActiveRun, number: int) -> dict[str
             update = update if run.basis is None else run.basis.back(update)
             unit = report.local_normaliser if run.plan.aggregate.normalise == "fednova" else 1.0
             change = {name: (value / unit).astype(value.dtype) for name, value in update.items()}
-            run.recent[device_id] = Remembered(change, of_round)
-    return {device_id: one for device_id, one in run.recent.items() if one.round < number}
+            run.recent.put(device_id, of_round, change)
 
 
 def learn_all(connection: Connection, orders: Iterable[tuple[str, int, str]]) -> None:

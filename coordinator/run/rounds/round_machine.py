@@ -86,6 +86,8 @@ class RoundMachine:
         self.at_work: dict[str, int] = {}
         self.late: dict[tuple[int, str], None] = {}
         self._waiting: set[str] = set()
+        # Whose report of this attempt was refused: not waited for, however often they come, but with something new.
+        self._refused: set[str] = set()
         # Whose reports are being written.
         self._writing: set[str] = set()
         self._expected = set(expected)
@@ -112,6 +114,7 @@ class RoundMachine:
         reported: Iterable[str],
         earlier: Iterable[str] = (),
         left: Iterable[str] = (),
+        refused: Iterable[str] = (),
         now_s: float,
     ) -> RoundMachine:
         """A machine in the middle of an open round, as after a restart. ``ordered`` are the devices of this attempt
@@ -123,7 +126,8 @@ class RoundMachine:
         machine.ordered = dict.fromkeys(ordered)
         machine.reported = dict.fromkeys(reported)
         machine._earlier = set(earlier)
-        machine._waiting = set(machine.ordered) - set(machine.reported) - set(left)
+        machine._refused = set(refused)
+        machine._waiting = set(machine.ordered) - set(machine.reported) - set(left) - machine._refused
         machine.deadline_s = now_s + rules.deadline_s
         return machine
 
@@ -221,7 +225,7 @@ class RoundMachine:
             case Arrived(device_id):
                 if device_id not in self.at_work:
                     self.present[device_id] = None
-                    if self.owes(device_id):
+                    if self.owes(device_id) and device_id not in self._refused:
                         self._waiting.add(device_id)
             case Back(device_id):
                 self.at_work.pop(device_id, None)
@@ -231,6 +235,7 @@ class RoundMachine:
                 self.present.pop(device_id, None)
                 self._expected.discard(device_id)
                 self._waiting.discard(device_id)
+                self._refused.discard(device_id)
             case Writing(device_id):
                 self._writing.add(device_id)
             case Written(device_id):
@@ -243,6 +248,7 @@ class RoundMachine:
                     self._waiting.discard(device_id)
             case Refused(device_id):
                 self._waiting.discard(device_id)
+                self._refused.add(device_id)
             case Spared(devices):
                 self._dry_since_s = None
                 self._given_up = None
@@ -312,6 +318,7 @@ class RoundMachine:
         carried = tuple(self.reported)
         self.ordered = dict.fromkeys((*carried, *self.present))
         self._waiting = set(self.ordered) - set(carried)
+        self._refused = set()
         self.state = State.OPEN
         # Planning may take long: the deadline begins when the orders are on disk, and until then nothing ends.
         self._opening, self.deadline_s = True, math.inf

@@ -63,6 +63,8 @@ _FIRST_AGAIN_S, _LAST_AGAIN_S = 0.5, 30.0
 # Of the time that is left above, what the site's own devices get.
 _SHARE_OF_DEADLINE = 0.8
 _TOLD = 200
+# Runs of its own that a site begins for one attempt above.
+_TRIES = 3
 
 
 class Site:
@@ -220,25 +222,35 @@ class Site:
     # ------------------------------------------------------------ the site's own devices
 
     async def _collected(self, order: TrainOrder, bundle: Bundle) -> str:
-        """A run of this site that is over and holds every device that is there."""
-        name = f"for {order.run_id}"
+        """A run of this site that is over and holds every device that is there.
+
+        Raises:
+            Away: the round above is over before that.
+            UsageError: the site's own runs end without sums again and again.
+        """
+        name, begun = f"for {order.run_id}", 0
+        until_s = asyncio.get_running_loop().time() + order.deadline_s
         while True:
             newest = await self._rooms.looks.do(_newest, self._rooms.db, name)
-            if newest is None:
-                await self._begin(order, bundle, name, None)
-            elif newest[1] in runs.OPEN_STATES:
-                await asyncio.sleep(_LOOK_S)
-            else:
+            going = newest is not None and newest[1] in runs.OPEN_STATES
+            if asyncio.get_running_loop().time() > until_s:
+                if newest is not None and going:
+                    # It may wait for a device that is gone; the next attempt begins with those that are there.
+                    await self._operations.stop_run(newest[0])
+                raise Away("its round is over before this site's devices had answered", where=self._link.address)
+            holds: dict[str, int] = {}
+            if newest is not None and not going:
                 holds = await self._rooms.looks.do(_held, self._rooms.db, newest[0])
                 there = self._present()
                 if holds and all(holds.get(one) == examples for one, examples in there.items()):
                     return newest[0]
-                if newest[1] == "stopped":
-                    raise UsageError("the site's own run was stopped", where=newest[0], fix="start the run above anew")
-                if len(there) < self._devices:
-                    await asyncio.sleep(_LOOK_S)
-                    continue
-                await self._begin(order, bundle, name, newest[0] if holds else None)
+            if going or len(self._present()) < self._devices:
+                await asyncio.sleep(_LOOK_S)
+                continue
+            if newest is not None and begun == _TRIES:
+                raise UsageError(f"the site's own runs end without sums ({newest[1]})", where=newest[0])
+            await self._begin(order, bundle, name, newest[0] if newest is not None and holds else None)
+            begun += 1
 
     async def _begin(self, order: TrainOrder, bundle: Bundle, name: str, add_to: str | None) -> None:
         assert order.statistics is not None

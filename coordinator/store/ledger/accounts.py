@@ -93,6 +93,17 @@ def close_promise(connection: Connection, run_id: str, number: int, device_id: s
         _grant(connection, run_id, number, device_id, known_j + left_j)
 
 
+def is_told_of(connection: Connection, run_id: str, number: int, device_id: str) -> bool:
+    """Whether anything is known of what an order cost, in any attempt."""
+    for table in (energy, earlier_energy):
+        query = select(table.c.phase).where(
+            table.c.run_id == run_id, table.c.round == number, table.c.device_id == device_id
+        )
+        if connection.execute(query.limit(1)).first() is not None:
+            return True
+    return False
+
+
 def promise(connection: Connection, run_id: str, number: int, device_id: str, budget_j: float) -> None:
     """Grant so much beyond what the attempts before took."""
     granted_j, known_j, sending_j = _granted_and_known(connection, run_id, number, device_id)

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -71,7 +72,10 @@ def labels(raw: Array, where: str, *, tolerant: bool = False) -> NDArray[np.int3
     """
     flat = raw.reshape(len(raw)) if raw.ndim == 2 and raw.shape[1] == 1 else raw
     if flat.ndim != 1:
-        raise ShapeError(f"`y` has shape {raw.shape}", where=where, fix="store one class index per example: y [N]")
+        hot = ", such as y.argmax(axis=1)" if flat.ndim == 2 else ""
+        raise ShapeError(
+            f"`y` has shape {raw.shape}", where=where, fix=f"store one class index per example: y [N]{hot}"
+        )
     if tolerant and flat.dtype.kind == "f":
         whole = np.isfinite(flat) & (np.abs(np.nan_to_num(flat)) <= np.iinfo(np.int32).max)
         whole &= flat == np.floor(flat)
@@ -88,7 +92,8 @@ def labels(raw: Array, where: str, *, tolerant: bool = False) -> NDArray[np.int3
                 fix="store whole numbers 0 to classes-1",
             )
     elif flat.dtype.kind not in "iub":
-        raise LabelError(f"`y` holds {flat.dtype} values", where=where, fix="store class indices as integers")
+        named = ": class_names, y = numpy.unique(y, return_inverse=True)" if flat.dtype.kind in "US" else ""
+        raise LabelError(f"`y` holds {flat.dtype} values", where=where, fix=f"store class indices as integers{named}")
     wide = np.flatnonzero(np.abs(flat.astype(np.float64)) > np.iinfo(np.int32).max)
     if wide.size and tolerant:
         flat = flat.copy()
@@ -215,6 +220,16 @@ _DAMAGE = (
 )
 
 
+def _is_page(where: str) -> bool:
+    """Whether a file begins as HTML does."""
+    try:
+        with Path(where).open("rb") as file:
+            start = file.read(64).lstrip().lower()
+    except OSError:
+        return False
+    return start.startswith((b"<!doctype", b"<html"))
+
+
 @contextmanager
 def reading(where: str, kind: str) -> Iterator[None]:
     """Turn whatever a damaged or missing file raises into one DataError that names the file.
@@ -236,6 +251,9 @@ def reading(where: str, kind: str) -> Iterator[None]:
                 f"cannot be read ({cause.strerror})", where=where, fix="check the path and its permissions"
             ) from cause
         reason = " ".join(str(cause).split())[:160] or type(cause).__name__
+        if _is_page(where):
+            raise DataError(f"is a web page, and no {kind.removeprefix('an ').removeprefix('a ')}", where=where,
+                            fix="download the file itself") from cause  # fmt: skip
         raise DataError(
             f"cannot be read as {kind} ({reason})", where=where, fix="copy or make the file again"
         ) from cause

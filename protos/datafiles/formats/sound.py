@@ -1,11 +1,12 @@
 """Folders of WAV recordings, by class, through a bundle's log-mel front end.
 
-PCM of 8, 16, 24 and 32 bits; several channels become their mean. The rate must be the front end's: resampling would
-change what the model hears in silence.
+PCM of 8, 16, 24 and 32 bits, and floats of 32 and 64 (-1 to 1); several channels become their mean. The rate must be
+the front end's: resampling would change what the model hears in silence.
 """
 
 from __future__ import annotations
 
+import struct
 import wave
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -89,18 +90,59 @@ def recording(path: Path, rate: int) -> NDArray[np.float64]:
         DataError: it cannot be read, or is of another rate.
     """
     with reading(str(path), "a recording"):
-        try:
-            with wave.open(str(path), "rb") as file:
-                channels, width, found, count = file.getparams()[:4]
-                data = file.readframes(count)
-        except wave.Error as error:
-            raise ValueError(str(error)) from error
+        channels, found, values = _samples(path)
         if found != rate:
             fix = f"record at {rate} Hz, or convert the recordings to it"
             raise DataError(f"has {found} samples a second, the model takes {rate}", where=str(path), fix=fix)
-        values = _values(np.frombuffer(data, np.uint8), width)
         frames = values[: len(values) // channels * channels].reshape(-1, channels)
         return np.asarray(frames.mean(axis=1), np.float64)
+
+
+_PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
+_OTHERS = {2: "ADPCM", 6: "A-law", 7: "mu-law", 17: "IMA ADPCM", 49: "GSM", 85: "MP3"}
+
+
+def _samples(path: Path) -> tuple[int, int, NDArray[np.float64]]:
+    """Channels, samples a second, and all samples of a file.
+
+    ``wave`` reads PCM alone. Source of the rest: Multiple Channel Audio Data and WAVE Files, Microsoft 2007 (format 3:
+    floats; 0xFFFE: the first two bytes of its GUID are the format).
+    """
+    try:
+        with wave.open(str(path), "rb") as file:
+            channels, width, rate, count = file.getparams()[:4]
+            return channels, rate, _values(np.frombuffer(file.readframes(count), np.uint8), width)
+    except wave.Error as error:
+        chunks = _chunks(path.read_bytes())
+        described, data = chunks.get(b"fmt ", b""), chunks.get(b"data")
+        if len(described) < 16 or data is None:
+            raise ValueError(str(error)) from error
+        kind, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", described)
+        if kind == _EXTENSIBLE and len(described) >= 26:
+            (kind,) = struct.unpack_from("<H", described, 24)
+        stored = np.frombuffer(data, np.uint8)
+        if kind == _PCM and bits in (8, 16, 24, 32) and channels:
+            return channels, rate, _values(stored, bits // 8)
+        if kind != _FLOAT or bits not in (32, 64) or not channels:
+            raise DataError(
+                f"is a recording of the kind {_OTHERS.get(kind, kind)}, {bits} bits", where=str(path),
+                fix="convert it to PCM, such as ffmpeg -i IN.wav -c:a pcm_s16le OUT.wav",
+            ) from error  # fmt: skip
+        values = stored[: len(stored) // (bits // 8) * (bits // 8)].view(f"<f{bits // 8}").astype(np.float64)
+        if not np.isfinite(values).all():
+            raise DataError("holds NaN or infinite samples", where=str(path), fix="record it again") from error
+        return channels, rate, values
+
+
+def _chunks(data: bytes) -> dict[bytes, bytes]:
+    """The parts of a RIFF file, by their names; the first of each."""
+    found: dict[bytes, bytes] = {}
+    at = 12 if data[:4] == b"RIFF" and data[8:12] == b"WAVE" else len(data)
+    while at + 8 <= len(data):
+        name, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
+        found.setdefault(name, data[at + 8 : at + 8 + size])
+        at += 8 + size + size % 2
+    return found
 
 
 def _values(data: NDArray[np.uint8], width: int) -> NDArray[np.float64]:

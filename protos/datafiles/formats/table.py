@@ -1,7 +1,9 @@
 """CSV and Parquet tables of a time series, cut into windows by a bundle's front end.
 
-The first row of a CSV file names its columns. A Parquet file names them itself; it is read a few thousand rows at a
-time, of the wanted columns alone, by the package pyarrow where that is installed.
+The first row of a CSV file names its columns; commas, semicolons, tabs or bars divide them, whichever gives the columns
+that are wanted. Where no comma divides, one may be the decimal sign. UTF-8, or UTF-16 with its mark. A Parquet file
+names its columns itself; it is read a few thousand rows at a time, of the wanted columns alone, by the package pyarrow
+where that is installed.
 
 A window is so many rows in a row, all of one class; a row that lacks a number ends the stretch. Of a folder each file
 is a recording of its own; those below ``test/`` are held out.
@@ -89,14 +91,17 @@ def read(
     return x, replace(described.select(kept), set_aside=aside.remarks())
 
 
+_DIVIDERS = (",", ";", "\t", "|")
+_Row = tuple[int, str, list[float] | None]
+
+
 def _windows(file: Path, spec: Windows, left_out: Tally) -> list[tuple[NDArray[np.float32], str]]:
     rows = _of_csv if file.suffix.lower() == _CSV else _of_parquet
     with reading(str(file), "a table"):
         stretch: list[list[float]] = []
         found: list[tuple[NDArray[np.float32], str]] = []
         label: str | None = None
-        for number, row in rows(file, spec):
-            name, values = row[spec.label] or "", _numbers(row, spec.columns)
+        for number, name, values in rows(file, spec):
             if values is None or not name:
                 left_out.add("row without a number or a class", f"{file.name}:{number}")
                 name = ""
@@ -108,16 +113,20 @@ def _windows(file: Path, spec: Windows, left_out: Tally) -> list[tuple[NDArray[n
         return found + _cut(stretch, spec, label)
 
 
-def _of_csv(file: Path, spec: Windows) -> Iterator[tuple[int, Mapping[str, str | None]]]:
-    """Rows by the number of their line."""
-    with file.open(newline="", encoding="utf-8-sig") as stream:
-        rows = csv.DictReader(stream)
-        _require(rows.fieldnames or (), spec, file)
-        yield from enumerate(rows, 2)
+def _of_csv(file: Path, spec: Windows) -> Iterator[_Row]:
+    """Class and values of each row, by the number of its line."""
+    with file.open(newline="", encoding=_encoding(file)) as stream:
+        first = stream.readline()
+        divider = _divider(first, (*spec.columns, spec.label))
+        names = [one.strip() for one in next(csv.reader([first], delimiter=divider, skipinitialspace=True), [])]
+        _require(names, spec, file)
+        decimals = _Decimals(divider)
+        for number, row in enumerate(csv.DictReader(stream, names, delimiter=divider, skipinitialspace=True), 2):
+            yield number, (row[spec.label] or "").strip(), _numbers(row, spec.columns, decimals)
 
 
-def _of_parquet(file: Path, spec: Windows) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Rows by their number, the first 1; a class that is a whole number is named by its digits."""
+def _of_parquet(file: Path, spec: Windows) -> Iterator[_Row]:
+    """The same by the number of its row, the first 1; a class that is a whole number is named by its digits."""
     try:
         parquet: Any = importlib.import_module("pyarrow.parquet")
     except ModuleNotFoundError as error:
@@ -130,21 +139,63 @@ def _of_parquet(file: Path, spec: Windows) -> Iterator[tuple[int, Mapping[str, A
             for values in zip(*columns, strict=True):
                 number += 1
                 row = dict(zip(wanted, values, strict=True))
-                yield number, {**row, spec.label: None if row[spec.label] is None else str(row[spec.label])}
+                name = "" if row[spec.label] is None else str(row[spec.label]).strip()
+                yield number, name, _reals([row[one] for one in spec.columns])
             progressed()
 
 
-def _require(has: Sequence[str], spec: Windows, file: Path) -> None:
-    lacking = [one for one in (*spec.columns, spec.label) if one not in has]
-    if lacking:
-        there = ", ".join(has) or "nothing"
-        raise DataError(f"has no column {lacking[0]!r} (it has {there})", where=str(file), fix="name it so")
-
-
-def _numbers(row: Mapping[str, Any], columns: Sequence[str]) -> list[float] | None:
+def _reals(cells: Sequence[Any]) -> list[float] | None:
     try:
-        values = [float("nan" if row[one] in (None, "") else row[one]) for one in columns]
+        values = [float("nan" if one is None else one) for one in cells]
     except (TypeError, ValueError):
+        return None
+    return values if np.isfinite(values).all() else None
+
+
+def _require(names: Sequence[str], spec: Windows, file: Path) -> None:
+    for one in (*spec.columns, spec.label):
+        if list(names).count(one) != 1:
+            has = ", ".join(names) or "nothing"
+            how = "no column" if one not in names else f"{list(names).count(one)} columns"
+            raise DataError(f"has {how} {one!r} (it has {has})", where=str(file), fix="name one so")
+
+
+def _encoding(file: Path) -> str:
+    with file.open("rb") as stream:
+        return "utf-16" if stream.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+
+
+def _divider(first: str, wanted: Sequence[str]) -> str:
+    """What divides the columns: the sign that gives the most of those that are wanted."""
+
+    def given(divider: str) -> int:
+        names = {one.strip() for one in next(csv.reader([first], delimiter=divider, skipinitialspace=True), [])}
+        return len(names & set(wanted))
+
+    return max(_DIVIDERS, key=given)
+
+
+class _Decimals:
+    """The decimal sign of one table: a point or a comma, as its first number with either says. Never both: a number
+    with the other sign is none, since nobody knows whether it divides thousands."""
+
+    def __init__(self, divider: str) -> None:
+        self._sign = "." if divider == "," else ""
+
+    def read(self, text: str) -> float:
+        """The number. Raises ValueError where it is none."""
+        self._sign = self._sign or next((one for one in text if one in ".,"), "")
+        if self._sign == ",":
+            if "." in text:
+                raise ValueError(text)
+            text = text.replace(",", ".")
+        return float(text)
+
+
+def _numbers(row: Mapping[str, str | None], columns: Sequence[str], decimals: _Decimals) -> list[float] | None:
+    try:
+        values = [decimals.read(row[one] or "nan") for one in columns]
+    except ValueError:
         return None
     return values if np.isfinite(values).all() else None
 

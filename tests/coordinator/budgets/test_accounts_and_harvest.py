@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from coordinator.budgets.accounts import Charged, Situation, allot, fleet_rate_j
 from coordinator.budgets.solar import DAY_S, Trace, read_trace
 from protos.errors import DataError
-from protos.plan.plan import BudgetSection
+from protos.plan.sections import BudgetSection
 
 NOON_S = 20_000 * DAY_S + 12 * 3600.0
 # A triangle: nothing at 6, 10 W at noon, nothing at 18.

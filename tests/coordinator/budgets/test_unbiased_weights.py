@@ -17,7 +17,7 @@ from coordinator.budgets.unbiased import Whole, distance, interval_weight
 from coordinator.run.reports.aggregation import Fold, Population
 from protos.normaliser import local_normaliser
 from protos.orders import DeviceReport, Engine, StopReason
-from protos.plan.plan import AggregateSection
+from protos.plan.sections import AggregateSection
 from protos.update.trees import Tree
 
 SHAPES = {"k": (5,)}

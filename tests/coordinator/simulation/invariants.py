@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import sqlite3
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,19 +32,24 @@ class Books:
     """The books of one run, looked at after each commit.
 
     Args:
+        run_id: of the run.
         quorum: of the plan.
         late, buffer: likewise.
+        counts: how often each invariant was checked, of all runs.
 
     Attributes:
-        counts: how often each invariant was checked.
+        stopped: an operator paused or stopped the run.
         opened_s: virtual time at which an attempt was seen open first, by (round, attempt).
     """
 
-    def __init__(self, path: Path, quorum: float, now_s: Any, late: int = 0, buffer: int | None = None) -> None:
-        self._connection = sqlite3.connect(path, isolation_level=None)
+    def __init__(
+        self, connection: sqlite3.Connection, run_id: str, quorum: float, now_s: Any, late: int, buffer: int | None,
+        counts: Counter[str],
+    ) -> None:  # fmt: skip
+        self._connection, self.run_id = connection, run_id
         self._quorum, self._now_s = quorum, now_s
         self._late, self._buffer = late, buffer
-        self.counts: Counter[str] = Counter()
+        self.counts = counts
         # The bytes of reports, which the coordinator forgets.
         self.data: dict[tuple[int, str], bytes] = {}
         self.acknowledged: dict[tuple[int, str], None] = {}
@@ -56,12 +60,9 @@ class Books:
         self._abandoned: dict[tuple[int, int], None] = {}
         self.opened_s: dict[tuple[int, int], float] = {}
 
-    def close(self) -> None:
-        self._connection.close()
-
     def rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
-        """What the database says."""
-        return self._connection.execute(statement, values).fetchall()
+        """What the database says; of this run where the statement names it so."""
+        return self._connection.execute(statement.replace(":run", f"'{self.run_id}'"), values).fetchall()
 
     def _must(self, holds: bool, invariant: str, detail: str = "") -> None:
         self.counts[invariant] += 1
@@ -72,7 +73,7 @@ class Books:
         """Every invariant of the rows."""
         reported: dict[int, list[Any]] = {}
         for number, device_id, sha, folded_in in self.rows(
-            "SELECT round, device_id, sha256, folded_in FROM reports ORDER BY sequence"
+            "SELECT round, device_id, sha256, folded_in FROM reports WHERE run_id = :run ORDER BY sequence"
         ):
             reported.setdefault(folded_in or number, []).append((number, device_id, sha))
             if folded_in is not None:
@@ -80,12 +81,12 @@ class Books:
                     0 < folded_in - number <= self._late, "a late report counts in time", f"{number} in {folded_in}"
                 )
             if (number, device_id) not in self.data:
-                query = "SELECT data FROM reports WHERE round = ? AND device_id = ?"
+                query = "SELECT data FROM reports WHERE run_id = :run AND round = ? AND device_id = ?"
                 self.data[number, device_id] = bytes(self.rows(query, number, device_id)[0][0])
             before = self._reports.setdefault((number, device_id), (sha, folded_in))
             self._must(before == (sha, folded_in), "an accepted report does not change", f"round {number}, {device_id}")
         for number, state, attempt, head, closed_s in self.rows(
-            "SELECT round, state, attempt, head_version, closed_unix_s FROM rounds"
+            "SELECT round, state, attempt, head_version, closed_unix_s FROM rounds WHERE run_id = :run"
         ):
             if state == "open":
                 self.opened_s.setdefault((number, attempt), self._now_s())
@@ -111,11 +112,12 @@ class Books:
 
     def _standing(self, number: int, attempt: int) -> tuple[int, int]:
         """Reports, and devices that were asked or had reported before, of an attempt."""
-        own = "round = ?1 AND folded_in IS NULL"
+        own = "run_id = :run AND round = ?1 AND folded_in IS NULL"
+        reporters = f"SELECT device_id FROM reports WHERE {own}"
         (found,) = self.rows(
-            f"SELECT (SELECT count(*) FROM reports WHERE {own}), (SELECT count(*) FROM orders WHERE round = ?1 AND "
-            f"(attempt = ?2 OR device_id IN (SELECT device_id FROM reports WHERE {own}))), "
-            "(SELECT count(*) FROM reports WHERE folded_in = ?1)", number, attempt,
+            f"SELECT (SELECT count(*) FROM reports WHERE {own}), (SELECT count(*) FROM orders WHERE "
+            f"run_id = :run AND round = ?1 AND (attempt = ?2 OR device_id IN ({reporters}))), "
+            "(SELECT count(*) FROM reports WHERE run_id = :run AND folded_in = ?1)", number, attempt,
         )  # fmt: skip
         return int(found[0]) + (int(found[2]) if self._buffer is not None else 0), int(found[1])
 
@@ -127,7 +129,7 @@ class Books:
 
     def state(self) -> tuple[str, str]:
         """State and reason of the run."""
-        ((state, reason),) = self.rows("SELECT state, reason FROM runs")
+        ((state, reason),) = self.rows("SELECT state, reason FROM runs WHERE run_id = :run")
         return state, reason
 
     # ------------------------------------------------------------ at the end
@@ -135,7 +137,8 @@ class Books:
     def heads_are_those_of_the_rows(self, db: Database, bundle: Bundle, plan: RunPlan) -> None:
         """Every head is that of a coordinator to which nothing ever happened, and which took the same reports in the
         same order: bit for bit. And it is the mean by its formula, worked out here in another way."""
-        ((run_id, initial),) = self.rows("SELECT run_id, initial_head FROM runs")
+        run_id = self.run_id
+        ((initial,),) = self.rows("SELECT initial_head FROM runs WHERE run_id = :run")
         with db.reading() as connection:
             head = heads.get(connection, initial)
             for number in sorted(self._closed):
@@ -143,7 +146,8 @@ class Books:
                 fold = Fold(plan.aggregate, bundle.manifest.head.shapes(), lines)
                 total, moved, ours = 0.0, 0.0, []
                 order = self.rows(
-                    "SELECT round, device_id FROM reports WHERE coalesce(folded_in, round) = ? ORDER BY sequence",
+                    "SELECT round, device_id FROM reports WHERE run_id = :run AND coalesce(folded_in, round) = ? "
+                    "ORDER BY sequence",
                     number,
                 )
                 for of_round, device_id in order:
@@ -179,34 +183,70 @@ class Books:
                     )
                 head = made
 
-    def joules_are_covered(self, boards: list[Any], budget: str, budget_j: float) -> None:
+
+class Ledgers:
+    """What all runs together cost the boards, when all is over.
+
+    Args:
+        counts: how often each invariant was checked.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, counts: Counter[str]) -> None:
+        self._connection, self.counts = connection, counts
+
+    def _sums(self, statement: str) -> dict[str, float]:
+        return dict(self._connection.execute(statement).fetchall())
+
+    def _must(self, holds: bool, invariant: str, detail: str) -> None:
+        self.counts[invariant] += 1
+        if not holds:
+            raise Broken(f"{invariant}: {detail}")
+
+    def joules_are_covered(self, boards: list[Any], budget: str, budget_j: float, runs: int) -> None:
         """Nobody spent more than was granted, by the books and in truth; a step more, which nobody can foresee."""
         # With what went to starts of the board that ended: that may be spent, and is charged.
-        granted = dict(self.rows("SELECT device_id, sum(granted_j + lost_j) FROM grants GROUP BY device_id"))
-        known = dict(
-            self.rows(
-                "SELECT device_id, sum(energy_j) FROM energy WHERE phase NOT IN ('idle', 'send') GROUP BY device_id"
-            )
+        granted = self._sums("SELECT device_id, sum(granted_j + lost_j) FROM grants GROUP BY device_id")
+        known = self._sums(
+            "SELECT device_id, sum(energy_j) FROM (SELECT device_id, phase, energy_j FROM energy UNION ALL "
+            "SELECT device_id, phase, energy_j FROM earlier_energy) WHERE phase NOT IN ('idle', 'send') "
+            "GROUP BY device_id"
         )
         for board in boards:
-            name, spent_j = board.device_id, board.spent[0]
-            told_j = known.get(name, 0.0)
+            name, spent_j, slack_j = board.device_id, board.spent[0], runs * board.slack_j
+            told_j = known.get(name) or 0.0
             self._must(told_j <= spent_j + 1e-6, "what is reported was spent", f"{name}: {told_j} of {spent_j} J")
             if budget == "none":
                 continue
-            allowed_j = (granted.get(name, 0.0) or 0.0) + board.slack_j
+            allowed_j = (granted.get(name, 0.0) or 0.0) + slack_j
             self._must(spent_j <= allowed_j, "granted >= spent", f"{name}: {spent_j} of {allowed_j} J")
             if budget == "battery":
-                most_j = budget_j + board.slack_j
+                most_j = runs * budget_j + slack_j
                 self._must(spent_j <= most_j, "no battery gives more than it holds", f"{name}: {spent_j} of {most_j} J")
+            if budget == "total":
+                most_j = budget_j + slack_j
+                self._must(spent_j <= most_j, "a total holds over all runs", f"{name}: {spent_j} of {most_j} J")
 
     def are_spent(self, boards: list[Any], budget_j: float) -> bool:
         """Whether each board has truly spent most of its battery, or may have, since it lost power."""
-        sent = dict(self.rows("SELECT device_id, sum(energy_j) FROM energy WHERE phase = 'send' GROUP BY device_id"))
+        sent = self._sums("SELECT device_id, sum(energy_j) FROM energy WHERE phase = 'send' GROUP BY device_id")
         return all(
             board.lost_power or board.spent[0] + (sent.get(board.device_id) or 0.0) >= 0.5 * budget_j
             for board in boards
         )
+
+    def runs_share(self) -> None:
+        """A device does one order at a time, and of the runs that wait for their turn one is on."""
+        open_rounds = "rounds.run_id = runs.run_id AND rounds.state = 'open'"
+        twice = self._connection.execute(
+            f"SELECT device_id, group_concat(runs.run_id) FROM runs JOIN rounds ON {open_rounds} JOIN orders ON "
+            "orders.run_id = rounds.run_id AND orders.round = rounds.round AND orders.attempt = rounds.attempt "
+            "WHERE orders.outcome = 'ordered' GROUP BY device_id HAVING count(*) > 1"
+        ).fetchall()
+        self._must(not twice, "a device does one order at a time", str(twice))
+        queued = self._connection.execute(
+            f"SELECT runs.name FROM runs JOIN rounds ON {open_rounds} WHERE runs.plan_toml NOT LIKE '%beside = true%'"
+        ).fetchall()
+        self._must(len(queued) <= 1, "runs that wait for their turn go one at a time", str(queued))
 
 
 def _anything(report: Any, steps: int, bundle: Bundle) -> Expected:

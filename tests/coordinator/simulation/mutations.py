@@ -69,22 +69,35 @@ def a_rounds_own_grants_count_as_spent() -> Any:
     """A round whose commit was not answered is planned again, against its own promises."""
     real = round_budgets.charged_to
 
-    def charged_to(connection: Any, run: Any, now_unix_s: float, renewed: Any) -> Any:
-        return real(connection, run, now_unix_s, (0, ()))
+    def charged_to(connection: Any, run: Any, now_unix_s: float, renewed: Any, **keys: Any) -> Any:
+        return real(connection, run, now_unix_s, (0, ()), **keys)
+
+    opens = transactions.open_round
+
+    def open_round(*args: Any) -> Any:
+        with patch.object(transactions, "_stands", lambda *args: False):
+            return opens(*args)
 
     return _all(
-        patch.object(transactions, "_stands", lambda *args: False),
-        patch.object(round_budgets, "charged_to", charged_to),
+        patch.object(transactions, "open_round", open_round), patch.object(round_budgets, "charged_to", charged_to)
     )
 
 
 def a_restart_forgets_who_was_asked() -> Any:
-    """After a restart every order of a round counts as one of its newest attempt."""
+    """After a restart every order of a round counts as one of its newest attempt; and so it does where an attempt is
+    looked at again before it is given up, which would mend what the restart did."""
 
     def asked(connection: Any, run_id: str, number: int, attempt: int) -> list[str]:
         return list(runs.lines_of(connection, run_id, number))
 
-    return patch.object(resume, "runs", SimpleNamespace(**{**vars(runs), "asked": asked}))
+    by_round = SimpleNamespace(**{**vars(runs), "asked": asked})
+    real = transactions.abandon_round
+
+    def abandon_round(*args: Any) -> bool:
+        with patch.object(transactions, "runs", by_round):
+            return real(*args)
+
+    return _all(patch.object(resume, "runs", by_round), patch.object(transactions, "abandon_round", abandon_round))
 
 
 def waiting_is_silence() -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ FAULTY_S = 60.0
 QUIET_S = 3000.0
 # From this seed on reports may be late, and rounds close without waiting for everyone.
 STRAGGLERS_FROM = 10_000
+# From this seed on there are several runs: beside each other, behind each other, stopped, and gone on with.
+SEVERAL_FROM = 30_000
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,15 @@ class Scenario:
 
     Attributes:
         boards: the devices.
-        budget: "none", "round" or "battery".
+        budget: "none", "round", "battery", or "total", which holds over all runs.
         budget_j: of it.
         events: seconds, and what happens then.
         network_share, disk_share: of calls and commits that something happens to.
         devices_die: whether boards lose power or are stopped.
         late, buffer, enough, staleness: keys of the plan; of seeds from :data:`STRAGGLERS_FROM` on.
+        beside, priority, share, start_from: likewise; of seeds from :data:`SEVERAL_FROM` on.
+        others: further runs, with the second at which each is started.
+        number: of the run, from 1.
     """
 
     seed: int
@@ -54,20 +59,37 @@ class Scenario:
     buffer: int | None = None
     enough: float = 1.0
     staleness: float = 0.5
+    beside: bool = False
+    priority: int = 0
+    share: float = 1.0
+    start_from: str = ""
+    others: tuple[tuple[float, Scenario], ...] = ()
+    number: int = 1
+
+    @property
+    def name(self) -> str:
+        """Of the run."""
+        return f"seed {self.seed}" if self.number == 1 else f"seed {self.seed}, run {self.number}"
 
     def plan(self, bundle: Path) -> str:
         """The plan of the run."""
         budget = {"none": "", "round": f"[budget]\nper_round_j = {self.budget_j}\n",
-                  "battery": f"[budget]\nbattery_j = {self.budget_j}\n"}[self.budget]  # fmt: skip
+                  "battery": f"[budget]\nbattery_j = {self.budget_j}\n",
+                  "total": f"[budget]\ntotal_j = {self.budget_j}\n"}[self.budget]  # fmt: skip
         return (
             f'downlink = {{ codec = "{self.downlink}" }}\n'
-            f'[run]\nbundle = "{bundle}"\nname = "seed {self.seed}"\nrounds = {self.rounds}\nseed = {self.seed}\n'
+            f'[run]\nbundle = "{bundle}"\nname = "{self.name}"\nrounds = {self.rounds}\nseed = {self.seed}\n'
+            f"{self._of_sharing()}"
             f"[round]\ndevices = {len(self.boards)}\nquorum = {self.quorum}\ndeadline_s = {self.deadline_s}\n"
             f"{self._of_stragglers()}"
             f'[train]\nepochs = 2\n[update]\ncodec = "{self.codec}"\n'
             f'[aggregate]\nnormalise = "{self.normalise}"\n'
             f"{f'staleness = {self.staleness}' if self.late else ''}\n{budget}"
         )
+
+    def _of_sharing(self) -> str:
+        lines = f"beside = true\npriority = {self.priority}\nshare = {self.share}\n" if self.beside else ""
+        return lines + (f'start_from = "{self.start_from}"\n' if self.start_from else "")
 
     def _of_stragglers(self) -> str:
         if not self.late:
@@ -111,7 +133,7 @@ def scenario(seed: int) -> Scenario:
     quorum = dice.choice((0.5, 0.6, 1.0))
     if slow:
         slow["enough"] = more.choice((quorum, 0.75, 1.0)) if quorum <= 0.75 else 1.0
-    return Scenario(
+    made = Scenario(
         seed=seed,
         boards=boards,
         rounds=rounds,
@@ -128,3 +150,42 @@ def scenario(seed: int) -> Scenario:
         events=tuple(sorted(events)),
         **slow,
     )
+    return _several(made) if seed >= SEVERAL_FROM else made
+
+
+def _several(first: Scenario) -> Scenario:
+    """The same world with several runs, whose plans differ and whose budgets are of one kind."""
+    dice = random.Random(f"several {first.seed}")
+    budget = dice.choice(("none", "round", "battery", "total", "total"))
+    budget_j = {"none": 0.0, "round": dice.choice((2.0, 5.0, 20.0))}.get(budget, dice.choice((10.0, 40.0, 150.0)))
+    first = replace(first, budget=budget, budget_j=budget_j)
+
+    def own(number: int) -> Scenario:
+        late = dice.choice((0, 1, 2))
+        quorum = dice.choice((0.5, 1.0))
+        return replace(
+            first,
+            number=number,
+            rounds=dice.choice((2, 3)),
+            quorum=quorum,
+            deadline_s=dice.choice((4.0, 8.0, 20.0)),
+            codec=dice.choice(("float32", "entropy_coded")),
+            normalise=dice.choice(("fednova", "none")),
+            late=late,
+            buffer=dice.choice((None, 1, 2)) if late else None,
+            enough=quorum if dice.random() < 0.5 else 1.0,
+            staleness=dice.choice((0.0, 0.5, 1.0)),
+            beside=dice.random() < 0.7,
+            priority=dice.choice((0, 0, 1)),
+            share=dice.choice((1.0, 1.0, 3.0)),
+        )
+
+    others = tuple((dice.uniform(0.0, 0.5 * FAULTY_S), own(number)) for number in range(2, dice.choice((3, 3, 4))))
+    happenings = [
+        (dice.uniform(1.0, FAULTY_S), "pause", dice.randrange(1 << 30)) for _ in range(dice.choice((0, 1, 2)))
+    ]
+    if dice.random() < 0.4:
+        happenings.append((dice.uniform(1.0, FAULTY_S), "end a run", dice.randrange(1 << 30)))
+    events = tuple(sorted([*first.events, *happenings]))
+    first = own(1) if dice.random() < 0.5 else replace(first, beside=dice.random() < 0.7)
+    return replace(first, others=others, events=events)

@@ -27,7 +27,7 @@ class _Stopped(World):
         self.spent_j = []
         process = self.process
         assert process is not None
-        self.loop.start(process, process.operations.stop_run(self._run_id))
+        self.loop.start(process, process.operations.stop_run(next(iter(self._runs))))
         self.loop.call_later(1.0, self._note)
         self.loop.call_later(LATER_S, self._note)
 
@@ -38,16 +38,16 @@ class _Stopped(World):
         return len(getattr(self, "spent_j", ())) == 2
 
     def _judged(self, bundle: Any) -> Outcome:
-        assert self._books is not None
+        ((run_id, books),) = self._runs.items()
         db = Database(sqlite_url(self._state / "coordinator.db"))
         with db.reading() as connection:
-            devices = reading.run_status(connection, self._run_id).rounds[1].devices
+            devices = reading.run_status(connection, run_id).rounds[1].devices
         db.close()
         self.energy = {
             one.device_id: (one.outcome, sum(phase.energy_j or 0.0 for phase in one.energy if phase.phase == "train"))
             for one in devices
         }
-        return Outcome(0, *self._books.state(), self.loop.time(), Counter(), Counter(), "")
+        return Outcome(0, *books.state(), self.loop.time(), Counter(), Counter(), "")
 
 
 def test_boards_of_a_stopped_run_end_within_a_second_and_say_what_they_spent(

@@ -5,7 +5,7 @@ Each draw takes 500 of the 5,000 training images for the ranges; `convert --qat`
 before these draws on draw 100.
 Aim: int8 accuracy at least that of float less 0.1 points.
 
-    .venv/bin/python benchmarks/tuned_integers.py --json tuned_integers.json
+    .venv/bin/python benchmarks/foreign_models/tuned_integers.py --json tuned_integers.json
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def row(converter: Converter, model: Path, data: Path, folder: Path, draw: int) 
 
 def main() -> int:
     """Run the draws and print a table; exit code 1 where one falls short of the aim."""
-    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    beside = Path(__file__).resolve().parents[3] / "shared" / "data"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("EDGEJOULE_REFERENCE_DATA") or beside))
     parser.add_argument("--draws", type=int, default=6)
