@@ -40,6 +40,7 @@ EXTRA_OF: Mapping[str, str] = {
     "opentelemetry": "otel",
     "pyjls": "jls",
     "paho": "mqtt",
+    "zeroconf": "mdns",
     "pytest": "hw",
 }
 

@@ -8,7 +8,7 @@ import socket
 from typing import Any
 
 from protos.addresses import bare
-from protos.errors import UsageError
+from protos.extras import missing
 from protos.trust.hint import PORT, ROOT, SERVICE, tag_of
 
 __all__ = ["Announcement"]
@@ -35,8 +35,7 @@ class Announcement:
             self._zeroconf: Any = importlib.import_module("zeroconf")
             self._aio: Any = importlib.import_module("zeroconf.asyncio")
         except ModuleNotFoundError as error:
-            what = "the package zeroconf is not installed"
-            raise UsageError(what, where="--announce", fix="pip install zeroconf, or leave it out") from error
+            raise missing("zeroconf") from error
         self._host, self._port, self._enroll_port = bare(host), port, enroll_port
         self._tag = tag_of(fingerprint)
         self._open: Any = None

@@ -254,15 +254,15 @@ def _job(options: argparse.Namespace) -> ConvertJob:
         equalise=options.equalise,
         bias_correction=options.bias_correction,
         layers=options.layers,
-        activations=options.activations,
-        qat=options.qat,
-        qat_steps=options.qat_steps,
-        qat_rate=options.qat_rate,
         trainable=_trainable(options),
         pointwise=options.pointwise,
         train_memory=_bytes(options.train_memory),
         train_joules=options.train_joules,
         board=options.board,
+        activations=options.activations,
+        qat=options.qat,
+        qat_steps=options.qat_steps,
+        qat_rate=options.qat_rate,
     )
 
 
@@ -275,6 +275,11 @@ def _trainable(options: argparse.Namespace) -> str:
         raise UsageError(
             f"--trainable {mode} goes with cross_entropy alone, and the objective is {options.objective}",
             fix="leave --objective or --trainable out",
+        )
+    if options.activations != "int8" or options.qat is not None:
+        raise UsageError(
+            f"--trainable {mode} goes with a trunk of int8 that is quantised as it is",
+            fix="leave --activations and --qat out, or --trainable",
         )
     if not 1 <= options.pointwise <= 100:
         raise UsageError(f"--pointwise {options.pointwise} is outside 1..100")

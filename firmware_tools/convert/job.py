@@ -48,15 +48,15 @@ class ConvertJob:
     equalise: str = "auto"
     bias_correction: bool = False
     layers: bool = False
-    activations: str = "int8"
-    qat: str | None = None
-    qat_steps: int = 400
-    qat_rate: float = 1e-4
     trainable: str = "head"
     pointwise: int = 1
     train_memory: int | None = None
     train_joules: float | None = None
     board: str = "pi4"
+    activations: str = "int8"
+    qat: str | None = None
+    qat_steps: int = 400
+    qat_rate: float = 1e-4
 
     def to_fields(self) -> dict[str, Any]:
         """The job as a JSON-able dict."""

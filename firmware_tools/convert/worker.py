@@ -76,12 +76,12 @@ from protos.model.task import ANOMALY, CLASSIFICATION, DIFFUSION, REGRESSION, ta
 BACKBONE_FILE, HEAD_FILE, INITIAL_FILE, TAIL_FILE = "backbone.tflite", "head.tflite", "initial.npz", "tail.tflite"
 # Enough for a mean and a deviation of each feature to 2 or 3 per cent.
 _STATISTICS_EXAMPLES = 2000
+# Enough for the spread of each layer of a tail.
+_SCALE_EXAMPLES = 128
 # More than this share of right answers lost to integers is told, with what helps.
 _MUCH_LOST = 0.01
 # Drawn of --qat, and kept in memory.
 _TUNING_EXAMPLES = 10_000
-# Enough for the spread of each layer of a tail.
-_SCALE_EXAMPLES = 128
 # The TFLite quantiser takes no range narrower than about 2e-6: below it, every value becomes the same integer.
 _VANISHED = 1e-6
 _TOOLS = ("edgejoule", "tensorflow-cpu", "tensorflow", "keras", "numpy", "ai-edge-litert")
@@ -108,9 +108,9 @@ class _Conversion:
         self.warnings: list[str] = []
         self.range_examples = 0
         self.quality: dict[str, Any] = {}
-        self.untuned: bytes | None = None
         self.parted: Parted | None = None
         self.tail: TailDesign | None = None
+        self.untuned: bytes | None = None
         self.task = task_of(job.objective)
         # A regression's data name no classes, and need no names.
         self.known_names = job.class_names if self.task != REGRESSION else None

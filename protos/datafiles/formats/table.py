@@ -2,8 +2,8 @@
 
 The first row of a CSV file names its columns; commas, semicolons, tabs or bars divide them, whichever gives the columns
 that are wanted. Where no comma divides, one may be the decimal sign. UTF-8, or UTF-16 with its mark. A Parquet file
-names them itself; it is read a few thousand rows at a time, of the wanted columns alone, by pyarrow where that is
-installed.
+names its columns itself; it is read a few thousand rows at a time, of the wanted columns alone, by the package pyarrow
+where that is installed.
 
 A window is so many rows in a row, all of one class; a row that lacks a number ends the stretch. Of a folder each file
 is a recording of its own; those below ``test/`` are held out.
@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import csv
 import importlib
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,6 @@ __all__ = ["is_table", "read"]
 _HELD_OUT = {"test", "testing", "val", "valid", "validation", "dev", "eval"}
 _CSV, _PARQUET = ".csv", (".parquet", ".pq")
 _ROWS_AT_ONCE = 4096
-_DIVIDERS = (",", ";", "\t", "|")
 
 
 def is_table(path: Path) -> bool:
@@ -93,6 +91,10 @@ def read(
     return x, replace(described.select(kept), set_aside=aside.remarks())
 
 
+_DIVIDERS = (",", ";", "\t", "|")
+_Row = tuple[int, str, list[float] | None]
+
+
 def _windows(file: Path, spec: Windows, left_out: Tally) -> list[tuple[NDArray[np.float32], str]]:
     rows = _of_csv if file.suffix.lower() == _CSV else _of_parquet
     with reading(str(file), "a table"):
@@ -111,8 +113,8 @@ def _windows(file: Path, spec: Windows, left_out: Tally) -> list[tuple[NDArray[n
         return found + _cut(stretch, spec, label)
 
 
-def _of_csv(file: Path, spec: Windows) -> Iterator[tuple[int, str, list[float] | None]]:
-    """Rows by the number of their line: the class, and the numbers; None where one misses."""
+def _of_csv(file: Path, spec: Windows) -> Iterator[_Row]:
+    """Class and values of each row, by the number of its line."""
     with file.open(newline="", encoding=_encoding(file)) as stream:
         first = stream.readline()
         divider = _divider(first, (*spec.columns, spec.label))
@@ -120,11 +122,11 @@ def _of_csv(file: Path, spec: Windows) -> Iterator[tuple[int, str, list[float] |
         _require(names, spec, file)
         decimals = _Decimals(divider)
         for number, row in enumerate(csv.DictReader(stream, names, delimiter=divider, skipinitialspace=True), 2):
-            yield number, (row[spec.label] or "").strip(), _numbers(row, spec.columns, decimals.read)
+            yield number, (row[spec.label] or "").strip(), _numbers(row, spec.columns, decimals)
 
 
-def _of_parquet(file: Path, spec: Windows) -> Iterator[tuple[int, str, list[float] | None]]:
-    """Rows by their number, the first 1; a class that is a whole number is named by its digits."""
+def _of_parquet(file: Path, spec: Windows) -> Iterator[_Row]:
+    """The same by the number of its row, the first 1; a class that is a whole number is named by its digits."""
     try:
         parquet: Any = importlib.import_module("pyarrow.parquet")
     except ModuleNotFoundError as error:
@@ -138,16 +140,24 @@ def _of_parquet(file: Path, spec: Windows) -> Iterator[tuple[int, str, list[floa
                 number += 1
                 row = dict(zip(wanted, values, strict=True))
                 name = "" if row[spec.label] is None else str(row[spec.label]).strip()
-                yield number, name, _numbers(row, spec.columns, float)
+                yield number, name, _reals([row[one] for one in spec.columns])
             progressed()
 
 
-def _require(has: Sequence[str], spec: Windows, file: Path) -> None:
+def _reals(cells: Sequence[Any]) -> list[float] | None:
+    try:
+        values = [float("nan" if one is None else one) for one in cells]
+    except (TypeError, ValueError):
+        return None
+    return values if np.isfinite(values).all() else None
+
+
+def _require(names: Sequence[str], spec: Windows, file: Path) -> None:
     for one in (*spec.columns, spec.label):
-        if (number := list(has).count(one)) != 1:
-            there = ", ".join(has) or "nothing"
-            how = f"{number} columns" if number else "no column"
-            raise DataError(f"has {how} {one!r} (it has {there})", where=str(file), fix="name one so")
+        if list(names).count(one) != 1:
+            has = ", ".join(names) or "nothing"
+            how = "no column" if one not in names else f"{list(names).count(one)} columns"
+            raise DataError(f"has {how} {one!r} (it has {has})", where=str(file), fix="name one so")
 
 
 def _encoding(file: Path) -> str:
@@ -182,10 +192,10 @@ class _Decimals:
         return float(text)
 
 
-def _numbers(row: Mapping[str, Any], columns: Sequence[str], read: Callable[[Any], float]) -> list[float] | None:
+def _numbers(row: Mapping[str, str | None], columns: Sequence[str], decimals: _Decimals) -> list[float] | None:
     try:
-        values = [math.nan if row[one] in (None, "") else read(row[one]) for one in columns]
-    except (TypeError, ValueError):
+        values = [decimals.read(row[one] or "nan") for one in columns]
+    except ValueError:
         return None
     return values if np.isfinite(values).all() else None
 

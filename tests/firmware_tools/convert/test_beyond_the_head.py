@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,9 @@ import pytest
 from command_outcome import Outcome
 from warm_tensorflow import WarmTensorFlow
 
+from benchmarks.one_pass.fleet import Task
+from benchmarks.one_pass.metered import MeteredFleet
+from benchmarks.one_pass.methods import averaged, plan_of
 from coordinator.export.exporter import export_model
 from coordinator.run.evaluation import Evaluator
 from coordinator.run.planning import _check_closed_form
@@ -28,11 +30,6 @@ from protos.model.exported import Exported
 from protos.model.head import Head
 from protos.model.manifest import TAIL_SCHEMA, Manifest
 from protos.update import trees
-
-sys.path.append(str(Path(__file__).resolve().parents[3] / "benchmarks"))
-from one_pass_fleet import Task
-from one_pass_methods import averaged, plan_of
-from papers_metered import MeteredFleet
 
 pytestmark = pytest.mark.workshop
 
