@@ -341,6 +341,13 @@ def all_sites(root: Path = ROOT, rooms: Sequence[str] = ROOMS) -> list[Site]:
     return found
 
 
+def examples_of(path: str, root: Path = ROOT) -> list[str]:
+    """The test of the examples in a module's own docstrings; none where it shows none."""
+    shows = ">>> " in (root / path).read_text()
+    name = path.removesuffix(".py").replace("/", ".")
+    return [f"tests/test_documented_examples.py::test_the_examples_are_true[{name}]"] if shows else []
+
+
 def drawn(found: Sequence[Site], number: int, seed: int) -> list[Site]:
     """A sample without replacement; the first of a longer one of the same seed."""
     order = sorted(found, key=lambda one: hashlib.sha256(f"{seed} {one.name} {one.line}".encode()).digest())
@@ -417,7 +424,8 @@ def main(words: Sequence[str] | None = None) -> int:
         def judged(site: Site, most_s: float, without: frozenset[str]) -> Verdict:
             if site.name in same:
                 return Verdict(site, "equivalent", same[site.name])
-            tests = [one for one in durations.chosen(files[site.path], most_s) if one not in without]
+            chosen = [*examples_of(site.path), *durations.chosen(files[site.path], most_s)]
+            tests = [one for one in chosen if one not in without]
             known[place(site)] = without | set(tests)
             return trees.judge(site, tests, most_s) if tests else Verdict(site, "unreached")
 

@@ -46,7 +46,8 @@ def test_stuffing_agrees_with_the_examples_of_the_paper(plain, stuffed):
 def test_runs_of_254_bytes_need_no_closing_code():
     data = bytes(range(1, 255))
     assert cobs_encode(data) == b"\xff" + data
-    assert cobs_decode(cobs_encode(data + b"\x01")) == data + b"\x01"
+    for more in (b"\x01", b"\x00", b"\x00\x02", b"\x01\x00", data, b"\x00" + data):
+        assert cobs_decode(cobs_encode(data + more)) == data + more
 
 
 def test_the_check_is_the_ccitt_false_crc():
