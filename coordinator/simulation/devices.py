@@ -84,7 +84,7 @@ class _TimedHead:
 
     def __init__(self, head: Head, clock: BoardClock) -> None:
         self._head, self._clock = head, clock
-        self.batch_size, self.inputs = head.batch_size, head.inputs
+        self.batch_size, self.inputs, self.takes_integers = head.batch_size, head.inputs, head.takes_integers
         self.write, self.correct, self.read = head.write, head.correct, head.read
         self.step_s = 0.0
 

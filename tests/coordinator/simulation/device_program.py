@@ -116,6 +116,7 @@ class _Head:
     """Moves every weight by the same amount at each step: 1/16 of the device's own number."""
 
     batch_size = 8
+    takes_integers = False
 
     def __init__(self, bundle: Bundle, number: int, rest: Callable[[float], None], step_s: float) -> None:
         self.inputs = {one.name: one for one in bundle.manifest.head.inputs}
