@@ -341,6 +341,11 @@ def all_sites(root: Path = ROOT, rooms: Sequence[str] = ROOMS) -> list[Site]:
     return found
 
 
+def text_of(site: Site, root: Path = ROOT) -> str:
+    """The line of a change as it stands there: it tells a place from others alike when lines have moved."""
+    return (root / site.path).read_text().splitlines()[site.line - 1].strip()
+
+
 def examples_of(path: str, root: Path = ROOT) -> list[str]:
     """The test of the examples in a module's own docstrings; none where it shows none."""
     shows = ">>> " in (root / path).read_text()
@@ -379,9 +384,9 @@ def main(words: Sequence[str] | None = None) -> int:
     found = all_sites(rooms=rooms)
     sample = drawn(found, asked.skip + asked.number, asked.seed)[asked.skip :]
     if asked.again:
-        kept = {tuple(row[key] for key in NAMED) for row in json.loads(asked.again.read_text())["changes"]
+        kept = {(row["text"], *(row[key] for key in NAMED)) for row in json.loads(asked.again.read_text())["changes"]
                 if row["outcome"] in ("survived", "unreached", "undecided")}  # fmt: skip
-        sample = [one for one in found if tuple(getattr(one, key) for key in NAMED) in kept]
+        sample = [one for one in found if (text_of(one), *(getattr(one, key) for key in NAMED)) in kept]
     same = equivalents()
     if asked.list:
         for site in sample:
@@ -409,7 +414,7 @@ def main(words: Sequence[str] | None = None) -> int:
     def kept() -> None:
         durations.keep()
         if asked.json:
-            rows = [{**{key: getattr(one.site, key) for key in ("line", *NAMED)},
+            rows = [{**{key: getattr(one.site, key) for key in ("line", *NAMED)}, "text": text_of(one.site),
                      "outcome": one.outcome, "by": one.by} for one in verdicts.values()]  # fmt: skip
             asked.json.write_text(
                 json.dumps({"seed": asked.seed, "score": score(), **summed(), "changes": rows}, indent=1) + "\n"
