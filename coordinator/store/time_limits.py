@@ -111,7 +111,9 @@ def limit(engine: Engine) -> Patience:
             patience.done(raw)
 
     def sent(connection: Any, *rest: Any) -> None:
-        patience.begin(connection.connection.driver_connection, ANSWER_S)
+        # One that was lost before has no socket; whoever rolls it back does nothing to the database.
+        if not connection.invalidated:
+            patience.begin(connection.connection.driver_connection, ANSWER_S)
 
     def answered(connection: Any, *rest: Any) -> None:
         patience.done(connection.connection.driver_connection)

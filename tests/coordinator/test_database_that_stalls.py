@@ -19,7 +19,7 @@ from sqlalchemy import text
 
 from coordinator.operator.client import Operator
 from coordinator.store import time_limits
-from coordinator.store.database import Database
+from coordinator.store.database import DamagedError, Database
 from protos.errors import StoreError
 from protos.orders import Verdict
 
@@ -121,6 +121,27 @@ def test_statements_commits_and_connections_that_stall_are_store_errors(through:
         stalled_at_commit()
     with pytest.raises(StoreError), db.reading():
         pass
+    proxy.flowing.set()
+    with db.reading() as connection:
+        assert connection.execute(text("SELECT 1")).scalar() == 1
+    db.close()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_connection_that_is_lost_in_a_transaction_is_nothing_that_is_stored_badly(
+    through: str, proxy: StallingProxy
+) -> None:
+    db = Database(through)
+
+    def lost_within() -> None:
+        with db.writing() as connection:
+            connection.execute(text("CREATE TABLE t (x INTEGER)"))
+            proxy.stall()
+            connection.execute(text("INSERT INTO t VALUES (1)"))
+
+    with pytest.raises(StoreError) as caught:
+        lost_within()
+    assert not isinstance(caught.value, DamagedError)
     proxy.flowing.set()
     with db.reading() as connection:
         assert connection.execute(text("SELECT 1")).scalar() == 1
