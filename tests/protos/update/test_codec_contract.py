@@ -7,6 +7,7 @@ import pytest
 
 from protos.convert.tensors import tensors_from, tensors_to
 from protos.update.codecs import CODECS, build, generator
+from protos.update.entropy.reader import EntropyCoded
 from protos.update.tensors import WHOLE_TREE, EncodedTensor, decode
 from protos.update.trees import Tree, coordinates, shapes
 from protos.v1 import edgejoule_pb2 as pb
@@ -202,3 +203,9 @@ def test_a_layer_of_zeros_beside_others_stays_zero_at_any_rate() -> None:
             assert not back["a"].any()
             assert not back["c"].any()
             assert back["b"].any()
+
+
+@pytest.mark.parametrize("name", ["entropy_coded", "entropy_coded_mmse"])
+def test_nothing_to_code_is_a_message_of_nothing(name: str) -> None:
+    (tensor,), _ = build(name, {"bits": 2}).encode({"w": np.zeros(0, np.float32)}, {}, generator(1))
+    assert tensor.values == EntropyCoded(0.0)

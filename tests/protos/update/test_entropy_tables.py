@@ -70,6 +70,12 @@ def test_tables_are_the_same_integers_on_every_machine() -> None:
         for level in (1, 20, 40, 56, 70, 120):
             digest.update(read(bytes([form + 24, 28, 6 + 64]), [level], dithered=True)[0].frequencies.tobytes())
     assert digest.hexdigest() == DIGEST
+    # Numbers of a large mean, in a table of few of them and many octaves: the weights of its tails are held at their most.
+    wide = hashlib.sha256()
+    for form in range(1, 6):
+        for level in (160, 230):
+            wide.update(read(bytes([form, 1, 18]), [level], dithered=False)[0].frequencies.tobytes())
+    assert wide.hexdigest() == WIDE_DIGEST
 
 
 FIXED = [
@@ -80,6 +86,7 @@ FIXED = [
     [452, 1069, 2781, 6726, 9932, 6726, 2781, 1069, 452, 214, 176, 214, 176],
 ]
 DIGEST = "24a24e9425967c9c174ebf2449a36cb35adcdbd869a4562bcabb2452788d554f"
+WIDE_DIGEST = "dedb069e10edee50555afbe254640f8a595955734c36fdfadd02591fc2c4087a"
 
 
 @pytest.mark.parametrize("shape", sorted(SHAPES))
