@@ -70,7 +70,7 @@ def test_tables_are_the_same_integers_on_every_machine() -> None:
         for level in (1, 20, 40, 56, 70, 120):
             digest.update(read(bytes([form + 24, 28, 6 + 64]), [level], dithered=True)[0].frequencies.tobytes())
     assert digest.hexdigest() == DIGEST
-    # Numbers of a large mean, in a table of few of them and many octaves: the weights of its tails are held at their most.
+    # Numbers of a large mean in a table of few and many octaves: the weights of its tails are held at their most.
     wide = hashlib.sha256()
     for form in range(1, 6):
         for level in (160, 230):
