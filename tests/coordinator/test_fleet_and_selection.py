@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.run.planning import budget_for, prepare, seed_for, steps_for, summary, train_inputs
+from coordinator.run.forgetting import Rest, head_without
+from coordinator.run.planning import budget_for, held_out, prepare, seed_for, steps_for, summary, train_inputs
 from coordinator.run.rounds.roster import Roster, in_short
 from coordinator.server.fleet import Fleet
 from coordinator.store.models.bundle_store import BundleStore
@@ -20,6 +22,7 @@ from protos.errors import IntegrityError, PlanError, UnknownRunError
 from protos.model.bundle import open_bundle
 from protos.orders import DeviceCard, Engine, MeterCard
 from protos.plan.plan import RunPlan, parse
+from protos.update import trees
 
 LITERT, OLD = Engine("litert", "2.3", "xnnpack"), Engine("tflite-runtime", "2.14", "builtin")
 
@@ -164,6 +167,29 @@ def test_a_head_without_steps_takes_no_inputs_and_one_with_steps_keeps_its_own(p
     assert train_inputs(plan, stepless) == {}
     with pytest.raises(PlanError, match="takes no 'proximal_mu'"):
         train_inputs(_plan("[train]\nproximal_mu = 0.5\n"), stepless)
+
+
+def test_evaluation_data_are_looked_for_beside_the_plan_and_their_test_part_is_taken(
+    plain_bundle: Path, tmp_path: Path
+) -> None:
+    manifest = open_bundle(plain_bundle).manifest
+    assert held_out(_plan(), manifest, tmp_path) is None
+    x, y = np.arange(54, dtype=np.uint8).reshape(9, 2, 3), np.arange(9, dtype=np.int32) % 3
+    (tmp_path / "data").mkdir()
+    for name, is_test in (("parted", np.arange(9) >= 6), ("whole", np.zeros(9, bool))):
+        np.savez(tmp_path / "data" / f"{name}.npz", x=x, y=y, is_test=is_test)
+        for path in (f"data/{name}.npz", str(tmp_path / "data" / f"{name}.npz")):
+            found = held_out(_plan(f'[evaluate]\ndata = "{path}"\n'), manifest, tmp_path)
+            assert found is not None
+            assert found.y.tolist() == (y[6:] if name == "parted" else y).tolist()
+
+
+def test_a_head_without_a_device_is_judged_only_where_there_is_something_to_judge_by(plain_bundle: Path) -> None:
+    bundle = open_bundle(plain_bundle)
+    tree, said, *judged = head_without(Rest("run", "a", _plan(), bundle.bundle_id, None, ()), bundle, None)
+    assert trees.version(tree) == trees.version(bundle.initial_head())
+    assert "nobody is left" in said
+    assert judged == [None, None, ""]
 
 
 def test_the_shelf_keeps_a_copy_that_outlives_the_original(plain_bundle: Path, tmp_path: Path) -> None:
