@@ -184,6 +184,8 @@ class Trees:
     def judge(self, site: Site, tests: Sequence[str], most_s: float) -> Verdict:
         """Run tests on a change, until one fails that passes without the change."""
         some = tests = [one for one in tests if self._unchanged.get(one, True)]
+        # A change that makes tests wait for ever is given up; so is a computer on which they last as long without it.
+        limit_s = 3 * most_s + 60
         tree = self.free.get()
         try:
             while some:
@@ -191,15 +193,15 @@ class Trees:
                 source = path.read_text()
                 path.write_text(site.applied(source))
                 try:
-                    failed = run(tree, some, 3 * most_s + 60, self._durations)
+                    failed = run(tree, some, limit_s, self._durations)
                 finally:
                     path.write_text(source)
                 if failed is None:
                     return Verdict(site, "survived", f"{len(tests)} tests")
-                if failed == ENDED and run(tree, some, 3 * most_s + 60, self._durations) == ENDED:
+                if failed == ENDED and run(tree, some, limit_s, self._durations) == ENDED:
                     # This computer is too slow to tell.
                     return Verdict(site, "undecided", failed)
-                if failed == BEGUN and run(tree, some, 3 * most_s + 60, self._durations) == BEGUN:
+                if failed == BEGUN and run(tree, some, limit_s, self._durations) == BEGUN:
                     raise RuntimeError(f"tests cannot begin without a change either: {some}")
                 if failed in (BEGUN, ENDED) or self._passes(tree, failed):
                     return Verdict(site, "killed", failed)
@@ -341,6 +343,11 @@ def all_sites(root: Path = ROOT, rooms: Sequence[str] = ROOMS) -> list[Site]:
     return found
 
 
+def place_of(site: Site) -> str:
+    """What tells a change from all others of the same tree."""
+    return f"{site.name} {site.line} {site.span}"
+
+
 def text_of(site: Site, root: Path = ROOT) -> str:
     """The line of a change as it stands there: it tells a place from others alike when lines have moved."""
     return (root / site.path).read_text().splitlines()[site.line - 1].strip()
@@ -384,9 +391,9 @@ def main(words: Sequence[str] | None = None) -> int:
     found = all_sites(rooms=rooms)
     sample = drawn(found, asked.skip + asked.number, asked.seed)[asked.skip :]
     if asked.again:
-        kept = {(row["text"], *(row[key] for key in NAMED)) for row in json.loads(asked.again.read_text())["changes"]
+        wanted = {(row["text"], *(row[key] for key in NAMED)) for row in json.loads(asked.again.read_text())["changes"]
                 if row["outcome"] in ("survived", "unreached", "undecided")}  # fmt: skip
-        sample = [one for one in found if (text_of(one), *(getattr(one, key) for key in NAMED)) in kept]
+        sample = [one for one in found if (text_of(one), *(getattr(one, key) for key in NAMED)) in wanted]
     same = equivalents()
     if asked.list:
         for site in sample:
@@ -401,7 +408,7 @@ def main(words: Sequence[str] | None = None) -> int:
         for site in sample:
             row = judged_before.get((site.line, *(getattr(site, key) for key in NAMED)))
             if row is not None and row["outcome"] != "undecided":
-                verdicts[f"{site.name} {site.line} {site.span}"] = Verdict(site, row["outcome"], row["by"])
+                verdicts[place_of(site)] = Verdict(site, row["outcome"], row["by"])
     began = time.monotonic()
 
     def summed() -> dict[str, int]:
@@ -420,9 +427,6 @@ def main(words: Sequence[str] | None = None) -> int:
                 json.dumps({"seed": asked.seed, "score": score(), **summed(), "changes": rows}, indent=1) + "\n"
             )
 
-    def place(site: Site) -> str:
-        return f"{site.name} {site.line} {site.span}"
-
     with tempfile.TemporaryDirectory(prefix="mutants-") as scratch, ThreadPoolExecutor(asked.workers) as pool:
         trees = Trees(Path(scratch), asked.workers, durations)
 
@@ -431,24 +435,24 @@ def main(words: Sequence[str] | None = None) -> int:
                 return Verdict(site, "equivalent", same[site.name])
             chosen = [*examples_of(site.path), *durations.chosen(files[site.path], most_s)]
             tests = [one for one in chosen if one not in without]
-            known[place(site)] = without | set(tests)
+            known[place_of(site)] = without | set(tests)
             return trees.judge(site, tests, most_s) if tests else Verdict(site, "unreached")
 
         known: dict[str, frozenset[str]] = {}
         try:
             for first, most_s in ((True, asked.most_s), (False, asked.then_s)):
-                left = [one for one in sample if place(one) not in verdicts
-                        or (not first and verdicts[place(one)].outcome in ("survived", "unreached"))]  # fmt: skip
+                left = [one for one in sample if place_of(one) not in verdicts
+                        or (not first and verdicts[place_of(one)].outcome in ("survived", "unreached"))]  # fmt: skip
                 if most_s <= 0 or not left:
                     continue
                 if not first:
                     told(f"{len(left)} that none of the nearest tests noticed: {most_s:.0f} s of others for each")
-                waiting = [pool.submit(judged, one, most_s, known.get(place(one), frozenset())) for one in left]
+                waiting = [pool.submit(judged, one, most_s, known.get(place_of(one), frozenset())) for one in left]
                 for done in as_completed(waiting):
                     verdict = done.result()
-                    before = verdicts.get(place(verdict.site))
+                    before = verdicts.get(place_of(verdict.site))
                     if before is None or verdict.outcome != "unreached":
-                        verdicts[place(verdict.site)] = verdict
+                        verdicts[place_of(verdict.site)] = verdict
                         told(verdict.line())
                     kept()
         except KeyboardInterrupt:
