@@ -95,7 +95,10 @@ def test_refusals_are_counted_by_reason(db: Database) -> None:
         with db.writing() as connection:
             reports.refuse(connection, "run-1", 1, "a", "wrong_head", "trained with another")
     with db.reading() as connection:
-        a, b = reading.run_status(connection, "run-1").rounds[-1].devices
+        whole = reading.run_status(connection, "run-1")
+        page, following = reading.run_page(connection, "run-1", 1, 1)
+    a, b = whole.rounds[-1].devices
+    assert (page.rounds, following) == (whole.rounds[1:], 0), "a page has all that is of its last round"
     assert [(one.code, one.count, one.detail) for one in a.refusals] == [("wrong_head", 3, "trained with another")]
     assert b.refusals == ()
 
