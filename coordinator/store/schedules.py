@@ -81,14 +81,17 @@ def run_id_at(schedule_id: str, due_s: float) -> str:
 
 
 def begin(db: Database, schedule_id: str, due_s: float, run: runs.NewRun, head: Tree) -> bool:
-    """Write the run of a time down, and that the time is decided; False when it is not to be decided any more."""
+    """Write the run of a time down, and that the time is decided; False when it was, or the run is there."""
     with db.writing() as connection:
-        if not _is_open(connection, schedule_id, due_s) or runs.exists(connection, run.run_id):
+        if not _is_open(connection, schedule_id, due_s):
             return False
-        heads.put(connection, head)
-        runs.add(connection, run)
+        is_new = not runs.exists(connection, run.run_id)
+        if is_new:
+            heads.put(connection, head)
+            runs.add(connection, run)
+        # Also of a run that is there already: undecided, its time would be asked for again at once, and again.
         runs.note(connection, schedule_id, None, BEGUN, f"{_stamp(due_s)} {run.run_id}")
-        return True
+        return is_new
 
 
 def miss(db: Database, schedule_id: str, due_s: float, count: int, why: str) -> bool:

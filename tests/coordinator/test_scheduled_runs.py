@@ -241,6 +241,8 @@ def test_one_time_is_written_down_once_whoever_else_tries(played: Any, tmp_path:
         with world.db.writing() as connection:
             connection.execute(schedules.events.delete().where(schedules.events.c.run_id == one.run_id))
         assert not await world.operations.start_due(one, due_s), "its id is taken"
+        assert schedules.all_of(world.db)[0].decided_s == due_s, "else it is looked at again without end"
+        assert len(await world.begun()) == 1
 
     played(story)
 
