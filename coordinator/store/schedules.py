@@ -13,15 +13,18 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Connection, RowMapping, select
 
-from coordinator.store import runs
+from coordinator.store import clock, runs
 from coordinator.store.database import Database
 from coordinator.store.models import heads
 from coordinator.store.tables import events
 from coordinator.store.tables import runs as table
+from protos.durations import DAY_S
 from protos.plan.schedule import in_words
 from protos.update.trees import Tree
 
 BEGUN, MISSED, RESUMED = "begun", "missed", "resumed"
+# What was decided so far ahead of now was decided by a clock that was wrong and is put right: those times are to come.
+_AHEAD_S = DAY_S
 _FORM = "%Y-%m-%dT%H:%M:%SZ"
 
 
@@ -56,14 +59,19 @@ def all_of(db: Database) -> list[Schedule]:
 def _schedule(connection: Connection, row: RowMapping) -> Schedule:
     begun_s = float(int(row["started_unix_s"]))
     decided_s, newest, missed, missed_last = begun_s - 1, "", 0, ""
+    latest_s = clock.unix_s() + _AHEAD_S
     query = select(events).where(events.c.run_id == row["run_id"]).order_by(events.c.sequence)
     for event in connection.execute(query).mappings():
         if event["kind"] == RESUMED:
             # Nobody misses what was not to be.
-            decided_s = max(decided_s, float(int(event["unix_s"])))
+            at_s = float(int(event["unix_s"]))
+            if at_s <= latest_s:
+                decided_s = max(decided_s, at_s)
         elif event["kind"] in (BEGUN, MISSED):
             stamp, _, rest = event["detail"].partition(" ")
-            decided_s = max(decided_s, _read(stamp))
+            at_s = _read(stamp)
+            if at_s <= latest_s:
+                decided_s = max(decided_s, at_s)
             if event["kind"] == BEGUN:
                 newest = rest
             else:
