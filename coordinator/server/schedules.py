@@ -62,6 +62,7 @@ class Schedules:
         """Decide times as they come, for ever."""
         while True:
             self._wanted.clear()
+            looked_s = clock.unix_s()
             try:
                 next_s = await self._look()
             except StoreError as error:
@@ -70,9 +71,10 @@ class Schedules:
             except Exception:
                 log.exception("internal error in schedules; they are looked at again")
                 next_s = clock.unix_s() + RETRY_S
-            while not self._wanted.is_set() and (wait_s := next_s - clock.unix_s()) > 0:
+            # A clock that was put back is another one: what comes next is looked for anew.
+            while not self._wanted.is_set() and looked_s <= (now_s := clock.unix_s()) < next_s:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._wanted.wait(), min(LOOK_S, wait_s))
+                    await asyncio.wait_for(self._wanted.wait(), min(LOOK_S, next_s - now_s))
 
     async def _look(self) -> float:
         """Decide what is due; returns when there is something to decide again, Unix seconds."""

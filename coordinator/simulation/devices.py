@@ -79,18 +79,18 @@ class Shared:
     source: str
 
 
-class _TimedHead:
-    """The shared head, whose steps take the time of the board that makes them."""
+class _TimedHead(Head):
+    """The shared head, whose steps take the time of the board that makes them: whatever a head has, this one has, and
+    its interpreter and signatures are the shared ones."""
 
     def __init__(self, head: Head, clock: BoardClock) -> None:
-        self._head, self._clock = head, clock
-        self.batch_size, self.inputs, self.takes_integers = head.batch_size, head.inputs, head.takes_integers
-        self.write, self.correct, self.read = head.write, head.correct, head.read
-        self.step_s = 0.0
+        # Not made again: one interpreter for the whole fleet.
+        vars(self).update(vars(head))
+        self._clock, self.step_s = clock, 0.0
 
     def train_step(self, x: Any, y: Any, weight: Any = None, **inputs: float) -> float:
         self._clock.ahead_s += self.step_s
-        return self._head.train_step(x, y, weight, **inputs)
+        return super().train_step(x, y, weight, **inputs)
 
 
 class _Rows:
@@ -252,7 +252,7 @@ class VirtualBoard:
         self.bench = Workbench(
             device_id=device_id,
             bundle=shared.bundle,
-            head=cast(Head, self._head),
+            head=self._head,
             examples=cast(LocalExamples, _NoRaw()),
             summary=summary,
             cache=cast(Any, self._rows),

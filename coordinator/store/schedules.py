@@ -13,15 +13,18 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Connection, RowMapping, select
 
-from coordinator.store import runs
+from coordinator.store import clock, runs
 from coordinator.store.database import Database
 from coordinator.store.models import heads
 from coordinator.store.tables import events
 from coordinator.store.tables import runs as table
+from protos.durations import DAY_S
 from protos.plan.schedule import in_words
 from protos.update.trees import Tree
 
 BEGUN, MISSED, RESUMED = "begun", "missed", "resumed"
+# What was decided so far ahead of now was decided by a clock that was wrong and is put right: those times are to come.
+_AHEAD_S = DAY_S
 _FORM = "%Y-%m-%dT%H:%M:%SZ"
 
 
@@ -56,14 +59,19 @@ def all_of(db: Database) -> list[Schedule]:
 def _schedule(connection: Connection, row: RowMapping) -> Schedule:
     begun_s = float(int(row["started_unix_s"]))
     decided_s, newest, missed, missed_last = begun_s - 1, "", 0, ""
+    latest_s = clock.unix_s() + _AHEAD_S
     query = select(events).where(events.c.run_id == row["run_id"]).order_by(events.c.sequence)
     for event in connection.execute(query).mappings():
         if event["kind"] == RESUMED:
             # Nobody misses what was not to be.
-            decided_s = max(decided_s, float(int(event["unix_s"])))
+            at_s = float(int(event["unix_s"]))
+            if at_s <= latest_s:
+                decided_s = max(decided_s, at_s)
         elif event["kind"] in (BEGUN, MISSED):
             stamp, _, rest = event["detail"].partition(" ")
-            decided_s = max(decided_s, _read(stamp))
+            at_s = _read(stamp)
+            if at_s <= latest_s:
+                decided_s = max(decided_s, at_s)
             if event["kind"] == BEGUN:
                 newest = rest
             else:
@@ -81,14 +89,17 @@ def run_id_at(schedule_id: str, due_s: float) -> str:
 
 
 def begin(db: Database, schedule_id: str, due_s: float, run: runs.NewRun, head: Tree) -> bool:
-    """Write the run of a time down, and that the time is decided; False when it is not to be decided any more."""
+    """Write the run of a time down, and that the time is decided; False when it was, or the run is there."""
     with db.writing() as connection:
-        if not _is_open(connection, schedule_id, due_s) or runs.exists(connection, run.run_id):
+        if not _is_open(connection, schedule_id, due_s):
             return False
-        heads.put(connection, head)
-        runs.add(connection, run)
+        is_new = not runs.exists(connection, run.run_id)
+        if is_new:
+            heads.put(connection, head)
+            runs.add(connection, run)
+        # Also of a run that is there already: undecided, its time would be asked for again at once, and again.
         runs.note(connection, schedule_id, None, BEGUN, f"{_stamp(due_s)} {run.run_id}")
-        return True
+        return is_new
 
 
 def miss(db: Database, schedule_id: str, due_s: float, count: int, why: str) -> bool:

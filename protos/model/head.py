@@ -12,6 +12,7 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -89,13 +90,13 @@ class Head:
         # Of a denoiser: latents are where noise has the size of the signal.
         self._affine = bundle.feature_affine() if self._task == DIFFUSION else None
         self._random: np.random.Generator | None = None
-        # Runners hold only borrowed pointers into the interpreter: it must live as long as they do.
-        self._interpreter = open_interpreter(bundle.head_path)
-        self._run = self._runners()
+        self._run = self._runners(bundle.head_path)
         self._defaults = {name: np.array([one.default], np.float32) for name, one in self.inputs.items()}
         self.write(bundle.initial_head())
 
-    def _runners(self) -> dict[str, Any]:
+    def _runners(self, path: Path) -> dict[str, Any]:
+        # Runners hold only borrowed pointers into the interpreter: it must live as long as they do.
+        self._interpreter = open_interpreter(path)
         found = self._interpreter.get_signature_list()
         batch, width = self.batch_size, self.embedding_width
         labels: dict[str, tuple[int, ...]] = {"y": (batch,)}

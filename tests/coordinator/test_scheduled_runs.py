@@ -227,6 +227,27 @@ def test_a_paused_schedule_goes_on_by_another_plan_with_times_and_by_none_withou
     played(story)
 
 
+def test_a_clock_that_was_a_year_ahead_for_a_while_costs_no_more_times_than_that(played: Any) -> None:
+    async def story(world: World) -> None:
+        ahead_s = 0.0
+        loop = asyncio.get_running_loop()
+        with clock.shown(loop.time, lambda: EPOCH_UNIX_S + loop.time() + ahead_s):
+            async with world.serving():
+                schedule = await world.start('schedule = "daily 02:00"')
+                await asyncio.sleep(DAY)
+                await world.end_all()
+                ahead_s = 365 * DAY
+                await asyncio.sleep(3 * HOUR)
+                assert "next 2027-01-07 02:00 UTC" in await world.reason(schedule)
+                assert "missed 365" in await world.reason(schedule)
+                ahead_s = 0.0
+                await asyncio.sleep(DAY)
+                assert await world.begun() == ["01-06T02:00", "01-07T02:00"]
+                assert "next 2026-01-08 02:00 UTC" in await world.reason(schedule)
+
+    played(story)
+
+
 def test_one_time_is_written_down_once_whoever_else_tries(played: Any, tmp_path: Path) -> None:
     async def story(world: World) -> None:
         async with world.serving():
@@ -241,6 +262,8 @@ def test_one_time_is_written_down_once_whoever_else_tries(played: Any, tmp_path:
         with world.db.writing() as connection:
             connection.execute(schedules.events.delete().where(schedules.events.c.run_id == one.run_id))
         assert not await world.operations.start_due(one, due_s), "its id is taken"
+        assert schedules.all_of(world.db)[0].decided_s == due_s, "else it is looked at again without end"
+        assert len(await world.begun()) == 1
 
     played(story)
 

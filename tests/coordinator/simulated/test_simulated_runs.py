@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from diffusion_models import diffusion_models
 
 from coordinator.api import simulate
 from coordinator.run.evaluation import Evaluator
@@ -98,6 +99,18 @@ def test_the_same_arguments_give_the_same_bits(run: Run) -> None:
     assert one.virtual_s == other.virtual_s
     another = run(plan, **(hard | {"seed": 5}))
     assert another.outcome != one.outcome
+
+
+@pytest.mark.workshop
+def test_a_denoiser_draws_its_noise_on_boards_that_do_not_exist(tmp_path: Path) -> None:
+    models = diffusion_models(tmp_path)
+    # Boards have no use for one.
+    plan = PLAN | {"run": PLAN["run"] | {"deliver": "none"}, "train": {"rate": 0.005, "epochs": 2}}
+    found = simulate(plan, devices=3, data=str(models / "fleet.npz"), bundle=models / "bundle")
+    assert found.outcome.run["state"] == "finished"
+    assert found.arrays["accepted"].all()
+    losses = [row["loss"] for row in found.outcome.rounds]
+    assert losses[-1] < losses[0]
 
 
 def test_heads_do_not_depend_on_boards_where_nothing_is_cut_short(run: Run, plain: Simulated) -> None:

@@ -30,6 +30,7 @@ from edge_runtime.round.training_basis import HeldBasis
 from edge_runtime.round.work import Workbench
 from protos.energy.trace import Phase, PhaseEnergy
 from protos.model.bundle import Bundle
+from protos.model.head import Head
 from protos.orders import DeviceCard, Engine, MeterCard
 from protos.update.trees import Tree
 
@@ -112,27 +113,24 @@ class Meter:
         self._pass()
 
 
-class _Head:
-    """Moves every weight by the same amount at each step: 1/16 of the device's own number."""
-
-    batch_size = 8
-    takes_integers = False
+class _Head(Head):
+    """Moves every weight by the same amount at each step: 1/16 of the device's own number. In place of the compiled
+    signatures alone: all else is the device's own head."""
 
     def __init__(self, bundle: Bundle, number: int, rest: Callable[[float], None], step_s: float) -> None:
-        self.inputs = {one.name: one for one in bundle.manifest.head.inputs}
         self._by, self._rest, self._step_s = np.float32(number / 16), rest, step_s
-        self._values: Tree = bundle.initial_head()
+        super().__init__(bundle)
 
-    def write(self, head: Tree) -> None:
-        self._values = {name: value.copy() for name, value in head.items()}
+    def _runners(self, path: Path) -> dict[str, Any]:
+        return {"write": self._written, "read": lambda: self._values, "train": self._stepped}
 
-    def read(self) -> Tree:
-        return self._values
+    def _written(self, **values: Any) -> None:
+        self._values: Tree = {name: value.copy() for name, value in values.items()}
 
-    def train_step(self, x: Any, y: Any, weight: Any = None, **inputs: float) -> float:
+    def _stepped(self, **given: Any) -> dict[str, Any]:
         self._rest(self._step_s)
         self._values = {name: value + self._by for name, value in self._values.items()}
-        return 1.0
+        return {"loss": np.ones(1, np.float32)}
 
 
 class SimulatedLink(Link):
@@ -248,7 +246,7 @@ class DeviceProgram:
         bench = Workbench(
             device_id=self.device_id,
             bundle=self._bundle,
-            head=_Head(self._bundle, self._number, self._rest, self._step_s),  # type: ignore[arg-type]
+            head=_Head(self._bundle, self._number, self._rest, self._step_s),
             examples=none,
             summary=SimpleNamespace(train_count=self.examples, labels=labels),  # type: ignore[arg-type]
             cache=SimpleNamespace(complete=True, view=lambda: stored),  # type: ignore[arg-type]
