@@ -187,9 +187,10 @@ class RunDriver:
             self._regroup()
 
     def has_at_work(self, device_id: str) -> bool:
-        """Whether this device has an order of the run that it has not answered."""
+        """Whether this device has an order of the run that it has not answered, and that is not closed on disk."""
         machine = self.run.machine
-        return device_id in machine.at_work or (machine.owes(device_id) and device_id not in self.run.refused)
+        ordered = machine.owes(device_id) or machine.settles_without(device_id)
+        return device_id in machine.at_work or (ordered and device_id not in self.run.refused)
 
     def at_work(self) -> list[str]:
         """Devices that have an order, or will have one as soon as it is on disk."""

@@ -185,6 +185,11 @@ class RoundMachine:
         """Whether the device was ordered in the open round and has not reported."""
         return self.state is State.OPEN and device_id in self.ordered and device_id not in self.reported
 
+    def settles_without(self, device_id: str) -> bool:
+        """Whether the round is being written down without a report of this device: until then its order stands on
+        disk, and a restart would find it there."""
+        return self.state is State.SETTLING and device_id in self.ordered and device_id not in self.reported
+
     @property
     def is_pausing(self) -> bool:
         """Whether the run is to rest, and does not yet."""
