@@ -115,13 +115,21 @@ class Upgrades:
         db, books: the database, and the thread that uses it.
         fleet: who is here.
         news: tells the calls that wait for an order to look again.
+        now_s: the clock of silence, by which the fleet says when it heard of a device.
         trust: the fleet's certificates; None: without them nothing is ever offered.
     """
 
     def __init__(
-        self, db: Database, books: Worker, fleet: Fleet, news: Callable[[], None], trust: UpgradesTrust | None = None
+        self,
+        db: Database,
+        books: Worker,
+        fleet: Fleet,
+        news: Callable[[], None],
+        now_s: Callable[[], float],
+        trust: UpgradesTrust | None = None,
     ) -> None:
         self._db, self._books, self._fleet, self._news, self.trust = db, books, fleet, news, trust
+        self._now_s, self._since_s = now_s, now_s()
         self._on: Kept | None = None
         self._rows: dict[str, Row] = {}
         # One change at a time: what follows from a word of a device is worked out from all that came before.
@@ -129,6 +137,8 @@ class Upgrades:
 
     async def open(self) -> None:
         """Take up the upgrade that was on. Raises StoreError."""
+        # Who had begun may have come back while nobody was there to hear it.
+        self._since_s = self._now_s()
         self._on, self._rows = await self._books.do(_opened, self._db)
 
     # ------------------------------------------------------------ operators
@@ -296,7 +306,7 @@ class Upgrades:
                 log.warning("%s: %s; looked after again", self._on.upgrade_id if self._on else "upgrade", error)
 
     async def _look(self, on: Kept) -> None:
-        gone = stages.lost(self._rows.values(), clock.unix_s(), on.trial_s, self._is_here)
+        gone = stages.lost(self._rows.values(), clock.unix_s(), on.trial_s, self._silent_s)
         if gone:
             await self._books.do(_change_devices, self._db, on.upgrade_id, gone)
             self._rows |= {one.device_id: one for one in gone}
@@ -332,6 +342,12 @@ class Upgrades:
     def _is_here(self, device_id: str) -> bool:
         member = self._fleet.get(device_id)
         return member is not None and member.state == "present"
+
+    def _silent_s(self, device_id: str) -> float:
+        member = self._fleet.get(device_id)
+        if member is not None and member.state == "present":
+            return 0.0
+        return self._now_s() - max(self._since_s, member.seen_s if member is not None else 0.0)
 
     def _shown(self, kept: Kept, rows: dict[str, Row]) -> UpgradeStatus:
         devices = []

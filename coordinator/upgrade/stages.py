@@ -8,8 +8,8 @@ Rules kept here:
   get it when they are back, whatever stage is open by then.
 * The first canary that fails stops all; of the others, more than ``may_fail``. Who has begun goes on: a board finishes
   its trial, or goes back, by itself.
-* A board that has begun and is not heard of for longer than all of it can take has failed: :data:`BEYOND_S` after
-  twice the time of its trial.
+* A board that has begun and is not heard of for longer than all of it can take has failed: :data:`BEYOND_S` and
+  twice the time of its trial, in which somebody listened for it.
 
 Nothing here waits or asks for the time.
 """
@@ -45,13 +45,17 @@ def stages_of(rows: Mapping[str, Row]) -> int:
     return 1 + max((one.stage for one in rows.values()), default=0)
 
 
-def lost(rows: Iterable[Row], now_unix_s: float, trial_s: float, present: Callable[[str], bool]) -> Sequence[Row]:
-    """Devices that have begun and did not come back, as rows that say so."""
+def lost(rows: Iterable[Row], now_unix_s: float, trial_s: float, silent_s: Callable[[str], float]) -> Sequence[Row]:
+    """Devices that have begun and did not come back, as rows that say so.
+
+    Args:
+        silent_s: for how long somebody listened for a device and heard nothing; 0 for one that is here.
+    """
     limit_s = 2 * trial_s + BEYOND_S
     return [
         replace(one, state="failed", reason="did not come back", changed_unix_s=now_unix_s)
         for one in rows
-        if one.state in BEGUN and not present(one.device_id) and now_unix_s - one.changed_unix_s > limit_s
+        if one.state in BEGUN and silent_s(one.device_id) > limit_s
     ]
 
 
