@@ -254,17 +254,17 @@ class Upgrades:
         if self.trust is None or on is None or row is None:
             # Without certificates, as after a restart without them, nobody could check anything.
             return None
-        if row.stage > on.stage or row.state not in ("waiting", "offered"):
+        if not _is_due(row, on, said):
             return None
         async with self._changing:
             on, row = self._on, self._rows.get(device_id)
-            if on is None or row is None or row.stage > on.stage or row.state not in ("waiting", "offered"):
+            if on is None or row is None or not _is_due(row, on, said):
                 return None
             now = clock.unix_s()
             if said is None:
                 made = replace(row, state="failed", reason=_TAKES_NONE, changed_unix_s=now)
-            elif row.state == "waiting":
-                made = replace(row, state="offered", changed_unix_s=now)
+            elif row.state != "offered":
+                made = replace(row, state="offered", reason="", changed_unix_s=now)
             else:
                 made = row
             if made != row:
@@ -391,6 +391,14 @@ def _check(wanted: UpgradeWanted) -> None:
             raise UsageError(f"{figure} is no number of devices", where=flag, fix=f"give {least} to {_MOST_DEVICES}")
     if not 0 < len(wanted.to) <= _MOST_TO:
         raise UsageError("nobody is named", where="--to", fix=f"give a group, a device, or {ALL}")
+
+
+def _is_due(row: Row, on: Kept, said: UpgradeState | None) -> bool:
+    """Whether a device that says this is to be offered the upgrade, or can have none: its stage is open, and it knows
+    of none of it. One that had begun and lost that, as with a new card, begins anew."""
+    if row.stage > on.stage or row.state in stages.DONE:
+        return False
+    return row.state in ("waiting", "offered") or said is None or said.upgrade_id != on.upgrade_id
 
 
 def _opened(db: Database) -> tuple[Kept | None, dict[str, Row]]:

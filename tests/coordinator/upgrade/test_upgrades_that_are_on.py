@@ -126,3 +126,30 @@ def test_a_coordinator_that_was_down_for_a_day_gives_a_board_on_trial_its_time_t
             assert shown.reason == "canary pi-1 failed: did not come back"
 
     run(home, work)
+
+
+def test_a_board_that_lost_what_it_had_begun_begins_anew_and_one_that_takes_none_any_more_has_failed(
+    home: Home,
+) -> None:
+    async def work() -> None:
+        home.enrol("pi-1")
+        async with home.started() as (upgrades, fleet):
+            fleet.join(card("pi-1"), home.now_s, 0.0)
+            begun = await upgrades.start(*home.wanted(1), "test")
+            for state in ("checked", "trial"):
+                said = UpgradeState(begun.upgrade_id, state)
+                await upgrades.heard("pi-1", said)
+                assert await upgrades.offer("pi-1", said) is None, "it is at work on it"
+                # A new card, or a request that nobody took up: the board knows of nothing.
+                await upgrades.heard("pi-1", UpgradeState())
+                assert await upgrades.offer("pi-1", UpgradeState()) is not None
+                assert states(await upgrades.one("")) == {"pi-1": "offered"}
+            await upgrades.heard("pi-1", UpgradeState(begun.upgrade_id, "checked"))
+            # `edge-runtime service upgrades off`, meanwhile.
+            await upgrades.heard("pi-1", None)
+            assert await upgrades.offer("pi-1", None) is None
+            shown = await upgrades.one("")
+            assert shown.state == "stopped"
+            assert "takes no upgrades" in shown.reason
+
+    run(home, work)
