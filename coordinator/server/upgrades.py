@@ -186,6 +186,7 @@ class Upgrades:
                 fix = "wait for its end, or: coordinator upgrade stop"
                 raise RefusedError(f"{self._on.wheel} is on its way", where=self._on.upgrade_id, fix=fix)
             said = {"sha256": statement.sha256, "version": statement.version, "to": list(wanted.to)}
+            await self._books.do(_refuse_older, self._db, values)
             await trust.noted(who, "upgrade begun", upgrade=values["upgrade_id"], wheel=wanted.wheel, **said)
             self._on = await self._books.do(_begin, self._db, values, data, wanted.signature, rows)
             self._rows = {one.device_id: one for one in rows}
@@ -407,18 +408,22 @@ def _opened(db: Database) -> tuple[Kept | None, dict[str, Row]]:
         return on, book.devices_of(connection, on.upgrade_id) if on is not None else {}
 
 
+def _refuse_older(db: Database, values: dict[str, Any]) -> None:
+    with db.reading() as connection:
+        before = book.newest_of_line(connection, str(values["line"]))
+    where = str(values["wheel"])
+    if before is not None and values["version"] < before.version:
+        raise RefusedError(
+            f"is version {values['version']} of {values['line']}, and {before.version} was begun before",
+            where=where,
+            fix="sign it anew, or go back on a board with `edge-runtime service rollback`",
+        )
+    if before is not None and values["version"] == before.version and values["sha256"] != before.sha256:
+        raise RefusedError(f"is another version {before.version}", where=where, fix="raise its version")
+
+
 def _begin(db: Database, values: dict[str, Any], data: bytes, signature: bytes, rows: list[Row]) -> Kept:
     with db.writing() as connection:
-        before = book.newest_of_line(connection, str(values["line"]))
-        where = str(values["wheel"])
-        if before is not None and values["version"] < before.version:
-            raise RefusedError(
-                f"is version {values['version']} of {values['line']}, and {before.version} was begun before",
-                where=where,
-                fix="sign it anew, or go back on a board with `edge-runtime service rollback`",
-            )
-        if before is not None and values["version"] == before.version and values["sha256"] != before.sha256:
-            raise RefusedError(f"is another version {before.version}", where=where, fix="raise its version")
         return book.add(connection, values, data, signature, rows)
 
 

@@ -52,7 +52,11 @@ class Row:
 
 
 def add(connection: Connection, kept: Mapping[str, Any], data: bytes, signature: bytes, rows: Iterable[Row]) -> Kept:
-    """Write down an upgrade that begins; ``kept`` has what :class:`Kept` has but sequence and times."""
+    """Write down an upgrade that begins; ``kept`` has what :class:`Kept` has but sequence and times.
+
+    Wheels of those that are over go: nobody fetches them any more.
+    """
+    connection.execute(update(upgrades).where(upgrades.c.state != "on").values(data=b""))
     now = clock.unix_s()
     sequence = int(connection.execute(select(func.max(upgrades.c.sequence))).scalar() or 0) + 1
     values = {**kept, "sequence": sequence, "started_unix_s": now, "ended_unix_s": None}

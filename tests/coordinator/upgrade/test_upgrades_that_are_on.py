@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from sqlalchemy import func, select
 
 from coordinator.operator.upgrades import UpgradeStatus, UpgradeWanted
 from coordinator.run.workers import Worker
@@ -18,10 +19,12 @@ from coordinator.server.fleet import Fleet
 from coordinator.server.upgrades import Upgrades, UpgradesTrust
 from coordinator.store import clock
 from coordinator.store.database import Database, sqlite_url
+from coordinator.store.tables import upgrades as table
 from coordinator.trust import signing
 from coordinator.trust.authority import Authority
 from coordinator.trust.register import Register
 from coordinator.upgrade.stages import BEYOND_S
+from protos.errors import RefusedError
 from protos.orders import DeviceCard, Engine, MeterCard, UpgradeState
 from protos.trust.names import PeerName, Role
 from protos.trust.signed import signature_of
@@ -151,5 +154,27 @@ def test_a_board_that_lost_what_it_had_begun_begins_anew_and_one_that_takes_none
             shown = await upgrades.one("")
             assert shown.state == "stopped"
             assert "takes no upgrades" in shown.reason
+
+    run(home, work)
+
+
+def test_wheels_of_upgrades_that_are_over_do_not_pile_up_and_one_that_is_refused_was_never_begun(home: Home) -> None:
+    async def work() -> None:
+        home.enrol("pi-1")
+        async with home.started() as (upgrades, _):
+            for number in (1, 2, 3):
+                wanted, data = home.wanted(number)
+                begun = await upgrades.start(wanted, data, "test")
+                assert (await upgrades.wheel("pi-1", begun.upgrade_id))[1] == data
+                await upgrades.stop("", "test")
+            with pytest.raises(RefusedError, match="is version 2 of edgejoule, and 3 was begun before"):
+                await upgrades.start(*home.wanted(2), "test")
+        db = Database(sqlite_url(home.folder / "coordinator.db"))
+        with db.reading() as connection:
+            rows = connection.execute(select(table.c.version, func.length(table.c.data)).order_by(table.c.version))
+            assert [tuple(row) for row in rows] == [(1, 0), (2, 0), (3, len(data))]
+        db.close()
+        told = [path.read_text() for path in (home.folder / "trust").glob("audit*")]
+        assert sum(one.count("upgrade begun") for one in told) == 3
 
     run(home, work)
