@@ -16,7 +16,7 @@ import asyncio
 import hashlib
 import logging
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -102,6 +102,10 @@ class UpgradesTrust:
                 fix = hint(word, [*groups, *good, ALL]) or "see: coordinator identities"
                 raise UsageError(f"{word[:80]!r} is no group and no device of this fleet", where="--to", fix=fix)
         return sorted(found)
+
+    async def revoked(self) -> frozenset[str]:
+        """Names of devices whose certificates were all revoked."""
+        return await self._worker.do(self._register.revoked_devices)
 
     async def noted(self, who: str, what: str, **details: Any) -> None:
         """Add a line to the audit log."""
@@ -234,13 +238,7 @@ class Upgrades:
             if on is None or row is None or said is None or not self._is_news(device_id, said):
                 return
             made = replace(row, state=said.state, reason=said.reason, changed_unix_s=clock.unix_s())
-            await self._books.do(_change_devices, self._db, on.upgrade_id, [made])
-            self._rows[device_id] = made
-            log.info("%s: %s: %s%s", on.upgrade_id, device_id, said.state, f": {said.reason}" if said.reason else "")
-            if said.state in stages.DONE and self.trust is not None:
-                details = {"reason": said.reason} if said.reason else {}
-                what = f"upgrade {said.state}"
-                await self.trust.noted(f"device {device_id}", what, upgrade=on.upgrade_id, **details)
+            await self._note(on, [made], f"device {device_id}")
             await self._decide()
 
     def _is_news(self, device_id: str, said: UpgradeState | None) -> bool:
@@ -269,8 +267,7 @@ class Upgrades:
             else:
                 made = row
             if made != row:
-                await self._books.do(_change_devices, self._db, on.upgrade_id, [made])
-                self._rows[device_id] = made
+                await self._note(on, [made])
             if made.state == "failed":
                 await self._decide()
                 return None
@@ -307,11 +304,35 @@ class Upgrades:
                 log.warning("%s: %s; looked after again", self._on.upgrade_id if self._on else "upgrade", error)
 
     async def _look(self, on: Kept) -> None:
-        gone = stages.lost(self._rows.values(), clock.unix_s(), on.trial_s, self._silent_s)
+        now = clock.unix_s()
+        gone = list(stages.lost(self._rows.values(), now, on.trial_s, self._silent_s))
+        lost = {one.device_id for one in gone}
+        if self.trust is not None:
+            out = await self.trust.revoked()
+            gone += [
+                replace(one, state="revoked", reason="its certificate was revoked", changed_unix_s=now)
+                for one in self._rows.values()
+                if one.device_id in out and one.state not in stages.DONE and one.device_id not in lost
+            ]
         if gone:
-            await self._books.do(_change_devices, self._db, on.upgrade_id, gone)
-            self._rows |= {one.device_id: one for one in gone}
+            await self._note(on, gone)
         await self._decide()
+
+    async def _note(self, on: Kept, made: Sequence[Row], who: str = "") -> None:
+        """Write down what became of devices, and in the audit log where nothing more is to come: by whom, else by us.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        await self._books.do(_change_devices, self._db, on.upgrade_id, made)
+        for one in made:
+            self._rows[one.device_id] = one
+            log.info("%s: %s: %s%s", on.upgrade_id, one.device_id, one.state, f": {one.reason}" if one.reason else "")
+        for one in made:
+            if one.state in stages.DONE and self.trust is not None:
+                details = {"upgrade": on.upgrade_id, **({"reason": one.reason} if one.reason else {})}
+                details |= {} if who else {"device": one.device_id}
+                await self.trust.noted(who or "coordinator", f"upgrade {one.state}", **details)
 
     # ------------------------------------------------------------ what follows
 

@@ -344,7 +344,7 @@ upgrade_devices = Table(
     Column("upgrade_id", ForeignKey("upgrades.upgrade_id"), primary_key=True),
     Column("device_id", String(256), primary_key=True),
     Column("stage", Integer, nullable=False),
-    Column("state", String(16), nullable=False),  # waiting, offered, checked, trial, kept, failed
+    Column("state", String(16), nullable=False),  # waiting, offered, checked, trial, kept, failed, revoked
     Column("reason", Text, nullable=False),
     Column("changed_unix_s", Float(53), nullable=False),
 )

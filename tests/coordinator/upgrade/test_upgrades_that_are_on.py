@@ -178,3 +178,28 @@ def test_wheels_of_upgrades_that_are_over_do_not_pile_up_and_one_that_is_refused
         assert sum(one.count("upgrade begun") for one in told) == 3
 
     run(home, work)
+
+
+def test_a_board_that_is_revoked_keeps_no_upgrade_open_and_a_canary_that_is_stops_it(home: Home) -> None:
+    async def work() -> None:
+        home.enrol("pi-1", "pi-2", "pi-3")
+        async with home.started() as (upgrades, fleet):
+            fleet.join(card("pi-1"), home.now_s, 0.0)
+            begun = await upgrades.start(*home.wanted(1), "test")
+            await upgrades.heard("pi-1", UpgradeState(begun.upgrade_id, "kept"))
+            home.register.revoke("pi-2")
+            await shows(upgrades, lambda shown: states(shown)["pi-2"] == "revoked")
+            home.register.revoke("pi-3")
+            shown = await shows(upgrades, lambda shown: shown.state != "on")
+            assert (shown.state, shown.reason) == ("finished", "1 of 3 devices keep it")
+
+            home.enrol("pi-3")
+            begun = await upgrades.start(*home.wanted(2), "test")
+            assert states(begun) == {"pi-1": "waiting", "pi-3": "waiting"}, "one that was enrolled anew counts"
+            home.register.revoke("pi-1")
+            shown = await shows(upgrades, lambda shown: shown.state != "on")
+            assert shown.reason == "canary pi-1 failed: its certificate was revoked"
+        told = "".join(path.read_text() for path in (home.folder / "trust").glob("audit*"))
+        assert told.count("upgrade revoked") == 3
+
+    run(home, work)
