@@ -209,7 +209,7 @@ class Upgrades:
         async with self._changing:
             on = self._on
             if on is None or (upgrade_id and upgrade_id != on.upgrade_id):
-                over = (await self._books.do(_found, self._db, upgrade_id, False)) if upgrade_id else []
+                over = (await self._books.do(_found, self._db, upgrade_id)) if upgrade_id else []
                 if over:
                     raise RefusedError(f"is {over[0].state}", where=upgrade_id[:80], fix="nothing is offered any more")
                 raise UnknownRunError("no upgrade is on", where="upgrade", fix="see: coordinator upgrade list")
@@ -218,14 +218,15 @@ class Upgrades:
 
     async def one(self, upgrade_id: str) -> UpgradeStatus:
         """One upgrade, else the newest, with its devices. Raises UnknownRunError: there is none."""
-        found = await self._books.do(_found, self._db, upgrade_id, False)
+        found = await self._books.do(_found, self._db, upgrade_id)
         if not found:
             raise UnknownRunError("there was no upgrade yet", where="upgrade", fix="see: coordinator upgrade --help")
         return self._shown(found[0], await self._books.do(_devices, self._db, found[0].upgrade_id))
 
     async def all(self) -> list[UpgradeStatus]:
         """Every upgrade without its devices, the newest first."""
-        return [self._shown(one, {}) for one in await self._books.do(_found, self._db, "", True)]
+        found, last = await self._books.do(_every, self._db)
+        return [replace(self._shown(one, {}), stages=1 + last.get(one.upgrade_id, 0)) for one in found]
 
     # ------------------------------------------------------------ devices
 
@@ -448,9 +449,14 @@ def _begin(db: Database, values: dict[str, Any], data: bytes, signature: bytes, 
         return book.add(connection, values, data, signature, rows)
 
 
-def _found(db: Database, upgrade_id: str, every: bool) -> list[Kept]:
+def _found(db: Database, upgrade_id: str) -> list[Kept]:
     with db.reading() as connection:
-        return book.found(connection, upgrade_id, every=every)
+        return book.found(connection, upgrade_id)
+
+
+def _every(db: Database) -> tuple[list[Kept], dict[str, int]]:
+    with db.reading() as connection:
+        return book.found(connection, every=True), book.last_stages(connection)
 
 
 def _devices(db: Database, upgrade_id: str) -> dict[str, Row]:

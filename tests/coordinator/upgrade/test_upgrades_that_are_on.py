@@ -195,6 +195,8 @@ def test_a_board_that_is_revoked_keeps_no_upgrade_open_and_a_canary_that_is_stop
 
             home.enrol("pi-3")
             begun = await upgrades.start(*home.wanted(2), "test")
+            # A list, which shows no devices, counts the stages all the same.
+            assert [(one.stages, one.devices) for one in await upgrades.all()] == [(2, ()), (2, ())]
             assert states(begun) == {"pi-1": "waiting", "pi-3": "waiting"}, "one that was enrolled anew counts"
             home.register.revoke("pi-1")
             shown = await shows(upgrades, lambda shown: shown.state != "on")
