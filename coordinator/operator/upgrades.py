@@ -41,7 +41,7 @@ class UpgradeDevice:
     """What one device did with an upgrade.
 
     Attributes:
-        state: waiting, offered, checked, trial, kept or failed.
+        state: waiting, offered, checked, trial, kept, failed or revoked.
         reason: why it failed, or what came of its trial.
         software_version: that it told when it last joined; empty when it never did.
         present: it is here now.

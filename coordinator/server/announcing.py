@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import logging
 import socket
@@ -42,16 +43,15 @@ class Announcement:
 
     async def open(self) -> None:
         """Begin. What the network does not take is said, and is no reason not to serve."""
-        at = [] if self._host in _ANY else [self._host]
-        addresses = at or self._own()
-        info = self._zeroconf.ServiceInfo(
-            SERVICE,
-            f"edgejoule-{self._tag}-{self._enroll_port}.{SERVICE}",
-            addresses=[socket.inet_aton(one) for one in addresses if ":" not in one],
-            port=self._enroll_port,
-            properties={ROOT: self._tag, PORT: str(self._port)},
-        )
         try:
+            at = [] if self._host in _ANY else await self._of_host()
+            info = self._zeroconf.ServiceInfo(
+                SERVICE,
+                f"edgejoule-{self._tag}-{self._enroll_port}.{SERVICE}",
+                addresses=[socket.inet_aton(one) for one in at or self._own()],
+                port=self._enroll_port,
+                properties={ROOT: self._tag, PORT: str(self._port)},
+            )
             self._open = self._aio.AsyncZeroconf(interfaces=at or self._zeroconf.InterfaceChoice.All)
             await self._open.async_register_service(info)
         except Exception as error:
@@ -61,6 +61,11 @@ class Announcement:
         """Say goodbye."""
         if self._open is not None:
             await self._open.async_close()
+
+    async def _of_host(self) -> list[str]:
+        """IPv4 addresses of a host that may be a name. Raises OSError: it has none."""
+        found = await asyncio.get_running_loop().getaddrinfo(self._host, None, family=socket.AF_INET)
+        return sorted({str(one[4][0]) for one in found})
 
     @staticmethod
     def _own() -> list[str]:

@@ -80,7 +80,6 @@ class RunScheduler:
     def __init__(self, rooms: Rooms) -> None:
         self._rooms = rooms
         self.fleet = Fleet()
-        self.upgrades = Upgrades(rooms.db, rooms.books, self.fleet, self._publish)
         self.report_counts = ReportCounts()
         self.drivers: dict[str, RunDriver] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -97,6 +96,7 @@ class RunScheduler:
         self._unwritten: dict[str, asyncio.Task[None]] = {}
         # Seconds in which nobody could have been heard, since the event loop did not turn.
         self._deaf_s = 0.0
+        self.upgrades = Upgrades(rooms.db, rooms.books, self.fleet, self._publish, self._heard_s)
         # Calls that wait for an order.
         self._held = 0
         self._published = publishing.Newest()

@@ -16,7 +16,7 @@ import asyncio
 import hashlib
 import logging
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -103,6 +103,10 @@ class UpgradesTrust:
                 raise UsageError(f"{word[:80]!r} is no group and no device of this fleet", where="--to", fix=fix)
         return sorted(found)
 
+    async def revoked(self) -> frozenset[str]:
+        """Names of devices whose certificates were all revoked."""
+        return await self._worker.do(self._register.revoked_devices)
+
     async def noted(self, who: str, what: str, **details: Any) -> None:
         """Add a line to the audit log."""
         await self._worker.do(self._register.audit.write, who, what, **details)
@@ -115,13 +119,21 @@ class Upgrades:
         db, books: the database, and the thread that uses it.
         fleet: who is here.
         news: tells the calls that wait for an order to look again.
+        now_s: the clock of silence, by which the fleet says when it heard of a device.
         trust: the fleet's certificates; None: without them nothing is ever offered.
     """
 
     def __init__(
-        self, db: Database, books: Worker, fleet: Fleet, news: Callable[[], None], trust: UpgradesTrust | None = None
+        self,
+        db: Database,
+        books: Worker,
+        fleet: Fleet,
+        news: Callable[[], None],
+        now_s: Callable[[], float],
+        trust: UpgradesTrust | None = None,
     ) -> None:
         self._db, self._books, self._fleet, self._news, self.trust = db, books, fleet, news, trust
+        self._now_s, self._since_s = now_s, now_s()
         self._on: Kept | None = None
         self._rows: dict[str, Row] = {}
         # One change at a time: what follows from a word of a device is worked out from all that came before.
@@ -129,6 +141,8 @@ class Upgrades:
 
     async def open(self) -> None:
         """Take up the upgrade that was on. Raises StoreError."""
+        # Who had begun may have come back while nobody was there to hear it.
+        self._since_s = self._now_s()
         self._on, self._rows = await self._books.do(_opened, self._db)
 
     # ------------------------------------------------------------ operators
@@ -176,6 +190,7 @@ class Upgrades:
                 fix = "wait for its end, or: coordinator upgrade stop"
                 raise RefusedError(f"{self._on.wheel} is on its way", where=self._on.upgrade_id, fix=fix)
             said = {"sha256": statement.sha256, "version": statement.version, "to": list(wanted.to)}
+            await self._books.do(_refuse_older, self._db, values)
             await trust.noted(who, "upgrade begun", upgrade=values["upgrade_id"], wheel=wanted.wheel, **said)
             self._on = await self._books.do(_begin, self._db, values, data, wanted.signature, rows)
             self._rows = {one.device_id: one for one in rows}
@@ -194,7 +209,7 @@ class Upgrades:
         async with self._changing:
             on = self._on
             if on is None or (upgrade_id and upgrade_id != on.upgrade_id):
-                over = (await self._books.do(_found, self._db, upgrade_id, False)) if upgrade_id else []
+                over = (await self._books.do(_found, self._db, upgrade_id)) if upgrade_id else []
                 if over:
                     raise RefusedError(f"is {over[0].state}", where=upgrade_id[:80], fix="nothing is offered any more")
                 raise UnknownRunError("no upgrade is on", where="upgrade", fix="see: coordinator upgrade list")
@@ -203,14 +218,15 @@ class Upgrades:
 
     async def one(self, upgrade_id: str) -> UpgradeStatus:
         """One upgrade, else the newest, with its devices. Raises UnknownRunError: there is none."""
-        found = await self._books.do(_found, self._db, upgrade_id, False)
+        found = await self._books.do(_found, self._db, upgrade_id)
         if not found:
             raise UnknownRunError("there was no upgrade yet", where="upgrade", fix="see: coordinator upgrade --help")
         return self._shown(found[0], await self._books.do(_devices, self._db, found[0].upgrade_id))
 
     async def all(self) -> list[UpgradeStatus]:
         """Every upgrade without its devices, the newest first."""
-        return [self._shown(one, {}) for one in await self._books.do(_found, self._db, "", True)]
+        found, last = await self._books.do(_every, self._db)
+        return [replace(self._shown(one, {}), stages=1 + last.get(one.upgrade_id, 0)) for one in found]
 
     # ------------------------------------------------------------ devices
 
@@ -223,13 +239,7 @@ class Upgrades:
             if on is None or row is None or said is None or not self._is_news(device_id, said):
                 return
             made = replace(row, state=said.state, reason=said.reason, changed_unix_s=clock.unix_s())
-            await self._books.do(_change_devices, self._db, on.upgrade_id, [made])
-            self._rows[device_id] = made
-            log.info("%s: %s: %s%s", on.upgrade_id, device_id, said.state, f": {said.reason}" if said.reason else "")
-            if said.state in stages.DONE and self.trust is not None:
-                details = {"reason": said.reason} if said.reason else {}
-                what = f"upgrade {said.state}"
-                await self.trust.noted(f"device {device_id}", what, upgrade=on.upgrade_id, **details)
+            await self._note(on, [made], f"device {device_id}")
             await self._decide()
 
     def _is_news(self, device_id: str, said: UpgradeState | None) -> bool:
@@ -244,22 +254,21 @@ class Upgrades:
         if self.trust is None or on is None or row is None:
             # Without certificates, as after a restart without them, nobody could check anything.
             return None
-        if row.stage > on.stage or row.state not in ("waiting", "offered"):
+        if not _is_due(row, on, said):
             return None
         async with self._changing:
             on, row = self._on, self._rows.get(device_id)
-            if on is None or row is None or row.stage > on.stage or row.state not in ("waiting", "offered"):
+            if on is None or row is None or not _is_due(row, on, said):
                 return None
             now = clock.unix_s()
             if said is None:
                 made = replace(row, state="failed", reason=_TAKES_NONE, changed_unix_s=now)
-            elif row.state == "waiting":
-                made = replace(row, state="offered", changed_unix_s=now)
+            elif row.state != "offered":
+                made = replace(row, state="offered", reason="", changed_unix_s=now)
             else:
                 made = row
             if made != row:
-                await self._books.do(_change_devices, self._db, on.upgrade_id, [made])
-                self._rows[device_id] = made
+                await self._note(on, [made])
             if made.state == "failed":
                 await self._decide()
                 return None
@@ -296,11 +305,35 @@ class Upgrades:
                 log.warning("%s: %s; looked after again", self._on.upgrade_id if self._on else "upgrade", error)
 
     async def _look(self, on: Kept) -> None:
-        gone = stages.lost(self._rows.values(), clock.unix_s(), on.trial_s, self._is_here)
+        now = clock.unix_s()
+        gone = list(stages.lost(self._rows.values(), now, on.trial_s, self._silent_s))
+        lost = {one.device_id for one in gone}
+        if self.trust is not None:
+            out = await self.trust.revoked()
+            gone += [
+                replace(one, state="revoked", reason="its certificate was revoked", changed_unix_s=now)
+                for one in self._rows.values()
+                if one.device_id in out and one.state not in stages.DONE and one.device_id not in lost
+            ]
         if gone:
-            await self._books.do(_change_devices, self._db, on.upgrade_id, gone)
-            self._rows |= {one.device_id: one for one in gone}
+            await self._note(on, gone)
         await self._decide()
+
+    async def _note(self, on: Kept, made: Sequence[Row], who: str = "") -> None:
+        """Write down what became of devices, and in the audit log where nothing more is to come: by whom, else by us.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        await self._books.do(_change_devices, self._db, on.upgrade_id, made)
+        for one in made:
+            self._rows[one.device_id] = one
+            log.info("%s: %s: %s%s", on.upgrade_id, one.device_id, one.state, f": {one.reason}" if one.reason else "")
+        for one in made:
+            if one.state in stages.DONE and self.trust is not None:
+                details = {"upgrade": on.upgrade_id, **({"reason": one.reason} if one.reason else {})}
+                details |= {} if who else {"device": one.device_id}
+                await self.trust.noted(who or "coordinator", f"upgrade {one.state}", **details)
 
     # ------------------------------------------------------------ what follows
 
@@ -332,6 +365,12 @@ class Upgrades:
     def _is_here(self, device_id: str) -> bool:
         member = self._fleet.get(device_id)
         return member is not None and member.state == "present"
+
+    def _silent_s(self, device_id: str) -> float:
+        member = self._fleet.get(device_id)
+        if member is not None and member.state == "present":
+            return 0.0
+        return self._now_s() - max(self._since_s, member.seen_s if member is not None else 0.0)
 
     def _shown(self, kept: Kept, rows: dict[str, Row]) -> UpgradeStatus:
         devices = []
@@ -377,30 +416,47 @@ def _check(wanted: UpgradeWanted) -> None:
         raise UsageError("nobody is named", where="--to", fix=f"give a group, a device, or {ALL}")
 
 
+def _is_due(row: Row, on: Kept, said: UpgradeState | None) -> bool:
+    """Whether a device that says this is to be offered the upgrade, or can have none: its stage is open, and it knows
+    of none of it. One that had begun and lost that, as with a new card, begins anew."""
+    if row.stage > on.stage or row.state in stages.DONE:
+        return False
+    return row.state in ("waiting", "offered") or said is None or said.upgrade_id != on.upgrade_id
+
+
 def _opened(db: Database) -> tuple[Kept | None, dict[str, Row]]:
     with db.reading() as connection:
         on = book.on(connection)
         return on, book.devices_of(connection, on.upgrade_id) if on is not None else {}
 
 
+def _refuse_older(db: Database, values: dict[str, Any]) -> None:
+    with db.reading() as connection:
+        before = book.newest_of_line(connection, str(values["line"]))
+    where = str(values["wheel"])
+    if before is not None and values["version"] < before.version:
+        raise RefusedError(
+            f"is version {values['version']} of {values['line']}, and {before.version} was begun before",
+            where=where,
+            fix="sign it anew, or go back on a board with `edge-runtime service rollback`",
+        )
+    if before is not None and values["version"] == before.version and values["sha256"] != before.sha256:
+        raise RefusedError(f"is another version {before.version}", where=where, fix="raise its version")
+
+
 def _begin(db: Database, values: dict[str, Any], data: bytes, signature: bytes, rows: list[Row]) -> Kept:
     with db.writing() as connection:
-        before = book.newest_of_line(connection, str(values["line"]))
-        where = str(values["wheel"])
-        if before is not None and values["version"] < before.version:
-            raise RefusedError(
-                f"is version {values['version']} of {values['line']}, and {before.version} was begun before",
-                where=where,
-                fix="sign it anew, or go back on a board with `edge-runtime service rollback`",
-            )
-        if before is not None and values["version"] == before.version and values["sha256"] != before.sha256:
-            raise RefusedError(f"is another version {before.version}", where=where, fix="raise its version")
         return book.add(connection, values, data, signature, rows)
 
 
-def _found(db: Database, upgrade_id: str, every: bool) -> list[Kept]:
+def _found(db: Database, upgrade_id: str) -> list[Kept]:
     with db.reading() as connection:
-        return book.found(connection, upgrade_id, every=every)
+        return book.found(connection, upgrade_id)
+
+
+def _every(db: Database) -> tuple[list[Kept], dict[str, int]]:
+    with db.reading() as connection:
+        return book.found(connection, every=True), book.last_stages(connection)
 
 
 def _devices(db: Database, upgrade_id: str) -> dict[str, Row]:

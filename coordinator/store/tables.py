@@ -326,7 +326,7 @@ upgrades = Table(
     Column("line", String(64), nullable=False),  # along which the signature counts versions
     Column("version", BigInteger, nullable=False),  # of the signature
     Column("ends_unix_s", Float(53), nullable=False),  # of the signature
-    Column("data", LargeBinary, nullable=False),
+    Column("data", LargeBinary, nullable=False),  # empty once another was begun after it
     Column("signature", LargeBinary, nullable=False),
     Column("may_fail", Integer, nullable=False),  # devices besides the canaries
     Column("trial_s", Float(53), nullable=False),
@@ -344,7 +344,7 @@ upgrade_devices = Table(
     Column("upgrade_id", ForeignKey("upgrades.upgrade_id"), primary_key=True),
     Column("device_id", String(256), primary_key=True),
     Column("stage", Integer, nullable=False),
-    Column("state", String(16), nullable=False),  # waiting, offered, checked, trial, kept, failed
+    Column("state", String(16), nullable=False),  # waiting, offered, checked, trial, kept, failed, revoked
     Column("reason", Text, nullable=False),
     Column("changed_unix_s", Float(53), nullable=False),
 )

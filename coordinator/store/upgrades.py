@@ -12,7 +12,19 @@ from coordinator.store import clock
 from coordinator.store.tables import upgrade_devices, upgrades
 from protos.errors import UnknownRunError
 
-__all__ = ["Kept", "Row", "add", "change", "change_devices", "devices_of", "found", "newest_of_line", "on", "wheel"]
+__all__ = [
+    "Kept",
+    "Row",
+    "add",
+    "change",
+    "change_devices",
+    "devices_of",
+    "found",
+    "last_stages",
+    "newest_of_line",
+    "on",
+    "wheel",
+]
 
 _CONTENT = ("data", "signature")
 _HEADS = [one for one in upgrades.c if one.name not in _CONTENT]
@@ -52,7 +64,11 @@ class Row:
 
 
 def add(connection: Connection, kept: Mapping[str, Any], data: bytes, signature: bytes, rows: Iterable[Row]) -> Kept:
-    """Write down an upgrade that begins; ``kept`` has what :class:`Kept` has but sequence and times."""
+    """Write down an upgrade that begins; ``kept`` has what :class:`Kept` has but sequence and times.
+
+    Wheels of those that are over go: nobody fetches them any more.
+    """
+    connection.execute(update(upgrades).where(upgrades.c.state != "on").values(data=b""))
     now = clock.unix_s()
     sequence = int(connection.execute(select(func.max(upgrades.c.sequence))).scalar() or 0) + 1
     values = {**kept, "sequence": sequence, "started_unix_s": now, "ended_unix_s": None}
@@ -100,6 +116,14 @@ def devices_of(connection: Connection, upgrade_id: str) -> dict[str, Row]:
         one["device_id"]: Row(one["device_id"], one["stage"], one["state"], one["reason"], one["changed_unix_s"])
         for one in rows
     }
+
+
+def last_stages(connection: Connection) -> dict[str, int]:
+    """The last stage of every upgrade."""
+    query = select(upgrade_devices.c.upgrade_id, func.max(upgrade_devices.c.stage)).group_by(
+        upgrade_devices.c.upgrade_id
+    )
+    return {str(upgrade_id): int(stage) for upgrade_id, stage in connection.execute(query)}
 
 
 def wheel(connection: Connection, upgrade_id: str) -> tuple[str, bytes, bytes]:

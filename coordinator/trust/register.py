@@ -262,6 +262,14 @@ class Register:
         rows = self._db.execute("SELECT serial FROM certificates WHERE revoked_unix_s IS NOT NULL").fetchall()
         return frozenset(row[0] for row in rows)
 
+    def revoked_devices(self) -> frozenset[str]:
+        """Names of devices all of whose certificates were revoked; one that was enrolled anew is none."""
+        rows = self._db.execute(
+            "SELECT name FROM certificates WHERE role = ? GROUP BY name HAVING count(*) = count(revoked_unix_s)",
+            (Role.DEVICE.value,),
+        ).fetchall()
+        return frozenset(row[0] for row in rows)
+
     # ---- rules
 
     def rule(self, name: str, default: str) -> str:

@@ -4,12 +4,12 @@ Rules kept here:
 
 * Stage 0 are the canaries. The next stage opens when each of them runs the new version for good: one that is away, or
   on trial, is waited for.
-* A wave is done when each of its devices keeps the new version or has failed. Those that are away hold up nobody: they
-  get it when they are back, whatever stage is open by then.
-* The first canary that fails stops all; of the others, more than ``may_fail``. Who has begun goes on: a board finishes
-  its trial, or goes back, by itself.
-* A board that has begun and is not heard of for longer than all of it can take has failed: :data:`BEYOND_S` after
-  twice the time of its trial.
+* A wave is done when each of its devices keeps the new version, has failed, or belongs to the fleet no more. Those that
+  are away hold up nobody: they get it when they are back, whatever stage is open by then.
+* The first canary that fails, or that is revoked and so shows nothing any more, stops all; of the others, more than
+  ``may_fail`` that fail. Who has begun goes on: a board finishes its trial, or goes back, by itself.
+* A board that has begun and is not heard of for longer than all of it can take has failed: :data:`BEYOND_S` and
+  twice the time of its trial, in which somebody listened for it.
 
 Nothing here waits or asks for the time.
 """
@@ -24,7 +24,7 @@ from coordinator.store.upgrades import Row
 __all__ = ["BEGUN", "BEYOND_S", "DONE", "decided", "lost", "order", "stages_of"]
 
 BEGUN = frozenset({"offered", "checked", "trial"})
-DONE = frozenset({"kept", "failed"})
+DONE = frozenset({"kept", "failed", "revoked"})
 BEYOND_S = 3600.0
 """Fetching, installing and the self check take minutes on the slowest board."""
 
@@ -45,13 +45,17 @@ def stages_of(rows: Mapping[str, Row]) -> int:
     return 1 + max((one.stage for one in rows.values()), default=0)
 
 
-def lost(rows: Iterable[Row], now_unix_s: float, trial_s: float, present: Callable[[str], bool]) -> Sequence[Row]:
-    """Devices that have begun and did not come back, as rows that say so."""
+def lost(rows: Iterable[Row], now_unix_s: float, trial_s: float, silent_s: Callable[[str], float]) -> Sequence[Row]:
+    """Devices that have begun and did not come back, as rows that say so.
+
+    Args:
+        silent_s: for how long somebody listened for a device and heard nothing; 0 for one that is here.
+    """
     limit_s = 2 * trial_s + BEYOND_S
     return [
         replace(one, state="failed", reason="did not come back", changed_unix_s=now_unix_s)
         for one in rows
-        if one.state in BEGUN and not present(one.device_id) and now_unix_s - one.changed_unix_s > limit_s
+        if one.state in BEGUN and silent_s(one.device_id) > limit_s
     ]
 
 
@@ -63,14 +67,15 @@ def decided(rows: Mapping[str, Row], stage: int, may_fail: int, present: Callabl
     ('on', '', 1)
     """
     for one in rows.values():
-        if one.stage == 0 and one.state == "failed":
+        if one.stage == 0 and one.state in ("failed", "revoked"):
             return "stopped", f"canary {one.device_id} failed: {one.reason}", stage
     failed = [one for one in rows.values() if one.stage > 0 and one.state == "failed"]
     if len(failed) > may_fail:
         names = ", ".join(one.device_id for one in failed[:5])
         return "stopped", f"{len(failed)} devices failed ({names}), and {may_fail} may", stage
     if all(one.state in DONE for one in rows.values()):
-        return "finished", f"{len(rows) - len(failed)} of {len(rows)} devices keep it", stage
+        kept = sum(one.state == "kept" for one in rows.values())
+        return "finished", f"{kept} of {len(rows)} devices keep it", stage
     last = stages_of(rows) - 1
     while stage < last and all(_passes(one, present) for one in rows.values() if one.stage == stage):
         stage += 1

@@ -29,6 +29,7 @@ from edge_runtime.service.install import Place, may_change
 from edge_runtime.service.systemctl import Systemd
 from edge_runtime.service.unit import NAME
 from edge_runtime.service.upgrade import ordered_units
+from edge_runtime.service.upgrade.environments import name_of
 from edge_runtime.service.upgrade.record import make_open
 from edge_runtime.service.upgrade.switching import Switching
 from edge_runtime.service.upgrade.upgrade import TRUST, UpgradeRequest, upgrade, wait
@@ -112,12 +113,13 @@ def take_up(switching: Switching, say: Callable[[str], None]) -> None:
             _settle(switching, say)
             return
         upgrade_id, wheel, trial_s, copy = asked
-        _tell(place, upgrade_id, "", "checked", "")
         try:
             if copy is None:
                 raise IntegrityError("is no wheel with a signature", where=wheel[:80])
             record = record_of(copy)
             Signatures(place.home / TRUST).check(copy, "wheel", record.sha256, record.size_bytes)
+            # With its name before anything is done: a trial may begin, and this end before it could say so.
+            _tell(place, upgrade_id, name_of(copy), "checked", "", trial_s)
             wanted = UpgradeRequest(wheel=copy, trial_s=trial_s, as_before=True)
             name = upgrade(switching, wanted, dry_run=False, say=say)
             if name is None:
@@ -138,13 +140,21 @@ def _settle(switching: Switching, say: Callable[[str], None]) -> None:
         return
     name = str(found.get("version", ""))
     try:
-        if not name:
+        if not name or (found["state"] == "checked" and not _begun(switching, name)):
             raise EdgejouleError("it was interrupted before its trial", where=NAME, fix="offer it again")
         state, reason = "kept", wait(switching, name, float(found.get("trial_s", LEAST_TRIAL_S)), say=say)
     except EdgejouleError as error:
         state, reason = "failed", str(error)
     say(f"{name or 'an upgrade'}: {state}: {reason}")
     _tell(switching.place, str(found["upgrade_id"]), "", state, reason)
+
+
+def _begun(switching: Switching, name: str) -> bool:
+    """Whether that version was put on trial, whatever came of it."""
+    record, program = switching.load(), switching.place.program()
+    on_trial = record.trial is not None and record.trial.new.name == name
+    runs = program is not None and program.parent.parent == switching.versions.at(name).path
+    return on_trial or runs or name in record.bad
 
 
 def _asked(place: Place, stack: contextlib.ExitStack) -> tuple[str, str, float, Path | None] | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
+import logging
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from coordinator.server.announcing import Announcement
 from edge_runtime.identity import enrolment, hints
 from edge_runtime.identity.enrolment import enroll
 from protos.errors import IntegrityError, UnreachableError
@@ -82,3 +85,22 @@ def test_other_fleets_and_nonsense_are_no_hints(said: Any, loopback: None, tmp_p
     (tmp_path / "board").mkdir()
     with pytest.raises(UnreachableError):
         enroll(EnrolmentToken("pi-1", ("127.0.0.1:1",), 2, fingerprint, b"s" * 20), tmp_path / "board")
+
+
+@pytest.mark.parametrize(("host", "addresses"), [("localhost", ["127.0.0.1"]), ("[::1]", []), ("no.such.invalid", [])])
+def test_a_host_that_is_a_name_is_announced_by_its_address_and_one_without_ipv4_is_said(
+    host: str, addresses: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    fingerprint = bytes(range(32))
+
+    async def announced() -> dict[str, int]:
+        one = Announcement(host, 50461, 50462, fingerprint)
+        await one.open()
+        try:
+            return await asyncio.to_thread(hints.hinted, fingerprint, wait_s=2.0, interfaces=LOOPBACK)
+        finally:
+            await one.close()
+
+    with caplog.at_level(logging.WARNING, "edgejoule.coordinator"):
+        assert asyncio.run(announced()) == {f"{one}:50461": 50462 for one in addresses}
+    assert ("cannot be announced" in caplog.text) == (not addresses)

@@ -41,9 +41,10 @@ def test_one_canary_stops_all_and_others_as_many_as_may_not() -> None:
 
 def test_who_has_begun_and_does_not_come_back_has_failed() -> None:
     begun = [Row("a", 0, "trial", changed_unix_s=0.0), Row("b", 0, "waiting"), Row("c", 0, "kept")]
-    assert not lost(begun, BEYOND_S + 1200.0, 600.0, AWAY)
-    assert not lost(begun, BEYOND_S + 1201.0, 600.0, HERE)
-    (gone,) = lost(begun, BEYOND_S + 1201.0, 600.0, AWAY)
+    assert not lost(begun, BEYOND_S + 1200.0, 600.0, lambda name: BEYOND_S + 1200.0)
+    # Whatever the wall clock says: one that is here, or that nobody has listened for, is not lost.
+    assert not lost(begun, BEYOND_S + 9e9, 600.0, lambda name: 0.0)
+    (gone,) = lost(begun, BEYOND_S + 1201.0, 600.0, lambda name: BEYOND_S + 1201.0)
     assert (gone.device_id, gone.state, gone.reason) == ("a", "failed", "did not come back")
 
 

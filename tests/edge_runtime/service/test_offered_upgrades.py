@@ -25,7 +25,7 @@ from edge_runtime.service.install import uninstall
 from edge_runtime.service.upgrade import environments, ordered, ordered_units
 from edge_runtime.service.upgrade.environments import Environment, Versions
 from edge_runtime.service.upgrade.ordered import allow, allowed, forbid, take_up
-from edge_runtime.service.upgrade.upgrade import wait
+from edge_runtime.service.upgrade.upgrade import upgrade, wait
 from protos.errors import EdgejouleError, RefusedError
 from protos.orders import UpgradeOffer, UpgradeState
 from protos.trust.signed import signature_of
@@ -202,6 +202,35 @@ def test_whoever_ends_it_the_next_start_says_how_the_trial_ended(rig: Rig, fleet
         rig.place.unit.write_text(rig.unit_of(rig.old))
     take_up(fleet.switching, silent)
     assert fleet.upgrades.said().state == ("kept" if kept else "failed")  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_one_that_ends_as_the_trial_begins_does_not_call_a_version_failed_that_stays(
+    rig: Rig, fleet: Fleet, monkeypatch: pytest.MonkeyPatch, begun: bool
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(*words: Any, **more: Any) -> str:
+        if begun:
+            upgrade(*words, **more)
+        raise Killed
+
+    allow(rig.place, fleet.manager)
+    fleet.sign(1)
+    fleet.ask()
+    monkeypatch.setattr(ordered, "upgrade", killed)
+    with pytest.raises(Killed):
+        fleet.take_up()
+    assert fleet.upgrades.said() == UpgradeState("upgrade-1", "checked")
+    take_up(fleet.switching, silent)
+    said = fleet.upgrades.said()
+    assert said is not None
+    if begun:
+        assert (said.state, rig.place.unit.read_text()) == ("kept", rig.unit_of(rig.new)), said.reason
+    else:
+        assert said.state == "failed"
+        assert "it was interrupted before its trial" in said.reason
 
 
 def test_allowing_needs_a_fleet_and_ends_with_the_service(rig: Rig, fleet: Fleet) -> None:
