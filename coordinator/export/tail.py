@@ -190,7 +190,9 @@ class _Writer:
             for kind, at in (("kernel", 1), ("bias", 2)):
                 if kind in change:
                     changed[at] = self._changed(other, graph.tensors[inputs[at]], change[kind], kind)
-            operator.inputs = np.array([changed.get(at, moved(one)) for at, one in enumerate(inputs)], np.int32)
+            # What has changed takes the place of the old constant, which does not travel too.
+            ends = [changed[at] if at in changed else moved(one) for at, one in enumerate(inputs)]
+            operator.inputs = np.array(ends, np.int32)
             operator.outputs = np.array([moved(int(one)) for one in operator.outputs], np.int32)
             operator.opcodeIndex = self.code(flatbuffer.builtin_code(code), code.version)
             self._graph.operators.append(operator)

@@ -24,6 +24,7 @@ from firmware_tools.convert.trainable.memory import working_memory
 from firmware_tools.inspect.model import read_model
 from protos.datafiles import dataset
 from protos.errors import ModelError, PlanError
+from protos.model import flatbuffer
 from protos.model.backbone import Backbone
 from protos.model.bundle import Bundle, open_bundle
 from protos.model.exported import Exported
@@ -185,6 +186,10 @@ def test_a_bundle_trains_what_stands_before_its_head_and_exports_it(
     )  # fmt: skip
     assert report.agreement is not None
     assert report.agreement >= 0.95
+    # Of what trained, the file holds the trained values alone.
+    (graph,) = flatbuffer.parse((tmp_path / "model.tflite").read_bytes()).subgraphs
+    used = {int(i) for one in graph.operators for end in (one.inputs, one.outputs) for i in end}
+    assert set(range(len(graph.tensors))) <= used
     scores = Exported(tmp_path / "model.tflite").predict(data.x[data.is_test]).values
     wanted = head.infer(evaluator.embeddings)
     assert np.abs(scores - wanted).max() < 0.03 * np.abs(wanted).max()
