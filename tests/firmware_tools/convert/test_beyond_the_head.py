@@ -235,12 +235,32 @@ def test_a_step_of_biases_takes_less_memory_and_holds_the_budget(bundles: dict[s
     assert found["bias"] <= found["last-block"]
 
 
+@pytest.mark.parametrize(("option", "field"), [("--train-memory", "memory_bytes"), ("--train-joules", "joules")])
+def test_a_budget_under_what_was_chosen_chooses_less(
+    bundles: dict[str, Bundle], models: Path, tmp_path: Path, tensorflow: WarmTensorFlow, option: str, field: str
+) -> None:
+    before = bundles["last-block"].manifest.provenance["trainable"]["chosen"]
+    most = before[field] * 0.999
+    tensorflow.converted(
+        models / "plain.keras", "--eval", models / "images.npz", "--trainable", "last-block", "--batch-size", "16",
+        "--min-agreement", "0.9", option, int(most) if field == "memory_bytes" else most, "-o", tmp_path / "less",
+    )  # fmt: skip
+    less = open_bundle(tmp_path / "less")
+    chosen = less.manifest.provenance["trainable"]["chosen"]
+    assert chosen["biases"] < before["biases"]
+    assert chosen[field] <= most
+    assert working_memory(less.head_path.read_bytes(), "train") == chosen["memory_bytes"]
+
+
 def test_nothing_that_fits_is_said_with_what_would(models: Path, tmp_path: Path, quick: Callable[..., Outcome]) -> None:
     asked = ("convert", models / "plain.keras", "--eval", models / "images.npz", "-o", tmp_path / "bundle")
     outcome = quick(*asked, "--trainable", "bias", "--train-memory", "2k")
     assert outcome.code == 2, outcome
     assert "the least that trains takes" in outcome.complaint
     assert "--batch-size" in outcome.complaint
+    outcome = quick(*asked, "--trainable", "bias", "--train-joules", "1e-9")
+    assert outcome.code == 2, outcome
+    assert "more than the budget" in outcome.complaint
     outcome = quick(*asked, "--trainable", "last-block", "--pointwise", "9")
     assert outcome.code == 6, outcome
     assert "--pointwise" in outcome.complaint
