@@ -33,7 +33,7 @@ SIGNATURE = "serving_default"
 METADATA = "edgejoule"
 _TYPES = {"int8": schema.TensorType.INT8, "uint8": schema.TensorType.UINT8, "int32": schema.TensorType.INT32}
 # Softmax has a fixed output: 1/256 covers [0, 1), and every runtime checks for it.
-_PROBABILITY = {"int8": Affine("int8", 1 / 256, -128), "uint8": Affine("uint8", 1 / 256, 0)}
+PROBABILITY = {"int8": Affine("int8", 1 / 256, -128), "uint8": Affine("uint8", 1 / 256, 0)}
 # The metadata that stays true when a head is added. What names the old outputs does not.
 _KEPT_METADATA = {b"min_runtime_version", b"CONVERSION_METADATA"}
 
@@ -99,8 +99,8 @@ def assemble(
             where="export",
             fix="embed the calibration examples with this backbone",
         )
-    _make_static(graph)
-    writer = _Writer(model, graph)
+    make_static(graph)
+    writer = Writer(model, graph)
     at = int(graph.outputs[0])
     if list(end.shape) != [1, width]:
         at = writer.reshape(at, width)
@@ -108,18 +108,10 @@ def assemble(
         at = writer.fully_connected(at, layer, f"head/dense_{number}")
     if softmax:
         at = writer.softmax(at, layers[-1].bias.shape[0])
-    graph.outputs = np.array([at], np.int32)
-    sign(model, graph, "probabilities" if softmax else "logits")
-    model.description = b"edgejoule"
-    model.metadata = [entry for entry in model.metadata or [] if entry.name in _KEPT_METADATA]
-    if notes is not None:
-        entry = schema.MetadataT()
-        entry.name, entry.buffer = METADATA, writer.buffer(json.dumps(notes, sort_keys=True).encode())
-        model.metadata.append(entry)
-    return flatbuffer.pack(model)
+    return writer.finished(at, "probabilities" if softmax else "logits", notes)
 
 
-class _Writer:
+class Writer:
     """Adds tensors, buffers and operators to one subgraph."""
 
     def __init__(self, model: Any, graph: Any) -> None:
@@ -131,13 +123,25 @@ class _Writer:
         self._model.buffers.append(entry)
         return len(self._model.buffers) - 1
 
+    def finished(self, at: int, output: str, notes: Mapping[str, Any] | None) -> bytes:
+        """The file, which gives this tensor by this name."""
+        self._graph.outputs = np.array([at], np.int32)
+        _sign(self._model, self._graph, output)
+        self._model.description = b"edgejoule"
+        self._model.metadata = [entry for entry in self._model.metadata or [] if entry.name in _KEPT_METADATA]
+        if notes is not None:
+            entry = schema.MetadataT()
+            entry.name, entry.buffer = METADATA, self.buffer(json.dumps(notes, sort_keys=True).encode())
+            self._model.metadata.append(entry)
+        return flatbuffer.pack(self._model)
+
     def reshape(self, source: int, width: int) -> int:
         given = self._graph.tensors[source]
         options = schema.ReshapeOptionsT()
         options.newShape = np.array([1, width], np.int32)
         shape = self._constant("head/shape", np.array([1, width], np.int32), None)
         target = self._tensor("head/embedding", (1, width), affine_of(given), 0)
-        return self._operator("RESHAPE", 1, [source, shape], target, "ReshapeOptions", options)
+        return self.operator("RESHAPE", 1, [source, shape], target, "ReshapeOptions", options)
 
     def fully_connected(self, source: int, layer: IntegerLayer, name: str) -> int:
         legacy = layer.source.dtype == "uint8"
@@ -152,7 +156,7 @@ class _Writer:
         bias = self._constant(f"{name}/bias", layer.bias, Affine("int32", product, 0))
         target = self._tensor(name, (1, len(layer.bias)), layer.target, 0)
         version = 1 if legacy else 4  # 4: int8 inputs, weights and outputs
-        return self._operator(
+        return self.operator(
             "FULLY_CONNECTED", version, [source, weights, bias], target, "FullyConnectedOptions", options
         )
 
@@ -160,9 +164,9 @@ class _Writer:
         dtype = affine_of(self._graph.tensors[source]).dtype
         options = schema.SoftmaxOptionsT()
         options.beta = 1.0
-        target = self._tensor("head/probabilities", (1, classes), _PROBABILITY[dtype], 0)
+        target = self._tensor("head/probabilities", (1, classes), PROBABILITY[dtype], 0)
         version = 1 if dtype == "uint8" else 2  # 2: int8
-        return self._operator("SOFTMAX", version, [source], target, "SoftmaxOptions", options)
+        return self.operator("SOFTMAX", version, [source], target, "SoftmaxOptions", options)
 
     def _constant(self, name: str, values: NDArray[Any], affine: Affine | None) -> int:
         little = np.ascontiguousarray(values.astype(values.dtype.newbyteorder("<")))
@@ -184,25 +188,24 @@ class _Writer:
         self._graph.tensors.append(tensor)
         return len(self._graph.tensors) - 1
 
-    def _operator(
+    def operator(
         self, name: str, version: int, inputs: Sequence[int], output: int, options_type: str, options: Any
     ) -> int:
         operator = schema.OperatorT()
-        operator.opcodeIndex = self._code(getattr(schema.BuiltinOperator, name), version)
+        operator.opcodeIndex = self.code(getattr(schema.BuiltinOperator, name), version)
         operator.inputs, operator.outputs = np.array(inputs, np.int32), np.array([output], np.int32)
         operator.builtinOptionsType = getattr(schema.BuiltinOptions, options_type)
         operator.builtinOptions = options
         self._graph.operators.append(operator)
         return output
 
-    def _code(self, number: int, version: int) -> int:
+    def code(self, number: int, version: int) -> int:
         codes = self._model.operatorCodes
         for index, code in enumerate(codes):
             if flatbuffer.builtin_code(code) == number and code.version == version:
                 return index
         code = schema.OperatorCodeT()
-        code.deprecatedBuiltinCode = code.builtinCode = number
-        code.version = version
+        code.deprecatedBuiltinCode, code.builtinCode, code.version = min(number, 127), number, version
         codes.append(code)
         return len(codes) - 1
 
@@ -227,7 +230,7 @@ def checked(model: Any) -> Any:
 def affine_of(tensor: Any) -> Affine:
     """How the integers of a tensor stand for real numbers. Raises ModelError: it has none of 8 bits."""
     dtype, how = flatbuffer.type_name(tensor.type), tensor.quantization
-    if dtype not in _PROBABILITY or how is None or how.scale is None or len(how.scale) != 1:
+    if dtype not in PROBABILITY or how is None or how.scale is None or len(how.scale) != 1:
         name = tensor.name.decode("utf-8", "replace") if isinstance(tensor.name, bytes) else tensor.name
         raise ModelError(
             f"tensor {name!r} ({dtype}) is not quantised to 8 bits",
@@ -238,12 +241,13 @@ def affine_of(tensor: Any) -> Affine:
     return Affine(dtype, float(how.scale[0]), zero)
 
 
-def _make_static(graph: Any) -> None:
+def make_static(graph: Any) -> None:
+    """All shapes are fixed, with a batch of one."""
     for tensor in graph.tensors:
         tensor.shapeSignature = None
 
 
-def sign(model: Any, graph: Any, output: str) -> None:
+def _sign(model: Any, graph: Any, output: str) -> None:
     """Leave one signature, from the names the backbone had to the new output."""
     old = next(iter(model.signatureDefs or []), None)
     signature = schema.SignatureDefT()

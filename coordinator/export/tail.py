@@ -7,7 +7,6 @@ integers as every exported model does.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
-from coordinator.export.assemble import METADATA, affine_of, checked, sign
+from coordinator.export.assemble import PROBABILITY, Writer, affine_of, checked, make_static
 from coordinator.export.quantise import Affine
 from protos.errors import ModelError
 from protos.model import flatbuffer
@@ -48,12 +47,12 @@ def assemble_with_tail(
     assert bundle.tail_path is not None
     model = flatbuffer.parse(bundle.backbone_path.read_bytes(), where="backbone")
     graph = checked(model)
-    for tensor in graph.tensors:
-        tensor.shapeSignature = None
+    make_static(graph)
     source = affine_of(graph.tensors[graph.outputs[0]])
     writer = _Writer(model, graph)
     at = writer.operator("DEQUANTIZE", 2 if source.dtype == "int8" else 1, [int(graph.outputs[0])],
-                         writer.tensor("tail/input", (1, *spec.shape)), "DequantizeOptions")  # fmt: skip
+                         writer.tensor("tail/input", (1, *spec.shape)), "DequantizeOptions",
+                         schema.DequantizeOptionsT())  # fmt: skip
     given = [1, *spec.shape]
     if [int(one) for one in graph.tensors[graph.outputs[0]].shape] != given:
         raise ModelError(f"gives {list(graph.tensors[graph.outputs[0]].shape)}, the tail takes {given}",
@@ -71,16 +70,10 @@ def assemble_with_tail(
         options.beta = 1.0
         at = writer.operator("SOFTMAX", 1, [at], writer.tensor("head/soft", (1, scores.shape[1])), "SoftmaxOptions",
                              options)  # fmt: skip
-        target = Affine(source.dtype, 1 / 256, -128 if source.dtype == "int8" else 0)
+        target = PROBABILITY[source.dtype]
     at = writer.operator("QUANTIZE", 1, [at], writer.tensor("head/scores", (1, scores.shape[1]), target),
-                         "QuantizeOptions")  # fmt: skip
-    graph.outputs = np.array([at], np.int32)
-    sign(model, graph, "probabilities" if softmax else "logits")
-    model.description = b"edgejoule"
-    entry = schema.MetadataT()
-    entry.name, entry.buffer = METADATA, writer.buffer(json.dumps(notes, sort_keys=True).encode())
-    model.metadata = [entry]
-    return flatbuffer.pack(model)
+                         "QuantizeOptions", schema.QuantizeOptionsT())  # fmt: skip
+    return writer.finished(at, "probabilities" if softmax else "logits", notes)
 
 
 def _range(scores: NDArray[Any], dtype: str) -> Affine:
@@ -92,17 +85,8 @@ def _range(scores: NDArray[Any], dtype: str) -> Affine:
     return Affine(dtype, scale, int(np.clip(round(limits.min - low / scale), limits.min, limits.max)))
 
 
-class _Writer:
+class _Writer(Writer):
     """Adds float tensors and operators to one subgraph."""
-
-    def __init__(self, model: Any, graph: Any) -> None:
-        self._model, self._graph = model, graph
-
-    def buffer(self, data: bytes) -> int:
-        entry = schema.BufferT()
-        entry.data = np.frombuffer(data, np.uint8)
-        self._model.buffers.append(entry)
-        return len(self._model.buffers) - 1
 
     def tensor(self, name: str, shape: tuple[int, ...], affine: Affine | None = None, buffer: int = 0) -> int:
         one = schema.TensorT()
@@ -122,27 +106,6 @@ class _Writer:
         if kept.dtype.kind == "i":
             self._graph.tensors[index].type = schema.TensorType.INT32
         return index
-
-    def operator(
-        self, name: str, version: int, inputs: list[int], output: int, options_type: str, options: Any = None
-    ) -> int:
-        one = schema.OperatorT()
-        one.opcodeIndex = self.code(getattr(schema.BuiltinOperator, name), version)
-        one.inputs, one.outputs = np.array(inputs, np.int32), np.array([output], np.int32)
-        one.builtinOptionsType = getattr(schema.BuiltinOptions, options_type)
-        one.builtinOptions = options if options is not None else getattr(schema, f"{options_type}T")()
-        self._graph.operators.append(one)
-        return output
-
-    def code(self, number: int, version: int) -> int:
-        codes = self._model.operatorCodes
-        for index, code in enumerate(codes):
-            if flatbuffer.builtin_code(code) == number and code.version == version:
-                return index
-        code = schema.OperatorCodeT()
-        code.deprecatedBuiltinCode, code.builtinCode, code.version = min(number, 127), number, version
-        codes.append(code)
-        return len(codes) - 1
 
     def flattened(self, source: int, width: int) -> int:
         if list(self._graph.tensors[source].shape) == [1, width]:
@@ -190,7 +153,9 @@ class _Writer:
             for kind, at in (("kernel", 1), ("bias", 2)):
                 if kind in change:
                     changed[at] = self._changed(other, graph.tensors[inputs[at]], change[kind], kind)
-            operator.inputs = np.array([changed.get(at, moved(one)) for at, one in enumerate(inputs)], np.int32)
+            # What has changed takes the place of the old constant, which does not travel too.
+            ends = [changed[at] if at in changed else moved(one) for at, one in enumerate(inputs)]
+            operator.inputs = np.array(ends, np.int32)
             operator.outputs = np.array([moved(int(one)) for one in operator.outputs], np.int32)
             operator.opcodeIndex = self.code(flatbuffer.builtin_code(code), code.version)
             self._graph.operators.append(operator)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -132,10 +132,7 @@ def _contradicted(data: Dataset) -> str | None:
     if data.y.ndim != 1:
         return None
     first: dict[bytes, int] = {}
-    other = 0
-    for one, label in zip(data.x, data.y.tolist(), strict=True):
-        key = hashlib.blake2b(np.ascontiguousarray(one).tobytes(), digest_size=16).digest()
-        other += first.setdefault(key, label) != label
+    other = sum(first.setdefault(key, label) != label for key, label in zip(_keys(data), data.y.tolist(), strict=True))
     if not other:
         return None
     return (
@@ -147,8 +144,15 @@ def _in_both(fit: Dataset, held: Dataset) -> int:
     """How many held-out examples are training examples, too, byte for byte."""
     if fit.held.dtype != held.held.dtype:
         return 0
-    known = {hashlib.blake2b(np.ascontiguousarray(one).tobytes(), digest_size=16).digest() for one in fit.x}
-    return sum(hashlib.blake2b(np.ascontiguousarray(one).tobytes(), digest_size=16).digest() in known for one in held.x)
+    known = set(_keys(fit))
+    return sum(key in known for key in _keys(held))
+
+
+def _keys(data: Dataset) -> Iterator[bytes]:
+    """A digest of each example's values, a few megabytes of them in memory at a time."""
+    for block in dataset.blocks(data.held):
+        for one in block:
+            yield hashlib.blake2b(np.ascontiguousarray(one).tobytes(), digest_size=16).digest()
 
 
 def _check_renames(renames: Mapping[str, str], data: Dataset | None) -> None:

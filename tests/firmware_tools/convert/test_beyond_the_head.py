@@ -24,6 +24,7 @@ from firmware_tools.convert.trainable.memory import working_memory
 from firmware_tools.inspect.model import read_model
 from protos.datafiles import dataset
 from protos.errors import ModelError, PlanError
+from protos.model import flatbuffer
 from protos.model.backbone import Backbone
 from protos.model.bundle import Bundle, open_bundle
 from protos.model.exported import Exported
@@ -185,6 +186,10 @@ def test_a_bundle_trains_what_stands_before_its_head_and_exports_it(
     )  # fmt: skip
     assert report.agreement is not None
     assert report.agreement >= 0.95
+    # Of what trained, the file holds the trained values alone.
+    (graph,) = flatbuffer.parse((tmp_path / "model.tflite").read_bytes()).subgraphs
+    used = {int(i) for one in graph.operators for end in (one.inputs, one.outputs) for i in end}
+    assert set(range(len(graph.tensors))) <= used
     scores = Exported(tmp_path / "model.tflite").predict(data.x[data.is_test]).values
     wanted = head.infer(evaluator.embeddings)
     assert np.abs(scores - wanted).max() < 0.03 * np.abs(wanted).max()
@@ -230,12 +235,32 @@ def test_a_step_of_biases_takes_less_memory_and_holds_the_budget(bundles: dict[s
     assert found["bias"] <= found["last-block"]
 
 
+@pytest.mark.parametrize(("option", "field"), [("--train-memory", "memory_bytes"), ("--train-joules", "joules")])
+def test_a_budget_under_what_was_chosen_chooses_less(
+    bundles: dict[str, Bundle], models: Path, tmp_path: Path, tensorflow: WarmTensorFlow, option: str, field: str
+) -> None:
+    before = bundles["last-block"].manifest.provenance["trainable"]["chosen"]
+    most = before[field] * 0.999
+    tensorflow.converted(
+        models / "plain.keras", "--eval", models / "images.npz", "--trainable", "last-block", "--batch-size", "16",
+        "--min-agreement", "0.9", option, int(most) if field == "memory_bytes" else most, "-o", tmp_path / "less",
+    )  # fmt: skip
+    less = open_bundle(tmp_path / "less")
+    chosen = less.manifest.provenance["trainable"]["chosen"]
+    assert chosen["biases"] < before["biases"]
+    assert chosen[field] <= most
+    assert working_memory(less.head_path.read_bytes(), "train") == chosen["memory_bytes"]
+
+
 def test_nothing_that_fits_is_said_with_what_would(models: Path, tmp_path: Path, quick: Callable[..., Outcome]) -> None:
     asked = ("convert", models / "plain.keras", "--eval", models / "images.npz", "-o", tmp_path / "bundle")
     outcome = quick(*asked, "--trainable", "bias", "--train-memory", "2k")
     assert outcome.code == 2, outcome
     assert "the least that trains takes" in outcome.complaint
     assert "--batch-size" in outcome.complaint
+    outcome = quick(*asked, "--trainable", "bias", "--train-joules", "1e-9")
+    assert outcome.code == 2, outcome
+    assert "more than the budget" in outcome.complaint
     outcome = quick(*asked, "--trainable", "last-block", "--pointwise", "9")
     assert outcome.code == 6, outcome
     assert "--pointwise" in outcome.complaint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -40,3 +41,21 @@ def test_a_rename_that_changes_nothing_is_said(tmp_path: Path) -> None:
     assert read.calibration.class_names == ("cat", "hund")
     with pytest.raises(UsageError, match=r"--rename kater=cat changes nothing: the classes are katze, hund"):
         load_examples(calibrate, None, (5,), None, renames={"kater": "cat"})
+
+
+def test_examples_in_a_file_are_compared_without_all_of_them_in_memory(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((10_000, 784))
+    x[3], x[7] = x[2], x[6]
+    np.savez(tmp_path / "large.npz", x=x, y=np.arange(10_000) // 3 % 2, is_test=np.arange(10_000) % 7 == 0)
+    kept = x.nbytes // 2  # as float32
+    del x
+    tracemalloc.start()
+    try:
+        read = load_examples(None, str(tmp_path / "large.npz"), (784,), None)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    contradicted, twice = read.remarked[-2:]
+    assert "1 of 10000 examples are those of another class" in contradicted
+    assert "1 of 1429 held-out examples are among the training ones" in twice
+    assert peak < kept * 2 / 3, peak
