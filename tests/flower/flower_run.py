@@ -129,7 +129,8 @@ def _reply(node: int, w: Any, examples_: int, **more: float) -> Message:
 
 
 def keeps_to_joules() -> dict[str, float]:
-    """How often a node of 4 J a round is asked that may spend 1 J, and one of 0.5 J; and before anything is known."""
+    """How often a node of 4 J a round is asked that may spend 1 J, and one of 0.5 J; and before anything is known. Every
+    fifth report of the dear one has no joules."""
     strategy = Unbiased(per_round_j=1.0, fraction_evaluate=0.0, seed=5)
 
     class Nodes:
@@ -144,7 +145,8 @@ def keeps_to_joules() -> dict[str, float]:
         for one in messages:
             node = one.metadata.dst_node_id
             asked[node] += 1
-            replies.append(_reply(node, np.ones(1), 1, **{ENERGY_J: 4.0 if node == 1 else 0.5}))
+            dear = np.nan if asked[1] % 5 == 2 else 4.0
+            replies.append(_reply(node, np.ones(1), 1, **{ENERGY_J: dear if node == 1 else 0.5}))
         strategy.aggregate_train(number, replies)
     return {"first": first, "dear": asked[1], "cheap": asked[2]}
 
