@@ -172,21 +172,24 @@ def _last_line(text: str) -> str:
 
 
 def make(source: Path | None, folder: Path, wanted: set[str]) -> list[Row]:
-    """Copy the generators and run those that are wanted; a generator that fails is a row."""
+    """Run the generators that are wanted, handed ones from a copy; a generator that fails is a row."""
     if source is not None:
         shutil.copytree(source, folder, dirs_exist_ok=True)
-    for kind, name in (("models", "E01-more"), ("data", "E02-data")):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        shutil.copy(Path(__file__).parent / "foreign_models" / f"make_{kind}.py", folder / name / "make.py")
+    own = Path(__file__).parent / "foreign_models"
+    commands: dict[str, list[str | Path]] = {
+        **{script.parent.name: [script] for script in folder.glob("*/make.py")},
+        "E01-more": [own / "make_models.py", "."],
+        "E02-data": [own / "make_data.py", ".", "--pictures", "../E01-more/image.npz"],
+    }
     failed = []
-    for script in sorted(folder.glob("*/make.py")):
-        name = script.parent.name
+    for name, command in sorted(commands.items()):
         # A generator that was cut short runs again.
-        made = script.parent / ".made"
+        made = folder / name / ".made"
         if name not in wanted or made.exists() or name == _APPLICATIONS:
             continue
         _say(f"making {name}")
-        done = subprocess.run([sys.executable, str(script)], cwd=script.parent, capture_output=True, text=True)
+        made.parent.mkdir(parents=True, exist_ok=True)
+        done = subprocess.run([sys.executable, *command], cwd=made.parent, capture_output=True, text=True)
         if done.returncode != 0:
             failed.append(Row(name, "generator", "makes its files", _last_line(done.stderr), False))
         else:
@@ -241,7 +244,7 @@ def main() -> int:
         return options.stop_after is not None and time.monotonic() - start_s > options.stop_after
 
     with tempfile.TemporaryDirectory(prefix="edgejoule-cases-") as temporary:
-        folder = options.keep or Path(temporary)
+        folder = (options.keep or Path(temporary)).resolve()
         chosen = [one for one in cases() if not options.only or any(word in one.model for word in options.only)]
         data = [
             one for one in ("D01-images", "D03-arrays", "E02-data", _LABS) if not options.only or one in options.only

@@ -1,16 +1,18 @@
-"""Makes further data as people have them, from the pictures of `make_models.py`, in the current folder.
+"""Makes further data as people have them, from the pictures of `make_models.py`, in a folder.
+
+    .venv/bin/python benchmarks/foreign_models/make_data.py FOLDER --pictures MODELS/image.npz
 
 Part of `benchmarks/any_model.py`. Folders of four classes, ten pictures each; and files of arrays.
 """
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import io
 import os
 import shutil
 import struct
-import sys
 import unicodedata
 import zlib
 from collections.abc import Callable, Sequence
@@ -21,8 +23,11 @@ import numpy as np
 from PIL import Image
 
 NAMES = ("ant", "bee", "cat", "dog")
-PICTURES = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("../E01-more/image.npz")
-with np.load(PICTURES, allow_pickle=False) as archive:
+_parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+_parser.add_argument("folder", type=Path, metavar="FOLDER", help="made where it is not there")
+_parser.add_argument("--pictures", type=Path, required=True, metavar="NPZ", help="image.npz of make_models.py")
+GIVEN = _parser.parse_args()
+with np.load(GIVEN.pictures, allow_pickle=False) as archive:
     X, Y = archive["x"], archive["y"]
 Write = Callable[[Image.Image, Path], None]
 
@@ -163,6 +168,8 @@ def pairs() -> None:
 
 
 if __name__ == "__main__":
+    GIVEN.folder.mkdir(parents=True, exist_ok=True)
+    os.chdir(GIVEN.folder)
     folders()
     arrays()
     pairs()

@@ -1,10 +1,13 @@
-"""Makes further models of the kinds of the handed cases, small ones, and their data, in the current folder. Seeded.
+"""Makes further models of the kinds of the handed cases, small ones, and their data, in a folder. Seeded.
+
+    .venv/bin/python benchmarks/foreign_models/make_models.py FOLDER
 
 Part of `benchmarks/any_model.py`. Beside models that converters trip over: what people give in a model's place.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import zipfile
@@ -214,6 +217,11 @@ class Signatures(tf.Module):  # type: ignore[misc]
 
 def main() -> None:
     """Make all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="made where it is not there")
+    folder = parser.parse_args().folder
+    folder.mkdir(parents=True, exist_ok=True)
+    os.chdir(folder)
     put("image", image)
     put("binary", image, (y // 2).astype(np.int32))
     put("three", image, rows=y < 3)

@@ -66,7 +66,8 @@ def publish(
             refused.append(str(reason))
         else:
             refused.clear()
-            client.subscribe(telemetry.states, _QOS)
+            if not answered.is_set():  # Later what is kept there is our own.
+                client.subscribe(telemetry.states, _QOS)
             anew.set()
         answered.set()
 

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from coordinator.results.figures import RunFigures
+from protos.errors import UsageError
 
 __all__ = ["write_trackio", "write_wandb"]
 
@@ -22,14 +23,20 @@ def write_trackio(found: RunFigures, folder: Path) -> list[Path]:
     """Add a run to trackio's database in ``folder``, as ``trackio.log`` would have while it went on; the paths.
 
     `TRACKIO_DIR=FOLDER trackio show` shows it.
+
+    Raises:
+        UsageError: the run is in it already: trackio would have each of its rounds twice.
     """
+    name = f"{found.run.name} {found.run.run_id}"
     with _variables(TRACKIO_DIR=str(folder.resolve())):
         from trackio.sqlite_storage import SQLiteStorage
 
+        if name in SQLiteStorage.get_runs(PROJECT):
+            raise UsageError("is there already", where=f"{folder}: {name}", fix="choose another -o")
         settings = {**found.settings, "_Username": "", "_Created": _iso(found.run.started_unix_s)}
         SQLiteStorage.bulk_log(
             project=PROJECT,
-            run=f"{found.run.name} {found.run.run_id}",
+            run=name,
             metrics_list=[dict(one.figures) for one in found.rounds],
             steps=[one.round for one in found.rounds],
             timestamps=[_iso(one.at_unix_s) for one in found.rounds],

@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from flwr.app import Context, Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 
 from edge_runtime.api import Meter
 from protos.errors import UsageError
@@ -70,15 +71,11 @@ def total_joules(records: Sequence[RecordDict], weighted_by: str) -> MetricRecor
     """For ``train_metrics_aggr_fn`` of a strategy: joules are added up, and so are their half widths, since errors of
     one kind of sensor go together; everything else is the mean by weight, as Flower has it."""
     rows = [dict(next(iter(record.metric_records.values()))) for record in records]
-    whole = sum(float(row[weighted_by]) for row in rows)
-    made = MetricRecord()
-    for key in rows[0]:
-        if key == weighted_by:
-            continue
-        if key in _SUMMED:
+    if sum(float(row[weighted_by]) for row in rows):
+        made = aggregate_metricrecords(list(records), weighted_by)
+    else:
+        made = MetricRecord({key: math.nan for key in rows[0] if key != weighted_by})
+    for key in _SUMMED:
+        if key in rows[0]:
             made[key] = math.fsum(float(row[key]) for row in rows)
-        else:
-            made[key] = (
-                math.fsum(float(row[key]) * float(row[weighted_by]) for row in rows) / whole if whole else math.nan
-            )
     return made

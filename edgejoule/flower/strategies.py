@@ -66,8 +66,9 @@ class Unbiased(Decoding, FedAvg):  # type: ignore[misc]
     """Each node is asked by chance, so often that its joules a round keep to a limit; the mean is still that of all.
 
     Node i is asked in a round with probability ``p_i = min(1, per_round_j / c_i)``, where ``c_i`` is the mean of the
-    joules that its rounds cost it so far (``@meter``), independently of the others; a node of which nothing is known is
-    asked. With w its weight (examples), x the model and D_i the change that it sends, the model becomes
+    joules that its rounds cost it so far (``@meter``), rounds of unknown joules left out, independently of the others;
+    a node of which nothing is known is asked. With w its weight (examples), x the model and D_i the change that it
+    sends, the model becomes
 
         x + (sum over those who came of (w_i / p_i) D_i) / (sum over all nodes of w_i)
 
@@ -117,7 +118,7 @@ class Unbiased(Decoding, FedAvg):  # type: ignore[misc]
             return given
         assert self._per_round_j is not None
         costs = self._costs.get(node_id)
-        if not costs or not all(math.isfinite(one) for one in costs):
+        if not costs:
             return 1.0
         return min(1.0, self._per_round_j * len(costs) / max(sum(costs), 1e-12))
 
@@ -147,8 +148,9 @@ class Unbiased(Decoding, FedAvg):  # type: ignore[misc]
         for reply in valid:
             node, metrics = int(reply.metadata.src_node_id), _metrics(reply.content)
             self._weights[node] = float(metrics[self.weighted_by_key])
-            if ENERGY_J in metrics:
-                self._costs.setdefault(node, []).append(float(metrics[ENERGY_J]))
+            # A round without joules, such as one with the sensor away, says nothing of what rounds cost.
+            if math.isfinite(cost_j := float(metrics.get(ENERGY_J, math.nan))):
+                self._costs.setdefault(node, []).append(cost_j)
             weights.append(self._weights[node] / self._asked[node])
         contents = [one.content for one in valid]
         told = self.train_metrics_aggr_fn(contents, self.weighted_by_key)

@@ -129,7 +129,10 @@ def _reply(node: int, w: Any, examples_: int, **more: float) -> Message:
 
 
 def keeps_to_joules() -> dict[str, float]:
-    """How often a node of 4 J a round is asked that may spend 1 J, and one of 0.5 J; and before anything is known."""
+    """How often a node of 4 J a round is asked that may spend 1 J, and one of 0.5 J; and before anything is known.
+
+    Every fifth report of the dear one has no joules.
+    """
     strategy = Unbiased(per_round_j=1.0, fraction_evaluate=0.0, seed=5)
 
     class Nodes:
@@ -144,7 +147,8 @@ def keeps_to_joules() -> dict[str, float]:
         for one in messages:
             node = one.metadata.dst_node_id
             asked[node] += 1
-            replies.append(_reply(node, np.ones(1), 1, **{ENERGY_J: 4.0 if node == 1 else 0.5}))
+            dear = np.nan if asked[1] % 5 == 2 else 4.0
+            replies.append(_reply(node, np.ones(1), 1, **{ENERGY_J: dear if node == 1 else 0.5}))
         strategy.aggregate_train(number, replies)
     return {"first": first, "dear": asked[1], "cheap": asked[2]}
 
@@ -152,8 +156,10 @@ def keeps_to_joules() -> dict[str, float]:
 def weighted() -> list[float]:
     strategy = EnergyWeighted(fraction_evaluate=0.0)
     replies = [_reply(1, np.array([0.0]), 10, **{BUDGET_J: 1.0}), _reply(2, np.array([1.0]), 10, **{BUDGET_J: 3.0})]
+    for reply, by_class in zip(replies, ([0.0, 0.5], [1.0, 0.5]), strict=True):
+        reply.content["metrics"]["by-class"] = by_class
     arrays, metrics = strategy.aggregate_train(1, replies)
-    return [float(arrays["w"].numpy()[0]), float(metrics[BUDGET_J])]
+    return [float(arrays["w"].numpy()[0]), float(metrics[BUDGET_J]), *metrics["by-class"]]
 
 
 def packed() -> dict[str, bool]:

@@ -52,7 +52,7 @@ def test_strategies_by_themselves(flower: str, tmp_path: Path) -> None:
     assert asked["cheap"] == 400
     # A quarter of 400 rounds, within four standard deviations of such a draw.
     assert abs(asked["dear"] - 100) <= 4 * np.sqrt(400 * 0.25 * 0.75)
-    assert made["weighted"] == pytest.approx([0.75, 2.0])
+    assert made["weighted"] == pytest.approx([0.75, 2.0, 0.5, 0.5])
     assert made["packed"]
     assert all(made["packed"].values()), made["packed"]
     assert made["spoilt"] == [1.0, 1.0]

@@ -62,9 +62,11 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("is named twice", where=", ".join(twice), fix="name each run once")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        # Before anything is written: else those before it would be in the way when it is tried again.
         for one in found:
             if arguments.format in ("tensorboard", "colext") and (folder / one.run.run_id).exists():
                 raise UsageError("is there already", where=str(folder / one.run.run_id), fix="choose another -o")
+        for one in found:
             files += write(one, folder)
     except EdgejouleError:
         raise  # some of ours are OSErrors as well

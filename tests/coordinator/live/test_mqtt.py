@@ -176,6 +176,25 @@ def test_a_broker_that_lost_everything_gets_all_of_it_again(
 
 @real
 @pytest.mark.processes
+def test_what_is_published_does_not_come_back_after_the_broker_was_away(address: str, tmp_path: Path) -> None:
+    log = tmp_path / "subscriptions"
+    lines = [f"log_dest file {log}", "log_type subscribe", "log_type unsubscribe"]
+    broker = Broker(tmp_path, *lines, *(["user root"] if os.getuid() == 0 else []))
+    try:
+        with publishing(address, broker):
+            assert "edgejoule/device/+/state" in log.read_text(), "of an earlier process"
+            broker.stop()
+            log.unlink()
+            broker.start()
+            with listening(broker) as found:
+                soon(lambda: found.get("edgejoule/status") == "online", "it again")
+            assert "edgejoule/device" not in log.read_text()
+    finally:
+        broker.stop()
+
+
+@real
+@pytest.mark.processes
 def test_a_coordinator_that_is_away_is_told_as_offline(
     tools: Any, fleet: Fleet, tmp_path: Path, broker: Broker
 ) -> None:

@@ -126,6 +126,9 @@ def test_trackio_reads_the_logs_of_each_round(address: str, run: str, tmp_path: 
     name, logs = json.loads(read.stdout)
     told = status(address, run)
     assert name == f"name {run}"
+    assert len([one for one in logs if one["step"]]) == 3
+    with pytest.raises(AssertionError, match="is there already"):
+        exported_apart(address, run, "trackio", tmp_path / "t")
     assert {one["step"]: one["spent_at_least_j"] for one in logs if one["step"]} == {
         one.round: known_j(one) for one in told.rounds[1:]
     }
@@ -247,6 +250,17 @@ def test_colext_finds_the_joules_of_each_round_in_its_own_columns(address: str, 
     assert spent.keys() == expected.keys()
     for name, joules in expected.items():
         assert spent[name] == pytest.approx(joules, rel=1e-6, abs=grain[name])
+
+
+def test_a_run_that_is_there_already_keeps_the_others_from_being_written(
+    address: str, run: str, tools: Any, plain_bundle: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "c"
+    with Operator(address) as operator:
+        other = operator.start_run(tools.plan(plain_bundle), tmp_path)
+    exported(address, run, "colext", out)
+    assert cli.main(["export-results", other, run, "--format", "colext", "-o", str(out), "--coordinator", address]) == 2
+    assert [one.name for one in out.iterdir()] == [run]
 
 
 def test_a_reports_tables_are_parquet_with_types_and_unknown_is_null(address: str, run: str, tmp_path: Path) -> None:
