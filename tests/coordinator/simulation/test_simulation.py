@@ -79,8 +79,8 @@ def test_no_invariant_breaks_where_several_runs_share_the_devices(plain_bundle: 
 
 # Given up with its quorum there; what a board was granted before it lost power; a budget that only seemed to refill; a
 # run that was resumed, whose commit was not answered, and that nobody took up; what a paused order had cost, which the
-# ledger did not count as granted when it was granted again; told that its round was closed, which a crash undid; asked by
-# another run while the round that it was missing in was written down.
+# ledger did not count as granted when it was granted again; told that its round was closed, which a crash undid; asked
+# by another run while the round that it was missing in was written down.
 @pytest.mark.parametrize("seed", [70, 5348, 7239, 10_014, 10_345, 20_052, 30_016])
 def test_seeds_that_found_something_hold(plain_bundle: Path, seed: int) -> None:
     play(seed, plain_bundle)
