@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from firmware_tools.child import run_in_child
-from firmware_tools.convert.job import ACTIVATIONS, EQUALISE, PREPROCESSING, STRAIGHT, ConvertJob
+from firmware_tools.convert.job import (
+    ACTIVATIONS,
+    EQUALISE,
+    HEAD,
+    LAST_BLOCK,
+    PREPROCESSING,
+    STRAIGHT,
+    TRAINABLE,
+    ConvertJob,
+)
 from firmware_tools.convert.sources.recognise import recognise
 from firmware_tools.convert.staging import check_free, staged
 from firmware_tools.inspect.text import lines
@@ -30,7 +39,6 @@ OBJECTIVE_NAMES = ("cross_entropy", "kure", "kure_scaled", "qat", "apqn", "mqat"
 # Objectives of heads that are no classifiers.
 TASK_NAMES = (REGRESSION, ANOMALY, DIFFUSION)
 OPTIMISER_NAMES = ("sgd", "adam")
-TRAINABLE = ("head", "bias", "last-block")
 
 _DESCRIPTION = """\
 Make a bundle from a trained model: a frozen int8 backbone and a head that trains inside TFLite.
@@ -103,10 +111,8 @@ def add_command(commands: Any) -> None:
         help="train the integer weights on, with the float model as their teacher, on these examples (100 or "
         "more; training part, if marked), and keep that where it helps",
     )  # fmt: skip
-    cut.add_argument("--qat-steps", metavar="N", type=int, default=400, help="of 32 examples (default: 400)")
-    cut.add_argument(
-        "--qat-rate", metavar="R", type=float, default=1e-4, help="step, in ranges of weights (default: 0.0001)"
-    )
+    cut.add_argument("--qat-steps", metavar="N", type=int, help="of 32 examples (default: 400)")
+    cut.add_argument("--qat-rate", metavar="R", type=float, help="step, in ranges of weights (default: 0.0001)")
     cut.add_argument("--layers", action="store_true", help="tell what each layer loses by integers (SQNR in dB)")
     cut.add_argument(
         "--front-end", metavar="LINE",
@@ -137,20 +143,18 @@ def add_command(commands: Any) -> None:
     head.add_argument("--seed", type=int, default=0, help="for drawing examples and hidden weights (default: 0)")
     deeper = parser.add_argument_group("beyond the head")
     deeper.add_argument(
-        "--trainable", choices=TRAINABLE, default=TRAINABLE[0],
+        "--trainable", choices=TRAINABLE, default=HEAD,
         help="what trains: head; bias, the biases of layers in front of it too; last-block, and the kernels of the "
         "last layers of 1 x 1 (default: head)",
     )  # fmt: skip
     deeper.add_argument(
-        "--pointwise", metavar="N", type=int, default=1, help="kernels of 1 x 1 that last-block trains (default: 1)"
+        "--pointwise", metavar="N", type=int, help="kernels of 1 x 1 that last-block trains (default: 1)"
     )
     deeper.add_argument(
         "--train-memory", metavar="SIZE", help="working memory that a step may take, such as 256k (default: 4M)"
     )
     deeper.add_argument("--train-joules", metavar="J", type=float, help="joules that a step may take on --board")
-    deeper.add_argument(
-        "--board", metavar="NAME", default="pi4", help="board, or FILE.toml, whose joules are meant (default: pi4)"
-    )
+    deeper.add_argument("--board", metavar="NAME", help="board, or FILE.toml, whose joules are meant (default: pi4)")
     check = parser.add_argument_group("check")
     check.add_argument(
         "--eval", metavar="DATA", help="examples to compare float and int8 on (held-out part, if marked)"
@@ -223,6 +227,7 @@ def _job(options: argparse.Namespace) -> ConvertJob:
             raise UsageError(f"{option} {value} is outside {low}..{high}")
     if options.objective == ANOMALY and (options.classes or 2) != 2:
         raise UsageError(f"--classes {options.classes}: an anomaly head knows two, normal and anomaly")
+    _require_company(options)
     if options.qat is not None and options.activations != "int8":
         raise UsageError("--qat trains weights for 8-bit activations", fix="leave it or --activations int16 out")
     for spec in (options.calibrate, options.eval, options.qat):
@@ -255,21 +260,38 @@ def _job(options: argparse.Namespace) -> ConvertJob:
         bias_correction=options.bias_correction,
         layers=options.layers,
         trainable=_trainable(options),
-        pointwise=options.pointwise,
+        **_given(options, "pointwise", "board", "qat_steps", "qat_rate"),
         train_memory=_bytes(options.train_memory),
         train_joules=options.train_joules,
-        board=options.board,
         activations=options.activations,
         qat=options.qat,
-        qat_steps=options.qat_steps,
-        qat_rate=options.qat_rate,
     )
+
+
+def _require_company(options: argparse.Namespace) -> None:
+    """Options that do nothing without another are refused there: who gives them means something by them."""
+    deeper = options.trainable != HEAD
+    for option, given, needs, there in (
+        ("--pointwise", options.pointwise, f"--trainable {LAST_BLOCK}", options.trainable == LAST_BLOCK),
+        ("--train-memory", options.train_memory, "--trainable", deeper),
+        ("--train-joules", options.train_joules, "--trainable", deeper),
+        ("--board", options.board, "--trainable", deeper),
+        ("--qat-steps", options.qat_steps, "--qat", options.qat is not None),
+        ("--qat-rate", options.qat_rate, "--qat", options.qat is not None),
+    ):
+        if given is not None and not there:
+            raise UsageError(f"{option} {given} does nothing without {needs}", fix=f"give {needs} too, or leave it out")
+
+
+def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """What was given of options whose defaults are those of :class:`ConvertJob`."""
+    return {name: value for name in names if (value := getattr(options, name)) is not None}
 
 
 def _trainable(options: argparse.Namespace) -> str:
     """What trains, where the other options go with it."""
     mode: str = options.trainable
-    if mode == TRAINABLE[0]:
+    if mode == HEAD:
         return mode
     if options.objective != "cross_entropy":
         raise UsageError(
@@ -281,11 +303,12 @@ def _trainable(options: argparse.Namespace) -> str:
             f"--trainable {mode} goes with a trunk of int8 that is quantised as it is",
             fix="leave --activations and --qat out, or --trainable",
         )
-    if not 1 <= options.pointwise <= 100:
+    if options.pointwise is not None and not 1 <= options.pointwise <= 100:
         raise UsageError(f"--pointwise {options.pointwise} is outside 1..100")
     if options.train_joules is not None and not options.train_joules > 0:
         raise UsageError(f"--train-joules {options.train_joules} is not above 0")
-    board(options.board)
+    if options.board is not None:
+        board(options.board)
     return mode
 
 

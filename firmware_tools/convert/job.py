@@ -16,6 +16,8 @@ STRAIGHT = "straight"
 EQUALISE = ("auto", "always", "never")
 # Of the layers between the ends of a backbone; see `firmware_tools.convert.quality.sixteen_bits`.
 ACTIVATIONS = ("int8", "int16")
+# What trains; see `firmware_tools.convert.trainable`.
+TRAINABLE = HEAD, BIAS, LAST_BLOCK = "head", "bias", "last-block"
 KINDS = ("keras", "h5", "saved_model", "tflite")
 
 

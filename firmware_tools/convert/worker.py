@@ -30,7 +30,7 @@ from firmware_tools.convert.examples import (
     load_examples,
     load_tuning,
 )
-from firmware_tools.convert.job import PREPROCESSING, STRAIGHT, ConvertJob
+from firmware_tools.convert.job import HEAD, PREPROCESSING, STRAIGHT, ConvertJob
 from firmware_tools.convert.quality.improve import QualityChoices
 from firmware_tools.convert.ranges import Tuning, backbone_spec, real_values
 from firmware_tools.convert.sources.recognise import fingerprint
@@ -47,7 +47,6 @@ from firmware_tools.convert.tasks import (
     warning_of,
 )
 from firmware_tools.convert.tasks import figures as score
-from firmware_tools.convert.trainable.choice import HEAD as HEAD_ALONE
 from firmware_tools.convert.trainable.design import TailDesign
 from firmware_tools.convert.trainable.parting import Parted, parted
 from firmware_tools.inspect.bundle import report
@@ -111,6 +110,7 @@ class _Conversion:
         self.parted: Parted | None = None
         self.tail: TailDesign | None = None
         self.untuned: bytes | None = None
+        self.qat: dict[str, Any] = {}
         self.task = task_of(job.objective)
         # A regression's data name no classes, and need no names.
         self.known_names = job.class_names if self.task != REGRESSION else None
@@ -193,7 +193,7 @@ class _Conversion:
 
     def _part(self, source: FloatModel | Extractor, classes: int) -> None:
         """Part the model, where layers in front of its head are to train."""
-        if self.job.trainable == HEAD_ALONE:
+        if self.job.trainable == HEAD:
             return
         if not isinstance(source, FloatModel):
             raise UsageError(
@@ -308,6 +308,8 @@ class _Conversion:
         tail, rows = source.tail if own else None, chosen_rows(len(found), _TUNING_EXAMPLES, job.seed)
         examples, labels = found.x[rows], found.y[rows]
         where = Path(found.source).name
+        self.qat = {"qat": {"file": where, "sha256": digest(found), "examples": len(found), "drawn": len(labels),
+                            "steps": job.qat_steps, "rate": job.qat_rate}}  # fmt: skip
         if tail is not None:
             dataset.check(dataclasses.replace(found, source=where), source.input_shape, len(tail["out_bias"]))
             some = chosen_rows(len(labels), _STATISTICS_EXAMPLES, job.seed)
@@ -562,6 +564,7 @@ class _Conversion:
             "evaluation": described(data.evaluation),
             "operators": facts.operator_counts(),
             **self.quality,
+            **self.qat,
             **self._trainable(),
             "tools": _tool_versions(),
             **({} if self.job.front_end is None else {FRONT_END: self.job.front_end}),

@@ -20,12 +20,11 @@ from typing import Any
 
 import numpy as np
 
+from firmware_tools.convert.job import LAST_BLOCK
 from firmware_tools.convert.trainable.graph import Layer, Tail
 from protos.energy.boards import BoardProfile
 from protos.errors import ModelError, UsageError
 
-HEAD, BIAS, LAST_BLOCK = "head", "bias", "last-block"
-TRAINABLE = (HEAD, BIAS, LAST_BLOCK)
 MACS_PER_S = 1e9
 DEFAULT_BYTES = 4_000_000
 
@@ -66,7 +65,7 @@ def choices(
     """Every tail of this kind, the latest cut first.
 
     Args:
-        mode: :data:`BIAS` or :data:`LAST_BLOCK`.
+        mode: ``BIAS`` or ``LAST_BLOCK`` of :mod:`firmware_tools.convert.job`.
         pointwise: how many 1 x 1 kernels train in the latter, counted from the last.
 
     Raises:

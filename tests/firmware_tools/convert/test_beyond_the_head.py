@@ -266,6 +266,27 @@ def test_nothing_that_fits_is_said_with_what_would(models: Path, tmp_path: Path,
     assert "--pointwise" in outcome.complaint
 
 
+@pytest.mark.parametrize(
+    ("words", "needs"),
+    [
+        (("--pointwise", "2"), "--trainable last-block"),
+        (("--pointwise", "2", "--trainable", "bias"), "--trainable last-block"),
+        (("--train-memory", "64k"), "--trainable"),
+        (("--train-joules", "0.1"), "--trainable"),
+        (("--board", "pi5"), "--trainable"),
+        (("--qat-steps", "100"), "--qat"),
+        (("--qat-rate", "0.001"), "--qat"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(
+    models: Path, tmp_path: Path, quick: Callable[..., Outcome], words: tuple[str, ...], needs: str
+) -> None:
+    outcome = quick("convert", models / "plain.keras", "-o", tmp_path / "bundle", *words)
+    assert outcome.code == 2, outcome
+    assert f"{words[0]} {words[1]} does nothing without {needs};" in outcome.complaint
+    assert not (tmp_path / "bundle").exists()
+
+
 def test_a_manifest_whose_tail_contradicts_it_is_refused(bundles: dict[str, Bundle]) -> None:
     text = json.loads(bundles["bias"].manifest.to_json())
     text["head"]["tail"]["shape"][0] += 1
