@@ -47,7 +47,7 @@ _SETTLE_S = 0.5
 LEAST_EXPLAINED = 0.8
 # Nor is a stretch whose samples cover less than this of it.
 LEAST_COVERED = 0.9
-Load = Callable[[int], contextlib.AbstractContextManager[None]]
+Load = Callable[[int], contextlib.AbstractContextManager[object]]
 
 
 @dataclass(frozen=True)
@@ -118,13 +118,13 @@ def fit(stretches: Sequence[Stretch]) -> Fit:
 
 
 @contextlib.contextmanager
-def spinning(cores: int) -> Iterator[None]:
-    """So many processes at work, each on one core; they are gone afterwards."""
-    workers = []
+def spinning(cores: int) -> Iterator[tuple[int, ...]]:
+    """So many processes at work, each on one core, by their ids; they are gone afterwards."""
+    workers: list[subprocess.Popen[bytes]] = []
     try:
         for _ in range(cores):
             workers.append(subprocess.Popen([sys.executable, "-c", _SPIN], env={**os.environ, **_ONE_THREAD}))
-        yield
+        yield tuple(one.pid for one in workers)
     finally:
         for one in workers:
             one.kill()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,22 +96,21 @@ def test_what_does_not_measure_the_board_is_refused(spec: str, tmp_path: Path) -
 
 
 def test_the_work_is_that_of_processes_that_are_gone_afterwards() -> None:
-    def runs_it(process: str) -> bool:
-        try:
-            return b"a @ a" in Path(f"/proc/{process}/cmdline").read_bytes()
-        except OSError:
-            # A child of another test that has just ended.
-            return False
+    def cpu_ticks(process: int) -> int:
+        """Of user and system, proc(5); the name before them stands in brackets."""
+        return sum(map(int, Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:13]))
 
-    def children() -> set[str]:
-        """Of every thread: a process belongs to the one that began it."""
-        tasks = Path("/proc/self/task").glob("*/children")
-        return {one for task in tasks for one in task.read_text().split() if runs_it(one)}
-
-    before = children()
-    with spinning(1):
-        assert len(children() - before) == 1
-    assert children() == before
+    with spinning(2) as workers:
+        assert len(set(workers)) == 2
+        assert os.getpid() not in workers
+        # Well beyond what starting an interpreter takes.
+        give_up = time.monotonic() + 60.0
+        while min(map(cpu_ticks, workers)) < os.sysconf("SC_CLK_TCK"):
+            assert time.monotonic() < give_up
+            time.sleep(0.05)
+    for worker in workers:
+        with pytest.raises(ProcessLookupError):
+            os.kill(worker, 0)
 
 
 def test_the_half_width_has_the_fit_and_the_sensor_in_it() -> None:
