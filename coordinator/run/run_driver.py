@@ -242,10 +242,17 @@ class RunDriver:
 
     async def _hand_over(self, device_id: str, session: str) -> None:
         run, at = self.run, (self.run.machine.round, self.run.machine.attempt)
-        why = await self._store.do(ledger.hand_over, run, at[0], device_id, session)
+        card = self._card_of(device_id)
+        try:
+            why = await self._store.do(ledger.hand_over, run, at[0], device_id, session)
+        except Exception as error:
+            if self._passes(error):
+                raise
+            return
         if why is not None and at == (run.machine.round, run.machine.attempt):
             log.warning("%s round %d: %s is not asked again: %s", run.run_id, at[0], device_id, why)
             run.refused.add(device_id)
+            self._refused_as[device_id] = card
             self.feed(Refused(device_id))
             self.feed(Tick())
 
@@ -415,10 +422,9 @@ class RunDriver:
                 await work()
                 self.run.trouble = ""
                 return
-            except DamagedError as error:
-                self._break(str(error))
-                return
-            except StoreError as error:
+            except Exception as error:
+                if not self._passes(error):
+                    return
                 log.error("%s: %s; trying again", self.run.run_id, error)
                 self.run.trouble = f"cannot write: {error}"
                 if self._stop_wanted.is_set():
@@ -427,13 +433,18 @@ class RunDriver:
                     return
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._stop_wanted.wait(), RETRY_S)
-            except EdgejouleError as error:
-                self._break(str(error))
-                return
-            except Exception as error:
-                log.exception("%s: internal error", self.run.run_id)
-                self._break(f"internal error: {type(error).__name__}: {error}")
-                return
+
+    def _passes(self, error: Exception) -> bool:
+        """Whether what failed may work later, when the disk, the lock or the server is back. Else the run is broken:
+        what is stored is bad, and whoever tries again would do so for ever."""
+        if isinstance(error, StoreError) and not isinstance(error, DamagedError):
+            return True
+        if isinstance(error, EdgejouleError):
+            self._break(str(error))
+        else:
+            log.error("%s: internal error", self.run.run_id, exc_info=error)
+            self._break(f"internal error: {type(error).__name__}: {error}")
+        return False
 
     def _break(self, reason: str) -> None:
         # A run that is over already, and cannot even be written down as such, must not hold up the next one.
