@@ -22,6 +22,7 @@ from coordinator.operator.client import Operator
 from coordinator.operator.status import RunStatus
 from coordinator.run import transactions as ledger
 from coordinator.run.resume import Rooms
+from coordinator.run.workers import Store
 from coordinator.server import schedules as server_schedules
 from coordinator.server.operations import Operations
 from coordinator.server.run_scheduler import RunScheduler
@@ -47,8 +48,9 @@ class World:
         self.operations = self._operations()
 
     def _operations(self) -> Operations:
-        workers = [VirtualWorker() for _ in range(4)]
-        rooms = Rooms(self.db, *workers, BundleStore(self.home / "bundles"), self.home / "evaluations")
+        stores = [Store(self.db, VirtualWorker()) for _ in range(2)]
+        workers = [VirtualWorker() for _ in range(2)]
+        rooms = Rooms(*stores, *workers, BundleStore(self.home / "bundles"), self.home / "evaluations")
         return Operations(rooms, RunScheduler(rooms))
 
     @asynccontextmanager
