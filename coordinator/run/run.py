@@ -11,6 +11,7 @@ from functools import cached_property
 
 from coordinator.aggregate.controls import Controls
 from coordinator.budgets.order_line import OrderLine
+from coordinator.budgets.unbiased import Whole
 from coordinator.run.downlink import Downlink, SentHead
 from coordinator.run.evaluation import Evaluator
 from coordinator.run.last_changes import LastChanges
@@ -112,12 +113,14 @@ class LateOrder:
     Attributes:
         head_version: the head that was trained from.
         attempt: the newest of its round.
+        whole: whom its round spoke for, where devices were drawn; else None.
     """
 
     round: int
     line: OrderLine
     head_version: str
     attempt: int
+    whole: Whole | None = None
 
 
 @dataclass
