@@ -144,7 +144,7 @@ class Device:
             )
 
     def _take_instance(self) -> str:
-        found = take_instance(self.state.path, machine_hash())
+        found = take_instance(self.state.path, machine_hash(self.settings.machine_root))
         if found.copied:
             log().warning("%s came from another machine: what codecs owe stays with that one", self.state.path)
             for path in self.state.folder("memory").iterdir():

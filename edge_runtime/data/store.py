@@ -96,6 +96,7 @@ class ExampleStore:
 
     def __init__(self, folder: Path, *, now_unix_s: Callable[[], float] = time.time) -> None:
         self.folder, self._now_unix_s = folder.expanduser(), now_unix_s
+        self._swept = False
         self._unfinished: dict[Path, tuple[tuple[int, int, int], float]] = {}
         self.unread: list[str] = []
         """Files of the inbox that the system did not let be read at the last look, each with the reason."""
@@ -356,6 +357,16 @@ class ExampleStore:
             around = path.parent.stat()
             os.chown(path, around.st_uid, around.st_gid)
 
+    def _sweep(self) -> None:
+        """Delete, once, what writes left that a power cut ended. Nobody else writes now."""
+        if self._swept:
+            return
+        self._swept = True
+        with contextlib.suppress(OSError):
+            for one in (self.folder, self.folder / RAW):
+                for path in one.glob(".*.part"):
+                    path.unlink(missing_ok=True)
+
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         with storing(self.folder):
@@ -377,6 +388,7 @@ class ExampleStore:
                             "somebody else writes to it", where=str(self.folder), fix="try again"
                         ) from error
                     time.sleep(0.02)
+            self._sweep()
             index = self.folder / INDEX
             if not index.exists():
                 with storing(index), write_whole(index):

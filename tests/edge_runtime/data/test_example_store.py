@@ -300,6 +300,17 @@ def test_a_process_that_is_killed_while_it_adds_leaves_a_store_that_is_whole(tmp
     assert len(set(sequences)) == len(sequences)
 
 
+def test_what_a_power_cut_leaves_of_a_write_goes_with_the_next(tmp_path: Path) -> None:
+    ExampleStore(tmp_path / "own").add(example(1), "cat")
+    left = [tmp_path / "own" / RAW / ".0000000002-12345678.npy.ab12.part", tmp_path / "own" / ".clock.json.ab12.part"]
+    for one in left:
+        one.write_bytes(b"half")
+    store = ExampleStore(tmp_path / "own")
+    store.add(example(2), "cat")
+    assert not any(one.exists() for one in left)
+    assert store.stats().by_label == {"cat": 2}
+
+
 def test_the_index_does_not_grow_without_end(tmp_path: Path) -> None:
     store = ExampleStore(tmp_path / "own")
     store.keep(Bounds(most_count=3))
