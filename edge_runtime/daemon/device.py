@@ -112,6 +112,7 @@ class Device:
             self.summary, self._stamp = _NO_DATA, ""
             self.data_fault: EdgejouleError | None = None
             self._looked = False
+            self._own_store: ExampleStore | None = None
             self.look_at_data(bundle)
             self.meter: Meter = meter or SharedMeter(open_meter_late(settings.sensor, clock=self.clock))
             self.gate = Gate()
@@ -143,7 +144,7 @@ class Device:
             )
 
     def _take_instance(self) -> str:
-        found = take_instance(self.state.path, machine_hash())
+        found = take_instance(self.state.path, machine_hash(self.settings.machine_root))
         if found.copied:
             log().warning("%s came from another machine: what codecs owe stays with that one", self.state.path)
             for path in self.state.folder("memory").iterdir():
@@ -183,12 +184,15 @@ class Device:
 
     def take_inbox(self) -> None:
         """Take up what was put into the store's inbox, and let go of what is beyond its bounds."""
-        store = self._store(self.settings.data or "")
+        store = self._own_store = self._own_store or self._store(self.settings.data or "")
         if store is None:
             return
+        before = store.unread
         try:
             if taken := store.take_inbox():
                 log().info("%d examples were taken from the inbox", taken)
+            if store.unread and store.unread != before:
+                log().warning("%d files of the inbox cannot be read: %s", len(store.unread), store.unread[0])
             store.trim()
         except (*DATA_FAULTS, StoreError, RefusedError) as error:
             log().warning("the store of examples cannot be kept in order now: %s", error)
