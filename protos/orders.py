@@ -364,12 +364,13 @@ class TrainOrder:
 @dataclass(frozen=True)
 class WaitOrder:
     """Nothing to do: come again after ``retry_after_s``. ``publication`` is a head to take to work, or None;
-    ``upgrade`` a version of the service."""
+    ``upgrade`` a version of the service; ``watts``: somebody looks at the power of this device."""
 
     retry_after_s: float
     reason: str
     publication: Publication | None = None
     upgrade: UpgradeOffer | None = None
+    watts: bool = False
 
 
 @dataclass(frozen=True)

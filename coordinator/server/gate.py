@@ -45,6 +45,7 @@ _METHODS: dict[str, frozenset[Role]] = {
     "/edgejoule.v1.OperatorService/ListDevices": _READERS,
     "/edgejoule.v1.OperatorService/GetBudgets": _READERS,
     "/edgejoule.v1.OperatorService/ListUpgrades": _READERS,
+    "/edgejoule.v1.OperatorService/WatchWatts": _READERS,
 }
 _ONLY_OPERATORS = frozenset({Role.OPERATOR})
 

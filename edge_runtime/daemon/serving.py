@@ -37,6 +37,7 @@ from edge_runtime.daemon.upgrading import Upgrades
 from edge_runtime.health.pauses import open_pauses
 from edge_runtime.identity.signatures import Signatures
 from edge_runtime.model.adopting import receive
+from edge_runtime.power.live import LivePower
 from edge_runtime.round import work as one_round
 from edge_runtime.round.held_heads import CannotRebuildError
 from edge_runtime.round.inputs.examples import ChangedDataError
@@ -155,6 +156,12 @@ class Daemon:
         # A publication that cannot be taken before some time of the monotonic clock.
         self._put_off: tuple[str, float] | None = None
         self._put_offs = Backoff(5.0, _TRIED_AGAIN_S)
+        self._live = LivePower(
+            lambda: device.late.sensor if device.late is not None else None,
+            lambda: device.late.trouble if device.late is not None else "",
+            lambda bins, reason, ends: link.live(device.settings.device_id, device.session, bins, reason, ends),
+            link.end_live,
+        )
         self._pauses = open_pauses(device.settings, device.clock, wait=self._rest, tell=self._notifier.status)
 
     def serve(self) -> None:
@@ -193,6 +200,7 @@ class Daemon:
         finally:
             reason = reason or self._stopping.reason or "done"
             self._notifier.stopping(reason)
+            self._live.close()
             self._leave(reason)
 
     def _rest(self, timeout_s: float) -> bool:
@@ -233,6 +241,9 @@ class Daemon:
             case WaitOrder(_, _, Publication() as published):
                 self._receptions.clear()
                 self._take(published)
+            case WaitOrder(watts=True):
+                self._receptions.clear()
+                self._live.begin()
             case WaitOrder(retry_after_s, reason):
                 self._receptions.clear()
                 if self._put_off is not None and time.monotonic() >= self._put_off[1]:
@@ -460,7 +471,7 @@ class Daemon:
             self._device.meter.mark(Phase.IDLE)
             self._device.meter.settle(0.0)
             self._run_id = order.run_id
-        watch = self._link.watch(self._settings.device_id, self._device.session, order)
+        watch = self._link.watch(self._settings.device_id, self._device.session, order, self._live.begin)
         try:
             started_s = time.monotonic()
             with self._stopping.loading():
