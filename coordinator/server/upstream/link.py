@@ -19,6 +19,7 @@ from protos.convert.energy import settled_to
 from protos.convert.orders import order_from
 from protos.convert.reports import receipt_from
 from protos.errors import ConfigError, IntegrityError, RefusedError, UnreachableError
+from protos.model.manifest import brief
 from protos.orders import PART_BYTES, PROTOCOL, DeviceCard, Order, Receipt, SettledEnergy, Verdict
 from protos.v1 import edgejoule_pb2 as pb
 from protos.v1 import edgejoule_pb2_grpc as rpc
@@ -139,7 +140,7 @@ class UpstreamLink:
         stream = self._stub.FetchBundle(pb.FetchBundleRequest(bundle_id=bundle_id), timeout=FETCH_S)
         files: dict[str, bytearray] = {}
         declared: dict[str, tuple[int, bytes]] = {}
-        where, name = f"bundle {bundle_id[:19]}", ""
+        where, name = f"bundle {brief(bundle_id)}", ""
         try:
             async for part in stream:
                 if part.WhichOneof("part") == "file":
