@@ -36,6 +36,7 @@ from coordinator.run.rounds.round_events import (
     Event,
     Fail,
     Finish,
+    GivenUp,
     Halt,
     Left,
     Open,
@@ -197,7 +198,9 @@ class RunDriver:
     def at_work(self) -> list[str]:
         """Devices that have an order, or will have one as soon as it is on disk."""
         machine = self.run.machine
-        return [one for one in dict.fromkeys((*machine.ordered, *machine.at_work)) if self.has_at_work(one)]
+        given_up = () if machine.giving_up is None else sorted(machine.giving_up[2])
+        asked = dict.fromkeys((*machine.ordered, *machine.at_work, *given_up))
+        return [one for one in asked if self.has_at_work(one)]
 
     def wish(self) -> Wish:
         """What it would do about devices."""
@@ -490,7 +493,9 @@ class RunDriver:
                 log.warning("%s: %s", self.run.run_id, reason)
                 self._publish()
                 written = await self._store.do(ledger.abandon_round, self.run, number, attempt, reason)
-                if not written:
+                if written:
+                    self.feed(GivenUp(number, attempt))
+                else:
                     log.info("%s: round %d has its quorum after all", self.run.run_id, number)
                     self.feed(QuorumAfterAll(number, attempt))
             case Finish(why):

@@ -143,7 +143,8 @@ def late_order(db: Database, run: ActiveRun, number: int, device_id: str) -> Lat
             return None
         line = grants.complete(connection, run.run_id, number, {device_id: lines[device_id]})[device_id]
         version, attempt = runs.trained_from(connection, run.run_id, number)
-    return LateOrder(number, line, version, attempt) if version else None
+        whole = costs.whole_of(connection, run.run_id, number)
+    return LateOrder(number, line, version, attempt, whole) if version else None
 
 
 def accept_late(
@@ -164,7 +165,7 @@ def accept_late(
             attempt = _refuse(connection, run, order.round, one)
             return Receipt(Verdict.REJECTED, f"{one.refusal.code}: {one.refusal.reason}", attempt)
         assert isinstance(run.fold, Fold)
-        late = Late(order.line, number - order.round)
+        late = Late(order.line, number - order.round, order.whole)
         meter = devices.meter_of(connection, one.device_id) if one.report.meter_id else None
         report = replace(one.report, energy=named(one.report.energy, one.report.meter_id, meter))
         sizes = run.fold.sizes_of(report, one.update)  # type: ignore[arg-type]
@@ -552,7 +553,7 @@ def _refold_late(
     line = grants.complete(connection, run.run_id, of_round, {report.device_id: line})[report.device_id]
     version, attempt = runs.trained_from(connection, run.run_id, of_round)
     update = run.late_checker(LateOrder(of_round, line, version, attempt), report.examples)(report)
-    late = Late(line, number - of_round)
+    late = Late(line, number - of_round, costs.whole_of(connection, run.run_id, of_round))
     reports.reweigh(connection, report, fold.weight_of(report, late))
     sizes = fold.sizes_of(report, update)  # type: ignore[arg-type]
     grants.reported(connection, run.run_id, of_round, report.device_id, size_bytes, sizes)

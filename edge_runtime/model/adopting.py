@@ -149,7 +149,9 @@ def _current(state: Path) -> Model | None:
 
 
 def _of(head: Tree, bundle: Bundle, bench: Workbench | None) -> HeadEvaluation | None:
-    return bench.held_out.evaluate(head, bundle) if bench is not None and bench.held_out is not None else None
+    if bench is None or bench.held_out is None:
+        return None
+    return bench.held_out.evaluate(head, bundle, bench.head)
 
 
 def chosen(
@@ -166,10 +168,10 @@ def chosen(
         share, best = personal(head, bench)
     # Judged on the half that nothing was chosen by.
     judged = _half(bench.held_out, 1) if share else bench.held_out
-    own = _judge(best, bundle, judged)
+    own = _judge(best, bench, judged)
     comparable = current is not None and current.bundle.bundle_id == bundle.bundle_id
     if adopt == "better" and current is not None and comparable:
-        before = _judge(current.head, bundle, judged)
+        before = _judge(current.head, bench, judged)
         if is_worse(own, before):
             what = f"{own.correct} of {own.examples} own examples right, {before.correct} before"
             return Chosen(None, share, f"it is worse here: {what}; loss {own.loss:.3g}, {before.loss:.3g} before", new)
@@ -184,10 +186,10 @@ def personal(head: Tree, bench: Workbench) -> tuple[float, Tree]:
     """
     assert bench.held_out is not None
     tuned, first = _tuned(head, bench), _half(bench.held_out, 0)
-    best = (_judge(head, bench.bundle, first).loss, 0.0, head)
+    best = (_judge(head, bench, first).loss, 0.0, head)
     for share in _SHARES:
         mixed = trees.add_scaled(head, trees.subtract(tuned, head), share)
-        loss = _judge(mixed, bench.bundle, first).loss
+        loss = _judge(mixed, bench, first).loss
         if loss < best[0]:
             best = (loss, share, mixed)
     return best[1], best[2]
@@ -230,6 +232,6 @@ def _half(held_out: HeldOut, first: int) -> _Half:
     return _Half(held_out.labels[first::2], held_out.cache.view()[first::2])
 
 
-def _judge(head: Tree, bundle: Bundle, examples: HeldOut | _Half) -> HeadEvaluation:
+def _judge(head: Tree, bench: Workbench, examples: HeldOut | _Half) -> HeadEvaluation:
     embeddings = examples.cache.view() if isinstance(examples, HeldOut) else examples.embeddings
-    return evaluate(head, bundle, embeddings, examples.labels)
+    return evaluate(head, bench.bundle, embeddings, examples.labels, bench.head)
