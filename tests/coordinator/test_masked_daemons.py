@@ -58,8 +58,6 @@ def test_daemons_mask_their_changes_and_the_head_learns(digits: Path, address: s
         try:
             # They leave after their last round, and not before its sum was unmasked.
             status = tools.finished(operator, run_id)
-            for one in daemons:
-                one.end()
         finally:
             for one in daemons:
                 one.stop()
