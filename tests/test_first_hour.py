@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import doctest
-import socket
 from pathlib import Path
 
 import played_page
 import pytest
+from free_ports import free_port
 from played_page import ROOT, Played, is_head, missing, played
 
 PAGE = ROOT / "docs" / "first-hour.md"
@@ -15,9 +15,7 @@ PAGE = ROOT / "docs" / "first-hour.md"
 
 @pytest.fixture(scope="module")
 def hour(tmp_path_factory: pytest.TempPathFactory) -> list[Played]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     with played(PAGE, tmp_path_factory.mktemp("hour"), address, after="## By hand") as found:
         pass
     return found

@@ -77,7 +77,7 @@ def served(state: Path, database: str | None = None) -> Iterator[str]:
         yield ready.read_text().strip()
     finally:
         stop["loop"].call_soon_threadsafe(stop["event"].set)
-        thread.join(30)
+        thread.join(90)
         assert not thread.is_alive()
         if failure:
             raise failure[0]
@@ -119,7 +119,8 @@ def tools() -> Any:
         @staticmethod
         def until(check: Callable[[], Any], what: str = "it") -> Any:
             """Wait for something that must come about."""
-            for _ in range(1500):
+            end_s = time.monotonic() + 90.0
+            while time.monotonic() < end_s:
                 if found := check():
                     return found
                 time.sleep(0.02)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 _HERE = Path(__file__).parent
-sys.path[:0] = [str(_HERE), str(_HERE.parents[1])]
+sys.path[:0] = [str(_HERE), str(_HERE.parent), str(_HERE.parents[1])]
 
 from killed_anywhere import Point, calls_of, missing, play  # noqa: E402
 from plain_bundle import make_plain_bundle  # noqa: E402

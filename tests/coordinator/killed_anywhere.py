@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 import re
 import shutil
-import socket
 import subprocess
 import time
 from collections import Counter
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import grpc
+from free_ports import free_port
 from scripted_device import ScriptedDevice
 from warm_coordinator import WarmCoordinators
 
@@ -109,9 +109,7 @@ class Life:
         self, warm: WarmCoordinators, folder: Path, database: str | None, point: Point | None, traced: Path | None
     ) -> None:
         self._warm, self._folder, self._database = warm, folder, database
-        with socket.socket() as one:
-            one.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{one.getsockname()[1]}"
+        self.address = f"127.0.0.1:{free_port()}"
         self.died = False
         trace: list[str] | None = None
         if traced is not None:

@@ -72,7 +72,7 @@ class ScriptedDevice:
         self.channel.close()
 
     def join(self, protocol: tuple[int, int] = PROTOCOL) -> Any:
-        return self.stub.Join(card_to(self.card, protocol), timeout=20, wait_for_ready=True)
+        return self.stub.Join(card_to(self.card, protocol), timeout=60, wait_for_ready=True)
 
     def ask(
         self,
@@ -153,10 +153,10 @@ class ScriptedDevice:
             for start in range(0, len(data), part):
                 yield pb.ReportRequest(data=data[start : start + part])
 
-        return receipt_from(self.stub.Report(parts(), timeout=20))
+        return receipt_from(self.stub.Report(parts(), timeout=60))
 
     def leave(self, *settled: SettledEnergy) -> None:
         self.stub.Leave(
             pb.LeaveRequest(device_id=self.card.device_id, session=self.card.session, settled=settled_to(settled)),
-            timeout=20,
+            timeout=60,
         )

@@ -113,7 +113,7 @@ def test_a_report_between_deadline_and_decision_waits_for_the_decision(
 
     monkeypatch.setattr(transactions, "accept", slow)
     with tools.served(tmp_path / "state") as address, Operator(address) as operator:
-        run_id = operator.start_run(tools.plan(plain_bundle, devices=3, quorum=quorum, deadline_s=2), tmp_path)
+        run_id = operator.start_run(tools.plan(plain_bundle, devices=3, quorum=quorum, deadline_s=3), tmp_path)
         names = {name: fleet(address, name) for name in ("slow", "after", "never")}
         for device in names.values():
             device.join()
@@ -150,7 +150,7 @@ def test_nobody_is_told_that_a_round_is_closed_before_that_is_on_disk(
 
     monkeypatch.setattr(transactions, "close_round", slow)
     with tools.served(tmp_path / "state") as address, Operator(address) as operator:
-        text = tools.plan(plain_bundle, rounds=2, devices=2, quorum=0.5, deadline_s=2, late=late)
+        text = tools.plan(plain_bundle, rounds=2, devices=2, quorum=0.5, deadline_s=3, late=late)
         run_id = operator.start_run(text, tmp_path)
         quick, slower = fleet(address, "quick"), fleet(address, "slower")
         quick.join()

@@ -127,7 +127,7 @@ def test_what_is_being_written_at_the_deadline_counts(
 
     monkeypatch.setattr(transactions, "accept", slow)
     with tools.served(tmp_path / "state") as address, Operator(address) as operator:
-        run_id = operator.start_run(tools.plan(plain_bundle, devices=5, quorum=0.8, deadline_s=3), tmp_path)
+        run_id = operator.start_run(tools.plan(plain_bundle, devices=5, quorum=0.8, deadline_s=5), tmp_path)
         devices = [fleet(address, name) for name in "abcde"]
         for device in devices:
             device.join()

@@ -120,7 +120,7 @@ def test_a_round_of_a_run_beside_another_ends_at_its_deadline(
 ) -> None:
     with Operator(address) as operator:
         many = operator.start_run(plan(tools, plain_bundle, "many", devices=50), tmp_path)
-        text = plan(tools, plain_bundle, "few", devices=2, quorum=0.5, deadline_s=2, beside=True)
+        text = plan(tools, plain_bundle, "few", devices=2, quorum=0.5, deadline_s=3, beside=True)
         few = operator.start_run(text, tmp_path)
         here, silent = fleet(address, "here"), fleet(address, "silent")
         here.join()
@@ -128,8 +128,15 @@ def test_a_round_of_a_run_beside_another_ends_at_its_deadline(
         order = here.order()
         assert (order.run_id, silent.order().run_id) == (few, few)
         assert here.send(here.answer(order, 1.0)).verdict is Verdict.ACCEPTED
-        # Nobody says anything more, and no turn is waited for: only a run that gathers waits for its turn.
-        status = tools.finished(operator, few)
+
+        def is_over() -> bool:
+            # Both stay present: it is the deadline that ends the round, and only a run that gathers waits for its turn.
+            for device in (here, silent):
+                device.ask()
+            return bool(operator.status(few)[0].is_over)
+
+        tools.until(is_over, "the end at the deadline")
+        (status,) = operator.status(few)
         assert operator.stop_run(many) == "stopped"
     assert {one.device_id: one.outcome for one in status.rounds[1].devices} == {"here": "accepted", "silent": "missing"}
 

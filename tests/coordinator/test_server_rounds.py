@@ -182,7 +182,12 @@ def test_a_planner_slower_than_the_deadline_takes_nothing_from_the_devices(
         run_id = operator.start_run(tools.plan(plain_bundle, deadline_s=1.0), tmp_path)
         device = fleet(address, "a")
         device.join()
-        order = device.order()
-        assert 0.0 < order.deadline_s <= 1.0
-        device.send(device.answer(order, 1.0))
+        # A busy computer may take longer than the second that is left: then there is another attempt.
+        for attempt in (1, 2, 3):
+            order = tools.until(
+                lambda number=attempt: getattr(one := device.ask(), "attempt", 0) == number and one, "an order"
+            )
+            assert 0.0 < order.deadline_s <= 1.0
+            if device.send(device.answer(order, 1.0, attempt=attempt)).verdict is Verdict.ACCEPTED:
+                break
         assert tools.finished(operator, run_id).state == "finished"

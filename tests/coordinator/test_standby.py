@@ -4,7 +4,6 @@ devices know both addresses, and move by themselves."""
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from free_ports import free_ports
 from scripted_device import NOTHING, ScriptedDevice
 from sqlalchemy import select
 from test_taking_over import end_all_connections
@@ -27,16 +27,6 @@ from protos.errors import RefusedError, UsageError
 from protos.orders import Receipt, RejoinOrder, TrainOrder, Verdict
 
 SERVE = [sys.executable, "-m", "coordinator.cli", "serve"]
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [int(one.getsockname()[1]) for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 @contextmanager

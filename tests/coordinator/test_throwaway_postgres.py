@@ -25,7 +25,7 @@ with throwaway_postgres() as url:
 
 def answers(url: str) -> bool:
     try:
-        psycopg.connect(url, connect_timeout=5).close()
+        psycopg.connect(url, connect_timeout=60).close()
     except psycopg.OperationalError:
         return False
     return True

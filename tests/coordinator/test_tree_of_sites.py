@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from free_ports import free_port
 
 from coordinator.lab.shards import divide
 from coordinator.operator.client import Operator
@@ -167,11 +167,6 @@ def _head(state: Path, version: str) -> Tree:
         db.close()
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
 def test_a_tree_gives_the_bits_of_a_flat_fleet_though_the_one_above_is_cut_off(
     programs: Programs, digits: Path, shards: tuple[list[Path], Path], tmp_path: Path
 ) -> None:
@@ -186,7 +181,7 @@ def test_a_tree_gives_the_bits_of_a_flat_fleet_though_the_one_above_is_cut_off(
     assert whole.state == "finished", programs.said()
 
     # A tree: two sites with two devices each. The coordinator above dies as soon as both have begun what it ordered.
-    port = _free_port()
+    port = free_port()
     above, address = programs.coordinator("above", port=port)
     sites = []
     for site in range(2):

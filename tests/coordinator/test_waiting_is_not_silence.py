@@ -25,8 +25,8 @@ SILENT = "fell silent"
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """Half a second of silence is enough."""
-    monkeypatch.setattr(fleet, "AWAY_AFTER_S", 0.5)
+    """A second and a half of silence are enough."""
+    monkeypatch.setattr(fleet, "AWAY_AFTER_S", 1.5)
     monkeypatch.setattr(fleet, "IDLE_PACE_S", 0.1)
     monkeypatch.setattr(run_scheduler, "HOLD_S", 0.0)
     caplog.set_level(logging.INFO, "edgejoule.coordinator")
@@ -44,7 +44,7 @@ def test_a_device_whose_call_waits_for_the_disk_is_present(
     real = transactions.settle
 
     def slow(*args: Any) -> Any:
-        time.sleep(1.5)
+        time.sleep(2.5)
         return real(*args)
 
     monkeypatch.setattr(transactions, "settle", slow)
@@ -72,7 +72,7 @@ def test_a_device_is_not_silent_while_nobody_listens(
     for thread in threads:
         thread.start()
     real = device_service.settled_from
-    stalls = iter([1.5, 1.5])
+    stalls = iter([2.5, 2.5])
 
     def stall(settled: Any) -> Any:
         # The event loop does not turn: parsing a large answer, a machine short of memory, a paused container.
@@ -112,7 +112,7 @@ def test_a_device_that_uploads_slowly_is_present(
         yield pb.ReportRequest(
             header=pb.ReportHeader(run_id=run_id, round=1, device_id="a", total_bytes=len(data), sha256=b"")
         )
-        time.sleep(1.5)
+        time.sleep(2.5)
         yield pb.ReportRequest(data=data)
 
     caplog.clear()

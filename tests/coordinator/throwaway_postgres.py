@@ -11,13 +11,15 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from free_ports import free_port
 
 
 def binaries() -> Path | None:
@@ -64,9 +66,7 @@ def main() -> int:
     if os.getuid() == 0:
         owner = "postgres" if "postgres" in {one.pw_name for one in pwd.getpwall()} else "nobody"
         user = ["runuser", "-u", owner, "--"]
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
+    port = free_port()
     # Sockets have short paths, and the folder must be open to the other user.
     folder = Path(tempfile.mkdtemp(prefix="ejpg-", dir="/tmp"))
     data = str(folder / "data")

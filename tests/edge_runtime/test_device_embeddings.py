@@ -67,15 +67,16 @@ def test_a_cut_in_the_middle_is_taken_up_where_it_stopped(tmp_path: Path, bundle
 def test_how_many_embeddings_came_from_earlier_data_is_said_and_a_resumed_fill_took_none(
     tmp_path: Path, bundle: Bundle, embed: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level("INFO", "edgejoule.device"):
-        fill(opened(tmp_path, bundle), embed, blocks=1)
-        fill(opened(tmp_path, bundle), embed)
-        assert "earlier data" not in caplog.text
-        # Two parts of other data whose examples are the same.
-        other = opened(tmp_path, bundle, "other data")
-        assert fill(other, embed) == (0, None)
-    (line,) = [one.getMessage() for one in caplog.records if "earlier data" in one.getMessage()]
-    assert line == f"{COUNT} embeddings were taken from earlier data"
+    caplog.set_level("INFO", "edgejoule.device")
+    fill(opened(tmp_path / "alone", bundle), embed, blocks=1)
+    fill(opened(tmp_path / "alone", bundle), embed)
+    assert "earlier data" not in caplog.text
+    # The same examples in two folders: the one takes what the other has, then the other its rest from the one.
+    assert fill(opened(tmp_path, bundle, "one"), embed, blocks=1) == (8, StopReason.BUDGET)
+    assert fill(opened(tmp_path, bundle, "other"), embed) == (13, None)
+    assert fill(opened(tmp_path, bundle, "one"), embed) == (0, None)
+    said = [one.getMessage() for one in caplog.records if "earlier data" in one.getMessage()]
+    assert said == [f"{count} embeddings were taken from earlier data" for count in (8, 13)]
 
 
 def test_the_finished_file_is_an_ordinary_npy_file(tmp_path: Path, bundle: Bundle, embed: Recorder) -> None:

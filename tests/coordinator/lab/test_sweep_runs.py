@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from free_ports import free_port
 
 import coordinator.cli
 from coordinator.operator.client import Operator
@@ -140,7 +141,7 @@ def test_a_plan_is_given_back_and_a_wait_taken_up_while_the_coordinator_starts_a
     tools: Any, plain_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], fleet: Any
 ) -> None:
     text = tools.plan(plain_bundle, rounds=2) + "# a remark\n"
-    port = _free_port()
+    port = free_port()
     root = str(Path(__file__).parents[3])
     words = [sys.executable, "-m", "coordinator.cli", "serve", "--state", str(tmp_path / "state")]
     words += ["--listen", f"127.0.0.1:{port}", "--ready-file", str(tmp_path / "ready")]
@@ -186,11 +187,3 @@ def test_a_plan_is_given_back_and_a_wait_taken_up_while_the_coordinator_starts_a
     finally:
         server.terminate()
         server.wait(30)
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as made:
-        made.bind(("127.0.0.1", 0))
-        return int(made.getsockname()[1])

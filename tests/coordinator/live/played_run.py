@@ -89,7 +89,7 @@ def played(address: str, bundle: Path, fleet: Any, tools: Any, folder: Path, *, 
     return run_id
 
 
-def soon(check: Any, what: str, patience_s: float = 30.0) -> Any:
+def soon(check: Any, what: str, patience_s: float = 90.0) -> Any:
     """Wait for something that must come about."""
     end = time.monotonic() + patience_s
     while not (found := check()):

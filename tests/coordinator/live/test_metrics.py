@@ -6,7 +6,6 @@ import asyncio
 import http.client
 import json
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from free_ports import free_port
 from live.played_run import EVIL, played, soon
 
 from coordinator.operator.client import Operator
@@ -32,8 +32,7 @@ Fleet = Callable[..., Any]
 def port(monkeypatch: pytest.MonkeyPatch) -> int:
     """A free port, on which coordinators of this test tell their figures."""
     monkeypatch.setattr(metrics, "FRESH_S", 0.0)
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        number = int(found.getsockname()[1])
+    number = free_port()
     real = Settings.__init__
 
     def with_metrics(self: Settings, *arguments: Any, **named: Any) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from free_ports import free_port
 from played_run import SENSORS, played, soon
 
 from coordinator import cli
@@ -35,9 +36,7 @@ class Broker:
     """A real broker on a free port of loopback, whose state is lost when it is started again."""
 
     def __init__(self, folder: Path, *lines: str) -> None:
-        with socket.socket() as one:
-            one.bind(("127.0.0.1", 0))
-            self.port = int(one.getsockname()[1])
+        self.port = free_port()
         self.config = folder / "mosquitto.conf"
         allowed = [] if any(line.startswith("password_file") for line in lines) else ["allow_anonymous true"]
         self.config.write_text("\n".join([f"listener {self.port} 127.0.0.1", "persistence false", *allowed, *lines]))

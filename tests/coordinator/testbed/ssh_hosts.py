@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import asyncssh
+from free_ports import free_ports
 
 SSHD = shutil.which("sshd") or ("/usr/sbin/sshd" if Path("/usr/sbin/sshd").exists() else None)
 _CONFIG = """\
@@ -92,15 +93,6 @@ class SshHost:
             self.process.terminate()
             self.process.wait(10)
             self.process = None
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports on which nobody listens now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
 
 
 def wait_for(hosts: Sequence[SshHost], limit_s: float = 60.0) -> None:

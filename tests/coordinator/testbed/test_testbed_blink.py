@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ssh_hosts import SshHost, free_ports, inventory_text, user_key, wait_for, why_not
+from free_ports import free_ports
+from ssh_hosts import SshHost, inventory_text, user_key, wait_for, why_not
 
 # In a mount namespace of its own, so that nobody else sees these LEDs.
 _LEDS = 'mount -t tmpfs none /sys/class && mkdir /sys/class/leds && mount --bind "$0" /sys/class/leds && exec "$@"'

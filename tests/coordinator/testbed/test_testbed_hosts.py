@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ssh_hosts import Silent, SshHost, free_ports, inventory_text, ssh_hosts, why_not
+from free_ports import free_ports
+from ssh_hosts import Silent, SshHost, inventory_text, ssh_hosts, why_not
 
 pytestmark = [pytest.mark.processes, pytest.mark.skipif(why_not() is not None, reason=why_not() or "")]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from free_ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -48,21 +49,6 @@ class Lab:
         return self.run(*arguments, "--coordinator", self.address, "--context", context)
 
 
-def _free_pair() -> int:
-    """A port that is free, and the next one too."""
-    import socket
-
-    while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port = int(first.getsockname()[1])
-            try:
-                second.bind(("127.0.0.1", port + 1))
-            except (OSError, OverflowError):
-                continue
-            return port
-
-
 @pytest.fixture
 def start_lab(tmp_path: Path) -> Iterator[Callable[..., Lab]]:
     """`start_lab(name)`: certificates, and a server that asks for them; stopped at the end."""
@@ -72,7 +58,7 @@ def start_lab(tmp_path: Path) -> Iterator[Callable[..., Lab]]:
         state, ready = tmp_path / name, tmp_path / f"{name}.ready"
         environ = {**os.environ, "XDG_CONFIG_HOME": str(tmp_path / f"{name}-config"), "PYTHONPATH": str(ROOT)}
         environ.pop("EDGEJOULE_COORDINATOR", None)
-        port = _free_pair()
+        port, _ = free_ports(2)
         lab = Lab(state, f"{listen}:{port}", environ, None)  # type: ignore[arg-type]
         made = lab.run("init", "--state", str(state), "--name", listen, "--port", str(port))
         assert made.returncode == 0, made.stderr

@@ -144,13 +144,13 @@ def test_training_makes_one_piece_at_a_time_and_predictions_go_between() -> None
         order_of.append("piece 1")
         asking = threading.Thread(target=predict)
         asking.start()
-        inside.wait(10)
+        assert inside.wait(60)
         while not gate._waiting:
             time.sleep(0.001)
         assert order_of == ["piece 1"], "not in the middle of a piece"
         gate.between()
         order_of.append("piece 2")
-    asking.join(10)
+    asking.join(60)
     assert order_of == ["piece 1", "prediction", "piece 2"]
     # Nobody works: predictions wait for nothing. Somebody predicts all the time: work goes on all the same.
     with gate.predicting():
@@ -171,7 +171,7 @@ def test_training_makes_one_piece_at_a_time_and_predictions_go_between() -> None
             pass
     go_on.set()
     for one in busy:
-        one.join(10)
+        one.join(60)
 
 
 def test_predictions_are_answered_while_the_board_trains_and_their_joules_are_their_own(

@@ -39,7 +39,7 @@ def plug_in(tmp_path: Path) -> Iterator[Callable[..., SimulatedBridge]]:
 def until() -> Callable[..., None]:
     """Wait for a condition; gives up after a time that only a hang would take."""
 
-    def wait(condition: Callable[[], object], *, give_up_s: float = 20.0) -> None:
+    def wait(condition: Callable[[], object], *, give_up_s: float = 60.0) -> None:
         end = time.monotonic() + give_up_s
         while not condition():
             assert time.monotonic() < end, "the condition never came true"

@@ -31,7 +31,7 @@ def booked(plug_in):
         sensor.close()
 
 
-def settled(book, *entries, timeout_s: float = 2.0):
+def settled(book, *entries, timeout_s: float = 60.0):
     book.settle(entries, timeout_s)
     return [entry.settled for entry in entries]
 
