@@ -29,6 +29,7 @@ __all__ = [
     "BUNDLE_SIGNATURE",
     "MAX_BYTES",
     "WHAT",
+    "WHEEL",
     "SignatureFile",
     "Signers",
     "Statement",
@@ -41,6 +42,8 @@ __all__ = [
 BUNDLE_SIGNATURE = "signature.json"
 MAX_BYTES = 64 << 10
 WHAT = ("bundle", "wheel", "firmware", "model")
+WHEEL = re.compile(r"edgejoule-([0-9A-Za-z.!+_]+)-py3-none-any\.whl")
+"""What a wheel of the service is called, whole; the group is its version."""
 _KIND = "edgejoule signature 1"
 _MAX_KEYS = 16
 _MAX_VERSION = 2**53
