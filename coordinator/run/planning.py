@@ -105,10 +105,12 @@ def _try_plugins(plan: RunPlan) -> None:
 def _check_task(plan: RunPlan, manifest: Manifest, where: str) -> None:
     """What heads that are no classifiers can be trained by."""
     method, place = plan.train.method, f"{where}: train.method"
-    if manifest.task == REGRESSION and method != "sgd":
+    if manifest.task == REGRESSION and method == "closed_form+sgd":
         raise PlanError(
-            f"the bundle's head gives quantities, and {method!r} is for classes", where=place, fix="train by sgd"
-        )
+            "the bundle's head gives quantities, whose closed form has the least squared error already: steps from "
+            "there gain nothing",
+            where=place, fix='set method = "closed_form", or train by sgd',
+        )  # fmt: skip
     if manifest.task == DIFFUSION:
         if method != "sgd":
             raise PlanError(

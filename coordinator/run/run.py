@@ -39,18 +39,19 @@ from protos.statistics.whitening import Basis
 from protos.update.trees import Shapes, Tree
 
 
-def report_limit(plan: RunPlan, shapes: Shapes) -> int:
+def report_limit(plan: RunPlan, shapes: Shapes, summed_width: Callable[[int], int] = int) -> int:
     """The most bytes that an honest report of a run of this plan has.
 
     Args:
         shapes: of the head.
+        summed_width: see :meth:`protos.model.manifest.Manifest.summed_width`.
     """
     update = 4 * sum(math.prod(shape) for shape in shapes.values())
     if plan.train.method == "sgd":
         return update + ENVELOPE_BYTES
-    # Of an anomaly head that is more than it sums: one class in place of K.
+    # Of an anomaly or a regression head that is more than it sums: one class in place of K.
     width, classes = shapes["out_kernel"]
-    return max(update, most_bytes(classes, plan.closed_form.project or width)) + ENVELOPE_BYTES
+    return max(update, most_bytes(classes, summed_width(plan.closed_form.project or width))) + ENVELOPE_BYTES
 
 
 def check_statistics(report: DeviceReport, expected: Expected, bundle: Bundle, features: FeatureMap) -> Moments:
@@ -185,7 +186,7 @@ class ActiveRun:
     @property
     def report_limit_bytes(self) -> int:
         """The most that an honest report weighs."""
-        return report_limit(self.plan, self.bundle.manifest.head.shapes())
+        return report_limit(self.plan, self.bundle.manifest.head.shapes(), self.bundle.manifest.summed_width)
 
     def asks_statistics(self, number: int) -> bool:
         """Whether round ``number`` gathers statistics, not changes of the head."""

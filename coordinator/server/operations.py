@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 
 from coordinator.export import job as exporting
 from coordinator.export import widths
+from coordinator.export.with_head import bundle_with_head
 from coordinator.operator.status import DeviceBudget, DeviceStatus, ExportSummary, HeadEvaluation, RunDetails, RunStatus
 from coordinator.run import forgetting
 from coordinator.run import transactions as ledger
@@ -62,6 +63,7 @@ class Operations:
     def __init__(self, rooms: Rooms, run_scheduler: RunScheduler) -> None:
         self._rooms, self._store, self._run_scheduler = rooms, rooms.store, run_scheduler
         self.upgrades = run_scheduler.upgrades
+        self.traces = run_scheduler.traces
         # What is left is worked out before it is written down: one at a time.
         self._forgetting = asyncio.Lock()
         self.schedules = Schedules(rooms.store, self.start_due)
@@ -339,6 +341,8 @@ class Operations:
             rest = await self._store.do(forgetting.rest_of, name, device_id)
             made = await self._rooms.models.do(self._head_without, rest)
             done = await self._store.do(forgetting.forget, rest, *made)
+            if (signer := self._run_scheduler.head_signer) is not None:
+                await self._store.thread.do(signer.forget, done.run_id)
         await self._run_scheduler.look_at_published()
         return done
 
@@ -369,6 +373,15 @@ class Operations:
         """
         job = await self._store.do(exporting.find, name, head_version)
         return await self._rooms.models.do(exporting.head_alone, job)
+
+    async def export_bundle(self, name: str, head_version: str) -> tuple[ExportSummary, bytes]:
+        """The bundle of a run that starts from one of its heads.
+
+        Raises:
+            UnknownRunError: no such run, head or bundle.
+        """
+        job = await self._store.do(exporting.find, name, head_version)
+        return await self._rooms.models.do(bundle_with_head, job, self._rooms.bundle_store)
 
     async def export(self, name: str, head_version: str, max_drop: float) -> tuple[ExportSummary, bytes]:
         """Assemble the integer model of a run.

@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import Protocol
 
 from coordinator.run import publishing
 from coordinator.run import transactions as ledger
@@ -25,11 +26,13 @@ from coordinator.run.rounds.sharing import Claim, may_go
 from coordinator.run.run_driver import RunDriver
 from coordinator.run.transactions import Queued
 from coordinator.server.fleet import Fleet
+from coordinator.server.traces import Traces
 from coordinator.server.upgrades import Upgrades
 from coordinator.store import clock, devices
 from coordinator.store.database import DamagedError
 from coordinator.store.models.bundle_store import NotHereError
 from protos.catalog import hint
+from protos.energy.bins import PowerBins
 from protos.errors import EdgejouleError, RefusedError, StoreError, UnknownRunError
 from protos.model.bundle import Bundle
 from protos.orders import (
@@ -64,6 +67,20 @@ RETRY_S = 1.0
 OPENING_S = 10.0
 
 
+class Telling(Protocol):
+    """Who is told of orders and reports: see :mod:`coordinator.server.spans`."""
+
+    def ordered(self, order: TrainOrder, device_id: str, size_bytes: int) -> None:
+        """An order was handed out."""
+        ...
+
+    def reported(
+        self, run_id: str, number: int, device_id: str, size_bytes: int, began_s: float, receipt: Receipt
+    ) -> None:
+        """A report was answered, which came at ``began_s``, unix seconds."""
+        ...
+
+
 class RunScheduler:
     """What the devices' service talks to.
 
@@ -71,6 +88,8 @@ class RunScheduler:
         rooms: opened; closed by the caller after :meth:`close`.
 
     Attributes:
+        traces: of the power of devices that somebody looks at.
+        spans: is told of orders and reports; None: nobody is.
         upgrades: of the devices' service; nobody is offered one before it knows the fleet's certificates.
         drivers: of the runs that are on, by id.
         preparing: ids of the runs that are being opened.
@@ -96,10 +115,15 @@ class RunScheduler:
         self._unwritten: dict[str, asyncio.Task[None]] = {}
         # Seconds in which nobody could have been heard, since the event loop did not turn.
         self._deaf_s = 0.0
+        self.spans: Telling | None = None
+        self.traces = Traces(self.fleet, lambda: self._publish())
         self.upgrades = Upgrades(rooms.store, self.fleet, self._publish, self._heard_s)
         # Calls that wait for an order.
         self._held = 0
         self._published = publishing.Newest()
+        self.head_signer: publishing.Signs | None = None
+        # Why the newest head could not be delivered.
+        self._undelivered = ""
         self._joining: Batching[DeviceCard, None] = Batching(lambda cards: rooms.store.do(ledger.join, cards))
         self._settling: Batching[tuple[str, list[SettledEnergy]], list[SettledEnergy]] = Batching(
             lambda waiting: rooms.store.do(ledger.settle, waiting)
@@ -130,6 +154,7 @@ class RunScheduler:
         """Let go of the devices that wait, so that a shutdown need not wait for them."""
         self._closing = True
         self._publish()
+        self.traces.release()
 
     async def close(self) -> None:
         """Stop. Runs stay as they are on disk, and go on at the next start."""
@@ -442,11 +467,17 @@ class RunScheduler:
             while True:
                 if not await self._wants(device_id, run_id, number):
                     return False
-                if self._closing or (left_s := until_s - _now_s()) <= 0:
+                if self._closing or self.traces.is_due(device_id) or (left_s := until_s - _now_s()) <= 0:
                     return True
                 with suppress(TimeoutError):
                     async with asyncio.timeout(min(left_s, LOOK_S)):
                         await self._news.wait()
+
+    def watts(self, device_id: str, session: str, bins: PowerBins, reason: str, *, ends: bool) -> bool:
+        """The power of a device as it is, for those who look; whether it is to go on."""
+        if self._closing or self.fleet.heard(device_id, session, self._heard_s(), clock.unix_s()) is None:
+            return False
+        return self.traces.told(device_id, bins, reason, ends=ends)
 
     async def _wants(self, device_id: str, run_id: str, number: int) -> bool:
         driver = self.drivers.get(run_id)
@@ -483,7 +514,10 @@ class RunScheduler:
             return offer
         if self.upgrades.installs(device_id, holding.upgrade):
             return WaitOrder(self.fleet.pace_s(busy=False), "installs a version of the service")
-        return await self._order_for(device_id, session, holding) or await self._published_for(holding)
+        order = await self._order_for(device_id, session, holding) or await self._published_for(holding)
+        if order is None and self.traces.ask(device_id):
+            return WaitOrder(0.0, "somebody looks at its power", watts=True)
+        return order
 
     async def _order_for(self, device_id: str, session: str, holding: Holding) -> TrainOrder | RevealOrder | None:
         for driver in self._on():
@@ -505,11 +539,19 @@ class RunScheduler:
         if wanted is None:
             return None
         try:
-            found = await self._store.do(publishing.message, wanted, holding)
-        except EdgejouleError as error:
+            found = await self._store.do(publishing.message, wanted, holding, self.head_signer)
+        except (UnknownRunError, DamagedError) as error:
             log.warning("the head of %s cannot be delivered: %s", wanted.run_id, error)
             await self.look_at_published()
             return None
+        except EdgejouleError as error:
+            # It will be no other the next time: said once, and asked again by who comes next.
+            (log.debug if self._undelivered == str(error) else log.error)(
+                "the head of %s cannot be delivered: %s", wanted.run_id, error
+            )
+            self._undelivered = str(error)
+            return None
+        self._undelivered = ""
         return WaitOrder(0.0, f"the head of {wanted.name}", found)
 
     async def look_at_published(self) -> None:
@@ -519,12 +561,19 @@ class RunScheduler:
         except StoreError as error:
             log.error("what runs ended with cannot be read: %s", error)
             return
+        if self.head_signer is not None:
+            # Now, while it is what was just made: what is changed in the database later is then found.
+            for one in self._published.by_bundle.values():
+                with suppress(EdgejouleError):
+                    await self._store.do(publishing.message, one, Holding(), self.head_signer)
         self._publish()
 
     def sent(self, order: TrainOrder, device_id: str, size_bytes: int) -> None:
         """An order of so many bytes is on its way."""
         if (driver := self.drivers.get(order.run_id)) is not None:
             driver.run.sent[device_id] += size_bytes
+        if self.spans is not None:
+            self.spans.ordered(order, device_id, size_bytes)
 
     async def _settle(self, device_id: str, settled: Iterable[SettledEnergy]) -> None:
         settled = list(settled)
@@ -549,8 +598,11 @@ class RunScheduler:
         Raises:
             StoreError: it could not be written; nothing changed.
         """
+        began_s = clock.unix_s()
         with self.calling(device_id):
             receipt = await self._report(run_id, number, device_id, data)
+        if self.spans is not None:
+            self.spans.reported(run_id, number, device_id, len(data), began_s, receipt)
         self.report_counts.answered(receipt, f"{device_id[:64]}, {run_id[:64]} round {number}")
         return receipt
 

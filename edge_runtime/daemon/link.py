@@ -34,7 +34,7 @@ from edge_runtime.systemd.logging_setup import log
 from protos.addresses import host_and_port, is_loopback, several
 from protos.convert.calls import CALL_S, FETCH_S, LATER_S, check_protocol, report_parts, report_timeout_s
 from protos.convert.cards import card_to
-from protos.convert.checks import MAX_WAIT_S, finite
+from protos.convert.checks import MAX_NAME, MAX_WAIT_S, finite
 from protos.convert.energy import settled_to
 from protos.convert.masks import KeyBytes, open_to, roster_from, shares_from, shares_to
 from protos.convert.orders import order_from
@@ -42,6 +42,8 @@ from protos.convert.publications import receptions_to
 from protos.convert.received_files import receive_file_part
 from protos.convert.reports import receipt_from
 from protos.convert.upgrades import upgrade_state_to
+from protos.convert.watts import bins_to
+from protos.energy.bins import PowerBins
 from protos.errors import ConfigError, IntegrityError, RefusedError, UnknownRunError, UnreachableError, UpdateError
 from protos.orders import (
     PROTOCOL,
@@ -70,6 +72,8 @@ MASK_S = 150.0
 ORDER_S = 540.0
 # How often a call that waits for nothing in particular is looked after.
 _LOOK_S = 5.0
+# Watts that are looked at are worth nothing later.
+_LIVE_S = 10.0
 # gRPC ends a call at its deadline; if it has not by then, it never will.
 _GRACE_S = 10.0
 # What of the time to stop is kept for giving everything back, after the goodbye.
@@ -163,6 +167,7 @@ class Link:
         self._identity = read_identity(state) if state is not None else None
         self._addresses = check_addresses(address, self._identity)
         self.address = self._addresses[0]
+        self._live: Any = None
         self.meter: MeterCard | None = None
         """What measures, as the coordinator was told at joining; None before."""
         self._connect()
@@ -265,15 +270,24 @@ class Link:
             return WaitOrder(0.0, "something changed here"), 0
         return order_from(answer), int(answer.ByteSize())
 
-    def watch(self, device_id: str, session: str, order: TrainOrder) -> OrderWatch:
-        """Watches whether an order is still wanted; nothing is sent before it has been worked on for a while."""
+    def watch(
+        self, device_id: str, session: str, order: TrainOrder, show_watts: Callable[[], None] = lambda: None
+    ) -> OrderWatch:
+        """Watches whether an order is still wanted; nothing is sent before it has been worked on for a while.
+
+        Args:
+            show_watts: called when the coordinator says that somebody looks at the power of this device.
+        """
         request = pb.AwaitEndRequest(
             device_id=device_id, session=session, run_id=order.run_id, round=order.round, waits_s=ORDER_S
         )
 
         def wanted(call: Any) -> bool | None:
             try:
-                return bool(call.result().wanted)
+                answer = call.result()
+                if answer.watts:
+                    show_watts()
+                return bool(answer.wanted)
             except (grpc.RpcError, grpc.FutureCancelledError):
                 # Away, or of an earlier release: nobody says that it is not.
                 return None
@@ -281,6 +295,26 @@ class Link:
         return OrderWatch(
             lambda: self._stub.AwaitEnd.future(request, timeout=ORDER_S + LATER_S), wanted, time.monotonic
         )
+
+    def live(self, device_id: str, session: str, bins: PowerBins, reason: str, ends: bool) -> bool:
+        """Send the power of now; whether more is wanted. False when nobody answers. Any one thread may call it, beside
+        the calls of the others."""
+        request = pb.LiveWattsRequest(
+            device_id=device_id, session=session, bins=bins_to(bins), reason=reason[:MAX_NAME], ends=ends
+        )
+        try:
+            self._live = self._stub.LiveWatts.future(request, timeout=_LIVE_S)
+            return bool(self._live.result().wanted)
+        except (grpc.RpcError, grpc.FutureCancelledError, ValueError):
+            # Away, of an earlier release, or the connection was closed for another: who looks asks again.
+            return False
+        finally:
+            self._live = None
+
+    def end_live(self) -> None:
+        """Let a :meth:`live` that waits end at once."""
+        if (call := self._live) is not None:
+            call.cancel()
 
     def report(self, device_id: str, run_id: str, round: int, data: bytes, *, hurry_s: float | None = None) -> Receipt:
         """Send the bytes of a report.

@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 import uuid
 from collections.abc import Iterable
 from dataclasses import replace
@@ -30,6 +31,7 @@ from coordinator.run.resume import Rooms
 from coordinator.server.operations import Operations
 from coordinator.server.run_scheduler import RunScheduler
 from coordinator.server.upstream import sums
+from coordinator.server.upstream.identity import renewed
 from coordinator.server.upstream.link import Away, UpstreamLink
 from coordinator.server.version import software_version
 from coordinator.store import runs, tables
@@ -59,6 +61,7 @@ FILE = "upstream.json"
 _WAITS_S = 5.0
 _LOOK_S = 0.2
 _FIRST_AGAIN_S, _LAST_AGAIN_S = 0.5, 30.0
+_RENEWAL_LOOK_S, _RENEWAL_AGAIN_S = 60.0, 3600.0
 # Of the time that is left above, what the site's own devices get.
 _SHARE_OF_DEADLINE = 0.8
 _TOLD = 200
@@ -73,6 +76,7 @@ class Site:
         name: its device id above.
         devices: so many of its own devices must be there before it joins, and before its own runs begin.
         state: the coordinator's state folder, in which it keeps what it has told.
+        identity: folder of what it shows above; None: nothing, and the one above is on loopback.
     """
 
     def __init__(
@@ -84,8 +88,13 @@ class Site:
         rooms: Rooms,
         scheduler: RunScheduler,
         operations: Operations,
+        identity: Path | None = None,
     ) -> None:
-        self._link = UpstreamLink(address)
+        self._link, self._identity = UpstreamLink(address, identity), identity
+        if self._link.identity is not None and self._link.identity.name != name:
+            log.info("this site is %s above, as its certificate says, not %s", self._link.identity.name, name)
+            name = self._link.identity.name
+        self._renewal: asyncio.Task[None] | None = None
         self._name, self._devices, self._path = name, devices, state / FILE
         self._rooms, self._scheduler, self._operations = rooms, scheduler, operations
         self._session = uuid.uuid4().hex
@@ -98,9 +107,16 @@ class Site:
         self._answered: tuple[str, int, int | None] | None = None
         self._published = self._bundle_id = ""
 
+    @property
+    def name(self) -> str:
+        """Its device id above."""
+        return self._name
+
     async def run(self) -> None:
         """Serve the coordinator above, for ever."""
         again_s, said = _FIRST_AGAIN_S, ""
+        if self._identity is not None:
+            self._renewal = asyncio.create_task(self._renew(self._identity))
         while True:
             try:
                 await self._turn()
@@ -117,8 +133,25 @@ class Site:
                 self._card = None
                 await asyncio.sleep(_LAST_AGAIN_S)
 
+    async def _renew(self, folder: Path) -> None:
+        """Renew the certificate when two thirds of its life are over, for ever."""
+        while True:
+            wait_s, identity = _RENEWAL_LOOK_S, self._link.identity
+            if identity is not None and time.time() >= identity.due_unix_s:
+                why_not = await asyncio.to_thread(renewed, folder, self._link.address)
+                if why_not:
+                    left_d = (identity.ends_unix_s - time.time()) / 86400
+                    log.warning("upstream: no new certificate (%s); %.1f days are left", why_not, left_d)
+                    wait_s = _RENEWAL_AGAIN_S
+                else:
+                    log.info("upstream: a new certificate of %s", self._name)
+            await asyncio.sleep(wait_s)
+
     async def close(self) -> None:
         """Say goodbye, if anybody listens."""
+        if self._renewal is not None:
+            self._renewal.cancel()
+            await asyncio.gather(self._renewal, return_exceptions=True)
         try:
             if self._card is not None:
                 await asyncio.wait_for(self._link.leave(self._card, "the site ends"), 2.0)
@@ -131,6 +164,8 @@ class Site:
 
     async def _turn(self) -> None:
         """Join if need be, ask once, and do what is ordered."""
+        if await self._link.take_up_renewed():
+            self._card = None
         there = self._present()
         if len(there) < self._devices:
             await asyncio.sleep(_LOOK_S)
