@@ -3,6 +3,7 @@
 
     .venv/bin/python benchmarks/load.py --devices 1000 --json OUT
     .venv/bin/python benchmarks/load.py --devices 50 --tls        # the same with certificates on both sides
+    .venv/bin/python benchmarks/load.py --devices 200 --floor     # what gRPC alone takes
 
 A coordinator runs as a process of its own, as users start it, on SQLite in a folder of the real disk. Clients join,
 ask, send the same entropy-coded report of a head of 650 parameters each round after 0.2 s of "training" (0.1 to 0.3,
@@ -17,6 +18,9 @@ drawn), and tell the joules of sending when they ask again. All must report (quo
     handshakes_per_s        connections made and devices joined, 32 at a time; TCP alone without --tls
     connection_kb           resident memory of the coordinator for each of them, 10^3 bytes
     fsyncs_per_report       fsync and fdatasync calls, those of joins included, by strace; null where that is not there
+
+With --floor a bare server of grpc.aio stands in for the coordinator: it reads the same calls and sends answers of the
+same bytes, made beforehand, and does nothing else. What a coordinator takes less that is its own.
 
 Clients and coordinator share the machine: its other load makes rounds slower, and the processor's seconds hardly.
 """
@@ -62,7 +66,7 @@ from protos.v1 import edgejoule_pb2_grpc as rpc
 
 ENGINE = Engine("ai-edge-litert", "2.3.0", "xnnpack")
 TRAIN_S = 0.2
-_SERVE = "--serve"
+_SERVE, _FLOOR = "--serve", "--serve-floor"
 _VERDICTS = {1: "accepted", 2: "duplicate", 3: "late", 4: "rejected"}
 
 
@@ -204,11 +208,67 @@ def certificates(trust: Path, names: list[str]) -> list[grpc.ChannelCredentials]
     return made
 
 
-class Watched:
-    """The coordinator's process, from outside."""
+class Bare(rpc.DeviceServiceServicer):
+    """Answers of the right size, and nothing behind them.
 
-    def __init__(self, folder: Path, *, fsyncs: bool, tls: bool = False) -> None:
-        self._folder = folder
+    Args:
+        order: with what every device is sent to work, at once.
+    """
+
+    def __init__(self, order: pb.NextOrderResponse) -> None:
+        self._order, self._join = order, pb.JoinResponse(protocol_major=PROTOCOL[0], protocol_minor=PROTOCOL[1])
+        self._receipt = pb.ReportResponse(verdict=1)  # type: ignore[arg-type]
+
+    async def Join(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Welcomes."""
+        return self._join
+
+    async def NextOrder(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """An order."""
+        return self._order
+
+    async def Report(self, parts: Any, context: Any) -> Any:  # noqa: N802
+        """Reads all parts."""
+        async for _ in parts:
+            pass
+        return self._receipt
+
+
+def serve_floor(ready: Path, width: int, classes: int) -> int:
+    """A server of grpc.aio alone, as the coordinator makes its own."""
+    from coordinator.server.serving import _OPTIONS, MAX_CALLS
+    from protos.convert.orders import order_to
+    from protos.orders import CodecOrder, TrainOrder
+    from protos.update.tensors import as_float32
+
+    head = as_float32({"out_bias": np.zeros(classes, np.float32), "out_kernel": np.zeros((width, classes), np.float32)})
+    order = TrainOrder(
+        run_id="run-1234567890", round=1, plan_id="p" * 64, bundle_id="b" * 71, head_version="h" * 64, head=head,
+        steps=5, inputs={"rate": 0.05}, codec=CodecOrder("entropy_coded", {}), budget_j=None, deadline_s=600.0, seed=1,
+    )  # fmt: skip
+
+    async def run() -> None:
+        server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
+        rpc.add_DeviceServiceServicer_to_server(Bare(order_to(order)), server)  # type: ignore[no-untyped-call]
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        ready.with_suffix(".part").write_text(f"127.0.0.1:{port}")
+        ready.with_suffix(".part").replace(ready)
+        await server.wait_for_termination()
+
+    asyncio.run(run())
+    return 0
+
+
+class Watched:
+    """The coordinator's process, from outside.
+
+    Args:
+        floor: width and classes of the head that a bare server sends in its place.
+    """
+
+    def __init__(self, folder: Path, *, fsyncs: bool, tls: bool = False, floor: tuple[int, int] | None = None) -> None:
+        self._folder, self._floor = folder, floor
         ready = folder / "ready"
         command = [sys.executable, str(Path(__file__)), _SERVE, str(folder / "counts.json")]
         command += ["serve", "--state", str(folder / "state"), "--listen", "127.0.0.1:0", "--ready-file", str(ready)]
@@ -218,6 +278,8 @@ class Watched:
             command.append("--tls")
             # Enrolment has a port of its own, which port 0 of the other says nothing of.
             command += ["--enroll-listen", "127.0.0.1:0"]
+        if floor is not None:
+            command = [sys.executable, str(Path(__file__)), _FLOOR, str(ready), *map(str, floor)]
         self._strace = shutil.which("strace") if fsyncs else None
         if self._strace:
             trace = ["-f", "--seccomp-bpf", "-c", "-e", "trace=fsync,fdatasync", "-o", str(folder / "strace")]
@@ -248,6 +310,8 @@ class Watched:
 
     def statements(self) -> int:
         """How many the database was given up to now."""
+        if self._floor is not None:
+            return 0
         before = (self._folder / "counts.json").stat().st_mtime_ns if (self._folder / "counts.json").exists() else 0
         os.kill(self._pid, _TELL)
         path = self._folder / "counts.json"
@@ -306,11 +370,12 @@ def serve(counts: Path, arguments: list[str]) -> int:
 
 
 def measure(
-    devices: int, seconds: float, *, width: int, classes: int, fsyncs: bool, folder: Path, tls: bool = False
-) -> dict[str, Any]:
+    devices: int, seconds: float, *, width: int, classes: int, fsyncs: bool, folder: Path, tls: bool = False,
+    floor: bool = False,
+) -> dict[str, Any]:  # fmt: skip
     """One run; see the module for the keys."""
     bundle = make_plain_bundle(folder / "bundle", width=width, classes=classes)
-    watched = Watched(folder, fsyncs=fsyncs, tls=tls)
+    watched = Watched(folder, fsyncs=fsyncs, tls=tls, floor=(width, classes) if floor else None)
     trust = folder / "state" / "trust" if tls else None
     alone_mb = watched.now_mb()
     plan = (
@@ -327,7 +392,8 @@ def measure(
         await joined.wait()
         begun["mb"] = watched.now_mb()
         begun["cpu"], begun["statements"] = watched.cpu_s(), await asyncio.to_thread(watched.statements)
-        await asyncio.to_thread(start)
+        if not floor:
+            await asyncio.to_thread(start)
         await task
 
     def start() -> None:
@@ -366,6 +432,8 @@ def _p99(seconds: list[float]) -> float | None:
 
 def main() -> int:
     """The command: see the module."""
+    if _FLOOR in sys.argv[1:2]:
+        return serve_floor(Path(sys.argv[2]), *map(int, sys.argv[3:5]))
     if _SERVE in sys.argv[1:2]:
         return serve(Path(sys.argv[2]), sys.argv[3:])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -374,12 +442,13 @@ def main() -> int:
     parser.add_argument("--width", type=int, default=64, help="of an embedding; 10 classes")
     parser.add_argument("--no-strace", action="store_true", help="do not count fsyncs")
     parser.add_argument("--tls", action="store_true", help="certificates on both sides, TLS 1.3")
+    parser.add_argument("--floor", action="store_true", help="a bare gRPC server in the coordinator's place")
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="load-") as folder:
         found = measure(
-            chosen.devices, chosen.seconds, width=chosen.width, classes=10, fsyncs=not chosen.no_strace,
-            folder=Path(folder), tls=chosen.tls,
+            chosen.devices, chosen.seconds, width=chosen.width, classes=10,
+            fsyncs=not chosen.no_strace and not chosen.floor, folder=Path(folder), tls=chosen.tls, floor=chosen.floor,
         )  # fmt: skip
     for key, value in found.items():
         print(f"{key:24}{value}")

@@ -129,12 +129,23 @@ class Operator:
     def pages(self, run: str, since_round: int = 0) -> Iterator[RunStatus]:
         """One run again and again, each time with its next rounds: what is held of a long one is never more than
         about :data:`PAGE` devices' rows. The last one is the newest."""
-        (found,), next_round = self._page(run, since_round)
-        yield found
-        while next_round:
+        begun: RoundStatus | None = None
+        after, say = "", 0.0
+        while True:
+            (found,), since_round, after, say = self._page(run, since_round, after, say)
+            shown = list(found.rounds)
+            if begun is not None and shown and shown[0].round == begun.round:
+                shown[0] = replace(shown[0], devices=(*begun.devices, *shown[0].devices))
+            elif begun is not None:
+                shown.insert(0, begun)
+            # A round that goes on in the next page is shown when all of it is there.
+            begun = shown.pop() if since_round and after and shown else None
+            if shown or not since_round:
+                yield replace(found, rounds=tuple(shown))
+            if not since_round:
+                return
             # By its id: a name may mean another run by now.
-            (found,), next_round = self._page(found.run_id, next_round)
-            yield found
+            run = found.run_id
 
     def details(self, run: str) -> RunDetails:
         """The plan of a run, and what happened to it. An older coordinator tells neither."""
@@ -142,11 +153,22 @@ class Operator:
         with self._translated():
             return messages.details_from(self._stub.GetStatus(request, timeout=CALL_S))
 
-    def _page(self, run: str, since_round: int) -> tuple[list[RunStatus], int]:
-        request = pb.GetStatusRequest(run_id=run, since_round=since_round, page=PAGE if run else 0)
+    def _page(
+        self, run: str, since_round: int, after: str = "", say: float = 0.0
+    ) -> tuple[list[RunStatus], int, str, float]:
+        """The next rounds, where the next page begins, and behind which device of that round: of a round with more
+        devices than a page has, a coordinator that knows of parts sends some."""
+        request = pb.GetStatusRequest(
+            run_id=run,
+            since_round=since_round,
+            page=PAGE if run else 0,
+            parts=bool(run),
+            after=after,
+            say=say if after else None,
+        )
         with self._translated():
             answer = self._stub.GetStatus(request, timeout=CALL_S)
-        return messages.runs_from(answer), answer.next_round
+        return messages.runs_from(answer), answer.next_round, answer.next_after, answer.next_say
 
     def runs(self) -> list[RunStatus]:
         """Every run, with its newest closed round alone and none of the devices."""

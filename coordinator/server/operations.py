@@ -49,6 +49,8 @@ log = logging.getLogger("edgejoule.coordinator")
 
 # Keys in one statement: databases bound how many there may be.
 MOST_AT_ONCE = 500
+# Devices' rows of a run, whoever asks for more.
+MOST_IN_PART = 2000
 # What `run.start_from` ends with when it names a file.
 HEAD_FILE = ".npz"
 
@@ -222,20 +224,27 @@ class Operations:
         return await self._store.read(_state, run_id)
 
     async def status(
-        self, name: str = "", since_round: int = 0, *, page: int = 0, newest_only: bool = False
-    ) -> tuple[list[RunStatus], int]:
-        """One run, or all of them; and the round that the next page begins with, or 0.
+        self,
+        name: str = "",
+        since_round: int = 0,
+        *,
+        page: int = 0,
+        newest_only: bool = False,
+        begin: reading.Cursor | None = None,
+    ) -> tuple[list[RunStatus], reading.Cursor]:
+        """One run, or all of them; and where the next page begins.
 
         Args:
             page: about so many devices' rows of one run, in whole rounds; 0 for all.
             newest_only: of each run the newest closed round alone, without its devices.
+            begin: in place of ``since_round``; a page may end within a round then, and has ``page`` rows at most.
 
         Raises:
             UnknownRunError: no such run.
         """
-        found, next_round = await self._rooms.looks.read(_status, name, since_round, page, newest_only)
+        found, following = await self._rooms.looks.read(_status, name, since_round, page, newest_only, begin)
         queued = [] if all(run.is_over for run in found) else await self._rooms.looks.do(ledger.queue)
-        return [run if run.is_over else run.because(self._why(run, queued)) for run in found], next_round
+        return [run if run.is_over else run.because(self._why(run, queued)) for run in found], following
 
     async def details(self, run_id: str) -> RunDetails:
         """The plan of a run, and what happened to it."""
@@ -442,15 +451,18 @@ def _check_added(db: Database, plan: RunPlan, bundle: Bundle) -> None:
 
 
 def _status(
-    connection: Connection, name: str, since_round: int, page: int, newest_only: bool
-) -> tuple[list[RunStatus], int]:
+    connection: Connection, name: str, since_round: int, page: int, newest_only: bool, begin: reading.Cursor | None
+) -> tuple[list[RunStatus], reading.Cursor]:
     wanted = [runs.resolve(connection, name)] if name else reading.run_ids(connection)
     if newest_only:
-        return [reading.run_newest(connection, run_id) for run_id in wanted], 0
+        return [reading.run_newest(connection, run_id) for run_id in wanted], reading.Cursor()
+    if page and name and begin is not None:
+        run, following = reading.run_part(connection, wanted[0], begin, min(page, MOST_IN_PART))
+        return [run], following
     if page and len(wanted) == 1:
         run, next_round = reading.run_page(connection, wanted[0], since_round, page)
-        return [run], next_round
-    return [reading.run_status(connection, run_id, since_round) for run_id in wanted], 0
+        return [run], reading.Cursor(next_round)
+    return [reading.run_status(connection, run_id, since_round) for run_id in wanted], reading.Cursor()
 
 
 def _device_id(member: Member) -> str:

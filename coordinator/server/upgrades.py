@@ -17,6 +17,7 @@ import hashlib
 import logging
 import secrets
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -31,13 +32,15 @@ from coordinator.store.upgrades import Kept, Row
 from coordinator.trust.authority import Authority
 from coordinator.trust.register import Register
 from coordinator.upgrade import stages
+from coordinator.upgrade.spooled import SpooledWheel
 from protos.catalog import hint
 from protos.convert.checks import checked_name, finite
 from protos.convert.upgrades import LEAST_TRIAL_S, MAX_WHEEL_BYTES, MOST_TRIAL_S
 from protos.errors import IntegrityError, RefusedError, StoreError, UnknownRunError, UsageError
 from protos.orders import UpgradeOffer, UpgradeState, WaitOrder
+from protos.trust.admission import Memory, conflict, remembered
 from protos.trust.names import Role
-from protos.trust.signed import SignatureFile, Statement, verify
+from protos.trust.signed import SignatureFile, Signers, Statement, verify
 
 __all__ = ["ALL", "Upgrades", "UpgradesTrust"]
 
@@ -63,10 +66,45 @@ class UpgradesTrust:
         """
         return await self._worker.do(self._statement, wanted)
 
+    async def refuse_older(self, wanted: UpgradeWanted, before: Sequence[bytes]) -> None:
+        """Let a wheel pass only where it can follow those that were begun before, by the rules that devices go by.
+
+        Args:
+            before: signatures of those, in their order.
+
+        Raises:
+            RefusedError: it is older, another of the same version, or signed for by older signers.
+        """
+        await self._worker.do(self._refuse_older, wanted, before)
+
+    def _refuse_older(self, wanted: UpgradeWanted, before: Sequence[bytes]) -> None:
+        memory, where = Memory(), wanted.wheel[:100]
+        for signature in before:
+            # What the root that is here now does not stand behind was seen by no device of this fleet.
+            with suppress(IntegrityError):
+                memory = remembered(memory, *self._verified(signature, where))
+        statement, signers, _ = self._verified(wanted.signature, where)
+        found = conflict(memory, statement, signers)
+        if found is None:
+            return
+        line, version = statement.line, statement.version
+        if found.kind == "signers":
+            what = f"its signers are version {signers.version}, and {found.version} signed what was begun before"
+            raise RefusedError(what, where=where, fix="sign it anew: `coordinator sign`")
+        if found.kind == "older":
+            raise RefusedError(
+                f"is version {version} of {line}, and {found.version} was begun before",
+                where=where,
+                fix="sign it anew, or go back on a board with `edge-runtime service rollback`",
+            )
+        raise RefusedError(f"is another version {version}", where=where, fix="raise its version")
+
+    def _verified(self, signature: bytes, where: str) -> tuple[Statement, Signers, tuple[str, ...]]:
+        return verify(SignatureFile.parse(signature, where), self._authority.root_pem, where)
+
     def _statement(self, wanted: UpgradeWanted) -> Statement:
         where = wanted.wheel[:100]
-        file = SignatureFile.parse(wanted.signature, where)
-        statement, signers, _ = verify(file, self._authority.root_pem, where)
+        statement, signers, _ = self._verified(wanted.signature, where)
         said = (statement.what, statement.sha256, statement.size_bytes)
         if said != ("wheel", wanted.sha256.hex(), wanted.size_bytes):
             raise IntegrityError("its signature is of other content", where=where, fix="sign it: `coordinator sign`")
@@ -136,6 +174,10 @@ class Upgrades:
         self._now_s, self._since_s = now_s, now_s()
         self._on: Kept | None = None
         self._rows: dict[str, Row] = {}
+        self._spooled: SpooledWheel | None = None
+        self._spooling = asyncio.Lock()
+        # What devices said last of upgrades that are over.
+        self._heard_of: dict[str, UpgradeState] = {}
         # One change at a time: what follows from a word of a device is worked out from all that came before.
         self._changing = asyncio.Lock()
 
@@ -190,7 +232,7 @@ class Upgrades:
                 fix = "wait for its end, or: coordinator upgrade stop"
                 raise RefusedError(f"{self._on.wheel} is on its way", where=self._on.upgrade_id, fix=fix)
             said = {"sha256": statement.sha256, "version": statement.version, "to": list(wanted.to)}
-            await self._store.read(_refuse_older, values)
+            await trust.refuse_older(wanted, await self._store.read(book.signatures))
             await trust.noted(who, "upgrade begun", upgrade=values["upgrade_id"], wheel=wanted.wheel, **said)
             self._on = await self._store.write(book.add, values, data, wanted.signature, rows)
             self._rows = {one.device_id: one for one in rows}
@@ -232,6 +274,9 @@ class Upgrades:
 
     async def heard(self, device_id: str, said: UpgradeState | None) -> None:
         """Take note of what a device says of an upgrade. Raises StoreError: it cannot be written."""
+        if said is not None and said.state != "none" and (self._on is None or said.upgrade_id != self._on.upgrade_id):
+            await self._heard_late(device_id, said)
+            return
         if not self._is_news(device_id, said):
             return
         async with self._changing:
@@ -241,6 +286,25 @@ class Upgrades:
             made = replace(row, state=said.state, reason=said.reason, changed_unix_s=clock.unix_s())
             await self._note(on, [made], f"device {device_id}")
             await self._decide()
+
+    async def _heard_late(self, device_id: str, said: UpgradeState) -> None:
+        """What a device says of an upgrade that is over: it had begun before that, and nothing follows from how it went
+        but that people are told."""
+        if self._heard_of.get(device_id) == said:
+            return
+        async with self._changing:
+            if self._on is not None and self._on.upgrade_id == said.upgrade_id:
+                return
+            row = await self._store.read(book.device_of, said.upgrade_id, device_id)
+            if (
+                row is not None
+                and row.state not in stages.DONE
+                and (row.state, row.reason) != (said.state, said.reason)
+            ):
+                made = replace(row, state=said.state, reason=said.reason, changed_unix_s=clock.unix_s())
+                await self._write_down(said.upgrade_id, [made], f"device {device_id}")
+            # Once each: every question for work says it again.
+            self._heard_of[device_id] = said
 
     def _is_news(self, device_id: str, said: UpgradeState | None) -> bool:
         row = self._rows.get(device_id)
@@ -280,16 +344,20 @@ class Upgrades:
         on = self._on
         return on is not None and said is not None and said.state == "checked" and said.upgrade_id == on.upgrade_id
 
-    async def wheel(self, device_id: str, upgrade_id: str) -> tuple[str, bytes, bytes]:
-        """Name, content and signature, for a device that was offered it.
+    async def wheel(self, device_id: str, upgrade_id: str) -> SpooledWheel:
+        """The wheel and its signature, for a device that was offered it: one for all devices.
 
         Raises:
             UnknownRunError: it is not offered any more, or never was.
+            StoreError: it cannot be read, or laid out to be sent.
         """
         on, row = self._on, self._rows.get(device_id)
         if on is None or on.upgrade_id != upgrade_id or row is None or row.stage > on.stage:
             raise UnknownRunError("is not offered to this device", where=upgrade_id[:80])
-        return await self._store.read(book.wheel, upgrade_id)
+        async with self._spooling:
+            if self._spooled is None or self._spooled.upgrade_id != upgrade_id:
+                self._spooled = await self._store.read(_spooled, upgrade_id)
+            return self._spooled
 
     async def watch(self) -> None:
         """Look for who did not come back, and for what follows from who went away, until cancelled."""
@@ -320,18 +388,23 @@ class Upgrades:
         await self._decide()
 
     async def _note(self, on: Kept, made: Sequence[Row], who: str = "") -> None:
+        """Write down what became of devices of the upgrade that is on. Raises as :meth:`_write_down`."""
+        await self._write_down(on.upgrade_id, made, who)
+
+    async def _write_down(self, upgrade_id: str, made: Sequence[Row], who: str) -> None:
         """Write down what became of devices, and in the audit log where nothing more is to come: by whom, else by us.
 
         Raises:
             StoreError: it cannot be written.
         """
-        await self._store.write(book.change_devices, on.upgrade_id, made)
+        await self._store.write(book.change_devices, upgrade_id, made)
+        if self._on is not None and upgrade_id == self._on.upgrade_id:
+            self._rows.update({one.device_id: one for one in made})
         for one in made:
-            self._rows[one.device_id] = one
-            log.info("%s: %s: %s%s", on.upgrade_id, one.device_id, one.state, f": {one.reason}" if one.reason else "")
+            log.info("%s: %s: %s%s", upgrade_id, one.device_id, one.state, f": {one.reason}" if one.reason else "")
         for one in made:
             if one.state in stages.DONE and self.trust is not None:
-                details = {"upgrade": on.upgrade_id, **({"reason": one.reason} if one.reason else {})}
+                details = {"upgrade": upgrade_id, **({"reason": one.reason} if one.reason else {})}
                 details |= {} if who else {"device": one.device_id}
                 await self.trust.noted(who or "coordinator", f"upgrade {one.state}", **details)
 
@@ -357,7 +430,7 @@ class Upgrades:
         assert on is not None
         ended = {"state": state, "reason": reason, "ended_unix_s": clock.unix_s()}
         await self._store.write(book.change, on.upgrade_id, **ended)
-        self._on, self._rows = None, {}
+        self._on, self._rows, self._spooled = None, {}, None
         (log.info if state == "finished" else log.warning)("%s: %s: %s", on.upgrade_id, state, reason)
         if self.trust is not None:
             await self.trust.noted(who, f"upgrade {state}", upgrade=on.upgrade_id, reason=reason)
@@ -429,17 +502,8 @@ def _opened(connection: Connection) -> tuple[Kept | None, dict[str, Row]]:
     return on, book.devices_of(connection, on.upgrade_id) if on is not None else {}
 
 
-def _refuse_older(connection: Connection, values: dict[str, Any]) -> None:
-    before = book.newest_of_line(connection, str(values["line"]))
-    where = str(values["wheel"])
-    if before is not None and values["version"] < before.version:
-        raise RefusedError(
-            f"is version {values['version']} of {values['line']}, and {before.version} was begun before",
-            where=where,
-            fix="sign it anew, or go back on a board with `edge-runtime service rollback`",
-        )
-    if before is not None and values["version"] == before.version and values["sha256"] != before.sha256:
-        raise RefusedError(f"is another version {before.version}", where=where, fix="raise its version")
+def _spooled(connection: Connection, upgrade_id: str) -> SpooledWheel:
+    return SpooledWheel(upgrade_id, *book.wheel(connection, upgrade_id))
 
 
 def _every(connection: Connection) -> tuple[list[Kept], dict[str, int]]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, cast
 
-from sqlalchemy import Connection, RowMapping, func, select
+from sqlalchemy import ColumnElement, Connection, FromClause, RowMapping, func, select, tuple_
 
 from coordinator.aggregate.privacy import epsilon_of
 from coordinator.operator.status import (
@@ -40,7 +42,7 @@ def run_ids(connection: Connection) -> list[str]:
 
 def run_status(connection: Connection, run_id: str, since_round: int = 0) -> RunStatus:
     """One run with its rounds from ``since_round`` on."""
-    return _run_status(connection, run_id, since_round, None)
+    return _run_status(connection, run_id, Part(since_round))
 
 
 def run_page(connection: Connection, run_id: str, since_round: int, most: int) -> tuple[RunStatus, int]:
@@ -54,7 +56,7 @@ def run_page(connection: Connection, run_id: str, since_round: int, most: int) -
     )
     numbers = list(connection.execute(several).scalars())
     if not numbers:
-        return _run_status(connection, run_id, since_round, None), 0
+        return _run_status(connection, run_id, Part(since_round)), 0
     counting = (
         select(orders.c.round, func.count().label("count"))
         .where(orders.c.run_id == run_id, orders.c.round >= numbers[0], orders.c.round <= numbers[-1])
@@ -65,9 +67,69 @@ def run_page(connection: Connection, run_id: str, since_round: int, most: int) -
     for number in numbers[1:]:
         rows += max(1, counts.get(number, 0))
         if rows > most:
-            return _run_status(connection, run_id, since_round, last), number
+            return _run_status(connection, run_id, Part(since_round, last)), number
         last = number
-    return _run_status(connection, run_id, since_round, last), 0
+    return _run_status(connection, run_id, Part(since_round, last)), 0
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rounds of a run, of the first and the last perhaps only some devices.
+
+    Attributes:
+        first, last: rounds, both included.
+        after: of the first round the devices behind this one alone; "" for all.
+        until: of the last round the devices up to this one alone; None for all.
+    """
+
+    first: int
+    last: int = LAST_ROUND
+    after: str = ""
+    until: str | None = None
+
+    def of(self, table: FromClause, run_id: str) -> ColumnElement[bool]:
+        """Rows of a table with run, round and device that are in it."""
+        # Compared as pairs, which an index on run, round and device answers without the rows before.
+        place = tuple_(table.c.round, table.c.device_id)
+        within: ColumnElement[bool] = table.c.run_id == run_id
+        within &= place > tuple_(self.first, self.after) if self.after else table.c.round >= self.first
+        within &= table.c.round <= self.last if self.until is None else place <= tuple_(self.last, self.until)
+        return within
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """Where the next part of a run begins.
+
+    Attributes:
+        round: 0 where nothing is left.
+        after: in that round, behind this device.
+        say: of all reports of that round that count in it; None: not summed yet.
+    """
+
+    round: int = 0
+    after: str = ""
+    say: float | None = None
+
+
+def run_part(connection: Connection, run_id: str, begin: Cursor, most: int) -> tuple[RunStatus, Cursor]:
+    """One run with what there is from a place on, ``most`` devices at most, however many there are in one round; and
+    where the next part begins."""
+    first, after = begin.round, begin.after
+    keys = select(orders.c.round, orders.c.device_id).where(Part(first, after=after).of(orders, run_id))
+    rows = connection.execute(keys.order_by(orders.c.round, orders.c.device_id).limit(most + 1)).all()
+    say = begin.say if begin.say is not None or not after else _own_say(connection, run_id, first)
+    known = {} if say is None else {first: say}
+    if len(rows) <= most:
+        return _run_status(connection, run_id, Part(first, after=after), known), Cursor()
+    last, beyond = rows[most - 1], rows[most]
+    if beyond.round != last.round:
+        # What lies between has no devices.
+        return _run_status(connection, run_id, Part(first, beyond.round - 1, after), known), Cursor(beyond.round)
+    if last.round not in known:
+        known[last.round] = _own_say(connection, run_id, last.round)
+    part = Part(first, last.round, after, last.device_id)
+    return _run_status(connection, run_id, part, known), Cursor(last.round, last.device_id, known[last.round])
 
 
 def run_newest(connection: Connection, run_id: str) -> RunStatus:
@@ -85,15 +147,17 @@ def run_newest(connection: Connection, run_id: str) -> RunStatus:
     return _status_of(connection, run, tuple(_round(row, (), None, None, judged.get(row["round"])) for row in found))
 
 
-def _run_status(connection: Connection, run_id: str, since_round: int, last_round: int | None) -> RunStatus:
+def _run_status(
+    connection: Connection, run_id: str, part: Part, says: Mapping[int, float] = MappingProxyType({})
+) -> RunStatus:
     run = connection.execute(select(runs).where(runs.c.run_id == run_id)).mappings().one()
-    last = LAST_ROUND if last_round is None else last_round
+    since_round, last = part.first, part.last
     query = (
         select(rounds)
         .where(rounds.c.run_id == run_id, rounds.c.round >= since_round, rounds.c.round <= last)
         .order_by(rounds.c.round)
     )
-    devices = _device_rounds(connection, run_id, since_round, last)
+    devices = _device_rounds(connection, run_id, part, says)
     plans = costs.plans(connection, run_id, since_round, last)
     said = evaluations.of_run(connection, run_id, since_round, last)
     found = connection.execute(query).mappings()
@@ -184,10 +248,10 @@ def _round(
 
 
 def _device_rounds(
-    connection: Connection, run_id: str, since_round: int, last_round: int
+    connection: Connection, run_id: str, part: Part, says: Mapping[int, float]
 ) -> dict[int, list[DeviceRound]]:
-    joules = _energies(connection, run_id, since_round, last_round)
-    refused = _refusals(connection, run_id, since_round, last_round)
+    joules = _energies(connection, run_id, part)
+    refused = _refusals(connection, run_id, part)
     # The bytes of the reports stay where they are.
     columns = (
         orders.c.round,
@@ -223,11 +287,11 @@ def _device_rounds(
     query = (
         select(*columns)
         .select_from(orders.outerjoin(reports, same).outerjoin(strains, borne))
-        .where(orders.c.run_id == run_id, orders.c.round >= since_round, orders.c.round <= last_round)
+        .where(part.of(orders, run_id))
         .order_by(orders.c.round, orders.c.device_id)
     )
     rows = list(connection.execute(query).mappings())
-    total = _totals(connection, run_id, rows)
+    total = _totals(connection, run_id, rows, says)
     result: dict[int, list[DeviceRound]] = defaultdict(list)
     for row in rows:
         number, device_id = row["round"], row["device_id"]
@@ -238,30 +302,49 @@ def _device_rounds(
     return result
 
 
-def _totals(connection: Connection, run_id: str, rows: Sequence[RowMapping]) -> dict[int, float]:
-    """By round, the say of all reports that count in it; those of other rounds than these are looked up."""
-    total: dict[int, float] = defaultdict(float)
+def _totals(
+    connection: Connection, run_id: str, rows: Sequence[RowMapping], says: Mapping[int, float]
+) -> dict[int, float]:
+    """By round, the say of all reports that count in it; those of other rounds than these are looked up.
+
+    Args:
+        says: of the own reports of rounds of which only some devices may be among the rows.
+    """
+    total: dict[int, float] = defaultdict(float, says)
     for row in rows:
-        if row["folded_in"] is None:
+        if row["folded_in"] is None and row["round"] not in says:
             total[row["round"]] += _say(row)
     here = {row["round"] for row in rows}
     elsewhere = {row["folded_in"] for row in rows if row["folded_in"] is not None} - here
     if not here:
         return total
-    own = reports.c.round.in_(elsewhere) & reports.c.folded_in.is_(None)
-    counted = func.coalesce(reports.c.folded_in, reports.c.round)
+    # One after the other: together they would be looked for among all reports of the run.
+    late = reports.c.folded_in.between(min(here), max(here))
+    asked = [(reports.c.folded_in, reports.c.folded_in.in_(elsewhere) | late if elsewhere else late)]
+    if elsewhere:
+        asked.append((reports.c.round, reports.c.round.in_(elsewhere) & reports.c.folded_in.is_(None)))
+    for counted_in, which in asked:
+        query = select(counted_in.label("counted_in"), func.sum(reports.c.weight).label("weight"))
+        query = query.where(reports.c.run_id == run_id, reports.c.steps_done > 0, which).group_by(counted_in)
+        for found in connection.execute(query):
+            total[found.counted_in] += found.weight
+    return total
+
+
+def _own_say(connection: Connection, run_id: str, number: int) -> float:
+    """The say of all reports of a round that count in it, as :func:`_say` has it."""
+    same = (reports.c.run_id == orders.c.run_id) & (reports.c.round == orders.c.round)
     query = (
-        select(counted.label("counted_in"), func.sum(reports.c.weight).label("weight"))
+        select(func.sum(reports.c.weight))
+        .select_from(reports.join(orders, same & (reports.c.device_id == orders.c.device_id)))
         .where(
             reports.c.run_id == run_id,
-            reports.c.steps_done > 0,
-            own | reports.c.folded_in.in_(elsewhere) | reports.c.folded_in.between(min(here), max(here)),
+            reports.c.round == number,
+            reports.c.folded_in.is_(None),
+            (reports.c.steps_done > 0) | (orders.c.steps == 0),
         )
-        .group_by(counted)
     )
-    for found in connection.execute(query):
-        total[found.counted_in] += found.weight
-    return total
+    return float(connection.execute(query).scalar() or 0.0)
 
 
 def _say(row: RowMapping) -> float:
@@ -305,10 +388,10 @@ def _strain(row: RowMapping) -> Strain | None:
     )
 
 
-def _refusals(connection: Connection, run_id: str, since_round: int, last_round: int) -> dict[Any, list[Refusal]]:
+def _refusals(connection: Connection, run_id: str, part: Part) -> dict[Any, list[Refusal]]:
     query = (
         select(refusals)
-        .where(refusals.c.run_id == run_id, refusals.c.round >= since_round, refusals.c.round <= last_round)
+        .where(part.of(refusals, run_id))
         .order_by(refusals.c.round, refusals.c.device_id, refusals.c.code)
     )
     result: dict[Any, list[Refusal]] = defaultdict(list)
@@ -317,14 +400,12 @@ def _refusals(connection: Connection, run_id: str, since_round: int, last_round:
     return result
 
 
-def _energies(connection: Connection, run_id: str, since_round: int, last_round: int) -> dict[Any, list[PhaseEnergy]]:
+def _energies(connection: Connection, run_id: str, part: Part) -> dict[Any, list[PhaseEnergy]]:
     rank = {str(phase): place for place, phase in enumerate(Phase)}
     rows = [
         row
         for table in (earlier_energy, energy)
-        for row in connection.execute(
-            select(table).where(table.c.run_id == run_id, table.c.round >= since_round, table.c.round <= last_round)
-        )
+        for row in connection.execute(select(table).where(part.of(table, run_id)))
     ]
     result: dict[Any, list[PhaseEnergy]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: rank[row.phase]):

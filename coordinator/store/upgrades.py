@@ -18,11 +18,12 @@ __all__ = [
     "add",
     "change",
     "change_devices",
+    "device_of",
     "devices_of",
     "found",
     "last_stages",
-    "newest_of_line",
     "on",
+    "signatures",
     "wheel",
 ]
 
@@ -86,11 +87,11 @@ def on(connection: Connection) -> Kept | None:
     return None if row is None else Kept(**row)
 
 
-def newest_of_line(connection: Connection, line: str) -> Kept | None:
-    """The upgrade of the newest version of a line that was ever begun, or None."""
-    query = select(*_HEADS).where(upgrades.c.line == line)
-    row = connection.execute(query.order_by(upgrades.c.version.desc()).limit(1)).mappings().first()
-    return None if row is None else Kept(**row)
+def signatures(connection: Connection) -> list[bytes]:
+    """The signature of every upgrade that was ever begun, in their order."""
+    return [
+        bytes(one) for one in connection.execute(select(upgrades.c.signature).order_by(upgrades.c.sequence)).scalars()
+    ]
 
 
 def found(connection: Connection, upgrade_id: str = "", *, every: bool = False) -> list[Kept]:
@@ -116,6 +117,14 @@ def devices_of(connection: Connection, upgrade_id: str) -> dict[str, Row]:
         one["device_id"]: Row(one["device_id"], one["stage"], one["state"], one["reason"], one["changed_unix_s"])
         for one in rows
     }
+
+
+def device_of(connection: Connection, upgrade_id: str, device_id: str) -> Row | None:
+    """What one device did with an upgrade; None: it was not among its devices."""
+    table = upgrade_devices
+    query = select(table).where(table.c.upgrade_id == upgrade_id, table.c.device_id == device_id)
+    one = connection.execute(query).mappings().first()
+    return None if one is None else Row(device_id, one["stage"], one["state"], one["reason"], one["changed_unix_s"])
 
 
 def last_stages(connection: Connection) -> dict[str, int]:

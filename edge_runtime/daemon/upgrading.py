@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shutil
 import time
 from collections.abc import Callable
@@ -28,7 +27,7 @@ from edge_runtime.systemd.logging_setup import log
 from protos.atomic import write_whole
 from protos.errors import EdgejouleError, IntegrityError
 from protos.orders import UPGRADE_STATES, UpgradeOffer, UpgradeState
-from protos.trust.signed import signature_of
+from protos.trust.signed import WHEEL, signature_of
 
 __all__ = ["FOLDER", "ORDERED", "REQUEST", "WHEEL", "Upgrades"]
 
@@ -36,7 +35,6 @@ ORDERED = Path("usr/local/lib/edgejoule/ordered.json")
 """Root's word, under a machine's root; while it is there, upgrades are taken."""
 FOLDER, REQUEST = "upgrade", "request.json"
 """In the state folder: the wheel, its signature, and what is asked of root; the last one is written last."""
-WHEEL = re.compile(r"edgejoule-[0-9A-Za-z.!+_]+-py3-none-any\.whl")
 _TOLD = "told.json"
 _TURN_S = 1.0
 _TAKEN_UP_S = 120.0

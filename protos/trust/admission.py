@@ -17,12 +17,12 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from protos.errors import IntegrityError
 from protos.trust.signed import Signers, Statement
 
-__all__ = ["COUNTERS", "Memory", "admitted", "memory_from", "memory_text"]
+__all__ = ["COUNTERS", "Conflict", "Memory", "admitted", "conflict", "memory_from", "memory_text", "remembered"]
 
 _KIND = "edgejoule signed 1"
 _KEEP = 256
@@ -51,6 +51,63 @@ class Memory:
     heads_required: bool = False
 
 
+@dataclass(frozen=True)
+class Conflict:
+    """Why content cannot follow what was let in before.
+
+    Attributes:
+        kind: "signers" are older, the content is "older", or it is "another" of the same version.
+        version: that was seen before, of the signers or of the line.
+    """
+
+    kind: Literal["signers", "older", "another"]
+    version: int
+
+
+def _binding(memory: Memory, signers: Signers) -> dict[str, Mapping[str, Any]]:
+    """The lines that still bind under these signers."""
+    if signers.version <= memory.signers_version:
+        return dict(memory.lines)
+    # What withdrawn keys have signed binds nobody: else who once stole a key could shut a line for ever.
+    # Counters of heads are by keys that were delegated to: the delegation says whether those still count.
+    return {
+        name: one
+        for name, one in memory.lines.items()
+        if name.startswith(COUNTERS) or len(set(one["keys"]) & set(signers.keys)) >= signers.threshold
+    }
+
+
+def conflict(memory: Memory, statement: Statement, signers: Signers) -> Conflict | None:
+    """What of the memory content with these good signatures cannot follow, or None; ends are not looked at."""
+    if signers.version < memory.signers_version:
+        return Conflict("signers", memory.signers_version)
+    before = _binding(memory, signers).get(f"{statement.what}/{statement.line}")
+    if before is None or statement.version > before["version"]:
+        return None
+    if statement.version < before["version"]:
+        return Conflict("older", before["version"])
+    return Conflict("another", before["version"]) if statement.sha256 != before["sha256"] else None
+
+
+def remembered(memory: Memory, statement: Statement, signers: Signers, keys: tuple[str, ...]) -> Memory:
+    """What is remembered after content that was let in; nothing is judged."""
+    lines = _binding(memory, signers)
+    lines[f"{statement.what}/{statement.line}"] = {
+        "version": statement.version,
+        "sha256": statement.sha256,
+        "keys": list(keys),
+    }
+    held = {**memory.held, statement.sha256: statement.ends_unix_s}
+    return Memory(
+        True,
+        max(memory.newest_unix_s, statement.issued_unix_s, signers.issued_unix_s),
+        max(memory.signers_version, signers.version),
+        lines,
+        dict(list(held.items())[-_KEEP:]),
+        memory.heads_required,
+    )
+
+
 def admitted(
     memory: Memory, statement: Statement, signers: Signers, keys: tuple[str, ...], now_unix_s: float, where: str
 ) -> Memory:
@@ -65,44 +122,24 @@ def admitted(
     """
     now = max(now_unix_s, memory.newest_unix_s)
     anew = "sign it anew with `coordinator sign`"
-    if signers.version < memory.signers_version:
+    found = conflict(memory, statement, signers)
+    if found is not None and found.kind == "signers":
         raise IntegrityError(
-            f"its signers are version {signers.version}, and {memory.signers_version} was seen here",
-            where=where,
-            fix=anew,
+            f"its signers are version {signers.version}, and {found.version} was seen here", where=where, fix=anew
         )
     if signers.ends_unix_s <= now:
         raise IntegrityError("the say of its signers has ended", where=where, fix="renew it: `coordinator signers`")
     if statement.ends_unix_s <= now:
         ended = time.strftime("%Y-%m-%d", time.gmtime(statement.ends_unix_s))
         raise IntegrityError(f"its signature ended on {ended}", where=where, fix=anew)
-    lines = dict(memory.lines)
-    if signers.version > memory.signers_version:
-        # What withdrawn keys have signed binds nobody: else who once stole a key could shut a line for ever.
-        # Counters of heads are by keys that were delegated to: the delegation says whether those still count.
-        lines = {
-            name: one
-            for name, one in lines.items()
-            if name.startswith(COUNTERS) or len(set(one["keys"]) & set(signers.keys)) >= signers.threshold
-        }
     name = f"{statement.what}/{statement.line}"
-    before = lines.get(name)
-    if before is not None and statement.version < before["version"]:
+    if found is not None and found.kind == "older":
         raise IntegrityError(
-            f"is version {statement.version} of {name}, and {before['version']} was seen here", where=where, fix=anew
+            f"is version {statement.version} of {name}, and {found.version} was seen here", where=where, fix=anew
         )
-    if before is not None and statement.version == before["version"] and statement.sha256 != before["sha256"]:
+    if found is not None:
         raise IntegrityError(f"is another version {statement.version} of {name}", where=where, fix="raise its version")
-    lines[name] = {"version": statement.version, "sha256": statement.sha256, "keys": list(keys)}
-    held = {**memory.held, statement.sha256: statement.ends_unix_s}
-    return Memory(
-        True,
-        max(memory.newest_unix_s, statement.issued_unix_s, signers.issued_unix_s),
-        signers.version,
-        lines,
-        dict(list(held.items())[-_KEEP:]),
-        memory.heads_required,
-    )
+    return remembered(memory, statement, signers, keys)
 
 
 def memory_from(data: bytes) -> Memory:

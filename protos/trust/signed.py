@@ -31,6 +31,7 @@ __all__ = [
     "MAX_KEYS",
     "MAX_VERSION",
     "WHAT",
+    "WHEEL",
     "SignatureFile",
     "Signers",
     "Statement",
@@ -44,6 +45,8 @@ __all__ = [
 BUNDLE_SIGNATURE = "signature.json"
 MAX_BYTES = 64 << 10
 WHAT = ("bundle", "wheel", "firmware", "model", "delegation")
+WHEEL = re.compile(r"edgejoule-([0-9A-Za-z.!+_]+)-py3-none-any\.whl")
+"""What a wheel of the service is called, whole; the group is its version."""
 _KIND = "edgejoule signature 1"
 MAX_KEYS = 16
 MAX_VERSION = 2**53

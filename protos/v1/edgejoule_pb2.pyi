@@ -967,21 +967,27 @@ class ResumeRunResponse(_message.Message):
     def __init__(self, state: _Optional[str] = ...) -> None: ...
 
 class GetStatusRequest(_message.Message):
-    __slots__ = ("run_id", "since_round", "page", "newest_only", "details")
+    __slots__ = ("run_id", "since_round", "page", "newest_only", "details", "parts", "after", "say")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     SINCE_ROUND_FIELD_NUMBER: _ClassVar[int]
     PAGE_FIELD_NUMBER: _ClassVar[int]
     NEWEST_ONLY_FIELD_NUMBER: _ClassVar[int]
     DETAILS_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    SAY_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     since_round: int
     page: int
     newest_only: bool
     details: bool
-    def __init__(self, run_id: _Optional[str] = ..., since_round: _Optional[int] = ..., page: _Optional[int] = ..., newest_only: _Optional[bool] = ..., details: _Optional[bool] = ...) -> None: ...
+    parts: bool
+    after: str
+    say: float
+    def __init__(self, run_id: _Optional[str] = ..., since_round: _Optional[int] = ..., page: _Optional[int] = ..., newest_only: _Optional[bool] = ..., details: _Optional[bool] = ..., parts: _Optional[bool] = ..., after: _Optional[str] = ..., say: _Optional[float] = ...) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("runs", "software_version", "next_round", "reports")
+    __slots__ = ("runs", "software_version", "next_round", "next_after", "next_say", "reports")
     class ReportsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -992,12 +998,16 @@ class GetStatusResponse(_message.Message):
     RUNS_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_VERSION_FIELD_NUMBER: _ClassVar[int]
     NEXT_ROUND_FIELD_NUMBER: _ClassVar[int]
+    NEXT_AFTER_FIELD_NUMBER: _ClassVar[int]
+    NEXT_SAY_FIELD_NUMBER: _ClassVar[int]
     REPORTS_FIELD_NUMBER: _ClassVar[int]
     runs: _containers.RepeatedCompositeFieldContainer[RunStatus]
     software_version: str
     next_round: int
+    next_after: str
+    next_say: float
     reports: _containers.ScalarMap[str, int]
-    def __init__(self, runs: _Optional[_Iterable[_Union[RunStatus, _Mapping]]] = ..., software_version: _Optional[str] = ..., next_round: _Optional[int] = ..., reports: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    def __init__(self, runs: _Optional[_Iterable[_Union[RunStatus, _Mapping]]] = ..., software_version: _Optional[str] = ..., next_round: _Optional[int] = ..., next_after: _Optional[str] = ..., next_say: _Optional[float] = ..., reports: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class RunStatus(_message.Message):
     __slots__ = ("run_id", "name", "state", "reason", "plan_id", "bundle_id", "rounds_planned", "rounds", "started_unix_s", "finished_unix_s", "privacy", "details")

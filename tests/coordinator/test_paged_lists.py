@@ -54,6 +54,41 @@ def test_what_a_page_costs_does_not_grow_with_the_fleet(
         assert many[name]["steps"] < 1.3 * few[name]["steps"] + 200, name
 
 
+def part_of_a_round(state: Path, bundle: Path, tools: Any, monkeypatch: pytest.MonkeyPatch, fleet: int) -> Any:
+    """What a page costs that begins in the middle of a round with so many devices, in statements, steps and bytes."""
+    fill(state, bundle, known=1, rounds=2, in_each=fleet)
+    asked: list[Counter[str]] = []
+    with tools.served(state) as address, Operator(address) as operator:
+        for _ in range(3):
+            with counted(monkeypatch) as counts:
+                answer = operator._stub.GetStatus(
+                    pb.GetStatusRequest(
+                        run_id="run-old", since_round=1, page=PAGE, parts=True, after=f"old-{fleet // 4:04}", say=1.0
+                    ),
+                    timeout=30,
+                )
+            (row,) = answer.runs[0].rounds
+            assert [one.device_id for one in row.devices] == [f"old-{fleet // 4 + at:04}" for at in range(1, PAGE + 1)]
+            assert (answer.next_round, answer.next_after) == (1, f"old-{fleet // 4 + PAGE:04}")
+            asked.append(counts + Counter(bytes=answer.ByteSize()))
+        whole = [one.devices for one in operator.status("run-old")[0].rounds[1:]]
+        monkeypatch.setattr(client, "PAGE", 0)
+        assert whole == [one.devices for one in operator.status("run-old")[0].rounds[1:]]
+    return {what: min(one[what] for one in asked) for what in ("statements", "steps", "bytes")}
+
+
+def test_what_a_page_of_a_round_costs_does_not_grow_with_the_devices_of_that_round(
+    plain_bundle: Path, tools: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "PAGE", PAGE)
+    few = part_of_a_round(tmp_path / "few", plain_bundle, tools, monkeypatch, 110)
+    monkeypatch.setattr(client, "PAGE", PAGE)
+    many = part_of_a_round(tmp_path / "many", plain_bundle, tools, monkeypatch, 1100)
+    assert many["statements"] == few["statements"]
+    assert many["bytes"] < 1.3 * few["bytes"]
+    assert many["steps"] < 1.3 * few["steps"] + 200
+
+
 @pytest.mark.parametrize("page", [1, 7, 500])
 def test_pages_put_together_are_the_whole(
     plain_bundle: Path, tools: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: int

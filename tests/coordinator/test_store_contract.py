@@ -129,8 +129,12 @@ def test_refusals_are_counted_by_reason(db: Database) -> None:
     with db.reading() as connection:
         whole = reading.run_status(connection, "run-1")
         page, following = reading.run_page(connection, "run-1", 1, 1)
+        first, begin = reading.run_part(connection, "run-1", reading.Cursor(1), 1)
+        second, over = reading.run_part(connection, "run-1", begin, 1)
     a, b = whole.rounds[-1].devices
     assert (page.rounds, following) == (whole.rounds[1:], 0), "a page has all that is of its last round"
+    assert (begin.round, begin.after, over) == (1, "a", reading.Cursor())
+    assert first.rounds[0].devices + second.rounds[0].devices == whole.rounds[1].devices
     assert [(one.code, one.count, one.detail) for one in a.refusals] == [("wrong_head", 3, "trained with another")]
     assert b.refusals == ()
 

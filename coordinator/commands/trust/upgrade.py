@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
-import re
 import time
 from pathlib import Path
 
@@ -16,11 +15,10 @@ from coordinator.operator.upgrades import UpgradeStatus, UpgradeWanted
 from protos.commands.json_document import document
 from protos.durations import duration_s
 from protos.errors import CheckFailed, UsageError
-from protos.trust.signed import signature_of
+from protos.trust.signed import WHEEL, signature_of
 
 _VERBS = ("status", "stop", "list")
 _TURN_S = 1.0
-_WHEEL = re.compile(r"edgejoule-[0-9A-Za-z.!+_]+-py3-none-any\.whl")
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -88,7 +86,7 @@ def _wanted(arguments: argparse.Namespace) -> tuple[UpgradeWanted, bytes]:
         raise UsageError("is needed", where="--wheel", fix="name the wheel; or: coordinator upgrade status")
     if not arguments.to:
         raise UsageError("is needed", where="--to", fix="name a group, a device, or all")
-    if _WHEEL.fullmatch(wheel.name) is None:
+    if WHEEL.fullmatch(wheel.name) is None:
         raise UsageError("is no wheel of edgejoule", where=str(wheel), fix="give edgejoule-VERSION-py3-none-any.whl")
     try:
         data, signature = wheel.read_bytes(), signature_of(wheel)

@@ -126,12 +126,16 @@ class DeviceService(rpc.DeviceServiceServicer):
         device_id = checked_name(request.device_id, "device_id")
         upgrade_id = checked_name(request.upgrade_id, "upgrade_id")
         with self._run_scheduler.calling(device_id):
-            name, data, signature = await self._run_scheduler.upgrades.wheel(device_id, upgrade_id)
-            for file, content in ((f"{name}.signature.json", signature), (name, data)):
-                sha256 = hashlib.sha256(content).digest()
-                yield pb.FetchUpgradeResponse(file=pb.BundleFile(name=file, size_bytes=len(content), sha256=sha256))
-                for start in range(0, len(content), PART_BYTES):
-                    yield pb.FetchUpgradeResponse(data=content[start : start + PART_BYTES])
+            wheel = await self._run_scheduler.upgrades.wheel(device_id, upgrade_id)
+            signature = wheel.signature
+            sha256 = hashlib.sha256(signature).digest()
+            name = f"{wheel.name}.signature.json"
+            yield pb.FetchUpgradeResponse(file=pb.BundleFile(name=name, size_bytes=len(signature), sha256=sha256))
+            yield pb.FetchUpgradeResponse(data=signature)
+            file = pb.BundleFile(name=wheel.name, size_bytes=wheel.size_bytes, sha256=wheel.sha256)
+            yield pb.FetchUpgradeResponse(file=file)
+            for start in range(0, wheel.size_bytes, PART_BYTES):
+                yield pb.FetchUpgradeResponse(data=await asyncio.to_thread(wheel.part, start, PART_BYTES))
 
     @answered
     async def Report(self, parts: AsyncIterator[pb.ReportRequest], context: Any) -> pb.ReportResponse:  # noqa: N802

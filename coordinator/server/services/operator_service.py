@@ -15,6 +15,8 @@ from coordinator.server.operations import Operations
 from coordinator.server.services.answering import answered, answered_stream
 from coordinator.server.services.uploads import UPLOAD_S, OversizedError
 from coordinator.server.version import software_version
+from coordinator.store.reading import Cursor
+from protos.convert.checks import finite
 from protos.convert.upgrades import MAX_WHEEL_BYTES
 from protos.convert.watts import bins_to
 from protos.errors import UpdateError
@@ -55,12 +57,21 @@ class OperatorService(rpc.OperatorServiceServicer):
     @answered
     async def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.GetStatusResponse:  # noqa: N802
         """Shows one run or all."""
-        found, next_round = await self._operations.status(
-            request.run_id, request.since_round, page=request.page, newest_only=request.newest_only
+        begin = None
+        if request.parts:
+            say = finite(request.say, "say") if request.HasField("say") else None
+            begin = Cursor(request.since_round, request.after, say)
+        found, following = await self._operations.status(
+            request.run_id, request.since_round, page=request.page, newest_only=request.newest_only, begin=begin
         )
         counts = self._operations.report_counts()
         details = await self._operations.details(found[0].run_id) if request.details and request.run_id else None
-        return await self._operations.aside(messages.runs_to, found, software_version(), next_round, counts, details)
+        made = await self._operations.aside(
+            messages.runs_to, found, software_version(), following.round, counts, details
+        )
+        if following.say is not None:
+            made.next_after, made.next_say = following.after, following.say
+        return made
 
     @answered
     async def ListDevices(self, request: pb.ListDevicesRequest, context: Any) -> pb.ListDevicesResponse:  # noqa: N802

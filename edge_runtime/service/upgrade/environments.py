@@ -26,6 +26,7 @@ from edge_runtime.service.upgrade.record import make_open
 from edge_runtime.state import storing
 from protos.atomic import write_whole
 from protos.errors import DataError, EdgejouleError, StoreError, UsageError
+from protos.trust.signed import WHEEL
 
 HOME = Path("usr/local/lib/edgejoule")
 COMPLETE = "complete"
@@ -168,7 +169,7 @@ def name_of(wheel: Path) -> str:
     Raises:
         UsageError: it is no wheel of edgejoule. DataError: it cannot be read.
     """
-    found = re.fullmatch(r"edgejoule-([0-9A-Za-z.!+_]+)-py3-none-any\.whl", wheel.name)
+    found = WHEEL.fullmatch(wheel.name)
     if found is None:
         raise UsageError("is no wheel of edgejoule", where=str(wheel), fix="give edgejoule-VERSION-py3-none-any.whl")
     try:

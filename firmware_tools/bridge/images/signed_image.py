@@ -9,16 +9,21 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from protos.atomic import write_whole
 from protos.errors import ConfigError, IntegrityError, StoreError, UsageError
 from protos.extras import advice
+from protos.file_lock import lock
 from protos.trust.admission import Memory, admitted, memory_from, memory_text
 from protos.trust.signed import MAX_BYTES, SignatureFile, Statement, signature_of, verify
 
 __all__ = ["check_signed", "memory_path"]
+
+# Checking takes milliseconds.
+_PATIENCE_S = 10.0
 
 
 def memory_path(root_pem: bytes) -> Path:
@@ -42,13 +47,47 @@ def check_signed(
         ConfigError: the root or the memory cannot be read. StoreError: the memory cannot be written.
         UsageError: the package cryptography is not installed.
     """
-    where = image.name
     try:
         root_pem = root.read_bytes()
     except OSError as error:
         fix = "give the fleet's root.pem"
         raise ConfigError(f"cannot be read ({error.strerror})", where=f"--root {root}", fix=fix) from error
     path = memory_path(root_pem)
+    with _alone(path, wanted=not dry_run):
+        return _checked(image, data, root, root_pem, path, dry_run=dry_run, clock=clock)
+
+
+@contextmanager
+def _alone(path: Path, *, wanted: bool) -> Iterator[None]:
+    """While nobody else reads the memory to write it: of two images that are let in at once, both are remembered."""
+    if not wanted:
+        yield
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise StoreError(f"cannot be written ({error.strerror})", where=str(path)) from error
+    try:
+        until_s = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                lock(handle)
+                break
+            except OSError as error:
+                if time.monotonic() > until_s:
+                    fix = "wait for the other `firmware-tools bridge flash`"
+                    raise StoreError("another process is letting an image in", where=str(path), fix=fix) from error
+                time.sleep(0.02)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _checked(
+    image: Path, data: bytes, root: Path, root_pem: bytes, path: Path, *, dry_run: bool, clock: Callable[[], float]
+) -> Statement:
+    where = image.name
     try:
         memory = memory_from(path.read_bytes()) if path.exists() else Memory()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -78,7 +117,6 @@ def check_signed(
     after = admitted(memory, statement, signers, keys, clock(), where)
     if not dry_run:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             with write_whole(path) as out:
                 out.write(memory_text(after))
         except OSError as error:

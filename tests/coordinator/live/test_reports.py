@@ -368,7 +368,7 @@ def test_a_page_of_rounds_reads_no_row_of_later_ones(tmp_path: Path) -> None:
                 )
             )
         with database.reading() as connection:
-            assert {key[0] for key in reading._energies(connection, "run-1", 1, 1)} == {1}
-            assert {key[0] for key in reading._energies(connection, "run-1", 1, 2)} == {1, 2}
+            assert {key[0] for key in reading._energies(connection, "run-1", reading.Part(1, 1))} == {1}
+            assert {key[0] for key in reading._energies(connection, "run-1", reading.Part(1, 2))} == {1, 2}
     finally:
         database.close()

@@ -165,7 +165,10 @@ def test_wheels_of_upgrades_that_are_over_do_not_pile_up_and_one_that_is_refused
             for number in (1, 2, 3):
                 wanted, data = home.wanted(number)
                 begun = await upgrades.start(wanted, data, "test")
-                assert (await upgrades.wheel("pi-1", begun.upgrade_id))[1] == data
+                wheel = await upgrades.wheel("pi-1", begun.upgrade_id)
+                assert wheel.part(0, len(data) + 1) == data
+                assert (wheel.size_bytes, wheel.sha256) == (len(data), hashlib.sha256(data).digest())
+                assert await upgrades.wheel("pi-1", begun.upgrade_id) is wheel, "one for all devices"
                 await upgrades.stop("", "test")
             with pytest.raises(RefusedError, match="is version 2 of edgejoule, and 3 was begun before"):
                 await upgrades.start(*home.wanted(2), "test")
@@ -176,6 +179,53 @@ def test_wheels_of_upgrades_that_are_over_do_not_pile_up_and_one_that_is_refused
         db.close()
         told = [path.read_text() for path in (home.folder / "trust").glob("audit*")]
         assert sum(one.count("upgrade begun") for one in told) == 3
+
+    run(home, work)
+
+
+def test_what_a_board_says_of_an_upgrade_after_it_was_stopped_is_written_down_and_nothing_follows(home: Home) -> None:
+    async def work() -> None:
+        home.enrol("pi-1", "pi-2")
+        async with home.started() as (upgrades, fleet):
+            for name in ("pi-1", "pi-2"):
+                fleet.join(card(name), home.now_s, clock.unix_s())
+            begun = await upgrades.start(*home.wanted(1), "test")
+            assert await upgrades.offer("pi-1", UpgradeState("", "none", "")) is not None
+            await upgrades.heard("pi-1", UpgradeState(begun.upgrade_id, "trial", ""))
+            await upgrades.stop("", "test")
+            await upgrades.heard("pi-2", UpgradeState(begun.upgrade_id, "none", ""))
+            kept = UpgradeState(begun.upgrade_id, "kept", "")
+            for _ in range(2):
+                await upgrades.heard("pi-1", kept)
+            shown = await upgrades.one(begun.upgrade_id)
+            assert (shown.state, states(shown)) == ("stopped", {"pi-1": "kept", "pi-2": "waiting"})
+            # Also while another one is on, and only of devices that were among them.
+            other = await upgrades.start(*home.wanted(2), "test")
+            await upgrades.heard("pi-2", UpgradeState(begun.upgrade_id, "failed", "no room"))
+            await upgrades.heard("pi-9", kept)
+            assert states(await upgrades.one(begun.upgrade_id)) == {"pi-1": "kept", "pi-2": "failed"}
+            shown = await upgrades.one(other.upgrade_id)
+            assert (shown.state, set(states(shown).values())) == ("on", {"waiting"})
+        told = "".join(path.read_text() for path in (home.folder / "trust").glob("audit*"))
+        assert (told.count("upgrade kept"), told.count("upgrade failed")) == (1, 1)
+
+    run(home, work)
+
+
+def test_what_a_withdrawn_key_signed_far_ahead_binds_the_coordinator_no_more_than_its_boards(home: Home) -> None:
+    async def work() -> None:
+        home.enrol("pi-1")
+        async with home.started() as (upgrades, _):
+            await upgrades.start(*home.wanted(900), "test")
+            await upgrades.stop("", "test")
+            stolen = home.folder / "trust" / signing.KEY_FILE
+            stolen.unlink()
+            signing.write_signers(home.folder / "trust", [signing.make_key(stolen)], 1)
+            begun = await upgrades.start(*home.wanted(4), "test")
+            assert (begun.state, begun.version) == ("on", 4)
+            await upgrades.stop("", "test")
+            with pytest.raises(RefusedError, match="is version 3 of edgejoule, and 4 was begun before"):
+                await upgrades.start(*home.wanted(3), "test")
 
     run(home, work)
 

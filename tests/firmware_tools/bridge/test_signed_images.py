@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from firmware_tools.bridge.images.chosen_image import wanted_image
 from firmware_tools.bridge.images.signed_image import check_signed, memory_path
 from firmware_tools.cli import main
 from protos.errors import ConfigError, IntegrityError
+from protos.trust.admission import memory_from
 from protos.trust.signed import signature_of
 
 DAY = 86_400
@@ -69,6 +71,19 @@ def test_rollback_freeze_and_mixed_parts_are_refused(workshop: Workshop) -> None
     shutil.copy(signature_of(wheel), signature_of(new))
     with pytest.raises(IntegrityError, match="of other content"):
         workshop.takes(new)
+
+
+def test_of_images_that_are_let_in_at_once_each_is_remembered(workshop: Workshop) -> None:
+    images = []
+    for number in range(8):
+        path = workshop.home / f"image-{number}.hex"
+        path.write_text(workshop.packaged.read_text() + "\n" * number)
+        signing.sign(workshop.folder, path, workshop.keys, line=f"line-{number}", days=9.0, version=5)
+        images.append(path)
+    with ThreadPoolExecutor(len(images)) as pool:
+        list(pool.map(workshop.takes, images))
+    memory = memory_from(memory_path(workshop.root.read_bytes()).read_bytes())
+    assert set(memory.lines) == {f"firmware/line-{number}" for number in range(8)}
 
 
 def test_what_a_withdrawn_key_signed_far_ahead_binds_nobody(workshop: Workshop) -> None:
