@@ -11,6 +11,7 @@ from functools import cached_property
 
 from coordinator.aggregate.controls import Controls
 from coordinator.budgets.order_line import OrderLine
+from coordinator.budgets.unbiased import Whole
 from coordinator.run.downlink import Downlink, SentHead
 from coordinator.run.evaluation import Evaluator
 from coordinator.run.last_changes import LastChanges
@@ -38,18 +39,19 @@ from protos.statistics.whitening import Basis
 from protos.update.trees import Shapes, Tree
 
 
-def report_limit(plan: RunPlan, shapes: Shapes) -> int:
+def report_limit(plan: RunPlan, shapes: Shapes, summed_width: Callable[[int], int] = int) -> int:
     """The most bytes that an honest report of a run of this plan has.
 
     Args:
         shapes: of the head.
+        summed_width: see :meth:`protos.model.manifest.Manifest.summed_width`.
     """
     update = 4 * sum(math.prod(shape) for shape in shapes.values())
     if plan.train.method == "sgd":
         return update + ENVELOPE_BYTES
-    # Of an anomaly head that is more than it sums: one class in place of K.
+    # Of an anomaly or a regression head that is more than it sums: one class in place of K.
     width, classes = shapes["out_kernel"]
-    return max(update, most_bytes(classes, plan.closed_form.project or width)) + ENVELOPE_BYTES
+    return max(update, most_bytes(classes, summed_width(plan.closed_form.project or width))) + ENVELOPE_BYTES
 
 
 def check_statistics(report: DeviceReport, expected: Expected, bundle: Bundle, features: FeatureMap) -> Moments:
@@ -112,12 +114,14 @@ class LateOrder:
     Attributes:
         head_version: the head that was trained from.
         attempt: the newest of its round.
+        whole: whom its round spoke for, where devices were drawn; else None.
     """
 
     round: int
     line: OrderLine
     head_version: str
     attempt: int
+    whole: Whole | None = None
 
 
 @dataclass
@@ -182,7 +186,7 @@ class ActiveRun:
     @property
     def report_limit_bytes(self) -> int:
         """The most that an honest report weighs."""
-        return report_limit(self.plan, self.bundle.manifest.head.shapes())
+        return report_limit(self.plan, self.bundle.manifest.head.shapes(), self.bundle.manifest.summed_width)
 
     def asks_statistics(self, number: int) -> bool:
         """Whether round ``number`` gathers statistics, not changes of the head."""
@@ -238,6 +242,8 @@ class ActiveRun:
     def is_of_another_start(self, device_id: str, session: str) -> bool:
         """Whether the order that this device has not answered belongs to an earlier start of it."""
         owed = self.ready.is_set() and self.machine.owes(device_id) and device_id in self.lines
+        # Who was left out, or whose report was refused, gets none in this attempt.
+        owed = owed and device_id not in self.refused
         return owed and self.sessions.get(device_id) not in (None, session)
 
     def is_asked_again(self, device_id: str) -> bool:

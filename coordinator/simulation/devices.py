@@ -314,7 +314,8 @@ class VirtualBoard:
         self._rows.embedding_s, self._rows.fixed_s = costs.embedding_s, costs.embed_fixed_s
         self.meter.fixed_s = {Phase.EMBED: LOOK_S, Phase.TRAIN: costs.train_fixed_s, Phase.ENCODE: costs.encode_s}
         if order.statistics is not None:
-            width = order.statistics.width(self._shared.bundle.manifest.backbone.embedding_width)
+            manifest = self._shared.bundle.manifest
+            width = manifest.summed_width(order.statistics.width(manifest.backbone.embedding_width))
             # A table of speeds in multiply-accumulates: that of the backbone, if anybody counted them.
             macs = self._shared.bundle.manifest.backbone.macs or 20e6
             speed = macs / max(self.costs.embedding_s, 1e-12)

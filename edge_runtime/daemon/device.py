@@ -76,6 +76,7 @@ class Device:
     Attributes:
         summary: of the data as they were when they could last be used; without examples before.
         data_fault: why the data cannot be used now, or None.
+        refused_head: why the newest head of a run may not come to work here, or "".
     """
 
     def __init__(self, settings: Settings, *, clock: Clock | None = None, meter: Meter | None = None) -> None:
@@ -111,6 +112,7 @@ class Device:
             bundle = self.bundle_cache.adopt(settings.bundle) if settings.bundle else None
             self.summary, self._stamp = _NO_DATA, ""
             self.data_fault: EdgejouleError | None = None
+            self.refused_head = ""
             self._looked = False
             self._own_store: ExampleStore | None = None
             self.look_at_data(bundle)
@@ -227,7 +229,7 @@ class Device:
         """What is not as it should be, each in one line."""
         data = str(self.data_fault) if self.data_fault is not None else self.summary.complaint
         sensor = self.late.trouble if self.late is not None else ""
-        return tuple(one for one in (data, sensor) if one)
+        return tuple(one for one in (data, sensor, self.refused_head) if one)
 
     def _first_summary(self, bundle: Bundle | None) -> Summary:
         """Data is checked against the bundle that the user names, else for itself."""

@@ -11,7 +11,8 @@ from protos.errors import UpdateError
 from protos.model.bundle import Bundle
 from protos.statistics.coding import MAX_TRAVELLING
 from protos.statistics.features import FeatureMap, centre_of
-from protos.statistics.moments import Moments, moments_of
+from protos.statistics.moments import Moments, moments_of, total
+from protos.statistics.quantities import digits_of
 
 # Rows that are projected at once.
 _BLOCK = 1024
@@ -35,13 +36,14 @@ def check_features(features: FeatureMap, bundle: Bundle) -> None:
 def summed(
     bundle: Bundle, embeddings: npt.NDArray[Any], labels: npt.NDArray[np.int32], features: FeatureMap
 ) -> Moments:
-    """The exact sums over these examples.
+    """The exact sums over these examples; of a regression, with the digits of its quantities as further numbers.
 
     Args:
         embeddings: int8 or uint8 [N, D]; may be memory-mapped.
-        labels: int32 [N].
+        labels: int32 [N]; of a regression float32 [N, K].
 
     Raises:
+        LabelError: a quantity so far from those of the conversion that sums in fixed point do not hold it.
         UpdateError: more examples than one device sends statistics of.
     """
     if len(labels) > MAX_TRAVELLING:
@@ -54,4 +56,12 @@ def summed(
             features.of(embeddings[begin : begin + _BLOCK], centre) for begin in range(0, len(labels), _BLOCK)
         ] or [np.empty((0, features.project), np.int8)]
         embeddings = np.concatenate(blocks)
+    if bundle.manifest.quantities is not None:
+        offset = features.summed_offset
+        digits = digits_of(labels, *bundle.target_affine(), embeddings.dtype, offset)
+        parts = []
+        for at in range(0, len(labels), _BLOCK):
+            numbers = np.concatenate([embeddings[at : at + _BLOCK], digits[at : at + _BLOCK]], axis=1)
+            parts.append(moments_of(numbers, np.zeros(len(numbers), np.int32), classes, offset))
+        return total(parts, classes, embeddings.shape[1] + digits.shape[1])
     return moments_of(embeddings, labels, classes, features.summed_offset)

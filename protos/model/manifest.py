@@ -25,6 +25,7 @@ from protos.model.head_algebra import head_shapes
 from protos.model.head_kinds.diffusion import denoiser_shapes
 from protos.model.json_values import LEFT_OUT, decode, no_constant, refuse, require
 from protos.model.task import ANOMALY, CLASSIFICATION, DIFFUSION, REGRESSION, task_of
+from protos.statistics.quantities import DIGITS
 
 SCHEMA = "edgejoule.bundle/1"
 TWIN_SCHEMA = "edgejoule.bundle/2"
@@ -363,8 +364,16 @@ class Manifest:
 
     @property
     def summed_classes(self) -> int:
-        """Classes whose examples devices sum up: of anomalies, what is normal alone."""
-        return 1 if self.task == ANOMALY else len(self.classes)
+        """Classes whose examples devices sum up: of anomalies, what is normal alone; of quantities, all as one."""
+        return 1 if self.task in (ANOMALY, REGRESSION) else len(self.classes)
+
+    def summed_width(self, numbers: int) -> int:
+        """How many numbers of an example devices sum up: its own, and the digits of its quantities.
+
+        Args:
+            numbers: of the embedding, or of what it is projected to.
+        """
+        return numbers + DIGITS * (self.quantities or 0)
 
     @property
     def bundle_id(self) -> str:

@@ -24,6 +24,8 @@ from coordinator.budgets.order_line import OrderLine
 from coordinator.budgets.weights import Standing, weight
 from coordinator.learning.closed_form import LinearHead, solve
 from coordinator.learning.normality import NAME, solve_distance
+from coordinator.learning.quantities import NAME as QUANTITIES
+from coordinator.learning.quantities import solve_quantities
 from coordinator.run.evaluation import Evaluator
 from coordinator.store.models.statistics import Held
 from protos.errors import UpdateError
@@ -35,6 +37,7 @@ from protos.plan.plan import RunPlan
 from protos.statistics.coding import CodedMoments, decode
 from protos.statistics.features import FeatureMap, centre_of, shift_for
 from protos.statistics.moments import Moments
+from protos.statistics.quantities import QuantityMoments, quantity_moments
 from protos.statistics.whitening import Basis, basis_of
 from protos.update.trees import Tree
 
@@ -63,7 +66,7 @@ def decoded(coded: CodedMoments, bundle: Bundle, features: FeatureMap) -> Moment
     return decode(
         coded,
         classes=bundle.manifest.summed_classes,
-        width=features.width(bundle.manifest.backbone.embedding_width),
+        width=bundle.manifest.summed_width(features.width(bundle.manifest.backbone.embedding_width)),
         offset=features.summed_offset,
     )
 
@@ -119,7 +122,7 @@ class Solved:
     def in_words(self) -> str:
         """How the head was made, in one line."""
         chosen = self.found.chosen
-        surely = "" if self.found.head == NAME else f", temperature {self.temperature:.3g}"
+        surely = "" if self.found.head in (NAME, QUANTITIES) else f", temperature {self.temperature:.3g}"
         return (
             f"{self.found.head} head of {self.examples} examples on {self.devices} devices, "
             f"shrinkage {self.found.shrinkage:.3g} ({chosen}){surely}"
@@ -166,6 +169,15 @@ def head_from(
         normal = solve_distance(parts, shrinkage=section.shrinkage, order=order if by_data else None)
         examples = sum(one.examples for one in held)
         return Solved(published(normal.kernel, normal.bias), normal, None, examples, len(parts), 1.0)
+    if bundle.manifest.quantities is not None:
+        dtype = np.dtype(np.int8) if features.project else np.dtype(spec.output_dtype)
+
+        def looked(moments: Moments) -> QuantityMoments:
+            return quantity_moments(moments, bundle.manifest.outputs, dtype, features.summed_offset)
+
+        fitted = solve_quantities(parts, looked, shrinkage=section.shrinkage, explained=accuracy if by_data else None)
+        examples = sum(one.examples for one in held)
+        return Solved(published(fitted.kernel, fitted.bias), fitted, None, examples, len(parts), 1.0)
     found = solve(
         parts,
         head=section.head,

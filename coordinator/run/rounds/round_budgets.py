@@ -109,8 +109,9 @@ def private(connection: Connection, run: ActiveRun, cards: list[DeviceCard]) -> 
 
 def _summed_coordinates(run: ActiveRun) -> int:
     """Numbers of an update that weighs about what statistics do: two bytes an entry of the Gram matrix."""
-    width = run.plan.closed_form.project or run.bundle.manifest.backbone.embedding_width
-    entries = width * (width + 1) // 2 + width * run.bundle.manifest.summed_classes
+    manifest = run.bundle.manifest
+    width = manifest.summed_width(run.plan.closed_form.project or manifest.backbone.embedding_width)
+    entries = width * (width + 1) // 2 + width * manifest.summed_classes
     return int(16 * entries / run.plan.update.parameters.get("bits", 32.0))
 
 
@@ -241,6 +242,9 @@ def population(connection: Connection, run: ActiveRun, number: int) -> Populatio
     planned = costs.plans(connection, run.run_id, number).get(number)
     if planned is None or planned.whole is None:
         return None
+    if run.plan.round.late:
+        # What is guessed of a device is of one round, and a report may be of another.
+        return Population(planned.whole)
     last = _last_change(connection, run, number)
     if last is not None:
         _remember(connection, run, number)

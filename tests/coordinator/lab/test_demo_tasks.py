@@ -122,6 +122,47 @@ def test_quantities_of_unlike_units_are_learnt_by_a_fleet_and_exported(made: Pat
     assert found["exported_score"] > found["best_score"] - 0.01
 
 
+@pytest.mark.parametrize("project", [0, 12])
+def test_quantities_are_learnt_from_exact_sums_as_from_all_examples_in_one_place(
+    made: Path, tmp_path: Path, project: int
+) -> None:
+    words = ("--rounds", "1", "--set", "train.method=closed_form", "--set", "closed_form.shrinkage=0.001")
+    found = _demo(made, tmp_path, "weather", "weather.npz", *words, "--set", f"closed_form.project={project}")
+    assert (found["measure"], found["state"]) == ("R2", "finished")
+    held_out, train = load(made / "weather.npz", quantities=2).test(), load(made / "weather.npz", quantities=2).train()
+    assert found["final_score"] > (0.7 if project else 0.8)
+    said = Exported(tmp_path / "out" / "model.tflite").predict(held_out.x).values
+    spread = held_out.y.astype(np.float64).std(axis=0)
+    share = 1.0 - np.square(said - held_out.y).mean(axis=0) / np.square(spread)
+    assert share.mean() == pytest.approx(found["exported_score"], abs=1e-6)
+    if project:
+        return
+    bundle = open_bundle(made / "weather")
+    backbone = Backbone(bundle)
+    z, judged = (backbone.dequantise(backbone.embed(one.x)).astype(np.float64) for one in (train, held_out))
+    covariance = np.cov(z.T, bias=True)
+    shrunk = covariance + 0.001 * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
+    y = train.y.astype(np.float64)
+    kernel = np.linalg.solve(shrunk, (z - z.mean(axis=0)).T @ (y - y.mean(axis=0)) / len(z))
+    expected = (judged - z.mean(axis=0)) @ kernel + y.mean(axis=0)
+    errors = np.sqrt(np.square(expected - held_out.y).mean(axis=0))
+    rmse = found["rounds"][-1]["rmse"]
+    np.testing.assert_allclose([rmse["pressure"], rmse["humidity"]], errors, rtol=1e-4)
+    # The exported file gives 8 bits.
+    assert np.abs(said - expected).mean() / spread.mean() < 0.03
+
+
+def test_steps_after_the_closed_form_of_quantities_are_refused(made: Path, tmp_path: Path) -> None:
+    env = {**os.environ, "PYTHONPATH": _ROOT}
+    words = ["demo", "--bundle", str(made / "weather"), "--data", str(made / "weather.npz"), "--output", "out"]
+    done = subprocess.run(
+        [sys.executable, "-m", "coordinator.cli", *words, "--sensor", "none", "--set", "train.method=closed_form+sgd"],
+        cwd=tmp_path, env=env, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 12, done.stderr
+    assert "least squared error already" in done.stderr
+
+
 def test_what_is_normal_is_learnt_from_exact_sums_and_beats_the_autoencoder(made: Path, tmp_path: Path) -> None:
     found = _demo(made, tmp_path, "machine", "machine.npz", "--rounds", "1", "--set", "train.method=closed_form")
     assert (found["measure"], found["state"]) == ("AUC", "finished")
