@@ -17,7 +17,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +43,22 @@ BUDGET_J = 8.0
 Part = Callable[[Path, Bundle, bool], Any]
 
 
+def _told(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The same, each said as soon as it is there."""
+    for one in rows:
+        print(json.dumps(one), file=sys.stderr, flush=True)
+        yield one
+
+
 def faults(folder: Path, bundle: Bundle, quick: bool) -> Any:
     """Every fault of data, sensor, machine and coordinator."""
     chosen = field_faults.FAULTS[:3] if quick else (*field_faults.FAULTS, *FURTHER_FAULTS)
-    return list(field_faults.rows(folder, bundle, chosen))
+    return list(_told(field_faults.rows(folder, bundle, chosen)))
 
 
 def wiring(folder: Path, bundle: Bundle, quick: bool) -> Any:
     """Every wrong wire."""
-    return list(field_wiring.rows(folder, bundle))
+    return list(_told(field_wiring.rows(folder, bundle)))
 
 
 def idle(folder: Path, bundle: Bundle, quick: bool) -> Any:

@@ -12,6 +12,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,21 +96,32 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _latency_s(rig: Rig) -> float:
-    """From the line in which the coordinator says that the round is open to the device's first line about it."""
-    while not any("opened for" in line for line in rig.log("coordinator")):
-        time.sleep(0.002)
-    begun_s = time.monotonic()
-    while not any("fetching bundle" in line for line in rig.log(NAME)):
-        time.sleep(0.002)
-    return time.monotonic() - begun_s
+class _Watch(threading.Thread):
+    """Notes when each of two programs says its words, looking each 2 ms; begun before either can.
+
+    Args:
+        lines: a program's name and the words, in the order in which they come.
+    """
+
+    def __init__(self, rig: Rig, lines: Sequence[tuple[str, str]]) -> None:
+        super().__init__(daemon=True)
+        self._rig, self._lines = rig, lines
+        self.seen_s: list[float] = []
+
+    def run(self) -> None:
+        """Look until all is said."""
+        for name, words in self._lines:
+            while not any(words in line for line in self._rig.log(name)):
+                time.sleep(0.002)
+            self.seen_s.append(time.monotonic())
 
 
 def measure(folder: Path, bundle: Bundle, seconds: float, *, counts_calls: bool = True) -> dict[str, Any]:
     """CPU share, calls and bytes a day, of a device that waits, with a bridge that sends.
 
     Args:
-        counts_calls: wait for the next call, which takes minutes; else nobody knows how many there are in a day.
+        counts_calls: wait for the next call, which takes minutes; else nobody knows how many there are in a day, nor
+            bytes.
     """
     rig = Rig(folder / "idle", bundle.path)
     try:
@@ -130,13 +142,16 @@ def measure(folder: Path, bundle: Bundle, seconds: float, *, counts_calls: bool 
         found = {
             "cpu_share": (cpu_s(daemon.pid) - used_s) / took_s,
             "calls_per_day": DAY_S / (proxy.called_s[-1] - proxy.called_s[-2]) if counts_calls else None,
-            "bytes_per_day": (proxy.bytes - size) * DAY_S / took_s,
+            "bytes_per_day": (proxy.bytes - size) * DAY_S / took_s if counts_calls else None,
             "seconds": took_s,
         }
-        # An order must still come at once.
-        run_id = rig.begin_run()
-        found["order_latency_s"] = _latency_s(rig)
-        rig.await_run(run_id)
+        # An order must still come at once: from the line that the round is open to the device's first one about it.
+        watch = _Watch(rig, [("coordinator", "opened for"), (NAME, "fetching bundle")])
+        watch.start()
+        rig.round_works()
+        watch.join(60.0)
+        opened_s, begun_s = watch.seen_s
+        found["order_latency_s"] = begun_s - opened_s
         proxy.close()
         return found
     finally:

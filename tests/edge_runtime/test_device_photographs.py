@@ -181,6 +181,20 @@ def test_a_picture_that_the_machine_has_no_memory_for_is_bad_and_not_decoded(
     assert opener.look(tmp_path / "large.jpg") == "ok"
 
 
+def test_what_the_system_keeps_on_a_disk_is_not_looked_at(opened: Open, folder: Path) -> None:
+    device = opened()
+    assert not device.data_changed()
+    # Of a disk that is mounted there: nobody but root may look into it.
+    (folder / "lost+found").mkdir(mode=0o700)
+    (folder / "lost+found" / "#12.jpg").write_bytes(b"lost")
+    if os.geteuid() != 0:
+        (folder / "lost+found").chmod(0)
+    assert not device.data_changed()
+    (folder / "lost+found").chmod(0o700)
+    (folder / "train" / "0" / "new.jpg").write_bytes((folder / "train" / "0" / "0.jpg").read_bytes())
+    assert device.data_changed()
+
+
 _READ = """
 import resource, sys
 from pathlib import Path

@@ -33,6 +33,7 @@ from protos.datafiles import dataset
 from protos.datafiles.account import Remark, listed
 from protos.datafiles.dataset import Dataset
 from protos.datafiles.formats.collected import INDEX, RAW, is_store
+from protos.datafiles.formats.folder import is_left_behind
 from protos.datafiles.front_end import declared
 from protos.datafiles.lazy import FileRows
 from protos.datafiles.renames import read_renames
@@ -365,9 +366,10 @@ def _remarks(text: npt.NDArray[np.str_]) -> tuple[Remark, ...]:
 
 
 def _files_below(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """Every file below a folder, in the order of names; links to folders are not followed."""
+    """Every file below a folder, in the order of names; links to folders are not followed. What systems leave behind is
+    not looked at: the `lost+found` of a disk is root's alone."""
     with os.scandir(folder) as entries:
-        found = sorted(entries, key=lambda one: one.name)
+        found = sorted((one for one in entries if not is_left_behind(one.name)), key=lambda one: one.name)
     for entry in found:
         if entry.is_dir(follow_symlinks=False):
             yield from _files_below(Path(entry.path))

@@ -261,11 +261,16 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in _IMAGES
 
 
+def is_left_behind(name: str) -> bool:
+    """Whether a file or folder of this name is of the system, and no data."""
+    return name.lower() in _JUNK
+
+
 def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
     """The sub-folders and the files of a folder, each by name, without what systems leave behind."""
     with reading(str(folder), "a folder of images"):
         mine = sorted(
-            path for path in folder.iterdir() if not path.name.startswith(".") and path.name.lower() not in _JUNK
+            path for path in folder.iterdir() if not path.name.startswith(".") and not is_left_behind(path.name)
         )
         folders = [path for path in mine if path.is_dir()]
     return folders, [path for path in mine if path not in set(folders)]
