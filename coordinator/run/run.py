@@ -238,6 +238,8 @@ class ActiveRun:
     def is_of_another_start(self, device_id: str, session: str) -> bool:
         """Whether the order that this device has not answered belongs to an earlier start of it."""
         owed = self.ready.is_set() and self.machine.owes(device_id) and device_id in self.lines
+        # Who was left out, or whose report was refused, gets none in this attempt.
+        owed = owed and device_id not in self.refused
         return owed and self.sessions.get(device_id) not in (None, session)
 
     def is_asked_again(self, device_id: str) -> bool:

@@ -1,4 +1,5 @@
-"""What is written down in one go: each function is one transaction, or reads only. All run in the `books` thread."""
+"""What is written down in one go: each function is one transaction, or reads only. All run in the thread of
+the store (:class:`coordinator.run.workers.Store`)."""
 
 from __future__ import annotations
 
@@ -179,12 +180,6 @@ def accept_late(
             log.exception("%s round %d: late report of %s is not folded", run.run_id, number, one.device_id)
             return error
     return Receipt(Verdict.ACCEPTED, attempt=one.report.attempt)
-
-
-def late_held(db: Database, run: ActiveRun, number: int) -> list[tuple[int, str]]:
-    """Reports of earlier rounds that count in this one, as they are on disk: round and device."""
-    with db.reading() as connection:
-        return reports.late_in(connection, run.run_id, number)
 
 
 def _meter_id(one: Read) -> int | None:
@@ -794,24 +789,12 @@ def unfinished_runs(db: Database) -> list[str]:
     return [one.run_id for one in queue(db)]
 
 
-def known_devices(db: Database) -> list[devices.KnownDevice]:
-    """Every device that ever joined."""
-    with db.reading() as connection:
-        return devices.known(connection)
-
-
 def join(db: Database, cards: Sequence[DeviceCard]) -> list[None]:
     """Write down that devices joined."""
     with db.writing() as connection:
         for card in cards:
             devices.join(connection, card)
     return [None] * len(cards)
-
-
-def forget(db: Database, device_id: str) -> None:
-    """Take a device off the list."""
-    with db.writing() as connection:
-        devices.forget(connection, device_id)
 
 
 def leave(db: Database, device_id: str, reason: str = "", run: ActiveRun | None = None) -> None:

@@ -26,7 +26,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 import grpc
 
 from coordinator.run.resume import Rooms
-from coordinator.run.workers import Worker
+from coordinator.run.workers import Store, Worker
 from coordinator.server.announcing import Announcement
 from coordinator.server.listening import DEFAULT_LISTEN, Trust, check_listen, open_trust, tls_version
 from coordinator.server.metrics import MetricsServer, check_metrics
@@ -180,8 +180,9 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> str
         lease = asyncio.create_task(_keep_lease(db))
         bundle_store = BundleStore(settings.state / "bundles")
         bundle_store.sweep()
-        workers = Worker("books"), Worker("models"), Worker("looks"), Worker("readers", READERS)
-        rooms = Rooms(db, *workers, bundle_store, settings.state / "evaluations")
+        store, looks = Store(db, Worker("store")), Store(db, Worker("looks"))
+        models, readers = Worker("models"), Worker("readers", READERS)
+        rooms = Rooms(store, looks, models, readers, bundle_store, settings.state / "evaluations")
         run_scheduler = RunScheduler(rooms)
         trust: Trust | None = None
         try:
@@ -197,10 +198,8 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> str
             await run_scheduler.close()
             if trust is not None:
                 await trust.close()
-            await asyncio.to_thread(rooms.looks.close)
-            await asyncio.to_thread(rooms.readers.close)
-            await asyncio.to_thread(rooms.models.close)
-            await asyncio.to_thread(rooms.books.close)
+            for thread in (looks.thread, readers, models, store.thread):
+                await asyncio.to_thread(thread.close)
             db.close()
         if fenced.is_set():
             raise RefusedError(

@@ -6,28 +6,24 @@ Only loopback is spoken to: certificates of a device are kept by a device's daem
 
 from __future__ import annotations
 
-import hashlib
-import re
+import io
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import grpc
 
 from protos.addresses import host_and_port, is_loopback
+from protos.convert.calls import CALL_S, FETCH_S, LATER_S, check_protocol, report_parts, report_timeout_s
 from protos.convert.cards import card_to
 from protos.convert.energy import settled_to
 from protos.convert.orders import order_from
+from protos.convert.received_files import ReceivedFiles, receive_file_part
 from protos.convert.reports import receipt_from
-from protos.errors import ConfigError, IntegrityError, RefusedError, UnreachableError
-from protos.orders import PART_BYTES, PROTOCOL, DeviceCard, Order, Receipt, SettledEnergy, Verdict
+from protos.errors import ConfigError, RefusedError, UnreachableError
+from protos.orders import PROTOCOL, DeviceCard, Order, Receipt, SettledEnergy, Verdict
 from protos.v1 import edgejoule_pb2 as pb
 from protos.v1 import edgejoule_pb2_grpc as rpc
 
-CALL_S, FETCH_S, LATER_S = 15.0, 900.0, 30.0
-# The slowest uplink that a report is waited for on.
-_UPLINK_BYTES_PER_S = 20_000
-MAX_BUNDLE_BYTES = 1 << 30
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _OPTIONS = [
     ("grpc.max_receive_message_length", 64 << 20),
     ("grpc.initial_reconnect_backoff_ms", 200),
@@ -85,11 +81,7 @@ class UpstreamLink:
     async def join(self, card: DeviceCard) -> None:
         """Say who is there, or what is new."""
         answer = await self._call(self._stub.Join(card_to(card, PROTOCOL), timeout=CALL_S))
-        if answer.protocol_major != PROTOCOL[0]:
-            raise RefusedError(
-                f"speaks protocol {answer.protocol_major}.{answer.protocol_minor}, and this one {PROTOCOL[0]}",
-                where=f"coordinator {self.address}", fix="install the same release on both",
-            )  # fmt: skip
+        check_protocol(answer, self.address)
 
     async def next_order(
         self, card: DeviceCard, settled: Iterable[SettledEnergy], bundle_id: str, published: str, waits_s: float
@@ -110,16 +102,10 @@ class UpstreamLink:
         """Send the bytes of a report."""
 
         async def parts() -> AsyncIterator[pb.ReportRequest]:
-            digest = hashlib.sha256(data).digest()
-            yield pb.ReportRequest(
-                header=pb.ReportHeader(
-                    run_id=run_id, round=round, device_id=device_id, total_bytes=len(data), sha256=digest
-                )
-            )
-            for start in range(0, len(data), PART_BYTES):
-                yield pb.ReportRequest(data=data[start : start + PART_BYTES])
+            for part in report_parts(run_id, round, device_id, data):
+                yield part
 
-        timeout_s = CALL_S + len(data) / _UPLINK_BYTES_PER_S
+        timeout_s = report_timeout_s(len(data))
         try:
             return receipt_from(await self._call(self._stub.Report(parts(), timeout=timeout_s)))
         except RefusedError as error:
@@ -137,28 +123,15 @@ class UpstreamLink:
             IntegrityError: damaged on the way, or no files of a bundle.
         """
         stream = self._stub.FetchBundle(pb.FetchBundleRequest(bundle_id=bundle_id), timeout=FETCH_S)
-        files: dict[str, bytearray] = {}
-        declared: dict[str, tuple[int, bytes]] = {}
-        where, name = f"bundle {bundle_id[:19]}", ""
+        files: dict[str, io.BytesIO] = {}
+        received = ReceivedFiles(lambda name: files.setdefault(name, io.BytesIO()))
         try:
             async for part in stream:
-                if part.WhichOneof("part") == "file":
-                    name = part.file.name
-                    if not _NAME.fullmatch(name) or name in files:
-                        raise IntegrityError(f"{name[:80]!r} is no name of a file in it", where=where)
-                    files[name], declared[name] = bytearray(), (part.file.size_bytes, part.file.sha256)
-                    if sum(size for size, _ in declared.values()) > MAX_BUNDLE_BYTES:
-                        raise IntegrityError("is larger than any bundle", where=where)
-                elif name:
-                    files[name] += part.data
-                    if len(files[name]) > declared[name][0]:
-                        raise IntegrityError(f"{name} is longer than declared", where=where)
+                receive_file_part(received, part)
+            received.finish()
         except grpc.aio.AioRpcError as error:
             raise self._translated(error) from error
-        for one, (size, digest) in declared.items():
-            if len(files[one]) != size or hashlib.sha256(files[one]).digest() != digest:
-                raise IntegrityError(f"{one} came damaged", where=where, fix="it is fetched again")
-        return {one: bytes(data) for one, data in files.items()}
+        return {name: data.getvalue() for name, data in files.items()}
 
     async def _call(self, call: Any) -> Any:
         try:

@@ -33,7 +33,6 @@ from coordinator.server.upstream import sums
 from coordinator.server.upstream.link import Away, UpstreamLink
 from coordinator.server.version import software_version
 from coordinator.store import runs, tables
-from coordinator.store.database import Database
 from protos.atomic import write_whole
 from protos.convert.reports import serialise_report
 from protos.energy.trace import Phase, PhaseEnergy
@@ -191,7 +190,7 @@ class Site:
             _check(order)
             bundle = await self._bundle(order.bundle_id)
             run_id = await self._collected(order, bundle)
-            report, told = await self._rooms.looks.do(self._report, order, run_id, bundle)
+            report, told = await self._rooms.looks.read(self._report, order, run_id, bundle)
         except (Away, StoreError):
             raise
         except EdgejouleError as error:
@@ -206,7 +205,7 @@ class Site:
         if receipt.verdict in (Verdict.ACCEPTED, Verdict.DUPLICATE):
             self._told_runs = [*self._told_runs, *told][-_TOLD:]
             self._remember()
-            sent = await self._rooms.looks.do(self._sending, told)
+            sent = await self._rooms.looks.read(self._sending, told)
             self._settled = (SettledEnergy(order.run_id, order.round, sent, order.attempt),) if sent else ()
         self._answered = order.run_id, order.round, order.attempt
 
@@ -231,7 +230,7 @@ class Site:
         name, begun = f"for {order.run_id}", 0
         until_s = asyncio.get_running_loop().time() + order.deadline_s
         while True:
-            newest = await self._rooms.looks.do(_newest, self._rooms.db, name)
+            newest = await self._rooms.looks.read(_newest, name)
             going = newest is not None and newest[1] in runs.OPEN_STATES
             if asyncio.get_running_loop().time() > until_s:
                 if newest is not None and going:
@@ -240,7 +239,7 @@ class Site:
                 raise Away("its round is over before this site's devices had answered", where=self._link.address)
             holds: dict[str, int] = {}
             if newest is not None and not going:
-                holds = await self._rooms.looks.do(_held, self._rooms.db, newest[0])
+                holds = await self._rooms.looks.read(sums.held, newest[0])
                 there = self._present()
                 if holds and all(holds.get(one) == examples for one, examples in there.items()):
                     return newest[0]
@@ -256,7 +255,7 @@ class Site:
         assert order.statistics is not None
         there, before = self._present(), {}
         if add_to is not None:
-            before = await self._rooms.looks.do(_held, self._rooms.db, add_to)
+            before = await self._rooms.looks.read(sums.held, add_to)
         asked = [one for one, examples in there.items() if before.get(one) != examples]
         lines = [
             "[run]",
@@ -282,13 +281,14 @@ class Site:
         run_id = await self._operations.start_run(text, str(self._path.parent.resolve()))
         log.info("%s: statistics of %d devices for round %d of %s", run_id, len(asked), order.round, order.run_id)
 
-    def _report(self, order: TrainOrder, run_id: str, bundle: Bundle) -> tuple[DeviceReport, list[str]]:
+    def _report(
+        self, connection: Connection, order: TrainOrder, run_id: str, bundle: Bundle
+    ) -> tuple[DeviceReport, list[str]]:
         """The report, and the runs whose joules are in it."""
         assert order.statistics is not None
-        with self._rooms.db.reading() as connection:
-            found = sums.summed(connection, run_id, bundle, order.statistics)
-            mine = [one for one in _named(connection, f"for {order.run_id}") if one not in self._told_runs]
-            energy, embedded = sums.spent(connection, mine, self._name)
+        found = sums.summed(connection, run_id, bundle, order.statistics)
+        mine = [one for one in _named(connection, f"for {order.run_id}") if one not in self._told_runs]
+        energy, embedded = sums.spent(connection, mine, self._name)
         return DeviceReport(
             run_id=order.run_id,
             round=order.round,
@@ -312,10 +312,9 @@ class Site:
             statistics=found.coded,
         ), mine
 
-    def _sending(self, run_ids: Iterable[str]) -> tuple[PhaseEnergy, ...]:
+    def _sending(self, connection: Connection, run_ids: Iterable[str]) -> tuple[PhaseEnergy, ...]:
         """What the devices' own reports cost to send, as far as they have told."""
-        with self._rooms.db.reading() as connection:
-            energy, _ = sums.spent(connection, run_ids, self._name)
+        energy, _ = sums.spent(connection, run_ids, self._name)
         return tuple(one for one in energy if one.phase is Phase.SEND)
 
     # ------------------------------------------------------------ what is remembered
@@ -357,13 +356,7 @@ def _named(connection: Connection, name: str) -> list[str]:
     return [str(one) for one in connection.execute(query).scalars()]
 
 
-def _newest(db: Database, name: str) -> tuple[str, str] | None:
+def _newest(connection: Connection, name: str) -> tuple[str, str] | None:
     """Id and state of the newest run of this name."""
-    with db.reading() as connection:
-        named = _named(connection, name)
-        return (named[-1], str(runs.row(connection, named[-1])["state"])) if named else None
-
-
-def _held(db: Database, run_id: str) -> dict[str, int]:
-    with db.reading() as connection:
-        return sums.held(connection, run_id)
+    named = _named(connection, name)
+    return (named[-1], str(runs.row(connection, named[-1])["state"])) if named else None
