@@ -33,6 +33,7 @@ from protos.convert.watts import bins_from
 from protos.errors import EdgejouleError
 from protos.model.manifest import Manifest
 from protos.plan.plan import parse as parse_plan
+from protos.trust.delegated import Delegation, HeadStatement, SignedHead
 from protos.trust.signed import SignatureFile, Signers, Statement
 from protos.trust.token import EnrolmentToken, read_token
 from protos.update import codecs
@@ -134,6 +135,18 @@ def message(kind: Any, read: Callable[[Any], Any]) -> Callable[[bytes], None]:
     return decoder
 
 
+def signed_head() -> bytes:
+    statement = HeadStatement("0" * 64, "run-1", "kitchen", 1, "1" * 64, {"out_bias": (3,)}, 5, 6)
+    return SignedHead(statement.text(), "ab", b"x" * 64, Delegation(("2" * 64,)).text(), signature()).text()
+
+
+def head_signed(data: bytes) -> None:
+    found = SignedHead.parse(data, "x")
+    HeadStatement.parse(found.statement, "x")
+    Delegation.parse(found.delegation, "x")
+    signed(found.delegation_signature)
+
+
 def signed(data: bytes) -> None:
     SignatureFile.parse(data, "x").said("x")
 
@@ -215,6 +228,12 @@ DECODERS: dict[str, tuple[bytes, Callable[[bytes], Any]]] = {
     "an order": (order(), message(pb.NextOrderResponse, order_from)),
     "a receipt": (RECEIPT, message(pb.ReportResponse, receipt_from)),
     "a signature": (signature(), signed),
+    "a signed head": (signed_head(), head_signed),
+    "what is said of a head": (
+        SignedHead.parse(signed_head(), "x").statement,
+        lambda data: HeadStatement.parse(data, "x"),
+    ),
+    "a delegation": (Delegation(("2" * 64,), runs=("a",)).text(), lambda data: Delegation.parse(data, "x")),
     "a token": (token(), lambda data: read_token(text(data))),
     "a token with a right sum": (TOKEN_BODY, lambda data: read_token(resealed(data).decode())),
     "a plan": (PLAN, lambda data: parse_plan(text(data))),

@@ -63,10 +63,14 @@ class Deployed:
 
     def wheel(self, version: str, defects: Defects | None = None) -> str:
         """A wheel of this tree on the board, with that version and those defects; its path there."""
-        made = tree_wheel(self._scratch, self._tree, version=version, defects=defects)
+        made = self.wheel_here(version, defects)
         target = f"/opt/{made.name}"
         self.board.put(made, target)
         return target
+
+    def wheel_here(self, version: str, defects: Defects | None = None) -> Path:
+        """Such a wheel on this machine, for who brings it to the board."""
+        return tree_wheel(self._scratch, self._tree, version=version, defects=defects)
 
     def service(
         self, *words: str, check: bool = True, timeout_s: float = 600.0, program: str | None = None

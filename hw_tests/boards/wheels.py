@@ -46,6 +46,16 @@ Defects = Mapping[str, tuple[str, str]]
 """For a file, a text that stands in it once, and what stands there instead."""
 
 
+def with_defect(text: str, path: str, old: str, new: str) -> str:
+    """The text of a file with a defect, which compiles: else it would be found by the first self check, and not by what
+    it is for."""
+    assert text.count(old) == 1, f"{path} has {text.count(old)} times {old!r}"
+    changed = text.replace(old, new)
+    if path.endswith(".py"):
+        compile(changed, path, "exec")
+    return changed
+
+
 def copy_tree(folder: Path) -> Path:
     """What a wheel is built from, as it is now, in a folder of its own."""
     folder.mkdir(parents=True)
@@ -73,9 +83,7 @@ def tree_wheel(folder: Path, source: Path, *, version: str | None = None, defect
             line = next(one for one in (copy / "pyproject.toml").read_text().splitlines() if one.startswith("version"))
             changes["pyproject.toml"] = (line, f'version = "{version}"')
         for path, (old, new) in changes.items():
-            text = (copy / path).read_text()
-            assert text.count(old) == 1, f"{path} has {text.count(old)} times {old!r}"
-            (copy / path).write_text(text.replace(old, new))
+            (copy / path).write_text(with_defect((copy / path).read_text(), path, old, new))
         made = Path(name) / "made"
         pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(made), str(copy))
         (wheel,) = made.glob("edgejoule-*.whl")

@@ -7,6 +7,13 @@ import time
 
 import pytest
 
+from hw_tests.boards.defects import (
+    CRASHES_AT_IMPORT,
+    CRASHES_AT_START,
+    EXITS_WHEN_READY,
+    HANGS,
+    HANGS_WHEN_READY,
+)
 from hw_tests.boards.deployed import ENVIRONMENT, STATE, VERSIONS, WHEELS, Deployed
 from hw_tests.boards.wheels import Defects
 from hw_tests.measurements import Measure
@@ -15,19 +22,6 @@ from protos.errors import RefusedError, UpgradeError
 pytestmark = [pytest.mark.needs("board", "systemd"), pytest.mark.destructive]
 
 UPGRADING = "upgrading.service"
-DAEMON = "edge_runtime/daemon/process.py"
-BEGIN = "    guard = MemoryGuard(settings.memory_max_mb, stopping)\n"
-# Only under systemd: the self check before the switch must not see it.
-SERVED = f"{BEGIN}    if os.environ.get('NOTIFY_SOCKET'):\n        "
-CRASHES_AT_IMPORT: Defects = {DAEMON: ("import contextlib\n", "import contextlib\nimport no_such_module\n")}
-CRASHES_AT_START: Defects = {DAEMON: (BEGIN, f"{SERVED}raise RuntimeError('broken on purpose')\n")}
-# A process that hangs in its own code does not care for SIGTERM; that takes systemd half a minute more, and is its own.
-FOREVER = "__import__('signal').signal(15, 0); __import__('time').sleep(3600)"
-HANGS: Defects = {DAEMON: (BEGIN, f"{SERVED}{FOREVER}\n")}
-# It says that it is ready, and then does nothing that the watchdog would take for work.
-SERVES = "        with contextlib.closing(Link("
-EXITS_WHEN_READY: Defects = {DAEMON: (SERVES, f"        return\n{SERVES}")}
-HANGS_WHEN_READY: Defects = {DAEMON: (SERVES, f"        {FOREVER}\n{SERVES}")}
 
 
 @pytest.fixture(scope="session")
