@@ -29,6 +29,7 @@ from benchmarks.device import infer, switching
 from benchmarks.device import photographs as field_photographs
 from benchmarks.device import stop as field_stop
 from benchmarks.device import wiring as field_wiring
+from benchmarks.device.further_faults import FURTHER_FAULTS
 from benchmarks.device.photographs import memory_mb
 from protos.atomic import write_whole
 from protos.errors import EdgejouleError
@@ -42,7 +43,7 @@ Part = Callable[[Path, Bundle, bool], Any]
 
 def faults(folder: Path, bundle: Bundle, quick: bool) -> Any:
     """Every fault of data, sensor, machine and coordinator."""
-    chosen = field_faults.FAULTS[:3] if quick else field_faults.FAULTS
+    chosen = field_faults.FAULTS[:3] if quick else (*field_faults.FAULTS, *FURTHER_FAULTS)
     return list(field_faults.rows(folder, bundle, chosen))
 
 

@@ -332,6 +332,8 @@ class Operations:
             rest = await self._store.do(forgetting.rest_of, name, device_id)
             made = await self._rooms.models.do(self._head_without, rest)
             done = await self._store.do(forgetting.forget, rest, *made)
+            if (signer := self._run_scheduler.head_signer) is not None:
+                await self._store.thread.do(signer.forget, done.run_id)
         await self._run_scheduler.look_at_published()
         return done
 

@@ -121,6 +121,9 @@ class RunScheduler:
         # Calls that wait for an order.
         self._held = 0
         self._published = publishing.Newest()
+        self.head_signer: publishing.Signs | None = None
+        # Why the newest head could not be delivered.
+        self._undelivered = ""
         self._joining: Batching[DeviceCard, None] = Batching(lambda cards: rooms.store.do(ledger.join, cards))
         self._settling: Batching[tuple[str, list[SettledEnergy]], list[SettledEnergy]] = Batching(
             lambda waiting: rooms.store.do(ledger.settle, waiting)
@@ -536,11 +539,19 @@ class RunScheduler:
         if wanted is None:
             return None
         try:
-            found = await self._store.do(publishing.message, wanted, holding)
-        except EdgejouleError as error:
+            found = await self._store.do(publishing.message, wanted, holding, self.head_signer)
+        except (UnknownRunError, DamagedError) as error:
             log.warning("the head of %s cannot be delivered: %s", wanted.run_id, error)
             await self.look_at_published()
             return None
+        except EdgejouleError as error:
+            # It will be no other the next time: said once, and asked again by who comes next.
+            (log.debug if self._undelivered == str(error) else log.error)(
+                "the head of %s cannot be delivered: %s", wanted.run_id, error
+            )
+            self._undelivered = str(error)
+            return None
+        self._undelivered = ""
         return WaitOrder(0.0, f"the head of {wanted.name}", found)
 
     async def look_at_published(self) -> None:
@@ -550,6 +561,11 @@ class RunScheduler:
         except StoreError as error:
             log.error("what runs ended with cannot be read: %s", error)
             return
+        if self.head_signer is not None:
+            # Now, while it is what was just made: what is changed in the database later is then found.
+            for one in self._published.by_bundle.values():
+                with suppress(EdgejouleError):
+                    await self._store.do(publishing.message, one, Holding(), self.head_signer)
         self._publish()
 
     def sent(self, order: TrainOrder, device_id: str, size_bytes: int) -> None:

@@ -44,6 +44,7 @@ from coordinator.server.upstream.site import Site
 from coordinator.store.database import Database, FencedError, sqlite_url
 from coordinator.store.models.bundle_store import BundleStore
 from coordinator.trust.authority import has_authority
+from coordinator.trust.heads import HeadSigner
 from protos.addresses import is_loopback
 from protos.atomic import write_whole
 from protos.errors import RefusedError, StoreError, UsageError
@@ -197,6 +198,7 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> str
             trust = open_trust(settings.state) if tls else None
             if trust is not None:
                 run_scheduler.upgrades.trust = UpgradesTrust(trust.authority, trust.register, trust.worker)
+                run_scheduler.head_signer = HeadSigner(trust.authority.folder)
             await run_scheduler.open()
             address = await _listen(settings, listen, rooms, run_scheduler, stopping, trust)
         finally:

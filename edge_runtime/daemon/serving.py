@@ -51,6 +51,7 @@ from protos.atomic import write_whole
 from protos.energy.trace import Phase
 from protos.errors import (
     EdgejouleError,
+    IntegrityError,
     RefusedError,
     StoreError,
     UnknownRunError,
@@ -148,7 +149,8 @@ class Daemon:
         self._seen: object = None
         self._masks = Masks(device.settings.device_id, device.session, link)
         state = device.state.path
-        self._upgrades = Upgrades(state, device.settings.machine_root, Signatures(state))
+        self._signatures = Signatures(state)
+        self._upgrades = Upgrades(state, device.settings.machine_root, self._signatures)
         # What became of publications, until the coordinator knows.
         self._receptions: list[Reception] = []
         # A publication that cannot be taken before some time of the monotonic clock.
@@ -244,6 +246,9 @@ class Daemon:
                 self._live.begin()
             case WaitOrder(retry_after_s, reason):
                 self._receptions.clear()
+                if self._put_off is not None and time.monotonic() >= self._put_off[1]:
+                    # It is not offered any more.
+                    self._put_off, self._device.refused_head = None, ""
                 log().debug("waiting %.1f s: %s", retry_after_s, reason)
                 self._pause(retry_after_s)
             case RevealOrder():
@@ -385,6 +390,7 @@ class Daemon:
                     bench,
                     device.state.path,
                     device.heads,
+                    self._signatures,
                     adopt=settings.adopt,
                     personally=settings.personal_head == "on",
                 )
@@ -398,9 +404,13 @@ class Daemon:
                 log().warning("the head of %s cannot be taken to work now: %s", published.run_id, error)
                 if isinstance(error, ChangedDataError):
                     device.forget_data()
+                if isinstance(error, IntegrityError):
+                    # With the card, for as long as it is so.
+                    device.refused_head = str(error)
                 self._put_off = (published.id, time.monotonic() + self._put_offs.next_s())
             return
         self._put_off = None
+        device.refused_head = ""
         self._put_offs.reset()
         # What a plan hides is judged here, and not told.
         self._receptions.append(said if published.evaluate else dataclasses.replace(said, evaluation=None, reason=""))

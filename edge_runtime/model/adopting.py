@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edge_runtime.identity.signatures import Signatures
 from edge_runtime.model.current import About, Model, open_current, take
 from edge_runtime.round.evaluation import HeldOut, evaluate
 from edge_runtime.round.held_heads import HeldHeads
@@ -31,6 +32,7 @@ from protos.errors import EdgejouleError, UpdateError
 from protos.model.bundle import Bundle
 from protos.orders import HeadEvaluation, Publication, Reception
 from protos.progress import progressed
+from protos.trust.delegated import HeadStatement
 from protos.update import trees
 from protos.update.tensors import decode
 from protos.update.trees import Tree
@@ -95,6 +97,7 @@ def receive(
     bench: Workbench | None,
     state: Path,
     heads: HeldHeads,
+    signatures: Signatures,
     *,
     adopt: str,
     personally: bool,
@@ -103,6 +106,7 @@ def receive(
 
     Args:
         bench: with the board's data for this bundle; None where they do not fit it.
+        signatures: what may come to work; see :mod:`edge_runtime.identity.signatures`.
         adopt: ``better``, ``always`` or ``never``.
         personally: a personal head is tried.
 
@@ -110,9 +114,12 @@ def receive(
         What to tell the coordinator, and the model that is at work from now on; None when nothing changed.
 
     Raises:
+        IntegrityError: it may not come to work here; what is at work stays.
         UpdateError, StoreError, DataError, ...: it cannot be read, judged or written now.
     """
     head = head_of(publication, bundle, heads)
+    # Before an engine sees a number of it.
+    signatures.check_head(publication.signed, _said_of(publication, head), f"head of {publication.run_id}")
     if bench is not None and bench.held_out is not None and not bench.held_out.cache.complete:
         fill_held_out(bench)
     current = _current(state)
@@ -138,6 +145,20 @@ def receive(
     model = take(state, bundle, found.head, about)
     log().info("head %s of %s is at work: %s", about.version, about.run, found.reason)
     return Reception(publication.id, True, found.reason, found.evaluation), model
+
+
+def _said_of(publication: Publication, head: Tree) -> HeadStatement:
+    """What a signature of this head must say."""
+    return HeadStatement(
+        bundle=publication.bundle_id.removeprefix("sha256:"),
+        run_id=publication.run_id,
+        run=publication.name,
+        round=publication.round,
+        sha256=trees.digest(head),
+        shapes=trees.shapes(head),
+        counter=0,
+        issued_unix_s=0,
+    )
 
 
 def _current(state: Path) -> Model | None:

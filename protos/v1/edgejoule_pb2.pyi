@@ -612,7 +612,7 @@ class FetchUpgradeResponse(_message.Message):
     def __init__(self, file: _Optional[_Union[BundleFile, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class Publication(_message.Message):
-    __slots__ = ("run_id", "name", "bundle_id", "head", "round", "accuracy", "loss", "evaluate")
+    __slots__ = ("run_id", "name", "bundle_id", "head", "round", "accuracy", "loss", "evaluate", "signed")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -621,6 +621,7 @@ class Publication(_message.Message):
     ACCURACY_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
     EVALUATE_FIELD_NUMBER: _ClassVar[int]
+    SIGNED_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     name: str
     bundle_id: str
@@ -629,7 +630,8 @@ class Publication(_message.Message):
     accuracy: float
     loss: float
     evaluate: bool
-    def __init__(self, run_id: _Optional[str] = ..., name: _Optional[str] = ..., bundle_id: _Optional[str] = ..., head: _Optional[_Union[Head, _Mapping]] = ..., round: _Optional[int] = ..., accuracy: _Optional[float] = ..., loss: _Optional[float] = ..., evaluate: _Optional[bool] = ...) -> None: ...
+    signed: bytes
+    def __init__(self, run_id: _Optional[str] = ..., name: _Optional[str] = ..., bundle_id: _Optional[str] = ..., head: _Optional[_Union[Head, _Mapping]] = ..., round: _Optional[int] = ..., accuracy: _Optional[float] = ..., loss: _Optional[float] = ..., evaluate: _Optional[bool] = ..., signed: _Optional[bytes] = ...) -> None: ...
 
 class Reception(_message.Message):
     __slots__ = ("publication", "adopted", "reason", "evaluation")
