@@ -29,6 +29,8 @@ from benchmarks.device import infer, switching
 from benchmarks.device import photographs as field_photographs
 from benchmarks.device import stop as field_stop
 from benchmarks.device import wiring as field_wiring
+from benchmarks.device.further_faults import FURTHER_FAULTS
+from benchmarks.device.photographs import memory_mb
 from protos.atomic import write_whole
 from protos.errors import EdgejouleError
 from protos.model.bundle import Bundle, open_bundle
@@ -41,7 +43,7 @@ Part = Callable[[Path, Bundle, bool], Any]
 
 def faults(folder: Path, bundle: Bundle, quick: bool) -> Any:
     """Every fault of data, sensor, machine and coordinator."""
-    chosen = field_faults.FAULTS[:3] if quick else field_faults.FAULTS
+    chosen = field_faults.FAULTS[:3] if quick else (*field_faults.FAULTS, *FURTHER_FAULTS)
     return list(field_faults.rows(folder, bundle, chosen))
 
 
@@ -63,9 +65,9 @@ def memory(folder: Path, bundle: Bundle, quick: bool) -> Any:
         rig.write_data()
         daemon = rig.device()
         field_faults.until(lambda: (one := rig.shown()) is not None and one.state == "present")
-        found = [{"case": "waiting, 90 examples", "rss_mb": _peak_mb(daemon.pid)}]
+        found = [{"case": "waiting, 90 examples", "rss_mb": memory_mb(daemon.pid, "VmHWM:")}]
         rig.round_works()
-        found.append({"case": "after a round of 90 examples", "rss_mb": _peak_mb(daemon.pid)})
+        found.append({"case": "after a round of 90 examples", "rss_mb": memory_mb(daemon.pid, "VmHWM:")})
     finally:
         rig.close()
     return [*found, *field_photographs.measure(folder / "photographs", bundle, quick)]
@@ -112,14 +114,6 @@ def beyond(found: dict[str, Any]) -> list[str]:
 
 def _bent(row: dict[str, Any]) -> bool:
     return bool(row["daemon_alive"]) and row["recovered_s"] is not None
-
-
-def _peak_mb(pid: int) -> float:
-    """Highest resident memory of a process so far, 10^6 bytes (VmHWM of proc(5))."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return round(int(line.split()[1]) * 1024 / 1e6, 1)
-    raise ProcessLookupError(pid)
 
 
 def main() -> int:

@@ -29,7 +29,7 @@ from coordinator.commands import (
 )
 from coordinator.commands.looking import dashboard, export_results, mqtt, report, watch
 from coordinator.commands.testbed import command as testbed
-from coordinator.commands.trust import audit, enroll, identities, init, login, service, sign, upgrade
+from coordinator.commands.trust import audit, delegate, enroll, identities, init, login, service, sign, upgrade
 from protos.commands.command_line import conduct
 from protos.commands.program import add_completion, program, run_completion
 
@@ -77,6 +77,7 @@ def parser() -> argparse.ArgumentParser:
         login,
         audit,
         sign,
+        delegate,
         upgrade,
         service,
         testbed,

@@ -41,6 +41,31 @@ def write_whole(path: str | Path) -> Iterator[IO[bytes]]:
     force_to_disk(target.parent)
 
 
+@contextmanager
+def written_beside(path: str | Path) -> Iterator[Path]:
+    """A new name in the folder of `path`, for a library that opens files by itself; what it wrote there appears under
+    `path` when the block ends without an error, on disk, and otherwise nothing does. Two that write the same file at
+    the same time have a name each.
+
+    Raises:
+        OSError: the folder is not there, or cannot be written.
+    """
+    target = Path(path)
+    number, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+    os.close(number)
+    made = Path(name)
+    try:
+        yield made
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(made, 0o666 & ~mask)
+        force_to_disk(made)
+        os.replace(made, target)
+    finally:
+        made.unlink(missing_ok=True)
+    force_to_disk(target.parent)
+
+
 def force_to_disk(path: str | Path) -> None:
     """Force the bytes of a file, or the names in a folder, to disk. Windows opens no folder, forces nothing that is
     open for reading, and writes names by itself.

@@ -209,6 +209,7 @@ class Publication:
         head: whole, or empty when the reader holds ``base``, which is the head itself.
         accuracy, loss: on the coordinator's held-out data, or None.
         evaluate: the device is to say how good the head is on its own examples.
+        signed: what the coordinator signed of it (:mod:`protos.trust.delegated`); empty where nobody let it.
     """
 
     run_id: str
@@ -221,6 +222,7 @@ class Publication:
     accuracy: float | None = None
     loss: float | None = None
     evaluate: bool = False
+    signed: bytes = b""
 
     @property
     def id(self) -> str:
@@ -362,12 +364,13 @@ class TrainOrder:
 @dataclass(frozen=True)
 class WaitOrder:
     """Nothing to do: come again after ``retry_after_s``. ``publication`` is a head to take to work, or None;
-    ``upgrade`` a version of the service."""
+    ``upgrade`` a version of the service; ``watts``: somebody looks at the power of this device."""
 
     retry_after_s: float
     reason: str
     publication: Publication | None = None
     upgrade: UpgradeOffer | None = None
+    watts: bool = False
 
 
 @dataclass(frozen=True)

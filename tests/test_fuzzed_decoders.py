@@ -29,6 +29,7 @@ from protos.convert.orders import order_from
 from protos.convert.publications import receptions_from
 from protos.convert.reports import parse_report, receipt_from, serialise_report
 from protos.convert.upgrades import upgrade_state_from
+from protos.convert.watts import bins_from
 from protos.errors import EdgejouleError
 from protos.model.manifest import Manifest
 from protos.plan.plan import parse as parse_plan
@@ -171,6 +172,12 @@ DECODERS: dict[str, tuple[bytes, Callable[[bytes], Any]]] = {
     "what became of an upgrade": (
         pb.NextOrderRequest(upgrade=pb.UpgradeState(upgrade_id="u", state="kept")).SerializeToString(),
         message(pb.NextOrderRequest, lambda found: upgrade_state_from(found.upgrade)),
+    ),
+    "the watts of a board": (
+        pb.PowerBins(
+            first_s=1, bin_s=0.02, mean_w=bytes(8), low_w=bytes(8), high_w=bytes(8), covered_s=bytes(8)
+        ).SerializeToString(),
+        message(pb.PowerBins, bins_from),
     ),
     "an upgrade": (
         pb.NextOrderResponse(

@@ -8,6 +8,12 @@ What each device would send is guessed before anyone is asked (:mod:`coordinator
 report adds to that is weighed by ``1 / p``: ``change = (sum over all of w h + sum over those asked of (w / p) (D - h))
 / W``. The guess moves no mean, since it does not depend on who was asked, and takes away most of the variance.
 
+Where rounds wait for no report (FedBuff, Nguyen et al., AISTATS 2022), a report that comes s rounds late counts in the
+round that is open then, and each in the measure of the round whose order it answers: ``discount(s) (w / p) D / W`` with
+p and W of that round. A draw depends on nothing that comes after it, so that the expected sum of all that the orders of
+a round ever add to the head is the mean of ``discount D`` over all whom that round could have asked. Nothing is guessed
+there: a guess would be of another round than the report.
+
 When p is not known, FedAU's estimate stands for 1 / p: the mean of a device's observed intervals between
 participations, each cut off at K (Wang and Ji, "A lightweight method for tackling unknown participation statistics in
 federated averaging", ICLR 2024).
@@ -53,6 +59,18 @@ def rescaled(normalise: str, seen: Totals, whole: Whole) -> tuple[float, float]:
         # The rule gives (A / T) (S / T); wanted is (work / weight) (S / weight).
         return share * share * whole.work / seen.work, whole.work / whole.weight**2
     return share, 1.0 / whole.weight
+
+
+def of_another_round(normalise: str, own: Whole, now: Whole) -> float:
+    """The factor on the weight of a report of a round that spoke for ``own``, so that :func:`rescaled` with ``now``
+    counts it as its own round would have: by 1 / W, and with FedNova by work / W^2.
+
+    >>> of_another_round("none", Whole(2.0, 20.0), Whole(4.0, 10.0))
+    2.0
+    >>> of_another_round("fednova", Whole(2.0, 20.0), Whole(4.0, 10.0))
+    8.0
+    """
+    return rescaled(normalise, Totals(1.0, 1.0), own)[1] / rescaled(normalise, Totals(1.0, 1.0), now)[1]
 
 
 def interval_weight(rounds: Iterable[int], now: int, cut_off: int = CUT_OFF) -> float:

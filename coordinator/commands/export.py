@@ -27,20 +27,27 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         description="Writes one fully integer .tflite, whole or not at all. It is run on the held-out data first, and "
         "refused (exit code 3) when it is worse than the float head by more than --max-drop and two standard errors. "
         "Of a run whose head denoises it writes an .npz for firmware-tools sample. With --head-alone it writes the "
-        "head's tensors as an .npz, for numpy and for the start_from of another plan.",
+        "head's tensors as an .npz, for numpy and for the start_from of another plan; with --bundle a bundle, as "
+        "firmware-tools convert makes them, that training starts from with this head.",
         **example("coordinator export digits -o model.tflite"),
     )
     add_run(parser)
-    parser.add_argument("-o", "--output", required=True, type=Path, metavar="MODEL.tflite")
+    parser.add_argument(
+        "-o", "--output", required=True, type=Path, metavar="PATH", help="the file, such as MODEL.tflite"
+    )
     parser.add_argument(
         "--head",
         default="",
         metavar="VERSION",
         help="a head of an earlier round (default: the best on the held-out data)",
     )
-    parser.add_argument("--head-alone", action="store_true", help="the tensors of the head as an .npz, no model")
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument("--head-alone", action="store_true", help="the tensors of the head as an .npz, no model")
+    other.add_argument(
+        "--bundle", action="store_true", help="a bundle that starts from this head, no model; -o a folder"
+    )
     add_max_drop(parser)
-    parser.add_argument("--again", action="store_true", help="replace a file that is there")
+    parser.add_argument("--again", action="store_true", help="replace what is there")
     add_json(parser)
     add_address(parser)
     parser.set_defaults(run=run)
@@ -54,13 +61,16 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.head_alone and arguments.output.suffix != ".npz":
         raise UsageError("is no name of a head's file", where=str(arguments.output), fix="end it with .npz")
     with operator(arguments) as connection:
-        summary = connection.export(
-            arguments.which,
-            arguments.output,
-            arguments.head,
-            max_drop=arguments.max_drop,
-            head_alone=arguments.head_alone,
-        )
+        if arguments.bundle:
+            summary = connection.export_bundle(arguments.which, arguments.output, arguments.head, again=arguments.again)
+        else:
+            summary = connection.export(
+                arguments.which,
+                arguments.output,
+                arguments.head,
+                max_drop=arguments.max_drop,
+                head_alone=arguments.head_alone,
+            )
     if arguments.json:
         print(as_json.dump(as_json.export(summary, str(arguments.output))))
         return 0

@@ -41,6 +41,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--metrics", metavar="HOST:PORT", help="figures for Prometheus at /metrics, on loopback (default: none)"
     )
     parser.add_argument(
+        "--otlp",
+        metavar="URL",
+        help="send a trace of each run as it goes, by OTLP over HTTP, such as http://127.0.0.1:4318 (default: none)",
+    )
+    parser.add_argument(
         "--announce", action="store_true", help="say by mDNS where boards enrol: a hint for them, never identity"
     )
     parser.add_argument(
@@ -52,6 +57,13 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--site", metavar="NAME", help="the device id there (default: this machine's name)")
     parser.add_argument(
         "--site-devices", type=int, default=1, metavar="N", help="join there once so many devices are here (default 1)"
+    )
+    parser.add_argument(
+        "--upstream-identity",
+        type=Path,
+        metavar="DIR",
+        help="what this site shows there: the folder that `edge-runtime enroll TOKEN --state DIR --no-start` made "
+        "(default: nothing, and --upstream is on loopback)",
     )
     parser.add_argument("--ready-file", type=Path, metavar="PATH", help="gets the bound address when serving")
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
@@ -67,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
         level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"
     )
     database = arguments.database or os.environ.get("EDGEJOULE_DATABASE")
-    for option in ("site", "site_devices"):
+    for option in ("site", "site_devices", "upstream_identity"):
         if arguments.upstream is None and getattr(arguments, option) not in (None, 1):
             name = option.replace("_", "-")
             raise UsageError(f"--{name} is of a site", where=f"--{name}", fix="give --upstream HOST:PORT, too")
@@ -86,6 +98,8 @@ def run(arguments: argparse.Namespace) -> int:
         upstream=arguments.upstream,
         site=arguments.site or socket.gethostname(),
         site_devices=arguments.site_devices,
+        upstream_identity=arguments.upstream_identity,
+        otlp=arguments.otlp,
     )
     asyncio.run(serve(settings))
     return 0

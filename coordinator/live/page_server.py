@@ -1,4 +1,4 @@
-"""The page's own web server: four files and a stream of events, for this machine alone, and nothing that changes a run.
+"""The page's own web server: its files and two streams of events, for this machine alone; nothing changes a run.
 
 Rules kept here:
 
@@ -26,6 +26,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from coordinator.live.hub import Hubs
+from coordinator.live.trace_stream import TraceStreams
 from coordinator.operator.client import Operator
 from protos.addresses import bare, host_and_port, is_loopback, with_port
 from protos.errors import RefusedError, UsageError
@@ -38,6 +39,8 @@ _App = Callable[[_Scope, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable
 _FILES = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/live.js": ("live.js", "text/javascript; charset=utf-8"),
+    "/watts.js": ("watts.js", "text/javascript; charset=utf-8"),
+    "/window.js": ("window.js", "text/javascript; charset=utf-8"),
     "/live.css": ("live.css", "text/css; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
@@ -54,10 +57,10 @@ HEADERS = {
 _LONGEST_NAME = 300
 
 
-def application(hubs: Hubs) -> _App:
+def application(hubs: Hubs, traces: TraceStreams) -> _App:
     """The application: pure ASGI around starlette's routes."""
     routes = [Route(path, _file(*what)) for path, what in _FILES.items()]
-    inner = Starlette(routes=[*routes, Route("/events", _events(hubs))])
+    inner = Starlette(routes=[*routes, Route("/events", _events(hubs)), Route("/watts", _watts(traces))])
 
     async def guarded(
         scope: _Scope, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
@@ -128,6 +131,22 @@ def _events(hubs: Hubs) -> Callable[[Request], Awaitable[Response]]:
     return answer
 
 
+def _watts(traces: TraceStreams) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(request: Request) -> Response:
+        device_id = request.query_params.get("device", "")
+        if not 0 < len(device_id) <= _LONGEST_NAME:
+            return PlainTextResponse("no device is called so\n", 404)
+        if request.method == "HEAD":
+            return Response(media_type="text/event-stream")
+        try:
+            events = traces.watch(device_id)
+        except RefusedError as error:
+            return PlainTextResponse(f"{error}\n", 503, headers={"Retry-After": "30"})
+        return StreamingResponse(events, media_type="text/event-stream")
+
+    return answer
+
+
 class _Server(uvicorn.Server):
     """One whose signals are ours: it ends with code 0."""
 
@@ -171,6 +190,7 @@ async def serve_page(
     on_ready: Callable[[str], None],
     stop: asyncio.Event | None = None,
     hubs: Hubs | None = None,
+    traces: TraceStreams | None = None,
 ) -> None:
     """Serve the page until SIGINT, SIGTERM or ``stop``.
 
@@ -178,11 +198,12 @@ async def serve_page(
         connect: makes a connection to the coordinator, one for each run that is watched.
         listen: see :func:`bound`; closed at the end.
         on_ready: told the page's address.
-        hubs: those of a test that counts.
+        hubs, traces: those of a test that counts.
     """
     watched = hubs if hubs is not None else Hubs(connect)
+    seen = traces if traces is not None else TraceStreams(connect)
     config = uvicorn.Config(
-        application(watched),
+        application(watched, seen),
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -210,6 +231,7 @@ async def serve_page(
         waiting.cancel()
     finally:
         await watched.close()
+        await seen.close()
         server.should_exit = True
         await serving
         listen.close()

@@ -114,7 +114,8 @@ class Telemetry:
         name = topic.split("/")[-2]
         try:
             kept = json.loads(payload)
-            told_j, said_j = float(kept["energy_wh"]) * J_PER_WH, float(kept["energy_j"])
+            # A coordinator that had pruned all that it knew said nothing, and what was told before stands.
+            told_j, said_j = float(kept["energy_wh"]) * J_PER_WH, float(kept["energy_j"] or 0.0)
         except (ValueError, TypeError, KeyError):
             return
         self._told_j.setdefault(name, told_j)
@@ -164,9 +165,12 @@ class Telemetry:
 
     def _energy_j(self, name: str, said_j: float | None) -> float | None:
         """Joules that never become fewer: the sum of what was added since each look before."""
-        if said_j is None:
-            return self._told_j.get(name)
         before = self._said_j.get(name)
+        if said_j is None:
+            # It knows of no joule any more: all that it says next was added since.
+            if before is not None:
+                self._said_j[name] = 0.0
+            return self._told_j.get(name)
         told = self._told_j.get(name, 0.0)
         self._told_j[name] = said_j if before is None else told + max(0.0, said_j - before)
         self._said_j[name] = said_j

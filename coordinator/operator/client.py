@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
@@ -28,7 +29,9 @@ from coordinator.operator.status import (
     RunDetails,
     RunStatus,
 )
+from coordinator.operator.unpacking import unpacked
 from coordinator.operator.upgrades import UpgradeStatus, UpgradeWanted, header_to, upgrade_from, upgrades_from
+from coordinator.operator.watts import WattsCall
 from protos.atomic import write_whole
 from protos.errors import EdgejouleError, IntegrityError, StoreError, UsageError
 from protos.orders import PART_BYTES
@@ -181,6 +184,10 @@ class Operator:
             # By its id: a name may mean another run by now.
             run = answer.run_id
 
+    def watch_watts(self, device_id: str) -> WattsCall:
+        """The power of a device as it is, for as long as what this gives is not ended."""
+        return WattsCall(self._stub.WatchWatts(pb.WatchWattsRequest(device_id=device_id)), self.address)
+
     def forget_device(self, device_id: str) -> None:
         """Take a device that is gone off the list; what it did in runs stays."""
         with self._translated():
@@ -215,27 +222,52 @@ class Operator:
             StoreError: it cannot be written.
         """
         request = pb.ExportRunRequest(run_id=run, head_version=head_version, max_drop=max_drop, head_alone=head_alone)
-        summary: ExportSummary | None = None
-        digest, size = hashlib.sha256(), 0
         try:
             with self._translated(), write_whole(out) as file:
-                for part in self._stub.ExportRun(request, timeout=LONG_CALL_S):
-                    if part.WhichOneof("part") == "summary":
-                        summary = messages.summary_from(part.summary)
-                        continue
-                    digest.update(part.data)
-                    size += len(part.data)
-                    file.write(part.data)
-                if head_alone and summary is not None and not summary.note.startswith("tensors"):
+                summary = self._exported(request, file, str(out))
+                if head_alone and not summary.note.startswith("tensors"):
                     raise UsageError("the coordinator is too old to give heads", where=self.address, fix="upgrade it")
-                if summary is None or size != summary.size_bytes or digest.digest() != summary.sha256:
-                    raise IntegrityError("the model arrived damaged", where=str(out), fix="export it again")
         except EdgejouleError:
             raise  # some of ours are OSErrors as well
         except OSError as error:
             what = f"cannot be written ({error.strerror or error})"
             raise StoreError(what, where=str(out), fix="choose another path") from error
-        assert summary is not None
+        return summary
+
+    def export_bundle(self, run: str, out: Path, head_version: str = "", *, again: bool = False) -> ExportSummary:
+        """Write the bundle of a run with a head of it as the one that it starts from, a folder, whole or not at all.
+
+        Args:
+            run, head_version: as for :meth:`export`.
+            out: the folder.
+            again: replace a bundle that is there.
+
+        Raises:
+            IntegrityError: it arrived damaged.
+            UsageError: something is there already, or the coordinator is too old.
+            StoreError: it cannot be written.
+        """
+        request = pb.ExportRunRequest(run_id=run, head_version=head_version, bundle=True)
+        content = io.BytesIO()
+        with self._translated():
+            summary = self._exported(request, content, str(out))
+        if not summary.note.startswith("a bundle"):
+            raise UsageError("the coordinator is too old to give bundles", where=self.address, fix="upgrade it")
+        unpacked(content.getvalue(), out, again=again)
+        return summary
+
+    def _exported(self, request: pb.ExportRunRequest, file: IO[bytes], where: str) -> ExportSummary:
+        summary: ExportSummary | None = None
+        digest, size = hashlib.sha256(), 0
+        for part in self._stub.ExportRun(request, timeout=LONG_CALL_S):
+            if part.WhichOneof("part") == "summary":
+                summary = messages.summary_from(part.summary)
+                continue
+            digest.update(part.data)
+            size += len(part.data)
+            file.write(part.data)
+        if summary is None or size != summary.size_bytes or digest.digest() != summary.sha256:
+            raise IntegrityError("what was exported arrived damaged", where=where, fix="export it again")
         return summary
 
     def start_upgrade(self, wanted: UpgradeWanted, data: bytes) -> UpgradeStatus:

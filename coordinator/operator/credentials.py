@@ -101,7 +101,15 @@ class Contexts:
                 where="--context",
                 fix=f"known: {known}; add one with `coordinator login FILE`",
             )
-        return read_credentials(self.folder / f"{name}.json")
+        path = self.folder / f"{name}.json"
+        if os.name == "posix" and (mode := path.stat().st_mode) & 0o077:
+            # Whoever read the key meanwhile is this person; nobody else can tell the two apart.
+            raise ConfigError(
+                f"its key can be read by others (mode {mode & 0o777:03o})",
+                where=str(path),
+                fix="`chmod 600` it, and ask for new credentials if others use this machine",
+            )
+        return read_credentials(path)
 
     def add(self, name: str, credentials: Credentials) -> None:
         """Keep credentials under a name, and use them from now on.

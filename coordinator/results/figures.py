@@ -9,6 +9,7 @@ from typing import Any
 
 from coordinator.operator.status import DeviceStatus, RoundStatus, RunDetails, RunStatus
 from coordinator.report.joules import JouleSum, work_of
+from coordinator.results.straight_times import straight
 
 __all__ = ["RoundFigures", "RunFigures", "figures_of"]
 
@@ -37,12 +38,14 @@ class RunFigures:
         details: its plan, and what happened.
         cards: what devices said of themselves, by name.
         rounds: closed ones, in order.
+        moved_s: by so much its last times were moved on, since the clock went back while it went on.
     """
 
     run: RunStatus
     details: RunDetails
     cards: Mapping[str, DeviceStatus]
     rounds: tuple[RoundFigures, ...]
+    moved_s: float = 0.0
 
     @property
     def settings(self) -> dict[str, str | int | float | bool]:
@@ -63,6 +66,7 @@ def _flat(document: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, 
 def figures_of(run: RunStatus, details: RunDetails, cards: Mapping[str, DeviceStatus]) -> RunFigures:
     """What to write of a run, out of what a coordinator says of it."""
     so_far, all_known, rounds = 0.0, True, []
+    run, moved_s = straight(run)
     for one in run.rounds:
         spent = joules_of(one)
         so_far += spent.known_j
@@ -89,7 +93,7 @@ def figures_of(run: RunStatus, details: RunDetails, cards: Mapping[str, DeviceSt
             }
         figures = {name: float(value) for name, value in found.items() if value is not None}
         rounds.append(RoundFigures(one.round, one.closed_unix_s, figures))
-    return RunFigures(run, details, cards, tuple(rounds))
+    return RunFigures(run, details, cards, tuple(rounds), moved_s)
 
 
 def joules_of(one: RoundStatus) -> JouleSum:

@@ -93,8 +93,6 @@ def _power(number: int, name: str, closed: Iterable[RoundStatus]) -> Iterator[li
             if device.device_id != name or device.spent_j is None or one.closed_unix_s is None:
                 continue
             begin_s, end_s = one.opened_unix_s + _WITHIN_S, one.closed_unix_s - _WITHIN_S
-            if end_s <= begin_s:
-                continue
             power_mw = device.spent_j / (end_s - begin_s) * 1000.0
             for at_s, mw, up, down in ((begin_s, 0.0, 0, 0), (end_s, power_mw, device.bytes_up, device.bytes_down)):
                 yield [number, _iso(at_s), None, None, None, mw, up, down, None, None]

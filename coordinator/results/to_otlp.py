@@ -18,7 +18,7 @@ from coordinator.operator.status import DeviceRound, RoundStatus
 from coordinator.results.figures import RunFigures
 from protos.atomic import write_whole
 
-__all__ = ["write"]
+__all__ = ["span_of", "write"]
 
 _IDS = ("traceId", "spanId", "parentSpanId")
 
@@ -95,18 +95,32 @@ def _span(
     *,
     failed: bool,
 ) -> Any:
-    """A finished span; ``path`` is () for the run, (round,) or (round, device)."""
+    version = found.details.software_version
+    return span_of(found.run.run_id, version, path, name, start_s, end_s, attributes, failed=failed)
+
+
+def span_of(
+    run_id: str,
+    version: str,
+    path: tuple[object, ...],
+    name: str,
+    start_s: float,
+    end_s: float,
+    attributes: Mapping[str, Any],
+    *,
+    failed: bool,
+) -> Any:
+    """A finished span; ``path`` is () for the run, (round,) or (round, device), and what is below has more of it. Times
+    are unix seconds."""
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
     from opentelemetry.trace import SpanContext, Status, StatusCode, TraceFlags
 
     def context(path: tuple[object, ...]) -> SpanContext:
-        run_id = found.run.run_id
         flags = TraceFlags(TraceFlags.SAMPLED)
         return SpanContext(_number(run_id, 16), _number(json.dumps([run_id, *path]), 8), False, flags)
 
-    version = found.details.software_version
     return ReadableSpan(
         name=name,
         context=context(path),

@@ -342,6 +342,18 @@ def _check_privacy(plan: RunPlan, where: str) -> None:
         )
 
 
+def _weighed_by_chance(plan: RunPlan) -> str | None:
+    """How reports are weighed where devices are drawn, in words; None where everyone is asked."""
+    if plan.planner.policy == "none":
+        return None
+    if not plan.round.late:
+        return "each report by 1 / p of its order, over the weight of all whom its round could ask"
+    return (
+        "each report by 1 / p of the order that it answers, over the weight of all whom that round could ask, and by "
+        f"(1 + s)^-{plan.aggregate.staleness:g} when it comes s rounds late; nothing is guessed of those not drawn"
+    )
+
+
 def _weight_from_examples(plan: RunPlan) -> dict[str, float | None] | None:
     """How far the plan's budgets carry weights from examples alone; None where they cannot."""
     found = from_examples(plan)
@@ -400,6 +412,7 @@ def summary(prepared: Prepared) -> dict[str, object]:
         "budget_harvest": plan.budget.harvest,
         "budget_fleet_j": plan.budget.fleet_j,
         "planner": plan.planner.policy,
+        "weighed_by_chance": _weighed_by_chance(plan),
         "method": plan.train.method,
         "privacy": _privacy(plan),
         "correction": correction_of(plan, manifest),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from sqlalchemy import Connection, select
 
@@ -22,6 +23,7 @@ from protos.errors import EdgejouleError
 from protos.orders import Holding, Publication, Reception
 from protos.plan.plan import parse
 from protos.update.tensors import EncodedTensor, as_float32
+from protos.update.trees import Tree
 
 
 @dataclass(frozen=True)
@@ -94,17 +96,31 @@ def _of(connection: Connection, run_id: str, name: str, bundle_id: str, plan_tom
     )
 
 
-def message(db: Database, one: Published, holding: Holding) -> Publication:
+class Signs(Protocol):
+    """What signs heads, where somebody lets it."""
+
+    def sign(self, one: Published, head: Tree) -> bytes:
+        """What travels with a head; empty where nothing does. Raises IntegrityError, ConfigError, StoreError."""
+
+    def forget(self, run_id: str) -> None:
+        """The heads of a run have been replaced."""
+
+
+def message(db: Database, one: Published, holding: Holding, signs: Signs | None = None) -> Publication:
     """The publication for a device that holds this.
 
     Raises:
         UnknownRunError, DamagedError: the head is not there any more.
+        IntegrityError, ConfigError, StoreError: it cannot be signed.
     """
     held = one.version == holding.head_version
     whole: tuple[EncodedTensor, ...] = ()
-    if not held:
+    signed = b""
+    if not held or signs is not None:
         with db.reading() as connection:
-            whole = as_float32(heads.get(connection, one.version))
+            head = heads.get(connection, one.version)
+        whole = () if held else as_float32(head)
+        signed = signs.sign(one, head) if signs is not None else b""
     return Publication(
         run_id=one.run_id,
         name=one.name,
@@ -116,6 +132,7 @@ def message(db: Database, one: Published, holding: Holding) -> Publication:
         accuracy=one.accuracy,
         loss=one.loss,
         evaluate=one.evaluate,
+        signed=signed,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sqlalchemy import RowMapping
+from sqlalchemy import Connection, RowMapping
 
 from coordinator.run import transactions as ledger
 from coordinator.run.downlink import Downlink, Link
@@ -18,7 +18,7 @@ from coordinator.run.rounds.roster import Roster
 from coordinator.run.rounds.round_events import Rules
 from coordinator.run.rounds.round_machine import RoundMachine
 from coordinator.run.run import ActiveRun
-from coordinator.run.workers import Worker
+from coordinator.run.workers import Store, Worker
 from coordinator.store import devices, reports, runs
 from coordinator.store.database import Database
 from coordinator.store.models import device_heads as shown
@@ -30,19 +30,24 @@ from protos.errors import StoreError, UnknownRunError
 from protos.model.bundle import Bundle
 from protos.model.manifest import MANIFEST_FILE
 from protos.plan.plan import RunPlan, parse
-from protos.statistics.whitening import Basis
 from protos.update import trees
 from protos.update.trees import Tree
 
 
 @dataclass(frozen=True)
 class Rooms:
-    """Where a coordinator keeps its things, and the threads that touch them."""
+    """Where a coordinator keeps its things, and the threads that touch them.
 
-    db: Database
-    books: Worker
+    Attributes:
+        store: the database, in the order in which it was asked.
+        looks: the same database, for what people ask to see.
+        models: for TFLite and files.
+        readers: decode reports.
+    """
+
+    store: Store
+    looks: Store
     models: Worker
-    looks: Worker
     readers: Worker
     bundle_store: BundleStore
     evaluations: Path
@@ -70,16 +75,16 @@ async def open_run(rooms: Rooms, run_id: str, now_s: float) -> ActiveRun:
         StoreError: nothing can be read or written now.
         EdgejouleError: the plan's bundle, data or models are not usable any more.
     """
-    row = await rooms.books.do(_row, rooms.db, run_id)
+    row = await rooms.store.read(runs.row, run_id)
     plan = parse(row["plan_toml"], where=row["name"])
     bundle = await _bundle_of(rooms, row["bundle_id"])
-    head = await rooms.books.do(_newest_head, rooms.db, row)
-    if await rooms.books.do(_is_new, rooms.db, run_id):
+    head = await rooms.store.read(_newest_head, row)
+    if await rooms.store.read(runs.last_round, run_id) is None:
         key, evaluator, score, loss, judged = await rooms.models.do(_first_look, rooms, row, plan, bundle, head)
         if key is not None:
             kept = rooms.evaluations / f"{key}.npz"
-            await rooms.books.do(shared_files.share, rooms.db, shared_files.EVALUATIONS, [kept])
-        await rooms.books.do(ledger.begin_run, rooms.db, run_id, key, score, loss, judged)
+            await rooms.store.do(shared_files.share, shared_files.EVALUATIONS, [kept])
+        await rooms.store.do(ledger.begin_run, run_id, key, score, loss, judged)
     else:
         await _bring_evaluation(rooms, row["evaluation_key"])
         evaluator = await rooms.models.do(_look_again, rooms, row, plan, bundle)
@@ -93,16 +98,16 @@ async def open_run(rooms: Rooms, run_id: str, now_s: float) -> ActiveRun:
         machine=RoundMachine(rules_of(plan), now_s=now_s),
         roster=Roster(plan, row["engine"], has_twin=bundle.manifest.edge_tpu is not None, run_id=run_id),
         head=head,
-        downlink=await rooms.books.do(_downlink, rooms.db, run_id, head, trees.version(bundle.initial_head())),
+        downlink=await rooms.store.read(_downlink, run_id, head, trees.version(bundle.initial_head())),
         evaluator=evaluator,
         lines={},
         fold=Fold(aggregate, bundle.manifest.head.shapes(), {}),
         recent=LastChanges(rooms.evaluations.parent, bundle.manifest.head.shapes()),
-        basis=await rooms.books.do(_basis, rooms.db, run_id),
-        server=await rooms.books.do(_server, rooms.db, run_id),
+        basis=await rooms.store.read(training_bases.get, run_id),
+        server=await rooms.store.read(server_states.get, run_id),
         masking=Masking(run_id) if plan.privacy.masked else None,
     )
-    await rooms.books.do(_find_place, rooms.db, run, now_s)
+    await rooms.store.do(_find_place, run, now_s)
     return run
 
 
@@ -111,7 +116,7 @@ async def _bundle_of(rooms: Rooms, bundle_id: str) -> Bundle:
     try:
         bundle = await rooms.models.do(_bundle, rooms.bundle_store, bundle_id)
     except NotHereError:
-        found = await rooms.books.do(shared_files.shared, rooms.db, place_of(bundle_id))
+        found = await rooms.store.do(shared_files.shared, place_of(bundle_id))
         if not found:
             raise
         return await rooms.models.do(rooms.bundle_store.take_in, bundle_id, found)
@@ -127,13 +132,13 @@ def place_of(bundle_id: str) -> str:
 async def share_bundle(rooms: Rooms, bundle: Bundle) -> None:
     """Let a standby find a bundle."""
     files = [bundle.path / name for name in [*bundle.manifest.files, MANIFEST_FILE]]
-    await rooms.books.do(shared_files.share, rooms.db, place_of(bundle.bundle_id), files)
+    await rooms.store.do(shared_files.share, place_of(bundle.bundle_id), files)
 
 
 async def _bring_evaluation(rooms: Rooms, key: str | None) -> None:
     if key is None or (place := rooms.evaluations / f"{key}.npz").exists():
         return
-    found = await rooms.books.do(shared_files.shared, rooms.db, shared_files.EVALUATIONS, place.name)
+    found = await rooms.store.do(shared_files.shared, shared_files.EVALUATIONS, place.name)
     for data in found.values():
         await rooms.models.do(_write_evaluation, place, data)
 
@@ -156,35 +161,13 @@ def _bundle(bundle_store: BundleStore, bundle_id: str) -> Bundle:
         raise NotHereError(f"no bundle {bundle_id} is held here", where=str(bundle_store.folder), fix=fix) from error
 
 
-def _row(db: Database, run_id: str) -> RowMapping:
-    with db.reading() as connection:
-        return runs.row(connection, run_id)
+def _newest_head(connection: Connection, row: RowMapping) -> Tree:
+    version = runs.newest_head(connection, row["run_id"]) or row["initial_head"]
+    return heads.get(connection, version)
 
 
-def _is_new(db: Database, run_id: str) -> bool:
-    with db.reading() as connection:
-        return runs.last_round(connection, run_id) is None
-
-
-def _newest_head(db: Database, row: RowMapping) -> Tree:
-    with db.reading() as connection:
-        version = runs.newest_head(connection, row["run_id"]) or row["initial_head"]
-        return heads.get(connection, version)
-
-
-def _basis(db: Database, run_id: str) -> Basis | None:
-    with db.reading() as connection:
-        return training_bases.get(connection, run_id)
-
-
-def _server(db: Database, run_id: str) -> Tree | None:
-    with db.reading() as connection:
-        return server_states.get(connection, run_id)
-
-
-def _downlink(db: Database, run_id: str, head: Tree, start: str) -> Downlink:
-    with db.reading() as connection:
-        found = shown.get(connection, run_id)
+def _downlink(connection: Connection, run_id: str, head: Tree, start: str) -> Downlink:
+    found = shown.get(connection, run_id)
     if found is None:
         return Downlink(head, start)
     tree, stored = found

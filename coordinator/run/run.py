@@ -11,6 +11,7 @@ from functools import cached_property
 
 from coordinator.aggregate.controls import Controls
 from coordinator.budgets.order_line import OrderLine
+from coordinator.budgets.unbiased import Whole
 from coordinator.run.downlink import Downlink, SentHead
 from coordinator.run.evaluation import Evaluator
 from coordinator.run.last_changes import LastChanges
@@ -113,12 +114,14 @@ class LateOrder:
     Attributes:
         head_version: the head that was trained from.
         attempt: the newest of its round.
+        whole: whom its round spoke for, where devices were drawn; else None.
     """
 
     round: int
     line: OrderLine
     head_version: str
     attempt: int
+    whole: Whole | None = None
 
 
 @dataclass
@@ -239,6 +242,8 @@ class ActiveRun:
     def is_of_another_start(self, device_id: str, session: str) -> bool:
         """Whether the order that this device has not answered belongs to an earlier start of it."""
         owed = self.ready.is_set() and self.machine.owes(device_id) and device_id in self.lines
+        # Who was left out, or whose report was refused, gets none in this attempt.
+        owed = owed and device_id not in self.refused
         return owed and self.sessions.get(device_id) not in (None, session)
 
     def is_asked_again(self, device_id: str) -> bool:

@@ -36,6 +36,7 @@ from coordinator.run.rounds.round_events import (
     Event,
     Fail,
     Finish,
+    GivenUp,
     Halt,
     Left,
     Open,
@@ -53,6 +54,7 @@ from coordinator.run.rounds.round_events import (
 )
 from coordinator.run.rounds.sharing import Claim, Wish
 from coordinator.run.run import ActiveRun
+from coordinator.store import reports
 from coordinator.store.database import DamagedError
 from protos.errors import EdgejouleError, StoreError
 from protos.model.task import MEASURES
@@ -98,7 +100,8 @@ class RunDriver:
         self._refused_as: dict[str, DeviceCard | None] = {one: card_of(one) for one in run.refused}
         # Present, and at work for another run.
         self._lent: set[str] = set()
-        self._rooms, self._now_s, self._card_of, self._publish = rooms, now_s, card_of, publish
+        self._rooms, self._store = rooms, rooms.store
+        self._now_s, self._card_of, self._publish = now_s, card_of, publish
         self._actions: asyncio.Queue[Action] = asyncio.Queue()
         self._stop_wanted = asyncio.Event()
         # Cleared from a decision on a round, or on the run, until it is on disk.
@@ -132,7 +135,7 @@ class RunDriver:
     async def _enough_before(self) -> str:
         """Why the run was to end when it was interrupted, or with the head that it begins with, or ""."""
         with suppress(StoreError):
-            return await self._rooms.books.do(ledger.enough, self._rooms.db, self.run)
+            return await self._store.do(ledger.enough, self.run)
         return ""
 
     def feed(self, event: Event) -> None:
@@ -195,7 +198,9 @@ class RunDriver:
     def at_work(self) -> list[str]:
         """Devices that have an order, or will have one as soon as it is on disk."""
         machine = self.run.machine
-        return [one for one in dict.fromkeys((*machine.ordered, *machine.at_work)) if self.has_at_work(one)]
+        given_up = () if machine.giving_up is None else sorted(machine.giving_up[2])
+        asked = dict.fromkeys((*machine.ordered, *machine.at_work, *given_up))
+        return [one for one in asked if self.has_at_work(one)]
 
     def wish(self) -> Wish:
         """What it would do about devices."""
@@ -240,10 +245,17 @@ class RunDriver:
 
     async def _hand_over(self, device_id: str, session: str) -> None:
         run, at = self.run, (self.run.machine.round, self.run.machine.attempt)
-        why = await self._rooms.books.do(ledger.hand_over, self._rooms.db, run, at[0], device_id, session)
+        card = self._card_of(device_id)
+        try:
+            why = await self._store.do(ledger.hand_over, run, at[0], device_id, session)
+        except Exception as error:
+            if self._passes(error):
+                raise
+            return
         if why is not None and at == (run.machine.round, run.machine.attempt):
             log.warning("%s round %d: %s is not asked again: %s", run.run_id, at[0], device_id, why)
             run.refused.add(device_id)
+            self._refused_as[device_id] = card
             self.feed(Refused(device_id))
             self.feed(Tick())
 
@@ -293,7 +305,7 @@ class RunDriver:
             return await asyncio.shield(self._take(number, device_id, declared, data, written))
         if number > machine.round:
             return Receipt(Verdict.REJECTED, f"not_ordered: round {number} is not open")
-        return await self._rooms.books.do(ledger.late, self._rooms.db, run.run_id, number, device_id, data)
+        return await self._store.do(ledger.late, run.run_id, number, device_id, data)
 
     def _may_be_decided_anew(self, number: int, device_id: str) -> bool:
         """Whether a report would come too late for what is decided and not on disk yet: after a crash the attempt is
@@ -342,15 +354,15 @@ class RunDriver:
         """A report of a round that has closed: it counts in the current one, which nothing decides meanwhile."""
         run, rooms, into = self.run, self._rooms, self.run.machine.round
         try:
-            order = await rooms.books.do(ledger.late_order, rooms.db, run, number, device_id)
+            order = await rooms.store.do(ledger.late_order, run, number, device_id)
             if order is None:
-                receipt = await rooms.books.do(ledger.late, rooms.db, run.run_id, number, device_id, data)
+                receipt = await rooms.store.do(ledger.late, run.run_id, number, device_id, data)
             else:
                 card = self._card_of(device_id)
                 check, board = run.late_checker(order, declared), card.board if card else ""
                 read = await rooms.readers.do(ledger.read, run.run_id, number, device_id, data, check, declared, board)
                 folds = run.machine.state is State.OPEN
-                found = await rooms.books.do(ledger.accept_late, rooms.db, run, into, order, read, folds=folds)
+                found = await rooms.store.do(ledger.accept_late, run, into, order, read, folds=folds)
                 if isinstance(found, BaseException):
                     raise found
                 receipt = found
@@ -375,7 +387,7 @@ class RunDriver:
     async def _accept(self, waiting: list[tuple[int, ledger.Read]]) -> list[Receipt | BaseException]:
         """What waits is of one round: none is decided while a report is being written."""
         reads = [read for _, read in waiting]
-        return await self._rooms.books.do(ledger.accept, self._rooms.db, self.run, waiting[0][0], reads)
+        return await self._store.do(ledger.accept, self.run, waiting[0][0], reads)
 
     def _find_out(self, number: int, device_id: str, written: asyncio.Future[None]) -> asyncio.Task[None]:
         async def body() -> None:
@@ -391,12 +403,12 @@ class RunDriver:
 
     async def _agree(self, number: int) -> None:
         """Bring fold and machine to what the rows say."""
-        for device_id in await self._rooms.books.do(ledger.agree, self._rooms.db, self.run, number):
+        for device_id in await self._store.do(ledger.agree, self.run, number):
             if device_id not in self.run.machine.reported:
                 log.info("%s round %d: report of %s was held already", self.run.run_id, number, device_id)
                 self.feed(Accepted(device_id))
         if self.run.machine.rules.late and number == self.run.machine.round:
-            for one in await self._rooms.books.do(ledger.late_held, self._rooms.db, self.run, number):
+            for one in await self._store.read(reports.late_in, self.run.run_id, number):
                 if one not in self.run.machine.late:
                     self.feed(AcceptedLate(*one))
                     self.idle(one[1])
@@ -413,10 +425,9 @@ class RunDriver:
                 await work()
                 self.run.trouble = ""
                 return
-            except DamagedError as error:
-                self._break(str(error))
-                return
-            except StoreError as error:
+            except Exception as error:
+                if not self._passes(error):
+                    return
                 log.error("%s: %s; trying again", self.run.run_id, error)
                 self.run.trouble = f"cannot write: {error}"
                 if self._stop_wanted.is_set():
@@ -425,13 +436,18 @@ class RunDriver:
                     return
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._stop_wanted.wait(), RETRY_S)
-            except EdgejouleError as error:
-                self._break(str(error))
-                return
-            except Exception as error:
-                log.exception("%s: internal error", self.run.run_id)
-                self._break(f"internal error: {type(error).__name__}: {error}")
-                return
+
+    def _passes(self, error: Exception) -> bool:
+        """Whether what failed may work later, when the disk, the lock or the server is back. Else the run is broken:
+        what is stored is bad, and whoever tries again would do so for ever."""
+        if isinstance(error, StoreError) and not isinstance(error, DamagedError):
+            return True
+        if isinstance(error, EdgejouleError):
+            self._break(str(error))
+        else:
+            log.error("%s: internal error", self.run.run_id, exc_info=error)
+            self._break(f"internal error: {type(error).__name__}: {error}")
+        return False
 
     def _break(self, reason: str) -> None:
         # A run that is over already, and cannot even be written down as such, must not hold up the next one.
@@ -476,10 +492,10 @@ class RunDriver:
             case Abandon(number, attempt, reason):
                 log.warning("%s: %s", self.run.run_id, reason)
                 self._publish()
-                written = await self._rooms.books.do(
-                    ledger.abandon_round, self._rooms.db, self.run, number, attempt, reason
-                )
-                if not written:
+                written = await self._store.do(ledger.abandon_round, self.run, number, attempt, reason)
+                if written:
+                    self.feed(GivenUp(number, attempt))
+                else:
                     log.info("%s: round %d has its quorum after all", self.run.run_id, number)
                     self.feed(QuorumAfterAll(number, attempt))
             case Finish(why):
@@ -491,7 +507,7 @@ class RunDriver:
                 await self._end("stopped", "stopped by an operator")
             case Rest():
                 # It is no end that must be written down when nothing can be: a restart goes on with the run then.
-                await self._rooms.books.do(ledger.pause_run, self._rooms.db, self.run.run_id)
+                await self._store.do(ledger.pause_run, self.run.run_id)
                 log.info("%s: paused", self.run.run_id)
                 self._over()
 
@@ -507,7 +523,7 @@ class RunDriver:
         run.roster.engine = run.roster.chosen
         carried = set(action.carried)
         cards = [card for one in action.devices if one not in carried and (card := self._card_of(one)) is not None]
-        spared = await self._rooms.books.do(ledger.open_round, self._rooms.db, run, action.round, action.attempt, cards)
+        spared = await self._store.do(ledger.open_round, run, action.round, action.attempt, cards)
         if isinstance(spared, Enough):
             self.feed(spared)
             return
@@ -535,12 +551,12 @@ class RunDriver:
         run, rooms = self.run, self._rooms
         # Whoever still works on this round does so in vain.
         self._publish()
-        await rooms.books.do(ledger.agree, rooms.db, run, action.round)
+        await rooms.store.do(ledger.agree, run, action.round)
         if run.masking is not None and isinstance(run.fold, MaskedFold):
             await run.masking.unmask(action.round, run.fold.sent, self._publish)
         sums = run.fold if isinstance(run.fold, StatisticsFold) else None
         # A system of equations may take seconds, in which devices that write must not wait.
-        head = await (rooms.books if sums is None else rooms.models).do(run.fold.head_after, run.head)
+        head = await (rooms.store.thread if sums is None else rooms.models).do(run.fold.head_after, run.head)
         solved = sums.solved if sums is not None else None
         accuracy = loss = None
         judged = ""
@@ -554,8 +570,8 @@ class RunDriver:
         server = None
         if isinstance(run.fold, Fold):
             server, said = run.fold.server_after, run.fold.said
-        await rooms.books.do(
-            ledger.close_round, rooms.db, run, action.round, head, downlink, accuracy, loss, basis, said, server, judged
+        await rooms.store.do(
+            ledger.close_round, run, action.round, head, downlink, accuracy, loss, basis, said, server, judged
         )
         run.move_head(head, downlink)
         run.server = server or run.server
@@ -567,7 +583,7 @@ class RunDriver:
             log.warning("%s round %d: %s: %s", run.run_id, action.round, remark.device_id, remark.text)
         shown = "" if accuracy is None else f", {MEASURES[run.bundle.manifest.task]} {accuracy:.4f}"
         log.info("%s: round %d closed with %d reports%s", run.run_id, action.round, len(action.reported), shown)
-        enough = await rooms.books.do(ledger.enough, rooms.db, run)
+        enough = await rooms.store.do(ledger.enough, run)
         self.feed(Settled())
         self._settled.set()
         if enough:
@@ -576,6 +592,6 @@ class RunDriver:
     async def _end(self, state: str, reason: str) -> None:
         assert self.run.machine.state in FINAL or state == "finished"
         self.end = (state, reason)
-        await self._rooms.books.do(ledger.end_run, self._rooms.db, self.run.run_id, state, reason)
+        await self._store.do(ledger.end_run, self.run.run_id, state, reason)
         log.info("%s: %s", self.run.run_id, state)
         self._over()

@@ -1,4 +1,5 @@
-"""What is written down in one go: each function is one transaction, or reads only. All run in the `books` thread."""
+"""What is written down in one go: each function is one transaction, or reads only. All run in the thread of
+the store (:class:`coordinator.run.workers.Store`)."""
 
 from __future__ import annotations
 
@@ -142,7 +143,8 @@ def late_order(db: Database, run: ActiveRun, number: int, device_id: str) -> Lat
             return None
         line = grants.complete(connection, run.run_id, number, {device_id: lines[device_id]})[device_id]
         version, attempt = runs.trained_from(connection, run.run_id, number)
-    return LateOrder(number, line, version, attempt) if version else None
+        whole = costs.whole_of(connection, run.run_id, number)
+    return LateOrder(number, line, version, attempt, whole) if version else None
 
 
 def accept_late(
@@ -163,7 +165,7 @@ def accept_late(
             attempt = _refuse(connection, run, order.round, one)
             return Receipt(Verdict.REJECTED, f"{one.refusal.code}: {one.refusal.reason}", attempt)
         assert isinstance(run.fold, Fold)
-        late = Late(order.line, number - order.round)
+        late = Late(order.line, number - order.round, order.whole)
         meter = devices.meter_of(connection, one.device_id) if one.report.meter_id else None
         report = replace(one.report, energy=named(one.report.energy, one.report.meter_id, meter))
         sizes = run.fold.sizes_of(report, one.update)  # type: ignore[arg-type]
@@ -179,12 +181,6 @@ def accept_late(
             log.exception("%s round %d: late report of %s is not folded", run.run_id, number, one.device_id)
             return error
     return Receipt(Verdict.ACCEPTED, attempt=one.report.attempt)
-
-
-def late_held(db: Database, run: ActiveRun, number: int) -> list[tuple[int, str]]:
-    """Reports of earlier rounds that count in this one, as they are on disk: round and device."""
-    with db.reading() as connection:
-        return reports.late_in(connection, run.run_id, number)
 
 
 def _meter_id(one: Read) -> int | None:
@@ -557,7 +553,7 @@ def _refold_late(
     line = grants.complete(connection, run.run_id, of_round, {report.device_id: line})[report.device_id]
     version, attempt = runs.trained_from(connection, run.run_id, of_round)
     update = run.late_checker(LateOrder(of_round, line, version, attempt), report.examples)(report)
-    late = Late(line, number - of_round)
+    late = Late(line, number - of_round, costs.whole_of(connection, run.run_id, of_round))
     reports.reweigh(connection, report, fold.weight_of(report, late))
     sizes = fold.sizes_of(report, update)  # type: ignore[arg-type]
     grants.reported(connection, run.run_id, of_round, report.device_id, size_bytes, sizes)
@@ -794,24 +790,12 @@ def unfinished_runs(db: Database) -> list[str]:
     return [one.run_id for one in queue(db)]
 
 
-def known_devices(db: Database) -> list[devices.KnownDevice]:
-    """Every device that ever joined."""
-    with db.reading() as connection:
-        return devices.known(connection)
-
-
 def join(db: Database, cards: Sequence[DeviceCard]) -> list[None]:
     """Write down that devices joined."""
     with db.writing() as connection:
         for card in cards:
             devices.join(connection, card)
     return [None] * len(cards)
-
-
-def forget(db: Database, device_id: str) -> None:
-    """Take a device off the list."""
-    with db.writing() as connection:
-        devices.forget(connection, device_id)
 
 
 def leave(db: Database, device_id: str, reason: str = "", run: ActiveRun | None = None) -> None:

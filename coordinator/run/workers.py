@@ -1,8 +1,9 @@
-"""Threads for what would block the event loop: `books` for the database, `models` for TFLite and files, `looks` for
-what people ask to see, which no device waits for, and `readers`, which decode reports.
+"""Threads for what would block the event loop, and the database in one of them.
 
-All but the readers are single: database work happens in the order in which it was asked for, so a report is folded in
-the order in which it was accepted; and no TFLite model is used by two threads.
+A coordinator has a thread for its database, one for TFLite and files, one for what people ask to see, which no device
+waits for, and a few readers, which decode reports. All but the readers are single: database work happens in the order
+in which it was asked for, so a report is folded in the order in which it was accepted; and no TFLite model is used by
+two threads.
 """
 
 from __future__ import annotations
@@ -10,7 +11,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
+
+from sqlalchemy import Connection
+
+from coordinator.store.database import Database
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -30,3 +35,39 @@ class Worker:
     def close(self) -> None:
         """Finish what was begun; what waits in the queue is not begun, and nobody was told that it was done."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+class Store:
+    """A database, and the thread that everything asked of it here is done in.
+
+    Any function whose first argument is a database, or a connection, can be awaited: the store adds that argument.
+
+    Attributes:
+        database: for what runs in the thread already, or before there is an event loop.
+        thread: for what must keep its turn among the works of the database without using it.
+    """
+
+    def __init__(self, database: Database, thread: Worker) -> None:
+        self.database, self.thread = database, thread
+
+    async def do(self, work: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """``work(database, ...)``, which has transactions of its own; see :meth:`Worker.do`."""
+        return await self.thread.do(work, self.database, *args, **kwargs)
+
+    async def read(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """``work(connection, ...)`` in one transaction that changes nothing."""
+
+        def reads() -> T:
+            with self.database.reading() as connection:
+                return work(connection, *args, **kwargs)
+
+        return await self.thread.do(reads)
+
+    async def write(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """``work(connection, ...)`` in one transaction: whole, and on disk when this returns, or not at all."""
+
+        def writes() -> T:
+            with self.database.writing() as connection:
+                return work(connection, *args, **kwargs)
+
+        return await self.thread.do(writes)

@@ -1,6 +1,7 @@
 """Who may call what: every call over TLS passes here before its method sees it.
 
 * The peer is who its certificate says. A call that names a device must name that one.
+* A certificate that has ended counts no longer, however long ago the connection was made.
 * A certificate that was revoked counts no longer, on the next call and on those that are open: the register is looked
   at twice a second, and open calls of who was revoked are ended.
 * Devices call the services of devices; persons call those of operators, by their role. What is not in the table is
@@ -14,6 +15,7 @@ import contextlib
 import contextvars
 import functools
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -43,16 +45,18 @@ _METHODS: dict[str, frozenset[Role]] = {
     "/edgejoule.v1.OperatorService/ListDevices": _READERS,
     "/edgejoule.v1.OperatorService/GetBudgets": _READERS,
     "/edgejoule.v1.OperatorService/ListUpgrades": _READERS,
+    "/edgejoule.v1.OperatorService/WatchWatts": _READERS,
 }
 _ONLY_OPERATORS = frozenset({Role.OPERATOR})
 
 
 @dataclass(frozen=True)
 class Peer:
-    """Who calls, and with which certificate."""
+    """Who calls, and with which certificate, and until when that counts."""
 
     name: PeerName
     serial: str
+    ends_unix_s: float
 
 
 current_peer: contextvars.ContextVar[Peer | None] = contextvars.ContextVar("current_peer", default=None)
@@ -64,7 +68,9 @@ def _peer(pem: bytes) -> Peer | None:
     """Reading a certificate costs about 0.1 ms; a fleet has few, and each calls often."""
     certificate = x509.load_pem_x509_certificate(pem)
     name = peer_of(certificate)
-    return None if name is None else Peer(name, f"{certificate.serial_number:x}")
+    if name is None:
+        return None
+    return Peer(name, f"{certificate.serial_number:x}", certificate.not_valid_after_utc.timestamp())
 
 
 class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
@@ -72,10 +78,11 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
 
     Args:
         register: read here, written elsewhere.
+        clock: wall time, unix seconds.
     """
 
-    def __init__(self, register: Register) -> None:
-        self._register = register
+    def __init__(self, register: Register, clock: Callable[[], float] = time.time) -> None:
+        self._register, self._clock = register, clock
         self._version = register.version()
         self._revoked = register.revoked()
         self._blind = False
@@ -167,6 +174,9 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             raise AssertionError
         if peer.serial in self._revoked:
             await abort(_revoked(peer), context)
+        if peer.ends_unix_s <= self._clock():
+            # TLS looked at it when the connection was made, which may be weeks ago.
+            await abort(_ended(peer), context)
         service = method.removeprefix("/").partition("/")[0]
         allowed = _METHODS.get(method) or _SERVICES.get(service, _ONLY_OPERATORS)
         if peer.name.role not in allowed:
@@ -227,6 +237,12 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
 def _revoked(peer: Peer) -> RefusedError:
     return RefusedError(
         "its certificate was revoked", where=str(peer.name), fix="enrol it again with a new `coordinator enroll` token"
+    )
+
+
+def _ended(peer: Peer) -> RefusedError:
+    return RefusedError(
+        "its certificate has ended", where=str(peer.name), fix="connect anew; a board renews its certificate by itself"
     )
 
 

@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from sqlalchemy import RowMapping
+from sqlalchemy import Connection
 
 from coordinator.export import job as exporting
 from coordinator.export import widths
+from coordinator.export.with_head import bundle_with_head
 from coordinator.operator.status import DeviceBudget, DeviceStatus, ExportSummary, HeadEvaluation, RunDetails, RunStatus
 from coordinator.run import forgetting
 from coordinator.run import transactions as ledger
@@ -58,11 +59,12 @@ class Operations:
     """What the operators' service talks to."""
 
     def __init__(self, rooms: Rooms, run_scheduler: RunScheduler) -> None:
-        self._rooms, self._run_scheduler = rooms, run_scheduler
+        self._rooms, self._store, self._run_scheduler = rooms, rooms.store, run_scheduler
         self.upgrades = run_scheduler.upgrades
+        self.traces = run_scheduler.traces
         # What is left is worked out before it is written down: one at a time.
         self._forgetting = asyncio.Lock()
-        self.schedules = Schedules(rooms, self.start_due)
+        self.schedules = Schedules(rooms.store, self.start_due)
 
     async def start_run(self, plan_toml: str, directory: str) -> str:
         """Check a plan with all that it names, write the run down, and put it in the queue; returns its id.
@@ -82,7 +84,7 @@ class Operations:
         new, head = await self._new_run(run_id, prepared, plan_toml, base)
         state = runs.SCHEDULED if scheduled else "waiting"
         with self._wanting():
-            await self._rooms.books.do(ledger.add_run, self._rooms.db, new, head, state=state)
+            await self._store.do(ledger.add_run, new, head, state=state)
         log.info("%s: %s, %d rounds%s", run_id, new.name, new.rounds_planned, ", at its times" if scheduled else "")
         for line in await self._rooms.models.do(account_of_held_out, prepared):
             log.info("%s: %s", run_id, line)
@@ -100,7 +102,7 @@ class Operations:
         prepared = await self._rooms.models.do(prepare, plan_toml, base)
         new, head = await self._new_run(run_id_at(schedule.run_id, due_s), prepared, plan_toml, base)
         with self._wanting():
-            return await self._rooms.books.do(begin, self._rooms.db, schedule.run_id, due_s, new, head)
+            return await self._store.do(begin, schedule.run_id, due_s, new, head)
 
     async def _new_run(self, run_id: str, prepared: Prepared, plan_toml: str, base: Path) -> tuple[NewRun, Tree]:
         """What is written down of a run, and the head that it starts from; its bundle is kept."""
@@ -111,9 +113,9 @@ class Operations:
             if plan.run.start_from.endswith(HEAD_FILE):
                 head = await self._rooms.models.do(_read_start, base / plan.run.start_from, trees.shapes(head))
             else:
-                head = await self._rooms.books.do(_start, self._rooms.db, plan.run.start_from, trees.shapes(head))
+                head = await self._store.do(_start, plan.run.start_from, trees.shapes(head))
         if plan.closed_form.add_to is not None:
-            await self._rooms.books.do(_check_added, self._rooms.db, plan, bundle)
+            await self._store.do(_check_added, plan, bundle)
         new = NewRun(
             run_id=run_id,
             name=plan.run.name,
@@ -143,7 +145,7 @@ class Operations:
             UnknownRunError: no such run.
             StoreError: the run has ended here, and that cannot be written down yet.
         """
-        run_id = await self._rooms.books.do(_resolve, self._rooms.db, name)
+        run_id = await self._store.read(runs.resolve, name)
         while True:
             driver = self._run_scheduler.drivers.get(run_id)
             if driver is not None:
@@ -153,7 +155,7 @@ class Operations:
                     await asyncio.sleep(0)
                 break
             if run_id not in self._run_scheduler.preparing and not self._run_scheduler.is_unwritten(run_id):
-                state = await self._rooms.books.do(_state, self._rooms.db, run_id)
+                state = await self._store.read(_state, run_id)
                 if state in runs.OPEN_STATES:
                     reason = "starts no more runs" if state == runs.SCHEDULED else "stopped before it began"
                     await self._run_scheduler.end(run_id, "stopped", reason)
@@ -168,7 +170,7 @@ class Operations:
                 where=run_id,
                 fix="free space: it is written as soon as it can be; until then a restart would take the run up again",
             )
-        return await self._rooms.books.do(_state, self._rooms.db, run_id)
+        return await self._store.read(_state, run_id)
 
     async def pause_run(self, name: str, *, after_round: bool) -> str:
         """Let a run rest, so that others go on; returns its state. Its devices stop within a second, and what they
@@ -178,7 +180,7 @@ class Operations:
             UnknownRunError: no such run.
             RefusedError: it is over.
         """
-        run_id = await self._rooms.books.do(_resolve, self._rooms.db, name)
+        run_id = await self._store.read(runs.resolve, name)
         while True:
             if (driver := self._run_scheduler.drivers.get(run_id)) is not None:
                 await driver.pause(after_round=after_round)
@@ -186,10 +188,10 @@ class Operations:
                     await asyncio.sleep(0)
                 break
             if run_id not in self._run_scheduler.preparing:
-                await self._rooms.books.do(ledger.pause_run, self._rooms.db, run_id)
+                await self._store.do(ledger.pause_run, run_id)
                 break
             await asyncio.sleep(TICK_S)
-        state = await self._rooms.books.do(_state, self._rooms.db, run_id)
+        state = await self._store.read(_state, run_id)
         if state not in runs.OPEN_STATES:
             raise RefusedError(f"is {state}", where=run_id, fix="a run that is over cannot be paused")
         return state
@@ -201,22 +203,22 @@ class Operations:
             EdgejouleError: see :func:`coordinator.run.planning.prepare` and
                 :func:`coordinator.run.transactions.resume_run`.
         """
-        run_id = await self._rooms.books.do(_resolve, self._rooms.db, name)
+        run_id = await self._store.read(runs.resolve, name)
         plan = None
         if plan_toml:
             base = Path(directory)
             if not base.is_absolute():
                 raise UsageError(f"{directory!r} is not an absolute path", where="plan directory")
             prepared = await self._rooms.models.do(prepare, plan_toml, base)
-            row = await self._rooms.books.do(_row, self._rooms.db, run_id)
+            row = await self._store.read(runs.row, run_id)
             if prepared.bundle.bundle_id != row["bundle_id"]:
                 fix = "take the same bundle, or start a run with run.start_from"
                 raise RefusedError(f"trains the bundle {row['bundle_id'][:19]}", where=run_id, fix=fix)
             plan = prepared.plan
         with self._wanting():
-            await self._rooms.books.do(ledger.resume_run, self._rooms.db, run_id, plan, plan_toml, directory)
+            await self._store.do(ledger.resume_run, run_id, plan, plan_toml, directory)
         log.info("%s: resumed%s", run_id, " by another plan" if plan is not None else "")
-        return await self._rooms.books.do(_state, self._rooms.db, run_id)
+        return await self._store.read(_state, run_id)
 
     async def status(
         self, name: str = "", since_round: int = 0, *, page: int = 0, newest_only: bool = False
@@ -230,13 +232,13 @@ class Operations:
         Raises:
             UnknownRunError: no such run.
         """
-        found, next_round = await self._rooms.looks.do(_status, self._rooms.db, name, since_round, page, newest_only)
-        queued = [] if all(run.is_over for run in found) else await self._rooms.looks.do(ledger.queue, self._rooms.db)
+        found, next_round = await self._rooms.looks.read(_status, name, since_round, page, newest_only)
+        queued = [] if all(run.is_over for run in found) else await self._rooms.looks.do(ledger.queue)
         return [run if run.is_over else run.because(self._why(run, queued)) for run in found], next_round
 
     async def details(self, run_id: str) -> RunDetails:
         """The plan of a run, and what happened to it."""
-        return await self._rooms.looks.do(_details, self._rooms.db, run_id)
+        return await self._rooms.looks.read(_details, run_id)
 
     def _why(self, run: RunStatus, queued: list[Queued]) -> str:
         if run.state == runs.SCHEDULED:
@@ -261,7 +263,7 @@ class Operations:
 
     async def aside(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do what people wait for and devices do not, such as making a large answer."""
-        return await self._rooms.looks.do(work, *args, **kwargs)
+        return await self._rooms.looks.thread.do(work, *args, **kwargs)
 
     def report_counts(self) -> dict[str, int]:
         """What became of reports since the start, by reason."""
@@ -278,7 +280,7 @@ class Operations:
         more = 0 < page < len(members)
         members = members[:page] if more else members
         only = [_device_id(one) for one in members] if page else None
-        spent = await self._rooms.looks.do(_spent, self._rooms.db, only)
+        spent = await self._rooms.looks.read(devices.spent, only)
         found = [
             DeviceStatus(
                 device_id=card.device_id,
@@ -316,7 +318,7 @@ class Operations:
         Raises:
             UnknownRunError: no such run.
         """
-        return await self._rooms.looks.do(_budgets, self._rooms.db, name, after, min(page, MOST_AT_ONCE))
+        return await self._rooms.looks.read(_budgets, name, after, min(page, MOST_AT_ONCE))
 
     async def forget(self, name: str, device_id: str) -> Forgotten:
         """Subtract and delete the statistics of a device, and publish the head without them.
@@ -327,9 +329,11 @@ class Operations:
             EmptyShardError: what is left makes no head.
         """
         async with self._forgetting:
-            rest = await self._rooms.books.do(forgetting.rest_of, self._rooms.db, name, device_id)
+            rest = await self._store.do(forgetting.rest_of, name, device_id)
             made = await self._rooms.models.do(self._head_without, rest)
-            done = await self._rooms.books.do(forgetting.forget, self._rooms.db, rest, *made)
+            done = await self._store.do(forgetting.forget, rest, *made)
+            if (signer := self._run_scheduler.head_signer) is not None:
+                await self._store.thread.do(signer.forget, done.run_id)
         await self._run_scheduler.look_at_published()
         return done
 
@@ -347,7 +351,7 @@ class Operations:
             UsageError: a width that no grid has, or the run has no held-out data.
         """
         asked = check_bits(bits, where="--bits")
-        job = await self._rooms.books.do(exporting.find, self._rooms.db, name, head_version)
+        job = await self._store.do(exporting.find, name, head_version)
         return await self._rooms.models.do(
             widths.evaluate, job, self._rooms.bundle_store, self._rooms.evaluations, asked
         )
@@ -358,8 +362,17 @@ class Operations:
         Raises:
             UnknownRunError: no such run or head.
         """
-        job = await self._rooms.books.do(exporting.find, self._rooms.db, name, head_version)
+        job = await self._store.do(exporting.find, name, head_version)
         return await self._rooms.models.do(exporting.head_alone, job)
+
+    async def export_bundle(self, name: str, head_version: str) -> tuple[ExportSummary, bytes]:
+        """The bundle of a run that starts from one of its heads.
+
+        Raises:
+            UnknownRunError: no such run, head or bundle.
+        """
+        job = await self._store.do(exporting.find, name, head_version)
+        return await self._rooms.models.do(bundle_with_head, job, self._rooms.bundle_store)
 
     async def export(self, name: str, head_version: str, max_drop: float) -> tuple[ExportSummary, bytes]:
         """Assemble the integer model of a run.
@@ -371,7 +384,7 @@ class Operations:
         """
         if not 0 <= max_drop <= 1:
             raise UsageError(f"{max_drop:g} is no share of accuracy", where="--max-drop", fix="give 0 to 1")
-        job = await self._rooms.books.do(exporting.find, self._rooms.db, name, head_version)
+        job = await self._store.do(exporting.find, name, head_version)
         return await self._rooms.models.do(
             exporting.export, job, self._rooms.bundle_store, self._rooms.evaluations, max_drop
         )
@@ -427,55 +440,38 @@ def _check_added(db: Database, plan: RunPlan, bundle: Bundle) -> None:
         raise PlanError("that run's embeddings were projected in another way", where=place, fix=fix)
 
 
-def _resolve(db: Database, name: str) -> str:
-    with db.reading() as connection:
-        return runs.resolve(connection, name)
-
-
-def _status(db: Database, name: str, since_round: int, page: int, newest_only: bool) -> tuple[list[RunStatus], int]:
-    with db.reading() as connection:
-        wanted = [runs.resolve(connection, name)] if name else reading.run_ids(connection)
-        if newest_only:
-            return [reading.run_newest(connection, run_id) for run_id in wanted], 0
-        if page and len(wanted) == 1:
-            run, next_round = reading.run_page(connection, wanted[0], since_round, page)
-            return [run], next_round
-        return [reading.run_status(connection, run_id, since_round) for run_id in wanted], 0
+def _status(
+    connection: Connection, name: str, since_round: int, page: int, newest_only: bool
+) -> tuple[list[RunStatus], int]:
+    wanted = [runs.resolve(connection, name)] if name else reading.run_ids(connection)
+    if newest_only:
+        return [reading.run_newest(connection, run_id) for run_id in wanted], 0
+    if page and len(wanted) == 1:
+        run, next_round = reading.run_page(connection, wanted[0], since_round, page)
+        return [run], next_round
+    return [reading.run_status(connection, run_id, since_round) for run_id in wanted], 0
 
 
 def _device_id(member: Member) -> str:
     return member.card.device_id
 
 
-def _details(db: Database, run_id: str) -> RunDetails:
-    with db.reading() as connection:
-        row = runs.row(connection, run_id)
-        happened = reading.events_of(connection, run_id)
+def _details(connection: Connection, run_id: str) -> RunDetails:
+    row = runs.row(connection, run_id)
+    happened = reading.events_of(connection, run_id)
     return RunDetails(row["plan_toml"], row["plan_directory"], happened, software_version())
 
 
-def _spent(db: Database, only: list[str] | None) -> dict[str, tuple[float | None, int]]:
-    with db.reading() as connection:
-        return devices.spent(connection, only)
+def _budgets(connection: Connection, name: str, after: str, page: int) -> tuple[str, list[DeviceBudget], bool]:
+    run_id = runs.resolve(connection, name)
+    only = grants.devices_after(connection, run_id, after, page + 1) if page else None
+    more = only is not None and len(only) > page
+    if only is None:
+        return run_id, budgeting.ledger_of(connection, run_id, time.time()), False
+    # In the database's own order, which the next page goes on from.
+    ledger = {one.device_id: one for one in budgeting.ledger_of(connection, run_id, time.time(), only[:page])}
+    return run_id, [ledger[name] for name in only[:page] if name in ledger], more
 
 
-def _budgets(db: Database, name: str, after: str, page: int) -> tuple[str, list[DeviceBudget], bool]:
-    with db.reading() as connection:
-        run_id = runs.resolve(connection, name)
-        only = grants.devices_after(connection, run_id, after, page + 1) if page else None
-        more = only is not None and len(only) > page
-        if only is None:
-            return run_id, budgeting.ledger_of(connection, run_id, time.time()), False
-        # In the database's own order, which the next page goes on from.
-        ledger = {one.device_id: one for one in budgeting.ledger_of(connection, run_id, time.time(), only[:page])}
-        return run_id, [ledger[name] for name in only[:page] if name in ledger], more
-
-
-def _row(db: Database, run_id: str) -> RowMapping:
-    with db.reading() as connection:
-        return runs.row(connection, run_id)
-
-
-def _state(db: Database, run_id: str) -> str:
-    with db.reading() as connection:
-        return str(runs.row(connection, run_id)["state"])
+def _state(connection: Connection, run_id: str) -> str:
+    return str(runs.row(connection, run_id)["state"])

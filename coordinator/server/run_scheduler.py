@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import Protocol
 
 from coordinator.run import publishing
 from coordinator.run import transactions as ledger
@@ -25,11 +26,13 @@ from coordinator.run.rounds.sharing import Claim, may_go
 from coordinator.run.run_driver import RunDriver
 from coordinator.run.transactions import Queued
 from coordinator.server.fleet import Fleet
+from coordinator.server.traces import Traces
 from coordinator.server.upgrades import Upgrades
-from coordinator.store import clock
+from coordinator.store import clock, devices
 from coordinator.store.database import DamagedError
 from coordinator.store.models.bundle_store import NotHereError
 from protos.catalog import hint
+from protos.energy.bins import PowerBins
 from protos.errors import EdgejouleError, RefusedError, StoreError, UnknownRunError
 from protos.model.bundle import Bundle
 from protos.orders import (
@@ -64,6 +67,20 @@ RETRY_S = 1.0
 OPENING_S = 10.0
 
 
+class Telling(Protocol):
+    """Who is told of orders and reports: see :mod:`coordinator.server.spans`."""
+
+    def ordered(self, order: TrainOrder, device_id: str, size_bytes: int) -> None:
+        """An order was handed out."""
+        ...
+
+    def reported(
+        self, run_id: str, number: int, device_id: str, size_bytes: int, began_s: float, receipt: Receipt
+    ) -> None:
+        """A report was answered, which came at ``began_s``, unix seconds."""
+        ...
+
+
 class RunScheduler:
     """What the devices' service talks to.
 
@@ -71,6 +88,8 @@ class RunScheduler:
         rooms: opened; closed by the caller after :meth:`close`.
 
     Attributes:
+        traces: of the power of devices that somebody looks at.
+        spans: is told of orders and reports; None: nobody is.
         upgrades: of the devices' service; nobody is offered one before it knows the fleet's certificates.
         drivers: of the runs that are on, by id.
         preparing: ids of the runs that are being opened.
@@ -78,7 +97,7 @@ class RunScheduler:
     """
 
     def __init__(self, rooms: Rooms) -> None:
-        self._rooms = rooms
+        self._rooms, self._store = rooms, rooms.store
         self.fleet = Fleet()
         self.report_counts = ReportCounts()
         self.drivers: dict[str, RunDriver] = {}
@@ -96,21 +115,25 @@ class RunScheduler:
         self._unwritten: dict[str, asyncio.Task[None]] = {}
         # Seconds in which nobody could have been heard, since the event loop did not turn.
         self._deaf_s = 0.0
-        self.upgrades = Upgrades(rooms.db, rooms.books, self.fleet, self._publish, self._heard_s)
+        self.spans: Telling | None = None
+        self.traces = Traces(self.fleet, lambda: self._publish())
+        self.upgrades = Upgrades(rooms.store, self.fleet, self._publish, self._heard_s)
         # Calls that wait for an order.
         self._held = 0
         self._published = publishing.Newest()
-        books, db = rooms.books, rooms.db
-        self._joining: Batching[DeviceCard, None] = Batching(lambda cards: books.do(ledger.join, db, cards))
+        self.head_signer: publishing.Signs | None = None
+        # Why the newest head could not be delivered.
+        self._undelivered = ""
+        self._joining: Batching[DeviceCard, None] = Batching(lambda cards: rooms.store.do(ledger.join, cards))
         self._settling: Batching[tuple[str, list[SettledEnergy]], list[SettledEnergy]] = Batching(
-            lambda waiting: books.do(ledger.settle, db, waiting)
+            lambda waiting: rooms.store.do(ledger.settle, waiting)
         )
 
     # ------------------------------------------------------------ life
 
     async def open(self) -> None:
         """Remember the fleet, and take up the runs that are not over."""
-        for known in await self._rooms.books.do(ledger.known_devices, self._rooms.db):
+        for known in await self._store.read(devices.known):
             self.fleet.remember(known.card, left=known.left, seen_unix_s=known.last_seen_unix_s, reason=known.reason)
         await self.look_at_published()
         await self.upgrades.open()
@@ -131,6 +154,7 @@ class RunScheduler:
         """Let go of the devices that wait, so that a shutdown need not wait for them."""
         self._closing = True
         self._publish()
+        self.traces.release()
 
     async def close(self) -> None:
         """Stop. Runs stay as they are on disk, and go on at the next start."""
@@ -192,7 +216,7 @@ class RunScheduler:
             await self._wanted_beside.wait()
             self._wanted_beside.clear()
             try:
-                queued = await self._rooms.books.do(ledger.queue, self._rooms.db)
+                queued = await self._store.do(ledger.queue)
             except StoreError as error:
                 log.error("%s; trying again", error)
                 self._wanted_beside.set()
@@ -207,7 +231,7 @@ class RunScheduler:
         try:
             while run.run_id not in self._unwritten:
                 try:
-                    if run.run_id not in await self._rooms.books.do(ledger.unfinished_runs, self._rooms.db):
+                    if run.run_id not in await self._store.do(ledger.unfinished_runs):
                         return
                     await self._run_one(run)
                 except StoreError as error:
@@ -221,7 +245,7 @@ class RunScheduler:
     async def _next_run(self) -> Queued | None:
         while True:
             try:
-                queued = await self._rooms.books.do(ledger.queue, self._rooms.db)
+                queued = await self._store.do(ledger.queue)
                 waiting = [one for one in queued if not one.beside and one.run_id not in self._unwritten]
                 # One whose files are not here lets those behind it pass.
                 ready = [one for one in waiting if self._not_before_s.get(one.run_id, 0.0) <= _now_s()]
@@ -236,7 +260,7 @@ class RunScheduler:
         self.preparing.add(run_id)
         try:
             # An operator may have stopped it before it was known to be prepared.
-            if run_id not in await self._rooms.books.do(ledger.unfinished_runs, self._rooms.db):
+            if run_id not in await self._store.do(ledger.unfinished_runs):
                 return
             run = await open_run(self._rooms, run_id, _now_s())
             self.trouble.pop(run_id, None)
@@ -295,7 +319,7 @@ class RunScheduler:
     async def end(self, run_id: str, state: str, reason: str) -> None:
         """End a run that is not on. When that cannot be written down, it is written later, and nobody waits for it."""
         try:
-            await self._rooms.books.do(ledger.end_run, self._rooms.db, run_id, state, reason)
+            await self._store.do(ledger.end_run, run_id, state, reason)
         except StoreError as error:
             log.error("%s: %s, which cannot be written down yet: %s", run_id, state, error)
             self._write_later(run_id, state, reason)
@@ -305,7 +329,7 @@ class RunScheduler:
             while True:
                 await asyncio.sleep(RETRY_S)
                 with suppress(StoreError):
-                    await self._rooms.books.do(ledger.end_run, self._rooms.db, run_id, state, reason)
+                    await self._store.do(ledger.end_run, run_id, state, reason)
                     del self._unwritten[run_id]
                     return
 
@@ -410,7 +434,7 @@ class RunScheduler:
                 driver.arrived(member.card)
         await self._settle(device_id, settled)
         if receptions:
-            await self._rooms.books.do(publishing.received, self._rooms.db, device_id, receptions)
+            await self._store.do(publishing.received, device_id, receptions)
         await self.upgrades.heard(device_id, holding.upgrade)
         # It may have said goodbye, or begun anew, while its energy was being written.
         if self.fleet.heard(device_id, session, self._heard_s(), clock.unix_s()) is None:
@@ -443,18 +467,24 @@ class RunScheduler:
             while True:
                 if not await self._wants(device_id, run_id, number):
                     return False
-                if self._closing or (left_s := until_s - _now_s()) <= 0:
+                if self._closing or self.traces.is_due(device_id) or (left_s := until_s - _now_s()) <= 0:
                     return True
                 with suppress(TimeoutError):
                     async with asyncio.timeout(min(left_s, LOOK_S)):
                         await self._news.wait()
+
+    def watts(self, device_id: str, session: str, bins: PowerBins, reason: str, *, ends: bool) -> bool:
+        """The power of a device as it is, for those who look; whether it is to go on."""
+        if self._closing or self.fleet.heard(device_id, session, self._heard_s(), clock.unix_s()) is None:
+            return False
+        return self.traces.told(device_id, bins, reason, ends=ends)
 
     async def _wants(self, device_id: str, run_id: str, number: int) -> bool:
         driver = self.drivers.get(run_id)
         if driver is not None:
             return driver.wants(device_id, number)
         # Over, or not yet taken up again after a restart.
-        return await self._rooms.books.do(ledger.may_come_later, self._rooms.db, run_id, number, device_id)
+        return await self._store.do(ledger.may_come_later, run_id, number, device_id)
 
     def _hold_s(self, waits_s: float) -> float:
         """How long a call without an order is held: a call that waits costs nothing, and one that comes again does."""
@@ -484,7 +514,10 @@ class RunScheduler:
             return offer
         if self.upgrades.installs(device_id, holding.upgrade):
             return WaitOrder(self.fleet.pace_s(busy=False), "installs a version of the service")
-        return await self._order_for(device_id, session, holding) or await self._published_for(holding)
+        order = await self._order_for(device_id, session, holding) or await self._published_for(holding)
+        if order is None and self.traces.ask(device_id):
+            return WaitOrder(0.0, "somebody looks at its power", watts=True)
+        return order
 
     async def _order_for(self, device_id: str, session: str, holding: Holding) -> TrainOrder | RevealOrder | None:
         for driver in self._on():
@@ -506,26 +539,41 @@ class RunScheduler:
         if wanted is None:
             return None
         try:
-            found = await self._rooms.books.do(publishing.message, self._rooms.db, wanted, holding)
-        except EdgejouleError as error:
+            found = await self._store.do(publishing.message, wanted, holding, self.head_signer)
+        except (UnknownRunError, DamagedError) as error:
             log.warning("the head of %s cannot be delivered: %s", wanted.run_id, error)
             await self.look_at_published()
             return None
+        except EdgejouleError as error:
+            # It will be no other the next time: said once, and asked again by who comes next.
+            (log.debug if self._undelivered == str(error) else log.error)(
+                "the head of %s cannot be delivered: %s", wanted.run_id, error
+            )
+            self._undelivered = str(error)
+            return None
+        self._undelivered = ""
         return WaitOrder(0.0, f"the head of {wanted.name}", found)
 
     async def look_at_published(self) -> None:
         """Find out anew which heads there are to deliver, and tell the devices that wait."""
         try:
-            self._published = await self._rooms.books.do(publishing.newest, self._rooms.db)
+            self._published = await self._store.do(publishing.newest)
         except StoreError as error:
             log.error("what runs ended with cannot be read: %s", error)
             return
+        if self.head_signer is not None:
+            # Now, while it is what was just made: what is changed in the database later is then found.
+            for one in self._published.by_bundle.values():
+                with suppress(EdgejouleError):
+                    await self._store.do(publishing.message, one, Holding(), self.head_signer)
         self._publish()
 
     def sent(self, order: TrainOrder, device_id: str, size_bytes: int) -> None:
         """An order of so many bytes is on its way."""
         if (driver := self.drivers.get(order.run_id)) is not None:
             driver.run.sent[device_id] += size_bytes
+        if self.spans is not None:
+            self.spans.ordered(order, device_id, size_bytes)
 
     async def _settle(self, device_id: str, settled: Iterable[SettledEnergy]) -> None:
         settled = list(settled)
@@ -542,7 +590,7 @@ class RunScheduler:
         """
         if (driver := self.drivers.get(run_id)) is not None:
             return driver.run.report_limit_bytes
-        return await self._rooms.books.do(ledger.report_limit, self._rooms.db, run_id)
+        return await self._store.do(ledger.report_limit, run_id)
 
     async def report(self, run_id: str, number: int, device_id: str, data: bytes) -> Receipt:
         """Take a report. ACCEPTED means that it is on disk.
@@ -550,8 +598,11 @@ class RunScheduler:
         Raises:
             StoreError: it could not be written; nothing changed.
         """
+        began_s = clock.unix_s()
         with self.calling(device_id):
             receipt = await self._report(run_id, number, device_id, data)
+        if self.spans is not None:
+            self.spans.reported(run_id, number, device_id, len(data), began_s, receipt)
         self.report_counts.answered(receipt, f"{device_id[:64]}, {run_id[:64]} round {number}")
         return receipt
 
@@ -561,7 +612,7 @@ class RunScheduler:
             return Receipt(Verdict.REJECTED, f"not_ordered: there is no round {number}")
         driver = await self._driver_of(run_id, number, device_id)
         if driver is None:
-            return await self._rooms.books.do(ledger.late, self._rooms.db, run_id, number, device_id, data)
+            return await self._store.do(ledger.late, run_id, number, device_id, data)
         card = self._card_of(device_id)
         if card is None:
             return Receipt(Verdict.REJECTED, f"not_ordered: no device is called {device_id!r}")
@@ -574,7 +625,7 @@ class RunScheduler:
         while True:
             if (driver := self.drivers.get(run_id)) is not None:
                 return driver
-            if not await self._rooms.books.do(ledger.may_come_later, self._rooms.db, run_id, number, device_id):
+            if not await self._store.do(ledger.may_come_later, run_id, number, device_id):
                 return None
             if waited_s >= OPENING_S or self._closing:
                 raise StoreError("the run is still being opened", where=run_id, fix="send the report again")
@@ -590,7 +641,7 @@ class RunScheduler:
             await self._settle(device_id, settled)
             owing = [one.run for one in self._on() if device_id in one.run.lines and one.run.machine.owes(device_id)]
             ends = next((run for run in owing if run.may_have_begun(device_id)), None)
-            await self._rooms.books.do(ledger.leave, self._rooms.db, device_id, reason, ends)
+            await self._store.do(ledger.leave, device_id, reason, ends)
         if self.fleet.leave(device_id, session, clock.unix_s(), reason):
             log.info("device %s left: %s", device_id, reason or "no reason given")
             for driver in self._on():
@@ -609,7 +660,7 @@ class RunScheduler:
             raise UnknownRunError("no device is called so", where=device_id[:80], fix=hint(device_id, known))
         if member.state == "present" or self._is_busy(device_id):
             raise RefusedError("is here, and would be back at once", where=device_id, fix="stop its edge-runtime first")
-        await self._rooms.books.do(ledger.forget, self._rooms.db, device_id)
+        await self._store.write(devices.forget, device_id)
         if self.fleet.get(device_id) is member:
             self.fleet.forget(device_id)
         log.info("device %s is forgotten", device_id)

@@ -15,7 +15,7 @@ import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from coordinator.run.resume import Rooms
+from coordinator.run.workers import Store
 from coordinator.store import clock, schedules
 from coordinator.store.schedules import Schedule
 from protos.errors import EdgejouleError, StoreError
@@ -42,11 +42,12 @@ class Schedules:
     """Decides the times of all schedules of a coordinator.
 
     Args:
+        store: where they stand.
         begin: writes the run of one time down; False when somebody else decided it.
     """
 
-    def __init__(self, rooms: Rooms, begin: Callable[[Schedule, float], Awaitable[bool]]) -> None:
-        self._rooms, self._begin = rooms, begin
+    def __init__(self, store: Store, begin: Callable[[Schedule, float], Awaitable[bool]]) -> None:
+        self._store, self._begin = store, begin
         self._wanted = asyncio.Event()
         self._said: dict[str, str] = {}
 
@@ -78,7 +79,7 @@ class Schedules:
 
     async def _look(self) -> float:
         """Decide what is due; returns when there is something to decide again, Unix seconds."""
-        found = await self._rooms.books.do(schedules.all_of, self._rooms.db)
+        found = await self._store.do(schedules.all_of)
         first_s, said = math.inf, {}
         for one in found:
             try:
@@ -123,7 +124,7 @@ class Schedules:
         return True
 
     async def _miss(self, one: Schedule, due_s: float, count: int, why: str, first_s: float) -> None:
-        if await self._rooms.books.do(schedules.miss, self._rooms.db, one.run_id, due_s, count, why):
+        if await self._store.do(schedules.miss, one.run_id, due_s, count, why):
             since = f" since {in_words(first_s)}" if count > 1 else ""
             log.warning("%s: missed %s (%d%s): %s", one.run_id, in_words(due_s), count, since, why)
 

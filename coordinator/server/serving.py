@@ -26,7 +26,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 import grpc
 
 from coordinator.run.resume import Rooms
-from coordinator.run.workers import Worker
+from coordinator.run.workers import Store, Worker
 from coordinator.server.announcing import Announcement
 from coordinator.server.listening import DEFAULT_LISTEN, Trust, check_listen, open_trust, tls_version
 from coordinator.server.metrics import MetricsServer, check_metrics
@@ -36,12 +36,15 @@ from coordinator.server.services.device_service import DeviceService
 from coordinator.server.services.health import Health
 from coordinator.server.services.operator_service import OperatorService
 from coordinator.server.services.reflection import add_reflection
+from coordinator.server.spans import Spans, check_receiver
 from coordinator.server.upgrades import UpgradesTrust
+from coordinator.server.upstream.identity import read_site_identity
 from coordinator.server.upstream.link import check_upstream
 from coordinator.server.upstream.site import Site
 from coordinator.store.database import Database, FencedError, sqlite_url
 from coordinator.store.models.bundle_store import BundleStore
 from coordinator.trust.authority import has_authority
+from coordinator.trust.heads import HeadSigner
 from protos.addresses import is_loopback
 from protos.atomic import write_whole
 from protos.errors import RefusedError, StoreError, UsageError
@@ -94,6 +97,8 @@ class Settings:
         upstream: HOST:PORT of the coordinator that this one is a device of; None: it stands alone.
         site: its device id there.
         site_devices: so many of its own devices must be there before it joins.
+        otlp: URL of a receiver of OpenTelemetry's traces; None: none are made.
+        upstream_identity: folder of the identity that it shows there; None: it has none.
     """
 
     state: Path
@@ -108,6 +113,8 @@ class Settings:
     upstream: str | None = None
     site: str = ""
     site_devices: int = 1
+    upstream_identity: Path | None = None
+    otlp: str | None = None
 
 
 @contextmanager
@@ -152,8 +159,11 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> str
         check_metrics(settings.metrics)
     if settings.announce and not tls:
         raise UsageError("needs certificates", where="--announce", fix="without them boards do not enrol: leave it out")
+    if settings.otlp is not None:
+        check_receiver(settings.otlp)
     if settings.upstream is not None:
-        check_upstream(settings.upstream)
+        folder = settings.upstream_identity
+        check_upstream(settings.upstream, None if folder is None else read_site_identity(folder))
     stopping = stop or asyncio.Event()
     loop = asyncio.get_running_loop()
     if stop is None:
@@ -179,14 +189,16 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> str
         lease = asyncio.create_task(_keep_lease(db))
         bundle_store = BundleStore(settings.state / "bundles")
         bundle_store.sweep()
-        workers = Worker("books"), Worker("models"), Worker("looks"), Worker("readers", READERS)
-        rooms = Rooms(db, *workers, bundle_store, settings.state / "evaluations")
+        store, looks = Store(db, Worker("store")), Store(db, Worker("looks"))
+        models, readers = Worker("models"), Worker("readers", READERS)
+        rooms = Rooms(store, looks, models, readers, bundle_store, settings.state / "evaluations")
         run_scheduler = RunScheduler(rooms)
         trust: Trust | None = None
         try:
             trust = open_trust(settings.state) if tls else None
             if trust is not None:
                 run_scheduler.upgrades.trust = UpgradesTrust(trust.authority, trust.register, trust.worker)
+                run_scheduler.head_signer = HeadSigner(trust.authority.folder)
             await run_scheduler.open()
             address = await _listen(settings, listen, rooms, run_scheduler, stopping, trust)
         finally:
@@ -195,10 +207,8 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> str
             await run_scheduler.close()
             if trust is not None:
                 await trust.close()
-            await asyncio.to_thread(rooms.looks.close)
-            await asyncio.to_thread(rooms.readers.close)
-            await asyncio.to_thread(rooms.models.close)
-            await asyncio.to_thread(rooms.books.close)
+            for thread in (looks.thread, readers, models, store.thread):
+                await asyncio.to_thread(thread.close)
             db.close()
         if fenced.is_set():
             raise RefusedError(
@@ -288,6 +298,9 @@ async def _listen(
     metrics = MetricsServer(operations)
     announcement: Announcement | None = None
     times = asyncio.create_task(operations.schedules.keep())
+    spans = None if settings.otlp is None else Spans(check_receiver(settings.otlp))
+    run_scheduler.spans = spans
+    told = None if spans is None else asyncio.create_task(spans.follow(operations))
     site: Site | None = None
     upward: asyncio.Task[None] | None = None
     try:
@@ -304,11 +317,14 @@ async def _listen(
             print(f"coordinator: {spoken}, certificates on both sides; enrolment on {enrolment}", flush=True)
         if settings.metrics is not None:
             print(f"coordinator: metrics on {await metrics.open(settings.metrics)}", flush=True)
+        if spans is not None:
+            print(f"coordinator: traces go to {settings.otlp}", flush=True)
         if settings.upstream is not None:
             name, count = settings.site, settings.site_devices
-            site = Site(settings.upstream, name, count, settings.state, rooms, run_scheduler, operations)
+            mine = settings.upstream_identity
+            site = Site(settings.upstream, name, count, settings.state, rooms, run_scheduler, operations, mine)
             upward = asyncio.create_task(site.run())
-            print(f"coordinator: {settings.site} of the coordinator at {settings.upstream}", flush=True)
+            print(f"coordinator: {site.name} of the coordinator at {settings.upstream}", flush=True)
         # Last: whoever waits for the file may count on all that comes before it.
         if settings.ready_file is not None:
             _write_ready(settings.ready_file, address)
@@ -322,6 +338,10 @@ async def _listen(
             upward.cancel()
             await asyncio.gather(upward, return_exceptions=True)
             await site.close()
+        if told is not None and spans is not None:
+            told.cancel()
+            await asyncio.gather(told, return_exceptions=True)
+            await spans.close()
         await metrics.close()
         if announcement is not None:
             await announcement.close()

@@ -20,12 +20,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from sqlalchemy import Connection
+
 from coordinator.operator.upgrades import UpgradeDevice, UpgradeStatus, UpgradeWanted
-from coordinator.run.workers import Worker
+from coordinator.run.workers import Store, Worker
 from coordinator.server.fleet import Fleet
 from coordinator.store import clock
 from coordinator.store import upgrades as book
-from coordinator.store.database import Database
 from coordinator.store.upgrades import Kept, Row
 from coordinator.trust.authority import Authority
 from coordinator.trust.register import Register
@@ -116,7 +117,7 @@ class Upgrades:
     """What there is to offer, and to whom.
 
     Args:
-        db, books: the database, and the thread that uses it.
+        store: where they stand.
         fleet: who is here.
         news: tells the calls that wait for an order to look again.
         now_s: the clock of silence, by which the fleet says when it heard of a device.
@@ -125,14 +126,13 @@ class Upgrades:
 
     def __init__(
         self,
-        db: Database,
-        books: Worker,
+        store: Store,
         fleet: Fleet,
         news: Callable[[], None],
         now_s: Callable[[], float],
         trust: UpgradesTrust | None = None,
     ) -> None:
-        self._db, self._books, self._fleet, self._news, self.trust = db, books, fleet, news, trust
+        self._store, self._fleet, self._news, self.trust = store, fleet, news, trust
         self._now_s, self._since_s = now_s, now_s()
         self._on: Kept | None = None
         self._rows: dict[str, Row] = {}
@@ -143,7 +143,7 @@ class Upgrades:
         """Take up the upgrade that was on. Raises StoreError."""
         # Who had begun may have come back while nobody was there to hear it.
         self._since_s = self._now_s()
-        self._on, self._rows = await self._books.do(_opened, self._db)
+        self._on, self._rows = await self._store.read(_opened)
 
     # ------------------------------------------------------------ operators
 
@@ -190,9 +190,9 @@ class Upgrades:
                 fix = "wait for its end, or: coordinator upgrade stop"
                 raise RefusedError(f"{self._on.wheel} is on its way", where=self._on.upgrade_id, fix=fix)
             said = {"sha256": statement.sha256, "version": statement.version, "to": list(wanted.to)}
-            await self._books.do(_refuse_older, self._db, values)
+            await self._store.read(_refuse_older, values)
             await trust.noted(who, "upgrade begun", upgrade=values["upgrade_id"], wheel=wanted.wheel, **said)
-            self._on = await self._books.do(_begin, self._db, values, data, wanted.signature, rows)
+            self._on = await self._store.write(book.add, values, data, wanted.signature, rows)
             self._rows = {one.device_id: one for one in rows}
             await self._decide()
             log.info("%s: %s to %d devices", values["upgrade_id"], wanted.wheel, len(rows))
@@ -209,7 +209,7 @@ class Upgrades:
         async with self._changing:
             on = self._on
             if on is None or (upgrade_id and upgrade_id != on.upgrade_id):
-                over = (await self._books.do(_found, self._db, upgrade_id)) if upgrade_id else []
+                over = (await self._store.read(book.found, upgrade_id)) if upgrade_id else []
                 if over:
                     raise RefusedError(f"is {over[0].state}", where=upgrade_id[:80], fix="nothing is offered any more")
                 raise UnknownRunError("no upgrade is on", where="upgrade", fix="see: coordinator upgrade list")
@@ -218,14 +218,14 @@ class Upgrades:
 
     async def one(self, upgrade_id: str) -> UpgradeStatus:
         """One upgrade, else the newest, with its devices. Raises UnknownRunError: there is none."""
-        found = await self._books.do(_found, self._db, upgrade_id)
+        found = await self._store.read(book.found, upgrade_id)
         if not found:
             raise UnknownRunError("there was no upgrade yet", where="upgrade", fix="see: coordinator upgrade --help")
-        return self._shown(found[0], await self._books.do(_devices, self._db, found[0].upgrade_id))
+        return self._shown(found[0], await self._store.read(book.devices_of, found[0].upgrade_id))
 
     async def all(self) -> list[UpgradeStatus]:
         """Every upgrade without its devices, the newest first."""
-        found, last = await self._books.do(_every, self._db)
+        found, last = await self._store.read(_every)
         return [replace(self._shown(one, {}), stages=1 + last.get(one.upgrade_id, 0)) for one in found]
 
     # ------------------------------------------------------------ devices
@@ -289,7 +289,7 @@ class Upgrades:
         on, row = self._on, self._rows.get(device_id)
         if on is None or on.upgrade_id != upgrade_id or row is None or row.stage > on.stage:
             raise UnknownRunError("is not offered to this device", where=upgrade_id[:80])
-        return await self._books.do(_wheel, self._db, upgrade_id)
+        return await self._store.read(book.wheel, upgrade_id)
 
     async def watch(self) -> None:
         """Look for who did not come back, and for what follows from who went away, until cancelled."""
@@ -325,7 +325,7 @@ class Upgrades:
         Raises:
             StoreError: it cannot be written.
         """
-        await self._books.do(_change_devices, self._db, on.upgrade_id, made)
+        await self._store.write(book.change_devices, on.upgrade_id, made)
         for one in made:
             self._rows[one.device_id] = one
             log.info("%s: %s: %s%s", on.upgrade_id, one.device_id, one.state, f": {one.reason}" if one.reason else "")
@@ -347,7 +347,7 @@ class Upgrades:
         if state != "on":
             await self._end(state, reason, "coordinator")
         elif stage != on.stage:
-            await self._books.do(_change, self._db, on.upgrade_id, stage=stage)
+            await self._store.write(book.change, on.upgrade_id, stage=stage)
             self._on = replace(on, stage=stage)
             log.info("%s: stage %d of %d begins", on.upgrade_id, stage, stages.stages_of(self._rows) - 1)
             self._news()
@@ -356,7 +356,7 @@ class Upgrades:
         on = self._on
         assert on is not None
         ended = {"state": state, "reason": reason, "ended_unix_s": clock.unix_s()}
-        await self._books.do(_change, self._db, on.upgrade_id, **ended)
+        await self._store.write(book.change, on.upgrade_id, **ended)
         self._on, self._rows = None, {}
         (log.info if state == "finished" else log.warning)("%s: %s: %s", on.upgrade_id, state, reason)
         if self.trust is not None:
@@ -424,15 +424,13 @@ def _is_due(row: Row, on: Kept, said: UpgradeState | None) -> bool:
     return row.state in ("waiting", "offered") or said is None or said.upgrade_id != on.upgrade_id
 
 
-def _opened(db: Database) -> tuple[Kept | None, dict[str, Row]]:
-    with db.reading() as connection:
-        on = book.on(connection)
-        return on, book.devices_of(connection, on.upgrade_id) if on is not None else {}
+def _opened(connection: Connection) -> tuple[Kept | None, dict[str, Row]]:
+    on = book.on(connection)
+    return on, book.devices_of(connection, on.upgrade_id) if on is not None else {}
 
 
-def _refuse_older(db: Database, values: dict[str, Any]) -> None:
-    with db.reading() as connection:
-        before = book.newest_of_line(connection, str(values["line"]))
+def _refuse_older(connection: Connection, values: dict[str, Any]) -> None:
+    before = book.newest_of_line(connection, str(values["line"]))
     where = str(values["wheel"])
     if before is not None and values["version"] < before.version:
         raise RefusedError(
@@ -444,36 +442,5 @@ def _refuse_older(db: Database, values: dict[str, Any]) -> None:
         raise RefusedError(f"is another version {before.version}", where=where, fix="raise its version")
 
 
-def _begin(db: Database, values: dict[str, Any], data: bytes, signature: bytes, rows: list[Row]) -> Kept:
-    with db.writing() as connection:
-        return book.add(connection, values, data, signature, rows)
-
-
-def _found(db: Database, upgrade_id: str) -> list[Kept]:
-    with db.reading() as connection:
-        return book.found(connection, upgrade_id)
-
-
-def _every(db: Database) -> tuple[list[Kept], dict[str, int]]:
-    with db.reading() as connection:
-        return book.found(connection, every=True), book.last_stages(connection)
-
-
-def _devices(db: Database, upgrade_id: str) -> dict[str, Row]:
-    with db.reading() as connection:
-        return book.devices_of(connection, upgrade_id)
-
-
-def _wheel(db: Database, upgrade_id: str) -> tuple[str, bytes, bytes]:
-    with db.reading() as connection:
-        return book.wheel(connection, upgrade_id)
-
-
-def _change(db: Database, upgrade_id: str, **values: Any) -> None:
-    with db.writing() as connection:
-        book.change(connection, upgrade_id, **values)
-
-
-def _change_devices(db: Database, upgrade_id: str, rows: Iterable[Row]) -> None:
-    with db.writing() as connection:
-        book.change_devices(connection, upgrade_id, rows)
+def _every(connection: Connection) -> tuple[list[Kept], dict[str, int]]:
+    return book.found(connection, every=True), book.last_stages(connection)

@@ -26,6 +26,7 @@ from coordinator.run import transactions as ledger
 from coordinator.run.evaluation import key_of
 from coordinator.run.planning import held_out, prepare
 from coordinator.run.resume import Rooms
+from coordinator.run.workers import Store
 from coordinator.server.run_scheduler import RunScheduler
 from coordinator.simulation.costs import writing_s
 from coordinator.simulation.devices import EngineError, Shared, VirtualBoard
@@ -140,9 +141,9 @@ class _World:
         self._plan, self._folder, self._settings, self._boards = plan, folder, settings, boards
         self._made, self._held, self._loop, self._on_round = made, held, loop, on_round
         self.db = Database(sqlite_url(home / "coordinator.db"))
-        books = VirtualWorker(writing_s(len(boards)))
-        models, looks, readers = VirtualWorker(), VirtualWorker(), VirtualWorker()
-        self._rooms = Rooms(self.db, books, models, looks, readers, BundleStore(home / "bundles"), home / "evaluations")
+        store = Store(self.db, VirtualWorker(writing_s(len(boards))))
+        looks, models, readers = Store(self.db, VirtualWorker()), VirtualWorker(), VirtualWorker()
+        self._rooms = Rooms(store, looks, models, readers, BundleStore(home / "bundles"), home / "evaluations")
         self._scheduler = RunScheduler(self._rooms)
         self._at_work: set[str] = set()
         self._notes: dict[str, None] = {}

@@ -12,9 +12,12 @@ another runtime ends the simulation in words.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
+import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +33,7 @@ from coordinator.simulation.metering import MeterState
 from protos.convert.orders import order_from, order_to
 from protos.errors import EdgejouleError, UsageError
 from protos.extras import missing
+from protos.file_lock import lock
 from protos.model.bundle import open_bundle
 from protos.model.engine import engine_identity
 from protos.model.head import Head
@@ -39,6 +43,9 @@ from protos.v1 import edgejoule_pb2 as pb
 
 # How often a task is begun anew when its worker is lost. One that takes its worker with it every time must end, too.
 _AGAIN = 5
+# Of a worker's folder, and of the file in it that the worker holds while it lives.
+_PREFIX, _HELD = "edgejoule-ray-", "held"
+_PATIENCE_S = 10.0
 
 
 class ClusterError(EngineError):
@@ -85,15 +92,25 @@ class _Workshop:
             )  # fmt: skip
         self.key = fleet.key
         self._fleet = fleet
-        self._folder = tempfile.TemporaryDirectory(prefix="edgejoule-ray-")
+        sweep()
+        self._folder = tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{fleet.key[:12]}-")
         home = Path(self._folder.name)
-        for name, data in fleet.files.items():
-            path = home / "bundle" / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-        bundle = open_bundle(home / "bundle")
-        self._shared = Shared(bundle, Head(bundle), engine, fleet.embeddings, fleet.labels, fleet.source)
-        self._coordinates = trees.coordinates(bundle.initial_head())
+        # It dies with this process, however that ends: who finds the folder then may take it away. No file of that name
+        # is ever there without its lock.
+        self._held = os.open(home / "new", os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+        try:
+            lock(self._held)
+            os.replace(home / "new", home / _HELD)
+            for name, data in fleet.files.items():
+                path = home / "bundle" / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
+            bundle = open_bundle(home / "bundle")
+            self._shared = Shared(bundle, Head(bundle), engine, fleet.embeddings, fleet.labels, fleet.source)
+            self._coordinates = trees.coordinates(bundle.initial_head())
+        except BaseException:
+            self.close()
+            raise
         self._boards: dict[int, VirtualBoard] = {}
 
     def board(self, index: int) -> VirtualBoard:
@@ -108,6 +125,58 @@ class _Workshop:
     def close(self) -> None:
         """Give the disk back."""
         self._folder.cleanup()
+        os.close(self._held)
+
+
+def opened(fleet: _Fleet) -> _Workshop:
+    """The fleet in this process.
+
+    Raises:
+        EngineError: this node cannot work, which is no fault of any board.
+    """
+    try:
+        return _Workshop(fleet)
+    except EngineError:
+        raise
+    except (EdgejouleError, OSError) as error:
+        raise EngineError(
+            f"a node cannot open the fleet: {error}", where="ray", fix="look at that node's disk and installation"
+        ) from error
+
+
+def sweep(key: str = "", patience_s: float = 0.0) -> None:
+    """Take away the folders of worker processes on this machine that are gone.
+
+    Args:
+        key: only those of this fleet; empty: of any.
+        patience_s: wait so long at most for those that are about to end.
+    """
+    end_s = time.monotonic() + patience_s
+    while True:
+        left = [one for one in Path(tempfile.gettempdir()).glob(f"{_PREFIX}{key[:12]}*") if not _taken_away(one)]
+        if not left or time.monotonic() >= end_s:
+            return
+        time.sleep(0.05)
+
+
+def _taken_away(folder: Path) -> bool:
+    """Whether a folder is gone; one that a process holds stays."""
+    try:
+        handle = os.open(folder / _HELD, os.O_RDWR)
+    except FileNotFoundError:
+        # Just made, and not held yet; or being taken away by its owner.
+        return not folder.exists()
+    except OSError:
+        # Somebody else's.
+        return False
+    try:
+        lock(handle)
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    shutil.rmtree(folder, ignore_errors=True)
+    return not folder.exists()
 
 
 _here: _Workshop | None = None
@@ -126,10 +195,12 @@ def _work(handle: list[Any], key: str, index: int, state: BoardState, order: byt
         import ray
 
         if _here is not None:
+            atexit.unregister(_here.close)
             _here.close()
             _here = None
         try:
-            _here = _Workshop(ray.get(handle[0]))
+            _here = opened(ray.get(handle[0]))
+            atexit.register(_here.close)
         except EngineError as error:
             return _Done(None, error, state.meter, state)
     board = _here.board(index)
@@ -167,7 +238,7 @@ class Cluster:
     """A connection to Ray, and one fleet in its object store; see :func:`on_ray`."""
 
     def __init__(self, ray: Any, fleet: _Fleet) -> None:
-        self._ray, self._key = ray, fleet.key
+        self._ray, self.key = ray, fleet.key
         self._fleet = ray.put(fleet)
         self._work = ray.remote(max_retries=_AGAIN, num_cpus=1)(_work)
         self._open: set[Any] = set()
@@ -181,7 +252,7 @@ class Cluster:
     def begin(self, index: int, state: BoardState, order: TrainOrder, begun_s: float) -> Any:
         """Let an order be done from ``begun_s`` on; returns the task."""
         rest = (order.deadline_s, begun_s)
-        task = self._work.remote([self._fleet], self._key, index, state, order_to(order).SerializeToString(), rest)
+        task = self._work.remote([self._fleet], self.key, index, state, order_to(order).SerializeToString(), rest)
         self._open.add(task)
         return task
 
@@ -264,3 +335,7 @@ def on_ray(
             cluster.close()
         if mine:
             ray.shutdown()
+            # Its workers are killed, and give nothing back themselves. Those of a cluster that goes on are swept up by
+            # whoever works on that node next.
+            if cluster is not None:
+                sweep(cluster.key, _PATIENCE_S)

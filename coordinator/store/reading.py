@@ -23,7 +23,7 @@ from coordinator.store.ledger import costs
 from coordinator.store.ledger.costs import KeptPlan
 from coordinator.store.ledger.privacy import participations
 from coordinator.store.models import evaluations
-from coordinator.store.runs import JUDGED
+from coordinator.store.runs import JUDGED, SO_FAR
 from coordinator.store.tables import earlier_energy, energy, events, orders, refusals, reports, rounds, runs, strains
 from protos.energy.trace import Method, Phase, PhaseEnergy, joined
 from protos.orders import StopReason, Strain
@@ -126,7 +126,7 @@ def events_of(connection: Connection, run_id: str) -> tuple[RunEvent, ...]:
     """What happened to a run, in words; figures that are kept among its events are told with their rounds."""
     query = (
         select(events.c.round, events.c.unix_s, events.c.kind, events.c.detail)
-        .where(events.c.run_id == run_id, events.c.kind.not_in([JUDGED, evaluations.KIND]))
+        .where(events.c.run_id == run_id, events.c.kind.not_in([JUDGED, SO_FAR, evaluations.KIND]))
         .order_by(events.c.sequence)
     )
     return tuple(RunEvent(row.round, row.unix_s, row.kind, row.detail) for row in connection.execute(query))

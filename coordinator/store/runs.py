@@ -378,6 +378,9 @@ def add_bytes_down(connection: Connection, run_id: str, number: int, sent: Mappi
         )
 
 
+SO_FAR = "so far"
+"""The kind of note that says what those before it come to, for who reads the newest alone; people are not shown it."""
+
 JUDGED = "judged"
 """The kind of note that says what the figures of a round are, where its head is no classifier."""
 

@@ -139,7 +139,7 @@ def wheel(connection: Connection, upgrade_id: str) -> tuple[str, bytes, bytes]:
     return row.wheel, bytes(row.data), bytes(row.signature)
 
 
-def change(connection: Connection, upgrade_id: str, **values: Any) -> None:
+def change(connection: Connection, /, upgrade_id: str, **values: Any) -> None:
     """Change columns of an upgrade."""
     connection.execute(update(upgrades).where(upgrades.c.upgrade_id == upgrade_id).values(**values))
 

@@ -3,6 +3,8 @@
 ``hash`` of a line is SHA-256 over the hash of the line before and the line's own fields, so a line that was changed,
 left out or put in breaks every line after it. Lines cut off at the end cannot be told from the file alone: note the
 newest hash elsewhere now and then (``coordinator audit`` prints it), and give it to ``coordinator audit verify``.
+
+A last line without its end is what a power cut leaves. The next one that is written takes it away, and says so.
 """
 
 from __future__ import annotations
@@ -54,7 +56,13 @@ class AuditLog:
             number = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_APPEND, 0o600)
             with os.fdopen(number, "rb+") as file:
                 _locked(file.fileno())
+                cut = _cut(file)
                 before = _newest(file)
+                if cut:
+                    # It was answered to nobody, and what follows must not be glued to it.
+                    note = {"unix_s": round(time.time(), 3), "who": "local", "what": "line cut short", "bytes": cut}
+                    note["hash"] = before = _chained(before, note)
+                    file.write(json.dumps(note, ensure_ascii=False).encode() + b"\n")
                 line = {"unix_s": round(time.time(), 3), "who": who, "what": what, **details}
                 line["hash"] = _chained(before, line)
                 file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
@@ -124,6 +132,22 @@ def _locked(number: int) -> None:
             if time.monotonic() >= give_up_s:
                 raise
             time.sleep(0.005)
+
+
+def _cut(file: IO[bytes]) -> int:
+    """Take away what a power cut left of a last line, which has no end; its bytes, 0 where there is none."""
+    size, asked = file.seek(0, os.SEEK_END), _TAIL_BYTES
+    while True:
+        start = file.seek(max(0, size - asked))
+        tail = file.read()
+        end = tail.rfind(b"\n") + 1
+        if end or start == 0:
+            break
+        asked *= 4
+    rest = len(tail) - end
+    if rest:
+        file.truncate(size - rest)
+    return rest
 
 
 def _newest(file: IO[bytes]) -> str:

@@ -28,6 +28,8 @@ __all__ = ["FILE", "Certificate", "OpenToken", "Register"]
 FILE = "register.db"
 TRIES = 5
 """Wrong proofs after which a token is void."""
+RENEWALS, RENEWALS_S = 12, 3600.0
+"""So many certificates in so many seconds one peer gets by itself: each is a line on disk for ever."""
 _LAYOUT = 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS tokens (
@@ -205,9 +207,27 @@ class Register:
 
     # ---- certificates
 
-    def issued(self, issued: Issued, *, who: str, what: str, machine: str = "") -> None:
-        """Keep a certificate that was made."""
+    def issued(self, issued: Issued, *, who: str, what: str, machine: str = "", by: str | None = None) -> None:
+        """Keep a certificate that was made.
+
+        Args:
+            by: serial number of the certificate that asked for it; None where an operator did.
+
+        Raises:
+            RefusedError: that one was revoked in the meantime, or its owner has had too many lately.
+        """
         with self._writing():
+            if by is not None:
+                # In the transaction that keeps the new one: who is revoked at this moment gets none that outlives it.
+                if by in self.revoked():
+                    raise RefusedError(
+                        "its certificate was revoked", where=str(issued.peer), fix="enrol it again with a new token"
+                    )
+                since = time.time() - RENEWALS_S
+                if sum(one.issued_unix_s > since for one in self.certificates(issued.peer)) >= RENEWALS:
+                    raise RefusedError(
+                        f"has had {RENEWALS} certificates within an hour", where=str(issued.peer), fix="wait an hour"
+                    )
             groups: tuple[str, ...] = ()
             if issued.peer.role is Role.DEVICE:
                 earlier = [one for one in self.certificates(issued.peer) if one.machine or one.groups]

@@ -31,9 +31,25 @@ from protos.trust.signed import (
     verify,
 )
 
-__all__ = ["KEY_FILE", "content_of", "make_key", "public_of", "read_signature", "sign", "signers_of", "write_signers"]
+__all__ = [
+    "DELEGATION_SUFFIX",
+    "KEY_FILE",
+    "checked",
+    "content_of",
+    "cosign",
+    "make_key",
+    "private_pem",
+    "public",
+    "public_of",
+    "read_key",
+    "read_signature",
+    "sign",
+    "signers_of",
+    "write_signers",
+]
 
 KEY_FILE, _SIGNERS_FILE = "signing.key", "signers.json"
+DELEGATION_SUFFIX = ".delegation"
 _SIGNERS_DAYS = 730
 _DAY_S = 86_400
 
@@ -47,14 +63,19 @@ def make_key(path: Path) -> str:
     if path.exists():
         raise UsageError("is there already", where=str(path), fix="give another name")
     key = ed25519.Ed25519PrivateKey.generate()
+    write_private(path, private_pem(key))
+    return public(key)
+
+
+def private_pem(key: ed25519.Ed25519PrivateKey) -> bytes:
+    """A private key as its file has it."""
     form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    write_private(path, key.private_bytes(*form))
-    return _public(key)
+    return key.private_bytes(*form)
 
 
 def public_of(path: Path) -> str:
     """The public half of a key file, hexadecimal. Raises ConfigError: it is none."""
-    return _public(_key(path))
+    return public(read_key(path))
 
 
 def write_signers(folder: Path, keys: Iterable[str], threshold: int, *, days: float = _SIGNERS_DAYS) -> Signers:
@@ -101,7 +122,13 @@ def content_of(path: Path) -> tuple[str, str, int]:
     if path.is_dir():
         bundle = open_bundle(path)
         return "bundle", bundle.bundle_id.removeprefix("sha256:"), record_of(path / MANIFEST_FILE).size_bytes
-    kinds = {".whl": "wheel", ".hex": "firmware", ".uf2": "firmware", ".tflite": "model"}
+    kinds = {
+        ".whl": "wheel",
+        ".hex": "firmware",
+        ".uf2": "firmware",
+        ".tflite": "model",
+        DELEGATION_SUFFIX: "delegation",
+    }
     if path.suffix not in kinds or not path.is_file():
         fix = "give a bundle's folder, a .whl, .hex, .uf2 or .tflite file"
         raise UsageError("is nothing that is signed", where=str(path), fix=fix)
@@ -189,15 +216,15 @@ def _write(
 def _signatures(text: bytes, signers: Signers, keys: Iterable[Path]) -> dict[str, bytes]:
     made = {}
     for path in keys:
-        key = _key(path)
-        public = _public(key)
-        if public not in signers.keys:
+        key = read_key(path)
+        mine = public(key)
+        if mine not in signers.keys:
             raise UsageError(
-                f"its key {key_id(public)} is none of the signers",
+                f"its key {key_id(mine)} is none of the signers",
                 where=str(path),
                 fix="name it with `coordinator signers --add`",
             )
-        made[key_id(public)] = key.sign(signed_text("statement", text))
+        made[key_id(mine)] = key.sign(signed_text("statement", text))
     return made
 
 
@@ -220,7 +247,8 @@ def _read_signers(folder: Path) -> tuple[Signers, bytes] | None:
         raise ConfigError("is damaged", where=str(path), fix="bring it back from a backup") from error
 
 
-def _key(path: Path) -> ed25519.Ed25519PrivateKey:
+def read_key(path: Path) -> ed25519.Ed25519PrivateKey:
+    """A private key from its file. Raises ConfigError: it is none."""
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), None)
     except (OSError, ValueError, TypeError) as error:
@@ -231,6 +259,7 @@ def _key(path: Path) -> ed25519.Ed25519PrivateKey:
     return key
 
 
-def _public(key: ed25519.Ed25519PrivateKey) -> str:
+def public(key: ed25519.Ed25519PrivateKey) -> str:
+    """The public half of a key, hexadecimal."""
     raw = key.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
     return raw.hex()

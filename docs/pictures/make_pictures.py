@@ -18,8 +18,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
+import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(Path(__file__).parent), str(ROOT)]
@@ -28,6 +30,7 @@ from invented_run import FLEET, card_of, write  # noqa: E402
 
 from coordinator.live.terminal_view import WatchApp  # noqa: E402
 from coordinator.operator.client import Operator  # noqa: E402
+from firmware_tools.bridge.simulator.bench import Bench, BridgeSpec, SimulatedBridge  # noqa: E402
 from protos.convert.cards import card_to  # noqa: E402
 from protos.orders import PROTOCOL  # noqa: E402
 from protos.v1 import edgejoule_pb2_grpc as rpc  # noqa: E402
@@ -37,6 +40,8 @@ PAGES = (
     ("dashboard-dark", 1280, 900, "dark"),
     ("dashboard-phone", 390, 844, "light"),
 )
+WATTS = (("watts-desktop", 1280, 900, "light"), ("watts-phone", 390, 844, "dark"))
+BOARD, LOAD = "bench-pi4", "square:2.6,5.4,1.7,0.35"
 
 
 @contextmanager
@@ -61,6 +66,39 @@ def join(address: str) -> None:
         for one in FLEET:
             if one[0] != "barn-pi3":
                 stub.Join(card_to(card_of(*one), PROTOCOL), timeout=20)
+
+
+@contextmanager
+def board(folder: Path, address: str) -> Iterator[None]:
+    """A real daemon that waits for orders, whose bridge is simulated."""
+    labels = np.arange(40, dtype=np.int32) % 4
+    np.savez(folder / "data.npz", x=np.zeros((40, 8, 8, 1), np.uint8), y=labels)
+    bridge = SimulatedBridge(BridgeSpec(link=folder / "ttyINA", load=LOAD, profile="balanced"))
+    command = [sys.executable, "-m", "edge_runtime.cli", "run", "--coordinator", address, "--device-id", BOARD]
+    command += ["--state", str(folder / "board"), "--data", str(folder / "data.npz")]
+    command += ["--sensor", f"serial:{bridge.spec.link}", "--board", "pi4"]
+    with Bench([bridge]), subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
+        try:
+            yield
+        finally:
+            process.terminate()
+
+
+def watts(browser: Any, url: str, out: Path, width: int, height: int, scheme: str) -> None:
+    """The watts of that board, with a window of them."""
+    view = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+    view.goto(url)
+    view.get_by_role("button", name=BOARD, exact=True).click(timeout=60_000)
+    view.locator("#span").select_option("10")
+    view.wait_for_timeout(12_000)
+    box = view.locator("#trace").bounding_box()
+    view.mouse.move(box["x"] + 0.45 * box["width"], box["y"] + 60)
+    view.mouse.down()
+    view.mouse.move(box["x"] + 0.8 * box["width"], box["y"] + 60, steps=3)
+    view.mouse.up()
+    view.evaluate("scrollTo(0, document.getElementById('watts').offsetTop - 70)")
+    view.screenshot(path=out)
+    view.close()
 
 
 async def terminal(address: str, size: tuple[int, int], out: Path) -> None:
@@ -107,6 +145,9 @@ def main() -> None:
 
                 for name, width, height, scheme in PAGES:
                     shoot(name, f"{url}", width, height, scheme, "#link.good")
+                with board(at, address):
+                    for name, width, height, scheme in WATTS:
+                        watts(browser, url, out / f"{name}.png", width, height, scheme)
                 shoot("report", (at / "report.html").as_uri(), 1280, 1500, "light")
                 for name, width, height in (("watch-80x24", 994, 655), ("watch-120x40", 1482, 1045)):
                     shoot(name, (at / f"{name}.svg").as_uri(), width, height, "dark")

@@ -76,6 +76,7 @@ class Device:
     Attributes:
         summary: of the data as they were when they could last be used; without examples before.
         data_fault: why the data cannot be used now, or None.
+        refused_head: why the newest head of a run may not come to work here, or "".
     """
 
     def __init__(self, settings: Settings, *, clock: Clock | None = None, meter: Meter | None = None) -> None:
@@ -111,7 +112,9 @@ class Device:
             bundle = self.bundle_cache.adopt(settings.bundle) if settings.bundle else None
             self.summary, self._stamp = _NO_DATA, ""
             self.data_fault: EdgejouleError | None = None
+            self.refused_head = ""
             self._looked = False
+            self._own_store: ExampleStore | None = None
             self.look_at_data(bundle)
             self.meter: Meter = meter or SharedMeter(open_meter_late(settings.sensor, clock=self.clock))
             self.gate = Gate()
@@ -143,7 +146,7 @@ class Device:
             )
 
     def _take_instance(self) -> str:
-        found = take_instance(self.state.path, machine_hash())
+        found = take_instance(self.state.path, machine_hash(self.settings.machine_root))
         if found.copied:
             log().warning("%s came from another machine: what codecs owe stays with that one", self.state.path)
             for path in self.state.folder("memory").iterdir():
@@ -183,12 +186,15 @@ class Device:
 
     def take_inbox(self) -> None:
         """Take up what was put into the store's inbox, and let go of what is beyond its bounds."""
-        store = self._store(self.settings.data or "")
+        store = self._own_store = self._own_store or self._store(self.settings.data or "")
         if store is None:
             return
+        before = store.unread
         try:
             if taken := store.take_inbox():
                 log().info("%d examples were taken from the inbox", taken)
+            if store.unread and store.unread != before:
+                log().warning("%d files of the inbox cannot be read: %s", len(store.unread), store.unread[0])
             store.trim()
         except (*DATA_FAULTS, StoreError, RefusedError) as error:
             log().warning("the store of examples cannot be kept in order now: %s", error)
@@ -223,7 +229,7 @@ class Device:
         """What is not as it should be, each in one line."""
         data = str(self.data_fault) if self.data_fault is not None else self.summary.complaint
         sensor = self.late.trouble if self.late is not None else ""
-        return tuple(one for one in (data, sensor) if one)
+        return tuple(one for one in (data, sensor, self.refused_head) if one)
 
     def _first_summary(self, bundle: Bundle | None) -> Summary:
         """Data is checked against the bundle that the user names, else for itself."""

@@ -11,11 +11,10 @@ Rules kept here:
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,17 +32,20 @@ from edge_runtime.identity.handshake import speaks_tls, why_not
 from edge_runtime.identity.identity import Identity, read_identity, stamp_of
 from edge_runtime.systemd.logging_setup import log
 from protos.addresses import host_and_port, is_loopback, several
+from protos.convert.calls import CALL_S, FETCH_S, LATER_S, check_protocol, report_parts, report_timeout_s
 from protos.convert.cards import card_to
-from protos.convert.checks import MAX_WAIT_S, finite
+from protos.convert.checks import MAX_NAME, MAX_WAIT_S, finite
 from protos.convert.energy import settled_to
 from protos.convert.masks import KeyBytes, open_to, roster_from, shares_from, shares_to
 from protos.convert.orders import order_from
 from protos.convert.publications import receptions_to
+from protos.convert.received_files import receive_file_part
 from protos.convert.reports import receipt_from
 from protos.convert.upgrades import upgrade_state_to
+from protos.convert.watts import bins_to
+from protos.energy.bins import PowerBins
 from protos.errors import ConfigError, IntegrityError, RefusedError, UnknownRunError, UnreachableError, UpdateError
 from protos.orders import (
-    PART_BYTES,
     PROTOCOL,
     DeviceCard,
     Holding,
@@ -64,22 +66,18 @@ from protos.v1 import edgejoule_pb2_grpc as rpc
 
 # Run, round and attempt that masks are for.
 MaskKey = tuple[str, int, int]
-CALL_S = 15.0
 # Masks are agreed on when the slowest device has come, or was left out.
 MASK_S = 150.0
-# NextOrder is answered late on purpose, so that an idle fleet need not poll. The call ends a little later than what the
-# coordinator is told.
+# NextOrder is answered late on purpose, so that an idle fleet need not poll.
 ORDER_S = 540.0
-_LATER_S = 30.0
 # How often a call that waits for nothing in particular is looked after.
 _LOOK_S = 5.0
-FETCH_S = 900.0
+# Watts that are looked at are worth nothing later.
+_LIVE_S = 10.0
 # gRPC ends a call at its deadline; if it has not by then, it never will.
 _GRACE_S = 10.0
 # What of the time to stop is kept for giving everything back, after the goodbye.
 _CLOSING_S = 0.8
-# The slowest uplink that a report is waited for on.
-_UPLINK_BYTES_PER_S = 20_000
 MAX_ORDER_BYTES = 64 << 20
 _OPTIONS = [
     # The coordinator's pings come first, and save this one.
@@ -169,6 +167,7 @@ class Link:
         self._identity = read_identity(state) if state is not None else None
         self._addresses = check_addresses(address, self._identity)
         self.address = self._addresses[0]
+        self._live: Any = None
         self.meter: MeterCard | None = None
         """What measures, as the coordinator was told at joining; None before."""
         self._connect()
@@ -223,13 +222,7 @@ class Link:
         """
         self._take_up_renewed()
         answer = self._call(self._stub.Join, card_to(card, PROTOCOL), CALL_S)
-        theirs = (int(answer.protocol_major), int(answer.protocol_minor))
-        if theirs[0] != PROTOCOL[0]:
-            raise RefusedError(
-                f"speaks protocol {theirs[0]}.{theirs[1]}, this device speaks {PROTOCOL[0]}.{PROTOCOL[1]}",
-                where=f"coordinator {self.address}",
-                fix="install the same release on both",
-            )
+        theirs = check_protocol(answer, self.address)
         self.meter = card.meter
         return Welcome(theirs, answer.software_version, finite(answer.check_in_s, "check_in_s", at_most=MAX_WAIT_S))
 
@@ -272,27 +265,56 @@ class Link:
             receptions=receptions_to(receptions),
             upgrade=upgrade_state_to(holding.upgrade),
         )
-        answer = self._call(self._stub.NextOrder, request, waits_s + _LATER_S, given_up=given_up)
+        answer = self._call(self._stub.NextOrder, request, waits_s + LATER_S, given_up=given_up)
         if answer is None:
             return WaitOrder(0.0, "something changed here"), 0
         return order_from(answer), int(answer.ByteSize())
 
-    def watch(self, device_id: str, session: str, order: TrainOrder) -> OrderWatch:
-        """Watches whether an order is still wanted; nothing is sent before it has been worked on for a while."""
+    def watch(
+        self, device_id: str, session: str, order: TrainOrder, show_watts: Callable[[], None] = lambda: None
+    ) -> OrderWatch:
+        """Watches whether an order is still wanted; nothing is sent before it has been worked on for a while.
+
+        Args:
+            show_watts: called when the coordinator says that somebody looks at the power of this device.
+        """
         request = pb.AwaitEndRequest(
             device_id=device_id, session=session, run_id=order.run_id, round=order.round, waits_s=ORDER_S
         )
 
         def wanted(call: Any) -> bool | None:
             try:
-                return bool(call.result().wanted)
+                answer = call.result()
+                if answer.watts:
+                    show_watts()
+                return bool(answer.wanted)
             except (grpc.RpcError, grpc.FutureCancelledError):
                 # Away, or of an earlier release: nobody says that it is not.
                 return None
 
         return OrderWatch(
-            lambda: self._stub.AwaitEnd.future(request, timeout=ORDER_S + _LATER_S), wanted, time.monotonic
+            lambda: self._stub.AwaitEnd.future(request, timeout=ORDER_S + LATER_S), wanted, time.monotonic
         )
+
+    def live(self, device_id: str, session: str, bins: PowerBins, reason: str, ends: bool) -> bool:
+        """Send the power of now; whether more is wanted. False when nobody answers. Any one thread may call it, beside
+        the calls of the others."""
+        request = pb.LiveWattsRequest(
+            device_id=device_id, session=session, bins=bins_to(bins), reason=reason[:MAX_NAME], ends=ends
+        )
+        try:
+            self._live = self._stub.LiveWatts.future(request, timeout=_LIVE_S)
+            return bool(self._live.result().wanted)
+        except (grpc.RpcError, grpc.FutureCancelledError, ValueError):
+            # Away, of an earlier release, or the connection was closed for another: who looks asks again.
+            return False
+        finally:
+            self._live = None
+
+    def end_live(self) -> None:
+        """Let a :meth:`live` that waits end at once."""
+        if (call := self._live) is not None:
+            call.cancel()
 
     def report(self, device_id: str, run_id: str, round: int, data: bytes, *, hurry_s: float | None = None) -> Receipt:
         """Send the bytes of a report.
@@ -303,22 +325,10 @@ class Link:
         Raises:
             Away, Interrupted; RefusedError: these bytes will never be taken, and why.
         """
-        header = pb.ReportHeader(
-            run_id=run_id,
-            round=round,
-            device_id=device_id,
-            total_bytes=len(data),
-            sha256=hashlib.sha256(data).digest(),
-        )
-
-        def parts() -> Iterator[pb.ReportRequest]:
-            yield pb.ReportRequest(header=header)
-            for start in range(0, len(data), PART_BYTES):
-                yield pb.ReportRequest(data=data[start : start + PART_BYTES])
-
-        timeout_s = CALL_S + len(data) / _UPLINK_BYTES_PER_S if hurry_s is None else hurry_s
+        parts = report_parts(run_id, round, device_id, data)
+        timeout_s = report_timeout_s(len(data)) if hurry_s is None else hurry_s
         try:
-            answer = self._call(self._stub.Report, parts(), timeout_s, stoppable=hurry_s is None)
+            answer = self._call(self._stub.Report, parts, timeout_s, stoppable=hurry_s is None)
             return receipt_from(answer)
         except (UpdateError, UnknownRunError) as error:
             return Receipt(Verdict.REJECTED, error.what)
@@ -493,9 +503,5 @@ def _write_files(stream: Iterable[Any], folder: Path, allowed: Callable[[str, in
     """Write the files of a stream: a `file` part, then its `data` parts, for each that is allowed by name and size."""
     with FileDownloads(folder) as downloads:
         for part in stream:
-            if part.WhichOneof("part") == "file":
-                allowed(part.file.name, part.file.size_bytes)
-                downloads.begin(part.file.name, part.file.size_bytes, part.file.sha256)
-            else:
-                downloads.add(part.data)
+            receive_file_part(downloads, part, (allowed,))
         downloads.finish()

@@ -37,6 +37,7 @@ from edge_runtime.daemon.upgrading import Upgrades
 from edge_runtime.health.pauses import open_pauses
 from edge_runtime.identity.signatures import Signatures
 from edge_runtime.model.adopting import receive
+from edge_runtime.power.live import LivePower
 from edge_runtime.round import work as one_round
 from edge_runtime.round.held_heads import CannotRebuildError
 from edge_runtime.round.inputs.examples import ChangedDataError
@@ -50,6 +51,7 @@ from protos.atomic import write_whole
 from protos.energy.trace import Phase
 from protos.errors import (
     EdgejouleError,
+    IntegrityError,
     RefusedError,
     StoreError,
     UnknownRunError,
@@ -147,12 +149,19 @@ class Daemon:
         self._seen: object = None
         self._masks = Masks(device.settings.device_id, device.session, link)
         state = device.state.path
-        self._upgrades = Upgrades(state, device.settings.machine_root, Signatures(state))
+        self._signatures = Signatures(state)
+        self._upgrades = Upgrades(state, device.settings.machine_root, self._signatures)
         # What became of publications, until the coordinator knows.
         self._receptions: list[Reception] = []
         # A publication that cannot be taken before some time of the monotonic clock.
         self._put_off: tuple[str, float] | None = None
         self._put_offs = Backoff(5.0, _TRIED_AGAIN_S)
+        self._live = LivePower(
+            lambda: device.late.sensor if device.late is not None else None,
+            lambda: device.late.trouble if device.late is not None else "",
+            lambda bins, reason, ends: link.live(device.settings.device_id, device.session, bins, reason, ends),
+            link.end_live,
+        )
         self._pauses = open_pauses(device.settings, device.clock, wait=self._rest, tell=self._notifier.status)
 
     def serve(self) -> None:
@@ -191,6 +200,7 @@ class Daemon:
         finally:
             reason = reason or self._stopping.reason or "done"
             self._notifier.stopping(reason)
+            self._live.close()
             self._leave(reason)
 
     def _rest(self, timeout_s: float) -> bool:
@@ -231,8 +241,14 @@ class Daemon:
             case WaitOrder(_, _, Publication() as published):
                 self._receptions.clear()
                 self._take(published)
+            case WaitOrder(watts=True):
+                self._receptions.clear()
+                self._live.begin()
             case WaitOrder(retry_after_s, reason):
                 self._receptions.clear()
+                if self._put_off is not None and time.monotonic() >= self._put_off[1]:
+                    # It is not offered any more.
+                    self._put_off, self._device.refused_head = None, ""
                 log().debug("waiting %.1f s: %s", retry_after_s, reason)
                 self._pause(retry_after_s)
             case RevealOrder():
@@ -374,6 +390,7 @@ class Daemon:
                     bench,
                     device.state.path,
                     device.heads,
+                    self._signatures,
                     adopt=settings.adopt,
                     personally=settings.personal_head == "on",
                 )
@@ -387,9 +404,13 @@ class Daemon:
                 log().warning("the head of %s cannot be taken to work now: %s", published.run_id, error)
                 if isinstance(error, ChangedDataError):
                     device.forget_data()
+                if isinstance(error, IntegrityError):
+                    # With the card, for as long as it is so.
+                    device.refused_head = str(error)
                 self._put_off = (published.id, time.monotonic() + self._put_offs.next_s())
             return
         self._put_off = None
+        device.refused_head = ""
         self._put_offs.reset()
         # What a plan hides is judged here, and not told.
         self._receptions.append(said if published.evaluate else dataclasses.replace(said, evaluation=None, reason=""))
@@ -450,7 +471,7 @@ class Daemon:
             self._device.meter.mark(Phase.IDLE)
             self._device.meter.settle(0.0)
             self._run_id = order.run_id
-        watch = self._link.watch(self._settings.device_id, self._device.session, order)
+        watch = self._link.watch(self._settings.device_id, self._device.session, order, self._live.begin)
         try:
             started_s = time.monotonic()
             with self._stopping.loading():

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import itertools
 import json
 import os
 import time
@@ -34,7 +35,7 @@ from protos.atomic import write_whole
 from protos.datafiles.formats.collected import INBOX, INDEX, NPY, RAW, Entry, entries, is_store
 from protos.datafiles.formats.folder import is_image
 from protos.datafiles.rows import kept_dtype
-from protos.errors import DataError, NonFiniteError, RefusedError, UsageError
+from protos.errors import DataError, EdgejouleError, NonFiniteError, RefusedError, UsageError
 from protos.file_lock import lock
 
 __all__ = ["Bounds", "ExampleStore", "Stats"]
@@ -45,6 +46,11 @@ _LOCK_S = 10.0
 _SLACK = 64
 _IMAGE_KINDS = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"RIFF": ".webp", b"BM": ".bmp"}
 _SEED = 20_240_101
+# A file of the inbox that is not whole and has not changed for so long is not being written any more.
+_UNFINISHED_S = 60.0
+# How files of these kinds begin, and what is in the last bytes of a whole one; JPEGs may have some bytes behind it.
+_ENDS = {b"\xff\xd8\xff": b"\xff\xd9", b"\x89PNG": b"IEND", b"GIF8": b"\x3b"}
+_TAIL = 4096
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,10 @@ class ExampleStore:
 
     def __init__(self, folder: Path, *, now_unix_s: Callable[[], float] = time.time) -> None:
         self.folder, self._now_unix_s = folder.expanduser(), now_unix_s
+        self._swept = False
+        self._unfinished: dict[Path, tuple[tuple[int, int, int], float]] = {}
+        self.unread: list[str] = []
+        """Files of the inbox that the system did not let be read at the last look, each with the reason."""
 
     # ------------------------------------------------------------ in
 
@@ -158,30 +168,57 @@ class ExampleStore:
     def take_inbox(self) -> int:
         """Take up what lies in the inbox: `inbox/LABEL/FILE`, or `inbox/FILE` without a label; how many.
 
-        A file counts when it has the ending of an image, or .npy. What cannot be read goes to `inbox/.refused/`.
+        A file counts when it has the ending of an image, or .npy. One that is still being written is left until it is
+        whole, or has not changed for a minute; one that changes while it is read is taken again as it is then. What is
+        no example goes to `inbox/.refused/`; what the system does not let be read stays, and is in :attr:`unread`.
         """
         inbox = self.folder / INBOX
+        self.unread = []
         if not inbox.is_dir():
             return 0
         taken = 0
         for path in sorted(path for path in inbox.rglob("*") if _is_ready(path, inbox)):
             parts = path.relative_to(inbox).parts
             try:
-                if path.suffix.lower() == NPY:
-                    x: npt.NDArray[Any] | bytes = np.load(path, allow_pickle=False)
-                else:
-                    x = path.read_bytes()
-                self.add(x, parts[0] if len(parts) > 1 else None, kind=path.suffix.lower())
+                before = _stamp_of(path)
+                data = path.read_bytes()
+                if not _is_whole(data) and self._may_grow(path, before):
+                    continue
+                if not data:
+                    raise DataError("is empty", where=str(path), fix="copy it again")
+                kind = path.suffix.lower()
+                x = np.load(io.BytesIO(data), allow_pickle=False) if kind == NPY else data
+                self.add(x, parts[0] if len(parts) > 1 else None, kind=kind)
+                after = _stamp_of(path)
             except (DataError, NonFiniteError, UsageError, ValueError, EOFError):
-                refused = inbox / ".refused"
-                with storing(refused):
-                    refused.mkdir(exist_ok=True)
-                    path.replace(refused / path.name)
+                self._refuse(path, inbox / ".refused")
                 continue
-            with storing(path):
-                path.unlink()
+            except OSError as error:
+                if isinstance(error, EdgejouleError):
+                    raise
+                self.unread.append(f"{path}: {error.strerror or error}")
+                continue
+            if after == before:
+                with storing(path):
+                    path.unlink()
             taken += 1
         return taken
+
+    def _may_grow(self, path: Path, stamp: tuple[int, int, int]) -> bool:
+        """Whether a file that is not whole may still be on its way: it has changed within the last minute."""
+        known = self._unfinished.get(path)
+        if known is None or known[0] != stamp:
+            self._unfinished[path] = (stamp, time.monotonic())
+            return True
+        return time.monotonic() - known[1] < _UNFINISHED_S
+
+    @staticmethod
+    def _refuse(path: Path, refused: Path) -> None:
+        """Put a file away, without touching another of that name."""
+        names = itertools.chain([path.name], (f"{path.stem}-{number}{path.suffix}" for number in itertools.count(2)))
+        with storing(refused):
+            refused.mkdir(exist_ok=True)
+            path.replace(next(refused / name for name in names if not (refused / name).exists()))
 
     # ------------------------------------------------------------ bounds
 
@@ -320,6 +357,16 @@ class ExampleStore:
             around = path.parent.stat()
             os.chown(path, around.st_uid, around.st_gid)
 
+    def _sweep(self) -> None:
+        """Delete, once, what writes left that a power cut ended. Nobody else writes now."""
+        if self._swept:
+            return
+        self._swept = True
+        with contextlib.suppress(OSError):
+            for one in (self.folder, self.folder / RAW):
+                for path in one.glob(".*.part"):
+                    path.unlink(missing_ok=True)
+
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         with storing(self.folder):
@@ -341,6 +388,7 @@ class ExampleStore:
                             "somebody else writes to it", where=str(self.folder), fix="try again"
                         ) from error
                     time.sleep(0.02)
+            self._sweep()
             index = self.folder / INDEX
             if not index.exists():
                 with storing(index), write_whole(index):
@@ -391,10 +439,41 @@ def _checked(label: str | None) -> str | None:
     return label
 
 
+def _stamp_of(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _is_whole(data: bytes) -> bool:
+    """Whether these are all bytes of a file of a known kind, as far as its form tells; of others nobody knows."""
+    if not data:
+        return False
+    for start, end in _ENDS.items():
+        if data.startswith(start):
+            return end in data[-_TAIL:]
+    if data.startswith((b"RIFF", b"BM")):
+        # Length of what follows these eight bytes; length of all.
+        at, more = (4, 8) if data.startswith(b"RIFF") else (2, 0)
+        return len(data) >= int.from_bytes(data[at : at + 4], "little") + more
+    if data.startswith(b"\x93NUMPY"):
+        with contextlib.suppress(ValueError):
+            np.load(io.BytesIO(data), allow_pickle=False)
+            return True
+        return False
+    return True
+
+
 def _is_ready(path: Path, inbox: Path) -> bool:
     parts = path.relative_to(inbox).parts
     hidden = any(one.startswith(".") for one in parts) or path.suffix in (".part", ".tmp")
-    return not hidden and len(parts) <= 2 and (is_image(path) or path.suffix.lower() == NPY) and path.is_file()
+    return not hidden and len(parts) <= 2 and (is_image(path) or path.suffix.lower() == NPY) and _is_file(path)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _ends_line(path: Path) -> bool:

@@ -51,6 +51,9 @@ def add_identity(parser: argparse.ArgumentParser) -> None:
     _add_places(parser)
     parser.add_argument("--json", action="store_true", help="print JSON on stdout")
     parser.add_argument("--require-signatures", action="store_true", help="from now on run nothing that is not signed")
+    parser.add_argument(
+        "--require-signed-heads", action="store_true", help="from now on let no head of a run work that is not signed"
+    )
 
 
 def _add_places(parser: argparse.ArgumentParser) -> None:
@@ -111,7 +114,10 @@ def run_identity(arguments: argparse.Namespace) -> int:
     signatures = Signatures(state)
     if arguments.require_signatures:
         signatures.require()
-    required = read_memory(state).required
+    if arguments.require_signed_heads:
+        signatures.require_heads()
+    memory = read_memory(state)
+    required = memory.required
     left_s = found.ends_unix_s - time.time()
     if arguments.json:
         shown = {
@@ -122,12 +128,15 @@ def run_identity(arguments: argparse.Namespace) -> int:
             "ends_unix_s": found.ends_unix_s,
             "due_unix_s": found.due_unix_s(),
             "signatures_required": required,
+            "signed_heads_required": memory.heads_required,
         }
         print(json.dumps(shown, indent=2))
     else:
         print(f"{found.device_id} at {found.addresses[0]}, until {_day(found.ends_unix_s)} ({left_s / 86400:.1f} days)")
         print(f"renews itself from {_day(found.due_unix_s())} on")
         print("runs what is signed alone" if required else "runs what its coordinator sends, until it sees a signature")
+        if memory.heads_required:
+            print("works with heads of runs that are signed alone")
     if left_s <= 0:
         raise CheckFailed("its certificate has ended", where=found.device_id, fix="enrol the board again")
     return 0

@@ -7,14 +7,20 @@ its coordinator sends, by its hash. ``edge-runtime identity --require-signatures
 
 Signatures are checked in a child process, because that takes a package of about 10 MB that the daemon does without:
 ``python3 -m edge_runtime.identity.signatures STATE CONTENT WHAT SHA256 SIZE``. Nothing of the content is opened before.
+
+A head that a run ended with is signed by its coordinator, which the offline keys have let
+(:mod:`protos.trust.delegated`); who has seen one of those takes no other head to work. What came with it is given to
+the child: ``... STATE heads NOW``, and JSON on stdin.
 """
 
 from __future__ import annotations
 
+import base64
+import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +29,7 @@ from edge_runtime.state import storing
 from protos.atomic import write_whole
 from protos.errors import ConfigError, EdgejouleError, IntegrityError
 from protos.trust.admission import Memory, admitted, memory_from, memory_text
+from protos.trust.delegated import HeadStatement, SignedHead, admitted_head
 from protos.trust.signed import MAX_BYTES, SignatureFile, signature_of, verify
 
 __all__ = ["Memory", "Signatures", "admitted", "main", "read_memory", "write_memory"]
@@ -104,14 +111,38 @@ class Signatures:
                 raise IntegrityError("is not signed, and this device runs what is signed", where=what, fix=fix)
             return
         arguments = [str(self._state), str(content), what, sha256, str(size_bytes), repr(self._clock())]
+        self._in_child(arguments, what)
+
+    def check_head(self, signed: bytes, said: HeadStatement, where: str) -> None:
+        """Let a head of a run come to work; one that is not signed only where no signed one was seen before.
+
+        Args:
+            signed: what came with it, or nothing.
+            said: what its statement must say, but for counter and time.
+            where: the head, for messages.
+
+        Raises:
+            IntegrityError: it may not, and why. ConfigError: what was signed before cannot be read.
+        """
+        if not self.can_check:
+            return
+        if not signed:
+            if read_memory(self._state).heads_required:
+                fix = "let the coordinator sign heads with `coordinator delegate`"
+                raise IntegrityError("is not signed, and this device works with signed heads", where=where, fix=fix)
+            return
+        asked = {"signed": base64.b64encode(signed).decode(), "said": said.text().decode(), "where": where}
+        self._in_child([str(self._state), "heads", repr(self._clock())], where, json.dumps(asked))
+
+    def _in_child(self, arguments: Sequence[str], where: str, given: str = "") -> None:
         command = [sys.executable, "-m", "edge_runtime.identity.signatures", *arguments]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=_CHILD_S, check=False)
+            done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=_CHILD_S, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise IntegrityError(f"its signature could not be checked ({error})", where=what) from error
+            raise IntegrityError(f"its signature could not be checked ({error})", where=where) from error
         if done.returncode:
-            said = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise IntegrityError(said, where=what)
+            said = (done.stderr.strip().splitlines() or ["no reason given"])[-1].removeprefix(f"{where}: ")
+            raise IntegrityError(said, where=where)
 
     def holds(self, sha256: str) -> bool:
         """Whether content that is held here may still be run: its signature was seen and has not ended, or none is
@@ -128,9 +159,15 @@ class Signatures:
         """From now on nothing unsigned is taken."""
         write_memory(self._state, replace(read_memory(self._state), required=True))
 
+    def require_heads(self) -> None:
+        """From now on no head that is not signed comes to work."""
+        write_memory(self._state, replace(read_memory(self._state), heads_required=True))
+
 
 def main(arguments: list[str]) -> int:
     """Check one signature and remember it; the exit code."""
+    if arguments[1] == "heads":
+        return _check_head(Path(arguments[0]), float(arguments[2]))
     state, content, what, sha256 = Path(arguments[0]), Path(arguments[1]), arguments[2], arguments[3]
     size_bytes, now = int(arguments[4]), float(arguments[5])
     try:
@@ -143,6 +180,27 @@ def main(arguments: list[str]) -> int:
         if (statement.what, statement.sha256, statement.size_bytes) != (what, sha256, size_bytes):
             raise IntegrityError("its signature is of other content", where=what, fix="sign it anew")
         write_memory(state, admitted(read_memory(state), statement, signers, keys, now, what))
+    except (EdgejouleError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _check_head(state: Path, now_unix_s: float) -> int:
+    """Check the head that stdin tells of."""
+    try:
+        asked = json.load(sys.stdin)
+        where = str(asked["where"])
+        identity = read_identity(state)
+        if identity is None:
+            raise ConfigError("this device is not enrolled", where=str(state))
+        signed = SignedHead.parse(base64.b64decode(asked["signed"]), where)
+        root = identity.root_pem.encode()
+        head = HeadStatement.parse(asked["said"].encode(), where)
+        memory, refusal = admitted_head(read_memory(state), signed, head, root, now_unix_s, where)
+        write_memory(state, memory)
+        if refusal is not None:
+            raise refusal
     except (EdgejouleError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -180,16 +180,15 @@ def _export_as(name: str, given: argparse.Namespace) -> int:
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
     """A path for a library that opens files by itself; what it wrote appears at ``path`` whole or not at all."""
-    made = path.with_name(f".{path.name}.part")
+    from protos.atomic import written_beside
+
     try:
-        yield made
-        made.replace(path)
+        with written_beside(path) as made:
+            yield made
     except OSError as cause:
         if isinstance(cause, EdgejouleError):
             raise
         raise StoreError(f"cannot be written: {cause.strerror or cause}", where=str(path)) from cause
-    finally:
-        made.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edge_runtime.identity.signatures import Signatures
 from edge_runtime.model.current import About, Model, open_current, take
 from edge_runtime.round.evaluation import HeldOut, evaluate
 from edge_runtime.round.held_heads import HeldHeads
@@ -31,6 +32,7 @@ from protos.errors import EdgejouleError, UpdateError
 from protos.model.bundle import Bundle
 from protos.orders import HeadEvaluation, Publication, Reception
 from protos.progress import progressed
+from protos.trust.delegated import HeadStatement
 from protos.update import trees
 from protos.update.tensors import decode
 from protos.update.trees import Tree
@@ -95,6 +97,7 @@ def receive(
     bench: Workbench | None,
     state: Path,
     heads: HeldHeads,
+    signatures: Signatures,
     *,
     adopt: str,
     personally: bool,
@@ -103,6 +106,7 @@ def receive(
 
     Args:
         bench: with the board's data for this bundle; None where they do not fit it.
+        signatures: what may come to work; see :mod:`edge_runtime.identity.signatures`.
         adopt: ``better``, ``always`` or ``never``.
         personally: a personal head is tried.
 
@@ -110,9 +114,12 @@ def receive(
         What to tell the coordinator, and the model that is at work from now on; None when nothing changed.
 
     Raises:
+        IntegrityError: it may not come to work here; what is at work stays.
         UpdateError, StoreError, DataError, ...: it cannot be read, judged or written now.
     """
     head = head_of(publication, bundle, heads)
+    # Before an engine sees a number of it.
+    signatures.check_head(publication.signed, _said_of(publication, head), f"head of {publication.run_id}")
     if bench is not None and bench.held_out is not None and not bench.held_out.cache.complete:
         fill_held_out(bench)
     current = _current(state)
@@ -140,6 +147,20 @@ def receive(
     return Reception(publication.id, True, found.reason, found.evaluation), model
 
 
+def _said_of(publication: Publication, head: Tree) -> HeadStatement:
+    """What a signature of this head must say."""
+    return HeadStatement(
+        bundle=publication.bundle_id.removeprefix("sha256:"),
+        run_id=publication.run_id,
+        run=publication.name,
+        round=publication.round,
+        sha256=trees.digest(head),
+        shapes=trees.shapes(head),
+        counter=0,
+        issued_unix_s=0,
+    )
+
+
 def _current(state: Path) -> Model | None:
     try:
         return open_current(state)
@@ -149,7 +170,9 @@ def _current(state: Path) -> Model | None:
 
 
 def _of(head: Tree, bundle: Bundle, bench: Workbench | None) -> HeadEvaluation | None:
-    return bench.held_out.evaluate(head, bundle) if bench is not None and bench.held_out is not None else None
+    if bench is None or bench.held_out is None:
+        return None
+    return bench.held_out.evaluate(head, bundle, bench.head)
 
 
 def chosen(
@@ -166,10 +189,10 @@ def chosen(
         share, best = personal(head, bench)
     # Judged on the half that nothing was chosen by.
     judged = _half(bench.held_out, 1) if share else bench.held_out
-    own = _judge(best, bundle, judged)
+    own = _judge(best, bench, judged)
     comparable = current is not None and current.bundle.bundle_id == bundle.bundle_id
     if adopt == "better" and current is not None and comparable:
-        before = _judge(current.head, bundle, judged)
+        before = _judge(current.head, bench, judged)
         if is_worse(own, before):
             what = f"{own.correct} of {own.examples} own examples right, {before.correct} before"
             return Chosen(None, share, f"it is worse here: {what}; loss {own.loss:.3g}, {before.loss:.3g} before", new)
@@ -184,10 +207,10 @@ def personal(head: Tree, bench: Workbench) -> tuple[float, Tree]:
     """
     assert bench.held_out is not None
     tuned, first = _tuned(head, bench), _half(bench.held_out, 0)
-    best = (_judge(head, bench.bundle, first).loss, 0.0, head)
+    best = (_judge(head, bench, first).loss, 0.0, head)
     for share in _SHARES:
         mixed = trees.add_scaled(head, trees.subtract(tuned, head), share)
-        loss = _judge(mixed, bench.bundle, first).loss
+        loss = _judge(mixed, bench, first).loss
         if loss < best[0]:
             best = (loss, share, mixed)
     return best[1], best[2]
@@ -230,6 +253,6 @@ def _half(held_out: HeldOut, first: int) -> _Half:
     return _Half(held_out.labels[first::2], held_out.cache.view()[first::2])
 
 
-def _judge(head: Tree, bundle: Bundle, examples: HeldOut | _Half) -> HeadEvaluation:
+def _judge(head: Tree, bench: Workbench, examples: HeldOut | _Half) -> HeadEvaluation:
     embeddings = examples.cache.view() if isinstance(examples, HeldOut) else examples.embeddings
-    return evaluate(head, bundle, embeddings, examples.labels)
+    return evaluate(head, bench.bundle, embeddings, examples.labels, bench.head)

@@ -35,11 +35,15 @@ class HeldOut:
     labels: npt.NDArray[np.int32]
     cache: EmbeddingCache
 
-    def evaluate(self, head: Tree, bundle: Bundle) -> HeadEvaluation | None:
-        """Of a head in standardised space; None as long as embeddings lack, and of heads that are no classifiers."""
+    def evaluate(self, head: Tree, bundle: Bundle, compiled: Head | None = None) -> HeadEvaluation | None:
+        """Of a head in standardised space; None as long as embeddings lack, and of heads that are no classifiers.
+
+        Args:
+            compiled: see :func:`evaluate`.
+        """
         if bundle.manifest.task != CLASSIFICATION or not self.cache.complete:
             return None
-        return evaluate(head, bundle, self.cache.view(), self.labels)
+        return evaluate(head, bundle, self.cache.view(), self.labels, compiled)
 
 
 _BLOCK = 1024
@@ -47,15 +51,41 @@ _BLOCK = 1024
 _MOST_LOSS = 1e6
 
 
-def evaluate(head: Tree, bundle: Bundle, embeddings: npt.NDArray[Any], labels: npt.NDArray[np.int32]) -> HeadEvaluation:
+def evaluate(
+    head: Tree,
+    bundle: Bundle,
+    embeddings: npt.NDArray[Any],
+    labels: npt.NDArray[np.int32],
+    compiled: Head | None = None,
+) -> HeadEvaluation:
     """Evaluate a head.
 
     Args:
         head: in standardised space.
         embeddings: int8 or uint8 [N, D] as the backbone gives them, N >= 1; they may be memory-mapped.
         labels: int32 [N].
+        compiled: the bundle's head file, open already and idle: lent, so that layers in front of the head need no
+            second interpreter with an arena of its own. It holds afterwards what it held.
     """
-    logits = _logits_of(head, bundle)
+    if bundle.manifest.head.tail is None:
+        return _evaluated(head, bundle, embeddings, labels, _plain(head, bundle))
+    # Layers before the head are in the compiled file alone.
+    lent = Head(bundle) if compiled is None else compiled
+    before = lent.read()
+    lent.write(head)
+    try:
+        return _evaluated(head, bundle, embeddings, labels, lent.infer)
+    finally:
+        lent.write(before)
+
+
+def _evaluated(
+    head: Tree,
+    bundle: Bundle,
+    embeddings: npt.NDArray[Any],
+    labels: npt.NDArray[np.int32],
+    logits: Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]],
+) -> HeadEvaluation:
     classes = len(bundle.manifest.classes)
     of, right, loss = np.zeros(classes, np.int64), np.zeros(classes, np.int64), 0.0
     for start in range(0, len(labels), _BLOCK):
@@ -76,14 +106,9 @@ def evaluate(head: Tree, bundle: Bundle, embeddings: npt.NDArray[Any], labels: n
     )
 
 
-def _logits_of(head: Tree, bundle: Bundle) -> Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]:
+def _plain(head: Tree, bundle: Bundle) -> Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]:
     """From embeddings as the backbone gives them to class scores."""
     spec = bundle.manifest.backbone
-    if bundle.manifest.head.tail is not None:
-        # Layers before the head are in the compiled file alone.
-        compiled = Head(bundle)
-        compiled.write(head)
-        return compiled.infer
     mean, scale = bundle.feature_affine()
 
     def plain(quantised: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

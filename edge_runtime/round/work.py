@@ -318,7 +318,7 @@ def _look(
     looked, refused = 0, None
     if not bench.held_out.cache.complete:
         looked, refused = fill_held_out(bench, allowance)
-    return bench.held_out.evaluate(head, bench.bundle), looked, refused
+    return bench.held_out.evaluate(head, bench.bundle, bench.head), looked, refused
 
 
 def fill_held_out(bench: Workbench, allowance: Allowance | None = None) -> tuple[int, StopReason | None]:

@@ -24,12 +24,13 @@ def order_to(order: Order) -> pb.NextOrderResponse:
     match order:
         case RevealOrder():
             return pb.NextOrderResponse(reveal=pb.RevealOrder(**vars(order)))
-        case WaitOrder(retry_after_s, reason, publication, upgrade):
+        case WaitOrder(retry_after_s, reason, publication, upgrade, watts):
             wait = pb.Wait(
                 retry_after_s=retry_after_s,
                 reason=reason,
                 publication=publication_to(publication),
                 upgrade=offer_to(upgrade),
+                watts=watts,
             )
             return pb.NextOrderResponse(wait=wait)
         case RejoinOrder():
@@ -68,7 +69,7 @@ def order_from(message: pb.NextOrderResponse) -> Order:
             wait_s = finite(message.wait.retry_after_s, "retry_after_s", at_most=MAX_WAIT_S)
             published = publication_from(message.wait.publication) if message.wait.HasField("publication") else None
             upgrade = offer_from(message.wait.upgrade) if message.wait.HasField("upgrade") else None
-            return WaitOrder(wait_s, said(message.wait.reason, MAX_NAME), published, upgrade)
+            return WaitOrder(wait_s, said(message.wait.reason, MAX_NAME), published, upgrade, message.wait.watts)
         case "rejoin":
             return RejoinOrder()
         case "reveal":

@@ -9,6 +9,7 @@ from protos.convert.head_transfers import head_to
 from protos.convert.tensors import tensors_from
 from protos.errors import UpdateError
 from protos.orders import HeadEvaluation, Publication, Reception
+from protos.trust.delegated import MAX_SIGNED_BYTES
 from protos.v1 import edgejoule_pb2 as pb
 
 MAX_RECEPTIONS = 64
@@ -31,6 +32,7 @@ def publication_to(one: Publication | None) -> pb.Publication | None:
         accuracy=one.accuracy,
         loss=one.loss,
         evaluate=one.evaluate,
+        signed=one.signed,
     )
 
 
@@ -38,6 +40,7 @@ def publication_from(message: pb.Publication) -> Publication:
     """From a message."""
     if bool(message.head.base) == bool(message.head.tensors) or message.head.differences:
         raise UpdateError("neither whole nor the name of a head", where="publication.head")
+    count_at_most(len(message.signed), MAX_SIGNED_BYTES, "bytes of publication.signed")
     return Publication(
         run_id=checked_name(message.run_id, "publication.run_id"),
         name=said(message.name, MAX_NAME),
@@ -49,6 +52,7 @@ def publication_from(message: pb.Publication) -> Publication:
         accuracy=finite(message.accuracy, "accuracy", at_most=1.0) if message.HasField("accuracy") else None,
         loss=finite(message.loss, "loss", at_most=_MAX_LOSS) if message.HasField("loss") else None,
         evaluate=message.evaluate,
+        signed=message.signed,
     )
 
 

@@ -117,7 +117,7 @@ class FileRows:
     def sample(self, rows: NDArray[np.int64]) -> None:
         """Decode these ahead, as long as few megabytes hold them, and keep them until they are read twice: to be looked
         at, and to be embedded."""
-        each = int(np.prod(self.row_shape))
+        each = max(1, self.dtype.itemsize * int(np.prod(self.row_shape)))
         for row in rows.tolist()[: max(1, _SAMPLED_BYTES // each)]:
             progressed()
             found = self._decoded(row)

@@ -11,6 +11,7 @@ numpy only.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +29,10 @@ RECORD = "inputs"
 EXAMPLES = 256
 """So many examples are looked at: their mean is known to a sixteenth of their deviation, even if each is one value."""
 _BLOCKS = 16
+# Raw values that are read of examples to be looked at, at most; and how many are quantised at once, in float64.
+_MOST_BYTES = 16 << 20
+_AT_ONCE = 1 << 17
+_LEVELS = 256
 # Fewer say too little.
 _LEAST = 8
 _MOST_CHANNELS = 64
@@ -67,34 +72,89 @@ class InputRecord:
 
 def sample(rows: Rows, count: int = EXAMPLES) -> npt.NDArray[Any]:
     """About ``count`` examples, in runs spread evenly over all; only these are read."""
-    if len(rows) <= count:
-        return np.asarray(rows[0 : len(rows)])
-    size = count // _BLOCKS
-    starts = np.linspace(0, len(rows) - size, _BLOCKS).astype(int)
-    return np.concatenate([np.asarray(rows[start : start + size]) for start in starts])
+    return np.concatenate([np.asarray(rows[run]) for run in _runs(len(rows), count)])
+
+
+def places_looked_at(rows: Rows) -> npt.NDArray[np.int64]:
+    """Which rows :func:`held_against` reads, int64 [K]: so many that the raw values of all K fit 16 MB, 256 at most."""
+    every = np.arange(len(rows), dtype=np.int64)
+    return np.concatenate([every[run] for run in _runs(len(rows), _count_of(rows))])
+
+
+def _count_of(rows: Rows) -> int:
+    each = max(1, rows.dtype.itemsize * math.prod(rows.shape[1:]))
+    return max(1, min(EXAMPLES, _MOST_BYTES // each))
+
+
+def _runs(length: int, count: int) -> list[slice]:
+    if length <= count:
+        return [slice(0, length)]
+    blocks = min(_BLOCKS, count)
+    size = count // blocks
+    return [slice(start, start + size) for start in np.linspace(0, length - size, blocks).astype(int).tolist()]
 
 
 def record_of_inputs(raw: npt.NDArray[Any], spec: BackboneSpec, preprocessing: Preprocessing) -> InputRecord:
     """The record of raw examples, [N, *input_shape], N >= 1; values are rounded to 6 digits."""
-    channels = spec.input_shape[-1]
-    codes = quantise(raw.reshape(len(raw), *spec.input_shape), spec, preprocessing).astype(np.int16)
-    limits = np.iinfo(spec.input_dtype)
-    columns = codes.reshape(-1, channels) if channels <= _MOST_CHANNELS else codes.reshape(-1, 1)
+    tally = _Tally(spec, preprocessing)
+    tally.add(raw)
+    return tally.record()
 
-    def rounded(value: Any) -> float:
-        return float(f"{float(value):.6g}")
 
-    return InputRecord(
-        examples=len(raw),
-        raw_low=rounded(raw.min()),
-        raw_high=rounded(raw.max()),
-        raw_mean=rounded(raw.mean(dtype=np.float64)),
-        levels=len(np.unique(codes)),
-        low_share=rounded((codes == limits.min).mean()),
-        high_share=rounded((codes == limits.max).mean()),
-        mean=tuple(rounded(one) for one in columns.mean(axis=0, dtype=np.float64)),
-        deviation=tuple(rounded(one) for one in columns.std(axis=0, dtype=np.float64)),
-    )
+class _Tally:
+    """Counts how often each integer comes in each channel, a few examples at a time: the counts ``n_k`` of the 256
+    values ``k`` of a channel hold its mean ``m = sum n_k k / N`` and its deviation ``sqrt(sum n_k (k - m)^2 / N)``
+    exactly, and no array of all examples is ever made."""
+
+    def __init__(self, spec: BackboneSpec, preprocessing: Preprocessing) -> None:
+        self._spec, self._preprocessing = spec, preprocessing
+        channels = spec.input_shape[-1]
+        self._columns = channels if channels <= _MOST_CHANNELS else 1
+        self._low = int(np.iinfo(spec.input_dtype).min)
+        self._counts = np.zeros((self._columns, _LEVELS), np.int64)
+        self._examples, self._values, self._sum = 0, 0, 0.0
+        self._raw_low, self._raw_high = math.inf, -math.inf
+
+    def add(self, raw: npt.NDArray[Any]) -> None:
+        """Count raw examples, [N, ...] of as many values each as the model takes."""
+        each = max(1, math.prod(raw.shape[1:]))
+        step = max(1, _AT_ONCE // each)
+        for start in range(0, len(raw), step):
+            self._add(raw[start : start + step])
+
+    def _add(self, raw: npt.NDArray[Any]) -> None:
+        self._raw_low = min(self._raw_low, float(raw.min()))
+        self._raw_high = max(self._raw_high, float(raw.max()))
+        self._sum += float(raw.sum(dtype=np.float64))
+        self._values += raw.size
+        self._examples += len(raw)
+        codes = quantise(raw.reshape(len(raw), *self._spec.input_shape), self._spec, self._preprocessing)
+        columns = codes.reshape(-1, self._columns).astype(np.int64) - self._low
+        for at in range(self._columns):
+            self._counts[at] += np.bincount(columns[:, at], minlength=_LEVELS)
+
+    def record(self) -> InputRecord:
+        """Of all that was counted, at least one example."""
+
+        def rounded(value: Any) -> float:
+            return float(f"{float(value):.6g}")
+
+        levels = np.arange(_LEVELS, dtype=np.float64) + self._low
+        each = self._counts.sum(axis=1)
+        mean = self._counts @ levels / each
+        deviation = np.sqrt((self._counts * (levels - mean[:, None]) ** 2).sum(axis=1) / each)
+        total = self._counts.sum(axis=0)
+        return InputRecord(
+            examples=self._examples,
+            raw_low=rounded(self._raw_low),
+            raw_high=rounded(self._raw_high),
+            raw_mean=rounded(self._sum / self._values),
+            levels=int(np.count_nonzero(total)),
+            low_share=rounded(total[0] / total.sum()),
+            high_share=rounded(total[-1] / total.sum()),
+            mean=tuple(rounded(one) for one in mean),
+            deviation=tuple(rounded(one) for one in deviation),
+        )
 
 
 def recorded(provenance: Mapping[str, Any]) -> InputRecord | None:
@@ -127,10 +187,15 @@ def compared(
     """The same of a record and the backbone that it was made with."""
     if len(rows) < _LEAST:
         return None
-    raw = sample(rows)
-    if raw.dtype.kind == "f" and not np.isfinite(raw).all():
-        return None  # the check of the data says which example it is
-    own = record_of_inputs(raw, spec, preprocessing)
+    tally = _Tally(spec, preprocessing)
+    few = max(1, _AT_ONCE // max(1, math.prod(rows.shape[1:])))
+    for run in _runs(len(rows), _count_of(rows)):
+        for start in range(run.start, run.stop, few):
+            raw = np.asarray(rows[start : min(start + few, run.stop)])
+            if raw.dtype.kind == "f" and not np.isfinite(raw).all():
+                return None  # the check of the data says which example it is
+            tally.add(raw)
+    own = tally.record()
     both = (
         f"raw values are {_raw(own)} and use {own.levels} of 256 input levels; the bundle was calibrated on "
         f"{_raw(known)} with {known.levels} levels"

@@ -267,9 +267,10 @@ def clash_with_late(plan: RunPlan) -> tuple[str, str] | None:
             'set train.correction = "none"',
         ),
         (
-            plan.planner.policy != "none" or plan.planner.participation != "known",
-            "a planner's weights make one round unbiased, and a late report is of another",
-            "leave [planner] out; budgets hold without it",
+            plan.planner.participation != "known",
+            f"planner.participation = {plan.planner.participation!r} counts the rounds between the reports of a "
+            "device, and rounds do not wait for it where reports may be late",
+            'take planner.participation = "known": weights by the probability of each order',
         ),
         (plan.privacy.noise is not None, "noise is worked out for the reports of one round", "leave privacy.noise out"),
         (bool(plan.privacy.masked), "masks are of one round", "leave privacy.masked out"),

@@ -22,10 +22,12 @@ from typing import Any
 from protos.errors import IntegrityError
 from protos.trust.signed import Signers, Statement
 
-__all__ = ["Memory", "admitted", "memory_from", "memory_text"]
+__all__ = ["COUNTERS", "Memory", "admitted", "memory_from", "memory_text"]
 
 _KIND = "edgejoule signed 1"
 _KEEP = 256
+COUNTERS = "head/"
+"""How the lines of heads begin, which online keys count along: one for each bundle."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Memory:
         required: whether anything unsigned is refused.
         newest_unix_s: when the newest signature that was seen was made.
         signers_version: of the newest signers that were seen; 0 before any.
+        heads_required: whether a head that a run ended with must be signed; see :mod:`protos.trust.delegated`.
         lines: "what/line" to {"version", "sha256", "keys"} of the newest in it.
         held: digest of a content to when its signature ends.
     """
@@ -45,6 +48,7 @@ class Memory:
     signers_version: int = 0
     lines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     held: Mapping[str, int] = field(default_factory=dict)
+    heads_required: bool = False
 
 
 def admitted(
@@ -75,8 +79,11 @@ def admitted(
     lines = dict(memory.lines)
     if signers.version > memory.signers_version:
         # What withdrawn keys have signed binds nobody: else who once stole a key could shut a line for ever.
+        # Counters of heads are by keys that were delegated to: the delegation says whether those still count.
         lines = {
-            name: one for name, one in lines.items() if len(set(one["keys"]) & set(signers.keys)) >= signers.threshold
+            name: one
+            for name, one in lines.items()
+            if name.startswith(COUNTERS) or len(set(one["keys"]) & set(signers.keys)) >= signers.threshold
         }
     name = f"{statement.what}/{statement.line}"
     before = lines.get(name)
@@ -94,6 +101,7 @@ def admitted(
         signers.version,
         lines,
         dict(list(held.items())[-_KEEP:]),
+        memory.heads_required,
     )
 
 
@@ -111,4 +119,8 @@ def memory_from(data: bytes) -> Memory:
 
 def memory_text(memory: Memory) -> bytes:
     """The bytes that :func:`memory_from` reads."""
-    return json.dumps({"kind": _KIND, **asdict(memory)}, indent=1).encode() + b"\n"
+    fields = asdict(memory)
+    if not memory.heads_required:
+        # As long as nobody signs heads, a version of the service that knows nothing of it can read what this one wrote.
+        del fields["heads_required"]
+    return json.dumps({"kind": _KIND, **fields}, indent=1).encode() + b"\n"

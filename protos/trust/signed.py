@@ -3,8 +3,8 @@
 A signature file is JSON beside what it is of: ``signature.json`` in a bundle's folder, ``FILE.signature.json`` else. In
 it are two texts, each signed over its exact bytes:
 
-* the **statement**: what it is (bundle, wheel, firmware, model), of which line, which version of that line, when it was
-  signed, when it ends, and the SHA-256 and size of the content; signed by Ed25519 keys;
+* the **statement**: what it is (bundle, wheel, firmware, model, delegation), of which line, which version of that
+  line, when it was signed, when it ends, and the SHA-256 and size of the content; signed by Ed25519 keys;
 * the **signers**: those keys, how many of them must have signed, a version, an end; signed by the fleet's root (P-256),
   which every enrolled device knows and which is kept off the network.
 
@@ -28,10 +28,13 @@ from protos.errors import IntegrityError
 __all__ = [
     "BUNDLE_SIGNATURE",
     "MAX_BYTES",
+    "MAX_KEYS",
+    "MAX_VERSION",
     "WHAT",
     "SignatureFile",
     "Signers",
     "Statement",
+    "canonical",
     "key_id",
     "signature_of",
     "signed_text",
@@ -40,10 +43,10 @@ __all__ = [
 
 BUNDLE_SIGNATURE = "signature.json"
 MAX_BYTES = 64 << 10
-WHAT = ("bundle", "wheel", "firmware", "model")
+WHAT = ("bundle", "wheel", "firmware", "model", "delegation")
 _KIND = "edgejoule signature 1"
-_MAX_KEYS = 16
-_MAX_VERSION = 2**53
+MAX_KEYS = 16
+MAX_VERSION = 2**53
 _LINE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -70,7 +73,7 @@ class Statement:
 
     def text(self) -> bytes:
         """The bytes that are signed."""
-        return _canonical(asdict(self))
+        return canonical(asdict(self))
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ class Signers:
 
     def text(self) -> bytes:
         """The bytes that are signed."""
-        return _canonical({**asdict(self), "keys": list(self.keys)})
+        return canonical({**asdict(self), "keys": list(self.keys)})
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ class SignatureFile:
 
     def text(self) -> bytes:
         """The file."""
-        return _canonical(
+        return canonical(
             {
                 "kind": _KIND,
                 "statement": base64.b64encode(self.statement).decode(),
@@ -132,7 +135,7 @@ class SignatureFile:
             raise damaged
         try:
             fields: dict[str, Any] = json.loads(data)
-            if fields["kind"] != _KIND or len(fields["signatures"]) > _MAX_KEYS:
+            if fields["kind"] != _KIND or len(fields["signatures"]) > MAX_KEYS:
                 raise damaged
             found = cls(
                 base64.b64decode(fields["statement"], validate=True),
@@ -171,13 +174,13 @@ def _is_sound(statement: Statement, signers: Signers) -> bool:
     numbers += [signers.version, signers.threshold, signers.issued_unix_s, signers.ends_unix_s]
     hexadecimal = (statement.sha256, *signers.keys)
     return (
-        all(type(one) is int and 0 <= one <= _MAX_VERSION for one in numbers)
+        all(type(one) is int and 0 <= one <= MAX_VERSION for one in numbers)
         and all(isinstance(one, str) for one in (statement.what, statement.line, *hexadecimal))
         and statement.what in WHAT
         and _LINE.fullmatch(statement.line) is not None
         and all(re.fullmatch("[0-9a-f]{64}", one) is not None for one in hexadecimal)
         and list(signers.keys) == sorted(set(signers.keys))
-        and 1 <= signers.threshold <= len(signers.keys) <= _MAX_KEYS
+        and 1 <= signers.threshold <= len(signers.keys) <= MAX_KEYS
     )
 
 
@@ -239,5 +242,6 @@ def verify(file: SignatureFile, root_pem: bytes, where: str) -> tuple[Statement,
     return statement, signers, tuple(sorted(did))
 
 
-def _canonical(fields: Mapping[str, Any]) -> bytes:
+def canonical(fields: Mapping[str, Any]) -> bytes:
+    """The one form of a text that is signed, or that holds signatures: JSON without spaces, keys sorted, ASCII."""
     return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()

@@ -92,9 +92,14 @@ def version(tree: Tree) -> str:
     >>> version({"out_bias": np.zeros(2, np.float32)})
     'head-6b324ad0ed70'
     """
-    digest = hashlib.sha256()
+    return f"head-{digest(tree)[:12]}"
+
+
+def digest(tree: Tree) -> str:
+    """SHA-256 of names, shapes and coordinates, 64 hexadecimal digits; with the shapes it stands for one tree."""
+    hashed = hashlib.sha256()
     for name in sorted(tree):
         array = np.ascontiguousarray(tree[name], dtype="<f4")
-        digest.update(f"{name}{array.shape}".encode())
-        digest.update(array.tobytes())
-    return f"head-{digest.hexdigest()[:12]}"
+        hashed.update(f"{name}{array.shape}".encode())
+        hashed.update(array.tobytes())
+    return hashed.hexdigest()

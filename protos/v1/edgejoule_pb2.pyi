@@ -514,22 +514,62 @@ class AwaitEndRequest(_message.Message):
     def __init__(self, device_id: _Optional[str] = ..., session: _Optional[str] = ..., run_id: _Optional[str] = ..., round: _Optional[int] = ..., waits_s: _Optional[float] = ...) -> None: ...
 
 class AwaitEndResponse(_message.Message):
+    __slots__ = ("wanted", "watts")
+    WANTED_FIELD_NUMBER: _ClassVar[int]
+    WATTS_FIELD_NUMBER: _ClassVar[int]
+    wanted: bool
+    watts: bool
+    def __init__(self, wanted: _Optional[bool] = ..., watts: _Optional[bool] = ...) -> None: ...
+
+class PowerBins(_message.Message):
+    __slots__ = ("first_s", "bin_s", "mean_w", "low_w", "high_w", "covered_s")
+    FIRST_S_FIELD_NUMBER: _ClassVar[int]
+    BIN_S_FIELD_NUMBER: _ClassVar[int]
+    MEAN_W_FIELD_NUMBER: _ClassVar[int]
+    LOW_W_FIELD_NUMBER: _ClassVar[int]
+    HIGH_W_FIELD_NUMBER: _ClassVar[int]
+    COVERED_S_FIELD_NUMBER: _ClassVar[int]
+    first_s: float
+    bin_s: float
+    mean_w: bytes
+    low_w: bytes
+    high_w: bytes
+    covered_s: bytes
+    def __init__(self, first_s: _Optional[float] = ..., bin_s: _Optional[float] = ..., mean_w: _Optional[bytes] = ..., low_w: _Optional[bytes] = ..., high_w: _Optional[bytes] = ..., covered_s: _Optional[bytes] = ...) -> None: ...
+
+class LiveWattsRequest(_message.Message):
+    __slots__ = ("device_id", "session", "bins", "reason", "ends")
+    DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    BINS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    ENDS_FIELD_NUMBER: _ClassVar[int]
+    device_id: str
+    session: str
+    bins: PowerBins
+    reason: str
+    ends: bool
+    def __init__(self, device_id: _Optional[str] = ..., session: _Optional[str] = ..., bins: _Optional[_Union[PowerBins, _Mapping]] = ..., reason: _Optional[str] = ..., ends: _Optional[bool] = ...) -> None: ...
+
+class LiveWattsResponse(_message.Message):
     __slots__ = ("wanted",)
     WANTED_FIELD_NUMBER: _ClassVar[int]
     wanted: bool
     def __init__(self, wanted: _Optional[bool] = ...) -> None: ...
 
 class Wait(_message.Message):
-    __slots__ = ("retry_after_s", "reason", "publication", "upgrade")
+    __slots__ = ("retry_after_s", "reason", "publication", "upgrade", "watts")
     RETRY_AFTER_S_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     PUBLICATION_FIELD_NUMBER: _ClassVar[int]
     UPGRADE_FIELD_NUMBER: _ClassVar[int]
+    WATTS_FIELD_NUMBER: _ClassVar[int]
     retry_after_s: float
     reason: str
     publication: Publication
     upgrade: UpgradeOffer
-    def __init__(self, retry_after_s: _Optional[float] = ..., reason: _Optional[str] = ..., publication: _Optional[_Union[Publication, _Mapping]] = ..., upgrade: _Optional[_Union[UpgradeOffer, _Mapping]] = ...) -> None: ...
+    watts: bool
+    def __init__(self, retry_after_s: _Optional[float] = ..., reason: _Optional[str] = ..., publication: _Optional[_Union[Publication, _Mapping]] = ..., upgrade: _Optional[_Union[UpgradeOffer, _Mapping]] = ..., watts: _Optional[bool] = ...) -> None: ...
 
 class UpgradeOffer(_message.Message):
     __slots__ = ("upgrade_id", "wheel", "size_bytes", "sha256", "trial_s")
@@ -572,7 +612,7 @@ class FetchUpgradeResponse(_message.Message):
     def __init__(self, file: _Optional[_Union[BundleFile, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class Publication(_message.Message):
-    __slots__ = ("run_id", "name", "bundle_id", "head", "round", "accuracy", "loss", "evaluate")
+    __slots__ = ("run_id", "name", "bundle_id", "head", "round", "accuracy", "loss", "evaluate", "signed")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -581,6 +621,7 @@ class Publication(_message.Message):
     ACCURACY_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
     EVALUATE_FIELD_NUMBER: _ClassVar[int]
+    SIGNED_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     name: str
     bundle_id: str
@@ -589,7 +630,8 @@ class Publication(_message.Message):
     accuracy: float
     loss: float
     evaluate: bool
-    def __init__(self, run_id: _Optional[str] = ..., name: _Optional[str] = ..., bundle_id: _Optional[str] = ..., head: _Optional[_Union[Head, _Mapping]] = ..., round: _Optional[int] = ..., accuracy: _Optional[float] = ..., loss: _Optional[float] = ..., evaluate: _Optional[bool] = ...) -> None: ...
+    signed: bytes
+    def __init__(self, run_id: _Optional[str] = ..., name: _Optional[str] = ..., bundle_id: _Optional[str] = ..., head: _Optional[_Union[Head, _Mapping]] = ..., round: _Optional[int] = ..., accuracy: _Optional[float] = ..., loss: _Optional[float] = ..., evaluate: _Optional[bool] = ..., signed: _Optional[bytes] = ...) -> None: ...
 
 class Reception(_message.Message):
     __slots__ = ("publication", "adopted", "reason", "evaluation")
@@ -851,6 +893,22 @@ class LeaveRequest(_message.Message):
 class LeaveResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class WatchWattsRequest(_message.Message):
+    __slots__ = ("device_id",)
+    DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
+    device_id: str
+    def __init__(self, device_id: _Optional[str] = ...) -> None: ...
+
+class WatchWattsResponse(_message.Message):
+    __slots__ = ("bins", "reason", "skipped")
+    BINS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    SKIPPED_FIELD_NUMBER: _ClassVar[int]
+    bins: PowerBins
+    reason: str
+    skipped: int
+    def __init__(self, bins: _Optional[_Union[PowerBins, _Mapping]] = ..., reason: _Optional[str] = ..., skipped: _Optional[int] = ...) -> None: ...
 
 class StartRunRequest(_message.Message):
     __slots__ = ("plan_toml", "plan_directory")
@@ -1311,16 +1369,18 @@ class RoundedHead(_message.Message):
     def __init__(self, bits: _Optional[int] = ..., ranges: _Optional[str] = ..., granularity: _Optional[str] = ..., accuracy: _Optional[float] = ..., loss: _Optional[float] = ..., size_bytes: _Optional[int] = ...) -> None: ...
 
 class ExportRunRequest(_message.Message):
-    __slots__ = ("run_id", "head_version", "max_drop", "head_alone")
+    __slots__ = ("run_id", "head_version", "max_drop", "head_alone", "bundle")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     HEAD_VERSION_FIELD_NUMBER: _ClassVar[int]
     MAX_DROP_FIELD_NUMBER: _ClassVar[int]
     HEAD_ALONE_FIELD_NUMBER: _ClassVar[int]
+    BUNDLE_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     head_version: str
     max_drop: float
     head_alone: bool
-    def __init__(self, run_id: _Optional[str] = ..., head_version: _Optional[str] = ..., max_drop: _Optional[float] = ..., head_alone: _Optional[bool] = ...) -> None: ...
+    bundle: bool
+    def __init__(self, run_id: _Optional[str] = ..., head_version: _Optional[str] = ..., max_drop: _Optional[float] = ..., head_alone: _Optional[bool] = ..., bundle: _Optional[bool] = ...) -> None: ...
 
 class ExportSummary(_message.Message):
     __slots__ = ("size_bytes", "sha256", "head_version", "float_accuracy", "exported_accuracy", "operators", "note", "measured")

@@ -74,6 +74,11 @@ class DeviceServiceStub:
                 request_serializer=protos_dot_v1_dot_edgejoule__pb2.FetchUpgradeRequest.SerializeToString,
                 response_deserializer=protos_dot_v1_dot_edgejoule__pb2.FetchUpgradeResponse.FromString,
                 _registered_method=True)
+        self.LiveWatts = channel.unary_unary(
+                '/edgejoule.v1.DeviceService/LiveWatts',
+                request_serializer=protos_dot_v1_dot_edgejoule__pb2.LiveWattsRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_edgejoule__pb2.LiveWattsResponse.FromString,
+                _registered_method=True)
 
 
 class DeviceServiceServicer:
@@ -136,6 +141,13 @@ class DeviceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LiveWatts(self, request, context):
+        """Sends the power of this device as it is, while somebody looks at it: asked for by a Wait or by AwaitEnd.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DeviceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -178,6 +190,11 @@ def add_DeviceServiceServicer_to_server(servicer, server):
                     servicer.FetchUpgrade,
                     request_deserializer=protos_dot_v1_dot_edgejoule__pb2.FetchUpgradeRequest.FromString,
                     response_serializer=protos_dot_v1_dot_edgejoule__pb2.FetchUpgradeResponse.SerializeToString,
+            ),
+            'LiveWatts': grpc.unary_unary_rpc_method_handler(
+                    servicer.LiveWatts,
+                    request_deserializer=protos_dot_v1_dot_edgejoule__pb2.LiveWattsRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_edgejoule__pb2.LiveWattsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -406,6 +423,33 @@ class DeviceService:
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def LiveWatts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgejoule.v1.DeviceService/LiveWatts',
+            protos_dot_v1_dot_edgejoule__pb2.LiveWattsRequest.SerializeToString,
+            protos_dot_v1_dot_edgejoule__pb2.LiveWattsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class OperatorServiceStub:
     """Missing associated documentation comment in .proto file."""
@@ -485,6 +529,11 @@ class OperatorServiceStub:
                 '/edgejoule.v1.OperatorService/ListUpgrades',
                 request_serializer=protos_dot_v1_dot_edgejoule__pb2.ListUpgradesRequest.SerializeToString,
                 response_deserializer=protos_dot_v1_dot_edgejoule__pb2.ListUpgradesResponse.FromString,
+                _registered_method=True)
+        self.WatchWatts = channel.unary_stream(
+                '/edgejoule.v1.OperatorService/WatchWatts',
+                request_serializer=protos_dot_v1_dot_edgejoule__pb2.WatchWattsRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_edgejoule__pb2.WatchWattsResponse.FromString,
                 _registered_method=True)
 
 
@@ -585,6 +634,13 @@ class OperatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchWatts(self, request, context):
+        """The power of one device as it is, for as long as the call is open: so long the device is asked for it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OperatorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -657,6 +713,11 @@ def add_OperatorServiceServicer_to_server(servicer, server):
                     servicer.ListUpgrades,
                     request_deserializer=protos_dot_v1_dot_edgejoule__pb2.ListUpgradesRequest.FromString,
                     response_serializer=protos_dot_v1_dot_edgejoule__pb2.ListUpgradesResponse.SerializeToString,
+            ),
+            'WatchWatts': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchWatts,
+                    request_deserializer=protos_dot_v1_dot_edgejoule__pb2.WatchWattsRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_edgejoule__pb2.WatchWattsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1037,6 +1098,33 @@ class OperatorService:
             '/edgejoule.v1.OperatorService/ListUpgrades',
             protos_dot_v1_dot_edgejoule__pb2.ListUpgradesRequest.SerializeToString,
             protos_dot_v1_dot_edgejoule__pb2.ListUpgradesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchWatts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/edgejoule.v1.OperatorService/WatchWatts',
+            protos_dot_v1_dot_edgejoule__pb2.WatchWattsRequest.SerializeToString,
+            protos_dot_v1_dot_edgejoule__pb2.WatchWattsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,7 +51,7 @@ def joules(phase: Phase, energy_j: float | None) -> PhaseEnergy:
 class ScriptedDevice:
     """Speaks for one device. ``change`` is added to the head in each round."""
 
-    def __init__(self, address: str, device_id: str, **card: Any) -> None:
+    def __init__(self, address: str, device_id: str, channel: grpc.Channel | None = None, **card: Any) -> None:
         given = {
             "device_id": device_id,
             "session": f"{device_id}-1",
@@ -64,7 +64,8 @@ class ScriptedDevice:
             **card,
         }
         self.card = DeviceCard(**given)
-        self.channel = grpc.insecure_channel(address, options=[("grpc.max_receive_message_length", 64 << 20)])
+        plain = [("grpc.max_receive_message_length", 64 << 20)]
+        self.channel = channel or grpc.insecure_channel(address, options=plain)
         self.stub: Any = rpc.DeviceServiceStub(self.channel)  # type: ignore[no-untyped-call]
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,10 @@ from protos.v1 import edgejoule_pb2 as pb
 
 Fleet = Callable[..., Any]
 NOISY = '[aggregate]\nweight = []\nnormalise = "none"\n[privacy]\nclip = 1\nnoise = 1\nepsilon = 1\n'
+DRAWN = (
+    "[budget]\nfleet_j = 6\n[planner]\npolicy = 'joules'\np_min = 0.2\n"
+    '[aggregate]\nweight = []\nnormalise = "none"\nstaleness = 0.5\n'
+)
 PLAIN = '[aggregate]\nnormalise = "none"\nstaleness = 0.5\n'
 
 
@@ -191,6 +196,60 @@ def test_a_buffer_closes_rounds_with_so_many_reports_and_leaves_the_slow_ones_at
     assert three - two == pytest.approx((1 - share) * 1.0 + share * 4.0, abs=1e-5)
 
 
+def test_with_a_planner_a_buffer_counts_each_report_by_the_chance_of_the_order_that_it_answers_and_draws_once(
+    plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path
+) -> None:
+    names, state = "abcdefgh", tmp_path / "state"
+    text = tools.plan(plain_bundle, rounds=3, devices=len(names), buffer=1, more=DRAWN)
+    text = text.replace('codec = "float32"', 'codec = "entropy_coded"')
+    changes = {name: float(at) for at, name in enumerate(names, 1)}
+    with tools.served(state) as address, Operator(address) as operator:
+        run_id = operator.start_run(text, tmp_path)
+        devices = {name: fleet(address, name) for name in names}
+        for device in devices.values():
+            device.join()
+        tools.until(lambda: len(operator.status(run_id)[0].rounds) > 1, "the round")
+        first = asked_in(state, run_id, 1)
+        assert 2 <= len(first) < len(names)
+        quick, slow = sorted(first)[:2]
+        kept = devices[slow].order(1)
+        devices[quick].send(devices[quick].answer(devices[quick].order(1), changes[quick]))
+        tools.until(lambda: len(operator.status(run_id)[0].rounds) > 2, "the second round")
+        second = asked_in(state, run_id, 2)
+    with tools.served(state) as address, Operator(address) as operator:
+        devices = {name: fleet(address, name) for name in names}
+        for device in devices.values():
+            device.join()
+        assert asked_in(state, run_id, 2) == second, "nobody is drawn anew"
+        assert devices[slow].send(devices[slow].answer(kept, changes[slow])).verdict is Verdict.ACCEPTED
+        tools.until(lambda: operator.status(run_id)[0].rounds[2].head_version, "the end of the second round")
+        rounds = operator.status(run_id)[0].rounds
+        assert asked_in(state, run_id, 1) == first
+        assert asked_in(state, run_id, 2) == second
+        versions = [one.head_version for one in rounds]
+        operator.stop_run(run_id)
+    with sqlite3.connect(state / "coordinator.db") as raw:
+        (whole,) = raw.execute("SELECT weight FROM round_plans WHERE round = 1").fetchone()
+    raw.close()
+    before = 0.0
+    for version, name, discount in ((versions[1], quick, 1.0), (versions[2], slow, 2**-0.5)):
+        expected = discount / first[name] * changes[name] / whole
+        now = moved(state, version, plain_bundle)
+        # An entropy-coded change of one value is off by less than a step.
+        assert now - before == pytest.approx(expected, rel=0.15)
+        before = now
+
+
+def asked_in(state: Path, run_id: str, number: int) -> dict[str, float]:
+    """Whom a round asked, with the probability that is on disk."""
+    query = "SELECT device_id, probability FROM grants WHERE run_id = ? AND round = ? ORDER BY device_id"
+    raw = sqlite3.connect(state / "coordinator.db", timeout=30)
+    try:
+        return dict(raw.execute(query, (run_id, number)).fetchall())
+    finally:
+        raw.close()
+
+
 def test_a_late_report_that_is_held_and_was_not_folded_is_in_the_head(
     plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -304,7 +363,7 @@ def test_in_the_last_round_nobody_is_left_at_work() -> None:
         ({}, "[aggregate]\nstaleness = 1.0\n", "weighs late reports"),
         ({"late": 1}, '[train]\nmethod = "closed_form"\n', "of one round"),
         ({"late": 1}, '[train]\nepochs = 1\ncorrection = "scaffold"\n', "control variates"),
-        ({"late": 1}, '[planner]\nparticipation = "fedau"\n', "a planner"),
+        ({"late": 1}, '[planner]\nparticipation = "fedau"\n', "counts the rounds between"),
         ({"late": 1}, NOISY, "noise"),
         ({"buffer": 2, "enough": 0.7}, "", "says it again"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,44 @@ def test_without_a_limit_a_new_start_simply_takes_the_order(
             order = a.order()
         assert a.send(a.answer(order, 1.0)).verdict is Verdict.ACCEPTED
         assert tools.finished(operator, run_id).state == "finished"
+
+
+def test_a_run_whose_books_are_bad_fails_with_the_reason_where_an_order_is_handed_to_another_start(
+    plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path
+) -> None:
+    state = tmp_path / "state"
+    with tools.served(state) as address, Operator(address) as operator:
+        run_id = _start(operator, tools, plain_bundle, tmp_path, BATTERY.format(10))
+        a = fleet(address, "a", session="a-0")
+        a.join()
+        assert a.order().budget_j == 10.0
+        with sqlite3.connect(state / "coordinator.db", timeout=30) as raw:
+            raw.execute("UPDATE grants SET granted_j = 'no figure'")
+        raw.close()
+        a = fleet(address, "a", session="a-1")
+        a.join()
+        for _ in range(2):
+            assert not isinstance(a.ask(), TrainOrder)
+        found = tools.finished(operator, run_id)
+        assert found.state == "failed"
+        assert "internal error: " in found.reason
+
+
+def test_who_was_left_out_is_asked_again_only_with_something_new(
+    plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with tools.served(tmp_path / "state") as address, Operator(address) as operator:
+        _start(operator, tools, plain_bundle, tmp_path, BATTERY.format(10), devices=2, quorum=0.5)
+        a, b = fleet(address, "a", session="a-0"), fleet(address, "b")
+        a.join()
+        b.join()
+        assert isinstance(a.order(), TrainOrder)
+        a = fleet(address, "a", session="a-1")
+        for _ in range(3):
+            # The same start, as after a connection that broke.
+            a.join()
+            assert not isinstance(a.ask(), TrainOrder)
+    assert caplog.text.count("a is not asked again") == 1
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from coordinator.run.rounds.round_events import (
     Event,
     Fail,
     Finish,
+    GivenUp,
     Halt,
     Left,
     Open,
@@ -110,6 +111,17 @@ def test_without_a_quorum_the_round_is_tried_again_under_its_number_and_keeps_wh
     assert _run(machine, (10, Accepted("b")), (10, Tick())) == [Open(1, 2, ("a", "b", "c"), ("a", "b"))]
     assert _run(machine, (11, Accepted("c"))) == [Close(1, ("a", "b", "c"), ())]
     assert _run(machine, (11, Settled())) == [Finish()]
+
+
+def test_who_was_missed_by_an_attempt_is_not_free_before_it_is_on_disk_that_it_was_given_up() -> None:
+    machine = _opened(Rules(rounds=1, devices=3, quorum=1, deadline_s=10, attempts=2, gather_s=3), "abc")
+    (abandoned,) = _run(machine, (1, Accepted("a")), (10, Tick()))
+    assert isinstance(abandoned, Abandon)
+    assert [machine.settles_without(one) for one in "abc"] == [False, True, True]
+    _run(machine, (11, Accepted("b")), (11, GivenUp(1, 2)))
+    assert [machine.settles_without(one) for one in "abc"] == [False, False, True], "that is no word of this attempt"
+    _run(machine, (12, GivenUp(1, 1)))
+    assert not any(machine.settles_without(one) for one in "abc")
 
 
 def test_after_the_last_attempt_the_run_fails_with_the_count() -> None:

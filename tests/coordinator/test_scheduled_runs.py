@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from counted_costs import counted
 from plain_bundle import make_plain_bundle
 
 from coordinator import cli
@@ -21,6 +22,7 @@ from coordinator.operator.client import Operator
 from coordinator.operator.status import RunStatus
 from coordinator.run import transactions as ledger
 from coordinator.run.resume import Rooms
+from coordinator.run.workers import Store
 from coordinator.server import schedules as server_schedules
 from coordinator.server.operations import Operations
 from coordinator.server.run_scheduler import RunScheduler
@@ -46,8 +48,9 @@ class World:
         self.operations = self._operations()
 
     def _operations(self) -> Operations:
-        workers = [VirtualWorker() for _ in range(4)]
-        rooms = Rooms(self.db, *workers, BundleStore(self.home / "bundles"), self.home / "evaluations")
+        stores = [Store(self.db, VirtualWorker()) for _ in range(2)]
+        workers = [VirtualWorker() for _ in range(2)]
+        rooms = Rooms(*stores, *workers, BundleStore(self.home / "bundles"), self.home / "evaluations")
         return Operations(rooms, RunScheduler(rooms))
 
     @asynccontextmanager
@@ -264,6 +267,41 @@ def test_one_time_is_written_down_once_whoever_else_tries(played: Any, tmp_path:
         assert not await world.operations.start_due(one, due_s), "its id is taken"
         assert schedules.all_of(world.db)[0].decided_s == due_s, "else it is looked at again without end"
         assert len(await world.begun()) == 1
+
+    played(story)
+
+
+def test_what_a_look_at_a_schedule_costs_does_not_grow_with_its_life(
+    played: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(world: World) -> None:
+        async with world.serving():
+            schedule = await world.start('every = "1h"')
+            await asyncio.sleep(1)
+        (first,) = await world.begun()
+        (newest,) = [one.run_id for one in await world.all() if one.run_id != schedule]
+        at_s, missed, costs = EPOCH_UNIX_S, 0, []
+        for times in (70, 630):
+            for _ in range(times):
+                at_s, missed = at_s + HOUR, missed + 2
+                assert schedules.miss(world.db, schedule, at_s, 2, f"reason {missed}")
+            # The clock that wrote it all, and one that is right: with the first, all of it has come.
+            with clock.shown(lambda: 0.0, lambda: at_s):  # noqa: B023
+                with counted(monkeypatch) as cost:
+                    (one,) = schedules.all_of(world.db)
+                assert (one.decided_s, one.newest, one.missed) == (at_s, newest, missed)
+                assert one.missed_last.endswith(f"reason {missed}")
+                assert not schedules.miss(world.db, schedule, at_s, 1, "again"), "decided"
+            costs.append(cost)
+        assert first == "01-05T06:00"
+        few, many = costs
+        assert many["steps"] < 2 * few["steps"]
+        assert many["statements"] <= few["statements"] + 1
+        shown = (await world.operations.details(schedule)).events
+        assert [one.kind for one in shown] == ["begun"] + 700 * ["missed"], "people are shown what happened, as it was"
+        # By the clock that is right only the times of a day from now are decided: the others are to come.
+        (one,) = schedules.all_of(world.db)
+        assert (one.decided_s, one.missed) == (EPOCH_UNIX_S + DAY, missed)
 
     played(story)
 

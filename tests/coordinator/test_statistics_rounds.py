@@ -18,7 +18,7 @@ from coordinator.run.reports.statistics_fold import head_from, surely_better
 from coordinator.store import runs
 from coordinator.store.database import Database, sqlite_url
 from coordinator.store.models import heads
-from coordinator.store.models.statistics import Held, held_by
+from coordinator.store.models.statistics import Held, examples_of, held_by
 from protos.errors import PlanError, UnknownRunError, UsageError
 from protos.model.bundle import open_bundle
 from protos.orders import Holding, WaitOrder
@@ -144,6 +144,7 @@ def test_a_device_that_was_forgotten_leaves_the_head_that_there_would_be_without
         db = Database(sqlite_url(tmp_path / "state" / "coordinator.db"))
         with db.reading() as connection:
             assert {one.device_id for one in held_by(connection, run_id)} == {"a", "b"}
+            assert examples_of(connection, run_id) == {"a": 60, "b": 35}
             assert runs.best_head(connection, run_id) == said["head_version"]
         db.close()
         for name in "ba":
@@ -175,7 +176,7 @@ def test_a_late_joiner_is_added_without_asking_anybody_else(
 
 
 def test_a_run_whose_devices_are_all_held_ends_and_new_examples_take_the_place_of_old_ones(
-    plain_bundle: Path, address: str, fleet: Fleet, tools: Any, tmp_path: Path
+    plain_bundle: Path, address: str, fleet: Fleet, tools: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle, text = open_bundle(plain_bundle), plan(tools, plain_bundle, devices=2, rounds=5)
     with Operator(address) as operator:
@@ -198,6 +199,13 @@ def test_a_run_whose_devices_are_all_held_ends_and_new_examples_take_the_place_o
         Held("b", 35, 35.0, coding.encode(moments_of(*shard("b"), 3, 0), 0)),
     ]
     assert found.head_version == trees.version(head_from(held, parse(text), bundle).tree)
+    db = Database(sqlite_url(tmp_path / "state" / "coordinator.db"))
+    with db.reading() as connection:
+        assert examples_of(connection, second) == {one.device_id: one.examples for one in held_by(connection, second)}
+        # Who only counts them reads none.
+        monkeypatch.setattr("coordinator.store.models.statistics.parse_report", None)
+        assert examples_of(connection, second) == {"a": 70, "b": 35}
+    db.close()
 
 
 @pytest.mark.parametrize(

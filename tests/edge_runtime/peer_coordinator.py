@@ -84,7 +84,12 @@ class PeerCoordinator(rpc.DeviceServiceServicer):
         goes_down: cancels a goodbye, as a server does that is stopping.
     """
 
-    def __init__(self, bundle: Bundle | None = None, address: str = "127.0.0.1:0") -> None:
+    def __init__(
+        self,
+        bundle: Bundle | None = None,
+        address: str = "127.0.0.1:0",
+        credentials: grpc.ServerCredentials | None = None,
+    ) -> None:
         self.bundle = bundle
         self.orders: deque[Order] = deque()
         self.joins: list[Any] = []
@@ -107,7 +112,11 @@ class PeerCoordinator(rpc.DeviceServiceServicer):
         self.seen = threading.Condition()
         self._server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
         rpc.add_DeviceServiceServicer_to_server(self, self._server)
-        port = self._server.add_insecure_port(address)
+        port = (
+            self._server.add_insecure_port(address)
+            if credentials is None
+            else self._server.add_secure_port(address, credentials)
+        )
         assert port, address
         self.address = f"127.0.0.1:{port}"
         self._server.start()

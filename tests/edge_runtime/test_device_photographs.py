@@ -19,7 +19,9 @@ from edge_runtime.daemon.device import Device
 from edge_runtime.round.inputs.examples import ChangedDataError
 from edge_runtime.round.inputs.image_table import ImageTable
 from edge_runtime.round.work import work
+from protos.datafiles.formats import pixels
 from protos.datafiles.formats.pixels import Opener
+from protos.errors import DataError
 from protos.model.bundle import Bundle
 
 Open = Callable[[], Device]
@@ -157,6 +159,26 @@ def test_a_photograph_keeps_its_look_when_it_is_decoded_small(tmp_path: Path) ->
     difference = exact.read(tmp_path / "a.jpg").astype(int) - plain.read(tmp_path / "a.jpg")
     assert np.abs(difference).mean() < 2.0
     assert np.abs(difference).max() < 30
+
+
+def test_a_picture_that_the_machine_has_no_memory_for_is_bad_and_not_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pixels, "_most_bytes", lambda: 128e6)
+    opener = Opener((48, 48, 3), tmp_path)
+    Image.new("L", (4500, 4500), 90).save(tmp_path / "large.png")
+    Image.new("L", (4500, 4500), 90).save(tmp_path / "large.jpg")
+    Image.new("L", (4500, 4500), 90).save(tmp_path / "waves.jpg", progressive=True)
+    Image.new("L", (3900, 3900), 90).save(tmp_path / "good.png")
+    assert opener.look(tmp_path / "large.png").startswith("bad: ")
+    with pytest.raises(DataError, match=r"20 million pixels take 162 MB to decode, and this machine may give 128 MB"):
+        opener.read(tmp_path / "large.png")
+    for name in ("large.jpg", "waves.jpg", "good.png"):
+        assert opener.look(tmp_path / name) == "ok"
+        assert (opener.read(tmp_path / name) == 90).all()
+    monkeypatch.setattr(pixels, "_most_bytes", lambda: 100e6)
+    assert opener.look(tmp_path / "waves.jpg").startswith("bad: "), "its coefficients are held whole"
+    assert opener.look(tmp_path / "large.jpg") == "ok"
 
 
 _READ = """

@@ -197,6 +197,10 @@ def _play(scene: Scene, count: int) -> None:
         check=False,
     )
     assert not checked.returncode, checked.stdout
+    with scene.step("coordinator report"):
+        call("coordinator", "report", "lab", "-o", "results/report.html")
+    page = (folder / "results" / "report.html").read_text("utf-8")
+    assert all(one.name in page for one in scene.servers)
     assert (folder / "results" / "plan.toml").read_bytes() == (folder / "plan.toml").read_bytes()
     with scene.step("testbed down, release"):
         call("coordinator", "testbed", "down", "lab.toml")

@@ -112,6 +112,7 @@ publications = st.builds(
     accuracy=st.none() | st.floats(0, 1),
     loss=st.none() | st.floats(0, 3.4e38),
     evaluate=st.booleans(),
+    signed=st.binary(max_size=40),
 )
 evaluations = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)).map(sorted), min_size=1, max_size=4).flatmap(
     lambda found: st.builds(

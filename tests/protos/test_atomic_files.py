@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from protos.atomic import write_whole
+from protos.atomic import write_whole, written_beside
 
 
 def test_a_file_appears_only_when_the_block_ends(tmp_path: Path) -> None:
@@ -63,3 +63,25 @@ def test_all_bytes_are_forced_to_disk_under_another_name_and_the_name_after_them
     with write_whole(path) as file:
         file.write(b"x" * 100)
     assert forced == [(100, False), ("folder", True)]
+
+
+def test_what_a_library_writes_by_itself_appears_whole_also_when_two_write_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "run.jls"
+    with written_beside(path) as first, written_beside(path) as second:
+        first.write_bytes(b"first")
+        second.write_bytes(b"second")
+        assert not path.exists()
+    assert path.read_bytes() == b"first"
+
+    def fail() -> None:
+        with written_beside(path) as made:
+            made.write_bytes(b"half")
+            raise OSError("no room")
+
+    with pytest.raises(OSError, match="no room"):
+        fail()
+    assert path.read_bytes() == b"first"
+    assert os.listdir(tmp_path) == ["run.jls"]
+    mask = os.umask(0)
+    os.umask(mask)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask

@@ -158,7 +158,7 @@ def test_a_recording_without_a_sample_is_no_silence(tmp_path: Path) -> None:
     wav(tmp_path / "a" / "1.wav", np.zeros(0, np.float32), 3)
     with pytest.raises(DataError, match="holds no sample") as told:
         dataset.load(tmp_path, front_end=MEL)
-    assert "remove it" in (told.value.fix or "")
+    assert told.value.fix == "record it again"
     wav(tmp_path / "a" / "2.wav", np.zeros(800, np.float32), 3)
     found = dataset.load(tmp_path, front_end=MEL, tolerant=True)
     assert len(found) == 1

@@ -92,6 +92,33 @@ def test_recordings_of_every_width_are_read(width: int, channels: int, off: floa
     np.testing.assert_allclose(recording(path, 8000), tone(440), atol=off)
 
 
+@pytest.mark.parametrize(
+    ("says", "words"),
+    [
+        (0, "holds no sample, by its header; 16000 bytes follow"),
+        (160_000, "is cut short: 16000 of 160000 bytes of samples are there"),
+        (0xFFFFFFFF, ""),
+        (16_050, ""),
+    ],
+)
+def test_a_recording_whose_header_lies_is_no_silence(says: int, words: str, tmp_path: Path) -> None:
+    from protos.datafiles.formats.sound import recording
+
+    path = write_wav(tmp_path / "a.wav", tone(440, 1.0))
+    data = bytearray(path.read_bytes())
+    at = data.index(b"data") + 4
+    data[at : at + 4] = says.to_bytes(4, "little")
+    path.write_bytes(bytes(data[: at + 4 + 16000]))
+    if words:
+        with pytest.raises(DataError, match=words):
+            recording(path, 8000)
+    else:
+        assert len(recording(path, 8000)) == 8000
+    path.write_bytes(bytes(data[: at + 4]))
+    with pytest.raises(DataError, match="holds no sample"):
+        recording(path, 8000)
+
+
 def test_a_folder_of_recordings_is_data_by_class(tmp_path: Path) -> None:
     for number in range(6):
         split = "test" if number > 3 else "train"

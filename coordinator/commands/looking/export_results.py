@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from protos.commands.json_document import document
 from protos.errors import EdgejouleError, StoreError, UsageError
 from protos.extras import require
 
+_ORDER_S = 0.01
 # By name: the module of coordinator.results and its function, and what must be installed.
 FORMATS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
     "tensorboard": ("to_tensorboard", "write", ("tensorboardX",)),
@@ -68,6 +70,10 @@ def run(arguments: argparse.Namespace) -> int:
                 raise UsageError("is there already", where=str(folder / one.run.run_id), fix="choose another -o")
         for one in found:
             files += write(one, folder)
+            # A hundredth of a second is what disks and threads make of the order of two writes.
+            if one.moved_s > _ORDER_S:
+                what = "the coordinator's clock went back while it went on; later times are moved on by"
+                print(f"{one.run.run_id}: {what} {one.moved_s:.3g} s", file=sys.stderr)
     except EdgejouleError:
         raise  # some of ours are OSErrors as well
     except OSError as error:

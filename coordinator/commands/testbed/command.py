@@ -35,6 +35,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     init.add_argument("inventory", type=Path, metavar="FILE")
     init.add_argument("--host", action="append", default=[], metavar="[USER@]HOST", help="a board; may be repeated")
+    _add_coordinator(init)
     _runs(init, "making", "run_init")
     read = verbs.add_parser(
         "import",
@@ -45,8 +46,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     read.add_argument("-o", "--output", type=Path, metavar="FILE", required=True, help="the inventory; must not exist")
     read.add_argument("--from", dest="form", choices=("ansible", "labgrid", "colext"), help="what it is, if it is odd")
     read.add_argument("--hosts", type=Path, metavar="FILE", help="for CoLExT: lines of HOST KIND")
-    read.add_argument("--coordinator", metavar="HOST:PORT", help="where boards reach the coordinator, for [lab]")
-    read.add_argument("--coordinator-state", metavar="DIR", help="its state folder on this machine, for [lab]")
+    _add_coordinator(read)
     add_json(read)
     _runs(read, "making", "run_import")
 
@@ -141,6 +141,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     release = _verb(verbs, "release", "give boards back", "coordinator testbed release lab.toml", who=True)
     release.add_argument("--force", action="store_true", help="those of others as well")
     _runs(release, "acting", "run_release")
+
+
+def _add_coordinator(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="where boards reach the coordinator, for [lab]")
+    parser.add_argument("--coordinator-state", metavar="DIR", help="its state folder on this machine, for [lab]")
 
 
 def _verb(

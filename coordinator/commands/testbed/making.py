@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +24,8 @@ _TEMPLATE = """\
 [lab]
 name = "{name}"
 # Where boards reach the coordinator, and the state folder in which it keeps its authority.
-# coordinator = "192.0.2.7:50461"
-# coordinator_state = "/var/lib/edgejoule-coordinator"
+{coordinator}
+{state}
 
 # What holds for every board that does not say otherwise.
 [defaults]
@@ -53,7 +54,15 @@ def run_init(arguments: argparse.Namespace) -> int:
         user, at, host = text.rpartition("@")
         name = host.partition(".")[0] if host[:1].isalpha() else f"board-{number}"
         boards.append(_BOARD.format(name=name, host=host, user=f'user = "{user}"\n' if at else ""))
-    made = _TEMPLATE.format(name=target.stem, boards="\n".join(boards))
+    address, state = arguments.coordinator, arguments.coordinator_state
+    made = _TEMPLATE.format(
+        name=target.stem,
+        boards="\n".join(boards),
+        coordinator=f"coordinator = {json.dumps(address)}" if address else '# coordinator = "192.0.2.7:50461"',
+        state=f"coordinator_state = {json.dumps(state)}"
+        if state
+        else '# coordinator_state = "/var/lib/edgejoule-coordinator"',
+    )
     parse(made, target)
     _write_new(target, made)
     print(f"{target}: edit it, then: coordinator testbed trust {target}", file=sys.stderr)

@@ -209,10 +209,14 @@ function showDevice(name) {
     row = make("tr");
     COLUMNS.forEach(([key, title], at) => row.append(at ? make("td", "", { "data-name": title }) : make("th", "", { scope: "row" })));
     row.children[WHY].className = "words";
+    const button = make("button", name, { type: "button", title: "its watts, live", "aria-pressed": "false" });
+    button.addEventListener("click", () => { openWatts(name); button.setAttribute("aria-pressed", "true"); });
+    row.children[0].append(button);
     rowOf.set(name, row);
   } else { row.classList.remove("fresh"); void row.offsetWidth; row.classList.add("fresh"); }
   COLUMNS.forEach(([key, title, text], at) => {
     const cell = row.children[at];
+    if (!at) return;
     if (text) { put(cell, text(one)); cell.classList.toggle("empty", !cell.textContent); }
     else { cell.replaceChildren(spark(one.sparks)); cell.classList.toggle("empty", one.sparks.length < 2); }
   });

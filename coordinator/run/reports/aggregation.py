@@ -15,7 +15,7 @@ from coordinator.aggregate.rules import RULES
 from coordinator.aggregate.server_optimisers import SERVER_OPTIMISERS, ServerSettings
 from coordinator.budgets.codec_error import error_on
 from coordinator.budgets.order_line import OrderLine
-from coordinator.budgets.unbiased import Totals, Whole, rescaled
+from coordinator.budgets.unbiased import Totals, Whole, of_another_round, rescaled
 from coordinator.budgets.weights import Standing, weight
 from protos.catalog import pick
 from protos.errors import NonFiniteError, PlanError
@@ -55,10 +55,12 @@ class Late:
     Attributes:
         line: its order.
         rounds: how late it is, 1 or more: so many times the head has moved since it was ordered.
+        whole: whom its round spoke for, where devices were drawn; None: everyone was asked.
     """
 
     line: OrderLine
     rounds: int
+    whole: Whole | None = None
 
 
 def name_in_fold(device_id: str, of_round: int | None = None) -> str:
@@ -136,12 +138,18 @@ class Fold:
         self.folded: list[str] = []
 
     def weight_of(self, report: DeviceReport, late: Late | None = None) -> float:
-        """The say of a report, not normalised; of one that is s rounds late, ``(1 + s)^-staleness`` times that."""
+        """The say of a report, not normalised; of one that is s rounds late, ``(1 + s)^-staleness`` times that, and in
+        the measure of this round where devices are drawn: see :func:`coordinator.budgets.unbiased.of_another_round`."""
         line = self._lines[report.device_id] if late is None else late.line
-        say = line.factor * weight(
-            self._plan.weight, Standing(report.examples, line.standing_j, self._largest_budget_j)
-        )
-        return say if late is None else say * float((1.0 + late.rounds) ** -self._plan.staleness)
+        # Of another round that drew, the order says it itself, as far as anybody there had a budget.
+        largest_j = self._largest_budget_j if late is None or late.whole is None else None
+        say = line.factor * weight(self._plan.weight, Standing(report.examples, line.standing_j, largest_j))
+        if late is None:
+            return say
+        say *= float((1.0 + late.rounds) ** -self._plan.staleness)
+        if late.whole is not None and self._population is not None:
+            say *= of_another_round(self._plan.normalise, late.whole, self._population.whole)
+        return say
 
     def add(self, report: DeviceReport, update: Tree, late: Late | None = None) -> None:
         """Fold in a checked report. One without a step has no effect."""

@@ -242,6 +242,9 @@ def population(connection: Connection, run: ActiveRun, number: int) -> Populatio
     planned = costs.plans(connection, run.run_id, number).get(number)
     if planned is None or planned.whole is None:
         return None
+    if run.plan.round.late:
+        # What is guessed of a device is of one round, and a report may be of another.
+        return Population(planned.whole)
     last = _last_change(connection, run, number)
     if last is not None:
         _remember(connection, run, number)

@@ -173,6 +173,14 @@ class Tick:
 
 
 @dataclass(frozen=True)
+class GivenUp:
+    """It is on disk that an attempt failed."""
+
+    round: int
+    attempt: int
+
+
+@dataclass(frozen=True)
 class Settled:
     """The new head of the closed round is on disk."""
 
@@ -217,6 +225,7 @@ Event = (
     | Spared
     | Dry
     | QuorumAfterAll
+    | GivenUp
     | Tick
     | Settled
     | Stop

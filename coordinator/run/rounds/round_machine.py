@@ -41,6 +41,7 @@ from coordinator.run.rounds.round_events import (
     Event,
     Fail,
     Finish,
+    GivenUp,
     Halt,
     Hope,
     Left,
@@ -100,6 +101,8 @@ class RoundMachine:
         self._opening = False
         # The attempt that was given up, with those who were ordered in it, until the next one is on disk.
         self._given_up: tuple[int, dict[str, None]] | None = None
+        # Whom it asked and did not hear of, until that it was given up is on disk: round, attempt, devices.
+        self.giving_up: tuple[int, int, frozenset[str]] | None = None
         self._stopping = self._stopping_at_once = False
         self._pausing: Pause | None = None
 
@@ -186,8 +189,10 @@ class RoundMachine:
         return self.state is State.OPEN and device_id in self.ordered and device_id not in self.reported
 
     def settles_without(self, device_id: str) -> bool:
-        """Whether the round is being written down without a report of this device: until then its order stands on
-        disk, and a restart would find it there."""
+        """Whether the round is being written down without a report of this device, as closed or as given up: until
+        then its order stands on disk, and a restart would find it there."""
+        if self.giving_up is not None and device_id in self.giving_up[2] and device_id not in self.reported:
+            return True
         return self.state is State.SETTLING and device_id in self.ordered and device_id not in self.reported
 
     @property
@@ -267,6 +272,9 @@ class RoundMachine:
                     return [dried]
             case QuorumAfterAll(number, attempt):
                 self._take_back(number, attempt, now_s)
+            case GivenUp(number, attempt):
+                if self.giving_up is not None and self.giving_up[:2] == (number, attempt):
+                    self.giving_up = None
             case Settled():
                 if (end := self._settled(now_s)) is not None:
                     return [end]
@@ -350,6 +358,7 @@ class RoundMachine:
             return [*actions, Fail(f"{reason}; given up after {self.attempt} attempts")]
         self._earlier |= set(self.ordered)
         self._given_up = self.attempt, self.ordered
+        self.giving_up = self.round, self.attempt, frozenset(missing)
         self._gather(now_s, expected=missing)
         self.attempt += 1
         return actions
@@ -362,7 +371,7 @@ class RoundMachine:
         if self.state is State.SETTLING:
             return
         _, ordered = self._given_up
-        self._given_up = None
+        self._given_up = self.giving_up = None
         self.state, self.attempt = State.OPEN, attempt
         self.ordered = ordered | self.reported
         self._waiting = set()

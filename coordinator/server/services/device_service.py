@@ -15,13 +15,14 @@ from coordinator.server.services.answering import answered, answered_stream
 from coordinator.server.services.uploads import OversizedError, receive
 from coordinator.server.version import software_version
 from protos.convert.cards import card_from
-from protos.convert.checks import MAX_WAIT_S, checked_name, finite
+from protos.convert.checks import MAX_NAME, MAX_WAIT_S, checked_name, finite, said
 from protos.convert.energy import settled_from
 from protos.convert.masks import keys_from, open_from, roster_to, shares_from, shares_to
 from protos.convert.orders import order_to
 from protos.convert.publications import receptions_from
 from protos.convert.reports import receipt_to
 from protos.convert.upgrades import upgrade_state_from
+from protos.convert.watts import bins_from
 from protos.errors import IntegrityError, RefusedError, StoreError, UnknownRunError, UpdateError
 from protos.model.bundle import record_of
 from protos.model.manifest import MANIFEST_FILE
@@ -166,7 +167,16 @@ class DeviceService(rpc.DeviceServiceServicer):
         device_id, session = checked_name(request.device_id, "device_id"), checked_name(request.session, "session")
         run_id = checked_name(request.run_id, "run_id")
         wanted = await self._run_scheduler.await_end(device_id, session, run_id, request.round, waits_s)
-        return pb.AwaitEndResponse(wanted=wanted)
+        return pb.AwaitEndResponse(wanted=wanted, watts=wanted and self._run_scheduler.traces.ask(device_id))
+
+    @answered
+    async def LiveWatts(self, request: pb.LiveWattsRequest, context: Any) -> pb.LiveWattsResponse:  # noqa: N802
+        """Takes the power of a device as it is, for those who look; nobody: it is told to end."""
+        device_id, session = checked_name(request.device_id, "device_id"), checked_name(request.session, "session")
+        bins, reason = bins_from(request.bins), said(request.reason, MAX_NAME)
+        return pb.LiveWattsResponse(
+            wanted=self._run_scheduler.watts(device_id, session, bins, reason, ends=request.ends)
+        )
 
     @answered
     async def Mask(self, request: pb.MaskRequest, context: Any) -> pb.MaskResponse:  # noqa: N802

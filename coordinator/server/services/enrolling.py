@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from coordinator.run.workers import Worker
-from coordinator.server.gate import current_peer
+from coordinator.server.gate import Peer, current_peer
 from coordinator.server.services.answering import answered
 from coordinator.trust.authority import DEVICE_DAYS, OPERATOR_DAYS, Authority, peer_of
 from coordinator.trust.register import Register
@@ -138,7 +138,8 @@ class EnrolmentService(rpc.EnrolmentServiceServicer):
             raise RefusedError(
                 "the old key did not sign this", where=str(whose), fix="enrol the board again"
             ) from error
-        if f"{certificate.serial_number:x}" in self._register.revoked():
+        serial = f"{certificate.serial_number:x}"
+        if serial in self._register.revoked():
             raise RefusedError("its certificate was revoked", where=str(whose), fix="enrol the board again")
         days = float(self._register.rule(READMIT_RULE, "0"))
         away_days = (time.time() - certificate.not_valid_after_utc.timestamp()) / 86400
@@ -149,7 +150,7 @@ class EnrolmentService(rpc.EnrolmentServiceServicer):
                 fix="enrol it again, or allow more with `coordinator identities --readmit-days N`",
             )
         issued = self._authority.device(whose.name, request.certificate_request)
-        self._register.issued(issued, who=f"{whose} at {peer}", what="certificate renewed after its end")
+        self._register.issued(issued, who=f"{whose} at {peer}", what="certificate renewed after its end", by=serial)
         return issued.chain_pem
 
 
@@ -165,11 +166,11 @@ class IdentityService(rpc.IdentityServiceServicer):
         peer = current_peer.get()
         if peer is None:
             raise UsageError("a certificate is renewed over TLS only", where="Renew")
-        return pb.RenewResponse(chain_pem=await self._worker.do(self._renew, request.certificate_request, peer.name))
+        return pb.RenewResponse(chain_pem=await self._worker.do(self._renew, request.certificate_request, peer))
 
-    def _renew(self, request: bytes, peer: Any) -> bytes:
-        issued = self._authority.device(peer.name, request)
-        self._register.issued(issued, who=str(peer), what="certificate renewed")
+    def _renew(self, request: bytes, peer: Peer) -> bytes:
+        issued = self._authority.device(peer.name.name, request)
+        self._register.issued(issued, who=str(peer.name), what="certificate renewed", by=peer.serial)
         return issued.chain_pem
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from coordinator.server.services.answering import answered, answered_stream
 from coordinator.server.services.uploads import UPLOAD_S, OversizedError
 from coordinator.server.version import software_version
 from protos.convert.upgrades import MAX_WHEEL_BYTES
+from protos.convert.watts import bins_to
 from protos.errors import UpdateError
 from protos.orders import PART_BYTES
 from protos.trust.signed import MAX_BYTES
@@ -120,12 +122,24 @@ class OperatorService(rpc.OperatorServiceServicer):
         return upgrades_to(await upgrades.all() if request.all else [await upgrades.one(request.upgrade_id)])
 
     @answered_stream
+    async def WatchWatts(  # noqa: N802
+        self, request: pb.WatchWattsRequest, context: Any
+    ) -> AsyncIterator[pb.WatchWattsResponse]:
+        """Shows the power of one device as it is, until the caller goes."""
+        async with contextlib.aclosing(self._operations.traces.watch(request.device_id)) as following:
+            async for one in following:
+                bins = None if one.bins is None else bins_to(one.bins)
+                yield pb.WatchWattsResponse(bins=bins, reason=one.reason, skipped=one.skipped)
+
+    @answered_stream
     async def ExportRun(  # noqa: N802
         self, request: pb.ExportRunRequest, context: Any
     ) -> AsyncIterator[pb.ExportRunResponse]:
         """Assembles the integer model and sends it."""
         if request.head_alone:
             summary, model = await self._operations.export_head(request.run_id, request.head_version)
+        elif request.bundle:
+            summary, model = await self._operations.export_bundle(request.run_id, request.head_version)
         else:
             limit = request.max_drop if request.HasField("max_drop") else DEFAULT_LIMIT
             summary, model = await self._operations.export(request.run_id, request.head_version, limit)

@@ -1,33 +1,33 @@
 """The calls that a site makes to the coordinator above it: those of a device, on the event loop.
 
-Only loopback is spoken to: certificates of a device are kept by a device's daemon, and a site is none. A tunnel such as
-``ssh -L`` leads to another machine.
+Without an identity only loopback is spoken to. With one the connection is TLS, and both ends show certificates; one
+that was renewed is taken up at the next call.
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
+import io
+import time
 from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
 from typing import Any
 
 import grpc
 
+from coordinator.server.upstream.identity import SiteIdentity, read_site_identity, stamp_of
 from protos.addresses import host_and_port, is_loopback
+from protos.convert.calls import CALL_S, FETCH_S, LATER_S, check_protocol, report_parts, report_timeout_s
 from protos.convert.cards import card_to
 from protos.convert.energy import settled_to
 from protos.convert.orders import order_from
+from protos.convert.received_files import ReceivedFiles, receive_file_part
 from protos.convert.reports import receipt_from
-from protos.errors import ConfigError, IntegrityError, RefusedError, UnreachableError
-from protos.orders import PART_BYTES, PROTOCOL, DeviceCard, Order, Receipt, SettledEnergy, Verdict
+from protos.errors import ConfigError, RefusedError, UnreachableError
+from protos.orders import PROTOCOL, DeviceCard, Order, Receipt, SettledEnergy, Verdict
+from protos.trust.names import SERVER_NAME
 from protos.v1 import edgejoule_pb2 as pb
 from protos.v1 import edgejoule_pb2_grpc as rpc
 
-CALL_S, FETCH_S, LATER_S = 15.0, 900.0, 30.0
-# The slowest uplink that a report is waited for on.
-_UPLINK_BYTES_PER_S = 20_000
-MAX_BUNDLE_BYTES = 1 << 30
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _OPTIONS = [
     ("grpc.max_receive_message_length", 64 << 20),
     ("grpc.initial_reconnect_backoff_ms", 200),
@@ -50,20 +50,22 @@ class Away(UnreachableError):
     """The coordinator above does not answer now; asking again is harmless."""
 
 
-def check_upstream(address: str) -> str:
+def check_upstream(address: str, identity: SiteIdentity | None = None) -> str:
     """``address`` itself when it can be spoken to.
 
     Raises:
         ConfigError: it is no HOST:PORT.
-        RefusedError: it is not on loopback.
+        RefusedError: it is not on loopback, and the site has no identity.
     """
     if (found := host_and_port(address)) is None:
         raise ConfigError(f"{address!r} is not HOST:PORT", where="--upstream", fix="write it like 127.0.0.1:50461")
-    if not is_loopback(found[0]):
+    if not is_loopback(found[0]) and identity is None:
         raise RefusedError(
-            "is not on this machine, and a site has no certificate to show",
-            where=f"--upstream {address}", fix="use 127.0.0.1:PORT through a tunnel such as `ssh -L`",
-        )  # fmt: skip
+            "is not on this machine, and this site was never enrolled there",
+            where=f"--upstream {address}",
+            fix="enrol it with `edge-runtime enroll TOKEN --state DIR --no-start` and give --upstream-identity DIR, "
+            "or use 127.0.0.1:PORT through a tunnel such as `ssh -L`",
+        )
     return address
 
 
@@ -71,12 +73,36 @@ class UpstreamLink:
     """A connection to the coordinator above; nothing is sent before the first call.
 
     Every method raises Away when nobody answers, and RefusedError when asking again would not help.
+
+    Args:
+        folder: of the site's identity; None: it has none, and speaks to loopback alone.
     """
 
-    def __init__(self, address: str) -> None:
-        self.address = check_upstream(address)
-        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+    def __init__(self, address: str, folder: Path | None = None) -> None:
+        self._folder = folder
+        self.identity = None if folder is None else read_site_identity(folder)
+        self._stamp = None if folder is None else stamp_of(folder)
+        self.address = check_upstream(address, self.identity)
+        self._connect()
+
+    def _connect(self) -> None:
+        if self.identity is None:
+            self._channel = grpc.aio.insecure_channel(self.address, options=_OPTIONS)
+        else:
+            one = self.identity
+            secure = grpc.ssl_channel_credentials(one.root_pem.encode(), one.key_pem.encode(), one.chain_pem.encode())
+            named = ("grpc.ssl_target_name_override", SERVER_NAME)
+            self._channel = grpc.aio.secure_channel(self.address, secure, options=[*_OPTIONS, named])
         self._stub = rpc.DeviceServiceStub(self._channel)  # type: ignore[no-untyped-call]
+
+    async def take_up_renewed(self) -> bool:
+        """Connect again when the identity on disk is another than the one in use; whether it was."""
+        if self._folder is None or (stamp := stamp_of(self._folder)) in (None, self._stamp):
+            return False
+        self.identity, self._stamp = read_site_identity(self._folder), stamp
+        await self._channel.close(None)
+        self._connect()
+        return True
 
     async def close(self) -> None:
         """Close the connection."""
@@ -85,11 +111,7 @@ class UpstreamLink:
     async def join(self, card: DeviceCard) -> None:
         """Say who is there, or what is new."""
         answer = await self._call(self._stub.Join(card_to(card, PROTOCOL), timeout=CALL_S))
-        if answer.protocol_major != PROTOCOL[0]:
-            raise RefusedError(
-                f"speaks protocol {answer.protocol_major}.{answer.protocol_minor}, and this one {PROTOCOL[0]}",
-                where=f"coordinator {self.address}", fix="install the same release on both",
-            )  # fmt: skip
+        check_protocol(answer, self.address)
 
     async def next_order(
         self, card: DeviceCard, settled: Iterable[SettledEnergy], bundle_id: str, published: str, waits_s: float
@@ -110,16 +132,10 @@ class UpstreamLink:
         """Send the bytes of a report."""
 
         async def parts() -> AsyncIterator[pb.ReportRequest]:
-            digest = hashlib.sha256(data).digest()
-            yield pb.ReportRequest(
-                header=pb.ReportHeader(
-                    run_id=run_id, round=round, device_id=device_id, total_bytes=len(data), sha256=digest
-                )
-            )
-            for start in range(0, len(data), PART_BYTES):
-                yield pb.ReportRequest(data=data[start : start + PART_BYTES])
+            for part in report_parts(run_id, round, device_id, data):
+                yield part
 
-        timeout_s = CALL_S + len(data) / _UPLINK_BYTES_PER_S
+        timeout_s = report_timeout_s(len(data))
         try:
             return receipt_from(await self._call(self._stub.Report(parts(), timeout=timeout_s)))
         except RefusedError as error:
@@ -137,28 +153,15 @@ class UpstreamLink:
             IntegrityError: damaged on the way, or no files of a bundle.
         """
         stream = self._stub.FetchBundle(pb.FetchBundleRequest(bundle_id=bundle_id), timeout=FETCH_S)
-        files: dict[str, bytearray] = {}
-        declared: dict[str, tuple[int, bytes]] = {}
-        where, name = f"bundle {bundle_id[:19]}", ""
+        files: dict[str, io.BytesIO] = {}
+        received = ReceivedFiles(lambda name: files.setdefault(name, io.BytesIO()))
         try:
             async for part in stream:
-                if part.WhichOneof("part") == "file":
-                    name = part.file.name
-                    if not _NAME.fullmatch(name) or name in files:
-                        raise IntegrityError(f"{name[:80]!r} is no name of a file in it", where=where)
-                    files[name], declared[name] = bytearray(), (part.file.size_bytes, part.file.sha256)
-                    if sum(size for size, _ in declared.values()) > MAX_BUNDLE_BYTES:
-                        raise IntegrityError("is larger than any bundle", where=where)
-                elif name:
-                    files[name] += part.data
-                    if len(files[name]) > declared[name][0]:
-                        raise IntegrityError(f"{name} is longer than declared", where=where)
+                receive_file_part(received, part)
+            received.finish()
         except grpc.aio.AioRpcError as error:
             raise self._translated(error) from error
-        for one, (size, digest) in declared.items():
-            if len(files[one]) != size or hashlib.sha256(files[one]).digest() != digest:
-                raise IntegrityError(f"{one} came damaged", where=where, fix="it is fetched again")
-        return {one: bytes(data) for one, data in files.items()}
+        return {name: data.getvalue() for name, data in files.items()}
 
     async def _call(self, call: Any) -> Any:
         try:
@@ -169,5 +172,9 @@ class UpstreamLink:
     def _translated(self, error: grpc.aio.AioRpcError) -> Exception:
         where, what = f"coordinator {self.address}", (error.details() or error.code().name).strip()
         if error.code() in _AWAY:
+            if error.code() is grpc.StatusCode.UNAVAILABLE and self.identity is not None:
+                ended = time.time() >= self.identity.ends_unix_s
+                why = "its certificate has ended" if ended else "or does not take the site's certificate"
+                return Away(f"does not answer, {why}", where=where)
             return Away(what if error.code() is not grpc.StatusCode.UNAVAILABLE else "does not answer", where=where)
         return RefusedError(f"refuses: {what}", where=where)

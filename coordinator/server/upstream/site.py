@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 import uuid
 from collections.abc import Iterable
 from dataclasses import replace
@@ -30,10 +31,10 @@ from coordinator.run.resume import Rooms
 from coordinator.server.operations import Operations
 from coordinator.server.run_scheduler import RunScheduler
 from coordinator.server.upstream import sums
+from coordinator.server.upstream.identity import renewed
 from coordinator.server.upstream.link import Away, UpstreamLink
 from coordinator.server.version import software_version
 from coordinator.store import runs, tables
-from coordinator.store.database import Database
 from protos.atomic import write_whole
 from protos.convert.reports import serialise_report
 from protos.energy.trace import Phase, PhaseEnergy
@@ -60,6 +61,7 @@ FILE = "upstream.json"
 _WAITS_S = 5.0
 _LOOK_S = 0.2
 _FIRST_AGAIN_S, _LAST_AGAIN_S = 0.5, 30.0
+_RENEWAL_LOOK_S, _RENEWAL_AGAIN_S = 60.0, 3600.0
 # Of the time that is left above, what the site's own devices get.
 _SHARE_OF_DEADLINE = 0.8
 _TOLD = 200
@@ -74,6 +76,7 @@ class Site:
         name: its device id above.
         devices: so many of its own devices must be there before it joins, and before its own runs begin.
         state: the coordinator's state folder, in which it keeps what it has told.
+        identity: folder of what it shows above; None: nothing, and the one above is on loopback.
     """
 
     def __init__(
@@ -85,8 +88,13 @@ class Site:
         rooms: Rooms,
         scheduler: RunScheduler,
         operations: Operations,
+        identity: Path | None = None,
     ) -> None:
-        self._link = UpstreamLink(address)
+        self._link, self._identity = UpstreamLink(address, identity), identity
+        if self._link.identity is not None and self._link.identity.name != name:
+            log.info("this site is %s above, as its certificate says, not %s", self._link.identity.name, name)
+            name = self._link.identity.name
+        self._renewal: asyncio.Task[None] | None = None
         self._name, self._devices, self._path = name, devices, state / FILE
         self._rooms, self._scheduler, self._operations = rooms, scheduler, operations
         self._session = uuid.uuid4().hex
@@ -99,9 +107,16 @@ class Site:
         self._answered: tuple[str, int, int | None] | None = None
         self._published = self._bundle_id = ""
 
+    @property
+    def name(self) -> str:
+        """Its device id above."""
+        return self._name
+
     async def run(self) -> None:
         """Serve the coordinator above, for ever."""
         again_s, said = _FIRST_AGAIN_S, ""
+        if self._identity is not None:
+            self._renewal = asyncio.create_task(self._renew(self._identity))
         while True:
             try:
                 await self._turn()
@@ -118,8 +133,25 @@ class Site:
                 self._card = None
                 await asyncio.sleep(_LAST_AGAIN_S)
 
+    async def _renew(self, folder: Path) -> None:
+        """Renew the certificate when two thirds of its life are over, for ever."""
+        while True:
+            wait_s, identity = _RENEWAL_LOOK_S, self._link.identity
+            if identity is not None and time.time() >= identity.due_unix_s:
+                why_not = await asyncio.to_thread(renewed, folder, self._link.address)
+                if why_not:
+                    left_d = (identity.ends_unix_s - time.time()) / 86400
+                    log.warning("upstream: no new certificate (%s); %.1f days are left", why_not, left_d)
+                    wait_s = _RENEWAL_AGAIN_S
+                else:
+                    log.info("upstream: a new certificate of %s", self._name)
+            await asyncio.sleep(wait_s)
+
     async def close(self) -> None:
         """Say goodbye, if anybody listens."""
+        if self._renewal is not None:
+            self._renewal.cancel()
+            await asyncio.gather(self._renewal, return_exceptions=True)
         try:
             if self._card is not None:
                 await asyncio.wait_for(self._link.leave(self._card, "the site ends"), 2.0)
@@ -132,6 +164,8 @@ class Site:
 
     async def _turn(self) -> None:
         """Join if need be, ask once, and do what is ordered."""
+        if await self._link.take_up_renewed():
+            self._card = None
         there = self._present()
         if len(there) < self._devices:
             await asyncio.sleep(_LOOK_S)
@@ -191,7 +225,7 @@ class Site:
             _check(order)
             bundle = await self._bundle(order.bundle_id)
             run_id = await self._collected(order, bundle)
-            report, told = await self._rooms.looks.do(self._report, order, run_id, bundle)
+            report, told = await self._rooms.looks.read(self._report, order, run_id, bundle)
         except (Away, StoreError):
             raise
         except EdgejouleError as error:
@@ -206,7 +240,7 @@ class Site:
         if receipt.verdict in (Verdict.ACCEPTED, Verdict.DUPLICATE):
             self._told_runs = [*self._told_runs, *told][-_TOLD:]
             self._remember()
-            sent = await self._rooms.looks.do(self._sending, told)
+            sent = await self._rooms.looks.read(self._sending, told)
             self._settled = (SettledEnergy(order.run_id, order.round, sent, order.attempt),) if sent else ()
         self._answered = order.run_id, order.round, order.attempt
 
@@ -231,7 +265,7 @@ class Site:
         name, begun = f"for {order.run_id}", 0
         until_s = asyncio.get_running_loop().time() + order.deadline_s
         while True:
-            newest = await self._rooms.looks.do(_newest, self._rooms.db, name)
+            newest = await self._rooms.looks.read(_newest, name)
             going = newest is not None and newest[1] in runs.OPEN_STATES
             if asyncio.get_running_loop().time() > until_s:
                 if newest is not None and going:
@@ -240,7 +274,7 @@ class Site:
                 raise Away("its round is over before this site's devices had answered", where=self._link.address)
             holds: dict[str, int] = {}
             if newest is not None and not going:
-                holds = await self._rooms.looks.do(_held, self._rooms.db, newest[0])
+                holds = await self._rooms.looks.read(sums.held, newest[0])
                 there = self._present()
                 if holds and all(holds.get(one) == examples for one, examples in there.items()):
                     return newest[0]
@@ -256,7 +290,7 @@ class Site:
         assert order.statistics is not None
         there, before = self._present(), {}
         if add_to is not None:
-            before = await self._rooms.looks.do(_held, self._rooms.db, add_to)
+            before = await self._rooms.looks.read(sums.held, add_to)
         asked = [one for one, examples in there.items() if before.get(one) != examples]
         lines = [
             "[run]",
@@ -282,13 +316,14 @@ class Site:
         run_id = await self._operations.start_run(text, str(self._path.parent.resolve()))
         log.info("%s: statistics of %d devices for round %d of %s", run_id, len(asked), order.round, order.run_id)
 
-    def _report(self, order: TrainOrder, run_id: str, bundle: Bundle) -> tuple[DeviceReport, list[str]]:
+    def _report(
+        self, connection: Connection, order: TrainOrder, run_id: str, bundle: Bundle
+    ) -> tuple[DeviceReport, list[str]]:
         """The report, and the runs whose joules are in it."""
         assert order.statistics is not None
-        with self._rooms.db.reading() as connection:
-            found = sums.summed(connection, run_id, bundle, order.statistics)
-            mine = [one for one in _named(connection, f"for {order.run_id}") if one not in self._told_runs]
-            energy, embedded = sums.spent(connection, mine, self._name)
+        found = sums.summed(connection, run_id, bundle, order.statistics)
+        mine = [one for one in _named(connection, f"for {order.run_id}") if one not in self._told_runs]
+        energy, embedded = sums.spent(connection, mine, self._name)
         return DeviceReport(
             run_id=order.run_id,
             round=order.round,
@@ -312,10 +347,9 @@ class Site:
             statistics=found.coded,
         ), mine
 
-    def _sending(self, run_ids: Iterable[str]) -> tuple[PhaseEnergy, ...]:
+    def _sending(self, connection: Connection, run_ids: Iterable[str]) -> tuple[PhaseEnergy, ...]:
         """What the devices' own reports cost to send, as far as they have told."""
-        with self._rooms.db.reading() as connection:
-            energy, _ = sums.spent(connection, run_ids, self._name)
+        energy, _ = sums.spent(connection, run_ids, self._name)
         return tuple(one for one in energy if one.phase is Phase.SEND)
 
     # ------------------------------------------------------------ what is remembered
@@ -357,13 +391,7 @@ def _named(connection: Connection, name: str) -> list[str]:
     return [str(one) for one in connection.execute(query).scalars()]
 
 
-def _newest(db: Database, name: str) -> tuple[str, str] | None:
+def _newest(connection: Connection, name: str) -> tuple[str, str] | None:
     """Id and state of the newest run of this name."""
-    with db.reading() as connection:
-        named = _named(connection, name)
-        return (named[-1], str(runs.row(connection, named[-1])["state"])) if named else None
-
-
-def _held(db: Database, run_id: str) -> dict[str, int]:
-    with db.reading() as connection:
-        return sums.held(connection, run_id)
+    named = _named(connection, name)
+    return (named[-1], str(runs.row(connection, named[-1])["state"])) if named else None

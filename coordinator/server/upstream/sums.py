@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 
 from coordinator.run.reports.statistics_fold import decoded, fixed_weights
 from coordinator.store import reading
-from coordinator.store.models.statistics import Held, held_by
+from coordinator.store.models.statistics import Held, examples_of, held_by
 from protos.energy.trace import Method, Phase, PhaseEnergy
 from protos.errors import EmptyShardError, UsageError
 from protos.model.bundle import Bundle
@@ -44,7 +44,7 @@ class Summed:
 
 def held(connection: Connection, run_id: str) -> dict[str, int]:
     """Devices whose statistics a run of the site holds, and how many examples of each."""
-    return {one.device_id: one.examples for one in held_by(connection, run_id)}
+    return examples_of(connection, run_id)
 
 
 def summed(connection: Connection, run_id: str, bundle: Bundle, features: FeatureMap) -> Summed:

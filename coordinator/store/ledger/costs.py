@@ -92,5 +92,12 @@ def plans(
     return made
 
 
+def whole_of(connection: Connection, run_id: str, number: int) -> Whole | None:
+    """Whom a round speaks for, where devices were drawn; else None."""
+    query = select(round_plans.c.weight, round_plans.c.work).where(_round(run_id, number))
+    row = connection.execute(query).first()
+    return None if row is None or row.weight is None else Whole(row.weight, row.work)
+
+
 def _round(run_id: str, number: int) -> ColumnElement[bool]:
     return and_(round_plans.c.run_id == run_id, round_plans.c.round == number)

@@ -63,6 +63,32 @@ def held_by(connection: Connection, run_id: str, before_round: int | None = None
                 yield Held(device_id, report.examples, row.weight, report.statistics)
 
 
+def examples_of(connection: Connection, run_id: str) -> dict[str, int]:
+    """Devices whose statistics :func:`held_by` would give, and how many examples of each; without reading them.
+
+    One whose statistics were deleted is not among them, nor is one that has no example: to sums they are the same.
+    """
+    found: dict[str, int] = {}
+    for own in chain_of(connection, run_id):
+        query = (
+            select(reports.c.device_id, reports.c.examples)
+            .join(
+                orders,
+                (orders.c.run_id == reports.c.run_id)
+                & (orders.c.round == reports.c.round)
+                & (orders.c.device_id == reports.c.device_id),
+            )
+            .where(reports.c.run_id == own, reports.c.steps_done == 0, orders.c.steps == 0)
+            .order_by(reports.c.round.desc())
+        )
+        newest: dict[str, int] = {}
+        for row in connection.execute(query):
+            newest.setdefault(row.device_id, row.examples)
+        for device_id in sorted(newest):
+            found.setdefault(device_id, newest[device_id])
+    return {device_id: examples for device_id, examples in found.items() if examples}
+
+
 def _newest(connection: Connection, run_id: str, before_round: int | None) -> list[tuple[str, int]]:
     """Device and newest round whose report has no step: those of statistics are among them."""
     query = select(reports.c.device_id, func.max(reports.c.round).label("newest")).where(

@@ -66,6 +66,12 @@ class LateMeter:
         return replace(found, method="unknown") if self._gone else found
 
     @property
+    def sensor(self) -> PowerSensor | None:
+        """The sensor that measures, or measured last; None before there was one. Any thread may ask."""
+        found = self._with
+        return found.sensor if found is not None else None
+
+    @property
     def trouble(self) -> str:
         """Why the method is unknown, in one line; empty when the sensor measures."""
         if self._with is None:

@@ -39,7 +39,7 @@ from protos.datafiles.renames import read_renames
 from protos.datafiles.stored import Rows, StoredRows
 from protos.errors import DataError, EmptyShardError, LabelError, NonFiniteError, ShapeError, StoreError
 from protos.model.bundle import Bundle
-from protos.model.resemblance import RECORD, held_against, sample
+from protos.model.resemblance import RECORD, held_against, places_looked_at
 from protos.model.task import ANOMALY, CLASSIFICATION, NORMAL
 
 _KEEP_SUMMARIES = 16
@@ -399,7 +399,7 @@ def _never_decoded(held: Rows) -> Rows:
 def _decode_sample(held: Rows) -> None:
     """Of images in files, decode those that are about to be looked at, and keep them until they are embedded."""
     if isinstance(held, StoredRows) and isinstance(held.source, FileRows):
-        held.source.sample(held.places[sample(np.arange(len(held), dtype=np.int64))])
+        held.source.sample(held.places[places_looked_at(held)])
 
 
 def _normal(data: Dataset) -> Dataset:

@@ -1,9 +1,12 @@
 """The working memory of a compiled signature: the most bytes of tensors that live at the same time.
 
-A tensor lives from the operator that makes it to the last one that reads it; inputs live throughout, as the runtime
-plans it. Constants and variables are not counted: they are there whether or not a step runs. The runtime's arena packs
-tensors by these very life times, so that it is not smaller than this, and hardly larger (Pisarchyk and Lee 2020,
-arXiv:2001.03288).
+A tensor lives from the operator that makes it to the last one that reads it; inputs live throughout. Constants and
+variables are not counted: they are there whether or not a step runs. It is an estimate out of the graph, by which
+choices are compared and budgets held. The runtime packs tensors by such life times (Pisarchyk and Lee 2020,
+arXiv:2001.03288), but lets an operator write on what it read, lets go of inputs, and leaves gaps: its built-in
+kernels were seen to give the tensors of training steps 0.74 to 1.05 times as much, those of inference 0.69 to 0.78
+times. Not in it are what kernels take for themselves, and the workspace of XNNPACK, which stands in for the arena
+where it takes the operators.
 """
 
 from __future__ import annotations

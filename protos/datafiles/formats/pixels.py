@@ -10,6 +10,7 @@ here.
 from __future__ import annotations
 
 import io
+import os
 import struct
 import warnings
 from collections.abc import Iterator, Sequence
@@ -31,6 +32,11 @@ _DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 _GREY = ("1", "L", "LA", "La", "F", *_DEEP)
 # TIFF 6.0 and EXIF 2.32: tag 274, orientation; 1 is upright.
 _ORIENTATION = 274
+# What decoding takes: Pillow keeps four bytes a pixel, and cutting and converting make another picture of them; libjpeg
+# keeps two bytes for each coefficient of three colours of a progressive JPEG, at whatever scale it decodes.
+_BYTES_A_PIXEL, _COEFFICIENTS_A_PIXEL = 8, 6
+# Of the machine's memory, how much one image may take.
+_SHARE = 0.25
 
 
 def decode(
@@ -104,6 +110,14 @@ def decode_image(data: bytes, shape: Sequence[int]) -> NDArray[np.uint8]:
     return pixels
 
 
+def _most_bytes() -> float:
+    """What one image may take on this machine; where it does not tell its memory, what a board of 512 MB may give."""
+    try:
+        return _SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return _SHARE * (512 << 20)
+
+
 def _size_of(shape: Sequence[int] | None, folder: Path) -> tuple[int, int, int] | None:
     if shape is None:
         return None
@@ -155,6 +169,7 @@ class Opener:
                             return "deep"
                         reader.note_kinds(image, path)
                         _orientation(image)
+                        reader.scale_down(image)
                 except (self._pillow.DecompressionBombWarning, self._pillow.DecompressionBombError) as cause:
                     raise ValueError(str(cause)) from cause
         except DataError as error:
@@ -196,10 +211,28 @@ class _Reader:
             try:
                 with pillow.open(path if file is None else file) as image:
                     if self._draft and self._size is not None:
-                        image.draft(None, (2 * self._size[1], 2 * self._size[0]))
+                        self.scale_down(image)
                     return self._pixels(image, path)
             except (pillow.DecompressionBombWarning, pillow.DecompressionBombError, SyntaxError) as cause:
                 raise ValueError(str(cause)) from cause
+
+    def scale_down(self, image: Any) -> None:
+        """Let an open image be decoded as small as is still good; refuse one that this machine has no memory for.
+
+        Raises:
+            ValueError: decoding it would take more than a quarter of the machine's memory.
+        """
+        assert self._size is not None
+        whole = image.width * image.height
+        image.draft(None, (2 * self._size[1], 2 * self._size[0]))
+        needed = _BYTES_A_PIXEL * image.width * image.height
+        if "progressive" in image.info or "progression" in image.info:
+            needed += _COEFFICIENTS_A_PIXEL * whole
+        if needed > (most := _most_bytes()):
+            raise ValueError(
+                f"its {whole / 1e6:.0f} million pixels take {needed / 1e6:.0f} MB to decode, and this machine may give "
+                f"{most / 1e6:.0f} MB: save it smaller, or as a JPEG"
+            )
 
     def changed(self) -> tuple[Remark, ...]:
         """What was changed; refuses deep images none of which uses more than the first 8 bits."""
@@ -247,7 +280,8 @@ class _Reader:
         if self._size is None:
             return np.asarray(picture.convert("L" if grey else "RGB")).reshape(picture.height, picture.width, -1)
         height, width, channels = self._size
-        if picture.mode != _MODES[channels]:
+        # Grey is made colour when it is small: each channel is the same, before and after.
+        if picture.mode != _MODES[channels] and picture.mode != "L":
             picture = picture.convert(_MODES[channels])
         scale = min(picture.width / width, picture.height / height)
         wide, high = max(1, round(width * scale)), max(1, round(height * scale))
@@ -255,6 +289,8 @@ class _Reader:
         if (wide, high) != (picture.width, picture.height):
             picture = picture.crop((left, top, left + wide, top + high))
         picture = picture.resize((width, height), self._pillow.Resampling.BILINEAR)
+        if picture.mode != _MODES[channels]:
+            picture = picture.convert(_MODES[channels])
         return np.asarray(picture).reshape(height, width, channels)
 
     def _eight_bits(self, image: Any, path: Path) -> Any:

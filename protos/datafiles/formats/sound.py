@@ -6,6 +6,7 @@ the front end's: resampling would change what the model hears in silence.
 
 from __future__ import annotations
 
+import os
 import struct
 import wave
 from collections.abc import Mapping, Sequence
@@ -94,15 +95,12 @@ def recording(path: Path, rate: int) -> NDArray[np.float64]:
         DataError: it cannot be read, or is of another rate.
     """
     with reading(str(path), "a recording"):
+        _whole(path)
         channels, found, values = _samples(path)
         if found != rate:
             fix = f"record at {rate} Hz, or convert the recordings to it"
             raise DataError(f"has {found} samples a second, the model takes {rate}", where=str(path), fix=fix)
         frames = values[: len(values) // channels * channels].reshape(-1, channels)
-        if not len(frames):
-            raise DataError(
-                "holds no sample: what was heard is not known", where=str(path), fix="remove it, or record it again"
-            )
         return np.asarray(frames.mean(axis=1), np.float64)
 
 
@@ -119,6 +117,40 @@ def _others(folder: Path) -> dict[str, int]:
                 kind = "recording outside the class folders" if is_recording(path) else kind
                 found[kind] = found.get(kind, 0) + 1
     return dict(sorted(found.items(), key=lambda one: (-one[1], one[0]))[:5])
+
+
+_UNKNOWN = 0xFFFFFFFF
+# Of samples that a header promises, how many may lack: recorders that are switched off write their last block no more.
+_MAY_LACK = 0.01
+
+
+def _whole(path: Path) -> None:
+    """Refuse a recording without a sample, and one that was cut short: it would be taken for silence at its end.
+
+    A length of 0xFFFFFFFF is that of a stream whose end nobody knew when its header was written.
+
+    Raises:
+        DataError: see above.
+    """
+    with path.open("rb") as file:
+        here = file.seek(0, os.SEEK_END)
+        at = 12
+        while at + 8 <= here:
+            file.seek(at)
+            head = file.read(8)
+            said, there = int.from_bytes(head[4:], "little"), here - at - 8
+            if head[:4] != b"data":
+                at += 8 + said + said % 2
+                continue
+            if min(said, there) == 0:
+                what = "holds no sample"
+                if there:
+                    what += f", by its header; {there} bytes follow, as when a recorder was cut off"
+                raise DataError(what, where=str(path), fix="record it again")
+            if said != _UNKNOWN and there < (1.0 - _MAY_LACK) * said:
+                what = f"is cut short: {there} of {said} bytes of samples are there"
+                raise DataError(what, where=str(path), fix="copy or record it again")
+            return
 
 
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE

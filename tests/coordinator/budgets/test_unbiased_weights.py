@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from coordinator.aggregate.mean import Wide
 from coordinator.budgets.order_line import OrderLine
 from coordinator.budgets.round_plan import draw
 from coordinator.budgets.unbiased import Whole, distance, interval_weight
-from coordinator.run.reports.aggregation import Fold, Population
+from coordinator.run.reports.aggregation import Fold, Late, Population
 from protos.normaliser import local_normaliser
 from protos.orders import DeviceReport, Engine, StopReason
 from protos.plan.sections import AggregateSection
@@ -70,6 +71,70 @@ def test_the_mean_over_draws_is_the_change_of_all(normalise: str, guesses: dict[
     seen = np.array([folded(draw(P, random), normalise, guesses) for _ in range(6000)])
     error = seen.std(axis=0, ddof=1) / np.sqrt(len(seen))
     assert (np.abs(seen.mean(axis=0) - wanted(normalise)) < 4.5 * error).all()
+
+
+# Whom each of three rounds could ask, with which probability, and how many rounds late each then comes. Who works on an
+# order of an earlier round is not free: those whom the round before did not draw, and those that are back.
+COHORTS: tuple[dict[str, tuple[float, int]], ...] = (
+    {"a": (0.3, 2), "b": (0.6, 0), "c": (1.0, 1)},
+    {"b": (0.5, 0), "d": (0.25, 1)},
+    {"b": (0.9, 0), "c": (0.4, 0), "e": (0.7, 0)},
+)
+
+
+def of_cohort(number: int) -> Whole:
+    names = COHORTS[number - 1]
+    return Whole(float(sum(EXAMPLES[n] for n in names)), float(sum(EXAMPLES[n] * STEPS[n] for n in names)))
+
+
+def moved_by(drawn: list[list[str]], normalise: str, staleness: float) -> Any:
+    """How far the head moves in all, when rounds close as the reports of those who were drawn come."""
+    plan = AggregateSection(weight=("by_examples",), normalise=normalise, staleness=staleness)
+    lines = [
+        {name: OrderLine(name, STEPS[name], None, probability=p, factor=1 / p) for name, (p, _) in one.items()}
+        for one in COHORTS
+    ]
+    moved: Any = np.zeros(5)
+    for number in range(1, len(COHORTS) + 1):
+        fold = Fold(plan, SHAPES, {n: lines[number - 1][n] for n in drawn[number - 1]}, Population(of_cohort(number)))
+        for of in range(1, number + 1):
+            for name in drawn[of - 1]:
+                if of + COHORTS[of - 1][name][1] != number:
+                    continue
+                late = Late(lines[of - 1][name], number - of, of_cohort(of)) if of < number else None
+                fold.add(replace(report(name), round=of), CHANGES[name], late)
+        moved = moved + fold.head_after({"k": np.zeros(5, np.float32)})["k"].astype(np.float64)
+    return moved
+
+
+@pytest.mark.parametrize("normalise", ["fednova", "none"])
+@pytest.mark.parametrize("staleness", [0.0, 0.5, -1.0])
+def test_where_rounds_wait_for_no_report_the_mean_over_all_draws_is_the_change_of_all_whom_they_could_ask(
+    normalise: str, staleness: float
+) -> None:
+    """Every draw that there may be, each with its probability; no draw is left to chance."""
+    offered = [(number, name) for number, one in enumerate(COHORTS) for name in one]
+    mean: Any = np.zeros(5)
+    for outcome in itertools.product((False, True), repeat=len(offered)):
+        chance = 1.0
+        drawn: list[list[str]] = [[] for _ in COHORTS]
+        for (number, name), is_drawn in zip(offered, outcome, strict=True):
+            p = COHORTS[number][name][0]
+            chance *= p if is_drawn else 1 - p
+            if is_drawn:
+                drawn[number].append(name)
+        if chance:
+            mean = mean + chance * moved_by(drawn, normalise, staleness)
+    expected: Any = np.zeros(5)
+    for number, one in enumerate(COHORTS, 1):
+        whole = of_cohort(number)
+        for name, (_, late) in one.items():
+            discount = (1 + late) ** -staleness
+            change = CHANGES[name]["k"].astype(np.float64)
+            if normalise == "fednova":
+                change = whole.work / whole.weight * change / STEPS[name]
+            expected = expected + discount * EXAMPLES[name] / whole.weight * change
+    np.testing.assert_allclose(mean, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_dividing_by_those_who_came_would_be_biased() -> None:

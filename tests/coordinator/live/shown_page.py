@@ -15,6 +15,7 @@ from live.played_run import soon
 
 from coordinator.live.hub import Hubs
 from coordinator.live.page_server import bound, serve_page
+from coordinator.live.trace_stream import TraceStreams
 from coordinator.operator.client import Operator
 
 
@@ -28,6 +29,7 @@ class Page:
 
     url: str
     hubs: Hubs
+    traces: TraceStreams
     connections: list[Operator] = field(default_factory=list)
 
     @property
@@ -82,12 +84,19 @@ def served_page(connect: Callable[[], Operator]) -> Iterator[Page]:
         made.append(connect())
         return made[-1]
 
-    hubs, addresses, ended = Hubs(counted), [], []
+    hubs, traces, addresses, ended = Hubs(counted), TraceStreams(counted), [], []
     loops: dict[str, Any] = {}
 
     async def run() -> None:
         loops["loop"], loops["stop"] = asyncio.get_running_loop(), asyncio.Event()
-        await serve_page(counted, bound("127.0.0.1:0"), on_ready=addresses.append, stop=loops["stop"], hubs=hubs)
+        await serve_page(
+            counted,
+            bound("127.0.0.1:0"),
+            on_ready=addresses.append,
+            stop=loops["stop"],
+            hubs=hubs,
+            traces=traces,
+        )
 
     def body() -> None:
         try:
@@ -100,7 +109,7 @@ def served_page(connect: Callable[[], Operator]) -> Iterator[Page]:
     thread.start()
     try:
         soon(lambda: addresses or ended, "the page")
-        yield Page(addresses[0], hubs, made)
+        yield Page(addresses[0], hubs, traces, made)
     finally:
         loops["loop"].call_soon_threadsafe(loops["stop"].set)
         thread.join(30)

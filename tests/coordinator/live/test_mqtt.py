@@ -271,14 +271,19 @@ def test_energy_never_becomes_less_when_runs_are_pruned_also_over_a_restart() ->
 
     assert told(one, 7200.0) == 2.0
     assert told(one, 1800.0) == 2.0, "pruned"
-    assert told(one, None) == 2.0
     assert told(one, 5400.0) == 3.0, "spent since"
+    assert told(one, None) == 3.0, "all is pruned"
+    silent = Telemetry("edgejoule", None, "1")
+    silent.take_up(topic, one._held[topic].encode())
+    assert told(one, 3600.0) == 4.0, "all of it was spent since"
+    assert told(silent, None) == 3.0, "a restart in between takes nothing back"
+    assert told(silent, 3600.0) == 4.0
     kept = one._held[topic]
-    assert one.changes([], [replace(DEVICE, energy_j=5400.0)]) == {}, "nothing new is nothing to say"
+    assert one.changes([], [replace(DEVICE, energy_j=3600.0)]) == {}, "nothing new is nothing to say"
     after = Telemetry("edgejoule", None, "1")
     after.take_up(topic, kept.encode())
     after.take_up("edgejoule/device/other/state", b"not JSON")
-    assert told(after, 9000.0) == 4.0
+    assert told(after, 7200.0) == 5.0
 
 
 def test_names_of_devices_cannot_reach_other_topics_and_differ_where_devices_do() -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import types
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from coordinator.commands.looking import export_results
 from coordinator.operator.client import Operator
 from coordinator.operator.status import RoundStatus, RunDetails, RunStatus
 from coordinator.report.csv_files import DEVICES, ENERGY, ROUNDS
+from coordinator.results import to_colext, to_mlperf
 from coordinator.results.figures import figures_of
 from protos.model.bundle import open_bundle
 
@@ -250,6 +252,40 @@ def test_colext_finds_the_joules_of_each_round_in_its_own_columns(address: str, 
     assert spent.keys() == expected.keys()
     for name, joules in expected.items():
         assert spent[name] == pytest.approx(joules, rel=1e-6, abs=grain[name])
+
+
+def test_times_never_go_back_and_no_joule_is_lost_where_the_coordinators_clock_did(
+    address: str, run: str, tmp_path: Path
+) -> None:
+    told = status(address, run)
+    with Operator(address) as operator:
+        details, cards = operator.details(run), {one.device_id: one for one in operator.devices()}
+    assert figures_of(told, details, cards).moved_s < 0.01, "its own clock went forward"
+    # Round 1 closes two hours before it opened, and all after it is behind; before round 3 another minute goes back.
+    back_s = {1: (0.0, 7200.0), 2: (7200.0, 7200.0), 3: (7260.0, 7260.0)}
+    rounds = [
+        replace(one, opened_unix_s=one.opened_unix_s - first, closed_unix_s=(one.closed_unix_s or 0.0) - second)
+        for one in told.rounds
+        for first, second in [back_s.get(one.round, (0.0, 0.0))]
+    ]
+    finished_s = (told.finished_unix_s or 0.0) - 7260.0
+    found = figures_of(replace(told, rounds=tuple(rounds), finished_unix_s=finished_s), details, cards)
+    assert found.moved_s == pytest.approx(7260.0, abs=60.0)
+    assert min(one.figures["round_s"] for one in found.rounds if one.round) > 0
+    (hw,) = [path for path in to_colext.write(found, tmp_path / "c") if path.stem == "hw_metrics"]
+    spent_j, before = 0.0, None
+    with hw.open(newline="") as file:
+        for row in csv.DictReader(file):
+            at, watts = datetime.fromisoformat(row["time"]), float(row["power_consumption"]) / 1000
+            assert watts >= 0
+            if before is not None and before[0] == row["client_id"]:
+                seconds = (at - before[1]).total_seconds()
+                assert seconds >= 0
+                spent_j += watts * seconds
+            before = (row["client_id"], at)
+    assert spent_j == pytest.approx(sum(known_j(one) for one in told.rounds if one.round), rel=0.02)
+    events = list(to_mlperf.lines(found))
+    assert [one["time_ms"] for one in events] == sorted(one["time_ms"] for one in events)
 
 
 def test_a_run_that_is_there_already_keeps_the_others_from_being_written(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
+import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from coordinator.simulation import ray_cluster
 from coordinator.simulation.devices import EngineError
 from coordinator.simulation.fleet import FleetSettings
 from coordinator.simulation.results import Simulated
+from protos.model.engine import engine_identity
 from protos.orders import Engine
 
 # Budgets cut, boards lose power, a codec remembers on disk, heads travel as differences.
@@ -60,6 +64,50 @@ def test_a_node_with_another_runtime_is_refused() -> None:
     )  # fmt: skip
     with pytest.raises(EngineError, match=r"ai-edge-litert 1\.0\.0"):
         ray_cluster._Workshop(fleet)
+
+
+def test_a_bundle_that_a_node_cannot_open_is_no_fault_of_a_board() -> None:
+    one = engine_identity()
+    fleet = ray_cluster._Fleet(
+        uuid.uuid4().hex, Engine(one.name, one.version, one.delegate), {"manifest.json": b"{}"}, np.zeros((0, 0)),
+        np.zeros(0), "", [], FleetSettings(devices=1, data="none.npz"),
+    )  # fmt: skip
+    with pytest.raises(EngineError, match="a node cannot open the fleet"):
+        ray_cluster.opened(fleet)
+    ray_cluster.sweep(fleet.key)
+    assert not list(Path(tempfile.gettempdir()).glob(f"edgejoule-ray-{fleet.key[:12]}*"))
+
+
+def test_folders_of_workers_that_are_gone_are_taken_away_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    hold = (
+        "import os, sys, time; from protos.file_lock import lock; os.mkdir(sys.argv[1]);"
+        "lock(os.open(sys.argv[1] + '/held', os.O_RDWR | os.O_CREAT)); print('held', flush=True); time.sleep(600)"
+    )
+    folders = [tmp_path / f"edgejoule-ray-{name}-x" for name in ("one", "two")]
+    workers = [subprocess.Popen([sys.executable, "-c", hold, one], stdout=subprocess.PIPE) for one in folders]
+    try:
+        for worker in workers:
+            assert worker.stdout is not None
+            assert worker.stdout.readline() == b"held\n"
+        (tmp_path / "edgejoule-ray-new").mkdir()
+        (tmp_path / "thesis").mkdir()
+        workers[0].kill()
+        workers[0].wait()
+        ray_cluster.sweep()
+        kept = {"edgejoule-ray-new", "edgejoule-ray-two-x", "thesis"}
+        assert {one.name for one in tmp_path.iterdir()} == kept
+        workers[1].kill()
+        ray_cluster.sweep("two", 20.0)
+        assert {one.name for one in tmp_path.iterdir()} == kept - {"edgejoule-ray-two-x"}
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+            assert worker.stdout is not None
+            worker.stdout.close()
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +196,28 @@ def test_whoever_stops_it_leaves_nothing_at_work_on_the_cluster(run: Run, nodes:
 
 @pytest.mark.processes
 @pytest.mark.filterwarnings("ignore")
+def test_a_node_that_cannot_open_the_bundle_ends_the_simulation_and_blames_no_board(
+    run: Run, nodes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = ray_cluster._work
+
+    def damaged(*given: Any) -> Any:
+        from coordinator.simulation import ray_cluster as there
+        from protos.errors import ModelError
+
+        def refuse(path: Any) -> Any:
+            raise ModelError("its disk is full of holes")
+
+        there._here, there.open_bundle = None, refuse
+        return work(*given)
+
+    monkeypatch.setattr(ray_cluster, "_work", damaged)
+    with pytest.raises(EngineError, match="full of holes"):
+        run("ray", devices=1)
+
+
+@pytest.mark.processes
+@pytest.mark.filterwarnings("ignore")
 def test_an_order_that_kills_every_worker_ends_the_simulation_in_words(
     run: Run, nodes: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,3 +229,22 @@ def test_an_order_that_kills_every_worker_ends_the_simulation_in_words(
     with pytest.raises(ray_cluster.ClusterError, match="begun up to 2 times"):
         run("ray", devices=1)
     assert "ray" in sys.modules
+
+
+@pytest.mark.processes
+def test_a_cluster_of_its_own_leaves_nothing_in_the_temporary_folder(digits: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="needs Ray: pip install 'edgejoule[ray]'")
+    script = (
+        "import sys; from coordinator.api import simulate\n"
+        "made = simulate({'run': {'rounds': 1}, 'train': {'epochs': 1}}, engine='ray', devices=2, data=sys.argv[1],"
+        " bundle=sys.argv[2])\n"
+        "print(made.outcome.run['state'])"
+    )
+    root = str(Path(__file__).resolve().parents[3])
+    place = {**os.environ, "TMPDIR": str(tmp_path), "RAY_TMPDIR": "/tmp", "PYTHONPATH": root}
+    place.pop("RAY_ADDRESS", None)
+    command = [sys.executable, "-c", script, str(digits / "digits.npz"), str(digits / "digits")]
+    done = subprocess.run(command, capture_output=True, text=True, env=place, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-1] == "finished"
+    assert not list(tmp_path.glob("edgejoule-ray-*"))

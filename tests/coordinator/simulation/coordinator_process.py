@@ -17,7 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 from virtual_time import Died, VirtualLoop
 
 from coordinator.run.resume import Rooms
-from coordinator.run.workers import Worker
+from coordinator.run.workers import Store, Worker
 from coordinator.server.operations import Operations
 from coordinator.server.run_scheduler import RunScheduler
 from coordinator.server.services.device_service import DeviceService
@@ -130,9 +130,10 @@ class CoordinatorProcess:
         self._loop, self.dead, self.up = loop, False, False
         self.db = Database(sqlite_url(state / "coordinator.db"))
         disk.attend(self.db, self)
-        books = VirtualWorker(self, disk.takes_s)
-        models, looks, readers = (VirtualWorker(self, lambda: 0.0) for _ in range(3))
-        self.rooms = Rooms(self.db, books, models, looks, readers, BundleStore(bundles), state / "evaluations")
+        store = Store(self.db, VirtualWorker(self, disk.takes_s))
+        looks = Store(self.db, VirtualWorker(self, lambda: 0.0))
+        models, readers = (VirtualWorker(self, lambda: 0.0) for _ in range(2))
+        self.rooms = Rooms(store, looks, models, readers, BundleStore(bundles), state / "evaluations")
         self.run_scheduler = RunScheduler(self.rooms)
         self.service = DeviceService(self.run_scheduler)
         self.operations = Operations(self.rooms, self.run_scheduler)

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from coordinator.run.reports.aggregation import Fold, Late
+from coordinator.run.reports.aggregation import Fold, Late, Population
 from coordinator.run.reports.validation import Expected, check
 from coordinator.store import runs
 from coordinator.store.database import Database
-from coordinator.store.ledger import accounts
+from coordinator.store.ledger import accounts, costs
 from coordinator.store.models import heads
 from protos.convert.reports import parse_report
 from protos.model.bundle import Bundle
@@ -58,6 +58,7 @@ class Books:
         self._in_closed: dict[int, list[Any]] = {}
         self._reports: dict[tuple[int, str], tuple[bytes, int | None]] = {}
         self._abandoned: dict[tuple[int, int], None] = {}
+        self._asked: dict[tuple[int, int], list[Any]] = {}
         self.opened_s: dict[tuple[int, int], float] = {}
 
     def rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
@@ -90,6 +91,12 @@ class Books:
         ):
             if state == "open":
                 self.opened_s.setdefault((number, attempt), self._now_s())
+                asked = self.rows(
+                    "SELECT device_id, probability, factor FROM orders JOIN grants USING (run_id, round, device_id) "
+                    "WHERE run_id = :run AND round = ? AND attempt = ? ORDER BY device_id", number, attempt,
+                )  # fmt: skip
+                first = self._asked.setdefault((number, attempt), asked)
+                self._must(first == asked, "nobody is drawn a second time", f"round {number}, attempt {attempt}")
             if number and state == "closed":
                 first = self._closed.setdefault(number, (attempt, head, closed_s))
                 self._must(first == (attempt, head, closed_s), "no round closes twice", f"round {number}")
@@ -143,7 +150,9 @@ class Books:
             head = heads.get(connection, initial)
             for number in sorted(self._closed):
                 lines = accounts.complete(connection, run_id, number, runs.lines_of(connection, run_id, number))
-                fold = Fold(plan.aggregate, bundle.manifest.head.shapes(), lines)
+                whole = costs.whole_of(connection, run_id, number)
+                people = None if whole is None else Population(whole)
+                fold = Fold(plan.aggregate, bundle.manifest.head.shapes(), lines, people)
                 total, moved, ours = 0.0, 0.0, []
                 order = self.rows(
                     "SELECT round, device_id FROM reports WHERE run_id = :run AND coalesce(folded_in, round) = ? "
@@ -157,13 +166,15 @@ class Books:
                     else:
                         there = runs.lines_of(connection, run_id, of_round)
                         line = accounts.complete(connection, run_id, of_round, there)[report.device_id]
-                        late = Late(line, number - of_round)
+                        late = Late(line, number - of_round, costs.whole_of(connection, run_id, of_round))
                         discount = 1.0 / (1 + number - of_round) ** plan.aggregate.staleness
                         self.counts["late reports in a head"] += 1
                     update = check(report, _anything(report, line.steps, bundle))
                     fold.add(report, update, late)
                     own = fold.weight_of(report, None if late is None else Late(line, 0))
                     ours.append((own * discount, report, update))
+                    if whole is not None:
+                        self.counts["reports in a head by the chance of their order"] += 1
                 made = fold.head_after(head)
                 version = self._closed[number][1]
                 self._must(trees.version(made) == version, "each head is that of an undisturbed run", f"round {number}")
@@ -176,6 +187,15 @@ class Books:
                         w * float(u["out_bias"][0]) / (r.local_normaliser if nova else 1.0) for w, r, u in worked
                     )
                     expected = float(head["out_bias"][0]) + mean_work * moved / total
+                    if whole is not None:
+                        # Of all whom the round of each order spoke for, whether they were drawn or not.
+                        expected = float(head["out_bias"][0])
+                        for w, r, u in worked:
+                            ((weight, work),) = self.rows(
+                                "SELECT weight, work FROM round_plans WHERE run_id = :run AND round = ?", r.round
+                            )
+                            unit = work / weight / r.local_normaliser if nova else 1.0
+                            expected += w / weight * unit * float(u["out_bias"][0])
                     self._must(
                         bool(np.isclose(float(made["out_bias"][0]), expected, rtol=1e-5, atol=1e-6)),
                         "each accepted report is in the head exactly once",

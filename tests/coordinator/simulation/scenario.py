@@ -14,6 +14,8 @@ QUIET_S = 3000.0
 STRAGGLERS_FROM = 10_000
 # From this seed on there are several runs: beside each other, behind each other, stopped, and gone on with.
 SEVERAL_FROM = 30_000
+# From this seed on a planner draws whom it asks, and rounds wait for no report; one run again.
+PLANNED_FROM = 50_000
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Scenario:
         late, buffer, enough, staleness: keys of the plan; of seeds from :data:`STRAGGLERS_FROM` on.
         beside, priority, share, start_from: likewise; of seeds from :data:`SEVERAL_FROM` on.
         others: further runs, with the second at which each is started.
+        fleet_j: joules that a planner has for all boards; None: everyone is asked. Of seeds from :data:`PLANNED_FROM`.
         number: of the run, from 1.
     """
 
@@ -64,6 +67,7 @@ class Scenario:
     share: float = 1.0
     start_from: str = ""
     others: tuple[tuple[float, Scenario], ...] = ()
+    fleet_j: float | None = None
     number: int = 1
 
     @property
@@ -76,6 +80,8 @@ class Scenario:
         budget = {"none": "", "round": f"[budget]\nper_round_j = {self.budget_j}\n",
                   "battery": f"[budget]\nbattery_j = {self.budget_j}\n",
                   "total": f"[budget]\ntotal_j = {self.budget_j}\n"}[self.budget]  # fmt: skip
+        if self.fleet_j is not None:
+            budget = f"{budget or '[budget]'}\nfleet_j = {self.fleet_j}\n[planner]\npolicy = 'joules'\np_min = 0.1\n"
         return (
             f'downlink = {{ codec = "{self.downlink}" }}\n'
             f'[run]\nbundle = "{bundle}"\nname = "{self.name}"\nrounds = {self.rounds}\nseed = {self.seed}\n'
@@ -150,7 +156,28 @@ def scenario(seed: int) -> Scenario:
         events=tuple(sorted(events)),
         **slow,
     )
+    if seed >= PLANNED_FROM:
+        return _planned(made)
     return _several(made) if seed >= SEVERAL_FROM else made
+
+
+def _planned(first: Scenario) -> Scenario:
+    """The same world with a planner, and rounds that close with a buffer."""
+    dice = random.Random(f"planned {first.seed}")
+    more = tuple(Board(8 * dice.randint(1, 6), dice.choice((0.02, 0.1, 0.5))) for _ in range(dice.choice((1, 2, 3))))
+    return replace(
+        first,
+        boards=first.boards + more,
+        rounds=dice.choice((4, 6, 8)),
+        budget=dice.choice(("none", "none", "round")),
+        budget_j=dice.choice((5.0, 20.0)),
+        fleet_j=dice.choice((5.0, 20.0, 60.0)),
+        codec="entropy_coded",
+        late=dice.choice((2, 5, 10)),
+        buffer=dice.choice((1, 2, 2, 3)),
+        enough=1.0,
+        staleness=dice.choice((0.0, 0.5, 1.0, -1.0)),
+    )
 
 
 def _several(first: Scenario) -> Scenario:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from mutations import MUTATIONS
 from run_seeds import first_failure, play
-from scenario import SEVERAL_FROM, STRAGGLERS_FROM
+from scenario import PLANNED_FROM, SEVERAL_FROM, STRAGGLERS_FROM
 
 from coordinator.server import run_scheduler
 
@@ -20,6 +20,7 @@ _SEEDS = 40
 _TOGETHER = 10
 # They are more than one run each.
 _SEVERAL = 3
+_PLANNED = 4
 # Within so many seeds each old fault is found.
 _MOST = 60
 # Where a fault was found that takes many seeds from the first on: looked at before them.
@@ -77,11 +78,22 @@ def test_no_invariant_breaks_where_several_runs_share_the_devices(plain_bundle: 
     assert checked["granted >= spent"] > 0
 
 
+def test_no_invariant_breaks_where_a_planner_draws_and_rounds_wait_for_nobody(plain_bundle: Path) -> None:
+    checked: Counter[str] = Counter()
+    for seed in range(PLANNED_FROM, PLANNED_FROM + _PLANNED):
+        try:
+            checked += play(seed, plain_bundle).checked
+        except AssertionError as error:
+            raise AssertionError(f"{error}; see: make sim SEEDS=1 FIRST={seed} TRACE=1") from error
+    assert checked["nobody is drawn a second time"] > _PLANNED
+    assert checked["reports in a head by the chance of their order"] > _PLANNED
+
+
 # Given up with its quorum there; what a board was granted before it lost power; a budget that only seemed to refill; a
 # run that was resumed, whose commit was not answered, and that nobody took up; what a paused order had cost, which the
 # ledger did not count as granted when it was granted again; told that its round was closed, which a crash undid; asked
-# by another run while the round that it was missing in was written down.
-@pytest.mark.parametrize("seed", [70, 5348, 7239, 10_014, 10_345, 20_052, 30_016])
+# by another run while the round that it was missing in was written down, as closed and as given up.
+@pytest.mark.parametrize("seed", [70, 5348, 7239, 10_014, 10_345, 20_052, 30_016, 40_064])
 def test_seeds_that_found_something_hold(plain_bundle: Path, seed: int) -> None:
     play(seed, plain_bundle)
 

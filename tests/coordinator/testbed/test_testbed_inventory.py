@@ -221,7 +221,12 @@ def test_the_command_makes_an_inventory_and_overwrites_none(tmp_path: Path, caps
     words = ["testbed", "init", str(target), "--host", "pi@pi-1.lab", "--host", "192.0.2.9"]
     assert coordinator.cli.main(words) == 0
     assert [(one.name, one.user) for one in read(target).boards] == [("pi-1", "pi"), ("board-2", "pi")]
+    assert (read(target).coordinator, read(target).coordinator_state) == ("", "")
     assert coordinator.cli.main(words) == 2
+    words[2] = str(tmp_path / "told.toml")
+    assert coordinator.cli.main([*words, "--coordinator", "192.0.2.7:50461", "--coordinator-state", "state"]) == 0
+    told = read(tmp_path / "told.toml")
+    assert (told.coordinator, told.coordinator_state) == ("192.0.2.7:50461", "state")
     source = tmp_path / "hosts.yaml"
     source.write_text(ANSIBLE_YAML)
     assert coordinator.cli.main(["testbed", "import", str(source), "-o", str(target)]) == 2

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import func, select
 
 from coordinator.operator.upgrades import UpgradeStatus, UpgradeWanted
-from coordinator.run.workers import Worker
+from coordinator.run.workers import Store, Worker
 from coordinator.server import upgrades as module
 from coordinator.server.fleet import Fleet
 from coordinator.server.upgrades import Upgrades, UpgradesTrust
@@ -62,17 +62,17 @@ class Home:
 
     @asynccontextmanager
     async def started(self) -> AsyncIterator[tuple[Upgrades, Fleet]]:
-        books, trusted, fleet = Worker("books"), Worker("trust"), Fleet()
+        thread, trusted, fleet = Worker("store"), Worker("trust"), Fleet()
         db = Database(sqlite_url(self.folder / "coordinator.db"))
         trust = UpgradesTrust(self.authority, self.register, trusted)
-        upgrades = Upgrades(db, books, fleet, lambda: None, lambda: self.now_s, trust)
+        upgrades = Upgrades(Store(db, thread), fleet, lambda: None, lambda: self.now_s, trust)
         await upgrades.open()
         watch = asyncio.create_task(upgrades.watch())
         try:
             yield upgrades, fleet
         finally:
             watch.cancel()
-            for one in (books, trusted):
+            for one in (thread, trusted):
                 one.close()
             db.close()
 

@@ -181,6 +181,89 @@ def test_the_inbox_is_taken_up_by_folders_of_labels(tmp_path: Path) -> None:
     assert store.take_inbox() == 0
 
 
+def test_what_is_still_being_written_stays_in_the_inbox_until_it_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ExampleStore(tmp_path / "own")
+    store.add(example(1), "cat")
+    inbox = tmp_path / "own" / "inbox" / "cat"
+    inbox.mkdir(parents=True)
+    array = io.BytesIO()
+    np.save(array, example(10))
+    whole = {"a.jpg": jpeg(5), "b.npy": array.getvalue(), "c.jpg": jpeg(6)}
+    for name, data in whole.items():
+        (inbox / name).write_bytes(data[: len(data) // 2])
+    (inbox / "d.png").touch()
+    assert store.take_inbox() == 0
+    assert len(list(inbox.iterdir())) == 4, "nothing is lost of it"
+    for name in ("a.jpg", "b.npy"):
+        (inbox / name).write_bytes(whole[name])
+    assert store.take_inbox() == 2
+    assert store.stats().by_label == {"cat": 3}
+    monkeypatch.setattr("edge_runtime.data.store._UNFINISHED_S", 0.0)
+    assert store.take_inbox() == 1, "a picture that nobody completes is taken as it is, and set aside when it is read"
+    refused = tmp_path / "own" / "inbox" / ".refused"
+    for label in ("cat", "dog"):
+        (inbox.parent / label).mkdir(exist_ok=True)
+        (inbox.parent / label / "x.npy").write_bytes(b"no array of " + label.encode())
+    assert store.take_inbox() == 0
+    kept = {one.read_bytes() for one in refused.iterdir()}
+    assert {b"no array of cat", b"no array of dog"} <= kept, "one of a name does not take the place of another"
+
+
+def test_a_file_that_changes_while_it_is_taken_is_taken_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ExampleStore(tmp_path / "own")
+    store.add(example(1), "cat")
+    path = tmp_path / "own" / "inbox" / "dog" / "now.jpg"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(jpeg(5))
+    add = store.add
+
+    def changed(*args: Any, **more: Any) -> str:
+        name = add(*args, **more)
+        path.with_suffix(".part").write_bytes(jpeg(6))
+        path.with_suffix(".part").replace(path)
+        return name
+
+    with monkeypatch.context() as during:
+        during.setattr(store, "add", changed)
+        assert store.take_inbox() == 1
+    assert path.exists()
+    assert store.take_inbox() == 1
+    assert store.stats().by_label == {"cat": 1, "dog": 2}
+
+
+def test_a_file_that_may_not_be_read_ends_nothing_and_is_named(tmp_path: Path) -> None:
+    store = ExampleStore(tmp_path / "own")
+    store.add(example(1), "cat")
+    inbox = tmp_path / "own" / "inbox" / "dog"
+    inbox.mkdir(parents=True)
+    (inbox / "a.jpg").write_bytes(jpeg(5))
+    (inbox / "b.jpg").write_bytes(jpeg(6))
+    (inbox / "a.jpg").chmod(0)
+    if os.geteuid() == 0:
+        # Root reads everything: nobody looks at it in a process of his own.
+        for one in (tmp_path / "own", *(tmp_path / "own").rglob("*")):
+            os.chown(one, 65534, 65534)
+        os.chown(inbox / "a.jpg", 0, 0)
+        before = [one.stat().st_mode for one in (tmp_path, *tmp_path.parents)]
+        for one in (tmp_path, *tmp_path.parents[:-1]):
+            one.chmod(one.stat().st_mode | 0o111)
+        try:
+            os.seteuid(65534)
+            taken = store.take_inbox()
+        finally:
+            os.seteuid(0)
+            for one, mode in zip((tmp_path, *tmp_path.parents), before, strict=True):
+                one.chmod(mode & 0o7777)
+    else:
+        taken = store.take_inbox()
+    assert taken == 1
+    assert store.stats().by_label == {"cat": 1, "dog": 1}
+    assert [one.rpartition(": ")[2] for one in store.unread] == ["Permission denied"]
+    assert (inbox / "a.jpg").exists()
+
+
 _ADDING = """
 import sys
 import numpy as np
@@ -215,6 +298,17 @@ def test_a_process_that_is_killed_while_it_adds_leaves_a_store_that_is_whole(tmp
     assert len(store.entries()) == before + 1, "a torn line does not swallow the next"
     sequences = [one.sequence for one in store.entries()]
     assert len(set(sequences)) == len(sequences)
+
+
+def test_what_a_power_cut_leaves_of_a_write_goes_with_the_next(tmp_path: Path) -> None:
+    ExampleStore(tmp_path / "own").add(example(1), "cat")
+    left = [tmp_path / "own" / RAW / ".0000000002-12345678.npy.ab12.part", tmp_path / "own" / ".clock.json.ab12.part"]
+    for one in left:
+        one.write_bytes(b"half")
+    store = ExampleStore(tmp_path / "own")
+    store.add(example(2), "cat")
+    assert not any(one.exists() for one in left)
+    assert store.stats().by_label == {"cat": 2}
 
 
 def test_the_index_does_not_grow_without_end(tmp_path: Path) -> None:

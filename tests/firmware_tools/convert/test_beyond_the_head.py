@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_outcome import Outcome
+from interpreters_arena import arena_bytes
 from warm_tensorflow import WarmTensorFlow
 
 from benchmarks.one_pass.fleet import Task
@@ -233,6 +234,36 @@ def test_a_step_of_biases_takes_less_memory_and_holds_the_budget(bundles: dict[s
         custom = [name for name in read_model(bundle.head_path).operator_counts() if name.startswith(("CUST", "Flex"))]
         assert not custom
     assert found["bias"] <= found["last-block"]
+
+
+@pytest.mark.parametrize("mode", ["bias", "last-block"])
+def test_the_interpreters_own_arena_holds_what_a_step_is_said_to_take(bundles: dict[str, Bundle], mode: str) -> None:
+    content = bundles[mode].head_path.read_bytes()
+    for signature in ("train", "infer"):
+        said, arena = working_memory(content, signature), arena_bytes(content, signature)
+        # Less where an operator writes on what it read, more where tensors do not fit without a gap.
+        assert 0.6 * said <= arena <= 1.2 * said, (signature, said, arena)
+
+
+def test_a_board_judges_heads_by_the_interpreter_that_it_has_open(
+    bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = bundles["bias"]
+    spec, classes = bundle.manifest.backbone, len(bundle.manifest.classes)
+    random = np.random.default_rng(3)
+    codes = random.integers(-100, 100, (40, spec.embedding_width)).astype(spec.output_dtype)
+    labels = random.integers(0, classes, 40).astype(np.int32)
+    judged = {name: value + random.normal(0, 0.1, value.shape).astype(np.float32)
+              for name, value in bundle.initial_head().items()}  # fmt: skip
+    expected, open_already = evaluate(judged, bundle, codes, labels), Head(bundle)
+
+    def never(*_: object) -> None:
+        raise AssertionError("a second interpreter was opened")
+
+    monkeypatch.setattr("edge_runtime.round.evaluation.Head", never)
+    assert evaluate(judged, bundle, codes, labels, open_already) == expected
+    held = open_already.read()
+    assert all(np.array_equal(held[name], value) for name, value in bundle.initial_head().items())
 
 
 @pytest.mark.parametrize(("option", "field"), [("--train-memory", "memory_bytes"), ("--train-joules", "joules")])

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tracemalloc
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from protos.datafiles.stored import StoredRows
 from protos.errors import DataError
+from protos.model.backbone import quantise
 from protos.model.head_algebra import head_shapes
 from protos.model.manifest import (
     BackboneSpec,
@@ -19,7 +22,15 @@ from protos.model.manifest import (
     Preprocessing,
     TensorSpec,
 )
-from protos.model.resemblance import RECORD, held_against, record_of_inputs, recorded, sample
+from protos.model.resemblance import (
+    RECORD,
+    compared,
+    held_against,
+    places_looked_at,
+    record_of_inputs,
+    recorded,
+    sample,
+)
 
 SPEC = BackboneSpec("b.tflite", (12, 12, 3), "int8", 1 / 255, -128, 4, "int8", 0.1, 0)
 UNIT = Preprocessing(1 / 255, 0.0)
@@ -108,3 +119,44 @@ def test_a_sample_is_spread_over_all_examples() -> None:
     assert taken.min() == 0
     assert taken.max() == 9999
     assert len(sample(rows[:100])) == 100
+
+
+def test_examples_are_looked_at_in_little_memory_whatever_their_size() -> None:
+    wide = dataclasses.replace(SPEC, input_shape=(224, 224, 3))
+    many = np.random.default_rng(0).integers(0, 256, (300, 224, 224, 3), np.uint8)
+    known = record_of_inputs(many[:10], wide, UNIT)
+    asked: list[int] = []
+
+    class Read(StoredRows):
+        def __getitem__(self, block: slice) -> npt.NDArray[np.uint8]:
+            asked.extend(range(*block.indices(len(many))))
+            return many[block]
+
+    class Source:
+        mapped, where, count, row_shape, dtype = None, "many", len(many), many.shape[1:], many.dtype
+
+        def read(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+            return many[rows]
+
+    rows = Read(Source(), np.arange(len(many)))
+    tracemalloc.start()
+    try:
+        assert compared(known, wide, UNIT, rows, where="own") is None
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # One example in float64 and what quantising makes of it; all 256 of them would be 308 MB.
+    assert peak_bytes < 16 * 2**20
+    assert asked == places_looked_at(rows).tolist()
+    assert 90 <= len(asked) <= 16 * 2**20 // many[0].nbytes
+
+
+def test_the_record_is_that_of_all_values_at_once() -> None:
+    raw = np.random.default_rng(1).integers(0, 256, (40, 12, 12, 3)).astype(np.uint8)
+    found = record_of_inputs(raw, SPEC, UNIT)
+    codes = quantise(raw, SPEC, UNIT).astype(np.float64).reshape(-1, 3)
+    assert found.mean == pytest.approx(codes.mean(axis=0), rel=1e-5)
+    assert found.deviation == pytest.approx(codes.std(axis=0), rel=1e-5)
+    assert found.raw_mean == pytest.approx(raw.mean(), rel=1e-5)
+    assert found.low_share == pytest.approx((codes == -128).mean(), rel=1e-5)
+    assert (found.examples, found.levels) == (40, len(np.unique(codes)))
