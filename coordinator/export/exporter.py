@@ -104,10 +104,12 @@ def export_model(
     backbone = _read(bundle.backbone_path)
     layers, notes = layers_of(plain), _notes(bundle)
 
+    # Once, whether the file ends in scores alone or in probabilities, too.
+    scores = None if bundle.manifest.head.tail is None else _scores(bundle, checked_tree, calibration_q)
+
     def assembled(*, softmax: bool) -> bytes:
-        if bundle.manifest.head.tail is None:
+        if scores is None:
             return assemble(backbone, layers, calibration_q, softmax=softmax, notes=notes)
-        scores = _scores(bundle, checked_tree, calibration_q)
         return assemble_with_tail(bundle, checked_tree, plain, scores, softmax=softmax, notes=notes)
 
     model = assembled(softmax=False)

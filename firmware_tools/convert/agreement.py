@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import numpy.typing as npt
@@ -45,3 +46,9 @@ def require(agreement: Agreement, minimum: float, *, where: str) -> None:
 def plain_accuracy(tree: Tree, embeddings: Array, labels: npt.NDArray[np.int32]) -> float:
     """Share of right answers of a plain head on float embeddings."""
     return float((logits_of(tree, embeddings).argmax(axis=1) == labels).mean())
+
+
+def guessing(labels: npt.NDArray[np.int32]) -> float:
+    """Share of right answers of whoever always names the most frequent class, and twice its standard error for luck."""
+    chance = float(np.bincount(labels).max()) / len(labels)
+    return chance + 2.0 * math.sqrt(chance * (1.0 - chance) / len(labels))

@@ -14,6 +14,7 @@ from protos.datafiles import dataset
 from protos.datafiles.dataset import Dataset
 from protos.datafiles.front_end import front_end_of
 from protos.datafiles.renames import composed
+from protos.datafiles.stored import taken
 from protos.errors import DataError, ModelError, UsageError
 
 LEAST_TUNING = 100
@@ -69,6 +70,7 @@ def load_examples(
     accounts = tuple(f"{one.source}: {dataset.account_of(one)}" for one in read_ones)
     remarked = tuple(line for line, one in zip(accounts, read_ones, strict=True) if one.left_out or one.changed)
     remarked += tuple(line for one in read_ones if (line := _contradicted(one)) is not None)
+    remarked += tuple(line for one in read_ones if class_names is None and (line := _alike(one)) is not None)
     _check_renames(renames or {}, fit if fit is not None else held)
     if fit is None and held is not None and held.is_test.any() and not held.is_test.all():
         fit = held
@@ -85,6 +87,17 @@ def load_examples(
             "what is measured on them says little of new data",
         )
     return Examples(fit, held, accounts, remarked)
+
+
+def _alike(one: Dataset) -> str | None:
+    """Classes whose names differ by case alone: two folders of one class, most likely."""
+    found: dict[str, list[str]] = {}
+    for name in one.class_names or ():
+        found.setdefault(composed(name).casefold(), []).append(name)
+    twins = [" and ".join(names) for names in found.values() if len(names) > 1]
+    if not twins:
+        return None
+    return f"{one.source}: classes {', '.join(twins)} differ by case alone: if they are one, put them in one folder"
 
 
 def load_tuning(
@@ -175,7 +188,7 @@ def _check_values(data: Dataset, input_shape: tuple[int, ...]) -> None:
 
 def choose(data: Dataset, count: int, seed: int) -> Any:
     """At most ``count`` raw examples [n, ...], drawn without replacement from ``seed``, in their own order."""
-    return data.x[chosen_rows(len(data), count, seed)]
+    return taken(data.held, np.arange(len(data))[chosen_rows(len(data), count, seed)])
 
 
 def chosen_rows(available: int, count: int, seed: int) -> Any:
@@ -188,8 +201,9 @@ def chosen_rows(available: int, count: int, seed: int) -> Any:
 
 def digest(data: Dataset) -> str:
     """SHA-256 (hexadecimal) of the examples and labels themselves, whatever file they came in."""
-    value = hashlib.sha256(f"{data.x.dtype}{data.x.shape}".encode())
-    value.update(np.ascontiguousarray(data.x).data)
+    value = hashlib.sha256(f"{data.held.dtype}{data.held.shape}".encode())
+    for block in dataset.blocks(data.held):
+        value.update(np.ascontiguousarray(block).data)
     value.update(np.ascontiguousarray(data.y).data)
     return value.hexdigest()
 

@@ -34,6 +34,7 @@ from firmware_tools.convert.sources.source import FloatModel, listed_layers
 from firmware_tools.convert.sources.tflite_source import describe
 from firmware_tools.convert.static_graph import StaticFunction, static_function
 from firmware_tools.inspect.model import ModelFacts, read_bytes
+from protos.datafiles.stored import Rows
 from protos.errors import EdgejouleError, ModelError, NonFiniteError
 from protos.model.backbone import Backbone
 from protos.model.head_algebra import Array, Tree
@@ -163,14 +164,14 @@ class Tuning:
     """What weights are trained on, and how: see `firmware_tools.convert.quality.fine_tuning`.
 
     Attributes:
-        examples: raw [N, ...]; labels of them, [N], are read where there is a tail.
+        examples: raw [N, ...], in memory or in their file; labels of them, [N], are read where there is a tail.
         where: their file.
         tail: the model's own last layer, or None.
         untuned: filled in: the integer file before.
         unlike: filled in: a warning where the examples are unlike those of the calibration.
     """
 
-    examples: npt.NDArray[Any]
+    examples: Rows
     labels: npt.NDArray[np.int32]
     where: str
     tail: Tree | None

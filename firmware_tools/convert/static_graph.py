@@ -4,6 +4,10 @@ The graph is run through once with symbols in place of values. What is known (co
 computed on the way; what is not becomes an operation of the new graph. So:
 
 - the batch is 1 and every shape is known;
+- real numbers are float32, whatever they were (a SavedModel of a policy such as mixed_float16 works in halves, and
+  int8 kernels are made of float32 ones alone);
+- what quantisation-aware training put in to round activations (FakeQuant) only limits them: integers round by
+  themselves. Weights are those that it rounded;
 - a loop over time (LSTM, GRU, SimpleRNN) is written out step by step, and its lists of tensors vanish: TFLite has no
   int8 kernel for a loop;
 - a negation becomes a multiplication by -1, a square one by itself, and an ELU is made of a SELU, since TFLite does
@@ -33,6 +37,7 @@ _SHAPES = ("Shape", "ShapeN", "Size", "Rank")
 _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 _LOOPS = ("While", "StatelessWhile")
 _BRANCHES = ("If", "StatelessIf")
+_FAKE = ("FakeQuantWithMinMaxArgs", "FakeQuantWithMinMaxVars", "FakeQuantWithMinMaxVarsPerChannel")
 _AFFINE = ("Mul", "AddV2", "Add", "Sub", "RealDiv", "BiasAdd")
 _NORMALISATIONS = ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
 _FLOATS = (tf.float32, tf.float16, tf.bfloat16, tf.float64)
@@ -183,6 +188,14 @@ class _Run:
             if folded is not None:
                 return folded
         tensors = [self._tensor(one) for one in inputs]
+        if kind == "Cast" and op.outputs[0].dtype in _FLOATS and tensors[0].dtype in _FLOATS:
+            return tensors
+        if kind in _FAKE:
+            bounds = inputs[1:3] if len(inputs) == 3 else [np.float32(op.get_attr(one)) for one in ("min", "max")]
+            if all(isinstance(one, (np.ndarray, np.floating)) for one in bounds):
+                low, high = _nudged(bounds[0], bounds[1], op.get_attr("num_bits"), op.get_attr("narrow_range"))
+                with self.graph.as_default():
+                    return [tf.minimum(tf.maximum(tensors[0], low), high)]
         if kind == "Split" and isinstance(inputs[0], np.ndarray) and tensors[1].shape.is_fully_defined():
             return self._slices(tensors[1], int(inputs[0]), len(op.outputs))
         if kind == "Neg" and op.outputs[0].dtype in _FLOATS and not _before_erfc(op.outputs[0]):
@@ -324,11 +337,13 @@ class _Run:
 
     def _copy(self, graph: Any, op: Any, tensors: list[Any]) -> Any:
         attributes = {name: value for name, value in op.node_def.attr.items() if not name.startswith("_")}
+        types = [one.dtype for one in op.outputs]
+        if graph is self.graph:
+            attributes = {name: _single(value) for name, value in attributes.items()}
+            types = [tf.float32 if one in _FLOATS else one for one in types]
         with graph.as_default():
             # Names come from layers, so that messages of the converter can be read.
-            return graph.create_op(
-                op.type, tensors, [one.dtype for one in op.outputs], name=op.name.replace("^", "_"), attrs=attributes
-            )
+            return graph.create_op(op.type, tensors, types, name=op.name.replace("^", "_"), attrs=attributes)
 
     def _symbol(self, value: Any) -> Any:
         return self.placeholder if isinstance(value, Affine) else value
@@ -336,8 +351,9 @@ class _Run:
     def _tensor(self, value: Any) -> Any:
         if isinstance(value, np.ndarray):
             if id(value) not in self._constants:
+                real = tf.as_dtype(value.dtype) in _FLOATS
                 with self.graph.as_default():
-                    self._constants[id(value)] = (tf.constant(value), value)
+                    self._constants[id(value)] = (tf.constant(value.astype(np.float32) if real else value), value)
             return self._constants[id(value)][0]
         if not isinstance(value, Affine):
             return value
@@ -384,6 +400,32 @@ def _moved(op: Any, inputs: list[Any]) -> list[Any] | None:
     if op.type == "Sub":  # constant - value
         return [_then(_then(value, "Mul", np.array(-1.0)), "AddV2", by_channel)]
     return None if op.type == "RealDiv" else [_then(value, op.type, by_channel)]
+
+
+def _nudged(low: Any, high: Any, bits: int, narrow: bool) -> tuple[Any, Any]:
+    """The ends between which FakeQuant keeps values: moved so that zero is one of its steps, float32.
+
+    Source: Jacob et al. 2018, arXiv:1712.05877, section 3.1, as TensorFlow's kernels do it.
+    """
+    first, last = (1 if narrow else 0), 2**bits - 1
+    bottom, top = np.asarray(low, np.float64), np.asarray(high, np.float64)
+    scale = (top - bottom) / (last - first)
+    zero = np.clip(np.rint(first - bottom / scale), first, last)
+    return ((first - zero) * scale).astype(np.float32), ((last - zero) * scale).astype(np.float32)
+
+
+def _single(attribute: Any) -> Any:
+    """An attribute of an operation, with float32 where it names another type of real numbers."""
+    real = {one.as_datatype_enum for one in _FLOATS}
+    if attribute.type in real or any(one in real for one in attribute.list.type):
+        changed = type(attribute)()
+        changed.CopyFrom(attribute)
+        if attribute.type in real:
+            changed.type = tf.float32.as_datatype_enum
+        for at, one in enumerate(attribute.list.type):
+            changed.list.type[at] = tf.float32.as_datatype_enum if one in real else one
+        return changed
+    return attribute
 
 
 def _then(value: Affine, kind: str, constant: npt.NDArray[np.float64]) -> Affine:

@@ -7,17 +7,14 @@ run; measure agreement with the float model; compile the head; write everything;
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import importlib.util
 import math
-import platform
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from firmware_tools.child import Progress
 from firmware_tools.convert import agreement as agree
@@ -26,16 +23,15 @@ from firmware_tools.convert.examples import (
     choose,
     chosen_rows,
     class_names,
-    digest,
     load_examples,
-    load_tuning,
 )
 from firmware_tools.convert.job import HEAD, PREPROCESSING, STRAIGHT, ConvertJob
+from firmware_tools.convert.provenance import provenance_of, trainable_of
 from firmware_tools.convert.quality.improve import QualityChoices
+from firmware_tools.convert.quality.tuning_examples import tuning_of
 from firmware_tools.convert.ranges import Tuning, backbone_spec, real_values
-from firmware_tools.convert.sources.recognise import fingerprint
 from firmware_tools.convert.sources.source import FloatModel, listed_layers
-from firmware_tools.convert.sources.tflite_source import Extractor, open_tflite
+from firmware_tools.convert.sources.tflite_source import Extractor, labels_in, open_tflite
 from firmware_tools.convert.tasks import (
     ANOMALY_CLASSES,
     Start,
@@ -53,8 +49,7 @@ from firmware_tools.inspect.bundle import report
 from firmware_tools.inspect.model import ModelFacts
 from protos.datafiles import dataset
 from protos.datafiles.dataset import Dataset
-from protos.datafiles.front_end import KEY as FRONT_END
-from protos.errors import DataError, ModelError, UsageError
+from protos.errors import ModelError, UsageError
 from protos.extras import advice
 from protos.model.backbone import Backbone
 from protos.model.bundle import MEAN, SCALE, TARGET_MEAN, TARGET_SCALE, open_bundle, record_of
@@ -79,11 +74,8 @@ _STATISTICS_EXAMPLES = 2000
 _SCALE_EXAMPLES = 128
 # More than this share of right answers lost to integers is told, with what helps.
 _MUCH_LOST = 0.01
-# Drawn of --qat, and kept in memory.
-_TUNING_EXAMPLES = 10_000
 # The TFLite quantiser takes no range narrower than about 2e-6: below it, every value becomes the same integer.
 _VANISHED = 1e-6
-_TOOLS = ("edgejoule", "tensorflow-cpu", "tensorflow", "keras", "numpy", "ai-edge-litert")
 
 
 def run(fields: dict[str, Any], progress: Progress) -> dict[str, Any]:
@@ -120,11 +112,14 @@ class _Conversion:
         source = self._open()
         self._require_classifier(source)
         self.warnings += source.notes if isinstance(source, FloatModel) else ()
+        tail = source.tail
+        own = None if tail is None else len(tail["out_bias"])
+        known_names = self._known_names(own)
         data = load_examples(
             self.job.calibrate,
             self.job.evaluate,
             source.input_shape,
-            ANOMALY_CLASSES if self.task == ANOMALY and not self.job.class_names else self.known_names,
+            ANOMALY_CLASSES if self.task == ANOMALY and not self.job.class_names else known_names,
             renames=self.job.renames,
             front_end=self.job.front_end,
             quantities=0 if self.task == REGRESSION else None,
@@ -132,10 +127,13 @@ class _Conversion:
         for line in data.accounts:
             self.progress(line)
         self.warnings += data.remarked
-        tail = source.tail
-        own = None if tail is None else len(tail["out_bias"])
         from_model = source.classes if isinstance(source, FloatModel) else own
         numbers = isinstance(source, FloatModel) and source.one_number and self.task == CLASSIFICATION
+        if numbers and isinstance(source, FloatModel) and source.constant and not self.job.fresh_head:
+            raise ModelError(
+                "ends in a softmax over one number, which is 1 whatever the model is given", where=self.where,
+                fix="for classes of your own on the same backbone, --classes N --fresh-head",
+            )  # fmt: skip
         if numbers and not (self.job.classes or self.job.class_names):
             raise ModelError(
                 "gives one number that no sigmoid ends, as a regression does, and the head asked for is a classifier",
@@ -144,7 +142,7 @@ class _Conversion:
                 "two classes; for classes of your own on the same backbone, --classes N --fresh-head",
             )
         if self.task == CLASSIFICATION:
-            names = class_names(self.job.class_names, self.job.classes, from_model, data, where=self.where)
+            names = class_names(known_names, self.job.classes, from_model, data, where=self.where)
         elif self.task == DIFFUSION:
             # What an encoder ends in are no classes.
             names = class_names(self.job.class_names, self.job.classes, None, data, where=self.where)
@@ -186,6 +184,17 @@ class _Conversion:
             "warnings": self.warnings,
             "data": list(data.accounts),
         }
+
+    def _known_names(self, own: int | None) -> tuple[str, ...] | None:
+        """Names of the classes that are known before the data are read: those asked for, or those in the file."""
+        job = self.job
+        kept = self.task == CLASSIFICATION and own is not None and not job.fresh_head and job.classes in (None, own)
+        if self.known_names is not None or job.kind != "tflite" or not kept or own is None:
+            return self.known_names
+        found = labels_in(self.path, own)
+        if found is not None:
+            self.progress(f"its classes are those that the file names: {', '.join(found[:6])}{', ...' * (own > 6)}")
+        return found
 
     def _files(self) -> tuple[str, ...]:
         found = (BACKBONE_FILE, HEAD_FILE, INITIAL_FILE)
@@ -284,7 +293,11 @@ class _Conversion:
         chosen = choose(data.calibration, self.job.calibration_examples, self.job.seed)
         if len(chosen) < 50:
             self.warnings.append(f"only {len(chosen)} calibration examples: int8 ranges may be too narrow")
-        tuning = self._tuning(source, data)
+        tuning: Tuning | None = None
+        if self.job.qat is not None:
+            own = self.task == CLASSIFICATION and source.no_classifier is None and not self.job.fresh_head
+            tuning, remarked, self.qat = tuning_of(self.job, source, data, self._float_values(source), own_tail=own)
+            self.warnings += remarked
         choices = QualityChoices(
             self.job.equalise, self.job.bias_correction, self.job.layers, tuning is not None,
             self.job.activations == "int16",
@@ -296,34 +309,6 @@ class _Conversion:
             self.untuned = tuning.untuned
             self.warnings += [] if tuning.unlike is None else [f"--qat: {tuning.unlike}"]
         return backbone, facts
-
-    def _tuning(self, source: FloatModel, data: Examples) -> Tuning | None:
-        """What weights are trained on, where that is asked for."""
-        job = self.job
-        if job.qat is None:
-            return None
-        found, remarked = load_tuning(job.qat, source.input_shape, data, renames=job.renames, front_end=job.front_end)
-        self.warnings += remarked
-        own = self.task == CLASSIFICATION and source.no_classifier is None and not job.fresh_head
-        tail, rows = source.tail if own else None, chosen_rows(len(found), _TUNING_EXAMPLES, job.seed)
-        examples, labels = found.x[rows], found.y[rows]
-        where = Path(found.source).name
-        self.qat = {"qat": {"file": where, "sha256": digest(found), "examples": len(found), "drawn": len(labels),
-                            "steps": job.qat_steps, "rate": job.qat_rate}}  # fmt: skip
-        if tail is not None:
-            dataset.check(dataclasses.replace(found, source=where), source.input_shape, len(tail["out_bias"]))
-            some = chosen_rows(len(labels), _STATISTICS_EXAMPLES, job.seed)
-            right = agree.plain_accuracy(
-                tail, source.embed_all(examples[some], self._float_values(source)), labels[some]
-            )
-            if right <= (usual := _guessing(labels[some])):
-                raise DataError(
-                    f"the model's own last layer is right on {right:.1%} of the examples of --qat, no better than a "
-                    f"guess ({usual:.1%} with luck)", where=where,
-                    fix="are the classes in the model's order, and --preprocess its own? With --fresh-head labels are "
-                    "not read",
-                )  # fmt: skip
-        return Tuning(examples, labels, where, tail, job.qat_steps, job.qat_rate, job.seed)
 
     def _usable_tail(self, source: FloatModel | Extractor, tail: Tree | None, classes: int) -> tuple[Tree | None, str]:
         """The pre-trained head, if it has the form asked for, and a sentence on how the head starts."""
@@ -431,7 +416,7 @@ class _Conversion:
     def _warn_of_chance(self, accuracy: dict[str, Any], judged: Dataset) -> None:
         """A carried-over head that guesses: the data are not what it was trained on, or its classes are others."""
         chance = float(np.bincount(judged.y).max()) / len(judged)
-        if accuracy["float"] <= _guessing(judged.y):
+        if accuracy["float"] <= agree.guessing(judged.y):
             self.warnings.append(
                 f"the model's own last layer is right on {accuracy['float']:.1%} of {len(judged)} examples, and naming "
                 f"the most frequent class alone on {chance:.1%}: it guesses. Is --preprocess the one that it was "
@@ -529,59 +514,8 @@ class _Conversion:
         if not error <= 1e-3 * max(1.0, float(np.abs(expected).max())):
             raise ModelError(f"the compiled head is off by {error:g} from plain arithmetic", where=HEAD_FILE)
 
-    def _trainable(self) -> dict[str, Any]:
-        """What trains in front of the head, what a step of it costs, and what else could have been chosen."""
-        if self.parted is None:
-            return {}
-        job, made = self.job, self.parted
-        return {
-            "trainable": {
-                "mode": job.trainable, "board": job.board, "batch": job.batch_size,
-                "chosen": made.choice.row() | {"memory_bytes": made.measured_bytes},
-                "choices": [one.row() for one in made.offered],
-            }
-        }  # fmt: skip
-
     def _provenance(
         self, source: FloatModel | Extractor, facts: ModelFacts, data: Examples, start: str
     ) -> dict[str, Any]:
-        def described(one: Dataset | None) -> dict[str, Any] | None:
-            if one is None:
-                return None
-            return {"file": Path(one.source).name, "sha256": digest(one), "examples": len(one)}
-
-        calibration = described(data.calibration)
-        if calibration is not None:
-            drawn = 0 if isinstance(source, Extractor) else min(calibration["examples"], self.job.calibration_examples)
-            calibration |= {"drawn": drawn, "ranges_from": self.range_examples}
-        return {
-            "source": {"file": self.where, "kind": self.job.kind, "sha256": fingerprint(self.path)},
-            "cut": source.cut or "none: an integer extractor, taken as it is",
-            "head": start,
-            "preprocess": self.job.preprocess or (STRAIGHT if isinstance(source, Extractor) else "none"),
-            "seed": self.job.seed,
-            "calibration": calibration,
-            "evaluation": described(data.evaluation),
-            "operators": facts.operator_counts(),
-            **self.quality,
-            **self.qat,
-            **self._trainable(),
-            "tools": _tool_versions(),
-            **({} if self.job.front_end is None else {FRONT_END: self.job.front_end}),
-        }
-
-
-def _guessing(labels: npt.NDArray[np.int32]) -> float:
-    """Share of right answers of whoever always names the most frequent class, and twice its standard error for luck."""
-    chance = float(np.bincount(labels).max()) / len(labels)
-    return chance + 2.0 * math.sqrt(chance * (1.0 - chance) / len(labels))
-
-
-def _tool_versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for name in _TOOLS:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
+        said = provenance_of(self.job, source, facts, data, start, ranges_from=self.range_examples)
+        return said | self.quality | self.qat | trainable_of(self.job, self.parted)

@@ -155,7 +155,9 @@ def load(
         read = folder.read(path, choose, image_shape, classes, renames, tolerant=tolerant, decoded=decoded, known=known)
         return _dataset(read, path)
     if not path.exists():
-        raise DataError("no such file or folder", where=str(path), fix="check the path")
+        address = str(spec).partition(":")[0].lower() in ("http", "https", "s3", "gs", "ftp")
+        fix = "download it first: data are files here" if address else "check the path"
+        raise DataError("no such file or folder", where=str(spec) if address else str(path), fix=fix)
     if path.suffix.lower() == ".npz":
         return _dataset(npz.read(path, choose, classes, renames, tolerant=tolerant), path)
     if idx.is_images_file(path):
@@ -171,8 +173,11 @@ def load(
 
 _OTHER_KINDS = {
     **dict.fromkeys((".zip", ".tar", ".tgz", ".gz", ".xz", ".7z", ".rar"), "unpack it, and give the folder"),
+    **dict.fromkeys((".csv", ".tsv"), "a table is cut into windows by a front end of the bundle: see convert "
+                    "--front-end; else save numpy.savez('FILE.npz', x=..., y=...)"),
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), "save its table as CSV"),
     ".npy": "save it with its labels: numpy.savez('FILE.npz', x=numpy.load(...), y=...)",
-    **dict.fromkeys((".pkl", ".pickle", ".pt", ".pth", ".parquet", ".h5", ".hdf5", ".mat", ".tfrecord"),
+    **dict.fromkeys((".pkl", ".pickle", ".pt", ".pth", ".parquet", ".json", ".h5", ".hdf5", ".mat", ".tfrecord"),
                     "read it with what wrote it, and save numpy.savez('FILE.npz', x=..., y=...)"),
 }  # fmt: skip
 

@@ -181,3 +181,8 @@ class StoredRows:
 
 # Examples as they are held: in memory, or in a file from which slices are read.
 Rows: TypeAlias = NDArray[Any] | StoredRows
+
+
+def taken(held: Rows, places: NDArray[Any]) -> NDArray[Any]:
+    """The rows at these places, in this order, in memory; nothing else is read."""
+    return held.select(np.asarray(places, np.int64))[:] if isinstance(held, StoredRows) else held[places]

@@ -152,3 +152,60 @@ def test_blanks_at_the_end_of_a_name_are_none_of_it(tmp_path: Path) -> None:
     assert dataset.load(tmp_path, image_shape=(4, 4, 3)).class_names == ("cat", "ant", "bee")
     with pytest.raises(LabelError, match="'bee' is not among"):
         dataset.load(tmp_path, image_shape=(4, 4, 3), classes=("ant", "cat", "dog"))
+
+
+def test_a_recording_without_a_sample_is_no_silence(tmp_path: Path) -> None:
+    wav(tmp_path / "a" / "1.wav", np.zeros(0, np.float32), 3)
+    with pytest.raises(DataError, match="holds no sample") as told:
+        dataset.load(tmp_path, front_end=MEL)
+    assert told.value.fix == "record it again"
+    wav(tmp_path / "a" / "2.wav", np.zeros(800, np.float32), 3)
+    found = dataset.load(tmp_path, front_end=MEL, tolerant=True)
+    assert len(found) == 1
+    assert "1 recording that cannot be read" in dataset.account_of(found)
+    (tmp_path / "a" / "1.wav").write_bytes((tmp_path / "a" / "2.wav").read_bytes()[:20])
+    with pytest.raises(DataError, match="ends before its samples begin"):
+        dataset.load(tmp_path, front_end=MEL)
+
+
+def test_what_lies_in_the_place_of_recordings_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    for name in ("1.flac", "2.flac", "notes"):
+        (tmp_path / "a" / name).write_bytes(b"fLaC")
+    with pytest.raises(EdgejouleError, match=r"it holds 2 \.flac, 1 file without an ending") as told:
+        dataset.load(tmp_path, front_end=MEL)
+    assert "ffmpeg -i IN" in (told.value.fix or "")
+    (tmp_path / "1.wav").write_bytes(b"RIFF")
+    with pytest.raises(EdgejouleError, match="1 recording outside the class folders"):
+        dataset.load(tmp_path, front_end=MEL)
+
+
+def test_a_table_without_a_window_says_what_its_rows_lack(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("ax,ay,what\n" + "2020-01-01,1,run\n" * 8)
+    with pytest.raises(EdgejouleError, match=r"one class: 8 row without a number or a class \(t.csv:2\)") as told:
+        dataset.load(path, front_end=TABLE)
+    assert "let ax, ay hold one number each" in (told.value.fix or "")
+    path.write_text("ax,ay,what\n1,1,run\n")
+    with pytest.raises(EdgejouleError, match=r"has no window of one class; give tables with 4 rows"):
+        dataset.load(path, front_end=TABLE)
+
+
+def test_tables_of_tabs_are_read_and_other_encodings_named(tmp_path: Path) -> None:
+    assert len(dataset.load(table(tmp_path / "t.tsv", "\t"), front_end=TABLE)) == 4
+    path = tmp_path / "t.csv"
+    path.write_bytes("ax,ay,what\n1,2,gehört\n".encode("latin-1"))
+    with pytest.raises(DataError, match="is no text in UTF-8") as told:
+        dataset.load(path, front_end=TABLE)
+    assert "iconv" in (told.value.fix or "")
+
+
+def test_tables_and_addresses_in_the_place_of_examples_are_told(tmp_path: Path) -> None:
+    for name, way in (("t.csv", "--front-end"), ("t.tsv", "--front-end"), ("t.xlsx", "save its table as CSV")):
+        (tmp_path / name).write_bytes(b"PK")
+        with pytest.raises(DataError, match="of an unknown kind") as told:
+            dataset.load(tmp_path / name)
+        assert way in (told.value.fix or "")
+    with pytest.raises(DataError, match=r"https://example\.org/d\.zip: no such file") as told:
+        dataset.load("https://example.org/d.zip")
+    assert "download it first" in (told.value.fix or "")

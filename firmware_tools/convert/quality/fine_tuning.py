@@ -26,6 +26,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from firmware_tools.convert.quality.emulation import Emulation
+from protos.datafiles.stored import Rows, taken
 from protos.errors import ModelError
 from protos.model.head_algebra import Array, Tree, logits_of
 
@@ -44,7 +45,7 @@ class TuningData:
     """What is trained on.
 
     Attributes:
-        inputs: raw examples [N, ...]; read in batches.
+        inputs: raw examples [N, ...], in memory or in their file; read in batches.
         real: raw examples to what the integer backbone takes in real numbers, float32.
         teach: raw examples to float embeddings, float32 [n, D].
         tail: the model's own last layer, or None.
@@ -54,7 +55,7 @@ class TuningData:
         seed: for the order of the examples.
     """
 
-    inputs: npt.NDArray[Any]
+    inputs: Rows
     real: Callable[[npt.NDArray[Any]], Array]
     teach: Callable[[npt.NDArray[Any]], Array]
     tail: Tree | None
@@ -98,7 +99,7 @@ def fine_tuned(
     order = np.random.default_rng([data.seed, 0x9A7]).permutation(len(data.inputs))
     judges = min(_MOST_JUDGES, max(1, round(_JUDGING_SHARE * len(order))))
     held, rows = np.sort(order[:judges]), order[judges:]
-    judged = data.inputs[held]
+    judged = taken(data.inputs, held)
     wanted = data.teach(judged)
     energy = max(float(np.square(wanted).sum(axis=1).mean()), 1e-30)
 
@@ -190,7 +191,7 @@ def _train(
 
     shown, losses = max(1, data.steps // _LINES), []
     for number, batch in enumerate(_batches(rows, data.steps, data.seed)):
-        raw = data.inputs[batch]
+        raw = taken(data.inputs, batch)
         rate = data.rate * 0.5 * (1.0 + math.cos(math.pi * number / data.steps))
         values = (data.real(raw), data.teach(raw), data.labels[batch], np.float32(rate), np.float32(number + 1))
         losses.append(float(step(*(tf.constant(one) for one in values))))

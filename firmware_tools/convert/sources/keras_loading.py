@@ -76,7 +76,12 @@ def _not_loaded(path: Path, error: Exception) -> ModelError:
     what = f"Keras cannot load it: {short or type(error).__name__}"
     lowered = text.lower()
     if holds_code(path):
-        return ModelError(what, where=path.name, fix=OWN_CODE)
+        return ModelError("holds a Lambda layer, which is a program of its own and is not run", where=path.name,
+                          fix=OWN_CODE)  # fmt: skip
+    # The same is said of every layer around the one that matters, first; the name stands at the end.
+    missing = re.search(r"[Cc]ould not locate (class|function|object) '([^']+)'", text)
+    if missing is not None:
+        what = f"its {missing[1]} {missing[2]!r} is none of Keras, and its code is not in the file"
     unknown = "could not locate" in lowered or "unknown layer" in lowered
     damaged = re.search(r"truncated|unable to (synchronously )?open|not a zip|bad magic|no such file|crc", lowered)
     if damaged:

@@ -38,6 +38,7 @@ _STATELESS = (
     "a recurrent layer of the model keeps its state from one batch to the next (stateful=True); here each example is "
     "judged by itself, from a state of zeros"
 )
+_SCORES = {"Softmax": "softmax", "LogSoftmax": "log_softmax", "Sigmoid": "sigmoid"}
 _SQUASHING = ("softmax", "sigmoid", "linear", "log_softmax")
 
 
@@ -72,6 +73,7 @@ def open_keras(
             raise ModelError(what, where=where, fix=way)
     source = model.inputs[0]
     takes = "uint8" if source.dtype == "uint8" else "float32"
+    _refuse_token_ids(model, source, where)
     if source.dtype not in ("float32", "float16", "bfloat16", "uint8"):
         raise ModelError(
             f"takes {source.dtype} values; only models of real-valued input can be quantised", where=where,
@@ -85,7 +87,7 @@ def open_keras(
         tensor = keras.layers.Subtract()([keras.layers.Flatten()(source), tensor])
     elif cut is None:
         tensor, label, behind = _walk_to_dense(model, model.outputs[0], where)
-        tail, note = _tail(behind)
+        tail, note = _tail(behind, _operands(model))
     else:
         tensor, label = _output_of(model, cut, where), cut
         tail, note = _tail_behind(path, model, tensor)
@@ -93,7 +95,7 @@ def open_keras(
         raise ModelError(f"the cut at {label!r} leaves no layer for the backbone", where=where)
     cut_model = keras.Model(source, tensor)
     static = cut_model.compute_output_shape((1, *shape))
-    width = vector_width(static, cut=label, where=where)
+    width = vector_width(static, cut=label, where=where, layers=_vectors(model))
 
     @tf.function(input_signature=[tf.TensorSpec([None, *shape], takes)], autograph=False)  # type: ignore[untyped-decorator]
     def embed(x: Any) -> Any:
@@ -114,9 +116,40 @@ def open_keras(
         layers=tuple(_vectors(model)),
         one_number=model.outputs[0].shape[-1] == 1 and _end_of(model, model.outputs[0]) != "sigmoid",
         linear=_end_of(model, model.outputs[0]) == "linear",
+        constant=model.outputs[0].shape[-1] == 1 and _end_of(model, model.outputs[0]) in ("softmax", "Softmax"),
         residual=residual,
         notes=(_STATELESS,) if is_stateful(path) else (),
     )
+
+
+def _refuse_token_ids(model: Any, source: Any, where: str) -> None:
+    """Refuse a model whose Embedding looks its input up in a table, with the way to give it what stands there.
+
+    Raises:
+        ModelError: it does so.
+    """
+    for operation in model.operations:
+        fed = operation._inbound_nodes[0].input_tensors[0] if isinstance(operation, keras.layers.Embedding) else None
+        while fed is not None and fed is not source and type(_producer(fed)[0]).__name__ == "Cast":
+            fed = _producer(fed)[1][0]
+        if fed is None or fed is not source:
+            continue
+        what = (
+            f"takes token ids ({source.dtype}), which its layer {operation.name} looks up; backbones here take numbers"
+        )
+        name = f"model.get_layer({operation.name!r})"
+        try:
+            keras.Model(operation.output, model.outputs[0])
+        except ValueError:
+            behind = False  # the ids go elsewhere, too
+        else:
+            behind = not operation.mask_zero
+        if behind:
+            fix = f"keras.Model({name}.output, model.output).save('REST.keras'), and store x = {name}(ids) as its data"
+        else:
+            why = "whose padding is masked" if operation.mask_zero else "whose ids go elsewhere, too"
+            fix = f"build it with an Input of what the table holds in place of {operation.name}, {why}"
+        raise ModelError(what, where=where, fix=fix)
 
 
 def _no_classifier(path: Path, model: Any) -> str | None:
@@ -142,7 +175,7 @@ def _tail_behind(path: Path, model: Any, tensor: Any) -> tuple[Tree | None, str]
     if (reason := _no_classifier(path, model)) is not None:
         return None, f"the model {reason}"
     chain, note = _chain(model, model.outputs[0], tensor)
-    return (None, note) if chain is None else _tail(chain)
+    return (None, note) if chain is None else _tail(chain, _operands(model))
 
 
 def _vectors(model: Any) -> list[str]:
@@ -271,23 +304,70 @@ def _layer_names(model: Any) -> list[str]:
     return names
 
 
-def _tail(chain: list[Any]) -> tuple[Tree | None, str]:
-    """The plain head that layers in one line make, if they make one."""
+def _operands(model: Any) -> dict[int, float]:
+    """By operation, the one number above 0 that it multiplies its input with, where that is all it does.
+
+    Rescaling without an offset, and ``scores / 2.0`` or ``scores * 0.5`` written in Python: temperatures.
+    """
+    found: dict[int, float] = {}
+    for node in (one for depth in model._nodes_by_depth.values() for one in depth):
+        layer, kind = node.operation, type(node.operation).__name__
+        inner = _inner(layer)
+        if inner is not None:
+            found |= _operands(inner)
+        elif kind == "Rescaling" and np.size(layer.scale) == 1 and not np.any(layer.offset):
+            found[id(layer)] = float(np.reshape(layer.scale, ()))
+        elif kind in ("TrueDivide", "Divide", "Multiply") and len(node.arguments.args) == 2:
+            one, other = node.arguments.args
+            tensor_first = one is node.input_tensors[0]
+            constant = other if tensor_first else one
+            plain = isinstance(constant, (int, float, np.number)) and len(node.input_tensors) == 1
+            if plain and (tensor_first or kind == "Multiply") and constant != 0:
+                found[id(layer)] = float(constant) if kind == "Multiply" else 1.0 / float(constant)
+    return {key: value for key, value in found.items() if np.isfinite(value) and value > 0}
+
+
+def _keeps_order(layer: Any) -> bool:
+    """Whether a layer leaves an example's scores in one row: Flatten or Reshape of what has one size above 1."""
+    if not isinstance(layer, (keras.layers.Flatten, keras.layers.Reshape)) or len(layer._inbound_nodes) != 1:
+        return False
+    (node,) = layer._inbound_nodes
+    ends = (node.input_tensors[0], node.output_tensors[0])
+    return all(sum(size != 1 for size in one.shape[1:]) <= 1 for one in ends)
+
+
+def _tail(chain: list[Any], factors: dict[int, float]) -> tuple[Tree | None, str]:
+    """The plain head that layers in one line make, if they make one.
+
+    Args:
+        chain: from the first dense layer to the output.
+        factors: see :func:`_operands`.
+    """
     layers: list[tuple[Array, Array | None, bool]] = []
+    squashed = False
     for place, layer in enumerate(chain):
         activation = getattr(getattr(layer, "activation", None), "__name__", "linear")
         if isinstance(layer, keras.layers.BatchNormalization) and layers and not layers[-1][2]:
             layers[-1] = _normalised(layers[-1], layer)
             continue
+        if id(layer) in factors and layers and not squashed and not _more_dense(chain[place + 1 :]):
+            kernel, bias, relu = layers[-1]
+            gain = np.float32(factors[id(layer)])
+            if not relu:
+                layers[-1] = (kernel * gain, None if bias is None else bias * gain, relu)
+                continue
         if isinstance(layer, keras.layers.Dense):
             kernel = np.asarray(layer.kernel, np.float32)
             layers.append((kernel, np.asarray(layer.bias, np.float32) if layer.use_bias else None, False))
-        elif isinstance(layer, keras.layers.Softmax):
-            activation = "softmax"
+        elif type(layer).__name__ in _SCORES:  # a layer, or an operator such as keras.ops.softmax
+            activation = _SCORES[type(layer).__name__]
         elif isinstance(layer, keras.layers.ReLU) and layer.max_value is None and not layer.negative_slope:
             activation = "relu"
-        elif not isinstance(layer, keras.layers.Activation) and type(layer).__name__ not in _IDENTITIES:
+        elif not (
+            isinstance(layer, keras.layers.Activation) or type(layer).__name__ in _IDENTITIES or _keeps_order(layer)
+        ):
             return None, f"layer {layer.name} between the cut and the output is part of no head known here"
+        squashed |= activation in _SCORES.values()
         if activation == "relu" and layers:
             layers[-1] = (*layers[-1][:2], True)
         elif activation not in _SQUASHING or (activation != "linear" and _more_dense(chain[place + 1 :])):

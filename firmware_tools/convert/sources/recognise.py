@@ -77,7 +77,10 @@ def _recognise(path: Path) -> str:
     # Keras 2 wrote HDF5 under the name .keras as well.
     if found != wanted and not (wanted == "keras" and found == "h5"):
         real = {"keras": "a zip archive", "h5": "HDF5", "tflite": "TFLite", None: "no model format known here"}[found]
-        fix = "it is damaged, incomplete or misnamed"
+        named = {"keras": ".keras", "h5": ".h5", "tflite": ".tflite"}.get(found or "")
+        fix = "it is damaged, incomplete or misnamed" + (
+            f": if it is whole, give it the name of a {named} file" if named else ""
+        )
         raise ModelError(f"is named {suffix} but holds {real} (starts with {start[:8]!r})", where=where, fix=fix)
     return found or wanted
 

@@ -23,7 +23,8 @@ from protos.errors import ModelError, NonFiniteError
 from protos.model.head_algebra import Array, Tree
 
 _THROUGH = ("Identity", "Softmax", "LogSoftmax", "Sigmoid", "BiasAdd", "Add", "AddV2", "Reshape", "Squeeze", "Cast",
-            "EnsureShape", "NoOp", "StopGradient", "PreventGradient")  # fmt: skip
+            "EnsureShape", "NoOp", "StopGradient", "PreventGradient", "Mul", "RealDiv")  # fmt: skip
+_REALS = {tf.float16, tf.bfloat16, tf.float32, tf.float64}
 _COPIES = ("Identity", "StopGradient", "PreventGradient", "EnsureShape")
 
 
@@ -136,6 +137,7 @@ def cut_function(
         takes=takes.name,
         layers=layers,
         one_number=_shape_of(frozen.outputs[0])[-1:] == [1] and _behind_shapes(frozen.outputs[0]).op.type != "Sigmoid",
+        constant=_shape_of(frozen.outputs[0])[-1:] == [1] and _behind_shapes(frozen.outputs[0]).op.type == "Softmax",
         linear=_behind_shapes(frozen.outputs[0]).op.type in ("MatMul", "BiasAdd", "Add", "AddV2"),
         residual=residual,
     )
@@ -235,6 +237,31 @@ def _behind_copies(tensor: Any) -> Any:
     return tensor
 
 
+def _factor(operation: Any, source: Any) -> float | None:
+    """What an operation multiplies its one input with, where that is one number above 0."""
+    if operation.type not in ("Mul", "RealDiv") or (operation.type == "RealDiv" and operation.inputs[0] is not source):
+        return None
+    value = _constant(next(one for one in operation.inputs if one is not source))
+    if value is None or value.size != 1 or not np.isfinite(value).all() or not value.item() > 0:
+        return None
+    return float(value.item()) if operation.type == "Mul" else 1.0 / float(value.item())
+
+
+def _adds_nothing(operation: Any, source: Any) -> bool:
+    """Whether the other summand is zeros."""
+    value = _constant(next(one for one in operation.inputs if one is not source))
+    return value is not None and not value.any()
+
+
+def _one_row(tensor: Any) -> int:
+    """How many values an example has, where they stand in one row: one size, at most, is above 1. Else 0."""
+    sizes = _shape_of(tensor)[1:]
+    known = [one for one in sizes if one is not None]
+    if not sizes or len(known) < len(sizes) or sum(one != 1 for one in known) > 1:
+        return 0
+    return int(np.prod(known))
+
+
 def _shape_of(tensor: Any) -> list[int | None]:
     return tensor.shape.as_list() if tensor.shape.rank else []
 
@@ -278,24 +305,35 @@ def _tail(output: Any, cut: Any) -> tuple[Tree | None, str]:
     """The plain head from the cut to the output, if the operations between are one."""
     layers: list[tuple[Array, Array | None, bool]] = []
     bias: Array | None = None
-    relu = False
+    relu, gain = False, 1.0
     tensor, start = _behind_copies(output), _behind_copies(cut)
     while tensor is not start:
         operation = tensor.op
-        sources = _data_inputs(operation)
+        # The shape that a Reshape takes is no value of the head, though it may be computed.
+        moved = operation.type in ("Reshape", "Squeeze")
+        sources = list(operation.inputs)[:1] if moved else _data_inputs(operation)
         if len(sources) != 1:
             return None, f"operation {operation.name} behind the cut has {len(sources)} inputs"
         if operation.type == "MatMul":
             kernel = _constant(operation.inputs[1])
             if kernel is None or operation.get_attr("transpose_a"):
                 return None, f"the kernel of {operation.name} is no constant"
-            layers.insert(0, (kernel.T if operation.get_attr("transpose_b") else kernel, bias, relu))
-            bias, relu = None, False
+            kernel = kernel.T if operation.get_attr("transpose_b") else kernel
+            layers.insert(0, (kernel * np.float32(gain), None if bias is None else bias * np.float32(gain), relu))
+            bias, relu, gain = None, False, 1.0
+        elif operation.type in ("AddV2", "Add") and _adds_nothing(operation, sources[0]):
+            pass  # Rescaling adds its offset, if it has one or not
         elif operation.type in ("BiasAdd", "AddV2", "Add") and bias is None:
             bias = _constant(next(one for one in operation.inputs if one is not sources[0]))
         elif operation.type == "Relu" and layers and not relu and bias is None:
             relu = True
-        elif operation.type not in ("Softmax", "LogSoftmax", "Sigmoid") or layers or bias is not None:
+        elif (factor := _factor(operation, sources[0])) is not None and not layers and bias is None:
+            gain *= factor  # a temperature: what scores are divided by before their softmax
+        elif (moved and _one_row(tensor) and _one_row(tensor) == _one_row(sources[0])) or (
+            operation.type == "Cast" and {tensor.dtype, sources[0].dtype} <= _REALS
+        ):
+            pass  # neither the order of the scores nor what they are
+        elif operation.type not in ("Softmax", "LogSoftmax", "Sigmoid") or layers or bias is not None or gain != 1.0:
             return None, f"operation {operation.type} {operation.name} behind the cut is part of no head known here"
         tensor = _behind_copies(sources[0])
     if bias is not None or relu or any(one is not None and one.ndim != 1 for _, one, _ in layers):

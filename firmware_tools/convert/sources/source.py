@@ -35,6 +35,7 @@ class FloatModel:
         takes: TensorFlow's name of the type that ``embed`` is traced with; whole numbers are cast to it.
         layers: names to cut at, in their order, for messages.
         linear: whether its output is that of an affine layer as it is, with nothing that squashes it.
+        constant: whether its output is a softmax over one number, which is always 1.
         residual: whether ``embed`` gives the input less the output of an autoencoder.
         notes: what was changed in the model, for the user to know.
         flat: the float .tflite that ``embed`` runs, where the model came as one; it is quantised as it is.
@@ -55,6 +56,7 @@ class FloatModel:
     no_classifier: str | None = None
     one_number: bool = False
     linear: bool = False
+    constant: bool = False
     residual: bool = False
     notes: tuple[str, ...] = ()
     flat: bytes | None = None
@@ -91,8 +93,11 @@ def plain_tail(layers: list[tuple[Array, Array | None, bool]]) -> tuple[Tree | N
     return {name: np.asarray(tree[name], np.float32) for name in sorted(tree)}, "starts from the pre-trained last layer"
 
 
-def vector_width(shape: Iterable[int | None], *, cut: str, where: str) -> int:
+def vector_width(shape: Iterable[int | None], *, cut: str, where: str, layers: Sequence[str] = ()) -> int:
     """Width of the embedding of a cut tensor of this shape (batch included), which must be a vector per example.
+
+    Args:
+        layers: names to cut at, for the message.
 
     Raises:
         ModelError: more than one size beyond 1, or an unknown one.
@@ -103,7 +108,9 @@ def vector_width(shape: Iterable[int | None], *, cut: str, where: str) -> int:
         raise ModelError(f"the cut at {cut!r} has the unknown shape {text} per example", where=where,
                          fix=f"{_POOL_FIRST}, or give --input-shape")  # fmt: skip
     if sum(one != 1 for one in sizes) > 1:
-        raise ModelError(f"the cut at {cut!r} is {text} per example, not a vector", where=where, fix=_POOL_FIRST)
+        raise ModelError(f"the cut at {cut!r} is {text} per example, not a vector", where=where,
+                         fix=_POOL_FIRST + (f", with --cut LAYER{listed_layers(layers)} and --classes N" if layers else
+                         ": put a GlobalAveragePooling2D behind it"))  # fmt: skip
     width = int(np.prod([1, *(one for one in sizes if one is not None)]))
     if not sizes or width < 2:
         raise ModelError(f"the cut at {cut!r} is {text} per example: too little to learn from", where=where)

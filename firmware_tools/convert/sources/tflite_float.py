@@ -14,7 +14,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
 from firmware_tools.convert.sources.source import FloatModel, class_count, vector_width
-from firmware_tools.convert.sources.tflite_cut import cut_file, drop_unused_codes
+from firmware_tools.convert.sources.tflite_cut import cut_file, drop_unused_codes, ends_in_classes
 from firmware_tools.inspect.model import read_bytes
 from protos.errors import ModelError
 from protos.model import flatbuffer
@@ -45,7 +45,7 @@ def open_float(content: bytes, cut: str | None, *, where: str) -> FloatModel:
                          fix="convert it again with a fixed shape")  # fmt: skip
     has_dense = any(one.name == _DENSE for one in facts.operators)
     label, tail, note, linear, one_number = "its output", None, "the file has no FULLY_CONNECTED", True, False
-    if cut is not None or has_dense:
+    if cut is not None or has_dense or ends_in_classes(content, where=where):
         made = cut_file(content, cut, where=where)
         content, label, tail, note = made.content, made.cut, made.tail, made.note
         linear, one_number = made.linear, made.one_number and made.linear

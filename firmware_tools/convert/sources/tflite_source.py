@@ -8,6 +8,8 @@ classifier, which is cut before its last dense layer.
 from __future__ import annotations
 
 import dataclasses
+import zipfile
+import zlib
 from pathlib import Path
 
 from firmware_tools.convert.sources.source import FloatModel
@@ -18,6 +20,7 @@ from protos.errors import ModelError
 from protos.model.head_algebra import Tree
 
 _INTEGERS = ("int8", "uint8")
+_MOST_LABELS_BYTES = 1 << 22
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -62,10 +65,14 @@ def open_tflite(path: Path, *, cut: str | None) -> Extractor | FloatModel:
     if any("edgetpu" in name for name in facts.operator_counts()):
         raise ModelError("is compiled for an Edge TPU and cannot run on a CPU", where=where, fix="give its CPU twin")
     if custom := [name for name in facts.operator_counts() if name.startswith("CUSTOM")]:
-        raise ModelError(f"needs operators that are no TFLite builtins: {', '.join(custom)}", where=where)
+        raise ModelError(
+            f"needs operators that are no TFLite builtins: {', '.join(custom)}", where=where,
+            fix="give its .keras, .h5 or SavedModel with --cut before them, or a .tflite of "
+            "builtin operators alone (no Flex, none of your own)",
+        )  # fmt: skip
     last = facts.operators[-1].name if facts.operators else None
     if last is None:
-        raise ModelError("holds no operator", where=where)
+        raise ModelError("holds no operator", where=where, fix="make it again from its model")
     made_of = {tensor.dtype for one in facts.operators for tensor in one.outputs}
     if not made_of & {*_INTEGERS, "int16"}:
         return open_float(content, cut, where=where)
@@ -87,6 +94,25 @@ def open_tflite(path: Path, *, cut: str | None) -> Extractor | FloatModel:
     if made is None:
         return Extractor(content, facts)
     return Extractor(content, facts, made.cut, made.tail, made.note, made.linear, made.one_number)
+
+
+def labels_in(path: Path, count: int) -> tuple[str, ...] | None:
+    """Names of ``count`` classes that a .tflite carries along, in the order of its outputs; None where it has none.
+
+    Files with metadata are followed by a zip archive of further files, of which one may hold a name a line (TFLite
+    Model Metadata, TENSOR_AXIS_LABELS). An archive that cannot be read names nothing.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for one in archive.infolist():
+                if one.filename.lower().endswith(".txt") and one.file_size <= _MOST_LABELS_BYTES:
+                    lines = [line.strip() for line in archive.read(one).decode("utf-8-sig").splitlines()]
+                    names = tuple(line for line in lines if line)
+                    if len(names) == count == len(set(names)):
+                        return names
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError):
+        return None
+    return None
 
 
 def describe(counts: dict[str, int]) -> str:

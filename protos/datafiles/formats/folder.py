@@ -253,6 +253,8 @@ class _Search:
         return bool(folders) and not any(is_image(file) for file in files)
 
     def _leave(self, path: Path, kind: str | None) -> None:
+        if kind is None and path.is_symlink() and not path.exists():
+            kind = "broken link"
         self.left_out.add(kind or path.suffix.lower() or "file without an ending", str(path.relative_to(self._folder)))
 
 

@@ -57,7 +57,11 @@ def read(
     paths, names, held_out = _found(folder)
     if not paths:
         fix = "make one sub-folder per class, with .wav recordings in it"
-        raise EmptyShardError("holds no recording in a class folder", where=str(folder), fix=fix)
+        held = _others(folder)
+        if any(word in _SOUNDS for word in held):
+            fix = "convert them to PCM, such as ffmpeg -i IN -c:a pcm_s16le OUT.wav, " + fix.removeprefix("make ")
+        told = f"; it holds {', '.join(f'{count} {kind}' for kind, count in held.items())}" if held else ""
+        raise EmptyShardError(f"holds no recording in a class folder{told}", where=str(folder), fix=fix)
     stored = list(dict.fromkeys(composed(name) for name in sorted(set(names))))
     number = {name: index for index, name in enumerate(stored)}
     y = np.array([number[composed(name)] for name in names], np.int32)
@@ -98,6 +102,21 @@ def recording(path: Path, rate: int) -> NDArray[np.float64]:
             raise DataError(f"has {found} samples a second, the model takes {rate}", where=str(path), fix=fix)
         frames = values[: len(values) // channels * channels].reshape(-1, channels)
         return np.asarray(frames.mean(axis=1), np.float64)
+
+
+_SOUNDS = (".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".aif", ".aiff", ".wma", ".amr", ".caf")
+
+
+def _others(folder: Path) -> dict[str, int]:
+    """What a folder holds, by the endings of the names, the most frequent first; five at most."""
+    found: dict[str, int] = {}
+    with reading(str(folder), "a folder of recordings"):
+        for path in folder.rglob("*"):
+            if path.is_file() and not path.name.startswith("."):
+                kind = path.suffix.lower() or "file without an ending"
+                kind = "recording outside the class folders" if is_recording(path) else kind
+                found[kind] = found.get(kind, 0) + 1
+    return dict(sorted(found.items(), key=lambda one: (-one[1], one[0]))[:5])
 
 
 _UNKNOWN = 0xFFFFFFFF
@@ -148,6 +167,8 @@ def _samples(path: Path) -> tuple[int, int, NDArray[np.float64]]:
         with wave.open(str(path), "rb") as file:
             channels, width, rate, count = file.getparams()[:4]
             return channels, rate, _values(np.frombuffer(file.readframes(count), np.uint8), width)
+    except EOFError as error:
+        raise ValueError("it ends before its samples begin") from error
     except wave.Error as error:
         chunks = _chunks(path.read_bytes())
         described, data = chunks.get(b"fmt ", b""), chunks.get(b"data")

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from protos.datafiles.account import Tally
+from protos.datafiles.account import Tally, listed
 from protos.datafiles.classes import renumber
 from protos.datafiles.formats.columns import NO_LABEL, Choose, Columns, reading
 from protos.datafiles.front_end import Windows
@@ -33,13 +33,13 @@ from protos.progress import progressed
 __all__ = ["is_table", "read"]
 
 _HELD_OUT = {"test", "testing", "val", "valid", "validation", "dev", "eval"}
-_CSV, _PARQUET = ".csv", (".parquet", ".pq")
+_CSV, _PARQUET = (".csv", ".tsv"), (".parquet", ".pq")
 _ROWS_AT_ONCE = 4096
 
 
 def is_table(path: Path) -> bool:
     """Whether a name ends as that of a table does."""
-    return path.suffix.lower() in (_CSV, *_PARQUET)
+    return path.suffix.lower() in (*_CSV, *_PARQUET)
 
 
 def read(
@@ -76,7 +76,11 @@ def read(
             held_out.append(apart)
     if not blocks:
         fix = f"give tables with {spec.length} rows of one {spec.label} in a row"
-        raise EmptyShardError("has no window of one class", where=str(path), fix=fix)
+        what = "has no window of one class"
+        if bad := left_out.remarks():
+            what += f": {listed(bad)}"
+            fix = f"let {', '.join(spec.columns)} hold one number each, and {spec.label} a class; and " + fix
+        raise EmptyShardError(what, where=str(path), fix=fix)
     stored = list(dict.fromkeys(composed(name) for name in sorted(set(names))))
     number = {name: index for index, name in enumerate(stored)}
     y = np.array([number[composed(name)] for name in names], np.int32)
@@ -96,7 +100,7 @@ _Row = tuple[int, str, list[float] | None]
 
 
 def _windows(file: Path, spec: Windows, left_out: Tally) -> list[tuple[NDArray[np.float32], str]]:
-    rows = _of_csv if file.suffix.lower() == _CSV else _of_parquet
+    rows = _of_csv if file.suffix.lower() in _CSV else _of_parquet
     with reading(str(file), "a table"):
         stretch: list[list[float]] = []
         found: list[tuple[NDArray[np.float32], str]] = []
@@ -115,7 +119,18 @@ def _windows(file: Path, spec: Windows, left_out: Tally) -> list[tuple[NDArray[n
 
 def _of_csv(file: Path, spec: Windows) -> Iterator[_Row]:
     """Class and values of each row, by the number of its line."""
-    with file.open(newline="", encoding=_encoding(file)) as stream:
+    encoding = _encoding(file)
+    try:
+        yield from _of_text(file, spec, encoding)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"is no text in {encoding.removesuffix('-sig').upper()}", where=str(file),
+            fix="save it as UTF-8: iconv -f WINDOWS-1252 -t UTF-8, or the program that wrote it",
+        ) from error  # fmt: skip
+
+
+def _of_text(file: Path, spec: Windows, encoding: str) -> Iterator[_Row]:
+    with file.open(newline="", encoding=encoding) as stream:
         first = stream.readline()
         divider = _divider(first, (*spec.columns, spec.label))
         names = [one.strip() for one in next(csv.reader([first], delimiter=divider, skipinitialspace=True), [])]

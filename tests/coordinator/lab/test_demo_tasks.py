@@ -122,7 +122,7 @@ def test_quantities_of_unlike_units_are_learnt_by_a_fleet_and_exported(made: Pat
     assert found["exported_score"] > found["best_score"] - 0.01
 
 
-@pytest.mark.parametrize("project", [0, 12])
+@pytest.mark.parametrize("project", [0, pytest.param(12, marks=pytest.mark.slow)])
 def test_quantities_are_learnt_from_exact_sums_as_from_all_examples_in_one_place(
     made: Path, tmp_path: Path, project: int
 ) -> None:

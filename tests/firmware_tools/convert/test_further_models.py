@@ -1,0 +1,195 @@
+"""Scores behind a temperature, halves in a SavedModel, code of one's own, token ids: converted whole, or named."""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command_outcome import Outcome
+from warm_tensorflow import WarmTensorFlow
+
+from protos.model.bundle import open_bundle
+from protos.model.head_algebra import fold_standardisation, logits_of
+
+pytestmark = pytest.mark.workshop
+UNIT = ("--preprocess", "unit")
+
+
+@pytest.fixture(scope="module")
+def made(tensorflow: WarmTensorFlow, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the models and their data."""
+    folder = tmp_path_factory.mktemp("further")
+    tensorflow.script(Path(__file__).with_name("further_models.py").read_text(), folder)
+    return folder
+
+
+@pytest.fixture
+def converted(quick: Callable[..., Outcome], made: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Converts MODEL on DATA; gives the report, after its figures were looked at."""
+
+    def run(model: str, data: str, *options: str) -> dict[str, Any]:
+        done = quick("convert", made / model, "--eval", made / data, "-o", tmp_path / model, "--json", *options)
+        report: dict[str, Any] = done.report
+        assert report["backbone"]["float_operators"] == {}
+        accuracy, agreement = report["provenance"]["accuracy"], report["provenance"]["agreement"]
+        assert accuracy is not None, report["provenance"]["head"]
+        assert accuracy["float"] > 0.9
+        assert accuracy["float"] - accuracy["int8"] <= 0.015
+        assert agreement["cosine_mean"] >= 0.999
+        return report
+
+    return run
+
+
+@pytest.fixture
+def refused(quick: Callable[..., Outcome], made: Path, tmp_path: Path) -> Callable[..., str]:
+    """Runs a conversion that must fail with a code; gives its one line."""
+
+    def run(code: int, model: str, data: str, *options: str) -> str:
+        done = quick("convert", made / model, "--eval", made / data, "-o", tmp_path / "none", *options)
+        assert done.code == code, done.stderr
+        line: str = done.complaint
+        assert ";" in line, "every refusal ends in a way on"
+        return line
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def plain(quick: Callable[..., Outcome], made: Path) -> Path:
+    """The bundle of the model whose scores nothing follows but a softmax."""
+    done = quick("convert", made / "good.keras", "--eval", made / "image.npz", "-o", made / "plain", "--json", *UNIT)
+    assert done.report["provenance"]["accuracy"]["int8"] > 0.9
+    return made / "plain"
+
+
+@pytest.mark.parametrize(
+    ("model", "factor"),
+    [
+        ("temperature.keras", 0.4),
+        ("divided_saved", 4.0),
+        ("reshaped.keras", 1.0),
+        *(
+            pytest.param(model, factor, marks=pytest.mark.slow)
+            for model, factor in (
+                ("temperature_saved", 0.4), ("divided.keras", 4.0), ("logarithm.keras", 1.0), ("logarithm_saved", 1.0)
+            )
+        ),
+    ],
+)  # fmt: skip
+def test_what_follows_the_scores_keeps_the_trained_layer(
+    model: str, factor: float, converted: Any, plain: Path, tmp_path: Path
+) -> None:
+    assert converted(model, "image.npz", *UNIT)["provenance"]["head"] == "starts from the pre-trained last layer"
+    one, other = (open_bundle(folder) for folder in (tmp_path / model, plain))
+    probe = np.random.default_rng(1).normal(size=(5, one.manifest.backbone.embedding_width)).astype(np.float32)
+    given, expected = (
+        logits_of(fold_standardisation(bundle.initial_head(), *bundle.feature_affine()), probe)
+        for bundle in (one, other)
+    )
+    np.testing.assert_allclose(given, factor * expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["weakened.keras", *(pytest.param(one, marks=pytest.mark.slow) for one in ("weakened_saved", "reversed.keras"))],
+)
+def test_what_is_turned_round_or_comes_behind_the_softmax_is_no_temperature(
+    model: str, quick: Any, made: Path, tmp_path: Path
+) -> None:
+    done = quick("convert", made / model, "--eval", made / "image.npz", "-o", tmp_path / "b", "--json", *UNIT)
+    assert done.report["provenance"]["head"].startswith("starts untrained: ")
+
+
+@pytest.mark.parametrize(
+    "policy", ["mixed_float16", *(pytest.param(one, marks=pytest.mark.slow) for one in ("mixed_bfloat16", "float64"))]
+)
+def test_a_saved_model_of_another_precision_is_made_float32(policy: str, converted: Any) -> None:
+    report = converted(f"{policy}_saved", "image.npz", *UNIT)
+    assert report["provenance"]["head"] == "starts from the pre-trained last layer"
+
+
+def test_a_model_that_was_trained_to_be_rounded_keeps_its_limits(converted: Any) -> None:
+    report = converted("aware_saved", "image.npz", *UNIT)
+    assert report["provenance"]["head"] == "starts from the pre-trained last layer"
+    assert report["backbone"]["operators"]["MINIMUM"] >= 1
+
+
+def test_code_that_is_not_in_the_file_is_named(refused: Any) -> None:
+    assert "its class 'Gate' is none of Keras, and its code is not in" in refused(6, "own_layer.keras", "image.npz")
+    assert "halved' is none of Keras" in refused(6, "own_activation.keras", "image.npz")
+    assert "holds a Lambda layer" in refused(6, "lambda.keras", "image.npz")
+
+
+def test_a_softmax_over_one_number_is_named(refused: Any) -> None:
+    assert "a softmax over one number, which is 1 whatever" in refused(6, "certain.keras", "image.npz", *UNIT)
+
+
+def test_a_cut_that_gives_no_vector_names_layers_that_give_one(refused: Any) -> None:
+    line = refused(6, "spread.keras", "image.npz", *UNIT)
+    assert "is 5 x 5 x 8 per example, not a vector" in line
+    assert "--cut LAYER (such as pooled) and --classes N" in line
+
+
+def test_operators_of_ones_own_are_named_with_a_way_on(refused: Any) -> None:
+    assert "no TFLite builtins: CUSTOM:Erfinv; give its .keras" in refused(6, "custom.tflite", "image.npz")
+
+
+def test_names_that_a_tflite_carries_number_the_data(made: Path, converted: Any, refused: Any, tmp_path: Path) -> None:
+    shutil.copy(made / "plain.tflite", made / "labelled.tflite")
+    with zipfile.ZipFile(made / "labelled.tflite", "a") as archive:
+        archive.writestr("about.txt", "one line")
+        archive.writestr("labels.txt", "tri\nuno\nduo\n\n")
+    with np.load(made / "image.npz") as held:
+        stored = {"x": held["x"], "is_test": held["is_test"]}
+        y = held["y"]
+    # The data name their classes in the order of the alphabet.
+    np.savez(made / "named.npz", y=np.array([1, 2, 0], np.int32)[y], class_names=["duo", "tri", "uno"], **stored)
+    np.savez(made / "strange.npz", y=y, class_names=["ant", "bee", "cat"], **stored)
+    converted("labelled.tflite", "named.npz", *UNIT)
+    assert open_bundle(tmp_path / "labelled.tflite").manifest.classes == ("tri", "uno", "duo")
+    line = refused(9, "labelled.tflite", "strange.npz", *UNIT)
+    assert "tri, uno, duo" in line
+    assert "--rename" in line
+
+
+def test_a_model_under_the_name_of_another_format_is_told_which(refused: Any, made: Path) -> None:
+    shutil.copy(made / "custom.tflite", made / "renamed.keras")
+    assert "give it the name of a .tflite file" in refused(6, "renamed.keras", "image.npz")
+
+
+@pytest.mark.parametrize("model", ["tokens.keras", "tokens_real.keras"])
+def test_token_ids_are_refused_with_the_lines_that_take_their_embedding_out(model: str, refused: Any) -> None:
+    line = refused(6, model, "tokens.npz")
+    assert "which its layer table looks up" in line
+    assert "keras.Model(model.get_layer('table').output, model.output).save('REST.keras')" in line
+    assert "store x = model.get_layer('table')(ids)" in line
+
+
+def test_masked_token_ids_name_no_line_that_would_lose_the_mask(refused: Any) -> None:
+    line = refused(6, "tokens_masked.keras", "tokens.npz")
+    assert "in place of table, whose padding is masked" in line
+    assert "REST.keras" not in line
+
+
+def test_the_lines_that_take_an_embedding_out_give_a_model_that_converts(
+    tensorflow: WarmTensorFlow, made: Path, converted: Any
+) -> None:
+    tensorflow.script(
+        """
+import keras
+import numpy as np
+
+model = keras.models.load_model("tokens.keras")
+keras.Model(model.get_layer('table').output, model.output).save('REST.keras')
+held = np.load("tokens.npz")
+np.savez("REST.npz", x=np.asarray(model.get_layer('table')(held["x"])), y=held["y"], is_test=held["is_test"])
+""",
+        made,
+    )
+    converted("REST.keras", "REST.npz")
