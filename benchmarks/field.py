@@ -1,12 +1,12 @@
 """A device that lives in the field: faults, wires, idle cost, memory and stops, each provoked on real programs.
 
-    .venv/bin/python benchmarks/field.py --json OUT              # all parts, about a quarter of an hour
+    .venv/bin/python benchmarks/field.py --json OUT              # all parts, about half an hour on a quiet machine
     .venv/bin/python benchmarks/field.py --json OUT --quick      # shorter windows, the first three faults
     .venv/bin/python benchmarks/field.py --only wiring stop_s
 
 A coordinator, daemons and bridges are processes of their own; bridges are the simulated ones on pseudo-terminals. The
-JSON has a key for each part: `faults`, `wiring`, `idle`, `memory`, `switching`, `infer`, `stop_s`; one that failed is
-null, with the reason on stderr. Exit code 1 when a limit is passed.
+JSON has a key for each part: `faults`, `wiring`, `idle`, `memory`, `budget`, `switching`, `infer`, `stop_s`; one that
+failed is null, with the reason on stderr. Exit code 1 when a limit is passed.
 
 A bundle is made if none is given, which needs the workshop extra.
 """
@@ -23,6 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.budgets import busy
 from benchmarks.device import faults as field_faults
 from benchmarks.device import idle as field_idle
 from benchmarks.device import infer, switching
@@ -38,6 +39,7 @@ from protos.model.bundle import Bundle, open_bundle
 IDLE_S, QUICK_IDLE_S = 300.0, 30.0
 CPU_LIMIT, CALLS_LIMIT, BYTES_LIMIT = 0.002, 200.0, 100_000.0
 RSS_LIMIT_MB = 150.0
+BUDGET_J = 8.0
 Part = Callable[[Path, Bundle, bool], Any]
 
 
@@ -54,7 +56,7 @@ def wiring(folder: Path, bundle: Bundle, quick: bool) -> Any:
 
 def idle(folder: Path, bundle: Bundle, quick: bool) -> Any:
     """A device without an order."""
-    return field_idle.measure(folder, bundle, QUICK_IDLE_S if quick else IDLE_S)
+    return field_idle.measure(folder, bundle, QUICK_IDLE_S if quick else IDLE_S, counts_calls=not quick)
 
 
 def memory(folder: Path, bundle: Bundle, quick: bool) -> Any:
@@ -73,6 +75,12 @@ def memory(folder: Path, bundle: Bundle, quick: bool) -> Any:
     return [*found, *field_photographs.measure(folder / "photographs", bundle, quick)]
 
 
+def budget(folder: Path, bundle: Bundle, quick: bool) -> Any:
+    """Joules of rounds by their budget, while other programs use 0, 50 and 100 % of the processor."""
+    loads, rounds = (busy.LOADS[:1], 4) if quick else (busy.LOADS, 12)
+    return [busy.measure(folder, bundle.path, load, rounds, BUDGET_J) for load in loads]
+
+
 def stop_s(folder: Path, bundle: Bundle, quick: bool) -> Any:
     """Seconds from SIGTERM to the end."""
     return dict(field_stop.measure(folder, bundle))
@@ -83,6 +91,7 @@ PARTS: dict[str, Part] = {
     "wiring": wiring,
     "idle": idle,
     "memory": memory,
+    "budget": budget,
     "switching": switching.measure,
     "infer": infer.measure,
     "stop_s": stop_s,
@@ -99,11 +108,15 @@ def beyond(found: dict[str, Any]) -> list[str]:
             wrong.append(f"{one['fault']}: {one['steps_within_a_budget']} steps within a budget")
     if (cost := found.get("idle")) is not None:
         for name, limit in (("cpu_share", CPU_LIMIT), ("calls_per_day", CALLS_LIMIT), ("bytes_per_day", BYTES_LIMIT)):
-            if cost[name] > limit:
+            if cost[name] is not None and cost[name] > limit:
                 wrong.append(f"idle: {name} {cost[name]:.4g}, limit {limit:g}")
     for one in found.get("memory") or ():
         if one["rss_mb"] > RSS_LIMIT_MB:
             wrong.append(f"memory: {one['case']}: {one['rss_mb']} MB, limit {RSS_LIMIT_MB:g} MB")
+    for one in found.get("budget") or ():
+        if one["max_of_budget"] > busy.LIMIT:
+            where = f"{one['foreign_load_percent']} % foreign load"
+            wrong.append(f"budget: {one['max_of_budget']} of it under {where}, limit {busy.LIMIT}")
     if (served := found.get("switching")) is not None and served["torn"]:
         wrong.append(f"switching: {served['torn']} of {served['predictions']} predictions are of no one version")
     for phase, seconds in (found.get("stop_s") or {}).items():

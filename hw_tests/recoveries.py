@@ -65,6 +65,15 @@ def _cycled(bench: Bench) -> None:
     bench.power.cycle()
 
 
+def _in_and_out(bench: Bench) -> None:
+    """A plug that somebody wiggles."""
+    for _ in range(3):
+        bench.unplug()
+        bench.clock.sleep(0.4)
+        bench.replug()
+        bench.clock.sleep(0.8)
+
+
 _BUS = ("bus-errors",)
 _LOST = ("batches-lost", "recovered", "line-errors")
 _RESTART = ("degraded", "line-errors", "batches-lost", "recovered")
@@ -100,6 +109,12 @@ RECOVERIES = (
         lambda bench: bench.unplug(),
         lambda bench: bench.replug(),
         lasts_s=0.5,
+        flags=("reconnected", "batches-lost", "recovered"),
+        maybe=("line-errors", "degraded"),
+    ),
+    Recovery(
+        "cable that comes and goes",
+        _in_and_out,
         flags=("reconnected", "batches-lost", "recovered"),
         maybe=("line-errors", "degraded"),
     ),

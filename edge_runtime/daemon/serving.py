@@ -59,6 +59,7 @@ from protos.errors import (
     UpdateError,
 )
 from protos.model.bundle import Bundle
+from protos.model.manifest import brief
 from protos.orders import (
     DeviceCard,
     DeviceReport,
@@ -394,6 +395,9 @@ class Daemon:
                     adopt=settings.adopt,
                     personally=settings.personal_head == "on",
                 )
+                if model is not None:
+                    # Before anything else can fail: what is on disk as the model at work is to answer.
+                    device.model.catch_up(model)
                 place = device.state.path / _PUBLISHED
                 with storing(place), write_whole(place) as file:
                     file.write(published.id.encode())
@@ -415,7 +419,6 @@ class Daemon:
         # What a plan hides is judged here, and not told.
         self._receptions.append(said if published.evaluate else dataclasses.replace(said, evaluation=None, reason=""))
         if model is not None:
-            device.model.switch(model)
             self._notifier.status(f"model {model.about.version} of {model.about.run} is at work")
 
     def _patience_s(self) -> float:
@@ -546,7 +549,7 @@ class Daemon:
         twin = self._device.accelerator.available
         bundle = cache.find(bundle_id, twin=twin)
         if bundle is None:
-            log().info("fetching bundle %s", bundle_id[:19])
+            log().info("fetching bundle %s", brief(bundle_id))
             bundle = cache.fetch(
                 bundle_id,
                 lambda folder: self._link.fetch_bundle(bundle_id, folder, twin=twin, signature=cache.asks_signatures),

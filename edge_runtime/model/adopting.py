@@ -111,7 +111,8 @@ def receive(
         personally: a personal head is tried.
 
     Returns:
-        What to tell the coordinator, and the model that is at work from now on; None when nothing changed.
+        What to tell the coordinator, and the model that is on disk as the one at work, now or already; None where
+        the head is not taken.
 
     Raises:
         IntegrityError: it may not come to work here; what is at work stays.
@@ -124,8 +125,8 @@ def receive(
         fill_held_out(bench)
     current = _current(state)
     if current is not None and current.about.published_version == publication.head_version:
-        # The same head out of another run, or once more after a restart.
-        return Reception(publication.id, True, "it is at work already", _of(head, bundle, bench)), None
+        # The same head out of another run, or once more after a restart or a disk that was full.
+        return Reception(publication.id, True, "it is at work already", _of(head, bundle, bench)), current
     found = chosen(head, bundle, bench, current, adopt=adopt, personally=personally)
     if found.head is None:
         log().info("head %s is not taken to work: %s", publication.head_version, found.reason)

@@ -82,6 +82,13 @@ class ModelService:
             self._switches += 1
             self._changed.notify_all()
 
+    def catch_up(self, model: Model) -> None:
+        """The same for a model that is on disk as the one at work, and may be it here already."""
+        with self._changed:
+            behind = self._model is None or self._model.about != model.about
+        if behind:
+            self.switch(model)
+
     def close(self) -> None:
         """Whoever waits for news waits no longer."""
         with self._changed:

@@ -25,6 +25,7 @@ GOOD: dict[str, Any] = {
     ],
     "idle": {"cpu_share": 0.001, "calls_per_day": 144.0, "bytes_per_day": 90_000.0},
     "memory": [{"case": "waiting", "rss_mb": 80.0}],
+    "budget": [{"foreign_load_percent": 50, "max_of_budget": 0.97}],
     "switching": {"predictions": 10_000, "switches": 50, "torn": 0, "versions": 51},
     "infer": None,
     "stop_s": {"training": 1.0},
@@ -42,6 +43,7 @@ def test_each_limit_is_looked_at() -> None:
         ("idle", GOOD["idle"] | {"cpu_share": 0.01}, "cpu_share"),
         ("idle", GOOD["idle"] | {"calls_per_day": 43_000.0}, "calls_per_day"),
         ("stop_s", {"training": 62.0}, "62 s"),
+        ("budget", [{"foreign_load_percent": 100, "max_of_budget": 1.33}], "1.33 of it under 100 % foreign load"),
         ("memory", [{"case": "many", "rss_mb": 744.0}], "many: 744.0 MB"),
         ("switching", {"predictions": 10_000, "switches": 50, "torn": 1, "versions": 51}, "1 of 10000"),
     ):

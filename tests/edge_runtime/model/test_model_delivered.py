@@ -232,6 +232,23 @@ def test_a_damaged_model_is_said_and_a_new_one_replaces_it(
     assert model.about.version == trees.version(always(bundle, 2))
 
 
+def test_a_head_answers_also_where_what_is_noted_of_it_cannot_be_written(
+    peer: PeerCoordinator, started: Start, bundle: Bundle, tmp_path: Path
+) -> None:
+    # The note of the last publication cannot take the place of a folder: as on a disk that is full by then.
+    (tmp_path / "state" / "published").mkdir(parents=True)
+    at_work(tmp_path / "state", bundle, always(bundle, 0))
+    running = started(peer, adopt="always")
+    peer.until(lambda: bool(peer.holdings))
+    new = always(bundle, 2)
+    with Client(tmp_path / "state" / "model.sock") as client:
+        assert client.info()["version"] == trees.version(always(bundle, 0))
+        peer.orders.append(publication(bundle, new))
+        peer.until(lambda: client.info()["version"] == trees.version(new))
+    (tmp_path / "state" / "published").rmdir()
+    running.stop()
+
+
 def test_a_switch_is_a_link_and_the_folders_of_the_last_few_stay(bundle: Bundle, tmp_path: Path) -> None:
     folders = []
     for index in range(5):

@@ -132,6 +132,14 @@ static bool fault(const char *name, int sensor, double value) {
         twi_faults.flip = value;
     else if (!strcmp(name, "absent") && one)
         one->absent = times != 0;
+    else if (!strcmp(name, "wires-swapped") && one)
+        one->swapped = times != 0;
+    else if (!strcmp(name, "minus-open") && one)
+        one->minus_open = times != 0;
+    else if (!strcmp(name, "low-side") && one)
+        one->low_side = times != 0;
+    else if (!strcmp(name, "bypassed") && one)
+        one->bypassed = times != 0;
     else if (!strcmp(name, "sensor-brown-out") && one) {
         ina219_advance(one, machine.now_s);
         ina219_power_on(one, machine.now_s);

@@ -56,6 +56,12 @@ void ina219_power_on(struct ina219 *s, double now_s) {
     restart(s, now_s);
 }
 
+/* How much of the board's current flows through the shunt, from VIN+ to VIN-. */
+static double through(const struct ina219 *s) {
+    if (s->minus_open || s->bypassed) return 0;
+    return s->swapped ? -1 : 1;
+}
+
 static int16_t convert_shunt(struct ina219 *s) {
     int code = shunt_code(s), count = averages(code), coarse = coarseness(code);
     int limit = 4000 << (s->config >> 11 & 3);
@@ -63,7 +69,7 @@ static int16_t convert_shunt(struct ina219 *s) {
     for (int i = 0; i < count; i++) {
         double from_s = s->begin_s + i * span_s;
         double volts = rail_mean(&s->rail, from_s, from_s + span_s).current_a * s->shunt_ohm * (1 + s->gain);
-        volts += s->offset_v;
+        volts = through(s) * volts + s->offset_v;
         if (s->noise_v > 0) volts += s->noise_v * random_normal(&s->noise);
         sum += fmax(-limit, fmin(limit, rint(volts / step_v) * coarse));
     }
@@ -77,6 +83,7 @@ static uint16_t convert_bus(struct ina219 *s) {
     for (int i = 0; i < count; i++) {
         double from_s = s->begin_s + i * span_s;
         double volts = rail_mean(&s->rail, from_s, from_s + span_s).voltage_v * (1 + s->bus_gain);
+        if (s->minus_open || s->low_side) volts = 0;
         sum += fmax(0, fmin(limit, rint(volts / (BUS_STEP_V * coarse)) * coarse));
     }
     return (uint16_t)((int)rint(sum / count) << 3);

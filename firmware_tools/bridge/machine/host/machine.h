@@ -81,6 +81,7 @@ struct rail_mean rail_mean(const struct rail *rail, double from_s, double to_s);
 struct ina219 {
     uint8_t address;
     bool absent;
+    bool swapped, minus_open, low_side, bypassed; /* wires that are wrong */
     double shunt_ohm, offset_v, gain, bus_gain, oscillator, noise_v;
     struct rail rail;
     struct random_stream noise;
