@@ -12,15 +12,15 @@ from edge_runtime.daemon.stopping import Stopping
 class RunningDaemon:
     """A daemon in a thread, with what ended it."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, rows: bool = False) -> None:
         self.stopping = Stopping()
         self.error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, args=(settings,))
+        self._thread = threading.Thread(target=self._run, args=(settings, rows))
         self._thread.start()
 
-    def _run(self, settings: Settings) -> None:
+    def _run(self, settings: Settings, rows: bool) -> None:
         try:
-            daemon.run(settings, stopping=self.stopping)
+            daemon.run(settings, stopping=self.stopping, rows=rows)
         except BaseException as error:
             self.error = error
 

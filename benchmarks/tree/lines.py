@@ -17,16 +17,19 @@ from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("edge_runtime", "coordinator", "protos", "firmware_tools")
+PACKAGES = ("edge_runtime", "coordinator", "protos", "firmware_tools", "edgejoule")
 
 
 def counted(commit: str) -> dict[str, int]:
-    """Files, lines and folders of Python in the packages of one commit, and files of the fullest folder.
+    """Files, lines and folders of Python in the packages that one commit has, and files of the fullest folder.
 
     Raises:
         subprocess.CalledProcessError: git knows no such commit.
     """
-    tree = ["git", "-C", str(ROOT), "archive", "--format=tar", commit, "--", *PACKAGES]
+    git = ["git", "-C", str(ROOT)]
+    listed = subprocess.run([*git, "ls-tree", "--name-only", commit], check=True, capture_output=True, text=True).stdout
+    there = [package for package in PACKAGES if package in listed.splitlines()]
+    tree = [*git, "archive", "--format=tar", commit, "--", *there]
     packed = subprocess.run(tree, check=True, capture_output=True).stdout
     lines, folders = 0, Counter[str]()
     with tarfile.open(fileobj=io.BytesIO(packed)) as archive:

@@ -39,6 +39,7 @@ from coordinator.store.schedules import Schedule, begin, run_id_at
 from protos.errors import EdgejouleError, PlanError, RefusedError, StoreError, UnknownRunError, UsageError
 from protos.model.bundle import Bundle, read_tree
 from protos.model.head_kinds.weight_grids import check_bits
+from protos.model.manifest import brief
 from protos.plan.plan import RunPlan, parse
 from protos.plan.plan_times import at_once
 from protos.update import trees
@@ -213,7 +214,7 @@ class Operations:
             row = await self._store.read(runs.row, run_id)
             if prepared.bundle.bundle_id != row["bundle_id"]:
                 fix = "take the same bundle, or start a run with run.start_from"
-                raise RefusedError(f"trains the bundle {row['bundle_id'][:19]}", where=run_id, fix=fix)
+                raise RefusedError(f"trains the bundle {brief(row['bundle_id'])}", where=run_id, fix=fix)
             plan = prepared.plan
         with self._wanting():
             await self._store.do(ledger.resume_run, run_id, plan, plan_toml, directory)
@@ -432,7 +433,7 @@ def _check_added(db: Database, plan: RunPlan, bundle: Bundle) -> None:
     if row["state"] in runs.OPEN_STATES:
         raise PlanError("that run is not over", where=place, fix="wait for its end")
     if row["bundle_id"] != bundle.bundle_id:
-        raise PlanError(f"that run has the bundle {row['bundle_id'][:19]}", where=place, fix="take the same bundle")
+        raise PlanError(f"that run has the bundle {brief(row['bundle_id'])}", where=place, fix="take the same bundle")
     if before.train.method == "sgd":
         raise PlanError("that run has no statistics", where=place, fix="add to a run by closed_form")
     if features_of(before, bundle) != features_of(plan, bundle):

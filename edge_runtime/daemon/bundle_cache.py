@@ -21,7 +21,7 @@ from protos.atomic import force_to_disk, write_whole
 from protos.errors import EdgejouleError, IntegrityError, ModelError, StoreError
 from protos.model.bundle import Bundle, open_bundle, read_manifest
 from protos.model.engine import EngineIdentity, try_in_subprocess
-from protos.model.manifest import MANIFEST_FILE
+from protos.model.manifest import MANIFEST_FILE, brief
 
 _TRIED = "tried.json"
 _REFUSED = "refused.json"
@@ -123,7 +123,8 @@ class BundleCache:
             manifest = read_manifest(folder)
             if manifest.bundle_id != bundle_id:
                 raise IntegrityError(
-                    f"is bundle {manifest.bundle_id[:19]}..., ordered was {bundle_id[:19]}...", where="fetched bundle"
+                    f"is bundle {brief(manifest.bundle_id)}..., ordered was {brief(bundle_id)}...",
+                    where="fetched bundle",
                 )
             # Before any of the other files is opened: the manifest has the hash of each, and its own is the id.
             size_bytes = (folder / MANIFEST_FILE).stat().st_size
@@ -169,7 +170,7 @@ class BundleCache:
         """Nothing that failed its trial in this engine is fetched or tried again. Raises ModelError."""
         if (why := self._marked().get(f"{bundle_id} {self._engine}")) is not None:
             fix = "give the run another bundle; another engine tries it anew"
-            raise ModelError(f"{why} (it was tried here before)", where=bundle_id[:19], fix=fix)
+            raise ModelError(f"{why} (it was tried here before)", where=brief(bundle_id), fix=fix)
 
     def _keep(self, path: Path, verdicts: list[str] | dict[str, str]) -> None:
         try:

@@ -59,6 +59,7 @@ from protos.errors import (
     UpdateError,
 )
 from protos.model.bundle import Bundle
+from protos.model.manifest import brief
 from protos.orders import (
     DeviceCard,
     DeviceReport,
@@ -548,7 +549,7 @@ class Daemon:
         twin = self._device.accelerator.available
         bundle = cache.find(bundle_id, twin=twin)
         if bundle is None:
-            log().info("fetching bundle %s", bundle_id[:19])
+            log().info("fetching bundle %s", brief(bundle_id))
             bundle = cache.fetch(
                 bundle_id,
                 lambda folder: self._link.fetch_bundle(bundle_id, folder, twin=twin, signature=cache.asks_signatures),

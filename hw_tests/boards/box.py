@@ -45,6 +45,10 @@ class Box:
     ) -> subprocess.CompletedProcess[str]:
         return self._box.run(*words, timeout_s=timeout_s, check=check, env=env)
 
+    def words(self, *words: str) -> list[str]:
+        """The command of this machine that runs those words on the board."""
+        return self._box.words(*words)
+
     def put(self, source: Path, target: str) -> None:
         parent, _, name = target.rpartition("/")
         self.run("mkdir", "-p", parent or "/")

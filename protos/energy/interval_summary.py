@@ -122,7 +122,8 @@ def _looks(near: PowerTrace, errors: ErrorModel) -> tuple[Floats, Floats, Floats
 
 
 def _pace(width: Floats, errors: ErrorModel) -> float:
-    """The sensor's own clock: its conversion time over the nominal one, as the quicker samples tell it.
+    """The sensor's own clock: its conversion time over the nominal one, as the sample tells it that one of ten is
+    quicker than: a conversion that is missed makes samples longer.
 
     1 where samples are not as far apart as conversions: a sensor that is polled, or that misses some.
     """

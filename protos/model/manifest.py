@@ -40,6 +40,15 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ +-]{0,99}")
 _INTEGER_RANGE = {"int8": (-128, 127), "uint8": (0, 255)}
 
 
+def brief(bundle_id: str) -> str:
+    """The beginning of a bundle's id, enough to tell it by: for messages and logs.
+
+    >>> brief("sha256:0123456789abcdef0123")
+    'sha256:0123456789ab'
+    """
+    return bundle_id[: len("sha256:") + 12]
+
+
 def _plain_file_name(name: str) -> bool:
     return bool(_NAME.fullmatch(name)) and name != MANIFEST_FILE
 

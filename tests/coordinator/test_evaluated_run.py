@@ -147,8 +147,9 @@ def test_training_lifts_the_accuracy_and_the_export_keeps_it(
     assert first.head_version != again.head_version
 
 
-def test_an_open_run_with_evaluation_goes_on_after_a_restart_without_its_data(
-    digits: Path, fleet: Fleet, tools: Any, tmp_path: Path
+@pytest.mark.parametrize("lost", [("digits", "digits.npz"), ("state/evaluations",)], ids=["data", "embedded"])
+def test_an_open_run_with_evaluation_goes_on_after_a_restart_without_its_data_or_what_was_embedded(
+    digits: Path, fleet: Fleet, tools: Any, tmp_path: Path, lost: tuple[str, ...]
 ) -> None:
     shutil.copytree(digits / "digits", tmp_path / "digits")
     shutil.copy(digits / "digits.npz", tmp_path)
@@ -159,11 +160,13 @@ def test_an_open_run_with_evaluation_goes_on_after_a_restart_without_its_data(
             device.join()
         devices[0].send(devices[0].answer(devices[0].order(), 0.0))
         held = devices[1].answer(devices[1].order(), 0.0)
-    shutil.rmtree(tmp_path / "digits")
-    (tmp_path / "digits.npz").unlink()
+    for one in lost:
+        assert (tmp_path / one).exists()
+        shutil.rmtree(tmp_path / one) if (tmp_path / one).is_dir() else (tmp_path / one).unlink()
     with tools.served(tmp_path / "state") as address, Operator(address) as operator:
         assert fleet(address, "b").send(held).verdict == "accepted"
         tools.until(lambda: operator.status(run_id)[0].is_over, "the end of the run")
         status = operator.status(run_id)[0]
     assert status.state == "finished"
     assert status.rounds[1].accuracy == status.rounds[0].accuracy
+    assert list((tmp_path / "state/evaluations").iterdir()), "embedded again, it is kept again"

@@ -22,6 +22,7 @@ from coordinator.store.ledger import accounts
 from coordinator.store.models import heads
 from coordinator.store.tables import events
 from coordinator.store.tables import reports as reports_table
+from protos.convert.orders import order_to
 from protos.energy.trace import Phase
 from protos.errors import StoreError
 from protos.orders import SettledEnergy, TrainOrder, Verdict
@@ -72,6 +73,25 @@ def test_a_refused_device_is_asked_again_and_both_attempts_cost_it_joules(
     with db.reading() as connection:
         assert list(connection.execute(select(reports_table.c.attempt)).scalars()) == [2]
     db.close()
+
+
+def test_what_was_sent_for_an_attempt_that_was_given_up_is_counted(
+    address: str, plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path
+) -> None:
+    with Operator(address) as operator:
+        run_id = operator.start_run(tools.plan(plain_bundle, devices=2, quorum=1.0, deadline_s=3), tmp_path)
+        here, gone = fleet(address, "here"), fleet(address, "gone")
+        here.join()
+        gone.join()
+        taken = [order_to(one.order()).ByteSize() for one in (here, gone)]
+        assert here.send(here.answer(here.order(), 1.0)).verdict is Verdict.ACCEPTED
+        gone.leave()
+        status = tools.finished(operator, run_id)
+    assert status.state == "finished"
+    down = {one.device_id: one.bytes_down for one in status.rounds[1].devices}
+    # It asked twice. What the answer says of the time that is left may be a few bytes longer or shorter.
+    assert abs(down["gone"] - taken[1]) < 16
+    assert abs(down["here"] - 2 * taken[0]) < 32
 
 
 @pytest.mark.parametrize(("quorum", "verdict"), [(1.0, Verdict.ACCEPTED), (0.3, Verdict.LATE)])

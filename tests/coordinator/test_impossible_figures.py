@@ -45,6 +45,8 @@ def test_what_cannot_be_is_neither_learnt_nor_shown_nor_charged(
             ({"embedded": 2**63}, "too_many_examples"),
             ({"embedded": 10**15}, "too_many_examples"),
             ({"energy": (energy(Phase.TRAIN, 1e12, 1.0),)}, "bad_energy"),
+            # More than its own board can draw, and less than a board that nobody knows.
+            ({"energy": (energy(Phase.TRAIN, 3 * plausibility.most_w("pi4"), 1.0),)}, "bad_energy"),
             ({"energy": (energy(Phase.EMBED, -1e12, 1.0),)}, "bad_energy"),
             ({"energy": (energy(Phase.TRAIN, -1e-3, 1.0),)}, "bad_energy"),
             ({"energy": (energy(Phase.TRAIN, 1.0, 1e14),)}, "bad_energy"),

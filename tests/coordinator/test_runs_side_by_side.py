@@ -115,6 +115,25 @@ def test_a_run_that_lacks_devices_lets_those_beside_it_work(
         assert operator.stop_run(many) == "stopped"
 
 
+def test_a_round_of_a_run_beside_another_ends_at_its_deadline(
+    address: str, plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path
+) -> None:
+    with Operator(address) as operator:
+        many = operator.start_run(plan(tools, plain_bundle, "many", devices=50), tmp_path)
+        text = plan(tools, plain_bundle, "few", devices=2, quorum=0.5, deadline_s=2, beside=True)
+        few = operator.start_run(text, tmp_path)
+        here, silent = fleet(address, "here"), fleet(address, "silent")
+        here.join()
+        silent.join()
+        order = here.order()
+        assert (order.run_id, silent.order().run_id) == (few, few)
+        assert here.send(here.answer(order, 1.0)).verdict is Verdict.ACCEPTED
+        # Nobody says anything more, and no turn is waited for: only a run that gathers waits for its turn.
+        status = tools.finished(operator, few)
+        assert operator.stop_run(many) == "stopped"
+    assert {one.device_id: one.outcome for one in status.rounds[1].devices} == {"here": "accepted", "silent": "missing"}
+
+
 def test_runs_beside_each_other_go_on_where_they_were_after_a_restart(
     plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path
 ) -> None:

@@ -8,16 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from stored_runs import head, report_of
 
 from coordinator.aggregate.server_optimisers import SERVER_OPTIMISERS, ServerSettings
+from coordinator.budgets.order_line import OrderLine
 from coordinator.operator.client import Operator
+from coordinator.run.reports.aggregation import Fold
 from coordinator.store.database import Database
 from coordinator.store.models import heads
 from protos.errors import PlanError
 from protos.normaliser import of_optimiser
 from protos.plan.plan import parse
-from protos.plan.sections import SERVERS
+from protos.plan.sections import SERVERS, AggregateSection
 from protos.update.tensors import decode
+from protos.update.trees import shapes, subtract
 
 Fleet = Callable[..., Any]
 SHAPES = {"out_bias": (3,), "out_kernel": (4, 3)}
@@ -87,6 +91,25 @@ def test_the_formulas() -> None:
         row = SERVER_OPTIMISERS[name]
         moved, _ = row.step(d, row.start(SHAPES, SETTINGS), SETTINGS)
         np.testing.assert_allclose(moved["out_kernel"], 0.1 * 0.5 / (second**0.5 + 1e-3), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_round_goes_on_from_the_state_that_the_one_before_it_left(name: str) -> None:
+    plan = AggregateSection(weight=(), normalise="none", server=name, server_rate=0.5)
+    row, settings = SERVER_OPTIMISERS[name], ServerSettings(plan.server_momentum, plan.server_second, plan.server_tau)
+    now, sent = head(0), head(1)
+    left, by_hand = None, row.start(shapes(now), settings)
+    for _ in range(3):
+        fold = Fold(plan, shapes(now), {"a": OrderLine("a", 5, None)}, server=left)
+        fold.add(report_of("a"), sent)
+        move, by_hand = row.step({key: value.astype(np.float64) for key, value in sent.items()}, by_hand, settings)
+        after = fold.head_after(now)
+        for key, moved in subtract(after, now).items():
+            np.testing.assert_allclose(moved, 0.5 * move[key], rtol=1e-4, atol=1e-6)
+        now, left = after, fold.server_after
+        assert sorted(left) == sorted(by_hand)
+        for key, value in by_hand.items():
+            np.testing.assert_array_equal(left[key], value)
 
 
 def test_an_adaptive_server_has_a_rate_of_its_own_and_no_planner() -> None:

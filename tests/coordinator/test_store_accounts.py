@@ -13,7 +13,7 @@ from coordinator.run.rounds import round_budgets
 from coordinator.store import batches, devices, reading, reports, runs
 from coordinator.store.database import Database
 from coordinator.store.ledger import accounts as grants
-from coordinator.store.ledger import costs
+from coordinator.store.ledger import costs, sums
 from coordinator.store.models import heads
 from protos.energy.trace import Phase, PhaseEnergy
 from protos.orders import CostHint
@@ -114,6 +114,22 @@ def test_the_ledger_counts_each_joule_once_and_what_is_not_told_as_uncertain(db:
         whole = grants.accounts(connection, "run-1", 1500.0)
     assert (whole["a"].spent_j, whole["a"].uncertain_j, whole["a"].today_j) == (3.25, 0.0, 0.0)
     assert (whole["b"].spent_j, whole["b"].uncertain_j) == (0.0, 2.5)
+
+
+def test_sums_are_kept_with_how_far_they_go(db: Database) -> None:
+    started(db)
+    one, two = grants.Account(1, 8.0, 3.0), grants.Account(2, 16.0, 7.5, today_j=4.5)
+    with db.writing() as connection:
+        assert sums.mark(connection, "run-1") == sums.Mark()
+        sums.keep(connection, "run-1", sums.Mark(1, 1000.0), {"a": one, "b": one}, anew=True)
+        assert sums.mark(connection, "run-1") == sums.Mark(1, 1000.0)
+        sums.keep(connection, "run-1", sums.Mark(2, 2000.0), {"a": two}, anew=False)
+        assert sums.mark(connection, "run-1") == sums.Mark(2, 2000.0)
+        found, stale = sums.of_run(connection, "run-1")
+        assert {name: (of["orders"], of["spent_j"]) for name, of in found.items()} == {"a": (2, 7.5), "b": (1, 3.0)}
+        assert stale == []
+        sums.keep(connection, "run-1", sums.Mark(3, 2000.0), {"b": two}, anew=True)
+        assert list(sums.of_run(connection, "run-1")[0]) == ["b"]
 
 
 def test_a_sensor_that_fell_off_leaves_all_of_the_grant_uncertain(db: Database) -> None:

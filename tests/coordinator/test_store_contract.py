@@ -89,6 +89,38 @@ def test_who_did_not_report_is_missing_and_a_retry_keeps_who_did(db: Database) -
     ]
 
 
+def test_the_last_heads_are_those_of_closed_rounds_before_one_the_newest_first(db: Database) -> None:
+    started(db)
+    with db.writing() as connection:
+        versions = [version(head())]
+        for number in (1, 2, 3):
+            if number > 1:
+                runs.open_round(connection, "run-1", number, 1, [OrderLine("a", 5, None)], "")
+            versions.append(heads.put(connection, head(number)))
+            runs.close_round(connection, "run-1", number, head_version=versions[-1], accuracy=None, loss=None)
+        # One that is open, and one that was given up, have none.
+        runs.open_round(connection, "run-1", 4, 1, [OrderLine("a", 5, None)], "")
+    with db.reading() as connection:
+        found = [runs.last_heads(connection, "run-1", before) for before in range(6)]
+        assert found == [[], *([*reversed(versions[:before])][:2] for before in (1, 2, 3, 4, 4))]
+        assert runs.newest_head(connection, "run-1") == versions[3]
+    with db.writing() as connection:
+        runs.abandon_round(connection, "run-1", 4, "the deadline passed")
+        assert runs.last_heads(connection, "run-1", 5) == [versions[3], versions[2]]
+
+
+def test_bytes_that_were_sent_add_up_by_device_and_round(db: Database) -> None:
+    started(db)
+    with db.writing() as connection:
+        runs.add_bytes_down(connection, "run-1", 1, {"a": 300, "b": 0, "nobody": 5})
+        runs.add_bytes_down(connection, "run-1", 1, {"a": 40, "b": 7})
+        runs.add_bytes_down(connection, "run-1", 1, {})
+        runs.add_bytes_down(connection, "run-1", 2, {"a": 1000})
+    with db.reading() as connection:
+        told = {one.device_id: one.bytes_down for one in reading.run_status(connection, "run-1").rounds[1].devices}
+    assert told == {"a": 340, "b": 7}
+
+
 def test_refusals_are_counted_by_reason(db: Database) -> None:
     started(db)
     for _ in range(3):

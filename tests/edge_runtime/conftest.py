@@ -72,8 +72,8 @@ def settings(tmp_path: Path, data: Path) -> Callable[..., Settings]:
 def started(settings: Callable[..., Settings]) -> Iterator[Callable[..., RunningDaemon]]:
     all_of_them: list[RunningDaemon] = []
 
-    def start(peer: PeerCoordinator, **changes: Any) -> RunningDaemon:
-        all_of_them.append(RunningDaemon(settings(coordinator=peer.address, **changes)))
+    def start(peer: PeerCoordinator, *, rows: bool = False, **changes: Any) -> RunningDaemon:
+        all_of_them.append(RunningDaemon(settings(coordinator=peer.address, **changes), rows=rows))
         return all_of_them[-1]
 
     yield start

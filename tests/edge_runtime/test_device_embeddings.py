@@ -64,6 +64,20 @@ def test_a_cut_in_the_middle_is_taken_up_where_it_stopped(tmp_path: Path, bundle
     np.testing.assert_array_equal(third.view(), embed.expected())
 
 
+def test_how_many_embeddings_came_from_earlier_data_is_said_and_a_resumed_fill_took_none(
+    tmp_path: Path, bundle: Bundle, embed: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "edgejoule.device"):
+        fill(opened(tmp_path, bundle), embed, blocks=1)
+        fill(opened(tmp_path, bundle), embed)
+        assert "earlier data" not in caplog.text
+        # Two parts of other data whose examples are the same.
+        other = opened(tmp_path, bundle, "other data")
+        assert fill(other, embed) == (0, None)
+    (line,) = [one.getMessage() for one in caplog.records if "earlier data" in one.getMessage()]
+    assert line == f"{COUNT} embeddings were taken from earlier data"
+
+
 def test_the_finished_file_is_an_ordinary_npy_file(tmp_path: Path, bundle: Bundle, embed: Recorder) -> None:
     cache = opened(tmp_path, bundle)
     fill(cache, embed)

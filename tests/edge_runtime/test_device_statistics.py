@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from scripted_meter import ScriptedMeter, VirtualClock
 from edge_runtime.config import Settings
 from edge_runtime.daemon.device import Device
 from edge_runtime.round.held_heads import CannotRebuildError
+from edge_runtime.round.training_basis import HeldBasis
 from edge_runtime.round.work import work
 from protos.energy.trace import Phase
 from protos.errors import UpdateError
@@ -144,6 +146,22 @@ def test_steps_in_whitened_coordinates_start_from_the_received_head_and_send_the
     with pytest.raises(CannotRebuildError, match="not here"):
         work(order(bundle, round=2, basis=BasisOrder("head-other"), **asked), bench, never)
     assert device.bases.version == "", "the next question asks for it"
+
+
+def test_of_two_bases_on_disk_the_newer_one_is_held_after_a_restart(
+    opened: Open, bundle: Bundle, tmp_path: Path
+) -> None:
+    bench = opened().take_up(bundle)
+    work(order(bundle, steps=0, statistics=features(bundle)), bench, never)
+    first, width = basis_for(bundle, bench), bundle.manifest.backbone.embedding_width
+    second = whitening.Basis({**first.tree, "middle": first.tree["middle"] + np.float32(1)})
+    (tmp_path / "bases").mkdir()
+    for newer in (first, second):
+        held = HeldBasis(tmp_path / "bases")
+        for basis, at_s in ((first, 1e9), (second, 1e9)):
+            held.receive(BasisOrder(basis.version, basis.tensors()), width)
+            os.utime(tmp_path / "bases" / f"{basis.version}.tree", (at_s, at_s + (basis is newer)))
+        assert HeldBasis(tmp_path / "bases").version == newer.version
 
 
 def test_a_basis_is_kept_on_disk(

@@ -76,6 +76,26 @@ def test_too_little_coverage_gives_no_figure_and_clipping_no_uncertainty():
     assert (bad.gross_j, bad.mean_w, bad.method, bad.uncertainty_j) == (None, None, "unknown", None)
 
 
+@pytest.mark.parametrize(("quick", "pace"), [(10, 1.05), (11, 0.99), (12, 0.99)])
+def test_the_sensors_clock_is_told_by_the_sample_that_a_tenth_of_the_others_are_quicker_than(quick, pace):
+    """A hundred and one samples, some of them 6 % apart from the others: what was not looked at goes by the clock."""
+    nominal_s = CHAIN.shunt_s / CHAIN.duty
+    width = nominal_s * np.where(np.arange(101) < quick, 0.99, 1.05)
+    edges = np.concatenate([[0.0], np.cumsum(np.random.default_rng(3).permutation(width))])
+    trace = PowerTrace.of(edges[:-1], edges[1:], np.full(101, 4.0))
+    found, _ = examine(trace, edges[:1], edges[-1:], CHAIN)
+    unseen_s = width - np.minimum(width, CHAIN.shunt_s * pace)
+    assert found.unseen_s == pytest.approx(float(unseen_s.sum()), rel=1e-9)
+
+
+def test_a_clock_further_off_than_one_can_be_and_one_of_few_samples_are_taken_for_nominal():
+    nominal_s = CHAIN.shunt_s / CHAIN.duty
+    for count, pace in ((7, 1.05), (101, 1.2), (101, 0.8)):
+        trace = steps(np.full(count, 4.0), nominal_s * pace)
+        found, _ = examine(trace, trace.start_s[:1], trace.stop_s[-1:], CHAIN)
+        assert found.unseen_s == pytest.approx(count * max(0.0, nominal_s * pace - CHAIN.shunt_s), rel=1e-9)
+
+
 def test_idle_is_a_line_between_the_readings_and_subtracted_once():
     # 2 W at rest before, 3 W after: at 2.5 W in the middle. The work adds 4 W for 2 s.
     idle_w = 2.0 + np.clip((np.arange(100) - 9.5) / 80, 0, 1)
@@ -107,6 +127,7 @@ def test_idle_is_taken_away_only_where_joules_were_seen():
     reading = IdleReading(-2.0, -1.0, 2.0, 1.0, ())
     (work,) = window_energies(trace, [Window("work", 0.0, 1.0)], baseline=Baseline(reading))
     assert work.net_j == pytest.approx(0.95 * 3.0)
+    assert work.net.idle_j == pytest.approx(0.95 * 2.0)
 
 
 @settings(max_examples=100, deadline=None)

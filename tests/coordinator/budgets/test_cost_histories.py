@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from coordinator.budgets.regression import Regression
+from coordinator.budgets.regression import HUBER, Regression
 
 Floats = npt.NDArray[np.float64]
 ROUNDS = 80
@@ -96,3 +96,28 @@ def test_a_state_without_the_later_fields_goes_on() -> None:
     again = Regression.from_state(old)
     again.observe([1.0], 0.5)
     assert again.predict([1.0]).mean == pytest.approx(0.53, abs=0.05)
+
+
+def settled(figures: int = 40) -> Regression:
+    """A model that has seen many figures of about a half."""
+    random, model = np.random.default_rng(1), Regression([0.05])
+    for _ in range(figures):
+        model.observe([1.0], float(random.normal(0.5, 0.02)))
+    return model
+
+
+@pytest.mark.parametrize("off", [3.0, 0.01])
+def test_four_outliers_on_one_side_are_a_change_and_three_are_not(off: float) -> None:
+    model = settled()
+    for _ in range(3):
+        assert abs(model.observe([1.0], off)) > HUBER
+        assert model.state()["fresh"] > 40
+    assert abs(model.observe([1.0], off)) > HUBER
+    assert model.state()["fresh"] == 1, "certainty was dropped, and this figure is the first since"
+
+
+def test_outliers_to_both_sides_are_bad_luck() -> None:
+    model = settled()
+    for off in (3.0, 3.0, 3.0, 0.001, 3.0, 3.0, 3.0):
+        assert abs(model.observe([1.0], off)) > HUBER
+    assert model.state()["fresh"] == 47

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from coordinator.budgets.accounts import Charged, Situation
+from coordinator.budgets.codec_error import report_bytes
 from coordinator.budgets.cold_start import prices_of
 from coordinator.budgets.cost_model import CostModel, Work
 from coordinator.budgets.round_plan import Entrant, Surroundings, plan_round
@@ -99,6 +100,27 @@ def test_who_cannot_pay_for_its_own_report_is_left_out_without_a_planner_too() -
     assert [line.device_id for line in made.lines] == ["a"]
     assert made.left_out == (("b", "sending a report costs more than it may spend"),)
     assert made.from_plan.total_variation > 0
+
+
+@pytest.mark.parametrize(("factor", "is_asked"), [(1 - 2**-50, False), (1.0, True), (1 + 2**-50, True)])
+def test_who_can_just_pay_for_its_own_report_is_asked(factor: float, is_asked: bool) -> None:
+    one = entrant("a")
+    text = plan("[budget]\nper_round_j = 2\n")
+    sent_bytes = report_bytes(text.update.parameters["bits"], 650)
+    sending = one.costs.forecast(Work(one.embeddings, one.steps, sent_bytes, one.bytes_down)).sending
+    least_j = sending.mean - sending.deviation
+    assert least_j > 0
+    made = plan_round(text, [entrant("a", own_j=least_j * factor), entrant("rich")], around())
+    assert [line.device_id for line in made.lines] == (["a", "rich"] if is_asked else ["rich"])
+
+
+def test_who_has_nothing_left_is_left_out_whether_its_costs_are_known_or_not() -> None:
+    cold = CostModel(prices_of("pi4", macs=1_000_000, coordinates=650, batch_size=16))
+    empty = Charged(run_j=100.0)
+    fleet = [entrant("rich"), entrant("known", charged=empty), Entrant("cold", 100, 20, cold, charged=empty)]
+    made = plan_round(plan("[budget]\nbattery_j = 100\n"), fleet, around())
+    assert [line.device_id for line in made.lines] == ["rich"]
+    assert made.left_out == tuple((name, "nothing is left of its budget") for name in ("known", "cold"))
 
 
 def test_less_than_one_device_in_expectation_is_one() -> None:

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from edge_runtime.power.bridge.alignment import KEPT_EXCHANGES, Alignment
+from edge_runtime.power.bridge.alignment import KEPT_EXCHANGES, LEAST_RATE_ERROR, PRIOR_DRIFT, Alignment, _Line
 from protos.bridge.exchange import Exchange
 
 
@@ -144,3 +144,17 @@ def test_a_board_that_warms_up_bends_the_line():
     # The mean of the last minute.
     assert fit.drift_ppm == pytest.approx(95, abs=2)
     assert fit_of(0.0).drift_ppm == pytest.approx(0, abs=0.5)
+
+
+@pytest.mark.parametrize("count", [4, 5, 9])
+def test_errors_of_a_line_of_few_points_are_those_of_least_squares(count):
+    """Where residuals are larger than was thought, errors grow by their chi-square over N - 2, as numpy has it."""
+    x = np.linspace(-1000.0, 0.0, count)
+    y = 3e-5 * x + np.where(np.arange(count) % 2, 5e-3, -5e-3)
+    noise_s = np.full(count, 1e-3)
+    line = _Line(x, y, noise_s, np.zeros(0))
+    (slope, offset), covariance = np.polyfit(x, y, 1, w=1 / noise_s, cov=True)
+    assert (line.slope, line.offset) == (pytest.approx(slope, rel=1e-2), pytest.approx(offset, rel=1e-2))
+    assert line.offset_error_s == pytest.approx(float(covariance[1, 1]) ** 0.5, rel=0.02)
+    expected = np.hypot(LEAST_RATE_ERROR, float(covariance[0, 0]) ** 0.5)
+    assert line.slope_error == pytest.approx(min(PRIOR_DRIFT, expected), rel=0.02)

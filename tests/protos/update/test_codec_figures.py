@@ -7,9 +7,12 @@ import pytest
 
 from protos.convert.tensors import tensors_to
 from protos.update.codecs import build, generator
+from protos.update.entropy.codec import header_bits
+from protos.update.entropy.reader import EntropyCoded
 from protos.update.quantised.levels import lloyd_max, nearest
 from protos.update.quantised.rotated import chunks, rotate
 from protos.update.tensors import decode
+from protos.update.trees import shapes
 
 D = 1 << 18
 
@@ -141,3 +144,25 @@ def test_baselines_have_the_errors_known_for_them(
     gaussian: np.ndarray, codec: str, parameters: dict[str, float], error: float
 ) -> None:
     assert measured(codec, parameters, gaussian)[1] == pytest.approx(error, rel=0.12)
+
+
+@pytest.mark.parametrize("dithered", [True, False])
+def test_what_a_message_holds_around_its_codes_is_set_aside_to_the_byte(dithered: bool) -> None:
+    """Never less than it takes, at most the few bytes more of lengths that turn out short; for some, just as much."""
+    spare = []
+    for names, shape in ((2, (13, 25)), (8, (40, 40)), (1, (307, 100))):
+        random = np.random.default_rng(names)
+        tree = {f"t{at}": random.normal(0, 0.1, shape).astype(np.float32) for at in range(names)}
+        for bits in (0.3, 2.0, 5.0):
+            for per_tensor in (0.0, 1.0):
+                codec = build(f"entropy_coded{'' if dithered else '_mmse'}", {"bits": bits, "per_tensor": per_tensor})
+                (sent,), _ = codec.encode(tree, codec.init(shapes(tree)), generator(1))
+                coded = sent.values
+                assert isinstance(coded, EntropyCoded)
+                (message,) = tensors_to([sent])
+                around = message.ByteSize() - sum(map(len, (coded.table, coded.codes, coded.low, coded.tails)))
+                total = names * int(np.prod(shape))
+                told = header_bits(names, total, dithered=dithered, shared=bits < 0.75, gains=bool(per_tensor))
+                spare.append(told / 8 - around)
+    assert min(spare) == 0.0
+    assert max(spare) <= (4.0 if dithered else 11.0)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from protos.errors import UpdateError
 from protos.update.codecs import build, generator
 from protos.update.quantised.baselines import bucket_uniform, plain_sign
 from protos.update.quantised.sparse import Sparse, places_from, places_to
@@ -86,6 +87,14 @@ def test_places_come_back(case: tuple[int, set[int]]) -> None:
     places = np.array(sorted(chosen), np.int64)
     low, high = places_to(places, count)
     assert places_from(low, high, places.size, count).tolist() == places.tolist()
+
+
+@pytest.mark.parametrize("places", [[5, 5, 7], [3, 5, 11], [7, 7, 11]])
+def test_places_that_do_not_rise_or_lie_past_the_end_are_refused(places: list[int]) -> None:
+    count, (low, high) = 10, places_to(np.array(places, np.int64), 10)
+    high += bytes((3 + 4 + 1 + 7) // 8 - len(high))
+    with pytest.raises(UpdateError, match="do not rise, or one past the end"):
+        places_from(low, high, 3, count)
 
 
 def test_places_cost_little_more_than_they_must() -> None:

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from protos.errors import UpdateError
 from protos.update.entropy import rans
-from protos.update.entropy.contexts import level_of
+from protos.update.entropy.contexts import contexts, level_of
 from protos.update.entropy.densities import SHAPES
 from protos.update.entropy.frequencies import MAX_OCTAVES, MAX_REACH, head, read
 from protos.update.entropy.histograms import Tally, fit
+from protos.update.quantised import dither
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=300))
@@ -76,6 +77,11 @@ def test_tables_are_the_same_integers_on_every_machine() -> None:
         for level in (160, 230):
             wide.update(read(bytes([form, 1, 18]), [level], dithered=False)[0].frequencies.tobytes())
     assert wide.hexdigest() == WIDE_DIGEST
+    # Places where a weight lies so near the next integer that one more or less in every weight shows.
+    near = hashlib.sha256()
+    for form, reach, octaves, level, dithered in NEAR:
+        near.update(read(bytes([form, reach, octaves]), [level], dithered=dithered)[0].frequencies.tobytes())
+    assert near.hexdigest() == NEAR_DIGEST
 
 
 FIXED = [
@@ -87,6 +93,12 @@ FIXED = [
 ]
 DIGEST = "24a24e9425967c9c174ebf2449a36cb35adcdbd869a4562bcabb2452788d554f"
 WIDE_DIGEST = "dedb069e10edee50555afbe254640f8a595955734c36fdfadd02591fc2c4087a"
+NEAR = [
+    (1, 30, 110, 42, True), (1, 24, 238, 54, False), (25, 37, 70, 41, True), (26, 59, 88, 56, True),
+    (10, 14, 199, 40, True), (3, 24, 80, 27, True), (11, 44, 69, 36, True), (11, 40, 34, 37, True),
+    (12, 55, 240, 14, True), (28, 60, 76, 22, True), (29, 62, 227, 7, True), (13, 56, 54, 111, True),
+]  # fmt: skip
+NEAR_DIGEST = "334f2f1ce91b0003d8def3410d3964b96aa3165dfcd9f271c249ae6f233ad089"
 
 
 @pytest.mark.parametrize("shape", sorted(SHAPES))
@@ -108,3 +120,53 @@ def _tally(counts: Any, level: int) -> Tally:
     middle, reach = central.shape[1] // 2, (len(counts) - 1) // 2
     central[0, middle - reach : middle + reach + 1] = counts
     return Tally(central, np.zeros((1, 2, MAX_OCTAVES), np.int64), (level,), 0, 1, dithered=False)
+
+
+@pytest.mark.parametrize("reach", [1, 2, 6, 28, 42, 62, MAX_REACH])
+def test_what_lies_past_a_reach_is_counted_by_side_and_octave_of_its_distance(reach: int) -> None:
+    random = np.random.default_rng(reach)
+    central = random.integers(0, 9, (2, 2 * MAX_REACH + 1))
+    tails = random.integers(0, 3, (2, 2, MAX_OCTAVES)) * (reach == MAX_REACH)
+    octaves = MAX_OCTAVES if reach == MAX_REACH else (MAX_REACH - reach).bit_length()
+    found = Tally(central, tails, (40, 50), 0, 1, dithered=False).symbols(reach, octaves)
+    expected = np.zeros((2, 2 * reach + 1 + 2 * octaves), np.int64)
+    for row in range(2):
+        for at, count in enumerate(central[row].tolist()):
+            number = at - MAX_REACH
+            past = abs(number) - reach
+            place = 2 * reach + 1 + octaves * (number > 0) + past.bit_length() - 1 if past > 0 else number + reach
+            expected[row, place] += count
+        expected[row, 2 * reach + 1 :] += tails[row, :, :octaves].ravel()
+    assert found.tolist() == expected.tolist()
+
+
+def test_a_dither_is_the_words_of_its_seed() -> None:
+    """The leading bit is the sign, the other fifteen are the size in 65536ths, and half of one more: never 0 or 1/2."""
+    drawn, made = dither.words(7, dither.DITHER, 70_001), dither.Dither.made(7, 70_001)
+    assert drawn[:6].tolist() == WORDS
+    assert made.place.tolist() == [one % 32768 for one in drawn.tolist()]
+    assert made.size.tolist() == [(one % 32768 + 0.5) / 65536 for one in drawn.tolist()]
+    assert made.sign.tolist() == [1.0 - 2.0 * (one >= 32768) for one in drawn.tolist()]
+    every = made.every(7)
+    assert (every.size[1], every.sign[1], every.place[1]) == (made.size[7], made.sign[7], made.place[7])
+
+
+WORDS = [23757, 57033, 62741, 50471, 7660, 57400]
+
+
+@pytest.mark.parametrize("levels", [(30,), (30, 30), (30, 44), (44, 30), (12, 30, 60)])
+@pytest.mark.parametrize("parts", [1, 2, 8])
+def test_each_coordinate_has_the_row_of_its_tensor_and_of_the_part_that_its_dither_is_in(
+    levels: tuple[int, ...], parts: int
+) -> None:
+    placed = contexts(levels, 0, parts)
+    sizes = [5 + 3 * at for at in range(len(levels))]
+    place = dither.Dither.made(3, sum(sizes)).place if parts > 1 else None
+    found = placed.spread(sizes, place)
+    owner = [at for at, size in enumerate(sizes) for _ in range(size)]
+    # The size of a dither is 0 to 1/2, in 65536ths: up to 32768.
+    expected = [
+        int(placed.first[at]) + (0 if place is None else int(place[number]) * int(placed.rows_of[at]) // 32768)
+        for number, at in enumerate(owner)
+    ]
+    assert ([found] * sum(sizes) if isinstance(found, int) else found.tolist()) == expected
