@@ -177,7 +177,7 @@ class Family:
         for pid in self.pids():
             with contextlib.suppress(OSError):
                 fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-                ticks += sum(int(one) for one in fields[11:15])
+                ticks += sum(int(field) for field in fields[11:15])
         return ticks / os.sysconf("SC_CLK_TCK")
 
     def look(self) -> None:
@@ -212,8 +212,8 @@ class CountingProxy:
             except OSError:
                 client.close()
                 continue
-            for one in (client, server):
-                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for sock in (client, server):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             ends = [client, server]
             threading.Thread(target=self._pass, args=(client, server, True, ends), daemon=True).start()
             threading.Thread(target=self._pass, args=(server, client, False, ends), daemon=True).start()
@@ -251,7 +251,7 @@ def program(log: Path, *words: str | Path, env: dict[str, str] | None = None) ->
     """A program in a session of its own, ended with all that it started."""
     with log.open("ab") as out:
         running = subprocess.Popen(
-            [str(one) for one in words], stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
+            [str(word) for word in words], stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", **(env or {})},
         )  # fmt: skip
     family = Family(running.pid)
@@ -301,8 +301,8 @@ class Watch:
         if self._first is None and closed >= 1:
             self._first = self._server.cpu_s(), self._proxy.counted()
         if time.monotonic() - self._looked_s > 1.0:
-            for one in (self._server, *self._clients):
-                one.look()
+            for client in (self._server, *self._clients):
+                client.look()
             self._looked_s = time.monotonic()
 
     def row(self, closes: list[float], start_s: float) -> dict[str, Any]:
@@ -317,7 +317,7 @@ class Watch:
             "bytes_up": round((now_up - up) / updates),
             "bytes_down": round((now_down - down) / updates),
             "server_rss_mb": round(self._server.peak_mb, 1),
-            "client_rss_mb": round(mean(one.peak_mb for one in self._clients), 1),
+            "client_rss_mb": round(mean(client.peak_mb for client in self._clients), 1),
             "client_start_s": round(start_s, 2),
         }
 
@@ -357,7 +357,7 @@ def embedded(bundle: Bundle, data: Path, out: Path) -> Path:
 
 def two_arrays(head: Tree) -> tuple[Any, Any]:
     """Kernel [width, classes] and bias [classes] of a head of one dense layer."""
-    bias, kernel = sorted(head.values(), key=lambda one: one.ndim)
+    bias, kernel = sorted(head.values(), key=lambda array: array.ndim)
     return kernel, bias
 
 
@@ -438,7 +438,7 @@ def answers(port: int) -> bool:
 
 def times(path: Path) -> list[float]:
     """When rounds closed, as a server wrote it down line by line."""
-    return [float(one) for one in path.read_text().split()] if path.exists() else []
+    return [float(part) for part in path.read_text().split()] if path.exists() else []
 
 
 def followed(watch: Watch, closes: Callable[[], list[float]], rounds: int, log: Path) -> list[float]:
@@ -498,7 +498,11 @@ def edgejoule(folder: Path, made: Path, clients: int, rounds: int) -> dict[str, 
         row = watch.row(seen, start_s)
         until("the run has ended", lambda: operator.status(run_id)[0].is_over, log)
         (status,) = operator.status(run_id)
-        exact = [one.closed_unix_s for one in status.rounds if one.round and one.closed_unix_s is not None]
+        exact = [
+            this_round.closed_unix_s
+            for this_round in status.rounds
+            if this_round.round and this_round.closed_unix_s is not None
+        ]
         row["round_s"] = round(median(np.diff(exact).tolist()), 3)
         version = status.rounds[-1].head_version
     database = Database(sqlite_url(folder / "state" / "coordinator.db"))

@@ -159,15 +159,15 @@ def _converted(case: Case, report: dict[str, Any]) -> tuple[str, bool]:
     else:
         parts.append(provenance["head"])
         ok &= case.points is None
-    ok &= all(any(word in one for one in report["warnings"]) for word in case.warns)
+    ok &= all(any(word in warning for warning in report["warnings"]) for word in case.warns)
     if floats := report["backbone"]["float_operators"]:
         parts.append(f"float operators {floats}")
         ok = False
-    return "; ".join([*parts, *(f"warns: {one}" for one in report["warnings"])]), ok
+    return "; ".join([*parts, *(f"warns: {warning}" for warning in report["warnings"])]), ok
 
 
 def _last_line(text: str) -> str:
-    lines = [one for one in text.splitlines() if not one.startswith("firmware-tools convert: ")]
+    lines = [line for line in text.splitlines() if not line.startswith("firmware-tools convert: ")]
     return lines[-1] if lines else ""
 
 
@@ -210,9 +210,9 @@ def _application(case: Case, folder: Path) -> None:
 def table(rows: list[Row]) -> str:
     """The rows of models as a table of Markdown."""
     lines = ["| model | kind | outcome | int8 operators |", "|---|---|---|---|"]
-    for one in rows:
-        mark = "" if one.ok else "**not yet right:** "
-        cells = (f"`{one.case}`", one.kind, mark + one.got, one.operators)
+    for row in rows:
+        mark = "" if row.ok else "**not yet right:** "
+        cells = (f"`{row.case}`", row.kind, mark + row.got, row.operators)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
 
@@ -233,28 +233,32 @@ def main() -> int:
     )
     parser.add_argument("--table", type=Path, metavar="PAGE", help="replace the table of this page")
     options = parser.parse_args()
-    own = bool(options.only) and all(one.startswith("E0") for one in options.only)
+    own = bool(options.only) and all(text.startswith("E0") for text in options.only)
     if not options.cases.is_dir() and not own:
         parser.error(f"no cases in {options.cases}: name their folder with --cases")
     start_s = time.monotonic()
     rows = _kept(options.json) if options.resume and options.json else []
-    known = {(one.case, one.expected) for one in rows if one.kind != "generator"}
+    known = {(row.case, row.expected) for row in rows if row.kind != "generator"}
 
     def late() -> bool:
         return options.stop_after is not None and time.monotonic() - start_s > options.stop_after
 
     with tempfile.TemporaryDirectory(prefix="edgejoule-cases-") as temporary:
         folder = (options.keep or Path(temporary)).resolve()
-        chosen = [one for one in cases() if not options.only or any(word in one.model for word in options.only)]
-        data = [
-            one for one in ("D01-images", "D03-arrays", "E02-data", _LABS) if not options.only or one in options.only
+        chosen = [
+            each_case
+            for each_case in cases()
+            if not options.only or any(word in each_case.model for word in options.only)
         ]
-        left = [one for one in chosen if (one.name, one.expected) not in known]
-        data = [one for one in data if not any(name.startswith(one) for name, _ in known)]
+        data = [
+            text for text in ("D01-images", "D03-arrays", "E02-data", _LABS) if not options.only or text in options.only
+        ]
+        left = [each_case for each_case in chosen if (each_case.name, each_case.expected) not in known]
+        data = [text for text in data if not any(name.startswith(text) for name, _ in known)]
         if own:
-            data = [one for one in data if one == "E02-data"]
-        wanted = {path.split("/")[0] for one in left for path in (one.model, one.data)} | set(data)
-        rows = [one for one in rows if one.kind != "generator"]
+            data = [text for text in data if text == "E02-data"]
+        wanted = {path.split("/")[0] for each_case in left for path in (each_case.model, each_case.data)} | set(data)
+        rows = [row for row in rows if row.kind != "generator"]
         bundles = {"C07-odd", "E01-more"} if set(data) - {_LABS} else set()
         rows += make(None if own else options.cases, folder, wanted | bundles)
         for row in _run_all(left, folder, options.jobs, options.timeout, late):
@@ -266,14 +270,14 @@ def main() -> int:
             rows.append(Row(name, kind, expected, got, ok))
             _show(rows[-1])
             _keep(options.json, rows)
-        models = [one for one in rows if not one.case.startswith(("D01-images", "D03-arrays", "E02-data", _LABS))]
-        order = {one.name: place for place, one in enumerate(cases())}
-        models.sort(key=lambda one: order.get(one.case, len(order)))
+        models = [row for row in rows if not row.case.startswith(("D01-images", "D03-arrays", "E02-data", _LABS))]
+        order = {each_case.name: place for place, each_case in enumerate(cases())}
+        models.sort(key=lambda model: order.get(model.case, len(order)))
     if options.table:
         before, _, rest = options.table.read_text().partition(_TABLE_BEGIN)
         after = rest.partition(_TABLE_END)[2]
         options.table.write_text(f"{before}{_TABLE_BEGIN}\n{table(models)}\n{_TABLE_END}{after}")
-    good = sum(one.ok for one in rows)
+    good = sum(row.ok for row in rows)
     print(f"{good} of {len(rows)} cases are right ({time.monotonic() - start_s:.0f} s)")
     return 0 if good == len(rows) else 1
 
@@ -306,19 +310,19 @@ def _run_all(chosen: list[Case], folder: Path, jobs: int, timeout_s: float, late
         with ThreadPoolExecutor(max(1, jobs)) as pool:
             yield from (row for row in pool.map(run, chosen) if row is not None)
     finally:
-        for one in opened:
-            one.close()
+        for converter in opened:
+            converter.close()
 
 
 def _kept(path: Path) -> list[Row]:
     """The rows that an earlier run wrote and found right; the others are run again."""
-    rows = [Row(**one) for one in json.loads(path.read_text())["rows"]] if path.is_file() else []
-    return [one for one in rows if one.ok]
+    rows = [Row(**row) for row in json.loads(path.read_text())["rows"]] if path.is_file() else []
+    return [row for row in rows if row.ok]
 
 
 def _keep(path: Path | None, rows: list[Row]) -> None:
     if path is not None:
-        values = {"rows": [asdict(one) for one in rows]}
+        values = {"rows": [asdict(row) for row in rows]}
         path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 

@@ -155,12 +155,14 @@ class _Bench:
         self.flat, self.options = flat, options
         self.tails, _ = tails(flat, where="net")
         self.x, self.y = _images(options.data / "mnist", "train")
-        self.test_x, self.test_y = (one[:2000] for one in _images(options.data / "mnist", "t10k"))
+        self.test_x, self.test_y = (image[:2000] for image in _images(options.data / "mnist", "t10k"))
         self._codes: dict[int, tuple[Any, Any, float]] = {}
 
     def tail_of(self, count: int) -> Tail:
         """The latest cut behind which so many layers with weights stand; for the head alone, those of one."""
-        return next(one for one in self.tails if sum(layer.kernel is not None for layer in one.layers) >= max(1, count))
+        return next(
+            tail for tail in self.tails if sum(layer.kernel is not None for layer in tail.layers) >= max(1, count)
+        )
 
     def rows(self, seed: int) -> tuple[Any, Any]:
         """Places of training and validation examples."""
@@ -192,7 +194,7 @@ class _Bench:
         held, _, scale = self.codes(tail)
         place = self.rows(TUNING_SEED)[0][:128]
         real = held[place].astype(np.float32).reshape(-1, *tail.shape) * scale
-        weighty = tuple(one for one in tail.layers if one.kernel is not None)
+        weighty = tuple(layer for layer in tail.layers if layer.kernel is not None)
         kernels = weighty if method.whole else tail.pointwise[len(tail.pointwise) - method.pointwise :]
         trained = trained_of(tail, kernels, scales_of(tail, real))
         features = np.asarray(forward(tail, tf.constant(real), {}, {}))
@@ -209,21 +211,21 @@ class _Bench:
         memory, told = _least(tail, kernels), "least"
         if method.layers == 0:
             design = dataclasses.replace(design, tail=None)
-            held, test = (_features(tail, one, scale) for one in (held, test))
+            held, test = (_features(tail, codes, scale) for codes in (held, test))
         content = compile_head(design)
         compiled = working_memory(content, "train")
         if not method.whole:
             memory, told = compiled, "measured"
         best = max(RATES, key=lambda rate: self._accuracy(content, design, held, None, TUNING_SEED, rate))
         found = [self._accuracy(content, design, held, test, seed, best) for seed in range(self.options.seeds)]
-        parameters = int(sum(np.prod(one) for one in design.shapes.values()))
+        parameters = int(sum(np.prod(shape) for shape in design.shapes.values()))
         return Row(method.name, best, parameters, memory, told, compiled, found, statistics.fmean(found))
 
     def _accuracy(self, content: bytes, design: HeadDesign, held: Any, test: Any, seed: int, rate: float) -> float:
         interpreter = Interpreter(model_content=content, num_threads=1)
         run = {name: interpreter.get_signature_runner(name) for name in interpreter.get_signature_list()}
         train, check = self.rows(seed)
-        hyper = {one.name: np.array([one.default], np.float32) for one in design.inputs}
+        hyper = {tensor.name: np.array([tensor.default], np.float32) for tensor in design.inputs}
         hyper |= {"rate": np.array([rate], np.float32), "momentum": np.array([0.9], np.float32)}
         tree = {name: np.zeros(shape, np.float32) for name, shape in design.shapes.items()}
         run["write"](**tree)
@@ -248,7 +250,7 @@ class _Bench:
         x, y = held[place], self.y[place]
         interpreter = Interpreter(model_content=compile_head(design), num_threads=1)
         train = interpreter.get_signature_runner("train")
-        hyper = {one.name: np.array([one.default], np.float32) for one in design.inputs}
+        hyper = {tensor.name: np.array([tensor.default], np.float32) for tensor in design.inputs}
         weight = np.ones(BATCH, np.float32)
         theirs = _theirs(design, tail)
         given = tf.constant(x.reshape(BATCH, *tail.shape).astype(np.float32) * scale), tf.constant(y)
@@ -269,7 +271,7 @@ class _Bench:
 
 def _theirs(design: HeadDesign, tail: Tail) -> Any:
     """A step of biases and head by TensorFlow's own layers and gradients."""
-    biases = {one.output: tf.Variable(one.bias) for one in tail.layers if one.bias is not None}
+    biases = {layer.output: tf.Variable(layer.bias) for layer in tail.layers if layer.bias is not None}
     kernel, bias = tf.Variable(tf.zeros([len(design.mean), CLASSES])), tf.Variable(tf.zeros([CLASSES]))
     variables = [*biases.values(), kernel, bias]
     squash = {"NONE": tf.identity, "RELU": tf.nn.relu, "RELU6": tf.nn.relu6}
@@ -296,8 +298,8 @@ def _theirs(design: HeadDesign, tail: Tail) -> Any:
 
 def _least(tail: Tail, kernels: tuple[Layer, ...]) -> int:
     """Bytes of the inputs that the gradients of these kernels need, and of the fullest layer beside them."""
-    kept = sum(4 * int(np.prod(one.given[0])) for one in kernels)
-    fullest = max(4 * int(np.prod(one.shape)) for one in tail.layers)
+    kept = sum(4 * int(np.prod(kernel.given[0])) for kernel in kernels)
+    fullest = max(4 * int(np.prod(layer.shape)) for layer in tail.layers)
     return BATCH * (kept + fullest)
 
 

@@ -74,9 +74,9 @@ def policies(devices: list[Device], epochs: int, fleet_share: float) -> dict[str
 
 def _budgets(devices: list[Device], fleet_share: float) -> str:
     """The planner's budgets as a user would write them: a battery for each device, and a total for the fleet."""
-    most_j = max(one.budget_j for one in devices)
-    lines = "".join(f"{one.device_id} = {one.budget_j / most_j!r}\n" for one in devices)
-    total_j = fleet_share * sum(one.budget_j for one in devices)
+    most_j = max(device.budget_j for device in devices)
+    lines = "".join(f"{device.device_id} = {device.budget_j / most_j!r}\n" for device in devices)
+    total_j = fleet_share * sum(device.budget_j for device in devices)
     return f"[budget]\nbattery_j = {most_j!r}\nfleet_j = {total_j!r}\n[budget.scale]\n{lines}"
 
 
@@ -152,20 +152,22 @@ def runs_of(
 def rows_of(found: Sequence[Found]) -> list[dict[str, Any]]:
     """One row for each data set, radio and policy, with the epochs that suit it best of those it ran with."""
     by_policy: dict[tuple[str, str, str], dict[int, list[Found]]] = {}
-    for one in found:
-        by_policy.setdefault((one.data, one.radio, one.policy), {}).setdefault(one.epochs, []).append(one)
+    for result in found:
+        by_policy.setdefault((result.data, result.radio, result.policy), {}).setdefault(result.epochs, []).append(
+            result
+        )
     return [_row(*key, by_epochs) for key, by_epochs in by_policy.items()]
 
 
 def _row(data: str, radio: str, policy: str, by_epochs: dict[int, list[Found]]) -> dict[str, Any]:
     def rank(local: int) -> tuple[int, float]:
-        some = [one.outcome for one in by_epochs[local]]
-        return sum(not one.reached for one in some), float(np.mean([one.joules for one in some]))
+        some = [result.outcome for result in by_epochs[local]]
+        return sum(not outcome.reached for outcome in some), float(np.mean([outcome.joules for outcome in some]))
 
     best = min(by_epochs, key=rank)
-    ran = sorted(by_epochs[best], key=lambda one: one.seed)
-    outcomes = [one.outcome for one in ran]
-    reached = [one.joules for one in outcomes if one.reached]
+    ran = sorted(by_epochs[best], key=lambda result: result.seed)
+    outcomes = [result.outcome for result in ran]
+    reached = [outcome.joules for outcome in outcomes if outcome.reached]
     mean, half = mean_and_interval(reached) if len(reached) == len(outcomes) else (float("nan"), float("nan"))
     return {
         "policy": policy,
@@ -173,12 +175,12 @@ def _row(data: str, radio: str, policy: str, by_epochs: dict[int, list[Found]]) 
         "ci95": half if np.isfinite(half) else None,
         "reached": len(reached) == len(outcomes),
         "seeds_that_reached": len(reached),
-        "max_overspend_ratio": max(one.outcome.overspend for some in by_epochs.values() for one in some),
+        "max_overspend_ratio": max(result.outcome.overspend for some in by_epochs.values() for result in some),
         "epochs": best,
-        "rounds": float(np.mean([one.rounds for one in outcomes])),
-        "devices_a_round": float(np.mean([one.asked for one in outcomes])),
-        "joules_of_seeds": [round(one.joules, 2) for one in outcomes],
-        "seeds": [one.seed for one in ran],
+        "rounds": float(np.mean([outcome.rounds for outcome in outcomes])),
+        "devices_a_round": float(np.mean([outcome.asked for outcome in outcomes])),
+        "joules_of_seeds": [round(outcome.joules, 2) for outcome in outcomes],
+        "seeds": [result.seed for result in ran],
         "data": data,
         "radio": radio,
         "target": TARGETS[data],
@@ -228,25 +230,25 @@ def main() -> int:
     toy: list[dict[str, Any]] = []
     if options.join:
         parts = [json.loads(path.read_text())["runs"] for path in options.join]
-        found = [Found(**{**one, "outcome": Outcome(**one["outcome"])}) for part in parts for one in part]
+        found = [Found(**{**row, "outcome": Outcome(**row["outcome"])}) for part in parts for row in part]
     elif options.judged:
         first = FIRST_JUDGED if options.first is None else options.first
         seeds = range(first, first + (options.seeds or JUDGED_SEEDS))
         found = [
-            one
+            result
             for name in options.data or JUDGED_DATA
             for radio in options.radio or JUDGED_RADIOS
-            for one in runs_of(name, radio, seeds, None, options.policy or (), options.fleet_share)
+            for result in runs_of(name, radio, seeds, None, options.policy or (), options.fleet_share)
         ]
     else:
         first, count = options.first or 0, 1 if options.quick else options.seeds or 3
         names, radios = options.data or [""], options.radio or ["mixed"]
         epochs = [5] if options.quick else [3, 5, 10]
         found = [
-            one
+            result
             for name in names
             for radio in radios
-            for one in runs_of(
+            for result in runs_of(
                 name, radio, range(first, first + count), epochs, options.policy or (), options.fleet_share
             )
         ]
@@ -259,7 +261,7 @@ def main() -> int:
         print(f"| {row['policy']} | {row['bias']:.4f} | {row['monte_carlo_error']:.4f} |")
     if options.json is not None:
         with write_whole(options.json) as file:
-            written = {"rows": [*rows, *toy], "runs": [asdict(one) for one in found]}
+            written = {"rows": [*rows, *toy], "runs": [asdict(result) for result in found]}
             file.write(json.dumps(written, indent=2).encode())
     return 0
 

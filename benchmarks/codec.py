@@ -240,7 +240,7 @@ def main() -> int:
     print(f"| float32 protobuf | {speed[0].float32_protobuf_coords_per_s / 1e6:.0f} | |")
     if given.json:
         assert all(math.isfinite(row.vnmse) for row in rows)
-        document = {"rows": [asdict(row) for row in rows], "speed": [asdict(one) for one in speed]}
+        document = {"rows": [asdict(row) for row in rows], "speed": [asdict(each_speed) for each_speed in speed]}
         given.json.write_text(json.dumps(document, indent=1) + "\n")
     return 0
 

@@ -103,7 +103,7 @@ def shards(y: npt.NDArray[np.int32], random: np.random.Generator) -> list[npt.ND
         cuts = (np.cumsum(random.dirichlet([0.3] * DEVICES))[:-1] * len(mine)).astype(int)
         for device, part in enumerate(np.split(mine, cuts)):
             rows[device].extend(part.tolist())
-    return [np.array(sorted(one), np.int64) for one in rows]
+    return [np.array(sorted(row), np.int64) for row in rows]
 
 
 def local(head: Tree, x: Floats, y: npt.NDArray[np.int32], random: np.random.Generator) -> Tree:

@@ -45,9 +45,9 @@ Part = Callable[[Path, Bundle, bool], Any]
 
 def _told(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """The same, each said as soon as it is there."""
-    for one in rows:
-        print(json.dumps(one), file=sys.stderr, flush=True)
-        yield one
+    for row in rows:
+        print(json.dumps(row), file=sys.stderr, flush=True)
+        yield row
 
 
 def faults(folder: Path, bundle: Bundle, quick: bool) -> Any:
@@ -107,19 +107,19 @@ PARTS: dict[str, Part] = {
 
 def beyond(found: dict[str, Any]) -> list[str]:
     """What passed its limit, in words."""
-    wrong = [f"{one['name']}: {one['reason_shown']}" for one in found.get("faults") or () if not _bent(one)]
-    for one in found.get("wiring") or ():
-        if one["joules_known"] == bool(one["flag"]) or not one["daemon_alive"]:
-            wrong.append(f"{one['fault']}: joules known: {one['joules_known']}")
-        if one["flag"] and one["steps_within_a_budget"]:
-            wrong.append(f"{one['fault']}: {one['steps_within_a_budget']} steps within a budget")
+    wrong = [f"{fault['name']}: {fault['reason_shown']}" for fault in found.get("faults") or () if not _bent(fault)]
+    for row in found.get("wiring") or ():
+        if row["joules_known"] == bool(row["flag"]) or not row["daemon_alive"]:
+            wrong.append(f"{row['fault']}: joules known: {row['joules_known']}")
+        if row["flag"] and row["steps_within_a_budget"]:
+            wrong.append(f"{row['fault']}: {row['steps_within_a_budget']} steps within a budget")
     if (cost := found.get("idle")) is not None:
         for name, limit in (("cpu_share", CPU_LIMIT), ("calls_per_day", CALLS_LIMIT), ("bytes_per_day", BYTES_LIMIT)):
             if cost[name] is not None and cost[name] > limit:
                 wrong.append(f"idle: {name} {cost[name]:.4g}, limit {limit:g}")
-    for one in found.get("memory") or ():
-        if one["rss_mb"] > RSS_LIMIT_MB:
-            wrong.append(f"memory: {one['case']}: {one['rss_mb']} MB, limit {RSS_LIMIT_MB:g} MB")
+    for row in found.get("memory") or ():
+        if row["rss_mb"] > RSS_LIMIT_MB:
+            wrong.append(f"memory: {row['case']}: {row['rss_mb']} MB, limit {RSS_LIMIT_MB:g} MB")
     for one in found.get("budget") or ():
         if one["max_of_budget"] > busy.LIMIT:
             where = f"{one['foreign_load_percent']} % foreign load"

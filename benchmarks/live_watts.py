@@ -97,10 +97,10 @@ def spent_s(process: subprocess.Popen[bytes]) -> float:
 
 def measured(processes: dict[str, subprocess.Popen[bytes]], seconds: float) -> dict[str, float]:
     """Percent of a core that each takes."""
-    before, began_s = {name: spent_s(one) for name, one in processes.items()}, time.monotonic()
+    before, began_s = {name: spent_s(process) for name, process in processes.items()}, time.monotonic()
     time.sleep(seconds)
     took_s = time.monotonic() - began_s
-    return {name: round(100 * (spent_s(one) - before[name]) / took_s, 2) for name, one in processes.items()}
+    return {name: round(100 * (spent_s(process) - before[name]) / took_s, 2) for name, process in processes.items()}
 
 
 def main() -> None:
@@ -134,11 +134,11 @@ def main() -> None:
             if looked != "at nothing":
                 viewers.append(Viewer(url, "/events" if len(viewers) == 0 else f"/watts?device={WATCHED}"))
             time.sleep(5)
-            before = [(one.events, one.size_bytes) for one in viewers]
+            before = [(viewer.events, viewer.size_bytes) for viewer in viewers]
             shares = measured(processes, given.seconds)
             told = [
-                (one.events - events, one.size_bytes - size)
-                for one, (events, size) in zip(viewers, before, strict=True)
+                (viewer.events - events, viewer.size_bytes - size)
+                for viewer, (events, size) in zip(viewers, before, strict=True)
             ]
             rows.append(
                 {

@@ -98,7 +98,7 @@ class Fleet:
         update, _ = codec.encode(tree, codec.init(shapes(tree)), codecs.generator(1, "load"))
         self._update = tensors_to(update)
         phases = ((Phase.EMBED, 0.2), (Phase.TRAIN, 1.0), (Phase.ENCODE, 0.05), (Phase.IDLE, 0.4))
-        self._energy = energy_to([joules(*one) for one in phases])
+        self._energy = energy_to([joules(*phase) for phase in phases])
 
     async def serve(self, seconds: float, joined: asyncio.Event) -> None:
         """All devices, for so many seconds after all have joined."""
@@ -118,11 +118,11 @@ class Fleet:
                 await self._join(name, stub)
 
         begin_s = time.perf_counter()
-        await asyncio.gather(*(join(*one) for one in zip(names, stubs, strict=True)))
+        await asyncio.gather(*(join(*pair) for pair in zip(names, stubs, strict=True)))
         self.joining_s = time.perf_counter() - begin_s
         joined.set()
         self.end_s = time.monotonic() + seconds
-        await asyncio.gather(*(self._device(*one) for one in zip(names, stubs, strict=True)))
+        await asyncio.gather(*(self._device(*pair) for pair in zip(names, stubs, strict=True)))
         for channel in channels:
             await channel.close()
 
@@ -323,7 +323,7 @@ class Watched:
         """When rounds closed, seconds."""
         lines = (self._folder / "log").read_text(errors="replace").splitlines()
         times = [line.split()[0] for line in lines if " closed with " in line]
-        return [float(one) for one in times]
+        return [float(text) for text in times]
 
     def stop(self) -> int | None:
         """End it; returns its fsyncs, when they were counted."""

@@ -101,7 +101,7 @@ def exact(task: Task, seeds: Sequence[int]) -> list[Row]:
             tree[at : at + 2] = [tree[at] + tree[at + 1]]
         found["flat, tree and any order"].append(float(tree[0] == flat))
         out = int(random.integers(len(parts)))
-        rest = total([one for at, one in enumerate(parts) if at != out], classes, width)
+        rest = total([part for at, part in enumerate(parts) if at != out], classes, width)
         found["subtracted equals never there"].append(float(flat - parts[out] == rest))
     return [row(task.setting, "closed_form", quantity, values) for quantity, values in found.items()]
 
@@ -110,7 +110,7 @@ def _parts(task: Task, seed: int) -> list[Moments]:
     offset, classes = task.bundle.manifest.backbone.output_zero_point, len(task.bundle.manifest.classes)
     with tempfile.TemporaryDirectory(prefix="edgejoule-papers-") as home:
         fleet = Fleet(task, plan_of("", seed, 1), seed, Path(home))
-    return [moments_of(one.embeddings, one.labels, classes, offset) for one in fleet.devices]
+    return [moments_of(device.embeddings, device.labels, classes, offset) for device in fleet.devices]
 
 
 def cost(task: Task) -> list[Row]:
@@ -151,7 +151,7 @@ def one_pass(asked: Asked) -> list[Row]:
 def optimisers(asked: Asked) -> list[Row]:
     """What a coordinator may do with the mean of changes, and local corrections."""
     methods, seeds = asked.methods or OPTIMISERS, range(asked.seeds)
-    return [one for task in _tasks(asked) for one in compared(task, methods, seeds, _rounds(asked))]
+    return [each_row for task in _tasks(asked) for each_row in compared(task, methods, seeds, _rounds(asked))]
 
 
 def _tasks(asked: Asked) -> Iterator[Task]:
@@ -246,7 +246,7 @@ def main() -> int:
     text = tables(rows, options.paper)
     print(text)
     if options.json:
-        options.json.write_text(json.dumps([asdict(one) for one in rows], indent=1))
+        options.json.write_text(json.dumps([asdict(each_row) for each_row in rows], indent=1))
     if options.table:
         options.table.write_text(text)
     if options.plot:

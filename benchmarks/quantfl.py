@@ -143,13 +143,13 @@ def compare(task: Task, fleet: Fleet, rates: dict[str, tuple[float, ...]], seeds
 
 
 def _row(task: Task, codec: str, rate: float, courses: Sequence[Course], plain: Sequence[Course]) -> Row:
-    each = [settled(one.accuracy) for one in courses]
+    each = [settled(course.accuracy) for course in courses]
     last = [one[-1] for one in each]
     short = [100 * (settled(other.accuracy)[-1] - own) for own, other in zip(last, plain, strict=True)]
-    up, down = (np.mean([getattr(one, way) for one in courses], axis=0) for way in ("bits_up", "bits_down"))
-    whole = float(np.mean([one.bits_up[-1] + one.bits_down[-1] for one in plain]))
+    up, down = (np.mean([getattr(course, way) for course in courses], axis=0) for way in ("bits_up", "bits_down"))
+    whole = float(np.mean([course.bits_up[-1] + course.bits_down[-1] for course in plain]))
     heads, plain_heads = (
-        sum(one.change_bits_up[-1] + one.head_bits_down[-1] for one in some) for some in (courses, plain)
+        sum(course.change_bits_up[-1] + course.head_bits_down[-1] for course in some) for some in (courses, plain)
     )
     accuracy = np.mean(each, axis=0)
     curve = [(float(bits), float(share)) for bits, share in zip(up + down, accuracy, strict=True)]
@@ -167,8 +167,8 @@ def _row(task: Task, codec: str, rate: float, courses: Sequence[Course], plain: 
         float(np.mean(short)),
         half_width(short),
         curve,
-        float(np.mean([one.joules[-1] for one in courses])),
-        half_width([one.joules[-1] for one in courses]),
+        float(np.mean([course.joules[-1] for course in courses])),
+        half_width([course.joules[-1] for course in courses]),
         1 - heads / plain_heads,
     )
 
@@ -211,7 +211,7 @@ def budgets(rows: Sequence[Row]) -> Iterator[str]:
         whole = next(row.curve[-1][0] for row in own if row.codec == LOSSLESS)
         for codec in dict.fromkeys(row.codec for row in own):
             found = [within([row for row in own if row.codec == codec], share * whole) for share in BUDGETS]
-            cells = ["" if one is None else f"{100 * one:.2f}" for one in found]
+            cells = ["" if value is None else f"{100 * value:.2f}" for value in found]
             yield f"| {dataset}, {start} | {codec} | " + " | ".join(cells) + " |"
 
 

@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--size", action="append", metavar="ENGINE,DEVICES,ROUNDS", help=f"default: {' '.join(WHOLE)}")
     parser.add_argument("--row", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    sizes = [one.split(",") for one in arguments.size or WHOLE]
+    sizes = [text.split(",") for text in arguments.size or WHOLE]
     if arguments.row:
         ((engine, devices, rounds),) = sizes
         print(json.dumps(row(engine, int(devices), int(rounds), arguments.wide)))

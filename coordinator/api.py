@@ -238,26 +238,26 @@ def _checked(document: Any, where: str) -> Outcome:
 def _rows_of(document: Mapping[str, Any]) -> Outcome:
     """Rows of a run as a status or a demo has it; they differ in where a device's phases stand."""
     made = Outcome({})
-    for one in document["rounds"]:
+    for this_round in document["rounds"]:
         # A demo lists closed rounds alone, and says no state.
-        if one.get("state", "closed") != "closed":
+        if this_round.get("state", "closed") != "closed":
             continue
-        in_round = _devices_of(one)
+        in_round = _devices_of(this_round)
         for device_id, device, phases in in_round:
-            made.devices.append(_device_row(one["round"], device_id, device, phases))
+            made.devices.append(_device_row(this_round["round"], device_id, device, phases))
             named = [(name, phases[name]) for name in _PHASES if name in phases]
-            made.phases.extend(_phase_row(one["round"], device_id, name, phase) for name, phase in named)
+            made.phases.extend(_phase_row(this_round["round"], device_id, name, phase) for name, phase in named)
         mine = made.devices[len(made.devices) - len(in_round) :]
         accepted = [row for row in mine if row["outcome"] == "accepted"]
         made.rounds.append(
             {
-                "round": one["round"],
-                "accuracy": one["accuracy"],
-                "r2": one.get("r2"),
-                "auc": one.get("auc"),
-                "loss": one["loss"],
-                "bytes_up": one["bytes_up"],
-                "bytes_down": one["bytes_down"],
+                "round": this_round["round"],
+                "accuracy": this_round["accuracy"],
+                "r2": this_round.get("r2"),
+                "auc": this_round.get("auc"),
+                "loss": this_round["loss"],
+                "bytes_up": this_round["bytes_up"],
+                "bytes_down": this_round["bytes_down"],
                 "devices": len(mine),
                 "accepted": len(accepted),
                 "energy_j": _sum(row["energy_j"] for row in accepted),
@@ -323,4 +323,4 @@ def _phase_row(number: int, device_id: str, name: str, phase: Mapping[str, Any])
 def _sum(values: Any) -> float | None:
     """The sum; None when there is nothing to add, or when one of them is not known."""
     known: Sequence[float | None] = list(values)
-    return sum(one for one in known if one is not None) if known and None not in known else None
+    return sum(value for value in known if value is not None) if known and None not in known else None

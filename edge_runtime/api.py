@@ -250,7 +250,7 @@ class Window:
         left = net_of(
             mine.gross_j, mine.budget, Baseline(*readings), mine.start_s, mine.stop_s, covered_s=mine.covered_s
         )  # fmt: skip
-        bounded = all(one.uncertainty_j is not None for one in (mine, *rests))
+        bounded = all(window_energy.uncertainty_j is not None for window_energy in (mine, *rests))
         spread = left.interval if bounded else None
         return Net(
             left.energy_j,

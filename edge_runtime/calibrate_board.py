@@ -90,14 +90,14 @@ def fit(stretches: Sequence[Stretch]) -> Fit:
     1.0
     """
     count = len(stretches)
-    busy_mean = sum(one.busy for one in stretches) / count
-    power_mean = sum(one.power_w for one in stretches) / count
-    spread = sum((one.busy - busy_mean) ** 2 for one in stretches)
-    together = sum((one.busy - busy_mean) * (one.power_w - power_mean) for one in stretches)
+    busy_mean = sum(stretch.busy for stretch in stretches) / count
+    power_mean = sum(stretch.power_w for stretch in stretches) / count
+    spread = sum((stretch.busy - busy_mean) ** 2 for stretch in stretches)
+    together = sum((stretch.busy - busy_mean) * (stretch.power_w - power_mean) for stretch in stretches)
     core_w = together / spread if spread > 0 else 0.0
     idle_w = power_mean - core_w * busy_mean
-    rest = sum((one.power_w - idle_w - core_w * one.busy) ** 2 for one in stretches)
-    all_of_it = sum((one.power_w - power_mean) ** 2 for one in stretches)
+    rest = sum((stretch.power_w - idle_w - core_w * stretch.busy) ** 2 for stretch in stretches)
+    all_of_it = sum((stretch.power_w - power_mean) ** 2 for stretch in stretches)
     explained = 1.0 - rest / all_of_it if all_of_it > 0 else 0.0
     if core_w <= 0 or idle_w <= 0 or explained < LEAST_EXPLAINED:
         raise SensorError(
@@ -108,11 +108,11 @@ def fit(stretches: Sequence[Stretch]) -> Fit:
     variance = rest / (count - 2) if count > 2 else 0.0
     noise_core = 2.0 * math.sqrt(variance / spread)
     noise_idle = 2.0 * math.sqrt(variance * (1.0 / count + busy_mean**2 / spread))
-    known = [one.uncertainty_w for one in stretches]
-    if any(one is None for one in known):
+    known = [stretch.uncertainty_w for stretch in stretches]
+    if any(value is None for value in known):
         return Fit(idle_w, core_w, None, None, explained)
     # Errors of a sensor are alike in all stretches: of gain above all, so they scale idle and slope.
-    share = max(half / one.power_w for half, one in zip(known, stretches, strict=True) if half is not None)
+    share = max(half / stretch.power_w for half, stretch in zip(known, stretches, strict=True) if half is not None)
     halves = math.hypot(noise_idle, share * idle_w), math.hypot(noise_core, share * core_w)
     return Fit(idle_w, core_w, *halves, explained)
 
@@ -124,12 +124,12 @@ def spinning(cores: int) -> Iterator[tuple[int, ...]]:
     try:
         for _ in range(cores):
             workers.append(subprocess.Popen([sys.executable, "-c", _SPIN], env={**os.environ, **_ONE_THREAD}))
-        yield tuple(one.pid for one in workers)
+        yield tuple(worker.pid for worker in workers)
     finally:
-        for one in workers:
-            one.kill()
-        for one in workers:
-            one.wait()
+        for worker in workers:
+            worker.kill()
+        for worker in workers:
+            worker.wait()
 
 
 def busy_ticks(proc: Path) -> tuple[int, int]:
@@ -172,7 +172,9 @@ def measured(spec: str, cores: int, seconds: float, load: Load, proc: Path) -> l
                 after = busy_ticks(proc)
                 # The sample that the stretch ends in must not see the work end.
                 time.sleep(min(_SETTLE_S, seconds))
-            record = next((one for one in meter.settle(2.0) if one.phase is Phase.TRAIN), None)
+            record = next(
+                (phase_energy for phase_energy in meter.settle(2.0) if phase_energy.phase is Phase.TRAIN), None
+            )
             if record is None or record.energy_j is None or record.coverage < LEAST_COVERED:
                 raise SensorError("a stretch has no joules", where=spec, fix="see edge-runtime doctor")
             length_s, half_j = record.covered_s + record.uncovered_s, record.uncertainty_j
@@ -227,7 +229,7 @@ def run(given: argparse.Namespace, *, load: Load = spinning, proc: Path = Path("
     )  # fmt: skip
     write_board(given.output, profile)
     if given.json:
-        rows = [dataclasses.asdict(one) for one in stretches]
+        rows = [dataclasses.asdict(stretch) for stretch in stretches]
         print(
             json.dumps(document("board", {"file": str(given.output), **dataclasses.asdict(found), "stretches": rows}))
         )

@@ -156,8 +156,8 @@ def by_use(folder: Path) -> list[Path]:
     """The entries of a folder, least recently used first. Those of which no use was noted, as versions without such
     notes left them, come before all others, by the time of their last change."""
     place = {name: number for number, name in enumerate(_order(_order_file(folder)))}
-    entries = [one for one in folder.iterdir() if not one.name.startswith(".")]
-    return sorted(entries, key=lambda one: _place(one, place))
+    entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    return sorted(entries, key=lambda entry: _place(entry, place))
 
 
 def _place(entry: Path, noted: Mapping[str, int]) -> tuple[int, float, str]:
@@ -174,10 +174,10 @@ def keep_newest(folder: Path, keep: int = KEEP, *, in_use: Iterable[Path] = ()) 
     Args:
         in_use: entries that stay whatever their place, and count.
     """
-    safe = {one.name for one in in_use}
+    safe = {path.name for path in in_use}
     with contextlib.suppress(OSError):
         entries = by_use(folder)
-        spare = [one for one in entries if one.name not in safe]
+        spare = [entry for entry in entries if entry.name not in safe]
         for entry in spare[: max(0, len(entries) - max(keep, len(safe)))]:
             if entry.is_dir():
                 shutil.rmtree(entry, ignore_errors=True)

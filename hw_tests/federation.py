@@ -106,10 +106,12 @@ def run_one_round(sensor: str, folder: Path, *, epochs: int) -> tuple[RunStatus,
         )  # fmt: skip
         with Operator(address) as operator:
             run = operator.start_run(plan, folder)
-            status = _wait(operator, run, lambda one: one.is_over)
+            status = _wait(operator, run, lambda each_run: each_run.is_over)
             if status.state == "finished":
                 # Joules of the sending come with the device's next call.
-                status = _wait(operator, run, lambda one: any(e.phase is Phase.SEND for e in _device(one).energy))
+                status = _wait(
+                    operator, run, lambda each_run: any(e.phase is Phase.SEND for e in _device(each_run).energy)
+                )
             return status, _device(status)
 
 
@@ -125,7 +127,7 @@ def _wait(operator: Operator, run: str, done: Callable[[RunStatus], bool]) -> Ru
 
 
 def _device(status: RunStatus) -> DeviceRound:
-    (device,) = next(one for one in status.rounds if one.round == 1).devices
+    (device,) = next(this_round for this_round in status.rounds if this_round.round == 1).devices
     return device
 
 

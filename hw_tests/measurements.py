@@ -169,12 +169,12 @@ def _bound(limit: Limit | Sequence[float | None]) -> Limit:
             raise ValueError(f"{limit} is no limit of a magnitude: give a number from 0 on, or (least, most)")
         return float(limit)
     try:
-        least, most = (None if one is None else float(one) for one in limit)
+        least, most = (None if value is None else float(value) for value in limit)
     except (TypeError, ValueError) as cause:
         raise ValueError(f"{limit!r} is no limit: give a number, or (least, most)") from cause
     if least is None and most is None:
         raise ValueError("a limit that is open on both sides is none")
-    if any(one is not None and math.isnan(one) for one in (least, most)):
+    if any(value is not None and math.isnan(value) for value in (least, most)):
         raise ValueError("a limit is no number")
     if least is not None and most is not None and least > most:
         raise ValueError(f"no value lies between {least} and {most}")

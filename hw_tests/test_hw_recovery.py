@@ -17,7 +17,7 @@ def _case(recovery):
 
 
 @pytest.mark.needs("known-load")
-@pytest.mark.parametrize("recovery", [_case(one) for one in RECOVERIES])
+@pytest.mark.parametrize("recovery", [_case(recovery) for recovery in RECOVERIES])
 def test_the_bench_recovers_and_the_figures_tell(bench, meter, load, clock, measure, recovery):
     load.constant(load.steps_w[-1])
     live = meter()

@@ -84,6 +84,6 @@ def test_reading_rarely_while_the_board_rests_loses_nothing(bench, meter, clock,
     clock.sleep(5.0)
     live.meter.mark(Phase.TRAIN)
     live.meter.mark(Phase.IDLE)
-    parts = {one.phase: one for one in live.meter.settle()}
+    parts = {phase_energy.phase: phase_energy for phase_energy in live.meter.settle()}
     measure("batches lost", live.sensor.losses.lost_batches - lost, "1", limit=bench.tolerance("lost_batches"))
     measure("share of the rest covered", parts[Phase.IDLE].coverage, "1", limit=(0.99, 1.0))

@@ -31,7 +31,7 @@ def several(text: str) -> tuple[str, ...]:
     >>> several("10.0.0.1:1, lab:2,10.0.0.1:1"), several("lab:2")
     (('10.0.0.1:1', 'lab:2'), ('lab:2',))
     """
-    return tuple(dict.fromkeys(one.strip() for one in text.split(",")))
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",")))
 
 
 def bare(host: str) -> str:

@@ -80,13 +80,19 @@ def installed(kind: str) -> tuple[Plugin, ...]:
     try:
         found = importlib.metadata.entry_points(group=f"edgejoule.{kind}")
         plugins = [
-            Plugin(kind, one.name, one.dist.name if one.dist else "?", one.dist.version if one.dist else "?", one.value)
-            for one in found
+            Plugin(
+                kind,
+                entry_point.name,
+                entry_point.dist.name if entry_point.dist else "?",
+                entry_point.dist.version if entry_point.dist else "?",
+                entry_point.value,
+            )
+            for entry_point in found
         ]
     except Exception as error:  # one broken package must not look like a program of ours that is broken
         what = f"the metadata of installed packages cannot be read ({type(error).__name__}: {error})"
         raise PluginError(what, where=f"edgejoule.{kind}", fix="look for the broken one with: pip check") from error
-    return tuple(sorted(plugins, key=lambda one: (one.name, one.package)))
+    return tuple(sorted(plugins, key=lambda plugin: (plugin.name, plugin.package)))
 
 
 _ADOPTED: dict[Plugin, Any] = {}
@@ -104,7 +110,7 @@ def find(kind: str, name: str) -> Plugin | None:
     Raises:
         PluginError: two packages have one.
     """
-    found = [one for one in installed(kind) if one.name == name]
+    found = [plugin for plugin in installed(kind) if plugin.name == name]
     if len(found) > 1:
         raise _twice(found)
     return found[0] if found else None
@@ -119,16 +125,16 @@ def refused(plugins: Iterable[Plugin], built_in: Container[str]) -> dict[Plugin,
     """
     errors = {}
     by_name: dict[str, list[Plugin]] = {}
-    for one in plugins:
-        by_name.setdefault(one.name, []).append(one)
+    for plugin in plugins:
+        by_name.setdefault(plugin.name, []).append(plugin)
     for name, alike in by_name.items():
-        for one in alike:
+        for plugin in alike:
             if name in built_in:
-                errors[one] = PluginError("the name is one of ours", where=str(one), fix="give it another name")
+                errors[plugin] = PluginError("the name is one of ours", where=str(plugin), fix="give it another name")
             elif not _NAME.fullmatch(name):
-                errors[one] = _bad_name(one)
+                errors[plugin] = _bad_name(plugin)
             elif len(alike) > 1:
-                errors[one] = _twice(alike)
+                errors[plugin] = _twice(alike)
     return errors
 
 
@@ -207,14 +213,14 @@ class Table(Mapping[str, T], Generic[T]):
 
     def __iter__(self) -> Iterator[str]:
         yield from self.built_in
-        yield from dict.fromkeys(one.name for one in installed(self.kind) if one.name not in self.built_in)
+        yield from dict.fromkeys(plugin.name for plugin in installed(self.kind) if plugin.name not in self.built_in)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
 
 def _twice(plugins: list[Plugin]) -> PluginError:
-    packages = " and ".join(f"{one.package} {one.version}" for one in plugins)
+    packages = " and ".join(f"{plugin.package} {plugin.version}" for plugin in plugins)
     what = f"two packages have it: {packages}"
     return PluginError(what, where=f"{KINDS[plugins[0].kind]} {plugins[0].name!r}", fix="uninstall one of them")
 

@@ -30,7 +30,7 @@ class Range:
 
     def __str__(self) -> str:
         kind = "a whole number" if self.whole else "a number"
-        least, most = (_written(one) for one in (self.least, self.most))
+        least, most = (_written(limit) for limit in (self.least, self.most))
         if self.above:
             return f"{kind} over {least}" + ("" if math.isinf(self.most) else f" and up to {most}")
         return f"{kind} of {least} or more" if math.isinf(self.most) else f"{kind} from {least} to {most}"

@@ -22,6 +22,6 @@ def require_system(what: str, *systems: str) -> None:
     """
     if sys.platform not in systems:
         here = _NAMES.get(sys.platform, sys.platform)
-        there = " or ".join(_NAMES[one] for one in systems)
+        there = " or ".join(_NAMES[system] for system in systems)
         fix = "use a Linux machine, or WSL on Windows; `coordinator serve` and the operators' commands run everywhere"
         raise RefusedError(f"{what} needs {there}, and this is {here}", fix=fix)

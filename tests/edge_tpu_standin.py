@@ -37,7 +37,7 @@ def build_library(folder: Path, *defines: str) -> Path:
     name = "-".join(["libstandin", *defines]).replace("=", "")
     library = folder / f"{name}.so"
     if not library.exists():
-        flags = [f"-D{one}" for one in defines]
+        flags = [f"-D{text}" for text in defines]
         command = ["gcc", "-std=c11", "-D_POSIX_C_SOURCE=200809L", "-Wall", "-Wextra", "-Werror", "-O1", "-shared",
                    "-fPIC", *flags, "-o", str(library), str(SOURCE)]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -151,7 +151,7 @@ def bare_bundle(folder: Path, layer: Layer, *, twin: bytes | None = None) -> Pat
     (folder / "backbone.tflite").write_bytes(layer.cpu_model())
     tensors = tuple(TensorSpec(name, shape) for name, shape in sorted(shapes.items()))
     head = HeadSpec("head.tflite", "initial.npz", 8, None, "softmax", "sgd", tensors, ())
-    files = {one.name: record_of(one) for one in folder.iterdir()}
+    files = {path.name: record_of(path) for path in folder.iterdir()}
     manifest = Manifest("bare", classes, Preprocessing(1 / 255, 0.0), spec_of(layer), head, files, {})
     return _write(folder, manifest, layer, twin)
 

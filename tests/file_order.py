@@ -59,4 +59,4 @@ def longest_first(items: list[pytest.Item]) -> None:
 
 def missing(names: Sequence[str] = LONGEST_FIRST) -> list[str]:
     """Names that are no files any more."""
-    return [one for one in names if not (HERE / one).is_file()]
+    return [name for name in names if not (HERE / name).is_file()]

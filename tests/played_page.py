@@ -147,7 +147,7 @@ def _is_command(line: str) -> bool:
 
 def _run(words: list[str], folder: Path, environment: dict[str, str], staying: list[Staying]) -> Played:
     arguments = [sys.executable, "-m", MODULES[words[0]], *words[1:]]
-    if any(tuple(words[: len(one)]) == one for one in STAYING):
+    if any(tuple(words[: len(entry)]) == entry for entry in STAYING):
         log = folder / f".{len(staying)}.log"
         with log.open("wb") as out:
             process = subprocess.Popen(arguments, cwd=folder, env=environment, stdout=out, stderr=subprocess.STDOUT)

@@ -64,11 +64,19 @@ def test_bash_completes_every_verb_and_every_option(name: str) -> None:
         verbs = children(parser)
         if verbs and not (name == "coordinator" and path == ("devices",)):
             assert completed(top, *path, "") == list(verbs), path
-        longs = [one for action in parser._actions for one in action.option_strings if one.startswith("--")]
+        longs = [
+            option_string
+            for action in parser._actions
+            for option_string in action.option_strings
+            if option_string.startswith("--")
+        ]
         hidden = {
-            one for action in parser._actions if action.help == argparse.SUPPRESS for one in action.option_strings
+            option_string
+            for action in parser._actions
+            if action.help == argparse.SUPPRESS
+            for option_string in action.option_strings
         }
-        assert completed(top, *path, "--") == [one for one in longs if one not in hidden], path
+        assert completed(top, *path, "--") == [text for text in longs if text not in hidden], path
 
 
 def test_bash_completes_choices_files_and_nothing_where_nobody_can_guess(
@@ -115,7 +123,11 @@ def test_every_verb_has_a_man_page_with_its_options(pages: Mapping[str, Path]) -
             text = pages[page].read_text().replace("\\-", "-")
             for action in parser._actions:
                 if action.help != argparse.SUPPRESS:
-                    assert [one for one in action.option_strings if f"\\fB{one}\\fR" not in text] == [], page
+                    assert [
+                        option_string
+                        for option_string in action.option_strings
+                        if f"\\fB{option_string}\\fR" not in text
+                    ] == [], page
             assert all(f".BR {name}-{'-'.join((*path, verb))} (1)" in text for verb in children(parser))
             assert ".SH EXIT STATUS" in text
     assert set(pages) == expected

@@ -26,13 +26,13 @@ def dotted(node: ast.expr) -> str:
 def dangers(tree: ast.AST) -> Iterator[tuple[int, str]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            for one in node.names:
-                if one.name.partition(".")[0] in MODULES:
-                    yield node.lineno, f"import {one.name}"
+            for alias in node.names:
+                if alias.name.partition(".")[0] in MODULES:
+                    yield node.lineno, f"import {alias.name}"
         elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in MODULES and not node.level:
             yield node.lineno, f"from {node.module} import"
         elif isinstance(node, ast.Call):
-            name, words = dotted(node.func), {one.arg: one.value for one in node.keywords}
+            name, words = dotted(node.func), {keyword.arg: keyword.value for keyword in node.keywords}
             shell, pickled = words.get("shell"), words.get("allow_pickle")
             if name in CALLS:
                 yield node.lineno, name

@@ -43,7 +43,7 @@ def test_a_package_has_its_scripts_its_program_and_its_own_places(
         assert path.stat().st_mode & 0o111
         assert subprocess.run(["sh", "-n", str(path)], check=False).returncode == 0
         # No package takes from another's folder.
-        others = {one.home for one in builder.KINDS.values()} - {kind.home}
+        others = {each_kind.home for each_kind in builder.KINDS.values()} - {kind.home}
         assert not any(re.search(rf"/{other}(/|\b(?!-))", path.read_text()) for other in others)
     program = tree / "usr/bin" / kind.program
     assert (program.parent / program.readlink()).resolve() == (tree / kind.home / "bin" / kind.program).resolve()

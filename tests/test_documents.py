@@ -241,7 +241,9 @@ def test_the_exit_codes_that_are_documented_are_those_of_the_error_tree() -> Non
     documented = {
         int(code): name.strip("`") for code, name, _ in _rows(ROOT / "docs/exit-codes.md", 3) if name.startswith("`")
     }
-    kinds = [one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, errors.EdgejouleError)]
+    kinds = [
+        kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.EdgejouleError)
+    ]
     assert documented == {kind.exit_code: kind.__name__ for kind in kinds}
 
 
@@ -279,15 +281,15 @@ def test_the_defaults_of_a_plan_that_are_documented_are_the_real_ones() -> None:
     wrong = []
     documented = _documented_plan_keys()
     for name, section in sections.SECTIONS.items():
-        for one in fields(section):
-            said = documented[name][one.name].replace(",", "")
-            if one.default is MISSING or not isinstance(one.default, int | float | str):
+        for field in fields(section):
+            said = documented[name][field.name].replace(",", "")
+            if field.default is MISSING or not isinstance(field.default, int | float | str):
                 continue
-            real = f'"{one.default}"' if isinstance(one.default, str) else f"{one.default:g}"
-            if isinstance(one.default, bool):
-                real = str(one.default).lower()
+            real = f'"{field.default}"' if isinstance(field.default, str) else f"{field.default:g}"
+            if isinstance(field.default, bool):
+                real = str(field.default).lower()
             if said.strip("`") != real:
-                wrong.append((name, one.name, said, real))
+                wrong.append((name, field.name, said, real))
     defaults: dict[str, set[float]] = {}
     for entry in CODECS.values():
         for key, parameter in entry.parameters.items():

@@ -25,7 +25,7 @@ def test_ports_are_neighbours_and_none_is_given_twice_or_to_another_process() ->
     assert other.stdin is not None
     assert other.stdout is not None
     with other:
-        theirs = [int(one) for one in other.stdout.readline().split()]
+        theirs = [int(part) for part in other.stdout.readline().split()]
         assert not {*theirs} & {one for pair in mine for one in pair}
         # Nobody listens there, and yet they are not to be had as long as it lives.
         assert not any(map(ports._keep, theirs))

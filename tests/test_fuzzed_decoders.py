@@ -276,8 +276,8 @@ def test_files_that_arrive_stay_in_their_folder(parts: list[tuple[str, int, byte
                 arrivals.finish()
         except EdgejouleError:
             pass
-        assert [one.name for one in Path(home).iterdir()] == ["in"]
-        assert all(one.is_file() for one in inner.iterdir())
+        assert [path.name for path in Path(home).iterdir()] == ["in"]
+        assert all(path.is_file() for path in inner.iterdir())
 
 
 @pytest.mark.parametrize("read", [read_identity, read_memory])

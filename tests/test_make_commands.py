@@ -56,7 +56,11 @@ def program(folder: Path, name: str, text: str) -> Path:
 
 
 def test_every_python_that_the_package_takes_has_locked_versions() -> None:
-    told = [one.rpartition(" ")[2] for one in PROJECT["project"]["classifiers"] if re.search(r":: 3\.\d+$", one)]
+    told = [
+        classifier.rpartition(" ")[2]
+        for classifier in PROJECT["project"]["classifiers"]
+        if re.search(r":: 3\.\d+$", classifier)
+    ]
     assert tuple(told) == PYTHONS
 
 

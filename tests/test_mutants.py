@@ -31,7 +31,7 @@ def share(part: float, whole: float) -> float:
 
 
 def changes(source: str = SOURCE) -> dict[str, str]:
-    return {f"{one.before} -> {one.after}": one.applied(source) for one in sites("protos/some.py", source)}
+    return {f"{site.before} -> {site.after}": site.applied(source) for site in sites("protos/some.py", source)}
 
 
 def test_each_change_is_one_slip_and_the_rest_stays_as_it_was() -> None:
@@ -43,7 +43,7 @@ def test_each_change_is_one_slip_and_the_rest_stays_as_it_was() -> None:
     ):  # fmt: skip
         assert wanted in made, wanted
     assert "+ 1} is no whole" in "".join(made.values()), "what an error says is not changed"
-    assert not any("whole - 1" in one for one in made)
+    assert not any("whole - 1" in text for text in made)
     for text in made.values():
         ast.parse(text)
         assert sum(a != b for a, b in zip(text.splitlines(), SOURCE.splitlines(), strict=True)) == 1
@@ -101,19 +101,19 @@ def test_a_change_that_a_test_notices_is_killed_and_one_that_none_does_survives(
     request.addfinalizer(Sessions.close)
     trees = Trees(tmp_path, 1, Durations(tmp_path / "durations.json"))
     source = (root / "protos/some.py").read_text()
-    by_name = {one.before + one.after: one for one in sites("protos/some.py", source)}
-    tests = [f"tests/test_some.py::test_{one}" for one in ("gone", "broken", "half", "double")]
+    by_name = {site.before + site.after: site for site in sites("protos/some.py", source)}
+    tests = [f"tests/test_some.py::test_{text}" for text in ("gone", "broken", "half", "double")]
     killed = trees.judge(by_name["2 * x2 / x"], tests, 30)
     assert (killed.outcome, killed.by) == ("killed", "tests/test_some.py::test_double"), "not by one that always fails"
     assert trees.judge(by_name["x / 2x * 2"], tests, 30).outcome == "survived"
     # Parameters that were renamed since they were timed: those of now are run, and it ends.
-    renamed = [f"tests/test_some.py::test_halves[{one}]" for one in ("whole 4", "whole 6")]
+    renamed = [f"tests/test_some.py::test_halves[{text}]" for text in ("whole 4", "whole 6")]
     found = trees.judge(by_name["x / 2x * 2"], [*renamed, "tests/test_some.py::test_gone[1]"], 30)
     assert (found.outcome, found.by) == ("killed", "tests/test_some.py::test_halves[4]")
 
 
 def test_what_is_called_equivalent_is_in_the_code_and_has_a_reason() -> None:
-    names = {one.name for one in all_sites()}
+    names = {site.name for site in all_sites()}
     for name, reason in equivalents().items():
         assert name in names, f"{name} is not there any more"
         assert reason, name

@@ -84,5 +84,5 @@ def test_every_verb_that_needs_no_board_is_played_on_some_page() -> None:
         for words in test_documents._commands(text)
     }
     wanted = {"serve", "start", "status", "devices", "budgets", "export", "check-plan"}
-    assert wanted <= {one.split()[1] for one in seen if one.startswith("coordinator ")}
+    assert wanted <= {text.split()[1] for text in seen if text.startswith("coordinator ")}
     assert isinstance(test_documents._parsers()["coordinator"], argparse.ArgumentParser)

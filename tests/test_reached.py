@@ -37,7 +37,7 @@ class Face:
 def test_functions_are_those_that_do_something_each_with_its_own_lines(tmp_path: Path) -> None:
     (tmp_path / "protos").mkdir()
     (tmp_path / "protos/some.py").write_text(SOURCE)
-    found = {one.name: one for one in functions(tmp_path, ("protos",))}
+    found = {function.name: function for function in functions(tmp_path, ("protos",))}
     assert set(found) == {"outer", "outer.inner", "Face.kept"}
     assert found["outer"].lines == {6, 7, 12}, "neither its docstring nor what is inside of a function in it"
     assert found["outer.inner"].lines == {10}
@@ -49,4 +49,4 @@ def test_one_line_of_a_function_is_enough_and_lines_of_another_module_are_none()
 
 
 def test_what_opens_a_port_and_runs_a_daemon_is_there() -> None:
-    assert set(REAL) <= {(one.path, one.name) for one in functions()}
+    assert set(REAL) <= {(function.path, function.name) for function in functions()}

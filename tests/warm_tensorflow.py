@@ -31,13 +31,13 @@ class WarmTensorFlow:
 
     def script(self, text: str, folder: Path, *arguments: str | Path) -> str:
         """Run a script in a folder; gives what it printed. Fails with what it said last, skips without TensorFlow."""
-        done = self._asked(script=text, folder=str(folder), arguments=[str(one) for one in arguments])
+        done = self._asked(script=text, folder=str(folder), arguments=[str(argument) for argument in arguments])
         assert done.code == 0, done.stderr[-2000:]
         return done.stdout
 
     def call(self, *arguments: str | Path) -> Done:
         """``firmware-tools`` with these arguments."""
-        return self._asked(script=None, folder=None, arguments=[str(one) for one in arguments])
+        return self._asked(script=None, folder=None, arguments=[str(argument) for argument in arguments])
 
     def converted(self, *arguments: str | Path) -> None:
         """``firmware-tools convert``, which must succeed."""

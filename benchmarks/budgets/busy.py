@@ -51,8 +51,8 @@ def spent_of(address: str, run_id: str) -> list[float]:
     with Operator(address) as operator:
         rounds = operator.status(run_id)[0].rounds
     found = []
-    for one in rounds[1:]:
-        (device,) = one.devices
+    for this_round in rounds[1:]:
+        (device,) = this_round.devices
         known = [record.energy_j for record in device.energy if record.phase is not Phase.IDLE]
         assert None not in known, device.energy
         found.append(sum(j for j in known if j is not None))
@@ -62,7 +62,7 @@ def spent_of(address: str, run_id: str) -> list[float]:
 def steps_of(address: str, run_id: str) -> list[int]:
     """Steps that were done in each round."""
     with Operator(address) as operator:
-        return [one.devices[0].steps_done for one in operator.status(run_id)[0].rounds[1:]]
+        return [this_round.devices[0].steps_done for this_round in operator.status(run_id)[0].rounds[1:]]
 
 
 def measure(folder: Path, bundle: Path, load: int, rounds: int, budget_j: float) -> dict[str, object]:
@@ -100,7 +100,7 @@ def measure(folder: Path, bundle: Path, load: int, rounds: int, budget_j: float)
         "mean_of_budget": round(float(ratios.mean()), 4),
         "over_budget": int((ratios > 1.0).sum()),
         "steps": [min(steps), max(steps)],
-        "of_budget": [round(float(one), 3) for one in ratios],
+        "of_budget": [round(float(ratio), 3) for ratio in ratios],
     }
 
 
@@ -121,7 +121,7 @@ def main() -> int:
     if options.json is not None:
         with write_whole(options.json) as file:
             file.write(json.dumps({"limit": LIMIT, "budget": found}, indent=2).encode())
-    return 0 if all(float(str(one["max_of_budget"])) <= LIMIT for one in found) else 1
+    return 0 if all(float(str(row["max_of_budget"])) <= LIMIT for row in found) else 1
 
 
 if __name__ == "__main__":

@@ -23,14 +23,14 @@ POOREST = "device-2"
 
 def story_of(result: dict[str, Any]) -> dict[str, Any]:
     """The figures of one outcome."""
-    mine = [one["devices"][POOREST] for one in result["rounds"][1:]]
-    shares = [one["spent_j"] / one["budget_j"] for one in mine if one["spent_j"] is not None]
+    mine = [this_round["devices"][POOREST] for this_round in result["rounds"][1:]]
+    shares = [row["spent_j"] / row["budget_j"] for row in mine if row["spent_j"] is not None]
     return {
         "initial_accuracy": result["initial_accuracy"],
         "final_accuracy": result["final_accuracy"],
         "exported_accuracy": result["exported_accuracy"],
         "cut_short": result["cut_short"],
-        "steps": sum(one["steps_done"] for one in mine),
+        "steps": sum(row["steps_done"] for row in mine),
         "most_of_its_budget": max(shares, default=None),
         "budgets_j": result["settings"]["budgets_j"],
         "wall_s": result["wall_s"],
@@ -63,9 +63,9 @@ def main() -> int:
                     flush=True,
                 )
     finally:
-        for one in foreign:
-            one.kill()
-            one.wait()
+        for process in foreign:
+            process.kill()
+            process.wait()
     if given.json is not None:
         given.json.write_text(json.dumps({"foreign": given.foreign, "runs": stories}, indent=2))
     return 0 if all(set(story["cut_short"]) == {POOREST} for story in stories) else 3

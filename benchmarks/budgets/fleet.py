@@ -122,9 +122,9 @@ def load(seed: int, name: str = "") -> Data:
         for part, some in zip(parts, np.split(rows, ends), strict=True):
             part.append(some)
     shards = [np.concatenate(part) for part in parts]
-    largest = int(np.argmax([len(one) for one in shards]))
-    for at, one in enumerate(shards):
-        if not len(one):
+    largest = int(np.argmax([len(shard) for shard in shards]))
+    for at, shard in enumerate(shards):
+        if not len(shard):
             shards[at], shards[largest] = shards[largest][:4], shards[largest][4:]
     return Data(
         name, x[~held_out], train_y, shards, x[held_out], y[held_out], raw[~held_out], offset, unit, mean, scale
@@ -256,7 +256,7 @@ class Device:
 
 
 def _weight(update: tuple) -> int:
-    return sum(one.ByteSize() for one in tensors_to(update))
+    return sum(tensor.ByteSize() for tensor in tensors_to(update))
 
 
 def _record(phase: Phase, energy_j: float, seconds: float) -> PhaseEnergy:
@@ -292,7 +292,7 @@ def make_fleet(data: Data, seed: int, *, rounds: int = 60, epochs: int = 2, radi
     for at, rows in enumerate(data.shards):
         board, link = boards[at % len(boards)], links[(at // len(boards)) % len(links)]
         work_w, step_s = _BOARDS[board]
-        up_j, down_j, wake_j = (one * _spread(random) for one in _LINKS[link])
+        up_j, down_j, wake_j = (value * _spread(random) for value in _LINKS[link])
         truth = Prices(
             embed_fixed_j=0.05, embedding_j=0.02,
             train_fixed_j=work_w * 0.005 * _spread(random), step_j=work_w * step_s * _spread(random),
@@ -304,9 +304,9 @@ def make_fleet(data: Data, seed: int, *, rounds: int = 60, epochs: int = 2, radi
         device.reserve = Reserve(CostHistory(None), "bundle")
         made.append(device)
     coordinates = data.x.shape[1] * data.classes + data.classes
-    for one in made:
-        work = Work(0, epochs * -(-one.examples // BATCH), 4 * coordinates, 4 * coordinates)
-        one.budget_j = rounds * one.price(work) * float(np.exp(random.uniform(np.log(0.1), 0.0)))
+    for each_device in made:
+        work = Work(0, epochs * -(-each_device.examples // BATCH), 4 * coordinates, 4 * coordinates)
+        each_device.budget_j = rounds * each_device.price(work) * float(np.exp(random.uniform(np.log(0.1), 0.0)))
     return made
 
 
@@ -318,8 +318,8 @@ def fresh(devices: list[Device], seed: int) -> list[Device]:
     """The same devices before any round, with the same truth and noise for each policy."""
     return [
         dataclasses.replace(
-            one, random=np.random.default_rng([seed, 3, at]), reserve=Reserve(CostHistory(None), "bundle"),
+            device, random=np.random.default_rng([seed, 3, at]), reserve=Reserve(CostHistory(None), "bundle"),
             spent_j=0.0, held="",
         )
-        for at, one in enumerate(devices)
+        for at, device in enumerate(devices)
     ]  # fmt: skip

@@ -35,26 +35,26 @@ class Planned(Everyone):
         coordinates = trees.coordinates(self.downlink.shown)
         self.coordinates = coordinates
         self.costs = {
-            one.device_id: CostModel(prices_of(one.board, macs=None, coordinates=coordinates, batch_size=BATCH))
-            for one in devices
+            device.device_id: CostModel(prices_of(device.board, macs=None, coordinates=coordinates, batch_size=BATCH))
+            for device in devices
         }
         self.sizes: dict[str, tuple[float, float]] = {}
-        self.rounds_of: dict[str, list[int]] = {one.device_id: [] for one in devices}
+        self.rounds_of: dict[str, list[int]] = {device.device_id: [] for device in devices}
         self.last_change: Tree | None = None
         self.recent: dict[str, Remembered] = {}
 
     def round(self, number: int, head: Tree) -> Round:
         self.downlink = self.downlink.after(head, number, self.plan)
         shown = self.downlink.shown
-        by_id = {one.device_id: one for one in self.devices}
+        by_id = {each_device.device_id: each_device for each_device in self.devices}
         situation = Situation(
             _STARTED_S + number * _ROUND_S, _STARTED_S, max(1, self.rounds - number + 1), _ROUND_S,
-            sum(one.spent_j for one in self.devices),
+            sum(each_device.spent_j for each_device in self.devices),
         )  # fmt: skip
         here = Surroundings(
             number, situation, self.coordinates, lambda steps: normaliser_of(steps, self.rate, 0.0), self.random
         )
-        made = plan_round(self.plan, [self._entrant(one) for one in self.devices], here)
+        made = plan_round(self.plan, [self._entrant(each_device) for each_device in self.devices], here)
         lines = {line.device_id: line for line in made.lines}
         population = None
         if made.whole is not None:

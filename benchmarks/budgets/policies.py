@@ -88,7 +88,7 @@ class Everyone:
         return device.left_j > needed_j + (device.reserve.step_j or 0.0) and device.left_j > 0
 
     def chosen(self, number: int) -> list[Device]:
-        able = [one for one in self.devices if self.able(one)]
+        able = [device for device in self.devices if self.able(device)]
         if self.share == 1.0 or not able:
             return able
         count = max(1, min(len(able), round(self.share * len(self.devices))))
@@ -141,7 +141,7 @@ class LossGate(Everyone):
 
     def begin(self, data: Data, devices: list[Device], rounds: int, seed: int) -> None:
         super().begin(data, devices, rounds, seed)
-        self.best = {one.device_id: 100.0 for one in devices}
+        self.best = {device.device_id: 100.0 for device in devices}
         self.models: dict[str, Tree] = {}
 
     def round(self, number: int, head: Tree) -> Round:
@@ -178,26 +178,26 @@ class FedZero(Everyone):
 
     def begin(self, data: Data, devices: list[Device], rounds: int, seed: int) -> None:
         super().begin(data, devices, rounds, seed)
-        self.utility = {one.device_id: float("inf") for one in devices}
-        self.rounds_of = {one.device_id: 0 for one in devices}
+        self.utility = {device.device_id: float("inf") for device in devices}
+        self.rounds_of = {device.device_id: 0 for device in devices}
         self.blocked: set[str] = set()
 
     def chosen(self, number: int) -> list[Device]:
-        able = [one for one in self.devices if self.able(one)]
+        able = [device for device in self.devices if self.able(device)]
         count = max(1, round(self.share * len(self.devices)))
         fewest = np.mean(list(self.rounds_of.values()))
         for name in sorted(self.blocked):
             above = self.rounds_of[name] - fewest
             if above <= 0 or self.random.random() < min(1.0, self.alpha / above):
                 self.blocked.discard(name)
-        free = [one for one in able if one.device_id not in self.blocked]
+        free = [device for device in able if device.device_id not in self.blocked]
         # With too few that are free, the round is filled up, so that it has the size that was asked for.
-        free += [one for one in able if one.device_id in self.blocked][: max(0, count - len(free))]
-        free.sort(key=lambda one: -self.utility[one.device_id])
+        free += [device for device in able if device.device_id in self.blocked][: max(0, count - len(free))]
+        free.sort(key=lambda device: -self.utility[device.device_id])
         picked = free[:count]
-        for one in picked:
-            self.rounds_of[one.device_id] += 1
-            self.blocked.add(one.device_id)
+        for device in picked:
+            self.rounds_of[device.device_id] += 1
+            self.blocked.add(device.device_id)
         return picked
 
     def answered(self, device: Device, done: Spent) -> None:

@@ -87,25 +87,25 @@ def run(rule: str, toy: Toy, rounds: int, random: np.random.Generator) -> np.nda
         if rule == "planner":
             # Drawn with p whatever the weather; the battery carries it over bad days.
             drawn = {int(name) for name in draw({str(i): float(p[i]) for i in range(DEVICES)}, random)}
-            asked = [one for one in range(DEVICES) if one in drawn and able[one]]
+            asked = [index for index in range(DEVICES) if index in drawn and able[index]]
         else:
-            asked = [one for one in range(DEVICES) if able[one]]
+            asked = [index for index in range(DEVICES) if able[index]]
         total = np.zeros(DIMENSIONS)
         weight = 0.0
         moved = 0.0
-        for one in asked:
-            charge[one] -= 1.0
-            change, normaliser = trained(toy, head, one), normalisers[one]
-            w = float(toy.weights[one])
+        for index in asked:
+            charge[index] -= 1.0
+            change, normaliser = trained(toy, head, index), normalisers[index]
+            w = float(toy.weights[index])
             if rule == "planner":
-                w /= float(p[one])
+                w /= float(p[index])
             elif rule == "fedau":
-                w *= interval_weight(took[one], number)
+                w *= interval_weight(took[index], number)
             unit = 1.0 if rule == "fedavg" else normaliser
             total += w * change / unit
             weight += w
             moved += w * normaliser
-            took[one].append(number)
+            took[index].append(number)
         if rule in ("planner", "fedau"):
             last = work * total + last * (1.0 - weight)
             head = head + last
@@ -124,7 +124,7 @@ def toy_rows(*, quick: bool, seed: int = 0) -> list[dict[str, object]]:
     scale = float(np.linalg.norm(toy.goal))
     rows: list[dict[str, object]] = []
     for rule in ("fedavg", "fednova_ratio", "fedau", "planner"):
-        ends = np.array([run(rule, toy, rounds, np.random.default_rng([seed, 12, one])) for one in range(runs)])
+        ends = np.array([run(rule, toy, rounds, np.random.default_rng([seed, 12, number])) for number in range(runs)])
         error = float(np.sqrt(ends.var(axis=0, ddof=1).sum() / runs))
         bias = float(np.linalg.norm(ends.mean(axis=0) - toy.goal))
         rows.append(

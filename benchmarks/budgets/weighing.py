@@ -57,7 +57,7 @@ class Row:
 
 def budgets_of(fleet: Fleet, classes: int) -> dict[str, float]:
     """Joules by device, from 1 to RICHEST on a logarithmic scale, by the class that it has most of."""
-    most = {one.name: int(np.bincount(one.labels, minlength=classes).argmax()) for one in fleet.devices}
+    most = {device.name: int(np.bincount(device.labels, minlength=classes).argmax()) for device in fleet.devices}
     return {name: RICHEST ** (label / (classes - 1)) for name, label in most.items()}
 
 
@@ -69,11 +69,11 @@ def run(task: Task, method: str, weight: str, seed: int, rounds: int, home: Path
     budgets = budgets_of(fleet, classes)
     sums = method == "closed_form"
     lines = {
-        one.name: OrderLine(one.name, 0 if sums else fleet.steps(one), None, standing_j=budgets[one.name])
-        for one in fleet.devices
+        device.name: OrderLine(device.name, 0 if sums else fleet.steps(device), None, standing_j=budgets[device.name])
+        for device in fleet.devices
     }
     head = _summed(fleet, lines) if sums else _averaged(fleet, lines, rounds)
-    by_examples = {one.name: float(one.examples) for one in fleet.devices}
+    by_examples = {device.name: float(device.examples) for device in fleet.devices}
     chosen = {name: by_examples[name] * (budgets[name] if "by_budget" in weight else 1.0) for name in budgets}
     chosen_half = np.arange(len(task.test_labels)) % 2 == 1
     labels = task.test_labels[chosen_half]
@@ -122,8 +122,8 @@ def rows_of(task: Task, seeds: Sequence[int], rounds: int) -> list[Row]:
                 print(f"{task.setting}: {method}, {weight}, seed {seed}: {found[weight][-1]}", file=sys.stderr)
         for weight, runs in found.items():
             plain = found["by_examples"]
-            figures = {name: [one[name] for one in runs] for name in runs[0]}
-            figures["lost"] = [other["accuracy"] - one["accuracy"] for one, other in zip(runs, plain, strict=True)]
+            figures = {name: [mapping[name] for mapping in runs] for name in runs[0]}
+            figures["lost"] = [other["accuracy"] - row["accuracy"] for row, other in zip(runs, plain, strict=True)]
             for name, values in figures.items():
                 rows.append(Row(task.setting, method, weight, name, *mean_and_interval(values), len(values)))
     return rows
@@ -131,11 +131,11 @@ def rows_of(task: Task, seeds: Sequence[int], rounds: int) -> list[Row]:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows as Markdown; accuracies in percent, losses in points."""
-    by_key = {(one.setting, one.method, one.weight, one.quantity): one for one in rows}
+    by_key = {(row.setting, row.method, row.weight, row.quantity): row for row in rows}
     columns = ("distance from weights by examples", "accuracy", "accuracy of the poorer half of classes", "lost")
     heads = ("distance", "accuracy, %", "poorer half of classes, %", "points lost")
     lines = [f"| data | method | weight | {' | '.join(heads)} |", "|---" * (3 + len(heads)) + "|"]
-    for setting, method, weight in dict.fromkeys((one.setting, one.method, one.weight) for one in rows):
+    for setting, method, weight in dict.fromkeys((row.setting, row.method, row.weight) for row in rows):
         cells = []
         for column in columns:
             one, factor = by_key[setting, method, weight, column], 1.0 if column == columns[0] else 100.0
@@ -163,7 +163,7 @@ def main() -> int:
             return error.exit_code
     print(table(rows))
     if options.json:
-        options.json.write_text(json.dumps([asdict(one) for one in rows], indent=1))
+        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
     return 0
 
 

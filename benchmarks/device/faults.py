@@ -126,7 +126,7 @@ class Rig:
     def shown(self, name: str = NAME) -> DeviceStatus | None:
         """What `coordinator devices` shows of a device, or None when it does not know it."""
         with contextlib.suppress(EdgejouleError), Operator(self.address) as operator:
-            return next((one for one in operator.devices() if one.device_id == name), None)
+            return next((device for device in operator.devices() if device.device_id == name), None)
         return None
 
     def says(self, words: str, name: str = NAME) -> str:
@@ -433,7 +433,7 @@ def clock_that_is_behind(rig: Rig) -> Row:
     daemon = rig.device()
     recovered_s = rig.round_works()
     found = sorted((rig.folder / "state" / "embeddings").iterdir())
-    kept = [json.loads((one / "progress.json").read_bytes())["identity"]["shape"][0] for one in found]
+    kept = [json.loads((path / "progress.json").read_bytes())["identity"]["shape"][0] for path in found]
     assert max(kept) == 65, kept
     rounds = [line for line in rig.log() if "embeddings are cached" in line]
     return row("a clock that is behind", daemon, recovered_s, rounds[-1] if rounds else "")
@@ -497,14 +497,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, required=True, help="what devices train; any with image input")
     parser.add_argument("--folder", type=Path, default=Path("field-faults"), help="for logs and states; made anew")
-    parser.add_argument("--only", nargs="*", metavar="FAULT", help=", ".join(one.__name__ for one in FAULTS))
+    parser.add_argument("--only", nargs="*", metavar="FAULT", help=", ".join(fault.__name__ for fault in FAULTS))
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the rows as JSON")
     options = parser.parse_args()
-    chosen = tuple(one for one in FAULTS if not options.only or one.__name__ in options.only)
+    chosen = tuple(fault for fault in FAULTS if not options.only or fault.__name__ in options.only)
     found = []
-    for one in rows(options.folder, open_bundle(options.bundle), chosen):
-        print(json.dumps(one), flush=True)
-        found.append(one)
+    for mapping in rows(options.folder, open_bundle(options.bundle), chosen):
+        print(json.dumps(mapping), flush=True)
+        found.append(mapping)
     if options.json is not None:
         with write_whole(options.json) as file:
             file.write(json.dumps({"faults": found}, indent=2).encode())

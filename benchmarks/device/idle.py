@@ -69,8 +69,8 @@ class Counting:
             except OSError:
                 data = b""
             if not data:
-                for one in (source, target):
-                    one.close()
+                for sock in (source, target):
+                    sock.close()
                 return
             with self._lock:
                 self.bytes += len(data)

@@ -147,7 +147,9 @@ class _Day:
         time.sleep(0.5)
         run = look(self.rig, run_id)
         (device,) = run.rounds[1].devices
-        train = next((one.energy_j for one in device.energy if one.phase is Phase.TRAIN), None)
+        train = next(
+            (phase_energy.energy_j for phase_energy in device.energy if phase_energy.phase is Phase.TRAIN), None
+        )
         version = run.rounds[1].head_version
         return {
             "state": run.state,
@@ -182,7 +184,7 @@ class _Day:
         return {
             "rss_mb": rss_kb * 1024 / 1e6,
             "files": float(len(list(Path(f"/proc/{self.daemon.pid}/fd").iterdir()))),
-            "state_mb": sum(one.stat().st_size for one in state.rglob("*") if one.is_file()) / 1e6,
+            "state_mb": sum(path.stat().st_size for path in state.rglob("*") if path.is_file()) / 1e6,
         }
 
 
@@ -209,12 +211,12 @@ def lived(folder: Path, bundle: Bundle, hours: int, seed: int = 1) -> dict[str, 
     return {
         "hours": hours,
         "daemon_alive": alive,
-        "rounds_finished": sum(one["state"] == "finished" for one in rows),
-        "reports_accepted": sum(one["outcome"] == "accepted" for one in rows),
+        "rounds_finished": sum(row["state"] == "finished" for row in rows),
+        "reports_accepted": sum(row["outcome"] == "accepted" for row in rows),
         "heads_of_the_rows": heads,
-        "joules_wrong": sum((one["train_j"] is not None) != one["bridge"] for one in rows),
+        "joules_wrong": sum((row["train_j"] is not None) != row["bridge"] for row in rows),
         "delivered": delivered,
-        "restarts_of_the_coordinator": sum(one["what"] == "coordinator_restarts" for one in rows),
+        "restarts_of_the_coordinator": sum(row["what"] == "coordinator_restarts" for row in rows),
         "more_rss_mb": round(last["rss_mb"] - half["rss_mb"], 1),
         "more_files": last["files"] - half["files"],
         "more_state_mb": round(last["state_mb"] - half["state_mb"], 1),
@@ -240,10 +242,10 @@ def _heads_are_those_of_the_rows(day: _Day) -> bool:
     before = {}
     with Operator(day.rig.address) as operator:
         for run in operator.runs():
-            before[run.run_id] = [one.head_version for one in operator.status(run.run_id)[0].rounds]
+            before[run.run_id] = [this_round.head_version for this_round in operator.status(run.run_id)[0].rounds]
     day.coordinator_restarts()
     with Operator(day.rig.address) as operator:
-        after = {one: [each.head_version for each in operator.status(one)[0].rounds] for one in before}
+        after = {run: [each.head_version for each in operator.status(run)[0].rounds] for run in before}
     return before == after and all(heads[-1] != heads[0] for heads in after.values())
 
 
@@ -282,8 +284,8 @@ def main() -> int:
         with write_whole(given.json) as file:
             file.write(json.dumps(found, indent=2).encode() + b"\n")
     wrong = beyond(found)
-    for one in wrong:
-        print(f"soak: {one}", file=sys.stderr)
+    for text in wrong:
+        print(f"soak: {text}", file=sys.stderr)
     return 1 if wrong else 0
 
 

@@ -77,8 +77,8 @@ def switched(folder: Path, bundle: Bundle, predictions: int, switches: int) -> d
                     torn[number] += 1
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(CLIENTS)]
-    for one in threads:
-        one.start()
+    for thread in threads:
+        thread.start()
     try:
         while made < switches:
             before = sum(asked)
@@ -86,8 +86,8 @@ def switched(folder: Path, bundle: Bundle, predictions: int, switches: int) -> d
                 time.sleep(0.001)
             service.switch(model_of(made + 1))
             made += 1
-        for one in threads:
-            one.join()
+        for thread in threads:
+            thread.join()
     finally:
         service.close()
         server.close()

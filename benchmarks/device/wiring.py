@@ -106,10 +106,18 @@ def _joules(rig: Rig) -> float | None:
     run_id = begin(rig, epochs=20)
     until(lambda: look(rig, run_id).is_over)
     (device,) = look(rig, run_id).rounds[-1].devices
-    worked = [one for one in device.energy if one.phase in (Phase.EMBED, Phase.TRAIN) and one.covered_s > 0]
-    if not worked or any(one.energy_j is None for one in device.energy if one.phase is not Phase.IDLE):
+    worked = [
+        phase_energy
+        for phase_energy in device.energy
+        if phase_energy.phase in (Phase.EMBED, Phase.TRAIN) and phase_energy.covered_s > 0
+    ]
+    if not worked or any(
+        phase_energy.energy_j is None for phase_energy in device.energy if phase_energy.phase is not Phase.IDLE
+    ):
         return None
-    return sum(one.energy_j or 0.0 for one in worked) / sum(one.covered_s for one in worked)
+    return sum(phase_energy.energy_j or 0.0 for phase_energy in worked) / sum(
+        phase_energy.covered_s for phase_energy in worked
+    )
 
 
 def _budgeted_steps(rig: Rig) -> int:
@@ -120,4 +128,4 @@ def _budgeted_steps(rig: Rig) -> int:
     status = look(rig, run_id)
     with contextlib.suppress(EdgejouleError), Operator(rig.address) as operator:
         operator.stop_run(run_id)
-    return sum(device.steps_done for one in status.rounds for device in one.devices)
+    return sum(device.steps_done for this_round in status.rounds for device in this_round.devices)

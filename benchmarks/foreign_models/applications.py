@@ -98,7 +98,7 @@ def ours(model: Any, x: Array, judged: Array, wide: bool) -> tuple[Array, Array,
 
 def _operators(content: bytes) -> str:
     facts = read_bytes(content, where="model")
-    floats = Counter(one.name for one in facts.operators if one.is_float)
+    floats = Counter(operator.name for operator in facts.operators if operator.is_float)
     shown = ", ".join(f"{count} {name}" for name, count in facts.operator_counts().items())
     return shown + (f"; FLOAT: {', '.join(f'{count} {name}' for name, count in floats.items())}" if floats else "")
 

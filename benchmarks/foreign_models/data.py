@@ -181,7 +181,7 @@ def _judged(
     names = [*read, *refused]
     command = [sys.executable, "-c", _READ, str(bundle), *(str(folder / name) for name in names)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    found = {Path(one["spec"]).name: one for one in map(json.loads, done.stdout.splitlines())}
+    found = {Path(row["spec"]).name: row for row in map(json.loads, done.stdout.splitlines())}
     for name in names:
         case, one = f"{folder.name}/{name}", found.get(name, {"code": done.returncode, "message": done.stderr[-200:]})
         if name in refused:

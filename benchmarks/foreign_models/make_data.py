@@ -68,9 +68,9 @@ def folder(
     where: str = "{name}/{index}",
 ) -> Path:
     """Ten pictures of each class; ``where`` says in which file each lies."""
-    for label, one in enumerate(names):
+    for label, text in enumerate(names):
         for index, row in enumerate(np.flatnonzero(label == Y)[:10]):
-            path = Path(name) / f"{where.format(name=one, index=index)}.{ending}"
+            path = Path(name) / f"{where.format(name=text, index=index)}.{ending}"
             path.parent.mkdir(parents=True, exist_ok=True)
             write(Image.fromarray(X[row]), path)
     return Path(name)
@@ -85,10 +85,12 @@ def folders() -> None:
     folder("webp_frames", frames(lossless=True), "webp")
     folder("tiff_pages", frames(), "tif")
     folder("mpo", frames(format="MPO", quality=95), "jpg")
-    folder("float255", lambda one, path: Image.fromarray(np.asarray(one.convert("L"), np.float32)).save(path), "tif")
-    folder("black_under_alpha", lambda one, path: Image.merge(
-        "LA", (Image.new("L", one.size), one.convert("L"))).save(path))  # fmt: skip
-    folder("heic", lambda one, path: one.save(path, format="PNG"), "heic")
+    folder(
+        "float255", lambda image, path: Image.fromarray(np.asarray(image.convert("L"), np.float32)).save(path), "tif"
+    )
+    folder("black_under_alpha", lambda image, path: Image.merge(
+        "LA", (Image.new("L", image.size), image.convert("L"))).save(path))  # fmt: skip
+    folder("heic", lambda image, path: image.save(path, format="PNG"), "heic")
     loop = folder("loop")
     (loop / "ant" / "up").symlink_to("..")
     (loop / "bee" / "here").symlink_to(".")

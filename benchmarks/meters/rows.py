@@ -139,7 +139,7 @@ def phases(profile: str, seed: int, count: int) -> list[Row]:
         begins = [0.1 + number * PHASE_EACH_S for number in range(1, count + 1)]
         edges = [edge for begin in begins for edge in (begin, begin + PHASE_S)]
         found = rig.measure(load, edges)[::2]
-        worst = max(found, key=lambda one: abs((one[0].energy_j or 0.0) / one[1] - 1))
+        worst = max(found, key=lambda pair: abs((pair[0].energy_j or 0.0) / pair[1] - 1))
         limit = {"transient": 0.005, "energy": 0.015}.get(profile, 0.015)
         return [_row(rig, f"phase of 200 ms, idle to full, worst of {count}", worst, limit=limit)]
 

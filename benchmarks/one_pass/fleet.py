@@ -206,8 +206,8 @@ class Fleet:
         first = 2 if self.plan.train.method == "closed_form+sgd" else 1
         if number < first or correction_of(self.plan, self.bundle.manifest) == "none":
             return None
-        known = {} if number == first else {one.name: float(one.examples) for one in self.devices}
-        given = {one.name: one.default for one in self.bundle.manifest.head.inputs} | self.inputs_at(number)
+        known = {} if number == first else {device.name: float(device.examples) for device in self.devices}
+        given = {tensor.name: tensor.default for tensor in self.bundle.manifest.head.inputs} | self.inputs_at(number)
         return Corrections(number, Controls.kept(self.server, self.shapes), known, given)
 
     def accepted(self, device: Device, number: int) -> None:
@@ -277,8 +277,8 @@ def embedding_joules(task: Task, fleet: Fleet) -> float:
     """Joules of embedding every training example once, which every method pays."""
     macs = task.bundle.manifest.backbone.macs
     return sum(
-        prices_of(one.board, macs=macs, coordinates=1, batch_size=32).embedding_j * one.examples
-        for one in fleet.devices
+        prices_of(device.board, macs=macs, coordinates=1, batch_size=32).embedding_j * device.examples
+        for device in fleet.devices
     )
 
 

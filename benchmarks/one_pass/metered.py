@@ -104,7 +104,7 @@ class WorkMeter:
         """Joules by phase, up to the last mark."""
         marks, stop_s = self._period.close()
         rows, self._stretches, self._spent_j, self._wrote = self._stretches, [], 0.0, False
-        ended = [one for one in rows if one[0] < stop_s]
+        ended = [row for row in rows if row[0] < stop_s]
         self._stretches = rows[len(ended) :]
         trace = PowerTrace.of(*(zip(*ended, strict=True) if ended else ([], [], [])))
         return tuple(
@@ -150,14 +150,14 @@ class MeteredFleet(Fleet):
         self.metered = dict.fromkeys(("train", "encode", "send", "idle"), 0.0)
         self.last: dict[str, tuple[PhaseEnergy, ...]] = {}
         self._meters: dict[str, WorkMeter] = {}
-        for at, one in enumerate(self.devices):
+        for at, device in enumerate(self.devices):
             meter = WorkMeter(
-                one.board, links[at % len(links)], macs=task.bundle.manifest.backbone.macs,
+                device.board, links[at % len(links)], macs=task.bundle.manifest.backbone.macs,
                 coordinates=self.coordinates, batch_size=task.bundle.manifest.head.batch_size,
             )  # fmt: skip
-            one.bench.meter, one.bench.clock = meter, meter
-            one.bench.head = _PacedHead(one.bench.head, meter)  # type: ignore[assignment]
-            self._meters[one.name] = meter
+            device.bench.meter, device.bench.clock = meter, meter
+            device.bench.head = _PacedHead(device.bench.head, meter)  # type: ignore[assignment]
+            self._meters[device.name] = meter
 
     def ask(self, device: Device, number: int, **asked: Any) -> DeviceReport:
         """As :meth:`Fleet.ask`; the joules of both ways with it."""
@@ -165,9 +165,9 @@ class MeteredFleet(Fleet):
         report = super().ask(device, number, **asked)
         meter.received(self.bytes_down - down)
         whole = (*report.energy, *meter.sent(self.bytes_up - up))
-        for one in whole:
-            if one.energy_j is not None and one.phase is not Phase.EMBED:
-                self.metered[one.phase.value] += one.energy_j
+        for phase_energy in whole:
+            if phase_energy.energy_j is not None and phase_energy.phase is not Phase.EMBED:
+                self.metered[phase_energy.phase.value] += phase_energy.energy_j
         self.last[device.name] = whole
         return report
 

@@ -51,7 +51,7 @@ def plan_of(more: str, seed: int, rounds: int) -> RunPlan:
 
 
 def _lines(fleet: Fleet) -> dict[str, OrderLine]:
-    return {one.name: OrderLine(one.name, fleet.steps(one), None) for one in fleet.devices}
+    return {device.name: OrderLine(device.name, fleet.steps(device), None) for device in fleet.devices}
 
 
 def _decoded(fleet: Fleet, report: DeviceReport) -> Tree:
@@ -99,18 +99,18 @@ class _Planner:
     def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet
         self.costs = {
-            one.name: CostModel(prices_of(one.board, macs=None, coordinates=fleet.coordinates, batch_size=32))
-            for one in fleet.devices
+            device.name: CostModel(prices_of(device.board, macs=None, coordinates=fleet.coordinates, batch_size=32))
+            for device in fleet.devices
         }
         self.sizes: dict[str, tuple[float, float]] = {}
-        self.rounds_of: dict[str, list[int]] = {one.name: [] for one in fleet.devices}
+        self.rounds_of: dict[str, list[int]] = {device.name: [] for device in fleet.devices}
         self.spent: dict[str, float] = dict.fromkeys(self.costs, 0.0)
         self.recent: dict[str, Remembered] = {}
         self.last: Tree | None = None
 
     def rounds(self, rounds: int) -> Rounds:
-        fleet, by_name = self.fleet, {one.name: one for one in self.fleet.devices}
-        given = {one.name: one.default for one in fleet.bundle.manifest.head.inputs} | fleet.inputs
+        fleet, by_name = self.fleet, {device.name: device for device in self.fleet.devices}
+        given = {tensor.name: tensor.default for tensor in fleet.bundle.manifest.head.inputs} | fleet.inputs
         optimiser = fleet.bundle.manifest.head.optimiser
         random = codecs.generator(fleet.plan.run.seed, "draw")
         for number in range(1, rounds + 1):
@@ -120,7 +120,7 @@ class _Planner:
             here = Surroundings(
                 number, situation, fleet.coordinates, lambda steps: of_optimiser(optimiser, steps, given), random
             )
-            made = plan_round(fleet.plan, [self._entrant(one) for one in fleet.devices], here)
+            made = plan_round(fleet.plan, [self._entrant(device) for device in fleet.devices], here)
             population = None
             if made.whole is not None:
                 found = {name: guesses.of_device(self.recent.get(name), self.last, number) for name in made.weights}

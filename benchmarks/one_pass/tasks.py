@@ -80,7 +80,9 @@ def central_refit(bundle: Bundle, train: Any, labels: Any, test: Any, test_label
             warnings.simplefilter("ignore")
             return LogisticRegression(C=penalty, max_iter=300).fit(x[chosen], labels[chosen])
 
-    best = max(_PENALTIES, key=lambda one: fitted(one, rows[fifth:]).score(x[rows[:fifth]], labels[rows[:fifth]]))
+    best = max(
+        _PENALTIES, key=lambda penalty: fitted(penalty, rows[fifth:]).score(x[rows[:fifth]], labels[rows[:fifth]])
+    )
     return float(fitted(best, rows).score(features(test), test_labels))
 
 
@@ -126,14 +128,14 @@ def femnist(folder: Path) -> Task:
 def digits_and_clothes(folder: Path, wanted: Sequence[str]) -> Iterator[Task]:
     """MNIST and Fashion-MNIST behind a network that was pre-trained on letters."""
     left = set(wanted) & {"mnist", "fashion_mnist"}
-    for one in quantfl_tasks.tasks(folder, quick=False):
-        if one.dataset not in left:
+    for task in quantfl_tasks.tasks(folder, quick=False):
+        if task.dataset not in left:
             continue
-        left.discard(one.dataset)
-        x = np.concatenate([one.train[:_MOST], one.test])
-        y = np.concatenate([one.train_labels[:_MOST], one.test_labels])
-        is_test = np.arange(len(y)) >= len(one.train_labels[:_MOST])
-        yield made(one.dataset, one.bundle, x, y, is_test, SKEWED, DEVICES)
+        left.discard(task.dataset)
+        x = np.concatenate([task.train[:_MOST], task.test])
+        y = np.concatenate([task.train_labels[:_MOST], task.test_labels])
+        is_test = np.arange(len(y)) >= len(task.train_labels[:_MOST])
+        yield made(task.dataset, task.bundle, x, y, is_test, SKEWED, DEVICES)
         if not left:
             # The start that comes next is a random one.
             return

@@ -110,7 +110,7 @@ class _OnDemand(_Planner):
         up, down = fleet.bytes_up, fleet.bytes_down
         report = fleet.ask(device, number, steps=line.steps, bits=line.bits)
         energy = fleet.last[device.name]
-        self.spent[device.name] += sum(one.energy_j or 0.0 for one in energy)
+        self.spent[device.name] += sum(phase_energy.energy_j or 0.0 for phase_energy in energy)
         done = Work(0, report.steps_done, fleet.bytes_up - up, fleet.bytes_down - down)
         self.costs[device.name].observe(done, energy)
         update = decode(report.update, fleet.shapes)
@@ -278,8 +278,8 @@ def _closed(studio: Studio, seed: int) -> dict[str, float]:
     features = features_of(plan, bundle)
     with tempfile.TemporaryDirectory(prefix="edgejoule-diffusion-") as home:
         fleet = MeteredFleet(task, plan, seed, Path(home), LINKS)
-        reports = [fleet.ask(one, 1, steps=0, statistics=features) for one in fleet.devices]
-    parts = [decoded(one.statistics, bundle, features) for one in reports if one.statistics is not None]
+        reports = [fleet.ask(device, 1, steps=0, statistics=features) for device in fleet.devices]
+    parts = [decoded(report.statistics, bundle, features) for report in reports if report.statistics is not None]
     sums = total(parts, len(bundle.manifest.classes), spec.embedding_width)
     means = sums.sums / np.maximum(sums.counts, 1)[:, None]
     within = (sums.square() - np.einsum("c,ci,cj->ij", sums.counts, means, means)) / sums.examples
@@ -306,5 +306,5 @@ def draw(rows: object, path: Path) -> None:
     for name, images in SHEETS.items():
         own = path.with_name(f"{path.stem}-{name.replace(' ', '-')}{path.suffix}")
         own.write_bytes(png(images, SHOWN))
-    images = np.concatenate([one.reshape(-1, SHOWN, *one.shape[1:]) for one in SHEETS.values()], axis=1)
+    images = np.concatenate([sheet.reshape(-1, SHOWN, *sheet.shape[1:]) for sheet in SHEETS.values()], axis=1)
     path.write_bytes(png(images.reshape(-1, *images.shape[2:]), SHOWN * len(SHEETS)))

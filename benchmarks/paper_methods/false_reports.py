@@ -93,7 +93,9 @@ def _flip(device: Device, classes: int) -> None:
 
 
 def _round(fleet: Fleet, number: int, attack: str, false: set[int]) -> None:
-    lines = {one.name: OrderLine(one.name, fleet.steps(one), None) for one in fleet.devices}
+    lines = {
+        each_device.name: OrderLine(each_device.name, fleet.steps(each_device), None) for each_device in fleet.devices
+    }
     fold = Fold(fleet.plan.aggregate, fleet.shapes, lines, update=fleet.plan.update)
     honest: list[Tree] = []
     for at in sorted(range(len(fleet.devices)), key=lambda at: (at in false, at)):
@@ -125,7 +127,7 @@ def _false(attack: str, own: Tree, honest: Sequence[Tree], false: int) -> Tree:
     z = NormalDist().inv_cdf((count - false - supporters) / (count - false))
     made = {}
     for name in own:
-        stacked = np.stack([one[name] for one in honest])
+        stacked = np.stack([mapping[name] for mapping in honest])
         made[name] = (stacked.mean(axis=0) - np.float32(z) * stacked.std(axis=0)).astype(np.float32)
     return made
 
@@ -169,14 +171,14 @@ def compared(task: Task, rules: Sequence[str], attacks: Sequence[str], seeds: ra
 def table(rows: Sequence[Row]) -> str:
     """One table for each data set: rules down, attacks across, percent."""
     lines: list[str] = []
-    for setting in dict.fromkeys(one.setting for one in rows):
-        here = [one for one in rows if one.setting == setting]
-        central = next(one.mean for one in here if one.method == "central refit")
-        heads = list(dict.fromkeys(one.quantity for one in here if one.method != "central refit"))
+    for setting in dict.fromkeys(each_row.setting for each_row in rows):
+        here = [each_row for each_row in rows if each_row.setting == setting]
+        central = next(each_row.mean for each_row in here if each_row.method == "central refit")
+        heads = list(dict.fromkeys(each_row.quantity for each_row in here if each_row.method != "central refit"))
         lines += [f"**{setting}**: central refit {100 * (central or 0):.1f} %", ""]
         lines += ["| rule | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
-        for rule in dict.fromkeys(one.method for one in here if one.method != "central refit"):
-            cells = {one.quantity: one for one in here if one.method == rule}
+        for rule in dict.fromkeys(each_row.method for each_row in here if each_row.method != "central refit"):
+            cells = {each_row.quantity: each_row for each_row in here if each_row.method == rule}
             lines.append(f"| {rule} | " + " | ".join(_cell(cells[head]) for head in heads) + " |")
         lines.append("")
     return "\n".join(lines)
@@ -213,7 +215,7 @@ def main() -> int:
             return error.exit_code
     print(table(rows))
     if options.json:
-        options.json.write_text(json.dumps([asdict(one) for one in rows], indent=1))
+        options.json.write_text(json.dumps([asdict(each_row) for each_row in rows], indent=1))
     if options.table:
         options.table.write_text(table(rows))
     return 0

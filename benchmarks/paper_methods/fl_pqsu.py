@@ -95,8 +95,8 @@ def _source(folder: Path) -> tuple[Path, Path]:
 def _model_rows(reports: dict[str, list[dict[str, Any]]]) -> list[Row]:
     setting, found = f"one model, {TARGET}", []
     first = next(iter(reports.values()))[0]["before"]
-    for name, several in (("whole", [first]), *((f"pruned, {one}", [r["after"] for r in all_])
-                                                for one, all_ in reports.items())):  # fmt: skip
+    for name, several in (("whole", [first]), *((f"pruned, {key}", [r["after"] for r in all_])
+                                                for key, all_ in reports.items())):  # fmt: skip
         for key in ("parameters", "macs", "int8_bytes", "latency_ms", "accuracy", "accuracy_before_fine_tuning"):
             values = [float(one[key]) for one in several if one.get(key) is not None]
             if values:
@@ -128,7 +128,7 @@ def gated(fleet: Fleet, rounds: int) -> Rounds:
 
     What is not sent costs neither bytes nor joules of sending; the coordinator averages what came.
     """
-    last = dict.fromkeys((one.name for one in fleet.devices), _NEVER_SENT)
+    last = dict.fromkeys((device.name for device in fleet.devices), _NEVER_SENT)
     for number in range(1, rounds + 1):
         fold, came = Fold(fleet.plan.aggregate, fleet.shapes, _lines(fleet), server=fleet.server), 0
         for device in fleet.devices:

@@ -185,8 +185,8 @@ class _Seed:
         small = [self.small[name] for name in names]
         up, down, kept = [Cache(BITS) for _ in small], Cache(BITS), None
         with tempfile.TemporaryDirectory(prefix="edgejoule-koala-") as home:
-            fleets = [self._fleet(one, at, len(small), Path(home) / f"a{at}") for at, one in enumerate(small)]
-            once = sum(embedding_joules(one.task, one) for one in fleets)
+            fleets = [self._fleet(student, at, len(small), Path(home) / f"a{at}") for at, student in enumerate(small)]
+            once = sum(embedding_joules(fleet.task, fleet) for fleet in fleets)
             spent = dict.fromkeys(_spent(fleets), 0.0)
             for turn in range(self.turns):
                 for fleet in fleets:
@@ -209,24 +209,26 @@ class _Seed:
                 lesson = down.update(LARGE_SHARE * answer + (1 - LARGE_SHARE) * agreed)
                 if backbones and turn + 1 == self.turns // 2:
                     small = [self._retaught(name, large, x, lesson) for name in names]
-                    again = [self._fleet(one, at, len(small), Path(home) / f"b{at}") for at, one in enumerate(small)]
-                    once += sum(embedding_joules(one.task, one) for one in again)
+                    again = [
+                        self._fleet(student, at, len(small), Path(home) / f"b{at}") for at, student in enumerate(small)
+                    ]
+                    once += sum(embedding_joules(fleet.task, fleet) for fleet in again)
                     spent, fleets = _spent(fleets), again
-                for fleet, one in zip(fleets, small, strict=True):
-                    fleet.move(self._taught(fleet.head, one, lesson), turn + 1)
+                for fleet, student in zip(fleets, small, strict=True):
+                    fleet.move(self._taught(fleet.head, student, lesson), turn + 1)
             total = {key: value + spent[key] for key, value in _spent(fleets).items()}
-        for fleet, one in zip(fleets, small, strict=True):
-            judge = Evaluator(one.bundle, one.embedded["held-out"], self.data.y["held-out"])
-            self._say(method, f"{one.name}, accuracy", judge.evaluate(fleet.head).accuracy)
+        for fleet, student in zip(fleets, small, strict=True):
+            judge = Evaluator(student.bundle, student.embedded["held-out"], self.data.y["held-out"])
+            self._say(method, f"{student.name}, accuracy", judge.evaluate(fleet.head).accuracy)
         if distil:
             self._say(method, "large, accuracy", _accuracy(large, self.data))
-            self._say(method, "kB of soft labels", (sum(one.bytes_sent for one in up) + down.bytes_sent) / 1e3)
+            self._say(method, "kB of soft labels", (sum(cache.bytes_sent for cache in up) + down.bytes_sent) / 1e3)
         for key, value in total.items():
             self._say(method, key, value)
         self._say(method, "joules of embedding", once)
 
-    def _taught(self, head: Tree, one: _Small, lesson: Any) -> Tree:
-        return head_student.learn(head, one.features("proxy"), lesson, temperature=TEMPERATURE)
+    def _taught(self, head: Tree, student: _Small, lesson: Any) -> Tree:
+        return head_student.learn(head, student.features("proxy"), lesson, temperature=TEMPERATURE)
 
     def _retaught(self, name: str, large: Any, x: Any, lesson: Any) -> _Small:
         """A small model that has learned from the large one whole, outputs and features, as a new bundle."""
@@ -266,9 +268,9 @@ class _Seed:
 
 def _spent(fleets: Sequence[Fleet]) -> dict[str, float]:
     return {
-        "kB up": sum(one.bytes_up for one in fleets) / 1e3,
-        "kB down": sum(one.bytes_down for one in fleets) / 1e3,
-        "J, WiFi": sum(one.joules.by_radio["wifi"] for one in fleets),
+        "kB up": sum(fleet.bytes_up for fleet in fleets) / 1e3,
+        "kB down": sum(fleet.bytes_down for fleet in fleets) / 1e3,
+        "J, WiFi": sum(fleet.joules.by_radio["wifi"] for fleet in fleets),
     }
 
 

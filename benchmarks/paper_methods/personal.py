@@ -71,10 +71,10 @@ def rows(asked: Asked) -> list[Row]:
             head, sums = _fleet(bundle, fleet_data, seed, rounds)
             print(f"seed {seed}: the fleet has trained", file=sys.stderr, flush=True)
             found, judged = _writers(bundle, head, sums, ours, seed, asked.methods)
-            for name, one in found.items():
-                for key, value in one.items():
+            for name, mapping in found.items():
+                for key, value in mapping.items():
                     figures.setdefault(name, {}).setdefault(key, []).append(value)
-                print(f"seed {seed}: {name}: { ({key: round(v, 4) for key, v in one.items()}) }", file=sys.stderr,
+                print(f"seed {seed}: {name}: { ({key: round(v, 4) for key, v in mapping.items()}) }", file=sys.stderr,
                       flush=True)  # fmt: skip
     setting = f"about {judged} unseen writers, fleet of {len(np.unique(fleet_data[3]))}, {rounds} rounds"
     return [row(setting, name, key, values) for name, found in figures.items() for key, values in found.items()]
@@ -139,7 +139,7 @@ def _writers(
     features = ((plain - mean) * scale).astype(np.float32)
     head = Head(bundle)
     without = fleet_means(fleet, sums, MIXES[1])
-    methods = {name: one for name, one in METHODS.items() if name in (wanted or _SHOWN)}
+    methods = {name: method for name, method in METHODS.items() if name in (wanted or _SHOWN)}
     right: dict[str, list[float]] = {"fleet": [], "fleet's means": [], "naive": [], **{name: [] for name in methods}}
     held: list[int] = []
     new: list[float] = []
@@ -195,6 +195,6 @@ def _naive(head: Head, fleet: Tree, x: Any, y: Any, seed: int) -> Tree:
 
     head.write(fleet)
     steps = NAIVE_PASSES * -(-len(y) // head.batch_size)
-    train(head, x, y, lambda one: one, steps=steps, inputs={"rate": NAIVE_RATE}, seed=seed, purpose=("naive",),
+    train(head, x, y, lambda array: array, steps=steps, inputs={"rate": NAIVE_RATE}, seed=seed, purpose=("naive",),
           allowed=lambda: None)  # fmt: skip
     return head.read()

@@ -32,7 +32,7 @@ def rows(asked: Asked) -> list[Row]:
     if asked.seeds < 2:
         raise UsageError("an interval needs 2 seeds or more", where="--seeds")
     found = quantfl.compared(asked.folder, asked.seeds, quick=asked.quick, only=asked.only, few=True)
-    return [one for row in found for one in _rows(row)]
+    return [each_row for row in found for each_row in _rows(row)]
 
 
 def _rows(row: quantfl.Row) -> list[Row]:
@@ -47,8 +47,8 @@ def _rows(row: quantfl.Row) -> list[Row]:
 def draw(rows: Sequence[Any], path: Path) -> None:
     """The picture of `plot.py` without the way there: what each rate ended with."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
-    for one in rows:
-        found.setdefault((one.setting, one.method), {})[one.quantity] = one
+    for row in rows:
+        found.setdefault((row.setting, row.method), {})[row.quantity] = row
     shown = []
     for (setting, method), of in found.items():
         dataset, start = setting.removesuffix(" start").rsplit(", ", 1)

@@ -158,8 +158,10 @@ def _tasks(source: _Source, objectives: list[tuple[str, int]], folder: Path) -> 
 
 def _compared(source: _Source, asked: Asked) -> list[Row]:
     rounds = asked.rounds or 20
-    methods = {name: one for name, one in METHODS.items() if not asked.methods or name in (*asked.methods, "fedavg")}
-    heads = list(dict.fromkeys((one.objective, 0 if one.closed else HIDDEN) for one in methods.values()))
+    methods = {
+        name: method for name, method in METHODS.items() if not asked.methods or name in (*asked.methods, "fedavg")
+    }
+    heads = list(dict.fromkeys((method.objective, 0 if method.closed else HIDDEN) for method in methods.values()))
     tasks = _tasks(source, heads, asked.folder)
     found: list[Row] = []
     plain: dict[str, list[float]] = {}
@@ -200,7 +202,8 @@ def _run(task: Task, method: Method, seed: int, rounds: int) -> dict[str, float]
             pass
     referee = Evaluator(task.bundle, task.test, task.test_labels)
     found = {
-        _accuracy(one.bits, one.ranges, one.granularity): one.accuracy for one in at_widths(referee, fleet.head, BITS)
+        _accuracy(rounded_head.bits, rounded_head.ranges, rounded_head.granularity): rounded_head.accuracy
+        for rounded_head in at_widths(referee, fleet.head, BITS)
     }
     spent = {f"{radio}_j": joules for radio, joules in fleet.joules.by_radio.items()}
     return (

@@ -38,11 +38,11 @@ def tables(rows: Sequence[Any], paper: str = "one_pass") -> str:
 
 def joule_tables(rows: Sequence[Any]) -> str:
     """Accuracies, and what it took to come near the central refit."""
-    found = {(one.setting, one.method, one.quantity): one for one in rows}
-    settings = list(dict.fromkeys(one.setting for one in rows))
+    found = {(row.setting, row.method, row.quantity): row for row in rows}
+    settings = list(dict.fromkeys(row.setting for row in rows))
     lines = []
     for setting in settings:
-        methods = list(dict.fromkeys(one.method for one in rows if one.setting == setting))
+        methods = list(dict.fromkeys(row.method for row in rows if row.setting == setting))
         if (setting, "statistics", "bytes_up of one round") in found:
             continue
         central = found[setting, "central refit", "accuracy"].mean
@@ -61,7 +61,7 @@ def joule_tables(rows: Sequence[Any]) -> str:
             if (one := found.get((setting, "closed_form", quantity))) is not None:
                 lines += ["", f"Bit for bit, {quantity}: {'yes' if one.mean == 1.0 else 'NO'} ({one.seeds} seeds)."]
         lines.append("")
-    costs = [one for one in settings if (one, "statistics", "bytes_up of one round") in found]
+    costs = [setting for setting in settings if (setting, "statistics", "bytes_up of one round") in found]
     if costs:
         lines += ["| statistics of one device | " + " | ".join(heading for _, heading, _, _ in _COST) + " |"]
         lines += ["|---" * (len(_COST) + 1) + "|"]
@@ -91,9 +91,9 @@ def joule_plot(rows: Sequence[Any], path: Path) -> None:
     from matplotlib import pyplot
 
     key = "wifi_j to within one point"
-    settings = list(dict.fromkeys(one.setting for one in rows if one.quantity == key))
-    methods = list(dict.fromkeys(one.method for one in rows if one.quantity == key))
-    found = {(one.setting, one.method): one for one in rows if one.quantity == key}
+    settings = list(dict.fromkeys(row.setting for row in rows if row.quantity == key))
+    methods = list(dict.fromkeys(row.method for row in rows if row.quantity == key))
+    found = {(row.setting, row.method): row for row in rows if row.quantity == key}
     figure, axis = pyplot.subplots(figsize=(2.2 * len(settings) + 3, 4.6))
     width = 0.8 / len(methods)
     for at, method in enumerate(methods):
@@ -121,11 +121,11 @@ _RANGES = ("minmax, tensor", "minmax, channel", "mse, tensor", "mse, channel")
 
 def width_tables(rows: Sequence[Any]) -> str:
     """Accuracy by width of the weights, a table for each kind of range; and points over FedAvg with the same seeds."""
-    found = {(one.setting, one.method, one.quantity): one for one in rows}
+    found = {(row.setting, row.method, row.quantity): row for row in rows}
     lines = []
-    for setting in dict.fromkeys(one.setting for one in rows):
-        methods = list(dict.fromkeys(one.method for one in rows if one.setting == setting))
-        seeds = max(one.seeds for one in rows if one.setting == setting)
+    for setting in dict.fromkeys(row.setting for row in rows):
+        methods = list(dict.fromkeys(row.method for row in rows if row.setting == setting))
+        seeds = max(row.seeds for row in rows if row.setting == setting)
         for kind in _RANGES:
             lines += [
                 f"**{setting}**, ranges {kind}, accuracy in %, {seeds} seeds; [points over fedavg]:",
@@ -158,11 +158,11 @@ def width_plot(rows: Sequence[Any], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    settings = list(dict.fromkeys(one.setting for one in rows))
-    found = {(one.setting, one.method, one.quantity): one for one in rows}
+    settings = list(dict.fromkeys(row.setting for row in rows))
+    found = {(row.setting, row.method, row.quantity): row for row in rows}
     figure, axes = pyplot.subplots(1, len(settings), figsize=(5 * len(settings), 4), squeeze=False)
     for axis, setting in zip(axes[0], settings, strict=True):
-        for method in dict.fromkeys(one.method for one in rows if one.setting == setting):
+        for method in dict.fromkeys(row.method for row in rows if row.setting == setting):
             shown = [
                 found[setting, method, f"accuracy at {bits} bits" + ("" if bits == 32 else ", minmax, tensor")]
                 for bits in _WIDTHS
@@ -184,8 +184,8 @@ def width_plot(rows: Sequence[Any], path: Path) -> None:
 def plain_tables(rows: Sequence[Any]) -> str:
     """A table for each setting: methods by quantities, as they are."""
     lines = []
-    for setting in dict.fromkeys(one.setting for one in rows):
-        own = [one for one in rows if one.setting == setting]
+    for setting in dict.fromkeys(row.setting for row in rows):
+        own = [row for row in rows if row.setting == setting]
         found = {(one.method, one.quantity): one for one in own}
         quantities = list(dict.fromkeys(one.quantity for one in own))
         lines += [f"**{setting}**, {max(one.seeds for one in own)} seeds", ""]
@@ -217,8 +217,8 @@ def sample_sheets(rows: Sequence[Any], path: Path) -> None:
 def long_tables(rows: Sequence[Any]) -> str:
     """A line for each method and quantity: for methods whose quantities differ. Accuracies in %."""
     lines = []
-    for setting in dict.fromkeys(one.setting for one in rows):
-        own = [one for one in rows if one.setting == setting]
+    for setting in dict.fromkeys(row.setting for row in rows):
+        own = [row for row in rows if row.setting == setting]
         lines += [
             f"**{setting}**, {max(one.seeds for one in own)} seeds",
             "",
@@ -244,7 +244,7 @@ def bar_plot(quantities: Mapping[str, tuple[str, float]]) -> Callable[[Sequence[
 
         figure, axes = pyplot.subplots(1, len(quantities), figsize=(4.6 * len(quantities), 4), squeeze=False)
         for axis, (quantity, (heading, factor)) in zip(axes[0], quantities.items(), strict=True):
-            shown = [one for one in rows if one.quantity == quantity and one.mean is not None]
+            shown = [row for row in rows if row.quantity == quantity and row.mean is not None]
             places = range(len(shown))
             axis.barh(places, [factor * one.mean for one in shown], xerr=[factor * (one.ci95 or 0) for one in shown],
                       capsize=2, height=0.7)  # fmt: skip
@@ -297,7 +297,7 @@ def main() -> int:
     parser.add_argument("--table", type=Path)
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
-    rows = [SimpleNamespace(**one) for file in options.figures for one in json.loads(file.read_text())]
+    rows = [SimpleNamespace(**load) for file in options.figures for load in json.loads(file.read_text())]
     if options.table:
         options.table.write_text(tables(rows, options.paper))
     if options.plot:

@@ -87,7 +87,7 @@ def _panel(axis: Any, rows: Sequence[Any]) -> None:
         if not own:
             continue
         bits, share = _reached(own)
-        axis.step([one / 8e6 for one in bits], [100 * one for one in share], where="post", color=COLOURS[codec],
+        axis.step([bit / 8e6 for bit in bits], [100 * value for value in share], where="post", color=COLOURS[codec],
                   linewidth=1.8)  # fmt: skip
         axis.errorbar(
             [row.curve[-1][0] / 8e6 for row in own],

@@ -66,7 +66,7 @@ def plan_for(fleet: Fleet, codec: str, rate: float, seed: int) -> RunPlan:
         # Shrinkage by leaving devices out: nothing is chosen by what judges.
         return plan_of('[train]\nmethod = "closed_form"\n[closed_form]\nchoose = "devices"\n', seed, 1)
     lines = [f"{name} = {value}\n" for name, value in fleet.inputs.items()]
-    own, others = ("".join(one for one in lines if one.startswith("rate") == rate_is) for rate_is in (True, False))
+    own, others = ("".join(line for line in lines if line.startswith("rate") == rate_is) for rate_is in (True, False))
     text = f'[train]\nsteps = {fleet.steps}\n{own}[train.inputs]\n{others}[aggregate]\nweight = ["by_examples"]\n'
     plan = plan_of(text, seed, fleet.rounds)
     parameters = {} if codec == LOSSLESS else {"bits": rate}

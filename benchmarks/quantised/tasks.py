@@ -57,9 +57,9 @@ def tasks(folder: Path, *, quick: bool, only: Sequence[str] = ()) -> Iterator[Ta
     except DataError:
         data, letters = {"digits": _digits(folder)}, None
     if only:
-        data = {name: one for name, one in data.items() if name in only}
+        data = {name: dataset for name, dataset in data.items() if name in only}
     train, test = (4_000, 2_000) if quick else (60_000, 10_000)
-    data = {name: _some(one, train, test) for name, one in data.items()}
+    data = {name: _some(dataset, train, test) for name, dataset in data.items()}
     calibration = folder / "calibration.npz"
     save(_calibration(data), calibration)
     for start in STARTS:
@@ -73,8 +73,8 @@ def tasks(folder: Path, *, quick: bool, only: Sequence[str] = ()) -> Iterator[Ta
              "--fresh-head", "--force")  # fmt: skip
         opened = open_bundle(bundle)
         backbone = Backbone(opened)
-        for name, one in data.items():
-            ours, held_out = one.train(), one.test()
+        for name, dataset in data.items():
+            ours, held_out = dataset.train(), dataset.test()
             yield Task(name, start, opened, backbone.embed(ours.x), ours.y, backbone.embed(held_out.x), held_out.y)
 
 
@@ -85,8 +85,8 @@ def _some(data: Dataset, train: int, test: int) -> Dataset:
 
 
 def _calibration(data: dict[str, Dataset]) -> Dataset:
-    parts = [one.select(np.flatnonzero(~one.is_test)[:_CALIBRATION]) for one in data.values()]
-    x, y = np.concatenate([one.x for one in parts]), np.concatenate([one.y for one in parts])
+    parts = [dataset.select(np.flatnonzero(~dataset.is_test)[:_CALIBRATION]) for dataset in data.values()]
+    x, y = np.concatenate([part.x for part in parts]), np.concatenate([part.y for part in parts])
     names = tuple(str(number) for number in range(10))
     return Dataset(x, y, np.zeros(len(y), np.bool_), None, names, "calibration")
 

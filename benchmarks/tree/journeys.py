@@ -126,7 +126,7 @@ class Probe:
     def _ours(self, path: str) -> str | None:
         if path not in self._short:
             short = path.removeprefix(self._root)
-            ours = short != path and short.startswith(tuple(f"{one}/" for one in self._journey.packages))
+            ours = short != path and short.startswith(tuple(f"{package}/" for package in self._journey.packages))
             self._short[path] = short if ours and "/v1/" not in short else None
         return self._short[path]
 
@@ -135,7 +135,7 @@ class Probe:
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """As a plugin of pytest in the other process: watch one test, and write down what was seen."""
     wanted: Mapping[str, str] = json.loads(os.environ[VARIABLE])
-    journey = next(one for one in JOURNEYS if one.name == wanted["name"])
+    journey = next(each_journey for each_journey in JOURNEYS if each_journey.name == wanted["name"])
     probe = Probe(journey, Path(wanted["tree"]))
     threading.setprofile(probe.see)
     sys.setprofile(probe.see)
@@ -175,7 +175,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the files and moves there")
     given = parser.parse_args()
     tree = given.tree.resolve()
-    found = {one.name: watch(one, tree) for one in JOURNEYS}
+    found = {journey.name: watch(journey, tree) for journey in JOURNEYS}
     print("| Journey | Files entered | Folders | Moves between files |\n|---|---:|---:|---:|")
     for name, seen in found.items():
         folders = {file.rpartition("/")[0] for file in seen["files"]}

@@ -137,9 +137,11 @@ class Gathered:
         if settings.clip:
             factors = _clip_factors(meant, settings.clip)
             self.remarks = tuple(
-                Remark(name, f"its change is {1 / one:.3g} times the limit of {settings.clip:g} medians, and was cut")
-                for name, one in zip(self.names, factors, strict=True)
-                if one < _TOLD_BELOW
+                Remark(
+                    name, f"its change is {1 / factor:.3g} times the limit of {settings.clip:g} medians, and was cut"
+                )
+                for name, factor in zip(self.names, factors, strict=True)
+                if factor < _TOLD_BELOW
             )
             made_of = np.diag(factors)
             meant = made_of @ meant @ made_of.T

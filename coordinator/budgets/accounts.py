@@ -72,7 +72,7 @@ def allot(
         harvest: of a device of scale 1, when the plan names one.
     """
     scale = budget.scale.get(device_id, 1.0)
-    limits = [one for one in (budget.of(device_id), own_j) if one is not None]
+    limits = [value for value in (budget.of(device_id), own_j) if value is not None]
     rates: list[float] = []
     standing: list[float] = list(limits)
     if budget.per_day_j is not None:

@@ -66,7 +66,7 @@ class Forecast:
 
 
 def _together(*parts: Estimate) -> Estimate:
-    return Estimate(sum(one.mean for one in parts), sum(one.deviation**2 for one in parts) ** 0.5)
+    return Estimate(sum(part.mean for part in parts), sum(part.deviation**2 for part in parts) ** 0.5)
 
 
 class CostModel:
@@ -140,7 +140,7 @@ class CostModel:
 
     def state(self) -> dict[str, Any]:
         """All of it as plain JSON values."""
-        return {str(phase): one.state() for phase, one in self._phases.items()}
+        return {str(phase): regression.state() for phase, regression in self._phases.items()}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> CostModel:

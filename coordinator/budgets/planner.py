@@ -93,20 +93,22 @@ class Choice:
 
 def decide(candidates: Sequence[Candidate], choice: Choice) -> list[Decision]:
     """One decision a candidate, in their order."""
-    work = [_work(one, choice) for one in candidates]
-    known = sorted(one.change for one in candidates if one.change is not None)
+    work = [_work(candidate, choice) for candidate in candidates]
+    known = sorted(candidate.change for candidate in candidates if candidate.change is not None)
     usual = known[len(known) // 2] if known else 1.0
-    spread = [_spread(one, made.bits, choice, usual) for one, made in zip(candidates, work, strict=True)]
+    spread = [_spread(candidate, made.bits, choice, usual) for candidate, made in zip(candidates, work, strict=True)]
     return _participate(candidates, work, spread, choice)
 
 
-def _work(one: Candidate, choice: Choice) -> Decision:
-    bits = _bits(one, choice)
+def _work(candidate: Candidate, choice: Choice) -> Decision:
+    bits = _bits(candidate, choice)
     table = sorted(ERROR[choice.codec])
-    left_out = Decision(one.device_id, 0.0, 0, bits, 0.0, 0.0, "one step and its sending cost more than it may spend")
+    left_out = Decision(
+        candidate.device_id, 0.0, 0, bits, 0.0, 0.0, "one step and its sending cost more than it may spend"
+    )
     while True:
         # Who was never metered is let in, to be: the device itself stops at its limit.
-        steps = max(0 if one.costs.rounds else 1, _affordable(one, bits, choice))
+        steps = max(0 if candidate.costs.rounds else 1, _affordable(candidate, bits, choice))
         if steps >= 1:
             break
         # The bits that buy the most are of no use to a device that cannot pay for them.
@@ -115,50 +117,50 @@ def _work(one: Candidate, choice: Choice) -> Decision:
             return left_out
         bits = cheaper[-1]
     # Rather fewer steps than so rare a part in the rounds that its weight must be clipped.
-    cost = _forecast(one, steps, bits, choice)
-    while steps > 1 and cost.whole.mean * choice.p_min > one.rate_j:
+    cost = _forecast(candidate, steps, bits, choice)
+    while steps > 1 and cost.whole.mean * choice.p_min > candidate.rate_j:
         steps //= 2
-        cost = _forecast(one, steps, bits, choice)
-    if cost.whole.mean * choice.p_min > one.rate_j:
+        cost = _forecast(candidate, steps, bits, choice)
+    if cost.whole.mean * choice.p_min > candidate.rate_j:
         return replace(left_out, bits=bits, why="a round costs more than 1 / p_min times what its accounts give")
     # Twice what it may well cost: the device keeps back more than the mean, and must not be starved by that.
-    granted_j = min(one.limit_j, 2.0 * cost.whole.at_most(2.0))
-    return Decision(one.device_id, 1.0, steps, bits, min(cost.whole.mean, granted_j), granted_j)
+    granted_j = min(candidate.limit_j, 2.0 * cost.whole.at_most(2.0))
+    return Decision(candidate.device_id, 1.0, steps, bits, min(cost.whole.mean, granted_j), granted_j)
 
 
-def _bits(one: Candidate, choice: Choice) -> float:
+def _bits(candidate: Candidate, choice: Choice) -> float:
     if choice.policy == "on_demand":
         return bits_within(choice.codec, choice.error_bound)
-    prices = one.costs.prices
+    prices = candidate.costs.prices
     bit_j = prices.up_j * choice.coordinates / 8
-    rest_j = _forecast(one, one.steps, 0.0, choice).whole.mean + prices.down_j * one.bytes_down
+    rest_j = _forecast(candidate, candidate.steps, 0.0, choice).whole.mean + prices.down_j * candidate.bytes_down
     return best_bits(choice.codec, rest_j / bit_j if bit_j > 0 else math.inf)
 
 
-def _forecast(one: Candidate, steps: int, bits: float, choice: Choice) -> Forecast:
+def _forecast(candidate: Candidate, steps: int, bits: float, choice: Choice) -> Forecast:
     size = report_bytes(bits, choice.coordinates)
-    return one.costs.forecast(Work(one.embeddings, steps, size, one.bytes_down))
+    return candidate.costs.forecast(Work(candidate.embeddings, steps, size, candidate.bytes_down))
 
 
-def _affordable(one: Candidate, bits: float, choice: Choice) -> int:
+def _affordable(candidate: Candidate, bits: float, choice: Choice) -> int:
     """Steps that the round's limit surely pays for, besides all else; 0 when not even one."""
-    if math.isinf(one.limit_j):
-        return one.steps
-    few, many = 0, one.steps
-    caution = 1.0 if one.costs.rounds else 0.0
+    if math.isinf(candidate.limit_j):
+        return candidate.steps
+    few, many = 0, candidate.steps
+    caution = 1.0 if candidate.costs.rounds else 0.0
     while few < many:
         middle = (few + many + 1) // 2
-        if _forecast(one, middle, bits, choice).whole.at_most(caution) <= one.limit_j:
+        if _forecast(candidate, middle, bits, choice).whole.at_most(caution) <= candidate.limit_j:
             few = middle
         else:
             many = middle - 1
     return few
 
 
-def _spread(one: Candidate, bits: float, choice: Choice, usual: float) -> float:
+def _spread(candidate: Candidate, bits: float, choice: Choice, usual: float) -> float:
     """n_i; a device that has not reported yet counts as a usual one that goes its own way."""
-    change = one.change if one.change is not None else usual
-    deviation = one.deviation if one.deviation is not None else usual
+    change = candidate.change if candidate.change is not None else usual
+    deviation = candidate.deviation if candidate.deviation is not None else usual
     return math.sqrt(deviation**2 + ERROR[choice.codec][bits] * change**2)
 
 
@@ -167,12 +169,12 @@ def _participate(
 ) -> list[Decision]:
     tops: list[float] = []
     merits: list[float] = []
-    for one, made, n in zip(candidates, work, spread, strict=True):
+    for candidate, made, n in zip(candidates, work, spread, strict=True):
         cost = max(made.expected_j, 1e-300)
-        tops.append(min(1.0, one.rate_j / cost) if made.probability else 0.0)
+        tops.append(min(1.0, candidate.rate_j / cost) if made.probability else 0.0)
         # The order's own joules are in no budget, since a waiting device is idle; they are spent all the same.
-        merits.append(one.weight * n / math.sqrt(cost + one.costs.prices.down_j * one.bytes_down))
-    chosen = _within_fleet(tops, merits, [one.expected_j for one in work], choice)
+        merits.append(candidate.weight * n / math.sqrt(cost + candidate.costs.prices.down_j * candidate.bytes_down))
+    chosen = _within_fleet(tops, merits, [decision.expected_j for decision in work], choice)
     return [
         replace(made, probability=p, why=made.why or ("" if p else "the fleet's joules do not reach for it"))
         for made, p in zip(work, chosen, strict=True)
@@ -189,7 +191,7 @@ def _within_fleet(
         return [min(top, max(low, scale * m)) for top, low, m in zip(tops, lows, merits, strict=True)]
 
     def expense(p: Sequence[float]) -> float:
-        return sum(one * cost for one, cost in zip(p, costs, strict=True))
+        return sum(value * cost for value, cost in zip(p, costs, strict=True))
 
     if expense(tops) <= choice.fleet_j:
         return list(tops)

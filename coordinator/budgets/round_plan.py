@@ -116,70 +116,77 @@ class Surroundings:
     harvest: Trace | None = None
 
 
-def _believed(allotment: Allotment, plan: RunPlan, one: Entrant) -> Allotment:
+def _believed(allotment: Allotment, plan: RunPlan, entrant: Entrant) -> Allotment:
     """The same, with a standing that the device cannot give itself: where the plan promises it nothing, its own word
     counts up to what its board draws at work from the opening of a round to its deadline."""
     budget = plan.budget
-    promised = budget.of(one.device_id), budget.per_day_j, budget.total_j, budget.battery_j, budget.harvest
+    promised = budget.of(entrant.device_id), budget.per_day_j, budget.total_j, budget.battery_j, budget.harvest
     if allotment.standing_j is None or any(limit is not None for limit in promised):
         return allotment
-    return replace(allotment, standing_j=min(allotment.standing_j, one.work_w * plan.round.deadline_s))
+    return replace(allotment, standing_j=min(allotment.standing_j, entrant.work_w * plan.round.deadline_s))
 
 
 def plan_round(plan: RunPlan, entrants: Sequence[Entrant], here: Surroundings) -> RoundPlan:
     """Orders for the devices that are present."""
     allotted = {
-        one.device_id: _believed(
-            accounts.allot(plan.budget, one.device_id, one.own_j, one.charged, here.situation, here.harvest), plan, one
+        entrant.device_id: _believed(
+            accounts.allot(
+                plan.budget, entrant.device_id, entrant.own_j, entrant.charged, here.situation, here.harvest
+            ),
+            plan,
+            entrant,
         )
-        for one in entrants
+        for entrant in entrants
     }
-    largest_j = max((j for one in allotted.values() if (j := one.standing_j) is not None), default=None)
+    largest_j = max((j for allotment in allotted.values() if (j := allotment.standing_j) is not None), default=None)
     weights = {
-        one.device_id: weight(
-            plan.aggregate.weight, Standing(one.examples, allotted[one.device_id].standing_j, largest_j)
+        entrant.device_id: weight(
+            plan.aggregate.weight, Standing(entrant.examples, allotted[entrant.device_id].standing_j, largest_j)
         )
-        for one in entrants
+        for entrant in entrants
     }
     if plan.planner.policy == "none":
-        decisions = [_as_planned(plan, one, allotted[one.device_id], here) for one in entrants]
+        decisions = [_as_planned(plan, entrant, allotted[entrant.device_id], here) for entrant in entrants]
     else:
         decisions = _decided(plan, entrants, allotted, weights, here)
-    possible = {one.device_id: one for one in decisions if one.probability > 0}
-    drawn = draw({name: one.probability for name, one in possible.items()}, here.random)
-    by_id = {one.device_id: one for one in entrants}
-    factors = {name: _factor(plan, one.probability, by_id[name].rounds, here.number) for name, one in possible.items()}
+    possible = {decision.device_id: decision for decision in decisions if decision.probability > 0}
+    drawn = draw({name: decision.probability for name, decision in possible.items()}, here.random)
+    by_id = {entrant.device_id: entrant for entrant in entrants}
+    factors = {
+        name: _factor(plan, decision.probability, by_id[name].rounds, here.number)
+        for name, decision in possible.items()
+    }
     lines = []
     for name in drawn:
         line = _line(plan, by_id[name], possible[name], allotted[name], here)
         # Who has no budget counts as the best endowed of all, drawn or not.
         standing_j = line.standing_j if line.standing_j is not None else largest_j
         lines.append(replace(line, factor=factors[name], standing_j=standing_j))
-    say = {name: weights[name] * one.probability * factors[name] for name, one in possible.items()}
+    say = {name: weights[name] * decision.probability * factors[name] for name, decision in possible.items()}
     whole = _whole(plan, possible, weights, here)
     return RoundPlan(
         lines=tuple(lines),
         whole=whole,
         weights={name: weights[name] for name in possible} if whole is not None else {},
         from_plan=distance(say, weights),
-        from_examples=distance(say, {one.device_id: float(one.examples) for one in entrants}),
-        left_out=tuple((one.device_id, one.why) for one in decisions if not one.probability),
+        from_examples=distance(say, {entrant.device_id: float(entrant.examples) for entrant in entrants}),
+        left_out=tuple((decision.device_id, decision.why) for decision in decisions if not decision.probability),
     )
 
 
-def _as_planned(plan: RunPlan, one: Entrant, allotment: Allotment, here: Surroundings) -> Decision:
+def _as_planned(plan: RunPlan, entrant: Entrant, allotment: Allotment, here: Surroundings) -> Decision:
     bits = plan.update.parameters.get("bits", 32.0)
-    work = Work(one.embeddings, one.steps, report_bytes(bits, here.coordinates), one.bytes_down)
+    work = Work(entrant.embeddings, entrant.steps, report_bytes(bits, here.coordinates), entrant.bytes_down)
     if not allotment.limit_j > 0:
-        return Decision(one.device_id, 0.0, 0, bits, 0.0, 0.0, "nothing is left of its budget")
-    cost = one.costs.forecast(work)
+        return Decision(entrant.device_id, 0.0, 0, bits, 0.0, 0.0, "nothing is left of its budget")
+    cost = entrant.costs.forecast(work)
     whole, limit_j = cost.whole, allotment.limit_j
-    if one.costs.knows(Phase.SEND) and cost.sending.mean - cost.sending.deviation > limit_j:
-        return Decision(one.device_id, 0.0, 0, bits, 0.0, 0.0, "sending a report costs more than it may spend")
+    if entrant.costs.knows(Phase.SEND) and cost.sending.mean - cost.sending.deviation > limit_j:
+        return Decision(entrant.device_id, 0.0, 0, bits, 0.0, 0.0, "sending a report costs more than it may spend")
     if plan.budget.has_accounts:
         # An order that is never answered counts as spent: it must not hold all that an account has.
         limit_j = min(limit_j, max(2.0 * whole.at_most(2.0), allotment.rate_j if allotment.rate_j < math.inf else 0.0))
-    return Decision(one.device_id, 1.0, one.steps, bits, min(limit_j, whole.mean), limit_j)
+    return Decision(entrant.device_id, 1.0, entrant.steps, bits, min(limit_j, whole.mean), limit_j)
 
 
 def _decided(
@@ -200,10 +207,10 @@ def _decided(
     fleet_j = accounts.fleet_rate_j(plan.budget, here.situation)
     choice = Choice(section.policy, plan.update.codec, here.coordinates, section.p_min, section.error_bound, fleet_j)
     decisions = planner.decide(candidates, choice)
-    asked = sum(one.probability for one in decisions)
+    asked = sum(decision.probability for decision in decisions)
     if 0 < asked < 1:
         # A round of nobody is no round: one is asked, early, and the accounts make up for it in the rounds after.
-        decisions = [replace(one, probability=min(1.0, one.probability / asked)) for one in decisions]
+        decisions = [replace(decision, probability=min(1.0, decision.probability / asked)) for decision in decisions]
     return decisions
 
 
@@ -217,16 +224,16 @@ def _whole(plan: RunPlan, possible: dict[str, Decision], weights: dict[str, floa
     if plan.planner.policy == "none" and plan.planner.participation == "known":
         return None
     total = sum(weights[name] for name in possible)
-    work = sum(weights[name] * here.normaliser(one.steps) for name, one in possible.items())
+    work = sum(weights[name] * here.normaliser(decision.steps) for name, decision in possible.items())
     return Whole(total, work) if total > 0 and work > 0 else None
 
 
-def _line(plan: RunPlan, one: Entrant, decision: Decision, allotment: Allotment, here: Surroundings) -> OrderLine:
+def _line(plan: RunPlan, entrant: Entrant, decision: Decision, allotment: Allotment, here: Surroundings) -> OrderLine:
     planned = plan.planner.policy != "none"
     size = report_bytes(decision.bits, here.coordinates)
-    cost = one.costs.forecast(Work(0, 0, size, 0))
+    cost = entrant.costs.forecast(Work(0, 0, size, 0))
     return OrderLine(
-        device_id=one.device_id,
+        device_id=entrant.device_id,
         steps=decision.steps,
         budget_j=None if math.isinf(decision.granted_j) else decision.granted_j,
         standing_j=allotment.standing_j,
@@ -235,9 +242,9 @@ def _line(plan: RunPlan, one: Entrant, decision: Decision, allotment: Allotment,
         expected_j=decision.expected_j,
         # What was never metered is not said, so that the device tries it once and knows.
         costs=CostHint(
-            one.costs.embedding.at_most(1.0) if one.costs.knows(Phase.EMBED) else 0.0,
-            cost.step.at_most(1.0) if one.costs.knows(Phase.TRAIN) else 0.0,
-            cost.sending.at_most(1.0) if one.costs.knows(Phase.SEND) else cost.sending.mean,
-            one.work_w,
+            entrant.costs.embedding.at_most(1.0) if entrant.costs.knows(Phase.EMBED) else 0.0,
+            cost.step.at_most(1.0) if entrant.costs.knows(Phase.TRAIN) else 0.0,
+            cost.sending.at_most(1.0) if entrant.costs.knows(Phase.SEND) else cost.sending.mean,
+            entrant.work_w,
         ),
     )

@@ -81,14 +81,14 @@ def interval_weight(rounds: Iterable[int], now: int, cut_off: int = CUT_OFF) -> 
     """
     intervals: list[int] = []
     last = 0
-    for one in [*sorted(rounds), None]:
-        gap = (now - 1 if one is None else one) - last
+    for this_round in [*sorted(rounds), None]:
+        gap = (now - 1 if this_round is None else this_round) - last
         intervals += [cut_off] * (gap // cut_off)
         gap %= cut_off
-        if one is not None:
+        if this_round is not None:
             if gap:
                 intervals.append(gap)
-            last = one
+            last = this_round
     return sum(intervals) / len(intervals) if intervals else 1.0
 
 
@@ -118,5 +118,7 @@ def distance(chosen: Mapping[str, float], wanted: Mapping[str, float]) -> Distan
     if not all_chosen > 0:
         return Distance(1.0, None)
     pairs = [(chosen.get(name, 0.0) / all_chosen, wanted[name] / all_wanted) for name in names]
-    ratios = [max(one / two, two / one) for one, two in pairs if one > 0]
-    return Distance(sum(abs(one - two) for one, two in pairs) / 2, max(ratios) if len(ratios) == len(pairs) else None)
+    ratios = [max(value / two, two / value) for value, two in pairs if value > 0]
+    return Distance(
+        sum(abs(value - two) for value, two in pairs) / 2, max(ratios) if len(ratios) == len(pairs) else None
+    )

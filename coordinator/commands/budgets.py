@@ -34,33 +34,33 @@ def run(arguments: argparse.Namespace) -> int:
     with operator(arguments) as connection:
         found = connection.budgets(arguments.which)
     if arguments.json:
-        print(as_json.dump(document("budgets", {"devices": [as_json.budget(one) for one in found]})))
+        print(as_json.dump(document("budgets", {"devices": [as_json.budget(budget) for budget in found]})))
     elif found:
         show(
             ["device", "orders", *(f"{what} J" for what in _AMOUNTS), *(f"J {what}" for what in _PRICES)],
-            [_row(one) for one in found],
+            [_row(budget) for budget in found],
         )
     else:
         print("no orders yet")
     return 0
 
 
-def _row(one: DeviceBudget) -> list[str]:
-    unlimited = f" (+ {one.unlimited} without a limit)" if one.unlimited else ""
+def _row(budget: DeviceBudget) -> list[str]:
+    unlimited = f" (+ {budget.unlimited} without a limit)" if budget.unlimited else ""
     return [
-        one.device_id,
-        str(one.orders),
-        joules(one.granted_j),
-        joules(one.spent_j),
-        joules(one.uncertain_j) + unlimited,
-        joules(one.today_j),
-        _price(one, "step_j", 1.0),
-        _price(one, "embedding_j", 1.0),
-        _price(one, "up_j", 1000.0),
+        budget.device_id,
+        str(budget.orders),
+        joules(budget.granted_j),
+        joules(budget.spent_j),
+        joules(budget.uncertain_j) + unlimited,
+        joules(budget.today_j),
+        _price(budget, "step_j", 1.0),
+        _price(budget, "embedding_j", 1.0),
+        _price(budget, "up_j", 1000.0),
     ]
 
 
-def _price(one: DeviceBudget, name: str, times: float) -> str:
-    if not one.fitted_rounds:
+def _price(budget: DeviceBudget, name: str, times: float) -> str:
+    if not budget.fitted_rounds:
         return joules(None)
-    return f"{joules(times * one.price[name])} ± {joules(times * one.deviation[name])}"
+    return f"{joules(times * budget.price[name])} ± {joules(times * budget.deviation[name])}"

@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _shown(value: object) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key} = {one:g}" for key, one in value.items()) or "-"
+        return ", ".join(f"{key} = {item:g}" for key, item in value.items()) or "-"
     if isinstance(value, list):
         return " x ".join(map(str, value)) or "equal"
     return "-" if value is None else str(value)

@@ -55,15 +55,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _widths(text: str) -> list[int]:
     try:
-        return [int(one) for one in text.split(",")]
+        return [int(part) for part in text.split(",")]
     except ValueError as error:
         raise UsageError(f"{text!r} is no list of widths", where="--bits", fix=f"such as {DEFAULT_BITS}") from error
 
 
 def _table(found: HeadEvaluation) -> list[str]:
-    shown = {(one.bits, one.ranges, one.granularity): one for one in found.heads}
+    shown = {(head.bits, head.ranges, head.granularity): head for head in found.heads}
     lines = ["bits" + "".join(f"{f'{ranges}, {granularity}':>17}" for ranges, granularity in KINDS) + "    bytes"]
-    for width in dict.fromkeys(one.bits for one in found.heads):
+    for width in dict.fromkeys(head.bits for head in found.heads):
         kinds = KINDS[:1] if width == FULL else KINDS
         cells = "".join(f"{percent(shown[width, *kind].accuracy):>17}" for kind in kinds)
         cells += " " * 17 * (len(KINDS) - len(kinds))

@@ -117,7 +117,7 @@ def wait(
         run_id,
         timeout_s=timeout_s,
         patience_s=patience_s,
-        on_round=None if quiet else lambda one: print(line(one), flush=True),
+        on_round=None if quiet else lambda this_round: print(line(this_round), flush=True),
         on_waiting=lambda reason: print(f"waiting: {reason}", file=sys.stderr, flush=True),
     )
 

@@ -221,45 +221,50 @@ def borne(strain: Strain | None) -> str:
     return ", ".join(words for there, words in told if there) or "-"
 
 
-def _round_row(one: RoundStatus) -> list[str]:
-    accepted = [device for device in one.devices if device.outcome == "accepted"]
+def _round_row(this_round: RoundStatus) -> list[str]:
+    accepted = [device for device in this_round.devices if device.outcome == "accepted"]
     cut = [device.device_id for device in accepted if device.stop_reason == "budget"]
     cut += [
         f"{device.device_id} ({device.stop_reason})" for device in accepted if device.stop_reason in ("heat", "busy")
     ]
     return [
-        str(one.round),
-        one.state,
-        scored(one),
-        errors(one) or loss_of(one),
-        f"{len(accepted)}/{len(one.devices)}",
-        spent_in(one),
-        str(one.bytes_up),
-        str(one.bytes_down),
+        str(this_round.round),
+        this_round.state,
+        scored(this_round),
+        errors(this_round) or loss_of(this_round),
+        f"{len(accepted)}/{len(this_round.devices)}",
+        spent_in(this_round),
+        str(this_round.bytes_up),
+        str(this_round.bytes_down),
         ", ".join(cut),
     ]
 
 
-def accuracy_of(one: RoundStatus) -> str:
+def accuracy_of(this_round: RoundStatus) -> str:
     """On the coordinator's held-out data; where it has none, on those of the devices, weighted by their counts."""
-    found = one.federated
-    if one.accuracy is None and found is not None and found.accuracy is not None:
+    found = this_round.federated
+    if this_round.accuracy is None and found is not None and found.accuracy is not None:
         return f"{percent(found.accuracy)} ({found.devices} devices)"
-    return percent(one.accuracy)
+    return percent(this_round.accuracy)
 
 
-def loss_of(one: RoundStatus) -> str:
+def loss_of(this_round: RoundStatus) -> str:
     """Likewise."""
-    loss = one.loss
-    if loss is None and one.accuracy is None and one.federated is not None and one.federated.examples:
-        loss = one.federated.loss
+    loss = this_round.loss
+    if (
+        loss is None
+        and this_round.accuracy is None
+        and this_round.federated is not None
+        and this_round.federated.examples
+    ):
+        loss = this_round.federated.loss
     return "-" if loss is None else f"{loss:.4f}"
 
 
-def spent_in(one: RoundStatus) -> str:
+def spent_in(this_round: RoundStatus) -> str:
     """Joules of a round over its accepted devices. The joules of sending come with the next call of a device: until
     all have come, the figure is marked."""
-    accepted = [device for device in one.devices if device.outcome == "accepted"]
+    accepted = [device for device in this_round.devices if device.outcome == "accepted"]
     if not accepted:
         return "-"
     spent = [device.spent_j for device in accepted]
@@ -271,7 +276,7 @@ def spent_in(one: RoundStatus) -> str:
 
 
 def _phase_j(energy: tuple, phase: Phase) -> str:  # type: ignore[type-arg]
-    return joules(next((one.energy_j for one in energy if one.phase is phase), None))
+    return joules(next((phase_energy.energy_j for phase_energy in energy if phase_energy.phase is phase), None))
 
 
 def _progress(run: RunStatus) -> str:
@@ -291,16 +296,16 @@ def _measured(run: RunStatus) -> str:
     return next((round_.measure for round_ in run.rounds if round_.measure != "accuracy"), "")
 
 
-def scored(one: RoundStatus) -> str:
+def scored(this_round: RoundStatus) -> str:
     """What a head is ranked by: per cent of accuracy, R2 or AUC as a number."""
-    if one.measure == "accuracy":
-        return accuracy_of(one)
-    return f"{one.score:.4f}"
+    if this_round.measure == "accuracy":
+        return accuracy_of(this_round)
+    return f"{this_round.score:.4f}"
 
 
-def errors(one: RoundStatus) -> str:
+def errors(this_round: RoundStatus) -> str:
     """RMSE of each quantity of a regression, or ""."""
-    return ", ".join(f"{name} {value:.4g}" for name, value in one.rmse.items())
+    return ", ".join(f"{name} {value:.4g}" for name, value in this_round.rmse.items())
 
 
 def run_devices(arguments: argparse.Namespace) -> int:
@@ -308,11 +313,11 @@ def run_devices(arguments: argparse.Namespace) -> int:
     with operator(arguments) as connection:
         found = connection.devices()
     if arguments.json:
-        print(as_json.dump(document("devices", {"devices": [as_json.device(one) for one in found]})))
+        print(as_json.dump(document("devices", {"devices": [as_json.device(device) for device in found]})))
     elif found:
         show(
             ["device", "state", "board", "engine", "meter", "examples", "spent J", "seen"],
-            [_device_row(one) for one in found],
+            [_device_row(device) for device in found],
         )
         show_accounts(found)
         show_troubles(found)
@@ -330,15 +335,15 @@ def run_forget(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _device_row(one: DeviceStatus) -> list[str]:
-    unknown = f" (+ {one.unknown_phases} unknown)" if one.unknown_phases and one.energy_j is not None else ""
+def _device_row(device: DeviceStatus) -> list[str]:
+    unknown = f" (+ {device.unknown_phases} unknown)" if device.unknown_phases and device.energy_j is not None else ""
     return [
-        one.device_id,
-        one.state,
-        one.board or UNKNOWN,
-        str(one.engine),
-        " ".join(part for part in (one.meter.method, one.meter.sensor) if part),
-        str(one.train_examples),
-        joules(one.energy_j) + unknown,
-        ago(one.last_seen_unix_s, time.time()),
+        device.device_id,
+        device.state,
+        device.board or UNKNOWN,
+        str(device.engine),
+        " ".join(part for part in (device.meter.method, device.meter.sensor) if part),
+        str(device.train_examples),
+        joules(device.energy_j) + unknown,
+        ago(device.last_seen_unix_s, time.time()),
     ]

@@ -111,7 +111,7 @@ def export(
         head_version=job.head_version,
         float_accuracy=report.float_accuracy,
         exported_accuracy=report.exported_accuracy,
-        operators=tuple(f"{one.name} x {one.count}" for one in report.operators),
+        operators=tuple(f"{operator.name} x {operator.count}" for operator in report.operators),
         note=report.note,
         measured=report.measured,
     )
@@ -147,7 +147,7 @@ def head_alone(job: ExportJob) -> tuple[ExportSummary, bytes]:
         float_accuracy=None,
         exported_accuracy=None,
         operators=(),
-        note="tensors of the head: " + ", ".join(f"{name} {list(one.shape)}" for name, one in job.head.items()),
+        note="tensors of the head: " + ", ".join(f"{name} {list(array.shape)}" for name, array in job.head.items()),
         measured=None,
     )
     return summary, content

@@ -79,8 +79,8 @@ def measured(bundle: Bundle, plain: Tree, model: bytes, test_x: NDArray[Any], te
     shape = manifest.backbone.input_shape
     examples = (quantise(x.reshape(shape), manifest.backbone, manifest.preprocessing) for x in test_x)
     integers, affine = run_model(model, examples)
-    mean, scale = (one.astype(np.float64) for one in bundle.target_affine())
-    before, after = (judged(manifest, one * scale + mean, test_y) for one in (original, affine.real(integers)))
+    mean, scale = (array.astype(np.float64) for array in bundle.target_affine())
+    before, after = (judged(manifest, array * scale + mean, test_y) for array in (original, affine.real(integers)))
     names = manifest.classes if manifest.task == REGRESSION else ()
     return Measured(
         MEASURES[manifest.task],

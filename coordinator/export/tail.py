@@ -54,7 +54,7 @@ def assemble_with_tail(
                          writer.tensor("tail/input", (1, *spec.shape)), "DequantizeOptions",
                          schema.DequantizeOptionsT())  # fmt: skip
     given = [1, *spec.shape]
-    if [int(one) for one in graph.tensors[graph.outputs[0]].shape] != given:
+    if [int(size) for size in graph.tensors[graph.outputs[0]].shape] != given:
         raise ModelError(f"gives {list(graph.tensors[graph.outputs[0]].shape)}, the tail takes {given}",
                          where="backbone", fix="convert the model again")  # fmt: skip
     at = writer.append(bundle.tail_path.read_bytes(), spec.trained, tree, at)
@@ -130,9 +130,9 @@ class _Writer(Writer):
         other = flatbuffer.parse(content, where="tail")
         graph = other.subgraphs[0]
         changes: dict[int, dict[str, NDArray[Any]]] = {}
-        for one in trained:
-            kind = one.name.rpartition("_")[2]
-            changes.setdefault(one.layer, {})[kind] = tree[one.name].astype(np.float64) * one.gain
+        for tensor in trained:
+            kind = tensor.name.rpartition("_")[2]
+            changes.setdefault(tensor.layer, {})[kind] = tree[tensor.name].astype(np.float64) * tensor.gain
         place = {int(graph.inputs[0]): source, -1: -1}
 
         def moved(index: int) -> int:
@@ -148,15 +148,15 @@ class _Writer(Writer):
         for operator in graph.operators:
             code = other.operatorCodes[operator.opcodeIndex]
             change = changes.pop(int(operator.outputs[0]), {})
-            inputs = [int(one) for one in operator.inputs]
+            inputs = [int(tensor) for tensor in operator.inputs]
             changed = {}
             for kind, at in (("kernel", 1), ("bias", 2)):
                 if kind in change:
                     changed[at] = self._changed(other, graph.tensors[inputs[at]], change[kind], kind)
             # What has changed takes the place of the old constant, which does not travel too.
-            ends = [changed[at] if at in changed else moved(one) for at, one in enumerate(inputs)]
+            ends = [changed[at] if at in changed else moved(index) for at, index in enumerate(inputs)]
             operator.inputs = np.array(ends, np.int32)
-            operator.outputs = np.array([moved(int(one)) for one in operator.outputs], np.int32)
+            operator.outputs = np.array([moved(int(tensor)) for tensor in operator.outputs], np.int32)
             operator.opcodeIndex = self.code(flatbuffer.builtin_code(code), code.version)
             self._graph.operators.append(operator)
         if changes:

@@ -307,8 +307,8 @@ def when_settled(operator: Operator, status: RunStatus) -> RunStatus:
 def _settled(status: RunStatus) -> bool:
     return all(
         any(record.phase == PHASES[-1] for record in device.energy)
-        for one in status.rounds
-        for device in one.devices
+        for this_round in status.rounds
+        for device in this_round.devices
         if device.outcome == "accepted"
     )
 

@@ -150,7 +150,7 @@ def _budgets(arguments: argparse.Namespace, is_example: bool) -> list[Budget]:
         fix = f"give one, or {arguments.devices}"
         raise UsageError(f"{len(words)} budgets for {arguments.devices} devices", where="--budget-j", fix=fix)
     budgets = [None if word == "none" else _budget(word) for word in words]
-    if arguments.sensor == "none" and any(isinstance(one, Times) for one in budgets):
+    if arguments.sensor == "none" and any(isinstance(budget, Times) for budget in budgets):
         raise UsageError("nothing measures what a round costs", where="--sensor none", fix="take another sensor")
     return budgets * arguments.devices if len(budgets) == 1 else budgets
 

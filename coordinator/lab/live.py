@@ -21,12 +21,12 @@ _COLUMNS = 6
 _CUT = "cut short by budget"
 
 
-def joules_of(one: RoundStatus, devices: Sequence[str], *, each: bool = True) -> list[str]:
+def joules_of(this_round: RoundStatus, devices: Sequence[str], *, each: bool = True) -> list[str]:
     """A cell for each device when they are few and asked for, else one cell with the sum."""
-    by_name = {device.device_id: device for device in one.devices}
+    by_name = {device.device_id: device for device in this_round.devices}
     if each and len(devices) <= _COLUMNS:
         return [_spent(by_name.get(name)) for name in devices]
-    spent = [device.spent_j for device in one.devices if device.outcome == "accepted"]
+    spent = [device.spent_j for device in this_round.devices if device.outcome == "accepted"]
     known = [value for value in spent if value is not None]
     return [joules(sum(known)) if known and len(known) == len(spent) else "?" if spent else "-"]
 
@@ -37,11 +37,11 @@ def _spent(device: DeviceRound | None) -> str:
     return joules(device.spent_j) if device.outcome == "accepted" else device.outcome
 
 
-def cut_short(one: RoundStatus) -> list[str]:
+def cut_short(this_round: RoundStatus) -> list[str]:
     """Devices whose budget ended their training, with the share of the steps that they made."""
     return [
         f"{_short(device.device_id)} {device.steps_done}/{device.steps_planned}"
-        for device in one.devices
+        for device in this_round.devices
         if device.outcome == "accepted" and device.stop_reason == "budget"
     ]
 
@@ -74,25 +74,25 @@ def _headings(devices: Sequence[str], detail: _Detail, measure: str = "accuracy"
     ]
 
 
-def _cells(one: RoundStatus, devices: Sequence[str], detail: _Detail) -> list[str]:
-    cut = cut_short(one)
+def _cells(this_round: RoundStatus, devices: Sequence[str], detail: _Detail) -> list[str]:
+    cut = cut_short(this_round)
     listed = ", ".join(cut[:2]) + (f" and {len(cut) - 2} more" if len(cut) > 2 else "")
     if not detail.names and cut:
         listed = f"{len(cut)} of {len(devices)}"
-    spent = joules_of(one, devices, each=detail.each)
-    if one.round == 0:
+    spent = joules_of(this_round, devices, each=detail.each)
+    if this_round.round == 0:
         spent, listed = ["-" for _ in spent], ""
-    sizes = ([str(one.bytes_up) if one.round else "-"]) if detail.sizes else []
-    score = percent(one.accuracy) if one.measure == "accuracy" else f"{one.score:.4f}"
-    return [str(one.round), score, _loss(one), *spent, *sizes, listed or "-"]
+    sizes = ([str(this_round.bytes_up) if this_round.round else "-"]) if detail.sizes else []
+    score = percent(this_round.accuracy) if this_round.measure == "accuracy" else f"{this_round.score:.4f}"
+    return [str(this_round.round), score, _loss(this_round), *spent, *sizes, listed or "-"]
 
 
 def layout(rounds: Sequence[RoundStatus], devices: Sequence[str], columns: int | None) -> list[str]:
     """A table of rounds, header first, in no more than ``columns``: columns are dropped or summed, and none is cut."""
     made: list[str] = []
-    measure = next((one.measure for one in rounds if one.score is not None), "accuracy")
+    measure = next((this_round.measure for this_round in rounds if this_round.score is not None), "accuracy")
     for detail in _DETAILS:
-        rows = [_headings(devices, detail, measure), *(_cells(one, devices, detail) for one in rounds)]
+        rows = [_headings(devices, detail, measure), *(_cells(this_round, devices, detail) for this_round in rounds)]
         widths = [max(map(width_of, column)) for column in zip(*rows, strict=True)]
         made = [
             "  ".join(
@@ -107,20 +107,22 @@ def layout(rounds: Sequence[RoundStatus], devices: Sequence[str], columns: int |
 
 def screen(status: RunStatus, title: str, devices: Sequence[str], columns: int, height: int | None) -> list[str]:
     """What a terminal shows of a run: with more rounds than lines, the newest, and how many came before."""
-    closed = max((one.round for one in status.rounds if one.state == "closed"), default=0)
+    closed = max((this_round.round for this_round in status.rounds if this_round.state == "closed"), default=0)
     caption = f"{status.state}: {closed} of {status.rounds_planned} rounds"
     caption += f" ({status.reason})" if status.reason else ""
     above = textwrap.wrap(title, columns, break_long_words=False)
     below = textwrap.wrap(caption, columns, break_long_words=False)
-    header, *rows = layout([one for one in status.rounds if one.state != "abandoned"], devices, columns)
+    header, *rows = layout(
+        [this_round for this_round in status.rounds if this_round.state != "abandoned"], devices, columns
+    )
     room = len(rows) if height is None else max(1, height - len(above) - len(below) - 2)
     if len(rows) > room:
         rows = [f"... {len(rows) - room + 1} rounds before", *rows[len(rows) - room + 1 :]]
     return [*above, header, *rows, *below]
 
 
-def _loss(one: RoundStatus) -> str:
-    return "-" if one.loss is None else f"{one.loss:.3f}"
+def _loss(this_round: RoundStatus) -> str:
+    return "-" if this_round.loss is None else f"{this_round.loss:.3f}"
 
 
 class LiveTable:
@@ -164,16 +166,16 @@ class LiveTable:
             shown = screen(status, self._title, self._devices, size.width, size.height)
             self._live.update(Text("\n".join(shown), no_wrap=True, overflow="ignore"))
             return
-        for one in status.rounds:
-            if one.round > self._printed and one.state == "closed":
-                self._print(one)
+        for this_round in status.rounds:
+            if this_round.round > self._printed and this_round.state == "closed":
+                self._print(this_round)
 
-    def _print(self, one: RoundStatus) -> None:
+    def _print(self, this_round: RoundStatus) -> None:
         if self._printed < 0:
             self._widths = [max(width, 9) for width in self._widths]
-            self._line(_headings(self._devices, _DETAILS[0], one.measure))
-        self._line(_cells(one, self._devices, _DETAILS[0]))
-        self._printed = one.round
+            self._line(_headings(self._devices, _DETAILS[0], this_round.measure))
+        self._line(_cells(this_round, self._devices, _DETAILS[0]))
+        self._printed = this_round.round
 
     def _line(self, cells: Sequence[str]) -> None:
         print("  ".join(cell.rjust(width) for cell, width in zip(cells, self._widths, strict=True)), flush=True)

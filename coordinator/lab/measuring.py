@@ -61,8 +61,8 @@ def costs_of(status: RunStatus, names: Sequence[str]) -> dict[str, RoundCost]:
     """Costs by device, from a run of rounds with ``SHARE`` of the work. Whoever could not be metered is left out."""
     found: dict[str, RoundCost] = {}
     for name in names:
-        mine = [one for status_of in status.rounds for one in status_of.devices if one.device_id == name]
-        told = [cost for one in mine if (cost := _cost(one)) is not None]
+        mine = [device for status_of in status.rounds for device in status_of.devices if device.device_id == name]
+        told = [cost for device in mine if (cost := _cost(device)) is not None]
         if told:
             trains = [train_j for train_j, _ in told]
             found[name] = RoundCost(min(trains), max(trains), max(sending_j for _, sending_j in told))
@@ -98,11 +98,11 @@ def resolved(budgets: Sequence[Budget], names: Sequence[str], costs: Mapping[str
     ]
 
 
-def _cost(one: DeviceRound) -> tuple[float, float] | None:
+def _cost(device: DeviceRound) -> tuple[float, float] | None:
     """Joules of a whole round's training, and of its coding and sending; None when any is not known."""
-    joules = {record.phase: record.energy_j for record in one.energy}
+    joules = {record.phase: record.energy_j for record in device.energy}
     train_j, encode_j, send_j = (joules.get(phase) for phase in (Phase.TRAIN, Phase.ENCODE, Phase.SEND))
-    if one.outcome != "accepted" or not one.steps_done or train_j is None or encode_j is None or send_j is None:
+    if device.outcome != "accepted" or not device.steps_done or train_j is None or encode_j is None or send_j is None:
         return None
     # A sensor whose zero is off may see a little less than nothing.
-    return max(0.0, train_j) / one.steps_done * one.steps_planned / SHARE, max(0.0, encode_j) + max(0.0, send_j)
+    return max(0.0, train_j) / device.steps_done * device.steps_planned / SHARE, max(0.0, encode_j) + max(0.0, send_j)

@@ -62,23 +62,23 @@ def best_of(closed: Sequence[RoundStatus]) -> RoundStatus | None:
     looked = [
         (round_.score, -(round_.loss or 0.0), round_.round, round_) for round_ in closed if round_.score is not None
     ]
-    return max(looked, key=lambda one: one[:3])[3] if looked else None
+    return max(looked, key=lambda entry: entry[:3])[3] if looked else None
 
 
-def _round(one: RoundStatus) -> dict[str, Any]:
+def _round(this_round: RoundStatus) -> dict[str, Any]:
     return {
-        "round": one.round,
-        "accuracy": one.accuracy,
-        "loss": one.loss,
-        "r2": one.r2,
-        "rmse": dict(one.rmse),
-        "auc": one.auc,
-        "bytes_up": one.bytes_up,
-        "bytes_down": one.bytes_down,
-        "joules": {device.device_id: _joules(device) for device in one.devices},
-        "energy": {device.device_id: _energy(device) for device in one.devices},
-        "devices": {device.device_id: _device(device) for device in one.devices},
-        "bias": None if one.bias is None else dataclasses.asdict(one.bias),
+        "round": this_round.round,
+        "accuracy": this_round.accuracy,
+        "loss": this_round.loss,
+        "r2": this_round.r2,
+        "rmse": dict(this_round.rmse),
+        "auc": this_round.auc,
+        "bytes_up": this_round.bytes_up,
+        "bytes_down": this_round.bytes_down,
+        "joules": {device.device_id: _joules(device) for device in this_round.devices},
+        "energy": {device.device_id: _energy(device) for device in this_round.devices},
+        "devices": {device.device_id: _device(device) for device in this_round.devices},
+        "bias": None if this_round.bias is None else dataclasses.asdict(this_round.bias),
     }
 
 

@@ -83,7 +83,7 @@ def check_scheme(scheme: str) -> None:
 
 def _alpha(name: str, argument: str, scheme: str) -> float:
     """The number after the colon, which only `dirichlet` has; 0 for the others."""
-    known = [one.partition(":")[0] for one in SCHEMES]
+    known = [text.partition(":")[0] for text in SCHEMES]
     if name not in known:
         near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.4)
         hint = f"did you mean {SCHEMES[known.index(near[0])]}?" if near else f"choose {', '.join(SCHEMES)}"

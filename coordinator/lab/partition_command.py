@@ -79,12 +79,12 @@ def run(arguments: argparse.Namespace) -> int:
 def _names(given: str | None, count: int) -> Sequence[str] | None:
     if given is None:
         return None
-    names = [one.strip() for one in given.split(",")]
+    names = [part.strip() for part in given.split(",")]
     if len(names) != count or len(set(names)) != count:
         raise UsageError(f"{len(set(names))} names for {count} boards", where="--names", fix=f"give {count} of them")
-    for one in names:
-        if not one or not all(letter.isalnum() or letter in "._-" for letter in one) or one.startswith("."):
-            raise UsageError(f"{one!r} is no name of a file", where="--names", fix="letters, digits, . _ and -")
+    for name in names:
+        if not name or not all(letter.isalnum() or letter in "._-" for letter in name) or name.startswith("."):
+            raise UsageError(f"{name!r} is no name of a file", where="--names", fix="letters, digits, . _ and -")
     return names
 
 

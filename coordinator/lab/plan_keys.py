@@ -68,7 +68,7 @@ def read_file(path: Path) -> Document:
         raise PlanError(f"cannot be read ({reason})", where=str(path), fix="check the path") from error
     except (ValueError, RecursionError) as error:
         raise PlanError(f"not TOML: {error}", where=str(path)) from error
-    for section, key in (*_OWN, *(("run", one) for one in KEYS)):
+    for section, key in (*_OWN, *(("run", key) for key in KEYS)):
         if isinstance(document.get(section), dict):
             document[section].pop(key, None)
     return document

@@ -100,11 +100,13 @@ def solve(
     found: tuple[tuple[float, float], ...] = ()
     chosen = "given"
     if shrinkage is None and accuracy is not None:
-        found = tuple((one, 1.0 - accuracy(*spectrum.head_of(priors, one))) for one in SHRINKAGES)
-        shrinkage, chosen = min(found, key=lambda one: (one[1], -one[0]))[0], "chosen by held-out data"
+        found = tuple(
+            (each_shrinkage, 1.0 - accuracy(*spectrum.head_of(priors, each_shrinkage))) for each_shrinkage in SHRINKAGES
+        )
+        shrinkage, chosen = min(found, key=lambda pair: (pair[1], -pair[0]))[0], "chosen by held-out data"
     elif shrinkage is None:
         found = leave_out(groups, head, priors) if len(groups) > 1 else ()
-        shrinkage = min(found, key=lambda one: one[1])[0] if found else ALONE
+        shrinkage = min(found, key=lambda pair: pair[1])[0] if found else ALONE
         chosen = "chosen by leaving out devices" if found else "taken, since one device alone cannot be left out"
     kernel, bias = spectrum.head_of(priors, shrinkage)
     # Whoever has held-out data calibrates by them.
@@ -123,18 +125,18 @@ def _total_moments(whole: Moments) -> tuple[Reals, Reals]:
 
 def grouped(parts: Sequence[Moments]) -> list[Moments]:
     """The parts in at most MAX_GROUPS groups of devices, about equal in examples, whatever their order."""
-    filled = sorted((one for one in parts if one.examples), key=_place)
+    filled = sorted((part for part in parts if part.examples), key=_place)
     if len(filled) <= MAX_GROUPS:
         return filled
     groups = [nothing(filled[0].classes, filled[0].width) for _ in range(MAX_GROUPS)]
-    for one in filled:
+    for moments in filled:
         smallest = min(range(MAX_GROUPS), key=lambda at: groups[at].examples)
-        groups[smallest] = groups[smallest] + one
+        groups[smallest] = groups[smallest] + moments
     return groups
 
 
-def _place(one: Moments) -> tuple[int, bytes, bytes]:
-    return -one.examples, one.counts.tobytes(), one.sums.tobytes()
+def _place(moments: Moments) -> tuple[int, bytes, bytes]:
+    return -moments.examples, moments.counts.tobytes(), moments.sums.tobytes()
 
 
 def leave_out(groups: Sequence[Moments], head: str, priors: str) -> tuple[tuple[float, float], ...]:
@@ -189,8 +191,8 @@ def _margins(
         pairs = np.outer(out.counts / out.examples * known if priors == "data" else prior * known, rest.counts > 0)
         np.fill_diagonal(pairs, 0.0)
         row = []
-        for one in shrinkages:
-            kernel, bias = spectrum.turned_head(priors, one)
+        for shrinkage in shrinkages:
+            kernel, bias = spectrum.turned_head(priors, shrinkage)
             score = spectrum.turned_means @ kernel + bias[None, :]
             mean = score.diagonal()[:, None] - score
             spread = kernel.T @ turned @ kernel

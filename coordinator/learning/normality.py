@@ -51,14 +51,16 @@ def solve_distance(
     found: tuple[tuple[float, float], ...] = ()
     chosen = "given"
     if shrinkage is None and order is not None:
-        looked = [(one, order(*whitened_head(middle, covariance, one))) for one in SHRINKAGES]
+        looked = [
+            (each_shrinkage, order(*whitened_head(middle, covariance, each_shrinkage))) for each_shrinkage in SHRINKAGES
+        ]
         found = tuple((one, 1.0 - auc) for one, auc in looked if auc is not None)
         if found:
-            shrinkage, chosen = min(found, key=lambda one: (one[1], -one[0]))[0], "chosen by held-out data"
+            shrinkage, chosen = min(found, key=lambda pair: (pair[1], -pair[0]))[0], "chosen by held-out data"
     if shrinkage is None:
         groups = grouped(parts)
         found = _left_out(groups) if len(groups) > 1 else ()
-        shrinkage = min(found, key=lambda one: one[1])[0] if found else ALONE
+        shrinkage = min(found, key=lambda pair: pair[1])[0] if found else ALONE
         chosen = "chosen by leaving out devices" if found else "taken, since one device alone cannot be left out"
     kernel, bias = whitened_head(middle, covariance, shrinkage)
     if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
@@ -87,7 +89,7 @@ def _left_out(groups: Sequence[Moments]) -> tuple[tuple[float, float], ...]:
         scatter = out.square() - crossed - crossed.T + out.examples * np.outer(middle, middle)
         spread = np.einsum("ij,ij->j", vectors, scatter @ vectors) / out.examples
         mean_value = float(values.mean())
-        for at, one in enumerate(SHRINKAGES):
-            shrunk = values + one * (mean_value if mean_value > 0 else 1.0)
+        for at, shrinkage in enumerate(SHRINKAGES):
+            shrunk = values + shrinkage * (mean_value if mean_value > 0 else 1.0)
             lost[at] += out.examples / whole.examples * 0.5 * float((spread / shrunk + np.log(shrunk)).sum())
     return tuple(zip(SHRINKAGES, lost.tolist(), strict=True))

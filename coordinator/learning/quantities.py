@@ -57,7 +57,9 @@ def solve_quantities(
     found: tuple[tuple[float, float], ...] = ()
     chosen = "given"
     if shrinkage is None and explained is not None:
-        found = tuple((one, 1.0 - explained(*spectrum.head(one))) for one in SHRINKAGES)
+        found = tuple(
+            (each_shrinkage, 1.0 - explained(*spectrum.head(each_shrinkage))) for each_shrinkage in SHRINKAGES
+        )
         shrinkage, chosen = min(found, key=lambda one: (one[1], -one[0]))[0], "chosen by held-out data"
     elif shrinkage is None:
         groups = grouped(parts)
@@ -79,8 +81,8 @@ def _left_out(
     for out in groups:
         rest = moments_of(whole - out)
         spectrum, others = _Spectrum.of(rest), moments_of(out).about(rest.middle, rest.target)
-        for at, one in enumerate(SHRINKAGES):
-            kernel, _ = spectrum.head(one)
+        for at, shrinkage in enumerate(SHRINKAGES):
+            kernel, _ = spectrum.head(shrinkage)
             fitted = np.einsum("dk,dk->k", kernel, others.covariance @ kernel)
             error = others.spread.diagonal() - 2.0 * np.einsum("dk,dk->k", kernel, others.crossed) + fitted
             lost[at] += out.examples / whole.examples * float(error.mean())

@@ -26,7 +26,7 @@ def why_stop(accuracies: Sequence[tuple[int, float | None]], examples: int, pati
     if patience < 1 or not examples or len(known) <= patience:
         return ""
     before, last = known[:-patience], known[-patience:]
-    number, best = max(before, key=lambda one: (one[1], one[0]))
+    number, best = max(before, key=lambda pair: (pair[1], pair[0]))
     # A share has this error. What an R2 below 0 has is not known: chance is given no room then.
     error = math.sqrt(max(0.0, best * (1.0 - best)) / examples)
     if any(value >= best - error for _, value in last):

@@ -77,61 +77,63 @@ class Following:
             for page in self._connection.pages(self._run_id, self._since):
                 self.calls += 1
                 chosen = page
-                for one in page.rounds:
-                    self._take(one)
+                for this_round in page.rounds:
+                    self._take(this_round)
             self._since = self._first_unsettled()
         if time.monotonic() - self._cards_at_s >= DEVICES_S:
-            self._cards = {one.device_id: one for one in self._connection.devices()}
+            self._cards = {device.device_id: device for device in self._connection.devices()}
             self.calls += 1
             self._cards_at_s = time.monotonic()
         return self._shown(runs, chosen)
 
     def _choose(self, runs: Sequence[RunStatus]) -> RunStatus | None:
         if not self._wanted:
-            on = [one for one in runs if one.state == "running"] or [one for one in runs if one.is_on]
+            on = [run for run in runs if run.state == "running"] or [run for run in runs if run.is_on]
             shown = on or list(runs)
             return shown[-1] if shown else None
-        named = [one for one in runs if self._wanted in (one.run_id, one.name) or one.run_id.startswith(self._wanted)]
+        named = [run for run in runs if self._wanted in (run.run_id, run.name) or run.run_id.startswith(self._wanted)]
         if not named:
             raise UnknownRunError("there is no such run", where=self._wanted, fix="see: coordinator status")
         # As commands take it: an id before a name, and of one name the newest.
-        return next((one for one in named if one.run_id == self._wanted), named[-1])
+        return next((run for run in named if run.run_id == self._wanted), named[-1])
 
-    def _take(self, one: RoundStatus) -> None:
+    def _take(self, this_round: RoundStatus) -> None:
         spent, outcomes = JouleSum(), dict.fromkeys(("accepted", "late", "rejected", "missing", "ordered"), 0)
-        for work in one.devices:
+        for work in this_round.devices:
             outcomes[work.outcome] = outcomes.get(work.outcome, 0) + 1
             for record in work_of(work.energy):
                 spent.add(record, work.device_id)
-            self._take_device(one, work)
-        self._rounds[one.round] = {
-            "round": one.round,
-            "state": one.state,
-            "measure": one.measure,
-            "score": one.score if one.score is not None or one.federated is None else one.federated.accuracy,
-            "loss": one.loss,
+            self._take_device(this_round, work)
+        self._rounds[this_round.round] = {
+            "round": this_round.round,
+            "state": this_round.state,
+            "measure": this_round.measure,
+            "score": this_round.score
+            if this_round.score is not None or this_round.federated is None
+            else this_round.federated.accuracy,
+            "loss": this_round.loss,
             "spent_j": spent.at_least_j,
             "unknown": spent.unknown,
             "uncertainty_j": spent.uncertainty_j,
-            "bytes_up": one.bytes_up,
-            "bytes_down": one.bytes_down,
-            "asked": len(one.devices),
+            "bytes_up": this_round.bytes_up,
+            "bytes_down": this_round.bytes_down,
+            "asked": len(this_round.devices),
             **outcomes,
-            "opened_unix_s": one.opened_unix_s,
-            "closed_unix_s": one.closed_unix_s,
+            "opened_unix_s": this_round.opened_unix_s,
+            "closed_unix_s": this_round.closed_unix_s,
         }
 
-    def _take_device(self, one: RoundStatus, work: DeviceRound) -> None:
+    def _take_device(self, this_round: RoundStatus, work: DeviceRound) -> None:
         kept = self._devices.setdefault(work.device_id, _Device())
-        if one.round >= kept.newest_round:
-            kept.newest, kept.newest_round = work, one.round
-            kept.opened_unix_s, kept.round_is_open = one.opened_unix_s, one.state == "open"
-        if work.energy and one.round >= kept.reported_round:
-            kept.reported, kept.reported_round = work, one.round
-        if work.strain is not None and work.strain.hottest_c is not None and one.round >= kept.reported_round:
+        if this_round.round >= kept.newest_round:
+            kept.newest, kept.newest_round = work, this_round.round
+            kept.opened_unix_s, kept.round_is_open = this_round.opened_unix_s, this_round.state == "open"
+        if work.energy and this_round.round >= kept.reported_round:
+            kept.reported, kept.reported_round = work, this_round.round
+        if work.strain is not None and work.strain.hottest_c is not None and this_round.round >= kept.reported_round:
             kept.hottest_c = work.strain.hottest_c
         if work.energy:
-            kept.joules[one.round] = work.spent_j
+            kept.joules[this_round.round] = work.spent_j
             while len(kept.joules) > HISTORY:
                 del kept.joules[min(kept.joules)]
 
@@ -143,14 +145,14 @@ class Following:
         names = sorted({*self._cards, *self._devices})
         return {
             "runs": {
-                one.run_id: {
-                    "name": one.name,
-                    "state": one.state,
-                    "round": max((row.round for row in one.rounds), default=0),
-                    "rounds_planned": one.rounds_planned,
-                    "started_unix_s": one.started_unix_s,
+                each_run.run_id: {
+                    "name": each_run.name,
+                    "state": each_run.state,
+                    "round": max((row.round for row in each_run.rounds), default=0),
+                    "rounds_planned": each_run.rounds_planned,
+                    "started_unix_s": each_run.started_unix_s,
                 }
-                for one in runs
+                for each_run in runs
             },
             "run": None
             if run is None
@@ -170,7 +172,15 @@ class Following:
     def _device(self, name: str, *, is_on: bool) -> dict[str, Any]:
         card, kept = self._cards.get(name), self._devices.get(name, _Device())
         order, told = kept.newest, kept.reported
-        phases = {} if told is None else {str(one.phase): _phase(one) for one in told.energy if one.phase in _WORK}
+        phases = (
+            {}
+            if told is None
+            else {
+                str(phase_energy.phase): _phase(phase_energy)
+                for phase_energy in told.energy
+                if phase_energy.phase in _WORK
+            }
+        )
         return {
             "device_id": name,
             "state": "unknown" if card is None else card.state,

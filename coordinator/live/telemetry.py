@@ -129,37 +129,37 @@ class Telemetry:
     def changes(self, runs: Iterable[RunStatus], devices: Iterable[DeviceStatus]) -> dict[str, str]:
         """Topics and payloads that differ from what the broker holds; an empty payload takes a topic away."""
         made: dict[str, str] = {}
-        for one in devices:
-            made |= self._device(one)
+        for device in devices:
+            made |= self._device(device)
         made |= self._run(list(runs))
         gone = {topic: "" for topic in self._held if topic not in made}
         changed = {topic: payload for topic, payload in made.items() if self._held.get(topic) != payload} | gone
         self._held = made
         return changed
 
-    def _device(self, one: DeviceStatus) -> dict[str, str]:
-        name = topic_name(one.device_id)
+    def _device(self, device: DeviceStatus) -> dict[str, str]:
+        name = topic_name(device.device_id)
         topic = f"{self._prefix}/device/{name}/state"
-        energy_j = self._energy_j(name, one.energy_j)
+        energy_j = self._energy_j(name, device.energy_j)
         state = {
-            "device": one.device_id,
-            "state": one.state,
+            "device": device.device_id,
+            "state": device.state,
             "energy_wh": None if energy_j is None else round(energy_j / J_PER_WH, 9),
-            "energy_j": one.energy_j,
-            "unknown_phases": one.unknown_phases,
-            "examples": one.train_examples,
-            "last_seen": datetime.fromtimestamp(one.last_seen_unix_s, UTC).isoformat(timespec="seconds"),
-            "reason": one.reason,
+            "energy_j": device.energy_j,
+            "unknown_phases": device.unknown_phases,
+            "examples": device.train_examples,
+            "last_seen": datetime.fromtimestamp(device.last_seen_unix_s, UTC).isoformat(timespec="seconds"),
+            "reason": device.reason,
         }
         made = {topic: json.dumps(state)}
         if self._discovery is None:
             return made
         about = {
             "identifiers": [f"edgejoule_{name}"],
-            "name": one.device_id,
+            "name": device.device_id,
             "manufacturer": "edgejoule",
-            "model": one.board or "board unknown",
-            "sw_version": one.software_version,
+            "model": device.board or "board unknown",
+            "sw_version": device.software_version,
         }
         return made | self._found(_OF_DEVICE, name, topic, about)
 
@@ -177,7 +177,9 @@ class Telemetry:
         return self._told_j[name]
 
     def _run(self, runs: list[RunStatus]) -> dict[str, str]:
-        on = [one for one in runs if one.state == "running"] or [one for one in runs if one.state != "scheduled"]
+        on = [each_run for each_run in runs if each_run.state == "running"] or [
+            each_run for each_run in runs if each_run.state != "scheduled"
+        ]
         if not on:
             return {}
         run, topic = on[-1], f"{self._prefix}/run/state"

@@ -39,7 +39,7 @@ def plain(text: str) -> str:
     >>> plain("pi\\x1b[2J")
     'pi�[2J'
     """
-    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def sparks(values: Sequence[float | None], width: int) -> str:
@@ -49,12 +49,12 @@ def sparks(values: Sequence[float | None], width: int) -> str:
     ('▁▄ █', '')
     """
     shown = list(values)[-width:]
-    known = [one for one in shown if one is not None]
+    known = [value for value in shown if value is not None]
     if not known:
         return " " * len(shown)
     low, high = min(0.0, *known), max(known)
     span = (high - low) or 1.0
-    return "".join(" " if one is None else _BLOCKS[int((one - low) / span * 7)] for one in shown)
+    return "".join(" " if value is None else _BLOCKS[int((value - low) / span * 7)] for value in shown)
 
 
 class Question(ModalScreen[bool]):
@@ -101,35 +101,37 @@ class Inspection(ModalScreen[None]):
 
 def plain_lines(lines: Sequence[str]) -> str:
     """Lines that a terminal only shows."""
-    return "\n".join(plain(one) for one in lines)
+    return "\n".join(plain(line) for line in lines)
 
 
-def inspected(one: dict[str, Any]) -> list[str]:
+def inspected(device: dict[str, Any]) -> list[str]:
     """One device, line by line."""
     lines = [
-        one["device_id"],
+        device["device_id"],
         "",
-        f"state      {one['state']}, seen {_seen(one)}",
-        f"board      {one['board'] or UNKNOWN}",
-        f"meter      {one['meter'] or UNKNOWN}",
-        f"all time   {joules(one['total_j'])} J"
-        + (f", {one['total_unknown']} unknown" if one["total_unknown"] else ""),
+        f"state      {device['state']}, seen {_seen(device)}",
+        f"board      {device['board'] or UNKNOWN}",
+        f"meter      {device['meter'] or UNKNOWN}",
+        f"all time   {joules(device['total_j'])} J"
+        + (f", {device['total_unknown']} unknown" if device["total_unknown"] else ""),
     ]
-    if one["round"] is not None:
-        lines.append(f"round      {one['round']}: {one['outcome']}, {one['steps_done']}/{one['steps_planned']} steps")
-    if one["granted_j"] is not None:
-        lines.append(f"budget     {joules(one['left_j'])} J left of {joules(one['granted_j'])} J")
-    if one["temperature_c"] is not None:
-        lines.append(f"hottest    {one['temperature_c']:.1f} °C")
-    if one["standing"]:
-        lines.append(f"why        {one['standing']}")
-    if one["phases"]:
-        lines += ["", f"round {one['reported_round']}      joules           mean watts"]
-        for phase, record in one["phases"].items():
+    if device["round"] is not None:
+        lines.append(
+            f"round      {device['round']}: {device['outcome']}, {device['steps_done']}/{device['steps_planned']} steps"
+        )
+    if device["granted_j"] is not None:
+        lines.append(f"budget     {joules(device['left_j'])} J left of {joules(device['granted_j'])} J")
+    if device["temperature_c"] is not None:
+        lines.append(f"hottest    {device['temperature_c']:.1f} °C")
+    if device["standing"]:
+        lines.append(f"why        {device['standing']}")
+    if device["phases"]:
+        lines += ["", f"round {device['reported_round']}      joules           mean watts"]
+        for phase, record in device["phases"].items():
             width = record["uncertainty_j"]
             told = joules(record["energy_j"]) + (f" ± {width:.2g}" if width is not None else "")
             lines.append(f"  {phase:<8} {told:<16} {joules(record['power_w'])}")
-    return [*lines, "", f"joules by round  {sparks(one['sparks'], 40)}"]
+    return [*lines, "", f"joules by round  {sparks(device['sparks'], 40)}"]
 
 
 def _seen(one: dict[str, Any]) -> str:
@@ -138,7 +140,7 @@ def _seen(one: dict[str, Any]) -> str:
 
 
 def _last_joules(closed: Sequence[dict[str, Any]]) -> str:
-    known = [one["spent_j"] for one in closed if one["spent_j"] is not None]
+    known = [row["spent_j"] for row in closed if row["spent_j"] is not None]
     return f"{joules(known[-1])} J" if known else "-"
 
 
@@ -227,10 +229,10 @@ class WatchApp(App[None]):
         if run is None:
             self.query_one("#run", Static).update("no run yet; start one with: coordinator start PLAN.toml")
             return
-        closed = [one for one in rounds if one["state"] == "closed"]
-        scored = [one for one in closed if one["score"] is not None]
-        spent = [one["spent_j"] for one in rounds if one["spent_j"] is not None]
-        unknown = sum(one["unknown"] for one in rounds)
+        closed = [this_round for this_round in rounds if this_round["state"] == "closed"]
+        scored = [row for row in closed if row["score"] is not None]
+        spent = [this_round["spent_j"] for this_round in rounds if this_round["spent_j"] is not None]
+        unknown = sum(this_round["unknown"] for this_round in rounds)
         told = f"{'≥ ' if unknown else ''}{joules(sum(spent))} J" if spent else f"{UNKNOWN} J" if unknown else "- J"
         score = "-"
         if scored:
@@ -247,8 +249,8 @@ class WatchApp(App[None]):
         )
         width = max(10, self.size.width - 24)
         curves = [
-            ("score", [one["score"] for one in rounds], score.split("  ")[0]),
-            ("joules", [one["spent_j"] for one in closed if one["asked"]], _last_joules(closed)),
+            ("score", [this_round["score"] for this_round in rounds], score.split("  ")[0]),
+            ("joules", [row["spent_j"] for row in closed if row["asked"]], _last_joules(closed)),
         ]
         self.query_one("#curves", Static).update(
             "\n".join(f"{name:<7}{sparks(values, width)} {last}" for name, values, last in curves)
@@ -258,12 +260,12 @@ class WatchApp(App[None]):
         table = self.query_one(DataTable)
         rows = self.shown["devices"]
         if self._only_trouble:
-            rows = {name: one for name, one in rows.items() if one["trouble"]}
+            rows = {name: row for name, row in rows.items() if row["trouble"]}
         for key in [key for key in table.rows if key.value not in rows]:
             table.remove_row(key)
         there = {key.value for key in table.rows}
-        for name, one in rows.items():
-            cells = self._cells(one)
+        for name, row in rows.items():
+            cells = self._cells(row)
             if name in there:
                 for column, cell in zip(_COLUMNS, cells, strict=True):
                     if table.get_cell(name, column) != cell:
@@ -283,24 +285,24 @@ class WatchApp(App[None]):
                 key.row_key, key.column_key, table.get_cell(key.row_key, key.column_key), update_width=True
             )
 
-    def _cells(self, one: dict[str, Any]) -> list[Text]:
-        train = one["phases"].get("train")
-        left = "" if one["granted_j"] is None else joules(one["left_j"])
-        width = one["uncertainty_j"]
-        spent = "" if one["reported_round"] is None else joules(one["spent_j"])
+    def _cells(self, device: dict[str, Any]) -> list[Text]:
+        train = device["phases"].get("train")
+        left = "" if device["granted_j"] is None else joules(device["left_j"])
+        width = device["uncertainty_j"]
+        spent = "" if device["reported_round"] is None else joules(device["spent_j"])
         cells = [
-            plain(one["device_id"]),
-            "" if one["round"] is None else f"{one['round']} {one['outcome']}",
+            plain(device["device_id"]),
+            "" if device["round"] is None else f"{device['round']} {device['outcome']}",
             spent + (f" ± {width:.2g}" if width is not None and self.size.width >= _WIDE else ""),
             "" if train is None else joules(train["power_w"]),
             left,
-            "" if one["temperature_c"] is None else f"{one['temperature_c']:.0f}",
-            _seen(one).removesuffix(" ago"),
-            sparks(one["sparks"], 8 if self.size.width < _WIDE else 24),
-            plain(one["standing"]),
+            "" if device["temperature_c"] is None else f"{device['temperature_c']:.0f}",
+            _seen(device).removesuffix(" ago"),
+            sparks(device["sparks"], 8 if self.size.width < _WIDE else 24),
+            plain(device["standing"]),
         ]
         return [
-            Text(cell, style="bold red" if one["trouble"] and at in (0, 8) else "") for at, cell in enumerate(cells)
+            Text(cell, style="bold red" if device["trouble"] and at in (0, 8) else "") for at, cell in enumerate(cells)
         ]
 
     def _chosen(self) -> dict[str, Any] | None:

@@ -153,7 +153,9 @@ def event_of(seen: WattsSeen) -> str:
 
 
 def _figures(bins: PowerBins, values: Floats) -> list[float | None]:
-    return [float(f"{one:.4g}") if covered > 0 else None for one, covered in zip(values, bins.covered_s, strict=True)]
+    return [
+        float(f"{value:.4g}") if covered > 0 else None for value, covered in zip(values, bins.covered_s, strict=True)
+    ]
 
 
 def _event(kind: str, value: dict[str, Any]) -> str:

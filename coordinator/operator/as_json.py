@@ -21,7 +21,7 @@ from protos.energy.trace import PhaseEnergy
 
 def run(status: RunStatus) -> dict[str, Any]:
     """One run; unknown figures are null."""
-    return document("run", {**_run(status), "rounds": [_round(one) for one in status.rounds]})
+    return document("run", {**_run(status), "rounds": [_round(this_round) for this_round in status.rounds]})
 
 
 def newest(status: RunStatus) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def _round(status: RoundStatus) -> dict[str, Any]:
         "bytes_down": status.bytes_down,
         "bias": None if status.bias is None else dataclasses.asdict(status.bias),
         "federated": None if status.federated is None else _federated(status.federated),
-        "devices": [_device_round(one) for one in status.devices],
+        "devices": [_device_round(each_device) for each_device in status.devices],
     }
 
 
@@ -62,8 +62,8 @@ def _device_round(status: DeviceRound) -> dict[str, Any]:
         "energy_j": status.spent_j,
         "spent_j": status.spent_j,
         "strain": None if status.strain is None else dataclasses.asdict(status.strain),
-        "refusals": [dataclasses.asdict(one) for one in status.refusals],
-        "energy": {str(one.phase): energy(one) for one in status.energy},
+        "refusals": [dataclasses.asdict(refusal) for refusal in status.refusals],
+        "energy": {str(phase_energy.phase): energy(phase_energy) for phase_energy in status.energy},
     }
 
 

@@ -123,7 +123,7 @@ class Operator:
             return self._page(run, since_round)[0]
         rounds: dict[int, RoundStatus] = {}
         for first in self.pages(run, since_round):
-            rounds |= {one.round: one for one in first.rounds}
+            rounds |= {this_round.round: this_round for this_round in first.rounds}
         return [replace(first, rounds=tuple(rounds[number] for number in sorted(rounds)))]
 
     def pages(self, run: str, since_round: int = 0) -> Iterator[RunStatus]:

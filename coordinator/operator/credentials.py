@@ -78,7 +78,7 @@ class Contexts:
 
     def names(self) -> list[str]:
         """All of them, by name."""
-        return sorted(one.stem for one in self.folder.glob("*.json"))
+        return sorted(path.stem for path in self.folder.glob("*.json"))
 
     def current(self) -> str | None:
         """The one that commands use, or None."""

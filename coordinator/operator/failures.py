@@ -30,15 +30,17 @@ _CODES: dict[type[EdgejouleError], grpc.StatusCode] = {
     errors.UnknownRunError: grpc.StatusCode.NOT_FOUND,
 }
 _CLASSES = {
-    one.exit_code: one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, EdgejouleError)
+    kind.exit_code: kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, EdgejouleError)
 }
 
 
 def status_of(error: EdgejouleError) -> grpc.StatusCode:
     """The gRPC status of an error; a bad argument unless the table says otherwise."""
-    for one in type(error).__mro__:
-        if one in _CODES:
-            return _CODES[one]
+    for code in type(error).__mro__:
+        if code in _CODES:
+            return _CODES[code]
     return grpc.StatusCode.INVALID_ARGUMENT
 
 

@@ -71,7 +71,7 @@ def join(token: EnrolmentToken) -> Credentials:
     return Credentials(
         peer.role.value,
         peer.name,
-        (address, *(one for one in token.addresses if one != address)),
+        (address, *(text for text in token.addresses if text != address)),
         key.private_bytes(*form).decode(),
         answer.chain_pem.decode("ascii"),
         answer.root_pem.decode("ascii"),

@@ -45,7 +45,7 @@ def runs_to(
     )
     if details is not None:
         (run,) = made.runs
-        events = [pb.RunEvent(**vars(one)) for one in details.events]
+        events = [pb.RunEvent(**vars(event)) for event in details.events]
         run.details.CopyFrom(
             pb.RunDetails(plan_toml=details.plan_toml, plan_directory=details.plan_directory, events=events)
         )
@@ -56,8 +56,8 @@ def details_from(message: pb.GetStatusResponse) -> RunDetails:
     """Details of the one run of a message; an older coordinator gives none."""
     (run,) = message.runs
     events = (
-        RunEvent(one.round if one.HasField("round") else None, one.unix_s, one.kind, one.detail)
-        for one in run.details.events
+        RunEvent(event.round if event.HasField("round") else None, event.unix_s, event.kind, event.detail)
+        for event in run.details.events
     )
     return RunDetails(run.details.plan_toml, run.details.plan_directory, tuple(events), message.software_version)
 
@@ -76,7 +76,7 @@ def _run_to(run: RunStatus) -> pb.RunStatus:
         plan_id=run.plan_id,
         bundle_id=run.bundle_id,
         rounds_planned=run.rounds_planned,
-        rounds=[_round_to(one) for one in run.rounds],
+        rounds=[_round_to(this_round) for this_round in run.rounds],
         started_unix_s=run.started_unix_s,
         finished_unix_s=run.finished_unix_s,
         privacy=None if run.privacy is None else pb.PrivacySpent(**vars(run.privacy)),
@@ -92,7 +92,7 @@ def _run_from(message: pb.RunStatus) -> RunStatus:
         plan_id=message.plan_id,
         bundle_id=message.bundle_id,
         rounds_planned=message.rounds_planned,
-        rounds=tuple(_round_from(one) for one in message.rounds),
+        rounds=tuple(_round_from(this_round) for this_round in message.rounds),
         started_unix_s=message.started_unix_s,
         finished_unix_s=message.finished_unix_s if message.HasField("finished_unix_s") else None,
         privacy=_privacy_from(message.privacy) if message.HasField("privacy") else None,
@@ -103,23 +103,23 @@ def _privacy_from(message: pb.PrivacySpent) -> PrivacySpent:
     return PrivacySpent(message.epsilon, message.delta, message.limit, message.rounds)
 
 
-def _round_to(one: RoundStatus) -> pb.RoundStatus:
+def _round_to(this_round: RoundStatus) -> pb.RoundStatus:
     return pb.RoundStatus(
-        round=one.round,
-        state=one.state,
-        accuracy=one.accuracy,
-        loss=one.loss,
-        bytes_up=one.bytes_up,
-        bytes_down=one.bytes_down,
-        devices=[_device_round_to(device) for device in one.devices],
-        opened_unix_s=one.opened_unix_s,
-        closed_unix_s=one.closed_unix_s,
-        head_version=one.head_version,
-        bias=None if one.bias is None else _bias_to(one.bias),
-        federated=None if one.federated is None else pb.FederatedEvaluation(**vars(one.federated)),
-        r2=one.r2,
-        rmse=one.rmse,
-        auc=one.auc,
+        round=this_round.round,
+        state=this_round.state,
+        accuracy=this_round.accuracy,
+        loss=this_round.loss,
+        bytes_up=this_round.bytes_up,
+        bytes_down=this_round.bytes_down,
+        devices=[_device_round_to(device) for device in this_round.devices],
+        opened_unix_s=this_round.opened_unix_s,
+        closed_unix_s=this_round.closed_unix_s,
+        head_version=this_round.head_version,
+        bias=None if this_round.bias is None else _bias_to(this_round.bias),
+        federated=None if this_round.federated is None else pb.FederatedEvaluation(**vars(this_round.federated)),
+        r2=this_round.r2,
+        rmse=this_round.rmse,
+        auc=this_round.auc,
     )
 
 
@@ -186,7 +186,7 @@ def _device_round_to(device: DeviceRound) -> pb.DeviceRound:
         strain=strain_to(device.strain),
         ended_in_pause=pause_to(device.stop_reason),
         counted_in=device.counted_in,
-        refusals=[pb.Refusal(**vars(one)) for one in device.refusals],
+        refusals=[pb.Refusal(**vars(refusal)) for refusal in device.refusals],
     )
 
 
@@ -207,7 +207,7 @@ def _device_round_from(message: pb.DeviceRound) -> DeviceRound:
         embedded=message.embedded,
         strain=strain_from(message.strain) if message.HasField("strain") else None,
         counted_in=message.counted_in if message.HasField("counted_in") else None,
-        refusals=tuple(Refusal(one.code, one.count, one.detail) for one in message.refusals),
+        refusals=tuple(Refusal(refusal.code, refusal.count, refusal.detail) for refusal in message.refusals),
     )
 
 
@@ -217,22 +217,22 @@ def devices_to(devices: Iterable[DeviceStatus], more: bool = False) -> pb.ListDe
         more=more,
         devices=[
             pb.DeviceStatus(
-                device_id=one.device_id,
-                state=one.state,
-                board=one.board,
-                engine=engine_to(one.engine),
-                meter=meter_to(one.meter),
-                software_version=one.software_version,
-                train_examples=one.train_examples,
-                test_examples=one.test_examples,
-                last_seen_unix_s=one.last_seen_unix_s,
-                energy_j=one.energy_j,
-                unknown_phases=one.unknown_phases,
-                budget_j=one.budget_j,
-                reason=one.reason,
-                account=one.account,
+                device_id=device.device_id,
+                state=device.state,
+                board=device.board,
+                engine=engine_to(device.engine),
+                meter=meter_to(device.meter),
+                software_version=device.software_version,
+                train_examples=device.train_examples,
+                test_examples=device.test_examples,
+                last_seen_unix_s=device.last_seen_unix_s,
+                energy_j=device.energy_j,
+                unknown_phases=device.unknown_phases,
+                budget_j=device.budget_j,
+                reason=device.reason,
+                account=device.account,
             )
-            for one in devices
+            for device in devices
         ],
     )
 
@@ -241,38 +241,42 @@ def devices_from(message: pb.ListDevicesResponse) -> list[DeviceStatus]:
     """Devices from a message."""
     return [
         DeviceStatus(
-            device_id=one.device_id,
-            state=one.state,
-            board=one.board,
-            engine=engine_from(one.engine),
-            meter=meter_from(one.meter),
-            software_version=one.software_version,
-            train_examples=one.train_examples,
-            test_examples=one.test_examples,
-            last_seen_unix_s=one.last_seen_unix_s,
-            energy_j=one.energy_j if one.HasField("energy_j") else None,
-            unknown_phases=one.unknown_phases,
-            budget_j=one.budget_j if one.HasField("budget_j") else None,
-            reason=one.reason,
-            account=one.account,
+            device_id=device.device_id,
+            state=device.state,
+            board=device.board,
+            engine=engine_from(device.engine),
+            meter=meter_from(device.meter),
+            software_version=device.software_version,
+            train_examples=device.train_examples,
+            test_examples=device.test_examples,
+            last_seen_unix_s=device.last_seen_unix_s,
+            energy_j=device.energy_j if device.HasField("energy_j") else None,
+            unknown_phases=device.unknown_phases,
+            budget_j=device.budget_j if device.HasField("budget_j") else None,
+            reason=device.reason,
+            account=device.account,
         )
-        for one in message.devices
+        for device in message.devices
     ]
 
 
 def budgets_to(run_id: str, budgets: Iterable[DeviceBudget], more: bool = False) -> pb.GetBudgetsResponse:
     """The ledger of a run as a message; ``more``: others follow."""
     made = pb.GetBudgetsResponse(run_id=run_id, more=more)
-    for one in budgets:
-        fit = pb.CostFit(rounds=one.fitted_rounds, price=one.price, deviation=one.deviation) if one.price else None
+    for budget in budgets:
+        fit = (
+            pb.CostFit(rounds=budget.fitted_rounds, price=budget.price, deviation=budget.deviation)
+            if budget.price
+            else None
+        )
         made.devices.add(
-            device_id=one.device_id,
-            orders=one.orders,
-            granted_j=one.granted_j,
-            spent_j=one.spent_j,
-            uncertain_j=one.uncertain_j,
-            today_j=one.today_j,
-            unlimited=one.unlimited,
+            device_id=budget.device_id,
+            orders=budget.orders,
+            granted_j=budget.granted_j,
+            spent_j=budget.spent_j,
+            uncertain_j=budget.uncertain_j,
+            today_j=budget.today_j,
+            unlimited=budget.unlimited,
             fit=fit,
         )
     return made
@@ -282,18 +286,18 @@ def budgets_from(message: pb.GetBudgetsResponse) -> list[DeviceBudget]:
     """The ledger of a run from a message."""
     return [
         DeviceBudget(
-            one.device_id,
-            one.orders,
-            one.granted_j,
-            one.spent_j,
-            one.uncertain_j,
-            one.today_j,
-            one.unlimited,
-            dict(one.fit.price),
-            dict(one.fit.deviation),
-            one.fit.rounds,
+            device.device_id,
+            device.orders,
+            device.granted_j,
+            device.spent_j,
+            device.uncertain_j,
+            device.today_j,
+            device.unlimited,
+            dict(device.fit.price),
+            dict(device.fit.deviation),
+            device.fit.rounds,
         )
-        for one in message.devices
+        for device in message.devices
     ]
 
 
@@ -341,15 +345,15 @@ def evaluation_to(found: HeadEvaluation) -> pb.EvaluateRunResponse:
         run_id=found.run_id,
         head_version=found.head_version,
         examples=found.examples,
-        heads=[pb.RoundedHead(**vars(one)) for one in found.heads],
+        heads=[pb.RoundedHead(**vars(head)) for head in found.heads],
     )
 
 
 def evaluation_from(message: pb.EvaluateRunResponse) -> HeadEvaluation:
     """A head at several widths from a message."""
     heads = tuple(
-        RoundedHead(one.bits, one.ranges, one.granularity, one.accuracy, one.loss, one.size_bytes)
-        for one in message.heads
+        RoundedHead(head.bits, head.ranges, head.granularity, head.accuracy, head.loss, head.size_bytes)
+        for head in message.heads
     )
     return HeadEvaluation(message.run_id, message.head_version, message.examples, heads)
 

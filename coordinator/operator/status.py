@@ -156,7 +156,7 @@ class RoundStatus:
     @property
     def score(self) -> float | None:
         """What heads are ranked by: the more the better."""
-        return next((one for one in (self.accuracy, self.r2, self.auc) if one is not None), None)
+        return next((value for value in (self.accuracy, self.r2, self.auc) if value is not None), None)
 
     @property
     def measure(self) -> str:

@@ -119,7 +119,7 @@ def blocks(header: Sequence[str], rows: Sequence[Sequence[str]], columns: int | 
     said = [index for index in range(len(header)) if not index or any(row[index] for row in rows)]
     if len(said) < len(header):
         # A column in which nobody has anything to say.
-        return blocks([header[one] for one in said], [[row[one] for one in said] for row in rows], columns)
+        return blocks([header[index] for index in said], [[row[index] for index in said] for row in rows], columns)
     left = columns - _total(widths[:-1]) - len(_GAP)
     if left >= max(_LEAST_WRAPPED, _longest_word(header, rows)):
         return [(header, rows, [*widths[:-1], left])]
@@ -149,11 +149,11 @@ def lines(header: Sequence[str], rows: Sequence[Sequence[str]], widths: Sequence
 def _picked(
     header: Sequence[str], rows: Sequence[Sequence[str]], widths: Sequence[int], taken: Sequence[int], columns: int
 ) -> Block:
-    chosen = [widths[one] for one in taken]
+    chosen = [widths[index] for index in taken]
     left = columns - _total(chosen[:-1]) - len(_GAP)
     if chosen[-1] > left >= _LEAST_WRAPPED:
         chosen[-1] = left
-    return [header[one] for one in taken], [[row[one] for one in taken] for row in rows], chosen
+    return [header[index] for index in taken], [[row[index] for index in taken] for row in rows], chosen
 
 
 def _wrapped(text: str, width: int) -> list[str]:

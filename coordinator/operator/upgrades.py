@@ -101,15 +101,15 @@ def header_from(message: pb.UpgradeHeader) -> UpgradeWanted:
     )
 
 
-def upgrade_to(one: UpgradeStatus) -> pb.UpgradeStatus:
+def upgrade_to(upgrade: UpgradeStatus) -> pb.UpgradeStatus:
     """As a message."""
-    values = {**vars(one), "devices": [pb.UpgradeDevice(**vars(device)) for device in one.devices]}
+    values = {**vars(upgrade), "devices": [pb.UpgradeDevice(**vars(device)) for device in upgrade.devices]}
     return pb.UpgradeStatus(**values)
 
 
 def upgrades_to(found: Iterable[UpgradeStatus]) -> pb.ListUpgradesResponse:
     """As a message."""
-    return pb.ListUpgradesResponse(upgrades=[upgrade_to(one) for one in found])
+    return pb.ListUpgradesResponse(upgrades=[upgrade_to(upgrade) for upgrade in found])
 
 
 def upgrade_from(message: pb.UpgradeStatus) -> UpgradeStatus:
@@ -129,19 +129,19 @@ def upgrade_from(message: pb.UpgradeStatus) -> UpgradeStatus:
         message.ended_unix_s if message.HasField("ended_unix_s") else None,
         tuple(
             UpgradeDevice(
-                one.device_id,
-                one.stage,
-                one.state,
-                one.reason,
-                one.software_version,
-                one.present,
-                one.changed_unix_s,
+                device.device_id,
+                device.stage,
+                device.state,
+                device.reason,
+                device.software_version,
+                device.present,
+                device.changed_unix_s,
             )
-            for one in message.devices
+            for device in message.devices
         ),
     )
 
 
 def upgrades_from(message: pb.ListUpgradesResponse) -> list[UpgradeStatus]:
     """From a message."""
-    return [upgrade_from(one) for one in message.upgrades]
+    return [upgrade_from(upgrade) for upgrade in message.upgrades]

@@ -55,12 +55,12 @@ def follow(
                 raise
         else:
             heard_s, reason = time.monotonic(), status.reason
-            for one in status.rounds:
-                seen[one.round] = one
-                if one.state == "closed" and one.round >= shown:
+            for this_round in status.rounds:
+                seen[this_round.round] = this_round
+                if this_round.state == "closed" and this_round.round >= shown:
                     if on_round is not None:
-                        on_round(one)
-                    shown = one.round + 1
+                        on_round(this_round)
+                    shown = this_round.round + 1
             if status.is_over:
                 return replace(status, rounds=tuple(seen[number] for number in sorted(seen)))
             if status.state == "scheduled":

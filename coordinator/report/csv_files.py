@@ -64,10 +64,10 @@ def _cell(value: Cell) -> Cell:
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULAS) else value
 
 
-def energy_rows(run: RunStatus, one: RoundStatus) -> Iterable[list[Cell]]:
+def energy_rows(run: RunStatus, this_round: RoundStatus) -> Iterable[list[Cell]]:
     """A row for each phase of each device of a round, as :data:`ENERGY`; one without a phase where none was told."""
-    for work in one.devices:
-        front: list[Cell] = [run.run_id, one.round, work.device_id, work.outcome]
+    for work in this_round.devices:
+        front: list[Cell] = [run.run_id, this_round.round, work.device_id, work.outcome]
         back: list[Cell] = [work.budget_j, work.weight]
         if not work.energy:
             yield [*front, *[None] * 8, *back]
@@ -89,60 +89,60 @@ def energy_rows(run: RunStatus, one: RoundStatus) -> Iterable[list[Cell]]:
 def round_rows(record: RunRecord) -> Iterable[list[Cell]]:
     """A row for each round, as :data:`ROUNDS`."""
     run = record.run
-    for one in record.rounds:
+    for this_round in record.rounds:
         yield [
             run.run_id,
             run.name,
-            one.round,
-            one.state,
+            this_round.round,
+            this_round.state,
             record.measure,
-            one.score,
-            one.loss,
-            one.opened_unix_s,
-            one.closed_unix_s,
-            one.devices,
-            *(one.outcomes[name] for name in ("accepted", "late", "rejected", "missing")),
-            one.budget_j,
-            one.spent.at_least_j,
-            one.spent.unknown,
-            one.spent.uncertainty_j,
-            one.known_so_far_j if record.spent.known else None,
-            one.bytes_up,
-            one.bytes_down,
-            None if one.bias is None else one.bias.from_plan,
-            None if one.bias is None else one.bias.from_examples,
-            one.hottest_c,
-            one.head_version,
+            this_round.score,
+            this_round.loss,
+            this_round.opened_unix_s,
+            this_round.closed_unix_s,
+            this_round.devices,
+            *(this_round.outcomes[name] for name in ("accepted", "late", "rejected", "missing")),
+            this_round.budget_j,
+            this_round.spent.at_least_j,
+            this_round.spent.unknown,
+            this_round.spent.uncertainty_j,
+            this_round.known_so_far_j if record.spent.known else None,
+            this_round.bytes_up,
+            this_round.bytes_down,
+            None if this_round.bias is None else this_round.bias.from_plan,
+            None if this_round.bias is None else this_round.bias.from_examples,
+            this_round.hottest_c,
+            this_round.head_version,
         ]
 
 
 def device_rows(record: RunRecord) -> Iterable[list[Cell]]:
     """A row for each device, as :data:`DEVICES`."""
     shares: Mapping[str, float] = record.example_shares()
-    for one in record.devices:
-        card, budget = record.cards.get(one.device_id), record.budgets.get(one.device_id)
+    for device in record.devices:
+        card, budget = record.cards.get(device.device_id), record.budgets.get(device.device_id)
         yield [
             record.run.run_id,
             record.run.name,
-            one.device_id,
+            device.device_id,
             None if card is None else card.board,
             None if card is None else card.software_version,
             None if card is None else f"{card.meter.method} {card.meter.sensor}".strip(),
-            one.outcomes.total(),
-            *(one.outcomes[name] for name in ("accepted", "late", "rejected", "missing")),
-            one.steps_done,
-            one.steps_planned,
-            one.examples,
-            one.say_of_weight(),
-            shares.get(one.device_id),
-            one.spent.at_least_j,
-            one.spent.unknown,
-            one.spent.uncertainty_j,
+            device.outcomes.total(),
+            *(device.outcomes[name] for name in ("accepted", "late", "rejected", "missing")),
+            device.steps_done,
+            device.steps_planned,
+            device.examples,
+            device.say_of_weight(),
+            shares.get(device.device_id),
+            device.spent.at_least_j,
+            device.spent.unknown,
+            device.spent.uncertainty_j,
             None if budget is None else budget.granted_j,
             None if budget is None else budget.uncertain_j,
-            one.bytes_up,
-            one.bytes_down,
-            one.hottest_c,
-            one.heat_s,
-            one.busy_s,
+            device.bytes_up,
+            device.bytes_down,
+            device.hottest_c,
+            device.heat_s,
+            device.busy_s,
         ]

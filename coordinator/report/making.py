@@ -93,8 +93,8 @@ def make(
             files = {kind: stack.enter_context(write_whole(path)) for kind, path in paths.items()}
             energy = _writers(files, "energy", csv_files.ENERGY)
 
-            def told(run: RunStatus, one: RoundStatus) -> None:
-                for row in csv_files.energy_rows(run, one):
+            def told(run: RunStatus, this_round: RoundStatus) -> None:
+                for row in csv_files.energy_rows(run, this_round):
                     for writer in energy:
                         writer.write(row)
 
@@ -102,7 +102,7 @@ def make(
             for name in runs:
                 record = gather(connection.pages(name), cards=cards, on_round=told)
                 run_id = record.run.run_id
-                if any(one.run.run_id == run_id for one in records):
+                if any(each_record.run.run_id == run_id for each_record in records):
                     raise UsageError("is named twice", where=name, fix="name each run once")
                 records.append(
                     RunRecord(
@@ -110,7 +110,7 @@ def make(
                         connection.details(run_id),
                         record.rounds,
                         record.devices,
-                        {one.device_id: one for one in connection.budgets(run_id)},
+                        {budget.device_id: budget for budget in connection.budgets(run_id)},
                         record.cards,
                     )
                 )

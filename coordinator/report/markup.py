@@ -49,5 +49,9 @@ def element(tag: str, *children: Child, **attributes: str | int | float | bool |
 def joined(*children: Child) -> Markup:
     """Several in a row, as :func:`element` takes them."""
     return Markup(
-        "".join(one.text if isinstance(one, Markup) else html.escape(str(one)) for one in children if one is not None)
+        "".join(
+            child.text if isinstance(child, Markup) else html.escape(str(child))
+            for child in children
+            if child is not None
+        )
     )

@@ -27,8 +27,8 @@ def page(records: Sequence[RunRecord], *, made_unix_s: float, version: str, comm
         command: that made it, as one line of a shell.
         files: names of what was written beside it.
     """
-    names = [f"{one.run.name} ({one.run.run_id})" for one in records]
-    title = names[0] if len(names) == 1 else f"{len(names)} runs: {', '.join(one.run.name for one in records)}"
+    names = [f"{record.run.name} ({record.run.run_id})" for record in records]
+    title = names[0] if len(names) == 1 else f"{len(names)} runs: {', '.join(record.run.name for record in records)}"
     head = element(
         "head",
         element("meta", charset="utf-8"),
@@ -51,7 +51,7 @@ def page(records: Sequence[RunRecord], *, made_unix_s: float, version: str, comm
         element(
             "main",
             _together(records) if several else None,
-            *(run_section(one, index, several=several) for index, one in enumerate(records)),
+            *(run_section(record, index, several=several) for index, record in enumerate(records)),
             _legend(command),
             id="figures",
         ),
@@ -61,21 +61,21 @@ def page(records: Sequence[RunRecord], *, made_unix_s: float, version: str, comm
 
 def _together(records: Sequence[RunRecord]) -> Markup:
     """The runs beside each other."""
-    measures = {one.measure for one in records}
+    measures = {record.measure for record in records}
     rows: list[list[Markup | str]] = []
-    for index, one in enumerate(records):
-        best = max((row.score for row in one.rounds if row.score is not None), default=None)
-        closed = sum(row.state == "closed" and row.round > 0 for row in one.rounds)
+    for index, record in enumerate(records):
+        best = max((row.score for row in record.rounds if row.score is not None), default=None)
+        closed = sum(row.state == "closed" and row.round > 0 for row in record.rounds)
         rows.append(
             [
-                element("a", f"{one.run.name} ({one.run.run_id})", href=f"#run-{index}"),
-                one.run.state,
-                f"{closed}/{one.run.rounds_planned}",
-                of_score(one.measure, best),
-                sum_of(one.spent),
-                str(sum(row.bytes_up for row in one.rounds)),
-                str(sum(row.bytes_down for row in one.rounds)),
-                seconds(_lasted(one)),
+                element("a", f"{record.run.name} ({record.run.run_id})", href=f"#run-{index}"),
+                record.run.state,
+                f"{closed}/{record.run.rounds_planned}",
+                of_score(record.measure, best),
+                sum_of(record.spent),
+                str(sum(row.bytes_up for row in record.rounds)),
+                str(sum(row.bytes_down for row in record.rounds)),
+                seconds(_lasted(record)),
             ]
         )
     charts: list[Markup | None] = []
@@ -88,12 +88,14 @@ def _together(records: Sequence[RunRecord]) -> Markup:
         ):
             series = [
                 Line(
-                    one.run.name if sum(other.run.name == one.run.name for other in records) == 1 else one.run.run_id,
-                    [along(row) for row in one.rounds],
-                    [None if row.score is None else (100 if percent else 1) * row.score for row in one.rounds],
+                    record.run.name
+                    if sum(other.run.name == record.run.name for other in records) == 1
+                    else record.run.run_id,
+                    [along(row) for row in record.rounds],
+                    [None if row.score is None else (100 if percent else 1) * row.score for row in record.rounds],
                 )
-                for one in records
-                if x_label == "round" or one.spent.known
+                for record in records
+                if x_label == "round" or record.spent.known
             ]
             charts.append(lines(series, title=title, x_label=x_label, y_label=f"{measure}{' (%)' if percent else ''}"))
     return element(
@@ -108,8 +110,8 @@ def _together(records: Sequence[RunRecord]) -> Markup:
     )
 
 
-def _lasted(one: RunRecord) -> float | None:
-    return None if one.run.finished_unix_s is None else one.run.finished_unix_s - one.run.started_unix_s
+def _lasted(record: RunRecord) -> float | None:
+    return None if record.run.finished_unix_s is None else record.run.finished_unix_s - record.run.started_unix_s
 
 
 def _legend(command: str) -> Markup:

@@ -48,6 +48,6 @@ class TableWriter:
         import pyarrow as pa
 
         columns = list(zip(*self._rows, strict=True)) if self._rows else [()] * len(self._schema)
-        arrays = [pa.array(list(one), field.type) for one, field in zip(columns, self._schema, strict=True)]
+        arrays = [pa.array(list(column), field.type) for column, field in zip(columns, self._schema, strict=True)]
         self._file.write_table(pa.table(arrays, schema=self._schema))
         self._rows = []

@@ -33,13 +33,17 @@ def draw(file: IO[bytes], records: Sequence[RunRecord]) -> None:
         by_round.plot([row.round for row in scored], scores, marker="o", ms=3, label=name)
         if record.spent.known:
             widths = [row.uncertainty_so_far_j for row in scored]
-            bars = None if None in widths else [one or 0.0 for one in widths]
+            bars = None if None in widths else [value or 0.0 for value in widths]
             spent = [row.known_so_far_j for row in scored]
             by_joule.errorbar(spent, scores, xerr=bars, marker="o", ms=3, capsize=2, label=name)
         asked = [row for row in record.rounds if row.devices]
-        traffic.plot([one.round for one in asked], [one.bytes_up / 1000 for one in asked], label=f"{name}: up")
-        down = [one.bytes_down / 1000 for one in asked]
-        traffic.plot([one.round for one in asked], down, ls="--", label=f"{name}: down")
+        traffic.plot(
+            [this_round.round for this_round in asked],
+            [this_round.bytes_up / 1000 for this_round in asked],
+            label=f"{name}: up",
+        )
+        down = [this_round.bytes_down / 1000 for this_round in asked]
+        traffic.plot([this_round.round for this_round in asked], down, ls="--", label=f"{name}: down")
     by_round.set(xlabel="round", ylabel=measure)
     by_joule.set(xlabel="joules of all devices so far", ylabel=measure)
     traffic.set(xlabel="round", ylabel="kB")
@@ -56,11 +60,11 @@ def draw(file: IO[bytes], records: Sequence[RunRecord]) -> None:
     shown = devices[-_MOST_DEVICES:]
     left = [0.0] * len(shown)
     for phase in PHASES:
-        values = [part.known_j if (part := one.phases.get(phase)) else 0.0 for _, one in shown]
+        values = [part.known_j if (part := device.phases.get(phase)) else 0.0 for _, device in shown]
         energy.barh(range(len(shown)), values, left=left, label=str(phase))
         left = [before + value for before, value in zip(left, values, strict=True)]
-    for place, (_, one) in enumerate(shown):
-        if (width := one.spent.uncertainty_j) is not None:
+    for place, (_, each_device) in enumerate(shown):
+        if (width := each_device.spent.uncertainty_j) is not None:
             energy.errorbar(left[place], place, xerr=width, color="black", capsize=3, lw=1)
     energy.set_yticks(range(len(shown)), [name for name, _ in shown], fontsize=7)
     energy.set(xlabel="joules")

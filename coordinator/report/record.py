@@ -160,8 +160,8 @@ class RunRecord:
 def merged(first: JouleSum, second: JouleSum) -> JouleSum:
     """Two sums as one."""
     widths: dict[str, float] = defaultdict(float)
-    for one in (first, second):
-        for sensor, width in one._half_widths.items():
+    for joules in (first, second):
+        for sensor, width in joules._half_widths.items():
             widths[sensor] += width
     return JouleSum(
         first.known_j + second.known_j,
@@ -217,28 +217,28 @@ def gather(
     )
 
 
-def _round_row(one: RoundStatus) -> RoundRow:
-    score, loss, found = one.score, one.loss, one.federated
+def _round_row(this_round: RoundStatus) -> RoundRow:
+    score, loss, found = this_round.score, this_round.loss, this_round.federated
     # As in `coordinator status`: where the coordinator has no held-out data, those of the devices speak.
     if score is None and found is not None and found.accuracy is not None:
         score = found.accuracy
         loss = found.loss if loss is None else loss
     return RoundRow(
-        one.round,
-        one.state,
-        one.measure,
+        this_round.round,
+        this_round.state,
+        this_round.measure,
         score,
         loss,
-        one.opened_unix_s,
-        one.closed_unix_s,
-        one.head_version,
-        one.bias,
-        bytes_up=one.bytes_up,
-        bytes_down=one.bytes_down,
+        this_round.opened_unix_s,
+        this_round.closed_unix_s,
+        this_round.head_version,
+        this_round.bias,
+        bytes_up=this_round.bytes_up,
+        bytes_down=this_round.bytes_down,
     )
 
 
-def _add(row: DeviceRow, round_row: RoundRow, one: RoundStatus, work: DeviceRound) -> None:
+def _add(row: DeviceRow, round_row: RoundRow, this_round: RoundStatus, work: DeviceRound) -> None:
     for record in work.energy:
         row.phases.setdefault(record.phase, JouleSum()).add(record, work.device_id)
     for record in work_of(work.energy):
@@ -253,7 +253,7 @@ def _add(row: DeviceRow, round_row: RoundRow, one: RoundStatus, work: DeviceRoun
         row.examples = work.examples
         if work.stop_reason is not None and work.stop_reason != "completed":
             row.cut[str(work.stop_reason)] += 1
-    if one.state == "closed":
+    if this_round.state == "closed":
         row.weight += work.weight
         row.closed += 1
     row.steps_done += work.steps_done
@@ -270,12 +270,12 @@ def _add(row: DeviceRow, round_row: RoundRow, one: RoundStatus, work: DeviceRoun
     for refusal in work.refusals:
         row.refused[refusal.code] += refusal.count
         row.last_refusal = refusal.detail
-    row.course.extend(bytes(max(0, one.round + 1 - len(row.course))))
-    row.course[one.round] = ord(work.outcome[0])
+    row.course.extend(bytes(max(0, this_round.round + 1 - len(row.course))))
+    row.course[this_round.round] = ord(work.outcome[0])
 
 
 def _hotter(first: float | None, second: float | None) -> float | None:
-    known = [one for one in (first, second) if one is not None]
+    known = [value for value in (first, second) if value is not None]
     return max(known) if known else None
 
 

@@ -67,39 +67,39 @@ def figures_of(run: RunStatus, details: RunDetails, cards: Mapping[str, DeviceSt
     """What to write of a run, out of what a coordinator says of it."""
     so_far, all_known, rounds = 0.0, True, []
     run, moved_s = straight(run)
-    for one in run.rounds:
-        spent = joules_of(one)
+    for this_round in run.rounds:
+        spent = joules_of(this_round)
         so_far += spent.known_j
         all_known = all_known and not spent.unknown
-        if one.state != "closed" or one.closed_unix_s is None:
+        if this_round.state != "closed" or this_round.closed_unix_s is None:
             continue
         found: dict[str, float | None] = {
-            one.measure.lower(): one.score,
-            "loss": one.loss,
-            **{f"rmse.{name}": value for name, value in one.rmse.items()},
+            this_round.measure.lower(): this_round.score,
+            "loss": this_round.loss,
+            **{f"rmse.{name}": value for name, value in this_round.rmse.items()},
         }
-        if one.round:
+        if this_round.round:
             # What is known of joules is a bound from below where some devices said none.
             said = spent.known > 0
             found |= {
                 "spent_j" if not spent.unknown else "spent_at_least_j": spent.known_j if said else None,
                 "spent_so_far_j" if all_known else "spent_so_far_at_least_j": so_far if said else None,
                 "spent_uncertainty_j": spent.uncertainty_j,
-                "bytes_up": one.bytes_up,
-                "bytes_down": one.bytes_down,
-                "devices_asked": len(one.devices),
-                "devices_accepted": sum(device.outcome == "accepted" for device in one.devices),
-                "round_s": one.closed_unix_s - one.opened_unix_s,
+                "bytes_up": this_round.bytes_up,
+                "bytes_down": this_round.bytes_down,
+                "devices_asked": len(this_round.devices),
+                "devices_accepted": sum(device.outcome == "accepted" for device in this_round.devices),
+                "round_s": this_round.closed_unix_s - this_round.opened_unix_s,
             }
         figures = {name: float(value) for name, value in found.items() if value is not None}
-        rounds.append(RoundFigures(one.round, one.closed_unix_s, figures))
+        rounds.append(RoundFigures(this_round.round, this_round.closed_unix_s, figures))
     return RunFigures(run, details, cards, tuple(rounds), moved_s)
 
 
-def joules_of(one: RoundStatus) -> JouleSum:
+def joules_of(this_round: RoundStatus) -> JouleSum:
     """Joules of all devices of a round, idling left out."""
     spent = JouleSum()
-    for device in one.devices:
+    for device in this_round.devices:
         for record in work_of(device.energy):
             spent.add(record, device.device_id)
     return spent

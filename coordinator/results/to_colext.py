@@ -42,17 +42,21 @@ def write(found: RunFigures, folder: Path) -> list[Path]:
     """Write the four files of a run into ``folder/RUN/raw``; the paths."""
     place = folder / found.run.run_id / "raw"
     place.mkdir(parents=True)
-    names = sorted({device.device_id for one in found.run.rounds for device in one.devices})
+    names = sorted({device.device_id for this_round in found.run.rounds for device in this_round.devices})
     numbers = {name: index for index, name in enumerate(names)}
-    closed = [one for one in found.run.rounds if one.state == "closed" and one.round and one.closed_unix_s is not None]
+    closed = [
+        this_round
+        for this_round in found.run.rounds
+        if this_round.state == "closed" and this_round.round and this_round.closed_unix_s is not None
+    ]
     rows: dict[str, Iterable[Sequence[Cell]]] = {
         "client_info": ([numbers[name], name, _board(found, name)] for name in names),
-        "round_metrics": (_round(one) for one in closed),
+        "round_metrics": (_round(this_round) for this_round in closed),
         "client_round_metrics": (
-            _client(numbers[device.device_id], one, device)
+            _client(numbers[device.device_id], this_round, device)
             for name in names
-            for one in closed
-            for device in one.devices
+            for this_round in closed
+            for device in this_round.devices
             if device.device_id == name and device.outcome == "accepted"
         ),
         "hw_metrics": (row for name in names for row in _power(numbers[name], name, closed)),
@@ -74,25 +78,32 @@ def _board(found: RunFigures, name: str) -> str:
     return "" if card is None else card.board
 
 
-def _round(one: RoundStatus) -> list[Cell]:
-    assert one.closed_unix_s is not None
-    told = one.federated.accuracy if one.federated is not None else None
-    return [one.round, _iso(one.opened_unix_s), _iso(one.closed_unix_s), told, one.accuracy, _STAGE]
+def _round(this_round: RoundStatus) -> list[Cell]:
+    assert this_round.closed_unix_s is not None
+    told = this_round.federated.accuracy if this_round.federated is not None else None
+    return [
+        this_round.round,
+        _iso(this_round.opened_unix_s),
+        _iso(this_round.closed_unix_s),
+        told,
+        this_round.accuracy,
+        _STAGE,
+    ]
 
 
-def _client(number: int, one: RoundStatus, device: DeviceRound) -> list[Cell]:
-    assert one.closed_unix_s is not None
-    times = [_iso(one.opened_unix_s), _iso(one.closed_unix_s)]
-    return [number, one.round, _STAGE, *times, device.loss, device.examples, None]
+def _client(number: int, this_round: RoundStatus, device: DeviceRound) -> list[Cell]:
+    assert this_round.closed_unix_s is not None
+    times = [_iso(this_round.opened_unix_s), _iso(this_round.closed_unix_s)]
+    return [number, this_round.round, _STAGE, *times, device.loss, device.examples, None]
 
 
 def _power(number: int, name: str, closed: Iterable[RoundStatus]) -> Iterator[list[Cell]]:
     """Two rows of a device for each of its rounds whose joules are known: E = P (t2 - t1)."""
-    for one in closed:
-        for device in one.devices:
-            if device.device_id != name or device.spent_j is None or one.closed_unix_s is None:
+    for this_round in closed:
+        for device in this_round.devices:
+            if device.device_id != name or device.spent_j is None or this_round.closed_unix_s is None:
                 continue
-            begin_s, end_s = one.opened_unix_s + _WITHIN_S, one.closed_unix_s - _WITHIN_S
+            begin_s, end_s = this_round.opened_unix_s + _WITHIN_S, this_round.closed_unix_s - _WITHIN_S
             power_mw = device.spent_j / (end_s - begin_s) * 1000.0
             for at_s, mw, up, down in ((begin_s, 0.0, 0, 0), (end_s, power_mw, device.bytes_up, device.bytes_down)):
                 yield [number, _iso(at_s), None, None, None, mw, up, down, None, None]

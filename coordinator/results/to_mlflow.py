@@ -34,9 +34,9 @@ def write(found: RunFigures, folder: Path) -> list[Path]:
     )
     made = client.create_run(number, start_time=_ms(found.run.started_unix_s), run_name=found.run.run_id).info.run_id
     metrics = [
-        Metric(_named(name), value, _ms(one.at_unix_s), one.round)
-        for one in found.rounds
-        for name, value in one.figures.items()
+        Metric(_named(name), value, _ms(this_round.at_unix_s), this_round.round)
+        for this_round in found.rounds
+        for name, value in this_round.figures.items()
     ]
     settings = [Param(_named(key), str(value)[:_LONGEST]) for key, value in found.settings.items()]
     for first in range(0, len(metrics), _METRICS):

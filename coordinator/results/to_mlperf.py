@@ -24,8 +24,8 @@ def write(found: RunFigures, folder: Path) -> list[Path]:
     """Write ``RUN.mllog.txt`` into ``folder``; the path."""
     path = folder / f"{found.run.run_id}.mllog.txt"
     with write_whole(path) as file:
-        for one in lines(found):
-            file.write(f":::MLLOG {json.dumps(one, allow_nan=False)}\n".encode())
+        for line in lines(found):
+            file.write(f":::MLLOG {json.dumps(line, allow_nan=False)}\n".encode())
     return [path]
 
 
@@ -34,20 +34,22 @@ def lines(found: RunFigures) -> Iterator[dict[str, Any]]:
     run, settings = found.run, found.settings
     start_s = run.started_unix_s
     yield _line(start_s, POINT, "submission_benchmark", run.name)
-    yield _line(start_s, POINT, "submission_platform", ", ".join(sorted({one.board for one in found.cards.values()})))
+    yield _line(start_s, POINT, "submission_platform", ", ".join(sorted({card.board for card in found.cards.values()})))
     yield _line(start_s, POINT, "seed", settings.get("run.seed", 0))
     for key, value in settings.items():
         yield _line(start_s, POINT, f"edgejoule_{key.replace('.', '_')}", value)
     yield _line(start_s, BEGIN, "run_start", None)
-    opened = {one.round: one.opened_unix_s for one in run.rounds}
-    for one in found.rounds:
-        about = {"epoch_num": one.round}
-        if one.round:
-            yield _line(opened[one.round], BEGIN, "epoch_start", None, **about)
-        for name, value in one.figures.items():
-            yield _line(one.at_unix_s, POINT, _KNOWN.get(name, f"edgejoule_{name.replace('.', '_')}"), value, **about)
-        if one.round:
-            yield _line(one.at_unix_s, END, "epoch_stop", None, **about)
+    opened = {this_round.round: this_round.opened_unix_s for this_round in run.rounds}
+    for this_round in found.rounds:
+        about = {"epoch_num": this_round.round}
+        if this_round.round:
+            yield _line(opened[this_round.round], BEGIN, "epoch_start", None, **about)
+        for name, value in this_round.figures.items():
+            yield _line(
+                this_round.at_unix_s, POINT, _KNOWN.get(name, f"edgejoule_{name.replace('.', '_')}"), value, **about
+            )
+        if this_round.round:
+            yield _line(this_round.at_unix_s, END, "epoch_stop", None, **about)
     if run.finished_unix_s is not None:
         status = "success" if run.state == "finished" else "aborted"
         yield _line(run.finished_unix_s, END, "run_stop", None, status=status)

@@ -38,51 +38,59 @@ def write(found: RunFigures, folder: Path) -> list[Path]:
 def _as_otlp(value: Any) -> Any:
     """OTLP's JSON has ids in hexadecimal, and enumerations as numbers, where protobuf's has base64 and names."""
     if isinstance(value, list):
-        return [_as_otlp(one) for one in value]
+        return [_as_otlp(item) for item in value]
     if not isinstance(value, dict):
         return value
     numbers = {"SPAN_KIND_INTERNAL": 1, "STATUS_CODE_OK": 1, "STATUS_CODE_ERROR": 2}
     return {
-        key: base64.b64decode(one).hex()
+        key: base64.b64decode(item).hex()
         if key in _IDS
-        else numbers.get(one, one)
+        else numbers.get(item, item)
         if key in ("kind", "code")
-        else _as_otlp(one)
-        for key, one in value.items()
+        else _as_otlp(item)
+        for key, item in value.items()
     }
 
 
 def _spans(found: RunFigures) -> list[Any]:
     run = found.run
-    ends = [one.closed_unix_s for one in run.rounds if one.closed_unix_s is not None]
+    ends = [this_round.closed_unix_s for this_round in run.rounds if this_round.closed_unix_s is not None]
     end_s = run.finished_unix_s or max(ends, default=run.started_unix_s)
     settings = {f"edgejoule.plan.{key}": value for key, value in found.settings.items()}
     about = {"edgejoule.run_id": run.run_id, "edgejoule.state": run.state, **settings}
     made = [_span(found, (), run.name, run.started_unix_s, end_s, about, failed=run.state == "failed")]
-    figures = {one.round: one.figures for one in found.rounds}
-    for one in run.rounds:
-        if not one.round or one.closed_unix_s is None:
+    figures = {this_round.round: this_round.figures for this_round in found.rounds}
+    for this_round in run.rounds:
+        if not this_round.round or this_round.closed_unix_s is None:
             continue
-        told = {f"edgejoule.{key}": value for key, value in figures.get(one.round, {}).items()}
-        failed = one.state == "abandoned"
-        name, times = f"round {one.round}", (one.opened_unix_s, one.closed_unix_s)
-        made.append(_span(found, (one.round,), name, *times, {"edgejoule.round": one.round, **told}, failed=failed))
-        made += [_device(found, one, device) for device in one.devices]
+        told = {f"edgejoule.{key}": value for key, value in figures.get(this_round.round, {}).items()}
+        failed = this_round.state == "abandoned"
+        name, times = f"round {this_round.round}", (this_round.opened_unix_s, this_round.closed_unix_s)
+        made.append(
+            _span(
+                found, (this_round.round,), name, *times, {"edgejoule.round": this_round.round, **told}, failed=failed
+            )
+        )
+        made += [_device(found, this_round, device) for device in this_round.devices]
     return made
 
 
-def _device(found: RunFigures, one: RoundStatus, device: DeviceRound) -> Any:
-    assert one.closed_unix_s is not None
+def _device(found: RunFigures, this_round: RoundStatus, device: DeviceRound) -> Any:
+    assert this_round.closed_unix_s is not None
     told = {
         "edgejoule.device": device.device_id,
         "edgejoule.outcome": device.outcome,
         "edgejoule.steps_done": device.steps_done,
         "edgejoule.bytes_up": device.bytes_up,
         "edgejoule.bytes_down": device.bytes_down,
-        **{f"edgejoule.{one.phase}_j": one.energy_j for one in device.energy if one.energy_j is not None},
+        **{
+            f"edgejoule.{phase_energy.phase}_j": phase_energy.energy_j
+            for phase_energy in device.energy
+            if phase_energy.energy_j is not None
+        },
     }
-    times, failed = (one.opened_unix_s, one.closed_unix_s), device.outcome in ("rejected", "missing")
-    return _span(found, (one.round, device.device_id), device.device_id, *times, told, failed=failed)
+    times, failed = (this_round.opened_unix_s, this_round.closed_unix_s), device.outcome in ("rejected", "missing")
+    return _span(found, (this_round.round, device.device_id), device.device_id, *times, told, failed=failed)
 
 
 def _span(

@@ -18,9 +18,9 @@ def write(found: RunFigures, folder: Path) -> list[Path]:
 
     made = folder / found.run.run_id
     with SummaryWriter(str(made), write_to_disk=True) as writer:
-        for one in found.rounds:
-            for name, value in one.figures.items():
-                writer.add_scalar(name.replace(".", "/"), value, one.round, walltime=one.at_unix_s)
+        for this_round in found.rounds:
+            for name, value in this_round.figures.items():
+                writer.add_scalar(name.replace(".", "/"), value, this_round.round, walltime=this_round.at_unix_s)
         at_s = found.run.started_unix_s
         writer.add_text("plan", f"```toml\n{found.details.plan_toml}\n```", 0, walltime=at_s)
     return sorted(made.iterdir())

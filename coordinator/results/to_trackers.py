@@ -37,9 +37,9 @@ def write_trackio(found: RunFigures, folder: Path) -> list[Path]:
         SQLiteStorage.bulk_log(
             project=PROJECT,
             run=name,
-            metrics_list=[dict(one.figures) for one in found.rounds],
-            steps=[one.round for one in found.rounds],
-            timestamps=[_iso(one.at_unix_s) for one in found.rounds],
+            metrics_list=[dict(this_round.figures) for this_round in found.rounds],
+            steps=[this_round.round for this_round in found.rounds],
+            timestamps=[_iso(this_round.at_unix_s) for this_round in found.rounds],
             config=settings,
         )
     return sorted(path for path in folder.iterdir() if path.suffix == ".db")
@@ -59,8 +59,8 @@ def write_wandb(found: RunFigures, folder: Path) -> list[Path]:
         settings=wandb.Settings(console="off", silent=True, x_disable_stats=True, disable_git=True, disable_code=True),
     )
     # The time at which a round closed is its "_timestamp".
-    for one in found.rounds:
-        run.log({**one.figures, "_timestamp": one.at_unix_s}, step=one.round)
+    for this_round in found.rounds:
+        run.log({**this_round.figures, "_timestamp": this_round.at_unix_s}, step=this_round.round)
     run.finish()
     return sorted((folder / "wandb").glob(f"offline-run-*-{found.run.run_id}"))
 

@@ -116,5 +116,7 @@ class Downlink:
         for at in range(len(self.links) - 1, -1, -1):
             if self.links[at].before in (holding.head_version, self.start):
                 steps = self.links[at:]
-                return SentHead(self.version, base=steps[0].before, differences=tuple(one.difference for one in steps))
+                return SentHead(
+                    self.version, base=steps[0].before, differences=tuple(step.difference for step in steps)
+                )
         return self.whole

@@ -35,7 +35,7 @@ class Rest:
     @property
     def examples(self) -> int:
         """Behind the statistics that are left."""
-        return sum(one.examples for one in self.held)
+        return sum(held_sums.examples for held_sums in self.held)
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,9 @@ def rest_of(db: Database, name: str, device_id: str) -> Rest:
             fix = f"see: coordinator status {run_id}"
             raise UnknownRunError(f"no device {device_id[:80]!r} sent statistics", where=run_id, fix=fix)
         held = tuple(
-            one for one in statistics.held_by(connection, run_id) if one.device_id != device_id and one.examples
+            held_sums
+            for held_sums in statistics.held_by(connection, run_id)
+            if held_sums.device_id != device_id and held_sums.examples
         )
     return Rest(run_id, device_id, plan, row["bundle_id"], row["evaluation_key"], held)
 
@@ -117,7 +119,7 @@ def forget(
     with db.writing() as connection:
         chain = set(statistics.chain_of(connection, rest.run_id))
         also = {*chain, *statistics.runs_that_add(connection, chain)} - {rest.run_id}
-        with_it = [one for one in sorted(also) if statistics.ever_sent(connection, one, rest.device_id)]
+        with_it = [run_id for run_id in sorted(also) if statistics.ever_sent(connection, run_id, rest.device_id)]
         statistics.delete(connection, rest.run_id, rest.device_id)
         version = forgetting.replace_heads(connection, rest.run_id, head, accuracy, loss)
         if judged:

@@ -166,7 +166,10 @@ def correction_of(plan: RunPlan, manifest: Manifest) -> str:
     and the codec go with it."""
     if plan.train.correction is not None or plan.correction == "none":
         return plan.correction
-    fits = CORRECTION in {one.name for one in manifest.head.inputs} and manifest.head.optimiser in controls.OPTIMISERS
+    fits = (
+        CORRECTION in {tensor.name for tensor in manifest.head.inputs}
+        and manifest.head.optimiser in controls.OPTIMISERS
+    )
     owes = codecs.build(plan.update.codec, plan.update.parameters).init(manifest.head.shapes())
     return "scaffold" if fits and not owes else "none"
 
@@ -237,7 +240,7 @@ def train_inputs(plan: RunPlan, manifest: Manifest, *, where: str = "plan") -> d
     Raises:
         PlanError: an input that the bundle does not have, or a value out of its range.
     """
-    known = {one.name: one for one in manifest.head.inputs}
+    known = {tensor.name: tensor for tensor in manifest.head.inputs}
     asked = {name: float(getattr(plan.train, name)) for name in _OWN}
     # A bundle without momentum is asked for none; that is no contradiction.
     asked = {name: value for name, value in asked.items() if name in known or (value != 0 and name != "rate")}
@@ -289,7 +292,7 @@ def steps_for(plan: RunPlan, batch_size: int, examples: int) -> int:
 
 def budget_for(plan: RunPlan, device_id: str, own_budget_j: float | None) -> float | None:
     """The smaller of the plan's budget and the device's own, or None when neither is limited."""
-    limits = [one for one in (plan.budget.of(device_id), own_budget_j) if one is not None]
+    limits = [value for value in (plan.budget.of(device_id), own_budget_j) if value is not None]
     return min(limits, default=None)
 
 
@@ -305,7 +308,9 @@ def _trial(plan: RunPlan, manifest: Manifest) -> Trial:
     from protos.convert.tensors import tensors_to
 
     codec = codecs.build(plan.update.codec, plan.update.parameters)
-    return tried(codec, manifest.head.shapes(), lambda tensors: sum(one.ByteSize() for one in tensors_to(tensors)))
+    return tried(
+        codec, manifest.head.shapes(), lambda tensors: sum(tensor.ByteSize() for tensor in tensors_to(tensors))
+    )
 
 
 def _rule_cost(plan: RunPlan) -> dict[str, float] | None:
@@ -401,7 +406,7 @@ def summary(prepared: Prepared) -> dict[str, object]:
         "normalise": plan.aggregate.normalise,
         "rule": plan.aggregate.rule,
         "rule_cost": _rule_cost(plan),
-        "plugins": [str(one) for one in plugins_of(plan)],
+        "plugins": [str(plugin) for plugin in plugins_of(plan)],
         "budget_per_round_j": plan.budget.per_round_j,
         "budget_of_device_j": dict(plan.budget.device),
         "budget_per_day_j": plan.budget.per_day_j,

@@ -99,39 +99,39 @@ def _of(connection: Connection, run_id: str, name: str, bundle_id: str, plan_tom
 class Signs(Protocol):
     """What signs heads, where somebody lets it."""
 
-    def sign(self, one: Published, head: Tree) -> bytes:
+    def sign(self, published_head: Published, head: Tree) -> bytes:
         """What travels with a head; empty where nothing does. Raises IntegrityError, ConfigError, StoreError."""
 
     def forget(self, run_id: str) -> None:
         """The heads of a run have been replaced."""
 
 
-def message(db: Database, one: Published, holding: Holding, signs: Signs | None = None) -> Publication:
+def message(db: Database, published_head: Published, holding: Holding, signs: Signs | None = None) -> Publication:
     """The publication for a device that holds this.
 
     Raises:
         UnknownRunError, DamagedError: the head is not there any more.
         IntegrityError, ConfigError, StoreError: it cannot be signed.
     """
-    held = one.version == holding.head_version
+    held = published_head.version == holding.head_version
     whole: tuple[EncodedTensor, ...] = ()
     signed = b""
     if not held or signs is not None:
         with db.reading() as connection:
-            head = heads.get(connection, one.version)
+            head = heads.get(connection, published_head.version)
         whole = () if held else as_float32(head)
-        signed = signs.sign(one, head) if signs is not None else b""
+        signed = signs.sign(published_head, head) if signs is not None else b""
     return Publication(
-        run_id=one.run_id,
-        name=one.name,
-        bundle_id=one.bundle_id,
-        round=one.round,
-        head_version=one.version,
+        run_id=published_head.run_id,
+        name=published_head.name,
+        bundle_id=published_head.bundle_id,
+        round=published_head.round,
+        head_version=published_head.version,
         head=whole,
-        base=one.version if held else "",
-        accuracy=one.accuracy,
-        loss=one.loss,
-        evaluate=one.evaluate,
+        base=published_head.version if held else "",
+        accuracy=published_head.accuracy,
+        loss=published_head.loss,
+        evaluate=published_head.evaluate,
         signed=signed,
     )
 
@@ -139,10 +139,10 @@ def message(db: Database, one: Published, holding: Holding, signs: Signs | None 
 def received(db: Database, device_id: str, receptions: Sequence[Reception]) -> None:
     """Write down what a device did with publications; of runs that are not known any more, nothing."""
     with db.writing() as connection:
-        for one in receptions:
-            run_id, _, version = one.publication.rpartition("/")
+        for reception in receptions:
+            run_id, _, version = reception.publication.rpartition("/")
             query = select(rounds.c.round).where(rounds.c.run_id == run_id, rounds.c.head_version == version)
             number = connection.execute(query.order_by(rounds.c.round.desc()).limit(1)).scalar()
             if number is not None:
-                said = evaluations.Said(device_id, one.evaluation, one.adopted)
+                said = evaluations.Said(device_id, reception.evaluation, reception.adopted)
                 evaluations.put(connection, run_id, number, [said])

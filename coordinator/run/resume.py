@@ -171,7 +171,7 @@ def _downlink(connection: Connection, run_id: str, head: Tree, start: str) -> Do
     if found is None:
         return Downlink(head, start)
     tree, stored = found
-    links = tuple(Link(one.before, one.after, parse_difference(one.data), len(one.data)) for one in stored)
+    links = tuple(Link(link.before, link.after, parse_difference(link.data), len(link.data)) for link in stored)
     return Downlink(tree, start, links)
 
 
@@ -220,7 +220,7 @@ def _find_place(db: Database, run: ActiveRun, now_s: float) -> None:
         at_work, late = {}, reports.late_in(connection, run.run_id, current)
         if rules.late:
             found = runs.unanswered(connection, run.run_id, max(1, current - rules.late), current)
-            at_work = {one: of for one, of in found.items() if one not in left}
+            at_work = {key: of for key, of in found.items() if key not in left}
     # Those of an earlier attempt that neither reported nor were asked again are no part of this one.
     ordered = dict.fromkeys((*reported, *asked))
     if last["state"] == "closed":
@@ -235,7 +235,7 @@ def _find_place(db: Database, run: ActiveRun, now_s: float) -> None:
             attempt=attempt + 1,
             ordered=lines,
             reported=reported,
-            expected=[one for one in asked if one not in left],
+            expected=[device_id for device_id in asked if device_id not in left],
             now_s=now_s,
         )
         run.machine.carry(at_work, late)

@@ -224,7 +224,7 @@ class ActiveRun:
 
     def all_inputs(self, number: int) -> dict[str, float]:
         """Every input of the train signature in round ``number``, defaults included."""
-        return {one.name: one.default for one in self.bundle.manifest.head.inputs} | self.inputs_at(number)
+        return {tensor.name: tensor.default for tensor in self.bundle.manifest.head.inputs} | self.inputs_at(number)
 
     @cached_property
     def corrects(self) -> bool:
@@ -402,7 +402,9 @@ class ActiveRun:
     ) -> None:
         """From now on these are the orders and reports of the round."""
         # An order that belongs to a new start of its device was not handed to that one yet.
-        self.handed = {one for one in self.handed if sessions.get(one) == self.sessions.get(one)}
+        self.handed = {
+            device_id for device_id in self.handed if sessions.get(device_id) == self.sessions.get(device_id)
+        }
         self.lines, self.fold, self.sessions = dict(lines), fold, dict(sessions)
 
     def describe(self) -> str:

@@ -97,7 +97,7 @@ class RunDriver:
         self.claim = claim or Claim(section.priority, section.share, 0)
         self._may_open = may_open
         # What devices said of themselves whose reports were refused: with something new they are asked again.
-        self._refused_as: dict[str, DeviceCard | None] = {one: card_of(one) for one in run.refused}
+        self._refused_as: dict[str, DeviceCard | None] = {device_id: card_of(device_id) for device_id in run.refused}
         # Present, and at work for another run.
         self._lent: set[str] = set()
         self._rooms, self._store = rooms, rooms.store
@@ -184,7 +184,7 @@ class RunDriver:
     def lend(self, device_ids: Collection[str]) -> None:
         """These devices work for other runs, and no others do any more."""
         back, self._lent = self._lent.difference(device_ids), set(device_ids)
-        for device_id in [one for one in self.run.machine.present if one in self._lent]:
+        for device_id in [device_id for device_id in self.run.machine.present if device_id in self._lent]:
             self.feed(Left(device_id))
         if back:
             self._regroup()
@@ -205,7 +205,7 @@ class RunDriver:
     def wish(self) -> Wish:
         """What it would do about devices."""
         machine, now_s = self.run.machine, self._now_s()
-        lent = sum(1 for one in self.run.roster.eligible() if one in self._lent)
+        lent = sum(1 for device_id in self.run.roster.eligible() if device_id in self._lent)
         return Wish(
             self.claim,
             machine.could_open(now_s),
@@ -262,7 +262,7 @@ class RunDriver:
     def _regroup(self) -> None:
         """The engine class that counts is another one now."""
         eligible = set(self.run.roster.eligible()) - self._lent
-        for device_id in [one for one in self.run.machine.present if one not in eligible]:
+        for device_id in [device_id for device_id in self.run.machine.present if device_id not in eligible]:
             self.feed(Left(device_id))
         for device_id in self.run.roster.eligible():
             if device_id in eligible and device_id not in self.run.machine.present:
@@ -408,10 +408,10 @@ class RunDriver:
                 log.info("%s round %d: report of %s was held already", self.run.run_id, number, device_id)
                 self.feed(Accepted(device_id))
         if self.run.machine.rules.late and number == self.run.machine.round:
-            for one in await self._store.read(reports.late_in, self.run.run_id, number):
-                if one not in self.run.machine.late:
-                    self.feed(AcceptedLate(*one))
-                    self.idle(one[1])
+            for pair in await self._store.read(reports.late_in, self.run.run_id, number):
+                if pair not in self.run.machine.late:
+                    self.feed(AcceptedLate(*pair))
+                    self.idle(pair[1])
 
     def _written(self, device_id: str, written: asyncio.Future[None]) -> None:
         del self.run.in_flight[device_id]
@@ -522,7 +522,9 @@ class RunDriver:
         # From the first round on, the run is tied to one engine.
         run.roster.engine = run.roster.chosen
         carried = set(action.carried)
-        cards = [card for one in action.devices if one not in carried and (card := self._card_of(one)) is not None]
+        cards = [
+            card for device in action.devices if device not in carried and (card := self._card_of(device)) is not None
+        ]
         spared = await self._store.do(ledger.open_round, run, action.round, action.attempt, cards)
         if isinstance(spared, Enough):
             self.feed(spared)

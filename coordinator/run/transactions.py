@@ -97,21 +97,33 @@ def accept(db: Database, run: ActiveRun, number: int, waiting: Sequence[Read]) -
 
     After an exception, and after DUPLICATE, a report may be on disk and not folded: call :func:`agree`.
     """
-    ids = [one.device_id for one in waiting if one.report is not None]
+    ids = [incoming.device_id for incoming in waiting if incoming.report is not None]
     sent = {device_id: run.sent.pop(device_id, 0) for device_id in ids}
     try:
         with db.writing() as connection:
             there = batches.held(connection, run.run_id, number, ids)
-            fresh = [one for one in waiting if one.report is not None and one.device_id not in there]
-            meters = devices.meters_of(connection, [one.device_id for one in fresh if _meter_id(one)])
-            taken = [_taken(run, one, sent[one.device_id], meters.get(one.device_id)) for one in fresh]
+            fresh = [
+                incoming for incoming in waiting if incoming.report is not None and incoming.device_id not in there
+            ]
+            meters = devices.meters_of(connection, [incoming.device_id for incoming in fresh if _meter_id(incoming)])
+            taken = [
+                _taken(run, incoming, sent[incoming.device_id], meters.get(incoming.device_id)) for incoming in fresh
+            ]
             batches.accept(connection, taken)
             # Of the head that training started from: the one after the round before.
-            looked = [one.report for one in fresh if one.report is not None and one.report.evaluation is not None]
-            said = [evaluations.Said(one.device_id, one.evaluation) for one in looked]
+            looked = [
+                incoming.report
+                for incoming in fresh
+                if incoming.report is not None and incoming.report.evaluation is not None
+            ]
+            said = [evaluations.Said(report.device_id, report.evaluation) for report in looked]
             evaluations.put(connection, run.run_id, number - 1, said)
             budgeting.learn_all(connection, _all_known(fresh))
-            attempts = {one.device_id: _refuse(connection, run, number, one) for one in waiting if one.refusal}
+            attempts = {
+                incoming.device_id: _refuse(connection, run, number, incoming)
+                for incoming in waiting
+                if incoming.refusal
+            }
     except AlreadyThereError as error:
         run.sent.update(sent)
         raise StoreError(f"a part of a report is there already ({error})", where=run.run_id) from error
@@ -121,16 +133,16 @@ def accept(db: Database, run: ActiveRun, number: int, waiting: Sequence[Read]) -
         raise
     run.sent.update({device_id: size for device_id, size in sent.items() if device_id in there})
     results: list[Receipt | BaseException] = []
-    for one in waiting:
-        if one.report is None or one.update is None:
-            assert one.refusal is not None
-            why = f"{one.refusal.code}: {one.refusal.reason}"
-            results.append(Receipt(Verdict.REJECTED, why, attempts[one.device_id]))
-        elif one.device_id in there:
-            same = there[one.device_id] == hashlib.sha256(one.data).digest()
-            results.append(_held(number, one.report.attempt, same=same))
+    for incoming in waiting:
+        if incoming.report is None or incoming.update is None:
+            assert incoming.refusal is not None
+            why = f"{incoming.refusal.code}: {incoming.refusal.reason}"
+            results.append(Receipt(Verdict.REJECTED, why, attempts[incoming.device_id]))
+        elif incoming.device_id in there:
+            same = there[incoming.device_id] == hashlib.sha256(incoming.data).digest()
+            results.append(_held(number, incoming.report.attempt, same=same))
         else:
-            results.append(_folded(run, one.report, one.update))
+            results.append(_folded(run, incoming.report, incoming.update))
     return results
 
 
@@ -148,7 +160,7 @@ def late_order(db: Database, run: ActiveRun, number: int, device_id: str) -> Lat
 
 
 def accept_late(
-    db: Database, run: ActiveRun, number: int, order: LateOrder, one: Read, *, folds: bool
+    db: Database, run: ActiveRun, number: int, order: LateOrder, incoming: Read, *, folds: bool
 ) -> Receipt | BaseException:
     """Write down a report of an earlier round, which counts in round ``number``, and fold it in.
 
@@ -156,54 +168,54 @@ def accept_late(
         folds: round ``number`` is open; else its fold is made when it opens, from what is written down.
     """
     with db.writing() as connection:
-        same = reports.same_as_held(connection, run.run_id, order.round, one.device_id, one.data)
+        same = reports.same_as_held(connection, run.run_id, order.round, incoming.device_id, incoming.data)
         if same is not None:
-            attempt = None if one.report is None else one.report.attempt
+            attempt = None if incoming.report is None else incoming.report.attempt
             return _held(order.round, attempt, same=same)
-        if one.report is None:
-            assert one.refusal is not None
-            attempt = _refuse(connection, run, order.round, one)
-            return Receipt(Verdict.REJECTED, f"{one.refusal.code}: {one.refusal.reason}", attempt)
+        if incoming.report is None:
+            assert incoming.refusal is not None
+            attempt = _refuse(connection, run, order.round, incoming)
+            return Receipt(Verdict.REJECTED, f"{incoming.refusal.code}: {incoming.refusal.reason}", attempt)
         assert isinstance(run.fold, Fold)
         late = Late(order.line, number - order.round, order.whole)
-        meter = devices.meter_of(connection, one.device_id) if one.report.meter_id else None
-        report = replace(one.report, energy=named(one.report.energy, one.report.meter_id, meter))
-        sizes = run.fold.sizes_of(report, one.update)  # type: ignore[arg-type]
+        meter = devices.meter_of(connection, incoming.device_id) if incoming.report.meter_id else None
+        report = replace(incoming.report, energy=named(incoming.report.energy, incoming.report.meter_id, meter))
+        sizes = run.fold.sizes_of(report, incoming.update)  # type: ignore[arg-type]
         weight = run.fold.weight_of(report, late)
-        batches.accept(connection, [batches.Taken(report, one.data, weight, sizes, 0, number)])
-        budgeting.learn_all(connection, _all_known([one]))
-        detail = f"{one.device_id}: its report of round {order.round} counts here, {late.rounds} rounds late"
+        batches.accept(connection, [batches.Taken(report, incoming.data, weight, sizes, 0, number)])
+        budgeting.learn_all(connection, _all_known([incoming]))
+        detail = f"{incoming.device_id}: its report of round {order.round} counts here, {late.rounds} rounds late"
         runs.note(connection, run.run_id, number, "late", detail)
     if folds:
         try:
-            run.fold.add(report, one.update, late)  # type: ignore[arg-type]
+            run.fold.add(report, incoming.update, late)  # type: ignore[arg-type]
         except Exception as error:
-            log.exception("%s round %d: late report of %s is not folded", run.run_id, number, one.device_id)
+            log.exception("%s round %d: late report of %s is not folded", run.run_id, number, incoming.device_id)
             return error
-    return Receipt(Verdict.ACCEPTED, attempt=one.report.attempt)
+    return Receipt(Verdict.ACCEPTED, attempt=incoming.report.attempt)
 
 
-def _meter_id(one: Read) -> int | None:
-    return None if one.report is None else one.report.meter_id
+def _meter_id(incoming: Read) -> int | None:
+    return None if incoming.report is None else incoming.report.meter_id
 
 
-def _taken(run: ActiveRun, one: Read, sent: int, meter: MeterCard | None) -> batches.Taken:
-    assert one.report is not None
-    assert one.update is not None
+def _taken(run: ActiveRun, incoming: Read, sent: int, meter: MeterCard | None) -> batches.Taken:
+    assert incoming.report is not None
+    assert incoming.update is not None
     # Energy with the sensor that the device's card names.
-    report = replace(one.report, energy=named(one.report.energy, one.report.meter_id, meter))
-    sizes = run.fold.sizes_of(report, one.update)  # type: ignore[arg-type]
-    return batches.Taken(report, one.data, run.fold.weight_of(report), sizes, sent)
+    report = replace(incoming.report, energy=named(incoming.report.energy, incoming.report.meter_id, meter))
+    sizes = run.fold.sizes_of(report, incoming.update)  # type: ignore[arg-type]
+    return batches.Taken(report, incoming.data, run.fold.weight_of(report), sizes, sent)
 
 
 def _all_known(taken: Iterable[Read]) -> list[tuple[str, int, str]]:
     """Orders whose report told the joules of sending as well: all the others are learnt from when those come."""
     known = []
-    for one in taken:
-        assert one.report is not None
-        phases = {record.phase for record in one.report.energy if record.energy_j is not None}
+    for incoming in taken:
+        assert incoming.report is not None
+        phases = {record.phase for record in incoming.report.energy if record.energy_j is not None}
         if phases.issuperset(grants.WORKING):
-            known.append((one.report.run_id, one.report.round, one.report.device_id))
+            known.append((incoming.report.run_id, incoming.report.round, incoming.report.device_id))
     return known
 
 
@@ -217,11 +229,11 @@ def _folded(run: ActiveRun, report: DeviceReport, update: Tree | Moments | Maske
     return Receipt(Verdict.ACCEPTED, attempt=report.attempt)
 
 
-def _refuse(connection: Connection, run: ActiveRun, number: int, one: Read) -> int | None:
-    assert one.refusal is not None
-    reports.mark(connection, run.run_id, number, one.device_id, "rejected", len(one.data))
-    reports.refuse(connection, run.run_id, number, one.device_id, one.refusal.code, one.refusal.reason)
-    return _settle_of(connection, one.data, run.run_id, number, one.device_id, one.board)
+def _refuse(connection: Connection, run: ActiveRun, number: int, incoming: Read) -> int | None:
+    assert incoming.refusal is not None
+    reports.mark(connection, run.run_id, number, incoming.device_id, "rejected", len(incoming.data))
+    reports.refuse(connection, run.run_id, number, incoming.device_id, incoming.refusal.code, incoming.refusal.reason)
+    return _settle_of(connection, incoming.data, run.run_id, number, incoming.device_id, incoming.board)
 
 
 def _held(number: int, attempt: int | None, *, same: bool) -> Receipt:
@@ -326,26 +338,45 @@ def settle(
         there = batches.ordered(
             connection,
             [
-                (one.run_id, one.round, device_id)
+                (settled_energy.run_id, settled_energy.round, device_id)
                 for device_id, settled in waiting
-                for one in settled
-                if one.round <= plausibility.LAST_ROUND
+                for settled_energy in settled
+                if settled_energy.round <= plausibility.LAST_ROUND
             ],
         )
         meters = devices.meters_of(
-            connection, [device_id for device_id, settled in waiting if any(one.meter_id for one in settled)]
+            connection,
+            [device_id for device_id, settled in waiting if any(settled_energy.meter_id for settled_energy in settled)],
         )
         told: list[batches.Told] = []
         for device_id, settled in waiting:
-            strange.append([one for one in settled if (one.run_id, one.round, device_id) not in there])
-            for one in settled:
-                if (one.run_id, one.round, device_id) in there:
+            strange.append(
+                [
+                    settled_energy
+                    for settled_energy in settled
+                    if (settled_energy.run_id, settled_energy.round, device_id) not in there
+                ]
+            )
+            for settled_energy in settled:
+                if (settled_energy.run_id, settled_energy.round, device_id) in there:
                     energy, faults = plausibility.possible(
-                        named(one.energy, one.meter_id, meters.get(device_id) if one.meter_id else None),
+                        named(
+                            settled_energy.energy,
+                            settled_energy.meter_id,
+                            meters.get(device_id) if settled_energy.meter_id else None,
+                        ),
                         boards.get(device_id, ""),
                     )
-                    _say(faults, one.run_id, one.round, device_id)
-                    told.append(batches.Told(one.run_id, one.round, device_id, tuple(energy), one.attempt))
+                    _say(faults, settled_energy.run_id, settled_energy.round, device_id)
+                    told.append(
+                        batches.Told(
+                            settled_energy.run_id,
+                            settled_energy.round,
+                            device_id,
+                            tuple(energy),
+                            settled_energy.attempt,
+                        )
+                    )
         budgeting.learn_all(connection, batches.settle(connection, told, there))
     return strange
 
@@ -382,7 +413,7 @@ def open_round(
 
 def all_held(connection: Connection, run: ActiveRun, number: int, cards: Iterable[DeviceCard]) -> bool:
     """Whether a round of statistics has nobody to ask, since all that these devices have is held."""
-    held = {one.device_id: one.examples for one in statistics.held_by(connection, run.run_id, number)}
+    held = {held_sums.device_id: held_sums.examples for held_sums in statistics.held_by(connection, run.run_id, number)}
     return all(held.get(card.device_id, 0) == card.train_examples for card in cards)
 
 
@@ -400,7 +431,9 @@ def _plan_and_write(
     made: RoundPlan | None = None
     sums = run.asks_statistics(number)
     if sums:
-        held = {one.device_id: one.examples for one in statistics.held_by(connection, run.run_id, number)}
+        held = {
+            held_sums.device_id: held_sums.examples for held_sums in statistics.held_by(connection, run.run_id, number)
+        }
         cards = [card for card in cards if held.get(card.device_id, 0) != card.train_examples]
     carried = reports.holds_any(connection, run.run_id, number)
     if run.plan.round.sample is not None and not sums:
@@ -589,7 +622,7 @@ def close_round(
         version = heads.put(connection, head)
         runs.close_round(connection, run.run_id, number, head_version=version, accuracy=accuracy, loss=loss)
         links = [
-            shown.StoredLink(one.before, one.after, serialise_difference(one.difference)) for one in downlink.links
+            shown.StoredLink(link.before, link.after, serialise_difference(link.difference)) for link in downlink.links
         ]
         shown.put(connection, run.run_id, downlink.shown, links)
         if basis is not None:
@@ -618,7 +651,7 @@ def enough(db: Database, run: ActiveRun) -> str:
         if goal.until_j is not None:
             # What may have been spent counts: the limit holds for the worst.
             charged = grants.accounts(connection, run.run_id, 0.0).values()
-            spent_j = sum(one.spent_j + one.uncertain_j for one in charged)
+            spent_j = sum(account.spent_j + account.uncertain_j for account in charged)
     examples = len(run.evaluator.labels) if run.evaluator is not None else 0
     return (
         stopping.why_reached(accuracies, goal.until)
@@ -782,12 +815,12 @@ def queue(db: Database) -> list[Queued]:
             continue
         one = Queued(row["run_id"], section.beside, section.priority, section.share, row["sequence"])
         made.append(((row["state"] == "waiting", -one.priority, one.sequence), one))
-    return [one for _, one in sorted(made, key=lambda pair: pair[0])]
+    return [queued_run for _, queued_run in sorted(made, key=lambda pair: pair[0])]
 
 
 def unfinished_runs(db: Database) -> list[str]:
     """Ids of the runs that are not over, in the order of their turns."""
-    return [one.run_id for one in queue(db)]
+    return [queued_run.run_id for queued_run in queue(db)]
 
 
 def join(db: Database, cards: Sequence[DeviceCard]) -> list[None]:

@@ -48,7 +48,7 @@ class Announcement:
             info = self._zeroconf.ServiceInfo(
                 SERVICE,
                 f"edgejoule-{self._tag}-{self._enroll_port}.{SERVICE}",
-                addresses=[socket.inet_aton(one) for one in at or self._own()],
+                addresses=[socket.inet_aton(text) for text in at or self._own()],
                 port=self._enroll_port,
                 properties={ROOT: self._tag, PORT: str(self._port)},
             )
@@ -65,10 +65,10 @@ class Announcement:
     async def _of_host(self) -> list[str]:
         """IPv4 addresses of a host that may be a name. Raises OSError: it has none."""
         found = await asyncio.get_running_loop().getaddrinfo(self._host, None, family=socket.AF_INET)
-        return sorted({str(one[4][0]) for one in found})
+        return sorted({str(entry[4][0]) for entry in found})
 
     @staticmethod
     def _own() -> list[str]:
         adapters: Any = importlib.import_module("ifaddr").get_adapters()
-        found = [str(ip.ip) for one in adapters for ip in one.ips if ip.is_IPv4]
-        return [one for one in found if not one.startswith("127.")] or found
+        found = [str(ip.ip) for adapter in adapters for ip in adapter.ips if ip.is_IPv4]
+        return [text for text in found if not text.startswith("127.")] or found

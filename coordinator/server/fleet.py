@@ -42,7 +42,7 @@ class Member:
     @property
     def trouble(self) -> str:
         """What is wrong with it, in one line; empty when nothing is."""
-        return "; ".join(one for one in (self.rival, self.reason) if one)
+        return "; ".join(text for text in (self.rival, self.reason) if text)
 
 
 class Fleet:

@@ -108,13 +108,13 @@ def exposition(
             made.add("edgejoule_run_accuracy_ratio", newest.accuracy, **labels)
             made.add("edgejoule_run_loss", newest.loss, **labels)
     states: Counter[str] = Counter()
-    for one in devices:
-        states[one.state] += 1
-        made.add("edgejoule_device_present", one.state == "present", device=one.device_id, board=one.board)
-        made.add("edgejoule_device_last_seen_timestamp_seconds", one.last_seen_unix_s, device=one.device_id)
-        made.add("edgejoule_device_energy_joules_total", one.energy_j, device=one.device_id)
-        made.add("edgejoule_device_unknown_phases_total", one.unknown_phases, device=one.device_id)
-        made.add("edgejoule_device_examples", one.train_examples, device=one.device_id)
+    for device in devices:
+        states[device.state] += 1
+        made.add("edgejoule_device_present", device.state == "present", device=device.device_id, board=device.board)
+        made.add("edgejoule_device_last_seen_timestamp_seconds", device.last_seen_unix_s, device=device.device_id)
+        made.add("edgejoule_device_energy_joules_total", device.energy_j, device=device.device_id)
+        made.add("edgejoule_device_unknown_phases_total", device.unknown_phases, device=device.device_id)
+        made.add("edgejoule_device_examples", device.train_examples, device=device.device_id)
     for state in _DEVICE_STATES:
         made.add("edgejoule_devices", states[state], state=state)
     for reason, count in reports.items():

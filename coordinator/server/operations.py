@@ -264,8 +264,10 @@ class Operations:
         if run.run_id in self._run_scheduler.preparing:
             return "being prepared: held-out data are embedded"
         # In the order of their turns: the first of them is on, or about to be.
-        turns = [one.run_id for one in queued if not one.beside]
-        turns.sort(key=lambda one: one not in self._run_scheduler.drivers and one not in self._run_scheduler.preparing)
+        turns = [queued_run.run_id for queued_run in queued if not queued_run.beside]
+        turns.sort(
+            key=lambda turn: turn not in self._run_scheduler.drivers and turn not in self._run_scheduler.preparing
+        )
         if run.run_id not in turns[1:]:
             return "waits for its turn"
         before = turns.index(run.run_id)
@@ -286,10 +288,12 @@ class Operations:
             after: only those behind this id.
             page: so many at most; 0: all.
         """
-        members = sorted((one for one in self._run_scheduler.fleet if one.card.device_id > after), key=_device_id)
+        members = sorted(
+            (member for member in self._run_scheduler.fleet if member.card.device_id > after), key=_device_id
+        )
         more = 0 < page < len(members)
         members = members[:page] if more else members
-        only = [_device_id(one) for one in members] if page else None
+        only = [_device_id(member) for member in members] if page else None
         spent = await self._rooms.looks.read(devices.spent, only)
         found = [
             DeviceStatus(
@@ -482,7 +486,7 @@ def _budgets(connection: Connection, name: str, after: str, page: int) -> tuple[
     if only is None:
         return run_id, budgeting.ledger_of(connection, run_id, time.time()), False
     # In the database's own order, which the next page goes on from.
-    ledger = {one.device_id: one for one in budgeting.ledger_of(connection, run_id, time.time(), only[:page])}
+    ledger = {budget.device_id: budget for budget in budgeting.ledger_of(connection, run_id, time.time(), only[:page])}
     return run_id, [ledger[name] for name in only[:page] if name in ledger], more
 
 

@@ -138,7 +138,7 @@ class RunScheduler:
         await self.look_at_published()
         await self.upgrades.open()
         works = (self._run_all, self._run_beside, self._tick, self.upgrades.watch)
-        self._tasks = [asyncio.create_task(_kept_up(one)) for one in works]
+        self._tasks = [asyncio.create_task(_kept_up(work)) for work in works]
 
     @property
     def driver(self) -> RunDriver | None:
@@ -192,14 +192,18 @@ class RunScheduler:
             return
         self._shared = len(self.drivers) > 1
         for run_id, driver in self.drivers.items():
-            driver.lend({one for other, by in self.drivers.items() if other != run_id for one in by.at_work()})
+            driver.lend(
+                {device_id for other, by in self.drivers.items() if other != run_id for device_id in by.at_work()}
+            )
 
     def _may_open(self, driver: RunDriver) -> bool:
         """Whether a run that gathers may ask devices now, beside the others."""
         if len(self.drivers) < 2:
             return True
         self._share()
-        return may_go(driver.wish(), [one.wish() for one in self.drivers.values() if one is not driver])
+        return may_go(
+            driver.wish(), [each_driver.wish() for each_driver in self.drivers.values() if each_driver is not driver]
+        )
 
     async def _run_all(self) -> None:
         # Also what an earlier turn was doing when it failed.
@@ -246,9 +250,15 @@ class RunScheduler:
         while True:
             try:
                 queued = await self._store.do(ledger.queue)
-                waiting = [one for one in queued if not one.beside and one.run_id not in self._unwritten]
+                waiting = [
+                    queued_run
+                    for queued_run in queued
+                    if not queued_run.beside and queued_run.run_id not in self._unwritten
+                ]
                 # One whose files are not here lets those behind it pass.
-                ready = [one for one in waiting if self._not_before_s.get(one.run_id, 0.0) <= _now_s()]
+                ready = [
+                    queued_run for queued_run in waiting if self._not_before_s.get(queued_run.run_id, 0.0) <= _now_s()
+                ]
                 if ready or not waiting:
                     return ready[0] if ready else None
             except StoreError as error:
@@ -293,7 +303,7 @@ class RunScheduler:
         finally:
             self.preparing.discard(run_id)
         claim = Claim(queued.priority, queued.share, queued.sequence)
-        claim.begins_beside(one.claim for one in self._on())
+        claim.begins_beside(each_driver.claim for each_driver in self._on())
         driver = RunDriver(
             run,
             self._rooms,
@@ -639,7 +649,11 @@ class RunScheduler:
             return
         with self.calling(device_id):
             await self._settle(device_id, settled)
-            owing = [one.run for one in self._on() if device_id in one.run.lines and one.run.machine.owes(device_id)]
+            owing = [
+                driver.run
+                for driver in self._on()
+                if device_id in driver.run.lines and driver.run.machine.owes(device_id)
+            ]
             ends = next((run for run in owing if run.may_have_begun(device_id)), None)
             await self._store.do(ledger.leave, device_id, reason, ends)
         if self.fleet.leave(device_id, session, clock.unix_s(), reason):
@@ -656,7 +670,7 @@ class RunScheduler:
         """
         member = self.fleet.get(device_id)
         if member is None:
-            known = [one.card.device_id for one in self.fleet]
+            known = [each_member.card.device_id for each_member in self.fleet]
             raise UnknownRunError("no device is called so", where=device_id[:80], fix=hint(device_id, known))
         if member.state == "present" or self._is_busy(device_id):
             raise RefusedError("is here, and would be back at once", where=device_id, fix="stop its edge-runtime first")

@@ -81,58 +81,58 @@ class Schedules:
         """Decide what is due; returns when there is something to decide again, Unix seconds."""
         found = await self._store.do(schedules.all_of)
         first_s, said = math.inf, {}
-        for one in found:
+        for schedule in found:
             try:
-                times = parse(one.row["plan_toml"], where=one.row["name"]).times
+                times = parse(schedule.row["plan_toml"], where=schedule.row["name"]).times
             except EdgejouleError as error:
-                said[one.run_id] = f"cannot start: {error}"
+                said[schedule.run_id] = f"cannot start: {error}"
                 continue
             assert times is not None
-            if await self._decide(one, times):
+            if await self._decide(schedule, times):
                 # What it says is of what stands on disk now.
                 first_s = 0.0
-            next_s = times.next(max(clock.unix_s(), one.decided_s), one.begun_s)
-            said[one.run_id] = _words(one, next_s)
+            next_s = times.next(max(clock.unix_s(), schedule.decided_s), schedule.begun_s)
+            said[schedule.run_id] = _words(schedule, next_s)
             first_s = min(first_s, next_s)
         self._said = said
         return first_s
 
-    async def _decide(self, one: Schedule, times: Times) -> bool:
+    async def _decide(self, schedule: Schedule, times: Times) -> bool:
         """Decide all that is due of one schedule; whether anything was."""
         now_s = clock.unix_s()
-        count, first_s, due_s = times.due(one.decided_s, now_s, one.begun_s)
+        count, first_s, due_s = times.due(schedule.decided_s, now_s, schedule.begun_s)
         if first_s is None or due_s is None:
             return False
         late = now_s - due_s > late_s(times)
         if count > 1 or late:
-            missed_s = due_s if late else times.due(one.decided_s, due_s - 1, one.begun_s)[2]
+            missed_s = due_s if late else times.due(schedule.decided_s, due_s - 1, schedule.begun_s)[2]
             assert missed_s is not None
-            await self._miss(one, missed_s, count if late else count - 1, AWAY, first_s)
+            await self._miss(schedule, missed_s, count if late else count - 1, AWAY, first_s)
         if late:
             return True
-        if one.newest_goes_on:
-            await self._miss(one, due_s, 1, f"{one.newest}, which it started before, is not over", due_s)
+        if schedule.newest_goes_on:
+            await self._miss(schedule, due_s, 1, f"{schedule.newest}, which it started before, is not over", due_s)
             return True
         try:
-            if await self._begin(one, due_s):
-                log.info("%s: its time of %s has come", one.run_id, in_words(due_s))
+            if await self._begin(schedule, due_s):
+                log.info("%s: its time of %s has come", schedule.run_id, in_words(due_s))
         except StoreError:
             # A full disk is no fault of the plan: there is time to try again.
             raise
         except EdgejouleError as error:
-            await self._miss(one, due_s, 1, str(error), due_s)
+            await self._miss(schedule, due_s, 1, str(error), due_s)
         return True
 
-    async def _miss(self, one: Schedule, due_s: float, count: int, why: str, first_s: float) -> None:
-        if await self._store.do(schedules.miss, one.run_id, due_s, count, why):
+    async def _miss(self, schedule: Schedule, due_s: float, count: int, why: str, first_s: float) -> None:
+        if await self._store.do(schedules.miss, schedule.run_id, due_s, count, why):
             since = f" since {in_words(first_s)}" if count > 1 else ""
-            log.warning("%s: missed %s (%d%s): %s", one.run_id, in_words(due_s), count, since, why)
+            log.warning("%s: missed %s (%d%s): %s", schedule.run_id, in_words(due_s), count, since, why)
 
 
-def _words(one: Schedule, next_s: float) -> str:
+def _words(schedule: Schedule, next_s: float) -> str:
     parts = [f"next {in_words(next_s)}"]
-    if one.newest:
-        parts.append(f"newest {one.newest}")
-    if one.missed:
-        parts.append(f"missed {one.missed}, last {one.missed_last}")
+    if schedule.newest:
+        parts.append(f"newest {schedule.newest}")
+    if schedule.missed:
+        parts.append(f"missed {schedule.missed}, last {schedule.missed_last}")
     return "; ".join(parts)

@@ -146,7 +146,7 @@ class Spans:
         for run in found:
             if run.run_id in self._over:
                 continue
-            newest = max((one.round for one in run.rounds if one.state == "closed"), default=0)
+            newest = max((this_round.round for this_round in run.rounds if this_round.state == "closed"), default=0)
             if self._first:
                 self._told[run.run_id] = newest
                 if run.state in _OVER:
@@ -159,10 +159,15 @@ class Spans:
     async def _closed(self, operations: Operations, run_id: str) -> None:
         since = self._told.get(run_id, 0) + 1
         ((run, *_), _) = await operations.status(run_id, since)
-        for one in run.rounds:
-            if one.round >= since and one.round and one.closed_unix_s is not None and one.state == "closed":
-                self._round(run, one)
-                self._told[run_id] = one.round
+        for this_round in run.rounds:
+            if (
+                this_round.round >= since
+                and this_round.round
+                and this_round.closed_unix_s is not None
+                and this_round.state == "closed"
+            ):
+                self._round(run, this_round)
+                self._told[run_id] = this_round.round
         if run.state in _OVER:
             self._over.add(run_id)
             self._told.pop(run_id, None)
@@ -172,25 +177,36 @@ class Spans:
             told = {"run_id": run_id, "state": run.state, "reason": run.reason or None}
             self._make(run_id, (), run.name, (run.started_unix_s, end_s), told, failed=run.state == "failed")
 
-    def _round(self, run: RunStatus, one: RoundStatus) -> None:
-        assert one.closed_unix_s is not None
-        outcomes = {device.device_id: device.outcome for device in one.devices}
-        for key in [key for key in self._open if key[:2] == (run.run_id, one.round)]:
+    def _round(self, run: RunStatus, this_round: RoundStatus) -> None:
+        assert this_round.closed_unix_s is not None
+        outcomes = {device.device_id: device.outcome for device in this_round.devices}
+        for key in [key for key in self._open if key[:2] == (run.run_id, this_round.round)]:
             self._ends(
-                run.run_id, one.round, key[2], self._open[key], one.closed_unix_s, outcomes.get(key[2], "missing")
+                run.run_id,
+                this_round.round,
+                key[2],
+                self._open[key],
+                this_round.closed_unix_s,
+                outcomes.get(key[2], "missing"),
             )
-        known = [device.spent_j for device in one.devices if device.outcome == "accepted"]
+        known = [device.spent_j for device in this_round.devices if device.outcome == "accepted"]
         told = {
-            "round": one.round,
-            one.measure: one.score,
-            "loss": one.loss,
-            "devices_asked": len(one.devices),
+            "round": this_round.round,
+            this_round.measure: this_round.score,
+            "loss": this_round.loss,
+            "devices_asked": len(this_round.devices),
             "devices_accepted": list(outcomes.values()).count("accepted"),
-            "bytes_up": one.bytes_up,
-            "bytes_down": one.bytes_down,
+            "bytes_up": this_round.bytes_up,
+            "bytes_down": this_round.bytes_down,
             "spent_j": None if None in known or not known else sum(value for value in known if value is not None),
         }
-        self._make(run.run_id, (one.round,), f"round {one.round}", (one.opened_unix_s, one.closed_unix_s), told)
+        self._make(
+            run.run_id,
+            (this_round.round,),
+            f"round {this_round.round}",
+            (this_round.opened_unix_s, this_round.closed_unix_s),
+            told,
+        )
 
     async def close(self) -> None:
         """Send what is left, for a few seconds at most."""

@@ -124,9 +124,11 @@ class UpgradesTrust:
         now = clock.unix_s()
         groups: dict[str, set[str]] = {}
         good = {
-            one.peer.name: set(one.groups)
-            for one in self._register.certificates()
-            if one.peer.role is Role.DEVICE and one.revoked_unix_s is None and one.ends_unix_s > now
+            certificate.peer.name: set(certificate.groups)
+            for certificate in self._register.certificates()
+            if certificate.peer.role is Role.DEVICE
+            and certificate.revoked_unix_s is None
+            and certificate.ends_unix_s > now
         }
         for name, mine in good.items():
             for group in mine:
@@ -235,7 +237,7 @@ class Upgrades:
             await trust.refuse_older(wanted, await self._store.read(book.signatures))
             await trust.noted(who, "upgrade begun", upgrade=values["upgrade_id"], wheel=wanted.wheel, **said)
             self._on = await self._store.write(book.add, values, data, wanted.signature, rows)
-            self._rows = {one.device_id: one for one in rows}
+            self._rows = {row.device_id: row for row in rows}
             await self._decide()
             log.info("%s: %s to %d devices", values["upgrade_id"], wanted.wheel, len(rows))
         self._news()
@@ -268,7 +270,7 @@ class Upgrades:
     async def all(self) -> list[UpgradeStatus]:
         """Every upgrade without its devices, the newest first."""
         found, last = await self._store.read(_every)
-        return [replace(self._shown(one, {}), stages=1 + last.get(one.upgrade_id, 0)) for one in found]
+        return [replace(self._shown(upgrade, {}), stages=1 + last.get(upgrade.upgrade_id, 0)) for upgrade in found]
 
     # ------------------------------------------------------------ devices
 
@@ -375,13 +377,13 @@ class Upgrades:
     async def _look(self, on: Kept) -> None:
         now = clock.unix_s()
         gone = list(stages.lost(self._rows.values(), now, on.trial_s, self._silent_s))
-        lost = {one.device_id for one in gone}
+        lost = {row.device_id for row in gone}
         if self.trust is not None:
             out = await self.trust.revoked()
             gone += [
-                replace(one, state="revoked", reason="its certificate was revoked", changed_unix_s=now)
-                for one in self._rows.values()
-                if one.device_id in out and one.state not in stages.DONE and one.device_id not in lost
+                replace(row, state="revoked", reason="its certificate was revoked", changed_unix_s=now)
+                for row in self._rows.values()
+                if row.device_id in out and row.state not in stages.DONE and row.device_id not in lost
             ]
         if gone:
             await self._note(on, gone)
@@ -399,14 +401,14 @@ class Upgrades:
         """
         await self._store.write(book.change_devices, upgrade_id, made)
         if self._on is not None and upgrade_id == self._on.upgrade_id:
-            self._rows.update({one.device_id: one for one in made})
-        for one in made:
-            log.info("%s: %s: %s%s", upgrade_id, one.device_id, one.state, f": {one.reason}" if one.reason else "")
-        for one in made:
-            if one.state in stages.DONE and self.trust is not None:
-                details = {"upgrade": upgrade_id, **({"reason": one.reason} if one.reason else {})}
-                details |= {} if who else {"device": one.device_id}
-                await self.trust.noted(who or "coordinator", f"upgrade {one.state}", **details)
+            self._rows.update({device.device_id: device for device in made})
+        for row in made:
+            log.info("%s: %s: %s%s", upgrade_id, row.device_id, row.state, f": {row.reason}" if row.reason else "")
+        for row in made:
+            if row.state in stages.DONE and self.trust is not None:
+                details = {"upgrade": upgrade_id, **({"reason": row.reason} if row.reason else {})}
+                details |= {} if who else {"device": row.device_id}
+                await self.trust.noted(who or "coordinator", f"upgrade {row.state}", **details)
 
     # ------------------------------------------------------------ what follows
 
@@ -447,12 +449,12 @@ class Upgrades:
 
     def _shown(self, kept: Kept, rows: dict[str, Row]) -> UpgradeStatus:
         devices = []
-        for one in rows.values():
-            member = self._fleet.get(one.device_id)
+        for row in rows.values():
+            member = self._fleet.get(row.device_id)
             version = member.card.software_version if member is not None else ""
-            here = self._is_here(one.device_id)
+            here = self._is_here(row.device_id)
             devices.append(
-                UpgradeDevice(one.device_id, one.stage, one.state, one.reason, version, here, one.changed_unix_s)
+                UpgradeDevice(row.device_id, row.stage, row.state, row.reason, version, here, row.changed_unix_s)
             )
         return UpgradeStatus(
             kept.upgrade_id,

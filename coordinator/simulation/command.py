@@ -141,11 +141,11 @@ def _progress() -> Callable[[RoundStatus], None]:
     """A line for each round; on a terminal the same line."""
     live = sys.stderr.isatty()
 
-    def told(one: RoundStatus) -> None:
-        accuracy = "" if one.accuracy is None else f", accuracy {100 * one.accuracy:.2f} %"
-        reports = sum(device.outcome == "accepted" for device in one.devices)
-        counted = f", {reports} of {len(one.devices)} reports" if one.devices else ""
-        line = f"simulate: round {one.round}{accuracy}{counted}"
+    def told(this_round: RoundStatus) -> None:
+        accuracy = "" if this_round.accuracy is None else f", accuracy {100 * this_round.accuracy:.2f} %"
+        reports = sum(device.outcome == "accepted" for device in this_round.devices)
+        counted = f", {reports} of {len(this_round.devices)} reports" if this_round.devices else ""
+        line = f"simulate: round {this_round.round}{accuracy}{counted}"
         print(f"\r{line:<70}" if live else line, end="" if live else "\n", file=sys.stderr, flush=True)
 
     return told
@@ -172,8 +172,8 @@ def as_document(made: Simulated, settings: dict[str, Any]) -> dict[str, Any]:
     assert made.status is not None
     found = outcome(made.status, None, wall_s=made.wall_s, settings=json.loads(json.dumps(settings, default=str)))
     # Rows of very many devices are left out, their sums are not.
-    for row, one in zip(made.outcome.rounds, found["rounds"], strict=True):
-        one.update({key: row[key] for key in ("bytes_up", "bytes_down", "energy_j", "accepted")})
+    for row, this_round in zip(made.outcome.rounds, found["rounds"], strict=True):
+        this_round.update({key: row[key] for key in ("bytes_up", "bytes_down", "energy_j", "accepted")})
     found.update({key: made.outcome.run[key] for key in ("bytes_up", "bytes_down", "energy_j")})
     found["simulated"] = {
         "engine": made.engine,

@@ -141,19 +141,25 @@ def _costs_of(rows: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], board
 
     def each(phase: Phase, count: str = "") -> list[float]:
         """Seconds of one piece, where there were any."""
-        mine = [(row, one) for row, one in rows if one["phase"] == phase and (not count or row[count])]
+        mine = [
+            (row, phase_energy)
+            for row, phase_energy in rows
+            if phase_energy["phase"] == phase and (not count or row[count])
+        ]
         return [(one["covered_s"] + one["uncovered_s"]) / (row[count] if count else 1) for row, one in mine]
 
     def watts(phase: Phase, count: str = "") -> list[float]:
         """Watts while a phase lasted, where it was metered."""
-        mine = [one for row, one in rows if one["phase"] == phase and (not count or row[count])]
-        return [one["energy_j"] / one["covered_s"] for one in mine if one["energy_j"] is not None and one["covered_s"]]
+        mine = [
+            phase_energy for row, phase_energy in rows if phase_energy["phase"] == phase and (not count or row[count])
+        ]
+        return [row["energy_j"] / row["covered_s"] for row in mine if row["energy_j"] is not None and row["covered_s"]]
 
     figures = {
         "embedding_s": each(Phase.EMBED, "embedded"),
         "step_s": each(Phase.TRAIN, "steps_done"),
         "encode_s": each(Phase.ENCODE),
-        "send_fixed_s": [max(_LEAST_OWN * one, one - waited_s) for one in each(Phase.SEND)],
+        "send_fixed_s": [max(_LEAST_OWN * value, value - waited_s) for value in each(Phase.SEND)],
         "around_s": each(Phase.IDLE),
         "embed_w": watts(Phase.EMBED, "embedded"),
         "train_w": watts(Phase.TRAIN, "steps_done"),

@@ -406,7 +406,7 @@ class VirtualBoard:
         told = SettledEnergy(report.run_id, report.round, with_idle(after, report.energy), report.attempt)
         return dataclasses.replace(
             told,
-            energy=tuple(dataclasses.replace(one, sensor="") for one in told.energy),
+            energy=tuple(dataclasses.replace(phase_energy, sensor="") for phase_energy in told.energy),
             meter_id=self._meter_card.id,
         )
 

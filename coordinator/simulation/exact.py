@@ -113,14 +113,14 @@ def _room() -> Iterator[Path]:
 def _quiet() -> Iterator[None]:
     """Thousands of rounds say nothing but what went wrong."""
     loggers = [logging.getLogger(name) for name in ("edgejoule.coordinator", "edgejoule.device")]
-    before = [one.level for one in loggers]
-    for one in loggers:
-        one.setLevel(logging.ERROR)
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        for one, level in zip(loggers, before, strict=True):
-            one.setLevel(level)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 class _World:
@@ -241,10 +241,10 @@ class _World:
         assert self._on_round is not None
         with self.db.reading() as connection:
             status = reading.run_status(connection, run_id, told + 1)
-        for one in status.rounds:
-            if one.state == "closed" and one.round > told:
-                told = one.round
-                self._on_round(one)
+        for this_round in status.rounds:
+            if this_round.state == "closed" and this_round.round > told:
+                told = this_round.round
+                self._on_round(this_round)
         return told
 
     # ------------------------------------------------------------ one board

@@ -153,7 +153,7 @@ def sweep(key: str = "", patience_s: float = 0.0) -> None:
     """
     end_s = time.monotonic() + patience_s
     while True:
-        left = [one for one in Path(tempfile.gettempdir()).glob(f"{_PREFIX}{key[:12]}*") if not _taken_away(one)]
+        left = [path for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}{key[:12]}*") if not _taken_away(path)]
         if not left or time.monotonic() >= end_s:
             return
         time.sleep(0.05)

@@ -81,14 +81,14 @@ def empty_arrays(rounds: int, devices: int) -> Arrays:
 
 def arrays_of(run: RunStatus, device_ids: Sequence[str]) -> Arrays:
     """A run's rounds as arrays; rounds that did not close are left out."""
-    closed = [one for one in run.rounds if one.state == "closed"]
+    closed = [this_round for this_round in run.rounds if this_round.state == "closed"]
     made = empty_arrays(max(0, len(closed) - 1), len(device_ids))
     place = {name: at for at, name in enumerate(device_ids)}
-    for at, one in enumerate(closed):
-        made["accuracy"][at] = np.nan if one.accuracy is None else one.accuracy
-        made["loss"][at] = np.nan if one.loss is None else one.loss
-        for device in one.devices:
-            if one.round == 0:
+    for at, this_round in enumerate(closed):
+        made["accuracy"][at] = np.nan if this_round.accuracy is None else this_round.accuracy
+        made["loss"][at] = np.nan if this_round.loss is None else this_round.loss
+        for device in this_round.devices:
+            if this_round.round == 0:
                 continue
             where = at - 1, place[device.device_id]
             made["ordered"][where] = True

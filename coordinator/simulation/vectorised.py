@@ -66,7 +66,7 @@ def check(plan: RunPlan, manifest: Manifest, settings: FleetSettings) -> None:
     codec = codecs.build(plan.update.codec, plan.update.parameters)
     budget = plan.budget
     has_budget = budget.has_accounts or budget.per_round_j is not None or bool(budget.device)
-    inputs = {one.name for one in head.inputs}
+    inputs = {tensor.name for tensor in head.inputs}
     for is_so, where, what in (
         (manifest.task != CLASSIFICATION, "bundle", "the head is no classifier"),
         (head.hidden_units is not None, "bundle", "the head has a hidden layer"),
@@ -202,7 +202,7 @@ class _Vectorised:
         inputs = dict(self._inputs)
         if "rate" in inputs:
             inputs["rate"] *= plan.train.rate_decay ** max(0, number - 1)
-        given = {one.name: one.default for one in self._bundle.manifest.head.inputs} | inputs
+        given = {tensor.name: tensor.default for tensor in self._bundle.manifest.head.inputs} | inputs
         sent = downlink.head_for(holding)
         order = TrainOrder(
             run_id=self._run_id, round=number, plan_id=plan.plan_id, bundle_id=self._bundle.bundle_id,
@@ -265,7 +265,7 @@ class _Vectorised:
                 else:
                     longest_s = plan.round.deadline_s
             # In memory for a group alone: the fold adds up in float64, and its order matters in the last bits alone.
-            for _, index, report, tree in sorted(changes, key=lambda one: one[:2]):
+            for _, index, report, tree in sorted(changes, key=lambda entry: entry[:2]):
                 fold.add(report, tree)
                 arrays["accepted"][at, index] = True
                 arrays["weight"][at, index] = fold.weight_of(report)
@@ -334,7 +334,7 @@ class _Vectorised:
         return (
             kernels,
             biases,
-            [self._first_and_last(one, len(self._parts[i])) for one, i in zip(losses, group, strict=True)],
+            [self._first_and_last(loss, len(self._parts[i])) for loss, i in zip(losses, group, strict=True)],
         )
 
     def _first_and_last(self, losses: list[float], examples: int) -> tuple[float, float]:

@@ -168,15 +168,15 @@ def accept(connection: Connection, taken: Sequence[Taken]) -> None:
     now_unix_s = clock.unix_s()
     rows, marks, sizes = [], [], []
     borne = []
-    for one in taken:
-        report = one.report
+    for taken_report in taken:
+        report = taken_report.report
         key = {"run_id": report.run_id, "round": report.round, "device_id": report.device_id}
         rows.append(
             {
                 **key,
-                "data": one.data,
-                "sha256": hashlib.sha256(one.data).digest(),
-                "weight": one.weight,
+                "data": taken_report.data,
+                "sha256": hashlib.sha256(taken_report.data).digest(),
+                "weight": taken_report.weight,
                 "steps_done": report.steps_done,
                 "examples": report.examples,
                 "stop_reason": str(report.stop_reason),
@@ -184,13 +184,13 @@ def accept(connection: Connection, taken: Sequence[Taken]) -> None:
                 "embedded": report.embedded,
                 "accepted_unix_s": now_unix_s,
                 "attempt": report.attempt,
-                "folded_in": one.folded_in,
+                "folded_in": taken_report.folded_in,
             }
         )
         of = _of((report.run_id, report.round, report.device_id))
-        marks.append({**of, "up": len(one.data), "down": one.sent})
-        change, deviation = one.sizes if one.sizes is not None else (None, None)
-        sizes.append({**of, "up": len(one.data), "by": change, "off": deviation})
+        marks.append({**of, "up": len(taken_report.data), "down": taken_report.sent})
+        change, deviation = taken_report.sizes if taken_report.sizes is not None else (None, None)
+        sizes.append({**of, "up": len(taken_report.data), "by": change, "off": deviation})
         if report.strain is not None:
             borne.append({**key, **dataclasses.asdict(report.strain)})
     connection.execute(reports.insert(), rows)
@@ -201,8 +201,14 @@ def accept(connection: Connection, taken: Sequence[Taken]) -> None:
     settle(
         connection,
         [
-            Told(one.report.run_id, one.report.round, one.report.device_id, one.report.energy, one.report.attempt)
-            for one in taken
+            Told(
+                taken_report.report.run_id,
+                taken_report.report.round,
+                taken_report.report.device_id,
+                taken_report.report.energy,
+                taken_report.report.attempt,
+            )
+            for taken_report in taken
         ],
     )
 
@@ -229,25 +235,25 @@ def settle(
         Orders whose joules of work are all known now.
     """
     if attempts is None:
-        attempts = ordered(connection, (one.order for one in told))
+        attempts = ordered(connection, (told_joules.order for told_joules in told))
     plain: list[Told] = []
-    for one in told:
+    for told_joules in told:
         # Of an attempt that was renewed: seldom, and looked at one by one.
-        if one.attempt is not None and one.attempt < attempts.get(one.order, 0):
-            single.settle(connection, *one.order, one.energy, one.attempt)
+        if told_joules.attempt is not None and told_joules.attempt < attempts.get(told_joules.order, 0):
+            single.settle(connection, *told_joules.order, told_joules.energy, told_joules.attempt)
         else:
-            plain.append(one)
-    sums.outdate(connection, sorted({one.order for one in plain}))
-    there = _there(connection, {one.order for one in told})
+            plain.append(told_joules)
+    sums.outdate(connection, sorted({told_joules.order for told_joules in plain}))
+    there = _there(connection, {told_joules.order for told_joules in told})
     before = {order: set(phases) for order, phases in there.items()}
     new: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for one in plain:
-        for record in one.energy:
+    for told_joules in plain:
+        for record in told_joules.energy:
             phase = str(record.phase)
-            if record.energy_j is None and there[one.order].get(phase) is not None:
+            if record.energy_j is None and there[told_joules.order].get(phase) is not None:
                 continue
-            there[one.order][phase] = record.energy_j
-            new[(*one.order, phase)] = _values(record)
+            there[told_joules.order][phase] = record.energy_j
+            new[(*told_joules.order, phase)] = _values(record)
     fresh = [
         {"run_id": key[0], "round": key[1], "device_id": key[2], "phase": key[3], **values}
         for key, values in new.items()

@@ -244,7 +244,7 @@ def _add_indices(connection: Connection) -> None:
     """Indices that this version has and the one that made the tables had not. They change no row, so that an older
     version of this layout goes on reading and writing."""
     for table in metadata.sorted_tables:
-        for index in sorted(table.indexes, key=lambda one: str(one.name)):
+        for index in sorted(table.indexes, key=lambda index: str(index.name)):
             index.create(connection, checkfirst=True)
 
 

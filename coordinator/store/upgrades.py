@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 _CONTENT = ("data", "signature")
-_HEADS = [one for one in upgrades.c if one.name not in _CONTENT]
+_HEADS = [column for column in upgrades.c if column.name not in _CONTENT]
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def add(connection: Connection, kept: Mapping[str, Any], data: bytes, signature:
     connection.execute(upgrades.insert().values(**values, data=data, signature=signature))
     connection.execute(
         upgrade_devices.insert(),
-        [{"upgrade_id": kept["upgrade_id"], **vars(one), "changed_unix_s": now} for one in rows],
+        [{"upgrade_id": kept["upgrade_id"], **vars(row), "changed_unix_s": now} for row in rows],
     )
     return Kept(**values)
 
@@ -90,7 +90,8 @@ def on(connection: Connection) -> Kept | None:
 def signatures(connection: Connection) -> list[bytes]:
     """The signature of every upgrade that was ever begun, in their order."""
     return [
-        bytes(one) for one in connection.execute(select(upgrades.c.signature).order_by(upgrades.c.sequence)).scalars()
+        bytes(value)
+        for value in connection.execute(select(upgrades.c.signature).order_by(upgrades.c.sequence)).scalars()
     ]
 
 
@@ -114,8 +115,8 @@ def devices_of(connection: Connection, upgrade_id: str) -> dict[str, Row]:
     query = select(upgrade_devices).where(upgrade_devices.c.upgrade_id == upgrade_id)
     rows = connection.execute(query.order_by(upgrade_devices.c.stage, upgrade_devices.c.device_id)).mappings()
     return {
-        one["device_id"]: Row(one["device_id"], one["stage"], one["state"], one["reason"], one["changed_unix_s"])
-        for one in rows
+        row["device_id"]: Row(row["device_id"], row["stage"], row["state"], row["reason"], row["changed_unix_s"])
+        for row in rows
     }
 
 
@@ -155,7 +156,7 @@ def change(connection: Connection, /, upgrade_id: str, **values: Any) -> None:
 
 def change_devices(connection: Connection, upgrade_id: str, rows: Iterable[Row]) -> None:
     """Write down what these devices did last."""
-    for one in rows:
-        these = (upgrade_devices.c.upgrade_id == upgrade_id, upgrade_devices.c.device_id == one.device_id)
-        values = {"state": one.state, "reason": one.reason, "changed_unix_s": one.changed_unix_s}
+    for row in rows:
+        these = (upgrade_devices.c.upgrade_id == upgrade_id, upgrade_devices.c.device_id == row.device_id)
+        values = {"state": row.state, "reason": row.reason, "changed_unix_s": row.changed_unix_s}
         connection.execute(update(upgrade_devices).where(*these).values(**values))

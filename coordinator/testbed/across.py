@@ -96,7 +96,7 @@ async def across(boards: Sequence[Board], work: Work, *, parallel: int, watcher:
 
 def code_of(outcomes: Sequence[Outcome]) -> int:
     """0 when all went well; the exit code of the cause where all failures have one; else that of `CheckFailed`."""
-    codes = {one.error.exit_code for one in outcomes if one.error is not None}
+    codes = {outcome.error.exit_code for outcome in outcomes if outcome.error is not None}
     return 0 if not codes else codes.pop() if len(codes) == 1 else CheckFailed.exit_code
 
 
@@ -117,9 +117,9 @@ def summary(outcomes: Sequence[Outcome]) -> str:
     Such as "14 of 16 boards; does not answer: pi-3; hangs: pi-9".
     """
     by_cause: dict[str, list[str]] = {}
-    for one in outcomes:
-        if one.error is not None:
-            kind = type(one.error).__name__
-            by_cause.setdefault(_CAUSES.get(kind, kind), []).append(one.board.name)
-    good = sum(one.ok for one in outcomes)
+    for outcome in outcomes:
+        if outcome.error is not None:
+            kind = type(outcome.error).__name__
+            by_cause.setdefault(_CAUSES.get(kind, kind), []).append(outcome.board.name)
+    good = sum(outcome.ok for outcome in outcomes)
     return "; ".join([f"{good} of {len(outcomes)} boards", *(f"{c}: {', '.join(who)}" for c, who in by_cause.items())])

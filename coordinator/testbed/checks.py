@@ -101,7 +101,7 @@ async def check(session: Session, progress: Progress, *, version: str | None = N
         who = await reservation.holder(session)
         facts["reserved"] = None if who is None else {"who": who.who, "until_unix_s": who.until_unix_s}
     found = judged(facts, bridge=board.bridge, version=version, now_unix_s=time.time())
-    return {"facts": facts, "findings": [vars(one) for one in found]}
+    return {"facts": facts, "findings": [vars(finding) for finding in found]}
 
 
 async def _clock(session: Session) -> dict[str, float]:
@@ -158,7 +158,7 @@ def judged(
     if ends is not None and ends - now_unix_s < 3 * 86400:
         found.append(Finding("certificate", "warning", "ends within three days", "see that its daemon runs"))
     found.append(Finding("SSH key", "ok", str(facts.get("host_key"))))
-    return sorted(found, key=lambda one: ("failed", "warning", "ok").index(one.level))
+    return sorted(found, key=lambda finding: ("failed", "warning", "ok").index(finding.level))
 
 
 def _mb(kilobytes: Any) -> float | None:
@@ -218,8 +218,8 @@ def _throttling(facts: Mapping[str, Any]) -> Finding:
 def versions_differ(values: Sequence[Mapping[str, Any]]) -> str | None:
     """One line when the boards do not all have the same version, or None."""
     counts: dict[str, int] = {}
-    for one in values:
-        version = one["facts"].get("version") or "nothing"
+    for value in values:
+        version = value["facts"].get("version") or "nothing"
         counts[version] = counts.get(version, 0) + 1
     if len(counts) < 2:
         return None

@@ -105,23 +105,23 @@ def write_manifest(folder: Path, outcomes: Sequence[Outcome], more: Mapping[str,
         with write_whole(folder / name) as file:
             file.write(content)
     boards = {
-        one.board.name: {
-            "host": one.board.host,
-            "kind": one.board.kind,
-            "version": one.values.get("program"),
-            "files": one.values.get("files", []),
-            "error": None if one.error is None else str(one.error),
+        outcome.board.name: {
+            "host": outcome.board.host,
+            "kind": outcome.board.kind,
+            "version": outcome.values.get("program"),
+            "files": outcome.values.get("files", []),
+            "error": None if outcome.error is None else str(outcome.error),
         }
-        for one in outcomes
+        for outcome in outcomes
     }
     others = [
         {"path": name, "size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         for name, content in more.items()
     ]
     made = document("collected", {"collected_unix_s": time.time(), "by": who, "boards": boards, "files": others})
-    listed: list[dict[str, Any]] = [*others, *(one for board in boards.values() for one in board["files"])]
+    listed: list[dict[str, Any]] = [*others, *(path for board in boards.values() for path in board["files"])]
     with write_whole(folder / SUMS) as file:
-        file.write("".join(f"{one['sha256']}  {one['path']}\n" for one in listed).encode())
+        file.write("".join(f"{row['sha256']}  {row['path']}\n" for row in listed).encode())
     with write_whole(folder / MANIFEST) as file:
         file.write((json.dumps(made, indent=2) + "\n").encode())
     return made
@@ -130,6 +130,6 @@ def write_manifest(folder: Path, outcomes: Sequence[Outcome], more: Mapping[str,
 def wrong_files(folder: Path) -> list[str]:
     """Files of a collected folder that are not what its manifest says, or are gone."""
     made = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    listed = [*made.get("files", ()), *(one for board in made.get("boards", {}).values() for one in board["files"])]
-    paths = [(folder / one["path"], one["sha256"]) for one in listed]
+    listed = [*made.get("files", ()), *(path for board in made.get("boards", {}).values() for path in board["files"])]
+    paths = [(folder / row["path"], row["sha256"]) for row in listed]
     return [str(path.relative_to(folder)) for path, digest in paths if not path.is_file() or digest_of(path) != digest]

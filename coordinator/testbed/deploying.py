@@ -50,15 +50,15 @@ class Parts:
         Raises:
             UsageError: one is not, or is no wheel.
         """
-        for one in (*filter(None, [self.wheel]), *self.links):
-            if not one.is_file() or one.suffix != ".whl":
-                raise UsageError("is no wheel", where=str(one), fix="make one with: pip wheel --no-deps .")
+        for link in (*filter(None, [self.wheel]), *self.links):
+            if not link.is_file() or link.suffix != ".whl":
+                raise UsageError("is no wheel", where=str(link), fix="make one with: pip wheel --no-deps .")
         return self
 
     def mark(self, board: Board) -> str:
         """Twelve digits that tell this installation from others."""
         assert self.wheel is not None
-        said = [digest_of(self.wheel), board.python, *self.pip, *(digest_of(one) for one in sorted(self.links))]
+        said = [digest_of(self.wheel), board.python, *self.pip, *(digest_of(link) for link in sorted(self.links))]
         return hashlib.sha256("\n".join(said).encode()).hexdigest()[:12]
 
 
@@ -117,8 +117,8 @@ class Deployment:
         """The program, in an environment of its own beside those of before, switched to when it is whole."""
         if parts.wheel is None:
             return
-        for one in (parts.wheel, *parts.links):
-            await self.bring(f"wheel {one.name}", one, f"{self.folder}/wheels/{one.name}")
+        for link in (parts.wheel, *parts.links):
+            await self.bring(f"wheel {link.name}", link, f"{self.folder}/wheels/{link.name}")
         mark = parts.mark(self.board)
         if self.board.service == "systemd" and await daemon.state_of(self.session) != "absent":
             # The service's own way: a trial, and the way back.
@@ -158,7 +158,7 @@ class Deployment:
         if self.lab.coordinator or "coordinator" in before:
             there = str(before.get("coordinator", ""))
             # Enrolment writes all addresses of the coordinator.
-            known = [one.strip() for one in there.split(",")]
+            known = [part.strip() for part in there.split(",")]
             made["coordinator"] = (
                 there if not self.lab.coordinator or self.lab.coordinator in known else self.lab.coordinator
             )

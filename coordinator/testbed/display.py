@@ -70,10 +70,14 @@ class Display:
     def lines(self, height: int) -> list[str]:
         """What the table says, in at most so many lines."""
         head = f"{self._good} of {self._count} boards done, {len(self._failed)} failed"
-        rows = [f"{one.board.name}: {one.error}" for one in self._failed]
-        for name, one in self._going.items():
-            bar = "" if one.share is None else f" [{'#' * round(_BAR * one.share):<{_BAR}}] {100 * one.share:.0f} %"
-            rows.append(f"{name}: {one.doing}{bar}")
+        rows = [f"{outcome.board.name}: {outcome.error}" for outcome in self._failed]
+        for name, progress in self._going.items():
+            bar = (
+                ""
+                if progress.share is None
+                else f" [{'#' * round(_BAR * progress.share):<{_BAR}}] {100 * progress.share:.0f} %"
+            )
+            rows.append(f"{name}: {progress.doing}{bar}")
         room = max(1, height - 2)
         return [head, *rows[:room], *([f"... and {len(rows) - room} more"] if len(rows) > room else [])]
 

@@ -50,17 +50,19 @@ class HostKeys:
     def state(self, board: Board, key: asyncssh.SSHKey) -> str:
         """Whether a key is "known" to be the board's, "new" as nothing is known of it, or "changed"."""
         here = self.of(board)
-        if any(one.public_data == key.public_data for one in here):
+        if any(each_key.public_data == key.public_data for each_key in here):
             return "known"
         return "changed" if here else "new"
 
     def keep(self, seen: Sequence[Seen]) -> None:
         """Write keys down, in place of others that were known for the same boards."""
         lines = self._text.splitlines()
-        for one in seen:
-            name = one.board.host if one.board.port == 22 else f"[{one.board.host}]:{one.board.port}"
+        for host_key in seen:
+            name = (
+                host_key.board.host if host_key.board.port == 22 else f"[{host_key.board.host}]:{host_key.board.port}"
+            )
             lines = [line for line in lines if line.split(" ")[0] != name]
-            lines.append(f"{name} {one.key.export_public_key().decode('ascii').strip()}")
+            lines.append(f"{name} {host_key.key.export_public_key().decode('ascii').strip()}")
         self._text = "\n".join(lines) + "\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with write_whole(self.path) as file:

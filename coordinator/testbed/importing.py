@@ -121,7 +121,7 @@ def _plain(node: Any, where: str, depth: int = 0) -> Any:
     if isinstance(node, yaml.MappingNode):
         return {str(_plain(k, where, depth + 1)): _plain(v, where, depth + 1) for k, v in node.value}
     if isinstance(node, yaml.SequenceNode):
-        return [_plain(one, where, depth + 1) for one in node.value]
+        return [_plain(each_node, where, depth + 1) for each_node in node.value]
     if not node.tag.startswith("tag:yaml.org,2002:"):
         return node.value
     return yaml.SafeLoader("").construct_object(yaml.ScalarNode(node.tag, node.value), deep=True)
@@ -134,9 +134,9 @@ def _form_of(document: Any) -> str:
         if isinstance(document.get("clients"), list) or "colext" in document:
             return "colext"
         values = [one for one in document.values() if isinstance(one, dict)]
-        if values and all({"hosts", "children", "vars"} & one.keys() for one in values):
+        if values and all({"hosts", "children", "vars"} & value.keys() for value in values):
             return "ansible"
-        if values and all({"tags", "matches", "acquired", "comment"} & one.keys() for one in values):
+        if values and all({"tags", "matches", "acquired", "comment"} & value.keys() for value in values):
             return "labgrid"
     return "ansible"
 
@@ -325,9 +325,9 @@ def _resources(resources: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(resources, dict):
         yield from resources.items()
     elif isinstance(resources, list):
-        for one in resources:
-            if isinstance(one, dict):
-                yield from one.items()
+        for resource in resources:
+            if isinstance(resource, dict):
+                yield from resource.items()
 
 
 def _colext(document: Any, where: str, hosts: Path | None, remarks: list[str]) -> Rows:
@@ -394,9 +394,9 @@ def _number(value: Any, where: str) -> float:
 
 
 def _remark(remarks: list[str], what: str, name: str) -> None:
-    for index, one in enumerate(remarks):
-        if one.startswith(what):
-            if name not in one.split(": ", 1)[1].split(", "):
-                remarks[index] = f"{one}, {name}"
+    for index, remark in enumerate(remarks):
+        if remark.startswith(what):
+            if name not in remark.split(": ", 1)[1].split(", "):
+                remarks[index] = f"{remark}, {name}"
             return
     remarks.append(f"{what}: {name}")

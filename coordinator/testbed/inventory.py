@@ -112,7 +112,7 @@ Read = Callable[[Any, str], Any]
 
 
 def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str) or any(ord(one) < 32 for one in value):
+    if not isinstance(value, str) or any(ord(text) < 32 for text in value):
         raise ConfigError(f"{value!r} is no text of one line", where=where, fix="give one, in quotes")
     return value
 
@@ -143,7 +143,7 @@ def _outlet(value: Any, where: str) -> str:
 
 
 def _groups(value: Any, where: str) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(one, str) and _WORD.fullmatch(one) for one in value):
+    if not isinstance(value, list) or not all(isinstance(item, str) and _WORD.fullmatch(item) for item in value):
         raise ConfigError(f"{value!r} is no list of words", where=where, fix='such as ["shelf-a", "coral"]')
     return tuple(value)
 
@@ -197,7 +197,7 @@ def _power(value: Any, where: str) -> str:
 
 
 def _settings(value: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, dict) or any(isinstance(one, dict | list) for one in value.values()):
+    if not isinstance(value, dict) or any(isinstance(item, dict | list) for item in value.values()):
         raise ConfigError("is no table of settings", where=where, fix="write threads = 2, one a line")
     for key in value:
         if key in ("coordinator", "device_id", "data", "state", "sensor", "board"):
@@ -316,15 +316,15 @@ def as_text(inventory: Inventory, remarks: tuple[str, ...] = ()) -> str:
     lines = [f"# {remark}" for remark in remarks] + ["[lab]", f"name = {_value(inventory.name)}"]
     for key in ("coordinator", "coordinator_state", "known_hosts", "parallel"):
         value = getattr(inventory, key)
-        if value != next(one.default for one in fields(Inventory) if one.name == key):
+        if value != next(each_field.default for each_field in fields(Inventory) if each_field.name == key):
             lines.append(f"{key} = {_value(value)}")
     for board in inventory.boards:
         lines += ["", f"[board.{board.name if '.' not in board.name else _value(board.name)}]"]
-        for one in fields(Board):
-            value = getattr(board, one.name)
-            if one.name in ("name", "settings") or value == one.default or value == ():
+        for each_field in fields(Board):
+            value = getattr(board, each_field.name)
+            if each_field.name in ("name", "settings") or value == each_field.default or value == ():
                 continue
-            lines.append(f"{one.name} = {_value(list(value) if isinstance(value, tuple) else value)}")
+            lines.append(f"{each_field.name} = {_value(list(value) if isinstance(value, tuple) else value)}")
         if board.settings:
             inner = ", ".join(f"{key} = {_value(value)}" for key, value in board.settings.items())
             lines.append(f"settings = {{ {inner} }}")

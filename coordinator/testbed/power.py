@@ -24,7 +24,7 @@ def command_of(board: Board, action: str) -> list[str]:
     if board.power:
         try:
             words = shlex.split(board.power)
-            return [one.format(action=action, board=board.name, outlet=board.outlet) for one in words]
+            return [word.format(action=action, board=board.name, outlet=board.outlet) for word in words]
         except (KeyError, IndexError, ValueError) as error:
             what = f"{board.power!r} cannot be filled in ({error})"
             raise UsageError(what, where=f"{board.name}: power", fix="use {action}, {board} and {outlet}") from error

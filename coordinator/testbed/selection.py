@@ -31,15 +31,15 @@ def chosen(boards: Sequence[Board], wanted: str | None) -> tuple[Board, ...]:
         if found is None:
             raise UsageError(f"{text.strip()!r} is no choice of boards", where="--on", fix="such as pi4*3,coral")
         word, count = found["word"], found["count"]
-        fitting = [one for one in boards if word in ("all", one.name, one.kind, *one.groups)]
+        fitting = [board for board in boards if word in ("all", board.name, board.kind, *board.groups)]
         if not fitting:
-            known = sorted({word for one in boards for word in (one.name, one.kind, *one.groups) if word})
+            known = sorted({word for board in boards for word in (board.name, board.kind, *board.groups) if word})
             raise UsageError(f"no board is called or of kind {word!r}", where="--on", fix=hint(word, known))
         if count is not None:
-            left = [one for one in fitting if one.name not in taken]
+            left = [board for board in fitting if board.name not in taken]
             if not 0 < int(count) <= len(left):
                 what = f"{text.strip()!r} wants {count}, and {len(left)} of {word!r} are left"
                 raise UsageError(what, where="--on", fix="ask for fewer, or add boards to the inventory")
             fitting = left[: int(count)]
-        taken |= {one.name: one for one in fitting}
-    return tuple(one for one in boards if one.name in taken)
+        taken |= {board.name: board for board in fitting}
+    return tuple(board for board in boards if board.name in taken)

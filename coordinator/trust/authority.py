@@ -246,7 +246,7 @@ class Authority:
             if certificate.not_valid_after_utc - now() < life / 3:
                 kept = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
                 hosts = [*kept.get_values_for_type(x509.DNSName)]
-                hosts += [str(one) for one in kept.get_values_for_type(x509.IPAddress)]
+                hosts += [str(value) for value in kept.get_values_for_type(x509.IPAddress)]
                 self.server([*hosts, *names])
         except (OSError, ValueError):
             self.server(names or names_of_this_machine())

@@ -119,7 +119,7 @@ class HeadSigner:
         self._signed: dict[str, _Signed] | None = None
         self._delegated: tuple[object, tuple[Delegation, Statement, bytes, bytes]] | None = None
 
-    def sign(self, one: Published, head: Tree) -> bytes:
+    def sign(self, published_head: Published, head: Tree) -> bytes:
         """What travels with this head: empty where nobody lets this coordinator sign.
 
         Raises:
@@ -132,23 +132,23 @@ class HeadSigner:
         delegation, statement, delegated, signature = found
         key = signing.read_key(path)
         public = signing.public(key)
-        self._tell(one, delegation, statement, public)
+        self._tell(published_head, delegation, statement, public)
         wanted = HeadStatement(
-            bundle=one.bundle_id.removeprefix("sha256:"),
-            run_id=one.run_id,
-            run=one.name,
-            round=one.round,
+            bundle=published_head.bundle_id.removeprefix("sha256:"),
+            run_id=published_head.run_id,
+            run=published_head.name,
+            round=published_head.round,
             sha256=trees.digest(head),
             shapes=trees.shapes(head),
             counter=0,
             issued_unix_s=int(self._clock()),
         )
-        kept = self._all().get(_name(one.run_id))
+        kept = self._all().get(_name(published_head.run_id))
         if kept is None or not self._counts(kept.statement, wanted) or kept.key != key_id(public):
             newest = max((each.statement.counter for each in self._all().values()), default=0)
             wanted = replace(wanted, counter=max(newest + 1, int(self._clock())))
             kept = _Signed(key_id(public), wanted, key.sign(signed_text("head", wanted.text())))
-            self._keep(_name(one.run_id), kept)
+            self._keep(_name(published_head.run_id), kept)
         return SignedHead(kept.statement.text(), kept.key, kept.signature, delegated, signature).text()
 
     def forget(self, run_id: str) -> None:
@@ -187,7 +187,7 @@ class HeadSigner:
         later = (one.statement.counter for one in self._all().values() if one.statement.bundle == kept.bundle)
         return kept.is_of(wanted) and kept.counter >= max(later, default=0)
 
-    def _tell(self, one: Published, delegation: Delegation, statement: Statement, public: str) -> None:
+    def _tell(self, published_head: Published, delegation: Delegation, statement: Statement, public: str) -> None:
         """Say once what boards will refuse, and a week before."""
         left_s, said = statement.ends_unix_s - self._clock(), ""
         again = "renew it with `coordinator delegate`"
@@ -195,8 +195,8 @@ class HeadSigner:
             said = f"{KEY_FILE} may sign no heads, and boards refuse them; {again}"
         elif left_s <= 0:
             said = f"the delegation that lets this coordinator sign heads has ended, and boards refuse them; {again}"
-        elif not delegation.covers(one.bundle_id.removeprefix("sha256:"), one.name):
-            said = f"the delegation does not cover the head of {one.run_id}, and boards refuse it; {again}"
+        elif not delegation.covers(published_head.bundle_id.removeprefix("sha256:"), published_head.name):
+            said = f"the delegation does not cover the head of {published_head.run_id}, and boards refuse it; {again}"
         elif left_s < _SOON_S:
             said = f"the delegation that lets this coordinator sign heads ends in {left_s / _DAY_S:.1f} days; {again}"
         if said and said.partition(" ends in ")[0] != self._said:

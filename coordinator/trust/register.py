@@ -224,13 +224,17 @@ class Register:
                         "its certificate was revoked", where=str(issued.peer), fix="enrol it again with a new token"
                     )
                 since = time.time() - RENEWALS_S
-                if sum(one.issued_unix_s > since for one in self.certificates(issued.peer)) >= RENEWALS:
+                if sum(certificate.issued_unix_s > since for certificate in self.certificates(issued.peer)) >= RENEWALS:
                     raise RefusedError(
                         f"has had {RENEWALS} certificates within an hour", where=str(issued.peer), fix="wait an hour"
                     )
             groups: tuple[str, ...] = ()
             if issued.peer.role is Role.DEVICE:
-                earlier = [one for one in self.certificates(issued.peer) if one.machine or one.groups]
+                earlier = [
+                    certificate
+                    for certificate in self.certificates(issued.peer)
+                    if certificate.machine or certificate.groups
+                ]
                 machine = machine or (earlier[-1].machine if earlier else "")
                 groups = earlier[-1].groups if earlier else ()
             self._keep(issued, machine, groups)
@@ -252,7 +256,11 @@ class Register:
     def valid(self, peer: PeerName) -> list[Certificate]:
         """A peer's certificates that are neither revoked nor at their end."""
         now = time.time()
-        return [one for one in self.certificates(peer) if one.revoked_unix_s is None and one.ends_unix_s > now]
+        return [
+            certificate
+            for certificate in self.certificates(peer)
+            if certificate.revoked_unix_s is None and certificate.ends_unix_s > now
+        ]
 
     def revoke(self, name: str, *, reason: str = "", who: str = "local") -> list[Certificate]:
         """Revoke every certificate of a device or a person; those that this call revoked.
@@ -261,20 +269,20 @@ class Register:
             UnknownRunError: nobody has that name.
         """
         with self._writing():
-            found = [one for one in self.certificates() if one.peer.name == name]
+            found = [certificate for certificate in self.certificates() if certificate.peer.name == name]
             if not found:
                 raise UnknownRunError("no certificate has that name", where=name, fix="see `coordinator identities`")
             self._db.execute(
                 "UPDATE tokens SET secret = NULL WHERE device_id = ? AND used_unix_s IS NULL",
                 (name,),
             )
-            fresh = [one for one in found if one.revoked_unix_s is None]
-            for one in fresh:
+            fresh = [certificate for certificate in found if certificate.revoked_unix_s is None]
+            for certificate in fresh:
                 self._db.execute(
                     "UPDATE certificates SET revoked_unix_s = ?, reason = ? WHERE serial = ?",
-                    (time.time(), reason, one.serial),
+                    (time.time(), reason, certificate.serial),
                 )
-                self.audit.write(who, "certificate revoked", name=name, serial=one.serial, reason=reason)
+                self.audit.write(who, "certificate revoked", name=name, serial=certificate.serial, reason=reason)
         return fresh
 
     def revoked(self) -> frozenset[str]:

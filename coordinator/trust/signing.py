@@ -169,8 +169,8 @@ def cosign(folder: Path, path: Path, keys: Iterable[Path]) -> Statement:
     if (made.what, made.sha256, made.size_bytes) != (what, digest, size_bytes):
         raise IntegrityError("its signature is of other content", where=str(path), fix="sign it anew")
     signers, root_signature = _named(folder)
-    names = {key_id(one) for one in signers.keys}
-    kept = {name: one for name, one in there.signatures.items() if name in names}
+    names = {key_id(key) for key in signers.keys}
+    kept = {name: signature for name, signature in there.signatures.items() if name in names}
     _write(folder, path, made, signers, root_signature, {**kept, **_signatures(there.statement, signers, keys)})
     return made
 

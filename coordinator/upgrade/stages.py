@@ -42,7 +42,7 @@ def order(names: Iterable[str], present: Callable[[str], bool], canaries: int, w
 
 def stages_of(rows: Mapping[str, Row]) -> int:
     """How many stages there are."""
-    return 1 + max((one.stage for one in rows.values()), default=0)
+    return 1 + max((row.stage for row in rows.values()), default=0)
 
 
 def lost(rows: Iterable[Row], now_unix_s: float, trial_s: float, silent_s: Callable[[str], float]) -> Sequence[Row]:
@@ -53,9 +53,9 @@ def lost(rows: Iterable[Row], now_unix_s: float, trial_s: float, silent_s: Calla
     """
     limit_s = 2 * trial_s + BEYOND_S
     return [
-        replace(one, state="failed", reason="did not come back", changed_unix_s=now_unix_s)
-        for one in rows
-        if one.state in BEGUN and silent_s(one.device_id) > limit_s
+        replace(row, state="failed", reason="did not come back", changed_unix_s=now_unix_s)
+        for row in rows
+        if row.state in BEGUN and silent_s(row.device_id) > limit_s
     ]
 
 
@@ -66,23 +66,23 @@ def decided(rows: Mapping[str, Row], stage: int, may_fail: int, present: Callabl
     >>> decided(rows, 0, 1, lambda name: True)
     ('on', '', 1)
     """
-    for one in rows.values():
-        if one.stage == 0 and one.state in ("failed", "revoked"):
-            return "stopped", f"canary {one.device_id} failed: {one.reason}", stage
-    failed = [one for one in rows.values() if one.stage > 0 and one.state == "failed"]
+    for row in rows.values():
+        if row.stage == 0 and row.state in ("failed", "revoked"):
+            return "stopped", f"canary {row.device_id} failed: {row.reason}", stage
+    failed = [row for row in rows.values() if row.stage > 0 and row.state == "failed"]
     if len(failed) > may_fail:
-        names = ", ".join(one.device_id for one in failed[:5])
+        names = ", ".join(row.device_id for row in failed[:5])
         return "stopped", f"{len(failed)} devices failed ({names}), and {may_fail} may", stage
-    if all(one.state in DONE for one in rows.values()):
-        kept = sum(one.state == "kept" for one in rows.values())
+    if all(row.state in DONE for row in rows.values()):
+        kept = sum(row.state == "kept" for row in rows.values())
         return "finished", f"{kept} of {len(rows)} devices keep it", stage
     last = stages_of(rows) - 1
-    while stage < last and all(_passes(one, present) for one in rows.values() if one.stage == stage):
+    while stage < last and all(_passes(row, present) for row in rows.values() if row.stage == stage):
         stage += 1
     return "on", "", stage
 
 
-def _passes(one: Row, present: Callable[[str], bool]) -> bool:
-    if one.stage == 0:
-        return one.state == "kept"
-    return one.state in DONE or (one.state == "waiting" and not present(one.device_id))
+def _passes(row: Row, present: Callable[[str], bool]) -> bool:
+    if row.stage == 0:
+        return row.state == "kept"
+    return row.state in DONE or (row.state == "waiting" and not present(row.device_id))

@@ -99,7 +99,7 @@ class BundleCache:
 
     def newest(self) -> Bundle | None:
         """The bundle that was used last, if any is here."""
-        for path in reversed([one for one in by_use(self._folder) if one.is_dir()]):
+        for path in reversed([path for path in by_use(self._folder) if path.is_dir()]):
             with contextlib.suppress(EdgejouleError):
                 bundle = self.find(f"sha256:{path.name}")
                 if bundle is not None:
@@ -141,7 +141,7 @@ class BundleCache:
         self._ready[bundle_id] = kept = Bundle(place, bundle.manifest, bundle_id)
         used(place)
         keep_newest(self._folder, in_use=[place])
-        self._ready = {one: held for one, held in self._ready.items() if held.path.exists()}
+        self._ready = {key: held for key, held in self._ready.items() if held.path.exists()}
         return kept
 
     def _place(self, bundle_id: str) -> Path:

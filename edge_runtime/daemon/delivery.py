@@ -114,8 +114,12 @@ class Delivery:
         self._device.reserve.sent(energy_of(after, Phase.SEND), sent_s)
         self._say(report, receipt, after, len(data), bytes_down)
         answer = "none" if receipt is None else receipt.verdict.name.lower()
-        newer = {one.phase for one in spent}
-        self._metrics.round(answer, [*(one for one in report.energy if one.phase not in newer), *spent], report.strain)
+        newer = {phase_energy.phase for phase_energy in spent}
+        self._metrics.round(
+            answer,
+            [*(phase_energy for phase_energy in report.energy if phase_energy.phase not in newer), *spent],
+            report.strain,
+        )
         return receipt
 
     def _answered(self, letter: Letter, receipt: Receipt) -> None:
@@ -180,18 +184,18 @@ class Delivery:
             in_words([*report.energy, *after]), bytes_up, "" if accepted else f", {in_short(receipt)}",
         )  # fmt: skip
         records = (*report.energy, *with_idle(after, report.energy))
-        for one in records:
-            told = "unknown" if one.energy_j is None else f"{one.energy_j:.3f} J"
-            more = facts(phase=one.phase, joules=one.energy_j, journal_only=True)
-            log().info("round %d: %s %s", report.round, one.phase, told, extra=more)
+        for phase_energy in records:
+            told = "unknown" if phase_energy.energy_j is None else f"{phase_energy.energy_j:.3f} J"
+            more = facts(phase=phase_energy.phase, joules=phase_energy.energy_j, journal_only=True)
+            log().info("round %d: %s %s", report.round, phase_energy.phase, told, extra=more)
         if not self._rows:
             return
-        spent = [one.energy_j for one in records if one.phase is not Phase.IDLE]
+        spent = [record.energy_j for record in records if record.phase is not Phase.IDLE]
         row = {
             "run_id": report.run_id, "run": report.run_id, "round": report.round, "steps_done": report.steps_done,
             "steps_planned": report.steps_planned, "stop_reason": report.stop_reason, "embedded": report.embedded,
             "examples": report.examples, "loss_first": report.loss_first, "loss_last": report.loss_last,
-            "energy_j": None if None in spent else sum(one for one in spent if one is not None),
+            "energy_j": None if None in spent else sum(value for value in spent if value is not None),
             "joules": {record.phase: record.energy_j for record in records},
             "bytes_up": bytes_up, "bytes_down": bytes_down, "verdict": receipt.verdict if receipt else None,
             "strain": dataclasses.asdict(report.strain) if report.strain else None,

@@ -12,8 +12,11 @@ def with_idle(after: Iterable[PhaseEnergy], before: Iterable[PhaseEnergy]) -> tu
 
     Idle time of a round begins with the end of the previous round of its run, or with the run's first order.
     """
-    idle = next((one for one in before if one.phase is Phase.IDLE), None)
-    return tuple(joined(idle, one) if idle and one.phase is Phase.IDLE else one for one in after)
+    idle = next((phase_energy for phase_energy in before if phase_energy.phase is Phase.IDLE), None)
+    return tuple(
+        joined(idle, phase_energy) if idle and phase_energy.phase is Phase.IDLE else phase_energy
+        for phase_energy in after
+    )
 
 
 def in_words(records: Iterable[PhaseEnergy]) -> str:
@@ -22,14 +25,14 @@ def in_words(records: Iterable[PhaseEnergy]) -> str:
     >>> in_words([PhaseEnergy(Phase.TRAIN, 2.0, 3.0, 1.0, "measured", "s", None)])
     '2.00 J (coverage 0.75)'
     """
-    worked = [one for one in records if one.phase is not Phase.IDLE]
-    seen_s = sum(one.covered_s for one in worked)
-    whole_s = seen_s + sum(one.uncovered_s for one in worked)
-    known = [one.energy_j for one in worked if one.energy_j is not None]
+    worked = [record for record in records if record.phase is not Phase.IDLE]
+    seen_s = sum(phase_energy.covered_s for phase_energy in worked)
+    whole_s = seen_s + sum(phase_energy.uncovered_s for phase_energy in worked)
+    known = [phase_energy.energy_j for phase_energy in worked if phase_energy.energy_j is not None]
     coverage = f"coverage {seen_s / whole_s if whole_s > 0 else 1.0:.2f}"
     if not known:
         return f"energy unknown ({coverage})"
-    estimated = "" if all(one.method == "measured" for one in worked) else "estimated, "
+    estimated = "" if all(phase_energy.method == "measured" for phase_energy in worked) else "estimated, "
     if len(known) < len(worked):
         return f"over {sum(known):.2f} J ({estimated}{coverage}, {len(worked) - len(known)} phases unknown)"
     return f"{sum(known):.2f} J ({estimated}{coverage})"

@@ -147,7 +147,7 @@ def check_addresses(text: str, identity: Identity | None = None) -> tuple[str, .
     Raises:
         ConfigError, RefusedError: see there.
     """
-    return tuple(check_address(one, identity) for one in several(text))
+    return tuple(check_address(address, identity) for address in several(text))
 
 
 class Link:

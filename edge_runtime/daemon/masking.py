@@ -65,7 +65,7 @@ class Masks:
         party = Party(self._device_id, "/".join(map(str, key)))
         mine = party.keys()
         roster, threshold = self._link.mask_keys(self._device_id, self._session, key, (mine.seal, mine.mask, mine.seed))
-        sealed = party.sealed_shares({name: Keys(*one) for name, one in roster.items()}, threshold)
+        sealed = party.sealed_shares({name: Keys(*entry) for name, entry in roster.items()}, threshold)
         party.opened(self._link.mask_shares(self._device_id, self._session, key, sealed))
         self._parties[key] = (party, width_of(order.mask.bits, len(roster)))
         while len(self._parties) > _KEPT:

@@ -81,15 +81,15 @@ class MetricsFile:
             return
         self._add("edgejoule_board_rounds_total", 1.0, answer=answer)
         self._values["edgejoule_board_last_round_timestamp_seconds"] = {(): time.time()}
-        for one in energy:
-            phase = str(one.phase)
-            if one.energy_j is None:
+        for phase_energy in energy:
+            phase = str(phase_energy.phase)
+            if phase_energy.energy_j is None:
                 self._add("edgejoule_board_unknown_phases_total", 1.0, phase=phase)
             else:
                 name = "edgejoule_board_phase_energy_joules_total"
-                self._add(name, max(0.0, one.energy_j), phase=phase, method=one.method)
-            self._add("edgejoule_board_phase_covered_seconds_total", one.covered_s, phase=phase)
-            self._add("edgejoule_board_phase_uncovered_seconds_total", one.uncovered_s, phase=phase)
+                self._add(name, max(0.0, phase_energy.energy_j), phase=phase, method=phase_energy.method)
+            self._add("edgejoule_board_phase_covered_seconds_total", phase_energy.covered_s, phase=phase)
+            self._add("edgejoule_board_phase_uncovered_seconds_total", phase_energy.uncovered_s, phase=phase)
         if strain is not None:
             self._add("edgejoule_board_paused_seconds_total", strain.heat_s, cause="heat")
             self._add("edgejoule_board_paused_seconds_total", strain.busy_s, cause="busy")

@@ -115,7 +115,10 @@ class Outbox:
 
     def add_settled(self, settled: SettledEnergy) -> None:
         """Remember energy until it is told; a later figure for a phase of the same order replaces the earlier."""
-        kept = {(one.run_id, one.round, one.attempt): one for one in self.settled()}
+        kept = {
+            (settled_energy.run_id, settled_energy.round, settled_energy.attempt): settled_energy
+            for settled_energy in self.settled()
+        }
         key = (settled.run_id, settled.round, settled.attempt)
         before = {record.phase: record for record in kept[key].energy} if key in kept else {}
         merged = {**before, **{record.phase: record for record in settled.energy}}
@@ -126,7 +129,11 @@ class Outbox:
         """Add what sending a report that was left over took to its earlier tries; what those cost is unknown when they
         died with their process, and the whole is then, too, of the seconds that are known."""
         key = (letter.run_id, letter.round, letter.attempt)
-        known = (one for one in self.settled() if (one.run_id, one.round, one.attempt) == key)
+        known = (
+            settled_energy
+            for settled_energy in self.settled()
+            if (settled_energy.run_id, settled_energy.round, settled_energy.attempt) == key
+        )
         before = [record for settled in known for record in settled.energy if record.phase is Phase.SEND]
         lost = PhaseEnergy(Phase.SEND, None, 0.0, 0.0, "unknown", "", None, ("interrupted",))
         for record in energy:
@@ -161,7 +168,7 @@ class Outbox:
     def told(self, settled: Iterable[SettledEnergy]) -> None:
         """Forget energy that the coordinator has answered for."""
         if done := set(settled):
-            self._write([one for one in self.settled() if one not in done])
+            self._write([settled_energy for settled_energy in self.settled() if settled_energy not in done])
 
     def _write(self, rows: list[SettledEnergy]) -> None:
         path = self.folder / _SETTLED

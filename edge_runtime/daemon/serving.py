@@ -333,7 +333,7 @@ class Daemon:
         card = self._device.card()
         if self._declined is None:
             return card
-        reason = "; ".join(one for one in (self._declined.reason, card.reason) if one)
+        reason = "; ".join(text for text in (self._declined.reason, card.reason) if text)
         return dataclasses.replace(card, reason=reason, declined_run=self._declined.run_id)
 
     def _ask(self, settled: tuple[SettledEnergy, ...]) -> tuple[Order, int]:

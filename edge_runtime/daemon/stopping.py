@@ -112,9 +112,9 @@ class Stopping:
             signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        for one in _SIGNALS:
-            if signal.getsignal(one) != signal.SIG_IGN:
-                signal.signal(one, signal.SIG_DFL)
+        for each_signal in _SIGNALS:
+            if signal.getsignal(each_signal) != signal.SIG_IGN:
+                signal.signal(each_signal, signal.SIG_DFL)
         self._signalled = signal.Signals(number).name
         self.request(self._signalled)
 

@@ -106,8 +106,8 @@ class Upgrades:
             return False
         asked = {"upgrade_id": offer.upgrade_id, "wheel": offer.wheel, "trial_s": offer.trial_s}
         with storing(self._folder):
-            for one in (signature_of(wheel), wheel):
-                one.replace(self._folder / one.name)
+            for path in (signature_of(wheel), wheel):
+                path.replace(self._folder / path.name)
             part.rmdir()
             self._tell(UpgradeState(offer.upgrade_id, "checked"))
             with write_whole(self._folder / REQUEST) as file:

@@ -102,15 +102,15 @@ def _examples(path: Path, label: str | None) -> Iterator[tuple[npt.NDArray[Any] 
 
 
 def _list(store: ExampleStore, given: argparse.Namespace) -> None:
-    for one in store.entries():
-        if given.unlabelled and one.label is not None:
+    for entry in store.entries():
+        if given.unlabelled and entry.label is not None:
             continue
         if given.json:
-            print(json.dumps(document("stored-example", dataclasses.asdict(one))))
+            print(json.dumps(document("stored-example", dataclasses.asdict(entry))))
             continue
-        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(one.unix_s))
-        held = "  held out" if one.held_out else ""
-        print(f"{one.name}  {one.label or '?'}  {one.size_bytes} B  {when}{held}")
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.unix_s))
+        held = "  held out" if entry.held_out else ""
+        print(f"{entry.name}  {entry.label or '?'}  {entry.size_bytes} B  {when}{held}")
 
 
 def _stats(store: ExampleStore, *, as_json: bool) -> None:

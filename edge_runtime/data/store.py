@@ -370,10 +370,10 @@ class ExampleStore:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         with storing(self.folder):
-            for one in (self.folder, self.folder / RAW, self.folder / INBOX):
-                if not one.is_dir():
-                    one.mkdir(parents=True, exist_ok=True)
-                    self._own(one)
+            for path in (self.folder, self.folder / RAW, self.folder / INBOX):
+                if not path.is_dir():
+                    path.mkdir(parents=True, exist_ok=True)
+                    self._own(path)
             held = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             self._own(self.folder / _LOCK)
         try:
@@ -394,9 +394,9 @@ class ExampleStore:
                 with storing(index), write_whole(index):
                     pass
             yield
-            for one in (index, self.folder / _CLOCK, self.folder / _BOUNDS):
-                if one.exists():
-                    self._own(one)
+            for path in (index, self.folder / _CLOCK, self.folder / _BOUNDS):
+                if path.exists():
+                    self._own(path)
         finally:
             os.close(held)
 
@@ -410,8 +410,8 @@ def _reservoir(trained: list[Entry], count: int) -> list[Entry]:
     return sorted(kept, key=lambda entry: entry.sequence)
 
 
-def _rank(one: Entry) -> float:
-    return float(np.random.default_rng([_SEED, one.sequence]).random())
+def _rank(entry: Entry) -> float:
+    return float(np.random.default_rng([_SEED, entry.sequence]).random())
 
 
 def _as_file(x: npt.NDArray[Any] | bytes, kind: str | None) -> tuple[bytes, str]:
@@ -465,7 +465,7 @@ def _is_whole(data: bytes) -> bool:
 
 def _is_ready(path: Path, inbox: Path) -> bool:
     parts = path.relative_to(inbox).parts
-    hidden = any(one.startswith(".") for one in parts) or path.suffix in (".part", ".tmp")
+    hidden = any(part.startswith(".") for part in parts) or path.suffix in (".part", ".tmp")
     return not hidden and len(parts) <= 2 and (is_image(path) or path.suffix.lower() == NPY) and _is_file(path)
 
 

@@ -43,13 +43,15 @@ def check_edge_tpu(
     edge_tpu = EdgeTpu(settings.edgetpu_library, settings.edgetpu_device)
     bad: Verdict = "fail" if settings.edgetpu == "require" else "warn"
     seen = edge_tpus(settings.machine_root)
-    nodes = ", ".join(f"{one.bus} {one.node}" for one in seen) or "none"
+    nodes = ", ".join(f"{each_edge_tpu.bus} {each_edge_tpu.node}" for each_edge_tpu in seen) or "none"
     if not is_installed(edge_tpu.library):
         if not seen and settings.edgetpu == "auto":
             return [Finding(_NAME, "ok", f"none here, and no {edge_tpu.library}: backbones run on the CPU")]
         return [Finding(_NAME, bad, f"{edge_tpu.library} is not installed; Edge TPUs: {nodes}", _INSTALL)]
-    closed = [one for one in seen if not may_open(_below(settings.machine_root, one.node))]
-    found = [_closed(one, bad) for one in closed]
+    closed = [
+        each_edge_tpu for each_edge_tpu in seen if not may_open(_below(settings.machine_root, each_edge_tpu.node))
+    ]
+    found = [_closed(each_edge_tpu, bad) for each_edge_tpu in closed]
     try:
         twin = _twin_of(settings)
         trial = try_it(edge_tpu, twin)
@@ -75,14 +77,14 @@ def _twin_of(settings: Settings) -> Bundle | None:
     return bundle if bundle is not None and bundle.twin_path is not None else None
 
 
-def _closed(one: Seen, bad: Verdict) -> Finding:
+def _closed(edge_tpu: Seen, bad: Verdict) -> Finding:
     rule = (
         "install Coral's udev rules (they come with libedgetpu1-std) and plug it in again"
-        if one.bus == "usb"
+        if edge_tpu.bus == "usb"
         else 'write SUBSYSTEM=="apex", MODE="0660", GROUP="apex" into /etc/udev/rules.d/65-apex.rules and restart'
     )
-    fix = f"{rule}; sudo usermod -aG {one.group} {os.environ.get('USER', 'USER')}, then log in again"
-    return Finding(_NAME, bad, f"{one.node} may not be opened by this user", fix)
+    fix = f"{rule}; sudo usermod -aG {edge_tpu.group} {os.environ.get('USER', 'USER')}, then log in again"
+    return Finding(_NAME, bad, f"{edge_tpu.node} may not be opened by this user", fix)
 
 
 def _versions(bundle: Bundle | None, trial: Trial) -> list[Finding]:

@@ -57,7 +57,7 @@ class Examination:
 
     @property
     def exit_code(self) -> int:
-        return CheckFailed.exit_code if any(one.verdict == "fail" for one in self.findings) else 0
+        return CheckFailed.exit_code if any(finding.verdict == "fail" for finding in self.findings) else 0
 
 
 def examine(settings: Settings, machine: HostMachine | None = None) -> Examination:
@@ -67,10 +67,12 @@ def examine(settings: Settings, machine: HostMachine | None = None) -> Examinati
         machine: the one whose root the settings name, if None.
     """
     looked_at = machine or HostMachine(root=settings.machine_root)
-    findings = [one for check in CHECKS for one in check.look(settings, looked_at)]
+    findings = [finding for check in CHECKS for finding in check.look(settings, looked_at)]
     figures = measure(settings)
     judged = (*findings, *_judged(figures))
-    return Examination(tuple(replace(one, fix="") if one.verdict == "ok" else one for one in judged), figures)
+    return Examination(
+        tuple(replace(finding, fix="") if finding.verdict == "ok" else finding for finding in judged), figures
+    )
 
 
 def print_findings(examination: Examination, *, as_json: bool) -> int:
@@ -84,7 +86,7 @@ def print_findings(examination: Examination, *, as_json: bool) -> int:
             **asdict(figures),
             "ready_limit_s": READY_LIMIT_S,
             "rss_limit_mb": RSS_LIMIT_MB,
-            "checks": [asdict(one) for one in examination.findings],
+            "checks": [asdict(finding) for finding in examination.findings],
             "ok": examination.exit_code == 0,
         }
         print(json.dumps(document("doctor", facts), indent=2))
@@ -92,11 +94,13 @@ def print_findings(examination: Examination, *, as_json: bool) -> int:
     marks = {"ok": "ok  ", "warn": "WARN", "fail": "FAIL"}
     colours = {"ok": "32", "warn": "33", "fail": "31"}
     coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    for one in examination.findings:
-        mark = f"\033[{colours[one.verdict]}m{marks[one.verdict]}\033[0m" if coloured else marks[one.verdict]
-        print(f"{mark}  {one.check}: {one.what}")
-        if one.fix:
-            print(f"      -> {one.fix}")
+    for finding in examination.findings:
+        mark = (
+            f"\033[{colours[finding.verdict]}m{marks[finding.verdict]}\033[0m" if coloured else marks[finding.verdict]
+        )
+        print(f"{mark}  {finding.check}: {finding.what}")
+        if finding.fix:
+            print(f"      -> {finding.fix}")
     return examination.exit_code
 
 

@@ -133,11 +133,11 @@ class HostMachine:
 
     def mount_of(self, path: Path) -> Mount | None:
         """The file system that a path is on; the last one that was mounted over it counts."""
-        fitting = [one for one in self.mounts() if path.is_relative_to(one.place)]
-        return max(reversed(fitting), key=lambda one: len(one.place.parts), default=None)
+        fitting = [mount for mount in self.mounts() if path.is_relative_to(mount.place)]
+        return max(reversed(fitting), key=lambda mount: len(mount.place.parts), default=None)
 
     def processes(self) -> dict[int, Path]:
         """Folders in /proc by process number, this one left out."""
-        found = {int(one.name): one for one in self.below("proc/[0-9]*") if one.name.isdecimal()}
+        found = {int(path.name): path for path in self.below("proc/[0-9]*") if path.name.isdecimal()}
         found.pop(self.pid, None)
         return found

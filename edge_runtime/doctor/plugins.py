@@ -26,15 +26,15 @@ def check_plugins(settings: Settings, machine: HostMachine) -> list[Finding]:
         except PluginError as error:
             return [_warning(error)]
         errors = refused(plugins, _ours(kind) if plugins else ())
-        for one in plugins:
+        for plugin in plugins:
             try:
-                if one in errors:
-                    raise errors[one]
-                _try(one)
+                if plugin in errors:
+                    raise errors[plugin]
+                _try(plugin)
             except PluginError as error:
                 findings.append(_warning(error))
             else:
-                names.append(str(one))
+                names.append(str(plugin))
     if names or not findings:
         findings.append(Finding(_CHECK, "ok", "; ".join(names) or "none are installed"))
     return findings

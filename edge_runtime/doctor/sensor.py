@@ -55,7 +55,7 @@ def check_sensor(spec: str, *, sysfs_root: Path = Path("/sys"), dev_root: Path =
 
 def _serial(path: Path, sysfs_root: Path, dev_root: Path) -> list[Finding]:
     if not path.exists():
-        ports = sorted(str(one) for pattern in ("ttyUSB*", "ttyACM*") for one in dev_root.glob(pattern))
+        ports = sorted(str(each_path) for pattern in ("ttyUSB*", "ttyACM*") for each_path in dev_root.glob(pattern))
         fix = f"plug it in; ports here: {', '.join(ports) or 'none'}"
         return [Finding("sensor", "fail", f"{path} is not there", fix)]
     if (denied := _denied(path)) is not None:

@@ -43,7 +43,7 @@ def check_holder(settings: Settings, machine: HostMachine) -> list[Finding]:
         return [Finding("port in use", "ok", "no serial sensor")]
     wanted = os.path.realpath(port)
     for pid, folder in machine.processes().items():
-        if any(_target(one) in (wanted, str(port)) for one in _entries(folder / "fd")):
+        if any(_target(entry) in (wanted, str(port)) for entry in _entries(folder / "fd")):
             name = _name(folder)
             if name.startswith("edge-runtime") or "edge_runtime" in _command(folder):
                 return [Finding("port in use", "ok", f"the daemon holds {port} (process {pid})")]
@@ -60,9 +60,9 @@ def check_grabbers(settings: Settings, machine: HostMachine) -> list[Finding]:
     if _port(settings) is None:
         return [Finding("port grabbers", "ok", "no serial sensor")]
     found = []
-    chips = [ids for one in machine.below("sys/bus/usb/devices/*") if (ids := _ids(one)) in _CLAIMED]
+    chips = [ids for path in machine.below("sys/bus/usb/devices/*") if (ids := _ids(path)) in _CLAIMED]
     rules = machine.below("usr/lib/udev/rules.d/*brltty*") + machine.below("lib/udev/rules.d/*brltty*")
-    masked = any(one.is_symlink() for one in machine.below("etc/systemd/system/brltty-udev.service"))
+    masked = any(path.is_symlink() for path in machine.below("etc/systemd/system/brltty-udev.service"))
     if rules and chips and not masked:
         what = f"brltty takes the {_CLAIMED[chips[0]]} away as soon as it is plugged in"
         fix = "without a braille display: sudo apt remove brltty, or sudo systemctl mask brltty-udev.service"

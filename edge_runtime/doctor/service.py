@@ -29,9 +29,11 @@ def check_memory_limit(settings: Settings, machine: HostMachine) -> list[Finding
 
 def check_services(settings: Settings, machine: HostMachine) -> list[Finding]:
     """Two services or daemons of one machine take the sensor and the processor from each other."""
-    units = {_real(one): one for pattern in _UNITS for one in machine.below(f"{pattern}/*.service") if _starts_us(one)}
+    units = {
+        _real(path): path for pattern in _UNITS for path in machine.below(f"{pattern}/*.service") if _starts_us(path)
+    }
     if len(units) > 1:
-        names = ", ".join(sorted("/" + str(one.relative_to(machine.root)) for one in units.values()))
+        names = ", ".join(sorted("/" + str(unit.relative_to(machine.root)) for unit in units.values()))
         fix = "keep one; of another: sudo systemctl disable --now NAME, and remove its file"
         return [Finding("services", "warn", f"{len(units)} units start a daemon: {names}", fix)]
     daemons = [pid for pid, folder in machine.processes().items() if _is_daemon(folder)]

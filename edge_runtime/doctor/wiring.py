@@ -34,7 +34,9 @@ def check_wiring(settings: Settings, machine: HostMachine) -> list[Finding]:
         return []
     if kind not in KINDS:
         return [Finding(NAME, "ok", f"{settings.sensor} has no wires of its own")]
-    if kind == "serial" and any(one.what.startswith("the daemon holds") for one in check_holder(settings, machine)):
+    if kind == "serial" and any(
+        finding.what.startswith("the daemon holds") for finding in check_holder(settings, machine)
+    ):
         return [Finding(NAME, "ok", f"the daemon has {rest}; `coordinator devices` shows what it thinks of its wires")]
     if kind == "iio" and "mode" not in options:
         # The buffer is for one reader at a time.

@@ -134,7 +134,7 @@ class Pauses:
     def _see(self, *, during_work: bool) -> Condition:
         """Look. What is seen before the first piece, or in a pause, says nothing of the joules of the work."""
         seen = self._look()
-        known = [one for one in (self._hottest_c, seen.temperature_c) if one is not None]
+        known = [value for value in (self._hottest_c, seen.temperature_c) if value is not None]
         self._hottest_c = max(known, default=None)
         if during_work:
             self._tell_first(seen)

@@ -51,7 +51,7 @@ class Thermometer:
     def read_c(self) -> float | None:
         """Degrees Celsius now, or None when no zone tells."""
         found = (celsius(zone / "temp") for zone in self.zones)
-        return max((one for one in found if one is not None), default=None)
+        return max((value for value in found if value is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +69,17 @@ class EdgeTpuHeat:
 
     def __init__(self, sysfs: Path) -> None:
         folders = sorted((sysfs / "class" / "apex").glob("apex_*"))
-        self._chips = [_Apex(one, celsius(one / "trip_point0_temp") or EDGE_TPU_LIMIT_C) for one in folders]
+        self._chips = [_Apex(folder, celsius(folder / "trip_point0_temp") or EDGE_TPU_LIMIT_C) for folder in folders]
 
     @property
     def limit_c(self) -> float:
         """Where the first of them is slowed down, degrees Celsius."""
-        return min((one.limit_c for one in self._chips), default=EDGE_TPU_LIMIT_C)
+        return min((chip.limit_c for chip in self._chips), default=EDGE_TPU_LIMIT_C)
 
     def read_c(self) -> float | None:
         """The hottest, degrees Celsius; None when there is none, or it does not tell."""
-        found = (celsius(one.folder / "temp") for one in self._chips)
-        return max((one for one in found if one is not None), default=None)
+        found = (celsius(chip.folder / "temp") for chip in self._chips)
+        return max((value for value in found if value is not None), default=None)
 
 
 def _name(zone: Path) -> str:

@@ -142,7 +142,7 @@ class _Cooling:
     name = "cooling"
 
     def __init__(self, devices: Sequence[Path]) -> None:
-        self._states = [one / "cur_state" for one in devices]
+        self._states = [device / "cur_state" for device in devices]
 
     def read(self, now_s: float) -> tuple[Bits, Bits] | None:
         values = [value for value in map(_number, self._states) if value is not None]
@@ -157,9 +157,9 @@ class _FullClock:
 
     def read(self, now_s: float) -> tuple[Bits, Bits] | None:
         slow, known = False, False
-        for one in self._policies:
-            current, most = _number(one / "scaling_cur_freq"), _number(one / "cpuinfo_max_freq")
-            if _text(one / "scaling_governor") == "performance" and current is not None and most:
+        for policy in self._policies:
+            current, most = _number(policy / "scaling_cur_freq"), _number(policy / "cpuinfo_max_freq")
+            if _text(policy / "scaling_governor") == "performance" and current is not None and most:
                 known, slow = True, slow or current < _SLOW * most
         return (Bits.CAPPED if slow else _NOTHING, _NOTHING) if known else None
 
@@ -204,10 +204,10 @@ def find_sources(sysfs: Path, source: str = "kernel", *, command: Sequence[str] 
         if _text(folder / "name") == "rpi_volt":
             found.append(_VoltageAlarm(folder / "in0_lcrit_alarm"))
     cooling = sorted((sysfs / "class" / "thermal").glob("cooling_device*"))
-    if cpu := [one for one in cooling if re.search(r"cpufreq|^Processor$", _text(one / "type"))]:
+    if cpu := [path for path in cooling if re.search(r"cpufreq|^Processor$", _text(path / "type"))]:
         found.append(_Cooling(cpu))
     policies = sorted((sysfs / "devices" / "system" / "cpu" / "cpufreq").glob("policy*"))
-    if plain := [one for one in policies if _text(one / "scaling_driver") in _PLAIN_DRIVERS]:
+    if plain := [policy for policy in policies if _text(policy / "scaling_driver") in _PLAIN_DRIVERS]:
         found.append(_FullClock(plain))
     return found
 
@@ -216,10 +216,10 @@ def read_all(sources: Sequence[ThrottlingSource], now_s: float) -> Throttling:
     """What the sources say together: a bit is set when one of them sets it."""
     now, earlier = _NOTHING, _NOTHING
     told: list[str] = []
-    for one in sources:
-        if (found := one.read(now_s)) is not None:
+    for source in sources:
+        if (found := source.read(now_s)) is not None:
             now, earlier = now | found[0], earlier | found[1]
-            told.append(one.name)
+            told.append(source.name)
     return Throttling(now, earlier, tuple(told))
 
 

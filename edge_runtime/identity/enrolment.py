@@ -105,7 +105,7 @@ def enroll(token: EnrolmentToken, state: Path, *, machine: str | None = None) ->
     found = Identity(
         token.device_id,
         # The address that answered first: who is asked next time.
-        (address, *(one for one in token.addresses if one != address)),
+        (address, *(text for text in token.addresses if text != address)),
         port,
         _pem(key),
         answer.chain_pem.decode("ascii"),
@@ -231,7 +231,7 @@ def _checked(chain_pem: bytes, root: x509.Certificate, key: ec.EllipticCurvePriv
         roles = [peer_name(uri) for uri in names.get_values_for_type(x509.UniformResourceIdentifier)]
     except x509.ExtensionNotFound:
         roles = []
-    if not any(one is not None and one.role is Role.DEVICE for one in roles):
+    if not any(role is not None and role.role is Role.DEVICE for role in roles):
         raise IntegrityError("this token is a person's", fix="use it with `coordinator login` on that person's machine")
     return certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
 

@@ -107,8 +107,8 @@ def write_identity(state: Path, identity: Identity) -> Path:
             owner = state.stat()
             if os.geteuid() == 0 and owner.st_uid != 0:
                 # Written by root for a service that is another user.
-                for one in (folder, path):
-                    os.chown(one, owner.st_uid, owner.st_gid)
+                for each_path in (folder, path):
+                    os.chown(each_path, owner.st_uid, owner.st_gid)
     finally:
         os.umask(before)
     return path

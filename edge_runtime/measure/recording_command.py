@@ -121,7 +121,7 @@ def _damage(damage: Damage) -> str:
 def _export(given: argparse.Namespace) -> int:
     from edge_runtime.power.recording.export import rows
 
-    name = next((one for one in ("oml", "ppk2", "jls") if getattr(given, one)), None)
+    name = next((text for text in ("oml", "ppk2", "jls") if getattr(given, text)), None)
     if given.volts is not None and name != "ppk2":
         raise UsageError("--volts is of .ppk2 alone", where="--volts", fix="add --ppk2, or leave it out")
     if given.rate is not None and name not in ("ppk2", "jls"):

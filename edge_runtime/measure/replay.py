@@ -34,7 +34,7 @@ def recorded(path: Path, envelope: Envelope | None = None) -> tuple[Measurement,
 
     replayed = replay_periods(path, hear)
     by_name = {period.name: period for period in replayed.periods}
-    main = next((one for one in replayed.periods if one.name not in (BEFORE, AFTER)), replayed.periods[-1])
+    main = next((period for period in replayed.periods if period.name not in (BEFORE, AFTER)), replayed.periods[-1])
     facts = replayed.facts
     command, code = facts.get("command"), facts.get("exit_code")
     ended: Ended = "recording"

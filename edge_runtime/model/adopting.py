@@ -239,7 +239,7 @@ def _tuned(head: Tree, bench: Workbench) -> Tree:
         tuned = bench.head.read()
     finally:
         bench.head.write(before)
-    return tuned if all(np.isfinite(one).all() for one in tuned.values()) else head
+    return tuned if all(np.isfinite(array).all() for array in tuned.values()) else head
 
 
 @dataclass(frozen=True)

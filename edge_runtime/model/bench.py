@@ -52,8 +52,8 @@ class Benched:
     def as_dict(self, version: str) -> dict[str, Any]:
         """JSON values, of schema ``edgejoule.bench/1``; an unknown figure is None."""
         count, net = len(self.latencies_s), self.window.net(self.before, self.after)
-        p50, p90, p99 = (float(one) * 1e3 for one in np.percentile(self.latencies_s, (50, 90, 99)))
-        heat = [one.temperature_c for one in self.seen if one.temperature_c is not None]
+        p50, p90, p99 = (float(value) * 1e3 for value in np.percentile(self.latencies_s, (50, 90, 99)))
+        heat = [condition.temperature_c for condition in self.seen if condition.temperature_c is not None]
         gross_j, interval = self.window.energy_j, net.interval_j
         return {
             "version": version,
@@ -63,7 +63,7 @@ class Benched:
             "p90_ms": p90,
             "p99_ms": p99,
             "energy_j": None if net.energy_j is None else net.energy_j / count,
-            "interval_j": None if interval is None else [one / count for one in interval],
+            "interval_j": None if interval is None else [value / count for value in interval],
             "gross_j": None if gross_j is None else gross_j / count,
             "idle_w": self.before.mean_w,
             "method": self.window.method,
@@ -75,8 +75,8 @@ class Benched:
                 "after": self.seen[-1].temperature_c,
                 "highest": max(heat, default=None),
             },
-            "throttled": any(one.throttling.slowed for one in self.seen),
-            "under_voltage": any(one.throttling.under_voltage for one in self.seen),
+            "throttled": any(condition.throttling.slowed for condition in self.seen),
+            "under_voltage": any(condition.throttling.under_voltage for condition in self.seen),
         }
 
 

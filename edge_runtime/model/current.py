@@ -133,7 +133,7 @@ def open_current(state: Path) -> Model | None:
 def models_in(state: Path) -> int:
     """How many models are kept there."""
     root = state / MODELS
-    return len([one for one in root.iterdir() if not one.name.startswith(".")]) if root.is_dir() else 0
+    return len([path for path in root.iterdir() if not path.name.startswith(".")]) if root.is_dir() else 0
 
 
 def _open(place: Path) -> Model:
@@ -141,7 +141,7 @@ def _open(place: Path) -> Model:
     head = check_tree(read_tree(place / _HEAD), bundle.manifest.head.shapes(), where=str(place / _HEAD))
     try:
         said = json.loads((place / _ABOUT).read_bytes())
-        fields = {one.name: said[one.name] for one in dataclasses.fields(About)}
+        fields = {field.name: said[field.name] for field in dataclasses.fields(About)}
         if fields["own"] is not None:
             own = fields["own"]
             counts = {key: tuple(own[key]) for key in ("class_examples", "class_correct")}
@@ -159,7 +159,7 @@ def _fill(part: Path, bundle: Bundle, head: Tree, about: About) -> None:
         if (bundle.path / name).is_file():
             _same_file(bundle.path / name, part / name)
     write_tree(part / _HEAD, head, {"version": about.version})
-    (part / _LABELS).write_text("".join(f"{one}\n" for one in bundle.manifest.classes), "utf-8")
+    (part / _LABELS).write_text("".join(f"{class_name}\n" for class_name in bundle.manifest.classes), "utf-8")
     (part / _ABOUT).write_text(json.dumps(document("model", dataclasses.asdict(about)), indent=2) + "\n", "utf-8")
     for name in (_LABELS, _ABOUT, MANIFEST_FILE):
         with (part / name).open("rb") as file:

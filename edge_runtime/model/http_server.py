@@ -111,7 +111,10 @@ def _asked(path: str, query: dict[str, list[str]]) -> dict[str, Any]:
     asked: dict[str, Any] = {"call": path[1:]}
     try:
         if "shape" in last:
-            asked["dtype"], asked["shape"] = last.get("dtype", "uint8"), [int(one) for one in last["shape"].split(",")]
+            asked["dtype"], asked["shape"] = (
+                last.get("dtype", "uint8"),
+                [int(part) for part in last["shape"].split(",")],
+            )
         else:
             asked["format"] = "image"
         if "top" in last:

@@ -109,9 +109,11 @@ def _examples(what: str, shape: tuple[int, ...], before: FrontEnd | None) -> Ite
         return
     path = Path(what).expanduser()
     if path.is_dir():
-        for one in sorted(path.rglob("*")):
-            if one.is_file() and (is_image(one) or (isinstance(before, LogMel) and is_recording(one))):
-                yield from _examples(str(one), shape, before)
+        for each_path in sorted(path.rglob("*")):
+            if each_path.is_file() and (
+                is_image(each_path) or (isinstance(before, LogMel) and is_recording(each_path))
+            ):
+                yield from _examples(str(each_path), shape, before)
         return
     if not path.is_file():
         raise DataError("no such file or folder", where=what, fix="check the path")

@@ -106,7 +106,7 @@ def fitted(x: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
         ShapeError: any other difference.
     """
     given = tuple(x.shape[1:])
-    if [one for one in given if one != 1] != [one for one in shape if one != 1]:
+    if [one for one in given if one != 1] != [size for size in shape if size != 1]:
         raise ShapeError(f"examples have shape {list(given)}, the model takes {list(shape)}")
     return x.reshape(len(x), *shape)
 

@@ -241,7 +241,7 @@ def raw_example(data: bytes, dtype: str, shape: list[int]) -> npt.NDArray[Any]:
     if dtype not in _DTYPES:
         raise DataError(f"{dtype!r} is no type of examples", where="request", fix=f"send {' or '.join(_DTYPES)}")
     kind = np.dtype(dtype).newbyteorder("<")
-    if not 1 <= len(shape) <= 8 or any(not isinstance(one, int) or one < 1 for one in shape):
+    if not 1 <= len(shape) <= 8 or any(not isinstance(size, int) or size < 1 for size in shape):
         raise DataError(f"{shape} is no shape", where="request", fix="send one to eight positive sizes")
     if len(data) != kind.itemsize * int(np.prod(shape, dtype=np.float64)):
         raise DataError(f"{len(data)} bytes are not {shape} of {dtype}", where="request", fix="send all of them")

@@ -86,9 +86,9 @@ class SocketServer:
         self._listening.close()
         with self._lock:
             waiting = list(self._open)
-        for one in waiting:
+        for sock in waiting:
             with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
+                sock.shutdown(socket.SHUT_RDWR)
         with contextlib.suppress(OSError):
             self.path.unlink()
 

@@ -39,4 +39,4 @@ class Audience:
             self._remove(listener)
 
     def _remove(self, listener: Listener) -> None:
-        self._listeners = [one for one in self._listeners if one is not listener]
+        self._listeners = [function for function in self._listeners if function is not listener]

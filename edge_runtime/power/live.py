@@ -154,6 +154,6 @@ class LivePower:
 
 def _joined(blocks: list[PowerTrace]) -> PowerTrace:
     arrays = (
-        np.concatenate([getattr(one, name) for one in blocks]) for name in ("start_s", "stop_s", "power_w", "flags")
+        np.concatenate([getattr(block, name) for block in blocks]) for name in ("start_s", "stop_s", "power_w", "flags")
     )
     return PowerTrace(*arrays)

@@ -39,7 +39,7 @@ def split(spec: str) -> tuple[str, str, dict[str, str]]:
 def refuse_others(options: Mapping[str, str], known: tuple[str, ...]) -> None:
     """Raise UsageError for an option that is not ``known``."""
     for name in sorted(set(options) - set(known)):
-        fix = f"use {', '.join(f'{one}=' for one in known)}" if known else "this sensor has none"
+        fix = f"use {', '.join(f'{text}=' for text in known)}" if known else "this sensor has none"
         raise UsageError(f"unknown option {name!r}", where=WHERE, fix=fix)
 
 

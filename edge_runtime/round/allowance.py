@@ -75,7 +75,7 @@ class Price:
             if len(self._recent) >= _FEWEST:
                 # m + 2 s of the last n pieces: m their mean, s^2 = sum (x - m)^2 / (n - 1).
                 recent_mean_j = sum(self._recent) / len(self._recent)
-                squares = sum((one - recent_mean_j) ** 2 for one in self._recent)
+                squares = sum((value - recent_mean_j) ** 2 for value in self._recent)
                 self._known_j = max(self._known_j, recent_mean_j + 2 * math.sqrt(squares / (len(self._recent) - 1)))
                 # What is held up once in a while has no spread that two deviations would show.
                 self._known_j = max(self._known_j, max(self._recent))

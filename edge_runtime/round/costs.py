@@ -124,7 +124,7 @@ class Reserve:
     def work_w(self) -> float | None:
         """Watts at work, on the high side: a machine that was shared draws less than one that is not."""
         known = [self._history.largest(self._bundle_id, WORK_W), self._hint.work_w if self._hint else None]
-        return max((one for one in known if one is not None), default=None)
+        return max((value for value in known if value is not None), default=None)
 
     def _known(self, key: str) -> float | None:
         own = self._history.largest(self._bundle_id, key)
@@ -164,7 +164,7 @@ class Reserve:
             excess_j: by how much a piece cost more than it was allowed at.
             typical: False when the clock was held down or the supply sagged: what such work costs is not learnt.
         """
-        known = {one.phase: one for one in energy if one.energy_j is not None}
+        known = {phase_energy.phase: phase_energy for phase_energy in energy if phase_energy.energy_j is not None}
         if typical:
             self._learn_prices(known, embedded, steps)
         if steps or embedded:
@@ -177,7 +177,11 @@ class Reserve:
             if phase in known and count:
                 self._history.learn(self._bundle_id, key, (known[phase].energy_j or 0.0) / count)
         busy = [known[phase] for phase in (Phase.EMBED, Phase.TRAIN) if phase in known]
-        watts = [(one.energy_j or 0.0) / one.covered_s for one in busy if one.covered_s > 0]
+        watts = [
+            (phase_energy.energy_j or 0.0) / phase_energy.covered_s
+            for phase_energy in busy
+            if phase_energy.covered_s > 0
+        ]
         self._history.learn(self._bundle_id, WORK_W, max(watts, default=None))
 
     def sent(self, energy_j: float | None, seconds: float) -> None:

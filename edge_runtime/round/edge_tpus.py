@@ -31,8 +31,10 @@ def edge_tpus(root: Path = Path("/")) -> list[Seen]:
     Args:
         root: root of the machine that is looked at.
     """
-    found = [Seen("usb", node) for one in _entries(root / "sys/bus/usb/devices") if (node := _usb_node(one))]
-    found += [Seen("pci", Path("/dev") / one.name) for one in _entries(root / "dev") if one.name.startswith("apex_")]
+    found = [Seen("usb", node) for entry in _entries(root / "sys/bus/usb/devices") if (node := _usb_node(entry))]
+    found += [
+        Seen("pci", Path("/dev") / entry.name) for entry in _entries(root / "dev") if entry.name.startswith("apex_")
+    ]
     return found
 
 

@@ -112,7 +112,7 @@ class HeldHeads:
             log().warning("%s; after a restart a whole head is fetched", error)
 
     def _newest_on_disk(self) -> tuple[str, Tree] | None:
-        for path in reversed([one for one in by_use(self._folder) if one.suffix == SUFFIX]):
+        for path in reversed([path for path in by_use(self._folder) if path.suffix == SUFFIX]):
             head = self._read(path)
             if head is not None:
                 return path.stem, head

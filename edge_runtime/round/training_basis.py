@@ -57,7 +57,7 @@ class HeldBasis:
         return basis
 
     def _on_disk(self) -> Basis | None:
-        for path in sorted(self._folder.glob(f"*{SUFFIX}"), key=lambda one: one.stat().st_mtime, reverse=True):
+        for path in sorted(self._folder.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime, reverse=True):
             try:
                 basis = Basis(read_tree(path))
                 if basis.version != path.stem:

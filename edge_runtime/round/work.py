@@ -100,7 +100,7 @@ def budget_of(order: TrainOrder, bench: Workbench) -> float | None:
     Raises:
         RefusedError: there is one, and nothing that measures.
     """
-    limits = [one for one in (order.budget_j, bench.budget_j) if one is not None]
+    limits = [value for value in (order.budget_j, bench.budget_j) if value is not None]
     if limits and bench.meter.identity.method == "unknown":
         fault = bench.meter.identity.quality
         raise RefusedError(
@@ -375,7 +375,7 @@ def in_words(order: TrainOrder) -> str:
 
 def energy_of(energy: tuple[PhaseEnergy, ...], phase: Phase) -> float | None:
     """Joules of one phase, or None when unknown or not there."""
-    return next((one.energy_j for one in energy if one.phase is phase), None)
+    return next((phase_energy.energy_j for phase_energy in energy if phase_energy.phase is phase), None)
 
 
 def _check_inputs(order: TrainOrder, bench: Workbench) -> None:
@@ -470,7 +470,7 @@ def _train(order: TrainOrder, bench: Workbench, allowance: Allowance, basis: Bas
 
 
 def _inputs_of(order: TrainOrder, bench: Workbench) -> dict[str, float]:
-    return {name: one.default for name, one in bench.head.inputs.items()} | dict(order.inputs)
+    return {name: tensor.default for name, tensor in bench.head.inputs.items()} | dict(order.inputs)
 
 
 def _normaliser(order: TrainOrder, bench: Workbench, steps: int) -> float:

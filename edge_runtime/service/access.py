@@ -64,8 +64,8 @@ def access_of(settings: Settings, config: Path, program: Path) -> Access:
         wanted.append(Path(settings.edgetpu_library).absolute())
     # libusb does not start without the kernel's news of devices, which come over netlink.
     families = ("AF_NETLINK",) if "usb" in buses else ()
-    bound = {one for one in wanted if any(one.is_relative_to(hidden) for hidden in HIDDEN)}
-    inner = {one for one in bound if any(other != one and one.is_relative_to(other) for other in bound)}
+    bound = {path for path in wanted if any(path.is_relative_to(hidden) for hidden in HIDDEN)}
+    inner = {path for path in bound if any(other != path and path.is_relative_to(other) for other in bound)}
     return Access(devices, groups, tuple(sorted(bound - inner)), _loopback(settings.coordinator), families)
 
 
@@ -100,7 +100,7 @@ def _edge_tpu_buses(settings: Settings) -> tuple[str, ...]:
         return ()
     if settings.edgetpu_device is not None and (named := settings.edgetpu_device.partition(":")[0]):
         return (named,)
-    seen = {one.bus for one in edge_tpus(settings.machine_root)}
+    seen = {edge_tpu.bus for edge_tpu in edge_tpus(settings.machine_root)}
     return tuple(sorted(seen)) or (("pci", "usb") if settings.edgetpu == "require" else ())
 
 

@@ -116,7 +116,7 @@ def _as_before(given: argparse.Namespace, place: Place) -> None:
     if given.config is not None or given.credential:
         raise UsageError("goes without --config and --credential", where="--again", fix="leave one of them out")
     given.config = written.config
-    given.credential = [f"{one.name}:{one.path}" for one in written.credentials]
+    given.credential = [f"{credential.name}:{credential.path}" for credential in written.credentials]
 
 
 def _check(given: argparse.Namespace, place: Place) -> int:

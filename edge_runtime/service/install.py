@@ -163,7 +163,7 @@ def uninstall(place: Place, *, purge: bool) -> bool:
         for name in (NAME, *OFFERED):
             (place.link.parent / name).unlink(missing_ok=True)
             (place.unit.parent / name).unlink(missing_ok=True)
-        for folder in (*(place.root / one for one in _STATES), place.home) if purge else ():
+        for folder in (*(place.root / state for state in _STATES), place.home) if purge else ():
             if folder.is_symlink():
                 folder.unlink()
             elif folder.exists():
@@ -182,7 +182,7 @@ def _existing(groups: tuple[str, ...], place: Place) -> tuple[str, ...]:
     except OSError:
         return groups
     known = {line.partition(":")[0] for line in table.splitlines()}
-    return tuple(one for one in groups if one in known)
+    return tuple(group for group in groups if group in known)
 
 
 def may_change(place: Place, *, instead: str = "start `edge-runtime run` yourself, or give --root DIR") -> None:

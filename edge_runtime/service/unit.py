@@ -96,7 +96,7 @@ def unit_text(
         "StateDirectoryMode=0700",
         f"RuntimeDirectory={STATE}",
         "RuntimeDirectoryMode=0755",
-        *(f"LoadCredential={one.name}:{plain(one.path)}" for one in credentials),
+        *(f"LoadCredential={credential.name}:{plain(credential.path)}" for credential in credentials),
         *(f"BindReadOnlyPaths=-{word(path)}" for path in access.bound),
         "",
         "# Limits",

@@ -64,7 +64,10 @@ def coded(codec: str = "entropy_coded", *, seed: int = 0, **parameters: float) -
         _, received = _only(msg.content.array_records, "a train message")
         # The app may train what it received in place.
         before = {name: array.copy() for name, array in _numpy(received).items()}
-        config = next((one for one in msg.content.config_records.values() if ROUND in one), {ROUND: 0})
+        config = next(
+            (config_record for config_record in msg.content.config_records.values() if ROUND in config_record),
+            {ROUND: 0},
+        )
         reply = call_next(msg, context)
         if reply.has_error():
             return reply
@@ -128,15 +131,15 @@ def _floating(arrays: Arrays) -> dict[str, tuple[int, ...]]:
 
 def _changed(before: Arrays, after: Arrays, codec: Codec, random: np.random.Generator) -> ArrayRecord:
     """What became of the arrays, coded."""
-    if {name: (one.shape, one.dtype) for name, one in before.items()} != {
-        name: (one.shape, one.dtype) for name, one in after.items()
+    if {name: (array.shape, array.dtype) for name, array in before.items()} != {
+        name: (array.shape, array.dtype) for name, array in after.items()
     }:
         raise UpdateError("the arrays of the reply are not those that were sent", where="coded")
     change: Tree = {name: (after[name] - before[name]).astype(np.float32) for name in _floating(before)}
-    if not all(np.isfinite(one).all() for one in change.values()):
+    if not all(np.isfinite(array).all() for array in change.values()):
         raise UpdateError("training diverged: the change is not finite", where="coded", fix="use a smaller rate")
     tensors, _ = codec.encode(change, {}, random)
-    rest = {name: Array(one) for name, one in after.items() if name not in change}
+    rest = {name: Array(array) for name, array in after.items() if name not in change}
     return ArrayRecord({CODED: Array(pack(tensors)), **rest})
 
 
@@ -159,4 +162,4 @@ def _whole(sent: Arrays, coded_arrays: Arrays) -> ArrayRecord:
             raise UpdateError("another shape than was sent", where=name)
         else:
             made[name] = coded_arrays[name]
-    return ArrayRecord({name: Array(np.asarray(one)) for name, one in made.items()})
+    return ArrayRecord({name: Array(np.asarray(array)) for name, array in made.items()})

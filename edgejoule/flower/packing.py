@@ -48,7 +48,7 @@ def unpack(data: npt.NDArray[np.uint8]) -> tuple[EncodedTensor, ...]:
         rest = _Rest(whole[4 + length :])
         made = tuple(
             EncodedTensor(
-                _is(str, row["name"]), tuple(_is(int, one) for one in row["shape"]), _read(row["values"], rest)
+                _is(str, row["name"]), tuple(_is(int, size) for size in row["shape"]), _read(row["values"], rest)
             )
             for row in rows
         )

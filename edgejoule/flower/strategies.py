@@ -50,11 +50,11 @@ class EnergyWeighted(Decoding, FedAvg):  # type: ignore[misc]
         contents = [one.content for one in valid]
         if not contents:
             return None, None
-        budgets = [_budget(_metrics(one)) for one in contents]
-        largest = max((one for one in budgets if one is not None), default=None)
+        budgets = [_budget(_metrics(content)) for content in contents]
+        largest = max((budget for budget in budgets if budget is not None), default=None)
         weights = [
-            weight(self._factors, Standing(int(_metrics(one)[self.weighted_by_key]), budget, largest))
-            for one, budget in zip(contents, budgets, strict=True)
+            weight(self._factors, Standing(int(_metrics(content)[self.weighted_by_key]), budget, largest))
+            for content, budget in zip(contents, budgets, strict=True)
         ]
         if not sum(weights) > 0:
             log(_WARNING, "round %d: no reply has a weight; the model stays", server_round)
@@ -184,7 +184,7 @@ def _mean(contents: Sequence[RecordDict], weights: Sequence[float]) -> ArrayReco
     for name, first in records[0].items():
         kind = first.numpy().dtype
         total = sum(
-            one * record[name].numpy().astype(np.float64) for one, record in zip(weights, records, strict=True)
+            value * record[name].numpy().astype(np.float64) for value, record in zip(weights, records, strict=True)
         )  # fmt: skip
         made[name] = Array(np.asarray(total / whole).astype(kind))
     return ArrayRecord(made)

@@ -127,7 +127,7 @@ def fleet(
 def conclude(found: dict[str, Any], judged_by: str = "accuracy") -> None:
     """A line of what came of it: by how much the model is better, and for how many joules and bytes."""
     first, last = (found["rounds"][at][judged_by] for at in (0, -1))
-    reports = sum(one["accepted"] for one in found["rounds"][1:])
+    reports = sum(this_round["accepted"] for this_round in found["rounds"][1:])
     print(
         f"\n{judged_by} {first:.4f} -> {last:.4f} in {len(found['rounds']) - 1} round(s), {reports} reports: "
         f"{found['energy_j']:.3f} J (estimated), {found['bytes_up']} bytes up, {found['bytes_down']} bytes down"

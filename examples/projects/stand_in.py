@@ -22,7 +22,7 @@ def digits(folder: Path) -> Path:
     found = load_digits()
     x, y = found.images[898:].astype(np.uint8)[..., None], found.target[898:]
     held_out = np.random.default_rng(0).random(len(y)) < 0.3
-    return journey.keep(folder / "digits.npz", x, y, held_out, names=[str(one) for one in range(10)])
+    return journey.keep(folder / "digits.npz", x, y, held_out, names=[str(number) for number in range(10)])
 
 
 def digits_model(folder: Path) -> Path:

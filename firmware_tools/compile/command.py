@@ -148,7 +148,9 @@ def run(options: argparse.Namespace) -> int:
     compiles = not options.predict and options.twin is None
     output = _free(options) if compiles and not options.into_bundle else None
     report = _in_child("report:predict_file", model, model=str(model))
-    if not options.predict and any(" is int16, not 8-bit" in (one["reason"] or "") for one in report["operators"]):
+    if not options.predict and any(
+        " is int16, not 8-bit" in (operator["reason"] or "") for operator in report["operators"]
+    ):
         raise ModelError("has activations of 16 bits", where=str(model),
                          fix="the Edge TPU takes 8: convert it without --activations int16")  # fmt: skip
     compiler = find_compiler() if compiles else None

@@ -50,7 +50,7 @@ class Tensor:
             return None
         width = np.dtype(_INTEGERS[self.dtype])
         whole = len(self.data) // width.itemsize * width.itemsize
-        return tuple(int(one) for one in np.frombuffer(self.data[:whole], width.newbyteorder("<")))
+        return tuple(int(value) for value in np.frombuffer(self.data[:whole], width.newbyteorder("<")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ def read_graph(model: bytes, *, where: str) -> Graph:
 
 def _graph(parsed: Any, size_bytes: int) -> Graph:
     first = parsed.subgraphs[0]
-    tensors = [_tensor(one, parsed.buffers) for one in first.tensors]
+    tensors = [_tensor(tensor, parsed.buffers) for tensor in first.tensors]
     nodes = []
     for number, operator in enumerate(() if first.operators is None else first.operators):
         code = parsed.operatorCodes[operator.opcodeIndex]
@@ -128,7 +128,7 @@ def _graph(parsed: Any, size_bytes: int) -> Graph:
 
 
 def _indices(values: Any) -> list[int]:
-    return [] if values is None else [int(one) for one in values]
+    return [] if values is None else [int(value) for value in values]
 
 
 def _tensor(tensor: Any, buffers: Any) -> Tensor:
@@ -140,7 +140,7 @@ def _tensor(tensor: Any, buffers: Any) -> Tensor:
         tuple(_indices(tensor.shape)),
         tuple(axis for axis, size in enumerate(_indices(tensor.shapeSignature)) if size < 0),
         flatbuffer.type_name(tensor.type),
-        tuple(float(one) for one in (() if scales is None else scales)),
+        tuple(float(scale) for scale in (() if scales is None else scales)),
         tuple(_indices(zeros)),
         None if data is None or len(data) == 0 else bytes(data),
         int(tensor.buffer),

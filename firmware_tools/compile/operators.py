@@ -46,7 +46,7 @@ def _same_dilation(node: Node) -> str | None:
 
 
 def _zero_padding_only(node: Node) -> str | None:
-    fixed = [one for one in node.inputs if one is not None and one.data is not None]
+    fixed = [tensor for tensor in node.inputs if tensor is not None and tensor.data is not None]
     if not fixed:
         return None
     if len(node.inputs) != 2:
@@ -125,7 +125,7 @@ def _flat_slope(node: Node) -> str | None:
 
 def _plain_slice(node: Node) -> str | None:
     strides = node.input(3)
-    if strides and any(one != 1 for one in strides.integers() or ()):
+    if strides and any(integer != 1 for integer in strides.integers() or ()):
         return "has a stride other than 1"
     return "has an ellipsis or a new axis" if node.option("ellipsisMask") or node.option("newAxisMask") else None
 

@@ -57,7 +57,7 @@ class Prediction:
     @property
     def mapped(self) -> int:
         """How many operators will run on the Edge TPU."""
-        return sum(one.mapped for one in self.operators)
+        return sum(operator.mapped for operator in self.operators)
 
     @property
     def is_complete(self) -> bool:
@@ -122,13 +122,16 @@ def _reason(node: Node) -> str | None:
 def _enters(node: Node, graph: Graph) -> bool:
     """True for the conversion of a float input, which the compiler leaves at the start."""
     source = node.input(0)
-    given = source is not None and any(source is one for one in graph.inputs)
+    given = source is not None and any(source is tensor for tensor in graph.inputs)
     return given and node.name == "QUANTIZE" and source is not None and source.dtype == "float32"
 
 
 def _parameter_bytes(nodes: list[Node]) -> int:
     sizes = {
-        one.buffer: len(one.data) for node in nodes for one in node.inputs if one is not None and one.data is not None
+        tensor.buffer: len(tensor.data)
+        for node in nodes
+        for tensor in node.inputs
+        if tensor is not None and tensor.data is not None
     }
     return sum(sizes.values())
 

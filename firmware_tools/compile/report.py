@@ -44,13 +44,13 @@ def _prediction(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"REFUSED    {report['refusal']}"
     yield f"predicted  {report['mapped']} of {report['total']} operators run on the Edge TPU"
     operators = report["operators"]
-    if mapped := Counter(one["name"] for one in operators if one["mapped"]):
+    if mapped := Counter(operator["name"] for operator in operators if operator["mapped"]):
         yield f"  maps     {', '.join(f'{count} {name}' for name, count in sorted(mapped.items()))}"
     if not report["refusal"]:
         yield from _left(operators)
-    if after := sum(one["reason"] == AFTER for one in operators):
+    if after := sum(operator["reason"] == AFTER for operator in operators):
         yield f"  CPU      {after} more {'comes' if after == 1 else 'come'} after it"
-    for name, doubt in sorted({(one["name"], one["doubt"]) for one in operators if one["doubt"]}):
+    for name, doubt in sorted({(operator["name"], operator["doubt"]) for operator in operators if operator["doubt"]}):
         yield f"  perhaps  {name}: {doubt}"
     if report["mapped"]:
         yield f"  memory   {_size(report['parameter_bytes'])}: {_MEMORY[report['memory']]}"
@@ -61,9 +61,9 @@ def _prediction(report: Mapping[str, Any]) -> Iterator[str]:
 def _left(operators: list[Mapping[str, Any]]) -> Iterator[str]:
     """Operators that stay on the CPU for a reason of their own, those of one name and reason in one line."""
     groups: dict[tuple[str, str], list[int]] = {}
-    for one in operators:
-        if one["reason"] not in (None, AFTER):
-            groups.setdefault((one["name"], one["reason"]), []).append(one["number"])
+    for operator in operators:
+        if operator["reason"] not in (None, AFTER):
+            groups.setdefault((operator["name"], operator["reason"]), []).append(operator["number"])
     for (name, reason), numbers in groups.items():
         places = f"{len(numbers)} {name}, the first is" if len(numbers) > 1 else f"{name},"
         yield f"  CPU      {places} operator {numbers[0]}: {reason}"
@@ -80,8 +80,8 @@ def _compiled(facts: Mapping[str, Any], differences: list[Mapping[str, Any]]) ->
         yield "  differs  unknown: it printed no table of operators"
     elif not differences:
         yield "  differs  nowhere from the prediction"
-    for one in differences:
-        yield f"  DIFFERS  {one['name']}: {one['compiled']} mapped, {one['predicted']} predicted"
+    for difference in differences:
+        yield f"  DIFFERS  {difference['name']}: {difference['compiled']} mapped, {difference['predicted']} predicted"
 
 
 def _twin(facts: Mapping[str, Any]) -> Iterator[str]:
@@ -120,7 +120,7 @@ def predict_file(job: dict[str, Any], progress: Progress) -> dict[str, Any]:
 
 def _facts(prediction: Prediction) -> dict[str, Any]:
     return {
-        "operators": [dataclasses.asdict(one) for one in prediction.operators],
+        "operators": [dataclasses.asdict(operator) for operator in prediction.operators],
         "total": len(prediction.operators),
         "mapped": prediction.mapped,
         "complete": prediction.is_complete,
@@ -149,9 +149,9 @@ def differences(report: dict[str, Any], log: CompilerLog) -> list[dict[str, Any]
     if not log.operators:
         return []
     predicted: Counter[str] = Counter()
-    for one in report["operators"]:
+    for operator in report["operators"]:
         # The compiler names every custom operator CUSTOM.
-        predicted["CUSTOM" if one["name"].startswith("custom:") else one["name"]] += one["mapped"]
+        predicted["CUSTOM" if operator["name"].startswith("custom:") else operator["name"]] += operator["mapped"]
     compiled = log.mapped_by_name()
     return [
         {"name": name, "predicted": predicted.get(name, 0), "compiled": compiled.get(name, 0)}

@@ -198,7 +198,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _job(options: argparse.Namespace) -> ConvertJob:
     if options.objective not in (*OBJECTIVE_NAMES, *TASK_NAMES) and find("objectives", options.objective) is None:
-        known = [*OBJECTIVE_NAMES, *TASK_NAMES, *(one.name for one in installed("objectives"))]
+        known = [*OBJECTIVE_NAMES, *TASK_NAMES, *(plugin.name for plugin in installed("objectives"))]
         fix = f"{hint(options.objective, known)}; or install the package that has it"
         raise UsageError(f"no objective is called {options.objective!r}", where="--objective", fix=fix)
     kind = recognise(options.model)
@@ -207,7 +207,7 @@ def _job(options: argparse.Namespace) -> ConvertJob:
             f"--signature {options.signature}: only a SavedModel has signatures", where=options.model.name,
             fix="leave it out, or give the SavedModel folder",
         )  # fmt: skip
-    names = None if options.class_names is None else tuple(one.strip() for one in options.class_names.split(","))
+    names = None if options.class_names is None else tuple(part.strip() for part in options.class_names.split(","))
     least = 1 if options.objective == REGRESSION else 2
     if names is not None and (len(names) < least or not all(names) or len(set(names)) != len(names)):
         raise UsageError("--class-names needs two or more different names, divided by commas")
@@ -340,7 +340,7 @@ def _shape(text: str | None) -> tuple[int, ...] | None:
         return None
     if not re.fullmatch(r"[1-9]\d{0,5}([,x][1-9]\d{0,5}){0,5}", text):
         raise UsageError(f"--input-shape {text!r} is no list of sizes such as 96,96,3")
-    return tuple(int(one) for one in re.split("[,x]", text))
+    return tuple(int(part) for part in re.split("[,x]", text))
 
 
 def _name(asked: str | None, model: Path) -> str:

@@ -19,8 +19,8 @@ def converter_words(text: str) -> str:
     "'tf.Erf' op is neither a custom op"
     """
     plain = _PLACES.sub(" ", _without_locations(text))
-    clauses = [clause for one in _ERROR.findall(plain) if (clause := " ".join(one.split()).strip(" :"))]
-    good = [one for one in clauses if not any(word in one for word in _EMPTY)]
+    clauses = [clause for each_text in _ERROR.findall(plain) if (clause := " ".join(each_text.split()).strip(" :"))]
+    good = [each_clause for each_clause in clauses if not any(word in each_clause for word in _EMPTY)]
     clause = (good or clauses or [" ".join(plain.split())])[0]
     layer = _LAYER.search(text)
     at = f" (at {layer[1]})" if layer and layer[1] not in clause else ""

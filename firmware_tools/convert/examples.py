@@ -66,10 +66,14 @@ def load_examples(
     names = class_names if class_names is not None or fit is None else fit.class_names
     held = read(evaluate, names) if evaluate else None
     fit = held if same else fit
-    read_ones = [one for one in ((fit,) if same else (fit, held)) if one is not None]
-    accounts = tuple(f"{one.source}: {dataset.account_of(one)}" for one in read_ones)
-    remarked = tuple(line for line, one in zip(accounts, read_ones, strict=True) if one.left_out or one.changed)
-    remarked += tuple(line for one in read_ones if (line := _contradicted(one)) is not None)
+    read_ones = [each_dataset for each_dataset in ((fit,) if same else (fit, held)) if each_dataset is not None]
+    accounts = tuple(f"{each_dataset.source}: {dataset.account_of(each_dataset)}" for each_dataset in read_ones)
+    remarked = tuple(
+        line
+        for line, each_dataset in zip(accounts, read_ones, strict=True)
+        if each_dataset.left_out or each_dataset.changed
+    )
+    remarked += tuple(line for data in read_ones if (line := _contradicted(data)) is not None)
     remarked += tuple(line for one in read_ones if class_names is None and (line := _alike(one)) is not None)
     _check_renames(renames or {}, fit if fit is not None else held)
     if fit is None and held is not None and held.is_test.any() and not held.is_test.all():
@@ -116,7 +120,14 @@ def load_tuning(
         EdgejouleError: the data cannot be read or do not fit the model.
         DataError: there are too few.
     """
-    known = next((one.class_names for one in (data.calibration, data.evaluation) if one and one.class_names), None)
+    known = next(
+        (
+            each_dataset.class_names
+            for each_dataset in (data.calibration, data.evaluation)
+            if each_dataset and each_dataset.class_names
+        ),
+        None,
+    )
     found = dataset.load(
         spec,
         image_shape=input_shape if len(input_shape) == 3 else None,
@@ -226,7 +237,14 @@ def class_names(
     """
     if asked is not None:
         return asked
-    named = next((one.class_names for one in (data.calibration, data.evaluation) if one and one.class_names), None)
+    named = next(
+        (
+            each_dataset.class_names
+            for each_dataset in (data.calibration, data.evaluation)
+            if each_dataset and each_dataset.class_names
+        ),
+        None,
+    )
     if count is None and named is not None and from_model not in (None, len(named)):
         raise UsageError(
             f"the model has {from_model} classes, the data {len(named)}", where=where,

@@ -112,9 +112,9 @@ class _Head(tf.Module):  # type: ignore[misc]
         design = self.design.tail
         if design is not None:
             real = (tf.cast(x, tf.float32) - float(design.zero_point)) * design.scale
-            moved = {one.name: tree[one.name] * one.gain for one in design.trained}
-            biases = {one.layer: moved[one.name] for one in design.trained if one.name.endswith("_bias")}
-            kernels = {one.layer: moved[one.name] for one in design.trained if one.name.endswith("_kernel")}
+            moved = {tensor.name: tree[tensor.name] * tensor.gain for tensor in design.trained}
+            biases = {tensor.layer: moved[tensor.name] for tensor in design.trained if tensor.name.endswith("_bias")}
+            kernels = {tensor.layer: moved[tensor.name] for tensor in design.trained if tensor.name.endswith("_kernel")}
             x = forward(design.tail, tf.reshape(real, [x.shape[0], *design.tail.shape]), biases, kernels)
         return (x - self.mean) * self.scale
 
@@ -264,7 +264,7 @@ def compile_head(design: HeadDesign) -> bytes:
     # A tail is given the trunk's integers, a quarter of the memory of real numbers, and kept through the whole step.
     taken = tf.float32 if design.tail is None else tf.as_dtype(design.tail.dtype)
     x, y, weight = spec("x", batch, width, dtype=taken), spec("y", batch, dtype=tf.int32), spec("weight", batch)
-    hyper = {one.name: spec(one.name, 1) for one in design.inputs}
+    hyper = {tensor.name: spec(tensor.name, 1) for tensor in design.inputs}
     tree = {name: spec(name, *shape) for name, shape in design.shapes.items()}
     examples = {"x": x, "y": y, "weight": weight}
     if design.task == REGRESSION:
@@ -308,6 +308,6 @@ def check_head(content: bytes) -> None:
     custom = sorted(name for name in facts.operator_counts() if name.startswith(("CUSTOM", "Flex")))
     if custom:
         raise ModelError(f"needs operators outside the TFLite builtins: {', '.join(custom)}", where="head.tflite")
-    shapes = [tensor.shape for one in facts.signatures.values() for tensor in one.inputs.values()]
+    shapes = [tensor.shape for signature in facts.signatures.values() for tensor in signature.inputs.values()]
     if not all(all(size > 0 for size in np.atleast_1d(shape)) for shape in shapes):
         raise ModelError("has an input of unknown size", where="head.tflite")

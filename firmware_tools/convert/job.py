@@ -67,5 +67,7 @@ class ConvertJob:
     @staticmethod
     def from_fields(fields: dict[str, Any]) -> ConvertJob:
         """The inverse of `to_fields`, after JSON made lists of the tuples."""
-        plain: dict[str, Any] = {key: tuple(one) if isinstance(one, list) else one for key, one in fields.items()}
+        plain: dict[str, Any] = {
+            key: tuple(field) if isinstance(field, list) else field for key, field in fields.items()
+        }
         return ConvertJob(**plain)

@@ -62,7 +62,7 @@ class Converter:
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps([str(one) for one in arguments]).encode() + b"\n")
+        self._process.stdin.write(json.dumps([str(argument) for argument in arguments]).encode() + b"\n")
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
@@ -134,9 +134,9 @@ def in_a_fork(body: Callable[[], int], *, natives: bool = True) -> Done:
                 os._exit(code)
         _, status = os.waitpid(child, 0)
         texts = []
-        for one in (out, err):
-            one.seek(0)
-            texts.append(one.read().decode(errors="replace"))
+        for each_file in (out, err):
+            each_file.seek(0)
+            texts.append(each_file.read().decode(errors="replace"))
     return Done(os.waitstatus_to_exitcode(status), *texts)
 
 

@@ -237,7 +237,7 @@ BUILT_IN: dict[str, Objective] = {
 
 def _adopt(plugin: Plugin, offered: object) -> Objective:
     """An objective of an installed package."""
-    if not isinstance(offered, Objective) or not all(isinstance(one, TrainInput) for one in offered.inputs):
+    if not isinstance(offered, Objective) or not all(isinstance(tensor, TrainInput) for tensor in offered.inputs):
         raise wrong(plugin, f"is {type(offered).__name__}, not an Objective with TrainInput as inputs")
     return dataclasses.replace(offered, loss=guarded(plugin, offered.loss, "build its loss"))
 

@@ -31,10 +31,10 @@ def provenance_of(
         ranges_from: examples that ranges were measured on.
     """
 
-    def described(one: Dataset | None) -> dict[str, Any] | None:
-        if one is None:
+    def described(dataset: Dataset | None) -> dict[str, Any] | None:
+        if dataset is None:
             return None
-        return {"file": Path(one.source).name, "sha256": digest(one), "examples": len(one)}
+        return {"file": Path(dataset.source).name, "sha256": digest(dataset), "examples": len(dataset)}
 
     calibration = described(data.calibration)
     if calibration is not None:

@@ -109,11 +109,11 @@ def quantise_backbone(
     facts = read_bytes(content, where="backbone.tflite")
     _require_integer(facts, model, where)
     ends = (*facts.inputs, *facts.outputs)
-    if len(ends) != 2 or any(one.dtype != "int8" or len(one.scales) != 1 for one in ends):
-        raise ModelError(f"the converted ends are {[one.dtype for one in ends]}, not int8 and int8", where=where,
+    if len(ends) != 2 or any(tensor.dtype != "int8" or len(tensor.scales) != 1 for tensor in ends):
+        raise ModelError(f"the converted ends are {[tensor.dtype for tensor in ends]}, not int8 and int8", where=where,
                          fix=_way_on(model))  # fmt: skip
     # A scale that is denormal means a constant output: nothing was learned, or the data are all alike.
-    if not all(np.isfinite(one.scales[0]) and one.scales[0] > 1e-30 for one in ends):
+    if not all(np.isfinite(tensor.scales[0]) and tensor.scales[0] > 1e-30 for tensor in ends):
         raise ModelError("the calibration data give a constant input or embedding", where=where,
                          fix="calibrate with varied, real examples")  # fmt: skip
     return content, facts
@@ -218,7 +218,9 @@ def with_lifted(
     if multiply.ndim == add.ndim == 0 or (np.ptp(multiply) == 0 and np.ptp(add) == 0):
         factor, offset = float(multiply.flat[0]), float(add.flat[0])
         return Preprocessing(rule.multiply * factor, rule.add * factor + offset)
-    spread = [tuple(float(one) for one in np.broadcast_to(value, (channels,))) for value in (multiply, add)]
+    spread = [
+        tuple(float(each_value) for each_value in np.broadcast_to(value, (channels,))) for value in (multiply, add)
+    ]
     return Preprocessing(rule.multiply, rule.add, ChannelAffine(spread[0], spread[1]))
 
 
@@ -283,7 +285,7 @@ def best_backbone(
     # A loop that was written out has thousands of operations, and the converter takes a minute for each attempt.
     large = static is not None and len(static.function.graph.get_operations()) >= _MANY_OPERATIONS
     subsets = _SUBSETS[1:2] if large else _SUBSETS
-    for count in (*(one for one in subsets if one < len(examples)), len(examples)):
+    for count in (*(subset for subset in subsets if subset < len(examples)), len(examples)):
         content, _ = quantise_backbone(
             model, static, examples[_spread(count, len(examples))], lambda raw: real_values(raw, whole),
             where=where, progress=progress,
@@ -357,7 +359,9 @@ def best_backbone(
             None if tuning is None else tuned, widened, where=where,
         )  # fmt: skip
         content = found.content
-        quality = {"quantisation": {"loss": found.loss, **found.done, "layers": [asdict(one) for one in found.layers]}}
+        quality = {
+            "quantisation": {"loss": found.loss, **found.done, "layers": [asdict(layer) for layer in found.layers]}
+        }
     path.write_bytes(content)
     facts = read_bytes(content, where=path.name)
     return Backbone.from_file(path, backbone_spec(facts, model.input_shape, path.name), whole), facts, count, quality

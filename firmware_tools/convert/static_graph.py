@@ -100,10 +100,10 @@ def static_function(concrete: Any, shape: Sequence[int], *, where: str, lift: bo
         ModelError: a loop whose length depends on the values, or one that is too long.
     """
     frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
-    (source,) = [one for one in frozen.inputs if one.dtype != tf.resource]
+    (source,) = [tensor for tensor in frozen.inputs if tensor.dtype != tf.resource]
     uses: list[Affine] = []
     _Run(frozen, shape, IDENTITY, where, uses).outputs(source)
-    distinct = [one for at, one in enumerate(uses) if not any(one.same(other) for other in uses[:at])]
+    distinct = [use for at, use in enumerate(uses) if not any(use.same(other) for other in uses[:at])]
     lifted = distinct[0] if lift and len(distinct) == 1 and distinct[0].is_usable else IDENTITY
     run = _Run(frozen, shape, lifted, where, [])
     (output,) = run.outputs(source)
@@ -134,23 +134,23 @@ class _Run:
         values = self._walk(self.frozen.outputs, {source.ref(): IDENTITY})
         tensors = [self._tensor(value) for value in values]
         with self.graph.as_default():
-            return [tf.identity(one, name="embedding") for one in tensors]
+            return [tf.identity(tensor, name="embedding") for tensor in tensors]
 
     def _walk(self, wanted: Sequence[Any], known: dict[Any, Any]) -> list[Any]:
         """Values of tensors of one graph, given those of its inputs."""
         waiting = [one.op for one in wanted]
         while waiting:
             op = waiting[-1]
-            if all(one.ref() in known for one in op.outputs):
+            if all(tensor.ref() in known for tensor in op.outputs):
                 waiting.pop()
                 continue
-            missing = [one.op for one in op.inputs if one.ref() not in known]
+            missing = [tensor.op for tensor in op.inputs if tensor.ref() not in known]
             if missing:
                 waiting += missing
                 continue
             waiting.pop()
-            results = self._value(op, [known[one.ref()] for one in op.inputs])
-            known.update({one.ref(): value for one, value in zip(op.outputs, results, strict=True)})
+            results = self._value(op, [known[tensor.ref()] for tensor in op.inputs])
+            known.update({tensor.ref(): value for tensor, value in zip(op.outputs, results, strict=True)})
         return [known[one.ref()] for one in wanted]
 
     def _value(self, op: Any, inputs: list[Any]) -> list[Any]:
@@ -171,28 +171,28 @@ class _Run:
             return [self._list(op, kind, inputs)]
         if kind in _SHAPES and (static := self._shape(op, inputs)) is not None:
             return static
-        if any(isinstance(one, Affine) for one in inputs):
+        if any(isinstance(tensor, Affine) for tensor in inputs):
             if (moved := _moved(op, inputs)) is not None:
                 return moved
-            for one, value in zip(op.inputs, inputs, strict=True):
-                if isinstance(value, Affine) and one.dtype not in _FLOATS:
+            for tensor, value in zip(op.inputs, inputs, strict=True):
+                if isinstance(value, Affine) and tensor.dtype not in _FLOATS:
                     raise ModelError(
-                        f"{kind} {op.name} works on its {one.dtype.name} input before it becomes real numbers",
+                        f"{kind} {op.name} works on its {tensor.dtype.name} input before it becomes real numbers",
                         where=self.where,
                         fix="move Rescaling or a cast to float in front of it, or export the model without it",
                     )
         if (simpler := self._simplified(op, inputs)) is not None:
             return simpler
-        if op.inputs and all(isinstance(one, np.ndarray) for one in inputs):
+        if op.inputs and all(isinstance(tensor, np.ndarray) for tensor in inputs):
             folded = self._folded(op, inputs)
             if folded is not None:
                 return folded
-        tensors = [self._tensor(one) for one in inputs]
+        tensors = [self._tensor(tensor) for tensor in inputs]
         if kind == "Cast" and op.outputs[0].dtype in _FLOATS and tensors[0].dtype in _FLOATS:
             return tensors
         if kind in _FAKE:
             bounds = inputs[1:3] if len(inputs) == 3 else [np.float32(op.get_attr(one)) for one in ("min", "max")]
-            if all(isinstance(one, (np.ndarray, np.floating)) for one in bounds):
+            if all(isinstance(bound, (np.ndarray, np.floating)) for bound in bounds):
                 low, high = _nudged(bounds[0], bounds[1], op.get_attr("num_bits"), op.get_attr("narrow_range"))
                 with self.graph.as_default():
                     return [tf.minimum(tf.maximum(tensors[0], low), high)]
@@ -240,7 +240,9 @@ class _Run:
 
     def _call(self, name: str, inputs: list[Any]) -> list[Any]:
         body = self._body(name)
-        return self._walk(body.outputs, {one.ref(): value for one, value in zip(body.inputs, inputs, strict=True)})
+        return self._walk(
+            body.outputs, {tensor.ref(): value for tensor, value in zip(body.inputs, inputs, strict=True)}
+        )
 
     def _body(self, name: str) -> Any:
         if name not in self._bodies:
@@ -304,8 +306,8 @@ class _Run:
 
     def _shape(self, op: Any, inputs: list[Any]) -> list[Any] | None:
         shapes = []
-        for one in inputs:
-            found = one.shape if isinstance(one, np.ndarray) else self._symbol(one).shape
+        for tensor in inputs:
+            found = tensor.shape if isinstance(tensor, np.ndarray) else self._symbol(tensor).shape
             if isinstance(found, tf.TensorShape):
                 if not found.is_fully_defined():
                     return None
@@ -316,20 +318,23 @@ class _Run:
             return [np.array(len(shapes[0]), dtype)]
         if op.type == "Size":
             return [np.array(np.prod(shapes[0], dtype=np.int64), dtype)]
-        return [np.array(one, dtype) for one in shapes]
+        return [np.array(shape, dtype) for shape in shapes]
 
     def _folded(self, op: Any, inputs: list[Any]) -> list[Any] | None:
         """The outputs as constants; None where TensorFlow does not compute them ahead, or they are large."""
-        if sum(one.nbytes for one in inputs) > _FOLDED_BYTES:
+        if sum(tensor.nbytes for tensor in inputs) > _FOLDED_BYTES:
             return None
         with self._scratch.as_default():
-            made = self._copy(self._scratch, op, [tf.constant(one) for one in inputs])
+            made = self._copy(self._scratch, op, [tf.constant(tensor) for tensor in inputs])
             values = []
-            for one in made.outputs:
-                if not one.shape.is_fully_defined() or (one.shape.num_elements() or 0) * one.dtype.size > _FOLDED_BYTES:
+            for tensor in made.outputs:
+                if (
+                    not tensor.shape.is_fully_defined()
+                    or (tensor.shape.num_elements() or 0) * tensor.dtype.size > _FOLDED_BYTES
+                ):
                     return None
                 # What TensorFlow itself uses to know shapes: computes a tensor that depends on constants only.
-                value = pywrap_tf_session.TF_TryEvaluateConstant_wrapper(self._scratch._c_graph, one._as_tf_output())
+                value = pywrap_tf_session.TF_TryEvaluateConstant_wrapper(self._scratch._c_graph, tensor._as_tf_output())
                 if value is None:
                     return None
                 values.append(np.asarray(value))
@@ -337,10 +342,10 @@ class _Run:
 
     def _copy(self, graph: Any, op: Any, tensors: list[Any]) -> Any:
         attributes = {name: value for name, value in op.node_def.attr.items() if not name.startswith("_")}
-        types = [one.dtype for one in op.outputs]
+        types = [tensor.dtype for tensor in op.outputs]
         if graph is self.graph:
             attributes = {name: _single(value) for name, value in attributes.items()}
-            types = [tf.float32 if one in _FLOATS else one for one in types]
+            types = [tf.float32 if kind in _FLOATS else kind for kind in types]
         with graph.as_default():
             # Names come from layers, so that messages of the converter can be read.
             return graph.create_op(op.type, tensors, types, name=op.name.replace("^", "_"), attrs=attributes)
@@ -377,9 +382,9 @@ def _moved(op: Any, inputs: list[Any]) -> list[Any] | None:
     if op.type in _NORMALISATIONS and isinstance(inputs[0], Affine):
         if op.get_attr("is_training") or op.get_attr("data_format") != b"NHWC":
             return None
-        if not all(isinstance(one, np.ndarray) for one in inputs[1:5]):
+        if not all(isinstance(tensor, np.ndarray) for tensor in inputs[1:5]):
             return None
-        gamma, beta, mean, variance = (one.astype(np.float64) for one in inputs[1:5])
+        gamma, beta, mean, variance = (tensor.astype(np.float64) for tensor in inputs[1:5])
         factor = gamma / np.sqrt(variance + op.get_attr("epsilon"))
         moved = _then(_then(inputs[0], "Mul", factor), "AddV2", beta - mean * factor)
         return [moved, *inputs[1:5], *([inputs[4]] if len(op.outputs) == 6 else [])]
@@ -416,7 +421,7 @@ def _nudged(low: Any, high: Any, bits: int, narrow: bool) -> tuple[Any, Any]:
 
 def _single(attribute: Any) -> Any:
     """An attribute of an operation, with float32 where it names another type of real numbers."""
-    real = {one.as_datatype_enum for one in _FLOATS}
+    real = {each_float.as_datatype_enum for each_float in _FLOATS}
     if attribute.type in real or any(one in real for one in attribute.list.type):
         changed = type(attribute)()
         changed.CopyFrom(attribute)
@@ -438,6 +443,7 @@ def _then(value: Affine, kind: str, constant: npt.NDArray[np.float64]) -> Affine
 def _before_erfc(tensor: Any, depth: int = 4) -> bool:
     """Whether a negated value goes, by multiplications alone, into an ``Erfc``."""
     return any(
-        one.type == "Erfc" or (depth > 0 and one.type in ("Mul", "RealDiv") and _before_erfc(one.outputs[0], depth - 1))
-        for one in tensor.consumers()
+        consumer.type == "Erfc"
+        or (depth > 0 and consumer.type in ("Mul", "RealDiv") and _before_erfc(consumer.outputs[0], depth - 1))
+        for consumer in tensor.consumers()
     )

@@ -72,7 +72,7 @@ def quantities_of(data: Examples, where: str) -> int:
     Raises:
         UsageError: there are no examples, or two files of them differ.
     """
-    counts = {int(one.y.shape[1]) for one in (data.calibration, data.evaluation) if one is not None}
+    counts = {int(dataset.y.shape[1]) for dataset in (data.calibration, data.evaluation) if dataset is not None}
     if not counts:
         raise UsageError("a regression learns the range of its quantities from examples, and none are given",
                          where=where, fix="give --calibrate DATA or --eval DATA with y [N, K]")  # fmt: skip

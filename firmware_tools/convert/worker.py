@@ -174,7 +174,7 @@ class _Conversion:
             preprocessing=backbone.preprocessing,
             backbone=backbone.spec,
             head=head_spec,
-            files={one: record_of(self.folder / one) for one in self._files()},
+            files={path: record_of(self.folder / path) for path in self._files()},
             provenance=self._provenance(source, facts, data, start.note) | figures | self._input_record(backbone, data),
             schema=schema_of(backbone.preprocessing, None, self.job.objective, tail=self.tail is not None),
         )
@@ -381,7 +381,7 @@ class _Conversion:
         figures = dataclasses.asdict(agreement) | {"on": "evaluation" if data.evaluation is not None else "calibration"}
         if self.task not in (CLASSIFICATION, DIFFUSION) and data.evaluation is not None:
             outputs = plain_outputs(start, self.task, affine)
-            before, after = (judged(self.task, outputs(one), judged_on.y) for one in (original, integer))
+            before, after = (judged(self.task, outputs(array), judged_on.y) for array in (original, integer))
             if (warning := warning_of(self.task, start, before)) is not None:
                 self.warnings.append(warning)
             return {"agreement": figures, "accuracy": None, "score": score(self.task, before, after, len(judged_on))}

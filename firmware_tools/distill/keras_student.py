@@ -94,7 +94,7 @@ def learn(
 
 
 def _layer(model: Any, name: str) -> Any:
-    known = [one.name for one in model.layers]
+    known = [layer.name for layer in model.layers]
     if name not in known:
         raise ModelError(f"has no layer {name!r}", fix=f"one of {', '.join(known)}")
     return model.get_layer(name)

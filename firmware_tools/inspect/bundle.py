@@ -77,8 +77,8 @@ def _backbone_facts(facts: ModelFacts) -> dict[str, Any]:
     per_channel, convolutions = facts.convolutions_per_channel()
     return {
         "size_bytes": facts.size_bytes,
-        "inputs": [_end(one) for one in facts.inputs],
-        "outputs": [_end(one) for one in facts.outputs],
+        "inputs": [_end(tensor) for tensor in facts.inputs],
+        "outputs": [_end(tensor) for tensor in facts.outputs],
         "operators": facts.operator_counts(),
         "float_operators": facts.float_operator_counts(),
         "macs": facts.macs(),
@@ -104,9 +104,12 @@ def _twin_facts(bundle: Bundle) -> dict[str, Any] | None:
 
 def _signature_facts(facts: ModelFacts) -> dict[str, Any]:
     def ends(tensors: dict[str, Tensor]) -> dict[str, Any]:
-        return {name: {"shape": list(one.shape), "dtype": one.dtype} for name, one in sorted(tensors.items())}
+        return {name: {"shape": list(tensor.shape), "dtype": tensor.dtype} for name, tensor in sorted(tensors.items())}
 
-    return {name: {"inputs": ends(one.inputs), "outputs": ends(one.outputs)} for name, one in facts.signatures.items()}
+    return {
+        name: {"inputs": ends(signature.inputs), "outputs": ends(signature.outputs)}
+        for name, signature in facts.signatures.items()
+    }
 
 
 def _head_facts(bundle: Bundle, facts: ModelFacts) -> dict[str, Any]:
@@ -118,9 +121,9 @@ def _head_facts(bundle: Bundle, facts: ModelFacts) -> dict[str, Any]:
         "optimiser": spec.optimiser,
         "batch_size": spec.batch_size,
         "hidden_units": spec.hidden_units,
-        "tensors": {name: list(one.shape) for name, one in tree.items()},
-        "parameters": sum(one.size for one in tree.values()),
-        "inputs": [dataclasses.asdict(one) for one in spec.inputs],
+        "tensors": {name: list(array.shape) for name, array in tree.items()},
+        "parameters": sum(array.size for array in tree.values()),
+        "inputs": [dataclasses.asdict(tensor) for tensor in spec.inputs],
         "signatures": _signature_facts(facts),
         "operators": facts.operator_counts(),
     }

@@ -40,7 +40,7 @@ class Operator:
     @property
     def is_float(self) -> bool:
         """True when any tensor that it reads or writes is of a floating type."""
-        return any(one.dtype in _FLOATS for one in (*self.inputs, *self.outputs))
+        return any(tensor.dtype in _FLOATS for tensor in (*self.inputs, *self.outputs))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -63,11 +63,13 @@ class ModelFacts:
 
     def operator_counts(self) -> dict[str, int]:
         """How often each operator occurs, over all subgraphs, by name."""
-        return dict(sorted(collections.Counter(one.name for one in self.operators).items()))
+        return dict(sorted(collections.Counter(operator.name for operator in self.operators).items()))
 
     def float_operator_counts(self) -> dict[str, int]:
         """The same, of operators that read or write floating-point tensors."""
-        return dict(sorted(collections.Counter(one.name for one in self.operators if one.is_float).items()))
+        return dict(
+            sorted(collections.Counter(operator.name for operator in self.operators if operator.is_float).items())
+        )
 
     def zero_dimensional_inputs(self) -> list[str]:
         """``signature.input`` of every 0-D input, which crashes ai-edge-litert on aarch64; must be empty."""
@@ -77,21 +79,21 @@ class ModelFacts:
             for key, tensor in signature.inputs.items()
             if not tensor.shape
         ]
-        return named + [f"input {one.name}" for one in self.inputs if not one.shape]
+        return named + [f"input {tensor.name}" for tensor in self.inputs if not tensor.shape]
 
     def convolutions_per_channel(self) -> tuple[int, int]:
         """How many convolutions have one weight scale per output channel, and how many there are."""
         channel = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3}
         kernels = [
-            (one.inputs[1].shape[channel[one.name]], len(one.inputs[1].scales))
-            for one in self.operators
-            if one.name in channel and len(one.inputs) > 1 and len(one.inputs[1].shape) == 4
+            (operator.inputs[1].shape[channel[operator.name]], len(operator.inputs[1].scales))
+            for operator in self.operators
+            if operator.name in channel and len(operator.inputs) > 1 and len(operator.inputs[1].shape) == 4
         ]
         return sum(channels == scales for channels, scales in kernels), len(kernels)
 
     def macs(self) -> int:
         """Multiply-accumulates of one inference, in convolutions and fully connected layers only."""
-        return sum(_macs(one) for one in self.operators)
+        return sum(_macs(operator) for operator in self.operators)
 
 
 def _macs(operator: Operator) -> int:
@@ -143,18 +145,20 @@ def _facts(data: bytes) -> ModelFacts:
     dtypes = {value: name.lower() for name, value in vars(schema.TensorType).items() if name.isupper()}
     names = {value: name for name, value in vars(schema.BuiltinOperator).items() if name[0].isupper()}
     model: Any = schema.ModelT.InitFromPackedBuf(data, 0)
-    codes = [_operator_name(one, names) for one in model.operatorCodes or []]
-    tensors = [[_tensor(one, dtypes) for one in graph.tensors or []] for graph in model.subgraphs]
+    codes = [_operator_name(operator_code, names) for operator_code in model.operatorCodes or []]
+    tensors = [[_tensor(tensor, dtypes) for tensor in graph.tensors or []] for graph in model.subgraphs]
     operators: list[Operator] = []
     for graph, known in zip(model.subgraphs, tensors, strict=True):
-        for one in graph.operators or []:
-            operators.append(Operator(codes[one.opcodeIndex], _pick(known, one.inputs), _pick(known, one.outputs)))
+        for operator in graph.operators or []:
+            operators.append(
+                Operator(codes[operator.opcodeIndex], _pick(known, operator.inputs), _pick(known, operator.outputs))
+            )
     signatures = {}
-    for one in model.signatureDefs or []:
-        known = tensors[one.subgraphIndex]
-        signatures[_text(one.signatureKey)] = Signature(
-            {_text(end.name): known[end.tensorIndex] for end in one.inputs or []},
-            {_text(end.name): known[end.tensorIndex] for end in one.outputs or []},
+    for signature_def in model.signatureDefs or []:
+        known = tensors[signature_def.subgraphIndex]
+        signatures[_text(signature_def.signatureKey)] = Signature(
+            {_text(end.name): known[end.tensorIndex] for end in signature_def.inputs or []},
+            {_text(end.name): known[end.tensorIndex] for end in signature_def.outputs or []},
         )
     first = model.subgraphs[0]
     return ModelFacts(
@@ -186,6 +190,6 @@ def _tensor(tensor: Any, dtypes: dict[int, str]) -> Tensor:
         _text(tensor.name),
         tuple(int(n) for n in ([] if tensor.shape is None else tensor.shape)),
         dtypes.get(int(tensor.type), f"type{tensor.type}"),
-        tuple(float(one) for one in ([] if scales is None else scales)),
-        tuple(int(one) for one in ([] if zeros is None else zeros)),
+        tuple(float(scale) for scale in ([] if scales is None else scales)),
+        tuple(int(zero) for zero in ([] if zeros is None else zeros)),
     )

@@ -128,8 +128,8 @@ def _lost(lost: Mapping[str, Any]) -> Iterator[str]:
     if isinstance(done := lost.get("sixteen_bits"), dict):
         yield f"16 bits    activations between the ends: {_db(done['plain'])} with 8, {_db(done['loss'])} now"
     yield f"integers   embeddings keep {_db(lost['loss'])} over quantisation noise"
-    for one in lost["layers"]:
-        yield f"  {one['sqnr_db']:6.1f} dB  {one['operator']:<18} {one['layer']}"
+    for layer in lost["layers"]:
+        yield f"  {layer['sqnr_db']:6.1f} dB  {layer['operator']:<18} {layer['layer']}"
 
 
 def _trainable(deeper: Mapping[str, Any]) -> Iterator[str]:
@@ -141,11 +141,11 @@ def _trainable(deeper: Mapping[str, Any]) -> Iterator[str]:
             f"{str(chosen['cut']).split(';')[0]}, {_size(chosen['memory_bytes'])} a step of {deeper['batch']}, measured"
         )
         yield f"           biases kernels  memory a step  joules a step on {deeper['board']} (estimates)"
-        for one in choices:
-            mark = "*" if one["cut"] == chosen["cut"] else " "
+        for choice in choices:
+            mark = "*" if choice["cut"] == chosen["cut"] else " "
             yield (
-                f"         {mark} {one['biases']:6} {one['kernels']:7}  {_size(one['memory_bytes']):>13}  "
-                f"{one['joules']:.3g}"
+                f"         {mark} {choice['biases']:6} {choice['kernels']:7}  {_size(choice['memory_bytes']):>13}  "
+                f"{choice['joules']:.3g}"
             )
     except (KeyError, TypeError, ValueError):
         yield "trains     recorded in a form unknown here"
@@ -157,10 +157,10 @@ def _db(share: float) -> str:
 
 def _signatures(signatures: Mapping[str, Any]) -> Iterator[str]:
     def ends(tensors: Mapping[str, Any]) -> str:
-        return ", ".join(f"{name} {one['dtype']}{one['shape']}" for name, one in tensors.items()) or "nothing"
+        return ", ".join(f"{name} {tensor['dtype']}{tensor['shape']}" for name, tensor in tensors.items()) or "nothing"
 
-    for name, one in signatures.items():
-        yield from _wrapped("  offers", f"{name}({ends(one['inputs'])}) -> {ends(one['outputs'])}")
+    for name, signature in signatures.items():
+        yield from _wrapped("  offers", f"{name}({ends(signature['inputs'])}) -> {ends(signature['outputs'])}")
 
 
 def _origin(provenance: Mapping[str, Any]) -> Iterator[str]:

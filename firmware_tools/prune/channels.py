@@ -146,7 +146,7 @@ class Channels:
             self._locked |= set(ids.tolist())
 
     def _lock_roots(self) -> None:
-        self._locked = {self.root(one) for one in self._locked}
+        self._locked = {self.root(channel) for channel in self._locked}
 
     def _walk(self, model: Any) -> None:
         nodes = [node for depth in sorted(model._nodes_by_depth, reverse=True) for node in model._nodes_by_depth[depth]]
@@ -223,7 +223,7 @@ class Channels:
         if kind in _HANDED_ON:
             return ids
         if kind in _MERGED:
-            if len({len(one) for one in inputs}) != 1:
+            if len({len(tensor) for tensor in inputs}) != 1:
                 return None
             for other in inputs[1:]:
                 self._join(ids, other)
@@ -267,4 +267,4 @@ def _reshaped(ids: Ids, before: Any, after: Any) -> Ids | None:
 def counted(removed: Iterable[int], families: Iterable[Family]) -> Mapping[tuple[str, ...], tuple[int, int]]:
     """For each family how many channels stay, of how many."""
     gone = set(removed)
-    return {one.layers: (sum(c not in gone for c in one.channels), len(one.channels)) for one in families}
+    return {family.layers: (sum(c not in gone for c in family.channels), len(family.channels)) for family in families}

@@ -22,7 +22,7 @@ def weakest(family: Family, scores: Scores, ratio: float, multiple: int) -> list
     count = len(family.channels)
     keep = max(round((1.0 - ratio) * count), math.ceil(LEAST * count))
     keep = min(count, -(-keep // multiple) * multiple)
-    ordered = sorted(family.channels, key=lambda one: (scores[one], one))
+    ordered = sorted(family.channels, key=lambda channel: (scores[channel], channel))
     return ordered[: count - keep]
 
 
@@ -70,7 +70,7 @@ def to_target(
         gone = set(order[: round(share * len(order))])
         kept: set[int] = set()
         for family in families:
-            mine = sum(one in gone for one in family.channels)
+            mine = sum(channel in gone for channel in family.channels)
             kept |= set(weakest(family, scores, mine / len(family.channels), multiple))
         return kept
 
@@ -88,5 +88,5 @@ def _order(channels: Channels, families: Sequence[Family], scores: Scores) -> li
     """All channels, first what loses least for each multiply-accumulate that it saves."""
     whole = channels.cost()[0]
     saved = {family.layers: max(1, whole - channels.cost({family.channels[0]})[0]) for family in families}
-    worth = {one: scores[one] / saved[family.layers] for family in families for one in family.channels}
-    return sorted(worth, key=lambda one: (worth[one], one))
+    worth = {channel: scores[channel] / saved[family.layers] for family in families for channel in family.channels}
+    return sorted(worth, key=lambda index: (worth[index], index))

@@ -196,8 +196,8 @@ def _ratios(given: list[str] | None) -> dict[str, float] | None:
     if given is None:
         return None
     found: dict[str, float] = {}
-    for one in given:
-        layer, _, share = one.rpartition("=")
+    for text in given:
+        layer, _, share = text.rpartition("=")
         found[layer or "*"] = _share(share, "--ratio", 0.9)
     return found
 
@@ -227,7 +227,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
                      f"{100 * (after['accuracy'] - before['accuracy']):>+9.2f}")  # fmt: skip
         if report["epochs"]:
             lines.append(f"  before fine-tuning {100 * after['accuracy_before_fine_tuning']:.2f} %")
-    lines += [f"  {' + '.join(one['layers'])}: {one['kept']} of {one['of']}" for one in report["layers"]]
+    lines += [f"  {' + '.join(layer['layers'])}: {layer['kept']} of {layer['of']}" for layer in report["layers"]]
     if report["kept_whole"]:
         lines.append(f"  left alone, with all that they read: {', '.join(report['kept_whole'])}")
     return lines

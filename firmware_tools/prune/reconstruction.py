@@ -72,7 +72,7 @@ def _patches(layer: Any, values: Any) -> Any:
 
 
 def _matrix(layer: Any) -> Any:
-    kernel, *bias = (np.asarray(one, np.float64) for one in layer.get_weights())
+    kernel, *bias = (np.asarray(weight, np.float64) for weight in layer.get_weights())
     flat = kernel.reshape(-1, kernel.shape[-1])
     return np.vstack([flat, bias[0][None]]) if bias else flat
 

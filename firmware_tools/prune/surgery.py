@@ -31,15 +31,15 @@ def without(model: Any, channels: Channels, removed: Collection[int]) -> Any:
             raise ModelError(f"layer {layer!r} would be left with no channel", where=channels.where,
                              fix="remove less")  # fmt: skip
     config = copy.deepcopy(model.get_config())
-    for one in config["layers"]:
-        settings, name = one["config"], one["config"]["name"]
+    for row in config["layers"]:
+        settings, name = row["config"], row["config"]["name"]
         # A layer that remembers the shape it was built for would be built for it again.
-        one.pop("build_config", None)
-        if one["class_name"] in ("Conv1D", "Conv2D"):
+        row.pop("build_config", None)
+        if row["class_name"] in ("Conv1D", "Conv2D"):
             settings["filters"] = int(made[name].sum()) if name in made else settings["filters"]
-        elif one["class_name"] == "Dense":
+        elif row["class_name"] == "Dense":
             settings["units"] = int(made[name].sum()) if name in made else settings["units"]
-        elif one["class_name"] == "Reshape":
+        elif row["class_name"] == "Reshape":
             mask = channels.mask(channels.ends[name], gone)
             shape = list(settings["target_shape"])
             shape[-1] = int(mask.sum()) if shape[-1] != -1 else -1
@@ -57,13 +57,13 @@ def without(model: Any, channels: Channels, removed: Collection[int]) -> Any:
 
 
 def _cut(layer: Any, read: Mask | None, made: Mask | None) -> list[Any]:
-    weights = [np.asarray(one) for one in layer.get_weights()]
+    weights = [np.asarray(weight) for weight in layer.get_weights()]
     if read is None or made is None:
         return weights
     kind = type(layer).__name__.lstrip("_")
     if kind == "DepthwiseConv2D":
         # [h, w, channels, multiplier]: all of a channel's own filters stay or go with it.
-        return [weights[0][:, :, read], *(one[made] for one in weights[1:])]
+        return [weights[0][:, :, read], *(weight[made] for weight in weights[1:])]
     if kind in ("BatchNormalization", "PReLU"):
-        return [one[..., made] for one in weights]
-    return [weights[0][..., read, :][..., made], *(one[made] for one in weights[1:])]
+        return [weight[..., made] for weight in weights]
+    return [weights[0][..., read, :][..., made], *(weight[made] for weight in weights[1:])]

@@ -57,7 +57,7 @@ class _Pruning:
         from firmware_tools.prune.surgery import without
 
         job = self.job
-        self.progress(f"scoring {sum(len(one.channels) for one in self.families)} channels by {job.criterion}")
+        self.progress(f"scoring {sum(len(family.channels) for family in self.families)} channels by {job.criterion}")
         scores = self._scores()
         gone, shares = self._chosen(scores)
         small = without(self.model, self.channels, gone)
@@ -115,7 +115,7 @@ class _Pruning:
     def _examples(self) -> tuple[Any, Any, Any, Any]:
         if self.job.data is None:
             return None, None, None, None
-        shape = tuple(int(one) for one in self.model.inputs[0].shape[1:])
+        shape = tuple(int(size) for size in self.model.inputs[0].shape[1:])
         data = dataset.fitted(dataset.load(self.job.data), shape)
         classes = int(self.model.outputs[0].shape[-1])
         if int(data.y.max()) >= classes:
@@ -188,7 +188,7 @@ class _Pruning:
         """Examples for ranges; noise where there are none, which is enough for sizes and times."""
         if self.train_x is not None:
             return self.train_x
-        shape = [int(one) for one in self.model.inputs[0].shape[1:]]
+        shape = [int(size) for size in self.model.inputs[0].shape[1:]]
         return np.random.default_rng(0).uniform(0, 1, (100, *shape)).astype(np.float32)
 
     def _cost(self, model: Any, gone: set[int]) -> dict[str, Any]:

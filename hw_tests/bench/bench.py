@@ -254,5 +254,5 @@ def _shown(hello: dict[str, Any]) -> dict[str, Any]:
         "uid": hello["uid"],
         "boot": hello["boot"],
         "boots": hello["boots"],
-        "calibrations": [f"{one['calibration']['id']:08x}" for one in hello["sensors"]],
+        "calibrations": [f"{sensor['calibration']['id']:08x}" for sensor in hello["sensors"]],
     }

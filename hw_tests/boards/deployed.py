@@ -149,7 +149,7 @@ class Deployed:
         Raises:
             BoardError: it ended otherwise than by finishing.
         """
-        (run,) = [one for one in self.station.runs() if one["name"] == name]
+        (run,) = [row for row in self.station.runs() if row["name"] == name]
         if run["state"] not in ("running", "waiting", "finished", "starting"):
             raise BoardError(f"run {name} is {run['state']}: {run}")
         return bool(run["state"] == "finished")

@@ -100,15 +100,15 @@ def _hierarchies() -> tuple[tuple[str, ...], Path | None]:
     if (_CGROUPS / "cgroup.controllers").exists():
         return (), _CGROUPS
     # A controller that shares its hierarchy with another is a link to a name such as "cpu,cpuacct".
-    found = dict.fromkeys((_CGROUPS / one).resolve().name for one in _V1)
-    v1 = tuple(one for one in found if (_CGROUPS / one / "cgroup.procs").exists())
+    found = dict.fromkeys((_CGROUPS / text).resolve().name for text in _V1)
+    v1 = tuple(text for text in found if (_CGROUPS / text / "cgroup.procs").exists())
     unified = _CGROUPS / "unified"
     return v1, unified if (unified / "cgroup.controllers").exists() else None
 
 
 def _made(name: str) -> list[Path]:
     v1, v2 = _hierarchies()
-    return [*((_CGROUPS / one / name) for one in v1), *([v2 / name] if v2 else [])]
+    return [*((_CGROUPS / text / name) for text in v1), *([v2 / name] if v2 else [])]
 
 
 def sweep() -> None:
@@ -158,7 +158,7 @@ class Namespaces:
             "BOOT_ID": str(uuid.uuid4()), "LOWER": str(self._lower), "UPPER": str(self._scratch / "upper"),
             "WORK": str(self._scratch / "work"),
         }  # fmt: skip
-        join = "; ".join(f"echo $$ > {shlex.quote(str(one / 'cgroup.procs'))}" for one in folders)
+        join = "; ".join(f"echo $$ > {shlex.quote(str(folder / 'cgroup.procs'))}" for folder in folders)
         spaces = "--mount --uts --ipc --pid --cgroup --fork --kill-child"
         with self.console.open("ab") as out:
             self._outer = subprocess.Popen(
@@ -236,10 +236,10 @@ def _end_with_parent() -> None:
 def _remove_cgroups(folder: Path) -> None:
     end_s = time.monotonic() + 10.0
     while folder.exists():
-        for one, _, _ in os.walk(folder, topdown=False):
+        for text, _, _ in os.walk(folder, topdown=False):
             # A process that was killed keeps its cgroup until it is gone.
             with contextlib.suppress(OSError):
-                os.rmdir(one)
+                os.rmdir(text)
         if time.monotonic() > end_s:
             raise NoBoard(f"{folder} cannot be removed: a process is left in it")
         time.sleep(0.05)

@@ -56,7 +56,7 @@ def _make(folder: Path) -> None:
         raise NoBoard("making a root folder needs mmdebstrap (apt-get install mmdebstrap)")
     part = folder.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)
-    hooks = [f'--customize-hook=ln -sf /dev/null "$1/etc/systemd/system/{one}"' for one in _MASKED]
+    hooks = [f'--customize-hook=ln -sf /dev/null "$1/etc/systemd/system/{text}"' for text in _MASKED]
     # The journal of a box is read from its files after a reboot.
     hooks += ['--customize-hook=mkdir -p "$1/var/log/journal"', '--customize-hook=: > "$1/etc/machine-id"']
     command = ["mmdebstrap", "--variant=minbase", "--mode=root", f"--include={','.join(_PACKAGES)}", *hooks]

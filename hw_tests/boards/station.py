@@ -40,7 +40,7 @@ class Station:
     @contextlib.contextmanager
     def away(self) -> Iterator[None]:
         """Within, the coordinator answers nobody: it is stopped in its tracks."""
-        (child,) = [one for one in self._children.running if one.name == "coordinator"]
+        (child,) = [each_child for each_child in self._children.running if each_child.name == "coordinator"]
         child.process.send_signal(signal.SIGSTOP)
         try:
             yield
@@ -84,8 +84,10 @@ class Station:
 
 def _example() -> Path:
     """Model, data and bundle of the digits example, made once."""
-    sources = [one for room in ("pretrain", "convert") for one in sorted((ROOT / "firmware_tools" / room).glob("*.py"))]
-    key = hashlib.sha256(b"".join(one.read_bytes() for one in sources)).hexdigest()[:16]
+    sources = [
+        path for room in ("pretrain", "convert") for path in sorted((ROOT / "firmware_tools" / room).glob("*.py"))
+    ]
+    key = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
     folder = cache() / f"digits-{key}"
     with folder.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -38,8 +38,8 @@ def pip(*words: str, timeout_s: float = 900.0) -> None:
 
 def platforms(machine: str) -> list[str]:
     """Words for pip that name the platforms of a Debian 12 board, such as ``aarch64``."""
-    names = [*(f"manylinux_{one}_{machine}" for one in _GLIBC), f"manylinux2014_{machine}"]
-    return [word for one in names for word in ("--platform", one)]
+    names = [*(f"manylinux_{text}_{machine}" for text in _GLIBC), f"manylinux2014_{machine}"]
+    return [word for name in names for word in ("--platform", name)]
 
 
 Defects = Mapping[str, tuple[str, str]]
@@ -59,10 +59,10 @@ def with_defect(text: str, path: str, old: str, new: str) -> str:
 def copy_tree(folder: Path) -> Path:
     """What a wheel is built from, as it is now, in a folder of its own."""
     folder.mkdir(parents=True)
-    for one in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / one, folder)
-    for one in _PACKAGES:
-        shutil.copytree(ROOT / one, folder / one, ignore=shutil.ignore_patterns("__pycache__"))
+    for text in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / text, folder)
+    for package in _PACKAGES:
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
 
 
@@ -80,7 +80,9 @@ def tree_wheel(folder: Path, source: Path, *, version: str | None = None, defect
         copy = shutil.copytree(source, Path(name) / "tree")
         changes = dict(defects or {})
         if version is not None:
-            line = next(one for one in (copy / "pyproject.toml").read_text().splitlines() if one.startswith("version"))
+            line = next(
+                text for text in (copy / "pyproject.toml").read_text().splitlines() if text.startswith("version")
+            )
             changes["pyproject.toml"] = (line, f'version = "{version}"')
         for path, (old, new) in changes.items():
             (copy / path).write_text(with_defect((copy / path).read_text(), path, old, new))

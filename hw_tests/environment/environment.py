@@ -138,12 +138,16 @@ def _host(
     """Of the board: ours, or labgrid's of this target, or the only one of the other targets."""
     if board is not None and board["ssh"] is not None:
         return str(board["ssh"])
-    others = {name: one for name, one in document["targets"].items() if isinstance(one, dict) and one is not target}
-    for places in ({place: target}, {f"{path}: targets.{name}": one for name, one in others.items()}):
+    others = {
+        name: each_target
+        for name, each_target in document["targets"].items()
+        if isinstance(each_target, dict) and each_target is not target
+    }
+    for places in ({place: target}, {f"{path}: targets.{name}": other for name, other in others.items()}):
         found = [
             (where, arguments)
-            for where, one in places.items()
-            for kind, arguments in resources_of(one, where)
+            for where, mapping in places.items()
+            for kind, arguments in resources_of(mapping, where)
             if kind == "NetworkService"
         ]
         if not found:

@@ -72,7 +72,7 @@ def choice(*names: str) -> Kind:
 def watts(value: Any, where: str) -> tuple[float, ...]:
     if not isinstance(value, list) or not value:
         raise ConfigError("is no list of watts", where=where, fix="write [1.0, 2.5]")
-    return tuple(number(0, 1000)(one, f"{where}[{index}]") for index, one in enumerate(value))
+    return tuple(number(0, 1000)(item, f"{where}[{index}]") for index, item in enumerate(value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,11 @@ _NAME = "letters, digits, dots and dashes"
 
 def name(value: Any, where: str) -> str:
     given = text(value, where)
-    if not all(one.isalnum() or one in ".-" for one in given) or not given[0].isalnum() or len(given) > 60:
+    if (
+        not all(character.isalnum() or character in ".-" for character in given)
+        or not given[0].isalnum()
+        or len(given) > 60
+    ):
         raise ConfigError(f"{given!r} is no name", where=where, fix=f"use {_NAME}, 60 at most")
     return given
 
@@ -183,11 +187,11 @@ def read_section(section: str, given: Any, where: str) -> dict[str, Any]:
     keys = SECTIONS[section]
     refuse_unknown(given, keys if section else {**keys, **dict.fromkeys(SECTIONS)}, where)
     values = {}
-    for key, one in keys.items():
+    for key, each_key in keys.items():
         if key in given:
-            values[key] = one.kind(given[key], f"{where}.{key}")
-        elif one.default is REQUIRED:
-            raise ConfigError(f"lacks {key!r}", where=where, fix=f"give it: {one.meaning}")
+            values[key] = each_key.kind(given[key], f"{where}.{key}")
+        elif each_key.default is REQUIRED:
+            raise ConfigError(f"lacks {key!r}", where=where, fix=f"give it: {each_key.meaning}")
         else:
-            values[key] = one.default
+            values[key] = each_key.default
     return values

@@ -42,7 +42,9 @@ def bench_target(document: Mapping[str, Any], path: Path) -> tuple[str, Mapping[
     targets = {name: one for name, one in given.items() if isinstance(one, dict)} if isinstance(given, dict) else {}
     if PREFERRED_TARGET in targets:
         return PREFERRED_TARGET, targets[PREFERRED_TARGET]
-    mine = [name for name, one in targets.items() if set(_BENCH_FEATURES) & set(map(str, one.get("features") or ()))]
+    mine = [
+        name for name, target in targets.items() if set(_BENCH_FEATURES) & set(map(str, target.get("features") or ()))
+    ]
     chosen = list(targets) if len(targets) == 1 else mine
     if len(chosen) == 1:
         return chosen[0], targets[chosen[0]]
@@ -86,17 +88,17 @@ def bridge_port(target: Mapping[str, Any], place: str, *, ttys: Path = TTYS) -> 
     """
     where = f"{place}.resources"
     every = list(resources_of(target, place))
-    ports = [one for one in every if one[0] in _KNOWN]
+    ports = [pair for pair in every if pair[0] in _KNOWN]
     if not ports:
         _refuse_remote(every, where)
         fix = "add RawSerialPort: {port: /dev/serial/by-id/NAME, speed: 500000}"
         raise ConfigError("has no RawSerialPort and no USBSerialPort", where=where, fix=fix)
     if len(ports) > 1:
-        named = [one for one in ports if one[1].get("name") == PREFERRED_PORT]
-        fast = [one for one in ports if one[1].get("speed") == BAUD]
+        named = [port for port in ports if port[1].get("name") == PREFERRED_PORT]
+        fast = [port for port in ports if port[1].get("speed") == BAUD]
         chosen = named or fast
         if len(chosen) != 1:
-            names = ", ".join(str(one[1].get("name", one[0])) for one in ports)
+            names = ", ".join(str(port[1].get("name", port[0])) for port in ports)
             raise ConfigError(f"has {len(ports)} serial ports ({names})", where=where,
                               fix=f"call the bridge's one {PREFERRED_PORT}: name: {PREFERRED_PORT}")  # fmt: skip
         ports = chosen
@@ -165,7 +167,7 @@ def _usb_ports(ttys: Path) -> Iterator[tuple[str, Mapping[str, str]]]:
     """Each USB serial port with udev's properties of it, as far as sysfs and the links of ``/dev/serial`` tell them."""
     for entry in sorted(ttys.iterdir()) if ttys.is_dir() else ():
         device = (entry / "device").resolve()
-        usb = next((one for one in (device, *device.parents) if (one / "idVendor").is_file()), None)
+        usb = next((parent for parent in (device, *device.parents) if (parent / "idVendor").is_file()), None)
         if usb is None:
             continue
         port = f"/dev/{entry.name}"
@@ -173,7 +175,9 @@ def _usb_ports(ttys: Path) -> Iterator[tuple[str, Mapping[str, str]]]:
         for key, name in _FILES.items():
             if (usb / name).is_file():
                 found[key] = (usb / name).read_text().strip()
-        interface = next((one for one in (device, *device.parents) if (one / "bInterfaceNumber").is_file()), None)
+        interface = next(
+            (parent for parent in (device, *device.parents) if (parent / "bInterfaceNumber").is_file()), None
+        )
         if interface is not None:
             found[_INTERFACE] = (interface / "bInterfaceNumber").read_text().strip()
         vendor, model = (found.get(key, "").replace(" ", "_") for key in ("ID_VENDOR", "ID_MODEL"))
@@ -186,4 +190,4 @@ def _usb_ports(ttys: Path) -> Iterator[tuple[str, Mapping[str, str]]]:
 
 def _link_name(folder: Path, name: str) -> str | None:
     links = sorted(folder.iterdir()) if folder.is_dir() else []
-    return next((one.name for one in links if one.resolve().name == name), None)
+    return next((link.name for link in links if link.resolve().name == name), None)

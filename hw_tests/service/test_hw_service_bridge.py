@@ -23,7 +23,7 @@ ASKED_S = 300
 
 
 def _shown(service: Deployed) -> dict[str, Any]:
-    return next((one for one in service.station.devices() if one["device_id"] == DEVICE), {})
+    return next((device for device in service.station.devices() if device["device_id"] == DEVICE), {})
 
 
 def _method(service: Deployed) -> str:

@@ -26,7 +26,7 @@ def test_install_starts_it_and_it_joins_on_xnnpack_and_works(service: Deployed, 
     service.until(lambda: service.finished("install"), "the run ends")
     assert service.pid() == pid
     assert service.show("NRestarts") == "0"
-    rounds = [one["EDGEJOULE_ROUND"] for one in service.journal("EDGEJOULE_PHASE=train")]
+    rounds = [row["EDGEJOULE_ROUND"] for row in service.journal("EDGEJOULE_PHASE=train")]
     assert rounds == ["1", "2"]
     for phase in ("embed", "train", "encode", "send"):
         entry = service.journal(f"EDGEJOULE_PHASE={phase}")[0]
@@ -87,7 +87,7 @@ def test_status_says_what_runs_and_logs_shows_its_lines(service: Deployed) -> No
     assert any(line["MESSAGE"].startswith("ready: ") for line in lines)
     service.board.run("systemctl", "stop", UNIT)
     assert service.service("status", check=False).returncode == 3
-    assert any(str(one["MESSAGE"]).startswith("left: SIGTERM") for one in service.journal())
+    assert any(str(row["MESSAGE"]).startswith("left: SIGTERM") for row in service.journal())
 
 
 def test_uninstall_keeps_the_state_and_purge_does_not(service: Deployed) -> None:
@@ -112,5 +112,5 @@ def test_a_limit_of_memory_is_kept_by_the_kernel_and_before_that_by_the_daemon(s
     assert service.show("MemoryMax") == str(64 << 20)
     # 64 MB do not hold the daemon: its own guard ends it with a reason, or the kernel kills it; systemd tries again.
     service.until(lambda: int(service.show("NRestarts")) >= 1, "it is started again")
-    said = " ".join(str(one["MESSAGE"]) for one in service.journal())
+    said = " ".join(str(row["MESSAGE"]) for row in service.journal())
     assert "memory: " in said or "oom" in said.lower(), said[-2000:]

@@ -106,7 +106,7 @@ def test_an_offered_version_stays_and_one_that_does_not_work_is_gone_by_itself(
         shown = fleet.upgrade(service.wheel_here("9.1.0"))
         measure("upgrade by the coordinator, all of it", time.monotonic() - start_s, "s", uncertainty=1.0)
         assert shown["state"] == "finished", shown
-        assert [(one["device_id"], one["state"]) for one in shown["devices"]] == [("board-1", "kept")]
+        assert [(device["device_id"], device["state"]) for device in shown["devices"]] == [("board-1", "kept")]
         kept = service.until_joined(before)
         assert service.vitals()["version"] == "9.1.0"
         told = service.status()

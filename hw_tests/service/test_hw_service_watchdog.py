@@ -19,7 +19,9 @@ TRAINING = f": {STEPS} steps"
 def accepted(service: Deployed, name: str) -> list[int]:
     """Rounds of a run whose report the coordinator took, in order."""
     run = service.station.run(name)
-    outcomes = [(one["round"], device["outcome"]) for one in run["rounds"] for device in one["devices"]]
+    outcomes = [
+        (this_round["round"], device["outcome"]) for this_round in run["rounds"] for device in this_round["devices"]
+    ]
     return [number for number, outcome in outcomes if outcome == "accepted"]
 
 

@@ -121,7 +121,7 @@ def test_a_lab_with_systemd_is_deployed_works_and_is_taken_home(lab: Lab, servic
     home = tmp_path / "home"
     lab.testbed("collect", "-o", home)
     assert subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=home, check=False).returncode == 0
-    journal = "\n".join(one.read_text("utf-8", "replace") for one in home.rglob("journal*"))
+    journal = "\n".join(path.read_text("utf-8", "replace") for path in home.rglob("journal*"))
     assert "round 1" in journal
     assert "round 2" in journal
     assert service.exists(STATE)

@@ -67,12 +67,14 @@ def script(top: argparse.ArgumentParser, shell: str) -> str:
         for action in parser._actions:
             if action.help == argparse.SUPPRESS:
                 continue
-            longs += [one for one in action.option_strings if one.startswith("--")]
+            longs += [option_string for option_string in action.option_strings if option_string.startswith("--")]
             if action.option_strings and action.nargs != 0:
-                values.append(_arm([f"{here} {one}" for one in action.option_strings], _offer(action), 8))
+                values.append(
+                    _arm([f"{here} {option_string}" for option_string in action.option_strings], _offer(action), 8)
+                )
         options.append(_arm([here], _words(longs), 16))
         verbs = children(parser)
-        positional = [one for one in parser._actions if not one.option_strings and one.nargs != 0]
+        positional = [action for action in parser._actions if not action.option_strings and action.nargs != 0]
         if verbs:
             words.append(_arm([here], _words(verbs), 8))
         elif positional:

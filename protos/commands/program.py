@@ -108,7 +108,9 @@ def children(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentP
     """The verbs of a parser by name; empty for one that has none. One without a help is not for people."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
-            shown = {one.dest for one in action._choices_actions if one.help != argparse.SUPPRESS}
+            shown = {
+                each_action.dest for each_action in action._choices_actions if each_action.help != argparse.SUPPRESS
+            }
             return {name: child for name, child in action.choices.items() if name in shown}
     return {}
 

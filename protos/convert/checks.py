@@ -82,7 +82,7 @@ def said(text: str, limit: int) -> str:
     >>> said("out of \\x1b[31mdisk\\n", 32)
     'out of  [31mdisk '
     """
-    return "".join(one if one.isprintable() else " " for one in text[:limit])
+    return "".join(character if character.isprintable() else " " for character in text[:limit])
 
 
 def count_at_most(count: int, limit: int, field: str) -> None:

@@ -77,15 +77,15 @@ def energy_from(messages: Iterable[pb.PhaseEnergy]) -> tuple[PhaseEnergy, ...]:
 def settled_to(settled: Iterable[SettledEnergy], meter: MeterCard | None = None) -> list[pb.SettledEnergy]:
     """Late energy as messages; ``meter`` is that of the card which the coordinator holds."""
     made = []
-    for one in settled:
-        energy, meter_id = unnamed(one.energy, meter)
+    for settled_energy in settled:
+        energy, meter_id = unnamed(settled_energy.energy, meter)
         made.append(
             pb.SettledEnergy(
-                run_id=one.run_id,
-                round=one.round,
+                run_id=settled_energy.run_id,
+                round=settled_energy.round,
                 energy=energy_to(energy),
-                attempt=one.attempt or 0,
-                meter_id=meter_id or one.meter_id,
+                attempt=settled_energy.attempt or 0,
+                meter_id=meter_id or settled_energy.meter_id,
             )
         )
     return made
@@ -96,7 +96,10 @@ def unnamed(energy: tuple[PhaseEnergy, ...], meter: MeterCard | None) -> tuple[t
     told = tuple(replace(record, sensor=without_folder(record.sensor)) for record in energy)
     if meter is None or not meter.id or all(record.sensor != meter.sensor for record in told):
         return told, 0
-    return tuple(replace(one, sensor="") if one.sensor == meter.sensor else one for one in told), meter.id
+    return tuple(
+        replace(phase_energy, sensor="") if phase_energy.sensor == meter.sensor else phase_energy
+        for phase_energy in told
+    ), meter.id
 
 
 def without_folder(sensor: str) -> str:
@@ -112,7 +115,9 @@ def named(energy: tuple[PhaseEnergy, ...], meter_id: int, meter: MeterCard | Non
     """The reverse: records with the sensor of the meter that has this id. One that is not ``meter`` stays unnamed."""
     if not meter_id or meter is None or meter.id != meter_id:
         return energy
-    return tuple(one if one.sensor else replace(one, sensor=meter.sensor) for one in energy)
+    return tuple(
+        phase_energy if phase_energy.sensor else replace(phase_energy, sensor=meter.sensor) for phase_energy in energy
+    )
 
 
 def settled_from(messages: Iterable[pb.SettledEnergy]) -> tuple[SettledEnergy, ...]:

@@ -21,7 +21,7 @@ def head_to(version: str, whole: Iterable[EncodedTensor], base: str, differences
         version=version,
         tensors=tensors_to(whole),
         base=base,
-        differences=[_difference_to(one) for one in differences],
+        differences=[_difference_to(difference) for difference in differences],
     )
 
 
@@ -32,7 +32,7 @@ def differences_from(message: pb.Head) -> tuple[Difference, ...]:
         raise UpdateError("whole, and yet made from another", where="head")
     if message.differences and not message.base:
         raise UpdateError("differences from nothing", where="head")
-    return tuple(_difference_from(one) for one in message.differences)
+    return tuple(_difference_from(difference) for difference in message.differences)
 
 
 def _difference_to(difference: Difference) -> pb.Difference:

@@ -26,7 +26,7 @@ def mask_order_from(message: pb.MaskOrder) -> MaskOrder:
 
 def names_from(names: Iterable[str]) -> tuple[str, ...]:
     """Names of devices, each once."""
-    found = tuple(checked_name(one, "device_id") for one in names)
+    found = tuple(checked_name(name, "device_id") for name in names)
     count_at_most(len(found), MAX_MEMBERS, "devices")
     if len(set(found)) != len(found):
         raise UpdateError("names a device twice", where="devices")
@@ -36,15 +36,15 @@ def names_from(names: Iterable[str]) -> tuple[str, ...]:
 def keys_from(message: pb.MaskKeys) -> KeyBytes:
     """Seal, mask and seed of :class:`protos.secure_sum.party.Keys`, 32 bytes each."""
     found = (message.seal, message.mask, message.seed)
-    if any(len(one) != _KEY_BYTES for one in found):
+    if any(len(data) != _KEY_BYTES for data in found):
         raise UpdateError(f"is not of {_KEY_BYTES} bytes", where="mask.keys")
     return found
 
 
 def roster_from(message: pb.MaskResponse) -> dict[str, KeyBytes]:
     """Device to keys."""
-    names = names_from(one.device_id for one in message.roster)
-    return {name: keys_from(one.keys) for name, one in zip(names, message.roster, strict=True)}
+    names = names_from(member.device_id for member in message.roster)
+    return {name: keys_from(member.keys) for name, member in zip(names, message.roster, strict=True)}
 
 
 def roster_to(roster: Mapping[str, KeyBytes], threshold: int) -> pb.MaskResponse:
@@ -58,26 +58,26 @@ def roster_to(roster: Mapping[str, KeyBytes], threshold: int) -> pb.MaskResponse
 
 def shares_to(shares: Mapping[str, bytes]) -> list[pb.MaskShare]:
     """Sealed shares by device."""
-    return [pb.MaskShare(device_id=name, sealed=one) for name, one in sorted(shares.items())]
+    return [pb.MaskShare(device_id=name, sealed=share) for name, share in sorted(shares.items())]
 
 
 def shares_from(messages: Iterable[pb.MaskShare]) -> dict[str, bytes]:
     """The reverse."""
     there = list(messages)
-    names = names_from(one.device_id for one in there)
-    return {name: _short(one.sealed) for name, one in zip(names, there, strict=True)}
+    names = names_from(share.device_id for share in there)
+    return {name: _short(share.sealed) for name, share in zip(names, there, strict=True)}
 
 
 def open_to(shares: Mapping[str, bytes]) -> list[pb.OpenShare]:
     """Open shares by the device whose secret they are of."""
-    return [pb.OpenShare(device_id=name, share=one) for name, one in sorted(shares.items())]
+    return [pb.OpenShare(device_id=name, share=share) for name, share in sorted(shares.items())]
 
 
 def open_from(messages: Iterable[pb.OpenShare]) -> dict[str, bytes]:
     """The reverse."""
     there = list(messages)
-    names = names_from(one.device_id for one in there)
-    return {name: _short(one.share) for name, one in zip(names, there, strict=True)}
+    names = names_from(share.device_id for share in there)
+    return {name: _short(share.share) for name, share in zip(names, there, strict=True)}
 
 
 def _short(data: bytes) -> bytes:

@@ -19,20 +19,20 @@ MAX_EXAMPLES = 1_000_000_000
 _MAX_LOSS = 3.5e38
 
 
-def publication_to(one: Publication | None) -> pb.Publication | None:
+def publication_to(publication: Publication | None) -> pb.Publication | None:
     """As a message."""
-    if one is None:
+    if publication is None:
         return None
     return pb.Publication(
-        run_id=one.run_id,
-        name=one.name,
-        bundle_id=one.bundle_id,
-        head=head_to(one.head_version, one.head, one.base, ()),
-        round=one.round,
-        accuracy=one.accuracy,
-        loss=one.loss,
-        evaluate=one.evaluate,
-        signed=one.signed,
+        run_id=publication.run_id,
+        name=publication.name,
+        bundle_id=publication.bundle_id,
+        head=head_to(publication.head_version, publication.head, publication.base, ()),
+        round=publication.round,
+        accuracy=publication.accuracy,
+        loss=publication.loss,
+        evaluate=publication.evaluate,
+        signed=publication.signed,
     )
 
 
@@ -60,12 +60,12 @@ def receptions_to(receptions: Iterable[Reception]) -> list[pb.Reception]:
     """As messages."""
     return [
         pb.Reception(
-            publication=one.publication,
-            adopted=one.adopted,
-            reason=one.reason[:MAX_NAME],
-            evaluation=evaluation_to(one.evaluation),
+            publication=reception.publication,
+            adopted=reception.adopted,
+            reason=reception.reason[:MAX_NAME],
+            evaluation=evaluation_to(reception.evaluation),
         )
-        for one in receptions
+        for reception in receptions
     ]
 
 
@@ -74,26 +74,26 @@ def receptions_from(messages: Sequence[pb.Reception]) -> tuple[Reception, ...]:
     count_at_most(len(messages), MAX_RECEPTIONS, "receptions")
     return tuple(
         Reception(
-            checked_name(one.publication, "reception.publication"),
-            one.adopted,
-            said(one.reason, MAX_NAME),
-            evaluation_from(one.evaluation) if one.HasField("evaluation") else None,
+            checked_name(message.publication, "reception.publication"),
+            message.adopted,
+            said(message.reason, MAX_NAME),
+            evaluation_from(message.evaluation) if message.HasField("evaluation") else None,
         )
-        for one in messages
+        for message in messages
     )
 
 
-def evaluation_to(one: HeadEvaluation | None) -> pb.HeadEvaluation | None:
+def evaluation_to(evaluation: HeadEvaluation | None) -> pb.HeadEvaluation | None:
     """As a message."""
-    if one is None:
+    if evaluation is None:
         return None
     return pb.HeadEvaluation(
-        head_version=one.head_version,
-        examples=one.examples,
-        correct=one.correct,
-        loss=one.loss,
-        class_examples=one.class_examples,
-        class_correct=one.class_correct,
+        head_version=evaluation.head_version,
+        examples=evaluation.examples,
+        correct=evaluation.correct,
+        loss=evaluation.loss,
+        class_examples=evaluation.class_examples,
+        class_correct=evaluation.class_correct,
     )
 
 

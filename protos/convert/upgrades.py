@@ -10,12 +10,12 @@ from protos.v1 import edgejoule_pb2 as pb
 MAX_WHEEL_BYTES = 64 << 20
 """More than any wheel of ours: its files are text."""
 LEAST_TRIAL_S, MOST_TRIAL_S = 10.0, 86_400.0
-_STATES = {one: one for one in UPGRADE_STATES}
+_STATES = {upgrade_state: upgrade_state for upgrade_state in UPGRADE_STATES}
 
 
-def offer_to(one: UpgradeOffer | None) -> pb.UpgradeOffer | None:
+def offer_to(offer: UpgradeOffer | None) -> pb.UpgradeOffer | None:
     """As a message."""
-    return None if one is None else pb.UpgradeOffer(**vars(one))
+    return None if offer is None else pb.UpgradeOffer(**vars(offer))
 
 
 def offer_from(message: pb.UpgradeOffer) -> UpgradeOffer:
@@ -35,11 +35,11 @@ def offer_from(message: pb.UpgradeOffer) -> UpgradeOffer:
     )
 
 
-def upgrade_state_to(one: UpgradeState | None) -> pb.UpgradeState | None:
+def upgrade_state_to(state: UpgradeState | None) -> pb.UpgradeState | None:
     """As a message."""
-    if one is None:
+    if state is None:
         return None
-    return pb.UpgradeState(upgrade_id=one.upgrade_id, state=one.state, reason=one.reason[:MAX_NAME])
+    return pb.UpgradeState(upgrade_id=state.upgrade_id, state=state.state, reason=state.reason[:MAX_NAME])
 
 
 def upgrade_state_from(message: pb.UpgradeState) -> UpgradeState:

@@ -24,7 +24,10 @@ def printable(name: str) -> str:
     'a\\\\nb'
     """
     whole = name.encode("utf-8", "backslashreplace").decode("utf-8")
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in whole)
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in whole
+    )
 
 
 class Tally:
@@ -47,5 +50,5 @@ class Tally:
 def listed(remarks: Iterable[Remark]) -> str:
     """`2 .txt (ant/notes.txt), 1 broken link (bee/zz.png)`; at most six kinds."""
     every = list(remarks)
-    shown = [f"{one.count} {one.kind} ({one.example})" for one in every[:_SHOWN]]
+    shown = [f"{remark.count} {remark.kind} ({remark.example})" for remark in every[:_SHOWN]]
     return ", ".join(shown) + (f" and {len(every) - _SHOWN} more kinds" if len(every) > _SHOWN else "")

@@ -188,10 +188,10 @@ def _only_a_model_can_read(path: Path) -> int:
         return int(table.is_table(path))
     if not path.is_dir() or collected.is_store(path):
         return 0
-    files = [one for one in path.rglob("*") if one.is_file() and not one.name.startswith(".")]
-    if any(folder.is_image(one) for one in files) or idx.images_in(path):
+    files = [each_path for each_path in path.rglob("*") if each_path.is_file() and not each_path.name.startswith(".")]
+    if any(folder.is_image(each_path) for each_path in files) or idx.images_in(path):
         return 0
-    return sum(sound.is_recording(one) or table.is_table(one) for one in files)
+    return sum(sound.is_recording(each_path) or table.is_table(each_path) for each_path in files)
 
 
 def account(

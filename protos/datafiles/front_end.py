@@ -108,7 +108,7 @@ def front_end_of(text: str) -> FrontEnd:
     if kind == "log-mel":
         made: FrontEnd = LogMel(**numbers)
     else:
-        columns = tuple(one for one in said.pop("columns", "").split(",") if one)
+        columns = tuple(part for part in said.pop("columns", "").split(",") if part)
         if not columns or len(set(columns)) != len(columns):
             raise UsageError("columns= names no columns, or one twice", where=KEY, fix=fix)
         made = Windows(columns=columns, label=said.pop("label", "label"), **numbers)

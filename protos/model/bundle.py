@@ -94,7 +94,7 @@ def read_tree(path: Path, shapes: dict[str, tuple[int, ...]]) -> Tree:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            members = {one.filename.removesuffix(".npy"): one.file_size for one in archive.infolist()}
+            members = {entry.filename.removesuffix(".npy"): entry.file_size for entry in archive.infolist()}
         for name, size in members.items():
             if size > 8 * int(np.prod(shapes.get(name, (1,)))) + _HEADER_BYTES:
                 raise ModelError(f"array {name[:80]!r} is larger than the head declares", where=path.name)

@@ -97,7 +97,7 @@ def _run(model: Path, edge_tpu: EdgeTpu | None) -> tuple[npt.NDArray[np.float64]
     """Answers to the same random integers, less their zero point, [examples, D]; and what both ends are."""
     interpreter = open_interpreter(model, edge_tpu=edge_tpu)
     (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
-    ends = [(np.dtype(one["dtype"]).name, one["shape"].tolist(), one["quantization"]) for one in (source, target)]
+    ends = [(np.dtype(row["dtype"]).name, row["shape"].tolist(), row["quantization"]) for row in (source, target)]
     limits, random = np.iinfo(source["dtype"]), np.random.default_rng(_SEED)
     rows = []
     for _ in range(_EXAMPLES):

@@ -153,7 +153,7 @@ def delegate_of(interpreter: Any) -> str:
         operators = interpreter._get_ops_details()
     except (AttributeError, ValueError):
         return "unknown"
-    return "xnnpack" if any(one["op_name"] == "DELEGATE" for one in operators) else "builtin"
+    return "xnnpack" if any(operator["op_name"] == "DELEGATE" for operator in operators) else "builtin"
 
 
 @functools.cache

@@ -47,7 +47,7 @@ def signatures_of(manifest: Manifest) -> tuple[str, ...]:
     else:
         found = ("infer", "read", "write")
     # Heads of an earlier release take no corrections.
-    return (*found, "correct") if any(one.name == CORRECTION for one in manifest.head.inputs) else found
+    return (*found, "correct") if any(tensor.name == CORRECTION for tensor in manifest.head.inputs) else found
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -84,14 +84,14 @@ class Head:
         # Layers in front of the head take the backbone's integers as they are, a quarter of the memory.
         self._codes = bundle.manifest.backbone if spec.tail is not None else None
         self._signatures = signatures_of(bundle.manifest)
-        self.inputs: dict[str, TrainInput] = {one.name: one for one in spec.inputs}
+        self.inputs: dict[str, TrainInput] = {tensor.name: tensor for tensor in spec.inputs}
         self._shapes = spec.shapes()
         self._where = str(bundle.head_path)
         # Of a denoiser: latents are where noise has the size of the signal.
         self._affine = bundle.feature_affine() if self._task == DIFFUSION else None
         self._random: np.random.Generator | None = None
         self._run = self._runners(bundle.head_path)
-        self._defaults = {name: np.array([one.default], np.float32) for name, one in self.inputs.items()}
+        self._defaults = {name: np.array([tensor.default], np.float32) for name, tensor in self.inputs.items()}
         self.write(bundle.initial_head())
 
     def _runners(self, path: Path) -> dict[str, Any]:
@@ -123,7 +123,7 @@ class Head:
                 raise ModelError(f"has no signature {name!r}", where=self._where)
             runners[name] = self._interpreter.get_signature_runner(name)
             details = runners[name].get_input_details()
-            shapes = {key: tuple(int(n) for n in one["shape"]) for key, one in details.items()}
+            shapes = {key: tuple(int(n) for n in detail["shape"]) for key, detail in details.items()}
             if shapes != dict(expected[name]):
                 raise ModelError(
                     f"signature {name} takes {shapes}, the manifest says {dict(expected[name])}", where=self._where

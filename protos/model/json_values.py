@@ -36,14 +36,14 @@ def decode(kind: Any, value: Any, where: str) -> Any:
     if kind is Any:
         return value
     if origin is types.UnionType:
-        inner = next(one for one in arguments if one is not type(None))
+        inner = next(argument for argument in arguments if argument is not type(None))
         return None if value is None else decode(inner, value, where)
     if origin is tuple:
         require(isinstance(value, list), f"{where} must be a list")
-        return tuple(decode(arguments[0], one, f"{where}[{i}]") for i, one in enumerate(value))
+        return tuple(decode(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if origin is dict:
         require(isinstance(value, dict), f"{where} must be an object")
-        return {key: decode(arguments[1], one, f"{where}.{key}") for key, one in value.items()}
+        return {key: decode(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         return _decode_dataclass(kind, value, where)
     if kind is float and type(value) is int:
@@ -67,4 +67,4 @@ def _decode_dataclass(kind: type[Any], value: Any, where: str) -> Any:
         else:
             # Two ways to write one thing would be two identities of it.
             require(value.get(field.name, 0) is not None, f"{where}.{field.name} must be left out, not null")
-    return kind(**{key: decode(hints[key], one, f"{where}.{key}") for key, one in value.items()})
+    return kind(**{key: decode(hints[key], item, f"{where}.{key}") for key, item in value.items()})

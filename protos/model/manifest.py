@@ -194,12 +194,12 @@ class TailSpec:
         require(1 <= self.features <= 1 << 20, "head.tail.features must be in 1..1048576")
         require(1 <= len(self.shape) <= 5 and all(n >= 1 for n in self.shape), "head.tail.shape needs 1 to 5 sizes")
         require(1 <= len(self.trained) <= 1000, "head.tail.trained needs 1 to 1000 tensors")
-        names = [one.name for one in self.trained]
+        names = [tensor.name for tensor in self.trained]
         require(len(set(names)) == len(names), "head.tail.trained names a tensor twice")
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of each tensor by name."""
-        return {one.name: one.shape for one in self.trained}
+        return {tensor.name: tensor.shape for tensor in self.trained}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -221,12 +221,12 @@ class HeadSpec:
             require(_plain_file_name(field), f"head file {field!r} is not a plain file name")
         require(1 <= self.batch_size <= 4096, "head.batch_size must be in 1..4096")
         require(self.hidden_units is None or 1 <= self.hidden_units <= 1 << 16, "head.hidden_units out of range")
-        names = [one.name for one in self.inputs]
+        names = [tensor.name for tensor in self.inputs]
         require(len(set(names)) == len(names), "head.inputs names an input twice")
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of each tensor by name, sorted."""
-        return {tensor.name: tensor.shape for tensor in sorted(self.tensors, key=lambda one: one.name)}
+        return {tensor.name: tensor.shape for tensor in sorted(self.tensors, key=lambda tensor: tensor.name)}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -345,7 +345,7 @@ class Manifest:
 
     def with_twin(self, file: str, record: FileRecord, compiler_version: str | None) -> Manifest:
         """The same with this Edge TPU twin of the backbone, in place of any that it has."""
-        files = {name: one for name, one in self.files.items() if self.edge_tpu is None or name != self.edge_tpu.file}
+        files = {name: path for name, path in self.files.items() if self.edge_tpu is None or name != self.edge_tpu.file}
         require(file not in files, f"edge_tpu.file {file!r} must be a file of its own")
         twin = EdgeTpuTwin(file, files[self.backbone.file].sha256, compiler_version)
         schema = schema_of(self.preprocessing, twin, self.head.objective, tail=self.head.tail is not None)
@@ -422,7 +422,7 @@ class Manifest:
             raise refuse(f"not readable as JSON ({error})") from error
         schema = value.get("schema") if isinstance(value, dict) else None
         if isinstance(schema, str) and schema not in _SCHEMAS:
-            known = ", ".join(repr(one) for one in _SCHEMAS)
+            known = ", ".join(repr(each_schema) for each_schema in _SCHEMAS)
             raise refuse(f"schema is {schema[:80]!r}, this version reads {known}")
         manifest: Manifest = decode(Manifest, value, "manifest")
         return manifest

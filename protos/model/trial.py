@@ -23,7 +23,7 @@ _DATA_LIMIT_BYTES = 2 << 30
 def _run_signatures(interpreter: Any, where: str) -> None:
     signatures = interpreter.get_signature_list()
     # Variables must be written before anything reads them.
-    for name in sorted(signatures, key=lambda one: (one != "write", one)):
+    for name in sorted(signatures, key=lambda signature: (signature != "write", signature)):
         runner = interpreter.get_signature_runner(name)
         values = {}
         for key, tensor in runner.get_input_details().items():
@@ -58,9 +58,9 @@ def check_operators(path: Path) -> None:
         from protos.model.flatbuffer import operators
     except ModuleNotFoundError:  # tflite-runtime brings no schema; it has no custom operators either
         return
-    for one in operators(path.read_bytes(), where=path.name):
-        if one.name.startswith(("custom:", "builtin:")) or one.name in _REFUSED_OPERATORS:
-            raise ModelError(f"has the operator {one.name}, which is run nowhere here", where=path.name)
+    for operator in operators(path.read_bytes(), where=path.name):
+        if operator.name.startswith(("custom:", "builtin:")) or operator.name in _REFUSED_OPERATORS:
+            raise ModelError(f"has the operator {operator.name}, which is run nowhere here", where=path.name)
 
 
 def confine() -> None:

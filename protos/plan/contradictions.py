@@ -36,7 +36,7 @@ _MASKED_QUORUM, _MASKED_DEVICES = 0.66, 3
 
 def _or_install(name: str, ours: tuple[str, ...], kind: str) -> str:
     """What to do about a name that neither we nor an installed package have."""
-    return f"{hint(name, [*ours, *(one.name for one in installed(kind))])}; or install the package that has it"
+    return f"{hint(name, [*ours, *(plugin.name for plugin in installed(kind))])}; or install the package that has it"
 
 
 def refuse_contradictions(plan: RunPlan, where: str) -> None:

@@ -102,20 +102,20 @@ _SERVER_KEYS = ("server", "server_momentum", "server_second", "server_tau")
 _ROBUST_KEYS = ("rule", "clip", "mix", "malicious", "weight_cap")
 _LATER: tuple[tuple[str, str, Any], ...] = (
     ("run", "start_from", RunSection.start_from),
-    *(("run", one, getattr(RunSection, one)) for one in ("beside", "priority", "share")),
+    *(("run", text, getattr(RunSection, text)) for text in ("beside", "priority", "share")),
     ("run", "deliver", RunSection.deliver),
-    *(("run", one, getattr(RunSection, one)) for one in KEYS),
+    *(("run", key, getattr(RunSection, key)) for key in KEYS),
     ("round", "sample", RoundSection.sample),
-    *(("round", one, getattr(RoundSection, one)) for one in ("enough", "late", "buffer")),
+    *(("round", text, getattr(RoundSection, text)) for text in ("enough", "late", "buffer")),
     ("aggregate", "staleness", AggregateSection.staleness),
     ("budget", "total_j", BudgetSection.total_j),
     ("train", "method", TrainSection.method),
     ("train", "rate_decay", TrainSection.rate_decay),
     ("train", "correction", TrainSection.correction),
-    *(("evaluate", one, getattr(EvaluateSection, one)) for one in ("patience", "until", "until_j")),
-    *(("aggregate", one, getattr(AggregateSection, one)) for one in (*_SERVER_KEYS, *_ROBUST_KEYS)),
-    *(("closed_form", one.name, one.default) for one in dataclasses.fields(ClosedFormSection)),
-    *(("privacy", one.name, one.default) for one in dataclasses.fields(PrivacySection)),
+    *(("evaluate", text, getattr(EvaluateSection, text)) for text in ("patience", "until", "until_j")),
+    *(("aggregate", text, getattr(AggregateSection, text)) for text in (*_SERVER_KEYS, *_ROBUST_KEYS)),
+    *(("closed_form", each_field.name, each_field.default) for each_field in dataclasses.fields(ClosedFormSection)),
+    *(("privacy", each_field.name, each_field.default) for each_field in dataclasses.fields(PrivacySection)),
 )
 # Sections in which a codec's own parameters may stand beside `codec`, which reads better than a sub-table.
 _CODECS_OF = {"update": UpdateSection.codec, "downlink": DownlinkSection.codec}

@@ -73,7 +73,7 @@ def checked(value: Any, rule: Rule, place: str) -> Any:
     if isinstance(value, dict):
         return numbers(value, place)
     if isinstance(value, list):
-        if not all(isinstance(one, str) for one in value):
+        if not all(isinstance(item, str) for item in value):
             raise PlanError(f"{shown(value)} is not a list of names", where=place)
         return tuple(value)
     return float(cast(float, value)) if types == NUMBER else value

@@ -61,7 +61,7 @@ class Times:
             if last < first:
                 return 0, None, None
             return last - first + 1, begun_s + first * self.every_s, begun_s + last * self.every_s
-        found = [one for one in self._from(after_s, until_s) if after_s < one <= until_s]
+        found = [value for value in self._from(after_s, until_s) if after_s < value <= until_s]
         return (len(found), found[0], found[-1]) if found else (0, None, None)
 
     def next(self, after_s: float, begun_s: float) -> float:
@@ -69,7 +69,7 @@ class Times:
         if self.every_s is not None:
             return begun_s + max(0, math.floor((after_s - begun_s) / self.every_s) + 1) * self.every_s
         # Nine days hold each day of the week, and whatever a zone does to its clocks.
-        return next(one for one in self._from(after_s, after_s + 9 * DAY_S) if one > after_s)
+        return next(value for value in self._from(after_s, after_s + 9 * DAY_S) if value > after_s)
 
     def _from(self, after_s: float, until_s: float) -> Iterator[float]:
         """Times of day around (``after_s``, ``until_s``], in their order; of a very long stretch the newest."""

@@ -222,7 +222,7 @@ class BudgetSection:
     def has_accounts(self) -> bool:
         """Whether there is a limit on more than one round."""
         limits = (self.per_day_j, self.total_j, self.battery_j, self.harvest, self.fleet_j)
-        return any(one is not None for one in limits)
+        return any(limit is not None for limit in limits)
 
 
 @dataclass(frozen=True)

@@ -82,4 +82,4 @@ def from_bytes(data: bytes, width: int, count: int) -> Words:
 
 def flat_size(shapes: Shapes) -> int:
     """Numbers of a tree."""
-    return coordinates({name: np.empty(tuple(one), np.float32) for name, one in shapes.items()})
+    return coordinates({name: np.empty(tuple(shape), np.float32) for name, shape in shapes.items()})

@@ -106,7 +106,10 @@ class Party:
             raise RefusedError(
                 f"{threshold} of {len(roster)} devices could unmask one", where=self._context, fix="ask more devices"
             )
-        if len({one.mask for one in roster.values()} | {one.seal for one in roster.values()}) != 2 * len(roster):
+        if len(
+            {public_keys.mask for public_keys in roster.values()}
+            | {public_keys.seal for public_keys in roster.values()}
+        ) != 2 * len(roster):
             raise RefusedError("two devices of the roster have one key", where=self._context)
         self._roster, self._threshold = dict(sorted(roster.items())), threshold
         seeds = split(self._seed, threshold, len(roster))
@@ -245,11 +248,19 @@ def unmasked(
 
     total = total.copy()
     for name in sent:
-        shares = {places[by]: one.seeds[name] for by, one in revealed.items() if name in one.seeds}
+        shares = {
+            places[by]: revealed_shares.seeds[name]
+            for by, revealed_shares in revealed.items()
+            if name in revealed_shares.seeds
+        }
         seed = secret(name, shares, lambda found, name=name: hashlib.sha256(found).digest() == roster[name].seed)  # type: ignore[misc]
         total = total - stream(_derived(seed, "own", context), len(total))
     for name in missing:
-        shares = {places[by]: one.keys[name] for by, one in revealed.items() if name in one.keys}
+        shares = {
+            places[by]: revealed_shares.keys[name]
+            for by, revealed_shares in revealed.items()
+            if name in revealed_shares.keys
+        }
         raw = secret(name, shares, lambda found, name=name: _public_of(found) == roster[name].mask)  # type: ignore[misc]
         key = X25519PrivateKey.from_private_bytes(raw)
         for other in sent:

@@ -38,7 +38,7 @@ def combine(shares: Mapping[int, bytes]) -> bytes:
         UpdateError: a share is none, or they are not of one secret of 32 bytes.
     """
     values = {place: int.from_bytes(share, "little") for place, share in shares.items()}
-    if any(len(share) != SHARE_BYTES for share in shares.values()) or any(one >= PRIME for one in values.values()):
+    if any(len(share) != SHARE_BYTES for share in shares.values()) or any(value >= PRIME for value in values.values()):
         raise UpdateError("is no share of a secret", where="share")
     secret = 0
     for place, value in values.items():

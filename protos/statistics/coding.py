@@ -103,8 +103,8 @@ def decode(coded: CodedMoments, *, classes: int, width: int, offset: int) -> Mom
         raise UpdateError(f"the embeddings were moved by {coded.offset}, not by {offset}")
     if len(coded.counts) != classes:
         raise UpdateError(f"counts of {len(coded.counts)} classes, not {classes}")
-    for one in coded.counts:
-        at_most(one, MAX_TRAVELLING, "a count")
+    for count in coded.counts:
+        at_most(count, MAX_TRAVELLING, "a count")
     n = at_most(sum(coded.counts), MAX_TRAVELLING, "the number of examples")
     counts = np.array(coded.counts, np.int64)
     if not n:
@@ -113,10 +113,10 @@ def decode(coded: CodedMoments, *, classes: int, width: int, offset: int) -> Mom
         return Moments(counts, np.zeros((classes, width), np.int64), np.zeros(width * (width + 1) // 2, np.int64))
     if len(coded.totals) != width or len(coded.squares) != width:
         raise UpdateError(f"{len(coded.totals)} totals and {len(coded.squares)} squares for a width of {width}")
-    for one in coded.totals:
-        at_most(one, LARGEST * n, "a total", at_least=-LARGEST * n)
-    for one in coded.squares:
-        at_most(one, LARGEST**2 * n, "a sum of squares")
+    for total in coded.totals:
+        at_most(total, LARGEST * n, "a total", at_least=-LARGEST * n)
+    for square in coded.squares:
+        at_most(square, LARGEST**2 * n, "a sum of squares")
     totals, squares = np.array(coded.totals, np.int64), np.array(coded.squares, np.int64)
     guess, bits = _guessed_sums(counts, totals, squares)
     sums = np.empty((classes, width), np.int64)
@@ -136,7 +136,9 @@ def decode(coded: CodedMoments, *, classes: int, width: int, offset: int) -> Mom
 
 def size_bytes(coded: CodedMoments) -> int:
     """About what it weighs on the wire."""
-    plain = sum(max(1, -(-(2 * abs(one)).bit_length() // 7)) for one in (*coded.counts, *coded.totals, *coded.squares))
+    plain = sum(
+        max(1, -(-(2 * abs(value)).bit_length() // 7)) for value in (*coded.counts, *coded.totals, *coded.squares)
+    )
     return plain + sum(
         len(one.table) + len(one.codes) + len(one.low) + len(one.tails) for one in (coded.sums, coded.products)
     )

@@ -140,7 +140,7 @@ def quantity_moments(moments: Moments, quantities: int, dtype: np.dtype[Any], of
         combined([own[row][at] for row in range(DIGITS * quantities)], target_sums[at]) for at in range(quantities)
     ]
     unit, square = float(1 << POINT), float(n) ** 2
-    middle = np.array([one / n for one in sums[:width]])
+    middle = np.array([total / n for total in sums[:width]])
     about = [
         [float(n * value - sums[row] * whole) / square / unit for value, whole in zip(line, target_sums, strict=True)]
         for row, line in enumerate(crossed)
@@ -152,7 +152,7 @@ def quantity_moments(moments: Moments, quantities: int, dtype: np.dtype[Any], of
     return QuantityMoments(
         examples=n,
         middle=middle,
-        target=np.array([one / n for one in target_sums]) / unit,
+        target=np.array([target_total / n for target_total in target_sums]) / unit,
         covariance=full[:width, :width].astype(np.float64) / n - np.outer(middle, middle),
         crossed=np.array(about).reshape(width, quantities),
         spread=np.array(apart),

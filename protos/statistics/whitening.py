@@ -110,7 +110,7 @@ def received(tensors: tuple[EncodedTensor, ...], width: int) -> Basis:
     Raises:
         UpdateError: not as declared, or no transform that can be undone.
     """
-    shapes = {one.name: one.shape for one in tensors}
+    shapes = {tensor.name: tensor.shape for tensor in tensors}
     rank = shapes.get("vectors", (0, 0))[-1]
     if not 1 <= rank <= min(width, MAX_RANK):
         raise UpdateError(f"a basis of {rank} directions for features of width {width}")

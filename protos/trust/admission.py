@@ -71,9 +71,9 @@ def _binding(memory: Memory, signers: Signers) -> dict[str, Mapping[str, Any]]:
     # What withdrawn keys have signed binds nobody: else who once stole a key could shut a line for ever.
     # Counters of heads are by keys that were delegated to: the delegation says whether those still count.
     return {
-        name: one
-        for name, one in memory.lines.items()
-        if name.startswith(COUNTERS) or len(set(one["keys"]) & set(signers.keys)) >= signers.threshold
+        name: line
+        for name, line in memory.lines.items()
+        if name.startswith(COUNTERS) or len(set(line["keys"]) & set(signers.keys)) >= signers.threshold
     }
 
 

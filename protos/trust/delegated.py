@@ -84,10 +84,10 @@ class Delegation:
     def _is_sound(self) -> bool:
         lists = (self.keys, self.bundles, self.runs)
         return (
-            all(isinstance(one, str) for names in lists for one in names)
+            all(isinstance(name, str) for names in lists for name in names)
             and all(list(names) == sorted(set(names)) for names in lists)
             and all(_DIGEST.fullmatch(one) is not None for one in (*self.keys, *self.bundles))
-            and all(0 < len(one) <= _MAX_NAME for one in self.runs)
+            and all(0 < len(run) <= _MAX_NAME for run in self.runs)
             and len(self.keys) <= MAX_KEYS
             and max(len(self.bundles), len(self.runs)) <= _MAX_NAMES
         )
@@ -117,7 +117,7 @@ class HeadStatement:
 
     def text(self) -> bytes:
         """The bytes that are signed."""
-        return canonical({**asdict(self), "shapes": {name: list(one) for name, one in self.shapes.items()}})
+        return canonical({**asdict(self), "shapes": {name: list(shape) for name, shape in self.shapes.items()}})
 
     @classmethod
     def parse(cls, data: bytes, where: str) -> HeadStatement:
@@ -125,7 +125,7 @@ class HeadStatement:
         unread = IntegrityError("its statement is not what one must be", where=where, fix="sign the head again")
         try:
             fields: dict[str, Any] = json.loads(data)
-            shapes = {str(name): tuple(one) for name, one in fields["shapes"].items()}
+            shapes = {str(name): tuple(shape) for name, shape in fields["shapes"].items()}
             found = cls(**{**fields, "shapes": shapes})
             same = found._is_sound() and found.text() == data
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -143,12 +143,12 @@ class HeadStatement:
             self.round,
             self.counter,
             self.issued_unix_s,
-            *(one for shape in self.shapes.values() for one in shape),
+            *(size for shape in self.shapes.values() for size in shape),
         ]
         names = (self.run_id, self.run, *self.shapes)
         return (
-            all(type(one) is int and 0 <= one <= MAX_VERSION for one in numbers)
-            and all(isinstance(one, str) and len(one) <= _MAX_NAME for one in names)
+            all(type(number) is int and 0 <= number <= MAX_VERSION for number in numbers)
+            and all(isinstance(name, str) and len(name) <= _MAX_NAME for name in names)
             and all(isinstance(one, str) and _DIGEST.fullmatch(one) for one in (self.bundle, self.sha256))
             and len(self.shapes) <= _MAX_TENSORS
             and all(len(shape) <= _MAX_RANK for shape in self.shapes.values())
@@ -239,9 +239,9 @@ def admitted_head(
     seen = admitted(memory, statement, signers, keys, now_unix_s, f"the delegation of {where}")
     # Counters of a key that was withdrawn bind nobody, as with any signature.
     lines = {
-        name: one
-        for name, one in seen.lines.items()
-        if not name.startswith(COUNTERS) or one["keys"][0] in delegation.keys
+        name: line
+        for name, line in seen.lines.items()
+        if not name.startswith(COUNTERS) or line["keys"][0] in delegation.keys
     }
     # That heads must be signed says nothing of bundles.
     seen = replace(seen, required=memory.required, heads_required=True, lines=lines)
@@ -270,7 +270,7 @@ def _verified(signed: SignedHead, delegation: Delegation, where: str) -> tuple[H
     from cryptography.hazmat.primitives.asymmetric import ed25519
 
     head = HeadStatement.parse(signed.statement, where)
-    public = next((one for one in delegation.keys if key_id(one) == signed.key), None)
+    public = next((each_key for each_key in delegation.keys if key_id(each_key) == signed.key), None)
     if public is None:
         what = f"the key {signed.key[:16]} that signed it may sign no heads, or no more"
         raise IntegrityError(what, where=where, fix="let it with `coordinator delegate`")

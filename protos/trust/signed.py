@@ -120,7 +120,7 @@ class SignatureFile:
             {
                 "kind": _KIND,
                 "statement": base64.b64encode(self.statement).decode(),
-                "signatures": {name: one.hex() for name, one in sorted(self.signatures.items())},
+                "signatures": {name: signature.hex() for name, signature in sorted(self.signatures.items())},
                 "signers": base64.b64encode(self.signers).decode(),
                 "root_signature": self.root_signature.hex(),
             }
@@ -142,7 +142,7 @@ class SignatureFile:
                 raise damaged
             found = cls(
                 base64.b64decode(fields["statement"], validate=True),
-                {str(name): bytes.fromhex(one) for name, one in fields["signatures"].items()},
+                {str(name): bytes.fromhex(signature) for name, signature in fields["signatures"].items()},
                 base64.b64decode(fields["signers"], validate=True),
                 bytes.fromhex(fields["root_signature"]),
             )
@@ -177,11 +177,11 @@ def _is_sound(statement: Statement, signers: Signers) -> bool:
     numbers += [signers.version, signers.threshold, signers.issued_unix_s, signers.ends_unix_s]
     hexadecimal = (statement.sha256, *signers.keys)
     return (
-        all(type(one) is int and 0 <= one <= MAX_VERSION for one in numbers)
-        and all(isinstance(one, str) for one in (statement.what, statement.line, *hexadecimal))
+        all(type(number) is int and 0 <= number <= MAX_VERSION for number in numbers)
+        and all(isinstance(text, str) for text in (statement.what, statement.line, *hexadecimal))
         and statement.what in WHAT
         and _LINE.fullmatch(statement.line) is not None
-        and all(re.fullmatch("[0-9a-f]{64}", one) is not None for one in hexadecimal)
+        and all(re.fullmatch("[0-9a-f]{64}", text) is not None for text in hexadecimal)
         and list(signers.keys) == sorted(set(signers.keys))
         and 1 <= signers.threshold <= len(signers.keys) <= MAX_KEYS
     )
@@ -227,7 +227,7 @@ def verify(file: SignatureFile, root_pem: bytes, where: str) -> tuple[Statement,
     except InvalidSignature as error:
         fix = "sign it with a key of this fleet: `coordinator sign`"
         raise IntegrityError("the root of this fleet did not name its signers", where=where, fix=fix) from error
-    by_id = {key_id(one): one for one in signers.keys}
+    by_id = {key_id(text): text for text in signers.keys}
     did: list[str] = []
     for name, signature in file.signatures.items():
         public = by_id.get(name)

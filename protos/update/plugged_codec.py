@@ -48,7 +48,7 @@ def adopt(plugin: Plugin, offered: object) -> CodecEntry:
             if not isinstance(coded, tuple) or len(coded) != 2:
                 raise wrong(plugin, "its encode gives no pair of tensors and state")
             tensors, after = tuple(coded[0]), coded[1]
-            if not all(isinstance(one, EncodedTensor) for one in tensors):
+            if not all(isinstance(tensor, EncodedTensor) for tensor in tensors):
                 raise wrong(plugin, "its encode gives something else than EncodedTensor")
             _check_state(plugin, after)
             try:

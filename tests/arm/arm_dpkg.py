@@ -30,7 +30,7 @@ def record(packages: Sequence[Path], root: Path) -> None:
         states.append(f"{first}\nStatus: install ok installed\n{others}\n")
         shared = fields.get("Multi-Arch") == "same"
         name = f"{fields['Package']}:{fields['Architecture']}" if shared else fields["Package"]
-        (folder / f"info/{name}.list").write_text("".join(f"{one}\n" for one in _files(package)))
+        (folder / f"info/{name}.list").write_text("".join(f"{path}\n" for path in _files(package)))
     (folder / "status").write_text("\n".join(states))
 
 

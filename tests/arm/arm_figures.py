@@ -33,12 +33,12 @@ class Figures:
     def lines(self) -> list[str]:
         """The table."""
         head = Figure("machine", "what", "value", "limit")
-        rows = [(one.machine, one.what, one.value, one.limit, "" if one.ok else "FAIL") for one in (head, *self.rows)]
+        rows = [(row.machine, row.what, row.value, row.limit, "" if row.ok else "FAIL") for row in (head, *self.rows)]
         widths = [max(len(row[column]) for row in rows) for column in range(5)]
         return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
     def write(self, path: Path, *, skipped: list[str]) -> None:
         """All of it as JSON."""
-        rows = [asdict(one) for one in self.rows]
+        rows = [asdict(row) for row in self.rows]
         document = {"schema": "edgejoule.arm/1", "figures": rows, "skipped": skipped}
         path.write_text(json.dumps(document, indent=2) + "\n")

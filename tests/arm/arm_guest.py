@@ -39,7 +39,7 @@ def cgroup() -> dict[str, str]:
 def credential(pid: str) -> dict[str, object]:
     """What the service finds in $CREDENTIALS_DIRECTORY."""
     environ = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    (folder,) = (one.partition(b"=")[2].decode() for one in environ if one.startswith(b"CREDENTIALS_DIRECTORY="))
+    (folder,) = (text.partition(b"=")[2].decode() for text in environ if text.startswith(b"CREDENTIALS_DIRECTORY="))
     path = Path(f"/proc/{pid}/root{folder}/device-key")
     same = path.read_bytes() == Path("/etc/edgejoule/device.key").read_bytes()
     return {"same": same, "mode": oct(path.stat().st_mode & 0o777), "user": Path(f"/proc/{pid}").stat().st_uid}
@@ -90,8 +90,8 @@ def trial() -> None:
     found["restarts"] = int(shown("NRestarts"))
     found["watchdog_us"] = shown("WatchdogUSec")
     found["service"] = json.loads(call(PROGRAM, "service", "status", "--json", check=False) or "null")
-    messages = [one["MESSAGE"] for one in entries() if isinstance(one.get("MESSAGE"), str)]
-    found["ready"] = [one for one in messages if one.startswith("ready")]
+    messages = [entry["MESSAGE"] for entry in entries() if isinstance(entry.get("MESSAGE"), str)]
+    found["ready"] = [message for message in messages if message.startswith("ready")]
     (cache,) = Path("/var/lib/private/edgejoule/embeddings").glob("*/embeddings.npy")
     found["embeddings_sha256"] = hashlib.sha256(cache.read_bytes()).hexdigest()
     found["exposure"] = call("systemd-analyze", "security", "--no-pager", UNIT, check=False).strip().splitlines()[-1:]

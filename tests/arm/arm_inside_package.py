@@ -97,8 +97,8 @@ def _joined() -> dict[str, object]:
 def _round(found: dict[str, object]) -> None:
     pid = shown("MainPID")
     found["memory"] = watch(len(entries(EDGEJOULE_PHASE="send")) + 1)
-    messages = [one["MESSAGE"] for one in entries(_PID=pid) if isinstance(one.get("MESSAGE"), str)]
-    found["ready"] = [one for one in messages if one.startswith("ready")]
+    messages = [entry["MESSAGE"] for entry in entries(_PID=pid) if isinstance(entry.get("MESSAGE"), str)]
+    found["ready"] = [message for message in messages if message.startswith("ready")]
     found["restarts"] = int(shown("NRestarts"))
     say("the package's round is done")
 

@@ -26,7 +26,7 @@ def package() -> Path:
         script = arm_wheels.ROOT / "packaging/build_deb.py"
         words = [sys.executable, script, "--arch", "arm64", "--quick", "--output", place, "--find-links", wheels]
         environ = {**os.environ, "SOURCE_DATE_EPOCH": "1700000000"}
-        done = subprocess.run([str(one) for one in words], capture_output=True, text=True, check=False, env=environ)
+        done = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False, env=environ)
         assert done.returncode == 0, done.stderr
 
     arm_wheels.forget_old("deb-arm64-", keep=4)

@@ -151,7 +151,7 @@ def play(
         options = ["--coordinator", coordinator.address, "--device-id", DEVICE_ID, "--data", workload / "device.npz",
                    "--sensor", "estimate:pi-zero-2", "--state", folder / "device", "--max-rounds", "1",
                    "--wait-for-coordinator", "120", "--exit-when-idle", "300"]  # fmt: skip
-        command = [str(one) for one in (*device, "run", *options)]
+        command = [str(option) for option in (*device, "run", *options)]
         done = subprocess.run(
             command, env=dict(environ), capture_output=True, text=True, timeout=PATIENCE_S, check=False
         )
@@ -167,13 +167,13 @@ def outcome(folder: Path, status: RunStatus, caches: Sequence[Path] = ()) -> Out
     if status.state != "finished":
         raise RuntimeError(f"the run is {status.state}: {status.reason}")
     (embeddings,) = (path.read_bytes() for path in caches) if caches else (None,)
-    worked = [one.devices[0] for one in status.rounds if one.devices]
+    worked = [this_round.devices[0] for this_round in status.rounds if this_round.devices]
     return Outcome(
         status,
         head_of(folder / "coordinator", status),
         embeddings,
-        tuple(one.steps_done for one in worked),
-        tuple(one.embedded for one in worked),
+        tuple(device.steps_done for device in worked),
+        tuple(device.embedded for device in worked),
     )
 
 

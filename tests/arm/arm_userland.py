@@ -103,7 +103,7 @@ def armv7_userland(scratch: Path) -> Userland:
     """
     place = _root("armhf", _ARMV7_PACKAGES, security=False)
     site = (arm_wheels.our_own(), arm_wheels.armv7_dependencies(), place / "usr/lib/python3/dist-packages")
-    libraries = ":".join(str(place / one) for one in _ARMV7_LIBRARIES)
+    libraries = ":".join(str(place / armv7_library) for armv7_library in _ARMV7_LIBRARIES)
     options = ["-cpu", _ARMV7_CPU, "-E", f"LD_LIBRARY_PATH={libraries}"]
     return _assembled(scratch / "python3.11-armv7", _qemu("qemu-arm"), options, place, site)
 

@@ -39,11 +39,11 @@ def dependencies(machine: str = "aarch64") -> Path:
         Unavailable: no network, or there is no wheel.
     """
     wanted = base_requirements(machine)
-    platforms = [f"{one}_{machine}" for one in (*_GLIBC, *_OLD)]
+    platforms = [f"{text}_{machine}" for text in (*_GLIBC, *_OLD)]
 
     def make(place: Path) -> None:
-        tags = [part for one in platforms for part in ("--platform", one)]
-        abis = [part for one in ("cp311", "abi3", "none") for part in ("--abi", one)]
+        tags = [part for platform in platforms for part in ("--platform", platform)]
+        abis = [part for text in ("cp311", "abi3", "none") for part in ("--abi", text)]
         kind = ["--only-binary=:all:", "--implementation", "cp", "--python-version", _PYTHON, *tags, *abis]
         run([*_PIP, "install", "--target", place, *kind, *wanted], doing=f"fetching {machine} wheels")
 
@@ -58,14 +58,16 @@ def armv7_dependencies() -> Path:
     """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extra = [Requirement(one) for one in project["optional-dependencies"]["tflite-runtime"]]
-    wanted = [one for one in base_requirements("armv7l") if not one.startswith("numpy")]
+    wanted = [
+        base_requirement for base_requirement in base_requirements("armv7l") if not base_requirement.startswith("numpy")
+    ]
     wanted += [f"{one.name}{one.specifier}" for one in extra if one.name != "numpy"]
     # --no-deps keeps numpy out; this is all else that they need.
     wanted.append("typing-extensions")
 
     def make(place: Path) -> None:
-        tags = [part for one in (*_GLIBC, *_OLD, "linux") for part in ("--platform", f"{one}_armv7l")]
-        abis = [part for one in ("cp311", "abi3", "none") for part in ("--abi", one)]
+        tags = [part for text in (*_GLIBC, *_OLD, "linux") for part in ("--platform", f"{text}_armv7l")]
+        abis = [part for text in ("cp311", "abi3", "none") for part in ("--abi", text)]
         kind = ["--only-binary=:all:", "--implementation", "cp", "--python-version", _PYTHON, *tags, *abis]
         run([*_PIP, "install", "--no-deps", "--target", place, *kind, *wanted], doing="fetching armv7 wheels")
 
@@ -79,10 +81,10 @@ def wheel_files(machine: str = "aarch64") -> Path:
         Unavailable: as :func:`dependencies`.
     """
     wanted = base_requirements(machine)
-    platforms = [f"{one}_{machine}" for one in (*_GLIBC, *_OLD)]
+    platforms = [f"{text}_{machine}" for text in (*_GLIBC, *_OLD)]
 
     def make(place: Path) -> None:
-        tags = [part for one in platforms for part in ("--platform", one)]
+        tags = [part for platform in platforms for part in ("--platform", platform)]
         kind = ["--only-binary=:all:", "--implementation", "cp", "--python-version", _PYTHON, *tags]
         run([*_PIP, "download", "--dest", place, *kind, *wanted], doing=f"fetching {machine} wheels")
 

@@ -35,7 +35,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     here = str(Path(__file__).parent.relative_to(config.rootpath))
     reports = [one for one in terminalreporter.stats.get("skipped", []) if one.nodeid.startswith(here)]
     reasons = sorted(
-        {str(one.longrepr[2]) if isinstance(one.longrepr, tuple) else str(one.longrepr) for one in reports}
+        {str(report.longrepr[2]) if isinstance(report.longrepr, tuple) else str(report.longrepr) for report in reports}
     )
     if figures.rows:
         terminalreporter.section("emulated boards")

@@ -84,9 +84,9 @@ def test_a_figure_past_its_limit_fails_and_is_kept(tmp_path: Path) -> None:
 
 
 def test_the_base_dependencies_are_those_of_the_machine() -> None:
-    names = {one.split(">")[0].split("<")[0] for one in base_requirements("aarch64")}
+    names = {base_requirement.split(">")[0].split("<")[0] for base_requirement in base_requirements("aarch64")}
     assert names == {"numpy", "grpcio", "protobuf", "pyserial", "cryptography", "ai-edge-litert"}
-    assert not any(one.startswith("ai-edge-litert") for one in base_requirements("armv7l"))
+    assert not any(base_requirement.startswith("ai-edge-litert") for base_requirement in base_requirements("armv7l"))
 
 
 def test_an_initrd_is_a_cpio_archive() -> None:

@@ -93,7 +93,7 @@ print(json.dumps(answers))
 
 
 def emulated(board: Userland, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [str(one) for one in (board.python, *arguments)]
+    command = [str(argument) for argument in (board.python, *arguments)]
     return subprocess.run(command, env=board.environ(), capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
 
@@ -131,7 +131,9 @@ def test_the_program_answers_and_the_wheels_are_those_of_a_board(board: Userland
     machine, python, versions = json.loads(found.stdout)
     assert machine == "aarch64"
     figures.note(MACHINE, "emulator", f"qemu {board.qemu}, -cpu {CPU}")
-    figures.note(MACHINE, "wheels", f"Python {python}, " + ", ".join(f"{name} {one}" for name, one in versions.items()))
+    figures.note(
+        MACHINE, "wheels", f"Python {python}, " + ", ".join(f"{name} {version}" for name, version in versions.items())
+    )
 
 
 def test_the_doctor_finds_a_machine_that_can_train(

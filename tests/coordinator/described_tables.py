@@ -47,7 +47,7 @@ def _lines(connection: sqlite3.Connection) -> Iterator[str]:
         for number, _, other, here, there, *_ in connection.execute(f"PRAGMA foreign_key_list({table})"):
             keys.setdefault(number, []).append((here, other, there))
         for pairs in keys.values():
-            own, other = [one for one, _, _ in pairs], [f"{table}.{column}" for _, table, column in pairs]
+            own, other = [text for text, _, _ in pairs], [f"{table}.{column}" for _, table, column in pairs]
             yield f"{table}: ({', '.join(own)}) of ({', '.join(other)})"
 
 

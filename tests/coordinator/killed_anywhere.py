@@ -79,7 +79,7 @@ class Point:
             made: how often a thread of it makes each call, see :func:`calls_of`.
         """
         dice = random.Random(f"point {seed}")
-        call = dice.choice(sorted(one for one, count in made.items() if count >= _FEWEST))
+        call = dice.choice(sorted(key for key, count in made.items() if count >= _FEWEST))
         return cls(call, dice.randint(1, made[call]))
 
 
@@ -225,4 +225,4 @@ def _heads(address: str, run_id: str) -> list[str] | None:
     with Operator(address) as operator:
         status = operator.status(run_id)[0]
     assert status.state not in ("failed", "stopped"), status.reason
-    return [one.head_version for one in status.rounds] if status.is_over else None
+    return [this_round.head_version for this_round in status.rounds] if status.is_over else None

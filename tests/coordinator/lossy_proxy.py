@@ -56,8 +56,8 @@ class LossyProxy:
                 self.lost += 1
                 break
             server.sendall(data)
-        for one in (client, server):
-            one.close()
+        for sock in (client, server):
+            sock.close()
 
     def _down(self, server: socket.socket, client: socket.socket, cut: threading.Event) -> None:
         while data := _received(server):
@@ -68,8 +68,8 @@ class LossyProxy:
                     return
 
 
-def _received(one: socket.socket) -> bytes:
+def _received(sock: socket.socket) -> bytes:
     try:
-        return one.recv(65536)
+        return sock.recv(65536)
     except OSError:
         return b""

@@ -110,7 +110,7 @@ class ScriptedDevice:
     def answer(self, order: TrainOrder, change: Tree | float, **fields: Any) -> DeviceReport:
         """An honest report of an order, but for ``fields``."""
         if not isinstance(change, dict):
-            head = decode(order.head, {one.name: one.shape for one in order.head})
+            head = decode(order.head, {tensor.name: tensor.shape for tensor in order.head})
             change = {name: np.full_like(array, change) for name, array in head.items()}
         steps = int(fields.get("steps_done", order.steps))
         report = DeviceReport(

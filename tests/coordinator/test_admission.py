@@ -23,7 +23,7 @@ def test_reports_are_let_in_by_bytes_and_in_their_order() -> None:
                 inside.append(name)
                 await done.setdefault(name, asyncio.Event()).wait()
 
-        tasks = [asyncio.create_task(report(*one)) for one in (("a", 60), ("b", 30), ("c", 50), ("d", 5), ("e", 400))]
+        tasks = [asyncio.create_task(report(*pair)) for pair in (("a", 60), ("b", 30), ("c", 50), ("d", 5), ("e", 400))]
         await _turn()
         assert inside == ["a", "b"], "d would fit, and would starve c"
         assert admission.used_bytes == 90

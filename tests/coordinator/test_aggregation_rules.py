@@ -29,8 +29,8 @@ def _trees(count: int, seed: int = 0) -> list[Tree]:
 def _fold(name: str, trees: list[Tree], weights: list[float], steps: list[float]) -> dict[str, np.ndarray] | None:
     rule = RULES[name]
     state = rule.start(shapes(trees[0]))
-    for tree, one, tau in zip(trees, weights, steps, strict=True):
-        state = rule.add(state, tree, one, tau)
+    for tree, value, tau in zip(trees, weights, steps, strict=True):
+        state = rule.add(state, tree, value, tau)
     return rule.finish(state)
 
 

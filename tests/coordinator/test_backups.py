@@ -34,7 +34,7 @@ def test_a_run_goes_on_from_a_backup_that_was_taken_in_the_middle_of_it(
         report = device.answer(order, 2.0)
         assert main(["backup", str(out), "--state", str(state)]) == 0
         device.send(report)
-        heads.append([one.head_version for one in tools.finished(operator, run_id).rounds])
+        heads.append([this_round.head_version for this_round in tools.finished(operator, run_id).rounds])
     assert main(["restore", str(out), "--state", str(tmp_path / "again")]) == 0
     assert f"layout {LAYOUT}" in capsys.readouterr().out
     with tools.served(tmp_path / "again") as address, Operator(address) as operator:
@@ -42,7 +42,7 @@ def test_a_run_goes_on_from_a_backup_that_was_taken_in_the_middle_of_it(
         device.join()
         tools.until(lambda: operator.status(run_id)[0].state == "running", "the run")
         assert device.send(report).verdict is Verdict.ACCEPTED
-        heads.append([one.head_version for one in tools.finished(operator, run_id).rounds])
+        heads.append([this_round.head_version for this_round in tools.finished(operator, run_id).rounds])
     assert heads[0] == heads[1]
 
 

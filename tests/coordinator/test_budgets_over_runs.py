@@ -32,7 +32,7 @@ def test_what_one_run_spent_is_not_there_for_the_next_whatever_restarts(
             order: TrainOrder = device.order()
             granted.append(order.budget_j)
             spent = WORK if turn == 0 else ((Phase.EMBED, 0.0), (Phase.TRAIN, 3.0), (Phase.ENCODE, 0.2))
-            device.send(device.answer(order, 1.0, energy=tuple(tools.joules(*one) for one in spent)))
+            device.send(device.answer(order, 1.0, energy=tuple(tools.joules(*pair) for pair in spent)))
             device.ask(SettledEnergy(run_id, 1, (tools.joules(Phase.SEND, 0.1),)))
             assert tools.finished(operator, run_id).state == "finished"
     assert granted[0] == pytest.approx(10.0)

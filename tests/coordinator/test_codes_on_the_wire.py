@@ -16,7 +16,7 @@ from protos.errors import EdgejouleError, PlanError, RefusedError, UnknownRunErr
 from protos.v1 import edgejoule_pb2 as pb
 from protos.v1 import edgejoule_pb2_grpc as rpc
 
-KINDS = [one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, EdgejouleError)]
+KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, EdgejouleError)]
 
 
 def told(call: Any) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def test_an_error_on_the_wire_has_the_code_and_name_that_it_has_on_a_command_lin
     channel.close()
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=[one.__name__ for one in KINDS])
+@pytest.mark.parametrize("kind", KINDS, ids=[kind.__name__ for kind in KINDS])
 def test_every_kind_of_error_has_a_code_and_a_name_of_its_own(kind: type[EdgejouleError]) -> None:
     metadata = dict(metadata_of(kind("what", where="where")))
     assert (metadata[CODE_KEY], metadata[NAME_KEY]) == (str(kind.exit_code), kind.__name__)

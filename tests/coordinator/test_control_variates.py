@@ -216,8 +216,8 @@ def test_steps_of_real_devices_end_where_the_common_objective_does(
         with tools.served(tmp_path / correction) as address, Operator(address) as operator:
             operator.start_run(tools.plan(digits / "digits", rounds=ROUNDS, devices=2, more=more), tmp_path)
             scripted = [
-                fleet(address, one.settings.device_id, train_examples=one.summary.train_count, session=correction)
-                for one in halves
+                fleet(address, half.settings.device_id, train_examples=half.summary.train_count, session=correction)
+                for half in halves
             ]
             for one in scripted:
                 one.join()

@@ -45,10 +45,10 @@ def test_a_round_moves_the_head_by_the_weighted_mean(
         b.send(b.answer(b.order(round=2), 0.0))
         status = tools.finished(operator, run_id)
     assert status.state == "finished"
-    assert [one.state for one in status.rounds] == ["closed"] * 3
-    shares = {one.device_id: one.weight for one in status.rounds[1].devices}
+    assert [this_round.state for this_round in status.rounds] == ["closed"] * 3
+    shares = {device.device_id: device.weight for device in status.rounds[1].devices}
     assert shares == {"a": 0.25, "b": 0.75}
-    assert all(one.bytes_down > 0 and one.bytes_up > 0 for one in status.rounds[1].devices)
+    assert all(device.bytes_down > 0 and device.bytes_up > 0 for device in status.rounds[1].devices)
 
 
 def test_the_same_order_is_given_until_it_is_answered(

@@ -30,7 +30,7 @@ Fleet = Callable[..., Any]
 
 def play(tmp_path: Path, bundle: Path, fleet: Fleet, tools: Any, monkeypatch: Any, **size: int) -> dict[str, Counter]:  # type: ignore[type-arg]
     """What a settled figure, and the opening of a round, cost beside a store of this size."""
-    state = tmp_path / "-".join(str(one) for one in size.values())
+    state = tmp_path / "-".join(str(value) for value in size.values())
     fill(state, bundle, **size)
     found = {}
     with tools.served(state) as address, Operator(address) as operator:

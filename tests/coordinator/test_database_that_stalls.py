@@ -51,11 +51,11 @@ class StallingProxy(LossyProxy):
                     self.held.set()
                     self.flowing.wait()
                 target.sendall(data)
-        for one in (source, target):
+        for sock in (source, target):
             # So that the thread of the other direction ends too.
             with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
+                sock.shutdown(socket.SHUT_RDWR)
+            sock.close()
 
 
 @pytest.fixture

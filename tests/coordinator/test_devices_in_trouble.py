@@ -18,7 +18,7 @@ Fleet = Callable[..., Any]
 
 
 def said_of(operator: Operator, device_id: str) -> tuple[str, str]:
-    return next((one.state, one.reason) for one in operator.devices() if one.device_id == device_id)
+    return next((device.state, device.reason) for device in operator.devices() if device.device_id == device_id)
 
 
 def leave(device: Any, reason: str) -> None:

@@ -71,13 +71,13 @@ def over_the_wire(sent: SentHead, number: int) -> TrainOrder:
 
 
 def as_stored(links: tuple[Link, ...]) -> list[shown.StoredLink]:
-    return [shown.StoredLink(one.before, one.after, serialise_difference(one.difference)) for one in links]
+    return [shown.StoredLink(link.before, link.after, serialise_difference(link.difference)) for link in links]
 
 
 def restored(downlink: Downlink) -> Downlink:
     """What a restart makes of it."""
     links = [
-        Link(one.before, one.after, parse_difference(one.data), len(one.data)) for one in as_stored(downlink.links)
+        Link(link.before, link.after, parse_difference(link.data), len(link.data)) for link in as_stored(downlink.links)
     ]
     return Downlink(dict(downlink.shown), downlink.start, tuple(links))
 

@@ -93,11 +93,13 @@ def test_real_devices_learn_from_coded_heads_and_hold_what_is_on_record(
         second.end()
         status = tools.finished(operator, run_id)
     assert status.state == "finished"
-    accuracies = [one.accuracy for one in status.rounds]
+    accuracies = [this_round.accuracy for this_round in status.rounds]
     assert accuracies[-1] > accuracies[0] + 0.05
     # Once both are back, each asks for a round's order once.
     whole = 4 * sum(array.size for array in held(tmp_path / "a").values())
-    down = [[one.bytes_down for one in status.rounds[number].devices] for number in range(1, ROUNDS + 1)]
+    down = [
+        [each_device.bytes_down for each_device in status.rounds[number].devices] for number in range(1, ROUNDS + 1)
+    ]
     assert all(size < whole for row in down[-2:] for size in row)
     assert list((tmp_path / "a" / "outbox").glob("*.report")) == []
     # The last round moved on once more; what the devices trained last is one difference behind.

@@ -100,8 +100,8 @@ def test_devices_that_miss_rounds_or_lose_their_disk_hold_what_is_on_record(
     with Operator(address) as operator:
         run_id = operator.start_run(tools.plan(bundle, rounds=6, devices=3, more=CODED), tmp_path)
         devices = {name: Follower(fleet(address, name), tmp_path / name, bundle) for name in "abc"}
-        for one in devices.values():
-            one.device.join()
+        for device in devices.values():
+            device.device.join()
         head = open_bundle(bundle).initial_head()
         for number in range(1, 7):
             names, following = here[number], here[number + 1]
@@ -120,10 +120,13 @@ def test_devices_that_miss_rounds_or_lose_their_disk_hold_what_is_on_record(
             devices["a"].answer(number)
             # Weights are alike, and so are steps: the plain mean of the changes, on the coordinator's own head.
             changes = [change_of(name, number, head) for name in names]
-            mean = {key: np.mean([one[key].astype(np.float64) for one in changes], axis=0) for key in head}
+            mean = {key: np.mean([change[key].astype(np.float64) for change in changes], axis=0) for key in head}
             head = add_scaled(head, mean, 1.0)
         status = tools.finished(operator, run_id)
-    kinds = {name: [("whole" if one.head else len(one.differences)) for one in devices[name].orders] for name in "abc"}
+    kinds = {
+        name: [("whole" if each_order.head else len(each_order.differences)) for each_order in devices[name].orders]
+        for name in "abc"
+    }
     # Each order is asked for twice here: the second time the head is held already.
     assert kinds["a"] == [0, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0]
     assert kinds["b"] == [0, 0, 4, 0, 5, 0], "four rounds at once; then, without a disk, all from the bundle's head"
@@ -134,13 +137,13 @@ def test_devices_that_miss_rounds_or_lose_their_disk_hold_what_is_on_record(
     db.close()
     for name, array in newest.items():
         np.testing.assert_allclose(array, head[name], rtol=1e-5, atol=1e-5)
-    assert all(one.bytes_down < len("abc") * 2 * 4 * 305 for one in status.rounds[2:])
+    assert all(this_round.bytes_down < len("abc") * 2 * 4 * 305 for this_round in status.rounds[2:])
 
 
 def play(address: str, operator: Operator, run_id: str, devices: list[Follower], rounds: range, tools: Any) -> None:
     for number in rounds:
-        for one in devices:
-            one.answer(number)
+        for device in devices:
+            device.answer(number)
         tools.until(
             lambda number=number: number in {r.round for r in operator.status(run_id)[0].rounds if r.closed_unix_s}
         )
@@ -158,30 +161,30 @@ def test_a_coordinator_that_restarts_goes_on_with_the_same_differences(
         with tools.served(state) as address, Operator(address) as operator:
             run_id = operator.start_run(text, tmp_path)
             devices = [Follower(fleet(address, f.name[0]), f, bundle) for f in folders]
-            for one in devices:
-                one.device.join()
+            for device in devices:
+                device.device.join()
             play(address, operator, run_id, devices, range(1, 3 if disturbed else 5), tools)
             if disturbed and when == "inside a round":
                 devices[0].answer(3)
                 assert devices[1].take(3)
             if not disturbed:
-                ends.append([one.head_version for one in tools.finished(operator, run_id).rounds])
-                seen = [one.orders[-1].head_version for one in devices]
+                ends.append([this_round.head_version for this_round in tools.finished(operator, run_id).rounds])
+                seen = [device.orders[-1].head_version for device in devices]
         if disturbed:
             with tools.served(state) as address, Operator(address) as operator:
                 devices = [Follower(fleet(address, f.name[0]), f, bundle) for f in folders]
-                for one in devices:
-                    one.device.join()
+                for device in devices:
+                    device.device.join()
                 if when == "inside a round":
                     devices[1].answer(3)
                     assert devices[1].orders[0].base == devices[1].orders[0].head_version, "held since before"
                 else:
                     play(address, operator, run_id, devices, range(3, 4), tools)
-                    assert all(len(one.orders[0].differences) == 1 for one in devices)
+                    assert all(len(device.orders[0].differences) == 1 for device in devices)
                 play(address, operator, run_id, devices, range(4, 5), tools)
-                assert all(len(one.orders[-1].differences) == 1 for one in devices)
-                ends.append([one.head_version for one in tools.finished(operator, run_id).rounds])
-                assert [one.orders[-1].head_version for one in devices] == seen
+                assert all(len(device.orders[-1].differences) == 1 for device in devices)
+                ends.append([this_round.head_version for this_round in tools.finished(operator, run_id).rounds])
+                assert [device.orders[-1].head_version for device in devices] == seen
     assert ends[0] == ends[1]
 
 

@@ -84,13 +84,13 @@ def test_a_run_is_tied_to_the_edge_tpu_and_the_others_are_told_why_not(
         assert isinstance(pi.ask(), WaitOrder)
         wanted = "pi runs litert/xnnpack, this run uses litert/xnnpack+edgetpu"
         tools.until(lambda: wanted in operator.status(run_id)[0].reason, "the reason")
-        shown = {one.device_id: one.engine for one in operator.devices()}
+        shown = {device.device_id: device.engine for device in operator.devices()}
     assert shown == {"coral-1": CORAL, "coral-2": CORAL, "pi": CPU}
     assert main(["devices", "--coordinator", address]) == 0
     assert "litert 2.3 (xnnpack, edgetpu)" in capsys.readouterr().out
     assert main(["devices", "--coordinator", address, "--json"]) == 0
     shown_as_json = json.loads(capsys.readouterr().out)["devices"]
-    assert sorted(one["engine"]["accelerator"] for one in shown_as_json) == ["", "edgetpu", "edgetpu"]
+    assert sorted(row["engine"]["accelerator"] for row in shown_as_json) == ["", "edgetpu", "edgetpu"]
 
 
 def test_the_twin_travels_only_to_a_device_that_asks_for_it(

@@ -93,8 +93,8 @@ def test_training_lifts_the_accuracy_and_the_export_keeps_it(
         tools.until(lambda: operator.status(run_id)[0].is_over, "the end of the run")
         status = operator.status(run_id)[0]
         assert status.state == "finished", status.reason
-        accuracies = [one.accuracy for one in status.rounds if one.accuracy is not None]
-        losses = [one.loss for one in status.rounds if one.loss is not None]
+        accuracies = [this_round.accuracy for this_round in status.rounds if this_round.accuracy is not None]
+        losses = [this_round.loss for this_round in status.rounds if this_round.loss is not None]
         assert len(accuracies) == len(losses) == 4
         assert accuracies[3] > accuracies[0], accuracies
         assert losses[3] < losses[0]
@@ -116,18 +116,18 @@ def test_training_lifts_the_accuracy_and_the_export_keeps_it(
         assert cli.main([*words, "--json"]) == 0
         found = json.loads(capsys.readouterr().out)
         assert (found["schema"], found["head_version"]) == ("edgejoule.evaluation/1", summary["head_version"])
-        by_kind = {(one["bits"], one["ranges"], one["granularity"]): one for one in found["heads"]}
+        by_kind = {(row["bits"], row["ranges"], row["granularity"]): row for row in found["heads"]}
         assert len(by_kind) == 1 + 2 * len(KINDS)
         assert by_kind[32, *KINDS[0]]["accuracy"] == pytest.approx(accuracies[3], abs=1e-9)
         best = _published(tmp_path / "state", summary["head_version"])
-        for (bits, *kind), one in by_kind.items():
+        for (bits, *kind), row in by_kind.items():
             head.write(round_head(best, Rounding(bits, *kind)))
             again = head.evaluate(embedded, held_out.y)
-            assert (one["accuracy"], one["loss"]) == pytest.approx((again.accuracy, again.loss), abs=1e-6)
+            assert (row["accuracy"], row["loss"]) == pytest.approx((again.accuracy, again.loss), abs=1e-6)
         assert by_kind[2, "mse", "channel"]["loss"] < by_kind[2, "minmax", "tensor"]["loss"]
         assert cli.main(words) == 0
         lines = capsys.readouterr().out.splitlines()
-        assert [one.split()[0] for one in lines[1:]] == ["bits", "32", "4", "2"]
+        assert [line.split()[0] for line in lines[1:]] == ["bits", "32", "4", "2"]
         for wrong, what in (("0", "0 bits"), ("four", "no list of widths"), ("8,33", "33 bits")):
             assert cli.main(["evaluate", run_id, "--bits", wrong, "--coordinator", address]) == 2
             assert what in capsys.readouterr().err

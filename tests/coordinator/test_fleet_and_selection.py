@@ -43,7 +43,7 @@ def test_a_silent_device_is_away_until_it_calls_again_and_a_busy_one_is_not() ->
     fleet.heard("loud", "s", 112.0, 0.0)
     assert fleet.sweep(114.9, lambda name: False) == []
     assert fleet.sweep(116.0, lambda name: name == "busy") == ["quiet"]
-    assert [one.state for one in fleet] == ["away", "present", "present"]
+    assert [each_member.state for each_member in fleet] == ["away", "present", "present"]
     assert fleet.present == 2
     member = fleet.heard("quiet", "s", 117.0, 0.0)
     assert member is not None
@@ -105,8 +105,8 @@ def test_unlike_versions_of_one_engine_are_a_warning_only() -> None:
 def test_a_budget_needs_a_meter_and_training_needs_examples() -> None:
     roster = Roster(_plan("[budget]\nper_round_j = 9\n"))
     blind, empty, fine = _card("blind", meter=MeterCard("unknown")), _card("empty", train_examples=0), _card("fine")
-    for one in (blind, empty, fine):
-        roster.add(one)
+    for card in (blind, empty, fine):
+        roster.add(card)
     assert roster.eligible() == ["fine"]
     assert roster.why_not(blind) == "has a budget and no meter to keep it"
     assert Roster(_plan()).why_not(_card("own", meter=MeterCard("unknown"))) is not None, "not yet in the roster"
@@ -139,7 +139,7 @@ def test_what_is_planned_names_the_work_of_a_round(plain_bundle: Path, train: st
 
 def test_the_smaller_budget_counts() -> None:
     plan = _plan("[budget]\nper_round_j = 9\n[budget.device]\nb = 3\n")
-    assert [budget_for(plan, *one) for one in (("a", None), ("a", 4.0), ("b", 4.0))] == [9, 4, 3]
+    assert [budget_for(plan, *entry) for entry in (("a", None), ("a", 4.0), ("b", 4.0))] == [9, 4, 3]
     assert budget_for(_plan(), "a", None) is None
 
 

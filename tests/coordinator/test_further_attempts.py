@@ -57,11 +57,11 @@ def test_a_refused_device_is_asked_again_and_both_attempts_cost_it_joules(
         assert (taken.verdict, taken.attempt) == (Verdict.ACCEPTED, 2)
         odd.leave(SettledEnergy(run_id, 1, (tools.joules(Phase.SEND, 0.5),), attempt=2))
         status = tools.finished(operator, run_id)
-        shown = {one.device_id: one for one in operator.devices()}
-        account = {one.device_id: one for one in operator.budgets(run_id)}["odd"]
-    told = {one.device_id: one for one in status.rounds[1].devices}["odd"]
+        shown = {device.device_id: device for device in operator.devices()}
+        account = {budget.device_id: budget for budget in operator.budgets(run_id)}["odd"]
+    told = {device.device_id: device for device in status.rounds[1].devices}["odd"]
     assert told.outcome == "accepted"
-    assert {one.phase: one.energy_j for one in told.energy} == {
+    assert {phase_energy.phase: phase_energy.energy_j for phase_energy in told.energy} == {
         Phase.EMBED: 2.0,
         Phase.TRAIN: 4.0,
         Phase.ENCODE: 1.0,
@@ -88,7 +88,7 @@ def test_what_was_sent_for_an_attempt_that_was_given_up_is_counted(
         gone.leave()
         status = tools.finished(operator, run_id)
     assert status.state == "finished"
-    down = {one.device_id: one.bytes_down for one in status.rounds[1].devices}
+    down = {device.device_id: device.bytes_down for device in status.rounds[1].devices}
     # It asked twice. What the answer says of the time that is left may be a few bytes longer or shorter.
     assert abs(down["gone"] - taken[1]) < 16
     assert abs(down["here"] - 2 * taken[0]) < 32
@@ -217,8 +217,10 @@ def test_energy_of_a_renewed_order_stands_beside_that_of_the_new_one(db: Databas
     with db.reading() as connection:
         assert runs.asked(connection, "run-1", 1, 2) == ["a"]
         (_, found) = reading.run_status(connection, "run-1").rounds
-        told = {one.device_id: one for one in found.devices}
-        assert [(one.energy_j, one.method) for one in told["a"].energy] == [(4.0, "measured")]
+        told = {device.device_id: device for device in found.devices}
+        assert [(phase_energy.energy_j, phase_energy.method) for phase_energy in told["a"].energy] == [
+            (4.0, "measured")
+        ]
         assert told["a"].budget_j == 4.0, "what is left of it"
         assert devices.spent(connection)["a"] == (4.0, 0)
         account = accounts.accounts(connection, "run-1", 0.0)["a"]

@@ -28,7 +28,7 @@ def _spent(tools: Any, train_j: float | None) -> Any:
 
 
 def _ledger(operator: Operator, run_id: str, device_id: str) -> tuple[float, float, float]:
-    (one,) = (one for one in operator.budgets(run_id) if one.device_id == device_id)
+    (one,) = (budget for budget in operator.budgets(run_id) if budget.device_id == device_id)
     return round(one.granted_j, 6), round(one.spent_j, 6), round(one.uncertain_j, 6)
 
 

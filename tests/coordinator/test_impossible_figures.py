@@ -60,11 +60,11 @@ def test_what_cannot_be_is_neither_learnt_nor_shown_nor_charged(
             liar.ask(SettledEnergy(run_id, 1, (energy(phase, joules),)))
         liar.ask(SettledEnergy(run_id, 2**32 - 1, (energy(Phase.SEND, 1.0),)))
         assert liar.send_bytes(b"any", run_id, 2**32 - 1).verdict is Verdict.REJECTED
-        (shown,) = [one for one in operator.devices() if one.device_id == "liar"]
+        (shown,) = [device for device in operator.devices() if device.device_id == "liar"]
         assert shown.energy_j is None or abs(shown.energy_j) < 10
         liar.ask(SettledEnergy(run_id, 1, (energy(Phase.SEND, 0.5),)))
-        (mine,) = [one for one in operator.budgets(run_id) if one.device_id == "liar"]
-        assert all(math.isfinite(one) and 0 <= one < 100 for one in mine.price.values())
+        (mine,) = [budget for budget in operator.budgets(run_id) if budget.device_id == "liar"]
+        assert all(math.isfinite(value) and 0 <= value < 100 for value in mine.price.values())
         assert 0 <= mine.spent_j < 100
 
 

@@ -63,7 +63,7 @@ def apart(disk: SlowDisk) -> Iterator[Callable[..., list[Any]]]:
 
 
 def outcomes(operator: Operator, run_id: str, number: int = 1) -> dict[str, str]:
-    return {one.device_id: one.outcome for one in operator.status(run_id)[0].rounds[number].devices}
+    return {device.device_id: device.outcome for device in operator.status(run_id)[0].rounds[number].devices}
 
 
 def test_an_operator_who_stops_the_run_waits_for_the_report_that_is_being_written(
@@ -155,7 +155,7 @@ def test_the_same_report_sent_again_while_it_is_being_written_is_a_duplicate(
         disk.go_on.set()
         tools.until(lambda: all(receipts), "the answers")
         status = tools.finished(operator, run_id)
-    found = sorted(one[0].verdict for one in receipts)
+    found = sorted(receipt[0].verdict for receipt in receipts)
     assert found.count(Verdict.ACCEPTED) == 1
     assert set(found) <= {Verdict.ACCEPTED, Verdict.DUPLICATE}
-    assert [one.spent_j for one in status.rounds[1].devices] == [3.5], "its joules count once"
+    assert [device.spent_j for device in status.rounds[1].devices] == [3.5], "its joules count once"

@@ -83,7 +83,9 @@ def test_a_late_report_counts_in_the_open_round_by_how_late_it_is_also_after_a_r
         for name in "ab":
             devices[name].send(devices[name].answer(orders[name], 1.0))
         second = {name: devices[name].order(2) for name in "ab"}
-        assert [one.device_id for one in operator.status(run_id)[0].rounds[2].devices] == ["a", "b"], "c is at work"
+        assert [each_device.device_id for each_device in operator.status(run_id)[0].rounds[2].devices] == ["a", "b"], (
+            "c is at work"
+        )
         assert is_wanted(devices["c"], orders["c"])
         late = devices["c"].answer(orders["c"], 4.0)
         assert devices["c"].send(late).verdict is Verdict.ACCEPTED
@@ -102,10 +104,10 @@ def test_a_late_report_counts_in_the_open_round_by_how_late_it_is_also_after_a_r
             status = tools.finished(operator, run_id)
     assert status.state == "finished"
     share = 2**-0.5 / (2 + 2**-0.5)
-    ends = {one.device_id: one for one in status.rounds[1].devices}
+    ends = {each_device.device_id: each_device for each_device in status.rounds[1].devices}
     assert (ends["c"].outcome, ends["c"].counted_in) == ("accepted", 2)
     assert ends["c"].weight == pytest.approx(share)
-    assert [one.weight for one in status.rounds[2].devices] == pytest.approx([(1 - share) / 2] * 2)
+    assert [each_device.weight for each_device in status.rounds[2].devices] == pytest.approx([(1 - share) / 2] * 2)
     first, last = (moved(state, status.rounds[number].head_version, plain_bundle) for number in (1, 2))
     assert first == pytest.approx(1.0, abs=1e-5)
     assert last - first == pytest.approx((1 - share) * 1.0 + share * 4.0, abs=1e-5)
@@ -187,9 +189,9 @@ def test_a_buffer_closes_rounds_with_so_many_reports_and_leaves_the_slow_ones_at
         assert devices["b"].send(devices["b"].answer(left, 1.0)).verdict is Verdict.ACCEPTED
         status = tools.finished(operator, run_id)
     counted = dict.fromkeys(range(1, 5), 0)
-    for one in status.rounds[1:]:
-        for device in one.devices:
-            counted[device.counted_in or one.round] += device.outcome == "accepted"
+    for this_round in status.rounds[1:]:
+        for device in this_round.devices:
+            counted[device.counted_in or this_round.round] += device.outcome == "accepted"
     assert counted == {1: 2, 2: 2, 3: 2, 4: 2}
     share = 3**-0.5 / (1 + 3**-0.5)
     two, three = (moved(state, status.rounds[number].head_version, plain_bundle) for number in (2, 3))
@@ -226,7 +228,7 @@ def test_with_a_planner_a_buffer_counts_each_report_by_the_chance_of_the_order_t
         rounds = operator.status(run_id)[0].rounds
         assert asked_in(state, run_id, 1) == first
         assert asked_in(state, run_id, 2) == second
-        versions = [one.head_version for one in rounds]
+        versions = [this_round.head_version for this_round in rounds]
         operator.stop_run(run_id)
     with sqlite3.connect(state / "coordinator.db") as raw:
         (whole,) = raw.execute("SELECT weight FROM round_plans WHERE round = 1").fetchone()

@@ -59,10 +59,10 @@ def test_daemons_mask_their_changes_and_the_head_learns(digits: Path, address: s
             # They leave after their last round, and not before its sum was unmasked.
             status = tools.finished(operator, run_id)
         finally:
-            for one in daemons:
-                one.stop()
+            for daemon in daemons:
+                daemon.stop()
         assert status.state == "finished", status.reason
-        closed = [one for one in status.rounds if one.state == "closed" and one.round]
+        closed = [this_round for this_round in status.rounds if this_round.state == "closed" and this_round.round]
         assert [one.round for one in closed] == [1, 2, 3]
         assert all(len([device for device in one.devices if device.outcome == "accepted"]) == 4 for one in closed)
         start, end = status.rounds[0].accuracy, closed[-1].accuracy

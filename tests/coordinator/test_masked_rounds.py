@@ -70,7 +70,7 @@ class Member:
 
     def tree(self) -> Tree:
         assert self.order is not None
-        head = decode(self.order.head, {one.name: one.shape for one in self.order.head})
+        head = decode(self.order.head, {tensor.name: tensor.shape for tensor in self.order.head})
         return {name: np.full_like(value, self.change) for name, value in head.items()}
 
     def numbers(self) -> Any:
@@ -89,26 +89,26 @@ def play(
         text = tools.plan(bundle, rounds=2, more=MASKED, **given).replace('codec = "float32"', "")
         operator.start_run(text, tmp_path)
         members = [Member(address, fleet, name, change, leaves.get(name, "")) for name, change in changes.items()]
-        for one in members:
-            one.device.join()
-        for one in members:
-            one.thread.start()
-        for one in members:
-            one.thread.join(60)
-            assert not one.thread.is_alive()
-        watcher = next(one for one in members if one.verdict == "accepted")
+        for member in members:
+            member.device.join()
+        for member in members:
+            member.thread.start()
+        for member in members:
+            member.thread.join(60)
+            assert not member.thread.is_alive()
+        watcher = next(member for member in members if member.verdict == "accepted")
         order = watcher.device.order(round=2)
     return members, decode(order.head, {one.name: one.shape for one in order.head})
 
 
 def expected(members: list[Member]) -> Tree:
     """The head after a plain sum of the same whole numbers."""
-    counted = [one for one in members if one.verdict == "accepted"]
+    counted = [member for member in members if member.verdict == "accepted"]
     order = counted[0].order
     assert order is not None
-    shapes = {one.name: one.shape for one in order.head}
+    shapes = {tensor.name: tensor.shape for tensor in order.head}
     before = decode(order.head, shapes)
-    total = sum(one.numbers() for one in counted) % (1 << 32)
+    total = sum(member.numbers() for member in counted) % (1 << 32)
     values = values_of(total.astype(np.uint32), 32, CLIP, BITS, shapes)
     return {
         name: (value.astype(np.float64) + values[name] / len(counted)).astype(np.float32)
@@ -127,17 +127,17 @@ def test_the_head_is_that_of_the_plain_sum_whoever_drops_out(
 ) -> None:  # fmt: skip
     monkeypatch.setattr(masking, "KEYS_S", 1.5)
     members, head = play(address, fleet, tools, plain_bundle, tmp_path, leaves)
-    assert [one.verdict for one in members if one.device.card.device_id not in leaves] == ["accepted"] * (
+    assert [member.verdict for member in members if member.device.card.device_id not in leaves] == ["accepted"] * (
         6 - len(leaves)
     )
     for name, value in expected(members).items():
         np.testing.assert_array_equal(head[name], value)
     # What the coordinator was sent is not what the devices meant, nor near it.
-    for one in members:
-        if one.sent is not None:
-            words = from_bytes(one.sent.numbers, one.sent.width, len(one.numbers())).astype(np.int64)
-            assert (words != one.numbers() % (1 << one.sent.width)).mean() > 0.99
-    assert max(one.reveals for one in members) == 1
+    for member in members:
+        if member.sent is not None:
+            words = from_bytes(member.sent.numbers, member.sent.width, len(member.numbers())).astype(np.int64)
+            assert (words != member.numbers() % (1 << member.sent.width)).mean() > 0.99
+    assert max(member.reveals for member in members) == 1
 
 
 def test_a_sum_that_cannot_be_unmasked_moves_nothing_and_it_is_said(
@@ -149,7 +149,7 @@ def test_a_sum_that_cannot_be_unmasked_moves_nothing_and_it_is_said(
     members, head = play(address, fleet, tools, plain_bundle, tmp_path, leaves)
     order = members[0].order
     assert order is not None
-    before = decode(order.head, {one.name: one.shape for one in order.head})
+    before = decode(order.head, {tensor.name: tensor.shape for tensor in order.head})
     for name, value in before.items():
         np.testing.assert_array_equal(head[name], value)
     assert "pi-0: its change of attempt 1 cannot be unmasked, and is left out" in caplog.text
@@ -163,9 +163,9 @@ def test_a_plain_report_in_a_masked_round_is_refused_and_a_stranger_to_the_masks
         text = tools.plan(plain_bundle, devices=3, quorum=1.0, more=MASKED).replace('codec = "float32"', "")
         operator.start_run(text, tmp_path)
         devices = [fleet(address, name) for name in ("a", "b", "c")]
-        for one in devices:
-            one.join()
-        orders = [one.order() for one in devices]
+        for device in devices:
+            device.join()
+        orders = [device.order() for device in devices]
         assert all(order.mask is not None and order.mask.bits == BITS for order in orders)
         assert reason_of(devices[0].send(devices[0].answer(orders[0], 0.1))) == "bad_update"
         size = sum(int(np.prod(one.shape)) for one in orders[1].head)

@@ -187,6 +187,6 @@ def test_a_further_attempt_charges_what_a_start_that_ended_was_granted(
         assert order.budget_j == 3.0
         assert b.send(b.answer(order, 1.0, energy=_spent(tools, 1.0))).verdict is Verdict.ACCEPTED
         assert tools.finished(operator, run_id).state == "finished"
-        (of_b,) = (one for one in operator.budgets(run_id) if one.device_id == "b")
+        (of_b,) = (budget for budget in operator.budgets(run_id) if budget.device_id == "b")
         assert of_b.granted_j == 8.0
         assert of_b.uncertain_j >= 5.0

@@ -63,8 +63,8 @@ def test_a_round_whose_opening_was_not_answered_is_opened_once(
         # Its own grants counted as spent, and no device could spend anything for ever after.
         orders = tools.until(lambda: [one for one in (a.ask(), b.ask()) if hasattr(one, "budget_j")], "the orders")
         assert proxy.lost == 1
-        assert all(one.budget_j == 10.0 for one in orders)
-        granted = {one.device_id: one.granted_j for one in operator.budgets(run_id)}
+        assert all(order.budget_j == 10.0 for order in orders)
+        granted = {budget.device_id: budget.granted_j for budget in operator.budgets(run_id)}
         for device in (a, b):
             assert device.send(device.answer(device.order(), 1.0)).verdict is Verdict.ACCEPTED
         assert tools.finished(operator, run_id).state == "finished"
@@ -93,7 +93,7 @@ def test_a_round_whose_end_was_not_answered_ends_once(
         b.leave()
         status = tools.finished(operator, run_id)
     assert proxy.lost == 1
-    (of_b,) = (one for one in status.rounds[1].devices if one.device_id == "b")
+    (of_b,) = (device for device in status.rounds[1].devices if device.device_id == "b")
     assert abs(of_b.bytes_down - taken) < 16, "an order that was sent once"
     db = Database(direct)
     with db.reading() as connection:
@@ -120,7 +120,7 @@ def test_a_further_attempt_does_not_count_the_orders_that_it_renews_as_spent(
         tools.until(lambda: _attempt(sqlite_url(tmp_path / "state/coordinator.db"), run_id) == 2, "a second attempt")
         assert b.send(b.answer(b.order(), 1.0)).verdict is Verdict.ACCEPTED
         status = tools.finished(operator, run_id)
-        granted = {one.device_id: one.granted_j for one in operator.budgets(run_id)}
+        granted = {budget.device_id: budget.granted_j for budget in operator.budgets(run_id)}
     assert status.state == "finished"
     assert granted == {"a": 10.0, "b": 10.0}
 

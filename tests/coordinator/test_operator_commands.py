@@ -25,7 +25,7 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str,
 
     def run(*arguments: object) -> tuple[int, str, str]:
         try:
-            code = cli.main([str(one) for one in arguments])
+            code = cli.main([str(argument) for argument in arguments])
         except SystemExit as end:
             code = int(end.code or 0)
         captured = capsys.readouterr()
@@ -227,9 +227,9 @@ def test_a_device_that_is_gone_is_forgotten_and_its_rounds_stay(
         assert command("devices", "forget", "pi-1", "--coordinator", address) == (0, "pi-1: forgotten\n", "")
         assert operator.devices() == []
         (status,) = operator.status(run_id)
-        assert [one.device_id for one in status.rounds[1].devices] == ["pi-1"]
+        assert [each_device.device_id for each_device in status.rounds[1].devices] == ["pi-1"]
         device.join()
-        assert [one.device_id for one in operator.devices()] == ["pi-1"]
+        assert [each_device.device_id for each_device in operator.devices()] == ["pi-1"]
 
 
 def test_a_forgotten_device_stays_forgotten_after_a_restart(tmp_path: Path, fleet: Fleet, tools: Any) -> None:
@@ -240,7 +240,7 @@ def test_a_forgotten_device_stays_forgotten_after_a_restart(tmp_path: Path, flee
                     one = fleet(address, name)
                     one.join()
                     one.leave()
-            assert [one.device_id for one in operator.devices()] == expected
+            assert [device.device_id for device in operator.devices()] == expected
             if "a" in expected:
                 operator.forget_device("a")
 

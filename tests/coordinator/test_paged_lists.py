@@ -68,12 +68,14 @@ def part_of_a_round(state: Path, bundle: Path, tools: Any, monkeypatch: pytest.M
                     timeout=30,
                 )
             (row,) = answer.runs[0].rounds
-            assert [one.device_id for one in row.devices] == [f"old-{fleet // 4 + at:04}" for at in range(1, PAGE + 1)]
+            assert [device.device_id for device in row.devices] == [
+                f"old-{fleet // 4 + at:04}" for at in range(1, PAGE + 1)
+            ]
             assert (answer.next_round, answer.next_after) == (1, f"old-{fleet // 4 + PAGE:04}")
             asked.append(counts + Counter(bytes=answer.ByteSize()))
-        whole = [one.devices for one in operator.status("run-old")[0].rounds[1:]]
+        whole = [this_round.devices for this_round in operator.status("run-old")[0].rounds[1:]]
         monkeypatch.setattr(client, "PAGE", 0)
-        assert whole == [one.devices for one in operator.status("run-old")[0].rounds[1:]]
+        assert whole == [this_round.devices for this_round in operator.status("run-old")[0].rounds[1:]]
     return {what: min(one[what] for one in asked) for what in ("statements", "steps", "bytes")}
 
 
@@ -101,9 +103,9 @@ def test_pages_put_together_are_the_whole(
         monkeypatch.setattr(client, "DEVICES_PAGE", 0)
         assert devices == operator.devices()
         assert budgets == operator.budgets("old")
-    assert [one.device_id for one in devices] == [f"old-{at:04}" for at in range(14)]
-    assert [one.device_id for one in budgets] == [f"old-{at:04}" for at in range(14)]
-    assert {one.orders for one in budgets} == {2}
+    assert [device.device_id for device in devices] == [f"old-{at:04}" for at in range(14)]
+    assert [budget.device_id for budget in budgets] == [f"old-{at:04}" for at in range(14)]
+    assert {budget.orders for budget in budgets} == {2}
 
 
 def test_a_page_goes_on_behind_a_device_that_is_gone_meanwhile(
@@ -115,8 +117,8 @@ def test_a_page_goes_on_behind_a_device_that_is_gone_meanwhile(
             device.join()
             device.leave()
         first = operator._stub.ListDevices(pb.ListDevicesRequest(page=2), timeout=30)
-        assert [one.device_id for one in first.devices] == ["a", "b"]
+        assert [each_device.device_id for each_device in first.devices] == ["a", "b"]
         operator.forget_device("b")
         rest = operator._stub.ListDevices(pb.ListDevicesRequest(after="b", page=2), timeout=30)
-        assert [one.device_id for one in rest.devices] == ["c", "d"]
+        assert [each_device.device_id for each_device in rest.devices] == ["c", "d"]
         assert not rest.more

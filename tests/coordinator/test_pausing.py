@@ -65,7 +65,7 @@ def test_a_pause_ends_the_devices_work_keeps_their_reports_and_lets_the_next_run
             assert device.send(device.answer(device.order(round=2), 1.0)).verdict is Verdict.ACCEPTED
         done = tools.finished(operator, run_id)
     assert done.state == "finished"
-    assert {one.device_id: one.outcome for one in done.rounds[1].devices} == {"a": "accepted", "b": "accepted"}
+    assert {device.device_id: device.outcome for device in done.rounds[1].devices} == {"a": "accepted", "b": "accepted"}
 
 
 def test_a_run_may_be_paused_more_often_than_a_round_may_fail_and_over_restarts(

@@ -119,15 +119,15 @@ def test_codec_sensor_weight_and_rule_of_a_package_do_a_federated_run(
         assert "install the package that has it on this machine" in said
         assert "Traceback" not in said
         status = tools.finished(operator, run_id)
-        (first, *_) = [one for one in operator.devices() if one.device_id == "with-1"]
+        (first, *_) = [each_device for each_device in operator.devices() if each_device.device_id == "with-1"]
     assert status.state == "finished", status.reason
     # A device's card names its sensor without the folders of its machine.
     assert (first.meter.method, first.meter.sensor) == ("measured", "wattfile:watts")
-    for one in status.rounds[1:]:
-        accepted = [each for each in one.devices if each.outcome == "accepted"]
+    for this_round in status.rounds[1:]:
+        accepted = [each for each in this_round.devices if each.outcome == "accepted"]
         assert {each.device_id for each in accepted} == {"with-1", "with-2"}
         assert [each.weight for each in accepted] == pytest.approx([0.5, 0.5], abs=0.01)
-        assert {each.outcome for each in one.devices if each.device_id == "without"} <= {"missing"}
+        assert {each.outcome for each in this_round.devices if each.device_id == "without"} <= {"missing"}
         # Two bits a coordinate, and what a report weighs besides.
         assert all(each.bytes_up < 2200 for each in accepted)
     server = (tmp_path / "serve.log").read_text()
@@ -163,14 +163,14 @@ def test_check_plan_and_doctor_say_what_is_installed(site: Path, plan: Path, tmp
     doctor = run("edge_runtime.cli", "doctor", "--json", "--state", tmp_path / "s", "--sensor", f"wattfile:{plan}",
                  env=env, cwd=tmp_path)  # fmt: skip
     checks = json.loads(doctor.stdout)["checks"]
-    found = [(one["verdict"], one["what"], one["fix"]) for one in checks if one["check"] == "plugins"]
+    found = [(check["verdict"], check["what"], check["fix"]) for check in checks if check["check"] == "plugins"]
     assert [verdict for verdict, _, _ in found] == ["warn", "warn", "ok"]
     assert found[0][1:] == ("codec 'eden' of odd 2.0: the name is one of ours", "give it another name")
     assert "cannot be loaded from odd_is_not_here:LOST (ModuleNotFoundError" in found[1][1]
     assert found[1][2] == "mend or uninstall odd"
     for word in ("codec 'ternary'", "sensor 'wattfile'", "training objective 'lasso'", "aggregation rule 'median'"):
         assert word in found[2][1]
-    (sensor,) = [one for one in checks if one["check"] == "sensor"]
+    (sensor,) = [check for check in checks if check["check"] == "sensor"]
     # The plan is no number of watts; whose sensor that is, is said.
     assert (sensor["verdict"], "wattfile" in sensor["what"]) == ("fail", True)
 

@@ -61,7 +61,7 @@ def test_epsilon_agrees_with_an_accountant_that_composes_round_by_round() -> Non
 def test_more_rounds_spend_more_and_more_noise_less() -> None:
     spent = [epsilon_of(2.0, rounds, 1e-5) for rounds in range(40)]
     assert spent[0] == 0.0
-    assert all(one < two for one, two in itertools.pairwise(spent))
+    assert all(value < two for value, two in itertools.pairwise(spent))
     assert epsilon_of(0.01, 100, 1e-5) == math.inf
     assert epsilon_of(8.0, 10, 1e-5) < epsilon_of(4.0, 10, 1e-5) < MOST_EPSILON
     for noise, epsilon in ((1.0, 8.0), (2.0, 3.0), (30.0, 1.0)):
@@ -128,12 +128,12 @@ def test_a_run_ends_when_epsilon_is_spent_and_status_shows_it(
 
 def _both(fleet: Fleet, address: str, session: str, number: int, heads: list[Any]) -> None:
     devices = [fleet(address, name, session=f"{name}-{session}") for name in ("a", "b")]
-    for one in devices:
-        one.join()
-    orders = [one.order(round=number) for one in devices]
+    for device in devices:
+        device.join()
+    orders = [device.order(round=number) for device in devices]
     heads.append(decode(orders[0].head, {one.name: one.shape for one in orders[0].head}))
-    for one, order in zip(devices, orders, strict=True):
-        one.send(one.answer(order, 1000.0))
+    for device, order in zip(devices, orders, strict=True):
+        device.send(device.answer(order, 1000.0))
 
 
 def test_check_plan_prints_what_will_be_spent(plain_bundle: Path, tools: Any, tmp_path: Path) -> None:

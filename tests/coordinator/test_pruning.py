@@ -59,7 +59,7 @@ def test_the_bytes_of_settled_rounds_are_forgotten_and_their_reports_are_known_a
         tools.finished(operator, run_id)
         assert a.send(sent[0]).verdict is Verdict.DUPLICATE
         status = operator.status(run_id)[0]
-    assert [one.devices[0].bytes_up > 0 for one in status.rounds[1:]] == [True] * 3
+    assert [this_round.devices[0].bytes_up > 0 for this_round in status.rounds[1:]] == [True] * 3
     sizes = [size for (size,) in _rows(state, "SELECT length(data) FROM reports ORDER BY round")]
     assert [size > 0 for size in sizes] == [False, False, True]
 
@@ -85,7 +85,7 @@ def test_runs_that_are_long_over_are_forgotten_with_what_only_they_had(
     assert _rows(state, "SELECT count(*) FROM heads") == [(3,)]
     assert {device for (device,) in _rows(state, "SELECT device_id FROM cost_models")} == {"a"}
     with tools.served(state) as address, Operator(address) as operator:
-        assert [one.run_id for one in operator.status()] == [new, waiting]
+        assert [run.run_id for run in operator.status()] == [new, waiting]
 
 
 def test_by_size_the_oldest_go_first_and_those_of_the_last_two_days_stay(

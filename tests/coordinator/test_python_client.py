@@ -45,21 +45,23 @@ def test_a_program_starts_a_run_follows_it_and_reads_it_as_rows(
                 device.send(report)
         run = operator.wait("test", on_round=lambda one: closed.append(one.round))
         outcome = operator.outcome(run_id)
-        assert [one.run_id for one in operator.runs()] == [run_id]
-        assert {one.device_id for one in operator.devices()} == {"a", "b"}
-        assert {one.device_id for one in operator.budgets(run_id)} == {"a", "b"}
+        assert [each_run.run_id for each_run in operator.runs()] == [run_id]
+        assert {device.device_id for device in operator.devices()} == {"a", "b"}
+        assert {budget.device_id for budget in operator.budgets(run_id)} == {"a", "b"}
     assert (run.state, closed) == ("finished", [0, 1, 2])
     assert outcome.run["state"] == "finished"
     assert [row["round"] for row in outcome.rounds] == [0, 1, 2]
     assert [(row["round"], row["device_id"]) for row in outcome.devices] == [(1, "a"), (1, "b"), (2, "a"), (2, "b")]
     expected = [
-        (one.round, device.device_id, str(record.phase), record.energy_j)
-        for one in run.rounds
-        for device in one.devices
+        (this_round.round, device.device_id, str(record.phase), record.energy_j)
+        for this_round in run.rounds
+        for device in this_round.devices
         for record in sorted(device.energy, key=lambda record: list(Phase).index(record.phase))
     ]
     assert [(r["round"], r["device_id"], r["phase"], r["energy_j"]) for r in outcome.phases] == expected
-    for row, status in zip(outcome.devices, (device for one in run.rounds for device in one.devices), strict=True):
+    for row, status in zip(
+        outcome.devices, (device for this_round in run.rounds for device in this_round.devices), strict=True
+    ):
         assert row["energy_j"] == pytest.approx(status.spent_j)
         assert row["send_known"] is any(record.phase is Phase.SEND for record in status.energy)
     # What the command prints is the same run.

@@ -40,7 +40,7 @@ def literal(name: bytes, value: bytes) -> bytes:
 def request(method: str, *more: bytes) -> bytes:
     fields = ((b":method", b"POST"), (b":scheme", b"http"), (b":path", method.encode()), (b":authority", b"x"),
               (b"content-type", b"application/grpc"), (b"te", b"trailers"))  # fmt: skip
-    return b"".join(literal(*one) for one in fields) + b"".join(more)
+    return b"".join(literal(*field) for field in fields) + b"".join(more)
 
 
 REPORT = "/edgejoule.v1.DeviceService/Report"
@@ -119,8 +119,8 @@ def many(address: str, count: int, first: bytes) -> Iterator[list[socket.socket]
                 opened[-1].sendall(first)
         yield opened
     finally:
-        for one in opened:
-            one.close()
+        for sock in opened:
+            sock.close()
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda one: one.__name__)
@@ -148,9 +148,9 @@ def test_two_hundred_peers_that_say_one_byte_now_and_then_hold_up_nobody(
         device = fleet(address, "honest")
         device.join()
         order = device.order()
-        for at, one in enumerate(slow):
+        for at, sock in enumerate(slow):
             with contextlib.suppress(OSError):
-                one.sendall(PREFACE[3 : 4 + at % 3])
+                sock.sendall(PREFACE[3 : 4 + at % 3])
         assert device.send(device.answer(order, 0.1)).verdict.value == "accepted"
         assert tools.finished(operator, run_id).state == "finished"
 

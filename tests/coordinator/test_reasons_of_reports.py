@@ -41,8 +41,8 @@ def changed(device: Any, report: DeviceReport, joules: Any) -> dict[str, bytes]:
     """Reports that are refused, by reason."""
     twice = (joules(Phase.TRAIN, 1.0), joules(Phase.TRAIN, 1.0))
     nan = tuple(
-        EncodedTensor(one.name, one.shape, Float32(np.full(one.shape, np.nan, "<f4").tobytes()))
-        for one in report.update
+        EncodedTensor(tensor.name, tensor.shape, Float32(np.full(tensor.shape, np.nan, "<f4").tobytes()))
+        for tensor in report.update
     )
     return {
         "unreadable": b"\xff" * 40,
@@ -66,17 +66,17 @@ def test_every_refusal_is_answered_counted_and_logged_by_its_row(
     with Operator(address) as operator:
         run_id = operator.start_run(tools.plan(plain_bundle, devices=len(names) + 1, quorum=1.0), tmp_path)
         devices = {name: fleet(address, name) for name in (*names, "honest")}
-        for one in devices.values():
-            one.join()
-        orders: dict[str, TrainOrder] = {name: one.order() for name, one in devices.items()}
+        for device in devices.values():
+            device.join()
+        orders: dict[str, TrainOrder] = {name: device.order() for name, device in devices.items()}
         for name in names:
             report = devices[name].answer(orders[name], 0.1)
             told.clear()
             receipt = devices[name].send_bytes(changed(devices[name], report, tools.joules)[name], run_id, 1)
             assert receipt.verdict is Verdict.REJECTED
             assert reason_of(receipt) == name
-            lines = [one.getMessage() for one in told.records if name in one.getMessage()]
-            (line,) = [one for one in lines if one.startswith("report of")]
+            lines = [record.getMessage() for record in told.records if name in record.getMessage()]
+            (line,) = [text for text in lines if text.startswith("report of")]
             assert "\n" not in line
             assert len(line) < 700
             assert "ina219:test" not in line, "a line has names and figures, and nothing else of a report"
@@ -101,7 +101,7 @@ def test_every_refusal_is_answered_counted_and_logged_by_its_row(
         assert {name: counts[name] for name in names} == dict.fromkeys(names, 1)
         assert counts["accepted"] == 1
         assert counts["duplicate"] == 2
-        assert sum(counts[one] for one in ("damaged", "oversized", "unknown_run", "malformed")) == 4
+        assert sum(counts[text] for text in ("damaged", "oversized", "unknown_run", "malformed")) == 4
         assert set(counts) <= set(REASONS)
 
 
@@ -126,7 +126,7 @@ def test_every_reason_that_the_code_gives_is_a_row_and_every_row_is_in_the_docum
     assert given <= set(REASONS)
     page = (ROOT / "docs/protocol.md").read_text()
     rows = dict(re.findall(r"^\| `([a-z_]+)` \| ([A-Z_]+) \|", page, re.MULTILINE))
-    assert rows == {code: one.answer.upper() for code, one in REASONS.items()}
+    assert rows == {code: reason.answer.upper() for code, reason in REASONS.items()}
 
 
 def replayed(times: int, plain_bundle: Path, address: str, fleet: Fleet, tools: Any, tmp_path: Path) -> None:

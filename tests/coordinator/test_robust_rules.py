@@ -133,7 +133,7 @@ def test_every_rule_is_its_formula(rule: str, clip: float, mix: bool) -> None:
         if mix:
             away = np.linalg.norm(seen[:, None] - seen[None], axis=2)
             near = [np.argsort(away[at])[: 9 - f] for at in range(9)]
-            seen, weights = np.stack([seen[one].mean(axis=0) for one in near]), weights[near].mean(axis=1)
+            seen, weights = np.stack([seen[array].mean(axis=0) for array in near]), weights[near].mean(axis=1)
         expected = by_hand(rule, seen, weights, f)
         assert found is not None
         if rule == "geometric_median":
@@ -153,7 +153,7 @@ def test_weighted_medians_have_half_the_weight_on_either_side() -> None:
     np.testing.assert_allclose(capped, 2.0, err_msg="who says that it has the most examples does not decide alone")
 
 
-@pytest.mark.parametrize("rule", [one for one in ROWS if one != "mean"])
+@pytest.mark.parametrize("rule", [row for row in ROWS if row != "mean"])
 @pytest.mark.parametrize("mix", [False, True])
 def test_two_of_ten_that_send_whatever_they_like_do_not_lead(rule: str, mix: bool) -> None:
     random = np.random.default_rng(1)
@@ -275,9 +275,9 @@ def test_a_device_that_lies_over_the_wire_is_cut_and_named_also_after_a_restart(
     with tools.served(state) as address, Operator(address) as operator:
         operator.start_run(text, tmp_path)
         devices = {name: fleet(address, name) for name in says}
-        for one in devices.values():
-            one.join()
-        orders = {name: one.order(round=1) for name, one in devices.items()}
+        for device in devices.values():
+            device.join()
+        orders = {name: device.order(round=1) for name, device in devices.items()}
         for name in ("liar", "a", "b"):
             devices[name].send(devices[name].answer(orders[name], says[name]))
         if not restarted:
@@ -285,8 +285,8 @@ def test_a_device_that_lies_over_the_wire_is_cut_and_named_also_after_a_restart(
     if restarted:
         with tools.served(state) as address:
             devices = {name: fleet(address, name, session="again") for name in says}
-            for one in devices.values():
-                one.join()
+            for device in devices.values():
+                device.join()
             orders |= {name: devices[name].order(round=1) for name in ("c", "d")}
             head = _rest(devices, orders, says)
     before = decode(orders["a"].head, {one.name: one.shape for one in orders["a"].head})

@@ -39,7 +39,7 @@ RULES = Rules(rounds=2, devices=2, quorum=0.5, deadline_s=10, attempts=2, gather
 def _step(machine: RoundMachine, event: Event, now_s: float) -> list[Action]:
     """One event; a round that opens has its orders on disk at once, with nobody spared."""
     actions = machine.step(event, now_s)
-    if any(isinstance(one, Open) for one in actions):
+    if any(isinstance(action, Open) for action in actions):
         actions += machine.step(Spared(()), now_s)
     return actions
 
@@ -50,7 +50,7 @@ def _run(machine: RoundMachine, *events: tuple[float, Event]) -> list[Action]:
 
 def _opened(rules: Rules = RULES, devices: str = "ab") -> RoundMachine:
     machine = RoundMachine(rules)
-    actions = _run(machine, *((0.0, Arrived(one)) for one in devices), (0.0, Tick()))
+    actions = _run(machine, *((0.0, Arrived(device_id)) for device_id in devices), (0.0, Tick()))
     assert actions == [Open(1, 1, tuple(devices), ())]
     return machine
 
@@ -78,8 +78,8 @@ def test_a_quorum_closes_a_round_at_the_deadline_and_not_before() -> None:
 
 def test_the_deadline_begins_when_the_orders_are_on_disk_however_long_the_planning_takes() -> None:
     machine = RoundMachine(RULES)
-    for one in "ab":
-        machine.step(Arrived(one), 0.0)
+    for device_id in "ab":
+        machine.step(Arrived(device_id), 0.0)
     assert machine.step(Tick(), 0.0) == [Open(1, 1, ("a", "b"), ())]
     for event in (Tick(), Left("b"), Arrived("b"), Left("b"), Tick()):
         assert machine.step(event, 50.0) == [], "no order is out yet"
@@ -91,14 +91,14 @@ def test_the_deadline_begins_when_the_orders_are_on_disk_however_long_the_planni
 
 def test_a_round_whose_devices_all_left_while_it_was_planned_ends_when_its_orders_are_on_disk() -> None:
     machine = RoundMachine(RULES)
-    for one in "ab":
-        machine.step(Arrived(one), 0.0)
+    for device_id in "ab":
+        machine.step(Arrived(device_id), 0.0)
     machine.step(Tick(), 0.0)
     assert [*machine.step(Left("a"), 1.0), *machine.step(Left("b"), 1.0)] == []
     assert isinstance(machine.step(Spared(()), 2.0)[0], Abandon)
     machine = RoundMachine(RULES)
-    for one in "ab":
-        machine.step(Arrived(one), 0.0)
+    for device_id in "ab":
+        machine.step(Arrived(device_id), 0.0)
     machine.step(Tick(), 0.0)
     assert machine.step(Stop(), 1.0) == [Halt()], "an operator need not wait for the planner"
 
@@ -127,7 +127,7 @@ def test_who_was_missed_by_an_attempt_is_not_free_before_it_is_on_disk_that_it_w
 def test_after_the_last_attempt_the_run_fails_with_the_count() -> None:
     machine = _opened()
     actions = _run(machine, (10, Tick()), (10, Tick()), (20, Tick()))
-    assert [type(one) for one in actions] == [Abandon, Open, Abandon, Fail]
+    assert [type(action) for action in actions] == [Abandon, Open, Abandon, Fail]
     assert "0 of 2 reports, 1 needed; given up after 2 attempts" in actions[-1].reason  # type: ignore[union-attr]
 
 
@@ -248,11 +248,11 @@ def test_a_machine_resumed_in_an_open_round_ends_it_as_an_undisturbed_one(
     rules = Rules(1, len(names), rules.quorum, rules.deadline_s)
     first = _opened(rules, "".join(names))
     before = data.draw(st.lists(st.sampled_from(names), unique=True, max_size=len(names) - 1))
-    for one in before:
-        assert first.step(Accepted(one), 0.0) == []
+    for device_id in before:
+        assert first.step(Accepted(device_id), 0.0) == []
     second = RoundMachine.resume(rules, round=1, attempt=1, ordered=names, reported=before, now_s=0.0)
-    after = [one for one in names if one not in before]
-    actions = [[*_run(machine, *((0.0, Accepted(one)) for one in after))] for machine in (first, second)]
+    after = [name for name in names if name not in before]
+    actions = [[*_run(machine, *((0.0, Accepted(device_id)) for device_id in after))] for machine in (first, second)]
     assert actions[0] == actions[1] == [Close(1, (*before, *after), ())]
 
 

@@ -72,7 +72,7 @@ class RoundWalk(RuleBasedStateMachine):
                 assert number == self.closed + 1
                 assert list(carried) == self.accepted
                 assert set(devices) == self.present | set(self.accepted)
-                self.planning = tuple(one for one in devices if one not in carried)
+                self.planning = tuple(device for device in devices if device not in carried)
                 self.asked = set(devices)
             case Close(number, reported, missing):
                 assert self.opened_s is not None
@@ -122,7 +122,7 @@ class RoundWalk(RuleBasedStateMachine):
             self.asked = set()
             self.feed(Dry(Hope.TIME, "why"))
         else:
-            left_out = tuple(one for one in asked if one in spared)
+            left_out = tuple(device_id for device_id in asked if device_id in spared)
             self.asked -= set(left_out)
             self.opened_s = self.now_s
             self.feed(Spared(left_out))

@@ -72,7 +72,7 @@ def test_a_report_whose_fold_failed_after_the_commit_is_in_the_head(
     assert status.state == "finished"
     moved = _moved(sqlite_url(tmp_path / "state/coordinator.db"), plain_bundle, status.rounds[1].head_version or "")
     assert moved == 50.5
-    assert {one.device_id: one.weight for one in status.rounds[1].devices} == {"a": 0.5, "b": 0.5}
+    assert {device.device_id: device.weight for device in status.rounds[1].devices} == {"a": 0.5, "b": 0.5}
 
 
 def test_a_report_whose_commit_was_not_answered_is_in_the_head(
@@ -102,7 +102,10 @@ def test_a_report_whose_commit_was_not_answered_is_in_the_head(
         status = tools.finished(operator, run_id)
     proxy.close()
     assert _moved(direct, plain_bundle, status.rounds[1].head_version or "") == 50.5
-    assert {one.device_id: one.outcome for one in status.rounds[1].devices} == {"a": "accepted", "b": "accepted"}
+    assert {device.device_id: device.outcome for device in status.rounds[1].devices} == {
+        "a": "accepted",
+        "b": "accepted",
+    }
 
 
 def test_only_a_taken_key_means_that_a_row_is_there_already(db: Database) -> None:
@@ -138,7 +141,7 @@ def test_what_is_being_written_at_the_deadline_counts(
             verdicts[device.card.device_id] = device.send(device.answer(order, 1.0)).verdict
 
         # Devices that a deadline cuts all report just before it; one does not report at all.
-        threads = [threading.Thread(target=send, args=one) for one in held[:4]]
+        threads = [threading.Thread(target=send, args=pair) for pair in held[:4]]
         for thread in threads:
             thread.start()
         time.sleep(max(order.deadline_s for _, order in held) + 0.3)
@@ -148,7 +151,7 @@ def test_what_is_being_written_at_the_deadline_counts(
         status = tools.finished(operator, run_id)
     assert verdicts == dict.fromkeys("abcd", Verdict.ACCEPTED)
     assert (status.state, status.rounds[1].state) == ("finished", "closed")
-    assert {one.device_id: one.outcome for one in status.rounds[1].devices} == {
+    assert {device.device_id: device.outcome for device in status.rounds[1].devices} == {
         **dict.fromkeys("abcd", "accepted"),
         "e": "missing",
     }
@@ -158,4 +161,4 @@ def test_what_is_being_written_at_the_deadline_counts(
     db.close()
     assert last is not None
     assert last["attempt"] == 1, "nobody had to be asked again"
-    assert np.isclose(sum(one.weight for one in status.rounds[1].devices), 1.0)
+    assert np.isclose(sum(device.weight for device in status.rounds[1].devices), 1.0)

@@ -84,7 +84,7 @@ def test_of_two_runs_beside_each_other_the_one_of_a_higher_share_gets_more_order
         more = operator.start_run(plan(tools, plain_bundle, "more", rounds=9, beside=True, share=3.0), tmp_path)
         less = operator.start_run(plan(tools, plain_bundle, "less", rounds=3, beside=True, share=1.0), tmp_path)
         for run_id in (more, less):
-            tools.until(lambda one=run_id: "devices present" in operator.status(one)[0].reason, "both runs")
+            tools.until(lambda run=run_id: "devices present" in operator.status(run)[0].reason, "both runs")
         ordered = played(tools, address, fleet, [more, less], "a", operator)
     turns = [run_id for run_id, _, _ in ordered]
     assert turns[:8].count(more) == 6
@@ -138,7 +138,10 @@ def test_a_round_of_a_run_beside_another_ends_at_its_deadline(
         tools.until(is_over, "the end at the deadline")
         (status,) = operator.status(few)
         assert operator.stop_run(many) == "stopped"
-    assert {one.device_id: one.outcome for one in status.rounds[1].devices} == {"here": "accepted", "silent": "missing"}
+    assert {device.device_id: device.outcome for device in status.rounds[1].devices} == {
+        "here": "accepted",
+        "silent": "missing",
+    }
 
 
 def test_runs_beside_each_other_go_on_where_they_were_after_a_restart(
@@ -168,7 +171,7 @@ def test_a_run_that_begins_later_neither_catches_up_nor_falls_behind(share: floa
     new.begins_beside([old])
     turns = []
     for _ in range(50):
-        goes = min((old, new), key=lambda one: one.rank)
+        goes = min((old, new), key=lambda claim: claim.rank)
         goes.took(10)
         turns.append(goes)
     assert turns.count(new) == pytest.approx(50 * share / (1 + share), abs=1)

@@ -36,8 +36,8 @@ def test_so_many_are_asked_and_in_the_end_everyone(
                     assert device.send(device.answer(order, 1.0)).verdict is Verdict.ACCEPTED
         status = operator.status(run_id)[0]
     assert status.state == "finished"
-    assert [len(one.devices) for one in status.rounds[1:]] == [2] * rounds
-    asked = Counter(one.device_id for found in status.rounds[1:] for one in found.devices)
+    assert [len(this_round.devices) for this_round in status.rounds[1:]] == [2] * rounds
+    asked = Counter(device.device_id for found in status.rounds[1:] for device in found.devices)
     assert set(asked) == set("abcd")
 
 

@@ -75,14 +75,14 @@ class World:
 
     async def begun(self) -> list[str]:
         """When each run was written down, as day and time."""
-        found = [one for one in await self.all() if one.run_id.startswith("run-")]
-        return [schedules._stamp(one.started_unix_s)[5:16] for one in found]
+        found = [run for run in await self.all() if run.run_id.startswith("run-")]
+        return [schedules._stamp(run.started_unix_s)[5:16] for run in found]
 
     async def end_all(self) -> None:
         """What devices do."""
-        for one in await self.all():
-            if one.run_id.startswith("run-") and not one.is_over:
-                ledger.end_run(self.db, one.run_id, "finished", "")
+        for run in await self.all():
+            if run.run_id.startswith("run-") and not run.is_over:
+                ledger.end_run(self.db, run.run_id, "finished", "")
 
     async def reason(self, run_id: str) -> str:
         return (await self.operations.status(run_id))[0][0].reason
@@ -279,7 +279,7 @@ def test_what_a_look_at_a_schedule_costs_does_not_grow_with_its_life(
             schedule = await world.start('every = "1h"')
             await asyncio.sleep(1)
         (first,) = await world.begun()
-        (newest,) = [one.run_id for one in await world.all() if one.run_id != schedule]
+        (newest,) = [run.run_id for run in await world.all() if run.run_id != schedule]
         at_s, missed, costs = EPOCH_UNIX_S, 0, []
         for times in (70, 630):
             for _ in range(times):
@@ -354,7 +354,7 @@ def test_a_served_coordinator_runs_a_scheduled_plan_and_does_not_repeat_it_after
         process, address = serve()
         with Operator(address) as operator:
             tools.until(lambda: "newest" in operator.status(schedule)[0].reason, "a look at the schedule")
-            assert [one.run_id for one in operator.runs()] == [schedule, order.run_id]
+            assert [run.run_id for run in operator.runs()] == [schedule, order.run_id]
         assert cli.main(["wait", schedule, "--coordinator", address]) == 2
         assert "wait for one of its runs" in capsys.readouterr().err
         assert cli.main(["status", "--coordinator", address]) == 0

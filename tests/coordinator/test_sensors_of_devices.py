@@ -40,5 +40,5 @@ def test_joules_get_the_sensor_of_the_card_and_no_other(
             )
         )
         status = tools.finished(operator, run_id)
-    seen = {one.device_id: [record.sensor for record in one.energy] for one in status.rounds[1].devices}
+    seen = {device.device_id: [record.sensor for record in device.energy] for device in status.rounds[1].devices}
     assert seen == {"new": [CARD.sensor] * 2, "old": ["ina219:ttyUSB0#0"], "moved": [""]}

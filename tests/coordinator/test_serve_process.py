@@ -83,7 +83,8 @@ def _play(
                 process.wait()
                 process, address = start_server(state)
                 devices = {
-                    key: fleet(address, key, train_examples=one.card.train_examples) for key, one in devices.items()
+                    key: fleet(address, key, train_examples=device.card.train_examples)
+                    for key, device in devices.items()
                 }
                 again += [devices[key].send(one).verdict for key, one in sent]
                 for device in devices.values():
@@ -93,8 +94,8 @@ def _play(
         tools.until(lambda: operator.status(run_id)[0].is_over, "the end of the run")
         status = operator.status(run_id)[0]
     assert status.state == "finished"
-    assert all(one.outcome == "accepted" for number in (1, 2) for one in status.rounds[number].devices)
-    return [one.head_version for one in status.rounds], again
+    assert all(device.outcome == "accepted" for number in (1, 2) for device in status.rounds[number].devices)
+    return [this_round.head_version for this_round in status.rounds], again
 
 
 @pytest.mark.parametrize("kill_after", [1, 2, 3, 4, 6])

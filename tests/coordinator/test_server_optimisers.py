@@ -171,7 +171,7 @@ def test_any_of_them_goes_on_after_a_restart_with_the_same_bits(
                 last = device.order(round=3)
         assert last is not None
         parts = (*last.head, *(last.control.tensors if last.control is not None else ()))
-        found[kind] = [decode([one], {one.name: one.shape})[one.name] for one in parts]
+        found[kind] = [decode([part], {part.name: part.shape})[part.name] for part in parts]
     assert len(found["through"]) == (4 if "SCAFFOLD" in name else 2)
     for one, two in zip(*found.values(), strict=True):
         np.testing.assert_array_equal(one, two)

@@ -72,12 +72,12 @@ def test_a_false_report_is_refused_with_its_reason_and_the_round_goes_on_without
         assert isinstance(liar.ask(), WaitOrder), "the same work is not asked for twice"
         honest.send(honest.answer(honest.order(), 2.0))
         status = tools.finished(operator, run_id)
-    assert {one.device_id: one.outcome for one in status.rounds[1].devices} == {
+    assert {device.device_id: device.outcome for device in status.rounds[1].devices} == {
         "liar": "rejected",
         "honest": "accepted",
     }
     assert status.rounds[0].head_version != status.rounds[1].head_version
-    assert {one.device_id: one.weight for one in status.rounds[1].devices} == {"liar": 0.0, "honest": 1.0}
+    assert {device.device_id: device.weight for device in status.rounds[1].devices} == {"liar": 0.0, "honest": 1.0}
 
 
 def test_an_update_with_nan_or_another_shape_never_reaches_the_head(

@@ -41,7 +41,7 @@ def test_late_energy_rides_in_the_next_call_and_counts_once(
         device.leave(SettledEnergy("run-unknown", 1, (tools.joules(Phase.SEND, 99.0),)))
         status = tools.finished(operator, run_id)
         (shown,) = operator.devices()
-    energy = {one.phase: one.energy_j for one in status.rounds[1].devices[0].energy}
+    energy = {phase_energy.phase: phase_energy.energy_j for phase_energy in status.rounds[1].devices[0].energy}
     assert energy == {Phase.EMBED: 1.0, Phase.TRAIN: 2.0, Phase.ENCODE: 0.5, Phase.SEND: 0.25}
     assert status.rounds[1].devices[0].spent_j == 3.75
     assert (shown.energy_j, shown.unknown_phases, shown.state) == (3.75, 0, "left")
@@ -111,7 +111,7 @@ def test_a_device_that_leaves_is_not_waited_for(
         stays.send(stays.answer(stays.order(), 1.0))
         leaves.leave()
         status = tools.finished(operator, run_id)
-    assert {one.device_id: one.outcome for one in status.rounds[1].devices} == {
+    assert {device.device_id: device.outcome for device in status.rounds[1].devices} == {
         "stays": "accepted",
         "leaves": "missing",
     }
@@ -131,7 +131,7 @@ def test_a_round_closes_at_its_deadline_and_what_comes_then_is_late(
         receipt = slow.send(slow.answer(held, 5.0))
         status = operator.status(run_id)[0]
     assert receipt.verdict is Verdict.LATE
-    outcomes = {one.device_id: (one.outcome, one.weight) for one in status.rounds[1].devices}
+    outcomes = {device.device_id: (device.outcome, device.weight) for device in status.rounds[1].devices}
     assert outcomes == {"quick": ("accepted", 1.0), "slow": ("late", 0.0)}
 
 

@@ -191,7 +191,7 @@ def test_reports_that_come_during_a_commit_share_the_next_one(
         def send(device: Any, report: Any) -> None:
             verdicts.append(device.send(report).verdict)
 
-        first, *others = [threading.Thread(target=send, args=one) for one in answers]
+        first, *others = [threading.Thread(target=send, args=answer) for answer in answers]
         first.start()
         begun.wait(30)
         for thread in others:
@@ -210,4 +210,4 @@ def _queue(kind: type) -> list[Any]:
     """What waits in the largest of all queues."""
     import gc
 
-    return max((one._waiting for one in gc.get_objects() if isinstance(one, kind)), key=len, default=[])
+    return max((item._waiting for item in gc.get_objects() if isinstance(item, kind)), key=len, default=[])

@@ -102,9 +102,9 @@ def test_a_name_means_the_running_run_and_else_the_newest(
         ids = [operator.start_run(_plan(tools, plain_bundle), tmp_path) for _ in range(3)]
         assert operator.status("test")[0].run_id == ids[2], "the newest, while none runs"
         fleet(address, "a").join()
-        for one in ids:
-            tools.until(lambda one=one: operator.status(one)[0].state == "running", "its turn")
-            assert operator.status("test")[0].run_id == one
+        for run_id in ids:
+            tools.until(lambda run=run_id: operator.status(run)[0].state == "running", "its turn")
+            assert operator.status("test")[0].run_id == run_id
             operator.stop_run("test")
         assert operator.status("test")[0].run_id == ids[2]
 

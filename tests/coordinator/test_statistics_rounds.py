@@ -78,9 +78,9 @@ def test_a_round_of_statistics_publishes_the_head_of_the_exact_sums(
         run_id = operator.start_run(text, tmp_path)
         rounds_of(fleet, address, bundle, "abc")
         status = tools.finished(operator, run_id)
-    assert (status.state, [one.round for one in status.rounds]) == ("finished", [0, 1])
+    assert (status.state, [this_round.round for this_round in status.rounds]) == ("finished", [0, 1])
     assert status.rounds[1].head_version == trees.version(solved(bundle, "abc", text))
-    by_name = {one.device_id: one for one in status.rounds[1].devices}
+    by_name = {device.device_id: device for device in status.rounds[1].devices}
     assert by_name["c"].weight == pytest.approx(90 / 185)
     assert {one.steps_planned for one in by_name.values()} == {0}
     assert all(one.spent_j for one in by_name.values()), "joules of statistics are metered by phase"
@@ -137,13 +137,17 @@ def test_a_device_that_was_forgotten_leaves_the_head_that_there_would_be_without
         assert said["head_version"] == trees.version(solved(bundle, "ab", text))
         assert (said["devices"], said["examples"]) == (2, 95)
         status = operator.status(run_id)[0]
-        assert [one.head_version for one in status.rounds] == [status.rounds[0].head_version, "", said["head_version"]]
+        assert [this_round.head_version for this_round in status.rounds] == [
+            status.rounds[0].head_version,
+            "",
+            said["head_version"],
+        ]
         # Not even the store knows it any more: neither what it sent, nor a head that was made with it.
         with pytest.raises(UnknownRunError, match="no head is called"):
             head_of(tmp_path / "state", before)
         db = Database(sqlite_url(tmp_path / "state" / "coordinator.db"))
         with db.reading() as connection:
-            assert {one.device_id for one in held_by(connection, run_id)} == {"a", "b"}
+            assert {held_sums.device_id for held_sums in held_by(connection, run_id)} == {"a", "b"}
             assert examples_of(connection, run_id) == {"a": 60, "b": 35}
             assert runs.best_head(connection, run_id) == said["head_version"]
         db.close()
@@ -165,7 +169,7 @@ def test_a_late_joiner_is_added_without_asking_anybody_else(
         rounds_of(fleet, address, bundle, "c")
         assert all(isinstance(device.ask(), WaitOrder) for device in devices)
         found = tools.finished(operator, second).rounds[1]
-        assert [one.device_id for one in found.devices] == ["c"]
+        assert [device.device_id for device in found.devices] == ["c"]
         assert found.head_version == trees.version(solved(bundle, "abc", text))
         done = operator.forget(second, "a")
         assert done.head_version == trees.version(solved(bundle, "bc", text))
@@ -186,7 +190,7 @@ def test_a_run_whose_devices_are_all_held_ends_and_new_examples_take_the_place_o
         assert status.state == "finished"
         assert status.reason.startswith("lda head of 95 examples on 2 devices, shrinkage ")
         assert status.reason.endswith("; the statistics of every device that is present are held")
-        assert [one.round for one in status.rounds] == [0, 1]
+        assert [this_round.round for this_round in status.rounds] == [0, 1]
         more = plan(tools, plain_bundle, f'[closed_form]\nadd_to = "{run_id}"\n', devices=1)
         second = operator.start_run(more, tmp_path)
         x, y = embeddings_of(5, 70, 6, 3)
@@ -201,7 +205,9 @@ def test_a_run_whose_devices_are_all_held_ends_and_new_examples_take_the_place_o
     assert found.head_version == trees.version(head_from(held, parse(text), bundle).tree)
     db = Database(sqlite_url(tmp_path / "state" / "coordinator.db"))
     with db.reading() as connection:
-        assert examples_of(connection, second) == {one.device_id: one.examples for one in held_by(connection, second)}
+        assert examples_of(connection, second) == {
+            device.device_id: device.examples for device in held_by(connection, second)
+        }
         # Who only counts them reads none.
         monkeypatch.setattr("coordinator.store.models.statistics.parse_report", None)
         assert examples_of(connection, second) == {"a": 70, "b": 35}

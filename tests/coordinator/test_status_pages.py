@@ -48,7 +48,7 @@ def test_pages_of_any_size_make_the_same_run(
 
     def counted(*args: Any) -> tuple[RunStatus, reading.Cursor]:
         found = real(*args)
-        calls.append(sum(len(one.devices) for one in found[0].rounds))
+        calls.append(sum(len(this_round.devices) for this_round in found[0].rounds))
         return found
 
     monkeypatch.setattr(reading, "run_part", counted)
@@ -65,9 +65,9 @@ def test_pages_of_any_size_make_the_same_run(
         (row,) = operator.runs()
         # An older client knows of no parts, and is sent whole rounds, one at least.
         answer = operator._stub.GetStatus(pb.GetStatusRequest(run_id=run_id, since_round=1, page=1), timeout=30)
-        assert [len(one.devices) for one in answer.runs[0].rounds] == [2]
+        assert [len(this_round.devices) for this_round in answer.runs[0].rounds] == [2]
         assert (answer.next_round, answer.next_after) == (2, "")
-    assert [one.round for one in row.rounds] == [5]
+    assert [this_round.round for this_round in row.rounds] == [5]
     assert row.rounds[0].devices == ()
 
 
@@ -108,7 +108,7 @@ def test_no_device_waits_for_what_people_ask_to_see(
         assert not shown
         go_on.set()
         asking.join(30)
-    assert [one.run_id for one in shown] == [run_id]
+    assert [run.run_id for run in shown] == [run_id]
 
 
 @pytest.mark.parametrize("as_json", [False, True])
@@ -143,7 +143,7 @@ def test_waiting_for_a_run_that_succeeds_succeeds_also_when_all_of_it_cannot_be_
     out, err = capsys.readouterr()
     assert code == 0
     if as_json:
-        assert [one["round"] for one in json.loads(out[out.index("{") :])["rounds"]] == [0, 1]
+        assert [this_round["round"] for this_round in json.loads(out[out.index("{") :])["rounds"]] == [0, 1]
         assert "joules that devices told after their round are left out" in err
     else:
         assert "round 1" in out

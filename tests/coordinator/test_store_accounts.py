@@ -51,10 +51,10 @@ def test_idling_is_no_cost_of_a_device_in_a_round_and_in_all(db: Database) -> No
         reports.settle(connection, "run-1", 1, "b", [unknown])
     with db.reading() as connection:
         assert devices.spent(connection) == {"a": (2.5, 0)}
-        by_device = {one.device_id: one for one in reading.run_status(connection, "run-1").rounds[1].devices}
+        by_device = {device.device_id: device for device in reading.run_status(connection, "run-1").rounds[1].devices}
     assert by_device["a"].spent_j == 2.5
     assert by_device["b"].spent_j is None
-    assert [one.phase for one in by_device["a"].energy] == [Phase.IDLE, Phase.TRAIN, Phase.SEND]
+    assert [phase_energy.phase for phase_energy in by_device["a"].energy] == [Phase.IDLE, Phase.TRAIN, Phase.SEND]
 
 
 def test_a_status_tells_shares_bytes_and_unknowns(db: Database) -> None:
@@ -66,7 +66,7 @@ def test_a_status_tells_shares_bytes_and_unknowns(db: Database) -> None:
         runs.close_round(connection, "run-1", 1, head_version=heads.put(connection, head(2)), accuracy=0.75, loss=0.5)
     with db.reading() as connection:
         status = reading.run_status(connection, "run-1")
-        assert [one.round for one in reading.run_status(connection, "run-1", 1).rounds] == [1]
+        assert [this_round.round for this_round in reading.run_status(connection, "run-1", 1).rounds] == [1]
     zero, one = status.rounds
     assert (zero.accuracy, zero.loss, zero.devices) == (0.5, None, ())
     assert (one.state, one.accuracy, one.head_version) == ("closed", 0.75, version(head(2)))
@@ -102,7 +102,7 @@ def test_the_ledger_counts_each_joule_once_and_what_is_not_told_as_uncertain(db:
         reports.settle(connection, "run-1", 1, "a", [PhaseEnergy(Phase.SEND, 0.25, 1.0, 0.0, "measured", "s", None)])
         ((lesson, joules),) = batches.lessons(connection, "run-1", 1, ["a"]).values()
         assert (lesson.steps, lesson.embedded) == (5, 40)
-        assert sum(one.energy_j or 0.0 for one in joules) == 3.25
+        assert sum(phase_energy.energy_j or 0.0 for phase_energy in joules) == 3.25
         batches.learnt(
             connection,
             "run-1",
@@ -137,7 +137,9 @@ def test_a_sensor_that_fell_off_leaves_all_of_the_grant_uncertain(db: Database) 
     with db.writing() as connection:
         grants.add(connection, "run-1", 1, [OrderLine("a", 5, 8.0, costs=CostHint(0.0, 0.1, 0.25, 3.0))], 1000.0)
     accept(db, report_of("a", None))
-    told = [PhaseEnergy(one, 0.5, 1.0, 0.0, "measured", "s", None) for one in (Phase.EMBED, Phase.ENCODE, Phase.SEND)]
+    told = [
+        PhaseEnergy(phase, 0.5, 1.0, 0.0, "measured", "s", None) for phase in (Phase.EMBED, Phase.ENCODE, Phase.SEND)
+    ]
     for known, left_j in ((0, 8.0), (1, 7.5), (2, 7.0), (3, 6.5)):
         with db.writing() as connection:
             reports.settle(connection, "run-1", 1, "a", told[:known])

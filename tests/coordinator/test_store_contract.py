@@ -49,7 +49,7 @@ def test_what_a_device_had_to_bear_comes_back_and_silence_stays_silence(db: Data
     accept(db, dataclasses.replace(report_of("a"), strain=strain, stop_reason=StopReason.HEAT))
     accept(db, report_of("b"))
     with db.reading() as connection:
-        by_name = {one.device_id: one for one in reading.run_status(connection, "run-1").rounds[1].devices}
+        by_name = {device.device_id: device for device in reading.run_status(connection, "run-1").rounds[1].devices}
     assert (by_name["a"].strain, by_name["a"].stop_reason) == (strain, StopReason.HEAT)
     assert (by_name["b"].strain, by_name["b"].stop_reason) == (None, StopReason.COMPLETED)
 
@@ -76,13 +76,13 @@ def test_who_did_not_report_is_missing_and_a_retry_keeps_who_did(db: Database) -
     with db.writing() as connection:
         runs.abandon_round(connection, "run-1", 1, "the deadline passed")
     with db.reading() as connection:
-        outcomes = [one.outcome for one in reading.run_status(connection, "run-1").rounds[1].devices]
+        outcomes = [device.outcome for device in reading.run_status(connection, "run-1").rounds[1].devices]
     assert outcomes == ["accepted", "missing"]
     with db.writing() as connection:
         runs.open_round(connection, "run-1", 1, 2, [OrderLine("b", 9, None), OrderLine("c", 1, None)], "")
     with db.reading() as connection:
         found = reading.run_status(connection, "run-1").rounds[1]
-    assert [(one.device_id, one.outcome, one.steps_planned) for one in found.devices] == [
+    assert [(device.device_id, device.outcome, device.steps_planned) for device in found.devices] == [
         ("a", "accepted", 5),
         ("b", "ordered", 7),
         ("c", "ordered", 1),
@@ -117,7 +117,9 @@ def test_bytes_that_were_sent_add_up_by_device_and_round(db: Database) -> None:
         runs.add_bytes_down(connection, "run-1", 1, {})
         runs.add_bytes_down(connection, "run-1", 2, {"a": 1000})
     with db.reading() as connection:
-        told = {one.device_id: one.bytes_down for one in reading.run_status(connection, "run-1").rounds[1].devices}
+        told = {
+            device.device_id: device.bytes_down for device in reading.run_status(connection, "run-1").rounds[1].devices
+        }
     assert told == {"a": 340, "b": 7}
 
 
@@ -135,7 +137,9 @@ def test_refusals_are_counted_by_reason(db: Database) -> None:
     assert (page.rounds, following) == (whole.rounds[1:], 0), "a page has all that is of its last round"
     assert (begin.round, begin.after, over) == (1, "a", reading.Cursor())
     assert first.rounds[0].devices + second.rounds[0].devices == whole.rounds[1].devices
-    assert [(one.code, one.count, one.detail) for one in a.refusals] == [("wrong_head", 3, "trained with another")]
+    assert [(refusal.code, refusal.count, refusal.detail) for refusal in a.refusals] == [
+        ("wrong_head", 3, "trained with another")
+    ]
     assert b.refusals == ()
 
 

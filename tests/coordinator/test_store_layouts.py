@@ -48,7 +48,7 @@ def test_a_database_of_layout_1_keeps_all_that_it_says(tmp_path: Path) -> None:
             assert list(connection.execute(select(layout.c.version)).scalars()) == [LAYOUT]
             assert runs.asked(connection, RUN, 1, 1) == ["a", "b", "c"]
             found = reading.run_status(connection, RUN).rounds[1]
-            assert [(one.device_id, one.outcome, one.budget_j) for one in found.devices] == [
+            assert [(device.device_id, device.outcome, device.budget_j) for device in found.devices] == [
                 ("a", "accepted", 5.0), ("b", "missing", 5.0), ("c", "missing", 5.0),
             ]  # fmt: skip
             assert found.devices[0].spent_j == 3.5
@@ -83,7 +83,7 @@ def test_a_run_of_layout_1_is_finished_by_this_version(
         assert b.send(b.answer(b.order(2), 1.0)).verdict is Verdict.ACCEPTED
         status = tools.finished(operator, RUN)
     assert status.state == "finished"
-    assert {one.device_id: one.weight for one in status.rounds[1].devices} == {"a": 0.5, "b": 0.5, "c": 0.0}
+    assert {device.device_id: device.weight for device in status.rounds[1].devices} == {"a": 0.5, "b": 0.5, "c": 0.0}
 
 
 def test_the_steps_lead_from_any_layout_to_the_tables_of_today(url: str) -> None:
@@ -150,8 +150,8 @@ def _as_described(path: Path, lines: list[str], number: int) -> None:
         table, colon, rest = line.partition(": ")
         if colon:
             own, _, other = rest.partition(" of ")
-            others = [one.rpartition(".") for one in other.strip("()").split(", ")]
-            there = f"FOREIGN KEY {own} REFERENCES {others[0][0]} ({', '.join(one[2] for one in others)})"
+            others = [part.rpartition(".") for part in other.strip("()").split(", ")]
+            there = f"FOREIGN KEY {own} REFERENCES {others[0][0]} ({', '.join(entry[2] for entry in others)})"
             tables[table].append(there if other else rest)
         else:
             table, _, column = line.partition(".")

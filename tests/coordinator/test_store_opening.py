@@ -23,7 +23,7 @@ def test_two_coordinators_do_not_share_a_postgresql_database(postgres: str) -> N
 def test_sqlite_commits_are_forced_to_disk(tmp_path: Path) -> None:
     db = Database(sqlite_url(tmp_path / "store.db"))
     with db.reading() as connection:
-        pragmas = [connection.exec_driver_sql(f"PRAGMA {one}").scalar() for one in ("journal_mode", "synchronous")]
+        pragmas = [connection.exec_driver_sql(f"PRAGMA {text}").scalar() for text in ("journal_mode", "synchronous")]
         assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
     db.close()
     assert pragmas == ["wal", 2]

@@ -149,7 +149,7 @@ def test_devices_and_runs_are_whole_on_a_terminal(
         (["devices"], [*names, *(f"ina219:usb-{name}#0" for name in names), "raspberry pi 4 model b", "spent J"]),
         (["status", run_id], [run_id, *names, "embed J", "0.5", "bytes down"]),
         (["status"], [run_id, "finished"]),
-        (["budgets", run_id], [*names, *(f"{one.spent_j:.3g}" for one in budgets), "J a kB up", "uncertain J"]),
+        (["budgets", run_id], [*names, *(f"{budget.spent_j:.3g}" for budget in budgets), "J a kB up", "uncertain J"]),
     ):
         shown = plain(on_terminal(columns, 24, *command, *words, "--coordinator", address))
         assert max(map(width_of, shown.splitlines())) <= columns, shown

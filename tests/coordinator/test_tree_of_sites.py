@@ -84,14 +84,14 @@ class Programs:
         return "\n".join(path.read_text(errors="replace")[-3000:] for path in sorted(self._folder.glob("log-*")))
 
     def end(self) -> None:
-        for one in reversed(self._running):
-            one.terminate()
-        for one in reversed(self._running):
+        for process in reversed(self._running):
+            process.terminate()
+        for process in reversed(self._running):
             try:
-                one.wait(15)
+                process.wait(15)
             except subprocess.TimeoutExpired:
-                one.kill()
-                one.wait()
+                process.kill()
+                process.wait()
 
 
 @pytest.fixture
@@ -232,7 +232,8 @@ def test_what_has_no_exact_sum_is_declined_in_words(
     with Operator(address) as operator:
         run_id = operator.start_run(_plan(digits, held, 1, "sgd"), tmp_path)
         told = _until(
-            lambda: [one for one in operator.devices() if "have no sum" in one.reason], "the reason of the site"
+            lambda: [device for device in operator.devices() if "have no sum" in device.reason],
+            "the reason of the site",
         )
         operator.stop_run(run_id)
     assert told[0].device_id == "hall"

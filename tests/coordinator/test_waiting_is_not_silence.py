@@ -68,7 +68,7 @@ def test_a_device_is_not_silent_while_nobody_listens(
             device.ask()
             time.sleep(0.05)
 
-    threads = [threading.Thread(target=live, args=(one,)) for one in devices]
+    threads = [threading.Thread(target=live, args=(device,)) for device in devices]
     for thread in threads:
         thread.start()
     real = device_service.settled_from
@@ -87,10 +87,10 @@ def test_a_device_is_not_silent_while_nobody_listens(
         other.ask(SettledEnergy("run-none", 1, (tools.joules(Phase.SEND, 1.0),)))
         time.sleep(0.3)
     stop.set()
-    silent = [one.getMessage() for one in caplog.records if SILENT in one.getMessage()]
+    silent = [record.getMessage() for record in caplog.records if SILENT in record.getMessage()]
     for thread in threads:
         thread.join()
-    assert [one for one in silent if "other" not in one] == []
+    assert [text for text in silent if "other" not in text] == []
 
 
 def test_a_device_that_uploads_slowly_is_present(

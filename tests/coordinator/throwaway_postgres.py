@@ -64,7 +64,7 @@ def main() -> int:
     assert programs is not None
     owner, user = pwd.getpwuid(os.getuid()).pw_name, []
     if os.getuid() == 0:
-        owner = "postgres" if "postgres" in {one.pw_name for one in pwd.getpwall()} else "nobody"
+        owner = "postgres" if "postgres" in {entry.pw_name for entry in pwd.getpwall()} else "nobody"
         user = ["runuser", "-u", owner, "--"]
     port = free_port()
     # Sockets have short paths, and the folder must be open to the other user.

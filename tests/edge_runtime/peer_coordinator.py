@@ -180,7 +180,7 @@ class PeerCoordinator(rpc.DeviceServiceServicer):
         self.twins_asked.append(request.edge_tpu_twin)
         twin = self.bundle.manifest.edge_tpu
         left_out = twin.file if twin is not None and not request.edge_tpu_twin else None
-        for name in (MANIFEST_FILE, *(one for one in self.bundle.manifest.files if one != left_out)):
+        for name in (MANIFEST_FILE, *(path for path in self.bundle.manifest.files if path != left_out)):
             data = (Path(self.bundle.path) / name).read_bytes()
             file = pb.BundleFile(name=name, size_bytes=len(data), sha256=hashlib.sha256(data).digest())
             yield pb.FetchBundleResponse(file=file)

@@ -42,7 +42,7 @@ def make(tmp_path: Path) -> Make:
 @pytest.fixture
 def lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[tuple[str, str]]]:
     caplog.set_level(logging.DEBUG, LOGGER)
-    return lambda: [(one.levelname, one.getMessage()) for one in caplog.records]
+    return lambda: [(record.levelname, record.getMessage()) for record in caplog.records]
 
 
 def test_a_twin_runs_where_the_edge_tpu_works(

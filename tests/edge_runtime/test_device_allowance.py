@@ -207,8 +207,8 @@ def test_a_request_to_stop_comes_before_all() -> None:
 def test_the_reserve_is_never_more_than_there_is(costs: list[tuple[float, float]], limit: float) -> None:
     reserve = rounds(*costs)
     ask: list[Callable[[float], float]] = [reserve.joules, reserve.seconds]
-    for one in ask:
-        assert 0.0 <= one(limit) <= limit
+    for function in ask:
+        assert 0.0 <= function(limit) <= limit
 
 
 @given(

@@ -193,7 +193,9 @@ def test_a_decline_is_said_once_and_tried_again_ever_more_rarely(
     running = started(peer)
     peer.until(lambda: len(peer.leaves) == 3)
     running.stop()
-    said = [one for one in caplog.records if "cannot be done" in one.getMessage() and one.levelname == "ERROR"]
+    said = [
+        record for record in caplog.records if "cannot be done" in record.getMessage() and record.levelname == "ERROR"
+    ]
     assert len(said) == 1
 
 
@@ -224,8 +226,8 @@ def test_what_is_in_use_stays_when_the_clock_goes_back(tmp_path: Path, bundle: B
     for number in range(4):
         EmbeddingCache(root, bundle, f"data-{number}", 5, "engine")
     future_s = time.time() + 2 * 365 * 86400
-    for one in root.iterdir():
-        os.utime(one, (future_s, future_s))
+    for path in root.iterdir():
+        os.utime(path, (future_s, future_s))
     newest = EmbeddingCache(root, bundle, "data-4", 5, "engine")
     assert newest.folder.is_dir()
     assert (newest.folder / "embeddings.npy").is_file()
@@ -241,24 +243,24 @@ def test_the_order_of_use_is_counted_and_survives_a_restart(tmp_path: Path) -> N
         used(folder / name)
         os.utime(folder / name, (10_000 - ord(name), 10_000 - ord(name)))
     used(folder / "a")
-    assert [one.name for one in by_use(folder)] == ["b", "c", "d", "e", "a"]
+    assert [path.name for path in by_use(folder)] == ["b", "c", "d", "e", "a"]
     keep_newest(folder, 2, in_use=[folder / "b"])
-    assert sorted(one.name for one in folder.iterdir()) == ["a", "b"]
+    assert sorted(path.name for path in folder.iterdir()) == ["a", "b"]
 
 
 def test_what_killed_writes_left_is_swept_at_the_start(tmp_path: Path) -> None:
     state = tmp_path / "state"
     StateFolder(state).close()
     left = [state / ".costs.json.x.part", state / "outbox" / ".a.report.y.part", state / "memory" / "b.room"]
-    for one in left:
-        one.write_bytes(b"half")
+    for path in left:
+        path.write_bytes(b"half")
     half = state / "bundles" / ".part-abc"
     half.mkdir()
     (half / "backbone.tflite").write_bytes(b"half")
     report = state / "outbox" / "00000001-abc.report"
     report.write_bytes(b"whole")
     StateFolder(state).close()
-    assert not any(one.exists() for one in (*left, half))
+    assert not any(path.exists() for path in (*left, half))
     assert report.read_bytes() == b"whole"
 
 
@@ -343,7 +345,7 @@ def test_a_hang_up_is_a_request_to_stop_unless_it_was_ignored_before() -> None:
 
 def test_sensors_log_where_and_as_the_daemon_does(capsys: pytest.CaptureFixture[str]) -> None:
     loggers = [logging.getLogger(name) for name in (LOGGER, "edge_runtime")]
-    before = [(one.handlers[:], one.level, one.propagate) for one in loggers]
+    before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
     try:
         start_logging("warning")
         sensor = logging.getLogger("edge_runtime.power.bridge.link")
@@ -352,9 +354,9 @@ def test_sensors_log_where_and_as_the_daemon_does(capsys: pytest.CaptureFixture[
         (line,) = capsys.readouterr().err.splitlines()
         assert line.endswith("WARNING port lost")
     finally:
-        for one, (handlers, level, propagate) in zip(loggers, before, strict=True):
-            one.handlers[:], one.propagate = handlers, propagate
-            one.setLevel(level)
+        for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+            logger.handlers[:], logger.propagate = handlers, propagate
+            logger.setLevel(level)
 
 
 # ------------------------------------------------------------ starts

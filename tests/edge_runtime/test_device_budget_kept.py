@@ -74,7 +74,9 @@ class Steady:
         sent_j = energy_of(self.meter.settle(), Phase.SEND)
         self.device.reserve.sent(sent_j, SEND_S)
         assert sent_j is not None
-        return report, sent_j + sum(one.energy_j for one in report.energy if one.phase is not Phase.IDLE)
+        return report, sent_j + sum(
+            phase_energy.energy_j for phase_energy in report.energy if phase_energy.phase is not Phase.IDLE
+        )
 
 
 @pytest.fixture

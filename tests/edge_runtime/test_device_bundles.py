@@ -165,7 +165,7 @@ def test_a_file_name_that_could_leave_the_folder_is_refused(tmp_path: Path, name
     inner.mkdir()
     with pytest.raises(IntegrityError):
         _write_files(parts((name, b"12345")), inner)
-    assert [one.name for one in tmp_path.rglob("*")] == ["in"]
+    assert [path.name for path in tmp_path.rglob("*")] == ["in"]
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def test_each_class_has_the_same_say_and_the_mean_is_one() -> None:
     weights = balanced_weights(labels)
     assert weights.dtype == np.float32
     assert weights.mean() == pytest.approx(1.0)
-    says = [weights[labels == one].sum() for one in (0, 2, 5)]
+    says = [weights[labels == text].sum() for text in (0, 2, 5)]
     assert says == pytest.approx([100 / 3] * 3)
     assert balanced_weights(np.zeros(4, np.int32)).tolist() == [1.0] * 4
 

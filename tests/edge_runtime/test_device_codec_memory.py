@@ -77,10 +77,10 @@ def test_a_report_that_is_not_taken_changes_nothing(tmp_path: Path) -> None:
 def test_runs_and_bundles_have_memories_of_their_own(tmp_path: Path) -> None:
     memory = CodecMemory(tmp_path)
     others = [an_order(), an_order("run-2"), an_order(bundle_id="sha256:2")]
-    for number, one in enumerate(others, 1):
-        memory.propose(one, state(float(number)))
-        memory.settle(one.run_id, one.round, accepted=True)
-    assert [value_of(memory, one) for one in others] == [1.0, 2.0, 3.0]
+    for number, other in enumerate(others, 1):
+        memory.propose(other, state(float(number)))
+        memory.settle(other.run_id, other.round, accepted=True)
+    assert [value_of(memory, other) for other in others] == [1.0, 2.0, 3.0]
 
 
 def test_memories_of_runs_long_over_are_given_up(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_every_bad_input_is_one_line_with_its_own_exit_code(tmp_path: Path, data
     bad.write_text("devise_id = 'x'")
     one_line(run("run", "--config", bad), 4, "device_id")
     one_line(run("run", "--state", state), 4, "--data")
-    assert [one.name for one in (state / "outbox").iterdir()] == []
+    assert [path.name for path in (state / "outbox").iterdir()] == []
 
 
 def test_data_and_a_sensor_that_are_not_there_or_not_right_are_said_and_end_nothing(
@@ -121,9 +121,9 @@ def test_the_doctor_measures_a_fresh_process(tmp_path: Path, data: Path, bundle_
     assert (found["steps"], found["embedded"], found["error"]) == (20, 81, None)
     assert (found["ready_limit_s"], found["rss_limit_mb"]) == (2.0, 120.0)
     assert found["ok"]
-    assert all(bool(one["fix"]) == (one["verdict"] != "ok") for one in found["checks"])
+    assert all(bool(check["fix"]) == (check["verdict"] != "ok") for check in found["checks"])
     assert done.stderr == ""
-    assert {one["verdict"] for one in found["checks"]} <= {"ok", "warn"}
+    assert {check["verdict"] for check in found["checks"]} <= {"ok", "warn"}
     assert not (tmp_path / "state").exists()
 
 

@@ -25,7 +25,7 @@ Start = Callable[..., RunningDaemon]
 
 def phases_told(peer: PeerCoordinator, round: int) -> dict[Phase, float | None]:
     records = [one for settled in peer.settled if settled.round == round for one in settled.energy]
-    return {one.phase: one.energy_j for one in records}
+    return {record.phase: record.energy_j for record in records}
 
 
 def test_rounds_are_done_and_the_energy_of_sending_follows(
@@ -42,7 +42,9 @@ def test_rounds_are_done_and_the_energy_of_sending_follows(
         bundle.bundle_id,
     )
     for round, report in ((1, first), (2, second)):
-        joules = {one.phase: one.energy_j for one in report.energy} | phases_told(peer, round)
+        joules = {phase_energy.phase: phase_energy.energy_j for phase_energy in report.energy} | phases_told(
+            peer, round
+        )
         assert {Phase.EMBED, Phase.TRAIN, Phase.ENCODE, Phase.SEND, Phase.IDLE} == set(joules)
         assert all(value is not None and value >= 0 for value in joules.values())
         assert joules[Phase.SEND]
@@ -210,7 +212,7 @@ def test_waiting_for_a_run_to_begin_is_no_cost_of_that_run(
     running.end()
     ended_s = time.monotonic()
     told = [one for settled in peer.settled if settled.run_id == "run-2" for one in settled.energy]
-    (idle,) = [one for one in told if one.phase is Phase.IDLE]
+    (idle,) = [phase_energy for phase_energy in told if phase_energy.phase is Phase.IDLE]
     assert idle.covered_s + idle.uncovered_s <= ended_s - ordered_s
 
 

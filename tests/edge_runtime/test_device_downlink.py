@@ -55,7 +55,7 @@ def test_a_head_that_cannot_be_made_is_asked_for_again_and_comes_whole(
     peer.orders.extend([lost, order(bundle, 1), order(bundle, 2)])
     daemon.run(settings(coordinator=peer.address, max_rounds=2))
     assert [peer.read(index).round for index in range(len(peer.reports))] == [1, 2]
-    assert [one.rebuilds for one in peer.holdings[:3]] == [True, False, True]
+    assert [holding.rebuilds for holding in peer.holdings[:3]] == [True, False, True]
     assert peer.leaves == ["done"], "it never declined"
 
 

@@ -75,7 +75,7 @@ def test_how_many_embeddings_came_from_earlier_data_is_said_and_a_resumed_fill_t
     assert fill(opened(tmp_path, bundle, "one"), embed, blocks=1) == (8, StopReason.BUDGET)
     assert fill(opened(tmp_path, bundle, "other"), embed) == (13, None)
     assert fill(opened(tmp_path, bundle, "one"), embed) == (0, None)
-    said = [one.getMessage() for one in caplog.records if "earlier data" in one.getMessage()]
+    said = [record.getMessage() for record in caplog.records if "earlier data" in record.getMessage()]
     assert said == [f"{count} embeddings were taken from earlier data" for count in (8, 13)]
 
 
@@ -213,7 +213,7 @@ def test_rows_that_are_not_surely_those_of_an_example_are_not_taken(
         content[-5] ^= 1
         data.write_bytes(content)
     elif damage == "keys":
-        keys.write_bytes(bytes(one ^ 1 for one in keys.read_bytes()))
+        keys.write_bytes(bytes(byte ^ 1 for byte in keys.read_bytes()))
     elif damage == "no keys":
         keys.unlink()
         opened(tmp_path, bundle)

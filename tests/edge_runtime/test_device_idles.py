@@ -115,7 +115,7 @@ def test_a_bridge_is_read_rarely_while_the_board_rests_and_no_sample_is_lost(tmp
                     threading.Event().wait(0.02)
                 per_second[phase] = (Counted.reads - reads) / (sensor.covered_to_s - begun)
             meter.mark(Phase.IDLE)
-            parts = {one.phase: one for one in meter.settle()}
+            parts = {phase_energy.phase: phase_energy for phase_energy in meter.settle()}
         finally:
             meter.close()
     # Of 1250 samples a second the kernel holds those of a quarter of a second only.

@@ -36,15 +36,17 @@ def test_a_daemon_writes_what_its_rounds_cost(
     path.parent.mkdir()
     peer.orders += [order(bundle, 1), order(bundle, 2)]
     started(peer, metrics_file=path, max_rounds=2).end()
-    assert [one.name for one in path.parent.iterdir()] == ["edgejoule.prom"], "and no part of one"
+    assert [each_path.name for each_path in path.parent.iterdir()] == ["edgejoule.prom"], "and no part of one"
     found = families(path.read_text())
     (info,) = found["edgejoule_board_info"].samples
     assert info.labels["device"] == "pi-1"
     (rounds,) = found["edgejoule_board_rounds"].samples
     assert (rounds.labels, rounds.value) == ({"answer": "accepted"}, 2.0)
-    joules = {one.labels["phase"]: one.value for one in found["edgejoule_board_phase_energy_joules"].samples}
+    joules = {sample.labels["phase"]: sample.value for sample in found["edgejoule_board_phase_energy_joules"].samples}
     assert {"embed", "train", "encode", "send"} <= joules.keys()
-    reported = [one for at in (0, 1) for one in peer.read(at).energy if one.phase is Phase.TRAIN]
+    reported = [
+        phase_energy for at in (0, 1) for phase_energy in peer.read(at).energy if phase_energy.phase is Phase.TRAIN
+    ]
     assert joules["train"] == pytest.approx(sum(one.energy_j or 0.0 for one in reported))
 
 
@@ -55,10 +57,10 @@ def test_unknown_joules_have_no_sample_and_names_break_no_line(tmp_path: Path) -
     file.round("late", [PhaseEnergy(Phase.TRAIN, 3.0, 1.0, 0.5, "measured", "s", 0.1)], Strain(4.0, 0.0, 61.5))
     found = families((tmp_path / "x.prom").read_text())
     assert found["edgejoule_board_info"].samples[0].labels["device"] == 'pi"\n'
-    assert [one.value for one in found["edgejoule_board_unknown_phases"].samples] == [1.0]
-    assert [one.value for one in found["edgejoule_board_phase_energy_joules"].samples] == [3.0]
-    assert [one.value for one in found["edgejoule_board_phase_uncovered_seconds"].samples] == [2.5]
-    assert [one.value for one in found["edgejoule_board_hottest_celsius"].samples] == [61.5]
+    assert [sample.value for sample in found["edgejoule_board_unknown_phases"].samples] == [1.0]
+    assert [sample.value for sample in found["edgejoule_board_phase_energy_joules"].samples] == [3.0]
+    assert [sample.value for sample in found["edgejoule_board_phase_uncovered_seconds"].samples] == [2.5]
+    assert [sample.value for sample in found["edgejoule_board_hottest_celsius"].samples] == [61.5]
     file.round("late", [], Strain(0.0, 0.0, None))
     assert "edgejoule_board_hottest_celsius" not in families(file.text()), "an old temperature is no new one"
 
@@ -70,7 +72,7 @@ def test_a_place_that_cannot_be_written_is_said_once_and_ends_nothing(
     with caplog.at_level(logging.WARNING):
         file.ready(dataclasses.replace(CARD, device_id="pi"))
         file.round("accepted", [], None)
-    assert sum("metrics cannot be written" in one.message for one in caplog.records) == 1
+    assert sum("metrics cannot be written" in record.message for record in caplog.records) == 1
     (tmp_path / "nowhere").mkdir()
     file.round("accepted", [], None)
     assert (tmp_path / "nowhere" / "x.prom").exists()

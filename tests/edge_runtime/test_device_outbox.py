@@ -22,17 +22,20 @@ def test_a_report_is_there_until_it_is_answered(tmp_path: Path) -> None:
     Outbox(tmp_path).put("run-a", 1, b"one")
     outbox = Outbox(tmp_path)
     letters = outbox.pending()
-    assert [(one.run_id, one.round, one.data) for one in letters] == [("run-a", 1, b"one"), ("run-b", 2, b"\n\x00two")]
+    assert [(letter.run_id, letter.round, letter.data) for letter in letters] == [
+        ("run-a", 1, b"one"),
+        ("run-b", 2, b"\n\x00two"),
+    ]
     outbox.answered(letters[0])
     outbox.answered(letters[0])
-    assert [one.round for one in outbox.pending()] == [2]
+    assert [letter.round for letter in outbox.pending()] == [2]
 
 
 def test_the_same_round_is_stored_once(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path)
     outbox.put("run", 1, b"old")
     outbox.put("run", 1, b"new")
-    assert [one.data for one in outbox.pending()] == [b"new"]
+    assert [letter.data for letter in outbox.pending()] == [b"new"]
 
 
 @pytest.mark.parametrize("cut", [0, 5, -1])
@@ -42,8 +45,8 @@ def test_a_damaged_report_is_set_aside_and_not_sent(tmp_path: Path, cut: int) ->
     assert letter.path
     letter.path.write_bytes(letter.path.read_bytes()[:cut])
     assert outbox.pending() == []
-    assert [one.name for one in tmp_path.iterdir()] == ["aside"]
-    assert [one.name for one in (tmp_path / "aside").iterdir()] == [letter.path.name]
+    assert [path.name for path in tmp_path.iterdir()] == ["aside"]
+    assert [path.name for path in (tmp_path / "aside").iterdir()] == [letter.path.name]
 
 
 def test_only_the_newest_reports_are_kept_aside(tmp_path: Path) -> None:
@@ -91,7 +94,10 @@ def test_a_later_figure_for_a_phase_replaces_the_earlier(tmp_path: Path) -> None
     outbox.add_settled(SettledEnergy("run", 1, (record(Phase.SEND, 1.0), record(Phase.IDLE, 3.0))))
     outbox.add_settled(SettledEnergy("run", 1, (record(Phase.SEND, 2.0),)))
     (settled,) = outbox.settled()
-    assert {one.phase: one.energy_j for one in settled.energy} == {Phase.SEND: 2.0, Phase.IDLE: 3.0}
+    assert {phase_energy.phase: phase_energy.energy_j for phase_energy in settled.energy} == {
+        Phase.SEND: 2.0,
+        Phase.IDLE: 3.0,
+    }
 
 
 def test_what_was_changed_while_it_was_told_is_kept(tmp_path: Path) -> None:
@@ -100,7 +106,7 @@ def test_what_was_changed_while_it_was_told_is_kept(tmp_path: Path) -> None:
     told = outbox.settled()
     outbox.add_settled(SettledEnergy("run", 1, (record(Phase.SEND, 2.0),)))
     outbox.told(told)
-    assert [one.energy[0].energy_j for one in outbox.settled()] == [2.0]
+    assert [settled_energy.energy[0].energy_j for settled_energy in outbox.settled()] == [2.0]
 
 
 def test_sending_again_adds_to_earlier_tries_and_is_unknown_where_they_died_with_their_process(tmp_path: Path) -> None:
@@ -109,7 +115,10 @@ def test_sending_again_adds_to_earlier_tries_and_is_unknown_where_they_died_with
     outbox.add_settled(SettledEnergy("run", 1, (record(Phase.SEND, 1.0, 4.0),), 2))
     for letter in (died, tried):
         outbox.add_sending(letter, (record(Phase.IDLE, 9.0), record(Phase.SEND, 2.0, 3.0)))
-    (again,), (lost,) = (one.energy for one in sorted(outbox.settled(), key=lambda one: -(one.attempt or 0)))
+    (again,), (lost,) = (
+        settled_energy.energy
+        for settled_energy in sorted(outbox.settled(), key=lambda settled_energy: -(settled_energy.attempt or 0))
+    )
     assert (again.phase, again.energy_j, again.covered_s, again.uncovered_s) == (Phase.SEND, 3.0, 7.0, 1.0)
     assert (lost.energy_j, lost.covered_s, lost.uncovered_s, lost.method) == (None, 3.0, 0.5, "unknown")
     assert lost.flags == ("interrupted", "degraded")
@@ -127,7 +136,10 @@ def test_two_stretches_add_up_and_unknown_stays_unknown() -> None:
 def test_idle_time_of_a_round_is_one_figure() -> None:
     before = (record(Phase.IDLE, 1.0), record(Phase.TRAIN, 5.0))
     after = (record(Phase.IDLE, 2.0), record(Phase.SEND, 1.0))
-    assert [(one.phase, one.energy_j) for one in with_idle(after, before)] == [(Phase.IDLE, 3.0), (Phase.SEND, 1.0)]
+    assert [(phase_energy.phase, phase_energy.energy_j) for phase_energy in with_idle(after, before)] == [
+        (Phase.IDLE, 3.0),
+        (Phase.SEND, 1.0),
+    ]
 
 
 def test_words_never_call_an_unknown_energy_zero() -> None:

@@ -46,14 +46,14 @@ def opened(settings: Callable[..., Settings], folder: Path) -> Iterator[Open]:
     devices: list[Device] = []
 
     def open_device() -> Device:
-        for one in devices:
-            one.close()
+        for device in devices:
+            device.close()
         devices.append(Device(settings(data=str(folder), sensor="none")))
         return devices[-1]
 
     yield open_device
-    for one in devices:
-        one.close()
+    for each_device in devices:
+        each_device.close()
 
 
 @pytest.fixture

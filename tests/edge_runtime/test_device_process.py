@@ -122,13 +122,13 @@ def test_kill_9_before_the_answer_moves_the_memory_of_a_codec_just_once(
     child.kill()
     child.communicate()
     memory = tmp_path / "state" / "memory"
-    assert [one.suffix for one in memory.iterdir()] == [".next"]
+    assert [path.suffix for path in memory.iterdir()] == [".next"]
     # The coordinator had taken it: the same bytes again are a duplicate.
     peer.before_verdict, peer.verdict = lambda context: None, pb.VERDICT_DUPLICATE
     peer.orders.append(orders[1])
     _, errors = start(peer, "--max-rounds", "1").communicate(timeout=60)
     assert [peer.read(0).update, peer.read().update] == undisturbed, errors
-    assert [one.suffix for one in memory.iterdir()] == [".tree"]
+    assert [path.suffix for path in memory.iterdir()] == [".tree"]
 
 
 def test_a_report_that_cannot_be_stored_is_sent_from_memory_and_the_daemon_goes_on(
@@ -136,7 +136,7 @@ def test_a_report_that_cannot_be_stored_is_sent_from_memory_and_the_daemon_goes_
 ) -> None:
     def told(round: int) -> list[float | None]:
         records = [one for settled in peer.settled if settled.round == round for one in settled.energy]
-        return [one.energy_j for one in records if one.phase is Phase.SEND]
+        return [record.energy_j for record in records if record.phase is Phase.SEND]
 
     outbox = tmp_path / "state" / "outbox"
     peer.orders.append(order(bundle, 1))
@@ -181,7 +181,7 @@ def test_a_second_daemon_on_the_same_state_is_refused_and_the_first_goes_on(
 def test_the_lines_of_a_round_say_steps_joules_and_bytes(peer: PeerCoordinator, start: Start, bundle: Bundle) -> None:
     peer.orders.append(order(bundle, 3))
     _, errors = start(peer, "--max-rounds", "1").communicate(timeout=60)
-    (line,) = [one for one in errors.splitlines() if "round 3:" in one]
+    (line,) = [text for text in errors.splitlines() if "round 3:" in text]
     assert "12/12 steps (completed)" in line
     assert "J (estimated, coverage 1.00)" in line
     assert line.endswith(" B up")

@@ -76,7 +76,7 @@ def test_reports_on_which_the_coordinator_fails_do_not_block_for_ever(
     peer.orders.extend([order(bundle, 1), order(bundle, 2)])
     started(peer, max_rounds=2).end()
     assert [peer.read(index).round for index in range(len(peer.reports))] == [1, 1, 2]
-    assert [one.name for one in (tmp_path / "state" / "outbox").iterdir()] == ["aside"]
+    assert [path.name for path in (tmp_path / "state" / "outbox").iterdir()] == ["aside"]
     assert len(list((tmp_path / "state" / "outbox" / "aside").iterdir())) == 1
 
 
@@ -95,10 +95,10 @@ def test_a_report_that_is_refused_is_set_aside_with_the_reason_and_not_sent_agai
     started(peer, max_rounds=2).end()
     assert [peer.read(index).round for index in range(len(peer.reports))] == [1, 2]
     outbox = tmp_path / "state" / "outbox"
-    assert [one.name for one in outbox.iterdir()] == ["aside"]
+    assert [path.name for path in outbox.iterdir()] == ["aside"]
     (kept,) = (outbox / "aside").iterdir()
     assert kept.read_bytes().endswith(peer.reports[0])
-    (line,) = [one.getMessage() for one in caplog.records if "set aside" in one.getMessage()]
+    (line,) = [record.getMessage() for record in caplog.records if "set aside" in record.getMessage()]
     for part in (kept.name, peer.address, "report", "declares 900 bytes, 800 at most", "install the same release"):
         assert part in line
 

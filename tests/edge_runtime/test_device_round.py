@@ -53,7 +53,7 @@ def bench_of(device: Device, bundle: Bundle) -> Workbench:
 
 
 def energy(report: Any) -> dict[Phase, float]:
-    return {one.phase: one.energy_j for one in report.energy}
+    return {phase_energy.phase: phase_energy.energy_j for phase_energy in report.energy}
 
 
 def test_a_round_trains_and_reports_every_phase(opened: Open, bundle: Bundle) -> None:

@@ -58,12 +58,17 @@ def test_rows_and_lines_say_what_a_round_cost_and_any_answer_but_yes(
         assert row["energy_j"] == pytest.approx(sum(worked.values()))
         assert min(worked.values()) >= 0.0
         assert row["bytes_up"] == len(peer.reports[at])
-        told = {one.phase: one.energy_j for one in peer.read(at).energy}
-        told |= {one.phase: one.energy_j for sums in peer.settled if sums.round == at + 1 for one in sums.energy}
+        told = {phase_energy.phase: phase_energy.energy_j for phase_energy in peer.read(at).energy}
+        told |= {
+            phase_energy.phase: phase_energy.energy_j
+            for sums in peer.settled
+            if sums.round == at + 1
+            for phase_energy in sums.energy
+        }
         assert row["joules"] == pytest.approx({str(phase): value for phase, value in told.items()})
     assert rows[1]["joules"]["idle"] > 0.0, "and it is no part of the sum"
     assert rows[1]["energy_j"] < sum(rows[1]["joules"].values())
-    lines = [one.getMessage() for one in caplog.records if "12/12 steps" in one.getMessage()]
+    lines = [record.getMessage() for record in caplog.records if "12/12 steps" in record.getMessage()]
     assert len(lines) == 2
     assert lines[0].endswith(f", {len(peer.reports[0])} B up")
     assert lines[1].endswith(f", {len(peer.reports[1])} B up, late")

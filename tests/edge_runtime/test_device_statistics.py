@@ -74,7 +74,7 @@ def test_statistics_are_the_exact_sums_of_all_training_examples(opened: Open, bu
     np.testing.assert_array_equal(sums.square(), z.T @ z)
     np.testing.assert_array_equal(sums.counts, np.bincount(labels, minlength=classes))
     np.testing.assert_array_equal(sums.sums, [z[labels == k].sum(axis=0) for k in range(classes)])
-    spent = {one.phase: one.energy_j for one in report.energy}
+    spent = {phase_energy.phase: phase_energy.energy_j for phase_energy in report.energy}
     assert all((spent[phase] or 0) > 0 for phase in (Phase.EMBED, Phase.TRAIN, Phase.ENCODE))
     again = work(asked, bench, never)
     assert (again.embedded, again.statistics) == (0, report.statistics)

@@ -63,7 +63,7 @@ def on_cpu(bundle: Bundle, data: Path) -> Any:
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
+    return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
 
 
 def test_a_round_runs_on_the_edge_tpu_and_says_so_to_the_coordinator(
@@ -72,7 +72,7 @@ def test_a_round_runs_on_the_edge_tpu_and_says_so_to_the_coordinator(
     fleet.orders.append(order(twinned))
     started(fleet, max_rounds=1, edgetpu_library=library(tmp_path)).end()
     assert fleet.twins_asked == [True]
-    assert [one.engine.accelerator for one in fleet.joins] == ["edgetpu"]
+    assert [join.engine.accelerator for join in fleet.joins] == ["edgetpu"]
     report = fleet.read()
     assert (report.engine.accelerator, report.embedded, report.steps_done) == ("edgetpu", TRAIN_EXAMPLES, 12)
     (embeddings,) = cached(tmp_path)
@@ -115,7 +115,7 @@ def test_other_bits_are_used_and_stay_in_a_cache_of_their_own(
     cpu = on_cpu(twinned, data)
     tables = cached(tmp_path)
     assert len(tables) == 2
-    assert sorted(int(np.abs(one.astype(int) - cpu).max()) for one in tables) == [0, 1]
+    assert sorted(int(np.abs(table.astype(int) - cpu).max()) for table in tables) == [0, 1]
 
 
 def test_another_version_of_the_library_embeds_anew(
@@ -138,8 +138,8 @@ def test_a_device_that_is_unplugged_at_work_is_given_up_and_all_is_embedded_anew
     assert (first.engine.accelerator, first.steps_done) == ("", 12)
     assert first.embedded == 16 + TRAIN_EXAMPLES, "two whole blocks of eight in vain, then all"
     assert (second.engine.accelerator, second.embedded) == ("", 0)
-    assert [one.engine.accelerator for one in fleet.joins] == ["edgetpu", ""]
-    assert len({one.session for one in fleet.joins}) == 1
+    assert [join.engine.accelerator for join in fleet.joins] == ["edgetpu", ""]
+    assert len({join.session for join in fleet.joins}) == 1
     (embeddings,) = cached(tmp_path)
     np.testing.assert_array_equal(embeddings, on_cpu(twinned, data))
     (said,) = warnings_of(caplog)
@@ -192,7 +192,7 @@ def test_a_bundle_without_a_twin_runs_on_the_cpu_of_a_device_that_has_an_edge_tp
         started(coordinator, max_rounds=1, edgetpu_library=library(tmp_path)).end()
     finally:
         coordinator.stop()
-    assert [one.engine.accelerator for one in coordinator.joins] == ["edgetpu"]
+    assert [join.engine.accelerator for join in coordinator.joins] == ["edgetpu"]
     assert coordinator.read().engine.accelerator == ""
     assert warnings_of(caplog) == []
 

@@ -25,7 +25,7 @@ WRONG: list[tuple[Wiring, str]] = [("swapped", "reversed"), ("open-minus", "bus-
                                    ("bypassed", "no-current")]  # fmt: skip
 
 
-@pytest.fixture(params=WRONG, ids=lambda one: one[0])
+@pytest.fixture(params=WRONG, ids=lambda entry: entry[0])
 def wired_wrongly(
     request: pytest.FixtureRequest, tmp_path: Path, settings: Callable[..., Settings]
 ) -> Iterator[tuple[Device, str]]:
@@ -55,10 +55,18 @@ def test_it_takes_no_order_with_a_budget_and_does_one_without_at_unknown_joules(
         work(order(bundle, budget_j=2.0, steps=100_000), bench, never)
     report = work(order(bundle, steps=12), bench, never)
     assert report.steps_done == 12
-    known = {one.phase: one.energy_j for one in report.energy if one.phase is not Phase.IDLE}
+    known = {
+        phase_energy.phase: phase_energy.energy_j
+        for phase_energy in report.energy
+        if phase_energy.phase is not Phase.IDLE
+    }
     assert known
     assert set(known.values()) == {None}
-    assert all(flag in one.flags for one in report.energy if one.covered_s or one.energy_j is None)
+    assert all(
+        flag in phase_energy.flags
+        for phase_energy in report.energy
+        if phase_energy.covered_s or phase_energy.energy_j is None
+    )
 
 
 def test_a_round_that_had_begun_when_it_was_noticed_makes_no_step_with_it(wired_wrongly: tuple[Device, str]) -> None:

@@ -53,7 +53,7 @@ def _trained(task: Task, home: Path, name: str) -> MeteredFleet:
 
 def test_the_compiled_head_is_its_formula_and_says_nothing_of_an_example(task: Task) -> None:
     head, random = Head(task.bundle), np.random.default_rng(0)
-    tree = {name: random.normal(size=one.shape, scale=0.3) for name, one in task.bundle.initial_head().items()}
+    tree = {name: random.normal(size=array.shape, scale=0.3) for name, array in task.bundle.initial_head().items()}
     head.write(tree)
     z, moments = random.normal(size=(50, 8)).astype(np.float32), random.integers(0, diffusion.STEPS, 50, np.int32)
     y = random.integers(0, 10, 50, np.int32)
@@ -69,7 +69,7 @@ def test_the_compiled_head_is_its_formula_and_says_nothing_of_an_example(task: T
 def test_one_step_goes_down_the_slope_of_the_mean_squared_error_of_the_noise(task: Task) -> None:
     """Against differences of the numpy reference, with the noise that the step draws."""
     head, random = Head(task.bundle), np.random.default_rng(1)
-    start = {name: random.normal(size=one.shape, scale=0.3) for name, one in task.bundle.initial_head().items()}
+    start = {name: random.normal(size=array.shape, scale=0.3) for name, array in task.bundle.initial_head().items()}
     x = random.normal(size=(head.batch_size, 8)).astype(np.float32)
     y = random.integers(0, 10, head.batch_size, np.int32)
     noise, moments = diffusion.draws(np.random.default_rng(7), head.batch_size, 8)
@@ -102,7 +102,7 @@ def test_a_fleet_learns_to_denoise_in_a_few_bits_and_for_fewer_joules(task: Task
     referee = Evaluator(task.bundle, task.test, task.test_labels)
     before = referee.evaluate(task.bundle.initial_head()).accuracy
     after = {name: referee.evaluate(fleet.head).accuracy for name, fleet in found.items()}
-    assert all(one > before + 0.04 for one in after.values()), (before, after)
+    assert all(value > before + 0.04 for value in after.values()), (before, after)
     assert after["on_demand"] > after["unquantised"] - 0.03
     plain, fixed, asked = (found[name] for name in ("unquantised", "fixed 8 bits", "on_demand"))
     assert asked.bytes_up < 0.3 * plain.bytes_up
@@ -141,4 +141,4 @@ def test_the_workstation_samples_what_a_run_ended_with(task: Task, models: Path,
         refused = called(tmp_path, *sample, *words)
         assert refused.returncode != 0
         assert said in refused.stderr
-        assert len([one for one in refused.stderr.splitlines() if one.startswith("firmware-tools: ")]) == 1
+        assert len([line for line in refused.stderr.splitlines() if line.startswith("firmware-tools: ")]) == 1

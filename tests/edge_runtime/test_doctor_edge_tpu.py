@@ -60,7 +60,7 @@ def test_the_kernel_shows_them_before_and_after_they_get_their_firmware_and_on_p
     (machine / "dev/apex_0").touch()
     usb, pci = Path("/dev/bus/usb/001"), Path("/dev/apex_0")
     assert edge_tpus(machine) == [Seen("usb", usb / "007"), Seen("usb", usb / "012"), Seen("pci", pci)]
-    assert [one.group for one in edge_tpus(machine)] == ["plugdev", "plugdev", "apex"]
+    assert [edge_tpu.group for edge_tpu in edge_tpus(machine)] == ["plugdev", "plugdev", "apex"]
 
 
 def test_a_machine_with_nothing_of_the_kind_is_in_order_unless_one_is_required(make: Make) -> None:

@@ -67,7 +67,10 @@ def test_calls_and_bytes_are_counted_on_their_way() -> None:
 @pytest.mark.processes
 @pytest.mark.parametrize(
     "fault",
-    [pytest.param(one, marks=[] if one.flag == "reversed" else pytest.mark.slow, id=one.name) for one in FAULTS],
+    [
+        pytest.param(fault, marks=[] if fault.flag == "reversed" else pytest.mark.slow, id=fault.name)
+        for fault in FAULTS
+    ],
 )
 def test_a_wire_is_told_and_spends_nothing_on_real_programs(
     fault: field_wiring.Fault, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

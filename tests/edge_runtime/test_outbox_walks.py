@@ -49,7 +49,7 @@ class OutboxWalk(RuleBasedStateMachine):
 
     def note(self) -> None:
         if not self.full:
-            self.saved = {key: dict(one) for key, one in self.energy.items()}
+            self.saved = {key: dict(mapping) for key, mapping in self.energy.items()}
 
     def told_of(self, key: Key) -> SettledEnergy:
         return SettledEnergy(key[0], key[1], tuple(self.energy[key].values()), key[2])
@@ -99,7 +99,7 @@ class OutboxWalk(RuleBasedStateMachine):
                 data[start + byte % (len(data) - start)] ^= 1 << byte % 8
             path.write_bytes(bytes(data))
             self.aside.add(path.name)
-            self.letters = {key: one for key, one in self.letters.items() if key[1] != path.name}
+            self.letters = {key: letter for key, letter in self.letters.items() if key[1] != path.name}
             self.outbox.pending()
 
     @rule(run_id=RUNS, number=NUMBERS, attempt=ATTEMPTS, phase=PHASES, joules=JOULES)
@@ -140,7 +140,7 @@ class OutboxWalk(RuleBasedStateMachine):
         self.full = False
         if restart:
             self.outbox = Outbox(self.folder)
-            self.energy = {key: dict(one) for key, one in self.saved.items()}
+            self.energy = {key: dict(mapping) for key, mapping in self.saved.items()}
 
     @precondition(lambda self: not self.full and self.energy == self.saved)
     @rule()
@@ -150,15 +150,15 @@ class OutboxWalk(RuleBasedStateMachine):
     @precondition(lambda self: not self.full)
     @invariant()
     def every_letter_is_there_as_it_was_oldest_first(self) -> None:
-        found = [(one.round, one.run_id, one.data, one.attempt) for one in self.outbox.pending()]
+        found = [(letter.round, letter.run_id, letter.data, letter.attempt) for letter in self.outbox.pending()]
         assert found == [(key[0], *self.letters[key]) for key in sorted(self.letters)]
 
     @precondition(lambda self: not self.full)
     @invariant()
     def what_is_not_sent_is_aside_and_nothing_else_is_there(self) -> None:
         aside = self.folder / "aside"
-        assert {one.name for one in aside.iterdir()} == self.aside if aside.exists() else not self.aside
-        names = {one.name for one in self.folder.iterdir()} - {"aside"}
+        assert {path.name for path in aside.iterdir()} == self.aside if aside.exists() else not self.aside
+        names = {path.name for path in self.folder.iterdir()} - {"aside"}
         assert names == {key[1] for key in self.letters} | ({"settled.json"} if self.saved else set())
 
     @invariant()

@@ -27,8 +27,8 @@ def _examples(count: int, seed: int) -> tuple[Any, Any]:
     random = np.random.default_rng(seed)
     y = random.integers(0, _K, count)
     x = random.normal(size=(count, 8, 8, 1)).astype(np.float32)
-    for one in range(_K):
-        x[y == one, 2 * one : 2 * one + 2] += 1.5
+    for number in range(_K):
+        x[y == number, 2 * number : 2 * number + 2] += 1.5
     return x, y
 
 
@@ -47,7 +47,7 @@ def test_a_model_learns_what_soft_labels_say_and_features_help() -> None:
     assert float((features**2).mean()) == pytest.approx(1.0, abs=1e-5)
     assert features_of(teacher, "seen", x).shape == (512, 16)
     student = _model(8, 4)
-    before = [one.copy() for one in student.get_weights()]
+    before = [weight.copy() for weight in student.get_weights()]
     chance = float((student.predict(tx, verbose=0).argmax(axis=1) == ty).mean())
     learn(student, x, told, epochs=12, temperature=2.0, rate=1e-2, layer="features", features=features)
     right = float((student.predict(tx, verbose=0).argmax(axis=1) == ty).mean())

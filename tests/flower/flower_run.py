@@ -54,7 +54,7 @@ def client(*mods: Any) -> ClientApp:
         part = int(context.node_config["partition-id"])
         arrays["kernel"], arrays["bias"] = trained(arrays["kernel"], arrays["bias"], 10 + part)
         metrics = MetricRecord({"num-examples": 100 + part, BUDGET_J: 1.0 + part})
-        record = ArrayRecord({name: Array(one) for name, one in arrays.items()})
+        record = ArrayRecord({name: Array(array) for name, array in arrays.items()})
         return Message(RecordDict({"arrays": record, "metrics": metrics}), reply_to=msg)
 
     return app
@@ -100,7 +100,7 @@ def simulated(app: ClientApp, kind: Any, **more: Any) -> dict[str, Any]:
         "accuracy": float(np.mean((x @ head["kernel"] + head["bias"]).argmax(1) == y)),
         "kernel": head["kernel"].tolist(),
         "types": {name: str(one.dtype) for name, one in head.items()},
-        "joules": {number: one.get(ENERGY_J) for number, one in metrics.items()},
+        "joules": {number: metric.get(ENERGY_J) for number, metric in metrics.items()},
         "bytes": sent,
     }
 
@@ -112,13 +112,13 @@ def unbiased() -> dict[str, Any]:
     changes = {1: np.array([1.0, 0.0]), 2: np.array([0.0, 4.0]), 3: np.array([-8.0, 2.0])}
     mean = np.zeros(2)
     for asked in itertools.chain.from_iterable(itertools.combinations(nodes, n) for n in range(4)):
-        likely = np.prod([chances[one] if one in asked else 1 - chances[one] for one in nodes])
+        likely = np.prod([chances[node] if node in asked else 1 - chances[node] for node in nodes])
         strategy = Unbiased(chance=chances.__getitem__, fraction_evaluate=0.0)
         strategy._nodes, strategy._asked, strategy._weights = nodes, chances, {k: float(v) for k, v in weights.items()}
         strategy._sent = {"w": base}
-        arrays, _ = strategy.aggregate_train(2, [_reply(one, base + changes[one], weights[one]) for one in asked])
+        arrays, _ = strategy.aggregate_train(2, [_reply(node, base + changes[node], weights[node]) for node in asked])
         mean += likely * (base if arrays is None else arrays["w"].numpy())
-    whole = base + sum(weights[one] * changes[one] for one in nodes) / 100
+    whole = base + sum(weights[node] * changes[node] for node in nodes) / 100
     return {"mean": mean.tolist(), "whole": whole.tolist()}
 
 
@@ -144,8 +144,8 @@ def keeps_to_joules() -> dict[str, float]:
     for number in range(1, 401):
         messages = strategy.configure_train(number, ArrayRecord({"w": Array(np.zeros(1))}), ConfigRecord(), Nodes())
         replies = []
-        for one in messages:
-            node = one.metadata.dst_node_id
+        for message in messages:
+            node = message.metadata.dst_node_id
             asked[node] += 1
             dear = np.nan if asked[1] % 5 == 2 else 4.0
             replies.append(_reply(node, np.ones(1), 1, **{ENERGY_J: dear if node == 1 else 0.5}))
@@ -166,7 +166,7 @@ def packed() -> dict[str, bool]:
     """Every codec without a memory there and back by bytes; and bytes that are spoilt are refused."""
     random = np.random.default_rng(3)
     tree = {"a": random.normal(size=(40, 30)).astype(np.float32), "b": random.normal(size=30).astype(np.float32)}
-    shapes = {name: one.shape for name, one in tree.items()}
+    shapes = {name: array.shape for name, array in tree.items()}
     found = {}
     for name in codecs.CODECS:
         codec = codecs.build(name, {})

@@ -21,9 +21,9 @@ def said(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value.tolist()
     if isinstance(value, Mapping):
-        return {str(key): said(one) for key, one in value.items()}
+        return {str(key): said(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [said(one) for one in value]
+        return [said(item) for item in value]
     return value
 
 

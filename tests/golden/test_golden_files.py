@@ -64,7 +64,7 @@ def _arrays(said: dict[str, Any], empty: Shapes | None = None) -> Tree:
 def test_what_a_codec_wrote_is_read_as_the_same_numbers(row: dict[str, Any]) -> None:
     expected = _arrays(row["values"], {"nothing": (0, 4)})
     tensors = tensors_from([pb.Tensor.FromString(bytes.fromhex(one)) for one in row["wire"]])
-    assert sorted({type(one.values).__name__ for one in tensors}) == row["kinds"]
+    assert sorted({type(tensor.values).__name__ for tensor in tensors}) == row["kinds"]
     found = decode(tensors, shapes(expected))
     exact = row["codec"] not in NOT_EXACT
     for name, array in expected.items():
@@ -87,7 +87,7 @@ def test_every_codec_and_kind_of_tensor_of_then_is_among_them_and_still_has_its_
 def test_differences_lead_to_the_head_whose_version_was_said() -> None:
     said_then = _values("downlink")
     base = _arrays(said_then["base"])
-    differences = [parse_difference(bytes.fromhex(one)) for one in said_then["differences"]]
+    differences = [parse_difference(bytes.fromhex(difference)) for difference in said_then["differences"]]
     assert version(rebuild(base, differences, shapes(base))) == said_then["version"]
 
 
@@ -164,9 +164,11 @@ def test_the_state_of_a_device_of_then_is_of_a_layout_that_is_read(state: Path) 
 
 def test_a_letter_and_the_energy_that_waited_are_still_to_be_sent(state: Path) -> None:
     then, outbox = _values("state"), Outbox(state / "outbox")
-    letters = [{"run_id": one.run_id, "round": one.round, "data": one.data.hex()} for one in outbox.pending()]
+    letters = [
+        {"run_id": letter.run_id, "round": letter.round, "data": letter.data.hex()} for letter in outbox.pending()
+    ]
     assert letters == then["letters"]
-    assert [one.attempt for one in outbox.pending()] == [None], "nobody said"
+    assert [letter.attempt for letter in outbox.pending()] == [None], "nobody said"
     assert without_news(json.loads(json.dumps(said(outbox.settled()))), then["settled"]) == then["settled"]
 
 

@@ -81,7 +81,7 @@ def _same_whoever_wrote(told: list[dict[str, Any]], status: Any) -> dict[str, An
     """What does not depend on time: of a run that ended well, and of which all is known on both sides."""
     assert status["state"] == "finished"
     rounds = status["rounds"]
-    assert [one["round"] for one in rounds] == list(range(ROUNDS + 1))
+    assert [this_round["round"] for this_round in rounds] == list(range(ROUNDS + 1))
     for said, kept in zip(told, rounds[1:], strict=True):
         (device,) = kept["devices"]
         assert (said["verdict"], device["outcome"]) == ("accepted", "accepted")
@@ -89,11 +89,11 @@ def _same_whoever_wrote(told: list[dict[str, Any]], status: Any) -> dict[str, An
             assert device["energy"][phase]["energy_j"] == said["joules"][phase], "the joules that the device told"
         assert device["energy"]["send"]["energy_j"] is not None, "those of sending, told with the next call"
     return {
-        "heads": [one["head_version"] for one in rounds],
-        "accuracy": [one["accuracy"] for one in rounds],
-        "losses": [(one["loss_first"], one["loss_last"]) for one in told],
-        "steps": [(one["steps_planned"], one["steps_done"]) for one in told],
-        "embedded": [one["embedded"] for one in told],
+        "heads": [this_round["head_version"] for this_round in rounds],
+        "accuracy": [this_round["accuracy"] for this_round in rounds],
+        "losses": [(row["loss_first"], row["loss_last"]) for row in told],
+        "steps": [(row["steps_planned"], row["steps_done"]) for row in told],
+        "embedded": [row["embedded"] for row in told],
     }
 
 
@@ -143,7 +143,7 @@ def test_who_is_upgraded_between_two_rounds_goes_on_where_it_was(
     run_id = _start(old, address, "sign")
     told = _rounds(old, address, state, 1)
     new = rig(ROOT)
-    server, device = (new if upgraded in (one, "both") else old for one in ("coordinator", "device"))
+    server, device = (new if upgraded in (text, "both") else old for text in ("coordinator", "device"))
     if server is new:
         old.close()
         address = server.serve()

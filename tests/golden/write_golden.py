@@ -147,8 +147,8 @@ def _codecs() -> list[dict[str, Any]]:
             {
                 "codec": name,
                 "parameters": parameters,
-                "kinds": sorted({type(one.values).__name__ for one in tensors}),
-                "wire": [one.SerializeToString(deterministic=True).hex() for one in tensors_to(tensors)],
+                "kinds": sorted({type(tensor.values).__name__ for tensor in tensors}),
+                "wire": [tensor.SerializeToString(deterministic=True).hex() for tensor in tensors_to(tensors)],
                 "values": said(decode(tensors, shapes(tree))),
             }
         )
@@ -170,7 +170,7 @@ def _downlink() -> dict[str, Any]:
     assert differences[1].scale != 1
     return {
         "base": said(base),
-        "differences": [serialise_difference(one).hex() for one in differences],
+        "differences": [serialise_difference(difference).hex() for difference in differences],
         "version": version(rebuild(base, differences, shapes(base))),
     }
 
@@ -366,7 +366,10 @@ def _state(folder: Path, out: Path) -> None:
         "holding": said(HeldHeads(kept / "heads").holding()),
         "memory": said(read_tree(memory)),
         "embeddings": json.loads(progress.read_text()),
-        "letters": [{"run_id": one.run_id, "round": one.round, "data": one.data.hex()} for one in outbox.pending()],
+        "letters": [
+            {"run_id": each_run.run_id, "round": each_run.round, "data": each_run.data.hex()}
+            for each_run in outbox.pending()
+        ],
         "settled": said(outbox.settled()),
         "costs": json.loads((kept / "costs.json").read_text()),
     }

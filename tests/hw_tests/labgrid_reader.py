@@ -15,8 +15,8 @@ environment = Environment(path)
 target = environment.get_target("main")
 told = {
     "features": sorted(environment.get_target_features()),
-    "resources": sorted(type(one).__name__ for one in target.resources),
-    "drivers": sorted(type(one).__name__ for one in target.drivers),
+    "resources": sorted(type(resource).__name__ for resource in target.resources),
+    "drivers": sorted(type(each_driver).__name__ for each_driver in target.drivers),
     "heard": "",
 }
 if listen:

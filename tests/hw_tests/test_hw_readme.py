@@ -29,8 +29,8 @@ def shown(default: object) -> str:
 def test_every_key_is_there_with_its_default_and_meaning(section):
     rows = re.findall(r"^\| `.*$", _below(section), re.MULTILINE)
     wanted = [
-        f"| `{key}` | {shown(one.default)} | {one.meaning} |".replace("|  |", "| |")
-        for key, one in SECTIONS[section].items()
+        f"| `{key}` | {shown(each_key.default)} | {each_key.meaning} |".replace("|  |", "| |")
+        for key, each_key in SECTIONS[section].items()
     ]
     assert rows[: len(wanted)] == wanted
 

@@ -64,7 +64,7 @@ def test_files_and_folders_go_there_under_another_name_and_come_back(board: SshB
         board.put(tmp_path / "one", str(target))
         (target / "left").touch()
     board.put(tmp_path / "one", str(target))
-    assert [one.name for one in target.iterdir()] == ["file"]
+    assert [path.name for path in target.iterdir()] == ["file"]
     board.put(tmp_path / "one/file", str(tmp_path / "there/three"))
     board.get(str(tmp_path / "there/three"), tmp_path / "back")
     assert (tmp_path / "back").read_text() == "1"

@@ -118,13 +118,13 @@ class Durations:
         made: list[str] = []
         total_s = 0.0
         for _, _, file in sorted(known):
-            tests = sorted(self._by_file.get(file, []), key=lambda one: (self.of_test[one], one))
-            for one in [*self._new(file), *tests] if tests else [file]:
-                seconds = self.of_test.get(one, UNKNOWN_S)
+            tests = sorted(self._by_file.get(file, []), key=lambda key: (self.of_test[key], key))
+            for test in [*self._new(file), *tests] if tests else [file]:
+                seconds = self.of_test.get(test, UNKNOWN_S)
                 if total_s + seconds > most_s:
                     break
                 total_s += seconds
-                made.append(one)
+                made.append(test)
         return made
 
     def _new(self, file: str) -> list[str]:
@@ -135,7 +135,7 @@ class Durations:
         return [f"{file}::{name}" for name in names if name not in known]
 
     def _of_file(self, file: str) -> float:
-        return sum(self.of_test[one] for one in self._by_file.get(file, [])) or UNKNOWN_S
+        return sum(self.of_test[key] for key in self._by_file.get(file, [])) or UNKNOWN_S
 
     def learn(self, report: Path) -> None:
         """Keep how long the tests of a run took."""
@@ -154,10 +154,10 @@ class Durations:
     def forget(self, tests: Iterable[str]) -> None:
         """Tests that are not there any more."""
         with self._lock:
-            for one in tests:
-                self.of_test.pop(one, None)
-                file = one.partition("::")[0]
-                self._by_file[file] = [other for other in self._by_file[file] if other != one]
+            for test in tests:
+                self.of_test.pop(test, None)
+                file = test.partition("::")[0]
+                self._by_file[file] = [other for other in self._by_file[file] if other != test]
 
     def keep(self) -> None:
         """Write it down for the next time."""
@@ -183,7 +183,7 @@ class Trees:
 
     def judge(self, site: Site, tests: Sequence[str], most_s: float) -> Verdict:
         """Run tests on a change, until one fails that passes without the change."""
-        some = tests = [one for one in tests if self._unchanged.get(one, True)]
+        some = tests = [test for test in tests if self._unchanged.get(test, True)]
         # A change that makes tests wait for ever is given up; so is a computer on which they last as long without it.
         limit_s = 3 * most_s + 60
         tree = self.free.get()
@@ -237,7 +237,7 @@ def copy_tree(to: Path, root: Path = ROOT) -> None:
 def compile_tree(tree: Path) -> None:
     """Compile what changes, so that each session compiles the one module that was changed. The files are held against
     the source's hash: a change within the same second, of the same length, counts."""
-    folders = [tree / one for one in PACKAGES if (tree / one).is_dir()]
+    folders = [tree / package for package in PACKAGES if (tree / package).is_dir()]
     command = [sys.executable, "-m", "compileall", "-q", "--invalidation-mode", "checked-hash", *map(str, folders)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
@@ -299,11 +299,11 @@ def run(tree: Path, tests: Sequence[str], most_s: float, durations: Durations) -
     gone = {line.partition(f"{tree}{os.sep}")[2] for line in out.splitlines() if line.startswith(_NOT_FOUND)}
     # Tests that were renamed since they were timed. Of one with parameters pytest names the function alone, which is
     # then run with those it has now.
-    renamed = [one for one in tests if one in gone or one.partition("[")[0] in gone]
+    renamed = [test for test in tests if test in gone or test.partition("[")[0] in gone]
     if renamed:
         durations.forget(renamed)
-        anew = dict.fromkeys(one.partition("[")[0] for one in renamed if one not in gone)
-        return run(tree, [*anew, *(one for one in tests if one not in renamed)], most_s, durations)
+        anew = dict.fromkeys(text.partition("[")[0] for text in renamed if text not in gone)
+        return run(tree, [*anew, *(test for test in tests if test not in renamed)], most_s, durations)
     for line in out.splitlines():
         for word in ("FAILED ", "ERROR "):
             if line.startswith(word):
@@ -393,7 +393,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if asked.again:
         wanted = {(row["text"], *(row[key] for key in NAMED)) for row in json.loads(asked.again.read_text())["changes"]
                 if row["outcome"] in ("survived", "unreached", "undecided")}  # fmt: skip
-        sample = [one for one in found if (text_of(one), *(getattr(one, key) for key in NAMED)) in wanted]
+        sample = [site for site in found if (text_of(site), *(getattr(site, key) for key in NAMED)) in wanted]
     same = equivalents()
     if asked.list:
         for site in sample:
@@ -412,7 +412,9 @@ def main(words: Sequence[str] | None = None) -> int:
     began = time.monotonic()
 
     def summed() -> dict[str, int]:
-        return {kind: sum(one.outcome == kind for one in verdicts.values()) for kind in get_args(Outcome)}
+        return {
+            kind: sum(each_verdict.outcome == kind for each_verdict in verdicts.values()) for kind in get_args(Outcome)
+        }
 
     def score() -> float:
         counts = summed()
@@ -434,20 +436,20 @@ def main(words: Sequence[str] | None = None) -> int:
             if site.name in same:
                 return Verdict(site, "equivalent", same[site.name])
             chosen = [*examples_of(site.path), *durations.chosen(files[site.path], most_s)]
-            tests = [one for one in chosen if one not in without]
+            tests = [text for text in chosen if text not in without]
             known[place_of(site)] = without | set(tests)
             return trees.judge(site, tests, most_s) if tests else Verdict(site, "unreached")
 
         known: dict[str, frozenset[str]] = {}
         try:
             for first, most_s in ((True, asked.most_s), (False, asked.then_s)):
-                left = [one for one in sample if place_of(one) not in verdicts
-                        or (not first and verdicts[place_of(one)].outcome in ("survived", "unreached"))]  # fmt: skip
+                left = [site for site in sample if place_of(site) not in verdicts
+                        or (not first and verdicts[place_of(site)].outcome in ("survived", "unreached"))]  # fmt: skip
                 if most_s <= 0 or not left:
                     continue
                 if not first:
                     told(f"{len(left)} that none of the nearest tests noticed: {most_s:.0f} s of others for each")
-                waiting = [pool.submit(judged, one, most_s, known.get(place_of(one), frozenset())) for one in left]
+                waiting = [pool.submit(judged, site, most_s, known.get(place_of(site), frozenset())) for site in left]
                 for done in as_completed(waiting):
                     verdict = done.result()
                     before = verdicts.get(place_of(verdict.site))
@@ -466,9 +468,9 @@ def main(words: Sequence[str] | None = None) -> int:
         ", ".join(f"{count} {kind}" for kind, count in summed().items())
         + f": {score():.1%} noticed, equivalent ones left out"
     )
-    for one in verdicts.values():
-        if one.outcome in ("survived", "unreached"):
-            told(one.line())
+    for each_verdict in verdicts.values():
+        if each_verdict.outcome in ("survived", "unreached"):
+            told(each_verdict.line())
     kept()
     return 0
 

@@ -50,19 +50,19 @@ class Imports:
         """How far it is from a test to each module."""
         far: dict[Path, int] = {}
         queue = deque([(test, 0)])
-        conftests = [one / "conftest.py" for one in test.parents if (one / "conftest.py").exists()]
-        queue += [(one, 1) for one in conftests if self._root in one.parents]
+        conftests = [parent / "conftest.py" for parent in test.parents if (parent / "conftest.py").exists()]
+        queue += [(conftest, 1) for conftest in conftests if self._root in conftest.parents]
         seen: dict[Path, int] = {}
         while queue:
             path, distance = queue.popleft()
             if seen.get(path, 99) <= distance:
                 continue
             seen[path] = distance
-            for one in self._imported(path):
-                helper = one in self._helpers.values()
+            for each_path in self._imported(path):
+                helper = each_path in self._helpers.values()
                 if not helper:
-                    far[one] = min(far.get(one, 99), distance)
-                queue.append((one, distance if helper else distance + 1))
+                    far[each_path] = min(far.get(each_path, 99), distance)
+                queue.append((each_path, distance if helper else distance + 1))
         return far
 
     def _imported(self, path: Path) -> set[Path]:
@@ -71,9 +71,9 @@ class Imports:
             for node in _statements(ast.parse(path.read_text())):
                 names: list[str] = []
                 if isinstance(node, ast.Import):
-                    names = [one.name for one in node.names]
+                    names = [name.name for name in node.names]
                 elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                    names = [node.module, *(f"{node.module}.{one.name}" for one in node.names)]
+                    names = [node.module, *(f"{node.module}.{name.name}" for name in node.names)]
                 for name in names:
                     there = self._modules.get(name) or self._helpers.get(name)
                     if there is not None:

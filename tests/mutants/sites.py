@@ -121,12 +121,12 @@ class _Finder(ast.NodeVisitor):
             self._add(node, changed)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             self._names.append(node.name)
-            for one in _inside(node):
-                self.visit(one)
+            for each_node in _inside(node):
+                self.visit(each_node)
             self._names.pop()
             return
-        for one in _inside(node):
-            self.visit(one)
+        for each_node in _inside(node):
+            self.visit(each_node)
 
 
 def _header(node: ast.stmt) -> tuple[int, int]:
@@ -150,7 +150,7 @@ def _inside(node: ast.AST) -> Iterator[ast.AST]:
 
 def _changes(node: ast.AST) -> Iterator[ast.AST | str]:
     if isinstance(node, ast.BinOp) and type(node.op) in _BINARY:
-        if not any(isinstance(one, ast.Constant) and isinstance(one.value, str) for one in (node.left, node.right)):
+        if not any(isinstance(expr, ast.Constant) and isinstance(expr.value, str) for expr in (node.left, node.right)):
             yield _with(node, op=_BINARY[type(node.op)]())
     elif isinstance(node, ast.Compare):
         for at, op in enumerate(node.ops):

@@ -78,7 +78,7 @@ def main() -> None:
             importlib.import_module(name)
     # This file's own folder is none of the tree's places for modules.
     here = os.path.dirname(os.path.abspath(__file__))
-    sys.path[:] = [one for one in sys.path if one != here]
+    sys.path[:] = [text for text in sys.path if text != here]
     for line in sys.stdin:
         job = json.loads(line)
         answers.write(json.dumps(_session(job["words"], job["out"], job["most_s"])) + "\n")

@@ -47,7 +47,7 @@ class Scene:
         self.folder, self.lab, self.boards = folder, lab, boards
         self.state, self.rows = folder / "state", list[dict[str, Any]]()
         self.environ = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CONFIG_HOME": str(folder / "config")}
-        for name in [one for one in self.environ if one.startswith("EDGEJOULE_")]:
+        for name in [text for text in self.environ if text.startswith("EDGEJOULE_")]:
             del self.environ[name]
         self.servers: list[SshHost] = []
         self.coordinator: subprocess.Popen[bytes] | None = None
@@ -154,7 +154,7 @@ def _play(scene: Scene, count: int) -> None:
         )
         built = wheel(folder / "dist")
         key = scene.servers_up()
-    names = ",".join(one.name for one in scene.servers)
+    names = ",".join(server.name for server in scene.servers)
     with scene.step("coordinator partition"):
         call("coordinator", "partition", "workshop/fleet.npz", "--boards", count, "--how", "iid", "--names", names,
              "-o", "shards")  # fmt: skip
@@ -177,17 +177,17 @@ def _play(scene: Scene, count: int) -> None:
              "--timeout", "120s", "--json")  # fmt: skip
     with scene.step("testbed deploy: wheel, shard, settings, identity, start"):
         done = json.loads(call(*words))["boards"]
-        assert all("enrolment" in one["done"] and "start" in one["done"] for one in done.values())
+        assert all("enrolment" in row["done"] and "start" in row["done"] for row in done.values())
     with scene.step("testbed deploy again: nothing to do"):
         done = json.loads(call(*words))["boards"]
-        assert all(one["done"] == [] for one in done.values()), done
+        assert all(row["done"] == [] for row in done.values()), done
     (folder / "plan.toml").write_text(
         f'[run]\nbundle = "{folder / "bundle"}"\nname = "lab"\nrounds = 3\n\n[round]\ndevices = {count}\n'
         f'deadline_s = 300\n\n[train]\nepochs = 2\n\n[evaluate]\ndata = "{folder / "shards" / "held-out.npz"}"\n'
     )
     with scene.step("coordinator start --wait: three rounds"):
         run = json.loads(call("coordinator", "start", "plan.toml", "--wait", "--json"))
-        assert [len(one["devices"]) for one in run["rounds"][1:]] == [count] * 3
+        assert [len(this_round["devices"]) for this_round in run["rounds"][1:]] == [count] * 3
     with scene.step("testbed collect"):
         call("coordinator", "testbed", "collect", "lab.toml", "-o", "results", "--run", "lab")
     checked = subprocess.run(
@@ -201,7 +201,7 @@ def _play(scene: Scene, count: int) -> None:
     with scene.step("coordinator report"):
         call("coordinator", "report", "lab", "-o", "results/report.html")
     page = (folder / "results" / "report.html").read_text("utf-8")
-    assert all(one.name in page for one in scene.servers)
+    assert all(server.name in page for server in scene.servers)
     assert (folder / "results" / "plan.toml").read_bytes() == (folder / "plan.toml").read_bytes()
     with scene.step("testbed down, release"):
         call("coordinator", "testbed", "down", "lab.toml")

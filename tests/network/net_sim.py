@@ -65,7 +65,7 @@ class Scene:
         self.folder, self.lab, self.board = folder, lab, board
         self.state, self.device = folder / "lab" / "state", folder / "board" / "state"
         self.environ = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CONFIG_HOME": str(folder / "lab" / "config")}
-        for name in [one for one in self.environ if one.startswith("EDGEJOULE_")]:
+        for name in [text for text in self.environ if text.startswith("EDGEJOULE_")]:
             del self.environ[name]
         self.running: list[subprocess.Popen[str]] = []
         (folder / "lab").mkdir()

@@ -103,7 +103,7 @@ train_orders = st.builds(
 some_tensors = st.lists(st.builds(EncodedTensor, names, st.just(()), tensor_values), min_size=1, max_size=3).map(tuple)
 publications = st.builds(
     lambda how, **fields: Publication(**how, **fields),
-    some_tensors.map(lambda one: {"head": one}) | names.map(lambda one: {"head": (), "base": one}),
+    some_tensors.map(lambda entry: {"head": entry}) | names.map(lambda text: {"head": (), "base": text}),
     run_id=names,
     name=words,
     bundle_id=names,
@@ -135,7 +135,10 @@ upgrade_offers = st.builds(
     st.floats(LEAST_TRIAL_S, MOST_TRIAL_S),
 )
 upgrade_states = st.just(UpgradeState()) | st.builds(
-    UpgradeState, names, st.sampled_from([one for one in UPGRADE_STATES if one != "none"]), words
+    UpgradeState,
+    names,
+    st.sampled_from([upgrade_state for upgrade_state in UPGRADE_STATES if upgrade_state != "none"]),
+    words,
 )
 orders = st.one_of(
     train_orders,

@@ -14,7 +14,7 @@ names = st.text(min_size=1, max_size=12)
 
 @given(names, st.lists(names, unique_by=str.lower, max_size=20))
 def test_a_known_name_is_nearest_to_itself_and_the_nearest_is_always_known(name: str, known: list[str]) -> None:
-    assert nearest(name, [*(one for one in known if one.lower() != name.lower()), name]) == name
+    assert nearest(name, [*(text for text in known if text.lower() != name.lower()), name]) == name
     assert nearest(name, iter(known)) in {None, *known}
 
 

@@ -22,8 +22,10 @@ def table(
     path: Path, divider: str, decimal: str = ".", *, mark: bytes = b"", code: str = "utf-8", gap: str = ""
 ) -> Path:
     lines = [divider.join(("ax", f"{gap}ay", f"{gap}what"))]
-    for one, other, name in ROWS:
-        lines.append(divider.join((str(one).replace(".", decimal), gap + str(other).replace(".", decimal), gap + name)))
+    for value, other, name in ROWS:
+        lines.append(
+            divider.join((str(value).replace(".", decimal), gap + str(other).replace(".", decimal), gap + name))
+        )
     path.write_bytes(mark + "\r\n".join(lines).encode(code))
     return path
 
@@ -84,8 +86,8 @@ def test_recordings_of_floats_are_those_of_integers(tmp_path: Path) -> None:
         wav(tmp_path / name / "a" / "1.wav", samples, kind, inner=inner)
         found.append(dataset.load(tmp_path / name, front_end=MEL).x)
     loud = found[0] > -4  # below, 16 bits round
-    for one in found[1:]:
-        np.testing.assert_allclose(one[loud], found[0][loud], atol=0.02)
+    for array in found[1:]:
+        np.testing.assert_allclose(array[loud], found[0][loud], atol=0.02)
 
 
 def test_recordings_that_are_coded_name_what_they_are(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def stretch(**more: float) -> IntervalSummary:
 
 
 def line(model: ErrorModel, name: str, of: IntervalSummary) -> float:
-    (found,) = (one for one in model.terms(of) if one.name == name)
+    (found,) = (term for term in model.terms(of) if term.name == name)
     return found.standard_j
 
 
@@ -68,7 +68,7 @@ def test_the_line_of_steps_is_as_wide_as_registers_are_coarse(levels: int) -> No
     rng, current_step, voltage_step = np.random.default_rng(6), 5e-3, 4e-3
     amperes = AMPERES + rng.uniform(0, 50 * current_step, (4000, levels))
     volts = VOLTS + rng.uniform(0, 10 * voltage_step, (4000, 1))
-    read_a, read_v = (np.round(one / step) * step for one, step in ((amperes, current_step), (volts, voltage_step)))
+    read_a, read_v = (np.round(array / step) * step for array, step in ((amperes, current_step), (volts, voltage_step)))
     errors_j = TIME_S * (read_a * read_v - amperes * volts).mean(axis=1)
     mean_w = float(np.mean(amperes * volts))
     model = ErrorModel(supply_v=VOLTS, current_step_a=current_step, voltage_step_v=voltage_step)
@@ -78,13 +78,13 @@ def test_the_line_of_steps_is_as_wide_as_registers_are_coarse(levels: int) -> No
 
 def test_a_gap_widens_the_interval_by_what_is_missing_and_by_how_much_the_load_varies() -> None:
     of = stretch(uncovered_s=0.5, spread_w=0.3)
-    (gap,) = (one for one in ErrorModel().terms(of) if one.name == "gap")
+    (gap,) = (term for term in ErrorModel().terms(of) if term.name == "gap")
     assert (gap.standard_j, gap.bias_j) == (pytest.approx(0.15), pytest.approx(0.5 * VOLTS * AMPERES))
 
 
 def test_the_limit_of_a_line_is_the_largest_error_drawn_and_hardly_more() -> None:
     for name, (model, of, drawn) in LINES.items():
-        (found,) = (one for one in model.terms(of) if one.name == name)
+        (found,) = (term for term in model.terms(of) if term.name == name)
         if found.shape == "rectangular":
             largest = float(np.max(np.abs(drawn(np.random.default_rng(7)))))
             assert largest <= found.worst_j <= 1.01 * largest, name

@@ -43,7 +43,7 @@ text = st.text(max_size=40)
 
 
 def test_every_class_keeps_its_code() -> None:
-    assert {name: one.exit_code for name, one in CLASSES.items()} == CODES
+    assert {name: class_name.exit_code for name, class_name in CLASSES.items()} == CODES
 
 
 def test_no_two_classes_share_a_code_and_none_is_taken_by_the_shell() -> None:

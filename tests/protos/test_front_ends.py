@@ -154,7 +154,7 @@ def test_a_table_is_cut_into_windows_of_one_class(tmp_path: Path) -> None:
     data = dataset.load(path, classes=("run", "walk"), front_end=front_end_of(LINE))
     assert data.y.tolist() == [1, 1, 1, 0]
     np.testing.assert_array_equal(data.held[1:2][0], [[2.5, 2], [3.5, 3], [4.5, 4], [5.5, 5]])
-    assert [(one.kind, one.count) for one in data.left_out] == [("row without a number or a class", 1)]
+    assert [(remark.kind, remark.count) for remark in data.left_out] == [("row without a number or a class", 1)]
     assert dataset.load(path, decoded=False).held.shape == (1, 0)
     folder = tmp_path / "many"
     for name in ("train/a.csv", "test/b.csv"):
@@ -188,7 +188,7 @@ def test_a_parquet_table_gives_the_windows_of_the_same_table_as_csv(
     )
     assert found.y.tolist() == plain.y.tolist() == [1, 1, 1, 0, 0, 0]
     np.testing.assert_array_equal(found.held[:], plain.held[:])
-    assert [(one.kind, one.count) for one in found.left_out] == [("row without a number or a class", 3)]
+    assert [(remark.kind, remark.count) for remark in found.left_out] == [("row without a number or a class", 3)]
     both = dataset.load(tmp_path, classes=("run", "walk"), front_end=front_end_of(LINE))
     assert len(both) == 12
     # A class that is a number is named by its digits.

@@ -69,8 +69,11 @@ def test_settled_energies(settled: tuple[SettledEnergy, ...]) -> None:
     sent = pb.LeaveRequest(settled=settled_to(settled)).SerializeToString()
     # The folder of a sensor's port stays at home.
     told = tuple(
-        replace(one, energy=tuple(replace(record, sensor=without_folder(record.sensor)) for record in one.energy))
-        for one in settled
+        replace(
+            settled_energy,
+            energy=tuple(replace(record, sensor=without_folder(record.sensor)) for record in settled_energy.energy),
+        )
+        for settled_energy in settled
     )
     assert settled_from(pb.LeaveRequest.FromString(sent).settled) == told
 

@@ -290,7 +290,7 @@ def test_whitened_steps_have_a_rate_of_their_own_unless_the_plan_says_otherwise(
 
 def test_a_plan_id_changes_with_every_key() -> None:
     changed = [with_value(section, key, repr(lowest)) for section, key, lowest, _ in NUMBERS if key != "seed"]
-    changed = [one for one in changed if one != plan()]
+    changed = [each_plan for each_plan in changed if each_plan != plan()]
     changed += [
         with_value("run", "seed", "1"),
         with_value("run", "name", '"other"'),
@@ -309,7 +309,7 @@ def test_a_plan_id_changes_with_every_key() -> None:
     ]
     ids = [one.plan_id for one in (plan(), *changed)]
     assert len(set(ids)) == len(ids) > 25
-    assert all(len(one) == 21 and one.startswith("plan-") for one in ids)
+    assert all(len(text) == 21 and text.startswith("plan-") for text in ids)
 
 
 @pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)

@@ -74,7 +74,7 @@ def test_a_codec_is_imported_when_it_is_named_and_its_parameters_are_the_plans(
     with pytest.raises(PlanError, match="not a number from 1 to 4"):
         parse(plan("rate = 5", codec="x"))
     tensors, state = codecs.build("x", {}).encode(TREE, {}, np.random.default_rng(0))
-    assert [one.name for one in tensors] == ["a"]
+    assert [tensor.name for tensor in tensors] == ["a"]
     assert state == {}
     with pytest.raises(PlanError, match="the same to the bit"):
         parse(plan('[downlink]\ncodec = "x"'))

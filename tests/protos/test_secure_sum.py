@@ -34,7 +34,7 @@ class Round:
         self.sent: dict[str, Any] = {}
 
     def agree(self, without_keys: set[str], without_shares: set[str]) -> None:
-        self.roster = {name: one.keys() for name, one in self.parties.items() if name not in without_keys}
+        self.roster = {name: party.keys() for name, party in self.parties.items() if name not in without_keys}
         self.threshold = threshold_of(len(self.roster))
         sealed = {
             name: self.parties[name].sealed_shares(self.roster, self.threshold)
@@ -43,7 +43,7 @@ class Round:
         }
         self.present = sorted(sealed)
         for name in self.present:
-            self.parties[name].opened({one: sealed[one][name] for one in self.present if one != name})
+            self.parties[name].opened({key: sealed[key][name] for key in self.present if key != name})
 
     def send(self, silent: set[str]) -> None:
         self.sent = {

@@ -29,15 +29,15 @@ def test_a_report_says_the_id_and_a_reader_with_the_card_has_the_sensor_again() 
     data = serialise_report(report, CARD)
     assert b"ttyUSB0" not in data
     read = parse_report(data)
-    assert ([one.sensor for one in read.energy], read.meter_id) == (["", "", "rapl"], CARD.id)
+    assert ([phase_energy.sensor for phase_energy in read.energy], read.meter_id) == (["", "", "rapl"], CARD.id)
     back = named(read.energy, read.meter_id, CARD)
-    assert [one.sensor for one in back] == [CARD.sensor, CARD.sensor, "rapl"]
+    assert [phase_energy.sensor for phase_energy in back] == [CARD.sensor, CARD.sensor, "rapl"]
 
 
 def test_another_meter_than_that_of_the_card_stays_unnamed_and_is_not_guessed() -> None:
     read = parse_report(serialise_report(report_of("ina219:a#0"), replace(CARD, sensor="ina219:a#0")))
     for card in (replace(CARD, sensor="ina219:b#0", id=7), None):
-        assert [one.sensor for one in named(read.energy, read.meter_id, card)] == [""]
+        assert [phase_energy.sensor for phase_energy in named(read.energy, read.meter_id, card)] == [""]
 
 
 def test_the_size_of_a_report_does_not_depend_on_the_name_of_the_port() -> None:

@@ -87,16 +87,16 @@ def functions(root: Path = ROOT, packages: Sequence[str] = PACKAGES) -> list[Fun
 
 
 def _inside(path: str, node: ast.AST, prefix: str) -> Iterator[Function]:
-    for one in ast.iter_child_nodes(node):
-        if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef):
-            lines = frozenset(_own_lines(one))
+    for function in ast.iter_child_nodes(node):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = frozenset(_own_lines(function))
             if lines:
-                yield Function(path, prefix + one.name, one.lineno, lines)
-            yield from _inside(path, one, f"{prefix}{one.name}.")
-        elif isinstance(one, ast.ClassDef):
-            yield from _inside(path, one, f"{prefix}{one.name}.")
+                yield Function(path, prefix + function.name, function.lineno, lines)
+            yield from _inside(path, function, f"{prefix}{function.name}.")
+        elif isinstance(function, ast.ClassDef):
+            yield from _inside(path, function, f"{prefix}{function.name}.")
         else:
-            yield from _inside(path, one, prefix)
+            yield from _inside(path, function, prefix)
 
 
 def _own_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[int]:
@@ -120,7 +120,7 @@ def play(tests: Sequence[str], data: Path, root: Path = ROOT, more: Sequence[str
     data.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="reached-") as folder:
         settings = Path(folder) / "settings"
-        sources = ",".join(str(root / one) for one in PACKAGES)
+        sources = ",".join(str(root / package) for package in PACKAGES)
         settings.write_text(_SETTINGS.format(sources=sources, data=data / "reached"))
         (Path(folder) / "reached_plugin.py").write_text(_PLUGIN)
         search = os.pathsep.join(filter(None, (str(root), folder, os.environ.get("PYTHONPATH"))))
@@ -134,7 +134,7 @@ def reached(data: Path, root: Path = ROOT) -> dict[str, set[int]]:
     """Lines by module that the real thing reached."""
     from coverage import CoverageData
 
-    marks = {one.path: one.lines for one in functions(root) if (one.path, one.name) in REAL}
+    marks = {function.path: function.lines for function in functions(root) if (function.path, function.name) in REAL}
     assert len(marks) == len(REAL), "what opens a port, or runs a daemon, has another name now"
     found: dict[str, set[int]] = defaultdict(set)
     for file in sorted(data.glob("reached.*")):
@@ -157,7 +157,7 @@ def reached(data: Path, root: Path = ROOT) -> dict[str, set[int]]:
 
 def left(found: dict[str, set[int]], among: Sequence[Function]) -> list[Function]:
     """Functions of which nothing was reached."""
-    return [one for one in among if not one.lines & found.get(one.path, set())]
+    return [function for function in among if not function.lines & found.get(function.path, set())]
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -176,13 +176,13 @@ def main(words: Sequence[str] | None = None) -> int:
         every = functions()
         lost = left(reached(data.resolve()), every)
     by_path: dict[str, list[Function]] = defaultdict(list)
-    for one in lost:
-        by_path[one.path].append(one)
+    for function in lost:
+        by_path[function.path].append(function)
     for path, those in sorted(by_path.items()):
-        print(f"{path}: " + ", ".join(f"{one.name}:{one.line}" for one in those))
+        print(f"{path}: " + ", ".join(f"{function.name}:{function.line}" for function in those))
     print(f"{len(lost)} of {len(every)} functions are reached by no test of a served coordinator or a real daemon")
     if asked.json:
-        rows = [{"path": one.path, "name": one.name, "line": one.line} for one in lost]
+        rows = [{"path": function.path, "name": function.name, "line": function.line} for function in lost]
         asked.json.write_text(json.dumps({"functions": len(every), "left": rows}, indent=1) + "\n")
     return 0
 

@@ -54,26 +54,28 @@ def run(arguments: argparse.Namespace) -> int:
     folder: Path = arguments.output
     files: list[Path] = []
     with operator(arguments) as connection:
-        cards = {one.device_id: one for one in connection.devices()}
+        cards = {device.device_id: device for device in connection.devices()}
         found = []
         for name in arguments.runs:
             (status,) = connection.status(name)
             found.append(figures_of(status, connection.details(status.run_id), cards))
-    twice = sorted({one.run.run_id for one in found if sum(one.run.run_id == other.run.run_id for other in found) > 1})
+    twice = sorted(
+        {figures.run.run_id for figures in found if sum(figures.run.run_id == other.run.run_id for other in found) > 1}
+    )
     if twice:
         raise UsageError("is named twice", where=", ".join(twice), fix="name each run once")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Before anything is written: else those before it would be in the way when it is tried again.
-        for one in found:
-            if arguments.format in ("tensorboard", "colext") and (folder / one.run.run_id).exists():
-                raise UsageError("is there already", where=str(folder / one.run.run_id), fix="choose another -o")
-        for one in found:
-            files += write(one, folder)
+        for figures in found:
+            if arguments.format in ("tensorboard", "colext") and (folder / figures.run.run_id).exists():
+                raise UsageError("is there already", where=str(folder / figures.run.run_id), fix="choose another -o")
+        for figures in found:
+            files += write(figures, folder)
             # A hundredth of a second is what disks and threads make of the order of two writes.
-            if one.moved_s > _ORDER_S:
+            if figures.moved_s > _ORDER_S:
                 what = "the coordinator's clock went back while it went on; later times are moved on by"
-                print(f"{one.run.run_id}: {what} {one.moved_s:.3g} s", file=sys.stderr)
+                print(f"{figures.run.run_id}: {what} {figures.moved_s:.3g} s", file=sys.stderr)
     except EdgejouleError:
         raise  # some of ours are OSErrors as well
     except OSError as error:
@@ -81,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise StoreError(what, where=str(folder), fix="choose another -o") from error
     paths = sorted({str(path) for path in files})
     if arguments.json:
-        ids = [one.run.run_id for one in found]
+        ids = [figures.run.run_id for figures in found]
         print(as_json.dump(document("exported-results", {"runs": ids, "format": arguments.format, "files": paths})))
         return 0
     for path in paths:

@@ -59,7 +59,10 @@ def run(arguments: argparse.Namespace) -> int:
             again=arguments.again,
         )
     if arguments.json:
-        runs = [{"run_id": one.run.run_id, "name": one.run.name, "state": one.run.state} for one in report.records]
+        runs = [
+            {"run_id": record.run.run_id, "name": record.run.name, "state": record.run.state}
+            for record in report.records
+        ]
         print(as_json.dump(document("report", {"runs": runs, "files": [str(path) for path in report.files]})))
         return 0
     for line in report.lines():

@@ -57,7 +57,7 @@ def run_power(arguments: argparse.Namespace) -> int:
     from protos.errors import EdgejouleError
 
     who, rest_s = me(arguments.who), duration_s(arguments.rest, "--rest")
-    commands = {one.name: command_of(one, arguments.action) for one in found.boards}
+    commands = {board.name: command_of(board, arguments.action) for board in found.boards}
     if arguments.dry_run:
         for name, words in commands.items():
             print(f"{name}: {shlex.join(words)}")
@@ -119,9 +119,9 @@ def run_run(arguments: argparse.Namespace) -> int:
         return {"code": 0, "stdout": done.out, "stderr": done.err}
 
     outcomes = found.over_ssh(work)
-    for one in outcomes:
-        if one.error is None and one.values["code"]:
-            one.error = CheckFailed(f"left with {one.values['code']}", where=one.board.name)
+    for outcome in outcomes:
+        if outcome.error is None and outcome.values["code"]:
+            outcome.error = CheckFailed(f"left with {outcome.values['code']}", where=outcome.board.name)
     return tell("run", outcomes, as_json=arguments.json)
 
 
@@ -154,7 +154,7 @@ def run_logs(arguments: argparse.Namespace) -> int:
         return {"lines": lines}
 
     outcomes = found.over_ssh(work)
-    if arguments.json or any(one.error for one in outcomes):
+    if arguments.json or any(outcome.error for outcome in outcomes):
         return tell("logs", outcomes, as_json=arguments.json)
     return 0
 
@@ -187,20 +187,20 @@ def run_reserve(arguments: argparse.Namespace) -> int:
         return {"new": await reserve(session, who, until_unix_s), "who": who, "until_unix_s": until_unix_s}
 
     outcomes = found.over_ssh(take)
-    if not all(one.ok for one in outcomes):
+    if not all(outcome.ok for outcome in outcomes):
         # Half of what was asked for is of no use, and would be missed by others.
-        taken = tuple(one.board for one in outcomes if one.ok and one.values["new"])
+        taken = tuple(outcome.board for outcome in outcomes if outcome.ok and outcome.values["new"])
 
         async def give(session: Session, progress: Progress) -> dict[str, Any]:
             return {"given": await release(session, who)}
 
         found.boards, found.quiet = taken, True
-        kept = [one.board.name for one in found.over_ssh(give) if not one.ok] if taken else []
+        kept = [outcome.board.name for outcome in found.over_ssh(give) if not outcome.ok] if taken else []
         for name in kept:
             print(f"{name}: stays reserved, since it could not be reached again", file=sys.stderr)
-        for one in outcomes:
-            if one.ok:
-                one.values["given_back"] = one.board in taken and one.board.name not in kept
+        for outcome in outcomes:
+            if outcome.ok:
+                outcome.values["given_back"] = outcome.board in taken and outcome.board.name not in kept
     return tell("reserve", outcomes, as_json=arguments.json)
 
 

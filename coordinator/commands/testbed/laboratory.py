@@ -86,10 +86,12 @@ class Laboratory:
         """Keep the host keys of boards of which none is known, and say which; a changed one is never taken."""
         new = [board for board in self.boards if not keys.of(board)]
         seen = await self.host_keys(keys, new)
-        keys.keep([one.values["seen"] for one in seen if one.error is None])
-        for one in seen:
-            if one.error is None:
-                print(f"{one.board.name}: from now on known by {one.values['seen'].fingerprint}", file=sys.stderr)
+        keys.keep([outcome.values["seen"] for outcome in seen if outcome.error is None])
+        for outcome in seen:
+            if outcome.error is None:
+                print(
+                    f"{outcome.board.name}: from now on known by {outcome.values['seen'].fingerprint}", file=sys.stderr
+                )
 
     async def host_keys(self, keys: Any, boards: Sequence[Board]) -> list[Outcome]:
         """The host keys that boards show."""
@@ -131,15 +133,15 @@ def tell(verb: str, outcomes: Sequence[Outcome], *, as_json: bool, more: dict[st
 
     if as_json:
         boards = {
-            one.board.name: {
-                "ok": one.ok,
-                "host": one.board.host,
-                "took_s": round(one.took_s, 3),
-                "error": None if one.error is None else str(one.error),
-                "exit_code": 0 if one.error is None else one.error.exit_code,
-                **one.values,
+            outcome.board.name: {
+                "ok": outcome.ok,
+                "host": outcome.board.host,
+                "took_s": round(outcome.took_s, 3),
+                "error": None if outcome.error is None else str(outcome.error),
+                "exit_code": 0 if outcome.error is None else outcome.error.exit_code,
+                **outcome.values,
             }
-            for one in outcomes
+            for outcome in outcomes
         }
         print_json({"verb": verb, "boards": boards, "exit_code": code_of(outcomes), **(more or {})})
     else:

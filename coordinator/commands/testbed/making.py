@@ -96,7 +96,7 @@ def run_import(arguments: argparse.Namespace) -> int:
 
 
 def _rows(lab: Inventory) -> dict[str, Any]:
-    return {one.name: {"host": one.host, "kind": one.kind, "groups": list(one.groups)} for one in lab.boards}
+    return {board.name: {"host": board.host, "kind": board.kind, "groups": list(board.groups)} for board in lab.boards}
 
 
 def _write_new(target: Path, text: str) -> None:
@@ -122,7 +122,7 @@ def run_deploy(arguments: argparse.Namespace) -> int:
     if (links or arguments.pip) and arguments.wheel is None:
         raise UsageError("nothing is to be installed", where="--find-links, --pip", fix="give --wheel FILE")
     if arguments.wheel is not None:
-        links = tuple(one for one in links if one.name != arguments.wheel.name)
+        links = tuple(link for link in links if link.name != arguments.wheel.name)
     parts = Parts(arguments.wheel, links, tuple(arguments.pip)).checked()
     return _deployed(found, arguments, parts, "deploy", up=not arguments.no_start)
 
@@ -155,10 +155,10 @@ def _deployed(found: Laboratory, arguments: argparse.Namespace, parts: Any, verb
 
 def _show(outcomes: list[Outcome], *, dry_run: bool) -> None:
     rows = []
-    for one in outcomes:
-        done = ", ".join(one.values.get("done", ())) or "nothing"
-        said = str(one.error) if one.error else done
-        rows.append([one.board.name, f"{one.took_s:.1f}", said])
+    for outcome in outcomes:
+        done = ", ".join(outcome.values.get("done", ())) or "nothing"
+        said = str(outcome.error) if outcome.error else done
+        rows.append([outcome.board.name, f"{outcome.took_s:.1f}", said])
     show(["board", "s", "would be done" if dry_run else "done"], rows)
 
 
@@ -170,4 +170,4 @@ def board_named(lab: Inventory, name: str) -> Board:
     """
     from protos.catalog import pick
 
-    return pick({one.name: one for one in lab.boards}, name, what="board", where=str(lab.path))
+    return pick({board.name: board for board in lab.boards}, name, what="board", where=str(lab.path))

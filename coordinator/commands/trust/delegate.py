@@ -87,7 +87,7 @@ def run_delegate(arguments: argparse.Namespace) -> int:
     made = heads.delegate(folder, delegation, keys, days=arguments.days, out=arguments.output)
     register = Register(folder)
     try:
-        ids = [key_id(one) for one in delegation.keys]
+        ids = [key_id(key) for key in delegation.keys]
         register.audit.write("local", "heads delegated", version=made.version, keys=ids, ends_unix_s=made.ends_unix_s)
     finally:
         register.close()

@@ -71,12 +71,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({"schema": "edgejoule.tokens/1", "tokens": made}, indent=2))
         return 0
-    for one in made:
-        minutes = (one["ends_unix_s"] - time.time()) / 60
-        print(f"# {one['device_id']}: good once, for {minutes:.0f} minutes. On the board:")
-        print(f"sudo edge-runtime enroll {one['token']}")
+    for row in made:
+        minutes = (row["ends_unix_s"] - time.time()) / 60
+        print(f"# {row['device_id']}: good once, for {minutes:.0f} minutes. On the board:")
+        print(f"sudo edge-runtime enroll {row['token']}")
         if arguments.qr:
-            print(_qr(one["token"]))
+            print(_qr(row["token"]))
     return 0
 
 

@@ -80,17 +80,17 @@ def run(arguments: argparse.Namespace) -> int:
     now = time.time()
     rows: list[dict[str, Any]] = [
         {
-            "role": one.peer.role.value,
-            "name": one.peer.name,
-            "state": "revoked" if one.revoked_unix_s else "ended" if one.ends_unix_s <= now else "good",
-            "machine": one.machine,
-            "groups": list(one.groups),
-            "issued_unix_s": one.issued_unix_s,
-            "ends_unix_s": one.ends_unix_s,
-            "revoked_unix_s": one.revoked_unix_s,
-            "serial": one.serial,
+            "role": certificate.peer.role.value,
+            "name": certificate.peer.name,
+            "state": "revoked" if certificate.revoked_unix_s else "ended" if certificate.ends_unix_s <= now else "good",
+            "machine": certificate.machine,
+            "groups": list(certificate.groups),
+            "issued_unix_s": certificate.issued_unix_s,
+            "ends_unix_s": certificate.ends_unix_s,
+            "revoked_unix_s": certificate.revoked_unix_s,
+            "serial": certificate.serial,
         }
-        for one in found
+        for certificate in found
     ]
     if arguments.json:
         print(json.dumps({"schema": "edgejoule.identities/1", "identities": rows}, indent=2))

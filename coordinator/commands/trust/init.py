@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"new issuing certificate in {folder}; restart the coordinator, then take root.key away again")
         return 0
     authority = Authority.create(folder)
-    hosts = [*arguments.name, *(one for one in names_of_this_machine() if one not in arguments.name)]
+    hosts = [*arguments.name, *(name for name in names_of_this_machine() if name not in arguments.name)]
     authority.server(hosts)
     signing.write_signers(folder, [signing.make_key(folder / signing.KEY_FILE)], 1)
     register = Register(folder)
@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _outward(hosts: list[str]) -> list[str]:
     """Names that others can use, loopback last."""
     local = ("localhost", "127.0.0.1", "::1")
-    return [one for one in hosts if one not in local] + [one for one in hosts if one in local]
+    return [host for host in hosts if host not in local] + [host for host in hosts if host in local]
 
 
 def _say(folder: Path, operator: Path, fingerprint: str, hosts: list[str]) -> None:

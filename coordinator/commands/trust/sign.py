@@ -74,9 +74,9 @@ def run_sign(arguments: argparse.Namespace) -> int:
                 )
             finally:
                 register.close()
-        rows.append({"path": str(path), **vars(made), "keys": [key_id(one) for one in did]})
+        rows.append({"path": str(path), **vars(made), "keys": [key_id(text) for text in did]})
         if not arguments.json:
-            by = f", by {', '.join(key_id(one) for one in did)}" if did else ""
+            by = f", by {', '.join(key_id(text) for text in did)}" if did else ""
             print(f"{path}: {made.what} {made.line}, version {made.version}, until {when(made.ends_unix_s)}{by}")
     if arguments.json:
         print(json.dumps(document("signatures", {"signatures": rows}), indent=2))
@@ -98,7 +98,7 @@ def run_signers(arguments: argparse.Namespace) -> int:
         for one in arguments.add:
             if len(one) != 64 or not set(one) <= set("0123456789abcdef"):
                 raise UsageError(f"{one[:80]!r} is no public key", where="--add", fix="give 64 hexadecimal digits")
-        keys = [one for one in [*keys, *arguments.add] if key_id(one) not in arguments.drop]
+        keys = [key for key in [*keys, *arguments.add] if key_id(key) not in arguments.drop]
         if arguments.new:
             keys.append(signing.make_key(arguments.new))
         threshold = arguments.threshold or (found.threshold if found is not None else 1)
@@ -107,11 +107,11 @@ def run_signers(arguments: argparse.Namespace) -> int:
         print("nobody may sign yet; name a key with: coordinator signers --new FILE")
         return 0
     if arguments.json:
-        keys_of = [{"id": key_id(one), "public": one} for one in found.keys]
+        keys_of = [{"id": key_id(key), "public": key} for key in found.keys]
         fields = {"version": found.version, "threshold": found.threshold, "ends_unix_s": found.ends_unix_s}
         print(json.dumps(document("signers", {**fields, "keys": keys_of}), indent=2))
         return 0
     print(f"version {found.version}: {found.threshold} of {len(found.keys)} must sign, until {when(found.ends_unix_s)}")
-    for one in found.keys:
-        print(f"{key_id(one)}  {one}")
+    for key in found.keys:
+        print(f"{key_id(key)}  {key}")
     return 0

@@ -124,15 +124,15 @@ def _tell(found: UpgradeStatus, arguments: argparse.Namespace) -> None:
         ["device", "stage", "state", "runs", "here", "since", "why"],
         [
             [
-                one.device_id,
-                "canary" if one.stage == 0 else str(one.stage),
-                one.state,
-                one.software_version or "?",
-                "yes" if one.present else "no",
-                when(one.changed_unix_s),
-                one.reason,
+                device.device_id,
+                "canary" if device.stage == 0 else str(device.stage),
+                device.state,
+                device.software_version or "?",
+                "yes" if device.present else "no",
+                when(device.changed_unix_s),
+                device.reason,
             ]
-            for one in found.devices
+            for device in found.devices
         ],
         title=f"{found.upgrade_id} {found.wheel}: {found.state}{why}, stage {found.stage} of {found.stages - 1}",
     )
@@ -140,13 +140,20 @@ def _tell(found: UpgradeStatus, arguments: argparse.Namespace) -> None:
 
 def _list(found: list[UpgradeStatus], arguments: argparse.Namespace) -> int:
     if arguments.json:
-        print(as_json.dump(document("upgrades", {"upgrades": [dataclasses.asdict(one) for one in found]})))
+        print(as_json.dump(document("upgrades", {"upgrades": [dataclasses.asdict(upgrade) for upgrade in found]})))
     elif found:
         show(
             ["upgrade", "wheel", "state", "began", "by", "why"],
             [
-                [one.upgrade_id, one.wheel, one.state, when(one.started_unix_s), one.started_by, one.reason]
-                for one in found
+                [
+                    upgrade.upgrade_id,
+                    upgrade.wheel,
+                    upgrade.state,
+                    when(upgrade.started_unix_s),
+                    upgrade.started_by,
+                    upgrade.reason,
+                ]
+                for upgrade in found
             ],
         )
     else:

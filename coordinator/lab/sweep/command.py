@@ -69,12 +69,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _dry_run(sweep: Any, *, as_json: bool) -> int:
-    cells = [{"cell": one.name, **one.values} for one in sweep.cells]
+    cells = [{"cell": cell.name, **cell.values} for cell in sweep.cells]
     values = {"cells": cells, "seeds": list(sweep.seeds), "runs": len(cells) * len(sweep.seeds)}
     if as_json:
         print(json.dumps(document("sweep-plan", values), indent=2))
     else:
-        show(["cell", "seeds"], [[one.name, ", ".join(map(str, sweep.seeds))] for one in sweep.cells])
+        show(["cell", "seeds"], [[cell.name, ", ".join(map(str, sweep.seeds))] for cell in sweep.cells])
         print(f"{values['runs']} runs")
     return 0
 
@@ -96,7 +96,7 @@ def _own(folder: Path, source: Path) -> None:
 def _told(sweep: Any, results: Any, folder: Path, *, as_json: bool) -> int:
     from coordinator.lab.sweep import table
 
-    order = [one.name for one in sweep.cells]
+    order = [cell.name for cell in sweep.cells]
     rows = table.rows_of(results, order)
     differing = table.differences(results, order)
     for name, text in zip(("table.csv", "runs.csv"), table.csv_of(rows, results), strict=True):
@@ -110,12 +110,12 @@ def _told(sweep: Any, results: Any, folder: Path, *, as_json: bool) -> int:
             "folder": str(folder),
             "cells": [
                 {
-                    "cell": one.cell, "runs": one.runs, "measure": one.measure,
-                    "on_front_of_joules": one.cell in table.front(rows, "energy_j"),
-                    "on_front_of_bytes": one.cell in table.front(rows, "bytes_up"),
-                    **{name: {"mean": mean.mean, "half95": mean.half} for name, mean in one.figures.items()},
+                    "cell": row.cell, "runs": row.runs, "measure": row.measure,
+                    "on_front_of_joules": row.cell in table.front(rows, "energy_j"),
+                    "on_front_of_bytes": row.cell in table.front(rows, "bytes_up"),
+                    **{name: {"mean": mean.mean, "half95": mean.half} for name, mean in row.figures.items()},
                 }
-                for one in rows
+                for row in rows
             ],
             "differences": differing,
             "picture": picture,

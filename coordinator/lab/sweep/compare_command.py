@@ -38,8 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
     from coordinator.lab.sweep.results import Result, read_result, result_of
 
     found: list[tuple[Result, Document | None]] = []
-    names = [one for one in arguments.runs if not Path(one).is_file()]
-    found += [(read_result(Path(one)), None) for one in arguments.runs if Path(one).is_file()]
+    names = [each_run for each_run in arguments.runs if not Path(each_run).is_file()]
+    found += [(read_result(Path(each_run)), None) for each_run in arguments.runs if Path(each_run).is_file()]
     if names:
         with operator(arguments) as connection:
             for name in names:
@@ -51,31 +51,31 @@ def run(arguments: argparse.Namespace) -> int:
                 plan = tomllib.loads(text)
                 seed = plan.get("run", {}).get("seed", 0)
                 found.append((result_of(status, cell="", seed=seed, plan_toml=text), plan))
-    if len({one.run_id for one, _ in found}) < len(found):
+    if len({result.run_id for result, _ in found}) < len(found):
         raise UsageError("a run is named twice", where="RUN", fix="name each once")
     results = _in_cells(found)
-    twice = {(one.cell, one.seed) for one in results}
+    twice = {(result.cell, result.seed) for result in results}
     if len(twice) < len(results):
         what = "two runs have the same plan and the same seed"
         raise UsageError(what, where="RUN", fix="leave one of them out: the second says nothing of chance")
-    order = list(dict.fromkeys(one.cell for one in results))
+    order = list(dict.fromkeys(result.cell for result in results))
     rows, differing = table.rows_of(results, order), table.differences(results, order)
     if arguments.json:
         cells = [
             {
-                "cell": one.cell, "runs": one.runs, "measure": one.measure,
-                **{name: {"mean": mean.mean, "half95": mean.half} for name, mean in one.figures.items()},
+                "cell": row.cell, "runs": row.runs, "measure": row.measure,
+                **{name: {"mean": mean.mean, "half95": mean.half} for name, mean in row.figures.items()},
             }
-            for one in rows
+            for row in rows
         ]  # fmt: skip
-        values = {"cells": cells, "differences": differing, "runs": [vars(one) for one in results]}
+        values = {"cells": cells, "differences": differing, "runs": [vars(result) for result in results]}
         print(json.dumps(document("comparison", values), indent=2))
         return 0
     show(*table.shown_rows(rows), title="means, ± 95 % (Student's t)")
     if differing:
         print()
         show(*table.shown_differences(differing, rows[0].measure), title=f"against {order[0]}, over the same seeds")
-        if all(one["pairs"] < 2 for one in differing):
+        if all(row["pairs"] < 2 for row in differing):
             say("one pair alone has no interval: start runs with further seeds")
     return 0
 
@@ -85,7 +85,7 @@ def _in_cells(found: Any) -> list[Any]:
     from dataclasses import replace
 
     plans = [_flat(plan) for _, plan in found if plan is not None]
-    keys = sorted({key for plan in plans for key in plan if len({repr(one.get(key)) for one in plans}) > 1})
+    keys = sorted({key for plan in plans for key in plan if len({repr(mapping.get(key)) for mapping in plans}) > 1})
     made = []
     for result, plan in found:
         if plan is None:

@@ -105,13 +105,13 @@ def mean_of(values: Sequence[float | None]) -> Mean:
     >>> mean_of([1.0, None]), mean_of([4.0])
     (Mean(mean=None, half=None, count=1), Mean(mean=4.0, half=None, count=1))
     """
-    known = [one for one in values if one is not None]
+    known = [value for value in values if value is not None]
     if not known or len(known) < len(values):
         return Mean(None, None, len(known))
     mean = math.fsum(known) / len(known)
     if len(known) < 2:
         return Mean(mean, None, len(known))
-    spread = math.sqrt(math.fsum((one - mean) ** 2 for one in known) / (len(known) - 1))
+    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in known) / (len(known) - 1))
     return Mean(mean, t_quantile(LEVEL, len(known) - 1) * spread / math.sqrt(len(known)), len(known))
 
 
@@ -119,10 +119,10 @@ def paired(first: Sequence[float | None], second: Sequence[float | None]) -> Pai
     """Pairs that belong together, such as runs of one seed; those of which one is not known are left out."""
     known = [b - a for a, b in zip(first, second, strict=True) if a is not None and b is not None]
     mean = mean_of(known)
-    higher = sum(one > 0 for one in known)
+    higher = sum(value > 0 for value in known)
     if mean.mean is None or len(known) < 2:
         return Paired(mean, None, higher)
-    spread = math.sqrt(math.fsum((one - mean.mean) ** 2 for one in known) / (len(known) - 1))
+    spread = math.sqrt(math.fsum((value - mean.mean) ** 2 for value in known) / (len(known) - 1))
     if spread == 0:
         return Paired(mean, None, higher)
     return Paired(mean, t_tail(mean.mean / (spread / math.sqrt(len(known))), len(known) - 1), higher)

@@ -30,16 +30,16 @@ def draw(rows: Sequence[Row], path: Path, title: str) -> bool:
     ):
         best = front(rows, cost)
         points = []
-        for number, one in enumerate(rows):
-            x, y = one.figures[cost], one.figures["best"]
+        for number, row in enumerate(rows):
+            x, y = row.figures[cost], row.figures["best"]
             if x.mean is None or y.mean is None:
                 continue
             drawn = True
             axes.errorbar(
-                x.mean, y.mean, xerr=x.half or 0.0, yerr=y.half or 0.0, fmt="o" if one.cell in best else "x",
-                color=f"C{number % 10}", capsize=3, label=one.cell,
+                x.mean, y.mean, xerr=x.half or 0.0, yerr=y.half or 0.0, fmt="o" if row.cell in best else "x",
+                color=f"C{number % 10}", capsize=3, label=row.cell,
             )  # fmt: skip
-            if one.cell in best:
+            if row.cell in best:
                 points.append((x.mean, y.mean))
         points.sort()
         axes.plot(*zip(*points, strict=True) if points else ([], []), color="0.6", zorder=0, drawstyle="steps-post")

@@ -49,27 +49,27 @@ class Result:
 
 def result_of(status: RunStatus, *, cell: str, seed: int, plan_toml: str) -> Result:
     """The figures of a run. Joules are known where every device that was asked told all of its phases."""
-    closed = [one for one in status.rounds if one.state == "closed"]
+    closed = [this_round for this_round in status.rounds if this_round.state == "closed"]
     best = best_of(closed)
     spent = [
         device.spent_j for one in closed for device in one.devices if one.round and device.outcome != "ordered"
     ]  # fmt: skip
-    known = [one for one in spent if one is not None]
-    trained = [one for one in closed if one.round]
-    ends = [one.closed_unix_s for one in trained if one.closed_unix_s is not None]
+    known = [value for value in spent if value is not None]
+    trained = [this_round for this_round in closed if this_round.round]
+    ends = [this_round.closed_unix_s for this_round in trained if this_round.closed_unix_s is not None]
     return Result(
         run_id=status.run_id,
         cell=cell,
         seed=seed,
         plan_sha256=hashlib.sha256(plan_toml.encode()).hexdigest(),
-        measure=next((one.measure for one in closed if one.score is not None), "accuracy"),
+        measure=next((this_round.measure for this_round in closed if this_round.score is not None), "accuracy"),
         final=closed[-1].score if closed else None,
         best=None if best is None else best.score,
         energy_j=sum(known) if known and len(known) == len(spent) else None,
-        bytes_up=sum(one.bytes_up for one in closed),
-        bytes_down=sum(one.bytes_down for one in closed),
+        bytes_up=sum(this_round.bytes_up for this_round in closed),
+        bytes_down=sum(this_round.bytes_down for this_round in closed),
         rounds=len(trained),
-        run_s=max(ends) - min(one.opened_unix_s for one in trained) if ends else None,
+        run_s=max(ends) - min(this_round.opened_unix_s for this_round in trained) if ends else None,
         reason=status.reason,
     )
 
@@ -137,6 +137,6 @@ def read_result(path: Path) -> Result:
 def by_cell(results: Sequence[Result]) -> dict[str, list[Result]]:
     """Results of each cell, by seed."""
     made: dict[str, list[Result]] = {}
-    for one in sorted(results, key=lambda one: one.seed):
-        made.setdefault(one.cell, []).append(one)
+    for result in sorted(results, key=lambda result: result.seed):
+        made.setdefault(result.cell, []).append(result)
     return made

@@ -52,7 +52,7 @@ def run_sweep(sweep: Sweep, folder: Path, remote: Operator | None) -> list[Resul
     trials = sweep.trials(held_out=held_out)
     for trial in trials:
         kept.plan(trial.slug, trial.plan_toml)
-    left = [one for one in trials if kept.done(one.slug, one.plan_toml) is None]
+    left = [trial for trial in trials if kept.done(trial.slug, trial.plan_toml) is None]
     if len(left) < len(trials):
         _say(f"{len(trials) - len(left)} of {len(trials)} runs are done already")
     if left:
@@ -73,7 +73,7 @@ def run_sweep(sweep: Sweep, folder: Path, remote: Operator | None) -> list[Resul
                 spent = "?" if result.energy_j is None else f"{result.energy_j:.3g}"
                 _say(f"{number} of {len(trials)}: {trial.cell.name}, seed {trial.seed}: "
                      f"{result.measure} {score}, {spent} J, {result.rounds} rounds")  # fmt: skip
-    return [found for one in trials if (found := kept.done(one.slug, one.plan_toml)) is not None]
+    return [found for trial in trials if (found := kept.done(trial.slug, trial.plan_toml)) is not None]
 
 
 @contextlib.contextmanager

@@ -192,8 +192,8 @@ def _own(own: Mapping[str, Any], where: str, path: Path) -> tuple[LocalFleet | N
         fix = f"choose {', '.join(SENSORS)}"
         raise PlanError(f"no sensor {given['sensor']!r} is known", where=f"{where}: sweep.sensor", fix=fix)
     boards = given.get("boards", ["pi4"])
-    for one in boards or [""]:
-        pick(BOARDS, str(one), what="board", where=f"{where}: sweep.boards")
+    for board in boards or [""]:
+        pick(BOARDS, str(board), what="board", where=f"{where}: sweep.boards")
     data = path.resolve().parent / Path(given["data"]).expanduser()
     return LocalFleet(**{**given, "data": str(data), "boards": tuple(boards)}), warm_up, name
 
@@ -221,10 +221,10 @@ def _taken_apart(document: Mapping[str, Any], where: str) -> tuple[Document, Axe
                 else:
                     base[section][key] = value
                     continue
-            if not value or len({repr(one) for one in value}) < len(value):
+            if not value or len({repr(item) for item in value}) < len(value):
                 raise PlanError("is empty, or has a value twice", where=place, fix="write each value once")
             if (section, key) == ("run", "seed"):
-                if not all(isinstance(one, int) and not isinstance(one, bool) and one >= 0 for one in value):
+                if not all(isinstance(item, int) and not isinstance(item, bool) and item >= 0 for item in value):
                     raise PlanError(f"{value!r} are no seeds", where=place, fix="whole numbers of 0 or more")
                 seeds = tuple(value)
             else:
@@ -250,8 +250,8 @@ def _cells(axes: Axes, policies: Mapping[str, Any], where: str) -> tuple[Cell, .
                     what = f"policy.{policy} and a list both set {section}.{sorted(clash)[0]}"
                     raise PlanError(what, where=where, fix="keep one of them")
             made.append(Cell(", ".join(words) or "plan", laid_over(changed, keys), columns))
-    slugs = [one.slug for one in made]
-    if twice := {one for one in slugs if slugs.count(one) > 1}:
+    slugs = [cell.slug for cell in made]
+    if twice := {slug for slug in slugs if slugs.count(slug) > 1}:
         raise PlanError(f"two cells would be called {min(twice)!r}", where=where, fix="name policies apart")
     return tuple(made)
 

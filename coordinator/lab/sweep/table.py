@@ -30,7 +30,7 @@ def rows_of(results: Sequence[Result], order: Sequence[str]) -> list[Row]:
     return [
         Row(
             cell,
-            {name: mean_of([one.figure(name) for one in found[cell]]) for name in FIGURES},
+            {name: mean_of([result.figure(name) for result in found[cell]]) for name in FIGURES},
             len(found[cell]),
             found[cell][0].measure,
         )
@@ -42,10 +42,10 @@ def rows_of(results: Sequence[Result], order: Sequence[str]) -> list[Row]:
 def front(rows: Sequence[Row], cost: str, gain: str = "best") -> set[str]:
     """Cells that no other is at least as good as in both ``gain`` and ``cost``, and better in one: by their means."""
     known = []
-    for one in rows:
-        high, low = one.figures[gain].mean, one.figures[cost].mean
+    for row in rows:
+        high, low = row.figures[gain].mean, row.figures[cost].mean
         if high is not None and low is not None:
-            known.append((one.cell, high, low))
+            known.append((row.cell, high, low))
     made = set()
     for cell, high, low in known:
         if not any(g >= high and c <= low and (g > high or c < low) for _, g, c in known):
@@ -59,16 +59,16 @@ def differences(results: Sequence[Result], order: Sequence[str]) -> list[dict[st
     here = [cell for cell in order if cell in found]
     if len(here) < 2:
         return []
-    base = {one.seed: one for one in found[here[0]]}
+    base = {result.seed: result for result in found[here[0]]}
     made: list[dict[str, Any]] = []
     for figure in ("final", "best", "energy_j", "bytes_up"):
         tests: list[tuple[str, Paired]] = []
         for cell in here[1:]:
-            mine = {one.seed: one for one in found[cell]}
+            mine = {result.seed: result for result in found[cell]}
             seeds = sorted(base.keys() & mine.keys())
             pairs = [(base[seed].figure(figure), mine[seed].figure(figure)) for seed in seeds]
             tests.append((cell, paired([a for a, _ in pairs], [b for _, b in pairs])))
-        adjusted = holm([one.p for _, one in tests])
+        adjusted = holm([paired_test.p for _, paired_test in tests])
         for (cell, one), p in zip(tests, adjusted, strict=True):
             made.append(
                 {
@@ -103,12 +103,12 @@ def shown_rows(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     header = ["cell", "runs", f"final {measure}{unit}", f"best{unit}", "J", "bytes up", "bytes down", "rounds", "s"]
     marks = front(rows, "energy_j"), front(rows, "bytes_up")
     body = []
-    for one in rows:
-        cells = [_said(name, one.figures[name], measure) for name in FIGURES]
+    for row in rows:
+        cells = [_said(name, row.figures[name], measure) for name in FIGURES]
         # On the front of accuracy and joules, or bytes.
-        cells[2] += " *" if one.cell in marks[0] else ""
-        cells[3] += " *" if one.cell in marks[1] else ""
-        body.append([one.cell, str(one.runs), *cells])
+        cells[2] += " *" if row.cell in marks[0] else ""
+        cells[3] += " *" if row.cell in marks[1] else ""
+        body.append([row.cell, str(row.runs), *cells])
     return header, body
 
 
@@ -117,13 +117,13 @@ def shown_differences(
 ) -> tuple[list[str], list[list[str]]]:
     """Differences for people."""
     body = []
-    for one in found:
-        name = one["figure"]
-        value = Mean(one["difference"], one["half"], one["pairs"])
+    for row in found:
+        name = row["figure"]
+        value = Mean(row["difference"], row["half"], row["pairs"])
         said = _said(name, value, measure)
-        said = f"+{said}" if one["difference"] is not None and one["difference"] > 0 else said
-        p = "?" if one["p_holm"] is None else f"{one['p_holm']:.3f}" if one["p_holm"] >= 0.001 else "< 0.001"
-        body.append([name, one["cell"], said, f"{one['higher']} of {one['pairs']}", p])
+        said = f"+{said}" if row["difference"] is not None and row["difference"] > 0 else said
+        p = "?" if row["p_holm"] is None else f"{row['p_holm']:.3f}" if row["p_holm"] >= 0.001 else "< 0.001"
+        body.append([name, row["cell"], said, f"{row['higher']} of {row['pairs']}", p])
     return ["figure", "cell less the first", "difference", "higher in", "p (Holm)"], body
 
 
@@ -133,9 +133,9 @@ def csv_of(rows: Sequence[Row], results: Sequence[Result]) -> tuple[str, str]:
     names = [f"{name}_{what}" for name in FIGURES for what in ("mean", "half95")]
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["cell", "runs", "measure", *names])
-    for one in rows:
-        figures = [value for name in FIGURES for value in (one.figures[name].mean, one.figures[name].half)]
-        writer.writerow([one.cell, one.runs, one.measure, *("" if value is None else repr(value) for value in figures)])
+    for row in rows:
+        figures = [value for name in FIGURES for value in (row.figures[name].mean, row.figures[name].half)]
+        writer.writerow([row.cell, row.runs, row.measure, *("" if value is None else repr(value) for value in figures)])
     writer = csv.writer(runs, lineterminator="\n")
     if results:
         writer.writerow(asdict(results[0]))

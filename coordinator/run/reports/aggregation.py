@@ -132,7 +132,7 @@ class Fold:
         settings = settings_of(plan)
         self._gathered = None if settings is None else Gathered(shapes, settings, plan.normalise == "fednova")
         self._lines = lines
-        self._largest_budget_j = max((j for one in lines.values() if (j := one.standing_j) is not None), default=None)
+        self._largest_budget_j = max((j for line in lines.values() if (j := line.standing_j) is not None), default=None)
         self._population, self._totals = population, Totals()
         self._guessed: Wide = {}
         self.folded: list[str] = []

@@ -142,7 +142,7 @@ class Masking:
 
     def open(self, number: int, attempt: int, devices: Iterable[str]) -> None:
         """A new attempt with these devices; groups of other rounds are let go."""
-        for key in [one for one in self._groups if one[0] != number]:
+        for key in [group for group in self._groups if group[0] != number]:
             self._groups.pop(key).close()
         if (number, attempt) not in self._groups:
             context = context_of(self._run_id, number, attempt)

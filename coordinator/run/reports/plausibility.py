@@ -39,7 +39,7 @@ def most_w(board: str) -> float:
     if profile is None:
         return UNKNOWN_BOARD_W
     parts = (profile.ethernet, profile.radio, profile.accelerator)
-    return PROFILE_TIMES * (profile.power_w(profile.cores) + sum(one.value for one in parts if one is not None))
+    return PROFILE_TIMES * (profile.power_w(profile.cores) + sum(part.value for part in parts if part is not None))
 
 
 def energy_fault(record: PhaseEnergy, board: str) -> str | None:
@@ -71,7 +71,7 @@ def report_fault(report: DeviceReport, examples: int, board: str) -> tuple[str, 
         return "too_many_examples", f"{report.embedded} embeddings of {examples} training examples declared at join"
     if report.train_s > LONGEST_S:
         return "bad_energy", f"trained for {report.train_s:g} s; {LONGEST_S:g} at most"
-    faults = [fault for one in report.energy if (fault := energy_fault(one, board)) is not None]
+    faults = [fault for phase_energy in report.energy if (fault := energy_fault(phase_energy, board)) is not None]
     return ("bad_energy", faults[0]) if faults else None
 
 
@@ -79,10 +79,10 @@ def possible(records: Iterable[PhaseEnergy], board: str) -> tuple[list[PhaseEner
     """The records that may be written down, and what is wrong with the others: their joules stay unknown."""
     good: list[PhaseEnergy] = []
     faults: list[str] = []
-    for one in records:
-        fault = energy_fault(one, board)
+    for record in records:
+        fault = energy_fault(record, board)
         if fault is None:
-            good.append(one)
+            good.append(record)
         else:
             faults.append(fault)
     return good, faults

@@ -78,7 +78,11 @@ def fixed_weights(held: Iterable[Held]) -> dict[str, int]:
     >>> fixed_weights([one, one]), fixed_weights([one, two])
     ({'a': 1}, {'a': 1048576, 'b': 524288})
     """
-    each = {one.device_id: one.say / one.examples for one in held if one.examples and one.say > 0}
+    each = {
+        held_sums.device_id: held_sums.say / held_sums.examples
+        for held_sums in held
+        if held_sums.examples and held_sums.say > 0
+    }
     largest = max(each.values(), default=0.0)
     if not each or min(each.values()) >= largest * (1.0 - 1e-12):
         return dict.fromkeys(each, 1)
@@ -91,10 +95,12 @@ def weighted(held: Iterable[Held], bundle: Bundle, features: FeatureMap) -> list
     Raises:
         UpdateError: more examples, weights counted in, than the sums hold.
     """
-    held = sorted(held, key=lambda one: one.device_id)
+    held = sorted(held, key=lambda held_sums: held_sums.device_id)
     weights = fixed_weights(held)
     return [
-        decoded(one.coded, bundle, features).times(weights[one.device_id]) for one in held if one.device_id in weights
+        decoded(held_sums.coded, bundle, features).times(weights[held_sums.device_id])
+        for held_sums in held
+        if held_sums.device_id in weights
     ]
 
 
@@ -167,7 +173,7 @@ def head_from(
             return value if math.isfinite(value) else None
 
         normal = solve_distance(parts, shrinkage=section.shrinkage, order=order if by_data else None)
-        examples = sum(one.examples for one in held)
+        examples = sum(held_sums.examples for held_sums in held)
         return Solved(published(normal.kernel, normal.bias), normal, None, examples, len(parts), 1.0)
     if bundle.manifest.quantities is not None:
         dtype = np.dtype(np.int8) if features.project else np.dtype(spec.output_dtype)
@@ -176,7 +182,7 @@ def head_from(
             return quantity_moments(moments, bundle.manifest.outputs, dtype, features.summed_offset)
 
         fitted = solve_quantities(parts, looked, shrinkage=section.shrinkage, explained=accuracy if by_data else None)
-        examples = sum(one.examples for one in held)
+        examples = sum(held_sums.examples for held_sums in held)
         return Solved(published(fitted.kernel, fitted.bias), fitted, None, examples, len(parts), 1.0)
     found = solve(
         parts,
@@ -202,7 +208,7 @@ def head_from(
         unit = spec.output_scale * scale.astype(np.float64)
         standardised = middle * unit - mean.astype(np.float64) * scale
         basis = basis_of(standardised, covariance * np.outer(unit, unit))
-    return Solved(tree, found, basis, sum(one.examples for one in held), len(parts), temperature, own)
+    return Solved(tree, found, basis, sum(held_sums.examples for held_sums in held), len(parts), temperature, own)
 
 
 def surely_better(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> bool:
@@ -240,7 +246,7 @@ class StatisticsFold:
     ) -> None:
         self._judge = judge
         self._plan, self._bundle, self._lines, self._before = plan, bundle, lines, before
-        self._largest_budget_j = max((j for one in lines.values() if (j := one.standing_j) is not None), default=None)
+        self._largest_budget_j = max((j for line in lines.values() if (j := line.standing_j) is not None), default=None)
         self._came: dict[str, Held] = {}
         self.folded: list[str] = []
         self.remarks: tuple[Remark, ...] = ()
@@ -268,12 +274,12 @@ class StatisticsFold:
     @property
     def held(self) -> list[Held]:
         """All devices that count now."""
-        before = {one.device_id: one for one in self._before()}
+        before = {held_sums.device_id: held_sums for held_sums in self._before()}
         return list({**before, **self._came}.values())
 
     def head_after(self, head: Tree) -> Tree:
         """The head of all statistics that are held; ``head`` itself when there are none."""
-        held = [one for one in self.held if one.examples]
+        held = [held_sums for held_sums in self.held if held_sums.examples]
         if not held:
             return head
         self.solved = head_from(held, self._plan, self._bundle, self._judge, head)

@@ -46,9 +46,11 @@ def outlook(
             charged here as well, or time would seem to help.
     """
     present = {card.device_id for card in cards}
-    absent = [one.card for one in devices.known(connection) if not one.left and one.card.device_id not in present]
+    absent = [
+        device.card for device in devices.known(connection) if not device.left and device.card.device_id not in present
+    ]
     charged = books.charged_to(connection, run, now_unix_s, (number, renewed))
-    told = {device_id: replace(one, uncertain_j=0.0, pending_j=0.0) for device_id, one in charged.items()}
+    told = {device_id: replace(account, uncertain_j=0.0, pending_j=0.0) for device_id, account in charged.items()}
     able = _planner_of(connection, run, number, now_unix_s)
     lacking = able(cards, charged)
     if not lacking:
@@ -81,7 +83,7 @@ def _planner_of(
             )
             for card in cards
         ]
-        fleet_j = sum(one.spent_j + one.pending_j for one in charged.values())
+        fleet_j = sum(account.spent_j + account.pending_j for account in charged.values())
         best = Surroundings(
             number,
             Situation(later_s, row["started_unix_s"], 1, 1.0, fleet_j),

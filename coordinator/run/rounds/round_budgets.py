@@ -63,7 +63,7 @@ def plan(
     own = [card.device_id for card in cards] if renewed is None else renewed
     charged = charged_to(connection, run, now_unix_s, (number, own), keep=True)
     # A total holds in expectation, so orders on their way count as what they are expected to cost.
-    fleet_j = sum(one.spent_j + one.pending_j for one in charged.values())
+    fleet_j = sum(account.spent_j + account.pending_j for account in charged.values())
     situation = Situation(
         now_unix_s,
         row["started_unix_s"],
@@ -301,7 +301,7 @@ def learn_all(connection: Connection, orders: Iterable[tuple[str, int, str]]) ->
             lesson, energy = found[device_id]
             if not lesson.steps:
                 # Coding statistics is no measure of coding an update.
-                energy = [one for one in energy if one.phase is not Phase.ENCODE]
+                energy = [phase_energy for phase_energy in energy if phase_energy.phase is not Phase.ENCODE]
             model.observe(Work(lesson.embedded, lesson.steps, lesson.bytes_up, lesson.bytes_down), energy)
         batches.learnt(connection, run_id, number, bundle_id, models)
 
@@ -317,19 +317,19 @@ def ledger_of(
     bundle_id = runs.bundle_of(connection, run_id)
     models = costs.models(connection, bundle_id) if only is None else costs.models_of(connection, bundle_id, only)
     made = []
-    for device_id, one in grants.accounts(connection, run_id, now_unix_s - now_unix_s % DAY_S, only=only).items():
-        if not one.orders:
+    for device_id, account in grants.accounts(connection, run_id, now_unix_s - now_unix_s % DAY_S, only=only).items():
+        if not account.orders:
             continue
         model = models.get(device_id)
         made.append(
             DeviceBudget(
                 device_id=device_id,
-                orders=one.orders,
-                granted_j=one.granted_j,
-                spent_j=one.spent_j,
-                uncertain_j=one.uncertain_j,
-                today_j=one.today_j,
-                unlimited=one.unlimited,
+                orders=account.orders,
+                granted_j=account.granted_j,
+                spent_j=account.spent_j,
+                uncertain_j=account.uncertain_j,
+                today_j=account.today_j,
+                unlimited=account.unlimited,
                 price={} if model is None else vars(model.prices),
                 deviation={} if model is None else vars(model.deviations),
                 fitted_rounds=0 if model is None else model.rounds,

@@ -343,7 +343,7 @@ class RoundMachine:
         if reported >= self.rules.needed(len(self.ordered)):
             self.state, self._settling_s = State.SETTLING, now_s
             if self.rules.late and self.round < self.rules.rounds:
-                for device_id in [one for one in self.ordered if one in self._waiting]:
+                for device_id in [device_id for device_id in self.ordered if device_id in self._waiting]:
                     self.at_work[device_id] = self.round
                     self.present.pop(device_id, None)
             return [Close(self.round, tuple(self.reported), missing)]
@@ -403,8 +403,8 @@ class RoundMachine:
         self._earlier = set()
         self.round += 1
         self.attempt = 1
-        self.at_work = {one: of for one, of in self.at_work.items() if of >= self.round - self.rules.late}
-        expected = tuple(one for one in self.ordered if one not in self.at_work)
+        self.at_work = {key: of for key, of in self.at_work.items() if of >= self.round - self.rules.late}
+        expected = tuple(device_id for device_id in self.ordered if device_id not in self.at_work)
         self._gather(now_s, expected=expected)
         return None
 

@@ -51,7 +51,7 @@ class Claim:
 
     def begins_beside(self, others: Iterable[Claim]) -> None:
         """Begin at the time of those of the same priority that are on."""
-        self.had = max(self.had, min((one.had for one in others if one.priority == self.priority), default=0.0))
+        self.had = max(self.had, min((other.had for other in others if other.priority == self.priority), default=0.0))
 
 
 @dataclass(frozen=True)
@@ -106,5 +106,5 @@ def may_go(own: Wish, others: Iterable[Wish]) -> bool:
     >>> may_go(wish(2), [writing]), may_go(wish(1), [wish(2, can_open=False, settles=True)])
     (False, True)
     """
-    before = (one for one in others if one.claim.rank < own.claim.rank)
-    return own.is_ready and not any(one.is_ready or one.settles for one in before)
+    before = (other for other in others if other.claim.rank < own.claim.rank)
+    return own.is_ready and not any(wish.is_ready or wish.settles for wish in before)

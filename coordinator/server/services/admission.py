@@ -45,7 +45,7 @@ class Admission:
                     # Let in at the very moment when its device hung up.
                     self._give_back(size_bytes)
                 else:
-                    self._waiting = deque(one for one in self._waiting if one[1] is not future)
+                    self._waiting = deque(pair for pair in self._waiting if pair[1] is not future)
                     self._let_in()
                 raise
         else:

@@ -192,7 +192,10 @@ class DeviceService(rpc.DeviceServiceServicer):
             match request.WhichOneof("step"):
                 case "keys":
                     roster, threshold = await group.offer(device_id, Keys(*keys_from(request.keys)))
-                    found = {name: (one.seal, one.mask, one.seed) for name, one in roster.items()}
+                    found = {
+                        name: (public_keys.seal, public_keys.mask, public_keys.seed)
+                        for name, public_keys in roster.items()
+                    }
                     return roster_to(found, threshold)
                 case "shares":
                     given = await group.share(device_id, shares_from(request.shares.shares))
@@ -208,6 +211,6 @@ class DeviceService(rpc.DeviceServiceServicer):
     async def Leave(self, request: pb.LeaveRequest, context: Any) -> pb.LeaveResponse:  # noqa: N802
         """Says goodbye, with the last joules."""
         settled = settled_from(request.settled)
-        reason = "".join(one for one in request.reason[:200] if one.isprintable())
+        reason = "".join(character for character in request.reason[:200] if character.isprintable())
         await self._run_scheduler.leave(request.device_id, request.session, settled, reason)
         return pb.LeaveResponse()

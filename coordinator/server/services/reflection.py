@@ -13,7 +13,7 @@ from protos.v1 import edgejoule_pb2 as pb
 
 def services() -> tuple[str, ...]:
     """Names of what is served, as the `.proto` file has them."""
-    return tuple(one.full_name for one in pb.DESCRIPTOR.services_by_name.values())
+    return tuple(service.full_name for service in pb.DESCRIPTOR.services_by_name.values())
 
 
 def add_reflection(server: Any) -> bool:

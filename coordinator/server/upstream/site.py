@@ -195,9 +195,9 @@ class Site:
     def _present(self) -> dict[str, int]:
         """Devices that are there, and their examples."""
         return {
-            one.card.device_id: one.card.train_examples
-            for one in self._scheduler.fleet
-            if one.state == "present" and one.card.train_examples
+            member.card.device_id: member.card.train_examples
+            for member in self._scheduler.fleet
+            if member.state == "present" and member.card.train_examples
         }
 
     def _made_card(self, there: dict[str, int]) -> DeviceCard:
@@ -276,7 +276,7 @@ class Site:
             if newest is not None and not going:
                 holds = await self._rooms.looks.read(sums.held, newest[0])
                 there = self._present()
-                if holds and all(holds.get(one) == examples for one, examples in there.items()):
+                if holds and all(holds.get(key) == examples for key, examples in there.items()):
                     return newest[0]
             if going or len(self._present()) < self._devices:
                 await asyncio.sleep(_LOOK_S)
@@ -291,7 +291,7 @@ class Site:
         there, before = self._present(), {}
         if add_to is not None:
             before = await self._rooms.looks.read(sums.held, add_to)
-        asked = [one for one, examples in there.items() if before.get(one) != examples]
+        asked = [key for key, examples in there.items() if before.get(key) != examples]
         lines = [
             "[run]",
             f"name = {json.dumps(name)}",
@@ -322,7 +322,7 @@ class Site:
         """The report, and the runs whose joules are in it."""
         assert order.statistics is not None
         found = sums.summed(connection, run_id, bundle, order.statistics)
-        mine = [one for one in _named(connection, f"for {order.run_id}") if one not in self._told_runs]
+        mine = [text for text in _named(connection, f"for {order.run_id}") if text not in self._told_runs]
         energy, embedded = sums.spent(connection, mine, self._name)
         return DeviceReport(
             run_id=order.run_id,
@@ -339,7 +339,7 @@ class Site:
             loss_first=None,
             loss_last=None,
             engine=self._engine,
-            energy=tuple(one for one in energy if one.phase is not Phase.SEND),
+            energy=tuple(phase_energy for phase_energy in energy if phase_energy.phase is not Phase.SEND),
             update=(),
             embedded=embedded,
             train_s=0.0,
@@ -350,7 +350,7 @@ class Site:
     def _sending(self, connection: Connection, run_ids: Iterable[str]) -> tuple[PhaseEnergy, ...]:
         """What the devices' own reports cost to send, as far as they have told."""
         energy, _ = sums.spent(connection, run_ids, self._name)
-        return tuple(one for one in energy if one.phase is Phase.SEND)
+        return tuple(phase_energy for phase_energy in energy if phase_energy.phase is Phase.SEND)
 
     # ------------------------------------------------------------ what is remembered
 
@@ -388,7 +388,7 @@ def _check(order: TrainOrder) -> None:
 def _named(connection: Connection, name: str) -> list[str]:
     """Runs of this name, the oldest first."""
     query = select(tables.runs.c.run_id).where(tables.runs.c.name == name).order_by(tables.runs.c.sequence)
-    return [str(one) for one in connection.execute(query).scalars()]
+    return [str(value) for value in connection.execute(query).scalars()]
 
 
 def _newest(connection: Connection, name: str) -> tuple[str, str] | None:

@@ -55,16 +55,22 @@ def summed(connection: Connection, run_id: str, bundle: Bundle, features: Featur
         UsageError: its devices do not count alike, or have more examples than one report may stand for.
         UpdateError: what is held is not what was ordered.
     """
-    found: list[Held] = [one for one in held_by(connection, run_id) if one.examples]
+    found: list[Held] = [held_sums for held_sums in held_by(connection, run_id) if held_sums.examples]
     if not found:
         raise EmptyShardError("no device of this site has sent sums of any example", where=run_id)
     if set(fixed_weights(found).values()) != {1}:
         raise UsageError("the devices of this site do not count alike an example: their sum has no one weight")
-    examples = sum(one.examples for one in found)
+    examples = sum(held_sums.examples for held_sums in found)
     if examples > MAX_TRAVELLING:
         raise UsageError(f"{examples} examples; a report stands for at most {MAX_TRAVELLING}")
-    total = reduce(lambda one, other: one + other, (decoded(one.coded, bundle, features) for one in found))
-    return Summed(encode(total, features.summed_offset), examples, {one.device_id: one.examples for one in found})
+    total = reduce(
+        lambda moments, other: moments + other, (decoded(held_sums.coded, bundle, features) for held_sums in found)
+    )
+    return Summed(
+        encode(total, features.summed_offset),
+        examples,
+        {held_sums.device_id: held_sums.examples for held_sums in found},
+    )
 
 
 def spent(connection: Connection, run_ids: Iterable[str], site: str) -> tuple[tuple[PhaseEnergy, ...], int]:
@@ -72,8 +78,8 @@ def spent(connection: Connection, run_ids: Iterable[str], site: str) -> tuple[tu
     by_phase: dict[Phase, list[PhaseEnergy]] = {}
     embedded = 0
     for run_id in run_ids:
-        for one in reading.run_status(connection, run_id).rounds:
-            for device in one.devices:
+        for this_round in reading.run_status(connection, run_id).rounds:
+            for device in this_round.devices:
                 embedded += device.embedded
                 for record in device.energy:
                     by_phase.setdefault(record.phase, []).append(record)
@@ -81,14 +87,14 @@ def spent(connection: Connection, run_ids: Iterable[str], site: str) -> tuple[tu
 
 
 def _added(phase: Phase, records: Sequence[PhaseEnergy], site: str) -> PhaseEnergy:
-    known = [one.energy_j for one in records if one.energy_j is not None]
-    bounds = [one.uncertainty_j for one in records if one.uncertainty_j is not None]
+    known = [record.energy_j for record in records if record.energy_j is not None]
+    bounds = [record.uncertainty_j for record in records if record.uncertainty_j is not None]
     return PhaseEnergy(
         phase=phase,
         energy_j=sum(known) if len(known) == len(records) else None,
-        covered_s=sum(one.covered_s for one in records),
-        uncovered_s=sum(one.uncovered_s for one in records),
-        method=min((one.method for one in records), key=_WORST.index),
+        covered_s=sum(record.covered_s for record in records),
+        uncovered_s=sum(record.uncovered_s for record in records),
+        method=min((record.method for record in records), key=_WORST.index),
         sensor=f"site:{site}",
         uncertainty_j=sum(bounds) if len(bounds) == len(records) else None,
     )

@@ -137,7 +137,7 @@ def _granted_and_known(
 
 
 def _sum_of(connection: Connection, table: Table, run_id: str, number: int, device_id: str) -> float:
-    working = table.c.phase.in_([str(one) for one in WORKING])
+    working = table.c.phase.in_([str(phase) for phase in WORKING])
     query = select(func.sum(table.c.energy_j)).where(
         table.c.run_id == run_id, table.c.round == number, table.c.device_id == device_id, working
     )
@@ -156,7 +156,7 @@ def _left_open(connection: Connection, run_id: str, number: int, device_id: str,
     told: dict[int, set[str]] = defaultdict(set)
     for row in connection.execute(query):
         told[row.attempt].add(row.phase)
-    everyone = {str(one) for one in WORKING}
+    everyone = {str(phase) for phase in WORKING}
     left_j = 0.0
     for phases in told.values():
         missing = everyone - phases
@@ -362,7 +362,7 @@ def _accounts(
             earlier_energy.c.run_id == grants.c.run_id,
             earlier_energy.c.round == grants.c.round,
             earlier_energy.c.device_id == grants.c.device_id,
-            earlier_energy.c.phase.in_([str(one) for one in WORKING]),
+            earlier_energy.c.phase.in_([str(phase) for phase in WORKING]),
         )
         .correlate(grants)
         .scalar_subquery()
@@ -379,7 +379,7 @@ def _accounts(
             # Every grant has its order. As an outer join it begins with the grants.
             _found(which, few=few)
             .outerjoin(orders, _joined(orders))
-            .outerjoin(energy, same & energy.c.phase.in_([str(one) for one in WORKING]))
+            .outerjoin(energy, same & energy.c.phase.in_([str(phase) for phase in WORKING]))
         )
         .where(*([] if few else [which]))
     )

@@ -83,10 +83,10 @@ def keep(connection: Connection, run_id: str, to: Mark, changed: Mapping[str, Ac
     elif names:
         gone = account_sums.c.device_id == bindparam("of_device")
         connection.execute(
-            delete(account_sums).where(account_sums.c.run_id == run_id, gone), [{"of_device": one} for one in names]
+            delete(account_sums).where(account_sums.c.run_id == run_id, gone), [{"of_device": name} for name in names]
         )
     rows = [
-        {"run_id": run_id, "device_id": name, "stale": 0} | {one: getattr(account, one) for one in _FIGURES}
+        {"run_id": run_id, "device_id": name, "stale": 0} | {figure: getattr(account, figure) for figure in _FIGURES}
         for name, account in changed.items()
     ]
     if rows:

@@ -38,7 +38,7 @@ def put(connection: Connection, run_id: str, tree: Tree, links: Iterable[StoredL
 def _put_links(connection: Connection, run_id: str, links: list[StoredLink]) -> None:
     query = select(differences.c.sequence, differences.c.before, differences.c.after)
     there = list(connection.execute(query.where(differences.c.run_id == run_id).order_by(differences.c.sequence)))
-    wanted = [(one.before, one.after) for one in links]
+    wanted = [(link.before, link.after) for link in links]
     # Links are added at one end and dropped at the other: what stays is neither read nor written again.
     kept = next((n for n in range(min(len(there), len(wanted)), 0, -1) if _pairs(there)[-n:] == wanted[:n]), 0)
     stay = {row.sequence for row in there[len(there) - kept :]}

@@ -43,12 +43,12 @@ def put(connection: Connection, run_id: str, number: int, said: Iterable[Said]) 
     said = list(said)
     if not said:
         return
-    mine = {one.device_id for one in said}
+    mine = {judgement.device_id for judgement in said}
     query = select(events.c.sequence, events.c.detail).where(*_these(run_id, number))
     old = [row.sequence for row in connection.execute(query) if json.loads(row.detail).get("device") in mine]
     if old:
         connection.execute(delete(events).where(events.c.sequence.in_(old)))
-    rows = [{**_row(run_id, number), "detail": json.dumps(_detail(one))} for one in said]
+    rows = [{**_row(run_id, number), "detail": json.dumps(_detail(judgement))} for judgement in said]
     connection.execute(events.insert(), rows)
 
 
@@ -81,14 +81,14 @@ def _row(run_id: str, number: int) -> dict[str, Any]:
     return {"run_id": run_id, "round": number, "unix_s": clock.unix_s(), "kind": KIND}
 
 
-def _detail(one: Said) -> dict[str, Any]:
-    found = one.evaluation
-    taken = {"adopted": int(one.adopted is True), "kept": int(one.adopted is False)}
+def _detail(judgement: Said) -> dict[str, Any]:
+    found = judgement.evaluation
+    taken = {"adopted": int(judgement.adopted is True), "kept": int(judgement.adopted is False)}
     if found is None:
-        return {"device": one.device_id, "devices": 0, "examples": 0, "correct": 0, "loss_sum": 0.0,
+        return {"device": judgement.device_id, "devices": 0, "examples": 0, "correct": 0, "loss_sum": 0.0,
                 "class_examples": [], "class_correct": [], **taken}  # fmt: skip
     return {
-        "device": one.device_id,
+        "device": judgement.device_id,
         "devices": 1,
         "examples": found.examples,
         "correct": found.correct,
@@ -102,11 +102,11 @@ def _detail(one: Said) -> dict[str, Any]:
 def _summed(details: Iterable[dict[str, Any]]) -> dict[str, Any]:
     details = list(details)
     total: dict[str, Any] = {
-        key: sum(one[key] for one in details)
+        key: sum(detail[key] for detail in details)
         for key in ("devices", "examples", "correct", "loss_sum", "adopted", "kept")
     }
     for key in ("class_examples", "class_correct"):
-        total[key] = [sum(column) for column in zip_longest(*(one[key] for one in details), fillvalue=0)]
+        total[key] = [sum(column) for column in zip_longest(*(detail[key] for detail in details), fillvalue=0)]
     return total
 
 

@@ -75,7 +75,7 @@ class _Sums:
     """Energy and covered time grown up to each edge, sample by sample; overlaps count once, for the earlier one."""
 
     def __init__(self, windows: Sequence[Window]) -> None:
-        self._edges = np.array([edge for one in windows for edge in (one.start_s, one.stop_s)], np.float64)
+        self._edges = np.array([edge for window in windows for edge in (window.start_s, window.stop_s)], np.float64)
         self._energy_j, self._covered_s = np.zeros(len(self._edges)), np.zeros(len(self._edges))
         self.total_j = self.covered_s = 0.0
         self.samples, self.peak_w = 0, -math.inf

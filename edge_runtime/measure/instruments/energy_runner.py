@@ -138,7 +138,7 @@ def _integrate(file: IO[bytes], windows: Sequence[Window], *, where: str) -> Rep
     if not 0 < rate_hz <= _HIGHEST_RATE_HZ:
         raise DataError(f"says {rate_hz:g} samples a second", where=where, fix="the file is damaged; fetch it again")
     # Edges in samples. Stamps are decimal milliseconds, so what is within rounding of a sample is that sample's edge.
-    edges = np.array([edge for one in windows for edge in (one.start_s, one.stop_s)], np.float64) * rate_hz
+    edges = np.array([edge for window in windows for edge in (window.start_s, window.stop_s)], np.float64) * rate_hz
     nearest = np.round(edges)
     edges = np.where(np.abs(edges - nearest) < 1e-6, nearest, edges)
     order = np.argsort(edges, kind="stable")
@@ -162,11 +162,11 @@ def _integrate(file: IO[bytes], windows: Sequence[Window], *, where: str) -> Rep
     inside = np.clip(edges, 0, samples)
     rows = [
         window_energy(
-            one,
+            window,
             float(grown_uj[2 * at + 1] - grown_uj[2 * at]) * 1e-6,
             float(inside[2 * at + 1] - inside[2 * at]) / rate_hz,
         )
-        for at, one in enumerate(windows)
+        for at, window in enumerate(windows)
     ]
     return Replay(total_uj * 1e-6, samples / rate_hz, rate_hz, samples, peak_uj * 1e-6 * rate_hz, tuple(rows))
 

@@ -166,7 +166,7 @@ class BridgeLink:
         hello = self._session.hello
         if not self._relaxed or hello is None:
             return READ_EACH_S
-        rate_hz = sum(1.0 / Config.of(one.config).period_s for one in hello.sensors)
+        rate_hz = sum(1.0 / Config.of(sensor.config).period_s for sensor in hello.sensors)
         return max(READ_EACH_S, min(RELAXED_EACH_S, HELD_BYTES / (SAMPLE_BYTES * rate_hz)))
 
     def _send_due(self) -> None:

@@ -204,7 +204,7 @@ class BridgeSession:
             out = encode_frame(sync_command(self._nonce)) + out
         if now_s >= self._setting_due_s:
             self._setting_due_s = now_s + SETTING_AGAIN_S
-            out += b"".join(encode_frame(one) for one in self._settings_missing(self.hello))
+            out += b"".join(encode_frame(payload) for payload in self._settings_missing(self.hello))
         return out
 
     def _settings_missing(self, hello: Hello) -> list[bytes]:
@@ -226,7 +226,7 @@ class BridgeSession:
                 missing.append(command(Command.SET_CONFIG, self._sensor, target.register(), int(forced)))
         elif wanted.profile is not None and hello.profile != wanted.profile.code:
             missing.append(command(Command.SET_PROFILE, wanted.profile.code))
-        return [one for one in missing if one[0] not in self.refusals]
+        return [data for data in missing if data[0] not in self.refusals]
 
     def _hear_refusal(self, ack: Ack) -> None:
         if ack.command in SETTINGS and ack.command not in self.refusals:

@@ -191,7 +191,7 @@ class Ina219Source:
 
         answers = [i2c_msg.read(self._address, 2) for _ in registers]
         asked = [i2c_msg.write(self._address, [register]) for register in registers]
-        self._bus.i2c_rdwr(*(one for pair in zip(asked, answers, strict=True) for one in pair))
+        self._bus.i2c_rdwr(*(message for pair in zip(asked, answers, strict=True) for message in pair))
         return [int.from_bytes(bytes(answer), "big") for answer in answers]
 
     def _explain(self, cause: OSError, where: str) -> SensorError:

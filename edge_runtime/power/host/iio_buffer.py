@@ -61,15 +61,15 @@ def layout(channels: Sequence[Channel]) -> np.dtype[np.void]:
     (16, 8)
     """
     offsets, at, largest = [], 0, 1
-    ordered = sorted(channels, key=lambda one: one.index)
+    ordered = sorted(channels, key=lambda channel: channel.index)
     for channel in ordered:
         size = channel.dtype.itemsize
         at = -(-at // size) * size
         offsets.append(at)
         at, largest = at + size, max(largest, size)
     fields = {
-        "names": [one.name for one in ordered],
-        "formats": [one.dtype for one in ordered],
+        "names": [channel.name for channel in ordered],
+        "formats": [channel.dtype for channel in ordered],
         "offsets": offsets,
         "itemsize": -(-at // largest) * largest,
     }

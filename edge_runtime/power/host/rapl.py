@@ -114,7 +114,7 @@ class RaplSource:
 
     def _find(self) -> tuple[Path, str]:
         """The folder of the domain, and its name."""
-        zones = {one: read_text(one / "name") or "" for one in sorted(self._folder.glob("intel-rapl*:*"))}
+        zones = {path: read_text(path / "name") or "" for path in sorted(self._folder.glob("intel-rapl*:*"))}
         if not zones:
             raise SensorError(
                 "this machine has no RAPL counter",

@@ -48,14 +48,14 @@ def find_device(folder: Path, pattern: str, wanted: str, *, kind: str) -> Path:
         if not path.is_dir():
             raise SensorError("no such folder", where=spec, fix=f"give a name, or a folder below {folder}")
         return path
-    named = {one: read_text(one / "name") for one in sorted(folder.glob(pattern))}
-    found = [one for one, name in named.items() if name == wanted]
+    named = {each_path: read_text(each_path / "name") for each_path in sorted(folder.glob(pattern))}
+    found = [each_path for each_path, name in named.items() if name == wanted]
     if not found:
         there = ", ".join(sorted({name for name in named.values() if name})) or "none"
         raise SensorError(
             f"no {kind} device has this name", where=spec, fix=f"load its driver, or use one of those here: {there}"
         )
     if len(found) > 1:
-        paths = ", ".join(str(one) for one in found)
+        paths = ", ".join(str(each_path) for each_path in found)
         raise SensorError(f"{len(found)} devices have this name", where=spec, fix=f"give the path of one: {paths}")
     return found[0]

@@ -158,17 +158,24 @@ class SensorMeter:
             for phase in Phase
             if phase in sums
         )
-        return tuple(self._of_own_board(one, sums[one.phase]) for one in judged)
+        return tuple(self._of_own_board(phase_energy, sums[phase_energy.phase]) for phase_energy in judged)
 
-    def _of_own_board(self, one: PhaseEnergy, sums: Tally) -> PhaseEnergy:
+    def _of_own_board(self, phase_energy: PhaseEnergy, sums: Tally) -> PhaseEnergy:
         """A figure of the board that runs this; none where it is within the error of the zero."""
-        if not self._own_board or one.energy_j is None or not sums.covered_s:
-            return one
+        if not self._own_board or phase_energy.energy_j is None or not sums.covered_s:
+            return phase_energy
         # A chain without such lines, as a counter's, has no zero to be wrong.
-        if one.energy_j >= zero_limit_j(sums.terms):
-            return one
+        if phase_energy.energy_j >= zero_limit_j(sums.terms):
+            return phase_energy
         return PhaseEnergy(
-            one.phase, None, one.covered_s, one.uncovered_s, "unknown", one.sensor, None, (*one.flags, NO_CURRENT)
+            phase_energy.phase,
+            None,
+            phase_energy.covered_s,
+            phase_energy.uncovered_s,
+            "unknown",
+            phase_energy.sensor,
+            None,
+            (*phase_energy.flags, NO_CURRENT),
         )
 
     def close(self) -> None:

@@ -108,10 +108,10 @@ class SharedMeter:
     def spent_j(self) -> float | None:
         with self._lock:
             spent_j = self.inner.spent_j()
-            known = [one.energy_j for one in self._carried.values() if one.phase.is_work]
+            known = [phase_energy.energy_j for phase_energy in self._carried.values() if phase_energy.phase.is_work]
         if spent_j is None or None in known:
             return None
-        return spent_j + sum(one for one in known if one is not None)
+        return spent_j + sum(value for value in known if value is not None)
 
     def settle(self, timeout_s: float = 2.0) -> tuple[PhaseEnergy, ...]:
         # Predictions go on while samples are waited for.
@@ -126,7 +126,7 @@ class SharedMeter:
 
     def _settled(self, timeout_s: float) -> dict[Phase, PhaseEnergy]:
         self._unsettled = 0
-        return {one.phase: one for one in self.inner.settle(timeout_s)}
+        return {phase_energy.phase: phase_energy for phase_energy in self.inner.settle(timeout_s)}
 
     def _carry(self, record: PhaseEnergy) -> None:
         before = self._carried.get(record.phase)

@@ -100,7 +100,7 @@ class Header:
 
 def _made(kind: type[_Made], fields: Mapping[str, Any]) -> _Made:
     """A dataclass from those fields that it has; numbers where it wants numbers, texts where it wants texts."""
-    known = {one.name: str(one.type) for one in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    known = {field.name: str(field.type) for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     values = {name: value for name, value in fields.items() if name in known}
     for name, value in values.items():
         wanted = known[name]

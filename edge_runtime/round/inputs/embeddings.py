@@ -89,7 +89,7 @@ class EmbeddingCache:
         }
         name = hashlib.sha256(json.dumps(self._identity, sort_keys=True).encode()).hexdigest()[:32]
         self.folder = root / name
-        self._data, self._record, self._keys = (self.folder / one for one in (_DATA, _PROGRESS, _KEYS))
+        self._data, self._record, self._keys = (self.folder / text for text in (_DATA, _PROGRESS, _KEYS))
         self._header = _npy_header((count, self._width), self._dtype)
         with storing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -151,7 +151,7 @@ class EmbeddingCache:
                         examples, keys = None, [key for key in remembered if key is not None]
                     else:
                         # Up to the next one that need not be read.
-                        fresh = next((at for at, one in enumerate(there) if one is not None), len(there))
+                        fresh = next((at for at, array in enumerate(there) if array is not None), len(there))
                         block_rows = slice(self.rows, self.rows + fresh)
                         examples = raw[block_rows]
                         keys = keys_of(examples)
@@ -251,7 +251,7 @@ def _npy_header(shape: tuple[int, int], dtype: np.dtype[Any]) -> bytes:
 
 def _leading(found: list[npt.NDArray[Any] | None]) -> list[npt.NDArray[Any]]:
     """Those before the first that is None."""
-    return [one for one in itertools.takewhile(lambda one: one is not None, found) if one is not None]
+    return [array for array in itertools.takewhile(lambda array: array is not None, found) if array is not None]
 
 
 def _write_all(file: io.FileIO, data: bytes) -> None:

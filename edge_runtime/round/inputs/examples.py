@@ -88,7 +88,7 @@ class Summary:
         """How many bad examples there are and of which kind, in one line; empty when there are none."""
         if not self.set_aside:
             return ""
-        bad = sum(one.count for one in self.set_aside)
+        bad = sum(remark.count for remark in self.set_aside)
         return f"{bad} of {self.train_count + self.test_count + bad} examples set aside: {listed(self.set_aside)}"
 
     @property
@@ -226,7 +226,7 @@ class LocalExamples:
         """All examples but the bad ones, of which there are no more than there may be."""
         read = self._read_all(bundle, tolerant=True, quantities=quantities)
         whole = dataset.screened(read, len(bundle.manifest.classes) if bundle else None)
-        bad = sum(one.count for one in whole.set_aside)
+        bad = sum(remark.count for remark in whole.set_aside)
         if bad > self._bad_share * (len(whole) + bad) or (bad and not len(whole)):
             self._refuse(bundle, bad, len(whole) + bad, quantities)
         return whole
@@ -266,9 +266,9 @@ class LocalExamples:
         try:
             if is_store(path):
                 # Every change goes through the index; what is taken away by hand changes the folder.
-                for one in (path / INDEX, path / RAW):
-                    found = one.stat()
-                    digest.update(json.dumps([str(one), found.st_size, found.st_mtime_ns, found.st_ino]).encode())
+                for each_path in (path / INDEX, path / RAW):
+                    found = each_path.stat()
+                    digest.update(json.dumps([str(each_path), found.st_size, found.st_mtime_ns, found.st_ino]).encode())
             elif path.is_dir():
                 for entry in _files_below(path):
                     found = entry.stat()
@@ -276,9 +276,9 @@ class LocalExamples:
             else:
                 # An idx file has its labels beside it.
                 beside = path.parent.iterdir() if path.suffix.lower() != ".npz" else [path]
-                for one in sorted(beside):
-                    found = one.stat()
-                    digest.update(json.dumps([str(one), found.st_size, found.st_mtime_ns, found.st_ino]).encode())
+                for each_path in sorted(beside):
+                    found = each_path.stat()
+                    digest.update(json.dumps([str(each_path), found.st_size, found.st_mtime_ns, found.st_ino]).encode())
         except FileNotFoundError as error:
             raise DataError("no such file or folder", where=str(path), fix="check the path") from error
         except OSError as error:
@@ -358,7 +358,7 @@ class LocalExamples:
 
 
 def _written(remarks: tuple[Remark, ...]) -> npt.NDArray[np.str_]:
-    return np.array(json.dumps([[one.kind, one.count, one.example] for one in remarks]))
+    return np.array(json.dumps([[remark.kind, remark.count, remark.example] for remark in remarks]))
 
 
 def _remarks(text: npt.NDArray[np.str_]) -> tuple[Remark, ...]:
@@ -369,7 +369,7 @@ def _files_below(folder: Path) -> Iterator[os.DirEntry[str]]:
     """Every file below a folder, in the order of names; links to folders are not followed. What systems leave behind is
     not looked at: the `lost+found` of a disk is root's alone."""
     with os.scandir(folder) as entries:
-        found = sorted((one for one in entries if not is_left_behind(one.name)), key=lambda one: one.name)
+        found = sorted((entry for entry in entries if not is_left_behind(entry.name)), key=lambda one: one.name)
     for entry in found:
         if entry.is_dir(follow_symlinks=False):
             yield from _files_below(Path(entry.path))

@@ -63,7 +63,9 @@ class Environment:
     @property
     def version(self) -> str:
         """Of edgejoule in it; ``unknown`` when its files do not say."""
-        return next((one[1] for one in self._distributions() if one[0] == "edgejoule"), "unknown")
+        return next(
+            (distribution[1] for distribution in self._distributions() if distribution[0] == "edgejoule"), "unknown"
+        )
 
     @property
     def extras(self) -> tuple[str, ...]:
@@ -142,7 +144,7 @@ class Versions:
 
     def keep(self, paths: Iterable[str]) -> None:
         """All others are gone."""
-        kept = {Path(one) for one in paths}
+        kept = {Path(path) for path in paths}
         for folder in sorted(self.folder.glob("*")):
             if folder not in kept:
                 self.remove(folder.name)
@@ -152,8 +154,8 @@ class Versions:
         if not (like.path / "pyvenv.cfg").exists():
             # Not a virtual environment: what else is in the folder says nothing.
             return
-        size = sum(one.lstat().st_size for one in like.path.rglob("*") if not one.is_dir())
-        folder = next(one for one in (self.folder, *self.folder.parents) if one.exists())
+        size = sum(path.lstat().st_size for path in like.path.rglob("*") if not path.is_dir())
+        folder = next(parent for parent in (self.folder, *self.folder.parents) if parent.exists())
         free = shutil.disk_usage(folder).free
         if free < _ROOM * size:
             raise StoreError(
@@ -206,17 +208,17 @@ def _carry(old: Environment, new: Environment) -> None:
     from importlib.metadata import distributions
 
     by_hand = "upgrade this board by hand: edge-runtime service upgrade --find-links"
-    found = [sorted(one.path.glob("lib/python3*/site-packages")) for one in (old, new)]
-    if [one.parent.name for one in found[0]] != [one.parent.name for one in found[1]]:
+    found = [sorted(environment.path.glob("lib/python3*/site-packages")) for environment in (old, new)]
+    if [path.parent.name for path in found[0]] != [path.parent.name for path in found[1]]:
         raise EdgejouleError("has another Python than the new version would have", where=str(old.path), fix=by_hand)
     for source, target in zip(*found, strict=True):
-        for one in distributions(path=[str(source)]):
-            name = re.sub(r"[-_.]+", "_", one.metadata["Name"] or "").lower()
+        for distribution in distributions(path=[str(source)]):
+            name = re.sub(r"[-_.]+", "_", distribution.metadata["Name"] or "").lower()
             if name in _NOT_CARRIED:
                 continue
-            if one.files is None:
+            if distribution.files is None:
                 raise EdgejouleError(f"{name} has no list of its files", where=str(source), fix=by_hand)
-            for file in one.files:
+            for file in distribution.files:
                 # Programs beside the packages name the interpreter of the old environment.
                 if ".." in file.parts or file.is_absolute() or not (source / file).is_file():
                     continue

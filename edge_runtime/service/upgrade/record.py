@@ -166,7 +166,11 @@ def _record(found: dict[str, Any]) -> Record:
     trial = found["trial"]
     if trial:
         # A later version may have added keys.
-        known = {one.name: trial[one.name] for one in dataclasses.fields(Trial) if one.name in trial}
+        known = {
+            each_field.name: trial[each_field.name]
+            for each_field in dataclasses.fields(Trial)
+            if each_field.name in trial
+        }
         trial = {**known, "new": _version(trial["new"]), "old": _version(trial["old"])}
     return Record(
         before=_version(found["before"]) if found["before"] else None,

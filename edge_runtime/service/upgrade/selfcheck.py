@@ -61,8 +61,8 @@ def examine(resolved: Resolved, unit: str, state: Path) -> dict[str, Any]:
         "layouts": list(READS),
         **asdict(figures),
         "unit": unit,
-        "checks": [asdict(one) for one in findings],
-        "ok": all(one.verdict != "fail" for one in findings),
+        "checks": [asdict(finding) for finding in findings],
+        "ok": all(finding.verdict != "fail" for finding in findings),
     }
 
 
@@ -73,8 +73,8 @@ def ask(environment: Environment, written: Written) -> Answer:
         UpgradeError: it does not run, does not answer, or says that something is wrong.
     """
     command = [str(environment.program), "service", "check", "--json", "--config", str(written.config)]
-    for one in written.credentials:
-        command += ["--credential", f"{one.name}:{one.path}"]
+    for credential in written.credentials:
+        command += ["--credential", f"{credential.name}:{credential.path}"]
     env = {name: text for name, text in os.environ.items() if not name.startswith(("EDGEJOULE_", "PYTHON"))}
     try:
         done = subprocess.run(
@@ -95,16 +95,16 @@ def ask(environment: Environment, written: Written) -> Answer:
 
 
 def _answer(found: Mapping[str, Any], where: str) -> Answer:
-    wrong = [one for one in found["checks"] if one["verdict"] == "fail"]
+    wrong = [check for check in found["checks"] if check["verdict"] == "fail"]
     if wrong or not found["ok"]:
-        said = "; ".join(f"{one['check']}: {one['what']}" for one in wrong) or "it says that it is not fit"
+        said = "; ".join(f"{check['check']}: {check['what']}" for check in wrong) or "it says that it is not fit"
         raise UpgradeError(f"its self check failed: {said}", where=where, fix="mend that, or stay with this version")
     return Answer(str(found["version"]), str(found["unit"]), found.get("delegate"))
 
 
 def lines(found: Mapping[str, Any]) -> Sequence[str]:
     """The answer for people."""
-    return [f"{one['verdict']:4}  {one['check']}: {one['what']}" for one in found["checks"]]
+    return [f"{check['verdict']:4}  {check['check']}: {check['what']}" for check in found["checks"]]
 
 
 def _imports() -> Finding:
@@ -140,7 +140,7 @@ def _state(state: Path) -> Sequence[Finding]:
         layout_of(state)
         # Damaged files are set aside by whoever finds them; a copy keeps the real ones where they are.
         with tempfile.TemporaryDirectory(prefix="edgejoule-check-") as folder:
-            copies = [_copy(one, Path(folder)) for one in sorted((state / "outbox").glob("*.report"))]
+            copies = [_copy(path, Path(folder)) for path in sorted((state / "outbox").glob("*.report"))]
             letters = Outbox(Path(folder)).pending()
             for letter in letters:
                 parse_report(letter.data)

@@ -130,7 +130,7 @@ class Switching:
         record = self.load()
         kept = [one for one in (record.before, record.trial and record.trial.new) if one]
         current = self.place.program()
-        paths = [one.path for one in kept] + ([str(current.parent.parent)] if current else [])
+        paths = [version.path for version in kept] + ([str(current.parent.parent)] if current else [])
         self.versions.keep(paths)
         if record.trial is None:
             self.dismiss()

@@ -147,8 +147,8 @@ def parse_load(text: str) -> PiecewiseLoad:
         DataError: a trace that cannot be read.
     """
     parts = []
-    for one in re.split(r"\+(?=[a-z]+:)", text):
-        kind, _, rest = one.partition(":")
+    for part in re.split(r"\+(?=[a-z]+:)", text):
+        kind, _, rest = part.partition(":")
         if kind == "trace":
             parts.append(read_trace(Path(rest)))
             continue
@@ -157,7 +157,7 @@ def parse_load(text: str) -> PiecewiseLoad:
             numbers = [float(number) for number in rest.split(",")]
             parts.append(make(*numbers))
         except (KeyError, ValueError, TypeError, ZeroDivisionError) as cause:
-            raise UsageError(f"unknown load {one!r}", where="--load", fix=f"use {_FORMS}") from cause
+            raise UsageError(f"unknown load {part!r}", where="--load", fix=f"use {_FORMS}") from cause
     return PiecewiseLoad(tuple(parts))
 
 

@@ -56,22 +56,26 @@ class Emulation:
         self._constants: dict[int, Any] = {}
         self._layers: list[_Layer] = []
         floats = Graph(real, where=where)
-        named = {floats.name(int(one.outputs[0])): one for one in floats.graph.operators}
+        named = {floats.name(int(operator.outputs[0])): operator for operator in floats.graph.operators}
         # What is no number of the model, such as a shape that a RESHAPE is told, is in the shapes of the file already.
-        alive = [one for one in self.graph.graph.operators if self.graph.type_of(int(one.outputs[0])) in _RANGES]
+        alive = [
+            operator
+            for operator in self.graph.graph.operators
+            if self.graph.type_of(int(operator.outputs[0])) in _RANGES
+        ]
         self._steps = [self._step(one, floats, named) for one in alive]
         self._source, self._target = int(self.graph.graph.inputs[0]), int(self.graph.graph.outputs[0])
 
     @property
     def variables(self) -> list[Any]:
         """What is trained."""
-        return [one for layer in self._layers for one in layer.variables]
+        return [variable for layer in self._layers for variable in layer.variables]
 
     def __call__(self, x: Any) -> Any:
         """Dequantised outputs, float32 [n, D], of what the file takes in real numbers, float32 [n, ...]."""
         values = {self._source: self._rounded(x, self._source)}
         for inputs, output, compute in self._steps:
-            taken = [values[one] if one in values else self._constant(one) for one in inputs]
+            taken = [values[index] if index in values else self._constant(index) for index in inputs]
             values[output] = self._rounded(compute(*taken), output)
         return tf.reshape(values[self._target], [tf.shape(x)[0], -1])
 
@@ -231,7 +235,7 @@ def _pool(kind: Callable[..., Any]) -> Callable[..., Any]:
 
 def _reduced(kind: Callable[..., Any]) -> Callable[..., Any]:
     def made(options: Any, shape: list[int]) -> Callable[..., Any]:
-        return lambda x, axes: kind(x, [int(one) for one in np.ravel(axes)], keepdims=options.keepDims)
+        return lambda x, axes: kind(x, [int(axis) for axis in np.ravel(axes)], keepdims=options.keepDims)
 
     return made
 

@@ -69,7 +69,7 @@ def _usable(graph: Graph, one: Any) -> bool:
         return False
     constants = [int(index) for index in one.inputs[1:] if index >= 0]
     kinds = [graph.values(index) for index in constants]
-    return all(one is not None and one.dtype.kind == "f" for one in kinds) and all(
+    return all(kind is not None and kind.dtype.kind == "f" for kind in kinds) and all(
         graph.readers[index] == 1 for index in constants
     )
 
@@ -108,9 +108,11 @@ def _equalise(graph: Graph, weights: dict[int, npt.NDArray[np.float64]], first: 
 
 
 def _largest(values: npt.NDArray[np.float64], axis: int) -> npt.NDArray[np.float64]:
-    largest: npt.NDArray[np.float64] = np.abs(values).max(axis=tuple(one for one in range(values.ndim) if one != axis))
+    largest: npt.NDArray[np.float64] = np.abs(values).max(
+        axis=tuple(number for number in range(values.ndim) if number != axis)
+    )
     return largest
 
 
 def _along(scale: npt.NDArray[np.float64], dimensions: int, axis: int) -> npt.NDArray[np.float64]:
-    return scale.reshape([-1 if one == axis else 1 for one in range(dimensions)])
+    return scale.reshape([-1 if number == axis else 1 for number in range(dimensions)])

@@ -164,7 +164,7 @@ def _train(
     emulation: Emulation, data: TuningData, rows: npt.NDArray[Any], energy: float, progress: Callable[[str], None]
 ) -> None:
     variables = emulation.variables
-    slots = [(tf.Variable(tf.zeros_like(one)), tf.Variable(tf.zeros_like(one))) for one in variables]
+    slots = [(tf.Variable(tf.zeros_like(variable)), tf.Variable(tf.zeros_like(variable))) for variable in variables]
     tail = None if data.tail is None else {name: tf.constant(value) for name, value in data.tail.items()}
 
     @tf.function(autograph=False)  # type: ignore[untyped-decorator]
@@ -183,10 +183,10 @@ def _train(
                 loss += (1.0 - _SHARE) * tf.reduce_mean(right)
         # Adam: Kingma and Ba 2015, arXiv:1412.6980, algorithm 1 with its last line in the efficient order.
         size = rate * tf.sqrt(1.0 - tf.pow(0.999, number)) / (1.0 - tf.pow(0.9, number))
-        for one, gradient, (mean, square) in zip(variables, tape.gradient(loss, variables), slots, strict=True):
+        for variable, gradient, (mean, square) in zip(variables, tape.gradient(loss, variables), slots, strict=True):
             mean.assign(0.9 * mean + 0.1 * gradient)
             square.assign(0.999 * square + 0.001 * tf.square(gradient))
-            one.assign_sub(size * mean / (tf.sqrt(square) + 1e-8))
+            variable.assign_sub(size * mean / (tf.sqrt(square) + 1e-8))
         return loss
 
     shown, losses = max(1, data.steps // _LINES), []
@@ -194,7 +194,7 @@ def _train(
         raw = taken(data.inputs, batch)
         rate = data.rate * 0.5 * (1.0 + math.cos(math.pi * number / data.steps))
         values = (data.real(raw), data.teach(raw), data.labels[batch], np.float32(rate), np.float32(number + 1))
-        losses.append(float(step(*(tf.constant(one) for one in values))))
+        losses.append(float(step(*(tf.constant(value) for value in values))))
         if (number + 1) % shown == 0:
             progress(f"fine-tuning as integers: step {number + 1} of {data.steps}, loss {np.mean(losses):.4g}")
             losses = []

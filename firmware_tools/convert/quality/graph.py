@@ -20,15 +20,17 @@ class Graph:
     def __init__(self, content: bytes, *, where: str) -> None:
         self.model = flatbuffer.parse(content, where=where)
         self.graph = self.model.subgraphs[0]
-        self.readers = Counter(int(index) for one in self.graph.operators for index in one.inputs if index >= 0)
+        self.readers = Counter(
+            int(index) for operator in self.graph.operators for index in operator.inputs if index >= 0
+        )
 
     def content(self) -> bytes:
         """The file."""
         return flatbuffer.pack(self.model)
 
-    def operator(self, one: Any) -> str:
+    def operator(self, operator: Any) -> str:
         """Name of an operator's kind."""
-        return flatbuffer.operator_name(self.model.operatorCodes[one.opcodeIndex])
+        return flatbuffer.operator_name(self.model.operatorCodes[operator.opcodeIndex])
 
     def tensor(self, index: int) -> Any:
         return self.graph.tensors[index]
@@ -72,7 +74,7 @@ class Graph:
         kind, held = flatbuffer.type_name(self.graph.tensors[index].type), schema.BufferT()
         data = np.frombuffer(np.ascontiguousarray(values, np.dtype(kind).newbyteorder("<")).tobytes(), np.uint8)
         before = int(self.graph.tensors[index].buffer)
-        if sum(int(one.buffer) == before for one in self.graph.tensors) == 1:
+        if sum(int(tensor.buffer) == before for tensor in self.graph.tensors) == 1:
             self.model.buffers[before].data = data
             return
         held.data = data
@@ -81,6 +83,8 @@ class Graph:
 
     def only_reader(self, tensor: int) -> Any | None:
         """The operator that alone reads a tensor; None where there is another, or it is an output."""
-        if self.readers[tensor] != 1 or tensor in [int(one) for one in self.graph.outputs]:
+        if self.readers[tensor] != 1 or tensor in [int(each_tensor) for each_tensor in self.graph.outputs]:
             return None
-        return next(one for one in self.graph.operators if tensor in [int(index) for index in one.inputs])
+        return next(
+            operator for operator in self.graph.operators if tensor in [int(index) for index in operator.inputs]
+        )

@@ -54,12 +54,12 @@ def layer_quality(real: bytes, integer: bytes, inputs: Array, *, where: str) -> 
             signal[index] += float(np.square(wanted).sum())
             noise[index] += float(np.square(wanted - got).sum())
     found = []
-    for one in graph.graph.operators:
-        index = int(one.outputs[0])
+    for operator in graph.graph.operators:
+        index = int(operator.outputs[0])
         if index in matched and signal[index] > 0:
             ratio = 10.0 * np.log10(signal[index] / noise[index]) if noise[index] > 0 else _MOST_DB
             name = graph.name(index).split(";")[0]
-            found.append(LayerQuality(name, graph.operator(one), round(float(min(ratio, _MOST_DB)), 1)))
+            found.append(LayerQuality(name, graph.operator(operator), round(float(min(ratio, _MOST_DB)), 1)))
     return found
 
 
@@ -67,9 +67,9 @@ def bias_corrected(real: bytes, integer: bytes, inputs: Array, *, where: str) ->
     """The integer file with biases that give each channel the mean of the float one, and how many layers changed."""
     graph = Graph(integer, where=where)
     matched, changed = _matched(graph, Graph(real, where=where)), 0
-    for one in graph.graph.operators:
-        output, bias = int(one.outputs[0]), int(one.inputs[2]) if len(one.inputs) > 2 else -1
-        if graph.operator(one) not in WEIGHTED or output not in matched or bias < 0 or graph.readers[bias] != 1:
+    for operator in graph.graph.operators:
+        output, bias = int(operator.outputs[0]), int(operator.inputs[2]) if len(operator.inputs) > 2 else -1
+        if graph.operator(operator) not in WEIGHTED or output not in matched or bias < 0 or graph.readers[bias] != 1:
             continue
         codes = graph.values(bias)
         if codes is None or codes.dtype.kind != "i":
@@ -81,8 +81,8 @@ def bias_corrected(real: bytes, integer: bytes, inputs: Array, *, where: str) ->
             for wanted, got in values.values()
         ]
         error = np.concatenate(errors).mean(axis=0, dtype=np.float64)
-        scale = float(graph.tensor(int(one.inputs[0])).quantization.scale[0]) * np.asarray(
-            graph.tensor(int(one.inputs[1])).quantization.scale, np.float64
+        scale = float(graph.tensor(int(operator.inputs[0])).quantization.scale[0]) * np.asarray(
+            graph.tensor(int(operator.inputs[1])).quantization.scale, np.float64
         )
         moved = np.clip(codes - np.rint(error / scale), -_BIAS_LIMIT, _BIAS_LIMIT).astype(np.int32)
         if (moved != codes).any():
@@ -93,10 +93,10 @@ def bias_corrected(real: bytes, integer: bytes, inputs: Array, *, where: str) ->
 
 def _matched(integer: Graph, real: Graph) -> dict[int, int]:
     """Tensors of the integer file that are int8 and made by an operator, with the float ones of the same name."""
-    named = {real.name(int(one.outputs[0])): int(one.outputs[0]) for one in real.graph.operators}
+    named = {real.name(int(operator.outputs[0])): int(operator.outputs[0]) for operator in real.graph.operators}
     found = {}
-    for one in integer.graph.operators:
-        index = int(one.outputs[0])
+    for operator in integer.graph.operators:
+        index = int(operator.outputs[0])
         how = integer.tensor(index).quantization
         whole = how is not None and how.scale is not None and len(how.scale) == 1
         if whole and (other := named.get(integer.name(index))) is not None:

@@ -38,7 +38,7 @@ def sixteen_bits(
     wide = calibrator.Calibrator(real).calibrate_and_quantize(
         representative, tf.int16, tf.int16, False, tf.int16, tf.int64
     )
-    return [_with_ends(bytes(wide), Graph(one, where=where), where=where) for one in integers]
+    return [_with_ends(bytes(wide), Graph(integer, where=where), where=where) for integer in integers]
 
 
 def _with_ends(wide: bytes, narrow: Graph, *, where: str) -> bytes:

@@ -131,7 +131,7 @@ def _plain(model: Any, where: str) -> Any:
         return model
     try:
         rebuilt = type(model).from_config(wanted, custom_objects=_OBJECTS)
-        rebuilt.set_weights([_as_float32(one) for one in model.get_weights()])
+        rebuilt.set_weights([_as_float32(weight) for weight in model.get_weights()])
     except Exception as error:  # Keras raises what its layers raise
         text = " ".join(str(error).split())[:200]
         raise ModelError(
@@ -150,18 +150,18 @@ def _plain_config(value: Any) -> Any:
     if isinstance(value, dict):
         if value.get("class_name") == "DTypePolicy" and (value.get("config") or {}).get("name") in _OTHERS:
             value["config"]["name"] = "float32"
-        for key, one in value.items():
-            if key in ("dtype", "dtype_policy") and one in _OTHERS:
+        for key, item in value.items():
+            if key in ("dtype", "dtype_policy") and item in _OTHERS:
                 value[key] = "float32"
-            elif key == "stateful" and one is True:
+            elif key == "stateful" and item is True:
                 value[key] = False  # every example is judged by itself
-            elif key in ("batch_shape", "batch_input_shape") and isinstance(one, (list, tuple)) and one:
-                value[key] = [None, *one[1:]]
+            elif key in ("batch_shape", "batch_input_shape") and isinstance(item, (list, tuple)) and item:
+                value[key] = [None, *item[1:]]
             else:
-                value[key] = _plain_config(one)
+                value[key] = _plain_config(item)
         return value
     if isinstance(value, (list, tuple)):
-        return type(value)(_plain_config(one) for one in value)
+        return type(value)(_plain_config(item) for item in value)
     return value
 
 
@@ -176,7 +176,7 @@ def stored_config(path: Path) -> dict[str, Any]:
 
         with h5py.File(path, "r") as file:
             texts = {name: file.attrs.get(name) for name in ("model_config", "training_config")}
-        model, training = (json.loads(one) if one is not None else {} for one in texts.values())
+        model, training = (json.loads(text) if text is not None else {} for text in texts.values())
         return {"model": model, "compile": training or {}}
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, EdgejouleError):
         return {}

@@ -65,7 +65,7 @@ def open_keras(
         return open_keras_2(path, cut=cut, input_shape=input_shape, residual=residual)
     for end, tensors in (("input", model.inputs), ("output", model.outputs)):
         if len(tensors) != 1 and (end == "input" or cut is None):
-            names = ", ".join(str(one.name) for one in tensors)
+            names = ", ".join(str(each_tensor.name) for each_tensor in tensors)
             way = "name the layer whose output is the embedding with --cut LAYER" + listed_layers(_vectors(model))
             if end == "input":
                 way = "export a SavedModel of the branch that sees the data, with one input"
@@ -279,7 +279,12 @@ def _find(model: Any, cut: str) -> Any:
     nodes = [node for depth in model._nodes_by_depth.values() for node in depth]
     for node in nodes:
         if node.operation.name == cut:
-            outputs = [one for every in nodes if every.operation.name == cut for one in every.output_tensors]
+            outputs = [
+                output_tensor
+                for every in nodes
+                if every.operation.name == cut
+                for output_tensor in every.output_tensors
+            ]
             return outputs[0] if len(outputs) == 1 else outputs
     for node in nodes:
         inner = _inner(node.operation)
@@ -299,7 +304,9 @@ def _layer_names(model: Any) -> list[str]:
     for layer in model.layers:
         inner = _inner(layer)
         names += (
-            [layer.name] if inner is None else [layer.name, *(f"{layer.name}/{one}" for one in _layer_names(inner))]
+            [layer.name]
+            if inner is None
+            else [layer.name, *(f"{layer.name}/{layer_name}" for layer_name in _layer_names(inner))]
         )
     return names
 
@@ -386,7 +393,7 @@ def _normalised(dense: tuple[Array, Array | None, bool], layer: Any) -> tuple[Ar
 
 
 def _more_dense(layers: list[Any]) -> bool:
-    return any(isinstance(one, keras.layers.Dense) for one in layers)
+    return any(isinstance(layer, keras.layers.Dense) for layer in layers)
 
 
 def _chain(model: Any, tensor: Any, cut: Any) -> tuple[list[Any] | None, str]:

@@ -119,15 +119,15 @@ def _archive_refused(path: Path) -> ModelError | None:
 
 def _no_saved_model(path: Path) -> ModelError:
     """What a folder holds in place of a SavedModel, one level down as well."""
-    where, names = str(path), sorted(one.name for one in path.iterdir())
+    where, names = str(path), sorted(each_path.name for each_path in path.iterdir())
     if not names:
         return ModelError("is an empty folder", where=where, fix=_KINDS_HELP)
     if {"config.json", "model.weights.h5"} <= set(names):
         fix = "zip what is in it (zip -r -0 ../MODEL.keras .), and give that file"
         return ModelError("is a .keras file that was unpacked", where=where, fix=fix)
-    for one in names:
-        if (path / one / "saved_model.pb").is_file():
-            return ModelError("is the folder above a SavedModel", where=where, fix=f"give {path / one}")
+    for name in names:
+        if (path / name / "saved_model.pb").is_file():
+            return ModelError("is the folder above a SavedModel", where=where, fix=f"give {path / name}")
     return ModelError("is a folder without saved_model.pb", where=where, fix=_KINDS_HELP)
 
 
@@ -139,6 +139,6 @@ def fingerprint(path: Path) -> str:
             while piece := file.read(1 << 20):
                 digest.update(piece)
         return digest.hexdigest()
-    for file_path in sorted(one for one in path.rglob("*") if one.is_file()):
+    for file_path in sorted(each_path for each_path in path.rglob("*") if each_path.is_file()):
         digest.update(f"{file_path.relative_to(path).as_posix()}\0{fingerprint(file_path)}\n".encode())
     return digest.hexdigest()

@@ -90,7 +90,7 @@ def cut_function(
     shape = checked_input([*source.shape.as_list()] if source.shape.rank else [], input_shape, where=where)
     several = f"has {len(frozen.outputs)} outputs" if len(frozen.outputs) != 1 else None
     if several and cut is None:
-        names = ", ".join(one.op.name for one in frozen.outputs)
+        names = ", ".join(each_tensor.op.name for each_tensor in frozen.outputs)
         raise ModelError(f"its signature {several} ({names}); only one can be cut", where=where,
                          fix=f"export a signature with the one that matters, or name the layer whose output is the "
                          f"embedding with --cut NAME{listed_layers(layers)}, and --classes N")  # fmt: skip
@@ -146,11 +146,11 @@ def cut_function(
 def _check_variables(loaded: Any, where: str) -> None:
     """Refuse NaN and infinity in the variables of a SavedModel, by their names."""
     variables = [*getattr(loaded, "variables", ()), *getattr(loaded, "_all_variables", ())]
-    for one in variables:
-        values = np.asarray(one)
+    for variable in variables:
+        values = np.asarray(variable)
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             raise NonFiniteError(
-                f"variable {one.name} holds NaN or infinity", where=where,
+                f"variable {variable.name} holds NaN or infinity", where=where,
                 fix="take a checkpoint from before the loss became NaN, or train with a lower rate",
             )  # fmt: skip
 
@@ -158,9 +158,9 @@ def _check_variables(loaded: Any, where: str) -> None:
 def _scopes(graph: Any) -> tuple[str, ...]:
     """The innermost scopes in which the operations of a graph lie, in their order: the names of its layers."""
     found: dict[str, None] = {}
-    for one in graph.get_operations():
-        parts = one.name.split("/")
-        if len(parts) > 1 and one.type not in ("Const", "Placeholder", "NoOp", "Identity", "ReadVariableOp"):
+    for operation in graph.get_operations():
+        parts = operation.name.split("/")
+        if len(parts) > 1 and operation.type not in ("Const", "Placeholder", "NoOp", "Identity", "ReadVariableOp"):
             found.setdefault(parts[-2])
     return tuple(found)
 
@@ -192,9 +192,9 @@ def _signature(loaded: Any, where: str, asked: str | None) -> Any:
 
 
 def _only_input(frozen: Any, where: str) -> Any:
-    inputs = [one for one in frozen.inputs if one.dtype != tf.resource]
+    inputs = [tensor for tensor in frozen.inputs if tensor.dtype != tf.resource]
     if len(inputs) != 1:
-        names = ", ".join(one.op.name for one in inputs)
+        names = ", ".join(tensor.op.name for tensor in inputs)
         raise ModelError(
             f"its signature has {len(inputs)} inputs ({names}); only one can be cut", where=where,
             fix="export a signature of the branch that sees the data, with one input",
@@ -228,7 +228,7 @@ def _constant(tensor: Any) -> Array | None:
 
 
 def _data_inputs(operation: Any) -> list[Any]:
-    return [one for one in operation.inputs if _behind_copies(one).op.type != "Const"]
+    return [tensor for tensor in operation.inputs if _behind_copies(tensor).op.type != "Const"]
 
 
 def _behind_copies(tensor: Any) -> Any:
@@ -241,7 +241,7 @@ def _factor(operation: Any, source: Any) -> float | None:
     """What an operation multiplies its one input with, where that is one number above 0."""
     if operation.type not in ("Mul", "RealDiv") or (operation.type == "RealDiv" and operation.inputs[0] is not source):
         return None
-    value = _constant(next(one for one in operation.inputs if one is not source))
+    value = _constant(next(tensor for tensor in operation.inputs if tensor is not source))
     if value is None or value.size != 1 or not np.isfinite(value).all() or not value.item() > 0:
         return None
     return float(value.item()) if operation.type == "Mul" else 1.0 / float(value.item())
@@ -249,14 +249,14 @@ def _factor(operation: Any, source: Any) -> float | None:
 
 def _adds_nothing(operation: Any, source: Any) -> bool:
     """Whether the other summand is zeros."""
-    value = _constant(next(one for one in operation.inputs if one is not source))
+    value = _constant(next(tensor for tensor in operation.inputs if tensor is not source))
     return value is not None and not value.any()
 
 
 def _one_row(tensor: Any) -> int:
     """How many values an example has, where they stand in one row: one size, at most, is above 1. Else 0."""
     sizes = _shape_of(tensor)[1:]
-    known = [one for one in sizes if one is not None]
+    known = [size for size in sizes if size is not None]
     if not sizes or len(known) < len(sizes) or sum(one != 1 for one in known) > 1:
         return 0
     return int(np.prod(known))
@@ -273,7 +273,7 @@ def _behind_shapes(tensor: Any) -> Any:
 
 
 def _last_matmul(tensor: Any, where: str, layers: tuple[str, ...]) -> Any:
-    named = listed_layers([one for one in layers if one not in tensor.op.name.split("/")])
+    named = listed_layers([layer for layer in layers if layer not in tensor.op.name.split("/")])
     fix = f"name the operation or layer whose output is the embedding with --cut NAME{named}, and --classes N"
     while True:
         operation = tensor.op
@@ -290,13 +290,17 @@ def _last_matmul(tensor: Any, where: str, layers: tuple[str, ...]) -> Any:
 
 def _named(graph: Any, cut: str, where: str) -> Any:
     """Tensor ``op:0``, operation ``op``, or the last operation under a layer of that name."""
-    operations = [one for one in graph.get_operations() if one.outputs and one.type not in ("Const", "Placeholder")]
+    operations = [
+        operation
+        for operation in graph.get_operations()
+        if operation.outputs and operation.type not in ("Const", "Placeholder")
+    ]
     name, _, number = cut.partition(":")
-    exact = [one for one in operations if one.name == name]
-    under = [one for one in operations if f"/{name}/" in f"/{one.name}/"]
+    exact = [operation for operation in operations if operation.name == name]
+    under = [operation for operation in operations if f"/{name}/" in f"/{operation.name}/"]
     found = exact or under
     if not found or (number and not number.isdigit()) or int(number or 0) >= len(found[-1].outputs):
-        parts = {part for one in operations for part in (one.name, *one.name.split("/"))}
+        parts = {part for operation in operations for part in (operation.name, *operation.name.split("/"))}
         raise no_such_cut(cut, sorted(parts), where=where)
     return found[-1].outputs[int(number or 0)]
 
@@ -324,7 +328,7 @@ def _tail(output: Any, cut: Any) -> tuple[Tree | None, str]:
         elif operation.type in ("AddV2", "Add") and _adds_nothing(operation, sources[0]):
             pass  # Rescaling adds its offset, if it has one or not
         elif operation.type in ("BiasAdd", "AddV2", "Add") and bias is None:
-            bias = _constant(next(one for one in operation.inputs if one is not sources[0]))
+            bias = _constant(next(each_tensor for each_tensor in operation.inputs if each_tensor is not sources[0]))
         elif operation.type == "Relu" and layers and not relu and bias is None:
             relu = True
         elif (factor := _factor(operation, sources[0])) is not None and not layers and bias is None:
@@ -336,6 +340,6 @@ def _tail(output: Any, cut: Any) -> tuple[Tree | None, str]:
         elif operation.type not in ("Softmax", "LogSoftmax", "Sigmoid") or layers or bias is not None or gain != 1.0:
             return None, f"operation {operation.type} {operation.name} behind the cut is part of no head known here"
         tensor = _behind_copies(sources[0])
-    if bias is not None or relu or any(one is not None and one.ndim != 1 for _, one, _ in layers):
+    if bias is not None or relu or any(array is not None and array.ndim != 1 for _, array, _ in layers):
         return None, "what follows the cut is no linear head, nor one with a ReLU hidden layer"
     return plain_tail(layers)

@@ -103,15 +103,15 @@ def vector_width(shape: Iterable[int | None], *, cut: str, where: str, layers: S
         ModelError: more than one size beyond 1, or an unknown one.
     """
     sizes = list(shape)[1:]
-    text = " x ".join("?" if one is None else str(one) for one in sizes) or "a single number"
-    if any(one is None for one in sizes):
+    text = " x ".join("?" if size is None else str(size) for size in sizes) or "a single number"
+    if any(size is None for size in sizes):
         raise ModelError(f"the cut at {cut!r} has the unknown shape {text} per example", where=where,
                          fix=f"{_POOL_FIRST}, or give --input-shape")  # fmt: skip
-    if sum(one != 1 for one in sizes) > 1:
+    if sum(size != 1 for size in sizes) > 1:
         raise ModelError(f"the cut at {cut!r} is {text} per example, not a vector", where=where,
                          fix=_POOL_FIRST + (f", with --cut LAYER{listed_layers(layers)} and --classes N" if layers else
                          ": put a GlobalAveragePooling2D behind it"))  # fmt: skip
-    width = int(np.prod([1, *(one for one in sizes if one is not None)]))
+    width = int(np.prod([1, *(size for size in sizes if size is not None)]))
     if not sizes or width < 2:
         raise ModelError(f"the cut at {cut!r} is {text} per example: too little to learn from", where=where)
     return width
@@ -147,11 +147,11 @@ def checked_input(shape: list[int | None], asked: tuple[int, ...] | None, *, whe
         if len(asked) != len(sizes) or any(a != b for a, b in zip(asked, sizes, strict=True) if b is not None):
             raise ModelError(f"takes {sizes} per example, --input-shape says {list(asked)}", where=where)
         return asked
-    if not sizes or any(one is None for one in sizes):
-        text = " x ".join("?" if one is None else str(one) for one in sizes)
+    if not sizes or any(size is None for size in sizes):
+        text = " x ".join("?" if size is None else str(size) for size in sizes)
         raise ModelError(f"takes examples of the unknown shape {text or 'scalar'}", where=where,
                          fix="give --input-shape, such as 96,96,3")  # fmt: skip
-    return tuple(int(one) for one in sizes if one is not None)
+    return tuple(int(size) for size in sizes if size is not None)
 
 
 def listed_layers(names: Sequence[str], *, shown: int = 6) -> str:

@@ -118,7 +118,7 @@ class _Graph:
 
     def __init__(self, model: Any) -> None:
         self.model, self.graph = model, model.subgraphs[0]
-        self._makers = {int(out): one for one in self.graph.operators for out in one.outputs}
+        self._makers = {int(out): operator for operator in self.graph.operators for out in operator.outputs}
 
     def maker(self, tensor: int) -> Any:
         """The operator that a tensor comes from; None of inputs and constants."""
@@ -144,8 +144,8 @@ class _Graph:
     def vectors(self) -> list[str]:
         """Names of the tensors that are one vector of 8-bit integers or real numbers, in their order."""
         found = []
-        for one in self.graph.operators:
-            tensor = self.graph.tensors[int(one.outputs[0])]
+        for operator in self.graph.operators:
+            tensor = self.graph.tensors[int(operator.outputs[0])]
             wide = [size for size in (tensor.shape if tensor.shape is not None else ()) if size != 1]
             if len(wide) == 1 and flatbuffer.type_name(tensor.type) in ("int8", "uint8", "float32"):
                 found.append(_text(tensor.name))
@@ -179,16 +179,18 @@ class _Graph:
             if one is not None and not any(one is other for other in kept):
                 kept.append(one)
                 needed += [int(index) for index in one.inputs if index >= 0]
-        operators = [one for one in self.graph.operators if any(one is other for other in kept)]
+        operators = [operator for operator in self.graph.operators if any(operator is other for other in kept)]
         source = int(self.graph.inputs[0])
         # A model of float ends takes real numbers and makes integers of them first; a backbone takes integers.
-        readers = [one for one in operators if source in [int(index) for index in one.inputs]]
+        readers = [operator for operator in operators if source in [int(index) for index in operator.inputs]]
         if len(readers) == 1 and self.name(readers[0]) == "QUANTIZE":
-            operators = [one for one in operators if one is not readers[0]]
+            operators = [operator for operator in operators if operator is not readers[0]]
             source = int(readers[0].outputs[0])
         self.graph.operators = operators
         self.graph.inputs, self.graph.outputs = np.array([source], np.int32), np.array([tensor], np.int32)
-        used = {source, tensor} | {int(i) for one in operators for end in (one.inputs, one.outputs) for i in end}
+        used = {source, tensor} | {
+            int(i) for operator in operators for end in (operator.inputs, operator.outputs) for i in end
+        }
         buffers = {int(self.graph.tensors[index].buffer) for index in used if index >= 0}
         for index, one in enumerate(self.graph.tensors):
             if index not in used:
@@ -203,11 +205,11 @@ class _Graph:
 
 def drop_unused_codes(model: Any) -> None:
     """Forget operator codes without an operator: who measures ranges in a file wants a kernel for each code."""
-    used = sorted({int(one.opcodeIndex) for graph in model.subgraphs for one in graph.operators})
+    used = sorted({int(operator.opcodeIndex) for graph in model.subgraphs for operator in graph.operators})
     place = {old: new for new, old in enumerate(used)}
     for graph in model.subgraphs:
-        for one in graph.operators:
-            one.opcodeIndex = place[int(one.opcodeIndex)]
+        for operator in graph.operators:
+            operator.opcodeIndex = place[int(operator.opcodeIndex)]
     model.operatorCodes = [model.operatorCodes[old] for old in used]
 
 

@@ -43,7 +43,7 @@ def open_float(content: bytes, cut: str | None, *, where: str) -> FloatModel:
     if len(taken.shape) < 2 or taken.shape[0] != 1 or any(size < 1 for size in taken.shape):
         raise ModelError(f"its input has shape {list(taken.shape)}; a batch of 1 is needed", where=where,
                          fix="convert it again with a fixed shape")  # fmt: skip
-    has_dense = any(one.name == _DENSE for one in facts.operators)
+    has_dense = any(operator.name == _DENSE for operator in facts.operators)
     label, tail, note, linear, one_number = "its output", None, "the file has no FULLY_CONNECTED", True, False
     if cut is not None or has_dense or ends_in_classes(content, where=where):
         made = cut_file(content, cut, where=where)

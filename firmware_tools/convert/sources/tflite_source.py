@@ -73,7 +73,7 @@ def open_tflite(path: Path, *, cut: str | None) -> Extractor | FloatModel:
     last = facts.operators[-1].name if facts.operators else None
     if last is None:
         raise ModelError("holds no operator", where=where, fix="make it again from its model")
-    made_of = {tensor.dtype for one in facts.operators for tensor in one.outputs}
+    made_of = {tensor.dtype for operator in facts.operators for tensor in operator.outputs}
     if not made_of & {*_INTEGERS, "int16"}:
         return open_float(content, cut, where=where)
     if "int16" in made_of and not made_of & set(_INTEGERS):
@@ -104,9 +104,9 @@ def labels_in(path: Path, count: int) -> tuple[str, ...] | None:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            for one in archive.infolist():
-                if one.filename.lower().endswith(".txt") and one.file_size <= _MOST_LABELS_BYTES:
-                    lines = [line.strip() for line in archive.read(one).decode("utf-8-sig").splitlines()]
+            for entry in archive.infolist():
+                if entry.filename.lower().endswith(".txt") and entry.file_size <= _MOST_LABELS_BYTES:
+                    lines = [line.strip() for line in archive.read(entry).decode("utf-8-sig").splitlines()]
                     names = tuple(line for line in lines if line)
                     if len(names) == count == len(set(names)):
                         return names

@@ -80,7 +80,7 @@ def choices(
         macs = batch * (_macs(tail, kernels) + 3 * tail.width * classes)
         made.append(Choice(tail, kernels, _memory(tail, kernels, batch), macs, macs / MACS_PER_S * board.cpu_w))
     if not made:
-        most = max((len(one.pointwise) for one in found), default=0)
+        most = max((len(tail.pointwise) for tail in found), default=0)
         raise ModelError(
             f"has {most} layers of 1 x 1 that could train, and {pointwise} are asked for", where=where,
             fix="give --pointwise fewer, or train the biases alone: --trainable bias",
@@ -96,8 +96,8 @@ def fitting(
     Raises:
         UsageError: none is.
     """
-    found = [one for one in reversed(offered) if one.memory_bytes <= most_bytes]
-    found = [one for one in found if most_joules is None or one.joules <= most_joules]
+    found = [choice for choice in reversed(offered) if choice.memory_bytes <= most_bytes]
+    found = [choice for choice in found if most_joules is None or choice.joules <= most_joules]
     if not found:
         least = offered[0]
         share = min(most_bytes / least.memory_bytes, 1.0 if most_joules is None else most_joules / least.joules)
@@ -111,17 +111,17 @@ def fitting(
 
 
 def _macs(tail: Tail, kernels: tuple[Layer, ...]) -> int:
-    forth = sum(one.macs for one in tail.layers)
-    back = sum(one.macs for one in tail.layers[1:])
-    return forth + back + sum(one.macs for one in kernels)
+    forth = sum(layer.macs for layer in tail.layers)
+    back = sum(layer.macs for layer in tail.layers[1:])
+    return forth + back + sum(kernel.macs for kernel in kernels)
 
 
 def _memory(tail: Tail, kernels: tuple[Layer, ...], batch: int) -> int:
     kept = int(np.prod(tail.shape))
     fullest = 0
     for layer in tail.layers:
-        given, size = sum(int(np.prod(one)) for one in layer.given), int(np.prod(layer.shape))
+        given, size = sum(int(np.prod(entry)) for entry in layer.given), int(np.prod(layer.shape))
         fullest = max(fullest, 4 * (given + size))
         kept += size if layer.activation != "NONE" else 0
-        kept += 4 * given if any(layer is one for one in kernels) else 0
+        kept += 4 * given if any(layer is kernel for kernel in kernels) else 0
     return batch * (kept + fullest)

@@ -48,7 +48,7 @@ class TailDesign:
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Of what travels."""
-        return {one.name: one.shape for one in self.trained}
+        return {tensor.name: tensor.shape for tensor in self.trained}
 
     def spec(self, file: str) -> TailSpec:
         """For the manifest."""
@@ -65,10 +65,10 @@ def trained_of(
     """
     found = []
     for place, layer in enumerate(tail.layers):
-        spread, length = (max(_LEAST, one) for one in scales.get(layer.output, (1.0, 1.0)))
+        spread, length = (max(_LEAST, value) for value in scales.get(layer.output, (1.0, 1.0)))
         if layer.bias is not None:
             found.append(TailTensor(f"tail{place:02d}_bias", layer.bias.shape, layer.output, BIAS_GAIN * spread))
-        if any(layer is one for one in kernels):
+        if any(layer is kernel for kernel in kernels):
             assert layer.kernel is not None
             found.append(
                 TailTensor(f"tail{place:02d}_kernel", layer.kernel.shape, layer.output, KERNEL_GAIN * spread / length)
@@ -85,7 +85,7 @@ def scales_of(tail: Tail, x: Any) -> dict[int, tuple[float, float]]:
     known = {tail.source: tf.constant(np.asarray(x, np.float32))}
     found: dict[int, tuple[float, float]] = {}
     for layer in tail.layers:
-        inputs = [known[one] for one in layer.inputs]
+        inputs = [known[index] for index in layer.inputs]
         known[layer.output] = value = one_layer(layer, inputs)
         if layer.kernel is None:
             continue

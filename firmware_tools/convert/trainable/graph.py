@@ -94,12 +94,12 @@ class Tail:
     @property
     def pointwise(self) -> tuple[Layer, ...]:
         """Its convolutions of 1 x 1, the first first."""
-        return tuple(one for one in self.layers if one.pointwise)
+        return tuple(layer for layer in self.layers if layer.pointwise)
 
     @property
     def biased(self) -> tuple[Layer, ...]:
         """Its layers with a bias."""
-        return tuple(one for one in self.layers if one.bias is not None)
+        return tuple(layer for layer in self.layers if layer.bias is not None)
 
 
 def tails(content: bytes, *, where: str) -> tuple[tuple[Tail, ...], str]:
@@ -114,7 +114,7 @@ def tails(content: bytes, *, where: str) -> tuple[tuple[Tail, ...], str]:
     model = flatbuffer.parse(content, where=where)
     graph = model.subgraphs[0]
     operators = list(graph.operators)
-    constant = {index for index, one in enumerate(graph.tensors) if _values(model, one) is not None}
+    constant = {index for index, each_tensor in enumerate(graph.tensors) if _values(model, each_tensor) is not None}
     found: list[Tail] = []
     layers: list[Layer] = []
     wanted = {int(graph.outputs[0])}
@@ -126,12 +126,16 @@ def tails(content: bytes, *, where: str) -> tuple[tuple[Tail, ...], str]:
         except _OtherError as error:
             reason = f"a tail has no {error}"
             break
-        wanted -= {int(one) for one in operator.outputs}
-        wanted |= {int(one) for one in operator.inputs if int(one) >= 0 and int(one) not in constant}
-        made = [one for one in operators[:place] if int(one.outputs[0]) in wanted]
-        if len(wanted) != 1 or len(made) != 1 or not any(one.bias is not None for one in layers):
+        wanted -= {int(each_tensor) for each_tensor in operator.outputs}
+        wanted |= {
+            int(each_tensor)
+            for each_tensor in operator.inputs
+            if int(each_tensor) >= 0 and int(each_tensor) not in constant
+        }
+        made = [each_operator for each_operator in operators[:place] if int(each_operator.outputs[0]) in wanted]
+        if len(wanted) != 1 or len(made) != 1 or not any(layer.bias is not None for layer in layers):
             continue
-        if not any(_name(model, one) in (CONV, DEPTHWISE, DENSE) for one in operators[:place]):
+        if not any(_name(model, each_operator) in (CONV, DEPTHWISE, DENSE) for each_operator in operators[:place]):
             reason = "the trunk keeps a layer with weights"
             break
         (source,) = wanted
@@ -154,7 +158,7 @@ def _between(content: bytes, first: int | None, last: int | None, where: str) ->
     graph = model.subgraphs[0]
     first = int(graph.inputs[0]) if first is None else first
     last = int(graph.outputs[0]) if last is None else last
-    makers = {int(out): one for one in graph.operators for out in one.outputs}
+    makers = {int(out): operator for operator in graph.operators for out in operator.outputs}
     needed, kept = [last], set()
     while needed:
         index = needed.pop()
@@ -163,9 +167,11 @@ def _between(content: bytes, first: int | None, last: int | None, where: str) ->
             continue
         kept.add(id(one))
         needed += [int(other) for other in one.inputs if int(other) >= 0]
-    graph.operators = [one for one in graph.operators if id(one) in kept]
+    graph.operators = [operator for operator in graph.operators if id(operator) in kept]
     graph.inputs, graph.outputs = np.array([first], np.int32), np.array([last], np.int32)
-    used = {first, last} | {int(i) for one in graph.operators for end in (one.inputs, one.outputs) for i in end}
+    used = {first, last} | {
+        int(i) for operator in graph.operators for end in (operator.inputs, operator.outputs) for i in end
+    }
     buffers = {int(graph.tensors[index].buffer) for index in used if index >= 0}
     for index, tensor in enumerate(graph.tensors):
         if index not in used:
@@ -180,14 +186,14 @@ def _between(content: bytes, first: int | None, last: int | None, where: str) ->
 
 def _layer(model: Any, graph: Any, operator: Any, constant: set[int]) -> Layer:
     name, options = _name(model, operator), operator.builtinOptions
-    ends = [int(one) for one in operator.inputs]
-    given = tuple(one for one in ends if one >= 0 and one not in constant)
+    ends = [int(tensor) for tensor in operator.inputs]
+    given = tuple(value for value in ends if value >= 0 and value not in constant)
     output = graph.tensors[int(operator.outputs[0])]
     if flatbuffer.type_name(output.type) != "float32":
         raise _OtherError(f"{name} of {flatbuffer.type_name(output.type)}")
-    values = [None if one < 0 else _values(model, graph.tensors[one]) for one in ends]
+    values = [None if index < 0 else _values(model, graph.tensors[index]) for index in ends]
     made = Layer(name, given, int(operator.outputs[0]), _shape(output),
-                 tuple(_shape(graph.tensors[one]) for one in given))  # fmt: skip
+                 tuple(_shape(graph.tensors[index]) for index in given))  # fmt: skip
     activation = _ACTIVATIONS.get(getattr(options, "fusedActivationFunction", 0))
     if activation is None:
         raise _OtherError(f"{name} with another activation than ReLU or ReLU6")
@@ -212,7 +218,7 @@ def _layer(model: Any, graph: Any, operator: Any, constant: set[int]) -> Layer:
         return dataclasses.replace(made, kernel=np.ascontiguousarray(values[1].T, np.float32), activation=activation,
                                    bias=values[2] if len(values) > 2 else None)  # fmt: skip
     if name in (ADD, MUL, SUB):
-        fixed = next((one for one in values if one is not None), None)
+        fixed = next((value for value in values if value is not None), None)
         if fixed is None and (name != ADD or len(given) != 2 or made.given[0] != made.given[1]):
             raise _OtherError(f"{name} of two unlike tensors")
         if fixed is not None and (len(given) != 1 or (name == SUB and values[0] is not None)):
@@ -253,7 +259,7 @@ def _values(model: Any, tensor: Any) -> Any:
 
 
 def _shape(tensor: Any) -> tuple[int, ...]:
-    return tuple(int(one) for one in tensor.shape)[1:]
+    return tuple(int(size) for size in tensor.shape)[1:]
 
 
 def _name(model: Any, operator: Any) -> str:

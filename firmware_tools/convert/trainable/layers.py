@@ -51,7 +51,7 @@ def forward(tail: Tail, x: Any, biases: Mapping[int, Any], kernels: Mapping[int,
     """
     known = {tail.source: x}
     for layer in tail.layers:
-        inputs = [known[one] for one in layer.inputs]
+        inputs = [known[index] for index in layer.inputs]
         known[layer.output] = _run(layer, inputs, biases.get(layer.output), kernels.get(layer.output))
     last = known[tail.layers[-1].output]
     return tf.reshape(last, [x.shape[0], tail.width])

@@ -46,10 +46,10 @@ def working_memory(content: bytes, signature: str) -> int:
 
 
 def _graph_of(model: Any, signature: str) -> Any:
-    for one in model.signatureDefs:
-        key = one.signatureKey
+    for signature_def in model.signatureDefs:
+        key = signature_def.signatureKey
         if (key.decode() if isinstance(key, bytes) else key) == signature:
-            return model.subgraphs[one.subgraphIndex]
+            return model.subgraphs[signature_def.subgraphIndex]
     raise KeyError(signature)
 
 

@@ -86,7 +86,7 @@ def entries(folder: Path) -> list[Entry]:
                     found[name] = _entry(name, said)
             except (ValueError, KeyError, TypeError, AttributeError):
                 continue
-    return sorted(found.values(), key=lambda one: one.sequence)
+    return sorted(found.values(), key=lambda entry: entry.sequence)
 
 
 def _entry(name: str, said: Mapping[str, Any]) -> Entry:
@@ -123,22 +123,26 @@ def read(
         x, uint8 or float32 [M, ...], in their files, or [M, 0] of examples that are only listed; and the columns.
     """
     every = entries(folder)
-    mine = [one for one in every if one.label is not None]
+    mine = [entry for entry in every if entry.label is not None]
     left_out = Tally()
-    for one in every:
-        if one.label is None:
-            left_out.add("example that waits for a label", one.name)
+    for entry in every:
+        if entry.label is None:
+            left_out.add("example that waits for a label", entry.name)
     if not mine:
         raise EmptyShardError(
             "holds no labelled example",
             where=str(folder),
             fix="add some: edge-runtime data add --store DIR --label NAME FILE",
         )
-    stored = list(dict.fromkeys(composed(one.label or "") for one in sorted(mine, key=lambda one: one.label or "")))
+    stored = list(
+        dict.fromkeys(composed(entry.label or "") for entry in sorted(mine, key=lambda entry: entry.label or ""))
+    )
     number = {name: index for index, name in enumerate(stored)}
-    y = np.array([number[composed(one.label or "")] for one in mine], np.int32)
+    y = np.array([number[composed(entry.label or "")] for entry in mine], np.int32)
     y, class_names = renumber(y, stored, classes, str(folder), renames, tolerant=tolerant)
-    described = Columns(y, np.array([one.held_out for one in mine], np.bool_), None, class_names, left_out.remarks())
+    described = Columns(
+        y, np.array([entry.held_out for entry in mine], np.bool_), None, class_names, left_out.remarks()
+    )
     rows = choose(described)
     kept = np.arange(len(y)) if rows is None else rows
     aside = Tally()
@@ -178,7 +182,7 @@ class _StoreOpener:
     """Raw values and images alike, in the shape of the model."""
 
     def __init__(self, shape: Sequence[int], folder: Path) -> None:
-        self.shape, self._folder = tuple(int(one) for one in shape), folder
+        self.shape, self._folder = tuple(int(size) for size in shape), folder
         self._images: Opener | None = None
 
     def dtype_of(self, paths: Sequence[Path]) -> np.dtype[Any]:
@@ -201,7 +205,7 @@ class _StoreOpener:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno is not None:
                 raise
             return f"bad: {error.what}"
-        if [one for one in held.shape if one != 1] != [one for one in self.shape if one != 1]:
+        if [size for size in held.shape if size != 1] != [size for size in self.shape if size != 1]:
             return f"bad: shape {list(held.shape)}, the model takes {list(self.shape)}"
         return "ok"
 

@@ -288,7 +288,7 @@ def _hidden(folder: Path) -> list[Path]:
 
 def _holds_an_image(folder: Path) -> bool:
     try:
-        return any(is_image(one) for one in folder.iterdir())
+        return any(is_image(path) for path in folder.iterdir())
     except OSError:  # nobody asked for it
         return False
 
@@ -304,5 +304,5 @@ def _below(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
         return
     folders, files = _entries(folder)
     yield from files
-    for one in folders:
-        yield from _below(one, (*above, real))
+    for path in folders:
+        yield from _below(path, (*above, real))

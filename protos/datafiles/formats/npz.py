@@ -131,13 +131,13 @@ _LABELS = ("y", "Y", "labels", "label", "targets", "target", "classes", "arr_1")
 def _saved_as(members: set[str]) -> str:
     """How to save what a file holds under the names that are read here; ``d`` is what ``numpy.load(FILE)`` gives."""
     if {"x_train", "y_train", "x_test", "y_test"} <= members:  # as Keras keeps its data sets
-        both = (f"numpy.concatenate([d['{one}_train'], d['{one}_test']])" for one in "xy")
+        both = (f"numpy.concatenate([d['{text}_train'], d['{text}_test']])" for text in "xy")
         x, y = both
         return (
             f"numpy.savez(FILE, x={x}, y={y}, is_test=numpy.arange(len(d['x_train']) + len(d['x_test'])) >= "
             "len(d['x_train'])), d being numpy.load of this one"
         )
-    held, told = (next((one for one in names if one in members), None) for names in (_EXAMPLES, _LABELS))
+    held, told = (next((name for name in names if name in members), None) for names in (_EXAMPLES, _LABELS))
     if held is None or told is None:
         return "save it with numpy.savez(FILE, x=..., y=...)"
     return f"numpy.savez(FILE, x=d['{held}'], y=d['{told}']), d being numpy.load of this one"

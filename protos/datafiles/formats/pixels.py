@@ -176,7 +176,7 @@ class Opener:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno is not None:
                 raise
             return f"bad: {error.what}"
-        return "".join(["ok", *(f"|{one.kind}" for one in reader.changed())])
+        return "".join(["ok", *(f"|{remark.kind}" for remark in reader.changed())])
 
     def dtype_of(self, paths: Sequence[Path]) -> np.dtype[Any]:
         """Of pixels, uint8."""
@@ -245,14 +245,14 @@ class _Reader:
         if self._deep is not None:
             scale = "divided by 257" if self._white == 65535 else f"taken as {self._white.bit_length()} bits"
             kind = f"of 16 or 32 bits, {scale} (largest value {self._largest})"
-            counted = [one for one in self._tally.remarks() if one.kind != "deep"]
-            (deep,) = [one for one in self._tally.remarks() if one.kind == "deep"]
+            counted = [remark for remark in self._tally.remarks() if remark.kind != "deep"]
+            (deep,) = [remark for remark in self._tally.remarks() if remark.kind == "deep"]
             return (*counted, Remark(kind, deep.count, deep.example))
         return self._tally.remarks()
 
     def to_read_again(self, paths: list[Path]) -> Iterator[int]:
         """Places of deep images to read once more, now that the largest value of all tells the bits of their sensor."""
-        bits = next(one for one in (8, 10, 12, 14, 16) if self._largest < 1 << one)
+        bits = next(text for text in (8, 10, 12, 14, 16) if self._largest < 1 << text)
         if self._deep is None or bits in (8, 16):
             return
         self._white, self._telling = (1 << bits) - 1, False

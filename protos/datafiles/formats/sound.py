@@ -220,7 +220,7 @@ def _found(folder: Path) -> tuple[list[Path], list[str], list[bool]]:
     with reading(str(folder), "a folder of recordings"):
         for path in sorted(folder.rglob("*")):
             parts = path.relative_to(folder).parts
-            if not is_recording(path) or any(one.startswith(".") for one in parts) or not path.is_file():
+            if not is_recording(path) or any(part.startswith(".") for part in parts) or not path.is_file():
                 continue
             split = parts[0].lower() if len(parts) > 2 and parts[0].lower() in _SPLITS else None
             inner = parts[1:] if split is not None else parts

@@ -62,14 +62,14 @@ def read(
     """
     files = [path]
     if path.is_dir():
-        files = sorted(one for one in path.rglob("*") if is_table(one) and one.is_file())
+        files = sorted(each_path for each_path in path.rglob("*") if is_table(each_path) and each_path.is_file())
     blocks: list[NDArray[np.float32]] = []
     names: list[str] = []
     held_out: list[bool] = []
     left_out, aside = Tally(), Tally()
     for file in files:
         progressed()
-        apart = any(one.lower() in _HELD_OUT for one in file.relative_to(path).parts[:-1])
+        apart = any(part.lower() in _HELD_OUT for part in file.relative_to(path).parts[:-1])
         for block, name in _windows(file, spec, left_out):
             blocks.append(block)
             names.append(name)
@@ -133,7 +133,7 @@ def _of_text(file: Path, spec: Windows, encoding: str) -> Iterator[_Row]:
     with file.open(newline="", encoding=encoding) as stream:
         first = stream.readline()
         divider = _divider(first, (*spec.columns, spec.label))
-        names = [one.strip() for one in next(csv.reader([first], delimiter=divider, skipinitialspace=True), [])]
+        names = [text.strip() for text in next(csv.reader([first], delimiter=divider, skipinitialspace=True), [])]
         _require(names, spec, file)
         decimals = _Decimals(divider)
         for number, row in enumerate(csv.DictReader(stream, names, delimiter=divider, skipinitialspace=True), 2):
@@ -155,24 +155,24 @@ def _of_parquet(file: Path, spec: Windows) -> Iterator[_Row]:
                 number += 1
                 row = dict(zip(wanted, values, strict=True))
                 name = "" if row[spec.label] is None else str(row[spec.label]).strip()
-                yield number, name, _reals([row[one] for one in spec.columns])
+                yield number, name, _reals([row[column] for column in spec.columns])
             progressed()
 
 
 def _reals(cells: Sequence[Any]) -> list[float] | None:
     try:
-        values = [float("nan" if one is None else one) for one in cells]
+        values = [float("nan" if cell is None else cell) for cell in cells]
     except (TypeError, ValueError):
         return None
     return values if np.isfinite(values).all() else None
 
 
 def _require(names: Sequence[str], spec: Windows, file: Path) -> None:
-    for one in (*spec.columns, spec.label):
-        if list(names).count(one) != 1:
+    for column in (*spec.columns, spec.label):
+        if list(names).count(column) != 1:
             has = ", ".join(names) or "nothing"
-            how = "no column" if one not in names else f"{list(names).count(one)} columns"
-            raise DataError(f"has {how} {one!r} (it has {has})", where=str(file), fix="name one so")
+            how = "no column" if column not in names else f"{list(names).count(column)} columns"
+            raise DataError(f"has {how} {column!r} (it has {has})", where=str(file), fix="name one so")
 
 
 def _encoding(file: Path) -> str:
@@ -184,7 +184,7 @@ def _divider(first: str, wanted: Sequence[str]) -> str:
     """What divides the columns: the sign that gives the most of those that are wanted."""
 
     def given(divider: str) -> int:
-        names = {one.strip() for one in next(csv.reader([first], delimiter=divider, skipinitialspace=True), [])}
+        names = {text.strip() for text in next(csv.reader([first], delimiter=divider, skipinitialspace=True), [])}
         return len(names & set(wanted))
 
     return max(_DIVIDERS, key=given)
@@ -209,7 +209,7 @@ class _Decimals:
 
 def _numbers(row: Mapping[str, str | None], columns: Sequence[str], decimals: _Decimals) -> list[float] | None:
     try:
-        values = [decimals.read(row[one] or "nan") for one in columns]
+        values = [decimals.read(row[column] or "nan") for column in columns]
     except ValueError:
         return None
     return values if np.isfinite(values).all() else None

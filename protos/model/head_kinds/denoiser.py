@@ -73,14 +73,14 @@ class Denoiser:
         where, fix = str(path), "make one with: coordinator export RUN -o denoiser.npz"
         try:
             with zipfile.ZipFile(path) as archive:
-                if sum(one.file_size for one in archive.infolist()) > _MOST_BYTES:
+                if sum(entry.file_size for entry in archive.infolist()) > _MOST_BYTES:
                     raise ModelError(f"is larger than {_MOST_BYTES} bytes", where=where)
             with np.load(path, allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}
             about = json.loads(arrays.pop(_ABOUT).tobytes())
             if about["schema"] != _SCHEMA:
                 raise ModelError(f"is {about['schema']!r}, this version reads {_SCHEMA!r}", where=where)
-            classes = tuple(str(one) for one in about["classes"])
+            classes = tuple(str(class_name) for class_name in about["classes"])
             width, hidden = arrays["hidden_kernel"].shape
         except ModelError:
             raise

@@ -195,15 +195,17 @@ def _made(
     wanted: Sequence[Candidate], start: Reals, x: Reals, y: Labels, prior: Reals | None, seed: int
 ) -> list[Reals]:
     """The heads of these candidates from the same examples; steps are taken once for all of them."""
-    stops = {one.passes for one in wanted if one.kind == "steps"}
+    stops = {candidate.passes for candidate in wanted if candidate.kind == "steps"}
     walked = _walk(start, x, y, stops, seed) if stops else {}
     found = []
-    for one in wanted:
-        if one.kind == "steps":
-            found.append(start + one.mix * (walked[one.passes] - start))
-        elif one.kind == "statistics":
+    for candidate in wanted:
+        if candidate.kind == "steps":
+            found.append(start + candidate.mix * (walked[candidate.passes] - start))
+        elif candidate.kind == "statistics":
             assert prior is not None
-            found.append(start + np.linalg.solve(x.T @ x + one.weight * _firm(prior), x.T @ _residual(x @ start, y)))
+            found.append(
+                start + np.linalg.solve(x.T @ x + candidate.weight * _firm(prior), x.T @ _residual(x @ start, y))
+            )
         else:
             found.append(start)
     return found

@@ -153,7 +153,15 @@ def fleet_means(fleet: Mapping[str, Array], sums: FleetSums, mix: float) -> Tree
     start = np.vstack([fleet["out_kernel"], fleet["out_bias"][None]]).astype(np.float64)
     maker = _Maker(start, sums)
     made = maker.made(np.zeros((0, len(start))), np.zeros(0, np.int32))
-    return _tree(made[next(at for at, one in enumerate(maker.candidates) if one.kind == "means" and one.mix == mix)])
+    return _tree(
+        made[
+            next(
+                at
+                for at, candidate in enumerate(maker.candidates)
+                if candidate.kind == "means" and candidate.mix == mix
+            )
+        ]
+    )
 
 
 class _Maker:
@@ -191,8 +199,8 @@ class _Maker:
                 continue
             # Where nothing is left, the device has but one class: no head of its own can be judged on it.
             heads = self.made(x[rest], y[rest]) if len(rest) else [self.start] * len(self.candidates)
-            for at, one in enumerate(heads):
-                scores = x[out] @ one
+            for at, head in enumerate(heads):
+                scores = x[out] @ head
                 found[at][:, out] = [_losses(scores / temperature, y[out]) for temperature in _TEMPERATURES]
         return found
 

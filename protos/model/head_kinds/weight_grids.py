@@ -65,7 +65,7 @@ def check_bits(bits: Iterable[int], *, where: str) -> tuple[int, ...]:
         UsageError: none, or a width that no grid has.
     """
     found = tuple(dict.fromkeys(bits))
-    wrong = [one for one in found if one not in BITS and one != FULL]
+    wrong = [bit for bit in found if bit not in BITS and bit != FULL]
     if not found or wrong:
         what = f"{wrong[0]} bits: a kernel has 1 to 16, or 32" if wrong else "no width is given"
         raise UsageError(what, where=where, fix="such as 32,8,6,4,3,2")

@@ -108,8 +108,8 @@ class Rotation:
         stop = begin + shape[0] * shape[1]
         own = [self._first[begin:stop]]
         if shape[1] < _TURNED_ONCE:
-            own += [one[begin - self._small : stop - self._small] for one in self._more]
-        return [one.reshape(shape) for one in own]
+            own += [array[begin - self._small : stop - self._small] for array in self._more]
+        return [array.reshape(shape) for array in own]
 
 
 @dataclass(frozen=True)

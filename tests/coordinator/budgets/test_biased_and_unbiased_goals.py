@@ -11,7 +11,7 @@ from benchmarks.budgets import toy
 @pytest.mark.parametrize(("rule", "is_biased"), [("fedavg", True), ("fednova_ratio", True), ("planner", False)])
 def test_averages_of_those_who_have_energy_miss_the_goal_and_planned_draws_do_not(rule: str, is_biased: bool) -> None:
     problem = toy.make(0)
-    ends = np.array([toy.run(rule, problem, 400, np.random.default_rng([7, one])) for one in range(12)])
+    ends = np.array([toy.run(rule, problem, 400, np.random.default_rng([7, number])) for number in range(12)])
     error = float(np.sqrt(ends.var(axis=0, ddof=1).sum() / len(ends)))
     bias = float(np.linalg.norm(ends.mean(axis=0) - problem.goal))
     if is_biased:

@@ -34,17 +34,17 @@ def test_the_table_says_how_wrong_a_codec_is_and_that_it_is_unbiased(
 ) -> None:
     power = float(np.vdot(white, white))
     found = [coded(codec, bits, white, seed)[1] for seed in (1, 2)]
-    errors = [float(np.sum((one - white) ** 2)) / power for one in found]
+    errors = [float(np.sum((array - white) ** 2)) / power for array in found]
     assert np.mean(errors) == pytest.approx(ERROR[codec][bits], rel=0.05)
     # E[decoded] = x: the projection on x is 1, up to some standard errors of sqrt(omega / d).
-    shares = [float(np.vdot(one, white)) / power for one in found]
+    shares = [float(np.vdot(array, white)) / power for array in found]
     assert np.mean(shares) == pytest.approx(1.0, abs=5 * (ERROR[codec][bits] / SIZE) ** 0.5 + 1e-3)
 
 
 @pytest.mark.parametrize("codec", ERROR)
 @pytest.mark.parametrize("coordinates", [650, SIZE])
 def test_a_report_weighs_about_what_the_planner_reckons(codec: str, coordinates: int, white: np.ndarray) -> None:
-    phases = [PhaseEnergy(one, 1.0, 1.0, 0.0, "measured", "serial:/dev/ttyUSB0", 0.1) for one in Phase]
+    phases = [PhaseEnergy(phase, 1.0, 1.0, 0.0, "measured", "serial:/dev/ttyUSB0", 0.1) for phase in Phase]
     for bits in (min(ERROR[codec]), 4.0):
         tensors, _ = coded(codec, bits, white[:coordinates], 1)
         report = DeviceReport(

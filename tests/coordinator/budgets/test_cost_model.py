@@ -65,7 +65,9 @@ def test_the_truth_lies_within_the_uncertainty_under_noise_and_outliers() -> Non
     off = []
     for seed in range(25):
         model = lived(seed)
-        truth, found, spread = (np.array([*asdict(one).values()]) for one in (TRUTH, model.prices, model.deviations))
+        truth, found, spread = (
+            np.array([*asdict(prices).values()]) for prices in (TRUTH, model.prices, model.deviations)
+        )
         off.append(np.abs(found - truth) / spread)
     inside = (np.array(off) < 2.0).mean(axis=0)
     assert (inside >= 0.8).all(), dict(zip(asdict(TRUTH), inside, strict=True))
@@ -116,8 +118,8 @@ def test_a_restart_changes_no_bit() -> None:
     again = CostModel.from_state(json.loads(json.dumps(model.state())))
     assert again.state() == model.state()
     work = Work(3, 20, 4000, 8000)
-    for one in (model, again):
-        one.observe(work, metered(work, 1.0))
+    for cost_model in (model, again):
+        cost_model.observe(work, metered(work, 1.0))
     assert again.state() == model.state()
 
 

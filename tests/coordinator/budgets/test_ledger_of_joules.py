@@ -40,7 +40,10 @@ def test_what_was_granted_and_not_told_is_uncertain_until_it_is(
         b.order()
 
         def ledger() -> dict[str, tuple[float, float, float]]:
-            return {one.device_id: (one.granted_j, one.spent_j, one.uncertain_j) for one in operator.budgets(run_id)}
+            return {
+                budget.device_id: (budget.granted_j, budget.spent_j, budget.uncertain_j)
+                for budget in operator.budgets(run_id)
+            }
 
         assert ledger() == {"a": (8.0, 0.0, 8.0), "b": (8.0, 0.0, 8.0)}
         for _ in range(2):
@@ -74,7 +77,7 @@ def test_joules_of_reports_that_come_late_or_are_refused_count_too(
         tools.finished(operator, run_id)
         for _ in range(2):
             assert slow.send(slow.answer(held, 5.0)).verdict is Verdict.LATE
-        spent = {one.device_id: one.spent_j for one in operator.budgets(run_id)}
+        spent = {budget.device_id: budget.spent_j for budget in operator.budgets(run_id)}
     assert spent == {"quick": 3.5, "slow": 3.5, "wrong": 3.5}
 
 
@@ -89,7 +92,7 @@ def test_a_battery_that_is_empty_ends_a_devices_part_and_no_more(
         poor.join()
         for number in range(1, 5):
             order = rich.order(round=number)
-            asked = {one.device_id for one in operator.status(run_id)[0].rounds[number].devices}
+            asked = {device.device_id for device in operator.status(run_id)[0].rounds[number].devices}
             assert asked == ({"rich", "poor"} if number <= 3 else {"rich"})
             if "poor" in asked:
                 mine = poor.order(round=number)
@@ -161,7 +164,7 @@ def test_a_run_that_waits_for_devices_or_joules_that_may_never_come_does_not_wai
         device.join()
         order = device.order()
         away.join()
-        tools.until(lambda: {one.state for one in operator.devices()} == {"present", "away"}, "silence")
+        tools.until(lambda: {each_device.state for each_device in operator.devices()} == {"present", "away"}, "silence")
         device.send(device.answer(order, 1.0))
         # The other one could pay for round 2, and is away without a word.
         tools.until(lambda: device.ask() and operator.status(run_id)[0].is_over, "the end of the run")
@@ -180,12 +183,12 @@ def test_a_round_that_is_tried_again_asks_those_who_were_drawn_and_nobody_else(
         for device in devices.values():
             device.join()
         tools.until(lambda: len(operator.status(run_id)[0].rounds) > 1, "the round")
-        asked = {one.device_id for one in operator.status(run_id)[0].rounds[1].devices}
+        asked = {device.device_id for device in operator.status(run_id)[0].rounds[1].devices}
         assert 0 < len(asked) < 6
         status = tools.finished(operator, run_id)
     assert status.state == "failed"
     assert "given up after 3 attempts" in status.reason
-    assert {one.device_id for one in status.rounds[1].devices} == asked
+    assert {device.device_id for device in status.rounds[1].devices} == asked
 
 
 def test_a_device_without_a_meter_is_not_asked_by_a_planner(
@@ -248,7 +251,7 @@ def play(bundle: Path, start: Any, fleet: Fleet, tools: Any, state: Path, kill_a
     for number in range(1, 4):
         with Operator(address) as operator:
             tools.until(lambda: len(operator.status(run_id)[0].rounds) > number, f"round {number}")  # noqa: B023
-            asked = [one.device_id for one in operator.status(run_id)[0].rounds[number].devices]
+            asked = [device.device_id for device in operator.status(run_id)[0].rounds[number].devices]
         # The last report of a round opens the next one, which may or may not know yet what sending that report cost.
         # So that cost is told when the next round is there: the same in every play.
         if last:
@@ -274,8 +277,8 @@ def play(bundle: Path, start: Any, fleet: Fleet, tools: Any, state: Path, kill_a
         tell(last, 3)
         ledger = operator.budgets(run_id)
     assert status.state == "finished"
-    heads = [one.head_version for one in status.rounds]
-    return (heads, [sorted(d.device_id for d in one.devices) for one in status.rounds]), ledger
+    heads = [this_round.head_version for this_round in status.rounds]
+    return (heads, [sorted(d.device_id for d in this_round.devices) for this_round in status.rounds]), ledger
 
 
 @pytest.mark.processes

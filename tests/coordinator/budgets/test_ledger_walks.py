@@ -138,7 +138,7 @@ class LedgerWalk(RuleBasedStateMachine):
             grants.promise(connection, "run", self.round, name, budget_j)
         if order.granted_j is None:
             return
-        known_j = sum(known(order.joules)) + sum(sum(known(one)) for one in order.earlier.values())
+        known_j = sum(known(order.joules)) + sum(sum(known(joules)) for joules in order.earlier.values())
         sending_j, unknown = 0.0, False
         for joules in order.earlier.values():
             told = {phase for phase, j in joules.items() if j is not None}
@@ -160,7 +160,7 @@ class LedgerWalk(RuleBasedStateMachine):
         attempt = order.attempt if says else None
         made = DeviceReport(
             "run", self.round, name, "plan", "bundle", "head", 5, 5, 40, 5.0, StopReason.COMPLETED, 2.0, 1.0,
-            Engine("e", "1", "d"), tuple(record(*one) for one in energy.items()), as_float32(HEAD), 40, 0.1,
+            Engine("e", "1", "d"), tuple(record(*pair) for pair in energy.items()), as_float32(HEAD), 40, 0.1,
             attempt=attempt,
         )  # fmt: skip
         if order.reported:
@@ -187,7 +187,7 @@ class LedgerWalk(RuleBasedStateMachine):
         settled: list[tuple[str, int, str]] | None = None
         for _ in range(times):
             with self.db.writing() as connection:
-                told = [record(*one) for one in energy.items()]
+                told = [record(*pair) for pair in energy.items()]
                 if late:
                     reports.settle(connection, "run", number, name, told, attempt)
                 else:
@@ -235,7 +235,7 @@ class LedgerWalk(RuleBasedStateMachine):
         teaches = order.reported and not order.learnt
         with self.db.writing() as connection:
             found = batches.lessons(connection, "run", number, [name])
-            lessons = [(one.round, one.steps, one.embedded) for one, _ in found.values()]
+            lessons = [(lesson.round, lesson.steps, lesson.embedded) for lesson, _ in found.values()]
             assert lessons == ([(number, 5, 40)] if teaches else [])
             if found:
                 batches.learnt(connection, "run", number, "sha256:b", {name: MODEL})
@@ -248,7 +248,7 @@ class LedgerWalk(RuleBasedStateMachine):
             if name != device:
                 continue
             now_j = sum(known(order.joules))
-            spent_j = now_j + sum(sum(known(one)) for one in order.earlier.values())
+            spent_j = now_j + sum(sum(known(joules)) for joules in order.earlier.values())
             told = {phase for phase, joules in order.joules.items() if joules is not None and phase in WORK}
             open_ = len(told) < len(WORK)
             uncertain_j = max(0.0, order.granted_j - spent_j) if open_ and order.granted_j is not None else 0.0
@@ -281,10 +281,10 @@ class LedgerWalk(RuleBasedStateMachine):
             found = grants.accounts(connection, "run", 0.0, (self.round, renewing))
             whole = grants.accounts(connection, "run", 0.0)
         for name, account in found.items():
-            others = [one for key, one in self.orders.items() if key[1] == name and key[0] != self.round]
+            others = [order for key, order in self.orders.items() if key[1] == name and key[0] != self.round]
             assert account.spent_j == whole[name].spent_j
             kept = LedgerWalk.__new__(LedgerWalk)
-            kept.orders = {(at, name): one for at, one in enumerate(others)}
+            kept.orders = {(at, name): other for at, other in enumerate(others)}
             alone = LedgerWalk.account(kept, name, 0.0)
             own = self.orders.get((self.round, name))
             lost_j = own.lost_j if own is not None else 0.0

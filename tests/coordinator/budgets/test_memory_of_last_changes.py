@@ -86,9 +86,9 @@ def play(
                 device.join()
             while number <= ROUNDS and (number, answered) not in left:
                 tools.until(lambda: len(operator.status(run_id)[0].rounds) > number, f"round {number}")  # noqa: B023
-                asked = sorted(one.device_id for one in operator.status(run_id)[0].rounds[number].devices)
+                asked = sorted(device.device_id for device in operator.status(run_id)[0].rounds[number].devices)
                 here = sent.setdefault(number, {})
-                for name in [one for one in asked if one not in here]:
+                for name in [device_id for device_id in asked if device_id not in here]:
                     order = devices[name].order(round=number)
                     shapes = {one.name: one.shape for one in order.head}
                     # One is cut short, one does nothing at all in one round.
@@ -111,10 +111,10 @@ def play(
                 continue
             status = tools.finished(operator, run_id)
     assert status.state == "finished"
-    versions = [one.head_version for one in status.rounds]
+    versions = [this_round.head_version for this_round in status.rounds]
     db = Database(sqlite_url(state / "coordinator.db"))
     with db.reading() as connection:
-        kept = [heads.get(connection, one) for one in versions]
+        kept = [heads.get(connection, version) for version in versions]
         planned: dict[int, dict[str, Any]] = {}
         for row in connection.execute(select(round_plans)):
             planned[row.round] = {"weights": json.loads(row.weights), "weight": row.weight, "work": row.work}
@@ -169,7 +169,7 @@ def test_a_served_run_is_the_estimate_by_hand_also_after_restarts(
     chances = [calm.planned[n][name][0] for n in calm.sent for name in calm.sent[n]]
     assert min(chances) < 0.9, "some are asked by chance"
     asked = {name: [n for n in calm.sent if name in calm.sent[n]] for name in EXAMPLES}
-    assert any(two - one > 1 for rounds in asked.values() for one, two in pairwise(rounds)), "memories age"
+    assert any(two - value > 1 for rounds in asked.values() for value, two in pairwise(rounds)), "memories age"
     for found, expected in zip(calm.heads, by_hand(calm, normalise), strict=True):
         for name, value in expected.items():
             np.testing.assert_allclose(found[name], value, rtol=2e-5, atol=2e-5)

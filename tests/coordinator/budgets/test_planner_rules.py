@@ -48,7 +48,7 @@ FLEETS = st.lists(
 
 
 def named(fleet: list[Candidate]) -> list[Candidate]:
-    return [replace(one, device_id=f"d{at}") for at, one in enumerate(fleet)]
+    return [replace(candidate, device_id=f"d{at}") for at, candidate in enumerate(fleet)]
 
 
 @settings(max_examples=60)
@@ -58,16 +58,16 @@ def test_no_budget_is_passed_in_expectation_and_everything_is_within_bounds(
 ) -> None:
     choice = Choice("joules", "entropy_coded", COORDINATES, p_min=p_min, fleet_j=fleet_j)
     made = decide(named(fleet), choice)
-    assert sum(one.probability * one.expected_j for one in made) <= fleet_j * (1 + 1e-9)
-    for one, candidate in zip(made, fleet, strict=True):
-        assert one.bits in ERROR["entropy_coded"]
-        if not one.probability:
-            assert one.why
+    assert sum(decision.probability * decision.expected_j for decision in made) <= fleet_j * (1 + 1e-9)
+    for decision, candidate in zip(made, fleet, strict=True):
+        assert decision.bits in ERROR["entropy_coded"]
+        if not decision.probability:
+            assert decision.why
             continue
-        assert p_min * (1 - 1e-9) <= one.probability <= 1.0
-        assert 1 <= one.steps <= candidate.steps
-        assert one.probability * one.expected_j <= candidate.rate_j * (1 + 1e-9)
-        assert one.expected_j <= one.granted_j <= candidate.limit_j
+        assert p_min * (1 - 1e-9) <= decision.probability <= 1.0
+        assert 1 <= decision.steps <= candidate.steps
+        assert decision.probability * decision.expected_j <= candidate.rate_j * (1 + 1e-9)
+        assert decision.expected_j <= decision.granted_j <= candidate.limit_j
 
 
 @settings(max_examples=40)
@@ -79,10 +79,12 @@ def test_a_larger_total_never_takes_from_what_the_fleet_does(
 
     def spent(total_j: float) -> float:
         choice = Choice("joules", "entropy_coded", COORDINATES, p_min=0.01, fleet_j=total_j)
-        return sum(one.probability * one.expected_j for one in decide(fleet, choice))
+        return sum(decision.probability * decision.expected_j for decision in decide(fleet, choice))
 
     # Where not even p_min can be paid for, whole devices go: then the sum may jump by one of them.
-    least = sum(0.01 * one.expected_j for one in decide(fleet, Choice("joules", "entropy_coded", COORDINATES, 0.01)))
+    least = sum(
+        0.01 * decision.expected_j for decision in decide(fleet, Choice("joules", "entropy_coded", COORDINATES, 0.01))
+    )
     if fleet_j >= least:
         assert spent(fleet_j * more) >= spent(fleet_j) * (1 - 1e-6)
 
@@ -98,7 +100,7 @@ def test_steps_grow_with_the_limit_of_a_round(limit_j: float, more: float) -> No
 def test_a_dear_link_gets_fewer_bits_and_a_dear_computer_more() -> None:
     choice = Choice("joules", "entropy_coded", COORDINATES)
     radio, computer = Candidate("a", 1.0, known(up_j=1e-3), 2), Candidate("b", 1.0, known(step_j=1.0), 20)
-    low, high = (one.bits for one in decide([radio, computer], choice))
+    low, high = (decision.bits for decision in decide([radio, computer], choice))
     assert low <= 1.5
     assert high >= 4.0
 
@@ -127,8 +129,8 @@ def test_under_a_total_who_matters_more_and_costs_less_is_asked_more_often() -> 
     far = replace(usual, device_id="far", deviation=3.0)
     dear = replace(usual, device_id="dear", costs=known(step_j=0.2))
     p = [
-        one.probability
-        for one in decide([usual, far, dear], Choice("joules", "entropy_coded", COORDINATES, 0.01, fleet_j=0.4))
+        decision.probability
+        for decision in decide([usual, far, dear], Choice("joules", "entropy_coded", COORDINATES, 0.01, fleet_j=0.4))
     ]
     assert p[1] > 2 * p[0] > 2 * p[2] > 0
 
@@ -141,9 +143,9 @@ def test_a_device_that_was_never_metered_is_let_in() -> None:
 
 @given(st.lists(st.floats(0.01, 1.0), min_size=1, max_size=12), st.integers(0, 2**32))
 def test_a_draw_has_the_planned_size(p: list[float], seed: int) -> None:
-    drawn = draw({str(at): one for at, one in enumerate(p)}, np.random.default_rng(seed))
+    drawn = draw({str(at): value for at, value in enumerate(p)}, np.random.default_rng(seed))
     assert math.floor(sum(p) - 1e-9) <= len(drawn) <= math.ceil(sum(p) + 1e-9)
-    assert all(str(at) in drawn for at, one in enumerate(p) if one == 1.0)
+    assert all(str(at) in drawn for at, value in enumerate(p) if value == 1.0)
 
 
 def test_a_draw_has_the_planned_probabilities() -> None:

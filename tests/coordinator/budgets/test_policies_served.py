@@ -36,7 +36,7 @@ def test_who_takes_part_in_every_third_round_counts_three_times(
             if number == 2:
                 # Too late for the second round, in time for the third.
                 rarely.join()
-            asked = {one.device_id for one in operator.status(run_id)[0].rounds[number].devices}
+            asked = {device.device_id for device in operator.status(run_id)[0].rounds[number].devices}
             assert asked == ({"often", "rarely"} if number > 2 else {"often"})
             if number > 2:
                 other = rarely.order(round=number)
@@ -47,11 +47,11 @@ def test_who_takes_part_in_every_third_round_counts_three_times(
     with db.reading() as connection:
         rows = connection.execute(select(grants.c.round, grants.c.device_id, grants.c.factor))
         factors = {(row.round, row.device_id): row.factor for row in rows}
-        made = [heads.get(connection, one.head_version) for one in status.rounds]
+        made = [heads.get(connection, this_round.head_version) for this_round in status.rounds]
     db.close()
     # The first part is after three rounds at most: in round 3 there is no interval yet, in round 4 there is one of 3.
     assert factors == {**{(number, "often"): 1.0 for number in range(1, 5)}, (3, "rarely"): 1.0, (4, "rarely"): 3.0}
-    assert {one.device_id: one.weight for one in status.rounds[4].devices} == {"often": 0.25, "rarely": 0.75}
+    assert {device.device_id: device.weight for device in status.rounds[4].devices} == {"often": 0.25, "rarely": 0.75}
     for name, value in made[0].items():
         assert np.array_equal(made[2][name], value), "often changes nothing"
 
@@ -87,7 +87,7 @@ def test_joules_of_the_fleet_that_pay_for_a_part_of_it_are_spent_in_expectation_
             text = tools.plan(plain_bundle, rounds=2, devices=len(names), quorum=0.1, more=more.format(fleet_j))
             run_id = operator.start_run(text.replace('codec = "float32"', 'codec = "entropy_coded"'), tmp_path)
             tools.until(lambda: len(operator.status(run_id)[0].rounds) > 1, "the first round")
-            asked = [one.device_id for one in operator.status(run_id)[0].rounds[1].devices]
+            asked = [device.device_id for device in operator.status(run_id)[0].rounds[1].devices]
             for name in asked[:1]:
                 assert devices[name].order().run_id == run_id
             operator.stop_run(run_id)

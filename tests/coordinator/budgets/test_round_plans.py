@@ -38,7 +38,7 @@ def around(number: int = 1, fleet_j: float = 0.0, seed: int = 0) -> Surroundings
 
 def test_without_a_planner_everyone_is_asked_for_what_the_plan_says() -> None:
     made = plan_round(plan("[budget]\nper_round_j = 2\n"), [entrant("a"), entrant("b", own_j=0.5)], around())
-    assert [(one.device_id, one.steps, one.budget_j, one.probability, one.bits) for one in made.lines] == [
+    assert [(line.device_id, line.steps, line.budget_j, line.probability, line.bits) for line in made.lines] == [
         ("a", 20, 2.0, 1.0, None),
         ("b", 20, 0.5, 1.0, None),
     ]
@@ -58,17 +58,19 @@ def test_no_device_gives_itself_more_say_than_its_board_can_spend_in_a_round() -
     """A board of 6 W and 100 s can spend 600 J; who says that it may spend 10^9 is believed up to there."""
     text = '[run]\nbundle = "b"\n[round]\ndeadline_s = 100\n[aggregate]\nweight = ["by_budget"]\n'
     fleet = [entrant("a", own_j=2.0, work_w=6.0), entrant("b", own_j=1e9, work_w=6.0)]
-    standing = {one.device_id: one.standing_j for one in plan_round(parse(text), fleet, around()).lines}
+    standing = {line.device_id: line.standing_j for line in plan_round(parse(text), fleet, around()).lines}
     assert standing == {"a": 2.0, "b": 600.0}
     promised = plan_round(parse(text + "[budget]\nper_round_j = 5000\n"), fleet, around())
-    assert {one.device_id: one.standing_j for one in promised.lines} == {"a": 2.0, "b": 5000.0}, "the operator's word"
+    assert {line.device_id: line.standing_j for line in promised.lines} == {"a": 2.0, "b": 5000.0}, (
+        "the operator's word"
+    )
 
 
 def test_a_total_is_kept_in_expectation_and_weights_stay_unbiased() -> None:
     fleet = [entrant(f"d{at}", examples=20 * (at + 1), step_j=0.005 * (at + 1)) for at in range(8)]
     text = plan(CODED + "[budget]\nfleet_j = 10\n")
     spent = []
-    say: dict[str, float] = {one.device_id: 0.0 for one in fleet}
+    say: dict[str, float] = {each_entrant.device_id: 0.0 for each_entrant in fleet}
     draws = 1500
     for seed in range(draws):
         made = plan_round(text, fleet, around(seed=seed))
@@ -84,7 +86,7 @@ def test_a_total_is_kept_in_expectation_and_weights_stay_unbiased() -> None:
     for value in say.values():
         assert value == pytest.approx(1.0, abs=0.35)
     assert made.whole is not None
-    assert made.whole.weight == sum(one.examples for one in fleet)
+    assert made.whole.weight == sum(each_entrant.examples for each_entrant in fleet)
 
 
 def test_who_is_left_out_is_named_and_the_bias_said() -> None:

@@ -91,8 +91,8 @@ def moved_by(drawn: list[list[str]], normalise: str, staleness: float) -> Any:
     """How far the head moves in all, when rounds close as the reports of those who were drawn come."""
     plan = AggregateSection(weight=("by_examples",), normalise=normalise, staleness=staleness)
     lines = [
-        {name: OrderLine(name, STEPS[name], None, probability=p, factor=1 / p) for name, (p, _) in one.items()}
-        for one in COHORTS
+        {name: OrderLine(name, STEPS[name], None, probability=p, factor=1 / p) for name, (p, _) in cohort.items()}
+        for cohort in COHORTS
     ]
     moved: Any = np.zeros(5)
     for number in range(1, len(COHORTS) + 1):
@@ -113,7 +113,7 @@ def test_where_rounds_wait_for_no_report_the_mean_over_all_draws_is_the_change_o
     normalise: str, staleness: float
 ) -> None:
     """Every draw that there may be, each with its probability; no draw is left to chance."""
-    offered = [(number, name) for number, one in enumerate(COHORTS) for name in one]
+    offered = [(number, name) for number, cohort in enumerate(COHORTS) for name in cohort]
     mean: Any = np.zeros(5)
     for outcome in itertools.product((False, True), repeat=len(offered)):
         chance = 1.0
@@ -126,9 +126,9 @@ def test_where_rounds_wait_for_no_report_the_mean_over_all_draws_is_the_change_o
         if chance:
             mean = mean + chance * moved_by(drawn, normalise, staleness)
     expected: Any = np.zeros(5)
-    for number, one in enumerate(COHORTS, 1):
+    for number, cohort in enumerate(COHORTS, 1):
         whole = of_cohort(number)
-        for name, (_, late) in one.items():
+        for name, (_, late) in cohort.items():
             discount = (1 + late) ** -staleness
             change = CHANGES[name]["k"].astype(np.float64)
             if normalise == "fednova":
@@ -156,7 +156,9 @@ def test_good_guesses_take_the_variance_away_and_exact_ones_all_of_it() -> None:
     random = np.random.default_rng(3)
     exact: dict[str, Tree] = {n: {"k": (CHANGES[n]["k"] / STEPS[n]).astype(np.float32)} for n in P}
     draws = [draw(P, random) for _ in range(200)]
-    plain, guessed = (np.var([folded(one, "fednova", g) for one in draws], axis=0).sum() for g in (None, exact))
+    plain, guessed = (
+        np.var([folded(each_draw, "fednova", g) for each_draw in draws], axis=0).sum() for g in (None, exact)
+    )
     assert plain > 1.0
     assert guessed < 1e-9 * plain
 
@@ -194,7 +196,7 @@ def test_a_distance_is_between_nothing_and_one_and_zero_for_equal_shares(table: 
     found = distance(chosen, want)
     assert 0.0 <= found.total_variation <= 1.0 + 1e-9
     assert found.largest_ratio is None or found.largest_ratio >= 1.0
-    same = distance({name: 3 * one for name, one in want.items()}, want)
+    same = distance({name: 3 * value for name, value in want.items()}, want)
     assert same.total_variation == pytest.approx(0.0, abs=1e-9)
     assert same.largest_ratio == pytest.approx(1.0)
 

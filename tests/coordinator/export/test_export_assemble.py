@@ -94,9 +94,9 @@ def test_every_operator_is_integer_static_and_doubly_numbered(pooling: Pooling, 
     assert versions[fully_connected] == (4 if dtype == "int8" else 1)
     for code in parsed.operatorCodes:
         assert code.deprecatedBuiltinCode == code.builtinCode
-    for one in parsed.subgraphs[0].tensors:
-        assert one.shapeSignature is None
-        assert (np.asarray(one.shape) > 0).all()
+    for tensor in parsed.subgraphs[0].tensors:
+        assert tensor.shapeSignature is None
+        assert (np.asarray(tensor.shape) > 0).all()
     start = np.frombuffer(model, np.uint8).ctypes.data
     offsets = [buffer.data.ctypes.data - start for buffer in parsed.buffers if buffer.data is not None]
     assert len(offsets) >= 4
@@ -148,8 +148,8 @@ def test_an_exported_file_can_be_written_and_parsed_again(pooling: Pooling) -> N
 def test_a_float_or_mixed_backbone_is_refused(pooling: Pooling) -> None:
     calibration = np.zeros((4, WIDTH), np.int8)
     model = parse(pooling("int8"))
-    for one in model.subgraphs[0].tensors:
-        one.type, one.quantization = schema.TensorType.FLOAT32, None
+    for tensor in model.subgraphs[0].tensors:
+        tensor.type, tensor.quantization = schema.TensorType.FLOAT32, None
     with pytest.raises(ModelError, match="not quantised to 8 bits"):
         assemble(pack(model), layers_for(None), calibration)
     model = parse(pooling("int8"))

@@ -89,11 +89,11 @@ def test_a_bundle_with_the_new_head_is_taken_by_all_who_take_bundles(
             # A run by it begins where the first one ended, and its daemon learns on.
             second = tools.finished(operator, operator.start_run(plan(str(out), 1), digits))
             assert second.state == "finished", second.reason
-            best = {one.head_version: one.accuracy for one in first.rounds}[said["head_version"]]
+            best = {this_round.head_version: this_round.accuracy for this_round in first.rounds}[said["head_version"]]
             assert best is not None
             assert best > first.rounds[0].accuracy
             assert second.rounds[0].accuracy == best
-            assert [one.outcome for one in second.rounds[-1].devices] == ["accepted"]
+            assert [device.outcome for device in second.rounds[-1].devices] == ["accepted"]
     finally:
         daemon.stop()
 

@@ -51,19 +51,19 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, di
 
 def test_six_rounds_gain_ten_points(outcome: tuple[Path, dict[str, Any]]) -> None:
     _, result = outcome
-    assert [one["round"] for one in result["rounds"]] == list(range(7))
+    assert [this_round["round"] for this_round in result["rounds"]] == list(range(7))
     assert result["final_accuracy"] >= result["initial_accuracy"] + 0.10
 
 
 def test_every_device_has_measured_joules_for_every_phase(outcome: tuple[Path, dict[str, Any]]) -> None:
     _, result = outcome
     assert len(result["joules"]) == 4
-    for one in result["rounds"][1:]:
-        for device, phases in one["energy"].items():
+    for this_round in result["rounds"][1:]:
+        for device, phases in this_round["energy"].items():
             for phase in ("embed", "train", "encode", "send"):
                 record = phases[phase]
-                assert record["method"] == "measured", (one["round"], device, phase)
-                assert record["energy_j"] is not None, (one["round"], device, phase, record)
+                assert record["method"] == "measured", (this_round["round"], device, phase)
+                assert record["energy_j"] is not None, (this_round["round"], device, phase, record)
     assert all(share >= 0.99 for phases in result["coverage"].values() for share in phases.values())
 
 
@@ -72,9 +72,9 @@ def test_the_poorest_device_is_cut_short_and_still_contributes(outcome: tuple[Pa
     budgets = dict(zip(sorted(result["joules"]), result["settings"]["budgets_j"], strict=True))
     poorest = min(budgets, key=lambda name: budgets[name])
     assert result["cut_short"][poorest] >= 1
-    mine = [one["devices"][poorest] for one in result["rounds"][1:]]
-    assert sum(one["steps_done"] for one in mine) > 0
-    assert all(one["weight"] > 0 for one in mine if one["outcome"] == "accepted" and one["steps_done"])
+    mine = [this_round["devices"][poorest] for this_round in result["rounds"][1:]]
+    assert sum(row["steps_done"] for row in mine) > 0
+    assert all(row["weight"] > 0 for row in mine if row["outcome"] == "accepted" and row["steps_done"])
 
 
 def test_one_device_and_no_other_is_cut_short(outcome: tuple[Path, dict[str, Any]]) -> None:
@@ -117,9 +117,9 @@ def test_the_story_is_the_same_on_a_slow_machine_under_foreign_load(
             command(*words), env={**os.environ, "PYTHONPATH": search}, capture_output=True, text=True, timeout=WAIT_S
         )
     finally:
-        for one in foreign:
-            one.kill()
-            one.wait()
+        for process in foreign:
+            process.kill()
+            process.wait()
     assert done.returncode == 0, done.stderr
     result = json.loads((folder / "outcome.json").read_text())
     assert set(result["cut_short"]) == {"device-2"}
@@ -139,7 +139,7 @@ def test_the_story_is_the_same_on_a_slow_machine_under_foreign_load(
 def test_measured_joules_agree_with_what_the_simulated_boards_drew(outcome: tuple[Path, dict[str, Any]]) -> None:
     folder, result = outcome
     truth = json.loads((folder / "true-joules.json").read_text())
-    bridges = {Path(one["link"]).parent.name: one for one in truth["bridges"]}
+    bridges = {Path(bridge["link"]).parent.name: bridge for bridge in truth["bridges"]}
     for device, by_phase in result["joules"].items():
         spent = sum(value for value in by_phase.values() if value is not None)
         # The board drew all of this and idled besides; a meter that invents joules would exceed it.

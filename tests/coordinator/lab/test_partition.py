@@ -39,7 +39,7 @@ def test_parts_are_disjoint_complete_seeded_and_never_empty(data: st.DataObject)
     parts = partition(y, owners, devices, scheme, seed)
     assert_split(parts, count, devices)
     again = partition(y, owners, devices, scheme, seed)
-    assert all(np.array_equal(one, other) for one, other in zip(parts, again, strict=True))
+    assert all(np.array_equal(part, other) for part, other in zip(parts, again, strict=True))
     if scheme == "iid":
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
     if scheme.startswith("dirichlet"):

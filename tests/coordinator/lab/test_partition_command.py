@@ -39,20 +39,20 @@ def test_shards_are_disjoint_whole_and_told(data: Path, tmp_path: Path, capsys: 
     said = json.loads(capsys.readouterr().out)
     assert said["schema"] == "edgejoule.partition/1"
     assert json.loads((out / "partition.json").read_text()) == said
-    assert [one["file"] for one in said["shards"]] == [f"device-{n}.npz" for n in range(1, 5)]
-    assert sum(one["examples"] for one in said["shards"]) == 108
+    assert [shard["file"] for shard in said["shards"]] == [f"device-{n}.npz" for n in range(1, 5)]
+    assert sum(shard["examples"] for shard in said["shards"]) == 108
     assert said["held_out"]["examples"] == 12
-    for one in [*said["shards"], said["held_out"]]:
-        raw = (out / one["file"]).read_bytes()
-        assert hashlib.sha256(raw).hexdigest() == one["sha256"]
-        loaded = dataset.load(str(out / one["file"]))
-        assert len(loaded) == one["examples"] == sum(one["classes"].values())
-        assert set(one["classes"]) <= {"cat", "dog", "cow"}
+    for shard in [*said["shards"], said["held_out"]]:
+        raw = (out / shard["file"]).read_bytes()
+        assert hashlib.sha256(raw).hexdigest() == shard["sha256"]
+        loaded = dataset.load(str(out / shard["file"]))
+        assert len(loaded) == shard["examples"] == sum(shard["classes"].values())
+        assert set(shard["classes"]) <= {"cat", "dog", "cow"}
     # The same arguments make the same files.
     again = tmp_path / "again"
     assert call(data, "--boards", 4, "--how", "dirichlet", "--alpha", 0.3, "--seed", 5, "-o", again) == 0
-    for one in said["shards"]:
-        assert (again / one["file"]).read_bytes() == (out / one["file"]).read_bytes()
+    for shard in said["shards"]:
+        assert (again / shard["file"]).read_bytes() == (out / shard["file"]).read_bytes()
 
 
 def test_owners_keep_their_examples_together(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

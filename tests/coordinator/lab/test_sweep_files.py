@@ -52,8 +52,8 @@ def test_every_combination_is_a_cell_and_trials_go_seed_by_seed(tmp_path: Path) 
     sweep = read(written(tmp_path, SWEEP))
     assert len(sweep.cells) == 2 * 2 * 2
     trials = sweep.trials(held_out="h.npz")
-    assert [one.seed for one in trials] == [0] * 8 + [1] * 8 + [2] * 8
-    assert len({one.slug for one in trials}) == len(trials)
+    assert [trial.seed for trial in trials] == [0] * 8 + [1] * 8 + [2] * 8
+    assert len({trial.slug for trial in trials}) == len(trials)
     last = tomllib.loads(trials[-1].plan_toml)
     assert last["run"]["bundle"] == str(tmp_path / "bundle")
     assert last["run"]["seed"] == 2
@@ -150,12 +150,15 @@ def test_the_table_has_means_differences_and_the_front() -> None:
         *(result("bad", seed, best=0.70, energy_j=11.0 + seed * seed) for seed in range(3)),
     ]
     rows = table.rows_of(results, ["plain", "cheap", "bad", "not run"])
-    assert [one.cell for one in rows] == ["plain", "cheap", "bad"]
+    assert [row.cell for row in rows] == ["plain", "cheap", "bad"]
     assert table.front(rows, "energy_j") == {"plain", "cheap"}
     header, body = table.shown_rows(rows)
     assert len(header) == len(body[0])
     assert body[0][4] == "11 ± 2.5 *"
-    found = {(one["figure"], one["cell"]): one for one in table.differences(results, ["plain", "cheap", "bad"])}
+    found = {
+        (difference["figure"], difference["cell"]): difference
+        for difference in table.differences(results, ["plain", "cheap", "bad"])
+    }
     assert found["energy_j", "cheap"]["difference"] == pytest.approx(-5.0)
     assert found["energy_j", "cheap"]["p"] is None
     assert (found["energy_j", "bad"]["higher"], found["energy_j", "bad"]["pairs"]) == (3, 3)

@@ -76,13 +76,13 @@ def test_a_sweep_that_was_ended_goes_on_and_ends_in_a_table(
     assert (folder / "runs" / "fine-seed-0.json").read_bytes() == first
     assert len(list((folder / "runs").iterdir())) == 4
     said = json.loads((folder / "sweep.json").read_text())
-    assert [one["cell"] for one in said["cells"]] == ["fine", "coarse"]
-    for one in said["cells"]:
-        assert (one["runs"], one["rounds"]["mean"]) == (2, 1.0)
-        assert one["energy_j"]["mean"] > 0
-        assert one["best"]["half95"] is not None
+    assert [cell["cell"] for cell in said["cells"]] == ["fine", "coarse"]
+    for cell in said["cells"]:
+        assert (cell["runs"], cell["rounds"]["mean"]) == (2, 1.0)
+        assert cell["energy_j"]["mean"] > 0
+        assert cell["best"]["half95"] is not None
     # Fewer bits are fewer bytes, in both seeds.
-    (bytes_up,) = [one for one in said["differences"] if one["figure"] == "bytes_up"]
+    (bytes_up,) = [difference for difference in said["differences"] if difference["figure"] == "bytes_up"]
     assert bytes_up["difference"] < 0
     assert (bytes_up["higher"], bytes_up["pairs"]) == (0, 2)
     assert "against fine, over the same seeds" in out
@@ -99,7 +99,7 @@ def test_a_sweep_that_was_ended_goes_on_and_ends_in_a_table(
     files = [str(path) for path in sorted((folder / "runs").iterdir())]
     assert coordinator.cli.main(["compare", *files, "--json"]) == 0
     compared = json.loads(capsys.readouterr().out)
-    assert {one["cell"] for one in compared["cells"]} == {"fine", "coarse"}
+    assert {cell["cell"] for cell in compared["cells"]} == {"fine", "coarse"}
     assert coordinator.cli.main(["compare", files[0], files[0]]) == 2
     # Somebody's folder is left alone.
     other = tmp_path / "other"
@@ -128,9 +128,9 @@ def test_runs_of_a_coordinator_are_compared_by_what_differs_in_their_plans(
                 tools.finished(operator, ids[-1])
     assert coordinator.cli.main(["compare", *ids, "--coordinator", address, "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
-    assert [one["cell"] for one in said["cells"]] == ["aggregate.server_rate 1.0", "aggregate.server_rate 0.5"]
-    assert all(one["runs"] == 2 for one in said["cells"])
-    (joules,) = [one for one in said["differences"] if one["figure"] == "energy_j"]
+    assert [cell["cell"] for cell in said["cells"]] == ["aggregate.server_rate 1.0", "aggregate.server_rate 0.5"]
+    assert all(cell["runs"] == 2 for cell in said["cells"])
+    (joules,) = [difference for difference in said["differences"] if difference["figure"] == "energy_j"]
     assert joules["pairs"] == 2
     assert coordinator.cli.main(["compare", *ids, "--coordinator", address]) == 0
     assert "over the same seeds" in capsys.readouterr().out

@@ -86,7 +86,7 @@ def test_shrinkage_is_chosen_from_the_devices_alone_and_loses_little_to_the_best
         chosen = solve(shards, head=head)
         assert chosen.shrinkage in SHRINKAGES
         assert len(chosen.expected_errors) == len(SHRINKAGES)
-        best = max(accuracy(solve(shards, head=head, shrinkage=one)) for one in SHRINKAGES)
+        best = max(accuracy(solve(shards, head=head, shrinkage=shrinkage)) for shrinkage in SHRINKAGES)
         assert accuracy(chosen) > best - 0.03
 
 
@@ -106,9 +106,9 @@ def test_scores_of_a_calibrated_head_are_probabilities() -> None:
 def test_which_device_came_first_changes_nothing() -> None:
     shards = [of(seed, 20 + 3 * seed) for seed in range(9)]
     found = [solve(order) for order in (shards, shards[::-1], shards[3:] + shards[:3])]
-    for one in found[1:]:
-        assert (one.kernel == found[0].kernel).all()
-        assert (one.bias == found[0].bias).all()
+    for head in found[1:]:
+        assert (head.kernel == found[0].kernel).all()
+        assert (head.bias == found[0].bias).all()
     assert total(grouped(shards), CLASSES, WIDTH) == total(shards, CLASSES, WIDTH)
     assert len(grouped(shards)) == 5
 

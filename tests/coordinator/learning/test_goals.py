@@ -20,7 +20,7 @@ def test_a_run_ends_when_its_joules_are_spent(tools: Any, plain_bundle: Path, ad
             device.send(device.answer(device.order(number), 0.1))
         status = tools.finished(operator, run_id)
     assert status.state == "finished"
-    assert [one.round for one in status.rounds if one.state == "closed"] == [0, 1, 2]
+    assert [this_round.round for this_round in status.rounds if this_round.state == "closed"] == [0, 1, 2]
     assert status.reason == "the devices have spent 7 J, and the run was to end at 6 J"
 
 
@@ -37,7 +37,7 @@ def test_joules_that_may_have_been_spent_count_towards_the_end(
         device.send(device.answer(device.order(1), 0.1, energy=energy))
         status = tools.finished(operator, run_id)
         (account,) = operator.budgets(run_id)
-    assert [one.round for one in status.rounds if one.state == "closed"] == [0, 1]
+    assert [this_round.round for this_round in status.rounds if this_round.state == "closed"] == [0, 1]
     assert (account.spent_j, account.uncertain_j) == (1.5, 2.5)
     assert status.reason == "the devices have spent 4 J, and the run was to end at 3 J"
 

@@ -27,7 +27,7 @@ def summed(values: Any) -> Any:
 
 def test_the_sums_of_a_fleet_give_the_distance_of_all_its_examples() -> None:
     parts = shards()
-    found = solve_distance([summed(one) for one in parts], shrinkage=0.01)
+    found = solve_distance([summed(part) for part in parts], shrinkage=0.01)
     whole = np.concatenate(parts).astype(float)
     kernel, bias = whitened_head(whole.mean(axis=0), np.cov(whole.T, bias=True), 0.01)
     np.testing.assert_allclose(
@@ -37,14 +37,14 @@ def test_the_sums_of_a_fleet_give_the_distance_of_all_its_examples() -> None:
 
 
 def test_left_out_devices_choose_little_shrinkage_for_many_examples_and_more_for_few() -> None:
-    many = solve_distance([summed(one) for one in shards(each=400)])
-    few = solve_distance([summed(one) for one in shards(each=5)])
+    many = solve_distance([summed(shard) for shard in shards(each=400)])
+    few = solve_distance([summed(shard) for shard in shards(each=5)])
     assert many.chosen == few.chosen == "chosen by leaving out devices"
     assert many.shrinkage < few.shrinkage
 
 
 def test_held_out_data_choose_where_they_can_tell() -> None:
-    parts = [summed(one) for one in shards()]
+    parts = [summed(shard) for shard in shards()]
     best = solve_distance(parts, order=lambda kernel, bias: float(-abs(np.abs(kernel).max() - 0.01)))
     assert best.chosen == "chosen by held-out data"
     assert solve_distance(parts, order=lambda kernel, bias: None).chosen == "chosen by leaving out devices"

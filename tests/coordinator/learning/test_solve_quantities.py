@@ -44,7 +44,7 @@ def central(parts: list[tuple[Any, Any]], shrinkage: float) -> tuple[Any, Any]:
 
 def test_the_sums_of_a_fleet_give_the_ridge_solution_of_all_its_examples() -> None:
     parts = [shard(seed, 60 + 40 * seed) for seed in range(4)]
-    found = solve_quantities([summed(*one) for one in parts], looked, shrinkage=0.01)
+    found = solve_quantities([summed(*part) for part in parts], looked, shrinkage=0.01)
     kernel, bias = central(parts, 0.01)
     # But for the rounding of quantities to 1 / 16384 of their deviation.
     np.testing.assert_allclose(found.kernel, kernel, atol=1e-5)
@@ -63,7 +63,7 @@ def test_a_device_that_goes_leaves_the_head_of_the_others_bit_for_bit() -> None:
 
 def test_left_out_devices_choose_by_the_error_that_their_examples_have() -> None:
     shards = [shard(seed, 9, noise=2.0) for seed in range(4)]
-    found = solve_quantities([summed(*one) for one in shards], looked)
+    found = solve_quantities([summed(*each_shard) for each_shard in shards], looked)
     assert found.chosen == "chosen by leaving out devices"
     for shrinkage, said in found.expected_errors:
         errors = []
@@ -71,7 +71,7 @@ def test_left_out_devices_choose_by_the_error_that_their_examples_have() -> None
             kernel, bias = central(shards[:at] + shards[at + 1 :], shrinkage)
             errors.append(np.square((x.astype(float) - OFFSET) @ kernel + bias - (y.astype(float) - MEAN) / SCALE))
         assert said == pytest.approx(np.mean(errors), rel=1e-3)
-    assert found.shrinkage == min(found.expected_errors, key=lambda one: one[1])[0]
+    assert found.shrinkage == min(found.expected_errors, key=lambda expected_error: expected_error[1])[0]
     many = solve_quantities([summed(*shard(seed, 500, noise=0.1)) for seed in range(4)], looked)
     assert many.shrinkage < found.shrinkage
 

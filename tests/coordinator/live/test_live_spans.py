@@ -54,11 +54,11 @@ class _Taking(http.server.BaseHTTPRequestHandler):
 
             body = gzip.decompress(body)
         server.paths.add(self.path)
-        for one in ExportTraceServiceRequest.FromString(body).resource_spans:
+        for resource_span in ExportTraceServiceRequest.FromString(body).resource_spans:
             server.services |= {
-                value.value.string_value for value in one.resource.attributes if value.key == "service.name"
+                value.value.string_value for value in resource_span.resource.attributes if value.key == "service.name"
             }
-            for scope in one.scope_spans:
+            for scope in resource_span.scope_spans:
                 server.spans.extend(scope.spans)
         self.send_response(200)
         self.end_headers()
@@ -82,7 +82,8 @@ def receiver() -> Iterator[Receiver]:
 
 def attributes(span: Any) -> dict[str, Any]:
     return {
-        one.key.removeprefix("edgejoule."): getattr(one.value, one.value.WhichOneof("value")) for one in span.attributes
+        attribute.key.removeprefix("edgejoule."): getattr(attribute.value, attribute.value.WhichOneof("value"))
+        for attribute in span.attributes
     }
 
 
@@ -112,39 +113,39 @@ def test_rounds_orders_and_reports_are_at_the_receiver_while_the_run_goes_on(
                 began_s = time.time()
                 play_round(devices, 1)
                 # Before the second round has begun, the first is there.
-                soon(lambda: any(one.name == "round 1" for one in receiver.spans), "the first round")
-                assert not any(one.name == "round 2" for one in receiver.spans)
+                soon(lambda: any(span.name == "round 1" for span in receiver.spans), "the first round")
+                assert not any(span.name == "round 2" for span in receiver.spans)
                 play_round(devices, 2, refuse=True)
                 operator.stop_run(run_id)
-                soon(lambda: any(not one.parent_span_id for one in receiver.spans), "the run")
+                soon(lambda: any(not span.parent_span_id for span in receiver.spans), "the run")
         finally:
             process.terminate()
             process.wait(30)
     assert receiver.paths == {"/v1/traces"}
     assert receiver.services == {"edgejoule-coordinator"}
-    spans = {one.span_id: one for one in receiver.spans}
+    spans = {span.span_id: span for span in receiver.spans}
     assert len(spans) == len(receiver.spans), "each once"
-    assert len({one.trace_id for one in receiver.spans}) == 1
-    (whole,) = [one for one in spans.values() if not one.parent_span_id]
+    assert len({span.trace_id for span in receiver.spans}) == 1
+    (whole,) = [span for span in spans.values() if not span.parent_span_id]
     assert (whole.name, attributes(whole)["run_id"]) == ("test", run_id)
-    for one in spans.values():
-        assert one.end_time_unix_nano >= one.start_time_unix_nano > (began_s - 60) * 1e9
-        above = spans.get(one.parent_span_id)
-        expected = {"round": "test", "order": "round", "report": "order"}.get(one.name.partition(" ")[0])
+    for span in spans.values():
+        assert span.end_time_unix_nano >= span.start_time_unix_nano > (began_s - 60) * 1e9
+        above = spans.get(span.parent_span_id)
+        expected = {"round": "test", "order": "round", "report": "order"}.get(span.name.partition(" ")[0])
         # A round that was stopped never closed, and its orders hang below it all the same.
         if expected is not None and above is not None:
             assert above.name.partition(" ")[0] == expected.partition(" ")[0]
         if above is not None and expected == "order":
-            assert attributes(above)["device"] == attributes(one)["device"]
-            assert above.start_time_unix_nano <= one.start_time_unix_nano
-    reports = [attributes(one) for one in spans.values() if one.name.startswith("report ")]
-    assert sorted(one["verdict"] for one in reports) == ["accepted"] * 5 + ["rejected"]
-    assert all(one["bytes_up"] > 100 for one in reports)
-    orders = [attributes(one) for one in spans.values() if one.name.startswith("order ")]
+            assert attributes(above)["device"] == attributes(span)["device"]
+            assert above.start_time_unix_nano <= span.start_time_unix_nano
+    reports = [attributes(span) for span in spans.values() if span.name.startswith("report ")]
+    assert sorted(report["verdict"] for report in reports) == ["accepted"] * 5 + ["rejected"]
+    assert all(report["bytes_up"] > 100 for report in reports)
+    orders = [attributes(span) for span in spans.values() if span.name.startswith("order ")]
     assert len(orders) == 6
-    assert sorted(one["outcome"] for one in orders).count("accepted") == 5
-    assert all(one["bytes_down"] > 100 for one in orders)
-    (first,) = [attributes(one) for one in spans.values() if one.name == "round 1"]
+    assert sorted(order["outcome"] for order in orders).count("accepted") == 5
+    assert all(order["bytes_down"] > 100 for order in orders)
+    (first,) = [attributes(span) for span in spans.values() if span.name == "round 1"]
     assert (first["devices_asked"], first["devices_accepted"]) == (3, 3)
     assert "spent_j" not in first, "one of them does not know its joules"
 

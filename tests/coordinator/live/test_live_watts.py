@@ -91,13 +91,13 @@ def test_a_board_that_waits_sends_its_watts_while_somebody_looks_and_only_then(
                 gap_s = after.first_s - (one.first_s + len(one) * one.bin_s)
                 assert gap_s == pytest.approx(0.0, abs=1e-6) if not found[-1].skipped else gap_s > -1e-6
             mean_w, low_w, high_w, covered_s = (
-                np.concatenate([getattr(one, name) for one in parts])
+                np.concatenate([getattr(part, name) for part in parts])
                 for name in ("mean_w", "low_w", "high_w", "covered_s")
             )
-            assert min(one.bin_s for one in parts) == BIN_S
+            assert min(part.bin_s for part in parts) == BIN_S
             assert (low_w <= mean_w).all()
             assert (mean_w <= high_w).all()
-            assert covered_s.sum() > 0.9 * sum(len(one) * one.bin_s for one in parts)
+            assert covered_s.sum() > 0.9 * sum(len(part) * part.bin_s for part in parts)
             # A few periods of the square, and what the sensor may be wrong by.
             assert mean_w @ covered_s / covered_s.sum() == pytest.approx((LOW_W + HIGH_W) / 2, rel=0.12)
             assert high_w.max() == pytest.approx(HIGH_W, rel=0.05)
@@ -228,8 +228,8 @@ def test_what_no_board_can_measure_is_refused(watched: tuple[str, RunScheduler],
         pb.PowerBins(first_s=0, bin_s=0.02, mean_w=bytes(4), low_w=bytes(4), high_w=bytes(4),
                      covered_s=np.float32([0.03]).tobytes()),
     ]  # fmt: skip
-    for one in wrong:
-        request = pb.LiveWattsRequest(device_id="pi-a", session=device.card.session, bins=one)
+    for each_bins in wrong:
+        request = pb.LiveWattsRequest(device_id="pi-a", session=device.card.session, bins=each_bins)
         with pytest.raises(grpc.RpcError) as caught:
             device.stub.LiveWatts(request, timeout=20)
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT

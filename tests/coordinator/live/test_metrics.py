@@ -71,15 +71,15 @@ def test_the_figures_are_those_of_status_and_the_parser_of_prometheus_reads_them
     assert (status, kind) == (200, "text/plain; version=0.0.4; charset=utf-8")
     found = families(text)
     with Operator(address) as operator:
-        devices = {one.device_id: one for one in operator.devices()}
+        devices = {device.device_id: device for device in operator.devices()}
     (rounds,) = found["edgejoule_run_closed_rounds"].samples
     assert (rounds.labels, rounds.value) == ({"run": run_id, "name": "a b"}, 2.0)
-    joules = {one.labels["device"]: one.value for one in found["edgejoule_device_energy_joules"].samples}
-    assert joules == {name: one.energy_j for name, one in devices.items() if one.energy_j is not None}
+    joules = {sample.labels["device"]: sample.value for sample in found["edgejoule_device_energy_joules"].samples}
+    assert joules == {name: device.energy_j for name, device in devices.items() if device.energy_j is not None}
     assert set(joules) == {EVIL, "pi-b"}, "what is unknown has no sample, which is not 0"
-    unknown = {one.labels["device"]: one.value for one in found["edgejoule_device_unknown_phases"].samples}
+    unknown = {sample.labels["device"]: sample.value for sample in found["edgejoule_device_unknown_phases"].samples}
     assert unknown["pi-c"] == 2.0
-    reports = {one.labels["reason"]: one.value for one in found["edgejoule_reports"].samples}
+    reports = {sample.labels["reason"]: sample.value for sample in found["edgejoule_reports"].samples}
     assert reports == {"accepted": 5.0, "wrong_plan": 1.0}
     assert "edgejoule_run_accuracy_ratio" not in found, "nothing was evaluated"
     for name, family in found.items():
@@ -125,8 +125,8 @@ def test_a_name_with_a_newline_breaks_no_line() -> None:
 
 def test_the_dashboard_of_grafana_asks_for_figures_that_there_are() -> None:
     board = json.loads((ROOT / "packaging/grafana/edgejoule.json").read_text())
-    asked = {name for panel in board["panels"] for one in panel["targets"] for name in _names(one["expr"])}
-    asked |= {name for one in board["templating"]["list"] for name in _names(one["query"])}
+    asked = {name for panel in board["panels"] for target in panel["targets"] for name in _names(target["expr"])}
+    asked |= {name for row in board["templating"]["list"] for name in _names(row["query"])}
     assert asked
     assert asked <= METRICS.keys()
     places = [tuple(panel["gridPos"].values()) for panel in board["panels"]]

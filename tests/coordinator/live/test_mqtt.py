@@ -123,7 +123,7 @@ def test_home_assistant_finds_devices_and_sees_joules_as_watt_hours_and_who_is_g
 ) -> None:
     run_id = played(address, plain_bundle, fleet, tools, tmp_path)
     with Operator(address) as operator:
-        told = {one.device_id: one for one in operator.devices()}
+        told = {device.device_id: device for device in operator.devices()}
     with listening(broker) as found:
         with publishing(address, broker, "--home-assistant") as process:
             soon(lambda: found.get("edgejoule/status") == "online", "the status")
@@ -286,6 +286,6 @@ def test_energy_never_becomes_less_when_runs_are_pruned_also_over_a_restart() ->
 
 
 def test_names_of_devices_cannot_reach_other_topics_and_differ_where_devices_do() -> None:
-    names = [topic_name(one) for one in ("a/b", "a_b", "a+b", "#", "$SYS", "é", "x" * 200)]
+    names = [topic_name(device_id) for device_id in ("a/b", "a_b", "a+b", "#", "$SYS", "é", "x" * 200)]
     assert len(set(names)) == len(names)
     assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") for name in names)

@@ -95,7 +95,7 @@ def test_a_report_has_the_figures_of_status_and_nothing_in_a_run_can_break_it(
     assert main(["report", run_id, "-o", str(out), "--json", "--coordinator", address]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["schema"] == "edgejoule.report/1"
-    assert [Path(one).name for one in said["files"]] == [
+    assert [Path(path).name for path in said["files"]] == [
         "report.html", "report.rounds.csv", "report.devices.csv", "report.energy.csv"
     ]  # fmt: skip
     status = status_of(address, run_id, capsys)
@@ -103,29 +103,36 @@ def test_a_report_has_the_figures_of_status_and_nothing_in_a_run_can_break_it(
     # Each record of energy, as it stands there.
     energy = {(int(row["round"]), row["device"], row["phase"]): row for row in rows(tmp_path / "report.energy.csv")}
     asked = 0
-    for one in status["rounds"]:
-        for work in one["devices"]:
+    for this_round in status["rounds"]:
+        for work in this_round["devices"]:
             for phase, record in work["energy"].items():
-                row = energy[one["round"], work["device_id"], phase]
+                row = energy[this_round["round"], work["device_id"], phase]
                 for key in ("energy_j", "uncertainty_j", "covered_s", "uncovered_s"):
                     assert (float(row[key]) if row[key] else None) == record[key]
                 assert row["flags"].split() == record["flags"]
                 asked += 1
     assert asked == len(energy) == 3 * (5 + 5 + 1)
     # Sums of rounds and devices.
-    for row, one in zip(rows(tmp_path / "report.rounds.csv"), status["rounds"], strict=True):
+    for row, this_round in zip(rows(tmp_path / "report.rounds.csv"), status["rounds"], strict=True):
         known = [
             record["energy_j"]
-            for work in one["devices"]
+            for work in this_round["devices"]
             for phase, record in work["energy"].items()
             if phase != "idle" and record["energy_j"] is not None
         ]
-        assert (int(row["bytes_up"]), int(row["bytes_down"])) == (one["bytes_up"], one["bytes_down"])
+        assert (int(row["bytes_up"]), int(row["bytes_down"])) == (this_round["bytes_up"], this_round["bytes_down"])
         assert math.isclose(float(row["spent_j"] or 0), sum(known), rel_tol=1e-12)
-        assert int(row["spent_unknown_phases"]) == (1 if one["round"] else 0)
-        assert (row["accepted"], row["rejected"]) == [("0", "0"), ("3", "0"), ("2", "1"), ("3", "0")][one["round"]]
+        assert int(row["spent_unknown_phases"]) == (1 if this_round["round"] else 0)
+        assert (row["accepted"], row["rejected"]) == [("0", "0"), ("3", "0"), ("2", "1"), ("3", "0")][
+            this_round["round"]
+        ]
     for row in rows(tmp_path / "report.devices.csv"):
-        mine = [work for one in status["rounds"] for work in one["devices"] if work["device_id"] == row["device"]]
+        mine = [
+            work
+            for this_round in status["rounds"]
+            for work in this_round["devices"]
+            if work["device_id"] == row["device"]
+        ]
         if row["device"] == "pi-c":
             assert row["spent_j"] == ""
             assert {work["spent_j"] for work in mine} == {None}, "unknown is never 0"
@@ -291,7 +298,7 @@ def long_pages(rounds: int, devices: int, page_rounds: int, *, energy_j: float |
 def test_a_long_run_of_many_devices_is_read_in_pages_and_its_page_stays_small() -> None:
     held = []
 
-    def told(run: RunStatus, one: RoundStatus) -> None:
+    def told(run: RunStatus, this_round: RoundStatus) -> None:
         held.append(sum(len(each.devices) for each in run.rounds))
 
     record = gather(long_pages(1000, 100, 10), on_round=told)

@@ -57,13 +57,13 @@ def status(address: str, run_id: str) -> RunStatus:
         return operator.status(run_id)[0]
 
 
-def known_j(one: RoundStatus) -> float:
-    return sum(device.spent_j or 0.0 for device in one.devices)
+def known_j(this_round: RoundStatus) -> float:
+    return sum(device.spent_j or 0.0 for device in this_round.devices)
 
 
 def test_what_some_devices_did_not_say_is_a_bound_by_name_and_never_a_sum(address: str, run: str) -> None:
     found = figures_of(status(address, run), RunDetails("[run]\nbundle = 'b'\n", "/", (), "1"), {})
-    assert [one.round for one in found.rounds] == [0, 1, 2, 3]
+    assert [this_round.round for this_round in found.rounds] == [0, 1, 2, 3]
     assert "spent_j" not in found.rounds[1].figures
     assert found.rounds[1].figures["spent_at_least_j"] == known_j(found.run.rounds[1]) > 0
     assert found.rounds[0].figures == {}, "nobody evaluated"
@@ -85,10 +85,12 @@ def test_tensorboard_reads_the_figures_of_each_round_at_its_number_and_time(
     told = status(address, run)
     for name in ("bytes_up", "spent_at_least_j", "devices_accepted"):
         events = found.Scalars(name)
-        assert [one.step for one in events] == [1, 2, 3]
-        assert [one.wall_time for one in events] == [one.closed_unix_s for one in told.rounds[1:]]
+        assert [event.step for event in events] == [1, 2, 3]
+        assert [event.wall_time for event in events] == [this_round.closed_unix_s for this_round in told.rounds[1:]]
     np.testing.assert_allclose(
-        [one.value for one in found.Scalars("spent_at_least_j")], [known_j(one) for one in told.rounds[1:]], rtol=1e-6
+        [scalar.value for scalar in found.Scalars("spent_at_least_j")],
+        [known_j(this_round) for this_round in told.rounds[1:]],
+        rtol=1e-6,
     )
     assert cli.main(["export-results", run, "--format", "tensorboard", "-o", str(tmp_path / "logs"),
                      "--coordinator", address]) == 2  # fmt: skip
@@ -109,7 +111,10 @@ def test_mlflow_reads_run_metrics_settings_and_plan(address: str, run: str, tmp_
     name, state, history, rounds, files = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     told = status(address, run)
     assert (name, state, rounds, files) == (run, "FINISHED", "3", ["plan.toml"])
-    assert history == [[one.round, known_j(one), round((one.closed_unix_s or 0) * 1000)] for one in told.rounds[1:]]
+    assert history == [
+        [this_round.round, known_j(this_round), round((this_round.closed_unix_s or 0) * 1000)]
+        for this_round in told.rounds[1:]
+    ]
 
 
 def test_trackio_reads_the_logs_of_each_round(address: str, run: str, tmp_path: Path) -> None:
@@ -128,11 +133,11 @@ def test_trackio_reads_the_logs_of_each_round(address: str, run: str, tmp_path: 
     name, logs = json.loads(read.stdout)
     told = status(address, run)
     assert name == f"name {run}"
-    assert len([one for one in logs if one["step"]]) == 3
+    assert len([log for log in logs if log["step"]]) == 3
     with pytest.raises(AssertionError, match="is there already"):
         exported_apart(address, run, "trackio", tmp_path / "t")
-    assert {one["step"]: one["spent_at_least_j"] for one in logs if one["step"]} == {
-        one.round: known_j(one) for one in told.rounds[1:]
+    assert {log["step"]: log["spent_at_least_j"] for log in logs if log["step"]} == {
+        this_round.round: known_j(this_round) for this_round in told.rounds[1:]
     }
 
 
@@ -160,7 +165,7 @@ def test_wandb_writes_what_its_own_records_say_without_a_network(address: str, r
             said = {(one.nested_key or [one.key])[0]: json.loads(one.value_json) for one in record.history.item}
             if "spent_at_least_j" in said:
                 history[record.history.step.num] = said["spent_at_least_j"]
-    assert history == {one.round: known_j(one) for one in status(address, run).rounds[1:]}
+    assert history == {this_round.round: known_j(this_round) for this_round in status(address, run).rounds[1:]}
 
 
 def test_a_trace_is_otlp_with_a_span_for_run_round_and_device_and_the_same_each_time(
@@ -176,26 +181,26 @@ def test_a_trace_is_otlp_with_a_span_for_run_round_and_device_and_the_same_each_
     assert (tmp_path / "again" / f"{run}.otlp.jsonl").read_text() == text
     content = json.loads(text)
     spans = content["resourceSpans"][0]["scopeSpans"][0]["spans"]
-    assert {len(one["traceId"]) for one in spans} == {32}
-    assert len({one["spanId"] for one in spans}) == len(spans) == 1 + 3 + 9
-    by_id = {one["spanId"]: one for one in spans}
-    (top,) = [one for one in spans if "parentSpanId" not in one]
-    rounds = [one for one in spans if one.get("parentSpanId") == top["spanId"]]
+    assert {len(span["traceId"]) for span in spans} == {32}
+    assert len({span["spanId"] for span in spans}) == len(spans) == 1 + 3 + 9
+    by_id = {span["spanId"]: span for span in spans}
+    (top,) = [span for span in spans if "parentSpanId" not in span]
+    rounds = [span for span in spans if span.get("parentSpanId") == top["spanId"]]
     told = status(address, run)
-    assert [one["name"] for one in rounds] == ["round 1", "round 2", "round 3"]
-    assert [int(one["endTimeUnixNano"]) for one in rounds] == [
-        round((one.closed_unix_s or 0) * 1e9) for one in told.rounds[1:]
+    assert [this_round["name"] for this_round in rounds] == ["round 1", "round 2", "round 3"]
+    assert [int(this_round["endTimeUnixNano"]) for this_round in rounds] == [
+        round((this_round.closed_unix_s or 0) * 1e9) for this_round in told.rounds[1:]
     ]
-    refused = [one for one in spans if one.get("status", {}).get("code") == 2]
-    assert [(one["name"], by_id[one["parentSpanId"]]["name"]) for one in refused] == [("pi-c", "round 2")]
-    for one in spans:
+    refused = [span for span in spans if span.get("status", {}).get("code") == 2]
+    assert [(row["name"], by_id[row["parentSpanId"]]["name"]) for row in refused] == [("pi-c", "round 2")]
+    for span in spans:
         for key in ("traceId", "spanId", "parentSpanId"):
-            if key in one:
+            if key in span:
                 # Protobuf's own JSON has base64 there.
-                one[key] = base64.b64encode(bytes.fromhex(one[key])).decode()
+                span[key] = base64.b64encode(bytes.fromhex(span[key])).decode()
     read = ParseDict(content, ExportTraceServiceRequest())
-    (about,) = [one for one in read.resource_spans[0].scope_spans[0].spans if one.name == "round 1"]
-    figures = {one.key: one.value for one in about.attributes}
+    (about,) = [span for span in read.resource_spans[0].scope_spans[0].spans if span.name == "round 1"]
+    figures = {attribute.key: attribute.value for attribute in about.attributes}
     assert figures["edgejoule.spent_at_least_j"].double_value == known_j(told.rounds[1])
 
 
@@ -205,13 +210,13 @@ def test_mlperf_lines_are_events_in_the_order_of_time(address: str, run: str, tm
     lines = file.read_text().splitlines()
     assert all(line.startswith(":::MLLOG {") for line in lines)
     events = [json.loads(line.removeprefix(":::MLLOG ")) for line in lines]
-    assert [one["time_ms"] for one in events] == sorted(one["time_ms"] for one in events)
-    assert all(set(one) == {"namespace", "time_ms", "event_type", "key", "value", "metadata"} for one in events)
-    by_key = {one["key"]: one for one in events}
+    assert [event["time_ms"] for event in events] == sorted(event["time_ms"] for event in events)
+    assert all(set(event) == {"namespace", "time_ms", "event_type", "key", "value", "metadata"} for event in events)
+    by_key = {event["key"]: event for event in events}
     assert by_key["submission_benchmark"]["value"] == "name"
     assert by_key["seed"]["value"] == 7
     assert by_key["run_stop"]["metadata"]["status"] == "success"
-    assert [one["metadata"]["epoch_num"] for one in events if one["key"] == "epoch_stop"] == [1, 2, 3]
+    assert [event["metadata"]["epoch_num"] for event in events if event["key"] == "epoch_stop"] == [1, 2, 3]
 
 
 def test_colext_finds_the_joules_of_each_round_in_its_own_columns(address: str, run: str, tmp_path: Path) -> None:
@@ -221,22 +226,22 @@ def test_colext_finds_the_joules_of_each_round_in_its_own_columns(address: str, 
         with (tmp_path / "c" / run / "raw" / f"{name}.csv").open(newline="") as file:
             return list(csv.DictReader(file))
 
-    info = {one["client_id"]: one["device_name"] for one in table("client_info")}
+    info = {row["client_id"]: row["device_name"] for row in table("client_info")}
     assert set(info.values()) == {EVIL, "pi-b", "pi-c"}
     rounds = table("round_metrics")
-    assert [one["round_number"] for one in rounds] == ["1", "2", "3"]
+    assert [this_round["round_number"] for this_round in rounds] == ["1", "2", "3"]
     assert len(table("client_round_metrics")) == 8, "one report was refused"
     # As its retriever does: rows within the rounds, E = sum of P times the time since the row before.
-    first = min(datetime.fromisoformat(one["start_time"]) for one in rounds)
-    last = max(datetime.fromisoformat(one["end_time"]) for one in rounds)
+    first = min(datetime.fromisoformat(this_round["start_time"]) for this_round in rounds)
+    last = max(datetime.fromisoformat(this_round["end_time"]) for this_round in rounds)
     spent: dict[str, float] = {}
     grain: dict[str, float] = {}
     before: dict[str, datetime] = {}
-    for one in table("hw_metrics"):
-        at, name = datetime.fromisoformat(one["time"]), info[one["client_id"]]
+    for row in table("hw_metrics"):
+        at, name = datetime.fromisoformat(row["time"]), info[row["client_id"]]
         assert first <= at <= last
         seconds = (at - before[name]).total_seconds() if name in before else 0.0
-        watts = float(one["power_consumption"]) / 1000
+        watts = float(row["power_consumption"]) / 1000
         spent[name] = spent.get(name, 0.0) + watts * seconds
         # Times have a microsecond's grain, and rounds of this fleet take about a millisecond.
         grain[name] = grain.get(name, 0.0) + watts * 2e-6
@@ -244,7 +249,10 @@ def test_colext_finds_the_joules_of_each_round_in_its_own_columns(address: str, 
     told = status(address, run)
     expected = {
         device.device_id: sum(
-            other.spent_j or 0.0 for one in told.rounds for other in one.devices if other.device_id == device.device_id
+            other.spent_j or 0.0
+            for this_round in told.rounds
+            for other in this_round.devices
+            if other.device_id == device.device_id
         )
         for device in told.rounds[1].devices
         if device.spent_j is not None
@@ -259,19 +267,23 @@ def test_times_never_go_back_and_no_joule_is_lost_where_the_coordinators_clock_d
 ) -> None:
     told = status(address, run)
     with Operator(address) as operator:
-        details, cards = operator.details(run), {one.device_id: one for one in operator.devices()}
+        details, cards = operator.details(run), {device.device_id: device for device in operator.devices()}
     assert figures_of(told, details, cards).moved_s < 0.01, "its own clock went forward"
     # Round 1 closes two hours before it opened, and all after it is behind; before round 3 another minute goes back.
     back_s = {1: (0.0, 7200.0), 2: (7200.0, 7200.0), 3: (7260.0, 7260.0)}
     rounds = [
-        replace(one, opened_unix_s=one.opened_unix_s - first, closed_unix_s=(one.closed_unix_s or 0.0) - second)
-        for one in told.rounds
-        for first, second in [back_s.get(one.round, (0.0, 0.0))]
+        replace(
+            this_round,
+            opened_unix_s=this_round.opened_unix_s - first,
+            closed_unix_s=(this_round.closed_unix_s or 0.0) - second,
+        )
+        for this_round in told.rounds
+        for first, second in [back_s.get(this_round.round, (0.0, 0.0))]
     ]
     finished_s = (told.finished_unix_s or 0.0) - 7260.0
     found = figures_of(replace(told, rounds=tuple(rounds), finished_unix_s=finished_s), details, cards)
     assert found.moved_s == pytest.approx(7260.0, abs=60.0)
-    assert min(one.figures["round_s"] for one in found.rounds if one.round) > 0
+    assert min(this_round.figures["round_s"] for this_round in found.rounds if this_round.round) > 0
     (hw,) = [path for path in to_colext.write(found, tmp_path / "c") if path.stem == "hw_metrics"]
     spent_j, before = 0.0, None
     with hw.open(newline="") as file:
@@ -283,9 +295,11 @@ def test_times_never_go_back_and_no_joule_is_lost_where_the_coordinators_clock_d
                 assert seconds >= 0
                 spent_j += watts * seconds
             before = (row["client_id"], at)
-    assert spent_j == pytest.approx(sum(known_j(one) for one in told.rounds if one.round), rel=0.02)
+    assert spent_j == pytest.approx(
+        sum(known_j(this_round) for this_round in told.rounds if this_round.round), rel=0.02
+    )
     events = list(to_mlperf.lines(found))
-    assert [one["time_ms"] for one in events] == sorted(one["time_ms"] for one in events)
+    assert [event["time_ms"] for event in events] == sorted(event["time_ms"] for event in events)
 
 
 def test_a_run_that_is_there_already_keeps_the_others_from_being_written(
@@ -296,7 +310,7 @@ def test_a_run_that_is_there_already_keeps_the_others_from_being_written(
         other = operator.start_run(tools.plan(plain_bundle), tmp_path)
     exported(address, run, "colext", out)
     assert cli.main(["export-results", other, run, "--format", "colext", "-o", str(out), "--coordinator", address]) == 2
-    assert [one.name for one in out.iterdir()] == [run]
+    assert [path.name for path in out.iterdir()] == [run]
 
 
 def test_a_reports_tables_are_parquet_with_types_and_unknown_is_null(address: str, run: str, tmp_path: Path) -> None:
@@ -310,7 +324,7 @@ def test_a_reports_tables_are_parquet_with_types_and_unknown_is_null(address: st
             rows = list(csv.DictReader(file))
         assert table.num_rows == len(rows)
         for name in header:
-            for said, read in zip(table[name].to_pylist(), (one[name] for one in rows), strict=True):
+            for said, read in zip(table[name].to_pylist(), (row[name] for row in rows), strict=True):
                 if said is None or read == "":
                     assert said in (None, ""), (kind, name)
                     assert read == "", (kind, name)

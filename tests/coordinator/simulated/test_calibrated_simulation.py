@@ -76,5 +76,5 @@ def test_heads_and_bytes_are_those_of_eight_daemons_and_joules_are_near(real: Pa
 
 def _table(rows: list[dict[str, Any]]) -> dict[tuple[int, str], dict[str, Any]]:
     return {
-        (row["round"], row["device_id"]): row for row in sorted(rows, key=lambda one: (one["round"], one["device_id"]))
+        (row["round"], row["device_id"]): row for row in sorted(rows, key=lambda row: (row["round"], row["device_id"]))
     }

@@ -87,7 +87,7 @@ def test_folders_of_workers_that_are_gone_are_taken_away_and_no_others(
         "lock(os.open(sys.argv[1] + '/held', os.O_RDWR | os.O_CREAT)); print('held', flush=True); time.sleep(600)"
     )
     folders = [tmp_path / f"edgejoule-ray-{name}-x" for name in ("one", "two")]
-    workers = [subprocess.Popen([sys.executable, "-c", hold, one], stdout=subprocess.PIPE) for one in folders]
+    workers = [subprocess.Popen([sys.executable, "-c", hold, folder], stdout=subprocess.PIPE) for folder in folders]
     try:
         for worker in workers:
             assert worker.stdout is not None
@@ -98,10 +98,10 @@ def test_folders_of_workers_that_are_gone_are_taken_away_and_no_others(
         workers[0].wait()
         ray_cluster.sweep()
         kept = {"edgejoule-ray-new", "edgejoule-ray-two-x", "thesis"}
-        assert {one.name for one in tmp_path.iterdir()} == kept
+        assert {path.name for path in tmp_path.iterdir()} == kept
         workers[1].kill()
         ray_cluster.sweep("two", 20.0)
-        assert {one.name for one in tmp_path.iterdir()} == kept - {"edgejoule-ray-two-x"}
+        assert {path.name for path in tmp_path.iterdir()} == kept - {"edgejoule-ray-two-x"}
     finally:
         for worker in workers:
             worker.kill()
@@ -135,11 +135,13 @@ def nodes() -> Iterator[Any]:
                 os.environ[name] = value
 
 
-def _same(one: Simulated, other: Simulated) -> None:
-    assert one.outcome == other.outcome
-    assert all(np.array_equal(one.head[name], other.head[name]) for name in one.head)
-    assert all(np.array_equal(one.arrays[name], other.arrays[name], equal_nan=True) for name in one.arrays)
-    assert one.virtual_s == other.virtual_s
+def _same(simulation: Simulated, other: Simulated) -> None:
+    assert simulation.outcome == other.outcome
+    assert all(np.array_equal(simulation.head[name], other.head[name]) for name in simulation.head)
+    assert all(
+        np.array_equal(simulation.arrays[name], other.arrays[name], equal_nan=True) for name in simulation.arrays
+    )
+    assert simulation.virtual_s == other.virtual_s
 
 
 @pytest.mark.processes

@@ -178,7 +178,7 @@ class Books:
                 made = fold.head_after(head)
                 version = self._closed[number][1]
                 self._must(trees.version(made) == version, "each head is that of an undisturbed run", f"round {number}")
-                worked = [one for one in ours if one[1].steps_done]
+                worked = [entry for entry in ours if entry[1].steps_done]
                 if worked:
                     total = sum(weight for weight, _, _ in worked)
                     nova = plan.aggregate.normalise == "fednova"
@@ -270,7 +270,7 @@ class Ledgers:
 
 
 def _anything(report: Any, steps: int, bundle: Bundle) -> Expected:
-    inputs = {one.name: one.default for one in bundle.manifest.head.inputs}
+    inputs = {tensor.name: tensor.default for tensor in bundle.manifest.head.inputs}
     return Expected(
         report.plan_id, report.bundle_id, report.head_version, steps, report.examples, bundle.manifest.head.shapes(),
         inputs, bundle.manifest.head.optimiser, report.attempt or 1,

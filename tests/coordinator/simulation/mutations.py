@@ -22,8 +22,8 @@ from coordinator.store import reports, runs
 @contextlib.contextmanager
 def _all(*patches: Any) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
-        for one in patches:
-            stack.enter_context(one)
+        for each_patch in patches:
+            stack.enter_context(each_patch)
         yield
 
 
@@ -116,7 +116,7 @@ def late_reports_are_forgotten() -> Any:
     """A report that counts in a later round is folded when it comes, and not when that round opens or is made anew."""
 
     def counting_in(connection: Any, run_id: str, number: int) -> list[tuple[int, str]]:
-        return [(number, one) for one in reports.devices_in(connection, run_id, number)]
+        return [(number, device) for device in reports.devices_in(connection, run_id, number)]
 
     return patch.object(reports, "counting_in", counting_in)
 

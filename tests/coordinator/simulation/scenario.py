@@ -135,7 +135,7 @@ def scenario(seed: int) -> Scenario:
         if more.random() < 0.4:
             pauses = more.choice((1, 1, 2))
             events += [(more.uniform(0.0, FAULTY_S), "pause", more.randrange(1 << 30)) for _ in range(pauses)]
-        boards = tuple(Board(one.examples, one.step_s * more.choice((1.0, 1.0, 4.0, 10.0))) for one in boards)
+        boards = tuple(Board(board.examples, board.step_s * more.choice((1.0, 1.0, 4.0, 10.0))) for board in boards)
     quorum = dice.choice((0.5, 0.6, 1.0))
     if slow:
         slow["enough"] = more.choice((quorum, 0.75, 1.0)) if quorum <= 0.75 else 1.0

@@ -44,8 +44,11 @@ class _Stopped(World):
             devices = reading.run_status(connection, run_id).rounds[1].devices
         db.close()
         self.energy = {
-            one.device_id: (one.outcome, sum(phase.energy_j or 0.0 for phase in one.energy if phase.phase == "train"))
-            for one in devices
+            device.device_id: (
+                device.outcome,
+                sum(phase.energy_j or 0.0 for phase in device.energy if phase.phase == "train"),
+            )
+            for device in devices
         }
         return Outcome(0, *books.state(), self.loop.time(), Counter(), Counter(), "")
 
@@ -63,7 +66,7 @@ def test_boards_of_a_stopped_run_end_within_a_second_and_say_what_they_spent(
     outcome = world.run()
     assert outcome.state == "stopped"
     soon, later = world.spent_j
-    assert all(one > 0 for one in soon)
+    assert all(value > 0 for value in soon)
     assert soon == later, "nobody trains on"
     for at, spent_j in enumerate(later, start=1):
         told, train_j = world.energy[f"board-{at}"]

@@ -53,7 +53,7 @@ class VirtualLoop(virtual_time.VirtualLoop):
 
     def of(self, owner: Any) -> list[asyncio.Task[Any]]:
         """The tasks of a process."""
-        return [task for task, one in self._owners.items() if one is owner]
+        return [task for task, each_owner in self._owners.items() if each_owner is owner]
 
 
 class Program:

@@ -112,9 +112,9 @@ class World:
         if self._log is None:
             logging.disable(logging.CRITICAL)
         else:
-            for one in loggers[2:]:
-                one.addHandler(handler)
-                one.setLevel(logging.DEBUG)
+            for logger in loggers[2:]:
+                logger.addHandler(handler)
+                logger.setLevel(logging.DEBUG)
         keeping.TICK_S = _TICK_S
         try:
             with (
@@ -405,8 +405,8 @@ class World:
 
     def _standing(self) -> str:
         said = [
-            f"{one.state()}, rounds {one.rows('SELECT round, state, attempt FROM rounds WHERE run_id = :run')}"
-            for one in self._runs.values()
+            f"{run.state()}, rounds {run.rows('SELECT round, state, attempt FROM rounds WHERE run_id = :run')}"
+            for run in self._runs.values()
         ]
         return "; ".join(said) + f"; {len(self._runs)} of {len(self._wanted)} runs begun"
 
@@ -430,7 +430,7 @@ class World:
         first = next(iter(self._runs.values()))
         state, reason = first.state()
         faults = self.faults + self.network.counts + self.disk.counts
-        heads = [one.rows("SELECT round, head_version FROM rounds WHERE run_id = :run") for one in self._runs.values()]
+        heads = [run.rows("SELECT round, head_version FROM rounds WHERE run_id = :run") for run in self._runs.values()]
         digest = repr((state, reason, self._digest, heads[0] if len(heads) == 1 else heads))
         return Outcome(self.scenario.seed, state, reason, self.loop.time(), faults, self.checked, digest)
 

@@ -36,7 +36,7 @@ def lab(tmp_path: Path, many: tuple[list[SshHost], Path]) -> Any:
         path.write_text(inventory_text(hosts[:count], key, **more))
         if trusted:
             keys = [
-                f"[{one.address}]:{one.port} {_public(one)}" for one in hosts[:count]
+                f"[{host.address}]:{host.port} {_public(host)}" for host in hosts[:count]
             ]  # fmt: skip
             (tmp_path / "known_hosts").write_text("\n".join(keys) + "\n")
         return path

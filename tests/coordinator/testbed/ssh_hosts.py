@@ -192,13 +192,13 @@ class Cutting:
     def __exit__(self, *_: object) -> None:
         self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
-        for one in self._open:
+        for sock in self._open:
             with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
+                sock.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
             thread.join(10)
-        for one in self._open:
-            one.close()
+        for sock in self._open:
+            sock.close()
 
     def _accept(self) -> None:
         while True:
@@ -222,6 +222,6 @@ class Cutting:
                     if self._left <= 0:
                         self.has_cut = True
                         break
-        for one in (source, target):
+        for sock in (source, target):
             with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
+                sock.shutdown(socket.SHUT_RDWR)

@@ -59,7 +59,7 @@ def test_the_led_of_the_board_blinks_by_the_kernels_timer_and_is_then_what_it_wa
     host: tuple[SshHost, Path], tmp_path: Path, testbed: Callable[..., Any]
 ) -> None:
     lab = inventory(*host, tmp_path)
-    triggers = {one: tmp_path / "leds" / one / "trigger" for one in ("ACT", "PWR")}
+    triggers = {text: tmp_path / "leds" / text / "trigger" for text in ("ACT", "PWR")}
     seen: set[str] = set()
     done = threading.Event()
 

@@ -155,14 +155,14 @@ def test_shards_and_settings_reach_sixteen_hosts_and_files_come_home(
     assert (target / hosts[3].name / "recordings/day one/run.ejr").read_bytes() == b"\x03" * 5000
     assert wrong_files(target) == []
     assert len((target / SUMS).read_text().splitlines()) == sum(
-        len(one["files"]) for one in json.loads((target / "manifest.json").read_text())["boards"].values()
+        len(board["files"]) for board in json.loads((target / "manifest.json").read_text())["boards"].values()
     )
     # Again: nothing is fetched twice, and what was changed here is put right.
     damaged = target / hosts[2].name / "recordings/day one/run.ejr"
     damaged.write_bytes(b"x")
     assert wrong_files(target) == [str(damaged.relative_to(target))]
     code, out, _ = testbed("collect", path, "-o", target, "--json")
-    fetched = {name: one["fetched"] for name, one in json.loads(out)["boards"].items()}
+    fetched = {name: board["fetched"] for name, board in json.loads(out)["boards"].items()}
     assert {name for name, count in fetched.items() if count} == {hosts[2].name}
     assert wrong_files(target) == []
     # Somebody's folder is left alone.

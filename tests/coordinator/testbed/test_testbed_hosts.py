@@ -28,7 +28,13 @@ def test_sixteen_hosts_are_checked_at_once(lab: Any, testbed: Any) -> None:
         assert int(facts["disk_kb"]) > 0
         assert int(facts["memory_kb"]) > 0
         assert facts["host_key"].startswith("ssh-ed25519 SHA256:")
-        assert {one["name"] for one in board["findings"]} >= {"clock", "disk", "memory", "temperature", "version"}
+        assert {finding["name"] for finding in board["findings"]} >= {
+            "clock",
+            "disk",
+            "memory",
+            "temperature",
+            "version",
+        }
     assert code in (0, 3)
     assert code == (3 if shown["unfit"] else 0)
 
@@ -39,7 +45,7 @@ def test_boards_are_chosen_by_kind_and_count(lab: Any, testbed: Any) -> None:
     shown = json.loads(out)["boards"]
     assert code == 0
     assert list(shown) == ["board-1", "board-2", "board-3", "board-5"]
-    assert {one["stdout"] for one in shown.values()} == {"it's me\n"}
+    assert {row["stdout"] for row in shown.values()} == {"it's me\n"}
 
 
 def test_an_unknown_host_key_is_refused_until_a_person_keeps_it(lab: Any, testbed: Any, tmp_path: Path) -> None:
@@ -84,7 +90,7 @@ def test_down_changed_hanging_and_good_hosts_each_have_their_cause(
         (tmp_path / "known_hosts").write_text("\n".join([*lines, f"[127.0.0.1]:{hosts[0].port} {own}"]) + "\n")
         code, out, err = testbed("run", path, "--json", "--timeout", "1s", "--", "true")
         boards = json.loads(out)["boards"]
-        assert {name: one["exit_code"] for name, one in boards.items()} == {
+        assert {name: board["exit_code"] for name, board in boards.items()} == {
             "down": 5, "hangs": 17, "changed": 7, hosts[0].name: 0,
         }  # fmt: skip
         # Several causes have no code of one of them.
@@ -129,9 +135,9 @@ def test_two_people_do_not_collide(lab: Any, testbed: Any) -> None:
     shown = json.loads(out)["boards"]
     assert code == 16
     assert "is reserved by ben@desk until" in shown["board-4"]["error"]
-    assert all(one["given_back"] for name, one in shown.items() if name != "board-4")
+    assert all(row["given_back"] for name, row in shown.items() if name != "board-4")
     code, out, _ = testbed("status", path, "--json")
-    held = {name: one["reserved"] for name, one in json.loads(out)["boards"].items() if one["reserved"]}
+    held = {name: board["reserved"] for name, board in json.loads(out)["boards"].items() if board["reserved"]}
     assert list(held) == ["board-4"]
     assert held["board-4"]["who"] == "ben@desk"
     for words in (("run", path, "--as", "ada@lab", "--", "true"), ("down", path, "--as", "ada@lab")):
@@ -167,7 +173,7 @@ def test_of_many_who_ask_for_a_board_at_once_one_has_it(lab: Any, many: tuple[li
             await ask(session, "old", 1000.0)
             return await asyncio.gather(*(ask(session, f"person-{n}", 4e9) for n in range(8)))
 
-    won = [one for one in asyncio.run(all_of_them()) if one]
+    won = [text for text in asyncio.run(all_of_them()) if text]
     assert len(won) == 1
 
     async def give_back() -> bool:

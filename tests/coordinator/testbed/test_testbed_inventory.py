@@ -93,7 +93,7 @@ def test_boards_are_chosen_in_the_order_of_the_inventory() -> None:
     ]
 
     def names(wanted: str | None) -> list[str]:
-        return [one.name for one in chosen(boards, wanted)]
+        return [board.name for board in chosen(boards, wanted)]
 
     assert names(None) == names("all") == [f"b{n}" for n in range(6)]
     assert names("pi4*2,coral") == ["b0", "b1", "b4", "b5"]
@@ -161,15 +161,15 @@ def test_ansible_inventories_become_ours(tmp_path: Path) -> None:
     source, target = tmp_path / "hosts.yaml", tmp_path / "lab.toml"
     source.write_text(ANSIBLE_YAML)
     found = import_inventory(source, target)
-    by_name = {one.name: one for one in found.inventory.boards}
+    by_name = {board.name: board for board in found.inventory.boards}
     assert list(by_name) == ["pi-01.lab", "pi-02.lab", "pi-03.lab", "pi-9", "tpu"]
     assert (by_name["pi-9"].host, by_name["pi-9"].port, by_name["pi-9"].bridge) == ("192.0.2.9", 2022, "/dev/ttyUSB0")
-    assert {one.user for one in by_name.values()} == {"pi"}
+    assert {board.user for board in by_name.values()} == {"pi"}
     assert (by_name["tpu"].groups, by_name["tpu"].kind, by_name["pi-9"].kind) == (("edge", "coral"), "coral-dev", "pi4")
     assert found.remarks == ["http_port has no place in it: pi-9"]
     source = tmp_path / "hosts.ini"
     source.write_text(ANSIBLE_INI)
-    by_name = {one.name: one for one in import_inventory(source, target).inventory.boards}
+    by_name = {board.name: board for board in import_inventory(source, target).inventory.boards}
     assert list(by_name) == ["lone", "pi-1", "pi-2", "pi-7"]
     assert (by_name["pi-7"].key, by_name["pi-7"].port, by_name["lone"].port) == ("~/.ssh/my lab", 2022, 22)
     assert by_name["pi-1"].groups == ("shelf", "rpi4")
@@ -193,7 +193,11 @@ def test_labgrid_and_colext_become_ours(tmp_path: Path) -> None:
     hosts = tmp_path / "hosts"
     hosts.write_text("jon.lab JetsonOrinNano\nrpi-1.lab RaspberryPi4\nrpi-2.lab RaspberryPi4 # second\n")
     boards = import_inventory(source, target, hosts=hosts).inventory.boards
-    assert [(one.name, one.kind) for one in boards] == [("jon", "JetsonOrinNano"), ("rpi-1", "pi4"), ("rpi-2", "pi4")]
+    assert [(each_board.name, each_board.kind) for each_board in boards] == [
+        ("jon", "JetsonOrinNano"),
+        ("rpi-1", "pi4"),
+        ("rpi-2", "pi4"),
+    ]
     source.write_text(COLEXT.replace("count: 2", "count: 3"))
     with pytest.raises(ConfigError, match="wants 3 of RaspberryPi4"):
         import_inventory(source, target, hosts=hosts)
@@ -220,7 +224,7 @@ def test_the_command_makes_an_inventory_and_overwrites_none(tmp_path: Path, caps
     target = tmp_path / "lab.toml"
     words = ["testbed", "init", str(target), "--host", "pi@pi-1.lab", "--host", "192.0.2.9"]
     assert coordinator.cli.main(words) == 0
-    assert [(one.name, one.user) for one in read(target).boards] == [("pi-1", "pi"), ("board-2", "pi")]
+    assert [(board.name, board.user) for board in read(target).boards] == [("pi-1", "pi"), ("board-2", "pi")]
     assert (read(target).coordinator, read(target).coordinator_state) == ("", "")
     assert coordinator.cli.main(words) == 2
     words[2] = str(tmp_path / "told.toml")

@@ -131,7 +131,7 @@ def test_the_servers_certificate_is_made_again_before_it_ends_with_the_same_name
     (certificate, _) = x509.load_pem_x509_certificates(chain)
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert {"lab.example", "coordinator.edgejoule.internal"} <= set(names.get_values_for_type(x509.DNSName))
-    assert [str(one) for one in names.get_values_for_type(x509.IPAddress)] == ["192.0.2.7"]
+    assert [str(value) for value in names.get_values_for_type(x509.IPAddress)] == ["192.0.2.7"]
 
 
 def test_a_token_is_good_once_for_a_while_for_one_machine(register: Register, authority: Authority) -> None:
@@ -144,7 +144,7 @@ def test_a_token_is_good_once_for_a_while_for_one_machine(register: Register, au
     again = authority.device("pi-1", request_of(ec.generate_private_key(ec.SECP256R1())))
     with pytest.raises(RefusedError, match="used already"):
         register.use_token(identity, again, "00001", where="test")
-    assert [one.serial for one in register.certificates()] == [issued.serial]
+    assert [certificate.serial for certificate in register.certificates()] == [issued.serial]
     for path in register.path.parent.glob("register.db*"):
         assert token.secret not in path.read_bytes(), path
     # A name is taken while its certificate counts.

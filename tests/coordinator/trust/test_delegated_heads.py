@@ -63,9 +63,9 @@ def test_a_served_coordinator_signs_heads_while_it_is_let(
     scripted.join()
     shapes = open_bundle(plain_bundle).manifest.head.shapes()
 
-    def judge(one: Publication) -> None:
-        head = decode(one.head, shapes)
-        Signatures(state).check_head(one.signed, _said_of(one, head), f"head of {one.run_id}")
+    def judge(publication: Publication) -> None:
+        head = decode(publication.head, shapes)
+        Signatures(state).check_head(publication.signed, _said_of(publication, head), f"head of {publication.run_id}")
 
     def delegate(*words: str) -> str:
         code = main(["delegate", "--state", str(lab.state), *words])
@@ -85,7 +85,7 @@ def test_a_served_coordinator_signs_heads_while_it_is_let(
     public = delegate("--key-only").strip()
     assert "heads may be signed by" in delegate("--key", str(away), "--days", "30", "--run", "test")
     shown = json.loads(delegate("--show", "--json"))
-    assert [one["public"] for one in shown["keys"]] == [public]
+    assert [key["public"] for key in shown["keys"]] == [public]
     assert (shown["schema"], shown["runs"], shown["bundles"]) == ("edgejoule.delegation/1", ["test"], [])
     # What is there already is signed now; the next one counts further.
     order = scripted.ask(holding=Holding(published=""))
@@ -106,7 +106,7 @@ def test_a_served_coordinator_signs_heads_while_it_is_let(
     order = scripted.ask(holding=Holding(published=first.id))
     with pytest.raises(IntegrityError, match="may sign no heads, or no more"):
         judge(order.publication)
-    assert [one["what"] for one in AuditLog(lab.state / "trust").lines()].count("heads delegated") == 2
+    assert [line["what"] for line in AuditLog(lab.state / "trust").lines()].count("heads delegated") == 2
     kept = [path.name for path in (lab.state / "trust" / "heads").iterdir()]
     assert sorted(kept) == sorted(f"{one}.json" for one in (first.run_id, second.run_id))
     assert (lab.state / "trust" / heads.KEY_FILE).stat().st_mode & 0o077 == 0

@@ -60,8 +60,8 @@ def link(lab: Any) -> Any:
         return opened[-1]
 
     yield connect
-    for one in opened:
-        one.close()
+    for each_link in opened:
+        each_link.close()
 
 
 def test_a_board_enrols_with_one_line_and_works(lab: Any, board: Any, link: Any) -> None:
@@ -76,7 +76,7 @@ def test_a_board_enrols_with_one_line_and_works(lab: Any, board: Any, link: Any)
     assert shown.returncode == 0, shown.stderr
     assert "pi-1" in shown.stdout
     listed = json.loads(lab.run("identities", "--state", str(lab.state), "--json").stdout)["identities"]
-    assert [(one["role"], one["name"], one["state"]) for one in listed] == [
+    assert [(row["role"], row["name"], row["state"]) for row in listed] == [
         ("operator", "admin", "good"),
         ("device", "pi-1", "good"),
     ]
@@ -137,9 +137,9 @@ def test_a_person_elsewhere_joins_by_a_token_with_a_key_of_their_own(lab: Any, b
     assert joined.returncode == 0, joined.stderr
     assert "observer ada" in joined.stdout
     assert token not in joined.stdout + joined.stderr
-    kept = [one.read_text() for one in (tmp_path / "ada").rglob("*") if one.is_file()]
-    assert any("PRIVATE KEY" in one for one in kept)
-    assert all(one.stat().st_mode & 0o077 == 0 for one in (tmp_path / "ada").rglob("*.json"))
+    kept = [path.read_text() for path in (tmp_path / "ada").rglob("*") if path.is_file()]
+    assert any("PRIVATE KEY" in text for text in kept)
+    assert all(path.stat().st_mode & 0o077 == 0 for path in (tmp_path / "ada").rglob("*.json"))
     assert ada("status", "--coordinator", lab.address, "--context", "lab").returncode == 0
     refused = ada("stop", "run-1", "--coordinator", lab.address, "--context", "lab")
     assert "is for the role operator" in refused.stderr
@@ -153,7 +153,7 @@ def test_a_person_elsewhere_joins_by_a_token_with_a_key_of_their_own(lab: Any, b
     assert "this token is a person's" in enrolled.stderr
     assert read_identity(tmp_path / "eve") is None
     listed = json.loads(lab.run("identities", "--state", str(lab.state), "--json").stdout)["identities"]
-    assert ("observer", "ada", "good") in [(one["role"], one["name"], one["state"]) for one in listed]
+    assert ("observer", "ada", "good") in [(row["role"], row["name"], row["state"]) for row in listed]
     assert lab.run("revoke", "ada", "--state", str(lab.state)).returncode == 0
     # The register is looked at twice a second.
     end_s = time.monotonic() + 60.0
@@ -324,7 +324,7 @@ def test_a_token_cannot_be_guessed_used_twice_or_taken_to_another_machine(lab: A
             told.append(str(failure.value.details()))
     assert "proof of the token's secret is wrong" in told[0]
     assert "too many enrolments" in told[-1]
-    assert sum("proof" in one for one in told) <= 5
+    assert sum("proof" in text for text in told) <= 5
     refused = lab.edge("enroll", guessed.text(), "--state", str(tmp_path / "c"))
     assert refused.returncode == 16
 
@@ -426,8 +426,8 @@ def test_many_boards_from_one_table(lab: Any, tmp_path: Path) -> None:
     table.write_text("device,machine,group\n" + "".join(f"pi-{n},serial-{n},kitchen\n" for n in range(50)))
     made = lab.run("enroll", "--state", str(lab.state), "--batch", str(table), "--address", lab.address, "--json")
     tokens = json.loads(made.stdout)["tokens"]
-    assert [one["device_id"] for one in tokens] == [f"pi-{n}" for n in range(50)]
-    assert all(one["groups"] == ["kitchen"] for one in tokens)
+    assert [token["device_id"] for token in tokens] == [f"pi-{n}" for n in range(50)]
+    assert all(token["groups"] == ["kitchen"] for token in tokens)
     assert enroll(read_token(tokens[7]["token"]), tmp_path / "s", machine="serial-7").identity.device_id == "pi-7"
     table.write_text("device\npi-60\npi-60\n")
     twice = lab.run("enroll", "--state", str(lab.state), "--batch", str(table))

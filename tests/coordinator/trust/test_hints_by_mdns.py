@@ -102,5 +102,5 @@ def test_a_host_that_is_a_name_is_announced_by_its_address_and_one_without_ipv4_
             await one.close()
 
     with caplog.at_level(logging.WARNING, "edgejoule.coordinator"):
-        assert asyncio.run(announced()) == {f"{one}:50461": 50462 for one in addresses}
+        assert asyncio.run(announced()) == {f"{address}:50461": 50462 for address in addresses}
     assert ("cannot be announced" in caplog.text) == (not addresses)

@@ -212,11 +212,11 @@ def test_what_a_power_cut_left_of_a_line_is_said_and_spoils_no_other(tmp_path: P
         log.path.write_bytes(whole[:kept])
         log.write("local", "note", number=4)
         assert log.verify().lines == 4
-        assert [one["what"] for one in log.lines()] == ["note", "note", "line cut short", "note"]
+        assert [line["what"] for line in log.lines()] == ["note", "note", "line cut short", "note"]
     # Longer than what is looked at first, and with nothing before it.
     log.path.write_bytes(b'{"cut": "' + b"x" * 50_000)
     log.write("local", "note")
-    assert [(one["what"], one.get("bytes")) for one in log.lines()] == [("line cut short", 50_009), ("note", None)]
+    assert [(line["what"], line.get("bytes")) for line in log.lines()] == [("line cut short", 50_009), ("note", None)]
     assert log.verify().lines == 2
 
 

@@ -104,8 +104,8 @@ def test_no_bit_of_a_bundle_can_change_before_an_engine_sees_it(
         data[bit // 8] ^= 1 << bit % 8
 
         def changed(folder: Path, file: Path = file, data: bytearray = data) -> None:
-            for one in files:
-                (folder / one.name).write_bytes(bytes(data) if one == file else one.read_bytes())
+            for path in files:
+                (folder / path.name).write_bytes(bytes(data) if path == file else path.read_bytes())
 
         with pytest.raises(EdgejouleError):
             cache.fetch(ordered, changed)
@@ -122,8 +122,8 @@ def _here(self: Signatures, content: Path, what: str, sha256: str, size_bytes: i
 
 
 def _copy(source: Path, target: Path) -> None:
-    for one in source.iterdir():
-        shutil.copy(one, target / one.name)
+    for path in source.iterdir():
+        shutil.copy(path, target / path.name)
 
 
 def test_rollback_freeze_and_two_of_one_version_are_refused(
@@ -182,7 +182,7 @@ def test_it_takes_as_many_keys_as_the_policy_says(home: Fleet, tmp_path: Path) -
         signing.checked(home.folder, path)
     signing.cosign(home.folder, path, [second])
     _, did = signing.checked(home.folder, path)
-    assert {key_id(one) for one in did} == {key_id(first), key_id(signing.public_of(second))}
+    assert {key_id(text) for text in did} == {key_id(first), key_id(signing.public_of(second))}
     home.takes(path)
     path.write_bytes(b"other")
     with pytest.raises(IntegrityError, match="of other content"):

@@ -34,7 +34,7 @@ def until(found: Callable[[], Any], what: str) -> Any:
 def devices(lab: Any) -> dict[str, Any]:
     said = lab.operate("devices", "--json")
     assert said.returncode == 0, said.stderr
-    return {one["device_id"]: one for one in json.loads(said.stdout)["devices"]}
+    return {device["device_id"]: device for device in json.loads(said.stdout)["devices"]}
 
 
 def test_a_site_joins_with_its_certificate_and_takes_up_a_renewed_one(

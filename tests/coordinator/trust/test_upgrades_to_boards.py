@@ -47,7 +47,7 @@ def status(lab: Any) -> UpgradeStatus:
 
 
 def by_device(shown: UpgradeStatus) -> dict[str, tuple[str, str]]:
-    return {one.device_id: (one.state, one.software_version) for one in shown.devices}
+    return {device.device_id: (device.state, device.software_version) for device in shown.devices}
 
 
 def wanted(path: Path, to: str, **more: Any) -> UpgradeWanted:
@@ -92,7 +92,7 @@ def test_canaries_come_first_a_board_that_was_away_comes_last_and_a_bad_version_
     until(lambda: by_device(status(lab)).get("pi-2") == ("kept", "9.1.0"))
     shown = status(lab)
     assert by_device(shown) == {"pi-1": ("kept", "9.1.0"), "pi-2": ("kept", "9.1.0"), "pi-3": ("waiting", "")}
-    times = {one.device_id: one.changed_unix_s for one in shown.devices}
+    times = {device.device_id: device.changed_unix_s for device in shown.devices}
     assert times["pi-1"] < times["pi-2"], "the canary was through before the other began"
     assert (shown.state, shown.stage, shown.stages) == ("on", 1, 2)
     with pytest.raises(RefusedError, match="is on its way"):
@@ -110,7 +110,7 @@ def test_canaries_come_first_a_board_that_was_away_comes_last_and_a_bad_version_
     assert shown["state"] == "stopped"
     assert "canary pi-1 failed: " in shown["reason"]
     assert "it ended" in shown["reason"]
-    assert {one["device_id"]: one["state"] for one in shown["devices"]} == {
+    assert {device["device_id"]: device["state"] for device in shown["devices"]} == {
         "pi-1": "failed",
         "pi-2": "waiting",
         "pi-3": "waiting",
@@ -208,8 +208,8 @@ def test_what_may_not_be_run_is_refused_by_the_coordinator_and_again_by_the_boar
         rollback = UpgradeOffer("upgrade-x", older.name, older.stat().st_size, digest(older), 60.0)
 
         def local(into: Path) -> None:
-            for one in (older, signature_of(older)):
-                (into / one.name).write_bytes(one.read_bytes())
+            for path in (older, signature_of(older)):
+                (into / path.name).write_bytes(path.read_bytes())
 
         assert not upgrades.take(rollback, local)
         assert "is version 99 of wheel/edgejoule, and 100 was seen here" in upgrades.said().reason

@@ -173,7 +173,7 @@ def installs(boards: dict[str, Board], crashes: set[str]) -> object:
     def run(command: list[str], *, fix: str) -> None:
         if command[1:3] == ["-m", "venv"]:
             path = Path(command[3])
-            board = next(one for one in boards.values() if path.is_relative_to(one.root))
+            board = next(each_board for each_board in boards.values() if path.is_relative_to(each_board.root))
             version = path.name.rpartition("-")[0]
             board.program(path, version, crashes=version in crashes)
 

@@ -58,9 +58,9 @@ def test_who_has_begun_and_does_not_come_back_has_failed() -> None:
 def test_whatever_devices_say_stages_only_grow_and_nobody_behind_the_open_one_begins(
     names: list[str], canaries: int, wave: int, may_fail: int, data: st.DataObject
 ) -> None:
-    known = {one.device_id: one for one in order(names, HERE, canaries, wave)}
+    known = {row.device_id: row for row in order(names, HERE, canaries, wave)}
     assert sorted(known) == sorted(names)
-    assert sum(one.stage == 0 for one in known.values()) == min(canaries, len(names))
+    assert sum(row.stage == 0 for row in known.values()) == min(canaries, len(names))
     stage = 0
     for _ in range(60):
         present = data.draw(st.sets(st.sampled_from(names)))
@@ -68,11 +68,11 @@ def test_whatever_devices_say_stages_only_grow_and_nobody_behind_the_open_one_be
         assert stage <= after < stages_of(known)
         stage = after
         if state != "on":
-            failed = [one.stage for one in known.values() if one.state == "failed"]
+            failed = [row.stage for row in known.values() if row.state == "failed"]
             stopped = 0 in failed or len(failed) > may_fail
             assert state == ("stopped" if stopped else "finished")
             return
-        going = [one for one in known.values() if one.stage <= stage and one.state not in DONE]
+        going = [row for row in known.values() if row.stage <= stage and row.state not in DONE]
         if going:
             one = data.draw(st.sampled_from(going))
             said = data.draw(st.sampled_from(["offered", "checked", "trial", "kept", "failed"]))

@@ -72,8 +72,8 @@ class Home:
             yield upgrades, fleet
         finally:
             watch.cancel()
-            for one in (thread, trusted):
-                one.close()
+            for worker in (thread, trusted):
+                worker.close()
             db.close()
 
 
@@ -99,7 +99,7 @@ async def shows(upgrades: Upgrades, so: Callable[[UpgradeStatus], bool]) -> Upgr
 
 
 def states(shown: UpgradeStatus) -> dict[str, str]:
-    return {one.device_id: one.state for one in shown.devices}
+    return {device.device_id: device.state for device in shown.devices}
 
 
 def run(home: Home, work: Callable[[], Coroutine[None, None, None]]) -> None:
@@ -178,7 +178,7 @@ def test_wheels_of_upgrades_that_are_over_do_not_pile_up_and_one_that_is_refused
             assert [tuple(row) for row in rows] == [(1, 0), (2, 0), (3, len(data))]
         db.close()
         told = [path.read_text() for path in (home.folder / "trust").glob("audit*")]
-        assert sum(one.count("upgrade begun") for one in told) == 3
+        assert sum(text.count("upgrade begun") for text in told) == 3
 
     run(home, work)
 
@@ -246,7 +246,7 @@ def test_a_board_that_is_revoked_keeps_no_upgrade_open_and_a_canary_that_is_stop
             home.enrol("pi-3")
             begun = await upgrades.start(*home.wanted(2), "test")
             # A list, which shows no devices, counts the stages all the same.
-            assert [(one.stages, one.devices) for one in await upgrades.all()] == [(2, ()), (2, ())]
+            assert [(upgrade.stages, upgrade.devices) for upgrade in await upgrades.all()] == [(2, ()), (2, ())]
             assert states(begun) == {"pi-1": "waiting", "pi-3": "waiting"}, "one that was enrolled anew counts"
             home.register.revoke("pi-1")
             shown = await shows(upgrades, lambda shown: shown.state != "on")

@@ -46,7 +46,7 @@ def test_what_came_since_the_last_round_is_in_the_next_and_costs_only_its_own_em
     (inbox / ".part.npy").rename(inbox / "x.npy")
     peer.orders.append(order(bundle, 2))
     peer.until(lambda: len(peer.reports) == 2)
-    assert {one.name for one in store.entries()} > {first, waiting}
+    assert {entry.name for entry in store.entries()} > {first, waiting}
     store.label([waiting], labels[1])
     store.keep(Bounds(most_count=10))
     peer.orders.append(order(bundle, 3))

@@ -48,7 +48,7 @@ def test_what_is_added_is_read_as_data_whatever_kind_it_is_of(tmp_path: Path) ->
     assert data.y.tolist() == [1, 0, 1]
     assert data.is_test.tolist() == [False, False, True]
     np.testing.assert_array_equal(data.held[0:1][0], example(1))
-    assert [(one.kind, one.count) for one in data.left_out] == [("example that waits for a label", 1)]
+    assert [(remark.kind, remark.count) for remark in data.left_out] == [("example that waits for a label", 1)]
     store.label([waiting], "bird")
     assert len(dataset.load(tmp_path / "own", image_shape=(8, 8, 1), classes=("dog", "cat", "bird"))) == 4
     assert store.drop([first]) == 1
@@ -95,7 +95,7 @@ def test_bounds_by_count_age_and_bytes(tmp_path: Path) -> None:
     store.keep(Bounds(most_count=5))
     names = [store.add(example(number), "a") for number in range(8)]
     store.add(example(99), "a", held_out=True)
-    assert [one.name for one in store.entries()][:5] == names[3:]
+    assert [entry.name for entry in store.entries()][:5] == names[3:]
     assert store.stats().held_out == 1, "held-out examples are not counted among those"
     assert len(list((tmp_path / "own" / RAW).iterdir())) == 6
     store.keep(Bounds(most_days=3.0))
@@ -106,7 +106,7 @@ def test_bounds_by_count_age_and_bytes(tmp_path: Path) -> None:
     size = len((tmp_path / "own" / RAW / (store.add(example(50), "a") + ".npy")).read_bytes())
     store.keep(Bounds(most_bytes=3 * size))
     last = [store.add(example(100 + number), "a") for number in range(5)]
-    assert [one.name for one in store.entries()] == last[2:]
+    assert [entry.name for entry in store.entries()] == last[2:]
 
 
 def test_a_clock_that_jumps_deletes_nothing(tmp_path: Path) -> None:
@@ -133,12 +133,12 @@ def test_a_reservoir_keeps_each_that_ever_came_with_the_same_chance(tmp_path: Pa
         store.add(example(number, (3,)), "a")
         if number % 10 == 0:
             assert len(store.entries()) == min(20, number)
-    for one in store.entries():
-        kept[(one.sequence - 1) // 50] += 1
+    for entry in store.entries():
+        kept[(entry.sequence - 1) // 50] += 1
     # 5 of each quarter in the mean; hypergeometric, sd 1.8: within four of them.
     assert all(abs(kept[quarter] - 5) <= 7 for quarter in range(4))
-    assert max(one.sequence for one in store.entries()) > 100
-    assert min(one.sequence for one in store.entries()) < 100
+    assert max(entry.sequence for entry in store.entries()) > 100
+    assert min(entry.sequence for entry in store.entries()) < 100
     assert store.stats().seen == 200
 
 
@@ -207,7 +207,7 @@ def test_what_is_still_being_written_stays_in_the_inbox_until_it_is_whole(
         (inbox.parent / label).mkdir(exist_ok=True)
         (inbox.parent / label / "x.npy").write_bytes(b"no array of " + label.encode())
     assert store.take_inbox() == 0
-    kept = {one.read_bytes() for one in refused.iterdir()}
+    kept = {path.read_bytes() for path in refused.iterdir()}
     assert {b"no array of cat", b"no array of dog"} <= kept, "one of a name does not take the place of another"
 
 
@@ -243,19 +243,19 @@ def test_a_file_that_may_not_be_read_ends_nothing_and_is_named(tmp_path: Path) -
     (inbox / "a.jpg").chmod(0)
     if os.geteuid() == 0:
         # Root reads everything: nobody looks at it in a process of his own.
-        for one in (tmp_path / "own", *(tmp_path / "own").rglob("*")):
-            os.chown(one, 65534, 65534)
+        for path in (tmp_path / "own", *(tmp_path / "own").rglob("*")):
+            os.chown(path, 65534, 65534)
         os.chown(inbox / "a.jpg", 0, 0)
-        before = [one.stat().st_mode for one in (tmp_path, *tmp_path.parents)]
-        for one in (tmp_path, *tmp_path.parents[:-1]):
-            one.chmod(one.stat().st_mode | 0o111)
+        before = [parent.stat().st_mode for parent in (tmp_path, *tmp_path.parents)]
+        for parent in (tmp_path, *tmp_path.parents[:-1]):
+            parent.chmod(parent.stat().st_mode | 0o111)
         try:
             os.seteuid(65534)
             taken = store.take_inbox()
         finally:
             os.seteuid(0)
-            for one, mode in zip((tmp_path, *tmp_path.parents), before, strict=True):
-                one.chmod(mode & 0o7777)
+            for parent, mode in zip((tmp_path, *tmp_path.parents), before, strict=True):
+                parent.chmod(mode & 0o7777)
     else:
         taken = store.take_inbox()
     assert taken == 1
@@ -287,7 +287,7 @@ def test_a_process_that_is_killed_while_it_adds_leaves_a_store_that_is_whole(tmp
             told.append(line.decode().strip())
         child.send_signal(signal.SIGKILL)
         child.communicate()
-    there = {one.name for one in ExampleStore(tmp_path / "own").entries()}
+    there = {entry.name for entry in ExampleStore(tmp_path / "own").entries()}
     assert set(told) <= there, "what it said is added is there"
     assert len(there) <= len(set(told)) + 3
     index = tmp_path / "own" / INDEX
@@ -296,7 +296,7 @@ def test_a_process_that_is_killed_while_it_adds_leaves_a_store_that_is_whole(tmp
     before = len(store.entries())
     store.add(example(9_999), "dog")
     assert len(store.entries()) == before + 1, "a torn line does not swallow the next"
-    sequences = [one.sequence for one in store.entries()]
+    sequences = [entry.sequence for entry in store.entries()]
     assert len(set(sequences)) == len(sequences)
 
 
@@ -307,7 +307,7 @@ def test_what_a_power_cut_leaves_of_a_write_goes_with_the_next(tmp_path: Path) -
         one.write_bytes(b"half")
     store = ExampleStore(tmp_path / "own")
     store.add(example(2), "cat")
-    assert not any(one.exists() for one in left)
+    assert not any(path.exists() for path in left)
     assert store.stats().by_label == {"cat": 2}
 
 
@@ -366,4 +366,4 @@ def test_what_root_adds_belongs_to_the_service_whose_folder_it_is(tmp_path: Path
     store = ExampleStore(tmp_path / "own")
     store.keep(Bounds(most_count=5))
     store.add(example(1), "a")
-    assert {(one.stat().st_uid, one.stat().st_gid) for one in (tmp_path / "own").rglob("*")} == {(12_345, 12_346)}
+    assert {(path.stat().st_uid, path.stat().st_gid) for path in (tmp_path / "own").rglob("*")} == {(12_345, 12_346)}

@@ -34,10 +34,10 @@ def patient(tmp_path: Path) -> Iterator[Patient]:
 
 def findings(patient: Patient, name: str) -> list[Finding]:
     """Of the check that may say this."""
-    (check,) = [one for one in CHECKS if name in one.names]
+    (check,) = [each_check for each_check in CHECKS if name in each_check.names]
     found = check.look(patient.settings, patient.machine)
-    assert {one.check for one in found} <= set(check.names)
-    return [one for one in found if one.check == name]
+    assert {finding.check for finding in found} <= set(check.names)
+    return [finding for finding in found if finding.check == name]
 
 
 def one_mount(kind: str, options: str, device: str = "/dev/mmcblk0p2") -> Break:
@@ -207,8 +207,8 @@ TELLS = {"board"}
 def test_what_is_wrong_is_found_and_comes_with_a_way_to_mend_it(patient: Patient, case: str) -> None:
     name, break_it, verdict, what, fix = SICK[case]
     break_it(patient)
-    bad = [one for one in findings(patient, name) if one.verdict != "ok"]
-    assert [one.verdict for one in bad] == [verdict], bad
+    bad = [finding for finding in findings(patient, name) if finding.verdict != "ok"]
+    assert [finding.verdict for finding in bad] == [verdict], bad
     assert what in bad[0].what
     assert fix in bad[0].fix
 
@@ -222,7 +222,7 @@ def test_a_healthy_machine_pleases_every_check(patient: Patient, name: str) -> N
         if name == "sensor line":
             patient.write(f"sys/bus/usb-serial/devices/{patient.port.name}/latency_timer", 1)
         found = findings(patient, name)
-    assert [one.verdict for one in found] == ["ok"], found
+    assert [finding.verdict for finding in found] == ["ok"], found
 
 
 def test_a_coordinator_and_its_standby_are_looked_at_each(patient: Patient) -> None:
@@ -230,7 +230,7 @@ def test_a_coordinator_and_its_standby_are_looked_at_each(patient: Patient) -> N
         there = f"127.0.0.1:{server.getsockname()[1]}"
         patient.flags["coordinator"] = f"127.0.0.1:9, {there}"
         found = findings(patient, "coordinator")
-    assert [(one.verdict, one.what.split(" (")[0]) for one in found] == [
+    assert [(finding.verdict, finding.what.split(" (")[0]) for finding in found] == [
         ("warn", "127.0.0.1:9 does not answer"),
         ("ok", f"something listens on {there}"),
     ]
@@ -273,7 +273,7 @@ def test_a_masked_brltty_takes_nothing(patient: Patient) -> None:
     mask = patient.root / "etc/systemd/system/brltty-udev.service"
     mask.parent.mkdir(parents=True)
     mask.symlink_to("/dev/null")
-    assert [one.verdict for one in findings(patient, "port grabbers")] == ["ok"]
+    assert [finding.verdict for finding in findings(patient, "port grabbers")] == ["ok"]
 
 
 def test_a_group_that_was_never_given_is_left_to_the_check_of_the_sensor(patient: Patient) -> None:
@@ -285,7 +285,7 @@ def test_a_group_that_was_never_given_is_left_to_the_check_of_the_sensor(patient
 def test_swap_on_a_disk_does_not_matter(patient: Patient) -> None:
     patient.mounts(("/dev/mmcblk0p2", "/", "ext4", "rw"), ("/dev/sda1", "/mnt/disk", "ext4", "rw"))
     patient.write("proc/swaps", "F T S U P\n/mnt/disk/swap file 102396 0 -2\n/dev/sda2 partition 1 0 -2")
-    assert [one.verdict for one in findings(patient, "swap")] == ["ok"]
+    assert [finding.verdict for finding in findings(patient, "swap")] == ["ok"]
 
 
 def test_a_unit_that_is_seen_through_two_folders_is_one(patient: Patient) -> None:
@@ -310,9 +310,9 @@ def test_an_empty_machine_breaks_no_check(tmp_path: Path) -> None:
     empty.changes["root"] = tmp_path / "empty"
     empty.changes["firmware"] = lambda: None
     for check in CHECKS:
-        for one in check.look(empty.settings, empty.machine):
-            assert one.what
-            assert one.verdict in ("ok", "warn", "fail")
+        for finding in check.look(empty.settings, empty.machine):
+            assert finding.what
+            assert finding.verdict in ("ok", "warn", "fail")
 
 
 def test_no_check_changes_anything(patient: Patient) -> None:
@@ -326,7 +326,7 @@ def test_no_check_changes_anything(patient: Patient) -> None:
 
 def test_one_failed_check_decides_the_exit_code() -> None:
     def code(*verdicts: str) -> int:
-        return Examination(tuple(Finding("x", one, "y") for one in verdicts), FreshStart()).exit_code
+        return Examination(tuple(Finding("x", verdict, "y") for verdict in verdicts), FreshStart()).exit_code
 
     assert [code("ok", "warn"), code("ok", "fail", "warn")] == [0, 3]
 

@@ -17,7 +17,7 @@ LIMITS = Limits(pause_above_c=80.0, resume_below_c=75.0, pause_when_busy=0.5, ma
 
 def verdicts(judge: Judge, *conditions: Condition) -> list[StopReason | None]:
     """Far enough apart in time that a pause may end at each."""
-    return [judge(one, 100.0 + LEAST_PAUSE_S * number) for number, one in enumerate(conditions)]
+    return [judge(condition, 100.0 + LEAST_PAUSE_S * number) for number, condition in enumerate(conditions)]
 
 
 def at(temperature_c: float | None, bits: int = 0) -> Condition:

@@ -90,7 +90,11 @@ def test_a_hot_board_waits_feeds_its_watchdog_and_goes_on_when_it_is_cool(
     assert report.strain.hottest_c == 85.2
     assert report.strain.typical
     assert report.train_s < report.strain.heat_s
-    idle_s = sum(one.covered_s + one.uncovered_s for one in report.energy if one.phase is Phase.IDLE)
+    idle_s = sum(
+        phase_energy.covered_s + phase_energy.uncovered_s
+        for phase_energy in report.energy
+        if phase_energy.phase is Phase.IDLE
+    )
     assert idle_s >= report.strain.heat_s
     assert json.loads(printed)["strain"]["heat_s"] == pytest.approx(report.strain.heat_s)
 

@@ -57,7 +57,7 @@ def rig(settings: Callable[..., Settings], tmp_path: Path) -> Iterator[Rig]:
 
 
 def energy_j(report: Any) -> dict[Phase, float]:
-    return {one.phase: one.energy_j for one in report.energy}
+    return {phase_energy.phase: phase_energy.energy_j for phase_energy in report.energy}
 
 
 def test_a_pause_in_either_phase_is_idle_energy_and_the_work_costs_what_it_did(rig: Rig, bundle: Bundle) -> None:

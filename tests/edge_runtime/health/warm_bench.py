@@ -77,4 +77,4 @@ class Bench:
 
     def energy(self) -> dict[Phase, PhaseEnergy]:
         self.meter.mark(Phase.IDLE)
-        return {one.phase: one for one in self.meter.settle()}
+        return {phase_energy.phase: phase_energy for phase_energy in self.meter.settle()}

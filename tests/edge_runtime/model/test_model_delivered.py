@@ -150,7 +150,7 @@ def test_an_ordered_look_at_the_head_goes_into_the_report(
     assert third.evaluation is not None
     assert (third.evaluation.correct, third.evaluation.class_correct) == (3, (0, 0, 3))
     assert second.embedded == third.embedded == 0, "held-out examples are no training examples"
-    assert next(one for one in second.energy if one.phase is Phase.EMBED).covered_s > 0
+    assert next(phase_energy for phase_energy in second.energy if phase_energy.phase is Phase.EMBED).covered_s > 0
 
 
 def test_without_held_out_examples_there_is_nothing_to_say(
@@ -256,5 +256,5 @@ def test_a_switch_is_a_link_and_the_folders_of_the_last_few_stay(bundle: Bundle,
         assert (tmp_path / "current").is_symlink()
         folders.append((tmp_path / "current").resolve())
     assert len(set(folders)) == 5
-    assert [one.exists() for one in folders] == [False, False, True, True, True]
-    assert not [one for one in os.listdir(tmp_path / "models") if one.startswith(".")]
+    assert [folder.exists() for folder in folders] == [False, False, True, True, True]
+    assert not [name for name in os.listdir(tmp_path / "models") if name.startswith(".")]

@@ -162,16 +162,16 @@ def test_training_makes_one_piece_at_a_time_and_predictions_go_between() -> None
                 time.sleep(0.01)
 
     busy = [threading.Thread(target=always_predict) for _ in range(3)]
-    for one in busy:
-        one.start()
+    for thread in busy:
+        thread.start()
     with gate.at_work():
         for _ in range(3):
             gate.between()
         with gate.resting(), gate.predicting():
             pass
     go_on.set()
-    for one in busy:
-        one.join(60)
+    for thread in busy:
+        thread.join(60)
 
 
 def test_predictions_are_answered_while_the_board_trains_and_their_joules_are_their_own(
@@ -199,8 +199,8 @@ def test_predictions_are_answered_while_the_board_trains_and_their_joules_are_th
     assert told["energy"]["energy_j"] > one["energy_j"]
     report = peer.read()
     assert report.steps_done > 0
-    assert Phase.INFER not in {one.phase for one in report.energy}
-    assert Phase.INFER not in {one.phase for settled in peer.settled for one in settled.energy}
+    assert Phase.INFER not in {phase_energy.phase for phase_energy in report.energy}
+    assert Phase.INFER not in {phase_energy.phase for settled in peer.settled for phase_energy in settled.energy}
 
 
 def test_the_same_is_asked_over_http_by_programs_of_this_machine_alone(

@@ -110,14 +110,14 @@ def sent(home: Fleet, secure: PeerCoordinator, started: Callable[..., RunningDae
         before, cards = len(secure.receptions), len(secure.joins)
         version = of(order).head_version
         secure.orders.append(order)
-        secure.until(lambda: len(secure.receptions) > before or any(one.reason for one in secure.joins[cards:]))
+        secure.until(lambda: len(secure.receptions) > before or any(join.reason for join in secure.joins[cards:]))
         model = open_current(home.state)
         if len(secure.receptions) > before:
             assert secure.receptions[-1].adopted
             assert model is not None
             assert model.about.published_version == version
             return ""
-        reason = str(next(one.reason for one in secure.joins[cards:] if one.reason))
+        reason = str(next(join.reason for join in secure.joins[cards:] if join.reason))
         assert model is None or model.about.run_id != of(order).run_id
         return reason
 

@@ -189,4 +189,6 @@ echo '      EXT5V_V volt(24)=5.10000000V'
     )
 
 
-RIGS = {one.__name__: one for one in (bridge, bridge_firmware, hwmon, iio_poll, iio_buffer, i2c, rapl, pmic)}
+RIGS = {
+    function.__name__: function for function in (bridge, bridge_firmware, hwmon, iio_poll, iio_buffer, i2c, rapl, pmic)
+}

@@ -118,7 +118,7 @@ def test_the_half_width_has_the_fit_and_the_sensor_in_it() -> None:
     found = fit(exact)
     assert found.idle_half_w == pytest.approx(0.01 * IDLE_W)
     assert found.core_half_w == pytest.approx(0.01 * CORE_W)
-    noisy = [Stretch(one.busy, one.power_w + 0.05 * (-1) ** at, 0.0) for at, one in enumerate(exact)]
+    noisy = [Stretch(stretch.busy, stretch.power_w + 0.05 * (-1) ** at, 0.0) for at, stretch in enumerate(exact)]
     assert fit(noisy).core_half_w > 0.02  # type: ignore[operator]
     unbounded = fit([*exact[:4], Stretch(4.0, IDLE_W + CORE_W * 4, None)])
     assert (unbounded.idle_half_w, unbounded.core_half_w) == (None, None)

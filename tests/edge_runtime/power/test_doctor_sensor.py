@@ -21,7 +21,7 @@ def port():
 
 
 def verdicts(findings):
-    return [(one.check, one.verdict) for one in findings]
+    return [(finding.check, finding.verdict) for finding in findings]
 
 
 def test_a_port_that_holds_bytes_back_is_told_with_both_ways_to_mend_it(port, tmp_path):

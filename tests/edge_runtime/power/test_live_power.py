@@ -91,7 +91,7 @@ def test_each_bin_is_sent_once_also_those_that_two_blocks_make(rig: tuple[ToldSe
         time.sleep(0.004)
     until(lambda: sum(len(one) for one in line.sent) == 60)
     parts = [one for one in line.sent if len(one)]
-    firsts = np.concatenate([one.first_s + BIN_S * np.arange(len(one)) for one in parts])
+    firsts = np.concatenate([part.first_s + BIN_S * np.arange(len(part)) for part in parts])
     np.testing.assert_allclose(firsts, 10 + BIN_S * np.arange(60))
     assert energy_j(parts) == pytest.approx(40 * 0.03 * 3.5)
     power.begin()

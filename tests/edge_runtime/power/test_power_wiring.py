@@ -87,7 +87,7 @@ def test_a_wire_that_comes_off_in_the_middle_is_charged_at_the_power_from_before
         until(lambda: meter.sensor.covered_to_s > begin_s + 2.0)
         assert meter.spent_j() > 4.0 * 1.8
         meter.mark(Phase.IDLE)
-        part = {one.phase: one for one in meter.settle()}[Phase.TRAIN]
+        part = {phase_energy.phase: phase_energy for phase_energy in meter.settle()}[Phase.TRAIN]
         assert part.energy_j is None
         assert {"bus-low", "degraded"} <= set(part.flags)
         # The covered part is the part before, at its power.
@@ -213,7 +213,10 @@ def test_unusable_samples_cover_no_time_and_leave_their_flag():
     assert (part.energy_j, part.covered_s, part.uncovered_s) == (18.0, 9.0, 1.0)
     assert set(part.flags) == {"degraded", "bus-low"}
     two = window_energies(trace, [Window("good", 0.0, 9.0), Window("bad", 5.0, 10.0)])
-    assert [(one.gross_j, one.flags) for one in two] == [(18.0, ()), (None, ("degraded", "bus-low"))]
+    assert [(window_energy.gross_j, window_energy.flags) for window_energy in two] == [
+        (18.0, ()),
+        (None, ("degraded", "bus-low")),
+    ]
 
 
 def test_a_sum_below_zero_is_unknown_beyond_the_error_of_the_zero_only():

@@ -124,7 +124,7 @@ def test_an_unknown_energy_is_none_and_is_said(plug_in):
         with pytest.warns(EnergyWarning, match="window 'seen': energy unknown") as warned:
             assert window.energy_j is None
         # At the line that asked, and once for the same trouble.
-        assert [one.filename for one in warned] == [__file__]
+        assert [warning.filename for warning in warned] == [__file__]
         assert window.interval_j is None
         assert "degraded" in window.flags
         assert "energy unknown (degraded" in str(window)
@@ -173,7 +173,7 @@ def test_a_recording_of_the_command_is_replayed_as_well(plug_in, tmp_path, capsy
     figures = json.loads(capsys.readouterr().out)
     with Meter(f"replay:{file}") as meter:
         before, window, after = meter.recorded()
-    assert [one.name for one in (before, window, after)] == ["idle-before", "measured", "idle-after"]
+    assert [each_window.name for each_window in (before, window, after)] == ["idle-before", "measured", "idle-after"]
     assert window.energy_j == pytest.approx(figures["energy_j"], rel=1e-9)
     assert window.net(before, after).energy_j == pytest.approx(figures["baseline"]["net_j"], abs=1e-9)
 
@@ -222,7 +222,7 @@ def test_without_a_sensor_energies_are_unknown(monkeypatch, tmp_path):
     monkeypatch.setattr("edge_runtime.config.SERVICE_CONFIG", tmp_path / "none.toml")
     with pytest.warns(EnergyWarning, match="no sensor is named") as warned:
         Meter().open().close()
-    assert [one.filename for one in warned] == [__file__]
+    assert [warning.filename for warning in warned] == [__file__]
     monkeypatch.setenv("EDGEJOULE_SENSOR", "estimate:pi5")
     with Meter() as meter:
         assert meter.identity.sensor == "estimate:pi5"

@@ -95,7 +95,7 @@ def main() -> int:
         rig.watch(switching)
         assert check(rig, f"upgrade after kill {number}") == "new"
         assert switching.load().trial is None
-        left = [one.name for one in rig.place.unit.parent.iterdir() if not one.name.endswith(".part")]
+        left = [path.name for path in rig.place.unit.parent.iterdir() if not path.name.endswith(".part")]
         assert "edge-runtime.service" in left, left
         assert "edge-runtime-trial.service" not in left, left
     print(json.dumps({"kills": number - 1, **after}))

@@ -57,9 +57,9 @@ class Fleet:
         folder = self.rig.place.state / FOLDER
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        for one in (self.rig.wheel, signature_of(self.rig.wheel)):
-            if one.exists():
-                shutil.copy(one, folder)
+        for path in (self.rig.wheel, signature_of(self.rig.wheel)):
+            if path.exists():
+                shutil.copy(path, folder)
         asked = {"upgrade_id": "upgrade-1", "wheel": self.rig.wheel.name, "trial_s": 60.0, **changed}
         (folder / REQUEST).write_text(json.dumps(asked))
 
@@ -241,7 +241,7 @@ def test_allowing_needs_a_fleet_and_ends_with_the_service(rig: Rig, fleet: Fleet
     allow(rig.place, fleet.manager)
     text = (rig.place.unit.parent / ordered_units.PATH).read_text()
     assert f"PathExists={rig.place.state}/upgrade/request.json" in text
-    assert b"PRIVATE" not in b"".join(one.read_bytes() for one in (rig.place.home / "trust").rglob("*.json"))
+    assert b"PRIVATE" not in b"".join(path.read_bytes() for path in (rig.place.home / "trust").rglob("*.json"))
     if shutil.which("systemd-analyze"):
         units = [str(rig.place.unit.parent / one) for one in (ordered_units.PATH, ordered_units.SERVICE)]
         done = subprocess.run(["systemd-analyze", "verify", *units], capture_output=True, text=True, check=False)
@@ -291,7 +291,7 @@ def test_what_a_version_needs_is_carried_over_and_no_index_is_asked(tmp_path: Pa
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
         (old.path / site / f"{name}.py").write_text(f"version = {version!r}\n")
         files = [f"{name}.py", f"{name}-{version}.dist-info/METADATA", f"{name}-{version}.dist-info/RECORD", "../../x"]
-        (info / "RECORD").write_text("".join(f"{one},,\n" for one in files))
+        (info / "RECORD").write_text("".join(f"{path},,\n" for path in files))
     versions = Versions(tmp_path / "home")
     fits, lacks = (_wheel(tmp_path / name, needs) for name, needs in (("a", "numpy>=1"), ("b", "no-such-thing")))
     made = versions.build(fits, (), None, like=old)

@@ -67,10 +67,10 @@ def serve(settings: Make, peer: PeerCoordinator, listener) -> Iterator[Callable[
         return started[-1]
 
     yield start
-    for one in started:
-        one.stopping.request("end of test")
-        one._thread.join(90.0)
-        one.stopping.close()
+    for served in started:
+        served.stopping.request("end of test")
+        served._thread.join(90.0)
+        served.stopping.close()
 
 
 def test_ready_comes_first_stopping_last_and_the_status_follows_the_work(
@@ -238,8 +238,8 @@ def test_a_round_is_in_the_journal_with_run_round_phases_and_joules(
         handler.close()
     entries = [dict(line.split("=", 1) for line in one.decode().splitlines()) for one in journal.take()]
     journal.close()
-    phases = {one[FIELDS["phase"]]: one for one in entries if FIELDS["phase"] in one}
+    phases = {entry[FIELDS["phase"]]: entry for entry in entries if FIELDS["phase"] in entry}
     assert {"embed", "train", "encode", "send"} <= phases.keys()
-    assert {(one[FIELDS["run"]], one[FIELDS["round"]]) for one in phases.values()} == {("run-1", "4")}
+    assert {(phase[FIELDS["run"]], phase[FIELDS["round"]]) for phase in phases.values()} == {("run-1", "4")}
     assert float(phases["train"][FIELDS["joules"]]) > 0
-    assert not any(FIELDS["run"] in one for one in entries if one["MESSAGE"].startswith(("ready", "joined")))
+    assert not any(FIELDS["run"] in entry for entry in entries if entry["MESSAGE"].startswith(("ready", "joined")))

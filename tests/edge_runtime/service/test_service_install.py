@@ -31,7 +31,7 @@ def service(root: Path, capsys: pytest.CaptureFixture[str]):
 
 
 def files(root: Path) -> set[str]:
-    return {str(one.relative_to(root)) for one in root.rglob("*") if not one.is_dir()}
+    return {str(path.relative_to(root)) for path in root.rglob("*") if not path.is_dir()}
 
 
 def test_install_writes_the_unit_and_lets_it_start_with_the_machine(service, root: Path) -> None:
@@ -149,7 +149,7 @@ def test_mistakes_are_one_line_with_a_way_out_and_write_nothing(
 ) -> None:
     config = root / "etc/edgejoule/device.toml"
     key = line.partition(" ")[0]
-    kept = [one for one in config.read_text().splitlines() if not key or not one.startswith((f"{key} ", f"{key}_"))]
+    kept = [text for text in config.read_text().splitlines() if not key or not text.startswith((f"{key} ", f"{key}_"))]
     config.write_text("\n".join([*kept, line]) + "\n")
     before = files(root)
     got, out, err = service("install", *(() if "--program" in arguments else PROGRAM), *arguments)

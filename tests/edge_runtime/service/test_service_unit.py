@@ -181,7 +181,7 @@ def test_a_service_waits_for_its_coordinator_unless_told_how_long(program: Path)
 
 
 def test_the_variables_of_the_unit_are_settings_and_are_taken(program: Path) -> None:
-    variables = dict(one.split("=", 1) for one in values(text_of(resolved(), program), "Environment"))
+    variables = dict(text.split("=", 1) for text in values(text_of(resolved(), program), "Environment"))
     again = resolve({"device_id": "pi-1"}, variables, None)
     assert again.settings.wait_for_coordinator_s == 1e7
     assert json.dumps(sorted(again.origins[key] for key in ("state", "wait_for_coordinator_s"))) == json.dumps(

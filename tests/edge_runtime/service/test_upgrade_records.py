@@ -49,8 +49,8 @@ def test_two_builds_of_one_version_are_two_names(tmp_path: Path) -> None:
 
 def test_version_and_extras_of_an_environment_are_read_from_its_files(tmp_path: Path) -> None:
     site = tmp_path / "lib/python3.11/site-packages"
-    for one in ("edgejoule-0.3.1", "smbus2-0.6.1", "numpy-2.4.6"):
-        (site / f"{one}.dist-info").mkdir(parents=True)
+    for text in ("edgejoule-0.3.1", "smbus2-0.6.1", "numpy-2.4.6"):
+        (site / f"{text}.dist-info").mkdir(parents=True)
     assert (Environment(tmp_path).version, Environment(tmp_path).extras) == ("0.3.1", ("i2c",))
     assert Environment(tmp_path / "none").version == "unknown"
 
@@ -148,8 +148,8 @@ def test_the_self_check_tells_what_is_wrong_with_data_and_state(tmp_path: Path, 
     StateFolder(state).close()
     (state / "outbox/00000001-abc.report").write_bytes(b"no report")
     found = selfcheck.examine(resolved, "", state)
-    assert [one["check"] for one in found["checks"] if one["verdict"] == "fail"] == ["state"]
-    assert [one.name for one in (state / "outbox").iterdir()] == ["00000001-abc.report"], "and nothing was changed"
+    assert [check["check"] for check in found["checks"] if check["verdict"] == "fail"] == ["state"]
+    assert [path.name for path in (state / "outbox").iterdir()] == ["00000001-abc.report"], "and nothing was changed"
     (state / "layout").write_text("7\n")
     found = selfcheck.examine(resolve({"data": str(tmp_path / "no.npz")}, {}, None), "", state)
-    assert [one["check"] for one in found["checks"] if one["verdict"] == "fail"] == ["fresh start", "state"]
+    assert [check["check"] for check in found["checks"] if check["verdict"] == "fail"] == ["fresh start", "state"]

@@ -42,7 +42,10 @@ def test_joules_follow_the_correction_and_their_interval_is_narrower():
     assert watts(shunt, bus, known)[0] == pytest.approx(2.49)
     assert watts(shunt, bus, right)[0] == pytest.approx(2.5, rel=1e-6)
     stretch = IntervalSummary(100.0, 40.0)
-    halves = [combine(one.errors(PROFILES["energy"].config, 5.0).terms(stretch)).expanded_j for one in (known, right)]
+    halves = [
+        combine(calibration.errors(PROFILES["energy"].config, 5.0).terms(stretch)).expanded_j
+        for calibration in (known, right)
+    ]
     assert halves[1] < 0.6 * halves[0]
 
 
@@ -92,5 +95,5 @@ def test_a_shunt_of_a_tenth_of_an_ohm_heats_itself_by_the_square_of_its_current(
     errors = Calibration(3, 100_000).errors(Config(), 5.0)
     cold = ErrorModel(supply_v=5.0, shunt_relative=errors.shunt_relative)
     stretch = IntervalSummary(5.0 * amperes * 10.0, 10.0)
-    limits = [next(one.limit_j for one in model.terms(stretch) if one.name == "shunt") for model in (errors, cold)]
+    limits = [next(term.limit_j for term in model.terms(stretch) if term.name == "shunt") for model in (errors, cold)]
     assert (limits[0] - limits[1]) / stretch.energy_j * 100 == pytest.approx(percent)

@@ -145,7 +145,9 @@ def test_a_quiet_value_is_a_warning_and_no_supply_a_failure():
 def test_a_wrong_wire_is_a_failure_with_the_flag_of_the_meter(wiring, check, word):
     line = twin()
     line.device.channels[0].sensor.wiring = wiring
-    found = {one.check: one for one in selftest(twin_client(line), 3.0, today=DAY) if one.verdict == "FAIL"}
+    found = {
+        finding.check: finding for finding in selftest(twin_client(line), 3.0, today=DAY) if finding.verdict == "FAIL"
+    }
     assert set(found) == {check}
     assert word in found[check].detail
     assert found[check].fix
@@ -154,7 +156,9 @@ def test_a_wrong_wire_is_a_failure_with_the_flag_of_the_meter(wiring, check, wor
 def test_a_supply_beyond_16_volts_fails_with_the_setting_that_holds_it():
     line = twin()
     line.device.channels[0].sensor.supply_v = 24.0
-    found = {one.check: one for one in selftest(twin_client(line), 3.0, today=DAY) if one.verdict == "FAIL"}
+    found = {
+        finding.check: finding for finding in selftest(twin_client(line), 3.0, today=DAY) if finding.verdict == "FAIL"
+    }
     assert set(found) == {"bus voltage"}
     assert "bus-full" in found["bus voltage"].detail
     register = PROFILES["balanced"].config.wide().register()
@@ -262,8 +266,8 @@ def test_sums_that_differ_by_one_are_noticed():
 def test_sums_are_compared_over_the_wrap_of_every_counter():
     seen, last = Observation(), 2**63 - 5
     seen(0.0, Stats(0, 1, 0xFFFF, 0, 0, 0, last, last, last, last))
-    for one in (batch(0xFFFF, [7]), batch(0, [-3])):
-        seen(0.0, one)
+    for samples in (batch(0xFFFF, [7]), batch(0, [-3])):
+        seen(0.0, samples)
     dt = 2 * 4792
     wrapped = [(last + more + 2**63) % 2**64 - 2**63 for more in (dt, 4792 * 4, dt * 1250, 4792 * 4 * 1250)]
     seen(0.0, Stats(0, 1, 1, 0, 0, 2, *wrapped))
@@ -273,8 +277,8 @@ def test_sums_are_compared_over_the_wrap_of_every_counter():
 
 def test_lost_batches_and_restarts_are_counted():
     seen = Observation()
-    for one in (batch(0xFFFE, [1]), batch(1, [1]), batch(2, [1])):
-        seen(0.0, one)
+    for samples in (batch(0xFFFE, [1]), batch(1, [1]), batch(2, [1])):
+        seen(0.0, samples)
     assert seen.log(0).lost == 2
     seen(0.0, batch(0, [1], boot=2))
     assert (seen.restarts, seen.log(0).lost, len(seen.log(0).batches)) == (1, 0, 1)

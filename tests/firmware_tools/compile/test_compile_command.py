@@ -60,7 +60,7 @@ def test_prediction_needs_no_compiler_and_writes_nothing(compile_command: Comman
     report = compile_command(model, "--predict", "--json").report
     assert report["schema"] == "edgejoule.compile/1"
     assert (report["mapped"], report["total"], report["complete"]) == (2, 3, False)
-    assert [one["mapped"] for one in report["operators"]] == [True, True, False]
+    assert [operator["mapped"] for operator in report["operators"]] == [True, True, False]
     assert report["parameter_bytes"] == 64 + 32 + 8
     assert list((tmp_path / "here").iterdir()) == []
 

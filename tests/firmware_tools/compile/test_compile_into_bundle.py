@@ -42,7 +42,7 @@ def twin(tmp_path: Path) -> Path:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {one.name: one.read_bytes() for one in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_a_twin_from_elsewhere_is_checked_and_put_in(compile_command: Command, bundle: Path, twin: Path) -> None:
@@ -119,7 +119,7 @@ def test_options_that_make_no_sense_say_so(
     compile_command: Command, bundle: Path, twin: Path, tmp_path: Path, arguments: tuple[str, ...], code: int, says: str
 ) -> None:
     before = files(bundle)
-    given = [str(tmp_path / one) if not one.startswith("-") else one for one in arguments]
+    given = [str(tmp_path / argument) if not argument.startswith("-") else argument for argument in arguments]
     done = compile_command(*given)
     assert (done.code, says in done.complaint) == (code, True), done.complaint
     assert files(bundle) == before

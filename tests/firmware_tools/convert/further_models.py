@@ -51,7 +51,7 @@ class Trained(tf.Module):
 
     def __init__(self):
         super().__init__()
-        self.kernel, self.bias = (tf.Variable(one) for one in first.get_weights())
+        self.kernel, self.bias = (tf.Variable(weight) for weight in first.get_weights())
         self.top, self.scores = tf.Variable(np.float32(np.quantile(vector_of(unit_image), 0.98))), dense
 
     @tf.function(input_signature=[tf.TensorSpec([None, 12, 12, 3], tf.float32)])

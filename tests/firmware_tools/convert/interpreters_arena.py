@@ -22,12 +22,21 @@ def arena_bytes(content: bytes, signature: str) -> int:
     the graph in a workspace of its own, where nobody can look."""
     model = flatbuffer.parse(content)
     graph: Any = memory._graph_of(model, signature)
-    (place,) = [one.subgraphIndex for one in model.signatureDefs if one.signatureKey.decode() == signature]
+    (place,) = [
+        signature_def.subgraphIndex
+        for signature_def in model.signatureDefs
+        if signature_def.signatureKey.decode() == signature
+    ]
     resolver = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     interpreter = Interpreter(model_content=content, experimental_op_resolver_type=resolver)
     interpreter.allocate_tensors()
     runner = interpreter.get_signature_runner(signature)
-    runner(**{name: np.zeros(one["shape"], one["dtype"]) for name, one in runner.get_input_details().items()})
+    runner(
+        **{
+            name: np.zeros(input_detail["shape"], input_detail["dtype"])
+            for name, input_detail in runner.get_input_details().items()
+        }
+    )
     made = {int(index) for operator in graph.operators for index in operator.outputs} | set(map(int, graph.inputs))
     spans = []
     for index in made:

@@ -189,7 +189,7 @@ def test_a_bundle_trains_what_stands_before_its_head_and_exports_it(
     assert report.agreement >= 0.95
     # Of what trained, the file holds the trained values alone.
     (graph,) = flatbuffer.parse((tmp_path / "model.tflite").read_bytes()).subgraphs
-    used = {int(i) for one in graph.operators for end in (one.inputs, one.outputs) for i in end}
+    used = {int(i) for operator in graph.operators for end in (operator.inputs, operator.outputs) for i in end}
     assert set(range(len(graph.tensors))) <= used
     scores = Exported(tmp_path / "model.tflite").predict(data.x[data.is_test]).values
     wanted = head.infer(evaluator.embeddings)
@@ -204,7 +204,7 @@ def test_a_fleet_trains_what_stands_before_the_head_and_its_boards_predict_by_it
 ) -> None:
     bundle = bundles["last-block"]
     evaluator, codes, labels, data = _examples(models, bundle)
-    turned, held = ((one + 1) % 4 for one in (labels, data.y[data.is_test]))
+    turned, held = ((array + 1) % 4 for array in (labels, data.y[data.is_test]))
     task = Task("corners", bundle, codes, turned.astype(np.int32), evaluator.embeddings, held.astype(np.int32), None, 2,
                 "iid", float("nan"))  # fmt: skip
     text = '[train]\nepochs = 3\nrate = 0.05\n[update]\ncodec = "entropy_coded"\n[update.parameters]\nbits = 4\n'

@@ -46,7 +46,7 @@ def test_the_bundle_answers_as_the_float_model_did(models: Path, plain_bundle: P
 def test_the_backbone_is_integer_throughout_and_per_channel(plain_bundle: Path) -> None:
     facts = read_model(plain_bundle / "backbone.tflite")
     assert facts.float_operator_counts() == {}
-    assert [one.dtype for one in (*facts.inputs, *facts.outputs)] == ["int8", "int8"]
+    assert [tensor.dtype for tensor in (*facts.inputs, *facts.outputs)] == ["int8", "int8"]
     assert facts.inputs[0].shape == (1, 12, 12, 3)
     assert facts.convolutions_per_channel() == (3, 3)
     # 5x5x8 outputs of 3x3x3, 5x5x8 of 3x3, 5x5x16 of 8.
@@ -58,7 +58,7 @@ def test_the_head_has_no_scalar_input_and_builtin_operators_only(plain_bundle: P
     assert set(facts.signatures) == {"train", "evaluate", "infer", "read", "write", "correct"}
     assert facts.zero_dimensional_inputs() == []
     assert not [name for name in facts.operator_counts() if name.startswith(("CUSTOM", "Flex"))]
-    hyper = {name: one.shape for name, one in facts.signatures["train"].inputs.items() if name not in "xyweight"}
+    hyper = {name: tensor.shape for name, tensor in facts.signatures["train"].inputs.items() if name not in "xyweight"}
     names = ("correction", "momentum", "proximal_mu", "rate", "weight_decay")
     assert hyper == dict.fromkeys(names, (1,))
 
@@ -104,7 +104,7 @@ def test_a_head_with_a_hidden_layer_is_carried_over_whole(models: Path, quick: C
     assert report["provenance"]["head"] == "starts from the pre-trained last layer"
     assert report["provenance"]["evaluation"]["examples"] == 400
     assert set(report["head"]["tensors"]) == {"hidden_kernel", "hidden_bias", "out_kernel", "out_bias"}
-    assert {one["name"] for one in report["head"]["inputs"]} == {
+    assert {tensor["name"] for tensor in report["head"]["inputs"]} == {
         "rate", "correction", "beta1", "beta2", "proximal_mu", "weight_decay", "kurtosis_weight",
     }  # fmt: skip
     bundle = open_bundle(tmp_path / "b")
@@ -125,7 +125,7 @@ def test_a_nested_model_is_cut_inside_and_other_classes_start_untrained(
     assert report["backbone"]["outputs"][0]["shape"] == [1, 16]
     assert report["provenance"]["head"] == "starts untrained: the model has 4 classes, the bundle 7"
     assert report["provenance"]["accuracy"] is None
-    assert not any(one.any() for one in open_bundle(tmp_path / "b").initial_head().values())
+    assert not any(array.any() for array in open_bundle(tmp_path / "b").initial_head().values())
 
 
 def test_vectors_and_one_sigmoid_unit_make_a_two_class_bundle(models: Path, quick: Command, tmp_path: Path) -> None:

@@ -113,13 +113,15 @@ def test_no_input_is_a_scalar_and_no_operator_is_foreign(
     path = compiled / f"{objective}-{optimiser}-{hidden}.tflite"
     facts = read_model(path)
     assert facts.zero_dimensional_inputs() == []
-    assert all(len(one.shape) >= 1 for signature in facts.signatures.values() for one in signature.inputs.values())
+    assert all(
+        len(tensor.shape) >= 1 for signature in facts.signatures.values() for tensor in signature.inputs.values()
+    )
     assert not [name for name in facts.operator_counts() if name.startswith(("CUSTOM", "Flex"))]
     # The runtime itself says the same.
     interpreter = open_interpreter(path)
     for name in interpreter.get_signature_list():
         told = interpreter.get_signature_runner(name).get_input_details()
-        assert all(len(one["shape"]) >= 1 for one in told.values()), name
+        assert all(len(row["shape"]) >= 1 for row in told.values()), name
 
 
 @pytest.mark.parametrize("hidden", [None, 5])
@@ -182,7 +184,7 @@ def test_drawn_widths_are_those_of_a_min_max_grid_and_none_else(compiled: Path, 
     # A rate of zero: the head stays, and only the width differs from step to step.
     losses = runner.train(tree, x, y, 60, rate=0.0, bits_low=2, bits_high=4, full_share=0.3)
     known = [rounded(2), rounded(3), rounded(4), _cross_entropy(tree, x, y)]
-    nearest = [int(np.argmin([abs(loss - one) for one in known])) for loss in losses]
+    nearest = [int(np.argmin([abs(loss - value) for value in known])) for loss in losses]
     assert all(abs(loss - known[at]) < 1e-3 for loss, at in zip(losses, nearest, strict=True))
     assert min(np.bincount(nearest, minlength=4)) >= 6, "each width, and none, is drawn again and again"
 
@@ -203,7 +205,7 @@ def test_paired_weighs_the_whole_head_and_the_rounded_one(compiled: Path, hidden
 
 
 def test_a_uniform_start_has_the_same_variance_and_no_tails() -> None:
-    normal, uniform = (untrained_head(64, 10, 32, seed=3, uniform=one)["hidden_kernel"] for one in (False, True))
+    normal, uniform = (untrained_head(64, 10, 32, seed=3, uniform=text)["hidden_kernel"] for text in (False, True))
     assert np.var(uniform) == pytest.approx(np.var(normal), rel=0.1)
     kurtosis = np.mean((uniform - uniform.mean()) ** 4) / np.var(uniform) ** 2
     assert kurtosis == pytest.approx(1.8, abs=0.1)
@@ -243,7 +245,7 @@ def test_noise_has_the_spread_of_rounding_and_differs_by_step_and_coordinate(
     drawn = []
     for _ in range(400):
         noisy = dict(tree)
-        for k in [one for one in tree if one.endswith("_kernel")]:
+        for k in [text for text in tree if text.endswith("_kernel")]:
             noisy[k] = tree[k] + np.ptp(tree[k]) / 3 / 2 * rng.uniform(-1, 1, tree[k].shape)
         drawn.append(_cross_entropy(noisy, x, y))
     assert spreads[2] == pytest.approx(np.std(drawn), rel=0.35)

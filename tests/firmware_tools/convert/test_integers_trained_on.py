@@ -194,7 +194,7 @@ def test_sixteen_bits_keep_what_eight_lose(made: Path, convert: Command, tmp_pat
     plain = convert("wide.keras", tmp_path / "a", *never, "--json")
     lost = plain.report["provenance"]["accuracy"]
     assert lost["int8"] < lost["float"] - 0.05
-    (told,) = [one for one in plain.report["warnings"] if "8-bit activations lose" in one]
+    (told,) = [warning for warning in plain.report["warnings"] if "8-bit activations lose" in warning]
     assert "try --activations int16, or --qat DATA" in told
     done = convert("wide.keras", tmp_path / "b", *never, "--activations", "int16", "--json")
     assert done.code == 0, done.stderr

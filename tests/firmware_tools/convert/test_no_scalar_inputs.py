@@ -92,11 +92,13 @@ def scalar_inputs(path: Path) -> list[str]:
     """``signature.input`` of every 0-D input, as the runtime tells; ``.input`` where there is no signature."""
     interpreter = open_interpreter(path)
     ends: Iterator[tuple[str, tuple[int, ...]]] = (
-        (f"{name}.{key}", tuple(one["shape"]))
+        (f"{name}.{key}", tuple(input_detail["shape"]))
         for name in interpreter.get_signature_list()
-        for key, one in interpreter.get_signature_runner(name).get_input_details().items()
+        for key, input_detail in interpreter.get_signature_runner(name).get_input_details().items()
     )
-    plain = ((f".{one['name']}", tuple(one["shape"])) for one in interpreter.get_input_details())
+    plain = (
+        (f".{input_detail['name']}", tuple(input_detail["shape"])) for input_detail in interpreter.get_input_details()
+    )
     return [name for name, shape in itertools.chain(ends, plain) if shape == ()]
 
 

@@ -85,8 +85,8 @@ def test_equalised_weights_compute_the_same(made: Path) -> None:
     assert pairs == 2
     x = np.random.default_rng(1).random((1, 12, 12, 3), np.float32)
     found = []
-    for one in (content, changed):
-        interpreter = Interpreter(model_content=one, num_threads=1)
+    for model_content in (content, changed):
+        interpreter = Interpreter(model_content=model_content, num_threads=1)
         interpreter.allocate_tensors()
         interpreter.set_tensor(interpreter.get_input_details()[0]["index"], x)
         interpreter.invoke()
@@ -97,8 +97,8 @@ def test_equalised_weights_compute_the_same(made: Path) -> None:
 def test_layers_tell_what_they_lose_and_biases_are_kept_where_they_help(convert: Any, tmp_path: Path) -> None:
     done = convert("good.keras", tmp_path / "b", "--layers", "--bias-correction", "--json")
     lost = done.report["provenance"]["quantisation"]
-    assert [one["operator"] for one in lost["layers"]][:3] == ["CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D"]
-    assert all(20 < one["sqnr_db"] < 80 for one in lost["layers"])
+    assert [layer["operator"] for layer in lost["layers"]][:3] == ["CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D"]
+    assert all(20 < layer["sqnr_db"] < 80 for layer in lost["layers"])
     assert "first" in lost["layers"][0]["layer"]
     biases = lost["bias_correction"]
     assert biases["kept"] == (biases["loss"] < biases["plain"])

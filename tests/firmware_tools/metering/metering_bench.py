@@ -86,7 +86,11 @@ class Bench:
         """End the period; its figures, idle left out."""
         self.meter.mark(Phase.IDLE)
         self._marks.append((self.world.monotonic(), Phase.IDLE))
-        return {one.phase: one for one in self.meter.settle() if one.phase is not Phase.IDLE}
+        return {
+            phase_energy.phase: phase_energy
+            for phase_energy in self.meter.settle()
+            if phase_energy.phase is not Phase.IDLE
+        }
 
     def true_j(self, phase: Phase) -> float:
         """Joules that the load really drew in a phase of the period that was settled."""

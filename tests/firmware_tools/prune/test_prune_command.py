@@ -52,7 +52,7 @@ def test_half_of_the_multiply_adds_go_and_fine_tuning_brings_the_accuracy_back(
     assert after["parameters"] < before["parameters"]
     assert after["int8_bytes"] < before["int8_bytes"]
     assert after["accuracy"] >= before["accuracy"] - 0.03
-    assert all(one["kept"] % 4 == 0 for one in report["layers"])
+    assert all(layer["kept"] % 4 == 0 for layer in report["layers"])
     assert report["examples"]["held_out"] == int(load(digits / "held.npz").is_test.sum())
     # What was written is a model like any other.
     done = tools.call("convert", out, "--calibrate", digits / "held.npz", "-o", tmp_path / "bundle", "--json")
@@ -85,9 +85,9 @@ def test_shifted_images_are_pieces_of_the_mirrored_ones() -> None:
         moved = shifted(images, 2, random)
         assert moved.shape == images.shape
         wide = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="reflect")
-        for one in range(2):
+        for number in range(2):
             places = [(d, r) for d in range(5) for r in range(5)
-                      if (wide[one, d : d + 6, r : r + 5] == moved[one]).all()]  # fmt: skip
+                      if (wide[number, d : d + 6, r : r + 5] == moved[number]).all()]  # fmt: skip
             assert places
             seen.add(places[0])
     assert len(seen) > 15
@@ -97,7 +97,7 @@ def test_shifted_images_are_pieces_of_the_mirrored_ones() -> None:
 def test_ratios_go_by_layer_and_need_no_data(tools: WarmTensorFlow, digits: Path, tmp_path: Path) -> None:
     report = _pruned(tools, digits / "digits.keras", "--criterion", "l1", "--ratio", "0.5", "--ratio", "conv2d_1=0.25",
                      "--multiple", "1", "-o", tmp_path / "small.keras")  # fmt: skip
-    assert [(one["layers"], one["kept"]) for one in report["layers"]] == [
+    assert [(layer["layers"], layer["kept"]) for layer in report["layers"]] == [
         (["conv2d"], 8), (["conv2d_1"], 24), (["conv2d_2"], 24),
     ]  # fmt: skip
     assert report["after"]["accuracy"] is None

@@ -19,7 +19,7 @@ Copy = Callable[..., Path]
 
 def test_a_bundle_gives_its_head_and_affine(workshop: Path) -> None:
     bundle = open_bundle(workshop / "bundle")
-    assert {name: one.shape for name, one in bundle.initial_head().items()} == head_shapes(16, 10)
+    assert {name: array.shape for name, array in bundle.initial_head().items()} == head_shapes(16, 10)
     mean, scale = bundle.feature_affine()
     assert mean.shape == scale.shape == (16,)
     assert (scale > 0).all()

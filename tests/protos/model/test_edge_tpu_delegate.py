@@ -51,7 +51,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def expected(backbone: Backbone) -> np.ndarray[tuple[int, ...], np.dtype[np.int8]]:
-    return LAYER.answer(np.stack([backbone._quantise_one(one, 0)[0] for one in EXAMPLES]).astype(np.int8))
+    return LAYER.answer(np.stack([backbone._quantise_one(example, 0)[0] for example in EXAMPLES]).astype(np.int8))
 
 
 def test_the_twin_is_computed_by_the_library_and_gives_the_bits_of_the_cpu_model(

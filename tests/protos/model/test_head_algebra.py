@@ -76,7 +76,7 @@ def test_an_untrained_head_is_undecided_and_the_same_for_the_same_seed() -> None
     assert tree["hidden_kernel"].any()
     np.testing.assert_array_equal(tree["hidden_kernel"], untrained_head(32, 5, 7, seed=11)["hidden_kernel"])
     assert (tree["hidden_kernel"] != untrained_head(32, 5, 7, seed=12)["hidden_kernel"]).any()
-    assert {name: one.shape for name, one in tree.items()} == head_shapes(32, 5, 7)
+    assert {name: array.shape for name, array in tree.items()} == head_shapes(32, 5, 7)
 
 
 def test_a_hidden_layer_starts_with_activations_of_unit_size() -> None:

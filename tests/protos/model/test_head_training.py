@@ -47,7 +47,7 @@ def _gradients(tree: dict, z: np.ndarray, y: np.ndarray, weight: np.ndarray) -> 
 def test_steps_follow_momentum_pull_and_decay_of_plain_arithmetic(bundle: Bundle, head: Head) -> None:
     mean, scale = bundle.feature_affine()
     start = bundle.initial_head()
-    tree, velocity = dict(start), {name: np.zeros_like(one) for name, one in start.items()}
+    tree, velocity = dict(start), {name: np.zeros_like(array) for name, array in start.items()}
     for step in range(6):
         x, y = _batch(seed=step)
         weight = np.random.default_rng(step).uniform(0, 2, 32).astype(np.float32)
@@ -103,7 +103,7 @@ def test_a_head_starts_at_the_values_of_its_bundle(bundle: Bundle, head: Head) -
 
 def test_what_is_read_does_not_move_with_later_training(head: Head) -> None:
     before = head.read()
-    kept = {name: one.copy() for name, one in before.items()}
+    kept = {name: array.copy() for name, array in before.items()}
     head.train_step(*_batch(), rate=1.0)
     for name, value in before.items():
         np.testing.assert_array_equal(value, kept[name])

@@ -30,7 +30,7 @@ def _fleet() -> tuple[dict[str, Any], FleetSums]:
         "out_kernel": np.ascontiguousarray(_CENTRES.T, np.float32),
     }
     wide = np.hstack([x, np.ones((len(x), 1))])
-    return tree, FleetSums(features_gram(x), np.stack([wide[y == one].sum(axis=0) for one in range(K)]))
+    return tree, FleetSums(features_gram(x), np.stack([wide[y == number].sum(axis=0) for number in range(K)]))
 
 
 def _accuracy(tree: Any, x: Any, y: Any) -> float:
@@ -57,7 +57,7 @@ def test_means_are_the_fleets_and_the_devices_together_and_shares_are_the_fleets
     start = np.vstack([fleet["out_kernel"], fleet["out_bias"][None]]).astype(np.float64)
     maker = _Maker(start, sums)
     wide = np.hstack([x.astype(np.float64), np.ones((len(x), 1))])
-    at = next(n for n, one in enumerate(maker.candidates) if (one.mix, one.weight) == (0.2, 4.0))
+    at = next(n for n, candidate in enumerate(maker.candidates) if (candidate.mix, candidate.weight) == (0.2, 4.0))
     found = (maker.made(wide, y)[at] - start) / 0.2
     centre = sums.by_class[:, :-1] / sums.by_class[:, -1:]
     inside = (sums.gram[:-1, :-1] - (centre * sums.by_class[:, -1:]).T @ centre) / sums.examples
@@ -122,10 +122,12 @@ def test_sums_over_plain_features_give_those_of_standardised_ones() -> None:
     random = np.random.default_rng(16)
     z, y = random.normal(3, 2, (80, D)), random.integers(0, K - 1, 80)
     mean, scale = random.normal(size=D).astype(np.float32), random.uniform(0.5, 2, D).astype(np.float32)
-    sums = np.stack([z[y == one].sum(axis=0) for one in range(K)])
+    sums = np.stack([z[y == number].sum(axis=0) for number in range(K)])
     found = FleetSums.of_plain(z.T @ z, sums, np.bincount(y, minlength=K), mean, scale)
     wide = np.hstack([(z - mean) * scale, np.ones((len(z), 1))])
     np.testing.assert_allclose(found.gram, wide.T @ wide, rtol=1e-5, atol=1e-3)
-    np.testing.assert_allclose(found.by_class, [wide[y == one].sum(axis=0) for one in range(K)], rtol=1e-5, atol=1e-3)
+    np.testing.assert_allclose(
+        found.by_class, [wide[y == number].sum(axis=0) for number in range(K)], rtol=1e-5, atol=1e-3
+    )
     np.testing.assert_allclose(found.means()[K - 1], found.by_class.sum(axis=0) / 80)
     assert found.shares()[K - 1] == pytest.approx(1 / 81)

@@ -58,7 +58,7 @@ def test_in_its_basis_data_vary_alike_in_every_direction_and_a_head_is_the_same_
     basis = basis_of(x.mean(axis=0), np.cov(x.T, bias=True))
     w = basis.features(x)
     assert (w**2).sum(axis=1).mean() == pytest.approx(64.0, rel=0.02)
-    before, after = (np.linalg.cond(np.cov(one.T, bias=True)) for one in (x, w))
+    before, after = (np.linalg.cond(np.cov(array.T, bias=True)) for array in (x, w))
     assert after < before / 5
     head = {
         "out_bias": random.normal(size=3).astype(np.float32),
@@ -76,7 +76,7 @@ def test_in_its_basis_data_vary_alike_in_every_direction_and_a_head_is_the_same_
 
 
 def test_a_basis_that_cannot_be_undone_is_refused() -> None:
-    good = {one.name: one for one in basis_of(np.zeros(4), np.eye(4)).tensors()}
+    good = {tensor.name: tensor for tensor in basis_of(np.zeros(4), np.eye(4)).tensors()}
     zero = EncodedTensor("gains", (5,), type(good["gains"].values)(bytes(20)))
     for tensors in ((*good.values(), zero), (good["middle"], good["vectors"], zero), (good["gains"],), ()):
         with pytest.raises(UpdateError):

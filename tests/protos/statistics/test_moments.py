@@ -62,10 +62,10 @@ def test_no_order_and_no_tree_changes_a_bit(sizes: list[int], random: Any) -> No
 def test_what_is_subtracted_was_never_there() -> None:
     parts = [moments_of(*data(seed, 20 + seed), CLASSES, -5) for seed in range(4)]
     for out in range(4):
-        rest = [one for at, one in enumerate(parts) if at != out]
+        rest = [part for at, part in enumerate(parts) if at != out]
         for order in itertools.permutations(rest):
             assert total(parts, CLASSES, WIDTH) - parts[out] == total(list(order), CLASSES, WIDTH)
-    weighted = [one.times(weight) for one, weight in zip(parts, (3, 1, 7, 2), strict=True)]
+    weighted = [part.times(weight) for part, weight in zip(parts, (3, 1, 7, 2), strict=True)]
     assert total(weighted, CLASSES, WIDTH) - weighted[2] == weighted[0] + weighted[1] + weighted[3]
     with pytest.raises(UpdateError, match="what is subtracted was never added"):
         parts[0] - parts[1] - parts[2]

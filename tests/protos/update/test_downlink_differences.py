@@ -62,7 +62,7 @@ def test_a_reader_rebuilds_the_very_bits_from_the_serialised_chain(codec: str, p
         assert found is not None
         difference, held = found
         chain.append(serialise_difference(difference))
-    read = [parse_difference(one) for one in chain]
+    read = [parse_difference(data) for data in chain]
     assert same_bits(rebuild(first, read, shapes(first)), held)
     middle = rebuild(first, read[:5], shapes(first))
     assert same_bits(rebuild(middle, read[5:], shapes(first)), held), "the same from any head in between"

@@ -82,10 +82,10 @@ def test_a_landing_between_stairs_is_found_by_halving_where_secants_leap_past_it
     step, found = step_for(None, cost, budget, count=count, top=TOP, finest=FINEST)
     assert abs(-math.log2(step) - landing) < 0.4
     assert found.coded_bits == wanted
-    for number, one in enumerate(cost.steps):
+    for number, value in enumerate(cost.steps):
         before = cost.steps[:number]
         dear, cheap = ([other for other in before if (bits(other) > wanted) == is_dear] for is_dear in (True, False))
-        assert max(dear, default=0.0) < one < min(cheap, default=math.inf)
+        assert max(dear, default=0.0) < value < min(cheap, default=math.inf)
 
 
 def test_a_cost_that_no_step_reaches_ends_at_the_finest_or_the_coarsest() -> None:

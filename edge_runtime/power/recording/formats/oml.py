@@ -23,7 +23,7 @@ def write(file: IO[bytes], rows: Iterable[Row], *, begun_utc: str, name: str) ->
         name: of the sensor.
     """
     begun_s = datetime.fromisoformat(begun_utc).timestamp()
-    sender = "".join(one if one.isalnum() or one in "-_." else "_" for one in name)
+    sender = "".join(character if character.isalnum() or character in "-_." else "_" for character in name)
     # Nine lines, the last one empty: readers count them.
     head = [
         "protocol: 4",

@@ -91,7 +91,7 @@ class _Fold:
     def as_json(self) -> dict[str, object]:
         def points(values: list[float]) -> list[dict[str, float]]:
             middle = (self._each - 1) / 2
-            return [{"x": (self._each * k + middle) * self._sample_us, "y": one} for k, one in enumerate(values)]
+            return [{"x": (self._each * k + middle) * self._sample_us, "y": value} for k, value in enumerate(values)]
 
         return {
             "lastElementFoldCount": self._in_last,

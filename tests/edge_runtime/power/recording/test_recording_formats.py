@@ -34,7 +34,7 @@ def recorded(plug_in, tmp_path):
         meter.begin("one")
         time.sleep(0.2)
         meter.end()
-    return path, sum((one.stop_s - max(0.0, one.start_s)) * one.power_w for one in rows(path) if one.stop_s > 0)
+    return path, sum((row.stop_s - max(0.0, row.start_s)) * row.power_w for row in rows(path) if row.stop_s > 0)
 
 
 def test_a_grid_keeps_energy_and_has_nothing_where_nothing_was_measured() -> None:
@@ -50,12 +50,12 @@ def test_a_long_table_on_a_grid_comes_in_pieces_without_a_hole(rate_hz: int) -> 
     edges = np.cumsum(draw.uniform(0.002, 0.3, 400))
     table = [sample(a, b, p) for a, b, p in zip(edges[:-1], edges[1:], draw.uniform(1, 9, 399), strict=True)]
     pieces = list(grid.cells(iter(table), rate_hz))
-    assert all(len(one) <= grid.CELLS for one in pieces)
+    assert all(len(piece) <= grid.CELLS for piece in pieces)
     made = np.concatenate(pieces)
     assert len(made) == int(np.ceil(edges[-1] * rate_hz))
     inner = made[int(np.ceil(edges[0] * rate_hz)) : -1]
     assert not np.isnan(inner).any()
-    joules = sum((one.stop_s - one.start_s) * one.power_w for one in table)
+    joules = sum((row.stop_s - row.start_s) * row.power_w for row in table)
     assert inner.sum() / rate_hz == pytest.approx(joules, abs=2 * 9 / rate_hz)
 
 
@@ -75,7 +75,7 @@ def test_a_ppk2_session_has_the_apps_members_and_the_joules_at_the_voltage(recor
     # Half a cell at each end may be lost.
     assert raw["ua"].astype(float).sum() / 1e4 * 1e-6 * 5 == pytest.approx(joules, abs=2 * 5.0 / 1e4)
     assert small["data"]["length"] == len(small["data"]["min"]) <= 10_000
-    assert max(one["y"] for one in small["data"]["max"]) == pytest.approx(raw["ua"].max() * 1000)
+    assert max(row["y"] for row in small["data"]["max"]) == pytest.approx(raw["ua"].max() * 1000)
     assert cli.main(command) == 2
     assert "add --volts V" in capsys.readouterr().err
 
@@ -98,7 +98,7 @@ def test_the_small_map_of_a_long_session_stays_small_and_keeps_peaks() -> None:
         small = json.loads(archive.read("minimap.raw"))
     assert small["data"]["length"] < 10_000
     assert small["numberOfTimesToFold"] == 8
-    assert max(one["y"] for one in small["data"]["max"]) == pytest.approx(10e9)
+    assert max(row["y"] for row in small["data"]["max"]) == pytest.approx(10e9)
 
 
 def test_oml_is_read_by_the_programs_of_iot_lab(recorded, tmp_path: Path) -> None:
@@ -111,8 +111,8 @@ def test_oml_is_read_by_the_programs_of_iot_lab(recorded, tmp_path: Path) -> Non
     consum = pytest.importorskip("oml_plot_tools.consum", reason="needs oml-plot-tools, of no extra")
     found = consum.oml_load(str(out))
     table = list(rows(path))
-    np.testing.assert_allclose(found["power"], [one.power_w for one in table], rtol=1e-8)
-    np.testing.assert_allclose(np.diff(found["timestamp"]), np.diff([one.start_s for one in table]), atol=2e-6)
+    np.testing.assert_allclose(found["power"], [row.power_w for row in table], rtol=1e-8)
+    np.testing.assert_allclose(np.diff(found["timestamp"]), np.diff([row.start_s for row in table]), atol=2e-6)
     assert np.isnan(found["voltage"]).all()
 
 
@@ -131,7 +131,7 @@ def test_jls_is_read_by_its_own_library_with_the_joules_and_the_time(recorded, t
     assert np.datetime64(header.begun_utc.replace("+00:00", "")).astype("datetime64[ms]").astype(int) / 1e3 == (
         pytest.approx(utc, abs=0.002)
     )
-    assert [one.name for one in tmp_path.glob(".*.part")] == []
+    assert [each_path.name for each_path in tmp_path.glob(".*.part")] == []
 
 
 def test_without_its_library_jls_names_the_extra(recorded, tmp_path: Path, capsys, monkeypatch) -> None:

@@ -35,7 +35,7 @@ def read(kind: int, columns: dict[str, Any], name: str, value: int) -> Any:
     """One event whose last number of a column is this."""
     numbers = {key: list(given) for key, (given, _, _) in columns.items()}
     numbers[name][-1] = value
-    (event,) = READERS[kind](Cursor(b"".join(pack(np.array(one, np.int64)) for one in numbers.values())), 1)
+    (event,) = READERS[kind](Cursor(b"".join(pack(np.array(number, np.int64)) for number in numbers.values())), 1)
     return event
 
 
