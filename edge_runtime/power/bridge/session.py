@@ -3,7 +3,8 @@
 It keeps who the bridge is (HELLO, asked for until it comes and again after a restart or a silence) and what is still to
 be asked. A bridge sends STATS each second, so seconds without samples and STATS are an outage of the line; how long it
 was, only the full tick in HELLO can tell, so what comes next waits for it.
-Each boot of the bridge is an *epoch*. Batches that arrive before the HELLO of their boot wait for it. What the events
+Each boot of the bridge is an *epoch*. A boot has a number, and a clock that only goes on: one that went back is that of
+another boot, whatever its number (a bridge whose memory does not keep the number has the same one each time). Batches that arrive before the HELLO of their boot wait for it. What the events
 amount to is the affair of :mod:`edge_runtime.power.bridge.track`.
 """
 
@@ -35,6 +36,8 @@ SYNC_RELAXED_S = 5.0
 SYNC_GIVEN_UP_S = 5.0
 SETTING_AGAIN_S = 0.5
 SILENCE_S = 5.0
+BACK_US = 1_000_000
+"""A clock that is so far behind what it said before has begun anew."""
 WAITING = 64
 SETTINGS = (Command.SET_PROFILE, Command.SET_RANGE, Command.SET_CONFIG)
 
@@ -117,6 +120,8 @@ class BridgeSession:
         self._waiting: deque[Samples | Stats | Marker] = deque(maxlen=WAITING)
         self._parser = FrameParser()
         self._known_boot: int | None = None
+        # Newest full tick of the epoch.
+        self._tick = 0
         self._hello_due_s = self._sync_due_s = self._setting_due_s = float("-inf")
         self._syncs = self._nonce = 0
         self._heard_s = float("-inf")
@@ -239,7 +244,8 @@ class BridgeSession:
             self._known_boot, self._hello_due_s = None, now_s
             # Samples and sums stand in for each other: ask for both at once.
             self.flush_wanted = True
-        if message.boot == self._known_boot:
+        begun_anew = isinstance(message, Stats) and message.tick < self._tick - BACK_US
+        if message.boot == self._known_boot and not begun_anew:
             self._pass_on(message)
             return
         if self._known_boot is not None:
@@ -251,8 +257,10 @@ class BridgeSession:
             self.incompatible = hello.protocol
             return
         before, self.hello = self.hello, hello
-        if before is None or before.uid != hello.uid or before.boot != hello.boot:
+        begun_anew = hello.tick < self._tick - BACK_US
+        if before is None or before.uid != hello.uid or before.boot != hello.boot or begun_anew:
             self._begin_epoch(hello, before)
+        self._tick = max(self._tick, hello.tick)
         self._known_boot, self._heard_s = hello.boot, now_s
         wanted = self._wanted
         self.greeting = Greeting(now_s, self.epoch, self._sensor, wanted.shunt_ohm, hello, wanted.bus_ppm)
@@ -270,6 +278,7 @@ class BridgeSession:
             self._restarts += 1
             log.warning("power bridge: restarted (cause %d), samples since the last batch are lost", hello.reset)
         self.epoch += 1
+        self._tick = hello.tick
         self._asked.clear()
         self._syncs, self._sync_due_s = 0, float("-inf")
         # Its STATS is what later losses are reckoned from.
@@ -280,6 +289,7 @@ class BridgeSession:
         if sent_s is not None and reply.boot == self._known_boot:
             # What was asked earlier and is not answered yet is lost: answers keep their order.
             self._asked = {nonce: at for nonce, at in self._asked.items() if at > sent_s}
+            self._tick = max(self._tick, reply.sent)
             self._emit(Exchanged(Exchange(sent_s, reply.received, reply.sent, now_s)))
 
     def _pass_on(self, message: Samples | Stats | Marker) -> None:
@@ -287,6 +297,7 @@ class BridgeSession:
             self._emit(Batch(message))
         elif isinstance(message, Stats):
             self.expects_sums = False
+            self._tick = max(self._tick, message.tick)
             self._emit(Sums(message))
         else:
             self._emit(Edge(message))

@@ -247,6 +247,27 @@ def test_a_restart_whose_hello_was_lost_is_noticed_from_the_samples(clock, make_
     assert energy_j == pytest.approx(3.0 * 3.75, rel=2e-3)
 
 
+@pytest.mark.parametrize("seen", ["the port was opened again", "HELLO came by itself", "that HELLO was lost"])
+def test_a_restart_under_the_same_boot_number_is_noticed_from_the_clock_that_went_back(clock, make_device, join, seen):
+    track, session = gather()
+    device = make_device(ConstantLoad(3.0))
+    line = join(device, session)
+    clock.advance(30.0)
+    device._boot -= 1
+    device.reboot(clock.now_s)
+    if seen == "the port was opened again":
+        session.opened(again=True)
+    elif seen == "that HELLO was lost":
+        line.damage = lambda data: b""
+        clock.advance(0.31)
+        line.damage = lambda data: data
+    clock.advance(6.0)
+    assert (session.epoch, session.losses.restarts, track.lost_batches) == (2, 1, 0)
+    (energy_j,), (covered_s,) = integrate(track.trace(), [clock.now_s - 4.0, clock.now_s - 0.2])
+    assert covered_s == pytest.approx(3.8, rel=1e-3)
+    assert energy_j == pytest.approx(3.0 * 3.8, rel=2e-3)
+
+
 def test_another_bridge_at_the_same_port_is_a_new_epoch_and_is_told(clock, make_device, join):
     track, session = gather()
     line = join(make_device(ConstantLoad(3.0), calibration=Calibration(1, 20_000)), session)
