@@ -307,7 +307,7 @@ def test_a_copied_state_owes_nothing_of_the_other_machine(
     before = Device(settings(sensor="none"))
     before.close()
     assert owed.exists()
-    monkeypatch.setattr("edge_runtime.daemon.device.machine_hash", lambda: "another")
+    monkeypatch.setattr("edge_runtime.daemon.device.machine_hash", lambda *_: "another")
     after = Device(settings(sensor="none"))
     after.close()
     assert not owed.exists()

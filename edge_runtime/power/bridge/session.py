@@ -4,8 +4,9 @@ It keeps who the bridge is (HELLO, asked for until it comes and again after a re
 be asked. A bridge sends STATS each second, so seconds without samples and STATS are an outage of the line; how long it
 was, only the full tick in HELLO can tell, so what comes next waits for it.
 Each boot of the bridge is an *epoch*. A boot has a number, and a clock that only goes on: one that went back is that of
-another boot, whatever its number (a bridge whose memory does not keep the number has the same one each time). Batches that arrive before the HELLO of their boot wait for it. What the events
-amount to is the affair of :mod:`edge_runtime.power.bridge.track`.
+another boot, whatever its number (a bridge whose memory does not keep the number has the same one each time). Batches
+that arrive before the HELLO of their boot wait for it. What the events amount to is the affair of
+:mod:`edge_runtime.power.bridge.track`.
 """
 
 from __future__ import annotations
