@@ -36,7 +36,12 @@ from protos.v1 import identity_pb2_grpc as rpc
 __all__ = ["Enrolled", "enroll", "machine_serial", "readmit", "renew"]
 
 CALL_S = 15.0
-_OPTIONS = [("grpc.enable_http_proxy", 0), ("grpc.max_receive_message_length", 64 << 10)]
+_OPTIONS = [
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.max_receive_message_length", 64 << 10),
+    # A connection of its own for each: the coordinator refuses a fifth question on one.
+    ("grpc.use_local_subchannel_pool", 1),
+]
 
 R = TypeVar("R")
 
