@@ -345,9 +345,15 @@ class Operations:
         async with self._forgetting:
             rest = await self._store.do(forgetting.rest_of, name, device_id)
             made = await self._rooms.models.do(self._head_without, rest)
-            done = await self._store.do(forgetting.forget, rest, *made)
-            if (signer := self._run_scheduler.head_signer) is not None:
-                await self._store.thread.do(signer.forget, done.run_id)
+            signer = self._run_scheduler.head_signer
+
+            def replaced(db: Database) -> Forgotten:
+                if signer is not None:
+                    # First: a head that took the place of one that counts as signed would never be delivered.
+                    signer.forget(rest.run_id)
+                return forgetting.forget(db, rest, *made)
+
+            done = await self._store.do(replaced)
         await self._run_scheduler.look_at_published()
         return done
 
