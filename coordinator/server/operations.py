@@ -246,6 +246,10 @@ class Operations:
         queued = [] if all(run.is_over for run in found) else await self._rooms.looks.do(ledger.queue)
         return [run if run.is_over else run.because(self._why(run, queued)) for run in found], following
 
+    async def run_ids(self) -> list[str]:
+        """Of all runs, in the order in which :meth:`status` has them."""
+        return await self._rooms.looks.read(reading.run_ids)
+
     async def details(self, run_id: str) -> RunDetails:
         """The plan of a run, and what happened to it."""
         return await self._rooms.looks.read(_details, run_id)
