@@ -145,8 +145,12 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
                 assert task is not None
                 try:
                     with self._counted(peer, task):
-                        async for part in handler.unary_stream(request, context):
-                            yield part
+                        async with contextlib.aclosing(handler.unary_stream(request, context)) as answers:
+                            async for part in answers:
+                                # Some of them have no end of their own.
+                                if peer.ends_unix_s <= self._clock():
+                                    await abort(_ended(peer), context)
+                                yield part
                 except asyncio.CancelledError:
                     if peer.serial not in self._revoked:
                         raise

@@ -246,6 +246,10 @@ class Operations:
         queued = [] if all(run.is_over for run in found) else await self._rooms.looks.do(ledger.queue)
         return [run if run.is_over else run.because(self._why(run, queued)) for run in found], following
 
+    async def run_ids(self) -> list[str]:
+        """Of all runs, in the order in which :meth:`status` has them."""
+        return await self._rooms.looks.read(reading.run_ids)
+
     async def details(self, run_id: str) -> RunDetails:
         """The plan of a run, and what happened to it."""
         return await self._rooms.looks.read(_details, run_id)
@@ -345,9 +349,15 @@ class Operations:
         async with self._forgetting:
             rest = await self._store.do(forgetting.rest_of, name, device_id)
             made = await self._rooms.models.do(self._head_without, rest)
-            done = await self._store.do(forgetting.forget, rest, *made)
-            if (signer := self._run_scheduler.head_signer) is not None:
-                await self._store.thread.do(signer.forget, done.run_id)
+            signer = self._run_scheduler.head_signer
+
+            def replaced(db: Database) -> Forgotten:
+                if signer is not None:
+                    # First: a head that took the place of one that counts as signed would never be delivered.
+                    signer.forget(rest.run_id)
+                return forgetting.forget(db, rest, *made)
+
+            done = await self._store.do(replaced)
         await self._run_scheduler.look_at_published()
         return done
 

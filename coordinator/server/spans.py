@@ -142,10 +142,11 @@ class Spans:
 
     async def look(self, operations: Operations) -> None:
         """Tell what has closed since the last look."""
-        found, _ = await operations.status(newest_only=True)
-        for run in found:
-            if run.run_id in self._over:
+        # One that is over is not read again: a look costs what the runs cost that go on.
+        for run_id in await operations.run_ids():
+            if run_id in self._over:
                 continue
+            ((run, *_), _) = await operations.status(run_id, newest_only=True)
             newest = max((this_round.round for this_round in run.rounds if this_round.state == "closed"), default=0)
             if self._first:
                 self._told[run.run_id] = newest

@@ -33,6 +33,7 @@ __all__ = ["DELEGATION_FILE", "KEY_FILE", "HeadSigner", "delegate", "delegation_
 log = logging.getLogger("edgejoule.coordinator")
 
 KEY_FILE, DELEGATION_FILE, _KEPT = "heads.key", "heads.delegation", "heads"
+_REPLACED = ".replaced.json"
 _KEEP = 256
 _DAY_S = 86_400.0
 _SOON_S = 7 * _DAY_S
@@ -152,16 +153,19 @@ class HeadSigner:
         return SignedHead(kept.statement.text(), kept.key, kept.signature, delegated, signature).text()
 
     def forget(self, run_id: str) -> None:
-        """The heads of a run have been replaced, as where a device was taken out of it: sign what there is now.
+        """The heads of a run are replaced, as where a device is taken out of it: sign what there is from now on.
 
         Raises:
-            StoreError: what was signed cannot be deleted.
+            StoreError: what was signed cannot be put aside.
         """
+        path = self._folder / _KEPT / _name(run_id)
         try:
-            (self._folder / _KEPT / _name(run_id)).unlink(missing_ok=True)
+            # Its counter stays: boards that saw it take no head with one that is not larger, whatever the clock says.
+            path.replace(path.with_suffix(_REPLACED))
+        except FileNotFoundError:
+            return
         except OSError as error:
-            raise StoreError(f"cannot be deleted ({error.strerror})", where=str(self._folder / _KEPT)) from error
-        # Its counter is forgotten with it: the time is later by then.
+            raise StoreError(f"cannot be put aside ({error.strerror})", where=str(path)) from error
         self._signed = None
 
     def _delegation(self) -> tuple[Delegation, Statement, bytes, bytes] | None:

@@ -14,12 +14,14 @@ from summed_devices import answer, embeddings_of
 
 from coordinator import cli
 from coordinator.operator.client import Operator
+from coordinator.run import forgetting
 from coordinator.run.reports.statistics_fold import head_from, surely_better
+from coordinator.server.run_scheduler import RunScheduler
 from coordinator.store import runs
 from coordinator.store.database import Database, sqlite_url
 from coordinator.store.models import heads
 from coordinator.store.models.statistics import Held, examples_of, held_by
-from protos.errors import PlanError, UnknownRunError, UsageError
+from protos.errors import PlanError, StoreError, UnknownRunError, UsageError
 from protos.model.bundle import open_bundle
 from protos.orders import Holding, WaitOrder
 from protos.plan.plan import parse
@@ -154,6 +156,40 @@ def test_a_device_that_was_forgotten_leaves_the_head_that_there_would_be_without
         for name in "ba":
             last = operator.forget(run_id, name)
         assert last.head_version == status.rounds[0].head_version, "nobody is left: the bundle's own head"
+
+
+def test_what_was_signed_of_a_head_is_put_aside_before_another_takes_its_place(
+    plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other way round, an end between the two leaves a head that counts as exchanged behind the signer's back."""
+    done: list[str] = []
+    made, forget = RunScheduler.__init__, forgetting.forget
+
+    class Signer:
+        def sign(self, published_head: Any, head: Any) -> bytes:
+            return b""
+
+        def forget(self, run_id: str) -> None:
+            done.append(f"signature of {run_id}")
+
+    def with_signer(scheduler: RunScheduler, rooms: Any) -> None:
+        made(scheduler, rooms)
+        scheduler.head_signer = Signer()
+
+    def ends(*args: Any) -> Any:
+        done.append("heads")
+        forget(*args)
+        raise StoreError("the coordinator ends here")
+
+    monkeypatch.setattr(RunScheduler, "__init__", with_signer)
+    monkeypatch.setattr(forgetting, "forget", ends)
+    with tools.served(tmp_path / "state") as address, Operator(address) as operator:
+        run_id = operator.start_run(plan(tools, plain_bundle, devices=2), tmp_path)
+        rounds_of(fleet, address, open_bundle(plain_bundle), "ab")
+        tools.finished(operator, run_id)
+        with pytest.raises(StoreError, match="ends here"):
+            operator.forget(run_id, "a")
+    assert done == [f"signature of {run_id}", "heads"]
 
 
 def test_a_late_joiner_is_added_without_asking_anybody_else(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.server
 import os
 import subprocess
@@ -10,13 +11,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from live.played_run import fleet_of, play_round, soon
 
 from coordinator.cli import main
 from coordinator.operator.client import Operator
+from coordinator.server.operations import Operations
+from coordinator.server.spans import Spans
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -30,6 +34,32 @@ def test_a_receiver_that_is_none_is_refused_and_the_extra_is_named(
     monkeypatch.setattr("protos.extras.importlib.util.find_spec", lambda name: None)
     assert main([*words, "http://127.0.0.1:4318"]) == 2
     assert "edgejoule[otel]" in capsys.readouterr().err
+
+
+def test_a_look_reads_no_run_that_was_over_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name in (
+        ("opentelemetry.exporter.otlp.proto.http.trace_exporter", "OTLPSpanExporter"),
+        ("opentelemetry.sdk.trace.export", "BatchSpanProcessor"),
+    ):
+        monkeypatch.setitem(sys.modules, module, SimpleNamespace(**{name: lambda *_, **__: None}))
+    states = {**{f"old-{number}": "finished" for number in range(9)}, "on": "running"}
+    read: list[str] = []
+
+    class Asked:
+        async def run_ids(self) -> list[str]:
+            return list(states)
+
+        async def status(self, name: str = "", since_round: int = 0, **_: Any) -> tuple[list[Any], None]:
+            wanted = [name] if name else list(states)
+            read.extend(wanted)
+            return [SimpleNamespace(run_id=run, state=states[run], rounds=()) for run in wanted], None
+
+    spans, asked = Spans("http://127.0.0.1:9"), cast(Operations, Asked())
+    asyncio.run(spans.look(asked))
+    assert sorted(read) == sorted(states)
+    read.clear()
+    asyncio.run(spans.look(asked))
+    assert read == ["on"], "a second of a coordinator with years of runs is not spent on those"
 
 
 class Receiver(http.server.ThreadingHTTPServer):

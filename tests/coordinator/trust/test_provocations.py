@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -201,6 +202,45 @@ def test_a_certificate_that_ends_is_out_also_on_a_connection_of_before(trusted: 
     good, ended = asyncio.run(main())
     assert good == "True"
     assert "its certificate has ended" in ended
+
+
+def test_a_certificate_that_ends_ends_what_is_being_told_without_an_end(trusted: Authority) -> None:
+    _, chain, _ = device(trusted, "pi-1")
+    certificate = x509.load_pem_x509_certificate(chain.encode())
+    now, closed = [certificate.not_valid_after_utc.timestamp() - 3], []
+
+    async def endless(request: object, context: object) -> AsyncIterator[int]:
+        try:
+            while True:
+                now[0] += 1
+                yield 1
+        finally:
+            closed.append(True)
+
+    class Context:
+        def auth_context(self) -> dict[str, list[bytes]]:
+            return {"x509_pem_cert": [chain.encode()]}
+
+        async def abort(self, code: object, details: str = "", trailing: object = ()) -> None:
+            raise ConnectionAbortedError(details)
+
+    async def handled(details: object) -> object:
+        return grpc.unary_stream_rpc_method_handler(endless)
+
+    told = []
+
+    async def main() -> None:
+        with closing(Register(trusted.folder)) as register:
+            gate = Gate(register, clock=lambda: now[0])
+            details = SimpleNamespace(method="/edgejoule.v1.DeviceService/FetchBundle")
+            handler = await gate.intercept_service(handled, details)
+            async for part in handler.unary_stream(SimpleNamespace(), Context()):
+                told.append(part)
+                assert len(told) < 9
+
+    with pytest.raises(ConnectionAbortedError, match="its certificate has ended"):
+        asyncio.run(main())
+    assert (told, closed) == ([1, 1], [True])
 
 
 def test_what_a_power_cut_left_of_a_line_is_said_and_spoils_no_other(tmp_path: Path) -> None:

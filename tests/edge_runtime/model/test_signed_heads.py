@@ -255,6 +255,22 @@ def test_a_coordinator_signs_a_head_once_and_the_newest_of_a_bundle_counts_most(
     assert (home.folder / heads.KEY_FILE).stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.parametrize("later_s", [0, 0.5, -DAY])
+def test_a_head_that_replaces_another_counts_more_within_the_second_and_by_a_clock_that_was_put_right(
+    home: Fleet, bundle: Bundle, later_s: float
+) -> None:
+    home.delegate(home.public)
+    counters = [_counter(of(home.published(always(bundle, 0), "run-1")).signed)]
+    for number in (1, 0, 1):
+        # Each device that is taken out of a run replaces its head.
+        home.now += later_s
+        home.signer.forget("run-1")
+        home.signer = heads.HeadSigner(home.folder, lambda: home.now)
+        counters.append(_counter(of(home.published(always(bundle, number), "run-1")).signed))
+    assert counters == sorted(set(counters)), "boards take no other head with the counter of one that they saw"
+    home.signer.forget("run-without-a-signature")
+
+
 def _counter(signed: bytes) -> int:
     from protos.trust.delegated import HeadStatement
 
