@@ -48,9 +48,9 @@ _IMAGE_KINDS = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"
 _SEED = 20_240_101
 # A file of the inbox that is not whole and has not changed for so long is not being written any more.
 _UNFINISHED_S = 60.0
-# How files of these kinds begin, and what is in the last bytes of a whole one; JPEGs may have some bytes behind it.
-_ENDS = {b"\xff\xd8\xff": b"\xff\xd9", b"\x89PNG": b"IEND", b"GIF8": b"\x3b"}
-_TAIL = 4096
+# What is in the last bytes of a whole PNG, and ends a JPEG and a GIF.
+_PNG_END, _TAIL = b"IEND", 4096
+_JPEG_SCAN, _JPEG_END, _GIF_END = 0xDA, b"\xff\xd9", b"\x3b"
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,9 @@ class ExampleStore:
         if not inbox.is_dir():
             return 0
         taken = 0
-        for path in sorted(path for path in inbox.rglob("*") if _is_ready(path, inbox)):
+        ready = sorted(path for path in inbox.rglob("*") if _is_ready(path, inbox))
+        self._unfinished = {path: self._unfinished[path] for path in ready if path in self._unfinished}
+        for path in ready:
             parts = path.relative_to(inbox).parts
             try:
                 before = _stamp_of(path)
@@ -448,9 +450,13 @@ def _is_whole(data: bytes) -> bool:
     """Whether these are all bytes of a file of a known kind, as far as its form tells; of others nobody knows."""
     if not data:
         return False
-    for start, end in _ENDS.items():
-        if data.startswith(start):
-            return end in data[-_TAIL:]
+    if data.startswith(b"\xff\xd8\xff"):
+        return _is_whole_jpeg(data)
+    if data.startswith(b"\x89PNG"):
+        return _PNG_END in data[-_TAIL:]
+    if data.startswith(b"GIF8"):
+        # Its end is a byte that may be anywhere before, too.
+        return data.rstrip(b"\0").endswith(_GIF_END)
     if data.startswith((b"RIFF", b"BM")):
         # Length of what follows these eight bytes; length of all.
         at, more = (4, 8) if data.startswith(b"RIFF") else (2, 0)
@@ -461,6 +467,21 @@ def _is_whole(data: bytes) -> bool:
             return True
         return False
     return True
+
+
+def _is_whole_jpeg(data: bytes) -> bool:
+    """Whether the picture itself has its end: a thumbnail in a segment before it has one of its own, and cameras put
+    more behind it (ITU-T T.81, annex B: segments up to the first scan tell their length)."""
+    at = 2
+    while at + 4 <= len(data):
+        if data[at] != 0xFF:
+            # No marker where one must be: a decoder says what is wrong with it.
+            return _JPEG_END in data[-_TAIL:]
+        if data[at + 1] == _JPEG_SCAN:
+            return _JPEG_END in data[at:]
+        # Any marker may have more bytes 0xFF in front of it.
+        at += 1 if data[at + 1] == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return False
 
 
 def _is_ready(path: Path, inbox: Path) -> bool:

@@ -33,7 +33,7 @@ EACH_S = 0.5
 """How often bins are sent."""
 MOST_BINS = 500
 """In one message: ten seconds."""
-# Time that is waited for longer than this is told as longer bins at once, so that what is held is bounded.
+# Of what comes after a longer silence, only so many bins are told, the newest, so that what is made at once is bounded.
 _MOST_WAITING = 20 * MOST_BINS
 # Samples that are held until they are sent: a thousand a second for a minute.
 _MOST_SAMPLES = 60_000
@@ -74,9 +74,9 @@ class _Heard:
         trace = _joined(blocks)
         reached = math.floor(float(trace.stop_s.max()) / BIN_S + 1e-6)
         first = self._next if self._next is not None else math.ceil(float(trace.start_s.min()) / BIN_S - 1e-6)
-        # After a long silence, or a sensor whose clock was fitted anew, begin where it is now.
-        if reached - first > _MOST_WAITING:
-            first = max(first, math.ceil(float(trace.start_s.min()) / BIN_S))
+        # After a long silence, or a sensor whose clock was fitted anew, begin where it is now: what was left of the
+        # last time is as old as that.
+        first = max(first, reached - _MOST_WAITING)
         count = max(0, reached - first)
         self._next = first + count
         rest = trace.stop_s > self._next * BIN_S

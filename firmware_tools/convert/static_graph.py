@@ -415,6 +415,8 @@ def _nudged(low: Any, high: Any, bits: int, narrow: bool) -> tuple[Any, Any]:
     first, last = (1 if narrow else 0), 2**bits - 1
     bottom, top = np.asarray(low, np.float64), np.asarray(high, np.float64)
     scale = (top - bottom) / (last - first)
+    # A range of nothing, as of an activation that was never above zero, keeps nothing but zero.
+    scale = np.where(scale > 0, scale, np.finfo(np.float64).tiny)
     zero = np.clip(np.rint(first - bottom / scale), first, last)
     return ((first - zero) * scale).astype(np.float32), ((last - zero) * scale).astype(np.float32)
 

@@ -76,14 +76,15 @@ def sample(rows: Rows, count: int = EXAMPLES) -> npt.NDArray[Any]:
 
 
 def places_looked_at(rows: Rows) -> npt.NDArray[np.int64]:
-    """Which rows :func:`held_against` reads, int64 [K]: so many that the raw values of all K fit 16 MB, 256 at most."""
+    """Which rows :func:`held_against` reads, int64 [K]: so many that the raw values of all K fit 16 MB, 256 at
+    most, and 8 of examples that are larger than that allows: they are read one after another."""
     every = np.arange(len(rows), dtype=np.int64)
     return np.concatenate([every[run] for run in _runs(len(rows), _count_of(rows))])
 
 
 def _count_of(rows: Rows) -> int:
     each = max(1, rows.dtype.itemsize * math.prod(rows.shape[1:]))
-    return max(1, min(EXAMPLES, _MOST_BYTES // each))
+    return max(_LEAST, min(EXAMPLES, _MOST_BYTES // each))
 
 
 def _runs(length: int, count: int) -> list[slice]:

@@ -81,7 +81,7 @@ def digits_of(
         digit = lowest + (rest - lowest) % _BASE
         made.append(digit + offset)
         rest = (rest - digit) // _BASE
-    return np.stack(made, axis=2).reshape(len(labels), -1).astype(dtype)
+    return np.stack(made, axis=2).reshape(len(labels), DIGITS * len(mean)).astype(dtype)
 
 
 @dataclass(frozen=True)

@@ -211,6 +211,28 @@ def test_what_is_still_being_written_stays_in_the_inbox_until_it_is_whole(
     assert {b"no array of cat", b"no array of dog"} <= kept, "one of a name does not take the place of another"
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "GIF", "PNG", "BMP", "WEBP"])
+def test_no_part_of_a_picture_is_taken_for_all_of_it(tmp_path: Path, kind: str) -> None:
+    """A thumbnail in a JPEG ends as the picture does, and the end of a GIF is a byte that is everywhere in it."""
+    pixels = np.random.default_rng(4).integers(0, 255, (64, 64, 3)).astype(np.uint8)
+    file = io.BytesIO()
+    # APP1, where cameras put a thumbnail: a whole JPEG of its own.
+    more = {"exif": b"Exif\0\0" + jpeg(7)} if kind == "JPEG" else {}
+    Image.fromarray(pixels).save(file, kind, **more)
+    whole = file.getvalue()
+    store = ExampleStore(tmp_path / "own")
+    store.add(example(1), "cat")
+    path = tmp_path / "own" / "inbox" / "dog" / f"a.{kind.lower()}"
+    path.parent.mkdir(parents=True)
+    for length in np.linspace(1200, len(whole) - 60, 12).astype(int).tolist():
+        path.write_bytes(whole[: length - (whole[length - 1] == 0x3B)])
+        assert store.take_inbox() == 0, f"{length} of {len(whole)} bytes"
+    path.write_bytes(whole + b"more of a camera" * 400 * (kind == "JPEG"))
+    assert store.take_inbox() == 1
+    assert store.take_inbox() == 0
+    assert not store._unfinished, "what has gone is not remembered"
+
+
 def test_a_file_that_changes_while_it_is_taken_is_taken_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = ExampleStore(tmp_path / "own")
     store.add(example(1), "cat")

@@ -123,6 +123,23 @@ def test_what_a_slow_line_keeps_waiting_comes_in_longer_bins_with_its_burst(
     assert one.high_w.max() == 70.0
 
 
+def test_after_a_night_of_silence_it_begins_where_the_sensor_is_now(rig: tuple[ToldSensor, Line, LivePower]) -> None:
+    """A sensor that comes back, or whose clock is fitted anew: no bin is made for every moment of the night."""
+    sensor, line, power = rig
+    begun(sensor, power)
+    # A sample that reaches into the next bin is kept for it.
+    sensor.tell(10, 10.99)
+    until(lambda: any(len(one) for one in line.sent))
+    before = len(line.sent)
+    sensor.tell(40_000, 40_001, 5.0)
+    until(lambda: any(len(one) for one in line.sent[before:]))
+    (late,) = [one for one in line.sent[before:] if len(one)]
+    assert late.first_s > 40_001 - 300
+    assert len(late) <= MOST_BINS
+    assert late.bin_s < 1.0, "what is seen is not smeared over hours"
+    assert late.mean_w.max() == pytest.approx(5.0)
+
+
 def test_without_a_sensor_the_reason_is_sent_and_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "EACH_S", 0.01)
     line, troubles = Line(), ["", "the port is in use"]

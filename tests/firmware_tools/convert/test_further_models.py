@@ -106,6 +106,23 @@ def test_what_is_turned_round_or_comes_behind_the_softmax_is_no_temperature(
     assert done.report["provenance"]["head"].startswith("starts untrained: ")
 
 
+_LIMITS = """
+import numpy as np, tensorflow as tf
+from firmware_tools.convert.static_graph import _nudged
+values = tf.constant(np.linspace(-9, 9, 4001, dtype=np.float32))
+for low, high in ((0.0, 0.0), (0.0, 6.0), (-1.3, 2.9), (-0.7, 0.0)):
+    for bits, narrow in ((8, False), (8, True), (4, False)):
+        wanted = tf.quantization.fake_quant_with_min_max_vars(values, low, high, bits, narrow).numpy()
+        ends = _nudged(np.float32(low), np.float32(high), bits, narrow)
+        assert np.allclose(ends, (wanted.min(), wanted.max()), atol=1e-6), (low, high, bits, narrow, ends)
+"""
+
+
+def test_the_ends_of_a_fake_quant_are_those_of_tensorflow(tensorflow: WarmTensorFlow, tmp_path: Path) -> None:
+    """Also of a range of nothing, as training leaves it of an activation that was never above zero."""
+    tensorflow.script(_LIMITS, tmp_path)
+
+
 @pytest.mark.parametrize(
     "policy", ["mixed_float16", *(pytest.param(one, marks=pytest.mark.slow) for one in ("mixed_bfloat16", "float64"))]
 )

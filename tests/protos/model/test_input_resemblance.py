@@ -151,6 +151,16 @@ def test_examples_are_looked_at_in_little_memory_whatever_their_size() -> None:
     assert 90 <= len(asked) <= 16 * 2**20 // many[0].nbytes
 
 
+def test_of_large_examples_no_two_are_taken_for_all() -> None:
+    """Two pictures of 8 MB are 16 MB; if they are of a dark night and the others are not, nothing is refused."""
+    large = dataclasses.replace(SPEC, input_shape=(836, 836, 3))
+    many = np.random.default_rng(0).integers(0, 256, (9, 836, 836, 3), np.uint8).astype(np.float32)
+    known = record_of_inputs(many[1:8], large, UNIT)
+    many[[0, 8]] = 20.0
+    assert len(places_looked_at(many)) == 8
+    assert compared(known, large, UNIT, many, where="own") is None
+
+
 def test_the_record_is_that_of_all_values_at_once() -> None:
     raw = np.random.default_rng(1).integers(0, 256, (40, 12, 12, 3)).astype(np.uint8)
     found = record_of_inputs(raw, SPEC, UNIT)

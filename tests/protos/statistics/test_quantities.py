@@ -66,6 +66,14 @@ def test_a_quantity_in_another_unit_is_refused_by_its_example() -> None:
         digits_of(labels[:, :1], MEAN, SCALE, np.dtype(np.int8), 3)
 
 
+def test_sums_of_no_example_at_all_are_sums() -> None:
+    """A device whose joules end before its first embedding sends that it has seen nothing."""
+    embeddings, labels = drawn(np.int8, 20)
+    nothing, whole = summed(embeddings[:0], labels[:0], 0), summed(embeddings, labels, 0)
+    assert nothing.examples == 0
+    assert nothing + whole == whole
+
+
 def test_what_was_never_added_is_not_subtracted() -> None:
     embeddings, labels = drawn(np.int8, 20)
     with pytest.raises(UpdateError, match="never added"):
