@@ -108,8 +108,8 @@ def test_what_a_slow_line_keeps_waiting_comes_in_longer_bins_with_its_burst(
     rig: tuple[ToldSensor, Line, LivePower],
 ) -> None:
     sensor, line, power = rig
-    begun(sensor, power)
     line.free.clear()
+    begun(sensor, power)
     until(lambda: line.sent)
     sensor.tell(10, 40)
     sensor.tell(40, 40.1, 70.0)
