@@ -61,7 +61,7 @@ JOURNEYS = (
         _ROUNDS,
         ("coordinator", "protos"),
         ("Report", ("server/device_service.py", "services/device_service.py")),
-        ("close_round", ("coordinator/ledger.py", "coordinator/run/transactions.py")),
+        ("close_round", ("coordinator/ledger.py", "coordinator/run/round_transactions.py")),
     ),
     Journey(
         "a serial read to watts",
@@ -76,7 +76,7 @@ JOURNEYS = (
         _ROUNDS,
         ("coordinator", "protos"),
         ("prepare", ("coordinator/planning.py", "coordinator/run/planning.py")),
-        ("open_round", ("coordinator/ledger.py", "coordinator/run/transactions.py")),
+        ("open_round", ("coordinator/ledger.py", "coordinator/run/round_transactions.py")),
     ),
 )
 

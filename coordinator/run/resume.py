@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, RowMapping
 
-from coordinator.run import transactions as ledger
+from coordinator.run import round_transactions, run_transactions
 from coordinator.run.downlink import Downlink, Link
 from coordinator.run.evaluation import Evaluator, embed, figures_of, judged_by, recall
 from coordinator.run.last_changes import LastChanges
@@ -84,7 +84,7 @@ async def open_run(rooms: Rooms, run_id: str, now_s: float) -> ActiveRun:
         if key is not None:
             kept = rooms.evaluations / f"{key}.npz"
             await rooms.store.do(shared_files.share, shared_files.EVALUATIONS, [kept])
-        await rooms.store.do(ledger.begin_run, run_id, key, score, loss, judged)
+        await rooms.store.do(run_transactions.begin_run, run_id, key, score, loss, judged)
     else:
         await _bring_evaluation(rooms, row["evaluation_key"])
         evaluator = await rooms.models.do(_look_again, rooms, row, plan, bundle)
@@ -239,7 +239,7 @@ def _find_place(db: Database, run: ActiveRun, now_s: float) -> None:
             now_s=now_s,
         )
         run.machine.carry(at_work, late)
-        ledger.refold(db, run, number)
+        round_transactions.refold(db, run, number)
         return
     run.machine = RoundMachine.resume(
         rules,
@@ -254,5 +254,5 @@ def _find_place(db: Database, run: ActiveRun, now_s: float) -> None:
     )
     run.machine.carry(at_work, late)
     run.refused.update(refused)
-    ledger.refold(db, run, number)
+    round_transactions.refold(db, run, number)
     run.ready.set()

@@ -14,7 +14,7 @@ import logging
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 
-from coordinator.run import transactions as ledger
+from coordinator.run import report_transactions, round_transactions, run_transactions
 from coordinator.run.batching import Batching
 from coordinator.run.evaluation import figures_of, judged_by
 from coordinator.run.reports.aggregation import Fold
@@ -109,7 +109,7 @@ class RunDriver:
         self._settled.set()
         self.end, self.unwritten = ("failed", "ended by an error that could not be written down"), ""
         self._finding_out: set[asyncio.Task[None]] = set()
-        self._accepting: Batching[tuple[int, ledger.Read], Receipt] = Batching(self._accept)
+        self._accepting: Batching[tuple[int, report_transactions.Read], Receipt] = Batching(self._accept)
 
     async def drive(self) -> None:
         """Carry out actions until the run is over."""
@@ -135,7 +135,7 @@ class RunDriver:
     async def _enough_before(self) -> str:
         """Why the run was to end when it was interrupted, or with the head that it begins with, or ""."""
         with suppress(StoreError):
-            return await self._store.do(ledger.enough, self.run)
+            return await self._store.do(round_transactions.enough, self.run)
         return ""
 
     def feed(self, event: Event) -> None:
@@ -247,7 +247,7 @@ class RunDriver:
         run, at = self.run, (self.run.machine.round, self.run.machine.attempt)
         card = self._card_of(device_id)
         try:
-            why = await self._store.do(ledger.hand_over, run, at[0], device_id, session)
+            why = await self._store.do(round_transactions.hand_over, run, at[0], device_id, session)
         except Exception as error:
             if self._passes(error):
                 raise
@@ -305,7 +305,7 @@ class RunDriver:
             return await asyncio.shield(self._take(number, device_id, declared, data, written))
         if number > machine.round:
             return Receipt(Verdict.REJECTED, f"not_ordered: round {number} is not open")
-        return await self._store.do(ledger.late, run.run_id, number, device_id, data)
+        return await self._store.do(report_transactions.late, run.run_id, number, device_id, data)
 
     def _may_be_decided_anew(self, number: int, device_id: str) -> bool:
         """Whether a report would come too late for what is decided and not on disk yet: after a crash the attempt is
@@ -325,7 +325,7 @@ class RunDriver:
             card = self._card_of(device_id)
             check, board = run.checker(run.lines[device_id], declared, number), card.board if card else ""
             read = await self._rooms.readers.do(
-                ledger.read, run.run_id, number, device_id, data, check, declared, board
+                report_transactions.read, run.run_id, number, device_id, data, check, declared, board
             )
             receipt = await self._accepting.do((number, read))
         except Exception as error:
@@ -354,15 +354,17 @@ class RunDriver:
         """A report of a round that has closed: it counts in the current one, which nothing decides meanwhile."""
         run, rooms, into = self.run, self._rooms, self.run.machine.round
         try:
-            order = await rooms.store.do(ledger.late_order, run, number, device_id)
+            order = await rooms.store.do(report_transactions.late_order, run, number, device_id)
             if order is None:
-                receipt = await rooms.store.do(ledger.late, run.run_id, number, device_id, data)
+                receipt = await rooms.store.do(report_transactions.late, run.run_id, number, device_id, data)
             else:
                 card = self._card_of(device_id)
                 check, board = run.late_checker(order, declared), card.board if card else ""
-                read = await rooms.readers.do(ledger.read, run.run_id, number, device_id, data, check, declared, board)
+                read = await rooms.readers.do(
+                    report_transactions.read, run.run_id, number, device_id, data, check, declared, board
+                )
                 folds = run.machine.state is State.OPEN
-                found = await rooms.store.do(ledger.accept_late, run, into, order, read, folds=folds)
+                found = await rooms.store.do(report_transactions.accept_late, run, into, order, read, folds=folds)
                 if isinstance(found, BaseException):
                     raise found
                 receipt = found
@@ -384,10 +386,10 @@ class RunDriver:
         self._written(device_id, written)
         return receipt
 
-    async def _accept(self, waiting: list[tuple[int, ledger.Read]]) -> list[Receipt | BaseException]:
+    async def _accept(self, waiting: list[tuple[int, report_transactions.Read]]) -> list[Receipt | BaseException]:
         """What waits is of one round: none is decided while a report is being written."""
         reads = [read for _, read in waiting]
-        return await self._store.do(ledger.accept, self.run, waiting[0][0], reads)
+        return await self._store.do(report_transactions.accept, self.run, waiting[0][0], reads)
 
     def _find_out(self, number: int, device_id: str, written: asyncio.Future[None]) -> asyncio.Task[None]:
         async def body() -> None:
@@ -403,7 +405,7 @@ class RunDriver:
 
     async def _agree(self, number: int) -> None:
         """Bring fold and machine to what the rows say."""
-        for device_id in await self._store.do(ledger.agree, self.run, number):
+        for device_id in await self._store.do(round_transactions.agree, self.run, number):
             if device_id not in self.run.machine.reported:
                 log.info("%s round %d: report of %s was held already", self.run.run_id, number, device_id)
                 self.feed(Accepted(device_id))
@@ -492,7 +494,7 @@ class RunDriver:
             case Abandon(number, attempt, reason):
                 log.warning("%s: %s", self.run.run_id, reason)
                 self._publish()
-                written = await self._store.do(ledger.abandon_round, self.run, number, attempt, reason)
+                written = await self._store.do(round_transactions.abandon_round, self.run, number, attempt, reason)
                 if written:
                     self.feed(GivenUp(number, attempt))
                 else:
@@ -507,7 +509,7 @@ class RunDriver:
                 await self._end("stopped", "stopped by an operator")
             case Rest():
                 # It is no end that must be written down when nothing can be: a restart goes on with the run then.
-                await self._store.do(ledger.pause_run, self.run.run_id)
+                await self._store.do(run_transactions.pause_run, self.run.run_id)
                 log.info("%s: paused", self.run.run_id)
                 self._over()
 
@@ -525,7 +527,7 @@ class RunDriver:
         cards = [
             card for device in action.devices if device not in carried and (card := self._card_of(device)) is not None
         ]
-        spared = await self._store.do(ledger.open_round, run, action.round, action.attempt, cards)
+        spared = await self._store.do(round_transactions.open_round, run, action.round, action.attempt, cards)
         if isinstance(spared, Enough):
             self.feed(spared)
             return
@@ -553,7 +555,7 @@ class RunDriver:
         run, rooms = self.run, self._rooms
         # Whoever still works on this round does so in vain.
         self._publish()
-        await rooms.store.do(ledger.agree, run, action.round)
+        await rooms.store.do(round_transactions.agree, run, action.round)
         if run.masking is not None and isinstance(run.fold, MaskedFold):
             await run.masking.unmask(action.round, run.fold.sent, self._publish)
         sums = run.fold if isinstance(run.fold, StatisticsFold) else None
@@ -573,7 +575,17 @@ class RunDriver:
         if isinstance(run.fold, Fold):
             server, said = run.fold.server_after, run.fold.said
         await rooms.store.do(
-            ledger.close_round, run, action.round, head, downlink, accuracy, loss, basis, said, server, judged
+            round_transactions.close_round,
+            run,
+            action.round,
+            head,
+            downlink,
+            accuracy,
+            loss,
+            basis,
+            said,
+            server,
+            judged,
         )
         run.move_head(head, downlink)
         run.server = server or run.server
@@ -585,7 +597,7 @@ class RunDriver:
             log.warning("%s round %d: %s: %s", run.run_id, action.round, remark.device_id, remark.text)
         shown = "" if accuracy is None else f", {MEASURES[run.bundle.manifest.task]} {accuracy:.4f}"
         log.info("%s: round %d closed with %d reports%s", run.run_id, action.round, len(action.reported), shown)
-        enough = await rooms.store.do(ledger.enough, run)
+        enough = await rooms.store.do(round_transactions.enough, run)
         self.feed(Settled())
         self._settled.set()
         if enough:
@@ -594,6 +606,6 @@ class RunDriver:
     async def _end(self, state: str, reason: str) -> None:
         assert self.run.machine.state in FINAL or state == "finished"
         self.end = (state, reason)
-        await self._store.do(ledger.end_run, self.run.run_id, state, reason)
+        await self._store.do(run_transactions.end_run, self.run.run_id, state, reason)
         log.info("%s: %s", self.run.run_id, state)
         self._over()

@@ -17,15 +17,14 @@ from coordinator.export import job as exporting
 from coordinator.export import widths
 from coordinator.export.with_head import bundle_with_head
 from coordinator.operator.status import DeviceBudget, DeviceStatus, ExportSummary, HeadEvaluation, RunDetails, RunStatus
-from coordinator.run import forgetting
-from coordinator.run import transactions as ledger
+from coordinator.run import forgetting, run_transactions
 from coordinator.run.evaluation import recall
 from coordinator.run.forgetting import Forgotten
 from coordinator.run.planning import Prepared, account_of_held_out, prepare
 from coordinator.run.reports.statistics_fold import features_of
 from coordinator.run.resume import Rooms, share_bundle
 from coordinator.run.rounds import round_budgets as budgeting
-from coordinator.run.transactions import Queued
+from coordinator.run.run_transactions import Queued
 from coordinator.server.fleet import Member
 from coordinator.server.run_scheduler import TICK_S, RunScheduler
 from coordinator.server.schedules import Schedules
@@ -87,7 +86,7 @@ class Operations:
         new, head = await self._new_run(run_id, prepared, plan_toml, base)
         state = runs.SCHEDULED if scheduled else "waiting"
         with self._wanting():
-            await self._store.do(ledger.add_run, new, head, state=state)
+            await self._store.do(run_transactions.add_run, new, head, state=state)
         log.info("%s: %s, %d rounds%s", run_id, new.name, new.rounds_planned, ", at its times" if scheduled else "")
         for line in await self._rooms.models.do(account_of_held_out, prepared):
             log.info("%s: %s", run_id, line)
@@ -191,7 +190,7 @@ class Operations:
                     await asyncio.sleep(0)
                 break
             if run_id not in self._run_scheduler.preparing:
-                await self._store.do(ledger.pause_run, run_id)
+                await self._store.do(run_transactions.pause_run, run_id)
                 break
             await asyncio.sleep(TICK_S)
         state = await self._store.read(_state, run_id)
@@ -204,7 +203,7 @@ class Operations:
 
         Raises:
             EdgejouleError: see :func:`coordinator.run.planning.prepare` and
-                :func:`coordinator.run.transactions.resume_run`.
+                :func:`coordinator.run.run_transactions.resume_run`.
         """
         run_id = await self._store.read(runs.resolve, name)
         plan = None
@@ -219,7 +218,7 @@ class Operations:
                 raise RefusedError(f"trains the bundle {brief(row['bundle_id'])}", where=run_id, fix=fix)
             plan = prepared.plan
         with self._wanting():
-            await self._store.do(ledger.resume_run, run_id, plan, plan_toml, directory)
+            await self._store.do(run_transactions.resume_run, run_id, plan, plan_toml, directory)
         log.info("%s: resumed%s", run_id, " by another plan" if plan is not None else "")
         return await self._store.read(_state, run_id)
 
@@ -243,7 +242,7 @@ class Operations:
             UnknownRunError: no such run.
         """
         found, following = await self._rooms.looks.read(_status, name, since_round, page, newest_only, begin)
-        queued = [] if all(run.is_over for run in found) else await self._rooms.looks.do(ledger.queue)
+        queued = [] if all(run.is_over for run in found) else await self._rooms.looks.do(run_transactions.queue)
         return [run if run.is_over else run.because(self._why(run, queued)) for run in found], following
 
     async def run_ids(self) -> list[str]:

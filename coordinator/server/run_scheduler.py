@@ -14,8 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
-from coordinator.run import publishing
-from coordinator.run import transactions as ledger
+from coordinator.run import publishing, report_transactions, run_transactions
 from coordinator.run.batching import Batching
 from coordinator.run.reports.masking import Group
 from coordinator.run.reports.plausibility import LAST_ROUND, check_card
@@ -24,7 +23,7 @@ from coordinator.run.resume import Rooms, open_run
 from coordinator.run.rounds.round_events import Tick
 from coordinator.run.rounds.sharing import Claim, may_go
 from coordinator.run.run_driver import RunDriver
-from coordinator.run.transactions import Queued
+from coordinator.run.run_transactions import Queued
 from coordinator.server.fleet import Fleet
 from coordinator.server.traces import Traces
 from coordinator.server.upgrades import Upgrades
@@ -124,9 +123,9 @@ class RunScheduler:
         self.head_signer: publishing.Signs | None = None
         # Why the newest head could not be delivered.
         self._undelivered = ""
-        self._joining: Batching[DeviceCard, None] = Batching(lambda cards: rooms.store.do(ledger.join, cards))
+        self._joining: Batching[DeviceCard, None] = Batching(lambda cards: rooms.store.do(run_transactions.join, cards))
         self._settling: Batching[tuple[str, list[SettledEnergy]], list[SettledEnergy]] = Batching(
-            lambda waiting: rooms.store.do(ledger.settle, waiting)
+            lambda waiting: rooms.store.do(report_transactions.settle, waiting)
         )
 
     # ------------------------------------------------------------ life
@@ -220,7 +219,7 @@ class RunScheduler:
             await self._wanted_beside.wait()
             self._wanted_beside.clear()
             try:
-                queued = await self._store.do(ledger.queue)
+                queued = await self._store.do(run_transactions.queue)
             except StoreError as error:
                 log.error("%s; trying again", error)
                 self._wanted_beside.set()
@@ -235,7 +234,7 @@ class RunScheduler:
         try:
             while run.run_id not in self._unwritten:
                 try:
-                    if run.run_id not in await self._store.do(ledger.unfinished_runs):
+                    if run.run_id not in await self._store.do(run_transactions.unfinished_runs):
                         return
                     await self._run_one(run)
                 except StoreError as error:
@@ -249,7 +248,7 @@ class RunScheduler:
     async def _next_run(self) -> Queued | None:
         while True:
             try:
-                queued = await self._store.do(ledger.queue)
+                queued = await self._store.do(run_transactions.queue)
                 waiting = [
                     queued_run
                     for queued_run in queued
@@ -270,7 +269,7 @@ class RunScheduler:
         self.preparing.add(run_id)
         try:
             # An operator may have stopped it before it was known to be prepared.
-            if run_id not in await self._store.do(ledger.unfinished_runs):
+            if run_id not in await self._store.do(run_transactions.unfinished_runs):
                 return
             run = await open_run(self._rooms, run_id, _now_s())
             self.trouble.pop(run_id, None)
@@ -329,7 +328,7 @@ class RunScheduler:
     async def end(self, run_id: str, state: str, reason: str) -> None:
         """End a run that is not on. When that cannot be written down, it is written later, and nobody waits for it."""
         try:
-            await self._store.do(ledger.end_run, run_id, state, reason)
+            await self._store.do(run_transactions.end_run, run_id, state, reason)
         except StoreError as error:
             log.error("%s: %s, which cannot be written down yet: %s", run_id, state, error)
             self._write_later(run_id, state, reason)
@@ -339,7 +338,7 @@ class RunScheduler:
             while True:
                 await asyncio.sleep(RETRY_S)
                 with suppress(StoreError):
-                    await self._store.do(ledger.end_run, run_id, state, reason)
+                    await self._store.do(run_transactions.end_run, run_id, state, reason)
                     del self._unwritten[run_id]
                     return
 
@@ -494,7 +493,7 @@ class RunScheduler:
         if driver is not None:
             return driver.wants(device_id, number)
         # Over, or not yet taken up again after a restart.
-        return await self._store.do(ledger.may_come_later, run_id, number, device_id)
+        return await self._store.do(report_transactions.may_come_later, run_id, number, device_id)
 
     def _hold_s(self, waits_s: float) -> float:
         """How long a call without an order is held: a call that waits costs nothing, and one that comes again does."""
@@ -600,7 +599,7 @@ class RunScheduler:
         """
         if (driver := self.drivers.get(run_id)) is not None:
             return driver.run.report_limit_bytes
-        return await self._store.do(ledger.report_limit, run_id)
+        return await self._store.do(report_transactions.report_limit, run_id)
 
     async def report(self, run_id: str, number: int, device_id: str, data: bytes) -> Receipt:
         """Take a report. ACCEPTED means that it is on disk.
@@ -622,7 +621,7 @@ class RunScheduler:
             return Receipt(Verdict.REJECTED, f"not_ordered: there is no round {number}")
         driver = await self._driver_of(run_id, number, device_id)
         if driver is None:
-            return await self._store.do(ledger.late, run_id, number, device_id, data)
+            return await self._store.do(report_transactions.late, run_id, number, device_id, data)
         card = self._card_of(device_id)
         if card is None:
             return Receipt(Verdict.REJECTED, f"not_ordered: no device is called {device_id!r}")
@@ -635,7 +634,7 @@ class RunScheduler:
         while True:
             if (driver := self.drivers.get(run_id)) is not None:
                 return driver
-            if not await self._store.do(ledger.may_come_later, run_id, number, device_id):
+            if not await self._store.do(report_transactions.may_come_later, run_id, number, device_id):
                 return None
             if waited_s >= OPENING_S or self._closing:
                 raise StoreError("the run is still being opened", where=run_id, fix="send the report again")
@@ -655,7 +654,7 @@ class RunScheduler:
                 if device_id in driver.run.lines and driver.run.machine.owes(device_id)
             ]
             ends = next((run for run in owing if run.may_have_begun(device_id)), None)
-            await self._store.do(ledger.leave, device_id, reason, ends)
+            await self._store.do(run_transactions.leave, device_id, reason, ends)
         if self.fleet.leave(device_id, session, clock.unix_s(), reason):
             log.info("device %s left: %s", device_id, reason or "no reason given")
             for driver in self._on():

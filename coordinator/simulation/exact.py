@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from coordinator.lab.shards import Divided
 from coordinator.operator.status import RoundStatus, RunStatus
-from coordinator.run import transactions as ledger
+from coordinator.run import run_transactions
 from coordinator.run.evaluation import key_of
 from coordinator.run.planning import held_out, prepare
 from coordinator.run.resume import Rooms
@@ -207,7 +207,7 @@ class _World:
             rounds_planned=plan.run.rounds,
             initial_head=trees.version(head),
         )
-        ledger.add_run(self.db, new, head)
+        run_transactions.add_run(self.db, new, head)
         self._scheduler.want()
         return new.run_id
 

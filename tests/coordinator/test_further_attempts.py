@@ -15,7 +15,7 @@ from stored_runs import accept, report_of, started
 
 from coordinator.budgets.order_line import OrderLine
 from coordinator.operator.client import Operator
-from coordinator.run import resume, transactions
+from coordinator.run import report_transactions, resume, round_transactions
 from coordinator.store import devices, reading, reports, runs
 from coordinator.store.database import Database, sqlite_url
 from coordinator.store.ledger import accounts
@@ -105,13 +105,13 @@ def test_a_report_between_deadline_and_decision_waits_for_the_decision(
     verdict: Verdict,
 ) -> None:
     gate = threading.Event()
-    real = transactions.accept
+    real = report_transactions.accept
 
     def slow(*args: Any) -> Any:
         gate.wait(30)
         return real(*args)
 
-    monkeypatch.setattr(transactions, "accept", slow)
+    monkeypatch.setattr(report_transactions, "accept", slow)
     with tools.served(tmp_path / "state") as address, Operator(address) as operator:
         run_id = operator.start_run(tools.plan(plain_bundle, devices=3, quorum=quorum, deadline_s=3), tmp_path)
         names = {name: fleet(address, name) for name in ("slow", "after", "never")}
@@ -141,14 +141,14 @@ def test_nobody_is_told_that_a_round_is_closed_before_that_is_on_disk(
     plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: int
 ) -> None:
     gate, tried = threading.Event(), threading.Event()
-    real = transactions.close_round
+    real = round_transactions.close_round
 
     def slow(*args: Any) -> Any:
         tried.set()
         gate.wait(30)
         return real(*args)
 
-    monkeypatch.setattr(transactions, "close_round", slow)
+    monkeypatch.setattr(round_transactions, "close_round", slow)
     with tools.served(tmp_path / "state") as address, Operator(address) as operator:
         text = tools.plan(plain_bundle, rounds=2, devices=2, quorum=0.5, deadline_s=3, late=late)
         run_id = operator.start_run(text, tmp_path)
@@ -251,7 +251,7 @@ def test_a_report_that_comes_before_an_attempt_is_written_down_as_abandoned_coun
     monkeypatch.setattr(resume, "rules_of", lambda plan: dataclasses.replace(real(plan), gather_s=30.0))
     monkeypatch.setattr("coordinator.run.run_driver.RETRY_S", 0.05)
     tried, room = threading.Event(), threading.Event()
-    abandon = transactions.abandon_round
+    abandon = round_transactions.abandon_round
 
     def full(*args: Any) -> Any:
         tried.set()
@@ -259,7 +259,7 @@ def test_a_report_that_comes_before_an_attempt_is_written_down_as_abandoned_coun
             raise StoreError("disk full")
         return abandon(*args)
 
-    monkeypatch.setattr(transactions, "abandon_round", full)
+    monkeypatch.setattr(round_transactions, "abandon_round", full)
     state = tmp_path / "state"
     with tools.served(state) as address, Operator(address) as operator:
         run_id = operator.start_run(tools.plan(plain_bundle, devices=2, quorum=1.0, deadline_s=3), tmp_path)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from coordinator.operator.client import Operator
-from coordinator.run import transactions
+from coordinator.run import report_transactions
 from protos.orders import Receipt, Verdict
 
 Fleet = Callable[..., Any]
@@ -21,7 +21,7 @@ class SlowDisk:
 
     def __init__(self, where: str) -> None:
         self.where, self.reached, self.go_on = where, threading.Event(), threading.Event()
-        self._accept = transactions.accept
+        self._accept = report_transactions.accept
 
     def accept(self, *words: Any) -> Receipt:
         if self.where == "before":
@@ -40,7 +40,7 @@ class SlowDisk:
 def disk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> SlowDisk:
     """A disk that waits before or after it has written."""
     made = SlowDisk(request.param)
-    monkeypatch.setattr(transactions, "accept", made.accept)
+    monkeypatch.setattr(report_transactions, "accept", made.accept)
     return made
 
 

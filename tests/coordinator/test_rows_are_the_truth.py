@@ -15,7 +15,7 @@ from lossy_proxy import LossyProxy
 from stored_runs import started
 
 from coordinator.operator.client import Operator
-from coordinator.run import transactions
+from coordinator.run import report_transactions
 from coordinator.run.reports.aggregation import Fold
 from coordinator.store import runs
 from coordinator.store.database import AlreadyThereError, Database, sqlite_url
@@ -122,13 +122,13 @@ def test_what_is_being_written_at_the_deadline_counts(
     plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = threading.Event()
-    real = transactions.accept
+    real = report_transactions.accept
 
     def slow(*args: Any) -> Any:
         gate.wait(30)
         return real(*args)
 
-    monkeypatch.setattr(transactions, "accept", slow)
+    monkeypatch.setattr(report_transactions, "accept", slow)
     with tools.served(tmp_path / "state") as address, Operator(address) as operator:
         run_id = operator.start_run(tools.plan(plain_bundle, devices=5, quorum=0.8, deadline_s=5), tmp_path)
         devices = [fleet(address, name) for name in "abcde"]

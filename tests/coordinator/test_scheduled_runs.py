@@ -20,7 +20,7 @@ from plain_bundle import make_plain_bundle
 from coordinator import cli
 from coordinator.operator.client import Operator
 from coordinator.operator.status import RunStatus
-from coordinator.run import transactions as ledger
+from coordinator.run import run_transactions
 from coordinator.run.resume import Rooms
 from coordinator.run.workers import Store
 from coordinator.server import schedules as server_schedules
@@ -82,7 +82,7 @@ class World:
         """What devices do."""
         for run in await self.all():
             if run.run_id.startswith("run-") and not run.is_over:
-                ledger.end_run(self.db, run.run_id, "finished", "")
+                run_transactions.end_run(self.db, run.run_id, "finished", "")
 
     async def reason(self, run_id: str) -> str:
         return (await self.operations.status(run_id))[0][0].reason

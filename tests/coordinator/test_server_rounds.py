@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from coordinator.operator.client import Operator
-from coordinator.run import transactions
+from coordinator.run import round_transactions
 from protos.energy.trace import Phase
 from protos.model.bundle import open_bundle
 from protos.orders import (
@@ -171,13 +171,13 @@ def test_a_round_without_a_step_leaves_the_head_as_it_is(
 def test_a_planner_slower_than_the_deadline_takes_nothing_from_the_devices(
     address: str, plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = transactions.open_round
+    real = round_transactions.open_round
 
     def slow(*args: Any) -> Any:
         time.sleep(1.5)
         return real(*args)
 
-    monkeypatch.setattr(transactions, "open_round", slow)
+    monkeypatch.setattr(round_transactions, "open_round", slow)
     with Operator(address) as operator:
         run_id = operator.start_run(tools.plan(plain_bundle, deadline_s=1.0), tmp_path)
         device = fleet(address, "a")

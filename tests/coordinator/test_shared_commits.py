@@ -19,7 +19,7 @@ from coordinator.budgets.cold_start import prices_of
 from coordinator.budgets.cost_model import CostModel
 from coordinator.budgets.order_line import OrderLine
 from coordinator.operator.client import Operator
-from coordinator.run import transactions
+from coordinator.run import report_transactions
 from coordinator.run.batching import Batching
 from coordinator.run.rounds import round_budgets
 from coordinator.store import batches, reading, reports, runs
@@ -171,7 +171,7 @@ def test_reports_that_come_during_a_commit_share_the_next_one(
     plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate, begun = threading.Event(), threading.Event()
-    real, sizes = transactions.accept, []
+    real, sizes = report_transactions.accept, []
 
     def slow(db: Any, run: Any, number: int, waiting: Any) -> Any:
         sizes.append(len(waiting))
@@ -179,7 +179,7 @@ def test_reports_that_come_during_a_commit_share_the_next_one(
         gate.wait(30)
         return real(db, run, number, waiting)
 
-    monkeypatch.setattr(transactions, "accept", slow)
+    monkeypatch.setattr(report_transactions, "accept", slow)
     with tools.served(tmp_path / "state") as address, Operator(address) as operator:
         run_id = operator.start_run(tools.plan(plain_bundle, devices=8), tmp_path)
         devices = [fleet(address, f"d{at}") for at in range(8)]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from coordinator.operator.client import Operator
-from coordinator.run import transactions
+from coordinator.run import report_transactions
 from coordinator.server import fleet, run_scheduler
 from coordinator.server.services import device_service
 from protos.convert.reports import serialise_report
@@ -41,13 +41,13 @@ def here(tmp_path: Path, tools: Any) -> Iterator[str]:
 def test_a_device_whose_call_waits_for_the_disk_is_present(
     here: str, fleet: Callable[..., Any], tools: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    real = transactions.settle
+    real = report_transactions.settle
 
     def slow(*args: Any) -> Any:
         time.sleep(2.5)
         return real(*args)
 
-    monkeypatch.setattr(transactions, "settle", slow)
+    monkeypatch.setattr(report_transactions, "settle", slow)
     device = fleet(here, "a")
     device.join()
     device.ask(SettledEnergy("run-none", 1, (tools.joules(Phase.SEND, 1.0),)))

@@ -1,7 +1,7 @@
 """The budgets of a run against its books: what a round may cost, read before it opens, and costs
 learnt when joules come.
 
-All of it runs inside a transaction of :mod:`coordinator.run.transactions`.
+All of it runs inside a transaction of :mod:`coordinator.run.round_transactions`.
 """
 
 from __future__ import annotations

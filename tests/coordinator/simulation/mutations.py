@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-from coordinator.run import resume, transactions
+from coordinator.run import resume, round_transactions
 from coordinator.run.rounds import round_budgets
 from coordinator.run.rounds.round_events import Writing
 from coordinator.run.rounds.round_machine import RoundMachine
@@ -36,7 +36,7 @@ def acknowledged_reports_are_not_folded_again() -> Any:
     def agree(db: Any, run: Any, number: int) -> list[str]:
         return list(run.fold.folded)
 
-    return _all(patch.object(RunDriver, "_agree", _agree), patch.object(transactions, "agree", agree))
+    return _all(patch.object(RunDriver, "_agree", _agree), patch.object(round_transactions, "agree", agree))
 
 
 def reports_being_written_do_not_count() -> Any:
@@ -72,14 +72,15 @@ def a_rounds_own_grants_count_as_spent() -> Any:
     def charged_to(connection: Any, run: Any, now_unix_s: float, renewed: Any, **keys: Any) -> Any:
         return real(connection, run, now_unix_s, (0, ()), **keys)
 
-    opens = transactions.open_round
+    opens = round_transactions.open_round
 
     def open_round(*args: Any) -> Any:
-        with patch.object(transactions, "_stands", lambda *args: False):
+        with patch.object(round_transactions, "_stands", lambda *args: False):
             return opens(*args)
 
     return _all(
-        patch.object(transactions, "open_round", open_round), patch.object(round_budgets, "charged_to", charged_to)
+        patch.object(round_transactions, "open_round", open_round),
+        patch.object(round_budgets, "charged_to", charged_to),
     )
 
 
@@ -91,13 +92,15 @@ def a_restart_forgets_who_was_asked() -> Any:
         return list(runs.lines_of(connection, run_id, number))
 
     by_round = SimpleNamespace(**{**vars(runs), "asked": asked})
-    real = transactions.abandon_round
+    real = round_transactions.abandon_round
 
     def abandon_round(*args: Any) -> bool:
-        with patch.object(transactions, "runs", by_round):
+        with patch.object(round_transactions, "runs", by_round):
             return real(*args)
 
-    return _all(patch.object(resume, "runs", by_round), patch.object(transactions, "abandon_round", abandon_round))
+    return _all(
+        patch.object(resume, "runs", by_round), patch.object(round_transactions, "abandon_round", abandon_round)
+    )
 
 
 def waiting_is_silence() -> Any:
