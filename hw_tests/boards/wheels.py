@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import fcntl
 import hashlib
 import shutil
@@ -52,7 +53,7 @@ def with_defect(text: str, path: str, old: str, new: str) -> str:
     assert text.count(old) == 1, f"{path} has {text.count(old)} times {old!r}"
     changed = text.replace(old, new)
     if path.endswith(".py"):
-        compile(changed, path, "exec")
+        ast.parse(changed, path)
     return changed
 
 
