@@ -292,7 +292,10 @@ def test_steps_from_the_closed_form_are_made_in_whitened_coordinates_and_folded_
     plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path
 ) -> None:
     bundle = open_bundle(plain_bundle)
-    text = tools.plan(plain_bundle, devices=2, rounds=3, more='\n[train]\nmethod = "closed_form+sgd"\nsteps = 4\n')
+    # Who was rejected is asked again in the next attempt, after this deadline.
+    text = tools.plan(
+        plain_bundle, devices=2, rounds=3, deadline_s=20, more='\n[train]\nmethod = "closed_form+sgd"\nsteps = 4\n'
+    )
     change = {"out_bias": np.full(3, 0.25, np.float32), "out_kernel": np.full((6, 3), -0.5, np.float32)}
     with tools.served(tmp_path / "state") as address, Operator(address) as operator:
         run_id = operator.start_run(text, tmp_path)
