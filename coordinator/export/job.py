@@ -118,20 +118,24 @@ def export(
     return summary, model
 
 
-def _denoiser(job: ExportJob, bundle: Bundle) -> tuple[ExportSummary, bytes]:
-    """A head that makes examples is no model of the device: it goes as it is to where it is sampled."""
-    content = Denoiser.of(bundle, job.head).to_bytes()
-    summary = ExportSummary(
+def unjudged(job: ExportJob, content: bytes, note: str) -> ExportSummary:
+    """Of a file with a head that is no model to be judged on examples."""
+    return ExportSummary(
         size_bytes=len(content),
         sha256=hashlib.sha256(content).digest(),
         head_version=job.head_version,
         float_accuracy=None,
         exported_accuracy=None,
         operators=(),
-        note="a denoiser, no .tflite: firmware-tools sample makes examples of it",
+        note=note,
         measured=None,
     )
-    return summary, content
+
+
+def _denoiser(job: ExportJob, bundle: Bundle) -> tuple[ExportSummary, bytes]:
+    """A head that makes examples is no model of the device: it goes as it is to where it is sampled."""
+    content = Denoiser.of(bundle, job.head).to_bytes()
+    return unjudged(job, content, "a denoiser, no .tflite: firmware-tools sample makes examples of it"), content
 
 
 def head_alone(job: ExportJob) -> tuple[ExportSummary, bytes]:
@@ -140,17 +144,8 @@ def head_alone(job: ExportJob) -> tuple[ExportSummary, bytes]:
     arrays: dict[str, Any] = dict(job.head)
     np.savez(made, **arrays)
     content = made.getvalue()
-    summary = ExportSummary(
-        size_bytes=len(content),
-        sha256=hashlib.sha256(content).digest(),
-        head_version=job.head_version,
-        float_accuracy=None,
-        exported_accuracy=None,
-        operators=(),
-        note="tensors of the head: " + ", ".join(f"{name} {list(array.shape)}" for name, array in job.head.items()),
-        measured=None,
-    )
-    return summary, content
+    tensors = ", ".join(f"{name} {list(array.shape)}" for name, array in job.head.items())
+    return unjudged(job, content, f"tensors of the head: {tensors}"), content
 
 
 def held_out_of(job: ExportJob, bundle: Bundle) -> Dataset | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from coordinator.export.job import ExportJob
+from coordinator.export.job import ExportJob, unjudged
 from coordinator.operator.status import ExportSummary
 from coordinator.store.models.bundle_store import BundleStore
 from protos.errors import StoreError
@@ -57,17 +57,7 @@ def bundle_with_head(job: ExportJob, bundles: BundleStore) -> tuple[ExportSummar
     except OSError as error:
         raise StoreError(f"cannot be read ({error.strerror})", where=str(bundle.path)) from error
     content = made.getvalue()
-    summary = ExportSummary(
-        size_bytes=len(content),
-        sha256=hashlib.sha256(content).digest(),
-        head_version=job.head_version,
-        float_accuracy=None,
-        exported_accuracy=None,
-        operators=(),
-        note=NOTE + manifest.bundle_id,
-        measured=None,
-    )
-    return summary, content
+    return unjudged(job, content, NOTE + manifest.bundle_id), content
 
 
 def _initial(bundle: Bundle, job: ExportJob) -> bytes:
