@@ -8,6 +8,7 @@ classifier, which is cut before its last dense layer.
 from __future__ import annotations
 
 import dataclasses
+import lzma
 import zipfile
 import zlib
 from pathlib import Path
@@ -110,7 +111,7 @@ def labels_in(path: Path, count: int) -> tuple[str, ...] | None:
                     names = tuple(line for line in lines if line)
                     if len(names) == count == len(set(names)):
                         return names
-    except (OSError, ValueError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError):
+    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError):
         return None
     return None
 

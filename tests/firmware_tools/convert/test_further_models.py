@@ -13,6 +13,7 @@ import pytest
 from command_outcome import Outcome
 from warm_tensorflow import WarmTensorFlow
 
+from firmware_tools.convert.sources.tflite_source import labels_in
 from protos.model.bundle import open_bundle
 from protos.model.head_algebra import fold_standardisation, logits_of
 
@@ -173,6 +174,21 @@ def test_names_that_a_tflite_carries_number_the_data(made: Path, converted: Any,
     line = refused(9, "labelled.tflite", "strange.npz", *UNIT)
     assert "tri, uno, duo" in line
     assert "--rename" in line
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_an_archive_of_labels_that_is_damaged_names_nothing(method: int, tmp_path: Path) -> None:
+    path = tmp_path / "labels.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("labels.txt", "\n".join(f"class {number}" for number in range(200)))
+    names = labels_in(path, 200)
+    assert names is not None
+    whole = path.read_bytes()
+    begin = whole.index(b"labels.txt") + len("labels.txt")
+    for at in range(begin, whole.rindex(b"labels.txt") - 50):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        # Bytes that nothing hangs on may change; the archive's own sums keep others from passing.
+        assert labels_in(path, 200) in (None, names)
 
 
 def test_a_model_under_the_name_of_another_format_is_told_which(refused: Any, made: Path) -> None:
