@@ -138,6 +138,9 @@ class Spans:
                 await self.look(operations)
             except EdgejouleError as error:
                 log.warning("rounds are not told to the receiver of traces now: %s", error)
+            except Exception:
+                # Whatever it is, it ends no more than this look.
+                log.exception("rounds are not told to the receiver of traces now")
             await asyncio.sleep(LOOK_S)
 
     async def look(self, operations: Operations) -> None:

@@ -62,6 +62,24 @@ def test_a_look_reads_no_run_that_was_over_before(monkeypatch: pytest.MonkeyPatc
     assert read == ["on"], "a second of a coordinator with years of runs is not spent on those"
 
 
+def test_what_nobody_foresaw_ends_one_look_and_not_the_telling(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("coordinator.server.spans.LOOK_S", 0.0)
+    looks: list[int] = []
+
+    async def look(operations: object) -> None:
+        looks.append(len(looks))
+        if len(looks) == 1:
+            raise ZeroDivisionError
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(Spans.follow(cast(Spans, SimpleNamespace(look=look)), cast(Operations, None)))
+    assert looks == [0, 1]
+    assert "not told" in caplog.text
+
+
 class Receiver(http.server.ThreadingHTTPServer):
     """Takes traces, and keeps their spans."""
 
