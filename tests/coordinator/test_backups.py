@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ def test_a_newer_layout_a_used_folder_and_no_database_are_refused(taken: Path, t
         backup.take(tmp_path / "state", taken)
     with pytest.raises(StoreError, match="holds no SQLite database"):
         backup.take(tmp_path / "nothing", tmp_path / "out")
-    with sqlite3.connect(tmp_path / "state" / backup.DATABASE) as raw:
+    with closing(sqlite3.connect(tmp_path / "state" / backup.DATABASE)) as raw, raw:
         raw.execute("DROP TABLE layout")
     raw.close()
     with pytest.raises(StoreError, match="is damaged"):

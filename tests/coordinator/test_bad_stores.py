@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ Fleet = Callable[..., Any]
 @contextmanager
 def nothing_can_be_written(state: Path) -> Iterator[None]:
     """Another program holds SQLite's lock for writing."""
-    with sqlite3.connect(state / "coordinator.db", isolation_level=None) as other:
+    with closing(sqlite3.connect(state / "coordinator.db", isolation_level=None)) as other, other:
         other.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -60,7 +60,7 @@ def test_a_run_whose_rows_are_bad_fails_with_the_reason_and_the_next_one_begins(
         device.join()
         device.send(device.answer(device.order(), 1.0))
         head = tools.until(lambda: operator.status(one)[0].rounds[1].head_version, "the head")
-    with sqlite3.connect(state / "coordinator.db") as raw:
+    with closing(sqlite3.connect(state / "coordinator.db")) as raw, raw:
         raw.execute(damage, {"head": head} if ":head" in damage else {})
     raw.close()
     with tools.served(state) as address, Operator(address) as operator:
@@ -134,7 +134,7 @@ def test_a_bundle_that_is_not_here_is_a_wait_that_holds_up_nobody_and_can_be_sto
 def test_a_lock_passes_and_a_missing_table_does_not(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     db = Database(sqlite_url(path))
-    with sqlite3.connect(path, isolation_level=None) as other:
+    with closing(sqlite3.connect(path, isolation_level=None)) as other, other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreError, match="locked") as caught, db.writing():
             pass

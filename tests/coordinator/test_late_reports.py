@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -230,7 +231,7 @@ def test_with_a_planner_a_buffer_counts_each_report_by_the_chance_of_the_order_t
         assert asked_in(state, run_id, 2) == second
         versions = [this_round.head_version for this_round in rounds]
         operator.stop_run(run_id)
-    with sqlite3.connect(state / "coordinator.db") as raw:
+    with closing(sqlite3.connect(state / "coordinator.db")) as raw, raw:
         (whole,) = raw.execute("SELECT weight FROM round_plans WHERE round = 1").fetchone()
     raw.close()
     before = 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,7 @@ def test_a_run_whose_books_are_bad_fails_with_the_reason_where_an_order_is_hande
         a = fleet(address, "a", session="a-0")
         a.join()
         assert a.order().budget_j == 10.0
-        with sqlite3.connect(state / "coordinator.db", timeout=30) as raw:
+        with closing(sqlite3.connect(state / "coordinator.db", timeout=30)) as raw, raw:
             raw.execute("UPDATE grants SET granted_j = 'no figure'")
         raw.close()
         a = fleet(address, "a", session="a-1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +80,7 @@ def test_a_locked_database_is_a_store_error(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("coordinator.store.database.BUSY_MS", 50)
     path = tmp_path / "store.db"
     db = Database(sqlite_url(path))
-    with sqlite3.connect(path, isolation_level=None) as other:
+    with closing(sqlite3.connect(path, isolation_level=None)) as other, other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreError, match="locked"):
             started(db)

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def test_a_run_of_layout_1_is_finished_by_this_version(
     state = tmp_path / "state"
     path = _landed(state / "coordinator.db")
     bundle_id = BundleStore(state / "bundles").keep(open_bundle(plain_bundle)).bundle_id
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         # As zip files differ from one numpy to the next.
         connection.execute("UPDATE runs SET bundle_id = ?", (bundle_id,))
         for row, data in connection.execute("SELECT rowid, data FROM reports WHERE data IS NOT NULL").fetchall():
@@ -187,7 +188,7 @@ def test_a_step_that_fails_leaves_the_old_layout(tmp_path: Path, monkeypatch: py
         patch.setattr("coordinator.store.database.upgrade", _cut(STEPS[1]))
         with pytest.raises(StoreError, match="no such table"):
             Database(sqlite_url(path))
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         columns = [row[1] for row in connection.execute("PRAGMA table_info(orders)")]
         assert "attempt" not in columns
         assert connection.execute("SELECT version FROM layout").fetchall() == [(1,)]
