@@ -182,7 +182,7 @@ def test_certificates_and_places_with_long_names_are_whole_on_a_terminal(
 ) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("HOME", str(tmp_path))
-    state, host = tmp_path / "state", "coordinator.institute-for-horticulture.example"
+    state, host = tmp_path / "state", "coordinator.horticulture.example"
     made = subprocess.run(
         [sys.executable, "-m", "coordinator.cli", "init", "--state", str(state), "--name", host],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
