@@ -27,7 +27,7 @@ _ONE_LANE = 1 << 16  # symbols up to which plain numbers are as quick as arrays
 _BLOCK = 512  # rows whose frequencies are looked up together: bounds the memory
 # Streams of one lane that are decoded side by side. A step of all of them takes as long as so many by plain numbers:
 SIDE_BY_SIDE = 40
-_MOST_SLOTS = 1 << 21  # 17 bytes each
+_MOST_SLOTS = 1 << 21  # 9 bytes each
 
 
 def layout(count: int) -> tuple[int, int]:
@@ -174,16 +174,16 @@ class Stream:
         return decode(self.data, self.frequencies, self.precision, self.count, self.context)
 
 
-def decode_side_by_side(streams: Sequence[Stream]) -> list[npt.NDArray[np.int64] | None]:
+def decode_side_by_side(streams: Sequence[Stream]) -> list[npt.NDArray[np.uint8] | None]:
     """Symbols of many streams of one lane, where so many have the same count that a step of all of them at once is
-    quicker than one by one; None for all others, and for a stream that :meth:`Stream.decoded` refuses. Holds 9 bytes a
+    quicker than one by one; None for all others, and for a stream that :meth:`Stream.decoded` refuses. Holds 10 bytes a
     symbol meanwhile."""
     alike: dict[tuple[int, int], list[int]] = defaultdict(list)
     for at, stream in enumerate(streams):
         whole = 4 <= len(stream.data) <= 4 + 2 * stream.count and len(stream.data) % 2 == 0
         if stream.count and whole and layout(stream.count)[1] == 1:
             alike[stream.precision, stream.count].append(at)
-    found: list[npt.NDArray[np.int64] | None] = [None] * len(streams)
+    found: list[npt.NDArray[np.uint8] | None] = [None] * len(streams)
     for (precision, _), places in alike.items():
         # Those with the same rows beside each other, as many as have room for their rows.
         places.sort(key=lambda at: (streams[at].frequencies.shape[1], streams[at].frequencies.tobytes()))
@@ -205,7 +205,7 @@ def decode_side_by_side(streams: Sequence[Stream]) -> list[npt.NDArray[np.int64]
 
 def _decode_lanes(
     streams: Sequence[Stream], rows: dict[bytes, npt.NDArray[np.int64]]
-) -> list[npt.NDArray[np.int64] | None]:
+) -> list[npt.NDArray[np.uint8] | None]:
     """As :func:`decode` does with the lanes of one stream, with those of many: each has words of its own.
 
     Args:
@@ -214,9 +214,11 @@ def _decode_lanes(
     """
     precision, count, lanes = streams[0].precision, streams[0].count, len(streams)
     at_row = {key: at << precision for at, key in enumerate(rows)}
-    frequency = np.concatenate([np.repeat(row, row) for row in rows.values()])
-    every = np.arange(1 << precision)
-    offset = np.concatenate([every - np.repeat(np.cumsum(row) - row, row) for row in rows.values()])
+    # A share is 2**15 at most.
+    frequency = np.concatenate([np.repeat(row.astype(np.int32), row) for row in rows.values()])
+    every = np.arange(1 << precision, dtype=np.int32)
+    starts = [(np.cumsum(row) - row).astype(np.int32) for row in rows.values()]
+    offset = np.concatenate([every - np.repeat(*pair) for pair in zip(starts, rows.values(), strict=True)])
     of_slot = np.concatenate([np.repeat(np.arange(row.size, dtype=np.uint8), row) for row in rows.values()])
     slots = np.empty((count, lanes), np.int64)
     for lane, stream in enumerate(streams):
@@ -229,7 +231,7 @@ def _decode_lanes(
     ends = np.cumsum([(len(stream.data) - 4) // 2 for stream in streams])
     place = np.concatenate([[0], ends[:-1]])
 
-    kept, scale, bias = (np.empty(lanes, np.int64) for _ in range(3))
+    kept, scale, bias = np.empty(lanes, np.int64), np.empty(lanes, np.int32), np.empty(lanes, np.int32)
     low = np.empty(lanes, np.bool_)
     bits, mask = np.full(lanes, precision), np.full(lanes, (1 << precision) - 1)
     least = np.full(lanes, _LOW)
@@ -251,7 +253,7 @@ def _decode_lanes(
             place[short] = at
     good &= (place == ends) & (state == _LOW)
     symbols = np.ascontiguousarray(of_slot.take(slots).T)
-    return [one.astype(np.int64) if fine else None for one, fine in zip(symbols, good.tolist(), strict=True)]
+    return [one if fine else None for one, fine in zip(symbols, good.tolist(), strict=True)]
 
 
 def _encode_lane(tokens: Tokens, frequencies: npt.NDArray[np.int64], precision: int) -> bytes:

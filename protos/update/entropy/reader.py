@@ -26,7 +26,7 @@ from protos.update.trees import FloatArray
 
 INSET = 128
 MAX_INSET = 1 << 14
-_AT_ONCE = 1 << 20  # coordinates that are decoded side by side: some 40 bytes each
+_AT_ONCE = 1 << 20  # coordinates that are decoded side by side: some 30 bytes each
 MOST_AHEAD = _AT_ONCE // rans.SIDE_BY_SIDE  # of messages of more coordinates never enough are decoded side by side
 
 
@@ -169,7 +169,8 @@ class EntropyCoded:
         model, rows = read(self.table, laid.levels, dithered=self.seed is not None)
         drawn = None if self.seed is None else dither.Dither.made(laid.seed, laid.travelling)
         row = rows.spread(laid.sizes, None if drawn is None else drawn.place)
-        context = None if isinstance(row, int) else row
+        # Of a thousand rows at most; kept for many messages.
+        context = None if isinstance(row, int) else row.astype(np.uint16)
         stream = rans.Stream(self.codes, model.frequencies, model.precision, laid.travelling, context)
         return Opened(laid, model, rows.splits, drawn, stream)
 
@@ -241,7 +242,7 @@ def _ahead(messages: Sequence[tuple[EntropyCoded, Sequence[int]]]) -> list[Entro
         if found is not None:
             with suppress(UpdateError):
                 coded = messages[at][0]
-                result[at] = DecodedAhead(coded, one.laid, coded.numbers(one, found))
+                result[at] = DecodedAhead(coded, one.laid, coded.numbers(one, found.astype(np.int64)))
     return result
 
 
