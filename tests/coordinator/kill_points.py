@@ -16,7 +16,7 @@ from typing import Any
 _HERE = Path(__file__).parent
 sys.path[:0] = [str(_HERE), str(_HERE.parent), str(_HERE.parents[1])]
 
-from killed_anywhere import ROUNDS, Point, calls_of, missing, play  # noqa: E402
+from killed_anywhere import ROUNDS, Life, Point, WithStandby, calls_of, missing, play  # noqa: E402
 from killed_busy import play_day  # noqa: E402
 from plain_bundle import make_plain_bundle  # noqa: E402
 from throwaway_postgres import missing as no_server  # noqa: E402
@@ -33,6 +33,7 @@ def kill_at(
     lives: int = 1,
     *,
     busy: bool = False,
+    standby: bool = False,
 ) -> Generator[dict[str, Any], None, None]:
     """Play runs, each with a database of its own, and say of each point what came of it, point after point.
 
@@ -41,11 +42,13 @@ def kill_at(
         lives: of its coordinator that have a point each. With several, a run has as many rounds and two more, so that
             points lie in restarts and in rounds that others died in.
         busy: days of :mod:`killed_busy` in place of runs of two rounds.
+        standby: on these, another coordinator stands by for the one that serves, and has points of its own.
     """
     traced, rounds = folder / "calls", ROUNDS
     heads: list[str] = []
+    kind = WithStandby if standby else Life
     if busy:
-        wrong = play_day(warm, folder / "calm", bundle, database(), traced=traced).wrong
+        wrong = play_day(warm, folder / "calm", bundle, database(), traced=traced, kind=kind).wrong
     else:
         first = calm = play(warm, folder / "calm", bundle, database(), traced=traced)
         if lives > 1:
@@ -59,7 +62,7 @@ def kill_at(
     for seed in seeds:
         points = Point.one_for_each_life(seed, made, lives)
         if busy:
-            day = play_day(warm, folder / f"{seed}", bundle, database(), points)
+            day = play_day(warm, folder / f"{seed}", bundle, database(), points, kind=kind)
             died, wrong = day.died, day.wrong
         else:
             found = play(warm, folder / f"{seed}", bundle, database(), points, rounds=rounds)
@@ -94,6 +97,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, metavar="SEED")
     parser.add_argument("--lives", type=int, default=6, help="points of one run at most, one life after the other")
     parser.add_argument("--busy", action="store_true", help="days of several runs, late reports, pauses and a backup")
+    parser.add_argument("--standby", action="store_true", help="with another that stands by, on days and a server")
     parser.add_argument("--postgresql", action="store_true", help="beside a server, in place of SQLite")
     parser.add_argument(
         "--json", type=Path, help="one line for each point, as it is done; seeds that are in it are not played again"
@@ -101,6 +105,8 @@ def main() -> int:
     chosen = parser.parse_args()
     if (why := missing() or (no_server() if chosen.postgresql else None)) is not None:
         parser.error(why)
+    if chosen.standby and not (chosen.postgresql and chosen.busy):
+        parser.error("--standby needs --postgresql and --busy")
     there: list[dict[str, Any]] = []
     if chosen.json and chosen.json.exists():
         there = [json.loads(line) for line in chosen.json.read_text().splitlines()]
@@ -116,7 +122,7 @@ def main() -> int:
         make = _databases(stack.enter_context(throwaway_postgres())) if chosen.postgresql else lambda: None
         warm = WarmCoordinators()
         stack.callback(warm.close)
-        rows = kill_at(warm, folder, bundle, make, seeds, chosen.lives, busy=chosen.busy)
+        rows = kill_at(warm, folder, bundle, make, seeds, chosen.lives, busy=chosen.busy, standby=chosen.standby)
         while reached < chosen.points:
             row = next(rows)
             done, reached, bad = done + 1, reached + row["reached"], bad + (not row["good"])

@@ -127,12 +127,15 @@ class Life:
         self._start(None if traced is None else ["-o", str(traced), "-e", f"trace={','.join(CALLS)}"])
 
     def _start(self, trace: list[str] | None = None) -> None:
+        self._pid = self._begin(self._folder / "state", trace)
+
+    def _begin(self, state: Path, trace: list[str] | None = None, *more: str) -> int:
         if trace is None and (point := next(self._points, None)) is not None:
             inject = f"inject={point.call}:signal=SIGKILL:when={point.at}"
             trace = ["-o", "/dev/null", "-e", f"trace={point.call}", "-e", inject]
-        arguments = ["serve", "--state", str(self._folder / "state"), "--listen", self.address]
+        arguments = ["serve", "--state", str(state), "--listen", self.address, *more]
         arguments += ["--database", self._database] if self._database else []
-        self._pid = self._warm.start(arguments, self._folder / "log", trace)
+        return self._warm.start(arguments, self._folder / "log", trace)
 
     def look(self) -> None:
         """Start it again if it is down."""
@@ -162,6 +165,32 @@ class Life:
     def end(self) -> None:
         """Nothing is looked at any more."""
         self._warm.kill(self._pid)
+
+
+class WithStandby(Life):
+    """Two coordinators of one database, each in a state folder of its own that was empty: when one of them is down,
+    another stands by for the one that is left."""
+
+    def _start(self, trace: list[str] | None = None) -> None:
+        self._begun = 0
+        self._pids = [self._another(trace)]
+
+    def _another(self, trace: list[str] | None = None) -> int:
+        self._begun += 1
+        return self._begin(self._folder / f"state-{self._begun}", trace, "--standby")
+
+    def look(self) -> None:
+        """Start another where one is down."""
+        up = [pid for pid in self._pids if self._warm.is_up(pid)]
+        self.died += len(self._pids) - len(up)
+        while len(up) < 2:
+            up.append(self._another())
+        self._pids = up
+
+    def end(self) -> None:
+        """Nothing is looked at any more."""
+        for pid in self._pids:
+            self._warm.kill(pid)
 
 
 def calls_of(traced: Path) -> dict[str, int]:

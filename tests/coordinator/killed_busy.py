@@ -137,10 +137,11 @@ def play_day(
     database: str | None,
     points: Sequence[Point] = (),
     traced: Path | None = None,
+    kind: type[Life] = Life,
 ) -> Day:
     """Play it to its end, and look at the books."""
     folder.mkdir()
-    day, life = Day(), Life(warm, folder, database, points, traced)
+    day, life = Day(), kind(warm, folder, database, points, traced)
     devices = [_Device(life, name, day) for name in NAMES]
     try:
         slow = life.insist(lambda: _begun(life, "buffered", _BUFFERED.format(bundle=bundle, rounds=_ROUNDS), folder))

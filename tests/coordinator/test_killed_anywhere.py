@@ -48,6 +48,7 @@ def test_killed_at_a_system_call_beside_a_server_nothing_is_lost_or_counted_twic
     assert _points(warm, tmp_path, plain_bundle, fresh_database, range(SHORT)) >= 1
 
 
+@pytest.mark.slow
 def test_killed_again_while_it_recovers_nothing_is_lost_or_counted_twice(
     warm: WarmCoordinators, plain_bundle: Path, tmp_path: Path
 ) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from killed_anywhere import Point, missing
+from killed_anywhere import Point, WithStandby, missing
 from killed_busy import play_day
 from warm_coordinator import WarmCoordinators
 
@@ -28,7 +28,16 @@ def warm() -> Iterator[WarmCoordinators]:
     made.close()
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_a_busy_day_on_which_others_take_over_is_explained_by_its_books(
+    warm: WarmCoordinators, plain_bundle: Path, tmp_path: Path, fresh_database: Callable[[], str]
+) -> None:
+    points = (Point("sendto", 420), Point("recvfrom", 300))
+    day = play_day(warm, tmp_path / "day", plain_bundle, fresh_database(), points, kind=WithStandby)
+    assert day.wrong == []
+    assert day.died >= 1
+
+
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def test_a_busy_day_with_deaths_in_it_is_explained_by_its_books(
     warm: WarmCoordinators, plain_bundle: Path, tmp_path: Path, request: pytest.FixtureRequest, kind: str
 ) -> None:
