@@ -1,4 +1,4 @@
-"""Heads of a run above, on boards of a site: what the coordinator above signed arrives as it was signed. Real processes."""
+"""Heads of a run above, on boards of a site: what was signed above arrives as it was signed. Real processes."""
 
 from __future__ import annotations
 
