@@ -116,11 +116,16 @@ class Away(UnreachableError):
 
 @dataclass(frozen=True)
 class Welcome:
-    """The coordinator's answer to a join."""
+    """The coordinator's answer to a join.
+
+    Attributes:
+        receive_known: it takes joules of the phase RECEIVE.
+    """
 
     protocol: tuple[int, int]
     software_version: str
     check_in_s: float
+    receive_known: bool = False
 
 
 def check_address(address: str, identity: Identity | None = None) -> str:
@@ -183,6 +188,12 @@ class Link:
             named = ("grpc.ssl_target_name_override", SERVER_NAME)
             self._channel = grpc.secure_channel(self.address, secure, options=[*_OPTIONS, named])
         self._stub = rpc.DeviceServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        # On the wire one answer is a stream of one. Taken as such it says when it begins: its headers come first.
+        self._order = self._channel.unary_stream(
+            "/edgejoule.v1.DeviceService/NextOrder",
+            request_serializer=pb.NextOrderRequest.SerializeToString,
+            response_deserializer=pb.NextOrderResponse.FromString,
+        )
 
     def _move_on(self) -> None:
         """Nobody answers at this address: the next one."""
@@ -224,7 +235,8 @@ class Link:
         answer = self._call(self._stub.Join, card_to(card, PROTOCOL), CALL_S)
         theirs = check_protocol(answer, self.address)
         self.meter = card.meter
-        return Welcome(theirs, answer.software_version, finite(answer.check_in_s, "check_in_s", at_most=MAX_WAIT_S))
+        check_in_s = finite(answer.check_in_s, "check_in_s", at_most=MAX_WAIT_S)
+        return Welcome(theirs, answer.software_version, check_in_s, answer.receive_known)
 
     def next_order(
         self,
@@ -237,6 +249,7 @@ class Link:
         waits_s: float = ORDER_S,
         given_up: Callable[[], bool] | None = None,
         receptions: Iterable[Reception] = (),
+        arriving: Callable[[bool], None] = lambda _: None,
     ) -> tuple[Order, int]:
         """Ask for work. Energy in ``settled`` is known to the coordinator afterwards.
 
@@ -244,6 +257,7 @@ class Link:
             waits_s: how long an answer is waited for while there is no work.
             given_up: asked every few seconds while the coordinator has no order; true ends the call, without one.
             receptions: what became of publications; known to the coordinator afterwards.
+            arriving: told, from a thread, when the first bytes of the answer are here, and when all of it is.
 
         Returns:
             The order, and its size in serialised bytes.
@@ -265,7 +279,7 @@ class Link:
             receptions=receptions_to(receptions),
             upgrade=upgrade_state_to(holding.upgrade),
         )
-        answer = self._call(self._stub.NextOrder, request, waits_s + LATER_S, given_up=given_up)
+        answer = self._arriving(request, waits_s + LATER_S, given_up, arriving)
         if answer is None:
             return WaitOrder(0.0, "something changed here"), 0
         return order_from(answer), int(answer.ByteSize())
@@ -451,6 +465,57 @@ class Link:
             return future.result()
         except grpc.RpcError as error:
             raise self._failed(error) from error
+
+    def _arriving(
+        self,
+        request: pb.NextOrderRequest,
+        timeout_s: float,
+        given_up: Callable[[], bool] | None,
+        arriving: Callable[[bool], None],
+    ) -> Any:
+        """An order as :meth:`_call` would have it; ``arriving`` says when it comes in."""
+        call: Any = self._order(request, timeout=timeout_s)
+        found: list[Any] = []
+        failed: list[BaseException] = []
+        done = threading.Event()
+
+        def receive() -> None:
+            begun = False
+            try:
+                call.initial_metadata()
+                if begun := call.is_active():
+                    arriving(True)
+                found.extend(call)
+            except BaseException as error:
+                failed.append(error)
+            finally:
+                if begun:
+                    arriving(False)
+                done.set()
+                self._stopping.wake()
+
+        worker = threading.Thread(target=receive, name="order", daemon=True)
+        worker.start()
+        give_up_s = time.monotonic() + timeout_s + _GRACE_S
+        try:
+            while not done.is_set():
+                if self._stopping.requested:
+                    raise Interrupted
+                self._stopping.nap(1.0 if given_up is None else _LOOK_S)
+                self._waited(give_up_s)
+                if given_up is not None and not done.is_set() and given_up():
+                    return None
+        finally:
+            if not done.is_set():
+                call.cancel()
+            worker.join()
+        if failed and isinstance(failed[0], grpc.RpcError):
+            raise self._failed(failed[0]) from failed[0]
+        if failed:
+            raise failed[0]
+        if len(found) != 1:
+            raise UpdateError(f"answers with {len(found)} orders", where=f"coordinator {self.address}")
+        return found[0]
 
     def _failed(self, error: Any) -> Exception:
         """What a call failed by; the next one goes to another address where nobody answered at this."""
