@@ -24,6 +24,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
 
+from edge_runtime.daemon.arriving_call import ArrivingMethod
 from edge_runtime.daemon.file_downloads import FileDownloads
 from edge_runtime.daemon.order_watch import OrderWatch
 from edge_runtime.daemon.stopping import Interrupted as Interrupted
@@ -173,6 +174,7 @@ class Link:
         self._addresses = check_addresses(address, self._identity)
         self.address = self._addresses[0]
         self._live: Any = None
+        self._arriving: Callable[[bool], None] = lambda begins: None
         self.meter: MeterCard | None = None
         """What measures, as the coordinator was told at joining; None before."""
         self._connect()
@@ -188,11 +190,11 @@ class Link:
             named = ("grpc.ssl_target_name_override", SERVER_NAME)
             self._channel = grpc.secure_channel(self.address, secure, options=[*_OPTIONS, named])
         self._stub = rpc.DeviceServiceStub(self._channel)  # type: ignore[no-untyped-call]
-        # On the wire one answer is a stream of one. Taken as such it says when it begins: its headers come first.
-        self._order = self._channel.unary_stream(
+        self._stub.NextOrder = ArrivingMethod(
+            self._channel,
             "/edgejoule.v1.DeviceService/NextOrder",
-            request_serializer=pb.NextOrderRequest.SerializeToString,
-            response_deserializer=pb.NextOrderResponse.FromString,
+            pb.NextOrderResponse.FromString,
+            lambda begins: self._arriving(begins),
         )
 
     def _move_on(self) -> None:
@@ -279,7 +281,8 @@ class Link:
             receptions=receptions_to(receptions),
             upgrade=upgrade_state_to(holding.upgrade),
         )
-        answer = self._arriving(request, waits_s + LATER_S, given_up, arriving)
+        self._arriving = arriving
+        answer = self._call(self._stub.NextOrder, request, waits_s + LATER_S, given_up=given_up)
         if answer is None:
             return WaitOrder(0.0, "something changed here"), 0
         return order_from(answer), int(answer.ByteSize())
@@ -465,57 +468,6 @@ class Link:
             return future.result()
         except grpc.RpcError as error:
             raise self._failed(error) from error
-
-    def _arriving(
-        self,
-        request: pb.NextOrderRequest,
-        timeout_s: float,
-        given_up: Callable[[], bool] | None,
-        arriving: Callable[[bool], None],
-    ) -> Any:
-        """An order as :meth:`_call` would have it; ``arriving`` says when it comes in."""
-        call: Any = self._order(request, timeout=timeout_s)
-        found: list[Any] = []
-        failed: list[BaseException] = []
-        done = threading.Event()
-
-        def receive() -> None:
-            begun = False
-            try:
-                call.initial_metadata()
-                if begun := call.is_active():
-                    arriving(True)
-                found.extend(call)
-            except BaseException as error:
-                failed.append(error)
-            finally:
-                if begun:
-                    arriving(False)
-                done.set()
-                self._stopping.wake()
-
-        worker = threading.Thread(target=receive, name="order", daemon=True)
-        worker.start()
-        give_up_s = time.monotonic() + timeout_s + _GRACE_S
-        try:
-            while not done.is_set():
-                if self._stopping.requested:
-                    raise Interrupted
-                self._stopping.nap(1.0 if given_up is None else _LOOK_S)
-                self._waited(give_up_s)
-                if given_up is not None and not done.is_set() and given_up():
-                    return None
-        finally:
-            if not done.is_set():
-                call.cancel()
-            worker.join()
-        if failed and isinstance(failed[0], grpc.RpcError):
-            raise self._failed(failed[0]) from failed[0]
-        if failed:
-            raise failed[0]
-        if len(found) != 1:
-            raise UpdateError(f"answers with {len(found)} orders", where=f"coordinator {self.address}")
-        return found[0]
 
     def _failed(self, error: Any) -> Exception:
         """What a call failed by; the next one goes to another address where nobody answered at this."""
