@@ -222,7 +222,7 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> str
 async def _database(settings: Settings, stopping: asyncio.Event) -> Database | None:
     """The database, as soon as this coordinator may use it; None when it was told to stop before that."""
     url = settings.database or sqlite_url(settings.state / "coordinator.db")
-    if settings.standby and url.startswith("sqlite"):
+    if settings.standby and (not settings.database or settings.database.startswith("sqlite")):
         raise UsageError(
             "a SQLite file has no standby", where="--standby", fix="give --database postgresql+psycopg://USER@HOST/NAME"
         )
