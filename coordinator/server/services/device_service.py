@@ -69,6 +69,7 @@ class DeviceService(rpc.DeviceServiceServicer):
             protocol_minor=PROTOCOL[1],
             software_version=software_version(),
             check_in_s=check_in_s,
+            receive_known=True,
         )
 
     @answered
