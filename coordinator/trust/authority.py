@@ -139,6 +139,13 @@ class Authority:
             ) from error
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise ConfigError("holds no P-256 key", where=str(folder / "issuing.key"))
+        if key.public_key() != self._issuing.public_key():
+            # What it made would be of nobody: every board's next handshake would fail, and say nothing of this.
+            raise ConfigError(
+                "is not the key of issuing.pem beside it, as where a renewal was cut short",
+                where=str(folder / "issuing.key"),
+                fix="bring root.key back and run `coordinator init --renew-issuing` again, or bring both from a backup",
+            )
         if self._issuing.not_valid_after_utc <= now():
             raise RefusedError(
                 f"ended at {self._issuing.not_valid_after_utc:%Y-%m-%d}",

@@ -12,9 +12,9 @@ A head that a run ended with is signed by its coordinator, which the offline key
 (:mod:`protos.trust.delegated`); who has seen one of those takes no other head to work. What came with it is given to
 the child: ``... STATE heads NOW``, and JSON on stdin.
 
-A device of a site knows two roots: the site's, and the one of the fleet above (``above_root_pem`` of its identity). Each has
-a memory of its own. Bundles may be signed under either, wheels under the site's, whose owner looks after the board.
-Heads of runs must come from above: a site passes them on as they are, and has no key that a board would take.
+A device of a site knows two roots: the site's, and the one of the fleet above (``above_root_pem`` of its identity).
+Each has a memory of its own. Bundles may be signed under either, wheels under the site's, whose owner looks after the
+board. Heads of runs must come from above: a site passes them on as they are, and has no key that a board would take.
 """
 
 from __future__ import annotations
