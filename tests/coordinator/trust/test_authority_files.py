@@ -352,6 +352,31 @@ def test_a_request_with_an_old_key_is_answered_once_whoever_sends_it_again(folde
         assert len(register.certificates()) == 3
 
 
+def test_a_clock_that_is_years_off_makes_no_certificate_that_nobody_takes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = Authority.create(folder)
+    today = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+    clock = [today]
+    monkeypatch.setattr("coordinator.trust.authority.now", lambda: clock[0])
+    request = _csr(ec.generate_private_key(ec.SECP256R1()))
+    # A machine whose clock has no battery, and one that was set by a wrong server.
+    for year, renews in ((1970, False), (2055, True)):
+        clock[0] = today.replace(year=year, month=1, day=1)
+        with pytest.raises(RefusedError, match=f"clock says {year}-01-01") as refused:
+            authority.device("pi-1", request)
+        assert ("--renew-issuing" in str(refused.value)) == renews
+    # A year ahead the server makes itself a certificate that begins then; back in time it makes another at once.
+    clock[0] = today + datetime.timedelta(days=300)
+    _, later = authority.server_pair(["127.0.0.1"])
+    assert x509.load_pem_x509_certificate(later).not_valid_before_utc > today
+    clock[0] = today
+    _, now = authority.server_pair()
+    assert x509.load_pem_x509_certificate(now).not_valid_before_utc <= today
+    assert authority.server_pair()[1] == now
+    assert authority.device("pi-1", request).not_after > today
+
+
 def _csr(key: ec.EllipticCurvePrivateKey) -> bytes:
     made = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
     return made.public_bytes(serialization.Encoding.DER)
