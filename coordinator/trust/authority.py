@@ -50,6 +50,8 @@ _ISSUING_DAYS = 730
 _SERVER_DAYS = 365
 OPERATOR_DAYS = 365
 _EARLY = datetime.timedelta(minutes=5)
+# A clock that is wrong by this much was never set; by less, what it makes may still be of use.
+_FAR = datetime.timedelta(days=60)
 _MAX_REQUEST_BYTES = 4096
 
 
@@ -285,7 +287,7 @@ class Authority:
         # Certificates of another time than this are of no use to anybody, and nobody would see it here.
         moment, fix = now(), "set this machine's clock: let systemd-timesyncd reach a time server"
         begins, ends = self._issuing.not_valid_before_utc, self._issuing.not_valid_after_utc
-        if not begins <= moment < ends:
+        if not begins - _FAR <= moment < ends:
             raise RefusedError(
                 f"this machine's clock says {moment:%Y-%m-%d}, and its issuing certificate holds from "
                 f"{begins:%Y-%m-%d} to {ends:%Y-%m-%d}: nothing is made by it",
