@@ -109,10 +109,11 @@ class UpstreamLink:
         """Close the connection."""
         await self._channel.close(None)
 
-    async def join(self, card: DeviceCard) -> None:
-        """Say who is there, or what is new."""
+    async def join(self, card: DeviceCard) -> bool:
+        """Say who is there, or what is new; whether joules of what came in may be told as such."""
         answer = await self._call(self._stub.Join(card_to(card, PROTOCOL), timeout=CALL_S))
         check_protocol(answer, self.address)
+        return bool(answer.receive_known)
 
     async def next_order(
         self, card: DeviceCard, settled: Iterable[SettledEnergy], bundle_id: str, published: str, waits_s: float

@@ -23,7 +23,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,7 +40,7 @@ from coordinator.server.version import software_version
 from coordinator.store import runs, tables
 from protos.atomic import write_whole
 from protos.convert.reports import serialise_report
-from protos.energy.trace import Phase, PhaseEnergy
+from protos.energy.trace import Phase, PhaseEnergy, joined
 from protos.errors import EdgejouleError, RefusedError, StoreError, UnknownRunError, UsageError
 from protos.model.bundle import Bundle
 from protos.model.engine import engine_identity
@@ -115,6 +115,7 @@ class Site:
         self._looked_after: tuple[str, str] = ("", "")
         self._handed_down = HandedDown(state / HANDED_DOWN)
         scheduler.handed_down = self._handed_down
+        self._receive_known = False
 
     @property
     def name(self) -> str:
@@ -181,7 +182,7 @@ class Site:
             return
         card = self._made_card(there)
         if card != self._card:
-            await self._link.join(card)
+            self._receive_known = await self._link.join(card)
             if self._card is None:
                 log.info("joined %s as %s: %d devices", self._link.address, self._name, len(there))
             self._card, self._answered = card, None
@@ -369,13 +370,22 @@ class Site:
             loss_first=None,
             loss_last=None,
             engine=self._engine,
-            energy=tuple(phase_energy for phase_energy in energy if phase_energy.phase is not Phase.SEND),
+            energy=tuple(record for record in self._sayable(energy) if record.phase is not Phase.SEND),
             update=(),
             embedded=embedded,
             train_s=0.0,
             attempt=order.attempt,
             statistics=found.coded,
         ), mine
+
+    def _sayable(self, energy: Sequence[PhaseEnergy]) -> Sequence[PhaseEnergy]:
+        """Joules by phase, as the coordinator above knows phases: an earlier release takes what came in as idling."""
+        by_phase = {record.phase: record for record in energy}
+        if self._receive_known or (arrived := by_phase.pop(Phase.RECEIVE, None)) is None:
+            return energy
+        idle, arrived = by_phase.get(Phase.IDLE), replace(arrived, phase=Phase.IDLE)
+        by_phase[Phase.IDLE] = arrived if idle is None else joined(idle, arrived)
+        return list(by_phase.values())
 
     def _sending(self, connection: Connection, run_ids: Iterable[str]) -> tuple[PhaseEnergy, ...]:
         """What the devices' own reports cost to send, as far as they have told."""
