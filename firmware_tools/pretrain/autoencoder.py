@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from firmware_tools.loading import loading
 from protos.datafiles.dataset import Dataset
 from protos.errors import DataError
 
@@ -51,7 +52,8 @@ def pretrain(data: Dataset, folder: Path, *, latent: int = 16, epochs: int = 10,
             f"examples {x.dtype} {list(x.shape[1:])}: an autoencoder is trained on uint8 images whose sides 4 divides",
             where=data.source,
         )
-    import keras
+    with loading():
+        import keras
 
     keras.utils.set_random_seed(seed)
     height, width, channels = x.shape[1:]

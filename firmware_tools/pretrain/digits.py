@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from firmware_tools.loading import loading
 from protos.atomic import write_whole
 from protos.datafiles.dataset import Dataset, save
 
@@ -57,7 +58,8 @@ def split(seed: int) -> tuple[Dataset, Dataset]:
 def pretrain(folder: Path, *, seed: int = 0, epochs: int = 30) -> Pretrained:
     """Train, and write ``digits.keras``, ``workshop.npz`` and ``fleet.npz`` into ``folder``."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    import keras
+    with loading():
+        import keras
 
     workshop, fleet = split(seed)
     keras.utils.set_random_seed(seed)
