@@ -153,13 +153,13 @@ reached: install packages
 	PYTHONPATH=$(COVERAGE) nice -n 10 $(BIN)/python tests/reached/end_to_end.py $(if $(TESTS),--tests $(TESTS)) \
 		$(if $(JSON),--json $(JSON))
 
-# Changes of the code, drawn by a seed, that no test notices: tests/mutants/draw.py.
+# Changes of the code, drawn by a seed, that no test notices: tests/mutants/draw.py. What was interrupted goes on.
 N ?= 100
 SEED ?= 1
 MUTANT_WORKERS ?= 2
 mutants: install packages
 	nice -n 10 $(BIN)/python tests/mutants/draw.py --number $(N) --seed $(SEED) --workers $(MUTANT_WORKERS) \
-		$(if $(ROOM),--room $(ROOM)) $(if $(JSON),--json $(JSON))
+		$(if $(ROOM),--room $(ROOM)) --json $(or $(JSON),build/mutants-$(SEED).json) --resume
 
 # The simulator stays outside the tree. Without node or npm the tests skip and say why.
 RP2040JS := $(or $(EDGEJOULE_RP2040JS),$(HOME)/.cache/edgejoule/rp2040js)

@@ -80,13 +80,13 @@ class Trust:
         service = IdentityService(self.authority, self.register, self.worker)
         rpc.add_IdentityServiceServicer_to_server(service, server)  # type: ignore[no-untyped-call]
 
-    async def open_enrolment(self, listen: str) -> str:
+    async def open_enrolment(self, listen: str, above_root_pem: bytes = b"") -> str:
         """Serve enrolment there; the address with its port.
 
         Raises:
             UsageError: it cannot be listened on.
         """
-        server = enrolment_server(EnrolmentService(self.authority, self.register, self.worker))
+        server = enrolment_server(EnrolmentService(self.authority, self.register, self.worker, above_root_pem))
         try:
             port = server.add_insecure_port(listen)
         except RuntimeError as error:

@@ -307,7 +307,10 @@ async def _listen(
         print(f"coordinator: listening on {address}, state in {settings.state}", flush=True)
         if trust is not None:
             host, _, _ = address.rpartition(":")
-            enrolment = await trust.open_enrolment(settings.enroll_listen or f"{host}:{port + 1}")
+            mine = settings.upstream_identity
+            above = "" if mine is None else read_site_identity(mine).signing_root_pem
+            at_port = settings.enroll_listen or f"{host}:{port + 1}"
+            enrolment = await trust.open_enrolment(at_port, above.encode())
             trust.watch()
             if settings.announce:
                 at, fingerprint = int(enrolment.rpartition(":")[2]), trust.authority.fingerprint

@@ -13,7 +13,6 @@ Rules kept here:
 from __future__ import annotations
 
 import base64
-import contextlib
 import dataclasses
 import functools
 import importlib
@@ -23,13 +22,13 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from protos.errors import ModelError
 from protos.model.edge_tpu import EdgeTpu, EdgeTpuError, load
+from protos.native_remarks import remarks_dropped
 from protos.progress import run_child
 
 _ENGINES = (("ai-edge-litert", "ai_edge_litert.interpreter"), ("tflite-runtime", "tflite_runtime.interpreter"))
@@ -79,35 +78,8 @@ def _engine() -> tuple[str, Any]:
     raise ModelError("no TFLite runtime is installed", fix=_RUNTIME_FIX)
 
 
-@contextlib.contextmanager
-def _info_dropped() -> Iterator[None]:
-    """Keep the native code's remarks, lines that begin with INFO, off stderr; whatever else it says comes after."""
-    with contextlib.ExitStack() as opened:
-        try:
-            said = opened.enter_context(_scratch())
-            before = os.dup(2)
-        except OSError:  # there is no stderr, or no room for a file: what is said is heard
-            before = -1
-        if before < 0:
-            yield
-            return
-        stderr = opened.enter_context(os.fdopen(before, "wb", buffering=0))
-        sys.stderr.flush()
-        os.dup2(said.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(stderr.fileno(), 2)
-            said.seek(0)
-            with contextlib.suppress(OSError):
-                stderr.write(b"".join(line for line in said if not line.startswith(b"INFO:")))
-
-
-def _scratch() -> IO[bytes]:
-    """A nameless file in memory, so that a full disk does not matter; on disk where the system has none in memory."""
-    if sys.platform == "linux":
-        return os.fdopen(os.memfd_create("said"), "w+b")
-    return tempfile.TemporaryFile()
+def _info_dropped() -> AbstractContextManager[None]:
+    return remarks_dropped(lambda line: line.startswith(b"INFO:"))
 
 
 def open_interpreter(model: Path | bytes, *, threads: int = 1, edge_tpu: EdgeTpu | None = None) -> Any:
@@ -193,7 +165,7 @@ def try_in_subprocess(*paths: Path, timeout_s: float = TRIAL_TIMEOUT_S) -> None:
 def _told(stdout: bytes | None, key: str, otherwise: Any) -> Any:
     """What the last line with this key says."""
     for line in reversed((stdout or b"").splitlines()):
-        with contextlib.suppress(ValueError, KeyError, TypeError):
+        with suppress(ValueError, KeyError, TypeError):
             return json.loads(line)[key]
     return otherwise
 

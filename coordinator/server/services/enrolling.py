@@ -73,10 +73,15 @@ class RateLimit:
 
 
 class EnrolmentService(rpc.EnrolmentServiceServicer):
-    """Enrolment, for who holds a token or an old key."""
+    """Enrolment, for who holds a token or an old key.
 
-    def __init__(self, authority: Authority, register: Register, worker: Worker) -> None:
+    Args:
+        above_root_pem: of a site: the root of the fleet above it, which boards are to know; empty: it is no site.
+    """
+
+    def __init__(self, authority: Authority, register: Register, worker: Worker, above_root_pem: bytes = b"") -> None:
         self._authority, self._register, self._worker = authority, register, worker
+        self._above = above_root_pem
         self._limit = RateLimit()
 
     @answered
@@ -116,12 +121,14 @@ class EnrolmentService(rpc.EnrolmentServiceServicer):
         self._register.use_token(request.token_id, issued, machine, where=peer)
         now = time.time()
         root = self._authority.root_pem
+        above = self._above if token.role is Role.DEVICE else b""
         return pb.EnrollResponse(
             device_id=token.device_id,
             chain_pem=issued.chain_pem,
             root_pem=root,
             unix_s=now,
-            mac=response_mac(token.secret, request.mac, token.device_id, issued.chain_pem, root, now),
+            mac=response_mac(token.secret, request.mac, token.device_id, issued.chain_pem, root, now, above),
+            above_root_pem=above,
         )
 
     def _readmit(self, request: pb.ReadmitRequest, peer: str) -> bytes:
