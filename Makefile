@@ -6,7 +6,7 @@ OLD_RUNTIME := .venv-tflite-runtime
 DEMO_OUTPUT ?= demo-output
 PACKAGES := protos edge_runtime coordinator firmware_tools
 
-.PHONY: demo test test-newest install lock packages lint types floors generated site device-only unit sim test-slow mutants reached rp2040 deb man arm-user arm-vm hw-sim hw fuzz net-sim lab-sim hw-labgrid protos baseline clean help
+.PHONY: demo test test-newest install lock packages checks lint types floors generated site device-only collected unit sim test-slow mutants reached rp2040 deb man arm-user arm-vm hw-sim hw fuzz net-sim lab-sim hw-labgrid protos baseline clean help
 
 help:
 	@echo "make demo       pre-train, convert, and run six federated rounds on this machine"
@@ -14,6 +14,7 @@ help:
 	@echo "make test-newest the same with the newest version of everything, instead of the locked ones"
 	@echo "make site       the documentation as pages, into build/site"
 	@echo "make lock       lock the newest versions for PYTHON, into packaging/locked/"
+	@echo "make checks     everything that CI runs but the tests, two at a time"
 	@echo "make unit       the tests alone"
 	@echo "make sim        coordinator and devices on virtual time, with faults from seeds (SEEDS=500)"
 	@echo "make test-slow  the tests that take longer than a minute each: long walks, a soak of a simulated bench"
@@ -82,7 +83,12 @@ demo: $(VENV)/.installed-demo
 
 # ---- what CI runs
 
-test: lint types floors generated site device-only unit
+test: checks unit
+
+# Two at a time, the longest first; what each prints stays together.
+checks: install
+	+$(MAKE) --no-print-directory --jobs=2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) \
+		types device-only collected site lint floors generated
 
 # What is coming: the same with the newest of everything, in an environment of its own; each part runs, whatever fails.
 NEWEST := .venv-newest
@@ -111,6 +117,12 @@ site: install
 
 device-only: install
 	$(LOCKED) $(BIN)/python tests/checks/device_only.py
+
+# All tests found, and compiled once: else each worker of `unit` would compile all of them.
+collected: install
+	@$(BIN)/python -m pytest --collect-only --quiet -m "not slow and not arm" >$(VENV)/collected.txt || \
+		{ cat $(VENV)/collected.txt; exit 1; }
+	@tail -n 1 $(VENV)/collected.txt
 
 # Many tests wait for real serial lines and processes: one worker more than there are cores. The files that take longest
 # begin first (tests/file_order.py).
