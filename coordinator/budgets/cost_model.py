@@ -116,11 +116,16 @@ class CostModel:
         embed = self._phases[Phase.EMBED].predict(_counts(Phase.EMBED, work, 0.0), single=single)
         # Joules that a device calls idle time come in no report of its work.
         order = part(Phase.RECEIVE, 1.0, float(work.bytes_down)) if self.knows(Phase.RECEIVE) else _NOTHING
-        begin, step = part(Phase.TRAIN, 1.0, 0.0), part(Phase.TRAIN, 0.0, 1.0)
-        train = part(Phase.TRAIN, 1.0, float(work.steps))
-        sending = _together(part(Phase.ENCODE, 1.0), part(Phase.SEND, 1.0, float(work.bytes_up)))
-        ahead = _together(order, embed, begin)
-        return Forecast(ahead, step, sending, _together(order, embed, train, sending))
+        begin, train = part(Phase.TRAIN, 1.0, 0.0), part(Phase.TRAIN, 1.0, float(work.steps))
+        step, sending = self.step_and_sending(work.bytes_up, single=single)
+        return Forecast(_together(order, embed, begin), step, sending, _together(order, embed, train, sending))
+
+    def step_and_sending(self, bytes_up: int, *, single: bool = True) -> tuple[Estimate, Estimate]:
+        """These two of a :meth:`forecast`: a step more, and coding and sending a report."""
+        step = self._phases[Phase.TRAIN].predict((0.0, 1.0), single=single)
+        encode = self._phases[Phase.ENCODE].predict((1.0,), single=single)
+        send = self._phases[Phase.SEND].predict((1.0, float(bytes_up)), single=single)
+        return step, _together(encode, send)
 
     @property
     def prices(self) -> Prices:

@@ -77,8 +77,9 @@ _LOOK_S = 5.0
 _LIVE_S = 10.0
 # gRPC ends a call at its deadline; if it has not by then, it never will.
 _GRACE_S = 10.0
-# What of the time to stop is kept for giving everything back, after the goodbye.
-_CLOSING_S = 0.8
+# What of the time to stop is kept for giving everything back after the goodbye, and for the end of the interpreter and
+# of gRPC's threads: half a second on a busy machine.
+_CLOSING_S = 1.2
 MAX_ORDER_BYTES = 64 << 20
 _OPTIONS = [
     # The coordinator's pings come first, and save this one.

@@ -11,6 +11,8 @@ Rules kept here:
 * Devices that are held are not asked again: another attempt above costs them nothing. New ones, and those with other
   examples, are asked by a run that adds to the one before.
 * The joules of a run of the site are reported once.
+* Heads that runs above ended with go on to the site's devices as they came, signature and all: the site signs nothing
+  of it, and its own runs for one above deliver no head.
 * A coordinator above that is away is asked again, at growing intervals, for ever.
 """
 
@@ -31,6 +33,7 @@ from coordinator.run.resume import Rooms
 from coordinator.server.operations import Operations
 from coordinator.server.run_scheduler import RunScheduler
 from coordinator.server.upstream import sums
+from coordinator.server.upstream.handed_down import HandedDown
 from coordinator.server.upstream.identity import renewed
 from coordinator.server.upstream.link import Away, UpstreamLink
 from coordinator.server.version import software_version
@@ -46,6 +49,7 @@ from protos.orders import (
     DeviceReport,
     Engine,
     MeterCard,
+    Publication,
     RejoinOrder,
     SettledEnergy,
     StopReason,
@@ -57,6 +61,7 @@ from protos.orders import (
 log = logging.getLogger("edgejoule.coordinator")
 
 FILE = "upstream.json"
+HANDED_DOWN = "handed-down"
 # How long a call for work stays open: then it is looked whether devices have come or gone.
 _WAITS_S = 5.0
 _LOOK_S = 0.2
@@ -106,6 +111,10 @@ class Site:
         self._declined: tuple[str, str] | None = None
         self._answered: tuple[str, int, int | None] | None = None
         self._published = self._bundle_id = ""
+        # Run and bundle whose signature was looked after.
+        self._looked_after: tuple[str, str] = ("", "")
+        self._handed_down = HandedDown(state / HANDED_DOWN)
+        scheduler.handed_down = self._handed_down
         self._receive_known = False
 
     @property
@@ -184,14 +193,27 @@ class Site:
             case WaitOrder():
                 self._settled = ()
                 if order.publication is not None:
-                    # Heads for boards are those of the site's own runs.
-                    self._published = order.publication.id
+                    await self._hand_down(order.publication)
                 await asyncio.sleep(min(1.0, order.retry_after_s))
             case TrainOrder():
                 self._settled = ()
                 await self._do(order, card)
             case _:
                 raise RefusedError("orders what no site does", where=f"coordinator {self._link.address}")
+
+    async def _hand_down(self, publication: Publication) -> None:
+        """Let the site's own devices have a head from above, to the bit and with what vouches for it."""
+        try:
+            bundle = await self._bundle(publication.bundle_id, publication.run_id)
+            await self._rooms.models.do(self._handed_down.take, publication, bundle)
+        except (Away, StoreError):
+            raise
+        except EdgejouleError as error:
+            log.error("the head of %s is not handed down: %s", publication.run_id, error)
+        else:
+            log.info("the head of %s goes on to this site's devices", publication.run_id)
+            self._scheduler.tell()
+        self._published = publication.id
 
     def _present(self) -> dict[str, int]:
         """Devices that are there, and their examples."""
@@ -224,7 +246,7 @@ class Site:
             return
         try:
             _check(order)
-            bundle = await self._bundle(order.bundle_id)
+            bundle = await self._bundle(order.bundle_id, order.run_id)
             run_id = await self._collected(order, bundle)
             report, told = await self._rooms.looks.read(self._report, order, run_id, bundle)
         except (Away, StoreError):
@@ -245,12 +267,18 @@ class Site:
             self._settled = (SettledEnergy(order.run_id, order.round, sent, order.attempt),) if sent else ()
         self._answered = order.run_id, order.round, order.attempt
 
-    async def _bundle(self, bundle_id: str) -> Bundle:
+    async def _bundle(self, bundle_id: str, run_id: str) -> Bundle:
+        store = self._rooms.bundle_store
         try:
-            found = await self._rooms.models.do(self._rooms.bundle_store.open, bundle_id)
+            found = await self._rooms.models.do(store.open, bundle_id)
+            if self._looked_after != (run_id, bundle_id):
+                # It may be another one by now: signatures end before bundles do.
+                if signature := await self._link.fetch_signature(bundle_id):
+                    await self._rooms.models.do(store.sign, bundle_id, signature)
+                self._looked_after = run_id, bundle_id
         except UnknownRunError:
             files = await self._link.fetch_bundle(bundle_id)
-            found = await self._rooms.models.do(self._rooms.bundle_store.take_in, bundle_id, files)
+            found = await self._rooms.models.do(store.take_in, bundle_id, files)
         self._bundle_id = bundle_id
         return found
 
@@ -298,6 +326,8 @@ class Site:
             f"name = {json.dumps(name)}",
             f"bundle = {json.dumps(str(bundle.path.resolve()))}",
             "rounds = 1",
+            # Its devices get the head of the run above.
+            'deliver = "none"',
             # Signs of a projection are drawn from it.
             f"seed = {order.statistics.seed}",
             "[round]",

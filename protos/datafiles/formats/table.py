@@ -16,7 +16,7 @@ import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,8 @@ __all__ = ["is_table", "read"]
 _HELD_OUT = {"test", "testing", "val", "valid", "validation", "dev", "eval"}
 _CSV, _PARQUET = (".csv", ".tsv"), (".parquet", ".pq")
 _ROWS_AT_ONCE = 4096
+# Below what a field may have for the module `csv`, which would say it in other words.
+_MOST_OF_A_LINE = 100_000
 
 
 def is_table(path: Path) -> bool:
@@ -122,6 +124,9 @@ def _of_csv(file: Path, spec: Windows) -> Iterator[_Row]:
     encoding = _encoding(file)
     try:
         yield from _of_text(file, spec, encoding)
+    except csv.Error as error:
+        fix = "close its quotes, or write cells without any"
+        raise DataError(f"is no table of cells ({error})", where=str(file), fix=fix) from error
     except UnicodeDecodeError as error:
         raise DataError(
             f"is no text in {encoding.removesuffix('-sig').upper()}", where=str(file),
@@ -131,13 +136,25 @@ def _of_csv(file: Path, spec: Windows) -> Iterator[_Row]:
 
 def _of_text(file: Path, spec: Windows, encoding: str) -> Iterator[_Row]:
     with file.open(newline="", encoding=encoding) as stream:
-        first = stream.readline()
+        lines = _lines(stream, file)
+        first = next(lines, "")
         divider = _divider(first, (*spec.columns, spec.label))
         names = [text.strip() for text in next(csv.reader([first], delimiter=divider, skipinitialspace=True), [])]
         _require(names, spec, file)
         decimals = _Decimals(divider)
-        for number, row in enumerate(csv.DictReader(stream, names, delimiter=divider, skipinitialspace=True), 2):
+        for number, row in enumerate(csv.DictReader(lines, names, delimiter=divider, skipinitialspace=True), 2):
             yield number, (row[spec.label] or "").strip(), _numbers(row, spec.columns, decimals)
+
+
+def _lines(stream: TextIO, file: Path) -> Iterator[str]:
+    """The lines of a text, each of a length that a row may have: one without an end would be read as a whole."""
+    number = 0
+    while line := stream.readline(_MOST_OF_A_LINE):
+        number += 1
+        if len(line) >= _MOST_OF_A_LINE:
+            what = f"has no end of line {number} within {_MOST_OF_A_LINE} characters"
+            raise DataError(what, where=str(file), fix="write one row a line")
+        yield line
 
 
 def _of_parquet(file: Path, spec: Windows) -> Iterator[_Row]:
