@@ -26,7 +26,7 @@ help:
 	@echo "make arm-user   the device's programs for aarch64, emulated: a round, every kind of head (JSON=FILE for the table)"
 	@echo "make arm-vm     the service on an emulated 512 MB Cortex-A53 machine (JSON=FILE likewise)"
 	@echo "make hw-sim     the hardware tests on a simulated bench, with a table of what they measured"
-	@echo "make fuzz       bytes at every decoder that faces the network or a file from elsewhere: MINUTES=10 (SEED=N)"
+	@echo "make fuzz       bytes at every decoder that faces the network or a file from elsewhere: MINUTES=10 (SEED=N, ENGINE=atheris)"
 	@echo "make net-sim    a fleet with certificates over a network, on two hosts of this machine; needs root (JSON=FILE)"
 	@echo "make lab-sim    a lab of eight hosts over SSH, from its inventory to results taken home; needs root (JSON=FILE)"
 	@echo "make hw         the same on a real bench: make hw HW_ENV=bench.yaml"
@@ -203,8 +203,15 @@ hw: install
 
 # Bytes at every decoder that faces the network, for so many minutes.
 MINUTES ?= 10
+ENGINE ?= hypothesis
+# atheris follows coverage. It has wheels for Linux on x86-64, and stays outside the tree.
+ATHERIS_VERSION ?= 3.0.0
+ATHERIS := $(HOME)/.cache/edgejoule/atheris-$(ATHERIS_VERSION)
 fuzz: install packages
-	$(BIN)/python tests/checks/fuzz.py --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+	@test "$(ENGINE)" != atheris || test -d $(ATHERIS) || $(BIN)/python -m pip install --quiet \
+		--disable-pip-version-check --only-binary :all: --target $(ATHERIS) atheris==$(ATHERIS_VERSION)
+	$(if $(filter atheris,$(ENGINE)),PYTHONPATH=$(ATHERIS)) $(BIN)/python tests/checks/fuzz.py --engine $(ENGINE) \
+		--minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 # Two hosts in network namespaces: certificates, enrolment, a round, a cable out, a slow line, revocation.
 net-sim: install

@@ -356,9 +356,9 @@ class ActiveRun:
     def read_together(self, number: int) -> Shapes | None:
         """Shapes of what reports of a round bring, where those that wait are quicker read together than each in a
         thread of its own."""
-        if self.masking is not None or self.asks_statistics(number) or not tensors.is_ahead_quicker(self._shapes):
+        if self.masking is not None or self.asks_statistics(number):
             return None
-        return self._shapes
+        return self._shapes if tensors.is_ahead_quicker(self._shapes, len(self.lines)) else None
 
     def late_checker(
         self, order: LateOrder, declared_examples: int

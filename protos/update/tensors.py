@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from protos.errors import UpdateError
+from protos.update.entropy.rans import SIDE_BY_SIDE
 from protos.update.entropy.reader import MOST_AHEAD, DecodedAhead, EntropyCoded, decoded_ahead
 from protos.update.quantised.grid import Float16, Float32, UniformGrid
 from protos.update.quantised.levels import Codebook
@@ -87,9 +88,9 @@ def decode(tensors: Iterable[EncodedTensor], expected: Shapes) -> Tree:
     return tree
 
 
-def is_ahead_quicker(expected: Shapes) -> bool:
-    """Whether changes of these shapes are so small that :func:`ahead` may gain by them."""
-    return sum(math.prod(shape) for _, shape in expected.items()) <= MOST_AHEAD
+def is_ahead_quicker(expected: Shapes, number: int) -> bool:
+    """Whether :func:`ahead` may gain by changes of these shapes, of which there are so many at most."""
+    return number >= SIDE_BY_SIDE and sum(math.prod(shape) for shape in expected.values()) <= MOST_AHEAD
 
 
 def ahead(

@@ -14,8 +14,8 @@ from warm_coordinator import WarmCoordinators
 pytestmark = pytest.mark.processes
 # Two lives, each with the writes of a few rounds.
 POINTS = {
-    "sqlite": (Point("fdatasync", 21), Point("pwrite64", 33)),
-    "postgresql": (Point("sendto", 420), Point("recvfrom", 160)),
+    "sqlite": (Point("fdatasync", 12), Point("pwrite64", 30)),
+    "postgresql": (Point("sendto", 150), Point("recvfrom", 120)),
 }
 
 
@@ -31,7 +31,7 @@ def warm() -> Iterator[WarmCoordinators]:
 def test_a_busy_day_on_which_others_take_over_is_explained_by_its_books(
     warm: WarmCoordinators, plain_bundle: Path, tmp_path: Path, fresh_database: Callable[[], str]
 ) -> None:
-    points = (Point("sendto", 420), Point("recvfrom", 300))
+    points = (Point("sendto", 150), Point("recvfrom", 120))
     day = play_day(warm, tmp_path / "day", plain_bundle, fresh_database(), points, kind=WithStandby)
     assert day.wrong == []
     assert day.died >= 1
