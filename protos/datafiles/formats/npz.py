@@ -20,6 +20,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from protos.atomic import write_whole
+from protos.datafiles.account import Tally
 from protos.datafiles.classes import renumber
 from protos.datafiles.formats import columns as col
 from protos.datafiles.formats.columns import Choose, Columns
@@ -88,11 +89,15 @@ def read(
             y, class_names = renumber(
                 y.astype(np.int32, copy=False), class_names, classes, where, renames, tolerant=tolerant
             )
+        others = Tally()
+        for name in sorted(set(members) - _KNOWN):
+            others.add("array that is not read here", name)
         described = Columns(
             y,
             col.flags(small("is_test"), len(y), where),
             col.owners(small("device"), len(y), where),
             class_names,
+            others.remarks(),
         )
         info = archive.getinfo(members["x"])
         with archive.open(info) as stream:
@@ -124,6 +129,7 @@ def read(
     return x, described if rows is None else described.select(rows)
 
 
+_KNOWN = {"x", "y", "is_test", "device", "class_names"}
 _EXAMPLES = ("x", "X", "images", "image", "data", "features", "samples", "inputs", "arr_0")
 _LABELS = ("y", "Y", "labels", "label", "targets", "target", "classes", "arr_1")
 
