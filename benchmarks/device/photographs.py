@@ -18,7 +18,7 @@ from benchmarks.device.faults import NAME, Rig, until
 from benchmarks.device.runs import begin
 from protos.model.bundle import Bundle
 
-__all__ = ["FEW", "MANY", "measure"]
+__all__ = ["FEW", "MANY", "counts", "row"]
 
 FEW, MANY = 50, 5000
 QUICK = (10, 40)
@@ -29,13 +29,16 @@ _EACH_S = 0.5
 _QUANTISERS = b"\xff\xdb"
 
 
-def measure(folder: Path, bundle: Bundle, quick: bool, many: int = MANY) -> list[dict[str, Any]]:
-    """Rows of the part `memory` of ``field.py``."""
-    return [row(folder / str(count), bundle, count) for count in (QUICK if quick else (FEW, many))]
+def counts(quick: bool) -> tuple[int, int]:
+    """How many photographs the folders have."""
+    return QUICK if quick else (FEW, MANY)
 
 
 def row(folder: Path, bundle: Bundle, count: int) -> dict[str, Any]:
-    """One round over so many photographs: the highest resident memory of it, and that of quarters of the way."""
+    """A row of the part `memory` of ``field.py``: one round over so many photographs.
+
+    It has the highest resident memory of the round, and that of quarters of the way.
+    """
     rig = Rig(folder, bundle.path)
     limit_s = 90.0 + _EACH_S * count
     seen: list[float] = []

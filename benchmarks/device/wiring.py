@@ -10,6 +10,7 @@ each device as well: with a wrong wire it must get no step out of it.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from protos.model.bundle import Bundle
 
 __all__ = ["FAULTS", "rows"]
 
+_NOT_WORD = re.compile(r"\W+")
 TRUE_W = 4.0
 BUDGETED_S = 6.0
 _FLAGS = ("reversed", "bus-low", "bus-full", "no-current", "shunt-unknown")
@@ -58,10 +60,10 @@ FAULTS = (
 )
 
 
-def rows(folder: Path, bundle: Bundle) -> Iterator[dict[str, Any]]:
-    """A row for each wire."""
-    for number, fault in enumerate(FAULTS):
-        rig = Rig(folder / f"wire-{number}", bundle.path)
+def rows(folder: Path, bundle: Bundle, faults: tuple[Fault, ...] | None = None) -> Iterator[dict[str, Any]]:
+    """A row for each wire; None: of all."""
+    for fault in FAULTS if faults is None else faults:
+        rig = Rig(folder / f"wire-{_NOT_WORD.sub('-', fault.name)}", bundle.path)
         try:
             yield _row(rig, fault)
         finally:

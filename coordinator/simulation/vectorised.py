@@ -356,10 +356,10 @@ class _Vectorised:
         waited_s = (0.0 if number == 1 else now_s - ended_s) + link.latency_s + bytes_down / link.down_bytes_s
         embed_s = LOOK_S + (pace * (costs.embed_fixed_s + examples * costs.embedding_s) if number == 1 else 0.0)
         train_s = pace * (costs.train_fixed_s + steps * costs.step_s)
-        seconds = np.array([waited_s + costs.around_s, embed_s, train_s, pace * costs.encode_s, 0.0])
-        watts = np.array([costs.idle_w, costs.embed_w, costs.train_w, costs.encode_w, 0.0])
+        seconds = np.array([waited_s + costs.around_s, embed_s, train_s, pace * costs.encode_s, 0.0, 0.0])
+        watts = np.array([costs.idle_w, costs.embed_w, costs.train_w, costs.encode_w, 0.0, 0.0])
         energy_j = seconds * watts
-        energy_j[0] += link.down_j * bytes_down
+        energy_j[PHASES.index(Phase.RECEIVE)] = link.down_j * bytes_down
         return seconds, energy_j
 
 

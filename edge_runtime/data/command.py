@@ -19,6 +19,7 @@ from protos.commands.json_document import document
 from protos.datafiles import dataset
 from protos.datafiles.formats.collected import NPY, is_store
 from protos.datafiles.formats.folder import is_image
+from protos.datafiles.formats.npy import array_at
 from protos.errors import DataError, UsageError
 
 __all__ = ["in_words", "run"]
@@ -91,10 +92,7 @@ def _examples(path: Path, label: str | None) -> Iterator[tuple[npt.NDArray[Any] 
             own = label or (names[number] if names is not None and 0 <= number < len(names) else str(number))
             yield np.asarray(data.held[row : row + 1])[0], own, bool(data.is_test[row]), None
     elif path.suffix.lower() == NPY:
-        try:
-            yield np.load(path, allow_pickle=False), label, False, None
-        except (ValueError, OSError, EOFError) as error:
-            raise DataError(f"cannot be read as an npy file ({error})", where=str(path), fix="make it again") from error
+        yield array_at(path), label, False, None
     elif is_image(path):
         yield path.read_bytes(), label, False, path.suffix.lower()
     else:

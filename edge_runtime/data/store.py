@@ -30,10 +30,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edge_runtime.model.limits import MOST_EXAMPLE_BYTES
 from edge_runtime.state import storing
 from protos.atomic import write_whole
 from protos.datafiles.formats.collected import INBOX, INDEX, NPY, RAW, Entry, entries, is_store
 from protos.datafiles.formats.folder import is_image
+from protos.datafiles.formats.npy import MAGIC, array_of, lacks
 from protos.datafiles.rows import kept_dtype
 from protos.errors import DataError, EdgejouleError, NonFiniteError, RefusedError, UsageError
 from protos.file_lock import lock
@@ -170,7 +172,8 @@ class ExampleStore:
 
         A file counts when it has the ending of an image, or .npy. One that is still being written is left until it is
         whole, or has not changed for a minute; one that changes while it is read is taken again as it is then. What is
-        no example goes to `inbox/.refused/`; what the system does not let be read stays, and is in :attr:`unread`.
+        no example, or larger than one may be, goes to `inbox/.refused/`; what the system does not let be read stays,
+        and is in :attr:`unread`.
         """
         inbox = self.folder / INBOX
         self.unread = []
@@ -183,16 +186,22 @@ class ExampleStore:
             parts = path.relative_to(inbox).parts
             try:
                 before = _stamp_of(path)
+                if path.stat().st_size > MOST_EXAMPLE_BYTES:
+                    what = f"more than {MOST_EXAMPLE_BYTES >> 20} MiB"
+                    raise DataError(what, where=str(path), fix="put one example in a file")
                 data = path.read_bytes()
                 if not _is_whole(data) and self._may_grow(path, before):
                     continue
                 if not data:
                     raise DataError("is empty", where=str(path), fix="copy it again")
                 kind = path.suffix.lower()
-                x = np.load(io.BytesIO(data), allow_pickle=False) if kind == NPY else data
+                x = array_of(data, str(path)) if kind == NPY else data
                 self.add(x, parts[0] if len(parts) > 1 else None, kind=kind)
                 after = _stamp_of(path)
-            except (DataError, NonFiniteError, UsageError, ValueError, EOFError):
+            except MemoryError:
+                self.unread.append(f"{path}: there is not enough memory for it")
+                continue
+            except (DataError, NonFiniteError, UsageError):
                 self._refuse(path, inbox / ".refused")
                 continue
             except OSError as error:
@@ -461,12 +470,8 @@ def _is_whole(data: bytes) -> bool:
         # Length of what follows these eight bytes; length of all.
         at, more = (4, 8) if data.startswith(b"RIFF") else (2, 0)
         return len(data) >= int.from_bytes(data[at : at + 4], "little") + more
-    if data.startswith(b"\x93NUMPY"):
-        with contextlib.suppress(ValueError):
-            np.load(io.BytesIO(data), allow_pickle=False)
-            return True
-        return False
-    return True
+    # The header of an array alone is read: what it is is looked at once, when it is taken.
+    return not (data.startswith(MAGIC) and lacks(data))
 
 
 def _is_whole_jpeg(data: bytes) -> bool:

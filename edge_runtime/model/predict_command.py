@@ -23,24 +23,27 @@ from protos.commands.json_document import document
 from protos.datafiles.formats.folder import is_image
 from protos.datafiles.formats.npz import examples_alone
 from protos.datafiles.formats.pixels import decode_image
-from protos.datafiles.formats.sound import is_recording, recording
+from protos.datafiles.formats.sound import ENDLESS, is_recording, recording, tells_no_length
 from protos.datafiles.front_end import FrontEnd, LogMel, declared, log_mel
-from protos.errors import DataError, RefusedError, UsageError
+from protos.errors import DataError, EdgejouleError, NonFiniteError, RefusedError, ShapeError, UsageError
 
 if TYPE_CHECKING:
     from edge_runtime.model.predictor import Predictor
 
 __all__ = ["run"]
 
+# What is wrong with one example, or one file, and says nothing of the others.
+_OF_AN_EXAMPLE = (DataError, ShapeError, NonFiniteError)
 Named = tuple[str, npt.NDArray[Any]]
 Ask = Callable[[npt.NDArray[Any]], dict[str, Any]]
 
 
 def run(given: argparse.Namespace) -> int:
-    """Predict; exit code 0 when everything was predicted.
+    """Predict; exit code 0 when everything was predicted. What cannot be is said, and the rest is predicted.
 
     Raises:
-        UsageError: no model, or nothing to predict. DataError, ShapeError, NonFiniteError: an example that cannot be.
+        UsageError: no model, or nothing to predict. DataError, ShapeError, NonFiniteError: of the only example; of
+        several, at the end, of the kind of the first that could not be predicted.
     """
     if given.top < 1:
         raise UsageError(f"{given.top} classes cannot be shown", where="--top", fix="give 1 or more")
@@ -49,11 +52,31 @@ def run(given: argparse.Namespace) -> int:
     shape, before = model.bundle.manifest.backbone.input_shape, declared(model.bundle.manifest.provenance)
     with contextlib.ExitStack() as stack:
         ask = _asking(settings, given.top, stack, energy=given.energy)
-        count = 0
-        for what in given.what:
-            for name, x in _examples(what, shape, before):
-                _say(name, ask(x), as_json=given.json)
-                count += 1
+        count, failed = 0, list[EdgejouleError]()
+        sources = list(_files(given.what, before))
+
+        def refuse(error: EdgejouleError) -> None:
+            failed.append(error)
+            if len(sources) > 1 or count or len(failed) > 1:
+                print(f"edge-runtime: {error}", file=sys.stderr)
+
+        for source in sources:
+            try:
+                for name, x in _examples(source, shape, before):
+                    try:
+                        _say(name, ask(x), as_json=given.json)
+                        count += 1
+                    except _OF_AN_EXAMPLE as error:
+                        refuse(type(error)(error.what, where=name, fix=error.fix))
+            except _OF_AN_EXAMPLE as error:
+                refuse(error)
+    if len(failed) == 1 and not count and len(sources) == 1:
+        raise failed[0]
+    if failed:
+        raise type(failed[0])(
+            f"{len(failed)} of {count + len(failed)} could not be predicted", where=" ".join(given.what),
+            fix="look at what was said of each",
+        )  # fmt: skip
     if not count:
         raise UsageError("holds nothing to predict", where=" ".join(given.what), fix="give images, or an .npz file")
     return 0
@@ -99,6 +122,20 @@ def _answer(predictor: Predictor, x: npt.NDArray[Any], top: int) -> dict[str, An
     }
 
 
+def _files(given: list[str], before: FrontEnd | None) -> Iterator[str]:
+    """What was named, and of a folder each image and, where the model hears, each recording."""
+    for what in given:
+        path = Path(what).expanduser()
+        if what == "-" or not path.is_dir():
+            yield what
+            continue
+        for each_path in sorted(path.rglob("*")):
+            if each_path.is_file() and (
+                is_image(each_path) or (isinstance(before, LogMel) and is_recording(each_path))
+            ):
+                yield str(each_path)
+
+
 def _examples(what: str, shape: tuple[int, ...], before: FrontEnd | None) -> Iterator[Named]:
     """Name and raw values of each example, one at a time."""
     if what == "-":
@@ -108,13 +145,6 @@ def _examples(what: str, shape: tuple[int, ...], before: FrontEnd | None) -> Ite
         yield "-", decode_image(data, shape)
         return
     path = Path(what).expanduser()
-    if path.is_dir():
-        for each_path in sorted(path.rglob("*")):
-            if each_path.is_file() and (
-                is_image(each_path) or (isinstance(before, LogMel) and is_recording(each_path))
-            ):
-                yield from _examples(str(each_path), shape, before)
-        return
     if not path.is_file():
         raise DataError("no such file or folder", where=what, fix="check the path")
     if path.suffix.lower() == ".npz":
@@ -122,6 +152,8 @@ def _examples(what: str, shape: tuple[int, ...], before: FrontEnd | None) -> Ite
             yield f"{what}[{index}]", x
         return
     if isinstance(before, LogMel) and is_recording(path):
+        if tells_no_length(path):
+            print(f"edge-runtime: {what}: {ENDLESS}", file=sys.stderr)
         yield what, log_mel(recording(path, before.rate), before)
         return
     if path.stat().st_size > MOST_EXAMPLE_BYTES:

@@ -53,7 +53,8 @@ def read_exactly(stream: Readable, size: int) -> bytes:
     missing = size
     while missing:
         progressed()
-        piece = stream.read(missing)
+        # A stream may set aside as many bytes as it is asked for, also where a header says more than there is.
+        piece = stream.read(min(missing, BLOCK_BYTES))
         if not piece:
             raise EOFError(f"ends {missing} bytes too early")
         pieces.append(piece)

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from protos.energy.uncertainty import UncertaintyTerm
 
 __all__ = [
+    "BUNDLE_CAME",
     "UNUSABLE",
     "Floats",
     "Mark",
@@ -42,6 +43,8 @@ class Phase(StrEnum):
     """What a device was doing."""
 
     IDLE = "idle"
+    RECEIVE = "receive"
+    """An order or a bundle comes in, from its first byte. Said to coordinators that know it; idle time to others."""
     EMBED = "embed"
     TRAIN = "train"
     ENCODE = "encode"
@@ -53,6 +56,10 @@ class Phase(StrEnum):
     def is_work(self) -> bool:
         """Whether its joules are those of a round, and count against budgets."""
         return self not in (Phase.IDLE, Phase.INFER)
+
+
+BUNDLE_CAME = "bundle"
+"""Flag of the joules of RECEIVE when a bundle came in besides the order."""
 
 
 class SampleFlag(IntFlag):

@@ -81,6 +81,7 @@ class PeerCoordinator(rpc.DeviceServiceServicer):
         refusals: questions for an order that are refused before one is answered.
         damage: changes the bytes of bundle files on their way.
         holds_s: how long a question is kept waiting while there is no order.
+        goodbyes_s: seconds that each goodbye had when it came.
         goes_down: cancels a goodbye, as a server does that is stopping.
     """
 
@@ -107,6 +108,7 @@ class PeerCoordinator(rpc.DeviceServiceServicer):
         self.check_in_s = 0.05
         self.refusals = 0
         self.goes_down = False
+        self.goodbyes_s: list[float] = []
         self.holds_s = 0.0
         self._known: set[str] = set()
         self.seen = threading.Condition()
@@ -198,6 +200,7 @@ class PeerCoordinator(rpc.DeviceServiceServicer):
         return pb.ReportResponse(verdict=self.verdict)
 
     def Leave(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.goodbyes_s.append(context.time_remaining())
         if self.goes_down:
             context.abort(grpc.StatusCode.CANCELLED, "going down")
         self._known.discard(request.session)

@@ -129,6 +129,18 @@ def test_each_photograph_of_an_order_feeds_the_watchdog(
     listener.close()
 
 
+@pytest.mark.processes
+def test_a_goodbye_leaves_time_to_end_within_the_promise(start: Start, peer: PeerCoordinator, data: Path) -> None:
+    child = start(peer.address, data)
+    peer.until(lambda: len(peer.joins) == 1)
+    child.send_signal(signal.SIGTERM)
+    _, errors = child.communicate(timeout=120)
+    assert child.returncode == 0, errors
+    # The end of the interpreter took half a second of a busy machine, after a goodbye that nobody answered.
+    (left_s,) = peer.goodbyes_s
+    assert left_s <= STOP_S - 1.0
+
+
 def test_a_child_that_runs_long_is_progress_and_is_killed_by_a_stop(tmp_path: Path) -> None:
     stopping, told, pid = Stopping(), [], tmp_path / "pid"
 

@@ -43,12 +43,48 @@ def test_each_limit_is_looked_at() -> None:
         ("idle", GOOD["idle"] | {"cpu_share": 0.01}, "cpu_share"),
         ("idle", GOOD["idle"] | {"calls_per_day": 43_000.0}, "calls_per_day"),
         ("stop_s", {"training": 62.0}, "62 s"),
+        ("failed", {"budget: 50 %": "TimeoutError: why"}, "not measured: TimeoutError: why"),
         ("budget", [{"foreign_load_percent": 100, "max_of_budget": 1.33}], "1.33 of it under 100 % foreign load"),
         ("memory", [{"case": "many", "rss_mb": 744.0}], "many: 744.0 MB"),
         ("switching", {"predictions": 10_000, "switches": 50, "torn": 1, "versions": 51}, "1 of 10000"),
     ):
         (said,) = field.beyond(GOOD | {part: bad})
         assert word in said
+
+
+def test_a_run_that_was_cut_goes_on_with_what_it_lacks(tmp_path: Path) -> None:
+    path, asked = tmp_path / "out.json.rows", list[str]()
+
+    def piece(name: str) -> str:
+        asked.append(name)
+        if name == "bad" and asked.count("bad") == 1:
+            raise TimeoutError("it did not come")
+        return f"{name} found"
+
+    first = field.Rows(path, resume=False, quick=False)
+    assert first.measured("faults", "good", lambda: piece("good")) == ("good found", None)
+    assert first.measured("faults", "bad", lambda: piece("bad")) == (None, "TimeoutError: it did not come")
+    with path.open("ab") as file:
+        file.write(b'{"part": "idle", "pie')
+    again = field.Rows(path, resume=True, quick=False)
+    for _ in range(2):
+        assert again.measured("faults", "good", lambda: piece("good")) == ("good found", None)
+        assert again.measured("faults", "bad", lambda: piece("bad"))[1] is None or len(asked) == 2
+        again = field.Rows(path, resume=True, quick=False)
+    assert asked == ["good", "bad", "bad"]
+    # What a quick run measured is nothing to one that is not.
+    assert field.Rows(path, resume=True, quick=True).measured("faults", "good", lambda: piece("good"))[1] is None
+    assert asked[-1] == "good"
+    field.Rows(path, resume=False, quick=False)
+    assert not path.exists()
+
+
+def test_each_part_has_pieces_of_names_of_their_own(bundle: Bundle, tmp_path: Path) -> None:
+    for name, part in field.PARTS.items():
+        names = [piece for piece, _ in part.pieces(tmp_path / name, bundle, False)]
+        assert names
+        assert len(set(names)) == len(names)
+    assert not list(tmp_path.iterdir())
 
 
 def test_calls_and_bytes_are_counted_on_their_way() -> None:

@@ -261,3 +261,13 @@ def test_a_missing_or_unknown_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "text.npz").write_text("not a zip file")
     with pytest.raises(DataError, match="an npz file"):
         load(tmp_path / "text.npz")
+
+
+def test_an_array_of_another_name_is_told(path: Path) -> None:
+    x, y = np.zeros((3, 2), np.uint8), np.arange(3)
+    np.savez(path, x=x, y=y, split=np.array(["train", "test", "test"]), weight=np.ones(3))
+    (told,) = load(path).left_out
+    assert (told.count, told.example) == (2, "split")
+    assert "not read" in told.kind
+    np.savez(path, x=x, y=y, is_test=y > 1, device=y, class_names=np.array(["a", "b", "c"]))
+    assert load(path).left_out == ()

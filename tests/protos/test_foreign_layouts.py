@@ -70,7 +70,7 @@ def test_arrays_that_nobody_reads_are_told(tmp_path: Path) -> None:
     x = np.zeros((4, 3), np.float32)
     path = tmp_path / "split.npz"
     np.savez(path, x=x, y=np.arange(4) % 2, split=np.array(["train"] * 4), x_test=x, is_test=np.arange(4) > 2)
-    assert "left out: 2 array that is not read here (split)" in dataset.account_of(dataset.load(path))
+    assert "left out: 2 array of another name, which is not read (split)" in dataset.account_of(dataset.load(path))
     dataset.save(dataset.load(path), tmp_path / "own.npz")
     assert "left out" not in dataset.account_of(dataset.load(tmp_path / "own.npz"))
 

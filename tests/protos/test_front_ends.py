@@ -13,6 +13,7 @@ import pytest
 
 from protos.datafiles import dataset, front_end
 from protos.datafiles.formats import table
+from protos.datafiles.formats.sound import ENDLESS, recording, tells_no_length
 from protos.datafiles.front_end import LogMel, Windows, declared, front_end_of, log_mel
 from protos.errors import DataError, EmptyShardError, LabelError, UsageError
 
@@ -117,6 +118,37 @@ def test_a_recording_whose_header_lies_is_no_silence(says: int, words: str, tmp_
     path.write_bytes(bytes(data[: at + 4]))
     with pytest.raises(DataError, match="holds no sample"):
         recording(path, 8000)
+
+
+@pytest.mark.parametrize("says", [0x7FFFF000, 0x80000000, 0xFFFFFFFF, 0x7FFFFFFF], ids=hex)
+def test_a_recording_from_a_pipe_is_read_to_the_end_of_its_file_and_that_is_said(says: int, tmp_path: Path) -> None:
+    # As sox, arecord and ffmpeg write them when they do not know how long it will be.
+    for name in ("low", "high"):
+        path = write_wav(tmp_path / name / "a.wav", tone(440.0))
+        whole = recording(path, 8000)
+        data = bytearray(path.read_bytes())
+        data[4:8] = min(says + 36, 0xFFFFFFFF).to_bytes(4, "little")
+        data[40:44] = says.to_bytes(4, "little")
+        path.write_bytes(data)
+        assert tells_no_length(path)
+        assert np.array_equal(recording(path, 8000), whole)
+    found = dataset.load(tmp_path, front_end=SPEC)
+    assert len(found) == 2
+    (told,) = found.changed
+    assert (told.count, told.kind) == (2, ENDLESS)
+    assert not tells_no_length(write_wav(tmp_path / "b.wav", tone(440.0)))
+
+
+def test_a_table_without_an_end_of_its_line_is_refused_where_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    for text in ("ax,ay,what," + "z" * 300_000, "ax,ay,what\n1,2,a\n3,4," + "b" * 300_000 + "\n"):
+        path.write_text(text)
+        with pytest.raises(DataError, match=f"has no end of line {text.count(chr(10), 0, 40) + 1} within"):
+            dataset.load(path, front_end=front_end_of(LINE))
+    # A quote that nobody closes makes one cell of all that follows.
+    path.write_text('ax,ay,what\n1,2,"a\n' + "3,4,b\n" * 40_000)
+    with pytest.raises(DataError, match="is no table of cells"):
+        dataset.load(path, front_end=front_end_of(LINE))
 
 
 def test_a_folder_of_recordings_is_data_by_class(tmp_path: Path) -> None:

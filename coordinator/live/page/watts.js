@@ -115,7 +115,8 @@ function drawFigures(shown, to) {
     ["Joules", found.joules, "J", least], ["Half of the time below", found.level(0.5), "W", ""],
     ["95 % of the time below", found.level(0.95), "W", ""],
   ].map(([name, value, unit, sign]) => [name, value === null ? "–" : `${sign}${number(value, 4)} ${unit}`]);
-  told.push(["Window", `${number(looked, 4)} s`], ["Of it measured", looked > 0 ? `${number(100 * whole, 4)} %` : "–"]);
+  const gone = found.lost > 0 ? `, ${number(found.lost, 4)} s not held any more` : "";
+  told.push(["Window", `${number(looked, 4)} s`], ["Of it measured", looked > 0 ? `${number(100 * whole, 4)} %${gone}` : "–"]);
   const box = byId("figures");
   if (box.children.length !== told.length)
     box.replaceChildren(...told.map(([name, value]) => { const part = make("div"); part.append(make("dt", name), make("dd", value)); return part; }));

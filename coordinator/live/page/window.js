@@ -5,13 +5,15 @@
 // largest (W), and how much of it samples cover (s). A bin that nothing covers says nothing, and is not 0 W.
 class Trace {
   constructor(mostBins) { this.most = mostBins; this.clear(); }
-  clear() { this.at = []; this.long = []; this.mean = []; this.low = []; this.high = []; this.covered = []; }
+  clear() { this.begun = null; this.at = []; this.long = []; this.mean = []; this.low = []; this.high = []; this.covered = []; }
   get length() { return this.at.length; }
   get end() { const last = this.length - 1; return last < 0 ? 0 : this.at[last] + this.long[last]; }
   get start() { return this.length ? this.at[0] : 0; }
   add(told) {
     // A board that began anew counts its time anew: the old trace is another one.
     if (this.length && told.first_s < this.end - 1) this.clear();
+    // From here on it was looked at, also where the bins are not held any more.
+    if (this.begun === null && told.mean_w.length) this.begun = told.first_s;
     told.mean_w.forEach((mean, index) => {
       this.at.push(told.first_s + index * told.bin_s);
       this.long.push(told.bin_s);
@@ -34,8 +36,9 @@ class Trace {
   }
 }
 
-// What the bins between two times say: seconds, covered seconds, joules of what was seen, mean, least and largest (W),
-// and the distribution of the bins' means by covered time: pairs of watts and the share of time at or below them.
+// What the bins between two times say: seconds, covered seconds, seconds whose bins are not held any more, joules of what
+// was seen, mean, least and largest (W), and the distribution of the bins' means by covered time: pairs of watts and the
+// share of time at or below them.
 function windowOf(trace, from, to) {
   let seen = 0, joules = 0, least = Infinity, largest = -Infinity, begin = null, end = null;
   const known = [];
@@ -52,10 +55,12 @@ function windowOf(trace, from, to) {
   known.sort((a, b) => a[0] - b[0]);
   let below = 0;
   const shares = known.map(([watts, seconds]) => [watts, (below += seconds) / (seen || 1)]);
-  // Whole bins: from the beginning of the first to the end of the last, and what is missing between them.
-  const seconds = begin === null ? 0 : end - begin;
+  // Whole bins: from the beginning of the first to the end of the last, and what is missing between them. Bins that were
+  // let go since there are too many are missing as well: nobody knows any more what they said.
+  const lost = trace.begun === null ? 0 : Math.max(0, Math.min(to, trace.start) - Math.max(from, trace.begun));
+  const seconds = (begin === null ? 0 : end - begin) + lost;
   return {
-    seconds, seen, joules: known.length ? joules : null, mean: seen > 0 ? joules / seen : null,
+    seconds, seen, lost, joules: known.length ? joules : null, mean: seen > 0 ? joules / seen : null,
     least: known.length ? least : null, largest: known.length ? largest : null, shares,
     // The power that was not exceeded in this share of the covered time.
     level: (share) => { const found = shares.find((one) => one[1] >= share - 1e-9); return found ? found[0] : null; },

@@ -11,6 +11,7 @@ nothing. `edge_runtime/data/store.py` writes; here it is read as data. Examples 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from protos.datafiles.account import Tally
 from protos.datafiles.classes import renumber
 from protos.datafiles.formats.columns import NO_LABEL, Choose, Columns, reading
+from protos.datafiles.formats.npy import array_at, described
 from protos.datafiles.formats.pixels import Opener
 from protos.datafiles.lazy import FileRows, Known, stamp_of
 from protos.datafiles.renames import composed
@@ -140,17 +142,15 @@ def read(
     number = {name: index for index, name in enumerate(stored)}
     y = np.array([number[composed(entry.label or "")] for entry in mine], np.int32)
     y, class_names = renumber(y, stored, classes, str(folder), renames, tolerant=tolerant)
-    described = Columns(
-        y, np.array([entry.held_out for entry in mine], np.bool_), None, class_names, left_out.remarks()
-    )
-    rows = choose(described)
+    columns = Columns(y, np.array([entry.held_out for entry in mine], np.bool_), None, class_names, left_out.remarks())
+    rows = choose(columns)
     kept = np.arange(len(y)) if rows is None else rows
     aside = Tally()
     for row in kept[y[kept] == NO_LABEL]:
         aside.add(f"of class {mine[row].label!r}, which the model has not", mine[row].name)
     kept = kept[y[kept] != NO_LABEL]
     if not decoded or image_shape is None or not len(kept):
-        return np.empty((len(kept), 0), np.uint8), replace(described.select(kept), set_aside=aside.remarks())
+        return np.empty((len(kept), 0), np.uint8), replace(columns.select(kept), set_aside=aside.remarks())
     opener = _StoreOpener(image_shape, folder)
     memory: Known = known if known is not None else _Nothing()
     stamps, readable = [], []
@@ -175,7 +175,7 @@ def read(
     chosen = np.array(readable, np.int64)
     source = FileRows([folder / RAW / mine[row].file for row in readable], stamps, opener, folder, memory)
     x = StoredRows(source, np.arange(len(readable), dtype=np.int64))
-    return x, replace(described.select(chosen), set_aside=aside.remarks())
+    return x, replace(columns.select(chosen), set_aside=aside.remarks())
 
 
 class _StoreOpener:
@@ -187,10 +187,8 @@ class _StoreOpener:
 
     def dtype_of(self, paths: Sequence[Path]) -> np.dtype[Any]:
         for path in paths:
-            if path.suffix == NPY:
-                with reading(str(path), "an npy file"):
-                    if np.load(path, mmap_mode="r", allow_pickle=False).dtype != np.uint8:
-                        return np.dtype(np.float32)
+            if path.suffix == NPY and described(path)[2] != np.uint8:
+                return np.dtype(np.float32)
         return np.dtype(np.uint8)
 
     def look(self, path: Path) -> str:
@@ -198,23 +196,24 @@ class _StoreOpener:
         if path.suffix != NPY:
             return self._opener().look(path)
         try:
-            with reading(str(path), "an npy file"):
-                held = np.load(path, mmap_mode="r", allow_pickle=False)
-                kept_dtype(held.dtype, str(path))
+            found, _, dtype = described(path)
+            kept_dtype(dtype, str(path))
         except (DataError, ShapeError) as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno is not None:
                 raise
             return f"bad: {error.what}"
-        if [size for size in held.shape if size != 1] != [size for size in self.shape if size != 1]:
-            return f"bad: shape {list(held.shape)}, the model takes {list(self.shape)}"
+        if [size for size in found if size != 1] != [size for size in self.shape if size != 1]:
+            return f"bad: shape {list(found)}, the model takes {list(self.shape)}"
         return "ok"
 
     def read(self, path: Path) -> NDArray[Any]:
         """Its values in the shape of the model."""
         if path.suffix != NPY:
             return self._opener().read(path)
-        with reading(str(path), "an npy file"):
-            return np.asarray(np.load(path, allow_pickle=False)).reshape(self.shape)
+        held = array_at(path)
+        if held.size != math.prod(self.shape):
+            raise DataError(f"shape {list(held.shape)}, the model takes {list(self.shape)}", where=str(path))
+        return held.reshape(self.shape)
 
     def _opener(self) -> Opener:
         if self._images is None:

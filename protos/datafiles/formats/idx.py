@@ -126,18 +126,29 @@ def _open(path: Path) -> IO[bytes]:
     return gzip.open(path, "rb") if zipped else path.open("rb")  # type: ignore[return-value]
 
 
-def _header(stream: IO[bytes], where: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+# A byte of a gzipped file becomes 1032 at most (RFC 1951: 258 values for two bits).
+_MOST_OF_GZIP = 1032
+
+
+def _header(stream: IO[bytes], path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype, where the file can hold as many values."""
+    where = str(path)
     zero, kind, dimensions = struct.unpack(">HBB", read_exactly(stream, 4))
     if zero != 0 or kind not in _TYPES or not 0 < dimensions <= _MAX_DIMENSIONS:
         raise DataError("is no idx file", where=where, fix="use MNIST-style idx or idx.gz files")
     shape = struct.unpack(f">{dimensions}I", read_exactly(stream, 4 * dimensions))
-    return shape, np.dtype(_TYPES[kind])
+    dtype = np.dtype(_TYPES[kind])
+    most = path.stat().st_size * (_MOST_OF_GZIP if isinstance(stream, gzip.GzipFile) else 1)
+    if math.prod(shape) * dtype.itemsize > most:
+        raise DataError(f"is too short for the {list(shape)} values that its header says", where=where,
+                        fix="copy the file again")  # fmt: skip
+    return shape, dtype
 
 
 def _labels(path: Path) -> NDArray[np.int32]:
     where = str(path)
     with col.reading(where, "an idx file"), _open(path) as stream:
-        shape, dtype = _header(stream, where)
+        shape, dtype = _header(stream, path)
         table = len(shape) == 2 and shape[1] >= 1 and "idx2" in path.name.lower()
         if len(shape) != 1 and not table:
             raise ShapeError(f"has shape {shape}", where=where, fix="give a labels file of one dimension")
@@ -154,7 +165,7 @@ def _images(
     """Fill `x` from row `filled` on; make it, for `total` rows, when this is the first file."""
     where = str(path)
     with col.reading(where, "an idx file"), _open(path) as stream:
-        shape, dtype = _header(stream, where)
+        shape, dtype = _header(stream, path)
         if len(shape) < 2 or shape[0] != count:
             raise ShapeError(
                 f"has shape {shape} for {count} labels", where=where, fix="copy both files of the pair again"

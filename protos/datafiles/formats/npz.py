@@ -7,7 +7,6 @@ compressed one it is streamed, so that one owner of a large file costs the memor
 
 from __future__ import annotations
 
-import math
 import os
 import struct
 import zipfile
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from protos.atomic import write_whole
@@ -24,6 +22,7 @@ from protos.datafiles.account import Tally
 from protos.datafiles.classes import renumber
 from protos.datafiles.formats import columns as col
 from protos.datafiles.formats.columns import Choose, Columns
+from protos.datafiles.formats.npy import header
 from protos.datafiles.rows import BLOCK_BYTES, kept_dtype, read_rows
 from protos.datafiles.stored import Rows, StoredArray, StoredRows
 from protos.errors import DataError, ShapeError
@@ -90,8 +89,8 @@ def read(
                 y.astype(np.int32, copy=False), class_names, classes, where, renames, tolerant=tolerant
             )
         others = Tally()
-        for name in sorted(set(members) - _KNOWN):
-            others.add("array that is not read here", name)
+        for name in sorted(set(members) - _READ):
+            others.add("array of another name, which is not read", name)
         described = Columns(
             y,
             col.flags(small("is_test"), len(y), where),
@@ -129,7 +128,7 @@ def read(
     return x, described if rows is None else described.select(rows)
 
 
-_KNOWN = {"x", "y", "is_test", "device", "class_names"}
+_READ = frozenset({"x", "y", "is_test", "device", "class_names"})
 _EXAMPLES = ("x", "X", "images", "image", "data", "features", "samples", "inputs", "arr_0")
 _LABELS = ("y", "Y", "labels", "label", "targets", "target", "classes", "arr_1")
 
@@ -155,11 +154,12 @@ def examples_alone(path: Path) -> NDArray[Any]:
     Raises:
         DataError: it has none, or is damaged.
     """
-    with col.reading(str(path), "an npz file"), np.load(path, allow_pickle=False) as archive:
-        if "x" not in archive.files:
-            what = f"has no `x` (it holds {', '.join(archive.files) or 'nothing'})"
+    with col.reading(str(path), "an npz file"), zipfile.ZipFile(path) as archive:
+        members = {name.removesuffix(".npy"): name for name in archive.namelist()}
+        if "x" not in members:
+            what = f"has no `x` (it holds {', '.join(members) or 'nothing'})"
             raise DataError(what, where=str(path), fix="save it with numpy.savez(FILE, x=...)")
-        x: NDArray[Any] = archive["x"]
+        x = _whole(archive, members["x"], "x", str(path))
     if x.dtype != np.uint8:
         kept_dtype(x.dtype, str(path))
         x = x.astype(np.float32)
@@ -186,20 +186,20 @@ def _data_offset(file: int, info: zipfile.ZipInfo) -> int:
     return info.header_offset + _LOCAL_HEADER_BYTES + int(name_bytes) + int(extra_bytes)
 
 
+# A byte of a deflated member becomes 1032 at most (RFC 1951: 258 values for two bits), and some bytes are always there.
+_MOST_OF_DEFLATE, _SLACK_BYTES = 1032, 4096
+
+
 def _header(
     stream: IO[bytes], info: zipfile.ZipInfo, name: str, where: str
 ) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    version = npy.read_magic(stream)
-    if version not in ((1, 0), (2, 0)):
-        raise DataError(f"`{name}` is in npy format {version}", where=where, fix="save it as a plain array")
-    reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, fortran, dtype = reader(stream)
-    if dtype.hasobject:
-        raise DataError(f"`{name}` is an array of Python objects", where=where, fix="save it as an array of numbers")
-    # A header that promises more than the member holds would allocate memory for nothing.
-    if stream.tell() + math.prod(shape) * dtype.itemsize != info.file_size:
-        raise DataError(f"`{name}` is shorter or longer than it says", where=where, fix="make the file again")
-    return shape, fortran, dtype
+    """What a member says of itself, where there can be bytes for it."""
+    most = info.compress_size if info.compress_type == zipfile.ZIP_STORED else None
+    if info.compress_type == zipfile.ZIP_DEFLATED:
+        most = info.compress_size * _MOST_OF_DEFLATE + _SLACK_BYTES
+    if most is not None and info.file_size > most:
+        raise DataError(f"`{name}` is shorter than it says", where=where, fix="make the file again")
+    return header(stream, info.file_size, f"`{name}`", where)
 
 
 def _whole(archive: zipfile.ZipFile, member: str, name: str, where: str) -> NDArray[Any]:

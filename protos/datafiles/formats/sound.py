@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import os
 import struct
-import wave
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +24,9 @@ from protos.datafiles.renames import composed
 from protos.errors import DataError, EmptyShardError
 from protos.progress import progressed
 
-__all__ = ["is_recording", "read", "recording"]
+__all__ = ["ENDLESS", "is_recording", "read", "recording", "tells_no_length"]
+
+ENDLESS = "recording read to the end of its file, since its header says no length"
 
 _HELD_OUT = {"test", "testing", "val", "valid", "validation", "dev", "eval"}
 _SPLITS = {"train", "training", *_HELD_OUT}
@@ -68,7 +69,7 @@ def read(
     y, class_names = renumber(y, stored, classes, str(folder), renames, tolerant=tolerant)
     described = Columns(y, np.array(held_out, np.bool_), None, class_names)
     rows = choose(described)
-    kept, aside = np.arange(len(y)) if rows is None else rows, Tally()
+    kept, aside, changed = np.arange(len(y)) if rows is None else rows, Tally(), Tally()
     x = np.empty((len(kept), *spec.shape), np.float32)
     readable: list[int] = []
     for row in kept.tolist():
@@ -78,13 +79,16 @@ def read(
             continue
         try:
             x[len(readable)] = log_mel(recording(paths[row], spec.rate), spec)
+            if tells_no_length(paths[row]):
+                changed.add(ENDLESS, str(paths[row].relative_to(folder)))
         except DataError as error:
             if not tolerant:
                 raise
             aside.add("recording that cannot be read", f"{paths[row].relative_to(folder)}: {error.what}"[:200])
             continue
         readable.append(row)
-    found = replace(described.select(np.array(readable, np.int64)), set_aside=aside.remarks())
+    found = described.select(np.array(readable, np.int64))
+    found = replace(found, set_aside=aside.remarks(), changed=changed.remarks())
     return x[: len(readable)], found
 
 
@@ -95,7 +99,6 @@ def recording(path: Path, rate: int) -> NDArray[np.float64]:
         DataError: it cannot be read, or is of another rate.
     """
     with reading(str(path), "a recording"):
-        _whole(path)
         channels, found, values = _samples(path)
         if found != rate:
             fix = f"record at {rate} Hz, or convert the recordings to it"
@@ -119,38 +122,66 @@ def _others(folder: Path) -> dict[str, int]:
     return dict(sorted(found.items(), key=lambda one: (-one[1], one[0]))[:5])
 
 
-_UNKNOWN = 0xFFFFFFFF
+# From here on a length is what programs write that do not know it: sox 0x7FFFF000, arecord 0x80000000, ffmpeg
+# 0xFFFFFFFF. What they write to a pipe ends with the file.
+_UNKNOWN = 0x7FFF0000
 # Of samples that a header promises, how many may lack: recorders that are switched off write their last block no more.
 _MAY_LACK = 0.01
+_MOST_OF_FORMAT = 64
 
 
-def _whole(path: Path) -> None:
-    """Refuse a recording without a sample, and one that was cut short: it would be taken for silence at its end.
+@dataclass(frozen=True)
+class _Layout:
+    """Where the samples of a file are: offset and bytes; what its `fmt` says; whether its header tells no length."""
 
-    A length of 0xFFFFFFFF is that of a stream whose end nobody knew when its header was written.
+    described: bytes
+    at: int
+    size: int
+    endless: bool
+
+
+def tells_no_length(path: Path) -> bool:
+    """Whether a recording's header says no length, so that it goes on to the end of its file."""
+    with reading(str(path), "a recording"), path.open("rb") as file:
+        return _layout(file, path).endless
+
+
+def _layout(file: BinaryIO, path: Path) -> _Layout:
+    """The parts of a RIFF file, without its samples.
+
+    Refused are a recording without a sample, and one that was cut short: it would be taken for silence at its end.
 
     Raises:
-        DataError: see above.
+        DataError: see above. ValueError: it is none.
     """
-    with path.open("rb") as file:
-        here = file.seek(0, os.SEEK_END)
-        at = 12
-        while at + 8 <= here:
-            file.seek(at)
-            head = file.read(8)
-            said, there = int.from_bytes(head[4:], "little"), here - at - 8
-            if head[:4] != b"data":
-                at += 8 + said + said % 2
-                continue
-            if min(said, there) == 0:
-                what = "holds no sample"
-                if there:
-                    what += f", by its header; {there} bytes follow, as when a recorder was cut off"
-                raise DataError(what, where=str(path), fix="record it again")
-            if said != _UNKNOWN and there < (1.0 - _MAY_LACK) * said:
-                what = f"is cut short: {there} of {said} bytes of samples are there"
-                raise DataError(what, where=str(path), fix="copy or record it again")
-            return
+    here = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    start = file.read(12)
+    if start[:4] != b"RIFF" or start[8:12] != b"WAVE":
+        raise ValueError("it does not begin as one does" if start else "it is empty")
+    at, described = 12, b""
+    while at + 8 <= here:
+        file.seek(at)
+        head = file.read(8)
+        said, there = int.from_bytes(head[4:], "little"), here - at - 8
+        if head[:4] == b"fmt " and not described:
+            described = file.read(min(said, _MOST_OF_FORMAT))
+        if head[:4] != b"data":
+            at += 8 + said + said % 2
+            continue
+        if min(said, there) == 0:
+            what = "holds no sample"
+            if there:
+                what += f", by its header; {there} bytes follow, as when a recorder was cut off"
+            raise DataError(what, where=str(path), fix="record it again")
+        endless = said >= _UNKNOWN and there < said
+        if not endless and there < (1.0 - _MAY_LACK) * said:
+            what = f"is cut short: {there} of {said} bytes of samples are there"
+            raise DataError(what, where=str(path), fix="copy or record it again")
+        if len(described) < 16:
+            raise ValueError("nothing before its samples says what they are")
+        return _Layout(described, at + 8, min(said, there), endless)
+    raise ValueError("it ends before its samples begin")
 
 
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
@@ -160,46 +191,29 @@ _OTHERS = {2: "ADPCM", 6: "A-law", 7: "mu-law", 17: "IMA ADPCM", 49: "GSM", 85: 
 def _samples(path: Path) -> tuple[int, int, NDArray[np.float64]]:
     """Channels, samples a second, and all samples of a file.
 
-    ``wave`` reads PCM alone. Source of the rest: Multiple Channel Audio Data and WAVE Files, Microsoft 2007 (format 3:
-    floats; 0xFFFE: the first two bytes of its GUID are the format).
+    Source: Multiple Channel Audio Data and WAVE Files, Microsoft 2007 (format 1: integers; 3: floats; 0xFFFE: the first
+    two bytes of its GUID are the format).
     """
-    try:
-        with wave.open(str(path), "rb") as file:
-            channels, width, rate, count = file.getparams()[:4]
-            return channels, rate, _values(np.frombuffer(file.readframes(count), np.uint8), width)
-    except EOFError as error:
-        raise ValueError("it ends before its samples begin") from error
-    except wave.Error as error:
-        chunks = _chunks(path.read_bytes())
-        described, data = chunks.get(b"fmt ", b""), chunks.get(b"data")
-        if len(described) < 16 or data is None:
-            raise ValueError(str(error)) from error
-        kind, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", described)
-        if kind == _EXTENSIBLE and len(described) >= 26:
-            (kind,) = struct.unpack_from("<H", described, 24)
-        stored = np.frombuffer(data, np.uint8)
-        if kind == _PCM and bits in (8, 16, 24, 32) and channels:
-            return channels, rate, _values(stored, bits // 8)
-        if kind != _FLOAT or bits not in (32, 64) or not channels:
-            raise DataError(
-                f"is a recording of the kind {_OTHERS.get(kind, kind)}, {bits} bits", where=str(path),
-                fix="convert it to PCM, such as ffmpeg -i IN.wav -c:a pcm_s16le OUT.wav",
-            ) from error  # fmt: skip
-        values = stored[: len(stored) // (bits // 8) * (bits // 8)].view(f"<f{bits // 8}").astype(np.float64)
-        if not np.isfinite(values).all():
-            raise DataError("holds NaN or infinite samples", where=str(path), fix="record it again") from error
-        return channels, rate, values
-
-
-def _chunks(data: bytes) -> dict[bytes, bytes]:
-    """The parts of a RIFF file, by their names; the first of each."""
-    found: dict[bytes, bytes] = {}
-    at = 12 if data[:4] == b"RIFF" and data[8:12] == b"WAVE" else len(data)
-    while at + 8 <= len(data):
-        name, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
-        found.setdefault(name, data[at + 8 : at + 8 + size])
-        at += 8 + size + size % 2
-    return found
+    with path.open("rb") as file:
+        layout = _layout(file, path)
+        file.seek(layout.at)
+        stored = np.frombuffer(file.read(layout.size), np.uint8)
+    kind, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", layout.described)
+    if kind == _EXTENSIBLE and len(layout.described) >= 26:
+        (kind,) = struct.unpack_from("<H", layout.described, 24)
+    if not channels:
+        raise ValueError("it has no channel")
+    if kind == _PCM and bits in (8, 16, 24, 32):
+        return channels, rate, _values(stored, bits // 8)
+    if kind != _FLOAT or bits not in (32, 64):
+        raise DataError(
+            f"is a recording of the kind {_OTHERS.get(kind, kind)}, {bits} bits", where=str(path),
+            fix="convert it to PCM, such as ffmpeg -i IN.wav -c:a pcm_s16le OUT.wav",
+        )  # fmt: skip
+    values = stored[: len(stored) // (bits // 8) * (bits // 8)].view(f"<f{bits // 8}").astype(np.float64)
+    if not np.isfinite(values).all():
+        raise DataError("holds NaN or infinite samples", where=str(path), fix="record it again")
+    return channels, rate, values
 
 
 def _values(data: NDArray[np.uint8], width: int) -> NDArray[np.float64]:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,8 @@ _INDEX = {"", "index", "Unnamed: 0"}
 _HELD_OUT = {"test", "testing", "val", "valid", "validation", "dev", "eval"}
 _CSV, _PARQUET = (".csv", ".tsv"), (".parquet", ".pq")
 _ROWS_AT_ONCE = 4096
+# Below what a field may have for the module `csv`, which would say it in other words.
+_MOST_OF_A_LINE = 100_000
 
 
 def is_table(path: Path) -> bool:
@@ -134,7 +136,7 @@ def _columns(file: Path, label: str) -> list[str]:
         with parquet.ParquetFile(file) as table:
             return list(table.schema_arrow.names)
     with file.open(newline="", encoding=_encoding(file)) as stream:
-        first = stream.readline()
+        first = next(_lines(stream, file), "")
     # What divides them gives the most columns, and the class among them.
     found = [
         [text.strip() for text in next(csv.reader([first], delimiter=divider, skipinitialspace=True), [])]
@@ -175,6 +177,9 @@ def _of_csv(file: Path, spec: Windows) -> Iterator[_Row]:
 def _as_text(file: Path) -> Iterator[None]:
     try:
         yield
+    except csv.Error as error:
+        fix = "close its quotes, or write cells without any"
+        raise DataError(f"is no table of cells ({error})", where=str(file), fix=fix) from error
     except UnicodeDecodeError as error:
         raise DataError(
             f"is no text in {_encoding(file).removesuffix('-sig').upper()}", where=str(file),
@@ -184,16 +189,28 @@ def _as_text(file: Path) -> Iterator[None]:
 
 def _of_text(file: Path, spec: Windows, encoding: str) -> Iterator[_Row]:
     with file.open(newline="", encoding=encoding) as stream:
-        first = stream.readline()
+        lines = _lines(stream, file)
+        first = next(lines, "")
         divider = _divider(first, (*spec.columns, spec.label))
         names = [text.strip() for text in next(csv.reader([first], delimiter=divider, skipinitialspace=True), [])]
         _require(names, spec, file)
         decimals = _Decimals(divider)
-        rows: Any = csv.DictReader(stream, names, delimiter=divider, skipinitialspace=True)
+        rows: Any = csv.DictReader(lines, names, delimiter=divider, skipinitialspace=True)
         for number, row in enumerate(rows, 2):
             # More cells than columns: a comma that was meant as a decimal sign moves all that come behind it.
             moved = any(cell.strip() for cell in row.get(None) or ())
             yield number, (row[spec.label] or "").strip(), None if moved else _numbers(row, spec.columns, decimals)
+
+
+def _lines(stream: TextIO, file: Path) -> Iterator[str]:
+    """The lines of a text, each of a length that a row may have: one without an end would be read as a whole."""
+    number = 0
+    while line := stream.readline(_MOST_OF_A_LINE):
+        number += 1
+        if len(line) >= _MOST_OF_A_LINE:
+            what = f"has no end of line {number} within {_MOST_OF_A_LINE} characters"
+            raise DataError(what, where=str(file), fix="write one row a line")
+        yield line
 
 
 def _of_parquet(file: Path, spec: Windows) -> Iterator[_Row]:

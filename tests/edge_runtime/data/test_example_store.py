@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -253,6 +254,38 @@ def test_a_file_that_changes_while_it_is_taken_is_taken_again(tmp_path: Path, mo
     assert path.exists()
     assert store.take_inbox() == 1
     assert store.stats().by_label == {"cat": 1, "dog": 2}
+
+
+def test_a_file_that_lies_about_its_shape_is_set_aside_by_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ExampleStore(tmp_path / "own")
+    store.add(np.zeros((2, 2), np.uint8), "cat")
+    inbox = tmp_path / "own" / "inbox"
+    lying, good = inbox / "dog" / "a.npy", inbox / "dog" / "b.npy"
+    lying.parent.mkdir(parents=True, exist_ok=True)
+    with lying.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": (2**40, 2**20)})
+        file.write(bytes(64))
+    np.save(good, np.ones((2, 2), np.uint8))
+    large = inbox / "dog" / "c.jpg"
+    with large.open("wb") as file:
+        file.write(b"\xff\xd8\xff")
+        # Takes no room on the disk, and no memory as long as nobody reads it.
+        file.truncate(2**42)
+    tracemalloc.start()
+    try:
+        # The one that is larger than any example may be goes at once; the other may still be on its way.
+        assert store.take_inbox() == 1
+        assert [path.name for path in (inbox / ".refused").iterdir()] == ["c.jpg"]
+        assert lying.exists()
+        monkeypatch.setattr("edge_runtime.data.store._UNFINISHED_S", 0.0)
+        assert store.take_inbox() == 0
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+    assert sorted(path.name for path in (inbox / ".refused").iterdir()) == ["a.npy", "c.jpg"]
+    assert len(store.entries()) == 2
 
 
 def test_a_file_that_may_not_be_read_ends_nothing_and_is_named(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from edge_runtime.cli import main
 from edge_runtime.health.condition import Condition
 from edge_runtime.health.throttling import Bits, Throttling
 from edge_runtime.model.bench import bench
+from protos.errors import DataError
 from protos.model.bundle import Bundle
 from protos.update import trees
 
@@ -74,6 +75,27 @@ def test_images_folders_files_and_stdin_are_predicted(
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(one.read_bytes())))
     assert main(["predict", "-", *where]) == 0
     assert capsys.readouterr().out.startswith(f"-: {names[1]} ")
+
+
+def test_one_bad_file_of_a_folder_is_said_and_the_others_are_predicted(
+    state: Path, tmp_path: Path, bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names, photos = bundle.manifest.classes, tmp_path / "photos"
+    for name, row in (("a.png", 3), ("c.png", 5)):
+        stripes(photos / name, row)
+    (photos / "b.png").write_bytes((photos / "a.png").read_bytes()[:60])
+    (photos / "empty.jpg").touch()
+    assert main(["predict", str(photos), "--json", "--state", str(state)]) == DataError.exit_code
+    told = capsys.readouterr()
+    assert [row["top"][0]["class"] for row in rows_of(told.out)] == [names[1], names[2]]
+    for name in ("b.png", "empty.jpg"):
+        assert f"{photos / name}: cannot be read as an image" in told.err
+    assert f"{photos}: 2 of 4 could not be predicted" in told.err
+    # Also where a folder and files are named one by one.
+    assert main(["predict", str(tmp_path / "gone.png"), str(photos / "c.png"), "--state", str(state)]) != 0
+    told = capsys.readouterr()
+    assert told.out.startswith(f"{photos / 'c.png'}: {names[2]} ")
+    assert "no such file or folder" in told.err
 
 
 @pytest.mark.parametrize(
