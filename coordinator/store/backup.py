@@ -129,9 +129,14 @@ def check(backup: Path) -> Backup:
     return held
 
 
+def _read_only(database: Path) -> sqlite3.Connection:
+    """A database that is only read, whatever its path: in a URI a `%` or a `?` has a meaning."""
+    return sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)
+
+
 def _copy_database(source: Path, target: Path) -> None:
     with (
-        closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)) as live,
+        closing(_read_only(source)) as live,
         closing(sqlite3.connect(target)) as copy,
     ):
         live.backup(copy, pages=_PAGES_AT_ONCE)
@@ -156,7 +161,7 @@ def _for_its_owner(folder: Path) -> None:
 
 
 def _runs(database: Path) -> set[str]:
-    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+    with closing(_read_only(database)) as connection:
         return {run_id for (run_id,) in connection.execute("SELECT run_id FROM runs")}
 
 
