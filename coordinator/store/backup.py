@@ -131,7 +131,7 @@ def check(backup: Path) -> Backup:
 
 def _copy_database(source: Path, target: Path) -> None:
     with (
-        closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True)) as live,
+        closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)) as live,
         closing(sqlite3.connect(target)) as copy,
     ):
         live.backup(copy, pages=_PAGES_AT_ONCE)

@@ -14,8 +14,7 @@ the child: ``... STATE heads NOW``, and JSON on stdin.
 
 A device of a site knows two roots: the site's, and the one of the fleet above (``above_root_pem`` of its identity).
 Each has a memory of its own. Bundles may be signed under either, wheels under the site's, whose owner looks after the
-board.
-Heads of runs must come from above: a site passes them on as they are, and has no key that a board would take.
+board. Heads of runs must come from above: a site passes them on as they are, and has no key that a board would take.
 """
 
 from __future__ import annotations

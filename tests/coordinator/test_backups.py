@@ -149,3 +149,18 @@ def test_a_newer_layout_a_used_folder_and_no_database_are_refused(taken: Path, t
     with pytest.raises(StoreError, match="is damaged"):
         backup.take(tmp_path / "state", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["a share of 50%25", "what?mode=rwc", "number #1", "\u00fcber"])
+def test_a_state_folder_of_any_name_is_backed_up_and_comes_back(taken: Path, tmp_path: Path, name: str) -> None:
+    odd = tmp_path / name
+    (tmp_path / "state").rename(odd)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    made = backup.take(odd, tmp_path / "out")
+    again = json.loads((taken / backup.LIST).read_text())["files"]
+    assert made.files.keys() == again.keys()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*before, "out"]), "nothing beside it"
+    restored = backup.restore(tmp_path / "out", tmp_path / "new" / name)
+    assert restored.files == made.files
+    with closing(sqlite3.connect(tmp_path / "new" / name / backup.DATABASE)) as raw:
+        assert raw.execute("SELECT version FROM layout").fetchall() == [(LAYOUT,)]

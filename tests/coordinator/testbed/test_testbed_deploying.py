@@ -125,6 +125,21 @@ def test_an_installation_ends_with_the_one_who_began_it_and_the_next_need_not_wa
     good = path.read_text()
     path.write_text(re.sub(r"(?m)^python = .*$", f'python = "{endless}"', good))
     words = ["deploy", str(path), "--on", host.name, "--wheel", str(wheel), *NO_INDEX, "--no-start"]
+    _cut_by_ctrl_c(words, begun)
+    path.write_text(good)
+    code, out, err = testbed(*words, "--json", "--timeout", "60s")
+    assert (code, did(out, host.name)[:1]) == (0, ["environment"]), err
+
+
+def test_a_command_on_boards_ends_with_ctrl_c_here(lab: Any, tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    _cut_by_ctrl_c(
+        ["run", str(lab(1)), "--", f"echo $$ > {begun}.new; mv {begun}.new {begun}; sleep 1000 & wait"], begun
+    )
+
+
+def _cut_by_ctrl_c(words: list[str], begun: Path) -> None:
+    """Press Ctrl-C once a process on the board has written its number, and wait until that process is gone."""
     root = Path(__file__).resolve().parents[3]
     process = subprocess.Popen(
         [sys.executable, "-m", "coordinator.cli", "testbed", *words],
@@ -139,9 +154,6 @@ def test_an_installation_ends_with_the_one_who_began_it_and_the_next_need_not_wa
         process.communicate()
     assert process.returncode == 130
     _until(lambda: not Path(f"/proc/{begun.read_text().strip()}").exists())
-    path.write_text(good)
-    code, out, err = testbed(*words, "--json", "--timeout", "60s")
-    assert (code, did(out, host.name)[:1]) == (0, ["environment"]), err
 
 
 def _until(is_so: Callable[[], bool], limit_s: float = 120.0) -> None:
