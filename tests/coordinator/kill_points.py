@@ -6,6 +6,7 @@ import argparse
 import itertools
 import json
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterable
@@ -107,6 +108,8 @@ def main() -> int:
         parser.error(why)
     if chosen.standby and not (chosen.postgresql and chosen.busy):
         parser.error("--standby needs --postgresql and --busy")
+    # Who ends it early leaves nothing behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     there: list[dict[str, Any]] = []
     if chosen.json and chosen.json.exists():
         there = [json.loads(line) for line in chosen.json.read_text().splitlines()]

@@ -7,6 +7,7 @@ process that they are forked from: it takes lines of JSON, and ends when its std
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -124,6 +125,8 @@ def _serve(arguments: list[str], log: str) -> None:
     code = 70
     try:
         os.setsid()
+        # Whoever asked for it may be killed: it ends with the process that it comes from (PR_SET_PDEATHSIG).
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         sink = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         nothing = os.open(os.devnull, os.O_RDONLY)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import mul
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,7 @@ Tokens = npt.NDArray[np.int64]
 _LOW = 1 << 16
 SYMBOLS_PER_LANE = 4096
 _ONE_LANE = 1 << 16  # symbols up to which plain numbers are as quick as arrays
+_SYMBOLS = [bytes([symbol]) for symbol in range(256)]
 _BLOCK = 512  # rows whose frequencies are looked up together: bounds the memory
 # Streams of one lane that are decoded side by side. A step of all of them takes as long as so many by plain numbers:
 SIDE_BY_SIDE = 40
@@ -282,13 +284,12 @@ def _decode_lane(
     """Number by number. Of the symbol in whose share ``slot = state % size`` lies, with ``size = 2**precision``,
     state' = share * (state // size) + slot - start = state - ((size - share) * (state // size) + start).
     """
-    rows, alphabet = frequencies.shape
-    of_slot = np.repeat(np.tile(np.arange(alphabet, dtype=np.uint8), rows), frequencies.ravel()).tobytes()
     size = 1 << precision
     starts = (np.cumsum(frequencies, axis=1) - frequencies).tolist()
+    # By row: the symbol of each slot, and for each symbol its start and what its share leaves of the size.
     tables = [
-        (of_slot[row * size : (row + 1) * size], starts[row], rest)
-        for row, rest in enumerate((size - frequencies).tolist())
+        (b"".join(map(mul, _SYMBOLS, shares)), start, [size - share for share in shares])
+        for shares, start in zip(frequencies.tolist(), starts, strict=True)
     ]
     tables_of = [tables[0]] * count if context is None else map(tables.__getitem__, context.tolist())
     mask, left = size - 1, words[::-1]
