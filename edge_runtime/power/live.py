@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 EACH_S = 0.5
 """How often bins are sent."""
+_CLOSE_S = 0.3
 MOST_BINS = 500
 """In one message: ten seconds."""
 # Of what comes after a longer silence, only so many bins are told, the newest, so that what is made at once is bounded.
@@ -125,7 +126,9 @@ class LivePower:
         self._stop.set()
         self._give_up()
         if self._thread is not None:
-            self._thread.join(2.0)
+            # A call that began at that very moment is left alone: a stop has two seconds for all, and the thread keeps
+            # no process alive.
+            self._thread.join(_CLOSE_S)
 
     def _run(self) -> None:
         heard: _Heard | None = None
