@@ -6,7 +6,7 @@ OLD_RUNTIME := .venv-tflite-runtime
 DEMO_OUTPUT ?= demo-output
 PACKAGES := protos edge_runtime coordinator firmware_tools
 
-.PHONY: demo test test-newest install lock packages lint types floors generated site device-only unit sim test-slow mutants reached rp2040 deb man arm-user arm-vm hw-sim hw fuzz net-sim lab-sim hw-labgrid protos baseline clean help
+.PHONY: demo test test-newest install lock packages checks lint types floors generated site device-only collected unit sim test-slow mutants reached rp2040 deb man arm-user arm-vm hw-sim hw fuzz net-sim lab-sim hw-labgrid protos baseline clean help
 
 help:
 	@echo "make demo       pre-train, convert, and run six federated rounds on this machine"
@@ -14,6 +14,7 @@ help:
 	@echo "make test-newest the same with the newest version of everything, instead of the locked ones"
 	@echo "make site       the documentation as pages, into build/site"
 	@echo "make lock       lock the newest versions for PYTHON, into packaging/locked/"
+	@echo "make checks     everything that CI runs but the tests, two at a time"
 	@echo "make unit       the tests alone"
 	@echo "make sim        coordinator and devices on virtual time, with faults from seeds (SEEDS=500)"
 	@echo "make test-slow  the tests that take longer than a minute each: long walks, a soak of a simulated bench"
@@ -25,7 +26,7 @@ help:
 	@echo "make arm-user   the device's programs for aarch64, emulated: a round, every kind of head (JSON=FILE for the table)"
 	@echo "make arm-vm     the service on an emulated 512 MB Cortex-A53 machine (JSON=FILE likewise)"
 	@echo "make hw-sim     the hardware tests on a simulated bench, with a table of what they measured"
-	@echo "make fuzz       bytes at every decoder that faces the network or a file from elsewhere: MINUTES=10 (SEED=N)"
+	@echo "make fuzz       bytes at every decoder that faces the network or a file from elsewhere: MINUTES=10 (SEED=N, ENGINE=atheris)"
 	@echo "make net-sim    a fleet with certificates over a network, on two hosts of this machine; needs root (JSON=FILE)"
 	@echo "make lab-sim    a lab of eight hosts over SSH, from its inventory to results taken home; needs root (JSON=FILE)"
 	@echo "make hw         the same on a real bench: make hw HW_ENV=bench.yaml"
@@ -82,7 +83,12 @@ demo: $(VENV)/.installed-demo
 
 # ---- what CI runs
 
-test: lint types floors generated site device-only unit
+test: checks unit
+
+# Two at a time, the longest first; what each prints stays together.
+checks: install
+	+$(MAKE) --no-print-directory --jobs=2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) \
+		types device-only collected site lint floors generated
 
 # What is coming: the same with the newest of everything, in an environment of its own; each part runs, whatever fails.
 NEWEST := .venv-newest
@@ -111,6 +117,12 @@ site: install
 
 device-only: install
 	$(LOCKED) $(BIN)/python tests/checks/device_only.py
+
+# All tests found, and compiled once: else each worker of `unit` would compile all of them.
+collected: install
+	@$(BIN)/python -m pytest --collect-only --quiet -m "not slow and not arm" >$(VENV)/collected.txt || \
+		{ cat $(VENV)/collected.txt; exit 1; }
+	@tail -n 1 $(VENV)/collected.txt
 
 # Many tests wait for real serial lines and processes: one worker more than there are cores. The files that take longest
 # begin first (tests/file_order.py).
@@ -141,13 +153,13 @@ reached: install packages
 	PYTHONPATH=$(COVERAGE) nice -n 10 $(BIN)/python tests/reached/end_to_end.py $(if $(TESTS),--tests $(TESTS)) \
 		$(if $(JSON),--json $(JSON))
 
-# Changes of the code, drawn by a seed, that no test notices: tests/mutants/draw.py.
+# Changes of the code, drawn by a seed, that no test notices: tests/mutants/draw.py. What was interrupted goes on.
 N ?= 100
 SEED ?= 1
 MUTANT_WORKERS ?= 2
 mutants: install packages
 	nice -n 10 $(BIN)/python tests/mutants/draw.py --number $(N) --seed $(SEED) --workers $(MUTANT_WORKERS) \
-		$(if $(ROOM),--room $(ROOM)) $(if $(JSON),--json $(JSON))
+		$(if $(ROOM),--room $(ROOM)) --json $(or $(JSON),build/mutants-$(SEED).json) --resume
 
 # The simulator stays outside the tree. Without node or npm the tests skip and say why.
 RP2040JS := $(or $(EDGEJOULE_RP2040JS),$(HOME)/.cache/edgejoule/rp2040js)
@@ -191,8 +203,15 @@ hw: install
 
 # Bytes at every decoder that faces the network, for so many minutes.
 MINUTES ?= 10
+ENGINE ?= hypothesis
+# atheris follows coverage. It has wheels for Linux on x86-64, and stays outside the tree.
+ATHERIS_VERSION ?= 3.0.0
+ATHERIS := $(HOME)/.cache/edgejoule/atheris-$(ATHERIS_VERSION)
 fuzz: install packages
-	$(BIN)/python tests/checks/fuzz.py --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+	@test "$(ENGINE)" != atheris || test -d $(ATHERIS) || $(BIN)/python -m pip install --quiet \
+		--disable-pip-version-check --only-binary :all: --target $(ATHERIS) atheris==$(ATHERIS_VERSION)
+	$(if $(filter atheris,$(ENGINE)),PYTHONPATH=$(ATHERIS)) $(BIN)/python tests/checks/fuzz.py --engine $(ENGINE) \
+		--minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 # Two hosts in network namespaces: certificates, enrolment, a round, a cable out, a slow line, revocation.
 net-sim: install

@@ -163,12 +163,17 @@ def _child(flags: dict[str, str]) -> int:
         """A meter that looks at memory where a phase ends."""
 
         def __init__(self, meter: Any) -> None:
-            self._meter, self._phase = meter, ""
+            self._meter, self._phase, self._arriving = meter, "", False
 
         def __getattr__(self, name: str) -> Any:
             return getattr(self._meter, name)
 
         def mark(self, phase: Any) -> None:
+            arriving, self._arriving = self._arriving, str(phase) == "receive"
+            if self._arriving or (arriving and str(phase) == "idle"):
+                # What comes in belongs to what is done besides.
+                self._meter.mark(phase)
+                return
             name = _PHASES[str(phase)]
             if name == "training" and self._phase in ("", "settling"):
                 # Before the embeddings: the ordered head, which may come as differences from one that is held.

@@ -221,11 +221,13 @@ def main() -> int:
     parser.add_argument("--paper", choices=PAPERS, required=True)
     parser.add_argument("--quick", action="store_true", help="fewer data sets, methods and rounds: under three minutes")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="how many seeds (default 3)")
-    parser.add_argument("--first", type=int, default=0, metavar="N", help="first seed, where the paper asks (robust)")
+    parser.add_argument(
+        "--first", type=int, default=0, metavar="N", help="first seed (robust, personal, koala, fl_pqsu)"
+    )
     parser.add_argument("--rounds", type=int, metavar="R", help="rounds at most (default: the paper's own)")
     parser.add_argument("--only", metavar="NAME[,NAME]", help=f"data sets, such as {', '.join(NAMES)}")
     parser.add_argument("--method", action="append", help="this method alone; repeat it for more")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep pruned models here, and find them again")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep what takes long here, and find it again")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the rows here")
     parser.add_argument("--table", type=Path, metavar="OUT.md", help="write the tables here")
     parser.add_argument("--plot", type=Path, metavar="OUT.png", help="draw what the paper is about")

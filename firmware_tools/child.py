@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from firmware_tools.loading import loading
 from protos import errors
 from protos.errors import EdgejouleError, ModelError
 from protos.systems import LINUX, MACOS, require_system
@@ -163,7 +164,8 @@ def main(arguments: list[str]) -> int:
         job: dict[str, Any] = json.load(sys.stdin)
         module, _, function = target.partition(":")
         try:
-            call = getattr(importlib.import_module(module), function)
+            with loading():
+                call = getattr(importlib.import_module(module), function)
             answer(result=call(job, lambda line: answer(progress=line)))
         except Exception as error:
             traceback.print_exc()

@@ -64,7 +64,7 @@ def run_child(
                 except subprocess.TimeoutExpired as error:
                     input = None
                     if left_s <= 0:
-                        raise subprocess.TimeoutExpired(command, timeout_s) from error
+                        raise subprocess.TimeoutExpired(command, timeout_s, error.output, error.stderr) from error
                     progressed()
                 else:
                     return subprocess.CompletedProcess(command, child.returncode, stdout, stderr)

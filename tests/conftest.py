@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 from file_order import longest_first
@@ -15,12 +16,17 @@ from kept_models import KEEP
 from reference_data import reference
 from warm_tensorflow import WarmTensorFlow
 
+from firmware_tools.loading import loading
+
 __all__ = ["reference"]
 
 # Tests of our own plugin run pytest in pytest; pytest takes this line in the topmost conftest only.
 pytest_plugins = ["pytester"]
 
 _KEPT = pytest.StashKey[str]()
+_HEAVY = pytest.StashKey[list[str]]()
+# Seconds and hundreds of megabytes in every worker, whichever of them has the test that needs it.
+_HEAVY_MODULES = frozenset({"keras", "tensorflow", "scipy.stats", "sklearn", "matplotlib", "torch", "ray"})
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -36,9 +42,27 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
+    """What is collected stays for the whole run: the collector of cycles need not look at it, now or later.
+
+    Half a million objects of modules and tests, looked at again and again, are a fifth of a worker's time.
+    """
+    with loading():
+        collected = yield
+    session.config.stash[_HEAVY] = sorted(_HEAVY_MODULES & sys.modules.keys())
+    return collected
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest begins first."""
     longest_first(items)
+
+
+@pytest.fixture(scope="session")
+def loaded_by_collecting(pytestconfig: pytest.Config) -> list[str]:
+    """The large libraries that were loaded before any test ran: a worker collects every file."""
+    return pytestconfig.stash[_HEAVY]
 
 
 @pytest.fixture(scope="session")

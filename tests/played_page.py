@@ -2,7 +2,8 @@
 held against what was printed.
 
 A listing belongs to the command right above it. One that stands alone is looked for in what the programs in the
-background have said. Figures, dates and ids differ from machine to machine; words, keys, columns and order may not.
+background have said. Figures, dates and ids differ from machine to machine; words, keys, columns and order may not, and
+neither may figures that the page itself determines: counts, sides of arrays, what a plan asks for.
 """
 
 from __future__ import annotations
@@ -27,17 +28,32 @@ WAIT_S = 600
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _SAVED = re.compile(r"Save this as `([\w.-]+)`")
 _ID = re.compile(r"\b(?:run|head|sha256)[-:][0-9a-f]{6,}\b|\b[0-9a-f]{8,16}\b")
+# Counts are the same on every machine, unlike joules, seconds and what training comes to.
+_COUNTED = re.compile(
+    r"(?<![\w.:/-])(\d+(?: of \d+)?(?= (?:held-out |evaluation )?"
+    r"(?:examples?|classes|parameters|devices?|rounds|boards|epochs|sensors?|[A-Z][A-Z0-9_]{3,})\b)"
+    r"|\d+(?: x \d+)+|(?:batch|batches of|round) \d+)(?![\w.])"
+)
+# Columns of tables whose cells a plan and its data determine.
+_FIXED_COLUMNS = {"round", "state", "devices", "board", "examples", "orders", "granted J", "budget J", "outcome"}
+# Of these commands everything does, but for the lines of these keys.
+_FIXED = {"coordinator check-plan": ("bundle id", "codec trial")}
 _NUMBER = re.compile(r"[-+]?\d[\d.,:]*(?:e[-+]?\d+)?|(?<=\s)[?-](?=\s|$)")
 
 
 @dataclass
 class Played:
-    """One listing of a page: what it says, what there was instead, and the command, or "" for one that stands alone."""
+    """One listing of a page: what it says, what there was instead, and the command, or "" for one that stands alone.
+
+    Attributes:
+        aside: what a command that printed something else said on stderr.
+    """
 
     command: str
     said: str
     printed: str
     code: int = 0
+    aside: str = ""
 
 
 @dataclass
@@ -67,25 +83,55 @@ def is_head(line: str) -> bool:
 
 def missing(said: str, printed: str) -> list[str]:
     """Lines of a listing that were not printed, in their order. Of a table, its head and first column count."""
+    return [line for _, line, found in _paired(said, printed) if found is None]
+
+
+def changed(command: str, said: str, printed: str) -> list[tuple[str, str]]:
+    """Figures of a listing that are the same everywhere, where others were printed: what it says, what there was."""
+    keys = next((keys for name, keys in _FIXED.items() if command.startswith(name)), None)
+    wrong: list[tuple[str, str]] = []
+    for heads, line, found in _paired(said, printed):
+        if found is None:
+            continue
+        if heads is not None:
+            ours, theirs = (_cells(head, row) for head, row in zip(heads, (line, found), strict=True))
+            wrong += [(ours[key], theirs[key]) for key in _FIXED_COLUMNS & ours.keys() if ours[key] != theirs[key]]
+        elif keys is not None and not line.startswith(keys):
+            wrong += [(line, found)] if line.split() != found.split() else []
+        else:
+            counts = _COUNTED.findall(line), _COUNTED.findall(found)
+            wrong += [pair for pair in zip(*counts, strict=True) if pair[0] != pair[1]]
+    return wrong
+
+
+def _paired(said: str, printed: str) -> Iterator[tuple[tuple[str, str] | None, str, str | None]]:
+    """Each line of a listing: the heads of the table that it is a row of, here and there; the line; the one printed."""
     wanted, there = [line for line in said.splitlines() if line.strip()], printed.splitlines()
-    lost: list[str] = []
-    at, in_table = 0, False
+    at = 0
+    head, heads = "", None
     for line in wanted:
         if is_head(line):
-            in_table = True
+            head = line
             same = [number for number in range(at, len(there)) if there[number].split() == line.split()]
-        elif in_table and re.search(r"\S\s{2,}\S", line):
+            heads = (head, there[same[0]]) if same else None
+            row_of = None
+        elif head and re.search(r"\S\s{2,}\S", line):
             first = re.split(r"\s{2,}", line)[0]
             same = [number for number in range(at, len(there)) if re.split(r"\s{2,}", there[number])[0] == first]
+            row_of = heads
         else:
-            in_table = False
+            head, row_of = "", None
             shape = skeleton(line)
             same = [number for number in range(at, len(there)) if skeleton(there[number]) == shape]
-        if same:
-            at = same[0] + 1
-        else:
-            lost.append(line)
-    return lost
+        at = same[0] + 1 if same else at
+        yield row_of, line, there[same[0]] if same else None
+
+
+def _cells(head: str, row: str) -> dict[str, str]:
+    """A row by its columns, which begin where their names do."""
+    names = list(re.finditer(r"\S+(?: \S+)*", head))
+    ends = [*(name.start() for name in names[1:]), None]
+    return {name[0]: row[name.start() : end].strip() for name, end in zip(names, ends, strict=True)}
 
 
 @contextmanager
@@ -159,7 +205,7 @@ def _run(words: list[str], folder: Path, environment: dict[str, str], staying: l
     done = subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True, timeout=WAIT_S)
     # The page does not know in which folder it is played.
     printed = (done.stdout or done.stderr).replace(f"{folder}/", "")
-    return Played(shlex.join(words), "", printed, done.returncode)
+    return Played(shlex.join(words), "", printed, done.returncode, done.stderr if done.stdout else "")
 
 
 def _is_ready(log: Path, words: list[str]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ import coordinator.cli
 import edge_runtime.cli
 import firmware_tools.cli
 from protos.commands.completion import script
+from protos.commands.described import JSON_KINDS
 from protos.commands.program import children, version, walk
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,6 +36,41 @@ def test_every_program_tells_its_version(name: str, capsys: pytest.CaptureFixtur
         PROGRAMS[name][1](["--version"])
     assert ended.value.code in (0, None)
     assert capsys.readouterr().out == f"{name} {version()}\n"
+
+
+@programs
+def test_a_program_describes_all_that_it_takes_and_prints(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        PROGRAMS[name][1](["--schema"])
+    assert ended.value.code in (0, None)
+    told = json.loads(capsys.readouterr().out)
+    assert (told["schema"], told["program"]) == ("edgejoule.commands/1", name)
+    rows = {row["command"]: row for row in told["commands"]}
+    assert set(rows) == {" ".join((name, *path)) for path, _ in walk(PROGRAMS[name][0]())}
+    assert {code["code"] for code in told["exit_codes"]} >= {0, 2, 3, 5, 16, 130, 141, 143}
+    prints = {words for words, row in rows.items() if any("--json" in one["names"] for one in row["arguments"])}
+    # Its lines are journalctl's.
+    assert {words for words in prints if not rows[words]["json"]} <= {"edge-runtime service logs"}
+
+
+def test_one_command_is_described_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    # What it would ask for is not asked for.
+    with pytest.raises(SystemExit) as ended:
+        coordinator.cli.main(["export", "--schema"])
+    assert ended.value.code in (0, None)
+    (row,) = json.loads(capsys.readouterr().out)["commands"]
+    assert (row["command"], row["json"]) == ("coordinator export", ["edgejoule.export/1"])
+    output = next(one for one in row["arguments"] if "-o" in one["names"])
+    assert output["value"] is not None
+
+
+def test_the_kinds_of_json_are_those_of_the_page() -> None:
+    page = (ROOT / "docs" / "json.md").read_text(encoding="utf-8")
+    table = page[page.index("| Command | Kind |") : page.index("## Keys that mean")]
+    words = set(re.findall(r"`([a-z][a-z_-]*)`", table))
+    assert {kind for kinds in JSON_KINDS.values() for kind in kinds} <= words
+    known = {" ".join((name, *path)) for name in PROGRAMS for path, _ in walk(PROGRAMS[name][0]())}
+    assert set(JSON_KINDS) <= known
 
 
 @programs

@@ -301,6 +301,15 @@ def test_the_defaults_of_a_plan_that_are_documented_are_the_real_ones() -> None:
     assert not wrong
 
 
+def test_every_extra_is_documented_where_installing_is() -> None:
+    page = (ROOT / "docs" / "installing.md").read_text(encoding="utf-8")
+    table = page[page.index("| Extra | Brings | For |") : page.index("## The database of a coordinator")]
+    rows = [row.split("|")[1] for row in table.splitlines() if row.startswith("|")]
+    named = {name for row in rows for name in re.findall(r"`([a-z0-9-]+)`", row)}
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert named == set(extras)
+
+
 def test_every_page_leads_to_the_words_that_it_uses() -> None:
     without = [page.name for page in (ROOT / "docs").glob("*.md") if "(glossary.md)" not in page.read_text()]
     assert without == ["glossary.md"]

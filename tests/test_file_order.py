@@ -1,4 +1,4 @@
-"""The files that take longest begin first, and all of a file's tests stay together."""
+"""The files that take longest begin first, all of a file's tests stay together, and collecting them is cheap."""
 
 from __future__ import annotations
 
@@ -34,3 +34,7 @@ def test_a_session_begins_with_them(pytester: pytest.Pytester) -> None:
 def test_the_suite_is_run_in_that_order() -> None:
     text = (ROOT / "Makefile").read_text()
     assert "--dist loadfile --no-loadscope-reorder" in text, "xdist would put the files with most tests first"
+
+
+def test_a_worker_loads_no_large_library_to_collect(loaded_by_collecting: list[str]) -> None:
+    assert loaded_by_collecting == [], "import it in the test that needs it: every worker collects every file"

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import ast
+import json
+import os
+import shutil
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -110,6 +116,70 @@ def test_a_change_that_a_test_notices_is_killed_and_one_that_none_does_survives(
     renamed = [f"tests/test_some.py::test_halves[{text}]" for text in ("whole 4", "whole 6")]
     found = trees.judge(by_name["x / 2x * 2"], [*renamed, "tests/test_some.py::test_gone[1]"], 30)
     assert (found.outcome, found.by) == ("killed", "tests/test_some.py::test_halves[4]")
+
+
+def test_a_draw_that_was_ended_goes_on_with_what_is_not_judged_as_long_as_the_tree_is_the_same(tmp_path: Path) -> None:
+    for name in ("tests/mutants", "tests/kept_models.py", "protos/__init__.py", "protos/atomic.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, tmp_path / name)
+    (tmp_path / "protos/some.py").write_text("def double(x):\n    return (x + x) * 1 + 0 * x - 0\n")
+    tests = tmp_path / "tests/protos/test_some.py"
+    tests.parent.mkdir()
+    # The last of the changes, whichever it is, waits for the file that lets it go on.
+    tests.write_text(
+        "import os, time\nfrom protos.some import double\n\ndef test_double():\n"
+        "    judged = len(os.listdir(os.environ['SEEN']))\n    open(f\"{os.environ['SEEN']}/{judged}\", 'w').close()\n"
+        "    while judged == 2 and not os.path.exists(os.environ['SEEN'] + '.go'):\n        time.sleep(0.05)\n"
+        "    assert double(3) == 6\n"
+    )
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    out, seen = tmp_path / "build/out.json", tmp_path / "build/seen"
+    seen.mkdir(parents=True)
+    (tmp_path / ".gitignore").write_text("build/\n")
+    command = [
+        sys.executable, str(tmp_path / "tests/mutants/draw.py"), "--room", "protos/some.py", "--workers", "1",
+        "--then-s", "0", "--resume", "--json", str(out),
+    ]  # fmt: skip
+    environment = {**os.environ, "SEEN": str(seen), "XDG_CACHE_HOME": str(tmp_path / "build"), "PYTHONPATH": ""}
+
+    def rows() -> list[dict[str, str]]:
+        return list(json.loads(out.read_text())["changes"]) if out.exists() else []
+
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as ended:
+        limit_s = time.monotonic() + 300
+        while len(list(seen.iterdir())) < 3 and time.monotonic() < limit_s:
+            time.sleep(0.05)
+        ended.send_signal(signal.SIGTERM)
+        told = ended.communicate(timeout=300)[0]
+    assert ended.returncode == 0
+    assert "interrupted: changes that were being judged are left out, --resume goes on" in told
+    before = rows()
+    assert 0 < len(before) < 8
+    (tmp_path / "build/seen.go").touch()
+    words = [*command, "--number", "8"]
+    told = subprocess.run(
+        words, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True, check=True, timeout=300
+    ).stdout
+    assert f"{len(before)} of 8 were judged before" in told
+    assert rows()[: len(before)] == before, "nothing is judged twice"
+    assert len(rows()) == 8
+
+
+def test_verdicts_go_on_for_the_same_tree_alone_and_what_was_undecided_is_judged_again(tmp_path: Path) -> None:
+    found = sites("protos/some.py", SOURCE)[:3]
+    outcomes = ("killed", "survived", "undecided")
+    rows = [
+        {key: getattr(site, key) for key in ("line", *draw.NAMED)} | {"outcome": outcome, "by": "", "others_too": False}
+        for site, outcome in zip(found, outcomes, strict=True)
+    ]
+    path = tmp_path / "out.json"
+    assert draw.kept_verdicts(path, found, "this") == {}
+    path.write_text(json.dumps({"tree": "this", "changes": rows}))
+    kept = draw.kept_verdicts(path, found, "this")
+    assert [(one.site, one.outcome, one.is_open) for one in kept.values()] == [
+        (found[0], "killed", False), (found[1], "survived", True)
+    ]  # fmt: skip
+    assert draw.kept_verdicts(path, found, "another") == {}
 
 
 def test_what_is_called_equivalent_is_in_the_code_and_has_a_reason() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import test_documents
-from played_page import ROOT, missing, played
+from played_page import ROOT, changed, missing, played
 
 # One second of work, in the place of the reader's own.
 WORK = "import time\ntime.sleep(1.0)\n"
@@ -62,6 +62,7 @@ def test_what_a_page_shows_is_what_its_commands_print(name: str, tmp_path: Path)
     assert not {one.command: (one.code, one.printed) for one in found if one.code}
     wrong = {one.command: lost for one in found if (lost := missing(one.said, one.printed))}
     assert not wrong, {one.command: one.printed for one in found}
+    assert not {one.command: pairs for one in found if (pairs := changed(one.command, one.said, one.printed))}
     assert sum(bool(one.said) for one in found) >= 2
 
 

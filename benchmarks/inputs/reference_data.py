@@ -9,6 +9,7 @@ The folder is named by EDGEJOULE_REFERENCE_DATA, or is `../shared/data` beside t
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import shutil
@@ -50,6 +51,27 @@ def cifar10() -> Dataset:
     return Dataset(x, y, is_test, None, CIFAR10, str(path))
 
 
+def cifar10_workshop() -> Dataset:
+    """4,000 more training images, none of them in :func:`cifar10`, as JPEG of the same quality, and its held-out ones.
+
+    They are stored without loss; quality 75 with halved colours is what the others were written with.
+    """
+    from PIL import Image
+
+    path = root() / "cifar10_subset" / "cifar10_lossless_train4000.npz"
+    with np.load(path, allow_pickle=False) as stored:
+        plain, labels = stored["x"], stored["y"].astype(np.int32)
+    lossy = np.empty_like(plain)
+    for at, image in enumerate(plain):
+        written = io.BytesIO()
+        Image.fromarray(image).save(written, "JPEG", quality=75, subsampling=2)
+        with Image.open(written) as read:
+            lossy[at] = np.asarray(read)
+    held_out = cifar10().test()
+    x, y = np.concatenate([lossy, held_out.x]), np.concatenate([labels, held_out.y])
+    return Dataset(x, y, np.arange(len(y)) >= len(labels), None, CIFAR10, str(path))
+
+
 def femnist() -> Dataset:
     """105 writers, uint8 [16393, 28, 28], 62 classes, the LEAF split; the owner is the writer."""
     path = root() / "femnist_by_writer" / "femnist_105_writers.npz"
@@ -82,6 +104,7 @@ def flowers(folder: Path) -> int:
 
 DATASETS: dict[str, Callable[[], Dataset]] = {
     "cifar10": cifar10,
+    "cifar10_workshop": cifar10_workshop,
     "femnist": femnist,
     "mnist": mnist,
     "fashion_mnist": fashion_mnist,

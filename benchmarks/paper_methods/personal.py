@@ -22,6 +22,7 @@ import math
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ import numpy as np
 from benchmarks.inputs import reference_data
 from benchmarks.one_pass.fleet import Fleet, Task
 from benchmarks.one_pass.methods import averaged, plan_of
-from benchmarks.paper_methods.rows import Asked, Row, row
+from benchmarks.paper_methods.rows import Asked, Row, kept, row
 from firmware_tools.convert.many import Converter
 from protos.datafiles import dataset
 from protos.errors import DataError, UsageError
@@ -62,25 +63,34 @@ FOLDS = 5
 def rows(asked: Asked) -> list[Row]:
     """Accuracy over writers, how many gained and how many lost."""
     rounds = asked.rounds or (1 if asked.quick else 5)
+    epochs = 4 if asked.quick else 8
     figures: dict[str, dict[str, list[float]]] = {}
-    judged = 0
+    judged = []
     with Converter() as converter:
-        for seed in range(asked.seeds):
-            bundle, seen, unseen = _source(asked, converter, seed)
-            fleet_data, ours = _embedded(bundle, seen), _embedded(bundle, unseen)
-            head, sums = _fleet(bundle, fleet_data, seed, rounds)
-            print(f"seed {seed}: the fleet has trained", file=sys.stderr, flush=True)
-            found, judged = _writers(bundle, head, sums, ours, seed, asked.methods)
-            for name, mapping in found.items():
+        for seed in range(asked.first, asked.first + asked.seeds):
+            name = "-".join(["personal", str(seed), f"{epochs}-epochs", f"{rounds}-rounds", *asked.methods])
+            found = kept(asked, name, partial(_seed, asked, converter, seed, rounds, epochs))
+            judged.append(found["judged"])
+            for name, mapping in found["methods"].items():
                 for key, value in mapping.items():
                     figures.setdefault(name, {}).setdefault(key, []).append(value)
                 print(f"seed {seed}: {name}: { ({key: round(v, 4) for key, v in mapping.items()}) }", file=sys.stderr,
                       flush=True)  # fmt: skip
-    setting = f"about {judged} unseen writers, fleet of {len(np.unique(fleet_data[3]))}, {rounds} rounds"
-    return [row(setting, name, key, values) for name, found in figures.items() for key, values in found.items()]
+    some = f"{min(judged)}" if len(set(judged)) == 1 else f"{min(judged)} to {max(judged)}"
+    setting = f"{some} unseen writers, fleet of {found['fleet']}, {rounds} rounds"
+    return [row(setting, name, key, values) for name, of in figures.items() for key, values in of.items()]
 
 
-def _source(asked: Asked, converter: Converter, seed: int) -> tuple[Bundle, Path, Path]:
+def _seed(asked: Asked, converter: Converter, seed: int, rounds: int, epochs: int) -> dict[str, Any]:
+    bundle, seen, unseen = _source(asked, converter, seed, epochs)
+    fleet_data, ours = _embedded(bundle, seen), _embedded(bundle, unseen)
+    head, sums = _fleet(bundle, fleet_data, seed, rounds)
+    print(f"seed {seed}: the fleet has trained", file=sys.stderr, flush=True)
+    found, judged = _writers(bundle, head, sums, ours, seed, asked.methods)
+    return {"methods": found, "judged": judged, "fleet": len(np.unique(fleet_data[3]))}
+
+
+def _source(asked: Asked, converter: Converter, seed: int, epochs: int) -> tuple[Bundle, Path, Path]:
     """A bundle by writers of its own division, their data, and those of the others."""
     try:
         reference_data.root()
@@ -88,13 +98,16 @@ def _source(asked: Asked, converter: Converter, seed: int) -> tuple[Bundle, Path
         raise DataError("personal heads are shown on FEMNIST's writers", where=error.where, fix=error.fix) from error
     from benchmarks.inputs.pretrain import pretrain
 
-    home = asked.folder / f"femnist-{seed}"
-    pretrain(home, epochs=4 if asked.quick else 8, seed=_FIRST_DIVISION + seed)
-    seen = home / "pretrained_writers.npz"
-    done = converter.call("convert", home / "femnist_cnn.keras", "-o", home / "writers", "--calibrate", seen)
-    if done.code:
-        raise UsageError(f"convert: {done.stderr.strip().splitlines()[-1:]}", where="personal")
-    return open_bundle(home / "writers"), seen, home / "fleet_writers.npz"
+    # Each step leaves its last file when it is done: what is there already is not made again.
+    home = (asked.keep or asked.folder) / f"femnist-{seed}-{epochs}-epochs"
+    seen, unseen = home / "pretrained_writers.npz", home / "fleet_writers.npz"
+    if not unseen.exists():
+        pretrain(home, epochs=epochs, seed=_FIRST_DIVISION + seed)
+    if not (home / "writers").exists():
+        done = converter.call("convert", home / "femnist_cnn.keras", "-o", home / "writers", "--calibrate", seen)
+        if done.code:
+            raise UsageError(f"convert: {done.stderr.strip().splitlines()[-1:]}", where="personal")
+    return open_bundle(home / "writers"), seen, unseen
 
 
 def _tuned_on() -> Any:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.one_pass.fleet import mean_and_interval
 
@@ -50,3 +53,24 @@ def row(setting: str, method: str, quantity: str, values: Sequence[float]) -> Ro
     mean, half = mean_and_interval(values)
     known = math.isfinite(mean)
     return Row(setting, method, quantity, mean if known else None, half if math.isfinite(half) else None, len(values))
+
+
+def kept(asked: Asked, name: str, made: Callable[[], Any]) -> Any:
+    """What was found under this name before, in the folder of ``--keep``; else it is made, and kept there.
+
+    So a run that was cut goes on where it stopped. The name has to tell everything that the figures depend on.
+
+    Args:
+        made: gives something that JSON can hold.
+    """
+    if asked.keep is None:
+        return made()
+    path = asked.keep / f"{name}.json"
+    if path.exists():
+        return json.loads(path.read_text())
+    found = made()
+    asked.keep.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".part")
+    unfinished.write_text(json.dumps(found))
+    os.replace(unfinished, path)
+    return found

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 
 from coordinator.budgets.codec_error import ERROR, best_bits, bits_within, report_bytes
 from coordinator.budgets.cost_model import CostModel, Forecast, Work
+from protos.energy.trace import Phase
 
 
 @dataclass(frozen=True)
@@ -133,13 +134,19 @@ def _bits(candidate: Candidate, choice: Choice) -> float:
         return bits_within(choice.codec, choice.error_bound)
     prices = candidate.costs.prices
     bit_j = prices.up_j * choice.coordinates / 8
-    rest_j = _forecast(candidate, candidate.steps, 0.0, choice).whole.mean + prices.down_j * candidate.bytes_down
+    rest_j = _forecast(candidate, candidate.steps, 0.0, choice).whole.mean + _unmetered_j(candidate)
     return best_bits(choice.codec, rest_j / bit_j if bit_j > 0 else math.inf)
 
 
 def _forecast(candidate: Candidate, steps: int, bits: float, choice: Choice) -> Forecast:
     size = report_bytes(bits, choice.coordinates)
     return candidate.costs.forecast(Work(candidate.embeddings, steps, size, candidate.bytes_down))
+
+
+def _unmetered_j(candidate: Candidate) -> float:
+    """Joules of the order itself where the device calls them idle time: in no budget, and spent all the same."""
+    costs = candidate.costs
+    return 0.0 if costs.knows(Phase.RECEIVE) else costs.prices.down_j * candidate.bytes_down
 
 
 def _affordable(candidate: Candidate, bits: float, choice: Choice) -> int:
@@ -172,8 +179,7 @@ def _participate(
     for candidate, made, n in zip(candidates, work, spread, strict=True):
         cost = max(made.expected_j, 1e-300)
         tops.append(min(1.0, candidate.rate_j / cost) if made.probability else 0.0)
-        # The order's own joules are in no budget, since a waiting device is idle; they are spent all the same.
-        merits.append(candidate.weight * n / math.sqrt(cost + candidate.costs.prices.down_j * candidate.bytes_down))
+        merits.append(candidate.weight * n / math.sqrt(cost + _unmetered_j(candidate)))
     chosen = _within_fleet(tops, merits, [decision.expected_j for decision in work], choice)
     return [
         replace(made, probability=p, why=made.why or ("" if p else "the fleet's joules do not reach for it"))

@@ -231,7 +231,7 @@ def _whole(plan: RunPlan, possible: dict[str, Decision], weights: dict[str, floa
 def _line(plan: RunPlan, entrant: Entrant, decision: Decision, allotment: Allotment, here: Surroundings) -> OrderLine:
     planned = plan.planner.policy != "none"
     size = report_bytes(decision.bits, here.coordinates)
-    cost = entrant.costs.forecast(Work(0, 0, size, 0))
+    step, sending = entrant.costs.step_and_sending(size)
     return OrderLine(
         device_id=entrant.device_id,
         steps=decision.steps,
@@ -243,8 +243,8 @@ def _line(plan: RunPlan, entrant: Entrant, decision: Decision, allotment: Allotm
         # What was never metered is not said, so that the device tries it once and knows.
         costs=CostHint(
             entrant.costs.embedding.at_most(1.0) if entrant.costs.knows(Phase.EMBED) else 0.0,
-            cost.step.at_most(1.0) if entrant.costs.knows(Phase.TRAIN) else 0.0,
-            cost.sending.at_most(1.0) if entrant.costs.knows(Phase.SEND) else cost.sending.mean,
+            step.at_most(1.0) if entrant.costs.knows(Phase.TRAIN) else 0.0,
+            sending.at_most(1.0) if entrant.costs.knows(Phase.SEND) else sending.mean,
             entrant.work_w,
         ),
     )

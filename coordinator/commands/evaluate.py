@@ -8,7 +8,7 @@ import dataclasses
 from coordinator.commands.parts import add_address, add_json, add_run, example, operator
 from coordinator.operator import as_json
 from coordinator.operator.status import HeadEvaluation
-from coordinator.operator.tables import percent
+from coordinator.operator.tables import percent, show
 from protos.commands.json_document import document
 from protos.errors import UsageError
 from protos.model.head_kinds.weight_grids import FULL, KINDS, check_bits
@@ -48,8 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(as_json.dump(document("evaluation", dataclasses.asdict(found))))
         return 0
-    print(f"{found.run_id}: {found.head_version}, accuracy on {found.examples} held-out examples")
-    print("\n".join(_table(found)))
+    title = f"{found.run_id}: {found.head_version}, accuracy on {found.examples} held-out examples"
+    show(["bits", *(f"{ranges}, {granularity}" for ranges, granularity in KINDS), "bytes"], _rows(found), title=title)
     return 0
 
 
@@ -60,12 +60,11 @@ def _widths(text: str) -> list[int]:
         raise UsageError(f"{text!r} is no list of widths", where="--bits", fix=f"such as {DEFAULT_BITS}") from error
 
 
-def _table(found: HeadEvaluation) -> list[str]:
+def _rows(found: HeadEvaluation) -> list[list[str]]:
     shown = {(head.bits, head.ranges, head.granularity): head for head in found.heads}
-    lines = ["bits" + "".join(f"{f'{ranges}, {granularity}':>17}" for ranges, granularity in KINDS) + "    bytes"]
+    rows = []
     for width in dict.fromkeys(head.bits for head in found.heads):
         kinds = KINDS[:1] if width == FULL else KINDS
-        cells = "".join(f"{percent(shown[width, *kind].accuracy):>17}" for kind in kinds)
-        cells += " " * 17 * (len(KINDS) - len(kinds))
-        lines.append(f"{width:>4}{cells}{shown[width, *KINDS[0]].size_bytes:>9}")
-    return lines
+        cells = [percent(shown[width, *kind].accuracy) for kind in kinds] + [""] * (len(KINDS) - len(kinds))
+        rows.append([str(width), *cells, str(shown[width, *KINDS[0]].size_bytes)])
+    return rows

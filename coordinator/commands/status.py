@@ -21,7 +21,7 @@ from protos.commands.json_document import document
 from protos.energy.trace import Phase
 from protos.orders import Strain
 
-_SPENT = (Phase.EMBED, Phase.TRAIN, Phase.ENCODE, Phase.SEND)
+_SPENT = (Phase.RECEIVE, Phase.EMBED, Phase.TRAIN, Phase.ENCODE, Phase.SEND)
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -117,8 +117,11 @@ def show_run(run: RunStatus) -> None:
     last = run.rounds[-1] if run.rounds else None
     if last is not None and last.devices:
         print()
+        told = {record.phase for device in last.devices for record in device.energy}
+        # Devices of an earlier release say nothing of what came in.
+        phases = [phase for phase in _SPENT if phase is not Phase.RECEIVE or phase in told]
         show(
-            ["device", "outcome", "steps", "weight", "budget J", *(f"{phase} J" for phase in _SPENT), "strain"],
+            ["device", "outcome", "steps", "weight", "budget J", *(f"{phase} J" for phase in phases), "strain"],
             [
                 [
                     device.device_id,
@@ -126,7 +129,7 @@ def show_run(run: RunStatus) -> None:
                     f"{device.steps_done}/{device.steps_planned}",
                     f"{device.weight:.3f}",
                     "-" if device.budget_j is None else joules(device.budget_j),
-                    *(_phase_j(device.energy, phase) for phase in _SPENT),
+                    *(_phase_j(device.energy, phase) for phase in phases),
                     borne(device.strain),
                 ]
                 for device in last.devices

@@ -256,13 +256,13 @@ def summary(result: Mapping[str, Any]) -> str:
     if result["exported_note"]:
         lines.append(f"note       {result['exported_note']}")
     lines.append(f"sent       {result['bytes_up']} bytes up, {result['bytes_down']} bytes down")
-    lines.append("joules     " + "".join(f"{phase:>12}" for phase in PHASES) + f"{'coverage':>12}  cut short")
+    lines.append("joules     " + "".join(f"{phase:>9}" for phase in PHASES) + f"{'coverage':>10}  cut short")
     shown, rounds = list(result["joules"].items()), result["settings"]["rounds"]
     for name, by_phase in shown[:12]:
         cells = "".join(_cell(by_phase.get(phase)) for phase in PHASES)
         least = min(result["coverage"][name].values())
         cut = result["cut_short"].get(name, 0)
-        lines.append(f"  {name:9}{cells}{least:12.3f}  {f'{cut} of {rounds} rounds' if cut else '-'}")
+        lines.append(f"  {name:9}{cells}{least:10.3f}  {f'{cut} of {rounds} rounds' if cut else '-'}")
     if len(shown) > 12:
         lines.append(f"  and {len(shown) - 12} more devices: see outcome.json")
     where = result["output"]
@@ -278,7 +278,8 @@ def summary(result: Mapping[str, Any]) -> str:
 
 
 def _cell(energy_j: float | None) -> str:
-    return f"{'?' if energy_j is None else f'{energy_j:.3f}':>12}"
+    # Nine places; what is larger than a thousand has none to spare behind the point.
+    return f"{'?' if energy_j is None else f'{energy_j:.{3 if abs(energy_j) < 1000 else 0}f}':>9}"
 
 
 def _watch(operator: Operator, run_id: str, children: Children, names: Sequence[str], title: str) -> RunStatus:

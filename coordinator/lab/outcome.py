@@ -11,7 +11,7 @@ from coordinator.operator.status import DeviceRound, ExportSummary, RoundStatus,
 from protos.commands.json_document import document
 from protos.energy.trace import Phase
 
-PHASES = (Phase.EMBED, Phase.TRAIN, Phase.ENCODE, Phase.SEND)
+PHASES = (Phase.RECEIVE, Phase.EMBED, Phase.TRAIN, Phase.ENCODE, Phase.SEND)
 
 
 def outcome(

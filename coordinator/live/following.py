@@ -26,7 +26,7 @@ DEVICES_S = 4.0
 """The list of devices is asked for that seldom: it sums all that they ever spent."""
 _SETTLES = 2
 _GONE = {"left": "has left", "away": "is away"}
-_WORK = (Phase.EMBED, Phase.TRAIN, Phase.ENCODE, Phase.SEND)
+_WORK = (Phase.RECEIVE, Phase.EMBED, Phase.TRAIN, Phase.ENCODE, Phase.SEND)
 
 
 @dataclass

@@ -6,8 +6,8 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing, suppress
 from typing import Any
 
 from coordinator.live.following import Following, changes
@@ -25,8 +25,14 @@ LONGEST_S = 60.0
 HEARTBEAT_S = 15.0
 MOST_RUNS = 4
 MOST_VIEWERS = 64
+ROWS = 100
+"""Rounds or devices in one event of the state."""
 # A viewer that is so many messages behind is given the whole state again instead.
 _BEHIND = 8
+
+
+class _Whole:
+    """In a viewer's queue: the state as it is when its turn comes."""
 
 
 class Hub:
@@ -39,7 +45,7 @@ class Hub:
 
     def __init__(self, connect: Callable[[], Operator], run: str) -> None:
         self._connect, self._run = connect, run
-        self._viewers: set[asyncio.Queue[str | None]] = set()
+        self._viewers: set[asyncio.Queue[str | _Whole | None]] = set()
         self._state: dict[str, Any] = {}
         self._task: asyncio.Task[None] | None = None
         self.polls = 0
@@ -64,13 +70,13 @@ class Hub:
                 await self._task
             self._task = None
 
-    async def events(self) -> AsyncIterator[str]:
-        """Server-sent events for one viewer: the whole state, then what changes."""
-        queue: asyncio.Queue[str | None] = asyncio.Queue()
+    async def events(self) -> AsyncGenerator[str, None]:
+        """Server-sent events for one viewer: the state in pages, then what changes."""
+        queue: asyncio.Queue[str | _Whole | None] = asyncio.Queue()
         self._viewers.add(queue)
         try:
             if self._state:
-                yield self._event("state", self._state)
+                queue.put_nowait(_Whole())
             while True:
                 try:
                     message = await asyncio.wait_for(queue.get(), HEARTBEAT_S)
@@ -83,9 +89,10 @@ class Hub:
                     while not queue.empty():
                         if queue.get_nowait() is None:
                             return
-                    message = self._event("state", self._state)
-                self.sent_bytes += len(message)
-                yield message
+                    message = _Whole()
+                for part in [message] if isinstance(message, str) else self._pages(self._state):
+                    self.sent_bytes += len(part)
+                    yield part
         finally:
             self._viewers.discard(queue)
 
@@ -116,13 +123,24 @@ class Hub:
             connection.close()
 
     def _tell(self, found: dict[str, Any]) -> None:
-        message = self._event("state", found) if not self._state else None
+        message: str | _Whole | None = _Whole() if not self._state else None
         if message is None and (different := changes(self._state, found)):
             message = self._event("change", different)
         self._state = found
         if message is not None:
             for queue in self._viewers:
                 queue.put_nowait(message)
+
+    @classmethod
+    def _pages(cls, state: dict[str, Any]) -> Iterator[str]:
+        """The whole of a state: its newest rounds and first devices, then the others page by page as changes, so that
+        a fleet of any size begins to be shown at once."""
+        rounds = sorted(state.get("rounds", {}).items(), key=lambda row: int(row[0]), reverse=True)
+        devices = list(state.get("devices", {}).items())
+        yield cls._event("state", {**state, "rounds": dict(rounds[:ROWS]), "devices": dict(devices[:ROWS])})
+        for key, rows in (("rounds", rounds), ("devices", devices)):
+            for begin in range(ROWS, len(rows), ROWS):
+                yield cls._event("change", {key: dict(rows[begin : begin + ROWS])})
 
     @staticmethod
     def _event(kind: str, value: dict[str, Any]) -> str:
@@ -143,18 +161,29 @@ class Hubs:
         Raises:
             RefusedError: too many look on already.
         """
+        self._check(run)
+        return self._events(run)
+
+    def _check(self, run: str) -> None:
         if sum(hub.viewers for hub in self.by_run.values()) >= MOST_VIEWERS:
             raise RefusedError("too many viewers", fix="close another page")
         if run not in self.by_run and len(self.by_run) >= MOST_RUNS:
             raise RefusedError(f"{MOST_RUNS} runs are watched already", fix="look at one of them, or close a page")
+
+    async def _events(self, run: str) -> AsyncIterator[str]:
+        try:
+            # Again: others may have begun to look since this one was let in.
+            self._check(run)
+        except RefusedError as error:
+            yield Hub._event("change", {"trouble": str(error)})
+            return
+        # Here and not before: of a browser that hung up before its first event nothing is left that polls.
         hub = self.by_run.setdefault(run, Hub(self._connect, run))
         hub.start()
-        return self._events(run, hub)
-
-    async def _events(self, run: str, hub: Hub) -> AsyncIterator[str]:
         try:
-            async for message in hub.events():
-                yield message
+            async with aclosing(hub.events()) as events:
+                async for message in events:
+                    yield message
         finally:
             if not hub.viewers and self.by_run.get(run) is hub:
                 del self.by_run[run]

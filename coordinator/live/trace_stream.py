@@ -6,7 +6,8 @@ import asyncio
 import json
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from typing import Any
 
 from coordinator.operator.client import Operator
@@ -47,17 +48,28 @@ class TraceStreams:
         Raises:
             RefusedError: too many look on already.
         """
+        self._check()
+        return self._events(device_id)
+
+    def _check(self) -> None:
         if len(self._open) >= MOST_TRACES:
             raise RefusedError(f"{MOST_TRACES} boards are looked at already", fix="close another page")
-        return self._events(_Stream(self._connect, device_id))
 
-    async def _events(self, stream: _Stream) -> AsyncIterator[str]:
+    async def _events(self, device_id: str) -> AsyncIterator[str]:
+        try:
+            # Again: others may have begun to look since this one was let in.
+            self._check()
+        except RefusedError as error:
+            yield _event("trouble", {"reason": str(error)})
+            return
+        stream = _Stream(self._connect, device_id)
         self._open.add(stream)
         try:
-            async for event in stream.events():
-                self.events += 1
-                self.sent_bytes += len(event)
-                yield event
+            async with aclosing(stream.events()) as events:
+                async for event in events:
+                    self.events += 1
+                    self.sent_bytes += len(event)
+                    yield event
         finally:
             self._open.discard(stream)
             stream.end()
@@ -78,7 +90,7 @@ class _Stream:
         self._call: Any = None
         self._ended = False
 
-    async def events(self) -> AsyncIterator[str]:
+    async def events(self) -> AsyncGenerator[str, None]:
         loop = asyncio.get_running_loop()
         thread = threading.Thread(target=self._follow, args=(loop,), name="watts", daemon=True)
         thread.start()

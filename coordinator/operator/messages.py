@@ -25,6 +25,7 @@ from coordinator.operator.status import (
 from protos.convert.cards import engine_from, engine_to, meter_from, meter_to
 from protos.convert.energy import energy_from, energy_to
 from protos.convert.strain import STOP_OF, pause_to, stop_from, stop_to, strain_from, strain_to
+from protos.energy.trace import Phase, PhaseEnergy
 from protos.v1 import edgejoule_pb2 as pb
 
 
@@ -168,6 +169,10 @@ def _federated_from(message: pb.FederatedEvaluation) -> FederatedEvaluation:
     )
 
 
+def _place(record: PhaseEnergy) -> int:
+    return list(Phase).index(record.phase)
+
+
 def _device_round_to(device: DeviceRound) -> pb.DeviceRound:
     return pb.DeviceRound(
         device_id=device.device_id,
@@ -179,7 +184,8 @@ def _device_round_to(device: DeviceRound) -> pb.DeviceRound:
         weight=device.weight,
         bytes_up=device.bytes_up,
         bytes_down=device.bytes_down,
-        energy=energy_to(device.energy),
+        energy=energy_to(record for record in device.energy if record.phase is not Phase.RECEIVE),
+        further_energy=energy_to(record for record in device.energy if record.phase is Phase.RECEIVE),
         examples=device.examples,
         loss=device.loss,
         embedded=device.embedded,
@@ -201,7 +207,7 @@ def _device_round_from(message: pb.DeviceRound) -> DeviceRound:
         weight=message.weight,
         bytes_up=message.bytes_up,
         bytes_down=message.bytes_down,
-        energy=energy_from(message.energy),
+        energy=tuple(sorted(energy_from([*message.energy, *message.further_energy]), key=_place)),
         examples=message.examples,
         loss=message.loss if message.HasField("loss") else None,
         embedded=message.embedded,

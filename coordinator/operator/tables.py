@@ -2,7 +2,7 @@
 
 On a terminal a table is laid out for its width: what does not fit beside the first column is stacked below, in a table
 of its own that repeats that column; words in a last column are wrapped. Elsewhere, as in a pipe, all columns stand in
-one line however long it is, for programs that read it.
+one line however long it is, for programs that read it, unless COLUMNS is set, as `watch` sets it.
 """
 
 from __future__ import annotations
@@ -77,8 +77,11 @@ def width_of(text: str) -> int:
 
 
 def terminal_width() -> int | None:
-    """Columns of the terminal that stdout is, or None."""
-    return shutil.get_terminal_size((80, 24)).columns if sys.stdout.isatty() else None
+    """Columns of the terminal that stdout is, or that is behind the pipe by what COLUMNS says; else None."""
+    said = os.environ.get("COLUMNS", "")
+    if not sys.stdout.isatty() and not said.isdecimal():
+        return None
+    return shutil.get_terminal_size((80, 24)).columns
 
 
 def say(text: str) -> None:
@@ -97,7 +100,7 @@ def show(header: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "
     columns = terminal_width()
     if title:
         say(title)
-    bold = columns is not None and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    bold = sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
     for index, block in enumerate(blocks(header, rows, columns)):
         if index:
             print()

@@ -16,7 +16,7 @@ from coordinator.report.words import bytes_, counted, day, seconds, sum_of
 from coordinator.run.reports.reasons import REASONS
 from protos.energy.trace import Phase
 
-PHASES = (Phase.EMBED, Phase.TRAIN, Phase.ENCODE, Phase.SEND)
+PHASES = (Phase.RECEIVE, Phase.EMBED, Phase.TRAIN, Phase.ENCODE, Phase.SEND)
 LISTED = 60
 _EVENTS = 200
 

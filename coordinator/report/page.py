@@ -123,8 +123,8 @@ def _legend(command: str) -> Markup:
             element("li", "A figure that is not known is ?, and never 0; - where there was nothing to measure."),
             element(
                 "li",
-                "Joules are of embedding, training, encoding and sending, of all devices, whatever became of their "
-                "reports; idling has a column of its own. ≥ says that records without a figure are left out.",
+                "Joules are of receiving, embedding, training, encoding and sending, of all devices, whatever came of "
+                "their reports; idling has a column of its own. ≥ says that records without a figure are left out.",
             ),
             element(
                 "li",

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from pathlib import Path
 
@@ -24,6 +25,8 @@ def write(found: RunFigures, folder: Path) -> list[Path]:
     from mlflow.entities import Metric, Param, RunTag
     from mlflow.tracking import MlflowClient
 
+    # That it makes tables is no news, and would stand on stderr.
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
     database, artifacts = folder / "mlflow.db", folder / "artifacts"
     client = MlflowClient(tracking_uri=f"sqlite:///{database.resolve()}")
     experiment = client.get_experiment_by_name(found.run.name)

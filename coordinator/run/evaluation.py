@@ -96,8 +96,7 @@ def embed(bundle: Bundle, data: Dataset, folder: Path) -> tuple[str, Evaluator]:
     found = recall(bundle, key, folder)
     if found is not None:
         return key, found
-    for model in (bundle.backbone_path, bundle.head_path):
-        try_in_subprocess(model)
+    try_in_subprocess(bundle.backbone_path, bundle.head_path)
     embeddings = Backbone(bundle, threads=2).embed(data.x)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -106,6 +106,13 @@ class Signs(Protocol):
         """The heads of a run have been replaced."""
 
 
+class Hands(Protocol):
+    """What holds heads from above, where this coordinator is a site."""
+
+    def wanted(self, holding: Holding) -> tuple[bool, Publication | None]:
+        """Whether heads of this device's bundle come from above, and what it is to be sent now."""
+
+
 def message(db: Database, published_head: Published, holding: Holding, signs: Signs | None = None) -> Publication:
     """The publication for a device that holds this.
 

@@ -29,7 +29,8 @@ from protos.orders import DeviceReport, MeterCard, Receipt, SettledEnergy, Verdi
 from protos.plan.plan import parse
 from protos.secure_sum.grid import MaskedWords
 from protos.statistics.moments import Moments
-from protos.update.trees import Tree
+from protos.update import tensors
+from protos.update.trees import Shapes, Tree
 
 log = logging.getLogger("edgejoule.coordinator")
 
@@ -54,30 +55,60 @@ class Read:
     refusal: RejectedError | None = None
 
 
-def read(
-    run_id: str,
-    number: int,
-    device_id: str,
-    data: bytes,
-    check: Callable[[DeviceReport], Tree | Moments | MaskedWords],
-    declared: int,
-    board: str,
-) -> Read:
-    """Decode a report and hold it against its order. It touches nothing, and may run in any thread.
+@dataclass(frozen=True)
+class Arrived:
+    """A report as it came.
 
-    Args:
-        number: round of the report's header; device_id likewise.
+    Attributes:
+        number: round of its header; device_id likewise.
         check: of its order; what the report brings, or RejectedError.
         declared: training examples that the device declared at join.
         board: in the device's own words.
+        shapes: of the change that it brings, where reading many at once is quicker; None: it is read by itself.
     """
+
+    run_id: str
+    number: int
+    device_id: str
+    data: bytes
+    check: Callable[[DeviceReport], Tree | Moments | MaskedWords]
+    declared: int
+    board: str
+    shapes: Shapes | None = None
+
+
+def read(reports_in: Sequence[Arrived]) -> list[Read | BaseException]:
+    """Decode reports and hold each against its order. It touches nothing, and may run in any thread. What goes wrong
+    with one of them in a way that nobody foresaw is the answer to that one alone."""
+    parsed: list[DeviceReport | Exception] = []
+    for arrived in reports_in:
+        try:
+            parsed.append(_parsed(arrived.data, arrived.run_id, arrived.number, arrived.device_id))
+        except Exception as error:
+            parsed.append(error)
+    pairs = [
+        (at, report, arrived.shapes)
+        for at, (arrived, report) in enumerate(zip(reports_in, parsed, strict=True))
+        if isinstance(report, DeviceReport) and arrived.shapes is not None
+    ]
+    updates = tensors.ahead([(report.update, shapes) for _, report, shapes in pairs])
+    for (at, report, _), update in zip(pairs, updates, strict=True):
+        parsed[at] = replace(report, update=update)
+    return [_checked(arrived, report) for arrived, report in zip(reports_in, parsed, strict=True)]
+
+
+def _checked(arrived: Arrived, report: DeviceReport | Exception) -> Read | BaseException:
+    number, device_id, data, board = arrived.number, arrived.device_id, arrived.data, arrived.board
     try:
-        report = _parsed(data, run_id, number, device_id)
-        update = check(report)
-        if (fault := plausibility.report_fault(report, declared, board)) is not None:
+        if isinstance(report, Exception):
+            raise report
+        update = arrived.check(report)
+        if (fault := plausibility.report_fault(report, arrived.declared, board)) is not None:
             raise RejectedError(*fault)
     except RejectedError as error:
         return Read(number, device_id, data, board, refusal=error)
+    except Exception as error:
+        return error
     return Read(number, device_id, data, board, report, update)
 
 

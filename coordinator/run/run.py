@@ -36,6 +36,7 @@ from protos.statistics.coding import most_bytes
 from protos.statistics.features import FeatureMap
 from protos.statistics.moments import Moments
 from protos.statistics.whitening import Basis
+from protos.update import tensors
 from protos.update.trees import Shapes, Tree
 
 
@@ -351,6 +352,13 @@ class ActiveRun:
             return lambda report: check(report, expected)
         features = features_of(self.plan, self.bundle)
         return lambda report: check_statistics(report, expected, self.bundle, features)
+
+    def read_together(self, number: int) -> Shapes | None:
+        """Shapes of what reports of a round bring, where those that wait are quicker read together than each in a
+        thread of its own."""
+        if self.masking is not None or self.asks_statistics(number):
+            return None
+        return self._shapes if tensors.is_ahead_quicker(self._shapes, len(self.lines)) else None
 
     def late_checker(
         self, order: LateOrder, declared_examples: int

@@ -109,6 +109,7 @@ class RunDriver:
         self._settled.set()
         self.end, self.unwritten = ("failed", "ended by an error that could not be written down"), ""
         self._finding_out: set[asyncio.Task[None]] = set()
+        self._reading: Batching[report_transactions.Arrived, report_transactions.Read] = Batching(self._read)
         self._accepting: Batching[tuple[int, report_transactions.Read], Receipt] = Batching(self._accept)
 
     async def drive(self) -> None:
@@ -324,9 +325,9 @@ class RunDriver:
         try:
             card = self._card_of(device_id)
             check, board = run.checker(run.lines[device_id], declared, number), card.board if card else ""
-            read = await self._rooms.readers.do(
-                report_transactions.read, run.run_id, number, device_id, data, check, declared, board
-            )
+            shapes = run.read_together(number)
+            arrived = report_transactions.Arrived(run.run_id, number, device_id, data, check, declared, board, shapes)
+            read = await (self._reading.do(arrived) if shapes is not None else self._read_alone(arrived))
             receipt = await self._accepting.do((number, read))
         except Exception as error:
             # It may be on disk all the same. The device is told at once, and waits when it sends again.
@@ -360,9 +361,8 @@ class RunDriver:
             else:
                 card = self._card_of(device_id)
                 check, board = run.late_checker(order, declared), card.board if card else ""
-                read = await rooms.readers.do(
-                    report_transactions.read, run.run_id, number, device_id, data, check, declared, board
-                )
+                arrived = report_transactions.Arrived(run.run_id, number, device_id, data, check, declared, board)
+                read = await self._read_alone(arrived)
                 folds = run.machine.state is State.OPEN
                 found = await rooms.store.do(report_transactions.accept_late, run, into, order, read, folds=folds)
                 if isinstance(found, BaseException):
@@ -385,6 +385,15 @@ class RunDriver:
         self.idle(device_id)
         self._written(device_id, written)
         return receipt
+
+    async def _read(self, waiting: list[report_transactions.Arrived]) -> list[report_transactions.Read | BaseException]:
+        return await self._rooms.readers.do(report_transactions.read, waiting)
+
+    async def _read_alone(self, arrived: report_transactions.Arrived) -> report_transactions.Read:
+        (found,) = await self._read([arrived])
+        if isinstance(found, BaseException):
+            raise found
+        return found
 
     async def _accept(self, waiting: list[tuple[int, report_transactions.Read]]) -> list[Receipt | BaseException]:
         """What waits is of one round: none is decided while a report is being written."""

@@ -33,6 +33,47 @@ DEFAULT_LISTEN = "127.0.0.1:50461"
 _DAY_S = 86400.0
 
 
+HANDSHAKE_S = 20.0
+"""A connection that has not shaken hands by then is closed; a line of 400 ms that loses a third takes half of that."""
+# What the database, bundles, logs and calls between threads need, and what enrolment may have.
+_KEPT_FILES, ENROLMENTS = 256, 128
+_MOST_CONNECTIONS = 32_768
+
+
+def connection_limits() -> list[tuple[str, int]]:
+    """Options of a listener, by which connections cannot take the files that a coordinator writes with.
+
+    Who opens thousands and says nothing has them closed after :data:`HANDSHAKE_S`, and those past the limit at once.
+    The limit of open files of this process is raised as far as it may be.
+    """
+    most = _MOST_CONNECTIONS
+    try:
+        import resource
+    except ImportError:  # Windows counts no files
+        pass
+    else:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = _MOST_CONNECTIONS + _KEPT_FILES + ENROLMENTS
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+        if soft != resource.RLIM_INFINITY and soft < allowed:
+            try:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+                soft = allowed
+            except (OSError, ValueError):
+                pass
+        if soft != resource.RLIM_INFINITY:
+            most = min(most, max(32, soft - _KEPT_FILES - ENROLMENTS))
+    return limits_of(most)
+
+
+def limits_of(connections: int) -> list[tuple[str, int]]:
+    """The options that let a listener have so many connections, also while they shake hands."""
+    return [
+        ("grpc.server_handshake_timeout_ms", int(1000 * HANDSHAKE_S)),
+        ("grpc.max_allowed_incoming_connections", connections),
+    ]
+
+
 def check_listen(listen: str, *, tls: bool = False) -> str:
     """``listen`` itself when it is HOST:PORT, and on loopback unless calls are authenticated.
 
@@ -80,13 +121,14 @@ class Trust:
         service = IdentityService(self.authority, self.register, self.worker)
         rpc.add_IdentityServiceServicer_to_server(service, server)  # type: ignore[no-untyped-call]
 
-    async def open_enrolment(self, listen: str) -> str:
+    async def open_enrolment(self, listen: str, above_root_pem: bytes = b"") -> str:
         """Serve enrolment there; the address with its port.
 
         Raises:
             UsageError: it cannot be listened on.
         """
-        server = enrolment_server(EnrolmentService(self.authority, self.register, self.worker))
+        service = EnrolmentService(self.authority, self.register, self.worker, above_root_pem)
+        server = enrolment_server(service, limits_of(ENROLMENTS))
         try:
             port = server.add_insecure_port(listen)
         except RuntimeError as error:

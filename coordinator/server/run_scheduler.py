@@ -121,6 +121,8 @@ class RunScheduler:
         self._held = 0
         self._published = publishing.Newest()
         self.head_signer: publishing.Signs | None = None
+        # Of a site: heads from above.
+        self.handed_down: publishing.Hands | None = None
         # Why the newest head could not be delivered.
         self._undelivered = ""
         self._joining: Batching[DeviceCard, None] = Batching(lambda cards: rooms.store.do(run_transactions.join, cards))
@@ -544,6 +546,10 @@ class RunScheduler:
 
     async def _published_for(self, holding: Holding) -> WaitOrder | None:
         """The head that a run ended with, for a device that has nothing else to do and has not dealt with it."""
+        if self.handed_down is not None:
+            from_above, passed = self.handed_down.wanted(holding)
+            if from_above:
+                return None if passed is None else WaitOrder(0.0, f"the head of {passed.name}", passed)
         wanted = self._published.wanted(holding)
         if wanted is None:
             return None
@@ -562,6 +568,10 @@ class RunScheduler:
             return None
         self._undelivered = ""
         return WaitOrder(0.0, f"the head of {wanted.name}", found)
+
+    def tell(self) -> None:
+        """There may be something else for the devices that wait."""
+        self._publish()
 
     async def look_at_published(self) -> None:
         """Find out anew which heads there are to deliver, and tell the devices that wait."""

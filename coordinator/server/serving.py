@@ -28,7 +28,14 @@ import grpc
 from coordinator.run.resume import Rooms
 from coordinator.run.workers import Store, Worker
 from coordinator.server.announcing import Announcement
-from coordinator.server.listening import DEFAULT_LISTEN, Trust, check_listen, open_trust, tls_version
+from coordinator.server.listening import (
+    DEFAULT_LISTEN,
+    Trust,
+    check_listen,
+    connection_limits,
+    open_trust,
+    tls_version,
+)
 from coordinator.server.metrics import MetricsServer, check_metrics
 from coordinator.server.operations import Operations
 from coordinator.server.run_scheduler import RunScheduler
@@ -222,7 +229,7 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> str
 async def _database(settings: Settings, stopping: asyncio.Event) -> Database | None:
     """The database, as soon as this coordinator may use it; None when it was told to stop before that."""
     url = settings.database or sqlite_url(settings.state / "coordinator.db")
-    if settings.standby and url.startswith("sqlite"):
+    if settings.standby and (not settings.database or settings.database.startswith("sqlite")):
         raise UsageError(
             "a SQLite file has no standby", where="--standby", fix="give --database postgresql+psycopg://USER@HOST/NAME"
         )
@@ -276,7 +283,8 @@ async def _listen(
     trust: Trust | None,
 ) -> str:
     gates = () if trust is None else (trust.gate,)
-    server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS, interceptors=gates)
+    options = [*_OPTIONS, *connection_limits()]
+    server = grpc.aio.server(options=options, maximum_concurrent_rpcs=MAX_CALLS, interceptors=gates)
     rpc.add_DeviceServiceServicer_to_server(DeviceService(run_scheduler), server)  # type: ignore[no-untyped-call]
     operations = Operations(rooms, run_scheduler)
     rpc.add_OperatorServiceServicer_to_server(OperatorService(operations), server)  # type: ignore[no-untyped-call]
@@ -307,7 +315,10 @@ async def _listen(
         print(f"coordinator: listening on {address}, state in {settings.state}", flush=True)
         if trust is not None:
             host, _, _ = address.rpartition(":")
-            enrolment = await trust.open_enrolment(settings.enroll_listen or f"{host}:{port + 1}")
+            mine = settings.upstream_identity
+            above = "" if mine is None else read_site_identity(mine).signing_root_pem
+            at_port = settings.enroll_listen or f"{host}:{port + 1}"
+            enrolment = await trust.open_enrolment(at_port, above.encode())
             trust.watch()
             if settings.announce:
                 at, fingerprint = int(enrolment.rpartition(":")[2]), trust.authority.fingerprint

@@ -219,15 +219,15 @@ def summary(made: Simulated, folder: Path | None) -> str:
     if run["reason"]:
         lines.append(f"ended      {run['reason']}")
     lines.append(f"sent       {run['bytes_up']} bytes up, {run['bytes_down']} bytes down")
-    lines.append("joules     " + "".join(f"{phase:>12}" for phase in PHASES[1:]) + f"{'reports':>12}  cut short")
+    lines.append("joules     " + "".join(f"{phase:>9}" for phase in PHASES[1:]) + f"{'reports':>10}  cut short")
     kinds = np.array(made.kinds)
     for kind in dict.fromkeys(made.kinds):
         mine = kinds == kind
         told_j = np.nansum(arrays["energy_j"][:, mine, 1:], axis=(0, 1))
         reports, orders = int(arrays["accepted"][:, mine].sum()), int(arrays["ordered"][:, mine].sum())
         cut = int(arrays["cut"][:, mine].sum())
-        cells = "".join(f"{value:>12.3f}" for value in told_j)
-        lines.append(f"  {kind:9}{cells}{f'{reports}/{orders}':>12}  {cut or '-'}")
+        cells = "".join(f"{value:>9.{3 if value < 1000 else 0}f}" for value in told_j)
+        lines.append(f"  {kind:9}{cells}{f'{reports}/{orders}':>10}  {cut or '-'}")
     untold_j = float(arrays["true_j"].sum() - np.nansum(arrays["energy_j"][:, :, 1:]))
     if untold_j > 1e-6 * max(1.0, float(arrays["true_j"].sum())):
         lines.append(f"untold     {untold_j:.3f} J that no report told: power lost, reports refused")

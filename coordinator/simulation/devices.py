@@ -231,8 +231,8 @@ class VirtualBoard:
         self._shared, self._noise, self._seed = shared, noise, seed
         self.clock = BoardClock(now_s)
         watts = {
-            Phase.IDLE: costs.idle_w, Phase.EMBED: costs.embed_w, Phase.TRAIN: costs.train_w,
-            Phase.ENCODE: costs.encode_w, Phase.SEND: costs.idle_w,
+            Phase.IDLE: costs.idle_w, Phase.RECEIVE: costs.idle_w, Phase.EMBED: costs.embed_w,
+            Phase.TRAIN: costs.train_w, Phase.ENCODE: costs.encode_w, Phase.SEND: costs.idle_w,
         }  # fmt: skip
         self.meter = BoardMeter.of(board, self.clock, watts)
         self._head = _TimedHead(shared.head, self.clock)
@@ -288,15 +288,16 @@ class VirtualBoard:
         )
 
     def received(self, order: TrainOrder, size_bytes: int) -> float:
-        """An order has come; returns the seconds that it travelled. Its joules are idle ones, as on a board."""
+        """An order comes in; returns the seconds that it travels. A board at rest has those of its link on top."""
         self.bytes_down += size_bytes
-        self.meter.charge(self.link.down_j * size_bytes)
         if order.run_id != self._run_id:
             # Waiting for a run to begin is no cost of that run.
             self.meter.mark(Phase.IDLE)
             self.meter.settle(0.0)
             self._run_id = order.run_id
-        return self.link.latency_s + size_bytes / self.link.down_bytes_s
+        came_s = size_bytes / self.link.down_bytes_s
+        self.meter.arrives(came_s, self.link.down_j * size_bytes)
+        return self.link.latency_s + came_s
 
     def work(self, order: TrainOrder, until_s: float | None = None) -> DeviceReport:
         """Do an order at once; :attr:`BoardClock.ahead_s` is how long that takes.

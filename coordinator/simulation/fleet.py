@@ -127,8 +127,7 @@ def embedded(
     Raises:
         ModelError: the bundle's models do not run. They are tried in a child process first.
     """
-    for model in (bundle.backbone_path, bundle.head_path):
-        try_in_subprocess(model)
+    try_in_subprocess(bundle.backbone_path, bundle.head_path)
     say(f"embedding {len(made.train)} examples, and {len(made.test)} held out")
     backbone = Backbone(bundle, threads=2)
     with heard_by(stopping):

@@ -15,7 +15,7 @@ from protos.energy.trace import Phase
 from protos.orders import StopReason
 from protos.update.trees import Tree
 
-PHASES = (Phase.IDLE, Phase.EMBED, Phase.TRAIN, Phase.ENCODE, Phase.SEND)
+PHASES = (Phase.IDLE, Phase.EMBED, Phase.TRAIN, Phase.ENCODE, Phase.SEND, Phase.RECEIVE)
 Arrays = dict[str, npt.NDArray[Any]]
 
 

@@ -63,13 +63,19 @@ def take(state: Path, out: Path) -> Backup:
             layout = _layout_of(copy, source)
         for folder in _FOLDERS:
             if (state / folder).is_dir():
-                shutil.copytree(state / folder, part / folder, ignore=shutil.ignore_patterns(".part-*", "*.part"))
+                _copy_folder(state / folder, part / folder)
         if (state / _TRUST).is_dir():
             left_out = shutil.ignore_patterns(f"{_REGISTER}*", ".*.part")
             shutil.copytree(state / _TRUST, part / _TRUST, ignore=left_out)
             if (state / _TRUST / _REGISTER).is_file():
                 _copy_database(state / _TRUST / _REGISTER, part / _TRUST / _REGISTER)
             _for_its_owner(part / _TRUST)
+        # Files of a run that was forgotten meanwhile may be gone, while the copied database still names it.
+        if gone := _runs(part / DATABASE) - _runs(source):
+            raise StoreError(
+                f"runs were forgotten while it was copied: {', '.join(sorted(gone)[:3])}",
+                where=str(state), fix="take the backup again",
+            )  # fmt: skip
         made = Backup(layout, {name: _hash(part / name) for name in _names(part)})
         (part / LIST).write_text(json.dumps({"layout": made.layout, "files": made.files}, indent=1) + "\n")
     return made
@@ -125,7 +131,7 @@ def check(backup: Path) -> Backup:
 
 def _copy_database(source: Path, target: Path) -> None:
     with (
-        closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True)) as live,
+        closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)) as live,
         closing(sqlite3.connect(target)) as copy,
     ):
         live.backup(copy, pages=_PAGES_AT_ONCE)
@@ -133,11 +139,25 @@ def _copy_database(source: Path, target: Path) -> None:
         copy.execute("PRAGMA journal_mode = DELETE").fetchall()
 
 
+def _copy_folder(source: Path, target: Path) -> None:
+    try:
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns(".part-*", "*.part"))
+    except shutil.Error as error:
+        # One line for each file that could not be copied.
+        name, _, why = error.args[0][0]
+        raise StoreError(f"cannot be copied ({why})", where=str(name), fix="take the backup again") from error
+
+
 def _for_its_owner(folder: Path) -> None:
     """A folder with private keys, and all in it, for its owner alone."""
     folder.chmod(0o700)
     for path in folder.rglob("*"):
         path.chmod(0o700 if path.is_dir() else 0o600)
+
+
+def _runs(database: Path) -> set[str]:
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        return {run_id for (run_id,) in connection.execute("SELECT run_id FROM runs")}
 
 
 def _layout_of(connection: sqlite3.Connection, where: Path) -> int:

@@ -14,8 +14,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from sqlalchemy import BindParameter, Connection, and_, bindparam, select, update
+from sqlalchemy import BindParameter, Connection, Dialect, Insert, Update, and_, bindparam, select, update
 
 from coordinator.budgets.cost_model import CostModel
 from coordinator.store import clock
@@ -98,6 +99,9 @@ _KEEP = (
     .values(state=bindparam("new_state"))
 )
 
+_INSERT_REPORTS, _INSERT_STRAINS, _INSERT_ENERGY = reports.insert(), strains.insert(), energy.insert()
+_INSERT_FITS = cost_models.insert()
+
 # Made once, as those above: putting a statement together costs more than a small one takes.
 _DEVICES: BindParameter[str] = bindparam("devices", expanding=True)
 _RUN: BindParameter[str] = bindparam("run")
@@ -138,6 +142,30 @@ _LESSONS = (
         grants.c.learnt == 0,
     )
 )
+
+
+# By dialect, what a statement is there: its text, the values that it has itself, and the names of all its values in
+# their order where it counts them.
+_texts: WeakKeyDictionary[Dialect, dict[tuple[Any, ...], tuple[str, dict[str, Any], list[str] | None]]]
+_texts = WeakKeyDictionary()
+
+
+def _each(connection: Connection, statement: Insert | Update, rows: Sequence[dict[str, Any]]) -> None:
+    """Execute a statement of this module with each of these values, which must be what the driver takes: to put the
+    values of a row into a statement otherwise takes longer than the database takes to write it."""
+    if not rows:
+        return
+    there = _texts.setdefault(connection.dialect, {})
+    key = (statement, *rows[0])
+    if key not in there:
+        compiled = statement.compile(dialect=connection.dialect, column_keys=list(rows[0]))
+        order = compiled.positiontup if compiled.positional else None
+        own = {name: value for name, value in (compiled.params or {}).items() if name not in rows[0]}
+        there[key] = str(compiled), own, order
+    text, own, order = there[key]
+    whole = [own | row for row in rows] if own else list(rows)
+    values: Any = whole if order is None else [tuple([row[name] for name in order]) for row in whole]
+    connection.exec_driver_sql(text, values)
 
 
 def _asked(run_id: str, number: int, device_ids: list[str]) -> dict[str, Any]:
@@ -193,11 +221,10 @@ def accept(connection: Connection, taken: Sequence[Taken]) -> None:
         sizes.append({**of, "up": len(taken_report.data), "by": change, "off": deviation})
         if report.strain is not None:
             borne.append({**key, **dataclasses.asdict(report.strain)})
-    connection.execute(reports.insert(), rows)
-    if borne:
-        connection.execute(strains.insert(), borne)
-    connection.execute(_MARK, marks)
-    connection.execute(_SIZES, sizes)
+    _each(connection, _INSERT_REPORTS, rows)
+    _each(connection, _INSERT_STRAINS, borne)
+    _each(connection, _MARK, marks)
+    _each(connection, _SIZES, sizes)
     settle(
         connection,
         [
@@ -264,10 +291,8 @@ def settle(
         for key, values in new.items()
         if key[3] in before.get(key[:3], ())
     ]
-    if fresh:
-        connection.execute(energy.insert(), fresh)
-    if changed:
-        connection.execute(_SETTLE, changed)
+    _each(connection, _INSERT_ENERGY, fresh)
+    _each(connection, _SETTLE, changed)
     return [order for order, phases in there.items() if all(phases.get(str(phase)) is not None for phase in WORKING)]
 
 
@@ -323,10 +348,17 @@ def learnt(connection: Connection, run_id: str, number: int, bundle_id: str, mod
     if not models:
         return
     texts = {device_id: json.dumps(model.state()) for device_id, model in models.items()}
-    connection.execute(
-        _KEEP,
-        [{"of_device": name, "of_bundle": bundle_id, "new_state": text} for name, text in texts.items()],
-    )
+    told = [{"of_device": name, "of_bundle": bundle_id, "new_state": text} for name, text in texts.items()]
+    _each(connection, _KEEP, told)
     for device_id, model in models.items():
         known_fits.put(connection, device_id, bundle_id, texts[device_id], model)
-    connection.execute(_LEARNT, [_of((run_id, number, device_id)) for device_id in models])
+    _each(connection, _LEARNT, [_of((run_id, number, device_id)) for device_id in models])
+
+
+def begin_fits(connection: Connection, bundle_id: str, models: Mapping[str, CostModel]) -> None:
+    """Write down the first fits of devices that have none, by device."""
+    rows = [
+        {"device_id": device_id, "bundle_id": bundle_id, "state": json.dumps(model.state())}
+        for device_id, model in models.items()
+    ]
+    _each(connection, _INSERT_FITS, rows)

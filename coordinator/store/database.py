@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, select, text, update
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, select, text, update
 from sqlalchemy.exc import (
     ArgumentError,
     DBAPIError,
@@ -53,9 +53,9 @@ class DamagedError(StoreError):
     needs it; any other StoreError passes when the disk, the lock or the server is back."""
 
 
-def sqlite_url(path: Path) -> str:
-    """The URL of a SQLite file."""
-    return f"sqlite:///{path}"
+def sqlite_url(path: Path) -> URL:
+    """The URL of a SQLite file, whatever its name: in a text, what follows a `?` would be no part of it."""
+    return URL.create("sqlite", database=str(path))
 
 
 class Database:
@@ -74,7 +74,7 @@ class Database:
             state directory).
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str | URL) -> None:
         self._where, self._engine = _engine(url)
         self._patience = None if self.dialect == "sqlite" else time_limits.limit(self._engine)
         self._guard: Connection | None = None
@@ -248,7 +248,7 @@ def _add_indices(connection: Connection) -> None:
             index.create(connection, checkfirst=True)
 
 
-def _engine(url: str) -> tuple[str, Engine]:
+def _engine(url: str | URL) -> tuple[str, Engine]:
     try:
         parsed = make_url(url)
         where = parsed.render_as_string(hide_password=True)

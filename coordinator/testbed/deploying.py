@@ -131,7 +131,7 @@ class Deployment:
         if self._told("environment", done.code != 0):
             options = [*(["--no-index", "--find-links", "wheels"] if parts.links else []), *parts.pip]
             words = [self.folder, mark, self.board.python, f"wheels/{parts.wheel.name}", *options]
-            await self.session.must(_INSTALL, *words, timeout_s=INSTALL_S, doing="installing")
+            await self.session.must(_INSTALL, *words, timeout_s=INSTALL_S, doing="installing", tied=True)
             await self._noted("install", mark)
             self._restart = True
 

@@ -10,7 +10,7 @@ import hashlib
 import os
 import shlex
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,9 +101,19 @@ class Session:
         return quoted(*(["sudo", "-n", "--"] if self.board.sudo else []), *words)
 
     async def run(
-        self, script: str, *arguments: str, stdin: str = "", timeout_s: float | None = None, doing: str = "working"
+        self,
+        script: str,
+        *arguments: str,
+        stdin: str = "",
+        timeout_s: float | None = None,
+        doing: str = "working",
+        tied: bool = False,
     ) -> Ran:
         """Run a script to its end.
+
+        Args:
+            tied: it ends, with all that it began, when this connection does: when somebody presses Ctrl-C here, or
+                the line breaks. It has no stdin. Without this, sshd lets it go on where nobody sees it.
 
         Raises:
             UnreachableError: the connection broke. WaitExpired: it took too long; it is ended.
@@ -111,20 +121,32 @@ class Session:
         limit_s = timeout_s or max(self._timeout_s, SCRIPT_S)
         with _causes(self.board, limit_s, doing):
             async with asyncio.timeout(limit_s):
-                done = await self._connection.run(self.command(script, *arguments), input=stdin, errors="replace")
+                if tied:
+                    line = self.command(_TIED + script, *arguments)
+                    async with self._connection.create_process(line, errors="replace") as process:
+                        # Its stdin stays open for as long as this end is there.
+                        done = await process.wait()
+                else:
+                    done = await self._connection.run(self.command(script, *arguments), input=stdin, errors="replace")
             if done.exit_status is None:
                 raise asyncssh.ConnectionLost("the connection broke")
             return Ran(done.exit_status, _text(done.stdout), _text(done.stderr))
 
     async def must(
-        self, script: str, *arguments: str, stdin: str = "", timeout_s: float | None = None, doing: str = "working"
+        self,
+        script: str,
+        *arguments: str,
+        stdin: str = "",
+        timeout_s: float | None = None,
+        doing: str = "working",
+        tied: bool = False,
     ) -> str:
         """What a script wrote to stdout.
 
         Raises:
             CheckFailed: it left with another code than 0; with its last line. And as `run`.
         """
-        done = await self.run(script, *arguments, stdin=stdin, timeout_s=timeout_s, doing=doing)
+        done = await self.run(script, *arguments, stdin=stdin, timeout_s=timeout_s, doing=doing, tied=tied)
         if done.code:
             what = f"{doing} ended with {done.code}: {done.last_words}"
             raise CheckFailed(what, where=self.board.name, fix="correct it on the board, and run the command again")
@@ -171,17 +193,25 @@ class Session:
             async with self._connection.create_process(
                 self.command('cat >> "$1"', part), encoding=None, stdout=asyncssh.DEVNULL
             ) as process:
-                while piece := file.read(_PIECE):
-                    process.stdin.write(piece)
-                    async with asyncio.timeout(self._timeout_s):
-                        await process.stdin.drain()
-                    there += len(piece)
-                    on_part(there, size)
-                process.stdin.write_eof()
+                # What writes there may end before all is sent, as it does on a full disk: then it says why.
+                with suppress(asyncssh.ChannelOpenError, BrokenPipeError):
+                    while (piece := file.read(_PIECE)) and not process.is_closing():
+                        process.stdin.write(piece)
+                        async with asyncio.timeout(self._timeout_s):
+                            await process.stdin.drain()
+                        there += len(piece)
+                        on_part(there, size)
+                    process.stdin.write_eof()
                 async with asyncio.timeout(self._timeout_s):
                     done = await process.wait()
             if done.exit_status is None:
                 raise asyncssh.ConnectionLost("the connection broke")
+            if done.exit_status:
+                said = Ran(done.exit_status, "", _text(done.stderr)).last_words
+                raise CheckFailed(
+                    f"sending {source.name} ended: {said}", where=self.board.name,
+                    fix="correct it on the board, and run the command again: it goes on from here",
+                )  # fmt: skip
 
     async def write(self, text: str, target: str, *, mode: str = "644") -> None:
         """Put a small text file there, whole or not at all."""
@@ -225,6 +255,14 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else bytes(value).decode(errors="replace") if value else ""  # type: ignore[call-overload]
 
 
+# Before a script: whoever closes its stdin ends it, and all that it began.
+_TIED = """
+exec 3<&0 < /dev/null
+(trap - EXIT; cat <&3; kill -TERM 0) > /dev/null 2>&1 &
+watch=$!
+exec 3<&-
+trap 'kill $watch 2> /dev/null' EXIT
+"""
 # $1 target, $2 digest: "same", or how many bytes of it are there.
 _BEGIN_PUT = """
 set -e

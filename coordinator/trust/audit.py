@@ -4,7 +4,8 @@
 left out or put in breaks every line after it. Lines cut off at the end cannot be told from the file alone: note the
 newest hash elsewhere now and then (``coordinator audit`` prints it), and give it to ``coordinator audit verify``.
 
-A last line without its end is what a power cut leaves. The next one that is written takes it away, and says so.
+What a full disk left of a line is taken away at once. A last line without its end is what a power cut leaves; the next
+one that is written takes it away, and says so.
 """
 
 from __future__ import annotations
@@ -54,20 +55,26 @@ class AuditLog:
         """
         try:
             number = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_APPEND, 0o600)
-            with os.fdopen(number, "rb+") as file:
+            with os.fdopen(number, "rb+", buffering=0) as file:
                 _locked(file.fileno())
                 cut = _cut(file)
-                before = _newest(file)
+                before, size, text = _newest(file), file.seek(0, os.SEEK_END), b""
                 if cut:
                     # It was answered to nobody, and what follows must not be glued to it.
                     note = {"unix_s": round(time.time(), 3), "who": "local", "what": "line cut short", "bytes": cut}
                     note["hash"] = before = _chained(before, note)
-                    file.write(json.dumps(note, ensure_ascii=False).encode() + b"\n")
+                    text = json.dumps(note, ensure_ascii=False).encode() + b"\n"
                 line = {"unix_s": round(time.time(), 3), "who": who, "what": what, **details}
                 line["hash"] = _chained(before, line)
-                file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
+                text += json.dumps(line, ensure_ascii=False).encode() + b"\n"
+                try:
+                    while text:
+                        text = text[os.write(file.fileno(), text) :]
+                    os.fsync(file.fileno())
+                except OSError:
+                    # A full disk has room for no line; half of one would look like a log that somebody changed.
+                    file.truncate(size)
+                    raise
         except OSError as error:
             raise StoreError(f"cannot be written ({error.strerror})", where=str(self.path)) from error
 

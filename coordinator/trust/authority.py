@@ -50,6 +50,8 @@ _ISSUING_DAYS = 730
 _SERVER_DAYS = 365
 OPERATOR_DAYS = 365
 _EARLY = datetime.timedelta(minutes=5)
+# A clock that is wrong by this much was never set; by less, what it makes may still be of use.
+_FAR = datetime.timedelta(days=60)
 _MAX_REQUEST_BYTES = 4096
 
 
@@ -139,6 +141,13 @@ class Authority:
             ) from error
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise ConfigError("holds no P-256 key", where=str(folder / "issuing.key"))
+        if key.public_key() != self._issuing.public_key():
+            # What it made would be of nobody: every board's next handshake would fail, and say nothing of this.
+            raise ConfigError(
+                "is not the key of issuing.pem beside it, as where a renewal was cut short",
+                where=str(folder / "issuing.key"),
+                fix="bring root.key back and run `coordinator init --renew-issuing` again, or bring both from a backup",
+            )
         if self._issuing.not_valid_after_utc <= now():
             raise RefusedError(
                 f"ended at {self._issuing.not_valid_after_utc:%Y-%m-%d}",
@@ -243,7 +252,8 @@ class Authority:
             data = path.read_bytes()
             certificate = x509.load_pem_x509_certificate(data)
             life = certificate.not_valid_after_utc - certificate.not_valid_before_utc
-            if certificate.not_valid_after_utc - now() < life / 3:
+            # One that begins later was made while this machine's clock was ahead, and no board takes it before.
+            if certificate.not_valid_after_utc - now() < life / 3 or certificate.not_valid_before_utc > now():
                 kept = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
                 hosts = [*kept.get_values_for_type(x509.DNSName)]
                 hosts += [str(value) for value in kept.get_values_for_type(x509.IPAddress)]
@@ -273,6 +283,16 @@ class Authority:
         if not is_name(peer.name):
             raise UsageError(
                 f"{peer.name!r} is no name", where=peer.role.value, fix="use letters, digits, dots and dashes, up to 64"
+            )
+        # Certificates of another time than this are of no use to anybody, and nobody would see it here.
+        moment, fix = now(), "set this machine's clock: let systemd-timesyncd reach a time server"
+        begins, ends = self._issuing.not_valid_before_utc, self._issuing.not_valid_after_utc
+        if not begins - _FAR <= moment < ends:
+            raise RefusedError(
+                f"this machine's clock says {moment:%Y-%m-%d}, and its issuing certificate holds from "
+                f"{begins:%Y-%m-%d} to {ends:%Y-%m-%d}: nothing is made by it",
+                where=peer.name,
+                fix=fix if moment < begins else f"{fix}; or renew it with `coordinator init --renew-issuing`",
             )
         server = peer.role is Role.COORDINATOR
         names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(peer.uri)]

@@ -238,7 +238,26 @@ class Register:
                 machine = machine or (earlier[-1].machine if earlier else "")
                 groups = earlier[-1].groups if earlier else ()
             self._keep(issued, machine, groups)
-            self.audit.write(who, what, role=issued.peer.role.value, name=issued.peer.name, serial=issued.serial)
+            details = {"role": issued.peer.role.value, "name": issued.peer.name, "serial": issued.serial}
+            self.audit.write(who, what, **details, **({"by": by} if by is not None else {}))
+
+    def unlogged(self) -> list[str]:
+        """What the register holds and the audit log does not say, in words: lines that were cut off at its end.
+
+        A line is on disk before what it says counts, so the register never knows more than the log.
+
+        Raises:
+            StoreError, IntegrityError: the log cannot be read.
+        """
+        held = self.certificates()
+        lines = self.audit.lines()
+        made = {line.get("serial") for line in lines if line.get("what") != "certificate revoked"}
+        revoked = {line.get("serial") for line in lines if line.get("what") == "certificate revoked"}
+        return [f"certificate {one.serial} of {one.peer}" for one in held if one.serial not in made] + [
+            f"revocation of {one.serial} of {one.peer}"
+            for one in held
+            if one.revoked_unix_s is not None and one.serial not in revoked
+        ]
 
     def certificates(self, peer: PeerName | None = None) -> list[Certificate]:
         """All that were issued, or those of one peer; the oldest first."""

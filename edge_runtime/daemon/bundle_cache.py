@@ -157,8 +157,7 @@ class BundleCache:
             return
         self._refuse_bad(bundle.bundle_id)
         try:
-            for path in (bundle.backbone_path, bundle.head_path):
-                try_in_subprocess(path)
+            try_in_subprocess(bundle.backbone_path, bundle.head_path)
         except ModelError as error:
             if not any(word in error.what for word in _PASSING):
                 marked = {**self._marked(), key: str(error)}

@@ -24,6 +24,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
 
+from edge_runtime.daemon.arriving_call import ArrivingMethod
 from edge_runtime.daemon.file_downloads import FileDownloads
 from edge_runtime.daemon.order_watch import OrderWatch
 from edge_runtime.daemon.stopping import Interrupted as Interrupted
@@ -117,11 +118,16 @@ class Away(UnreachableError):
 
 @dataclass(frozen=True)
 class Welcome:
-    """The coordinator's answer to a join."""
+    """The coordinator's answer to a join.
+
+    Attributes:
+        receive_known: it takes joules of the phase RECEIVE.
+    """
 
     protocol: tuple[int, int]
     software_version: str
     check_in_s: float
+    receive_known: bool = False
 
 
 def check_address(address: str, identity: Identity | None = None) -> str:
@@ -169,6 +175,7 @@ class Link:
         self._addresses = check_addresses(address, self._identity)
         self.address = self._addresses[0]
         self._live: Any = None
+        self._arriving: Callable[[bool], None] = lambda begins: None
         self.meter: MeterCard | None = None
         """What measures, as the coordinator was told at joining; None before."""
         self._connect()
@@ -184,6 +191,12 @@ class Link:
             named = ("grpc.ssl_target_name_override", SERVER_NAME)
             self._channel = grpc.secure_channel(self.address, secure, options=[*_OPTIONS, named])
         self._stub = rpc.DeviceServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._stub.NextOrder = ArrivingMethod(
+            self._channel,
+            "/edgejoule.v1.DeviceService/NextOrder",
+            pb.NextOrderResponse.FromString,
+            lambda begins: self._arriving(begins),
+        )
 
     def _move_on(self) -> None:
         """Nobody answers at this address: the next one."""
@@ -225,7 +238,8 @@ class Link:
         answer = self._call(self._stub.Join, card_to(card, PROTOCOL), CALL_S)
         theirs = check_protocol(answer, self.address)
         self.meter = card.meter
-        return Welcome(theirs, answer.software_version, finite(answer.check_in_s, "check_in_s", at_most=MAX_WAIT_S))
+        check_in_s = finite(answer.check_in_s, "check_in_s", at_most=MAX_WAIT_S)
+        return Welcome(theirs, answer.software_version, check_in_s, answer.receive_known)
 
     def next_order(
         self,
@@ -238,6 +252,7 @@ class Link:
         waits_s: float = ORDER_S,
         given_up: Callable[[], bool] | None = None,
         receptions: Iterable[Reception] = (),
+        arriving: Callable[[bool], None] = lambda _: None,
     ) -> tuple[Order, int]:
         """Ask for work. Energy in ``settled`` is known to the coordinator afterwards.
 
@@ -245,6 +260,7 @@ class Link:
             waits_s: how long an answer is waited for while there is no work.
             given_up: asked every few seconds while the coordinator has no order; true ends the call, without one.
             receptions: what became of publications; known to the coordinator afterwards.
+            arriving: told, from a thread, when the first bytes of the answer are here, and when all of it is.
 
         Returns:
             The order, and its size in serialised bytes.
@@ -266,6 +282,7 @@ class Link:
             receptions=receptions_to(receptions),
             upgrade=upgrade_state_to(holding.upgrade),
         )
+        self._arriving = arriving
         answer = self._call(self._stub.NextOrder, request, waits_s + LATER_S, given_up=given_up)
         if answer is None:
             return WaitOrder(0.0, "something changed here"), 0

@@ -38,6 +38,8 @@ class Masks:
     def __init__(self, device_id: str, session: str, link: Link) -> None:
         self._device_id, self._session, self._link = device_id, session, link
         self._parties: OrderedDict[tuple[str, int, int], tuple[Party, int]] = OrderedDict()
+        # What went out under the masks of each attempt.
+        self._used: dict[tuple[str, int, int], bytes] = {}
         self._hidden: tuple[tuple[str, int, int], float] | None = None
 
     @property
@@ -69,13 +71,15 @@ class Masks:
         party.opened(self._link.mask_shares(self._device_id, self._session, key, sealed))
         self._parties[key] = (party, width_of(order.mask.bits, len(roster)))
         while len(self._parties) > _KEPT:
-            self._parties.popitem(last=False)
+            gone, _ = self._parties.popitem(last=False)
+            self._used.pop(gone, None)
 
     def hide(self, order: TrainOrder, change: Tree) -> MaskedChange:
         """A change on the grid of the order, under masks.
 
         Raises:
-            RefusedError: no masks were agreed on.
+            RefusedError: no masks were agreed on, or another change went out under them: who has both could subtract
+                one from the other, and would see what this device alone has learnt in between.
         """
         mask: MaskOrder | None = order.mask
         key = _key(order.run_id, order.round, order.attempt)
@@ -85,8 +89,15 @@ class Masks:
         party, width = there
         random = generator(order.seed, "mask", self._device_id, order.round)
         numbers = quantised(change, mask.clip, mask.bits, random)
+        made = MaskedChange(width, to_bytes(party.masked(numbers, width), width))
+        # Masks are good once; the same change may be sent again.
+        if self._used.setdefault(key, made.numbers) != made.numbers:
+            raise RefusedError(
+                "another change went out under the masks of this attempt",
+                where=f"round {order.round} of {order.run_id}",
+            )
         self._hidden = (key, time.monotonic())
-        return MaskedChange(width, to_bytes(party.masked(numbers, width), width))
+        return made
 
     def reveal(self, order: RevealOrder) -> None:
         """Answer a coordinator that asks for what unmasks a sum.

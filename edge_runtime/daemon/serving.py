@@ -39,6 +39,7 @@ from edge_runtime.health.pauses import open_pauses
 from edge_runtime.identity.signatures import Signatures
 from edge_runtime.model.adopting import receive
 from edge_runtime.power.live import LivePower
+from edge_runtime.power.meters.shared_meter import SharedMeter
 from edge_runtime.round import work as one_round
 from edge_runtime.round.held_heads import CannotRebuildError
 from edge_runtime.round.inputs.examples import ChangedDataError
@@ -143,6 +144,7 @@ class Daemon:
         self._answered: tuple[str, int, int | None] | None = None
         self._run_id = ""
         self._told: DeviceCard | None = None
+        self._receive_known = False
         self._declined: _Declined | None = None
         self._declines = Backoff(1.0, _TRIED_AGAIN_S)
         self._repeated = Backoff(1.0, 60.0)
@@ -348,6 +350,7 @@ class Daemon:
                 receptions=self._receptions,
                 waits_s=self._patience_s(),
                 given_up=self._has_news,
+                arriving=self._arriving,
             )
         except (RefusedError, UnknownRunError) as error:
             # Figures that the coordinator does not take must not keep this device from working for ever.
@@ -355,6 +358,11 @@ class Daemon:
                 log().warning("the energy of %d rounds is dropped, since it is not taken: %s", len(settled), error)
                 self._device.outbox.told(settled)
             raise Away(error.what, where=error.where, fix=error.fix) from error
+
+    def _arriving(self, begins: bool) -> None:
+        """What comes in is metered as that, where the coordinator knows of it."""
+        if self._receive_known:
+            self._device.meter.mark(Phase.RECEIVE if begins else Phase.IDLE)
 
     def _holding(self) -> Holding:
         """What this device holds; of a publication that it could not take, it says for a while that it has."""
@@ -457,6 +465,7 @@ class Daemon:
             self._answered = None
         self._told = card
         self._check_in_s = welcome.check_in_s or _DECLINED_WAIT_S
+        self._receive_known = welcome.receive_known
 
     def _do(self, order: TrainOrder, size_bytes: int) -> None:
         # Of a further attempt it is a new order, also when the report of the one before came late or was refused.
@@ -470,14 +479,17 @@ class Daemon:
             self._leave_for(order, self._declined.reason)
             self._pause(min(_AWAY_S, max(1.0, self._declined.again_s - time.monotonic())))
             return
+        started_s = time.monotonic()
         if order.run_id != self._run_id:
-            # Waiting for a run to begin is no cost of that run.
+            # Waiting for a run to begin is no cost of that run; its first order is one.
             self._device.meter.mark(Phase.IDLE)
-            self._device.meter.settle(0.0)
+            if isinstance(meter := self._device.meter, SharedMeter):
+                meter.begin_run(2.0 if self._receive_known else 0.0)
+            else:
+                meter.settle(0.0)
             self._run_id = order.run_id
         watch = self._link.watch(self._settings.device_id, self._device.session, order, self._live.begin)
         try:
-            started_s = time.monotonic()
             with self._stopping.loading():
                 report = self._work(order, started_s, watch)
         except (Away, Interrupted):
@@ -557,19 +569,30 @@ class Daemon:
         held = self._device.bench
         if held is not None and held.bundle.bundle_id == bundle_id and cache.may_run(bundle_id):
             return held
-        return self._device.take_up(self._bundle(bundle_id))
+        return self._device.take_up(self._bundle(bundle_id, ordered=True))
 
-    def _bundle(self, bundle_id: str) -> Bundle:
-        """The bundle of this name, fetched if need be."""
+    def _bundle(self, bundle_id: str, *, ordered: bool = False) -> Bundle:
+        """The bundle of this name, fetched if need be.
+
+        Args:
+            ordered: for an order, whose joules those of the fetching are.
+        """
         cache = self._device.bundle_cache
         twin = self._device.accelerator.available
         bundle = cache.find(bundle_id, twin=twin)
         if bundle is None:
             log().info("fetching bundle %s", brief(bundle_id))
-            bundle = cache.fetch(
-                bundle_id,
-                lambda folder: self._link.fetch_bundle(bundle_id, folder, twin=twin, signature=cache.asks_signatures),
-            )
+
+            def fetch(folder: Path) -> None:
+                if ordered:
+                    self._arriving(True)
+                try:
+                    self._link.fetch_bundle(bundle_id, folder, twin=twin, signature=cache.asks_signatures)
+                finally:
+                    if ordered:
+                        self._arriving(False)
+
+            bundle = cache.fetch(bundle_id, fetch)
         return bundle
 
     def _decline(self, order: TrainOrder, error: EdgejouleError) -> None:

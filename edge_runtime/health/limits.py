@@ -44,19 +44,18 @@ class Judge:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self._cause: StopReason | None = None
-        self._since_s = 0.0
+        self._paused: tuple[StopReason, float] | None = None
 
     def __call__(self, condition: Condition, now_s: float) -> StopReason | None:
         """HEAT or BUSY to pause now, None to work."""
-        if self._cause is None:
-            self._cause = self._begins(condition)
-            self._since_s = now_s
-        elif now_s - self._since_s >= LEAST_PAUSE_S and not self._lasts(condition):
-            # What ends one pause may begin the next, for the other reason.
-            self._cause = self._begins(condition)
-            self._since_s = now_s
-        return self._cause
+        if self._paused is not None:
+            cause, since_s = self._paused
+            if now_s - since_s < LEAST_PAUSE_S or self._lasts(condition, cause):
+                return cause
+        # What ends one pause may begin the next, for the other reason.
+        begins = self._begins(condition)
+        self._paused = None if begins is None else (begins, now_s)
+        return begins
 
     def _begins(self, seen: Condition) -> StopReason | None:
         if self._hot(seen, self.limits.pause_above_c, seen.edge_tpu_limit_c):
@@ -66,8 +65,8 @@ class Judge:
             return StopReason.BUSY
         return None
 
-    def _lasts(self, seen: Condition) -> bool:
-        if self._cause is StopReason.HEAT:
+    def _lasts(self, seen: Condition, cause: StopReason) -> bool:
+        if cause is StopReason.HEAT:
             return self._hot(seen, self.limits.resume_below_c, seen.edge_tpu_limit_c - MARGIN_C)
         limit = self.limits.pause_when_busy
         return limit is not None and seen.others_share is not None and seen.others_share > FREE_SHARE * limit

@@ -10,11 +10,12 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from edge_runtime.config import SERVICE_CONFIG as CONFIG
 from edge_runtime.config import resolve
-from edge_runtime.identity.identity import Identity, read_identity
+from edge_runtime.identity.identity import Identity, read_identity, write_identity
 from edge_runtime.identity.signatures import Signatures, read_memory
 from edge_runtime.state import storing
 from protos.atomic import write_whole
@@ -53,6 +54,12 @@ def add_identity(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--require-signatures", action="store_true", help="from now on run nothing that is not signed")
     parser.add_argument(
         "--require-signed-heads", action="store_true", help="from now on let no head of a run work that is not signed"
+    )
+    parser.add_argument(
+        "--above-root",
+        metavar="FILE",
+        type=Path,
+        help="root.pem of the fleet above this board's site: from now on only heads signed there come to work",
     )
 
 
@@ -111,13 +118,15 @@ def run_identity(arguments: argparse.Namespace) -> int:
     found = read_identity(state)
     if found is None:
         raise CheckFailed("this device was never enrolled", where=str(state), fix="see `coordinator enroll --help`")
+    if arguments.above_root is not None:
+        found = _kept_above(state, found, arguments.above_root)
     signatures = Signatures(state)
     if arguments.require_signatures:
         signatures.require()
     if arguments.require_signed_heads:
         signatures.require_heads()
     memory = read_memory(state)
-    required = memory.required
+    required, heads_required = memory.required, signatures.head_memory().heads_required
     left_s = found.ends_unix_s - time.time()
     if arguments.json:
         shown = {
@@ -128,18 +137,36 @@ def run_identity(arguments: argparse.Namespace) -> int:
             "ends_unix_s": found.ends_unix_s,
             "due_unix_s": found.due_unix_s(),
             "signatures_required": required,
-            "signed_heads_required": memory.heads_required,
+            "signed_heads_required": heads_required,
+            "heads_from": "above" if found.above_root_pem else "coordinator",
         }
         print(json.dumps(shown, indent=2))
     else:
         print(f"{found.device_id} at {found.addresses[0]}, until {_day(found.ends_unix_s)} ({left_s / 86400:.1f} days)")
         print(f"renews itself from {_day(found.due_unix_s())} on")
         print("runs what is signed alone" if required else "runs what its coordinator sends, until it sees a signature")
-        if memory.heads_required:
+        if found.above_root_pem:
+            print("takes heads of runs that the fleet above its site has signed, and none that the site signs")
+        if heads_required:
             print("works with heads of runs that are signed alone")
     if left_s <= 0:
         raise CheckFailed("its certificate has ended", where=found.device_id, fix="enrol the board again")
     return 0
+
+
+def _kept_above(state: Path, identity: Identity, file: Path) -> Identity:
+    """The identity with the root above that a file holds, as it is kept now."""
+    from edge_runtime.identity.enrolment import above_root
+    from edge_runtime.identity.signatures import forget_unless_same
+
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot be read ({error.strerror})", where=str(file)) from error
+    found = replace(identity, above_root_pem=above_root(data))
+    forget_unless_same(state, found.root_pem, found.above_root_pem)
+    write_identity(state, found)
+    return found
 
 
 def _places(arguments: argparse.Namespace) -> tuple[Path | None, Path]:

@@ -33,7 +33,7 @@ from protos.trust.token import EnrolmentToken, token_id
 from protos.v1 import identity_pb2 as pb
 from protos.v1 import identity_pb2_grpc as rpc
 
-__all__ = ["Enrolled", "enroll", "machine_serial", "readmit", "renew"]
+__all__ = ["Enrolled", "above_root", "enroll", "machine_serial", "readmit", "renew"]
 
 CALL_S = 15.0
 _OPTIONS = [
@@ -57,6 +57,24 @@ class Enrolled:
     identity: Identity
     path: Path
     clock_behind_s: float
+
+
+def above_root(pem: bytes) -> str:
+    """The root of the fleet above a site, from its file.
+
+    Raises:
+        IntegrityError: it is no certificate of a root.
+    """
+    try:
+        root = x509.load_pem_x509_certificate(pem)
+        root.verify_directly_issued_by(root)
+        if not isinstance(root.public_key(), ec.EllipticCurvePublicKey):
+            raise ValueError("another kind of key")
+        return pem.decode("ascii")
+    except Exception as error:
+        raise IntegrityError(
+            "is no root of a fleet", where="the root above", fix="give the root.pem of the coordinator above"
+        ) from error
 
 
 def machine_serial(root: Path = Path("/")) -> str:
@@ -95,7 +113,8 @@ def enroll(token: EnrolmentToken, state: Path, *, machine: str | None = None) ->
     except UnreachableError as error:
         # Its network may have given it another address since. What the hint leads to must prove itself like any other.
         answer, address, port = _first_hinted(token, ask, error)
-    proof = response_mac(token.secret, mac, answer.device_id, answer.chain_pem, answer.root_pem, answer.unix_s)
+    above = bytes(answer.above_root_pem)
+    proof = response_mac(token.secret, mac, answer.device_id, answer.chain_pem, answer.root_pem, answer.unix_s, above)
     false = IntegrityError(
         "what answered did not make this token",
         where=f"coordinator {address}",
@@ -117,9 +136,10 @@ def enroll(token: EnrolmentToken, state: Path, *, machine: str | None = None) ->
         answer.root_pem.decode("ascii"),
         begins,
         ends,
+        above_root(above) if above else "",
     )
     # Another fleet, or a memory that nobody can read: what was signed before is that of another root.
-    forget_unless_same(state, found.root_pem)
+    forget_unless_same(state, found.root_pem, found.above_root_pem)
     return Enrolled(found, write_identity(state, found), answer.unix_s - time.time())
 
 

@@ -33,6 +33,8 @@ class Identity:
         enroll_port: where enrolment is spoken, on the same hosts.
         key_pem, chain_pem, root_pem: private key, certificate with the issuing one, the fleet's root.
         begins_unix_s, ends_unix_s: of the certificate.
+        above_root_pem: root of the fleet above, where the coordinator is a site of it: heads of runs come to work by
+            that one alone, and bundles by either. Empty: there is none above.
     """
 
     device_id: str
@@ -43,6 +45,7 @@ class Identity:
     root_pem: str
     begins_unix_s: float
     ends_unix_s: float
+    above_root_pem: str = ""
 
     def due_unix_s(self) -> float:
         """When it is to be renewed: after two thirds of its life."""
@@ -103,7 +106,11 @@ def write_identity(state: Path, identity: Identity) -> Path:
         with storing(path):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             with write_whole(path) as file:
-                file.write(json.dumps({"kind": _KIND, **asdict(identity)}, indent=1).encode() + b"\n")
+                fields = asdict(identity)
+                if not identity.above_root_pem:
+                    # A version of the service that knows no sites can read what this one wrote.
+                    del fields["above_root_pem"]
+                file.write(json.dumps({"kind": _KIND, **fields}, indent=1).encode() + b"\n")
             owner = state.stat()
             if os.geteuid() == 0 and owner.st_uid != 0:
                 # Written by root for a service that is another user.

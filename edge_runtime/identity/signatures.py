@@ -11,6 +11,10 @@ Signatures are checked in a child process, because that takes a package of about
 A head that a run ended with is signed by its coordinator, which the offline keys have let
 (:mod:`protos.trust.delegated`); who has seen one of those takes no other head to work. What came with it is given to
 the child: ``... STATE heads NOW``, and JSON on stdin.
+
+A device of a site knows two roots: the site's, and the one of the fleet above (``above_root_pem`` of its identity).
+Each has a memory of its own. Bundles may be signed under either, wheels under the site's, whose owner looks after the
+board. Heads of runs must come from above: a site passes them on as they are, and has no key that a board would take.
 """
 
 from __future__ import annotations
@@ -24,27 +28,30 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from edge_runtime.identity.identity import FOLDER, read_identity
+from edge_runtime.identity.identity import FOLDER, Identity, read_identity
 from edge_runtime.state import storing
 from protos.atomic import write_whole
 from protos.errors import ConfigError, EdgejouleError, IntegrityError
 from protos.trust.admission import Memory, admitted, memory_from, memory_text
 from protos.trust.delegated import HeadStatement, SignedHead, admitted_head
-from protos.trust.signed import MAX_BYTES, SignatureFile, signature_of, verify
+from protos.trust.signed import MAX_BYTES, SignatureFile, signature_of, signed_text, verify
 
 __all__ = ["Memory", "Signatures", "admitted", "main", "read_memory", "write_memory"]
 
-_FILE = "signed.json"
+_FILE, _ABOVE = "signed.json", "signed-above.json"
 _CHILD_S = 120.0
 
 
-def read_memory(state: Path) -> Memory:
+def read_memory(state: Path, *, above: bool = False) -> Memory:
     """The memory in a state folder; an empty one before anything was seen.
+
+    Args:
+        above: of what was signed under the root above.
 
     Raises:
         ConfigError: it cannot be read: a device that forgot what it saw must not take something old.
     """
-    path = state / FOLDER / _FILE
+    path = state / FOLDER / (_ABOVE if above else _FILE)
     try:
         return memory_from(path.read_bytes())
     except FileNotFoundError:
@@ -54,26 +61,31 @@ def read_memory(state: Path) -> Memory:
         raise ConfigError("what was signed before cannot be read", where=str(path), fix=fix) from error
 
 
-def write_memory(state: Path, memory: Memory) -> None:
+def write_memory(state: Path, memory: Memory, *, above: bool = False) -> None:
     """Keep it, whole or not at all. Raises StoreError: it cannot be written."""
-    path = state / FOLDER / _FILE
+    path = state / FOLDER / (_ABOVE if above else _FILE)
     with storing(path):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with write_whole(path) as file:
             file.write(memory_text(memory))
 
 
-def forget_unless_same(state: Path, root_pem: str) -> None:
-    """Begin anew with a new root, or where what was remembered cannot be read."""
-    try:
-        before = read_identity(state)
-        read_memory(state)
-        if before is None or before.root_pem == root_pem:
-            return
-    except EdgejouleError:
-        pass
-    with storing(state / FOLDER / _FILE):
-        (state / FOLDER / _FILE).unlink(missing_ok=True)
+def forget_unless_same(state: Path, root_pem: str, above_root_pem: str = "") -> None:
+    """Begin anew what was signed under a root that is another now, or where it cannot be read."""
+    for name, above, now in ((_FILE, False, root_pem), (_ABOVE, True, above_root_pem)):
+        try:
+            before = read_identity(state)
+            read_memory(state, above=above)
+            if before is None or _root(before, above=above) == now:
+                continue
+        except EdgejouleError:
+            pass
+        with storing(state / FOLDER / name):
+            (state / FOLDER / name).unlink(missing_ok=True)
+
+
+def _root(identity: Identity, *, above: bool) -> str:
+    return identity.above_root_pem if above else identity.root_pem
 
 
 class Signatures:
@@ -106,7 +118,7 @@ class Signatures:
         if not self.can_check:
             return
         if not signed:
-            if read_memory(self._state).required:
+            if any(memory.required for memory in self._memories()):
                 fix = "sign it with `coordinator sign`"
                 raise IntegrityError("is not signed, and this device runs what is signed", where=what, fix=fix)
             return
@@ -127,7 +139,7 @@ class Signatures:
         if not self.can_check:
             return
         if not signed:
-            if read_memory(self._state).heads_required:
+            if self.head_memory().heads_required:
                 fix = "let the coordinator sign heads with `coordinator delegate`"
                 raise IntegrityError("is not signed, and this device works with signed heads", where=where, fix=fix)
             return
@@ -149,11 +161,11 @@ class Signatures:
         required."""
         if not self.can_check:
             return True
-        memory = read_memory(self._state)
-        if not memory.required:
+        memories = self._memories()
+        if not any(memory.required for memory in memories):
             return True
-        ends = memory.held.get(sha256)
-        return ends is not None and ends > max(self._clock(), memory.newest_unix_s)
+        now = self._clock()
+        return any(memory.held.get(sha256, 0) > max(now, memory.newest_unix_s) for memory in memories)
 
     def require(self) -> None:
         """From now on nothing unsigned is taken."""
@@ -161,7 +173,19 @@ class Signatures:
 
     def require_heads(self) -> None:
         """From now on no head that is not signed comes to work."""
-        write_memory(self._state, replace(read_memory(self._state), heads_required=True))
+        above = self._has_above()
+        write_memory(self._state, replace(read_memory(self._state, above=above), heads_required=True), above=above)
+
+    def head_memory(self) -> Memory:
+        """The memory by which heads of runs are judged. Raises ConfigError: it cannot be read."""
+        return read_memory(self._state, above=self._has_above())
+
+    def _has_above(self) -> bool:
+        found = read_identity(self._state)
+        return found is not None and bool(found.above_root_pem)
+
+    def _memories(self) -> list[Memory]:
+        return [read_memory(self._state), *([read_memory(self._state, above=True)] if self._has_above() else [])]
 
 
 def main(arguments: list[str]) -> int:
@@ -176,14 +200,34 @@ def main(arguments: list[str]) -> int:
             raise ConfigError("this device is not enrolled", where=str(state))
         with signature_of(content).open("rb") as file:
             found = SignatureFile.parse(file.read(MAX_BYTES + 1), what)
-        statement, signers, keys = verify(found, identity.root_pem.encode(), what)
+        above = what == "bundle" and _is_of(found, identity.above_root_pem)
+        statement, signers, keys = verify(found, _root(identity, above=above).encode(), what)
         if (statement.what, statement.sha256, statement.size_bytes) != (what, sha256, size_bytes):
             raise IntegrityError("its signature is of other content", where=what, fix="sign it anew")
-        write_memory(state, admitted(read_memory(state), statement, signers, keys, now, what))
+        memory = admitted(read_memory(state, above=above), statement, signers, keys, now, what)
+        write_memory(state, memory, above=above)
     except (EdgejouleError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
+
+
+def _is_of(file: SignatureFile, root_pem: str) -> bool:
+    """Whether this root named the signers of a signature file."""
+    from cryptography import x509
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    if not root_pem:
+        return False
+    root = x509.load_pem_x509_certificate(root_pem.encode()).public_key()
+    assert isinstance(root, ec.EllipticCurvePublicKey)
+    try:
+        root.verify(file.root_signature, signed_text("signers", file.signers), ec.ECDSA(hashes.SHA256()))
+    except InvalidSignature:
+        return False
+    return True
 
 
 def _check_head(state: Path, now_unix_s: float) -> int:
@@ -195,10 +239,15 @@ def _check_head(state: Path, now_unix_s: float) -> int:
         if identity is None:
             raise ConfigError("this device is not enrolled", where=str(state))
         signed = SignedHead.parse(base64.b64decode(asked["signed"]), where)
-        root = identity.root_pem.encode()
+        above = bool(identity.above_root_pem)
+        root = _root(identity, above=above).encode()
         head = HeadStatement.parse(asked["said"].encode(), where)
-        memory, refusal = admitted_head(read_memory(state), signed, head, root, now_unix_s, where)
-        write_memory(state, memory)
+        if not _is_of(SignatureFile.parse(signed.delegation_signature, where), root.decode()):
+            named = "the root above this board's site" if above else "the root of this board's fleet"
+            fix = "give the board the root of who signed it with `edge-runtime identity --above-root FILE`"
+            raise IntegrityError(f"{named} did not name its signers", where=where, fix=fix)
+        memory, refusal = admitted_head(read_memory(state, above=above), signed, head, root, now_unix_s, where)
+        write_memory(state, memory, above=above)
         if refusal is not None:
             raise refusal
     except (EdgejouleError, OSError) as error:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -31,13 +32,14 @@ log = logging.getLogger(__name__)
 
 EACH_S = 0.5
 """How often bins are sent."""
-_CLOSE_S = 0.3
 MOST_BINS = 500
 """In one message: ten seconds."""
 # Of what comes after a longer silence, only so many bins are told, the newest, so that what is made at once is bounded.
 _MOST_WAITING = 20 * MOST_BINS
 # Samples that are held until they are sent: a thousand a second for a minute.
 _MOST_SAMPLES = 60_000
+# To end, it is waited for so long at most, and looked so often whether it has.
+_ENDS_S, _LOOK_S = 2.0, 0.05
 NO_SENSOR = "no sensor measures this board"
 
 
@@ -124,11 +126,11 @@ class LivePower:
     def close(self) -> None:
         """End it, and never begin again."""
         self._stop.set()
-        self._give_up()
-        if self._thread is not None:
-            # A call that began at that very moment is left alone: a stop has two seconds for all, and the thread keeps
-            # no process alive.
-            self._thread.join(_CLOSE_S)
+        until_s = time.monotonic() + _ENDS_S
+        while (thread := self._thread) is not None and thread.is_alive() and time.monotonic() < until_s:
+            # Again and again: it may have been about to send when it was told to stop.
+            self._give_up()
+            thread.join(_LOOK_S)
 
     def _run(self) -> None:
         heard: _Heard | None = None

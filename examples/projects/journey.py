@@ -27,7 +27,6 @@ PROGRAMS = {
     "coordinator": "coordinator.cli",
     "edge-runtime": "edge_runtime.cli",
 }
-PHASES = ("embed", "train", "encode", "send")
 
 
 def options(description: str | None, **folders: str) -> argparse.Namespace:

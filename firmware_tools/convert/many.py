@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from firmware_tools.child import QUIET, Progress, error_fields, error_of
+from firmware_tools.loading import loading
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -143,12 +144,13 @@ def in_a_fork(body: Callable[[], int], *, natives: bool = True) -> Done:
 def load() -> None:
     """Load TensorFlow and what converts."""
     # Loaded, but not used: a fork of a process whose TensorFlow has threads would hang.
-    import keras  # noqa: F401
-    import tensorflow as tf  # noqa: F401
+    with loading():
+        import keras  # noqa: F401
+        import tensorflow as tf  # noqa: F401
 
-    from firmware_tools.convert import head_model, ranges, worker  # noqa: F401
-    from firmware_tools.convert.sources import keras_source, saved_model_source  # noqa: F401
-    from firmware_tools.prune import worker as prune_worker  # noqa: F401
+        from firmware_tools.convert import head_model, ranges, worker  # noqa: F401
+        from firmware_tools.convert.sources import keras_source, saved_model_source  # noqa: F401
+        from firmware_tools.prune import worker as prune_worker  # noqa: F401
 
 
 def main() -> int:

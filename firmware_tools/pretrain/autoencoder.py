@@ -6,17 +6,16 @@ something too (Vincent et al., "Extracting and Composing Robust Features with De
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from firmware_tools.pretrain import quiet_keras
 from protos.datafiles.dataset import Dataset
 from protos.errors import DataError
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 _NOISE, _SMALL = 0.3, 1e-3
 _PIXEL = 1 / 255
 
@@ -51,8 +50,7 @@ def pretrain(data: Dataset, folder: Path, *, latent: int = 16, epochs: int = 10,
             f"examples {x.dtype} {list(x.shape[1:])}: an autoencoder is trained on uint8 images whose sides 4 divides",
             where=data.source,
         )
-    import keras
-
+    keras = quiet_keras.loaded()
     keras.utils.set_random_seed(seed)
     height, width, channels = x.shape[1:]
     encoder, decoder = _encoder(keras, x.shape[1:], latent), _decoder(keras, (height, width), channels, latent)

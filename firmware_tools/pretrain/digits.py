@@ -9,13 +9,13 @@ Data: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI, 
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from firmware_tools.pretrain import quiet_keras
 from protos.atomic import write_whole
 from protos.datafiles.dataset import Dataset, save
 
@@ -56,9 +56,7 @@ def split(seed: int) -> tuple[Dataset, Dataset]:
 
 def pretrain(folder: Path, *, seed: int = 0, epochs: int = 30) -> Pretrained:
     """Train, and write ``digits.keras``, ``workshop.npz`` and ``fleet.npz`` into ``folder``."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    import keras
-
+    keras = quiet_keras.loaded()
     workshop, fleet = split(seed)
     keras.utils.set_random_seed(seed)
     layers: list[Any] = [

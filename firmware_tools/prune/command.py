@@ -21,7 +21,7 @@ from protos.commands.program import HelpFormatter
 from protos.errors import DataError, StoreError, UsageError
 
 # The criteria themselves need TensorFlow; a test compares these names with theirs.
-CRITERION_NAMES = ("taylor", "l1")
+CRITERION_NAMES = ("taylor", "least_squares", "l1")
 
 _DESCRIPTION = """\
 Remove filters of a Keras model that it can do without, and write a smaller Keras model of the same layers.
@@ -74,11 +74,17 @@ def add_command(commands: Any) -> None:
     how = parser.add_argument_group("how")
     how.add_argument(
         "--criterion", choices=CRITERION_NAMES, default="taylor",
-        help="taylor: what the loss changes without a filter, which needs --data (default); l1: size of its weights",
+        help="taylor: what the loss changes without a filter (default); least_squares: what no other filter could make "
+        "up for; l1: size of its weights. The first two need --data",
     )  # fmt: skip
     how.add_argument(
         "--multiple", metavar="N", type=int, default=4, help="layers keep a multiple of N filters (default 4)"
     )
+    how.add_argument(
+        "--refit", action="store_true",
+        help="fit the last layer of MODEL to the training examples first, and that of the pruned one: where they are "
+        "of another kind than those that it was trained on",
+    )  # fmt: skip
     how.add_argument("--epochs", metavar="N", type=int, default=0, help="passes of fine-tuning (default 0)")
     how.add_argument("--rate", metavar="RATE", type=float, default=1e-3, help="of fine-tuning (default 0.001)")
     how.add_argument(
@@ -137,7 +143,8 @@ def _job(options: argparse.Namespace) -> PruneJob:
         raise UsageError("only Keras files can be pruned", where=options.model.name, fix="give a .keras or .h5 file")
     if sum(one is not None for one in (options.ratio, options.max_drop, options.target)) != 1:
         raise UsageError("say how much goes", fix="give one of --ratio, --max-drop and --target")
-    needs = [name for name, asked in (("--criterion taylor", options.criterion == "taylor"),
+    needs = [name for name, asked in ((f"--criterion {options.criterion}", options.criterion != "l1"),
+                                      ("--refit", options.refit),
                                       ("--max-drop", options.max_drop is not None), ("--epochs", options.epochs > 0))
              if asked]  # fmt: skip
     if options.data is None and needs:
@@ -175,6 +182,7 @@ def _job(options: argparse.Namespace) -> PruneJob:
         epochs=options.epochs,
         rate=options.rate,
         teacher=not options.no_teacher,
+        refit=options.refit,
         mirror=options.mirror,
         shift=options.shift,
         taught_by=None if options.teacher is None else os.path.abspath(options.teacher),
@@ -225,6 +233,8 @@ def _lines(report: dict[str, Any]) -> list[str]:
     if after["accuracy"] is not None:
         lines.append(f"  {'accuracy, %':<14}{100 * before['accuracy']:>14.2f}{100 * after['accuracy']:>14.2f}"
                      f"{100 * (after['accuracy'] - before['accuracy']):>+9.2f}")  # fmt: skip
+        if before.get("accuracy_refitted") is not None:
+            lines.append(f"  last layer of {report['model']} fitted anew {100 * before['accuracy_refitted']:.2f} %")
         if report["epochs"]:
             lines.append(f"  before fine-tuning {100 * after['accuracy_before_fine_tuning']:.2f} %")
     lines += [f"  {' + '.join(layer['layers'])}: {layer['kept']} of {layer['of']}" for layer in report["layers"]]

@@ -5,6 +5,7 @@ l1      the sum of the absolute weights of its filter (Li et al. 2017, arXiv:160
 taylor  the squared change of the loss when the channel is set to zero, to first order: (sum over places of activation
         times gradient)^2, mean over examples (Molchanov et al. 2019, arXiv:1906.10771, eq. 8, with a gate for each
         channel). One scale for all layers.
+least_squares   what no other channel could make up for in the layers that read it: `least_squares.py`.
 
 What falls together is scored together: scores of filters that a residual add joins are summed.
 """
@@ -17,7 +18,7 @@ import numpy as np
 
 from firmware_tools.prune.channels import Channels
 
-CRITERIA = ("taylor", "l1")
+CRITERIA = ("taylor", "least_squares", "l1")
 _BATCH = 64
 
 

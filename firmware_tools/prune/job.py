@@ -18,6 +18,7 @@ class PruneJob:
         ratios: share of the filters that goes, by layer, "*" for all others.
         max_drop: accuracy that each layer's pruning alone may cost, on the training part.
         target: what is to fall to ``target_share`` of what it was.
+        refit: the last layer is fitted to the training examples first, and once more before fine-tuning.
         mirror: fine-tune on images left for right as well.
         shift: pixels by which they are moved.
         taught_by: absolute path of the model that teaches, such as a larger one; None: ``model`` itself.
@@ -37,6 +38,7 @@ class PruneJob:
     epochs: int = 0
     rate: float = 1e-3
     teacher: bool = True
+    refit: bool = False
     mirror: bool = False
     shift: int = 0
     taught_by: str | None = None

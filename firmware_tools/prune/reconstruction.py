@@ -43,10 +43,10 @@ def reconstruct(model: Any, small: Any, channels: Channels, gone: set[int], x: A
         ours = keras.Model(small.inputs, layer.input).predict(examples, batch_size=64, verbose=0)
         theirs = keras.Model(model.inputs, whole.input).predict(examples, batch_size=64, verbose=0)
         rows = np.sort(random.permutation(len(examples) * places)[:_ROWS])
-        a, b = _patches(layer, ours)[rows], _patches(whole, theirs)[rows]
+        a, b = patches(layer, ours)[rows], patches(whole, theirs)[rows]
         made = channels.mask(use.made, gone)
-        wanted = b @ _matrix(whole)[:, made]
-        cut = _matrix(layer)
+        wanted = b @ matrix_of(whole)[:, made]
+        cut = matrix_of(layer)
         square = a.T @ a
         square += _SHRINKAGE * float(np.trace(square)) / len(square) * np.eye(len(square))
         matrix = cut + np.linalg.solve(square, a.T @ (wanted - a @ cut))
@@ -55,7 +55,7 @@ def reconstruct(model: Any, small: Any, channels: Channels, gone: set[int], x: A
     return fitted
 
 
-def _patches(layer: Any, values: Any) -> Any:
+def patches(layer: Any, values: Any) -> Any:
     """What the layer multiplies with its weights, float64 [N * places, weights]; a last one for its bias."""
     if type(layer).__name__ == "Dense":
         flat = values.reshape(-1, values.shape[-1])
@@ -71,7 +71,8 @@ def _patches(layer: Any, values: Any) -> Any:
     return np.hstack([flat, np.ones((len(flat), 1))]) if layer.use_bias else flat
 
 
-def _matrix(layer: Any) -> Any:
+def matrix_of(layer: Any) -> Any:
+    """Its kernel as float64 [weights, outputs], in the order of :func:`patches`."""
     kernel, *bias = (np.asarray(weight, np.float64) for weight in layer.get_weights())
     flat = kernel.reshape(-1, kernel.shape[-1])
     return np.vstack([flat, bias[0][None]]) if bias else flat

@@ -57,6 +57,13 @@ class _Pruning:
         from firmware_tools.prune.surgery import without
 
         job = self.job
+        before = self._cost(self.model, set())
+        if job.refit:
+            from firmware_tools.prune.last_layer import refit
+
+            refit(self.model, self.train_x, self.train_y, where=self.where, seed=job.seed)
+            before["accuracy_refitted"] = self._accuracy(self.model)
+            self.progress("fitted the last layer to the training examples")
         self.progress(f"scoring {sum(len(family.channels) for family in self.families)} channels by {job.criterion}")
         scores = self._scores()
         gone, shares = self._chosen(scores)
@@ -67,7 +74,9 @@ class _Pruning:
 
             fitted = reconstruct(self.model, small, self.channels, gone, self.train_x, seed=job.seed)
             self.progress(f"fitted {fitted} layers to what they gave before")
-        before, after = self._cost(self.model, set()), self._cost(small, gone)
+        if job.refit:
+            refit(small, self.train_x, self.train_y, where=self.where, seed=job.seed)
+        after = self._cost(small, gone)
         pruned = self._accuracy(small)
         if job.epochs:
             fine_tune(
@@ -137,6 +146,10 @@ class _Pruning:
 
         if self.job.criterion == "l1":
             return criteria.l1(self.model, self.channels)
+        if self.job.criterion == "least_squares":
+            from firmware_tools.prune.least_squares import least_squares
+
+            return least_squares(self.model, self.channels, self.train_x, seed=self.job.seed)
         rows = np.random.default_rng([self.job.seed, 0x7A]).permutation(len(self.train_x))[: self.job.score_examples]
         loss = cross_entropy(probabilities=self.probabilities)
         return criteria.taylor(self.model, self.channels, self.train_x[rows], self.train_y[rows], loss)
@@ -154,7 +167,7 @@ class _Pruning:
         measure = self._measure()
         target = job.target_share * measure(set())
         gone = to_target(
-            self.channels, self.families, scores, measure, target, job.multiple, across=job.criterion == "taylor",
+            self.channels, self.families, scores, measure, target, job.multiple, across=job.criterion != "l1",
             steps=6 if job.target in ("int8_bytes", "latency") else 12,
         )  # fmt: skip
         if (reached := measure(gone)) > target * (1.1 if job.target == "latency" else 1.0):

@@ -73,7 +73,7 @@ def _run(options: argparse.Namespace) -> int:
         raise StoreError(f"cannot be written ({error.strerror})", where=str(options.output)) from error
     told = {"output": str(options.output), "examples": len(made), "classes": list(denoiser.classes)}
     if options.json:
-        print(json.dumps(document("sample", told)))
+        print(json.dumps(document("sampled", told)))
     else:
         print(f"{options.output}: {options.count} examples of each of {len(denoiser.classes)} classes")
     return 0

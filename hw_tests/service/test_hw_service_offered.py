@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from hw_tests.boards.defects import CRASHES_AT_START
 from hw_tests.boards.deployed import PATIENCE_S, Deployed
 from hw_tests.boards.wheels import ROOT
 from hw_tests.measurements import Measure
+from tests.free_ports import free_ports
 
 pytestmark = [pytest.mark.needs("board", "systemd"), pytest.mark.destructive]
 
@@ -29,7 +29,7 @@ class Fleet:
     def __init__(self, folder: Path) -> None:
         self.state, self._ready = folder / "state", folder / "ready"
         self._environ = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CONFIG_HOME": str(folder / "config")}
-        port = _two_ports()
+        port, _ = free_ports(2)
         self.address = f"127.0.0.1:{port}"
         self.run("init", "--state", self.state, "--name", "127.0.0.1", "--port", port)
         self.run("login", self.state / "trust/admin.json", "--name", "bench")
@@ -68,19 +68,6 @@ class Fleet:
     @staticmethod
     def _words(words: tuple[object, ...]) -> list[str]:
         return [sys.executable, "-m", "coordinator.cli", *map(str, words)]
-
-
-def _two_ports() -> int:
-    """A port that is free, and the next one too."""
-    while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port = int(first.getsockname()[1])
-            try:
-                second.bind(("127.0.0.1", port + 1))
-            except (OSError, OverflowError):
-                continue
-            return port
 
 
 @pytest.fixture

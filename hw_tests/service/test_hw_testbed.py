@@ -22,6 +22,7 @@ import pytest
 from hw_tests.boards.box import Box
 from hw_tests.boards.deployed import STATE, UNIT, Deployed
 from hw_tests.boards.wheels import copy_tree, needed_wheels, tree_wheel
+from tests.free_ports import free_port
 
 pytestmark = [pytest.mark.needs("board", "systemd"), pytest.mark.destructive]
 SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/usr/bin:/bin")
@@ -72,8 +73,7 @@ def lab(service: Deployed, tmp_path: Path) -> Iterator[Lab]:
     inside = " ".join(shlex.quote(word) for word in board.words("/bin/sh", "-c"))
     enter.write_text(f'#!/bin/sh\nexec {inside} "cd /root; $SSH_ORIGINAL_COMMAND"\n')
     enter.chmod(0o755)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = int(free.getsockname()[1])
+    port = free_port()
     (tmp_path / "sshd_config").write_text(_CONFIG.format(port=port, folder=tmp_path))
     (tmp_path / "lab.toml").write_text(
         f'[lab]\nname = "box"\ncoordinator = "{service.station.address}"\nknown_hosts = "known_hosts"\n'

@@ -52,7 +52,7 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 def program(name: str, description: str, epilog: str, *, allow_abbrev: bool = True) -> argparse.ArgumentParser:
     """The parser of a program, with ``--version``; its help ends with ``epilog``, examples."""
-    made = argparse.ArgumentParser(
+    made = _Program(
         prog=name,
         description=description,
         epilog=epilog,
@@ -60,12 +60,42 @@ def program(name: str, description: str, epilog: str, *, allow_abbrev: bool = Tr
         allow_abbrev=allow_abbrev,
     )
     made.add_argument("--version", action=_Version, nargs=0, help="show the version, and end")
+    told = made._option_string_actions["--schema"]
+    told.help = "print commands, arguments, JSON and exit codes as JSON, and end; of one command after its name"
     return made
 
 
 def example(line: str) -> dict[str, Any]:
     """Arguments of a verb's parser whose help ends with an example."""
     return {"epilog": f"example:\n  {line}", "formatter_class": HelpFormatter}
+
+
+class _Schema(argparse.Action):
+    """Prints what a command takes and gives, for programs."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        # Here: no other start needs them.
+        import json
+
+        from protos.commands.described import described
+        from protos.commands.json_document import document
+
+        print(json.dumps(document("commands", described(parser)), indent=2))
+        parser.exit()
+
+
+class _Program(argparse.ArgumentParser):
+    """A parser that describes itself, and so does each of its verbs."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.add_argument("--schema", action=_Schema, nargs=0, help=argparse.SUPPRESS)
 
 
 class _Version(argparse.Action):

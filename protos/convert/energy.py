@@ -19,6 +19,7 @@ MIN_ENERGY_J = -1e12
 
 _PHASES = {
     Phase.IDLE: pb.PHASE_IDLE,
+    Phase.RECEIVE: pb.PHASE_RECEIVE,
     Phase.EMBED: pb.PHASE_EMBED,
     Phase.TRAIN: pb.PHASE_TRAIN,
     Phase.ENCODE: pb.PHASE_ENCODE,

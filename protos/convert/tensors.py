@@ -8,6 +8,7 @@ from protos.convert.checks import checked_name, count_at_most
 from protos.errors import UpdateError
 from protos.update.tensors import (
     Codebook,
+    DecodedAhead,
     EncodedTensor,
     EntropyCoded,
     Float16,
@@ -47,6 +48,8 @@ def _put_values(message: pb.Tensor, values: Values) -> None:
         case EntropyCoded():
             # An absent seed is None, which protobuf takes for "not set".
             message.entropy_coded.CopyFrom(pb.EntropyCoded(**vars(values)))
+        case DecodedAhead(coded):
+            _put_values(message, coded)
         case Rotated():
             message.rotated.CopyFrom(pb.Rotated(**vars(values)))
         case Sparse(kept, low, high, inner):
@@ -109,5 +112,5 @@ def _sparse_from(message: pb.Tensor) -> Sparse:
     if outer.values.WhichOneof("values") == "sparse" or outer.values.name or outer.values.shape:
         raise UpdateError("sparse values that are sparse again, or have a name or a shape", where=message.name)
     inner = _values_from(outer.values)
-    assert not isinstance(inner, Sparse)
+    assert not isinstance(inner, Sparse | DecodedAhead)
     return Sparse(outer.kept, outer.low, outer.high, inner)

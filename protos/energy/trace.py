@@ -42,6 +42,8 @@ class Phase(StrEnum):
     """What a device was doing."""
 
     IDLE = "idle"
+    RECEIVE = "receive"
+    """An order or a bundle comes in, from its first byte. Said to coordinators that know it; idle time to others."""
     EMBED = "embed"
     TRAIN = "train"
     ENCODE = "encode"

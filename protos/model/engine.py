@@ -13,7 +13,6 @@ Rules kept here:
 from __future__ import annotations
 
 import base64
-import contextlib
 import dataclasses
 import functools
 import importlib
@@ -23,13 +22,13 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from protos.errors import ModelError
 from protos.model.edge_tpu import EdgeTpu, EdgeTpuError, load
+from protos.native_remarks import remarks_dropped
 from protos.progress import run_child
 
 _ENGINES = (("ai-edge-litert", "ai_edge_litert.interpreter"), ("tflite-runtime", "tflite_runtime.interpreter"))
@@ -79,35 +78,8 @@ def _engine() -> tuple[str, Any]:
     raise ModelError("no TFLite runtime is installed", fix=_RUNTIME_FIX)
 
 
-@contextlib.contextmanager
-def _info_dropped() -> Iterator[None]:
-    """Keep the native code's remarks, lines that begin with INFO, off stderr; whatever else it says comes after."""
-    with contextlib.ExitStack() as opened:
-        try:
-            said = opened.enter_context(_scratch())
-            before = os.dup(2)
-        except OSError:  # there is no stderr, or no room for a file: what is said is heard
-            before = -1
-        if before < 0:
-            yield
-            return
-        stderr = opened.enter_context(os.fdopen(before, "wb", buffering=0))
-        sys.stderr.flush()
-        os.dup2(said.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(stderr.fileno(), 2)
-            said.seek(0)
-            with contextlib.suppress(OSError):
-                stderr.write(b"".join(line for line in said if not line.startswith(b"INFO:")))
-
-
-def _scratch() -> IO[bytes]:
-    """A nameless file in memory, so that a full disk does not matter; on disk where the system has none in memory."""
-    if sys.platform == "linux":
-        return os.fdopen(os.memfd_create("said"), "w+b")
-    return tempfile.TemporaryFile()
+def _info_dropped() -> AbstractContextManager[None]:
+    return remarks_dropped(lambda line: line.startswith(b"INFO:"))
 
 
 def open_interpreter(model: Path | bytes, *, threads: int = 1, edge_tpu: EdgeTpu | None = None) -> Any:
@@ -163,34 +135,48 @@ def engine_identity() -> EngineIdentity:
     return EngineIdentity(name, importlib.metadata.version(name), delegate_of(open_interpreter(_PROBE_MODEL)))
 
 
-def try_in_subprocess(path: Path, *, timeout_s: float = TRIAL_TIMEOUT_S) -> None:
-    """Open a model in a throw-away child and run each of its signatures once on zeros.
+def try_in_subprocess(*paths: Path, timeout_s: float = TRIAL_TIMEOUT_S) -> None:
+    """Open models in a throw-away child, one after the other, and run each of their signatures once on zeros.
 
-    True afterwards: this very file loads and runs in this engine without killing its process.
+    True afterwards: these very files load and run in this engine without killing its process.
+
+    Args:
+        paths: one child tries them all, since its start takes longer than most models.
+        timeout_s: for each of them.
 
     Raises:
-        ModelError: the child cannot load or run it, dies by a signal, or does not end in time.
+        ModelError: the child cannot load or run one, dies of it by a signal, or does not end in time; it names that
+            one, and those behind it were not tried.
     """
     root = str(Path(__file__).parents[2])
     search = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    command = [sys.executable, "-P", "-m", "protos.model.trial", str(path.resolve())]
+    command = [sys.executable, "-P", "-m", "protos.model.trial", *(str(path.resolve()) for path in paths)]
     try:
-        child = run_child(command, timeout_s=timeout_s, env={**os.environ, "PYTHONPATH": search})
+        child = run_child(command, timeout_s=timeout_s * len(paths), env={**os.environ, "PYTHONPATH": search})
     except subprocess.TimeoutExpired as error:
-        raise ModelError(f"did not load within {timeout_s:.0f} s", where=path.name) from error
+        at = paths[_told(error.output, "trying", 0)]
+        raise ModelError(f"did not load within {timeout_s:.0f} s", where=at.name) from error
     if child.returncode == 0:
         return
-    raise ModelError(_last_words(child.returncode, child.stdout, child.stderr), where=path.name)
+    at = paths[_told(child.stdout, "trying", 0)]
+    raise ModelError(_last_words(child.returncode, child.stdout, child.stderr), where=at.name)
+
+
+def _told(stdout: bytes | None, key: str, otherwise: Any) -> Any:
+    """What the last line with this key says."""
+    for line in reversed((stdout or b"").splitlines()):
+        with suppress(ValueError, KeyError, TypeError):
+            return json.loads(line)[key]
+    return otherwise
 
 
 def _last_words(code: int, stdout: bytes, stderr: bytes) -> str:
     if code < 0:
         return f"not a usable model: the process that opened it died of {signal.Signals(-code).name}"
-    try:
-        return str(json.loads(stdout)["error"])
-    except (ValueError, KeyError, TypeError):
-        lines = stderr.decode(errors="replace").strip().splitlines() or [f"exit code {code}"]
-        return f"not a usable model: {lines[-1][:300]}"
+    if (error := _told(stdout, "error", None)) is not None:
+        return str(error)
+    lines = stderr.decode(errors="replace").strip().splitlines() or [f"exit code {code}"]
+    return f"not a usable model: {lines[-1][:300]}"
 
 
 def _first_line(error: BaseException) -> str:

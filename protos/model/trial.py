@@ -1,7 +1,9 @@
-"""Child process of `protos.model.engine.try_in_subprocess`: open one model, run it on zeros, and say how it went.
+"""Child process of `protos.model.engine.try_in_subprocess`: open models one by one, run each on zeros, and say how it
+went.
 
-Run as ``python3 -m protos.model.trial MODEL.tflite``. Exit code 0 and nothing on stdout: it runs. Exit code 1 and
-``{"error": ...}`` on stdout: it does not. Death by a signal speaks for itself.
+Run as ``python3 -m protos.model.trial MODEL.tflite...``. A line ``{"trying": NUMBER}`` on stdout goes before each, from
+0. Exit code 0: all of them run. Exit code 1 and ``{"error": ...}`` as the last line: the last one does not. Death by a
+signal speaks for itself.
 """
 
 from __future__ import annotations
@@ -76,18 +78,19 @@ def confine() -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Try the model named by the only argument; see the module for what comes back."""
-    path = Path(arguments[0])
+    """Try the models named by the arguments; see the module for what comes back."""
     confine()
-    try:
-        check_operators(path)
-        _run_signatures(open_interpreter(path), path.name)
-    except EdgejouleError as error:
-        print(json.dumps({"error": error.what}))
-        return 1
-    except (ValueError, RuntimeError, TypeError, MemoryError) as error:
-        print(json.dumps({"error": f"loads, but does not run: {' '.join(str(error).split())[:300]}"}))
-        return 1
+    for number, path in enumerate(map(Path, arguments)):
+        print(json.dumps({"trying": number}), flush=True)
+        try:
+            check_operators(path)
+            _run_signatures(open_interpreter(path), path.name)
+        except EdgejouleError as error:
+            print(json.dumps({"error": error.what}))
+            return 1
+        except (ValueError, RuntimeError, TypeError, MemoryError) as error:
+            print(json.dumps({"error": f"loads, but does not run: {' '.join(str(error).split())[:300]}"}))
+            return 1
     return 0
 
 

@@ -9,6 +9,7 @@ knows what they are relative to.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import tomllib
@@ -86,7 +87,7 @@ class RunPlan:
             return self.train.correction
         return "scaffold" if self.trains_whitened and not clash_with_scaffold(self) else "none"
 
-    @property
+    @functools.cached_property
     def plan_id(self) -> str:
         content = dataclasses.asdict(self)
         # A plan that says nothing of what is newer than it keeps its name: its reports are on their way.

@@ -20,11 +20,19 @@ def request_mac(secret: bytes, token_id: bytes, machine: str, certificate_reques
 
 
 def response_mac(
-    secret: bytes, request: bytes, device_id: str, chain_pem: bytes, root_pem: bytes, unix_s: float
+    secret: bytes,
+    request: bytes,
+    device_id: str,
+    chain_pem: bytes,
+    root_pem: bytes,
+    unix_s: float,
+    above_root_pem: bytes = b"",
 ) -> bytes:
     """Of an EnrollResponse; ``request`` is the mac of the request that it answers: 32 bytes."""
-    time = struct.pack("<d", unix_s)
-    return _mac(secret, b"edgejoule enroll response 1", request, device_id.encode(), chain_pem, root_pem, time)
+    fields = [request, device_id.encode(), chain_pem, root_pem, struct.pack("<d", unix_s)]
+    # One that is taken out or put in on the way makes another mac: an empty field is none.
+    fields += [above_root_pem] if above_root_pem else []
+    return _mac(secret, b"edgejoule enroll response 1", *fields)
 
 
 def same(one: bytes, other: bytes) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 
 from protos.update.contract import Codec, State
 from protos.update.quantised.sparse import Sparse, places_to
-from protos.update.tensors import EncodedTensor, decode
+from protos.update.tensors import DecodedAhead, EncodedTensor, decode
 from protos.update.trees import Shapes, Tree, add_scaled, shapes, subtract
 
 RESIDUAL, HELD = "residual/", "held/"
@@ -86,7 +86,7 @@ def keep_largest(inner: Codec, share: float) -> Codec:
         tensors, state = inner.encode(chosen, state, generator)
         sparse = []
         for tensor in tensors:
-            assert not isinstance(tensor.values, Sparse)
+            assert not isinstance(tensor.values, Sparse | DecodedAhead)
             low, high = places_to(places[tensor.name], tree[tensor.name].size)
             values = Sparse(places[tensor.name].size, low, high, tensor.values)
             sparse.append(replace(tensor, shape=tuple(tree[tensor.name].shape), values=values))

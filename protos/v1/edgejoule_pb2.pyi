@@ -16,6 +16,7 @@ class Phase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PHASE_ENCODE: _ClassVar[Phase]
     PHASE_SEND: _ClassVar[Phase]
     PHASE_INFER: _ClassVar[Phase]
+    PHASE_RECEIVE: _ClassVar[Phase]
 
 class EnergyMethod(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -52,6 +53,7 @@ PHASE_TRAIN: Phase
 PHASE_ENCODE: Phase
 PHASE_SEND: Phase
 PHASE_INFER: Phase
+PHASE_RECEIVE: Phase
 ENERGY_METHOD_UNSPECIFIED: EnergyMethod
 ENERGY_METHOD_MEASURED: EnergyMethod
 ENERGY_METHOD_ESTIMATED: EnergyMethod
@@ -328,16 +330,18 @@ class JoinRequest(_message.Message):
     def __init__(self, protocol_major: _Optional[int] = ..., protocol_minor: _Optional[int] = ..., device_id: _Optional[str] = ..., session: _Optional[str] = ..., software_version: _Optional[str] = ..., board: _Optional[str] = ..., engine: _Optional[_Union[Engine, _Mapping]] = ..., meter: _Optional[_Union[Meter, _Mapping]] = ..., train_examples: _Optional[int] = ..., test_examples: _Optional[int] = ..., budget_j: _Optional[float] = ..., reason: _Optional[str] = ..., declined_run: _Optional[str] = ..., instance: _Optional[str] = ..., account: _Optional[str] = ...) -> None: ...
 
 class JoinResponse(_message.Message):
-    __slots__ = ("protocol_major", "protocol_minor", "software_version", "check_in_s")
+    __slots__ = ("protocol_major", "protocol_minor", "software_version", "check_in_s", "receive_known")
     PROTOCOL_MAJOR_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_MINOR_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_VERSION_FIELD_NUMBER: _ClassVar[int]
     CHECK_IN_S_FIELD_NUMBER: _ClassVar[int]
+    RECEIVE_KNOWN_FIELD_NUMBER: _ClassVar[int]
     protocol_major: int
     protocol_minor: int
     software_version: str
     check_in_s: float
-    def __init__(self, protocol_major: _Optional[int] = ..., protocol_minor: _Optional[int] = ..., software_version: _Optional[str] = ..., check_in_s: _Optional[float] = ...) -> None: ...
+    receive_known: bool
+    def __init__(self, protocol_major: _Optional[int] = ..., protocol_minor: _Optional[int] = ..., software_version: _Optional[str] = ..., check_in_s: _Optional[float] = ..., receive_known: _Optional[bool] = ...) -> None: ...
 
 class SettledEnergy(_message.Message):
     __slots__ = ("run_id", "round", "energy", "attempt", "meter_id")
@@ -1157,7 +1161,7 @@ class WeightBias(_message.Message):
     def __init__(self, from_plan: _Optional[float] = ..., from_plan_ratio: _Optional[float] = ..., from_examples: _Optional[float] = ..., from_examples_ratio: _Optional[float] = ..., left_out: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DeviceRound(_message.Message):
-    __slots__ = ("device_id", "outcome", "steps_planned", "steps_done", "stop_reason", "budget_j", "weight", "bytes_up", "bytes_down", "energy", "examples", "loss", "embedded", "strain", "ended_in_pause", "counted_in", "refusals")
+    __slots__ = ("device_id", "outcome", "steps_planned", "steps_done", "stop_reason", "budget_j", "weight", "bytes_up", "bytes_down", "energy", "further_energy", "examples", "loss", "embedded", "strain", "ended_in_pause", "counted_in", "refusals")
     DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     STEPS_PLANNED_FIELD_NUMBER: _ClassVar[int]
@@ -1168,6 +1172,7 @@ class DeviceRound(_message.Message):
     BYTES_UP_FIELD_NUMBER: _ClassVar[int]
     BYTES_DOWN_FIELD_NUMBER: _ClassVar[int]
     ENERGY_FIELD_NUMBER: _ClassVar[int]
+    FURTHER_ENERGY_FIELD_NUMBER: _ClassVar[int]
     EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
     EMBEDDED_FIELD_NUMBER: _ClassVar[int]
@@ -1185,6 +1190,7 @@ class DeviceRound(_message.Message):
     bytes_up: int
     bytes_down: int
     energy: _containers.RepeatedCompositeFieldContainer[PhaseEnergy]
+    further_energy: _containers.RepeatedCompositeFieldContainer[PhaseEnergy]
     examples: int
     loss: float
     embedded: int
@@ -1192,7 +1198,7 @@ class DeviceRound(_message.Message):
     ended_in_pause: PauseCause
     counted_in: int
     refusals: _containers.RepeatedCompositeFieldContainer[Refusal]
-    def __init__(self, device_id: _Optional[str] = ..., outcome: _Optional[str] = ..., steps_planned: _Optional[int] = ..., steps_done: _Optional[int] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., budget_j: _Optional[float] = ..., weight: _Optional[float] = ..., bytes_up: _Optional[int] = ..., bytes_down: _Optional[int] = ..., energy: _Optional[_Iterable[_Union[PhaseEnergy, _Mapping]]] = ..., examples: _Optional[int] = ..., loss: _Optional[float] = ..., embedded: _Optional[int] = ..., strain: _Optional[_Union[Strain, _Mapping]] = ..., ended_in_pause: _Optional[_Union[PauseCause, str]] = ..., counted_in: _Optional[int] = ..., refusals: _Optional[_Iterable[_Union[Refusal, _Mapping]]] = ...) -> None: ...
+    def __init__(self, device_id: _Optional[str] = ..., outcome: _Optional[str] = ..., steps_planned: _Optional[int] = ..., steps_done: _Optional[int] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., budget_j: _Optional[float] = ..., weight: _Optional[float] = ..., bytes_up: _Optional[int] = ..., bytes_down: _Optional[int] = ..., energy: _Optional[_Iterable[_Union[PhaseEnergy, _Mapping]]] = ..., further_energy: _Optional[_Iterable[_Union[PhaseEnergy, _Mapping]]] = ..., examples: _Optional[int] = ..., loss: _Optional[float] = ..., embedded: _Optional[int] = ..., strain: _Optional[_Union[Strain, _Mapping]] = ..., ended_in_pause: _Optional[_Union[PauseCause, str]] = ..., counted_in: _Optional[int] = ..., refusals: _Optional[_Iterable[_Union[Refusal, _Mapping]]] = ...) -> None: ...
 
 class GetBudgetsRequest(_message.Message):
     __slots__ = ("run_id", "after", "page")

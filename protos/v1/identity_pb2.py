@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18protos/v1/identity.proto\x12\x0c\x65\x64gejoule.v1\"\\\n\rEnrollRequest\x12\x10\n\x08token_id\x18\x01 \x01(\x0c\x12\x0f\n\x07machine\x18\x02 \x01(\t\x12\x1b\n\x13\x63\x65rtificate_request\x18\x03 \x01(\x0c\x12\x0b\n\x03mac\x18\x04 \x01(\x0c\"e\n\x0e\x45nrollResponse\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x11\n\tchain_pem\x18\x02 \x01(\x0c\x12\x10\n\x08root_pem\x18\x03 \x01(\x0c\x12\x0e\n\x06unix_s\x18\x04 \x01(\x01\x12\x0b\n\x03mac\x18\x05 \x01(\x0c\"W\n\x0eReadmitRequest\x12\x15\n\rold_chain_pem\x18\x01 \x01(\x0c\x12\x1b\n\x13\x63\x65rtificate_request\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"$\n\x0fReadmitResponse\x12\x11\n\tchain_pem\x18\x01 \x01(\x0c\"+\n\x0cRenewRequest\x12\x1b\n\x13\x63\x65rtificate_request\x18\x01 \x01(\x0c\"\"\n\rRenewResponse\x12\x11\n\tchain_pem\x18\x01 \x01(\x0c\x32\x9f\x01\n\x10\x45nrolmentService\x12\x43\n\x06\x45nroll\x12\x1b.edgejoule.v1.EnrollRequest\x1a\x1c.edgejoule.v1.EnrollResponse\x12\x46\n\x07Readmit\x12\x1c.edgejoule.v1.ReadmitRequest\x1a\x1d.edgejoule.v1.ReadmitResponse2S\n\x0fIdentityService\x12@\n\x05Renew\x12\x1a.edgejoule.v1.RenewRequest\x1a\x1b.edgejoule.v1.RenewResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18protos/v1/identity.proto\x12\x0c\x65\x64gejoule.v1\"\\\n\rEnrollRequest\x12\x10\n\x08token_id\x18\x01 \x01(\x0c\x12\x0f\n\x07machine\x18\x02 \x01(\t\x12\x1b\n\x13\x63\x65rtificate_request\x18\x03 \x01(\x0c\x12\x0b\n\x03mac\x18\x04 \x01(\x0c\"~\n\x0e\x45nrollResponse\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x11\n\tchain_pem\x18\x02 \x01(\x0c\x12\x10\n\x08root_pem\x18\x03 \x01(\x0c\x12\x0e\n\x06unix_s\x18\x04 \x01(\x01\x12\x0b\n\x03mac\x18\x05 \x01(\x0c\x12\x17\n\x0e\x61\x62ove_root_pem\x18\xd4\x02 \x01(\x0c\"W\n\x0eReadmitRequest\x12\x15\n\rold_chain_pem\x18\x01 \x01(\x0c\x12\x1b\n\x13\x63\x65rtificate_request\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"$\n\x0fReadmitResponse\x12\x11\n\tchain_pem\x18\x01 \x01(\x0c\"+\n\x0cRenewRequest\x12\x1b\n\x13\x63\x65rtificate_request\x18\x01 \x01(\x0c\"\"\n\rRenewResponse\x12\x11\n\tchain_pem\x18\x01 \x01(\x0c\x32\x9f\x01\n\x10\x45nrolmentService\x12\x43\n\x06\x45nroll\x12\x1b.edgejoule.v1.EnrollRequest\x1a\x1c.edgejoule.v1.EnrollResponse\x12\x46\n\x07Readmit\x12\x1c.edgejoule.v1.ReadmitRequest\x1a\x1d.edgejoule.v1.ReadmitResponse2S\n\x0fIdentityService\x12@\n\x05Renew\x12\x1a.edgejoule.v1.RenewRequest\x1a\x1b.edgejoule.v1.RenewResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,17 +34,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENROLLREQUEST']._serialized_start=42
   _globals['_ENROLLREQUEST']._serialized_end=134
   _globals['_ENROLLRESPONSE']._serialized_start=136
-  _globals['_ENROLLRESPONSE']._serialized_end=237
-  _globals['_READMITREQUEST']._serialized_start=239
-  _globals['_READMITREQUEST']._serialized_end=326
-  _globals['_READMITRESPONSE']._serialized_start=328
-  _globals['_READMITRESPONSE']._serialized_end=364
-  _globals['_RENEWREQUEST']._serialized_start=366
-  _globals['_RENEWREQUEST']._serialized_end=409
-  _globals['_RENEWRESPONSE']._serialized_start=411
-  _globals['_RENEWRESPONSE']._serialized_end=445
-  _globals['_ENROLMENTSERVICE']._serialized_start=448
-  _globals['_ENROLMENTSERVICE']._serialized_end=607
-  _globals['_IDENTITYSERVICE']._serialized_start=609
-  _globals['_IDENTITYSERVICE']._serialized_end=692
+  _globals['_ENROLLRESPONSE']._serialized_end=262
+  _globals['_READMITREQUEST']._serialized_start=264
+  _globals['_READMITREQUEST']._serialized_end=351
+  _globals['_READMITRESPONSE']._serialized_start=353
+  _globals['_READMITRESPONSE']._serialized_end=389
+  _globals['_RENEWREQUEST']._serialized_start=391
+  _globals['_RENEWREQUEST']._serialized_end=434
+  _globals['_RENEWRESPONSE']._serialized_start=436
+  _globals['_RENEWRESPONSE']._serialized_end=470
+  _globals['_ENROLMENTSERVICE']._serialized_start=473
+  _globals['_ENROLMENTSERVICE']._serialized_end=632
+  _globals['_IDENTITYSERVICE']._serialized_start=634
+  _globals['_IDENTITYSERVICE']._serialized_end=717
 # @@protoc_insertion_point(module_scope)

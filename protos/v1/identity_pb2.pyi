@@ -17,18 +17,20 @@ class EnrollRequest(_message.Message):
     def __init__(self, token_id: _Optional[bytes] = ..., machine: _Optional[str] = ..., certificate_request: _Optional[bytes] = ..., mac: _Optional[bytes] = ...) -> None: ...
 
 class EnrollResponse(_message.Message):
-    __slots__ = ("device_id", "chain_pem", "root_pem", "unix_s", "mac")
+    __slots__ = ("device_id", "chain_pem", "root_pem", "unix_s", "mac", "above_root_pem")
     DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
     CHAIN_PEM_FIELD_NUMBER: _ClassVar[int]
     ROOT_PEM_FIELD_NUMBER: _ClassVar[int]
     UNIX_S_FIELD_NUMBER: _ClassVar[int]
     MAC_FIELD_NUMBER: _ClassVar[int]
+    ABOVE_ROOT_PEM_FIELD_NUMBER: _ClassVar[int]
     device_id: str
     chain_pem: bytes
     root_pem: bytes
     unix_s: float
     mac: bytes
-    def __init__(self, device_id: _Optional[str] = ..., chain_pem: _Optional[bytes] = ..., root_pem: _Optional[bytes] = ..., unix_s: _Optional[float] = ..., mac: _Optional[bytes] = ...) -> None: ...
+    above_root_pem: bytes
+    def __init__(self, device_id: _Optional[str] = ..., chain_pem: _Optional[bytes] = ..., root_pem: _Optional[bytes] = ..., unix_s: _Optional[float] = ..., mac: _Optional[bytes] = ..., above_root_pem: _Optional[bytes] = ...) -> None: ...
 
 class ReadmitRequest(_message.Message):
     __slots__ = ("old_chain_pem", "certificate_request", "signature")

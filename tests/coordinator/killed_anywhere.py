@@ -1,4 +1,5 @@
-"""A real coordinator that the kernel kills at its n-th system call of a kind, and devices that go on until all is done.
+"""A real coordinator that the kernel kills at its n-th system call of a kind, life after life, and devices that go on
+until all is done.
 
 Devices act one after the other, so that reports are accepted in one order, and the heads must be, bit for bit, those of
 a coordinator to which nothing happened.
@@ -12,7 +13,7 @@ import shutil
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -78,56 +79,68 @@ class Point:
         Args:
             made: how often a thread of it makes each call, see :func:`calls_of`.
         """
+        return cls.one_for_each_life(seed, made, 1)[0]
+
+    @classmethod
+    def one_for_each_life(cls, seed: int, made: Mapping[str, int], lives: int) -> list[Point]:
+        """As :meth:`drawn`, so many."""
         dice = random.Random(f"point {seed}")
-        call = dice.choice(sorted(key for key, count in made.items() if count >= _FEWEST))
-        return cls(call, dice.randint(1, made[call]))
+        often = sorted(key for key, count in made.items() if count >= _FEWEST)
+        calls = (dice.choice(often) for _ in range(lives))
+        return [cls(call, dice.randint(1, made[call])) for call in calls]
 
 
 @dataclass
 class Outcome:
-    """What came of a point.
+    """What came of the points of a run.
 
     Attributes:
-        died: whether it was reached.
+        died: how many were reached: the first ones, since each life has the next.
         heads: after each round.
         lost: acknowledged reports that were not held when they came again.
     """
 
-    died: bool
+    died: int
     heads: list[str]
     lost: list[tuple[int, str]]
 
 
 class Life:
-    """A coordinator that dies once, and is started again whenever it is down.
+    """A coordinator that dies at a point in each of its first lives, and is started again whenever it is down.
 
     Args:
         traced: a file that takes every call that it makes in its first life, in place of a point.
     """
 
     def __init__(
-        self, warm: WarmCoordinators, folder: Path, database: str | None, point: Point | None, traced: Path | None
+        self,
+        warm: WarmCoordinators,
+        folder: Path,
+        database: str | None,
+        points: Sequence[Point],
+        traced: Path | None,
     ) -> None:
         self._warm, self._folder, self._database = warm, folder, database
+        self._points: Iterator[Point] = iter(points)
         self.address = f"127.0.0.1:{free_port()}"
-        self.died = False
-        trace: list[str] | None = None
-        if traced is not None:
-            trace = ["-o", str(traced), "-e", f"trace={','.join(CALLS)}"]
-        elif point is not None:
-            inject = f"inject={point.call}:signal=SIGKILL:when={point.at}"
-            trace = ["-o", "/dev/null", "-e", f"trace={point.call}", "-e", inject]
-        self._start(trace)
+        self.died = 0
+        self._start(None if traced is None else ["-o", str(traced), "-e", f"trace={','.join(CALLS)}"])
 
     def _start(self, trace: list[str] | None = None) -> None:
-        arguments = ["serve", "--state", str(self._folder / "state"), "--listen", self.address]
+        self._pid = self._begin(self._folder / "state", trace)
+
+    def _begin(self, state: Path, trace: list[str] | None = None, *more: str) -> int:
+        if trace is None and (point := next(self._points, None)) is not None:
+            inject = f"inject={point.call}:signal=SIGKILL:when={point.at}"
+            trace = ["-o", "/dev/null", "-e", f"trace={point.call}", "-e", inject]
+        arguments = ["serve", "--state", str(state), "--listen", self.address, *more]
         arguments += ["--database", self._database] if self._database else []
-        self._pid = self._warm.start(arguments, self._folder / "log", trace)
+        return self._warm.start(arguments, self._folder / "log", trace)
 
     def look(self) -> None:
         """Start it again if it is down."""
         if not self._warm.is_up(self._pid):
-            self.died = True
+            self.died += 1
             self._start()
 
     def insist(self, work: Callable[[], R | None]) -> R:
@@ -150,8 +163,34 @@ class Life:
         raise AssertionError("nobody answered: " + (self._folder / "log").read_text(errors="replace")[-2000:])
 
     def end(self) -> None:
-        """SIGTERM, and then without asking."""
-        self._warm.end(self._pid)
+        """Nothing is looked at any more."""
+        self._warm.kill(self._pid)
+
+
+class WithStandby(Life):
+    """Two coordinators of one database, each in a state folder of its own that was empty: when one of them is down,
+    another stands by for the one that is left."""
+
+    def _start(self, trace: list[str] | None = None) -> None:
+        self._begun = 0
+        self._pids = [self._another(trace)]
+
+    def _another(self, trace: list[str] | None = None) -> int:
+        self._begun += 1
+        return self._begin(self._folder / f"state-{self._begun}", trace, "--standby")
+
+    def look(self) -> None:
+        """Start another where one is down."""
+        up = [pid for pid in self._pids if self._warm.is_up(pid)]
+        self.died += len(self._pids) - len(up)
+        while len(up) < 2:
+            up.append(self._another())
+        self._pids = up
+
+    def end(self) -> None:
+        """Nothing is looked at any more."""
+        for pid in self._pids:
+            self._warm.kill(pid)
 
 
 def calls_of(traced: Path) -> dict[str, int]:
@@ -170,19 +209,20 @@ def play(
     folder: Path,
     bundle: Path,
     database: str | None,
-    point: Point | None,
+    points: Sequence[Point] = (),
     traced: Path | None = None,
+    rounds: int = ROUNDS,
 ) -> Outcome:
-    """One run of two rounds and two devices."""
+    """One run of two devices."""
     folder.mkdir()
-    life = Life(warm, folder, database, point, traced)
+    life = Life(warm, folder, database, points, traced)
     devices = {name: ScriptedDevice(life.address, name) for name in CHANGES}
     lost: list[tuple[int, str]] = []
     try:
-        text = _PLAN.format(bundle=bundle, rounds=ROUNDS)
+        text = _PLAN.format(bundle=bundle, rounds=rounds)
         run_id = life.insist(lambda: _started(life.address, text, folder))
         sent: list[tuple[int, str, DeviceReport]] = []
-        for number in range(1, ROUNDS + 1):
+        for number in range(1, rounds + 1):
             orders = life.insist(partial(_orders, devices, number))
             for name, device in devices.items():
                 report = device.answer(orders[name], CHANGES[name] / number)

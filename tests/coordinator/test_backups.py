@@ -47,6 +47,48 @@ def test_a_run_goes_on_from_a_backup_that_was_taken_in_the_middle_of_it(
     assert heads[0] == heads[1]
 
 
+def test_a_backup_of_runs_that_are_forgotten_meanwhile_is_refused_and_the_next_one_is_whole(
+    plain_bundle: Path,
+    fleet: Fleet,
+    tools: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    state = tmp_path / "state"
+    with tools.served(state) as address, Operator(address) as operator:
+        run_id = operator.start_run(tools.plan(plain_bundle, rounds=1, devices=1), tmp_path)
+        device = fleet(address, "a")
+        device.join()
+        device.send(device.answer(device.order(), 1.0))
+        tools.finished(operator, run_id)
+    with closing(sqlite3.connect(state / backup.DATABASE)) as connection, connection:
+        connection.execute("UPDATE runs SET finished_unix_s = finished_unix_s - 864000")
+    copy = backup._copy_database
+
+    def copied_before_it_is_pruned(source: Path, target: Path) -> None:
+        copy(source, target)
+        # As another process may: between the database and the bundles.
+        assert main(["prune", "--state", str(state), "--older-than", "5"]) == 0
+
+    with monkeypatch.context() as patched:
+        patched.setattr(backup, "_copy_database", copied_before_it_is_pruned)
+        with pytest.raises(StoreError, match="runs were forgotten while it was copied") as said:
+            backup.take(state, tmp_path / "backup")
+    assert run_id in str(said.value)
+    assert "take the backup again" in str(said.value)
+    assert not (tmp_path / "backup").exists()
+    backup.take(state, tmp_path / "backup")
+    assert not list((tmp_path / "backup/bundles").glob("*"))
+
+
+def test_a_file_that_cannot_be_copied_is_named(taken: Path, tmp_path: Path) -> None:
+    (tmp_path / "state/bundles/gone").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(StoreError, match="cannot be copied") as said:
+        backup.take(tmp_path / "state", tmp_path / "another")
+    assert "bundles/gone" in str(said.value)
+    assert not (tmp_path / "another").exists()
+
+
 @pytest.fixture
 def taken(plain_bundle: Path, tools: Any, tmp_path: Path) -> Path:
     with tools.served(tmp_path / "state") as address, Operator(address) as operator:
@@ -107,3 +149,18 @@ def test_a_newer_layout_a_used_folder_and_no_database_are_refused(taken: Path, t
     with pytest.raises(StoreError, match="is damaged"):
         backup.take(tmp_path / "state", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["a share of 50%25", "what?mode=rwc", "number #1", "\u00fcber"])
+def test_a_state_folder_of_any_name_is_backed_up_and_comes_back(taken: Path, tmp_path: Path, name: str) -> None:
+    odd = tmp_path / name
+    (tmp_path / "state").rename(odd)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    made = backup.take(odd, tmp_path / "out")
+    again = json.loads((taken / backup.LIST).read_text())["files"]
+    assert made.files.keys() == again.keys()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*before, "out"]), "nothing beside it"
+    restored = backup.restore(tmp_path / "out", tmp_path / "new" / name)
+    assert restored.files == made.files
+    with closing(sqlite3.connect(tmp_path / "new" / name / backup.DATABASE)) as raw:
+        assert raw.execute("SELECT version FROM layout").fetchall() == [(LAYOUT,)]

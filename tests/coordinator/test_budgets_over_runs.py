@@ -47,6 +47,24 @@ def test_what_one_run_spent_is_not_there_for_the_next_whatever_restarts(
         assert "nothing is left of its budget" in ended.reason
 
 
+@pytest.mark.parametrize("came_j", [2.0, None])
+def test_what_came_in_is_charged_and_leaves_the_order_open_where_it_is_not_known(
+    came_j: float | None, address: str, plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path
+) -> None:
+    with Operator(address) as operator:
+        run_id = operator.start_run(tools.plan(plain_bundle, more="[budget]\ntotal_j = 10\n"), tmp_path)
+        device = fleet(address, "a")
+        device.join()
+        order: TrainOrder = device.order()
+        energy = tuple(tools.joules(*pair) for pair in ((Phase.RECEIVE, came_j), *WORK))
+        device.send(device.answer(order, 1.0, energy=energy))
+        device.ask(SettledEnergy(run_id, 1, (tools.joules(Phase.SEND, 0.1),)))
+        assert tools.finished(operator, run_id).state == "finished"
+        (book,) = operator.budgets(run_id)
+    assert book.spent_j == pytest.approx(6.3 + (came_j or 0.0))
+    assert book.uncertain_j == pytest.approx(0.0 if came_j is not None else 10.0 - 6.3)
+
+
 def test_an_order_that_nobody_answered_is_charged_to_the_runs_after_it(
     address: str, plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path
 ) -> None:

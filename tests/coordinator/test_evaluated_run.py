@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import threading
@@ -14,9 +15,10 @@ import pytest
 
 from coordinator import cli
 from coordinator.operator.client import Operator
+from coordinator.run.evaluation import key_of
 from coordinator.store.database import Database, sqlite_url
 from coordinator.store.models import heads
-from protos.datafiles.dataset import load
+from protos.datafiles.dataset import Dataset, load
 from protos.errors import LabelError
 from protos.model.backbone import Backbone
 from protos.model.bundle import open_bundle
@@ -128,6 +130,12 @@ def test_training_lifts_the_accuracy_and_the_export_keeps_it(
         assert cli.main(words) == 0
         lines = capsys.readouterr().out.splitlines()
         assert [line.split()[0] for line in lines[1:]] == ["bits", "32", "4", "2"]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("COLUMNS", "80")
+            assert cli.main(words) == 0
+        narrow = capsys.readouterr().out
+        assert max(map(len, narrow.splitlines())) <= 80
+        assert sorted(narrow.split()) == sorted([*"\n".join(lines).split(), "bits", "32", "4", "2"]), "stacked, not cut"
         for wrong, what in (("0", "0 bits"), ("four", "no list of widths"), ("8,33", "33 bits")):
             assert cli.main(["evaluate", run_id, "--bits", wrong, "--coordinator", address]) == 2
             assert what in capsys.readouterr().err
@@ -170,3 +178,12 @@ def test_an_open_run_with_evaluation_goes_on_after_a_restart_without_its_data_or
     assert status.state == "finished"
     assert status.rounds[1].accuracy == status.rounds[0].accuracy
     assert list((tmp_path / "state/evaluations").iterdir()), "embedded again, it is kept again"
+
+
+def test_embeddings_of_held_out_data_are_called_as_they_ever_were(plain_bundle: Path) -> None:
+    """An older coordinator's are found: SHA-256 of bundle, type, shape, examples and labels, its first 32 digits."""
+    bundle = open_bundle(plain_bundle)
+    x, y = np.arange(6, dtype=np.uint8).reshape(3, 2), np.array([0, 1, 0], np.int32)
+    data = Dataset(x, y, np.ones(3, np.bool_), None, ("a", "b"), "here")
+    digest = hashlib.sha256(bundle.bundle_id.encode() + b"uint8(3, 2)" + x.tobytes() + y.tobytes()).hexdigest()
+    assert key_of(bundle, data) == digest[:32]

@@ -23,9 +23,9 @@ def warm() -> Iterator[WarmCoordinators]:
     made.close()
 
 
-def _points(warm: WarmCoordinators, tmp_path: Path, bundle: Path, database: Any, seeds: range) -> int:
-    """Play these points, each with a database of its own; returns how many were reached."""
-    rows = list(kill_at(warm, tmp_path, bundle, database or (lambda: None), seeds))
+def _points(warm: WarmCoordinators, tmp_path: Path, bundle: Path, database: Any, seeds: range, lives: int = 1) -> int:
+    """Play these runs, each with a database of its own; returns how many points were reached."""
+    rows = list(kill_at(warm, tmp_path, bundle, database or (lambda: None), seeds, lives))
     assert [row for row in rows if not row["good"]] == []
     return sum(row["reached"] for row in rows)
 
@@ -46,6 +46,13 @@ def test_killed_at_a_system_call_beside_a_server_nothing_is_lost_or_counted_twic
     warm: WarmCoordinators, plain_bundle: Path, tmp_path: Path, fresh_database: Any
 ) -> None:
     assert _points(warm, tmp_path, plain_bundle, fresh_database, range(SHORT)) >= 1
+
+
+@pytest.mark.slow
+def test_killed_again_while_it_recovers_nothing_is_lost_or_counted_twice(
+    warm: WarmCoordinators, plain_bundle: Path, tmp_path: Path
+) -> None:
+    assert _points(warm, tmp_path, plain_bundle, None, range(100, 101), lives=3) >= 2
 
 
 @pytest.mark.slow

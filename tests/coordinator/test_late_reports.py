@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from coordinator.operator import client
 from coordinator.operator.client import Operator
 from coordinator.run.reports import aggregation
 from coordinator.run.rounds.round_events import (
@@ -71,7 +72,7 @@ def is_wanted(device: Any, order: TrainOrder) -> bool:
 
 @pytest.mark.parametrize("restarts", [False, True])
 def test_a_late_report_counts_in_the_open_round_by_how_late_it_is_also_after_a_restart(
-    plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path, restarts: bool
+    plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path, restarts: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = tools.plan(plain_bundle, rounds=2, devices=3, quorum=0.5, enough=0.6, late=2, more=PLAIN)
     state = tmp_path / "state"
@@ -96,6 +97,11 @@ def test_a_late_report_counts_in_the_open_round_by_how_late_it_is_also_after_a_r
             for name in "ab":
                 devices[name].send(devices[name].answer(second[name], 1.0))
             status = tools.finished(operator, run_id)
+            whole = operator.status(run_id)
+            for page in (1, 2, 3, 4):
+                # The say of a late report is a share of a round that is on another page.
+                monkeypatch.setattr(client, "PAGE", page)
+                assert operator.status(run_id) == whole
     if restarts:
         with tools.served(state) as address, Operator(address) as operator:
             for name in "ab":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from coordinator.run.reports.reasons import reason_of
 from edge_runtime.daemon.link import Link
 from edge_runtime.daemon.masking import Masks
 from edge_runtime.daemon.stopping import Stopping
-from protos.errors import EdgejouleError, PlanError
+from protos.errors import EdgejouleError, PlanError, RefusedError
 from protos.orders import MaskedChange, RejoinOrder, RevealOrder, TrainOrder
 from protos.plan.plan import parse
 from protos.secure_sum.grid import from_bytes, quantised, values_of
@@ -138,6 +139,47 @@ def test_the_head_is_that_of_the_plain_sum_whoever_drops_out(
             words = from_bytes(member.sent.numbers, member.sent.width, len(member.numbers())).astype(np.int64)
             assert (words != member.numbers() % (1 << member.sent.width)).mean() > 0.99
     assert max(member.reveals for member in members) == 1
+
+
+def test_masks_are_good_once_and_what_was_said_of_them_in_no_other_attempt(
+    address: str, fleet: Fleet, tools: Any, plain_bundle: Path, tmp_path: Path
+) -> None:
+    members, _ = play(address, fleet, tools, plain_bundle, tmp_path, {})
+    one = next(member for member in members if member.verdict == "accepted")
+    assert one.order is not None
+    assert one.sent is not None
+    # Another head, seed or bound in the same attempt would make another change, and two under one mask have no secret.
+    assert one.masks.hide(one.order, one.tree()) == one.sent
+    for other in (
+        dataclasses.replace(one.order, seed=one.order.seed + 1),
+        dataclasses.replace(one.order, mask=dataclasses.replace(one.order.mask, clip=CLIP / 2)),
+    ):
+        with pytest.raises(RefusedError, match="another change went out under the masks"):
+            one.masks.hide(other, one.tree())
+    with pytest.raises(RefusedError, match="another change went out"):
+        one.masks.hide(one.order, {name: value * np.float32(1.5) for name, value in one.tree().items()})
+    # What was said of masks in round 1, said again in round 2, in another attempt, and of a run that never was.
+    order = one.device.order(round=2)
+    name, session = one.device.card.device_id, one.device.card.session
+    link = Link(address, Stopping())
+    try:
+        keys = (b"s" * 32, b"m" * 32, b"d" * 32)
+        for key in (
+            (one.order.run_id, 1, one.order.attempt or 1),
+            (order.run_id, 2, (order.attempt or 1) + 1),
+            ("run-none", 2, 1),
+        ):
+            with pytest.raises(RefusedError, match="nobody masks changes in this attempt any more"):
+                link.mask_keys(name, session, key, keys)
+            with pytest.raises(RefusedError, match="nobody masks changes in this attempt any more"):
+                link.mask_shares(name, session, key, {"pi-0": b"x" * 80})
+            with pytest.raises(RefusedError, match="nobody masks changes in this attempt any more"):
+                link.mask_reveal(name, session, key, {"pi-0": b"x" * 33}, {})
+        # Nor does a change of round 1 count in round 2, in whose masks it has no part.
+        again = one.device.answer(order, {}, update=(), masked=one.sent)
+        assert reason_of(one.device.send(again)) == "not_ordered"
+    finally:
+        link.close()
 
 
 def test_a_sum_that_cannot_be_unmasked_moves_nothing_and_it_is_said(

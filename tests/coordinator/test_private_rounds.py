@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import norm as normal  # type: ignore[import-untyped]
 
 from coordinator.aggregate.privacy import MOST_EPSILON, clipped, delta_of, epsilon_of, noisy, rounds_within
 from coordinator.operator.client import Operator
@@ -41,6 +40,8 @@ def test_a_change_is_cut_to_the_bound_and_keeps_its_direction() -> None:
 
 def test_delta_is_the_integral_that_defines_it() -> None:
     """sup over events of P(A) - e^eps Q(A) for two Gaussians one sensitivity apart, on a fine grid."""
+    from scipy.stats import norm as normal  # type: ignore[import-untyped]
+
     x = np.linspace(-60, 60, 1_200_001)
     for noise, rounds in ((1.0, 1), (2.0, 9), (0.7, 3)):
         deviation = noise / math.sqrt(rounds)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import dataclasses
+import hashlib
 import logging
 import re
 from collections.abc import Callable, Iterator
@@ -16,7 +18,7 @@ import pytest
 
 from coordinator.operator.client import Operator
 from coordinator.run.reports.reasons import REASONS, reason_of
-from protos.convert.reports import serialise_report
+from protos.convert.reports import receipt_from, serialise_report
 from protos.energy.trace import Phase
 from protos.errors import UnknownRunError
 from protos.orders import DeviceReport, Receipt, TrainOrder, Verdict
@@ -129,6 +131,30 @@ def test_every_reason_that_the_code_gives_is_a_row_and_every_row_is_in_the_docum
     assert rows == {code: reason.answer.upper() for code, reason in REASONS.items()}
 
 
+def verdicts(address: str, data: bytes, run_id: str, times: int) -> set[Verdict]:
+    """The same report of round 1 so often, sixteen at a time; the different answers."""
+    header = pb.ReportHeader(
+        run_id=run_id, round=1, device_id="one", total_bytes=len(data), sha256=hashlib.sha256(data).digest()
+    )
+    # Bytes that are made once: what costs time is to be the coordinator's part.
+    parts = [one.SerializeToString() for one in (pb.ReportRequest(header=header), pb.ReportRequest(data=data))]
+    answers: set[bytes] = set()
+
+    async def send() -> None:
+        async with grpc.aio.insecure_channel(address) as channel:
+            call = channel.stream_unary("/edgejoule.v1.DeviceService/Report")
+            left = iter(range(times))
+
+            async def again() -> None:
+                for _ in left:
+                    answers.add(await call(parts, timeout=60))
+
+            await asyncio.gather(*(again() for _ in range(16)))
+
+    asyncio.run(send())
+    return {receipt_from(pb.ReportResponse.FromString(answer)).verdict for answer in answers}
+
+
 def replayed(times: int, plain_bundle: Path, address: str, fleet: Fleet, tools: Any, tmp_path: Path) -> None:
     """The same report again and again, before and after its round closed: the head has the bits of one."""
     with Operator(address) as operator:
@@ -141,14 +167,12 @@ def replayed(times: int, plain_bundle: Path, address: str, fleet: Fleet, tools: 
         first, second = one.order(round=1), two.order(round=1)
         mine = one.answer(first, 0.3)
         data = serialise_report(mine)
-        verdicts = [one.send_bytes(data, run_id, 1, part=1 << 20).verdict for _ in range(times // 2)]
-        assert verdicts[0] is Verdict.ACCEPTED
-        assert set(verdicts[1:]) == {Verdict.DUPLICATE}
+        assert one.send_bytes(data, run_id, 1, part=1 << 20).verdict is Verdict.ACCEPTED
+        assert verdicts(address, data, run_id, times // 2 - 1) == {Verdict.DUPLICATE}
         theirs = two.answer(second, 0.1)
         two.send(theirs)
         order = one.order(round=2)
-        again = [one.send_bytes(data, run_id, 1, part=1 << 20).verdict for _ in range(times // 2)]
-        assert set(again) == {Verdict.DUPLICATE}
+        assert verdicts(address, data, run_id, times // 2) == {Verdict.DUPLICATE}
         # In the name of the open round the same bytes are not what their header says.
         assert reason_of(one.send_bytes(data, run_id, 2)) == "unreadable"
     before = decode(first.head, {t.name: t.shape for t in first.head})

@@ -21,6 +21,7 @@ from coordinator.run.rounds.round_events import (
     Halt,
     Left,
     Open,
+    QuorumAfterAll,
     Refused,
     Rules,
     Settled,
@@ -122,6 +123,21 @@ def test_who_was_missed_by_an_attempt_is_not_free_before_it_is_on_disk_that_it_w
     assert [machine.settles_without(one) for one in "abc"] == [False, False, True], "that is no word of this attempt"
     _run(machine, (12, GivenUp(1, 1)))
     assert not any(machine.settles_without(one) for one in "abc")
+
+
+@pytest.mark.parametrize("decided", [False, True])
+def test_an_attempt_that_had_a_quorum_after_all_is_given_up_by_nobody_any_more(decided: bool) -> None:
+    machine = _opened(Rules(rounds=2, devices=3, quorum=1, deadline_s=10, attempts=3, gather_s=3), "abc")
+    _run(machine, (1, Accepted("a")), (10, Tick()))
+    asked: list[tuple[float, Event]] = [(11.0, Tick())] if decided else []
+    made = _run(machine, *asked, (11, Accepted("b")), (11, Accepted("c")))
+    # With the next attempt open, that one closes, and there is nothing to go back to.
+    assert [type(action) for action in made] == ([Open, Close] if decided else [])
+    made = _run(machine, (12, QuorumAfterAll(1, 1)))
+    assert [type(action) for action in made] == ([] if decided else [Close])
+    assert machine.giving_up is None
+    assert machine.state is State.SETTLING
+    assert machine.attempt == (2 if decided else 1)
 
 
 def test_after_the_last_attempt_the_run_fails_with_the_count() -> None:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 
 import pytest
+from sqlalchemy import event
 from stored_runs import accept, head, report_of, started
 
 from coordinator.budgets.order_line import OrderLine
@@ -170,3 +171,25 @@ def test_devices_are_remembered_across_a_reopening(url: str) -> None:
         (known,) = devices.known(connection)
     second.close()
     assert (known.card, known.left) == (card, True)
+
+
+def test_links_that_stay_are_not_written_again_and_new_ones_follow_the_last(db: Database) -> None:
+    started(db)
+    links = [StoredLink(f"v{at}", f"v{at + 1}", bytes([at])) for at in range(6)]
+    written: list[str] = []
+
+    def note(connection: object, cursor: object, statement: str, *rest: object) -> None:
+        if "differences" in statement and not statement.lstrip().upper().startswith("SELECT"):
+            written.append(statement.split()[0].upper())
+
+    for wanted, inserts, deletes in (
+        (links[:3], 3, 0), (links[1:4], 1, 1), (links[3:5], 1, 2), (links[4:], 1, 1), (links[4:], 0, 0), ([], 0, 2),
+    ):  # fmt: skip
+        written.clear()
+        with db.writing() as connection:
+            event.listen(connection, "before_cursor_execute", note)
+            shown.put(connection, "run-1", head(), wanted)
+            held = shown.get(connection, "run-1")
+        assert held is not None
+        assert held[1] == wanted
+        assert (written.count("INSERT"), written.count("DELETE")) == (inserts, deletes)

@@ -20,7 +20,7 @@ from sqlalchemy import select, text
 
 from coordinator.operator.client import Operator
 from coordinator.run import resume
-from coordinator.store import reading, runs
+from coordinator.store import backup, reading, runs
 from coordinator.store.database import Database, sqlite_url
 from coordinator.store.layouts import LAYOUT, STEPS
 from coordinator.store.models.bundle_store import BundleStore
@@ -57,8 +57,14 @@ def test_a_database_of_layout_1_keeps_all_that_it_says(tmp_path: Path) -> None:
         db.close()
 
 
-def test_a_run_of_layout_1_is_finished_by_this_version(
-    plain_bundle: Path, fleet: Callable[..., Any], tools: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("restored", [False, True])
+def test_a_run_of_layout_1_is_finished_by_this_version_from_its_folder_or_from_a_backup(
+    plain_bundle: Path,
+    fleet: Callable[..., Any],
+    tools: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    restored: bool,
 ) -> None:
     real = resume.rules_of
     monkeypatch.setattr(resume, "rules_of", lambda plan: dataclasses.replace(real(plan), gather_s=0.3))
@@ -75,6 +81,10 @@ def test_a_run_of_layout_1_is_finished_by_this_version(
             changed = (data, hashlib.sha256(data).digest(), row)
             connection.execute("UPDATE reports SET data = ?, sha256 = ? WHERE rowid = ?", changed)
     connection.close()
+    if restored:
+        assert backup.take(state, tmp_path / "backup").layout == 1
+        state = tmp_path / "another"
+        backup.restore(tmp_path / "backup", state)
     with tools.served(state) as address, Operator(address) as operator:
         b = fleet(address, "b", session="b-2")
         b.join()

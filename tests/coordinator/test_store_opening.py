@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
+from stored_runs import started
 
 from coordinator.store.database import Database, sqlite_url
 from protos.errors import ConfigError, RefusedError, StoreError
@@ -46,3 +49,17 @@ def test_a_server_that_is_not_there_is_a_store_error_without_the_password() -> N
     with pytest.raises(StoreError) as failure:
         Database("postgresql+psycopg://someone:hush@127.0.0.1:1/nothing?connect_timeout=2")
     assert "hush" not in str(failure.value)
+
+
+@pytest.mark.parametrize("name", ["what?mode=memory", "a share of 50%25", "number #1", "\u00fcber"])
+def test_a_database_is_in_its_folder_whatever_that_is_called(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    for runs_before in (0, 1):
+        with closing(Database(sqlite_url(folder / "coordinator.db"))) as db, db.reading() as connection:
+            assert len(connection.execute(text("SELECT run_id FROM runs")).all()) == runs_before
+        if not runs_before:
+            with closing(Database(sqlite_url(folder / "coordinator.db"))) as db:
+                started(db)
+    assert [path.name for path in tmp_path.iterdir()] == [name], "and nothing beside it"
+    assert "coordinator.db" in {path.name for path in folder.iterdir()}

@@ -114,6 +114,24 @@ def test_in_a_pipe_a_table_is_one_however_wide() -> None:
     assert len(blocks(["a"] * 30, [["x" * 20] * 30], None)) == 1
 
 
+def test_what_a_pipe_leads_to_has_the_width_that_columns_says(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    header, rows = cells_of("head"), [cells_of("row")]
+    tables.show(header, rows)
+    whole = capsys.readouterr().out.splitlines()
+    assert len(whole) == 2
+    monkeypatch.setenv("COLUMNS", "60")
+    tables.show(header, rows)
+    stacked = capsys.readouterr().out
+    assert max(map(len, stacked.splitlines())) <= 60
+    assert {*stacked.split()} == {*header, *rows[0]}
+    assert "\x1b" not in stacked, "colours are for terminals"
+    monkeypatch.setenv("COLUMNS", "")
+    tables.show(header, rows)
+    assert capsys.readouterr().out.splitlines() == whole
+
+
 def test_wide_letters_take_two_columns() -> None:
     block = blocks(["device", "J"], [["猫の家", "1"], ["pi", "2"]], 80)[0]
     assert [width_of(line) for line in lines(*block)] == [9, 9, 9]
@@ -156,6 +174,31 @@ def test_devices_and_runs_are_whole_on_a_terminal(
         for cell in wanted:
             assert cell in shown, (cell, shown)
         assert "…" not in shown
+
+
+@pytest.mark.parametrize("columns", WIDTHS)
+def test_certificates_and_places_with_long_names_are_whole_on_a_terminal(
+    columns: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    state, host = tmp_path / "state", "coordinator.horticulture.example"
+    made = subprocess.run(
+        [sys.executable, "-m", "coordinator.cli", "init", "--state", str(state), "--name", host],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    (credentials,) = state.rglob("*admin*.json")
+    command = ["-m", "coordinator.cli"]
+    on_terminal(columns, 24, *command, "login", str(credentials), "--name", "greenhouse-at-the-institute")
+    for words, wanted in (
+        (["identities", "--state", str(state)], ["role", "serial", "operator", "admin", "good"]),
+        (["login"], ["* greenhouse-at-the-institute", "operator", f"{host}:50461"]),
+    ):
+        shown = plain(on_terminal(columns, 24, *command, *words))
+        assert max(map(width_of, shown.splitlines())) <= columns, shown
+        for cell in wanted:
+            assert cell in shown, (cell, shown)
 
 
 def one_round(number: int, devices: Sequence[str]) -> RoundStatus:

@@ -69,13 +69,20 @@ class WarmCoordinators:
 
     def end(self, pid: int, limit_s: float = 30.0) -> None:
         """SIGTERM, and then without asking."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            if not self.is_up(pid):
-                return
-            os.kill(pid, number)
-            until_s = time.monotonic() + limit_s
-            while self.is_up(pid) and time.monotonic() < until_s:
-                time.sleep(0.01)
+        self._signal(pid, signal.SIGTERM, limit_s)
+        self.kill(pid)
+
+    def kill(self, pid: int, limit_s: float = 30.0) -> None:
+        """Without asking."""
+        self._signal(pid, signal.SIGKILL, limit_s)
+
+    def _signal(self, pid: int, number: signal.Signals, limit_s: float) -> None:
+        if not self.is_up(pid):
+            return
+        os.kill(pid, number)
+        until_s = time.monotonic() + limit_s
+        while self.is_up(pid) and time.monotonic() < until_s:
+            time.sleep(0.01)
 
     def close(self) -> None:
         """End all of them, and the process that they come from."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from edge_runtime.daemon import bundle_cache as shelf_room
 from edge_runtime.daemon.bundle_cache import BundleCache
 from edge_runtime.daemon.file_downloads import MAX_FILES
 from edge_runtime.daemon.link import _write_files
+from edge_runtime.state import by_use
 from protos.errors import EdgejouleError, IntegrityError, ModelError
 from protos.model.bundle import Bundle, record_of
 from protos.model.engine import engine_identity
@@ -34,9 +36,16 @@ def trials(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     tried: list[Path] = []
     real = shelf_room.try_in_subprocess
 
-    def counting(path: Path) -> None:
-        tried.append(path)
-        real(path)
+    def counting(*paths: Path) -> None:
+        end = len(paths)
+        try:
+            real(*paths)
+        except ModelError as error:
+            # Those behind the one that failed were not tried.
+            end = [path.name for path in paths].index(str(error.where)) + 1
+            raise
+        finally:
+            tried.extend(paths[:end])
 
     monkeypatch.setattr(shelf_room, "try_in_subprocess", counting)
     return tried
@@ -182,3 +191,14 @@ def test_a_file_name_that_could_leave_the_folder_is_refused(tmp_path: Path, name
 def test_more_less_or_other_bytes_than_declared_are_refused(tmp_path: Path, sent: Iterator[Any]) -> None:
     with pytest.raises(EdgejouleError):
         _write_files(sent, tmp_path)
+
+
+def test_a_bundle_counts_as_used_when_it_was_fetched_whatever_the_clock_says(
+    state: Path, bundle: Bundle, trials: list[Path]
+) -> None:
+    cache = opened(state)
+    other = state / "bundles" / ("f" * 64)
+    other.mkdir(parents=True)
+    os.utime(other, (2e9, 2e9))
+    kept = cache.fetch(bundle.bundle_id, copy_to(bundle.path))
+    assert [path.name for path in by_use(state / "bundles")] == ["f" * 64, kept.path.name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -146,3 +147,27 @@ def test_words_never_call_an_unknown_energy_zero() -> None:
     assert in_words([record(Phase.TRAIN, None)]) == "energy unknown (coverage 0.67)"
     assert in_words([record(Phase.TRAIN, 2.0), record(Phase.SEND, None)]).startswith("over 2.00 J (estimated")
     assert in_words([record(Phase.IDLE, 9.0), record(Phase.TRAIN, 2.0)]) == "2.00 J (coverage 0.67)"
+
+
+def test_energy_that_cannot_be_stored_is_told_of_once_until_it_can(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "outbox"
+    folder.write_text("in the way")
+    outbox = Outbox(folder)
+
+    def told() -> int:
+        return sum("kept in memory until it is told" in record.getMessage() for record in caplog.records)
+
+    with caplog.at_level(logging.WARNING):
+        for number in (1, 2):
+            outbox.add_settled(SettledEnergy("run", number, (record(Phase.SEND, 1.5),)))
+            assert told() == 1
+        folder.unlink()
+        folder.mkdir()
+        outbox.add_settled(SettledEnergy("run", 3, (record(Phase.SEND, 1.5),)))
+        (folder / "settled.json").unlink()
+        folder.rmdir()
+        folder.write_text("in the way")
+        outbox.add_settled(SettledEnergy("run", 4, (record(Phase.SEND, 1.5),)))
+    assert told() == 2, "each time anew"

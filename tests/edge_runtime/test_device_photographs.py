@@ -71,13 +71,22 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_each_image_is_decoded_once_in_its_life_also_over_restarts_and_when_data_grow(
-    opened: Open, folder: Path, bundle: Bundle, decoded: list[str]
+    opened: Open, folder: Path, bundle: Bundle, decoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device = opened()
     assert (device.summary.train_count, device.summary.test_count) == (18, 6)
     assert decoded == [], "a folder is only listed before a bundle says what size they are to have"
     bench = device.take_up(bundle)
+    paid: list[int] = []
+    worked = bench.reserve.worked
+
+    def noted(energy: Any, embedded: int, *rest: Any, **more: Any) -> None:
+        paid.append(embedded)
+        worked(energy, embedded, *rest, **more)
+
+    monkeypatch.setattr(bench.reserve, "worked", noted)
     report = work(order(bundle, evaluate=True), bench, lambda: False)
+    assert paid == [24], "the joules of the phase are those of held-out examples, too"
     assert (report.embedded, report.steps_done) == (18, 12)
     assert report.evaluation is not None
     assert report.evaluation.examples == 6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,13 @@ import pytest
 
 from protos.errors import ModelError, ShapeError
 
-keras = pytest.importorskip("keras")
-
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("keras") is None, reason="needs TensorFlow")
 _K = 4
 
 
 def _model(units: int, seed: int) -> Any:
+    import keras
+
     keras.utils.set_random_seed(seed)
     layers = keras.layers
     return keras.Sequential([

@@ -6,6 +6,9 @@ has noticed by then. Changes that change nothing that can be seen are listed in 
 and do not count.
 
     .venv/bin/python tests/mutants/draw.py --number 100 --seed 1
+
+What is judged is written down at once with `--json`; `--resume` goes on from there, as long as the code and its tests
+are the same.
 """
 
 from __future__ import annotations
@@ -13,29 +16,31 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import math
 import os
-import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from queue import Queue
-from typing import ClassVar, Literal, get_args
-from xml.etree import ElementTree
+from types import FrameType
+from typing import Any, ClassVar, Literal, NoReturn, get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from durations import KEPT, Durations
 from imports import PACKAGES, Imports
 from kept_models import KEEP
 from sites import Site, sites
+
+from protos.atomic import write_whole
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -59,9 +64,6 @@ ROOMS = (
     "edge_runtime/state.py",
 )
 TESTS = ("tests/protos", "tests/coordinator", "tests/edge_runtime", "tests/golden")
-# Seconds of a test that never ran.
-UNKNOWN_S = 5.0
-KEPT = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "edgejoule" / "mutants"
 # A test for each kind of models that takes TensorFlow to make.
 MODELS = (
     "tests/edge_runtime/test_device_embeddings.py::test_the_finished_file_is_an_ordinary_npy_file",
@@ -81,11 +83,18 @@ class Verdict:
 
     Attributes:
         by: the test that failed, or how many passed.
+        others_too: all that are asked were asked, not only the nearest.
     """
 
     site: Site
     outcome: Outcome
     by: str = ""
+    others_too: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        """Other tests may still notice it."""
+        return self.outcome in ("survived", "unreached") and not self.others_too
 
     def line(self) -> str:
         """For people."""
@@ -93,76 +102,6 @@ class Verdict:
             f"{self.outcome:10} {self.site.path}:{self.site.line} in {self.site.function or 'the module'}: "
             f"{self.site.before[:100]} -> {self.site.after[:100]}" + (f"  [{self.by}]" if self.by else "")
         )
-
-
-class Durations:
-    """How long tests take, from one time to the next.
-
-    Args:
-        path: where it is kept.
-        root: of the tree whose tests they are.
-    """
-
-    def __init__(self, path: Path = KEPT / "durations.json", root: Path = ROOT) -> None:
-        self._path, self._root = path, root
-        self.of_test: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
-        self._by_file: dict[str, list[str]] = defaultdict(list)
-        self._lock = threading.Lock()
-        for test in self.of_test:
-            self._by_file[test.partition("::")[0]].append(test)
-
-    def chosen(self, files: Sequence[tuple[int, str]], most_s: float) -> list[str]:
-        """Tests of files, the nearest and quickest first, as many as the time allows. Of a file that never ran, all;
-        those that are new in a file come first, since they were often written for what nobody noticed."""
-        known = [(distance, self._of_file(file), file) for distance, file in files]
-        made: list[str] = []
-        total_s = 0.0
-        for _, _, file in sorted(known):
-            tests = sorted(self._by_file.get(file, []), key=lambda key: (self.of_test[key], key))
-            for test in [*self._new(file), *tests] if tests else [file]:
-                seconds = self.of_test.get(test, UNKNOWN_S)
-                if total_s + seconds > most_s:
-                    break
-                total_s += seconds
-                made.append(test)
-        return made
-
-    def _new(self, file: str) -> list[str]:
-        """Functions of a file that were never timed."""
-        known = {one.partition("::")[2].partition("[")[0] for one in self._by_file.get(file, [])}
-        text = (self._root / file).read_text() if (self._root / file).is_file() else ""
-        names = dict.fromkeys(re.findall(r"^def (test_\w+)", text, re.MULTILINE))
-        return [f"{file}::{name}" for name in names if name not in known]
-
-    def _of_file(self, file: str) -> float:
-        return sum(self.of_test[key] for key in self._by_file.get(file, [])) or UNKNOWN_S
-
-    def learn(self, report: Path) -> None:
-        """Keep how long the tests of a run took."""
-        try:
-            cases = list(ElementTree.parse(report).iter("testcase"))
-        except (OSError, ElementTree.ParseError):
-            return
-        with self._lock:
-            for case in cases:
-                file, test = str(case.get("file")), f"{case.get('file')}::{case.get('name')}"
-                if test not in self.of_test:
-                    self._by_file[file].append(test)
-                # The quickest time is the one without other programs' doing, and without what a session makes first.
-                self.of_test[test] = min(float(case.get("time") or 0.0), self.of_test.get(test, math.inf))
-
-    def forget(self, tests: Iterable[str]) -> None:
-        """Tests that are not there any more."""
-        with self._lock:
-            for test in tests:
-                self.of_test.pop(test, None)
-                file = test.partition("::")[0]
-                self._by_file[file] = [other for other in self._by_file[file] if other != test]
-
-    def keep(self) -> None:
-        """Write it down for the next time."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.write_text(json.dumps(self.of_test))
 
 
 class Trees:
@@ -220,18 +159,31 @@ class Trees:
         return known
 
 
-def copy_tree(to: Path, root: Path = ROOT) -> None:
-    """What git knows of the tree, with what was not committed yet, and with its history for tests that ask for it."""
+def files_of(root: Path = ROOT) -> list[str]:
+    """What git knows of the tree, with what was not committed yet."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=root,
         capture_output=True,
         check=True,
     )
-    for name in listed.stdout.decode().split("\0"):
-        if name and (root / name).is_file():
-            (to / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(root / name, to / name)
+    return sorted(name for name in listed.stdout.decode().split("\0") if name and (root / name).is_file())
+
+
+def copy_tree(to: Path, root: Path = ROOT) -> None:
+    """All files of the tree, in another folder."""
+    for name in files_of(root):
+        (to / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(root / name, to / name)
+
+
+def digest_of(root: Path = ROOT) -> str:
+    """SHA-256 of the tree's Python, its tests with it: verdicts hold for these."""
+    digest = hashlib.sha256()
+    for name in files_of(root):
+        if name.endswith(".py"):
+            digest.update(f"{name}\0".encode() + (root / name).read_bytes())
+    return digest.hexdigest()
 
 
 def compile_tree(tree: Path) -> None:
@@ -264,12 +216,16 @@ class Sessions:
         return cls._of_tree[tree]
 
     @classmethod
-    def close(cls) -> None:
-        """End all of them."""
+    def close(cls, at_once: bool = False) -> None:
+        """End all of them, after what they are at or in the midst of it."""
         while cls._of_tree:
             _, one = cls._of_tree.popitem()
-            with one._process as process:
-                process.communicate()
+            if at_once:
+                one._process.terminate()
+                one._process.wait()
+            else:
+                with one._process as process:
+                    process.communicate()
 
     def run(self, words: Sequence[str], most_s: float) -> tuple[int | None, str]:
         """The exit code of pytest with these words, None where it did not end in time; and what it printed."""
@@ -331,6 +287,22 @@ def equivalents(path: Path = HERE / "equivalent.txt") -> dict[str, str]:
     return made
 
 
+def kept_verdicts(path: Path, sample: Iterable[Site], tree: str) -> dict[str, Verdict]:
+    """What an earlier draw wrote of these changes, by their places; nothing where it was another tree's."""
+    if not path.exists():
+        return {}
+    document: dict[str, Any] = json.loads(path.read_text())
+    if document.get("tree") != tree:
+        return {}
+    rows = {(row["line"], *(row[key] for key in NAMED)): row for row in document["changes"]}
+    made: dict[str, Verdict] = {}
+    for site in sample:
+        row = rows.get((site.line, *(getattr(site, key) for key in NAMED)))
+        if row is not None and row["outcome"] != "undecided":
+            made[place_of(site)] = Verdict(site, row["outcome"], row["by"], row["others_too"])
+    return made
+
+
 def all_sites(root: Path = ROOT, rooms: Sequence[str] = ROOMS) -> list[Site]:
     """Every change that can be made in the rooms."""
     paths: list[Path] = []
@@ -366,6 +338,10 @@ def drawn(found: Sequence[Site], number: int, seed: int) -> list[Site]:
     return order[:number]
 
 
+def _interrupted(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Draw, judge, and say how many were noticed."""
     parser = argparse.ArgumentParser(description="Which small changes of the code does no test notice?")
@@ -378,9 +354,11 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--then-s", type=float, default=120.0, help="seconds of tests for one that none of these noticed (120); 0: none"
     )
-    parser.add_argument("--json", type=Path, help="write all of it there")
-    parser.add_argument("--again", type=Path, help="only those that were not killed, of an earlier --json")
-    parser.add_argument("--resume", action="store_true", help="go on where an earlier --json of the same draw ended")
+    parser.add_argument("--json", type=Path, help="write all of it there, each change as soon as it is judged")
+    parser.add_argument(
+        "--again", type=Path, action="append", help="only those not killed, of an earlier --json; repeatable"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on where an earlier --json of the same tree ended")
     parser.add_argument("--list", action="store_true", help="show what would be drawn, and run nothing")
     asked = parser.parse_args(words)
 
@@ -391,8 +369,9 @@ def main(words: Sequence[str] | None = None) -> int:
     found = all_sites(rooms=rooms)
     sample = drawn(found, asked.skip + asked.number, asked.seed)[asked.skip :]
     if asked.again:
-        wanted = {(row["text"], *(row[key] for key in NAMED)) for row in json.loads(asked.again.read_text())["changes"]
-                if row["outcome"] in ("survived", "unreached", "undecided")}  # fmt: skip
+        rows = [row for path in asked.again for row in json.loads(path.read_text())["changes"]]
+        wanted = {(row["text"], *(row[key] for key in NAMED)) for row in rows
+                  if row["outcome"] in ("survived", "unreached", "undecided")}  # fmt: skip
         sample = [site for site in found if (text_of(site), *(getattr(site, key) for key in NAMED)) in wanted]
     same = equivalents()
     if asked.list:
@@ -401,14 +380,10 @@ def main(words: Sequence[str] | None = None) -> int:
         return 0
     imports, durations = Imports(ROOT, TESTS), Durations()
     files = {site.path: imports.tests(site.path) for site in sample}
-    verdicts: dict[str, Verdict] = {}
-    if asked.resume and asked.json and asked.json.exists():
-        judged_before = {(row["line"], *(row[key] for key in NAMED)): row for row in
-                         json.loads(asked.json.read_text())["changes"]}  # fmt: skip
-        for site in sample:
-            row = judged_before.get((site.line, *(getattr(site, key) for key in NAMED)))
-            if row is not None and row["outcome"] != "undecided":
-                verdicts[place_of(site)] = Verdict(site, row["outcome"], row["by"])
+    tree = digest_of()
+    verdicts = kept_verdicts(asked.json, sample, tree) if asked.resume and asked.json else {}
+    if verdicts:
+        told(f"{len(verdicts)} of {len(sample)} were judged before: {asked.json}")
     began = time.monotonic()
 
     def summed() -> dict[str, int]:
@@ -424,45 +399,56 @@ def main(words: Sequence[str] | None = None) -> int:
         durations.keep()
         if asked.json:
             rows = [{**{key: getattr(one.site, key) for key in ("line", *NAMED)}, "text": text_of(one.site),
-                     "outcome": one.outcome, "by": one.by} for one in verdicts.values()]  # fmt: skip
-            asked.json.write_text(
-                json.dumps({"seed": asked.seed, "score": score(), **summed(), "changes": rows}, indent=1) + "\n"
-            )
+                     "outcome": one.outcome, "by": one.by, "others_too": one.others_too}
+                    for one in verdicts.values()]  # fmt: skip
+            document = {"seed": asked.seed, "tree": tree, "score": score(), **summed(), "changes": rows}
+            asked.json.parent.mkdir(parents=True, exist_ok=True)
+            with write_whole(asked.json) as file:
+                file.write(json.dumps(document, indent=1).encode() + b"\n")
 
+    known: dict[str, frozenset[str]] = {}
+    waiting: list[Future[Verdict]] = []
     with tempfile.TemporaryDirectory(prefix="mutants-") as scratch, ThreadPoolExecutor(asked.workers) as pool:
-        trees = Trees(Path(scratch), asked.workers, durations)
 
-        def judged(site: Site, most_s: float, without: frozenset[str]) -> Verdict:
+        def judged(site: Site, most_s: float, others_too: bool) -> Verdict:
             if site.name in same:
                 return Verdict(site, "equivalent", same[site.name])
             chosen = [*examples_of(site.path), *durations.chosen(files[site.path], most_s)]
+            without = known.get(place_of(site), frozenset())
             tests = [text for text in chosen if text not in without]
             known[place_of(site)] = without | set(tests)
-            return trees.judge(site, tests, most_s) if tests else Verdict(site, "unreached")
+            verdict = trees.judge(site, tests, most_s) if tests else Verdict(site, "unreached")
+            return replace(verdict, others_too=others_too)
 
-        known: dict[str, frozenset[str]] = {}
+        before = signal.signal(signal.SIGTERM, _interrupted)
         try:
-            for first, most_s in ((True, asked.most_s), (False, asked.then_s)):
-                left = [site for site in sample if place_of(site) not in verdicts
-                        or (not first and verdicts[place_of(site)].outcome in ("survived", "unreached"))]  # fmt: skip
+            trees = Trees(Path(scratch), asked.workers, durations)
+            for others_too, most_s in ((False, asked.most_s), (True, asked.then_s)):
+                done_with = {place for place, verdict in verdicts.items() if not (others_too and verdict.is_open)}
+                left = [site for site in sample if place_of(site) not in done_with]
                 if most_s <= 0 or not left:
                     continue
-                if not first:
+                if others_too:
                     told(f"{len(left)} that none of the nearest tests noticed: {most_s:.0f} s of others for each")
-                waiting = [pool.submit(judged, site, most_s, known.get(place_of(site), frozenset())) for site in left]
+                waiting = [pool.submit(judged, site, most_s, others_too) for site in left]
                 for done in as_completed(waiting):
                     verdict = done.result()
-                    before = verdicts.get(place_of(verdict.site))
-                    if before is None or verdict.outcome != "unreached":
-                        verdicts[place_of(verdict.site)] = verdict
+                    place = place_of(verdict.site)
+                    if place in verdicts and verdict.outcome == "unreached":
+                        # Nothing more is there to ask: what passed before stands.
+                        verdict = replace(verdicts[place], others_too=True)
+                    else:
                         told(verdict.line())
+                    verdicts[place] = verdict
                     kept()
         except KeyboardInterrupt:
-            told("interrupted: the changes that are being judged are the last")
-            for one in waiting:
-                one.cancel()
+            told("interrupted: changes that were being judged are left out" + (", --resume goes on" * bool(asked.json)))
+            for future in waiting:
+                future.cancel()
+            Sessions.close(at_once=True)
         finally:
             Sessions.close()
+            signal.signal(signal.SIGTERM, before)
     told(f"\n{len(verdicts)} of {len(found)} changes drawn with seed {asked.seed}, in {time.monotonic() - began:.0f} s")
     told(
         ", ".join(f"{count} {kind}" for kind, count in summed().items())

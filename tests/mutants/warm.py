@@ -33,6 +33,7 @@ def _session(words: Sequence[str], out: str, most_s: float) -> int | None:
     if child == 0:
         code = 1
         try:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.setsid()
             to = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -53,15 +54,17 @@ def _session(words: Sequence[str], out: str, most_s: float) -> int | None:
             os._exit(code)
     end_s = time.monotonic() + most_s
     code: int | None = None
-    while time.monotonic() < end_s:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            code = os.waitstatus_to_exitcode(status)
-            break
-        time.sleep(_LOOK_S)
-    # Whatever a changed program left behind in its session ends with it.
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child, signal.SIGKILL)
+    try:
+        while time.monotonic() < end_s:
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                code = os.waitstatus_to_exitcode(status)
+                break
+            time.sleep(_LOOK_S)
+    finally:
+        # Whatever a changed program left behind in its session ends with it.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)
     if code is None:
         with contextlib.suppress(ChildProcessError):
             os.waitpid(child, 0)
@@ -69,7 +72,8 @@ def _session(words: Sequence[str], out: str, most_s: float) -> int | None:
 
 
 def main() -> None:
-    """Import, then run sessions until stdin ends."""
+    """Import, then run sessions until stdin ends, or until the end is asked for: then at once."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     for name in _FOREIGN:

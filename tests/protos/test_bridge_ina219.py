@@ -87,3 +87,10 @@ def test_mixed_resolutions_of_the_bus_make_a_smaller_step_than_ten_bits():
     model = Calibration(1).errors(Config(bus_adc=1), 5.0, dithered=True)
     assert model.voltage_step_v == Config(bus_adc=1).dithered_bus_step_v
     assert model.dithered
+
+
+def test_a_step_of_the_bus_register_is_4_mv_and_its_correction_in_millionths():
+    # SBOS448, bus voltage register: LSB = 4 mV.
+    assert Calibration(0).volts_per_step == 4e-3
+    assert Calibration(0, bus_ppm=2500).volts_per_step == pytest.approx(4e-3 * 1.0025, rel=1e-12)
+    assert Calibration(0, bus_ppm=-2500).volts_per_step == pytest.approx(4e-3 * 0.9975, rel=1e-12)

@@ -88,3 +88,13 @@ def test_the_limit_of_a_line_is_the_largest_error_drawn_and_hardly_more() -> Non
         if found.shape == "rectangular":
             largest = float(np.max(np.abs(drawn(np.random.default_rng(7)))))
             assert largest <= found.worst_j <= 1.01 * largest, name
+
+
+def test_unseen_time_of_a_rhythm_without_dither_is_half_the_swing_as_a_rectangle() -> None:
+    of = IntervalSummary(TRUE_J, TIME_S, swing_ws=0.6, unseen_s=0.5, low_w=0.0, unseen_w2s2=0.09, samples=SAMPLES)
+    (still,) = [term for term in ErrorModel().terms(of) if term.name == "duty"]
+    # A value anywhere within a width has the standard deviation width / sqrt(12): GUM, 4.3.7.
+    assert still.standard_j == pytest.approx(0.6 / 12**0.5)
+    (dithered,) = [term for term in ErrorModel(dithered=True).terms(of) if term.name == "duty"]
+    assert dithered.standard_j == pytest.approx(0.3)
+    assert dithered.limit_j == still.limit_j == pytest.approx(0.5 * TRUE_J / TIME_S)

@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Show the view until it is left."""
     require(["textual"], "watch")
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise UsageError("needs a terminal", where="coordinator watch", fix="elsewhere take: coordinator status RUN")
+        raise UsageError("needs a terminal", fix="elsewhere take: coordinator status RUN")
     from coordinator.live.terminal_view import WatchApp
 
     WatchApp(lambda: operator(arguments), arguments.which).run()

@@ -107,7 +107,9 @@ def run_run(arguments: argparse.Namespace) -> int:
     async def work(session: Session, progress: Progress) -> dict[str, Any]:
         await allowed(session, who)
         progress.say(shlex.join(words))
-        done = await session.run(script, *(words if len(words) > 1 else ()), timeout_s=24 * 3600.0, doing="running")
+        more = words if len(words) > 1 else ()
+        # Who presses Ctrl-C ends it on the boards, too.
+        done = await session.run(script, *more, timeout_s=24 * 3600.0, doing="running", tied=True)
         if not arguments.json:
             for line in (done.out + done.err).splitlines():
                 print(f"{session.board.name}: {line}", flush=True)

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+from typing import TYPE_CHECKING
 
 from coordinator.commands.parts import add_json, example
 from coordinator.commands.trust.trust_parts import add_state, needing_cryptography, state_of, when
+from protos.errors import IntegrityError
+
+if TYPE_CHECKING:
+    from coordinator.trust.audit import AuditLog
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -23,6 +29,23 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.set_defaults(run=run)
 
 
+def _whole(log: AuditLog) -> None:
+    """Compare the log with the register beside it. Raises IntegrityError: lines were cut off at its end."""
+    from coordinator.trust.register import FILE, Register
+
+    if not (log.path.parent / FILE).exists():
+        return
+    with contextlib.closing(Register(log.path.parent)) as register:
+        missing = register.unlogged()
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise IntegrityError(
+            f"lines were cut off: the register has the {missing[0]}{more}, and no line says so",
+            where=str(log.path),
+            fix="compare it with a backup",
+        )
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Print or check; 0."""
     with needing_cryptography():
@@ -31,6 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     log = AuditLog(state_of(arguments) / FOLDER)
     if arguments.verb == "verify":
         found = log.verify(arguments.hash)
+        _whole(log)
         if arguments.json:
             print(json.dumps({"schema": "edgejoule.audit/1", "lines": found.lines, "newest_hash": found.newest_hash}))
         else:

@@ -10,6 +10,7 @@ from typing import Any
 
 from coordinator.commands.parts import add_json, example
 from coordinator.commands.trust.trust_parts import add_state, needing_cryptography, state_of, when
+from coordinator.operator.tables import show
 from protos.durations import duration_s
 from protos.errors import UsageError
 from protos.ranges import Range
@@ -95,13 +96,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({"schema": "edgejoule.identities/1", "identities": rows}, indent=2))
         return 0
-    print(f"{'role':<9} {'name':<20} {'state':<8} {'until':<17} {'machine':<18} serial")
-    for row in rows:
-        until = when(row["revoked_unix_s"] or row["ends_unix_s"])
-        print(
-            f"{row['role']:<9} {row['name']:<20} {row['state']:<8} {until:<17} {row['machine'] or '-':<18} "
-            f"{row['serial'][:8]}"
-        )
+    show(
+        ["role", "name", "state", "until", "machine", "serial"],
+        [[row["role"], row["name"], row["state"], when(row["revoked_unix_s"] or row["ends_unix_s"]),
+          row["machine"] or "-", row["serial"][:8]] for row in rows],
+    )  # fmt: skip
     return 0
 
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from coordinator.commands.parts import example
 from coordinator.commands.trust.trust_parts import add_state, needing_cryptography, state_of
 from protos.addresses import with_port
+
+if TYPE_CHECKING:
+    from coordinator.trust.authority import Authority
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -49,25 +53,47 @@ def run(arguments: argparse.Namespace) -> int:
         Authority.renew_issuing(folder)
         print(f"new issuing certificate in {folder}; restart the coordinator, then take root.key away again")
         return 0
-    authority = Authority.create(folder)
+    authority = _begun(folder) or Authority.create(folder)
     hosts = [*arguments.name, *(name for name in names_of_this_machine() if name not in arguments.name)]
     authority.server(hosts)
-    signing.write_signers(folder, [signing.make_key(folder / signing.KEY_FILE)], 1)
-    register = Register(folder)
-    try:
-        issued, key = authority.operator("admin", Role.OPERATOR)
-        register.audit.write("local", "authority made", fingerprint=authority.fingerprint.hex(), names=hosts)
-        register.issued(issued, who="local", what="certificate issued")
-    finally:
-        register.close()
+    if signing.signers_of(folder) is None:
+        key_file = folder / signing.KEY_FILE
+        signing.write_signers(
+            folder, [signing.public_of(key_file) if key_file.exists() else signing.make_key(key_file)], 1
+        )
+    issued, key = authority.operator("admin", Role.OPERATOR)
     addresses = tuple(with_port(host, arguments.port) for host in _outward(hosts))
     operator = Credentials(
         "operator", "admin", addresses, key.decode(), issued.chain_pem.decode(), authority.root_pem.decode()
     )
     path = folder / "admin.json"
     write_private(path, operator.text())
+    register = Register(folder)
+    try:
+        register.audit.write("local", "authority made", fingerprint=authority.fingerprint.hex(), names=hosts)
+        # Last: that it is there says that all of this was done.
+        register.issued(issued, who="local", what="certificate issued")
+    finally:
+        register.close()
     _say(folder, path, authority.fingerprint.hex(), hosts)
     return 0
+
+
+def _begun(folder: Path) -> Authority | None:
+    """The authority of an `init` that was cut short after its root was made; None without one, or where it is whole."""
+    from coordinator.trust.authority import Authority, has_authority
+    from coordinator.trust.register import Register
+
+    if not has_authority(folder.parent):
+        return None
+    register = Register(folder)
+    try:
+        if register.certificates():
+            return None
+    finally:
+        register.close()
+    print("coordinator init: goes on with what was cut short", file=sys.stderr)
+    return Authority(folder)
 
 
 def _outward(hosts: list[str]) -> list[str]:

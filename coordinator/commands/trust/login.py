@@ -8,6 +8,7 @@ from pathlib import Path
 from coordinator.commands.parts import example
 from coordinator.commands.trust.trust_parts import needing_cryptography
 from coordinator.operator.credentials import Contexts, read_credentials
+from coordinator.operator.tables import show
 from protos.errors import UsageError
 from protos.trust.token import MARK, read_token
 
@@ -42,9 +43,11 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.name:
             raise UsageError("a file is needed", where="FILE", fix="give the credentials to keep under that name")
         current = contexts.current()
-        for name in contexts.names():
-            one = contexts.read(name)
-            print(f"{'*' if name == current else ' '} {name:<16} {one.role:<9} {one.name:<16} {one.addresses[0]}")
+        kept = {name: contexts.read(name) for name in contexts.names()}
+        if kept:
+            rows = [[f"{'*' if name == current else ' '} {name}", one.role, one.name, one.addresses[0]]
+                    for name, one in kept.items()]  # fmt: skip
+            show(["  context", "role", "name", "address"], rows)
         return 0
     text = input() if arguments.file == "-" else arguments.file
     if text.startswith(MARK):

@@ -42,7 +42,7 @@ const COLUMNS = [
   ["outcome", "round", (one) => (one.round === null ? "" : `${one.round} ${one.outcome}`)],
   ["standing", "why", (one) => standing(one)],
   ["spent_j", "spent J", (one) => (one.reported_round === null ? "" : withWidth(one.spent_j, one.uncertainty_j))],
-  ...["embed", "train", "encode", "send"].map((phase) => [phase, `${phase} J (W)`, (one) => {
+  ...["receive", "embed", "train", "encode", "send"].map((phase) => [phase, `${phase} J (W)`, (one) => {
     const record = one.phases[phase];
     return record ? `${number(record.energy_j)} (${number(record.power_w, 2)})` : "";
   }]),
@@ -58,7 +58,7 @@ const sortable = {
   outcome: (one) => one.outcome,
   sparks: (one) => one.sparks.reduce((sum, value) => sum + (value || 0), 0),
 };
-for (const phase of ["embed", "train", "encode", "send"])
+for (const phase of ["receive", "embed", "train", "encode", "send"])
   sortable[phase] = (one) => one.phases[phase] && one.phases[phase].energy_j;
 
 // ---- elements

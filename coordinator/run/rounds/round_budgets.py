@@ -83,10 +83,9 @@ def plan(
         generator(run.plan.run.seed, "draw", number, attempt),
         harvest(run, Path(row["plan_directory"])),
     )
-    for card in cards:
-        if card.device_id not in known:
-            known[card.device_id] = first_model(run, card)
-            costs.keep(connection, card.device_id, run.bundle.bundle_id, known[card.device_id])
+    unknown = {card.device_id: first_model(run, card) for card in cards if card.device_id not in known}
+    batches.begin_fits(connection, run.bundle.bundle_id, unknown)
+    known |= unknown
     entrants = [
         entrant(
             run, card, known[card.device_id], charged.get(card.device_id, Account()), past.get(card.device_id, Past())

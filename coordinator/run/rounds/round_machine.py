@@ -342,6 +342,8 @@ class RoundMachine:
         reported = len(self.reported) if self.rules.buffer is None else self.counted
         if reported >= self.rules.needed(len(self.ordered)):
             self.state, self._settling_s = State.SETTLING, now_s
+            # Decided: there is no attempt to go back to any more.
+            self._given_up = None
             if self.rules.late and self.round < self.rules.rounds:
                 for device_id in [device_id for device_id in self.ordered if device_id in self._waiting]:
                     self.at_work[device_id] = self.round
@@ -365,13 +367,13 @@ class RoundMachine:
 
     def _take_back(self, number: int, attempt: int, now_s: float) -> None:
         """Go back to an attempt that was given up, past its deadline: it ends at the next decision. An attempt that
-        was decided on meanwhile is not opened."""
+        was decided on meanwhile is not opened. Either way nobody writes any more that it was given up."""
+        if self.giving_up is not None and self.giving_up[:2] == (number, attempt):
+            self.giving_up = None
         if self._given_up is None or (number, attempt) != (self.round, self._given_up[0]):
             return
-        if self.state is State.SETTLING:
-            return
         _, ordered = self._given_up
-        self._given_up = self.giving_up = None
+        self._given_up = None
         self.state, self.attempt = State.OPEN, attempt
         self.ordered = ordered | self.reported
         self._waiting = set()

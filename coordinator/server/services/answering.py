@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 import grpc
@@ -34,15 +35,17 @@ def answered(method: Callable[[Any, Any, Any], Awaitable[R]]) -> Callable[[Any, 
 
 
 def answered_stream(
-    method: Callable[[Any, Any, Any], AsyncIterator[R]],
+    method: Callable[[Any, Any, Any], AsyncGenerator[R, None]],
 ) -> Callable[[Any, Any, Any], AsyncIterator[R]]:
     """For a method whose answer is a stream."""
 
     @functools.wraps(method)
     async def wrapped(self: Any, request: Any, context: Any) -> AsyncIterator[R]:
         try:
-            async for part in method(self, request, context):
-                yield part
+            # Closed with this one when its caller hangs up, and not by the collector of garbage some time later.
+            async with aclosing(method(self, request, context)) as parts:
+                async for part in parts:
+                    yield part
         except Exception as error:
             await abort(error, context)
             raise

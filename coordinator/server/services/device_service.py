@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from typing import Any
 
@@ -69,6 +69,7 @@ class DeviceService(rpc.DeviceServiceServicer):
             protocol_minor=PROTOCOL[1],
             software_version=software_version(),
             check_in_s=check_in_s,
+            receive_known=True,
         )
 
     @answered
@@ -97,7 +98,7 @@ class DeviceService(rpc.DeviceServiceServicer):
     @answered_stream
     async def FetchBundle(  # noqa: N802
         self, request: pb.FetchBundleRequest, context: Any
-    ) -> AsyncIterator[pb.FetchBundleResponse]:
+    ) -> AsyncGenerator[pb.FetchBundleResponse, None]:
         """Sends the files of a bundle, each with its declared size and hash first; its Edge TPU twin only if asked."""
         bundle = await self._run_scheduler.bundle(request.bundle_id)
         twin = bundle.manifest.edge_tpu
@@ -121,7 +122,7 @@ class DeviceService(rpc.DeviceServiceServicer):
     @answered_stream
     async def FetchUpgrade(  # noqa: N802
         self, request: pb.FetchUpgradeRequest, context: Any
-    ) -> AsyncIterator[pb.FetchUpgradeResponse]:
+    ) -> AsyncGenerator[pb.FetchUpgradeResponse, None]:
         """Sends the signature of a wheel, then the wheel: a device need not fetch what it may not run."""
         device_id = checked_name(request.device_id, "device_id")
         upgrade_id = checked_name(request.upgrade_id, "upgrade_id")

@@ -7,8 +7,11 @@ before anything else of a request is looked at.
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
@@ -27,12 +30,15 @@ from protos.trust.proofs import request_mac, response_mac, same
 from protos.v1 import identity_pb2 as pb
 from protos.v1 import identity_pb2_grpc as rpc
 
+log = logging.getLogger("edgejoule.coordinator")
+
 __all__ = ["READMIT_RULE", "EnrolmentService", "IdentityService", "RateLimit", "enrolment_server"]
 
 READMIT_RULE = "readmit_days"
 """Days past its end within which a certificate is renewed by its old key."""
 _MAX_MESSAGE_BYTES = 32 << 10
 _MAX_CALLS = 16
+_MOST_RENEWED = 65_536
 _FROM_ONE, _FROM_ALL, _WINDOW_S = 10, 300, 60.0
 
 
@@ -73,11 +79,18 @@ class RateLimit:
 
 
 class EnrolmentService(rpc.EnrolmentServiceServicer):
-    """Enrolment, for who holds a token or an old key."""
+    """Enrolment, for who holds a token or an old key.
 
-    def __init__(self, authority: Authority, register: Register, worker: Worker) -> None:
+    Args:
+        above_root_pem: of a site: the root of the fleet above it, which boards are to know; empty: it is no site.
+    """
+
+    def __init__(self, authority: Authority, register: Register, worker: Worker, above_root_pem: bytes = b"") -> None:
         self._authority, self._register, self._worker = authority, register, worker
+        self._above = above_root_pem
         self._limit = RateLimit()
+        # Requests that were answered since the start, those of long ago first.
+        self._readmitted: dict[bytes, None] = {}
 
     @answered
     async def Enroll(self, request: pb.EnrollRequest, context: Any) -> pb.EnrollResponse:  # noqa: N802
@@ -116,12 +129,14 @@ class EnrolmentService(rpc.EnrolmentServiceServicer):
         self._register.use_token(request.token_id, issued, machine, where=peer)
         now = time.time()
         root = self._authority.root_pem
+        above = self._above if token.role is Role.DEVICE else b""
         return pb.EnrollResponse(
             device_id=token.device_id,
             chain_pem=issued.chain_pem,
             root_pem=root,
             unix_s=now,
-            mac=response_mac(token.secret, request.mac, token.device_id, issued.chain_pem, root, now),
+            mac=response_mac(token.secret, request.mac, token.device_id, issued.chain_pem, root, now, above),
+            above_root_pem=above,
         )
 
     def _readmit(self, request: pb.ReadmitRequest, peer: str) -> bytes:
@@ -138,6 +153,10 @@ class EnrolmentService(rpc.EnrolmentServiceServicer):
             raise RefusedError(
                 "the old key did not sign this", where=str(whose), fix="enrol the board again"
             ) from error
+        # It came in the clear. Who sends it again, without any key, would use up what its board may ask for in an hour.
+        digest = hashlib.sha256(request.certificate_request).digest()
+        if digest in self._readmitted:
+            raise RefusedError("this request was answered before", where=str(whose), fix="ask again with a new key")
         serial = f"{certificate.serial_number:x}"
         if serial in self._register.revoked():
             raise RefusedError("its certificate was revoked", where=str(whose), fix="enrol the board again")
@@ -151,6 +170,9 @@ class EnrolmentService(rpc.EnrolmentServiceServicer):
             )
         issued = self._authority.device(whose.name, request.certificate_request)
         self._register.issued(issued, who=f"{whose} at {peer}", what="certificate renewed after its end", by=serial)
+        self._readmitted[digest] = None
+        if len(self._readmitted) > _MOST_RENEWED:
+            del self._readmitted[next(iter(self._readmitted))]
         return issued.chain_pem
 
 
@@ -159,6 +181,8 @@ class IdentityService(rpc.IdentityServiceServicer):
 
     def __init__(self, authority: Authority, register: Register, worker: Worker) -> None:
         self._authority, self._register, self._worker = authority, register, worker
+        # Serial numbers by which somebody renewed since the start, those of long ago first.
+        self._renewed: dict[str, None] = {}
 
     @answered
     async def Renew(self, request: pb.RenewRequest, context: Any) -> pb.RenewResponse:  # noqa: N802
@@ -170,13 +194,29 @@ class IdentityService(rpc.IdentityServiceServicer):
 
     def _renew(self, request: bytes, peer: Peer) -> bytes:
         issued = self._authority.device(peer.name.name, request)
-        self._register.issued(issued, who=str(peer.name), what="certificate renewed", by=peer.serial)
+        again = peer.serial in self._renewed
+        what = "certificate renewed again by the same one" if again else "certificate renewed"
+        self._register.issued(issued, who=str(peer.name), what=what, by=peer.serial)
+        if again:
+            log.warning(
+                "%s renewed again with the certificate that it renewed before: its answer was lost, or two machines "
+                "have one key; if it has a twin, revoke it and enrol both",
+                peer.name,
+            )
+        self._renewed[peer.serial] = None
+        if len(self._renewed) > _MOST_RENEWED:
+            del self._renewed[next(iter(self._renewed))]
         return issued.chain_pem
 
 
-def enrolment_server(service: EnrolmentService) -> grpc.aio.Server:
-    """A server for enrolment alone; not started, and without a port yet."""
+def enrolment_server(service: EnrolmentService, limits: Sequence[tuple[str, int]] = ()) -> grpc.aio.Server:
+    """A server for enrolment alone; not started, and without a port yet.
+
+    Args:
+        limits: options of its listener, on its connections.
+    """
     options = [
+        *limits,
         ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
         ("grpc.max_metadata_size", 4 << 10),
         ("grpc.so_reuseport", 0),

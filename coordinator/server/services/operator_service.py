@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from coordinator.export.exporter import DEFAULT_LIMIT
@@ -135,7 +135,7 @@ class OperatorService(rpc.OperatorServiceServicer):
     @answered_stream
     async def WatchWatts(  # noqa: N802
         self, request: pb.WatchWattsRequest, context: Any
-    ) -> AsyncIterator[pb.WatchWattsResponse]:
+    ) -> AsyncGenerator[pb.WatchWattsResponse, None]:
         """Shows the power of one device as it is, until the caller goes."""
         async with contextlib.aclosing(self._operations.traces.watch(request.device_id)) as following:
             async for one in following:
@@ -145,7 +145,7 @@ class OperatorService(rpc.OperatorServiceServicer):
     @answered_stream
     async def ExportRun(  # noqa: N802
         self, request: pb.ExportRunRequest, context: Any
-    ) -> AsyncIterator[pb.ExportRunResponse]:
+    ) -> AsyncGenerator[pb.ExportRunResponse, None]:
         """Assembles the integer model and sends it."""
         if request.head_alone:
             summary, model = await self._operations.export_head(request.run_id, request.head_version)

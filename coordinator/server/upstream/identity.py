@@ -34,6 +34,7 @@ class SiteIdentity:
         name: its device id, as its certificate says.
         key_pem, chain_pem, root_pem: private key, certificate with the issuing one, the fleet's root.
         begins_unix_s, ends_unix_s: of the certificate.
+        above_root_pem: root of the fleet above the one above, where that is a site itself; empty: it is none.
     """
 
     name: str
@@ -42,6 +43,12 @@ class SiteIdentity:
     root_pem: str
     begins_unix_s: float
     ends_unix_s: float
+    above_root_pem: str = ""
+
+    @property
+    def signing_root_pem(self) -> str:
+        """Under which what comes from above is signed: the root at the top of the tree."""
+        return self.above_root_pem or self.root_pem
 
     @property
     def due_unix_s(self) -> float:
@@ -76,6 +83,7 @@ def read_site_identity(folder: Path) -> SiteIdentity:
             root_pem=str(fields["root_pem"]),
             begins_unix_s=float(fields["begins_unix_s"]),
             ends_unix_s=float(fields["ends_unix_s"]),
+            above_root_pem=str(fields.get("above_root_pem", "")),
         )
     except OSError as error:
         raise ConfigError(f"cannot be read ({error.strerror})", where=str(path), fix=_FIX) from error

@@ -25,6 +25,7 @@ from protos.convert.reports import receipt_from
 from protos.errors import ConfigError, RefusedError, UnreachableError
 from protos.orders import PROTOCOL, DeviceCard, Order, Receipt, SettledEnergy, Verdict
 from protos.trust.names import SERVER_NAME
+from protos.trust.signed import BUNDLE_SIGNATURE
 from protos.v1 import edgejoule_pb2 as pb
 from protos.v1 import edgejoule_pb2_grpc as rpc
 
@@ -108,10 +109,11 @@ class UpstreamLink:
         """Close the connection."""
         await self._channel.close(None)
 
-    async def join(self, card: DeviceCard) -> None:
-        """Say who is there, or what is new."""
+    async def join(self, card: DeviceCard) -> bool:
+        """Say who is there, or what is new; whether joules of what came in may be told as such."""
         answer = await self._call(self._stub.Join(card_to(card, PROTOCOL), timeout=CALL_S))
         check_protocol(answer, self.address)
+        return bool(answer.receive_known)
 
     async def next_order(
         self, card: DeviceCard, settled: Iterable[SettledEnergy], bundle_id: str, published: str, waits_s: float
@@ -146,13 +148,40 @@ class UpstreamLink:
         request = pb.LeaveRequest(device_id=card.device_id, session=card.session, reason=reason[:200])
         await self._call(self._stub.Leave(request, timeout=CALL_S))
 
+    def _fetching(self, bundle_id: str) -> Any:
+        return self._stub.FetchBundle(pb.FetchBundleRequest(bundle_id=bundle_id, signature=True), timeout=FETCH_S)
+
+    async def fetch_signature(self, bundle_id: str) -> bytes:
+        """The signature of a bundle as it is above now; empty where it has none.
+
+        Raises:
+            IntegrityError: damaged on the way.
+        """
+        stream, found = self._fetching(bundle_id), io.BytesIO()
+        received = ReceivedFiles(lambda name: found if name == BUNDLE_SIGNATURE else io.BytesIO())
+        begun: list[str] = []
+        try:
+            async for part in stream:
+                if part.WhichOneof("part") == "file":
+                    # It is the second, after the manifest: the rest is here already.
+                    if len(begun) == 2 or (begun and part.file.name != BUNDLE_SIGNATURE):
+                        break
+                    begun.append(part.file.name)
+                receive_file_part(received, part)
+            received.finish()
+        except grpc.aio.AioRpcError as error:
+            raise self._translated(error) from error
+        finally:
+            stream.cancel()
+        return found.getvalue()
+
     async def fetch_bundle(self, bundle_id: str) -> dict[str, bytes]:
         """The files of a bundle by name, each as it was declared.
 
         Raises:
             IntegrityError: damaged on the way, or no files of a bundle.
         """
-        stream = self._stub.FetchBundle(pb.FetchBundleRequest(bundle_id=bundle_id), timeout=FETCH_S)
+        stream = self._fetching(bundle_id)
         files: dict[str, io.BytesIO] = {}
         received = ReceivedFiles(lambda name: files.setdefault(name, io.BytesIO()))
         try:

@@ -11,6 +11,8 @@ Rules kept here:
 * Devices that are held are not asked again: another attempt above costs them nothing. New ones, and those with other
   examples, are asked by a run that adds to the one before.
 * The joules of a run of the site are reported once.
+* Heads that runs above ended with go on to the site's devices as they came, signature and all: the site signs nothing
+  of it, and its own runs for one above deliver no head.
 * A coordinator above that is away is asked again, at growing intervals, for ever.
 """
 
@@ -21,7 +23,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,13 +33,14 @@ from coordinator.run.resume import Rooms
 from coordinator.server.operations import Operations
 from coordinator.server.run_scheduler import RunScheduler
 from coordinator.server.upstream import sums
+from coordinator.server.upstream.handed_down import HandedDown
 from coordinator.server.upstream.identity import renewed
 from coordinator.server.upstream.link import Away, UpstreamLink
 from coordinator.server.version import software_version
 from coordinator.store import runs, tables
 from protos.atomic import write_whole
 from protos.convert.reports import serialise_report
-from protos.energy.trace import Phase, PhaseEnergy
+from protos.energy.trace import Phase, PhaseEnergy, joined
 from protos.errors import EdgejouleError, RefusedError, StoreError, UnknownRunError, UsageError
 from protos.model.bundle import Bundle
 from protos.model.engine import engine_identity
@@ -46,6 +49,7 @@ from protos.orders import (
     DeviceReport,
     Engine,
     MeterCard,
+    Publication,
     RejoinOrder,
     SettledEnergy,
     StopReason,
@@ -57,6 +61,7 @@ from protos.orders import (
 log = logging.getLogger("edgejoule.coordinator")
 
 FILE = "upstream.json"
+HANDED_DOWN = "handed-down"
 # How long a call for work stays open: then it is looked whether devices have come or gone.
 _WAITS_S = 5.0
 _LOOK_S = 0.2
@@ -106,6 +111,11 @@ class Site:
         self._declined: tuple[str, str] | None = None
         self._answered: tuple[str, int, int | None] | None = None
         self._published = self._bundle_id = ""
+        # Run and bundle whose signature was looked after.
+        self._looked_after: tuple[str, str] = ("", "")
+        self._handed_down = HandedDown(state / HANDED_DOWN)
+        scheduler.handed_down = self._handed_down
+        self._receive_known = False
 
     @property
     def name(self) -> str:
@@ -172,7 +182,7 @@ class Site:
             return
         card = self._made_card(there)
         if card != self._card:
-            await self._link.join(card)
+            self._receive_known = await self._link.join(card)
             if self._card is None:
                 log.info("joined %s as %s: %d devices", self._link.address, self._name, len(there))
             self._card, self._answered = card, None
@@ -183,14 +193,27 @@ class Site:
             case WaitOrder():
                 self._settled = ()
                 if order.publication is not None:
-                    # Heads for boards are those of the site's own runs.
-                    self._published = order.publication.id
+                    await self._hand_down(order.publication)
                 await asyncio.sleep(min(1.0, order.retry_after_s))
             case TrainOrder():
                 self._settled = ()
                 await self._do(order, card)
             case _:
                 raise RefusedError("orders what no site does", where=f"coordinator {self._link.address}")
+
+    async def _hand_down(self, publication: Publication) -> None:
+        """Let the site's own devices have a head from above, to the bit and with what vouches for it."""
+        try:
+            bundle = await self._bundle(publication.bundle_id, publication.run_id)
+            await self._rooms.models.do(self._handed_down.take, publication, bundle)
+        except (Away, StoreError):
+            raise
+        except EdgejouleError as error:
+            log.error("the head of %s is not handed down: %s", publication.run_id, error)
+        else:
+            log.info("the head of %s goes on to this site's devices", publication.run_id)
+            self._scheduler.tell()
+        self._published = publication.id
 
     def _present(self) -> dict[str, int]:
         """Devices that are there, and their examples."""
@@ -223,7 +246,7 @@ class Site:
             return
         try:
             _check(order)
-            bundle = await self._bundle(order.bundle_id)
+            bundle = await self._bundle(order.bundle_id, order.run_id)
             run_id = await self._collected(order, bundle)
             report, told = await self._rooms.looks.read(self._report, order, run_id, bundle)
         except (Away, StoreError):
@@ -244,12 +267,18 @@ class Site:
             self._settled = (SettledEnergy(order.run_id, order.round, sent, order.attempt),) if sent else ()
         self._answered = order.run_id, order.round, order.attempt
 
-    async def _bundle(self, bundle_id: str) -> Bundle:
+    async def _bundle(self, bundle_id: str, run_id: str) -> Bundle:
+        store = self._rooms.bundle_store
         try:
-            found = await self._rooms.models.do(self._rooms.bundle_store.open, bundle_id)
+            found = await self._rooms.models.do(store.open, bundle_id)
+            if self._looked_after != (run_id, bundle_id):
+                # It may be another one by now: signatures end before bundles do.
+                if signature := await self._link.fetch_signature(bundle_id):
+                    await self._rooms.models.do(store.sign, bundle_id, signature)
+                self._looked_after = run_id, bundle_id
         except UnknownRunError:
             files = await self._link.fetch_bundle(bundle_id)
-            found = await self._rooms.models.do(self._rooms.bundle_store.take_in, bundle_id, files)
+            found = await self._rooms.models.do(store.take_in, bundle_id, files)
         self._bundle_id = bundle_id
         return found
 
@@ -297,6 +326,8 @@ class Site:
             f"name = {json.dumps(name)}",
             f"bundle = {json.dumps(str(bundle.path.resolve()))}",
             "rounds = 1",
+            # Its devices get the head of the run above.
+            'deliver = "none"',
             # Signs of a projection are drawn from it.
             f"seed = {order.statistics.seed}",
             "[round]",
@@ -339,13 +370,22 @@ class Site:
             loss_first=None,
             loss_last=None,
             engine=self._engine,
-            energy=tuple(phase_energy for phase_energy in energy if phase_energy.phase is not Phase.SEND),
+            energy=tuple(record for record in self._sayable(energy) if record.phase is not Phase.SEND),
             update=(),
             embedded=embedded,
             train_s=0.0,
             attempt=order.attempt,
             statistics=found.coded,
         ), mine
+
+    def _sayable(self, energy: Sequence[PhaseEnergy]) -> Sequence[PhaseEnergy]:
+        """Joules by phase, as the coordinator above knows phases: an earlier release takes what came in as idling."""
+        by_phase = {record.phase: record for record in energy}
+        if self._receive_known or (arrived := by_phase.pop(Phase.RECEIVE, None)) is None:
+            return energy
+        idle, arrived = by_phase.get(Phase.IDLE), replace(arrived, phase=Phase.IDLE)
+        by_phase[Phase.IDLE] = arrived if idle is None else joined(idle, arrived)
+        return list(by_phase.values())
 
     def _sending(self, connection: Connection, run_ids: Iterable[str]) -> tuple[PhaseEnergy, ...]:
         """What the devices' own reports cost to send, as far as they have told."""

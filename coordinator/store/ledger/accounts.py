@@ -31,7 +31,10 @@ from protos.energy.trace import Phase
 from protos.orders import CostHint
 
 SENDING_MARGIN = 2.0
+# What every order's report tells sooner or later.
 WORKING = (Phase.EMBED, Phase.TRAIN, Phase.ENCODE, Phase.SEND)
+# Joules of orders and bundles as they come in are charged, too; devices of an earlier release call that idle time.
+CHARGED = (Phase.RECEIVE, *WORKING)
 
 # What is the same in all rows of energy of one order.
 _PER_ORDER: tuple[ColumnElement[Any], ...] = (
@@ -137,7 +140,7 @@ def _granted_and_known(
 
 
 def _sum_of(connection: Connection, table: Table, run_id: str, number: int, device_id: str) -> float:
-    working = table.c.phase.in_([str(phase) for phase in WORKING])
+    working = table.c.phase.in_([str(phase) for phase in CHARGED])
     query = select(func.sum(table.c.energy_j)).where(
         table.c.run_id == run_id, table.c.round == number, table.c.device_id == device_id, working
     )
@@ -362,7 +365,7 @@ def _accounts(
             earlier_energy.c.run_id == grants.c.run_id,
             earlier_energy.c.round == grants.c.round,
             earlier_energy.c.device_id == grants.c.device_id,
-            earlier_energy.c.phase.in_([str(phase) for phase in WORKING]),
+            earlier_energy.c.phase.in_([str(phase) for phase in CHARGED]),
         )
         .correlate(grants)
         .scalar_subquery()
@@ -372,14 +375,18 @@ def _accounts(
             *_PER_ORDER,
             earlier.label("earlier_j"),
             func.sum(energy.c.energy_j).label("spent_j"),
-            func.count(energy.c.energy_j).label("phases"),
+            func.count(energy.c.energy_j).filter(energy.c.phase != str(Phase.RECEIVE)).label("phases"),
+            # Who tells nothing of what came in has no such row.
+            func.count(energy.c.phase)
+            .filter(energy.c.phase == str(Phase.RECEIVE), energy.c.energy_j.is_(None))
+            .label("unseen"),
             func.count(energy.c.energy_j).filter(energy.c.phase == str(Phase.SEND)).label("sent"),
         )
         .select_from(
             # Every grant has its order. As an outer join it begins with the grants.
             _found(which, few=few)
             .outerjoin(orders, _joined(orders))
-            .outerjoin(energy, same & energy.c.phase.in_([str(phase) for phase in WORKING]))
+            .outerjoin(energy, same & energy.c.phase.in_([str(phase) for phase in CHARGED]))
         )
         .where(*([] if few else [which]))
     )
@@ -389,11 +396,11 @@ def _accounts(
         before = made[row.device_id]
         now_j = max(0.0, row.spent_j or 0.0)
         spent_j = now_j + max(0.0, row.earlier_j or 0.0)
-        settled = row.phases == len(WORKING)
+        settled = row.phases == len(WORKING) and not row.unseen
         promised = not settled and (row.run_id, row.round, row.device_id) not in own
         uncertain_j = 0.0 if not promised or row.granted_j is None else max(0.0, row.granted_j - spent_j)
         # The sending alone is missing. Where another phase is unknown as well, all of the grant may have been spent.
-        only_sending = row.phases - row.sent == len(WORKING) - 1
+        only_sending = row.phases - row.sent == len(WORKING) - 1 and not row.unseen
         if row.outcome == "accepted" and row.sending_j is not None and only_sending:
             uncertain_j = min(uncertain_j, SENDING_MARGIN * row.sending_j)
         uncertain_j += row.lost_j

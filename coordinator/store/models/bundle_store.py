@@ -90,6 +90,17 @@ class BundleStore:
                 raise IntegrityError(f"is {found.bundle_id}", where=f"bundle {bundle_id}", fix="copy it again")
             return self.keep(found)
 
+    def sign(self, bundle_id: str, signature: bytes) -> None:
+        """Keep another signature of a bundle that is here. Raises StoreError: it cannot be written."""
+        path = self._place(bundle_id) / BUNDLE_SIGNATURE
+        try:
+            if path.is_file() and path.read_bytes() == signature:
+                return
+            with write_whole(path) as file:
+                file.write(signature)
+        except OSError as error:
+            raise StoreError(f"cannot be written ({error.strerror})", where=str(path)) from error
+
     def open(self, bundle_id: str) -> Bundle:
         """The copy of a bundle.
 

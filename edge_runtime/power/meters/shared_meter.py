@@ -124,6 +124,13 @@ class SharedMeter:
             whole, self._carried = self._carried, {}
             return tuple(whole[phase] for phase in Phase if phase in whole)
 
+    def begin_run(self, timeout_s: float = 2.0) -> None:
+        """Forget what was metered so far, but for what came in: that is the order with which a run begins."""
+        arrived = next((part for part in self.settle(timeout_s) if part.phase is Phase.RECEIVE), None)
+        if arrived is not None:
+            with self._lock:
+                self._carry(arrived)
+
     def _settled(self, timeout_s: float) -> dict[Phase, PhaseEnergy]:
         self._unsettled = 0
         return {phase_energy.phase: phase_energy for phase_energy in self.inner.settle(timeout_s)}

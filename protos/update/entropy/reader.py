@@ -9,6 +9,7 @@ about the mean of what was rounded to it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,13 +19,15 @@ from protos.errors import UpdateError
 from protos.update.entropy import rans, symbols
 from protos.update.entropy.contexts import Indices, gain_of, mean_of
 from protos.update.entropy.densities import exponential
-from protos.update.entropy.frequencies import read
+from protos.update.entropy.frequencies import Model, read
 from protos.update.quantised import dither
 from protos.update.reading import at_most, step_of
 from protos.update.trees import FloatArray
 
 INSET = 128
 MAX_INSET = 1 << 14
+_AT_ONCE = 1 << 20  # coordinates that are decoded side by side: some 30 bytes each
+MOST_AHEAD = _AT_ONCE // rans.SIDE_BY_SIDE  # of messages of more coordinates never enough are decoded side by side
 
 
 def laplace_inset(level: int) -> float:
@@ -34,6 +37,45 @@ def laplace_inset(level: int) -> float:
         return 1 / (12 * mean)
     power = float(exponential(np.array([1 / mean]))[0])
     return max(0.0, 0.5 * (1 + power) / (1 - power) - mean)
+
+
+@dataclass(frozen=True)
+class LaidOut:
+    """Which coordinates travel.
+
+    Attributes:
+        count: of all.
+        moved: [tensors] those that are not all zero; ``own``: [tensors] their sizes, of all tensors.
+        alive: coordinates of the tensors that moved.
+        chosen: of those, the ones that travel; None: all.
+        seed: of the dither, 0 without one.
+        sizes: how many travel, and ``levels``: for each tensor that moved.
+    """
+
+    count: int
+    moved: npt.NDArray[np.bool_]
+    own: npt.NDArray[np.int64]
+    alive: int
+    chosen: Indices | None
+    seed: int
+    sizes: Sequence[int]
+    levels: Sequence[int]
+
+    @property
+    def travelling(self) -> int:
+        """How many coordinates travel."""
+        return sum(self.sizes)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What stands between the codes and their numbers: a model, low bits that travel apart by tensor, a dither."""
+
+    laid: LaidOut
+    model: Model
+    splits: Indices
+    drawn: dither.Dither | None
+    stream: rans.Stream
 
 
 @dataclass(frozen=True)
@@ -68,11 +110,23 @@ class EntropyCoded:
 
     def values(self, count: int, sizes: Sequence[int] | None = None) -> FloatArray:
         """All coordinates [count], one tensor of ``sizes`` after the other; None: all one tensor."""
-        step = step_of(self.step)
-        if step == 0 or not count:
+        laid = self.laid_out(count, [count] if sizes is None else sizes)
+        if not laid.travelling:
+            return self.placed(laid, np.zeros(0, np.float32))
+        opened = self.opened(laid)
+        return self.placed(laid, self.numbers(opened, opened.stream.decoded()))
+
+    def laid_out(self, count: int, sizes: Sequence[int]) -> LaidOut:
+        """Which of ``count`` coordinates travel.
+
+        Raises:
+            UpdateError: fields that do not fit each other or the tensors.
+        """
+        own = np.array(sizes, np.int64)
+        if step_of(self.step) == 0 or not count:
             if self != EntropyCoded(self.step):
                 raise UpdateError("zeros with something behind them")
-            return np.zeros(count, np.float32)
+            return LaidOut(count, np.zeros(own.size, np.bool_), own, 0, None, 0, [], [])
         seed = 0 if self.seed is None else at_most(self.seed, 2**32 - 1, "the seed")
         at_most(self.share, dither.WHOLE - 1, "the share")
         if self.seed is None and self.share:
@@ -81,41 +135,59 @@ class EntropyCoded:
         at_most(self.inset_rest, MAX_INSET, "an inset")
         if self.seed is not None and (self.inset_first or self.inset_rest):
             raise UpdateError("a dither and an inset exclude each other")
-        own = np.array([count] if sizes is None else sizes, np.int64)
         if len(self.levels) != own.size or (self.gains and len(self.gains) != own.size):
             raise UpdateError(f"{len(self.levels)} levels and {len(self.gains)} gains for {own.size} tensors")
         moved = np.frombuffer(self.levels, np.uint8) != 0
-        place = np.flatnonzero(np.repeat(moved, own)) if not moved.all() else None
         alive = int(own[moved].sum())
         chosen = dither.kept(seed, self.share, alive) if self.share else None
-        travelling = dither.sizes_of(chosen, own[moved].tolist())
-        numbers = self._numbers(seed, travelling, [level for level in self.levels if level])
-        numbers *= np.float32(step * (dither.WHOLE / self.share if self.share else 1))
-        if self.gains:
-            gains = [gain_of(code) for code, here in zip(self.gains, moved, strict=True) if here]
-            numbers *= np.repeat(np.array(gains, np.float32), travelling)
-        if chosen is not None:
-            numbers = _placed(numbers, chosen, alive)
-        return numbers if place is None else _placed(numbers, place, count)
+        sizes_sent = dither.sizes_of(chosen, own[moved].tolist())
+        if not sum(sizes_sent) and (self.table or self.codes or self.low or self.tails):
+            raise UpdateError("no coordinate travels, and yet there are codes")
+        levels = [level for level in self.levels if level]
+        return LaidOut(count, moved, own, alive, chosen, seed, sizes_sent, levels)
 
-    def _numbers(self, seed: int, sizes: Sequence[int], levels: Sequence[int]) -> FloatArray:
-        count = sum(sizes)
-        if not count:
-            if self.table or self.codes or self.low or self.tails:
-                raise UpdateError("no coordinate travels, and yet there are codes")
-            return np.zeros(0, np.float32)
-        model, placed = read(self.table, levels, dithered=self.seed is not None)
-        drawn = None if self.seed is None else dither.Dither.made(seed, count)
-        row = placed.spread(sizes, None if drawn is None else drawn.place)
-        context = None if isinstance(row, int) else row
-        coded = rans.decode(self.codes, model.frequencies, model.precision, count, context)
-        whole = symbols.join_low(symbols.numbers(coded, self.tails, model), self.low, placed.splits, sizes)
-        result = whole.astype(np.float32)
-        if drawn is not None:
-            result -= drawn.size
-            result *= drawn.sign
+    def placed(self, laid: LaidOut, numbers: FloatArray) -> FloatArray:
+        """All coordinates from the numbers of those that travel, which are used up."""
+        if not laid.count or self.step == 0:
+            return np.zeros(laid.count, np.float32)
+        numbers *= np.float32(step_of(self.step) * (dither.WHOLE / self.share if self.share else 1))
+        if self.gains:
+            gains = [gain_of(code) for code, here in zip(self.gains, laid.moved, strict=True) if here]
+            numbers *= np.repeat(np.array(gains, np.float32), laid.sizes)
+        if laid.chosen is not None:
+            numbers = _placed(numbers, laid.chosen, laid.alive)
+        if laid.moved.all():
+            return numbers
+        return _placed(numbers, np.flatnonzero(np.repeat(laid.moved, laid.own)), laid.count)
+
+    def opened(self, laid: LaidOut) -> Opened:
+        """What decodes the codes of coordinates that travel, one at least.
+
+        Raises:
+            UpdateError: not a table.
+        """
+        model, rows = read(self.table, laid.levels, dithered=self.seed is not None)
+        drawn = None if self.seed is None else dither.Dither.made(laid.seed, laid.travelling)
+        row = rows.spread(laid.sizes, None if drawn is None else drawn.place)
+        # Of a thousand rows at most; kept for many messages.
+        context = None if isinstance(row, int) else row.astype(np.uint16)
+        stream = rans.Stream(self.codes, model.frequencies, model.precision, laid.travelling, context)
+        return Opened(laid, model, rows.splits, drawn, stream)
+
+    def numbers(self, opened: Opened, symbols_sent: Indices) -> FloatArray:
+        """Coordinates that travel, in steps, from their symbols, which are used up.
+
+        Raises:
+            UpdateError: low bits of another number of symbols.
+        """
+        laid = opened.laid
+        high = symbols.numbers(symbols_sent, self.tails, opened.model)
+        result = symbols.join_low(high, self.low, opened.splits, laid.sizes).astype(np.float32)
+        if opened.drawn is not None:
+            result -= opened.drawn.size
+            result *= opened.drawn.sign
             return result
-        return self._moved_in(result, sizes, levels)
+        return self._moved_in(result, laid.sizes, laid.levels)
 
     def _moved_in(self, numbers: FloatArray, sizes: Sequence[int], levels: Sequence[int]) -> FloatArray:
         size = np.abs(numbers)
@@ -123,6 +195,55 @@ class EntropyCoded:
         first, rest = (np.repeat(np.array(column, np.float32), sizes) for column in zip(*insets, strict=True))
         level = size - np.where(size > 1.5, rest, first)
         return np.where(size > 0.5, np.copysign(level, numbers), numbers).astype(np.float32, copy=False)
+
+
+@dataclass(frozen=True)
+class DecodedAhead:
+    """A message whose codes were decoded beside those of others, see :func:`decoded_ahead`."""
+
+    coded: EntropyCoded
+    laid: LaidOut
+    numbers: FloatArray
+
+    def values(self, count: int, sizes: Sequence[int] | None = None) -> FloatArray:
+        """As :meth:`EntropyCoded.values`."""
+        if count != self.laid.count or not np.array_equal([count] if sizes is None else sizes, self.laid.own):
+            return self.coded.values(count, sizes)
+        return self.coded.placed(self.laid, self.numbers.copy())
+
+
+def decoded_ahead(messages: Sequence[tuple[EntropyCoded, Sequence[int]]]) -> list[EntropyCoded | DecodedAhead]:
+    """Messages with the sizes of their tensors, those decoded whose codes are quicker decoded side by side. Others,
+    and those with something wrong in them, which :meth:`EntropyCoded.values` names, stay as they are."""
+    result: list[EntropyCoded | DecodedAhead] = []
+    some: list[tuple[EntropyCoded, Sequence[int]]] = []
+    held = 0
+    for message in messages:
+        if held + sum(message[1]) > _AT_ONCE:
+            result += _ahead(some)
+            some, held = [], 0
+        some.append(message)
+        held += sum(message[1])
+    return result + _ahead(some)
+
+
+def _ahead(messages: Sequence[tuple[EntropyCoded, Sequence[int]]]) -> list[EntropyCoded | DecodedAhead]:
+    result: list[EntropyCoded | DecodedAhead] = [coded for coded, _ in messages]
+    if len(messages) < rans.SIDE_BY_SIDE:
+        return result
+    opened: list[tuple[int, Opened]] = []
+    for at, (coded, sizes) in enumerate(messages):
+        with suppress(UpdateError):
+            laid = coded.laid_out(sum(sizes), sizes)
+            if laid.travelling:
+                opened.append((at, coded.opened(laid)))
+    decoded = rans.decode_side_by_side([one.stream for _, one in opened])
+    for (at, one), found in zip(opened, decoded, strict=True):
+        if found is not None:
+            with suppress(UpdateError):
+                coded = messages[at][0]
+                result[at] = DecodedAhead(coded, one.laid, coded.numbers(one, found.astype(np.int64)))
+    return result
 
 
 def insets_of(level: int, first: int, rest: int) -> tuple[float, float]:

@@ -53,3 +53,25 @@ def test_a_report_weighs_about_what_the_planner_reckons(codec: str, coordinates:
             tuple(phases), tensors, 400, 2.5,  # type: ignore[arg-type]
         )  # fmt: skip
         assert len(serialise_report(report)) == pytest.approx(report_bytes(bits, coordinates), rel=0.12, abs=250)
+
+
+def test_the_table_has_every_width_that_a_planner_may_choose() -> None:
+    halves = [0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0]
+    assert {codec: [*table] for codec, table in ERROR.items()} == {
+        "uniform_stochastic": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0],
+        "qsgd": [2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0],
+        "entropy_coded": halves,
+        "eden": halves,
+    }
+    for table in ERROR.values():
+        assert [*table.values()] == sorted(table.values(), reverse=True), "more bits, less error"
+
+
+def test_a_byte_has_eight_bits_and_the_last_one_is_whole() -> None:
+    rest = report_bytes(0, 0)
+    assert [report_bytes(bits, count) - rest for bits, count in ((4, 8000), (1, 8), (1, 9), (2.5, 8))] == [
+        4000,
+        1,
+        2,
+        3,
+    ]

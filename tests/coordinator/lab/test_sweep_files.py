@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from coordinator.lab.sweep import table
 from coordinator.lab.sweep.intervals import holm, mean_of, paired, t_quantile, t_tail
@@ -112,6 +111,8 @@ def test_a_sweep_whose_plan_starts_by_itself_would_never_end_and_is_refused(tmp_
 
 
 def test_intervals_and_tests_are_those_of_scipy() -> None:
+    from scipy import stats
+
     rng = np.random.default_rng(3)
     for count in (2, 3, 4, 10, 40):
         a, b = rng.normal(size=count), rng.normal(0.5, size=count)

@@ -133,3 +133,30 @@ def test_a_head_learns_what_soft_labels_say_and_holds_on_to_what_it_was() -> Non
                                    (start, x, targets[:9])):  # fmt: skip
         with pytest.raises(ShapeError):
             learn(head, features, labels)
+
+
+def test_entropy_and_confidence_are_those_of_their_formulas() -> None:
+    p = np.array([[0.7, 0.2, 0.1], [0.5, 0.5, 0.0]])
+    in_nats = [-(0.7 * np.log(0.7) + 0.2 * np.log(0.2) + 0.1 * np.log(0.1)), np.log(2)]
+    np.testing.assert_allclose(entropy(p), in_nats)
+    # Two models, one example, three classes: each has ln 3 - H times its examples to say.
+    said = p[:, None, :]
+    say = np.array([4.0, 3.0]) * (np.log(3) - np.array(in_nats))
+    np.testing.assert_allclose(consensus(said, [4, 3]), [say @ p / say.sum()])
+    # With nine classes an even distribution over all has nothing to say, and over three of them ln 3.
+    wide = np.stack([np.full((1, 9), 1 / 9), np.eye(9)[:3].mean(axis=0)[None]])
+    np.testing.assert_allclose(consensus(wide, [1, 1]), wide[1], atol=1e-12)
+
+
+def test_models_that_are_right_share_by_what_they_are_sure_of_where_examples_and_classes_differ_in_number() -> None:
+    labels = np.array([0, 1])
+    said = np.array([
+        [[0.6, 0.2, 0.2], [0.1, 0.8, 0.1]],
+        [[0.9, 0.05, 0.05], [0.7, 0.2, 0.1]],
+    ])  # fmt: skip
+    large = np.array([[0.1, 0.8, 0.1], [0.8, 0.1, 0.1]])
+    targets, _ = selective(large, said, labels)
+    power = np.exp(1.0 / entropy(said[:, 0]))
+    both = power @ said[:, 0] / power.sum()
+    np.testing.assert_allclose(targets[0], LABEL_SHARE * np.eye(3)[0] + (1 - LABEL_SHARE) * both)
+    np.testing.assert_allclose(targets[1], LABEL_SHARE * np.eye(3)[1] + (1 - LABEL_SHARE) * said[0, 1])

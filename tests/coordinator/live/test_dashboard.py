@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import shutil
@@ -213,6 +214,63 @@ def test_a_refresh_of_many_devices_is_three_calls_and_tells_only_what_moved(
         moved = changes(after, following.poll())
         assert set(moved["devices"]) == {"pi-199"}
         assert len(json.dumps(moved)) < 2500
+
+
+def test_who_is_let_in_together_keeps_to_the_bound_and_who_hangs_up_at_once_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hub, "MOST_VIEWERS", 1)
+
+    async def look() -> tuple[list[str], int]:
+        hubs = hub.Hubs(lambda: Operator("127.0.0.1:1"))
+        first, second, gone = [await hubs.watch("run-1") for _ in range(3)]
+        del gone
+        assert not hubs.by_run, "nobody polls for who never looked"
+        found = [await anext(first), await anext(second)]
+        for events in (first, second):
+            await events.aclose()  # type: ignore[attr-defined]
+        return found, len(hubs.by_run)
+
+    (shown, refused), left = asyncio.run(look())
+    assert shown.startswith("event: state\n")
+    assert "too many viewers" in refused
+    assert left == 0
+
+
+async def _told(state: dict[str, Any], at_most: int) -> list[str]:
+    """Events for somebody who comes to look at a state."""
+    told = hub.Hub(lambda: pytest.fail("nobody is asked"), "")
+    told._tell(state)
+    events = told.events()
+    try:
+        return [await anext(events) for _ in range(at_most)]
+    finally:
+        await events.aclose()
+
+
+@pytest.mark.parametrize(("devices", "rounds", "parts"), [(3, 2, 1), (2000, 350, 1 + 19 + 3)])
+def test_the_state_is_told_in_pages_whatever_the_fleet(devices: int, rounds: int, parts: int) -> None:
+    row = {"device_id": "pi", "board": "Raspberry Pi 4 Model B", "sparks": [1.5] * 40, "standing": "at work"}
+    state: dict[str, Any] = {
+        "runs": {"run-1": {"name": "a"}},
+        "run": {"run_id": "run-1"},
+        "rounds": {str(number): {"round": number, "score": 0.5} for number in range(1, rounds + 1)},
+        "devices": {f"pi-{index:04d}": row | {"device_id": f"pi-{index:04d}"} for index in range(devices)},
+        "trouble": "",
+        "pause_s": 2.0,
+    }
+    told = asyncio.run(_told(state, parts))
+    assert max(map(len, told)) < 60_000
+    shown: dict[str, Any] = {}
+    for at, event in enumerate(told):
+        kind, data = event.removeprefix("event: ").rstrip().split("\ndata: ")
+        assert kind == ("state" if at == 0 else "change")
+        for key, value in json.loads(data).items():
+            # As the page takes it.
+            shown[key] = {**shown[key], **value} if at and key in ("rounds", "devices") else value
+    del shown["at_unix_s"]
+    assert shown == state
+    assert str(rounds) in json.loads(told[0].rstrip().partition("\ndata: ")[2])["rounds"]
 
 
 def test_the_command_serves_the_page_and_ends_with_the_signal(address: str, tmp_path: Path) -> None:

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +18,11 @@ import numpy as np
 import pytest
 from ssh_hosts import Cutting, SshHost, ssh_hosts, why_not
 
+from coordinator.testbed import inventory
 from coordinator.testbed.collecting import SUMS, wrong_files
+from coordinator.testbed.host_keys import HostKeys
+from coordinator.testbed.ssh import connect
+from protos.errors import CheckFailed
 
 pytestmark = [pytest.mark.processes, pytest.mark.skipif(why_not() is not None, reason=why_not() or "")]
 # What else the program needs, these hosts have already.
@@ -98,6 +110,72 @@ def test_an_installation_that_was_cut_is_made_anew(
     assert did(out, host.name) == ["environment", "settings"], err
     # The wheel had arrived before.
     assert f"wheel {wheel.name}" in json.loads(out)["boards"][host.name]["left"]
+
+
+def test_an_installation_ends_with_the_one_who_began_it_and_the_next_need_not_wait_for_it(
+    lab: Any, testbed: Any, tmp_path: Path, wheel: Path, many: tuple[list[SshHost], Path]
+) -> None:
+    host = many[0][13]
+    path = lab(16)
+    # A python that installs for ever, and says who it is.
+    begun = tmp_path / "begun"
+    endless = tmp_path / "python"
+    endless.write_text(f"#!/bin/sh\necho $$ > {begun}.new; mv {begun}.new {begun}; sleep 1000 & wait\n")
+    endless.chmod(0o755)
+    good = path.read_text()
+    path.write_text(re.sub(r"(?m)^python = .*$", f'python = "{endless}"', good))
+    words = ["deploy", str(path), "--on", host.name, "--wheel", str(wheel), *NO_INDEX, "--no-start"]
+    _cut_by_ctrl_c(words, begun)
+    path.write_text(good)
+    code, out, err = testbed(*words, "--json", "--timeout", "60s")
+    assert (code, did(out, host.name)[:1]) == (0, ["environment"]), err
+
+
+def test_a_command_on_boards_ends_with_ctrl_c_here(lab: Any, tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    _cut_by_ctrl_c(
+        ["run", str(lab(1)), "--", f"echo $$ > {begun}.new; mv {begun}.new {begun}; sleep 1000 & wait"], begun
+    )
+
+
+def _cut_by_ctrl_c(words: list[str], begun: Path) -> None:
+    """Press Ctrl-C once a process on the board has written its number, and wait until that process is gone."""
+    root = Path(__file__).resolve().parents[3]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "coordinator.cli", "testbed", *words],
+        env={**os.environ, "PYTHONPATH": str(root)}, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        _until(begun.exists)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 130
+    _until(lambda: not Path(f"/proc/{begun.read_text().strip()}").exists())
+
+
+def _until(is_so: Callable[[], bool], limit_s: float = 120.0) -> None:
+    end_s = time.monotonic() + limit_s
+    while not is_so():
+        assert time.monotonic() < end_s
+        time.sleep(0.02)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_told_as_one_and_not_as_silence(lab: Any, tmp_path: Path) -> None:
+    path = lab(1)
+    shard = tmp_path / "shard.npz"
+    shard.write_bytes(bytes(3_000_000))
+    (board,) = inventory.read(path).boards
+
+    async def send() -> None:
+        async with connect(board, HostKeys(tmp_path / "known_hosts"), key_file=board.key) as session:
+            await session._append(shard, "/dev/full", 0, 3_000_000, lambda there, size: None)
+
+    with pytest.raises(CheckFailed, match="No space left on device"):
+        asyncio.run(send())
 
 
 def test_a_shard_that_was_cut_goes_on_where_it_was(testbed: Any, tmp_path: Path) -> None:

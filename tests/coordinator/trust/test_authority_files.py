@@ -20,7 +20,9 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coordinator.run.workers import Worker
 from coordinator.server.services import enrolling
+from coordinator.server.services.enrolling import READMIT_RULE, EnrolmentService
 from coordinator.trust import audit
 from coordinator.trust.audit import AuditLog
 from coordinator.trust.authority import Authority, peer_of
@@ -29,6 +31,7 @@ from protos.errors import ConfigError, IntegrityError, RefusedError, UnknownRunE
 from protos.trust.names import PeerName, Role
 from protos.trust.proofs import request_mac, response_mac
 from protos.trust.token import EnrolmentToken, read_token, token_id
+from protos.v1 import identity_pb2 as idpb
 
 
 def request_of(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, name: str = "x") -> bytes:
@@ -323,3 +326,57 @@ def test_addresses_that_only_the_limit_of_all_held_off_are_forgotten_like_others
     assert refused == 5000 - enrolling._FROM_ALL
     # What is kept of addresses is bounded, whoever knocks.
     assert len(limit._by_peer) <= 4097
+
+
+def test_a_request_with_an_old_key_is_answered_once_whoever_sends_it_again(folder: Path) -> None:
+    authority = Authority.create(folder)
+    with contextlib.closing(Register(folder)) as register, contextlib.closing(Worker("trust")) as worker:
+        service = EnrolmentService(authority, register, worker)
+        register.set_rule(READMIT_RULE, "30")
+        old = ec.generate_private_key(ec.SECP256R1())
+        issued = authority.device("pi-1", _csr(old), days=0.001)
+        register.issued(issued, who="local", what="certificate issued")
+
+        def request() -> idpb.ReadmitRequest:
+            text = _csr(ec.generate_private_key(ec.SECP256R1()))
+            signature = old.sign(text, ec.ECDSA(hashes.SHA256()))
+            return idpb.ReadmitRequest(old_chain_pem=issued.chain_pem, certificate_request=text, signature=signature)
+
+        heard = request()
+        assert service._readmit(heard, "ipv4:192.0.2.1")
+        for _ in range(40):
+            with pytest.raises(RefusedError, match="was answered before"):
+                service._readmit(heard, "ipv4:192.0.2.66")
+        # Its board, whose answer was lost, is not held up by that.
+        assert service._readmit(request(), "ipv4:192.0.2.1")
+        assert len(register.certificates()) == 3
+
+
+def test_a_clock_that_is_years_off_makes_no_certificate_that_nobody_takes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = Authority.create(folder)
+    today = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+    clock = [today]
+    monkeypatch.setattr("coordinator.trust.authority.now", lambda: clock[0])
+    request = _csr(ec.generate_private_key(ec.SECP256R1()))
+    # A machine whose clock has no battery, and one that was set by a wrong server.
+    for year, renews in ((1970, False), (2055, True)):
+        clock[0] = today.replace(year=year, month=1, day=1)
+        with pytest.raises(RefusedError, match=f"clock says {year}-01-01") as refused:
+            authority.device("pi-1", request)
+        assert ("--renew-issuing" in str(refused.value)) == renews
+    # A year ahead the server makes itself a certificate that begins then; back in time it makes another at once.
+    clock[0] = today + datetime.timedelta(days=300)
+    _, later = authority.server_pair(["127.0.0.1"])
+    assert x509.load_pem_x509_certificate(later).not_valid_before_utc > today
+    clock[0] = today
+    _, now = authority.server_pair()
+    assert x509.load_pem_x509_certificate(now).not_valid_before_utc <= today
+    assert authority.server_pair()[1] == now
+    assert authority.device("pi-1", request).not_after > today
+
+
+def _csr(key: ec.EllipticCurvePrivateKey) -> bytes:
+    made = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+    return made.public_bytes(serialization.Encoding.DER)

@@ -88,7 +88,7 @@ def test_no_bit_of_a_bundle_can_change_before_an_engine_sees_it(
     home: Fleet, tmp_path: Path, plain_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Path] = []
-    monkeypatch.setattr(bundle_cache, "try_in_subprocess", seen.append)
+    monkeypatch.setattr(bundle_cache, "try_in_subprocess", lambda *paths: seen.extend(paths))
     signing.sign(home.folder, plain_bundle, home.keys, line="plain", days=9, version=1)
     ordered = open_bundle(plain_bundle).bundle_id
     (home.state / "bundles").mkdir()
@@ -246,7 +246,7 @@ def test_a_held_bundle_is_run_until_its_signature_ends(home: Fleet, tmp_path: Pa
 def test_a_signed_bundle_reaches_a_board_with_its_signature_and_an_older_one_does_not(
     lab: Any, board: Any, tools: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bundle_cache, "try_in_subprocess", lambda path: None)
+    monkeypatch.setattr(bundle_cache, "try_in_subprocess", lambda *paths: None)
     state = board("pi-1")
     here = tools.bundle(tmp_path / "bundle")
     signed = lab.run("sign", str(here), "--state", str(lab.state), "--line", "kitchen", "--json")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +15,10 @@ from running_daemon import RunningDaemon
 from striped_data import write_data
 
 from edge_runtime.client import Client, ModelError
+from edge_runtime.daemon.device import Device
 from edge_runtime.data.store import Bounds, ExampleStore
+from edge_runtime.round.inputs.examples import LocalExamples
+from protos.datafiles.formats.collected import RAW
 from protos.model.bundle import Bundle
 
 Start = Callable[..., RunningDaemon]
@@ -66,3 +72,36 @@ def test_a_folder_that_is_no_store_takes_no_examples(peer: PeerCoordinator, star
     ):
         board.add(np.zeros((8, 8, 1), np.uint8), "0")
     running.stop()
+
+
+def test_a_store_is_stamped_anew_by_every_change_and_by_nothing_else(store: ExampleStore) -> None:
+    examples = LocalExamples(str(store.folder), None, store.folder.parent / "state" / "examples")
+    stamps = [examples.stamp()]
+    assert examples.stamp() == stamps[0]
+    with np.load(write_data(store.folder.parent / "more.npz", 2, seed=5)) as held:
+        store.add(held["x"][0], "1")
+    stamps.append(examples.stamp())
+    (taken, *_) = sorted((store.folder / RAW).iterdir())
+    taken.unlink()
+    stamps.append(examples.stamp())
+    assert len({*stamps}) == 3, "by the index, and by the folder when a file is taken away by hand"
+
+
+def test_files_of_the_inbox_that_cannot_be_read_are_told_of_when_they_change_and_not_each_round(
+    store: ExampleStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = iter([[], ["a: Permission denied"], ["a: Permission denied"], [], ["b: Permission denied"]])
+
+    def look(self: ExampleStore) -> int:
+        # Root may read every file: which of them cannot be is said here.
+        self.unread = next(found)
+        return 0
+
+    monkeypatch.setattr(ExampleStore, "take_inbox", look)
+    device: Any = SimpleNamespace(settings=SimpleNamespace(data=str(store.folder)), _own_store=store)
+    told = []
+    with caplog.at_level(logging.WARNING):
+        for _ in range(5):
+            Device.take_inbox(device)
+            told.append(len(caplog.records))
+    assert told == [0, 1, 1, 1, 2]

@@ -272,3 +272,12 @@ def test_a_pause_is_progress_and_sleeps_in_short_turns(tmp_path: Path) -> None:
     assert len(told) == 2
     assert clock["s"] == 2 * EVERY_S
     stopping.close()
+
+
+def test_a_pause_for_which_no_time_is_left_is_said_to_be_of_none(tmp_path: Path, lines: Any) -> None:
+    bench = Bench(tmp_path, LIMITS)
+    bench.warms(ambient_c=90.0)
+    bench.open()
+    assert bench.pauses.until_fit(bench.clock.monotonic() - 5.0) is StopReason.HEAT
+    assert [line for line in lines() if line.startswith("paused for at most 0 s: ")]
+    assert bench.waits == []

@@ -20,7 +20,7 @@ from running_daemon import RunningDaemon
 from coordinator.run.publishing import Published
 from coordinator.trust import heads, signing
 from coordinator.trust.authority import FOLDER, Authority
-from edge_runtime.identity.identity import Identity, write_identity
+from edge_runtime.identity.identity import Identity, read_identity, write_identity
 from edge_runtime.identity.signatures import read_memory
 from edge_runtime.model.current import open_current
 from protos.errors import IntegrityError, UsageError
@@ -297,3 +297,29 @@ def test_a_delegation_takes_all_whom_the_policy_asks_and_what_was_there_stays(ho
     assert found[0].keys == (home.public,)
     with pytest.raises(UsageError, match="is no name of a delegation"):
         heads.delegate(home.folder, Delegation(()), [second], days=9, out=home.folder / "x.json")
+
+
+def test_a_board_of_a_site_takes_heads_that_were_signed_above_alone(
+    home: Fleet, bundle: Bundle, sent: Callable[..., str], tmp_path: Path
+) -> None:
+    above = Fleet(tmp_path / "above", bundle)
+    identity = read_identity(home.state)
+    assert identity is not None
+    write_identity(home.state, replace(identity, above_root_pem=above.authority.root_pem.decode()))
+    good = trained(bundle, tmp_path)
+    home.delegate(home.public)
+    above.delegate(above.public)
+    # The site's own signature is good for nothing here, also before any head from above was seen.
+    assert "the root above this board's site did not name its signers" in sent(home.published(good, "run-site"))
+    assert sent(above.published(good)) == ""
+    assert read_memory(home.state, above=True).heads_required
+    assert not read_memory(home.state).heads_required
+    better = {name: value * np.float32(1.5) for name, value in good.items()}
+    assert "did not name its signers" in sent(home.published(better, "run-site-2"))
+    assert "is not signed" in sent(changed(home.published(better, "run-s"), signed=b""))
+    # Nor a delegation from above with the signature of the site's key under it.
+    mixed = SignedHead.parse(of(above.published(better, "run-m")).signed, "x")
+    own = SignedHead.parse(of(home.published(better, "run-m")).signed, "x")
+    mixed = replace(mixed, signature=own.signature, key=own.key, statement=own.statement)
+    assert "may sign no heads" in sent(changed(above.published(better, "run-m"), signed=mixed.text()))
+    assert sent(above.published(better)) == ""

@@ -66,6 +66,9 @@ def test_an_open_sensor_has_a_sample_and_they_follow_each_other(opened):
     assert (trace.start_s[1:] >= trace.stop_s[:-1] - 1e-9).all()
     assert trace.stop_s[-1] <= time.monotonic() + opened.errors().sync_s + 1e-3
     assert opened.covered_to_s == pytest.approx(trace.stop_s[-1], abs=5e-3)
+    if opened.capabilities.timestamps == "device":
+        # Dither and lost time move single samples, not the middle one.
+        assert 1.0 / np.median(np.diff(trace.start_s)) == pytest.approx(opened.capabilities.rate_hz, rel=0.25)
 
 
 def test_the_joules_of_a_known_load_are_within_their_stated_uncertainty(rig, opened):

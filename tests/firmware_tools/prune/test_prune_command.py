@@ -77,6 +77,24 @@ def test_a_model_that_was_pruned_learns_on_from_the_whole_one_on_images_that_mov
     assert "exclude each other" in done.stderr
 
 
+def test_a_last_layer_that_fits_nothing_is_fitted_anew(tools: WarmTensorFlow, digits: Path, tmp_path: Path) -> None:
+    """Classes of the model in another order than those of the data: only the last layer is wrong."""
+    tools.script(
+        "import keras, numpy as np, sys\n"
+        "model = keras.models.load_model(sys.argv[1], compile=False)\n"
+        "last = model.layers[-1]\n"
+        "last.set_weights([np.roll(w, 1, axis=-1) for w in last.get_weights()])\n"
+        "model.save(sys.argv[2])\n",
+        tmp_path, digits / "digits.keras", tmp_path / "rolled.keras",
+    )  # fmt: skip
+    words = ("--data", digits / "held.npz", "--criterion", "least_squares", "--target", "macs=0.5", "--refit")
+    report = _pruned(tools, tmp_path / "rolled.keras", *words, "-o", tmp_path / "small.keras")
+    assert report["before"]["accuracy"] < 0.2
+    assert report["before"]["accuracy_refitted"] > 0.9
+    assert report["after"]["accuracy"] > 0.85
+    assert report["after"]["macs"] <= 0.5 * report["before"]["macs"]
+
+
 def test_shifted_images_are_pieces_of_the_mirrored_ones() -> None:
     images = np.arange(2 * 6 * 5, dtype=np.float32).reshape(2, 6, 5, 1)
     random = np.random.default_rng(0)
@@ -117,6 +135,8 @@ def test_no_layer_is_pruned_beyond_what_it_may_cost(tools: WarmTensorFlow, digit
         ((), "say how much goes"),
         (("--ratio", "0.5", "--target", "macs=0.5"), "say how much goes"),
         (("--ratio", "0.5"), "--criterion taylor needs examples"),
+        (("--ratio", "0.5", "--criterion", "least_squares"), "--criterion least_squares needs examples"),
+        (("--ratio", "0.5", "--criterion", "l1", "--refit"), "--refit needs examples"),
         (("--ratio", "nope=0.5", "--criterion", "l1"), "no layer 'nope' can be pruned"),
         (("--ratio", "1.5", "--criterion", "l1"), "'1.5' is no share"),
         (("--target", "joy=0.5", "--criterion", "l1"), "'joy=0.5' is no target"),

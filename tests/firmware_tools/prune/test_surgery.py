@@ -21,6 +21,7 @@ from firmware_tools.prune.channels import Channels
 from firmware_tools.prune.choosing import by_ratios, to_target
 from firmware_tools.prune.criteria import l1, taylor
 from firmware_tools.prune.fine_tuning import cross_entropy
+from firmware_tools.prune.least_squares import least_squares
 from firmware_tools.prune.reconstruction import reconstruct
 from firmware_tools.prune.surgery import without
 from protos.errors import ModelError
@@ -174,6 +175,12 @@ for make in (residual,):
     cut = float(np.abs(small.predict(many, verbose=0) - whole).max())
     fitted = reconstruct(model, small, channels, gone, many)
     found["refit " + make.__name__] = [cut, float(np.abs(small.predict(many, verbose=0) - whole).max()), fitted]
+    told = least_squares(model, channels, many)
+    found["twins left"] = {}
+    found["scored"] = sorted(told) == sorted(c for f in channels.families() for c in f.channels)
+    for name, scores in (("least_squares", told), ("l1", l1(model, channels))):
+        out = by_ratios([family], scores, {"*": 0.5}, 1)
+        found["twins left"][name] = len({channels.members()[c][0][1] % 6 for c in family.channels if c not in out})
 inner = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 3)])
 try:
     Channels(keras.Sequential([keras.Input((8, 8, 3)), inner, layers.GlobalAveragePooling2D()])._functional, where="m")
@@ -238,6 +245,11 @@ def test_weights_that_are_left_make_up_for_what_others_can_tell(found: dict[str,
     cut, fitted, layers = found["refit residual"]
     assert layers == 1, "the one that reads b1"
     assert fitted < 0.02 * cut
+
+
+def test_of_twins_one_goes_and_the_other_stays(found: dict[str, Any]) -> None:
+    assert found["scored"], "every channel that may go has a score"
+    assert found["twins left"] == {"least_squares": 6, "l1": 3}
 
 
 def test_targets_are_met_and_not_by_far(found: dict[str, Any]) -> None:

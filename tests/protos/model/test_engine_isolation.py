@@ -103,6 +103,30 @@ def test_a_model_that_kills_its_process_is_an_error_here(workshop: Path, tmp_pat
         try_in_subprocess(path)
 
 
+def test_of_several_the_one_that_fails_is_named_and_no_other_is_tried(tmp_path: Path) -> None:
+    sound, endless, bad = (tmp_path / f"{name}.tflite" for name in ("sound", "endless", "bad"))
+    sound.write_bytes(engine._PROBE_MODEL)
+    bad.write_bytes(engine._PROBE_MODEL[:100])
+    os.mkfifo(endless)
+    try_in_subprocess(sound, sound)
+    with pytest.raises(ModelError, match=r"bad\.tflite: .*is a damaged"):
+        try_in_subprocess(sound, bad, endless)
+    with pytest.raises(ModelError, match=r"endless\.tflite: .*did not load within 1 s"):
+        try_in_subprocess(sound, endless, bad, timeout_s=1.0)
+
+
+@pytest.mark.workshop
+def test_of_several_the_one_that_kills_the_process_is_named(workshop: Path, tmp_path: Path) -> None:
+    def no_filter(model: Any) -> None:
+        first = model.subgraphs[0].operators[0]
+        first.inputs = [int(first.inputs[0]), -1, -1]
+
+    killer = tmp_path / "killer.tflite"
+    killer.write_bytes(_changed((workshop / "bundle" / "backbone.tflite").read_bytes(), no_filter))
+    with pytest.raises(ModelError, match=r"killer\.tflite: .*(died of SIG|refuses)"):
+        try_in_subprocess(workshop / "bundle" / "head.tflite", killer)
+
+
 @pytest.mark.workshop
 def test_the_head_passes_its_trial(workshop: Path) -> None:
     try_in_subprocess(workshop / "bundle" / "head.tflite")

@@ -166,3 +166,13 @@ def test_what_a_message_holds_around_its_codes_is_set_aside_to_the_byte(dithered
                 spare.append(told / 8 - around)
     assert min(spare) == 0.0
     assert max(spare) <= (4.0 if dithered else 11.0)
+
+
+def test_levels_of_the_normal_distribution_are_the_same_in_every_version() -> None:
+    """Both ends compute them: what one version coded is decoded by another to the same bits."""
+    upper = [
+        0.12839503586292267, 0.38804832100868225, 0.6567591428756714, 0.9423404932022095,
+        1.2562311887741089, 1.6180464029312134, 2.069017171859741, 2.7325894832611084,
+    ]  # fmt: skip
+    assert lloyd_max(4)[8:].tolist() == upper
+    assert [len(lloyd_max(bits)) for bits in range(1, 9)] == [2**bits for bits in range(1, 9)]

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_runtime.power.recording import columns
 from edge_runtime.power.recording.columns import (
     Cursor,
     DamagedBlock,
@@ -72,3 +73,13 @@ def test_constant_and_even_columns_need_no_bytes_per_value():
 def test_noise_of_three_bits_needs_about_three_bits():
     noise = np.random.default_rng(1).integers(0, 8, 4000)
     assert len(pack(noise)) / len(noise) < 3.3 / 8
+
+
+def test_bytes_that_deflating_makes_no_fewer_are_kept_as_they_are(monkeypatch):
+    numbers = np.random.default_rng(1).integers(-(2**40), 2**40, 500)
+    made = []
+    for changed in (1, 0, -1):
+        monkeypatch.setattr(columns, "_deflate", lambda body, changed=changed: b"x" * (len(body) + changed))
+        made.append(pack(numbers))
+    assert made[1] == made[0]
+    assert made[2] != made[0]

@@ -185,3 +185,11 @@ def test_blocks_are_closed_by_time_and_by_size(tmp_path, header, until):
     assert overview.blocks >= 4
     assert recorder.stopped is None
     assert overview.size_bytes == recorder.written_bytes
+
+
+def test_a_block_holds_8192_entries_and_no_event_is_cut() -> None:
+    notes = [Note(float(number), "x") for number in range(20_000)]
+    parts = writer._parts(notes)  # type: ignore[arg-type]
+    assert [len(part) for part in parts] == [8192, 8192, 20_000 - 2 * 8192]
+    assert [note for part in parts for note in part] == notes
+    assert writer._parts([]) == []

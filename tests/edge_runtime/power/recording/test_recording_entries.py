@@ -130,3 +130,8 @@ def test_a_block_that_says_more_than_it_holds_is_refused():
         decode(encode([])[:20] + b"\xff\xff\x7f")
     with pytest.raises(DamagedBlock):
         summary(b"short")
+
+
+def test_a_header_tells_programs_the_steps_of_its_samples(header):
+    told = header.as_json()
+    assert (told["time_step_s"], told["power_step_w"]) == (1e-6, 1e-6)

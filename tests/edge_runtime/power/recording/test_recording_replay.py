@@ -247,3 +247,25 @@ def test_the_clock_of_a_measurement_can_be_held():
     with clock.held() as now_s:
         assert clock.monotonic() == now_s == clock.monotonic()
     assert clock.monotonic() >= now_s
+
+
+def test_waiting_for_news_of_a_recording_plays_the_next_sample_and_no_more(bridge_events, write_file):
+    path = write_file(bridge_events(2.0))
+    steps = []
+    played = ReplaySensor(path)
+    played.open()
+    while not played.ended:
+        before_s = played.covered_to_s
+        played.play()
+        if played.covered_to_s != before_s:
+            steps.append(played.covered_to_s)
+    waited = ReplaySensor(path)
+    waited.open()
+    seen = []
+    while not waited.ended:
+        before_s = waited.covered_to_s
+        waited.wait_for_news(0.01)
+        if waited.covered_to_s != before_s:
+            seen.append(waited.covered_to_s)
+    assert len(steps) > 3
+    assert seen == steps
