@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -57,8 +58,17 @@ class Client:
         self.path = Path(path) if path is not None else default_socket()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.settimeout(timeout_s)
+        give_up_s = time.monotonic() + timeout_s
         try:
-            _connect(self._socket, self.path)
+            while True:
+                try:
+                    _connect(self._socket, self.path)
+                    break
+                except BlockingIOError:
+                    # So many connect at this moment that none may wait to be taken (EAGAIN of connect(2)).
+                    if time.monotonic() >= give_up_s:
+                        raise
+                    time.sleep(0.02)
         except OSError:
             self._socket.close()
             raise

@@ -228,14 +228,14 @@ def changing_files(rig: Rig) -> Row:
         random = np.random.default_rng(5)
         while not over.is_set():
             number = int(random.integers(60))
-            with contextlib.suppress(OSError):
-                match int(random.integers(3)):
-                    case 0:
-                        paint(number, int(random.integers(9)))
-                    case 1:
-                        next(rig.data.glob(f"*/{number}.png")).unlink()
-                    case _:
-                        next(rig.data.glob(f"*/{number}.png")).write_bytes(b"\x89PNG half")
+            found = next(rig.data.glob(f"*/{number}.png"), None)
+            match int(random.integers(3)):
+                case 1 if found is not None:
+                    found.unlink()
+                case 2 if found is not None:
+                    found.write_bytes(b"\x89PNG half")
+                case _:
+                    paint(number, int(random.integers(9)))
             time.sleep(0.002)
 
     daemon = rig.device("--bad-examples", 90)
@@ -250,11 +250,14 @@ def changing_files(rig: Rig) -> Row:
         thread.join()
     for number in range(60):
         paint(number, 0)
-    recovered_s = rig.await_run(run_id) + rig.round_works() + _counts(rig, 60)
+    # A folder that never holds still may cost a run its attempts; what counts is that the board goes on afterwards.
+    until(lambda: rig.state_of(run_id) not in ("waiting", "running"))
+    recovered_s = rig.round_works() + _counts(rig, 60)
     found = rig.shown()
     assert found is not None
     assert not found.reason, found.reason
-    return row("pictures that change while they are read", daemon, recovered_s, "60 examples")
+    said = f"{sum('looked at again' in line for line in rig.log())} looks again; the run {rig.state_of(run_id)}"
+    return row("pictures that change while they are read", daemon, recovered_s, said)
 
 
 def clock_that_jumps(rig: Rig) -> Row:
@@ -278,11 +281,9 @@ def clock_that_jumps(rig: Rig) -> Row:
     recovered_s += rig.round_works()
     told = rig.shown()
     assert told is not None
-    years = {line[:4] for line in rig.log()}
-    assert len(years) > 1, "the clock did not jump"
-    return row(
-        "a clock that jumps during a round", daemon, recovered_s, f"{told.state}; its log is of {len(years)} years"
-    )
+    seen = {line[:4] for line in rig.log()}
+    assert len(seen) > 1, "the clock did not jump"
+    return row("a clock that jumps during a round", daemon, recovered_s, f"{told.state}; in {len(seen)} years")
 
 
 def _write(said: Path, years: int) -> None:
@@ -349,9 +350,9 @@ def hanging_clients(rig: Rig) -> Row:
     try:
         for number in range(3 * MOST_CONNECTIONS):
             near = socket.socket(socket.AF_UNIX)
-            near.settimeout(30.0)
-            near.connect(str(path))
             held.append(near)
+            near.connect(str(path))
+            near.settimeout(30.0)
             with contextlib.suppress(OSError):
                 if number % 4 == 1:
                     near.sendall(b'{"call": "info"}\n')

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,7 @@ class Device:
         summary: of the data as they were when they could last be used; without examples before.
         data_fault: why the data cannot be used now, or None.
         refused_head: why the newest head of a run may not come to work here, or "".
+        store_fault: why the store of own examples cannot be kept in order, or "".
     """
 
     def __init__(self, settings: Settings, *, clock: Clock | None = None, meter: Meter | None = None) -> None:
@@ -113,6 +115,7 @@ class Device:
             self.summary, self._stamp = _NO_DATA, ""
             self.data_fault: EdgejouleError | None = None
             self.refused_head = ""
+            self.store_fault = ""
             self._looked = False
             self._own_store: ExampleStore | None = None
             self.look_at_data(bundle)
@@ -189,15 +192,26 @@ class Device:
         store = self._own_store = self._own_store or self._store(self.settings.data or "")
         if store is None:
             return
-        before = store.unread
+        before, fault = store.unread, self.store_fault
         try:
             if taken := store.take_inbox():
                 log().info("%d examples were taken from the inbox", taken)
             if store.unread and store.unread != before:
                 log().warning("%d files of the inbox cannot be read: %s", len(store.unread), store.unread[0])
             store.trim()
+            self.store_fault = ""
         except (*DATA_FAULTS, StoreError, RefusedError) as error:
-            log().warning("the store of examples cannot be kept in order now: %s", error)
+            # A disk that is full or was made read-only: what is there is trained on.
+            self.store_fault = f"the store of examples cannot be kept in order now: {error}"
+            if self.store_fault != fault:
+                log().warning("%s", self.store_fault)
+
+    def hold_store(self) -> Callable[[], None]:
+        """Let nobody change the store of own examples, where there is one, until what is returned is called."""
+        if self._own_store is not None:
+            with contextlib.suppress(StoreError, RefusedError):
+                return self._own_store.hold()
+        return lambda: None
 
     def forget_data(self) -> None:
         """What is known of the data counts no more; :meth:`take_up` looks at them again."""
@@ -229,7 +243,7 @@ class Device:
         """What is not as it should be, each in one line."""
         data = str(self.data_fault) if self.data_fault is not None else self.summary.complaint
         sensor = self.late.trouble if self.late is not None else ""
-        return tuple(one for one in (data, sensor, self.refused_head) if one)
+        return tuple(one for one in (data, self.store_fault, sensor, self.refused_head) if one)
 
     def _first_summary(self, bundle: Bundle | None) -> Summary:
         """Data is checked against the bundle that the user names, else for itself."""

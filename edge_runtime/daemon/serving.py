@@ -22,6 +22,7 @@ import contextlib
 import dataclasses
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -523,30 +524,45 @@ class Daemon:
         """One round. Data that change under it are looked at again, and the coordinator is told first what is new."""
         self._device.take_inbox()
         for tried in range(1, _TRIES + 1):
-            if self._device.data_fault is not None or self._device.data_changed():
-                self._device.forget_data()
-            bench = self._bench(order.bundle_id)
-            if self._card() != self._told:
-                self._join()
-            if order.mask is not None:
-                self._masks.agree(order)
-            # What fetching took is gone from the deadline.
-            left_s = max(0.0, order.deadline_s - (time.monotonic() - started_s))
-            shortened = dataclasses.replace(order, deadline_s=left_s)
+            # A store that somebody adds to all the time would be another one at each look: from the second on it is
+            # held until its examples are embedded.
+            release = self._device.hold_store() if tried > 1 else None
             try:
-                return one_round.work(
-                    shortened,
-                    bench,
-                    lambda: self._stopping.progressed() or watch.ended(),
-                    self._pauses,
-                    self._masks.hide,
-                )
-            except ChangedDataError as error:
-                if tried == _TRIES:
+                return self._try(order, started_s, watch, release)
+            except DATA_FAULTS as error:
+                # What a store lets go of, or somebody moves, while it is embedded is such a change as well.
+                changed = isinstance(error, ChangedDataError) or self._device.data_changed()
+                if tried == _TRIES or not changed:
                     raise
                 log().info("%s; they are looked at again", error)
                 self._device.forget_data()
+            finally:
+                if release is not None:
+                    release()
         raise AssertionError("the loop returns or raises")
+
+    def _try(
+        self, order: TrainOrder, started_s: float, watch: OrderWatch, release: Callable[[], None] | None
+    ) -> DeviceReport:
+        """One round by the data as they are now; ``release`` is called when they are embedded."""
+        if self._device.data_fault is not None or self._device.data_changed():
+            self._device.forget_data()
+        bench = self._bench(order.bundle_id)
+        bench.embedded = release or (lambda: None)
+        if self._card() != self._told:
+            self._join()
+        if order.mask is not None:
+            self._masks.agree(order)
+        # What fetching took is gone from the deadline.
+        left_s = max(0.0, order.deadline_s - (time.monotonic() - started_s))
+        shortened = dataclasses.replace(order, deadline_s=left_s)
+        return one_round.work(
+            shortened,
+            bench,
+            lambda: self._stopping.progressed() or watch.ended(),
+            self._pauses,
+            self._masks.hide,
+        )
 
     def _bench(self, bundle_id: str) -> Workbench:
         cache = self._device.bundle_cache

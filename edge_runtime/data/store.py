@@ -167,6 +167,16 @@ class ExampleStore:
             self._compact([entry for entry in there if entry not in chosen])
         return len(chosen)
 
+    def hold(self) -> Callable[[], None]:
+        """Keep the store as it is, until what is returned is called: others who add wait meanwhile, or are refused.
+
+        Raises:
+            StoreError: it cannot be written. RefusedError: somebody writes all the time.
+        """
+        stack = contextlib.ExitStack()
+        stack.enter_context(self._writing())
+        return stack.close
+
     def take_inbox(self) -> int:
         """Take up what lies in the inbox: `inbox/LABEL/FILE`, or `inbox/FILE` without a label; how many.
 

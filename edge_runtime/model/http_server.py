@@ -11,6 +11,7 @@ refused, so that a browser here does not become a way in.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,7 +20,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from edge_runtime.model.limits import MOST_EXAMPLE_BYTES
 from edge_runtime.model.service import ModelService, failure
-from edge_runtime.model.socket_server import answer_to
+from edge_runtime.model.socket_server import LARGE_BYTES, MOST_CONNECTIONS, MOST_LARGE, answer_to
+from edge_runtime.systemd.logging_setup import log
 from protos.errors import DataError, EdgejouleError, StoreError
 
 __all__ = ["HttpServer"]
@@ -36,11 +38,10 @@ class HttpServer:
 
     def __init__(self, port: int, service: ModelService) -> None:
         try:
-            self._server = ThreadingHTTPServer(("127.0.0.1", port), _handler(service))
+            self._server = _Server(("127.0.0.1", port), _handler(service))
         except OSError as error:
             what = f"port {port} cannot be used ({error.strerror})"
             raise StoreError(what, where="model_http", fix="name another") from error
-        self._server.daemon_threads = True
         self.port = int(self._server.server_address[1])
         threading.Thread(target=self._server.serve_forever, name="model-http", daemon=True).start()
 
@@ -50,7 +51,38 @@ class HttpServer:
         self._server.server_close()
 
 
+class _Server(ThreadingHTTPServer):
+    """Takes so many connections at a time; further ones are told to come again, and closed."""
+
+    daemon_threads = True
+
+    def __init__(self, *given: Any) -> None:
+        self._room = threading.BoundedSemaphore(MOST_CONNECTIONS)
+        super().__init__(*given)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._room.acquire(blocking=False):
+            super().process_request(request, client_address)
+            return
+        with contextlib.suppress(OSError):
+            request.settimeout(1.0)
+            request.sendall(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._room.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """An application that goes away in the middle of a question is no reason for a traceback."""
+        log().debug("an application went away in the middle of a question, or was too slow")
+
+
 def _handler(service: ModelService) -> type[BaseHTTPRequestHandler]:
+    large = threading.BoundedSemaphore(MOST_LARGE)
+
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         timeout = 60
@@ -75,14 +107,15 @@ def _handler(service: ModelService) -> type[BaseHTTPRequestHandler]:
             if not size.isdecimal() or int(size) > MOST_EXAMPLE_BYTES:
                 self._answer(413, {"ok": False, "error": f"a body of 1 to {MOST_EXAMPLE_BYTES} bytes is needed"})
                 return
-            data = self.rfile.read(int(size))
-            try:
-                asked = _asked(found.path, parse_qs(found.query))
-                self._answer(200, {"ok": True, **answer_to(service, asked, data)})
-            except EdgejouleError as error:
-                self._answer(400, {"ok": False, **failure(error)})
-            except Exception as error:
-                self._answer(500, {"ok": False, **failure(error)})
+            with large if int(size) > LARGE_BYTES else contextlib.nullcontext():
+                data = self.rfile.read(int(size))
+                try:
+                    asked = _asked(found.path, parse_qs(found.query))
+                    self._answer(200, {"ok": True, **answer_to(service, asked, data)})
+                except EdgejouleError as error:
+                    self._answer(400, {"ok": False, **failure(error)})
+                except Exception as error:
+                    self._answer(500, {"ok": False, **failure(error)})
 
         def _is_foreign(self) -> bool:
             host = self.headers.get("Host", "").rpartition(":")[0] or self.headers.get("Host", "")

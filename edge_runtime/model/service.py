@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -214,12 +215,17 @@ class ModelService:
             )
         return document("example", {"name": self._intake.add(x, label), "label": label})
 
-    def wait_for_switch(self, seen: int, timeout_s: float) -> int | None:
+    def wait_for_switch(self, seen: int, timeout_s: float, given_up: Callable[[], bool] = lambda: False) -> int | None:
         """How many switches there were, as soon as that is another number than ``seen``; None when it is not in time,
-        or the service closes."""
+        the service closes, or :meth:`wake` was called and it is given up."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._switches != seen, timeout_s)
+            self._changed.wait_for(lambda: self._closed or self._switches != seen or given_up(), timeout_s)
             return None if self._closed or self._switches == seen else self._switches
+
+    def wake(self) -> None:
+        """Let who waits look whether it is given up."""
+        with self._changed:
+            self._changed.notify_all()
 
     @property
     def switches(self) -> int:

@@ -7,6 +7,10 @@
     -> {"call": "events"}\\n          then a line for each new head, until either end closes
 
 docs/model.md is the page of it. A connection may ask any number of questions, one after the other.
+
+No application holds up another, or the board: a question that was begun comes, and an answer is taken, within
+``BEGUN_S``; where all connections are taken, the one without a question for the longest time gives way to a new one;
+and of large examples only so many are on their way at the same time.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import os
 import socket
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from io import BufferedRWPair as Stream
 from pathlib import Path
@@ -31,6 +36,9 @@ __all__ = ["SocketServer", "answer_to"]
 
 MOST_LINE_BYTES = 1 << 16
 MOST_CONNECTIONS = 32
+BEGUN_S = 60.0
+# Examples that are larger than this are taken from so many connections at a time.
+LARGE_BYTES, MOST_LARGE = 4 << 20, 2
 _EVENTS_TURN_S = 5.0
 # Longest path that fits sockaddr_un (unix(7)), less its end.
 _LONGEST_PATH = 107
@@ -64,7 +72,7 @@ class SocketServer:
             with _short(path) as name:
                 self._listening.bind(name)
             path.chmod(mode)
-            self._listening.listen(16)
+            self._listening.listen(4 * MOST_CONNECTIONS)
         except StoreError:
             self._listening.close()
             raise
@@ -73,7 +81,10 @@ class SocketServer:
             what = f"no socket can be made ({error.strerror or error})"
             raise StoreError(what, where=str(path), fix="give another --model-socket, or off") from error
         self._room = threading.BoundedSemaphore(MOST_CONNECTIONS)
-        self._open: set[socket.socket] = set()
+        self._large = threading.BoundedSemaphore(MOST_LARGE)
+        # From when on each connection may be ended for a new one, of the monotonic clock: since it has no question, or
+        # when one should have come, or its answer should have been taken; None while it is being answered.
+        self._open: dict[socket.socket, float | None] = {}
         self._lock = threading.Lock()
         self._closed = False
         threading.Thread(target=self._accept, name="model-socket", daemon=True).start()
@@ -94,32 +105,60 @@ class SocketServer:
 
     def _accept(self) -> None:
         while not self._closed:
-            self._room.acquire()
             try:
                 near, _ = self._listening.accept()
             except OSError:
-                self._room.release()
-                if self._closed:
-                    return
+                if not self._closed:
+                    # No descriptor is left, perhaps: another try at once would be no better.
+                    time.sleep(0.05)
+                continue
+            if not self._has_room():
+                with near, contextlib.suppress(OSError):
+                    near.settimeout(1.0)
+                    what = f"{MOST_CONNECTIONS} applications are connected already, and all of them ask"
+                    near.sendall(json.dumps({"ok": False, "error": what}).encode() + b"\n")
                 continue
             with self._lock:
-                self._open.add(near)
+                self._open[near] = time.monotonic()
             threading.Thread(target=self._serve, args=(near,), name="model-client", daemon=True).start()
+
+    def _has_room(self) -> bool:
+        """Whether one more may connect; who has asked nothing for the longest time goes for it."""
+        if self._room.acquire(blocking=False):
+            return True
+        with self._lock:
+            now_s = time.monotonic()
+            waiting = {sock: from_s for sock, from_s in self._open.items() if from_s is not None and from_s <= now_s}
+            if not waiting:
+                return False
+            longest = min(waiting, key=lambda sock: waiting[sock])
+            # It is not chosen twice; its thread is woken, and makes room.
+            self._open.pop(longest)
+            with contextlib.suppress(OSError):
+                longest.shutdown(socket.SHUT_RDWR)
+        self._service.wake()
+        return self._room.acquire(timeout=BEGUN_S)
 
     def _serve(self, near: socket.socket) -> None:
         try:
             with near, near.makefile("rwb") as stream:
-                while not self._closed and self._one(stream):
+                while not self._closed and self._one(near, stream):
                     pass
         except (OSError, ValueError):
-            log().debug("an application went away in the middle of a question")
+            log().debug("an application went away in the middle of a question, or was too slow")
         finally:
             with self._lock:
-                self._open.discard(near)
+                self._open.pop(near, None)
             self._room.release()
 
-    def _one(self, stream: Stream) -> bool:
+    def _one(self, near: socket.socket, stream: Stream) -> bool:
         """One question and its answer; False when there are no more, or what comes next cannot be told from it."""
+        self._waits(near, time.monotonic())
+        near.settimeout(None)
+        if not stream.peek(1):
+            return False
+        self._waits(near, time.monotonic() + BEGUN_S)
+        near.settimeout(BEGUN_S)
         line = stream.readline(MOST_LINE_BYTES + 1)
         if not line.endswith(b"\n"):
             if line:
@@ -128,37 +167,48 @@ class SocketServer:
         try:
             asked = json.loads(line)
             size = asked.get("bytes", 0) if isinstance(asked, dict) else None
-        except ValueError:
+        except (ValueError, RecursionError):
             size = None
         if not isinstance(size, int) or not 0 <= size <= MOST_EXAMPLE_BYTES:
             what = f"a question is a JSON object in one line, with `bytes` from 0 to {MOST_EXAMPLE_BYTES}"
             _say(stream, {"ok": False, "error": what})
             return False
-        data = stream.read(size)
-        if len(data) < size:
-            return False
-        try:
-            if asked.get("call") == "events":
-                self._tell(stream)
+        with self._large if size > LARGE_BYTES else contextlib.nullcontext():
+            data = stream.read(size)
+            if len(data) < size:
                 return False
-            answer = {"ok": True, **answer_to(self._service, asked, data)}
-        except (OSError, BrokenPipeError):
-            raise
-        except Exception as error:
-            answer = {"ok": False, **failure(error)}
+            self._waits(near, None)
+            try:
+                if asked.get("call") == "events":
+                    self._tell(near, stream)
+                    return False
+                answer = {"ok": True, **answer_to(self._service, asked, data)}
+            except OSError:
+                raise
+            except Exception as error:
+                answer = {"ok": False, **failure(error)}
+            del data
+        self._waits(near, time.monotonic() + BEGUN_S)
         _say(stream, answer)
         return True
 
-    def _tell(self, stream: Stream) -> None:
+    def _waits(self, near: socket.socket, since_s: float | None) -> None:
+        with self._lock:
+            if near in self._open:
+                self._open[near] = since_s
+
+    def _tell(self, near: socket.socket, stream: Stream) -> None:
         """A line with what is at work now, and one for each new head; a blank line now and then finds out who left."""
         seen = self._service.switches
+        # Who listens asks nothing: it gives way as well.
+        self._waits(near, time.monotonic())
         _say(stream, {"ok": True, "event": "now", **self._service.info()})
-        while not self._closed and not self._service.closed:
-            found = self._service.wait_for_switch(seen, _EVENTS_TURN_S)
+        while not self._closed and not self._service.closed and near in self._open:
+            found = self._service.wait_for_switch(seen, _EVENTS_TURN_S, lambda: near not in self._open)
             if found is not None:
                 seen = found
                 _say(stream, {"ok": True, "event": "head", **self._service.info()})
-            elif not self._service.closed:
+            elif not self._service.closed and near in self._open:
                 stream.write(b"\n")
                 stream.flush()
 

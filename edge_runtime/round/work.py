@@ -57,6 +57,10 @@ from protos.update.tensors import ABSURD, EncodedTensor, decode
 HURRIED_SETTLE_S = 0.3
 
 
+def _nothing() -> None:
+    """Nobody waits for it."""
+
+
 @dataclass
 class Workbench:
     """What a device works with, one bundle at a time.
@@ -69,6 +73,7 @@ class Workbench:
         balanced: every class has the same say in the local loss.
         gate: predictions of the model at work go before the next piece of work.
         open_backbone: opens the frozen backbone, when there is something to embed.
+        embedded: called when a round needs the own examples no more: from there on they may change.
     """
 
     device_id: str
@@ -92,6 +97,7 @@ class Workbench:
     balanced: bool = False
     gate: Gate = field(default_factory=Gate)
     open_backbone: Callable[..., Backbone] = Backbone
+    embedded: Callable[[], None] = _nothing
 
 
 def budget_of(order: TrainOrder, bench: Workbench) -> float | None:
@@ -264,6 +270,7 @@ def _learn(
     evaluation, looked = None, 0
     if order.evaluate and not refused:
         evaluation, looked, refused = _look(ordered, bench, allowance)
+    bench.embedded()
 
     begin(Phase.TRAIN)
     start_s, rested_s = clock.monotonic(), allowance.rested_s
@@ -354,6 +361,7 @@ def _sum_up(order: TrainOrder, bench: Workbench, allowance: Allowance, begin: Ca
     meter, clock = bench.meter, bench.clock
     begin(Phase.EMBED)
     embedded, refused = _embed(bench, allowance)
+    bench.embedded()
 
     begin(Phase.TRAIN)
     start_s = clock.monotonic()

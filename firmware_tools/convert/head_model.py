@@ -22,6 +22,7 @@ from firmware_tools.convert.objectives import OBJECTIVES
 from firmware_tools.convert.optimisers import CORRECTION, OPTIMISERS, PROXIMAL, WEIGHT_DECAY
 from firmware_tools.convert.trainable.design import TailDesign
 from firmware_tools.convert.trainable.layers import forward
+from firmware_tools.convert.trainable.ordering import ordered
 from firmware_tools.inspect.model import read_bytes
 from protos.errors import ModelError
 from protos.model.head_algebra import Array, head_shapes
@@ -107,11 +108,11 @@ class _Head(tf.Module):  # type: ignore[misc]
         self.slots = {slot: zeros(slot) for slot in self.optimiser.slots}
         self.step = tf.Variable(tf.zeros([1]), name="step")
 
-    def features(self, x: Any, tree: Mapping[str, Any]) -> Any:
-        """Standardised features [B, D] of what the head is given."""
+    def features(self, x: Any, tree: Mapping[str, Any], after: Any = 0.0) -> Any:
+        """Standardised features [B, D] of what the head is given, and of a zero that is known after something else."""
         design = self.design.tail
         if design is not None:
-            real = (tf.cast(x, tf.float32) - float(design.zero_point)) * design.scale
+            real = (tf.cast(x, tf.float32) - (float(design.zero_point) + after)) * design.scale
             moved = {tensor.name: tree[tensor.name] * tensor.gain for tensor in design.trained}
             biases = {tensor.layer: moved[tensor.name] for tensor in design.trained if tensor.name.endswith("_bias")}
             kernels = {tensor.layer: moved[tensor.name] for tensor in design.trained if tensor.name.endswith("_kernel")}
@@ -156,6 +157,8 @@ class _Head(tf.Module):  # type: ignore[misc]
             return self.forward(self.features(given["x"], tree) if features is None else features, tree)
 
         names = sorted(self.tree)
+        if self.design.tail is not None and self.design.tail.blocks > 1:
+            return self.train_in_blocks(given, share, names, self.design.batch_size // self.design.tail.blocks)
         if self.design.task == DIFFUSION:
             # e as the head is told: the mean over examples and coordinates of (e - guess)^2.
             with tf.GradientTape() as tape:
@@ -177,9 +180,36 @@ class _Head(tf.Module):  # type: ignore[misc]
         told = loss if self.objective is not None else loss * (4.0 / self.design.classes)
         return {"loss": tf.reshape(told, [1])}
 
+    def train_in_blocks(self, given: Mapping[str, Any], share: Any, names: list[str], size: int) -> dict[str, Any]:
+        """A step that goes over its batch in blocks of so many examples, one after the other.
+
+        The loss is a sum over examples, L = sum_i share_i l_i, and no layer of a tail looks at two of them, so that the
+        gradient of the batch is the sum of the blocks' gradients. Only one block's activations are held at a time.
+        """
+        variables = [self.tree[name] for name in names]
+        sums: list[Any] = [tf.zeros_like(variable) for variable in variables]
+        told, after = tf.zeros([]), tf.zeros([1])
+        for start in range(0, self.design.batch_size, size):
+            x, y, part = (value[start : start + size] for value in (given["x"], given["y"], share))
+            with tf.GradientTape() as tape:
+                logits = self.forward(self.features(x, self.tree, after), self.tree)
+                loss = tf.reduce_sum(self.example_losses(logits, y) * part)
+            found = tape.gradient(loss, variables)
+            sums = [total + gradient for total, gradient in zip(sums, found, strict=True)]
+            told += loss
+            # Zero, which nobody can know before all gradients of this block are there: operators are ordered by what
+            # they need alone, and would else begin all blocks at once.
+            firsts = [tf.reshape(total[(slice(0, 1),) * len(total.shape)], [1]) for total in sums]
+            after = tf.reduce_sum(tf.minimum(tf.abs(tf.concat(firsts, axis=0)), 0.0), keepdims=True)
+        self.move(sums, names, given)
+        return {"loss": tf.reshape(told, [1])}
+
     def moved(self, tape: Any, loss: Any, names: list[str], given: Mapping[str, Any]) -> dict[str, Any]:
         """One step of the optimiser down this loss."""
-        gradients = tape.gradient(loss, [self.tree[name] for name in names])
+        return self.move(tape.gradient(loss, [self.tree[name] for name in names]), names, given)
+
+    def move(self, gradients: list[Any], names: list[str], given: Mapping[str, Any]) -> dict[str, Any]:
+        """One step of the optimiser along these gradients, and the pulls."""
         # The pulls are taken before any variable moves.
         pulled = {name: gradient + self.pull(name, given) for name, gradient in zip(names, gradients, strict=True)}
         step = self.step + 1.0
@@ -297,6 +327,8 @@ def compile_head(design: HeadDesign) -> bytes:
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         converter.experimental_enable_resource_variables = True
         content = bytes(converter.convert())
+    if design.tail is not None:
+        content = ordered(content, "train")
     check_head(content)
     return content
 

@@ -139,9 +139,11 @@ def _trainable(deeper: Mapping[str, Any]) -> Iterator[str]:
     """What trains in front of the head, and what each choice costs a step."""
     try:
         chosen, choices = deeper["chosen"], deeper["choices"]
+        blocks = int(chosen.get("blocks", 1))
+        batch = f"{deeper['batch']}" + (f" in {blocks} blocks" if blocks > 1 else "")
         yield (
             f"trains     {deeper['mode']}: {chosen['biases']} biases and {chosen['kernels']} kernels behind "
-            f"{str(chosen['cut']).split(';')[0]}, {_size(chosen['memory_bytes'])} a step of {deeper['batch']}, measured"
+            f"{str(chosen['cut']).split(';')[0]}, {_size(chosen['memory_bytes'])} a step of {batch}, measured"
         )
         yield f"           biases kernels  memory a step  joules a step on {deeper['board']} (estimates)"
         for choice in choices:

@@ -37,6 +37,7 @@ class TailDesign:
         tail: its layers.
         trained: what travels of it: `TailTensor.layer` is the number of the layer.
         dtype, scale, zero_point: of the integers that the trunk gives.
+        blocks: in how many parts, one after the other, a step goes over its batch; divides it.
     """
 
     tail: Tail
@@ -44,6 +45,7 @@ class TailDesign:
     dtype: str
     scale: float
     zero_point: int
+    blocks: int = 1
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -23,7 +23,7 @@ _BYTES = {"float32": 4, "int32": 4, "int64": 8, "bool": 1, "int8": 1, "uint8": 1
 def working_memory(content: bytes, signature: str) -> int:
     """Bytes that one run of this signature needs at its fullest moment."""
     model = flatbuffer.parse(content)
-    graph = _graph_of(model, signature)
+    graph = graph_of(model, signature)
     last: dict[int, int] = {}
     first: dict[int, int] = {}
     end = len(graph.operators)
@@ -39,13 +39,13 @@ def working_memory(content: bytes, signature: str) -> int:
         last[int(index)] = end
     change = np.zeros(end + 2, np.int64)
     for index, place in first.items():
-        size = _size(graph.tensors[index])
+        size = size_of(graph.tensors[index])
         change[place] += size
         change[last[index] + 1] -= size
     return int(np.cumsum(change).max())
 
 
-def _graph_of(model: Any, signature: str) -> Any:
+def graph_of(model: Any, signature: str) -> Any:
     for signature_def in model.signatureDefs:
         key = signature_def.signatureKey
         if (key.decode() if isinstance(key, bytes) else key) == signature:
@@ -53,6 +53,6 @@ def _graph_of(model: Any, signature: str) -> Any:
     raise KeyError(signature)
 
 
-def _size(tensor: Any) -> int:
+def size_of(tensor: Any) -> int:
     shape = tensor.shape if tensor.shape is not None else ()
     return int(np.prod(shape, dtype=np.int64)) * _BYTES.get(flatbuffer.type_name(tensor.type), 0)

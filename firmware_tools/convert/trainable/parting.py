@@ -11,7 +11,7 @@ from firmware_tools.child import Progress
 from firmware_tools.convert.job import ConvertJob
 from firmware_tools.convert.ranges import float_file, static_backbone, with_lifted
 from firmware_tools.convert.sources.source import FloatModel
-from firmware_tools.convert.trainable.choice import DEFAULT_BYTES, Choice, choices, fitting
+from firmware_tools.convert.trainable.choice import BLOCKS, DEFAULT_BYTES, Choice, choices, fitting
 from firmware_tools.convert.trainable.design import TailDesign, scales_of, trained_of
 from firmware_tools.convert.trainable.graph import part, require_tail, tails
 from firmware_tools.convert.trainable.memory import working_memory
@@ -59,7 +59,9 @@ class Parted:
         tail, spec = self.choice.tail, backbone.spec
         scales = scales_of(tail, real.reshape(len(real), *tail.shape))
         trained = trained_of(tail, self.choice.kernels, scales)
-        return TailDesign(tail, trained, spec.output_dtype, spec.output_scale, spec.output_zero_point)
+        return TailDesign(
+            tail, trained, spec.output_dtype, spec.output_scale, spec.output_zero_point, self.choice.blocks
+        )
 
 
 def parted(
@@ -84,13 +86,21 @@ def parted(
     offered = choices(found, job.trainable, job.pointwise, job.batch_size, classes, board(job.board), where=where)
     most = job.train_memory or DEFAULT_BYTES
     least: tuple[int, Choice] | None = None
-    for choice in fitting(offered, most, job.train_joules, job.batch_size, where=where):
-        progress(f"measuring a step of {len(choice.tail.biased)} biases and {len(choice.kernels)} kernels")
+    # Of a tail: by how much its compiled steps were larger than estimated.
+    known: dict[int, float] = {}
+    # Only a memory that somebody has asked for is worth the time of many blocks.
+    blocks = BLOCKS if job.train_memory else BLOCKS[:1]
+    for choice in fitting(offered, most, job.train_joules, job.batch_size, blocks=blocks, where=where):
+        if choice.memory_bytes * known.get(choice.tail.source, 1.0) > most:
+            continue
+        parts = f" in {choice.blocks} blocks" if choice.blocks > 1 else ""
+        progress(f"measuring a step{parts} of {len(choice.tail.biased)} biases and {len(choice.kernels)} kernels")
         measured = _measured(job, choice, classes)
         if measured <= most:
             trunk, tail = part(flat, choice.tail, where=where)
             return Parted(_model(source, trunk, choice), rule, tail, choice, offered, measured)
-        least = (measured, choice)
+        known[choice.tail.source] = min(known.get(choice.tail.source, 9.9), measured / choice.memory_bytes)
+        least = min(least or (measured, choice), (measured, choice), key=lambda one: one[0])
     assert least is not None
     raise UsageError(
         f"the least that trains takes {least[0] / 1e3:.0f} kB a step of {job.batch_size} examples, more than the "
@@ -102,7 +112,7 @@ def parted(
 def _measured(job: ConvertJob, choice: Choice, classes: int) -> int:
     from firmware_tools.convert.head_model import HeadDesign, compile_head
 
-    tail = TailDesign(choice.tail, trained_of(choice.tail, choice.kernels, {}), "int8", 1.0, 0)
+    tail = TailDesign(choice.tail, trained_of(choice.tail, choice.kernels, {}), "int8", 1.0, 0, choice.blocks)
     width = choice.tail.width
     design = HeadDesign(
         np.zeros(width, np.float32), np.ones(width, np.float32), classes, job.hidden_units, job.batch_size,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import io
 import json
@@ -28,7 +29,7 @@ from edge_runtime.client import Client, ModelError
 from edge_runtime.model.gate import Gate
 from edge_runtime.model.http_server import HttpServer
 from edge_runtime.model.service import ModelService
-from edge_runtime.model.socket_server import SocketServer
+from edge_runtime.model.socket_server import MOST_CONNECTIONS, SocketServer
 from protos.energy.trace import Phase
 from protos.errors import StoreError
 from protos.model.bundle import Bundle
@@ -274,6 +275,35 @@ def test_a_socket_that_somebody_answers_on_is_left_to_him_and_one_that_is_left_o
     with Client(tmp_path / "left.sock") as model:
         assert model.info()["version"] == trees.version(always(bundle, 0))
     server.close()
+
+
+def test_applications_that_hang_hold_up_nobody(
+    served: ModelService, tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than may connect: they say nothing, send half a question, take no answer, or listen for events."""
+    at_work(tmp_path, bundle, always(bundle, 0))
+    monkeypatch.setattr("edge_runtime.model.socket_server.BEGUN_S", 0.5)
+    path, held = tmp_path / "model.sock", list[socket.socket]()
+    try:
+        for sent in (b"", b'{"call": "info", "bytes": 99}\nhalf', b'{"call": "info"}\n' * 400, b'{"call": "events"}\n'):
+            for _ in range(MOST_CONNECTIONS + 8):
+                near = socket.socket(socket.AF_UNIX)
+                held.append(near)
+                near.connect(str(path))
+                near.settimeout(0.05)
+                with contextlib.suppress(OSError):
+                    near.sendall(sent)
+            while True:
+                try:
+                    with Client(path) as client:
+                        assert client.info()["version"]
+                    break
+                except (OSError, ModelError):
+                    # All of the others ask; half a second later what they asked should have come.
+                    time.sleep(0.05)
+    finally:
+        for near in held:
+            near.close()
 
 
 def test_a_socket_in_a_deep_folder_can_be_asked(tmp_path: Path, bundle: Bundle) -> None:

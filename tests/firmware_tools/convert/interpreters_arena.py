@@ -21,7 +21,7 @@ def arena_bytes(content: bytes, signature: str) -> int:
     """Of the built-in kernels, after one run of this signature on zeros. XNNPACK keeps what is inside of its part of
     the graph in a workspace of its own, where nobody can look."""
     model = flatbuffer.parse(content)
-    graph: Any = memory._graph_of(model, signature)
+    graph: Any = memory.graph_of(model, signature)
     (place,) = [
         signature_def.subgraphIndex
         for signature_def in model.signatureDefs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from coordinator.run.planning import _check_closed_form
 from edge_runtime.model.current import About, take
 from edge_runtime.model.predictor import Predictor
 from edge_runtime.round.evaluation import evaluate
+from firmware_tools.convert.trainable import memory, ordering
 from firmware_tools.convert.trainable.memory import working_memory
 from firmware_tools.inspect.model import read_model
 from protos.datafiles import dataset
@@ -28,6 +30,7 @@ from protos.errors import ModelError, PlanError
 from protos.model import flatbuffer
 from protos.model.backbone import Backbone
 from protos.model.bundle import Bundle, open_bundle
+from protos.model.engine import open_interpreter
 from protos.model.exported import Exported
 from protos.model.head import Head
 from protos.model.manifest import TAIL_SCHEMA, Manifest
@@ -42,6 +45,7 @@ import keras, numpy as np, tensorflow as tf
 from keras import layers as L
 from firmware_tools.convert.head_model import HeadDesign, compile_head
 from firmware_tools.convert.trainable import design, graph
+from firmware_tools.convert.trainable.memory import working_memory
 from protos.model.engine import open_interpreter
 keras.utils.set_random_seed(1)
 image = keras.Input((11, 12, 2))
@@ -70,9 +74,11 @@ codes = rng.integers(-128, 128, (5, *tail.shape)).astype(np.int8)
 scale, zero = 0.02, -20
 kernels = tuple(one for one in tail.layers if one.kernel is not None)
 trained = design.trained_of(tail, kernels, {})
+blocks = int(sys.argv[2])
 made = HeadDesign(np.full(8, 0.1, np.float32), np.full(8, 2.0, np.float32), 3, None, 8, "cross_entropy", "sgd",
-                  tail=design.TailDesign(tail, trained, "int8", scale, zero))
-runner = open_interpreter(compile_head(made))
+                  tail=design.TailDesign(tail, trained, "int8", scale, zero, blocks))
+content = compile_head(made)
+runner = open_interpreter(content)
 run = {name: runner.get_signature_runner(name) for name in runner.get_signature_list()}
 tree = {name: np.zeros(shape, np.float32) for name, shape in made.shapes.items()}
 tree["out_kernel"] = rng.standard_normal(tree["out_kernel"].shape).astype(np.float32)
@@ -81,7 +87,7 @@ x = np.zeros((8, codes[0].size), np.int8); x[:5] = codes.reshape(5, -1)
 y = np.array([0, 1, 2, 0, 1, 0, 0, 0], np.int32)
 weight = np.array([1, 1, 1, 1, 1, 0, 0, 0], np.float32)
 hyper = {one.name: np.zeros(1, np.float32) for one in made.inputs} | {"rate": np.ones(1, np.float32)}
-run["train"](x=x, y=y, weight=weight, **hyper)
+told = float(run["train"](x=x, y=y, weight=weight, **hyper)["loss"][0])
 moved = {name: tree[name] - value for name, value in run["read"]().items()}
 variables = {name: tf.Variable(value) for name, value in tree.items()}
 part = {(one.layer, one.name[7:]): (one.gain, variables[one.name]) for one in trained}
@@ -114,16 +120,28 @@ wanted = tape.gradient(loss, variables)
 off = {name: float(np.abs(moved[name] - value.numpy()).max() / max(1e-4, float(np.abs(value.numpy()).max())))
        for name, value in wanted.items()}
 kinds = sorted({one.kind for one in tail.layers})
-pathlib.Path(sys.argv[1], "off.json").write_text(json.dumps({"off": off, "kinds": kinds, "places": len(found)}))
+pathlib.Path(sys.argv[1], "off.json").write_text(json.dumps({"off": off, "kinds": kinds, "places": len(found),
+    "loss": told - float(loss), "memory": working_memory(content, "train")}))
 """
 
 
-def test_the_compiled_gradients_are_those_of_tensorflow(tensorflow: WarmTensorFlow, tmp_path: Path) -> None:
-    tensorflow.script(_GRADIENTS, tmp_path, tmp_path)
+@pytest.fixture(scope="module")
+def memory_by_blocks() -> dict[int, int]:
+    return {}
+
+
+@pytest.mark.parametrize("blocks", [1, 4])
+def test_the_compiled_gradients_are_those_of_tensorflow(
+    tensorflow: WarmTensorFlow, tmp_path: Path, blocks: int, memory_by_blocks: dict[int, int]
+) -> None:
+    tensorflow.script(_GRADIENTS, tmp_path, tmp_path, blocks)
     found = json.loads((tmp_path / "off.json").read_text())
     assert {"ADD", "AVERAGE_POOL_2D", "CONV_2D", "DEPTHWISE_CONV_2D", "MAX_POOL_2D", "MEAN"} <= set(found["kinds"])
     assert len(found["off"]) >= 14
     assert max(found["off"].values()) < 1e-3, found["off"]
+    assert abs(found["loss"]) < 1e-4
+    memory_by_blocks[blocks] = found["memory"]
+    assert len(memory_by_blocks) == 1 or memory_by_blocks[4] < 0.5 * memory_by_blocks[1], memory_by_blocks
 
 
 @pytest.fixture(scope="module")
@@ -278,9 +296,50 @@ def test_a_budget_under_what_was_chosen_chooses_less(
     )  # fmt: skip
     less = open_bundle(tmp_path / "less")
     chosen = less.manifest.provenance["trainable"]["chosen"]
-    assert chosen["biases"] < before["biases"]
+    if field == "joules":
+        assert chosen["biases"] < before["biases"]
+    else:
+        # The same layers, block by block, before fewer layers.
+        assert (chosen["biases"], chosen["kernels"]) == (before["biases"], before["kernels"])
+        assert chosen["blocks"] > before["blocks"] == 1
     assert chosen[field] <= most
     assert working_memory(less.head_path.read_bytes(), "train") == chosen["memory_bytes"]
+
+
+def _three_steps(content: bytes, bundle: Bundle) -> dict[str, Any]:
+    """The head after three steps on random examples."""
+    runner = open_interpreter(content)
+    run = {name: runner.get_signature_runner(name) for name in runner.get_signature_list()}
+    run["write"](**bundle.initial_head())
+    random, inputs = np.random.default_rng(4), run["train"].get_input_details()
+    given = {one.name: np.array([one.default], np.float32) for one in bundle.manifest.head.inputs}
+    for _ in range(3):
+        x, y = inputs["x"], inputs["y"]
+        given["x"] = random.integers(-100, 100, x["shape"]).astype(x["dtype"])
+        given["y"] = random.integers(0, len(bundle.manifest.classes), y["shape"]).astype(np.int32)
+        given["weight"] = np.ones(y["shape"], np.float32)
+        run["train"](**given)
+    return dict(run["read"]())
+
+
+def test_operators_in_another_order_give_the_same_bits_in_less_memory(bundles: dict[str, Bundle]) -> None:
+    bundle = bundles["last-block"]
+    content = bundle.head_path.read_bytes()
+    model = flatbuffer.parse(content)
+    graph = memory.graph_of(model, "train")
+    # The worst that a converter could write: what makes most comes first, and what frees something last.
+    work, order = ordering._Work(model, graph), list[int]()
+    while len(order) < len(work.operators):
+        ready = [place for place, needed in enumerate(work.needs) if place not in order and needed <= set(order)]
+        order.append(max(ready, key=lambda place: sum(work.made[int(one)] for one in work.operators[place].outputs)))
+    graph.operators = [graph.operators[place] for place in order]
+    worst = flatbuffer.pack(model)
+    mended = ordering.ordered(worst, "train")
+    assert working_memory(mended, "train") < 0.9 * working_memory(worst, "train")
+    heads = [_three_steps(each_file, bundle) for each_file in (content, worst, mended)]
+    assert any(value.any() for name, value in heads[0].items() if name.startswith("tail"))
+    for head in heads[1:]:
+        assert all(np.array_equal(head[name], value) for name, value in heads[0].items())
 
 
 def test_nothing_that_fits_is_said_with_what_would(models: Path, tmp_path: Path, quick: Callable[..., Outcome]) -> None:
