@@ -104,14 +104,27 @@ class Trust:
     worker: Worker
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
     _pair: tuple[bytes, bytes] = (b"", b"")
+    _shown: tuple[bytes, bytes] = (b"", b"")
     _enrolment: grpc.aio.Server | None = None
 
     def credentials(self) -> grpc.ServerCredentials:
         """TLS with a certificate of the authority asked of every peer. The server's own may be renewed meanwhile."""
         self._pair = self.authority.server_pair()
+        self._shown = self._pair
         return grpc.dynamic_ssl_server_credentials(
-            self._configuration(), self._configuration, require_client_authentication=True
+            self._configuration(), self._renewed, require_client_authentication=True
         )
+
+    def _renewed(self) -> grpc.ServerCertificateConfiguration | None:
+        """What to show from now on, asked at each handshake; None: what was shown before.
+
+        A new configuration at every handshake ends the process with a segmentation fault when many handshakes that were
+        begun are hung up (gRPC 1.85.3): whoever reaches the port could do that.
+        """
+        if self._shown == self._pair:
+            return None
+        self._shown = self._pair
+        return self._configuration()
 
     def _configuration(self) -> grpc.ServerCertificateConfiguration:
         return grpc.ssl_server_certificate_configuration([self._pair], root_certificates=self.authority.root_pem)

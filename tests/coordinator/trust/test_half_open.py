@@ -156,6 +156,15 @@ def test_hundreds_that_never_shake_hands_take_no_file_that_the_coordinator_needs
     assert "Traceback" not in said
 
 
+def test_who_hangs_up_in_a_thousand_handshakes_does_not_end_the_coordinator(start_lab: Any) -> None:
+    """A segmentation fault of gRPC, where it is given a configuration anew at each handshake."""
+    lab = start_lab()
+    with half_open(lab.address, 1500) as socks:
+        assert len(socks) == 1500
+    assert lab.operate("status").returncode == 0
+    assert lab.process.poll() is None
+
+
 @pytest.mark.slow
 def test_five_thousand_that_never_shake_hands_are_closed_and_forgotten(
     start_lab: Any, enrolled: Any, tools: Any
