@@ -221,7 +221,9 @@ def main() -> int:
     parser.add_argument("--paper", choices=PAPERS, required=True)
     parser.add_argument("--quick", action="store_true", help="fewer data sets, methods and rounds: under three minutes")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="how many seeds (default 3)")
-    parser.add_argument("--first", type=int, default=0, metavar="N", help="first seed (robust, personal)")
+    parser.add_argument(
+        "--first", type=int, default=0, metavar="N", help="first seed (robust, personal, koala, fl_pqsu)"
+    )
     parser.add_argument("--rounds", type=int, metavar="R", help="rounds at most (default: the paper's own)")
     parser.add_argument("--only", metavar="NAME[,NAME]", help=f"data sets, such as {', '.join(NAMES)}")
     parser.add_argument("--method", action="append", help="this method alone; repeat it for more")

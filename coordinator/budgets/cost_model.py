@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coordinator.budgets.regression import Estimate, Regression
-from protos.energy.trace import BUNDLE_CAME, Phase, PhaseEnergy
+from protos.energy.trace import Phase, PhaseEnergy
 
 # The watts of an idle board are in a table; joules a byte are a guess. So idle energy teaches watts first.
 _IDLE_DOUBT = (1.0, 1.0)
@@ -98,8 +98,8 @@ class CostModel:
                 continue
             if record.phase is Phase.TRAIN and not work.steps:
                 continue
-            if record.phase is Phase.RECEIVE and BUNDLE_CAME in record.flags:
-                # A bundle's bytes are not those of the order.
+            if record.phase is Phase.RECEIVE and work.embedded:
+                # A bundle may have come in besides: its first examples are embedded with the order that it came for.
                 continue
             x = _counts(record.phase, work, record.covered_s + record.uncovered_s)
             if told and record.phase is Phase.IDLE:

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from coordinator.export.quantise import Affine, DenseLayer, IntegerLayer, quantise_layer
 from protos.errors import ModelError, ShapeError
 from protos.model import flatbuffer
+from protos.model.manifest import TOKENS
 
 SIGNATURE = "serving_default"
 METADATA = "edgejoule"
@@ -211,7 +212,7 @@ class Writer:
 
 
 def checked(model: Any) -> Any:
-    """The one subgraph, when its ends are 8-bit and its operators known."""
+    """The one subgraph, when its ends are 8-bit (or its input int32, token ids) and its operators known."""
     graph = model.subgraphs[0]
     if len(model.subgraphs) != 1 or graph.inputs is None or graph.outputs is None:
         raise ModelError("has more than one subgraph", where="backbone", fix="export a plain feature extractor")
@@ -221,7 +222,10 @@ def checked(model: Any) -> Any:
             where="backbone",
             fix="use a backbone with one of each",
         )
-    given, got = (affine_of(graph.tensors[index[0]]) for index in (graph.inputs, graph.outputs))
+    got = affine_of(graph.tensors[graph.outputs[0]])
+    if flatbuffer.type_name(graph.tensors[graph.inputs[0]].type) == TOKENS:
+        return graph
+    given = affine_of(graph.tensors[graph.inputs[0]])
     if given.dtype != got.dtype:
         raise ModelError(f"takes {given.dtype} and gives {got.dtype}", where="backbone", fix="use one type for both")
     return graph

@@ -210,6 +210,7 @@ def _notes(bundle: Bundle) -> dict[str, Any]:
         "name": manifest.name,
         "classes": list(manifest.classes),
         "preprocessing": _preprocessing(manifest.preprocessing),
+        **({} if manifest.backbone.vocabulary is None else {"vocabulary": manifest.backbone.vocabulary}),
         **meaning(bundle),
     }
 

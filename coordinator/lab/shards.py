@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from coordinator.lab.partition import partition
 from protos.datafiles import dataset
 from protos.datafiles.dataset import Dataset
+from protos.datafiles.front_end import declared
 from protos.errors import EmptyShardError
 from protos.model.manifest import Manifest
 from protos.model.resemblance import held_against
@@ -81,9 +82,11 @@ def divide(
     else:
         shape = manifest.backbone.input_shape
         data = dataset.load(
-            spec, image_shape=shape, classes=manifest.classes, renames=renames, quantities=manifest.quantities
-        )
-        dataset.check(data, shape, len(manifest.classes))
+            spec, image_shape=shape, classes=manifest.classes, renames=renames, quantities=manifest.quantities,
+            front_end=declared(manifest.provenance),
+        )  # fmt: skip
+        data = dataset.in_vocabulary(data, manifest.backbone.vocabulary)
+        dataset.check(data, shape, len(manifest.classes), manifest.backbone.vocabulary)
         unlike = held_against(manifest, data.held, where=data.source) or ""
     account = dataset.account_of(data)
     data = _with_held_out(data, seed)

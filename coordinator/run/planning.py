@@ -21,7 +21,7 @@ from coordinator.budgets.plan_say import from_examples
 from coordinator.budgets.solar import read_trace
 from coordinator.run.reports.aggregation import settings_of
 from protos.catalog import hint
-from protos.datafiles.dataset import Dataset, account_of, check, fitted, load
+from protos.datafiles.dataset import Dataset, account_of, check, fitted, in_vocabulary, load
 from protos.datafiles.front_end import declared
 from protos.errors import PlanError, PluginError
 from protos.model.bundle import Bundle, open_bundle
@@ -219,8 +219,8 @@ def held_out(plan: RunPlan, manifest: Manifest, directory: Path) -> Dataset | No
         front_end=declared(manifest.provenance),
         quantities=manifest.quantities,
     )
-    data = data.test() if data.is_test.any() else data
-    check(data, shape, len(manifest.classes))
+    data = in_vocabulary(data.test() if data.is_test.any() else data, manifest.backbone.vocabulary)
+    check(data, shape, len(manifest.classes), manifest.backbone.vocabulary)
     held_against(manifest, data.held, where=data.source)
     return fitted(data, shape)
 

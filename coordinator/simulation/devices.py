@@ -288,17 +288,16 @@ class VirtualBoard:
         )
 
     def received(self, order: TrainOrder, size_bytes: int) -> float:
-        """An order has come; returns the seconds that it travelled. They are idle ones: a link has joules a byte."""
+        """An order comes in; returns the seconds that it travels. A board at rest has those of its link on top."""
         self.bytes_down += size_bytes
         if order.run_id != self._run_id:
             # Waiting for a run to begin is no cost of that run.
             self.meter.mark(Phase.IDLE)
             self.meter.settle(0.0)
             self._run_id = order.run_id
-        self.meter.mark(Phase.RECEIVE)
-        self.meter.charge(self.link.down_j * size_bytes)
-        self.meter.mark(Phase.IDLE)
-        return self.link.latency_s + size_bytes / self.link.down_bytes_s
+        came_s = size_bytes / self.link.down_bytes_s
+        self.meter.arrives(came_s, self.link.down_j * size_bytes)
+        return self.link.latency_s + came_s
 
     def work(self, order: TrainOrder, until_s: float | None = None) -> DeviceReport:
         """Do an order at once; :attr:`BoardClock.ahead_s` is how long that takes.

@@ -97,6 +97,15 @@ class BoardMeter:
         if self._phase.is_work:
             self.true_j += energy_j
 
+    def arrives(self, seconds: float, energy_j: float) -> None:
+        """Of the idle time that begins now, so much is that in which an order comes in; joules on top of its watts."""
+        self._pass()
+        idle_j = self.watts[Phase.IDLE] * seconds
+        for phase, sign, more_j in ((Phase.IDLE, -1.0, 0.0), (Phase.RECEIVE, 1.0, energy_j)):
+            self._energy_j[phase] = self._energy_j.get(phase, 0.0) + sign * idle_j + more_j
+            self._seconds[phase] = self._seconds.get(phase, 0.0) + sign * seconds
+        self.true_j += idle_j + energy_j
+
     def spent_j(self) -> float | None:
         self._pass()
         return sum(energy_j for phase, energy_j in self._energy_j.items() if phase.is_work)

@@ -256,8 +256,7 @@ class _Vectorised:
                 arrays["ordered"][at, index] = True
                 arrays["steps"][at, index] = steps
                 arrays["bytes_up"][at, index], arrays["bytes_down"][at, index] = bytes_up, bytes_down
-                took_s = link.latency_s + bytes_down / link.down_bytes_s + self._costs[index].around_s
-                took_s += float(seconds[1:].sum())
+                took_s = link.latency_s + self._costs[index].around_s + float(seconds[1:].sum())
                 ended_s[index] = now_s + took_s
                 if took_s < plan.round.deadline_s:
                     longest_s = max(longest_s, took_s)
@@ -353,13 +352,14 @@ class _Vectorised:
         link: Link = self._links[index]
         examples = len(self._parts[index])
         # Waiting for a run to begin is no cost of that run.
-        waited_s = (0.0 if number == 1 else now_s - ended_s) + link.latency_s + bytes_down / link.down_bytes_s
+        waited_s = (0.0 if number == 1 else now_s - ended_s) + link.latency_s
+        came_s = bytes_down / link.down_bytes_s
         embed_s = LOOK_S + (pace * (costs.embed_fixed_s + examples * costs.embedding_s) if number == 1 else 0.0)
         train_s = pace * (costs.train_fixed_s + steps * costs.step_s)
-        seconds = np.array([waited_s + costs.around_s, embed_s, train_s, pace * costs.encode_s, 0.0, 0.0])
-        watts = np.array([costs.idle_w, costs.embed_w, costs.train_w, costs.encode_w, 0.0, 0.0])
+        seconds = np.array([waited_s + costs.around_s, embed_s, train_s, pace * costs.encode_s, 0.0, came_s])
+        watts = np.array([costs.idle_w, costs.embed_w, costs.train_w, costs.encode_w, 0.0, costs.idle_w])
         energy_j = seconds * watts
-        energy_j[PHASES.index(Phase.RECEIVE)] = link.down_j * bytes_down
+        energy_j[PHASES.index(Phase.RECEIVE)] += link.down_j * bytes_down
         return seconds, energy_j
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
-from protos.energy.trace import BUNDLE_CAME, Phase, PhaseEnergy, joined
-from protos.orders import DeviceReport
+from protos.energy.trace import Phase, PhaseEnergy, joined
 
 
 def with_idle(after: Iterable[PhaseEnergy], before: Iterable[PhaseEnergy]) -> tuple[PhaseEnergy, ...]:
@@ -18,19 +16,6 @@ def with_idle(after: Iterable[PhaseEnergy], before: Iterable[PhaseEnergy]) -> tu
     return tuple(
         joined(idle, phase_energy) if idle and phase_energy.phase is Phase.IDLE else phase_energy
         for phase_energy in after
-    )
-
-
-def with_bundle(report: DeviceReport, *, fetched: bool) -> DeviceReport:
-    """The report, saying of what came in that a bundle was among it, if one was: orders alone cost less."""
-    if not fetched:
-        return report
-    return replace(
-        report,
-        energy=tuple(
-            replace(record, flags=(*record.flags, BUNDLE_CAME)) if record.phase is Phase.RECEIVE else record
-            for record in report.energy
-        ),
     )
 
 

@@ -28,7 +28,6 @@ from pathlib import Path
 from edge_runtime.daemon.backoff import Backoff
 from edge_runtime.daemon.delivery import Delivery
 from edge_runtime.daemon.device import DATA_FAULTS, Device
-from edge_runtime.daemon.energy_sums import with_bundle
 from edge_runtime.daemon.link import ORDER_S, Away, Link
 from edge_runtime.daemon.masking import Masks
 from edge_runtime.daemon.metrics_file import MetricsFile
@@ -145,8 +144,6 @@ class Daemon:
         self._run_id = ""
         self._told: DeviceCard | None = None
         self._receive_known = False
-        # A bundle came in for the order that is worked on.
-        self._fetched = False
         self._declined: _Declined | None = None
         self._declines = Backoff(1.0, _TRIED_AGAIN_S)
         self._repeated = Backoff(1.0, 60.0)
@@ -492,9 +489,8 @@ class Daemon:
             self._run_id = order.run_id
         watch = self._link.watch(self._settings.device_id, self._device.session, order, self._live.begin)
         try:
-            self._fetched = False
             with self._stopping.loading():
-                report = with_bundle(self._work(order, started_s, watch), fetched=self._fetched)
+                report = self._work(order, started_s, watch)
         except (Away, Interrupted):
             raise
         except CannotRebuildError as error:
@@ -574,7 +570,6 @@ class Daemon:
             def fetch(folder: Path) -> None:
                 if ordered:
                     self._arriving(True)
-                    self._fetched = True
                 try:
                     self._link.fetch_bundle(bundle_id, folder, twin=twin, signature=cache.asks_signatures)
                 finally:

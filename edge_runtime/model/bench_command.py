@@ -38,8 +38,8 @@ def measured(settings: Settings, sensor: str, seconds: float) -> dict[str, Any]:
     from edge_runtime.model.predictor import Predictor
 
     predictor = Predictor(model_at(settings), threads=settings.threads)
-    shape = predictor.model.bundle.manifest.backbone.input_shape
-    x = np.random.default_rng(0).integers(0, 256, (1, *shape)).astype(np.uint8)
+    spec = predictor.model.bundle.manifest.backbone
+    x = np.random.default_rng(0).integers(0, min(256, spec.vocabulary or 256), (1, *spec.input_shape)).astype(np.uint8)
     root = Path(settings.machine_root)
     watch = Watch(root, now_s=time.monotonic, own_cpu_s=time.process_time, load=False)
     with Meter(sensor) as meter:

@@ -81,7 +81,7 @@ def add_command(commands: Any) -> None:
     )  # fmt: skip
     cut.add_argument(
         "--signature", metavar="NAME",
-        help="signature or function of a SavedModel (default: serving_default, or the one)",
+        help="signature of a SavedModel or .tflite, or function of a SavedModel (default: serving_default, or the one)",
     )  # fmt: skip
     cut.add_argument("--input-shape", metavar="H,W,C", help="shape of one example, for models that leave it open")
     cut.add_argument(
@@ -116,7 +116,7 @@ def add_command(commands: Any) -> None:
     cut.add_argument("--layers", action="store_true", help="tell what each layer loses by integers (SQNR in dB)")
     cut.add_argument(
         "--front-end", metavar="LINE",
-        help="what makes examples of recordings (log-mel ...) or tables (windows ...); kept in the bundle",
+        help="what makes examples of recordings (log-mel ...) or tables (windows ..., rows ...); kept in the bundle",
     )  # fmt: skip
     head = parser.add_argument_group("head")
     head.add_argument("--classes", metavar="N", type=int, help="number of classes (default: of the model, or the data)")
@@ -202,9 +202,9 @@ def _job(options: argparse.Namespace) -> ConvertJob:
         fix = f"{hint(options.objective, known)}; or install the package that has it"
         raise UsageError(f"no objective is called {options.objective!r}", where="--objective", fix=fix)
     kind = recognise(options.model)
-    if options.signature is not None and kind != "saved_model":
+    if options.signature is not None and kind not in ("saved_model", "tflite"):
         raise UsageError(
-            f"--signature {options.signature}: only a SavedModel has signatures", where=options.model.name,
+            f"--signature {options.signature}: only a SavedModel or a .tflite has signatures", where=options.model.name,
             fix="leave it out, or give the SavedModel folder",
         )  # fmt: skip
     names = None if options.class_names is None else tuple(part.strip() for part in options.class_names.split(","))

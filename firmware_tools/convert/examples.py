@@ -40,13 +40,14 @@ def load_examples(
     renames: Mapping[str, str] | None = None,
     quantities: int | None = None,
     front_end: str | None = None,
+    vocabulary: int | None = None,
 ) -> Examples:
     """Read both data sets.
 
     Calibration takes the training part of ``calibrate``, or of ``evaluate`` when only that is given and it holds some
     examples out. Evaluation takes the held-out part, or everything when none is held out. Where no class names are
     asked for, those of ``calibrate`` number the classes of ``evaluate`` too. ``quantities``: labels are real numbers,
-    so many each, or 0 for any.
+    so many each, or 0 for any. ``vocabulary``: examples are token ids, and those with others are set aside.
 
     Raises:
         EdgejouleError: the data cannot be read or do not fit the model.
@@ -59,7 +60,7 @@ def load_examples(
         found = dataset.load(
             spec, image_shape=image_shape, classes=names, renames=mine, quantities=quantities, front_end=before
         )
-        return dataset.fitted(found, input_shape)
+        return dataset.in_vocabulary(dataset.fitted(found, input_shape), vocabulary)
 
     same = bool(calibrate and evaluate and Path(calibrate).resolve() == Path(evaluate).resolve())
     fit = read(calibrate, class_names) if calibrate and not same else None
@@ -71,7 +72,7 @@ def load_examples(
     remarked = tuple(
         line
         for line, each_dataset in zip(accounts, read_ones, strict=True)
-        if each_dataset.left_out or each_dataset.changed
+        if each_dataset.left_out or each_dataset.changed or each_dataset.set_aside
     )
     remarked += tuple(line for data in read_ones if (line := _contradicted(data)) is not None)
     remarked += tuple(line for one in read_ones if class_names is None and (line := _alike(one)) is not None)
@@ -79,6 +80,8 @@ def load_examples(
     if fit is None and held is not None and held.is_test.any() and not held.is_test.all():
         fit = held
     marked = held is not None and bool(held.is_test.any()) and not held.is_test.all()
+    for one in read_ones:
+        _require_ids(one, vocabulary)
     if fit is not None:
         fit = fit.train()
         _check_values(fit, input_shape)
@@ -91,6 +94,17 @@ def load_examples(
             "what is measured on them says little of new data",
         )
     return Examples(fit, held, accounts, remarked)
+
+
+def _require_ids(data: Dataset, vocabulary: int | None) -> None:
+    """Where most examples are no token ids of the model, they are those of another tokeniser."""
+    aside = sum(remark.count for remark in data.set_aside)
+    if vocabulary is None or aside <= len(data):
+        return
+    raise DataError(
+        f"{aside} of {aside + len(data)} examples hold what is no token id of the model, 0 to {vocabulary - 1}",
+        where=data.source, fix="number the words as the model's tokeniser does; its unknown words have an id, too",
+    )  # fmt: skip
 
 
 def _alike(one: Dataset) -> str | None:
@@ -111,6 +125,7 @@ def load_tuning(
     *,
     renames: Mapping[str, str] | None = None,
     front_end: str | None = None,
+    vocabulary: int | None = None,
 ) -> tuple[Dataset, tuple[str, ...]]:
     """The training part of what weights are trained on (``--qat``), and what is to be remarked of it.
 
@@ -135,7 +150,7 @@ def load_tuning(
         renames={} if renames is None else renames,
         front_end=None if front_end is None else front_end_of(front_end),
     )
-    found = dataset.fitted(found, input_shape).train()
+    found = dataset.in_vocabulary(dataset.fitted(found, input_shape), vocabulary).train()
     _check_values(found, input_shape)
     if len(found) < LEAST_TUNING:
         raise DataError(

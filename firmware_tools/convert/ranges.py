@@ -38,7 +38,7 @@ from protos.datafiles.stored import Rows
 from protos.errors import EdgejouleError, ModelError, NonFiniteError
 from protos.model.backbone import Backbone
 from protos.model.head_algebra import Array, Tree
-from protos.model.manifest import BackboneSpec, ChannelAffine, Preprocessing
+from protos.model.manifest import TOKENS, BackboneSpec, ChannelAffine, Preprocessing
 from protos.model.resemblance import compared, record_of_inputs, sample
 
 __all__ = []
@@ -57,7 +57,7 @@ def static_backbone(model: FloatModel, *, where: str) -> StaticFunction:
     spec = tf.TensorSpec([1, *model.input_shape], model.takes, name="x")
     traced = tf.function(lambda x: model.embed(x), input_signature=[spec], autograph=False).get_concrete_function()
     try:
-        return static_function(traced, model.input_shape, where=where)
+        return static_function(traced, model.input_shape, where=where, vocabulary=model.vocabulary)
     except EdgejouleError:
         raise
     except (ValueError, TypeError, KeyError, NotImplementedError, tf.errors.OpError) as error:
@@ -92,7 +92,7 @@ def quantise_backbone(
         for index in range(len(examples)):
             if index % 100 == 0:
                 progress(f"measuring ranges: example {index} of {len(examples)}")
-            yield [preprocess(examples[index : index + 1])]
+            yield [model.given(preprocess(examples[index : index + 1]))]
         progress(CONVERTING)
 
     progress(CONVERTING)
@@ -109,9 +109,13 @@ def quantise_backbone(
     facts = read_bytes(content, where="backbone.tflite")
     _require_integer(facts, model, where)
     ends = (*facts.inputs, *facts.outputs)
-    if len(ends) != 2 or any(tensor.dtype != "int8" or len(tensor.scales) != 1 for tensor in ends):
-        raise ModelError(f"the converted ends are {[tensor.dtype for tensor in ends]}, not int8 and int8", where=where,
-                         fix=_way_on(model))  # fmt: skip
+    wanted = ["int8" if model.vocabulary is None else TOKENS, "int8"]
+    if [tensor.dtype for tensor in ends] != wanted or any(len(t.scales) != 1 for t in ends if t.dtype == "int8"):
+        raise ModelError(
+            f"the converted ends are {[tensor.dtype for tensor in ends]}, not {' and '.join(wanted)}", where=where,
+            fix=_way_on(model),
+        )  # fmt: skip
+    ends = ends if model.vocabulary is None else ends[1:]
     # A scale that is denormal means a constant output: nothing was learned, or the data are all alike.
     if not all(np.isfinite(tensor.scales[0]) and tensor.scales[0] > 1e-30 for tensor in ends):
         raise ModelError("the calibration data give a constant input or embedding", where=where,
@@ -182,20 +186,23 @@ class Tuning:
     unlike: str | None = None
 
 
-def backbone_spec(facts: ModelFacts, input_shape: tuple[int, ...], file: str) -> BackboneSpec:
-    """What the manifest says of an integer backbone with these facts."""
+def backbone_spec(
+    facts: ModelFacts, input_shape: tuple[int, ...], file: str, vocabulary: int | None = None
+) -> BackboneSpec:
+    """What the manifest says of an integer backbone with these facts; ``vocabulary``, where it takes token ids."""
     taken, given = facts.inputs[0], facts.outputs[0]
     return BackboneSpec(
         file=file,
         input_shape=input_shape,
         input_dtype=taken.dtype,
-        input_scale=taken.scales[0],
-        input_zero_point=taken.zero_points[0],
+        input_scale=taken.scales[0] if vocabulary is None else 1.0,
+        input_zero_point=taken.zero_points[0] if vocabulary is None else 0,
         embedding_width=int(np.prod(given.shape)),
         output_dtype=given.dtype,
         output_scale=given.scales[0],
         output_zero_point=given.zero_points[0],
         macs=facts.macs(),
+        vocabulary=vocabulary,
     )
 
 
@@ -274,10 +281,13 @@ def best_backbone(
             "it, or take an earlier checkpoint",
         )  # fmt: skip
 
+    def spec_of(facts: ModelFacts) -> BackboneSpec:
+        return backbone_spec(facts, model.input_shape, path.name, model.vocabulary)
+
     def error_of(content: bytes) -> float:
         path.write_bytes(content)
         facts = read_bytes(content, where=path.name)
-        runner = Backbone.from_file(path, backbone_spec(facts, model.input_shape, path.name), whole)
+        runner = Backbone.from_file(path, spec_of(facts), whole)
         return float(np.square(runner.dequantise(runner.embed(judged)) - original).sum())
 
     best: tuple[float, bytes, int] | None = None
@@ -315,11 +325,11 @@ def best_backbone(
             )[0]  # fmt: skip
 
         real = model.flat if model.flat is not None else float_file(static)
-        inputs = real_values(judged, whole).reshape(len(judged), *model.input_shape)
+        inputs = model.given(real_values(judged, whole).reshape(len(judged), *model.input_shape))
 
         def embedded(other: bytes, raw: npt.NDArray[Any]) -> Array:
             path.write_bytes(other)
-            spec = backbone_spec(read_bytes(other, where=path.name), model.input_shape, path.name)
+            spec = spec_of(read_bytes(other, where=path.name))
             runner = Backbone.from_file(path, spec, whole)
             return runner.dequantise(runner.embed(raw))
 
@@ -327,11 +337,11 @@ def best_backbone(
             assert tuning is not None
             data = TuningData(
                 tuning.examples,
-                lambda raw: real_values(raw, whole).reshape(len(raw), *model.input_shape),
+                lambda raw: model.given(real_values(raw, whole).reshape(len(raw), *model.input_shape)),
                 lambda raw: model.embed_all(raw, lambda values: real_values(values, preprocessing)),
                 tuning.tail, tuning.labels, tuning.steps, tuning.rate, tuning.seed,
             )  # fmt: skip
-            spec = backbone_spec(read_bytes(integer, where=path.name), model.input_shape, path.name)
+            spec = spec_of(read_bytes(integer, where=path.name))
             known = record_of_inputs(sample(examples), spec, whole)
             tuning.unlike = compared(known, spec, whole, tuning.examples, where=tuning.where)
             tuning.untuned = integer
@@ -340,7 +350,8 @@ def best_backbone(
         def widened(float_file: bytes, integer: bytes) -> bytes:
             def rows() -> Iterator[list[Array]]:
                 for index in range(len(examples)):
-                    yield [real_values(examples[index : index + 1], whole).reshape(1, *model.input_shape)]
+                    one = real_values(examples[index : index + 1], whole).reshape(1, *model.input_shape)
+                    yield [model.given(one)]
 
             progress(CONVERTING)
             try:
@@ -364,7 +375,7 @@ def best_backbone(
         }
     path.write_bytes(content)
     facts = read_bytes(content, where=path.name)
-    return Backbone.from_file(path, backbone_spec(facts, model.input_shape, path.name), whole), facts, count, quality
+    return Backbone.from_file(path, spec_of(facts), whole), facts, count, quality
 
 
 def float_file(static: StaticFunction | None) -> bytes:

@@ -10,6 +10,8 @@ computed on the way; what is not becomes an operation of the new graph. So:
   themselves. Weights are those that it rounded;
 - a loop over time (LSTM, GRU, SimpleRNN) is written out step by step, and its lists of tensors vanish: TFLite has no
   int8 kernel for a loop;
+- what masks a text's padding (``ids != 0``) becomes a table of ones and zeros that the ids are looked up in, and what
+  chooses by it, ``b + mask * (a - b)``: TFLite makes numbers of truth values in float only;
 - a negation becomes a multiplication by -1, a square one by itself, and an ELU is made of a SELU, since TFLite does
   these in float only; not a negation before ``Erfc``, where the converter looks for it to see a GELU;
 - what is done to the input first, and is affine in each of its channels (Normalization, Rescaling, BatchNormalization),
@@ -39,7 +41,10 @@ _LOOPS = ("While", "StatelessWhile")
 _BRANCHES = ("If", "StatelessIf")
 _FAKE = ("FakeQuantWithMinMaxArgs", "FakeQuantWithMinMaxVars", "FakeQuantWithMinMaxVarsPerChannel")
 _AFFINE = ("Mul", "AddV2", "Add", "Sub", "RealDiv", "BiasAdd")
+_SHAPED = ("ExpandDims", "Reshape", "Transpose", "Tile", "Squeeze", "StridedSlice", "Slice", "BroadcastTo", "ReverseV2",
+           "Unpack", "Pack", "ConcatV2", "Identity")  # fmt: skip
 _NORMALISATIONS = ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
+_WHOLE = (tf.int32, tf.int64)
 _FLOATS = (tf.float32, tf.float16, tf.bfloat16, tf.float64)
 # A written-out loop of more steps makes a graph that takes the converter minutes, and a board a long time.
 _MAX_STEPS = 1024
@@ -80,6 +85,13 @@ class StaticFunction:
     lifted: Affine
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Mask:
+    """Truth values as real numbers, 1 and 0."""
+
+    ones: Any
+
+
 @dataclasses.dataclass(slots=True)
 class _TensorList:
     items: list[Any]
@@ -87,7 +99,9 @@ class _TensorList:
     dtype: Any
 
 
-def static_function(concrete: Any, shape: Sequence[int], *, where: str, lift: bool = True) -> StaticFunction:
+def static_function(
+    concrete: Any, shape: Sequence[int], *, where: str, lift: bool = True, vocabulary: int | None = None
+) -> StaticFunction:
     """Rewrite a concrete function of one input and one output.
 
     Args:
@@ -95,6 +109,7 @@ def static_function(concrete: Any, shape: Sequence[int], *, where: str, lift: bo
         shape: of one example.
         where: name of the model, for errors.
         lift: take what is affine in the channels out of the front.
+        vocabulary: the input is so many token ids, int32 from 0 on, and the function's, too; nothing is lifted.
 
     Raises:
         ModelError: a loop whose length depends on the values, or one that is too long.
@@ -102,10 +117,11 @@ def static_function(concrete: Any, shape: Sequence[int], *, where: str, lift: bo
     frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
     (source,) = [tensor for tensor in frozen.inputs if tensor.dtype != tf.resource]
     uses: list[Affine] = []
-    _Run(frozen, shape, IDENTITY, where, uses).outputs(source)
+    if lift and vocabulary is None:
+        _Run(frozen, shape, IDENTITY, where, uses).outputs(source)
     distinct = [use for at, use in enumerate(uses) if not any(use.same(other) for other in uses[:at])]
-    lifted = distinct[0] if lift and len(distinct) == 1 and distinct[0].is_usable else IDENTITY
-    run = _Run(frozen, shape, lifted, where, [])
+    lifted = distinct[0] if len(distinct) == 1 and distinct[0].is_usable else IDENTITY
+    run = _Run(frozen, shape, lifted, where, [], vocabulary)
     (output,) = run.outputs(source)
     definition = run.graph.as_graph_def()
     ends = run.placeholder.name, output.name
@@ -115,14 +131,23 @@ def static_function(concrete: Any, shape: Sequence[int], *, where: str, lift: bo
 
 
 class _Run:
-    """One walk through the graph. A value is a numpy array, a tensor of the new graph, an `Affine` of the input, or a
-    `_TensorList`."""
+    """One walk through the graph. A value is a numpy array, a tensor of the new graph, an `Affine` of the input, a
+    `_Mask`, or a `_TensorList`."""
 
-    def __init__(self, frozen: Any, shape: Sequence[int], lifted: Affine, where: str, uses: list[Affine]) -> None:
-        self.frozen, self.lifted, self.where, self.uses = frozen, lifted, where, uses
+    def __init__(
+        self,
+        frozen: Any,
+        shape: Sequence[int],
+        lifted: Affine,
+        where: str,
+        uses: list[Affine],
+        vocabulary: int | None = None,
+    ) -> None:
+        self.frozen, self.lifted, self.where, self.uses, self.vocabulary = frozen, lifted, where, uses, vocabulary
+        tokens = vocabulary is not None
         self.graph, self._scratch = tf.Graph(), tf.Graph()
         with self.graph.as_default():
-            self.placeholder = tf.compat.v1.placeholder(tf.float32, [1, *shape], name="x")
+            self.placeholder = tf.compat.v1.placeholder(tf.int32 if tokens else tf.float32, [1, *shape], name="x")
         self._bodies: dict[str, Any] = {}
         self._constants: dict[int, tuple[Any, Any]] = {}
         self._known: dict[Any, npt.NDArray[Any]] = {}
@@ -131,7 +156,7 @@ class _Run:
 
     def outputs(self, source: Any) -> list[Any]:
         """The outputs of the frozen function, as tensors of the new graph."""
-        values = self._walk(self.frozen.outputs, {source.ref(): IDENTITY})
+        values = self._walk(self.frozen.outputs, {source.ref(): self.placeholder if self.vocabulary else IDENTITY})
         tensors = [self._tensor(value) for value in values]
         with self.graph.as_default():
             return [tf.identity(tensor, name="embedding") for tensor in tensors]
@@ -183,6 +208,8 @@ class _Run:
                     )
         if (simpler := self._simplified(op, inputs)) is not None:
             return simpler
+        if self.vocabulary and (simpler := self._of_ids(op, inputs) or self._of_mask(op, inputs)) is not None:
+            return simpler
         if op.inputs and all(isinstance(tensor, np.ndarray) for tensor in inputs):
             folded = self._folded(op, inputs)
             if folded is not None:
@@ -229,6 +256,9 @@ class _Run:
 
     def _simplified(self, op: Any, inputs: list[Any]) -> list[Any] | None:
         """A product with zeros is zeros, a sum with zeros the other: a recurrent layer begins with a state of zeros."""
+        if op.type == "ZerosLike" and isinstance(inputs[0], tf.Tensor) and inputs[0].shape.is_fully_defined():
+            return [np.zeros(inputs[0].shape, np.float32 if op.outputs[0].dtype in _FLOATS else
+                             op.outputs[0].dtype.as_numpy_dtype)]  # fmt: skip
         if op.type not in ("Mul", "AddV2") or op.outputs[0].dtype not in _FLOATS:
             return None
         for one, other in (inputs, inputs[::-1]):
@@ -236,6 +266,56 @@ class _Run:
                 static = other.shape.is_fully_defined() and np.broadcast_shapes(one.shape, other.shape) == other.shape
                 if static:
                     return [other] if op.type == "AddV2" else [np.zeros(other.shape, one.dtype)]
+        return None
+
+    def _of_ids(self, op: Any, inputs: list[Any]) -> list[Any] | None:
+        """What is done to token ids, without its detours.
+
+        A model of Keras' default Input takes them as real numbers, and makes whole ones of them again. An Embedding
+        moves ids below 0 behind the others, and there are none.
+        """
+        if not inputs or not isinstance(inputs[0], tf.Tensor):
+            return None
+        if op.type in ("NotEqual", "Equal") and inputs[0] is self.placeholder and isinstance(inputs[1], np.ndarray):
+            if inputs[1].size != 1 or self.vocabulary is None:
+                return None
+            table = (np.arange(self.vocabulary) == inputs[1].item()) == (op.type == "Equal")
+            with self.graph.as_default():
+                return [_Mask(tf.gather(tf.constant(table.astype(np.float32)), self.placeholder))]
+        if op.type == "Cast" and op.outputs[0].dtype in _WHOLE and inputs[0].op.type == "Cast":
+            before = inputs[0].op.inputs[0]
+            if before.dtype in _WHOLE and before.dtype == op.outputs[0].dtype:
+                return [before]
+        below = inputs[0].op
+        if op.type in ("Select", "SelectV2") and below.type == "Less" and below.inputs[0] is self.placeholder:
+            zero = tf.get_static_value(below.inputs[1])
+            if zero is not None and not np.any(zero):
+                return [inputs[2]]
+        return None
+
+    def _of_mask(self, op: Any, inputs: list[Any]) -> list[Any] | None:
+        """What is done to a mask, done to its ones and zeros."""
+        if not any(isinstance(value, _Mask) for value in inputs):
+            return None
+        first, real = inputs[0], op.outputs[0].dtype in _FLOATS
+        with self.graph.as_default():
+            if op.type == "Cast" and real:
+                return [first.ones]
+            if op.type == "LogicalNot":
+                return [_Mask(1.0 - first.ones)]
+            if op.type == "LogicalAnd" and all(isinstance(value, _Mask) for value in inputs):
+                return [_Mask(inputs[0].ones * inputs[1].ones)]
+            same = op.type == "SelectV2" or len({tuple(one.shape) for one in op.inputs if one.shape.rank}) == 1
+            if op.type in ("Select", "SelectV2") and same and real and not any(
+                isinstance(value, _Mask) for value in inputs[1:]
+            ):  # fmt: skip
+                if isinstance(inputs[2], np.ndarray) and not inputs[2].any():
+                    return [first.ones * self._tensor(inputs[1])]
+                one, other = (self._tensor(value) for value in inputs[1:])
+                return [other + first.ones * (one - other)]
+        if op.type in _SHAPED and all(isinstance(value, (_Mask, np.ndarray)) for value in inputs):
+            tensors = [value.ones if isinstance(value, _Mask) else self._tensor(value) for value in inputs]
+            return [_Mask(one) for one in self._copy(self.graph, op, tensors, real=True).outputs]
         return None
 
     def _call(self, name: str, inputs: list[Any]) -> list[Any]:
@@ -279,6 +359,10 @@ class _Run:
             return _TensorList([None] * count, inputs[0], op.get_attr("element_dtype"))
         if kind == "TensorListFromTensor":
             value = inputs[0]
+            if isinstance(value, _Mask):
+                with self.graph.as_default():
+                    parts = [_Mask(part) for part in tf.unstack(value.ones)]
+                return _TensorList(parts, inputs[1], op.get_attr("element_dtype"))
             if isinstance(value, np.ndarray):
                 return _TensorList(list(value), inputs[1], op.get_attr("element_dtype"))
             with self.graph.as_default():
@@ -340,17 +424,20 @@ class _Run:
                 values.append(np.asarray(value))
         return values
 
-    def _copy(self, graph: Any, op: Any, tensors: list[Any]) -> Any:
+    def _copy(self, graph: Any, op: Any, tensors: list[Any], *, real: bool = False) -> Any:
+        """The operation again; ``real``: of what were truth values, in real numbers."""
         attributes = {name: value for name, value in op.node_def.attr.items() if not name.startswith("_")}
         types = [tensor.dtype for tensor in op.outputs]
         if graph is self.graph:
-            attributes = {name: _single(value) for name, value in attributes.items()}
-            types = [tf.float32 if kind in _FLOATS else kind for kind in types]
+            attributes = {name: _single(value, real=real) for name, value in attributes.items()}
+            types = [tf.float32 if kind in _FLOATS or (real and kind == tf.bool) else kind for kind in types]
         with graph.as_default():
             # Names come from layers, so that messages of the converter can be read.
             return graph.create_op(op.type, tensors, types, name=op.name.replace("^", "_"), attrs=attributes)
 
     def _symbol(self, value: Any) -> Any:
+        if isinstance(value, _Mask):
+            return value.ones
         return self.placeholder if isinstance(value, Affine) else value
 
     def _tensor(self, value: Any) -> Any:
@@ -360,6 +447,9 @@ class _Run:
                 with self.graph.as_default():
                     self._constants[id(value)] = (tf.constant(value.astype(np.float32) if real else value), value)
             return self._constants[id(value)][0]
+        if isinstance(value, _Mask):  # a truth value after all, for what is not known above
+            with self.graph.as_default():
+                return tf.greater(value.ones, 0.5)
         if not isinstance(value, Affine):
             return value
         self.uses.append(value)
@@ -421,16 +511,16 @@ def _nudged(low: Any, high: Any, bits: int, narrow: bool) -> tuple[Any, Any]:
     return ((first - zero) * scale).astype(np.float32), ((last - zero) * scale).astype(np.float32)
 
 
-def _single(attribute: Any) -> Any:
+def _single(attribute: Any, *, real: bool = False) -> Any:
     """An attribute of an operation, with float32 where it names another type of real numbers."""
-    real = {each_float.as_datatype_enum for each_float in _FLOATS}
-    if attribute.type in real or any(one in real for one in attribute.list.type):
+    reals = {each_float.as_datatype_enum for each_float in (*_FLOATS, *((tf.bool,) if real else ()))}
+    if attribute.type in reals or any(one in reals for one in attribute.list.type):
         changed = type(attribute)()
         changed.CopyFrom(attribute)
-        if attribute.type in real:
+        if attribute.type in reals:
             changed.type = tf.float32.as_datatype_enum
         for at, one in enumerate(attribute.list.type):
-            changed.list.type[at] = tf.float32.as_datatype_enum if one in real else one
+            changed.list.type[at] = tf.float32.as_datatype_enum if one in reals else one
         return changed
     return attribute
 

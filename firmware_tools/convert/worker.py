@@ -123,6 +123,7 @@ class _Conversion:
             renames=self.job.renames,
             front_end=self.job.front_end,
             quantities=0 if self.task == REGRESSION else None,
+            vocabulary=source.vocabulary,
         )
         for line in data.accounts:
             self.progress(line)
@@ -149,7 +150,7 @@ class _Conversion:
         else:
             names = output_names(self.job, data, self.where)
         if data.evaluation is not None:
-            dataset.check(data.evaluation, source.input_shape, len(names))
+            dataset.check(data.evaluation, source.input_shape, len(names), source.vocabulary)
         self._part(source, len(names))
         backbone, facts = self._backbone(source, data)
         whole = isinstance(source, Extractor) and source.cut is None and facts.operators[-1].name == "FULLY_CONNECTED"
@@ -176,7 +177,13 @@ class _Conversion:
             head=head_spec,
             files={path: record_of(self.folder / path) for path in self._files()},
             provenance=self._provenance(source, facts, data, start.note) | figures | self._input_record(backbone, data),
-            schema=schema_of(backbone.preprocessing, None, self.job.objective, tail=self.tail is not None),
+            schema=schema_of(
+                backbone.preprocessing,
+                None,
+                self.job.objective,
+                tail=self.tail is not None,
+                tokens=backbone.spec.vocabulary is not None,
+            ),
         )
         (self.folder / MANIFEST_FILE).write_text(manifest.to_json())
         self._try(backbone, data)
@@ -235,7 +242,7 @@ class _Conversion:
         if job.kind == "tflite":
             if job.input_shape is not None:
                 raise UsageError("--input-shape: a .tflite has a fixed one", where=self.where)
-            return open_tflite(self.path, cut=job.cut)
+            return open_tflite(self.path, cut=job.cut, signature=job.signature)
         if job.kind == "saved_model":
             from firmware_tools.convert.sources.saved_model_source import open_saved_model
 
@@ -247,10 +254,12 @@ class _Conversion:
         return open_keras(self.path, cut=job.cut, input_shape=job.input_shape, residual=residual)
 
     def _preprocessing(self, source: FloatModel | Extractor) -> Preprocessing:
-        choice = self.job.preprocess or (STRAIGHT if isinstance(source, Extractor) else "none")
+        plain = isinstance(source, FloatModel) or source.vocabulary is not None
+        choice = self.job.preprocess or ("none" if plain else STRAIGHT)
         if choice != "none" and isinstance(source, FloatModel) and source.takes != "float32":
-            raise UsageError(f"--preprocess {choice}: the model takes {source.takes} and scales it itself",
-                             where=self.where, fix="leave --preprocess out")  # fmt: skip
+            does = f"takes {source.takes} and scales it itself"
+            does = does if source.vocabulary is None else "looks token ids up, and nothing scales them"
+            raise UsageError(f"--preprocess {choice}: the model {does}", where=self.where, fix="leave --preprocess out")
         if choice != STRAIGHT:
             return Preprocessing(*PREPROCESSING[choice])
         if not isinstance(source, Extractor):
@@ -275,7 +284,7 @@ class _Conversion:
                     where=self.where, fix="give its float .tflite, .keras, .h5 or SavedModel",
                 )  # fmt: skip
             path.write_bytes(source.content)
-            spec = backbone_spec(source.facts, source.input_shape, BACKBONE_FILE)
+            spec = backbone_spec(source.facts, source.input_shape, BACKBONE_FILE, source.vocabulary)
             try:
                 return Backbone.from_file(path, spec, rule), source.facts
             except ModelError as error:

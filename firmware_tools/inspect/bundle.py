@@ -44,6 +44,7 @@ def report(job: dict[str, Any], progress: Progress) -> dict[str, Any]:
         "name": manifest.name,
         "classes": list(manifest.classes),
         "preprocessing": dataclasses.asdict(manifest.preprocessing),
+        "vocabulary": manifest.backbone.vocabulary,
         "files": {name: dataclasses.asdict(record) for name, record in sorted(manifest.files.items())},
         "backbone": _backbone_facts(backbone),
         "edge_tpu": _twin_facts(bundle),

@@ -21,7 +21,10 @@ def lines(report: Mapping[str, Any]) -> Iterator[str]:
     rule = report["preprocessing"]
     channels = rule.get("per_channel")
     also = f", then per channel ({len(channels['multiply'])}) a factor and an offset" if channels else ""
-    yield f"input      real = raw x {rule['multiply']:.6g} + {rule['add']:.6g}{also}"
+    if (words := report.get("vocabulary")) is not None:
+        yield f"input      token ids, 0 to {words - 1}"
+    else:
+        yield f"input      real = raw x {rule['multiply']:.6g} + {rule['add']:.6g}{also}"
     for name, record in report["files"].items():
         yield f"file       {name:<16} {_size(record['size_bytes']):>9}   sha256 {record['sha256'][:16]}... as declared"
     yield from _backbone(report["backbone"])

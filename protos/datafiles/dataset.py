@@ -21,12 +21,14 @@ from numpy.typing import NDArray
 from protos.datafiles.account import Remark, listed
 from protos.datafiles.formats import collected, folder, idx, npz, sound, table
 from protos.datafiles.formats.columns import Array, Choose, Columns
-from protos.datafiles.front_end import FrontEnd, LogMel, Windows
+from protos.datafiles.front_end import FrontEnd, LogMel, TableRows, Windows
 from protos.datafiles.lazy import Known
+from protos.datafiles.rows import are_token_ids
 from protos.datafiles.stored import Rows, StoredRows
 from protos.errors import DataError, EmptyShardError, LabelError, NonFiniteError, ShapeError, UsageError
 from protos.progress import progressed
 
+_TOKENISER = "number the words as the model's tokeniser does; its unknown words have an id, too"
 _SHARD_SEED = 0
 _BLOCK_BYTES = 1 << 22
 
@@ -136,7 +138,7 @@ def load(
             raise DataError("holds classes, and a regression needs quantities", where=str(path), fix=fix)
     if isinstance(front_end, LogMel) and path.is_dir():
         return _dataset(sound.read(path, choose, front_end, classes, renames, tolerant=tolerant), path)
-    if isinstance(front_end, Windows) and (path.is_dir() or (path.exists() and table.is_table(path))):
+    if isinstance(front_end, (Windows, TableRows)) and (path.is_dir() or (path.exists() and table.is_table(path))):
         return _dataset(table.read(path, choose, front_end, classes, renames, tolerant=tolerant), path)
     if not decoded and front_end is None and (count := _only_a_model_can_read(path)):
         # Listed: what becomes of them, the model's front end says.
@@ -173,8 +175,8 @@ def load(
 
 _OTHER_KINDS = {
     **dict.fromkeys((".zip", ".tar", ".tgz", ".gz", ".xz", ".7z", ".rar"), "unpack it, and give the folder"),
-    **dict.fromkeys((".csv", ".tsv"), "a table is cut into windows by a front end of the bundle: see convert "
-                    "--front-end; else save numpy.savez('FILE.npz', x=..., y=...)"),
+    **dict.fromkeys((".csv", ".tsv"), "a table needs a front end of the bundle: see convert --front-end (rows, where "
+                    "each is an example; windows of a series); else save numpy.savez('FILE.npz', x=..., y=...)"),
     **dict.fromkeys((".xlsx", ".xls", ".ods"), "save its table as CSV"),
     ".npy": "save it with its labels: numpy.savez('FILE.npz', x=numpy.load(...), y=...)",
     **dict.fromkeys((".pkl", ".pickle", ".pt", ".pth", ".parquet", ".json", ".h5", ".hdf5", ".mat", ".tfrecord"),
@@ -250,13 +252,16 @@ def fitted(dataset: Dataset, input_shape: Sequence[int]) -> Dataset:
     )
 
 
-def check(dataset: Dataset, input_shape: Sequence[int], class_count: int) -> None:
+def check(dataset: Dataset, input_shape: Sequence[int], class_count: int, vocabulary: int | None = None) -> None:
     """Return when a model can train on this data, else say what is wrong with which example.
+
+    Args:
+        vocabulary: of a model that takes token ids.
 
     Raises:
         EmptyShardError: there is no example.
         ShapeError: x, y and is_test disagree, or the shape is not the model's (`fitted` makes up for ones).
-        DataError: x is neither uint8 nor float32.
+        DataError: x is neither uint8 nor float32, or holds what is no token id of the vocabulary.
         LabelError: a label outside 0..class_count-1.
         NonFiniteError: NaN or infinity in x.
     """
@@ -268,6 +273,9 @@ def check(dataset: Dataset, input_shape: Sequence[int], class_count: int) -> Non
             fix="store one of each per example",
         )
     if not len(dataset):
+        if dataset.set_aside:
+            fix = _TOKENISER if vocabulary is not None else "mend them"
+            raise EmptyShardError(f"has no good example: {listed(dataset.set_aside)}", where=where, fix=fix)
         raise EmptyShardError("has no example", where=where, fix="give a shard that has some")
     if dataset.held.dtype not in (np.uint8, np.float32):
         raise DataError(f"`x` is {dataset.held.dtype}", where=where, fix="store `x` as uint8 or float32")
@@ -281,6 +289,11 @@ def check(dataset: Dataset, input_shape: Sequence[int], class_count: int) -> Non
             where=where,
             fix=f"number the classes from 0, or use a bundle with more than {class_count} classes",
         )
+    if vocabulary is not None and (strange := _not_ids(held, vocabulary)).any():
+        raise DataError(
+            f"{int(strange.sum())} of {len(dataset)} examples hold a token id outside 0..{vocabulary - 1}, first "
+            f"example {int(np.argmax(strange))}", where=where, fix=_TOKENISER,
+        )  # fmt: skip
     if held.dtype == np.float32:
         bad = _first_not_finite(held)
         if bad is not None:
@@ -300,12 +313,14 @@ def _check_quantities(dataset: Dataset, count: int) -> None:
         )
 
 
-def screened(dataset: Dataset, class_count: int | None) -> Dataset:
+def screened(dataset: Dataset, class_count: int | None, vocabulary: int | None = None) -> Dataset:
     """The examples that a model can train on; what is left out is counted in `set_aside`.
 
     Args:
         class_count: labels are 0..class_count-1; None asks only for a label.
+        vocabulary: of a model that takes token ids.
     """
+    dataset = in_vocabulary(dataset, vocabulary)
     remarks = list(dataset.set_aside)
     if dataset.y.ndim == 2:
         bad = ~np.isfinite(dataset.y).all(axis=1)
@@ -328,6 +343,33 @@ def screened(dataset: Dataset, class_count: int | None) -> Dataset:
     if not bad.any():
         return dataset
     return replace(dataset.select(np.flatnonzero(~bad)), set_aside=tuple(remarks))
+
+
+def in_vocabulary(dataset: Dataset, vocabulary: int | None) -> Dataset:
+    """The examples whose token ids are all 0 to ``vocabulary`` - 1; the others are counted in `set_aside`.
+
+    Args:
+        vocabulary: None where the model takes no token ids, and nothing is done.
+    """
+    if vocabulary is None or not len(dataset):
+        return dataset
+    strange = _not_ids(dataset.held, vocabulary)
+    if not strange.any():
+        return dataset
+    remark = Remark(_no_ids(vocabulary), int(strange.sum()), f"example {int(np.argmax(strange))}")
+    return replace(dataset.select(np.flatnonzero(~strange)), set_aside=(*dataset.set_aside, remark))
+
+
+def _no_ids(vocabulary: int) -> str:
+    return f"with a token id outside 0..{vocabulary - 1}"
+
+
+def _not_ids(held: Rows, vocabulary: int) -> NDArray[np.bool_]:
+    """Which examples hold a value that is no whole number from 0 to ``vocabulary`` - 1, NaN and infinity too."""
+    if held.dtype == np.uint8 and vocabulary > np.iinfo(np.uint8).max:
+        return np.zeros(len(held), np.bool_)
+    found = [~are_token_ids(block.reshape(len(block), -1), vocabulary).all(axis=1) for block in blocks(held)]
+    return np.concatenate(found) if found else np.zeros(0, np.bool_)
 
 
 def _not_finite(held: Rows) -> NDArray[np.bool_]:

@@ -1,10 +1,12 @@
-"""What stands before a model whose examples are no arrays: sound to a log-mel picture, a table to windows of a series.
+"""What stands before a model whose examples are no arrays: sound to a log-mel picture, a table to rows, or to
+windows of a series.
 
 A bundle says it in one line, in the provenance of its manifest (``front_end``), so that every device makes the very
 same values of its recordings as the conversion did of its examples:
 
     log-mel rate=16000 frame=512 hop=256 bins=40 frames=61
     windows length=128 hop=64 columns=ax,ay,az label=activity
+    rows width=20 label=topic
 
 Values are float32. Everything else of a model's preprocessing comes after it.
 """
@@ -21,7 +23,7 @@ from numpy.typing import NDArray
 
 from protos.errors import UsageError
 
-__all__ = ["KEY", "FrontEnd", "LogMel", "Windows", "declared", "front_end_of", "log_mel"]
+__all__ = ["KEY", "FrontEnd", "LogMel", "TableRows", "Windows", "declared", "front_end_of", "log_mel"]
 
 KEY = "front_end"
 """In the provenance of a manifest."""
@@ -77,11 +79,29 @@ class Windows:
         return self.length, len(self.columns)
 
 
-FrontEnd = LogMel | Windows
+@dataclass(frozen=True)
+class TableRows:
+    """Rows of a table, each an example of its own, [width]: the numbers beside the class, in the order of the columns.
+
+    Attributes:
+        label: name of the column with the class.
+    """
+
+    width: int
+    label: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one example."""
+        return (self.width,)
+
+
+FrontEnd = LogMel | Windows | TableRows
 _NUMBERS = {
     "log-mel": {"rate": (1000, 192_000), "frame": (16, 1 << 16), "hop": (1, 1 << 16), "bins": (2, 512),
                 "frames": (1, 1 << 14)},
     "windows": {"length": (1, 1 << 20), "hop": (1, 1 << 20)},
+    "rows": {"width": (1, 1 << 16)},
 }  # fmt: skip
 
 
@@ -95,7 +115,10 @@ def front_end_of(text: str) -> FrontEnd:
     (128, 2)
     """
     kind, *words = text.split()[:20] or [""]
-    fix = "write it like: log-mel rate=16000 frame=512 hop=256 bins=40 frames=61; windows length=128 hop=64 columns=x,y"
+    fix = (
+        "write it like: log-mel rate=16000 frame=512 hop=256 bins=40 frames=61; windows length=128 hop=64 columns=x,y; "
+        "rows width=20 label=topic"
+    )
     if kind not in _NUMBERS:
         raise UsageError(f"{kind[:40]!r} is no front end", where=KEY, fix=fix)
     said = dict(word.partition("=")[::2] for word in words)
@@ -107,6 +130,8 @@ def front_end_of(text: str) -> FrontEnd:
         numbers[name] = int(value)
     if kind == "log-mel":
         made: FrontEnd = LogMel(**numbers)
+    elif kind == "rows":
+        made = TableRows(label=said.pop("label", "label"), **numbers)
     else:
         columns = tuple(part for part in said.pop("columns", "").split(",") if part)
         if not columns or len(set(columns)) != len(columns):

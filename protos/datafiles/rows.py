@@ -37,6 +37,12 @@ def kept_dtype(stored: np.dtype[Any], where: str) -> np.dtype[Any]:
     raise DataError(f"`x` holds {stored} values", where=where, fix="store `x` as uint8 or float32")
 
 
+def are_token_ids(values: NDArray[Any], vocabulary: int) -> NDArray[np.bool_]:
+    """Which values are whole numbers from 0 to ``vocabulary`` - 1: bool, of their shape. NaN and infinity are not."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray((values >= 0) & (values < vocabulary) & (values == np.floor(values)))
+
+
 def read_exactly(stream: Readable, size: int) -> bytes:
     """`size` bytes.
 

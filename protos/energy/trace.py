@@ -22,7 +22,6 @@ import numpy.typing as npt
 from protos.energy.uncertainty import UncertaintyTerm
 
 __all__ = [
-    "BUNDLE_CAME",
     "UNUSABLE",
     "Floats",
     "Mark",
@@ -56,10 +55,6 @@ class Phase(StrEnum):
     def is_work(self) -> bool:
         """Whether its joules are those of a round, and count against budgets."""
         return self not in (Phase.IDLE, Phase.INFER)
-
-
-BUNDLE_CAME = "bundle"
-"""Flag of the joules of RECEIVE when a bundle came in besides the order."""
 
 
 class SampleFlag(IntFlag):

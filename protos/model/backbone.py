@@ -13,24 +13,30 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from protos.errors import ModelError, NonFiniteError, ShapeError
+from protos.datafiles.rows import are_token_ids
+from protos.errors import DataError, ModelError, NonFiniteError, ShapeError
 from protos.model.bundle import Bundle
 from protos.model.edge_tpu import ACCELERATOR, EdgeTpu, EdgeTpuError
 from protos.model.engine import EngineIdentity, delegate_of, engine_identity, open_interpreter
-from protos.model.manifest import BackboneSpec, Preprocessing
+from protos.model.manifest import TOKENS, BackboneSpec, Preprocessing
 from protos.progress import progressed
 
 _TABLE_CHANNELS = 16
 QuantisedArray = npt.NDArray[np.int8] | npt.NDArray[np.uint8]
+InputArray = QuantisedArray | npt.NDArray[np.int32]
 
 
-def quantise(
-    values: npt.ArrayLike, spec: BackboneSpec, preprocessing: Preprocessing
-) -> npt.NDArray[np.int8] | npt.NDArray[np.uint8]:
+def quantise(values: npt.ArrayLike, spec: BackboneSpec, preprocessing: Preprocessing) -> InputArray:
     """Raw values [..., C] as the integers that the backbone takes: preprocess, scale, round half away from zero, clip.
 
     Rounding is that of TFLite's QUANTIZE operator. Computed in float64, so that every machine gets the same integers.
+    Token ids stay what they are.
+
+    Raises:
+        DataError: a value where a token id is needed that is none of the vocabulary's.
     """
+    if spec.vocabulary is not None:
+        return _ids(np.asarray(values), spec.vocabulary)
     real = np.asarray(values, np.float64) * preprocessing.multiply + preprocessing.add
     if preprocessing.per_channel is not None:
         real = real * preprocessing.per_channel.multiply + preprocessing.per_channel.add
@@ -41,14 +47,27 @@ def quantise(
     return result
 
 
+def _ids(values: npt.NDArray[Any], vocabulary: int) -> npt.NDArray[np.int32]:
+    good = are_token_ids(values, vocabulary)
+    if not good.all():
+        raise DataError(
+            f"{float(values[~good].flat[0]):g} is no token id from 0 to {vocabulary - 1}",
+            fix="number the words as the model's tokeniser does; its unknown words have an id, too",
+        )
+    return np.asarray(values, np.int32)
+
+
 def _table(spec: BackboneSpec, preprocessing: Preprocessing) -> QuantisedArray | None:
-    """What each raw uint8 value becomes: [256], or [256, C] where channels differ and are few."""
-    if preprocessing.per_channel is None:
-        return quantise(np.arange(256), spec, preprocessing)
-    channels = spec.input_shape[-1]
-    if channels > _TABLE_CHANNELS:
+    """What each raw uint8 value becomes: [256], or [256, C] where channels differ and are few; None of token ids."""
+    if spec.vocabulary is not None:
         return None
-    return quantise(np.broadcast_to(np.arange(256)[:, None], (256, channels)), spec, preprocessing)
+    values, channels = np.arange(256), spec.input_shape[-1]
+    if preprocessing.per_channel is not None:
+        if channels > _TABLE_CHANNELS:
+            return None
+        values = np.broadcast_to(values[:, None], (256, channels))
+    table: QuantisedArray = quantise(values, spec, preprocessing).astype(spec.input_dtype)
+    return table
 
 
 class Backbone:
@@ -114,7 +133,9 @@ class Backbone:
                 raise kind(f"has {len(details)} {end}s, a backbone has one", where=self._where)
             one: dict[str, Any] = details[0]
             found = (np.dtype(one["dtype"]).name, int(np.prod(one["shape"])), one["quantization"])
-            if found[:2] != (dtype, count) or found[2] != (np.float32(scale), zero):
+            # Integers that stand for themselves have no scale in the file.
+            wanted = (0.0, 0) if dtype == TOKENS else (np.float32(scale), zero)
+            if found[:2] != (dtype, count) or found[2] != wanted:
                 raise kind(
                     f"its {end} is {found[0]} x {found[1]}, scale and zero point {found[2]}; the manifest says "
                     f"{dtype} x {count}, ({scale}, {zero})",
@@ -128,7 +149,8 @@ class Backbone:
         """Embeddings of raw examples, in the integers of the backbone's output.
 
         Args:
-            x: uint8 or floating [N, *input_shape], before preprocessing; a trailing dimension of 1 may be absent.
+            x: uint8 or floating [N, *input_shape], before preprocessing; a trailing dimension of 1 may be absent. Token
+                ids: any whole numbers.
 
         Returns:
             int8 or uint8 [N, D], as the manifest says.
@@ -136,13 +158,14 @@ class Backbone:
         Raises:
             ShapeError: another shape or dtype.
             NonFiniteError: NaN or infinity in the examples.
+            DataError: a token id outside the vocabulary.
             EdgeTpuError: the Edge TPU fails in the middle of its work.
         """
         x = np.asarray(x)
         shape = self.spec.input_shape
         if x.shape[1:] != shape and (*x.shape[1:], 1) != shape:
             raise ShapeError(f"examples have shape {list(x.shape[1:])}, the model takes {list(shape)}")
-        if x.dtype != np.uint8 and x.dtype.kind != "f":
+        if x.dtype != np.uint8 and x.dtype.kind != "f" and (self.spec.vocabulary is None or x.dtype.kind not in "iu"):
             raise ShapeError(f"examples are {x.dtype}; the model takes uint8 or float32")
         embeddings: QuantisedArray = np.empty((len(x), self.spec.embedding_width), self.spec.output_dtype)
         interpreter, source, target = self._interpreter, self._input, self._output
@@ -162,16 +185,18 @@ class Backbone:
             words = " ".join(str(error).split())[:200]
             raise EdgeTpuError(f"fails at its work: {words}", where=self._edge_tpu.library) from error
 
-    def _quantise_one(self, example: npt.NDArray[Any], index: int) -> QuantisedArray:
+    def _quantise_one(self, example: npt.NDArray[Any], index: int) -> InputArray:
         if example.dtype == np.uint8 and self._table is not None:
             place = example if self._table.ndim == 1 else (example, np.arange(self._table.shape[1]))
             looked_up: QuantisedArray = self._table[place].reshape(self._batch_shape)
             return looked_up
         if not np.isfinite(example).all():
             raise NonFiniteError(f"example {index} holds NaN or infinity")
-        return quantise(example.reshape(self.spec.input_shape), self.spec, self.preprocessing).reshape(
-            self._batch_shape
-        )
+        try:
+            codes = quantise(example.reshape(self.spec.input_shape), self.spec, self.preprocessing)
+        except DataError as error:
+            raise DataError(f"example {index}: {error.what}", where=error.where, fix=error.fix) from error
+        return codes.reshape(self._batch_shape)
 
     def dequantise(self, q: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Real values of embeddings: ``(q - zero_point) * scale``, float32 [N, D]. What the head takes."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from protos.errors import ModelError, NonFiniteError, ShapeError
+from protos.errors import DataError, ModelError, NonFiniteError, ShapeError
 from protos.model import flatbuffer
 from protos.model.engine import open_interpreter
 from protos.model.task import ANOMALY, CLASSIFICATION, REGRESSION, scores_of
@@ -61,11 +61,13 @@ class Exported:
         """What the model says of raw examples.
 
         Args:
-            x: uint8 or real [N, ...], as the bundle was calibrated on them, in the size of the model's input.
+            x: uint8 or real [N, ...] (of texts: token ids), as the bundle was calibrated on them, in the size of the
+                model's input.
 
         Raises:
             ShapeError: examples of another size.
             NonFiniteError: NaN or infinity in them.
+            DataError: a token id outside the vocabulary.
         """
         shape = tuple(int(size) for size in self._given["shape"])
         if x[:1].size not in (0, int(np.prod(shape))):
@@ -89,6 +91,15 @@ class Exported:
         real = raw.astype(np.float64) * rule["multiply"] + rule["add"]
         if (channels := rule.get("per_channel")) is not None:
             real = real * channels["multiply"] + channels["add"]
+        if self.notes.get("vocabulary") is not None:
+            bad = real[(real < 0) | (real >= self.notes["vocabulary"]) | (real != np.floor(real))]
+            if bad.size:
+                raise DataError(
+                    f"{bad.flat[0]:g} is no token id from 0 to {self.notes['vocabulary'] - 1}", where=self._where,
+                    fix="number the words as the model's tokeniser does",
+                )  # fmt: skip
+            ids: npt.NDArray[Any] = real.astype(self._given["dtype"])
+            return ids
         scale, zero = self._given["quantization"]
         steps = real / scale
         limits = np.iinfo(self._given["dtype"])

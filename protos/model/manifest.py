@@ -5,8 +5,8 @@ spaces), and the manifest holds the SHA-256 of every other file. Two ends that n
 the same bytes. There is no time stamp in it, so that the same conversion gives the same identity.
 
 A bundle with a twin for the Edge TPU has a schema of its own, and so has one whose preprocessing differs by channel,
-and one whose head is no classifier, and one that trains layers in front of its head: software that knows nothing of
-these refuses them by the name of the schema, and every other bundle keeps its identity.
+and one whose head is no classifier, one that trains layers in front of its head, and one that takes token ids: software
+that knows nothing of these refuses them by the name of the schema, and every other bundle keeps its identity.
 
 Reading is strict: unknown keys, missing keys, wrong types and values that contradict each other are refused,
 since a key that is dropped silently would change the identity.
@@ -33,11 +33,16 @@ CHANNEL_SCHEMA = "edgejoule.bundle/3"
 TASK_SCHEMA = "edgejoule.bundle/4"
 DIFFUSION_SCHEMA = "edgejoule.bundle/5"
 TAIL_SCHEMA = "edgejoule.bundle/6"
-_SCHEMAS = (SCHEMA, TWIN_SCHEMA, CHANNEL_SCHEMA, TASK_SCHEMA, DIFFUSION_SCHEMA, TAIL_SCHEMA)
+TOKEN_SCHEMA = "edgejoule.bundle/7"
+_SCHEMAS = (SCHEMA, TWIN_SCHEMA, CHANNEL_SCHEMA, TASK_SCHEMA, DIFFUSION_SCHEMA, TAIL_SCHEMA, TOKEN_SCHEMA)
 MANIFEST_FILE = "manifest.json"
 MAX_MANIFEST_BYTES = 1 << 20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ +-]{0,99}")
 _INTEGER_RANGE = {"int8": (-128, 127), "uint8": (0, 255)}
+TOKENS = "int32"
+"""Type of an input of token ids."""
+# Ids up to here are whole numbers of float32, which data travel as.
+MOST_TOKENS = 1 << 24
 
 
 def brief(bundle_id: str) -> str:
@@ -87,7 +92,8 @@ class Preprocessing:
 class BackboneSpec:
     """The frozen integer network. ``real = (quantised - zero_point) * scale`` at both ends.
 
-    ``input_shape`` leaves the batch out; ``macs`` is multiply-accumulates per example, if counted.
+    ``input_shape`` leaves the batch out; ``macs`` is multiply-accumulates per example, if counted. An input of token
+    ids is int32, of scale 1 and zero point 0, and ids are 0 to ``vocabulary`` - 1; None: it takes real numbers.
     """
 
     file: str
@@ -100,6 +106,7 @@ class BackboneSpec:
     output_scale: float
     output_zero_point: int
     macs: int | None = None
+    vocabulary: int | None = dataclasses.field(default=None, metadata=LEFT_OUT)
 
     def __post_init__(self) -> None:
         require(_plain_file_name(self.file), f"backbone.file {self.file!r} is not a plain file name")
@@ -109,10 +116,14 @@ class BackboneSpec:
         )
         require(math.prod(self.input_shape) <= 1 << 26, "backbone.input_shape is larger than 64 Mi values")
         require(1 <= self.embedding_width <= 1 << 20, "backbone.embedding_width must be in 1..1048576")
-        for end, dtype, scale, zero in (
-            ("input", self.input_dtype, self.input_scale, self.input_zero_point),
-            ("output", self.output_dtype, self.output_scale, self.output_zero_point),
-        ):
+        ends = [("output", self.output_dtype, self.output_scale, self.output_zero_point)]
+        if self.vocabulary is None:
+            ends.insert(0, ("input", self.input_dtype, self.input_scale, self.input_zero_point))
+        else:
+            found = (self.input_dtype, self.input_scale, self.input_zero_point)
+            require(found == (TOKENS, 1.0, 0), f"backbone: token ids are {TOKENS} of scale 1 and zero point 0")
+            require(1 <= self.vocabulary <= MOST_TOKENS, f"backbone.vocabulary must be in 1..{MOST_TOKENS}")
+        for end, dtype, scale, zero in ends:
             require(dtype in _INTEGER_RANGE, f"backbone.{end}_dtype {dtype!r} must be int8 or uint8")
             require(math.isfinite(scale) and scale > 0, f"backbone.{end}_scale must be finite and positive")
             low, high = _INTEGER_RANGE[dtype]
@@ -251,8 +262,17 @@ class EdgeTpuTwin:
         )
 
 
-def schema_of(preprocessing: Preprocessing, edge_tpu: EdgeTpuTwin | None, objective: str, *, tail: bool = False) -> str:
+def schema_of(
+    preprocessing: Preprocessing,
+    edge_tpu: EdgeTpuTwin | None,
+    objective: str,
+    *,
+    tail: bool = False,
+    tokens: bool = False,
+) -> str:
     """The schema that a bundle must name, so that software which cannot use it says so."""
+    if tokens:
+        return TOKEN_SCHEMA
     if tail:
         return TAIL_SCHEMA
     if task_of(objective) == DIFFUSION:
@@ -296,15 +316,20 @@ class Manifest:
 
     def __post_init__(self) -> None:
         channels = self.preprocessing.per_channel
-        tail = self.head.tail
-        expected_schema = schema_of(self.preprocessing, self.edge_tpu, self.head.objective, tail=tail is not None)
+        tail, tokens = self.head.tail, self.backbone.vocabulary is not None
+        expected_schema = schema_of(
+            self.preprocessing, self.edge_tpu, self.head.objective, tail=tail is not None, tokens=tokens
+        )
         described = "per channel" if channels else f"{'with' if self.edge_tpu else 'without'} edge_tpu"
         described = described if self.task == CLASSIFICATION else f"for {self.task}"
         described = described if tail is None else "with a tail"
+        described = "of token ids" if tokens else described
         require(
             self.schema == expected_schema,
             f"schema is {self.schema!r}; {described} it must be {expected_schema!r}",
         )
+        require(not tokens or self.preprocessing == Preprocessing(1.0, 0.0), "token ids are not preprocessed")
+        require(not tokens or self.edge_tpu is None, "an Edge TPU takes no token ids")
         require(
             channels is None or len(channels.multiply) == self.backbone.input_shape[-1],
             "preprocessing.per_channel has another number of channels than backbone.input_shape",
@@ -348,7 +373,10 @@ class Manifest:
         files = {name: path for name, path in self.files.items() if self.edge_tpu is None or name != self.edge_tpu.file}
         require(file not in files, f"edge_tpu.file {file!r} must be a file of its own")
         twin = EdgeTpuTwin(file, files[self.backbone.file].sha256, compiler_version)
-        schema = schema_of(self.preprocessing, twin, self.head.objective, tail=self.head.tail is not None)
+        schema = schema_of(
+            self.preprocessing, twin, self.head.objective, tail=self.head.tail is not None,
+            tokens=self.backbone.vocabulary is not None,
+        )  # fmt: skip
         return dataclasses.replace(self, files={**files, file: record}, schema=schema, edge_tpu=twin)
 
     @property
@@ -402,6 +430,8 @@ class Manifest:
             del values["preprocessing"]["per_channel"]
         if self.head.tail is None:
             del values["head"]["tail"]
+        if self.backbone.vocabulary is None:
+            del values["backbone"]["vocabulary"]
         return json.dumps(
             values,
             sort_keys=True, indent=indent, separators=separators, ensure_ascii=True, allow_nan=False,

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from protos.datafiles.rows import are_token_ids
 from protos.datafiles.stored import Rows
 from protos.errors import DataError
 from protos.model.backbone import quantise
@@ -44,6 +45,7 @@ _BLIND_END, _SEEING_END = 0.98, 0.75
 _SHIFT, _WIDER, _MORE_AT_ENDS = 1.5, 2.5, 0.25
 # Raw values that go so far outside the calibrated range (a share of its width), and so many more at its ends.
 _OUTSIDE, _CLIPPED = 0.25, 0.05
+_TOKENISER = "number the words as the model's tokeniser does, or convert with --calibrate on such data"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -56,7 +58,8 @@ class InputRecord:
         levels: how many different integers occur, of 256.
         low_share, high_share: of the values, how many are the least and the greatest integer.
         mean, deviation: of the integers of each channel (last dimension); one entry for all where there are more than
-            64 channels.
+            64 channels. Of token ids the integers are 0 to 255, which part of the vocabulary an id is in, and there is
+            one entry for all: a place in a text is no channel.
     """
 
     examples: int
@@ -110,8 +113,8 @@ class _Tally:
     def __init__(self, spec: BackboneSpec, preprocessing: Preprocessing) -> None:
         self._spec, self._preprocessing = spec, preprocessing
         channels = spec.input_shape[-1]
-        self._columns = channels if channels <= _MOST_CHANNELS else 1
-        self._low = int(np.iinfo(spec.input_dtype).min)
+        self._columns = channels if channels <= _MOST_CHANNELS and spec.vocabulary is None else 1
+        self._low = int(np.iinfo(spec.input_dtype).min) if spec.vocabulary is None else 0
         self._counts = np.zeros((self._columns, _LEVELS), np.int64)
         self._examples, self._values, self._sum = 0, 0, 0.0
         self._raw_low, self._raw_high = math.inf, -math.inf
@@ -131,6 +134,8 @@ class _Tally:
         self._examples += len(raw)
         codes = quantise(raw.reshape(len(raw), *self._spec.input_shape), self._spec, self._preprocessing)
         columns = codes.reshape(-1, self._columns).astype(np.int64) - self._low
+        if self._spec.vocabulary is not None:
+            columns = columns * _LEVELS // max(self._spec.vocabulary, _LEVELS)
         for at in range(self._columns):
             self._counts[at] += np.bincount(columns[:, at], minlength=_LEVELS)
 
@@ -195,17 +200,20 @@ def compared(
             raw = np.asarray(rows[start : min(start + few, run.stop)])
             if raw.dtype.kind == "f" and not np.isfinite(raw).all():
                 return None  # the check of the data says which example it is
+            if spec.vocabulary is not None and not are_token_ids(raw, spec.vocabulary).all():
+                return None  # likewise
             tally.add(raw)
     own = tally.record()
+    values, parts = ("raw values", "input levels") if spec.vocabulary is None else ("token ids", "parts of the words")
     both = (
-        f"raw values are {_raw(own)} and use {own.levels} of 256 input levels; the bundle was calibrated on "
-        f"{_raw(known)} with {known.levels} levels"
+        f"{values} are {_raw(own)} and use {own.levels} of 256 {parts}; the bundle was calibrated on "
+        f"{_raw(known)} with {known.levels} {parts.split()[-1] if spec.vocabulary is None else 'parts'}"
     )
     if _is_blind(own, known):
         raise DataError(
             f"these examples are not like those of the bundle, and its head would guess: {both}", where=where,
             fix="store the values as the model was calibrated on them (0 to 255 is not 0 to 1), or convert with "
-            "--calibrate on such data and the right --preprocess",
+            "--calibrate on such data and the right --preprocess" if spec.vocabulary is None else _TOKENISER,
         )  # fmt: skip
     if (reason := _unlike(own, known)) is not None:
         return f"these examples are unlike those of the bundle ({reason}): {both}"

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from protos.bridge.framing import (
     MAX_FRAME,
     MAX_PAYLOAD,
+    DropCounts,
     FrameParser,
     cobs_decode,
     cobs_encode,
@@ -137,3 +138,12 @@ def test_a_hundred_thousand_random_bytes_never_raise():
 def test_a_payload_that_does_not_fit_is_refused(size):
     with pytest.raises(ValueError, match="fit a frame"):
         encode_frame(bytes(size))
+
+
+def test_noise_without_an_end_before_the_first_frame_is_counted_as_skipped_and_not_kept():
+    parser = FrameParser()
+    noise = b"\x01" * (3 * MAX_FRAME + 7)
+    for at in range(0, len(noise), 100):
+        assert parser.feed(noise[at : at + 100]) == []
+    assert parser.feed(b"\x00") == []
+    assert parser.drops == DropCounts(skipped_bytes=len(noise))

@@ -225,7 +225,8 @@ class LocalExamples:
     def _good_ones(self, bundle: Bundle | None, quantities: int | None) -> Dataset:
         """All examples but the bad ones, of which there are no more than there may be."""
         read = self._read_all(bundle, tolerant=True, quantities=quantities)
-        whole = dataset.screened(read, len(bundle.manifest.classes) if bundle else None)
+        vocabulary = bundle.manifest.backbone.vocabulary if bundle else None
+        whole = dataset.screened(read, len(bundle.manifest.classes) if bundle else None, vocabulary)
         bad = sum(remark.count for remark in whole.set_aside)
         if bad > self._bad_share * (len(whole) + bad) or (bad and not len(whole)):
             self._refuse(bundle, bad, len(whole) + bad, quantities)
@@ -387,7 +388,8 @@ def _check(data: Dataset, bundle: Bundle | None) -> None:
         classes = data.y.shape[1] if data.y.ndim == 2 else int(data.y.max(initial=0)) + 1
         dataset.check(data, data.held.shape[1:], classes)
     else:
-        dataset.check(data, bundle.manifest.backbone.input_shape, len(bundle.manifest.classes))
+        spec = bundle.manifest.backbone
+        dataset.check(data, spec.input_shape, len(bundle.manifest.classes), spec.vocabulary)
 
 
 def _never_decoded(held: Rows) -> Rows:

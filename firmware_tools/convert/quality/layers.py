@@ -44,7 +44,7 @@ def layer_quality(real: bytes, integer: bytes, inputs: Array, *, where: str) -> 
     Args:
         real: float32 .tflite.
         integer: int8 .tflite made of it.
-        inputs: float32 [N, ...], what ``real`` takes.
+        inputs: float32 [N, ...], what ``real`` takes; int32 of token ids.
     """
     graph = Graph(integer, where=where)
     matched = _matched(graph, Graph(real, where=where))
@@ -111,11 +111,15 @@ def _both(
     first, second = _opened(real), _opened(integer)
     taken = second.get_input_details()[0]
     scale, zero = taken["quantization"]
-    limits = np.iinfo(taken["dtype"])
+    limits, ids = np.iinfo(taken["dtype"]), taken["dtype"] == np.int32
     for value in inputs:
-        first.set_tensor(first.get_input_details()[0]["index"], value[None].astype(np.float32))
+        first.set_tensor(first.get_input_details()[0]["index"], value[None].astype(np.int32 if ids else np.float32))
         first.invoke()
-        codes = np.clip(np.rint(value[None] / scale) + zero, limits.min, limits.max).astype(taken["dtype"])
+        codes = (
+            value[None]
+            if ids
+            else np.clip(np.rint(value[None] / scale) + zero, limits.min, limits.max).astype(taken["dtype"])
+        )
         second.set_tensor(taken["index"], codes)
         second.invoke()
         yield {

@@ -20,6 +20,7 @@ from tensorflow.lite.python.optimize import calibrator
 
 from firmware_tools.convert.quality.graph import Graph
 from protos.model.head_algebra import Array
+from protos.model.manifest import TOKENS
 
 # schema.fbs: QUANTIZE learnt to give int16 in its second version.
 _QUANTIZE_VERSION = 2
@@ -49,10 +50,11 @@ def _with_ends(wide: bytes, narrow: Graph, *, where: str) -> bytes:
     graph.model.operatorCodes.append(code)
     opcode = len(graph.model.operatorCodes) - 1
     source, target = int(graph.graph.inputs[0]), int(graph.graph.outputs[0])
-    taken = _end(graph, source, narrow.tensor(int(narrow.graph.inputs[0])), b"input")
+    ids = narrow.type_of(int(narrow.graph.inputs[0])) == TOKENS  # taken as they are
+    taken = source if ids else _end(graph, source, narrow.tensor(int(narrow.graph.inputs[0])), b"input")
     given = _end(graph, target, narrow.tensor(int(narrow.graph.outputs[0])), b"embedding")
-    first, last = _quantise(opcode, taken, source), _quantise(opcode, target, given)
-    graph.graph.operators = [first, *graph.graph.operators, last]
+    first, last = [] if ids else [_quantise(opcode, taken, source)], _quantise(opcode, target, given)
+    graph.graph.operators = [*first, *graph.graph.operators, last]
     graph.graph.inputs, graph.graph.outputs = np.array([taken], np.int32), np.array([given], np.int32)
     graph.model.signatureDefs = []
     return graph.content()

@@ -38,7 +38,9 @@ def tuning_of(
         DataError: there are too few, or the model's own last layer guesses on them.
     """
     assert job.qat is not None
-    whole, remarked = load_tuning(job.qat, source.input_shape, data, renames=job.renames, front_end=job.front_end)
+    whole, remarked = load_tuning(
+        job.qat, source.input_shape, data, renames=job.renames, front_end=job.front_end, vocabulary=source.vocabulary
+    )
     tail = source.tail if own_tail else None
     found = whole.select(np.arange(len(whole))[chosen_rows(len(whole), _DRAWN, job.seed)])
     where = Path(whole.source).name

@@ -29,6 +29,7 @@ from firmware_tools.convert.sources.source import (
 )
 from protos.errors import ModelError
 from protos.model.head_algebra import Array, Tree
+from protos.model.manifest import TOKENS
 
 # Layers that do nothing at inference, or keep the order of the classes: a head may be followed by them.
 _IDENTITIES = ("Dropout", "GaussianNoise", "GaussianDropout", "AlphaDropout", "Identity", "SpatialDropout1D")
@@ -38,6 +39,8 @@ _STATELESS = (
     "a recurrent layer of the model keeps its state from one batch to the next (stateful=True); here each example is "
     "judged by itself, from a state of zeros"
 )
+# Layers and operators that leave whole numbers what they are.
+_KEEP_IDS = ("Cast", "Reshape", "Flatten", "Squeeze", "ExpandDims", "Identity", "Dropout", "InputLayer", "GetItem")
 _SCORES = {"Softmax": "softmax", "LogSoftmax": "log_softmax", "Sigmoid": "sigmoid"}
 _SQUASHING = ("softmax", "sigmoid", "linear", "log_softmax")
 
@@ -73,8 +76,10 @@ def open_keras(
             raise ModelError(what, where=where, fix=way)
     source = model.inputs[0]
     takes = "uint8" if source.dtype == "uint8" else "float32"
-    _refuse_token_ids(model, source, where)
-    if source.dtype not in ("float32", "float16", "bfloat16", "uint8"):
+    vocabulary = _vocabulary(model, source)
+    if vocabulary is not None:
+        takes = TOKENS
+    elif source.dtype not in ("float32", "float16", "bfloat16", "uint8"):
         raise ModelError(
             f"takes {source.dtype} values; only models of real-valued input can be quantised", where=where,
             fix="cut the part that turns them into numbers off, and export the rest as a SavedModel",
@@ -99,7 +104,8 @@ def open_keras(
 
     @tf.function(input_signature=[tf.TensorSpec([None, *shape], takes)], autograph=False)  # type: ignore[untyped-decorator]
     def embed(x: Any) -> Any:
-        return tf.cast(tf.reshape(cut_model(x, training=False), [-1, width]), tf.float32)
+        given = x if vocabulary is None else tf.cast(x, source.dtype)
+        return tf.cast(tf.reshape(cut_model(given, training=False), [-1, width]), tf.float32)
 
     return FloatModel(
         input_shape=shape,
@@ -119,37 +125,31 @@ def open_keras(
         constant=model.outputs[0].shape[-1] == 1 and _end_of(model, model.outputs[0]) in ("softmax", "Softmax"),
         residual=residual,
         notes=(_STATELESS,) if is_stateful(path) else (),
+        vocabulary=vocabulary,
     )
 
 
-def _refuse_token_ids(model: Any, source: Any, where: str) -> None:
-    """Refuse a model whose Embedding looks its input up in a table, with the way to give it what stands there.
+def _vocabulary(model: Any, source: Any) -> int | None:
+    """How many token ids the model's Embeddings look up, the least of them; None where its input goes into none.
 
-    Raises:
-        ModelError: it does so.
+    Nested models are looked into. What stands between input and Embedding may only change the type or the shape.
     """
-    for operation in model.operations:
-        fed = operation._inbound_nodes[0].input_tensors[0] if isinstance(operation, keras.layers.Embedding) else None
-        while fed is not None and fed is not source and type(_producer(fed)[0]).__name__ == "Cast":
-            fed = _producer(fed)[1][0]
-        if fed is None or fed is not source:
-            continue
-        what = (
-            f"takes token ids ({source.dtype}), which its layer {operation.name} looks up; backbones here take numbers"
-        )
-        name = f"model.get_layer({operation.name!r})"
-        try:
-            keras.Model(operation.output, model.outputs[0])
-        except ValueError:
-            behind = False  # the ids go elsewhere, too
-        else:
-            behind = not operation.mask_zero
-        if behind:
-            fix = f"keras.Model({name}.output, model.output).save('REST.keras'), and store x = {name}(ids) as its data"
-        else:
-            why = "whose padding is masked" if operation.mask_zero else "whose ids go elsewhere, too"
-            fix = f"build it with an Input of what the table holds in place of {operation.name}, {why}"
-        raise ModelError(what, where=where, fix=fix)
+    found: list[int] = []
+    ids = {id(source)}
+    for depth in sorted(model._nodes_by_depth, reverse=True):
+        for node in model._nodes_by_depth[depth]:
+            operation = node.operation
+            if not any(id(tensor) in ids for tensor in node.input_tensors):
+                continue
+            inner = _inner(operation)
+            if isinstance(operation, keras.layers.Embedding):
+                found.append(int(operation.input_dim))
+            elif inner is not None and len(inner.inputs) == 1:
+                nested = _vocabulary(inner, inner.inputs[0])
+                found += [] if nested is None else [nested]
+            elif type(operation).__name__ in _KEEP_IDS:
+                ids |= {id(tensor) for tensor in node.output_tensors}
+    return min(found, default=None)
 
 
 def _no_classifier(path: Path, model: Any) -> str | None:

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+from firmware_tools.convert.sources.fixed_batch import for_one
 from firmware_tools.convert.sources.source import (
     RESIDUAL,
     FloatModel,
@@ -25,6 +26,10 @@ from protos.model.head_algebra import Array, Tree
 _THROUGH = ("Identity", "Softmax", "LogSoftmax", "Sigmoid", "BiasAdd", "Add", "AddV2", "Reshape", "Squeeze", "Cast",
             "EnsureShape", "NoOp", "StopGradient", "PreventGradient", "Mul", "RealDiv")  # fmt: skip
 _REALS = {tf.float16, tf.bfloat16, tf.float32, tf.float64}
+_TABLES = ("GatherV2", "Gather", "ResourceGather")
+# Operations that leave token ids what they are; an Embedding moves those below 0, of which there are none.
+_KEEP_IDS = ("Identity", "StopGradient", "Cast", "Reshape", "ExpandDims", "Squeeze", "StridedSlice", "Select",
+             "SelectV2", "AddV2", "Add", "Pack", "EnsureShape", "Placeholder")  # fmt: skip
 _COPIES = ("Identity", "StopGradient", "PreventGradient", "EnsureShape")
 
 
@@ -86,6 +91,9 @@ def cut_function(
     # Loops stay operations of their own, so that they can be written out later.
     frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
     source = _only_input(frozen, where)
+    vocabulary = _vocabulary(source)
+    if vocabulary is None:
+        _require_reals(source, where)
     layers = layers or _scopes(frozen.graph)
     shape = checked_input([*source.shape.as_list()] if source.shape.rank else [], input_shape, where=where)
     several = f"has {len(frozen.outputs)} outputs" if len(frozen.outputs) != 1 else None
@@ -111,12 +119,19 @@ def cut_function(
     pruned = frozen.prune(source, tensor)
     batch = source.shape.as_list()[0]
     if batch not in (None, 1):
-        raise ModelError(f"its signature takes batches of exactly {batch}", where=where,
-                         fix="export it with a batch of None or 1")  # fmt: skip
+        one = for_one(pruned, batch, shape)
+        if one is None:
+            raise ModelError(
+                f"its signature takes batches of exactly {batch}, and mixes the examples of a batch", where=where,
+                fix="export it with a batch of None or 1: model.export(FOLDER, input_signature=[keras.InputSpec(shape="
+                "(None, ...))])",
+            )  # fmt: skip
+        pruned, batch = one, 1
     width = _width(pruned, shape, label, where)
 
     # Other real numbers are given as float32, and made what the signature takes inside.
     takes = tf.uint8 if source.dtype == tf.uint8 else tf.float32
+    takes = takes if vocabulary is None else tf.int32
 
     @tf.function(input_signature=[tf.TensorSpec([batch, *shape], takes)], autograph=False)  # type: ignore[untyped-decorator]
     def embed(x: Any) -> Any:
@@ -140,6 +155,7 @@ def cut_function(
         constant=_shape_of(frozen.outputs[0])[-1:] == [1] and _behind_shapes(frozen.outputs[0]).op.type == "Softmax",
         linear=_behind_shapes(frozen.outputs[0]).op.type in ("MatMul", "BiasAdd", "Add", "AddV2"),
         residual=residual,
+        vocabulary=vocabulary,
     )
 
 
@@ -199,13 +215,37 @@ def _only_input(frozen: Any, where: str) -> Any:
             f"its signature has {len(inputs)} inputs ({names}); only one can be cut", where=where,
             fix="export a signature of the branch that sees the data, with one input",
         )  # fmt: skip
-    if inputs[0].dtype not in (tf.float32, tf.float64, tf.float16, tf.bfloat16, tf.uint8):
-        text = inputs[0].dtype == tf.string
-        raise ModelError(
-            f"takes {inputs[0].dtype.name} values; only real numbers and uint8 can be quantised", where=where,
-            fix="choose or export a signature that takes the decoded image" if text else "export one of float32",
-        )  # fmt: skip
     return inputs[0]
+
+
+def _require_reals(source: Any, where: str) -> None:
+    if source.dtype in (*_REALS, tf.uint8):
+        return
+    text = source.dtype == tf.string
+    raise ModelError(
+        f"takes {source.dtype.name} values; only real numbers, uint8 and token ids that a table is looked up by can be "
+        "quantised", where=where,
+        fix="choose or export a signature that takes the decoded image, or the ids of the words" if text else
+        "export one of float32",
+    )  # fmt: skip
+
+
+def _vocabulary(source: Any) -> int | None:
+    """How many token ids the tables have that the input is looked up in, the least; None where it is in none."""
+    rows: list[int] = []
+    waiting, seen = [source], {source.ref()}
+    while waiting:
+        tensor = waiting.pop()
+        for operation in tensor.consumers():
+            if operation.type in _TABLES:
+                table = operation.inputs[0].shape
+                if operation.inputs[1] is tensor and table.rank and table[0] is not None:
+                    rows.append(int(table[0]))
+            elif operation.type in _KEEP_IDS:
+                new = [output for output in operation.outputs if output.ref() not in seen]
+                seen |= {output.ref() for output in new}
+                waiting += new
+    return min(rows, default=None)
 
 
 def _width(pruned: Any, shape: tuple[int, ...], label: str, where: str) -> int:

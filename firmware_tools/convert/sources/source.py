@@ -38,6 +38,7 @@ class FloatModel:
         constant: whether its output is a softmax over one number, which is always 1.
         residual: whether ``embed`` gives the input less the output of an autoencoder.
         notes: what was changed in the model, for the user to know.
+        vocabulary: how many token ids there are, where ``takes`` is int32; None of a model of real numbers.
         flat: the float .tflite that ``embed`` runs, where the model came as one; it is quantised as it is.
         no_classifier: why its output is no score of classes, as far as the file tells; None where it may be one.
     """
@@ -60,6 +61,11 @@ class FloatModel:
     residual: bool = False
     notes: tuple[str, ...] = ()
     flat: bytes | None = None
+    vocabulary: int | None = None
+
+    def given(self, values: Array) -> npt.NDArray[Any]:
+        """Preprocessed values as the converter's files take them: float32, or int32 of token ids."""
+        return values if self.vocabulary is None else values.astype(np.int32)
 
     def embed_all(self, x: npt.NDArray[Any], preprocess: Callable[[Any], Array], *, batch: int = 64) -> Array:
         """Float embeddings [N, D] of raw examples [N, ...], in batches."""
@@ -150,7 +156,7 @@ def checked_input(shape: list[int | None], asked: tuple[int, ...] | None, *, whe
     if not sizes or any(size is None for size in sizes):
         text = " x ".join("?" if size is None else str(size) for size in sizes)
         raise ModelError(f"takes examples of the unknown shape {text or 'scalar'}", where=where,
-                         fix="give --input-shape, such as 96,96,3")  # fmt: skip
+                         fix=f"give --input-shape, such as {'96,96,3' if len(sizes) > 1 else '96'}")  # fmt: skip
     return tuple(int(size) for size in sizes if size is not None)
 
 

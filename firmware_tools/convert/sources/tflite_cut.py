@@ -23,6 +23,9 @@ from protos.model.head_algebra import Array, Tree
 
 CLASSIFIERS = ("SOFTMAX", "LOGISTIC", "LOG_SOFTMAX")
 _BEHIND = (*CLASSIFIERS, "DEQUANTIZE", "QUANTIZE", "RESHAPE")
+# Operators that run subgraphs of their own.
+_CALLING = ("WHILE", "IF", "CALL_ONCE", "CALL", "STABLEHLO_COMPOSITE")
+_VARIABLES = ("VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE")
 _NO_ACTIVATION = schema.ActivationFunctionType.NONE
 
 
@@ -44,6 +47,48 @@ class CutFile:
     note: str
     linear: bool
     one_number: bool
+
+
+def one_signature(content: bytes, asked: str | None, *, where: str) -> bytes:
+    """The file with the subgraph of one signature alone, where it has several.
+
+    Args:
+        asked: name of the signature; None for the only one.
+
+    Raises:
+        ModelError: there is no such signature, none was named among several, or it needs other subgraphs.
+    """
+    model = flatbuffer.parse(content, where=where)
+    named = {_text(one.signatureKey): int(one.subgraphIndex) for one in model.signatureDefs or []}
+    if asked is not None and asked not in named:
+        known = ", ".join(named) or "none: leave --signature out"
+        raise ModelError(f"has no signature {asked!r}", where=where, fix=f"choose one of {known}")
+    if len(model.subgraphs) == 1:
+        return content
+    if asked is None and len(set(named.values())) > 1:
+        raise ModelError(f"has the signatures {', '.join(named)}", where=where,
+                         fix=f"choose one with --signature NAME, such as --signature {next(iter(named))}")  # fmt: skip
+    at = named[asked] if asked is not None else next(iter(named.values()), 0)
+    used = [_Graph(model, at).name(operator) for operator in model.subgraphs[at].operators]
+    if set(used) & set(_VARIABLES):
+        raise ModelError("keeps its weights in variables, which another subgraph fills", where=where,
+                         fix="give its .keras, .h5 or SavedModel")  # fmt: skip
+    if calling := sorted(set(used) & set(_CALLING)):
+        raise ModelError(
+            f"has a {calling[0]}, which runs another subgraph; only a plain one can be cut", where=where,
+            fix="convert its .keras, .h5 or SavedModel, whose loops are written out",
+        )  # fmt: skip
+    model.signatureDefs = [one for one in model.signatureDefs or [] if int(one.subgraphIndex) == at]
+    for one in model.signatureDefs:
+        one.subgraphIndex = 0
+    model.subgraphs = [model.subgraphs[at]]
+    held = {int(tensor.buffer) for tensor in model.subgraphs[0].tensors}
+    held |= {int(one.buffer) for one in model.metadata or []}
+    for index, buffer in enumerate(model.buffers):
+        if index not in held:
+            buffer.data = None
+    drop_unused_codes(model)
+    return flatbuffer.pack(model)
 
 
 def cut_file(content: bytes, cut: str | None, *, where: str) -> CutFile:
@@ -114,10 +159,10 @@ def _dense(graph: _Graph, dense: Any) -> tuple[Tree | None, str]:
 
 
 class _Graph:
-    """The one subgraph of a model."""
+    """A subgraph of a model, the one that it has."""
 
-    def __init__(self, model: Any) -> None:
-        self.model, self.graph = model, model.subgraphs[0]
+    def __init__(self, model: Any, at: int = 0) -> None:
+        self.model, self.graph = model, model.subgraphs[at]
         self._makers = {int(out): operator for operator in self.graph.operators for out in operator.outputs}
 
     def maker(self, tensor: int) -> Any:

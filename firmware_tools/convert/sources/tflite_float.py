@@ -15,10 +15,12 @@ from ai_edge_litert.interpreter import Interpreter
 
 from firmware_tools.convert.sources.source import FloatModel, class_count, vector_width
 from firmware_tools.convert.sources.tflite_cut import cut_file, drop_unused_codes, ends_in_classes
+from firmware_tools.convert.sources.tflite_tokens import vocabulary_of
 from firmware_tools.inspect.model import read_bytes
 from protos.errors import ModelError
 from protos.model import flatbuffer
 from protos.model.head_algebra import Array
+from protos.model.manifest import TOKENS
 
 _DENSE = "FULLY_CONNECTED"
 _HALVES = ("float16", "int8", "uint8")
@@ -37,7 +39,8 @@ def open_float(content: bytes, cut: str | None, *, where: str) -> FloatModel:
             raise ModelError(f"has {len(tensors)} {end}s; only models with one can be cut", where=where,
                              fix="export the branch that sees the data, with one output")  # fmt: skip
     taken, given = facts.inputs[0], facts.outputs[0]
-    if taken.dtype != "float32":
+    vocabulary = vocabulary_of(content, where=where)
+    if taken.dtype != ("float32" if vocabulary is None else TOKENS):
         raise ModelError(f"takes {taken.dtype} values; only models of real-valued input can be quantised", where=where,
                          fix="give its .keras, .h5 or SavedModel")  # fmt: skip
     if len(taken.shape) < 2 or taken.shape[0] != 1 or any(size < 1 for size in taken.shape):
@@ -56,7 +59,7 @@ def open_float(content: bytes, cut: str | None, *, where: str) -> FloatModel:
     source, target = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
 
     def embed(x: Array) -> Array:
-        interpreter.set_tensor(source, np.ascontiguousarray(x, np.float32))
+        interpreter.set_tensor(source, np.ascontiguousarray(x, np.float32 if vocabulary is None else np.int32))
         interpreter.invoke()
         return np.asarray(interpreter.get_tensor(target), np.float32).reshape(1, width)
 
@@ -73,6 +76,8 @@ def open_float(content: bytes, cut: str | None, *, where: str) -> FloatModel:
         one_number=one_number,
         linear=linear and has_dense,
         flat=content,
+        takes="float32" if vocabulary is None else TOKENS,
+        vocabulary=vocabulary,
     )
 
 

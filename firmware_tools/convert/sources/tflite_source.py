@@ -14,8 +14,9 @@ import zlib
 from pathlib import Path
 
 from firmware_tools.convert.sources.source import FloatModel
-from firmware_tools.convert.sources.tflite_cut import CutFile, cut_file, ends_in_classes
+from firmware_tools.convert.sources.tflite_cut import CutFile, cut_file, ends_in_classes, one_signature
 from firmware_tools.convert.sources.tflite_float import open_float
+from firmware_tools.convert.sources.tflite_tokens import ids_as_integers, vocabulary_of
 from firmware_tools.inspect.model import ModelFacts, Tensor, read_bytes
 from protos.errors import ModelError
 from protos.model.head_algebra import Tree
@@ -30,6 +31,7 @@ class Extractor:
 
     Attributes:
         cut: where the file was cut; None where it is as it came.
+        vocabulary: how many token ids there are; None of a model of real numbers.
         tail: plain head that followed, or None; see :class:`firmware_tools.convert.sources.tflite_cut.CutFile`.
     """
 
@@ -40,6 +42,7 @@ class Extractor:
     tail_note: str = "an extractor has no head"
     linear: bool = False
     one_number: bool = False
+    vocabulary: int | None = None
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -47,8 +50,11 @@ class Extractor:
         return self.facts.inputs[0].shape[1:]
 
 
-def open_tflite(path: Path, *, cut: str | None) -> Extractor | FloatModel:
+def open_tflite(path: Path, *, cut: str | None, signature: str | None = None) -> Extractor | FloatModel:
     """Read and check a model; cut it where it is a classifier, or where ``cut`` names a tensor.
+
+    Args:
+        signature: which of several; None for the only one.
 
     Returns:
         What an integer model is, or a float one to quantise.
@@ -62,6 +68,8 @@ def open_tflite(path: Path, *, cut: str | None) -> Extractor | FloatModel:
         content = path.read_bytes()
     except OSError as error:
         raise ModelError(f"cannot be read ({error.strerror})", where=where) from error
+    read_bytes(content, where=where)
+    content = one_signature(content, signature, where=where)
     facts = read_bytes(content, where=where)
     if any("edgetpu" in name for name in facts.operator_counts()):
         raise ModelError("is compiled for an Edge TPU and cannot run on a CPU", where=where, fix="give its CPU twin")
@@ -75,6 +83,8 @@ def open_tflite(path: Path, *, cut: str | None) -> Extractor | FloatModel:
     if last is None:
         raise ModelError("holds no operator", where=where, fix="make it again from its model")
     made_of = {tensor.dtype for operator in facts.operators for tensor in operator.outputs}
+    content = ids_as_integers(content, where=where)
+    facts = read_bytes(content, where=where)
     if not made_of & {*_INTEGERS, "int16"}:
         return open_float(content, cut, where=where)
     if "int16" in made_of and not made_of & set(_INTEGERS):
@@ -86,15 +96,19 @@ def open_tflite(path: Path, *, cut: str | None) -> Extractor | FloatModel:
     if len(facts.outputs) == 1 and (cut is not None or last == "DEQUANTIZE" or ends_in_classes(content, where=where)):
         made = cut_file(content, cut, where=where)
         content, facts = made.content, read_bytes(made.content, where=where)
+    vocabulary = vocabulary_of(content, where=where)
     for end, tensors in (("input", facts.inputs), ("output", facts.outputs)):
         if len(tensors) != 1:
             raise ModelError(f"has {len(tensors)} {end}s; a backbone has one", where=where)
-        _check_end(tensors[0], end, where)
+        if end == "output" or vocabulary is None:
+            _check_end(tensors[0], end, where)
+        else:
+            _check_shape(tensors[0], end, where)
     if inside := facts.float_operator_counts():
         raise ModelError(f"holds float operators: {describe(inside)}", where=where, fix="give a fully integer model")
     if made is None:
-        return Extractor(content, facts)
-    return Extractor(content, facts, made.cut, made.tail, made.note, made.linear, made.one_number)
+        return Extractor(content, facts, vocabulary=vocabulary)
+    return Extractor(content, facts, made.cut, made.tail, made.note, made.linear, made.one_number, vocabulary)
 
 
 def labels_in(path: Path, count: int) -> tuple[str, ...] | None:
@@ -127,6 +141,10 @@ def _check_end(tensor: Tensor, end: str, where: str) -> None:
         raise ModelError(f"its {end} is {tensor.dtype}, not int8 or uint8", where=where, fix=fix)
     if len(tensor.scales) != 1 or len(tensor.zero_points) != 1 or not tensor.scales[0] > 0:
         raise ModelError(f"its {end} has no scale and zero point", where=where)
+    _check_shape(tensor, end, where)
+
+
+def _check_shape(tensor: Tensor, end: str, where: str) -> None:
     if len(tensor.shape) < 2 or tensor.shape[0] != 1 or any(size < 1 for size in tensor.shape):
         raise ModelError(f"its {end} has shape {list(tensor.shape)}; a batch of 1 is needed", where=where)
     if end == "output" and sum(size != 1 for size in tensor.shape) != 1:

@@ -115,11 +115,12 @@ def _model(source: FloatModel, trunk: bytes, choice: Choice) -> FloatModel:
     run, width = _Runner(trunk), int(np.prod(choice.tail.shape))
 
     def embed(x: Array) -> Array:
-        return run(np.ascontiguousarray(x, np.float32)).reshape(1, width)
+        return run(x).reshape(1, width)
 
     return dataclasses.replace(
-        source, flat=trunk, embed=embed, width=width, fixed_batch=1, takes="float32", cut=choice.tail.cut, keep=run
-    )
+        source, flat=trunk, embed=embed, width=width, fixed_batch=1, cut=choice.tail.cut, keep=run,
+        takes="float32" if source.vocabulary is None else source.takes,
+    )  # fmt: skip
 
 
 class _Runner:
@@ -128,10 +129,11 @@ class _Runner:
     def __init__(self, content: bytes) -> None:
         self._interpreter = Interpreter(model_content=content, num_threads=1)
         self._interpreter.allocate_tensors()
-        self._source = self._interpreter.get_input_details()[0]["index"]
+        taken = self._interpreter.get_input_details()[0]
+        self._source, self._takes = taken["index"], taken["dtype"]
         self._target = self._interpreter.get_output_details()[0]["index"]
 
     def __call__(self, x: Array) -> Array:
-        self._interpreter.set_tensor(self._source, np.ascontiguousarray(x, np.float32))
+        self._interpreter.set_tensor(self._source, np.ascontiguousarray(x, self._takes))
         self._interpreter.invoke()
         return np.asarray(self._interpreter.get_tensor(self._target), np.float32)

@@ -28,12 +28,15 @@ _IMAGES = {
     ".pbm", ".pnm", ".webp", ".tif", ".tiff", ".avif", ".jp2",
 }  # fmt: skip
 _SPLITS = {"train": False, "training": False}
-_SPLITS |= dict.fromkeys(("test", "testing", "val", "valid", "validation", "dev", "eval"), True)
+_SPLITS |= dict.fromkeys(("test", "testing", "val", "valid", "validation", "dev", "eval", "evaluation"), True)
 # What macOS, Windows, Linux file systems and network storage leave in folders; names with a dot in front go as well.
 # Hidden folders that are no class of anybody's; another one with images in it is told.
 _HIDDEN = re.compile(r"\.(_.*|git|cache|idea|vscode|ipynb_checkpoints|thumbnails|trash.*|tmp.*|ds_store.*|spotlight.*)")
 # Where tools for detection keep all pictures, whatever is on them.
+_LEAST_CLASSES = 2
 _POOLS = {"image", "images", "img", "imgs", "jpegimages", "photos", "pictures"}
+_MASKS = {"mask", "masks", "labels", "annotations", "segmentation", "segmentations", "gt", "groundtruth"}
+_FOLD = re.compile(r"(fold|split|part|batch|chunk|shard)[ _.-]*\d+", re.IGNORECASE)
 _JUNK = {"__macosx", "@eadir", "lost+found", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information"}
 
 
@@ -170,6 +173,12 @@ class _Search:
             self._leave(file, "image outside the class folders" if is_image(file) else None)
         # A class may be called "test": splits are folders of folders, and there is nothing else or one of either kind.
         splits = {path: test for path in folders if (test := self._split(path)) is not None}
+        bare = [path for path in folders if path not in splits and self._is_unlabelled(path, splits)]
+        if bare:
+            for path in bare:
+                for file in _below(path, self._above):
+                    self._leave(file, "image of a split without class folders" if is_image(file) else None)
+            folders = [path for path in folders if path not in bare]
         if splits and (len(splits) == len(folders) or len(set(splits.values())) == 2):
             for path in folders:
                 if path in splits:
@@ -181,6 +190,17 @@ class _Search:
         else:
             for group in folders:
                 self._group(group, test=False)
+
+    def _is_unlabelled(self, path: Path, splits: Mapping[Path, bool]) -> bool:
+        """Whether a folder is a split of pictures without labels, as contests hand them out: ``test/1.jpg`` beside
+        ``train/cat`` and ``train/dog``."""
+        if self._is_class(path) or not any(
+            not test and len(_entries(other)[0]) >= _LEAST_CLASSES for other, test in splits.items()
+        ):
+            return False
+        words = re.split(r"[-_. ]", re.sub(r"\d+$", "", path.name.lower()))
+        folders, files = _entries(path)
+        return not folders and any(_SPLITS.get(word, False) for word in words) and any(is_image(file) for file in files)
 
     def check_names(self, folder: Path, *, known: Sequence[str] | None) -> None:
         """Refuse folders that are no classes: all pictures in one pool, classes below folds, names that are no text.
@@ -198,8 +218,12 @@ class _Search:
                 f"all {len(self.paths)} images lie in one folder {next(iter(names))!r}, and nothing tells their class",
                 where=str(folder), fix="make one sub-folder per class; files of annotations are not read",
             )  # fmt: skip
-        if not known or {composed(name).casefold() for name in names} & self._known:
-            return
+        if known and not {composed(name).casefold() for name in names} & self._known:
+            self._check_deeper(names, folder)
+        self._check_kinds({name.casefold() for name in names} - self._known, names, folder)
+
+    def _check_deeper(self, names: set[str], folder: Path) -> None:
+        """Refuse folders that are none of the model's classes, where folders below them are."""
         below = {path.relative_to(folder).parts[-2]: name for path, name in zip(self.paths, self.class_of, strict=True)}
         deeper = [name for name in below if composed(name).casefold() in self._known]
         if deeper:
@@ -209,8 +233,36 @@ class _Search:
                 fix="give one of them, or put the class folders together",
             )  # fmt: skip
 
+    def _check_kinds(self, strange: set[str], names: set[str], folder: Path) -> None:
+        """Refuse folders whose names say that they are no classes, unless the model has classes called so."""
+        if len(strange) < len(names) or len(names) < _LEAST_CLASSES:
+            return
+        listing = ", ".join(sorted(names)[:4])
+        kinds = {_SPLITS[name] for name in strange if name in _SPLITS}
+        if len(kinds) == 2 and strange <= set(_SPLITS):
+            raise EmptyShardError(
+                f"its folders ({listing}) are splits, and hold images without class folders", where=str(folder),
+                fix="make one sub-folder per class in each of them",
+            )  # fmt: skip
+        if strange <= _POOLS | _MASKS and strange & _POOLS and strange & _MASKS:
+            raise EmptyShardError(
+                f"its folders ({listing}) are pictures and what is drawn over them, no classes", where=str(folder),
+                fix="make one sub-folder per class; files of annotations are not read",
+            )  # fmt: skip
+        deep = all(len(path.relative_to(folder).parts) > _LEAST_CLASSES for path in self.paths)
+        if deep and all(_FOLD.fullmatch(name) for name in strange):
+            below = sorted({path.parent.name for path in self.paths})
+            raise LabelError(
+                f"its folders ({listing}) are parts of the data, and the classes lie below them "
+                f"({', '.join(below[:4])})", where=str(folder),
+                fix="give one of them, or put the class folders together",
+            )  # fmt: skip
+
     def _classes(self, root: Path, *, test: bool) -> None:
         folders, files = _entries(root)
+        if len(folders) == 1 and self._split(folders[0]) is test:  # train/train, as archives unpack
+            self._classes(folders[0], test=test)
+            folders = []
         for file in files:
             self._leave(file, "image outside the class folders" if is_image(file) else None)
         for group in folders:

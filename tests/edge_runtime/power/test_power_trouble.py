@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_runtime.power.bridge.bridge_opening import bridge_sensor
+from edge_runtime.power.bridge.link import SAY_EACH_S, SAY_MOST_S, BridgeLink
 from edge_runtime.power.bridge.session import BridgeSession
 from edge_runtime.power.bridge.stream import SensorStream, SensorTrouble
 from edge_runtime.power.bridge.track import RegisterTrack
@@ -85,3 +89,27 @@ def test_watts_grow_old(plug_in):
         assert meter.spent_j() > 0
     finally:
         meter.close()
+
+
+def test_trouble_that_repeats_itself_is_told_twice_as_rarely_each_time_and_anew_after_silence(caplog):
+    now_s = 0.0
+    link = SimpleNamespace(
+        _clock=SimpleNamespace(monotonic=lambda: now_s), _path="/dev/x", _said_s=float("-inf"), _say_each_s=SAY_EACH_S
+    )
+    told = []
+    with caplog.at_level(logging.WARNING):
+        for second in range(0, 20 * int(SAY_MOST_S), 30):
+            now_s, before = float(second), len(caplog.records)
+            BridgeLink._say(link, "port lost")
+            told += [second] if len(caplog.records) > before else []
+        gaps = np.diff(told).tolist()
+        doubled = [min(SAY_MOST_S, SAY_EACH_S * 2**turn) for turn in range(1, len(gaps) + 1)]
+        # The first of all is told at once, and after silence.
+        assert gaps == doubled
+        now_s += 3 * SAY_MOST_S
+        for wait_s in (0.0, SAY_EACH_S, 2 * SAY_EACH_S):
+            before = len(caplog.records)
+            now_s += wait_s
+            BridgeLink._say(link, "port lost")
+            told.append(len(caplog.records) - before)
+    assert told[-3:] == [1, 0, 1]

@@ -94,6 +94,24 @@ keras.Model(start, dense(L.Flatten()(Gate()(first(start))))).save("own_layer.ker
 keras.Model(start, L.Dense(3)(L.Flatten()(L.Conv2D(4, 3, activation=halved)(start)))).save("own_activation.keras")
 keras.Model(start, dense(L.Flatten()(L.Lambda(lambda x: x * 0.5)(first(start))))).save("lambda.keras")
 
+
+class Eight(tf.Module):
+    def __init__(self):
+        super().__init__()
+        self.model = good
+
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([8, 12, 12, 3], tf.float32)])
+    def together(self, x):
+        return self.model(x)
+
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([8, 12, 12, 3], tf.float32)])
+    def mixed(self, x):
+        return self.model(x - tf.reduce_mean(x, axis=0, keepdims=True))
+
+
+eight = Eight()
+tf.saved_model.save(eight, "eight_saved", signatures={"together": eight.together, "mixed": eight.mixed})
+
 # Token ids: the class is the token below 3 that occurs.
 tokens = rng.integers(3, 40, (N, 9)).astype(np.int32)
 tokens[np.arange(N), rng.integers(0, 9, N)] = y
@@ -105,9 +123,20 @@ for name, dtype in (("tokens", "int32"), ("tokens_real", "float32")):
     if name == "tokens":
         fitted(words, tokens, 40)
     words.save(f"{name}.keras")
+real = tf.lite.TFLiteConverter.from_keras_model(words)
+with open("tokens_real.tflite", "wb") as file:
+    file.write(real.convert())
+padded = np.where(np.arange(9) < rng.integers(4, 10, (N, 1)), tokens, 0)
+np.savez("padded.npz", x=padded, y=y, is_test=held_out)
+strange = tokens.astype(np.int64)
+strange[4, 2], strange[5, 0], strange[6, 8] = 40, -1, 10**9
+np.savez("strange.npz", x=strange, y=y, is_test=held_out)
+np.savez("shifted.npz", x=tokens + 40, y=y, is_test=held_out)
 ids = keras.Input((9,), dtype="int32")
 value = L.LSTM(4)(L.Embedding(40, 8, mask_zero=True, name="table")(ids))
-keras.Model(ids, L.Dense(3, activation="softmax")(value)).save("tokens_masked.keras")
+masked = keras.Model(ids, L.Dense(3, activation="softmax")(value))
+masked.get_layer("table").set_weights([rng.normal(size=(40, 8))])
+masked.save("tokens_masked.keras")
 
 converter = tf.lite.TFLiteConverter.from_keras_model(good)
 with open("plain.tflite", "wb") as file:

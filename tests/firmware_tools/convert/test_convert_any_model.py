@@ -107,7 +107,9 @@ def test_a_signature_is_chosen_by_name(converted: Any, refused: Any) -> None:
         6, "two_signatures", "image.npz"
     )
     assert "choose one of infer, other" in refused(6, "two_signatures", "image.npz", "--signature", "infr")
-    assert "only a SavedModel has signatures" in refused(2, "good.keras", "image.npz", "--signature", "infer")
+    assert "only a SavedModel or a .tflite has signatures" in refused(
+        2, "good.keras", "image.npz", "--signature", "infer"
+    )
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tf_keras") is None, reason="needs the keras2 extra")

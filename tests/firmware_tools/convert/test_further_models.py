@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -14,8 +15,10 @@ from command_outcome import Outcome
 from warm_tensorflow import WarmTensorFlow
 
 from firmware_tools.convert.sources.tflite_source import labels_in
+from protos.model import flatbuffer
 from protos.model.bundle import open_bundle
 from protos.model.head_algebra import fold_standardisation, logits_of
+from protos.model.manifest import TOKEN_SCHEMA
 
 pytestmark = pytest.mark.workshop
 UNIT = ("--preprocess", "unit")
@@ -196,33 +199,66 @@ def test_a_model_under_the_name_of_another_format_is_told_which(refused: Any, ma
     assert "give it the name of a .tflite file" in refused(6, "renamed.keras", "image.npz")
 
 
-@pytest.mark.parametrize("model", ["tokens.keras", "tokens_real.keras"])
-def test_token_ids_are_refused_with_the_lines_that_take_their_embedding_out(model: str, refused: Any) -> None:
-    line = refused(6, model, "tokens.npz")
-    assert "which its layer table looks up" in line
-    assert "keras.Model(model.get_layer('table').output, model.output).save('REST.keras')" in line
-    assert "store x = model.get_layer('table')(ids)" in line
+def test_token_ids_are_looked_up_by_integers(converted: Any, tmp_path: Path) -> None:
+    report = converted("tokens.keras", "tokens.npz")
+    assert report["backbone"]["operators"]["GATHER"] == 1
+    assert not {"LESS", "SELECT_V2"} & set(report["backbone"]["operators"]), "there are no ids below 0"
+    bundle = open_bundle(tmp_path / "tokens.keras")
+    assert bundle.manifest.schema == TOKEN_SCHEMA
+    spec = bundle.manifest.backbone
+    assert (spec.input_dtype, spec.vocabulary, spec.input_shape) == ("int32", 40, (9,))
 
 
-def test_masked_token_ids_name_no_line_that_would_lose_the_mask(refused: Any) -> None:
-    line = refused(6, "tokens_masked.keras", "tokens.npz")
-    assert "in place of table, whose padding is masked" in line
-    assert "REST.keras" not in line
-
-
-def test_the_lines_that_take_an_embedding_out_give_a_model_that_converts(
-    tensorflow: WarmTensorFlow, made: Path, converted: Any
+def test_ids_that_a_model_takes_as_real_numbers_are_integers_in_its_bundle(
+    quick: Callable[..., Outcome], made: Path, tmp_path: Path
 ) -> None:
-    tensorflow.script(
-        """
-import keras
-import numpy as np
+    for model in ("tokens_real.keras", "tokens_real.tflite"):
+        done = quick("convert", made / model, "--eval", made / "tokens.npz", "-o", tmp_path / model, "--json")
+        assert done.report["provenance"]["agreement"]["cosine_mean"] >= 0.999
+        assert "CAST" not in done.report["backbone"]["operators"]
+        assert open_bundle(tmp_path / model).manifest.backbone.vocabulary == 40
 
-model = keras.models.load_model("tokens.keras")
-keras.Model(model.get_layer('table').output, model.output).save('REST.keras')
-held = np.load("tokens.npz")
-np.savez("REST.npz", x=np.asarray(model.get_layer('table')(held["x"])), y=held["y"], is_test=held["is_test"])
-""",
-        made,
+
+def test_padding_that_is_masked_stays_out_of_a_recurrent_layer(
+    quick: Callable[..., Outcome], made: Path, tmp_path: Path
+) -> None:
+    done = quick(
+        "convert", made / "tokens_masked.keras", "--eval", made / "padded.npz", "-o", tmp_path / "m", "--json",
+    )  # fmt: skip
+    assert done.report["backbone"]["float_operators"] == {}
+    assert done.report["provenance"]["agreement"]["cosine_mean"] >= 0.98
+
+
+def test_examples_with_ids_that_the_model_has_not_are_set_aside_and_told(
+    quick: Callable[..., Outcome], made: Path, tmp_path: Path
+) -> None:
+    done = quick("convert", made / "tokens.keras", "--eval", made / "strange.npz", "-o", tmp_path / "s", "--json")
+    assert "set aside as bad: 3 with a token id outside 0..39 (example 4)" in done.report["warnings"][0]
+    assert done.report["provenance"]["evaluation"]["examples"] == 100
+
+
+def test_ids_of_another_tokeniser_and_scaled_ones_are_refused(refused: Any) -> None:
+    assert "300 of 300 examples hold what is no token id of the model, 0 to 39" in refused(
+        13, "tokens.keras", "shifted.npz"
     )
-    converted("REST.keras", "REST.npz")
+    assert "nothing scales them" in refused(2, "tokens.keras", "tokens.npz", "--preprocess", "unit")
+
+
+def test_a_batch_that_was_fixed_becomes_one_where_examples_do_not_mix(converted: Any, refused: Any) -> None:
+    converted("eight_saved", "image.npz", *UNIT, "--signature", "together")
+    line = refused(6, "eight_saved", "image.npz", *UNIT, "--signature", "mixed")
+    assert "takes batches of exactly 8, and mixes the examples of a batch" in line
+    assert "input_signature" in line
+
+
+def test_one_signature_of_a_tflite_is_chosen_by_its_name(converted: Any, refused: Any, made: Path) -> None:
+    model = flatbuffer.parse((made / "plain.tflite").read_bytes(), where="plain.tflite")
+    model.subgraphs.append(copy.deepcopy(model.subgraphs[0]))
+    one, other = model.signatureDefs[0], copy.deepcopy(model.signatureDefs[0])
+    one.signatureKey, other.signatureKey, other.subgraphIndex = b"single", b"other", 1
+    model.signatureDefs = [other, one]
+    (made / "signed.tflite").write_bytes(flatbuffer.pack(model))
+    converted("signed.tflite", "image.npz", *UNIT, "--signature", "other")
+    line = refused(6, "signed.tflite", "image.npz", *UNIT)
+    assert "has the signatures other, single; choose one with --signature NAME" in line
+    assert "choose one of other, single" in refused(6, "signed.tflite", "image.npz", "--signature", "nose")

@@ -14,7 +14,7 @@ from protos.errors import UpdateError
 from protos.update.entropy import rans
 from protos.update.entropy.contexts import contexts, level_of
 from protos.update.entropy.densities import SHAPES
-from protos.update.entropy.frequencies import MAX_OCTAVES, MAX_REACH, head, read
+from protos.update.entropy.frequencies import MAX_OCTAVES, MAX_REACH, head, read, stored
 from protos.update.entropy.histograms import Tally, fit
 from protos.update.quantised import dither
 
@@ -170,3 +170,14 @@ def test_each_coordinate_has_the_row_of_its_tensor_and_of_the_part_that_its_dith
         for number, at in enumerate(owner)
     ]
     assert ([found] * sum(sizes) if isinstance(found, int) else found.tolist()) == expected
+
+
+def test_stored_weights_are_in_proportion_to_the_counts_and_no_symbol_that_occurs_is_lost() -> None:
+    counts = np.array([[100_000, 5_000, 30, 1, 0], [3, 3, 6, 0, 0], [0, 0, 0, 0, 0]])
+    kept = np.frombuffer(stored(counts), np.uint8).reshape(counts.shape).astype(np.int64)
+    weights = ((16 + (kept & 15)) << (kept >> 4)) - 16
+    # Five bits of mantissa: within 1/32, beside the 16 that are taken off.
+    np.testing.assert_allclose(weights[0, :3] / weights[0, 0], counts[0, :3] / 100_000, rtol=1 / 16, atol=1e-5)
+    assert weights[0, 3] > 0 == weights[0, 4]
+    np.testing.assert_allclose(weights[1, :3] / weights[1, 2], [0.5, 0.5, 1.0], rtol=1 / 16)
+    assert len({*weights[2].tolist()}) == 1, "a row that never occurs is even"
