@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
 
 from firmware_tools.prune.last_layer import _fitted
 from firmware_tools.prune.least_squares import Reals, _Reader
@@ -38,6 +37,8 @@ def test_an_error_is_what_the_best_fit_of_the_rest_leaves_one_channel_after_the_
 
 
 def test_the_last_layer_is_a_logistic_regression() -> None:
+    from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
+
     random = np.random.default_rng(5)
     y = random.integers(0, 3, 300)
     x = random.normal(size=(300, 6)) + 0.8 * np.eye(3, 6)[y]
