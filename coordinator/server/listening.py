@@ -111,8 +111,11 @@ class Trust:
         """TLS with a certificate of the authority asked of every peer. The server's own may be renewed meanwhile."""
         self._pair = self.authority.server_pair()
         self._shown = self._pair
+        # The stubs know no answer without a configuration; gRPC does, and then shows what it showed before.
         return grpc.dynamic_ssl_server_credentials(
-            self._configuration(), self._renewed, require_client_authentication=True
+            self._configuration(),
+            self._renewed,  # type: ignore[arg-type]
+            require_client_authentication=True,
         )
 
     def _renewed(self) -> grpc.ServerCertificateConfiguration | None:
