@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import selectors
 import socket
 import ssl
@@ -109,14 +108,14 @@ def flooded(
             for _ in range(20):
                 # Who is there is served, and what is said of it goes to disk.
                 assert device.join().protocol_major
-                device.ask()
+                device.ask(waits_s=0.01)
             took_mb = resident_mb(lab.process.pid) - before_mb
             if program:
                 # Those past the limit are turned away, and files for the coordinator's own work are left.
                 most = FILES - _KEPT_FILES - ENROLMENTS
                 end_s = time.monotonic() + 90
                 while still_open(socks) > most:
-                    device.ask()
+                    device.ask(waits_s=0.01)
                     assert time.monotonic() < end_s, f"{still_open(socks)} are kept, {most} may be"
                     time.sleep(0.2)
                 assert files_of(lab.process.pid) <= files + most + count // 4 + 16
@@ -125,7 +124,7 @@ def flooded(
             if count > 1000:
                 end_s = time.monotonic() + 10 * HANDSHAKE_S
                 while still_open(socks):
-                    device.ask()
+                    device.ask(waits_s=0.01)
                     assert time.monotonic() < end_s, f"{still_open(socks)} half-open ones are kept"
                     time.sleep(0.5)
                 # Room again for who comes anew.
@@ -163,20 +162,3 @@ def test_who_hangs_up_in_a_thousand_handshakes_does_not_end_the_coordinator(star
         assert len(socks) == 1500
     assert lab.operate("status").returncode == 0
     assert lab.process.poll() is None
-
-
-@pytest.mark.slow
-def test_five_thousand_that_never_shake_hands_are_closed_and_forgotten(
-    start_lab: Any, enrolled: Any, tools: Any
-) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < 8000:
-        pytest.skip(f"this machine lets a process open {hard} files")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    try:
-        lab, took_mb = flooded(start_lab, enrolled, tools, 5000, ())
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    print(f"5000 half-open connections took {took_mb:.0f} MB of the coordinator")
-    assert took_mb < 600
-    assert lab.operate("status").returncode == 0
