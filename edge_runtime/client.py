@@ -12,6 +12,7 @@ docs/model.md has the protocol. One client is for one thread; any number of clie
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -75,9 +76,12 @@ class Client:
         self._stream = self._socket.makefile("rwb")
 
     def close(self) -> None:
-        """Hang up."""
-        self._stream.close()
-        self._socket.close()
+        """Hang up, also where the other end did so before: what was asked and not sent then need not be."""
+        try:
+            with contextlib.suppress(OSError):
+                self._stream.close()
+        finally:
+            self._socket.close()
 
     def __enter__(self) -> Client:
         return self

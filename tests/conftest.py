@@ -30,7 +30,14 @@ _HEAVY_MODULES = frozenset({"keras", "tensorflow", "scipy.stats", "sklearn", "ma
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Models that a worker has made are there for all others of this run."""
+    """Models that a worker has made are there for all others of this run; and no test sees how wide the terminal is.
+
+    Python's readline, which pytest loads, puts the size of the terminal into the environment of every child, where
+    tables look for it; some of it behind the back of ``os.environ``.
+    """
+    for name in ("COLUMNS", "LINES"):
+        os.environ.pop(name, None)
+        os.unsetenv(name)
     if not os.environ.get(KEEP):
         config.stash[_KEPT] = os.environ[KEEP] = tempfile.mkdtemp(prefix="edgejoule-models-")
 

@@ -8,6 +8,7 @@ explain each head: the reports of a round, with their weights, once each.
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -218,10 +219,22 @@ def _failed(life: Life) -> list[str]:
     return [f"{name} {state}: {reason}" for name, state, reason in _states(life) if state == "failed"]
 
 
+def _opened(database: str) -> Database:
+    """PostgreSQL lets go of what a process that was killed had locked only when it notices that the process is gone."""
+    end_s = time.monotonic() + 60
+    while True:
+        try:
+            return Database(database)
+        except RefusedError:
+            if time.monotonic() > end_s:
+                raise
+            time.sleep(0.1)
+
+
 def _unexplained(database: str, bundle: Path, told: dict[Key, Verdict]) -> list[str]:
     """Heads that are not what the reports in the books make of them, and answers that the books do not bear out."""
     wrong = []
-    db = Database(database)
+    db = _opened(database)
     try:
         with db.reading() as connection:
             held = {

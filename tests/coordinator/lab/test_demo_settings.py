@@ -175,6 +175,7 @@ class FourClasses:
 
     class backbone:  # noqa: N801
         input_shape = (2, 2, 1)
+        vocabulary = None
 
 
 def save(path: Path, y: list[int], is_test: list[bool] | None = None) -> str:

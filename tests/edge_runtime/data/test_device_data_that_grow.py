@@ -98,7 +98,7 @@ def test_files_of_the_inbox_that_cannot_be_read_are_told_of_when_they_change_and
         return 0
 
     monkeypatch.setattr(ExampleStore, "take_inbox", look)
-    device: Any = SimpleNamespace(settings=SimpleNamespace(data=str(store.folder)), _own_store=store)
+    device: Any = SimpleNamespace(settings=SimpleNamespace(data=str(store.folder)), _own_store=store, store_fault="")
     told = []
     with caplog.at_level(logging.WARNING):
         for _ in range(5):

@@ -171,10 +171,10 @@ def test_names_that_a_tflite_carries_number_the_data(made: Path, converted: Any,
         y = held["y"]
     # The data name their classes in the order of the alphabet.
     np.savez(made / "named.npz", y=np.array([1, 2, 0], np.int32)[y], class_names=["duo", "tri", "uno"], **stored)
-    np.savez(made / "strange.npz", y=y, class_names=["ant", "bee", "cat"], **stored)
+    np.savez(made / "further_stored.npz", y=y, class_names=["ant", "bee", "cat"], **stored)
     converted("labelled.tflite", "named.npz", *UNIT)
     assert open_bundle(tmp_path / "labelled.tflite").manifest.classes == ("tri", "uno", "duo")
-    line = refused(9, "labelled.tflite", "strange.npz", *UNIT)
+    line = refused(9, "labelled.tflite", "further_stored.npz", *UNIT)
     assert "tri, uno, duo" in line
     assert "--rename" in line
 
