@@ -76,8 +76,11 @@ class Client:
 
     def close(self) -> None:
         """Hang up."""
-        self._stream.close()
-        self._socket.close()
+        try:
+            # What was not sent is tried once more, and fails where the board has hung up.
+            self._stream.close()
+        finally:
+            self._socket.close()
 
     def __enter__(self) -> Client:
         return self

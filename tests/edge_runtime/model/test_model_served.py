@@ -231,6 +231,16 @@ def test_the_same_is_asked_over_http_by_programs_of_this_machine_alone(
         server.close()
 
 
+def test_a_client_whose_board_hung_up_keeps_no_descriptor(served: ModelService, tmp_path: Path) -> None:
+    client = Client(tmp_path / "model.sock")
+    client._socket.shutdown(socket.SHUT_RDWR)
+    with pytest.raises(OSError, match=r"Broken pipe|not connected"):
+        client.info()
+    with contextlib.suppress(OSError):
+        client.close()
+    assert client._socket.fileno() == -1
+
+
 def test_the_client_needs_only_numpy_and_the_standard_library() -> None:
     code = (
         "import sys; import edge_runtime.client; "
