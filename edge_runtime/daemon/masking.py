@@ -6,6 +6,7 @@ package for them is loaded when the first masked order comes; other devices do w
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING
@@ -38,7 +39,7 @@ class Masks:
     def __init__(self, device_id: str, session: str, link: Link) -> None:
         self._device_id, self._session, self._link = device_id, session, link
         self._parties: OrderedDict[tuple[str, int, int], tuple[Party, int]] = OrderedDict()
-        # What went out under the masks of each attempt.
+        # SHA-256 of what went out under the masks of each attempt: the numbers are as large as a change.
         self._used: dict[tuple[str, int, int], bytes] = {}
         self._hidden: tuple[tuple[str, int, int], float] | None = None
 
@@ -91,7 +92,8 @@ class Masks:
         numbers = quantised(change, mask.clip, mask.bits, random)
         made = MaskedChange(width, to_bytes(party.masked(numbers, width), width))
         # Masks are good once; the same change may be sent again.
-        if self._used.setdefault(key, made.numbers) != made.numbers:
+        digest = hashlib.sha256(made.numbers).digest()
+        if self._used.setdefault(key, digest) != digest:
             raise RefusedError(
                 "another change went out under the masks of this attempt",
                 where=f"round {order.round} of {order.run_id}",

@@ -12,6 +12,7 @@ refused, so that a browser here does not become a way in.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,7 +21,14 @@ from urllib.parse import parse_qs, urlsplit
 
 from edge_runtime.model.limits import MOST_EXAMPLE_BYTES
 from edge_runtime.model.service import ModelService, failure
-from edge_runtime.model.socket_server import LARGE_BYTES, MOST_CONNECTIONS, MOST_LARGE, answer_to
+from edge_runtime.model.socket_server import (
+    BEGUN_S,
+    LARGE_BYTES,
+    MOST_CONNECTIONS,
+    MOST_LARGE,
+    TimedSocket,
+    answer_to,
+)
 from edge_runtime.systemd.logging_setup import log
 from protos.errors import DataError, EdgejouleError, StoreError
 
@@ -87,6 +95,12 @@ def _handler(service: ModelService) -> type[BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
         timeout = 60
 
+        def setup(self) -> None:
+            super().setup()
+            self.rfile.close()
+            self._timed = TimedSocket(self.connection, "r")
+            self.rfile = io.BufferedReader(self._timed)
+
         def do_GET(self) -> None:
             if self._is_foreign():
                 self._answer(403, {"ok": False, "error": "only programs of this machine are answered"})
@@ -108,7 +122,10 @@ def _handler(service: ModelService) -> type[BaseHTTPRequestHandler]:
                 self._answer(413, {"ok": False, "error": f"a body of 1 to {MOST_EXAMPLE_BYTES} bytes is needed"})
                 return
             with large if int(size) > LARGE_BYTES else contextlib.nullcontext():
+                self._timed.within(BEGUN_S)
                 data = self.rfile.read(int(size))
+                self._timed.until_s = None
+                self.connection.settimeout(self.timeout)
                 try:
                     asked = _asked(found.path, parse_qs(found.query))
                     self._answer(200, {"ok": True, **answer_to(service, asked, data)})

@@ -25,14 +25,14 @@ import time
 from collections.abc import Iterator
 from io import BufferedRWPair as Stream
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from edge_runtime.model.limits import MOST_EXAMPLE_BYTES
 from edge_runtime.model.service import ModelService, failure, raw_example
 from edge_runtime.systemd.logging_setup import log
 from protos.errors import DataError, StoreError, UsageError
 
-__all__ = ["SocketServer", "answer_to"]
+__all__ = ["SocketServer", "TimedSocket", "answer_to"]
 
 MOST_LINE_BYTES = 1 << 16
 MOST_CONNECTIONS = 32
@@ -42,6 +42,40 @@ LARGE_BYTES, MOST_LARGE = 4 << 20, 2
 _EVENTS_TURN_S = 5.0
 # Longest path that fits sockaddr_un (unix(7)), less its end.
 _LONGEST_PATH = 107
+
+
+class TimedSocket(socket.SocketIO):
+    """A socket of which all that is read or written comes, or goes, by one time: a timeout alone begins anew with each
+    byte, and who sends one now and then would be waited for without end.
+
+    Attributes:
+        until_s: that time, of the monotonic clock; None: the timeout of the socket counts.
+    """
+
+    def __init__(self, near: socket.socket, mode: Literal["r", "rw"]) -> None:
+        super().__init__(near, mode)
+        self._near = near
+        self.until_s: float | None = None
+
+    def within(self, seconds: float) -> float:
+        """So many seconds from now are left; when that is."""
+        self.until_s = time.monotonic() + seconds
+        return self.until_s
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._hurry()
+        return super().readinto(buffer)
+
+    def write(self, data: Any) -> int | None:
+        self._hurry()
+        return super().write(data)
+
+    def _hurry(self) -> None:
+        if self.until_s is None:
+            return
+        if (left_s := self.until_s - time.monotonic()) <= 0:
+            raise TimeoutError
+        self._near.settimeout(left_s)
 
 
 class SocketServer:
@@ -141,8 +175,9 @@ class SocketServer:
 
     def _serve(self, near: socket.socket) -> None:
         try:
-            with near, near.makefile("rwb") as stream:
-                while not self._closed and self._one(near, stream):
+            timed = TimedSocket(near, "rw")
+            with near, Stream(timed, timed) as stream:
+                while not self._closed and self._one(near, timed, stream):
                     pass
         except (OSError, ValueError):
             log().debug("an application went away in the middle of a question, or was too slow")
@@ -151,14 +186,14 @@ class SocketServer:
                 self._open.pop(near, None)
             self._room.release()
 
-    def _one(self, near: socket.socket, stream: Stream) -> bool:
+    def _one(self, near: socket.socket, timed: TimedSocket, stream: Stream[Any, Any]) -> bool:
         """One question and its answer; False when there are no more, or what comes next cannot be told from it."""
         self._waits(near, time.monotonic())
+        timed.until_s = None
         near.settimeout(None)
         if not stream.peek(1):
             return False
-        self._waits(near, time.monotonic() + BEGUN_S)
-        near.settimeout(BEGUN_S)
+        self._waits(near, timed.within(BEGUN_S))
         line = stream.readline(MOST_LINE_BYTES + 1)
         if not line.endswith(b"\n"):
             if line:
@@ -173,14 +208,21 @@ class SocketServer:
             what = f"a question is a JSON object in one line, with `bytes` from 0 to {MOST_EXAMPLE_BYTES}"
             _say(stream, {"ok": False, "error": what})
             return False
-        with self._large if size > LARGE_BYTES else contextlib.nullcontext():
+        with contextlib.ExitStack() as large:
+            if size > LARGE_BYTES:
+                # It waits for its turn, which is not the application's fault.
+                self._waits(near, None)
+                large.enter_context(self._large)
+                self._waits(near, timed.within(BEGUN_S))
             data = stream.read(size)
             if len(data) < size:
                 return False
             self._waits(near, None)
             try:
                 if asked.get("call") == "events":
-                    self._tell(near, stream)
+                    data = b""
+                    large.close()
+                    self._tell(near, timed, stream)
                     return False
                 answer = {"ok": True, **answer_to(self._service, asked, data)}
             except OSError:
@@ -188,7 +230,7 @@ class SocketServer:
             except Exception as error:
                 answer = {"ok": False, **failure(error)}
             del data
-        self._waits(near, time.monotonic() + BEGUN_S)
+        self._waits(near, timed.within(BEGUN_S))
         _say(stream, answer)
         return True
 
@@ -197,14 +239,16 @@ class SocketServer:
             if near in self._open:
                 self._open[near] = since_s
 
-    def _tell(self, near: socket.socket, stream: Stream) -> None:
+    def _tell(self, near: socket.socket, timed: TimedSocket, stream: Stream[Any, Any]) -> None:
         """A line with what is at work now, and one for each new head; a blank line now and then finds out who left."""
         seen = self._service.switches
         # Who listens asks nothing: it gives way as well.
         self._waits(near, time.monotonic())
+        timed.within(BEGUN_S)
         _say(stream, {"ok": True, "event": "now", **self._service.info()})
         while not self._closed and not self._service.closed and near in self._open:
             found = self._service.wait_for_switch(seen, _EVENTS_TURN_S, lambda: near not in self._open)
+            timed.within(BEGUN_S)
             if found is not None:
                 seen = found
                 _say(stream, {"ok": True, "event": "head", **self._service.info()})
@@ -254,7 +298,7 @@ def _shape(asked: dict[str, Any]) -> list[int]:
     return shape if isinstance(shape, list) else []
 
 
-def _say(stream: Stream, answer: dict[str, Any]) -> None:
+def _say(stream: Stream[Any, Any], answer: dict[str, Any]) -> None:
     stream.write(json.dumps(answer).encode() + b"\n")
     stream.flush()
 

@@ -29,7 +29,7 @@ from edge_runtime.client import Client, ModelError
 from edge_runtime.model.gate import Gate
 from edge_runtime.model.http_server import HttpServer
 from edge_runtime.model.service import ModelService
-from edge_runtime.model.socket_server import MOST_CONNECTIONS, SocketServer
+from edge_runtime.model.socket_server import LARGE_BYTES, MOST_CONNECTIONS, MOST_LARGE, SocketServer
 from protos.energy.trace import Phase
 from protos.errors import StoreError
 from protos.model.bundle import Bundle
@@ -231,6 +231,16 @@ def test_the_same_is_asked_over_http_by_programs_of_this_machine_alone(
         server.close()
 
 
+def test_a_client_whose_board_hung_up_keeps_no_descriptor(served: ModelService, tmp_path: Path) -> None:
+    client = Client(tmp_path / "model.sock")
+    client._socket.shutdown(socket.SHUT_RDWR)
+    with pytest.raises(OSError, match=r"Broken pipe|not connected"):
+        client.info()
+    with contextlib.suppress(OSError):
+        client.close()
+    assert client._socket.fileno() == -1
+
+
 def test_the_client_needs_only_numpy_and_the_standard_library() -> None:
     code = (
         "import sys; import edge_runtime.client; "
@@ -303,6 +313,56 @@ def test_applications_that_hang_hold_up_nobody(
                     time.sleep(0.05)
     finally:
         for near in held:
+            near.close()
+
+
+@pytest.mark.parametrize("http_spoken", [False, True])
+def test_applications_that_send_a_byte_now_and_then_hold_up_no_large_example(
+    tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, http_spoken: bool
+) -> None:
+    """As many as may send large examples at a time never end; another's is answered all the same."""
+    at_work(tmp_path, bundle, always(bundle, 0))
+    for module in ("socket_server", "http_server"):
+        monkeypatch.setattr(f"edge_runtime.model.{module}.BEGUN_S", 2.0)
+    service = ModelService(tmp_path, Gate())
+    path, size = tmp_path / "slow.sock", LARGE_BYTES + 1
+    server = HttpServer(0, service) if http_spoken else SocketServer(path, service)
+    begins = json.dumps({"call": "predict", "format": "image", "bytes": size}).encode() + b"\n"
+    if http_spoken:
+        begins = f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n\r\n".encode()
+
+    def connected() -> socket.socket:
+        if isinstance(server, HttpServer):
+            near = socket.create_connection(("127.0.0.1", server.port))
+        else:
+            near = socket.socket(socket.AF_UNIX)
+            near.connect(str(path))
+        near.settimeout(30.0)
+        near.sendall(begins)
+        return near
+
+    slow, over = [connected() for _ in range(MOST_LARGE)], threading.Event()
+
+    def drip() -> None:
+        while not over.wait(0.1):
+            for near in slow:
+                with contextlib.suppress(OSError):
+                    near.sendall(b"x")
+
+    dripping = threading.Thread(target=drip)
+    dripping.start()
+    try:
+        # Both are being read from by then.
+        time.sleep(0.5)
+        with connected() as near:
+            near.sendall(bytes(size))
+            assert near.recv(1 << 16)
+    finally:
+        over.set()
+        dripping.join()
+        server.close()
+        service.close()
+        for near in slow:
             near.close()
 
 
