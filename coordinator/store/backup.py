@@ -65,10 +65,12 @@ def take(state: Path, out: Path) -> Backup:
             if (state / folder).is_dir():
                 _copy_folder(state / folder, part / folder)
         if (state / _TRUST).is_dir():
-            left_out = shutil.ignore_patterns(f"{_REGISTER}*", ".*.part")
-            shutil.copytree(state / _TRUST, part / _TRUST, ignore=left_out)
+            # The register first: it may not know more than the audit log beside it, and a fleet enrols meanwhile.
+            (part / _TRUST).mkdir()
             if (state / _TRUST / _REGISTER).is_file():
                 _copy_database(state / _TRUST / _REGISTER, part / _TRUST / _REGISTER)
+            left_out = shutil.ignore_patterns(f"{_REGISTER}*", ".*.part")
+            shutil.copytree(state / _TRUST, part / _TRUST, ignore=left_out, dirs_exist_ok=True)
             _for_its_owner(part / _TRUST)
         # Files of a run that was forgotten meanwhile may be gone, while the copied database still names it.
         if gone := _runs(part / DATABASE) - _runs(source):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -17,6 +18,7 @@ from coordinator.store import backup
 from coordinator.store.layouts import LAYOUT
 from protos.errors import IntegrityError, StoreError
 from protos.orders import Verdict
+from protos.trust.names import Role
 
 Fleet = Callable[..., Any]
 
@@ -79,6 +81,38 @@ def test_a_backup_of_runs_that_are_forgotten_meanwhile_is_refused_and_the_next_o
     assert not (tmp_path / "backup").exists()
     backup.take(state, tmp_path / "backup")
     assert not list((tmp_path / "backup/bundles").glob("*"))
+
+
+def test_the_audit_log_of_a_backup_has_what_its_register_has_when_boards_enrol_meanwhile(
+    taken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from coordinator.trust.authority import Authority
+    from coordinator.trust.register import Register
+
+    state, copy, trees = tmp_path / "state", backup._copy_database, shutil.copytree
+    assert main(["init", "--state", str(state)]) == 0
+    authority, boards = Authority(state / "trust"), iter(range(100))
+
+    def one_more() -> None:
+        issued, _ = authority.operator(f"one-{next(boards)}", Role.OPERATOR)
+        with closing(Register(state / "trust")) as register:
+            register.issued(issued, who="local", what="certificate issued")
+
+    def copied(source: Path, target: Path) -> None:
+        copy(source, target)
+        one_more()
+
+    def tree_copied(*paths: Path, **more: Any) -> None:
+        trees(*paths, **more)
+        one_more()
+
+    monkeypatch.setattr(backup, "_copy_database", copied)
+    monkeypatch.setattr(shutil, "copytree", tree_copied)
+    backup.take(state, tmp_path / "another")
+    assert next(boards) >= 3
+    with closing(Register(tmp_path / "another/trust")) as register:
+        assert register.certificates()
+        assert register.unlogged() == []
 
 
 def test_a_file_that_cannot_be_copied_is_named(taken: Path, tmp_path: Path) -> None:
