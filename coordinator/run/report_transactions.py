@@ -91,7 +91,12 @@ def read(reports_in: Sequence[Arrived]) -> list[Read | BaseException]:
         for at, (arrived, report) in enumerate(zip(reports_in, parsed, strict=True))
         if isinstance(report, DeviceReport) and arrived.shapes is not None
     ]
-    updates = tensors.ahead([(report.update, shapes) for _, report, shapes in pairs])
+    try:
+        updates = tensors.ahead([(report.update, shapes) for _, report, shapes in pairs])
+    except Exception as error:
+        # Each by itself, below: then it is the one that is at fault that fails.
+        log.warning("%d reports could not be decoded side by side (%r)", len(pairs), error)
+        updates = [report.update for _, report, _ in pairs]
     for (at, report, _), update in zip(pairs, updates, strict=True):
         parsed[at] = replace(report, update=update)
     return [_checked(arrived, report) for arrived, report in zip(reports_in, parsed, strict=True)]

@@ -92,10 +92,12 @@ class ArrivingCall:
             self._answers.extend(self._stream)
         except BaseException as error:
             self._failure = error
-        finally:
+        try:
             if begun:
                 self._told(False)
-            with self._lock:
-                self._done.set()
-            for listener in self._listeners:
-                listener(self)
+        except BaseException as error:
+            self._failure = self._failure or error
+        with self._lock:
+            self._done.set()
+        for listener in self._listeners:
+            listener(self)

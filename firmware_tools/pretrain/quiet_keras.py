@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from typing import Any
 
 from firmware_tools.loading import loading
@@ -16,6 +17,9 @@ _REMARK = re.compile(rb"[IW]\d{4} |WARNING: All log messages before absl::Initia
 def loaded() -> Any:
     """The module ``keras``; errors that are said while it loads are heard."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if "keras" in sys.modules:
+        # What was loaded is frozen once; models that nobody holds any more are to be collected.
+        return sys.modules["keras"]
     with remarks_dropped(lambda line: _REMARK.match(line) is not None), loading():
         import keras
     return keras

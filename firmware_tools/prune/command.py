@@ -83,7 +83,7 @@ def add_command(commands: Any) -> None:
     how.add_argument(
         "--refit", action="store_true",
         help="fit the last layer of MODEL to the training examples first, and that of the pruned one: where they are "
-        "of another kind than those that it was trained on",
+        "of another kind than those that it was trained on; needs --data",
     )  # fmt: skip
     how.add_argument("--epochs", metavar="N", type=int, default=0, help="passes of fine-tuning (default 0)")
     how.add_argument("--rate", metavar="RATE", type=float, default=1e-3, help="of fine-tuning (default 0.001)")

@@ -97,7 +97,7 @@ class ShowsPower(Protocol):
 def unknown_phases(marks: list[Mark], stop_s: float, *, sensor: str, flags: tuple[str, ...]) -> tuple[PhaseEnergy, ...]:
     """The phases of a period that nothing measured: durations are known, energy is not."""
     seconds: dict[Phase, float] = {}
-    ends = [*(mark.t_s for mark in marks[1:]), stop_s]
+    ends = [*(mark.t_s for mark in marks[1:]), stop_s][: len(marks)]  # none where nothing was marked
     for mark, end_s in zip(marks, ends, strict=True):
         seconds[mark.phase] = seconds.get(mark.phase, 0.0) + max(0.0, end_s - mark.t_s)
     return tuple(

@@ -17,7 +17,8 @@ from protos.energy.trace import Phase, PhaseEnergy, joined
 __all__ = ["InferTotals", "SharedMeter"]
 
 _MOST_UNSETTLED = 512
-"""Predictions after which their joules are settled, so that marks do not grow without end while no round is on."""
+"""Predictions, and calls in which something came in, after which joules are settled, so that marks do not grow without
+end while no round is on."""
 _PATIENCE_S = 0.3
 
 
@@ -72,9 +73,14 @@ class SharedMeter:
 
     def mark(self, phase: Phase) -> None:
         with self._lock:
+            came_in = self._phase is Phase.RECEIVE and phase is Phase.IDLE
             self._phase = phase
             if not self._inferring:
                 self.inner.mark(phase)
+            self._unsettled += came_in
+            due = came_in and self._unsettled >= _MOST_UNSETTLED
+        if due:
+            self.settle_predictions()
 
     @contextmanager
     def inferring(self) -> Iterator[None]:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from ssh_hosts import Cutting, SshHost, ssh_hosts, why_not
+from warm_coordinator import state_of
 
 from coordinator.testbed import inventory
 from coordinator.testbed.collecting import SUMS, wrong_files
@@ -153,7 +154,7 @@ def _cut_by_ctrl_c(words: list[str], begun: Path) -> None:
         process.kill()
         process.communicate()
     assert process.returncode == 130
-    _until(lambda: not Path(f"/proc/{begun.read_text().strip()}").exists())
+    _until(lambda: state_of(int(begun.read_text())) in ("", "Z", "X"))
 
 
 def _until(is_so: Callable[[], bool], limit_s: float = 120.0) -> None:

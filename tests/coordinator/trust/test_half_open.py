@@ -158,7 +158,9 @@ def test_hundreds_that_never_shake_hands_take_no_file_that_the_coordinator_needs
 def test_who_hangs_up_in_a_thousand_handshakes_does_not_end_the_coordinator(start_lab: Any) -> None:
     """A segmentation fault of gRPC, where it is given a configuration anew at each handshake."""
     lab = start_lab()
-    with half_open(lab.address, 1500) as socks:
-        assert len(socks) == 1500
+    # A process may have 1024 files where nobody has raised that.
+    for _ in range(3):
+        with half_open(lab.address, 500) as socks:
+            assert len(socks) == 500
     assert lab.operate("status").returncode == 0
     assert lab.process.poll() is None

@@ -111,8 +111,8 @@ def test_of_several_the_one_that_fails_is_named_and_no_other_is_tried(tmp_path: 
     try_in_subprocess(sound, sound)
     with pytest.raises(ModelError, match=r"bad\.tflite: .*is a damaged"):
         try_in_subprocess(sound, bad, endless)
-    with pytest.raises(ModelError, match=r"endless\.tflite: .*did not load within 1 s"):
-        try_in_subprocess(sound, endless, bad, timeout_s=1.0)
+    with pytest.raises(ModelError, match=r"endless\.tflite: .*did not load within 3 s"):
+        try_in_subprocess(sound, endless, bad, timeout_s=3.0)
 
 
 @pytest.mark.workshop
