@@ -56,7 +56,10 @@ def test_an_unplugged_cable_and_a_restart_replay_with_their_flags_and_gaps(plug_
     live = []
     with opened(f"serial:{bridge.spec.link}", record=path) as meter:
         sensor = meter.meter.sensor
-        for what in ("unplugged", "restarted", "well"):
+        end_s = time.monotonic() + 60
+        # On a busy machine the clock of a bridge that was restarted is not known well at once, which is flagged, too.
+        while len(live) < 3 or (live[-1].energy.flags == ("degraded",) and time.monotonic() < end_s):
+            what = ("unplugged", "restarted", "well")[min(len(live), 2)]
             meter.begin(what)
             time.sleep(0.2)
             if what == "unplugged":
@@ -72,7 +75,7 @@ def test_an_unplugged_cable_and_a_restart_replay_with_their_flags_and_gaps(plug_
     assert "reconnected" in live[0].energy.flags
     assert "bridge-restarted" in live[1].energy.flags
     assert live[1].energy.uncovered_s > 0.2
-    assert live[2].energy.flags == ()
+    assert live[-1].energy.flags == ()
 
 
 def test_the_command_prints_the_same_figures_for_a_recording(plug_in, tmp_path):
