@@ -238,6 +238,8 @@ class Daemon:
             self._joined = False
             return
         self._device.outbox.told(settled)
+        if isinstance(order, WaitOrder) and self._receive_known and isinstance(self._device.meter, SharedMeter):
+            self._device.meter.no_order_came()
         match order:
             case WaitOrder(upgrade=UpgradeOffer() as offered):
                 self._receptions.clear()

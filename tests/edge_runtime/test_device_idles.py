@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from edge_runtime.power.clock import SystemClock
 from edge_runtime.power.meters.sensor_meter import SensorMeter
 from firmware_tools.bridge.simulator.bench import Bench, BridgeSpec, SimulatedBridge
 from protos.bridge.line import SerialTransport
+from protos.convert.orders import order_to
 from protos.energy.trace import Phase
 from protos.model.bundle import Bundle
+from protos.orders import WaitOrder
 
 
 class Holding(PeerCoordinator):
@@ -133,3 +136,39 @@ def test_a_held_call_is_as_long_as_the_coordinator_holds_it() -> None:
 
     assert run_scheduler.MOST_HOLD_S <= link.ORDER_S
     assert 86_400.0 / run_scheduler.MOST_HOLD_S <= 200.0
+
+
+class Slowly(PeerCoordinator):
+    """Knows of what comes in; answers that there is nothing to do come in for half a second."""
+
+    waits = 0
+
+    def Join(self, request: Any, context: Any) -> Any:  # noqa: N802
+        answer = super().Join(request, context)
+        answer.receive_known = True
+        return answer
+
+    def NextOrder(self, request: Any, context: Any) -> Any:  # noqa: N802
+        if not self.orders:
+            context.send_initial_metadata(())
+            time.sleep(0.5)
+            self._note(lambda: setattr(self, "waits", self.waits + 1))
+            return order_to(WaitOrder(0.0, "nothing to do"))
+        return super().NextOrder(request, context)
+
+
+def test_a_run_is_not_charged_for_answers_that_came_in_while_there_was_none(
+    bundle: Bundle, started: Callable[..., RunningDaemon]
+) -> None:
+    coordinator = Slowly(bundle)
+    try:
+        daemon = started(coordinator, max_rounds=1)
+        coordinator.until(lambda: coordinator.waits >= 6)
+        coordinator.orders.append(order(bundle))
+        daemon.end()
+        told = {part.phase: part for part in coordinator.read().energy}
+    finally:
+        coordinator.stop()
+    came_in = told[Phase.RECEIVE]
+    # The last of the answers may be on its way when the order is there.
+    assert 0 < came_in.covered_s + came_in.uncovered_s < 3.0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 from edge_runtime.power.meters.meter import ExpectsPower, Meter, MeterIdentity, ShowsPower
@@ -17,8 +18,7 @@ from protos.energy.trace import Phase, PhaseEnergy, joined
 __all__ = ["InferTotals", "SharedMeter"]
 
 _MOST_UNSETTLED = 512
-"""Predictions, and calls in which something came in, after which joules are settled, so that marks do not grow without
-end while no round is on."""
+"""Predictions after which their joules are settled, so that marks do not grow without end while no round is on."""
 _PATIENCE_S = 0.3
 
 
@@ -73,14 +73,9 @@ class SharedMeter:
 
     def mark(self, phase: Phase) -> None:
         with self._lock:
-            came_in = self._phase is Phase.RECEIVE and phase is Phase.IDLE
             self._phase = phase
             if not self._inferring:
                 self.inner.mark(phase)
-            self._unsettled += came_in
-            due = came_in and self._unsettled >= _MOST_UNSETTLED
-        if due:
-            self.settle_predictions()
 
     @contextmanager
     def inferring(self) -> Iterator[None]:
@@ -103,13 +98,23 @@ class SharedMeter:
     def settle_predictions(self, timeout_s: float = _PATIENCE_S) -> PhaseEnergy | None:
         """The joules of the predictions since they were settled last; None when there was none. What a round has spent
         so far stays its own."""
-        if isinstance(self.inner, _AwaitsSamples):
-            self.inner.await_samples(timeout_s)
+        self._await_samples(timeout_s)
         with self._lock:
-            found = self._settled(0.0 if isinstance(self.inner, _AwaitsSamples) else timeout_s)
-            for record in found.values():
-                self._carry(record)
+            self._carry_settled(timeout_s)
             return self._take_predictions()
+
+    def no_order_came(self, timeout_s: float = _PATIENCE_S) -> None:
+        """What came in since the last settlement was no order: those joules are of waiting, and no run's.
+
+        A device that waits for days gets hundreds of such answers; the next run would be charged for them all, and be
+        told that it is not known what they cost as soon as the sensor was away during one.
+        """
+        self._await_samples(timeout_s)
+        with self._lock:
+            self._carry_settled(timeout_s)
+            self._take_predictions()
+            if (arrived := self._carried.pop(Phase.RECEIVE, None)) is not None:
+                self._carry(replace(arrived, phase=Phase.IDLE))
 
     def spent_j(self) -> float | None:
         with self._lock:
@@ -120,26 +125,30 @@ class SharedMeter:
         return spent_j + sum(value for value in known if value is not None)
 
     def settle(self, timeout_s: float = 2.0) -> tuple[PhaseEnergy, ...]:
-        # Predictions go on while samples are waited for.
-        if isinstance(self.inner, _AwaitsSamples):
-            self.inner.await_samples(timeout_s)
+        self._await_samples(timeout_s)
         with self._lock:
-            for record in self._settled(0.0 if isinstance(self.inner, _AwaitsSamples) else timeout_s).values():
-                self._carry(record)
+            self._carry_settled(timeout_s)
             self._take_predictions()
             whole, self._carried = self._carried, {}
             return tuple(whole[phase] for phase in Phase if phase in whole)
 
     def begin_run(self, timeout_s: float = 2.0) -> None:
-        """Forget what was metered so far, but for what came in: that is the order with which a run begins."""
+        """Forget what was metered so far, but for what came in since :meth:`no_order_came`: that is the order with
+        which a run begins."""
         arrived = next((part for part in self.settle(timeout_s) if part.phase is Phase.RECEIVE), None)
         if arrived is not None:
             with self._lock:
                 self._carry(arrived)
 
-    def _settled(self, timeout_s: float) -> dict[Phase, PhaseEnergy]:
+    def _await_samples(self, timeout_s: float) -> None:
+        """Before the lock is taken: predictions go on while samples are waited for."""
+        if isinstance(self.inner, _AwaitsSamples):
+            self.inner.await_samples(timeout_s)
+
+    def _carry_settled(self, timeout_s: float) -> None:
         self._unsettled = 0
-        return {phase_energy.phase: phase_energy for phase_energy in self.inner.settle(timeout_s)}
+        for record in self.inner.settle(0.0 if isinstance(self.inner, _AwaitsSamples) else timeout_s):
+            self._carry(record)
 
     def _carry(self, record: PhaseEnergy) -> None:
         before = self._carried.get(record.phase)

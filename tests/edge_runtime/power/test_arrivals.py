@@ -1,43 +1,70 @@
-"""What comes in between rounds: marks of it do not grow without end, and a call is over whatever a meter does."""
+"""What comes in between rounds is charged to no run but its first order, and a call is over whatever a meter does."""
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
 
 from edge_runtime.daemon.arriving_call import ArrivingCall
-from edge_runtime.power.clock import SystemClock
+from edge_runtime.power.meters.estimate import EstimateMeter
 from edge_runtime.power.meters.shared_meter import SharedMeter
 from edge_runtime.power.meters.unmetered import UnknownMeter
+from protos.energy.boards import board as profile
 from protos.energy.trace import Phase
 
 
-class Counting(UnknownMeter):
-    """How many marks it holds at once, at most."""
+class Slow:
+    """Seconds pass as the test says."""
 
-    held = most = 0
+    now_s = 0.0
 
-    def mark(self, phase: Phase) -> None:
-        self.held += 1
-        self.most = max(self.most, self.held)
-        super().mark(phase)
+    def monotonic(self) -> float:
+        return self.now_s
 
-    def settle(self, timeout_s: float = 2.0) -> tuple[Any, ...]:
-        self.held = 0
-        return super().settle(timeout_s)
+    def process_time(self) -> float:
+        return 0.0
+
+    def wait(self, event: threading.Event, timeout_s: float) -> bool:
+        return event.is_set()
 
 
-def test_a_board_that_only_waits_holds_few_marks_and_loses_none_of_what_came_in() -> None:
-    inner = Counting(SystemClock())
+def answered(meter: SharedMeter, clock: Slow, seconds: float) -> None:
+    """An hour of waiting, and an answer that takes so long to come in."""
+    clock.now_s += 3600.0
+    meter.mark(Phase.RECEIVE)
+    clock.now_s += seconds
+    meter.mark(Phase.IDLE)
+
+
+def test_a_run_is_charged_for_its_first_order_and_not_for_days_of_answers_that_said_to_wait() -> None:
+    clock, board = Slow(), profile("pi4")
+    inner = EstimateMeter(board, clock)
     meter = SharedMeter(inner)
     meter.start()
-    for _ in range(5000):
-        meter.mark(Phase.RECEIVE)
-        meter.mark(Phase.IDLE)
-    assert inner.most <= 2000
+    for _ in range(500):
+        answered(meter, clock, 0.5)
+        meter.no_order_came()
+        assert len(inner._stretches) <= 2, "marks of all that came in are held"
+    answered(meter, clock, 2.0)
     meter.begin_run()
-    assert Phase.RECEIVE in {part.phase for part in meter.settle()}
+    (order,) = meter.settle()
+    assert (order.phase, order.covered_s) == (Phase.RECEIVE, pytest.approx(2.0))
+    assert order.energy_j == pytest.approx(2.0 * board.idle_w)
+    assert meter.settle() == ()
+
+
+def test_a_sensor_that_was_away_while_the_board_waited_makes_no_order_unknown() -> None:
+    clock = Slow()
+    meter = SharedMeter(UnknownMeter(clock))
+    meter.start()
+    answered(meter, clock, 0.5)
+    meter.no_order_came()
+    meter.inner = EstimateMeter(profile("pi4"), clock)
+    answered(meter, clock, 2.0)
+    meter.begin_run()
+    assert [(part.phase, part.method) for part in meter.settle()] == [(Phase.RECEIVE, "estimated")]
 
 
 class Stream:
