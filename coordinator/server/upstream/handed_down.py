@@ -59,7 +59,7 @@ class HandedDown:
         path = self._folder / f"{bundle.bundle_id.removeprefix('sha256:')}{_SUFFIX}"
         held = {name: one for name, one in self._held.items() if name != publication.bundle_id}
         try:
-            self._folder.mkdir(mode=0o700, exist_ok=True)
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with write_whole(path) as file:
                 file.write(message.SerializeToString())
             for name in list(held)[: -_KEEP + 1]:

@@ -19,6 +19,7 @@ Rules kept here:
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import logging
 import time
@@ -41,7 +42,7 @@ from coordinator.store import runs, tables
 from protos.atomic import write_whole
 from protos.convert.reports import serialise_report
 from protos.energy.trace import Phase, PhaseEnergy, joined
-from protos.errors import EdgejouleError, RefusedError, StoreError, UnknownRunError, UsageError
+from protos.errors import EdgejouleError, IntegrityError, RefusedError, StoreError, UnknownRunError, UsageError
 from protos.model.bundle import Bundle
 from protos.model.engine import engine_identity
 from protos.orders import (
@@ -113,9 +114,15 @@ class Site:
         self._published = self._bundle_id = ""
         # Run and bundle whose signature was looked after.
         self._looked_after: tuple[str, str] = ("", "")
-        self._handed_down = HandedDown(state / HANDED_DOWN)
+        self._handed_down = HandedDown(state / HANDED_DOWN / self._fleet_above())
         scheduler.handed_down = self._handed_down
         self._receive_known = False
+
+    def _fleet_above(self) -> str:
+        """Under which name heads from above are kept: those of another fleet are none of its devices' business."""
+        identity = self._link.identity
+        whose = self._link.address if identity is None else identity.signing_root_pem
+        return hashlib.sha256(whose.encode()).hexdigest()[:16]
 
     @property
     def name(self) -> str:
@@ -206,7 +213,8 @@ class Site:
         try:
             bundle = await self._bundle(publication.bundle_id, publication.run_id)
             await self._rooms.models.do(self._handed_down.take, publication, bundle)
-        except (Away, StoreError):
+        except (Away, StoreError, IntegrityError):
+            # It is asked for again: what was damaged on the way, or had no room, may come whole.
             raise
         except EdgejouleError as error:
             log.error("the head of %s is not handed down: %s", publication.run_id, error)

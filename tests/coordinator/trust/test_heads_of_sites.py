@@ -144,7 +144,9 @@ def test_a_board_of_a_site_works_with_the_head_that_was_signed_above_and_with_no
     bundle = open_bundle(place)
     kept = state / "bundles" / bundle.bundle_id.removeprefix("sha256:") / BUNDLE_SIGNATURE
     assert kept.read_bytes() == (place / BUNDLE_SIGNATURE).read_bytes()
-    (path,) = (state / HANDED_DOWN).iterdir()
+    # Kept by the fleet that they come from.
+    (kept,) = (state / HANDED_DOWN).iterdir()
+    (path,) = kept.iterdir()
     passed = publication_from(pb.Publication.FromString(path.read_bytes()))
     (above,) = (lab.state / "trust" / "heads").iterdir()
     signed = SignedHead.parse(above.read_bytes(), "above")
@@ -162,7 +164,7 @@ def test_a_board_of_a_site_works_with_the_head_that_was_signed_above_and_with_no
     head = decode(passed.head, bundle.manifest.head.shapes())
     other = {name: value + np.float32(0.5) for name, value in head.items()}
     false = replace(passed, head=as_float32(other), head_version=trees.version(other))
-    HandedDown(state / HANDED_DOWN).take(false, bundle)
+    HandedDown(kept).take(false, bundle)
     site, address = serve()
     daemon(address)
     until(lambda: "its signature is of another head" in programs.said(), programs.said)
