@@ -32,8 +32,9 @@ _SPLITS |= dict.fromkeys(("test", "testing", "val", "valid", "validation", "dev"
 # What macOS, Windows, Linux file systems and network storage leave in folders; names with a dot in front go as well.
 # Hidden folders that are no class of anybody's; another one with images in it is told.
 _HIDDEN = re.compile(r"\.(_.*|git|cache|idea|vscode|ipynb_checkpoints|thumbnails|trash.*|tmp.*|ds_store.*|spotlight.*)")
-# Where tools for detection keep all pictures, whatever is on them.
 _LEAST_CLASSES = 2
+_CLASS_AND_NAME = 2  # parts of a path below a folder of class folders
+# Where tools for detection keep all pictures, whatever is on them, and what is drawn over them.
 _POOLS = {"image", "images", "img", "imgs", "jpegimages", "photos", "pictures"}
 _MASKS = {"mask", "masks", "labels", "annotations", "segmentation", "segmentations", "gt", "groundtruth"}
 _FOLD = re.compile(r"(fold|split|part|batch|chunk|shard)[ _.-]*\d+", re.IGNORECASE)
@@ -249,7 +250,7 @@ class _Search:
                 f"its folders ({listing}) are pictures and what is drawn over them, no classes", where=str(folder),
                 fix="make one sub-folder per class; files of annotations are not read",
             )  # fmt: skip
-        deep = all(len(path.relative_to(folder).parts) > _LEAST_CLASSES for path in self.paths)
+        deep = all(len(path.relative_to(folder).parts) > _CLASS_AND_NAME for path in self.paths)
         if deep and all(_FOLD.fullmatch(name) for name in strange):
             below = sorted({path.parent.name for path in self.paths})
             raise LabelError(
