@@ -32,6 +32,7 @@ from tensorflow.python.client import pywrap_tf_session
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 from tensorflow.python.framework.function_def_to_graph import function_def_to_graph
 
+from firmware_tools.convert.static_tokens import FLOATS, Mask, of_ids, of_mask
 from protos.errors import ModelError
 
 _COPIES = ("Identity", "StopGradient", "PreventGradient", "EnsureShape", "CheckNumerics", "Snapshot")
@@ -41,11 +42,7 @@ _LOOPS = ("While", "StatelessWhile")
 _BRANCHES = ("If", "StatelessIf")
 _FAKE = ("FakeQuantWithMinMaxArgs", "FakeQuantWithMinMaxVars", "FakeQuantWithMinMaxVarsPerChannel")
 _AFFINE = ("Mul", "AddV2", "Add", "Sub", "RealDiv", "BiasAdd")
-_SHAPED = ("ExpandDims", "Reshape", "Transpose", "Tile", "Squeeze", "StridedSlice", "Slice", "BroadcastTo", "ReverseV2",
-           "Unpack", "Pack", "ConcatV2", "Identity")  # fmt: skip
 _NORMALISATIONS = ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
-_WHOLE = (tf.int32, tf.int64)
-_FLOATS = (tf.float32, tf.float16, tf.bfloat16, tf.float64)
 # A written-out loop of more steps makes a graph that takes the converter minutes, and a board a long time.
 _MAX_STEPS = 1024
 _FOLDED_BYTES = 1 << 24
@@ -83,13 +80,6 @@ class StaticFunction:
 
     function: Any
     lifted: Affine
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Mask:
-    """Truth values as real numbers, 1 and 0."""
-
-    ones: Any
 
 
 @dataclasses.dataclass(slots=True)
@@ -132,7 +122,7 @@ def static_function(
 
 class _Run:
     """One walk through the graph. A value is a numpy array, a tensor of the new graph, an `Affine` of the input, a
-    `_Mask`, or a `_TensorList`."""
+    `Mask`, or a `_TensorList`."""
 
     def __init__(
         self,
@@ -200,7 +190,7 @@ class _Run:
             if (moved := _moved(op, inputs)) is not None:
                 return moved
             for tensor, value in zip(op.inputs, inputs, strict=True):
-                if isinstance(value, Affine) and tensor.dtype not in _FLOATS:
+                if isinstance(value, Affine) and tensor.dtype not in FLOATS:
                     raise ModelError(
                         f"{kind} {op.name} works on its {tensor.dtype.name} input before it becomes real numbers",
                         where=self.where,
@@ -208,14 +198,18 @@ class _Run:
                     )
         if (simpler := self._simplified(op, inputs)) is not None:
             return simpler
-        if self.vocabulary and (simpler := self._of_ids(op, inputs) or self._of_mask(op, inputs)) is not None:
-            return simpler
+        if self.vocabulary is not None:
+            simpler = of_ids(op, inputs, self.graph, self.placeholder, self.vocabulary)
+            if simpler is None:
+                simpler = of_mask(op, inputs, self.graph, self._tensor, self._real_copy)
+            if simpler is not None:
+                return simpler
         if op.inputs and all(isinstance(tensor, np.ndarray) for tensor in inputs):
             folded = self._folded(op, inputs)
             if folded is not None:
                 return folded
         tensors = [self._tensor(tensor) for tensor in inputs]
-        if kind == "Cast" and op.outputs[0].dtype in _FLOATS and tensors[0].dtype in _FLOATS:
+        if kind == "Cast" and op.outputs[0].dtype in FLOATS and tensors[0].dtype in FLOATS:
             return tensors
         if kind in _FAKE:
             bounds = inputs[1:3] if len(inputs) == 3 else [np.float32(op.get_attr(one)) for one in ("min", "max")]
@@ -225,14 +219,14 @@ class _Run:
                     return [tf.minimum(tf.maximum(tensors[0], low), high)]
         if kind == "Split" and isinstance(inputs[0], np.ndarray) and tensors[1].shape.is_fully_defined():
             return self._slices(tensors[1], int(inputs[0]), len(op.outputs))
-        if kind == "Neg" and op.outputs[0].dtype in _FLOATS and not _before_erfc(op.outputs[0]):
+        if kind == "Neg" and op.outputs[0].dtype in FLOATS and not _before_erfc(op.outputs[0]):
             with self.graph.as_default():
                 return [tf.multiply(tensors[0], tf.constant(-1.0, tensors[0].dtype))]
         if kind == "Elu":  # what SELU is below 0, less its factor of 1.0507 * 1.6733; above, x itself
             with self.graph.as_default():
                 below = tf.minimum(tf.nn.selu(tensors[0]), 0.0) * (1.0 / _SELU_BELOW)
                 return [tf.nn.relu(tensors[0]) + below]
-        if kind == "Square" and op.outputs[0].dtype in _FLOATS:
+        if kind == "Square" and op.outputs[0].dtype in FLOATS:
             with self.graph.as_default():
                 return [tf.multiply(tensors[0], tensors[0])]
         if kind == "SquaredDifference" and (op.outputs[0].shape.rank or 0) > _MOST_DIMENSIONS:
@@ -257,65 +251,15 @@ class _Run:
     def _simplified(self, op: Any, inputs: list[Any]) -> list[Any] | None:
         """A product with zeros is zeros, a sum with zeros the other: a recurrent layer begins with a state of zeros."""
         if op.type == "ZerosLike" and isinstance(inputs[0], tf.Tensor) and inputs[0].shape.is_fully_defined():
-            return [np.zeros(inputs[0].shape, np.float32 if op.outputs[0].dtype in _FLOATS else
+            return [np.zeros(inputs[0].shape, np.float32 if op.outputs[0].dtype in FLOATS else
                              op.outputs[0].dtype.as_numpy_dtype)]  # fmt: skip
-        if op.type not in ("Mul", "AddV2") or op.outputs[0].dtype not in _FLOATS:
+        if op.type not in ("Mul", "AddV2") or op.outputs[0].dtype not in FLOATS:
             return None
         for one, other in (inputs, inputs[::-1]):
             if isinstance(one, np.ndarray) and not isinstance(other, (np.ndarray, Affine)) and not one.any():
                 static = other.shape.is_fully_defined() and np.broadcast_shapes(one.shape, other.shape) == other.shape
                 if static:
                     return [other] if op.type == "AddV2" else [np.zeros(other.shape, one.dtype)]
-        return None
-
-    def _of_ids(self, op: Any, inputs: list[Any]) -> list[Any] | None:
-        """What is done to token ids, without its detours.
-
-        A model of Keras' default Input takes them as real numbers, and makes whole ones of them again. An Embedding
-        moves ids below 0 behind the others, and there are none.
-        """
-        if not inputs or not isinstance(inputs[0], tf.Tensor):
-            return None
-        if op.type in ("NotEqual", "Equal") and inputs[0] is self.placeholder and isinstance(inputs[1], np.ndarray):
-            if inputs[1].size != 1 or self.vocabulary is None:
-                return None
-            table = (np.arange(self.vocabulary) == inputs[1].item()) == (op.type == "Equal")
-            with self.graph.as_default():
-                return [_Mask(tf.gather(tf.constant(table.astype(np.float32)), self.placeholder))]
-        if op.type == "Cast" and op.outputs[0].dtype in _WHOLE and inputs[0].op.type == "Cast":
-            before = inputs[0].op.inputs[0]
-            if before.dtype in _WHOLE and before.dtype == op.outputs[0].dtype:
-                return [before]
-        below = inputs[0].op
-        if op.type in ("Select", "SelectV2") and below.type == "Less" and below.inputs[0] is self.placeholder:
-            zero = tf.get_static_value(below.inputs[1])
-            if zero is not None and not np.any(zero):
-                return [inputs[2]]
-        return None
-
-    def _of_mask(self, op: Any, inputs: list[Any]) -> list[Any] | None:
-        """What is done to a mask, done to its ones and zeros."""
-        if not any(isinstance(value, _Mask) for value in inputs):
-            return None
-        first, real = inputs[0], op.outputs[0].dtype in _FLOATS
-        with self.graph.as_default():
-            if op.type == "Cast" and real:
-                return [first.ones]
-            if op.type == "LogicalNot":
-                return [_Mask(1.0 - first.ones)]
-            if op.type == "LogicalAnd" and all(isinstance(value, _Mask) for value in inputs):
-                return [_Mask(inputs[0].ones * inputs[1].ones)]
-            same = op.type == "SelectV2" or len({tuple(one.shape) for one in op.inputs if one.shape.rank}) == 1
-            if op.type in ("Select", "SelectV2") and same and real and not any(
-                isinstance(value, _Mask) for value in inputs[1:]
-            ):  # fmt: skip
-                if isinstance(inputs[2], np.ndarray) and not inputs[2].any():
-                    return [first.ones * self._tensor(inputs[1])]
-                one, other = (self._tensor(value) for value in inputs[1:])
-                return [other + first.ones * (one - other)]
-        if op.type in _SHAPED and all(isinstance(value, (_Mask, np.ndarray)) for value in inputs):
-            tensors = [value.ones if isinstance(value, _Mask) else self._tensor(value) for value in inputs]
-            return [_Mask(one) for one in self._copy(self.graph, op, tensors, real=True).outputs]
         return None
 
     def _call(self, name: str, inputs: list[Any]) -> list[Any]:
@@ -359,9 +303,9 @@ class _Run:
             return _TensorList([None] * count, inputs[0], op.get_attr("element_dtype"))
         if kind == "TensorListFromTensor":
             value = inputs[0]
-            if isinstance(value, _Mask):
+            if isinstance(value, Mask):
                 with self.graph.as_default():
-                    parts = [_Mask(part) for part in tf.unstack(value.ones)]
+                    parts = [Mask(part) for part in tf.unstack(value.ones)]
                 return _TensorList(parts, inputs[1], op.get_attr("element_dtype"))
             if isinstance(value, np.ndarray):
                 return _TensorList(list(value), inputs[1], op.get_attr("element_dtype"))
@@ -430,24 +374,27 @@ class _Run:
         types = [tensor.dtype for tensor in op.outputs]
         if graph is self.graph:
             attributes = {name: _single(value, real=real) for name, value in attributes.items()}
-            types = [tf.float32 if kind in _FLOATS or (real and kind == tf.bool) else kind for kind in types]
+            types = [tf.float32 if kind in FLOATS or (real and kind == tf.bool) else kind for kind in types]
         with graph.as_default():
             # Names come from layers, so that messages of the converter can be read.
             return graph.create_op(op.type, tensors, types, name=op.name.replace("^", "_"), attrs=attributes)
 
+    def _real_copy(self, op: Any, tensors: list[Any]) -> Any:
+        return self._copy(self.graph, op, tensors, real=True)
+
     def _symbol(self, value: Any) -> Any:
-        if isinstance(value, _Mask):
+        if isinstance(value, Mask):
             return value.ones
         return self.placeholder if isinstance(value, Affine) else value
 
     def _tensor(self, value: Any) -> Any:
         if isinstance(value, np.ndarray):
             if id(value) not in self._constants:
-                real = tf.as_dtype(value.dtype) in _FLOATS
+                real = tf.as_dtype(value.dtype) in FLOATS
                 with self.graph.as_default():
                     self._constants[id(value)] = (tf.constant(value.astype(np.float32) if real else value), value)
             return self._constants[id(value)][0]
-        if isinstance(value, _Mask):  # a truth value after all, for what is not known above
+        if isinstance(value, Mask):  # a truth value after all, for what is not known above
             with self.graph.as_default():
                 return tf.greater(value.ones, 0.5)
         if not isinstance(value, Affine):
@@ -466,7 +413,7 @@ class _Run:
 
 def _moved(op: Any, inputs: list[Any]) -> list[Any] | None:
     """The input after one more step that is affine in its channels; None where this is no such step."""
-    if op.type == "Cast" and op.outputs[0].dtype in _FLOATS:
+    if op.type == "Cast" and op.outputs[0].dtype in FLOATS:
         return inputs[:1]
     rank = op.outputs[0].shape.rank
     if op.type in _NORMALISATIONS and isinstance(inputs[0], Affine):
@@ -478,7 +425,7 @@ def _moved(op: Any, inputs: list[Any]) -> list[Any] | None:
         factor = gamma / np.sqrt(variance + op.get_attr("epsilon"))
         moved = _then(_then(inputs[0], "Mul", factor), "AddV2", beta - mean * factor)
         return [moved, *inputs[1:5], *([inputs[4]] if len(op.outputs) == 6 else [])]
-    if op.type not in _AFFINE or op.outputs[0].dtype not in _FLOATS or rank is None:
+    if op.type not in _AFFINE or op.outputs[0].dtype not in FLOATS or rank is None:
         return None
     first = isinstance(inputs[0], Affine)
     value, constant = (inputs[0], inputs[1]) if first else (inputs[1], inputs[0])
@@ -513,7 +460,7 @@ def _nudged(low: Any, high: Any, bits: int, narrow: bool) -> tuple[Any, Any]:
 
 def _single(attribute: Any, *, real: bool = False) -> Any:
     """An attribute of an operation, with float32 where it names another type of real numbers."""
-    reals = {each_float.as_datatype_enum for each_float in (*_FLOATS, *((tf.bool,) if real else ()))}
+    reals = {each_float.as_datatype_enum for each_float in (*FLOATS, *((tf.bool,) if real else ()))}
     if attribute.type in reals or any(one in reals for one in attribute.list.type):
         changed = type(attribute)()
         changed.CopyFrom(attribute)
