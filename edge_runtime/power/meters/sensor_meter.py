@@ -152,13 +152,22 @@ class SensorMeter:
             self._recount()
         identity = self.sensor.identity
         if not any(part.covered_s or part.bits for part in sums.values()):
-            return unknown_phases(marks, stop_s, sensor=identity.sensor, flags=("no-samples", *flags))
+            unknown = unknown_phases(marks, stop_s, sensor=identity.sensor, flags=("no-samples", *flags))
+            return tuple(self._with_fault(phase_energy) for phase_energy in unknown)
         judged = (
             judge(sums[phase], method=identity.method, sensor=identity.sensor, flags=flags)
             for phase in Phase
             if phase in sums
         )
-        return tuple(self._of_own_board(phase_energy, sums[phase_energy.phase]) for phase_energy in judged)
+        found = (self._of_own_board(phase_energy, sums[phase_energy.phase]) for phase_energy in judged)
+        return tuple(self._with_fault(phase_energy) for phase_energy in found)
+
+    def _with_fault(self, phase_energy: PhaseEnergy) -> PhaseEnergy:
+        """Where joules are unknown, the sensor's fault is told: also of a phase too short for a sample to show it."""
+        fault = self._watch.fault
+        if fault is None or phase_energy.energy_j is not None or fault in phase_energy.flags:
+            return phase_energy
+        return replace(phase_energy, flags=(*phase_energy.flags, fault))
 
     def _of_own_board(self, phase_energy: PhaseEnergy, sums: Tally) -> PhaseEnergy:
         """A figure of the board that runs this; none where it is within the error of the zero."""

@@ -60,6 +60,24 @@ def test_a_wrong_wire_gives_no_joules_and_nothing_to_spend(plug_in, until, fault
         meter.close()
 
 
+@pytest.mark.parametrize("fault", WRONG)
+def test_a_phase_too_short_for_a_sample_tells_the_fault_as_well(plug_in, until, fault):
+    flag, spec = WRONG[fault]
+    bridge = plug_in(load_object=ConstantLoad(4.0), **spec)
+    meter = open_meter(f"serial:{bridge.spec.link}")
+    try:
+        until(lambda: meter.fault is not None)
+        for waits_s in (0.0, 2.0):
+            meter.mark(Phase.ENCODE)
+            meter.mark(Phase.SEND)
+            meter.mark(Phase.IDLE)
+            parts = meter.settle(waits_s)
+            assert {part.phase for part in parts} >= {Phase.ENCODE, Phase.SEND}
+            assert all(flag in part.flags for part in parts if part.energy_j is None)
+    finally:
+        meter.close()
+
+
 def test_a_wire_that_is_put_right_is_believed_again(plug_in, until):
     bridge = plug_in(load_object=ConstantLoad(4.0), wiring="swapped")
     meter = open_meter(f"serial:{bridge.spec.link}")
