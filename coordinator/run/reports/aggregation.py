@@ -206,9 +206,9 @@ class Fold:
         size = deviation = 0.0
         for name, value in update.items():
             change = value.astype(np.float64) / unit
-            size += float(np.vdot(change, change))
+            size += trees.sum_of_squares(change)
             rest = change if guess is None else change - guess[name].astype(np.float64)
-            deviation += float(np.vdot(rest, rest))
+            deviation += trees.sum_of_squares(rest)
         return size**0.5, deviation**0.5
 
     def head_after(self, head: Tree) -> Tree:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -90,3 +91,22 @@ def test_a_tree_that_is_not_as_expected_is_refused_by_name(spoil, error, words) 
 
 def test_a_tree_as_expected_passes() -> None:
     trees.check(tree(), {"out_bias": [3], "out_kernel": (4, 3)}, where="head")
+
+
+_SUM = """
+import numpy as np
+from protos.update import trees
+print(trees.sum_of_squares(np.random.default_rng(1).normal(size=50_000)).hex())
+"""
+
+
+def test_a_sum_of_squares_is_the_same_for_any_number_of_cores() -> None:
+    sums = {
+        subprocess.run(
+            [sys.executable, "-c", _SUM], env={**os.environ, "OPENBLAS_NUM_THREADS": threads}, capture_output=True,
+            text=True, check=True,
+        ).stdout
+        for threads in ("1", "2", "4")
+    }  # fmt: skip
+    assert len(sums) == 1
+    assert float.fromhex(sums.pop()) == pytest.approx(49556.20312036226, rel=1e-14)
