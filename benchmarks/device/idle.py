@@ -55,7 +55,12 @@ class Counting:
                 near, _ = self._server.accept()
             except OSError:
                 return
-            far = socket.create_connection(self._target)
+            try:
+                far = socket.create_connection(self._target)
+            except OSError:
+                # The coordinator has ended: the device learns it as it would without a proxy.
+                near.close()
+                continue
             threading.Thread(target=self._pump, args=(near, far, True), daemon=True).start()
             threading.Thread(target=self._pump, args=(far, near, False), daemon=True).start()
 
