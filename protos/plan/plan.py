@@ -95,6 +95,9 @@ class RunPlan:
             if content[section][key] == default:
                 del content[section][key]
         content = {name: values for name, values in content.items() if values or name not in ("closed_form", "privacy")}
+        # Heads went down whole where a plan did not say, and devices do the same work either way.
+        if self.downlink == DownlinkSection(parameters=resolve(DownlinkSection.codec, {}, where="downlink")):
+            content["downlink"] = {"codec": "float32", "parameters": {}}
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return f"plan-{hashlib.sha256(canonical.encode()).hexdigest()[:16]}"
 

@@ -140,7 +140,7 @@ class UpdateSection:
 class DownlinkSection:
     """[downlink] How heads travel: as coded differences, or whole ("float32")."""
 
-    codec: str = "float32"
+    codec: str = DEFAULT_CODEC
     parameters: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -19,6 +19,7 @@ from coordinator.store.database import Database, sqlite_url
 from coordinator.store.models import device_heads as shown
 from coordinator.store.models import heads
 from edge_runtime.round.held_heads import CannotRebuildError, HeldHeads
+from protos.convert.head_transfers import serialise_difference
 from protos.model.bundle import open_bundle
 from protos.orders import Holding, TrainOrder, Verdict
 from protos.update.tensors import decode
@@ -212,7 +213,7 @@ def test_whole_heads_are_the_coordinators_own_and_not_sent_to_those_who_hold_the
     address: str, bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path
 ) -> None:
     with Operator(address) as operator:
-        run_id = operator.start_run(tools.plan(bundle, rounds=2), tmp_path)
+        run_id = operator.start_run(tools.plan(bundle, rounds=2, more='[downlink]\ncodec = "float32"\n'), tmp_path)
         device = Follower(fleet(address, "a"), tmp_path / "a", bundle)
         device.device.join()
         device.answer(1)
@@ -224,3 +225,19 @@ def test_whole_heads_are_the_coordinators_own_and_not_sent_to_those_who_hold_the
     assert order.head
     assert not again.head
     assert order.head_version == status.rounds[1].head_version
+
+
+def test_a_plan_that_says_nothing_of_it_sends_heads_as_differences_of_eight_bits(
+    address: str, bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path
+) -> None:
+    with Operator(address) as operator:
+        operator.start_run(tools.plan(bundle, rounds=2), tmp_path)
+        device = Follower(fleet(address, "a"), tmp_path / "a", bundle)
+        device.device.join()
+        head = device.answer(1)
+        order, _ = device.take(2)
+        device.answer(2)
+    assert (order.head, len(order.differences)) == ((), 1)
+    numbers = sum(value.size for value in head.values())
+    bits = 8 * len(serialise_difference(order.differences[0])) / numbers
+    assert 8 < bits < 32, "a tensor's scale and name weigh something in a head as small as this"

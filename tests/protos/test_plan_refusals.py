@@ -60,7 +60,8 @@ def test_a_name_that_is_not_known_is_answered_with_the_nearest(text: str, words:
         ('[closed_form]\nhead = "ridge"', r"has no effect with train.method = 'sgd'; set train.method"),
         ('[train]\nmethod = "closed_form"\nsteps = 3', "a method without steps; leave it out"),
         ('[train]\nmethod = "closed_form"\n[planner]\npolicy = "joules"\n[update]\ncodec = "eden"', "no steps to plan"),
-        ("[downlink]\nbits = 2", r"\[downlink\] has no key 'bits'"),
+        ("[downlink]\nbits = 9", "bits = 9 is not a whole number from 1 to 8"),
+        ('[downlink]\ncodec = "float32"\nbits = 2', r"\[downlink\] has no key 'bits'"),
     ],
 )
 def test_a_plan_that_contradicts_itself_is_refused_with_the_reason(text: str, words: str) -> None:

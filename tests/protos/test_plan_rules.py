@@ -166,7 +166,7 @@ def test_all_but_the_bundle_has_a_default() -> None:
         round=RoundSection(1, 0.5, 600.0),
         train=TrainSection(None, None, 0.05, 0.0, 0.0, {}, "sgd", 1.0),
         update=UpdateSection("uniform_stochastic", {"bits": 8.0, "bucket": 1024.0}),
-        downlink=DownlinkSection("float32", {}),
+        downlink=DownlinkSection("uniform_stochastic", {"bits": 8.0, "bucket": 1024.0}),
         aggregate=AggregateSection(("by_examples", "by_budget"), "fednova", 1.0, "mean", 0.9, 0.99, 1e-3),
         budget=BudgetSection(None, {}, None, None, 1.0, None, 1.0, {}, None),
         planner=PlannerSection("none", 0.05, 0.1, "known"),
