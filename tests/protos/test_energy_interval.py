@@ -99,3 +99,11 @@ def test_known_standard_deviations_take_the_place_of_rectangles():
     assert (known["gain"].standard_j, known["gain"].limit_j) == pytest.approx((0.02, 0.06))
     assert (bare["offset"].shape, known["offset"].shape) == ("rectangular", "normal")
     assert known["offset"].standard_j == pytest.approx(0.01)
+
+
+def test_lines_of_one_shape_keep_it_and_unlike_ones_are_taken_for_normal():
+    flat, round_ = line(shape="rectangular"), line(shape="normal")
+    assert add_terms([flat], [flat])[0].shape == "rectangular"
+    assert [add_terms(*pair)[0].shape for pair in (([flat], [round_]), ([round_], [flat]), ([round_], [round_]))] == [
+        "normal"
+    ] * 3

@@ -148,3 +148,26 @@ def test_a_device_is_told_what_was_metered_and_no_more() -> None:
     assert warm.sending_j >= 0.12
     assert (unknown.step_j, unknown.embedding_j) == (0.0, 0.0)
     assert unknown.sending_j > 0
+
+
+def test_an_account_is_held_for_twice_what_a_round_may_cost_at_most_and_no_more() -> None:
+    one, text = entrant("a"), plan("[budget]\nbattery_j = 10000\n")
+    sent_bytes = report_bytes(text.update.parameters["bits"], 650)
+    cost = one.costs.forecast(Work(one.embeddings, one.steps, sent_bytes, one.bytes_down)).whole
+    assert cost.deviation > 0
+    (line,) = plan_round(text, [one], around()).lines
+    # A round's share of 10,000 J over the ten that are left is far above what one costs.
+    (poor,) = plan_round(plan("[budget]\nbattery_j = 5\n"), [entrant("a")], around()).lines
+    assert line.budget_j == pytest.approx(1000.0)
+    assert poor.budget_j == pytest.approx(2 * (cost.mean + 2 * cost.deviation))
+
+
+def test_first_prices_are_work_by_speed_times_watts() -> None:
+    """A Pi 4 whose one busy core takes W: 2.3e9 multiply-accumulates, 2e6 coordinates and 2e6 bytes a second."""
+    prices, none = (prices_of("pi4", macs=2_300_000, coordinates=count, batch_size=16) for count in (2_000, 0))
+    watts = prices.send_fixed_j / 0.03
+    assert prices.embedding_j == pytest.approx(0.001 * watts)
+    assert prices.encode_j == pytest.approx((0.01 + 0.001) * watts)
+    assert none.encode_j == pytest.approx(0.01 * watts)
+    assert prices.step_j == pytest.approx((0.0005 + 3 * 2_000 * 16 / 2.3e8) * watts)
+    assert prices.up_j == pytest.approx(watts / 2e6)

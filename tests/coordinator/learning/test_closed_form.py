@@ -133,3 +133,11 @@ def test_a_run_ends_when_accuracy_fell_for_good_and_not_for_chance() -> None:
     assert why_stop(fallen, 20, 3) == "", "20 examples cannot tell 74 % from 80 %"
     assert why_stop([*rising, (3, 0.75), (4, 0.795), (5, 0.74)], 1000, 3) == ""
     assert why_stop([(number, None) for number in range(9)], 1000, 3) == ""
+
+
+def test_who_has_held_out_data_calibrates_by_them_and_others_by_leaving_devices_out() -> None:
+    shards = [of(seed, 150) for seed in range(5)]
+    held_out = solve(shards, accuracy=lambda kernel, bias: 0.5)
+    assert held_out.temperature == 1.0
+    assert solve(shards).temperature not in (1.0, 0.0)
+    assert solve(shards[:1]).temperature == 1.0

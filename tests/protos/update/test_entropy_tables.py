@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from protos.errors import UpdateError
 from protos.update.entropy import rans
 from protos.update.entropy.contexts import contexts, level_of
-from protos.update.entropy.densities import SHAPES
+from protos.update.entropy.densities import SHAPES, rows
 from protos.update.entropy.frequencies import MAX_OCTAVES, MAX_REACH, head, read, stored
-from protos.update.entropy.histograms import Tally, fit
+from protos.update.entropy.histograms import Tally, begins, fit
 from protos.update.quantised import dither
 
 
@@ -181,3 +181,20 @@ def test_stored_weights_are_in_proportion_to_the_counts_and_no_symbol_that_occur
     assert weights[0, 3] > 0 == weights[0, 4]
     np.testing.assert_allclose(weights[1, :3] / weights[1, 2], [0.5, 0.5, 1.0], rtol=1 / 16)
     assert len({*weights[2].tolist()}) == 1, "a row that never occurs is even"
+
+
+def test_the_most_frequent_symbol_of_a_row_weighs_thirty_parts_of_the_largest_power() -> None:
+    """A byte is 16 e + m for (16 + m) 2^e - 16: 30 << 15 is e = 15, m = 14."""
+    assert list(stored(np.array([[7, 0, 0]]))) == [16 * 15 + 14, 0, 0]
+    assert list(stored(np.array([[0, 0]]))) == [16 * 15 + 14] * 2
+
+
+def test_rows_of_counts_begin_at_the_same_places_one_by_one_and_together() -> None:
+    together = begins(np.array([0, 1, 5]))
+    assert [begins(row) for row in (0, 1, 5)] == np.asarray(together).tolist()
+
+
+def test_tables_of_densities_are_shared_and_nobody_may_write_into_them() -> None:
+    table = rows(next(iter(SHAPES)), 5, 0, 1, False, 4, 3, 12)
+    with pytest.raises(ValueError, match="read-only"):
+        table[0, 0] = 1
