@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from protos.energy.baseline import Baseline, IdleReading, net_of
 from protos.energy.ina219 import PROFILES, Calibration
-from protos.energy.interval_summary import examine
+from protos.energy.interval_summary import examine, unusable_bits
 from protos.energy.trace import PowerTrace, SampleFlag
 from protos.energy.uncertainty import ErrorModel
 from protos.energy.windows import Window, judge_window, sum_window, window_energies
@@ -183,3 +183,17 @@ def test_a_window_in_a_long_trace_is_that_of_the_whole_trace_examined(start_s, s
     assert (sums.samples, sums.bits) == (stretch.samples, bits)
     for mine, whole in zip(sums.terms, model.terms(stretch), strict=True):
         assert mine.standard_j == pytest.approx(whole.standard_j, rel=1e-6, abs=1e-12)
+
+
+def test_only_samples_that_say_nothing_tell_their_flags_and_only_where_they_touch():
+    low, full, odd = (int(flag) for flag in (SampleFlag.BUS_LOW, SampleFlag.BUS_FULL, SampleFlag.RECOVERED))
+    trace = PowerTrace.of([0.0, 1.0, 2.0, 3.0], [1.0, 2.0, 3.0, 4.0], [4.0] * 4, [odd, low, odd, full])
+
+    def told(*intervals: tuple[float, float]) -> int:
+        begins, ends = np.array(intervals).T
+        return unusable_bits(trace, begins, ends)
+
+    assert told((0.0, 1.0)) == told((2.0, 3.0)) == 0
+    assert told((0.5, 1.5)) == low
+    assert told((0.0, 1.0), (3.5, 3.6)) == full
+    assert told((0.0, 4.0)) == low | full

@@ -64,3 +64,12 @@ def test_one_step_of_each_register_is_what_the_sheet_says() -> None:
     # 100 steps of 10 uV over 1 ohm are 1 mA; 1000 steps of 4 mV, from bit 3 on, are 4 V.
     power = ina219.watts(np.array([100], np.int16), np.array([1000 << 3 | 0b111], np.uint16), unit)
     assert power.tolist() == pytest.approx([4e-3])
+
+
+@pytest.mark.parametrize(
+    ("code", "millivolts"), [(0, 32.0), (1, (4.0**2 + 6.0**2) ** 0.5), (2, 20.0**0.5), (3, 20.0**0.5)]
+)
+def test_a_mixture_of_resolutions_errs_by_each_as_often_as_it_is_taken(code: int, millivolts: float) -> None:
+    """A step is 4 mV of 12 bits and twice as much for each bit less: 16 and 8 mV for a quarter and three quarters of
+    the samples, or 8 and 4 mV for half of them each."""
+    assert Config(bus_adc=code).dithered_bus_step_v == pytest.approx(millivolts / 1000)
