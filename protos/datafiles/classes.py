@@ -109,9 +109,9 @@ def _places(
         asked = "rename the classes of the data"
         if renames is not None:
             free = [name for index, name in enumerate(wanted) if index not in places]
-            asked = f"say which is which: --rename '{strange[0]}={free[0] if free else wanted[0]}'"
+            asked = f"say which is which: --rename '{_short(strange[0])}={_short(free[0] if free else wanted[0])}'"
         raise LabelError(
-            f"class {strange[0]!r} is not among the {len(wanted)} classes of the model "
+            f"class {_short(strange[0])!r} is not among the {len(wanted)} classes of the model "
             f"({_listed(wanted)}); the data have {_listed(stored)}",
             where=where,
             fix=asked,
@@ -121,5 +121,9 @@ def _places(
 
 def _listed(names: Sequence[str]) -> str:
     # Long names and long lists must not make the message unreadable.
-    shown = ", ".join(printable(name) if len(name) <= 24 else f"{name[:21]}..." for name in names[:_SHOWN])
+    shown = ", ".join(printable(_short(name, 24)) for name in names[:_SHOWN])
     return shown + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+
+
+def _short(name: str, most: int = 60) -> str:
+    return name if len(name) <= most else f"{name[: most - 3]}..."

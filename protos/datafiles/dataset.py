@@ -164,13 +164,14 @@ def load(
         return _dataset(npz.read(path, choose, classes, renames, tolerant=tolerant), path)
     if idx.is_images_file(path):
         return _dataset(idx.read([path], choose, in_folder=False), path)
-    raise DataError(
-        "is of an unknown kind",
-        where=str(path),
-        fix=_OTHER_KINDS.get(
-            path.suffix.lower(), "give FILE.npz, NAME-images-idx3-ubyte[.gz], or a folder of images by class"
-        ),
+    fix = _OTHER_KINDS.get(
+        path.suffix.lower(), "give FILE.npz, NAME-images-idx3-ubyte[.gz], or a folder of images by class"
     )
+    if table.is_table(path.with_suffix("")):  # table.csv.gz
+        fix = f"unpack it, and give {path.stem}"
+    elif isinstance(front_end, (Windows, TableRows)) and path.suffix.lower() in (".txt", ".dat", ".data", ""):
+        fix = "call it FILE.csv if it is a table whose first row names the columns"
+    raise DataError("is of an unknown kind", where=str(path), fix=fix)
 
 
 _OTHER_KINDS = {

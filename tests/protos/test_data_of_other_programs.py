@@ -174,7 +174,7 @@ def test_what_lies_in_the_place_of_recordings_is_told(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     for name in ("1.flac", "2.flac", "notes"):
         (tmp_path / "a" / name).write_bytes(b"fLaC")
-    with pytest.raises(EdgejouleError, match=r"it holds 2 \.flac, 1 file without an ending") as told:
+    with pytest.raises(EdgejouleError, match=r"it holds 2 \.flac \(a/1\.flac\), 1 file without an ending") as told:
         dataset.load(tmp_path, front_end=MEL)
     assert "ffmpeg -i IN" in (told.value.fix or "")
     (tmp_path / "1.wav").write_bytes(b"RIFF")
@@ -189,7 +189,7 @@ def test_a_table_without_a_window_says_what_its_rows_lack(tmp_path: Path) -> Non
         dataset.load(path, front_end=TABLE)
     assert "let ax, ay hold one number each" in (told.value.fix or "")
     path.write_text("ax,ay,what\n1,1,run\n")
-    with pytest.raises(EdgejouleError, match=r"has no window of one class; give tables with 4 rows"):
+    with pytest.raises(EdgejouleError, match=r"shorter than a window \(t\.csv:2\); give tables with 4 rows"):
         dataset.load(path, front_end=TABLE)
 
 

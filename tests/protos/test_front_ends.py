@@ -186,7 +186,9 @@ def test_a_table_is_cut_into_windows_of_one_class(tmp_path: Path) -> None:
     data = dataset.load(path, classes=("run", "walk"), front_end=front_end_of(LINE))
     assert data.y.tolist() == [1, 1, 1, 0]
     np.testing.assert_array_equal(data.held[1:2][0], [[2.5, 2], [3.5, 3], [4.5, 4], [5.5, 5]])
-    assert [(remark.kind, remark.count) for remark in data.left_out] == [("row without a number or a class", 1)]
+    assert [(remark.kind, remark.count) for remark in data.left_out] == [
+        ("row without a number or a class", 1), ("stretch of one class, shorter than a window", 2),
+    ]  # fmt: skip
     assert dataset.load(path, decoded=False).held.shape == (1, 0)
     folder = tmp_path / "many"
     for name in ("train/a.csv", "test/b.csv"):

@@ -32,8 +32,8 @@ from protos.atomic import write_whole
 from protos.datafiles import dataset
 from protos.datafiles.account import Remark, listed
 from protos.datafiles.dataset import Dataset
+from protos.datafiles.formats.class_folders import is_left_behind
 from protos.datafiles.formats.collected import INDEX, RAW, is_store
-from protos.datafiles.formats.folder import is_left_behind
 from protos.datafiles.front_end import declared
 from protos.datafiles.lazy import FileRows
 from protos.datafiles.renames import read_renames

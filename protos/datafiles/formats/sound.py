@@ -16,8 +16,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from protos.datafiles.account import Tally
+from protos.datafiles.account import Tally, listed
 from protos.datafiles.classes import renumber
+from protos.datafiles.formats.class_folders import Kind, Search
 from protos.datafiles.formats.columns import NO_LABEL, Choose, Columns, reading
 from protos.datafiles.front_end import LogMel, log_mel
 from protos.datafiles.renames import composed
@@ -27,9 +28,6 @@ from protos.progress import progressed
 __all__ = ["ENDLESS", "is_recording", "read", "recording", "tells_no_length"]
 
 ENDLESS = "recording read to the end of its file, since its header says no length"
-
-_HELD_OUT = {"test", "testing", "val", "valid", "validation", "dev", "eval"}
-_SPLITS = {"train", "training", *_HELD_OUT}
 
 
 def is_recording(path: Path) -> bool:
@@ -55,19 +53,20 @@ def read(
         DataError: a recording cannot be read, or is of another rate. LabelError: a folder that is no class of the
         model. EmptyShardError: no recording at all.
     """
-    paths, names, held_out = _found(folder)
+    search = Search(folder, KIND, {*(classes or ()), *(renames or {})})
+    paths, names, held_out, left_out = search.paths, search.class_of, search.held_out, search.left_out.remarks()
     if not paths:
         fix = "make one sub-folder per class, with .wav recordings in it"
-        held = _others(folder)
-        if any(word in _SOUNDS for word in held):
-            fix = "convert them to PCM, such as ffmpeg -i IN -c:a pcm_s16le OUT.wav, " + fix.removeprefix("make ")
-        told = f"; it holds {', '.join(f'{count} {kind}' for kind, count in held.items())}" if held else ""
+        if any(remark.kind in _SOUNDS for remark in left_out):
+            fix = f"{_CONVERTED}, {fix.removeprefix('make ')}"
+        told = f"; it holds {listed(left_out)}" if left_out else ""
         raise EmptyShardError(f"holds no recording in a class folder{told}", where=str(folder), fix=fix)
+    search.check_names(folder, known=classes)
     stored = list(dict.fromkeys(composed(name) for name in sorted(set(names))))
     number = {name: index for index, name in enumerate(stored)}
     y = np.array([number[composed(name)] for name in names], np.int32)
     y, class_names = renumber(y, stored, classes, str(folder), renames, tolerant=tolerant)
-    described = Columns(y, np.array(held_out, np.bool_), None, class_names)
+    described = Columns(y, np.array(held_out, np.bool_), None, class_names, left_out)
     rows = choose(described)
     kept, aside, changed = np.arange(len(y)) if rows is None else rows, Tally(), Tally()
     x = np.empty((len(kept), *spec.shape), np.float32)
@@ -108,18 +107,7 @@ def recording(path: Path, rate: int) -> NDArray[np.float64]:
 
 
 _SOUNDS = (".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".aif", ".aiff", ".wma", ".amr", ".caf")
-
-
-def _others(folder: Path) -> dict[str, int]:
-    """What a folder holds, by the endings of the names, the most frequent first; five at most."""
-    found: dict[str, int] = {}
-    with reading(str(folder), "a folder of recordings"):
-        for path in folder.rglob("*"):
-            if path.is_file() and not path.name.startswith("."):
-                kind = path.suffix.lower() or "file without an ending"
-                kind = "recording outside the class folders" if is_recording(path) else kind
-                found[kind] = found.get(kind, 0) + 1
-    return dict(sorted(found.items(), key=lambda one: (-one[1], one[0]))[:5])
+_CONVERTED = "convert them to PCM, such as ffmpeg -i IN -c:a pcm_s16le OUT.wav"
 
 
 # From here on a length is what programs write that do not know it: sox 0x7FFFF000, arecord 0x80000000, ffmpeg
@@ -228,19 +216,6 @@ def _values(data: NDArray[np.uint8], width: int) -> NDArray[np.float64]:
     return whole.astype(np.float64) / 2.0 ** (8 * width - 1)
 
 
-def _found(folder: Path) -> tuple[list[Path], list[str], list[bool]]:
-    """Recordings with the names of their classes, and whether they are held out."""
-    paths, names, held_out = [], [], []
-    with reading(str(folder), "a folder of recordings"):
-        for path in sorted(folder.rglob("*")):
-            parts = path.relative_to(folder).parts
-            if not is_recording(path) or any(part.startswith(".") for part in parts) or not path.is_file():
-                continue
-            split = parts[0].lower() if len(parts) > 2 and parts[0].lower() in _SPLITS else None
-            inner = parts[1:] if split is not None else parts
-            if len(inner) < 2:
-                continue
-            paths.append(path)
-            names.append(inner[0])
-            held_out.append(split in _HELD_OUT)
-    return paths, names, held_out
+# Where data sets keep all recordings, with their classes in a table.
+KIND = Kind("recording", is_recording, frozenset({"audio", "wav", "wavs", "recordings", "sounds", "clips"}))
+"""Of folders of recordings."""
