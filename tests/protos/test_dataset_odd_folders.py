@@ -11,6 +11,7 @@ from PIL import Image
 
 from protos.datafiles.account import printable
 from protos.datafiles.dataset import account_of, load
+from protos.datafiles.formats.pixels import Opener
 from protos.errors import DataError, EmptyShardError, LabelError
 
 NAMES = ("ant", "bee", "cat")
@@ -98,3 +99,39 @@ def test_a_hidden_class_is_left_out_and_told(tmp_path: Path) -> None:
     png(data / ".dog" / "0.png")
     png(data / ".ipynb_checkpoints" / "0.png")
     assert "left out: 1 hidden folder with images (.dog)" in account_of(load(data))
+
+
+def test_a_png_with_a_damaged_middle_is_no_picture(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 255, (24, 24, 3), np.uint8)
+    for name in ("ant/0", "ant/1", "bee/0"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(values).save(tmp_path / f"{name}.png")
+    path = tmp_path / "ant" / "0.png"
+    content = bytearray(path.read_bytes())
+    content[content.index(b"IDAT") + 300] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"ant/0\.png: cannot be read as an image"):
+        load(tmp_path, image_shape=(24, 24, 3))
+    data = load(tmp_path, image_shape=(24, 24, 3), tolerant=True)
+    assert len(data) == 2
+    assert (data.x == values).all()
+    assert Opener((24, 24, 3), tmp_path).look(path).startswith("bad: ")
+
+
+def test_splits_below_the_classes_are_splits(tmp_path: Path) -> None:
+    for name in ("ant/train/0", "ant/train/deep/1", "ant/test/0", "bee/train/0", "bee/testing/0", "cat/test/0"):
+        png(tmp_path / f"{name}.png")
+    data = load(tmp_path, image_shape=(4, 4, 3))
+    assert data.class_names == ("ant", "bee", "cat")
+    assert [np.bincount(data.y[data.is_test == held_out], minlength=3).tolist() for held_out in (False, True)] == [
+        [2, 1, 1], [1, 1, 0],
+    ]  # fmt: skip
+
+
+def test_splits_of_a_year_are_no_classes(tmp_path: Path) -> None:
+    png(tmp_path / "train2017" / "000000000009.png")
+    with pytest.raises(EmptyShardError, match="all 1 images lie in one folder 'train2017'"):
+        load(tmp_path)
+    png(tmp_path / "val2017" / "000000000139.png")
+    with pytest.raises(EmptyShardError, match="are splits, and hold images without class folders"):
+        load(tmp_path)

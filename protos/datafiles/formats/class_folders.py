@@ -126,9 +126,11 @@ class Search:
             if name != name.encode("utf-8", "replace").decode("utf-8"):
                 raise DataError(f"the name of class folder '{printable(name)}' is no UTF-8", where=str(folder),
                                 fix="rename it")  # fmt: skip
-        if len(names) == 1 and next(iter(names)).casefold() in self._kind.pools - self._known:
+        only = next(iter(names)) if len(names) == 1 else ""
+        pool = only.casefold() in self._kind.pools or split_of(only) is not None
+        if pool and composed(only).casefold() not in self._known:
             raise EmptyShardError(
-                f"all {len(self.paths)} {self._kind.noun}s lie in one folder {next(iter(names))!r}, and nothing tells "
+                f"all {len(self.paths)} {self._kind.noun}s lie in one folder {only!r}, and nothing tells "
                 "their class",
                 where=str(folder), fix="make one sub-folder per class; files of annotations are not read",
             )  # fmt: skip
@@ -152,8 +154,7 @@ class Search:
         if len(strange) < len(names) or len(names) < _LEAST_CLASSES:
             return
         listing = ", ".join(sorted(names)[:4])
-        kinds = {_SPLITS[name] for name in strange if name in _SPLITS}
-        if len(kinds) == 2 and strange <= set(_SPLITS):
+        if {split_of(name) for name in strange} == {True, False}:
             raise EmptyShardError(
                 f"its folders ({listing}) are splits, and hold {self._kind.noun}s without class folders",
                 where=str(folder), fix="make one sub-folder per class in each of them",
@@ -184,6 +185,9 @@ class Search:
 
     def _group(self, group: Path, *, test: bool) -> None:
         before = len(self.paths)
+        # class/train/file and class/test/file, where both are there.
+        splits = {path: split_of(path.name) for path in entries(group)[0]}
+        apart = [path for path, held_out in splits.items() if held_out] if False in splits.values() else []
         for file in below(group, self._above):
             progressed()
             if file.is_dir():
@@ -195,7 +199,7 @@ class Search:
             else:
                 self.paths.append(file)
                 self.class_of.append(group.name)
-                self.held_out.append(test)
+                self.held_out.append(test or any(file.is_relative_to(path) for path in apart))
         if len(self.paths) == before:
             self._leave(group, f"class folder without {self._kind.article} {self._kind.noun}")
 
@@ -223,10 +227,11 @@ class Search:
 def split_of(name: str) -> bool | None:
     """Whether a name says that what it names is held out, by its words; None where it names no split, or both.
 
-    >>> split_of("valid"), split_of("my_train-1"), split_of("train_test"), split_of("latest")
-    (True, False, None, None)
+    >>> split_of("valid"), split_of("my_train-1"), split_of("train_test"), split_of("latest"), split_of("val2017")
+    (True, False, None, None, True)
     """
-    kinds = {_SPLITS[word] for word in re.split(r"[-_. ]", name.lower()) if word in _SPLITS}
+    words = (word.rstrip("0123456789") for word in re.split(r"[-_. ]", name.lower()))
+    kinds = {_SPLITS[word] for word in words if word in _SPLITS}
     return kinds.pop() if len(kinds) == 1 else None
 
 

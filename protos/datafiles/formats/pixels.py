@@ -167,9 +167,8 @@ class Opener:
                     with self._pillow.open(path) as image:
                         if image.mode in (*_DEEP, "F"):
                             return "deep"
-                        reader.note_kinds(image, path)
-                        _orientation(image)
                         reader.scale_down(image)
+                        reader.note_kinds(image, path)
                 except (self._pillow.DecompressionBombWarning, self._pillow.DecompressionBombError) as cause:
                     raise ValueError(str(cause)) from cause
         except DataError as error:
@@ -319,6 +318,10 @@ class _Reader:
 
 
 def _orientation(image: Any) -> int:
+    if image.format == "PNG":
+        # Its EXIF may lie behind the pixels, so that Pillow decodes them to find it. Damage there must not pass as odd
+        # metadata: Pillow says it once, and gives the pixels that it has, black below, when asked again.
+        image.load()
     try:
         found = image.getexif().get(_ORIENTATION, 1)
     except (ValueError, SyntaxError, KeyError, TypeError, struct.error, OSError):
