@@ -42,7 +42,9 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -51,7 +53,7 @@ import numpy as np
 from benchmarks.one_pass.fleet import RADIOS, Fleet, Joules, Task, embedding_joules
 from benchmarks.one_pass.methods import METHODS, OPTIMISERS, SERVERS, WIDE, plan_of, run
 from benchmarks.one_pass.tasks import NAMES, tasks
-from benchmarks.paper_methods.rows import Asked, Row, row
+from benchmarks.paper_methods.rows import Asked, Row, kept, row
 from protos.errors import EdgejouleError
 from protos.statistics import coding
 from protos.statistics.moments import Moments, moments_of, total
@@ -60,8 +62,9 @@ CLOSE = 0.01
 _ONE_PASS = tuple(name for name in METHODS if name not in SERVERS)
 
 
-def compared(task: Task, methods: Sequence[str], seeds: Sequence[int], rounds: int) -> list[Row]:
+def compared(task: Task, methods: Sequence[str], asked: Asked) -> list[Row]:
     """Rows of every method on one task."""
+    rounds, seeds = _rounds(asked), range(asked.first, asked.first + asked.seeds)
     target = task.central - CLOSE
     rows = [Row(task.setting, "central refit", "accuracy", task.central, None, 1)]
     for name in methods:
@@ -69,8 +72,9 @@ def compared(task: Task, methods: Sequence[str], seeds: Sequence[int], rounds: i
             continue
         figures: dict[str, list[float]] = {}
         for seed in seeds:
-            with tempfile.TemporaryDirectory(prefix="edgejoule-papers-") as home:
-                fleet, course = run(task, name, seed, rounds, Path(home))
+            one_run = kept(asked, f"one-pass-{task.name}-{rounds}-rounds-seed-{seed}-{name}",
+                           partial(_course, task, name, seed, rounds))  # fmt: skip
+            course, embedding_j = one_run["course"], one_run["embedding_j"]
             reached = next((one for one in course if one["accuracy"] >= target), None)
             exported = max(course, key=lambda one: (one["seen"], one["round"]))
             found = {"accuracy": exported["accuracy"], "accuracy of the last head": course[-1]["accuracy"]}
@@ -82,9 +86,14 @@ def compared(task: Task, methods: Sequence[str], seeds: Sequence[int], rounds: i
                 figures.setdefault(key, []).append(value)
             said = "never" if reached is None else f"round {reached['round']:.0f}, {reached['wifi_j']:.2f} J"
             print(f"{task.setting}: {name}, seed {seed}: {exported['accuracy']:.4f}, close: {said}", file=sys.stderr)
-            embedding_j = embedding_joules(task, fleet)
         rows += [row(task.setting, name, quantity, values) for quantity, values in figures.items()]
     return [*rows, Row(task.setting, "every method", "joules of embedding once", embedding_j, None, 1)]
+
+
+def _course(task: Task, name: str, seed: int, rounds: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="edgejoule-papers-") as home:
+        fleet, course = run(task, name, seed, rounds, Path(home))
+    return {"course": course, "embedding_j": embedding_joules(task, fleet)}
 
 
 def exact(task: Task, seeds: Sequence[int]) -> list[Row]:
@@ -141,8 +150,8 @@ def one_pass(asked: Asked) -> list[Row]:
     rows = []
     plain = [name for name in _ONE_PASS if not (asked.quick and "projected" in name)]
     for task in _tasks(asked):
-        rows += compared(task, asked.methods or plain, range(asked.seeds), _rounds(asked))
-        rows += exact(task, range(asked.seeds))
+        rows += compared(task, asked.methods or plain, asked)
+        rows += exact(task, range(asked.first, asked.first + asked.seeds))
         if task.train.shape[1] >= WIDE and not asked.methods and not asked.quick:
             rows += cost(task)
     return rows
@@ -150,12 +159,14 @@ def one_pass(asked: Asked) -> list[Row]:
 
 def optimisers(asked: Asked) -> list[Row]:
     """What a coordinator may do with the mean of changes, and local corrections."""
-    methods, seeds = asked.methods or OPTIMISERS, range(asked.seeds)
-    return [each_row for task in _tasks(asked) for each_row in compared(task, methods, seeds, _rounds(asked))]
+    methods = asked.methods or OPTIMISERS
+    return [each_row for task in _tasks(asked) for each_row in compared(task, methods, asked)]
 
 
 def _tasks(asked: Asked) -> Iterator[Task]:
-    return tasks(asked.folder, quick=asked.quick, only=asked.only)
+    if asked.keep is not None:
+        asked.keep.mkdir(parents=True, exist_ok=True)
+    return tasks(asked.keep or asked.folder, quick=asked.quick, only=asked.only, keep=asked.keep is not None)
 
 
 def _rounds(asked: Asked) -> int:
@@ -221,9 +232,7 @@ def main() -> int:
     parser.add_argument("--paper", choices=PAPERS, required=True)
     parser.add_argument("--quick", action="store_true", help="fewer data sets, methods and rounds: under three minutes")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="how many seeds (default 3)")
-    parser.add_argument(
-        "--first", type=int, default=0, metavar="N", help="first seed (robust, personal, koala, fl_pqsu)"
-    )
+    parser.add_argument("--first", type=int, default=0, metavar="N", help="first seed (all but quantfl)")
     parser.add_argument("--rounds", type=int, metavar="R", help="rounds at most (default: the paper's own)")
     parser.add_argument("--only", metavar="NAME[,NAME]", help=f"data sets, such as {', '.join(NAMES)}")
     parser.add_argument("--method", action="append", help="this method alone; repeat it for more")

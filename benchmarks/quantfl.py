@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
+from benchmarks.paper_methods.rows import Asked, kept
 from benchmarks.quantised.rounds import CLOSED, LOSSLESS, Course, Fleet, Run
 from benchmarks.quantised.tasks import Task, tasks
 from protos.errors import EdgejouleError
@@ -124,13 +125,15 @@ def half_width(values: Sequence[float]) -> float:
     return float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values)))
 
 
-def compare(task: Task, fleet: Fleet, rates: dict[str, tuple[float, ...]], seeds: int) -> Iterator[Row]:
-    """A row for every codec and rate; float32 first."""
+def compare(
+    task: Task, fleet: Fleet, rates: dict[str, tuple[float, ...]], seeds: int, asked: Asked | None = None
+) -> Iterator[Row]:
+    """A row for every codec and rate; float32 first. Asked: to keep what was run."""
     plain: list[Course] = []
     for codec, own in rates.items():
         for rate in own:
             started = time.monotonic()
-            courses = [Run(task, fleet, codec, rate, seed).course() for seed in range(seeds)]
+            courses = [_course(task, fleet, codec, rate, seed, asked) for seed in range(seeds)]
             plain = plain or courses
             row = _row(task, codec, rate, courses, plain)
             print(
@@ -140,6 +143,14 @@ def compare(task: Task, fleet: Fleet, rates: dict[str, tuple[float, ...]], seeds
                 flush=True,
             )
             yield row
+
+
+def _course(task: Task, fleet: Fleet, codec: str, rate: float, seed: int, asked: Asked | None) -> Course:
+    def made() -> dict[str, Any]:
+        return asdict(Run(task, fleet, codec, rate, seed).course())
+
+    name = f"quantfl-{task.dataset}-{task.start}-{fleet.rounds}-rounds-{codec}-{rate:g}-seed-{seed}"
+    return Course(**(made() if asked is None else kept(asked, name, made)))
 
 
 def _row(task: Task, codec: str, rate: float, courses: Sequence[Course], plain: Sequence[Course]) -> Row:
@@ -173,16 +184,19 @@ def _row(task: Task, codec: str, rate: float, courses: Sequence[Course], plain: 
     )
 
 
-def compared(folder: Path, seeds: int, *, quick: bool, only: Sequence[str] = (), few: bool = False) -> list[Row]:
+def compared(
+    folder: Path, seeds: int, *, quick: bool, only: Sequence[str] = (), few: bool = False, asked: Asked | None = None
+) -> list[Row]:
     """Every data set from every start.
 
     Args:
         folder: for bundles and data.
         only: data sets; empty for all.
         few: the rates of `papers.py`.
+        asked: what its command line asks, to keep what was run.
     """
     fleet, rates = (QUICK, QUICK_RATES) if quick else (FULL, PAPER_RATES if few else RATES)
-    rows = [row for task in tasks(folder, quick=quick, only=only) for row in compare(task, fleet, rates, seeds)]
+    rows = [row for task in tasks(folder, quick=quick, only=only) for row in compare(task, fleet, rates, seeds, asked)]
     return sorted(rows, key=lambda row: (row.dataset, row.start))
 
 

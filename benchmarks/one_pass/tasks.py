@@ -10,6 +10,7 @@ The central refit is a logistic regression on all training examples together; it
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import warnings
@@ -35,19 +36,52 @@ _MOST = 10_000
 _PENALTIES = (0.01, 0.1, 1.0)
 
 
-def tasks(folder: Path, *, quick: bool, only: Sequence[str] = ()) -> Iterator[Task]:
+def tasks(folder: Path, *, quick: bool, only: Sequence[str] = (), keep: bool = False) -> Iterator[Task]:
     """Every data set, or those that are named; files go into ``folder``. Quick: cifar10 and flowers alone.
+
+    Args:
+        keep: leave embeddings in the folder as well, and take those that are there.
 
     Raises:
         DataError: there are no reference data.
     """
     reference_data.root()
     wanted = tuple(only) or (NAMES[:2] if quick else NAMES)
+    found = [name for name in NAMES if name in wanted and keep and (folder / f"{name}-task.npz").exists()]
+    yield from (_found(folder / f"{name}-task.npz") for name in found)
+    for task in _made(folder, [name for name in wanted if name not in found]):
+        if keep:
+            _kept(task, folder / f"{task.name}-task.npz")
+        yield task
+
+
+def _made(folder: Path, wanted: Sequence[str]) -> Iterator[Task]:
     for name, make in (("cifar10", cifar10), ("flowers", flowers), ("femnist", femnist)):
         if name in wanted:
             yield make(folder)
     if set(wanted) & {"mnist", "fashion_mnist"}:
         yield from digits_and_clothes(folder, wanted)
+
+
+def _kept(task: Task, path: Path) -> None:
+    held = {
+        "bundle": np.array(str(task.bundle.path.relative_to(path.parent))),
+        **{name: getattr(task, name) for name in ("train", "train_labels", "test", "test_labels")},
+        **({} if task.owner is None else {"owner": task.owner}),
+        **{name: np.array(getattr(task, name)) for name in ("name", "devices", "scheme", "central")},
+    }
+    unfinished = path.with_suffix(".part.npz")
+    np.savez(unfinished, **held)
+    os.replace(unfinished, path)
+
+
+def _found(path: Path) -> Task:
+    held = np.load(path, allow_pickle=False)
+    return Task(
+        str(held["name"]), open_bundle(path.parent / str(held["bundle"])), held["train"], held["train_labels"],
+        held["test"], held["test_labels"], held.get("owner"), int(held["devices"]),
+        str(held["scheme"]), float(held["central"]),
+    )  # fmt: skip
 
 
 def made(name: str, bundle: Bundle, x: Any, y: Any, is_test: Any, scheme: str, devices: int, owner: Any = None) -> Task:

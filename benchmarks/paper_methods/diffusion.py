@@ -26,7 +26,9 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +38,7 @@ from benchmarks.inputs import reference_data
 from benchmarks.one_pass.fleet import Device, Task
 from benchmarks.one_pass.metered import MeteredFleet
 from benchmarks.one_pass.methods import _Planner, averaged, plan_of
-from benchmarks.paper_methods.rows import Asked, Row, row
+from benchmarks.paper_methods.rows import Asked, Row, kept, row
 from coordinator.budgets.cost_model import Work
 from coordinator.budgets.guesses import Remembered
 from coordinator.budgets.order_line import OrderLine
@@ -80,6 +82,7 @@ class Studio:
         decode: embeddings to images; features: images to features.
         real: features of the held-out images.
         count: samples of each class.
+        home: for sheets.
     """
 
     task: Task
@@ -87,6 +90,7 @@ class Studio:
     features: Callable[[Images], npt.NDArray[np.float32]]
     real: npt.NDArray[np.float32]
     count: int
+    home: Path
 
     @property
     def classes(self) -> npt.NDArray[np.int32]:
@@ -97,7 +101,8 @@ class Studio:
         """Distance of samples from held-out images; kept as a sheet under this name."""
         images = self.decode(embeddings)
         if sheet:
-            SHEETS[sheet] = np.concatenate([images[at : at + SHOWN] for at in range(0, len(images), self.count)])
+            shown = np.concatenate([images[at : at + SHOWN] for at in range(0, len(images), self.count)])
+            np.save(self.home / f"{sheet}.npy", shown)
         return diffusion.frechet(self.features(images), self.real)
 
 
@@ -153,24 +158,15 @@ def _studio(name: str, asked: Asked) -> Studio:
     shop = train[-min(WORKSHOP, len(train) // 2) :]
     most, judge = (4_000, 2_000) if asked.quick else (5_000, 10_000)
     fleet, held_out = train[: min(most, len(train) - len(shop))], test[:judge]
-    folder = asked.folder / name
-    folder.mkdir()
-    workshop = folder / "workshop.npz"
-    save(data.select(shop), workshop)
-    call(
-        "firmware-tools",
-        "pretrain",
-        "autoencoder",
-        "--data",
-        workshop,
-        "-o",
-        folder / "coder",
-        "--epochs",
-        "4" if asked.quick else "6",
-    )
-    bundle = folder / "bundle"
-    call("firmware-tools", "convert", folder / "coder" / "encoder.keras", "-o", bundle, "--calibrate", workshop,
-         "--objective", "diffusion", "--cut", "latent", "--classes", "10", "--optimizer", "adam")  # fmt: skip
+    folder = (asked.keep or asked.folder) / f"diffusion-{name}-{'quick' if asked.quick else 'full'}"
+    folder.mkdir(parents=True, exist_ok=True)
+    bundle, workshop = folder / "bundle", folder / "workshop.npz"
+    if not bundle.exists():
+        save(data.select(shop), workshop)
+        call("firmware-tools", "pretrain", "autoencoder", "--data", workshop, "-o", folder / "coder",
+             "--epochs", "4" if asked.quick else "6")  # fmt: skip
+        call("firmware-tools", "convert", folder / "coder" / "encoder.keras", "-o", bundle, "--calibrate", workshop,
+             "--objective", "diffusion", "--cut", "latent", "--classes", "10", "--optimizer", "adam")  # fmt: skip
     opened = open_bundle(bundle)
     backbone, y = Backbone(opened, threads=2), data.y.astype(np.int32)
     x = data.x[..., None] if data.x.ndim == 3 else data.x
@@ -179,8 +175,8 @@ def _studio(name: str, asked: Asked) -> Studio:
         SCHEME, float("nan"),
     )  # fmt: skip
     decoder = _decoder(folder / "coder" / "decoder.keras")
-    features = _classifier(x[shop], y[shop], 2 if asked.quick else 4)
-    return Studio(task, decoder, features, features(x[held_out]), 100 if asked.quick else 500)
+    features = _classifier(x[shop], y[shop], 2 if asked.quick else 4, folder / "classifier.keras")
+    return Studio(task, decoder, features, features(x[held_out]), 100 if asked.quick else 500, folder)
 
 
 def _decoder(path: Path) -> Callable[[npt.NDArray[np.float32]], Images]:
@@ -190,8 +186,20 @@ def _decoder(path: Path) -> Callable[[npt.NDArray[np.float32]], Images]:
     return lambda given: np.rint(255 * decoder.predict(given, batch_size=500, verbose=0)).astype(np.uint8)
 
 
-def _classifier(x: Images, y: npt.NDArray[np.int32], epochs: int) -> Callable[[Images], npt.NDArray[np.float32]]:
-    """Features [N, 64] of images, of a small CNN trained on these."""
+def _classifier(
+    x: Images, y: npt.NDArray[np.int32], epochs: int, path: Path
+) -> Callable[[Images], npt.NDArray[np.float32]]:
+    """Features [N, 64] of images, of a small CNN trained on these, or of the one that is there."""
+    import keras
+
+    if not path.exists():
+        _trained_classifier(x, y, epochs).save(path)
+    model = keras.models.load_model(path, compile=False)
+    part = keras.Model(model.inputs, model.get_layer("features").output)
+    return lambda images: np.asarray(part.predict(images, batch_size=500, verbose=0))
+
+
+def _trained_classifier(x: Images, y: npt.NDArray[np.int32], epochs: int) -> Any:
     import keras
 
     keras.utils.set_random_seed(1)
@@ -210,8 +218,7 @@ def _classifier(x: Images, y: npt.NDArray[np.int32], epochs: int) -> Callable[[I
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(2e-3), loss)
     model.fit(x, y, batch_size=64, epochs=epochs, verbose=0)
-    part = keras.Model(model.inputs, model.get_layer("features").output)
-    return lambda images: np.asarray(part.predict(images, batch_size=500, verbose=0))
+    return model
 
 
 def _compared(studio: Studio, asked: Asked) -> list[Row]:
@@ -221,21 +228,19 @@ def _compared(studio: Studio, asked: Asked) -> list[Row]:
     floor = studio.judged(whole)
     found = [row(task.setting, "autoencoder", "Frechet distance", [floor])]
     figures: dict[str, dict[str, list[float]]] = {}
-    for seed in range(asked.seeds):
-        for name, update in UPDATES.items():
+    for seed in range(asked.first, asked.first + asked.seeds):
+        for name in UPDATES:
             if asked.methods and name not in (*asked.methods, "unquantised"):
                 continue
-            plan = plan_of(_TRAIN.format(epochs=epochs) + update + _EXAMPLES, seed, rounds)
-            with tempfile.TemporaryDirectory(prefix="edgejoule-diffusion-") as home:
-                fleet = MeteredFleet(task, plan, seed, Path(home), LINKS)
-                course = _OnDemand(fleet).rounds(rounds) if name == "on_demand" else averaged(fleet, 1, rounds)
-                for _ in course:
-                    pass
-            now = _figures(studio, fleet, seed, name if seed == 0 else "")
-            _keep(figures, name, now)
-        _keep(figures, "closed form", _closed(studio, seed))
+            name_kept = f"{studio.home.name}-{rounds}-rounds-seed-{seed}-{name}"
+            _keep(figures, name, kept(asked, name_kept, partial(_trained, studio, name, seed, rounds, epochs,
+                                                                name if seed == asked.first else "")))  # fmt: skip
+        _keep(figures, "closed form", _closed(studio, seed, "closed form" if seed == asked.first else ""))
         start = Denoiser.of(bundle, bundle.initial_head()).embeddings(studio.classes, seed=seed)
         _keep(figures, "start", {"Frechet distance": studio.judged(start)})
+    for sheet in (*UPDATES, "closed form"):
+        if (path := studio.home / f"{sheet}.npy").exists():
+            SHEETS[sheet] = np.load(path)
     plain = figures["unquantised"]
     for name, own in figures.items():
         if name in UPDATES and own is not plain:
@@ -256,6 +261,17 @@ def _keep(figures: dict[str, dict[str, list[float]]], name: str, now: dict[str, 
         figures.setdefault(name, {}).setdefault(key, []).append(value)
 
 
+def _trained(studio: Studio, name: str, seed: int, rounds: int, epochs: int, sheet: str) -> dict[str, float]:
+    plan = plan_of(_TRAIN.format(epochs=epochs) + UPDATES[name] + _EXAMPLES, seed, rounds)
+    with tempfile.TemporaryDirectory(prefix="edgejoule-diffusion-") as home:
+        fleet = MeteredFleet(studio.task, plan, seed, Path(home), LINKS)
+        course = _OnDemand(fleet).rounds(rounds) if name == "on_demand" else averaged(fleet, 1, rounds)
+        for number, _ in enumerate(course, 1):
+            if number % 5 == 0:
+                print(f"{name}, seed {seed}: round {number}", file=sys.stderr, flush=True)
+    return _figures(studio, fleet, seed, sheet)
+
+
 def _figures(studio: Studio, fleet: MeteredFleet, seed: int, sheet: str) -> dict[str, float]:
     embeddings = Denoiser.of(fleet.bundle, fleet.head).embeddings(studio.classes, seed=seed)
     referee = Evaluator(fleet.bundle, studio.task.test, studio.task.test_labels)
@@ -270,7 +286,7 @@ def _figures(studio: Studio, fleet: MeteredFleet, seed: int, sheet: str) -> dict
     }
 
 
-def _closed(studio: Studio, seed: int) -> dict[str, float]:
+def _closed(studio: Studio, seed: int, sheet: str) -> dict[str, float]:
     """Normal latents by the sums of all devices: n_c, s_c, G. With m_c = s_c / n_c the covariance within classes is
     (G - sum_c n_c m_c m_c^T) / n."""
     task, bundle = studio.task, studio.task.bundle
@@ -288,7 +304,7 @@ def _closed(studio: Studio, seed: int) -> dict[str, float]:
     drawn = means[studio.classes] + noise @ np.linalg.cholesky(within + 1e-6 * np.eye(len(within))).T
     embeddings = (drawn * spec.output_scale).astype(np.float32)
     return {
-        "Frechet distance": studio.judged(embeddings, "closed form" if seed == 0 else ""),
+        "Frechet distance": studio.judged(embeddings, sheet),
         "kB up": fleet.bytes_up / 1e3,
         "kB down": fleet.bytes_down / 1e3,
         "joules": fleet.joules_metered,

@@ -6,6 +6,7 @@ What is saved is the share of float32's bits, both ways, that did not travel; po
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,7 +32,13 @@ def rows(asked: Asked) -> list[Row]:
     """Every data set, start, codec and rate."""
     if asked.seeds < 2:
         raise UsageError("an interval needs 2 seeds or more", where="--seeds")
-    found = quantfl.compared(asked.folder, asked.seeds, quick=asked.quick, only=asked.only, few=True)
+    # Backbones are made once, and found again where runs are kept: these depend on them.
+    folder = asked.folder
+    if asked.keep is not None:
+        folder = asked.keep / "-".join(["quantfl", "quick" if asked.quick else "full", *sorted(asked.only)])
+        folder.mkdir(parents=True, exist_ok=True)
+        asked = replace(asked, keep=folder)
+    found = quantfl.compared(folder, asked.seeds, quick=asked.quick, only=asked.only, few=True, asked=asked)
     return [each_row for row in found for each_row in _rows(row)]
 
 

@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ import numpy as np
 from benchmarks.inputs import reference_data
 from benchmarks.one_pass.fleet import Fleet, Task, embedding_joules
 from benchmarks.one_pass.methods import averaged, one_pass, plan_of
-from benchmarks.paper_methods.rows import Asked, Row, row
+from benchmarks.paper_methods.rows import Asked, Row, kept, row
 from benchmarks.quantised import tasks as quantfl_tasks
 from coordinator.export.widths import at_widths
 from coordinator.run.evaluation import Evaluator
@@ -169,7 +170,9 @@ def _compared(source: _Source, asked: Asked) -> list[Row]:
         task = tasks[method.objective, 0 if method.closed else HIDDEN]
         figures: dict[str, list[float]] = {}
         for seed in range(asked.first, asked.first + asked.seeds):
-            for quantity, value in _run(task, method, seed, rounds).items():
+            done = kept(asked, f"robust-{source.name}-{rounds}-rounds-seed-{seed}-{name}",
+                        partial(_run, task, method, seed, rounds))  # fmt: skip
+            for quantity, value in done.items():
                 figures.setdefault(quantity, []).append(value)
         plain = plain or figures
         print(

@@ -50,7 +50,8 @@ class Task:
 
 
 def tasks(folder: Path, *, quick: bool, only: Sequence[str] = ()) -> Iterator[Task]:
-    """Every data set, or those that are named, from every start; files go into ``folder``."""
+    """Every data set, or those that are named, from every start; files go into ``folder``,
+    and models that are there already are not trained again."""
     try:
         data = {"mnist": reference_data.mnist(), "fashion_mnist": reference_data.fashion_mnist()}
         letters: Dataset | None = reference_data.femnist()
@@ -64,9 +65,9 @@ def tasks(folder: Path, *, quick: bool, only: Sequence[str] = ()) -> Iterator[Ta
     save(_calibration(data), calibration)
     for start in STARTS:
         model = folder / f"{start}.keras"
-        if letters is not None:
+        if letters is not None and not model.exists():
             _from_letters(letters, model, epochs=(2 if quick else 8) if start == "pretrained" else 0)
-        elif start == "random":
+        elif letters is None and start == "random":
             _untrained(folder / "pretrained.keras", model)
         bundle = folder / f"{start}-bundle"
         call("firmware-tools", "convert", model, "-o", bundle, "--calibrate", calibration, "--classes", "10",
