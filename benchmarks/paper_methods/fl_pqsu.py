@@ -52,9 +52,15 @@ _NEVER_SENT = 100.0  # loss of the last update that was sent, before there was o
 
 def rows(asked: Asked) -> list[Row]:
     """The model before and after, by criterion; then the federated pipelines on both."""
+    if "mobilenet" in asked.only:
+        from benchmarks.paper_methods import mobilenet
+
+        return mobilenet.rows(asked)
     criteria = [criterion for criterion in CRITERIA if not asked.only or criterion in asked.only]
     if not criteria:
-        raise UsageError(f"no criterion is called {', '.join(asked.only)}", fix=f"one of {', '.join(CRITERIA)}")
+        raise UsageError(
+            f"no criterion is called {', '.join(asked.only)}", fix=f"one of {', '.join((*CRITERIA, 'mobilenet'))}"
+        )
     workshop, data, model = _source(asked.folder)
     home, epochs = asked.keep or asked.folder, 1 if asked.quick else EPOCHS
     home.mkdir(parents=True, exist_ok=True)

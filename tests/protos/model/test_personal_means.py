@@ -10,7 +10,7 @@ import pytest
 from protos.errors import EmptyShardError, ShapeError
 from protos.model.head_algebra import logits_of
 from protos.model.head_kinds.personal import FLEET, LEAST_EXAMPLES, features_gram
-from protos.model.head_kinds.personal_means import FleetSums, _Maker, fleet_means, own_means
+from protos.model.head_kinds.personal_means import MIXES, FleetSums, _Maker, fleet_means, own_means
 
 D, K = 10, 6
 _CENTRES = np.random.default_rng(1).normal(size=(K, D)) * 1.2
@@ -33,6 +33,11 @@ def _fleet() -> tuple[dict[str, Any], FleetSums]:
     return tree, FleetSums(features_gram(x), np.stack([wide[y == number].sum(axis=0) for number in range(K)]))
 
 
+def _made(fleet: dict[str, Any], sums: FleetSums, x: Any, y: Any) -> list[Any]:
+    start = np.vstack([fleet["out_kernel"], fleet["out_bias"][None]]).astype(np.float64)
+    return _Maker(start, sums).made(np.hstack([x.astype(np.float64), np.ones((len(x), 1))]), y)
+
+
 def _accuracy(tree: Any, x: Any, y: Any) -> float:
     return float((logits_of(tree, x).argmax(axis=1) == y).mean())
 
@@ -45,6 +50,7 @@ def test_a_device_of_another_style_gets_a_better_head_on_classes_it_never_had() 
     assert found.candidate.kind == "means"
     assert "own means times" in found.candidate.in_words()
     assert found.gain > 2 * found.error > 0
+    assert found.candidate.mix > 0.1, "candidates that change more save more here"
     tx, ty = _examples(np.random.default_rng(7).integers(0, K, 3000), 8, shift)
     assert _accuracy(found.tree, tx, ty) > _accuracy(fleet, tx, ty) + 0.03
     unseen = ty >= 4
@@ -86,13 +92,39 @@ def test_without_an_example_the_means_are_the_fleets() -> None:
     np.testing.assert_allclose(found["out_bias"], made[2][-1], rtol=1e-5)
 
 
-def test_devices_like_the_fleet_keep_its_head_but_for_few() -> None:
+def test_what_pays_weighs_more_and_the_mean_is_never_worse_than_candidates_are() -> None:
+    fleet, sums = _fleet()
+    shift = np.random.default_rng(4).normal(size=D) * 0.9
+    x, y = _examples(np.random.default_rng(5).integers(0, 4, 160), 6, shift)
+    whole, few = own_means(fleet, x, y, sums), own_means(fleet, x[:20], y[:20], sums)
+    one = own_means(fleet, x, y, sums, caution=0.0)
+    assert one.candidate.mix in MIXES
+    assert 0 < few.candidate.mix < whole.candidate.mix <= max(MIXES)
+    assert 0 < whole.gain <= one.gain
+    # The mean of linear heads: between the fleet's and what moves furthest.
+    furthest = max(np.abs(head[:-1] - fleet["out_kernel"]).max() for head in _made(fleet, sums, x, y))
+    assert 0 < np.abs(whole.tree["out_kernel"] - fleet["out_kernel"]).max() < furthest
+
+
+def test_devices_like_the_fleet_lose_next_to_nothing() -> None:
+    fleet, sums = _fleet()
+    tx, ty = _examples(np.random.default_rng(12).integers(0, K, 2000), 13)
+    lost = []
+    for seed in range(20):
+        x, y = _examples(np.random.default_rng(100 + seed).integers(0, K, 60), 200 + seed)
+        found = own_means(fleet, x, y, sums, seed=seed)
+        lost.append(_accuracy(fleet, tx, ty) - _accuracy(found.tree, tx, ty))
+    assert np.mean(lost) < 0.005
+    assert max(lost) < 0.02
+
+
+def test_under_caution_devices_like_the_fleet_keep_its_head_but_for_few() -> None:
     fleet, sums = _fleet()
     moved, lost = 0, []
     tx, ty = _examples(np.random.default_rng(12).integers(0, K, 2000), 13)
     for seed in range(20):
         x, y = _examples(np.random.default_rng(100 + seed).integers(0, K, 60), 200 + seed)
-        found = own_means(fleet, x, y, sums, seed=seed)
+        found = own_means(fleet, x, y, sums, seed=seed, caution=2.0)
         moved += found.candidate != FLEET
         lost.append(_accuracy(fleet, tx, ty) - _accuracy(found.tree, tx, ty))
         if found.candidate == FLEET:
