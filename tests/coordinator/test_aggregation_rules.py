@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -135,3 +139,33 @@ def test_a_head_that_leaves_the_numbers_is_an_error_and_not_a_head() -> None:
     fold._state = fold._rule.add(fold._state, head, 1.0, 1.0)
     with pytest.raises(NonFiniteError, match="diverged"):
         fold.head_after(head)
+
+
+_SIZES = """
+import numpy as np
+from coordinator.budgets.order_line import OrderLine
+from coordinator.run.reports.aggregation import Fold
+from protos.plan.sections import AggregateSection
+from stored_runs import report_of
+
+fold = Fold(AggregateSection(), {"kernel": (1024, 10)}, {"pi-1": OrderLine("pi-1", 1, None)})
+random = np.random.default_rng(0)
+for _ in range(8):
+    change = {"kernel": random.standard_normal((1024, 10)).astype(np.float32)}
+    print(fold.sizes_of(report_of("pi-1"), change))
+"""
+
+
+def test_how_large_a_change_is_has_the_same_bits_on_any_number_of_cores() -> None:
+    made = [
+        subprocess.run(
+            [sys.executable, "-c", _SIZES],
+            env={**os.environ, "OPENBLAS_NUM_THREADS": threads, "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for threads in ("1", "2")
+    ]
+    assert len(made[0].splitlines()) == 8
+    assert made[0] == made[1]
