@@ -19,6 +19,10 @@ from protos.update.tensors import EncodedTensor
 PROTOCOL = (1, 3)
 # One part of a streamed message; the sweet spot of grpc.aio is 256 KiB to 1 MiB.
 PART_BYTES = 256 * 1024
+# Of a report larger than the first, what came before its call was cut is kept, in whole parts of the second: what a bad
+# line loses of them is sent again.
+RESUMES_BYTES = 128 * 1024
+RESUMED_PART_BYTES = 32 * 1024
 # What one report or order may weigh beyond its tensors: names, energy records, reasons.
 ENVELOPE_BYTES = 64 * 1024
 

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from edge_runtime.daemon.file_downloads import FileDownloads
 from edge_runtime.identity.identity import read_identity
 from edge_runtime.identity.signatures import read_memory
+from protos.convert.calls import report_parts
 from protos.convert.cards import card_from
 from protos.convert.energy import settled_from
 from protos.convert.masks import keys_from, open_from, roster_from, shares_from
@@ -29,6 +30,7 @@ from protos.convert.orders import order_from
 from protos.convert.publications import receptions_from
 from protos.convert.reports import parse_report, receipt_from, serialise_report
 from protos.convert.upgrades import upgrade_state_from
+from protos.convert.uploads import held_from, held_request, upload_from, upload_of
 from protos.convert.watts import bins_from
 from protos.errors import EdgejouleError
 from protos.model.manifest import Manifest
@@ -151,6 +153,11 @@ def signed(data: bytes) -> None:
     SignatureFile.parse(data, "x").said("x")
 
 
+def header() -> bytes:
+    (first, *_) = report_parts(upload_of("run", 1, "pi", b"x" * 9), b"x" * 9, 4)
+    return bytes(first.header.SerializeToString())
+
+
 def text(data: bytes) -> str:
     return data.decode("utf-8", "replace")
 
@@ -223,6 +230,15 @@ DECODERS: dict[str, tuple[bytes, Callable[[bytes], Any]]] = {
     "open shares": (
         pb.MaskReveal(seeds=[pb.OpenShare(device_id="a", share=b"x" * 33)]).SerializeToString(),
         message(pb.MaskReveal, lambda found: (open_from(found.seeds), open_from(found.keys))),
+    ),
+    "the header of a report": (header(), message(pb.ReportHeader, upload_from)),
+    "which report is asked for": (
+        held_request(upload_of("run", 1, "pi", b"x")).SerializeToString(),
+        message(pb.ReportHeldRequest, upload_from),
+    ),
+    "how much of a report is there": (
+        pb.ReportHeldResponse(held_bytes=5).SerializeToString(),
+        message(pb.ReportHeldResponse, lambda found: held_from(found, upload_of("run", 1, "pi", b"x" * 9))),
     ),
     "statistics": (statistics(), summed),
     "an order": (order(), message(pb.NextOrderResponse, order_from)),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection
@@ -31,6 +32,11 @@ class Worker:
         """Run ``work`` in the thread. It is done even when the caller is cancelled meanwhile."""
         future = self._pool.submit(work, *args, **kwargs)
         return await asyncio.shield(asyncio.wrap_future(future))
+
+    def soon(self, work: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Run ``work`` in its turn, and let nobody wait for it. Nothing happens when the thread is closed before."""
+        with suppress(RuntimeError):
+            self._pool.submit(work, *args, **kwargs)
 
     def close(self) -> None:
         """Finish what was begun; what waits in the queue is not begun, and nobody was told that it was done."""

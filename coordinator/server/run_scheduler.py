@@ -611,6 +611,10 @@ class RunScheduler:
             return driver.run.report_limit_bytes
         return await self._store.do(report_transactions.report_limit, run_id)
 
+    async def may_count(self, run_id: str, number: int, device_id: str) -> bool:
+        """Whether a report of this device, which is not held yet, may still count in that run."""
+        return await self._store.do(report_transactions.may_come_later, run_id, number, device_id)
+
     async def report(self, run_id: str, number: int, device_id: str, data: bytes) -> Receipt:
         """Take a report. ACCEPTED means that it is on disk.
 

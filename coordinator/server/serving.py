@@ -43,6 +43,7 @@ from coordinator.server.services.device_service import DeviceService
 from coordinator.server.services.health import Health
 from coordinator.server.services.operator_service import OperatorService
 from coordinator.server.services.reflection import add_reflection
+from coordinator.server.services.unfinished import Unfinished, Uploads
 from coordinator.server.spans import Spans, check_receiver
 from coordinator.server.upgrades import UpgradesTrust
 from coordinator.server.upstream.identity import read_site_identity
@@ -283,9 +284,12 @@ async def _listen(
     trust: Trust | None,
 ) -> str:
     gates = () if trust is None else (trust.gate,)
+    uploading = Worker("uploads")
     options = [*_OPTIONS, *connection_limits()]
     server = grpc.aio.server(options=options, maximum_concurrent_rpcs=MAX_CALLS, interceptors=gates)
-    rpc.add_DeviceServiceServicer_to_server(DeviceService(run_scheduler), server)  # type: ignore[no-untyped-call]
+    uploads = Uploads(await uploading.do(Unfinished, settings.state / "uploads"), uploading)
+    device_service = DeviceService(run_scheduler, uploads)
+    rpc.add_DeviceServiceServicer_to_server(device_service, server)  # type: ignore[no-untyped-call]
     operations = Operations(rooms, run_scheduler)
     rpc.add_OperatorServiceServicer_to_server(OperatorService(operations), server)  # type: ignore[no-untyped-call]
     server.add_generic_rpc_handlers((Health(stopping).handler(),))
@@ -298,6 +302,7 @@ async def _listen(
         else:
             port = server.add_secure_port(listen, trust.credentials())
     except RuntimeError as error:
+        uploading.close()
         raise UsageError(
             f"cannot listen on {listen}: is it in use?", where="--listen", fix="choose another port, or 0 for any"
         ) from error
@@ -306,6 +311,7 @@ async def _listen(
     metrics = MetricsServer(operations)
     announcement: Announcement | None = None
     times = asyncio.create_task(operations.schedules.keep())
+    sweeping = asyncio.create_task(uploads.keep(run_scheduler.may_count))
     spans = None if settings.otlp is None else Spans(check_receiver(settings.otlp))
     run_scheduler.spans = spans
     told = None if spans is None else asyncio.create_task(spans.follow(operations))
@@ -342,9 +348,10 @@ async def _listen(
         await stopping.wait()
         log.info("stopping")
     finally:
-        times.cancel()
-        with suppress(asyncio.CancelledError):
-            await times
+        for task in (times, sweeping):
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
         if upward is not None and site is not None:
             upward.cancel()
             await asyncio.gather(upward, return_exceptions=True)
@@ -358,6 +365,7 @@ async def _listen(
             await announcement.close()
         run_scheduler.release()
         await server.stop(GRACE_S)
+        await asyncio.to_thread(uploading.close)
     return address
 
 

@@ -33,7 +33,7 @@ from edge_runtime.identity.handshake import speaks_tls, why_not
 from edge_runtime.identity.identity import Identity, read_identity, stamp_of
 from edge_runtime.systemd.logging_setup import log
 from protos.addresses import host_and_port, is_loopback, several
-from protos.convert.calls import CALL_S, FETCH_S, LATER_S, check_protocol, report_parts, report_timeout_s
+from protos.convert.calls import CALL_S, FETCH_S, LATER_S, check_protocol, report_parts, report_timeout_s, resumes
 from protos.convert.cards import card_to
 from protos.convert.checks import MAX_NAME, MAX_WAIT_S, finite
 from protos.convert.energy import settled_to
@@ -43,6 +43,7 @@ from protos.convert.publications import receptions_to
 from protos.convert.received_files import receive_file_part
 from protos.convert.reports import receipt_from
 from protos.convert.upgrades import upgrade_state_to
+from protos.convert.uploads import UploadKey, held_from, held_request, upload_of
 from protos.convert.watts import bins_to
 from protos.energy.bins import PowerBins
 from protos.errors import ConfigError, IntegrityError, RefusedError, UnknownRunError, UnreachableError, UpdateError
@@ -335,7 +336,7 @@ class Link:
             call.cancel()
 
     def report(self, device_id: str, run_id: str, round: int, data: bytes, *, hurry_s: float | None = None) -> Receipt:
-        """Send the bytes of a report.
+        """Send the bytes of a report; of a large one, those that an earlier try did not bring.
 
         Args:
             hurry_s: give up after this many seconds, and do not mind a stop request; None: no hurry.
@@ -343,13 +344,32 @@ class Link:
         Raises:
             Away, Interrupted; RefusedError: these bytes will never be taken, and why.
         """
-        parts = report_parts(run_id, round, device_id, data)
-        timeout_s = report_timeout_s(len(data)) if hurry_s is None else hurry_s
+        key, stoppable, begun_s = upload_of(run_id, round, device_id, data), hurry_s is None, time.monotonic()
         try:
-            answer = self._call(self._stub.Report, parts, timeout_s, stoppable=hurry_s is None)
+            from_byte = self._held(key, CALL_S if hurry_s is None else hurry_s, stoppable=stoppable)
+            timeout_s = report_timeout_s(len(data), left_bytes=len(data) - from_byte)
+            if hurry_s is not None:
+                timeout_s = max(0.0, hurry_s - (time.monotonic() - begun_s))
+            answer = self._call(self._stub.Report, report_parts(key, data, from_byte), timeout_s, stoppable=stoppable)
             return receipt_from(answer)
         except (UpdateError, UnknownRunError) as error:
             return Receipt(Verdict.REJECTED, error.what)
+
+    def _held(self, key: UploadKey, timeout_s: float, *, stoppable: bool) -> int:
+        """How much of a report is with the coordinator already; a small one is not worth the question."""
+        if not resumes(key.total_bytes):
+            return 0
+        try:
+            answer = self._call(self._stub.ReportHeld, held_request(key), timeout_s, stoppable=stoppable)
+        except RefusedError as error:
+            why: Any = error.__cause__
+            if isinstance(why, grpc.RpcError) and why.code() is grpc.StatusCode.UNIMPLEMENTED:
+                # An earlier release, which takes reports whole.
+                return 0
+            raise
+        if held_bytes := held_from(answer, key):
+            log().info("round %d: the report goes on from byte %d of %d", key.round, held_bytes, key.total_bytes)
+        return held_bytes
 
     def mask_keys(self, device_id: str, session: str, key: MaskKey, keys: KeyBytes) -> tuple[dict[str, KeyBytes], int]:
         """Offer keys for masks; those of all, and how many must reveal. Waits for the other devices.

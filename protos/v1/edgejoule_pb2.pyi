@@ -823,18 +823,40 @@ class DeviceReport(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., device_id: _Optional[str] = ..., plan_id: _Optional[str] = ..., bundle_id: _Optional[str] = ..., head_version: _Optional[str] = ..., steps_planned: _Optional[int] = ..., steps_done: _Optional[int] = ..., examples: _Optional[int] = ..., local_normaliser: _Optional[float] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., loss_first: _Optional[float] = ..., loss_last: _Optional[float] = ..., engine: _Optional[_Union[Engine, _Mapping]] = ..., energy: _Optional[_Iterable[_Union[PhaseEnergy, _Mapping]]] = ..., update: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., embedded: _Optional[int] = ..., train_s: _Optional[float] = ..., strain: _Optional[_Union[Strain, _Mapping]] = ..., ended_in_pause: _Optional[_Union[PauseCause, str]] = ..., attempt: _Optional[int] = ..., meter_id: _Optional[int] = ..., statistics: _Optional[_Union[Statistics, _Mapping]] = ..., basis_version: _Optional[str] = ..., masked: _Optional[_Union[MaskedChange, _Mapping]] = ..., control_version: _Optional[str] = ..., control_held: _Optional[bool] = ..., evaluation: _Optional[_Union[HeadEvaluation, _Mapping]] = ...) -> None: ...
 
 class ReportHeader(_message.Message):
-    __slots__ = ("run_id", "round", "device_id", "total_bytes", "sha256")
+    __slots__ = ("run_id", "round", "device_id", "total_bytes", "sha256", "from_byte")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
     TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
+    FROM_BYTE_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     round: int
     device_id: str
     total_bytes: int
     sha256: bytes
-    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., device_id: _Optional[str] = ..., total_bytes: _Optional[int] = ..., sha256: _Optional[bytes] = ...) -> None: ...
+    from_byte: int
+    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., device_id: _Optional[str] = ..., total_bytes: _Optional[int] = ..., sha256: _Optional[bytes] = ..., from_byte: _Optional[int] = ...) -> None: ...
+
+class ReportHeldRequest(_message.Message):
+    __slots__ = ("device_id", "run_id", "round", "total_bytes", "sha256")
+    DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    device_id: str
+    run_id: str
+    round: int
+    total_bytes: int
+    sha256: bytes
+    def __init__(self, device_id: _Optional[str] = ..., run_id: _Optional[str] = ..., round: _Optional[int] = ..., total_bytes: _Optional[int] = ..., sha256: _Optional[bytes] = ...) -> None: ...
+
+class ReportHeldResponse(_message.Message):
+    __slots__ = ("held_bytes",)
+    HELD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    held_bytes: int
+    def __init__(self, held_bytes: _Optional[int] = ...) -> None: ...
 
 class ReportRequest(_message.Message):
     __slots__ = ("header", "data")

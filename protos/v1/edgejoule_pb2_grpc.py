@@ -54,6 +54,11 @@ class DeviceServiceStub:
                 request_serializer=protos_dot_v1_dot_edgejoule__pb2.ReportRequest.SerializeToString,
                 response_deserializer=protos_dot_v1_dot_edgejoule__pb2.ReportResponse.FromString,
                 _registered_method=True)
+        self.ReportHeld = channel.unary_unary(
+                '/edgejoule.v1.DeviceService/ReportHeld',
+                request_serializer=protos_dot_v1_dot_edgejoule__pb2.ReportHeldRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_edgejoule__pb2.ReportHeldResponse.FromString,
+                _registered_method=True)
         self.AwaitEnd = channel.unary_unary(
                 '/edgejoule.v1.DeviceService/AwaitEnd',
                 request_serializer=protos_dot_v1_dot_edgejoule__pb2.AwaitEndRequest.SerializeToString,
@@ -108,6 +113,13 @@ class DeviceServiceServicer:
     def Report(self, request_iterator, context):
         """Sends a DeviceReport, serialised and cut into parts: one `header`, then `data`.
         An answer ACCEPTED means that the report is on disk.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportHeld(self, request, context):
+        """How much of a report is here already, from a Report that was cut: the next one goes on from that byte.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -170,6 +182,11 @@ def add_DeviceServiceServicer_to_server(servicer, server):
                     servicer.Report,
                     request_deserializer=protos_dot_v1_dot_edgejoule__pb2.ReportRequest.FromString,
                     response_serializer=protos_dot_v1_dot_edgejoule__pb2.ReportResponse.SerializeToString,
+            ),
+            'ReportHeld': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportHeld,
+                    request_deserializer=protos_dot_v1_dot_edgejoule__pb2.ReportHeldRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_edgejoule__pb2.ReportHeldResponse.SerializeToString,
             ),
             'AwaitEnd': grpc.unary_unary_rpc_method_handler(
                     servicer.AwaitEnd,
@@ -305,6 +322,33 @@ class DeviceService:
             '/edgejoule.v1.DeviceService/Report',
             protos_dot_v1_dot_edgejoule__pb2.ReportRequest.SerializeToString,
             protos_dot_v1_dot_edgejoule__pb2.ReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportHeld(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgejoule.v1.DeviceService/ReportHeld',
+            protos_dot_v1_dot_edgejoule__pb2.ReportHeldRequest.SerializeToString,
+            protos_dot_v1_dot_edgejoule__pb2.ReportHeldResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -53,6 +53,7 @@ REASONS: Mapping[str, Reason] = {
     "late": Reason(Verdict.LATE, "its round is closed; its joules are in the books"),
     **{code: Reason(Verdict.REJECTED, meaning) for code, meaning in _REJECTED.items()},
     "oversized": Reason("RESOURCE_EXHAUSTED", "declares, or sends, more bytes than an honest report has"),
+    "out_of_step": Reason("ABORTED", "goes on from another byte than the last that is held; the device asks again"),
     "damaged": Reason("DATA_LOSS", "other bytes than its header declares"),
     "malformed": Reason("INVALID_ARGUMENT", "parts that are no header and data, or a name that is none"),
     "unknown_run": Reason("NOT_FOUND", "no such run"),

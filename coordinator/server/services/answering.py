@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import grpc
 
 from coordinator.operator.failures import metadata_of, status_of
+from coordinator.server.services.unfinished import OutOfStepError
 from coordinator.server.services.uploads import OversizedError
 from protos.errors import EdgejouleError
 
@@ -58,6 +59,10 @@ async def abort(error: Exception, context: Any) -> None:
     if isinstance(error, OversizedError):
         log.warning("refused: %s", error)
         await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error), metadata_of(error))
+    if isinstance(error, OutOfStepError):
+        # Nothing is wrong with the report: its device asks again how much is here.
+        log.info("refused: %s", error)
+        await context.abort(grpc.StatusCode.ABORTED, str(error), metadata_of(error))
     if isinstance(error, EdgejouleError):
         log.warning("refused: %s", error)
         await context.abort(status_of(error), str(error), metadata_of(error))

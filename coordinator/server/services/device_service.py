@@ -12,7 +12,8 @@ from typing import Any
 from coordinator.server.run_scheduler import RunScheduler
 from coordinator.server.services.admission import Admission
 from coordinator.server.services.answering import answered, answered_stream
-from coordinator.server.services.uploads import OversizedError, receive
+from coordinator.server.services.unfinished import OutOfStepError, Uploads
+from coordinator.server.services.uploads import OversizedError, check_size, receive
 from coordinator.server.version import software_version
 from protos.convert.cards import card_from
 from protos.convert.checks import MAX_NAME, MAX_WAIT_S, checked_name, finite, said
@@ -22,6 +23,7 @@ from protos.convert.orders import order_to
 from protos.convert.publications import receptions_from
 from protos.convert.reports import receipt_to
 from protos.convert.upgrades import upgrade_state_from
+from protos.convert.uploads import upload_from
 from protos.convert.watts import bins_from
 from protos.errors import IntegrityError, RefusedError, StoreError, UnknownRunError, UpdateError
 from protos.model.bundle import record_of
@@ -38,6 +40,7 @@ log = logging.getLogger("edgejoule.coordinator")
 # What ends a call that brings a report, narrowest first, and its row in the table of reasons.
 _FAILURES: tuple[tuple[type[Exception], str], ...] = (
     (OversizedError, "oversized"),
+    (OutOfStepError, "out_of_step"),
     (IntegrityError, "damaged"),
     (UnknownRunError, "unknown_run"),
     (StoreError, "not_written"),
@@ -47,10 +50,14 @@ _FAILURES: tuple[tuple[type[Exception], str], ...] = (
 
 
 class DeviceService(rpc.DeviceServiceServicer):
-    """Devices ask; the coordinator never calls."""
+    """Devices ask; the coordinator never calls.
 
-    def __init__(self, run_scheduler: RunScheduler) -> None:
-        self._run_scheduler = run_scheduler
+    Args:
+        uploads: keeps what came of large reports whose call was cut; None: they are sent again whole.
+    """
+
+    def __init__(self, run_scheduler: RunScheduler, uploads: Uploads | None = None) -> None:
+        self._run_scheduler, self._uploads = run_scheduler, uploads
         self._admission = Admission()
 
     @answered
@@ -144,6 +151,15 @@ class DeviceService(rpc.DeviceServiceServicer):
         with self._failures_counted():
             return receipt_to(await self._taken(parts))
 
+    @answered
+    async def ReportHeld(self, request: pb.ReportHeldRequest, context: Any) -> pb.ReportHeldResponse:  # noqa: N802
+        """Says how much of a report is here from a call that was cut."""
+        key = upload_from(request)
+        with self._run_scheduler.calling(key.device_id):
+            await check_size(key.run_id, key.total_bytes, self._run_scheduler.report_limit_bytes)
+            held_bytes = 0 if self._uploads is None else await self._uploads.held_bytes(key)
+        return pb.ReportHeldResponse(held_bytes=held_bytes)
+
     async def _taken(self, parts: AsyncIterator[pb.ReportRequest]) -> Receipt:
         async with AsyncExitStack() as held:
 
@@ -151,7 +167,8 @@ class DeviceService(rpc.DeviceServiceServicer):
                 # Until it is answered: so long it is in memory.
                 await held.enter_async_context(self._admission.room(size_bytes))
 
-            upload = await receive(parts, self._run_scheduler.report_limit_bytes, self._run_scheduler.calling, admit)
+            limit_of, calling = self._run_scheduler.report_limit_bytes, self._run_scheduler.calling
+            upload = await receive(parts, limit_of, calling, admit, self._uploads)
             return await self._run_scheduler.report(upload.run_id, upload.round, upload.device_id, upload.data)
 
     @contextmanager

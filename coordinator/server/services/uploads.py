@@ -8,6 +8,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager, AsyncExitStack
 from dataclasses import dataclass
 
+from coordinator.server.services.unfinished import OutOfStepError, Taking, Uploads
+from protos.convert.calls import resumes
+from protos.convert.uploads import upload_from
 from protos.errors import IntegrityError, UpdateError
 from protos.v1 import edgejoule_pb2 as pb
 
@@ -36,48 +39,79 @@ async def receive(
     limit_of: Callable[[str], Awaitable[int]],
     calling: Callable[[str], AbstractContextManager[None]],
     admit: Callable[[int], Awaitable[None]],
+    uploads: Uploads | None = None,
 ) -> Upload:
-    """Read one header and its data.
+    """Read one header and its data; of a large report, what a call before this one did not bring.
 
     Args:
         limit_of: run id to the most bytes that a report of it may have.
         calling: device id to what is entered while its report comes in.
         admit: waits for room for so many bytes.
+        uploads: where what comes of large reports is kept until they are whole; None: nowhere.
 
     Raises:
         OversizedError: it declares or sends too much; nothing was kept.
+        OutOfStepError: it goes on from another byte than the last that is held.
         IntegrityError: other bytes than declared.
         UpdateError: parts in another order than header, data, data...
+        StoreError: what comes cannot be kept.
         TimeoutError: it took longer than UPLOAD_S.
     """
     async with asyncio.timeout(UPLOAD_S), AsyncExitStack() as stack:
         header: pb.ReportHeader | None = None
-        data = bytearray()
+        taking: Taking | _InMemory | None = None
         async for part in parts:
             kind = part.WhichOneof("part")
-            if header is None:
+            if header is None or taking is None:
                 if kind != "header":
                     raise UpdateError("a report begins with its header", where="report")
                 header = _named(part.header)
                 # From here on its device waits for us, also while the books are asked what it may send.
                 stack.enter_context(calling(header.device_id))
-                await _check_size(header, limit_of)
-                await admit(header.total_bytes)
+                await check_size(header.run_id, header.total_bytes, limit_of)
+                if uploads is not None and resumes(header.total_bytes):
+                    taking = await stack.enter_async_context(uploads.taking(upload_from(header), header.from_byte))
+                elif header.from_byte:
+                    raise OutOfStepError("nothing is held of so small a report", where="report", fix="send it whole")
+                else:
+                    await admit(header.total_bytes)
+                    taking = _InMemory()
             elif kind != "data":
                 raise UpdateError("a report has one header, then data", where="report")
-            elif len(data) + len(part.data) > header.total_bytes:
+            elif taking.size_bytes + len(part.data) > header.total_bytes:
                 raise OversizedError(
                     f"more than the declared {header.total_bytes} bytes", where="report", fix=_SAME_RELEASE
                 )
             else:
-                data += part.data
-    if header is None:
-        raise UpdateError("an empty stream", where="report")
+                await taking.add(part.data)
+        if header is None or taking is None:
+            raise UpdateError("an empty stream", where="report")
+        if not isinstance(taking, _InMemory):
+            # Not before it is whole: a slow line takes no memory.
+            await admit(header.total_bytes)
+        data = await taking.whole()
     if len(data) != header.total_bytes or hashlib.sha256(data).digest() != header.sha256:
         raise IntegrityError(
             f"{len(data)} of {header.total_bytes} bytes, or not the declared ones", where="report", fix="send it again"
         )
-    return Upload(header.run_id, header.round, header.device_id, bytes(data))
+    return Upload(header.run_id, header.round, header.device_id, data)
+
+
+class _InMemory:
+    """A small report on its way."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self._data)
+
+    async def add(self, data: bytes) -> None:
+        self._data += data
+
+    async def whole(self) -> bytes:
+        return bytes(self._data)
 
 
 def _named(header: pb.ReportHeader) -> pb.ReportHeader:
@@ -87,7 +121,8 @@ def _named(header: pb.ReportHeader) -> pb.ReportHeader:
     return header
 
 
-async def _check_size(header: pb.ReportHeader, limit_of: Callable[[str], Awaitable[int]]) -> None:
-    limit = await limit_of(header.run_id)
-    if header.total_bytes > limit:
-        raise OversizedError(f"declares {header.total_bytes} bytes, {limit} at most", where="report", fix=_SAME_RELEASE)
+async def check_size(run_id: str, total_bytes: int, limit_of: Callable[[str], Awaitable[int]]) -> None:
+    """Raise OversizedError where a report of this run cannot honestly weigh so much."""
+    limit = await limit_of(run_id)
+    if total_bytes > limit:
+        raise OversizedError(f"declares {total_bytes} bytes, {limit} at most", where="report", fix=_SAME_RELEASE)

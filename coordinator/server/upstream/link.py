@@ -16,12 +16,13 @@ import grpc
 
 from coordinator.server.upstream.identity import SiteIdentity, read_site_identity, stamp_of
 from protos.addresses import host_and_port, is_loopback
-from protos.convert.calls import CALL_S, FETCH_S, LATER_S, check_protocol, report_parts, report_timeout_s
+from protos.convert.calls import CALL_S, FETCH_S, LATER_S, check_protocol, report_parts, report_timeout_s, resumes
 from protos.convert.cards import card_to
 from protos.convert.energy import settled_to
 from protos.convert.orders import order_from
 from protos.convert.received_files import ReceivedFiles, receive_file_part
 from protos.convert.reports import receipt_from
+from protos.convert.uploads import UploadKey, held_from, held_request, upload_of
 from protos.errors import ConfigError, RefusedError, UnreachableError
 from protos.orders import PROTOCOL, DeviceCard, Order, Receipt, SettledEnergy, Verdict
 from protos.trust.names import SERVER_NAME
@@ -44,6 +45,7 @@ _AWAY = {
     grpc.StatusCode.DATA_LOSS,
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.ABORTED,
 }
 
 
@@ -131,17 +133,30 @@ class UpstreamLink:
         return order_from(answer), int(answer.ByteSize())
 
     async def report(self, run_id: str, round: int, device_id: str, data: bytes) -> Receipt:
-        """Send the bytes of a report."""
+        """Send the bytes of a report; of a large one, those that an earlier try did not bring."""
+        key = upload_of(run_id, round, device_id, data)
 
         async def parts() -> AsyncIterator[pb.ReportRequest]:
-            for part in report_parts(run_id, round, device_id, data):
+            for part in report_parts(key, data, from_byte):
                 yield part
 
-        timeout_s = report_timeout_s(len(data))
         try:
+            from_byte = await self._held(key)
+            timeout_s = report_timeout_s(len(data), left_bytes=len(data) - from_byte)
             return receipt_from(await self._call(self._stub.Report(parts(), timeout=timeout_s)))
         except RefusedError as error:
             return Receipt(Verdict.REJECTED, error.what)
+
+    async def _held(self, key: UploadKey) -> int:
+        """How much of a report is above already; 0 where a release takes reports whole alone."""
+        if not resumes(key.total_bytes):
+            return 0
+        try:
+            return held_from(await self._stub.ReportHeld(held_request(key), timeout=CALL_S), key)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                return 0
+            raise self._translated(error) from error
 
     async def leave(self, card: DeviceCard, reason: str) -> None:
         """Say goodbye."""

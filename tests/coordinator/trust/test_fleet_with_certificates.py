@@ -94,6 +94,9 @@ def test_a_device_speaks_for_itself_alone(board: Any, link: Any) -> None:
         mine.next_order("pi-2", "s1", (), bundle_id="", holding=HELD)
     with pytest.raises(RefusedError, match="speaks for pi-2"):
         mine.report("pi-2", "run", 1, b"x" * 100)
+    with pytest.raises(RefusedError, match="speaks for pi-2"):
+        # A large one asks first how much of it is there.
+        mine.report("pi-2", "run", 1, b"x" * 200_000)
 
 
 def test_roles_may_do_what_they_are_for(lab: Any, board: Any, tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ LOOK = {"operator", "observer", "auditor"}
 ACT = {"operator"}
 MAY: dict[str, set[str]] = {
     **{f"DeviceService/{name}": DEVICE for name in (
-        "Join", "NextOrder", "FetchBundle", "Report", "AwaitEnd", "Mask", "Leave", "FetchUpgrade", "LiveWatts",
+        "Join", "NextOrder", "FetchBundle", "Report", "ReportHeld", "AwaitEnd", "Mask", "Leave", "FetchUpgrade",
+        "LiveWatts",
     )},
     **{f"OperatorService/{name}": ACT for name in (
         "StartRun", "StopRun", "PauseRun", "ResumeRun", "ExportRun", "ForgetDevice", "UnlearnDevice", "EvaluateRun",
