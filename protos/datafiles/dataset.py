@@ -248,9 +248,29 @@ def fitted(dataset: Dataset, input_shape: Sequence[int]) -> Dataset:
     elif len(given) > 1 and (given[-1], *given[:-1]) == wanted:
         order = ", ".join(map(str, (0, len(given), *range(1, len(given)))))
         fix = f"the model takes the channels first: store numpy.transpose(x, ({order}))"
+    else:
+        fix = _reshaped(given, wanted) or fix
     raise ShapeError(
         f"an example has shape {list(given)}, the model takes {list(wanted)}", where=dataset.source, fix=fix
     )
+
+
+_RED_GREEN_BLUE, _AND_ALPHA = 3, 4
+
+
+def _reshaped(given: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    """The numpy call that makes examples of one shape those of another, of which nothing is lost but what is said."""
+    colours = wanted[-1] if wanted else 0
+    if given[:-1] == wanted[:-1] and (given[-1], colours) == (_AND_ALPHA, _RED_GREEN_BLUE):
+        return "the last channel is transparency: store x[..., :3]"
+    if colours == _RED_GREEN_BLUE and given in (wanted[:-1], (*wanted[:-1], 1)):
+        one = "x" if len(given) == len(wanted) else "x[..., None]"
+        return f"the model takes colours, and these are grey: store numpy.repeat({one}, 3, axis=-1)"
+    if given[-1:] == (_RED_GREEN_BLUE,) and wanted in (given[:-1], (*given[:-1], 1)):
+        return "the model takes grey, and these are colours: store x.mean(axis=-1)"
+    if math.prod(given) == math.prod(wanted) and 1 in (len(given), len(wanted)):
+        return f"store x.reshape(-1, {', '.join(map(str, wanted))}), if it was flattened from that"
+    return ""
 
 
 def check(dataset: Dataset, input_shape: Sequence[int], class_count: int, vocabulary: int | None = None) -> None:

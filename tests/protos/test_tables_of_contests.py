@@ -12,7 +12,7 @@ import pytest
 from protos.datafiles import dataset
 from protos.datafiles.formats import class_folders
 from protos.datafiles.front_end import front_end_of
-from protos.errors import DataError, EdgejouleError, EmptyShardError, LabelError
+from protos.errors import DataError, EdgejouleError, EmptyShardError, LabelError, ShapeError
 from tests.protos.test_front_ends import MEL, tone, write_wav
 
 ROWS = front_end_of("rows width=2 label=y")
@@ -142,3 +142,27 @@ def test_recordings_in_one_pool_are_not_one_class(tmp_path: Path) -> None:
 
 def test_words_of_a_name_tell_its_split() -> None:
     assert doctest.testmod(class_folders).failed == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted", "call"),
+    [
+        ((4, 4, 4), (4, 4, 3), "x[..., :3]"),
+        ((4, 4), (4, 4, 3), "numpy.repeat(x[..., None], 3, axis=-1)"),
+        ((4, 4, 1), (4, 4, 3), "numpy.repeat(x, 3, axis=-1)"),
+        ((4, 4, 3), (4, 4, 1), "x.mean(axis=-1)"),
+        ((48,), (4, 4, 3), "x.reshape(-1, 4, 4, 3)"),
+        ((4, 4, 3), (48,), "x.reshape(-1, 48)"),
+    ],
+)
+def test_the_call_that_makes_a_shape_right_is_said_and_does(
+    given: tuple[int, ...], wanted: tuple[int, ...], call: str, tmp_path: Path
+) -> None:
+    x = np.zeros((6, *given), np.uint8)
+    np.savez(tmp_path / "a.npz", x=x, y=np.zeros(6, np.int32))
+    with pytest.raises(ShapeError) as told:
+        dataset.fitted(dataset.load(tmp_path / "a.npz"), wanted)
+    assert call in str(told.value)
+    made = eval(call, {"numpy": np, "x": x})
+    np.savez(tmp_path / "a.npz", x=made, y=np.zeros(6, np.int32))
+    assert dataset.fitted(dataset.load(tmp_path / "a.npz"), wanted).held.shape == (6, *wanted)

@@ -72,7 +72,7 @@ def labels(raw: Array, where: str, *, tolerant: bool = False) -> NDArray[np.int3
     """
     flat = raw.reshape(len(raw)) if raw.ndim == 2 and raw.shape[1] == 1 else raw
     if flat.ndim != 1:
-        hot = ", such as y.argmax(axis=1)" if flat.ndim == 2 else ""
+        hot = ", such as y.argmax(axis=1)" if flat.ndim == 2 and len(flat) > 1 else ""
         raise ShapeError(
             f"`y` has shape {raw.shape}", where=where, fix=f"store one class index per example: y [N]{hot}"
         )

@@ -89,7 +89,7 @@ def _parsed(stream: IO[bytes], what: str, where: str) -> Header:
     reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, fortran, dtype = reader(stream)
     if dtype.hasobject:
-        fix = "save it as an array of numbers"
+        fix = "save it as an array of numbers, or of strings"
         raise DataError(_named(what, "is an array of Python objects"), where=where, fix=fix)
     if any(size < 0 for size in shape):
         raise DataError(_named(what, f"says the shape {shape}"), where=where, fix="make the file again")
