@@ -23,7 +23,7 @@ from protos.commands.json_document import document
 from protos.datafiles.formats.folder import is_image
 from protos.datafiles.formats.npz import examples_alone
 from protos.datafiles.formats.pixels import decode_image
-from protos.datafiles.formats.sound import ENDLESS, is_recording, recording, tells_no_length
+from protos.datafiles.formats.sound import is_recording, recording, told_of
 from protos.datafiles.front_end import FrontEnd, LogMel, declared, log_mel
 from protos.errors import DataError, EdgejouleError, NonFiniteError, RefusedError, ShapeError, UsageError
 
@@ -152,8 +152,8 @@ def _examples(what: str, shape: tuple[int, ...], before: FrontEnd | None) -> Ite
             yield f"{what}[{index}]", x
         return
     if isinstance(before, LogMel) and is_recording(path):
-        if tells_no_length(path):
-            print(f"edge-runtime: {what}: {ENDLESS}", file=sys.stderr)
+        if told := told_of(path):
+            print(f"edge-runtime: {what}: {told}", file=sys.stderr)
         yield what, log_mel(recording(path, before.rate), before)
         return
     if path.stat().st_size > MOST_EXAMPLE_BYTES:

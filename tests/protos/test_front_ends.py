@@ -13,7 +13,7 @@ import pytest
 
 from protos.datafiles import dataset, front_end
 from protos.datafiles.formats import table
-from protos.datafiles.formats.sound import ENDLESS, recording, tells_no_length
+from protos.datafiles.formats.sound import ENDLESS, recording, told_of
 from protos.datafiles.front_end import LogMel, Windows, declared, front_end_of, log_mel
 from protos.errors import DataError, EmptyShardError, LabelError, UsageError
 
@@ -130,13 +130,13 @@ def test_a_recording_from_a_pipe_is_read_to_the_end_of_its_file_and_that_is_said
         data[4:8] = min(says + 36, 0xFFFFFFFF).to_bytes(4, "little")
         data[40:44] = says.to_bytes(4, "little")
         path.write_bytes(data)
-        assert tells_no_length(path)
+        assert told_of(path) == ENDLESS
         assert np.array_equal(recording(path, 8000), whole)
     found = dataset.load(tmp_path, front_end=SPEC)
     assert len(found) == 2
     (told,) = found.changed
     assert (told.count, told.kind) == (2, ENDLESS)
-    assert not tells_no_length(write_wav(tmp_path / "b.wav", tone(440.0)))
+    assert not told_of(write_wav(tmp_path / "b.wav", tone(440.0)))
 
 
 def test_a_table_without_an_end_of_its_line_is_refused_where_it_is(tmp_path: Path) -> None:

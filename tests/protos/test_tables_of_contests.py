@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import shutil
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from protos.datafiles import dataset
 from protos.datafiles.formats import class_folders
+from protos.datafiles.formats.sound import LONGER
 from protos.datafiles.front_end import front_end_of
 from protos.errors import DataError, EdgejouleError, EmptyShardError, LabelError, ShapeError
 from tests.protos.test_front_ends import MEL, tone, write_wav
@@ -166,3 +168,44 @@ def test_the_call_that_makes_a_shape_right_is_said_and_does(
     made = eval(call, {"numpy": np, "x": x})
     np.savez(tmp_path / "a.npz", x=made, y=np.zeros(6, np.int32))
     assert dataset.fitted(dataset.load(tmp_path / "a.npz"), wanted).held.shape == (6, *wanted)
+
+
+def header(data: bytes, *, bits: int = 16, frame: int = 2, begins: bytes = b"RIFF", says: int | None = None) -> bytes:
+    body = b"WAVEfmt " + struct.pack("<IHHIIHH", 16, 1, 1, 8000, 8000 * frame, frame, bits)
+    body += b"data" + struct.pack("<I", len(data) if says is None else says) + data
+    return begins + struct.pack("<I", len(body)) + body
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"ID3\x03" + b"\0" * 500, "is an MP3 file under the name of a WAV file"),
+        (b"fLaC" + b"\0" * 500, "is a FLAC file"),
+        (b"\0\0\0\x20ftypM4A " + b"\0" * 500, "is an M4A or MP4 file"),
+        (header(b"\0" * 8000, begins=b"RF64"), "is an RF64 file"),
+        (header(b"\0" * 8000, bits=24, frame=4), "says 24 bits a sample, and 4 bytes"),
+    ],
+)
+def test_what_is_no_plain_recording_is_named(content: bytes, words: str, tmp_path: Path) -> None:
+    (tmp_path / "ant").mkdir()
+    (tmp_path / "ant" / "1.wav").write_bytes(content)
+    with pytest.raises(DataError, match=words) as told:
+        dataset.load(tmp_path, front_end=SOUND)
+    assert "ffmpeg" in (told.value.fix or "")
+
+
+@pytest.mark.parametrize(
+    ("behind", "told"),
+    [
+        (b"", False),
+        (b"LIST" + struct.pack("<I", 400) + b"x" * 400, False),
+        (b"\1\2" * 3000, True),
+        (b"data" + struct.pack("<I", 400) + b"x" * 400, True),
+    ],
+)
+def test_a_file_that_goes_on_behind_its_samples_is_told(behind: bytes, told: bool, tmp_path: Path) -> None:
+    (tmp_path / "ant").mkdir()
+    samples = (tone(440.0) * 32767).astype("<i2").tobytes()
+    (tmp_path / "ant" / "1.wav").write_bytes(header(samples) + behind)
+    data = dataset.load(tmp_path, front_end=SOUND)
+    assert (f"changed: 1 {LONGER} (ant/1.wav)" in dataset.account_of(data)) is told

@@ -25,9 +25,10 @@ from protos.datafiles.renames import composed
 from protos.errors import DataError, EmptyShardError
 from protos.progress import progressed
 
-__all__ = ["ENDLESS", "is_recording", "read", "recording", "tells_no_length"]
+__all__ = ["ENDLESS", "LONGER", "is_recording", "read", "recording", "told_of"]
 
 ENDLESS = "recording read to the end of its file, since its header says no length"
+LONGER = "recording read as far as its header says, though its file goes on"
 
 
 def is_recording(path: Path) -> bool:
@@ -78,8 +79,8 @@ def read(
             continue
         try:
             x[len(readable)] = log_mel(recording(paths[row], spec.rate), spec)
-            if tells_no_length(paths[row]):
-                changed.add(ENDLESS, str(paths[row].relative_to(folder)))
+            if told := told_of(paths[row]):
+                changed.add(told, str(paths[row].relative_to(folder)))
         except DataError as error:
             if not tolerant:
                 raise
@@ -107,6 +108,7 @@ def recording(path: Path, rate: int) -> NDArray[np.float64]:
 
 
 _SOUNDS = (".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".aif", ".aiff", ".wma", ".amr", ".caf")
+_PLAIN = "convert it to PCM, such as ffmpeg -i IN.wav -c:a pcm_s16le OUT.wav"
 _CONVERTED = "convert them to PCM, such as ffmpeg -i IN -c:a pcm_s16le OUT.wav"
 
 
@@ -120,18 +122,23 @@ _MOST_OF_FORMAT = 64
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where the samples of a file are: offset and bytes; what its `fmt` says; whether its header tells no length."""
+    """Where the samples of a file are: offset and bytes; what its `fmt` says; whether its header tells no length; bytes
+    behind them that are no other part of the file."""
 
     described: bytes
     at: int
     size: int
     endless: bool
+    behind: int
 
 
-def tells_no_length(path: Path) -> bool:
-    """Whether a recording's header says no length, so that it goes on to the end of its file."""
+def told_of(path: Path) -> str:
+    """What of a recording's length is to be told; empty where its header and its file agree."""
     with reading(str(path), "a recording"), path.open("rb") as file:
-        return _layout(file, path).endless
+        layout = _layout(file, path)
+    if layout.endless:
+        return ENDLESS
+    return LONGER if layout.behind > _MAY_LACK * layout.size else ""
 
 
 def _layout(file: BinaryIO, path: Path) -> _Layout:
@@ -145,6 +152,10 @@ def _layout(file: BinaryIO, path: Path) -> _Layout:
     here = file.seek(0, os.SEEK_END)
     file.seek(0)
     start = file.read(12)
+    for begins, named in _OTHER_FILES.items():
+        if start.startswith(begins) or (start[4:8] == b"ftyp" and begins == b"caff"):
+            named = "an M4A or MP4 file" if start[4:8] == b"ftyp" else named
+            raise DataError(f"is {named} under the name of a WAV file", where=str(path), fix=_PLAIN)
     if start[:4] != b"RIFF" or start[8:12] != b"WAVE":
         raise ValueError("it does not begin as one does" if start else "it is empty")
     at, described = 12, b""
@@ -168,9 +179,26 @@ def _layout(file: BinaryIO, path: Path) -> _Layout:
             raise DataError(what, where=str(path), fix="copy or record it again")
         if len(described) < 16:
             raise ValueError("nothing before its samples says what they are")
-        return _Layout(described, at + 8, min(said, there), endless)
+        behind = 0 if there <= said + said % 2 else _no_part(file, at + 8 + said + said % 2, here)
+        return _Layout(described, at + 8, min(said, there), endless, behind)
     raise ValueError("it ends before its samples begin")
 
+
+def _no_part(file: BinaryIO, at: int, here: int) -> int:
+    """Bytes from a place to the end that are no part of a RIFF file, but for a second one of samples."""
+    file.seek(at)
+    head = file.read(8)
+    said = int.from_bytes(head[4:], "little")
+    part = head[:4].isascii() and head[:4].decode("ascii").isprintable() and head[:4] != b"data"
+    return 0 if part and at + 8 + said <= here + 1 else here - at
+
+
+# By how they begin: what people give the name of a recording.
+_OTHER_FILES = {
+    b"ID3": "an MP3 file", b"\xff\xfb": "an MP3 file", b"\xff\xf3": "an MP3 file", b"fLaC": "a FLAC file",
+    b"OggS": "an Ogg file", b"FORM": "an AIFF file", b"RF64": "an RF64 file", b"BW64": "a BW64 file",
+    b"RIFX": "a WAV file of the other byte order", b"caff": "a CAF file",
+}  # fmt: skip
 
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _OTHERS = {2: "ADPCM", 6: "A-law", 7: "mu-law", 17: "IMA ADPCM", 49: "GSM", 85: "MP3"}
@@ -186,17 +214,20 @@ def _samples(path: Path) -> tuple[int, int, NDArray[np.float64]]:
         layout = _layout(file, path)
         file.seek(layout.at)
         stored = np.frombuffer(file.read(layout.size), np.uint8)
-    kind, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", layout.described)
+    kind, channels, rate, _, frame, bits = struct.unpack_from("<HHIIHH", layout.described)
     if kind == _EXTENSIBLE and len(layout.described) >= 26:
         (kind,) = struct.unpack_from("<H", layout.described, 24)
     if not channels:
         raise ValueError("it has no channel")
+    if kind in (_PCM, _FLOAT) and bits % 8 == 0 and bits and frame != channels * bits // 8:
+        what = f"says {bits} bits a sample, and {frame} bytes for one of each of {channels} channels"
+        raise DataError(what, where=str(path), fix=_PLAIN)  # nobody knows at which end of the bytes they lie
     if kind == _PCM and bits in (8, 16, 24, 32):
         return channels, rate, _values(stored, bits // 8)
     if kind != _FLOAT or bits not in (32, 64):
         raise DataError(
             f"is a recording of the kind {_OTHERS.get(kind, kind)}, {bits} bits", where=str(path),
-            fix="convert it to PCM, such as ffmpeg -i IN.wav -c:a pcm_s16le OUT.wav",
+            fix=_PLAIN,
         )  # fmt: skip
     values = stored[: len(stored) // (bits // 8) * (bits // 8)].view(f"<f{bits // 8}").astype(np.float64)
     if not np.isfinite(values).all():
