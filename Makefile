@@ -6,7 +6,7 @@ OLD_RUNTIME := .venv-tflite-runtime
 DEMO_OUTPUT ?= demo-output
 PACKAGES := protos edge_runtime coordinator firmware_tools
 
-.PHONY: demo test test-newest install lock packages checks lint types floors generated site device-only collected unit sim test-slow mutants reached rp2040 deb man arm-user arm-vm hw-sim hw fuzz net-sim lab-sim hw-labgrid protos baseline clean help
+.PHONY: demo test test-newest install lock packages checks lint types floors generated site device-only collected unit sim test-slow mutants reached rp2040 deb man arm-user arm-vm hw-sim hw fuzz net-sim bad-line lab-sim hw-labgrid protos baseline clean help
 
 help:
 	@echo "make demo       pre-train, convert, and run six federated rounds on this machine"
@@ -28,6 +28,7 @@ help:
 	@echo "make hw-sim     the hardware tests on a simulated bench, with a table of what they measured"
 	@echo "make fuzz       bytes at every decoder that faces the network or a file from elsewhere: MINUTES=10 (SEED=N, ENGINE=atheris)"
 	@echo "make net-sim    a fleet with certificates over a network, on two hosts of this machine; needs root (JSON=FILE)"
+	@echo "make bad-line   devices at the other end of a line that is slow, late and loses packets; needs root (JSON=FILE)"
 	@echo "make lab-sim    a lab of eight hosts over SSH, from its inventory to results taken home; needs root (JSON=FILE)"
 	@echo "make hw         the same on a real bench: make hw HW_ENV=bench.yaml"
 	@echo "make hw-labgrid our environment files in labgrid, in an environment of its own"
@@ -216,6 +217,10 @@ fuzz: install packages
 # Two hosts in network namespaces: certificates, enrolment, a round, a cable out, a slow line, revocation.
 net-sim: install
 	$(BIN)/python tests/network/net_sim.py $(if $(JSON),--json $(JSON))
+
+# Four devices at the other end of a bad line, and a large report.
+bad-line: install
+	$(BIN)/python tests/network/bad_line_sim.py $(if $(JSON),--json $(JSON))
 
 # Eight hosts in network namespaces with SSH: import, trust, check, reserve, deploy, a run, collect.
 lab-sim: install

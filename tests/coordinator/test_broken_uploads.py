@@ -258,16 +258,17 @@ def test_what_is_asked_of_a_report_is_bounded_as_the_report_is(
     with Operator(address) as operator:
         run_id = operator.start_run(tools.plan(large_bundle, devices=1), tmp_path)
     device = fleet(address, "a")
-    good = {"device_id": "a", "run_id": run_id, "round": 1, "total_bytes": 1 << 20, "sha256": b"h" * 32}
+    good: dict[str, Any] = {"device_id": "a", "run_id": run_id, "round": 1, "total_bytes": 1 << 20, "sha256": b"h" * 32}
     assert device.stub.ReportHeld(pb.ReportHeldRequest(**good), timeout=20).held_bytes == 0
-    for code, wrong in (
+    cases: tuple[tuple[grpc.StatusCode, dict[str, Any]], ...] = (
         (grpc.StatusCode.INVALID_ARGUMENT, {"device_id": ""}),
         (grpc.StatusCode.INVALID_ARGUMENT, {"device_id": "a\x07"}),
         (grpc.StatusCode.INVALID_ARGUMENT, {"run_id": "r" * 300}),
         (grpc.StatusCode.INVALID_ARGUMENT, {"sha256": b"h" * 31}),
         (grpc.StatusCode.NOT_FOUND, {"run_id": "run-none"}),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, {"total_bytes": 1 << 40}),
-    ):
+    )
+    for code, wrong in cases:
         with pytest.raises(grpc.RpcError) as failure:
             device.stub.ReportHeld(pb.ReportHeldRequest(**{**good, **wrong}), timeout=20)
         assert failure.value.code() is code, wrong

@@ -2,7 +2,8 @@
 
     make net-sim            python tests/network/net_sim.py [--json FILE]
 
-Between them is a router that hides the board's address, where the program nft is installed; else a cable.
+Between them is a cable, and then again a router that hides the board's address: nftables, where the program nft is
+installed, else slirp4netns, which needs nothing of the kernel.
 Prints what each step took and how many bytes went through the board's interface. Needs root, for namespaces.
 """
 
@@ -23,7 +24,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from two_hosts import Host, behind_nat, cut, slow, two_hosts, why_no_nat, why_not
+from two_hosts import Host, Nat, cut, nats, slow, two_hosts, why_not
 
 ROOT = Path(__file__).resolve().parents[2]
 _WAIT_S = 300.0
@@ -108,8 +109,8 @@ class Scene:
         words = [word for pair in settings.items() for word in pair]
         return self.start(self.board, "board.log", "edge_runtime.cli", "run", *words)
 
-    def until(self, true: Callable[[], Any], what: str) -> None:
-        deadline = time.monotonic() + _WAIT_S
+    def until(self, true: Callable[[], Any], what: str, *, longest_s: float = _WAIT_S) -> None:
+        deadline = time.monotonic() + longest_s
         while not true():
             if time.monotonic() > deadline:
                 logs = "\n".join(path.read_text()[-2000:] for path in self.folder.glob("*.log"))
@@ -133,20 +134,23 @@ def end(process: subprocess.Popen[str]) -> None:
     process.wait(60)
 
 
-def play(folder: Path) -> list[dict[str, Any]]:
-    """All of it, with a NAT between the hosts where this machine can have one; one row a step."""
-    missing = why_no_nat()
-    print(f"no NAT between the hosts: {missing}" if missing else "a router with NAT between the hosts", flush=True)
-    with behind_nat() if missing is None else two_hosts() as (lab, board):
+def play(folder: Path, between: Nat = two_hosts, *, idle_s: float = 0.0) -> list[dict[str, Any]]:
+    """All of it, one row a step.
+
+    Args:
+        between: what lies between the hosts.
+        idle_s: for so long nothing happens, but the pings of a call that waits.
+    """
+    with between() as (lab, board):
         scene, steps = Scene(folder, lab, board), Steps(board)
         try:
-            _play(scene, steps)
+            _play(scene, steps, idle_s)
         finally:
             scene.stop()
         return steps.rows
 
 
-def _play(scene: Scene, steps: Steps) -> None:
+def _play(scene: Scene, steps: Steps, idle_s: float) -> None:
     lab, board, folder = scene.lab, scene.board, scene.folder
     with steps.step("a model and its data (no network)"):
         scene.call(lab, "firmware_tools.cli", "pretrain", "digits", "-o", str(folder / "workshop"))
@@ -174,6 +178,16 @@ def _play(scene: Scene, steps: Steps) -> None:
         out = scene.call(lab, "coordinator.cli", "start", str(folder / "plan.toml"), "--wait", "--json")
         if "energy_j" not in out:
             raise SystemExit(f"no joules came: {out}")
+    if idle_s:
+        with steps.step(f"nothing for {idle_s:.0f} s but pings"):
+            time.sleep(idle_s)
+        if not steps.rows[-1]["bytes_up"]:
+            raise SystemExit("a router that forgets connections would have forgotten this one")
+        with steps.step("a round by the call that waited"):
+            before = (folder / "board.log").read_text().count("joined")
+            scene.call(lab, "coordinator.cli", "start", str(folder / "plan.toml"), "--wait", "--json")
+            if (folder / "board.log").read_text().count("joined") != before:
+                raise SystemExit("the board had to join anew")
     with steps.step("the board starts again"):
         end(device)
         device = scene.daemon()
@@ -218,14 +232,21 @@ def main() -> int:
     """Play it, print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", metavar="FILE", type=Path, help="gets the rows")
+    parser.add_argument("--idle-s", metavar="S", type=float, default=150.0, help="of the call behind a NAT (150)")
     arguments = parser.parse_args()
     if (reason := why_not()) is not None:
         print(f"net-sim: {reason}", file=sys.stderr)
         return 2
-    with tempfile.TemporaryDirectory(prefix="edgejoule-net-") as folder:
-        rows = play(Path(folder))
+    ways, missing = nats()
+    shown: dict[str, list[dict[str, Any]]] = {}
+    for name, between in {"cable": two_hosts, **dict(list(ways.items())[:1])}.items():
+        print(f"between the hosts: {name}", flush=True)
+        with tempfile.TemporaryDirectory(prefix="edgejoule-net-") as folder:
+            shown[name] = play(Path(folder), between, idle_s=0.0 if name == "cable" else arguments.idle_s)
+    if not ways:
+        print(f"no NAT between the hosts: {missing}", flush=True)
     if arguments.json:
-        arguments.json.write_text(json.dumps({"rows": rows}, indent=2))
+        arguments.json.write_text(json.dumps({"rows": shown}, indent=2))
     return 0
 
 

@@ -18,8 +18,13 @@ pytestmark = [
 ]
 
 
-def test_a_board_on_another_host_joins_works_survives_and_is_shut_out(tmp_path: Path) -> None:
-    rows = {row["step"]: row for row in net_sim.play(tmp_path)}
+@pytest.mark.parametrize("between", ["cable", "nft", "slirp4netns"])
+def test_a_board_on_another_host_joins_works_survives_and_is_shut_out(tmp_path: Path, between: str) -> None:
+    ways, missing = two_hosts.nats()
+    ways["cable"] = two_hosts.two_hosts
+    if between not in ways:
+        pytest.skip(f"no router with NAT: {missing}")
+    rows = {row["step"]: row for row in net_sim.play(tmp_path, ways[between])}
     enrolment = rows["coordinator enroll, one line pasted on the board"]
     # A request and a certificate: a few kilobytes, and no secret among them.
     assert 0 < enrolment["bytes_up"] < 8_000

@@ -6,12 +6,14 @@ import contextlib
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 LAB, DESK = "10.77.0.1", "10.77.0.2"
 # Of a board behind a router, and of the router on that side; its other side has the address of a desk.
 HIDDEN, GATEWAY = "192.168.77.2", "192.168.77.1"
+# What slirp4netns gives to who is behind it, and calls itself.
+SLIRPED, SLIRP = "10.0.2.100", "10.0.2.2"
 _MASQUERADE = """table ip edgejoule {{
  chain out {{ type nat hook postrouting priority srcnat; oifname "{outer}" masquerade; }}
 }}
@@ -20,11 +22,16 @@ _MASQUERADE = """table ip edgejoule {{
 
 @dataclass(frozen=True)
 class Host:
-    """A network namespace and its address."""
+    """A network namespace and its address.
+
+    Attributes:
+        gateway: by which it reaches the others; empty where they are in its own network.
+    """
 
     name: str
     address: str
     link: str
+    gateway: str = ""
 
     def command(self, *words: str) -> list[str]:
         """A command that runs there."""
@@ -45,16 +52,35 @@ def why_not() -> str | None:
     return None
 
 
-def why_no_nat() -> str | None:
-    """Why there can be no router with NAT between the hosts, or None."""
-    return None if shutil.which("nft") else "the program nft (nftables) is not installed"
+def nats() -> tuple[dict[str, Nat], str]:
+    """The ways of having a router with NAT between the hosts here, by program; and why there is no other."""
+    reasons = {name: _why_no_nat(name) for name in _NATS}
+    there = {name: way for name, way in _NATS.items() if not reasons[name]}
+    return there, "; ".join(reason for reason in reasons.values() if reason)
+
+
+def _why_no_nat(program: str) -> str:
+    if shutil.which(program) is None:
+        return f"the program {program} is not installed"
+    if program != "nft":
+        return "" if os.path.exists("/dev/net/tun") else "there is no /dev/net/tun"
+    probe = f"ejprobe{os.getpid()}"
+    try:
+        _ip("netns", "add", probe)
+        command = ["ip", "netns", "exec", probe, "nft", "-f", "-"]
+        made = subprocess.run(
+            command, input=_MASQUERADE.format(outer="lo"), capture_output=True, text=True, check=False
+        )
+        return "" if made.returncode == 0 else "the kernel knows no NAT by nft"
+    finally:
+        subprocess.run(["ip", "netns", "del", probe], check=False, capture_output=True)
 
 
 @contextlib.contextmanager
 def behind_nat() -> Iterator[tuple[Host, Host]]:
     """The lab's host, and a board behind a router that hides its address: the lab has no way to it but answering."""
     mark = f"{os.getpid() % 100000}"
-    lab, board = Host(f"ejlab{mark}", LAB, f"ejl{mark}"), Host(f"ejdesk{mark}", HIDDEN, f"ejd{mark}")
+    lab, board = Host(f"ejlab{mark}", LAB, f"ejl{mark}"), Host(f"ejdesk{mark}", HIDDEN, f"ejd{mark}", GATEWAY)
     router, outer, inner = f"ejnat{mark}", f"ejo{mark}", f"eji{mark}"
     names = (lab.name, router, board.name)
     try:
@@ -83,6 +109,43 @@ def behind_nat() -> Iterator[tuple[Host, Host]]:
 
 
 @contextlib.contextmanager
+def behind_user_nat() -> Iterator[tuple[Host, Host]]:
+    """The same with a router that is a program, slirp4netns: it ends each connection of the board, and makes one of its
+    own to the lab. The kernel need know no NAT."""
+    mark = f"{os.getpid() % 100000}"
+    lab, board = Host(f"ejlab{mark}", LAB, f"ejl{mark}"), Host(f"ejdesk{mark}", SLIRPED, "tap0", SLIRP)
+    router, outer = f"ejnat{mark}", f"ejo{mark}"
+    names, running = (lab.name, router, board.name), list[subprocess.Popen[bytes]]()
+    try:
+        for name in names:
+            _ip("netns", "add", name)
+            _ip("-n", name, "link", "set", "lo", "up")
+        _ip("link", "add", lab.link, "type", "veth", "peer", "name", outer)
+        for name, device, address in ((lab.name, lab.link, LAB), (router, outer, DESK)):
+            _ip("link", "set", device, "netns", name)
+            _ip("-n", name, "addr", "add", f"{address}/24", "dev", device)
+            _ip("-n", name, "link", "set", device, "up")
+        ready, told = os.pipe()
+        command = ["ip", "netns", "exec", router, "slirp4netns", "--configure", "--disable-host-loopback",
+                   f"--ready-fd={told}", "--netns-type=path", f"/var/run/netns/{board.name}", board.link]  # fmt: skip
+        running.append(subprocess.Popen(command, pass_fds=[told], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        os.close(told)
+        with os.fdopen(ready, "rb") as file:
+            assert file.read(1), "slirp4netns ended"
+        yield lab, board
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+
+
+Nat = Callable[[], contextlib.AbstractContextManager[tuple[Host, Host]]]
+_NATS: dict[str, Nat] = {"nft": behind_nat, "slirp4netns": behind_user_nat}
+
+
+@contextlib.contextmanager
 def two_hosts() -> Iterator[tuple[Host, Host]]:
     """The lab's host and the board's, in one network; gone at the end."""
     mark = f"{os.getpid() % 100000}"
@@ -108,9 +171,9 @@ def two_hosts() -> Iterator[tuple[Host, Host]]:
 def cut(host: Host, *, off: bool) -> None:
     """Take a host's cable out, or put it in again."""
     _ip("-n", host.name, "link", "set", host.link, "down" if off else "up")
-    if not off and host.address == HIDDEN:
+    if not off and host.gateway:
         # It went with the link.
-        _ip("-n", host.name, "route", "replace", "default", "via", GATEWAY)
+        _ip("-n", host.name, "route", "replace", "default", "via", host.gateway)
 
 
 def slow(host: Host, rate: str) -> None:
