@@ -4,7 +4,8 @@
 
 Certificates, enrolment and the device's own link are real; the devices do no work but add one to each number of the
 head, so that the right sum is known. First rounds of four devices, closed by a quorum of half; then one report of a
-megabyte, during which the line is cut for half a minute. Needs root, for namespaces, and /dev/net/tun.
+megabyte, during which the line is cut for half a minute. TCP keeps by reno, which every system has, and which takes each
+loss for a full line; `--congestion bbr` does not, where the kernel has it. Needs root, for namespaces, and /dev/net/tun.
 """
 
 from __future__ import annotations
@@ -39,14 +40,16 @@ _UPLOAD_PLAN = "[round]\ndevices = 1\ndeadline_s = 3600\n"
 
 
 @contextlib.contextmanager
-def hosts() -> Iterator[tuple[Host, Host]]:
-    """Two hosts with a bad line between them, and nothing else."""
+def hosts(congestion: str) -> Iterator[tuple[Host, Host]]:
+    """Two hosts with a bad line between them, and nothing else; TCP there keeps by that rule."""
     mark = f"{os.getpid() % 100000}"
     lab, board = Host(f"ejlab{mark}", LAB, LINK), Host(f"ejfar{mark}", BOARD, LINK)
     try:
         for host in (lab, board):
             subprocess.run(["ip", "netns", "add", host.name], check=True)
             subprocess.run(["ip", "-n", host.name, "link", "set", "lo", "up"], check=True)
+            rule = f"echo {congestion} > /proc/sys/net/ipv4/tcp_congestion_control"
+            subprocess.run(host.command("sh", "-c", rule), check=True)
         with bad_line((lab.name, LAB), (board.name, BOARD)):
             yield lab, board
     finally:
@@ -131,9 +134,9 @@ def _right(scene: Scene, run_id: str, bundle: Path, rounds: int) -> None:
             np.testing.assert_allclose(found[name], first[name] + rounds, atol=1e-4)
 
 
-def rounds_by_quorum(folder: Path, rounds: int) -> dict[str, Any]:
+def rounds_by_quorum(folder: Path, rounds: int, congestion: str = "reno") -> dict[str, Any]:
     """So many rounds of four devices."""
-    with hosts() as (lab, board):
+    with hosts(congestion) as (lab, board):
         scene, steps = Scene(folder, lab, board), Steps(board)
         try:
             states = _opened(scene, steps, 4)
@@ -161,9 +164,9 @@ def rounds_by_quorum(folder: Path, rounds: int) -> dict[str, Any]:
             scene.stop()
 
 
-def upload(folder: Path) -> dict[str, Any]:
+def upload(folder: Path, congestion: str = "reno") -> dict[str, Any]:
     """One report of a megabyte, cut in the middle."""
-    with hosts() as (lab, board):
+    with hosts(congestion) as (lab, board):
         scene, steps = Scene(folder, lab, board), Steps(board)
         try:
             states = _opened(scene, steps, 1)
@@ -203,6 +206,7 @@ def main() -> int:
     parser.add_argument("--json", metavar="FILE", type=Path, help="gets the figures")
     parser.add_argument("--only", choices=("rounds", "upload"), help="this alone")
     parser.add_argument("--rounds", type=int, default=50, metavar="N", help="how many (50)")
+    parser.add_argument("--congestion", default="reno", metavar="RULE", help="of TCP (reno)")
     arguments = parser.parse_args()
     reason = why_not() or ("" if Path("/dev/net/tun").exists() else "there is no /dev/net/tun")
     if reason:
@@ -213,8 +217,10 @@ def main() -> int:
         for name in ("rounds", "upload"):
             if arguments.only in (None, name):
                 (Path(folder) / name).mkdir()
-                where = Path(folder) / name
-                found[name] = rounds_by_quorum(where, arguments.rounds) if name == "rounds" else upload(where)
+                where, rule = Path(folder) / name, arguments.congestion
+                found[name] = (
+                    rounds_by_quorum(where, arguments.rounds, rule) if name == "rounds" else upload(where, rule)
+                )
                 if arguments.json:
                     arguments.json.write_text(json.dumps(found, indent=2))
     return 0

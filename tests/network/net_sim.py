@@ -232,14 +232,21 @@ def main() -> int:
     """Play it, print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", metavar="FILE", type=Path, help="gets the rows")
+    kinds = ("cable", "nft", "slirp4netns")
+    parser.add_argument("--between", choices=kinds, help="this alone (default: a cable, then a NAT)")
     parser.add_argument("--idle-s", metavar="S", type=float, default=150.0, help="of the call behind a NAT (150)")
     arguments = parser.parse_args()
     if (reason := why_not()) is not None:
         print(f"net-sim: {reason}", file=sys.stderr)
         return 2
     ways, missing = nats()
+    if arguments.between is not None and arguments.between not in ("cable", *ways):
+        print(f"net-sim: {missing}", file=sys.stderr)
+        return 2
+    names = ["cable", *list(ways)[:1]] if arguments.between is None else [arguments.between]
     shown: dict[str, list[dict[str, Any]]] = {}
-    for name, between in {"cable": two_hosts, **dict(list(ways.items())[:1])}.items():
+    for name in names:
+        between = ways.get(name, two_hosts)
         print(f"between the hosts: {name}", flush=True)
         with tempfile.TemporaryDirectory(prefix="edgejoule-net-") as folder:
             shown[name] = play(Path(folder), between, idle_s=0.0 if name == "cable" else arguments.idle_s)
