@@ -4,8 +4,9 @@
 
 Certificates, enrolment and the device's own link are real; the devices do no work but add one to each number of the
 head, so that the right sum is known. First rounds of four devices, closed by a quorum of half; then one report of a
-megabyte, during which the line is cut for half a minute. TCP keeps by reno, which every system has, and which takes each
-loss for a full line; `--congestion bbr` does not, where the kernel has it. Needs root, for namespaces, and /dev/net/tun.
+megabyte, during which the line is cut for half a minute. TCP keeps by reno, which every system has, and which takes
+each loss for a full line; `--congestion bbr` does not, where the kernel has it. Needs root, for namespaces, and
+/dev/net/tun.
 """
 
 from __future__ import annotations
