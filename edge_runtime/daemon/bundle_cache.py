@@ -10,15 +10,15 @@ import contextlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from edge_runtime.daemon.stopping import Interrupted
 from edge_runtime.identity.signatures import Signatures
 from edge_runtime.state import by_use, keep_newest, storing, used
 from edge_runtime.systemd.logging_setup import log
 from protos.atomic import force_to_disk, write_whole
-from protos.errors import EdgejouleError, IntegrityError, ModelError, StoreError
+from protos.errors import EdgejouleError, IntegrityError, ModelError, StoreError, UnreachableError
 from protos.model.bundle import Bundle, open_bundle, read_manifest
 from protos.model.engine import EngineIdentity, try_in_subprocess
 from protos.model.manifest import MANIFEST_FILE, brief
@@ -28,6 +28,8 @@ _REFUSED = "refused.json"
 # What may go well the next time: a busy board, one that was out of memory.
 _PASSING = ("did not load within", "SIGKILL", "SIGTERM")
 _KEEP_VERDICTS = 64
+# Of a bundle that is on its way; one at most, and over a restart.
+_COMES = ".comes-"
 
 
 class BundleCache:
@@ -107,7 +109,8 @@ class BundleCache:
         return None
 
     def fetch(self, bundle_id: str, write_files: Callable[[Path], None]) -> Bundle:
-        """Get a bundle through ``write_files``, which fills an empty folder, and keep it.
+        """Get a bundle through ``write_files``, which fills a folder, and keep it. What came before nobody answered any
+        more stays in that folder, for the next call to go on with.
 
         Raises:
             IntegrityError: the files are not those of ``bundle_id``; ModelError and others as :meth:`adopt`;
@@ -115,8 +118,12 @@ class BundleCache:
         """
         place = self._place(bundle_id)
         self._refuse_bad(bundle_id)
+        folder = self._folder / f"{_COMES}{place.name}"
         with storing(self._folder):
-            folder = Path(tempfile.mkdtemp(dir=self._folder, prefix=".part-"))
+            for other in self._folder.glob(f"{_COMES}*"):
+                if other != folder:
+                    shutil.rmtree(other, ignore_errors=True)
+            folder.mkdir(mode=0o700, exist_ok=True)
         try:
             with storing(folder):
                 write_files(folder)
@@ -136,8 +143,12 @@ class BundleCache:
                 shutil.rmtree(place, ignore_errors=True)
                 os.replace(folder, place)
                 force_to_disk(self._folder)
-        finally:
+        except (UnreachableError, Interrupted):
+            raise
+        except BaseException:
+            # Damaged, not wanted, or no room for it.
             shutil.rmtree(folder, ignore_errors=True)
+            raise
         self._ready[bundle_id] = kept = Bundle(place, bundle.manifest, bundle_id)
         used(place)
         keep_newest(self._folder, in_use=[place])

@@ -409,14 +409,17 @@ class Link:
         self._call(self._stub.Leave, request, self._stopping.left_s(_CLOSING_S), stoppable=False)
 
     def fetch_bundle(self, bundle_id: str, folder: Path, *, twin: bool = False, signature: bool = False) -> None:
-        """Write a bundle's files, its Edge TPU `twin` and its `signature` only if asked, into an empty folder; all are
-        as declared.
+        """Write a bundle's files, its Edge TPU `twin` and its `signature` only if asked, into a folder; all are as
+        declared. What an earlier call left there of them is gone on with.
 
         Raises:
             Away, Interrupted; RefusedError, UnknownRunError: no such bundle; IntegrityError: damaged on the way;
             OSError: cannot be written.
         """
-        request = pb.FetchBundleRequest(bundle_id=bundle_id, edge_tpu_twin=twin, signature=signature)
+        held_bytes = {path.name: path.stat().st_size for path in folder.iterdir()}
+        request = pb.FetchBundleRequest(
+            bundle_id=bundle_id, edge_tpu_twin=twin, signature=signature, held_bytes=held_bytes
+        )
         self._fetch(self._stub.FetchBundle(request, timeout=FETCH_S), folder, _any)
 
     def fetch_upgrade(self, device_id: str, offer: UpgradeOffer, folder: Path) -> None:

@@ -19,8 +19,8 @@ MAX_NAME = 100
 class Files(Protocol):
     """What takes files, as :class:`ReceivedFiles` does."""
 
-    def begin(self, name: str, size_bytes: int, sha256: bytes) -> None:
-        """Begin a file."""
+    def begin(self, name: str, size_bytes: int, sha256: bytes, from_byte: int = 0) -> None:
+        """Begin a file, or go on with one."""
 
     def add(self, data: bytes) -> None:
         """Add to the file that was begun last."""
@@ -35,20 +35,27 @@ class ReceivedFiles:
     Args:
         opened: a file's name to where its bytes go, by `write`.
         ended: called with that when all of a file has come; before it is known whether they are the declared ones.
+        goes_on: a file's name, and how much of it is here already, to the same and the hash of those bytes; None:
+            nothing is.
     """
 
-    def __init__(self, opened: Callable[[str], Any], ended: Callable[[Any], object] = lambda _: None) -> None:
-        self._opened, self._ended = opened, ended
+    def __init__(
+        self,
+        opened: Callable[[str], Any],
+        ended: Callable[[Any], object] = lambda _: None,
+        goes_on: Callable[[str, int], tuple[Any, Any]] | None = None,
+    ) -> None:
+        self._opened, self._ended, self._goes_on = opened, ended, goes_on
         self._sink: Any = None
         self._names: set[str] = set()
         self._name, self._declared, self._size, self._total = "", (0, b""), 0, 0
         self._digest = hashlib.sha256()
 
-    def begin(self, name: str, size_bytes: int, sha256: bytes) -> None:
-        """End the file before, and begin one of these declared properties.
+    def begin(self, name: str, size_bytes: int, sha256: bytes, from_byte: int = 0) -> None:
+        """End the file before, and begin one of these declared properties, or go on with it from a byte on.
 
         Raises:
-            IntegrityError: the file before is not as declared, or the name cannot be one.
+            IntegrityError: the file before is not as declared, the name cannot be one, or less of it is here.
             OSError: it cannot be written.
         """
         self.finish()
@@ -57,7 +64,13 @@ class ReceivedFiles:
             raise IntegrityError(f"{name[:MAX_NAME]!r} cannot be a file of a bundle", where="bundle")
         self._names.add(name)
         self._name, self._declared, self._size, self._digest = name, (size_bytes, sha256), 0, hashlib.sha256()
-        self._sink = self._opened(name)
+        if not from_byte:
+            self._sink = self._opened(name)
+            return
+        if self._goes_on is None or from_byte > size_bytes:
+            raise IntegrityError(f"goes on from byte {from_byte}, which was not asked for", where=f"bundle file {name}")
+        self._sink, self._digest = self._goes_on(name, from_byte)
+        self._size, self._total = from_byte, self._total + from_byte
 
     def add(self, data: bytes) -> None:
         """Add bytes to the file that was begun last.
@@ -96,6 +109,6 @@ def receive_file_part(files: Files, part: Any, allowed: Iterable[Callable[[str, 
     if part.WhichOneof("part") == "file":
         for one in allowed:
             one(part.file.name, part.file.size_bytes)
-        files.begin(part.file.name, part.file.size_bytes, part.file.sha256)
+        files.begin(part.file.name, part.file.size_bytes, part.file.sha256, part.file.from_byte)
     else:
         files.add(part.data)

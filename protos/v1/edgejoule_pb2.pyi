@@ -877,24 +877,35 @@ class ReportResponse(_message.Message):
     def __init__(self, verdict: _Optional[_Union[Verdict, str]] = ..., reason: _Optional[str] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class FetchBundleRequest(_message.Message):
-    __slots__ = ("bundle_id", "edge_tpu_twin", "signature")
+    __slots__ = ("bundle_id", "edge_tpu_twin", "signature", "held_bytes")
+    class HeldBytesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
     EDGE_TPU_TWIN_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    HELD_BYTES_FIELD_NUMBER: _ClassVar[int]
     bundle_id: str
     edge_tpu_twin: bool
     signature: bool
-    def __init__(self, bundle_id: _Optional[str] = ..., edge_tpu_twin: _Optional[bool] = ..., signature: _Optional[bool] = ...) -> None: ...
+    held_bytes: _containers.ScalarMap[str, int]
+    def __init__(self, bundle_id: _Optional[str] = ..., edge_tpu_twin: _Optional[bool] = ..., signature: _Optional[bool] = ..., held_bytes: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class BundleFile(_message.Message):
-    __slots__ = ("name", "size_bytes", "sha256")
+    __slots__ = ("name", "size_bytes", "sha256", "from_byte")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
+    FROM_BYTE_FIELD_NUMBER: _ClassVar[int]
     name: str
     size_bytes: int
     sha256: bytes
-    def __init__(self, name: _Optional[str] = ..., size_bytes: _Optional[int] = ..., sha256: _Optional[bytes] = ...) -> None: ...
+    from_byte: int
+    def __init__(self, name: _Optional[str] = ..., size_bytes: _Optional[int] = ..., sha256: _Optional[bytes] = ..., from_byte: _Optional[int] = ...) -> None: ...
 
 class FetchBundleResponse(_message.Message):
     __slots__ = ("file", "data")

@@ -34,6 +34,8 @@ from net_sim import Scene, Steps  # noqa: E402
 from plain_bundle import make_plain_bundle  # noqa: E402
 from two_hosts import Host, cut, why_not  # noqa: E402
 
+from edge_runtime.daemon.link import ORDER_S  # noqa: E402
+
 LAB, BOARD = "10.88.0.1", "10.88.0.2"
 _LONGEST_S = 3600.0
 _ROUNDS_PLAN = "[round]\ndevices = 4\nquorum = 0.5\ndeadline_s = 60\n"
@@ -116,9 +118,16 @@ def _run(scene: Scene, bundle: Path, rounds: int, more: str) -> str:
     return scene.call(scene.lab, "coordinator.cli", "start", str(plan)).split()[-1]
 
 
-def _far(scene: Scene, states: list[Path], log: Path) -> subprocess.Popen[str]:
+def _far(scene: Scene, states: list[Path], log: Path, waits_s: float = 20.0) -> subprocess.Popen[str]:
     command = scene.board.command(
-        sys.executable, str(HERE / "far_devices.py"), f"{LAB}:50461", *map(str, states), "--seconds", "90"
+        sys.executable,
+        str(HERE / "far_devices.py"),
+        f"{LAB}:50461",
+        *map(str, states),
+        "--seconds",
+        "90",
+        "--waits-s",
+        str(waits_s),
     )
     with log.open("w") as out:
         process = subprocess.Popen(command, env=scene.environ, stdout=out, stderr=subprocess.STDOUT, text=True)
@@ -173,7 +182,8 @@ def upload(folder: Path, congestion: str = "reno") -> dict[str, Any]:
             states = _opened(scene, steps, 1)
             bundle = make_plain_bundle(folder / "large", width=2048, classes=128)
             run_id, books = _run(scene, bundle, 1, _UPLOAD_PLAN), Books(scene)
-            far, uploads = _far(scene, states, folder / "far.json"), scene.state / "uploads"
+            uploads = scene.state / "uploads"
+            _far(scene, states, folder / "far.json", ORDER_S)
 
             def held() -> int:
                 return sum(path.stat().st_size for path in uploads.glob("*.upload")) if uploads.is_dir() else 0
@@ -192,8 +202,8 @@ def upload(folder: Path, congestion: str = "reno") -> dict[str, Any]:
                 "took_s": round(time.monotonic() - begun_s, 1), "bytes_up_on_the_wire": _bytes_up(board) - before,
             }  # fmt: skip
             _right(scene, run_id, bundle, 1)
-            far.wait(_LONGEST_S)
-            (row,) = json.loads((folder / "far.json").read_text().splitlines()[-1])["reports"]
+            scene.until(lambda: (folder / "far.json").read_text().endswith("}\n"), "its figures", longest_s=_LONGEST_S)
+            row = json.loads((folder / "far.json").read_text().splitlines()[-1])
             found |= {**row, "sum": "right", "steps": steps.rows}
             print(json.dumps({key: value for key, value in found.items() if key != "steps"}), flush=True)
             return found

@@ -3,7 +3,7 @@
     python tests/network/far_devices.py COORDINATOR STATE... [--seconds S]
 
 Each joins, does every order by adding one to each number of the head, and sends the report until it is answered. Prints
-one JSON object: for each report its size, seconds, tries and verdict. Ends when no order came for so long.
+a line of JSON for each report: its size, seconds, tries and verdict. Ends when no order came for so long.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -33,7 +32,8 @@ LITERT = Engine("ai-edge-litert", "2.3.0", "xnnpack")
 class Far:
     """One device."""
 
-    def __init__(self, address: str, state: Path) -> None:
+    def __init__(self, address: str, state: Path, waits_s: float) -> None:
+        self.waits_s = waits_s
         identity = read_identity(state)
         assert identity is not None
         self.card = DeviceCard(
@@ -48,7 +48,6 @@ class Far:
             instance=str(state),
         )
         self.link = Link(address, Stopping(), state=state)
-        self.rows: list[dict[str, Any]] = []
 
     def work(self, seconds: float) -> None:
         """Until no order came for so long."""
@@ -58,8 +57,9 @@ class Far:
                 if not joined:
                     self.link.join(self.card)
                     joined = True
+                # It waits as a real one does: an order that carries a large head takes long to come.
                 order, _ = self.link.next_order(
-                    self.card.device_id, "s1", (), bundle_id="", holding=Holding(), waits_s=20.0
+                    self.card.device_id, "s1", (), bundle_id="", holding=Holding(), waits_s=self.waits_s
                 )
             except (Away, RefusedError):
                 time.sleep(0.2)
@@ -85,26 +85,27 @@ class Far:
                 receipt = self.link.report(self.card.device_id, order.run_id, order.round, data)
             except Away:
                 time.sleep(0.5)
-        self.rows.append({
+        row = {
             "device": self.card.device_id, "round": order.round, "bytes": len(data), "tries": tries,
             "took_s": round(time.monotonic() - begun_s, 2), "verdict": receipt.verdict, "reason": receipt.reason,
-        })  # fmt: skip
+        }  # fmt: skip
+        print(json.dumps(row), flush=True)
 
 
 def main() -> int:
-    """Work, then print."""
+    """Work."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("address", metavar="COORDINATOR")
     parser.add_argument("states", metavar="STATE", type=Path, nargs="+")
     parser.add_argument("--seconds", type=float, default=60.0, metavar="S", help="without an order until it ends (60)")
+    parser.add_argument("--waits-s", type=float, default=20.0, metavar="S", help="for each order (20)")
     given = parser.parse_args()
-    devices = [Far(given.address, state) for state in given.states]
+    devices = [Far(given.address, state, given.waits_s) for state in given.states]
     threads = [threading.Thread(target=device.work, args=(given.seconds,)) for device in devices]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    print(json.dumps({"reports": [row for device in devices for row in device.rows]}))
     return 0
 
 

@@ -106,7 +106,8 @@ class DeviceService(rpc.DeviceServiceServicer):
     async def FetchBundle(  # noqa: N802
         self, request: pb.FetchBundleRequest, context: Any
     ) -> AsyncGenerator[pb.FetchBundleResponse, None]:
-        """Sends the files of a bundle, each with its declared size and hash first; its Edge TPU twin only if asked."""
+        """Sends the files of a bundle, each with its declared size and hash first; its Edge TPU twin only if asked. Of
+        what the device holds of a file no byte is sent again."""
         bundle = await self._run_scheduler.bundle(request.bundle_id)
         twin = bundle.manifest.edge_tpu
         left_out = twin.file if twin is not None and not request.edge_tpu_twin else None
@@ -119,10 +120,13 @@ class DeviceService(rpc.DeviceServiceServicer):
             record = bundle.manifest.files.get(name)
             if record is None:
                 record = await asyncio.to_thread(record_of, path)
+            begin = min(request.held_bytes.get(name, 0), record.size_bytes)
+            sha256 = bytes.fromhex(record.sha256)
             yield pb.FetchBundleResponse(
-                file=pb.BundleFile(name=name, size_bytes=record.size_bytes, sha256=bytes.fromhex(record.sha256))
+                file=pb.BundleFile(name=name, size_bytes=record.size_bytes, sha256=sha256, from_byte=begin)
             )
             with path.open("rb") as file:
+                file.seek(begin)
                 while part := await asyncio.to_thread(file.read, PART_BYTES):
                     yield pb.FetchBundleResponse(data=part)
 
