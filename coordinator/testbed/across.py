@@ -52,6 +52,11 @@ class Outcome:
     def ok(self) -> bool:
         return self.error is None
 
+    @property
+    def failure(self) -> str:
+        """Why it failed, without the board's name in front, which stands beside it; "" where it went well."""
+        return "" if self.error is None else str(self.error).removeprefix(f"{self.board.name}: ")
+
 
 class Watcher(Protocol):
     """Who shows how far everything is."""

@@ -62,7 +62,7 @@ class Display:
         else:
             self._failed.append(outcome)
         if self._live is None and not self._quiet:
-            said = "done" if outcome.error is None else str(outcome.error)
+            said = outcome.failure or "done"
             print(f"{outcome.board.name}: {said} ({outcome.took_s:.1f} s)", file=sys.stderr, flush=True)
         self._drawn_s = 0.0 if outcome.error else self._drawn_s
         self.changed()
@@ -70,7 +70,7 @@ class Display:
     def lines(self, height: int) -> list[str]:
         """What the table says, in at most so many lines."""
         head = f"{self._good} of {self._count} boards done, {len(self._failed)} failed"
-        rows = [f"{outcome.board.name}: {outcome.error}" for outcome in self._failed]
+        rows = [f"{outcome.board.name}: {outcome.failure}" for outcome in self._failed]
         for name, progress in self._going.items():
             bar = (
                 ""

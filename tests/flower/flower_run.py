@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 import numpy as np
+import ray
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
@@ -88,10 +89,13 @@ def simulated(app: ClientApp, kind: Any, **more: Any) -> dict[str, Any]:
     @server.main()
     def main(grid: Grid, context: Context) -> None:
         strategy = sizes(kind, sent)(fraction_evaluate=0.0, min_available_nodes=NODES, min_train_nodes=NODES, **more)
-        told["result"] = strategy.start(grid=grid, initial_arrays=start(), num_rounds=ROUNDS, timeout=120)
+        told["result"] = strategy.start(grid=grid, initial_arrays=start(), num_rounds=ROUNDS, timeout=900)
 
-    backend = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}, "init_args": {"num_cpus": 2}}
+    # Of its own, whatever other Ray is on this machine.
+    backend = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}, "init_args": {"num_cpus": 2, "address": "local"}}
     run_simulation(server, app, num_supernodes=NODES, backend_config=backend)
+    # Flower leaves it up, with processors that the workers of this simulation may still hold.
+    ray.shutdown()
     result = told["result"]
     head = {name: array.numpy() for name, array in result.arrays.items()}
     x, y = examples(99)

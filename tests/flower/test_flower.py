@@ -34,7 +34,7 @@ def _made(flower: str, what: str, tmp_path: Path) -> dict[str, Any]:
     environ["HOME"] = environ["FLWR_HOME"] = str(tmp_path)
     done = subprocess.run(
         [flower, str(Path(__file__).with_name("flower_run.py")), what],
-        capture_output=True, text=True, check=False, timeout=400, env=environ, cwd=tmp_path,
+        capture_output=True, text=True, check=False, timeout=3600, env=environ, cwd=tmp_path,
     )  # fmt: skip
     lines = [line for line in done.stdout.splitlines() if line.startswith("MADE ")]
     assert lines, done.stdout[-2000:] + done.stderr[-4000:]

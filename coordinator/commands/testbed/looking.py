@@ -31,7 +31,7 @@ def run_trust(arguments: argparse.Namespace) -> int:
     if not arguments.json:
         rows = [[one.board.name, one.board.host, one.state, one.fingerprint] for one in seen]
         rows += [
-            [outcome.board.name, outcome.board.host, "?", str(outcome.error)]
+            [outcome.board.name, outcome.board.host, "?", outcome.failure]
             for outcome in outcomes
             if outcome.error is not None
         ]
@@ -50,7 +50,7 @@ def run_trust(arguments: argparse.Namespace) -> int:
                 "host": outcome.board.host,
                 "state": outcome.values["seen"].state if outcome.error is None else None,
                 "host_key": outcome.values["seen"].fingerprint if outcome.error is None else None,
-                "error": None if outcome.error is None else str(outcome.error),
+                "error": None if outcome.error is None else outcome.failure,
             }
             for outcome in outcomes
         }
@@ -99,7 +99,7 @@ def _show_checks(outcomes: list[Outcome]) -> None:
     rows = []
     for outcome in outcomes:
         if outcome.error is not None:
-            rows.append([outcome.board.name, "failed", "reach", str(outcome.error)])
+            rows.append([outcome.board.name, "failed", "reach", outcome.failure])
             continue
         odd = [*_levels(outcome, "failed"), *_levels(outcome, "warning")]
         for finding in odd:
@@ -134,7 +134,7 @@ def run_status(arguments: argparse.Namespace) -> int:
             [
                 outcome.board.name, outcome.board.host, outcome.board.kind, outcome.values.get("daemon", "?"),
                 str(outcome.values.get("version") or ("-" if outcome.ok else "?")), says[outcome.board.name] or "-",
-                str(outcome.error or ""),
+                outcome.failure,
             ]
             for outcome in outcomes
         ]  # fmt: skip
@@ -166,7 +166,7 @@ def run_collect(arguments: argparse.Namespace) -> int:
         rows = [
             [
                 outcome.board.name, str(len(outcome.values.get("files", ()))), str(outcome.values.get("fetched", 0)),
-                str(sum(file["size_bytes"] for file in outcome.values.get("files", ()))), str(outcome.error or ""),
+                str(sum(file["size_bytes"] for file in outcome.values.get("files", ()))), outcome.failure,
             ]
             for outcome in outcomes
         ]  # fmt: skip

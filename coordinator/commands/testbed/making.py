@@ -157,7 +157,7 @@ def _show(outcomes: list[Outcome], *, dry_run: bool) -> None:
     rows = []
     for outcome in outcomes:
         done = ", ".join(outcome.values.get("done", ())) or "nothing"
-        said = str(outcome.error) if outcome.error else done
+        said = outcome.failure or done
         rows.append([outcome.board.name, f"{outcome.took_s:.1f}", said])
     show(["board", "s", "would be done" if dry_run else "done"], rows)
 

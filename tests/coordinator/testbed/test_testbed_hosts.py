@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,8 @@ def test_an_unknown_host_key_is_refused_until_a_person_keeps_it(lab: Any, testbe
     code, _, err = testbed("run", path, "--", "true")
     assert code == 16
     assert "its host key is not in known_hosts" in err
+    # Its name stands in front already.
+    assert not re.search(r"(\S+): \1: ", err)
     assert not (tmp_path / "known_hosts").exists()
     # Nobody answers the question here: nothing is kept.
     code, _, err = testbed("trust", path)
