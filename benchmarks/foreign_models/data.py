@@ -131,6 +131,7 @@ _MORE: dict[str, tuple[int, int, float, str]] = {
     "caffe.npz": (320, 0, 0.0, "unlike those of the bundle"),
     "signed_wrapped.npz": (320, 0, 0.0, "unlike those of the bundle"),
     "idx_short": (320, 0, 0.95, ""),
+    "class_splits": (80, 40, 0.95, ""),
 }
 _MORE_REFUSALS = {
     "float255": (13,), "black_under_alpha": (13,), "heic": (11,), "pool": (11,), "folds": (9,), "clash": (9,),
@@ -138,10 +139,28 @@ _MORE_REFUSALS = {
     "texts.npz": (9,), "half01.npz": (13,), "double01.npz": (13,), "imagenet.npz": (13,), "channels_first.npz": (8,),
     "complex.npz": (13,), "swapped.npz": (8,), "fewer.npz": (8,), "stray_255.npz": (9,), "split_keys.npz": (13,),
     "owners_none.npz": (13,), "pickled.npz": (13,), "nothing.npz": (13,), "cut.npz": (13,), "idx_cut": (13,),
+    "year_pool": (11,), "png_damaged": (13,), "with_alpha.npz": (8,), "grey_for_colours.npz": (8,),
+    "flattened.npz": (8,),
     "idx_one_based": (9,), "idx_fewer": (8,), "idx_swapped": (8,), "idx_alone": (13,),
 }  # fmt: skip
 # Pairs of idx files hold 28 x 28 pictures, read here without a bundle: examples and held-out ones.
 _IDX = {"emnist": (260, 60), "emnist_digits": (260, 60), "qmnist": (260, 60), "kaggle_double": (260, 60)}
+
+# Tables and recordings, read by front ends: examples, held-out ones, words to be said; or an exit code and words.
+_TABLES: dict[str, tuple[int, int, str] | tuple[int, str]] = {
+    "gap_in_class.csv": (2, 0, "1 row without a number or a class"),
+    "classes_with_points.csv": (12, 0, ""),
+    "spreadsheet.csv": (2, 0, ""),
+    "open_quote.csv": (13, "close its quotes"),
+    "beyond_float32.csv": (1, 0, "1 row without a number or a class"),
+    "contest": (2, 0, "1 table without a class"),
+    "parts": (3, 1, ""),
+    "sounds": (2, 1, "1 class folder without a recording"),
+    "goes_on": (1, 0, "though its file goes on"),
+    "odd_frame": (13, "24 bits a sample, and 4 bytes"),
+    "audio_pool": (11, "all 1 recordings lie in one folder"),
+    "named_so": (13, "is an MP3 file"),
+}
 
 
 def data_rows(folder: Path, groups: list[str]) -> Iterator[RowFields]:
@@ -169,6 +188,7 @@ def data_rows(folder: Path, groups: list[str]) -> Iterator[RowFields]:
                 yield from _idx_rows(folder / "D03-arrays")
             if "E02-data" in set(mine) & set(groups):
                 yield from _judged(bundle, folder / "E02-data", "further data", _MORE, _MORE_REFUSALS)
+                yield from _table_rows(folder / "E02-data" / "tables")
 
 
 def _judged(
@@ -217,3 +237,32 @@ def _idx_rows(folder: Path) -> Iterator[RowFields]:
             yield f"{folder.name}/{name}", "idx", expected, dataset.account_of(data), found == (count, held_out)
         except EdgejouleError as error:
             yield f"{folder.name}/{name}", "idx", expected, f"refused {error.exit_code}: {error}", False
+
+
+def _table_rows(folder: Path) -> Iterator[RowFields]:
+    from protos.datafiles import dataset
+    from protos.datafiles.front_end import front_end_of
+    from protos.errors import EdgejouleError
+
+    rows = front_end_of("rows width=2 label=y")
+    sound = front_end_of("log-mel rate=8000 frame=256 hop=128 bins=20 frames=30")
+    for name, wanted in _TABLES.items():
+        path, words = folder / name, str(wanted[-1])
+        counts = f"{wanted[0]} examples, {wanted[1]} held out" if len(wanted) == 3 else ""
+        expected = counts or f"refused with exit code {wanted[0]} and a way on"
+        expected += f", says {words!r}" if words else ""
+        table = path.suffix == ".csv" or any(path.glob("*.csv"))
+        try:
+            data = dataset.load(path, front_end=rows if table else sound)
+        except EdgejouleError as error:
+            got = f"refused {error.exit_code}: {error}".replace(str(folder), folder.name)
+            right = not counts and error.exit_code == wanted[0] and words in got and ";" in got
+            yield f"E02-data/tables/{name}", "tables and sound", expected, got, right
+            continue
+        got = dataset.account_of(data)
+        classes = [str(number) for number in range(len(data))] if name.startswith("classes") else None
+        right = (len(data), int(data.is_test.sum())) == wanted[:2] and words in got
+        right &= classes is None or (
+            list(data.class_names or ()) == classes and data.y.tolist() == list(range(len(data)))
+        )
+        yield f"E02-data/tables/{name}", "tables and sound", expected, got, right

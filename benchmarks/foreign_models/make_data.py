@@ -115,6 +115,14 @@ def folders() -> None:
     Image.new("1", (20000, 20000)).save(folder("bomb") / "ant" / "x.png")
     Path("empty").mkdir()
     (folder("empty_class") / "fly").mkdir()
+    splits = folder("class_splits", where="{name}/train/{index}")
+    for name in NAMES:
+        shutil.copytree(splits / name / "train", splits / name / "test")
+    folder("year_pool", where="train2017/{name}_{index}")
+    damaged = folder("png_damaged") / "ant" / "0.png"
+    content = bytearray(damaged.read_bytes())
+    content[content.index(b"IDAT") + 100] ^= 0xFF
+    damaged.write_bytes(content)
 
 
 def arrays() -> None:
@@ -133,6 +141,9 @@ def arrays() -> None:
         ("complex", X.astype(np.complex64), Y),
         ("swapped", Y, X),
         ("fewer", X, Y[:-5]),
+        ("with_alpha", np.concatenate([X, X[..., :1]], axis=-1), Y),
+        ("grey_for_colours", X[..., 0], Y),
+        ("flattened", X.reshape(len(X), -1), Y),
         ("stray_255", X, np.where(np.arange(len(Y)) == 3, 255, Y)),
     ):
         np.savez(f"{name}.npz", x=x, y=y)
@@ -169,9 +180,44 @@ def pairs() -> None:
     idx("idx_alone/train-images-idx3-ubyte.gz", X)
 
 
+def tables() -> None:
+    """Tables of two numbers and a class, and recordings of a second, as programs write them."""
+    Path("tables").mkdir(exist_ok=True)
+    for name, text in (
+        ("gap_in_class", "a,b,y\n1,2,ant\n3,4,NaN\n5,6,bee\n"),
+        ("classes_with_points", "a,b,y\n" + "".join(f"{k},{k},{k}.0\n" for k in range(12))),
+        ("spreadsheet", "sep=;\na;b;y;\n1,5;2;ant;\n3;4;bee;\n"),
+        ("open_quote", 'a,b,y\n1,2,"ant\n3,4,ant\n'),
+        ("beyond_float32", "a,b,y\n1e39,2,ant\n3,4,bee\n"),
+        ("contest/train", "a,b,y\n1,2,ant\n3,4,bee\n"),
+        ("contest/test", "a,b\n5,6\n"),
+        ("parts/train", "a,b,y\n1,2,ant\n3,4,bee\n"),
+        ("parts/test", "a,b,y\n5,6,ant\n"),
+    ):
+        path = Path("tables") / f"{name}.csv"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    samples = (np.sin(np.arange(8000) / 3) * 9000).astype("<i2").tobytes()
+    for name, frame, bits, behind in (
+        ("sounds/my_data/train_set/ant/1", 2, 16, b""), ("sounds/my_data/test_set/ant/1", 2, 16, b""),
+        ("goes_on/ant/1", 2, 16, samples), ("odd_frame/ant/1", 4, 24, b""),
+        ("audio_pool/audio/1-100032-A-0", 2, 16, b""),
+    ):  # fmt: skip
+        path = Path("tables") / f"{name}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        body = b"WAVEfmt " + struct.pack("<IHHIIHH", 16, 1, 1, 8000, 8000 * frame, frame, bits)
+        body += b"data" + struct.pack("<I", len(samples)) + samples + behind
+        path.write_bytes(b"RIFF" + struct.pack("<I", len(body)) + body)
+    for name in ("sounds/my_data/train_set/bee/1.mp3", "named_so/ant/1.wav"):
+        path = Path("tables") / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"ID3\x03" + bytes(500))
+
+
 if __name__ == "__main__":
     GIVEN.folder.mkdir(parents=True, exist_ok=True)
     os.chdir(GIVEN.folder)
     folders()
     arrays()
     pairs()
+    tables()

@@ -88,6 +88,28 @@ def front(value: Any) -> Any:
     return L.Rescaling(1 / 255)(L.GaussianNoise(0.1)(L.Dropout(0.1)(value)))
 
 
+def encoder_decoder(value: Any) -> Any:
+    """The state of one recurrent layer as the start of another."""
+    _, *state = L.LSTM(6, return_state=True)(value)
+    return L.LSTM(6)(L.RepeatVector(3)(state[0]), initial_state=state)
+
+
+def gated(value: Any) -> Any:
+    """A mixture of two heads."""
+    gate = L.Dense(2, activation="softmax")(value)
+    return L.Add()([head_of(value, "one") * gate[:, :1], head_of(value, "other") * gate[:, 1:]])
+
+
+def head_of(value: Any, name: str) -> Any:
+    return L.Dense(4, activation="softmax", name=name)(value)
+
+
+def colours(value: Any) -> Any:
+    """Changes of colours in training, which draw numbers also when the model is used."""
+    value = L.RandomGrayscale(0.1)(L.RandomHue(0.1, value_range=(0, 255))(value))
+    return L.Rescaling(1 / 255)(L.RandomContrast(0.1, value_range=(0, 255))(value))
+
+
 def models() -> None:
     """Keras models."""
     for name, embedding in pictures():
@@ -96,6 +118,9 @@ def models() -> None:
     for name, before in (
         ("nested_pm1", L.Rescaling(1 / 127.5, offset=-1)),
         ("random_front", front),
+        ("random_colours", colours),
+        ("two_scales", lambda v: L.Add()([v / 255.0, L.Rescaling(1 / 127.5, -1)(v)])),
+        ("caffe_front", keras.applications.resnet50.preprocess_input),
         ("bn_front", L.BatchNormalization()),
     ):
         start, inside = keras.Input((12, 12, 3)), keras.Input((12, 12, 3))
@@ -107,6 +132,8 @@ def models() -> None:
         ("cells", L.RNN([L.LSTMCell(6), L.GRUCell(6)])),
         ("convlstm", lambda v: L.Flatten()(L.ConvLSTM1D(4, 2)(L.Reshape((8, 2, 1))(v)))),
         ("masked", lambda v: L.LSTM(6)(L.Masking(0.0)(v))),
+        ("rnn_dropout", L.LSTM(6, dropout=0.2, recurrent_dropout=0.2)),
+        ("encoder_decoder", encoder_decoder),
     ):
         start = keras.Input((8, 2))
         save(name, start, head(last(start)), wave, epochs=15)
@@ -137,6 +164,9 @@ def models() -> None:
     odd.save("odd_variance.keras")
     start = keras.Input((12, 12, 3))
     keras.Model(start, head(L.Flatten()(keras.ops.sqrt(conv(start, None) - 50.0)))).save("root.keras")
+    keras.Model(start, head(L.Flatten()(L.ReLU()(conv(start, None) - 1000.0)))).save("died.keras")
+    save("goes_on", start, head(L.Dropout(0.2)(vector(conv(start)), training=True)), unit)
+    save("gated", start, gated(vector(conv(start))), unit)
 
 
 def files(good: Any) -> None:

@@ -62,9 +62,9 @@ def further_cases() -> Iterator[Case]:
     for name in ("groupnorm", "separable", "grouped", "prelu", "upsample", "ln_embedding", "unit_norm", "two_linear",
                  "resize_crop", "permute", "clip_root", "global_max", "float64", "good"):  # fmt: skip
         yield case(f"{name}.keras", "further layers", cosine=0.99)
-    for name in ("nested_pm1", "random_front", "bn_front"):
+    for name in ("nested_pm1", "random_front", "bn_front", "random_colours", "two_scales", "caffe_front"):
         yield case(f"{name}.keras", "preprocessing inside", options=(), cosine=0.99)
-    for name in ("recurrent_both", "recurrent_sum", "cells", "convlstm"):
+    for name in ("recurrent_both", "recurrent_sum", "cells", "convlstm", "rnn_dropout", "encoder_decoder"):
         yield case(f"{name}.keras", "recurrent", "wave", (), cosine=0.98)
     yield case("stateful.keras", "recurrent", "wave", (), cosine=0.98, warns=("stateful",))
     yield case("masked.keras", "recurrent", "wave", (), refused=(6,), says=("NOT_EQUAL",))
@@ -78,6 +78,9 @@ def further_cases() -> Iterator[Case]:
     yield case("conv3d.keras", "further layers", refused=(6,), says=("CONV_3D",))
     yield case("odd_variance.keras", "wrong culprit", refused=(10,), says=("odd_one",))
     yield case("root.keras", "wrong culprit", refused=(10,), says=("NaN",))
+    yield case("died.keras", "wrong culprit", refused=(6,), says=("same embedding",))
+    yield case("goes_on.keras", "preprocessing inside", warns=("training=True",), cosine=0.99)
+    yield case("gated.keras", "no classifier", refused=(6,), says=("--cut",))
     for name, says in (
         ("good.weights.h5", "weights alone"), ("zipped.zip", "unzip"), ("zipped.keras", "unzip"),
         ("above", "above/model"), ("page.keras", "web page"), ("pointer.keras", "git lfs pull"),

@@ -280,6 +280,13 @@ def best_backbone(
             fix="is --preprocess the one that it was trained with? Else look for a root, a logarithm or a division in "
             "it, or take an earlier checkpoint",
         )  # fmt: skip
+    if (original == original[:1]).all() and not (judged == judged[:1]).all():
+        raise ModelError(
+            f"the float model itself gives the same embedding for all of {len(original)} examples, and no head can "
+            "tell them apart", where=where,
+            fix="is --preprocess the one that it was trained with? Else its units died in training (a ReLU that is "
+            "never above 0): take an earlier checkpoint, or --cut before them",
+        )  # fmt: skip
 
     def spec_of(facts: ModelFacts) -> BackboneSpec:
         return backbone_spec(facts, model.input_shape, path.name, model.vocabulary)

@@ -29,9 +29,9 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 from tensorflow.python.client import pywrap_tf_session
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 from tensorflow.python.framework.function_def_to_graph import function_def_to_graph
 
+from firmware_tools.convert.frozen_graph import frozen_function
 from firmware_tools.convert.static_tokens import FLOATS, Mask, of_ids, of_mask
 from protos.errors import ModelError
 
@@ -104,7 +104,7 @@ def static_function(
     Raises:
         ModelError: a loop whose length depends on the values, or one that is too long.
     """
-    frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
+    frozen = frozen_function(concrete)
     (source,) = [tensor for tensor in frozen.inputs if tensor.dtype != tf.resource]
     uses: list[Affine] = []
     if lift and vocabulary is None:

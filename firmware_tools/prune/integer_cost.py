@@ -23,14 +23,15 @@ def integer_model(model: Any, x: Any, *, where: str) -> bytes:
         ModelError: TensorFlow cannot convert it.
     """
     import tensorflow as tf
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    from firmware_tools.convert.frozen_graph import frozen_function
 
     shape = [1, *x.shape[1:]]
     concrete = tf.function(lambda value: model(value, training=False)).get_concrete_function(
         tf.TensorSpec(shape, tf.float32)
     )
     # Variables of a Keras 3 model would stay variables, which the calibration does not set.
-    frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
+    frozen = frozen_function(concrete)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen], model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = lambda: ([one[None].astype(np.float32)] for one in x[:_CALIBRATION])

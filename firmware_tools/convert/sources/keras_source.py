@@ -17,6 +17,7 @@ from firmware_tools.convert.sources.keras_loading import (
     quantity_loss,
     several_labels,
 )
+from firmware_tools.convert.sources.keras_stillness import notes_of, still_augmentation
 from firmware_tools.convert.sources.source import (
     RESIDUAL,
     FloatModel,
@@ -99,6 +100,7 @@ def open_keras(
     if tensor is source:
         raise ModelError(f"the cut at {label!r} leaves no layer for the backbone", where=where)
     cut_model = keras.Model(source, tensor)
+    still_augmentation(cut_model)
     static = cut_model.compute_output_shape((1, *shape))
     width = vector_width(static, cut=label, where=where, layers=_vectors(model))
 
@@ -124,7 +126,7 @@ def open_keras(
         linear=_end_of(model, model.outputs[0]) == "linear",
         constant=model.outputs[0].shape[-1] == 1 and _end_of(model, model.outputs[0]) in ("softmax", "Softmax"),
         residual=residual,
-        notes=(_STATELESS,) if is_stateful(path) else (),
+        notes=(*((_STATELESS,) if is_stateful(path) else ()), *notes_of(model)),
         vocabulary=vocabulary,
     )
 

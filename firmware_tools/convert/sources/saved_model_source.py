@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+from firmware_tools.convert.frozen_graph import frozen_function
 from firmware_tools.convert.sources.fixed_batch import for_one
 from firmware_tools.convert.sources.source import (
     RESIDUAL,
@@ -89,7 +89,7 @@ def cut_function(
         ModelError: it cannot be cut there.
     """
     # Loops stay operations of their own, so that they can be written out later.
-    frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
+    frozen = frozen_function(concrete)
     source = _only_input(frozen, where)
     vocabulary = _vocabulary(source)
     if vocabulary is None:

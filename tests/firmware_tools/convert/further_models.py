@@ -45,6 +45,16 @@ keras.Model(start, L.Softmax()(L.Rescaling(-1.0)(dense(vector)))).save("reversed
 put("weakened", L.Rescaling(0.5)(L.Softmax()(dense(vector))))
 keras.Model(start, L.Dense(1, activation="softmax")(vector)).save("certain.keras")
 
+put("constant", L.Softmax()(L.Dense(3)(L.Flatten()(L.ReLU()(first(start) - 1000.0)))))
+keras.Model(start, L.Softmax()(dense(L.Dropout(0.1, name="goes_on")(vector, training=True)))).save("goes_on.keras")
+# Layers that draw random numbers also where they do nothing with them.
+lines, recurrent = L.Reshape((12, 36)), L.LSTM(8, dropout=0.1, recurrent_dropout=0.1)
+ends = L.Dense(3, activation="softmax")
+drawn = fitted(keras.Model(start, ends(recurrent(lines(start)))), unit_image, 12)
+drawn.export("drawn_saved", verbose=False)
+colours = L.RandomGrayscale(0.1)(L.RandomHue(0.1, value_range=(0, 1))(start))
+keras.Model(start, ends(recurrent(lines(colours)))).save("drawn.keras")
+
 
 class Trained(tf.Module):
     """As quantisation-aware training leaves a model: FakeQuant on the input, a kernel and an activation."""

@@ -147,6 +147,21 @@ def test_code_that_is_not_in_the_file_is_named(refused: Any) -> None:
     assert "holds a Lambda layer" in refused(6, "lambda.keras", "image.npz")
 
 
+@pytest.mark.parametrize("model", ["drawn.keras", "drawn_saved"])
+def test_layers_that_are_random_in_training_alone_leave_no_generator(model: str, converted: Any) -> None:
+    assert converted(model, "image.npz", *UNIT)["warnings"] == []
+
+
+def test_a_layer_that_goes_on_training_is_told(converted: Any) -> None:
+    (told,) = converted("goes_on.keras", "image.npz", *UNIT)["warnings"]
+    assert told.startswith("goes_on works as in training whenever the model runs")
+
+
+@pytest.mark.parametrize("model", ["constant.keras", pytest.param("constant_saved", marks=pytest.mark.slow)])
+def test_a_model_whose_units_died_is_told(model: str, refused: Any) -> None:
+    assert "the same embedding for all of" in refused(6, model, "image.npz", *UNIT)
+
+
 def test_a_softmax_over_one_number_is_named(refused: Any) -> None:
     assert "a softmax over one number, which is 1 whatever" in refused(6, "certain.keras", "image.npz", *UNIT)
 
