@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from coordinator.commands.parts import add_address, add_json, example, operator
 from coordinator.operator import as_json
+from coordinator.operator.client import Operator
 from coordinator.operator.status import (
     DeviceStatus,
     FederatedEvaluation,
@@ -62,11 +63,12 @@ def run_status(arguments: argparse.Namespace) -> int:
         found = connection.status(arguments.which) if arguments.which else connection.runs()
         devices = connection.devices() if arguments.which and not arguments.json else []
         reports = {} if arguments.which else connection.report_counts()
+        why = _why_left_out(connection, found[0]) if arguments.which and not arguments.json else {}
     if arguments.json:
         runs = document("runs", {"runs": [as_json.newest(run) for run in found], "reports": reports})
         print(as_json.dump(as_json.run(found[0]) if arguments.which else runs))
     elif arguments.which:
-        show_run(found[0])
+        show_run(found[0], why)
         show_troubles(devices, found[0])
     elif found:
         show(
@@ -92,8 +94,22 @@ def run_status(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def show_run(run: RunStatus) -> None:
-    """One run as two tables: rounds, and devices in the newest round."""
+def _why_left_out(connection: Operator, run: RunStatus) -> dict[str, str]:
+    """Why the planner could not ask a device in the newest round, by its name."""
+    last = run.rounds[-1] if run.rounds else None
+    if last is None or last.bias is None or not last.bias.left_out:
+        return {}
+    events = connection.details(run.run_id).events
+    told = (event.detail.partition(": ") for event in events if event.kind == "left out" and event.round == last.round)
+    return {device_id: why for device_id, _, why in told}
+
+
+def show_run(run: RunStatus, why: Mapping[str, str] | None = None) -> None:
+    """One run as two tables: rounds, and devices in the newest round.
+
+    Args:
+        why: reasons of devices that were left out of that round, by name.
+    """
     reason = f" ({run.reason})" if run.reason else ""
     if run.state == "scheduled":
         say(f"{run.run_id} {run.name}: {_times(run)}{reason}")
@@ -137,7 +153,7 @@ def show_run(run: RunStatus) -> None:
             title=f"devices in round {last.round}",
         )
         if last.bias is not None:
-            say(say_of(last.bias))
+            say(say_of(last.bias, why or {}))
     if (looked := [round_ for round_ in run.rounds if round_.federated is not None]) and looked[
         -1
     ].federated is not None:
@@ -198,13 +214,14 @@ def _times(run: RunStatus) -> str:
     return started if run.finished_unix_s is None else f"{started}, ended {when(run.finished_unix_s)}"
 
 
-def say_of(bias: WeightBias) -> str:
-    """How far the devices' say is from the plan's weights and from examples alone."""
+def say_of(bias: WeightBias, why: Mapping[str, str]) -> str:
+    """How far the devices' say is from the plan's weights and from examples alone; who was left out, and why."""
 
     def ratio(value: float | None) -> str:
         return "somebody has no say" if value is None else f"at most a factor of {value:.3g}"
 
-    left_out = f"\n           left out: {', '.join(bias.left_out)}" if bias.left_out else ""
+    told = (device_id + (f" ({why[device_id]})" if device_id in why else "") for device_id in bias.left_out)
+    left_out = "".join(f"\n           left out: {words}" for words in told)
     return (
         f"weights    {bias.from_plan:.3f} from the plan's ({ratio(bias.from_plan_ratio)}),\n"
         f"           {bias.from_examples:.3f} from examples alone ({ratio(bias.from_examples_ratio)}){left_out}"

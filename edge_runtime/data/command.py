@@ -24,6 +24,9 @@ from protos.errors import DataError, UsageError
 
 __all__ = ["in_words", "run"]
 
+# The verbs that make a store where there is none.
+_MAKING = ("add", "keep")
+
 
 def run(given: argparse.Namespace) -> int:
     """Do one verb."""
@@ -61,14 +64,20 @@ def in_words(bounds: Bounds) -> str:
 
 def _folder(given: argparse.Namespace) -> Path:
     if given.store is not None:
-        return Path(given.store)
-    data = settings_from(given).data
-    if data is None:
-        raise UsageError("no store is named", where="data", fix="give --store DIR, and let the device's `data` name it")
-    folder = Path(data).expanduser()
+        folder = Path(given.store).expanduser()
+    else:
+        data = settings_from(given).data
+        if data is None:
+            raise UsageError(
+                "no store is named", where="data", fix="give --store DIR, and let the device's `data` name it"
+            )
+        folder = Path(data).expanduser()
     if folder.is_file() or (folder.is_dir() and not is_store(folder) and any(folder.iterdir())):
         fix = "give --store DIR of a new folder, add these data to it, and let the device's `data` name it"
         raise UsageError("is no store of examples", where=str(folder), fix=fix)
+    if given.verb not in _MAKING and not folder.is_dir():
+        fix = "check the path; `edge-runtime data add` makes a new one"
+        raise DataError("no such store", where=str(folder), fix=fix)
     return folder
 
 

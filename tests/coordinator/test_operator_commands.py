@@ -262,3 +262,11 @@ def test_why_a_board_left_is_shown_beside_its_run(
             code, out, _ = command(*words, "--coordinator", address)
             assert code == 0
             assert "pi-1: the state folder is full" in out.splitlines()
+
+
+def test_without_credentials_login_says_how_to_keep_some(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    code, out, _ = command("login")
+    assert (code, out) == (0, "no credentials are kept; keep some with: coordinator login FILE\n")

@@ -155,3 +155,21 @@ def test_what_cannot_go_on_by_another_plan_is_refused_with_the_way_on(
         assert operator.stop_run(run_id) == "stopped"
         with pytest.raises(RefusedError, match="is stopped"):
             operator.pause_run(run_id)
+
+
+def test_a_round_that_was_interrupted_is_not_one_that_the_run_has_already(
+    address: str, plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path
+) -> None:
+    with Operator(address) as operator:
+        text = tools.plan(plain_bundle, rounds=3, devices=2, quorum=1.0)
+        run_id = operator.start_run(text, tmp_path)
+        both = two(fleet, address)
+        for device in both:
+            device.send(device.answer(device.order(), 1.0))
+        for device in both:
+            device.order(round=2)
+        operator.pause_run(run_id)
+        with pytest.raises(RefusedError, match="has 1 rounds already"):
+            operator.resume_run(run_id, text.replace("rounds = 3", "rounds = 1"), tmp_path)
+        operator.resume_run(run_id, text.replace("rounds = 3", "rounds = 2"), tmp_path)
+        assert operator.status(run_id)[0].rounds_planned == 2

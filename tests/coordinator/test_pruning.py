@@ -94,7 +94,7 @@ def test_by_size_the_oldest_go_first_and_those_of_the_last_two_days_stay(
     state = tmp_path / "state"
     with tools.served(state) as address, Operator(address) as operator:
         ids = [_run(operator, fleet, address, tools, plain_bundle, tmp_path, 1) for _ in range(3)]
-    for run_id, days in zip(ids, (9.0, 4.0, 1.0), strict=True):
+    for run_id, days in zip(ids, (9.0, 2.1, 1.9), strict=True):
         _age(state, run_id, days)
     capsys.readouterr()
     assert main(["prune", "--state", str(state), "--max-mb", "0", "--json"]) == 0

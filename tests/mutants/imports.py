@@ -38,12 +38,13 @@ class Imports:
 
     def tests(self, module: str) -> list[tuple[int, str]]:
         """Files of tests by their distance from a module, the nearest first: 0 imports it itself. Those in a folder
-        that is named like the module's count as one nearer."""
+        that is named like the module's count as one nearer, and so do those whose own name has the module's in it."""
         path, room = self._root / module, str(Path("tests", module).parent)
         found = []
         for test, there in self._distances.items():
             if path in there:
-                found.append((max(0, there[path] - (str(Path(test).parent) == room)), test))
+                distance = max(0, there[path] - (str(Path(test).parent) == room))
+                found.append((distance - (f"_{path.stem}" in f"_{Path(test).stem}"), test))
         return sorted(found)
 
     def _from(self, test: Path) -> dict[Path, int]:

@@ -82,6 +82,7 @@ def test_the_reference_of_a_calibration_is_an_input():
 
 def test_mixed_resolutions_of_the_bus_make_a_smaller_step_than_ten_bits():
     assert Config(bus_adc=1).dithered_bus_step_v == pytest.approx(4e-3 * (1 + 2.25) ** 0.5)
+    assert Config(bus_adc=2).dithered_bus_step_v == pytest.approx(4e-3 * 1.25**0.5)
     assert Config(bus_adc=3).dithered_bus_step_v == pytest.approx(4e-3 * 1.25**0.5)
     assert Config(bus_adc=0).dithered_bus_step_v == Config(bus_adc=0).bus_step_v
     model = Calibration(1).errors(Config(bus_adc=1), 5.0, dithered=True)

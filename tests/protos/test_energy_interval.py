@@ -44,6 +44,13 @@ def test_the_same_error_goes_out_of_a_difference_and_others_stay():
     assert subtract_terms([], [line("random", 2.0)])[0].standard_j == 2.0
 
 
+def test_errors_of_one_cause_keep_their_shape_and_those_of_unlike_shapes_are_taken_for_normal():
+    flat, bell = line(shape="rectangular"), line(shape="normal")
+    assert [add_terms([one], [two])[0].shape for one in (flat, bell) for two in (flat, bell)] == [
+        "rectangular", "normal", "normal", "normal",
+    ]  # fmt: skip
+
+
 @given(st.lists(st.tuples(st.sampled_from(["systematic", "local", "random"]), st.floats(0, 1e3)), max_size=8))
 def test_the_worst_case_is_never_below_the_interval(drawn):
     lines = [UncertaintyTerm(str(n), standard, kind, shape="rectangular", limit_j=standard * math.sqrt(3))

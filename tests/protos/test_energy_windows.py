@@ -11,7 +11,11 @@ from hypothesis import strategies as st
 
 from protos.energy.baseline import Baseline, IdleReading, net_of
 from protos.energy.ina219 import PROFILES, Calibration
+<<<<<<< HEAD
 from protos.energy.interval_summary import examine, unusable_bits
+=======
+from protos.energy.interval_summary import ALIKE_ERRORS, ROUGH_SHARE, examine, unusable_bits
+>>>>>>> d275d7be (Say why a board was left out of a round, and that a store is not there)
 from protos.energy.trace import PowerTrace, SampleFlag
 from protos.energy.uncertainty import ErrorModel
 from protos.energy.windows import Window, judge_window, sum_window, window_energies
@@ -185,6 +189,7 @@ def test_a_window_in_a_long_trace_is_that_of_the_whole_trace_examined(start_s, s
         assert mine.standard_j == pytest.approx(whole.standard_j, rel=1e-6, abs=1e-12)
 
 
+<<<<<<< HEAD
 def test_only_samples_that_say_nothing_tell_their_flags_and_only_where_they_touch():
     low, full, odd = (int(flag) for flag in (SampleFlag.BUS_LOW, SampleFlag.BUS_FULL, SampleFlag.RECOVERED))
     trace = PowerTrace.of([0.0, 1.0, 2.0, 3.0], [1.0, 2.0, 3.0, 4.0], [4.0] * 4, [odd, low, odd, full])
@@ -197,3 +202,32 @@ def test_only_samples_that_say_nothing_tell_their_flags_and_only_where_they_touc
     assert told((0.5, 1.5)) == low
     assert told((0.0, 1.0), (3.5, 3.6)) == full
     assert told((0.0, 4.0)) == low | full
+=======
+def over(trace, start_s, stop_s, errors=CHAIN):
+    return examine(trace, np.array([start_s]), np.array([stop_s]), errors)[0]
+
+
+def test_a_sample_that_is_cut_counts_by_the_range_of_its_neighbours_and_one_that_is_whole_not_at_all():
+    trace = PowerTrace.of(np.arange(4.0), np.arange(1.0, 5.0), [1.0, 4.0, 2.0, 2.0])
+    assert over(trace, 1.5, 4.0).cut_sum_ws == pytest.approx(4.0 - 1.0)
+    assert over(trace, 1.0, 4.0).cut_sum_ws == 0.0
+    level = PowerTrace.of(np.arange(4.0), np.arange(1.0, 5.0), np.full(4, 5.0))
+    assert over(level, 1.5, 3.5).cut_sum_ws == 0.0
+
+
+def test_what_a_sample_did_not_see_weighs_less_where_it_stands_for_several():
+    """One made of the bridge's sums stands for four: the errors of four looks are smaller together than of one."""
+    flags = [0, 0, SampleFlag.RECOVERED, 0]
+    trace = PowerTrace.of([0.0, 1.0, 2.0, 6.0], [1.0, 2.0, 6.0, 7.0], [1.0, 2.0, 4.0, 3.0], flags)
+    width, unseen_s, count = np.array([1, 1, 4, 1]), np.array([1, 1, 4, 1]) * 0.25, np.array([1, 1, 4, 1])
+    rough, step = np.array([1, 1, 1, 1]) / (2 * ROUGH_SHARE), np.array([1 + 1, 1 + 4, 4 + 1, 1 + 1]) / 4
+    each = ALIKE_ERRORS**2 * unseen_s / count * (width * rough + unseen_s * step)
+    assert over(trace, 0.0, 7.0, ErrorModel(duty=0.75)).unseen_w2s2 == pytest.approx(each.sum())
+
+
+def test_only_samples_that_cover_no_time_tell_why_time_is_missing():
+    flags = [SampleFlag.CLIPPED, SampleFlag.BUS_LOW, 0]
+    trace = PowerTrace.of([0.0, 1.0, 2.0], [1.0, 2.0, 3.0], [9.0, 0.0, 1.0], flags)
+    assert unusable_bits(trace, np.array([0.0]), np.array([3.0])) == SampleFlag.BUS_LOW
+    assert unusable_bits(trace, np.array([0.0]), np.array([1.0])) == 0
+>>>>>>> d275d7be (Say why a board was left out of a round, and that a store is not there)

@@ -48,6 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
             rows = [[f"{'*' if name == current else ' '} {name}", one.role, one.name, one.addresses[0]]
                     for name, one in kept.items()]  # fmt: skip
             show(["  context", "role", "name", "address"], rows)
+        else:
+            print("no credentials are kept; keep some with: coordinator login FILE")
         return 0
     text = input() if arguments.file == "-" else arguments.file
     if text.startswith(MARK):

@@ -164,7 +164,7 @@ def _write_exchanges(events: Sequence[Exchanged]) -> bytes:
 def _ticks_since_first(sent: Ints) -> Ints:
     """Ticks that a bridge with a perfect clock would count from the first sending on, nearly; any times will do."""
     with np.errstate(invalid="ignore", over="ignore"):
-        ticks = np.nan_to_num((sent.view(np.float64) - sent[:1].view(np.float64)) * 1e6, posinf=0.0, neginf=0.0)
+        ticks = np.nan_to_num((sent.view(np.float64) - sent[:1].view(np.float64)) * 1e6)
     whole: Ints = np.rint(np.clip(ticks, -_LARGEST_STEP, _LARGEST_STEP)).astype(np.int64)
     return whole
 

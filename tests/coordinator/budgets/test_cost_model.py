@@ -218,3 +218,10 @@ def test_innovations_that_are_cut_are_held_against_what_a_normal_would_leave_of_
     density = np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi)
     mean = float(np.sum(np.minimum(z * z, regression.HUBER**2) * density) * 1e-4)
     assert abs(regression._CLIPPED_SQUARE - mean) < 2e-3
+
+
+def test_a_board_that_was_never_metered_is_expected_to_encode_longer_the_larger_the_head() -> None:
+    small, large = (
+        prices_of("pi4", macs=1_000_000, coordinates=count, batch_size=16).encode_j for count in (1_000, 4_000_000)
+    )
+    assert 0 < small < large

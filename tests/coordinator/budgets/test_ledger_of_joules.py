@@ -82,7 +82,7 @@ def test_joules_of_reports_that_come_late_or_are_refused_count_too(
 
 
 def test_a_battery_that_is_empty_ends_a_devices_part_and_no_more(
-    address: str, plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path
+    address: str, plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     budget = "[budget]\nbattery_j = 10\n[budget.scale]\nrich = 100\n"
     with Operator(address) as operator:
@@ -108,6 +108,10 @@ def test_a_battery_that_is_empty_ends_a_devices_part_and_no_more(
     bias = status.rounds[4].bias
     assert bias.left_out == ("poor",)
     assert (bias.from_plan_ratio, bias.from_plan > 0) == (None, True), "somebody has no say, and it is said"
+    capsys.readouterr()
+    assert main(["status", run_id, "--coordinator", address]) == 0
+    why = "nothing is left of its budget"
+    assert f"           left out: poor ({why})" in capsys.readouterr().out.splitlines()
 
 
 def test_a_run_whose_budgets_are_spent_and_never_refill_ends_with_the_reason_and_the_next_one_begins(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coordinator.learning.closed_form import ALONE, SHRINKAGES, grouped, solve
+from coordinator.learning.closed_form import ALONE, SHRINKAGES, _margins, grouped, solve, temperature
 from coordinator.learning.stopping import why_stop
 from protos.errors import EmptyShardError
 from protos.statistics.moments import moments_of, nothing, total
@@ -135,9 +135,36 @@ def test_a_run_ends_when_accuracy_fell_for_good_and_not_for_chance() -> None:
     assert why_stop([(number, None) for number in range(9)], 1000, 3) == ""
 
 
+<<<<<<< HEAD
 def test_who_has_held_out_data_calibrates_by_them_and_others_by_leaving_devices_out() -> None:
     shards = [of(seed, 150) for seed in range(5)]
     held_out = solve(shards, accuracy=lambda kernel, bias: 0.5)
     assert held_out.temperature == 1.0
     assert solve(shards).temperature not in (1.0, 0.0)
     assert solve(shards[:1]).temperature == 1.0
+=======
+def test_devices_calibrate_a_head_only_where_no_held_out_data_do() -> None:
+    parts = [of(seed, 60) for seed in (1, 2, 3)]
+    alone = solve(parts, shrinkage=0.1)
+    assert alone.temperature != 1.0
+    held_out = solve(parts, shrinkage=0.1, accuracy=lambda kernel, bias: 0.5)
+    assert held_out.temperature == 1.0
+    np.testing.assert_allclose(alone.kernel, held_out.kernel * alone.temperature)
+
+
+def test_pairs_that_others_tell_apart_the_wrong_way_round_do_not_calibrate() -> None:
+    """A device whose labels are swapped: on its examples margins are below 0, and say nothing of a temperature."""
+    x, y = examples(4, 90)
+    swapped = moments_of(x, np.array([1, 0, 3, 2], np.int32)[y], CLASSES, 0)
+    groups = [of(1, 90), of(2, 90), swapped]
+    above = below = 0.0
+    against = 0
+    for ((share, mean, deviation),) in _margins(groups, "lda", "data", (0.1,)):
+        for one in np.ndindex(CLASSES, CLASSES):
+            against += bool(mean[one] < 0 < deviation[one])
+            if mean[one] > 0 and deviation[one] > 0:
+                weight = share[one] * np.exp(-0.5 * (mean[one] / deviation[one]) ** 2)
+                above, below = above + weight * 2 * mean[one], below + weight * deviation[one] ** 2
+    assert against
+    assert temperature(groups, "lda", "data", 0.1) == pytest.approx(above / below)
+>>>>>>> d275d7be (Say why a board was left out of a round, and that a store is not there)

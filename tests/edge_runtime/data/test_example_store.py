@@ -405,6 +405,20 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
     monkeypatch.setenv("EDGEJOULE_DATA", str(tmp_path / "many.npz"))
     assert main(["data", "stats"]) != 0
     assert "is no store of examples" in capsys.readouterr().err
+    assert main(["data", "stats", "--store", "many.npz"]) != 0
+    assert "is no store of examples" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", [["stats"], ["list"], ["drop", "x"], ["label", "--label", "cat", "x"]])
+def test_a_store_that_is_not_there_is_told_and_not_taken_for_an_empty_one(
+    verb: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "misspelt"
+    assert main(["data", verb[0], "--store", str(folder), *verb[1:]]) != 0
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert f"{folder}: no such store; check the path" in said.err
+    assert not folder.exists()
 
 
 def test_a_store_without_a_label_says_what_to_do(tmp_path: Path) -> None:

@@ -88,3 +88,26 @@ def test_a_call_is_over_and_fails_where_what_is_told_of_it_does() -> None:
     with pytest.raises(RuntimeError, match="no meter"):
         call.result()
     assert call.done()
+
+
+def test_who_asks_for_an_answer_waits_until_it_is_there() -> None:
+    asked = threading.Event()
+
+    class Asked(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            asked.set()
+            return super().wait(timeout)
+
+    class Stream:
+        def initial_metadata(self) -> None:
+            assert asked.wait(60)
+
+        def is_active(self) -> bool:
+            return True
+
+        def __iter__(self) -> Any:
+            return iter(["the answer"])
+
+    call = ArrivingCall(Stream(), lambda coming: None)
+    call._done = Asked()
+    assert call.result() == "the answer"

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from edge_runtime.power.bridge.bridge_opening import bridge_sensor
 from edge_runtime.power.bridge.link import SAY_EACH_S, SAY_MOST_S, BridgeLink
 from edge_runtime.power.bridge.session import BridgeSession
-from edge_runtime.power.bridge.stream import SensorStream, SensorTrouble
+from edge_runtime.power.bridge.stream import BELIEVED_US, SensorStream, SensorTrouble
 from edge_runtime.power.bridge.track import RegisterTrack
 from edge_runtime.power.clock import SystemClock
 from edge_runtime.power.meters.sensor_meter import STALE_S, SensorMeter
 from firmware_tools.bridge.simulator.loads import ConstantLoad
-from protos.bridge.messages import Stats
+from protos.bridge.messages import Samples, Stats
 from protos.energy.ina219 import Calibration, Config
 from protos.energy.trace import Phase
 
@@ -113,3 +113,26 @@ def test_trouble_that_repeats_itself_is_told_twice_as_rarely_each_time_and_anew_
             BridgeLink._say(link, "port lost")
             told.append(len(caplog.records) - before)
     assert told[-3:] == [1, 0, 1]
+
+
+def test_samples_that_arrived_are_not_taken_for_lost_ones_however_long_the_bridges_sums_stayed_away():
+    """40,000 batches came since the last sums, more than half a wrap of their numbers, and then one was lost."""
+    one = SensorStream(Calibration(1, 20_000), Config(), 0, batch=1)
+    count, each_us = 40_000, 1000
+    ones = np.ones(1, np.int64)
+    one.stats(STATS)
+    dt_us, shunt, bus = ones * each_us, ones.astype(np.int16), ones.astype(np.uint16)
+    one.samples([Samples(0, 1, number, 0, 0, number * each_us, dt_us, shunt, bus) for number in range(count)])
+    end = (count + 1) * each_us
+    one.stats(replace(STATS, seq=count + 1, tick=end, end=end, samples=count + 1, time=end))
+    assert one.lost_batches == 1
+
+
+def test_what_comes_after_the_bridges_sums_begins_where_they_end():
+    one, each = stream(), np.ones(1, np.int64)
+    batch = Samples(0, 1, 0, 0, 0, 0, each * 1000, each.astype(np.int16), each.astype(np.uint16))
+    later_us = 100 * BELIEVED_US
+    assert one.samples([batch]) is not None
+    one.stats(replace(STATS, seq=1, tick=later_us, end=later_us, samples=1, time=1000))
+    assert one.samples([replace(batch, seq=1, t0=later_us)]) is not None
+    assert not one.has_holes

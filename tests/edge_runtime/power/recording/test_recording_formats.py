@@ -99,6 +99,8 @@ def test_the_small_map_of_a_long_session_stays_small_and_keeps_peaks() -> None:
     assert small["data"]["length"] < 10_000
     assert small["numberOfTimesToFold"] == 8
     assert max(row["y"] for row in small["data"]["max"]) == pytest.approx(10e9)
+    # In the middle of the eight samples of 200 us that each stands for.
+    assert [row["x"] for row in small["data"]["min"][:2]] == [3.5 * 200, 11.5 * 200]
 
 
 def test_oml_is_read_by_the_programs_of_iot_lab(recorded, tmp_path: Path) -> None:

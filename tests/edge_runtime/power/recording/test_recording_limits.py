@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edge_runtime.power.events import Sums
 from edge_runtime.power.recording.columns import Cursor, DamagedBlock, pack
-from edge_runtime.power.recording.sections import READERS
+from edge_runtime.power.recording.sections import READERS, WRITERS
 from protos.bridge.hello import MAX_SENSORS
+from protos.bridge.messages import Stats
 
-BATCH, EDGE = 1, 4
+BATCH, SUMS, EDGE = 1, 2, 4
 # One batch of two samples; what a number of each column may be, as the messages of the bridge have it.
 BATCHES = {
     "sensor": ([0], 0, MAX_SENSORS - 1), "boot": ([1], 0, 0xFFFF), "seq": ([2], 0, 0xFFFF), "flags": ([0], 0, 0xFF),
@@ -50,3 +52,14 @@ def test_the_last_number_that_a_bridge_can_send_is_read_and_the_next_is_damage(
         assert getattr(event.samples, name) == bound
     with pytest.raises(DamagedBlock, match="outside"):
         read(kind, columns, name, past)
+
+
+@pytest.mark.parametrize(("sensor", "is_one"), [(MAX_SENSORS - 1, True), (MAX_SENSORS, False), (-1, False)])
+def test_sums_are_of_a_sensor_that_can_be(sensor: int, is_one: bool) -> None:
+    stats = Stats(sensor, 1, 2, 700, 700, 16, 500, 3, 4, 5)
+    data = WRITERS[SUMS]([Sums(stats)])
+    if is_one:
+        assert READERS[SUMS](Cursor(data), 1) == [Sums(stats)]
+    else:
+        with pytest.raises(DamagedBlock, match="sums of a sensor"):
+            READERS[SUMS](Cursor(data), 1)
