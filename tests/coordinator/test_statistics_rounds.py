@@ -13,6 +13,8 @@ import pytest
 from summed_devices import answer, embeddings_of
 
 from coordinator import cli
+from coordinator.budgets.codec_error import report_bytes
+from coordinator.budgets.cold_start import prices_of
 from coordinator.operator.client import Operator
 from coordinator.run import forgetting
 from coordinator.run.reports.statistics_fold import head_from, surely_better
@@ -357,3 +359,24 @@ def test_a_head_that_is_better_by_chance_alone_does_not_take_the_place_of_the_on
     other[:10], other[300:330] = False, True
     assert surely_better(other, right)
     assert not surely_better(right, right)
+
+
+def test_sending_statistics_is_priced_by_their_size_and_not_by_that_of_a_head(
+    plain_bundle: Path, address: str, fleet: Fleet, tools: Any, tmp_path: Path
+) -> None:
+    bundle = open_bundle(plain_bundle)
+    manifest = bundle.manifest
+    width = manifest.summed_width(manifest.backbone.embedding_width)
+    entries = width * (width + 1) // 2 + width * manifest.summed_classes
+    device = fleet(address, "a")
+    prices = prices_of(device.card.board, macs=None, coordinates=0, batch_size=1)
+    sending = {}
+    with Operator(address) as operator:
+        for kind, text in (("sums", CLOSED), ("head", "")):
+            run_id = operator.start_run(tools.plan(plain_bundle, more=text + "[budget]\nper_round_j = 50\n"), tmp_path)
+            device.join()
+            sending[kind] = device.order().costs.sending_j
+            operator.stop_run(run_id)
+    # Two bytes an entry, against four a number of the head.
+    more_bytes = report_bytes(32.0, entries // 2) - report_bytes(32.0, trees.coordinates(bundle.initial_head()))
+    assert sending["sums"] - sending["head"] == pytest.approx(prices.up_j * more_bytes)

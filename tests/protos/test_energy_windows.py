@@ -11,12 +11,9 @@ from hypothesis import strategies as st
 
 from protos.energy.baseline import Baseline, IdleReading, net_of
 from protos.energy.ina219 import PROFILES, Calibration
-<<<<<<< HEAD
-from protos.energy.interval_summary import examine, unusable_bits
-=======
 from protos.energy.interval_summary import ALIKE_ERRORS, ROUGH_SHARE, examine, unusable_bits
->>>>>>> d275d7be (Say why a board was left out of a round, and that a store is not there)
 from protos.energy.trace import PowerTrace, SampleFlag
+from protos.energy.trace_splitting import cut_samples
 from protos.energy.uncertainty import ErrorModel
 from protos.energy.windows import Window, judge_window, sum_window, window_energies
 
@@ -189,20 +186,6 @@ def test_a_window_in_a_long_trace_is_that_of_the_whole_trace_examined(start_s, s
         assert mine.standard_j == pytest.approx(whole.standard_j, rel=1e-6, abs=1e-12)
 
 
-<<<<<<< HEAD
-def test_only_samples_that_say_nothing_tell_their_flags_and_only_where_they_touch():
-    low, full, odd = (int(flag) for flag in (SampleFlag.BUS_LOW, SampleFlag.BUS_FULL, SampleFlag.RECOVERED))
-    trace = PowerTrace.of([0.0, 1.0, 2.0, 3.0], [1.0, 2.0, 3.0, 4.0], [4.0] * 4, [odd, low, odd, full])
-
-    def told(*intervals: tuple[float, float]) -> int:
-        begins, ends = np.array(intervals).T
-        return unusable_bits(trace, begins, ends)
-
-    assert told((0.0, 1.0)) == told((2.0, 3.0)) == 0
-    assert told((0.5, 1.5)) == low
-    assert told((0.0, 1.0), (3.5, 3.6)) == full
-    assert told((0.0, 4.0)) == low | full
-=======
 def over(trace, start_s, stop_s, errors=CHAIN):
     return examine(trace, np.array([start_s]), np.array([stop_s]), errors)[0]
 
@@ -230,4 +213,8 @@ def test_only_samples_that_cover_no_time_tell_why_time_is_missing():
     trace = PowerTrace.of([0.0, 1.0, 2.0], [1.0, 2.0, 3.0], [9.0, 0.0, 1.0], flags)
     assert unusable_bits(trace, np.array([0.0]), np.array([3.0])) == SampleFlag.BUS_LOW
     assert unusable_bits(trace, np.array([0.0]), np.array([1.0])) == 0
->>>>>>> d275d7be (Say why a board was left out of a round, and that a store is not there)
+
+
+def test_an_edge_between_two_samples_cuts_none():
+    trace = steps(np.ones(3), each_s=1.0)
+    assert cut_samples(trace, np.array([-1.0, 0.0, 0.5, 1.0, 2.9, 3.0])).tolist() == [-1, -1, 0, -1, 2, -1]

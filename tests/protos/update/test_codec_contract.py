@@ -209,3 +209,10 @@ def test_a_layer_of_zeros_beside_others_stays_zero_at_any_rate() -> None:
 def test_nothing_to_code_is_a_message_of_nothing(name: str) -> None:
     (tensor,), _ = build(name, {"bits": 2}).encode({"w": np.zeros(0, np.float32)}, {}, generator(1))
     assert tensor.values == EntropyCoded(0.0)
+
+
+def test_a_tensor_without_numbers_has_no_step_and_no_offset_by_weights_in_eight_bits() -> None:
+    codec = build("affine8_weights", {})
+    tensors, _ = codec.encode({"nothing": np.zeros(0, np.float32)}, None, generator(1, "empty"))
+    (tensor,) = tensors
+    assert (tensor.values.step, tensor.values.offset, tensor.values.codes) == (b"", b"", b"")
