@@ -135,14 +135,6 @@ def test_a_run_ends_when_accuracy_fell_for_good_and_not_for_chance() -> None:
     assert why_stop([(number, None) for number in range(9)], 1000, 3) == ""
 
 
-<<<<<<< HEAD
-def test_who_has_held_out_data_calibrates_by_them_and_others_by_leaving_devices_out() -> None:
-    shards = [of(seed, 150) for seed in range(5)]
-    held_out = solve(shards, accuracy=lambda kernel, bias: 0.5)
-    assert held_out.temperature == 1.0
-    assert solve(shards).temperature not in (1.0, 0.0)
-    assert solve(shards[:1]).temperature == 1.0
-=======
 def test_devices_calibrate_a_head_only_where_no_held_out_data_do() -> None:
     parts = [of(seed, 60) for seed in (1, 2, 3)]
     alone = solve(parts, shrinkage=0.1)
@@ -167,4 +159,3 @@ def test_pairs_that_others_tell_apart_the_wrong_way_round_do_not_calibrate() -> 
                 above, below = above + weight * 2 * mean[one], below + weight * deviation[one] ** 2
     assert against
     assert temperature(groups, "lda", "data", 0.1) == pytest.approx(above / below)
->>>>>>> d275d7be (Say why a board was left out of a round, and that a store is not there)

@@ -183,23 +183,6 @@ def test_stored_weights_are_in_proportion_to_the_counts_and_no_symbol_that_occur
     assert len({*weights[2].tolist()}) == 1, "a row that never occurs is even"
 
 
-<<<<<<< HEAD
-def test_the_most_frequent_symbol_of_a_row_weighs_thirty_parts_of_the_largest_power() -> None:
-    """A byte is 16 e + m for (16 + m) 2^e - 16: 30 << 15 is e = 15, m = 14."""
-    assert list(stored(np.array([[7, 0, 0]]))) == [16 * 15 + 14, 0, 0]
-    assert list(stored(np.array([[0, 0]]))) == [16 * 15 + 14] * 2
-
-
-def test_rows_of_counts_begin_at_the_same_places_one_by_one_and_together() -> None:
-    together = begins(np.array([0, 1, 5]))
-    assert [begins(row) for row in (0, 1, 5)] == np.asarray(together).tolist()
-
-
-def test_tables_of_densities_are_shared_and_nobody_may_write_into_them() -> None:
-    table = rows(next(iter(SHAPES)), 5, 0, 1, False, 4, 3, 12)
-    with pytest.raises(ValueError, match="read-only"):
-        table[0, 0] = 1
-=======
 def test_counts_are_stored_with_five_bits_behind_the_largest_power_of_two():
     """The largest is made 30 << 15, the others in proportion, plus 16: 4 bits of exponent, 4 of mantissa."""
     assert list(stored(np.array([[4, 2, 1, 0]]))) == [16 * 15 + 14, 16 * 14 + 14, 16 * 13 + 14, 0]
@@ -216,4 +199,3 @@ def test_rows_that_are_kept_for_the_next_caller_cannot_be_changed_by_this_one() 
     found = rows(1, 3, 0, 1, False, 4, 3, 15)
     with pytest.raises(ValueError, match="read-only"):
         found[0, 0] = 7
->>>>>>> d275d7be (Say why a board was left out of a round, and that a store is not there)
