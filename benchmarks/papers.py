@@ -16,7 +16,7 @@ newest head is within one point of a logistic regression on all examples togethe
 
 optimisers: the same for what a coordinator may do with the mean of changes.
 
-fl_pqsu: a pruned backbone, updates in few bits, and fewer of them (`fl_pqsu.py`).
+fl_pqsu: a pruned backbone, updates in few bits, and fewer of them (`fl_pqsu.py`); `--only mobilenet`: another one.
 
 koala: a large model and small ones that teach each other on images without labels (`koala.py`).
 
