@@ -374,7 +374,7 @@ class _Conversion:
                 # Its backbone is the file's own, bit for bit: there is no float one to compare with.
                 embeddings = backbone.dequantise(backbone.embed(data.evaluation.x))
                 right = agree.plain_accuracy(tail, embeddings, data.evaluation.y)
-                self._warn_of_chance({"float": right}, data.evaluation)
+                self._warn_of_chance({"float": right}, data.evaluation, tail, embeddings)
             return {"agreement": None, "accuracy": None}
         x = judged_on.x if data.evaluation is not None else choose(judged_on, _STATISTICS_EXAMPLES, self.job.seed)
         self.progress(f"comparing float and int8 on {len(x)} examples")
@@ -411,7 +411,7 @@ class _Conversion:
             self.warnings.append(
                 f"8-bit activations lose {100 * lost:.1f} points on {len(judged_on)} examples: try {ways}"
             )
-        self._warn_of_chance(accuracy, judged_on)
+        self._warn_of_chance(accuracy, judged_on, tail, original)
         return {"agreement": figures, "accuracy": accuracy}
 
     def _untuned(self, backbone: Backbone) -> Backbone:
@@ -422,8 +422,16 @@ class _Conversion:
             path.write_bytes(self.untuned)
             return Backbone.from_file(path, backbone.spec, backbone.preprocessing)
 
-    def _warn_of_chance(self, accuracy: dict[str, Any], judged: Dataset) -> None:
+    def _warn_of_chance(self, accuracy: dict[str, Any], judged: Dataset, tail: Tree, embeddings: Array) -> None:
         """A carried-over head that guesses: the data are not what it was trained on, or its classes are others."""
+        names = judged.class_names or tuple(map(str, range(tail["out_bias"].shape[0])))
+        if (order := agree.other_order(tail, embeddings, judged.y, names)) is not None:
+            way = f"say --class-names {','.join(order[1])}" if judged.class_names else "number the labels as it does"
+            self.warnings.append(
+                f"the model's own last layer is right on {accuracy['float']:.1%} of {len(judged)} examples, and would "
+                f"be on {order[0]:.1%}, had it the classes in the order {', '.join(order[1])}: {way}, if that is so"
+            )
+            return
         chance = float(np.bincount(judged.y).max()) / len(judged)
         if accuracy["float"] <= agree.guessing(judged.y):
             self.warnings.append(
