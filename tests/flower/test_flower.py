@@ -32,6 +32,8 @@ def flower() -> str:
 def _made(flower: str, what: str, tmp_path: Path) -> dict[str, Any]:
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0", "FLWR_TELEMETRY_ENABLED": "0"}
     environ["HOME"] = environ["FLWR_HOME"] = str(tmp_path)
+    # Else Ray's workers let every other program go first, and a busy machine never comes to them.
+    environ["RAY_worker_niceness"] = "0"
     done = subprocess.run(
         [flower, str(Path(__file__).with_name("flower_run.py")), what],
         capture_output=True, text=True, check=False, timeout=3600, env=environ, cwd=tmp_path,
