@@ -304,6 +304,10 @@ def on_ray(
         address = os.environ.get("RAY_ADDRESS")
         # A simulation tells nobody that it ran.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        if not address:
+            # Workers of a cluster of its own are as polite as the simulation itself: at Ray's 15 they wait for every
+            # other program, and the simulation for them.
+            os.environ.setdefault("RAY_worker_niceness", "0")
         more: dict[str, Any] = {"address": address} if address else {"address": "local", "include_dashboard": False}
         try:
             ray.init(log_to_driver=False, logging_level="ERROR", **more)

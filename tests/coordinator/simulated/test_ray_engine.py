@@ -234,19 +234,23 @@ def test_an_order_that_kills_every_worker_ends_the_simulation_in_words(
 
 
 @pytest.mark.processes
-def test_a_cluster_of_its_own_leaves_nothing_in_the_temporary_folder(digits: Path, tmp_path: Path) -> None:
+def test_a_cluster_of_its_own_is_as_polite_as_it_and_leaves_nothing_in_the_temporary_folder(
+    digits: Path, tmp_path: Path
+) -> None:
     pytest.importorskip("ray", reason="needs Ray: pip install 'edgejoule[ray]'")
     script = (
-        "import sys; from coordinator.api import simulate\n"
+        "import os, sys, ray; from coordinator.api import simulate\n"
+        "told = lambda status: print('niceness', ray.get(ray.remote(lambda: os.nice(0)).remote()) - os.nice(0))\n"
         "made = simulate({'run': {'rounds': 1}, 'train': {'epochs': 1}}, engine='ray', devices=2, data=sys.argv[1],"
-        " bundle=sys.argv[2])\n"
+        " bundle=sys.argv[2], on_round=told)\n"
         "print(made.outcome.run['state'])"
     )
     root = str(Path(__file__).resolve().parents[3])
     place = {**os.environ, "TMPDIR": str(tmp_path), "RAY_TMPDIR": "/tmp", "PYTHONPATH": root}
-    place.pop("RAY_ADDRESS", None)
+    for name in ("RAY_ADDRESS", "RAY_worker_niceness"):
+        place.pop(name, None)
     command = [sys.executable, "-c", script, str(digits / "digits.npz"), str(digits / "digits")]
     done = subprocess.run(command, capture_output=True, text=True, env=place, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split()[-1] == "finished"
+    assert done.stdout.splitlines()[-2:] == ["niceness 0", "finished"]
     assert not list(tmp_path.glob("edgejoule-ray-*"))
