@@ -89,7 +89,7 @@ def labels(raw: Array, where: str, *, tolerant: bool = False) -> NDArray[np.int3
             raise LabelError(
                 f"`y` is {flat[bad[0]]} at example {bad[0]}, which is no class index",
                 where=where,
-                fix="store whole numbers 0 to classes-1",
+                fix="store whole numbers 0 to classes-1; for quantities, convert with --objective regression",
             )
     elif flat.dtype.kind not in "iub":
         named = ": class_names, y = numpy.unique(y, return_inverse=True)" if flat.dtype.kind in "US" else ""

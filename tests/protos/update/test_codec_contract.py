@@ -216,3 +216,11 @@ def test_a_tensor_without_numbers_has_no_step_and_no_offset_by_weights_in_eight_
     tensors, _ = codec.encode({"nothing": np.zeros(0, np.float32)}, None, generator(1, "empty"))
     (tensor,) = tensors
     assert (tensor.values.step, tensor.values.offset, tensor.values.codes) == (b"", b"", b"")
+
+
+def test_the_least_weight_in_eight_bits_has_the_code_0() -> None:
+    tensors, _ = build("affine8_weights", {}).encode(
+        {"w": np.linspace(-1.0, 1.0, 511, dtype=np.float32)}, None, generator(1, "weights")
+    )
+    codes = np.frombuffer(tensors[0].values.codes, np.uint8)
+    assert (codes[0], codes.min()) == (0, 0)
