@@ -185,7 +185,7 @@ BAD_ARRAYS: list[tuple[dict[str, Any], type[EdgejouleError], str]] = [
     ({"x": np.zeros(2), "y": [0, 1]}, ShapeError, "shape \\(2,\\)"),
     ({"x": pixels(2), "y": 1}, ShapeError, "single value"),
     ({"x": pixels(2), "y": np.zeros((2, 10))}, ShapeError, "one class index"),
-    ({"x": pixels(2), "y": [0, 0.5]}, LabelError, "0.5 at example 1.*for quantities, convert with --objective regression"),
+    ({"x": pixels(2), "y": [0, 0.5]}, LabelError, r"0\.5 at example 1.*for quantities, convert with --obj"),
     ({"x": pixels(2), "y": [np.nan, 0]}, NonFiniteError, "nan at example 0"),
     ({"x": pixels(2), "y": ["cat", "dog"]}, LabelError, "class indices as integers"),
     ({"x": pixels(2), "y": np.array([0, 2**40])}, LabelError, "beyond int32"),

@@ -159,3 +159,11 @@ def test_pairs_that_others_tell_apart_the_wrong_way_round_do_not_calibrate() -> 
                 above, below = above + weight * 2 * mean[one], below + weight * deviation[one] ** 2
     assert against
     assert temperature(groups, "lda", "data", 0.1) == pytest.approx(above / below)
+
+
+def test_with_uniform_priors_pairs_of_each_class_weigh_the_same_however_often_it_comes() -> None:
+    groups = [of(seed, 200, [0.55, 0.25, 0.1, 0.1]) for seed in (1, 2)]
+    for ((share, _, _),) in _margins(groups, "lda", "uniform", (0.1,)):
+        np.testing.assert_allclose(share.sum(axis=1), share.sum() / CLASSES)
+    for ((share, _, _),), out in zip(_margins(groups, "lda", "data", (0.1,)), groups, strict=True):
+        np.testing.assert_allclose(share.sum(axis=1), out.counts / out.examples * (CLASSES - 1))

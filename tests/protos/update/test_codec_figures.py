@@ -9,6 +9,7 @@ from protos.convert.tensors import tensors_to
 from protos.update.codecs import build, generator
 from protos.update.entropy.codec import header_bits
 from protos.update.entropy.reader import EntropyCoded
+from protos.update.quantised import dither
 from protos.update.quantised.levels import lloyd_max, nearest
 from protos.update.quantised.rotated import chunks, rotate
 from protos.update.tensors import decode
@@ -176,3 +177,13 @@ def test_levels_of_the_normal_distribution_are_the_same_in_every_version() -> No
     ]  # fmt: skip
     assert lloyd_max(4)[8:].tolist() == upper
     assert [len(lloyd_max(bits)) for bits in range(1, 9)] == [2**bits for bits in range(1, 9)]
+
+
+@pytest.mark.parametrize("bits", [0.3, 0.5])
+def test_few_bits_let_as_many_coordinates_travel_as_pay_for_headers_and_tables(bits: float) -> None:
+    """Before there is a model, tables and coder states are taken for 24 bytes."""
+    values = np.random.default_rng(5).normal(size=4000).astype(np.float32)
+    (tensors, _) = build("entropy_coded", {"bits": bits}).encode({"w": values}, None, generator(1, "share"))
+    whole = next(one.values for one in tensors if isinstance(one.values, EntropyCoded))
+    fixed_bits = header_bits(1, 4000, dithered=True, shared=True, gains=False) + 8 * 24
+    assert whole.share == round((bits * 4000 - fixed_bits) / 4000 / 0.75 * dither.WHOLE)
