@@ -11,6 +11,7 @@ import pytest
 
 from coordinator.operator.client import Operator
 from coordinator.run import round_transactions
+from coordinator.server import run_scheduler
 from protos.energy.trace import Phase
 from protos.model.bundle import open_bundle
 from protos.orders import (
@@ -191,3 +192,17 @@ def test_a_planner_slower_than_the_deadline_takes_nothing_from_the_devices(
             if device.send(device.answer(order, 1.0, attempt=attempt)).verdict is Verdict.ACCEPTED:
                 break
         assert tools.finished(operator, run_id).state == "finished"
+
+
+def test_an_order_that_is_asked_for_after_its_deadline_leaves_no_time(
+    address: str, plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Operator(address) as operator:
+        operator.start_run(tools.plan(plain_bundle, deadline_s=60.0), tmp_path)
+        device = fleet(address, "a")
+        device.join()
+        assert 0.0 < device.order().deadline_s <= 60.0
+        real = run_scheduler._now_s
+        # The calls of devices come late; the round's own clock has not struck.
+        monkeypatch.setattr(run_scheduler, "_now_s", lambda: real() + 90.0)
+        assert device.order().deadline_s == 0.0
