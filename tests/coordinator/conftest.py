@@ -42,11 +42,12 @@ def plain_bundle(tmp_path: Path) -> Path:
 
 
 def plan_text(bundle: Path, *, rounds: int = 1, devices: int = 1, more: str = "", **keys: Any) -> str:
-    """A plan; ``keys`` go to [round]."""
+    """A plan whose changes and heads travel whole, unless ``more`` says otherwise; ``keys`` go to [round]."""
     lines = [f"{key} = {value}" for key, value in {"devices": devices, "deadline_s": 60, **keys}.items()]
     head = f'[run]\nbundle = "{bundle}"\nname = "test"\nrounds = {rounds}\nseed = 7\n'
     train = "" if "[train]" in more else "\n[train]\nepochs = 1\n"
-    return head + "[round]\n" + "\n".join(lines) + train + '\n[update]\ncodec = "float32"\n' + more
+    down = "" if "[downlink]" in more else '[downlink]\ncodec = "float32"\n'
+    return head + "[round]\n" + "\n".join(lines) + train + '\n[update]\ncodec = "float32"\n' + more + down
 
 
 @contextmanager

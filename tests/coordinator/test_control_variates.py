@@ -161,7 +161,7 @@ def test_check_plan_says_why_a_codec_or_bundle_does_not_go_with_it(
     plain_bundle: Path, tools: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "plan.toml"
-    path.write_text(tools.plan(plain_bundle, more=MORE).replace('codec = "float32"', 'codec = "sign"'))
+    path.write_text(tools.plan(plain_bundle, more=MORE).replace('codec = "float32"', 'codec = "sign"', 1))
     assert cli.main(["check-plan", str(path)]) != 0
     assert "would take what codec 'sign' still owes for a gradient" in capsys.readouterr().err
     path.write_text(tools.plan(plain_bundle, more=MORE))

@@ -213,7 +213,7 @@ def test_whole_heads_are_the_coordinators_own_and_not_sent_to_those_who_hold_the
     address: str, bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path
 ) -> None:
     with Operator(address) as operator:
-        run_id = operator.start_run(tools.plan(bundle, rounds=2, more='[downlink]\ncodec = "float32"\n'), tmp_path)
+        run_id = operator.start_run(tools.plan(bundle, rounds=2), tmp_path)
         device = Follower(fleet(address, "a"), tmp_path / "a", bundle)
         device.device.join()
         device.answer(1)
@@ -231,7 +231,9 @@ def test_a_plan_that_says_nothing_of_it_sends_heads_as_differences_of_eight_bits
     address: str, bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path
 ) -> None:
     with Operator(address) as operator:
-        operator.start_run(tools.plan(bundle, rounds=2), tmp_path)
+        text = tools.plan(bundle, rounds=2).replace('[downlink]\ncodec = "float32"\n', "")
+        assert "downlink" not in text
+        operator.start_run(text, tmp_path)
         device = Follower(fleet(address, "a"), tmp_path / "a", bundle)
         device.device.join()
         head = device.answer(1)

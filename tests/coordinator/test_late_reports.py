@@ -210,7 +210,7 @@ def test_with_a_planner_a_buffer_counts_each_report_by_the_chance_of_the_order_t
 ) -> None:
     names, state = "abcdefgh", tmp_path / "state"
     text = tools.plan(plain_bundle, rounds=3, devices=len(names), buffer=1, more=DRAWN)
-    text = text.replace('codec = "float32"', 'codec = "entropy_coded"')
+    text = text.replace('codec = "float32"', 'codec = "entropy_coded"', 1)
     changes = {name: float(at) for at, name in enumerate(names, 1)}
     with tools.served(state) as address, Operator(address) as operator:
         run_id = operator.start_run(text, tmp_path)

@@ -87,7 +87,7 @@ def play(
     changes = {f"pi-{at}": 0.01 * (at + 1) for at in range(6)}
     with Operator(address) as operator:
         given = {"devices": 6, "quorum": 0.66, "deadline_s": 4, **keys}
-        text = tools.plan(bundle, rounds=2, more=MASKED, **given).replace('codec = "float32"', "")
+        text = tools.plan(bundle, rounds=2, more=MASKED, **given).replace('[update]\ncodec = "float32"', "")
         operator.start_run(text, tmp_path)
         members = [Member(address, fleet, name, change, leaves.get(name, "")) for name, change in changes.items()]
         for member in members:
@@ -202,7 +202,7 @@ def test_a_plain_report_in_a_masked_round_is_refused_and_a_stranger_to_the_masks
     address: str, fleet: Fleet, tools: Any, plain_bundle: Path, tmp_path: Path
 ) -> None:
     with Operator(address) as operator:
-        text = tools.plan(plain_bundle, devices=3, quorum=1.0, more=MASKED).replace('codec = "float32"', "")
+        text = tools.plan(plain_bundle, devices=3, quorum=1.0, more=MASKED).replace('[update]\ncodec = "float32"', "")
         operator.start_run(text, tmp_path)
         devices = [fleet(address, name) for name in ("a", "b", "c")]
         for device in devices:

@@ -75,4 +75,4 @@ def test_a_sample_that_contradicts_the_plan_is_refused(plain_bundle: Path, tools
         parse(tools.plan(plain_bundle, quorum=0.8, enough=0.5))
     text = tools.plan(plain_bundle, sample=3, more='[planner]\npolicy = "joules"\n')
     with pytest.raises(PlanError, match="would draw again"):
-        parse(text.replace('codec = "float32"', 'codec = "entropy_coded"'))
+        parse(text.replace('codec = "float32"', 'codec = "entropy_coded"', 1))

@@ -182,7 +182,7 @@ def test_a_round_that_is_tried_again_asks_those_who_were_drawn_and_nobody_else(
 ) -> None:
     text = tools.plan(plain_bundle, devices=6, quorum=1.0, deadline_s=0.5, more=PLANNER.replace("36", "1"))
     with Operator(address) as operator:
-        run_id = operator.start_run(text.replace('codec = "float32"', 'codec = "entropy_coded"'), tmp_path)
+        run_id = operator.start_run(text.replace('codec = "float32"', 'codec = "entropy_coded"', 1), tmp_path)
         devices = {name: fleet(address, name) for name in "abcdef"}
         for device in devices.values():
             device.join()
@@ -198,7 +198,7 @@ def test_a_round_that_is_tried_again_asks_those_who_were_drawn_and_nobody_else(
 def test_a_device_without_a_meter_is_not_asked_by_a_planner(
     address: str, plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path
 ) -> None:
-    text = tools.plan(plain_bundle, more=PLANNER).replace('codec = "float32"', 'codec = "entropy_coded"')
+    text = tools.plan(plain_bundle, more=PLANNER).replace('codec = "float32"', 'codec = "entropy_coded"', 1)
     with Operator(address) as operator:
         run_id = operator.start_run(text, tmp_path)
         blind = fleet(address, "blind", meter=MeterCard("unknown"))
@@ -243,7 +243,7 @@ def play(bundle: Path, start: Any, fleet: Fleet, tools: Any, state: Path, kill_a
 
     with Operator(address) as operator:
         text = tools.plan(bundle, rounds=3, devices=5, quorum=1.0, more=PLANNER)
-        text = text.replace('codec = "float32"', 'codec = "entropy_coded"')
+        text = text.replace('codec = "float32"', 'codec = "entropy_coded"', 1)
         run_id = operator.start_run(text, bundle.parent)
     devices = arrive()
     answered, last = 0, ""

@@ -73,7 +73,7 @@ def play(
 ) -> Played:
     """Play all rounds; ``restarts``: a round, and after how many of its reports a new coordinator takes the place."""
     text = tools.plan(bundle, rounds=ROUNDS, devices=5, quorum=1.0, more=PLANNER.format(normalise=normalise))
-    text = text.replace('codec = "float32"', 'codec = "entropy_coded"')
+    text = text.replace('codec = "float32"', 'codec = "entropy_coded"', 1)
     sent: dict[int, dict[str, Any]] = {}
     left = [(number, count) for number, count in restarts]
     run_id, number, answered = "", 1, 0

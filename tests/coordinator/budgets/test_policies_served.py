@@ -62,7 +62,7 @@ def test_an_error_bound_chooses_the_bits_that_devices_are_told(
 ) -> None:
     text = tools.plan(plain_bundle, devices=2, more=ON_DEMAND.format(bound=bound))
     with Operator(address) as operator:
-        run_id = operator.start_run(text.replace('codec = "float32"', 'codec = "entropy_coded"'), tmp_path)
+        run_id = operator.start_run(text.replace('codec = "float32"', 'codec = "entropy_coded"', 1), tmp_path)
         devices = [fleet(address, name) for name in "ab"]
         for device in devices:
             device.join()
@@ -85,7 +85,7 @@ def test_joules_of_the_fleet_that_pay_for_a_part_of_it_are_spent_in_expectation_
 
         def planned(fleet_j: float) -> dict[str, tuple[float, float]]:
             text = tools.plan(plain_bundle, rounds=2, devices=len(names), quorum=0.1, more=more.format(fleet_j))
-            run_id = operator.start_run(text.replace('codec = "float32"', 'codec = "entropy_coded"'), tmp_path)
+            run_id = operator.start_run(text.replace('codec = "float32"', 'codec = "entropy_coded"', 1), tmp_path)
             tools.until(lambda: len(operator.status(run_id)[0].rounds) > 1, "the first round")
             asked = [device.device_id for device in operator.status(run_id)[0].rounds[1].devices]
             for name in asked[:1]:
