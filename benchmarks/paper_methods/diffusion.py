@@ -240,7 +240,7 @@ def _compared(studio: Studio, asked: Asked) -> list[Row]:
         _keep(figures, "start", {"Frechet distance": studio.judged(start)})
     for sheet in (*UPDATES, "closed form"):
         if (path := studio.home / f"{sheet}.npy").exists():
-            SHEETS[sheet] = np.load(path)
+            SHEETS[sheet] = np.load(path, allow_pickle=False)
     plain = figures["unquantised"]
     for name, own in figures.items():
         if name in UPDATES and own is not plain:

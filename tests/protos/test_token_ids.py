@@ -145,7 +145,7 @@ def test_each_row_of_a_table_is_an_example(tmp_path: Path) -> None:
     assert "1 row without a number or a class (texts.csv:4)" in dataset.account_of(data)
     with pytest.raises(DataError, match=r"has 3 columns beside 'topic' .*, not 4"):
         dataset.load(path, front_end=front_end_of("rows width=4 label=topic"))
-    with pytest.raises(DataError, match="beside 'label'"):
+    with pytest.raises(DataError, match=r"has no column 'label' \(it has topic, w1, w2, w3\)"):
         dataset.load(path, front_end=front_end_of("rows width=3"))
     with pytest.raises(UsageError, match="rows has no 'hop'"):
         front_end_of("rows width=3 hop=1")
