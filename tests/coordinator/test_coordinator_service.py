@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shutil
@@ -80,6 +81,18 @@ def test_it_is_written_into_a_machine_and_removed_and_nobody_elses_unit_is_touch
     assert main(words) == 16
     assert "was not made by" in capsys.readouterr().err
     assert "/bin/true" in unit.read_text()
+
+
+def test_a_program_that_cannot_serve_is_not_made_a_service(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "sqlalchemy" else real(name, *more)
+    )
+    assert main(["service", "install", "--root", str(tmp_path)]) == 2
+    assert "pip install 'edgejoule[coordinator]'" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_secret_that_others_may_read_is_no_database_file(

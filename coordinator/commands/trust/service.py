@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from coordinator.commands.parts import example
 from coordinator.service.unit import MARK, NAME, STATE, USER, sysusers_text, unit_text
 from protos.atomic import write_whole
 from protos.errors import RefusedError, StoreError, UsageError
+from protos.extras import missing
 from protos.systems import LINUX, require_system
 
 _UNITS, _SYSUSERS = "etc/systemd/system", "etc/sysusers.d"
@@ -62,6 +64,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _install(given: argparse.Namespace) -> int:
+    if given.program is None and importlib.util.find_spec("sqlalchemy") is None:
+        # The unit would start a program that cannot serve.
+        raise missing("sqlalchemy")
     program = (given.program or Path(sys.executable).parent / "coordinator").absolute()
     if not os.access(program, os.X_OK):
         raise UsageError("is no program", where=str(program), fix="give --program PATH")
