@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import grpc
-from grpc import _common
 
 from protos.errors import UpdateError
 
@@ -19,8 +19,11 @@ __all__ = ["ArrivingCall", "ArrivingMethod"]
 
 # gRPC wakes each thread that waits for an answer ten times a second, for the sake of signals to a main thread that
 # waits there. A call is held for minutes, and these were a third of what an idle device takes: twice a second is enough
-# for a stop within two. Where another release of gRPC knows no such name, nothing is lost but that.
-_common.MAXIMUM_WAIT_TIMEOUT = 0.5
+# for a stop within two. Where another release of gRPC knows no such module or name, nothing is lost but that.
+with suppress(ImportError):
+    from grpc import _common
+
+    _common.MAXIMUM_WAIT_TIMEOUT = 0.5
 
 
 class ArrivingMethod:

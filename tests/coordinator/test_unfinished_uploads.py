@@ -184,3 +184,23 @@ def test_a_call_that_is_cancelled_leaves_what_it_brought(tmp_path: Path) -> None
         thread.close()
     thread.soon(kept.drop, name)
     assert kept.held_bytes(name) == 4, "a thread that is closed does nothing more"
+
+
+def test_what_is_counted_is_what_lies_there_whatever_comes_and_goes(tmp_path: Path) -> None:
+    kept = Unfinished(tmp_path, clock=Clock(), most_bytes=40)
+
+    def there() -> int:
+        return sum(path.stat().st_size - part.begin for part in kept.parts.values() for path in [part.path])
+
+    for number in range(12):
+        name = key(f"d-{number % 5}", round=number, data=bytes(range(10)))
+        brought(kept, name, bytes(range(4 + number % 6)))
+        assert kept.size_bytes == there() <= 40
+        assert Unfinished(tmp_path, most_bytes=40).size_bytes == kept.size_bytes
+    again = key("d-1", round=11, data=bytes(range(10)))
+    kept.begin(again, 0)
+    assert kept.size_bytes == there(), "what is begun anew counts once"
+    for name in list(kept.parts):
+        kept.drop(name)
+        kept.drop(name)
+    assert kept.size_bytes == 0

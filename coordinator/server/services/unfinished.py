@@ -71,19 +71,18 @@ class Unfinished:
 
     Args:
         folder: made when it is first needed; its own alone.
+
+    Attributes:
+        parts: what is held, by its name.
+        size_bytes: of all that is held; counted as it comes and goes, since each part of each report asks.
     """
 
     def __init__(self, folder: Path, *, clock: Callable[[], float] = time.time, most_bytes: int = MOST_BYTES) -> None:
         self._folder, self._clock, self._most_bytes = folder, clock, most_bytes
-        self._calls = 0
+        self._calls = self.size_bytes = 0
         self.parts: dict[UploadKey, KeptPart] = {}
         for path in sorted(folder.glob(f"*{_SUFFIX}")) if folder.is_dir() else ():
             self._remember(path)
-
-    @property
-    def size_bytes(self) -> int:
-        """Of all that is held."""
-        return sum(part.size_bytes for part in self.parts.values())
 
     def held_bytes(self, key: UploadKey) -> int:
         """How much of it is here, from its first byte on."""
@@ -139,6 +138,7 @@ class Unfinished:
             # Whatever came of it lies behind the end that is known here, and is written over.
             raise StoreError(f"cannot be written ({error.strerror})", where=str(part.path)) from error
         part.size_bytes += len(data)
+        self.size_bytes += len(data)
         part.touched_unix_s = self._clock()
 
     def whole(self, key: UploadKey, call: int) -> bytes:
@@ -174,6 +174,7 @@ class Unfinished:
     def drop(self, key: UploadKey) -> None:
         """Hold nothing of it; harmless if nothing is held."""
         if (part := self.parts.pop(key, None)) is not None:
+            self.size_bytes -= part.size_bytes
             with suppress(OSError):
                 part.path.unlink(missing_ok=True)
 
@@ -235,6 +236,7 @@ class Unfinished:
                 path.unlink()
             return
         self.parts[key] = KeptPart(key, path, len(head), size_bytes, about.st_mtime)
+        self.size_bytes += size_bytes
 
 
 class Uploads:
