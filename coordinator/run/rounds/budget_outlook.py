@@ -1,7 +1,7 @@
 """Whether devices that may spend nothing now will ever be able to: time refills some budgets, and nothing the others.
 
 The round is planned again as it would be at the best of times: after a month of harvest, on a day of which nothing is
-spent, as the last round of the run. Who cannot be asked then never can.
+spent, as the last round of the run, but for joules of the whole fleet. Who cannot be asked then never can.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ def _planner_of(
     row = runs.row(connection, run.run_id)
     later_s = now_unix_s - now_unix_s % DAY_S + _DAYS * DAY_S
     harvest = books.harvest(run, Path(row["plan_directory"]))
+    rounds_left = max(1, run.plan.run.rounds - number + 1)
 
     def lacking(cards: Sequence[DeviceCard], charged: Mapping[str, Account]) -> list[tuple[str, str]]:
         ids = [card.device_id for card in cards]
@@ -84,6 +85,9 @@ def _planner_of(
             for card in cards
         ]
         fleet_j = sum(account.spent_j + account.pending_j for account in charged.values())
+        if (total_j := run.plan.budget.fleet_j) is not None:
+            # The rest of it is shared by the rounds that are left, and none of these passes while nobody is asked.
+            fleet_j = total_j - max(0.0, total_j - fleet_j) / rounds_left
         best = Surroundings(
             number,
             Situation(later_s, row["started_unix_s"], 1, 1.0, fleet_j),
