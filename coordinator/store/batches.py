@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import BindParameter, Connection, Dialect, Insert, Update, and_, bindparam, select, update
+from sqlalchemy import BindParameter, Connection, Dialect, Insert, Update, and_, bindparam, func, select, update
 
 from coordinator.budgets.cost_model import CostModel
 from coordinator.store import clock
@@ -109,8 +109,19 @@ _ROUND: BindParameter[int] = bindparam("round")
 _HELD = select(reports.c.device_id, reports.c.sha256).where(
     reports.c.run_id == _RUN, reports.c.round == _ROUND, reports.c.device_id.in_(_DEVICES)
 )
-_ATTEMPTS = select(orders.c.device_id, orders.c.attempt).where(
-    orders.c.run_id == _RUN, orders.c.round == _ROUND, orders.c.device_id.in_(_DEVICES)
+_ATTEMPTS = (
+    select(orders.c.device_id, func.coalesce(reports.c.attempt, orders.c.attempt).label("attempt"))
+    .select_from(
+        orders.outerjoin(
+            reports,
+            and_(
+                reports.c.run_id == orders.c.run_id,
+                reports.c.round == orders.c.round,
+                reports.c.device_id == orders.c.device_id,
+            ),
+        )
+    )
+    .where(orders.c.run_id == _RUN, orders.c.round == _ROUND, orders.c.device_id.in_(_DEVICES))
 )
 _PHASES = select(energy.c.device_id, energy.c.phase, energy.c.energy_j).where(
     energy.c.run_id == _RUN, energy.c.round == _ROUND, energy.c.device_id.in_(_DEVICES)
@@ -194,6 +205,22 @@ def accept(connection: Connection, taken: Sequence[Taken]) -> None:
     if not taken:
         return
     now_unix_s = clock.unix_s()
+    told = [
+        Told(
+            taken_report.report.run_id,
+            taken_report.report.round,
+            taken_report.report.device_id,
+            taken_report.report.energy,
+            taken_report.report.attempt,
+        )
+        for taken_report in taken
+    ]
+    attempts = ordered(connection, (told_joules.order for told_joules in told))
+    for told_joules in told:
+        newest = attempts.get(told_joules.order)
+        if told_joules.attempt is not None and newest is not None and told_joules.attempt < newest:
+            single.count_earlier(connection, *told_joules.order, told_joules.attempt, newest)
+            attempts[told_joules.order] = told_joules.attempt
     rows, marks, sizes = [], [], []
     borne = []
     for taken_report in taken:
@@ -225,23 +252,12 @@ def accept(connection: Connection, taken: Sequence[Taken]) -> None:
     _each(connection, _INSERT_STRAINS, borne)
     _each(connection, _MARK, marks)
     _each(connection, _SIZES, sizes)
-    settle(
-        connection,
-        [
-            Told(
-                taken_report.report.run_id,
-                taken_report.report.round,
-                taken_report.report.device_id,
-                taken_report.report.energy,
-                taken_report.report.attempt,
-            )
-            for taken_report in taken
-        ],
-    )
+    settle(connection, told, attempts)
 
 
 def ordered(connection: Connection, told: Iterable[tuple[str, int, str]]) -> dict[tuple[str, int, str], int]:
-    """The orders that there are among these, with the attempt of each."""
+    """The orders that there are among these, with the attempt of each that counts: of its accepted report, or without
+    one the newest."""
     found: dict[tuple[str, int, str], int] = {}
     for (run_id, number), device_ids in _by_round(told).items():
         for some in batched(device_ids):
@@ -256,7 +272,7 @@ def settle(
     """Write energy by phase, as :func:`coordinator.store.reports.settle` does.
 
     Args:
-        attempts: of these orders, where the caller has looked: see :func:`ordered`.
+        attempts: of these orders that count, where the caller has looked: see :func:`ordered`.
 
     Returns:
         Orders whose joules of work are all known now.
@@ -265,8 +281,8 @@ def settle(
         attempts = ordered(connection, (told_joules.order for told_joules in told))
     plain: list[Told] = []
     for told_joules in told:
-        # Of an attempt that was renewed: seldom, and looked at one by one.
-        if told_joules.attempt is not None and told_joules.attempt < attempts.get(told_joules.order, 0):
+        # Of an attempt that does not count: seldom, and looked at one by one.
+        if told_joules.attempt is not None and told_joules.attempt != attempts.get(told_joules.order):
             single.settle(connection, *told_joules.order, told_joules.energy, told_joules.attempt)
         else:
             plain.append(told_joules)

@@ -158,13 +158,14 @@ def settle(
     attempt: int | None = None,
 ) -> None:
     """Write energy by phase. Said again of the same attempt, it replaces what was there; an unknown never replaces a
-    known. That of an order which a further attempt renewed stands beside that of the new one.
+    known. That of another attempt than the one that counts stands beside it: of the accepted report's, and without one
+    of the newest.
 
     Args:
-        attempt: of the order that it was spent on; None: of the newest.
+        attempt: of the order that it was spent on; None: of the one that counts.
     """
     table, more = energy, dict[str, object]()
-    if attempt is not None and _is_renewed(connection, run_id, number, device_id, attempt):
+    if attempt is not None and not _counts(connection, run_id, number, device_id, attempt):
         table, more = earlier_energy, {"attempt": attempt}
     sums.outdate(connection, [(run_id, number, device_id)])
     for record in records:
@@ -197,16 +198,14 @@ def settle(
             )
 
 
-def _is_renewed(connection: Connection, run_id: str, number: int, device_id: str, attempt: int) -> bool:
-    """Whether a further attempt asked this device again, and what answers this one was not accepted."""
-    order = connection.execute(select(orders.c.attempt).where(_order(run_id, number, device_id))).first()
-    if order is None or attempt >= order.attempt:
-        return False
+def _counts(connection: Connection, run_id: str, number: int, device_id: str, attempt: int) -> bool:
+    """Whether it is this attempt at an order whose joules are those of the order."""
+    order = connection.execute(select(orders.c.attempt).where(_order(run_id, number, device_id))).scalar()
     query = select(reports.c.attempt).where(
         reports.c.run_id == run_id, reports.c.round == number, reports.c.device_id == device_id
     )
-    held = connection.execute(query).first()
-    return held is None or held.attempt != attempt
+    held = connection.execute(query).scalar()
+    return held == attempt if held is not None else order is None or attempt >= order
 
 
 def renew(connection: Connection, run_id: str, number: int, device_id: str, attempt: int) -> None:
@@ -216,6 +215,24 @@ def renew(connection: Connection, run_id: str, number: int, device_id: str, atte
     if rows:
         connection.execute(earlier_energy.insert(), rows)
         connection.execute(delete(energy).where(key))
+
+
+def count_earlier(connection: Connection, run_id: str, number: int, device_id: str, attempt: int, newest: int) -> None:
+    """A report of this attempt is about to be accepted, though the order was renewed: its joules, which may have been
+    told when it came too late, are those of the order again, and those of the newest attempt stand for themselves."""
+    sums.outdate(connection, [(run_id, number, device_id)])
+    renew(connection, run_id, number, device_id, newest)
+    key = and_(
+        earlier_energy.c.run_id == run_id,
+        earlier_energy.c.round == number,
+        earlier_energy.c.device_id == device_id,
+        earlier_energy.c.attempt == attempt,
+    )
+    found = connection.execute(select(earlier_energy).where(key)).mappings()
+    rows = [{name: value for name, value in row.items() if name in energy.c} for row in found]
+    if rows:
+        connection.execute(energy.insert(), rows)
+        connection.execute(delete(earlier_energy).where(key))
 
 
 def energy_of(connection: Connection, run_id: str, number: int, device_id: str) -> list[PhaseEnergy]:

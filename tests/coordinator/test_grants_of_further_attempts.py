@@ -68,6 +68,28 @@ def test_what_a_pause_ended_stays_granted_beside_what_is_granted_when_the_run_go
             goes_on(operator, run_id, a)
 
 
+def test_a_report_that_was_late_and_counts_after_all_is_paid_for_once(
+    address: str, plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path
+) -> None:
+    """The network delivers it a second time, when a further attempt is open that trains from the same head."""
+    with Operator(address) as operator:
+        run_id = operator.start_run(tools.plan(plain_bundle, more="[budget]\nper_round_j = 5\n"), tmp_path)
+        a = fleet(address, "a")
+        a.join()
+        report = a.answer(a.order(), 1.0, energy=_spent(tools, 4.5), attempt=1)
+        operator.pause_run(run_id)
+        assert a.send(report).verdict is Verdict.LATE
+        operator.resume_run(run_id)
+        assert a.order().attempt == 2
+        a.ask(SettledEnergy(run_id, 1, (tools.joules(Phase.EMBED, 0.125),), attempt=2))
+        assert a.send(report).verdict is Verdict.ACCEPTED
+        a.ask(SettledEnergy(run_id, 1, (tools.joules(Phase.SEND, 0.25),), attempt=1))
+        # What the further attempt cost meanwhile does not stand in the accepted one's place, nor the reverse.
+        a.ask(SettledEnergy(run_id, 1, (tools.joules(Phase.TRAIN, 1.0),), attempt=2))
+        assert tools.finished(operator, run_id).state == "finished"
+        assert _ledger(operator, run_id, "a")[1] == 4.5 + 0.25 + 0.125 + 1.0
+
+
 @pytest.mark.parametrize("train_j", [5.0, None], ids=["told", "its sensor failed"])
 def test_an_attempt_gets_what_is_left_also_of_what_was_told_after_it_opened(
     address: str, plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path, train_j: float | None
