@@ -1,6 +1,7 @@
 """Works that wait are done in one go: while one batch is on its way to the disk, the next one gathers.
 
-Whoever comes alone is served at once; under load a commit is shared by all that came during the one before.
+Whoever comes alone is served at once; under load a commit is shared by all that came during the one before. Where many
+come at once the next of them are waited for, for a moment: a batch costs what it costs, whether of eight or of sixty.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ R = TypeVar("R")
 
 # Bounds how long a commit takes, and with it the answer to whoever comes next.
 MOST = 256
+# A batch of so many says that more are coming, so many are worth waiting for, and no longer than this.
+CROWD, FULL = 8, 64
+GATHER_S = 0.05
 
 
 class Batching(Generic[T, R]):
@@ -22,10 +26,18 @@ class Batching(Generic[T, R]):
     Args:
         work: does many; one result, or one exception, for each.
         most: in one go.
+        gathers: after a batch of :data:`CROWD`, wait up to :data:`GATHER_S` seconds until :data:`FULL` have come.
     """
 
-    def __init__(self, work: Callable[[list[T]], Awaitable[Sequence[R | BaseException]]], most: int = MOST) -> None:
-        self._work, self._most = work, most
+    def __init__(
+        self,
+        work: Callable[[list[T]], Awaitable[Sequence[R | BaseException]]],
+        most: int = MOST,
+        *,
+        gathers: bool = False,
+    ) -> None:
+        self._work, self._most, self._gathers = work, most, gathers
+        self._last = 0
         self._waiting: list[tuple[T, asyncio.Future[R]]] = []
         self._task: asyncio.Task[None] | None = None
 
@@ -40,6 +52,9 @@ class Batching(Generic[T, R]):
     async def _run(self) -> None:
         try:
             while self._waiting:
+                if self._gathers and self._last >= CROWD and len(self._waiting) < FULL:
+                    await asyncio.sleep(GATHER_S)
+                self._last = min(len(self._waiting), self._most)
                 some, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
                 try:
                     made = await self._work([item for item, _ in some])

@@ -127,7 +127,7 @@ class RunScheduler:
         self._undelivered = ""
         self._joining: Batching[DeviceCard, None] = Batching(lambda cards: rooms.store.do(run_transactions.join, cards))
         self._settling: Batching[tuple[str, list[SettledEnergy]], list[SettledEnergy]] = Batching(
-            lambda waiting: rooms.store.do(report_transactions.settle, waiting)
+            lambda waiting: rooms.store.do(report_transactions.settle, waiting), gathers=True
         )
 
     # ------------------------------------------------------------ life

@@ -28,8 +28,8 @@ _ONE_LANE = 1 << 16  # symbols up to which plain numbers are as quick as arrays
 _SYMBOLS = [bytes([symbol]) for symbol in range(256)]
 _BLOCK = 512  # rows whose frequencies are looked up together: bounds the memory
 # Streams of one lane that are decoded side by side. A step of all of them takes as long as so many by plain numbers:
-SIDE_BY_SIDE = 40
-_MOST_SLOTS = 1 << 21  # 9 bytes each
+SIDE_BY_SIDE = 20
+_MOST_SLOTS = 3 << 19  # 17 bytes each
 
 
 def layout(count: int) -> tuple[int, int]:
@@ -216,10 +216,10 @@ def _decode_lanes(
     """
     precision, count, lanes = streams[0].precision, streams[0].count, len(streams)
     at_row = {key: at << precision for at, key in enumerate(rows)}
-    # A share is 2**15 at most.
-    frequency = np.concatenate([np.repeat(row.astype(np.int32), row) for row in rows.values()])
-    every = np.arange(1 << precision, dtype=np.int32)
-    starts = [(np.cumsum(row) - row).astype(np.int32) for row in rows.values()]
+    # Whole words, as the states are: numbers of another size would be converted in every row.
+    frequency = np.concatenate([np.repeat(row, row) for row in rows.values()])
+    every = np.arange(1 << precision)
+    starts = [np.cumsum(row) - row for row in rows.values()]
     offset = np.concatenate([every - np.repeat(*pair) for pair in zip(starts, rows.values(), strict=True)])
     of_slot = np.concatenate([np.repeat(np.arange(row.size, dtype=np.uint8), row) for row in rows.values()])
     slots = np.empty((count, lanes), np.int64)
@@ -233,7 +233,7 @@ def _decode_lanes(
     ends = np.cumsum([(len(stream.data) - 4) // 2 for stream in streams])
     place = np.concatenate([[0], ends[:-1]])
 
-    kept, scale, bias = np.empty(lanes, np.int64), np.empty(lanes, np.int32), np.empty(lanes, np.int32)
+    kept, scale, bias = np.empty(lanes, np.int64), np.empty(lanes, np.int64), np.empty(lanes, np.int64)
     low = np.empty(lanes, np.bool_)
     bits, mask = np.full(lanes, precision), np.full(lanes, (1 << precision) - 1)
     least = np.full(lanes, _LOW)
