@@ -162,6 +162,10 @@ class CostModel:
         """All of it as plain JSON values."""
         return {str(phase): regression.state() for phase, regression in self._phases.items()}
 
+    def text(self) -> str:
+        """:meth:`state` as JSON; what was not learnt from since is not written out again."""
+        return "{" + ", ".join(f'"{phase}": {regression.text()}' for phase, regression in self._phases.items()) + "}"
+
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> CostModel:
         """The model that :meth:`state` described, to the last bit."""

@@ -109,7 +109,8 @@ class RunDriver:
         self._settled.set()
         self.end, self.unwritten = ("failed", "ended by an error that could not be written down"), ""
         self._finding_out: set[asyncio.Task[None]] = set()
-        self._reading: Batching[report_transactions.Arrived, report_transactions.Read] = Batching(self._read, gathers=True)
+        self._reading: Batching[report_transactions.Arrived, report_transactions.Read]
+        self._reading = Batching(self._read, gathers=True)
         self._accepting: Batching[tuple[int, report_transactions.Read], Receipt] = Batching(self._accept)
 
     async def drive(self) -> None:

@@ -363,7 +363,7 @@ def learnt(connection: Connection, run_id: str, number: int, bundle_id: str, mod
     """Write down fits, by device, and that this round taught them; once."""
     if not models:
         return
-    texts = {device_id: json.dumps(model.state()) for device_id, model in models.items()}
+    texts = {device_id: model.text() for device_id, model in models.items()}
     told = [{"of_device": name, "of_bundle": bundle_id, "new_state": text} for name, text in texts.items()]
     _each(connection, _KEEP, told)
     for device_id, model in models.items():
@@ -374,7 +374,6 @@ def learnt(connection: Connection, run_id: str, number: int, bundle_id: str, mod
 def begin_fits(connection: Connection, bundle_id: str, models: Mapping[str, CostModel]) -> None:
     """Write down the first fits of devices that have none, by device."""
     rows = [
-        {"device_id": device_id, "bundle_id": bundle_id, "state": json.dumps(model.state())}
-        for device_id, model in models.items()
+        {"device_id": device_id, "bundle_id": bundle_id, "state": model.text()} for device_id, model in models.items()
     ]
     _each(connection, _INSERT_FITS, rows)

@@ -45,7 +45,7 @@ def models_of(
 def keep(connection: Connection, device_id: str, bundle_id: str, model: CostModel) -> None:
     """Write down a fit."""
     key = and_(cost_models.c.device_id == device_id, cost_models.c.bundle_id == bundle_id)
-    state = json.dumps(model.state())
+    state = model.text()
     if not connection.execute(update(cost_models).where(key).values(state=state)).rowcount:
         connection.execute(cost_models.insert().values(device_id=device_id, bundle_id=bundle_id, state=state))
 
