@@ -6,8 +6,9 @@
     .venv/bin/python benchmarks/load.py --devices 200 --floor     # what gRPC alone takes
 
 A coordinator runs as a process of its own, as users start it, on SQLite in a folder of the real disk. Clients join,
-ask, send the same entropy-coded report of a head of 650 parameters each round after 0.2 s of "training" (0.1 to 0.3,
-drawn), and tell the joules of sending when they ask again. All must report (quorum 1). Figures:
+ask, holding the head of the order before as devices do, send the same entropy-coded report of a head of 650 parameters
+each round after 0.2 s of "training" (0.1 to 0.3, drawn), and tell the joules of sending when they ask again. All must
+report (quorum 1). Figures:
 
     rounds_per_minute       rounds closed between the first and the last close
     order_p99_s             99th percentile of NextOrder calls that brought an order
@@ -132,13 +133,14 @@ class Fleet:
 
     async def _device(self, name: str, stub: Any) -> None:
         settled: list[SettledEnergy] = []
-        delay_s = 0.25
+        held, delay_s = "", 0.25
         while time.monotonic() < self.end_s:
             try:
                 begin_s = time.perf_counter()
                 request = pb.NextOrderRequest(
-                    device_id=name, session=f"{name}-1", settled=settled_to(settled), waits_s=60.0
-                )
+                    device_id=name, session=f"{name}-1", settled=settled_to(settled), waits_s=60.0,
+                    head_version=held, rebuilds=True,
+                )  # fmt: skip
                 answer = await stub.NextOrder(request, timeout=90)
                 kind = answer.WhichOneof("action")
                 if kind == "rejoin":
@@ -149,6 +151,7 @@ class Fleet:
                     await asyncio.sleep(max(0.05, min(answer.wait.retry_after_s, self.end_s - time.monotonic())))
                     continue
                 self.seconds["order"].append(time.perf_counter() - begin_s)
+                held = answer.train.head.version
                 await asyncio.sleep(TRAIN_S * random.uniform(0.5, 1.5))
                 settled = await self._report(name, stub, answer.train)
             except grpc.aio.AioRpcError as error:

@@ -1,7 +1,8 @@
-"""Room for reports on their way in: what all of them may weigh together, however many devices send at once.
+"""Room for reports on their way in, and for orders on their way out: what all of them may weigh together, however many
+devices send or ask at once.
 
 A report that finds no room is not read: the flow control of HTTP/2 then holds its device, which waits as it does for
-any slow network. Whoever came first is let in first.
+any slow network. An order that finds none is put together a little later. Whoever came first is let in first.
 """
 
 from __future__ import annotations
@@ -32,9 +33,8 @@ class Admission:
         """What is let in now."""
         return self._used
 
-    @asynccontextmanager
-    async def room(self, size_bytes: int) -> AsyncIterator[None]:
-        """Wait until there is room, and keep it until the block ends."""
+    async def take(self, size_bytes: int) -> None:
+        """Wait until there is room, and keep it until :meth:`give_back`."""
         if self._waiting or not self._fits(size_bytes):
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append((size_bytes, future))
@@ -43,22 +43,28 @@ class Admission:
             except asyncio.CancelledError:
                 if future.done() and not future.cancelled():
                     # Let in at the very moment when its device hung up.
-                    self._give_back(size_bytes)
+                    self.give_back(size_bytes)
                 else:
                     self._waiting = deque(pair for pair in self._waiting if pair[1] is not future)
                     self._let_in()
                 raise
         else:
             self._used += size_bytes
+
+    @asynccontextmanager
+    async def room(self, size_bytes: int) -> AsyncIterator[None]:
+        """Wait until there is room, and keep it until the block ends."""
+        await self.take(size_bytes)
         try:
             yield
         finally:
-            self._give_back(size_bytes)
+            self.give_back(size_bytes)
 
     def _fits(self, size_bytes: int) -> bool:
         return not self._used or self._used + size_bytes <= self._most
 
-    def _give_back(self, size_bytes: int) -> None:
+    def give_back(self, size_bytes: int) -> None:
+        """The room that somebody took is free again."""
         self._used -= size_bytes
         self._let_in()
 

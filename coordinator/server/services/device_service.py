@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from typing import Any
 
 from coordinator.server.run_scheduler import RunScheduler
@@ -36,6 +37,9 @@ from protos.v1 import edgejoule_pb2_grpc as rpc
 
 log = logging.getLogger("edgejoule.coordinator")
 
+# Orders on their way out, at once; each takes up to three times its size meanwhile.
+MOST_LEAVING_BYTES = 8 << 20
+ROOM_S = 2.0
 
 # What ends a call that brings a report, narrowest first, and its row in the table of reasons.
 _FAILURES: tuple[tuple[type[Exception], str], ...] = (
@@ -49,6 +53,12 @@ _FAILURES: tuple[tuple[type[Exception], str], ...] = (
 )
 
 
+def _head_bytes(order: TrainOrder) -> int:
+    """About what its head takes: four bytes a coordinate, or one for each difference."""
+    tensors = order.head or [tensor for difference in order.differences for tensor in difference.tensors]
+    return sum(math.prod(tensor.shape) for tensor in tensors) * (4 if order.head else 1)
+
+
 class DeviceService(rpc.DeviceServiceServicer):
     """Devices ask; the coordinator never calls.
 
@@ -58,7 +68,7 @@ class DeviceService(rpc.DeviceServiceServicer):
 
     def __init__(self, run_scheduler: RunScheduler, uploads: Uploads | None = None) -> None:
         self._run_scheduler, self._uploads = run_scheduler, uploads
-        self._admission = Admission()
+        self._admission, self._leaving = Admission(), Admission(MOST_LEAVING_BYTES)
 
     @answered
     async def Join(self, request: pb.JoinRequest, context: Any) -> pb.JoinResponse:  # noqa: N802
@@ -97,10 +107,21 @@ class DeviceService(rpc.DeviceServiceServicer):
         order = await self._run_scheduler.next_order(
             request.device_id, request.session, settled, holding, waits_s, receptions=receptions
         )
+        if isinstance(order, TrainOrder):
+            await self._make_room(order, context)
         response = order_to(order)
         if isinstance(order, TrainOrder):
             self._run_scheduler.sent(order, request.device_id, response.ByteSize())
         return response
+
+    async def _make_room(self, order: TrainOrder, context: Any) -> None:
+        """Wait until other orders have left: heads for all devices at once would be in memory together. Slow lines keep
+        their room for minutes, and nobody waits longer than :data:`ROOM_S` for them."""
+        size_bytes = _head_bytes(order)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ROOM_S):
+                await self._leaving.take(size_bytes)
+            context.add_done_callback(lambda *_: self._leaving.give_back(size_bytes))
 
     @answered_stream
     async def FetchBundle(  # noqa: N802

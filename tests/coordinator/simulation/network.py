@@ -55,6 +55,16 @@ class _Context:
 
     failure: Failure | None = None
 
+    def __init__(self) -> None:
+        self._ends: list[Callable[[Any], None]] = []
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        self._ends.append(callback)
+
+    def end(self) -> None:
+        for callback in self._ends:
+            callback(self)
+
     def time_remaining(self) -> float | None:
         return None
 
@@ -186,6 +196,7 @@ class Network:
         except Failure as error:
             failure = error
         finally:
+            context.end()
             self.open_calls[device_id] -= 1
             if process.dead:
                 answer, failure = None, Failure(grpc.StatusCode.UNAVAILABLE)
