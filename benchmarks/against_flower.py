@@ -2,6 +2,7 @@
 
     .venv/bin/python benchmarks/against_flower.py --json OUT            # 10k and 1M parameters, 2 and 8 clients
     .venv/bin/python benchmarks/against_flower.py --quick --json OUT    # 10k parameters, 2 clients
+    .venv/bin/python benchmarks/against_flower.py --cases 10M:2,10k:32 --rounds 4 --json OUT
 
 Flower (``--version``, 1.42.0 if not given) is installed with pip into an environment of its own, ``--environment``.
 Both run as their users start them: a SuperLink, SuperNodes and `flwr run`; a `coordinator serve`, `edge-runtime run`
@@ -58,7 +59,8 @@ from protos.update.trees import Tree  # noqa: E402
 
 VERSION = "1.42.0"
 WIDTH, BATCH, RATE, EXAMPLES = 1000, 32, 0.05, 128
-CLASSES = {"10k": 10, "1M": 1000}
+CLASSES = {"10k": 10, "1M": 1000, "10M": 10_000}
+CASES = "10k:2,10k:8,1M:2,1M:8"
 LONGEST_S = 900.0
 
 _APP = {
@@ -525,11 +527,27 @@ def prepare(folder: Path, size: str, clients: int) -> Path:
     return folder
 
 
+def _cases(parser: argparse.ArgumentParser, text: str) -> list[tuple[str, int]]:
+    cases = []
+    for case in text.split(","):
+        size, _, clients = case.partition(":")
+        if size not in CLASSES or not clients.isdecimal() or not int(clients):
+            parser.error(f"--cases: {case!r} is not one of {', '.join(CLASSES)}, a colon and a number of clients")
+        cases.append((size, int(clients)))
+    return cases
+
+
 def main() -> int:
     """The command: see the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="10k parameters and 2 clients alone")
     parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument(
+        "--cases",
+        default=CASES,
+        metavar="SIZE:CLIENTS,...",
+        help="10k, 1M or 10M parameters (default: %(default)s)",
+    )
     parser.add_argument("--only", choices=("flower", "edgejoule"), help="one of the two")
     parser.add_argument("--version", default=VERSION, help=f"of Flower (default: {VERSION})")
     parser.add_argument(
@@ -539,7 +557,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="OUT")
     chosen = parser.parse_args()
     environment = flower_environment(chosen.environment.resolve(), chosen.version)
-    cases = [("10k", 2)] if chosen.quick else [(size, clients) for size in CLASSES for clients in (2, 8)]
+    cases = _cases(parser, "10k:2" if chosen.quick else chosen.cases)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="against-flower-") as name:
         folder = Path(name)
