@@ -32,7 +32,7 @@ R = TypeVar("R")
 ROUNDS = 2
 CHANGES = {"a": 0.125, "b": -0.7}
 # However busy the machine is, and without waiting longer than it takes where it is not.
-_TRIES, _PAUSE_S, _MOST_PAUSE_S = 600, 0.02, 0.5
+_TRIES, _PAUSE_S, _MOST_PAUSE_S = 3000, 0.01, 0.1
 # What a coordinator does: with its files, its database, its devices, its threads. Those that it makes are died at.
 CALLS = (
     "pwrite64", "fdatasync", "fsync", "ftruncate", "openat", "write", "fcntl", "unlink", "rename", "sendto", "recvfrom",

@@ -39,6 +39,12 @@ from protos.v1 import edgejoule_pb2_grpc as rpc
 
 # What a device says that cannot make heads from others.
 NOTHING = Holding()
+# Connections that were refused are tried again soon: tests kill coordinators, and start them anew.
+_AGAIN_SOON = [
+    ("grpc.initial_reconnect_backoff_ms", 20),
+    ("grpc.min_reconnect_backoff_ms", 20),
+    ("grpc.max_reconnect_backoff_ms", 50),
+]
 LITERT = Engine("ai-edge-litert", "2.3.0", "xnnpack")
 
 
@@ -64,7 +70,7 @@ class ScriptedDevice:
             **card,
         }
         self.card = DeviceCard(**given)
-        plain = [("grpc.max_receive_message_length", 64 << 20)]
+        plain = [("grpc.max_receive_message_length", 64 << 20), *_AGAIN_SOON]
         self.channel = channel or grpc.insecure_channel(address, options=plain)
         self.stub: Any = rpc.DeviceServiceStub(self.channel)  # type: ignore[no-untyped-call]
 

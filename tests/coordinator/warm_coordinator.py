@@ -144,10 +144,12 @@ def _serve(arguments: list[str], log: str) -> None:
 
 def main() -> int:
     """Fork one for each line."""
+    import grpc_reflection.v1alpha.reflection  # noqa: F401
     import psycopg  # noqa: F401
     import sqlalchemy.dialects.postgresql.psycopg
     import sqlalchemy.dialects.sqlite  # noqa: F401
 
+    import coordinator.cli
     import coordinator.commands.serve
     import coordinator.server.serving  # noqa: F401
 
