@@ -57,6 +57,12 @@ class ServerOptimiser:
     step: Step
     meaning: str
 
+    def from_state(self, state: Tree, shapes: Shapes, settings: ServerSettings) -> Tree:
+        """What a round begins with: ``state`` where it is one of this step, and else the start, as before the first
+        round, or when the run had another plan."""
+        begun = self.start(shapes, settings)
+        return state if state.keys() == begun.keys() else begun
+
 
 def _nothing(shapes: Shapes, settings: ServerSettings) -> Tree:
     return {}

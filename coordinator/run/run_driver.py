@@ -151,8 +151,14 @@ class RunDriver:
                 self._settled.clear()
             self._actions.put_nowait(action)
 
-    def arrived(self, card: DeviceCard) -> None:
-        """A device is present, for the first time or again, perhaps with another card."""
+    def arrived(self, *cards: DeviceCard) -> None:
+        """Devices are present, for the first time or again, perhaps with another card. No round opens before all of
+        them are known: it would ask the first of them alone."""
+        for card in cards:
+            self._is_here(card)
+        self.feed(Tick())
+
+    def _is_here(self, card: DeviceCard) -> None:
         device_id, refused = card.device_id, self.run.refused
         if device_id in refused and self._refused_as.get(device_id) != card:
             refused.discard(device_id)
@@ -163,7 +169,6 @@ class RunDriver:
             self.feed(Arrived(card.device_id))
         else:
             self.feed(Left(card.device_id))
-        self.feed(Tick())
 
     def idle(self, device_id: str) -> None:
         """A device asks for work, or begins anew: it does not work on an order of an earlier round any more."""

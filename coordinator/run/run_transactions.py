@@ -79,6 +79,13 @@ def resume_run(db: Database, run_id: str, plan: RunPlan | None, plan_toml: str, 
                 fix=f"resume it as it is, then pause it between rounds: coordinator pause {run_id} --after-round",
             )
         closed = number if begun is not None and begun["state"] == "closed" else number - 1
+        if not plan.round.late and reports.late_in(connection, run_id, closed + 1):
+            raise RefusedError(
+                f"round {closed + 1} holds late reports, and this plan takes none",
+                where=run_id,
+                fix=f"set round.late, or resume it as it is, and pause it anew: coordinator pause {run_id} "
+                "--after-round",
+            )
         if plan.run.rounds <= max(0, closed):
             raise RefusedError(f"has {closed} rounds already", where=run_id, fix=f"plan more than {closed} rounds")
         runs.note(connection, run_id, None, "resumed", f"by another plan: {plan.plan_id}, before {row['plan_id']}")

@@ -316,9 +316,7 @@ class RunScheduler:
         )
         self.drivers[run_id] = driver
         try:
-            for member in self.fleet:
-                if member.state == "present":
-                    driver.arrived(member.card)
+            driver.arrived(*(member.card for member in self.fleet if member.state == "present"))
             await driver.drive()
             if driver.unwritten:
                 self._write_later(run_id, *driver.end)

@@ -80,6 +80,18 @@ def test_a_device_without_a_meter_gets_no_order_with_a_budget(
         assert tools.finished(operator, run_id).state == "finished"
 
 
+def test_a_run_that_begins_asks_all_who_are_there_and_not_the_first_of_them_alone(
+    address: str, plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path
+) -> None:
+    with Operator(address) as operator:
+        devices = {name: fleet(address, name) for name in "abcd"}
+        for device in devices.values():
+            device.join()
+        run_id = operator.start_run(tools.plan(plain_bundle, devices=2), tmp_path)
+        devices["a"].order()
+        assert [one.device_id for one in operator.status(run_id)[0].rounds[1].devices] == ["a", "b", "c", "d"]
+
+
 def test_devices_with_another_engine_are_left_out_with_a_warning(
     address: str, plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path
 ) -> None:

@@ -118,7 +118,7 @@ class Fold:
         self._server = pick(SERVER_OPTIMISERS, plan.server, what="server optimiser", where="aggregate", error=PlanError)
         self._settings = ServerSettings(plan.server_momentum, plan.server_second, plan.server_tau)
         state = {} if server is None else without(server)
-        self._before = state or self._server.start(shapes, self._settings)
+        self._before = self._server.from_state(state, shapes, self._settings)
         self._corrections = corrections
         self._controls = None if corrections is None else ControlFold(corrections.before, corrections.known)
         self.said = ""

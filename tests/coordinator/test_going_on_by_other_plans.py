@@ -1,0 +1,109 @@
+"""A run that goes on by another plan keeps what it has: late reports that were taken, and a server's state where the
+new plan's optimiser can go on from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coordinator.operator.client import Operator
+from coordinator.store.database import Database, sqlite_url
+from coordinator.store.models import heads
+from protos.errors import RefusedError
+from protos.model.bundle import open_bundle
+from protos.orders import Verdict
+
+Fleet = Callable[..., Any]
+
+
+def _moved(state: Path, version: str, bundle: Path) -> float:
+    """How far the first bias of a head lies from that of the bundle."""
+    db = Database(sqlite_url(state / "coordinator.db"))
+    try:
+        with db.reading() as connection:
+            head = heads.get(connection, version)
+    finally:
+        db.close()
+    return float(head["out_bias"][0] - open_bundle(bundle).initial_head()["out_bias"][0])
+
+
+def test_a_server_optimiser_that_another_plan_brings_goes_on_from_the_head_and_begins_with_a_state_of_its_own(
+    plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path
+) -> None:
+    state, kinds = tmp_path / "state", ["momentum", "adam", "yogi", "mean", "adam", "momentum"]
+
+    def text(kind: str) -> str:
+        return str(tools.plan(plain_bundle, rounds=len(kinds), more=f'[aggregate]\nserver = "{kind}"\n'))
+
+    for at, kind in enumerate(kinds):
+        # Each plan in a process of its own: what it goes on from is what is on disk.
+        with tools.served(state) as address, Operator(address) as operator:
+            if not at:
+                run_id = operator.start_run(text(kind), tmp_path)
+            else:
+                operator.resume_run(run_id, text(kind), tmp_path)
+            device = fleet(address, "a")
+            device.join()
+            order = device.order(round=at + 1)
+            assert device.send(device.answer(order, 1.0)).verdict is Verdict.ACCEPTED
+            tools.until(lambda: operator.status(run_id)[0].rounds[at + 1].state != "open", "the end of the round")  # noqa: B023
+            if at + 1 < len(kinds):
+                assert operator.pause_run(run_id) == "paused"
+                assert operator.status(run_id)[0].rounds[at + 1].state == "closed"
+            else:
+                assert tools.finished(operator, run_id).state == "finished"
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_late_report_that_was_taken_counts_also_when_the_run_goes_on_by_another_plan(
+    plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path, restarts: bool
+) -> None:
+    def plan(staleness: int, train: str) -> str:
+        more = f'[aggregate]\nweight = []\nnormalise = "none"\nstaleness = {staleness}\n{train}'
+        return str(tools.plan(plain_bundle, rounds=2, devices=3, quorum=0.5, enough=0.6, late=2, more=more))
+
+    state = tmp_path / "state"
+
+    def joined(address: str) -> dict[str, Any]:
+        # A round waits for those of the round before: the last that join.
+        devices = {name: fleet(address, name) for name in "cab"}
+        for device in devices.values():
+            device.join()
+        return devices
+
+    with tools.served(state) as address, Operator(address) as operator:
+        run_id = operator.start_run(plan(1, ""), tmp_path)
+        devices = joined(address)
+        orders = {name: device.order(1) for name, device in devices.items()}
+        for name in "ab":
+            devices[name].send(devices[name].answer(orders[name], 1.0))
+        for name in "ab":
+            devices[name].order(2)
+        late = devices["c"].answer(orders["c"], 4.0)
+        assert devices["c"].send(late).verdict is Verdict.ACCEPTED
+        assert operator.pause_run(run_id) == "paused"
+        with pytest.raises(RefusedError, match="round 2 holds late reports, and this plan takes none"):
+            operator.resume_run(run_id, tools.plan(plain_bundle, rounds=2, devices=3), tmp_path)
+        operator.resume_run(run_id, plan(2, "[train]\nepochs = 3\n"), tmp_path)
+        if not restarts:
+            _finish_second(operator, run_id, devices, late)
+            status = tools.finished(operator, run_id)
+    if restarts:
+        with tools.served(state) as address, Operator(address) as operator:
+            _finish_second(operator, run_id, joined(address), late)
+            status = tools.finished(operator, run_id)
+    assert status.state == "finished"
+    first, last = (_moved(state, status.rounds[number].head_version, plain_bundle) for number in (1, 2))
+    # Two reports of this round, and one that counts by the plan that is on.
+    assert last - first == pytest.approx((2 * 1.0 + 0.25 * 4.0) / 2.25, abs=1e-5)
+
+
+def _finish_second(operator: Operator, run_id: str, devices: dict[str, Any], late: Any) -> None:
+    orders = {name: device.order(2) for name, device in devices.items()}
+    # Two of three are enough.
+    for name in "ca":
+        assert devices[name].send(devices[name].answer(orders[name], 1.0)).verdict is Verdict.ACCEPTED
+    assert devices["c"].send(late).verdict is Verdict.DUPLICATE
