@@ -111,6 +111,22 @@ async def open_run(rooms: Rooms, run_id: str, now_s: float) -> ActiveRun:
     return run
 
 
+async def take_newest(rooms: Rooms, run: ActiveRun) -> None:
+    """Let a run go on with the newest head as it is on disk, and with what stands there beside it.
+
+    Raises:
+        StoreError: it cannot be read now; nothing changed.
+    """
+    row = await rooms.store.read(runs.row, run.run_id)
+    head = await rooms.store.read(_newest_head, row)
+    start = trees.version(run.bundle.initial_head())
+    downlink = await rooms.store.read(_downlink, run.run_id, head, start)
+    basis = await rooms.store.read(training_bases.get, run.run_id)
+    server = await rooms.store.read(server_states.get, run.run_id)
+    run.move_head(head, downlink)
+    run.basis, run.server = basis, server
+
+
 async def _bundle_of(rooms: Rooms, bundle_id: str) -> Bundle:
     """The bundle of a run, from this state folder or from the database's copy; and a copy there, if it has none."""
     try:

@@ -255,7 +255,7 @@ def close_round(
     said: str = "",
     server: Tree | None = None,
     judged: str = "",
-) -> None:
+) -> bool:
     """Write down the head after a round, what devices will hold of it, how good it is, and in which coordinates they
     train from now on; once.
 
@@ -263,11 +263,14 @@ def close_round(
         said: how the head was made, in words, or what became of control variates; "" for the mean of changes.
         server: the state of the server optimiser from now on; None or empty: it has none.
         judged: see :func:`coordinator.run.evaluation.judged_by`.
+
+    Returns:
+        False when it was there already, perhaps with another head: noise is another each time.
     """
     with db.writing() as connection:
         if _stands(connection, run.run_id, number, run.machine.attempt, "closed"):
             run.sent.clear()
-            return
+            return False
         _write_sent(connection, run, number)
         version = heads.put(connection, head)
         runs.close_round(connection, run.run_id, number, head_version=version, accuracy=accuracy, loss=loss)
@@ -290,6 +293,7 @@ def close_round(
             # Of the round that has just closed they stay, for whoever wants to know how its head came about.
             pruning.forget_bytes(connection, run.run_id, number - 1)
     run.sent.clear()
+    return True
 
 
 def enough(db: Database, run: ActiveRun) -> str:

@@ -20,7 +20,7 @@ from coordinator.run.evaluation import figures_of, judged_by
 from coordinator.run.reports.aggregation import Fold
 from coordinator.run.reports.masked_fold import MaskedFold
 from coordinator.run.reports.statistics_fold import StatisticsFold
-from coordinator.run.resume import Rooms
+from coordinator.run.resume import Rooms, take_newest
 from coordinator.run.rounds.round_events import (
     FINAL,
     Abandon,
@@ -108,6 +108,8 @@ class RunDriver:
         self._settled = asyncio.Event()
         self._settled.set()
         self.end, self.unwritten = ("failed", "ended by an error that could not be written down"), ""
+        # The newest round whose head is on disk and was taken from there, or made here.
+        self._moved_in = 0
         self._finding_out: set[asyncio.Task[None]] = set()
         self._reading: Batching[report_transactions.Arrived, report_transactions.Read]
         self._reading = Batching(self._read, gathers=True)
@@ -567,9 +569,20 @@ class RunDriver:
         self._publish()
 
     async def _close(self, action: Close) -> None:
-        run, rooms = self.run, self._rooms
+        run = self.run
         # Whoever still works on this round does so in vain.
         self._publish()
+        if self._moved_in != action.round:
+            await self._move_head(action)
+        # Asked again when that fails, of the head as it is then: it moves once a round.
+        enough = await self._store.do(round_transactions.enough, run)
+        self.feed(Settled())
+        self._settled.set()
+        if enough:
+            self.feed(Enough(enough))
+
+    async def _move_head(self, action: Close) -> None:
+        run, rooms = self.run, self._rooms
         await rooms.store.do(round_transactions.agree, run, action.round)
         if run.masking is not None and isinstance(run.fold, MaskedFold):
             await run.masking.unmask(action.round, run.fold.sent, self._publish)
@@ -589,7 +602,7 @@ class RunDriver:
         server = None
         if isinstance(run.fold, Fold):
             server, said = run.fold.server_after, run.fold.said
-        await rooms.store.do(
+        is_new = await rooms.store.do(
             round_transactions.close_round,
             run,
             action.round,
@@ -602,9 +615,14 @@ class RunDriver:
             server,
             judged,
         )
-        run.move_head(head, downlink)
-        run.server = server or run.server
-        run.basis = basis or run.basis
+        if is_new:
+            run.move_head(head, downlink)
+            run.server = server or run.server
+            run.basis = basis or run.basis
+        else:
+            # Its commit was not answered.
+            await take_newest(rooms, run)
+        self._moved_in = action.round
         if said:
             run.said = run.said if run.corrects else said
             log.info("%s: round %d: %s", run.run_id, action.round, said)
@@ -612,11 +630,6 @@ class RunDriver:
             log.warning("%s round %d: %s: %s", run.run_id, action.round, remark.device_id, remark.text)
         shown = "" if accuracy is None else f", {MEASURES[run.bundle.manifest.task]} {accuracy:.4f}"
         log.info("%s: round %d closed with %d reports%s", run.run_id, action.round, len(action.reported), shown)
-        enough = await rooms.store.do(round_transactions.enough, run)
-        self.feed(Settled())
-        self._settled.set()
-        if enough:
-            self.feed(Enough(enough))
 
     async def _end(self, state: str, reason: str) -> None:
         assert self.run.machine.state in FINAL or state == "finished"

@@ -15,8 +15,10 @@ from lossy_proxy import LossyProxy
 from stored_runs import started
 
 from coordinator.operator.client import Operator
-from coordinator.run import report_transactions
+from coordinator.run import report_transactions, round_transactions
 from coordinator.run.reports.aggregation import Fold
+from coordinator.run.rounds.round_events import State
+from coordinator.run.run import ActiveRun
 from coordinator.store import runs
 from coordinator.store.database import AlreadyThereError, Database, sqlite_url
 from coordinator.store.models import heads
@@ -106,6 +108,55 @@ def test_a_report_whose_commit_was_not_answered_is_in_the_head(
         "a": "accepted",
         "b": "accepted",
     }
+
+
+def test_a_head_moves_once_a_round_also_when_the_books_cannot_be_read_after_that(
+    plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed: list[int] = []
+    real = round_transactions.enough
+
+    def fails_once(db: Database, run: ActiveRun) -> str:
+        if run.machine.round not in failed and run.machine.state is State.SETTLING:
+            failed.append(run.machine.round)
+            raise StoreError("the server is shutting down", where="database")
+        return real(db, run)
+
+    monkeypatch.setattr(round_transactions, "enough", fails_once)
+    with tools.served(tmp_path / "state") as address, Operator(address) as operator:
+        run_id = operator.start_run(tools.plan(plain_bundle, rounds=2), tmp_path)
+        device = fleet(address, "a")
+        device.join()
+        for number in (1, 2):
+            order = device.order(number)
+            assert order.head_version == operator.status(run_id)[0].rounds[number - 1].head_version
+            device.send(device.answer(order, 1.0))
+        status = tools.finished(operator, run_id)
+    assert failed == [1, 2]
+    for number in (1, 2):
+        version = status.rounds[number].head_version or ""
+        assert _moved(sqlite_url(tmp_path / "state/coordinator.db"), plain_bundle, version) == number
+
+
+def test_a_head_whose_commit_was_not_answered_is_the_one_that_is_trained_from_whatever_noise_was_drawn_since(
+    postgres: str, plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path
+) -> None:
+    port = postgres.rpartition(":")[2].partition("/")[0]
+    proxy = LossyProxy(int(port))
+    noisy = '[aggregate]\nweight = []\nnormalise = "none"\n[privacy]\nclip = 1\nnoise = 1\nepsilon = 100\n'
+    with tools.served(tmp_path / "state", postgres.replace(f":{port}/", f":{proxy.port}/")) as address:
+        device = fleet(address, "a")
+        device.join()
+        with Operator(address) as operator:
+            proxy.lose_next_commit(after=b"INSERT INTO shown")
+            run_id = operator.start_run(tools.plan(plain_bundle, rounds=2, more=noisy), tmp_path)
+            device.send(device.answer(device.order(1), 1.0))
+            order = device.order(2)
+            assert proxy.lost == 1
+            assert order.head_version == operator.status(run_id)[0].rounds[1].head_version
+            assert device.send(device.answer(order, 1.0)).verdict is Verdict.ACCEPTED
+            assert tools.finished(operator, run_id).state == "finished"
+    proxy.close()
 
 
 def test_only_a_taken_key_means_that_a_row_is_there_already(db: Database) -> None:
