@@ -280,13 +280,13 @@ class RunScheduler:
             self.preparing.discard(run_id)
             await self.end(run_id, "failed", str(error))
             return
-        except StoreError as error:
-            # A full disk is no fault of the run.
+        except (StoreError, OSError) as error:
+            # A full disk is no fault of the run, and neither is a machine without memory, or without file numbers.
             log.error("%s: %s; trying again", run_id, error)
             self.trouble[run_id] = str(error)
             # So that an operator can stop it meanwhile.
             self.preparing.discard(run_id)
-            if isinstance(error, NotHereError):
+            if isinstance(error, NotHereError | OSError):
                 self._not_before_s[run_id] = _now_s() + RETRY_S
             else:
                 await asyncio.sleep(RETRY_S)

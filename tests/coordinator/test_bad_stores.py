@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import pytest
 from sqlalchemy import text
 
 from coordinator.operator.client import Operator
+from coordinator.run import resume
 from coordinator.store.database import DamagedError, Database, sqlite_url
 from protos.errors import StoreError
 from protos.orders import Verdict
@@ -129,6 +131,28 @@ def test_a_bundle_that_is_not_here_is_a_wait_that_holds_up_nobody_and_can_be_sto
         order = device.order()
         assert order.run_id == one
         assert device.send(device.answer(order, 1.0)).verdict is Verdict.ACCEPTED
+
+
+def test_a_machine_without_memory_fails_no_run_that_is_to_begin(
+    plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed: list[int] = []
+    real = resume.train_inputs
+
+    def fails_once(*args: Any, **kwargs: Any) -> Any:
+        if not failed:
+            failed.append(errno.ENOMEM)
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(resume, "train_inputs", fails_once)
+    with tools.served(tmp_path / "state") as address, Operator(address) as operator:
+        run_id = operator.start_run(tools.plan(plain_bundle), tmp_path)
+        device = fleet(address, "a")
+        device.join()
+        assert device.send(device.answer(device.order(), 1.0)).verdict is Verdict.ACCEPTED
+        assert tools.finished(operator, run_id).state == "finished"
+    assert failed
 
 
 def test_a_lock_passes_and_a_missing_table_does_not(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,3 +89,23 @@ def test_a_coordinator_that_was_taken_over_ends_and_its_run_goes_on_in_the_other
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_run_whose_bundle_comes_from_the_database_needs_room_in_the_state_folder_alone_and_waits_for_it(
+    postgres: str, plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    with tools.served(one, postgres) as address, Operator(address) as operator:
+        run_id = operator.start_run(tools.plan(plain_bundle), tmp_path)
+    # The other's folder for temporary files cannot be used, and its bundles have no place either, at first.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    two.mkdir()
+    (two / "bundles").write_bytes(b"no folder")
+    with tools.served(two, postgres) as address, Operator(address) as operator:
+        tools.until(lambda: "cannot be opened now" in operator.status(run_id)[0].reason, "the wait for room")
+        assert "free space in the state directory" in operator.status(run_id)[0].reason
+        (two / "bundles").unlink()
+        device = fleet(address, "a")
+        device.join()
+        assert device.send(device.answer(device.order(), 1.0)).verdict is Verdict.ACCEPTED
+        assert tools.finished(operator, run_id).state == "finished"

@@ -14,6 +14,8 @@ from protos.model.bundle import Bundle, open_bundle
 from protos.model.manifest import MANIFEST_FILE
 from protos.trust.signed import BUNDLE_SIGNATURE
 
+_FREE = "free space in the state directory"
+
 
 class NotHereError(StoreError):
     """A file that a run needs is not in this state folder. It may be in another one, and can be brought here."""
@@ -55,11 +57,7 @@ class BundleStore:
         if place.exists():
             _bring_signature(bundle.path, place)
             return open_bundle(place)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            part = Path(tempfile.mkdtemp(dir=self.folder, prefix=".part-"))
-        except OSError as error:
-            raise StoreError(f"cannot be written ({error.strerror})", where=str(self.folder)) from error
+        part = self._part()
         try:
             for name in [*bundle.manifest.files, MANIFEST_FILE]:
                 with (bundle.path / name).open("rb") as source, write_whole(part / name) as target:
@@ -69,8 +67,7 @@ class BundleStore:
             os.replace(part, place)
             force_to_disk(self.folder)
         except OSError as error:
-            fix = "free space in the state directory"
-            raise StoreError(f"cannot be copied ({error.strerror})", where=str(bundle.path), fix=fix) from error
+            raise StoreError(f"cannot be copied ({error.strerror})", where=str(bundle.path), fix=_FREE) from error
         finally:
             shutil.rmtree(part, ignore_errors=True)
         return open_bundle(place)
@@ -82,13 +79,26 @@ class BundleStore:
             StoreError: it cannot be written.
             ModelError, IntegrityError: these are not its files.
         """
-        with tempfile.TemporaryDirectory(prefix="bundle-") as folder:
+        part = self._part()
+        try:
             for name, data in files.items():
-                (Path(folder) / name).write_bytes(data)
-            found = open_bundle(Path(folder))
+                (part / name).write_bytes(data)
+            found = open_bundle(part)
             if found.bundle_id != bundle_id:
                 raise IntegrityError(f"is {found.bundle_id}", where=f"bundle {bundle_id}", fix="copy it again")
             return self.keep(found)
+        except OSError as error:
+            raise StoreError(f"cannot be written ({error.strerror})", where=str(self.folder), fix=_FREE) from error
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+    def _part(self) -> Path:
+        """A new folder for what is not whole yet, on the disk of the state: another may be full, or of another user."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            return Path(tempfile.mkdtemp(dir=self.folder, prefix=".part-"))
+        except OSError as error:
+            raise StoreError(f"cannot be written ({error.strerror})", where=str(self.folder), fix=_FREE) from error
 
     def sign(self, bundle_id: str, signature: bytes) -> None:
         """Keep another signature of a bundle that is here. Raises StoreError: it cannot be written."""

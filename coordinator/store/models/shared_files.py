@@ -11,6 +11,7 @@ from sqlalchemy import delete, select
 
 from coordinator.store.database import Database
 from coordinator.store.tables import shared_files
+from protos.errors import StoreError
 
 BUNDLES, EVALUATIONS = "bundles/", "evaluations"
 
@@ -19,16 +20,19 @@ def share(db: Database, folder: str, files: Iterable[Path]) -> None:
     """Keep copies of these files under ``folder``, unless they are there: their names say what is in them.
 
     Raises:
-        StoreError: cannot be written now.
+        StoreError: a file cannot be read, or nothing can be written now.
     """
     if db.dialect == "sqlite":
         return
     with db.reading() as connection:
         query = select(shared_files.c.name).where(shared_files.c.folder == folder)
         there = set(connection.execute(query).scalars())
-    rows = [
-        {"folder": folder, "name": path.name, "data": path.read_bytes()} for path in files if path.name not in there
-    ]
+    try:
+        rows = [
+            {"folder": folder, "name": path.name, "data": path.read_bytes()} for path in files if path.name not in there
+        ]
+    except OSError as error:
+        raise StoreError(f"cannot be read ({error.strerror})", where=str(error.filename)) from error
     if rows:
         with db.writing() as connection:
             connection.execute(shared_files.insert(), rows)

@@ -1,7 +1,8 @@
 """The coordinator as a process that can die: real run scheduler, driver, services and SQLite, on virtual time.
 
 What is not real: the three threads are queues of the event loop, since a thread of its own would not be a function of
-the seed; and the disk can be cut before or after each commit, be full for a while, and be slow.
+the seed; and the disk can be cut before or after each commit, be full for a while, and be slow. Of later seeds reads
+fail as well, as they do beside a server that is started anew.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import asyncio
 import random
 import sqlite3
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+from sqlalchemy import Connection
 from virtual_time import Died, VirtualLoop
 
 from coordinator.run.resume import Rooms
@@ -23,6 +26,7 @@ from coordinator.server.run_scheduler import RunScheduler
 from coordinator.server.services.device_service import DeviceService
 from coordinator.store.database import Database, sqlite_url
 from coordinator.store.models.bundle_store import BundleStore
+from protos.errors import StoreError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -34,6 +38,7 @@ class Disk:
     Attributes:
         faulty: whether anything goes wrong at all.
         share: of commits that something happens to.
+        reads_share: of looks into the books that fail.
         full: every commit fails.
         slow: works of the database may take seconds.
         committed: called after each commit that is on disk.
@@ -43,6 +48,7 @@ class Disk:
     def __init__(self, dice: random.Random) -> None:
         self._dice = dice
         self.faulty, self.share, self.full, self.slow = True, 0.03, False, False
+        self.reads_share = 0.0
         self.committed: Callable[[], None] = lambda: None
         self.die_in: int | None = None
         self.counts: Counter[str] = Counter()
@@ -78,6 +84,18 @@ class Disk:
                 raise sqlite3.OperationalError("the connection was lost")
 
         dialect.do_commit = do_commit
+        reading = db.reading
+
+        @contextmanager
+        def may_fail() -> Iterator[Connection]:
+            # A coordinator that cannot read when it starts ends, and is started again: no more than a death.
+            if self.faulty and self.reads_share and process.up and self._dice.random() < self.reads_share:
+                self.counts["reads that failed"] += 1
+                raise StoreError("the server is shutting down", where="database")
+            with reading() as connection:
+                yield connection
+
+        db.reading = may_fail  # type: ignore[method-assign]
 
     def _dies(self) -> bool:
         if self.die_in is None or not self.faulty:

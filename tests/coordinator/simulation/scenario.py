@@ -16,6 +16,8 @@ STRAGGLERS_FROM = 10_000
 SEVERAL_FROM = 30_000
 # From this seed on a planner draws whom it asks, and rounds wait for no report; one run again.
 PLANNED_FROM = 50_000
+# From this seed on reads fail as well; of three seeds one has one run, one several, and one a planner.
+READS_FROM = 90_000
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Scenario:
         beside, priority, share, start_from: likewise; of seeds from :data:`SEVERAL_FROM` on.
         others: further runs, with the second at which each is started.
         fleet_j: joules that a planner has for all boards; None: everyone is asked. Of seeds from :data:`PLANNED_FROM`.
+        reads_share: of looks into the books that fail. Of seeds from :data:`READS_FROM`.
         number: of the run, from 1.
     """
 
@@ -68,6 +71,7 @@ class Scenario:
     start_from: str = ""
     others: tuple[tuple[float, Scenario], ...] = ()
     fleet_j: float | None = None
+    reads_share: float = 0.0
     number: int = 1
 
     @property
@@ -156,6 +160,10 @@ def scenario(seed: int) -> Scenario:
         events=tuple(sorted(events)),
         **slow,
     )
+    if seed >= READS_FROM:
+        made = replace(made, reads_share=random.Random(f"reads {seed}").choice((0.02, 0.1, 0.3)))
+        kinds = (lambda one: one, _several, _planned)
+        return kinds[seed % 3](made)
     if seed >= PLANNED_FROM:
         return _planned(made)
     return _several(made) if seed >= SEVERAL_FROM else made

@@ -68,7 +68,7 @@ class World:
         self._folder, self._bundle_path, self._log = folder, bundle, log
         self._wrong_s = 0.0
         self.disk = Disk(random.Random(f"disk {seed}"))
-        self.disk.share = self.scenario.disk_share
+        self.disk.share, self.disk.reads_share = self.scenario.disk_share, self.scenario.reads_share
         self.network = Network(self.loop, random.Random(f"network {seed}"), self._service)
         self.network.share = self.scenario.network_share or 1e-9
         self.network.arrived, self.network.answered = self._arrived, self._answered
