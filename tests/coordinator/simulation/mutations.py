@@ -124,7 +124,22 @@ def late_reports_are_forgotten() -> Any:
     return patch.object(reports, "counting_in", counting_in)
 
 
-# By the item of the review that found them.
+def a_head_moves_again_when_its_round_is_closed_again() -> Any:
+    """A round whose close failed after it was on disk is closed from the beginning."""
+    real = round_transactions.close_round
+
+    def close_round(*args: Any) -> bool:
+        real(*args)
+        return True
+
+    never = property(lambda driver: 0, lambda driver, number: None)
+    return _all(
+        patch.object(RunDriver, "_moved_in", never, create=True),
+        patch.object(round_transactions, "close_round", close_round),
+    )
+
+
+# By the item of the review that found them, and then in their order.
 MUTATIONS: dict[int, Callable[[], Any]] = {
     1: acknowledged_reports_are_not_folded_again,
     2: reports_being_written_do_not_count,
@@ -133,4 +148,5 @@ MUTATIONS: dict[int, Callable[[], Any]] = {
     5: a_restart_forgets_who_was_asked,
     6: waiting_is_silence,
     7: late_reports_are_forgotten,
+    8: a_head_moves_again_when_its_round_is_closed_again,
 }
