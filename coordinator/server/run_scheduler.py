@@ -27,7 +27,7 @@ from coordinator.run.run_transactions import Queued
 from coordinator.server.fleet import Fleet
 from coordinator.server.traces import Traces
 from coordinator.server.upgrades import Upgrades
-from coordinator.store import clock, devices
+from coordinator.store import clock, devices, runs
 from coordinator.store.database import DamagedError
 from coordinator.store.models.bundle_store import NotHereError
 from protos.catalog import hint
@@ -286,7 +286,7 @@ class RunScheduler:
             self.trouble[run_id] = str(error)
             # So that an operator can stop it meanwhile.
             self.preparing.discard(run_id)
-            if isinstance(error, NotHereError | OSError):
+            if isinstance(error, NotHereError) or not isinstance(error, EdgejouleError):
                 self._not_before_s[run_id] = _now_s() + RETRY_S
             else:
                 await asyncio.sleep(RETRY_S)
@@ -648,10 +648,20 @@ class RunScheduler:
                 return driver
             if not await self._store.do(report_transactions.may_come_later, run_id, number, device_id):
                 return None
+            if waited_s >= OPENING_S and await self._waits_for_others(run_id, number):
+                return None
             if waited_s >= OPENING_S or self._closing:
                 raise StoreError("the run is still being opened", where=run_id, fix="send the report again")
             await asyncio.sleep(TICK_S)
             waited_s += TICK_S
+
+    async def _waits_for_others(self, run_id: str, number: int) -> bool:
+        """Whether a run waits for its turn behind others, between two attempts. Its devices are asked again when that
+        comes. Until then a report of an earlier attempt would keep its device from the runs that are on, one of which
+        may wait for this very device."""
+        if not self.drivers or run_id in self.drivers or run_id in self.preparing:
+            return False
+        return await self._store.read(runs.is_between_attempts, run_id, number)
 
     async def leave(self, device_id: str, session: str, settled: Iterable[SettledEnergy], reason: str) -> None:
         """A device says goodbye: no round waits for it."""

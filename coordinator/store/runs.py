@@ -266,6 +266,12 @@ def is_unfinished(connection: Connection, run_id: str, number: int) -> bool:
     return connection.execute(query).scalar() in ("open", "abandoned")
 
 
+def is_between_attempts(connection: Connection, run_id: str, number: int) -> bool:
+    """Whether the newest attempt at this round has ended, and there will be another."""
+    query = select(rounds.c.state).where(rounds.c.run_id == run_id, rounds.c.round == number)
+    return connection.execute(query).scalar() == "abandoned"
+
+
 def last_round(connection: Connection, run_id: str) -> RowMapping | None:
     """The newest round, whatever its state."""
     query = select(rounds).where(rounds.c.run_id == run_id).order_by(rounds.c.round.desc()).limit(1)

@@ -14,6 +14,7 @@ import pytest
 from coordinator import cli
 from coordinator.operator.client import Operator
 from coordinator.run.run_driver import RunDriver
+from coordinator.server import run_scheduler
 from protos.errors import RefusedError
 from protos.orders import Verdict
 from protos.v1 import edgejoule_pb2 as pb
@@ -173,3 +174,32 @@ def test_a_round_that_was_interrupted_is_not_one_that_the_run_has_already(
             operator.resume_run(run_id, text.replace("rounds = 3", "rounds = 1"), tmp_path)
         operator.resume_run(run_id, text.replace("rounds = 3", "rounds = 2"), tmp_path)
         assert operator.status(run_id)[0].rounds_planned == 2
+
+
+def test_a_report_of_a_run_that_waits_for_its_turn_keeps_its_device_from_no_run_that_waits_for_it(
+    address: str, plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_scheduler, "OPENING_S", 0.1)
+    with Operator(address) as operator:
+        text = tools.plan(plain_bundle, rounds=1, devices=2, quorum=1.0)
+        run_id = operator.start_run(text, tmp_path)
+        first, second = two(fleet, address)
+        assert first.send(first.answer(first.order(), 1.0)).verdict is Verdict.ACCEPTED
+        held = second.answer(second.order(), 1.0)
+        # Whose answer did not get through, all the while.
+        second.leave()
+        operator.pause_run(run_id)
+        behind = operator.start_run(text, tmp_path)
+        tools.until(lambda: "1 of 2 devices" in operator.status(behind)[0].reason, "the turn of the other run")
+        assert operator.resume_run(run_id) == "running"
+        second.join()
+        assert second.send(held).verdict is Verdict.LATE
+        for device in (first, second):
+            order = device.order()
+            assert order.run_id == behind
+            assert device.send(device.answer(order, 1.0)).verdict is Verdict.ACCEPTED
+        tools.finished(operator, behind)
+        again = second.order()
+        assert (again.run_id, again.attempt) == (run_id, 2)
+        assert second.send(second.answer(again, 3.0)).verdict is Verdict.ACCEPTED
+        assert tools.finished(operator, run_id).state == "finished"

@@ -66,6 +66,8 @@ class BundleStore:
             open_bundle(part)
             os.replace(part, place)
             force_to_disk(self.folder)
+        except StoreError:
+            raise
         except OSError as error:
             raise StoreError(f"cannot be copied ({error.strerror})", where=str(bundle.path), fix=_FREE) from error
         finally:
@@ -87,6 +89,8 @@ class BundleStore:
             if found.bundle_id != bundle_id:
                 raise IntegrityError(f"is {found.bundle_id}", where=f"bundle {bundle_id}", fix="copy it again")
             return self.keep(found)
+        except StoreError:
+            raise
         except OSError as error:
             raise StoreError(f"cannot be written ({error.strerror})", where=str(self.folder), fix=_FREE) from error
         finally:
