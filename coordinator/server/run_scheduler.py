@@ -236,9 +236,13 @@ class RunScheduler:
         try:
             while run.run_id not in self._unwritten:
                 try:
-                    if run.run_id not in await self._store.do(run_transactions.unfinished_runs):
+                    # As its plan is now: it may have rested meanwhile, and go on by another.
+                    queued = {
+                        queued_run.run_id: queued_run for queued_run in await self._store.do(run_transactions.queue)
+                    }
+                    if run.run_id not in queued or not queued[run.run_id].beside:
                         return
-                    await self._run_one(run)
+                    await self._run_one(queued[run.run_id])
                 except StoreError as error:
                     log.error("%s; trying again", error)
                 except Exception:
@@ -246,6 +250,8 @@ class RunScheduler:
                 await asyncio.sleep(RETRY_S)
         finally:
             self._beside.pop(run.run_id, None)
+            # Others, or this one, may have come while it was still held for one of those that are on.
+            self.want()
 
     async def _next_run(self) -> Queued | None:
         while True:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from coordinator.operator.client import Operator
+from coordinator.server import run_scheduler
 from coordinator.store.database import Database, sqlite_url
 from coordinator.store.models import heads
 from protos.errors import RefusedError
@@ -107,3 +108,33 @@ def _finish_second(operator: Operator, run_id: str, devices: dict[str, Any], lat
     for name in "ca":
         assert devices[name].send(devices[name].answer(orders[name], 1.0)).verdict is Verdict.ACCEPTED
     assert devices["c"].send(late).verdict is Verdict.DUPLICATE
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_run_beside_others_goes_on_with_the_priority_that_another_plan_gives_it_or_in_its_turn(
+    plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool
+) -> None:
+    claims: list[tuple[int, float]] = []
+    real = run_scheduler.Claim
+
+    def claim(priority: int, share: float, sequence: int) -> Any:
+        claims.append((priority, share))
+        return real(priority, share, sequence)
+
+    def plan(keys: str) -> str:
+        return str(tools.plan(plain_bundle)).replace("rounds = 1\n", f"rounds = 1\n{keys}\n")
+
+    monkeypatch.setattr(run_scheduler, "Claim", claim)
+    with tools.served(tmp_path / "state") as address, Operator(address) as operator:
+        run_id = operator.start_run(plan("beside = true"), tmp_path)
+        tools.until(lambda: "0 of 1 devices" in operator.status(run_id)[0].reason, "its turn")
+        operator.pause_run(run_id)
+        operator.resume_run(
+            run_id, plan("beside = true\npriority = 5\nshare = 3" if beside else "priority = 2"), tmp_path
+        )
+        tools.until(lambda: len(claims) == 2, "its turn")
+        device = fleet(address, "a")
+        device.join()
+        assert device.send(device.answer(device.order(), 1.0)).verdict is Verdict.ACCEPTED
+        assert tools.finished(operator, run_id).state == "finished"
+    assert claims == [(0, 1.0), (5, 3.0) if beside else (2, 1.0)]
