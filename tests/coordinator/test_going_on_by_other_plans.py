@@ -138,3 +138,33 @@ def test_a_run_beside_others_goes_on_with_the_priority_that_another_plan_gives_i
         assert device.send(device.answer(device.order(), 1.0)).verdict is Verdict.ACCEPTED
         assert tools.finished(operator, run_id).state == "finished"
     assert claims == [(0, 1.0), (5, 3.0) if beside else (2, 1.0)]
+
+
+def test_a_planner_that_another_plan_brings_does_without_the_reports_that_are_forgotten(
+    plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path
+) -> None:
+    def plan(more: str) -> str:
+        text = tools.plan(
+            plain_bundle, rounds=4, devices=2, more=f'[aggregate]\nweight = []\nnormalise = "none"\n{more}'
+        )
+        return str(text).replace('codec = "float32"', 'codec = "entropy_coded"', 1)
+
+    with tools.served(tmp_path / "state") as address, Operator(address) as operator:
+        run_id = operator.start_run(plan(""), tmp_path)
+        devices = {name: fleet(address, name) for name in "ab"}
+        for device in devices.values():
+            device.join()
+        held = {name: device.order(1) for name, device in devices.items()}
+        # What it reported is forgotten when the round after has closed.
+        assert devices["b"].send(devices["b"].answer(held["b"], 1.0)).verdict is Verdict.ACCEPTED
+        devices["b"].leave()
+        for number in (1, 2, 3):
+            order = held["a"] if number == 1 else devices["a"].order(number)
+            assert devices["a"].send(devices["a"].answer(order, 1.0)).verdict is Verdict.ACCEPTED
+        tools.until(lambda: operator.status(run_id)[0].rounds[3].state == "closed", "the third round")
+        operator.pause_run(run_id)
+        devices["b"].join()
+        operator.resume_run(run_id, plan("[budget]\nfleet_j = 60\n[planner]\npolicy = 'joules'\np_min = 1\n"), tmp_path)
+        for device in devices.values():
+            assert device.send(device.answer(device.order(4), 1.0)).verdict is Verdict.ACCEPTED
+        assert tools.finished(operator, run_id).state == "finished"

@@ -272,11 +272,14 @@ def _last_change(connection: Connection, run: ActiveRun, number: int) -> Tree | 
 
 
 def _remember(connection: Connection, run: ActiveRun, number: int) -> None:
-    """See to it that the last change of each device before this round is there, of its stored report."""
+    """See to it that the last change of each device before this round is there, of its stored report; not of one whose
+    bytes were forgotten, before the run had a plan that guesses."""
     for device_id, of_round in reports.newest(connection, run.run_id, number).items():
         if run.recent.round_of(device_id) == of_round:
             continue
-        report = parse_report(reports.data_of(connection, run.run_id, of_round, device_id))
+        if not (data := reports.data_of(connection, run.run_id, of_round, device_id)):
+            continue
+        report = parse_report(data)
         if report.steps_done and report.local_normaliser > 0:
             update = decode(report.update, run.bundle.manifest.head.shapes())
             update = update if run.basis is None else run.basis.back(update)
