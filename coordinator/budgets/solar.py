@@ -7,6 +7,7 @@ Between rows watts are linear; after the last row the day begins again.
 from __future__ import annotations
 
 import csv
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from protos.errors import DataError
 
 DAY_S = 86_400.0
 _MOST_ROWS = 100_000
+_MOST_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -47,21 +49,44 @@ class Trace:
         return float(np.diff(at) @ (watts[1:] + watts[:-1]) / 2)
 
 
+def read_table(path: Path) -> bytes:
+    """A CSV file that is a trace, as it is.
+
+    Raises:
+        DataError: it cannot be read, or is no trace.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})", where=str(path), fix="check budget.harvest") from error
+    if len(data) > _MOST_BYTES:
+        raise DataError(f"has more than {_MOST_BYTES} bytes", where=str(path), fix="give fewer rows")
+    parse_trace(data, where=str(path))
+    return data
+
+
 def read_trace(path: Path) -> Trace:
     """The trace in a CSV file.
 
     Raises:
         DataError: it cannot be read, or is no trace.
     """
-    where = str(path)
+    return parse_trace(read_table(path), where=str(path))
+
+
+def parse_trace(data: bytes, *, where: str) -> Trace:
+    """The trace that the bytes of a CSV file are.
+
+    Raises:
+        DataError: they are none.
+    """
     fix = "two columns with a header: seconds,watts (or hours,watts), ascending"
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [row for _, row in zip(range(_MOST_ROWS), csv.reader(file), strict=False) if row]
+        file = io.StringIO(data.decode("utf-8"), newline="")
+        rows = [row for _, row in zip(range(_MOST_ROWS), csv.reader(file), strict=False) if row]
         unit = {"seconds": 1.0, "hours": 3600.0}[rows[0][0].strip().lower()]
         table = np.array([[float(row[0]), float(row[1])] for row in rows[1:]], np.float64)
-    except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", where=where, fix="check budget.harvest") from error
     except (ValueError, KeyError, IndexError, UnicodeDecodeError, csv.Error) as error:
         raise DataError("is no table of a harvest", where=where, fix=fix) from error
     if len(table) < 2 or not np.isfinite(table).all() or (table[:, 1] < 0).any():

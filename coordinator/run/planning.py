@@ -18,7 +18,7 @@ from coordinator.aggregate.privacy import epsilon_of, rounds_within
 from coordinator.budgets import weights
 from coordinator.budgets.codec_error import ERROR
 from coordinator.budgets.plan_say import from_examples
-from coordinator.budgets.solar import read_trace
+from coordinator.budgets.solar import read_table
 from coordinator.run.reports.aggregation import settings_of
 from protos.catalog import hint
 from protos.datafiles.dataset import Dataset, account_of, check, fitted, in_vocabulary, load
@@ -46,12 +46,14 @@ class Prepared:
     Attributes:
         inputs: the train signature's inputs that orders carry.
         data: held-out examples in the model's input shape, or None when the plan names none.
+        harvest: the table of the harvest, as its file is now, or None when the plan names none.
     """
 
     plan: RunPlan
     bundle: Bundle
     inputs: Mapping[str, float]
     data: Dataset | None
+    harvest: bytes | None = None
 
 
 def prepare(plan_toml: str, directory: Path, *, where: str = "plan") -> Prepared:
@@ -70,10 +72,10 @@ def prepare(plan_toml: str, directory: Path, *, where: str = "plan") -> Prepared
     _check_task(plan, bundle.manifest, where)
     _check_closed_form(plan, bundle.manifest, where)
     _check_correction(plan, bundle.manifest, where)
-    _check_budgets(plan, directory, where)
+    harvest = _check_budgets(plan, directory, where)
     _check_privacy(plan, where)
     data = held_out(plan, bundle.manifest, directory)
-    return Prepared(plan, bundle, inputs, data)
+    return Prepared(plan, bundle, inputs, data, harvest)
 
 
 def plugins_of(plan: RunPlan) -> tuple[Plugin, ...]:
@@ -195,15 +197,17 @@ def _check_correction(plan: RunPlan, manifest: Manifest, where: str) -> None:
         )
 
 
-def _check_budgets(plan: RunPlan, directory: Path, where: str) -> None:
+def _check_budgets(plan: RunPlan, directory: Path, where: str) -> bytes | None:
+    """The table of the plan's harvest, if it names one."""
     if plan.planner.policy != "none" and plan.update.codec not in ERROR:
         raise PlanError(
             f"the planner needs an unbiased codec with bits to choose, and {plan.update.codec!r} is none",
             where=f"{where}: update.codec",
             fix=f"take {', '.join(sorted(ERROR))}",
         )
-    if plan.budget.harvest is not None:
-        read_trace(directory / Path(plan.budget.harvest).expanduser())
+    if plan.budget.harvest is None:
+        return None
+    return read_table(directory / Path(plan.budget.harvest).expanduser())
 
 
 def held_out(plan: RunPlan, manifest: Manifest, directory: Path) -> Dataset | None:

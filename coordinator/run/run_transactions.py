@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from coordinator.run.run import ActiveRun
 from coordinator.store import clock, devices, reports, runs
 from coordinator.store.database import Database
-from coordinator.store.models import heads
+from coordinator.store.models import harvests, heads
 from protos.errors import EdgejouleError, RefusedError
 from protos.orders import DeviceCard
 from protos.plan.plan import RunPlan, parse
@@ -42,11 +42,13 @@ def pause_run(db: Database, run_id: str) -> None:
         runs.change(connection, run_id, state="paused", reason="paused by an operator")
 
 
-def resume_run(db: Database, run_id: str, plan: RunPlan | None, plan_toml: str, directory: str) -> None:
+def resume_run(
+    db: Database, run_id: str, plan: RunPlan | None, plan_toml: str, directory: str, harvest: bytes | None = None
+) -> None:
     """Let a run that rests wait for its turn again.
 
     Args:
-        plan: another one than it has, or None; with its text and folder.
+        plan: another one than it has, or None; with its text and folder, and the table of its harvest.
 
     Raises:
         RefusedError: it does not rest, or cannot go on by this plan.
@@ -88,6 +90,7 @@ def resume_run(db: Database, run_id: str, plan: RunPlan | None, plan_toml: str, 
             )
         if plan.run.rounds <= max(0, closed):
             raise RefusedError(f"has {closed} rounds already", where=run_id, fix=f"plan more than {closed} rounds")
+        harvests.keep(connection, run_id, harvest)
         runs.note(connection, run_id, None, "resumed", f"by another plan: {plan.plan_id}, before {row['plan_id']}")
         runs.change(connection, run_id, state=state, reason="", **_by(plan, plan_toml, directory))
 

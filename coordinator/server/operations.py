@@ -127,6 +127,7 @@ class Operations:
             bundle_id=bundle.bundle_id,
             rounds_planned=plan.run.rounds,
             initial_head=trees.version(head),
+            harvest=prepared.harvest,
         )
         return new, head
 
@@ -206,7 +207,7 @@ class Operations:
                 :func:`coordinator.run.run_transactions.resume_run`.
         """
         run_id = await self._store.read(runs.resolve, name)
-        plan = None
+        plan = harvest = None
         if plan_toml:
             base = Path(directory)
             if not base.is_absolute():
@@ -216,9 +217,9 @@ class Operations:
             if prepared.bundle.bundle_id != row["bundle_id"]:
                 fix = "take the same bundle, or start a run with run.start_from"
                 raise RefusedError(f"trains the bundle {brief(row['bundle_id'])}", where=run_id, fix=fix)
-            plan = prepared.plan
+            plan, harvest = prepared.plan, prepared.harvest
         with self._wanting():
-            await self._store.do(run_transactions.resume_run, run_id, plan, plan_toml, directory)
+            await self._store.do(run_transactions.resume_run, run_id, plan, plan_toml, directory, harvest)
         log.info("%s: resumed%s", run_id, " by another plan" if plan is not None else "")
         return await self._store.read(_state, run_id)
 

@@ -206,6 +206,7 @@ class _World:
             bundle_id=bundle.bundle_id,
             rounds_planned=plan.run.rounds,
             initial_head=trees.version(head),
+            harvest=prepared.harvest,
         )
         run_transactions.add_run(self.db, new, head)
         self._scheduler.want()

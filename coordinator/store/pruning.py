@@ -16,7 +16,7 @@ from pathlib import Path
 from sqlalchemy import Connection, delete, select, text, update
 
 from coordinator.store.database import Database
-from coordinator.store.models import shared_files
+from coordinator.store.models import harvests, shared_files
 from coordinator.store.runs import OPEN_STATES
 from coordinator.store.tables import (
     account_marks,
@@ -116,6 +116,7 @@ def _ended(db: Database) -> list[tuple[str, float]]:
 def _forget(connection: Connection, run_id: str) -> None:
     for table in _OF_RUN:
         connection.execute(delete(table).where(table.c.run_id == run_id))
+    harvests.forget(connection, run_id)
     named = (
         select(rounds.c.head_version).where(rounds.c.head_version.is_not(None)),
         select(runs.c.initial_head),

@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, and_, bindparam, f
 
 from coordinator.budgets.order_line import OrderLine
 from coordinator.store import clock, reports
+from coordinator.store.models import harvests
 from coordinator.store.tables import events, heads, orders, rounds, runs
 from protos.errors import UnknownRunError
 
@@ -24,7 +25,7 @@ GOING_STATES = ("waiting", "running")
 
 @dataclass(frozen=True)
 class NewRun:
-    """What is written down when a run is started."""
+    """What is written down when a run is started; the table of its harvest, if it has one, in a place of its own."""
 
     run_id: str
     name: str
@@ -34,6 +35,7 @@ class NewRun:
     bundle_id: str
     rounds_planned: int
     initial_head: str
+    harvest: bytes | None = None
 
 
 def add(connection: Connection, run: NewRun, *, state: str = "waiting") -> None:
@@ -41,13 +43,15 @@ def add(connection: Connection, run: NewRun, *, state: str = "waiting") -> None:
     sequence = (connection.execute(select(func.max(runs.c.sequence))).scalar() or 0) + 1
     connection.execute(
         runs.insert().values(
-            **vars(run),
+            **{name: value for name, value in vars(run).items() if name != "harvest"},
             sequence=sequence,
             state=state,
             reason="" if state == SCHEDULED else "being prepared",
             started_unix_s=clock.unix_s(),
         )
     )
+    if run.harvest is not None:
+        harvests.keep(connection, run.run_id, run.harvest)
 
 
 def row(connection: Connection, run_id: str) -> RowMapping:

@@ -222,7 +222,7 @@ devices = Table(
 shared_files = Table(
     "shared_files",
     metadata,
-    Column("folder", String(256), primary_key=True),  # "bundles/ID" or "evaluations"
+    Column("folder", String(256), primary_key=True),  # "bundles/ID", "evaluations" or "harvests"
     Column("name", String(256), primary_key=True),
     Column("data", LargeBinary, nullable=False),
 )

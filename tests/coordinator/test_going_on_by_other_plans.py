@@ -110,6 +110,36 @@ def _finish_second(operator: Operator, run_id: str, devices: dict[str, Any], lat
     assert devices["c"].send(late).verdict is Verdict.DUPLICATE
 
 
+def test_a_harvest_is_the_one_that_a_run_was_given_with_its_plan_whatever_becomes_of_the_file(
+    plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path
+) -> None:
+    state, table = tmp_path / "state", tmp_path / "sun.csv"
+
+    def plan(rounds: int) -> str:
+        return str(tools.plan(plain_bundle, rounds=rounds, more='[budget]\nharvest = "sun.csv"\nbattery_j = 1000\n'))
+
+    def granted(run_id: str, address: str, number: int) -> float:
+        device = fleet(address, "a")
+        device.join()
+        order = device.order(number)
+        assert device.send(device.answer(order, 1.0)).verdict is Verdict.ACCEPTED
+        return float(order.budget_j or 0.0)
+
+    # So little that the day's time does not matter.
+    table.write_text("hours,watts\n0,0.001\n24,0.001\n")
+    with tools.served(state) as address, Operator(address) as operator:
+        run_id = operator.start_run(plan(2), tmp_path)
+        table.write_text("hours,watts\n0,50000\n24,50000\n")
+        assert granted(run_id, address, 1) < 1001
+        tools.until(lambda: operator.status(run_id)[0].rounds[1].state == "closed", "the round")
+        operator.pause_run(run_id)
+    table.unlink()
+    with tools.served(state) as address, Operator(address) as operator:
+        operator.resume_run(run_id)
+        assert granted(run_id, address, 2) < 1001
+        assert tools.finished(operator, run_id).state == "finished"
+
+
 @pytest.mark.parametrize("beside", [True, False])
 def test_a_run_beside_others_goes_on_with_the_priority_that_another_plan_gives_it_or_in_its_turn(
     plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from sqlalchemy import Connection
 
@@ -65,9 +64,9 @@ def _planner_of(
     connection: Connection, run: ActiveRun, number: int, now_unix_s: float
 ) -> Callable[[Sequence[DeviceCard], Mapping[str, Account]], list[tuple[str, str]]]:
     """A function of cards and accounts: who of them can never be asked, and why; nobody as soon as one can be."""
-    row = runs.row(connection, run.run_id)
     later_s = now_unix_s - now_unix_s % DAY_S + _DAYS * DAY_S
-    harvest = books.harvest(run, Path(row["plan_directory"]))
+    row = runs.row(connection, run.run_id)
+    harvest = books.harvest(connection, run)
     rounds_left = max(1, run.plan.run.rounds - number + 1)
 
     def lacking(cards: Sequence[DeviceCard], charged: Mapping[str, Account]) -> list[tuple[str, str]]:

@@ -19,7 +19,7 @@ from coordinator.budgets.cold_start import prices_of, work_w_of
 from coordinator.budgets.cost_model import CostModel, Work
 from coordinator.budgets.order_line import OrderLine
 from coordinator.budgets.round_plan import Entrant, RoundPlan, Surroundings, plan_round
-from coordinator.budgets.solar import DAY_S, Trace, read_trace
+from coordinator.budgets.solar import DAY_S, Trace, parse_trace, read_trace
 from coordinator.operator.status import DeviceBudget, WeightBias
 from coordinator.run.planning import steps_for
 from coordinator.run.reports.aggregation import Population
@@ -30,7 +30,7 @@ from coordinator.store.ledger import costs
 from coordinator.store.ledger.accounts import Account, Past
 from coordinator.store.ledger.costs import KeptPlan
 from coordinator.store.ledger.privacy import participations
-from coordinator.store.models import heads
+from coordinator.store.models import harvests, heads
 from protos.convert.reports import parse_report
 from protos.energy.trace import Phase
 from protos.orders import DeviceCard
@@ -81,7 +81,7 @@ def plan(
         _summed_coordinates(run) if sums else trees.coordinates(run.head),
         lambda steps: run.normaliser_of(steps, number),
         generator(run.plan.run.seed, "draw", number, attempt),
-        harvest(run, Path(row["plan_directory"])),
+        harvest(connection, run),
     )
     unknown = {card.device_id: first_model(run, card) for card in cards if card.device_id not in known}
     batches.begin_fits(connection, run.bundle.bundle_id, unknown)
@@ -152,7 +152,7 @@ def left_for(connection: Connection, run: ActiveRun, number: int, device_id: str
         max(1, run.plan.run.rounds - number + 1),
         _round_s(connection, run.run_id, number, now_unix_s),
     )
-    found = harvest(run, Path(row["plan_directory"]))
+    found = harvest(connection, run)
     known = _charged(charged)
     return allot(run.plan.budget, device_id, None, known, now, found).limit_j
 
@@ -205,10 +205,13 @@ def first_model(run: ActiveRun, card: DeviceCard) -> CostModel:
     )
 
 
-def harvest(run: ActiveRun, directory: Path) -> Trace | None:
-    """The harvest that the plan names, or None."""
+def harvest(connection: Connection, run: ActiveRun) -> Trace | None:
+    """The harvest that the plan names, as its table was when the run was given the plan; or None."""
     if run.plan.budget.harvest is None:
         return None
+    if (table := harvests.of_run(connection, run.run_id)) is not None:
+        return parse_trace(table, where=f"harvest of {run.run_id}")
+    directory = Path(runs.row(connection, run.run_id)["plan_directory"])
     return read_trace(directory / Path(run.plan.budget.harvest).expanduser())
 
 

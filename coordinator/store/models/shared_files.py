@@ -10,6 +10,7 @@ from pathlib import Path
 from sqlalchemy import delete, select
 
 from coordinator.store.database import Database
+from coordinator.store.models import harvests
 from coordinator.store.tables import shared_files
 from protos.errors import StoreError
 
@@ -57,6 +58,9 @@ def forget_all_but(db: Database, kept: Collection[str]) -> None:
         return
     with db.writing() as connection:
         for folder, name in connection.execute(select(shared_files.c.folder, shared_files.c.name)).all():
+            if folder == harvests.FOLDER:
+                # They go with their runs.
+                continue
             own = Path(name).stem if folder == EVALUATIONS else folder.removeprefix(BUNDLES)
             if own not in kept:
                 which = (shared_files.c.folder == folder) & (shared_files.c.name == name)
