@@ -1,7 +1,8 @@
 """A PostgreSQL server that lives as long as the process that asked for it, however that ends.
 
 Run as a program it makes a server, says its port, and keeps it until its stdin is closed, which the kernel does for
-whoever was killed. It is in a session of its own, so that what ends a group of processes does not end it first.
+whoever was killed; each line before that starts the server anew, in the mode that it names. It is in a session of its
+own, so that what ends a group of processes does not end it first.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -40,6 +41,14 @@ def missing() -> str | None:
 @contextmanager
 def throwaway_postgres() -> Iterator[str]:
     """The URL of an empty server on loopback, without its driver."""
+    with restartable_postgres() as (url, _):
+        yield url
+
+
+@contextmanager
+def restartable_postgres() -> Iterator[tuple[str, Callable[[str], None]]]:
+    """The same, with a function that starts it anew: "fast", which ends its connections, or "immediate", which is a
+    crash. It returns when the server answers again."""
     process = subprocess.Popen(
         [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -48,7 +57,15 @@ def throwaway_postgres() -> Iterator[str]:
     try:
         said = process.stdout.readline().strip()
         assert said.isdigit(), f"no PostgreSQL: {said}"
-        yield f"postgresql://edgejoule@127.0.0.1:{said}/postgres"
+
+        def restart(mode: str) -> None:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(f"{mode}\n")
+            process.stdin.flush()
+            assert process.stdout.readline().strip() == said
+
+        yield f"postgresql://edgejoule@127.0.0.1:{said}/postgres", restart
     finally:
         process.stdin.close()
         process.wait()
@@ -84,7 +101,9 @@ def main() -> int:
         options = f"-h 127.0.0.1 -p {port} -k {folder}"
         run(f"{programs}/pg_ctl", "-D", data, "-l", str(folder / "log"), "-w", "-o", options, "start")
         print(port, flush=True)
-        sys.stdin.read()
+        while mode := sys.stdin.readline():
+            run(f"{programs}/pg_ctl", "-D", data, "-l", str(folder / "log"), "-m", mode.strip(), "-w", "restart")
+            print(port, flush=True)
     except RuntimeError as error:
         print(error, flush=True)
         return 1
