@@ -75,8 +75,8 @@ _OPTIONS = [
     ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
     ("grpc.max_send_message_length", MAX_SEND_BYTES),
     ("grpc.max_metadata_size", 16 << 10),
-    # Calls that have come and not begun. By itself gRPC drops some beyond 1,000, with CANCELLED and at random: as many as a
-    # fleet makes when a round opens.
+    # Calls that have come and not begun. By itself gRPC drops some beyond 1,000, with CANCELLED and at random, and a
+    # fleet makes as many when a round opens.
     ("grpc.server.max_pending_requests", MAX_CALLS),
     ("grpc.server.max_pending_requests_hard_limit", 2 * MAX_CALLS),
     # Without this, gRPC lets two servers share one port.

@@ -57,7 +57,7 @@ async def _call(server: subprocess.Popen[str]) -> Counter[str]:
         except grpc.aio.AioRpcError as error:
             found[error.code().name] += 1
     for channel in channels:
-        await channel.close()
+        await channel.close(None)
     return found
 
 
