@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import Connection, delete, select, text, update
+from sqlalchemy import Connection, bindparam, delete, select, text, update
 
 from coordinator.store.database import Database
 from coordinator.store.models import harvests, shared_files
@@ -46,6 +46,12 @@ _OF_RUN = (
     energy, earlier_energy, grants, reports, orders, rounds, runs,
 )  # fmt: skip
 _FOLDERS = ("bundles", "evaluations")
+_OWN = (reports.c.round == bindparam("number")) & reports.c.folded_in.is_(None)
+_FORGET_BYTES = (
+    update(reports)
+    .where((reports.c.run_id == bindparam("of_run")) & (_OWN | (reports.c.folded_in == bindparam("number"))))
+    .values(data=b"")
+)
 
 
 @dataclass(frozen=True)
@@ -98,9 +104,7 @@ def size_of(state: Path) -> int:
 
 def forget_bytes(connection: Connection, run_id: str, number: int) -> None:
     """Forget the bytes of the reports that counted in a round that is settled; their figures and hashes stay."""
-    own = (reports.c.round == number) & reports.c.folded_in.is_(None)
-    which = (reports.c.run_id == run_id) & (own | (reports.c.folded_in == number))
-    connection.execute(update(reports).where(which).values(data=b""))
+    connection.execute(_FORGET_BYTES, {"of_run": run_id, "number": number})
 
 
 def _ended(db: Database) -> list[tuple[str, float]]:

@@ -6,12 +6,32 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, or_, select, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Connection,
+    RowMapping,
+    and_,
+    bindparam,
+    delete,
+    or_,
+    select,
+    update,
+)
 
 from coordinator.store.ledger import sums
 from coordinator.store.tables import devices, earlier_energy, energy, orders, refusals, reports
 from protos.energy.trace import Phase, PhaseEnergy
 from protos.orders import DeviceReport
+
+# Made once: putting a statement together costs more than a small one takes.
+_RUN: BindParameter[str] = bindparam("run")
+_NUMBER: BindParameter[int] = bindparam("number")
+_OWN = and_(reports.c.round == _NUMBER, reports.c.folded_in.is_(None))
+_OF_RUN = select(reports.c.round, reports.c.device_id).where(reports.c.run_id == _RUN).order_by(reports.c.sequence)
+_IN_TIME = select(reports.c.device_id).where(reports.c.run_id == _RUN, _OWN).order_by(reports.c.sequence)
+_LATE = _OF_RUN.where(reports.c.folded_in == _NUMBER)
+_COUNTING = _OF_RUN.where(or_(_OWN, reports.c.folded_in == _NUMBER))
 
 
 def reweigh(connection: Connection, report: DeviceReport, weight: float) -> None:
@@ -96,33 +116,19 @@ def data_of(connection: Connection, run_id: str, number: int, device_id: str) ->
 
 def devices_in(connection: Connection, run_id: str, number: int) -> list[str]:
     """Who reported a round in time, in the order of acceptance."""
-    query = (
-        select(reports.c.device_id)
-        .where(reports.c.run_id == run_id, reports.c.round == number, reports.c.folded_in.is_(None))
-        .order_by(reports.c.sequence)
-    )
-    return list(connection.execute(query).scalars())
+    return list(connection.execute(_IN_TIME, {"run": run_id, "number": number}).scalars())
 
 
 def late_in(connection: Connection, run_id: str, number: int) -> list[tuple[int, str]]:
     """Reports of earlier rounds that count in this one: round and device, in the order of acceptance."""
-    query = (
-        select(reports.c.round, reports.c.device_id)
-        .where(reports.c.run_id == run_id, reports.c.folded_in == number)
-        .order_by(reports.c.sequence)
-    )
-    return [(row.round, row.device_id) for row in connection.execute(query)]
+    found = connection.execute(_LATE, {"run": run_id, "number": number})
+    return [(row.round, row.device_id) for row in found]
 
 
 def counting_in(connection: Connection, run_id: str, number: int) -> list[tuple[int, str]]:
     """Every report that counts in a round, its own and late ones: round and device, in the order of acceptance."""
-    own = and_(reports.c.round == number, reports.c.folded_in.is_(None))
-    query = (
-        select(reports.c.round, reports.c.device_id)
-        .where(reports.c.run_id == run_id, or_(own, reports.c.folded_in == number))
-        .order_by(reports.c.sequence)
-    )
-    return [(row.round, row.device_id) for row in connection.execute(query)]
+    found = connection.execute(_COUNTING, {"run": run_id, "number": number})
+    return [(row.round, row.device_id) for row in found]
 
 
 def in_order(connection: Connection, run_id: str, number: int) -> Iterator[tuple[int, bytes]]:

@@ -22,6 +22,14 @@ SCHEDULED = "scheduled"
 OPEN_STATES = ("waiting", "running", "paused", SCHEDULED)
 GOING_STATES = ("waiting", "running")
 
+# Made once: putting a statement together costs more than a small one takes.
+_LAST_ROUND = select(rounds).where(rounds.c.run_id == bindparam("run")).order_by(rounds.c.round.desc()).limit(1)
+_MISSING = (
+    update(orders)
+    .where(orders.c.run_id == bindparam("of_run"), orders.c.round == bindparam("number"), orders.c.outcome == "ordered")
+    .values(outcome="missing")
+)
+
 
 @dataclass(frozen=True)
 class NewRun:
@@ -129,7 +137,7 @@ def open_round(
     if trained_from:
         values["trained_from"] = trained_from
     if not connection.execute(update(rounds).where(key).values(**values)).rowcount:
-        connection.execute(rounds.insert().values(run_id=run_id, round=number, **values))
+        connection.execute(rounds.insert(), {"run_id": run_id, "round": number, **values})
     query = select(orders.c.device_id, orders.c.budget_j, orders.c.attempt, orders.c.outcome)
     there = {row.device_id: row for row in connection.execute(query.where(_these(run_id, number)))}
     lines = list(lines)
@@ -236,8 +244,7 @@ def close_round(
 def _end_round(connection: Connection, run_id: str, number: int, **values: object) -> None:
     key = and_(rounds.c.run_id == run_id, rounds.c.round == number)
     connection.execute(update(rounds).where(key).values(**values))
-    still = _these(run_id, number) & (orders.c.outcome == "ordered")
-    connection.execute(update(orders).where(still).values(outcome="missing"))
+    connection.execute(_MISSING, {"of_run": run_id, "number": number})
 
 
 def add_round_zero(
@@ -278,8 +285,7 @@ def is_between_attempts(connection: Connection, run_id: str, number: int) -> boo
 
 def last_round(connection: Connection, run_id: str) -> RowMapping | None:
     """The newest round, whatever its state."""
-    query = select(rounds).where(rounds.c.run_id == run_id).order_by(rounds.c.round.desc()).limit(1)
-    return connection.execute(query).mappings().first()
+    return connection.execute(_LAST_ROUND, {"run": run_id}).mappings().first()
 
 
 def exists(connection: Connection, run_id: str) -> bool:

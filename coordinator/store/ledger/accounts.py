@@ -20,7 +20,20 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, FromClause, Table, and_, func, or_, select, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Connection,
+    FromClause,
+    Select,
+    Table,
+    and_,
+    bindparam,
+    func,
+    or_,
+    select,
+    update,
+)
 
 from coordinator.budgets.order_line import OrderLine
 from coordinator.store.keys import batched
@@ -463,42 +476,43 @@ def past(
     return made
 
 
-def _newest_of(connection: Connection, run_id: str, device_ids: list[str]) -> dict[str, Past]:
-    """By device, the newest round that it reported, and the newest change; a look into an index for each."""
+def _newest_query() -> Select[Any]:
+    run: BindParameter[str] = bindparam("run")
     reported = (
         select(reports.c.round)
-        .where(reports.c.run_id == run_id, reports.c.device_id == devices.c.device_id)
+        .where(reports.c.run_id == run, reports.c.device_id == devices.c.device_id)
         .order_by(reports.c.round.desc())
         .limit(1)
         .scalar_subquery()
     )
     changed = (
         select(grants.c.round)
-        .where(grants.c.run_id == run_id, grants.c.device_id == devices.c.device_id, grants.c.change.is_not(None))
+        .where(grants.c.run_id == run, grants.c.device_id == devices.c.device_id, grants.c.change.is_not(None))
         .order_by(grants.c.round.desc())
         .limit(1)
         .scalar_subquery()
     )
     newest = (
         select(devices.c.device_id, reported.label("reported"), changed.label("changed"))
-        .where(devices.c.device_id.in_(device_ids))
+        .where(devices.c.device_id.in_(bindparam("devices", expanding=True)))
         .subquery()
     )
-    query = (
+    own = and_(grants.c.run_id == run, grants.c.round == newest.c.changed, grants.c.device_id == newest.c.device_id)
+    return (
         select(newest.c.device_id, newest.c.reported, grants.c.change, grants.c.deviation)
-        .select_from(
-            newest.outerjoin(
-                grants,
-                and_(
-                    grants.c.run_id == run_id,
-                    grants.c.round == newest.c.changed,
-                    grants.c.device_id == newest.c.device_id,
-                ),
-            )
-        )
+        .select_from(newest.outerjoin(grants, own))
         .where(newest.c.reported.is_not(None))
     )
-    return {row.device_id: Past((row.reported,), row.change, row.deviation) for row in connection.execute(query)}
+
+
+# Made once: putting a statement together costs more than a small one takes.
+_NEWEST = _newest_query()
+
+
+def _newest_of(connection: Connection, run_id: str, device_ids: list[str]) -> dict[str, Past]:
+    """By device, the newest round that it reported, and the newest change; a look into an index for each."""
+    found = connection.execute(_NEWEST, {"run": run_id, "devices": device_ids})
+    return {row.device_id: Past((row.reported,), row.change, row.deviation) for row in found}
 
 
 def _joined(table: Any) -> ColumnElement[bool]:

@@ -64,14 +64,15 @@ def keep_plan(connection: Connection, run_id: str, number: int, plan: KeptPlan) 
     connection.execute(delete(round_plans).where(_round(run_id, number)))
     whole = plan.whole
     connection.execute(
-        round_plans.insert().values(
-            run_id=run_id,
-            round=number,
-            weight=None if whole is None else whole.weight,
-            work=None if whole is None else whole.work,
-            weights=json.dumps(dict(plan.weights), sort_keys=True),
-            bias=json.dumps({**vars(plan.bias), "left_out": list(plan.bias.left_out)}),
-        )
+        round_plans.insert(),
+        {
+            "run_id": run_id,
+            "round": number,
+            "weight": None if whole is None else whole.weight,
+            "work": None if whole is None else whole.work,
+            "weights": json.dumps(dict(plan.weights), sort_keys=True),
+            "bias": json.dumps({**vars(plan.bias), "left_out": list(plan.bias.left_out)}),
+        },
     )
 
 

@@ -5,12 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, bindparam, delete, select, update
 
 from coordinator.store.models import heads
 from coordinator.store.tables import differences, rounds, runs, shown
 from coordinator.store.tables import heads as heads_table
 from protos.update.trees import Tree
+
+# Made once: putting a statement together costs more than a small one takes.
+_USES = [
+    select(column).where(column == bindparam("version")).limit(1)
+    for column in (rounds.c.head_version, runs.c.initial_head, shown.c.version)
+]
+_FORGET = delete(heads_table).where(heads_table.c.version == bindparam("version"))
+_LINKS = (
+    select(differences.c.sequence, differences.c.before, differences.c.after)
+    .where(differences.c.run_id == bindparam("run"))
+    .order_by(differences.c.sequence)
+)
 
 
 @dataclass(frozen=True)
@@ -36,8 +48,7 @@ def put(connection: Connection, run_id: str, tree: Tree, links: Iterable[StoredL
 
 
 def _put_links(connection: Connection, run_id: str, links: list[StoredLink]) -> None:
-    query = select(differences.c.sequence, differences.c.before, differences.c.after)
-    there = list(connection.execute(query.where(differences.c.run_id == run_id).order_by(differences.c.sequence)))
+    there = list(connection.execute(_LINKS, {"run": run_id}))
     wanted = [(link.before, link.after) for link in links]
     # Links are added at one end and dropped at the other: what stays is neither read nor written again.
     kept = next((n for n in range(min(len(there), len(wanted)), 0, -1) if _pairs(there)[-n:] == wanted[:n]), 0)
@@ -49,7 +60,7 @@ def _put_links(connection: Connection, run_id: str, links: list[StoredLink]) -> 
             )
     following = max((row.sequence for row in there), default=0) + 1
     for number, link in enumerate(links[kept:], following):
-        connection.execute(differences.insert().values(run_id=run_id, sequence=number, **vars(link)))
+        connection.execute(differences.insert(), {"run_id": run_id, "sequence": number, **vars(link)})
 
 
 def _pairs(rows: Iterable[object]) -> list[tuple[str, str]]:
@@ -71,7 +82,6 @@ def get(connection: Connection, run_id: str) -> tuple[Tree, list[StoredLink]] | 
 
 
 def _forget(connection: Connection, version: str) -> None:
-    for column in (rounds.c.head_version, runs.c.initial_head, shown.c.version):
-        if connection.execute(select(column).where(column == version).limit(1)).first() is not None:
-            return
-    connection.execute(delete(heads_table).where(heads_table.c.version == version))
+    if any(connection.execute(query, {"version": version}).first() is not None for query in _USES):
+        return
+    connection.execute(_FORGET, {"version": version})

@@ -21,7 +21,7 @@ def put(connection: Connection, tree: Tree) -> str:
     if connection.execute(select(heads.c.version).where(heads.c.version == version)).first() is None:
         data = b"".join(np.ascontiguousarray(tree[name], "<f4").tobytes() for name in sorted(tree))
         shapes = json.dumps(trees.shapes(tree), sort_keys=True)
-        connection.execute(heads.insert().values(version=version, shapes=shapes, data=data))
+        connection.execute(heads.insert(), {"version": version, "shapes": shapes, "data": data})
     return version
 
 
