@@ -30,6 +30,7 @@ _NUMBER: BindParameter[int] = bindparam("number")
 _OWN = and_(reports.c.round == _NUMBER, reports.c.folded_in.is_(None))
 _OF_RUN = select(reports.c.round, reports.c.device_id).where(reports.c.run_id == _RUN).order_by(reports.c.sequence)
 _IN_TIME = select(reports.c.device_id).where(reports.c.run_id == _RUN, _OWN).order_by(reports.c.sequence)
+_ANY = select(reports.c.sequence).where(reports.c.run_id == _RUN, reports.c.round == _NUMBER).limit(1)
 _LATE = _OF_RUN.where(reports.c.folded_in == _NUMBER)
 _COUNTING = _OF_RUN.where(or_(_OWN, reports.c.folded_in == _NUMBER))
 
@@ -74,8 +75,7 @@ def same_as_held(connection: Connection, run_id: str, number: int, device_id: st
 
 def holds_any(connection: Connection, run_id: str, number: int) -> bool:
     """Whether any report of this round was accepted."""
-    query = select(reports.c.sequence).where(reports.c.run_id == run_id, reports.c.round == number)
-    return connection.execute(query).first() is not None
+    return connection.execute(_ANY, {"run": run_id, "number": number}).first() is not None
 
 
 def newest(connection: Connection, run_id: str, before_round: int) -> dict[str, int]:

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, bindparam, func, select, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Connection,
+    RowMapping,
+    Update,
+    and_,
+    bindparam,
+    func,
+    select,
+    update,
+)
 
 from coordinator.budgets.order_line import OrderLine
 from coordinator.store import clock, reports
@@ -24,6 +36,16 @@ GOING_STATES = ("waiting", "running")
 
 # Made once: putting a statement together costs more than a small one takes.
 _LAST_ROUND = select(rounds).where(rounds.c.run_id == bindparam("run")).order_by(rounds.c.round.desc()).limit(1)
+_ROW = select(runs).where(runs.c.run_id == bindparam("run"))
+_RUN: BindParameter[str] = bindparam("run")
+_NUMBER: BindParameter[int] = bindparam("number")
+_ORDERS = and_(orders.c.run_id == _RUN, orders.c.round == _NUMBER)
+_THERE = select(orders.c.device_id, orders.c.budget_j, orders.c.attempt, orders.c.outcome).where(_ORDERS)
+_SESSIONS = select(orders.c.device_id, orders.c.session).where(_ORDERS)
+_ASKED = (
+    select(orders.c.device_id).where(_ORDERS, orders.c.attempt == bindparam("attempt")).order_by(orders.c.device_id)
+)
+_LINES = select(orders).where(_ORDERS).order_by(orders.c.device_id)
 _MISSING = (
     update(orders)
     .where(orders.c.run_id == bindparam("of_run"), orders.c.round == bindparam("number"), orders.c.outcome == "ordered")
@@ -64,7 +86,7 @@ def add(connection: Connection, run: NewRun, *, state: str = "waiting") -> None:
 
 def row(connection: Connection, run_id: str) -> RowMapping:
     """Everything of one run."""
-    return connection.execute(select(runs).where(runs.c.run_id == run_id)).mappings().one()
+    return connection.execute(_ROW, {"run": run_id}).mappings().one()
 
 
 _BUNDLE = select(runs.c.bundle_id).where(runs.c.run_id == bindparam("run"))
@@ -83,7 +105,26 @@ def unfinished(connection: Connection) -> list[RowMapping]:
 
 def change(connection: Connection, run_id: str, **values: object) -> None:
     """Set columns of a run."""
-    connection.execute(update(runs).where(runs.c.run_id == run_id).values(**values))
+    connection.execute(_changed_run(tuple(values)), {"of_run": run_id} | _as_new(values))
+
+
+@functools.cache
+def _changed_run(columns: tuple[str, ...]) -> Update:
+    return update(runs).where(runs.c.run_id == bindparam("of_run")).values(_from_new(columns))
+
+
+@functools.cache
+def _changed_round(columns: tuple[str, ...]) -> Update:
+    which = and_(rounds.c.run_id == bindparam("of_run"), rounds.c.round == bindparam("of_round"))
+    return update(rounds).where(which).values(_from_new(columns))
+
+
+def _from_new(columns: Iterable[str]) -> dict[str, BindParameter[Any]]:
+    return {name: bindparam(f"new_{name}") for name in columns}
+
+
+def _as_new(values: Mapping[str, object]) -> dict[str, object]:
+    return {f"new_{name}": value for name, value in values.items()}
 
 
 def resolve(connection: Connection, name: str) -> str:
@@ -132,14 +173,13 @@ def open_round(
         trained_from: the head that devices train from.
     """
     sessions = sessions or {}
-    key = and_(rounds.c.run_id == run_id, rounds.c.round == number)
     values: dict[str, object] = {"state": "open", "attempt": attempt, "opened_unix_s": clock.unix_s()}
     if trained_from:
         values["trained_from"] = trained_from
-    if not connection.execute(update(rounds).where(key).values(**values)).rowcount:
+    key = {"of_run": run_id, "of_round": number}
+    if not connection.execute(_changed_round(tuple(values)), key | _as_new(values)).rowcount:
         connection.execute(rounds.insert(), {"run_id": run_id, "round": number, **values})
-    query = select(orders.c.device_id, orders.c.budget_j, orders.c.attempt, orders.c.outcome)
-    there = {row.device_id: row for row in connection.execute(query.where(_these(run_id, number)))}
+    there = {row.device_id: row for row in connection.execute(_THERE, {"run": run_id, "number": number})}
     lines = list(lines)
     fresh = [line for line in lines if line.device_id not in there]
     if fresh:
@@ -172,8 +212,8 @@ def _order_row(blank: Mapping[str, object], line: OrderLine, sessions: Mapping[s
 
 def sessions_of(connection: Connection, run_id: str, number: int) -> dict[str, str | None]:
     """To which start of each device its order belongs: empty when it left, None when that is not known."""
-    query = select(orders.c.device_id, orders.c.session).where(_these(run_id, number))
-    return {row.device_id: row.session for row in connection.execute(query)}
+    found = connection.execute(_SESSIONS, {"run": run_id, "number": number})
+    return {row.device_id: row.session for row in found}
 
 
 def belongs_to(
@@ -186,8 +226,7 @@ def belongs_to(
 
 def asked(connection: Connection, run_id: str, number: int, attempt: int) -> list[str]:
     """Whom this attempt at a round asked."""
-    query = select(orders.c.device_id).where(_these(run_id, number), orders.c.attempt == attempt)
-    return list(connection.execute(query.order_by(orders.c.device_id)).scalars())
+    return list(connection.execute(_ASKED, {"run": run_id, "number": number, "attempt": attempt}).scalars())
 
 
 def refused(connection: Connection, run_id: str, number: int, attempt: int) -> list[str]:
@@ -242,8 +281,8 @@ def close_round(
 
 
 def _end_round(connection: Connection, run_id: str, number: int, **values: object) -> None:
-    key = and_(rounds.c.run_id == run_id, rounds.c.round == number)
-    connection.execute(update(rounds).where(key).values(**values))
+    key = {"of_run": run_id, "of_round": number}
+    connection.execute(_changed_round(tuple(values)), key | _as_new(values))
     connection.execute(_MISSING, {"of_run": run_id, "number": number})
 
 
@@ -371,8 +410,7 @@ def opened_unix_s(connection: Connection, run_id: str, since_round: int) -> list
 
 def lines_of(connection: Connection, run_id: str, number: int) -> dict[str, OrderLine]:
     """The orders of a round, by device."""
-    query = select(orders).where(_these(run_id, number)).order_by(orders.c.device_id)
-    rows = connection.execute(query).mappings()
+    rows = connection.execute(_LINES, {"run": run_id, "number": number}).mappings()
     return {row["device_id"]: OrderLine(row["device_id"], row["steps"], row["budget_j"]) for row in rows}
 
 

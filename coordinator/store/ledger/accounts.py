@@ -63,9 +63,15 @@ _PER_ORDER: tuple[ColumnElement[Any], ...] = (
 )
 
 
+# Made once: putting a statement together costs more than a small one takes.
+_RUN: BindParameter[str] = bindparam("run")
+_OF_ROUND = and_(grants.c.run_id == _RUN, grants.c.round == bindparam("number"))
+_GRANTED, _GRANTS = select(grants.c.device_id).where(_OF_ROUND), select(grants).where(_OF_ROUND)
+
+
 def add(connection: Connection, run_id: str, number: int, lines: Iterable[OrderLine], now_unix_s: float) -> None:
     """Write down what orders promise; those of an earlier attempt at the round stay as they were."""
-    there = set(connection.execute(select(grants.c.device_id).where(_round(run_id, number))).scalars())
+    there = set(connection.execute(_GRANTED, {"run": run_id, "number": number}).scalars())
     rows = [
         {
             "run_id": run_id,
@@ -185,9 +191,7 @@ def _left_open(connection: Connection, run_id: str, number: int, device_id: str,
 
 def complete(connection: Connection, run_id: str, number: int, lines: Mapping[str, OrderLine]) -> dict[str, OrderLine]:
     """The lines of a round with all that was written down of them; orders of an older version have no more."""
-    found = {
-        row["device_id"]: row for row in connection.execute(select(grants).where(_round(run_id, number))).mappings()
-    }
+    found = {row["device_id"]: row for row in connection.execute(_GRANTS, {"run": run_id, "number": number}).mappings()}
     made: dict[str, OrderLine] = {}
     for device_id, line in lines.items():
         row = found.get(device_id)
@@ -477,17 +481,16 @@ def past(
 
 
 def _newest_query() -> Select[Any]:
-    run: BindParameter[str] = bindparam("run")
     reported = (
         select(reports.c.round)
-        .where(reports.c.run_id == run, reports.c.device_id == devices.c.device_id)
+        .where(reports.c.run_id == _RUN, reports.c.device_id == devices.c.device_id)
         .order_by(reports.c.round.desc())
         .limit(1)
         .scalar_subquery()
     )
     changed = (
         select(grants.c.round)
-        .where(grants.c.run_id == run, grants.c.device_id == devices.c.device_id, grants.c.change.is_not(None))
+        .where(grants.c.run_id == _RUN, grants.c.device_id == devices.c.device_id, grants.c.change.is_not(None))
         .order_by(grants.c.round.desc())
         .limit(1)
         .scalar_subquery()
@@ -497,7 +500,7 @@ def _newest_query() -> Select[Any]:
         .where(devices.c.device_id.in_(bindparam("devices", expanding=True)))
         .subquery()
     )
-    own = and_(grants.c.run_id == run, grants.c.round == newest.c.changed, grants.c.device_id == newest.c.device_id)
+    own = and_(grants.c.run_id == _RUN, grants.c.round == newest.c.changed, grants.c.device_id == newest.c.device_id)
     return (
         select(newest.c.device_id, newest.c.reported, grants.c.change, grants.c.deviation)
         .select_from(newest.outerjoin(grants, own))
@@ -505,7 +508,6 @@ def _newest_query() -> Select[Any]:
     )
 
 
-# Made once: putting a statement together costs more than a small one takes.
 _NEWEST = _newest_query()
 
 

@@ -20,6 +20,12 @@ _FITS_OF = select(cost_models.c.device_id, cost_models.c.state).where(
     cost_models.c.device_id.in_(bindparam("devices", expanding=True)), cost_models.c.bundle_id == bindparam("bundle")
 )
 
+_PLANS = select(round_plans).where(
+    round_plans.c.run_id == bindparam("run"),
+    round_plans.c.round >= bindparam("since"),
+    round_plans.c.round <= bindparam("last"),
+)
+
 
 def models(connection: Connection, bundle_id: str) -> dict[str, CostModel]:
     """Every fit for work with this bundle, by device."""
@@ -80,11 +86,9 @@ def plans(
     connection: Connection, run_id: str, since_round: int = 0, last_round: int = 2**31 - 1
 ) -> dict[int, KeptPlan]:
     """By round."""
-    query = select(round_plans).where(
-        round_plans.c.run_id == run_id, round_plans.c.round >= since_round, round_plans.c.round <= last_round
-    )
     made: dict[int, KeptPlan] = {}
-    for row in connection.execute(query).mappings():
+    asked = {"run": run_id, "since": since_round, "last": last_round}
+    for row in connection.execute(_PLANS, asked).mappings():
         bias = json.loads(row["bias"])
         whole = None if row["weight"] is None else Whole(row["weight"], row["work"])
         made[row["round"]] = KeptPlan(
