@@ -14,7 +14,7 @@ from coordinator.operator.status import RoundStatus, RunStatus
 from coordinator.operator.tables import number
 from coordinator.operator.watching import PATIENCE_S, follow
 from protos.commands.json_document import document
-from protos.errors import CheckFailed, PlanError, UnreachableError, UsageError
+from protos.errors import CheckFailed, PlanError, StoreError, UnreachableError, UsageError
 from protos.plan.plan import parse
 from protos.plan.plan_times import with_times
 
@@ -97,7 +97,7 @@ def _whole(connection: Operator, status: RunStatus) -> RunStatus:
     """All of a run that is over; what was seen of it while it went on, when it cannot be had any more."""
     try:
         return connection.status(status.run_id)[0]
-    except UnreachableError as error:
+    except (UnreachableError, StoreError) as error:
         print(f"{error}; joules that devices told after their round are left out", file=sys.stderr)
         return status
 
@@ -110,7 +110,7 @@ def wait(
 
     Raises:
         WaitExpired: it is not over after ``timeout_s``; the run goes on.
-        UnreachableError: no coordinator answers any more.
+        UnreachableError, StoreError: no coordinator answers any more, or it cannot read its books.
     """
     return follow(
         connection,

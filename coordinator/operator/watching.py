@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from coordinator.operator.client import Operator
 from coordinator.operator.status import RoundStatus, RunStatus
-from protos.errors import UnreachableError, UsageError, WaitExpired
+from protos.errors import StoreError, UnreachableError, UsageError, WaitExpired
 
 __all__ = ["PATIENCE_S", "POLL_S", "follow"]
 
@@ -28,7 +28,7 @@ def follow(
 ) -> RunStatus:
     """Wait until a run is over; returns it with its rounds as they were when they closed.
 
-    A coordinator that is busy, or away for a while, is asked again.
+    A coordinator that is busy, or away for a while, or whose database is, is asked again.
 
     Args:
         timeout_s: give up then; None waits for ever.
@@ -38,7 +38,7 @@ def follow(
 
     Raises:
         WaitExpired: it is not over after ``timeout_s``; the run goes on.
-        UnreachableError: no coordinator answers any more.
+        UnreachableError, StoreError: no coordinator answers any more, or it cannot read its books.
         UnknownRunError: there is no such run.
         UsageError: it is a plan that starts runs by itself.
     """
@@ -50,7 +50,8 @@ def follow(
     while True:
         try:
             (status,) = connection.status(run_id, since_round=shown)
-        except UnreachableError:
+        except (UnreachableError, StoreError):
+            # Nobody is there, or its books cannot be read just now: the run may go on all the same.
             if time.monotonic() - heard_s >= patience_s:
                 raise
         else:

@@ -12,7 +12,8 @@ import pytest
 
 from coordinator import cli
 from coordinator.operator.client import Operator
-from protos.errors import UsageError
+from coordinator.server import operations
+from protos.errors import StoreError, UsageError
 from protos.orders import MeterCard
 from protos.v1 import edgejoule_pb2 as pb
 
@@ -93,6 +94,30 @@ def test_a_run_from_start_to_end(address: str, plan: Path, command: Command, fle
     assert "ai-edge-litert 2.3.0 (xnnpack)" in out
     code, out, _ = command("devices", "--json", "--coordinator", address)
     assert json.loads(out)["devices"][0]["energy_j"] == 3.5
+
+
+def test_waiting_goes_on_while_the_coordinator_cannot_read_its_books(
+    address: str, plan: Path, command: Command, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed: list[str] = []
+    real = operations._status
+
+    def fails_at_first(connection: Any, name: str, *rest: Any) -> Any:
+        if len(failed) < 2:
+            failed.append(name)
+            raise StoreError("the database system is starting up", where="database")
+        return real(connection, name, *rest)
+
+    device = fleet(address, "a")
+    device.join()
+    monkeypatch.setattr(operations, "_status", fails_at_first)
+    worker = threading.Thread(target=lambda: device.send(device.answer(device.order(), 1.0)))
+    worker.start()
+    code, out, _ = command("start", plan, "--wait", "--timeout", 60, "--coordinator", address)
+    worker.join()
+    assert code == 0
+    assert "round 1:" in out
+    assert len(failed) == 2
 
 
 def test_unknown_joules_are_a_question_mark(address: str, command: Command, fleet: Fleet) -> None:

@@ -19,7 +19,7 @@ from coordinator.lab.sweep.results import Kept, Result, result_of
 from coordinator.lab.sweep.sweep_file import Cell, Sweep, Trial
 from coordinator.operator.client import Operator
 from coordinator.operator.status import RunStatus
-from protos.errors import CheckFailed, UnknownRunError, UnreachableError, UsageError
+from protos.errors import CheckFailed, StoreError, UnknownRunError, UnreachableError, UsageError
 from protos.model.bundle import open_bundle
 
 __all__ = ["run_sweep"]
@@ -137,7 +137,8 @@ def _taken_up(place: _Place, run_id: str) -> RunStatus | None:
 
 
 def _finished(place: _Place, run_id: str) -> RunStatus:
-    """Wait for a run; all of it, with the joules of its last sending. The coordinator may be away for a while."""
+    """Wait for a run; all of it, with the joules of its last sending. The coordinator, or its
+    database, may be away for a while."""
     heard_s = time.monotonic()
     while True:
         place.check()
@@ -147,7 +148,7 @@ def _finished(place: _Place, run_id: str) -> RunStatus:
             if status.is_over:
                 (status,) = place.operator.status(run_id)
                 break
-        except UnreachableError:
+        except (UnreachableError, StoreError):
             if time.monotonic() - heard_s >= _PATIENCE_S:
                 raise
         time.sleep(_POLL_S)
