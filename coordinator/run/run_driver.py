@@ -157,10 +157,10 @@ class RunDriver:
         """Devices are present, for the first time or again, perhaps with another card. No round opens before all of
         them are known: it would ask the first of them alone."""
         for card in cards:
-            self._is_here(card)
+            self._came(card)
         self.feed(Tick())
 
-    def _is_here(self, card: DeviceCard) -> None:
+    def _came(self, card: DeviceCard) -> None:
         device_id, refused = card.device_id, self.run.refused
         if device_id in refused and self._refused_as.get(device_id) != card:
             refused.discard(device_id)
