@@ -257,9 +257,10 @@ def _folded(run: ActiveRun, report: DeviceReport, update: Tree | Moments | Maske
 
 def _refuse(connection: Connection, run: ActiveRun, number: int, incoming: Read) -> int | None:
     assert incoming.refusal is not None
-    reports.mark(connection, run.run_id, number, incoming.device_id, "rejected", len(incoming.data))
+    attempt = _settle_of(connection, incoming.data, run.run_id, number, incoming.device_id, incoming.board)
+    reports.mark(connection, run.run_id, number, incoming.device_id, "rejected", len(incoming.data), attempt)
     reports.refuse(connection, run.run_id, number, incoming.device_id, incoming.refusal.code, incoming.refusal.reason)
-    return _settle_of(connection, incoming.data, run.run_id, number, incoming.device_id, incoming.board)
+    return attempt
 
 
 def _held(number: int, attempt: int | None, *, same: bool) -> Receipt:

@@ -350,12 +350,17 @@ class RunDriver:
             return receipt
         if receipt.verdict is Verdict.ACCEPTED:
             self.feed(Accepted(device_id))
-        elif receipt.verdict is Verdict.REJECTED:
+        elif receipt.verdict is Verdict.REJECTED and not self._is_of_earlier_attempt(receipt):
             run.refused.add(device_id)
             self._refused_as[device_id] = card
             self.feed(Refused(device_id))
         self._written(device_id, written)
         return receipt
+
+    def _is_of_earlier_attempt(self, receipt: Receipt) -> bool:
+        """Whether what was refused answers an order that was renewed since, perhaps by another plan: its device takes
+        the renewed one."""
+        return receipt.attempt is not None and receipt.attempt < self.run.machine.attempt
 
     async def _take_late(
         self, number: int, device_id: str, declared: int, data: bytes, written: asyncio.Future[None]

@@ -46,14 +46,28 @@ def reweigh(connection: Connection, report: DeviceReport, weight: float) -> None
     connection.execute(update(reports).where(key).values(weight=weight))
 
 
-def mark(connection: Connection, run_id: str, number: int, device_id: str, outcome: str, size: int) -> None:
-    """Set what became of an order and count the bytes received; an accepted order stays accepted."""
+def mark(
+    connection: Connection,
+    run_id: str,
+    number: int,
+    device_id: str,
+    outcome: str,
+    size: int,
+    attempt: int | None = None,
+) -> None:
+    """Set what became of an order and count the bytes received; an accepted order stays accepted.
+
+    Args:
+        attempt: that the report answers; one that was renewed since is no answer to the order as it is now. None: it
+            answers the newest.
+    """
     connection.execute(
         update(orders).where(_order(run_id, number, device_id)).values(bytes_up=orders.c.bytes_up + size)
     )
-    connection.execute(
-        update(orders).where(_order(run_id, number, device_id), orders.c.outcome != "accepted").values(outcome=outcome)
-    )
+    which = and_(_order(run_id, number, device_id), orders.c.outcome != "accepted")
+    if attempt is not None:
+        which = and_(which, orders.c.attempt <= attempt)
+    connection.execute(update(orders).where(which).values(outcome=outcome))
 
 
 def holds(connection: Connection, run_id: str, number: int, device_id: str) -> bool:

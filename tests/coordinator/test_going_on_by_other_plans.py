@@ -110,6 +110,44 @@ def _finish_second(operator: Operator, run_id: str, devices: dict[str, Any], lat
     assert devices["c"].send(late).verdict is Verdict.DUPLICATE
 
 
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_report_that_was_made_by_the_plan_before_is_refused_and_its_device_takes_the_renewed_order(
+    plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path, restarts: bool
+) -> None:
+    def plan(epochs: int) -> str:
+        more = f"[train]\nepochs = {epochs}\n"
+        return str(tools.plan(plain_bundle, devices=2, quorum=1.0, deadline_s=600, more=more))
+
+    def joined(address: str) -> dict[str, Any]:
+        devices = {name: fleet(address, name) for name in "ab"}
+        for device in devices.values():
+            device.join()
+        return devices
+
+    def taken(devices: dict[str, Any]) -> None:
+        for device in devices.values():
+            order = device.order(1)
+            assert order.attempt == 2
+            assert device.send(device.answer(order, 1.0)).verdict is Verdict.ACCEPTED
+
+    with tools.served(tmp_path / "state") as address, Operator(address) as operator:
+        run_id = operator.start_run(plan(1), tmp_path)
+        devices = joined(address)
+        orders = {name: device.order(1) for name, device in devices.items()}
+        operator.pause_run(run_id)
+        operator.resume_run(run_id, plan(2), tmp_path)
+        devices["a"].order(1)
+        refused = devices["b"].send(devices["b"].answer(orders["b"], 1.0, attempt=1))
+        assert (refused.verdict, refused.reason.partition(":")[0]) == (Verdict.REJECTED, "wrong_plan")
+        if not restarts:
+            taken(devices)
+            assert tools.finished(operator, run_id).state == "finished"
+    if restarts:
+        with tools.served(tmp_path / "state") as address, Operator(address) as operator:
+            taken(joined(address))
+            assert tools.finished(operator, run_id).state == "finished"
+
+
 def test_a_harvest_is_the_one_that_a_run_was_given_with_its_plan_whatever_becomes_of_the_file(
     plain_bundle: Path, fleet: Fleet, tools: Any, tmp_path: Path
 ) -> None:
