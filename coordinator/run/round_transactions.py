@@ -299,16 +299,14 @@ def close_round(
 def enough(db: Database, run: ActiveRun) -> str:
     """Why no further round is worth its joules, or "": see :mod:`coordinator.learning.stopping`."""
     goal = run.plan.evaluate
-    examples = len(run.evaluator.labels) if run.evaluator is not None else 0
-    spent_j = 0.0
-    if goal.until_j is None and goal.until is None and not examples:
-        return ""
     with db.reading() as connection:
         accuracies = runs.accuracies(connection, run.run_id)
+        spent_j = 0.0
         if goal.until_j is not None:
             # What may have been spent counts: the limit holds for the worst.
             charged = grants.accounts(connection, run.run_id, 0.0).values()
             spent_j = sum(account.spent_j + account.uncertain_j for account in charged)
+    examples = len(run.evaluator.labels) if run.evaluator is not None else 0
     return (
         stopping.why_reached(accuracies, goal.until)
         or stopping.why_spent(spent_j, goal.until_j)
