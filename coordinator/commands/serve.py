@@ -15,8 +15,7 @@ from pathlib import Path
 from coordinator.commands.parts import example
 from protos.errors import UsageError
 
-# Of malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+_M_ARENA_MAX = -8  # of malloc.h
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -114,12 +113,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _one_heap() -> None:
-    """Let threads share one heap of glibc, and what is large go back to the system at once: a heap for each thread
-    keeps what a burst of orders or reports took. Other libraries of C stay as they are."""
+    """Let all threads share one heap of glibc: a heap for each keeps what a burst of orders or reports took. Other
+    libraries of C stay as they are."""
     with suppress(AttributeError, OSError):
-        mallopt = ctypes.CDLL(None).mallopt
-        for option, value in ((_M_ARENA_MAX, 1), (_M_MMAP_THRESHOLD, 128 << 10), (_M_TRIM_THRESHOLD, 128 << 10)):
-            mallopt(option, value)
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 def _seldom_collected() -> None:
