@@ -18,6 +18,7 @@ from firmware_tools.prune.job import TARGETS, PruneJob
 from protos.atomic import write_whole
 from protos.commands.json_document import document
 from protos.commands.program import HelpFormatter
+from protos.energy.boards import board
 from protos.errors import DataError, StoreError, UsageError
 
 # The criteria themselves need TensorFlow; a test compares these names with theirs.
@@ -102,6 +103,11 @@ def add_command(commands: Any) -> None:
         help="fine-tune on the outputs of this model instead of those of the one that is pruned, such as the whole "
         "one where that has been pruned before",
     )  # fmt: skip
+    how.add_argument(
+        "--board", metavar="NAME", default="pi4",
+        help="board, or FILE.toml, whose joules are meant: milliseconds as measured here, times the watts of one busy "
+        "core of it (default pi4)",
+    )  # fmt: skip
     how.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--log", metavar="FILE", type=Path, help="keep what TensorFlow printed")
@@ -118,6 +124,9 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("the pruned model is a .keras file", where=str(options.output), fix="name it MODEL.keras")
     if options.output.exists() and not options.force:
         raise UsageError("is there already", where=str(options.output), fix="choose another -o, or give --force")
+    if not options.output.absolute().parent.is_dir():
+        where = str(options.output.absolute().parent)
+        raise UsageError("no such folder", where=where, fix="make it, or choose another -o")
     with tempfile.TemporaryDirectory(prefix="edgejoule-prune-") as folder:
         made = Path(folder) / "model.keras"
         report = run_in_child(
@@ -167,6 +176,7 @@ def _job(options: argparse.Namespace) -> PruneJob:
         if recognise(options.teacher) not in ("keras", "h5"):
             raise UsageError("only a Keras file can be the teacher", where=options.teacher.name,
                              fix="give a .keras or .h5 file")  # fmt: skip
+    board(options.board)
     target, share = _target(options.target)
     return PruneJob(
         model=os.path.abspath(options.model),
@@ -186,6 +196,7 @@ def _job(options: argparse.Namespace) -> PruneJob:
         mirror=options.mirror,
         shift=options.shift,
         taught_by=None if options.teacher is None else os.path.abspath(options.teacher),
+        board=os.path.abspath(options.board) if options.board.endswith(".toml") else options.board,
         seed=options.seed,
     )
 
@@ -206,6 +217,8 @@ def _ratios(given: list[str] | None) -> dict[str, float] | None:
     found: dict[str, float] = {}
     for text in given:
         layer, _, share = text.rpartition("=")
+        if (layer or "*") in found:
+            raise UsageError(f"is given twice for {layer or 'all layers'}", where="--ratio", fix="give one of them")
         found[layer or "*"] = _share(share, "--ratio", 0.9)
     return found
 
@@ -227,7 +240,11 @@ def _lines(report: dict[str, Any]) -> list[str]:
         ("multiply-adds", "macs", "{:,}"),
         ("int8 bytes", "int8_bytes", "{:,}"),
         ("latency, ms", "latency_ms", "{:.3f}"),
+        ("joules, est.", "joules", "{:.3g}"),
     ):
+        if before[key] is None or after[key] is None:
+            lines.append(f"  {name:<14}{'?':>14}{'?':>14}")
+            continue
         change = 100 * (after[key] / before[key] - 1)
         lines.append(f"  {name:<14}{form.format(before[key]):>14}{form.format(after[key]):>14}{change:>+9.1f} %")
     if after["accuracy"] is not None:

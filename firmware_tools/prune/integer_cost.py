@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from protos.errors import ModelError
-from protos.model.engine import open_interpreter
+from protos.model.engine import open_interpreter, try_in_subprocess
 
 _CALIBRATION, _WARM, _TIMED, _REPEATS = 100, 5, 30, 7
 
@@ -44,12 +44,23 @@ def integer_model(model: Any, x: Any, *, where: str) -> bytes:
         raise ModelError(f"cannot be made integer: {text}", where=where) from error
 
 
-def latency_ms(content: bytes) -> float:
-    """Median over repeats of the mean time of an inference, one thread, with the engine that devices run."""
+def latency_ms(content: bytes, *, tried: bool = False) -> float | None:
+    """Median over repeats of the mean time of an inference, one thread, with the engine that devices run; None where
+    that refuses the model, or dies of it.
+
+    Args:
+        tried: a model of the same layers has been timed here before: no process of its own tries this one first.
+    """
     with tempfile.TemporaryDirectory(prefix="edgejoule-latency-") as folder:
         path = Path(folder) / "model.tflite"
         path.write_bytes(content)
-        interpreter = open_interpreter(path)
+        try:
+            if not tried:
+                # There are models that kill who opens them.
+                try_in_subprocess(path)
+            interpreter = open_interpreter(path)
+        except ModelError:
+            return None
         interpreter.allocate_tensors()
         details = interpreter.get_input_details()[0]
         interpreter.set_tensor(details["index"], np.zeros(details["shape"], details["dtype"]))

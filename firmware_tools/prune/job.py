@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-TARGETS = ("macs", "parameters", "int8_bytes", "latency")
+TARGETS = ("macs", "parameters", "int8_bytes", "latency", "joules")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -22,6 +22,7 @@ class PruneJob:
         mirror: fine-tune on images left for right as well.
         shift: pixels by which they are moved.
         taught_by: absolute path of the model that teaches, such as a larger one; None: ``model`` itself.
+        board: name or file of the board whose watts joules are estimated by.
         multiple: channels that stay are a multiple of it, layer by layer.
     """
 
@@ -43,6 +44,7 @@ class PruneJob:
     shift: int = 0
     taught_by: str | None = None
     score_examples: int = 1000
+    board: str = "pi4"
     seed: int = 0
 
     def to_fields(self) -> dict[str, Any]:

@@ -14,8 +14,10 @@ from firmware_tools.convert.job import PREPROCESSING
 from firmware_tools.convert.ranges import real_values
 from firmware_tools.prune.channels import Channels, counted
 from firmware_tools.prune.choosing import by_ratios, by_sensitivity, to_target
+from firmware_tools.prune.integer_cost import integer_model, latency_ms
 from firmware_tools.prune.job import PruneJob
 from protos.datafiles import dataset
+from protos.energy.boards import board
 from protos.errors import DataError, ModelError, UsageError
 from protos.extras import advice
 from protos.model.manifest import Preprocessing
@@ -36,11 +38,14 @@ class _Pruning:
     def __init__(self, job: PruneJob, progress: Progress) -> None:
         from firmware_tools.convert.sources.keras_loading import load_keras
 
-        self.job, self.progress = job, progress
+        self.job, self.progress, self.timed = job, progress, True
         self.where = Path(job.model).name
         self.model = load_keras(Path(job.model))
         if len(self.model.inputs) != 1 or len(self.model.outputs) != 1:
             raise ModelError("has several inputs or outputs", where=self.where, fix="save the branch that is used")
+        if None in (open_shape := tuple(self.model.inputs[0].shape[1:])):
+            raise ModelError(f"leaves the size of its input open, {open_shape}", where=self.where,
+                             fix="save it with an Input of the size that it will run at")  # fmt: skip
         last = self.model.layers[-1]
         activation = getattr(getattr(last, "activation", None), "__name__", "")
         self.probabilities = activation == "softmax" or type(last).__name__ == "Softmax"
@@ -84,6 +89,9 @@ class _Pruning:
                 probabilities=self.probabilities, epochs=job.epochs, rate=job.rate, seed=job.seed,
                 mirror=job.mirror, shift=job.shift, progress=self.progress,
             )  # fmt: skip
+            if not all(np.isfinite(np.asarray(weight)).all() for weight in small.get_weights()):
+                raise ModelError("fine-tuning ended in weights that are not finite", where=self.where,
+                                 fix=f"give a lower --rate than {job.rate:g}")  # fmt: skip
         after["accuracy"] = self._accuracy(small) if job.epochs else pruned
         small.save(job.output)
         stays = counted(gone, self.families)
@@ -94,11 +102,13 @@ class _Pruning:
             "after": after | {"accuracy_cut": cut, "accuracy_before_fine_tuning": pruned},
             "layers": [{"layers": list(layers), "kept": kept, "of": count} for layers, (kept, count) in stays.items()],
             "sensitivity": shares,
-            "kept_whole": self.channels.kept_whole,
+            "kept_whole": list(dict.fromkeys(self.channels.kept_whole)),
             "examples": {
                 "train": 0 if self.train_y is None else len(self.train_y),
                 "held_out": 0 if self.test_y is None else len(self.test_y),
             },
+            "joules_method": "estimated",
+            "board": job.board,
             "epochs": job.epochs,
             "seed": job.seed,
         }
@@ -126,9 +136,13 @@ class _Pruning:
             return None, None, None, None
         shape = tuple(int(size) for size in self.model.inputs[0].shape[1:])
         data = dataset.fitted(dataset.load(self.job.data), shape)
+        if len(data) == 0:
+            raise DataError("has no examples", where=self.job.data)
         classes = int(self.model.outputs[0].shape[-1])
         if int(data.y.max()) >= classes:
             raise DataError(f"has class {int(data.y.max())}, the model {classes} classes", where=self.job.data)
+        # One example that is not finite would make the fitted weights so, too.
+        dataset.check(data, shape, classes)
         rule = Preprocessing(*PREPROCESSING[self.job.preprocess])
 
         def values(part: Any) -> tuple[Any, Any]:
@@ -137,6 +151,13 @@ class _Pruning:
         train = data.train()
         if len(train) == 0:
             raise DataError("has no training examples", where=self.job.data)
+        lacking = np.setdiff1d(np.arange(classes), train.y)
+        if self.job.refit and len(lacking) >= classes - 1:
+            raise DataError("has training examples of one class alone: a last layer fitted to them says nothing",
+                            where=self.job.data, fix="give examples of each class, or leave --refit out")  # fmt: skip
+        if self.job.refit and len(lacking):
+            self.progress(f"{len(lacking)} of {classes} classes have no training example, such as {lacking[0]}: the "
+                          "last layer is fitted anew, and will hardly say them")  # fmt: skip
         test = data.test() if data.is_test.any() else None
         return *values(train), *((None, None) if test is None else values(test))
 
@@ -161,16 +182,24 @@ class _Pruning:
             if strange := sorted(set(job.ratios) - known - {"*"}):
                 raise UsageError(f"no layer {strange[0]!r} can be pruned", where="--ratio",
                                  fix=f"one of {', '.join(sorted(known))}")  # fmt: skip
-            return by_ratios(self.families, scores, job.ratios, job.multiple), {}
+            gone = by_ratios(self.families, scores, job.ratios, job.multiple)
+            if not gone and any(job.ratios.values()):
+                sizes = sorted({len(one.channels) for one in self.families})
+                raise UsageError(
+                    f"no channel can go: layers of {', '.join(map(str, sizes))} filters keep a multiple of "
+                    f"{job.multiple}, and a tenth at least",
+                    where="--ratio", fix="give a larger share, or a smaller --multiple",
+                )  # fmt: skip
+            return gone, {}
         if job.max_drop is not None:
             return by_sensitivity(self.families, scores, self._trained_accuracy, job.max_drop, job.multiple)
         measure = self._measure()
         target = job.target_share * measure(set())
         gone = to_target(
             self.channels, self.families, scores, measure, target, job.multiple, across=job.criterion != "l1",
-            steps=6 if job.target in ("int8_bytes", "latency") else 12,
+            steps=12 if job.target in ("macs", "parameters") else 6,
         )  # fmt: skip
-        if (reached := measure(gone)) > target * (1.1 if job.target == "latency" else 1.0):
+        if (reached := measure(gone)) > target * (1.1 if job.target in ("latency", "joules") else 1.0):
             raise UsageError(
                 f"{job.target} of {reached / measure(set()):.0%} is the least that keeps a tenth of each layer",
                 where="--target", fix="ask for less, or for a smaller --multiple",
@@ -178,7 +207,6 @@ class _Pruning:
         return gone, {}
 
     def _measure(self) -> Callable[[set[int]], float]:
-        from firmware_tools.prune.integer_cost import integer_model, latency_ms
         from firmware_tools.prune.surgery import without
 
         if self.job.target in ("macs", "parameters"):
@@ -191,7 +219,12 @@ class _Pruning:
             key = frozenset(gone)
             if key not in known:
                 content = integer_model(without(self.model, self.channels, gone), self._some(), where=self.where)
-                known[key] = float(len(content)) if self.job.target == "int8_bytes" else latency_ms(content)
+                # Joules are latency times watts: their shares are the same.
+                found = float(len(content)) if self.job.target == "int8_bytes" else latency_ms(content, tried=True)
+                if found is None:
+                    raise ModelError(f"its {self.job.target} cannot be measured: the engine that devices run refuses "
+                                     "it as an int8 model", where=self.where, fix="give another --target")  # fmt: skip
+                known[key] = found
                 self.progress(f"{self.job.target} with {len(gone)} channels less: {known[key]:.4g}")
             return known[key]
 
@@ -205,16 +238,23 @@ class _Pruning:
         return np.random.default_rng(0).uniform(0, 1, (100, *shape)).astype(np.float32)
 
     def _cost(self, model: Any, gone: set[int]) -> dict[str, Any]:
-        from firmware_tools.prune.integer_cost import integer_model, latency_ms
-
         content = integer_model(model, self._some(), where=self.where)
+        latency = self._latency(content)
         return {
             "parameters": int(model.count_params()),
             "macs": self.channels.cost(gone)[0],
             "int8_bytes": len(content),
-            "latency_ms": latency_ms(content),
+            "latency_ms": latency,
+            "joules": None if latency is None else 1e-3 * latency * board(self.job.board).cpu_w,
             "accuracy": self._accuracy(model),
         }
+
+    def _latency(self, content: bytes) -> float | None:
+        found = latency_ms(content) if self.timed else None
+        if found is None and self.timed:
+            self.progress("the engine that devices run refuses it as an int8 model: no latency is measured")
+        self.timed = found is not None
+        return found
 
     def _accuracy(self, model: Any) -> float | None:
         if self.test_x is None:

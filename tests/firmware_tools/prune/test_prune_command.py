@@ -139,6 +139,9 @@ def test_no_layer_is_pruned_beyond_what_it_may_cost(tools: WarmTensorFlow, digit
         (("--ratio", "0.5", "--criterion", "l1", "--refit"), "--refit needs examples"),
         (("--ratio", "nope=0.5", "--criterion", "l1"), "no layer 'nope' can be pruned"),
         (("--ratio", "1.5", "--criterion", "l1"), "'1.5' is no share"),
+        (("--ratio", "0.5", "--ratio", "0.25", "--criterion", "l1"), "is given twice for all layers"),
+        (("--ratio", "0.01", "--criterion", "l1"), "no channel can go: layers of 16, 32, 48 filters keep a multiple"),
+        (("--target", "joules=0.5", "--criterion", "l1", "--board", "pi99"), "unknown board 'pi99'"),
         (("--target", "joy=0.5", "--criterion", "l1"), "'joy=0.5' is no target"),
         (("--target", "macs=0.001", "--criterion", "l1"), "is the least"),
         (("--max-drop", "0.1", "--criterion", "l1"), "--max-drop needs examples"),
@@ -155,6 +158,92 @@ def test_what_cannot_be_done_is_one_line(
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("what", "words", "said"),
+    [
+        ("nan", (), "example 3 has a NaN or an infinity"),
+        ("none", (), "has no examples"),
+        ("one_class", ("--refit",), "training examples of one class alone"),
+    ],
+)
+def test_data_that_would_spoil_the_weights_in_silence_are_refused(
+    tools: WarmTensorFlow, digits: Path, tmp_path: Path, what: str, words: tuple[str, ...], said: str
+) -> None:
+    with np.load(digits / "held.npz") as held:
+        x, y = held["x"].astype(np.float32), held["y"]
+    if what == "nan":
+        x[3, 0, 0] = np.nan
+    rows = {"nan": slice(None), "none": slice(0), "one_class": y == 5}[what]
+    np.savez(tmp_path / "data.npz", x=x[rows], y=y[rows])
+    out = tmp_path / "small.keras"
+    done = tools.call("prune", digits / "digits.keras", "--data", tmp_path / "data.npz", "--ratio", "0.5", *words,
+                      "-o", out)  # fmt: skip
+    assert done.code != 0
+    assert said in done.stderr
+    assert not out.exists()
+
+
+def test_a_folder_that_is_not_there_is_said_before_the_work(
+    tools: WarmTensorFlow, digits: Path, tmp_path: Path
+) -> None:
+    done = tools.call(
+        "prune", digits / "digits.keras", "--criterion", "l1", "--ratio", "0.5", "-o", tmp_path / "no/s.keras"
+    )
+    assert done.code == 2
+    assert "no such folder" in done.stderr
+    assert "scoring" not in done.stderr
+
+
+def test_a_model_of_any_size_of_input_is_told_to_fix_it(tools: WarmTensorFlow, tmp_path: Path) -> None:
+    tools.script(
+        "import keras\nfrom keras import layers\ni = keras.Input((None, None, 1))\n"
+        "x = layers.GlobalAveragePooling2D()(layers.Conv2D(8, 3)(i))\n"
+        "keras.Model(i, layers.Dense(3)(x)).save('any.keras')\n",
+        tmp_path,
+    )
+    done = tools.call(
+        "prune", tmp_path / "any.keras", "--criterion", "l1", "--ratio", "0.5", "-o", tmp_path / "s.keras"
+    )
+    assert done.code == 6
+    assert "leaves the size of its input open, (None, None, 1)" in done.stderr
+
+
+def test_a_model_that_the_engine_refuses_is_pruned_without_a_latency(tools: WarmTensorFlow, tmp_path: Path) -> None:
+    """A squeeze whose channels are always zero gets a scale that XNNPACK does not take."""
+    tools.script(
+        "import keras, numpy as np\nfrom keras import layers\nkeras.utils.set_random_seed(1)\n"
+        "i = keras.Input((8, 8, 1))\nx = layers.Conv2D(16, 3, padding='same')(i)\n"
+        "s = layers.GlobalAveragePooling2D(keepdims=True)(x)\n"
+        "s = layers.Conv2D(4, 1, activation='relu', name='dead', bias_initializer=keras.initializers.Constant(-9))(s)\n"
+        "x = layers.Multiply()([x, layers.Conv2D(16, 1, activation='sigmoid')(s)])\n"
+        "keras.Model(i, layers.Dense(3)(layers.Flatten()(x))).save('dead.keras')\n",
+        tmp_path,
+    )
+    words = (tmp_path / "dead.keras", "--criterion", "l1", "--ratio", "0.5", "--force", "-o", tmp_path / "s.keras")
+    report = _pruned(tools, *words)
+    assert report["after"]["latency_ms"] is report["before"]["joules"] is None
+    assert report["after"]["macs"] < report["before"]["macs"]
+    text = tools.call("prune", *words)
+    assert "latency, ms                ?" in text.stdout
+    assert "no latency is measured" in text.stderr
+    timed = tools.call(
+        "prune", tmp_path / "dead.keras", "--criterion", "l1", "--target", "latency=0.5", "-o", tmp_path / "t.keras"
+    )
+    assert timed.code == 6
+    assert "its latency cannot be measured" in timed.stderr
+
+
+def test_joules_are_said_to_be_estimated_and_by_which_board(
+    tools: WarmTensorFlow, digits: Path, tmp_path: Path
+) -> None:
+    report = _pruned(tools, digits / "digits.keras", "--criterion", "l1", "--target", "joules=0.7", "--board", "pi5",
+                     "-o", tmp_path / "small.keras")  # fmt: skip
+    assert (report["joules_method"], report["board"]) == ("estimated", "pi5")
+    for figures in (report["before"], report["after"]):
+        assert figures["joules"] == pytest.approx(1e-3 * figures["latency_ms"] * 2.45)
+    assert report["after"]["macs"] < report["before"]["macs"]
 
 
 def test_a_file_that_is_there_is_not_replaced(tools: WarmTensorFlow, digits: Path, tmp_path: Path) -> None:
