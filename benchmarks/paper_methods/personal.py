@@ -10,7 +10,13 @@ both        proximal steps, or one Newton step with the fleet's statistics, whic
 fleet's means  the discriminant of the fleet's own means beside its head, as means has it without an example
 means       own class means beside the fleet's, in closed form; judged on classes left out as well
             (`protos/model/head_kinds/personal_means.py`): the mean of all candidates by their losses, the default
+... as before: the mean of other candidates, the default until these were chosen
 ... the best one: whatever is best on the folds, by however little, or by two standard errors
+
+Of a writer count the examples that a head alone has right, and those that the fleet's head alone has right. Who loses
+has more of the second, by chance too: "would lose, were all alike" is the share of writers who would, if each such
+example of everybody were the head's with the share that it is over all writers. "lose by the sign test": so many more
+that of two equally good heads one writer of twenty would see them.
 
 Each seed is a division of the writers, a CNN and a fleet of its own. Settings of "means" were fixed on 35 writers who
 are judged nowhere here, with seeds from 100 on.
@@ -47,9 +53,12 @@ from protos.update.trees import Tree
 METHODS: dict[str, tuple[tuple[str, ...], float | None]] = {
     "both, two standard errors": (("steps", "statistics"), 2.0),
     "means": (("means",), None),
+    "means, as before": (("means",), None),
     "means, the best one": (("means",), 0.0),
     "means, the best one by two standard errors": (("means",), 2.0),
 }
+# Candidates of the default before.
+_BEFORE: dict[str, tuple[float, ...]] = {"weights": (1.0, 4.0, 16.0), "mixes": (0.1, 0.2, 0.3)}
 # The others are slow: asked for by name.
 _SHOWN = tuple(name for name, (kinds, _) in METHODS.items() if kinds == ("means",))
 _TUNED_ON = 35
@@ -154,6 +163,7 @@ def _writers(
     without = fleet_means(fleet, sums, MIXES[1])
     methods = {name: method for name, method in METHODS.items() if name in (wanted or _SHOWN)}
     right: dict[str, list[float]] = {"fleet": [], "fleet's means": [], "naive": [], **{name: [] for name in methods}}
+    only: dict[str, list[tuple[int, int]]] = {name: [] for name in right}
     held: list[int] = []
     new: list[float] = []
     moved = dict.fromkeys(methods, 0.0)
@@ -174,7 +184,8 @@ def _writers(
             judge("naive", _naive(head, fleet, plain[mine], y[mine], seed), theirs)
             for name, (kinds, caution) in methods.items():
                 if kinds == ("means",):
-                    one = own_means(fleet, features[mine], y[mine], sums, seed=seed, caution=caution)
+                    grid = _BEFORE if name == "means, as before" else {}
+                    one = own_means(fleet, features[mine], y[mine], sums, seed=seed, caution=caution, **grid)
                 else:
                     one = personalise(
                         fleet, features[mine], y[mine], kinds=kinds, fleet_gram=sums.gram,
@@ -185,6 +196,7 @@ def _writers(
         held.append(len(own))
         for name, values in found.items():
             right[name].append(float(values.mean()))
+            only[name].append((int((values & ~found["fleet"]).sum()), int((~values & found["fleet"]).sum())))
     base, made = np.array(right["fleet"]), {}
     for name, values in right.items():
         gains = np.array(values) - base
@@ -195,11 +207,31 @@ def _writers(
             "its standard error over writers": 100 * float(gains.std(ddof=1)) / math.sqrt(len(gains)),
             "share of writers who gain": float((gains > 0).mean()),
             "share of writers who lose": float((gains < 0).mean()),
+            **_chance(only[name]),
             "share of writers with a head of their own": moved.get(name, len(held) if name == "naive" else 0)
             / len(held),
         }
     made["fleet"]["share of held-out examples of classes that the writer lacks"] = float(np.mean(new))
     return made, len(held)
+
+
+def _chance(only: Sequence[tuple[int, int]]) -> dict[str, float]:
+    """How many writers would lose by chance, and how many lose more than that; of each, examples that one head alone
+    has right: the new one, the fleet's."""
+    won, lost = sum(one for one, _ in only), sum(one for _, one in only)
+    if won + lost == 0:
+        return {}
+    share = won / (won + lost)
+    alike = [sum(_binomial(n, k, share) for k in range((n + 1) // 2)) for n in (sum(one) for one in only)]
+    beyond = [sum(_binomial(w + b, k, 0.5) for k in range(w + 1)) < 0.05 for w, b in only]
+    return {
+        "share of writers who would lose, were all alike": float(np.mean(alike)),
+        "share of writers who lose by the sign test": float(np.mean(beyond)),
+    }
+
+
+def _binomial(n: int, k: int, share: float) -> float:
+    return math.comb(n, k) * share**k * (1 - share) ** (n - k)
 
 
 def _naive(head: Head, fleet: Tree, x: Any, y: Any, seed: int) -> Tree:

@@ -5,9 +5,12 @@ Rules kept here:
 * What decides are the board's held-out examples. Where it has none, or works with a model of another bundle, which
   cannot be compared example by example, the new head is taken. ``adopt`` says otherwise: ``always``, ``never``.
 * A head is worse when fewer held-out examples are right, or, of as many, when its loss is higher by more than a tenth.
-* A personal head (``personal_head``) is ``(1 - a) global + a own``, where *own* is the global one tuned on the board's
-  training examples. The share a is chosen by the loss on one half of the held-out examples, and what comes of it is
-  judged on the other half: a figure that was chosen by is no figure to judge by.
+* A personal head (``personal_head``) comes of the board's own class means, where the bundle has class sums
+  (:mod:`edge_runtime.model.own_head`): of training examples alone. Where held-out ones tell that it is worse than the
+  head that came, that one is taken.
+* With other bundles it is ``(1 - a) global + a own``, where *own* is the global one tuned on the board's training
+  examples. The share a is chosen by the loss on one half of the held-out examples, and what comes of it is judged on
+  the other half: a figure that was chosen by is no figure to judge by.
 * Nothing of this is part of a round: its joules are idle energy.
 """
 
@@ -22,6 +25,7 @@ import numpy.typing as npt
 
 from edge_runtime.identity.signatures import Signatures
 from edge_runtime.model.current import About, Model, open_current, take
+from edge_runtime.model.own_head import own_head
 from edge_runtime.round.evaluation import HeldOut, evaluate
 from edge_runtime.round.held_heads import HeldHeads
 from edge_runtime.round.inputs.embeddings import dequantise
@@ -183,14 +187,20 @@ def chosen(
     new = _of(head, bundle, bench)
     if adopt == "never":
         return Chosen(None, 0.0, "the settings say adopt = never", new)
+    trains = personally and bench is not None and bench.cache.complete and bench.summary.train_count > 0
+    by_means = own_head(head, bench) if trains and bench is not None else None
+    share, best = by_means if by_means is not None else (0.0, head)
     if new is None or bench is None or bench.held_out is None:
-        return Chosen(head, 0.0, "there are no own held-out examples to judge it by", new, new)
-    share, best = 0.0, head
-    if personally and new.examples >= _LEAST_HELD_OUT and bench.cache.complete and bench.summary.train_count:
+        words = "there are no own held-out examples to judge it by"
+        return Chosen(best, share, words if not share else f"{words}; with {share:.0%} of an own head", new, new)
+    judged: HeldOut | _Half = bench.held_out
+    if by_means is None and trains and new.examples >= _LEAST_HELD_OUT:
         share, best = personal(head, bench)
-    # Judged on the half that nothing was chosen by.
-    judged = _half(bench.held_out, 1) if share else bench.held_out
+        # Judged on the half that nothing was chosen by.
+        judged = _half(bench.held_out, 1) if share else bench.held_out
     own = _judge(best, bench, judged)
+    if by_means is not None and share and is_worse(own, new):
+        share, best, own = 0.0, head, new
     comparable = current is not None and current.bundle.bundle_id == bundle.bundle_id
     if adopt == "better" and current is not None and comparable:
         before = _judge(current.head, bench, judged)

@@ -128,6 +128,10 @@ def add_command(commands: Any) -> None:
     )
     head.add_argument("--hidden", metavar="UNITS", type=int, help="a hidden layer with ReLU (default: a linear head)")
     head.add_argument(
+        "--class-sums", action="store_true",
+        help="keep the class sums of all calibration examples in the bundle, for heads of single devices",
+    )  # fmt: skip
+    head.add_argument(
         "--fresh-head", action="store_true", help="start untrained even where the model's last layer fits"
     )
     head.add_argument(
@@ -246,6 +250,7 @@ def _job(options: argparse.Namespace) -> ConvertJob:
         renames=_renames(options.rename),
         hidden_units=options.hidden,
         fresh_head=options.fresh_head,
+        class_sums=_class_sums(options),
         calibrate=options.calibrate,
         calibration_examples=options.calibration_examples,
         evaluate=options.eval,
@@ -281,6 +286,21 @@ def _require_company(options: argparse.Namespace) -> None:
     ):
         if given is not None and not there:
             raise UsageError(f"{option} {given} does nothing without {needs}", fix=f"give {needs} too, or leave it out")
+
+
+def _class_sums(options: argparse.Namespace) -> bool:
+    """Whether class sums are asked for, of a head that has use for them."""
+    if not options.class_sums:
+        return False
+    if options.hidden is not None or options.trainable != HEAD or options.objective in (*TASK_NAMES,):
+        other = next(
+            name for name, there in ((f"--hidden {options.hidden}", options.hidden is not None),
+                                     (f"--trainable {options.trainable}", options.trainable != HEAD),
+                                     (f"--objective {options.objective}", True)) if there
+        )  # fmt: skip
+        raise UsageError(f"--class-sums is for linear heads of classifiers, and does nothing beside {other}",
+                         fix="leave one of the two out")  # fmt: skip
+    return True
 
 
 def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:

@@ -37,6 +37,7 @@ class ConvertJob:
     renames: dict[str, str] = dataclasses.field(default_factory=dict)
     hidden_units: int | None = None
     fresh_head: bool = False
+    class_sums: bool = False
     calibrate: str | None = None
     calibration_examples: int = 500
     evaluate: str | None = None

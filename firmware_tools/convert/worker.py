@@ -18,6 +18,7 @@ import numpy as np
 
 from firmware_tools.child import Progress
 from firmware_tools.convert import agreement as agree
+from firmware_tools.convert.class_sums import SUMS_FILE, write_class_sums
 from firmware_tools.convert.examples import (
     Examples,
     choose,
@@ -166,6 +167,9 @@ class _Conversion:
         else:
             start = self._start(source, backbone, data, affine, len(names))
         figures = self._measure(source, backbone, tail, data, start, affine)
+        if self.job.class_sums:
+            self.progress("summing up the examples")
+            write_class_sums(self.folder / SUMS_FILE, backbone, data, affine, len(names), where=self.where)
         self.progress("compiling the head")
         outputs = backbone.spec.embedding_width if self.task in (ANOMALY, DIFFUSION) else len(names)
         head_spec = self._write_head(affine, start, outputs, len(names))
@@ -183,6 +187,7 @@ class _Conversion:
                 self.job.objective,
                 tail=self.tail is not None,
                 tokens=backbone.spec.vocabulary is not None,
+                sums=self.job.class_sums,
             ),
         )
         (self.folder / MANIFEST_FILE).write_text(manifest.to_json())
@@ -204,7 +209,7 @@ class _Conversion:
         return found
 
     def _files(self) -> tuple[str, ...]:
-        found = (BACKBONE_FILE, HEAD_FILE, INITIAL_FILE)
+        found = (BACKBONE_FILE, HEAD_FILE, INITIAL_FILE, *((SUMS_FILE,) if self.job.class_sums else ()))
         return found if self.parted is None else (*found, TAIL_FILE)
 
     def _part(self, source: FloatModel | Extractor, classes: int) -> None:
@@ -503,6 +508,7 @@ class _Conversion:
             tensors=tuple(TensorSpec(name, shape) for name, shape in design.shapes.items()),
             inputs=design.inputs,
             tail=None if self.tail is None else self.tail.spec(TAIL_FILE),
+            sums_file=SUMS_FILE if job.class_sums else None,
         )
 
     def _try(self, backbone: Backbone, data: Examples) -> None:

@@ -19,6 +19,7 @@ from protos.model.head_algebra import Array, Tree, check_tree
 from protos.model.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, FileRecord, Manifest
 
 MEAN, SCALE = "feature_mean", "feature_scale"
+GRAM, BY_CLASS = "gram", "by_class"
 TARGET_MEAN, TARGET_SCALE = "target_mean", "target_scale"
 # What the .npy header of a small array takes, generously.
 _HEADER_BYTES = 4096
@@ -75,6 +76,24 @@ class Bundle:
         if TARGET_MEAN not in self._initial:
             return np.zeros(self.manifest.outputs, np.float32), np.ones(self.manifest.outputs, np.float32)
         return self._initial[TARGET_MEAN].copy(), self._initial[TARGET_SCALE].copy()
+
+    def class_sums(self) -> Tree | None:
+        """Sums over the standardised features, with a one added, of the examples that the bundle was made with: "gram"
+        [D + 1, D + 1] of x x^T and "by_class" [K, D + 1] of x; None where the bundle has none.
+
+        Raises:
+            ModelError: not a readable file of sums, or sums that no examples have.
+            ShapeError, NonFiniteError: other arrays than these.
+        """
+        file, wide = self.manifest.head.sums_file, self.manifest.features + 1
+        if file is None:
+            return None
+        sums = read_tree(self.path / file, {GRAM: (wide, wide), BY_CLASS: (len(self.manifest.classes), wide)})
+        counts = sums[BY_CLASS][:, -1]
+        if not (counts >= 0).all() or counts.sum() < 1 or not np.isclose(counts.sum(), sums[GRAM][-1, -1], rtol=1e-4):
+            raise ModelError("its counts of examples are not those of any", where=str(self.path / file),
+                             fix="make the bundle again")  # fmt: skip
+        return sums
 
     @functools.cached_property
     def _initial(self) -> Tree:

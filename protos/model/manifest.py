@@ -5,8 +5,9 @@ spaces), and the manifest holds the SHA-256 of every other file. Two ends that n
 the same bytes. There is no time stamp in it, so that the same conversion gives the same identity.
 
 A bundle with a twin for the Edge TPU has a schema of its own, and so has one whose preprocessing differs by channel,
-and one whose head is no classifier, one that trains layers in front of its head, and one that takes token ids: software
-that knows nothing of these refuses them by the name of the schema, and every other bundle keeps its identity.
+and one whose head is no classifier, one that trains layers in front of its head, one that takes token ids, and one with
+the class sums of its makers' examples: software that knows nothing of these refuses them by the name of the schema, and
+every other bundle keeps its identity.
 
 Reading is strict: unknown keys, missing keys, wrong types and values that contradict each other are refused,
 since a key that is dropped silently would change the identity.
@@ -34,7 +35,10 @@ TASK_SCHEMA = "edgejoule.bundle/4"
 DIFFUSION_SCHEMA = "edgejoule.bundle/5"
 TAIL_SCHEMA = "edgejoule.bundle/6"
 TOKEN_SCHEMA = "edgejoule.bundle/7"
-_SCHEMAS = (SCHEMA, TWIN_SCHEMA, CHANNEL_SCHEMA, TASK_SCHEMA, DIFFUSION_SCHEMA, TAIL_SCHEMA, TOKEN_SCHEMA)
+SUMS_SCHEMA = "edgejoule.bundle/8"
+_SCHEMAS = (
+    SCHEMA, TWIN_SCHEMA, CHANNEL_SCHEMA, TASK_SCHEMA, DIFFUSION_SCHEMA, TAIL_SCHEMA, TOKEN_SCHEMA, SUMS_SCHEMA,
+)  # fmt: skip
 MANIFEST_FILE = "manifest.json"
 MAX_MANIFEST_BYTES = 1 << 20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ +-]{0,99}")
@@ -215,7 +219,10 @@ class TailSpec:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class HeadSpec:
-    """The trainable head: compiled signatures, starting values, and what its training step may be told."""
+    """The trainable head: compiled signatures, starting values, and what its training step may be told.
+
+    ``sums_file`` has the class sums of the examples that the bundle was made with: `protos.model.class_sums`.
+    """
 
     file: str
     initial_file: str
@@ -226,9 +233,10 @@ class HeadSpec:
     tensors: tuple[TensorSpec, ...]
     inputs: tuple[TrainInput, ...]
     tail: TailSpec | None = dataclasses.field(default=None, metadata=LEFT_OUT)
+    sums_file: str | None = dataclasses.field(default=None, metadata=LEFT_OUT)
 
     def __post_init__(self) -> None:
-        for field in (self.file, self.initial_file):
+        for field in (self.file, self.initial_file, *([] if self.sums_file is None else [self.sums_file])):
             require(_plain_file_name(field), f"head file {field!r} is not a plain file name")
         require(1 <= self.batch_size <= 4096, "head.batch_size must be in 1..4096")
         require(self.hidden_units is None or 1 <= self.hidden_units <= 1 << 16, "head.hidden_units out of range")
@@ -269,8 +277,11 @@ def schema_of(
     *,
     tail: bool = False,
     tokens: bool = False,
+    sums: bool = False,
 ) -> str:
     """The schema that a bundle must name, so that software which cannot use it says so."""
+    if sums:
+        return SUMS_SCHEMA
     if tokens:
         return TOKEN_SCHEMA
     if tail:
@@ -318,12 +329,14 @@ class Manifest:
         channels = self.preprocessing.per_channel
         tail, tokens = self.head.tail, self.backbone.vocabulary is not None
         expected_schema = schema_of(
-            self.preprocessing, self.edge_tpu, self.head.objective, tail=tail is not None, tokens=tokens
-        )
+            self.preprocessing, self.edge_tpu, self.head.objective, tail=tail is not None, tokens=tokens,
+            sums=self.head.sums_file is not None,
+        )  # fmt: skip
         described = "per channel" if channels else f"{'with' if self.edge_tpu else 'without'} edge_tpu"
         described = described if self.task == CLASSIFICATION else f"for {self.task}"
         described = described if tail is None else "with a tail"
         described = "of token ids" if tokens else described
+        described = described if self.head.sums_file is None else "with class sums"
         require(
             self.schema == expected_schema,
             f"schema is {self.schema!r}; {described} it must be {expected_schema!r}",
@@ -359,6 +372,11 @@ class Manifest:
         if tail is not None:
             require(tail.file not in needed, "head.tail.file must be a file of its own")
             needed.add(tail.file)
+        if self.head.sums_file is not None:
+            linear = self.task == CLASSIFICATION and hidden is None and tail is None
+            require(linear, "head.sums_file: only linear heads of classifiers, without a tail, have use for class sums")
+            require(self.head.sums_file not in needed, "head.sums_file must be a file of its own")
+            needed.add(self.head.sums_file)
         if self.edge_tpu is not None:
             require(self.edge_tpu.file not in needed, "edge_tpu.file must be a file of its own")
             needed.add(self.edge_tpu.file)
@@ -375,7 +393,7 @@ class Manifest:
         twin = EdgeTpuTwin(file, files[self.backbone.file].sha256, compiler_version)
         schema = schema_of(
             self.preprocessing, twin, self.head.objective, tail=self.head.tail is not None,
-            tokens=self.backbone.vocabulary is not None,
+            tokens=self.backbone.vocabulary is not None, sums=self.head.sums_file is not None,
         )  # fmt: skip
         return dataclasses.replace(self, files={**files, file: record}, schema=schema, edge_tpu=twin)
 
@@ -430,6 +448,8 @@ class Manifest:
             del values["preprocessing"]["per_channel"]
         if self.head.tail is None:
             del values["head"]["tail"]
+        if self.head.sums_file is None:
+            del values["head"]["sums_file"]
         if self.backbone.vocabulary is None:
             del values["backbone"]["vocabulary"]
         return json.dumps(

@@ -80,12 +80,14 @@ class Personal:
         candidate: how it was made.
         gain: mean cross-entropy that it is expected to save on the device's own examples, nats; 0 for the fleet's.
         error: standard error of that.
+        share: of heads of the device's own in it; 0: the fleet's.
     """
 
     tree: Tree
     candidate: Candidate
     gain: float
     error: float
+    share: float = 0.0
 
 
 def candidates(kinds: Sequence[str]) -> list[Candidate]:
@@ -165,7 +167,7 @@ def personalise(
     worth = np.where((gains > caution * errors) & better, gains, 0.0)
     best = int(np.argmax(worth))
     (tree,) = _made([everyone[best]], start, wide, y, prior, seed)
-    return Personal(_tree(tree), everyone[best], float(gains[best]), float(errors[best]))
+    return Personal(_tree(tree), everyone[best], float(gains[best]), float(errors[best]), float(best > 0))
 
 
 def _wide(x: Reals) -> Reals:

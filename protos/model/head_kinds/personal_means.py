@@ -33,7 +33,7 @@ Linear heads only. Everything is float64 numpy: one inverse, and a product for e
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,14 +44,14 @@ from protos.model.head_algebra import Array, Tree
 from protos.model.head_kinds.personal import FLEET, FOLDS, LEAST_EXAMPLES, Candidate, Personal, Reals, gram_of_sums
 
 # Chosen with the temperature on writers whom no figure of docs/results/personal.md judges.
-WEIGHTS = (1.0, 4.0, 16.0)
-MIXES = (0.1, 0.2, 0.3)
+WEIGHTS = (1 / 16, 1 / 4, 1.0, 4.0, 16.0)
+MIXES = (0.05, 0.1, 0.2)
 # Nats of summed cross-entropy by which a candidate may be worse before it weighs 1 / e of another.
 TEMPERATURE_NATS = 4.0
 _SHIFT_HELD_BACK = 10.0
-_TEMPERATURES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
 # Of the mean spread, on the diagonal of S: features that are dead in the fleet may not divide by zero.
 _FLOOR = 1e-2
+_TEMPERATURES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
 
 Labels = npt.NDArray[np.int32]
 
@@ -102,8 +102,9 @@ class FleetSums:
 
 
 def own_means(
-    fleet: Mapping[str, Array], x: Array, y: Labels, sums: FleetSums, *, seed: int = 0, caution: float | None = None
-) -> Personal:
+    fleet: Mapping[str, Array], x: Array, y: Labels, sums: FleetSums, *, seed: int = 0, caution: float | None = None,
+    weights: Sequence[float] = WEIGHTS, mixes: Sequence[float] = MIXES,
+) -> Personal:  # fmt: skip
     """The head of one device: the fleet's moved as far as its own examples say that it pays.
 
     Args:
@@ -112,6 +113,7 @@ def own_means(
         y: int32 [N].
         caution: None: the mean of all candidates by their weights. A number: the one candidate that saves most, if
             by so many standard errors; 0: by however little.
+        weights, mixes: w and a of candidates.
 
     Returns:
         With the mean, ``candidate`` has the mean mix and weight, ``gain`` is the mean of candidates' gains.
@@ -133,7 +135,7 @@ def own_means(
         raise EmptyShardError("a personal head needs the fleet's sums, and these are of no example")
     if len(wide) < LEAST_EXAMPLES:
         return Personal(_tree(start), FLEET, 0.0, 0.0)
-    maker = _Maker(start, sums)
+    maker = _Maker(start, sums, weights, mixes)
     # By class matters as far as the next example is of a class that the device has not had.
     counts = np.bincount(y, minlength=start.shape[1])
     new = float((counts == 1).sum()) / len(y)
@@ -149,22 +151,25 @@ def own_means(
     saved = chosen[0] - chosen
     gains, errors = saved.mean(axis=1), saved.std(axis=1, ddof=1) / math.sqrt(len(y))
     if caution is None:
-        return _mean_of(maker, maker.made(wide, y), gains, errors, len(y))
+        return _mean_of(maker, maker.experts(wide, y), gains, errors, len(y))
     worth = np.where(gains > caution * errors, gains, 0.0)
     worth[0] = 0.0
     best = int(np.argmax(worth))
-    made = maker.made(wide, y)[best]
-    return Personal(_tree(made), maker.candidates[best], float(gains[best]), float(errors[best]))
+    made = maker.head(maker.experts(wide, y), best)
+    return Personal(_tree(made), maker.candidates[best], float(gains[best]), float(errors[best]), float(best > 0))
 
 
-def _mean_of(maker: _Maker, heads: list[Reals], gains: Reals, errors: Reals, examples: int) -> Personal:
+def _mean_of(maker: _Maker, experts: Reals, gains: Reals, errors: Reals, examples: int) -> Personal:
     shares = np.exp((gains - gains.max()) * examples / TEMPERATURE_NATS)
     shares /= shares.sum()
-    head: Reals = np.tensordot(shares, np.stack(heads), axes=1)
-    mixes = shares * [0.0 if one.kind == "fleet" else one.mix for one in maker.candidates]
-    mix, weights = float(mixes.sum()), np.array([one.weight for one in maker.candidates])
-    mean = Candidate("means", mix=mix, weight=float(mixes @ weights) / mix) if mix > 0 else FLEET
-    return Personal(_tree(head), mean, float(shares @ gains), float(shares @ errors))
+    own = maker.candidates[1:]
+    mixes = shares[1:] * [one.mix for one in own]
+    head = maker.start + np.tensordot(mixes.reshape(len(experts), -1).sum(axis=1), experts, axes=1)
+    mix = float(mixes.sum())
+    mean = FLEET
+    if mix > 0:
+        mean = Candidate("means", mix=mix, weight=float(mixes @ [one.weight for one in own]) / mix)
+    return Personal(_tree(head), mean, float(shares @ gains), float(shares @ errors), float(shares[1:].sum()))
 
 
 def fleet_means(fleet: Mapping[str, Array], sums: FleetSums, mix: float) -> Tree:
@@ -174,42 +179,44 @@ def fleet_means(fleet: Mapping[str, Array], sums: FleetSums, mix: float) -> Tree
     """
     start = np.vstack([fleet["out_kernel"], fleet["out_bias"][None]]).astype(np.float64)
     maker = _Maker(start, sums)
-    made = maker.made(np.zeros((0, len(start))), np.zeros(0, np.int32))
-    return _tree(
-        made[
-            next(
-                at
-                for at, candidate in enumerate(maker.candidates)
-                if candidate.kind == "means" and candidate.mix == mix
-            )
-        ]
-    )
+    experts = maker.experts(np.zeros((0, len(start))), np.zeros(0, np.int32))
+    return _tree(start + mix * experts[0])
 
 
 class _Maker:
-    """All candidates from one start."""
+    """All candidates from one start: the fleet's head, then each expert of :meth:`experts` with each mix."""
 
-    def __init__(self, start: Reals, sums: FleetSums) -> None:
+    def __init__(
+        self, start: Reals, sums: FleetSums, weights: Sequence[float] = WEIGHTS, mixes: Sequence[float] = MIXES
+    ) -> None:
         self.start, self.means, self.log_shares = start, sums.means()[:, :-1], np.log(sums.shares())
         counts = sums.by_class[:, -1]
         spread = (sums.gram[:-1, :-1] - (self.means * counts[:, None]).T @ self.means) / sums.examples
         floor = _FLOOR * max(float(np.trace(spread)) / len(spread), 1e-12)
         self.inverse: Reals = np.asarray(np.linalg.inv(spread + floor * np.eye(len(spread))), np.float64)
-        self.candidates = [FLEET, *(Candidate("means", mix=mix, weight=weight) for weight in WEIGHTS for mix in MIXES)]
+        self.weights, self.mixes = weights, mixes
+        self.candidates = [FLEET, *(Candidate("means", mix=mix, weight=weight) for weight in weights for mix in mixes)]
 
-    def made(self, x: Reals, y: Labels) -> list[Reals]:
-        """[D + 1, K] each, in the order of candidates; the first is the fleet's."""
+    def experts(self, x: Reals, y: Labels) -> Reals:
+        """[weights, D + 1, K]: the discriminants of these examples' means beside the fleet's."""
         classes = self.start.shape[1]
         own = np.zeros((classes, x.shape[1] - 1))
         np.add.at(own, y, x[:, :-1])
         counts = np.bincount(y, minlength=classes)[:, None]
         shift = (x[:, :-1] - self.means[y]).sum(axis=0) / (len(y) + _SHIFT_HELD_BACK)
-        found: list[Reals] = [self.start]
-        for weight in WEIGHTS:
+        found = []
+        for weight in self.weights:
             means = (weight * (self.means + shift) + own) / (weight + counts)
             kernel = self.inverse @ means.T
             bias = self.log_shares - 0.5 * (means.T * kernel).sum(axis=0)
-            found += [self.start + mix * np.vstack([kernel, bias]) for mix in MIXES]
+            found.append(np.vstack([kernel, bias]))
+        return np.stack(found)
+
+    def head(self, experts: Reals, at: int) -> Reals:
+        """[D + 1, K] of one candidate by its place in ``candidates``."""
+        if at == 0:
+            return self.start
+        found: Reals = self.start + self.candidates[at].mix * experts[(at - 1) // len(self.mixes)]
         return found
 
     def losses(self, x: Reals, y: Labels, folds: list[npt.NDArray[np.int64]]) -> Reals:
@@ -219,10 +226,12 @@ class _Maker:
             rest = np.setdiff1d(np.arange(len(y)), out)
             if not len(out):
                 continue
+            base = x[out] @ self.start
             # Where nothing is left, the device has but one class: no head of its own can be judged on it.
-            heads = self.made(x[rest], y[rest]) if len(rest) else [self.start] * len(self.candidates)
-            for at, head in enumerate(heads):
-                scores = x[out] @ head
+            by_expert = [x[out] @ expert for expert in self.experts(x[rest], y[rest])] if len(rest) else (
+                [np.zeros_like(base)] * len(self.weights))  # fmt: skip
+            for at, candidate in enumerate(self.candidates):
+                scores = base if at == 0 else base + candidate.mix * by_expert[(at - 1) // len(self.mixes)]
                 found[at][:, out] = [_losses(scores / temperature, y[out]) for temperature in _TEMPERATURES]
         return found
 
