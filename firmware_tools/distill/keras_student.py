@@ -45,14 +45,22 @@ def learn(
         features: float32 [N, W], as :func:`features_of` gives them of the teacher.
 
     Raises:
-        ModelError: no such layer. ShapeError: arrays do not fit each other.
+        ModelError: no such layer, or it ends in softmax.
+        ShapeError: arrays do not fit each other, or ``targets`` are no distributions.
     """
     import keras
     import tensorflow as tf
 
     if len(x) != len(targets) or (features is not None and len(features) != len(x)):
         raise ShapeError(f"{len(x)} examples, {len(targets)} soft labels")
-    targets = np.asarray(targets, np.float32)
+    targets, last = np.asarray(targets, np.float32), model.layers[-1]
+    wide = (len(x), int(model.outputs[0].shape[-1]))
+    sums = targets.sum(axis=-1)
+    if targets.shape != wide or not len(x) or not (targets >= 0).all() or not np.allclose(sums, 1.0, atol=1e-3):
+        raise ShapeError(f"soft labels of shape {list(targets.shape)} for a model that gives {list(wide)}, or they are "
+                         "no distributions")  # fmt: skip
+    if getattr(getattr(last, "activation", None), "__name__", "") == "softmax" or type(last).__name__ == "Softmax":
+        raise ModelError("ends in softmax, and a student gives logits", fix="leave the softmax out of it")
     out, variables, g = model, list(model.trainable_variables), None
     if features is not None:
         if layer is None:

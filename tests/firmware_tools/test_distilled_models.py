@@ -72,5 +72,8 @@ def test_what_does_not_fit_is_said() -> None:
         features_of(model, "last", x)
     with pytest.raises(ShapeError, match="16 examples, 3 soft labels"):
         learn(model, x, soft[:3], epochs=1)
+    for wrong in (soft[:, :1], np.hstack([soft, soft]), soft * np.nan, 2 * soft, -soft):
+        with pytest.raises(ShapeError, match="no distributions"):
+            learn(model, x, wrong, epochs=1)
     with pytest.raises(ShapeError, match="no layer that learns"):
         learn(model, x, soft, epochs=1, features=np.zeros((16, 4), np.float32))

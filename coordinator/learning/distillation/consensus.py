@@ -28,7 +28,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from protos.errors import ShapeError
+from protos.errors import LabelError, ShapeError
 
 Reals = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.integer]
@@ -40,7 +40,15 @@ _LEAST = 1e-12
 
 
 def probabilities(scores: npt.NDArray[np.floating], temperature: float = 1.0) -> Reals:
-    """softmax(scores / temperature) over the last axis."""
+    """softmax(scores / temperature) over the last axis.
+
+    Raises:
+        ShapeError: the temperature is not positive, or a score not finite.
+    """
+    if not 0 < temperature < np.inf:
+        raise ShapeError(f"a temperature of {temperature:g}", fix="take one above 0")
+    if not np.isfinite(scores).all():
+        raise ShapeError("scores that are not finite", fix="leave out the model that gave them")
     shifted = np.asarray(scores, np.float64) / temperature
     shifted = np.exp(shifted - shifted.max(axis=-1, keepdims=True))
     found: Reals = shifted / shifted.sum(axis=-1, keepdims=True)
@@ -53,6 +61,17 @@ def entropy(p: Reals) -> Reals:
     return found
 
 
+def check_distributions(p: Reals, whose: str) -> None:
+    """Return where every row of the last axis is a distribution.
+
+    Raises:
+        ShapeError: one is not: NaN, a negative share, or another sum than one.
+    """
+    if p.size == 0 or not np.isfinite(p).all() or (p < 0).any() or not np.allclose(p.sum(axis=-1), 1.0, atol=1e-5):
+        raise ShapeError(f"{whose}, of shape {list(p.shape)}, are no distributions over classes",
+                         fix="take probabilities(scores); and there has to be an example")  # fmt: skip
+
+
 def consensus(said: Reals, counts: Sequence[float], weight: str = "confidence") -> Reals:
     """One distribution an example, [N, K].
 
@@ -62,13 +81,14 @@ def consensus(said: Reals, counts: Sequence[float], weight: str = "confidence") 
         weight: one of ``WEIGHTS``.
 
     Raises:
-        ShapeError: counts do not fit the models, or are not positive; or no such weight.
+        ShapeError: counts do not fit the models, or are not positive; no such weight; or ``said`` are no distributions.
     """
     number = np.asarray(counts, np.float64)
-    if said.ndim != 3 or number.shape != said.shape[:1] or not (number > 0).all():
+    if said.ndim != 3 or number.shape != said.shape[:1] or not ((number > 0) & (number < np.inf)).all():
         raise ShapeError(f"counts {list(counts)} for what models said, of shape {list(said.shape)}")
     if weight not in WEIGHTS:
         raise ShapeError(f"models are not weighed by {weight!r}", fix=f"one of {', '.join(WEIGHTS)}")
+    check_distributions(said, "what models said")
     shares = np.broadcast_to(number[:, None], said.shape[:2])
     if weight == "confidence":
         told = np.maximum(np.log(said.shape[-1]) - entropy(said), 0.0)
@@ -93,12 +113,20 @@ def selective(large: Reals, said: Reals, labels: Labels, kept: Reals | None = No
         Targets [N, K], whose rows sum to one; and ``kept``.
 
     Raises:
-        ShapeError: shapes do not fit each other.
+        ShapeError: shapes do not fit each other, or something is no distribution.
+        LabelError: a label is no class.
     """
     if large.shape != said.shape[1:] or labels.shape != large.shape[:1]:
         raise ShapeError(
             f"large model {list(large.shape)}, small models {list(said.shape)}, labels {list(labels.shape)}"
         )
+    check_distributions(large, "what the large model said")
+    check_distributions(said, "what the small models said")
+    if kept is not None and kept.shape != large.shape:
+        raise ShapeError(f"what was kept has shape {list(kept.shape)}, the large model said {list(large.shape)}",
+                         fix="begin without it: the proxy set is another one")  # fmt: skip
+    if labels.dtype.kind not in "iu" or ((labels < 0) | (labels >= large.shape[1])).any():
+        raise LabelError(f"labels of the proxy set are not all classes from 0 to {large.shape[1] - 1}")
     hard = np.eye(large.shape[1])[labels]
     kept = np.full_like(large, np.nan) if kept is None else kept.copy()
     right: npt.NDArray[np.bool_] = np.equal(large.argmax(axis=-1), labels)

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.learning.distillation.consensus import probabilities
+from coordinator.learning.distillation.consensus import check_distributions, probabilities
 from protos.errors import ShapeError
 from protos.model.head_algebra import Array, Tree
 
@@ -48,7 +48,8 @@ def learn(
         held: w; 0: the proxy set alone decides.
 
     Raises:
-        ShapeError: a head with a hidden layer, or arrays that do not fit it.
+        ShapeError: a head with a hidden layer, arrays that do not fit it, soft labels that are no distributions, or no
+            example.
     """
     if "hidden_kernel" in head:
         raise ShapeError("distillation in closed steps is for linear heads, and this one has a hidden layer")
@@ -59,6 +60,9 @@ def learn(
     if wide.shape[1] != start.shape[0] or targets.shape != (len(wide), start.shape[1]):
         raise ShapeError(f"features {list(x.shape)} and soft labels {list(targets.shape)} for a head of "
                          f"{len(start) - 1} inputs and {start.shape[1]} classes")  # fmt: skip
+    check_distributions(targets, "soft labels")
+    if not (0 <= held < np.inf and np.isfinite(wide).all() and np.isfinite(start).all()):
+        raise ShapeError(f"held by {held:g}, or features or a head that are not finite", fix="take 0 or more")
     gram, number = wide.T @ wide, len(wide)
     metric = gram / number
     metric = metric + float(np.trace(metric)) / len(metric) * np.eye(len(metric))

@@ -10,10 +10,11 @@ import pytest
 from coordinator.learning.distillation.consensus import LABEL_SHARE, consensus, entropy, probabilities, selective
 from coordinator.learning.distillation.head_student import learn, scores_of
 from coordinator.learning.distillation.soft_labels import Cache, dequantise, quantise
-from protos.errors import ShapeError
+from protos.errors import LabelError, ShapeError
 
 _EVEN = np.full(4, 0.25)
 _SURE = np.array([0.97, 0.01, 0.01, 0.01])
+_LINEAR = {"out_bias": np.zeros(3, np.float32), "out_kernel": np.zeros((4, 3), np.float32)}
 
 
 def _distributions(count: int, classes: int, seed: int) -> Any:
@@ -160,3 +161,30 @@ def test_models_that_are_right_share_by_what_they_are_sure_of_where_examples_and
     both = power @ said[:, 0] / power.sum()
     np.testing.assert_allclose(targets[0], LABEL_SHARE * np.eye(3)[0] + (1 - LABEL_SHARE) * both)
     np.testing.assert_allclose(targets[1], LABEL_SHARE * np.eye(3)[1] + (1 - LABEL_SHARE) * said[0, 1])
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda p, y: probabilities(np.zeros((2, 3)), 0.0), "a temperature of 0"),
+        (lambda p, y: probabilities(np.zeros((2, 3)), np.nan), "a temperature of nan"),
+        (lambda p, y: probabilities(np.full((2, 3), np.nan)), "not finite"),
+        (lambda p, y: consensus(np.stack([p, p * np.nan]), [1, 1]), "no distributions"),
+        (lambda p, y: consensus(np.stack([p, 3 * p]), [1, 1]), "no distributions"),
+        (lambda p, y: consensus(p[None, :0], [1]), "no distributions"),
+        (lambda p, y: consensus(np.stack([p, p]), [1, np.inf]), "counts"),
+        (lambda p, y: selective(p, p[None], y - 1), "labels of the proxy set"),
+        (lambda p, y: selective(p, p[None], y + 2), "labels of the proxy set"),
+        (lambda p, y: selective(p, p[None], y.astype(np.float64)), "labels of the proxy set"),
+        (lambda p, y: selective(p * np.nan, p[None], y), "no distributions"),
+        (lambda p, y: selective(p, p[None], y, p[:1]), "what was kept"),
+        (lambda p, y: learn(_LINEAR, np.zeros((2, 4)), p * np.nan), "no distributions"),
+        (lambda p, y: learn(_LINEAR, np.zeros((0, 4)), p[:0]), "no distributions"),
+        (lambda p, y: learn(_LINEAR, np.full((2, 4), np.inf), p), "not finite"),
+        (lambda p, y: learn(_LINEAR, np.zeros((2, 4)), p, held=-1.0), "held by -1"),
+    ],
+)
+def test_what_would_end_in_a_head_of_nan_or_in_another_class_is_refused(call: Any, said: str) -> None:
+    p, y = np.array([[0.2, 0.3, 0.5], [1.0, 0.0, 0.0]]), np.array([0, 2])
+    with pytest.raises((ShapeError, LabelError), match=said):
+        call(p, y)
