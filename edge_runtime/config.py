@@ -64,6 +64,7 @@ class Settings:
     machine_root: Path
     adopt: Literal["better", "always", "never"]
     personal_head: Literal["off", "on"]
+    head_bits: int
     class_weights: Literal["none", "balanced"]
     model_socket: str | None
     model_http: int | None
@@ -186,7 +187,9 @@ OPTIONS: tuple[Option, ...] = (
            "when a new head becomes the model at work: better, unless it is worse on own held-out examples; always; "
            "never"),
     Option("personal_head", "--personal-head", "MODE", read.one_of("off", "on"), _always("off"),
-           "on: work with a mixture of the new head and one tuned on own examples, where that is better here"),
+           "on: work with a head made of the new one and own examples, where that is better here"),
+    Option("head_bits", "--head-bits", "N", read.head_bits, _always(32),
+           "work with heads whose weights are rounded to 2 to 16 bits; 32: as they come"),
     Option("class_weights", "--class-weights", "MODE", read.one_of("none", "balanced"), _always("none"),
            "balanced: every class has the same say in local training, however few its examples"),
     Option("model_socket", "--model-socket", "PATH", read.text, _NONE,

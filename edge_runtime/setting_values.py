@@ -55,6 +55,14 @@ def whole(low: int, high: int) -> Callable[[Any], int]:
     return lambda value: int(limits.read(value) if isinstance(value, str) else limits.number(value))
 
 
+def head_bits(value: Any) -> int:
+    """A width of a kernel's weights: 2 to 16, or 32 for weights as they are."""
+    found = whole(2, 32)(value)
+    if 16 < found < 32:
+        raise ValueError("not 2 to 16, or 32 for weights as they come")
+    return found
+
+
 def level(value: Any) -> str:
     """A level of the log."""
     found = text(value).lower()

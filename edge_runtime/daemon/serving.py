@@ -405,6 +405,7 @@ class Daemon:
                     self._signatures,
                     adopt=settings.adopt,
                     personally=settings.personal_head == "on",
+                    bits=settings.head_bits,
                 )
                 if model is not None:
                     # Before anything else can fail: what is on disk as the model at work is to answer.

@@ -11,6 +11,8 @@ Rules kept here:
 * With other bundles it is ``(1 - a) global + a own``, where *own* is the global one tuned on the board's training
   examples. The share a is chosen by the loss on one half of the held-out examples, and what comes of it is judged on
   the other half: a figure that was chosen by is no figure to judge by.
+* A board that asks for a width of its own (``head_bits``) works with the head whose kernels are rounded to it, each
+  output on the grid of least squared error; it is judged as it would work.
 * Nothing of this is part of a round: its joules are idle energy.
 """
 
@@ -34,6 +36,7 @@ from edge_runtime.round.work import Workbench, fill_held_out
 from edge_runtime.systemd.logging_setup import log
 from protos.errors import EdgejouleError, UpdateError
 from protos.model.bundle import Bundle
+from protos.model.head_kinds.weight_grids import FULL, Rounding, round_head
 from protos.orders import HeadEvaluation, Publication, Reception
 from protos.progress import progressed
 from protos.trust.delegated import HeadStatement
@@ -105,6 +108,7 @@ def receive(
     *,
     adopt: str,
     personally: bool,
+    bits: int = FULL,
 ) -> tuple[Reception, Model | None]:
     """Look at a published head, and take it to work if it is good enough.
 
@@ -113,6 +117,7 @@ def receive(
         signatures: what may come to work; see :mod:`edge_runtime.identity.signatures`.
         adopt: ``better``, ``always`` or ``never``.
         personally: a personal head is tried.
+        bits: that kernels of the head at work are on.
 
     Returns:
         What to tell the coordinator, and the model that is on disk as the one at work, now or already; None where
@@ -131,7 +136,7 @@ def receive(
     if current is not None and current.about.published_version == publication.head_version:
         # The same head out of another run, or once more after a restart or a disk that was full.
         return Reception(publication.id, True, "it is at work already", _of(head, bundle, bench)), current
-    found = chosen(head, bundle, bench, current, adopt=adopt, personally=personally)
+    found = chosen(head, bundle, bench, current, adopt=adopt, personally=personally, bits=bits)
     if found.head is None:
         log().info("head %s is not taken to work: %s", publication.head_version, found.reason)
         return Reception(publication.id, False, found.reason, found.evaluation), None
@@ -143,6 +148,7 @@ def receive(
         run=publication.name,
         round=publication.round,
         personal=found.share,
+        bits=bits,
         accuracy=publication.accuracy,
         loss=publication.loss,
         own=found.own,
@@ -181,9 +187,11 @@ def _of(head: Tree, bundle: Bundle, bench: Workbench | None) -> HeadEvaluation |
 
 
 def chosen(
-    head: Tree, bundle: Bundle, bench: Workbench | None, current: Model | None, *, adopt: str, personally: bool
-) -> Chosen:
+    head: Tree, bundle: Bundle, bench: Workbench | None, current: Model | None, *, adopt: str, personally: bool,
+    bits: int = FULL,
+) -> Chosen:  # fmt: skip
     """What to work with from now on."""
+    rounding = Rounding(bits, "mse", "channel")
     new = _of(head, bundle, bench)
     if adopt == "never":
         return Chosen(None, 0.0, "the settings say adopt = never", new)
@@ -192,15 +200,17 @@ def chosen(
     share, best = by_means if by_means is not None else (0.0, head)
     if new is None or bench is None or bench.held_out is None:
         words = "there are no own held-out examples to judge it by"
-        return Chosen(best, share, words if not share else f"{words}; with {share:.0%} of an own head", new, new)
+        words += f"; with {share:.0%} of an own head" if share else ""
+        return Chosen(round_head(best, rounding), share, words, new, new)
     judged: HeldOut | _Half = bench.held_out
     if by_means is None and trains and new.examples >= _LEAST_HELD_OUT:
         share, best = personal(head, bench)
         # Judged on the half that nothing was chosen by.
         judged = _half(bench.held_out, 1) if share else bench.held_out
+    if by_means is not None and share and is_worse(_judge(best, bench, judged), new):
+        share, best = 0.0, head
+    best = round_head(best, rounding)
     own = _judge(best, bench, judged)
-    if by_means is not None and share and is_worse(own, new):
-        share, best, own = 0.0, head, new
     comparable = current is not None and current.bundle.bundle_id == bundle.bundle_id
     if adopt == "better" and current is not None and comparable:
         before = _judge(current.head, bench, judged)

@@ -51,6 +51,7 @@ class About:
         published_version: of the head that the run ended with; another one where the head at work is a personal one.
         round: that the head came of.
         personal: share of this board's own head in it, 0 to 1.
+        bits: that its kernels are rounded to; 32: as they came.
         accuracy, loss: on the coordinator's held-out data, or None.
         own: on this board's held-out examples, or None.
     """
@@ -62,6 +63,7 @@ class About:
     run: str
     round: int
     personal: float = 0.0
+    bits: int = 32
     accuracy: float | None = None
     loss: float | None = None
     own: HeadEvaluation | None = None

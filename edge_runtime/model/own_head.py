@@ -11,6 +11,7 @@ import numpy as np
 from edge_runtime.round.inputs.embeddings import dequantise
 from edge_runtime.round.work import Workbench
 from edge_runtime.systemd.logging_setup import log
+from protos.errors import ModelError, NonFiniteError, ShapeError
 from protos.model.bundle import BY_CLASS, GRAM
 from protos.model.head_kinds.personal_means import FleetSums, own_means
 from protos.update.trees import Tree
@@ -21,7 +22,11 @@ MOST_EXAMPLES = 2000
 
 def own_head(head: Tree, bench: Workbench) -> tuple[float, Tree] | None:
     """The share of heads of the board's own in it, 0 to 1, and the head; the same examples give the same bits."""
-    sums = bench.bundle.class_sums()
+    try:
+        sums = bench.bundle.class_sums()
+    except (ModelError, ShapeError, NonFiniteError) as error:
+        log().warning("the bundle's class sums are of no use: %s", error)
+        return None
     if sums is None or "hidden_kernel" in head:
         return None
     quantised, labels = bench.cache.view(), bench.summary.labels

@@ -195,6 +195,7 @@ class ModelService:
                 "run": about.run,
                 "round": about.round,
                 "personal": about.personal,
+                "bits": about.bits,
                 "accuracy": about.accuracy,
                 "loss": about.loss,
                 "own_accuracy": None if about.own is None else about.own.accuracy,

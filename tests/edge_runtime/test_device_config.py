@@ -49,6 +49,7 @@ GOOD: dict[str, tuple[str, str, str]] = {
     "machine_root": ("/a", "/b", "/c"),
     "adopt": ("better", "always", "never"),
     "personal_head": ("off", "on", "off"),
+    "head_bits": ("2", "16", "32"),
     "class_weights": ("none", "balanced", "none"),
     "model_socket": ("/a", "off", "/c"),
     "metrics_file": ("/a", "/b", "/c"),

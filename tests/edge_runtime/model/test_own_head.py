@@ -15,6 +15,7 @@ from peer_coordinator import PeerCoordinator, order, publication
 from running_daemon import RunningDaemon
 from striped_data import write_data
 
+from edge_runtime.client import Client
 from edge_runtime.config import Settings
 from edge_runtime.daemon.device import Device
 from edge_runtime.model.adopting import chosen
@@ -178,6 +179,65 @@ def test_without_held_out_examples_training_ones_decide_and_few_leave_the_runs_h
             assert all(np.isfinite(array).all() for array in taken.head.values())
         finally:
             device.close()
+
+
+def test_sums_that_are_of_no_use_leave_the_board_what_it_had_before(
+    settings: Make, with_sums: Bundle, bundle: Bundle, tmp_path: Path
+) -> None:
+    sums = with_sums.class_sums()
+    assert sums is not None
+    np.savez(with_sums.path / SUMS_FILE, **{GRAM: sums[GRAM], BY_CLASS: -sums[BY_CLASS]})
+    broken = _sealed(with_sums.path, bundle)
+    device, bench = _bench(settings, broken, write_data(tmp_path / "own.npz", 90, test=15))
+    try:
+        assert own_head(trained(broken, tmp_path), bench) is None
+    finally:
+        device.close()
+
+
+@pytest.mark.parametrize("held_out", [0, 15])
+def test_a_board_that_asks_for_few_bits_works_with_the_head_on_so_many_and_is_judged_by_it(
+    settings: Make, bundle: Bundle, tmp_path: Path, held_out: int
+) -> None:
+    device, bench = _bench(settings, bundle, write_data(tmp_path / "own.npz", 90, test=held_out))
+    try:
+        head = trained(bundle, tmp_path)
+        taken = chosen(head, bundle, bench, None, adopt="better", personally=False, bits=2)
+        assert taken.head is not None
+        assert trees.shapes(taken.head) == trees.shapes(head)
+        for column in taken.head["out_kernel"].T:
+            assert len(np.unique(column)) <= 4
+        np.testing.assert_array_equal(taken.head["out_bias"], head["out_bias"])
+        if held_out:
+            assert taken.own == bench.held_out.evaluate(taken.head, bundle, bench.head)
+            assert taken.evaluation == bench.held_out.evaluate(head, bundle, bench.head)
+        whole = chosen(head, bundle, bench, None, adopt="better", personally=False, bits=32)
+        assert whole.head is not None
+        assert trees.version(whole.head) == trees.version(head)
+    finally:
+        device.close()
+
+
+def test_a_daemon_says_how_many_bits_its_head_has(started: Start, bundle: Bundle, tmp_path: Path) -> None:
+    write_data(tmp_path / "data.npz", 60, test=9)
+    head = trained(bundle, tmp_path)
+    peer = PeerCoordinator(bundle)
+    peer.orders.append(publication(bundle, head))
+    try:
+        running = started(peer, head_bits=3)
+        peer.until(lambda: bool(peer.receptions))
+        with Client(tmp_path / "state" / "model.sock") as client:
+            info = client.info()
+            answer = client.predict(np.zeros((2, 8, 8, 1), np.uint8))
+        running.stop()
+        assert peer.holdings[-1].published == f"run-1/{trees.version(head)}", "it is not sent again"
+        assert (info["bits"], info["version"] != trees.version(head)) == (3, True)
+        assert np.isfinite(answer["scores"]).all()
+        model = open_current(tmp_path / "state")
+        assert model is not None
+        assert all(len(np.unique(column)) <= 8 for column in model.head["out_kernel"].T)
+    finally:
+        peer.stop()
 
 
 def test_a_daemon_with_examples_of_one_class_works_with_a_finite_head_of_its_own_after_a_restart_too(
