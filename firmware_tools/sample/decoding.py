@@ -40,5 +40,7 @@ def run(fields: dict[str, Any], progress: Progress) -> dict[str, Any]:
             fix=_FIX,
         )
     shade = np.asarray(decoder.predict(given, batch_size=256, verbose=0))
+    if not np.isfinite(shade).all():
+        raise ModelError("gives pixels that are not finite", where=where, fix=_FIX)
     np.save(fields["made"], np.clip(np.rint(255 * shade), 0, 255).astype(np.uint8), allow_pickle=False)
     return {"examples": len(given)}

@@ -46,8 +46,19 @@ class Denoiser:
         return cls(checked, *bundle.feature_affine(), bundle.manifest.classes)
 
     def embeddings(self, classes: npt.NDArray[np.int32], *, seed: int) -> Array:
-        """Embeddings [N, D] of new examples of these classes [N]."""
-        return diffusion.embeddings_of(diffusion.sample(self.tree, classes, seed=seed), self.mean, self.scale)
+        """Embeddings [N, D] of new examples of these classes [N].
+
+        Raises:
+            ModelError: numbers of the head are so large that what comes is not finite.
+        """
+        try:
+            with np.errstate(over="raise", invalid="raise"):
+                latents = diffusion.sample(self.tree, classes, seed=seed)
+                made = diffusion.embeddings_of(latents, self.mean, self.scale)
+        except FloatingPointError as error:
+            raise ModelError(f"its numbers are too large to sample with ({error})", where="denoiser",
+                             fix="take the head of an earlier round, and train with a lower rate") from error  # fmt: skip
+        return made
 
     def to_bytes(self) -> bytes:
         """The file."""
@@ -82,6 +93,8 @@ class Denoiser:
                 raise ModelError(f"is {about['schema']!r}, this version reads {_SCHEMA!r}", where=where)
             classes = tuple(str(class_name) for class_name in about["classes"])
             width, hidden = arrays["hidden_kernel"].shape
+            if not classes:
+                raise ModelError("knows no class", where=where, fix=fix)
         except ModelError:
             raise
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:

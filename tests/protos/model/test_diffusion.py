@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,3 +94,28 @@ def test_a_denoiser_travels_in_one_file_and_anything_else_is_refused(tmp_path: P
     path.write_bytes(Denoiser(cut, sent.mean, sent.scale, sent.classes).to_bytes())
     with pytest.raises(ShapeError, match="out_kernel"):
         Denoiser.from_file(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda d: dataclasses.replace(d, scale=d.scale * np.float32(1e-38)), "too large to sample with"),
+        (lambda d: dataclasses.replace(d, tree={**d.tree, "out_kernel": d.tree["out_kernel"] + np.float32(1e38)}),
+         "too large to sample with"),
+    ],
+)  # fmt: skip
+def test_a_denoiser_whose_numbers_overflow_makes_no_examples(change: Any, said: str) -> None:
+    plain = Denoiser(
+        diffusion.untrained_denoiser(8, 3, 16), np.zeros(8, np.float32), np.ones(8, np.float32), ("a", "b", "c")
+    )
+    classes = np.array([0, 1, 2], np.int32)
+    assert np.isfinite(plain.embeddings(classes, seed=0)).all()
+    with pytest.raises(ModelError, match=said):
+        change(plain).embeddings(classes, seed=0)
+
+
+def test_a_denoiser_of_no_class_is_none(tmp_path: Path) -> None:
+    tree = diffusion.untrained_denoiser(8, 0, 16)
+    (tmp_path / "d.npz").write_bytes(Denoiser(tree, np.zeros(8, np.float32), np.ones(8, np.float32), ()).to_bytes())
+    with pytest.raises(ModelError, match="knows no class"):
+        Denoiser.from_file(tmp_path / "d.npz")
