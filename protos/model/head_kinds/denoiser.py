@@ -57,7 +57,7 @@ class Denoiser:
                 made = diffusion.embeddings_of(latents, self.mean, self.scale)
         except FloatingPointError as error:
             raise ModelError(f"its numbers are too large to sample with ({error})", where="denoiser",
-                             fix="take the head of an earlier round, and train with a lower rate") from error  # fmt: skip
+                             fix="take an earlier head, and train with a lower rate") from error  # fmt: skip
         return made
 
     def to_bytes(self) -> bytes:
