@@ -17,7 +17,7 @@ from protos.model.head_kinds.personal_means import FleetSums, own_means
 from protos.update.trees import Tree
 
 # Candidates are judged on so many at most: beyond, their losses are known well enough.
-MOST_EXAMPLES = 2000
+MOST_EXAMPLES = 1000
 
 
 def own_head(head: Tree, bench: Workbench) -> tuple[float, Tree] | None:

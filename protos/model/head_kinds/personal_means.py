@@ -192,8 +192,9 @@ class _Maker:
         self.start, self.means, self.log_shares = start, sums.means()[:, :-1], np.log(sums.shares())
         counts = sums.by_class[:, -1]
         spread = (sums.gram[:-1, :-1] - (self.means * counts[:, None]).T @ self.means) / sums.examples
-        floor = _FLOOR * max(float(np.trace(spread)) / len(spread), 1e-12)
-        self.inverse: Reals = np.asarray(np.linalg.inv(spread + floor * np.eye(len(spread))), np.float64)
+        # In place: a board has room for few matrices of this size.
+        spread.flat[:: len(spread) + 1] += _FLOOR * max(float(np.trace(spread)) / len(spread), 1e-12)
+        self.inverse: Reals = np.asarray(np.linalg.inv(spread), np.float64)
         self.weights, self.mixes = weights, mixes
         self.candidates = [FLEET, *(Candidate("means", mix=mix, weight=weight) for weight in weights for mix in mixes)]
 

@@ -28,7 +28,7 @@ from protos.datafiles.dataset import load
 from protos.errors import DataError, ModelError
 from protos.model.backbone import Backbone
 from protos.model.bundle import BY_CLASS, GRAM, Bundle, open_bundle, record_of
-from protos.model.manifest import MANIFEST_FILE, SUMS_SCHEMA
+from protos.model.manifest import MANIFEST_FILE, SUMS_SCHEMA, FileRecord, Manifest
 from protos.update import trees
 
 Start = Callable[..., RunningDaemon]
@@ -84,6 +84,10 @@ def test_sums_come_back_as_they_were_written(with_sums: Bundle, bundle: Bundle, 
     np.testing.assert_allclose(sums[BY_CLASS][:, -1], [80, 80, 80])
     np.testing.assert_allclose(sums[BY_CLASS][1], wide[data.y == 1].sum(axis=0), rtol=1e-4, atol=1e-3)
     assert with_sums.bundle_id != bundle.bundle_id
+    # A twin for an accelerator leaves them what they are.
+    twin = with_sums.manifest.with_twin("twin.tflite", FileRecord("0" * 64, 9), None)
+    assert (twin.schema, twin.head.sums_file) == (SUMS_SCHEMA, SUMS_FILE)
+    assert Manifest.from_json(twin.to_json()) == twin
 
 
 @pytest.mark.parametrize(
