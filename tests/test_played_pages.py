@@ -35,6 +35,8 @@ NOT_PLAYED = {
     "docs/models.md": "PyTorch and ONNX, which nothing installs; tests/firmware_tools/convert converts what they give",
     "docs/model.md": "a board that has finished a run; tests/edge_runtime/model runs the same verbs",
     "docs/one-pass.md": "whole demos; tests/coordinator/lab runs one, and tests/coordinator the closed form",
+    "docs/personal.md": "a model and data of the reader's own; tests/edge_runtime/model makes heads of class sums, and "
+    "tests/firmware_tools/convert the sums",
     "docs/plans.md": "a plan of the reader's own; tests/protos/test_plan_rules.py reads every plan in plans/",
     "docs/pruning.md": "a model and data of the reader's own; tests/firmware_tools/prune runs the same verbs",
     "docs/quantfl.md": "a whole run; tests/coordinator/test_plan_files.py runs its plan",

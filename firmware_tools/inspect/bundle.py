@@ -13,7 +13,7 @@ from firmware_tools.child import Progress
 from firmware_tools.inspect.model import ModelFacts, Tensor, read_model
 from protos.errors import ModelError
 from protos.model.backbone import Backbone
-from protos.model.bundle import Bundle, open_bundle
+from protos.model.bundle import BY_CLASS, Bundle, open_bundle
 from protos.model.head import Head
 
 SCHEMA = "edgejoule.inspect/1"
@@ -115,7 +115,7 @@ def _signature_facts(facts: ModelFacts) -> dict[str, Any]:
 
 def _head_facts(bundle: Bundle, facts: ModelFacts) -> dict[str, Any]:
     spec = bundle.manifest.head
-    tree = bundle.initial_head()
+    tree, sums = bundle.initial_head(), bundle.class_sums()
     return {
         "size_bytes": facts.size_bytes,
         "objective": spec.objective,
@@ -124,6 +124,7 @@ def _head_facts(bundle: Bundle, facts: ModelFacts) -> dict[str, Any]:
         "hidden_units": spec.hidden_units,
         "tensors": {name: list(array.shape) for name, array in tree.items()},
         "parameters": sum(array.size for array in tree.values()),
+        "class_sums": None if sums is None else int(sums[BY_CLASS][:, -1].sum()),
         "inputs": [dataclasses.asdict(tensor) for tensor in spec.inputs],
         "signatures": _signature_facts(facts),
         "operators": facts.operator_counts(),

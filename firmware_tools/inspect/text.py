@@ -97,6 +97,8 @@ def _head(facts: Mapping[str, Any]) -> Iterator[str]:
         f"{facts['optimiser']}, batch {facts['batch_size']}"
     )
     yield from _wrapped("  tensors", ", ".join(f"{name} {shape}" for name, shape in facts["tensors"].items()))
+    if (sums := facts["class_sums"]) is not None:
+        yield f"  sums     of {sums:,} examples by class, for heads of single devices"
     for one in facts["inputs"]:
         yield (
             f"  input    {one['name']} = {one['default']:g}  ({one['minimum']:g}..{one['maximum']:g}) {one['meaning']}"
