@@ -104,7 +104,7 @@ def test_sums_that_no_examples_have_are_refused(with_sums: Bundle, bundle: Bundl
     sums = with_sums.class_sums()
     assert sums is not None
     gram, by_class = change(sums[GRAM], sums[BY_CLASS])
-    np.savez(with_sums.path / SUMS_FILE, **{GRAM: gram, BY_CLASS: by_class})
+    np.savez(with_sums.path / SUMS_FILE, allow_pickle=False, **{GRAM: gram, BY_CLASS: by_class})
     with pytest.raises(Exception, match=said) as caught:
         _sealed(with_sums.path, bundle).class_sums()
     assert type(caught.value).__name__ in ("ModelError", "ShapeError", "NonFiniteError")
@@ -190,7 +190,7 @@ def test_sums_that_are_of_no_use_leave_the_board_what_it_had_before(
 ) -> None:
     sums = with_sums.class_sums()
     assert sums is not None
-    np.savez(with_sums.path / SUMS_FILE, **{GRAM: sums[GRAM], BY_CLASS: -sums[BY_CLASS]})
+    np.savez(with_sums.path / SUMS_FILE, allow_pickle=False, **{GRAM: sums[GRAM], BY_CLASS: -sums[BY_CLASS]})
     broken = _sealed(with_sums.path, bundle)
     device, bench = _bench(settings, broken, write_data(tmp_path / "own.npz", 90, test=15))
     try:
