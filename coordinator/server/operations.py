@@ -42,6 +42,7 @@ from protos.model.manifest import brief
 from protos.plan.plan import RunPlan, parse
 from protos.plan.plan_times import at_once
 from protos.update import trees
+from protos.update.reading import ABSURD
 from protos.update.trees import Shapes, Tree
 
 log = logging.getLogger("edgejoule.coordinator")
@@ -417,7 +418,11 @@ class Operations:
 def _read_start(path: Path, shapes: Shapes) -> Tree:
     """The head that a run begins with, out of a file: one that was made elsewhere, such as by distillation."""
     try:
-        return read_tree(path, {name: tuple(shape) for name, shape in shapes.items()})
+        head = read_tree(path, {name: tuple(shape) for name, shape in shapes.items()})
+        # No device takes such a head to train, and the run would wait for ever.
+        if absurd := [name for name, value in head.items() if float(abs(value).max()) > ABSURD]:
+            raise PlanError(f"tensor {absurd[0]} holds numbers beyond {ABSURD:g}")
+        return head
     except EdgejouleError as error:
         fix = "give an .npz file of the tensors of the bundle's head: " + ", ".join(
             f"{name} {list(shape)}" for name, shape in shapes.items()

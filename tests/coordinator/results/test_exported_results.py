@@ -29,6 +29,7 @@ from coordinator.operator.status import RoundStatus, RunDetails, RunStatus
 from coordinator.report.csv_files import DEVICES, ENERGY, ROUNDS
 from coordinator.results import to_colext, to_mlperf
 from coordinator.results.figures import figures_of
+from protos.errors import PlanError
 from protos.model.bundle import open_bundle
 
 Fleet = Callable[..., Any]
@@ -356,4 +357,9 @@ def test_a_head_is_given_as_an_npz_that_another_plan_starts_from(
         again = operator.start_run(text, tmp_path)
         tools.until(lambda: operator.status(again)[0].rounds, "round 0")
         assert operator.status(again)[0].rounds[0].head_version == told.rounds[3].head_version
+        # A head that no device would train: the run would wait for ever.
+        with np.load(out, allow_pickle=False) as found:
+            np.savez(out, allow_pickle=False, **{name: found[name] + np.float32(1e20) for name in found})
+        with pytest.raises(PlanError, match=r"head.npz: tensor out_bias holds numbers beyond 1e\+09"):
+            operator.start_run(text, tmp_path)
     assert cli.main(["export", run, "--head-alone", "-o", str(tmp_path / "m"), "--coordinator", address]) == 2
