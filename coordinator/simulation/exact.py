@@ -183,7 +183,7 @@ class _World:
         and seed give it."""
         prepared = prepare(self._plan, self._folder)
         _refuse(bool(prepared.plan.privacy.masked), "[privacy] masked", "agreeing on masks is not simulated")
-        _refuse(prepared.plan.run.start_from is not None, "run.start_from", "no run went before")
+        _refuse(prepared.plan.run.start_from is not None, "run.start_from", "it begins with the head of the bundle")
         _refuse(prepared.plan.closed_form.add_to is not None, "closed_form.add_to", "no run went before")
         bundle = self._rooms.bundle_store.keep(prepared.bundle)
         plan, head = prepared.plan, bundle.initial_head()

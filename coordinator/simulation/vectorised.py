@@ -84,7 +84,7 @@ def check(plan: RunPlan, manifest: Manifest, settings: FleetSettings) -> None:
         (plan.round.sample is not None, "round.sample", "every board is asked"),
         (plan.round.enough < 1, "round.enough", "every board is waited for"),
         (plan.round.late > 0 or plan.round.buffer is not None, "round", "no report counts in a later round"),
-        (plan.run.start_from is not None, "run.start_from", "no run went before"),
+        (plan.run.start_from is not None, "run.start_from", "it begins with the head of the bundle"),
         (settings.dropout > 0, "dropout", "no board loses its power"),
     ):
         if is_so:
