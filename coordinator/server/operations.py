@@ -193,6 +193,7 @@ class Operations:
                 break
             if run_id not in self._run_scheduler.preparing:
                 await self._store.do(run_transactions.pause_run, run_id)
+                self._run_scheduler.let_go(run_id)
                 break
             await asyncio.sleep(TICK_S)
         state = await self._store.read(_state, run_id)

@@ -106,6 +106,8 @@ class RunScheduler:
         self._beside: dict[str, asyncio.Task[None]] = {}
         # Whether several runs were on at the last look.
         self._shared = False
+        # Devices with an open order of a run that is on and was not taken up yet, or not again after an error.
+        self._owing: dict[str, set[str]] = {}
         self._news = asyncio.Event()
         self._closing = False
         self.preparing: set[str] = set()
@@ -136,6 +138,7 @@ class RunScheduler:
         """Remember the fleet, and take up the runs that are not over."""
         for known in await self._store.read(devices.known):
             self.fleet.remember(known.card, left=known.left, seen_unix_s=known.last_seen_unix_s, reason=known.reason)
+        self._owing = await self._store.read(runs.owing)
         await self.look_at_published()
         await self.upgrades.open()
         works = (self._run_all, self._run_beside, self._tick, self.upgrades.watch)
@@ -189,17 +192,25 @@ class RunScheduler:
 
     def _share(self) -> None:
         """Each device is present in the run that it works for alone, and in all others when it works for none."""
-        if len(self.drivers) < 2 and not self._shared:
+        if not self._shares() and not self._shared:
             return
-        self._shared = len(self.drivers) > 1
+        self._shared = self._shares()
+        owing = {device_id for device_ids in self._owing.values() for device_id in device_ids}
         for run_id, driver in self.drivers.items():
             driver.lend(
-                {device_id for other, by in self.drivers.items() if other != run_id for device_id in by.at_work()}
+                owing.union(*(other.at_work() for other_id, other in self.drivers.items() if other_id != run_id))
             )
+
+    def _shares(self) -> bool:
+        return len(self.drivers) > 1 or bool(self._owing)
+
+    def let_go(self, run_id: str) -> None:
+        """Nobody works for this run any more, which was not taken up."""
+        self._owing.pop(run_id, None)
 
     def _may_open(self, driver: RunDriver) -> bool:
         """Whether a run that gathers may ask devices now, beside the others."""
-        if len(self.drivers) < 2:
+        if not self._shares():
             return True
         self._share()
         return may_go(
@@ -278,6 +289,7 @@ class RunScheduler:
         try:
             # An operator may have stopped it before it was known to be prepared.
             if run_id not in await self._store.do(run_transactions.unfinished_runs):
+                self.let_go(run_id)
                 return
             run = await open_run(self._rooms, run_id, _now_s())
             self.trouble.pop(run_id, None)
@@ -294,6 +306,8 @@ class RunScheduler:
             self.preparing.discard(run_id)
             if isinstance(error, NotHereError) or not isinstance(error, EdgejouleError):
                 self._not_before_s[run_id] = _now_s() + RETRY_S
+                # Those behind it pass, with all devices.
+                self.let_go(run_id)
             else:
                 await asyncio.sleep(RETRY_S)
             return
@@ -321,6 +335,7 @@ class RunScheduler:
             may_open=self._may_open,
         )
         self.drivers[run_id] = driver
+        self.let_go(run_id)
         try:
             driver.arrived(*(member.card for member in self.fleet if member.state == "present"))
             await driver.drive()
@@ -328,11 +343,14 @@ class RunScheduler:
                 self._write_later(run_id, *driver.end)
         finally:
             del self.drivers[run_id]
+            if not run.over.is_set() and (owing := driver.at_work()):
+                self._owing[run_id] = set(owing)
             self._share()
         await self.look_at_published()
 
     async def end(self, run_id: str, state: str, reason: str) -> None:
         """End a run that is not on. When that cannot be written down, it is written later, and nobody waits for it."""
+        self.let_go(run_id)
         try:
             await self._store.do(run_transactions.end_run, run_id, state, reason)
         except StoreError as error:

@@ -224,6 +224,22 @@ def belongs_to(
     connection.execute(update(orders).where(which).values(session=session, budget_j=budget_j))
 
 
+def owing(connection: Connection) -> dict[str, set[str]]:
+    """By run that is on, who has an order of its open round and has not answered it."""
+    of_order = and_(
+        orders.c.run_id == rounds.c.run_id, orders.c.round == rounds.c.round, orders.c.attempt == rounds.c.attempt
+    )
+    query = (
+        select(orders.c.run_id, orders.c.device_id)
+        .select_from(orders.join(rounds, of_order).join(runs, runs.c.run_id == rounds.c.run_id))
+        .where(runs.c.state.in_(GOING_STATES), rounds.c.state == "open", orders.c.outcome == "ordered")
+    )
+    found: dict[str, set[str]] = {}
+    for row in connection.execute(query):
+        found.setdefault(row.run_id, set()).add(row.device_id)
+    return found
+
+
 def asked(connection: Connection, run_id: str, number: int, attempt: int) -> list[str]:
     """Whom this attempt at a round asked."""
     return list(connection.execute(_ASKED, {"run": run_id, "number": number, "attempt": attempt}).scalars())
