@@ -16,7 +16,8 @@ newest head is within one point of a logistic regression on all examples togethe
 
 optimisers: the same for what a coordinator may do with the mean of changes.
 
-fl_pqsu: a pruned backbone, updates in few bits, and fewer of them (`fl_pqsu.py`); `--only mobilenet`: another one.
+fl_pqsu: a pruned backbone, updates in few bits, and fewer of them (`fl_pqsu.py`); `--only kernels`: pruned to widths
+that take less time; `--only mobilenet`, `--only mobilenet,kernels`: another model.
 
 koala: a large model and small ones that teach each other on images without labels (`koala.py`).
 
@@ -233,6 +234,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="fewer data sets, methods and rounds: under three minutes")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="how many seeds (default 3)")
     parser.add_argument("--first", type=int, default=0, metavar="N", help="first seed (all but quantfl)")
+    parser.add_argument("--prunings", type=int, default=1, metavar="N", help="fl_pqsu: seeds a model is pruned with")
     parser.add_argument("--rounds", type=int, metavar="R", help="rounds at most (default: the paper's own)")
     parser.add_argument("--only", metavar="NAME[,NAME]", help=f"data sets, such as {', '.join(NAMES)}")
     parser.add_argument("--method", action="append", help="this method alone; repeat it for more")
@@ -245,7 +247,15 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="edgejoule-papers-") as folder:
         methods = tuple(options.method or ())
         asked = Asked(
-            Path(folder), options.quick, options.seeds, options.rounds, only, methods, options.keep, options.first
+            Path(folder),
+            options.quick,
+            options.seeds,
+            options.rounds,
+            only,
+            methods,
+            options.keep,
+            options.first,
+            options.prunings,
         )
         try:
             rows = PAPERS[options.paper](asked)

@@ -7,12 +7,14 @@ the last update that was sent. Beside each stage what this project has instead: 
 2 bits, devices drawn by the norm of their changes and their cost, with unbiased weights (the joule planner), and a head
 in closed form, which needs no round but one.
 
-ResNet8 of MLPerf Tiny on CIFAR-10, at half of its multiply-adds. The workshop has 4,000 images that no device has, as
-JPEG like theirs: by them filters are scored, weights that are left fitted to what layers gave, the last layer fitted
-anew, and all of it fine-tuned, with the whole model as teacher, on images left for right and moved as well. Seeds are
-those of fleets, whose devices have 5,000 other images; a model is pruned once, with the first of them. Accuracies are
-on 2,000 held-out images that nothing was chosen by: the criterion was chosen on the devices' images, which the workshop
-has not seen, and passes were set before any were run. Joules are counted, not measured: see `one_pass/fleet.py`.
+ResNet8 of MLPerf Tiny on CIFAR-10, at half of its multiply-adds; with `--only kernels` at widths that take less time
+(`pruned_to.py`). The workshop has 4,000 images that no device has, as JPEG like theirs: by them filters are scored,
+weights that are left fitted to what layers gave, the last layer fitted anew, and all of it fine-tuned, with the whole
+model as teacher, on images left for right and moved as well. Seeds are those of fleets, whose devices have 5,000 other
+images, on the model that was pruned with the first of them; `--prunings` says how many seeds a model is pruned with,
+and `--seeds 0` leaves fleets out. Accuracies are on 2,000 held-out images that nothing was chosen by: the criterion was
+chosen on the devices' images, which the workshop has not seen, and passes were set before any were run. Joules are
+counted, not measured: see `one_pass/fleet.py`.
 
 The first criterion that is asked for is fine-tuned and used in the fleet; of the others the model is shown as cut and
 fitted, unless `--only` names them alone. With `--keep` a run that was cut goes on where it stopped.
@@ -34,6 +36,7 @@ import numpy as np
 from benchmarks.inputs import reference_data
 from benchmarks.one_pass.fleet import BOARDS, LINKS, RADIOS, Fleet, Task, embedding_joules
 from benchmarks.one_pass.methods import METHODS, Rounds, _decoded, _lines, averaged, plan_of
+from benchmarks.paper_methods.pruned_to import RESNET8, TARGETS, options
 from benchmarks.paper_methods.rows import Asked, Row, kept, row
 from coordinator.budgets.cold_start import prices_of
 from coordinator.run.evaluation import Evaluator
@@ -44,7 +47,7 @@ from protos.errors import DataError, UsageError
 from protos.model.backbone import Backbone
 from protos.model.bundle import open_bundle
 
-SCHEME, DEVICES, TARGET = "dirichlet:0.5", 10, "macs=0.5"
+SCHEME, DEVICES = "dirichlet:0.5", 10
 CRITERIA = ("least_squares", "l1", "taylor")
 EPOCHS, SHIFT = 12, 2
 _NEVER_SENT = 100.0  # loss of the last update that was sent, before there was one: as in the published code
@@ -56,28 +59,33 @@ def rows(asked: Asked) -> list[Row]:
         from benchmarks.paper_methods import mobilenet
 
         return mobilenet.rows(asked)
-    criteria = [criterion for criterion in CRITERIA if not asked.only or criterion in asked.only]
+    target = "kernels" if "kernels" in asked.only else "macs"
+    named = [name for name in asked.only if name != "kernels"]
+    criteria = [criterion for criterion in CRITERIA if not named or criterion in named]
     if not criteria:
         raise UsageError(
-            f"no criterion is called {', '.join(asked.only)}", fix=f"one of {', '.join((*CRITERIA, 'mobilenet'))}"
+            f"no criterion is called {', '.join(named)}", fix=f"one of {', '.join((*CRITERIA, 'kernels', 'mobilenet'))}"
         )
     workshop, data, model = _source(asked.folder)
     home, epochs = asked.keep or asked.folder, 1 if asked.quick else EPOCHS
     home.mkdir(parents=True, exist_ok=True)
     rounds = asked.rounds or (6 if asked.quick else 20)
-    reports: dict[str, dict[str, Any]] = {}
+    reports: dict[str, list[dict[str, Any]]] = {}
     figures: dict[str, dict[str, list[float]]] = {}
     with Converter() as converter:
-        for criterion in criteria[:1] if asked.quick else criteria:
+        for criterion in criteria[:1] if asked.quick or target == "kernels" else criteria:
             passes = epochs if criterion == criteria[0] else 0
-            out = home / f"{criterion}-{passes}-epochs-seed-{asked.first}.keras"
-            if not out.exists():
-                out.with_suffix(".json").unlink(missing_ok=True)
-            made = partial(_pruned, converter, model, workshop, criterion, passes, asked.first, out)
             name = f"pruned, {criterion}" + ("" if passes else ", not fine-tuned")
-            reports[name] = kept(replace(asked, keep=home), out.stem, made)
-            print(f"{name}: {reports[name]['after']}", file=sys.stderr, flush=True)
-        first = home / f"{criteria[0]}-{epochs}-epochs-seed-{asked.first}.keras"
+            for seed in range(asked.first, asked.first + (asked.prunings if passes else 1)):
+                out = home / f"{_stem(criterion, target, passes, seed)}.keras"
+                if not out.exists():
+                    out.with_suffix(".json").unlink(missing_ok=True)
+                made = partial(_pruned, converter, model, workshop, criterion, target, passes, seed, out)
+                reports.setdefault(name, []).append(kept(replace(asked, keep=home), out.stem, made))
+                print(f"{name}, seed {seed}: {reports[name][-1]['after']}", file=sys.stderr, flush=True)
+        if target == "kernels" or not asked.seeds:
+            return _model_rows(reports, TARGETS[target])
+        first = home / f"{_stem(criteria[0], target, epochs, asked.first)}.keras"
         whole = _task("whole", _bundle(converter, model, data, asked.folder / "whole"), data)
         pruned = _task("pruned", _bundle(converter, first, data, asked.folder / "pruned"), data)
     for seed in range(asked.first, asked.first + asked.seeds):
@@ -85,17 +93,21 @@ def rows(asked: Asked) -> list[Row]:
             for key, value in found.items():
                 figures.setdefault(method, {}).setdefault(key, []).append(value)
     setting = f"{DEVICES} devices, {SCHEME}, {rounds} rounds"
-    return _model_rows(reports) + [
+    return _model_rows(reports, TARGETS[target]) + [
         row(setting, method, key, values) for method, found in figures.items() for key, values in found.items()
     ]
 
 
+def _stem(criterion: str, target: str, epochs: int, seed: int) -> str:
+    return f"{criterion}-{'kernels-' if target == 'kernels' else ''}{epochs}-epochs-seed-{seed}"
+
+
 def _pruned(
-    converter: Converter, model: Path, data: Path, criterion: str, epochs: int, seed: int, out: Path
+    converter: Converter, model: Path, data: Path, criterion: str, target: str, epochs: int, seed: int, out: Path
 ) -> dict[str, Any]:
     done = converter.call(
-        "prune", model, "--data", data, "--criterion", criterion, "--target", TARGET, "--refit", "--epochs", epochs,
-        "--mirror", "--shift", SHIFT, "--seed", seed, "-o", out, "--json", "--force",
+        "prune", model, "--data", data, "--criterion", criterion, *options(target, RESNET8), "--refit", "--epochs",
+        epochs, "--mirror", "--shift", SHIFT, "--seed", seed, "-o", out, "--json", "--force",
     )  # fmt: skip
     if done.code:
         raise UsageError(f"prune: {done.stderr.strip().splitlines()[-1:]}", where="fl_pqsu")
@@ -122,17 +134,22 @@ def _source(folder: Path) -> tuple[Path, Path, Path]:
     return workshop, fleet, root / "models_mlperf_tiny" / "pretrainedResnet.h5"
 
 
-def _model_rows(reports: dict[str, dict[str, Any]]) -> list[Row]:
-    setting, found = f"one model, {TARGET}", []
-    shown = {"whole": next(iter(reports.values()))["before"]} | {name: one["after"] for name, one in reports.items()}
-    for name, one in shown.items():
-        for key in ("parameters", "macs", "int8_bytes", "latency_ms", "accuracy", "accuracy_cut",
+def _model_rows(reports: dict[str, list[dict[str, Any]]], target: str) -> list[Row]:
+    setting, found = f"one model, {target}", []
+    shown = {"whole": [one["before"] for one in next(iter(reports.values()))]}
+    shown |= {name: [one["after"] for one in each] for name, each in reports.items()}
+    for name, each in shown.items():
+        for key in ("parameters", "macs", "int8_bytes", "latency_share", "accuracy", "accuracy_cut",
                     "accuracy_before_fine_tuning", "accuracy_refitted"):  # fmt: skip
-            if one.get(key) is not None:
-                found.append(row(setting, name, key, [float(one[key])]))
+            if all(one.get(key) is not None for one in each):
+                found.append(row(setting, name, key, [float(one[key]) for one in each]))
         for board in BOARDS:
-            joules = prices_of(board, macs=int(one["macs"]), coordinates=1, batch_size=32).embedding_j
-            found.append(row(setting, name, f"counted joules an inference, {board}", [joules]))
+            joules = [prices_of(board, macs=int(one["macs"]), coordinates=1, batch_size=32).embedding_j for one in each]
+            found.append(row(setting, name, f"counted joules an inference, {board}", joules))
+        for key, of in (("points over whole", "accuracy"), ("points over whole, fitted", "accuracy_refitted")):
+            points = [100 * (one["accuracy"] - whole[of]) for one, whole in zip(each, shown["whole"], strict=False)]
+            if name != "whole":
+                found.append(row(setting, name, key, points))
     return found
 
 

@@ -36,6 +36,7 @@ class Asked:
         methods: empty for all.
         keep: folder of what takes long to make and is found there again; None: made anew.
         first: the first seed.
+        prunings: seeds that a model is pruned with (fl_pqsu).
     """
 
     folder: Path
@@ -46,6 +47,7 @@ class Asked:
     methods: tuple[str, ...] = ()
     keep: Path | None = None
     first: int = 0
+    prunings: int = 1
 
 
 def row(setting: str, method: str, quantity: str, values: Sequence[float]) -> Row:

@@ -245,7 +245,8 @@ def _lines(report: dict[str, Any]) -> list[str]:
         if before[key] is None or after[key] is None:
             lines.append(f"  {name:<14}{'?':>14}{'?':>14}")
             continue
-        change = 100 * (after[key] / before[key] - 1)
+        share = after["latency_share"] if key in ("latency_ms", "joules") else after[key] / before[key]
+        change = 100 * (share - 1)
         lines.append(f"  {name:<14}{form.format(before[key]):>14}{form.format(after[key]):>14}{change:>+9.1f} %")
     if after["accuracy"] is not None:
         lines.append(f"  {'accuracy, %':<14}{100 * before['accuracy']:>14.2f}{100 * after['accuracy']:>14.2f}"

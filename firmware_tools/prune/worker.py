@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,15 @@ from firmware_tools.convert.job import PREPROCESSING
 from firmware_tools.convert.ranges import real_values
 from firmware_tools.prune.channels import Channels, counted
 from firmware_tools.prune.choosing import by_ratios, by_sensitivity, to_target
-from firmware_tools.prune.integer_cost import integer_model, latency_ms
+from firmware_tools.prune.integer_cost import Timed, integer_model, timed_in_turn
 from firmware_tools.prune.job import PruneJob
 from protos.datafiles import dataset
 from protos.energy.boards import board
 from protos.errors import DataError, ModelError, UsageError
 from protos.extras import advice
 from protos.model.manifest import Preprocessing
+
+_TIMED = ("latency", "joules")
 
 
 def run(fields: dict[str, Any], progress: Progress) -> dict[str, Any]:
@@ -38,7 +40,7 @@ class _Pruning:
     def __init__(self, job: PruneJob, progress: Progress) -> None:
         from firmware_tools.convert.sources.keras_loading import load_keras
 
-        self.job, self.progress, self.timed = job, progress, True
+        self.job, self.progress, self.tried = job, progress, False
         self.where = Path(job.model).name
         self.model = load_keras(Path(job.model))
         if len(self.model.inputs) != 1 or len(self.model.outputs) != 1:
@@ -51,6 +53,7 @@ class _Pruning:
         self.probabilities = activation == "softmax" or type(last).__name__ == "Softmax"
         self.channels = Channels(self.model, where=self.where)
         self.families = self.channels.families()
+        self.integer: list[bytes] = []  # the whole model and the pruned one
         if not self.families:
             kept = f"; layers that are not understood: {', '.join(self.channels.kept_whole)}"
             raise ModelError("has no filter that could be removed" + (kept if self.channels.kept_whole else ""),
@@ -93,6 +96,7 @@ class _Pruning:
                 raise ModelError("fine-tuning ended in weights that are not finite", where=self.where,
                                  fix=f"give a lower --rate than {job.rate:g}")  # fmt: skip
         after["accuracy"] = self._accuracy(small) if job.epochs else pruned
+        self._add_times(before, after)
         small.save(job.output)
         stays = counted(gone, self.families)
         return {
@@ -199,7 +203,7 @@ class _Pruning:
             self.channels, self.families, scores, measure, target, job.multiple, across=job.criterion != "l1",
             steps=12 if job.target in ("macs", "parameters") else 6,
         )  # fmt: skip
-        if (reached := measure(gone)) > target * (1.1 if job.target in ("latency", "joules") else 1.0):
+        if (reached := measure(gone)) > target * (1.1 if job.target in _TIMED else 1.0):
             raise UsageError(
                 f"{job.target} of {reached / measure(set()):.0%} is the least that keeps a tenth of each layer",
                 where="--target", fix="ask for less, or for a smaller --multiple",
@@ -219,12 +223,10 @@ class _Pruning:
             key = frozenset(gone)
             if key not in known:
                 content = integer_model(without(self.model, self.channels, gone), self._some(), where=self.where)
-                # Joules are latency times watts: their shares are the same.
-                found = float(len(content)) if self.job.target == "int8_bytes" else latency_ms(content, tried=True)
-                if found is None:
-                    raise ModelError(f"its {self.job.target} cannot be measured: the engine that devices run refuses "
-                                     "it as an int8 model", where=self.where, fix="give another --target")  # fmt: skip
-                known[key] = found
+                if self.job.target == "int8_bytes":
+                    known[key] = float(len(content))
+                else:
+                    known[key] = self._share(content) if gone else 1.0
                 self.progress(f"{self.job.target} with {len(gone)} channels less: {known[key]:.4g}")
             return known[key]
 
@@ -239,21 +241,35 @@ class _Pruning:
 
     def _cost(self, model: Any, gone: set[int]) -> dict[str, Any]:
         content = integer_model(model, self._some(), where=self.where)
-        latency = self._latency(content)
+        self.integer.append(content)
         return {
             "parameters": int(model.count_params()),
             "macs": self.channels.cost(gone)[0],
             "int8_bytes": len(content),
-            "latency_ms": latency,
-            "joules": None if latency is None else 1e-3 * latency * board(self.job.board).cpu_w,
             "accuracy": self._accuracy(model),
         }
 
-    def _latency(self, content: bytes) -> float | None:
-        found = latency_ms(content) if self.timed else None
-        if found is None and self.timed:
+    def _share(self, content: bytes) -> float:
+        """Of what the whole model takes in the same turns. Joules are that times watts: their shares are the same."""
+        found = self._timed(self.integer[0], content)
+        if found is None:
+            raise ModelError(f"its {self.job.target} cannot be measured: the engine that devices run refuses "
+                             "it as an int8 model", where=self.where, fix="give another --target")  # fmt: skip
+        return found[1].share
+
+    def _add_times(self, *reports: dict[str, Any]) -> None:
+        found: Sequence[Timed | None] | None = self._timed(*self.integer)
+        if found is None:
             self.progress("the engine that devices run refuses it as an int8 model: no latency is measured")
-        self.timed = found is not None
+            found = [None] * len(reports)
+        for one, timed in zip(reports, found, strict=True):
+            one["latency_ms"] = None if timed is None else timed.ms
+            one["latency_share"] = None if timed is None else timed.share
+            one["joules"] = None if timed is None else 1e-3 * timed.ms * board(self.job.board).cpu_w
+
+    def _timed(self, *contents: bytes) -> list[Timed] | None:
+        found = timed_in_turn(contents, tried=self.tried)
+        self.tried = found is not None
         return found
 
     def _accuracy(self, model: Any) -> float | None:

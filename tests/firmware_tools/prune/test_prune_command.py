@@ -52,6 +52,8 @@ def test_half_of_the_multiply_adds_go_and_fine_tuning_brings_the_accuracy_back(
     assert after["parameters"] < before["parameters"]
     assert after["int8_bytes"] < before["int8_bytes"]
     assert after["accuracy"] >= before["accuracy"] - 0.03
+    assert before["latency_share"] == 1.0
+    assert min(before["latency_ms"], after["latency_ms"], after["latency_share"]) > 0
     assert all(layer["kept"] % 4 == 0 for layer in report["layers"])
     assert report["examples"]["held_out"] == int(load(digits / "held.npz").is_test.sum())
     # What was written is a model like any other.
