@@ -111,8 +111,8 @@ def test_no_invariant_breaks_where_the_books_cannot_always_be_read(plain_bundle:
 # ledger did not count as granted when it was granted again; told that its round was closed, which a crash undid; asked
 # by another run while the round that it was missing in was written down, as closed and as given up; a rest of the
 # fleet's joules that was enough for one round, and was waited for in each of four; the books could not be read after a
-# round had closed, and it was closed again, with a head that had moved already; a report that was late came again when a
-# further attempt was open, and was charged twice; asked by a run beside another that had not been taken up again after
+# round had closed, and it was closed again, with a head that had moved already; a report that was late came again when
+# another attempt was open, and was charged twice; asked by a run beside another that had not been taken up again after
 # a restart, and waited for it as well.
 _FOUND = (70, 5348, 7239, 10_014, 10_345, 20_052, 30_016, 40_064, 80_021, 90_017, 100_277, 300_223)
 
