@@ -277,6 +277,8 @@ class RunScheduler:
                 ready = [
                     queued_run for queued_run in waiting if self._not_before_s.get(queued_run.run_id, 0.0) <= _now_s()
                 ]
+                # One that was on when the coordinator ended goes on before others: its devices are kept for it.
+                ready.sort(key=lambda queued_run: queued_run.run_id not in self._owing)
                 if ready or not waiting:
                     return ready[0] if ready else None
             except StoreError as error:

@@ -113,8 +113,9 @@ def test_no_invariant_breaks_where_the_books_cannot_always_be_read(plain_bundle:
 # fleet's joules that was enough for one round, and was waited for in each of four; the books could not be read after a
 # round had closed, and it was closed again, with a head that had moved already; a report that was late came again when
 # another attempt was open, and was charged twice; asked by a run beside another that had not been taken up again after
-# a restart, and waited for it as well.
-_FOUND = (70, 5348, 7239, 10_014, 10_345, 20_052, 30_016, 40_064, 80_021, 90_017, 100_277, 300_223)
+# a restart, and waited for it as well; a run that was on stood behind another after a restart, and both waited for the
+# same devices.
+_FOUND = (70, 5348, 7239, 10_014, 10_345, 20_052, 30_016, 40_064, 80_021, 90_017, 100_277, 300_223, 420_028)
 
 
 @pytest.mark.parametrize("seed", _FOUND)
