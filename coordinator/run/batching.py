@@ -15,7 +15,7 @@ R = TypeVar("R")
 
 # Bounds how long a commit takes, and with it the answer to whoever comes next.
 MOST = 256
-# A batch of so many says that more are coming, so many are worth waiting for, and no longer than this.
+# A batch of so many says that more are coming: unless so many wait already, this long is waited for them.
 CROWD, FULL = 8, 64
 GATHER_S = 0.05
 
@@ -26,7 +26,7 @@ class Batching(Generic[T, R]):
     Args:
         work: does many; one result, or one exception, for each.
         most: in one go.
-        gathers: after a batch of :data:`CROWD`, wait up to :data:`GATHER_S` seconds until :data:`FULL` have come.
+        gathers: after a batch of :data:`CROWD`, wait :data:`GATHER_S` seconds where fewer than :data:`FULL` have come.
     """
 
     def __init__(

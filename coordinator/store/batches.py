@@ -16,7 +16,20 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import BindParameter, Connection, Dialect, Insert, Update, and_, bindparam, func, select, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Connection,
+    Dialect,
+    Insert,
+    Table,
+    Update,
+    and_,
+    bindparam,
+    func,
+    select,
+    update,
+)
 
 from coordinator.budgets.cost_model import CostModel
 from coordinator.store import clock
@@ -109,18 +122,15 @@ _ROUND: BindParameter[int] = bindparam("round")
 _HELD = select(reports.c.device_id, reports.c.sha256).where(
     reports.c.run_id == _RUN, reports.c.round == _ROUND, reports.c.device_id.in_(_DEVICES)
 )
+
+
+def _same_order(one: Table, other: Table) -> ColumnElement[bool]:
+    return and_(*(one.c[name] == other.c[name] for name in ("run_id", "round", "device_id")))
+
+
 _ATTEMPTS = (
     select(orders.c.device_id, func.coalesce(reports.c.attempt, orders.c.attempt).label("attempt"))
-    .select_from(
-        orders.outerjoin(
-            reports,
-            and_(
-                reports.c.run_id == orders.c.run_id,
-                reports.c.round == orders.c.round,
-                reports.c.device_id == orders.c.device_id,
-            ),
-        )
-    )
+    .select_from(orders.outerjoin(reports, _same_order(reports, orders)))
     .where(orders.c.run_id == _RUN, orders.c.round == _ROUND, orders.c.device_id.in_(_DEVICES))
 )
 _PHASES = select(energy.c.device_id, energy.c.phase, energy.c.energy_j).where(
@@ -129,23 +139,7 @@ _PHASES = select(energy.c.device_id, energy.c.phase, energy.c.energy_j).where(
 _ENERGY = select(energy).where(energy.c.run_id == _RUN, energy.c.round == _ROUND, energy.c.device_id.in_(_DEVICES))
 _LESSONS = (
     select(grants.c.device_id, reports.c.embedded, reports.c.steps_done, grants.c.bytes_up, orders.c.bytes_down)
-    .select_from(
-        grants.join(
-            reports,
-            and_(
-                reports.c.run_id == grants.c.run_id,
-                reports.c.round == grants.c.round,
-                reports.c.device_id == grants.c.device_id,
-            ),
-        ).join(
-            orders,
-            and_(
-                orders.c.run_id == grants.c.run_id,
-                orders.c.round == grants.c.round,
-                orders.c.device_id == grants.c.device_id,
-            ),
-        )
-    )
+    .select_from(grants.join(reports, _same_order(reports, grants)).join(orders, _same_order(orders, grants)))
     .where(
         grants.c.run_id == _RUN,
         grants.c.round == _ROUND,
